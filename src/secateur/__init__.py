@@ -1,0 +1,53 @@
+"""secateur prunes Transformers for a task and hands back smaller, faster, ordinary models."""
+
+from secateur.bench import Measurement, measure
+from secateur.checkpoint import load, register, save
+from secateur.errors import UserError
+from secateur.masking import attach, attached
+from secateur.methods.grain import Grain
+from secateur.methods.magnitude import Magnitude
+from secateur.methods.method import Method
+from secateur.methods.random import Random
+from secateur.objectives import Hidden, Labels, Logits, Step, Term
+from secateur.plan import Plan
+from secateur.schedules import Schedule, constant, cubic, exponential, linear
+from secateur.space import Space
+from secateur.surgery import cut, factorise
+from secateur.training import PruningTrainer
+from secateur.verify import Verification, verify
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Grain",
+    "Hidden",
+    "Labels",
+    "Logits",
+    "Magnitude",
+    "Measurement",
+    "Method",
+    "Plan",
+    "PruningTrainer",
+    "Random",
+    "Schedule",
+    "Space",
+    "Step",
+    "Term",
+    "UserError",
+    "Verification",
+    "attach",
+    "attached",
+    "constant",
+    "cubic",
+    "cut",
+    "exponential",
+    "factorise",
+    "linear",
+    "load",
+    "measure",
+    "register",
+    "save",
+    "verify",
+]
+
+register()

@@ -1,0 +1,36 @@
+"""BERT (Devlin et al., NAACL 2019): a post-LN encoder."""
+
+from secateur.architecture import Architecture, Attention, Embedding, Linear, Norm
+
+STEM = (
+    Embedding("embeddings.word_embeddings", "hidden"),
+    Embedding("embeddings.position_embeddings", "hidden"),
+    Embedding("embeddings.token_type_embeddings", "hidden"),
+    Norm("embeddings.LayerNorm", "hidden"),
+    Linear("pooler.dense", None, "hidden"),
+)
+LAYER = (
+    Linear("attention.self.query", "qk", "hidden", behind="attention"),
+    Linear("attention.self.key", "qk", "hidden", behind="attention"),
+    Linear("attention.self.value", "vo", "hidden", behind="attention"),
+    Linear("attention.output.dense", "hidden", "vo", behind="attention"),
+    Norm("attention.output.LayerNorm", "hidden", behind="attention"),
+    Linear("intermediate.dense", "ffn", "hidden", behind="mlp"),
+    Linear("output.dense", "hidden", "ffn", behind="mlp"),
+    Norm("output.LayerNorm", "hidden", behind="mlp"),
+)
+ATTENTION = Attention("attention.self", query="query", key="key", value="value")
+
+ARCHITECTURE = Architecture(
+    model_type="bert",
+    layers="encoder.layer",
+    stem=STEM,
+    layer=LAYER,
+    attention=ATTENTION,
+    heads={
+        "Model": (),
+        "ForSequenceClassification": (Linear("classifier", None, None),),
+        "ForTokenClassification": (Linear("classifier", None, "hidden"),),
+        "ForQuestionAnswering": (Linear("qa_outputs", None, "hidden"),),
+    },
+)

@@ -1,0 +1,30 @@
+"""ELECTRA (Clark et al., ICLR 2020): BERT's layers over embeddings that may be narrower than the stream."""
+
+from dataclasses import replace
+
+from secateur.architecture import Embedding, Linear, Norm
+from secateur.architectures.bert import ARCHITECTURE as BERT
+
+STEM = (
+    Embedding("embeddings.word_embeddings", "embedding"),
+    Embedding("embeddings.position_embeddings", "embedding"),
+    Embedding("embeddings.token_type_embeddings", "embedding"),
+    Norm("embeddings.LayerNorm", "embedding"),
+    Linear("embeddings_project", "hidden", "embedding"),
+)
+
+ARCHITECTURE = replace(
+    BERT,
+    model_type="electra",
+    stem=STEM,
+    same=("embedding", "hidden", "embeddings_project"),
+    heads={
+        "Model": (),
+        "ForSequenceClassification": (
+            Linear("classifier.dense", None, "hidden"),
+            Linear("classifier.out_proj", None, None),
+        ),
+        "ForTokenClassification": (Linear("classifier", None, "hidden"),),
+        "ForQuestionAnswering": (Linear("qa_outputs", None, "hidden"),),
+    },
+)

@@ -1,0 +1,20 @@
+"""RoBERTa (Liu et al., 2019): BERT's encoder with another classification head."""
+
+from dataclasses import replace
+
+from secateur.architecture import Linear
+from secateur.architectures.bert import ARCHITECTURE as BERT
+
+ARCHITECTURE = replace(
+    BERT,
+    model_type="roberta",
+    heads={
+        "Model": (),
+        "ForSequenceClassification": (
+            Linear("classifier.dense", None, "hidden"),
+            Linear("classifier.out_proj", None, None),
+        ),
+        "ForTokenClassification": (Linear("classifier", None, "hidden"),),
+        "ForQuestionAnswering": (Linear("qa_outputs", None, "hidden"),),
+    },
+)

@@ -1,0 +1,173 @@
+"""Compact folders: written whole or not at all, loaded in three ways, safetensors and JSON only.
+
+1. `secateur.load(folder)`
+2. `AutoModelFor*.from_pretrained(folder)` after `import secateur`
+3. `AutoModelFor*.from_pretrained(folder, trust_remote_code=True)` where secateur is not installed: the folder carries
+   its own code. With neither, transformers refuses the tensors' shapes loudly.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from secateur import compact
+from secateur.architecture import supported
+from secateur.errors import UserError
+
+
+def register() -> None:
+    """Make `AutoModelFor*.from_pretrained` understand compact folders; dense models go on giving stock classes."""
+    for kind in supported():
+        config = transformers.CONFIG_MAPPING[kind]
+        for auto in compact.AUTO_CLASSES.values():
+            auto_class = getattr(transformers, auto)
+            stock = auto_class._model_mapping[config]
+            if not issubclass(stock, compact.Pruned):
+                auto_class.register(config, compact.pruned(stock), exist_ok=True)
+
+
+@contextmanager
+def whole_folder(folder: Path | str) -> Iterator[Path]:
+    """A temporary folder that becomes `folder` when the block ends well, and vanishes when it does not.
+
+    A folder that is already there is replaced at the end only, so nothing is lost when writing fails.
+
+    Raises:
+        UserError: the place cannot be written (disk full, read-only); nothing is left behind.
+    """
+    folder = Path(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise UserError(f"cannot write to {folder.parent} ({error.strerror}): choose a folder that can be written") from error
+    try:
+        yield partial
+        partial.chmod(0o755)
+        _replace(partial, folder)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"writing {folder} failed ({error}): nothing was written; free space or choose another folder") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _replace(partial: Path, folder: Path) -> None:
+    """Rename over what is there; the old folder is removed only once the new one is in its place."""
+    if not folder.exists():
+        partial.rename(folder)
+        return
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    folder.rename(old)
+    try:
+        partial.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def save(
+    model: PreTrainedModel, folder: Path | str, *, tokenizer: PreTrainedTokenizerBase | None = None, card: str | None = None
+) -> None:
+    """Write a model (cut or not), its tokenizer and its card to a folder, atomically.
+
+    Raises:
+        UserError: the folder cannot be written; what was there before is still there.
+    """
+    with whole_folder(folder) as partial:
+        model.save_pretrained(partial)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(partial)
+        if card is not None:
+            (partial / "README.md").write_text(card, encoding="utf-8")
+
+
+def load(folder: Path | str) -> PreTrainedModel:
+    """Load a compact folder, in evaluation mode, with its plan.
+
+    Raises:
+        UserError: the folder is not there, is no compact folder, or is damaged.
+    """
+    folder = Path(folder)
+    register()
+    config = read_config(folder)
+    if not getattr(config, "secateur", None):
+        raise UserError(f"{folder} is not a compact folder: its config.json has no secateur key; load it with transformers")
+    check_weights(folder)
+    try:
+        auto = getattr(transformers, compact.auto_class(str((config.architectures or [""])[0])))
+        model = auto.from_pretrained(folder, config=config, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise UserError(f"{folder} cannot be loaded, its files do not belong together: {_first_line(error)}") from error
+    with suppress(OSError):
+        model.plan = _read_json(folder / "plan.json")
+    return model.eval()
+
+
+def read_config(folder: Path) -> Any:
+    """The configuration of a local checkpoint.
+
+    Raises:
+        UserError: the folder is not there or its config.json is missing or damaged.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder: give the path of a saved model")
+    data = _read_json(folder / "config.json", f"{folder} is not a model folder")
+    kind = data.get("model_type") if isinstance(data, dict) else None
+    if kind not in supported():
+        raise UserError(f"{folder} holds a model of type {kind!r}: supported are {', '.join(sorted(supported()))}")
+    if data.get("secateur") is not None:
+        try:
+            compact.check(data["secateur"])
+        except ValueError as error:
+            raise UserError(f"{folder}/config.json is damaged: {error}") from error
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{folder}/config.json is damaged: {_first_line(error)}") from error
+
+
+def check_weights(folder: Path) -> None:
+    """Refuse a folder without readable safetensors, before anything is built from it.
+
+    Raises:
+        UserError: no weights, or a damaged file.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{folder} has no model.safetensors: expected a folder written by save_pretrained")
+    for file in files:
+        try:
+            with safe_open(file, "pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - not a mapping
+                    if not torch.isfinite(tensors.get_tensor(name).float()).all():
+                        raise UserError(f"{file} is damaged: {name} holds values that are not finite")
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{file} is damaged ({_first_line(error)}): copy or save the model again") from error
+
+
+def _read_json(path: Path, what: str = "") -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): expected JSON") from error
+    except OSError as error:
+        if not what:
+            raise
+        raise UserError(f"{what}: {path.name} cannot be read ({error.strerror})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:300]

@@ -1,0 +1,267 @@
+"""What a cut model is made of: stock Hugging Face modules with smaller tensors, and the five modules below.
+
+This file is self-contained (torch and transformers alone) because a copy of it lies in every compact folder, as
+`modeling_secateur.py`. It knows no architecture: the `secateur` key of `config.json` says, path by path, what to resize
+and what to replace, and `reshape` does it, to a model that is being cut and to a skeleton that is being loaded alike.
+
+The key, version 1, names only what differs from the stock model:
+
+    {"version": 1,
+     "linear":    {path: [out, in]},          resized torch.nn.Linear
+     "norm":      {path: size},               resized torch.nn.LayerNorm
+     "embedding": {path: size},               resized embedding dimension
+     "factorised": {path: rank},              an embedding as table (rows, rank) and projection (size, rank)
+     "attention": {path: {"query": name, "key": name, "value": name, "output": name or null,
+                          "qk": [per kept head], "vo": [per kept head], "scale": softmax scale}},
+     "bias":      {path: size},               a Linear of which only the bias is left
+     "replaced":  {path: "zero" | "empty" | "identity"}}
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.nn import functional
+
+VERSION = 1
+CODE = "modeling_secateur"
+PREFIX = "Pruned"
+AUTO_CLASSES = {
+    "Model": "AutoModel",
+    "ForSequenceClassification": "AutoModelForSequenceClassification",
+    "ForTokenClassification": "AutoModelForTokenClassification",
+    "ForQuestionAnswering": "AutoModelForQuestionAnswering",
+}
+
+
+class Bias(nn.Module):
+    """A Linear of which only the bias is left: the sublayer behind it has no units any more, but its bias still speaks."""
+
+    def __init__(self, size: int, like: Tensor) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(like.new_empty(size))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.bias.expand(*input.shape[:-1], -1)
+
+
+class Zero(nn.Module):
+    """A removed sublayer's output: a scalar 0 that the residual connection adds."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input.new_zeros(())
+
+
+class Empty(nn.Module):
+    """A Linear without outputs: `(..., any)` to `(..., 0)`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input[..., :0]
+
+
+class FactorisedEmbedding(nn.Module):
+    """Word embeddings as a table `(rows, rank)` and a projection to `(size,)` without bias (GRAIN, section 4.4)."""
+
+    def __init__(self, rows: int, size: int, rank: int, padding_idx: int | None, **where: Any) -> None:
+        super().__init__()
+        self.table = nn.Embedding(rows, rank, padding_idx=padding_idx, **where)
+        self.projection = nn.Linear(rank, size, bias=False, **where)
+
+    @classmethod
+    def like(cls, stock: nn.Embedding, rank: int) -> FactorisedEmbedding:
+        """Of a stock embedding's shape, device and type; not filled with its values."""
+        where = {"device": stock.weight.device, "dtype": stock.weight.dtype}
+        return cls(stock.num_embeddings, stock.embedding_dim, rank, stock.padding_idx, **where)
+
+    @property
+    def weight(self) -> Tensor:
+        """The whole table `(rows, size)`, for what reads an embedding's shape."""
+        return self.table.weight @ self.projection.weight.T
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.projection(self.table(input))
+
+
+class CompactAttention(nn.Module):
+    """Self-attention whose heads have sizes of their own, QK apart from VO.
+
+    The heads of a layer are stored padded with zeros to the widest, QK and VO each, so that one attention call serves
+    them all; zero QK dims add nothing to the scores and zero VO dims meet zero columns of the output projection, so the
+    padding is exact and stays zero in training. The softmax scale is that of the heads before pruning.
+    """
+
+    def __init__(self, stock: nn.Module, spec: dict[str, Any]) -> None:
+        super().__init__()
+        self.qk, self.vo, self.scale = tuple(spec["qk"]), tuple(spec["vo"]), float(spec["scale"])
+        self.names = (spec["query"], spec["key"], spec["value"])
+        self.dropout = stock.dropout
+        self.config = stock.config
+        if self.qk:
+            for name in self.names:
+                setattr(self, name, getattr(stock, name))
+        self.output = spec["output"]
+        if self.output:
+            setattr(self, self.output, getattr(stock, self.output))
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> tuple[Tensor, None]:
+        context = self.attend(hidden_states, attention_mask) if self.qk else hidden_states[..., :0]
+        return (getattr(self, self.output)(context) if self.output else context), None
+
+    def attend(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """`(batch, tokens, hidden)` to the heads' contexts side by side, `(batch, tokens, heads x widest VO)`."""
+        batch, tokens, _ = hidden_states.shape
+        query, key, value = (
+            getattr(self, name)(hidden_states).view(batch, tokens, len(self.qk), -1).transpose(1, 2) for name in self.names
+        )
+        context = functional.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=attention_mask,
+            dropout_p=self.dropout.p if self.training else 0.0,
+            scale=self.scale,
+        )
+        return context.transpose(1, 2).reshape(batch, tokens, -1)
+
+
+def reshape(model: nn.Module, structure: dict[str, Any]) -> None:
+    """Give a stock model the shapes and modules of a structure (the `secateur` key); new tensors are not filled.
+
+    Raises:
+        ValueError: the structure is of another version, or does not fit the model.
+    """
+    check(structure)
+    try:
+        for path, rank in structure["factorised"].items():
+            stock = model.get_submodule(path)
+            if isinstance(stock, nn.Embedding):
+                model.set_submodule(path, FactorisedEmbedding.like(stock, rank))
+        for path, size in structure["embedding"].items():
+            module = model.get_submodule(path)
+            if isinstance(module, FactorisedEmbedding):
+                _resize(module.projection, weight=(size, None), out_features=size)
+            else:
+                _resize(module, weight=(None, size), embedding_dim=size)
+        for path, size in structure["norm"].items():
+            _resize(model.get_submodule(path), weight=(size,), bias=(size,), normalized_shape=(size,))
+        for path, (out, into) in structure["linear"].items():
+            _resize(model.get_submodule(path), weight=(out, into), bias=(out,), out_features=out, in_features=into)
+        for path, size in structure["bias"].items():
+            model.set_submodule(path, Bias(size, model.get_submodule(path).weight))
+        for path, kind in structure["replaced"].items():
+            model.set_submodule(path, {"zero": Zero, "empty": Empty, "identity": nn.Identity}[kind]())
+        for path, spec in structure["attention"].items():
+            model.set_submodule(path, CompactAttention(model.get_submodule(path), spec))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"the secateur key of the config does not fit this model: {error}") from error
+
+
+def _resize(module: nn.Module, **sizes: Any) -> None:
+    """Replace parameters by empty ones of a new shape (None keeps a dimension); set the attributes that repeat it."""
+    for name, size in sizes.items():
+        old = getattr(module, name)
+        if not isinstance(old, nn.Parameter):
+            if old is not None:
+                setattr(module, name, size)
+            continue
+        shape = [n if n is not None else old.shape[dim] for dim, n in enumerate(size)]
+        setattr(module, name, nn.Parameter(old.new_empty(shape), requires_grad=old.requires_grad))
+
+
+def check(structure: Any) -> None:
+    """Refuse what is not a structure of this version, before anything is built from it.
+
+    Raises:
+        ValueError: in one sentence, what is wrong.
+    """
+    parts = {"linear", "norm", "embedding", "factorised", "attention", "bias", "replaced"}
+    if not isinstance(structure, dict) or structure.get("version") != VERSION:
+        found = structure.get("version") if isinstance(structure, dict) else type(structure).__name__
+        raise ValueError(f"the config's secateur key has version {found!r}: this code reads version {VERSION}")
+    if set(structure) != parts | {"version"} or not all(isinstance(structure[part], dict) for part in parts):
+        raise ValueError(f"the config's secateur key must hold exactly {', '.join(sorted(parts))} and version")
+    sizes = [[size] for part in ("norm", "embedding", "factorised", "bias") for size in structure[part].values()]
+    if not all(_whole(size, 1) for size in [*sizes, *structure["linear"].values()]):
+        raise ValueError("the config's secateur key has a size that is not a positive whole number")
+    if not set(structure["replaced"].values()) <= {"zero", "empty", "identity"}:
+        raise ValueError("the config's secateur key replaces a module by something unknown")
+    for path, spec in structure["attention"].items():
+        names = {"query", "key", "value", "output", "qk", "vo", "scale"}
+        if not isinstance(spec, dict) or set(spec) != names or not (_whole(spec["qk"], 0) and _whole(spec["vo"], 1)):
+            raise ValueError(f"the config's secateur key describes the attention {path!r} wrongly")
+        if len(spec["qk"]) != len(spec["vo"]) or type(spec["scale"]) is not float or not math.isfinite(spec["scale"]):
+            raise ValueError(f"the config's secateur key gives the attention {path!r} heads that do not fit together")
+
+
+def _whole(sizes: Any, least: int) -> bool:
+    return isinstance(sizes, list) and all(type(size) is int and size >= least for size in sizes)
+
+
+class Pruned:
+    """Put before a stock model class: shapes the model as its config says, and dense models stay stock."""
+
+    stock: type
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        self.plan: dict[str, Any] | None = None
+        if getattr(config, "secateur", None):
+            reshape(self, config.secateur)
+
+    @classmethod
+    def from_pretrained(cls, name: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; a checkpoint without a `secateur` key gives the stock class."""
+        config = kwargs.get("config")
+        if config is None:
+            config = cls.config_class.from_pretrained(name)
+        if not getattr(config, "secateur", None):
+            return cls.stock.from_pretrained(name, *args, **kwargs)
+        return super().from_pretrained(name, *args, **kwargs)
+
+    @classmethod
+    def _from_config(cls, config: Any, **kwargs: Any) -> Any:
+        if not getattr(config, "secateur", None):
+            return cls.stock._from_config(config, **kwargs)
+        return super()._from_config(config, **kwargs)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As in transformers, and the code and the plan that make the folder self-describing beside it."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        shutil.copyfile(__file__, Path(save_directory) / f"{CODE}.py")
+        if self.plan is not None:
+            (Path(save_directory) / "plan.json").write_text(json.dumps(self.plan, indent=1) + "\n", encoding="utf-8")
+
+
+def pruned(stock: type) -> type:
+    """The `Pruned` class of a stock model class, `PrunedBertModel` of `BertModel`; made once."""
+    name = PREFIX + stock.__name__
+    if name not in globals():
+        globals()[name] = type(name, (Pruned, stock), {"stock": stock, "__module__": __name__})
+    return globals()[name]
+
+
+def auto_class(name: str) -> str:
+    """The `AutoModelFor*` that loads a model class of this name.
+
+    Raises:
+        ValueError: none does.
+    """
+    for suffix in sorted(AUTO_CLASSES, key=len, reverse=True):
+        if name.endswith(suffix):
+            return AUTO_CLASSES[suffix]
+    raise ValueError(f"no class of transformers for {', '.join(AUTO_CLASSES)} is named {name!r}")
+
+
+def __getattr__(name: str) -> type:
+    """`modeling_secateur.PrunedBertModel`, for any stock class: what `auto_map` in a saved config asks for."""
+    stock = getattr(transformers, name.removeprefix(PREFIX), None) if name.startswith(PREFIX) else None
+    if stock is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return pruned(stock)

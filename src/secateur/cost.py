@@ -1,0 +1,55 @@
+"""What a model costs: parameters and floating point operations as functions of how much is kept on each axis.
+
+Parameters are multilinear in the kept lengths, so one function serves hard masks (exact counts), soft masks (expected
+counts, differentiable) and reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+
+from torch import Tensor
+
+from secateur.architecture import Linear, Parameter, Table
+
+Lengths = Mapping[str, Tensor | float]
+"""Kept length of every axis (`hidden`, `3.ffn`) and of every sublayer's gate (`3.attention`: 1 open, 0 removed)."""
+
+SCOPES = ("prunable", "layers", "model")
+
+
+def counts(parameter: Parameter, scope: str) -> bool:
+    """Whether a parameter is counted: `prunable` is what lies on an axis inside a layer (GRAIN's denominator: output
+    biases and norms are not in it), `layers` the whole encoder without embeddings, `model` everything."""
+    if scope == "model":
+        return True
+    return parameter.layer is not None and (scope == "layers" or parameter.inner)
+
+
+def size(parameter: Parameter, lengths: Lengths) -> Tensor | float:
+    """Kept entries of one parameter. Lengths on inner axes already hold the sublayer's gate; the rest is multiplied."""
+    kept = prod((lengths[a] if a else n for a, n in zip(parameter.axes, parameter.shape, strict=True)), start=1.0)
+    behind = parameter.row.behind
+    return kept if behind is None or parameter.inner else kept * lengths[behind]
+
+
+def parameters(table: Table, lengths: Lengths, scope: str = "prunable") -> Tensor | float:
+    """Kept parameters within a scope, `()`; see `counts` for the scopes."""
+    return sum((size(p, lengths) for p in table.parameters if counts(p, scope)), start=0.0)
+
+
+def full(table: Table) -> dict[str, float]:
+    """The lengths of the unpruned model."""
+    gates = {row.behind: 1.0 for row in table.rows if row.behind}
+    return {**{axis: float(n) for axis, n in table.sizes.items()}, **gates}
+
+
+def flops(table: Table, lengths: Lengths, tokens: int) -> Tensor | float:
+    """Floating point operations of the encoder's layers for one sequence (a multiply-add is two), softmax, norms and
+    activations left out: 2 per weight and token, and 2 x tokens x (QK dims + VO dims) per token for the attention."""
+    weights = sum(
+        size(p, lengths) for p in table.parameters if p.layer is not None and isinstance(p.row, Linear) and len(p.axes) == 2
+    )
+    mixing = sum(lengths[f"{n}.qk"] + lengths[f"{n}.vo"] for n in range(table.layers))
+    return 2.0 * tokens * weights + 2.0 * tokens * tokens * mixing

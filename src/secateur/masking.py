@@ -1,0 +1,137 @@
+"""Masks on a running model: multiplied where an axis is read, put on and taken off without a trace.
+
+Masks are taken once per forward, in a pre-forward hook on the whole model; the hooks at the sites read that tensor, so
+gradient checkpointing sees the same sample. Sites (design of the table): FFN and VO at the input of the Linear that
+reads them, QK at the query's output (one of the pair: both would square it), sublayer gates and hidden dims at the
+output of whatever writes to the residual stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from secateur.architecture import Embedding, Linear, Norm, Row
+from secateur.errors import UserError
+from secateur.space import Space
+
+
+class Attachment:
+    """Masks that are on a model. `masks` is the `(N,)` tensor of the latest forward: differentiate with respect to it."""
+
+    masks: Tensor
+
+    def __init__(self, model: PreTrainedModel, space: Space, source: Callable[[], Tensor]) -> None:
+        if getattr(model, "_secateur_attachment", None) is not None:
+            raise UserError("masks are on this model already: detach them first")
+        self.model, self.space, self.source = model, space, source
+        self.at_sites: dict[str, Tensor] = {}
+        self.norms: list[nn.Module] = []
+        self.handles: list[RemovableHandle] = [model.register_forward_pre_hook(self._draw)]
+        acting = {group.site for group in space.groups}
+        for row in space.table.rows:
+            self.handles += self._hooks(row, model.get_submodule(row.path), acting)
+        model._secateur_attachment = self
+
+    def detach(self) -> None:
+        """Take the masks off; the model is as it was, its modules and keys the same."""
+        for handle in self.handles:
+            handle.remove()
+        for norm in self.norms:
+            norm.__class__ = nn.LayerNorm
+            del norm.site
+        del self.model._secateur_attachment
+
+    def _draw(self, module: nn.Module, args: Any) -> None:
+        masks = self.source()
+        if torch.is_grad_enabled() and not masks.requires_grad:
+            masks = masks.detach().clone().requires_grad_()
+        self.masks = masks
+        self.at_sites = self.space.at_sites(masks)
+
+    def _hooks(self, row: Row, module: nn.Module, acting: set[str]) -> list[RemovableHandle]:
+        if isinstance(row, Norm):
+            if {row.axis, row.behind} & acting:
+                self._mask_norm(row, module)
+            return []
+        written = [axis for axis in self._written(row) if axis in acting]
+        handles = [module.register_forward_hook(partial(self._multiply_output, written))] if written else []
+        if isinstance(row, Linear) and row.into in acting and row.into != "hidden":
+            handles.append(module.register_forward_pre_hook(partial(self._multiply_input, row.into)))
+        return handles
+
+    def _written(self, row: Linear | Embedding) -> list[str]:
+        """The sites at a row's output: the stream and the sublayer's gate, or QK at the first of its makers."""
+        if isinstance(row, Embedding):
+            return [row.axis] if row.axis else []
+        if row.out == "hidden":
+            return ["hidden", row.behind] if row.behind else ["hidden"]
+        if row.out is not None and row.out.endswith(".qk") and self.space.table.makers(row.out)[0] is row:
+            return [row.out]
+        return []
+
+    def _multiply_output(self, axes: list[str], module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        for axis in axes:
+            output = output * self.at_sites[axis].to(output.dtype)
+        return output
+
+    def _multiply_input(self, axis: str, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0] * self.at_sites[axis].to(args[0].dtype), *args[1:])
+
+    def _mask_norm(self, row: Norm, module: nn.Module) -> None:
+        if type(module) is not nn.LayerNorm:
+            raise UserError(f"{row.path} is a {type(module).__name__}: only LayerNorm can be masked")
+        module.__class__ = MaskedNorm
+        module.site = (self, row)
+        self.norms.append(module)
+
+
+class MaskedNorm(nn.LayerNorm):
+    """LayerNorm over the kept dims of the stream, or the identity where its sublayer's gate is 0.
+
+    A model's own LayerNorms become this class while masks are on; parameters and keys stay theirs. Statistics run over
+    the kept dims only, in training too, so that cutting the dims changes nothing (CoFi, specification 1.3).
+    """
+
+    site: tuple[Attachment, Norm]
+
+    def forward(self, input: Tensor) -> Tensor:
+        attachment, row = self.site
+        hidden = attachment.at_sites.get(row.axis) if row.axis else None
+        output = super().forward(input) if hidden is None else self._over_kept(input, hidden)
+        gate = attachment.at_sites.get(row.behind) if row.behind else None
+        return output if gate is None else torch.where(gate == 0, input.to(output.dtype), output)
+
+    def _over_kept(self, input: Tensor, hidden: Tensor) -> Tensor:
+        kept = (hidden != 0).to(input.dtype)
+        count = kept.sum()
+        mean = (input * kept).sum(-1, keepdim=True) / count
+        centred = (input - mean) * kept
+        variance = centred.square().sum(-1, keepdim=True) / count
+        return (centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias) * hidden
+
+
+def attach(model: PreTrainedModel, space: Space, masks: Callable[[], Tensor] | Tensor) -> Attachment:
+    """Put masks on a model: a fixed `(N,)` tensor, or a callable that gives one for each forward (`method.masks`).
+
+    Raises:
+        UserError: masks are on the model already.
+    """
+    return Attachment(model, space, masks if callable(masks) else lambda: masks)
+
+
+@contextmanager
+def attached(model: PreTrainedModel, space: Space, masks: Callable[[], Tensor] | Tensor) -> Iterator[Attachment]:
+    """`with attached(model, space, masks) as attachment:` masks within, the untouched model after."""
+    attachment = attach(model, space, masks)
+    try:
+        yield attachment
+    finally:
+        attachment.detach()

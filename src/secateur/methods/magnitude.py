@@ -1,0 +1,50 @@
+"""Magnitude pruning: keep the units with the largest weights.
+
+Source: Han et al., Learning both Weights and Connections for Efficient Neural Networks, NeurIPS 2015, here over structures:
+a unit's score is the root mean square of the weights that go with it. The weights are read anew at every step of the
+schedule, so training may change the order until a unit is removed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from secateur.methods.method import register
+from secateur.methods.scheduled import Scheduled
+
+
+@register("magnitude")
+class Magnitude(Scheduled):
+    """Score = root mean square of the unit's weights; needs no training: `Magnitude(space).plan(0.5)`."""
+
+    @torch.no_grad()
+    def scores(self) -> Tensor:
+        squares, counts = self._axis_sums()
+        scores = []
+        for group in self.space.groups:
+            total = sum(squares[axis].view(group.units, -1).sum(1) for axis in group.axes)
+            count = sum(counts[axis].view(group.units, -1).sum(1) for axis in group.axes)
+            scores.append((total / count).sqrt())
+        return torch.cat(scores)
+
+    def _axis_sums(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Per index of each axis (and per gate), the sum of squared weights and the number of weights that lie on it."""
+        squares: dict[str, Tensor] = {}
+        counts: dict[str, Tensor] = {}
+        for parameter in self.space.table.parameters:
+            if not parameter.inner:
+                continue
+            weight = self.space.model.get_parameter(parameter.name).detach().float().square()
+            for dim, axis in enumerate(parameter.axes):
+                sums = weight.sum(dim=tuple(d for d in range(weight.dim()) if d != dim))
+                _add(squares, axis, sums)
+                _add(counts, axis, torch.full_like(sums, weight.numel() / weight.shape[dim]))
+            _add(squares, parameter.row.behind, weight.sum().view(1))
+            _add(counts, parameter.row.behind, weight.new_full((1,), weight.numel()))
+        return squares, counts
+
+
+def _add(sums: dict[str, Tensor], axis: str | None, values: Tensor) -> None:
+    if axis is not None:
+        sums[axis] = sums[axis] + values if axis in sums else values

@@ -1,0 +1,112 @@
+"""The contract of a method, and the registry.
+
+A method turns evidence into masks and scores. It knows the space, never the model's family, the loss or the trainer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import UserError
+from secateur.plan import Plan
+from secateur.space import Space
+
+_REGISTRY: dict[str, type[Method]] = {}
+
+
+class Method(nn.Module):
+    """Turns evidence into masks. A subclass writes `masks` and `scores`; the rest defaults to nothing.
+
+    The state that must survive a restart is in buffers and parameters. `alive` is `(N,)` bool: the units that have not
+    been removed; a monotone method never revives one.
+    """
+
+    name: str
+    alive: Tensor
+    monotone = True
+
+    def __init__(self, space: Space) -> None:
+        super().__init__()
+        self.space = space
+        self.register_buffer("alive", space.ones().bool())
+
+    @property
+    def listens_to(self) -> Mapping[str, float]:
+        """Loss term -> weight of its gradient in `observe`; read at every step, empty when nothing is to be heard."""
+        return {}
+
+    def masks(self) -> Tensor:
+        """`(N,)` in [0, 1]; deterministic when not training."""
+        return self.alive.float()
+
+    def observe(self, gradient: Tensor) -> None:
+        """Take `(N,)` d(heard loss)/d(mask), signed, of one whole optimizer step, averaged over devices."""
+
+    def advance(self, progress: float) -> None:
+        """Move on after an optimizer step; `progress` in [0, 1] is the part of the whole run that is done."""
+
+    def penalty(self) -> Tensor | float:
+        """`()` added to the loss."""
+        return 0.0
+
+    def scores(self) -> Tensor:
+        """`(N,)`, larger = keep longer."""
+        raise NotImplementedError(f"{type(self).__name__} must say which units to keep longer: write scores()")
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Parameter groups of the method's own, with their own learning rates."""
+        return []
+
+    def plan(self, density: float, embedding_rank: int | None = None) -> Plan:
+        """The frozen verdict at a density; not overridden.
+
+        Raises:
+            UserError: the density cannot be reached with these granularities (the message names the floor).
+        """
+        was_training = self.training
+        self.eval()
+        masks = self.masks().detach()
+        self.train(was_training)
+        kept = self.space.keep(self.scores(), density, alive=masks > 0)
+        return Plan.of(self.space, masks * kept, method=self.name, asked=density, embedding_rank=embedding_rank)
+
+
+def register(name: str) -> Callable[[type[Method]], type[Method]]:
+    """Class decorator: make a method known to recipes, the command line and the laws under this name."""
+
+    def decorate(method: type[Method]) -> type[Method]:
+        method.name = name
+        _REGISTRY[name] = method
+        return method
+
+    return decorate
+
+
+def registered() -> dict[str, type[Method]]:
+    """Every method by name: one per file in `methods/`, and those that a user has registered."""
+    from secateur import methods
+
+    for module in iter_modules(methods.__path__):
+        import_module(f"{methods.__name__}.{module.name}")
+    return dict(sorted(_REGISTRY.items()))
+
+
+def named(name: str) -> type[Method]:
+    """The registered method of that name.
+
+    Raises:
+        UserError: there is none; the message names the nearest.
+    """
+    known = registered()
+    if name not in known:
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+        raise UserError(f"method {name!r} is not known: {hint}")
+    return known[name]

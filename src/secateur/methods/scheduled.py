@@ -1,0 +1,25 @@
+"""Methods that remove units along a schedule of densities, and never bring one back."""
+
+from __future__ import annotations
+
+from secateur.methods.method import Method
+from secateur.schedules import Schedule, constant
+from secateur.space import Space
+
+
+class Scheduled(Method):
+    """Keeps the best-scored units at the density that the schedule gives for the progress made.
+
+    Args:
+        density: progress in [0, 1] -> density; a plain number is the final density, for use without training.
+    """
+
+    def __init__(self, space: Space, density: Schedule | float = 1.0) -> None:
+        super().__init__(space)
+        self.density = constant(density) if isinstance(density, int | float) else density
+        space.check(self.density.stop)
+
+    def advance(self, progress: float) -> None:
+        target = self.density(progress)
+        if target < 1.0 and target < self.space.density(self.alive):
+            self.alive.copy_(self.space.keep(self.scores(), target, alive=self.alive))

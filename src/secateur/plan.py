@@ -1,0 +1,230 @@
+"""A plan: the frozen verdict of what is kept. Everything before it is search, everything after it is engineering."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers import __version__ as transformers_version
+
+from secateur.errors import UserError
+from secateur.space import Group, Space
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What of a space is kept, how much was asked and achieved, and where it comes from.
+
+    Attributes:
+        masks: `(N,)`; 0 removes a unit, 1 keeps it, a value between is folded into the weights.
+        asked: density that was asked for, None for a plan made by hand.
+        achieved: scope (`prunable`, `layers`, `model`) -> density after closure.
+        embedding_rank: rank of the factorised word embeddings, None to leave them whole.
+        source: hash of the weights that it was made from; a plan may be applied to later weights of the same shape.
+    """
+
+    granularities: tuple[str, ...]
+    masks: Tensor = field(repr=False)
+    method: str
+    asked: float | None
+    achieved: Mapping[str, float]
+    embedding_rank: int | None = None
+    model_type: str = ""
+    source: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def of(
+        space: Space, masks: Tensor, *, method: str = "hand", asked: float | None = None, embedding_rank: int | None = None
+    ) -> Plan:
+        """A plan from masks `(N,)` over a space; units that others make dead are closed.
+
+        Raises:
+            UserError: masks of another length, outside [0, 1] or not finite, or an embedding rank that is not smaller
+                than both sides of the table.
+        """
+        if masks.shape != (len(space),):
+            raise UserError(f"masks have shape {tuple(masks.shape)}, the space has {len(space)} units")
+        if not bool(((masks >= 0) & (masks <= 1)).all()):
+            raise UserError("masks must lie in [0, 1]; some are outside or not a number")
+        _check_rank(space, embedding_rank)
+        closed = masks.detach().float() * space.closure(masks > 0)
+        kept = closed > 0
+        return Plan(
+            granularities=space.granularities,
+            masks=closed.cpu(),
+            method=method,
+            asked=asked,
+            achieved={scope: space.density(kept, scope) for scope in ("prunable", "layers", "model")},
+            embedding_rank=embedding_rank,
+            model_type=space.table.model_type,
+            source=fingerprint(space.model),
+            versions={"transformers": transformers_version, "torch": torch.__version__},
+        )
+
+    @property
+    def kept(self) -> Tensor:
+        """`(N,)` bool."""
+        return self.masks > 0
+
+    def space(self, model: PreTrainedModel) -> Space:
+        """The space of this plan over a model.
+
+        Raises:
+            UserError: the model is of another family or another shape than the one planned for.
+        """
+        if model.config.model_type != self.model_type:
+            raise UserError(f"the plan is for a {self.model_type!r} model, this is a {model.config.model_type!r}")
+        space = Space(model, *self.granularities)
+        if len(space) != len(self.masks):
+            raise UserError(f"the plan has {len(self.masks)} units, this model has {len(space)}: use the plan's own model")
+        return space
+
+    def to_dict(self, space: Space) -> dict[str, Any]:
+        """JSON: every group's kept indices as ranges, and its mask values where they are not all 1."""
+        return {
+            "version": VERSION,
+            "model_type": self.model_type,
+            "method": self.method,
+            "granularities": list(self.granularities),
+            "asked": self.asked,
+            "achieved": dict(self.achieved),
+            "embedding_rank": self.embedding_rank,
+            "source": self.source,
+            "versions": dict(self.versions),
+            "groups": {group.name: _group_to_dict(group, self.masks[space.slices[group.name]]) for group in space.groups},
+        }
+
+    @staticmethod
+    def from_dict(data: Any, model: PreTrainedModel) -> Plan:
+        """Read a plan for a model; a plan edited by hand is checked like any input.
+
+        Raises:
+            UserError: a key is missing or unknown, or a value does not fit the model.
+        """
+        data = _checked(data)
+        space = Space(model, *data["granularities"])
+        unknown = set(data["groups"]) ^ set(space.slices)
+        if unknown:
+            raise UserError(f"the plan's groups do not fit the model: {sorted(unknown)[0]!r} is on one side only")
+        masks = torch.cat([_group_from_dict(group, data["groups"][group.name]) for group in space.groups])
+        plan = Plan.of(
+            space, masks, method=data["method"], asked=data["asked"], embedding_rank=data["embedding_rank"]
+        )
+        if data["model_type"] != plan.model_type:
+            raise UserError(f"the plan is for a {data['model_type']!r} model, this is a {plan.model_type!r}")
+        return plan
+
+    def save(self, path: Path | str, space: Space) -> None:
+        """Write the plan as JSON."""
+        Path(path).write_text(json.dumps(self.to_dict(space), indent=1) + "\n", encoding="utf-8")
+
+    @staticmethod
+    def load(path: Path | str, model: PreTrainedModel) -> Plan:
+        """Read a plan written by `save`, for a model of the shape that it was made for."""
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} is not a readable plan ({error}): expected the JSON that `secateur` writes") from error
+        return Plan.from_dict(data, model)
+
+    def summary(self, space: Space) -> list[dict[str, Any]]:
+        """One row per layer: kept / total of heads, QK, VO and FFN after closure, and of the stream in a last row."""
+        table, alive = space.table, {axis: v > 0 for axis, v in space.effective(self.masks).items()}
+        rows: list[dict[str, Any]] = []
+        for layer in range(table.layers):
+            heads = alive[f"{layer}.vo"].view(table.heads, -1).any(dim=1)
+            row: dict[str, Any] = {"layer": layer, "heads": f"{int(heads.sum())}/{table.heads}"}
+            for axis in ("qk", "vo", "ffn"):
+                kept = alive[f"{layer}.{axis}"]
+                row[axis] = f"{int(kept.sum())}/{len(kept)}"
+            rows.append(row)
+        hidden = alive["hidden"]
+        rows.append({"layer": "stream", "hidden": f"{int(hidden.sum())}/{len(hidden)}"})
+        return rows
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """A hash of the model's weights, names and shapes: the first 16 hex digits of SHA-256."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _check_rank(space: Space, rank: int | None) -> None:
+    if rank is None:
+        return
+    limit = min(space.model.get_input_embeddings().weight.shape) if rank else 0
+    if not 0 < rank < limit:
+        raise UserError(f"embedding rank {rank} is not between 1 and {limit - 1}: it must shrink the table")
+
+
+def _group_to_dict(group: Group, masks: Tensor) -> dict[str, Any]:
+    kept = masks.nonzero().flatten().tolist()
+    data: dict[str, Any] = {"units": group.units, "kept": _ranges(kept)}
+    if any(masks[index] != 1.0 for index in kept):
+        data["masks"] = [float(masks[index]) for index in kept]
+    return data
+
+
+def _ranges(indices: list[int]) -> list[list[int]]:
+    """Sorted indices as [first, last] pairs, both included."""
+    ranges: list[list[int]] = []
+    for index in indices:
+        if ranges and ranges[-1][1] == index - 1:
+            ranges[-1][1] = index
+        else:
+            ranges.append([index, index])
+    return ranges
+
+
+_KEYS = {
+    "version", "model_type", "method", "granularities", "asked", "achieved", "embedding_rank", "source", "versions", "groups",
+}  # fmt: skip
+
+
+def _checked(data: Any) -> dict[str, Any]:
+    if not isinstance(data, dict) or set(data) != _KEYS:
+        odd = sorted(_KEYS ^ set(data)) if isinstance(data, dict) else [type(data).__name__]
+        raise UserError(f"this is not a plan: expected exactly the keys that `secateur` writes, at odds: {', '.join(odd)}")
+    if data["version"] != VERSION:
+        raise UserError(f"the plan has version {data['version']!r}, this secateur reads {VERSION}: use a matching secateur")
+    names, rank, groups = data["granularities"], data["embedding_rank"], data["groups"]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise UserError(f"the plan's granularities must be a list of names, not {names!r}")
+    if not (rank is None or (isinstance(rank, int) and not isinstance(rank, bool))):
+        raise UserError(f"the plan's embedding_rank must be a whole number or null, not {rank!r}")
+    if not isinstance(groups, dict):
+        raise UserError("the plan's groups must be an object: name of the group -> what is kept")
+    return data
+
+
+def _group_from_dict(group: Group, data: Any) -> Tensor:
+    """Masks `(units,)` of one group, every index and value checked."""
+    if not isinstance(data, dict) or data.get("units") != group.units or not isinstance(data.get("kept"), list):
+        raise UserError(f"the plan's group {group.name!r} must have units: {group.units} and kept: a list of ranges")
+    masks = torch.zeros(group.units)
+    previous = -1
+    for pair in data["kept"]:
+        whole = isinstance(pair, list) and len(pair) == 2 and all(type(end) is int for end in pair)
+        if not whole or not previous < pair[0] <= pair[1] < group.units:
+            raise UserError(f"the plan's group {group.name!r} has the range {pair!r}: expected rising [first, last] within it")
+        masks[pair[0] : pair[1] + 1] = 1.0
+        previous = pair[1]
+    if "masks" in data:
+        values = data["masks"]
+        if not isinstance(values, list) or len(values) != int(masks.sum()) or not all(type(v) is float for v in values):
+            raise UserError(f"the plan's group {group.name!r} must have one mask value for each kept unit")
+        masks[masks > 0] = torch.tensor(values)
+    return masks

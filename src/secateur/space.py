@@ -1,0 +1,228 @@
+"""All prunable units of one model, end to end in one flat vector of length N: masks, scores and gradients are `(N,)`.
+
+A unit lives or dies as one; a group is a row of units. `effective(axis) = product over the groups acting on the axis of
+mask.repeat_interleave(width)` is the whole algebra: counts, masks at their sites and cuts are read from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from secateur import cost
+from secateur.architecture import SUBLAYERS, Table, find
+from secateur.errors import UserError
+
+
+@dataclass(frozen=True)
+class Group:
+    """A row of units of one granularity.
+
+    `axes` gives how many consecutive indices of each axis one unit covers; `site` is the axis at which its mask is
+    multiplied (a head covers QK and VO dims, and its mask acts on the VO dims alone).
+    """
+
+    name: str
+    granularity: str
+    units: int
+    axes: Mapping[str, int]
+    site: str
+
+
+def _ffn(table: Table) -> list[Group]:
+    return [_one_axis(table, "ffn", layer) for layer in range(table.layers)]
+
+
+def _qk(table: Table) -> list[Group]:
+    return [_one_axis(table, "qk", layer) for layer in range(table.layers)]
+
+
+def _vo(table: Table) -> list[Group]:
+    return [_one_axis(table, "vo", layer) for layer in range(table.layers)]
+
+
+def _one_axis(table: Table, name: str, layer: int) -> Group:
+    axis = f"{layer}.{name}"
+    return Group(axis, name, table.sizes[axis], {axis: 1}, axis)
+
+
+def _head(table: Table) -> list[Group]:
+    def group(layer: int) -> Group:
+        axes = {f"{layer}.vo": table.head_dim, f"{layer}.qk": table.head_dim}
+        return Group(f"{layer}.head", "head", table.heads, axes, f"{layer}.vo")
+
+    return [group(layer) for layer in range(table.layers)]
+
+
+def _sublayer(table: Table) -> list[Group]:
+    names = [f"{layer}.{sublayer}" for layer in range(table.layers) for sublayer in SUBLAYERS]
+    return [Group(name, "sublayer", 1, {name: 1}, name) for name in names]
+
+
+def _hidden(table: Table) -> list[Group]:
+    return [Group("hidden", "hidden", table.sizes["hidden"], {"hidden": 1}, "hidden")]
+
+
+GRANULARITIES: Mapping[str, Callable[[Table], list[Group]]] = {
+    "ffn": _ffn,
+    "qk": _qk,
+    "vo": _vo,
+    "head": _head,
+    "sublayer": _sublayer,
+    "hidden": _hidden,
+}
+
+
+class Space:
+    """The prunable units of a model, in the order in which the granularities are named, each layer by layer.
+
+    Example:
+        >>> space = Space(model, "ffn", "qk", "vo")
+        >>> kept = space.keep(scores, density=0.05)     # (N,) bool
+        >>> space.density(kept)                         # at most 0.05
+
+    Raises:
+        UserError: an unknown granularity, or a model that `architecture.find` refuses.
+    """
+
+    def __init__(self, model: PreTrainedModel, *granularities: str) -> None:
+        names = granularities or ("ffn", "qk", "vo")
+        unknown = [name for name in names if name not in GRANULARITIES]
+        if unknown or len(set(names)) < len(names):
+            raise UserError(f"granularities {names} are not a choice from {', '.join(GRANULARITIES)}, each at most once")
+        self.model = model
+        self.granularities = tuple(names)
+        self.table = find(model)
+        self.groups = tuple(group for name in names for group in GRANULARITIES[name](self.table))
+        ends = torch.tensor([group.units for group in self.groups]).cumsum(0).tolist()
+        starts = [0, *ends[:-1]]
+        self.slices = {g.name: slice(a, b) for g, a, b in zip(self.groups, starts, ends, strict=True)}
+
+    def __len__(self) -> int:
+        return sum(group.units for group in self.groups)
+
+    def ones(self) -> Tensor:
+        """`(N,)` of ones on the model's device: everything kept."""
+        return torch.ones(len(self), device=self.model.device)
+
+    def at_sites(self, masks: Tensor) -> dict[str, Tensor]:
+        """What multiplies the activations at each site: axis -> `(size,)`, a sublayer's gate -> `(1,)`."""
+        return self._product(masks, lambda group: {group.site: group.axes[group.site]})
+
+    def effective(self, masks: Tensor) -> dict[str, Tensor]:
+        """How much of each index is there: axis -> `(size,)`, gate -> `(1,)`; a gate counts into the axes behind it."""
+        product = self._product(masks, lambda group: group.axes)
+        for name, size in self.table.sizes.items():
+            product.setdefault(name, masks.new_ones(size))
+        for layer in range(self.table.layers):
+            for sublayer, inner in zip(SUBLAYERS, (("qk", "vo"), ("ffn",)), strict=True):
+                gate = product.setdefault(f"{layer}.{sublayer}", masks.new_ones(1))
+                for axis in inner:
+                    product[f"{layer}.{axis}"] = product[f"{layer}.{axis}"] * gate
+        return product
+
+    def _product(self, masks: Tensor, axes: Callable[[Group], Mapping[str, int]]) -> dict[str, Tensor]:
+        product: dict[str, Tensor] = {}
+        for group in self.groups:
+            mask = masks[self.slices[group.name]]
+            for axis, width in axes(group).items():
+                wide = mask.repeat_interleave(width) if width > 1 else mask
+                product[axis] = product[axis] * wide if axis in product else wide
+        return product
+
+    def lengths(self, masks: Tensor) -> dict[str, Tensor]:
+        """Kept length of every axis and gate, `()` each, differentiable in soft masks."""
+        return {axis: values.sum() for axis, values in self.effective(masks).items()}
+
+    def parameters(self, masks: Tensor, scope: str = "prunable") -> Tensor:
+        """Kept parameters, `()`: exact for masks of 0 and 1, multilinear (an expectation) for soft ones.
+
+        `scope`: `prunable`, `layers` or `model`, see `cost.counts`.
+        """
+        return torch.as_tensor(cost.parameters(self.table, self.lengths(masks.double()), scope))
+
+    def total(self, scope: str = "prunable") -> int:
+        """Parameters of the unpruned model within a scope."""
+        return int(cost.parameters(self.table, cost.full(self.table), scope))
+
+    def density(self, masks: Tensor, scope: str = "prunable") -> float:
+        """Kept parameters over all parameters of the scope."""
+        return float(self.parameters(masks, scope)) / self.total(scope)
+
+    def flops(self, masks: Tensor, tokens: int) -> float:
+        """Floating point operations of the layers for one sequence of `tokens`; see `cost.flops`."""
+        return float(cost.flops(self.table, self.lengths(masks.double()), tokens))
+
+    def unit_cost(self) -> Tensor:
+        """`(N,)` prunable parameters that go with each unit when it alone is removed from the full model.
+
+        2d+1 for an FFN neuron or a VO dim, 2d+2 for a QK dim (GRAIN section 4.1.1, biases counted).
+        """
+        with torch.enable_grad():
+            masks = self.ones().double().requires_grad_()
+            return torch.autograd.grad(self.parameters(masks), masks)[0].float()
+
+    def closure(self, kept: Tensor) -> Tensor:
+        """`(N,)` bool: `kept` without the units that are dead because of others.
+
+        A head without VO dims is dead and takes its QK dims; one with VO but no QK dims lives (uniform attention).
+        A removed sublayer takes all that is behind it. All heads dead is not the sublayer dead: its bias still speaks.
+        """
+        alive = {axis: values > 0 for axis, values in self.effective(kept.float()).items()}
+        for layer in range(self.table.layers):
+            heads = alive[f"{layer}.vo"].view(self.table.heads, -1).any(dim=1)
+            alive[f"{layer}.qk"] = alive[f"{layer}.qk"] & heads.repeat_interleave(self.table.head_dim)
+        closed = kept.clone().bool()
+        for group in self.groups:
+            at_site = alive[group.site].view(group.units, -1).any(dim=1)
+            closed[self.slices[group.name]] &= at_site
+        return closed
+
+    def floor(self) -> float:
+        """The lowest density that these granularities can reach: everything removed that may be."""
+        return self.density(self.closure(self._keep_first(torch.zeros(len(self)), 0)))
+
+    def keep(self, scores: Tensor, density: float, alive: Tensor | None = None) -> Tensor:
+        """`(N,)` bool: the highest-scored units, as many as fit into `density` after `closure`.
+
+        The achieved density is at most the one asked for; what the closure frees goes to the next units in rank. Units
+        that are not `alive` are never kept. One hidden dim at least stays.
+
+        Raises:
+            UserError: `density` is outside (0, 1] or below the floor of the space.
+        """
+        self.check(density)
+        ranked = scores.detach().double().nan_to_num(nan=-torch.inf)
+        alive = torch.ones_like(ranked, dtype=torch.bool) if alive is None else alive
+        ranked = ranked.masked_fill(~alive, -torch.inf)
+        low, high = 0, int(alive.sum())
+        while low < high:
+            middle = (low + high + 1) // 2
+            fits = self.density(self.closure(self._keep_first(ranked, middle))) <= density + 1e-12
+            low, high = (middle, high) if fits else (low, middle - 1)
+        return self.closure(self._keep_first(ranked, low)) & alive
+
+    def check(self, density: float) -> None:
+        """Refuse a density that is no fraction or that these granularities cannot reach."""
+        if not 0.0 < density <= 1.0:
+            raise UserError(f"density {density} is not in (0, 1]: it is the fraction of parameters to keep")
+        floor = self.floor()
+        if density < floor:
+            raise UserError(
+                f"density {density:g} is out of reach: pruning only {', '.join(self.granularities)} leaves at least "
+                f"{floor:.4f}; raise the density or add granularities from {', '.join(GRANULARITIES)}"
+            )
+
+    def _keep_first(self, ranked: Tensor, count: int) -> Tensor:
+        """The `count` highest of `ranked`, ties in the order of the space; and the best hidden dim, whatever the count."""
+        order = torch.argsort(ranked, descending=True, stable=True)
+        kept = torch.zeros(len(ranked), dtype=torch.bool, device=ranked.device)
+        kept[order[:count]] = True
+        if "hidden" in self.slices:
+            rows = self.slices["hidden"]
+            kept[rows.start + int(ranked[rows].argmax())] = True
+        return kept

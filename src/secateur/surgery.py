@@ -1,0 +1,202 @@
+"""Cut a plan out of a model: fold the masks into the weights, then index the kept dims.
+
+Folding (specification of CoFi, 5.2, exact for soft masks): a mask is multiplied into whatever *writes* the masked value,
+never into who reads it. Norms over the stream take `hidden` into gamma and beta, embeddings into their columns, a
+sublayer's writer takes `gate x hidden` into rows and bias and the mask of its inner axis into its columns.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from secateur import compact
+from secateur.architecture import Attention, Axis, Embedding, Linear, Norm, Parameter, Table
+from secateur.errors import UserError
+from secateur.plan import Plan
+from secateur.space import Space
+
+
+@torch.no_grad()
+def cut(model: PreTrainedModel, plan: Plan) -> PreTrainedModel:
+    """A new, smaller, ordinary model: `cut(m, p)(x) == masked(m, p)(x)` up to float noise. `model` is not changed.
+
+    Raises:
+        UserError: the plan does not fit the model, or masks are still attached.
+    """
+    if getattr(model, "_secateur_attachment", None) is not None:
+        raise UserError("masks are attached to the model: detach them before cutting")
+    space = plan.space(model)
+    if plan.embedding_rank and isinstance(model.get_submodule(space.table.embeddings), nn.Embedding):
+        model = factorise(model, plan.embedding_rank)
+        space = plan.space(model)
+    kept = _kept_indices(space, plan.masks)
+    structure = _structure(space, plan.masks, kept)
+    small = _shaped(model, structure)
+    small.plan = plan.to_dict(space)
+    state = model.state_dict()
+    for name, parameter in small.named_parameters():
+        entry = next(p for p in space.table.parameters if p.name == name)
+        folded = _fold(entry, state[name], space, plan.masks)
+        for dim, axis in enumerate(entry.axes):
+            if axis in kept:
+                folded = _take(folded, dim, kept[axis])
+        parameter.copy_(folded)
+    return small.train(model.training)
+
+
+def factorise(model: PreTrainedModel, rank: int) -> PreTrainedModel:
+    """A copy whose word embeddings are a table of `rank` columns and a projection: the best approximation of that rank.
+
+    Truncated SVD, E = U S V^T, table = U_r S_r, projection = V_r (GRAIN section 4.4; Eckart and Young, 1936). Works in
+    `(rows, size)`; never `(rows, rows)`.
+    """
+    from secateur.architecture import find
+
+    path = find(model).embeddings
+    model = copy.deepcopy(model)
+    stock = model.get_submodule(path)
+    if not 0 < rank < min(stock.weight.shape):
+        raise UserError(f"embedding rank {rank} is not between 1 and {min(stock.weight.shape) - 1}: it must shrink the table")
+    new = compact.FactorisedEmbedding.like(stock, rank)
+    with torch.no_grad():
+        left, values, right = torch.linalg.svd(stock.weight.detach().double(), full_matrices=False)
+        new.table.weight.copy_(left[:, :rank] * values[:rank])
+        new.projection.weight.copy_(right[:rank].T)
+    model.set_submodule(path, new)
+    return model
+
+
+def _kept_indices(space: Space, masks: Tensor) -> dict[str, Tensor]:
+    """Axis -> kept indices in storage order; -1 is padding. Axes that are kept whole are left out."""
+    effective = {axis: values > 0 for axis, values in space.effective(masks).items()}
+    kept = {}
+    for axis in space.table.sizes:
+        if bool(effective[axis].all()):
+            continue
+        kept[axis] = effective[axis].nonzero().flatten()
+    for layer in range(space.table.layers):
+        qk, vo = f"{layer}.qk", f"{layer}.vo"
+        if qk in kept or vo in kept:
+            heads = effective[vo].view(space.table.heads, -1).any(dim=1)
+            kept[qk], kept[vo] = (_padded(effective[axis].view(space.table.heads, -1), heads) for axis in (qk, vo))
+    return kept
+
+
+def _padded(alive: Tensor, heads: Tensor) -> Tensor:
+    """Kept indices of the kept heads, each head padded with -1 to the widest (at least 1)."""
+    head_dim = alive.shape[1]
+    width = max(1, int(alive[heads].sum(dim=1).max())) if bool(heads.any()) else 0
+    indices = torch.full((int(heads.sum()), width), -1)
+    for row, head in enumerate(heads.nonzero().flatten().tolist()):
+        own = alive[head].nonzero().flatten()
+        indices[row, : len(own)] = own + head * head_dim
+    return indices.flatten()
+
+
+def _take(tensor: Tensor, dim: int, indices: Tensor) -> Tensor:
+    """`index_select` in which -1 gives zeros."""
+    indices = indices.to(tensor.device)
+    taken = tensor.index_select(dim, indices.clamp(min=0))
+    shape = [1] * tensor.dim()
+    shape[dim] = -1
+    return taken * (indices >= 0).view(shape)
+
+
+def _fold(parameter: Parameter, tensor: Tensor, space: Space, masks: Tensor) -> Tensor:
+    """The parameter with every mask that acts at its row multiplied in."""
+    sites = space.at_sites(masks.to(tensor))
+    row = parameter.row
+    if isinstance(row, Norm | Embedding):
+        return tensor * _on(parameter.axes, "hidden", sites.get("hidden"))
+    factor = sites[row.behind] if row.behind in sites and row.out == "hidden" else torch.ones((), device=tensor.device)
+    if row.out == "hidden":
+        factor = factor * _on(parameter.axes, "hidden", sites.get("hidden"), out=True)
+    if row.out in sites and row.out.endswith(".qk") and space.table.makers(row.out)[0] == row:
+        factor = factor * _on(parameter.axes, row.out, sites[row.out])
+    if row.into in sites and row.into != "hidden":
+        factor = factor * _on(parameter.axes, row.into, sites[row.into])
+    return tensor * factor
+
+
+def _on(axes: tuple[Axis, ...], axis: Axis, mask: Tensor | None, *, out: bool = False) -> Tensor:
+    """A mask shaped to multiply a parameter along its dimension on `axis`; 1 where it has none."""
+    dims = [dim for dim, name in enumerate(axes) if name == axis and not (out and dim > 0)]
+    if mask is None or not dims:
+        return torch.ones(())
+    shape = [1] * len(axes)
+    shape[dims[0]] = -1
+    return mask.view(shape)
+
+
+def _structure(space: Space, masks: Tensor, kept: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What of the stock model changes: the `secateur` key, see `compact`."""
+    table = space.table
+    gates = {name: float(gate) for name, gate in space.effective(masks).items() if name.endswith((".attention", ".mlp"))}
+    structure: dict[str, Any] = {"version": compact.VERSION}
+    structure |= {part: {} for part in ("linear", "norm", "embedding", "factorised", "attention", "bias", "replaced")}
+    sizes = {axis: len(indices) for axis, indices in kept.items()}
+    for row in table.rows:
+        part, value = _row_structure(row, gates, sizes, table)
+        if part:
+            structure[part][row.path] = value
+    word = space.model.get_submodule(table.embeddings)
+    if not isinstance(word, nn.Embedding):
+        structure["factorised"][table.embeddings] = word.table.embedding_dim
+    for layer, attention in enumerate(table.attentions):
+        if f"{layer}.vo" in kept:
+            structure["attention"][attention.path] = _attention_structure(space, attention, masks, layer)
+    return structure
+
+
+def _row_structure(
+    row: Linear | Norm | Embedding, gates: Mapping[str, float], sizes: Mapping[str, int], table: Table
+) -> tuple[str, Any]:
+    """Which part of the structure a row goes into, and what to write there; ("", None) if the row does not change."""
+    closed = row.behind is not None and gates[row.behind] == 0.0
+    if isinstance(row, Norm):
+        if closed:
+            return "replaced", "identity"
+        return ("norm", sizes[row.axis]) if row.axis in sizes else ("", None)
+    if isinstance(row, Embedding):
+        return ("embedding", sizes[row.axis]) if row.axis in sizes else ("", None)
+    out, into = sizes.get(row.out or "", -1), sizes.get(row.into or "", -1)
+    if row.out == "hidden" and closed:
+        return "replaced", "zero"
+    if out == 0:
+        return "replaced", "empty"
+    if out < 0 and into < 0:
+        return "", None
+    shape = next(p.shape for p in table.parameters if p.row is row)
+    if into == 0:
+        return "bias", out if out > 0 else shape[0]
+    return "linear", [out if out > 0 else shape[0], into if into > 0 else shape[1]]
+
+
+def _attention_structure(space: Space, attention: Attention, masks: Tensor, layer: int) -> dict[str, Any]:
+    alive = {name: space.effective(masks)[f"{layer}.{name}"].view(space.table.heads, -1) > 0 for name in ("qk", "vo")}
+    heads = alive["vo"].any(dim=1)
+    return {
+        "query": attention.query,
+        "key": attention.key,
+        "value": attention.value,
+        "output": attention.output,
+        "qk": alive["qk"][heads].sum(dim=1).tolist(),
+        "vo": alive["vo"][heads].sum(dim=1).tolist(),
+        "scale": float(space.table.head_dim**-0.5),
+    }
+
+
+def _shaped(model: PreTrainedModel, structure: dict[str, Any]) -> PreTrainedModel:
+    """A copy of the model with the structure's shapes, its parameters not filled."""
+    small = copy.deepcopy(model)
+    small.__class__ = compact.pruned(type(model))
+    small.config.secateur = structure
+    small.config.auto_map = {compact.auto_class(type(small).__name__): f"{compact.CODE}.{type(small).__name__}"}
+    compact.reshape(small, structure)
+    return small

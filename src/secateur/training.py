@@ -1,0 +1,243 @@
+"""Training with masks and distillation: `transformers.Trainer` with three things of our own.
+
+The loss is a list of terms; while a method listens, the gradient of what it hears is taken with respect to the masks
+(activation gradients only: no second backward through the weights); and the method's and terms' state is part of every
+checkpoint. Everything else is Trainer's: devices, mixed precision, accumulation, logging, checkpoints, resuming.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedModel, Trainer, TrainerCallback, get_scheduler
+
+from secateur.errors import UserError
+from secateur.masking import Attachment, attached
+from secateur.methods.method import Method
+from secateur.objectives import Labels, Step, Term
+
+STATE = "secateur.safetensors"
+
+
+class PruningTrainer(Trainer):
+    """Trains a model under a method's masks, or a cut model without a method.
+
+    Args:
+        model: the student.
+        method: gives the masks; None trains the model as it is (a teacher, or a cut model that recovers).
+        teacher: frozen; needed by the terms that distil.
+        objective: terms of the loss, summed with their weights.
+        begin, end: the part of the whole run that this stage is; progress and the learning-rate schedule go from
+            `begin` to `end`, so stages follow each other without a restart.
+        The rest is Trainer's.
+
+    Raises:
+        UserError: a term needs a teacher and there is none, or fp16 is asked for with a method that listens.
+    """
+
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        method: Method | None = None,
+        teacher: PreTrainedModel | None = None,
+        objective: Sequence[Term] = (),
+        begin: float = 0.0,
+        end: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        self.method, self.teacher = method, teacher
+        self.terms = nn.ModuleList(objective or [Labels()])
+        self.begin, self.end = begin, end
+        self.attachment: Attachment | None = None
+        self.evidence: Tensor | None = None
+        self.seen: dict[str, float] = defaultdict(float)
+        super().__init__(model, callbacks=[_Advance(self), *kwargs.pop("callbacks", [])], **kwargs)
+        self._check()
+
+    def _check(self) -> None:
+        silent = [term.name for term in self.terms if term.needs_teacher and self.teacher is None]
+        if silent:
+            raise UserError(f"the terms {', '.join(silent)} need a teacher and none is given: pass teacher=")
+        if self.args.fp16 and self.method is not None:
+            raise UserError("fp16 scales the loss that the method listens to: use bf16 or fp32 for pruning")
+
+    @property
+    def progress(self) -> float:
+        """Part of the whole run that is done, in [begin, end]."""
+        return self.begin + (self.end - self.begin) * self.state.global_step / max(1, self.state.max_steps)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As in Trainer, under the masks; they are taken off when it returns."""
+        if self.teacher is not None:
+            self.teacher.to(self.args.device).eval().requires_grad_(False)
+        for term in self.terms:
+            term.bind(self.model, self.teacher)
+        self.terms.to(self.args.device)
+        with self._masked():
+            return super().train(*args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As in Trainer, under the method's deterministic masks."""
+        with self._masked():
+            return super().evaluate(*args, **kwargs)
+
+    @contextmanager
+    def _masked(self) -> Iterator[None]:
+        if self.method is None or self.attachment is not None:
+            with nullcontext():
+                yield
+            return
+        self.method.to(self.args.device)
+        with attached(self.model, self.method.space, self._masks) as self.attachment:
+            try:
+                yield
+            finally:
+                self.attachment = None
+
+    def _masks(self) -> Tensor:
+        assert self.method is not None
+        self.method.train(self.model.training)
+        return self.method.masks()
+
+    # The loss, every micro-batch
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The sum of the terms and the method's penalty; in evaluation the task's own loss alone."""
+        if not model.training:
+            outputs = model(**inputs)
+            return (outputs.loss, outputs) if return_outputs else outputs.loss
+        step = self._step(model, inputs)
+        values = {term.name: term.weight * term(step) for term in self.terms}
+        self._listen(values)
+        self._note(values)
+        loss = sum(values.values()) + (self.method.penalty() if self.method is not None else 0.0)
+        return (loss, step.student) if return_outputs else loss
+
+    def _step(self, model: nn.Module, inputs: dict[str, Tensor]) -> Step:
+        hidden = any(term.needs_hidden for term in self.terms)
+        student = model(**inputs, output_hidden_states=hidden)
+        masks = self.attachment.masks if self.attachment is not None else None
+        return Step(inputs, student, self._teach(inputs, hidden), masks, self.progress)
+
+    @torch.no_grad()
+    def _teach(self, inputs: dict[str, Tensor], hidden: bool) -> Any:
+        if self.teacher is None or not any(term.needs_teacher for term in self.terms):
+            return None
+        given = {name: value for name, value in inputs.items() if name != "labels"}
+        return self.teacher(**given, output_hidden_states=hidden)
+
+    def _listen(self, values: dict[str, Tensor]) -> None:
+        """Add the signed gradient of what the method hears to this optimizer step's evidence."""
+        heard_terms = self.method.listens_to if self.method is not None else {}
+        heard = [weight * values[name] for name, weight in heard_terms.items() if weight and name in values]
+        if not heard or self.attachment is None:
+            return
+        gradient = torch.autograd.grad(sum(heard), self.attachment.masks, retain_graph=True)[0]
+        gradient = gradient.float() / self.args.gradient_accumulation_steps
+        self.evidence = gradient if self.evidence is None else self.evidence + gradient
+
+    def step_taken(self) -> None:
+        """After an optimizer step: the method observes the whole step's evidence, then moves on."""
+        if self.method is None:
+            return
+        if self.evidence is not None:
+            self.method.observe(self.accelerator.reduce(self.evidence, reduction="mean"))
+            self.evidence = None
+        self.method.advance(self.progress)
+
+    # Logs
+
+    def _note(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.seen[name] += float(value.detach())
+        self.seen["_count"] += 1
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As in Trainer, with each term's mean since the last log and the density of the masks."""
+        count = self.seen.pop("_count", 0)
+        if count and "loss" in logs:
+            logs |= {f"loss_{name}": total / count for name, total in self.seen.items()}
+            self.seen.clear()
+        if self.method is not None:
+            logs["density"] = self.method.space.density(self.method.alive)
+        logs["progress"] = self.progress
+        super().log(logs, *args, **kwargs)
+
+    # Optimizer, schedule and checkpoints
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """As in Trainer, and the parameters of the terms and of the method; before the scheduler is made."""
+        fresh = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if fresh:
+            projections = [parameter for parameter in self.terms.parameters() if parameter.requires_grad]
+            groups = [{"params": projections, "weight_decay": self.args.weight_decay}] if projections else []
+            for group in groups + (self.method.param_groups() if self.method is not None else []):
+                optimizer.add_param_group(group)
+        return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """Trainer's schedule over the whole run, of which this stage is the part from `begin` to `end`."""
+        if self.lr_scheduler is None:
+            optimizer = optimizer or self.optimizer
+            whole = round(num_training_steps / (self.end - self.begin))
+            offset = round(whole * self.begin)
+            schedule = get_scheduler(
+                self.args.lr_scheduler_type, optimizer, self.args.get_warmup_steps(whole), whole
+            )
+            if not isinstance(schedule, LambdaLR):
+                raise UserError(f"lr_scheduler_type {self.args.lr_scheduler_type} cannot span stages: use linear or cosine")
+            shifted = [lambda step, rule=rule: rule(step + offset) for rule in schedule.lr_lambdas]
+            for group in optimizer.param_groups:
+                group["lr"] = group.pop("initial_lr")
+            self.lr_scheduler = LambdaLR(optimizer, shifted)
+        return self.lr_scheduler
+
+    def _own_state(self) -> nn.ModuleDict:
+        parts: dict[str, nn.Module] = {"terms": self.terms}
+        if self.method is not None:
+            parts["method"] = self.method
+        return nn.ModuleDict(parts)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Trainer's checkpoint, then our state: the last file written, so a folder that has it is whole."""
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+            partial = folder / f"{STATE}.partial"
+            save_file({name: value.contiguous() for name, value in self._own_state().state_dict().items()}, partial)
+            partial.replace(folder / STATE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        state = load_file(Path(resume_from_checkpoint) / STATE, device=str(self.args.device))
+        self._own_state().load_state_dict(state)
+
+
+def last_checkpoint(folder: Path | str) -> str | None:
+    """The latest whole checkpoint in a folder, None if there is none."""
+    found = {int(path.name.split("-")[1]): path for path in Path(folder).glob("checkpoint-*") if (path / STATE).is_file()}
+    return str(found[max(found)]) if found else None
+
+
+class _Advance(TrainerCallback):
+    """Tells the trainer that an optimizer step is done."""
+
+    def __init__(self, trainer: PruningTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.step_taken()

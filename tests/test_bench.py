@@ -1,0 +1,200 @@
+"""Benchmarks: the protocol, the order, and what is put back. No test looks at how long anything took."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+from secateur.bench import Measurement, disk_bytes, grid, measure
+from secateur.errors import UserError
+
+SHORT = {"batch": 2, "tokens": 7, "repeats": 3, "warmup": 1}
+SIZES = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 32,
+}
+
+
+@pytest.fixture
+def bert():
+    return BertForSequenceClassification(BertConfig(**SIZES))
+
+
+@pytest.fixture
+def smaller():
+    return BertForSequenceClassification(BertConfig(**SIZES | {"num_hidden_layers": 1}))
+
+
+class Recorder(nn.Module):
+    """Stands in for a model and writes its name into a shared list at each forward."""
+
+    device = torch.device("cpu")
+    dtype = torch.float32
+
+    def __init__(self, name, calls, vocabulary=50):
+        super().__init__()
+        self.name, self.calls, self.inputs = name, calls, {}
+        self.config = BertConfig(**SIZES | {"vocab_size": vocabulary})
+
+    def forward(self, **inputs):
+        self.calls.append(self.name)
+        self.inputs = inputs
+        self.inference = torch.is_inference_mode_enabled()
+        self.autocast = torch.is_autocast_enabled("cpu")
+        self.threads = torch.get_num_threads()
+        self.was_training = self.training
+
+
+def test_protocol_is_stated(bert, smaller):
+    result = measure(smaller, against=bert, threads=1, **SHORT)
+    protocol = result.protocol
+    assert {name: protocol[name] for name in SHORT} == SHORT
+    assert (protocol["threads"], protocol["dtype"], protocol["device"]) == (1, "float32", "cpu")
+    assert (protocol["order"], protocol["attention"]) == ("interleaved", bert.config._attn_implementation)
+    assert protocol["runtime"] == f"pytorch {torch.__version__}"
+    assert "logical cores" in protocol["machine"]
+    assert result.parameters == smaller.num_parameters()
+    assert result.against.parameters == bert.num_parameters()
+    assert result.against.protocol == protocol
+
+
+def test_summary_has_two_lines_and_the_protocol(bert, smaller):
+    first, second = str(measure(smaller, against=bert, **SHORT)).splitlines()
+    assert "x the speed of" in first
+    assert "batch 2 x 7 tokens, median of 3" in second
+    assert "interleaved" in second
+
+
+def test_measured_alone(bert):
+    result = measure(bert, **SHORT)
+    assert (result.against, result.speed_up, result.protocol["order"]) == (None, None, "alone")
+    assert "speed" not in str(result)
+
+
+def test_models_take_turns():
+    calls = []
+    measure(Recorder("a", calls), Recorder("b", calls), **SHORT)
+    assert calls == ["a", "b"] * (SHORT["warmup"] + SHORT["repeats"])
+
+
+def test_forward_sees_inference_on_unpadded_ids_within_both_vocabularies():
+    first, second = Recorder("a", [], vocabulary=50), Recorder("b", [], vocabulary=5)
+    measure(first, second, threads=1, **SHORT)
+    assert first.inference and not first.autocast and not first.was_training and first.threads == 1
+    assert first.inputs["input_ids"] is second.inputs["input_ids"]
+    assert first.inputs["input_ids"].shape == first.inputs["attention_mask"].shape == (2, 7)
+    assert first.inputs["input_ids"].max() < 5
+    assert first.inputs["attention_mask"].all()
+
+
+def test_the_seed_fixes_the_ids_and_leaves_the_random_state_alone():
+    model, state = Recorder("a", []), torch.get_rng_state()
+    drawn = []
+    for seed in (1, 1, 2):
+        measure(model, seed=seed, **SHORT)
+        drawn.append(model.inputs["input_ids"])
+    assert drawn[0].equal(drawn[1]) and not drawn[0].equal(drawn[2])
+    assert torch.get_rng_state().equal(state)
+
+
+def test_autocast_is_on_when_asked_for(bert):
+    model = Recorder("a", [])
+    measure(model, dtype=torch.bfloat16, **SHORT)
+    assert model.autocast
+    assert measure(bert, dtype=torch.bfloat16, **SHORT).protocol["dtype"] == "bfloat16 autocast of float32"
+
+
+def test_threads_are_put_back_even_after_an_error(bert):
+    before = torch.get_num_threads()
+    assert measure(bert, threads=before + 1, **SHORT).protocol["threads"] == before + 1
+    assert torch.get_num_threads() == before
+    broken = Recorder("a", None)
+    with pytest.raises(AttributeError):
+        measure(broken, threads=before + 1, **SHORT)
+    assert torch.get_num_threads() == before
+
+
+def test_each_module_gets_its_training_mode_back(bert):
+    bert.train()
+    bert.classifier.eval()
+    modes = [module.training for module in bert.modules()]
+    measure(bert, **SHORT)
+    assert [module.training for module in bert.modules()] == modes
+
+
+def test_speed_up_is_the_ratio_of_the_medians():
+    dense = Measurement(12.0, (11.0, 13.0), 100, {})
+    small = Measurement(3.0, (2.5, 3.5), 20, {}, against=dense)
+    assert small.speed_up == 4.0
+    assert small.to_dict()["speed_up"] == 4.0
+    assert small.to_dict()["against"]["latency_ms"] == 12.0
+    assert json.loads(json.dumps(small.to_dict())) == small.to_dict()
+
+
+def test_quartiles_enclose_the_median(bert):
+    result = measure(bert, **SHORT)
+    assert result.quartiles_ms[0] <= result.latency_ms <= result.quartiles_ms[1]
+    assert math.isfinite(result.latency_ms)
+
+
+def test_grid_measures_each_shape(bert, smaller):
+    results = grid(smaller, bert, shapes=((1, 3), (2, 5)), repeats=1, warmup=0)
+    assert [(r.protocol["batch"], r.protocol["tokens"]) for r in results] == [(1, 3), (2, 5)]
+
+
+def test_disk_bytes_counts_the_weights_alone(tmp_path):
+    for name, size in (("model-1.safetensors", 10), ("model-2.safetensors", 5), ("config.json", 100)):
+        (tmp_path / name).write_bytes(b"0" * size)
+    assert disk_bytes(tmp_path) == 15
+    with pytest.raises(UserError, match="safetensors"):
+        disk_bytes(tmp_path / "absent")
+
+
+def test_roberta_positions_begin_after_the_padding_index():
+    model = RobertaForSequenceClassification(RobertaConfig(**SIZES, pad_token_id=1))
+    measure(model, batch=1, tokens=30, repeats=1, warmup=0)
+    with pytest.raises(UserError, match="at most 30 tokens"):
+        measure(model, tokens=31)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"tokens": 33}, "at most 32 tokens"),
+        ({"tokens": 0}, "tokens of at least 1"),
+        ({"batch": 0}, "batch of at least 1"),
+        ({"repeats": 0}, "repeats of at least 1"),
+        ({"warmup": -1}, "warmup of at least 0"),
+        ({"threads": 0}, "threads of at least 1"),
+        ({"dtype": torch.float64}, "float64"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(bert, wrong, message):
+    with pytest.raises(UserError, match=message):
+        measure(bert, **SHORT | wrong)
+
+
+def test_two_devices_are_refused(bert):
+    elsewhere = Recorder("b", [])
+    elsewhere.device = torch.device("meta")
+    with pytest.raises(UserError, match="cpu and meta"):
+        measure(bert, elsewhere, **SHORT)
+
+
+def test_a_model_without_tokens_is_refused():
+    picture = Recorder("a", [])
+    picture.config = type("PictureConfig", (), {})()
+    with pytest.raises(UserError, match="vocab_size"):
+        measure(picture, **SHORT)

@@ -1,0 +1,95 @@
+"""Imports inside the package point one way. A new module gets a row in the table here."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "secateur"
+MODULES = sorted(path.relative_to(SOURCE).with_suffix("").as_posix() for path in SOURCE.rglob("*.py"))
+
+# A module, or every module of a folder -> what it may import of secateur. A folder's name stands for all that
+# is in it; `folder/__init__` for the bare package, which a registry needs to discover the folder's files.
+ALLOWED = {
+    "errors": "",
+    "compact": "",  # travels alone inside every saved folder: torch, transformers and the standard library
+    "architecture": "errors architectures/__init__",
+    "architectures": "errors architecture architectures",
+    "cost": "errors architecture",
+    "space": "errors architecture cost",
+    "masking": "errors architecture space",
+    "schedules": "errors",
+    "plan": "errors architecture space",
+    "methods": "errors methods/__init__ methods/method methods/scheduled space cost schedules plan masking",
+    "objectives": "errors",
+    "teachers": "errors objectives",
+    "tasks": "errors tasks/__init__ tasks/task",
+    "training": "errors masking methods objectives space plan",
+    "surgery": "errors plan space architecture compact masking",
+    "checkpoint": "errors compact plan surgery space architecture",
+    "verify": "errors checkpoint masking surgery plan space",
+    "bench": "errors checkpoint compact",
+    "export": "errors checkpoint compact",
+    "report": "errors bench checkpoint cost plan space surgery verify",
+}
+LOWER = " ".join(ALLOWED)
+ALLOWED |= {"recipe": LOWER, "__init__": f"{LOWER} recipe", "cli": f"{LOWER} recipe __init__ __version__"}
+
+
+def imported(module: str) -> set[str]:
+    """Dotted names that `module` imports anywhere in its text, with the names that a from-import picks."""
+    package, names = ["secateur", *module.split("/")[:-1]], set()
+    for node in ast.walk(ast.parse((SOURCE / f"{module}.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parents = package[: len(package) + 1 - node.level] if node.level else []
+            base = [*parents, node.module] if node.module else parents
+            names |= {".".join([*base, alias.name]) for alias in node.names}
+        elif isinstance(node, ast.Attribute) and ast.unparse(node).startswith("transformers."):
+            names.add(ast.unparse(node))
+    return names
+
+
+def module_of(name: str) -> str:
+    """The module that a dotted name of secateur lies in, written as in `MODULES`."""
+    parts = name.split(".")[1:]
+    for length in range(len(parts), 0, -1):
+        path = "/".join(parts[:length])
+        if found := [module for module in (path, f"{path}/__init__") if module in MODULES]:
+            return found[0]
+    return parts[0] if parts else "__init__"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_one_way(module):
+    row = module.split("/")[0]
+    assert row in ALLOWED, f"secateur/{module}.py has no row in tests/test_layers.py: say what it may import"
+    allowed = {*ALLOWED[row].split(), *([row] if module.endswith("/__init__") else [])}
+    targets = {module_of(name) for name in imported(module) if name.split(".")[0] == "secateur"} - {module}
+    wrong = {target for target in targets if not allowed & {target, target.split("/")[0]}}
+    assert not wrong, f"secateur/{module}.py may import {sorted(allowed)} of secateur, not {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_training_knows_the_trainer(module):
+    trainers = {
+        name for name in imported(module) if name.startswith("transformers") and name.endswith("Trainer")
+    }
+    assert not trainers or module == "training", (
+        f"secateur/{module}.py imports {trainers}: go through training.py"
+    )
+
+
+@pytest.mark.skipif("compact" not in MODULES, reason="secateur/compact.py is not written yet")
+def test_compact_stands_alone():
+    roots = {name.split(".")[0] for name in imported("compact")}
+    assert roots <= {"torch", "transformers", *sys.stdlib_module_names}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_drawer_for_odds_and_ends(module):
+    assert not {"utils", "common", "helpers", "core"} & set(module.split("/")), (
+        "name the file after what it does"
+    )
