@@ -47,13 +47,21 @@ class Bias(nn.Module):
     def __init__(self, size: int, like: Tensor) -> None:
         super().__init__()
         self.bias = nn.Parameter(like.new_empty(size))
+        self.register_buffer("weight", like.new_empty(size, 0))  # no stock model takes this shape, see `Zero`
 
     def forward(self, input: Tensor) -> Tensor:
         return self.bias.expand(*input.shape[:-1], -1)
 
 
 class Zero(nn.Module):
-    """A removed sublayer's output: a scalar 0 that the residual connection adds."""
+    """A removed sublayer's output: a scalar 0 that the residual connection adds.
+
+    The empty `weight` makes a stock model refuse the checkpoint: of a missing tensor transformers only warns.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", like.new_empty(0, 0))
 
     def forward(self, input: Tensor) -> Tensor:
         return input.new_zeros(())
@@ -156,7 +164,9 @@ def reshape(model: nn.Module, structure: dict[str, Any]) -> None:
         for path, size in structure["bias"].items():
             model.set_submodule(path, Bias(size, model.get_submodule(path).weight))
         for path, kind in structure["replaced"].items():
-            model.set_submodule(path, {"zero": Zero, "empty": Empty, "identity": nn.Identity}[kind]())
+            stock = model.get_submodule(path)
+            new = Zero(stock.weight) if kind == "zero" else {"empty": Empty, "identity": nn.Identity}[kind]()
+            model.set_submodule(path, new)
         for path, spec in structure["attention"].items():
             model.set_submodule(path, CompactAttention(model.get_submodule(path), spec))
     except (AttributeError, KeyError, TypeError) as error:

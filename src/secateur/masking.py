@@ -36,9 +36,13 @@ class Attachment:
         self.norms: list[nn.Module] = []
         self.handles: list[RemovableHandle] = [model.register_forward_pre_hook(self._draw)]
         acting = {group.site for group in space.groups}
-        for row in space.table.rows:
-            self.handles += self._hooks(row, model.get_submodule(row.path), acting)
         model._secateur_attachment = self
+        try:
+            for row in space.table.rows:
+                self.handles += self._hooks(row, model.get_submodule(row.path), acting)
+        except UserError:
+            self.detach()
+            raise
 
     def detach(self) -> None:
         """Take the masks off; the model is as it was, its modules and keys the same."""
@@ -122,7 +126,7 @@ def attach(model: PreTrainedModel, space: Space, masks: Callable[[], Tensor] | T
     """Put masks on a model: a fixed `(N,)` tensor, or a callable that gives one for each forward (`method.masks`).
 
     Raises:
-        UserError: masks are on the model already.
+        UserError: masks are on the model already, or it has a norm that cannot be masked; the model is as it was.
     """
     return Attachment(model, space, masks if callable(masks) else lambda: masks)
 

@@ -50,6 +50,9 @@ class Term(nn.Module):
     def bind(self, student: nn.Module, teacher: nn.Module | None) -> None:
         """Build what depends on the models, before the optimizer is made. A term that is bound stays as it is."""
 
+    def restrict(self, kept: Tensor) -> None:
+        """The student's stream was cut to the dims `kept` (indices)."""
+
     def forward(self, step: Step) -> Tensor:
         """`()`, a mean over the batch."""
         raise NotImplementedError(f"{type(self).__name__} must compute its loss: write forward(step)")
@@ -135,7 +138,7 @@ class Hidden(Term):
 
     @torch.no_grad()
     def restrict(self, kept: Tensor) -> None:
-        """The student's stream was cut to the `kept` dims: so are the projections' inputs."""
+        """The student's stream was cut to the dims `kept` (indices): so are the projections' inputs."""
         for projection in self.projections.values():
             projection.weight = nn.Parameter(projection.weight[:, kept.to(projection.weight.device)].clone())
             projection.in_features = projection.weight.shape[1]

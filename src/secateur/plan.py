@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ class Plan:
             masks=closed.cpu(),
             method=method,
             asked=asked,
-            achieved={scope: space.density(kept, scope) for scope in ("prunable", "layers", "model")},
+            achieved=_achieved(space, kept, embedding_rank),
             embedding_rank=embedding_rank,
             model_type=space.table.model_type,
             source=fingerprint(space.model),
@@ -75,6 +75,10 @@ class Plan:
     def kept(self) -> Tensor:
         """`(N,)` bool."""
         return self.masks > 0
+
+    def kept_on(self, space: Space, axis: str) -> Tensor:
+        """The indices of an axis that are kept, in order."""
+        return (space.effective(self.masks)[axis] > 0).nonzero().flatten()
 
     def space(self, model: PreTrainedModel) -> Space:
         """The space of this plan over a model.
@@ -122,7 +126,7 @@ class Plan:
         )
         if data["model_type"] != plan.model_type:
             raise UserError(f"the plan is for a {data['model_type']!r} model, this is a {plan.model_type!r}")
-        return plan
+        return replace(plan, source=data["source"], versions=data["versions"])
 
     def save(self, path: Path | str, space: Space) -> None:
         """Write the plan as JSON."""
@@ -170,6 +174,17 @@ def _check_rank(space: Space, rank: int | None) -> None:
         raise UserError(f"embedding rank {rank} is not between 1 and {limit - 1}: it must shrink the table")
 
 
+def _achieved(space: Space, kept: Tensor, rank: int | None) -> dict[str, float]:
+    """Scope -> density; factorised word embeddings count in `model` as what they become, a table and a projection."""
+    achieved = {scope: space.density(kept, scope) for scope in ("prunable", "layers", "model")}
+    word = next((p for p in space.table.parameters if p.name == f"{space.table.embeddings}.weight"), None)
+    if rank is not None and word is not None:
+        rows, size = word.shape
+        width = size if word.axes[1] is None else int(space.lengths(kept.double())[word.axes[1]])
+        achieved["model"] -= (rows * width - rank * (rows + width)) / space.total("model")
+    return achieved
+
+
 def _group_to_dict(group: Group, masks: Tensor) -> dict[str, Any]:
     kept = masks.nonzero().flatten().tolist()
     data: dict[str, Any] = {"units": group.units, "kept": _ranges(kept)}
@@ -200,13 +215,19 @@ def _checked(data: Any) -> dict[str, Any]:
         raise UserError(f"this is not a plan: expected exactly the keys that `secateur` writes, at odds: {', '.join(odd)}")
     if data["version"] != VERSION:
         raise UserError(f"the plan has version {data['version']!r}, this secateur reads {VERSION}: use a matching secateur")
-    names, rank, groups = data["granularities"], data["embedding_rank"], data["groups"]
+    names, rank = data["granularities"], data["embedding_rank"]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise UserError(f"the plan's granularities must be a list of names, not {names!r}")
     if not (rank is None or (isinstance(rank, int) and not isinstance(rank, bool))):
         raise UserError(f"the plan's embedding_rank must be a whole number or null, not {rank!r}")
-    if not isinstance(groups, dict):
-        raise UserError("the plan's groups must be an object: name of the group -> what is kept")
+    if not (data["asked"] is None or (type(data["asked"]) in (int, float) and 0 < data["asked"] <= 1)):
+        raise UserError(f"the plan's asked must be a density in (0, 1] or null, not {data['asked']!r}")
+    for key in ("model_type", "method", "source"):
+        if not isinstance(data[key], str):
+            raise UserError(f"the plan's {key} must be a string, not {data[key]!r}")
+    for key in ("achieved", "versions", "groups"):
+        if not isinstance(data[key], dict):
+            raise UserError(f"the plan's {key} must be an object, not {data[key]!r}")
     return data
 
 
@@ -214,6 +235,8 @@ def _group_from_dict(group: Group, data: Any) -> Tensor:
     """Masks `(units,)` of one group, every index and value checked."""
     if not isinstance(data, dict) or data.get("units") != group.units or not isinstance(data.get("kept"), list):
         raise UserError(f"the plan's group {group.name!r} must have units: {group.units} and kept: a list of ranges")
+    if unknown := set(data) - {"units", "kept", "masks"}:
+        raise UserError(f"the plan's group {group.name!r} has the unknown key {min(unknown)!r}: units, kept and masks are known")
     masks = torch.zeros(group.units)
     previous = -1
     for pair in data["kept"]:

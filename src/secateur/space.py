@@ -114,7 +114,10 @@ class Space:
         return self._product(masks, lambda group: {group.site: group.axes[group.site]})
 
     def effective(self, masks: Tensor) -> dict[str, Tensor]:
-        """How much of each index is there: axis -> `(size,)`, gate -> `(1,)`; a gate counts into the axes behind it."""
+        """How much of each index is there: axis -> `(size,)`, gate -> `(1,)`.
+
+        A gate counts into the axes behind it, and a head without VO dims has no QK dims.
+        """
         product = self._product(masks, lambda group: group.axes)
         for name, size in self.table.sizes.items():
             product.setdefault(name, masks.new_ones(size))
@@ -123,6 +126,8 @@ class Space:
                 gate = product.setdefault(f"{layer}.{sublayer}", masks.new_ones(1))
                 for axis in inner:
                     product[f"{layer}.{axis}"] = product[f"{layer}.{axis}"] * gate
+            heads = (product[f"{layer}.vo"] > 0).view(self.table.heads, -1).any(dim=1)
+            product[f"{layer}.qk"] = product[f"{layer}.qk"] * heads.repeat_interleave(self.table.head_dim)
         return product
 
     def _product(self, masks: Tensor, axes: Callable[[Group], Mapping[str, int]]) -> dict[str, Tensor]:
@@ -173,9 +178,6 @@ class Space:
         A removed sublayer takes all that is behind it. All heads dead is not the sublayer dead: its bias still speaks.
         """
         alive = {axis: values > 0 for axis, values in self.effective(kept.float()).items()}
-        for layer in range(self.table.layers):
-            heads = alive[f"{layer}.vo"].view(self.table.heads, -1).any(dim=1)
-            alive[f"{layer}.qk"] = alive[f"{layer}.qk"] & heads.repeat_interleave(self.table.head_dim)
         closed = kept.clone().bool()
         for group in self.groups:
             at_site = alive[group.site].view(group.units, -1).any(dim=1)
@@ -196,7 +198,7 @@ class Space:
             UserError: `density` is outside (0, 1] or below the floor of the space.
         """
         self.check(density)
-        ranked = scores.detach().double().nan_to_num(nan=-torch.inf)
+        ranked = scores.detach().double().nan_to_num(nan=torch.finfo(torch.double).min)  # last, but before the dead
         alive = torch.ones_like(ranked, dtype=torch.bool) if alive is None else alive
         ranked = ranked.masked_fill(~alive, -torch.inf)
         low, high = 0, int(alive.sum())

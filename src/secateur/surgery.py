@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -194,9 +195,45 @@ def _attention_structure(space: Space, attention: Attention, masks: Tensor, laye
 
 def _shaped(model: PreTrainedModel, structure: dict[str, Any]) -> PreTrainedModel:
     """A copy of the model with the structure's shapes, its parameters not filled."""
-    small = copy.deepcopy(model)
-    small.__class__ = compact.pruned(type(model))
+    small, kind = copy.deepcopy(model), compact.pruned(type(model))
+    small.__class__ = kind
     small.config.secateur = structure
-    small.config.auto_map = {compact.auto_class(type(small).__name__): f"{compact.CODE}.{type(small).__name__}"}
+    small.config.auto_map = {compact.auto_class(kind.__name__): f"{compact.CODE}.{kind.__name__}"}
+    with torch.device("meta"):
+        kind(small.config)  # transformers learns what a class can record (hidden states) when one is constructed
     compact.reshape(small, structure)
     return small
+
+
+@torch.no_grad()
+def uncut(small: PreTrainedModel) -> tuple[PreTrainedModel, Plan]:
+    """A dense model, and the plan by which `small` is its cut: the weights where they were, random ones elsewhere.
+
+    Masks that were folded into the weights are 1 in the plan. With it a compact folder can be proved without
+    the model that it came from.
+
+    Raises:
+        UserError: `small` is no cut model with its plan.
+    """
+    if getattr(small, "plan", None) is None:
+        raise UserError("the model has no plan: expected a model that was cut, with its plan.json")
+    config = copy.deepcopy(small.config)
+    config.secateur = config.auto_map = None
+    kind: Any = type(small)
+    dense = kind.stock(config).to(small.device, small.dtype).eval()
+    plan = Plan.from_dict(small.plan, dense)
+    plan = replace(plan, masks=plan.kept.float())
+    if plan.embedding_rank:
+        path = plan.space(dense).table.embeddings
+        word: Any = dense.get_submodule(path)
+        dense.set_submodule(path, compact.FactorisedEmbedding.like(word, plan.embedding_rank))
+    space = plan.space(dense)
+    kept = _kept_indices(space, plan.masks)
+    entries = {entry.name: entry for entry in space.table.parameters}
+    for name, parameter in small.named_parameters():
+        entry = entries[name]
+        places = [kept.get(a or "", torch.arange(n)) for a, n in zip(entry.axes, entry.shape, strict=True)]
+        there = torch.meshgrid(*(place[place >= 0] for place in places), indexing="ij")
+        here = torch.meshgrid(*((place >= 0).nonzero().flatten() for place in places), indexing="ij")
+        dense.get_parameter(name)[there] = parameter[here]
+    return dense, plan

@@ -23,6 +23,7 @@ from secateur.errors import UserError
 from secateur.masking import Attachment, attached
 from secateur.methods.method import Method
 from secateur.objectives import Labels, Step, Term
+from secateur.teachers import INDEX, CachedTeacher
 
 STATE = "secateur.safetensors"
 
@@ -33,7 +34,7 @@ class PruningTrainer(Trainer):
     Args:
         model: the student.
         method: gives the masks; None trains the model as it is (a teacher, or a cut model that recovers).
-        teacher: frozen; needed by the terms that distil.
+        teacher: frozen; needed by the terms that distil. A `CachedTeacher` needs batches that carry `index`.
         objective: terms of the loss, summed with their weights.
         begin, end: the part of the whole run that this stage is; progress and the learning-rate schedule go from
             `begin` to `end`, so stages follow each other without a restart.
@@ -50,7 +51,7 @@ class PruningTrainer(Trainer):
         model: PreTrainedModel,
         *,
         method: Method | None = None,
-        teacher: PreTrainedModel | None = None,
+        teacher: PreTrainedModel | CachedTeacher | None = None,
         objective: Sequence[Term] = (),
         begin: float = 0.0,
         end: float = 1.0,
@@ -79,13 +80,17 @@ class PruningTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As in Trainer, under the masks; they are taken off when it returns."""
-        if self.teacher is not None:
+        if isinstance(self.teacher, PreTrainedModel):
             self.teacher.to(self.args.device).eval().requires_grad_(False)
         for term in self.terms:
             term.bind(self.model, self.teacher)
         self.terms.to(self.args.device)
         with self._masked():
-            return super().train(*args, **kwargs)
+            result = super().train(*args, **kwargs)
+        # Accelerate has wrapped the forward in autocast: what is measured and saved next must be the plain model.
+        self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
+        self.model.__dict__.pop("forward", None)
+        return result
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As in Trainer, under the method's deterministic masks."""
@@ -116,27 +121,30 @@ class PruningTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The sum of the terms and the method's penalty; in evaluation the task's own loss alone."""
+        index = inputs.pop(INDEX, None)
         if not model.training:
             outputs = model(**inputs)
             return (outputs.loss, outputs) if return_outputs else outputs.loss
-        step = self._step(model, inputs)
+        step = self._step(model, inputs, index)
         values = {term.name: term.weight * term(step) for term in self.terms}
         self._listen(values)
         self._note(values)
         loss = sum(values.values()) + (self.method.penalty() if self.method is not None else 0.0)
         return (loss, step.student) if return_outputs else loss
 
-    def _step(self, model: nn.Module, inputs: dict[str, Tensor]) -> Step:
+    def _step(self, model: nn.Module, inputs: dict[str, Tensor], index: Tensor | None) -> Step:
         hidden = any(term.needs_hidden for term in self.terms)
         student = model(**inputs, output_hidden_states=hidden)
         masks = self.attachment.masks if self.attachment is not None else None
-        return Step(inputs, student, self._teach(inputs, hidden), masks, self.progress)
+        return Step(inputs, student, self._teach(inputs, index, hidden), masks, self.progress)
 
     @torch.no_grad()
-    def _teach(self, inputs: dict[str, Tensor], hidden: bool) -> Any:
+    def _teach(self, inputs: dict[str, Tensor], index: Tensor | None, hidden: bool) -> Any:
         if self.teacher is None or not any(term.needs_teacher for term in self.terms):
             return None
         given = {name: value for name, value in inputs.items() if name != "labels"}
+        if isinstance(self.teacher, CachedTeacher):
+            given[INDEX] = index
         return self.teacher(**given, output_hidden_states=hidden)
 
     def _listen(self, values: dict[str, Tensor]) -> None:
@@ -151,6 +159,7 @@ class PruningTrainer(Trainer):
 
     def step_taken(self) -> None:
         """After an optimizer step: the method observes the whole step's evidence, then moves on."""
+        self._own_state().zero_grad()  # Trainer clears the model's gradients alone
         if self.method is None:
             return
         if self.evidence is not None:

@@ -69,12 +69,17 @@ def verify(
         space = plan.space(dense)
         small = cut(dense, plan).eval()
         with attached(dense.eval(), space, plan.masks.to(dense.device)):
-            reference = [dense(**batch).logits for batch in kept]
-        masked_compact, scale = _largest(reference, [small(**batch).logits for batch in kept])
+            reference = _outputs(dense, kept)
+        masked_compact, scale = _largest(reference, _outputs(small, kept))
     if compact is not None and loaded is not None:
-        reference = [compact.eval()(**batch).logits for batch in kept]
-        compact_loaded, scale = _largest(reference, [loaded(**batch).logits for batch in kept])
+        compact_loaded, scale = _largest(_outputs(compact.eval(), kept), _outputs(loaded, kept))
     return Verification(masked_compact, compact_loaded, sum(len(b["input_ids"]) for b in kept), scale)
+
+
+def _outputs(model: PreTrainedModel, batches: list[dict[str, Tensor]]) -> list[Tensor]:
+    """A model's first output (logits, or the hidden states of a bare encoder) for each batch, on the CPU."""
+    answers = (model(**{name: value.to(model.device) for name, value in batch.items()}) for batch in batches)
+    return [answer[0].cpu() for answer in answers]
 
 
 def _largest(left: list[Tensor], right: list[Tensor]) -> tuple[float, float]:

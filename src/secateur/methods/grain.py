@@ -66,9 +66,12 @@ class Grain(Scheduled):
         return {"labels": 1.0, "logits": 1.0, "hidden": 0.0 if self.separate else 1.0}
 
     def observe(self, gradient: Tensor) -> None:
-        """Smooth the importance; a step whose gradient is not finite counts as no importance (only decay)."""
+        """Smooth the importance; in a step whose gradient is not finite it only decays.
+
+        A removed unit adds nothing: its weights count as 0, while the gradient at its mask says what its return would do.
+        """
         finite = bool(torch.isfinite(gradient).all())
-        raw = self._regularise(gradient.abs()) if finite else torch.zeros_like(gradient)
+        raw = self._regularise(gradient.abs() * self.alive) if finite else torch.zeros_like(gradient)
         self.importance.mul_(self.beta).add_(raw, alpha=1.0 - self.beta)
 
     def _regularise(self, raw: Tensor) -> Tensor:

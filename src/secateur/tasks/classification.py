@@ -149,9 +149,13 @@ class Classification(Task):
         outputs = prediction.predictions
         logits = np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs)
         wanted = np.asarray(prediction.label_ids)
-        if self.labels is None:
-            return _score_metrics(logits.reshape(-1), wanted)
-        return _class_metrics(logits.argmax(-1), wanted, binary=len(self.labels) == 2)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # scikit-learn and scipy warn of constants, which the docstring covers
+            if self.labels is None:
+                return _score_metrics(logits.reshape(-1), wanted)
+            return _class_metrics(logits.argmax(-1), wanted, binary=len(self.labels) == 2)
 
 
 def _prepare(splits: DatasetDict, text: Sequence[str] | None, label: str | None) -> DatasetDict:
@@ -159,6 +163,8 @@ def _prepare(splits: DatasetDict, text: Sequence[str] | None, label: str | None)
     shared = [name for name in splits["train"].column_names if _in_all(splits, name)]
     columns = _text_columns(shared, text)
     label = _label_column(shared, label)
+    if label in columns:
+        raise UserError(f"column {label!r} is both text and label: name another by `text` or `label`")
     splits = splits.select_columns([*columns, label])
     for name, split in splits.items():
         _check_text(name, split, columns)
@@ -179,21 +185,21 @@ def _text_columns(shared: Sequence[str], text: Sequence[str] | None) -> tuple[st
     for columns in [asked] if asked else TEXTS:
         if set(columns) <= set(shared):
             return columns
-    raise _no_column("text", ", ".join(asked), shared)
+    raise _no_column("text", asked, shared)
 
 
 def _label_column(shared: Sequence[str], label: str | None) -> str:
     for column in [label] if label else LABELS:
         if column in shared:
             return column
-    raise _no_column("label", label or "", shared)
+    raise _no_column("label", [label] if label else [], shared)
 
 
-def _no_column(option: str, asked: str, shared: Sequence[str]) -> UserError:
-    lacking = asked or f"{option} under a usual name"
-    return UserError(
-        f"the data has no column for {lacking}: it has {', '.join(shared)}; name what to use by `{option}`"
+def _no_column(option: str, asked: Sequence[str], shared: Sequence[str]) -> UserError:
+    missing = next(
+        (f"column {name!r}" for name in asked if name not in shared), f"{option} under a usual name"
     )
+    return UserError(f"the data has no {missing}: give one of {', '.join(shared)} by `{option}`")
 
 
 def _check_text(name: str, split: Dataset, columns: Sequence[str]) -> None:
@@ -221,7 +227,7 @@ def _check_gaps(name: str, split: Dataset, columns: Sequence[str], label: str) -
     if gaps:
         raise UserError(
             f"{len(gaps)} of the {len(split)} rows of the {name} split lack a text or a label "
-            f"(the first is row {gaps[0]}, counted from 0): fill or remove them"
+            f"(the first is row {gaps[0]}, counted from 0; a class of -1 is no label): fill or remove them"
         )
 
 
@@ -237,15 +243,15 @@ def _label_feature(splits: DatasetDict, label: str) -> ClassLabel | Value:
         UserError: the splits write their labels in different ways, or not as classes or scores at all.
     """
     features = [split.features[label] for split in splits.values()]
-    values = {value for split in splits.values() for value in split[label][:]}
     kinds = {_label_kind(feature) for feature in features}
     named = [feature for feature in features if isinstance(feature, ClassLabel)]
     if kinds in ({"float"}, {"float", "int"}):
         return Value("float32")
     if kinds == {"string"}:
-        return ClassLabel(names=sorted(values))
+        return ClassLabel(names=sorted({value for split in splits.values() for value in split[label]}))
     if kinds == {"int"}:
-        return ClassLabel(names=[f"LABEL_{index}" for index in range(max(values) + 1)])
+        highest = max(value for split in splits.values() for value in split[label])
+        return ClassLabel(names=[f"LABEL_{index}" for index in range(highest + 1)])
     if kinds <= {"class", "int"} and all(feature == named[0] for feature in named):
         return named[0]
     found = " and ".join(dict.fromkeys(map(_dtype, features)))
@@ -302,8 +308,6 @@ def _class_metrics(predicted: NDArray[Any], wanted: NDArray[Any], binary: bool) 
 def _score_metrics(predicted: NDArray[Any], wanted: NDArray[Any]) -> dict[str, float]:
     if len(wanted) < 2:
         return dict.fromkeys(SCORE_METRICS, 0.0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scipy warns of a constant; the docstring says what it counts as
-        pearson = float(np.nan_to_num(pearsonr(predicted, wanted).statistic))
-        spearman = float(np.nan_to_num(spearmanr(predicted, wanted).statistic))
+    pearson = float(np.nan_to_num(pearsonr(predicted, wanted).statistic))
+    spearman = float(np.nan_to_num(spearmanr(predicted, wanted).statistic))
     return {"pearson_spearman": (pearson + spearman) / 2, "pearson": pearson, "spearman": spearman}

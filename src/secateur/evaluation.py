@@ -1,0 +1,53 @@
+"""A model on a task's rows: its scores, and batches of real inputs to compare models on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+
+from secateur.tasks.task import Task
+from secateur.training import PruningTrainer
+
+Row = dict[str, Any]
+
+
+def encoded(task: Task, split: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Row]:
+    """A split of the task, tokenized, as rows in memory: Trainer reads them faster than a table on disk."""
+    table: Dataset = task.encode(task.splits[split], tokenizer, max_length)
+    names = [name for name in table.column_names if name != "length"]
+    columns = (table[name] for name in names)
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def scores(
+    model: PreTrainedModel, task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
+) -> dict[str, float]:
+    """Every metric of the task on encoded rows, in the weights' own precision."""
+    with TemporaryDirectory() as nowhere:
+        args = TrainingArguments(
+            nowhere,
+            per_device_eval_batch_size=32,
+            use_cpu=not torch.accelerator.is_available(),
+            remove_unused_columns=False,
+            label_names=["labels"],
+            disable_tqdm=True,
+            report_to=[],
+        )
+        trainer = PruningTrainer(model, args=args, data_collator=task.collator(tokenizer))
+        found: Any = trainer.predict(list(rows))  # type: ignore[arg-type]  # a list serves as a Dataset
+    return task.compute_metrics(EvalPrediction(found.predictions, found.label_ids))
+
+
+def batches(
+    task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, limit: int = 64, size: int = 16
+) -> list[dict[str, Tensor]]:
+    """The first `limit` rows as padded inputs without labels, `size` to a batch."""
+    inputs = [{name: value for name, value in row.items() if name != "labels"} for row in rows[:limit]]
+    collate = task.collator(tokenizer)
+    return [dict(collate(inputs[first : first + size])) for first in range(0, len(inputs), size)]

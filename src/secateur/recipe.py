@@ -1,0 +1,131 @@
+"""A recipe: everything that a run is made of, in one small, flat, strict YAML file.
+
+    model: bert-base-uncased
+    data: glue/sst2
+    method: grain
+    density: 0.05
+
+What a recipe does not say has the defaults below; the run folder keeps the resolved recipe.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from secateur.errors import UserError
+
+
+class Recipe(BaseModel):
+    """The whole of a run. Fractions of the run are in [0, 1]; densities are fractions of parameters kept."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(description="model to prune: a hub name or a folder; fine-tuned already, or not yet")
+    data: str = Field(
+        description="data: a hub name (glue/sst2), a folder, a file, or bbc for the embedded corpus"
+    )
+    teacher: str | None = Field(
+        None, description="fine-tuned teacher; by default the model itself, or one trained first"
+    )
+
+    task: str = "classification"
+    text: tuple[str, ...] | None = Field(None, description="columns of text; recognised by default")
+    label: str | None = Field(None, description="column of labels; recognised by default")
+    metric: str | None = Field(None, description="main score; by default the task's")
+    rows: int | None = Field(None, gt=0, description="train on this many rows only")
+    max_length: int = Field(128, gt=1, description="tokens a text is cut to")
+
+    method: str = "grain"
+    options: dict[str, Any] = Field(default_factory=dict, description="the method's own arguments")
+    units: tuple[str, ...] = ("ffn", "qk", "vo")
+    density: float = Field(0.05, description="fraction of the encoder's prunable parameters to keep")
+    embedding_rank: int | None = Field(None, gt=0, description="factorise the word embeddings to this rank")
+    start: Literal["teacher", "model"] = Field("teacher", description="whose weights the student starts from")
+
+    temperature: float = Field(8.0, gt=0, description="of the distilled logits")
+    hidden: str | tuple[int, ...] | None = Field(
+        "every 2", description="layers whose hidden states are distilled; null for none"
+    )
+    hidden_weight: float = Field(1.0, ge=0)
+    labels_weight: float = Field(0.0, ge=0, description="of the task's own loss beside distillation")
+
+    epochs: float = Field(6.0, gt=0, description="of the whole run, pruning and recovery")
+    begin: float = Field(0.02, ge=0, le=1, description="part of the run after which pruning starts")
+    end: float = Field(
+        0.15, gt=0, lt=1, description="part of the run after which the model is cut and recovers"
+    )
+    batch_size: int = Field(32, gt=0)
+    accumulate: int = Field(1, gt=0, description="micro-batches per optimizer step")
+    learning_rate: float = Field(3e-4, gt=0)
+    warmup: float = Field(0.1, ge=0, lt=1, description="part of the run over which the learning rate rises")
+    weight_decay: float = Field(0.01, ge=0)
+    freeze_embeddings: bool = Field(True, description="leave the word embeddings as they are")
+    bf16: bool | None = Field(None, description="bf16 autocast; by default where the hardware has it")
+    cache: bool = Field(True, description="compute the teacher's outputs once and read them back")
+    cache_gb: float = Field(8.0, gt=0)
+    checkpoints: int = Field(4, ge=0, description="how often a stage saves where it is")
+
+    teacher_epochs: float = Field(3.0, gt=0)
+    teacher_learning_rate: float = Field(5e-5, gt=0)
+
+    shapes: tuple[tuple[int, int], ...] = Field(
+        ((1, 32), (8, 128)), description="(batch, tokens) at which latency is measured"
+    )
+    repeats: int = Field(50, gt=0, description="forwards per latency")
+    seed: int = Field(0, ge=0)
+
+    def model_post_init(self, context: Any) -> None:
+        if not self.begin < self.end:
+            raise UserError(
+                f"begin {self.begin} must be smaller than end {self.end}: pruning needs a part of the run"
+            )
+        if not 0 < self.density <= 1:
+            raise UserError(
+                f"density {self.density} is not in (0, 1]: it is the fraction of parameters to keep"
+            )
+
+    def to_yaml(self) -> str:
+        """The resolved recipe, every key."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def make(values: dict[str, Any], source: str = "the recipe") -> Recipe:
+    """A recipe from plain values.
+
+    Raises:
+        UserError: an unknown key (naming the nearest), a missing one, or a value that does not fit.
+    """
+    for key in values:
+        if key not in Recipe.model_fields:
+            near = get_close_matches(str(key), Recipe.model_fields, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(Recipe.model_fields)}"
+            raise UserError(f"{source} has the unknown key {key!r}: {hint}")
+    try:
+        return Recipe(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        came = "" if first["type"] == "missing" else f", not {first['input']!r}"
+        raise UserError(f"{source}: {where}: {first['msg'].lower()}{came}") from error
+
+
+def read(path: Path | str, overrides: dict[str, Any]) -> Recipe:
+    """A recipe file, with values that override it.
+
+    Raises:
+        UserError: the file cannot be read, is not YAML, or does not hold a recipe.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the recipe {path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"the recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"the recipe {path} holds {type(values).__name__}: expected keys and values")
+    return make(values | overrides, str(path))

@@ -1,0 +1,474 @@
+"""The whole job, stage by stage: teacher, prune, cut, recover, measure. Each stage is a call; what it leaves on disk is
+written whole, and is where an interrupted run goes on.
+
+    RUN/recipe.yaml      the resolved recipe          RUN/prune, RUN/recover   checkpoints while they are needed
+    RUN/versions.json    libraries and machine        RUN/cut                  the cut model before recovery
+    RUN/log.jsonl        what training logged         RUN/model                the result: a compact folder
+    RUN/teacher          the teacher, if trained here RUN/report.json, .md     the numbers, with their protocol
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+
+from secateur.bench import disk_bytes, grid
+from secateur.checkpoint import load, save
+from secateur.errors import UserError
+from secateur.evaluation import batches, encoded, scores
+from secateur.methods.method import Method, named
+from secateur.objectives import Hidden, Labels, Logits, Term
+from secateur.plan import Plan
+from secateur.recipe import Recipe
+from secateur.report import Report
+from secateur.schedules import cubic
+from secateur.space import Space
+from secateur.surgery import cut, factorise
+from secateur.tasks.task import Task
+from secateur.tasks.task import get as get_task
+from secateur.teachers import INDEX, CachedTeacher
+from secateur.training import PruningTrainer, last_checkpoint
+from secateur.verify import verify
+
+TERMS = "terms.safetensors"
+
+
+def run(recipe: Recipe, output: Path | str, callbacks: Sequence[TrainerCallback] = ()) -> Report:
+    """Do the whole job of a recipe in the folder `output`; the same call goes on where an interrupted one stopped.
+
+    Raises:
+        UserError: anything that the user can mend; nothing half-written is left.
+    """
+    return Run(recipe, Path(output), tuple(callbacks)).report()
+
+
+@dataclass
+class Run:
+    """One recipe in one folder. Properties are computed once, when first needed.
+
+    `cache` is where the teacher's outputs are kept; runs with one teacher and one data set may share it. By default it
+    is in the run's folder and goes when the run is done.
+    """
+
+    recipe: Recipe
+    folder: Path
+    callbacks: tuple[TrainerCallback, ...] = ()
+    cache: Path | None = None
+
+    def report(self) -> Report:
+        """Run what is missing and give the report."""
+        if (self.folder / "report.json").is_file():
+            self._claim()
+            return Report.load(self.folder)
+        self._check()
+        self._claim()
+        report = self._measure()
+        report.save(self.folder)
+        for leftover in ("teacher-training", "prune", "cut", "recover", "cache"):
+            shutil.rmtree(self.folder / leftover, ignore_errors=True)
+        (self.folder / TERMS).unlink(missing_ok=True)
+        return report
+
+    # What is given
+
+    @cached_property
+    def task(self) -> Task:
+        r = self.recipe
+        extra = {name: value for name, value in (("text", r.text), ("label", r.label)) if value is not None}
+        return get_task(r.task).from_data(r.data, metric=r.metric, seed=r.seed, rows=r.rows, **extra)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        try:
+            return AutoTokenizer.from_pretrained(self.recipe.model)
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{self.recipe.model} has no tokenizer that loads: give a model folder that holds one"
+            ) from error
+
+    @cached_property
+    def train_rows(self) -> list[dict[str, Any]]:
+        rows = encoded(self.task, "train", self.tokenizer, self.recipe.max_length)
+        return [{**row, INDEX: number} for number, row in enumerate(rows)]
+
+    @cached_property
+    def validation_rows(self) -> list[dict[str, Any]]:
+        return encoded(self.task, "validation", self.tokenizer, self.recipe.max_length)
+
+    @cached_property
+    def bf16(self) -> bool:
+        """bf16 where the hardware computes in it: a GPU that has it, or a CPU with its instructions."""
+        if self.recipe.bf16 is not None:
+            return self.recipe.bf16
+        if torch.cuda.is_available():
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+    def _check(self) -> None:
+        """Whatever can be refused is refused before the run folder is touched or a step is trained."""
+        self._named_teacher()
+        model = self._base(self.recipe.model)
+        if self.recipe.embedding_rank:
+            model = factorise(model, self.recipe.embedding_rank)
+        self._method(model)
+
+    def _claim(self) -> None:
+        """Take the folder for this recipe: an unfinished run goes on, another one's folder is refused."""
+        mine, resolved = self.folder / "recipe.yaml", self.recipe.to_yaml()
+        if mine.is_file():
+            theirs = mine.read_text(encoding="utf-8")
+            changed = [
+                a.split(":")[0]
+                for a, b in zip(theirs.splitlines(), resolved.splitlines(), strict=False)
+                if a != b
+            ]
+            if theirs != resolved:
+                raise UserError(
+                    f"{self.folder} holds a run of another recipe (it differs in {', '.join(changed)}): "
+                    "choose another output folder, or repeat its command to go on"
+                )
+            return
+        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            raise UserError(f"{self.folder} exists and is no run of secateur: choose an empty or new folder")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "versions.json").write_text(
+                json.dumps(versions(), indent=1) + "\n", encoding="utf-8"
+            )
+            mine.write_text(resolved, encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self.folder} ({error.strerror}): choose a folder that can be written"
+            ) from error
+
+    # Stage 1: the teacher
+
+    @cached_property
+    def teacher(self) -> PreTrainedModel:
+        """The named teacher, the model itself if it is fine-tuned for the task, or the model fine-tuned here."""
+        teacher = self._named_teacher()
+        folder = self.folder / "teacher"
+        if teacher is None and not folder.is_dir():
+            self._train_teacher(folder)
+        return (teacher or self.task.load_model(folder)).eval()
+
+    def _named_teacher(self) -> PreTrainedModel | None:
+        name = self.recipe.teacher or (
+            self.recipe.model if self.task.is_finetuned(self.recipe.model) else None
+        )
+        if name is None:
+            return None
+        teacher = self.task.load_model(name)
+        self.task.check_labels(teacher, "teacher")
+        return teacher
+
+    def _train_teacher(self, folder: Path) -> None:
+        r = self.recipe
+        set_seed(r.seed)
+        model = self._base(r.model)
+        trainer = self._trainer(
+            model, "teacher-training", r.teacher_epochs, learning_rate=r.teacher_learning_rate
+        )
+        self._train(trainer, "teacher")
+        save(model, folder, tokenizer=self.tokenizer)
+
+    def _base(self, name: str) -> PreTrainedModel:
+        """The named model with a head for the task; a head for other labels is replaced by a new one."""
+        return self.task.load_model(
+            name, ignore_mismatched_sizes=name == self.recipe.model and self.recipe.teacher is not None
+        )
+
+    # Stage 2: prune and cut
+
+    @cached_property
+    def student(self) -> PreTrainedModel:
+        """Where pruning starts: the teacher's weights, or the model's own under a new head."""
+        set_seed(self.recipe.seed)
+        student = self._base(self.recipe.model)
+        if self.recipe.start == "teacher":
+            student.load_state_dict(self.teacher.state_dict())
+        if self.recipe.embedding_rank:
+            student = factorise(student, self.recipe.embedding_rank)
+        return self._frozen(student)
+
+    def _frozen(self, model: PreTrainedModel) -> PreTrainedModel:
+        if self.recipe.freeze_embeddings:
+            table = model.get_input_embeddings()
+            (table if isinstance(table, torch.nn.Embedding) else table.table).requires_grad_(False)
+        return model
+
+    def _method(self, model: PreTrainedModel) -> Method:
+        r = self.recipe
+        space = Space(model, *r.units)
+        schedule = cubic(1.0, r.density, begin=r.begin, end=r.end)
+        kind = named(r.method)
+        try:
+            return kind(space, schedule, **r.options)
+        except TypeError as error:
+            raise UserError(f"the options of {r.method!r} do not fit: {error}") from error
+
+    @cached_property
+    def small(self) -> PreTrainedModel:
+        """The model cut to the density, before recovery."""
+        folder = self.folder / "cut"
+        if not folder.is_dir():
+            self._prune(folder)
+        return self._frozen(load(folder))
+
+    def _prune(self, folder: Path) -> None:
+        r = self.recipe
+        method = self._method(self.student)
+        trainer = self._trainer(
+            self.student,
+            "prune",
+            r.epochs * r.end,
+            method=method,
+            objective=self._objective(),
+            end=r.end,
+            learning_rate=r.learning_rate,
+        )
+        self._train(trainer, "prune")
+        plan = method.plan(r.density, r.embedding_rank)
+        small = cut(self.student, plan)
+        checked = verify(self._batches(), dense=self.student, plan=plan)
+        save_file(trainer.terms.state_dict(), self.folder / TERMS)
+        self._note("verified.json", {"masked_compact": checked.masked_compact})
+        save(small, folder, tokenizer=self.tokenizer)
+
+    # Stage 3: recover
+
+    @cached_property
+    def recovered(self) -> PreTrainedModel:
+        """The cut model after its recovery: the result, loaded from its folder."""
+        folder = self.folder / "model"
+        if not folder.is_dir():
+            self._recover(folder)
+        return load(folder)
+
+    def _recover(self, folder: Path) -> None:
+        r = self.recipe
+        set_seed(r.seed + 1)
+        trainer = self._trainer(
+            self.small,
+            "recover",
+            r.epochs * (1 - r.end),
+            objective=self._continued_objective(),
+            begin=r.end,
+            learning_rate=r.learning_rate,
+        )
+        self._train(trainer, "recover")
+        save(self.small, folder, tokenizer=self.tokenizer)
+        checked = verify(self._batches(), compact=self.small, folder=folder)
+        self._note("verified.json", {"compact_loaded": checked.compact_loaded, "examples": checked.examples})
+
+    def _objective(self) -> list[Term]:
+        r = self.recipe
+        terms: list[Term] = [Logits(r.temperature)]
+        if r.hidden is not None:
+            terms.append(Hidden(r.hidden, r.hidden_weight))
+        if r.labels_weight:
+            terms.append(Labels(r.labels_weight))
+        return terms
+
+    def _continued_objective(self) -> list[Term]:
+        """The terms as pruning left them, their projections cut to the stream that is left."""
+        terms = self._objective()
+        for term in terms:
+            term.bind(self.small, self.teacher)
+        torch.nn.ModuleList(terms).load_state_dict(load_file(self.folder / TERMS))
+        hidden = self._plan().kept_on(self._space(), "hidden")
+        for term in terms:
+            term.restrict(hidden)
+        return terms
+
+    @cached_property
+    def outputs(self) -> PreTrainedModel | CachedTeacher:
+        """The teacher as the trainer asks it: its outputs on the training rows, computed once, or the model itself."""
+        r = self.recipe
+        if not r.cache:
+            return self.teacher
+        layers = (
+            Hidden(r.hidden).matched(self.teacher.config.num_hidden_layers) if r.hidden is not None else []
+        )
+        started = time.monotonic()
+        cached = CachedTeacher.of(
+            self.teacher,
+            self.train_rows,
+            self.task.collator(self.tokenizer),
+            self.cache or self.folder / "cache",
+            layers=layers,
+            bf16=self.bf16,
+            limit_gb=r.cache_gb,
+        )
+        self._took("cache", started)
+        return cached
+
+    # Training, as every stage does it
+
+    def _trainer(
+        self,
+        model: PreTrainedModel,
+        stage: str,
+        epochs: float,
+        *,
+        learning_rate: float,
+        objective: Sequence[Term] = (),
+        **kwargs: Any,
+    ) -> PruningTrainer:
+        r = self.recipe
+        steps = max(1, round(epochs * max(1, len(self.train_rows) // (r.batch_size * r.accumulate))))
+        args = TrainingArguments(
+            str(self.folder / stage),
+            max_steps=steps,
+            per_device_train_batch_size=r.batch_size,
+            per_device_eval_batch_size=2 * r.batch_size,
+            gradient_accumulation_steps=r.accumulate,
+            learning_rate=learning_rate,
+            warmup_steps=r.warmup,
+            weight_decay=r.weight_decay,
+            bf16=self.bf16,
+            use_cpu=not torch.accelerator.is_available(),
+            optim="adamw_torch_fused",
+            train_sampling_strategy="group_by_length",
+            dataloader_pin_memory=torch.accelerator.is_available(),
+            remove_unused_columns=False,
+            label_names=["labels"],
+            save_strategy="steps" if r.checkpoints else "no",
+            save_steps=max(1, steps // max(1, r.checkpoints)),
+            save_total_limit=1,
+            logging_steps=max(1, steps // 50),
+            seed=r.seed,
+            data_seed=r.seed,
+            disable_tqdm=True,
+            report_to=[],
+        )
+        trainer = PruningTrainer(
+            model,
+            teacher=self.outputs if objective else None,
+            objective=objective,
+            args=args,
+            train_dataset=self.train_rows,
+            eval_dataset=self.validation_rows,
+            compute_metrics=self.task.compute_metrics,
+            data_collator=self.task.collator(self.tokenizer),
+            processing_class=self.tokenizer,
+            callbacks=[_LogFile(self.folder / "log.jsonl", stage), *self.callbacks],
+            **kwargs,
+        )
+        trainer.remove_callback(PrinterCallback)  # Trainer prints every log where it shows no bar
+        return trainer
+
+    def _train(self, trainer: PruningTrainer, stage: str) -> None:
+        started = time.monotonic()
+        trainer.train(resume_from_checkpoint=last_checkpoint(trainer.args.output_dir))
+        self._took(stage, started)
+
+    def _took(self, stage: str, started: float) -> None:
+        """Add to the seconds that a stage has taken, over all attempts."""
+        path = self.folder / "seconds.json"
+        before = _read_json(path).get(stage, 0.0) if path.is_file() else 0.0
+        self._note("seconds.json", {stage: round(before + time.monotonic() - started, 1)})
+
+    # Stage 4: measure
+
+    def _measure(self) -> Report:
+        r = self.recipe
+        model, teacher = self.recovered, self.teacher
+        space = self._space()
+        return Report(
+            recipe=r.model_dump(mode="json"),
+            metric=self.task.metric,
+            teacher_scores=self._scores(teacher),
+            scores=self._scores(model),
+            rows={name: len(split) for name, split in self.task.splits.items()},
+            density=dict(self._plan().achieved),
+            structure=self._plan().summary(space),
+            parameters={"teacher": teacher.num_parameters(), "model": model.num_parameters()},
+            weight_bytes={
+                "teacher": 4 * teacher.num_parameters(),
+                "model": disk_bytes(self.folder / "model"),
+            },
+            latency=[
+                measurement.to_dict() for measurement in grid(model, teacher, r.shapes, repeats=r.repeats)
+            ],
+            verified=_read_json(self.folder / "verified.json"),
+            seconds=_read_json(self.folder / "seconds.json"),
+            versions=_read_json(self.folder / "versions.json"),
+            data=self.task.fingerprint(),
+        )
+
+    def _space(self) -> Space:
+        """The space of the plan; of the teacher, which has the student's shape and is there in every stage."""
+        return Space(self.teacher, *self.recipe.units)
+
+    def _plan(self) -> Plan:
+        return Plan.load(
+            self.folder / ("cut" if (self.folder / "cut").is_dir() else "model") / "plan.json", self.teacher
+        )
+
+    def _scores(self, model: PreTrainedModel) -> dict[str, float]:
+        return scores(model, self.task, self.validation_rows, self.tokenizer)
+
+    def _batches(self) -> list[dict[str, Tensor]]:
+        return batches(self.task, self.validation_rows, self.tokenizer)
+
+    def _note(self, name: str, values: dict[str, Any]) -> None:
+        """Merge into one of the folder's small JSON files."""
+        path = self.folder / name
+        merged = (_read_json(path) if path.is_file() else {}) | values
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(merged, indent=1) + "\n", encoding="utf-8")
+        partial.replace(path)
+
+
+def versions() -> dict[str, str]:
+    """What a number depends on besides the recipe: libraries and machine."""
+    libraries = {
+        name: version(name) for name in ("secateur", "torch", "transformers", "accelerate", "datasets")
+    }
+    machine = {
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "cores": str(os.cpu_count()),
+    }
+    return {**libraries, **machine, "threads": str(torch.get_num_threads())}
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+class _LogFile(TrainerCallback):
+    """Appends what training logs to `log.jsonl`, a line each."""
+
+    def __init__(self, path: Path, stage: str) -> None:
+        self.path, self.stage = path, stage
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        line = {"stage": self.stage, "step": state.global_step, "of": state.max_steps, **(logs or {})}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")

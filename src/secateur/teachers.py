@@ -1,0 +1,153 @@
+"""A frozen teacher's outputs, computed once and read back: a deterministic teacher need not run every epoch.
+
+Only for data that is the same every epoch. Logits are kept in float32, hidden states of the layers asked for in
+float16, real tokens only, memory-mapped: `2 x tokens x layers x dims` bytes, refused above a stated bound.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from secateur.errors import UserError
+
+LOGITS = "logits.safetensors"
+INDEX = "index"
+"""The key under which a batch carries its rows' numbers; `PruningTrainer` gives it to the teacher alone."""
+
+
+class CachedTeacher:
+    """Answers like the model that it was made from, for the rows that it has seen.
+
+    Called with `index` `(batch,)` and `attention_mask` `(batch, tokens)` (right-padded), it gives `logits` and, for the
+    cached layers, `hidden_states[layer]` `(batch, tokens, dims)`, zeros at padding.
+    """
+
+    def __init__(
+        self, config: Any, logits: Tensor, states: np.ndarray, starts: np.ndarray, layers: Sequence[int]
+    ) -> None:
+        self.config = config
+        self.logits, self.states, self.starts = logits, states, starts
+        self.layers = {layer: place for place, layer in enumerate(layers)}
+
+    @classmethod
+    def of(
+        cls,
+        teacher: PreTrainedModel,
+        rows: Sequence[Mapping[str, Any]],
+        collate: Callable[[list[Any]], Mapping[str, Tensor]],
+        folder: Path | str,
+        *,
+        layers: Sequence[int] = (),
+        batch: int = 128,
+        bf16: bool = False,
+        limit_gb: float = 8.0,
+    ) -> CachedTeacher:
+        """Run the teacher over `rows` once, in order of length, or read back what an earlier run left in `folder`.
+
+        Raises:
+            UserError: the hidden states would take more than `limit_gb` on disk.
+        """
+        lengths = np.array([len(row["input_ids"]) for row in rows])
+        starts = np.concatenate([[0], lengths.cumsum()])
+        shape = (int(starts[-1]), len(layers), teacher.config.hidden_size)
+        _check_size(shape, limit_gb)
+        place = Path(folder) / _key(teacher, rows, layers, bf16)
+        if not place.is_dir():
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=folder) as partial:
+                states = _states(Path(partial), shape, "w+")
+                logits = _run(teacher, rows, collate, starts, states, layers, batch, bf16)
+                save_file({"logits": logits}, Path(partial) / LOGITS)
+                Path(partial).rename(place)
+        logits = load_file(place / LOGITS)["logits"]
+        return cls(teacher.config, logits, _states(place, shape, "r"), starts, layers)
+
+    def __call__(
+        self, index: Tensor, attention_mask: Tensor, output_hidden_states: bool = False, **inputs: Tensor
+    ) -> SimpleNamespace:
+        numbers = index.cpu()
+        answer = SimpleNamespace(logits=self.logits[numbers].to(index.device), hidden_states=None)
+        if output_hidden_states:
+            answer.hidden_states = self._hidden(numbers.numpy(), attention_mask)
+        return answer
+
+    def _hidden(self, numbers: np.ndarray, attention_mask: Tensor) -> dict[int, Tensor]:
+        block = np.zeros((*attention_mask.shape, *self.states.shape[1:]), np.float16)
+        for row, number in enumerate(numbers):
+            own = self.states[self.starts[number] : self.starts[number + 1]]
+            block[row, : len(own)] = own
+        states = torch.from_numpy(block).to(attention_mask.device)
+        return {layer: states[:, :, place] for layer, place in self.layers.items()}
+
+
+def _check_size(shape: tuple[int, int, int], limit_gb: float) -> None:
+    size = 2 * prod(shape) / 1e9
+    if size > limit_gb:
+        raise UserError(
+            f"caching the teacher's hidden states takes {size:.1f} GB, the limit is {limit_gb:g} GB: raise the limit, "
+            "match fewer layers or turn the cache off"
+        )
+
+
+def _key(
+    teacher: PreTrainedModel, rows: Sequence[Mapping[str, Any]], layers: Sequence[int], bf16: bool
+) -> str:
+    """A name for the outputs of these weights on these rows: 16 hex digits."""
+    digest = hashlib.sha256(f"{list(layers)} {bf16}".encode())
+    for tensor in teacher.state_dict().values():
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    for row in rows:
+        digest.update(np.asarray(row["input_ids"], np.int32).tobytes() + b";")
+    return digest.hexdigest()[:16]
+
+
+def _states(folder: Path, shape: tuple[int, int, int], mode: Literal["r", "w+"]) -> np.ndarray:
+    if not prod(shape):
+        return np.empty(shape, np.float16)
+    return np.memmap(folder / "states.f16", np.float16, mode, shape=shape)
+
+
+@torch.inference_mode()
+def _run(
+    teacher: PreTrainedModel,
+    rows: Sequence[Mapping[str, Any]],
+    collate: Callable[[list[Any]], Mapping[str, Tensor]],
+    starts: np.ndarray,
+    states: np.ndarray,
+    layers: Sequence[int],
+    batch: int,
+    bf16: bool,
+) -> Tensor:
+    """Fill `states` and give the logits `(rows, labels)`; batches of similar length, in evaluation mode."""
+    logits = torch.empty(len(rows), teacher.config.num_labels)
+    order = np.argsort(np.diff(starts), kind="stable")
+    teacher.eval()
+    for first in range(0, len(order), batch):
+        chosen = order[first : first + batch]
+        inputs = collate([rows[int(number)] for number in chosen])
+        given = {
+            name: value.to(teacher.device) for name, value in inputs.items() if name not in ("labels", INDEX)
+        }
+        with torch.autocast(teacher.device.type, torch.bfloat16, enabled=bf16):
+            outputs = teacher(**given, output_hidden_states=bool(layers))
+        logits[chosen] = outputs.logits.float().cpu()
+        if layers:
+            stacked = (
+                torch.stack([outputs.hidden_states[layer] for layer in layers], dim=2).half().cpu().numpy()
+            )
+            for row, number in enumerate(chosen):
+                own = slice(starts[number], starts[number + 1])
+                states[own] = stacked[row, : own.stop - own.start]
+    return logits

@@ -1,0 +1,79 @@
+"""Run in a new process by law 4: load saved folders and compare them, bit for bit, with what the saving process knew.
+
+`load_elsewhere.py CASES WAYS`: CASES is JSON, a list of {folder, auto}; beside each folder lies `FOLDER.safetensors` with
+the state, the inputs and the outputs before saving. Prints JSON: `way folder` -> what differs, "" if nothing does.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+WAYS = {
+    "load": lambda auto, folder: secateur.load(folder),
+    "auto": lambda auto, folder: auto.from_pretrained(folder),
+    "trusted": lambda auto, folder: auto.from_pretrained(folder, trust_remote_code=True),
+}
+
+
+def compare(model, known) -> str:
+    """The first difference between a loaded model and the tensors written before, "" if there is none."""
+    state = {f"state.{name}": value for name, value in model.state_dict().items()}
+    if set(state) != {name for name in known if name.startswith("state.")}:
+        return "other keys"
+    batch = {name.removeprefix("input."): value for name, value in known.items() if name.startswith("input.")}
+    aligned = deepcopy(model)  # mapped tensors lie at odd addresses, where sums take another order
+    with torch.no_grad():
+        found = aligned(**batch, output_hidden_states=True)
+    said = {f"output.{name}": value for name, value in found.items() if isinstance(value, torch.Tensor)}
+    said |= {f"output.hidden.{layer}": value for layer, value in enumerate(found.hidden_states)}
+    for name, value in (state | said).items():
+        if value.dtype != known[name].dtype or not torch.equal(value, known[name]):
+            return f"{name} differs"
+    return "in training mode" if model.training else ""
+
+
+def check(way: Callable, auto, folder: Path) -> str:
+    """Load, compare, save again as transformers does, load that, compare."""
+    known = load_file(f"{folder}.safetensors")
+    try:
+        model = way(auto, folder)
+        if wrong := compare(model, known):
+            return wrong
+        again = folder.with_name(f"{folder.name}-again")
+        model.save_pretrained(again)
+        wrong = compare(way(auto, again), known)
+        return f"saved again: {wrong}" if wrong else ""
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error)[:300]}"
+
+
+def refuse(auto, folder: Path) -> str:
+    """Without secateur and without trust the folder must not load: not even in part."""
+    try:
+        auto.from_pretrained(folder, trust_remote_code=False)
+    except (RuntimeError, ValueError, OSError):
+        return ""
+    return "loaded as a stock model"
+
+
+if __name__ == "__main__":
+    ways = sys.argv[2].split(",")
+    if "trusted" in ways:
+        sys.modules["secateur"] = None  # as if it were not installed
+    else:
+        import secateur
+    import torch
+    import transformers
+    from safetensors.torch import load_file
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    report = {}
+    for case in json.loads(Path(sys.argv[1]).read_text()):
+        auto, folder = getattr(transformers, case["auto"]), Path(case["folder"])
+        for way in ways:
+            wrong = refuse(auto, folder) if way == "neither" else check(WAYS[way], auto, folder)
+            report[f"{way} {folder.name}"] = wrong
+    print(json.dumps(report))

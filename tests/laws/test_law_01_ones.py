@@ -1,0 +1,39 @@
+"""Law 1: masks of all ones change nothing, neither outputs nor hidden states."""
+
+import pytest
+import torch
+from conftest import GRANULARITIES, MODELS, MONOTONE, inputs, outputs, tiny
+
+from secateur.masking import attached
+from secateur.methods.method import registered
+from secateur.space import Space
+
+
+def assert_same(model, space, masks):
+    batch = inputs(model)
+    stock, stock_states = outputs(model, batch)
+    with attached(model, space, masks):
+        masked, masked_states = outputs(model, batch)
+    for name, tensor in stock.items():
+        torch.testing.assert_close(masked[name], tensor, rtol=0, atol=1e-12, msg=name)
+    for mine, theirs in zip(masked_states, stock_states, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("granularities", GRANULARITIES, ids="-".join)
+@pytest.mark.parametrize("which", MODELS)
+def test_ones_change_nothing(which, granularities):
+    model = tiny(*which)
+    space = Space(model, *granularities)
+    assert_same(model, space, space.ones())
+    assert space.parameters(space.ones(), "model") == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", MONOTONE)
+@pytest.mark.parametrize("granularities", GRANULARITIES, ids="-".join)
+def test_a_fresh_method_changes_nothing(name, granularities):
+    model = tiny("bert")
+    space = Space(model, *granularities)
+    method = registered()[name](space).eval()
+    assert bool((method.masks() == 1.0).all())
+    assert_same(model, space, method.masks)

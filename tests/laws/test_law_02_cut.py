@@ -1,0 +1,112 @@
+"""Law 2: `cut(m, p)(x) == masked(m, p)(x)`, in outputs and in hidden states."""
+
+import pytest
+import torch
+from conftest import (
+    ARCHITECTURES,
+    CLASSIFIERS,
+    GRANULARITIES,
+    METHODS,
+    MODELS,
+    edge_cases,
+    inputs,
+    outputs,
+    random_masks,
+    taught,
+    tiny,
+)
+
+from secateur.masking import attached
+from secateur.plan import Plan
+from secateur.space import Space
+from secateur.surgery import cut, factorise
+
+
+def assert_cut_is_masked(model, plan, masks=None, *, padded=True):
+    """`masks` before closure, where there are such: units dead because of others must not matter."""
+    space, batch = plan.space(model), inputs(model, padded=padded)
+    with attached(model, space, (plan.masks if masks is None else masks).to(model.dtype)):
+        masked, masked_states = outputs(model, batch)
+    small, small_states = outputs(cut(model, plan), batch)
+    assert set(small) == set(masked)
+    for name, tensor in masked.items():
+        stream = tensor.shape[-1] == space.table.sizes["hidden"] and tensor.shape != small[name].shape
+        assert_close(small[name], tensor[..., kept_stream(space, plan)] if stream else tensor)
+    for mine, theirs in zip(small_states, masked_states, strict=True):
+        assert_close(mine, theirs[..., kept_stream(space, plan)])
+
+
+def kept_stream(space, plan):
+    return space.effective(plan.masks)["hidden"] > 0
+
+
+def assert_close(mine, theirs):
+    assert bool(torch.isfinite(theirs).all())
+    torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize("granularities", GRANULARITIES, ids="-".join)
+@pytest.mark.parametrize("which", MODELS)
+def test_cut_is_masked(which, granularities, soft):
+    model = tiny(*which)
+    space = Space(model, *granularities)
+    masks = random_masks(space, soft=soft)
+    assert_cut_is_masked(model, Plan.of(space, masks), masks)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("granularities", GRANULARITIES, ids="-".join)
+@pytest.mark.parametrize("which", CLASSIFIERS)
+def test_cut_is_masked_for_every_method(which, granularities, name):
+    model = tiny(*which)
+    method = taught(name, Space(model, *granularities), density=0.6)
+    assert_cut_is_masked(model, method.plan(density=0.4))
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("padded", [True, False], ids=["padded", "full"])
+@pytest.mark.parametrize("hidden", [False, True], ids=["whole-stream", "cut-stream"])
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize("which", CLASSIFIERS)
+def test_every_way_to_die(which, soft, hidden, padded, attention):
+    kind, _, shape = which
+    model, plan, masks = edge_cases(kind, shape, soft=soft, hidden=hidden)
+    model.set_attn_implementation(attention)
+    assert_cut_is_masked(model, plan, masks, padded=padded)
+
+
+@pytest.mark.parametrize("which", CLASSIFIERS)
+def test_everything_removed(which):
+    model = tiny(*which)
+    for granularities in GRANULARITIES:
+        space = Space(model, *granularities)
+        masks = torch.zeros(len(space))
+        if "hidden" in space.slices:
+            masks[space.slices["hidden"].start : space.slices["hidden"].start + 2] = 1.0
+        assert_cut_is_masked(model, Plan.of(space, masks))
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_factorised_embeddings(kind):
+    model = tiny(kind)
+    space = Space(model, "ffn", "hidden")
+    masks = random_masks(space)
+    small = cut(model, Plan.of(space, masks, embedding_rank=5))
+    low_rank = factorise(model, 5)
+    assert_cut_is_masked(low_rank, Plan.of(Space(low_rank, "ffn", "hidden"), masks))
+    batch = inputs(model)
+    of_low_rank = cut(low_rank, Plan.of(Space(low_rank, "ffn", "hidden"), masks))
+    assert_close(outputs(small, batch)[0]["logits"], outputs(of_low_rank, batch)[0]["logits"])
+
+
+@pytest.mark.parametrize("which", CLASSIFIERS)
+def test_cutting_leaves_the_model_as_it_was(which):
+    model = tiny(*which)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    space = Space(model)
+    cut(model, Plan.of(space, random_masks(space)))
+    after = model.state_dict()
+    assert list(before) == list(after)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert getattr(model.config, "secateur", None) is None

@@ -1,0 +1,79 @@
+"""Law 3: the parameters counted from a plan are the parameters stored by the cut model, padding apart, exactly."""
+
+import pytest
+from conftest import CLASSIFIERS, GRANULARITIES, METHODS, MODELS, edge_cases, random_masks, taught, tiny
+
+from secateur.plan import Plan
+from secateur.space import Space
+from secateur.surgery import cut
+
+
+def padding(space, small):
+    """Stored parameters that exist only because the heads of a layer are padded to one width, from the structure."""
+    padded = {}
+    for layer, attention in enumerate(space.table.attentions):
+        if spec := small.config.secateur["attention"].get(attention.path):
+            padded |= {f"{layer}.qk": spec["qk"], f"{layer}.vo": spec["vo"]}
+    stored = dict(small.named_parameters())
+    total = 0
+    for parameter in space.table.parameters:
+        for dim, axis in enumerate(parameter.axes):
+            if axis in padded and parameter.name in stored:
+                tensor = stored[parameter.name]
+                total += (tensor.shape[dim] - sum(padded[axis])) * tensor[:].select(dim, 0).numel()
+    return total
+
+
+def assert_counted_is_stored(model, plan):
+    space, small = plan.space(model), cut(model, plan)
+    stored = sum(parameter.numel() for parameter in small.parameters())
+    counted = stored - padding(space, small)
+    if plan.embedding_rank is None:
+        assert space.parameters(plan.kept, "model") == counted
+    assert plan.achieved["model"] == pytest.approx(counted / space.total("model"), abs=1e-12)
+    assert space.parameters(plan.kept, "layers") <= space.parameters(plan.kept, "model")
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize("granularities", GRANULARITIES, ids="-".join)
+@pytest.mark.parametrize("which", MODELS)
+def test_counted_is_stored(which, granularities, soft):
+    model = tiny(*which)
+    space = Space(model, *granularities)
+    for density in (0.1, 0.5, 1.0):
+        assert_counted_is_stored(model, Plan.of(space, random_masks(space, density, soft=soft)))
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("granularities", GRANULARITIES, ids="-".join)
+@pytest.mark.parametrize("which", CLASSIFIERS)
+def test_counted_is_stored_for_every_method(which, granularities, name):
+    model = tiny(*which)
+    plan = taught(name, Space(model, *granularities), density=0.6).plan(density=0.4)
+    assert_counted_is_stored(model, plan)
+
+
+@pytest.mark.parametrize("hidden", [False, True], ids=["whole-stream", "cut-stream"])
+@pytest.mark.parametrize("which", CLASSIFIERS)
+def test_counted_is_stored_in_every_way_to_die(which, hidden):
+    kind, _, shape = which
+    model, plan, _ = edge_cases(kind, shape, hidden=hidden)
+    assert_counted_is_stored(model, plan)
+
+
+@pytest.mark.parametrize("granularities", [("vo",), ("qk",), ("vo", "sublayer")], ids="-".join)
+@pytest.mark.parametrize("which", CLASSIFIERS)
+def test_a_head_without_vo_dims_takes_qk_dims_that_no_group_covers(which, granularities):
+    model = tiny(*which)
+    space = Space(model, *granularities)
+    masks = random_masks(space, 0.8)
+    masks[: 2 * space.table.head_dim] = 0.0  # two heads of the first layer
+    assert_counted_is_stored(model, Plan.of(space, masks))
+
+
+@pytest.mark.parametrize("granularities", [("ffn",), ("hidden",)], ids="-".join)
+@pytest.mark.parametrize("which", CLASSIFIERS)
+def test_counted_is_stored_with_factorised_embeddings(which, granularities):
+    model = tiny(*which)
+    space = Space(model, *granularities)
+    assert_counted_is_stored(model, Plan.of(space, random_masks(space), embedding_rank=5))

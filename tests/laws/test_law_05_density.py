@@ -1,0 +1,86 @@
+"""Law 5: a method reaches its density, to within one unit, or refuses and names the floor."""
+
+from functools import cache
+
+import pytest
+import torch
+from conftest import CLASSIFIERS, GRANULARITIES, METHODS, random_masks, taught, tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from secateur.errors import UserError
+from secateur.methods.method import registered
+from secateur.space import Space
+
+pytestmark = pytest.mark.parametrize("which", CLASSIFIERS)
+SETS = (*GRANULARITIES, ("vo",))
+
+
+@cache
+def space_of(which, granularities):
+    return Space(tiny(*which), *granularities)
+
+
+@cache
+def informed(which, granularities, name):
+    """A method that has evidence and has removed nothing."""
+    return taught(name, space_of(which, granularities), density=1.0, steps=1)
+
+
+@cache
+def largest_step(space):
+    """The most that keeping one more unit adds to the density: what the unit alone removes from the whole model; the first
+    VO dim of a head brings its QK dims to life too. (The share of a unit shrinks with what else is removed, never grows.)"""
+    steps = [float(space.unit_cost().max())]
+    for group in space.groups:
+        if group.granularity == "vo":
+            none, first = space.ones(), space.ones()
+            rows = space.slices[group.name]
+            none[rows.start : rows.start + space.table.head_dim] = 0.0
+            first[rows.start + 1 : rows.start + space.table.head_dim] = 0.0
+            steps.append(float(space.parameters(first) - space.parameters(none)))
+    return max(steps) / space.total()
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("granularities", SETS, ids="-".join)
+@settings(max_examples=10, deadline=None, derandomize=True, database=None)
+@given(density=st.floats(0.0, 1.0, exclude_min=True))
+def test_reached_or_refused(which, granularities, name, density):
+    space, method = space_of(which, granularities), informed(which, granularities, name)
+    if density < space.floor():
+        with pytest.raises(UserError, match=rf"out of reach.*{space.floor():.4f}"):
+            method.plan(density)
+        return
+    plan = method.plan(density)
+    achieved = plan.achieved["prunable"]
+    assert plan.asked == density
+    assert achieved == space.density(plan.kept)
+    assert achieved <= density + 1e-12
+    assert density - achieved < largest_step(space)
+
+
+@pytest.mark.parametrize("granularities", SETS, ids="-".join)
+def test_the_floor_is_the_floor(which, granularities):
+    space = space_of(which, granularities)
+    for seed in range(5):
+        assert space.density(random_masks(space, 0.05, seed=seed)) >= space.floor()
+    if space.floor() > 0:
+        assert space.density(space.keep(torch.rand(len(space)), space.floor())) == pytest.approx(space.floor(), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_heads_alone_refuse_what_only_neurons_could_give(which, name):
+    space = space_of(which, ("head",))
+    floor = space.floor()
+    assert 0.2 < floor < 0.8
+    for ask in (registered()[name](space).plan, lambda density: registered()[name](space, density)):
+        with pytest.raises(UserError, match=rf"pruning only head leaves at least {floor:.4f}"):
+            ask(floor / 2)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("density", [0.0, -0.1, 1.5, float("nan")])
+def test_a_density_is_a_fraction(which, name, density):
+    with pytest.raises(UserError, match=r"not in \(0, 1\]"):
+        registered()[name](space_of(which, ("ffn",))).plan(density)

@@ -1,0 +1,74 @@
+"""Law 7: the gradient of the loss by a mask is the Taylor sum of the weights, `dL/dmask == sum(W * dL/dW)` over the unit."""
+
+import pytest
+import torch
+from conftest import ARCHITECTURES, MODELS, inputs, tiny
+
+from secateur.masking import attached
+from secateur.space import GRANULARITIES, Space
+
+
+def taylor(space, products, group):
+    """`products`: parameter -> W * dL/dW. Their sums over each unit, by every set of weights that carries it."""
+
+    def over(*rows):
+        """`(units,)`: the products of the rows' parameters, summed over every dim but the group's axis."""
+        total = torch.zeros(group.units, dtype=torch.float64)
+        for parameter in space.table.parameters:
+            if parameter.row in rows:
+                dims = [dim for dim, axis in enumerate(parameter.axes) if axis != group.site]
+                product = products[parameter.name]
+                total += (product.sum(dims) if dims else product).view(group.units, -1).sum(1)
+        return total
+
+    table = space.table
+    if group.granularity == "sublayer":
+        return [over(table.writer(group.site))]  # weight and bias
+    if group.granularity == "hidden":
+        return [over(*(row for row in table.rows if "hidden" in (getattr(row, "out", None), getattr(row, "axis", None))))]
+    makers = [over(maker) for maker in table.makers(group.site)]  # with bias: query, and key; value; up
+    if group.granularity == "qk":
+        return makers
+    columns = products[f"{table.reader(group.site).path}.weight"].sum(0).view(group.units, -1).sum(1)
+    return [columns] if group.granularity == "ffn" else [columns, *makers]  # an activation lies between up and down
+
+
+def loss_of(model, batch):
+    found = model(**batch)
+    tensors = [value for value in found.values() if isinstance(value, torch.Tensor)]
+    return sum((value.tanh() * torch.linspace(-1, 1, value.numel()).view(value.shape)).sum() for value in tensors)
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("which", MODELS)
+def test_mask_gradient_is_the_taylor_sum(which, granularity):
+    model = tiny(*which)
+    space = Space(model, granularity)
+    with attached(model, space, space.ones().double()) as attachment:
+        loss = loss_of(model, inputs(model, padded=False))
+        names, weights = zip(*model.named_parameters(), strict=True)
+        by_mask, *by_weight = torch.autograd.grad(loss, [attachment.masks, *weights], allow_unused=True)
+    products = {
+        name: torch.zeros_like(weight) if gradient is None else (weight * gradient).detach()
+        for name, weight, gradient in zip(names, weights, by_weight, strict=True)
+    }
+    assert float(by_mask.abs().max()) > 1e-3
+    for group in space.groups:
+        for sums in taylor(space, products, group):
+            torch.testing.assert_close(by_mask[space.slices[group.name]], sums, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable`")  # its successor is not in transformers 5.0
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_checkpointed_gradients_are_the_same(kind):
+    model = tiny(kind)
+    space = Space(model, "ffn", "qk", "vo", "sublayer", "hidden")
+    batch, found = inputs(model), []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()
+        with attached(model, space, lambda: 1.0 - 0.2 * torch.rand(len(space), dtype=torch.float64)) as attachment:
+            torch.manual_seed(0)
+            found.append(torch.autograd.grad(loss_of(model, batch), attachment.masks)[0])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)

@@ -1,0 +1,91 @@
+"""Law 8: a run resumed at step k equals an uninterrupted run: the same masks, weights and terms, bit for bit."""
+
+import pytest
+import torch
+from conftest import CLASSIFIERS, METHODS, tiny
+from transformers import TrainingArguments
+
+from secateur.methods.method import registered
+from secateur.objectives import Hidden, Labels, Logits
+from secateur.schedules import cubic
+from secateur.space import Space
+from secateur.training import PruningTrainer, last_checkpoint
+
+STEPS = 6
+CUTS = (1, 3, 5)  # in warm-up, while pruning, in recovery
+SCHEDULE = cubic(1.0, 0.4, begin=0.2, end=0.7)
+
+
+def examples(vocabulary=50):
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, vocabulary, (24, 7), generator=generator)
+    lengths = torch.randint(3, 8, (24,), generator=generator)
+    mask = (torch.arange(7) < lengths[:, None]).long()
+    return [{"input_ids": i, "attention_mask": m, "labels": i[0] % 2} for i, m in zip(ids, mask, strict=True)]
+
+
+def collate(rows):
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def trainer(which, name, folder, *, seed=1, save="steps"):
+    """Student, method and terms from scratch; dropout is on, so the random state matters as well."""
+    student, teacher = (tiny(*which, dtype=torch.float32, dropout=0.1, seed=s) for s in (seed, 2))
+    space = Space(student, "ffn", "qk", "vo")
+    method = name and registered()[name](space, SCHEDULE)
+    arguments = TrainingArguments(
+        str(folder),
+        max_steps=STEPS,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        learning_rate=1e-2,
+        warmup_steps=1,
+        logging_steps=1,
+        save_strategy=save,
+        save_steps=1,
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    terms = [Labels(), Logits(temperature=4.0), Hidden(layers="every 1")]
+    return PruningTrainer(
+        student,
+        method=method,
+        teacher=teacher,
+        objective=terms,
+        args=arguments,
+        train_dataset=examples(),
+        data_collator=collate,
+    )
+
+
+def state(trainer):
+    """Every number that a run ends with."""
+    parts = {"model": trainer.model, "terms": trainer.terms, "method": trainer.method}
+    return {f"{part}.{name}": t for part, module in parts.items() if module for name, t in module.state_dict().items()}
+
+
+def assert_same(resumed, whole):
+    mine, theirs = state(resumed), state(whole)
+    assert list(mine) == list(theirs)
+    assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
+    if whole.method is not None:
+        assert torch.equal(resumed.method.plan(0.3).masks, whole.method.plan(0.3).masks)
+    logs = [[entry for entry in t.state.log_history if "loss" in entry] for t in (resumed, whole)]
+    for mine, theirs in zip(*logs, strict=True):
+        assert {k: v for k, v in mine.items() if "time" not in k} == {k: v for k, v in theirs.items() if "time" not in k}
+
+
+@pytest.mark.parametrize("name", [*METHODS, None])
+@pytest.mark.parametrize("which", CLASSIFIERS)
+def test_resumed_is_uninterrupted(which, name, tmp_path):
+    whole = trainer(which, name, tmp_path)
+    whole.train()
+    assert last_checkpoint(tmp_path) == str(tmp_path / f"checkpoint-{STEPS}")
+    if name is not None:
+        assert whole.method.space.density(whole.method.masks()) <= 0.4
+    for step in CUTS:
+        resumed = trainer(which, name, tmp_path / "resumed", seed=3, save="no")  # other weights at first
+        resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+        assert_same(resumed, whole)

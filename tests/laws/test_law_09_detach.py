@@ -1,0 +1,74 @@
+"""Law 9: `detach` restores the identical model: classes, keys, values, attributes, and no hook left."""
+
+import pytest
+import torch
+from conftest import GRANULARITIES, METHODS, MODELS, inputs, tiny
+from torch import nn
+
+from secateur.errors import UserError
+from secateur.masking import attach, attached
+from secateur.methods.method import registered
+from secateur.space import Space
+
+
+class OtherNorm(nn.LayerNorm):
+    """A norm that masking does not know."""
+
+
+def portrait(model):
+    """All that attaching might change: by module its class, attributes and hooks; keys and values of the state."""
+    modules = {
+        name: (type(module), sorted(vars(module)), len(module._forward_hooks), len(module._forward_pre_hooks))
+        for name, module in model.named_modules()
+    }
+    return modules, {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_as_before(model, before):
+    modules, state = portrait(model)
+    assert modules == before[0]
+    assert list(state) == list(before[1])
+    assert all(torch.equal(state[name], before[1][name]) for name in state)
+
+
+@pytest.mark.parametrize("granularities", GRANULARITIES, ids="-".join)
+@pytest.mark.parametrize("which", MODELS)
+def test_detach_restores_the_model(which, granularities):
+    model = tiny(*which)
+    space, before, batch = Space(model, *granularities), portrait(model), inputs(model)
+    reference = model(**batch)[0]
+    for _ in range(2):
+        attachment = attach(model, space, torch.full((len(space),), 0.5))
+        assert list(model.state_dict()) == list(before[1])
+        assert not torch.equal(model(**batch)[0], reference)
+        attachment.detach()
+        assert_as_before(model, before)
+    assert torch.equal(model(**batch)[0], reference)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_detach_after_a_failure(name):
+    model = tiny("bert")
+    space = Space(model, *GRANULARITIES[-1])
+    before, method = portrait(model), registered()[name](space)
+    with pytest.raises(RuntimeError, match="in the middle"), attached(model, space, method.masks):
+        model(**inputs(model))[0].sum().backward()
+        raise RuntimeError("in the middle")
+    assert_as_before(model, before)
+
+
+def test_masks_go_on_once():
+    model = tiny("bert")
+    space, before = Space(model), portrait(model)
+    with attached(model, space, space.ones()), pytest.raises(UserError, match="already"):
+        attach(model, space, space.ones())
+    assert_as_before(model, before)
+
+
+def test_an_attachment_that_is_refused_leaves_no_trace():
+    model = tiny("bert")
+    model.bert.encoder.layer[1].output.LayerNorm.__class__ = OtherNorm
+    space, before = Space(model, "hidden", "ffn"), portrait(model)
+    with pytest.raises(UserError, match="OtherNorm"):
+        attach(model, space, space.ones())
+    assert_as_before(model, before)

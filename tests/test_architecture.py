@@ -1,0 +1,169 @@
+"""The labelled table: it names every parameter of every family, and refuses what it does not describe."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
+)
+
+from secateur.architecture import Embedding, Linear, Norm, find, supported
+from secateur.errors import UserError
+from secateur.plan import Plan
+from secateur.space import Space
+from secateur.surgery import cut, factorise
+
+HEADS = (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoModelForQuestionAnswering,
+)
+# Sizes that are all different, so that no axis can pass for another.
+SIZES = {
+    "vocab_size": 30,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "hidden_size": 8,
+    "intermediate_size": 6,
+}
+# What families call these sizes, where it is not the same.
+OTHER = {
+    "distilbert": {"n_layers": 2, "n_heads": 2, "dim": 8, "hidden_dim": 6, "vocab_size": 30},
+    "electra": {**SIZES, "embedding_size": 5},
+}
+
+
+def tiny(kind, auto=AutoModelForSequenceClassification, **more):
+    sizes = OTHER.get(kind, SIZES)
+    return auto.from_config(AutoConfig.for_model(kind, **sizes, max_position_embeddings=12, **more))
+
+
+@pytest.fixture
+def bert():
+    return tiny("bert")
+
+
+# What the table says
+
+
+@pytest.mark.parametrize("kind", supported())
+@pytest.mark.parametrize("auto", HEADS)
+def test_every_parameter_is_labelled_once_with_the_size_that_it_has(kind, auto):
+    model = tiny(kind, auto)
+    table = find(model)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    assert {parameter.name: parameter.shape for parameter in table.parameters} == shapes
+    assert len(table.parameters) == len(shapes)
+    for parameter in table.parameters:
+        assert len(parameter.axes) == len(parameter.shape)
+        for axis, size in zip(parameter.axes, parameter.shape, strict=True):
+            assert axis is None or table.sizes[axis] == size
+
+
+@pytest.mark.parametrize("kind", supported())
+@pytest.mark.parametrize("auto", HEADS)
+def test_rows_lead_to_modules_of_their_kind(kind, auto):
+    model = tiny(kind, auto)
+    kinds = {Linear: nn.Linear, Norm: nn.LayerNorm, Embedding: nn.Embedding}
+    for row in find(model).rows:
+        assert isinstance(model.get_submodule(row.path), kinds[type(row)])
+
+
+@pytest.mark.parametrize("kind", supported())
+def test_axes_and_sizes(kind):
+    table = find(tiny(kind))
+    assert (table.layers, table.heads, table.head_dim) == (2, 2, 4)
+    inner = {
+        f"{layer}.{axis}": size for layer in range(2) for axis, size in [("qk", 8), ("vo", 8), ("ffn", 6)]
+    }
+    assert table.sizes == {"hidden": 8, **inner}
+
+
+def test_makers_readers_and_writers(bert):
+    table = find(bert)
+    start = "bert.encoder.layer.1."
+    assert [row.path for row in table.makers("1.qk")] == [
+        start + "attention.self.query",
+        start + "attention.self.key",
+    ]
+    assert [row.path for row in table.makers("1.ffn")] == [start + "intermediate.dense"]
+    assert table.reader("1.vo").path == table.writer("1.attention").path == start + "attention.output.dense"
+    assert table.reader("1.ffn").path == table.writer("1.mlp").path == start + "output.dense"
+    assert table.attentions[1].path == start + "attention.self"
+    assert table.embeddings == "bert.embeddings.word_embeddings"
+
+
+@pytest.mark.parametrize(("width", "axes"), [(5, (None, None)), (8, (None, "hidden"))])
+def test_embeddings_of_electra_write_to_the_stream_only_where_nothing_projects(width, axes):
+    config = AutoConfig.for_model("electra", **SIZES, embedding_size=width)
+    parameters = find(AutoModelForSequenceClassification.from_config(config)).parameters
+    assert next(p.axes for p in parameters if p.name.endswith("word_embeddings.weight")) == axes
+
+
+def test_a_model_on_the_meta_device_has_a_table():
+    with torch.device("meta"):
+        model = BertForSequenceClassification(BertConfig())
+    assert find(model).sizes["11.ffn"] == 3072
+
+
+def test_factorised_embeddings_are_labelled(bert):
+    table = find(factorise(bert, 3))
+    axes = {
+        p.name.rpartition("word_embeddings.")[2]: p.axes
+        for p in table.parameters
+        if "word_embeddings" in p.name
+    }
+    assert axes == {"table.weight": (None, None), "projection.weight": ("hidden", None)}
+
+
+# What it refuses
+
+
+def test_a_parameter_that_is_not_in_the_table_is_named(bert):
+    bert.bert.encoder.layer[1].adapter = nn.Linear(8, 8)
+    with pytest.raises(
+        UserError, match=r"2 parameters .*'bert.encoder.layer.1.adapter.weight'.*architectures/bert.py"
+    ):
+        find(bert)
+
+
+def test_a_parameter_of_another_size_is_named(bert):
+    bert.bert.encoder.layer[1].output.dense = nn.Linear(7, 8)
+    with pytest.raises(UserError, match=r"1.output.dense.weight has size 7 on the axis '1.ffn' .* have 6"):
+        find(bert)
+
+
+def test_an_unsupported_architecture_names_the_supported_ones():
+    config = DebertaV2Config(**SIZES)
+    with pytest.raises(UserError, match=r"'deberta-v2' is not supported") as refusal:
+        find(DebertaV2ForSequenceClassification(config))
+    assert all(kind in str(refusal.value) for kind in supported())
+
+
+def test_an_unsupported_head_names_the_supported_ones():
+    with pytest.raises(UserError, match=r"BertForMaskedLM.*ForSequenceClassification.*ForQuestionAnswering"):
+        find(tiny("bert", AutoModelForMaskedLM))
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "electra"])
+def test_a_decoder_is_refused(kind):
+    with pytest.raises(UserError, match="is_decoder=False"):
+        find(tiny(kind, is_decoder=True))
+
+
+def test_a_model_that_was_cut_is_refused(bert):
+    space = Space(bert, "ffn")
+    masks = space.ones()
+    masks[0] = 0
+    with pytest.raises(UserError, match="was cut already"):
+        find(cut(bert, Plan.of(space, masks)))

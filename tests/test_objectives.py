@@ -1,0 +1,167 @@
+"""Terms of the loss: their values by hand, the layers that `Hidden` matches, and what the trainer refuses."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
+
+from secateur.errors import UserError
+from secateur.objectives import Hidden, Labels, Logits, Step, Term, masked_mse
+from secateur.training import PruningTrainer
+
+
+def says(logits, *hidden, **more):
+    """A model's outputs: logits `(batch, labels)`, hidden states `(batch, tokens, dims)`."""
+    return SimpleNamespace(
+        logits=torch.tensor(logits), hidden_states=[torch.tensor(states) for states in hidden], **more
+    )
+
+
+def shaped(width, depth):
+    """Stands for a model where only its shape is asked for."""
+    config = SimpleNamespace(hidden_size=width, num_hidden_layers=depth)
+    return SimpleNamespace(config=config, device=torch.device("cpu"))
+
+
+# Labels and Logits
+
+
+def test_labels_is_the_loss_of_the_model():
+    loss = torch.tensor(0.25, requires_grad=True)
+    assert Labels()(Step({}, says([[0.0]], loss=loss))) is loss
+
+
+@pytest.mark.parametrize(("temperature", "loss"), [(8.0, 0.687327), (1.0, 0.432465)])
+def test_logits_is_the_soft_cross_entropy_averaged_over_examples(temperature, loss):
+    term = Logits(temperature)
+    one = Step({}, says([[1.0, 0.0]]), says([[2.0, 0.0]]))
+    assert term(one).item() == pytest.approx(loss, abs=1e-6)
+    even = Step({}, says([[1.0, 0.0], [3.0, 3.0]]), says([[2.0, 0.0], [0.0, 9.0]]))
+    assert term(even).item() == pytest.approx((loss + math.log(2)) / 2, abs=1e-6)
+
+
+def test_logits_is_least_where_the_student_says_what_the_teacher_says():
+    teacher = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    student = teacher.clone().requires_grad_()
+    Logits(2.0)(Step({}, SimpleNamespace(logits=student), SimpleNamespace(logits=teacher))).backward()
+    torch.testing.assert_close(student.grad, torch.zeros(6, 3))
+
+
+def test_logits_of_a_regression_is_the_mean_squared_error():
+    step = Step({}, says([[1.0], [2.0]]), says([[0.0], [5.0]]))
+    assert Logits(8.0)(step).item() == Logits(1.0)(step).item() == (1 + 9) / 2
+
+
+def test_logits_are_taken_in_single_precision():
+    step = Step(
+        {}, *(SimpleNamespace(logits=torch.tensor([[v, 0.0]], dtype=torch.bfloat16)) for v in (1.0, 2.0))
+    )
+    assert Logits(8.0)(step).item() == pytest.approx(0.687327, abs=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0])
+def test_a_temperature_that_is_not_positive_is_refused(temperature):
+    with pytest.raises(UserError, match="temperature"):
+        Logits(temperature)
+
+
+# Hidden
+
+
+@pytest.mark.parametrize(
+    ("layers", "depth", "matched"),
+    [
+        ("every 2", 12, [0, 2, 4, 6, 8, 10, 12]),
+        ("every 2", 5, [0, 2, 4]),
+        ("every 3", 6, [0, 3, 6]),
+        ("every 1", 2, [0, 1, 2]),
+        ("every 9", 6, [0]),
+        ("last", 6, [6]),
+        ([0, 5], 6, [0, 5]),
+        ((6,), 6, [6]),
+    ],
+)
+def test_matched_layers(layers, depth, matched):
+    assert Hidden(layers).matched(depth) == matched
+
+
+@pytest.mark.parametrize(
+    "layers", ["", "first", "every", "every two", "every 0", "every -1", "every 2 3", [], [7], [-1, 2]]
+)
+def test_other_ways_to_name_layers_are_refused(layers):
+    with pytest.raises(UserError, match="numbers from 0 to 6"):
+        Hidden(layers).matched(6)
+
+
+def test_hidden_is_a_sum_over_layers_of_the_error_on_real_tokens():
+    """Two layers of two tokens and two dims; the second token is padding."""
+    term = Hidden("every 1")
+    term.bind(shaped(2, 1), shaped(2, 1))
+    student = says([[0.0]], [[[1.0, 2.0], [50.0, 50.0]]], [[[0.0, 0.0], [0.0, 0.0]]])
+    teacher = says([[0.0]], [[[1.0, 0.0], [0.0, 0.0]]], [[[3.0, 1.0], [9.0, 9.0]]])
+    batch = {"attention_mask": torch.tensor([[1, 0]])}
+    assert term(Step(batch, student, teacher)).item() == (0 + 4) / 2 + (9 + 1) / 2
+
+
+def test_masked_mse_by_hand():
+    states, real = torch.arange(12.0).view(1, 3, 4), torch.tensor([[[1], [1], [0]]])
+    assert masked_mse(states, torch.zeros_like(states), real).item() == 17.5
+
+
+def test_projections_start_as_the_identity_and_may_widen():
+    term = Hidden([0, 3])
+    term.bind(shaped(3, 4), shaped(5, 4))
+    assert list(term.projections) == ["0", "3"]
+    states = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    for projection in term.projections.values():
+        torch.testing.assert_close(projection(states), nn.functional.pad(states, (0, 2)))
+        assert all(parameter.requires_grad for parameter in projection.parameters())
+
+
+def test_a_term_that_is_bound_stays_as_it_is():
+    term = Hidden("last")
+    term.bind(shaped(3, 4), None)
+    assert not term.projections, "without a teacher there is nothing to project to"
+    term.bind(shaped(3, 4), shaped(3, 4))
+    before = term.projections["4"]
+    term.bind(shaped(3, 4), shaped(3, 4))
+    assert term.projections["4"] is before
+
+
+def test_projections_are_restricted_with_the_stream():
+    term = Hidden("every 2")
+    term.bind(shaped(4, 2), shaped(4, 2))
+    for projection in term.projections.values():
+        nn.init.normal_(projection.weight)
+    kept = torch.tensor([0, 3])
+    states = torch.zeros(1, 1, 4)
+    states[..., kept] = torch.tensor([2.0, -1.0])
+    before = [projection(states) for projection in term.projections.values()]
+    term.restrict(kept)
+    for projection, expected in zip(term.projections.values(), before, strict=True):
+        assert (projection.in_features, tuple(projection.weight.shape)) == (2, (4, 2))
+        torch.testing.assert_close(projection(states[..., kept]), expected)
+        assert projection.weight.requires_grad
+
+
+# The contract
+
+
+def test_a_term_must_say_its_loss():
+    with pytest.raises(NotImplementedError, match="forward"):
+        Term()(Step({}, None))
+
+
+def test_terms_that_distil_need_a_teacher(tmp_path):
+    config = BertConfig(
+        hidden_size=4, num_attention_heads=1, num_hidden_layers=1, intermediate_size=2, vocab_size=5
+    )
+    with pytest.raises(UserError, match="logits, hidden need a teacher"):
+        PruningTrainer(
+            BertForSequenceClassification(config),
+            objective=[Labels(), Logits(), Hidden()],
+            args=TrainingArguments(tmp_path, use_cpu=True),
+        )

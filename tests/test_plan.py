@@ -1,0 +1,234 @@
+"""The plan: it survives JSON, and a plan edited by hand is checked like any input."""
+
+import json
+from copy import deepcopy
+
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+from secateur.errors import UserError
+from secateur.plan import Plan, fingerprint
+from secateur.space import GRANULARITIES, Space
+
+SIZES = {
+    "vocab_size": 20,
+    "hidden_size": 8,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 2,
+    "intermediate_size": 6,
+    "max_position_embeddings": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return BertForSequenceClassification(BertConfig(**SIZES))
+
+
+@pytest.fixture(scope="module")
+def space(model):
+    return Space(model, "head", "ffn")
+
+
+@pytest.fixture
+def data(space):
+    """The JSON of a plan by hand: head 1 of layer 0 and four FFN neurons of layer 1 go."""
+    masks = space.ones()
+    masks[space.slices["0.head"]] = torch.tensor([1.0, 0.0])
+    masks[space.slices["1.ffn"]] = torch.tensor([0.0, 1.0, 0.0, 0.0, 1.0, 0.0])
+    return json.loads(json.dumps(Plan.of(space, masks, asked=0.75).to_dict(space)))
+
+
+def random_masks(space, seed, soft):
+    noise = torch.Generator().manual_seed(seed)
+    masks = (torch.rand(len(space), generator=noise) < 0.6).float()
+    return masks * torch.rand(len(space), generator=noise) if soft else masks
+
+
+# There and back
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize("seed", range(3))
+def test_json_there_and_back(model, seed, soft):
+    space = Space(model, *GRANULARITIES)
+    plan = Plan.of(space, random_masks(space, seed, soft), method="grain", asked=0.4, embedding_rank=4)
+    data = plan.to_dict(space)
+    back = Plan.from_dict(json.loads(json.dumps(data)), model)
+    assert torch.equal(back.masks, plan.masks)
+    assert back.to_dict(space) == data
+
+
+def test_a_file_there_and_back(space, model, data, tmp_path):
+    Plan.from_dict(data, model).save(tmp_path / "plan.json", space)
+    assert Plan.load(tmp_path / "plan.json", model).to_dict(space) == data
+
+
+def test_a_plan_keeps_its_origin_when_read_for_later_weights(model, data):
+    later = deepcopy(model)
+    with torch.no_grad():
+        later.classifier.bias.add_(1.0)
+    plan = Plan.from_dict(data, later)
+    assert plan.source == data["source"] == fingerprint(model) != fingerprint(later)
+
+
+def test_kept_indices_are_written_as_ranges(data):
+    assert data["groups"] == {
+        "0.head": {"units": 2, "kept": [[0, 0]]},
+        "1.head": {"units": 2, "kept": [[0, 1]]},
+        "0.ffn": {"units": 6, "kept": [[0, 5]]},
+        "1.ffn": {"units": 6, "kept": [[1, 1], [4, 4]]},
+    }
+    assert data["asked"] == 0.75
+    assert data["achieved"]["prunable"] == (764 - 4 * (18 + 17) - 4 * 17) / 764
+
+
+def test_soft_masks_are_written_for_kept_units_alone(space):
+    masks = space.ones()
+    masks[space.slices["0.head"]] = torch.tensor([0.0, 0.25])
+    groups = Plan.of(space, masks).to_dict(space)["groups"]
+    assert groups["0.head"] == {"units": 2, "kept": [[1, 1]], "masks": [0.25]}
+    assert "masks" not in groups["1.head"]
+
+
+def test_units_that_others_make_dead_are_closed(model):
+    space = Space(model, "qk", "vo")
+    masks = space.ones()
+    masks[space.slices["0.vo"]] = torch.tensor([0.0] * 4 + [0.5] * 4)
+    plan = Plan.of(space, masks)
+    assert plan.masks[space.slices["0.qk"]].tolist() == [0.0] * 4 + [1.0] * 4
+    assert plan.kept.tolist() == (plan.masks > 0).tolist()
+
+
+def test_summary(space, model, data):
+    assert Plan.from_dict(data, model).summary(space) == [
+        {"layer": 0, "heads": "1/2", "qk": "4/8", "vo": "4/8", "ffn": "6/6"},
+        {"layer": 1, "heads": "2/2", "qk": "8/8", "vo": "8/8", "ffn": "2/6"},
+        {"layer": "stream", "hidden": "8/8"},
+    ]
+
+
+# What is refused
+
+DROP = object()
+MUTATIONS = [
+    (("version",), DROP, "version"),
+    (("version",), 99, "version 99"),
+    (("version",), "1", "version '1'"),
+    (("model_type",), "roberta", "'roberta'"),
+    (("model_type",), "no such", "'no such'"),
+    (("method",), 5, "method"),
+    (("asked",), "a third", "asked"),
+    (("asked",), 1.5, "asked"),
+    (("achieved",), 0.5, "achieved"),
+    (("source",), None, "source"),
+    (("versions",), ["torch"], "versions"),
+    (("colour",), "green", "colour"),
+    (("granularities",), "head", "granularities"),
+    (("granularities",), [], "granularities"),
+    (("granularities",), [["head"]], "granularities"),
+    (("granularities",), ["head", "neurons"], "neurons"),
+    (("granularities",), ["head", "ffn", "ffn"], "once"),
+    (("granularities",), ["head"], "on one side only"),
+    (("granularities",), ["head", "ffn", "vo"], "on one side only"),
+    (("embedding_rank",), 0, "embedding rank 0"),
+    (("embedding_rank",), 8, "embedding rank 8"),
+    (("embedding_rank",), -1, "embedding rank -1"),
+    (("embedding_rank",), 2.0, "embedding_rank"),
+    (("embedding_rank",), True, "embedding_rank"),
+    (("groups",), [], "groups"),
+    (("groups", "0.ffn"), DROP, "'0.ffn'"),
+    (("groups", "9.ffn"), {"units": 6, "kept": []}, "'9.ffn'"),
+    (("groups", "0.ffn"), [[0, 5]], "'0.ffn'"),
+    (("groups", "0.ffn", "units"), 7, "'0.ffn'"),
+    (("groups", "0.ffn", "kept"), DROP, "'0.ffn'"),
+    (("groups", "0.ffn", "kept"), "all", "'0.ffn'"),
+    (("groups", "0.ffn", "kept"), [[0, 6]], r"\[0, 6\]"),
+    (("groups", "0.ffn", "kept"), [[-1, 2]], r"\[-1, 2\]"),
+    (("groups", "0.ffn", "kept"), [[3, 2]], r"\[3, 2\]"),
+    (("groups", "0.ffn", "kept"), [[2, 4], [4, 5]], r"\[4, 5\]"),
+    (("groups", "0.ffn", "kept"), [[4, 5], [0, 1]], r"\[0, 1\]"),
+    (("groups", "0.ffn", "kept"), [0, 1, 2], "'0.ffn'"),
+    (("groups", "0.ffn", "kept"), [[0.0, 1.0]], "'0.ffn'"),
+    (("groups", "0.ffn", "kept"), [[False, True]], "'0.ffn'"),
+    (("groups", "0.ffn", "kept"), [[0, 1, 2]], "'0.ffn'"),
+    (("groups", "0.ffn", "mask"), [0.5] * 6, "'0.ffn'"),
+    (("groups", "0.ffn", "masks"), [0.5], "'0.ffn'"),
+    (("groups", "0.ffn", "masks"), 0.5, "'0.ffn'"),
+    (("groups", "0.ffn", "masks"), ["1"] * 6, "'0.ffn'"),
+    (("groups", "0.ffn", "masks"), [0.5] * 5 + [1.5], r"\[0, 1\]"),
+    (("groups", "0.ffn", "masks"), [0.5] * 5 + [-0.5], r"\[0, 1\]"),
+    (("groups", "0.ffn", "masks"), [0.5] * 5 + [float("nan")], r"\[0, 1\]"),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"), MUTATIONS, ids=[f"{p[-1]}={v!r:.20}" for p, v, _ in MUTATIONS]
+)
+def test_a_plan_edited_by_hand_is_refused_in_one_sentence(model, data, path, value, message):
+    inside = data
+    for key in path[:-1]:
+        inside = inside[key]
+    if value is DROP:
+        del inside[path[-1]]
+    else:
+        inside[path[-1]] = value
+    with pytest.raises(UserError, match=message) as refusal:
+        Plan.from_dict(data, model)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("junk", [None, [], "plan", 3, {}])
+def test_what_is_no_plan_is_refused(model, junk):
+    with pytest.raises(UserError, match="not a plan"):
+        Plan.from_dict(junk, model)
+
+
+def test_a_file_that_is_no_plan_is_refused_by_its_path(model, tmp_path):
+    for name, content in [
+        ("missing.json", None),
+        ("broken.json", b'{"version": 1'),
+        ("binary.json", b"\xff\xfe\x00"),
+    ]:
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=name):
+            Plan.load(tmp_path / name, model)
+
+
+def test_a_plan_fits_the_shape_that_it_was_made_for(data):
+    wider = BertForSequenceClassification(BertConfig(**SIZES | {"intermediate_size": 7}))
+    deeper = BertForSequenceClassification(BertConfig(**SIZES | {"num_hidden_layers": 3}))
+    for other in (wider, deeper):
+        with pytest.raises(UserError, match="group"):
+            Plan.from_dict(data, other)
+
+
+def test_a_plan_names_the_space_of_a_model_that_it_fits(model, data):
+    plan = Plan.from_dict(data, model)
+    assert plan.space(deepcopy(model)).granularities == ("head", "ffn")
+    other = RobertaForSequenceClassification(RobertaConfig(**SIZES))
+    with pytest.raises(UserError, match="for a 'bert' model, this is a 'roberta'"):
+        plan.space(other)
+    with pytest.raises(UserError, match="units"):
+        plan.space(BertForSequenceClassification(BertConfig(**SIZES | {"intermediate_size": 7})))
+
+
+@pytest.mark.parametrize("bad", [1.5, -0.1, float("nan")])
+def test_masks_outside_0_and_1_are_refused(space, bad):
+    masks = space.ones()
+    masks[3] = bad
+    with pytest.raises(UserError, match=r"\[0, 1\]"):
+        Plan.of(space, masks)
+
+
+def test_masks_of_another_length_are_refused(space):
+    with pytest.raises(UserError, match=f"the space has {len(space)} units"):
+        Plan.of(space, space.ones()[1:])
