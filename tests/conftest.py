@@ -5,6 +5,7 @@ family needs a line here only if its config calls a size by a new name (`SIZES`)
 takes other inputs than token ids (`inputs`).
 """
 
+import gc
 import os
 from functools import cache
 from inspect import signature
@@ -23,6 +24,7 @@ from secateur.plan import Plan
 from secateur.schedules import cubic
 from secateur.space import Space
 
+gc.freeze()  # what is imported stays: Trainer collects garbage at the end of every run, half a second over all of that
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()

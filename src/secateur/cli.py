@@ -1,15 +1,15 @@
 """The command line: every verb parses, calls one public function and prints a short table.
 
-Exit codes: 0 done; 1 `verify` found a difference; 2 a mistake of the user's, told in one sentence; 130 interrupted.
-Tables, or JSON under `--json`, go to stdout; progress and errors go to stderr.
+Exit codes: 0 done; 1 `verify` found a difference; 2 a mistake of the user's, told in one sentence; 130
+interrupted. Tables, or JSON under `--json`, go to stdout; progress and errors go to stderr.
 """
 
 from __future__ import annotations
 
 import errno
-import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +28,7 @@ from secateur.errors import UserError
 from secateur.evaluation import batches, encoded, scores
 from secateur.inspection import inspect
 from secateur.methods.method import named, registered
-from secateur.plan import Plan, fingerprint
+from secateur.plan import Plan
 from secateur.recipe import Recipe
 from secateur.space import GRANULARITIES, Space
 from secateur.surgery import cut, uncut
@@ -51,7 +51,7 @@ RESUMABLE = ("prune", "demo")
 
 
 class Verbs(TyperGroup):
-    """The verbs; what the user can mend is told in one sentence, and any other exception is a bug that stays whole."""
+    """The verbs. What the user can mend is told in one sentence; any other exception is a bug and stays whole."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -131,6 +131,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else
 ModelName = Annotated[str, typer.Argument(help="A hub name or a model folder, dense or compact.")]
 Folder = Annotated[str, typer.Argument(help="A model folder, or the folder of a finished run.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write; new or empty.")]
+Run = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")]
 Data = Annotated[str | None, _key("data")]
 Text = Annotated[str | None, _key("text")]
 Label = Annotated[str | None, _key("label")]
@@ -166,9 +167,9 @@ def _pairs(flag: str, entries: list[str] | None) -> dict[str, Any]:
 
 @app.command()
 def prune(
+    output: Run,
     model: Annotated[str | None, typer.Argument(help=Recipe.model_fields["model"].description)] = None,
     data: Data = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")] = Path("runs/prune"),
     file: Annotated[
         Path | None, typer.Option("--recipe", help="YAML with any of this; the command line goes before it.")
     ] = None,
@@ -238,7 +239,7 @@ def _run(wanted: Recipe, output: Path, as_json: bool) -> None:
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")] = Path("runs/demo"),
+    output: Run = Path("runs/demo"),
     as_json: Json = False,
 ) -> None:
     """Do the whole job on the embedded model and data: MiniLM-L6 on BBC news, to 5% density, in minutes."""
@@ -281,7 +282,7 @@ def inspect_model(
     ] = 128,
     as_json: Json = False,
 ) -> None:
-    """Show what a model is made of, or what of it survived: layers, parameters, operations, prices of units."""
+    """Show what a model is made of, or what of it survived: layers, parameters, operations, units."""
     found = inspect(_open(model), tokens)
     if as_json:
         console.show_json(found)
@@ -314,8 +315,10 @@ def cut_model(
         verdict = _post_training(dense, method, _names(units) or (), _pairs("--option", option)).plan(
             density, embedding_rank
         )
-    small = cut(dense, verdict)
-    checkpoint.save(small, output, tokenizer=_tokenizer(model, required=False))
+    small, tokenizer = cut(dense, verdict), None
+    with suppress(UserError):  # a model may come without one
+        tokenizer = _tokenizer(model)
+    checkpoint.save(small, output, tokenizer=tokenizer)
     found = inspect(small)
     if as_json:
         console.show_json({"folder": str(output), **found})
@@ -487,14 +490,12 @@ def _auto_class(architectures: list[str] | None) -> str:
         return "AutoModel"
 
 
-def _tokenizer(name: str, *, required: bool = True) -> PreTrainedTokenizerBase | None:
-    """The tokenizer beside a model; None where there is none and none is required."""
+def _tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer beside a model."""
     place = _place(name)
     try:
         return AutoTokenizer.from_pretrained(place if place.is_dir() else name)
     except (OSError, ValueError, KeyError) as error:
-        if not required:
-            return None
         raise UserError(f"{name} has no tokenizer that loads: give a model folder that holds one") from error
 
 
@@ -507,4 +508,4 @@ def _task(name: str, data: str, seed: int = 0, **columns: Any) -> tasks.Task:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -132,8 +132,9 @@ def show_measurements(found: Sequence[Measurement]) -> None:
     show_table(head, rows)
     p = found[0].protocol
     OUT.print(
-        f"- median of {p['repeats']} forwards after {p['warmup']} to warm up, {p['order']}, {p['threads']} threads, "
-        f"{p['dtype']}, attention {p['attention']}, {p['device']}, {p['runtime']}, {p['machine']}",
+        f"- median of {p['repeats']} forwards after {p['warmup']} to warm up, {p['order']}, "
+        f"{p['threads']} threads, {p['dtype']}, attention {p['attention']}, {p['device']}, {p['runtime']}, "
+        f"{p['machine']}",
         style="dim",
     )
 

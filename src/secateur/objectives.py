@@ -99,15 +99,16 @@ class Hidden(Term):
 
     Args:
         layers: `"every 2"`, `"last"`, or the layers' numbers.
+        project: False compares the states as they are, which needs streams of one width and saves the projections' time.
     """
 
     name = "hidden"
     needs_teacher = True
     needs_hidden = True
 
-    def __init__(self, layers: str | Sequence[int] = "every 2", weight: float = 1.0) -> None:
+    def __init__(self, layers: str | Sequence[int] = "every 2", weight: float = 1.0, project: bool = True) -> None:
         super().__init__(weight)
-        self.layers = layers
+        self.layers, self.project = layers, project
         self.projections = nn.ModuleDict()
 
     def matched(self, depth: int) -> list[int]:
@@ -131,15 +132,14 @@ class Hidden(Term):
             return
         width, target = student.config.hidden_size, teacher.config.hidden_size
         for layer in self.matched(student.config.num_hidden_layers):
-            projection = nn.Linear(width, target)
-            nn.init.eye_(projection.weight)
-            nn.init.zeros_(projection.bias)
-            self.projections[str(layer)] = projection.to(student.device)
+            self.projections[str(layer)] = _identity(width, target).to(student.device) if self.project else nn.Identity()
 
     @torch.no_grad()
     def restrict(self, kept: Tensor) -> None:
         """The student's stream was cut to the dims `kept` (indices): so are the projections' inputs."""
         for projection in self.projections.values():
+            if not isinstance(projection, nn.Linear):
+                raise UserError("hidden states of a cut stream need projections: leave them on, or do not prune hidden dims")
             projection.weight = nn.Parameter(projection.weight[:, kept.to(projection.weight.device)].clone())
             projection.in_features = projection.weight.shape[1]
 
@@ -150,6 +150,13 @@ class Hidden(Term):
             mine = projection(step.student.hidden_states[int(layer)]).float()
             total = total + masked_mse(mine, step.teacher.hidden_states[int(layer)].float(), real)
         return total
+
+
+def _identity(width: int, target: int) -> nn.Linear:
+    projection = nn.Linear(width, target)
+    nn.init.eye_(projection.weight)
+    nn.init.zeros_(projection.bias)
+    return projection
 
 
 def masked_mse(student: Tensor, teacher: Tensor, real: Tensor) -> Tensor:

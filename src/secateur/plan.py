@@ -49,14 +49,15 @@ class Plan:
         """A plan from masks `(N,)` over a space; units that others make dead are closed.
 
         Raises:
-            UserError: masks of another length, outside [0, 1] or not finite, or an embedding rank that is not smaller
-                than both sides of the table.
+            UserError: masks of another length, outside [0, 1] or not finite, or an embedding rank that does not
+                shrink the table.
         """
         if masks.shape != (len(space),):
             raise UserError(f"masks have shape {tuple(masks.shape)}, the space has {len(space)} units")
         if not bool(((masks >= 0) & (masks <= 1)).all()):
             raise UserError("masks must lie in [0, 1]; some are outside or not a number")
-        _check_rank(space, embedding_rank)
+        if embedding_rank is not None:
+            check_rank(space.model.get_input_embeddings().weight, embedding_rank)
         closed = masks.detach().float() * space.closure(masks > 0)
         kept = closed > 0
         return Plan(
@@ -166,12 +167,16 @@ def fingerprint(model: PreTrainedModel) -> str:
     return digest.hexdigest()[:16]
 
 
-def _check_rank(space: Space, rank: int | None) -> None:
-    if rank is None:
-        return
-    limit = min(space.model.get_input_embeddings().weight.shape) if rank else 0
-    if not 0 < rank < limit:
-        raise UserError(f"embedding rank {rank} is not between 1 and {limit - 1}: it must shrink the table")
+def check_rank(weight: Tensor, rank: int) -> None:
+    """Refuse a rank at which a table `(rows, size)` and its factors, `(rows + size) x rank`, would not be smaller.
+
+    Raises:
+        UserError: naming the largest rank that is.
+    """
+    rows, size = weight.shape
+    largest = (rows * size - 1) // (rows + size)
+    if not 0 < rank <= largest:
+        raise UserError(f"embedding rank {rank} is not between 1 and {largest}: it must shrink the table {rows} x {size}")
 
 
 def _achieved(space: Space, kept: Tensor, rank: int | None) -> dict[str, float]:

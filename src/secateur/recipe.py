@@ -51,6 +51,7 @@ class Recipe(BaseModel):
     hidden: str | tuple[int, ...] | None = Field(
         "every 2", description="layers whose hidden states are distilled; null for none"
     )
+    hidden_projection: bool = Field(True, description="compare hidden states through trained projections")
     hidden_weight: float = Field(1.0, ge=0)
     labels_weight: float = Field(0.0, ge=0, description="of the task's own loss beside distillation")
 

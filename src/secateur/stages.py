@@ -128,6 +128,8 @@ class Run:
 
     def _check(self) -> None:
         """Whatever can be refused is refused before the run folder is touched or a step is trained."""
+        if "hidden" in self.recipe.units and not self.recipe.hidden_projection:
+            raise UserError("hidden_projection: false needs a whole stream: leave it on, or take hidden out of the units")
         self._named_teacher()
         model = self._base(self.recipe.model)
         if self.recipe.embedding_rank:
@@ -287,7 +289,7 @@ class Run:
         r = self.recipe
         terms: list[Term] = [Logits(r.temperature)]
         if r.hidden is not None:
-            terms.append(Hidden(r.hidden, r.hidden_weight))
+            terms.append(Hidden(r.hidden, r.hidden_weight, project=r.hidden_projection))
         if r.labels_weight:
             terms.append(Labels(r.labels_weight))
         return terms
@@ -298,9 +300,10 @@ class Run:
         for term in terms:
             term.bind(self.small, self.teacher)
         torch.nn.ModuleList(terms).load_state_dict(load_file(self.folder / TERMS))
-        hidden = self._plan().kept_on(self._space(), "hidden")
-        for term in terms:
-            term.restrict(hidden)
+        if "hidden" in self.recipe.units:
+            hidden = self._plan().kept_on(self._space(), "hidden")
+            for term in terms:
+                term.restrict(hidden)
         return terms
 
     @cached_property

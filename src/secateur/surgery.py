@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from secateur import compact
 from secateur.architecture import Attention, Axis, Embedding, Linear, Norm, Parameter, Table
 from secateur.errors import UserError
-from secateur.plan import Plan
+from secateur.plan import Plan, check_rank
 from secateur.space import Space
 
 
@@ -62,8 +62,7 @@ def factorise(model: PreTrainedModel, rank: int) -> PreTrainedModel:
     path = find(model).embeddings
     model = copy.deepcopy(model)
     stock = model.get_submodule(path)
-    if not 0 < rank < min(stock.weight.shape):
-        raise UserError(f"embedding rank {rank} is not between 1 and {min(stock.weight.shape) - 1}: it must shrink the table")
+    check_rank(stock.weight, rank)
     new = compact.FactorisedEmbedding.like(stock, rank)
     with torch.no_grad():
         left, values, right = torch.linalg.svd(stock.weight.detach().double(), full_matrices=False)
@@ -233,6 +232,8 @@ def uncut(small: PreTrainedModel) -> tuple[PreTrainedModel, Plan]:
     for name, parameter in small.named_parameters():
         entry = entries[name]
         places = [kept.get(a or "", torch.arange(n)) for a, n in zip(entry.axes, entry.shape, strict=True)]
+        if tuple(parameter.shape) != tuple(len(place) for place in places):
+            raise UserError(f"{name} has not the shape that the plan says: plan and weights do not belong together")
         there = torch.meshgrid(*(place[place >= 0] for place in places), indexing="ij")
         here = torch.meshgrid(*((place >= 0).nonzero().flatten() for place in places), indexing="ij")
         dense.get_parameter(name)[there] = parameter[here]

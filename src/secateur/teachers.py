@@ -66,11 +66,12 @@ class CachedTeacher:
         place = Path(folder) / _key(teacher, rows, layers, bf16)
         if not place.is_dir():
             Path(folder).mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(dir=folder) as partial:
+            with TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as partial:
                 states = _states(Path(partial), shape, "w+")
                 logits = _run(teacher, rows, collate, starts, states, layers, batch, bf16)
                 save_file({"logits": logits}, Path(partial) / LOGITS)
-                Path(partial).rename(place)
+                if not place.is_dir():  # another run may have been faster
+                    Path(partial).rename(place)
         logits = load_file(place / LOGITS)["logits"]
         return cls(teacher.config, logits, _states(place, shape, "r"), starts, layers)
 

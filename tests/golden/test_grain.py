@@ -343,7 +343,7 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("rank", [1, 8, 31])
+@pytest.mark.parametrize("rank", [1, 8, 19])
 def test_g10_best_approximation_of_its_rank(bert, rank):
     """Eckart and Young: the Frobenius error is the norm of the singular values left out."""
     model = bert()
