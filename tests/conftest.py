@@ -1,8 +1,8 @@
 """Tiny random models of every registered architecture, and methods that have seen random evidence.
 
-The laws take the names of architectures and methods from the registries, so a new file there is tested at once. A new
-family needs a line here only if its config calls a size by a new name (`SIZES`), exists in two shapes (`SHAPES`), or
-takes other inputs than token ids (`inputs`).
+The laws take the names of architectures and methods from the registries, so a new file there is tested at
+once. A new family needs a line here only if its config calls a size by a new name (`SIZES`), exists in two
+shapes (`SHAPES`), or takes other inputs than token ids (`inputs`).
 """
 
 import gc
@@ -12,6 +12,7 @@ from inspect import signature
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import datasets
 import pytest
 import torch
 import transformers
@@ -24,10 +25,11 @@ from secateur.plan import Plan
 from secateur.schedules import cubic
 from secateur.space import Space
 
-gc.freeze()  # what is imported stays: Trainer collects garbage at the end of every run, half a second over all of that
+gc.freeze()  # what is imported stays; Trainer collects garbage after every run: half a second without this
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
+datasets.disable_progress_bars()
 
 # What a size may be called in a config, and the tiny value; a config takes the names that it knows.
 SIZES = {
@@ -70,7 +72,9 @@ def default_sizes(kind):
     return {*config.to_dict(), *config.attribute_map, "num_labels"}
 
 
-def tiny(kind, head="ForSequenceClassification", shape=0, *, seed=0, dtype=torch.float64, dropout=0.0, **sizes):
+def tiny(
+    kind, head="ForSequenceClassification", shape=0, *, seed=0, dtype=torch.float64, dropout=0.0, **sizes
+):
     """A random model: every weight from N(0, 0.3), norms around 1, in evaluation mode."""
     known = default_sizes(kind)
     config = {name: size for names, size in SIZES.items() for name in names if name in known}
@@ -100,7 +104,7 @@ def inputs(model, *, padded=True, seed=0):
 
 
 def outputs(model, batch):
-    """Everything that a model says: all output tensors by name, and its hidden states `(batch, tokens, hidden)`."""
+    """Everything that a model says: output tensors by name, and hidden states `(batch, tokens, hidden)`."""
     with torch.no_grad():
         found = model(**batch, output_hidden_states=True)
     tensors = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
@@ -151,7 +155,8 @@ def edge_cases(kind, shape=0, *, soft=False, hidden=True, **options):
     units = {name: masks[rows] for name, rows in space.slices.items()}  # views
     size = space.table.head_dim
     for layer in range(4):
-        units[f"{layer}.head"][:] = units[f"{layer}.attention"][:] = units[f"{layer}.mlp"][:] = 0.7 if soft else 1.0
+        for name in ("head", "attention", "mlp"):
+            units[f"{layer}.{name}"][:] = 0.7 if soft else 1.0
     units["0.qk"][:size] = 0.0  # a head without QK lives: uniform attention
     units["0.vo"][size : 2 * size] = 0.0  # a head without VO is dead
     units["0.vo"][2 * size : 3 * size - 1] = 0.0  # heads of different sizes

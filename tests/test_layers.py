@@ -25,16 +25,25 @@ ALLOWED = {
     "objectives": "errors",
     "teachers": "errors objectives",
     "tasks": "errors tasks/__init__ tasks/task",
-    "training": "errors masking methods objectives space plan",
+    "training": "errors masking methods objectives space plan teachers",
+    "evaluation": "errors tasks training",
     "surgery": "errors plan space architecture compact masking",
     "checkpoint": "errors compact plan surgery space architecture",
     "verify": "errors checkpoint masking surgery plan space",
     "bench": "errors checkpoint compact",
     "export": "errors checkpoint compact",
+    "inspection": "errors cost plan space surgery",
     "report": "errors bench checkpoint cost plan space surgery verify",
+    "recipe": "errors",
 }
+# On top: the whole job, what is shown of it, and the command.
 LOWER = " ".join(ALLOWED)
-ALLOWED |= {"recipe": LOWER, "__init__": f"{LOWER} recipe", "cli": f"{LOWER} recipe __init__ __version__"}
+ALLOWED |= {
+    "stages": LOWER,
+    "console": "errors bench report verify",
+    "__init__": f"{LOWER} stages",
+    "cli": f"{LOWER} stages console __init__ __version__",
+}
 
 
 def imported(module: str) -> set[str]:

@@ -51,7 +51,7 @@ RESUMABLE = ("prune", "demo")
 
 
 class Verbs(TyperGroup):
-    """The verbs. What the user can mend is told in one sentence; any other exception is a bug and stays whole."""
+    """The verbs: what a user can mend is told in one sentence, anything else is a bug and stays whole."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -483,7 +483,7 @@ def _open(name: str) -> PreTrainedModel:
 
 
 def _auto_class(architectures: list[str] | None) -> str:
-    """The class that loads a checkpoint with its own head; the bare encoder where that head is not supported."""
+    """The class that loads a checkpoint with its own head; the bare encoder for an unsupported head."""
     try:
         return compact.auto_class((architectures or [""])[0])
     except ValueError:

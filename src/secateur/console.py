@@ -15,7 +15,7 @@ import huggingface_hub.utils
 import transformers
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as TimeLeftColumn
 from rich.table import Table
 from transformers import TrainerCallback
@@ -51,7 +51,9 @@ def show_json(values: Any) -> None:
 
 def show_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
     """A table whose first column is what the row is about, and whose other columns are values."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    if title:
+        OUT.print(title, style="bold", soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD)
     for number, name in enumerate(head):
         table.add_column(name, justify="right" if number else "left", overflow="fold")
     for row in rows:
@@ -215,7 +217,8 @@ class Bars(Watch):
         self.bar = self.progress.add_task(self.stage, total=total, completed=step, figures="")
 
     def draw(self, step: int, total: int) -> None:
-        self.progress.update(self.bar, completed=step, figures="  ".join(self.figures.values()))
+        figures = "  ".join([f"{step}/{total}", *self.figures.values()])
+        self.progress.update(self.bar, completed=step, figures=figures)
 
     def end(self) -> None:
         self.progress.update(self.between, visible=True, description=NEXT.get(self.stage, "working"))
@@ -254,7 +257,6 @@ def watching() -> Iterator[Watch]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
-        MofNCompleteColumn(),
         TextColumn("{task.fields[figures]}"),
         TimeElapsedColumn(),
         TimeLeftColumn(),

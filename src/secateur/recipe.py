@@ -66,9 +66,11 @@ class Recipe(BaseModel):
     warmup: float = Field(0.1, ge=0, lt=1, description="part of the run over which the learning rate rises")
     weight_decay: float = Field(0.01, ge=0)
     freeze_embeddings: bool = Field(True, description="leave the word embeddings as they are")
+    dropout: float | None = Field(0.0, ge=0, lt=1, description="of the student; null leaves the model's own")
     bf16: bool | None = Field(None, description="bf16 autocast; by default where the hardware has it")
     cache: bool = Field(True, description="compute the teacher's outputs once and read them back")
     cache_gb: float = Field(8.0, gt=0)
+    evaluations: int = Field(4, ge=0, description="how often a stage scores where it is; nothing is chosen by it")
     checkpoints: int = Field(4, ge=0, description="how often a stage saves where it is")
 
     teacher_epochs: float = Field(3.0, gt=0)

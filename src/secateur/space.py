@@ -34,14 +34,17 @@ class Group:
 
 
 def _ffn(table: Table) -> list[Group]:
+    """Neurons of the feed-forward networks."""
     return [_one_axis(table, "ffn", layer) for layer in range(table.layers)]
 
 
 def _qk(table: Table) -> list[Group]:
+    """Dimensions of queries and keys, each head's own."""
     return [_one_axis(table, "qk", layer) for layer in range(table.layers)]
 
 
 def _vo(table: Table) -> list[Group]:
+    """Dimensions of values, each head's own."""
     return [_one_axis(table, "vo", layer) for layer in range(table.layers)]
 
 
@@ -51,6 +54,8 @@ def _one_axis(table: Table, name: str, layer: int) -> Group:
 
 
 def _head(table: Table) -> list[Group]:
+    """Whole attention heads."""
+
     def group(layer: int) -> Group:
         axes = {f"{layer}.vo": table.head_dim, f"{layer}.qk": table.head_dim}
         return Group(f"{layer}.head", "head", table.heads, axes, f"{layer}.vo")
@@ -59,11 +64,13 @@ def _head(table: Table) -> list[Group]:
 
 
 def _sublayer(table: Table) -> list[Group]:
+    """Whole attentions and whole feed-forward networks."""
     names = [f"{layer}.{sublayer}" for layer in range(table.layers) for sublayer in SUBLAYERS]
     return [Group(name, "sublayer", 1, {name: 1}, name) for name in names]
 
 
 def _hidden(table: Table) -> list[Group]:
+    """Dimensions of the residual stream."""
     return [Group("hidden", "hidden", table.sizes["hidden"], {"hidden": 1}, "hidden")]
 
 

@@ -35,7 +35,7 @@ from transformers import (
 )
 
 from secateur.bench import disk_bytes, grid
-from secateur.checkpoint import load, save
+from secateur.checkpoint import load, read_config, save
 from secateur.errors import UserError
 from secateur.evaluation import batches, encoded, scores
 from secateur.methods.method import Method, named
@@ -128,8 +128,12 @@ class Run:
 
     def _check(self) -> None:
         """Whatever can be refused is refused before the run folder is touched or a step is trained."""
+        if Path(self.recipe.model).is_dir():
+            read_config(Path(self.recipe.model))
         if "hidden" in self.recipe.units and not self.recipe.hidden_projection:
-            raise UserError("hidden_projection: false needs a whole stream: leave it on, or take hidden out of the units")
+            raise UserError(
+                "hidden_projection: false needs a whole stream: leave it on, or take hidden out of the units"
+            )
         self._named_teacher()
         model = self._base(self.recipe.model)
         if self.recipe.embedding_rank:
@@ -213,19 +217,24 @@ class Run:
             student.load_state_dict(self.teacher.state_dict())
         if self.recipe.embedding_rank:
             student = factorise(student, self.recipe.embedding_rank)
-        return self._frozen(student)
+        return self._prepared(student)
 
-    def _frozen(self, model: PreTrainedModel) -> PreTrainedModel:
+    def _prepared(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The student as it is trained: word embeddings frozen and dropout set, as the recipe says."""
         if self.recipe.freeze_embeddings:
             table = model.get_input_embeddings()
             (table if isinstance(table, torch.nn.Embedding) else table.table).requires_grad_(False)
+        if self.recipe.dropout is not None:
+            for module in model.modules():
+                if isinstance(module, torch.nn.Dropout):
+                    module.p = self.recipe.dropout
         return model
 
     def _method(self, model: PreTrainedModel) -> Method:
         r = self.recipe
         space = Space(model, *r.units)
         schedule = cubic(1.0, r.density, begin=r.begin, end=r.end)
-        kind = named(r.method)
+        kind: Any = named(r.method)
         try:
             return kind(space, schedule, **r.options)
         except TypeError as error:
@@ -237,7 +246,7 @@ class Run:
         folder = self.folder / "cut"
         if not folder.is_dir():
             self._prune(folder)
-        return self._frozen(load(folder))
+        return self._prepared(load(folder))
 
     def _prune(self, folder: Path) -> None:
         r = self.recipe
@@ -361,6 +370,8 @@ class Run:
             save_strategy="steps" if r.checkpoints else "no",
             save_steps=max(1, steps // max(1, r.checkpoints)),
             save_total_limit=1,
+            eval_strategy="steps" if r.evaluations else "no",
+            eval_steps=max(1, steps // max(1, r.evaluations)),
             logging_steps=max(1, steps // 50),
             seed=r.seed,
             data_seed=r.seed,
@@ -385,7 +396,7 @@ class Run:
 
     def _train(self, trainer: PruningTrainer, stage: str) -> None:
         started = time.monotonic()
-        trainer.train(resume_from_checkpoint=last_checkpoint(trainer.args.output_dir))
+        trainer.train(resume_from_checkpoint=last_checkpoint(str(trainer.args.output_dir)))
         self._took(stage, started)
 
     def _took(self, stage: str, started: float) -> None:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, Trainer, TrainerCallback, get_scheduler
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from secateur.errors import UserError
 from secateur.masking import Attachment, attached
@@ -91,6 +92,13 @@ class PruningTrainer(Trainer):
         self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
         self.model.__dict__.pop("forward", None)
         return result
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """As in Trainer, which takes one step too many when it goes on from its own last checkpoint."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As in Trainer, under the method's deterministic masks."""
@@ -185,7 +193,15 @@ class PruningTrainer(Trainer):
         logs["progress"] = self.progress
         super().log(logs, *args, **kwargs)
 
-    # Optimizer, schedule and checkpoints
+    # Data, optimizer, schedule and checkpoints
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        """As in Trainer; rows grouped by length come in an order that a resumed run can repeat."""
+        sampler = super()._get_train_sampler(*args, **kwargs)
+        if not isinstance(sampler, LengthGroupedSampler):
+            return sampler
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return _ByLength(sampler.batch_size, sampler.lengths, seed)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """As in Trainer, and the parameters of the terms and of the method; before the scheduler is made."""
@@ -240,6 +256,25 @@ def last_checkpoint(folder: Path | str) -> str | None:
     """The latest whole checkpoint in a folder, None if there is none."""
     found = {int(path.name.split("-")[1]): path for path in Path(folder).glob("checkpoint-*") if (path / STATE).is_file()}
     return str(found[max(found)]) if found else None
+
+
+class _ByLength(LengthGroupedSampler):
+    """Rows grouped by length, in an order that the seed and the epoch alone decide.
+
+    Trainer's own draws from the global generator, whose state in the middle of an epoch is not that of its start.
+    """
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int) -> None:
+        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Trainer before every epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.generator.manual_seed(1_000_003 * self.seed + self.epoch)
+        return super().__iter__()
 
 
 class _Advance(TrainerCallback):

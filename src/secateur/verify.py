@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.checkpoint import load
 from secateur.masking import attached
 from secateur.plan import Plan
-from secateur.surgery import cut
+from secateur.surgery import cut, factorise
 
 TOLERANCE = 1e-4
 
@@ -59,13 +59,15 @@ def verify(
     Args:
         batches: model inputs; labels are not needed.
         compact: the cut model in memory; with `folder` it is compared with what the folder loads to.
-        dense, plan: with both, the masked model is compared with its own cut.
+        dense, plan: with both, the masked model (its embeddings factorised as planned) is compared with its cut.
     """
     loaded = load(folder) if folder is not None else None
     kept = [dict(batch) for batch in batches]
     masked_compact = compact_loaded = None
     scale = 0.0
     if dense is not None and plan is not None:
+        if plan.embedding_rank and isinstance(dense.get_input_embeddings(), nn.Embedding):
+            dense = factorise(dense, plan.embedding_rank)
         space = plan.space(dense)
         small = cut(dense, plan).eval()
         with attached(dense.eval(), space, plan.masks.to(dense.device)):

@@ -1,4 +1,4 @@
-"""Law 3: the parameters counted from a plan are the parameters stored by the cut model, padding apart, exactly."""
+"""Law 3: the parameters counted from a plan are those stored by the cut model, padding apart, exactly."""
 
 import pytest
 from conftest import CLASSIFIERS, GRANULARITIES, METHODS, MODELS, edge_cases, random_masks, taught, tiny
@@ -9,7 +9,7 @@ from secateur.surgery import cut
 
 
 def padding(space, small):
-    """Stored parameters that exist only because the heads of a layer are padded to one width, from the structure."""
+    """Stored parameters that are there only to pad the heads of a layer to one width, by the structure."""
     padded = {}
     for layer, attention in enumerate(space.table.attentions):
         if spec := small.config.secateur["attention"].get(attention.path):
@@ -34,13 +34,12 @@ def assert_counted_is_stored(model, plan):
     assert space.parameters(plan.kept, "layers") <= space.parameters(plan.kept, "model")
 
 
-@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("granularities", GRANULARITIES, ids="-".join)
 @pytest.mark.parametrize("which", MODELS)
-def test_counted_is_stored(which, granularities, soft):
+def test_counted_is_stored(which, granularities):
     model = tiny(*which)
     space = Space(model, *granularities)
-    for density in (0.1, 0.5, 1.0):
+    for density, soft in ((0.1, False), (0.5, True)):
         assert_counted_is_stored(model, Plan.of(space, random_masks(space, density, soft=soft)))
 
 
@@ -57,7 +56,7 @@ def test_counted_is_stored_for_every_method(which, granularities, name):
 @pytest.mark.parametrize("which", CLASSIFIERS)
 def test_counted_is_stored_in_every_way_to_die(which, hidden):
     kind, _, shape = which
-    model, plan, _ = edge_cases(kind, shape, hidden=hidden)
+    model, plan, _ = edge_cases(kind, shape, hidden=hidden, soft=True)
     assert_counted_is_stored(model, plan)
 
 

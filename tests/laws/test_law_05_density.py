@@ -29,8 +29,11 @@ def informed(which, granularities, name):
 
 @cache
 def largest_step(space):
-    """The most that keeping one more unit adds to the density: what the unit alone removes from the whole model; the first
-    VO dim of a head brings its QK dims to life too. (The share of a unit shrinks with what else is removed, never grows.)"""
+    """The most that keeping one more unit adds to the density.
+
+    It is what the unit alone removes from the whole model, as its share shrinks with what else is removed;
+    the first VO dim of a head also brings the head's QK dims back to life.
+    """
     steps = [float(space.unit_cost().max())]
     for group in space.groups:
         if group.granularity == "vo":
@@ -66,7 +69,8 @@ def test_the_floor_is_the_floor(which, granularities):
     for seed in range(5):
         assert space.density(random_masks(space, 0.05, seed=seed)) >= space.floor()
     if space.floor() > 0:
-        assert space.density(space.keep(torch.rand(len(space)), space.floor())) == pytest.approx(space.floor(), abs=1e-12)
+        kept = space.keep(torch.rand(len(space)), space.floor())
+        assert space.density(kept) == pytest.approx(space.floor(), abs=1e-12)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -16,7 +16,7 @@ class OtherNorm(nn.LayerNorm):
 
 
 def portrait(model):
-    """All that attaching might change: by module its class, attributes and hooks; keys and values of the state."""
+    """All that attaching might change: by module its class, attributes and hooks; the state."""
     modules = {
         name: (type(module), sorted(vars(module)), len(module._forward_hooks), len(module._forward_pre_hooks))
         for name, module in model.named_modules()

@@ -1,0 +1,71 @@
+"""What a whole run needs, on disk and small: a model of two layers with its tokenizer, forty rows of data."""
+
+import csv
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import BertProcessing
+from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "fine", "bad", "good", "dull", "film", "book", "and"]
+SHAPES = ((1, 8),)
+
+
+def tokenizer():
+    words = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    words.post_processor = BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, model_max_length=32, model_input_names=names, **special
+    )
+
+
+def write_model(folder, labels=()):
+    """A random BERT with its tokenizer: a bare encoder, or a classifier of `labels`."""
+    named = {"num_labels": len(labels), "id2label": dict(enumerate(labels))} if labels else {}
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        max_position_embeddings=32,
+        **named,
+    )
+    torch.manual_seed(0)
+    (BertForSequenceClassification if labels else BertModel)(config).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def write_data(path, label=lambda number: ("bad", "good")[number % 2], rows=40):
+    """A csv of `rows` short texts of different lengths, whose words tell the label."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["text", "label"])
+        for number in range(rows):
+            words = [("dull", "fine")[number % 2], ("film", "book")[number % 3 % 2]] * (1 + number % 4)
+            table.writerow([" and ".join(words), label(number)])
+    return str(path)
+
+
+def recipe_values(model, data):
+    """A recipe that runs in a second: 9 steps of a teacher, 16 of pruning, 20 of recovery."""
+    return {
+        "model": model,
+        "data": data,
+        "density": 0.3,
+        "epochs": 4,
+        "teacher_epochs": 1,
+        "begin": 0.1,
+        "end": 0.45,
+        "batch_size": 4,
+        "max_length": 24,
+        "shapes": SHAPES,
+        "repeats": 2,
+        "bf16": False,
+    }

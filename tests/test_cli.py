@@ -1,0 +1,416 @@
+"""The command line: every verb on small things, what it prints, and what it says of a user's mistakes."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors import SafetensorError
+from small_world import recipe_values, write_data, write_model
+from transformers import GPT2Config, GPT2Model
+from typer.testing import CliRunner
+
+from secateur import __version__, cli, console, recipe, stages
+from secateur.architecture import supported
+from secateur.methods.method import registered
+from secateur.report import Report
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+@pytest.fixture
+def secateur():
+    """Call the command; gives exit code, stdout and stderr."""
+    return lambda *words: CliRunner().invoke(cli.app, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder with a classifier, a bare encoder, data, a recipe and a finished run."""
+    folder = tmp_path_factory.mktemp("world")
+    model = write_model(folder / "classifier", ["bad", "good"])
+    write_model(folder / "encoder")
+    data = write_data(folder / "data.csv")
+    values = recipe_values(model, data) | {"epochs": 2, "checkpoints": 1}
+    (folder / "recipe.yaml").write_text(recipe.make(values).to_yaml(), encoding="utf-8")
+    stages.run(recipe.make(values), folder / "run")
+    return folder
+
+
+def refused(result, *parts):
+    """One sentence on stderr with all `parts`, nothing on stdout, exit code 2."""
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1
+    assert "Traceback" not in result.stderr
+    for part in parts:
+        assert part in result.stderr
+    return True
+
+
+# The whole job
+
+
+def test_prune_does_the_whole_job_and_shows_the_table(secateur, world, tmp_path):
+    result = secateur(
+        *("prune", world / "classifier", "--data", world / "data.csv", "--method", "magnitude"),
+        *("--density", 0.4, "--output", tmp_path / "run", "--epochs", 1, "--batch-size", 8, "--seed", 3),
+        *("--max-length", 24, "--set", "shapes=[[1, 8]]", "--set", "repeats=2", "--set", "checkpoints=0"),
+    )
+    assert result.exit_code == 0, result.output
+    for part in ("accuracy", "retention", "density, prunable", "speed-up 1 x 8", "secateur.load("):
+        assert part in result.stdout
+    report = Report.load(tmp_path / "run")
+    assert (report.recipe["seed"], report.recipe["method"]) == (3, "magnitude")
+    assert report.density["prunable"] <= 0.4
+    assert "prune: " in result.stderr and "recover: " in result.stderr
+
+
+def test_prune_gives_the_same_report_again_as_json(secateur, world):
+    result = secateur("prune", "--recipe", world / "recipe.yaml", "--output", world / "run", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == json.loads((world / "run" / "report.json").read_text())
+
+
+def test_only_what_is_given_goes_before_the_recipe(secateur, world, tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        stages,
+        "run",
+        lambda wanted, output, callbacks: seen.update(wanted=wanted) or Report.load(world / "run"),
+    )
+    words = ("--method", "magnitude", "--units", "ffn,head", "--set", "end=0.2", "--option", "beta=0.9")
+    secateur("prune", "--recipe", world / "recipe.yaml", "--output", tmp_path, *words, "--text", "text")
+    changed = {
+        "method": "magnitude",
+        "units": ("ffn", "head"),
+        "end": 0.2,
+        "options": {"beta": 0.9},
+        "text": ("text",),
+    }
+    assert seen["wanted"] == recipe.read(world / "recipe.yaml", changed)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_recipes_that_we_ship_can_be_read(path):
+    assert recipe.read(path, {"model": "some/model"}).density < 1
+
+
+def test_the_demo_is_its_recipe(secateur, world, tmp_path, monkeypatch):
+    assert yaml.safe_load((RECIPES / "demo.yaml").read_text()) == cli.DEMO
+    seen = {}
+    monkeypatch.setattr(
+        stages,
+        "run",
+        lambda wanted, output, callbacks: seen.update(wanted=wanted) or Report.load(world / "run"),
+    )
+    assert secateur("demo", "--output", tmp_path).exit_code == 0
+    assert (Path(seen["wanted"].model) / "model.safetensors").is_file()
+    assert seen["wanted"].density == 0.05
+
+
+# Its parts
+
+
+def test_list_names_everything_that_is_registered(secateur):
+    found = json.loads(secateur("list", "--json").stdout)
+    assert set(found) == {"architecture", "method", "task", "unit"}
+    assert set(found["architecture"]) == set(supported())
+    assert set(found["method"]) == set(registered())
+    assert all(about for kind in found.values() for about in kind.values())
+    shown = secateur("list").stdout
+    assert all(name in shown for kind in found.values() for name in kind)
+
+
+@pytest.mark.parametrize("model", ["classifier", "encoder"])
+def test_inspect_a_dense_model(secateur, world, model):
+    found = json.loads(secateur("inspect", world / model, "--json").stdout)
+    assert not found["compact"]
+    assert found["layers"][0] == {"layer": 0, "heads": "2/2", "qk": "16/16", "vo": "16/16", "ffn": "24/24"}
+    assert found["parameters"]["model"]["kept"] == found["stored"]
+    assert {unit["unit"]: unit["parameters_each"] for unit in found["units"]}["ffn"] == 2 * 16 + 1
+    shown = secateur("inspect", world / model).stdout
+    assert "floor alone" in shown and "MFLOP, 128 tokens" in shown
+
+
+def test_inspect_a_run(secateur, world):
+    found = json.loads(secateur("inspect", world / "run", "--json").stdout)
+    report = Report.load(world / "run")
+    assert found["compact"] and found["method"] == "grain"
+    assert found["layers"] == report.structure
+    assert found["parameters"]["prunable"]["density"] == report.density["prunable"]
+    assert found["stored"] == report.parameters["model"]
+    assert found["parameters"]["model"]["kept"] + found["padding"] == found["stored"]
+    assert "compact, by grain" in secateur("inspect", world / "run").stdout
+
+
+@pytest.mark.parametrize("model", ["classifier", "encoder"])
+def test_cut_inspect_and_verify_without_training(secateur, world, tmp_path, model):
+    words = ("--method", "random", "--option", "seed=4", "--density", 0.5, "--embedding-rank", 4)
+    cut = secateur("cut", world / model, "--output", tmp_path / "small", *words, "--json")
+    assert cut.exit_code == 0, cut.output
+    small = json.loads(cut.stdout)
+    assert small["parameters"]["prunable"]["density"] <= 0.5
+    assert (tmp_path / "small" / "tokenizer.json").is_file()
+    again = secateur(
+        "cut", world / model, "--output", tmp_path / "again", "--plan", tmp_path / "small" / "plan.json"
+    )
+    assert again.exit_code == 0, again.output
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("small", "again")]
+    assert weights[0] == weights[1]
+    for words in ((), ("--dense", world / model)):
+        found = json.loads(secateur("verify", tmp_path / "small", *words, "--json").stdout)
+        assert found["passed"] and found["compact_loaded"] == 0.0 and found["masked_compact"] < 1e-5
+
+
+def test_verify_a_run_on_its_data(secateur, world):
+    words = ("--data", world / "data.csv", "--max-length", 24)
+    found = json.loads(secateur("verify", world / "run", *words, "--json").stdout)
+    assert found["passed"] and found["examples"] == 4
+    assert "the same model: 4 inputs" in secateur("verify", world / "run", *words).stdout
+
+
+def test_verify_exits_with_1_where_models_differ(secateur, world, monkeypatch):
+    monkeypatch.setattr(
+        sys.modules["secateur.verify"], "TOLERANCE", -1.0
+    )  # `secateur.verify` is the function
+    result = secateur("verify", world / "run")
+    assert result.exit_code == 1 and "NOT the same model" in result.stdout
+
+
+@pytest.mark.parametrize("model", ["run", "classifier"])
+def test_eval_scores_a_model(secateur, world, model):
+    result = secateur("eval", world / model, "--data", world / "data.csv", "--max-length", 24, "--json")
+    found = json.loads(result.stdout)
+    report = Report.load(world / "run")
+    assert (found["metric"], found["rows"]) == ("accuracy", 4)
+    assert found["scores"] == (report.scores if model == "run" else report.teacher_scores)
+    assert (
+        "accuracy" in secateur("eval", world / model, "--data", world / "data.csv", "--max-length", 24).stdout
+    )
+
+
+def test_bench_measures_in_turn(secateur, world):
+    words = ("--against", world / "classifier", "--shape", "1x4", "--shape", "2x8", "--repeats", 2)
+    found = json.loads(secateur("bench", world / "run", *words, "--threads", 1, "--json").stdout)
+    assert [(one["protocol"]["batch"], one["protocol"]["tokens"]) for one in found] == [(1, 4), (2, 8)]
+    assert all(one["speed_up"] > 0 for one in found)
+    shown = secateur("bench", world / "run", *words).stdout
+    assert "2 x 8" in shown and "median of 2 forwards" in shown
+    assert "speed-up" not in secateur("bench", world / "run", "--shape", "1x4", "--repeats", 1).stdout
+
+
+def test_the_version(secateur):
+    assert secateur("--version").stdout.strip() == f"secateur {__version__}"
+
+
+# A user's mistakes
+
+
+def test_an_unknown_architecture_names_the_supported_ones(secateur, world, tmp_path):
+    model = GPT2Model(GPT2Config(vocab_size=12, n_embd=8, n_layer=1, n_head=1, n_positions=8))
+    model.save_pretrained(tmp_path / "gpt2")
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "config.json").write_text('{"model_type": "odd"}')
+    for name in ("gpt2", "odd"):
+        words = (tmp_path / name, "--output", tmp_path / "out")
+        assert refused(secateur("prune", *words, "--data", world / "data.csv"), *supported(), name)
+        assert refused(secateur("cut", *words), *supported(), name)
+        assert refused(secateur("inspect", tmp_path / name), *supported(), name)
+    assert not (tmp_path / "out").exists()
+
+
+def write_rows(path, *rows):
+    path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    return path
+
+
+MISTAKES = {
+    "no model": ("", ["no model is given"]),
+    "missing column": ("{classifier} --data {data} --label star", ["star", "text, label"]),
+    "empty column": ("{classifier} --data {empty}", ["'text'", "empty"]),
+    "no such data": ("{classifier} --data {here}/nothing.csv", ["nothing.csv"]),
+    "no such model": ("{here}/nothing --data {data}", ["nothing"]),
+    "unknown method": ("{classifier} --data {data} --method grian", ["'grain'"]),
+    "unknown key": ("{classifier} --data {data} --set densty=0.1", ["densty", "'density'"]),
+    "unknown unit": ("{classifier} --data {data} --units ffm", ["ffm", "hidden"]),
+    "unknown metric": ("{classifier} --data {data} --metric bleu", ["bleu", "accuracy"]),
+    "unknown task": ("{classifier} --data {data} --set task=clasification", ["'classification'"]),
+    "unknown option": ("{classifier} --data {data} --option gamma=1", ["gamma"]),
+    "no pair": ("{classifier} --data {data} --set density", ["key=value"]),
+    "wrong value": ("{classifier} --data {data} --batch-size 0", ["batch_size", "0"]),
+    "no density": ("{classifier} --data {data} --density 5", ["(0, 1]"]),
+    "out of reach": (
+        "{classifier} --data {data} --units head --density 0.1",
+        ["out of reach", "at least 0."],
+    ),
+    "teacher's labels": ("{encoder} --data {data} --teacher {colours}", ["teacher", "red", "bad"]),
+    "teacher's count": ("{encoder} --data {data} --teacher {three}", ["3 labels", "2 labels"]),
+    "no recipe": ("--recipe {here}/nothing.yaml", ["nothing.yaml"]),
+    "broken recipe": ("--recipe {broken}", ["YAML"]),
+    "already cut": ("{run}/model --data {data}", ["cut already"]),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_gets_one_sentence_and_leaves_nothing(secateur, world, tmp_path, name):
+    here = tmp_path / "here"
+    here.mkdir()
+    places = {
+        "here": here,
+        "data": world / "data.csv",
+        "empty": write_rows(here / "empty.csv", "text,label", ",0", ",1"),
+        "broken": write_rows(here / "broken.yaml", "model: [", "}"),
+        "classifier": world / "classifier",
+        "encoder": world / "encoder",
+        "run": world / "run",
+        "colours": write_model(here / "colours", ["red", "blue"]),
+        "three": write_model(here / "three", ["a", "b", "c"]),
+    }
+    words, parts = MISTAKES[name]
+    result = secateur("prune", *words.format(**places).split(), "--output", tmp_path / "out")
+    assert refused(result, *parts)
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+def test_a_folder_that_cannot_be_written_is_refused(secateur, world, tmp_path):
+    file = write_rows(tmp_path / "file", "a letter")
+    words = (world / "classifier", "--output", file / "out")
+    assert refused(secateur("prune", *words, "--data", world / "data.csv"), "cannot write", str(file))
+    assert refused(secateur("cut", *words), "cannot write", str(file))
+    assert file.read_text() == "a letter\n"
+
+
+def test_what_is_there_is_not_replaced(secateur, world, tmp_path):
+    write_rows(tmp_path / "letter.txt", "dear reader")
+    words = (world / "classifier", "--output", tmp_path)
+    assert refused(secateur("prune", *words, "--data", world / "data.csv"), "no run of secateur")
+    assert refused(secateur("cut", *words), "not empty")
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def damage(folder, name, change):
+    path = folder / name
+    path.write_bytes(change(path.read_bytes()))
+
+
+DAMAGES = {
+    "weights cut short": lambda folder: damage(folder, "model.safetensors", lambda text: text[:-40]),
+    "no weights": lambda folder: (folder / "model.safetensors").unlink(),
+    "no config": lambda folder: (folder / "config.json").unlink(),
+    "config is no JSON": lambda folder: damage(folder, "config.json", lambda text: text[:50]),
+    "config of another": lambda folder: damage(
+        folder, "config.json", lambda text: text.replace(b"bert", b"bort")
+    ),
+    "plan is no JSON": lambda folder: damage(folder, "plan.json", lambda text: text[:50]),
+    "no plan": lambda folder: (folder / "plan.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_folder_is_refused(secateur, world, tmp_path, name):
+    secateur("cut", world / "classifier", "--output", tmp_path / "small")
+    DAMAGES[name](tmp_path / "small")
+    assert refused(
+        secateur("verify", tmp_path / "small"), str(tmp_path / "small") if "plan" not in name else "plan"
+    )
+    assert refused(secateur("inspect", tmp_path / "small"))
+
+
+def test_foreign_folders_are_refused(secateur, world, tmp_path):
+    assert refused(secateur("verify", world / "classifier"), "not a compact folder")
+    assert refused(secateur("inspect", tmp_path), "not a model folder")
+    assert refused(secateur("eval", world / "encoder", "--data", world / "data.csv"), "no head for this data")
+    write_model(tmp_path / "colours", ["red", "blue"])
+    assert refused(secateur("eval", tmp_path / "colours", "--data", world / "data.csv"), "red, blue")
+    assert refused(secateur("bench", world / "run", "--shape", "8"), "8x128")
+
+
+def test_a_method_that_learns_cannot_cut_untrained_weights(secateur, world, tmp_path):
+    result = secateur("cut", world / "classifier", "--method", "grain", "--output", tmp_path / "small")
+    assert refused(result, "'grain'", "secateur prune")
+    assert not (tmp_path / "small").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_told_in_one_sentence(secateur, world, tmp_path, monkeypatch, error):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(stages, "run", fail)
+    result = secateur("prune", "--recipe", world / "recipe.yaml", "--output", tmp_path / "run")
+    assert refused(result, "disk is full")
+
+
+def test_a_bug_keeps_its_traceback(secateur, world, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(stages, "run", fail)
+    result = secateur("prune", "--recipe", world / "recipe.yaml", "--output", tmp_path / "run")
+    assert isinstance(result.exception, RuntimeError)
+
+
+# A real process, and a terminal
+
+
+def test_the_entry_point_says_what_is_wrong(world, tmp_path, monkeypatch, capsys):
+    words = ("prune", world / "nothing", "--data", world / "data.csv", "--output", tmp_path / "out")
+    monkeypatch.setattr(sys, "argv", ["secateur", *map(str, words)])
+    with warnings.catch_warnings(), pytest.raises(SystemExit) as stop:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out, len(err.splitlines())) == (2, "", 1)
+
+
+def test_a_real_process_is_interrupted_without_a_traceback(world, tmp_path):
+    run = tmp_path / "run"
+    words = (
+        "prune",
+        "--recipe",
+        world / "recipe.yaml",
+        "--output",
+        run,
+        "--epochs",
+        400,
+        "--set",
+        "checkpoints=400",
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "secateur.cli", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 120
+    while not list(run.glob("prune/checkpoint-*/secateur.safetensors")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err.splitlines()[-1] == "interrupted: the same command goes on from the last checkpoint"
+    assert "Traceback" not in err
+    assert not (run / "model").exists()
+
+
+def test_a_terminal_gets_bars(world, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(console, "ERR", console.Console(stderr=True, force_terminal=True, width=120))
+    with console.watching() as watch:
+        stages.run(recipe.read(world / "recipe.yaml", {"epochs": 1}), tmp_path / "run", [watch])
+    shown = capsys.readouterr().err
+    assert "prune" in shown and "recover" in shown and "density" in shown

@@ -1,0 +1,154 @@
+"""The whole job on tiny data: what a run leaves, and that an interrupted one ends in the same place."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_world import recipe_values, write_data, write_model
+from transformers import AutoModelForSequenceClassification, TrainerCallback
+
+from secateur import checkpoint, recipe, stages
+from secateur.errors import UserError
+from secateur.report import Report
+
+END = None  # of a stage: its last checkpoint is there, its result is not
+
+
+class InterruptAt(TrainerCallback):
+    """Ctrl-C after a step of a stage, or at its end."""
+
+    def __init__(self, stage, step):
+        self.stage, self.step = stage, step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if Path(args.output_dir).name == self.stage and state.global_step == self.step:
+            raise KeyboardInterrupt
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if Path(args.output_dir).name == self.stage and self.step is END:
+            raise KeyboardInterrupt
+
+
+class NoTraining(TrainerCallback):
+    def on_train_begin(self, args, state, control, **kwargs):
+        raise AssertionError("a finished run trains again")
+
+
+@pytest.fixture(scope="module")
+def values(tmp_path_factory):
+    """A recipe whose model has no head yet, so that a teacher is trained first."""
+    folder = tmp_path_factory.mktemp("world")
+    return recipe_values(write_model(folder / "model"), write_data(folder / "data.csv"))
+
+
+@pytest.fixture(scope="module")
+def finished(values, tmp_path_factory):
+    """(folder, report) of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("run") / "finished"
+    return folder, stages.run(recipe.make(values), folder)
+
+
+def test_the_report_says_what_was_reached(finished, values):
+    _, report = finished
+    assert report.metric == "accuracy"
+    assert set(report.scores) == set(report.teacher_scores) == {"accuracy", "f1", "matthews"}
+    assert 0 < report.density["prunable"] <= values["density"]
+    assert report.density["prunable"] < report.density["model"] < 1
+    assert report.parameters["model"] < report.parameters["teacher"]
+    assert report.weight_bytes["model"] < report.weight_bytes["teacher"]
+    assert report.rows == {"train": 36, "validation": 4}
+    assert report.retention == report.scores["accuracy"] / report.teacher_scores["accuracy"]
+    assert max(report.verified["masked_compact"], report.verified["compact_loaded"]) < 1e-5
+    assert {"teacher", "prune", "recover"} <= set(report.seconds)
+    (latency,) = report.latency
+    assert (latency["protocol"]["batch"], latency["protocol"]["tokens"]) == (1, 8)
+    assert latency["speed_up"] == latency["against"]["latency_ms"] / latency["latency_ms"]
+
+
+def test_the_table_and_its_footnotes_name_every_number(finished):
+    _, report = finished
+    labels = [what for what, _, _ in report.table()]
+    assert labels[:4] == ["accuracy", "retention", "density, prunable", "density, whole model"]
+    assert {"parameters", "weights, MB", "latency 1 x 8, ms", "speed-up 1 x 8"} <= set(labels)
+    notes = " ".join(report.footnotes())
+    assert "4 validation rows" in notes and "median of 2 forwards" in notes
+
+
+def test_the_run_folder_holds_the_result_and_how_it_was_made(finished, values):
+    folder, report = finished
+    left = {path.name for path in folder.iterdir()}
+    assert {
+        "recipe.yaml",
+        "versions.json",
+        "log.jsonl",
+        "teacher",
+        "model",
+        "report.json",
+        "report.md",
+    } <= left
+    assert not left & {"prune", "cut", "recover", "cache", "teacher-training"}
+    assert recipe.read(folder / "recipe.yaml", {}) == recipe.make(values)
+    assert json.loads((folder / "report.json").read_text()) == json.loads(json.dumps(report.to_dict()))
+    stages_logged = {json.loads(line)["stage"] for line in (folder / "log.jsonl").read_text().splitlines()}
+    assert stages_logged == {"teacher-training", "prune", "recover"}
+
+
+def test_the_model_loads(finished):
+    folder, report = finished
+    ids = torch.tensor([[2, 5, 9, 3]])
+    ours = checkpoint.load(folder / "model")
+    theirs = AutoModelForSequenceClassification.from_pretrained(folder / "model").eval()
+    with torch.no_grad():
+        assert torch.equal(ours(ids).logits, theirs(ids).logits)
+    assert ours.num_parameters() == report.parameters["model"]
+    assert ours.config.id2label == {0: "bad", 1: "good"}
+
+
+@pytest.mark.parametrize(
+    ("stage", "step"),
+    [("teacher-training", 5), ("prune", 1), ("prune", 13), ("prune", END), ("recover", 2), ("recover", 13)],
+)
+def test_an_interrupted_run_ends_in_the_same_place(finished, values, tmp_path, stage, step):
+    wanted = recipe.make(values)
+    with pytest.raises(KeyboardInterrupt):
+        stages.run(wanted, tmp_path / "run", [InterruptAt(stage, step)])
+    report = stages.run(wanted, tmp_path / "run")
+    for name in ("teacher", "model"):
+        whole = load_file(finished[0] / name / "model.safetensors")
+        resumed = load_file(tmp_path / "run" / name / "model.safetensors")
+        assert whole.keys() == resumed.keys()
+        assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    assert report.scores == finished[1].scores
+    assert report.density == finished[1].density
+
+
+def test_a_finished_run_gives_its_report_again(finished, values):
+    folder, report = finished
+    again = stages.run(recipe.make(values), folder, [NoTraining()])
+    assert json.dumps(again.to_dict()) == json.dumps(report.to_dict())
+    assert json.dumps(Report.load(folder).to_dict()) == json.dumps(report.to_dict())
+
+
+def test_another_recipe_is_refused_in_the_same_folder(finished, values):
+    folder, _ = finished
+    with pytest.raises(UserError, match=r"another recipe \(it differs in density\)"):
+        stages.run(recipe.make(values | {"density": 0.4}), folder)
+
+
+def test_a_folder_of_something_else_is_left_alone(values, tmp_path):
+    (tmp_path / "letter.txt").write_text("dear reader")
+    with pytest.raises(UserError, match="is no run of secateur"):
+        stages.run(recipe.make(values), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_a_fine_tuned_model_is_its_own_teacher(values, tmp_path):
+    model = write_model(tmp_path / "classifier", ["bad", "good"])
+    short = {"model": model, "epochs": 1, "method": "magnitude", "embedding_rank": 4}
+    report = stages.run(recipe.make(values | short), tmp_path / "run")
+    assert not (tmp_path / "run" / "teacher").exists()
+    assert "teacher" not in report.seconds
+    assert report.parameters["teacher"] > report.parameters["model"]
+    assert max(report.verified["masked_compact"], report.verified["compact_loaded"]) < 1e-5
