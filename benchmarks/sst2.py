@@ -28,7 +28,20 @@ RUNS = Path("runs/sst2")
 METHODS = ("grain", "magnitude", "random")
 DENSITIES = (0.20, 0.10, 0.05, 0.03)
 SEEDS = {0.05: (0, 1, 2)}
-SETTINGS: dict[str, Any] = {"max_length": 64, "epochs": 5.0, "learning_rate": 5e-4, "shapes": []}
+SETTINGS: dict[str, Any] = {
+    "max_length": 64,
+    "hidden": [2, 4, 6],
+    "hidden_projection": False,
+    "batch_size": 64,
+    "epochs": 4.0,
+    "begin": 0.005,
+    "end": 0.06,
+    "learning_rate": 5e-4,
+    "warmup": 0.02,
+    "evaluations": 2,
+    "checkpoints": 0,
+    "shapes": [],
+}
 Folder = Annotated[Path, typer.Option(exists=True, file_okay=False)]
 
 
@@ -109,7 +122,9 @@ def table(teacher: Folder, repeats: int = 50) -> None:
 
     transformers.logging.set_verbosity_error()
     dense = transformers.AutoModelForSequenceClassification.from_pretrained(teacher, dtype=torch.float32)
-    print("| density | method | seeds | dev accuracy | retention | density of all layers | weights, MB | 1 x 32 | 8 x 128 |")
+    print(
+        "| density | method | seeds | dev accuracy | retention | density of all layers | weights, MB | 1 x 32 | 8 x 128 |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     found: dict[str, Any] = {}
     for density, method in product(DENSITIES, METHODS):

@@ -72,9 +72,7 @@ def default_sizes(kind):
     return {*config.to_dict(), *config.attribute_map, "num_labels"}
 
 
-def tiny(
-    kind, head="ForSequenceClassification", shape=0, *, seed=0, dtype=torch.float64, dropout=0.0, **sizes
-):
+def tiny(kind, head="ForSequenceClassification", shape=0, *, seed=0, dtype=torch.float64, dropout=0.0, **sizes):
     """A random model: every weight from N(0, 0.3), norms around 1, in evaluation mode."""
     known = default_sizes(kind)
     config = {name: size for names, size in SIZES.items() for name in names if name in known}

@@ -19,9 +19,7 @@ def tokenizer():
     words.post_processor = BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     names = ["input_ids", "token_type_ids", "attention_mask"]
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words, model_max_length=32, model_input_names=names, **special
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=32, model_input_names=names, **special)
 
 
 def write_model(folder, labels=()):

@@ -83,9 +83,7 @@ def test_rows_lead_to_modules_of_their_kind(kind, auto):
 def test_axes_and_sizes(kind):
     table = find(tiny(kind))
     assert (table.layers, table.heads, table.head_dim) == (2, 2, 4)
-    inner = {
-        f"{layer}.{axis}": size for layer in range(2) for axis, size in [("qk", 8), ("vo", 8), ("ffn", 6)]
-    }
+    inner = {f"{layer}.{axis}": size for layer in range(2) for axis, size in [("qk", 8), ("vo", 8), ("ffn", 6)]}
     assert table.sizes == {"hidden": 8, **inner}
 
 
@@ -118,11 +116,7 @@ def test_a_model_on_the_meta_device_has_a_table():
 
 def test_factorised_embeddings_are_labelled(bert):
     table = find(factorise(bert, 3))
-    axes = {
-        p.name.rpartition("word_embeddings.")[2]: p.axes
-        for p in table.parameters
-        if "word_embeddings" in p.name
-    }
+    axes = {p.name.rpartition("word_embeddings.")[2]: p.axes for p in table.parameters if "word_embeddings" in p.name}
     assert axes == {"table.weight": (None, None), "projection.weight": ("hidden", None)}
 
 
@@ -131,9 +125,7 @@ def test_factorised_embeddings_are_labelled(bert):
 
 def test_a_parameter_that_is_not_in_the_table_is_named(bert):
     bert.bert.encoder.layer[1].adapter = nn.Linear(8, 8)
-    with pytest.raises(
-        UserError, match=r"2 parameters .*'bert.encoder.layer.1.adapter.weight'.*architectures/bert.py"
-    ):
+    with pytest.raises(UserError, match=r"2 parameters .*'bert.encoder.layer.1.adapter.weight'.*architectures/bert.py"):
         find(bert)
 
 

@@ -141,9 +141,7 @@ def test_pieces_of_a_split_are_joined(tmp_path):
 
 
 def test_a_folder_of_save_to_disk(tmp_path):
-    DatasetDict(train=Dataset.from_dict(rows(8)), test=Dataset.from_dict(rows(4))).save_to_disk(
-        tmp_path / "both"
-    )
+    DatasetDict(train=Dataset.from_dict(rows(8)), test=Dataset.from_dict(rows(4))).save_to_disk(tmp_path / "both")
     Dataset.from_dict(rows(20)).save_to_disk(tmp_path / "one")
     assert len(read_splits(str(tmp_path / "both"))["validation"]) == 4
     assert len(read_splits(str(tmp_path / "one"))["validation"]) == 2
@@ -152,18 +150,16 @@ def test_a_folder_of_save_to_disk(tmp_path):
 def test_hidden_test_labels_are_never_used(tmp_path):
     data = folder(tmp_path, train=rows(20), test=rows(7, label=[-1] * 7))
     task = Classification.from_data(data)
-    assert sorted(task.splits["train"]["text"][:] + task.splits["validation"]["text"][:]) == sorted(
-        rows(20)["text"]
-    )
+    assert sorted(task.splits["train"]["text"][:] + task.splits["validation"]["text"][:]) == sorted(rows(20)["text"])
 
 
 def test_texts_of_a_file_stay_as_they_are(tmp_path):
     texts = ["NA", "null", 'he said "no"', "a, b", "12", "ünï", "two\nlines", "None"]
     csv_file = write(tmp_path / "quoted.csv", rows(8, text=texts))
     assert (
-        read_splits(csv_file, prepare=lambda s: DatasetDict(train=s["train"], validation=s["train"]))[
-            "train"
-        ]["text"][:]
+        read_splits(csv_file, prepare=lambda s: DatasetDict(train=s["train"], validation=s["train"]))["train"]["text"][
+            :
+        ]
         == texts
     )
     tsv_file = tmp_path / "bare.tsv"
@@ -620,12 +616,7 @@ def test_the_fingerprint_is_of_what_the_data_says(tmp_path):
         return Classification.from_data(write(tmp_path / name, table), **options).fingerprint()
 
     first = mark("a.csv", rows())
-    assert (
-        first
-        == mark("a.csv", rows())
-        == mark("b.parquet", rows())
-        == mark("c.jsonl", rows(idx=list(range(20))))
-    )
+    assert first == mark("a.csv", rows()) == mark("b.parquet", rows()) == mark("c.jsonl", rows(idx=list(range(20))))
     others = [
         mark("d.csv", rows(text=["other", *rows()["text"][1:]])),
         mark("e.csv", rows(label=[1, 0] * 10)),

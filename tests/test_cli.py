@@ -159,9 +159,7 @@ def test_cut_inspect_and_verify_without_training(secateur, world, tmp_path, mode
     small = json.loads(cut.stdout)
     assert small["parameters"]["prunable"]["density"] <= 0.5
     assert (tmp_path / "small" / "tokenizer.json").is_file()
-    again = secateur(
-        "cut", world / model, "--output", tmp_path / "again", "--plan", tmp_path / "small" / "plan.json"
-    )
+    again = secateur("cut", world / model, "--output", tmp_path / "again", "--plan", tmp_path / "small" / "plan.json")
     assert again.exit_code == 0, again.output
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("small", "again")]
     assert weights[0] == weights[1]
@@ -178,9 +176,7 @@ def test_verify_a_run_on_its_data(secateur, world):
 
 
 def test_verify_exits_with_1_where_models_differ(secateur, world, monkeypatch):
-    monkeypatch.setattr(
-        sys.modules["secateur.verify"], "TOLERANCE", -1.0
-    )  # `secateur.verify` is the function
+    monkeypatch.setattr(sys.modules["secateur.verify"], "TOLERANCE", -1.0)  # `secateur.verify` is the function
     result = secateur("verify", world / "run")
     assert result.exit_code == 1 and "NOT the same model" in result.stdout
 
@@ -192,9 +188,7 @@ def test_eval_scores_a_model(secateur, world, model):
     report = Report.load(world / "run")
     assert (found["metric"], found["rows"]) == ("accuracy", 4)
     assert found["scores"] == (report.scores if model == "run" else report.teacher_scores)
-    assert (
-        "accuracy" in secateur("eval", world / model, "--data", world / "data.csv", "--max-length", 24).stdout
-    )
+    assert "accuracy" in secateur("eval", world / model, "--data", world / "data.csv", "--max-length", 24).stdout
 
 
 def test_bench_measures_in_turn(secateur, world):
@@ -306,9 +300,7 @@ DAMAGES = {
     "no weights": lambda folder: (folder / "model.safetensors").unlink(),
     "no config": lambda folder: (folder / "config.json").unlink(),
     "config is no JSON": lambda folder: damage(folder, "config.json", lambda text: text[:50]),
-    "config of another": lambda folder: damage(
-        folder, "config.json", lambda text: text.replace(b"bert", b"bort")
-    ),
+    "config of another": lambda folder: damage(folder, "config.json", lambda text: text.replace(b"bert", b"bort")),
     "plan is no JSON": lambda folder: damage(folder, "plan.json", lambda text: text[:50]),
     "no plan": lambda folder: (folder / "plan.json").unlink(),
 }
@@ -318,9 +310,7 @@ DAMAGES = {
 def test_a_damaged_folder_is_refused(secateur, world, tmp_path, name):
     secateur("cut", world / "classifier", "--output", tmp_path / "small")
     DAMAGES[name](tmp_path / "small")
-    assert refused(
-        secateur("verify", tmp_path / "small"), str(tmp_path / "small") if "plan" not in name else "plan"
-    )
+    assert refused(secateur("verify", tmp_path / "small"), str(tmp_path / "small") if "plan" not in name else "plan")
     assert refused(secateur("inspect", tmp_path / "small"))
 
 

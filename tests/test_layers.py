@@ -83,12 +83,8 @@ def test_imports_point_one_way(module):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_only_training_knows_the_trainer(module):
-    trainers = {
-        name for name in imported(module) if name.startswith("transformers") and name.endswith("Trainer")
-    }
-    assert not trainers or module == "training", (
-        f"secateur/{module}.py imports {trainers}: go through training.py"
-    )
+    trainers = {name for name in imported(module) if name.startswith("transformers") and name.endswith("Trainer")}
+    assert not trainers or module == "training", f"secateur/{module}.py imports {trainers}: go through training.py"
 
 
 @pytest.mark.skipif("compact" not in MODULES, reason="secateur/compact.py is not written yet")
@@ -99,6 +95,4 @@ def test_compact_stands_alone():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_no_drawer_for_odds_and_ends(module):
-    assert not {"utils", "common", "helpers", "core"} & set(module.split("/")), (
-        "name the file after what it does"
-    )
+    assert not {"utils", "common", "helpers", "core"} & set(module.split("/")), "name the file after what it does"

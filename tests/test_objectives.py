@@ -56,9 +56,7 @@ def test_logits_of_a_regression_is_the_mean_squared_error():
 
 
 def test_logits_are_taken_in_single_precision():
-    step = Step(
-        {}, *(SimpleNamespace(logits=torch.tensor([[v, 0.0]], dtype=torch.bfloat16)) for v in (1.0, 2.0))
-    )
+    step = Step({}, *(SimpleNamespace(logits=torch.tensor([[v, 0.0]], dtype=torch.bfloat16)) for v in (1.0, 2.0)))
     assert Logits(8.0)(step).item() == pytest.approx(0.687327, abs=1e-6)
 
 
@@ -156,9 +154,7 @@ def test_a_term_must_say_its_loss():
 
 
 def test_terms_that_distil_need_a_teacher(tmp_path):
-    config = BertConfig(
-        hidden_size=4, num_attention_heads=1, num_hidden_layers=1, intermediate_size=2, vocab_size=5
-    )
+    config = BertConfig(hidden_size=4, num_attention_heads=1, num_hidden_layers=1, intermediate_size=2, vocab_size=5)
     with pytest.raises(UserError, match="logits, hidden need a teacher"):
         PruningTrainer(
             BertForSequenceClassification(config),

@@ -169,9 +169,7 @@ MUTATIONS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("path", "value", "message"), MUTATIONS, ids=[f"{p[-1]}={v!r:.20}" for p, v, _ in MUTATIONS]
-)
+@pytest.mark.parametrize(("path", "value", "message"), MUTATIONS, ids=[f"{p[-1]}={v!r:.20}" for p, v, _ in MUTATIONS])
 def test_a_plan_edited_by_hand_is_refused_in_one_sentence(model, data, path, value, message):
     inside = data
     for key in path[:-1]:

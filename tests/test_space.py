@@ -165,9 +165,7 @@ def test_parameters_are_multilinear(model):
     space = Space(model, "ffn", "qk", "vo", "head", "sublayer")
     masks = torch.rand(len(space), generator=torch.Generator().manual_seed(0), dtype=torch.double)
     for unit in range(len(space)):
-        low, middle, high = (
-            space.parameters(masks.index_fill(0, torch.tensor(unit), v)) for v in (0.0, 0.3, 1.0)
-        )
+        low, middle, high = (space.parameters(masks.index_fill(0, torch.tensor(unit), v)) for v in (0.0, 0.3, 1.0))
         torch.testing.assert_close(middle, low + 0.3 * (high - low))
 
 
@@ -212,9 +210,7 @@ def test_keep_is_the_longest_prefix_of_the_ranking_that_fits(dims):
 
 def test_keep_refills_what_closure_frees(dims):
     """QK dims score best, but their heads have no VO dims and die: FFN neurons take their place."""
-    scores = torch.cat(
-        [torch.full((g.units,), {"qk": 3.0, "ffn": 2.0, "vo": 1.0}[g.granularity]) for g in dims.groups]
-    )
+    scores = torch.cat([torch.full((g.units,), {"qk": 3.0, "ffn": 2.0, "vo": 1.0}[g.granularity]) for g in dims.groups])
     kept = dims.keep(scores, 0.2)
     neurons = int(kept.sum())
     assert gone(dims, kept).keys() >= {"0.qk", "1.qk", "0.vo", "1.vo"}
@@ -235,9 +231,7 @@ def test_keep_revives_nothing(dims):
 def test_keep_puts_units_without_a_score_last(dims):
     scores = dims.ones()
     scores[dims.slices["0.ffn"]] = float("nan")
-    assert gone(dims, dims.keep(scores, 1 - FFN * (2 * HIDDEN + 1) / dims.total())) == {
-        "0.ffn": list(range(FFN))
-    }
+    assert gone(dims, dims.keep(scores, 1 - FFN * (2 * HIDDEN + 1) / dims.total())) == {"0.ffn": list(range(FFN))}
 
 
 def test_one_hidden_dim_stays(model):

@@ -143,9 +143,7 @@ def disk_bytes(folder: str | Path) -> int:
     """
     sizes = [file.stat().st_size for file in Path(folder).glob("*.safetensors")]
     if not sizes:
-        raise UserError(
-            f"expected a model folder with *.safetensors files, got {folder}: give a saved model's folder"
-        )
+        raise UserError(f"expected a model folder with *.safetensors files, got {folder}: give a saved model's folder")
     return sum(sizes)
 
 
@@ -174,9 +172,7 @@ def _check(
             "itself with model.to(dtype) and leave dtype out"
         )
     if len(devices := sorted({str(model.device) for model in models})) > 1:
-        raise UserError(
-            f"expected both models on one device, got {' and '.join(devices)}: move one with model.to()"
-        )
+        raise UserError(f"expected both models on one device, got {' and '.join(devices)}: move one with model.to()")
     for model in models:
         if getattr(model.config, "vocab_size", None) is None:
             raise UserError(
@@ -280,9 +276,7 @@ def _summary(
     """Median and quartiles of one model's times; its protocol is the shared one and its own two lines."""
     first, median, third = (float(value) for value in np.percentile(times_ms, [25, 50, 75]))
     protocol = shared | {
-        "dtype": _short(model.dtype)
-        if dtype is None
-        else f"{_short(dtype)} autocast of {_short(model.dtype)}",
+        "dtype": _short(model.dtype) if dtype is None else f"{_short(dtype)} autocast of {_short(model.dtype)}",
         "attention": getattr(model.config, "_attn_implementation", None) or "unknown",
     }
     parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -12,7 +12,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,17 @@ def whole_folder(folder: Path | str) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     except OSError as error:
-        raise UserError(f"cannot write to {folder.parent} ({error.strerror}): choose a folder that can be written") from error
+        raise UserError(
+            f"cannot write to {folder.parent} ({error.strerror}): choose a folder that can be written"
+        ) from error
     try:
         yield partial
         partial.chmod(0o755)
         _replace(partial, folder)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"writing {folder} failed ({error}): nothing was written; free space or choose another folder") from error
+        raise UserError(
+            f"writing {folder} failed ({error}): nothing was written; free space or choose another folder"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -79,7 +83,11 @@ def _replace(partial: Path, folder: Path) -> None:
 
 
 def save(
-    model: PreTrainedModel, folder: Path | str, *, tokenizer: PreTrainedTokenizerBase | None = None, card: str | None = None
+    model: PreTrainedModel,
+    folder: Path | str,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    card: str | None = None,
 ) -> None:
     """Write a model (cut or not), its tokenizer and its card to a folder, atomically.
 
@@ -104,15 +112,15 @@ def load(folder: Path | str) -> PreTrainedModel:
     register()
     config = read_config(folder)
     if not getattr(config, "secateur", None):
-        raise UserError(f"{folder} is not a compact folder: its config.json has no secateur key; load it with transformers")
+        raise UserError(
+            f"{folder} is not a compact folder: its config.json has no secateur key; load it with transformers"
+        )
     check_weights(folder)
     try:
         auto = getattr(transformers, compact.auto_class(str((config.architectures or [""])[0])))
         model = auto.from_pretrained(folder, config=config, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise UserError(f"{folder} cannot be loaded, its files do not belong together: {_first_line(error)}") from error
-    with suppress(OSError):
-        model.plan = _read_json(folder / "plan.json")
     return model.eval()
 
 

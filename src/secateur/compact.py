@@ -118,7 +118,9 @@ class CompactAttention(nn.Module):
         if self.output:
             setattr(self, self.output, getattr(stock, self.output))
 
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> tuple[Tensor, None]:
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> tuple[Tensor, None]:
         context = self.attend(hidden_states, attention_mask) if self.qk else hidden_states[..., :0]
         return (getattr(self, self.output)(context) if self.output else context), None
 
@@ -126,7 +128,8 @@ class CompactAttention(nn.Module):
         """`(batch, tokens, hidden)` to the heads' contexts side by side, `(batch, tokens, heads x widest VO)`."""
         batch, tokens, _ = hidden_states.shape
         query, key, value = (
-            getattr(self, name)(hidden_states).view(batch, tokens, len(self.qk), -1).transpose(1, 2) for name in self.names
+            getattr(self, name)(hidden_states).view(batch, tokens, len(self.qk), -1).transpose(1, 2)
+            for name in self.names
         )
         context = functional.scaled_dot_product_attention(
             query,
@@ -233,7 +236,12 @@ class Pruned:
             config = cls.config_class.from_pretrained(name)
         if not getattr(config, "secateur", None):
             return cls.stock.from_pretrained(name, *args, **kwargs)
-        return super().from_pretrained(name, *args, **kwargs)
+        loaded = super().from_pretrained(name, *args, **kwargs)
+        plan = Path(name) / "plan.json"
+        if plan.is_file():
+            model = loaded[0] if isinstance(loaded, tuple) else loaded
+            model.plan = json.loads(plan.read_text(encoding="utf-8"))
+        return loaded
 
     @classmethod
     def _from_config(cls, config: Any, **kwargs: Any) -> Any:

@@ -83,9 +83,7 @@ def show_report(report: Report, folder: Path) -> None:
     show_table(("", "teacher", "pruned"), report.table(), title)
     for note in report.footnotes():
         OUT.print(f"- {note}", style="dim")
-    show_lines(
-        "", f"The model is in {folder / 'model'}, the report in {folder / 'report.md'}. To load it:", ""
-    )
+    show_lines("", f"The model is in {folder / 'model'}, the report in {folder / 'report.md'}. To load it:", "")
     show_lines("    import secateur", f'    model = secateur.load("{folder / "model"}")')
 
 
@@ -113,8 +111,7 @@ def show_inspection(found: Mapping[str, Any]) -> None:
     show_lines(f"{found['stored']:,} numbers are stored, {found['padding']:,} of them padding.")
     if found["units"]:
         offers = [
-            [u["unit"], f"{u['units']:,}", f"{u['parameters_each']:,}", f"{u['floor']:.4f}"]
-            for u in found["units"]
+            [u["unit"], f"{u['units']:,}", f"{u['parameters_each']:,}", f"{u['floor']:.4f}"] for u in found["units"]
         ]
         show_table(("unit", "units", "parameters each", "floor alone"), offers)
 
@@ -187,9 +184,7 @@ class Watch(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.end()
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         for name in ("density", "loss"):
             if name in (logs or {}):
                 self.figures[name] = f"{name} {logs[name]:.3f}"  # type: ignore[index]

@@ -49,7 +49,9 @@ def flops(table: Table, lengths: Lengths, tokens: int) -> Tensor | float:
     """Floating point operations of the encoder's layers for one sequence (a multiply-add is two), softmax, norms and
     activations left out: 2 per weight and token, and 2 x tokens x (QK dims + VO dims) per token for the attention."""
     weights = sum(
-        size(p, lengths) for p in table.parameters if p.layer is not None and isinstance(p.row, Linear) and len(p.axes) == 2
+        size(p, lengths)
+        for p in table.parameters
+        if p.layer is not None and isinstance(p.row, Linear) and len(p.axes) == 2
     )
     mixing = sum(lengths[f"{n}.qk"] + lengths[f"{n}.vo"] for n in range(table.layers))
     return 2.0 * tokens * weights + 2.0 * tokens * tokens * mixing

@@ -132,14 +132,18 @@ class Hidden(Term):
             return
         width, target = student.config.hidden_size, teacher.config.hidden_size
         for layer in self.matched(student.config.num_hidden_layers):
-            self.projections[str(layer)] = _identity(width, target).to(student.device) if self.project else nn.Identity()
+            self.projections[str(layer)] = (
+                _identity(width, target).to(student.device) if self.project else nn.Identity()
+            )
 
     @torch.no_grad()
     def restrict(self, kept: Tensor) -> None:
         """The student's stream was cut to the dims `kept` (indices): so are the projections' inputs."""
         for projection in self.projections.values():
             if not isinstance(projection, nn.Linear):
-                raise UserError("hidden states of a cut stream need projections: leave them on, or do not prune hidden dims")
+                raise UserError(
+                    "hidden states of a cut stream need projections: leave them on, or do not prune hidden dims"
+                )
             projection.weight = nn.Parameter(projection.weight[:, kept.to(projection.weight.device)].clone())
             projection.in_features = projection.weight.shape[1]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import __version__ as transformers_version
 
@@ -44,7 +44,12 @@ class Plan:
 
     @staticmethod
     def of(
-        space: Space, masks: Tensor, *, method: str = "hand", asked: float | None = None, embedding_rank: int | None = None
+        space: Space,
+        masks: Tensor,
+        *,
+        method: str = "hand",
+        asked: float | None = None,
+        embedding_rank: int | None = None,
     ) -> Plan:
         """A plan from masks `(N,)` over a space; units that others make dead are closed.
 
@@ -56,10 +61,10 @@ class Plan:
             raise UserError(f"masks have shape {tuple(masks.shape)}, the space has {len(space)} units")
         if not bool(((masks >= 0) & (masks <= 1)).all()):
             raise UserError("masks must lie in [0, 1]; some are outside or not a number")
-        if embedding_rank is not None:
-            check_rank(space.model.get_input_embeddings().weight, embedding_rank)
         closed = masks.detach().float() * space.closure(masks > 0)
         kept = closed > 0
+        if embedding_rank is not None:
+            check_rank(*_embeddings_shape(space, kept), embedding_rank)
         return Plan(
             granularities=space.granularities,
             masks=closed.cpu(),
@@ -91,7 +96,9 @@ class Plan:
             raise UserError(f"the plan is for a {self.model_type!r} model, this is a {model.config.model_type!r}")
         space = Space(model, *self.granularities)
         if len(space) != len(self.masks):
-            raise UserError(f"the plan has {len(self.masks)} units, this model has {len(space)}: use the plan's own model")
+            raise UserError(
+                f"the plan has {len(self.masks)} units, this model has {len(space)}: use the plan's own model"
+            )
         return space
 
     def to_dict(self, space: Space) -> dict[str, Any]:
@@ -106,7 +113,9 @@ class Plan:
             "embedding_rank": self.embedding_rank,
             "source": self.source,
             "versions": dict(self.versions),
-            "groups": {group.name: _group_to_dict(group, self.masks[space.slices[group.name]]) for group in space.groups},
+            "groups": {
+                group.name: _group_to_dict(group, self.masks[space.slices[group.name]]) for group in space.groups
+            },
         }
 
     @staticmethod
@@ -122,9 +131,7 @@ class Plan:
         if unknown:
             raise UserError(f"the plan's groups do not fit the model: {sorted(unknown)[0]!r} is on one side only")
         masks = torch.cat([_group_from_dict(group, data["groups"][group.name]) for group in space.groups])
-        plan = Plan.of(
-            space, masks, method=data["method"], asked=data["asked"], embedding_rank=data["embedding_rank"]
-        )
+        plan = Plan.of(space, masks, method=data["method"], asked=data["asked"], embedding_rank=data["embedding_rank"])
         if data["model_type"] != plan.model_type:
             raise UserError(f"the plan is for a {data['model_type']!r} model, this is a {plan.model_type!r}")
         return replace(plan, source=data["source"], versions=data["versions"])
@@ -139,7 +146,9 @@ class Plan:
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise UserError(f"{path} is not a readable plan ({error}): expected the JSON that `secateur` writes") from error
+            raise UserError(
+                f"{path} is not a readable plan ({error}): expected the JSON that `secateur` writes"
+            ) from error
         return Plan.from_dict(data, model)
 
     def summary(self, space: Space) -> list[dict[str, Any]]:
@@ -167,25 +176,34 @@ def fingerprint(model: PreTrainedModel) -> str:
     return digest.hexdigest()[:16]
 
 
-def check_rank(weight: Tensor, rank: int) -> None:
+def check_rank(rows: int, size: int, rank: int) -> None:
     """Refuse a rank at which a table `(rows, size)` and its factors, `(rows + size) x rank`, would not be smaller.
 
     Raises:
         UserError: naming the largest rank that is.
     """
-    rows, size = weight.shape
     largest = (rows * size - 1) // (rows + size)
     if not 0 < rank <= largest:
-        raise UserError(f"embedding rank {rank} is not between 1 and {largest}: it must shrink the table {rows} x {size}")
+        raise UserError(
+            f"embedding rank {rank} is not between 1 and {largest}: it must shrink the table {rows} x {size}"
+        )
+
+
+def _embeddings_shape(space: Space, kept: Tensor) -> tuple[int, int]:
+    """Rows of the word embeddings, and what is kept of their width."""
+    entries = [p for p in space.table.parameters if p.row.path == space.table.embeddings]
+    last = entries[-1]  # the table itself, or the projection of a factorised one
+    dim = last.axes.index("hidden") if "hidden" in last.axes else (1 if len(entries) == 1 else 0)
+    axis = last.axes[dim]
+    return entries[0].shape[0], int(space.lengths(kept.double())[axis]) if axis else last.shape[dim]
 
 
 def _achieved(space: Space, kept: Tensor, rank: int | None) -> dict[str, float]:
     """Scope -> density; factorised word embeddings count in `model` as what they become, a table and a projection."""
     achieved = {scope: space.density(kept, scope) for scope in ("prunable", "layers", "model")}
-    word = next((p for p in space.table.parameters if p.name == f"{space.table.embeddings}.weight"), None)
-    if rank is not None and word is not None:
-        rows, size = word.shape
-        width = size if word.axes[1] is None else int(space.lengths(kept.double())[word.axes[1]])
+    whole = isinstance(space.model.get_submodule(space.table.embeddings), nn.Embedding)
+    if rank is not None and whole:
+        rows, width = _embeddings_shape(space, kept)
         achieved["model"] -= (rows * width - rank * (rows + width)) / space.total("model")
     return achieved
 
@@ -217,9 +235,13 @@ _KEYS = {
 def _checked(data: Any) -> dict[str, Any]:
     if not isinstance(data, dict) or set(data) != _KEYS:
         odd = sorted(_KEYS ^ set(data)) if isinstance(data, dict) else [type(data).__name__]
-        raise UserError(f"this is not a plan: expected exactly the keys that `secateur` writes, at odds: {', '.join(odd)}")
+        raise UserError(
+            f"this is not a plan: expected exactly the keys that `secateur` writes, at odds: {', '.join(odd)}"
+        )
     if data["version"] != VERSION:
-        raise UserError(f"the plan has version {data['version']!r}, this secateur reads {VERSION}: use a matching secateur")
+        raise UserError(
+            f"the plan has version {data['version']!r}, this secateur reads {VERSION}: use a matching secateur"
+        )
     names, rank = data["granularities"], data["embedding_rank"]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise UserError(f"the plan's granularities must be a list of names, not {names!r}")
@@ -241,13 +263,17 @@ def _group_from_dict(group: Group, data: Any) -> Tensor:
     if not isinstance(data, dict) or data.get("units") != group.units or not isinstance(data.get("kept"), list):
         raise UserError(f"the plan's group {group.name!r} must have units: {group.units} and kept: a list of ranges")
     if unknown := set(data) - {"units", "kept", "masks"}:
-        raise UserError(f"the plan's group {group.name!r} has the unknown key {min(unknown)!r}: units, kept and masks are known")
+        raise UserError(
+            f"the plan's group {group.name!r} has the unknown key {min(unknown)!r}: units, kept and masks are known"
+        )
     masks = torch.zeros(group.units)
     previous = -1
     for pair in data["kept"]:
         whole = isinstance(pair, list) and len(pair) == 2 and all(type(end) is int for end in pair)
         if not whole or not previous < pair[0] <= pair[1] < group.units:
-            raise UserError(f"the plan's group {group.name!r} has the range {pair!r}: expected rising [first, last] within it")
+            raise UserError(
+                f"the plan's group {group.name!r} has the range {pair!r}: expected rising [first, last] within it"
+            )
         masks[pair[0] : pair[1] + 1] = 1.0
         previous = pair[1]
     if "masks" in data:

@@ -26,9 +26,7 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field(description="model to prune: a hub name or a folder; fine-tuned already, or not yet")
-    data: str = Field(
-        description="data: a hub name (glue/sst2), a folder, a file, or bbc for the embedded corpus"
-    )
+    data: str = Field(description="data: a hub name (glue/sst2), a folder, a file, or bbc for the embedded corpus")
     teacher: str | None = Field(
         None, description="fine-tuned teacher; by default the model itself, or one trained first"
     )
@@ -57,9 +55,7 @@ class Recipe(BaseModel):
 
     epochs: float = Field(6.0, gt=0, description="of the whole run, pruning and recovery")
     begin: float = Field(0.02, ge=0, le=1, description="part of the run after which pruning starts")
-    end: float = Field(
-        0.15, gt=0, lt=1, description="part of the run after which the model is cut and recovers"
-    )
+    end: float = Field(0.15, gt=0, lt=1, description="part of the run after which the model is cut and recovers")
     batch_size: int = Field(32, gt=0)
     accumulate: int = Field(1, gt=0, description="micro-batches per optimizer step")
     learning_rate: float = Field(3e-4, gt=0)
@@ -84,13 +80,9 @@ class Recipe(BaseModel):
 
     def model_post_init(self, context: Any) -> None:
         if not self.begin < self.end:
-            raise UserError(
-                f"begin {self.begin} must be smaller than end {self.end}: pruning needs a part of the run"
-            )
+            raise UserError(f"begin {self.begin} must be smaller than end {self.end}: pruning needs a part of the run")
         if not 0 < self.density <= 1:
-            raise UserError(
-                f"density {self.density} is not in (0, 1]: it is the fraction of parameters to keep"
-            )
+            raise UserError(f"density {self.density} is not in (0, 1]: it is the fraction of parameters to keep")
 
     def to_yaml(self) -> str:
         """The resolved recipe, every key."""

@@ -42,10 +42,10 @@ class Report:
     data: str
 
     @property
-    def retention(self) -> float:
-        """The pruned model's score over the teacher's."""
+    def retention(self) -> float | None:
+        """The pruned model's score over the teacher's; None where the teacher scores 0."""
         teacher = self.teacher_scores[self.metric]
-        return self.scores[self.metric] / teacher if teacher else float("nan")
+        return self.scores[self.metric] / teacher if teacher else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `retention` included."""
@@ -56,7 +56,7 @@ class Report:
         parameters, size = self.parameters, self.weight_bytes
         table = [
             (self.metric, f"{self.teacher_scores[self.metric]:.4f}", f"{self.scores[self.metric]:.4f}"),
-            ("retention", "100%", f"{self.retention:.1%}"),
+            ("retention", "100%", "-" if self.retention is None else f"{self.retention:.1%}"),
             ("density, prunable", "1", f"{self.density['prunable']:.4f}"),
             ("density, whole model", "1", f"{self.density['model']:.4f}"),
             ("parameters", f"{parameters['teacher']:,}", f"{parameters['model']:,}"),
@@ -78,8 +78,7 @@ class Report:
             "whole model: all parameters, embeddings and head included",
             f"masked = compact to {self.verified['masked_compact']:.1e}, compact = loaded to "
             f"{self.verified['compact_loaded']:.1e} (largest difference of a logit, {self.verified['examples']} inputs)",
-            "wall-clock, s: "
-            + ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in self.seconds.items()),
+            "wall-clock, s: " + ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in self.seconds.items()),
         ]
         if p:
             notes.append(

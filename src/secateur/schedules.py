@@ -22,9 +22,7 @@ def _linear(start: float, stop: float, moved: float) -> float:
 
 def _cubic(start: float, stop: float, moved: float) -> float:
     left = 1.0 - moved
-    return stop + (start - stop) * (
-        left * left * left
-    )  # a product is monotone in floats; `left**3` need not be
+    return stop + (start - stop) * (left * left * left)  # a product is monotone in floats; `left**3` need not be
 
 
 def _exponential(start: float, stop: float, moved: float) -> float:
@@ -62,9 +60,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if self.curve not in _CURVES:
-            raise UserError(
-                f"expected a curve among {', '.join(_CURVES)}, got {self.curve!r}: choose one of these"
-            )
+            raise UserError(f"expected a curve among {', '.join(_CURVES)}, got {self.curve!r}: choose one of these")
         for name in ("start", "stop"):
             if not math.isfinite(value := getattr(self, name)):
                 raise UserError(f"expected a finite {name}, got {value}: give an ordinary number")

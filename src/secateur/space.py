@@ -100,7 +100,9 @@ class Space:
         names = granularities or ("ffn", "qk", "vo")
         unknown = [name for name in names if name not in GRANULARITIES]
         if unknown or len(set(names)) < len(names):
-            raise UserError(f"granularities {names} are not a choice from {', '.join(GRANULARITIES)}, each at most once")
+            raise UserError(
+                f"granularities {names} are not a choice from {', '.join(GRANULARITIES)}, each at most once"
+            )
         self.model = model
         self.granularities = tuple(names)
         self.table = find(model)

@@ -146,9 +146,7 @@ class Run:
         if mine.is_file():
             theirs = mine.read_text(encoding="utf-8")
             changed = [
-                a.split(":")[0]
-                for a, b in zip(theirs.splitlines(), resolved.splitlines(), strict=False)
-                if a != b
+                a.split(":")[0] for a, b in zip(theirs.splitlines(), resolved.splitlines(), strict=False) if a != b
             ]
             if theirs != resolved:
                 raise UserError(
@@ -160,9 +158,7 @@ class Run:
             raise UserError(f"{self.folder} exists and is no run of secateur: choose an empty or new folder")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "versions.json").write_text(
-                json.dumps(versions(), indent=1) + "\n", encoding="utf-8"
-            )
+            (self.folder / "versions.json").write_text(json.dumps(versions(), indent=1) + "\n", encoding="utf-8")
             mine.write_text(resolved, encoding="utf-8")
         except OSError as error:
             raise UserError(
@@ -181,9 +177,7 @@ class Run:
         return (teacher or self.task.load_model(folder)).eval()
 
     def _named_teacher(self) -> PreTrainedModel | None:
-        name = self.recipe.teacher or (
-            self.recipe.model if self.task.is_finetuned(self.recipe.model) else None
-        )
+        name = self.recipe.teacher or (self.recipe.model if self.task.is_finetuned(self.recipe.model) else None)
         if name is None:
             return None
         teacher = self.task.load_model(name)
@@ -194,9 +188,7 @@ class Run:
         r = self.recipe
         set_seed(r.seed)
         model = self._base(r.model)
-        trainer = self._trainer(
-            model, "teacher-training", r.teacher_epochs, learning_rate=r.teacher_learning_rate
-        )
+        trainer = self._trainer(model, "teacher-training", r.teacher_epochs, learning_rate=r.teacher_learning_rate)
         self._train(trainer, "teacher")
         save(model, folder, tokenizer=self.tokenizer)
 
@@ -321,9 +313,7 @@ class Run:
         r = self.recipe
         if not r.cache:
             return self.teacher
-        layers = (
-            Hidden(r.hidden).matched(self.teacher.config.num_hidden_layers) if r.hidden is not None else []
-        )
+        layers = Hidden(r.hidden).matched(self.teacher.config.num_hidden_layers) if r.hidden is not None else []
         started = time.monotonic()
         cached = CachedTeacher.of(
             self.teacher,
@@ -424,9 +414,7 @@ class Run:
                 "teacher": 4 * teacher.num_parameters(),
                 "model": disk_bytes(self.folder / "model"),
             },
-            latency=[
-                measurement.to_dict() for measurement in grid(model, teacher, r.shapes, repeats=r.repeats)
-            ],
+            latency=[measurement.to_dict() for measurement in grid(model, teacher, r.shapes, repeats=r.repeats)],
             verified=_read_json(self.folder / "verified.json"),
             seconds=_read_json(self.folder / "seconds.json"),
             versions=_read_json(self.folder / "versions.json"),
@@ -459,9 +447,7 @@ class Run:
 
 def versions() -> dict[str, str]:
     """What a number depends on besides the recipe: libraries and machine."""
-    libraries = {
-        name: version(name) for name in ("secateur", "torch", "transformers", "accelerate", "datasets")
-    }
+    libraries = {name: version(name) for name in ("secateur", "torch", "transformers", "accelerate", "datasets")}
     machine = {
         "python": platform.python_version(),
         "machine": platform.platform(),
@@ -480,9 +466,7 @@ class _LogFile(TrainerCallback):
     def __init__(self, path: Path, stage: str) -> None:
         self.path, self.stage = path, stage
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         line = {"stage": self.stage, "step": state.global_step, "of": state.max_steps, **(logs or {})}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

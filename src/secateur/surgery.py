@@ -62,7 +62,7 @@ def factorise(model: PreTrainedModel, rank: int) -> PreTrainedModel:
     path = find(model).embeddings
     model = copy.deepcopy(model)
     stock = model.get_submodule(path)
-    check_rank(stock.weight, rank)
+    check_rank(*stock.weight.shape, rank)
     new = compact.FactorisedEmbedding.like(stock, rank)
     with torch.no_grad():
         left, values, right = torch.linalg.svd(stock.weight.detach().double(), full_matrices=False)
@@ -137,7 +137,9 @@ def _on(axes: tuple[Axis, ...], axis: Axis, mask: Tensor | None, *, out: bool = 
 def _structure(space: Space, masks: Tensor, kept: Mapping[str, Tensor]) -> dict[str, Any]:
     """What of the stock model changes: the `secateur` key, see `compact`."""
     table = space.table
-    gates = {name: float(gate) for name, gate in space.effective(masks).items() if name.endswith((".attention", ".mlp"))}
+    gates = {
+        name: float(gate) for name, gate in space.effective(masks).items() if name.endswith((".attention", ".mlp"))
+    }
     structure: dict[str, Any] = {"version": compact.VERSION}
     structure |= {part: {} for part in ("linear", "norm", "embedding", "factorised", "attention", "bias", "replaced")}
     sizes = {axis: len(indices) for axis, indices in kept.items()}

@@ -102,9 +102,7 @@ def _check_size(shape: tuple[int, int, int], limit_gb: float) -> None:
         )
 
 
-def _key(
-    teacher: PreTrainedModel, rows: Sequence[Mapping[str, Any]], layers: Sequence[int], bf16: bool
-) -> str:
+def _key(teacher: PreTrainedModel, rows: Sequence[Mapping[str, Any]], layers: Sequence[int], bf16: bool) -> str:
     """A name for the outputs of these weights on these rows: 16 hex digits."""
     digest = hashlib.sha256(f"{list(layers)} {bf16}".encode())
     for tensor in teacher.state_dict().values():
@@ -138,16 +136,12 @@ def _run(
     for first in range(0, len(order), batch):
         chosen = order[first : first + batch]
         inputs = collate([rows[int(number)] for number in chosen])
-        given = {
-            name: value.to(teacher.device) for name, value in inputs.items() if name not in ("labels", INDEX)
-        }
+        given = {name: value.to(teacher.device) for name, value in inputs.items() if name not in ("labels", INDEX)}
         with torch.autocast(teacher.device.type, torch.bfloat16, enabled=bf16):
             outputs = teacher(**given, output_hidden_states=bool(layers))
         logits[chosen] = outputs.logits.float().cpu()
         if layers:
-            stacked = (
-                torch.stack([outputs.hidden_states[layer] for layer in layers], dim=2).half().cpu().numpy()
-            )
+            stacked = torch.stack([outputs.hidden_states[layer] for layer in layers], dim=2).half().cpu().numpy()
             for row, number in enumerate(chosen):
                 own = slice(starts[number], starts[number + 1])
                 states[own] = stacked[row, : own.stop - own.start]

@@ -60,7 +60,7 @@ class PruningTrainer(Trainer):
     ) -> None:
         self.method, self.teacher = method, teacher
         self.terms = nn.ModuleList(objective or [Labels()])
-        self.begin, self.end = begin, end
+        self.window = (begin, end)
         self.attachment: Attachment | None = None
         self.evidence: Tensor | None = None
         self.seen: dict[str, float] = defaultdict(float)
@@ -77,7 +77,8 @@ class PruningTrainer(Trainer):
     @property
     def progress(self) -> float:
         """Part of the whole run that is done, in [begin, end]."""
-        return self.begin + (self.end - self.begin) * self.state.global_step / max(1, self.state.max_steps)
+        begin, end = self.window
+        return begin + (end - begin) * self.state.global_step / max(1, self.state.max_steps)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As in Trainer, under the masks; they are taken off when it returns."""
@@ -218,13 +219,14 @@ class PruningTrainer(Trainer):
         """Trainer's schedule over the whole run, of which this stage is the part from `begin` to `end`."""
         if self.lr_scheduler is None:
             optimizer = optimizer or self.optimizer
-            whole = round(num_training_steps / (self.end - self.begin))
-            offset = round(whole * self.begin)
-            schedule = get_scheduler(
-                self.args.lr_scheduler_type, optimizer, self.args.get_warmup_steps(whole), whole
-            )
+            begin, end = self.window
+            whole = round(num_training_steps / (end - begin))
+            offset = round(whole * begin)
+            schedule = get_scheduler(self.args.lr_scheduler_type, optimizer, self.args.get_warmup_steps(whole), whole)
             if not isinstance(schedule, LambdaLR):
-                raise UserError(f"lr_scheduler_type {self.args.lr_scheduler_type} cannot span stages: use linear or cosine")
+                raise UserError(
+                    f"lr_scheduler_type {self.args.lr_scheduler_type} cannot span stages: use linear or cosine"
+                )
             shifted = [lambda step, rule=rule: rule(step + offset) for rule in schedule.lr_lambdas]
             for group in optimizer.param_groups:
                 group["lr"] = group.pop("initial_lr")
@@ -254,7 +256,9 @@ class PruningTrainer(Trainer):
 
 def last_checkpoint(folder: Path | str) -> str | None:
     """The latest whole checkpoint in a folder, None if there is none."""
-    found = {int(path.name.split("-")[1]): path for path in Path(folder).glob("checkpoint-*") if (path / STATE).is_file()}
+    found = {
+        int(path.name.split("-")[1]): path for path in Path(folder).glob("checkpoint-*") if (path / STATE).is_file()
+    }
     return str(found[max(found)]) if found else None
 
 

@@ -75,9 +75,7 @@ def test_g01_mask_gradient_is_the_weight_gradient_score(bert, batch):
         gradient = attachment.masks.grad
     for layer in range(2):
         for family, expected in weight_gradient_scores(model, layer).items():
-            torch.testing.assert_close(
-                gradient[space.slices[f"{layer}.{family}"]], expected, atol=1e-7, rtol=0
-            )
+            torch.testing.assert_close(gradient[space.slices[f"{layer}.{family}"]], expected, atol=1e-7, rtol=0)
 
 
 def test_g01_gates_elsewhere_give_the_same_number(bert, batch):
@@ -103,9 +101,7 @@ def test_g01_gates_elsewhere_give_the_same_number(bert, batch):
 def test_g03_faithful_updates_are_steps_200_to_399_of_1000(toy, monkeypatch):
     method = Grain(toy, cubic(1.0, 0.05, begin=0.2, end=0.4), faithful=True)
     densities, asked, listening = [], {}, []
-    monkeypatch.setattr(
-        grain, "published_ranking", lambda s, i, density, alive: densities.append(density) or alive
-    )
+    monkeypatch.setattr(grain, "published_ranking", lambda s, i, density, alive: densities.append(density) or alive)
     for step in range(1, 1001):
         listening += [step] if method.listens_to else []
         method.advance(step / 1000)
@@ -350,9 +346,7 @@ def test_g10_best_approximation_of_its_rank(bert, rank):
     whole = model.bert.embeddings.word_embeddings.weight.detach()
     new = factorise(model, rank).bert.embeddings.word_embeddings
     left, values, right = torch.linalg.svd(whole, full_matrices=False)
-    torch.testing.assert_close(
-        (whole - new.weight).norm(), values[rank:].square().sum().sqrt(), atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close((whole - new.weight).norm(), values[rank:].square().sum().sqrt(), atol=1e-5, rtol=0)
     best = left[:, :rank] * values[:rank] @ right[:rank]
     torch.testing.assert_close(new.weight, best, atol=1e-5, rtol=0)
     assert sum(parameter.numel() for parameter in new.parameters()) == (50 + 32) * rank

@@ -131,9 +131,7 @@ class GradientsAreThoseOfTheSum(TrainerCallback):
         trainer.compute_loss = remember
 
     def on_pre_optimizer_step(self, args, state, control, *, model, **kwargs):
-        student, teacher = (
-            m(**self.inputs, output_hidden_states=True) for m in (model, self.trainer.teacher)
-        )
+        student, teacher = (m(**self.inputs, output_hidden_states=True) for m in (model, self.trainer.teacher))
         step = Step(self.inputs, student, teacher)
         parameters = [*model.parameters(), *self.trainer.terms.parameters()]
         expected = torch.autograd.grad(sum(term(step) for term in self.trainer.terms), parameters)
@@ -146,9 +144,7 @@ def test_g07_the_optimizer_sees_the_gradient_of_the_sum(run):
     callback = GradientsAreThoseOfTheSum()
     trainer = run([Logits(), Hidden()], steps=10, callbacks=[callback], max_grad_norm=0.0)
     assert callback.steps == 10
-    assert trainer.method.space.density(trainer.method.alive) <= 0.3, (
-        "masks were at work in some of the steps"
-    )
+    assert trainer.method.space.density(trainer.method.alive) <= 0.3, "masks were at work in some of the steps"
 
 
 def test_g07_a_scaled_loss_is_refused(run):

@@ -1,4 +1,4 @@
-"""Random pruning: the baseline that every evidence must beat. The order is drawn once, from the seed."""
+"""Random pruning: the baseline that every evidence must beat. The order is drawn once, at construction."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from secateur.space import Space
 
 @register("random")
 class Random(Scheduled):
-    """Score = uniform noise, drawn at construction from `seed`, the same on every machine and rank."""
+    """Score = uniform noise from `seed`, the same on every machine and rank; by default torch's own (`set_seed`)."""
 
     order: Tensor
 
-    def __init__(self, space: Space, density: Schedule | float = 1.0, *, seed: int = 0) -> None:
+    def __init__(self, space: Space, density: Schedule | float = 1.0, *, seed: int | None = None) -> None:
         super().__init__(space, density)
-        noise = torch.rand(len(space), generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(torch.initial_seed() if seed is None else seed)
+        noise = torch.rand(len(space), generator=generator)
         self.register_buffer("order", noise.to(self.alive.device))
 
     def scores(self) -> Tensor:

@@ -150,9 +150,7 @@ class Classification(Task):
         logits = np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs)
         wanted = np.asarray(prediction.label_ids)
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # scikit-learn and scipy warn of constants, which the docstring covers
+            warnings.simplefilter("ignore")  # scikit-learn and scipy warn of constants, which the docstring covers
             if self.labels is None:
                 return _score_metrics(logits.reshape(-1), wanted)
             return _class_metrics(logits.argmax(-1), wanted, binary=len(self.labels) == 2)
@@ -196,9 +194,7 @@ def _label_column(shared: Sequence[str], label: str | None) -> str:
 
 
 def _no_column(option: str, asked: Sequence[str], shared: Sequence[str]) -> UserError:
-    missing = next(
-        (f"column {name!r}" for name in asked if name not in shared), f"{option} under a usual name"
-    )
+    missing = next((f"column {name!r}" for name in asked if name not in shared), f"{option} under a usual name")
     return UserError(f"the data has no {missing}: give one of {', '.join(shared)} by `{option}`")
 
 
@@ -206,9 +202,7 @@ def _check_text(name: str, split: Dataset, columns: Sequence[str]) -> None:
     for column in columns:
         dtype = _dtype(split.features[column])
         if dtype not in ("string", "large_string", "null"):
-            raise UserError(
-                f"column {column!r} of the {name} split holds {dtype}: name one of text by `text`"
-            )
+            raise UserError(f"column {column!r} of the {name} split holds {dtype}: name one of text by `text`")
         if not any(split[column][:]):
             raise UserError(f"column {column!r} of the {name} split is empty: name another by `text`")
 
