@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers import __version__ as transformers_version
 
@@ -61,10 +61,10 @@ class Plan:
             raise UserError(f"masks have shape {tuple(masks.shape)}, the space has {len(space)} units")
         if not bool(((masks >= 0) & (masks <= 1)).all()):
             raise UserError("masks must lie in [0, 1]; some are outside or not a number")
+        if embedding_rank is not None:
+            check_rank(*space.model.get_input_embeddings().weight.shape, embedding_rank)
         closed = masks.detach().float() * space.closure(masks > 0)
         kept = closed > 0
-        if embedding_rank is not None:
-            check_rank(*_embeddings_shape(space, kept), embedding_rank)
         return Plan(
             granularities=space.granularities,
             masks=closed.cpu(),
@@ -189,21 +189,13 @@ def check_rank(rows: int, size: int, rank: int) -> None:
         )
 
 
-def _embeddings_shape(space: Space, kept: Tensor) -> tuple[int, int]:
-    """Rows of the word embeddings, and what is kept of their width."""
-    entries = [p for p in space.table.parameters if p.row.path == space.table.embeddings]
-    last = entries[-1]  # the table itself, or the projection of a factorised one
-    dim = last.axes.index("hidden") if "hidden" in last.axes else (1 if len(entries) == 1 else 0)
-    axis = last.axes[dim]
-    return entries[0].shape[0], int(space.lengths(kept.double())[axis]) if axis else last.shape[dim]
-
-
 def _achieved(space: Space, kept: Tensor, rank: int | None) -> dict[str, float]:
     """Scope -> density; factorised word embeddings count in `model` as what they become, a table and a projection."""
     achieved = {scope: space.density(kept, scope) for scope in ("prunable", "layers", "model")}
-    whole = isinstance(space.model.get_submodule(space.table.embeddings), nn.Embedding)
-    if rank is not None and whole:
-        rows, width = _embeddings_shape(space, kept)
+    word = next((p for p in space.table.parameters if p.name == f"{space.table.embeddings}.weight"), None)
+    if rank is not None and word is not None:
+        rows, size = word.shape
+        width = int(space.lengths(kept.double())[word.axes[1]]) if word.axes[1] else size
         achieved["model"] -= (rows * width - rank * (rows + width)) / space.total("model")
     return achieved
 
