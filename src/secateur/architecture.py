@@ -183,7 +183,7 @@ def _bind(architecture: Architecture, model: PreTrainedModel) -> Table:
     starts = [f"{prefix}{architecture.layers}.{index}." for index in range(model.config.num_hidden_layers)]
     modules = dict(model.named_modules())
     same = _same_axes(architecture, {name.removeprefix(prefix) for name in modules})
-    placed = [(_placed(row, prefix, None, same), None) for row in architecture.stem]
+    placed: list[tuple[Row, int | None]] = [(_placed(row, prefix, None, same), None) for row in architecture.stem]
     for index, start in enumerate(starts):
         placed += [(_placed(row, start, index, same), index) for row in architecture.layer]
     placed += [(row, None) for row in _head_rows(architecture, model)]

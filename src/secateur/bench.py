@@ -109,18 +109,9 @@ def measure(
     inputs = _random_inputs(models, batch, tokens, seed)
     with _thread_count(threads) as used, _evaluating(models), torch.inference_mode():
         times = _times_in_turn(models, inputs, repeats, warmup, dtype)
-    shared: dict[str, int | str] = {
-        "batch": batch,
-        "tokens": tokens,
-        "repeats": repeats,
-        "warmup": warmup,
-        "threads": used,
-        "device": str(model.device),
-        "runtime": f"pytorch {torch.__version__}",
-        "machine": _machine(model.device),
-        "order": "alone" if against is None else "interleaved",
-        "seed": seed,
-    }
+    counts = {"batch": batch, "tokens": tokens, "repeats": repeats, "warmup": warmup, "threads": used}
+    order = "alone" if against is None else "interleaved"
+    shared = {**counts, **_surroundings(model.device), "order": order, "seed": seed}
     other = None if against is None else _summary(against, times[1], shared, dtype)
     return _summary(model, times[0], shared, dtype, other)
 
@@ -281,6 +272,11 @@ def _summary(
     }
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Measurement(median, (first, third), parameters, protocol, against)
+
+
+def _surroundings(device: torch.device) -> dict[str, int | str]:
+    """What a time depends on beside the model and the counts."""
+    return {"device": str(device), "runtime": f"pytorch {torch.__version__}", "machine": _machine(device)}
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -23,12 +23,12 @@ import json
 import math
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 import transformers
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import PreTrainedConfig, PreTrainedModel
 
 VERSION = 1
 CODE = "modeling_secateur"
@@ -42,7 +42,10 @@ AUTO_CLASSES = {
 
 
 class Bias(nn.Module):
-    """A Linear of which only the bias is left: the sublayer behind it has no units any more, but its bias still speaks."""
+    """A Linear of which only the bias is left.
+
+    The sublayer behind it has no units any more, but its bias still speaks.
+    """
 
     def __init__(self, size: int, like: Tensor) -> None:
         super().__init__()
@@ -105,7 +108,9 @@ class CompactAttention(nn.Module):
     padding is exact and stays zero in training. The softmax scale is that of the heads before pruning.
     """
 
-    def __init__(self, stock: nn.Module, spec: dict[str, Any]) -> None:
+    dropout: nn.Dropout
+
+    def __init__(self, stock: Any, spec: dict[str, Any]) -> None:  # a family's own module: no type has its names
         super().__init__()
         self.qk, self.vo, self.scale = tuple(spec["qk"]), tuple(spec["vo"]), float(spec["scale"])
         self.names = (spec["query"], spec["key"], spec["value"])
@@ -165,11 +170,13 @@ def reshape(model: nn.Module, structure: dict[str, Any]) -> None:
         for path, (out, into) in structure["linear"].items():
             _resize(model.get_submodule(path), weight=(out, into), bias=(out,), out_features=out, in_features=into)
         for path, size in structure["bias"].items():
-            model.set_submodule(path, Bias(size, model.get_submodule(path).weight))
+            model.set_submodule(path, Bias(size, model.get_parameter(f"{path}.weight")))
         for path, kind in structure["replaced"].items():
-            stock = model.get_submodule(path)
-            new = Zero(stock.weight) if kind == "zero" else {"empty": Empty, "identity": nn.Identity}[kind]()
-            model.set_submodule(path, new)
+            model.get_submodule(path)  # raises where nothing is: `set_submodule` would put the new module there
+            if kind == "zero":
+                model.set_submodule(path, Zero(model.get_parameter(f"{path}.weight")))
+            else:
+                model.set_submodule(path, {"empty": Empty, "identity": nn.Identity}[kind]())
         for path, spec in structure["attention"].items():
             model.set_submodule(path, CompactAttention(model.get_submodule(path), spec))
     except (AttributeError, KeyError, TypeError) as error:
@@ -217,10 +224,18 @@ def _whole(sizes: Any, least: int) -> bool:
     return isinstance(sizes, list) and all(type(size) is int and size >= least for size in sizes)
 
 
-class Pruned:
+# Only a type checker sees the base that every stock class brings along; at run time the mixin has none of its own.
+if TYPE_CHECKING:
+    _Stock = PreTrainedModel
+else:
+    _Stock = object
+
+
+class Pruned(_Stock):
     """Put before a stock model class: shapes the model as its config says, and dense models stay stock."""
 
-    stock: type
+    stock: type[PreTrainedModel]
+    config_class: type[PreTrainedConfig]
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
@@ -229,9 +244,9 @@ class Pruned:
             reshape(self, config.secateur)
 
     @classmethod
-    def from_pretrained(cls, name: Any, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """As in transformers; a checkpoint without a `secateur` key gives the stock class."""
-        config = kwargs.get("config")
+        name, config = pretrained_model_name_or_path, kwargs.get("config")
         if config is None:
             config = cls.config_class.from_pretrained(name)
         if not getattr(config, "secateur", None):
@@ -257,7 +272,7 @@ class Pruned:
             (Path(save_directory) / "plan.json").write_text(json.dumps(self.plan, indent=1) + "\n", encoding="utf-8")
 
 
-def pruned(stock: type) -> type:
+def pruned(stock: type[PreTrainedModel]) -> type[Pruned]:
     """The `Pruned` class of a stock model class, `PrunedBertModel` of `BertModel`; made once."""
     name = PREFIX + stock.__name__
     if name not in globals():

@@ -20,8 +20,11 @@ SCOPES = ("prunable", "layers", "model")
 
 
 def counts(parameter: Parameter, scope: str) -> bool:
-    """Whether a parameter is counted: `prunable` is what lies on an axis inside a layer (GRAIN's denominator: output
-    biases and norms are not in it), `layers` the whole encoder without embeddings, `model` everything."""
+    """Whether a parameter is counted.
+
+    `prunable` is what lies on an axis inside a layer (GRAIN's denominator: output biases and norms are not in it),
+    `layers` the whole encoder without embeddings, `model` everything.
+    """
     if scope == "model":
         return True
     return parameter.layer is not None and (scope == "layers" or parameter.inner)
@@ -46,8 +49,11 @@ def full(table: Table) -> dict[str, float]:
 
 
 def flops(table: Table, lengths: Lengths, tokens: int) -> Tensor | float:
-    """Floating point operations of the encoder's layers for one sequence (a multiply-add is two), softmax, norms and
-    activations left out: 2 per weight and token, and 2 x tokens x (QK dims + VO dims) per token for the attention."""
+    """Floating point operations of the encoder's layers for one sequence (a multiply-add is two).
+
+    2 per weight and token, and 2 x tokens x (QK dims + VO dims) per token for the attention; softmax, norms and
+    activations are left out.
+    """
     weights = sum(
         size(p, lengths)
         for p in table.parameters

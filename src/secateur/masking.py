@@ -22,21 +22,27 @@ from secateur.architecture import Embedding, Linear, Norm, Row
 from secateur.errors import UserError
 from secateur.space import Space
 
+ATTACHED = "_secateur_attachment"
+"""The attribute under which a model carries its `Attachment` while masks are on it."""
+
 
 class Attachment:
-    """Masks that are on a model. `masks` is the `(N,)` tensor of the latest forward: differentiate with respect to it."""
+    """Masks that are on a model.
+
+    `masks` is the `(N,)` tensor of the latest forward: differentiate with respect to it.
+    """
 
     masks: Tensor
 
     def __init__(self, model: PreTrainedModel, space: Space, source: Callable[[], Tensor]) -> None:
-        if getattr(model, "_secateur_attachment", None) is not None:
+        if getattr(model, ATTACHED, None) is not None:
             raise UserError("masks are on this model already: detach them first")
         self.model, self.space, self.source = model, space, source
         self.at_sites: dict[str, Tensor] = {}
         self.norms: list[nn.Module] = []
         self.handles: list[RemovableHandle] = [model.register_forward_pre_hook(self._draw)]
         acting = {group.site for group in space.groups}
-        model._secateur_attachment = self
+        setattr(model, ATTACHED, self)
         try:
             for row in space.table.rows:
                 self.handles += self._hooks(row, model.get_submodule(row.path), acting)
@@ -51,7 +57,7 @@ class Attachment:
         for norm in self.norms:
             norm.__class__ = nn.LayerNorm
             del norm.site
-        del self.model._secateur_attachment
+        delattr(self.model, ATTACHED)
 
     def _draw(self, module: nn.Module, args: Any) -> None:
         masks = self.source()
@@ -93,7 +99,7 @@ class Attachment:
         if type(module) is not nn.LayerNorm:
             raise UserError(f"{row.path} is a {type(module).__name__}: only LayerNorm can be masked")
         module.__class__ = MaskedNorm
-        module.site = (self, row)
+        module.site = (self, row)  # type: ignore[assignment]  # mypy does not follow the exchanged class
         self.norms.append(module)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import PreTrainedModel
 
 from secateur.errors import UserError
 
@@ -47,8 +48,11 @@ class Term(nn.Module):
         super().__init__()
         self.weight = weight
 
-    def bind(self, student: nn.Module, teacher: nn.Module | None) -> None:
-        """Build what depends on the models, before the optimizer is made. A term that is bound stays as it is."""
+    def bind(self, student: PreTrainedModel, teacher: Any) -> None:
+        """Build what depends on the models, before the optimizer is made. A term that is bound stays as it is.
+
+        `teacher` is a model, or whatever answers like one and has its `config`; None when there is none.
+        """
 
     def restrict(self, kept: Tensor) -> None:
         """The student's stream was cut to the dims `kept` (indices)."""
@@ -99,7 +103,8 @@ class Hidden(Term):
 
     Args:
         layers: `"every 2"`, `"last"`, or the layers' numbers.
-        project: False compares the states as they are, which needs streams of one width and saves the projections' time.
+        project: False compares the states as they are, which needs streams of one width and saves the projections'
+            time.
     """
 
     name = "hidden"
@@ -127,7 +132,7 @@ class Hidden(Term):
             return list(self.layers)
         raise UserError(f'layers {self.layers!r} is not "every N", "last" or numbers from 0 to {depth}')
 
-    def bind(self, student: nn.Module, teacher: nn.Module | None) -> None:
+    def bind(self, student: PreTrainedModel, teacher: Any) -> None:
         if self.projections or teacher is None:
             return
         width, target = student.config.hidden_size, teacher.config.hidden_size
@@ -164,6 +169,9 @@ def _identity(width: int, target: int) -> nn.Linear:
 
 
 def masked_mse(student: Tensor, teacher: Tensor, real: Tensor) -> Tensor:
-    """Squared error over real tokens, `(batch, tokens, dims)` against `real` `(batch, tokens, 1)`, mean per entry: `()`."""
+    """Squared error over real tokens, mean per entry, `()`.
+
+    `student` and `teacher` are `(batch, tokens, dims)`, `real` is `(batch, tokens, 1)`.
+    """
     error = (student - teacher).square() * real
     return error.sum() / (real.sum() * student.shape[-1])

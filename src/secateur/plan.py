@@ -62,7 +62,9 @@ class Plan:
         if not bool(((masks >= 0) & (masks <= 1)).all()):
             raise UserError("masks must lie in [0, 1]; some are outside or not a number")
         if embedding_rank is not None:
-            check_rank(*space.model.get_input_embeddings().weight.shape, embedding_rank)
+            words: Any = space.model.get_input_embeddings()  # stock or factorised: both show the whole table
+            rows, size = words.weight.shape
+            check_rank(rows, size, embedding_rank)
         closed = masks.detach().float() * space.closure(masks > 0)
         kept = closed > 0
         return Plan(
@@ -220,7 +222,8 @@ def _ranges(indices: list[int]) -> list[list[int]]:
 
 
 _KEYS = {
-    "version", "model_type", "method", "granularities", "asked", "achieved", "embedding_rank", "source", "versions", "groups",
+    "version", "model_type", "method", "granularities", "asked",
+    "achieved", "embedding_rank", "source", "versions", "groups",
 }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -76,8 +76,9 @@ class Report:
             f"{self.metric} on {self.rows['validation']:,} validation rows, seed {self.recipe['seed']}, float32",
             "density, prunable: kept weights and inner biases of the layers over all of them (GRAIN's denominator); "
             "whole model: all parameters, embeddings and head included",
-            f"masked = compact to {self.verified['masked_compact']:.1e}, compact = loaded to "
-            f"{self.verified['compact_loaded']:.1e} (largest difference of a logit, {self.verified['examples']} inputs)",
+            f"masked = compact to {self.verified['masked_compact']:.1e}, "
+            f"compact = loaded to {self.verified['compact_loaded']:.1e} "
+            f"(largest difference of a logit, {self.verified['examples']} inputs)",
             "wall-clock, s: " + ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in self.seconds.items()),
         ]
         if p:
@@ -123,6 +124,6 @@ class Report:
             ) from error
 
 
-def _markdown_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+def _markdown_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     lines = [head, tuple("---" for _ in head), *rows]
     return ["| " + " | ".join(line) + " |" for line in lines]

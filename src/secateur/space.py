@@ -229,7 +229,10 @@ class Space:
             )
 
     def _keep_first(self, ranked: Tensor, count: int) -> Tensor:
-        """The `count` highest of `ranked`, ties in the order of the space; and the best hidden dim, whatever the count."""
+        """The `count` highest of `ranked`, ties in the order of the space.
+
+        The best hidden dim is kept whatever the count.
+        """
         order = torch.argsort(ranked, descending=True, stable=True)
         kept = torch.zeros(len(ranked), dtype=torch.bool, device=ranked.device)
         kept[order[:count]] = True

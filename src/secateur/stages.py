@@ -1,5 +1,6 @@
-"""The whole job, stage by stage: teacher, prune, cut, recover, measure. Each stage is a call; what it leaves on disk is
-written whole, and is where an interrupted run goes on.
+"""The whole job, stage by stage: teacher, prune, cut, recover, measure.
+
+Each stage is a call; what it leaves on disk is written whole, and is where an interrupted run goes on.
 
     RUN/recipe.yaml      the resolved recipe          RUN/prune, RUN/recover   checkpoints while they are needed
     RUN/versions.json    libraries and machine        RUN/cut                  the cut model before recovery
@@ -339,9 +340,26 @@ class Run:
         objective: Sequence[Term] = (),
         **kwargs: Any,
     ) -> PruningTrainer:
+        trainer = PruningTrainer(
+            model,
+            teacher=self.outputs if objective else None,
+            objective=objective,
+            args=self._arguments(stage, epochs, learning_rate),
+            train_dataset=self.train_rows,
+            eval_dataset=self.validation_rows,
+            compute_metrics=self.task.compute_metrics,
+            data_collator=self.task.collator(self.tokenizer),
+            processing_class=self.tokenizer,
+            callbacks=[_LogFile(self.folder / "log.jsonl", stage), *self.callbacks],
+            **kwargs,
+        )
+        trainer.remove_callback(PrinterCallback)  # Trainer prints every log where it shows no bar
+        return trainer
+
+    def _arguments(self, stage: str, epochs: float, learning_rate: float) -> TrainingArguments:
         r = self.recipe
         steps = max(1, round(epochs * max(1, len(self.train_rows) // (r.batch_size * r.accumulate))))
-        args = TrainingArguments(
+        return TrainingArguments(
             str(self.folder / stage),
             max_steps=steps,
             per_device_train_batch_size=r.batch_size,
@@ -368,21 +386,6 @@ class Run:
             disable_tqdm=True,
             report_to=[],
         )
-        trainer = PruningTrainer(
-            model,
-            teacher=self.outputs if objective else None,
-            objective=objective,
-            args=args,
-            train_dataset=self.train_rows,
-            eval_dataset=self.validation_rows,
-            compute_metrics=self.task.compute_metrics,
-            data_collator=self.task.collator(self.tokenizer),
-            processing_class=self.tokenizer,
-            callbacks=[_LogFile(self.folder / "log.jsonl", stage), *self.callbacks],
-            **kwargs,
-        )
-        trainer.remove_callback(PrinterCallback)  # Trainer prints every log where it shows no bar
-        return trainer
 
     def _train(self, trainer: PruningTrainer, stage: str) -> None:
         started = time.monotonic()

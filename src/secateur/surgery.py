@@ -1,8 +1,8 @@
 """Cut a plan out of a model: fold the masks into the weights, then index the kept dims.
 
-Folding (specification of CoFi, 5.2, exact for soft masks): a mask is multiplied into whatever *writes* the masked value,
-never into who reads it. Norms over the stream take `hidden` into gamma and beta, embeddings into their columns, a
-sublayer's writer takes `gate x hidden` into rows and bias and the mask of its inner axis into its columns.
+Folding (specification of CoFi, 5.2, exact for soft masks): a mask is multiplied into whatever *writes* the masked
+value, never into who reads it. Norms over the stream take `hidden` into gamma and beta, embeddings into their columns,
+a sublayer's writer takes `gate x hidden` into rows and bias and the mask of its inner axis into its columns.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from secateur import compact
 from secateur.architecture import Attention, Axis, Embedding, Linear, Norm, Parameter, Table
 from secateur.errors import UserError
+from secateur.masking import ATTACHED
 from secateur.plan import Plan, check_rank
 from secateur.space import Space
 
@@ -30,7 +31,7 @@ def cut(model: PreTrainedModel, plan: Plan) -> PreTrainedModel:
     Raises:
         UserError: the plan does not fit the model, or masks are still attached.
     """
-    if getattr(model, "_secateur_attachment", None) is not None:
+    if getattr(model, ATTACHED, None) is not None:
         raise UserError("masks are attached to the model: detach them before cutting")
     space = plan.space(model)
     if plan.embedding_rank and isinstance(model.get_submodule(space.table.embeddings), nn.Embedding):
@@ -61,8 +62,8 @@ def factorise(model: PreTrainedModel, rank: int) -> PreTrainedModel:
 
     path = find(model).embeddings
     model = copy.deepcopy(model)
-    stock = model.get_submodule(path)
-    check_rank(*stock.weight.shape, rank)
+    stock = _whole_embedding(model, path)
+    check_rank(stock.num_embeddings, stock.embedding_dim, rank)
     new = compact.FactorisedEmbedding.like(stock, rank)
     with torch.no_grad():
         left, values, right = torch.linalg.svd(stock.weight.detach().double(), full_matrices=False)
@@ -70,6 +71,13 @@ def factorise(model: PreTrainedModel, rank: int) -> PreTrainedModel:
         new.projection.weight.copy_(right[:rank].T)
     model.set_submodule(path, new)
     return model
+
+
+def _whole_embedding(model: PreTrainedModel, path: str) -> nn.Embedding:
+    module = model.get_submodule(path)
+    if not isinstance(module, nn.Embedding):
+        raise UserError(f"{path} is a {type(module).__name__}: expected an Embedding that is not factorised yet")
+    return module
 
 
 def _kept_indices(space: Space, masks: Tensor) -> dict[str, Tensor]:
@@ -148,7 +156,7 @@ def _structure(space: Space, masks: Tensor, kept: Mapping[str, Tensor]) -> dict[
         if part:
             structure[part][row.path] = value
     word = space.model.get_submodule(table.embeddings)
-    if not isinstance(word, nn.Embedding):
+    if isinstance(word, compact.FactorisedEmbedding):
         structure["factorised"][table.embeddings] = word.table.embedding_dim
     for layer, attention in enumerate(table.attentions):
         if f"{layer}.vo" in kept:
@@ -164,9 +172,9 @@ def _row_structure(
     if isinstance(row, Norm):
         if closed:
             return "replaced", "identity"
-        return ("norm", sizes[row.axis]) if row.axis in sizes else ("", None)
+        return ("norm", sizes[row.axis]) if row.axis and row.axis in sizes else ("", None)
     if isinstance(row, Embedding):
-        return ("embedding", sizes[row.axis]) if row.axis in sizes else ("", None)
+        return ("embedding", sizes[row.axis]) if row.axis and row.axis in sizes else ("", None)
     out, into = sizes.get(row.out or "", -1), sizes.get(row.into or "", -1)
     if row.out == "hidden" and closed:
         return "replaced", "zero"
@@ -194,9 +202,10 @@ def _attention_structure(space: Space, attention: Attention, masks: Tensor, laye
     }
 
 
-def _shaped(model: PreTrainedModel, structure: dict[str, Any]) -> PreTrainedModel:
+def _shaped(model: PreTrainedModel, structure: dict[str, Any]) -> compact.Pruned:
     """A copy of the model with the structure's shapes, its parameters not filled."""
-    small, kind = copy.deepcopy(model), compact.pruned(type(model))
+    kind = compact.pruned(type(model))
+    small: Any = copy.deepcopy(model)  # Any, for it changes its class in the next line
     small.__class__ = kind
     small.config.secateur = structure
     small.config.auto_map = {compact.auto_class(kind.__name__): f"{compact.CODE}.{kind.__name__}"}
@@ -226,7 +235,7 @@ def uncut(small: PreTrainedModel) -> tuple[PreTrainedModel, Plan]:
     plan = replace(plan, masks=plan.kept.float())
     if plan.embedding_rank:
         path = plan.space(dense).table.embeddings
-        word: Any = dense.get_submodule(path)
+        word = _whole_embedding(dense, path)
         dense.set_submodule(path, compact.FactorisedEmbedding.like(word, plan.embedding_rank))
     space = plan.space(dense)
     kept = _kept_indices(space, plan.masks)

@@ -130,7 +130,10 @@ def _run(
     bf16: bool,
 ) -> Tensor:
     """Fill `states` and give the logits `(rows, labels)`; batches of similar length, in evaluation mode."""
-    logits = torch.empty(len(rows), teacher.config.num_labels)
+    labels = teacher.config.num_labels
+    if labels is None:
+        raise UserError("the teacher's config names no labels: expected a model with a classification head")
+    logits = torch.empty(len(rows), labels)
     order = np.argsort(np.diff(starts), kind="stable")
     teacher.eval()
     for first in range(0, len(order), batch):

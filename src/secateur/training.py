@@ -7,15 +7,17 @@ checkpoint. Everything else is Trainer's: devices, mixed precision, accumulation
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, Trainer, TrainerCallback, get_scheduler
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -27,6 +29,9 @@ from secateur.objectives import Labels, Step, Term
 from secateur.teachers import INDEX, CachedTeacher
 
 STATE = "secateur.safetensors"
+
+# Batches of many lengths times layers of many widths are more shapes than oneDNN remembers code for by default (1,024).
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32768")
 
 
 class PruningTrainer(Trainer):
@@ -46,6 +51,7 @@ class PruningTrainer(Trainer):
     """
 
     loss_is_scaled_for_ga = False
+    model: PreTrainedModel
 
     def __init__(
         self,
@@ -59,7 +65,8 @@ class PruningTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         self.method, self.teacher = method, teacher
-        self.terms = nn.ModuleList(objective or [Labels()])
+        self.objective: list[Term] = list(objective) or [Labels()]
+        self.terms = nn.ModuleList(self.objective)
         self.window = (begin, end)
         self.attachment: Attachment | None = None
         self.evidence: Tensor | None = None
@@ -68,7 +75,7 @@ class PruningTrainer(Trainer):
         self._check()
 
     def _check(self) -> None:
-        silent = [term.name for term in self.terms if term.needs_teacher and self.teacher is None]
+        silent = [term.name for term in self.objective if term.needs_teacher and self.teacher is None]
         if silent:
             raise UserError(f"the terms {', '.join(silent)} need a teacher and none is given: pass teacher=")
         if self.args.fp16 and self.method is not None:
@@ -83,11 +90,11 @@ class PruningTrainer(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As in Trainer, under the masks; they are taken off when it returns."""
         if isinstance(self.teacher, PreTrainedModel):
-            self.teacher.to(self.args.device).eval().requires_grad_(False)
-        for term in self.terms:
+            _freeze(self.teacher, self.args.device)
+        for term in self.objective:
             term.bind(self.model, self.teacher)
         self.terms.to(self.args.device)
-        with self._masked():
+        with self._masked(), _fast_attention(self.args.device):
             result = super().train(*args, **kwargs)
         # Accelerate has wrapped the forward in autocast: what is measured and saved next must be the plain model.
         self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
@@ -135,24 +142,26 @@ class PruningTrainer(Trainer):
             outputs = model(**inputs)
             return (outputs.loss, outputs) if return_outputs else outputs.loss
         step = self._step(model, inputs, index)
-        values = {term.name: term.weight * term(step) for term in self.terms}
+        values = {term.name: term.weight * term(step) for term in self.objective}
         self._listen(values)
         self._note(values)
         loss = sum(values.values()) + (self.method.penalty() if self.method is not None else 0.0)
         return (loss, step.student) if return_outputs else loss
 
     def _step(self, model: nn.Module, inputs: dict[str, Tensor], index: Tensor | None) -> Step:
-        hidden = any(term.needs_hidden for term in self.terms)
+        hidden = any(term.needs_hidden for term in self.objective)
         student = model(**inputs, output_hidden_states=hidden)
         masks = self.attachment.masks if self.attachment is not None else None
         return Step(inputs, student, self._teach(inputs, index, hidden), masks, self.progress)
 
     @torch.no_grad()
     def _teach(self, inputs: dict[str, Tensor], index: Tensor | None, hidden: bool) -> Any:
-        if self.teacher is None or not any(term.needs_teacher for term in self.terms):
+        if self.teacher is None or not any(term.needs_teacher for term in self.objective):
             return None
         given = {name: value for name, value in inputs.items() if name != "labels"}
         if isinstance(self.teacher, CachedTeacher):
+            if index is None:
+                raise UserError(f"a cached teacher needs batches that carry {INDEX!r}, the numbers of their rows")
             given[INDEX] = index
         return self.teacher(**given, output_hidden_states=hidden)
 
@@ -162,7 +171,7 @@ class PruningTrainer(Trainer):
         heard = [weight * values[name] for name, weight in heard_terms.items() if weight and name in values]
         if not heard or self.attachment is None:
             return
-        gradient = torch.autograd.grad(sum(heard), self.attachment.masks, retain_graph=True)[0]
+        gradient = torch.autograd.grad(sum(heard[1:], start=heard[0]), self.attachment.masks, retain_graph=True)[0]
         gradient = gradient.float() / self.args.gradient_accumulation_steps
         self.evidence = gradient if self.evidence is None else self.evidence + gradient
 
@@ -218,7 +227,7 @@ class PruningTrainer(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Trainer's schedule over the whole run, of which this stage is the part from `begin` to `end`."""
         if self.lr_scheduler is None:
-            optimizer = optimizer or self.optimizer
+            optimizer = optimizer or self.create_optimizer()
             begin, end = self.window
             whole = round(num_training_steps / (end - begin))
             offset = round(whole * begin)
@@ -227,7 +236,7 @@ class PruningTrainer(Trainer):
                 raise UserError(
                     f"lr_scheduler_type {self.args.lr_scheduler_type} cannot span stages: use linear or cosine"
                 )
-            shifted = [lambda step, rule=rule: rule(step + offset) for rule in schedule.lr_lambdas]
+            shifted = [_shifted(rule, offset) for rule in schedule.lr_lambdas]
             for group in optimizer.param_groups:
                 group["lr"] = group.pop("initial_lr")
             self.lr_scheduler = LambdaLR(optimizer, shifted)
@@ -252,6 +261,20 @@ class PruningTrainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         state = load_file(Path(resume_from_checkpoint) / STATE, device=str(self.args.device))
         self._own_state().load_state_dict(state)
+
+
+def _fast_attention(device: torch.device) -> AbstractContextManager[Any]:
+    """PyTorch's fused attention is slow in the backward on CPUs (RESULTS.md): there training spells attention out."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+
+
+def _freeze(teacher: nn.Module, device: torch.device) -> None:
+    teacher.to(device).eval().requires_grad_(False)
+
+
+def _shifted(rule: Callable[[int], float], offset: int) -> Callable[[int], float]:
+    """A rule of the learning rate that starts `offset` steps into another."""
+    return lambda step: rule(step + offset)
 
 
 def last_checkpoint(folder: Path | str) -> str | None:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import GRANULARITIES, MODELS, MONOTONE, inputs, outputs, tiny
+from tiny_models import GRANULARITIES, MODELS, MONOTONE, inputs, outputs, tiny
 
 from secateur.masking import attached
 from secateur.methods.method import registered

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import (
+from tiny_models import (
     ARCHITECTURES,
     CLASSIFIERS,
     GRANULARITIES,

@@ -1,7 +1,7 @@
 """Law 3: the parameters counted from a plan are those stored by the cut model, padding apart, exactly."""
 
 import pytest
-from conftest import CLASSIFIERS, GRANULARITIES, METHODS, MODELS, edge_cases, random_masks, taught, tiny
+from tiny_models import CLASSIFIERS, GRANULARITIES, METHODS, MODELS, edge_cases, random_masks, taught, tiny
 
 from secateur.plan import Plan
 from secateur.space import Space

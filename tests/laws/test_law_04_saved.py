@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CLASSIFIERS, MODELS, edge_cases, inputs, outputs, random_masks, tiny
 from safetensors.torch import save_file
+from tiny_models import CLASSIFIERS, MODELS, edge_cases, inputs, outputs, random_masks, tiny
 
 from secateur.checkpoint import load, save
 from secateur.compact import AUTO_CLASSES

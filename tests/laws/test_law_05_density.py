@@ -4,9 +4,9 @@ from functools import cache
 
 import pytest
 import torch
-from conftest import CLASSIFIERS, GRANULARITIES, METHODS, random_masks, taught, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import CLASSIFIERS, GRANULARITIES, METHODS, random_masks, taught, tiny
 
 from secateur.errors import UserError
 from secateur.methods.method import registered

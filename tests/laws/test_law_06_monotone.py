@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import CLASSIFIERS, GRANULARITIES, MONOTONE, learn, tiny
+from tiny_models import CLASSIFIERS, GRANULARITIES, MONOTONE, learn, tiny
 
 from secateur.methods.method import registered
 from secateur.schedules import cubic

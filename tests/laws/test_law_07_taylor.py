@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import ARCHITECTURES, MODELS, inputs, tiny
+from tiny_models import ARCHITECTURES, MODELS, inputs, tiny
 
 from secateur.architecture import Linear
 from secateur.masking import attached

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import CLASSIFIERS, METHODS, tiny
+from tiny_models import CLASSIFIERS, METHODS, tiny
 from transformers import TrainingArguments
 
 from secateur.methods.method import registered

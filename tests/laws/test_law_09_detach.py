@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import GRANULARITIES, METHODS, MODELS, inputs, tiny
+from tiny_models import GRANULARITIES, METHODS, MODELS, inputs, tiny
 from torch import nn
 
 from secateur.errors import UserError

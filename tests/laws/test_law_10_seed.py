@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))  # for conftest, when run as a script
+sys.path.insert(0, str(HERE.parent))  # for tiny_models, when run as a script
 
-from conftest import CLASSIFIERS, GRANULARITIES, METHODS, taught, tiny  # noqa: E402
+from tiny_models import CLASSIFIERS, GRANULARITIES, METHODS, taught, tiny  # noqa: E402
 
 from secateur.space import Space  # noqa: E402
 
@@ -30,7 +30,8 @@ def as_json():
 @pytest.fixture(scope="module")
 def here_and_elsewhere():
     """Plans of this process, of this process again, and of one that orders sets in another way."""
-    environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(HERE.parents[1] / "src")}
+    source = str(HERE.parents[1] / "src")
+    environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "error", __file__]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -43,6 +43,7 @@ class Grain(Scheduled):
     """
 
     importance: Tensor
+    progress: Tensor
 
     def __init__(
         self,
@@ -68,14 +69,18 @@ class Grain(Scheduled):
     def observe(self, gradient: Tensor) -> None:
         """Smooth the importance; in a step whose gradient is not finite it only decays.
 
-        A removed unit adds nothing: its weights count as 0, while the gradient at its mask says what its return would do.
+        A removed unit adds nothing: its weights count as 0, while the gradient at its mask says what its return would
+        do.
         """
         finite = bool(torch.isfinite(gradient).all())
         raw = self._regularise(gradient.abs() * self.alive) if finite else torch.zeros_like(gradient)
         self.importance.mul_(self.beta).add_(raw, alpha=1.0 - self.beta)
 
     def _regularise(self, raw: Tensor) -> Tensor:
-        """Multiply VO importance by tanh(D / alpha), D the kept part of the unit's head (eq. 6): sparse heads die out."""
+        """Multiply VO importance by tanh(D / alpha), D the kept part of the unit's head (eq. 6).
+
+        So sparse heads die out.
+        """
         if self.alpha == 0.0:
             return raw
         raw = raw.clone()
@@ -101,8 +106,11 @@ class Grain(Scheduled):
 
 
 def published_ranking(space: Space, importance: Tensor, density: float, alive: Tensor) -> Tensor:
-    """`(N,)` bool: GRAIN's own rule. Zero the lowest units while their share of the units' sizes is below 1 - density,
-    then drop the QK dims of heads without VO dims; nothing is refilled, and nothing happens when no unit is to be added."""
+    """`(N,)` bool: GRAIN's own rule.
+
+    Zero the lowest units while their share of the units' sizes is below 1 - density, then drop the QK dims of heads
+    without VO dims; nothing is refilled, and nothing happens when no unit is to be added.
+    """
     ranked = importance.masked_fill(~alive, -torch.inf)
     order = torch.argsort(ranked, stable=True)
     size = space.unit_cost().double()

@@ -1,8 +1,8 @@
 """Magnitude pruning: keep the units with the largest weights.
 
-Source: Han et al., Learning both Weights and Connections for Efficient Neural Networks, NeurIPS 2015, here over structures:
-a unit's score is the root mean square of the weights that go with it. The weights are read anew at every step of the
-schedule, so training may change the order until a unit is removed.
+Source: Han et al., Learning both Weights and Connections for Efficient Neural Networks, NeurIPS 2015, here over
+structures: a unit's score is the root mean square of the weights that go with it. The weights are read anew at every
+step of the schedule, so training may change the order until a unit is removed.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class Magnitude(Scheduled):
         squares, counts = self._axis_sums()
         scores = []
         for group in self.space.groups:
-            total = sum(squares[axis].view(group.units, -1).sum(1) for axis in group.axes)
-            count = sum(counts[axis].view(group.units, -1).sum(1) for axis in group.axes)
+            total = torch.stack([squares[axis].view(group.units, -1).sum(1) for axis in group.axes]).sum(0)
+            count = torch.stack([counts[axis].view(group.units, -1).sum(1) for axis in group.axes]).sum(0)
             scores.append((total / count).sqrt())
         return torch.cat(scores)
 
     def _axis_sums(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Per index of each axis (and per gate), the sum of squared weights and the number of weights that lie on it."""
+        """Per index of each axis, and per gate: the sum of squared weights and the number of weights that lie on it."""
         squares: dict[str, Tensor] = {}
         counts: dict[str, Tensor] = {}
         for parameter in self.space.table.parameters:

@@ -11,7 +11,6 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from secateur.errors import UserError

@@ -1,0 +1,156 @@
+"""Tiny random models of every registered architecture, and methods that have seen random evidence.
+
+The laws take the names of architectures and methods from the registries, so a new file there is tested at
+once. A new family needs a line here only if its config calls a size by a new name (`SIZES`), exists in two
+shapes (`SHAPES`), or takes other inputs than token ids (`inputs`).
+"""
+
+from functools import cache
+from inspect import signature
+
+import pytest
+import torch
+import transformers
+from transformers import AutoConfig
+
+from secateur.architecture import supported
+from secateur.compact import AUTO_CLASSES
+from secateur.methods.method import registered
+from secateur.plan import Plan
+from secateur.schedules import cubic
+from secateur.space import Space
+
+# What a size may be called in a config, and the tiny value; a config takes the names that it knows.
+SIZES = {
+    ("vocab_size",): 50,
+    ("hidden_size", "dim", "d_model", "n_embd"): 32,
+    ("embedding_size",): 32,
+    ("num_hidden_layers", "n_layers", "n_layer"): 2,
+    ("num_attention_heads", "n_heads", "n_head"): 4,
+    ("intermediate_size", "hidden_dim", "n_inner"): 48,
+    ("max_position_embeddings", "n_positions"): 40,
+    ("num_labels",): 2,
+}
+# Families whose table depends on the config.
+SHAPES = {"electra": ({"embedding_size": 32}, {"embedding_size": 24})}
+
+ARCHITECTURES = tuple(supported())
+METHODS = tuple(registered())
+MONOTONE = tuple(name for name, method in registered().items() if method.monotone)
+# Every architecture x head x shape of the table, as arguments of `tiny`.
+MODELS = tuple(
+    pytest.param((kind, head, shape), id=f"{kind}{shape or ''}-{head}")
+    for kind, architecture in supported().items()
+    for head in architecture.heads
+    for shape in range(len(SHAPES.get(kind, ({},))))
+)
+CLASSIFIERS = tuple(model for model in MODELS if model.values[0][1] == "ForSequenceClassification")
+GRANULARITIES = (
+    ("ffn", "qk", "vo"),
+    ("head", "ffn"),
+    ("hidden",),
+    ("sublayer",),
+    ("ffn", "qk", "vo", "head", "sublayer", "hidden"),
+)
+
+
+@cache
+def default_sizes(kind):
+    """The attributes of a family's default config, under every name that it takes."""
+    config = AutoConfig.for_model(kind)
+    return {*config.to_dict(), *config.attribute_map, "num_labels"}
+
+
+def tiny(kind, head="ForSequenceClassification", shape=0, *, seed=0, dtype=torch.float64, dropout=0.0, **sizes):
+    """A random model: every weight from N(0, 0.3), norms around 1, in evaluation mode."""
+    known = default_sizes(kind)
+    config = {name: size for names, size in SIZES.items() for name in names if name in known}
+    config |= {name: dropout for name in known if "dropout" in name}
+    config |= SHAPES.get(kind, ({},))[shape] | sizes
+    auto = getattr(transformers, AUTO_CLASSES[head])
+    torch.manual_seed(seed)
+    model = auto.from_config(AutoConfig.for_model(kind, **config)).to(dtype).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0, 0.3)
+    return model
+
+
+def inputs(model, *, padded=True, seed=0):
+    """A batch of 3 x 7 token ids; `padded` ends the last two sequences early."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, model.config.vocab_size, (3, 7), generator=generator)
+    mask = torch.ones_like(ids)
+    if padded:
+        mask[1, 5:] = mask[2, 2:] = 0
+        ids = ids.masked_fill(mask == 0, model.config.pad_token_id)
+    batch = {"input_ids": ids, "attention_mask": mask}
+    if "token_type_ids" in signature(model.forward).parameters:
+        batch["token_type_ids"] = ids % model.config.type_vocab_size
+    return batch
+
+
+def outputs(model, batch):
+    """Everything that a model says: output tensors by name, and hidden states `(batch, tokens, hidden)`."""
+    with torch.no_grad():
+        found = model(**batch, output_hidden_states=True)
+    tensors = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+    return tensors, list(found.hidden_states)
+
+
+def learn(method, progress, generator):
+    """One optimizer step as the trainer takes it: random evidence, heard or by autograd, then `advance`."""
+    evidence = torch.randn(len(method.space), generator=generator)
+    method.train()
+    loss = (method.masks() * evidence).sum() + method.penalty()
+    if groups := method.param_groups():
+        optimizer = torch.optim.AdamW(groups)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    if method.listens_to:
+        method.observe(evidence)
+    method.advance(progress)
+    method.eval()
+
+
+def taught(name, space, density=1.0, *, steps=5, seed=0):
+    """A registered method after a whole schedule of random evidence, from density 1 to `density`."""
+    schedule = cubic(1.0, density, begin=0.2, end=0.8)
+    method = registered()[name](space, schedule)
+    generator = torch.Generator().manual_seed(seed)
+    for step in range(steps):
+        learn(method, (step + 1) / steps, generator)
+    return method
+
+
+def random_masks(space, density=0.5, *, soft=False, seed=0):
+    """`(N,)`, about `density` of it not 0; soft masks lie in [0.3, 1)."""
+    generator = torch.Generator().manual_seed(seed)
+    kept = torch.rand(len(space), generator=generator) < density
+    values = 0.3 + 0.7 * torch.rand(len(space), generator=generator) if soft else torch.ones(len(space))
+    if "hidden" in space.slices:
+        kept[space.slices["hidden"].start] = True
+    return values * kept
+
+
+def edge_cases(kind, shape=0, *, soft=False, hidden=True, **options):
+    """A model of four layers and masks that hold every way to die in one."""
+    model = tiny(kind, shape=shape, **{"num_hidden_layers": 4}, **options)
+    space = Space(model, "ffn", "qk", "vo", "head", "sublayer", *(("hidden",) if hidden else ()))
+    masks = random_masks(space, 0.8, soft=soft, seed=1)
+    units = {name: masks[rows] for name, rows in space.slices.items()}  # views
+    size = space.table.head_dim
+    for layer in range(4):
+        for name in ("head", "attention", "mlp"):
+            units[f"{layer}.{name}"][:] = 0.7 if soft else 1.0
+    units["0.qk"][:size] = 0.0  # a head without QK lives: uniform attention
+    units["0.vo"][size : 2 * size] = 0.0  # a head without VO is dead
+    units["0.vo"][2 * size : 3 * size - 1] = 0.0  # heads of different sizes
+    units["0.head"][3] = 0.0
+    units["1.attention"][:] = 0.0  # gate zero: no attention
+    units["2.vo"][:] = 0.0  # all heads dead, the output bias speaks
+    units["2.ffn"][:] = 0.0  # no neurons, the output bias speaks
+    units["3.qk"][:] = 0.0  # every head of a layer without QK
+    units["3.mlp"][:] = 0.0  # gate zero: no FFN
+    return model, Plan.of(space, masks), masks
