@@ -39,9 +39,11 @@ DEMO: dict[str, Any] = {
     "data": "bbc",
     "method": "grain",
     "density": 0.05,
-    "max_length": 128,
+    "max_length": 64,
     "batch_size": 16,
-    "epochs": 12.0,
+    "learning_rate": 5e-4,
+    "epochs": 10.0,
+    "end": 0.1,
     "teacher_epochs": 2.0,
 }
 """What `secateur demo` does, and recipes/demo.yaml says; the model is the one of the package `DEMO_MODEL`."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur import compact
-from secateur.architecture import Attention, Axis, Embedding, Linear, Norm, Parameter, Table
+from secateur.architecture import Attention, Axis, Embedding, Linear, Norm, Parameter, Table, find
 from secateur.errors import UserError
 from secateur.masking import ATTACHED
 from secateur.plan import Plan, check_rank
@@ -58,8 +58,6 @@ def factorise(model: PreTrainedModel, rank: int) -> PreTrainedModel:
     Truncated SVD, E = U S V^T, table = U_r S_r, projection = V_r (GRAIN section 4.4; Eckart and Young, 1936). Works in
     `(rows, size)`; never `(rows, rows)`.
     """
-    from secateur.architecture import find
-
     path = find(model).embeddings
     model = copy.deepcopy(model)
     stock = _whole_embedding(model, path)
