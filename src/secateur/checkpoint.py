@@ -18,12 +18,19 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur import compact
 from secateur.architecture import supported
 from secateur.errors import UserError
+
+# What transformers and torch raise when they build a model from a damaged config or the wrong weights.
+DAMAGE = (
+    OSError, ValueError, RuntimeError, LookupError, TypeError,
+    AttributeError, ArithmeticError, StrictDataclassError,
+)  # fmt: skip
 
 
 def register() -> None:
@@ -47,6 +54,8 @@ def whole_folder(folder: Path | str) -> Iterator[Path]:
         UserError: the place cannot be written (disk full, read-only); nothing is left behind.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise UserError(f"{folder} is a file: choose a folder that is new, or one to replace")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -116,11 +125,19 @@ def load(folder: Path | str) -> PreTrainedModel:
             f"{folder} is not a compact folder: its config.json has no secateur key; load it with transformers"
         )
     check_weights(folder)
+    if (folder / "plan.json").exists():
+        _read_json(folder / "plan.json", f"{folder} cannot be loaded")
     try:
         auto = getattr(transformers, compact.auto_class(str((config.architectures or [""])[0])))
-        model = auto.from_pretrained(folder, config=config, trust_remote_code=False)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        options = {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
+        model, found = auto.from_pretrained(folder, config=config, **options)
+    except DAMAGE as error:
         raise UserError(f"{folder} cannot be loaded, its files do not belong together: {_first_line(error)}") from error
+    if odd := sorted({*found["missing_keys"], *found["unexpected_keys"]}):
+        raise UserError(
+            f"{folder} cannot be loaded, its files do not belong together: {odd[0]!r} is in the weights or in the "
+            "model that config.json describes, not in both"
+        )
     return model.eval()
 
 
@@ -134,7 +151,7 @@ def read_config(folder: Path) -> Any:
         raise UserError(f"{folder} is not a folder: give the path of a saved model")
     data = _read_json(folder / "config.json", f"{folder} is not a model folder")
     kind = data.get("model_type") if isinstance(data, dict) else None
-    if kind not in supported():
+    if not isinstance(kind, str) or kind not in supported():
         raise UserError(f"{folder} holds a model of type {kind!r}: supported are {', '.join(sorted(supported()))}")
     if data.get("secateur") is not None:
         try:
@@ -143,7 +160,7 @@ def read_config(folder: Path) -> Any:
             raise UserError(f"{folder}/config.json is damaged: {error}") from error
     try:
         return AutoConfig.from_pretrained(folder)
-    except (ValueError, TypeError, KeyError) as error:
+    except DAMAGE as error:
         raise UserError(f"{folder}/config.json is damaged: {_first_line(error)}") from error
 
 

@@ -117,8 +117,11 @@ class CompactAttention(nn.Module):
         self.dropout = stock.dropout
         self.config = stock.config
         if self.qk:
-            for name in self.names:
-                setattr(self, name, getattr(stock, name))
+            for name, sizes in zip(self.names, (self.qk, self.qk, self.vo), strict=True):
+                projection = getattr(stock, name)
+                if projection.out_features != len(sizes) * max(1, *sizes):
+                    raise ValueError(f"{name} has {projection.out_features} outputs, not those of heads {list(sizes)}")
+                setattr(self, name, projection)
         self.output = spec["output"]
         if self.output:
             setattr(self, self.output, getattr(stock, self.output))
@@ -210,7 +213,9 @@ def check(structure: Any) -> None:
     sizes = [[size] for part in ("norm", "embedding", "factorised", "bias") for size in structure[part].values()]
     if not all(_whole(size, 1) for size in [*sizes, *structure["linear"].values()]):
         raise ValueError("the config's secateur key has a size that is not a positive whole number")
-    if not set(structure["replaced"].values()) <= {"zero", "empty", "identity"}:
+    if not all(len(pair) == 2 for pair in structure["linear"].values()):
+        raise ValueError("the config's secateur key has a linear module without exactly two sizes")
+    if not all(kind in ("zero", "empty", "identity") for kind in structure["replaced"].values()):
         raise ValueError("the config's secateur key replaces a module by something unknown")
     for path, spec in structure["attention"].items():
         names = {"query", "key", "value", "output", "qk", "vo", "scale"}

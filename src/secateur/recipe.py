@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from secateur.errors import UserError
 
@@ -23,7 +23,7 @@ from secateur.errors import UserError
 class Recipe(BaseModel):
     """The whole of a run. Fractions of the run are in [0, 1]; densities are fractions of parameters kept."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     model: str = Field(description="model to prune: a hub name or a folder; fine-tuned already, or not yet")
     data: str = Field(description="data: a hub name (glue/sst2), a folder, a file, or bbc for the embedded corpus")
@@ -40,7 +40,7 @@ class Recipe(BaseModel):
 
     method: str = "grain"
     options: dict[str, Any] = Field(default_factory=dict, description="the method's own arguments")
-    units: tuple[str, ...] = ("ffn", "qk", "vo")
+    units: tuple[str, ...] = Field(("ffn", "qk", "vo"), min_length=1)
     density: float = Field(0.05, description="fraction of the encoder's prunable parameters to keep")
     embedding_rank: int | None = Field(None, gt=0, description="factorise the word embeddings to this rank")
     start: Literal["teacher", "model"] = Field("teacher", description="whose weights the student starts from")
@@ -72,7 +72,7 @@ class Recipe(BaseModel):
     teacher_epochs: float = Field(3.0, gt=0)
     teacher_learning_rate: float = Field(5e-5, gt=0)
 
-    shapes: tuple[tuple[int, int], ...] = Field(
+    shapes: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(
         ((1, 32), (8, 128)), description="(batch, tokens) at which latency is measured"
     )
     repeats: int = Field(50, gt=0, description="forwards per latency")
@@ -104,6 +104,8 @@ def make(values: dict[str, Any], source: str = "the recipe") -> Recipe:
         return Recipe(**values)
     except ValidationError as error:
         first = error.errors()[0]
+        if isinstance(cause := first.get("ctx", {}).get("error"), UserError):  # of `model_post_init`
+            raise UserError(f"{source}: {cause}") from error
         where = ".".join(str(part) for part in first["loc"])
         came = "" if first["type"] == "missing" else f", not {first['input']!r}"
         raise UserError(f"{source}: {where}: {first['msg'].lower()}{came}") from error
@@ -119,7 +121,7 @@ def read(path: Path | str, overrides: dict[str, Any]) -> Recipe:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the recipe {path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
         raise UserError(f"the recipe {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"the recipe {path} holds {type(values).__name__}: expected keys and values")

@@ -118,7 +118,7 @@ class Report:
             data = json.loads(path.read_text(encoding="utf-8"))
             data.pop("retention")
             return Report(**data)
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(
                 f"{path} is not a report that can be read ({error}): give the folder of a finished run"
             ) from error

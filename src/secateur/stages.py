@@ -135,11 +135,26 @@ class Run:
             raise UserError(
                 "hidden_projection: false needs a whole stream: leave it on, or take hidden out of the units"
             )
-        self._named_teacher()
         model = self._base(self.recipe.model)
+        self._check_teacher(model)
         if self.recipe.embedding_rank:
             model = factorise(model, self.recipe.embedding_rank)
         self._method(model)
+
+    def _check_teacher(self, model: PreTrainedModel) -> None:
+        """A named teacher must have the layers that hidden states are matched by, and the shapes that it lends."""
+        teacher = self._named_teacher()
+        if teacher is None:
+            return
+        depths = model.config.num_hidden_layers, teacher.config.num_hidden_layers
+        if self.recipe.hidden is not None and depths[0] != depths[1]:
+            raise UserError(
+                f"the teacher has {depths[1]} layers, the model {depths[0]}: hidden states match layer by layer, "
+                "so take a teacher of the model's depth or set hidden: null"
+            )
+        shapes = [{name: tensor.shape for name, tensor in m.state_dict().items()} for m in (model, teacher)]
+        if self.recipe.start == "teacher" and shapes[0] != shapes[1]:
+            raise UserError("the student cannot start from a teacher of another shape: set start: model")
 
     def _claim(self) -> None:
         """Take the folder for this recipe: an unfinished run goes on, another one's folder is refused."""
@@ -283,9 +298,11 @@ class Run:
             learning_rate=r.learning_rate,
         )
         self._train(trainer, "recover")
-        save(self.small, folder, tokenizer=self.tokenizer)
-        checked = verify(self._batches(), compact=self.small, folder=folder)
+        unproved = folder.with_name("unproved")
+        save(self.small, unproved, tokenizer=self.tokenizer)
+        checked = verify(self._batches(), compact=self.small, folder=unproved)
         self._note("verified.json", {"compact_loaded": checked.compact_loaded, "examples": checked.examples})
+        unproved.rename(folder)
 
     def _objective(self) -> list[Term]:
         r = self.recipe

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.checkpoint import load
+from secateur.errors import UserError
 from secateur.masking import attached
 from secateur.plan import Plan
 from secateur.surgery import cut, factorise
@@ -60,7 +61,12 @@ def verify(
         batches: model inputs; labels are not needed.
         compact: the cut model in memory; with `folder` it is compared with what the folder loads to.
         dense, plan: with both, the masked model (its embeddings factorised as planned) is compared with its cut.
+
+    Raises:
+        UserError: there is nothing to compare.
     """
+    if (dense is None or plan is None) and (compact is None or folder is None):
+        raise UserError("there is nothing to compare: give dense and plan, or compact and folder, or all four")
     loaded = load(folder) if folder is not None else None
     kept = [dict(batch) for batch in batches]
     masked_compact = compact_loaded = None
@@ -85,6 +91,6 @@ def _outputs(model: PreTrainedModel, batches: list[dict[str, Tensor]]) -> list[T
 
 
 def _largest(left: list[Tensor], right: list[Tensor]) -> tuple[float, float]:
-    """Largest difference, and largest entry of the left side."""
-    difference = max(float((a - b).abs().max()) for a, b in zip(left, right, strict=True))
-    return difference, max(float(a.abs().max()) for a in left)
+    """Largest difference, and largest entry of the left side; not a number if one is not (Python's `max` drops it)."""
+    difference = torch.stack([(a - b).abs().max() for a, b in zip(left, right, strict=True)]).max()
+    return float(difference), float(torch.stack([a.abs().max() for a in left]).max())

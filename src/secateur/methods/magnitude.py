@@ -16,7 +16,11 @@ from secateur.methods.scheduled import Scheduled
 
 @register("magnitude")
 class Magnitude(Scheduled):
-    """Score = root mean square of the unit's weights; needs no training: `Magnitude(space).plan(0.5)`."""
+    """Score = root mean square of the unit's weights; needs no training.
+
+    Example:
+        >>> plan = Magnitude(Space(model, "head", "ffn")).plan(0.5)
+    """
 
     @torch.no_grad()
     def scores(self) -> Tensor:
@@ -37,7 +41,7 @@ class Magnitude(Scheduled):
                 continue
             weight = self.space.model.get_parameter(parameter.name).detach().float().square()
             for dim, axis in enumerate(parameter.axes):
-                sums = weight.sum(dim=tuple(d for d in range(weight.dim()) if d != dim))
+                sums = weight.movedim(dim, 0).reshape(weight.shape[dim], -1).sum(1)  # `sum(dim=())` sums all of a bias
                 _add(squares, axis, sums)
                 _add(counts, axis, torch.full_like(sums, weight.numel() / weight.shape[dim]))
             _add(squares, parameter.row.behind, weight.sum().view(1))

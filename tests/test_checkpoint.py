@@ -1,0 +1,306 @@
+"""Compact folders are written whole or not at all, and a folder that is not right is refused in one sentence."""
+
+import errno
+import json
+import shutil
+import struct
+from types import SimpleNamespace
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from tiny_models import ARCHITECTURES, CLASSIFIERS, random_masks, tiny
+
+from secateur.checkpoint import load, save
+from secateur.compact import AUTO_CLASSES, Pruned
+from secateur.errors import UserError
+from secateur.plan import Plan
+from secateur.space import Space
+from secateur.surgery import cut
+
+ATTENTION = "bert.encoder.layer.0.attention.self"
+
+
+def small(*granularities, which=("bert",), density=0.5, seed=0):
+    model = tiny(*which, dtype=torch.float32)
+    space = Space(model, *granularities)
+    return cut(model, Plan.of(space, random_masks(space, density, seed=seed)))
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def assert_refused(folder, *parts):
+    with pytest.raises(UserError) as refusal:
+        load(folder)
+    text = str(refusal.value)
+    assert "\n" not in text and str(folder) in text and all(part in text for part in parts), text
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    save(small("ffn", "qk", "vo"), folder)
+    return folder
+
+
+@pytest.fixture
+def folder(original, tmp_path):
+    """A saved model of its own, to be damaged."""
+    return shutil.copytree(original, tmp_path / "model")
+
+
+def change_config(folder, change):
+    data = json.loads((folder / "config.json").read_text())
+    change(data)
+    (folder / "config.json").write_text(json.dumps(data))
+
+
+def change_weights(folder, change):
+    weights = {name: value.clone() for name, value in load_file(folder / "model.safetensors").items()}
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+# Saving
+
+
+def full_disk(folder, *args, **kwargs):
+    (folder / "model.safetensors").write_bytes(b"half of it")
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["over a model", "anew"])
+@pytest.mark.parametrize("failing", ["model", "tokenizer"])
+def test_a_failed_save_leaves_what_was_there(folder, monkeypatch, failing, there):
+    if not there:
+        shutil.rmtree(folder)
+    before = content(folder) if there else None
+    model, tokenizer = small("head"), SimpleNamespace(save_pretrained=full_disk)
+    if failing == "model":
+        monkeypatch.setattr(model, "save_pretrained", full_disk)
+    with pytest.raises(UserError, match=r"No space left on device.*nothing was written"):
+        save(model, folder, tokenizer=tokenizer)
+    assert [path.name for path in folder.parent.iterdir()] == (["model"] if there else [])
+    assert not there or content(folder) == before
+
+
+def test_a_folder_is_replaced_as_a_whole(folder):
+    (folder / "left over.txt").write_text("from before")
+    save(small("head"), folder, card="# a card\n")
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+    files = content(folder)
+    assert set(files) == {"README.md", "config.json", "model.safetensors", "modeling_secateur.py", "plan.json"}
+    assert json.loads(files["plan.json"])["granularities"] == ["head"]
+
+
+def test_a_file_is_not_replaced_by_a_folder(tmp_path):
+    (tmp_path / "letter").write_text("dear reader")
+    with pytest.raises(UserError, match="letter is a file"):
+        save(small("head"), tmp_path / "letter")
+    assert content(tmp_path) == {"letter": b"dear reader"}
+
+
+# Through AutoModel
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_dense_folders_give_stock_classes(kind, tmp_path):
+    for head, name in AUTO_CLASSES.items():
+        stock, auto = tiny(kind, head, dtype=torch.float32), getattr(transformers, name)
+        stock.save_pretrained(tmp_path / head)
+        assert type(auto.from_pretrained(tmp_path / head)) is type(auto.from_config(stock.config)) is type(stock)
+        assert not isinstance(stock, Pruned)
+
+
+@pytest.mark.parametrize("which", CLASSIFIERS)
+def test_saved_again_from_automodel_keeps_the_plan(which, tmp_path):
+    model = small(which=which)
+    save(model, tmp_path / "first")
+    loaded = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "first")
+    assert isinstance(loaded, Pruned) and loaded.plan == model.plan
+    loaded.save_pretrained(tmp_path / "second")
+    assert content(tmp_path / "second") == content(tmp_path / "first")
+
+
+# What `load` refuses
+
+
+def test_what_is_no_folder(tmp_path, folder):
+    assert_refused(tmp_path / "nothing", "is not a folder")
+    assert_refused(folder / "config.json", "is not a folder")
+    (tmp_path / "empty").mkdir()
+    assert_refused(tmp_path / "empty", "is not a model folder", "config.json cannot be read")
+
+
+def test_a_dense_folder(tmp_path):
+    tiny("bert").save_pretrained(tmp_path)
+    assert_refused(tmp_path, "no secateur key", "load it with transformers")
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe", b"null", b"[]", b'"bert"'])
+def test_a_config_that_is_no_config(folder, text):
+    (folder / "config.json").write_bytes(text)
+    assert_refused(folder, "config.json is damaged" if text[:1] in b"{\xff" else "supported are bert")
+
+
+CONFIGS = {
+    "unknown type": (lambda c: c.update(model_type="bort"), "'bort': supported are bert, distilbert, electra, roberta"),
+    "no type": (lambda c: c.pop("model_type"), "supported are bert"),
+    "odd type": (lambda c: c.update(model_type=["bert"]), "supported are bert"),
+    "another type": (lambda c: c.update(model_type="roberta"), ""),
+    "a word for a size": (lambda c: c.update(hidden_size="big"), "hidden_size"),
+    "a negative size": (lambda c: c.update(hidden_size=-4), ""),
+    "no heads": (lambda c: c.update(num_attention_heads=0), ""),
+    "more layers": (lambda c: c.update(num_hidden_layers=3), "encoder.layer.2"),
+    "fewer layers": (lambda c: c.update(num_hidden_layers=1), "does not fit"),
+    "more labels": (lambda c: c.update(id2label={"0": "a", "1": "b", "2": "c"}), "do not belong together"),
+    "no class": (lambda c: c.pop("architectures"), "do not belong together"),
+    "odd class": (lambda c: c.update(architectures=5), ""),
+    "another class": (lambda c: c.update(architectures=["BertForMaskedLM"]), "BertForMaskedLM"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_edited_by_hand(folder, name):
+    change, part = CONFIGS[name]
+    change_config(folder, change)
+    assert_refused(folder, part)
+
+
+DROP = object()
+ELSEWHERE = {"query": "q", "key": "k", "value": "v", "output": None, "qk": [1], "vo": [1], "scale": 1.0}
+KEYS = [
+    ((), None, "no secateur key"),
+    ((), [], "version"),
+    ((), {}, "version None"),
+    (("version",), DROP, "version None"),
+    (("version",), 2, "version 2"),
+    (("version",), "1", "version '1'"),
+    (("linear",), DROP, "exactly"),
+    (("linear",), [], "exactly"),
+    (("colour",), {}, "exactly"),
+    (("linear", "classifier"), [-2, 32], "positive whole number"),
+    (("linear", "classifier"), [2, 0], "positive whole number"),
+    (("linear", "classifier"), ["2", 32], "positive whole number"),
+    (("linear", "classifier"), [2, 32.0], "positive whole number"),
+    (("linear", "classifier"), "2 x 32", "positive whole number"),
+    (("linear", "classifier"), [2, 32, 1], "two"),
+    (("linear", "classifier"), [10**13, 10**13], ""),
+    (("linear", "classifier"), [3, 32], "do not belong together"),
+    (("linear", "no.such"), [2, 32], "does not fit"),
+    (("linear", f"{ATTENTION}.query"), DROP, ""),
+    (("norm", "bert.embeddings.LayerNorm"), True, "positive whole number"),
+    (("norm", "classifier"), 5, "does not fit"),
+    (("norm", ""), 5, "does not fit"),
+    (("embedding", "bert.embeddings.word_embeddings"), -1, "positive whole number"),
+    (("factorised", "bert.embeddings.word_embeddings"), 4, "word_embeddings"),
+    (("bias", "no.such"), 32, "does not fit"),
+    (("bias", "classifier"), 2, ""),
+    (("replaced", "classifier"), "pickle", "something unknown"),
+    (("replaced", "classifier"), ["zero"], "something unknown"),
+    (("replaced", "classifier"), "identity", "classifier"),
+    (("replaced", "no.such"), "empty", "does not fit"),
+    (("attention", ATTENTION), [], "wrongly"),
+    (("attention", ATTENTION, "query"), DROP, "wrongly"),
+    (("attention", ATTENTION, "colour"), 1, "wrongly"),
+    (("attention", ATTENTION, "query"), 5, "does not fit"),
+    (("attention", ATTENTION, "query"), "no such", "does not fit"),
+    (("attention", ATTENTION, "query"), "key", ""),
+    (("attention", ATTENTION, "output"), "no such", "does not fit"),
+    (("attention", ATTENTION, "qk"), "3", "wrongly"),
+    (("attention", ATTENTION, "qk"), [-1, 1, 1, 1], "wrongly"),
+    (("attention", ATTENTION, "vo"), [0, 1, 1, 1], "wrongly"),
+    (("attention", ATTENTION, "qk"), [1, 1, 1, 1, 1], "do not fit together"),
+    (("attention", ATTENTION, "scale"), "0.35", "do not fit together"),
+    (("attention", ATTENTION, "scale"), float("nan"), "do not fit together"),
+    (("attention", ATTENTION, "qk"), [99, 1, 1, 1], "heads"),
+    (("attention", ATTENTION, ("qk", "vo")), [6] * 5, "heads"),
+    (("attention", ATTENTION, ("qk", "vo")), [6], "heads"),
+    (("attention", ATTENTION, ("qk", "vo")), [], ""),
+    (("attention", "no.such"), ELSEWHERE, "does not fit"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "value", "part"), KEYS, ids=[f"{p[-1:]}={v!r:.20}" for p, v, _ in KEYS])
+def test_a_secateur_key_edited_by_hand(folder, path, value, part):
+    def change(config):
+        *inside, last = "secateur", *path
+        for key in inside:
+            config = config[key]
+        for key in last if isinstance(last, tuple) else (last,):
+            if value is DROP:
+                del config[key]
+            else:
+                config[key] = value
+
+    change_config(folder, change)
+    assert_refused(folder, part)
+
+
+def test_weights_cut_short(folder):
+    file = folder / "model.safetensors"
+    whole = file.read_bytes()
+    for length in (0, 5, 100, len(whole) - 40):
+        file.write_bytes(whole[:length])
+        assert_refused(folder, "model.safetensors is damaged")
+
+
+def test_a_flipped_bit_in_the_header_never_gives_other_weights(folder):
+    file = folder / "model.safetensors"
+    whole, expected = file.read_bytes(), load_file(file)
+    (length,) = struct.unpack("<Q", whole[:8])
+    for place in (*range(8), *range(8, 8 + length, 251)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        file.write_bytes(damaged)
+        try:
+            state = load(folder).state_dict()
+        except UserError as refusal:
+            assert "\n" not in str(refusal)
+        else:
+            assert set(state) == set(expected) and all(torch.equal(state[name], expected[name]) for name in state)
+
+
+WEIGHTS = {
+    "one is missing": (lambda w: w.pop("classifier.weight"), "classifier.weight"),
+    "one too many": (lambda w: w.update(stranger=torch.ones(2)), "stranger"),
+    "another name": (lambda w: w.update({"classifier.wait": w.pop("classifier.weight")}), "classifier.wai"),
+    "another shape": (lambda w: w.update({"classifier.bias": torch.ones(5)}), "do not belong together"),
+    "not a number": (lambda w: w["classifier.weight"][0, :1].fill_(float("nan")), "classifier.weight holds values"),
+    "infinite": (lambda w: w["classifier.bias"].fill_(float("inf")), "not finite"),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights_that_do_not_fit(folder, name):
+    change, part = WEIGHTS[name]
+    change_weights(folder, change)
+    assert_refused(folder, part)
+
+
+@pytest.mark.parametrize("units", ["ffn", "hidden", "sublayer"])
+def test_weights_of_another_plan(folder, tmp_path, units):
+    save(small(units, seed=5), tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "model.safetensors", folder)
+    assert_refused(folder, "do not belong together")
+
+
+@pytest.mark.parametrize("text", ["", "{", "\x00"])
+def test_a_plan_that_is_no_json(folder, text):
+    (folder / "plan.json").write_text(text)
+    assert_refused(folder, "plan.json is damaged")
+
+
+@pytest.mark.parametrize("decoy", [False, True], ids=["pickle alone", "beside other safetensors"])
+def test_a_pickle_is_never_opened(folder, monkeypatch, decoy):
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").rename(folder / ("other.safetensors" if decoy else "weights"))
+
+    def opened(*args, **kwargs):
+        raise AssertionError("a pickle is opened")
+
+    monkeypatch.setattr(torch, "load", opened)
+    assert_refused(folder, "" if decoy else "has no model.safetensors")

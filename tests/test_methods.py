@@ -1,0 +1,119 @@
+"""The registry, the two baselines, and a method that a user writes."""
+
+import pytest
+import torch
+from tiny_models import METHODS, tiny
+
+from secateur.errors import UserError
+from secateur.methods import method as contract
+from secateur.methods.grain import Grain
+from secateur.methods.magnitude import Magnitude
+from secateur.methods.method import Method, named, register, registered
+from secateur.methods.random import Random
+from secateur.space import GRANULARITIES, Space
+
+
+@pytest.fixture(scope="module")
+def space():
+    return Space(tiny("bert"))
+
+
+# The registry
+
+
+def test_every_method_is_known_by_its_name():
+    assert {"grain": Grain, "magnitude": Magnitude, "random": Random}.items() <= registered().items()
+    assert all(named(name) is method and method.name == name for name, method in registered().items())
+
+
+def test_an_unknown_name_gets_the_nearest_or_all():
+    with pytest.raises(UserError, match=r"'magnitud' is not known: did you mean 'magnitude'\?$"):
+        named("magnitud")
+    with pytest.raises(UserError, match=rf"'xyz' is not known: known are {', '.join(METHODS)}$"):
+        named("xyz")
+
+
+def test_a_users_own_method_works_once_registered(space, monkeypatch):
+    monkeypatch.setattr(contract, "_REGISTRY", registered())  # a copy: the laws go on without it
+
+    @register("last-first")
+    class LastFirst(Method):
+        def scores(self):
+            return torch.arange(len(self.space), dtype=torch.float)
+
+    assert named("last-first") is LastFirst
+    plan = named("last-first")(space).plan(0.3)
+    assert plan.method == "last-first" and plan.asked == 0.3
+    assert 0.25 < plan.achieved["prunable"] <= 0.3
+    rows = space.slices
+    assert plan.kept[rows["1.vo"]].all() and not plan.kept[rows["0.ffn"]].any()  # the space ends with 1.vo
+
+
+def test_a_method_without_scores_says_what_to_write(space):
+    with pytest.raises(NotImplementedError, match=r"write scores\(\)"):
+        Method(space).scores()
+
+
+# Magnitude
+
+
+@pytest.fixture(scope="module")
+def known():
+    """One layer, hidden 4, 2 heads of 2, 2 neurons; every weight 0 but five rows."""
+    model = tiny("bert", hidden_size=4, num_hidden_layers=1, num_attention_heads=2, intermediate_size=2)
+    layer = model.bert.encoder.layer[0]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        layer.intermediate.dense.weight[1] = 3.0  # squares: 4 x 9
+        layer.intermediate.dense.bias[1] = 1.0
+        layer.output.dense.weight[:, 1] = 2.0  # 4 x 4
+        layer.attention.self.query.weight[2] = 1.0  # 4 x 1
+        layer.attention.self.value.bias[3] = 3.0
+        layer.output.LayerNorm.weight[:] = 100.0  # norms and output biases go with no unit
+        layer.output.dense.bias[:] = 100.0
+    return model
+
+
+MEAN_SQUARES = {
+    "ffn": [0, 53 / 9],  # a neuron has 4 weights in, 1 bias, 4 out
+    "qk": [0, 0, 4 / 10, 0],  # 4 weights and 1 bias, of query and of key
+    "vo": [0, 0, 0, 9 / 9],  # 4 weights, 1 bias, 4 of the output
+    "head": [0, 13 / 38],  # 2 QK and 2 VO dims
+    "sublayer": [13 / 76, 53 / 18],  # query, key, value: 20 each, 16 of the output; the FFN
+    "hidden": [(1 + 9 + 4) / 20] * 4,  # query, key, value: 4 each; attention's output 4; 2 into and 2 out of the FFN
+}
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_magnitude_is_the_root_mean_square_of_a_units_weights(known, granularity):
+    expected = torch.tensor(MEAN_SQUARES[granularity]).float().sqrt()
+    torch.testing.assert_close(Magnitude(Space(known, granularity)).scores(), expected)
+
+
+def test_magnitude_keeps_the_larger(known):
+    plan = Magnitude(Space(known, "ffn")).plan(0.95)
+    assert plan.masks.tolist() == [0.0, 1.0]
+    assert plan.achieved["prunable"] == pytest.approx((76 + 9) / (76 + 18))
+
+
+# Random
+
+
+def test_random_follows_torchs_seed_not_its_state(space):
+    orders = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        torch.rand(len(orders))  # what was drawn before does not matter
+        orders.append(Random(space).scores())
+    assert torch.equal(orders[0], orders[1]) and not torch.equal(orders[0], orders[2])
+
+
+def test_random_with_its_own_seed_ignores_torchs_and_leaves_it(space):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    first = Random(space, seed=7).scores()
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(4)
+    assert torch.equal(first, Random(space, seed=7).scores())
+    assert not torch.equal(first, Random(space, seed=8).scores())

@@ -1,0 +1,186 @@
+"""Recipes: small, flat, strict; what is wrong is named with its key."""
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from secateur.errors import UserError
+from secateur.recipe import Recipe, make, read
+
+LEAST = {"model": "m", "data": "d"}
+# Every key with a value that is not its default.
+OTHER = {
+    "model": "folder/model",
+    "data": "glue/sst2",
+    "teacher": "t",
+    "task": "other",
+    "text": ("question", "sentence"),
+    "label": "target",
+    "metric": "f1",
+    "rows": 100,
+    "max_length": 64,
+    "method": "magnitude",
+    "options": {"beta": 0.9, "faithful": True, "names": ["a", None]},
+    "units": ("head", "hidden"),
+    "density": 0.2,
+    "embedding_rank": 16,
+    "start": "model",
+    "temperature": 1.0,
+    "hidden": (1, 3),
+    "hidden_projection": False,
+    "hidden_weight": 0.5,
+    "labels_weight": 0.25,
+    "epochs": 1.5,
+    "begin": 0.0,
+    "end": 0.5,
+    "batch_size": 8,
+    "accumulate": 2,
+    "learning_rate": 1e-5,
+    "warmup": 0.0,
+    "weight_decay": 0.0,
+    "freeze_embeddings": False,
+    "dropout": None,
+    "bf16": True,
+    "cache": False,
+    "cache_gb": 1.0,
+    "evaluations": 0,
+    "checkpoints": 0,
+    "teacher_epochs": 1.0,
+    "teacher_learning_rate": 1e-4,
+    "shapes": ((2, 16),),
+    "repeats": 5,
+    "seed": 7,
+}
+
+
+def refusal(values, match):
+    with pytest.raises(UserError, match=match) as refused:
+        make(values, "r.yaml")
+    text = str(refused.value)
+    assert text.startswith("r.yaml") and "\n" not in text and ": :" not in text
+    return text
+
+
+def test_model_and_data_are_enough():
+    recipe = make(LEAST)
+    assert (recipe.method, recipe.density, recipe.units, recipe.seed) == ("grain", 0.05, ("ffn", "qk", "vo"), 0)
+    assert recipe.teacher is recipe.embedding_rank is recipe.bf16 is None
+
+
+@pytest.mark.parametrize("key", LEAST)
+def test_model_and_data_are_needed(key):
+    refusal({name: value for name, value in LEAST.items() if name != key}, f"r.yaml: {key}: field required$")
+
+
+def test_a_recipe_does_not_change():
+    with pytest.raises(ValidationError, match="frozen"):
+        make(LEAST).seed = 1
+
+
+@pytest.mark.parametrize("values", [LEAST, OTHER], ids=["defaults", "every key"])
+def test_yaml_has_every_key_and_reads_back_equal(values, tmp_path):
+    recipe = make(values)
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    assert list(yaml.safe_load(recipe.to_yaml())) == list(Recipe.model_fields)
+    assert read(tmp_path / "recipe.yaml", {}) == recipe
+
+
+def test_the_other_values_are_every_key_and_no_default():
+    other = make(OTHER).model_dump()
+    assert list(OTHER) == list(Recipe.model_fields)
+    assert all(other[key] != default for key, default in make(LEAST).model_dump().items())
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("densty", "did you mean 'density'"),
+        ("Units", "did you mean 'units'"),
+        ("zzz", "known are model, data"),
+        (3, "kn"),
+    ],
+)
+def test_an_unknown_key_gets_the_nearest(key, hint):
+    assert repr(key) in refusal(LEAST | {key: 1}, hint)
+
+
+WRONG = [
+    ("model", None),
+    ("text", "sentence"),
+    ("rows", 0),
+    ("max_length", "long"),
+    ("options", [1]),
+    ("units", "ffn"),
+    ("units", []),
+    ("embedding_rank", 0),
+    ("start", "here"),
+    ("temperature", 0),
+    ("hidden", 3),
+    ("hidden_weight", -1),
+    ("epochs", 0),
+    ("epochs", float("inf")),
+    ("begin", -0.1),
+    ("begin", 1.1),
+    ("end", 0.0),
+    ("end", 1.0),
+    ("batch_size", 0),
+    ("batch_size", 1.5),
+    ("batch_size", "many"),
+    ("learning_rate", -1e-4),
+    ("learning_rate", float("nan")),
+    ("warmup", 1.0),
+    ("dropout", 1.0),
+    ("bf16", "maybe"),
+    ("shapes", [[1, 2, 3]]),
+    ("shapes", [[0, 8]]),
+    ("seed", -1),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG)
+def test_a_value_that_does_not_fit_is_named_with_its_key(key, value):
+    refusal(LEAST | {key: value}, rf"^r\.yaml: {key}[.\w]*: .*, not ")
+
+
+@pytest.mark.parametrize("density", [0, -0.5, 1.01, 5])
+def test_a_density_is_a_fraction(density):
+    text = refusal(LEAST | {"density": density}, r"not in \(0, 1\]: it is the fraction of parameters to keep$")
+    assert f"density {float(density)}" in text
+
+
+@pytest.mark.parametrize("end", [0.2, 0.3])
+def test_pruning_needs_a_part_of_the_run(end):
+    refusal(LEAST | {"begin": 0.3, "end": end}, f"begin 0.3 must be smaller than end {end}: .* a part of the run$")
+
+
+def test_what_is_given_goes_before_the_file(tmp_path):
+    (tmp_path / "r.yaml").write_text("model: m\ndata: d\nlearning_rate: 3e-4\nseed: 1\n")  # 3e-4 is a string to YAML
+    recipe = read(tmp_path / "r.yaml", {"seed": 2})
+    assert (recipe.learning_rate, recipe.seed) == (3e-4, 2)
+
+
+BROKEN = {
+    "unclosed": (b"model: [", "is not YAML"),
+    "two colons": (b"model: a: b", "is not YAML"),
+    "no such day": (b"model: 2024-13-99", "is not YAML"),
+    "python": (b"!!python/object/apply:os.system [ls]", "is not YAML"),
+    "zero byte": (b"model: \x00", "is not YAML"),
+    "not text": (b"\xff\xfe\x00", "cannot be read"),
+    "a list": (b"- model", "holds list: expected keys and values"),
+    "empty": (b"", "holds NoneType: expected keys and values"),
+    "unknown key": (b"model: m\ndata: d\ndensety: 1", "did you mean 'density'"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_is_refused_by_its_path(tmp_path, name):
+    text, message = BROKEN[name]
+    (tmp_path / "r.yaml").write_bytes(text)
+    with pytest.raises(UserError, match=message) as refused:
+        read(tmp_path / "r.yaml", {})
+    assert str(tmp_path / "r.yaml") in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_no_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        read(tmp_path / "nothing.yaml", {})

@@ -1,0 +1,93 @@
+"""`verify` says yes to a right folder and no to any other."""
+
+from importlib import import_module
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import CLASSIFIERS, inputs, random_masks, tiny
+
+from secateur.checkpoint import save
+from secateur.errors import UserError
+from secateur.plan import Plan
+from secateur.space import Space
+from secateur.surgery import cut
+from secateur.verify import verify
+
+
+def world(which, folder, *granularities, **options):
+    """(batches, what `verify` takes) of a model, its plan, its cut and the folder of that."""
+    dense = tiny(*which, dtype=torch.float32)
+    space = Space(dense, *granularities)
+    plan = Plan.of(space, random_masks(space, soft=True), **options)
+    small = cut(dense, plan)
+    save(small, folder)
+    return [inputs(dense, seed=seed) for seed in range(2)], {
+        "dense": dense,
+        "plan": plan,
+        "compact": small,
+        "folder": folder,
+    }
+
+
+@pytest.fixture
+def bert(tmp_path):
+    return world(("bert",), tmp_path / "small")
+
+
+@pytest.mark.parametrize(("units", "rank"), [(("ffn", "qk", "vo"), None), (("hidden", "head"), 5)])
+@pytest.mark.parametrize("which", CLASSIFIERS)
+def test_a_right_folder_passes(which, units, rank, tmp_path):
+    batches, given = world(which, tmp_path / "small", *units, embedding_rank=rank)
+    before = {name: value.clone() for name, value in given["dense"].state_dict().items()}
+    found = verify(batches, **given)
+    assert found.passed and found.masked_compact < 1e-4 * max(1.0, found.scale) and found.compact_loaded == 0.0
+    assert found.examples == 6 and found.scale > 0
+    assert found.to_dict()["passed"] is True
+    assert all(torch.equal(value, before[name]) for name, value in given["dense"].state_dict().items())
+
+
+def test_what_is_not_given_is_not_compared(bert):
+    batches, given = bert
+    assert verify(batches, compact=given["compact"], folder=given["folder"]).masked_compact is None
+    assert verify(batches, dense=given["dense"], plan=given["plan"]).compact_loaded is None
+
+
+@pytest.mark.parametrize("names", [(), ("folder",), ("compact",), ("dense",), ("plan", "folder")], ids=str)
+def test_nothing_to_compare_is_no_proof(bert, names):
+    batches, given = bert
+    with pytest.raises(UserError, match="nothing to compare"):
+        verify(batches, **{name: given[name] for name in names})
+
+
+def test_changed_weights_in_the_folder_fail(bert):
+    batches, given = bert
+    file = given["folder"] / "model.safetensors"
+    weights = {name: value.clone() for name, value in load_file(file).items()}
+    weights["classifier.bias"][0] += 1.0
+    save_file(weights, file, metadata={"format": "pt"})
+    found = verify(batches, **given)
+    assert not found.passed and found.compact_loaded == pytest.approx(1.0, abs=1e-4)
+    assert found.masked_compact < 1e-4 * max(1.0, found.scale)
+
+
+def test_a_wrong_cut_fails(bert, monkeypatch):
+    def wrong(model, plan):
+        small = cut(model, plan)
+        with torch.no_grad():
+            small.classifier.weight[0] *= 1.5
+        return small
+
+    batches, given = bert
+    monkeypatch.setattr(import_module("secateur.verify"), "cut", wrong)  # the package gives the function
+    found = verify(batches, **given)
+    assert not found.passed and found.masked_compact > 1e-3 and found.compact_loaded == 0.0
+
+
+def test_a_difference_that_is_not_a_number_fails_in_any_batch(bert):
+    batches, given = bert
+    batches[1]["input_ids"][0, 1] = 4  # a word that `inputs` never draws
+    with torch.no_grad():
+        given["compact"].get_input_embeddings().weight[4] = float("nan")
+    assert not verify(batches, compact=given["compact"], folder=given["folder"]).passed
+    assert not verify(batches[::-1], compact=given["compact"], folder=given["folder"]).passed
