@@ -108,7 +108,8 @@ def _key(teacher: PreTrainedModel, rows: Sequence[Mapping[str, Any]], layers: Se
     for tensor in teacher.state_dict().values():
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     for row in rows:
-        digest.update(np.asarray(row["input_ids"], np.int32).tobytes() + b";")
+        for name in ("input_ids", "token_type_ids"):
+            digest.update(np.asarray(row.get(name, ()), np.int32).tobytes() + b";")
     return digest.hexdigest()[:16]
 
 

@@ -31,7 +31,7 @@ from secateur.teachers import INDEX, CachedTeacher
 STATE = "secateur.safetensors"
 
 # Batches of many lengths times layers of many widths are more shapes than oneDNN remembers code for by default (1,024).
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32768")
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
 
 
 class PruningTrainer(Trainer):
