@@ -8,7 +8,7 @@ Equations, by the paper's numbers:
     eq. 5    gradient separation: importance hears the logits alone                           `listens_to`
     sec 4.4  embedding factorisation                                                          `Plan.embedding_rank`
 
-Where the default differs from the published code (`faithful=True` reproduces it; numbers in specs are RESULTS.md's):
+Where the default differs from the published code (`faithful=True` reproduces it, see tests/golden):
     1. After the dead heads' QK dims are dropped, the freed parameters are refilled to the density asked for.
     2. Scores are divided by the unit's parameters, so units of different kinds compare (the published units are
        within 1 of each other: no effect there).
