@@ -201,7 +201,8 @@ class Space:
         """`(N,)` bool: the highest-scored units, as many as fit into `density` after `closure`.
 
         The achieved density is at most the one asked for; what the closure frees goes to the next units in rank. Units
-        that are not `alive` are never kept. One hidden dim at least stays.
+        that are not `alive` are never kept. One hidden dim at least stays. What is kept is a prefix of the ranking: a
+        unit that does not fit ends it, so large units (sublayers) high in it can leave the density far below.
 
         Raises:
             UserError: `density` is outside (0, 1] or below the floor of the space.
