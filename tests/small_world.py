@@ -13,29 +13,35 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "fine", "bad", "good", "dull",
 SHAPES = ((1, 8),)
 
 
-def tokenizer():
+def tokenizer(max_length=32):
     words = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
     words.pre_tokenizer = Whitespace()
     words.post_processor = BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     names = ["input_ids", "token_type_ids", "attention_mask"]
-    return PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=32, model_input_names=names, **special)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, model_max_length=max_length, model_input_names=names, **special
+    )
 
 
-def write_model(folder, labels=()):
-    """A random BERT with its tokenizer: a bare encoder, or a classifier of `labels`."""
-    named = {"num_labels": len(labels), "id2label": dict(enumerate(labels))} if labels else {}
-    config = BertConfig(
+def config(**head):
+    """A BERT of two layers for the tokenizer's words."""
+    return BertConfig(
         vocab_size=len(WORDS),
         hidden_size=16,
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=24,
         max_position_embeddings=32,
-        **named,
+        **head,
     )
+
+
+def write_model(folder, labels=()):
+    """A random BERT with its tokenizer: a bare encoder, or a classifier of `labels`."""
+    named = {"num_labels": len(labels), "id2label": dict(enumerate(labels))} if labels else {}
     torch.manual_seed(0)
-    (BertForSequenceClassification if labels else BertModel)(config).save_pretrained(folder)
+    (BertForSequenceClassification if labels else BertModel)(config(**named)).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return str(folder)
 

