@@ -1,23 +1,26 @@
 """Compact folders are written whole or not at all, and a folder that is not right is refused in one sentence."""
 
+import copy
 import errno
 import json
+import math
 import shutil
 import struct
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tiny_models import ARCHITECTURES, CLASSIFIERS, random_masks, tiny
+from tiny_models import ARCHITECTURES, CLASSIFIERS, edge_cases, random_masks, tiny
 
 from secateur.checkpoint import load, save
 from secateur.compact import AUTO_CLASSES, Pruned
 from secateur.errors import UserError
 from secateur.plan import Plan
 from secateur.space import Space
-from secateur.surgery import cut
+from secateur.surgery import cut, factorise, planned_structure
 
 ATTENTION = "bert.encoder.layer.0.attention.self"
 
@@ -215,6 +218,10 @@ KEYS = [
     (("attention", ATTENTION, "vo"), [0, 1, 1, 1], "wrongly"),
     (("attention", ATTENTION, "qk"), [1, 1, 1, 1, 1], "do not fit together"),
     (("attention", ATTENTION, "scale"), "0.35", "do not fit together"),
+    (("attention", ATTENTION, "scale"), 0.5, f"{ATTENTION}.scale is 0.353"),
+    (("attention", ATTENTION, "scale"), -1.0, "in config.json it is -1.0"),
+    (("attention", ATTENTION, "qk"), [6] * 4, f"{ATTENTION}.qk is [4, 6, 3, 5]"),
+    (("attention", ATTENTION), DROP, f"{ATTENTION} is {{"),
     (("attention", ATTENTION, "scale"), float("nan"), "do not fit together"),
     (("attention", ATTENTION, "qk"), [99, 1, 1, 1], "heads"),
     (("attention", ATTENTION, ("qk", "vo")), [6] * 5, "heads"),
@@ -238,6 +245,83 @@ def test_a_secateur_key_edited_by_hand(folder, path, value, part):
 
     change_config(folder, change)
     assert_refused(folder, part)
+
+
+def mutants(structure):
+    """Every small change of a `secateur` key, one at a time: (what was changed, the changed key)."""
+    for path, value in leaves(structure):
+        for other in others(value):
+            yield f"{'.'.join(map(str, path))}: {value!r} to {other!r}", edited(structure, path, other)
+    for part, entries in structure.items():
+        for name in entries if part != "version" else ():
+            yield f"no {part}.{name}", edited(structure, (part, name), DROP)
+            for twin in [twin for twin in entries if entries[name] != entries[twin]][:1]:
+                swapped = {name: entries[twin], twin: entries[name]}
+                yield f"{part}: {name} and {twin} swapped", structure | {part: entries | swapped}
+
+
+def leaves(value, path=()):
+    """(path, value) of everything in a JSON value that holds nothing itself, and of every list."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(inner, (*path, key))
+    else:
+        yield path, value
+
+
+def others(value):
+    """Values that are near, of the same type or not."""
+    if isinstance(value, list):
+        shifted = [[value[0] + step, *value[1:]] for step in (-1, 1)] if value else []
+        return [other for other in (value[::-1], value[1:], *shifted) if other != value]
+    if isinstance(value, float):
+        return [value * 1.0001, -value]
+    if isinstance(value, int):
+        return [value + 1]
+    return [name for name in ("key", "k_lin", "zero", "empty", "identity", None) if name != value][:4]
+
+
+def edited(structure, path, value):
+    changed = copy.deepcopy(structure)
+    *inside, last = path
+    place = changed
+    for key in inside:
+        place = place[key]
+    if value is DROP:
+        del place[last]
+    else:
+        place[last] = value
+    return changed
+
+
+def test_any_change_of_the_secateur_key_is_refused(tmp_path):
+    """Also where the weights' shapes fit: another softmax scale or other sizes of heads would compute something else.
+
+    The key has every part: heads of all sizes and none, gates, a narrower stream, factorised embeddings.
+    """
+    model, plan, _ = edge_cases("distilbert", soft=True, dtype=torch.float32)
+    save(cut(model, replace(plan, embedding_rank=5)), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert all(config["secateur"].values()) and load(tmp_path)
+    taken = []
+    for what, changed in mutants(config["secateur"]):
+        (tmp_path / "config.json").write_text(json.dumps(config | {"secateur": changed}))
+        try:
+            load(tmp_path)
+        except UserError as refusal:
+            assert "\n" not in str(refusal) and str(tmp_path) in str(refusal)
+        else:
+            taken.append(what)
+    assert taken == []
+
+
+def test_the_last_bit_of_the_scale_is_the_platform_s(folder):
+    def change(config):
+        spec = config["secateur"]["attention"][ATTENTION]
+        spec["scale"] = math.nextafter(spec["scale"], 1.0)
+
+    change_config(folder, change)
+    assert load(folder)
 
 
 def test_weights_cut_short(folder):
@@ -292,6 +376,63 @@ def test_weights_of_another_plan(folder, tmp_path, units):
 def test_a_plan_that_is_no_json(folder, text):
     (folder / "plan.json").write_text(text)
     assert_refused(folder, "plan.json is damaged")
+
+
+def test_no_plan(folder):
+    (folder / "plan.json").unlink()
+    assert_refused(folder, "plan.json cannot be read")
+
+
+PLANS = {
+    "null": (lambda p: None, "no plan"),
+    "a list": (lambda p: [p], "not a plan"),
+    "no groups": (lambda p: {key: value for key, value in p.items() if key != "groups"}, "at odds: groups"),
+    "another version": (lambda p: p | {"version": 2}, "version 2"),
+    "another family": (lambda p: p | {"model_type": "roberta"}, "for a 'roberta' model"),
+    "other units": (lambda p: p | {"granularities": ["ffn"]}, "'0.qk' is on one side only"),
+    "no such unit": (lambda p: p | {"granularities": ["fnn"]}, "not a choice from"),
+    "factorised": (lambda p: p | {"embedding_rank": 5}, "factorised.bert.embeddings.word_embeddings is 5"),
+    "a neuron more": (lambda p: edited(p, ("groups", "0.ffn", "kept"), [[0, 47]]), "0.intermediate.dense is nothing"),
+    "out of range": (lambda p: edited(p, ("groups", "0.ffn", "kept"), [[0, 48]]), "within it"),
+    "half a mask": (lambda p: edited(p, ("groups", "0.ffn", "masks"), [0.5]), "one mask value for each"),
+    "no attention": (lambda p: edited(p, ("groups", "1.vo", "kept"), []), "attention"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_plan_edited_by_hand(folder, name):
+    change, part = PLANS[name]
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps(change(plan)))
+    assert_refused(folder, part)
+
+
+def test_the_plan_of_another_cut(folder, tmp_path):
+    save(small("ffn", "qk", "vo", seed=5), tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "plan.json", folder)
+    assert_refused(folder, "by plan.json secateur.")
+
+
+@pytest.mark.parametrize("rank", [None, 5])
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize("which", CLASSIFIERS)
+def test_the_structure_follows_from_the_plan_without_weights(which, soft, rank):
+    kind, _, shape = which
+    model, plan, _ = edge_cases(kind, shape, soft=soft, dtype=torch.float32)
+    compact = cut(model, replace(plan, embedding_rank=rank))
+    assert planned_structure(compact.to("meta")) == json.loads(compact.config.to_json_string())["secateur"]
+
+
+def test_embeddings_factorised_before_the_plan_are_in_the_plan(tmp_path):
+    model = factorise(tiny("bert", dtype=torch.float32), 5)
+    space = Space(model, "ffn")
+    masks = random_masks(space)
+    compact = cut(model, Plan.of(space, masks))
+    assert compact.plan["embedding_rank"] == 5
+    save(compact, tmp_path / "model")
+    assert load(tmp_path / "model").plan == compact.plan
+    with pytest.raises(UserError, match="to rank 4, and the model's are factorised to rank 5 already"):
+        cut(model, Plan.of(space, masks, embedding_rank=4))
 
 
 @pytest.mark.parametrize("decoy", [False, True], ids=["pickle alone", "beside other safetensors"])

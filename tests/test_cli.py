@@ -86,7 +86,7 @@ def test_only_what_is_given_goes_before_the_recipe(secateur, world, tmp_path, mo
         "run",
         lambda wanted, output, callbacks: seen.update(wanted=wanted) or Report.load(world / "run"),
     )
-    words = ("--method", "magnitude", "--units", "ffn,head", "--set", "end=0.2", "--option", "beta=0.9")
+    words = ("--method", "magnitude", "--units", "ffn,head", "--set", "end=0.2", "--option", "beta=9e-1")
     secateur("prune", "--recipe", world / "recipe.yaml", "--output", tmp_path, *words, "--text", "text")
     changed = {
         "method": "magnitude",

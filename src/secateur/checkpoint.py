@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from secateur import compact
 from secateur.architecture import supported
 from secateur.errors import UserError
+from secateur.surgery import planned_structure
 
 # What transformers and torch raise when they build a model from a damaged config or the wrong weights.
 DAMAGE = (
@@ -115,7 +117,8 @@ def load(folder: Path | str) -> PreTrainedModel:
     """Load a compact folder, in evaluation mode, with its plan.
 
     Raises:
-        UserError: the folder is not there, is no compact folder, or is damaged.
+        UserError: the folder is not there, is no compact folder, or is damaged: its config, plan and weights must say
+            the same, also where the weights' shapes alone would not tell (the softmax scale, the sizes of heads).
     """
     folder = Path(folder)
     register()
@@ -125,8 +128,7 @@ def load(folder: Path | str) -> PreTrainedModel:
             f"{folder} is not a compact folder: its config.json has no secateur key; load it with transformers"
         )
     check_weights(folder)
-    if (folder / "plan.json").exists():
-        _read_json(folder / "plan.json", f"{folder} cannot be loaded")
+    _read_json(folder / "plan.json", f"{folder} cannot be loaded")
     try:
         auto = getattr(transformers, compact.auto_class(str((config.architectures or [""])[0])))
         options = {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
@@ -138,7 +140,42 @@ def load(folder: Path | str) -> PreTrainedModel:
             f"{folder} cannot be loaded, its files do not belong together: {odd[0]!r} is in the weights or in the "
             "model that config.json describes, not in both"
         )
+    check_structure(model, folder)
     return model.eval()
+
+
+def check_structure(model: PreTrainedModel, folder: Path) -> None:
+    """Refuse a config whose `secateur` key is not the one that cutting by the folder's plan writes.
+
+    Raises:
+        UserError: they differ, or the plan is none for this config.
+    """
+    try:
+        planned = planned_structure(model)
+    except DAMAGE as error:
+        raise UserError(f"{folder}/plan.json does not fit its config.json: {_first_line(error)}") from error
+    path, by_plan, by_config = _first_difference(planned, model.config.secateur)
+    if path:
+        raise UserError(
+            f"{folder} cannot be loaded, its files do not belong together: by plan.json {path} is {_shown(by_plan)}, "
+            f"in config.json it is {_shown(by_config)}; save or copy the model again"
+        )
+
+
+def _first_difference(left: Any, right: Any, path: str = "secateur") -> tuple[str, Any, Any]:
+    """Where two values of JSON differ, and what each has there, None for nothing; the path is empty if they do not."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        pairs = ((f"{path}.{key}", left.get(key), right.get(key)) for key in sorted({*left, *right}))
+        found = (_first_difference(a, b, name) for name, a, b in pairs)
+        return next((one for one in found if one[0]), ("", None, None))
+    if isinstance(left, float) and isinstance(right, float) and math.isclose(left, right, rel_tol=1e-12):
+        return "", None, None  # the softmax scale is a power, of which the last bit is the platform's
+    return ("", None, None) if left == right else (path, left, right)
+
+
+def _shown(value: Any) -> str:
+    text = "nothing" if value is None else json.dumps(value)
+    return text if len(text) <= 120 else f"{text[:120]}..."
 
 
 def read_config(folder: Path) -> Any:

@@ -17,7 +17,6 @@ from typing import Annotated, Any
 import torch
 import transformers
 import typer
-import yaml
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from typer.core import TyperGroup
@@ -157,10 +156,7 @@ def _pairs(flag: str, entries: list[str] | None) -> dict[str, Any]:
         key, equals, value = entry.partition("=")
         if not (key and equals):
             raise UserError(f"{flag} {entry!r} is not key=value")
-        try:
-            pairs[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"{flag} {entry!r} has a value that is not YAML: {error}") from error
+        pairs[key.strip()] = recipe.parse(value, f"{flag} {entry!r}")
     return pairs
 
 

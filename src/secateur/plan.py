@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers import __version__ as transformers_version
 
+from secateur.architecture import SUBLAYERS
 from secateur.errors import UserError
 from secateur.space import Group, Space
 
@@ -50,8 +51,13 @@ class Plan:
         method: str = "hand",
         asked: float | None = None,
         embedding_rank: int | None = None,
+        source: str | None = None,
     ) -> Plan:
         """A plan from masks `(N,)` over a space; units that others make dead are closed.
+
+        Args:
+            source: hash of the weights that the masks were made from; None takes those of the space's model, which
+                must then have weights (not be on `meta`).
 
         Raises:
             UserError: masks of another length, outside [0, 1] or not finite, or an embedding rank that does not
@@ -75,7 +81,7 @@ class Plan:
             achieved=_achieved(space, kept, embedding_rank),
             embedding_rank=embedding_rank,
             model_type=space.table.model_type,
-            source=fingerprint(space.model),
+            source=fingerprint(space.model) if source is None else source,
             versions={"transformers": transformers_version, "torch": torch.__version__},
         )
 
@@ -87,6 +93,12 @@ class Plan:
     def kept_on(self, space: Space, axis: str) -> Tensor:
         """The indices of an axis that are kept, in order."""
         return (space.effective(self.masks)[axis] > 0).nonzero().flatten()
+
+    def layers_left(self, space: Space) -> Tensor:
+        """`(layers,)` bool: where the attention or the feed-forward network is left; the others are the identity."""
+        effective = space.effective(self.masks)
+        gates = [[effective[f"{layer}.{part}"] for part in SUBLAYERS] for layer in range(space.table.layers)]
+        return torch.stack([torch.cat(pair).gt(0).any() for pair in gates])
 
     def space(self, model: PreTrainedModel) -> Space:
         """The space of this plan over a model.
@@ -133,10 +145,11 @@ class Plan:
         if unknown:
             raise UserError(f"the plan's groups do not fit the model: {sorted(unknown)[0]!r} is on one side only")
         masks = torch.cat([_group_from_dict(group, data["groups"][group.name]) for group in space.groups])
-        plan = Plan.of(space, masks, method=data["method"], asked=data["asked"], embedding_rank=data["embedding_rank"])
+        said = {key: data[key] for key in ("method", "asked", "embedding_rank", "source")}
+        plan = Plan.of(space, masks, **said)
         if data["model_type"] != plan.model_type:
             raise UserError(f"the plan is for a {data['model_type']!r} model, this is a {plan.model_type!r}")
-        return replace(plan, source=data["source"], versions=data["versions"])
+        return replace(plan, versions=data["versions"])
 
     def save(self, path: Path | str, space: Space) -> None:
         """Write the plan as JSON."""

@@ -29,14 +29,22 @@ def cut(model: PreTrainedModel, plan: Plan) -> PreTrainedModel:
     """A new, smaller, ordinary model: `cut(m, p)(x) == masked(m, p)(x)` up to float noise. `model` is not changed.
 
     Raises:
-        UserError: the plan does not fit the model, or masks are still attached.
+        UserError: the plan does not fit the model, or names another rank than its embeddings are factorised to already,
+            or masks are still attached.
     """
     if getattr(model, ATTACHED, None) is not None:
         raise UserError("masks are attached to the model: detach them before cutting")
     space = plan.space(model)
-    if plan.embedding_rank and isinstance(model.get_submodule(space.table.embeddings), nn.Embedding):
+    rank = _rank(space)
+    if rank and plan.embedding_rank not in (None, rank):
+        raise UserError(
+            f"the plan factorises the word embeddings to rank {plan.embedding_rank}, and the model's are factorised to "
+            f"rank {rank} already: plan for that rank, or cut the model that was not factorised"
+        )
+    if plan.embedding_rank and not rank:
         model = factorise(model, plan.embedding_rank)
         space = plan.space(model)
+    plan = replace(plan, embedding_rank=_rank(space))  # plan.json must tell what is cut, whoever factorised it
     kept = _kept_indices(space, plan.masks)
     structure = _structure(space, plan.masks, kept)
     small = _shaped(model, structure)
@@ -69,6 +77,12 @@ def factorise(model: PreTrainedModel, rank: int) -> PreTrainedModel:
         new.projection.weight.copy_(right[:rank].T)
     model.set_submodule(path, new)
     return model
+
+
+def _rank(space: Space) -> int | None:
+    """The rank that the model's word embeddings are factorised to, None if they are whole."""
+    word = space.model.get_submodule(space.table.embeddings)
+    return word.table.embedding_dim if isinstance(word, compact.FactorisedEmbedding) else None
 
 
 def _whole_embedding(model: PreTrainedModel, path: str) -> nn.Embedding:
@@ -153,9 +167,8 @@ def _structure(space: Space, masks: Tensor, kept: Mapping[str, Tensor]) -> dict[
         part, value = _row_structure(row, gates, sizes, table)
         if part:
             structure[part][row.path] = value
-    word = space.model.get_submodule(table.embeddings)
-    if isinstance(word, compact.FactorisedEmbedding):
-        structure["factorised"][table.embeddings] = word.table.embedding_dim
+    if rank := _rank(space):
+        structure["factorised"][table.embeddings] = rank
     for layer, attention in enumerate(table.attentions):
         if f"{layer}.vo" in kept:
             structure["attention"][attention.path] = _attention_structure(space, attention, masks, layer)
@@ -223,18 +236,10 @@ def uncut(small: PreTrainedModel) -> tuple[PreTrainedModel, Plan]:
     Raises:
         UserError: `small` is no cut model with its plan.
     """
-    if getattr(small, "plan", None) is None:
-        raise UserError("the model has no plan: expected a model that was cut, with its plan.json")
-    config = copy.deepcopy(small.config)
-    config.secateur = config.auto_map = None
-    kind: Any = type(small)
-    dense = kind.stock(config).to(small.device, small.dtype).eval()
-    plan = Plan.from_dict(small.plan, dense)
+    dense: Any = _stock(small)  # Any, for the wrapper of transformers hides what `to` takes
+    dense.to(small.device, small.dtype).eval()
+    plan = _plan_over(dense, small)
     plan = replace(plan, masks=plan.kept.float())
-    if plan.embedding_rank:
-        path = plan.space(dense).table.embeddings
-        word = _whole_embedding(dense, path)
-        dense.set_submodule(path, compact.FactorisedEmbedding.like(word, plan.embedding_rank))
     space = plan.space(dense)
     kept = _kept_indices(space, plan.masks)
     entries = {entry.name: entry for entry in space.table.parameters}
@@ -247,3 +252,36 @@ def uncut(small: PreTrainedModel) -> tuple[PreTrainedModel, Plan]:
         here = torch.meshgrid(*((place >= 0).nonzero().flatten() for place in places), indexing="ij")
         dense.get_parameter(name)[there] = parameter[here]
     return dense, plan
+
+
+def planned_structure(small: PreTrainedModel) -> dict[str, Any]:
+    """The `secateur` key that a cut by the plan of `small` writes: made from shapes alone, on the `meta` device.
+
+    Raises:
+        UserError: `small` is no cut model with its plan, or the plan does not fit its config.
+    """
+    with torch.device("meta"):
+        dense = _stock(small)
+    plan = _plan_over(dense, small)
+    space = plan.space(dense)
+    return _structure(space, plan.masks, _kept_indices(space, plan.masks))
+
+
+def _stock(small: PreTrainedModel) -> PreTrainedModel:
+    """A new stock model of the shape that a cut model had before."""
+    if getattr(small, "plan", None) is None:
+        raise UserError("the model has no plan: expected a model that was cut, with its plan.json")
+    config = copy.deepcopy(small.config)
+    config.secateur = config.auto_map = None
+    kind: Any = type(small)
+    return kind.stock(config)
+
+
+def _plan_over(dense: PreTrainedModel, small: PreTrainedModel) -> Plan:
+    """The plan of a cut model, over its stock model, whose word embeddings are factorised if the plan says so."""
+    plan = Plan.from_dict(small.plan, dense)
+    if plan.embedding_rank:
+        path = plan.space(dense).table.embeddings
+        word = _whole_embedding(dense, path)
+        dense.set_submodule(path, compact.FactorisedEmbedding.like(word, plan.embedding_rank))
+    return plan
