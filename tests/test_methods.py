@@ -81,6 +81,7 @@ MEAN_SQUARES = {
     "vo": [0, 0, 0, 9 / 9],  # 4 weights, 1 bias, 4 of the output
     "head": [0, 13 / 38],  # 2 QK and 2 VO dims
     "sublayer": [13 / 76, 53 / 18],  # query, key, value: 20 each, 16 of the output; the FFN
+    "layer": [(13 + 53) / (76 + 18)],
     "hidden": [(1 + 9 + 4) / 20] * 4,  # query, key, value: 4 each; attention's output 4; 2 into and 2 out of the FFN
 }
 

@@ -138,6 +138,7 @@ def test_unit_cost(everything):
         "head": HEAD_DIM * (qk + vo),
         "attention": HIDDEN * (qk + vo),
         "mlp": FFN * ffn,
+        "layer": HIDDEN * (qk + vo) + FFN * ffn,
         "hidden": LAYERS * (4 * HIDDEN + 2 * FFN),
     }
     for name, rows in everything.slices.items():

@@ -87,6 +87,7 @@ class Architecture:
     Paths in `stem` and `layer` are relative to the base model and to one layer; paths in `heads` to the whole model.
     `heads` is keyed by what follows the family's name in the class name (`Model` is the bare encoder). `same` makes
     two axes one, unless the named module exists: ELECTRA's embeddings write to the stream only where nothing projects.
+    `neurons` is what the family's config calls the width of its feed-forward networks.
     """
 
     model_type: str
@@ -96,6 +97,7 @@ class Architecture:
     attention: Attention
     heads: Mapping[str, tuple[Row, ...]]
     same: tuple[str, str, str] | None = None
+    neurons: str = "intermediate_size"
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class Attachment:
         self.at_sites: dict[str, Tensor] = {}
         self.norms: list[nn.Module] = []
         self.handles: list[RemovableHandle] = [model.register_forward_pre_hook(self._draw)]
-        acting = {group.site for group in space.groups}
+        acting = {site for group in space.groups for site in group.sites}
         setattr(model, ATTACHED, self)
         try:
             for row in space.table.rows:

@@ -22,15 +22,15 @@ from secateur.errors import UserError
 class Group:
     """A row of units of one granularity.
 
-    `axes` gives how many consecutive indices of each axis one unit covers; `site` is the axis at which its mask is
-    multiplied (a head covers QK and VO dims, and its mask acts on the VO dims alone).
+    `axes` gives how many consecutive indices of each axis one unit covers; `sites` are those axes among them at which
+    its mask is multiplied (a head covers QK and VO dims, and its mask acts on the VO dims alone).
     """
 
     name: str
     granularity: str
     units: int
     axes: Mapping[str, int]
-    site: str
+    sites: tuple[str, ...]
 
 
 def _ffn(table: Table) -> list[Group]:
@@ -50,7 +50,7 @@ def _vo(table: Table) -> list[Group]:
 
 def _one_axis(table: Table, name: str, layer: int) -> Group:
     axis = f"{layer}.{name}"
-    return Group(axis, name, table.sizes[axis], {axis: 1}, axis)
+    return Group(axis, name, table.sizes[axis], {axis: 1}, (axis,))
 
 
 def _head(table: Table) -> list[Group]:
@@ -58,7 +58,7 @@ def _head(table: Table) -> list[Group]:
 
     def group(layer: int) -> Group:
         axes = {f"{layer}.vo": table.head_dim, f"{layer}.qk": table.head_dim}
-        return Group(f"{layer}.head", "head", table.heads, axes, f"{layer}.vo")
+        return Group(f"{layer}.head", "head", table.heads, axes, (f"{layer}.vo",))
 
     return [group(layer) for layer in range(table.layers)]
 
@@ -66,12 +66,22 @@ def _head(table: Table) -> list[Group]:
 def _sublayer(table: Table) -> list[Group]:
     """Whole attentions and whole feed-forward networks."""
     names = [f"{layer}.{sublayer}" for layer in range(table.layers) for sublayer in SUBLAYERS]
-    return [Group(name, "sublayer", 1, {name: 1}, name) for name in names]
+    return [Group(name, "sublayer", 1, {name: 1}, (name,)) for name in names]
+
+
+def _layer(table: Table) -> list[Group]:
+    """Whole layers, attention and feed-forward network at once."""
+
+    def group(layer: int) -> Group:
+        gates = tuple(f"{layer}.{sublayer}" for sublayer in SUBLAYERS)
+        return Group(f"{layer}.layer", "layer", 1, dict.fromkeys(gates, 1), gates)
+
+    return [group(layer) for layer in range(table.layers)]
 
 
 def _hidden(table: Table) -> list[Group]:
     """Dimensions of the residual stream."""
-    return [Group("hidden", "hidden", table.sizes["hidden"], {"hidden": 1}, "hidden")]
+    return [Group("hidden", "hidden", table.sizes["hidden"], {"hidden": 1}, ("hidden",))]
 
 
 GRANULARITIES: Mapping[str, Callable[[Table], list[Group]]] = {
@@ -80,6 +90,7 @@ GRANULARITIES: Mapping[str, Callable[[Table], list[Group]]] = {
     "vo": _vo,
     "head": _head,
     "sublayer": _sublayer,
+    "layer": _layer,
     "hidden": _hidden,
 }
 
@@ -120,7 +131,7 @@ class Space:
 
     def at_sites(self, masks: Tensor) -> dict[str, Tensor]:
         """What multiplies the activations at each site: axis -> `(size,)`, a sublayer's gate -> `(1,)`."""
-        return self._product(masks, lambda group: {group.site: group.axes[group.site]})
+        return self._product(masks, lambda group: {site: group.axes[site] for site in group.sites})
 
     def effective(self, masks: Tensor) -> dict[str, Tensor]:
         """How much of each index is there: axis -> `(size,)`, gate -> `(1,)`.
@@ -176,9 +187,16 @@ class Space:
 
         2d+1 for an FFN neuron or a VO dim, 2d+2 for a QK dim (GRAIN section 4.1.1, biases counted).
         """
+        return self.marginal_cost(self.ones()).float()
+
+    def marginal_cost(self, kept: Tensor) -> Tensor:
+        """`(N,)` prunable parameters that go with each unit when it alone leaves `kept`, or come when it joins.
+
+        Exact, for the count is multilinear, but for the QK dims that the first VO dim of a dead head revives.
+        """
         with torch.enable_grad():
-            masks = self.ones().double().requires_grad_()
-            return torch.autograd.grad(self.parameters(masks), masks)[0].float()
+            masks = kept.detach().double().requires_grad_()
+            return torch.autograd.grad(self.parameters(masks), masks)[0]
 
     def closure(self, kept: Tensor) -> Tensor:
         """`(N,)` bool: `kept` without the units that are dead because of others.
@@ -189,8 +207,8 @@ class Space:
         alive = {axis: values > 0 for axis, values in self.effective(kept.float()).items()}
         closed = kept.clone().bool()
         for group in self.groups:
-            at_site = alive[group.site].view(group.units, -1).any(dim=1)
-            closed[self.slices[group.name]] &= at_site
+            at_sites = torch.stack([alive[site].view(group.units, -1).any(dim=1) for site in group.sites])
+            closed[self.slices[group.name]] &= at_sites.any(dim=0)
         return closed
 
     def floor(self) -> float:
@@ -211,12 +229,35 @@ class Space:
         ranked = scores.detach().double().nan_to_num(nan=torch.finfo(torch.double).min)  # last, but before the dead
         alive = torch.ones_like(ranked, dtype=torch.bool) if alive is None else alive
         ranked = ranked.masked_fill(~alive, -torch.inf)
-        low, high = 0, int(alive.sum())
+        count = self._longest(lambda count: self._keep_first(ranked, count), int(alive.sum()), density)
+        return self.closure(self._keep_first(ranked, count)) & alive
+
+    def fill(self, kept: Tensor, scores: Tensor, density: float) -> Tensor:
+        """`(N,)` bool: `kept`, and of the other units the highest-scored ones that still fit into `density`.
+
+        Unlike `keep` it passes over what does not fit: afterwards no unit that would cost parameters fits any more.
+        """
+        kept, refused = kept.clone(), torch.zeros_like(kept)
+        while True:
+            cost, room = self.marginal_cost(kept), density * self.total() - float(self.parameters(self.closure(kept)))
+            fitting = (~kept & ~refused & (cost > 0.5) & (cost <= room + 1e-6)).nonzero().flatten()
+            if not len(fitting):
+                return kept
+            best = fitting[scores[fitting].argsort(descending=True, stable=True)]
+            count = self._longest(lambda count: _with(kept, best[:count]), len(best), density)  # noqa: B023
+            if count:
+                kept = _with(kept, best[:count])
+            else:
+                refused[best[0]] = True
+
+    def _longest(self, prefix: Callable[[int], Tensor], most: int, density: float) -> int:
+        """The largest count up to `most` whose units `prefix(count)` fit into `density` after closure."""
+        low, high = 0, most
         while low < high:
             middle = (low + high + 1) // 2
-            fits = self.density(self.closure(self._keep_first(ranked, middle))) <= density + 1e-12
+            fits = self.density(self.closure(prefix(middle))) <= density + 1e-12
             low, high = (middle, high) if fits else (low, middle - 1)
-        return self.closure(self._keep_first(ranked, low)) & alive
+        return low
 
     def check(self, density: float) -> None:
         """Refuse a density that is no fraction or that these granularities cannot reach."""
@@ -241,3 +282,8 @@ class Space:
             rows = self.slices["hidden"]
             kept[rows.start + int(ranked[rows].argmax())] = True
         return kept
+
+
+def _with(kept: Tensor, units: Tensor) -> Tensor:
+    """`kept` and the units of those numbers."""
+    return kept.index_fill(0, units, True)

@@ -17,21 +17,21 @@ def taylor(space, products, group):
         total = torch.zeros(group.units, dtype=torch.float64)
         for parameter in space.table.parameters:
             if parameter.row in rows:
-                dims = [dim for dim, axis in enumerate(parameter.axes) if axis != group.site]
+                dims = [dim for dim, axis in enumerate(parameter.axes) if axis not in group.sites]
                 product = products[parameter.name]
                 total += (product.sum(dims) if dims else product).view(group.units, -1).sum(1)
         return total
 
-    table = space.table
-    if group.granularity == "sublayer":
-        return [over(table.writer(group.site))]  # weight and bias
+    table, site = space.table, group.sites[0]
+    if group.granularity in ("sublayer", "layer"):
+        return [over(*(table.writer(gate) for gate in group.sites))]  # weights and biases
     if group.granularity == "hidden":
         writes = [row.out if isinstance(row, Linear) else row.axis for row in table.rows]
         return [over(*(row for row, axis in zip(table.rows, writes, strict=True) if axis == "hidden"))]
-    makers = [over(maker) for maker in table.makers(group.site)]  # with bias: query, and key; value; up
+    makers = [over(maker) for maker in table.makers(site)]  # with bias: query, and key; value; up
     if group.granularity == "qk":
         return makers
-    columns = products[f"{table.reader(group.site).path}.weight"].sum(0).view(group.units, -1).sum(1)
+    columns = products[f"{table.reader(site).path}.weight"].sum(0).view(group.units, -1).sum(1)
     return [columns] if group.granularity == "ffn" else [columns, *makers]  # an activation follows up
 
 

@@ -30,4 +30,5 @@ ARCHITECTURE = Architecture(
         "ForTokenClassification": (Linear("classifier", None, "hidden"),),
         "ForQuestionAnswering": (Linear("qa_outputs", None, "hidden"),),
     },
+    neurons="hidden_dim",
 )

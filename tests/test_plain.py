@@ -1,0 +1,56 @@
+"""A uniform cut is saved as a stock checkpoint that computes the same; any other shape is refused."""
+
+import pytest
+import torch
+from tiny_models import CLASSIFIERS, inputs, outputs, tiny
+from transformers import AutoModelForSequenceClassification
+
+from secateur.errors import UserError
+from secateur.methods.cofi import Cofi
+from secateur.plain import plain
+from secateur.plan import Plan
+from secateur.space import Space
+from secateur.surgery import cut
+
+SHAPE = {"layer": 2, "ffn": 20}
+
+
+@pytest.mark.parametrize("which", CLASSIFIERS)
+def test_a_uniform_cut_is_a_stock_model(which, tmp_path):
+    model = tiny(*which, num_hidden_layers=4)
+    space = Space(model, "layer", "ffn")
+    method = Cofi(space, shape=SHAPE, seed=1)
+    with torch.no_grad():
+        method.log_alpha.uniform_(-3.0, 3.0, generator=torch.Generator().manual_seed(1))
+    small = cut(model, method.plan(1.0))
+    stock = plain(small)
+    assert type(stock) is type(model)
+    assert (stock.config.num_hidden_layers, getattr(stock.config, "secateur", None)) == (2, None)
+    stock.save_pretrained(tmp_path)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path, dtype=torch.float64).eval()
+    batch = inputs(model)
+    torch.testing.assert_close(outputs(loaded, batch)[0], outputs(small, batch)[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("units", "removed", "what"),
+    [
+        (("ffn",), {"0.ffn": 3}, "FFN widths"),
+        (("head",), {"0.head": 1, "1.head": 1}, r"0.qk \(24 of 32\)"),
+        (("sublayer",), {"1.attention": 1}, r"1.qk \(0 of 32\)"),
+        (("hidden",), {"hidden": 4}, r"hidden \(28 of 32\)"),
+    ],
+)
+def test_what_the_config_cannot_say_is_refused(units, removed, what):
+    model = tiny("bert")
+    space = Space(model, *units)
+    masks = space.ones()
+    for name, count in removed.items():
+        masks[space.slices[name]][:count] = 0.0
+    with pytest.raises(UserError, match=f"cannot say {what}"):
+        plain(cut(model, Plan.of(space, masks)))
+
+
+def test_a_dense_model_is_refused():
+    with pytest.raises(UserError, match="no plan"):
+        plain(tiny("bert"))
