@@ -138,7 +138,7 @@ def test_projections_are_restricted_with_the_stream():
     states = torch.zeros(1, 1, 4)
     states[..., kept] = torch.tensor([2.0, -1.0])
     before = [projection(states) for projection in term.projections.values()]
-    term.restrict(kept)
+    term.restrict(kept, torch.tensor([True, False]))
     for projection, expected in zip(term.projections.values(), before, strict=True):
         assert (projection.in_features, tuple(projection.weight.shape)) == (2, (4, 2))
         torch.testing.assert_close(projection(states[..., kept]), expected)

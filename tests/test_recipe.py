@@ -5,6 +5,7 @@ import yaml
 from pydantic import ValidationError
 
 from secateur.errors import UserError
+from secateur.methods.method import registered
 from secateur.recipe import Recipe, make, read
 
 LEAST = {"model": "m", "data": "d"}
@@ -26,24 +27,31 @@ OTHER = {
     "embedding_rank": 16,
     "start": "model",
     "temperature": 1.0,
+    "divergence": True,
+    "logits_weight": 0.5,
     "hidden": (1, 3),
+    "match": "windows",
     "hidden_projection": False,
     "hidden_weight": 0.5,
     "labels_weight": 0.25,
     "epochs": 1.5,
     "begin": 0.0,
     "end": 0.5,
+    "ramp": 0.25,
     "batch_size": 8,
     "accumulate": 2,
     "learning_rate": 1e-5,
+    "decay": "stage",
+    "recover_learning_rate": 1e-6,
     "warmup": 0.0,
     "weight_decay": 0.0,
-    "freeze_embeddings": False,
+    "freeze_embeddings": "all",
     "dropout": None,
     "bf16": True,
     "cache": False,
     "cache_gb": 1.0,
-    "evaluations": 0,
+    "evaluations": 2,
+    "select": 10,
     "checkpoints": 0,
     "teacher_epochs": 1.0,
     "teacher_learning_rate": 1e-4,
@@ -83,6 +91,26 @@ def test_yaml_has_every_key_and_reads_back_equal(values, tmp_path):
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     assert list(yaml.safe_load(recipe.to_yaml())) == list(Recipe.model_fields)
     assert read(tmp_path / "recipe.yaml", {}) == recipe
+
+
+@pytest.mark.parametrize("name", registered())
+def test_a_methods_defaults_stand_where_the_recipe_says_nothing(name):
+    defaults = registered()[name].defaults
+    made = make(LEAST | {"method": name}).model_dump()
+    assert {key: made[key] for key in defaults} == dict(defaults)
+    assert make(LEAST | {"method": name, "temperature": 3.0}).temperature == 3.0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"select": 5, "evaluations": 0}, "without evaluations there is nothing to choose from"),
+        ({"decay": "stage"}, "go together"),
+        ({"recover_learning_rate": 1e-4}, "go together"),
+    ],
+)
+def test_keys_that_need_each_other(values, message):
+    refusal(LEAST | values, message)
 
 
 def test_the_other_values_are_every_key_and_no_default():
@@ -142,6 +170,32 @@ def test_a_value_that_does_not_fit_is_named_with_its_key(key, value):
     refusal(LEAST | {key: value}, rf"^r\.yaml: {key}[.\w]*: .*, not ")
 
 
+NUMBERS = {key for key, value in OTHER.items() if type(value) in (int, float)}
+
+
+@pytest.mark.parametrize("value", [True, False])
+@pytest.mark.parametrize("key", sorted(NUMBERS))
+def test_a_truth_value_is_no_number(key, value):
+    refusal(LEAST | {key: value}, rf"^r\.yaml: {key}: input should be a number, not {value}$")
+
+
+@pytest.mark.parametrize(("key", "value"), [("hidden", [True, 2]), ("shapes", [[1, 32], [True, 8]])])
+def test_a_truth_value_is_no_number_within_a_list(key, value):
+    refusal(LEAST | {key: value}, rf"^r\.yaml: {key}[.\w]*: .*, not ")
+
+
+@pytest.mark.parametrize("key", ["model", "text", "units", "hidden", "metric", "start"])
+def test_a_truth_value_is_no_name(key):
+    for value in (True, [True]):
+        refusal(LEAST | {key: value}, rf"^r\.yaml: {key}[.\w]*: .*, not ")
+
+
+def test_a_whole_number_is_a_number_with_a_point_and_back():
+    recipe = make(LEAST | {"epochs": 3, "batch_size": 8.0, "density": 1, "teacher_epochs": "2", "rows": "100"})
+    assert (recipe.epochs, recipe.batch_size, recipe.density, recipe.teacher_epochs, recipe.rows) == (3, 8, 1, 2, 100)
+    assert type(recipe.epochs) is float and type(recipe.batch_size) is int
+
+
 @pytest.mark.parametrize("density", [0, -0.5, 1.01, 5])
 def test_a_density_is_a_fraction(density):
     text = refusal(LEAST | {"density": density}, r"not in \(0, 1\]: it is the fraction of parameters to keep$")
@@ -154,9 +208,49 @@ def test_pruning_needs_a_part_of_the_run(end):
 
 
 def test_what_is_given_goes_before_the_file(tmp_path):
-    (tmp_path / "r.yaml").write_text("model: m\ndata: d\nlearning_rate: 3e-4\nseed: 1\n")  # 3e-4 is a string to YAML
+    (tmp_path / "r.yaml").write_text("model: m\ndata: d\nlearning_rate: 0.1\nseed: 1\n")
     recipe = read(tmp_path / "r.yaml", {"seed": 2})
-    assert (recipe.learning_rate, recipe.seed) == (3e-4, 2)
+    assert (recipe.learning_rate, recipe.seed) == (0.1, 2)
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "+1e-3", "1.e-3", ".1e-2", "1.0e-3", "0.001", "'1e-3'"])
+def test_a_number_may_have_an_exponent_without_a_point(tmp_path, text):
+    """YAML 1.1 reads 1e-3 as a string."""
+    (tmp_path / "r.yaml").write_text(f"model: m\ndata: d\nlearning_rate: {text}\noptions: {{beta: {text}}}\n")
+    recipe = read(tmp_path / "r.yaml", {})
+    assert recipe.learning_rate == 1e-3
+    assert recipe.options == {"beta": text.strip("'") if "'" in text else 1e-3}
+
+
+@pytest.mark.parametrize("name", ["e-3", "1e", "1e3x", "v1e3", "1-e3", "0x1e3g", "1e-3"])
+def test_a_name_stays_a_name(tmp_path, name):
+    recipe = make({"model": name, "data": name})
+    (tmp_path / "r.yaml").write_text(recipe.to_yaml())
+    assert read(tmp_path / "r.yaml", {}) == recipe
+
+
+TWICE = {
+    "a key": ("model: m\ndata: d\ndensity: 0.5\ndensity: 0.05\n", "'density' twice, the second time in line 4:"),
+    "the same value": ("model: m\ndata: d\nseed: 1\nseed: 1", "'seed' twice"),
+    "quoted": ('model: m\ndata: d\n"data": e', "'data' twice, the second time in line 3:"),
+    "within": ("model: m\ndata: d\noptions: {beta: 0.9, alpha: 1, beta: 0.5}", "'beta' twice"),
+    "within a list": ("model: m\ndata: d\noptions: {x: [{a: 1, a: 2}]}", "'a' twice"),
+}
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_a_key_is_there_once(tmp_path, name):
+    text, message = TWICE[name]
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(UserError, match=f"r.yaml has the key {message}.* keep one of them$") as refused:
+        read(tmp_path / "r.yaml", {})
+    assert "\n" not in str(refused.value)
+
+
+def test_keys_of_a_merge_may_be_there_again(tmp_path):
+    options = "{base: &base {a: 1, b: 2}, own: &own {<<: *base, a: 3}, last: {<<: *own}}"
+    (tmp_path / "r.yaml").write_text(f"model: m\ndata: d\noptions: {options}\n")
+    assert read(tmp_path / "r.yaml", {}).options["last"] == {"a": 3, "b": 2}
 
 
 BROKEN = {

@@ -152,3 +152,57 @@ def test_a_fine_tuned_model_is_its_own_teacher(values, tmp_path):
     assert "teacher" not in report.seconds
     assert report.parameters["teacher"] > report.parameters["model"]
     assert max(report.verified["masked_compact"], report.verified["compact_loaded"]) < 1e-5
+
+
+CHOOSING = {
+    "method": "cofi",
+    "options": {"learning_rate": 0.5},
+    "begin": 0.1,
+    "end": 0.45,
+    "ramp": 0.5,
+    "select": 6,
+    "evaluations": 4,
+    "decay": "stage",
+    "recover_learning_rate": 1e-3,
+}
+
+
+@pytest.fixture(scope="module")
+def chosen(values, tmp_path_factory):
+    """(recipe, folder, report) of a run with gates that learn, whose best evaluations are taken."""
+    wanted = recipe.make({**values, **CHOOSING})
+    folder = tmp_path_factory.mktemp("chosen") / "run"
+    return wanted, folder, stages.run(wanted, folder)
+
+
+def test_a_method_has_defaults_of_its_own_and_its_density(chosen):
+    wanted, folder, report = chosen
+    assert (wanted.units, wanted.match, wanted.temperature) == (
+        ("hidden", "head", "sublayer", "ffn"),
+        "nearest-ordered",
+        2,
+    )
+    assert 0.25 < report.density["prunable"] <= 0.3
+    logged = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    pruning = [line for line in logged if line["stage"] == "prune" and "loss" in line]
+    assert {"density", "density_expected", "density_target"} <= set(pruning[-1])
+    assert pruning[-1]["density_target"] == pytest.approx(0.3)
+    assert pruning[-1]["learning_rate"] < pruning[1]["learning_rate"]
+    recovery = [line["learning_rate"] for line in logged if line["stage"] == "recover" and "loss" in line]
+    assert set(recovery) == {1e-3}
+
+
+@pytest.mark.parametrize(("stage", "step"), [("prune", 9), ("prune", END), ("recover", 13)])
+def test_a_run_that_chooses_resumes_to_the_same_choice(chosen, tmp_path, stage, step):
+    wanted, folder, report = chosen
+    with pytest.raises(KeyboardInterrupt):
+        stages.run(wanted, tmp_path / "run", [InterruptAt(stage, step)])
+    again = stages.run(wanted, tmp_path / "run")
+    whole, resumed = (load_file(place / "model" / "model.safetensors") for place in (folder, tmp_path / "run"))
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    assert again.scores == report.scores
+
+
+def test_more_rows_than_there_are_cannot_be_held_out(values, tmp_path):
+    with pytest.raises(UserError, match="36 training rows cannot be held out"):
+        stages.run(recipe.make(values | {"select": 36}), tmp_path / "run")

@@ -103,7 +103,7 @@ def learn(method, progress, generator):
     evidence = torch.randn(len(method.space), generator=generator)
     method.train()
     loss = (method.masks() * evidence).sum() + method.penalty()
-    if groups := method.param_groups():
+    if (groups := method.param_groups()) and loss.requires_grad:  # not yet, before its schedule begins
         optimizer = torch.optim.AdamW(groups)
         loss.backward()
         optimizer.step()

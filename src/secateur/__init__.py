@@ -4,11 +4,13 @@ from secateur.bench import Measurement, measure
 from secateur.checkpoint import load, register, save
 from secateur.errors import UserError
 from secateur.masking import attach, attached
+from secateur.methods.cofi import Cofi
 from secateur.methods.grain import Grain
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.method import Method
 from secateur.methods.random import Random
 from secateur.objectives import Hidden, Labels, Logits, Step, Term
+from secateur.plain import plain
 from secateur.plan import Plan
 from secateur.schedules import Schedule, constant, cubic, exponential, linear
 from secateur.space import Space
@@ -19,6 +21,7 @@ from secateur.verify import Verification, verify
 __version__ = "0.1.0"
 
 __all__ = [
+    "Cofi",
     "Grain",
     "Hidden",
     "Labels",
@@ -45,6 +48,7 @@ __all__ = [
     "linear",
     "load",
     "measure",
+    "plain",
     "register",
     "save",
     "verify",

@@ -7,8 +7,8 @@ Each term takes a `Step` and returns a scalar. Terms are modules, because some h
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ class Step:
         batch: the model's inputs and `labels`.
         student, teacher: model outputs with `logits`, and `hidden_states` when a term asks for them; no teacher, None.
         masks: `(N,)` masks of this forward, None when nothing is being pruned.
+        sites: the same masks where they act: axis or sublayer's gate -> values; empty when nothing is being pruned.
         progress: part of the whole run that is done, in [0, 1].
     """
 
@@ -34,6 +35,7 @@ class Step:
     student: Any
     teacher: Any = None
     masks: Tensor | None = None
+    sites: Mapping[str, Tensor] = field(default_factory=dict)
     progress: float = 0.0
 
 
@@ -54,8 +56,11 @@ class Term(nn.Module):
         `teacher` is a model, or whatever answers like one and has its `config`; None when there is none.
         """
 
-    def restrict(self, kept: Tensor) -> None:
-        """The student's stream was cut to the dims `kept` (indices)."""
+    def restrict(self, stream: Tensor, layers: Tensor) -> None:
+        """The student was cut: `stream` are the dims left of its stream (indices), `layers` which layers are left.
+
+        `layers` is `(depth,)` bool; a layer that is gone is the identity and keeps its number.
+        """
 
     def forward(self, step: Step) -> Tensor:
         """`()`, a mean over the batch."""
@@ -75,24 +80,29 @@ class Logits(Term):
     """Soft cross-entropy of the student's logits with the teacher's at a temperature, mean over examples.
 
     `-sum softmax(t / tau) log_softmax(s / tau)` (GRAIN section 5; no factor tau^2, which the published code has not).
+    With `divergence` it is `tau^2 KL(softmax(t / tau) || softmax(s / tau))` (CoFi eq. 7; Hinton et al., 2015): 0 where
+    the logits agree, and with gradients that do not fade as the temperature rises.
     A model with one output is a regression: mean squared error of the outputs, at no temperature.
     """
 
     name = "logits"
     needs_teacher = True
 
-    def __init__(self, temperature: float = 8.0, weight: float = 1.0) -> None:
+    def __init__(self, temperature: float = 8.0, weight: float = 1.0, divergence: bool = False) -> None:
         super().__init__(weight)
         if temperature <= 0:
             raise UserError(f"temperature {temperature} is not positive")
-        self.temperature = temperature
+        self.temperature, self.divergence = temperature, divergence
 
     def forward(self, step: Step) -> Tensor:
         student, teacher = step.student.logits.float(), step.teacher.logits.float()
         if student.shape[-1] == 1:
             return functional.mse_loss(student, teacher)
-        target = functional.softmax(teacher / self.temperature, dim=-1)
-        return -(target * functional.log_softmax(student / self.temperature, dim=-1)).sum(-1).mean()
+        mine = functional.log_softmax(student / self.temperature, dim=-1)
+        theirs = functional.log_softmax(teacher / self.temperature, dim=-1)
+        if self.divergence:
+            return self.temperature**2 * (theirs.exp() * (theirs - mine)).sum(-1).mean()
+        return -(theirs.exp() * mine).sum(-1).mean()
 
 
 class Hidden(Term):
@@ -102,63 +112,188 @@ class Hidden(Term):
     0, 2, 4, ... of student and teacher alike, 0 the embeddings' output; real tokens only; a sum, not a mean).
 
     Args:
-        layers: `"every 2"`, `"last"`, or the layers' numbers.
+        layers: the teacher's layers: `"every 2"`, `"last"`, `"quarters"` (CoFi: the last of each quarter of the
+            layers), or their numbers, 0 the embeddings.
         project: False compares the states as they are, which needs streams of one width and saves the projections'
             time.
+        match: which of the student's layers answers for each of them: `same`, the one of the same number, or one of
+            `MATCHES`, which choose anew for each batch and share one projection.
     """
 
     name = "hidden"
     needs_teacher = True
     needs_hidden = True
 
-    def __init__(self, layers: str | Sequence[int] = "every 2", weight: float = 1.0, project: bool = True) -> None:
+    def __init__(
+        self,
+        layers: str | Sequence[int] = "every 2",
+        weight: float = 1.0,
+        project: bool = True,
+        match: str = "same",
+    ) -> None:
         super().__init__(weight)
-        self.layers, self.project = layers, project
+        if match not in (SAME, *MATCHES):
+            known = ", ".join((SAME, *MATCHES))
+            raise UserError(f"match {match!r} is not a way to match layers: choose from {known}")
+        self.layers, self.project, self.match = layers, project, match
         self.projections = nn.ModuleDict()
+        self.width = 0
+        self.left: Tensor | None = None
 
     def matched(self, depth: int) -> list[int]:
-        """The layers compared in a model of `depth` layers.
+        """The teacher's layers that may be compared, of `depth`: all of them where they are drawn for each batch.
 
         Raises:
             UserError: the argument is none of the accepted forms, or a layer does not exist.
         """
+        lowest = 0 if self.match == SAME else 1  # what is matched anew for each batch are the layers' outputs
+        if self.match in DRAWS:
+            return list(range(1, depth + 1))
         if isinstance(self.layers, str):
             words = self.layers.split()
             if words == ["last"]:
                 return [depth]
+            if words == ["quarters"]:
+                return quarters(depth)
             if len(words) == 2 and words[0] == "every" and words[1].isdigit() and int(words[1]) > 0:
-                return list(range(0, depth + 1, int(words[1])))
-        elif self.layers and all(0 <= layer <= depth for layer in self.layers):
+                return list(range(lowest * int(words[1]), depth + 1, int(words[1])))
+        elif self.layers and all(lowest <= layer <= depth for layer in self.layers):
             return list(self.layers)
-        raise UserError(f'layers {self.layers!r} is not "every N", "last" or numbers from 0 to {depth}')
+        raise UserError(
+            f'layers {self.layers!r} is not "every N", "last", "quarters" or numbers from {lowest} to {depth}'
+        )
 
     def bind(self, student: PreTrainedModel, teacher: Any) -> None:
         if self.projections or teacher is None:
             return
-        width, target = student.config.hidden_size, teacher.config.hidden_size
-        for layer in self.matched(student.config.num_hidden_layers):
-            self.projections[str(layer)] = (
-                _identity(width, target).to(student.device) if self.project else nn.Identity()
-            )
+        self.width, target = student.config.hidden_size, teacher.config.hidden_size
+        matched = self.matched(teacher.config.num_hidden_layers)
+        for name in map(str, matched) if self.match == SAME else [SHARED]:
+            self.projections[name] = _identity(self.width, target).to(student.device) if self.project else nn.Identity()
 
     @torch.no_grad()
-    def restrict(self, kept: Tensor) -> None:
-        """The student's stream was cut to the dims `kept` (indices): so are the projections' inputs."""
+    def restrict(self, stream: Tensor, layers: Tensor) -> None:
+        """Cut the projections' inputs to the dims left, and match no layer that is gone.
+
+        Raises:
+            UserError: the stream was cut and there is no projection that would take it back to the teacher's.
+        """
+        self.left = layers
+        if not self.project and len(stream) < self.width:
+            raise UserError(
+                "hidden states of a cut stream need projections: leave them on, or do not prune hidden dims"
+            )
         for projection in self.projections.values():
-            if not isinstance(projection, nn.Linear):
-                raise UserError(
-                    "hidden states of a cut stream need projections: leave them on, or do not prune hidden dims"
-                )
-            projection.weight = nn.Parameter(projection.weight[:, kept.to(projection.weight.device)].clone())
-            projection.in_features = projection.weight.shape[1]
+            if isinstance(projection, nn.Linear):
+                projection.weight = nn.Parameter(projection.weight[:, stream.to(projection.weight.device)].clone())
+                projection.in_features = projection.weight.shape[1]
 
     def forward(self, step: Step) -> Tensor:
         real = step.batch["attention_mask"].unsqueeze(-1)
+        if self.match != SAME:
+            return self._nearest(step, real)
         total = step.student.logits.new_zeros((), dtype=torch.float)
         for layer, projection in self.projections.items():
             mine = projection(step.student.hidden_states[int(layer)]).float()
             total = total + masked_mse(mine, step.teacher.hidden_states[int(layer)].float(), real)
         return total
+
+    def _nearest(self, step: Step, real: Tensor) -> Tensor:
+        """Every teacher's layer with the student's layer chosen for it; nothing here waits for the device."""
+        states = torch.stack(step.student.hidden_states[1:])  # (layers, batch, tokens, width)
+        depth = len(states)
+        asked = self._asked(depth, real)
+        theirs = [step.teacher.hidden_states[layer].float() for layer in asked]
+        with torch.no_grad():
+            mine = self.projections[SHARED](states).float()
+            costs = torch.stack([torch.stack([masked_mse(m, t, real) for m in mine]) for t in theirs])
+            exists = self._exists(step, depth, costs.device)
+        chosen, found = MATCHES[self.match](costs, exists)
+        projected = self.projections[SHARED](states[chosen]).float()
+        errors = [masked_mse(mine, target, real) for mine, target in zip(projected, theirs, strict=True)]
+        return (torch.stack(errors) * found).sum()
+
+    def _asked(self, depth: int, real: Tensor) -> list[int]:
+        """The teacher's layers for this batch.
+
+        Draws come from torch's own generator on the host, which checkpoints keep.
+        """
+        return DRAWS[self.match](depth) if self.match in DRAWS else self.matched(depth)
+
+    def _exists(self, step: Step, depth: int, device: torch.device) -> Tensor:
+        """`(depth,)` bool: layers of which the attention or the feed-forward network is open in this forward."""
+        if self.left is not None:
+            return self.left.to(device)
+        open_ = torch.ones(depth, dtype=torch.bool, device=device)
+        gates = [[step.sites.get(f"{n}.{part}") for part in ("attention", "mlp")] for n in range(depth)]
+        for layer, pair in enumerate(gates):
+            shut = [gate == 0 for gate in pair if gate is not None]
+            if len(shut) == len(pair):
+                open_[layer] = ~torch.stack(shut).all()
+        return open_
+
+
+def quarters(depth: int) -> list[int]:
+    """CoFi's layers of a teacher, the last of each quarter, `ceil(depth / 4) k`: 3, 6, 9, 12 of 12 and 2, 4, 6 of 6."""
+    size = -(-depth // 4)
+    return list(range(size, depth + 1, size))
+
+
+def sampled(depth: int) -> list[int]:
+    """As many layers as `quarters`, drawn from those not below the first of them, in order (CoFi, v5).
+
+    The published code draws from all layers and then lifts the lowest alone, which can put it above the next.
+    """
+    first, *others = quarters(depth)
+    return sorted((first + torch.randperm(depth - first + 1)[: 1 + len(others)]).tolist())
+
+
+def windows(depth: int) -> list[int]:
+    """One layer drawn from each quarter, of the first the last (CoFi, v6; Haidar et al., RAIL-KD, 2022)."""
+    ends = quarters(depth)
+    size = ends[0]
+    return [ends[0], *(end - int(torch.randint(size, ())) for end in ends[1:])]
+
+
+def nearest(costs: Tensor, exists: Tensor) -> tuple[Tensor, Tensor]:
+    """For each teacher's layer the student's with the least error, in whatever order, gone or not (CoFi, v3)."""
+    return costs.argmin(dim=1), torch.ones(len(costs), dtype=torch.bool, device=costs.device)
+
+
+def nearest_ordered(costs: Tensor, exists: Tensor) -> tuple[Tensor, Tensor]:
+    """From the top down, each below the one before and among the layers that exist (CoFi, v4).
+
+    Where none is left below, the layer before serves again; where none exists at all, nothing is matched.
+
+    Args:
+        costs: `(teacher's layers, student's layers)`, the teacher's in rising order.
+        exists: `(student's layers,)` bool.
+
+    Returns:
+        The student's layer for each of the teacher's, and whether there is one, `(teacher's layers,)` each.
+    """
+    numbers = torch.arange(costs.shape[1], device=costs.device)
+    bound = torch.full((), costs.shape[1], device=costs.device)
+    chosen: list[Tensor] = []
+    for row in costs.flip(0):
+        allowed = exists & (numbers < bound)
+        best = row.masked_fill(~allowed, torch.inf).argmin()
+        bound = torch.where(allowed.any(), best, bound)
+        chosen.insert(0, bound)
+    picked = torch.stack(chosen)
+    return picked.clamp(max=costs.shape[1] - 1), picked < costs.shape[1]
+
+
+Matching = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+SAME = "same"
+MATCHES: Mapping[str, Matching] = {
+    "nearest": nearest,
+    "nearest-ordered": nearest_ordered,
+    "sampled": nearest_ordered,
+    "windows": nearest_ordered,
+}
+DRAWS: Mapping[str, Callable[[int], list[int]]] = {"sampled": sampled, "windows": windows}
+SHARED = "shared"
 
 
 def _identity(width: int, target: int) -> nn.Linear:

@@ -5,19 +5,31 @@
     method: grain
     density: 0.05
 
-What a recipe does not say has the defaults below; the run folder keeps the resolved recipe.
+What a recipe does not say has the defaults of its method (`Method.defaults`), or those below; the run folder keeps the
+resolved recipe.
 """
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from secateur.errors import UserError
+from secateur.methods.method import named
 
 
 class Recipe(BaseModel):
@@ -46,8 +58,13 @@ class Recipe(BaseModel):
     start: Literal["teacher", "model"] = Field("teacher", description="whose weights the student starts from")
 
     temperature: float = Field(8.0, gt=0, description="of the distilled logits")
+    divergence: bool = Field(False, description="distil logits by temperature^2 x KL instead of cross-entropy")
+    logits_weight: float = Field(1.0, ge=0)
     hidden: str | tuple[int, ...] | None = Field(
-        "every 2", description="layers whose hidden states are distilled; null for none"
+        "every 2", description="the teacher's layers whose hidden states are distilled; null for none"
+    )
+    match: Literal["same", "nearest", "nearest-ordered", "sampled", "windows"] = Field(
+        "same", description="which of the student's layers answers for each of them"
     )
     hidden_projection: bool = Field(True, description="compare hidden states through trained projections")
     hidden_weight: float = Field(1.0, ge=0)
@@ -56,17 +73,29 @@ class Recipe(BaseModel):
     epochs: float = Field(6.0, gt=0, description="of the whole run, pruning and recovery")
     begin: float = Field(0.02, ge=0, le=1, description="part of the run after which pruning starts")
     end: float = Field(0.15, gt=0, lt=1, description="part of the run after which the model is cut and recovers")
+    ramp: float = Field(1.0, gt=0, le=1, description="part of the way from begin to end over which the density falls")
     batch_size: int = Field(32, gt=0)
     accumulate: int = Field(1, gt=0, description="micro-batches per optimizer step")
     learning_rate: float = Field(3e-4, gt=0)
+    decay: Literal["run", "stage"] = Field(
+        "run", description="the learning rate falls to 0 over the whole run, or over the pruning alone"
+    )
+    recover_learning_rate: float | None = Field(
+        None, gt=0, description="constant, for the recovery, where the learning rate falls over the pruning alone"
+    )
     warmup: float = Field(0.1, ge=0, lt=1, description="part of the run over which the learning rate rises")
     weight_decay: float = Field(0.01, ge=0)
-    freeze_embeddings: bool = Field(True, description="leave the word embeddings as they are")
+    freeze_embeddings: bool | Literal["all"] = Field(
+        True, description="leave the word embeddings as they are; all: positions, types and their norm too"
+    )
     dropout: float | None = Field(0.0, ge=0, lt=1, description="of the student; null leaves the model's own")
     bf16: bool | None = Field(None, description="bf16 autocast; by default where the hardware has it")
     cache: bool = Field(True, description="compute the teacher's outputs once and read them back")
     cache_gb: float = Field(8.0, gt=0)
-    evaluations: int = Field(4, ge=0, description="how often a stage scores where it is; nothing is chosen by it")
+    evaluations: int = Field(4, ge=0, description="how often a stage scores where it is")
+    select: int = Field(
+        0, ge=0, description="training rows held out, on which the best evaluation of a stage is chosen; 0: the last"
+    )
     checkpoints: int = Field(4, ge=0, description="how often a stage saves where it is")
 
     teacher_epochs: float = Field(3.0, gt=0)
@@ -78,15 +107,37 @@ class Recipe(BaseModel):
     repeats: int = Field(50, gt=0, description="forwards per latency")
     seed: int = Field(0, ge=0)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Pydantic follows Python, to which True is 1; in a recipe it is a slip."""
+        if _bool_for_number(value, cls.model_fields[info.field_name or ""].annotation):
+            raise PydanticCustomError("number", "input should be a number")
+        return value
+
     def model_post_init(self, context: Any) -> None:
         if not self.begin < self.end:
             raise UserError(f"begin {self.begin} must be smaller than end {self.end}: pruning needs a part of the run")
+        if self.select and not self.evaluations:
+            raise UserError(
+                "select: without evaluations there is nothing to choose from; set evaluations, or select: 0"
+            )
+        if (self.decay == "stage") != (self.recover_learning_rate is not None):
+            raise UserError("decay: stage and recover_learning_rate go together: set both or neither")
         if not 0 < self.density <= 1:
             raise UserError(f"density {self.density} is not in (0, 1]: it is the fraction of parameters to keep")
 
     def to_yaml(self) -> str:
         """The resolved recipe, every key."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False)
+
+
+def _bool_for_number(value: Any, kind: Any) -> bool:
+    """Whether `value` is, or holds, True or False where the type `kind`, or a type in it, is a number's."""
+    within = get_args(kind)
+    if isinstance(value, list | tuple):
+        return any(_bool_for_number(item, part) for item in value for part in within)
+    return isinstance(value, bool) and not {int, float}.isdisjoint((kind, *within))
 
 
 def make(values: dict[str, Any], source: str = "the recipe") -> Recipe:
@@ -100,8 +151,9 @@ def make(values: dict[str, Any], source: str = "the recipe") -> Recipe:
             near = get_close_matches(str(key), Recipe.model_fields, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(Recipe.model_fields)}"
             raise UserError(f"{source} has the unknown key {key!r}: {hint}")
+    defaults = named(values["method"]).defaults if isinstance(values.get("method"), str) else {}
     try:
-        return Recipe(**values)
+        return Recipe(**{**defaults, **values})
     except ValidationError as error:
         first = error.errors()[0]
         if isinstance(cause := first.get("ctx", {}).get("error"), UserError):  # of `model_post_init`
@@ -118,11 +170,52 @@ def read(path: Path | str, overrides: dict[str, Any]) -> Recipe:
         UserError: the file cannot be read, is not YAML, or does not hold a recipe.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the recipe {path} cannot be read: {error}") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
-        raise UserError(f"the recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+    values = parse(text, f"the recipe {path}")
     if not isinstance(values, dict):
         raise UserError(f"the recipe {path} holds {type(values).__name__}: expected keys and values")
     return make(values | overrides, str(path))
+
+
+def parse(text: str, source: str) -> Any:
+    """The value that a YAML text holds; `source` says in a refusal whose text it is.
+
+    Raises:
+        UserError: it is not YAML, or a key is there twice.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except _TwiceError as error:
+        raise UserError(f"{source} has {error}: keep one of them") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+        raise UserError(f"{source} is not YAML: {' '.join(str(error).split())}") from error
+
+
+class _TwiceError(yaml.YAMLError):
+    pass
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only; a key that is there twice is an error, of which PyYAML would silently take the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if (key.tag, key.value) in seen:
+                raise _TwiceError(f"the key {key.value!r} twice, the second time in line {key.start_mark.line + 1}")
+            seen.add((key.tag, key.value))
+        return node
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would read as a number."""
+
+
+# YAML 1.1 wants a point in a number with an exponent, and reads 1e-3 as text; YAML 1.2 and people do not.
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    )

@@ -35,6 +35,7 @@ from transformers import (
     set_seed,
 )
 
+from secateur.architecture import Embedding, Norm
 from secateur.bench import disk_bytes, grid
 from secateur.checkpoint import load, read_config, save
 from secateur.errors import UserError
@@ -44,7 +45,6 @@ from secateur.objectives import Hidden, Labels, Logits, Term
 from secateur.plan import Plan
 from secateur.recipe import Recipe
 from secateur.report import Report
-from secateur.schedules import cubic
 from secateur.space import Space
 from secateur.surgery import cut, factorise
 from secateur.tasks.task import Task
@@ -111,12 +111,25 @@ class Run:
 
     @cached_property
     def train_rows(self) -> list[dict[str, Any]]:
-        rows = encoded(self.task, "train", self.tokenizer, self.recipe.max_length)
-        return [{**row, INDEX: number} for number, row in enumerate(rows)]
+        return [{**row, INDEX: number} for number, row in enumerate(self._train_parts[1])]
+
+    @cached_property
+    def _train_parts(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Encoded training rows: those held out to select on, drawn by the seed, and those to train on."""
+        rows, held_out = encoded(self.task, "train", self.tokenizer, self.recipe.max_length), self.recipe.select
+        if not held_out:
+            return [], rows
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.recipe.seed)).tolist()
+        return [rows[n] for n in order[:held_out]], [rows[n] for n in sorted(order[held_out:])]
 
     @cached_property
     def validation_rows(self) -> list[dict[str, Any]]:
         return encoded(self.task, "validation", self.tokenizer, self.recipe.max_length)
+
+    @cached_property
+    def scored_rows(self) -> list[dict[str, Any]]:
+        """What a stage is scored on while it trains: rows held out of the training set where something is chosen."""
+        return self._train_parts[0] if self.recipe.select else self.validation_rows
 
     @cached_property
     def bf16(self) -> bool:
@@ -134,6 +147,11 @@ class Run:
         if "hidden" in self.recipe.units and not self.recipe.hidden_projection:
             raise UserError(
                 "hidden_projection: false needs a whole stream: leave it on, or take hidden out of the units"
+            )
+        if self.recipe.select >= len(self.task.splits["train"]):
+            raise UserError(
+                f"select: {self.recipe.select} of the {len(self.task.splits['train'])} training rows cannot be held "
+                "out: hold out fewer"
             )
         model = self._base(self.recipe.model)
         self._check_teacher(model)
@@ -228,10 +246,15 @@ class Run:
         return self._prepared(student)
 
     def _prepared(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The student as it is trained: word embeddings frozen and dropout set, as the recipe says."""
+        """The student as it is trained: embeddings frozen and dropout set, as the recipe says."""
         if self.recipe.freeze_embeddings:
             table = model.get_input_embeddings()
             (table if isinstance(table, torch.nn.Embedding) else table.table).requires_grad_(False)
+        if self.recipe.freeze_embeddings == "all":
+            own = dict(model.named_parameters())
+            for parameter in self._space().table.parameters:
+                if parameter.layer is None and isinstance(parameter.row, Embedding | Norm) and parameter.name in own:
+                    own[parameter.name].requires_grad_(False)
         if self.recipe.dropout is not None:
             for module in model.modules():
                 if isinstance(module, torch.nn.Dropout):
@@ -241,8 +264,8 @@ class Run:
     def _method(self, model: PreTrainedModel) -> Method:
         r = self.recipe
         space = Space(model, *r.units)
-        schedule = cubic(1.0, r.density, begin=r.begin, end=r.end)
         kind: Any = named(r.method)
+        schedule = kind.schedule(r.density, r.begin, r.begin + r.ramp * (r.end - r.begin))
         try:
             return kind(space, schedule, **r.options)
         except TypeError as error:
@@ -266,6 +289,7 @@ class Run:
             method=method,
             objective=self._objective(),
             end=r.end,
+            decay=(0.0, r.end) if r.decay == "run" else (0.0, 1.0),
             learning_rate=r.learning_rate,
         )
         self._train(trainer, "prune")
@@ -295,7 +319,8 @@ class Run:
             r.epochs * (1 - r.end),
             objective=self._continued_objective(),
             begin=r.end,
-            learning_rate=r.learning_rate,
+            learning_rate=r.recover_learning_rate or r.learning_rate,
+            constant=r.recover_learning_rate is not None,
         )
         self._train(trainer, "recover")
         unproved = folder.with_name("unproved")
@@ -306,9 +331,9 @@ class Run:
 
     def _objective(self) -> list[Term]:
         r = self.recipe
-        terms: list[Term] = [Logits(r.temperature)]
+        terms: list[Term] = [Logits(r.temperature, r.logits_weight, divergence=r.divergence)]
         if r.hidden is not None:
-            terms.append(Hidden(r.hidden, r.hidden_weight, project=r.hidden_projection))
+            terms.append(Hidden(r.hidden, r.hidden_weight, project=r.hidden_projection, match=r.match))
         if r.labels_weight:
             terms.append(Labels(r.labels_weight))
         return terms
@@ -319,10 +344,9 @@ class Run:
         for term in terms:
             term.bind(self.small, self.teacher)
         torch.nn.ModuleList(terms).load_state_dict(load_file(self.folder / TERMS))
-        if "hidden" in self.recipe.units:
-            hidden = self._plan().kept_on(self._space(), "hidden")
-            for term in terms:
-                term.restrict(hidden)
+        plan, space = self._plan(), self._space()
+        for term in terms:
+            term.restrict(plan.kept_on(space, "hidden"), plan.layers_left(space))
         return terms
 
     @cached_property
@@ -331,7 +355,8 @@ class Run:
         r = self.recipe
         if not r.cache:
             return self.teacher
-        layers = Hidden(r.hidden).matched(self.teacher.config.num_hidden_layers) if r.hidden is not None else []
+        depth = self.teacher.config.num_hidden_layers
+        layers = Hidden(r.hidden, match=r.match).matched(depth) if r.hidden is not None else []
         started = time.monotonic()
         cached = CachedTeacher.of(
             self.teacher,
@@ -354,6 +379,7 @@ class Run:
         epochs: float,
         *,
         learning_rate: float,
+        constant: bool = False,
         objective: Sequence[Term] = (),
         **kwargs: Any,
     ) -> PruningTrainer:
@@ -361,9 +387,10 @@ class Run:
             model,
             teacher=self.outputs if objective else None,
             objective=objective,
-            args=self._arguments(stage, epochs, learning_rate),
+            select=self.task.metric if objective and self.recipe.select else None,
+            args=self._arguments(stage, epochs, learning_rate, constant),
             train_dataset=self.train_rows,
-            eval_dataset=self.validation_rows,
+            eval_dataset=self.scored_rows,
             compute_metrics=self.task.compute_metrics,
             data_collator=self.task.collator(self.tokenizer),
             processing_class=self.tokenizer,
@@ -373,7 +400,7 @@ class Run:
         trainer.remove_callback(PrinterCallback)  # Trainer prints every log where it shows no bar
         return trainer
 
-    def _arguments(self, stage: str, epochs: float, learning_rate: float) -> TrainingArguments:
+    def _arguments(self, stage: str, epochs: float, learning_rate: float, constant: bool) -> TrainingArguments:
         r = self.recipe
         steps = max(1, round(epochs * max(1, len(self.train_rows) // (r.batch_size * r.accumulate))))
         return TrainingArguments(
@@ -383,6 +410,7 @@ class Run:
             per_device_eval_batch_size=2 * r.batch_size,
             gradient_accumulation_steps=r.accumulate,
             learning_rate=learning_rate,
+            lr_scheduler_type="constant" if constant else "linear",
             warmup_steps=r.warmup,
             weight_decay=r.weight_decay,
             bf16=self.bf16,

@@ -7,6 +7,7 @@ checkpoint. Everything else is Trainer's: devices, mixed precision, accumulation
 
 from __future__ import annotations
 
+import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -29,6 +31,7 @@ from secateur.objectives import Labels, Step, Term
 from secateur.teachers import INDEX, CachedTeacher
 
 STATE = "secateur.safetensors"
+BEST = "best.safetensors"
 
 # Batches of many lengths times layers of many widths are more shapes than oneDNN remembers code for by default (1,024).
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
@@ -42,8 +45,11 @@ class PruningTrainer(Trainer):
         method: gives the masks; None trains the model as it is (a teacher, or a cut model that recovers).
         teacher: frozen; needed by the terms that distil. A `CachedTeacher` needs batches that carry `index`.
         objective: terms of the loss, summed with their weights.
-        begin, end: the part of the whole run that this stage is; progress and the learning-rate schedule go from
-            `begin` to `end`, so stages follow each other without a restart.
+        begin, end: the part of the whole run that this stage is; progress goes from `begin` to `end`.
+        decay: the part of the learning-rate schedule that this stage is; by default `(begin, end)`, so stages follow
+            each other without a restart.
+        select: the metric by which the best evaluation is chosen, once the method has settled: its weights are
+            the result. By default the last weights are.
         The rest is Trainer's.
 
     Raises:
@@ -62,12 +68,14 @@ class PruningTrainer(Trainer):
         objective: Sequence[Term] = (),
         begin: float = 0.0,
         end: float = 1.0,
+        decay: tuple[float, float] | None = None,
+        select: str | None = None,
         **kwargs: Any,
     ) -> None:
         self.method, self.teacher = method, teacher
         self.objective: list[Term] = list(objective) or [Labels()]
         self.terms = nn.ModuleList(self.objective)
-        self.window = (begin, end)
+        self.window, self.decay, self.select = (begin, end), decay or (begin, end), select
         self.attachment: Attachment | None = None
         self.evidence: Tensor | None = None
         self.seen: dict[str, float] = defaultdict(float)
@@ -96,6 +104,7 @@ class PruningTrainer(Trainer):
         self.terms.to(self.args.device)
         with self._masked(), _fast_attention(self.args.device):
             result = super().train(*args, **kwargs)
+            self._take_best()
         # Accelerate has wrapped the forward in autocast: what is measured and saved next must be the plain model.
         self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
         self.model.__dict__.pop("forward", None)
@@ -111,7 +120,35 @@ class PruningTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As in Trainer, under the method's deterministic masks."""
         with self._masked():
-            return super().evaluate(*args, **kwargs)
+            metrics = super().evaluate(*args, **kwargs)
+        if self.select is not None and self.is_in_train and (self.method is None or self.method.settled()):
+            self._keep_if_best(metrics[f"eval_{self.select}"])
+        return metrics
+
+    # The best evaluation, where one is chosen
+
+    def _keep_if_best(self, score: float) -> None:
+        """Keep model, terms and method as they are if no earlier evaluation scored higher."""
+        path = Path(str(self.args.output_dir)) / BEST
+        if score < _score_of(path, self.state.global_step) or not self.args.should_save:
+            return
+        state = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        state |= {f"own.{name}": value for name, value in self._own_state().state_dict().items()}
+        partial, note = path.with_suffix(".partial"), {"score": repr(score), "step": str(self.state.global_step)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: value.detach().clone().contiguous() for name, value in state.items()}, partial, note)
+        partial.replace(path)
+
+    def _take_best(self) -> None:
+        """Go back to the best evaluation; without one that counts, the last weights stay."""
+        path = Path(str(self.args.output_dir)) / BEST
+        self.accelerator.wait_for_everyone()
+        if self.select is None or not path.is_file():
+            return
+        state = load_file(path, device=str(self.args.device))
+        for part, module in (("model.", self.model), ("own.", self._own_state())):
+            own = {name.removeprefix(part): value for name, value in state.items() if name.startswith(part)}
+            module.load_state_dict(own)
 
     @contextmanager
     def _masked(self) -> Iterator[None]:
@@ -151,8 +188,10 @@ class PruningTrainer(Trainer):
     def _step(self, model: nn.Module, inputs: dict[str, Tensor], index: Tensor | None) -> Step:
         hidden = any(term.needs_hidden for term in self.objective)
         student = model(**inputs, output_hidden_states=hidden)
-        masks = self.attachment.masks if self.attachment is not None else None
-        return Step(inputs, student, self._teach(inputs, index, hidden), masks, self.progress)
+        taught = self._teach(inputs, index, hidden)
+        if self.attachment is None:
+            return Step(inputs, student, taught, progress=self.progress)
+        return Step(inputs, student, taught, self.attachment.masks, self.attachment.at_sites, self.progress)
 
     @torch.no_grad()
     def _teach(self, inputs: dict[str, Tensor], index: Tensor | None, hidden: bool) -> Any:
@@ -175,6 +214,13 @@ class PruningTrainer(Trainer):
         gradient = gradient.float() / self.args.gradient_accumulation_steps
         self.evidence = gradient if self.evidence is None else self.evidence + gradient
 
+    def before_step(self) -> None:
+        """Before an optimizer step: average over devices the gradients that no wrapper of the model knows of."""
+        if self.accelerator.num_processes > 1:
+            for parameter in self._own_state().parameters():
+                if parameter.grad is not None:
+                    parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
+
     def step_taken(self) -> None:
         """After an optimizer step: the method observes the whole step's evidence, then moves on."""
         self._own_state().zero_grad()  # Trainer clears the model's gradients alone
@@ -193,13 +239,13 @@ class PruningTrainer(Trainer):
         self.seen["_count"] += 1
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """As in Trainer, with each term's mean since the last log and the density of the masks."""
+        """As in Trainer, with each term's mean since the last log and what the method shows of itself."""
         count = self.seen.pop("_count", 0)
         if count and "loss" in logs:
             logs |= {f"loss_{name}": total / count for name, total in self.seen.items()}
             self.seen.clear()
         if self.method is not None:
-            logs["density"] = self.method.space.density(self.method.alive)
+            logs |= self.method.readings()
         logs["progress"] = self.progress
         super().log(logs, *args, **kwargs)
 
@@ -225,10 +271,10 @@ class PruningTrainer(Trainer):
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        """Trainer's schedule over the whole run, of which this stage is the part from `begin` to `end`."""
+        """Trainer's schedule over the whole run, of which this stage is the part `decay`."""
         if self.lr_scheduler is None:
             optimizer = optimizer or self.create_optimizer()
-            begin, end = self.window
+            begin, end = self.decay
             whole = round(num_training_steps / (end - begin))
             offset = round(whole * begin)
             schedule = get_scheduler(self.args.lr_scheduler_type, optimizer, self.args.get_warmup_steps(whole), whole)
@@ -236,7 +282,10 @@ class PruningTrainer(Trainer):
                 raise UserError(
                     f"lr_scheduler_type {self.args.lr_scheduler_type} cannot span stages: use linear or cosine"
                 )
-            shifted = [_shifted(rule, offset) for rule in schedule.lr_lambdas]
+            shifted = [
+                _shifted(rule, offset) if not group.get("constant") else _constant
+                for rule, group in zip(schedule.lr_lambdas, optimizer.param_groups, strict=True)
+            ]
             for group in optimizer.param_groups:
                 group["lr"] = group.pop("initial_lr")
             self.lr_scheduler = LambdaLR(optimizer, shifted)
@@ -277,6 +326,20 @@ def _shifted(rule: Callable[[int], float], offset: int) -> Callable[[int], float
     return lambda step: rule(step + offset)
 
 
+def _score_of(path: Path, step: int) -> float:
+    """The score of the best evaluation up to a step; one that a crash has left behind from later steps is void."""
+    if not path.is_file():
+        return -math.inf
+    with safe_open(path, "pt") as file:
+        note = file.metadata()
+    return float(note["score"]) if int(note["step"]) < step else -math.inf
+
+
+def _constant(step: int) -> float:
+    """The rule of a group that keeps its learning rate."""
+    return 1.0
+
+
 def last_checkpoint(folder: Path | str) -> str | None:
     """The latest whole checkpoint in a folder, None if there is none."""
     found = {
@@ -305,10 +368,13 @@ class _ByLength(LengthGroupedSampler):
 
 
 class _Advance(TrainerCallback):
-    """Tells the trainer that an optimizer step is done."""
+    """Tells the trainer of every optimizer step, before and after."""
 
     def __init__(self, trainer: PruningTrainer) -> None:
         self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.before_step()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.step_taken()

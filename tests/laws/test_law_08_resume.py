@@ -91,7 +91,7 @@ def test_resumed_is_uninterrupted(which, name, tmp_path):
     whole.train()
     assert last_checkpoint(tmp_path) == str(tmp_path / f"checkpoint-{STEPS}")
     if name is not None:
-        assert whole.method.space.density(whole.method.masks()) <= 0.4
+        assert whole.method.space.density(whole.method.eval().masks()) <= 0.4
     for step in CUTS:
         resumed = trainer(which, name, tmp_path / "resumed", seed=3, save="no")  # other weights at first
         resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))

@@ -43,7 +43,6 @@ class Grain(Scheduled):
     """
 
     importance: Tensor
-    progress: Tensor
 
     def __init__(
         self,
@@ -58,7 +57,6 @@ class Grain(Scheduled):
         super().__init__(space, density)
         self.beta, self.alpha, self.separate, self.faithful = beta, alpha, separate, faithful
         self.register_buffer("importance", torch.zeros_like(self.alive, dtype=torch.float))
-        self.register_buffer("progress", torch.zeros(()))
 
     @property
     def listens_to(self) -> Mapping[str, float]:
@@ -93,10 +91,11 @@ class Grain(Scheduled):
         return raw
 
     def advance(self, progress: float) -> None:
-        self.progress.fill_(progress)
         if not self.faithful:
             super().advance(progress)
-        elif self.density.begin <= progress < self.density.end:
+            return
+        self.progress = progress
+        if self.density.begin <= progress < self.density.end:
             self.alive.copy_(published_ranking(self.space, self.importance, self.density(progress), self.alive))
 
     def scores(self) -> Tensor:

@@ -11,10 +11,12 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from secateur.errors import UserError
 from secateur.plan import Plan
+from secateur.schedules import Schedule, cubic
 from secateur.space import Space
 
 _REGISTRY: dict[str, type[Method]] = {}
@@ -23,18 +25,27 @@ _REGISTRY: dict[str, type[Method]] = {}
 class Method(nn.Module):
     """Turns evidence into masks. A subclass writes `masks` and `scores`; the rest defaults to nothing.
 
-    The state that must survive a restart is in buffers and parameters. `alive` is `(N,)` bool: the units that have not
-    been removed; a monotone method never revives one.
+    The state that must survive a restart is in buffers and parameters, and in what `get_extra_state` adds. `alive` is
+    `(N,)` bool: the units that have not been removed; a monotone method never revives one. `progress` in [0, 1] is the
+    part of the whole run that is done.
     """
 
     name: str
     alive: Tensor
     monotone = True
+    defaults: Mapping[str, Any] = {}
+    """Keys of a recipe that names this method, where the recipe says nothing and its own default would not do."""
 
     def __init__(self, space: Space) -> None:
         super().__init__()
         self.space = space
+        self.progress = 0.0
         self.register_buffer("alive", space.ones().bool())
+
+    @classmethod
+    def schedule(cls, density: float, begin: float, end: float) -> Schedule:
+        """The paper's way down to a density, in the part of a run from `begin` to `end`."""
+        return cubic(1.0, density, begin=begin, end=end)
 
     @property
     def listens_to(self) -> Mapping[str, float]:
@@ -49,7 +60,8 @@ class Method(nn.Module):
         """Take `(N,)` d(heard loss)/d(mask), signed, of one whole optimizer step, averaged over devices."""
 
     def advance(self, progress: float) -> None:
-        """Move on after an optimizer step; `progress` in [0, 1] is the part of the whole run that is done."""
+        """Move on after an optimizer step."""
+        self.progress = progress
 
     def penalty(self) -> Tensor | float:
         """`()` added to the loss."""
@@ -60,8 +72,32 @@ class Method(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must say which units to keep longer: write scores()")
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Parameter groups of the method's own, with their own learning rates."""
+        """Parameter groups of the method's own, as an optimizer takes them, with their own learning rates.
+
+        A group with `constant: True` keeps its learning rate; the others follow the schedule of the run. Gradients are
+        averaged over devices and not clipped.
+        """
         return []
+
+    def readings(self) -> dict[str, float]:
+        """What a log line shows of the method, by name: the density of the masks."""
+        return {"density": self.space.density(self.alive)}
+
+    def settled(self) -> bool:
+        """Whether the masks have arrived at the last density of the schedule: only then is a score worth comparing."""
+        return True
+
+    def chosen(self, density: float) -> Tensor:
+        """`(N,)` final masks at a density; 0 removes. Dead units need not be closed."""
+        masks = self.masks().detach()
+        return masks * self.space.keep(self.scores(), density, alive=masks > 0)
+
+    def get_extra_state(self) -> Tensor:
+        """Numbers that the host needs at every step: kept off the device, so that reading them waits for nothing."""
+        return torch.tensor([self.progress], dtype=torch.double)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.progress = float(state[0])
 
     def plan(self, density: float, embedding_rank: int | None = None) -> Plan:
         """The frozen verdict at a density; not overridden.
@@ -71,10 +107,9 @@ class Method(nn.Module):
         """
         was_training = self.training
         self.eval()
-        masks = self.masks().detach()
+        masks = self.chosen(density)
         self.train(was_training)
-        kept = self.space.keep(self.scores(), density, alive=masks > 0)
-        return Plan.of(self.space, masks * kept, method=self.name, asked=density, embedding_rank=embedding_rank)
+        return Plan.of(self.space, masks, method=self.name, asked=density, embedding_rank=embedding_rank)
 
 
 def register(name: str) -> Callable[[type[Method]], type[Method]]:

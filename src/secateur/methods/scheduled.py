@@ -19,7 +19,11 @@ class Scheduled(Method):
         self.density = constant(density) if isinstance(density, int | float) else density
         space.check(self.density.stop)
 
+    def settled(self) -> bool:
+        return self.density(self.progress) == self.density.stop
+
     def advance(self, progress: float) -> None:
+        super().advance(progress)
         target = self.density(progress)
         if target < 1.0 and target < self.space.density(self.alive):
             self.alive.copy_(self.space.keep(self.scores(), target, alive=self.alive))
