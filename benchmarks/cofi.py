@@ -1,0 +1,165 @@
+"""CoFi with MiniLM-L6: SST-2 and MRPC at densities 0.40 and 0.05, and what each family of masks is worth.
+
+    python benchmarks/cofi.py train   --data DIR --teacher DIR        every run of the tables, one folder each
+    python benchmarks/cofi.py choose  --task sst2 --data DIR --teacher DIR SETTINGS...
+    python benchmarks/cofi.py table   --data DIR --teacher DIR        latencies in one process, and the tables
+
+`--data` holds the folders `sst2` and `mrpc` (train.parquet and validation.parquet with GLUE's columns); `--teacher` is
+MiniLM-L6 fine-tuned on SST-2. MRPC's teacher is trained first, once. Runs that are done are not repeated.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import typer
+from runner import Folder, base_model, compare, hold_out, one, several, spread
+
+app = typer.Typer(add_completion=False)
+RUNS = Path("runs/cofi")
+DENSITIES = (0.40, 0.05)
+SEEDS = (0, 1)
+SHARED: dict[str, Any] = {
+    "method": "cofi",
+    "warmup": 0.02,
+    "evaluations": 0,
+    "checkpoints": 0,
+    "shapes": [],
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "sst2": {
+        "max_length": 64,
+        "batch_size": 32,
+        "epochs": 1.5,
+        "begin": 0.01,
+        "end": 0.35,
+        "learning_rate": 5e-4,
+        "options": {"learning_rate": 0.05},
+    },
+    "mrpc": {
+        "max_length": 128,
+        "batch_size": 16,
+        "epochs": 16,
+        "begin": 0.01,
+        "end": 0.4,
+        "learning_rate": 3e-4,
+        "options": {"learning_rate": 0.05},
+    },
+}
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "without-hidden": {"units": ["head", "sublayer", "ffn"]},
+    "without-sublayers": {"units": ["hidden", "head", "ffn"]},
+    "without-layer-distillation": {"hidden": None},
+}
+SHAPES = ((8, 128), (32, 128))
+
+
+def teacher_of(task: str, data: Path, teacher: Path) -> Path:
+    """SST-2's is given; MRPC's is trained here, once."""
+    if task == "sst2":
+        return teacher
+    folder = RUNS / task / "teacher-run"
+    if not (folder / "teacher").is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        values = {**SHARED, "model": base_model(), "data": str(data / task), "max_length": 128, "teacher_epochs": 5}
+        one(folder, values, RUNS / task / "cache", 2, "teacher")
+    return folder / "teacher"
+
+
+def recipes(task: str, data: Path, teacher: Path) -> dict[str, dict[str, Any]]:
+    """Name -> recipe of every run on a task: densities x seeds, and on SST-2 the ablations at the lowest density."""
+    base = {**SHARED, **SETTINGS[task], "model": base_model(), "data": str(data / task)}
+    base["teacher"] = str(teacher_of(task, data, teacher))
+    runs = {
+        f"{density:g}-{seed}": {**base, "density": density, "seed": seed} for density in DENSITIES for seed in SEEDS
+    }
+    if task == "sst2":
+        runs |= {name: {**base, "density": DENSITIES[-1], **change} for name, change in ABLATIONS.items()}
+    return runs
+
+
+@app.command()
+def train(data: Folder, teacher: Folder, jobs: int = 2, task: str = "") -> None:
+    """Every run of the tables that is not done yet."""
+    for name in [name for name in SETTINGS if name.startswith(task)]:
+        several(RUNS / name, recipes(name, data, teacher), jobs)
+
+
+@app.command()
+def choose(task: str, data: Folder, teacher: Folder, settings: list[str], jobs: int = 2, rows: int = 2000) -> None:
+    """Compare settings (JSON objects that change the defaults) at density 0.05 on rows held out of the training set."""
+    root = RUNS / task
+    held_out = hold_out(data / task, root / "held-out", rows)
+    base = {**SHARED, **SETTINGS[task], "model": base_model(), "data": str(held_out), "density": DENSITIES[-1]}
+    compare(root, {**base, "teacher": str(teacher_of(task, data, teacher))}, settings, jobs)
+
+
+@app.command()
+def table(data: Folder, teacher: Folder, repeats: int = 30) -> None:
+    """Latencies of every model against the dense one, interleaved in this process, and the tables in Markdown."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    found: dict[str, Any] = {}
+    for task in SETTINGS:
+        print(f"\n### {task}\n")
+        print(
+            "| run | seeds | score | retention | density of all layers | layers, heads, FFN, hidden | seconds | ",
+            end="",
+        )
+        print(" | ".join(f"{batch} x {tokens}" for batch, tokens in SHAPES) + " |")
+        print("|" + " --- |" * (7 + len(SHAPES)))
+        dense = _dense(teacher_of(task, data, teacher))
+        runs = {f"density {density:g}": [f"{density:g}-{seed}" for seed in SEEDS] for density in DENSITIES}
+        runs |= {f"0.05 {name}": [name] for name in ABLATIONS} if task == "sst2" else {}
+        for label, names in runs.items():
+            found |= _row(RUNS / task, label, names, dense, repeats)
+    (RUNS / "table.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _dense(folder: Path) -> Any:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+
+
+def _row(root: Path, label: str, names: list[str], dense: Any, repeats: int) -> dict[str, Any]:
+    """Print one row, of the runs that are done; give what is behind it."""
+    from secateur import load, measure
+    from secateur.report import Report
+
+    done = [root / name for name in names if (root / name / "report.json").is_file()]
+    reports = [Report.load(folder) for folder in done]
+    if not reports:
+        return {}
+    fast = [measure(load(done[0] / "model"), dense, batch=b, tokens=t, repeats=repeats) for b, t in SHAPES]
+    cells = [
+        label,
+        str(len(reports)),
+        spread([report.scores[report.metric] for report in reports]),
+        f"{mean(report.retention or 0.0 for report in reports):.1%}",
+        f"{reports[0].density['layers']:.4f}",
+        "; ".join(_survived(report.structure) for report in reports),
+        ", ".join(f"{sum(report.seconds.values()):.0f}" for report in reports),
+        *(f"{found.latency_ms:.1f} ms, {found.speed_up:.1f}x" for found in fast),
+    ]
+    print("| " + " | ".join(cells) + " |", flush=True)
+    latency = [measurement.to_dict() for measurement in fast]
+    return {f"{root.name} {label}": {"reports": [report.to_dict() for report in reports], "latency": latency}}
+
+
+def _survived(structure: list[dict[str, Any]]) -> str:
+    """`4+3 of 12, 17, 310, 250`: attentions + FFNs that are left, heads and neurons over all layers, hidden dims."""
+    layers, stream = structure[:-1], structure[-1]
+    heads = [int(row["heads"].split("/")[0]) for row in layers]
+    neurons = [int(row["ffn"].split("/")[0]) for row in layers]
+    left = f"{sum(n > 0 for n in heads)}+{sum(n > 0 for n in neurons)} of {2 * len(layers)}"
+    return f"{left}, {sum(heads)}, {sum(neurons)}, {stream['hidden'].split('/')[0]}"
+
+
+if __name__ == "__main__":
+    app()
