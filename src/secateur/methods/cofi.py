@@ -43,7 +43,7 @@ SHARPNESS = 0.8  # of a kept gate's value: sigmoid(0.8 a / T), borrowed from FLO
 
 
 def closed_probability(log_alpha: Tensor, value: float = 0.0) -> Tensor:
-    """P(z <= value), the distribution function of hard-concrete gates: `sigmoid(T logit((v - l) / (r - l)) - a)`."""
+    """P(z <= value) for a value below 1, and P(z < 1) for 1: `sigmoid(T logit((v - l) / (r - l)) - a)`."""
     inner = (value - LOW) / (HIGH - LOW)
     return torch.sigmoid(TEMPERATURE * math.log(inner / (1.0 - inner)) - log_alpha)
 
@@ -302,11 +302,11 @@ class Cofi(Method):
         return {"density": self._counted(), "density_expected": expected, "density_target": target}
 
     def get_extra_state(self) -> Tensor:
-        return torch.cat([super().get_extra_state(), torch.tensor([self.draws, self.reached], dtype=torch.double)])
+        return torch.cat([super().get_extra_state(), torch.tensor([self.draws, self.reached, self.seed], dtype=torch.double)])
 
     def set_extra_state(self, state: Tensor) -> None:
         super().set_extra_state(state)
-        self.draws, self.reached = int(state[1]), bool(state[2])
+        self.draws, self.reached, self.seed = int(state[1]), bool(state[2]), int(state[3])
 
 
 def _checked(shape: Mapping[str, int], space: Space) -> dict[str, int]:
