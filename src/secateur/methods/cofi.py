@@ -302,7 +302,9 @@ class Cofi(Method):
         return {"density": self._counted(), "density_expected": expected, "density_target": target}
 
     def get_extra_state(self) -> Tensor:
-        return torch.cat([super().get_extra_state(), torch.tensor([self.draws, self.reached, self.seed], dtype=torch.double)])
+        return torch.cat(
+            [super().get_extra_state(), torch.tensor([self.draws, self.reached, self.seed], dtype=torch.double)]
+        )
 
     def set_extra_state(self, state: Tensor) -> None:
         super().set_extra_state(state)
