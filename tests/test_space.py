@@ -258,3 +258,41 @@ def test_a_density_below_the_floor_is_refused_by_name(model):
 def test_a_density_that_is_no_fraction_is_refused(dims, density):
     with pytest.raises(UserError, match="fraction of parameters to keep"):
         dims.keep(dims.ones(), density)
+
+
+# Filling
+
+
+@pytest.mark.parametrize("density", [0.05, 0.3, 0.61, 1.0])
+@pytest.mark.parametrize("names", [("ffn", "qk", "vo"), ("hidden", "head", "sublayer", "ffn")], ids="-".join)
+def test_filled_is_full(model, names, density):
+    """What was kept stays, the density is not passed, and no unit that would cost parameters fits any more."""
+    space = Space(model, *names)
+    noise = torch.Generator().manual_seed(0)
+    kept = torch.rand(len(space), generator=noise) < 0.1
+    if space.density(space.closure(kept)) > density:
+        kept = torch.zeros_like(kept)
+    filled = space.fill(kept, torch.rand(len(space), generator=noise), density)
+    assert bool((filled | ~kept).all())
+    assert space.density(space.closure(filled)) <= density + 1e-12
+    before = space.parameters(space.closure(filled))
+    for unit in (~filled).nonzero().flatten().tolist():
+        more = space.parameters(space.closure(filled.index_fill(0, torch.tensor(unit), True)))
+        assert more == before or float(more) / space.total() > density
+
+
+def test_fill_prefers_the_higher_score(dims):
+    scores = torch.arange(len(dims)).float()
+    kept = without(dims, "0.ffn", "1.ffn")
+    room = dims.density(kept) + 2.5 * float(dims.unit_cost()[0]) / dims.total()
+    filled = dims.fill(kept, scores, room)
+    assert gone(dims, filled) == {"0.ffn": list(range(FFN)), "1.ffn": list(range(FFN - 2))}
+
+
+def test_marginal_cost_is_what_one_unit_changes(everything):
+    noise = torch.Generator().manual_seed(0)
+    kept = torch.rand(len(everything), generator=noise) < 0.9
+    cost = everything.marginal_cost(kept)
+    for unit in range(len(everything)):
+        ends = [everything.parameters(kept.index_fill(0, torch.tensor(unit), value)) for value in (False, True)]
+        assert float(ends[1] - ends[0]) == pytest.approx(float(cost[unit]), abs=1e-6)

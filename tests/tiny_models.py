@@ -50,6 +50,8 @@ GRANULARITIES = (
     ("head", "ffn"),
     ("hidden",),
     ("sublayer",),
+    ("layer", "head"),
+    ("hidden", "head", "sublayer", "ffn"),
     ("ffn", "qk", "vo", "head", "sublayer", "hidden"),
 )
 
