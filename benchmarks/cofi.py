@@ -42,11 +42,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "mrpc": {
         "max_length": 128,
         "batch_size": 16,
-        "epochs": 16,
+        "epochs": 8,
         "begin": 0.01,
-        "end": 0.4,
-        "learning_rate": 3e-4,
-        "options": {"learning_rate": 0.05},
+        "end": 0.45,
+        "learning_rate": 5e-4,
+        "options": {"learning_rate": 0.1},
     },
 }
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -64,7 +64,7 @@ def teacher_of(task: str, data: Path, teacher: Path) -> Path:
     folder = RUNS / task / "teacher-run"
     if not (folder / "teacher").is_dir():
         folder.mkdir(parents=True, exist_ok=True)
-        values = {**SHARED, "model": base_model(), "data": str(data / task), "max_length": 128, "teacher_epochs": 5}
+        values = {**SHARED, "model": base_model(), "data": str(data / task), "max_length": 128, "teacher_epochs": 4}
         one(folder, values, RUNS / task / "cache", 2, "teacher")
     return folder / "teacher"
 

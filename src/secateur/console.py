@@ -185,9 +185,9 @@ class Watch(TrainerCallback):
         self.end()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        for name in ("density", "loss"):
+        for name in ("density", "density_expected", "loss"):
             if name in (logs or {}):
-                self.figures[name] = f"{name} {logs[name]:.3f}"  # type: ignore[index]
+                self.figures[name] = f"{name.removeprefix('density_')} {logs[name]:.3f}"  # type: ignore[index]
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **kwargs: Any

@@ -23,3 +23,15 @@ def batch() -> dict[str, Tensor]:
     real[3, 3:] = 0
     ids = torch.randint(1, 50, (5, 11), generator=noise) * real
     return {"input_ids": ids, "attention_mask": real, "labels": torch.tensor([0, 1, 2, 1, 0])}
+
+
+@pytest.fixture(scope="session")
+def rows():
+    """32 examples of 11 tokens, every third padded."""
+    noise = torch.Generator().manual_seed(11)
+    rows = []
+    for index in range(32):
+        real = (torch.arange(11) < (5 if index % 3 == 0 else 11)).long()
+        ids = torch.randint(1, 50, (11,), generator=noise) * real
+        rows.append({"input_ids": ids, "attention_mask": real, "labels": index % 3})
+    return rows

@@ -299,18 +299,6 @@ def test_g11_a_regression_is_taught_by_the_squared_error():
 # G13: the trainer
 
 
-@pytest.fixture(scope="module")
-def rows():
-    """32 examples of 11 tokens, every third padded."""
-    noise = torch.Generator().manual_seed(11)
-    rows = []
-    for index in range(32):
-        real = (torch.arange(11) < (5 if index % 3 == 0 else 11)).long()
-        ids = torch.randint(1, 50, (11,), generator=noise) * real
-        rows.append({"input_ids": ids, "attention_mask": real, "labels": index % 3})
-    return rows
-
-
 @pytest.fixture
 def run(bert, rows, tmp_path):
     """Prune a student of four layers, its embeddings frozen, with a teacher; give back the trainer.

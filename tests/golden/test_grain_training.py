@@ -57,18 +57,6 @@ def test_g02_pruned_units_are_inert_and_never_return(bert, batch, faithful):
 # G7 and G11: the trainer
 
 
-@pytest.fixture(scope="module")
-def rows():
-    """32 examples of 11 tokens, every third padded."""
-    noise = torch.Generator().manual_seed(11)
-    rows = []
-    for index in range(32):
-        real = (torch.arange(11) < (5 if index % 3 == 0 else 11)).long()
-        ids = torch.randint(1, 50, (11,), generator=noise) * real
-        rows.append({"input_ids": ids, "attention_mask": real, "labels": index % 3})
-    return rows
-
-
 @pytest.fixture
 def run(bert, rows, tmp_path):
     """Train a student (seed 0) with a teacher (seed 1) and give back the trainer."""
