@@ -35,9 +35,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "batch_size": 32,
         "epochs": 1.5,
         "begin": 0.01,
-        "end": 0.35,
+        "end": 0.25,
         "learning_rate": 5e-4,
-        "options": {"learning_rate": 0.05},
+        "options": {"learning_rate": 0.1},
     },
     "mrpc": {
         "max_length": 128,
