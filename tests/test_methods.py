@@ -6,10 +6,12 @@ from tiny_models import METHODS, tiny
 
 from secateur.errors import UserError
 from secateur.methods import method as contract
+from secateur.methods.cofi import Cofi
 from secateur.methods.grain import Grain
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.method import Method, named, register, registered
 from secateur.methods.random import Random
+from secateur.schedules import linear
 from secateur.space import GRANULARITIES, Space
 
 
@@ -22,7 +24,7 @@ def space():
 
 
 def test_every_method_is_known_by_its_name():
-    assert {"grain": Grain, "magnitude": Magnitude, "random": Random}.items() <= registered().items()
+    assert {"cofi": Cofi, "grain": Grain, "magnitude": Magnitude, "random": Random}.items() <= registered().items()
     assert all(named(name) is method and method.name == name for name, method in registered().items())
 
 
@@ -118,3 +120,39 @@ def test_random_with_its_own_seed_ignores_torchs_and_leaves_it(space):
     torch.manual_seed(4)
     assert torch.equal(first, Random(space, seed=7).scores())
     assert not torch.equal(first, Random(space, seed=8).scores())
+
+
+# A shape in place of a density
+
+
+def test_gates_learn_a_shape():
+    """Every layer's row comes to its own target, and the plan has exactly the shape."""
+    space = Space(tiny("bert", num_hidden_layers=3), "layer", "head", "ffn")
+    shape = {"layer": 2, "head": 3, "ffn": 20}
+    method = Cofi(space, linear(1.0, 0.9, begin=0.0, end=0.4), shape=shape, learning_rate=0.05, seed=0)
+    optimizer = torch.optim.AdamW(method.param_groups())
+    for step in range(800):
+        method.penalty().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        method.advance((step + 1) / 800)
+    assert float(method.gap().detach().abs().max()) < 0.03
+    kept = {group.name: int(method.plan(0.9).kept[space.slices[group.name]].sum()) for group in space.groups}
+    left = [layer for layer in range(3) if kept[f"{layer}.layer"]]
+    assert len(left) == 2
+    assert {kept[f"{layer}.head"] for layer in left} == {3} and {kept[f"{layer}.ffn"] for layer in left} == {20}
+
+
+@pytest.mark.parametrize(
+    ("shape", "density", "message"),
+    [
+        ({"hidden": 3}, 1.0, "the shape names 'hidden', the space has ffn, head"),
+        ({"head": 5}, 1.0, "keeps 5 of 'head': expected a whole number from 1 to 4"),
+        ({"ffn": 0}, 1.0, "keeps 0 of 'ffn'"),
+        ({"ffn": 2.5}, 1.0, "keeps 2.5 of 'ffn'"),
+        ({"head": 4, "ffn": 40}, 0.5, r"keeps a density of 0\.\d+: ask for this much or more, not 0.5"),
+    ],
+)
+def test_a_shape_that_does_not_fit_is_refused(shape, density, message):
+    with pytest.raises(UserError, match=message):
+        Cofi(Space(tiny("bert"), "ffn", "head"), density, shape=shape)

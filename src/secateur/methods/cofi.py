@@ -125,6 +125,8 @@ class Cofi(Method):
         targets = len(self.shape) if self.shape is not None else 1
         self.multipliers = nn.Parameter(torch.zeros(2, targets, device=self.log_alpha.device))  # λ1 and λ2
         self._calibrated: tuple[Any, Tensor] | None = None
+        if self.shape is not None:
+            self._of_shape(self.density.stop)  # refuses a shape that is too large before anything is trained
 
     @classmethod
     def schedule(cls, density: float, begin: float, end: float) -> Schedule:
@@ -149,7 +151,7 @@ class Cofi(Method):
     def masks(self) -> Tensor:
         """All ones before pruning begins; then a sample when training, else the deterministic masks."""
         if not self.begun:
-            return torch.ones_like(self.log_alpha, requires_grad=False)
+            return torch.ones_like(self.log_alpha)
         if self.training:
             return hard_concrete(self.log_alpha, self._noise())
         with torch.no_grad():
@@ -248,11 +250,11 @@ class Cofi(Method):
         return self.space.parameters(probabilities) / self.space.total()
 
     def gap(self) -> Tensor:
-        """`(targets,)` or `(targets, rows)`: sparsity minus target, below 0 while too much is open."""
-        target = self.density(self.progress)
+        """`(targets, rows)`: sparsity minus target, below 0 while too much is open; one target without a shape."""
+        target, way = self.density(self.progress), self.density.start - self.density.stop
         if self.shape is None:
             return (target - self.expected()).view(1, 1)
-        moved = (self.density.start - target) / max(self.density.start - self.density.stop, 1e-12)
+        moved = (self.density.start - target) / way if way else 1.0
         gaps = [
             moved * (units / numbers.shape[-1] - 1.0) + 1.0 - open_probability(self.log_alpha)[numbers].mean(-1)
             for units, numbers in self._families()
