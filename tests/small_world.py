@@ -1,6 +1,7 @@
 """What a whole run needs, on disk and small: a model of two layers with its tokenizer, forty rows of data."""
 
 import csv
+import json
 
 import torch
 from tokenizers import Tokenizer
@@ -54,6 +55,18 @@ def write_data(path, label=lambda number: ("bad", "good")[number % 2], rows=40):
         for number in range(rows):
             words = [("dull", "fine")[number % 2], ("film", "book")[number % 3 % 2]] * (1 + number % 4)
             table.writerow([" and ".join(words), label(number)])
+    return str(path)
+
+
+def write_sentences(path, rows=40):
+    """A jsonl of `rows` short sentences with the names of films and books in them, tagged in BIO."""
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(rows):
+            kind = ("film", "book")[number % 2]
+            words = [*["a", "fine", "and"] * (number % 3), "good", kind, *["bad", "and"] * (number % 4 // 2)]
+            tags = [f"{part}-{kind}" for part in "BI"]
+            tags = ["O"] * words.index("good") + tags + ["O"] * (len(words) - words.index(kind) - 1)
+            file.write(json.dumps({"tokens": words, "ner_tags": tags}) + "\n")
     return str(path)
 
 

@@ -50,6 +50,20 @@ def test_logits_is_least_where_the_student_says_what_the_teacher_says():
     torch.testing.assert_close(student.grad, torch.zeros(6, 3))
 
 
+@pytest.mark.parametrize("divergence", [False, True])
+def test_logits_of_tokens_are_averaged_over_the_real_ones(divergence):
+    noise = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 2, 4, 3, generator=noise)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0]])
+    term = Logits(2.0, divergence=divergence)
+    step = Step({"attention_mask": mask}, SimpleNamespace(logits=student), SimpleNamespace(logits=teacher))
+    real = mask.bool()
+    alone = Step({}, SimpleNamespace(logits=student[real]), SimpleNamespace(logits=teacher[real]))
+    torch.testing.assert_close(term(step), term(alone))
+    teacher[1, 1:] = 0.0  # as a cached teacher leaves them
+    torch.testing.assert_close(term(step), term(alone))
+
+
 def test_logits_of_a_regression_is_the_mean_squared_error():
     step = Step({}, says([[1.0], [2.0]]), says([[0.0], [5.0]]))
     assert Logits(8.0)(step).item() == Logits(1.0)(step).item() == (1 + 9) / 2

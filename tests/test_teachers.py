@@ -47,6 +47,7 @@ def broken(*args, **kwargs):
 def test_it_answers_like_the_live_teacher(kind, tmp_path):
     teacher = tiny(kind, dtype=torch.float32)
     answer, batch = asked(cached(teacher, tmp_path), [4, 2, 0])
+    assert answer.logits.shape == (3, 2)
     with torch.no_grad():
         live = teacher(**batch, output_hidden_states=True)
     torch.testing.assert_close(answer.logits, live.logits, rtol=1e-5, atol=1e-5)
@@ -55,6 +56,22 @@ def test_it_answers_like_the_live_teacher(kind, tmp_path):
     for layer, states in answer.hidden_states.items():
         torch.testing.assert_close(states[real].float(), live.hidden_states[layer][real], rtol=1e-3, atol=1e-3)
         assert not real.all() and not states[~real].any()
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("layers", [LAYERS, ()])
+def test_logits_of_tokens_are_kept_of_the_real_ones(kind, layers, tmp_path, monkeypatch):
+    teacher = tiny(kind, "ForTokenClassification", dtype=torch.float32, num_labels=3)
+    first, batch = asked(cached(teacher, tmp_path, layers=layers), [4, 2, 0])
+    with torch.no_grad():
+        live = teacher(**batch).logits
+    real = batch["attention_mask"].bool()
+    assert first.logits.shape == live.shape and set(first.hidden_states) == set(layers)
+    torch.testing.assert_close(first.logits[real], live[real], rtol=1e-5, atol=1e-5)
+    assert not real.all() and not first.logits[~real].any()
+    monkeypatch.setattr(teacher, "forward", broken)
+    again, _ = asked(cached(teacher, tmp_path, layers=layers), [4, 2, 0])
+    assert torch.equal(first.logits, again.logits)
 
 
 def test_it_is_read_back_without_the_teacher(teacher, tmp_path, monkeypatch):

@@ -29,6 +29,7 @@ from secateur.inspection import inspect
 from secateur.methods.method import named, registered
 from secateur.plan import Plan
 from secateur.recipe import Recipe
+from secateur.report import written
 from secateur.space import GRANULARITIES, Space
 from secateur.surgery import cut, uncut
 from secateur.tasks import task as tasks
@@ -176,6 +177,7 @@ def prune(
     teacher: Annotated[str | None, _key("teacher")] = None,
     units: Units = None,
     embedding_rank: Annotated[int | None, _key("embedding_rank")] = None,
+    task: Annotated[str | None, typer.Option(help="Kind of task; see `secateur list`.")] = None,
     epochs: Annotated[float | None, _key("epochs")] = None,
     batch_size: Annotated[int | None, typer.Option(help="rows of a batch")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="highest, after the warm-up")] = None,
@@ -203,6 +205,7 @@ def prune(
         "teacher": teacher,
         "units": _names(units),
         "embedding_rank": embedding_rank,
+        "task": task,
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
@@ -361,7 +364,7 @@ def evaluate(
     if as_json:
         console.show_json({"metric": wanted.metric, "scores": found, "rows": len(rows)})
     else:
-        console.show_table(("", "score"), [(name, f"{score:.4f}") for name, score in found.items()])
+        console.show_table(("", "score"), [(name, written(score)) for name, score in found.items()])
         console.show_lines(f"on {len(rows):,} validation rows of {data}")
 
 

@@ -28,7 +28,7 @@ def encoded(task: Task, split: str, tokenizer: PreTrainedTokenizerBase, max_leng
 def scores(
     model: PreTrainedModel, task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, float]:
-    """Every metric of the task on encoded rows, in the weights' own precision."""
+    """Every metric of the task on encoded rows, all that was in them counted, in the weights' own precision."""
     with TemporaryDirectory() as nowhere:
         args = TrainingArguments(
             nowhere,
@@ -41,7 +41,7 @@ def scores(
         )
         trainer = PruningTrainer(model, args=args, data_collator=task.collator(tokenizer))
         found: Any = trainer.predict(list(rows))  # type: ignore[arg-type]  # a list serves as a Dataset
-    return task.compute_metrics(EvalPrediction(found.predictions, found.label_ids))
+    return task.score(EvalPrediction(found.predictions, found.label_ids), rows)
 
 
 def batches(

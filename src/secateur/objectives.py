@@ -77,7 +77,9 @@ class Labels(Term):
 
 
 class Logits(Term):
-    """Soft cross-entropy of the student's logits with the teacher's at a temperature, mean over examples.
+    """Soft cross-entropy of the student's logits with the teacher's at a temperature, mean over what is classified.
+
+    That is an example, with logits `(batch, labels)`, or a real token, with logits `(batch, tokens, labels)`.
 
     `-sum softmax(t / tau) log_softmax(s / tau)` (GRAIN section 5; no factor tau^2, which the published code has not).
     With `divergence` it is `tau^2 KL(softmax(t / tau) || softmax(s / tau))` (CoFi eq. 7; Hinton et al., 2015): 0 where
@@ -101,8 +103,16 @@ class Logits(Term):
         mine = functional.log_softmax(student / self.temperature, dim=-1)
         theirs = functional.log_softmax(teacher / self.temperature, dim=-1)
         if self.divergence:
-            return self.temperature**2 * (theirs.exp() * (theirs - mine)).sum(-1).mean()
-        return -(theirs.exp() * mine).sum(-1).mean()
+            return self.temperature**2 * _mean((theirs.exp() * (theirs - mine)).sum(-1), step)
+        return -_mean((theirs.exp() * mine).sum(-1), step)
+
+
+def _mean(values: Tensor, step: Step) -> Tensor:
+    """`()`: of examples `(batch,)`, or of real tokens `(batch, tokens)`, special ones included."""
+    if values.dim() == 1:
+        return values.mean()
+    real = step.batch["attention_mask"]
+    return (values * real).sum() / real.sum()
 
 
 class Hidden(Term):

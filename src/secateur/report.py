@@ -72,6 +72,11 @@ class Report:
     def footnotes(self) -> list[str]:
         """What the numbers mean: denominators and protocol."""
         p = self.latency[0]["protocol"] if self.latency else {}
+        others = [
+            f"{name} {written(self.teacher_scores[name])} and {written(score)}"
+            for name, score in self.scores.items()
+            if name != self.metric
+        ]
         notes = [
             f"{self.metric} on {self.rows['validation']:,} validation rows, seed {self.recipe['seed']}, float32",
             "density, prunable: kept weights and inner biases of the layers over all of them (GRAIN's denominator); "
@@ -81,6 +86,8 @@ class Report:
             f"(largest difference of a logit, {self.verified['examples']} inputs)",
             "wall-clock, s: " + ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in self.seconds.items()),
         ]
+        if others:
+            notes.insert(1, f"other scores, teacher and pruned: {', '.join(others)}")
         if p:
             notes.append(
                 f"latency: median of {p['repeats']} forwards, {p['order']}, {p['threads']} threads, {p['dtype']}, "
@@ -122,6 +129,11 @@ class Report:
             raise UserError(
                 f"{path} is not a report that can be read ({error}): give the folder of a finished run"
             ) from error
+
+
+def written(score: float) -> str:
+    """A score to four decimals; a count as it is."""
+    return str(score) if isinstance(score, int) else f"{score:.4f}"
 
 
 def _markdown_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -1,7 +1,8 @@
 """A frozen teacher's outputs, computed once and read back: a deterministic teacher need not run every epoch.
 
-Only for data that is the same every epoch. Logits are kept in float32, hidden states of the layers asked for in
-float16, real tokens only, memory-mapped: `2 x tokens x layers x dims` bytes, refused above a stated bound.
+Only for data that is the same every epoch. Logits are kept in float32, of a row or of each of its real tokens; hidden
+states of the layers asked for in float16, real tokens only, memory-mapped: `2 x tokens x layers x dims` bytes, refused
+above a stated bound.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from transformers import PreTrainedModel
 from secateur.errors import UserError
 
 LOGITS = "logits.safetensors"
+PER_ROW, PER_TOKEN = "logits", "token_logits"
+"""What the tensor in that file is called: `(rows, labels)`, or `(tokens of all rows, labels)`."""
 INDEX = "index"
 """The key under which a batch carries its rows' numbers; `PruningTrainer` gives it to the teacher alone."""
 
@@ -30,15 +33,22 @@ INDEX = "index"
 class CachedTeacher:
     """Answers like the model that it was made from, for the rows that it has seen.
 
-    Called with `index` `(batch,)` and `attention_mask` `(batch, tokens)` (right-padded), it gives `logits` and, for the
-    cached layers, `hidden_states[layer]` `(batch, tokens, dims)`, zeros at padding.
+    Called with `index` `(batch,)` and `attention_mask` `(batch, tokens)` (right-padded), it gives `logits`,
+    `(batch, labels)` or `(batch, tokens, labels)` as the model does, and, for the cached layers, `hidden_states[layer]`
+    `(batch, tokens, dims)`; zeros at padding.
     """
 
     def __init__(
-        self, config: Any, logits: Tensor, states: np.ndarray, starts: np.ndarray, layers: Sequence[int]
+        self,
+        config: Any,
+        logits: Tensor,
+        states: np.ndarray,
+        starts: np.ndarray,
+        layers: Sequence[int],
+        per_token: bool = False,
     ) -> None:
         self.config = config
-        self.logits, self.states, self.starts = logits, states, starts
+        self.logits, self.states, self.starts, self.per_token = logits, states, starts, per_token
         self.layers = {layer: place for place, layer in enumerate(layers)}
 
     @classmethod
@@ -69,28 +79,33 @@ class CachedTeacher:
             with TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as partial:
                 states = _states(Path(partial), shape, "w+")
                 logits = _run(teacher, rows, collate, starts, states, layers, batch, bf16)
-                save_file({"logits": logits}, Path(partial) / LOGITS)
+                save_file(logits, Path(partial) / LOGITS)
                 if not place.is_dir():  # another run may have been faster
                     Path(partial).rename(place)
-        logits = load_file(place / LOGITS)["logits"]
-        return cls(teacher.config, logits, _states(place, shape, "r"), starts, layers)
+        ((name, values),) = load_file(place / LOGITS).items()
+        return cls(teacher.config, values, _states(place, shape, "r"), starts, layers, name == PER_TOKEN)
 
     def __call__(
         self, index: Tensor, attention_mask: Tensor, output_hidden_states: bool = False, **inputs: Tensor
     ) -> SimpleNamespace:
         numbers = index.cpu()
-        answer = SimpleNamespace(logits=self.logits[numbers].to(index.device), hidden_states=None)
+        if self.per_token:
+            logits = self._padded(self.logits.numpy(), numbers.numpy(), attention_mask)
+        else:
+            logits = self.logits[numbers].to(index.device)
+        answer = SimpleNamespace(logits=logits, hidden_states=None)
         if output_hidden_states:
-            answer.hidden_states = self._hidden(numbers.numpy(), attention_mask)
+            states = self._padded(self.states, numbers.numpy(), attention_mask)
+            answer.hidden_states = {layer: states[:, :, place] for layer, place in self.layers.items()}
         return answer
 
-    def _hidden(self, numbers: np.ndarray, attention_mask: Tensor) -> dict[int, Tensor]:
-        block = np.zeros((*attention_mask.shape, *self.states.shape[1:]), np.float16)
+    def _padded(self, kept: np.ndarray, numbers: np.ndarray, attention_mask: Tensor) -> Tensor:
+        """What is `kept` of the tokens of these rows, `(batch, tokens, ...)`."""
+        block = np.zeros((*attention_mask.shape, *kept.shape[1:]), kept.dtype)
         for row, number in enumerate(numbers):
-            own = self.states[self.starts[number] : self.starts[number + 1]]
+            own = kept[self.starts[number] : self.starts[number + 1]]
             block[row, : len(own)] = own
-        states = torch.from_numpy(block).to(attention_mask.device)
-        return {layer: states[:, :, place] for layer, place in self.layers.items()}
+        return torch.from_numpy(block).to(attention_mask.device)
 
 
 def _check_size(shape: tuple[int, int, int], limit_gb: float) -> None:
@@ -129,12 +144,12 @@ def _run(
     layers: Sequence[int],
     batch: int,
     bf16: bool,
-) -> Tensor:
-    """Fill `states` and give the logits `(rows, labels)`; batches of similar length, in evaluation mode."""
+) -> dict[str, Tensor]:
+    """Fill `states` and give the logits under their name; batches of similar length, in evaluation mode."""
     labels = teacher.config.num_labels
     if labels is None:
         raise UserError("the teacher's config names no labels: expected a model with a classification head")
-    logits = torch.empty(len(rows), labels)
+    logits: dict[str, Tensor] = {}
     order = np.argsort(np.diff(starts), kind="stable")
     teacher.eval()
     for first in range(0, len(order), batch):
@@ -143,10 +158,19 @@ def _run(
         given = {name: value.to(teacher.device) for name, value in inputs.items() if name not in ("labels", INDEX)}
         with torch.autocast(teacher.device.type, torch.bfloat16, enabled=bf16):
             outputs = teacher(**given, output_hidden_states=bool(layers))
-        logits[chosen] = outputs.logits.float().cpu()
+        said = outputs.logits.float().cpu()
+        if said.dim() == 2:
+            logits.setdefault(PER_ROW, torch.empty(len(rows), labels))[chosen] = said
+        else:
+            _keep(logits.setdefault(PER_TOKEN, torch.empty(int(starts[-1]), labels)).numpy(), said, chosen, starts)
         if layers:
-            stacked = torch.stack([outputs.hidden_states[layer] for layer in layers], dim=2).half().cpu().numpy()
-            for row, number in enumerate(chosen):
-                own = slice(starts[number], starts[number + 1])
-                states[own] = stacked[row, : own.stop - own.start]
+            stacked = torch.stack([outputs.hidden_states[layer] for layer in layers], dim=2).half().cpu()
+            _keep(states, stacked, chosen, starts)
     return logits
+
+
+def _keep(kept: np.ndarray, block: Tensor, numbers: np.ndarray, starts: np.ndarray) -> None:
+    """Put the real tokens of a block `(batch, tokens, ...)` where their rows have their place in `kept`."""
+    for row, number in enumerate(numbers):
+        own = slice(starts[number], starts[number + 1])
+        kept[own] = block[row, : own.stop - own.start].numpy()

@@ -16,8 +16,8 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 from transformers import AutoModelForSequenceClassification, EvalPrediction, PreTrainedTokenizerBase
 
 from secateur.errors import UserError
-from secateur.tasks.splits import read_splits
-from secateur.tasks.task import Task, register
+from secateur.tasks.splits import first_rows, no_column, read_splits, shared_columns
+from secateur.tasks.task import Task, check_length, register
 
 # Tried in order: a pair before the single texts that it may hold.
 TEXTS = (
@@ -96,7 +96,7 @@ class Classification(Task):
         feature = splits["train"].features[label]
         labels = tuple(feature.names) if isinstance(feature, ClassLabel) else None
         if rows is not None:
-            splits["train"] = _first_rows(splits["train"], rows, seed)
+            splits["train"] = first_rows(splits["train"], rows, seed)
         return cls(splits, tuple(columns), label, labels, _choose_metric(metric, labels))
 
     def head(self) -> dict[str, Any]:
@@ -125,9 +125,7 @@ class Classification(Task):
         Raises:
             UserError: `max_length` is more than the tokenizer's model takes.
         """
-        limit = tokenizer.model_max_length
-        if max_length > limit:
-            raise UserError(f"max_length is {max_length}: give at most {limit}, which the model takes")
+        check_length(max_length, tokenizer)
         columns, label = self.columns, self.label  # not `self`: `map` hashes what its function holds
 
         def tokens(batch: dict[str, list[Any]]) -> dict[str, Any]:
@@ -159,7 +157,7 @@ class Classification(Task):
 
 def _prepare(splits: DatasetDict, text: Sequence[str] | None, label: str | None) -> DatasetDict:
     """The splits with the columns in use, text first and label last, without gaps, classes by index."""
-    shared = [name for name in splits["train"].column_names if _in_all(splits, name)]
+    shared = shared_columns(splits)
     columns = _text_columns(shared, text)
     label = _label_column(shared, label)
     if label in columns:
@@ -173,10 +171,6 @@ def _prepare(splits: DatasetDict, text: Sequence[str] | None, label: str | None)
     return splits.cast_column(label, _label_feature(splits, label))
 
 
-def _in_all(splits: DatasetDict, column: str) -> bool:
-    return all(column in split.column_names for split in splits.values())
-
-
 def _text_columns(shared: Sequence[str], text: Sequence[str] | None) -> tuple[str, ...]:
     asked = (text,) if isinstance(text, str) else tuple(text or ())
     if len(asked) > 2:
@@ -184,19 +178,14 @@ def _text_columns(shared: Sequence[str], text: Sequence[str] | None) -> tuple[st
     for columns in [asked] if asked else TEXTS:
         if set(columns) <= set(shared):
             return columns
-    raise _no_column("text", asked, shared)
+    raise no_column("text", asked, shared)
 
 
 def _label_column(shared: Sequence[str], label: str | None) -> str:
     for column in [label] if label else LABELS:
         if column in shared:
             return column
-    raise _no_column("label", [label] if label else [], shared)
-
-
-def _no_column(option: str, asked: Sequence[str], shared: Sequence[str]) -> UserError:
-    missing = next((f"column {name!r}" for name in asked if name not in shared), f"{option} under a usual name")
-    return UserError(f"the data has no {missing}: give one of {', '.join(shared)} by `{option}`")
+    raise no_column("label", [label] if label else [], shared)
 
 
 def _check_text(name: str, split: Dataset, columns: Sequence[str]) -> None:
@@ -275,12 +264,6 @@ def _check_classes(splits: DatasetDict, label: str) -> None:
         raise UserError(
             f"validation has labels that no training row has ({unseen}): add training rows, or remove these"
         )
-
-
-def _first_rows(split: Dataset, rows: int, seed: int) -> Dataset:
-    if rows < 1:
-        raise UserError(f"rows is {rows}: keep at least 1 training row")
-    return split.shuffle(seed=seed).select(range(min(rows, len(split))))
 
 
 def _choose_metric(metric: str | None, labels: tuple[str, ...] | None) -> str:

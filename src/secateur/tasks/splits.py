@@ -206,6 +206,30 @@ def _read_bbc() -> Dataset:
     return Dataset.from_dict({"text": list(articles), "label": list(articles.values())})
 
 
+def shared_columns(splits: DatasetDict) -> list[str]:
+    """The columns that every split has, in the order of the training split."""
+    return [
+        name for name in splits["train"].column_names if all(name in split.column_names for split in splits.values())
+    ]
+
+
+def no_column(option: str, asked: Sequence[str], shared: Sequence[str]) -> UserError:
+    """What to say where the column that `option` ("text", "label") names, or one under a usual name, is not there."""
+    missing = next((f"column {name!r}" for name in asked if name not in shared), f"{option} under a usual name")
+    return UserError(f"the data has no {missing}: give one of {', '.join(shared)} by `{option}`")
+
+
+def first_rows(split: Dataset, rows: int, seed: int) -> Dataset:
+    """As many rows, drawn by `seed`; all where there are fewer.
+
+    Raises:
+        UserError: `rows` < 1.
+    """
+    if rows < 1:
+        raise UserError(f"rows is {rows}: keep at least 1 training row")
+    return split.shuffle(seed=seed).select(range(min(rows, len(split))))
+
+
 def is_path(name: str | Path) -> bool:
     """Whether it can only be a place on disk: the hub's names are "name" and "owner/name"."""
     return isinstance(name, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1

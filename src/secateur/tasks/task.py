@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -33,12 +33,20 @@ from secateur.tasks.splits import is_path
 _REGISTRY: dict[str, type[Task]] = {}
 
 
+class PaddingCollator(DataCollatorWithPadding):
+    """Pads model inputs and labels; leaves out `length`, which is for the sampler."""
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        return super().__call__([{k: v for k, v in row.items() if k != "length"} for row in features])
+
+
 class Task(ABC):
     """Data, head and metric of one kind of job.
 
     Attributes:
         name: what the kind is registered as.
         model_class: the `AutoModelFor...` class of transformers that carries the head.
+        collator_class: pads the rows that `encode` makes.
         greater_is_better: whether a larger `metric` is better.
         splits: "train" and "validation", narrowed to the columns in use.
         labels: the names of the head's outputs, in order; None where they have no names.
@@ -47,6 +55,7 @@ class Task(ABC):
 
     name: ClassVar[str]
     model_class: ClassVar[Any]
+    collator_class: ClassVar[type[PaddingCollator]] = PaddingCollator
     greater_is_better: ClassVar[bool] = True
     splits: DatasetDict
     labels: tuple[str, ...] | None
@@ -65,6 +74,15 @@ class Task(ABC):
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """Every score of the task by name, `metric` among them."""
 
+    def score(self, prediction: EvalPrediction, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """The scores that are reported: as `compute_metrics`, for a task that knows more of its rows than `labels`.
+
+        Args:
+            prediction: as for `compute_metrics`, in the order of `rows`.
+            rows: what `encode` made of a split, row by row.
+        """
+        return self.compute_metrics(prediction)
+
     def head(self) -> dict[str, Any]:
         """What the model's config must say for this task; `num_labels` among it if the head has labels."""
         return {}
@@ -80,7 +98,7 @@ class Task(ABC):
                 "the tokenizer has no padding token to fill batches with: set tokenizer.pad_token, and "
                 "pad_token_id in the model's config"
             )
-        return PaddingCollator(tokenizer)
+        return self.collator_class(tokenizer)
 
     def load_model(self, name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
         """The checkpoint in float32 with this task's head: the one it has, or a fresh one.
@@ -156,11 +174,15 @@ class Task(ABC):
         return any(name.endswith(kind) for name in config.architectures or ())
 
 
-class PaddingCollator(DataCollatorWithPadding):
-    """Pads model inputs and labels; leaves out `length`, which is for the sampler."""
+def check_length(max_length: int, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse rows of more tokens than the model takes.
 
-    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        return super().__call__([{k: v for k, v in row.items() if k != "length"} for row in features])
+    Raises:
+        UserError: `max_length` is more than the tokenizer's limit.
+    """
+    limit = tokenizer.model_max_length
+    if max_length > limit:
+        raise UserError(f"max_length is {max_length}: give at most {limit}, which the model takes")
 
 
 def register(name: str) -> Callable[[type[Task]], type[Task]]:
