@@ -1,7 +1,7 @@
 """CoFi with MiniLM-L6: SST-2 and MRPC at densities 0.40 and 0.05, and what each family of masks is worth.
 
     python benchmarks/cofi.py train   --data DIR --teacher DIR        every run of the tables, one folder each
-    python benchmarks/cofi.py choose  --task sst2 --data DIR --teacher DIR SETTINGS...
+    python benchmarks/cofi.py choose TASK --data DIR --teacher DIR SETTINGS...      on rows held out of training
     python benchmarks/cofi.py table   --data DIR --teacher DIR        latencies in one process, and the tables
 
 `--data` holds the folders `sst2` and `mrpc` (train.parquet and validation.parquet with GLUE's columns); `--teacher` is

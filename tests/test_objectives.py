@@ -159,6 +159,21 @@ def test_projections_are_restricted_with_the_stream():
         assert projection.weight.requires_grad
 
 
+def test_layers_of_one_number_need_models_of_one_depth():
+    with pytest.raises(UserError, match="teacher has 4 layers, the model 2"):
+        Hidden("every 2").bind(shaped(4, 2), shaped(4, 4))
+
+
+@pytest.mark.parametrize("match", ["nearest", "nearest-ordered", "sampled", "windows"])
+def test_layers_matched_anew_may_be_of_a_deeper_teacher(match):
+    term = Hidden("quarters", match=match)
+    term.bind(shaped(4, 2), shaped(4, 8))
+    student = SimpleNamespace(logits=torch.zeros(1, 2), hidden_states=[torch.ones(1, 3, 4)] * 3)
+    teacher = SimpleNamespace(hidden_states=[torch.full((1, 3, 4), 3.0)] * 9)
+    loss = term(Step({"attention_mask": torch.ones(1, 3)}, student, teacher))
+    assert float(loss.detach()) == pytest.approx(4 * 4.0)  # four of the teacher's layers, each 2 away
+
+
 # The contract
 
 

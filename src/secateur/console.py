@@ -186,8 +186,8 @@ class Watch(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         for name in ("density", "density_expected", "loss"):
-            if name in (logs or {}):
-                self.figures[name] = f"{name.removeprefix('density_')} {logs[name]:.3f}"  # type: ignore[index]
+            if logs and name in logs:
+                self.figures[name] = f"{name.removeprefix('density_')} {logs[name]:.3f}"
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **kwargs: Any

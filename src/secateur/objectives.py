@@ -147,7 +147,7 @@ class Hidden(Term):
             raise UserError(f"match {match!r} is not a way to match layers: choose from {known}")
         self.layers, self.project, self.match = layers, project, match
         self.projections = nn.ModuleDict()
-        self.width = 0
+        self.width = self.depth = 0  # of the student's stream; of the teacher's layers
         self.left: Tensor | None = None
 
     def matched(self, depth: int) -> list[int]:
@@ -174,10 +174,21 @@ class Hidden(Term):
         )
 
     def bind(self, student: PreTrainedModel, teacher: Any) -> None:
+        """Make the projections.
+
+        Raises:
+            UserError: layers that do not exist, or layers of the same number in models of different depths.
+        """
         if self.projections or teacher is None:
             return
+        depths = student.config.num_hidden_layers, teacher.config.num_hidden_layers
+        if self.match == SAME and depths[0] != depths[1]:
+            raise UserError(
+                f"the teacher has {depths[1]} layers, the model {depths[0]}: hidden states match layer by layer, "
+                "so take a teacher of the model's depth, another match, or set hidden: null"
+            )
+        self.depth, matched = depths[1], self.matched(depths[1])
         self.width, target = student.config.hidden_size, teacher.config.hidden_size
-        matched = self.matched(teacher.config.num_hidden_layers)
         for name in map(str, matched) if self.match == SAME else [SHARED]:
             self.projections[name] = _identity(self.width, target).to(student.device) if self.project else nn.Identity()
 
@@ -211,24 +222,22 @@ class Hidden(Term):
     def _nearest(self, step: Step, real: Tensor) -> Tensor:
         """Every teacher's layer with the student's layer chosen for it; nothing here waits for the device."""
         states = torch.stack(step.student.hidden_states[1:])  # (layers, batch, tokens, width)
-        depth = len(states)
-        asked = self._asked(depth, real)
-        theirs = [step.teacher.hidden_states[layer].float() for layer in asked]
+        theirs = [step.teacher.hidden_states[layer].float() for layer in self._asked()]
         with torch.no_grad():
             mine = self.projections[SHARED](states).float()
             costs = torch.stack([torch.stack([masked_mse(m, t, real) for m in mine]) for t in theirs])
-            exists = self._exists(step, depth, costs.device)
+            exists = self._exists(step, len(states), costs.device)
         chosen, found = MATCHES[self.match](costs, exists)
         projected = self.projections[SHARED](states[chosen]).float()
         errors = [masked_mse(mine, target, real) for mine, target in zip(projected, theirs, strict=True)]
         return (torch.stack(errors) * found).sum()
 
-    def _asked(self, depth: int, real: Tensor) -> list[int]:
+    def _asked(self) -> list[int]:
         """The teacher's layers for this batch.
 
         Draws come from torch's own generator on the host, which checkpoints keep.
         """
-        return DRAWS[self.match](depth) if self.match in DRAWS else self.matched(depth)
+        return DRAWS[self.match](self.depth) if self.match in DRAWS else self.matched(self.depth)
 
     def _exists(self, step: Step, depth: int, device: torch.device) -> Tensor:
         """`(depth,)` bool: layers of which the attention or the feed-forward network is open in this forward."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -244,9 +245,8 @@ class Space:
             if not len(fitting):
                 return kept
             best = fitting[scores[fitting].argsort(descending=True, stable=True)]
-            count = self._longest(lambda count: _with(kept, best[:count]), len(best), density)  # noqa: B023
-            if count:
-                kept = _with(kept, best[:count])
+            if count := self._longest(partial(_with, kept, best), len(best), density):
+                kept = _with(kept, best, count)
             else:
                 refused[best[0]] = True
 
@@ -284,6 +284,6 @@ class Space:
         return kept
 
 
-def _with(kept: Tensor, units: Tensor) -> Tensor:
-    """`kept` and the units of those numbers."""
-    return kept.index_fill(0, units, True)
+def _with(kept: Tensor, units: Tensor, count: int) -> Tensor:
+    """`kept` and the first `count` of the units of those numbers."""
+    return kept.index_fill(0, units[:count], True)

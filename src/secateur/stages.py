@@ -160,16 +160,12 @@ class Run:
         self._method(model)
 
     def _check_teacher(self, model: PreTrainedModel) -> None:
-        """A named teacher must have the layers that hidden states are matched by, and the shapes that it lends."""
+        """A teacher must suit the terms of the loss, and a named one have the shapes that it lends."""
         teacher = self._named_teacher()
+        for term in self._objective():
+            term.bind(model, teacher or model)
         if teacher is None:
             return
-        depths = model.config.num_hidden_layers, teacher.config.num_hidden_layers
-        if self.recipe.hidden is not None and depths[0] != depths[1]:
-            raise UserError(
-                f"the teacher has {depths[1]} layers, the model {depths[0]}: hidden states match layer by layer, "
-                "so take a teacher of the model's depth or set hidden: null"
-            )
         shapes = [{name: tensor.shape for name, tensor in m.state_dict().items()} for m in (model, teacher)]
         if self.recipe.start == "teacher" and shapes[0] != shapes[1]:
             raise UserError("the student cannot start from a teacher of another shape: set start: model")

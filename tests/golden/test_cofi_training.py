@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 import two_processes
+from golden_bert import arguments
 from safetensors.torch import load_file
 from torch.nn import functional
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 
 from secateur import objectives
 from secateur.masking import attached
@@ -315,24 +316,13 @@ def run(bert, rows, tmp_path):
         if half_open:
             with torch.no_grad():
                 method.log_alpha.normal_(1.0, 1.0, generator=torch.Generator().manual_seed(seed))
-        options = {
-            "max_steps": steps,
-            "per_device_train_batch_size": 4,
-            "learning_rate": 1e-3,
-            "weight_decay": 0.01,
-            "logging_strategy": "no",
-            "save_strategy": "no",
-            "use_cpu": True,
-            "report_to": "none",
-            "disable_tqdm": True,
-            "dataloader_pin_memory": False,
-        } | args
+        options = {"weight_decay": 0.01} | args
         trainer = PruningTrainer(
             student,
             method=method,
             teacher=bert(seed=1, num_hidden_layers=4),
             objective=[Logits(2.0, 0.1, divergence=True), Hidden("quarters", 0.9, match="windows")],
-            args=TrainingArguments(str(tmp_path / folder), **options),
+            args=arguments(tmp_path / folder, steps, **options),
             train_dataset=rows,
             callbacks=list(callbacks),
         )

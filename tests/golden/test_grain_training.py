@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from transformers import TrainerCallback, TrainingArguments
+from golden_bert import arguments
+from transformers import TrainerCallback
 
 from secateur.errors import UserError
 from secateur.masking import attached
@@ -64,25 +65,12 @@ def run(bert, rows, tmp_path):
     def train(objective, *, steps, folder="run", callbacks=(), dropout=0.0, resume=None, grain=None, **args):
         student = bert(seed=0, dropout=dropout)
         density = cubic(1.0, 0.3, begin=0.2, end=0.4)
-        arguments = TrainingArguments(
-            tmp_path / folder,
-            max_steps=steps,
-            per_device_train_batch_size=4,
-            learning_rate=1e-3,
-            use_cpu=True,
-            report_to="none",
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-            logging_strategy="no",
-            save_strategy="no",
-            **args,
-        )
         trainer = PruningTrainer(
             student,
             method=Grain(Space(student), density, **(grain or {})),
             teacher=bert(seed=1),
             objective=objective,
-            args=arguments,
+            args=arguments(tmp_path / folder, steps, **args),
             train_dataset=rows,
             callbacks=list(callbacks),
         )

@@ -11,10 +11,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for golden_bert, when run as a script
 
 import torch
-from golden_bert import build_bert
+from golden_bert import arguments, build_bert
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import TrainingArguments
 
 from secateur.methods.cofi import Cofi
 from secateur.objectives import Hidden, Logits
@@ -52,19 +51,9 @@ def run(folder: Path | str, batch: int) -> dict[str, Tensor]:
     method = Cofi(space, linear(1.0, 0.4, begin=0.1, end=0.8), learning_rate=0.1)
     with torch.no_grad():
         method.log_alpha.normal_(1.0, 1.0)  # half-open gates, in which every example has a say
-    arguments = TrainingArguments(
-        str(folder),
-        max_steps=STEPS,
-        per_device_train_batch_size=batch,
-        learning_rate=1e-3,
-        use_cpu=True,
-        ddp_backend="gloo" if "RANK" in os.environ else None,
-        ddp_find_unused_parameters=False,
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        logging_strategy="no",
-        save_strategy="no",
+    backend = "gloo" if "RANK" in os.environ else None
+    quiet = arguments(
+        folder, STEPS, per_device_train_batch_size=batch, ddp_backend=backend, ddp_find_unused_parameters=False
     )
     objective = [Logits(2.0, weight=0.1, divergence=True), Hidden("quarters", weight=0.9)]
     trainer = Watched(
@@ -72,7 +61,7 @@ def run(folder: Path | str, batch: int) -> dict[str, Tensor]:
         method=method,
         teacher=build_bert(seed=1),
         objective=objective,
-        args=arguments,
+        args=quiet,
         train_dataset=rows(),
     )
     trainer.train()
