@@ -54,6 +54,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "without-sublayers": {"units": ["hidden", "head", "ffn"]},
     "without-layer-distillation": {"hidden": None},
 }
+LONGER = {"epochs": 8, "begin": 0.002, "end": 0.05}  # as many steps of pruning
 SHAPES = ((8, 128), (32, 128))
 
 
@@ -70,14 +71,16 @@ def teacher_of(task: str, data: Path, teacher: Path) -> Path:
 
 
 def recipes(task: str, data: Path, teacher: Path) -> dict[str, dict[str, Any]]:
-    """Name -> recipe of every run on a task: densities x seeds, and on SST-2 the ablations at the lowest density."""
+    """Name -> recipe of every run on a task; on SST-2 a longer recovery and the ablations at the lowest density too."""
     base = {**SHARED, **SETTINGS[task], "model": base_model(), "data": str(data / task)}
     base["teacher"] = str(teacher_of(task, data, teacher))
     runs = {
         f"{density:g}-{seed}": {**base, "density": density, "seed": seed} for density in DENSITIES for seed in SEEDS
     }
     if task == "sst2":
-        runs |= {name: {**base, "density": DENSITIES[-1], **change} for name, change in ABLATIONS.items()}
+        low = {**base, "density": DENSITIES[-1]}
+        runs |= {f"{DENSITIES[-1]:g}-{seed}-longer": {**low, **LONGER, "seed": seed} for seed in SEEDS}
+        runs |= {name: {**low, **change} for name, change in ABLATIONS.items()}
     return runs
 
 
@@ -114,7 +117,9 @@ def table(data: Folder, teacher: Folder, repeats: int = 30) -> None:
         print("|" + " --- |" * (7 + len(SHAPES)))
         dense = _dense(teacher_of(task, data, teacher))
         runs = {f"density {density:g}": [f"{density:g}-{seed}" for seed in SEEDS] for density in DENSITIES}
-        runs |= {f"0.05 {name}": [name] for name in ABLATIONS} if task == "sst2" else {}
+        if task == "sst2":
+            runs["density 0.05, 8 epochs"] = [f"0.05-{seed}-longer" for seed in SEEDS]
+            runs |= {f"0.05 {name}": [name] for name in ABLATIONS}
         for label, names in runs.items():
             found |= _row(RUNS / task, label, names, dense, repeats)
     (RUNS / "table.json").write_text(json.dumps(found, indent=1) + "\n")
