@@ -175,6 +175,7 @@ def test_a_config_edited_by_hand(folder, name):
 
 DROP = object()
 ELSEWHERE = {"query": "q", "key": "k", "value": "v", "output": None, "qk": [1], "vo": [1], "scale": 1.0}
+ELSEWHERE |= {"buckets": [1], "multiple": 1}
 KEYS = [
     ((), None, "no secateur key"),
     ((), [], "version"),
@@ -217,6 +218,13 @@ KEYS = [
     (("attention", ATTENTION, "qk"), [-1, 1, 1, 1], "wrongly"),
     (("attention", ATTENTION, "vo"), [0, 1, 1, 1], "wrongly"),
     (("attention", ATTENTION, "qk"), [1, 1, 1, 1, 1], "do not fit together"),
+    (("attention", ATTENTION, "buckets"), [4, 1], "do not fit together"),
+    (("attention", ATTENTION, "buckets"), [2, 2], "outputs"),
+    (("attention", ATTENTION, "buckets"), [4, 0], "buckets"),
+    (("attention", ATTENTION, "buckets"), 4, "buckets"),
+    (("attention", ATTENTION, "multiple"), 0, "buckets"),
+    (("attention", ATTENTION, "multiple"), 7, "outputs"),
+    (("attention", ATTENTION, "multiple"), 10**13, ""),
     (("attention", ATTENTION, "scale"), "0.35", "do not fit together"),
     (("attention", ATTENTION, "scale"), 0.5, f"{ATTENTION}.scale is 0.353"),
     (("attention", ATTENTION, "scale"), -1.0, "in config.json it is -1.0"),
@@ -395,7 +403,14 @@ PLANS = {
     "a neuron more": (lambda p: edited(p, ("groups", "0.ffn", "kept"), [[0, 47]]), "0.intermediate.dense is nothing"),
     "out of range": (lambda p: edited(p, ("groups", "0.ffn", "kept"), [[0, 48]]), "within it"),
     "half a mask": (lambda p: edited(p, ("groups", "0.ffn", "masks"), [0.5]), "one mask value for each"),
-    "no attention": (lambda p: edited(p, ("groups", "1.vo", "kept"), []), "attention"),
+    "no attention": (lambda p: edited(p, ("groups", "1.vo", "kept"), []), "every kept head once"),
+    "no layouts": (lambda p: p | {"layouts": None}, "must be a list"),
+    "a layout too few": (lambda p: p | {"layouts": p["layouts"][:1]}, "every kept head once"),
+    "a head twice": (lambda p: edited(p, ("layouts", 0, "buckets"), [[0, 1, 2, 2]]), "every kept head once"),
+    "an empty bucket": (lambda p: edited(p, ("layouts", 0, "buckets"), [[0, 1, 2, 3], []]), "no empty bucket"),
+    "another multiple": (lambda p: edited(p, ("layouts", 0, "multiple"), 7), "multiple is 7"),
+    "no multiple": (lambda p: edited(p, ("layouts", 0, "multiple"), True), "whole numbers"),
+    "another layout": (lambda p: edited(p, ("layouts", 0), [[0, 1, 2, 3]]), "expected buckets"),
 }  # fmt: skip
 
 

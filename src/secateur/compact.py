@@ -12,7 +12,8 @@ The key, version 1, names only what differs from the stock model:
      "embedding": {path: size},               resized embedding dimension
      "factorised": {path: rank},              an embedding as table (rows, rank) and projection (size, rank)
      "attention": {path: {"query": name, "key": name, "value": name, "output": name or null,
-                          "qk": [per kept head], "vo": [per kept head], "scale": softmax scale}},
+                          "qk": [per kept head], "vo": [per kept head], "scale": softmax scale,
+                          "buckets": [heads in each], "multiple": of the buckets' widths}},
      "bias":      {path: size},               a Linear of which only the bias is left
      "replaced":  {path: "zero" | "empty" | "identity"}}
 """
@@ -22,9 +23,11 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 import transformers
 from torch import Tensor, nn
 from torch.nn import functional
@@ -103,9 +106,10 @@ class FactorisedEmbedding(nn.Module):
 class CompactAttention(nn.Module):
     """Self-attention whose heads have sizes of their own, QK apart from VO.
 
-    The heads of a layer are stored padded with zeros to the widest, QK and VO each, so that one attention call serves
-    them all; zero QK dims add nothing to the scores and zero VO dims meet zero columns of the output projection, so the
-    padding is exact and stays zero in training. The softmax scale is that of the heads before pruning.
+    The heads are stored in buckets, one after the other, each padded with zeros to the bucket's width, QK and VO
+    each, so that one attention call serves a bucket. Zero QK dims add nothing to the scores and zero VO dims meet zero
+    columns of the output projection: the padding is exact and stays zero in training. The softmax scale is that of the
+    heads before pruning. In evaluation query, key and value are one matrix.
     """
 
     dropout: nn.Dropout
@@ -113,18 +117,20 @@ class CompactAttention(nn.Module):
     def __init__(self, stock: Any, spec: dict[str, Any]) -> None:  # a family's own module: no type has its names
         super().__init__()
         self.qk, self.vo, self.scale = tuple(spec["qk"]), tuple(spec["vo"]), float(spec["scale"])
+        self.buckets = _buckets(spec)
         self.names = (spec["query"], spec["key"], spec["value"])
         self.dropout = stock.dropout
         self.config = stock.config
         if self.qk:
-            for name, sizes in zip(self.names, (self.qk, self.qk, self.vo), strict=True):
-                projection = getattr(stock, name)
-                if projection.out_features != len(sizes) * max(1, *sizes):
-                    raise ValueError(f"{name} has {projection.out_features} outputs, not those of heads {list(sizes)}")
+            for name, place in zip(self.names, (1, 1, 2), strict=True):
+                projection, outputs = getattr(stock, name), sum(bucket[0] * bucket[place] for bucket in self.buckets)
+                if projection.out_features != outputs:
+                    raise ValueError(f"{name} has {projection.out_features} outputs, those of its heads are {outputs}")
                 setattr(self, name, projection)
         self.output = spec["output"]
         if self.output:
             setattr(self, self.output, getattr(stock, self.output))
+        self._packed: tuple[Any, list[Tensor]] | None = None
 
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
@@ -133,21 +139,57 @@ class CompactAttention(nn.Module):
         return (getattr(self, self.output)(context) if self.output else context), None
 
     def attend(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """`(batch, tokens, hidden)` to the heads' contexts side by side, `(batch, tokens, heads x widest VO)`."""
-        batch, tokens, _ = hidden_states.shape
-        query, key, value = (
-            getattr(self, name)(hidden_states).view(batch, tokens, len(self.qk), -1).transpose(1, 2)
-            for name in self.names
-        )
+        """`(batch, tokens, hidden)` to the heads' contexts side by side, `(batch, tokens, VO dims as stored)`."""
+        projected = zip(*self._project(hidden_states), strict=True)
+        contexts = [
+            self._mix(bucket[0], parts, attention_mask) for bucket, parts in zip(self.buckets, projected, strict=True)
+        ]
+        return contexts[0] if len(contexts) == 1 else torch.cat(contexts, dim=-1)
+
+    def _mix(self, heads: int, parts: tuple[Tensor, ...], attention_mask: Tensor | None) -> Tensor:
+        """One attention call: query, key and value `(batch, tokens, heads x width)` each, to the contexts."""
+        batch, tokens, _ = parts[0].shape
+        query, key, value = (part.view(batch, tokens, heads, -1).transpose(1, 2) for part in parts)
+        dropout = self.dropout.p if self.training else 0.0
         context = functional.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=attention_mask,
-            dropout_p=self.dropout.p if self.training else 0.0,
-            scale=self.scale,
+            query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=self.scale
         )
         return context.transpose(1, 2).reshape(batch, tokens, -1)
+
+    def _project(self, hidden_states: Tensor) -> list[tuple[Tensor, ...]]:
+        """Query, key and value, each split by bucket, `(batch, tokens, heads of it x width)`."""
+        sizes = [[heads * width for heads, width, _ in self.buckets]] * 2
+        sizes.append([heads * width for heads, _, width in self.buckets])
+        if self.training:
+            whole = [getattr(self, name)(hidden_states) for name in self.names]
+        else:
+            whole = functional.linear(hidden_states, *self._pack()).split([sum(part) for part in sizes], dim=-1)
+        return [part.split(size, dim=-1) for part, size in zip(whole, sizes, strict=True)]
+
+    def _pack(self) -> list[Tensor]:
+        """Weight and bias of query, key and value as one matrix; kept until a parameter changes.
+
+        Not kept where they need gradients, where a compiler or an exporter looks on (it folds constants itself), or
+        for tensors made in inference mode, which do not count their changes.
+        """
+        tensors = [getattr(getattr(self, name), kind) for kind in ("weight", "bias") for name in self.names]
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return [torch.cat(tensors[:3]), torch.cat(tensors[3:])]
+        if any(tensor.is_inference() for tensor in tensors):
+            return [torch.cat(tensors[:3]), torch.cat(tensors[3:])]
+        state = [(tensor.data_ptr(), tensor._version, tensor.dtype, tensor.device) for tensor in tensors]
+        if self._packed is None or self._packed[0] != state:
+            self._packed = (state, [torch.cat(tensors[:3]), torch.cat(tensors[3:])])
+        return self._packed[1]
+
+
+def _buckets(spec: dict[str, Any]) -> list[tuple[int, int, int]]:
+    """(heads, QK width, VO width) of each bucket of an attention's structure."""
+    ends = list(accumulate(spec["buckets"], initial=0))
+    return [
+        (b - a, *(-(-max(1, *spec[name][a:b]) // spec["multiple"]) * spec["multiple"] for name in ("qk", "vo")))
+        for a, b in pairwise(ends)
+    ]
 
 
 def reshape(model: nn.Module, structure: dict[str, Any]) -> None:
@@ -218,10 +260,16 @@ def check(structure: Any) -> None:
     if not all(kind in ("zero", "empty", "identity") for kind in structure["replaced"].values()):
         raise ValueError("the config's secateur key replaces a module by something unknown")
     for path, spec in structure["attention"].items():
-        names = {"query", "key", "value", "output", "qk", "vo", "scale"}
+        names = {"query", "key", "value", "output", "qk", "vo", "scale", "buckets", "multiple"}
         if not isinstance(spec, dict) or set(spec) != names or not (_whole(spec["qk"], 0) and _whole(spec["vo"], 1)):
             raise ValueError(f"the config's secateur key describes the attention {path!r} wrongly")
-        if len(spec["qk"]) != len(spec["vo"]) or type(spec["scale"]) is not float or not math.isfinite(spec["scale"]):
+        if not (_whole(spec["buckets"], 1) and _whole([spec["multiple"]], 1)):
+            raise ValueError(f"the config's secateur key describes the buckets of the attention {path!r} wrongly")
+        if (
+            not len(spec["qk"]) == len(spec["vo"]) == sum(spec["buckets"])
+            or type(spec["scale"]) is not float
+            or not math.isfinite(spec["scale"])
+        ):
             raise ValueError(f"the config's secateur key gives the attention {path!r} heads that do not fit together")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from transformers import __version__ as transformers_version
 
 from secateur.architecture import SUBLAYERS
 from secateur.errors import UserError
+from secateur.layout import Layout, choose
 from secateur.space import Group, Space
 
 VERSION = 1
@@ -27,9 +28,11 @@ class Plan:
 
     Attributes:
         masks: `(N,)`; 0 removes a unit, 1 keeps it, a value between is folded into the weights.
-        asked: density that was asked for, None for a plan made by hand.
+        asked: density that was asked for, None for a plan made by hand or for a latency.
+        latency: what a space with a `cost` says of the plan, None without one: ms asked and predicted, the protocol.
         achieved: scope (`prunable`, `layers`, `model`) -> density after closure.
         embedding_rank: rank of the factorised word embeddings, None to leave them whole.
+        layouts: how the kept heads of each layer are stored and run; a choice of speed alone.
         source: hash of the weights that it was made from; a plan may be applied to later weights of the same shape.
     """
 
@@ -39,6 +42,8 @@ class Plan:
     asked: float | None
     achieved: Mapping[str, float]
     embedding_rank: int | None = None
+    layouts: tuple[Layout, ...] = ()
+    latency: Mapping[str, Any] | None = None
     model_type: str = ""
     source: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -51,17 +56,20 @@ class Plan:
         method: str = "hand",
         asked: float | None = None,
         embedding_rank: int | None = None,
+        layouts: Sequence[Layout] | None = None,
         source: str | None = None,
     ) -> Plan:
         """A plan from masks `(N,)` over a space; units that others make dead are closed.
 
         Args:
+            asked: the density asked for; of a space with a `cost` the share of it.
+            layouts: of each layer's kept heads; None takes the cheapest (`layout.choose`).
             source: hash of the weights that the masks were made from; None takes those of the space's model, which
                 must then have weights (not be on `meta`).
 
         Raises:
-            UserError: masks of another length, outside [0, 1] or not finite, or an embedding rank that does not
-                shrink the table.
+            UserError: masks of another length, outside [0, 1] or not finite, an embedding rank that does not shrink
+                the table, or layouts of other heads than are kept.
         """
         if masks.shape != (len(space),):
             raise UserError(f"masks have shape {tuple(masks.shape)}, the space has {len(space)} units")
@@ -72,14 +80,16 @@ class Plan:
             rows, size = words.weight.shape
             check_rank(rows, size, embedding_rank)
         closed = masks.detach().float() * space.closure(masks > 0)
-        kept = closed > 0
+        kept, cost = closed > 0, space.cost
         return Plan(
             granularities=space.granularities,
             masks=closed.cpu(),
             method=method,
-            asked=asked,
+            asked=asked if cost is None else None,
             achieved=_achieved(space, kept, embedding_rank),
             embedding_rank=embedding_rank,
+            layouts=_layouts(space, closed, layouts),
+            latency=cost.verdict(space, kept, asked) if cost is not None else None,
             model_type=space.table.model_type,
             source=fingerprint(space.model) if source is None else source,
             versions={"transformers": transformers_version, "torch": torch.__version__},
@@ -93,6 +103,10 @@ class Plan:
     def kept_on(self, space: Space, axis: str) -> Tensor:
         """The indices of an axis that are kept, in order."""
         return (space.effective(self.masks)[axis] > 0).nonzero().flatten()
+
+    def head_sizes(self, space: Space, layer: int) -> tuple[list[int], list[int]]:
+        """QK and VO dims of each kept head of a layer, in order."""
+        return _head_sizes(space, self.masks, layer)
 
     def layers_left(self, space: Space) -> Tensor:
         """`(layers,)` bool: where the attention or the feed-forward network is left; the others are the identity."""
@@ -125,6 +139,8 @@ class Plan:
             "asked": self.asked,
             "achieved": dict(self.achieved),
             "embedding_rank": self.embedding_rank,
+            "layouts": [layout.to_dict() for layout in self.layouts],
+            **({"latency": dict(self.latency)} if self.latency is not None else {}),
             "source": self.source,
             "versions": dict(self.versions),
             "groups": {
@@ -146,10 +162,10 @@ class Plan:
             raise UserError(f"the plan's groups do not fit the model: {sorted(unknown)[0]!r} is on one side only")
         masks = torch.cat([_group_from_dict(group, data["groups"][group.name]) for group in space.groups])
         said = {key: data[key] for key in ("method", "asked", "embedding_rank", "source")}
-        plan = Plan.of(space, masks, **said)
+        plan = Plan.of(space, masks, layouts=[_layout_from_dict(one) for one in data["layouts"]], **said)
         if data["model_type"] != plan.model_type:
             raise UserError(f"the plan is for a {data['model_type']!r} model, this is a {plan.model_type!r}")
-        return replace(plan, versions=data["versions"])
+        return replace(plan, latency=data.get("latency"), versions=data["versions"])
 
     def save(self, path: Path | str, space: Space) -> None:
         """Write the plan as JSON."""
@@ -215,6 +231,29 @@ def _achieved(space: Space, kept: Tensor, rank: int | None) -> dict[str, float]:
     return achieved
 
 
+def _head_sizes(space: Space, masks: Tensor, layer: int) -> tuple[list[int], list[int]]:
+    effective = space.effective(masks)
+    qk, vo = (effective[f"{layer}.{axis}"].view(space.table.heads, -1) > 0 for axis in ("qk", "vo"))
+    heads = vo.any(dim=1)
+    return qk[heads].sum(dim=1).tolist(), vo[heads].sum(dim=1).tolist()
+
+
+def _layouts(space: Space, masks: Tensor, given: Sequence[Layout] | None) -> tuple[Layout, ...]:
+    """A layout for each layer: the given ones, if they are layouts of the heads that are kept, or else the cheapest."""
+    sizes = [_head_sizes(space, masks, layer) for layer in range(space.table.layers)]
+    if given is None:
+        hidden = int(space.effective(masks)["hidden"].gt(0).sum())
+        return tuple(choose(qk, vo, hidden) for qk, vo in sizes)
+    fits = len(given) == len(sizes) and all(
+        sorted(layout.order) == list(range(len(qk))) for layout, (qk, _) in zip(given, sizes, strict=True)
+    )
+    if not fits:
+        raise UserError(
+            "the plan's layouts are not those of the heads that it keeps: every kept head once, in a bucket"
+        )
+    return tuple(given)
+
+
 def _group_to_dict(group: Group, masks: Tensor) -> dict[str, Any]:
     kept = masks.nonzero().flatten().tolist()
     data: dict[str, Any] = {"units": group.units, "kept": _ranges(kept)}
@@ -236,13 +275,14 @@ def _ranges(indices: list[int]) -> list[list[int]]:
 
 _KEYS = {
     "version", "model_type", "method", "granularities", "asked",
-    "achieved", "embedding_rank", "source", "versions", "groups",
+    "achieved", "embedding_rank", "layouts", "source", "versions", "groups",
 }  # fmt: skip
+_OPTIONAL = {"latency"}  # of a plan for a latency
 
 
 def _checked(data: Any) -> dict[str, Any]:
-    if not isinstance(data, dict) or set(data) != _KEYS:
-        odd = sorted(_KEYS ^ set(data)) if isinstance(data, dict) else [type(data).__name__]
+    if not isinstance(data, dict) or set(data) - _OPTIONAL != _KEYS:
+        odd = sorted(_KEYS ^ (set(data) - _OPTIONAL)) if isinstance(data, dict) else [type(data).__name__]
         raise UserError(
             f"this is not a plan: expected exactly the keys that `secateur` writes, at odds: {', '.join(odd)}"
         )
@@ -260,10 +300,23 @@ def _checked(data: Any) -> dict[str, Any]:
     for key in ("model_type", "method", "source"):
         if not isinstance(data[key], str):
             raise UserError(f"the plan's {key} must be a string, not {data[key]!r}")
-    for key in ("achieved", "versions", "groups"):
+    if not isinstance(data["layouts"], list):
+        raise UserError(f"the plan's layouts must be a list, not {data['layouts']!r}")
+    for key in ("achieved", "versions", "groups", *(_OPTIONAL & set(data))):
         if not isinstance(data[key], dict):
             raise UserError(f"the plan's {key} must be an object, not {data[key]!r}")
     return data
+
+
+def _layout_from_dict(data: Any) -> Layout:
+    """A layout, its types checked; `_layouts` checks that it fits."""
+    if not isinstance(data, dict) or set(data) != {"buckets", "multiple"} or not isinstance(data["buckets"], list):
+        raise UserError(f"the plan has the layout {data!r}: expected buckets, a list of lists, and multiple")
+    whole = type(data["multiple"]) is int and 0 < data["multiple"] <= 1024
+    buckets = data["buckets"]
+    if not whole or not all(isinstance(b, list) and b and all(type(head) is int for head in b) for b in buckets):
+        raise UserError(f"the plan has the layout {data!r}: expected whole numbers, and no empty bucket")
+    return Layout(tuple(tuple(bucket) for bucket in buckets), data["multiple"])
 
 
 def _group_from_dict(group: Group, data: Any) -> Tensor:

@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from secateur import compact
 from secateur.architecture import Attention, Axis, Embedding, Linear, Norm, Parameter, Table, find
 from secateur.errors import UserError
+from secateur.layout import Layout
 from secateur.masking import ATTACHED
 from secateur.plan import Plan, check_rank
 from secateur.space import Space
@@ -45,8 +47,8 @@ def cut(model: PreTrainedModel, plan: Plan) -> PreTrainedModel:
         model = factorise(model, plan.embedding_rank)
         space = plan.space(model)
     plan = replace(plan, embedding_rank=_rank(space))  # plan.json must tell what is cut, whoever factorised it
-    kept = _kept_indices(space, plan.masks)
-    structure = _structure(space, plan.masks, kept)
+    kept = _kept_indices(space, plan)
+    structure = _structure(space, plan, kept)
     small = _shaped(model, structure)
     small.plan = plan.to_dict(space)
     state = model.state_dict()
@@ -92,9 +94,9 @@ def _whole_embedding(model: PreTrainedModel, path: str) -> nn.Embedding:
     return module
 
 
-def _kept_indices(space: Space, masks: Tensor) -> dict[str, Tensor]:
+def _kept_indices(space: Space, plan: Plan) -> dict[str, Tensor]:
     """Axis -> kept indices in storage order; -1 is padding. Axes that are kept whole are left out."""
-    effective = {axis: values > 0 for axis, values in space.effective(masks).items()}
+    effective = {axis: values > 0 for axis, values in space.effective(plan.masks).items()}
     kept = {}
     for axis in space.table.sizes:
         if bool(effective[axis].all()):
@@ -103,20 +105,23 @@ def _kept_indices(space: Space, masks: Tensor) -> dict[str, Tensor]:
     for layer in range(space.table.layers):
         qk, vo = f"{layer}.qk", f"{layer}.vo"
         if qk in kept or vo in kept:
-            heads = effective[vo].view(space.table.heads, -1).any(dim=1)
-            kept[qk], kept[vo] = (_padded(effective[axis].view(space.table.heads, -1), heads) for axis in (qk, vo))
+            kept[qk], kept[vo] = (
+                _stored(effective, axis, vo, space.table.heads, plan.layouts[layer]) for axis in (qk, vo)
+            )
     return kept
 
 
-def _padded(alive: Tensor, heads: Tensor) -> Tensor:
-    """Kept indices of the kept heads, each head padded with -1 to the widest (at least 1)."""
-    head_dim = alive.shape[1]
-    width = max(1, int(alive[heads].sum(dim=1).max())) if bool(heads.any()) else 0
-    indices = torch.full((int(heads.sum()), width), -1)
-    for row, head in enumerate(heads.nonzero().flatten().tolist()):
-        own = alive[head].nonzero().flatten()
-        indices[row, : len(own)] = own + head * head_dim
-    return indices.flatten()
+def _stored(alive: Mapping[str, Tensor], axis: str, vo: str, heads: int, layout: Layout) -> Tensor:
+    """Kept indices on an axis, head by head in the order of the layout, each padded with -1 to its bucket's width."""
+    own = alive[axis].view(heads, -1)
+    numbers = alive[vo].view(heads, -1).any(dim=1).nonzero().flatten()
+    widths = layout.widths(own[numbers].sum(dim=1).tolist())
+    rows = []
+    for bucket, width in zip(layout.buckets, widths, strict=True):
+        for head in numbers[list(bucket)].tolist():
+            indices = own[head].nonzero().flatten() + head * own.shape[1]
+            rows.append(functional.pad(indices, (0, width - len(indices)), value=-1))
+    return torch.cat(rows) if rows else numbers
 
 
 def _take(tensor: Tensor, dim: int, indices: Tensor) -> Tensor:
@@ -154,11 +159,11 @@ def _on(axes: tuple[Axis, ...], axis: Axis, mask: Tensor | None, *, out: bool = 
     return mask.view(shape)
 
 
-def _structure(space: Space, masks: Tensor, kept: Mapping[str, Tensor]) -> dict[str, Any]:
+def _structure(space: Space, plan: Plan, kept: Mapping[str, Tensor]) -> dict[str, Any]:
     """What of the stock model changes: the `secateur` key, see `compact`."""
     table = space.table
     gates = {
-        name: float(gate) for name, gate in space.effective(masks).items() if name.endswith((".attention", ".mlp"))
+        name: float(gate) for name, gate in space.effective(plan.masks).items() if name.endswith((".attention", ".mlp"))
     }
     structure: dict[str, Any] = {"version": compact.VERSION}
     structure |= {part: {} for part in ("linear", "norm", "embedding", "factorised", "attention", "bias", "replaced")}
@@ -171,7 +176,7 @@ def _structure(space: Space, masks: Tensor, kept: Mapping[str, Tensor]) -> dict[
         structure["factorised"][table.embeddings] = rank
     for layer, attention in enumerate(table.attentions):
         if f"{layer}.vo" in kept:
-            structure["attention"][attention.path] = _attention_structure(space, attention, masks, layer)
+            structure["attention"][attention.path] = _attention_structure(space, attention, plan, layer)
     return structure
 
 
@@ -199,17 +204,17 @@ def _row_structure(
     return "linear", [out if out > 0 else shape[0], into if into > 0 else shape[1]]
 
 
-def _attention_structure(space: Space, attention: Attention, masks: Tensor, layer: int) -> dict[str, Any]:
-    alive = {name: space.effective(masks)[f"{layer}.{name}"].view(space.table.heads, -1) > 0 for name in ("qk", "vo")}
-    heads = alive["vo"].any(dim=1)
+def _attention_structure(space: Space, attention: Attention, plan: Plan, layer: int) -> dict[str, Any]:
+    layout, sizes = plan.layouts[layer], plan.head_sizes(space, layer)
     return {
         "query": attention.query,
         "key": attention.key,
         "value": attention.value,
         "output": attention.output,
-        "qk": alive["qk"][heads].sum(dim=1).tolist(),
-        "vo": alive["vo"][heads].sum(dim=1).tolist(),
+        **{name: [own[head] for head in layout.order] for name, own in zip(("qk", "vo"), sizes, strict=True)},
         "scale": float(space.table.head_dim**-0.5),
+        "buckets": [len(bucket) for bucket in layout.buckets],
+        "multiple": layout.multiple,
     }
 
 
@@ -241,7 +246,7 @@ def uncut(small: PreTrainedModel) -> tuple[PreTrainedModel, Plan]:
     plan = _plan_over(dense, small)
     plan = replace(plan, masks=plan.kept.float())
     space = plan.space(dense)
-    kept = _kept_indices(space, plan.masks)
+    kept = _kept_indices(space, plan)
     entries = {entry.name: entry for entry in space.table.parameters}
     for name, parameter in small.named_parameters():
         entry = entries[name]
@@ -264,7 +269,7 @@ def planned_structure(small: PreTrainedModel) -> dict[str, Any]:
         dense = _stock(small)
     plan = _plan_over(dense, small)
     space = plan.space(dense)
-    return _structure(space, plan.masks, _kept_indices(space, plan.masks))
+    return _structure(space, plan, _kept_indices(space, plan))
 
 
 def _stock(small: PreTrainedModel) -> PreTrainedModel:

@@ -16,6 +16,7 @@ from tiny_models import (
     tiny,
 )
 
+from secateur.layout import Layout
 from secateur.masking import attached
 from secateur.plan import Plan
 from secateur.space import Space
@@ -110,3 +111,19 @@ def test_cutting_leaves_the_model_as_it_was(which):
     assert list(before) == list(after)
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert getattr(model.config, "secateur", None) is None
+
+
+LAYOUTS = {
+    "one a head": lambda heads: Layout(tuple((head,) for head in reversed(range(heads)))),
+    "interleaved": lambda heads: Layout(tuple(filter(None, (tuple(range(k, heads, 2)) for k in (1, 0)))), 4),
+    "rounded beyond the head": lambda heads: Layout(tuple([tuple(reversed(range(heads)))] * (heads > 0)), 16),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_every_layout_is_exact(kind, layout):
+    model, plan, masks = edge_cases(kind)
+    space = plan.space(model)
+    layouts = [LAYOUTS[layout](len(plan.head_sizes(space, layer)[0])) for layer in range(space.table.layers)]
+    assert_cut_is_masked(model, Plan.of(space, masks, layouts=layouts), masks)
