@@ -207,6 +207,7 @@ KEYS = [
     (("replaced", "classifier"), ["zero"], "something unknown"),
     (("replaced", "classifier"), "identity", "classifier"),
     (("replaced", "no.such"), "empty", "does not fit"),
+    (("replaced", "bert.encoder.layer.0.output"), "skip", "replaced.bert.encoder.layer.0.output is nothing"),
     (("attention", ATTENTION), [], "wrongly"),
     (("attention", ATTENTION, "query"), DROP, "wrongly"),
     (("attention", ATTENTION, "colour"), 1, "wrongly"),
@@ -286,7 +287,7 @@ def others(value):
         return [value * 1.0001, -value]
     if isinstance(value, int):
         return [value + 1]
-    return [name for name in ("key", "k_lin", "zero", "empty", "identity", None) if name != value][:4]
+    return [name for name in ("key", "k_lin", "zero", "empty", "identity", "skip", None) if name != value][:4]
 
 
 def edited(structure, path, value):

@@ -130,3 +130,19 @@ def test_packing_in_inference_mode(small):
             if isinstance(module, CompactAttention):
                 changed_in_place(module)
         assert not torch.equal(made_there(**batch).logits, expected)
+
+
+# Sublayers that are gone
+
+
+def test_a_removed_sublayer_hands_the_stream_on_as_it_is():
+    """Not a copy with zeros added; where a family adds in its layer, there is nothing to spare."""
+    model = tiny("bert")
+    space = Space(model, "sublayer")
+    masks = space.ones()
+    masks[space.slices["1.attention"]] = masks[space.slices["0.mlp"]] = 0.0
+    small = cut(model, Plan.of(space, masks))
+    layers, stream = small.bert.encoder.layer, torch.randn(2, 3, 32, dtype=torch.float64)
+    assert layers[1].attention(stream)[0] is stream
+    assert layers[0].output(torch.zeros(()), stream) is stream
+    assert layers[0].attention(stream)[0] is not stream

@@ -26,12 +26,16 @@ SUBLAYERS = ("attention", "mlp")
 
 @dataclass(frozen=True)
 class Linear:
-    """A `torch.nn.Linear`: weight `(out, into)`, bias `(out,)`. `behind` names the sublayer whose gate silences it."""
+    """A `torch.nn.Linear`: weight `(out, into)`, bias `(out,)`. `behind` names the sublayer whose gate silences it.
+
+    `adds` is the module, if it is one of its own, that is called with a sublayer's result and the stream and adds them.
+    """
 
     path: str
     out: Axis
     into: Axis
     behind: str | None = None
+    adds: str | None = None
 
     def dims(self, module: nn.Module) -> dict[str, tuple[Axis, ...]]:
         return {"weight": (self.out, self.into), "bias": (self.out,)}
@@ -230,7 +234,7 @@ def _placed(row: Row, prefix: str, layer: int | None, same: Mapping[Axis, Axis])
         return axis if axis is None or axis == "hidden" or layer is None else f"{layer}.{axis}"
 
     if isinstance(row, Linear):
-        row = replace(row, out=full(row.out), into=full(row.into))
+        row = replace(row, out=full(row.out), into=full(row.into), adds=row.adds and prefix + row.adds)
     else:
         row = replace(row, axis=full(row.axis))
     return replace(row, path=prefix + row.path, behind=full(row.behind))

@@ -1,4 +1,4 @@
-"""What a cut model is made of: stock Hugging Face modules with smaller tensors, and the five modules below.
+"""What a cut model is made of: stock Hugging Face modules with smaller tensors, and the six modules below.
 
 This file is self-contained (torch and transformers alone) because a copy of it lies in every compact folder, as
 `modeling_secateur.py`. It knows no architecture: the `secateur` key of `config.json` says, path by path, what to resize
@@ -15,7 +15,7 @@ The key, version 1, names only what differs from the stock model:
                           "qk": [per kept head], "vo": [per kept head], "scale": softmax scale,
                           "buckets": [heads in each], "multiple": of the buckets' widths}},
      "bias":      {path: size},               a Linear of which only the bias is left
-     "replaced":  {path: "zero" | "empty" | "identity"}}
+     "replaced":  {path: "zero" | "empty" | "identity" | "skip"}}
 """
 
 from __future__ import annotations
@@ -71,6 +71,21 @@ class Zero(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         return input.new_zeros(())
+
+
+class Skip(nn.Module):
+    """What adds a sublayer's result to the stream, where the sublayer is gone: the stream as it is.
+
+    Its children stay under their names, for the same reason as the `weight` of `Zero`.
+    """
+
+    def __init__(self, stock: nn.Module) -> None:
+        super().__init__()
+        for name, child in stock.named_children():
+            self.add_module(name, child)
+
+    def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
+        return input_tensor
 
 
 class Empty(nn.Module):
@@ -216,10 +231,12 @@ def reshape(model: nn.Module, structure: dict[str, Any]) -> None:
             _resize(model.get_submodule(path), weight=(out, into), bias=(out,), out_features=out, in_features=into)
         for path, size in structure["bias"].items():
             model.set_submodule(path, Bias(size, model.get_parameter(f"{path}.weight")))
-        for path, kind in structure["replaced"].items():
-            model.get_submodule(path)  # raises where nothing is: `set_submodule` would put the new module there
+        for path, kind in sorted(structure["replaced"].items(), key=lambda item: item[1] == "skip"):
+            stock = model.get_submodule(path)  # raises where nothing is: `set_submodule` would put the new module there
             if kind == "zero":
                 model.set_submodule(path, Zero(model.get_parameter(f"{path}.weight")))
+            elif kind == "skip":
+                model.set_submodule(path, Skip(stock))
             else:
                 model.set_submodule(path, {"empty": Empty, "identity": nn.Identity}[kind]())
         for path, spec in structure["attention"].items():
@@ -257,7 +274,7 @@ def check(structure: Any) -> None:
         raise ValueError("the config's secateur key has a size that is not a positive whole number")
     if not all(len(pair) == 2 for pair in structure["linear"].values()):
         raise ValueError("the config's secateur key has a linear module without exactly two sizes")
-    if not all(kind in ("zero", "empty", "identity") for kind in structure["replaced"].values()):
+    if not all(kind in ("zero", "empty", "identity", "skip") for kind in structure["replaced"].values()):
         raise ValueError("the config's secateur key replaces a module by something unknown")
     for path, spec in structure["attention"].items():
         names = {"query", "key", "value", "output", "qk", "vo", "scale", "buckets", "multiple"}

@@ -172,6 +172,8 @@ def _structure(space: Space, plan: Plan, kept: Mapping[str, Tensor]) -> dict[str
         part, value = _row_structure(row, gates, sizes, table)
         if part:
             structure[part][row.path] = value
+        if value == "zero" and isinstance(row, Linear) and row.adds:
+            structure["replaced"][row.adds] = "skip"
     if rank := _rank(space):
         structure["factorised"][table.embeddings] = rank
     for layer, attention in enumerate(table.attentions):

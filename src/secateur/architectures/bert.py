@@ -13,10 +13,10 @@ LAYER = (
     Linear("attention.self.query", "qk", "hidden", behind="attention"),
     Linear("attention.self.key", "qk", "hidden", behind="attention"),
     Linear("attention.self.value", "vo", "hidden", behind="attention"),
-    Linear("attention.output.dense", "hidden", "vo", behind="attention"),
+    Linear("attention.output.dense", "hidden", "vo", behind="attention", adds="attention.output"),
     Norm("attention.output.LayerNorm", "hidden", behind="attention"),
     Linear("intermediate.dense", "ffn", "hidden", behind="mlp"),
-    Linear("output.dense", "hidden", "ffn", behind="mlp"),
+    Linear("output.dense", "hidden", "ffn", behind="mlp", adds="output"),
     Norm("output.LayerNorm", "hidden", behind="mlp"),
 )
 ATTENTION = Attention("attention.self", query="query", key="key", value="value")
