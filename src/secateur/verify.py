@@ -1,4 +1,4 @@
-"""Proof that a compact folder is the model that was trained: masked == compact == loaded, on real inputs."""
+"""Proof that what runs is the model that was trained: masked == compact == loaded == exported, on real inputs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from transformers import PreTrainedModel
 
 from secateur.checkpoint import load
 from secateur.errors import UserError
+from secateur.export import TOLERANCE, opened, within
+from secateur.formats import read_facts, source_of
 from secateur.masking import attached
 from secateur.plan import Plan
+from secateur.runtimes import difference
 from secateur.surgery import cut, factorise
-
-TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,26 @@ class Verification:
         compact_loaded: cut model in memory, against the folder loaded anew.
         examples: how many inputs.
         scale: largest absolute logit, to judge the differences by.
+        compact_exported: model in memory, all of its outputs, against an exported file in its own runtime.
+        dtype: what the exported file runs in.
     """
 
     masked_compact: float | None
     compact_loaded: float | None
     examples: int
     scale: float
+    compact_exported: float | None = None
+    dtype: str | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether every difference is below 1e-4 of the largest logit (float noise of a differently shaped sum)."""
+        """Whether every difference is below 1e-4 of the largest logit (float noise of a differently shaped sum).
+
+        Of a file in another dtype than fp32 only the score tells: here its outputs need but be finite.
+        """
+        exported = self.compact_exported
+        if exported is not None and self.dtype is not None and not within(exported, self.scale, self.dtype):
+            return False
         found = [d for d in (self.masked_compact, self.compact_loaded) if d is not None]
         return all(difference <= TOLERANCE * max(1.0, self.scale) for difference in found)
 
@@ -54,19 +65,26 @@ def verify(
     folder: Path | str | None = None,
     dense: PreTrainedModel | None = None,
     plan: Plan | None = None,
+    exported: Path | str | None = None,
+    dtype: str | None = None,
 ) -> Verification:
-    """Compare a dense model under a plan's masks, its cut, and what a folder loads to, on the same batches.
+    """Compare a dense model under a plan's masks, its cut, what a folder loads to, and its export, on the same batches.
 
     Args:
         batches: model inputs; labels are not needed.
-        compact: the cut model in memory; with `folder` it is compared with what the folder loads to.
+        compact: the cut model in memory; with `folder` it is compared with what the folder loads to, with `exported`
+            (then it may also be a dense model) with that.
         dense, plan: with both, the masked model (its embeddings factorised as planned) is compared with its cut.
+        exported: a file written by `export` from `compact`.
+        dtype: what the file runs in, if not its own: bf16 of one in fp32 for OpenVINO.
 
     Raises:
-        UserError: there is nothing to compare.
+        UserError: there is nothing to compare, or the file was made from other weights or cannot be run.
     """
-    if (dense is None or plan is None) and (compact is None or folder is None):
-        raise UserError("there is nothing to compare: give dense and plan, or compact and folder, or all four")
+    if (dense is None or plan is None) and (compact is None or (folder is None and exported is None)):
+        raise UserError(
+            "there is nothing to compare: give dense and plan, or compact and folder, or compact and exported, or all"
+        )
     loaded = load(folder) if folder is not None else None
     kept = [dict(batch) for batch in batches]
     masked_compact = compact_loaded = None
@@ -81,7 +99,22 @@ def verify(
         masked_compact, scale = _largest(reference, _outputs(small, kept))
     if compact is not None and loaded is not None:
         compact_loaded, scale = _largest(_outputs(compact.eval(), kept), _outputs(loaded, kept))
-    return Verification(masked_compact, compact_loaded, sum(len(b["input_ids"]) for b in kept), scale)
+    examples = sum(len(batch["input_ids"]) for batch in kept)
+    if compact is None or exported is None:
+        return Verification(masked_compact, compact_loaded, examples, scale)
+    compact_exported, scale, ran = _exported(compact, Path(exported), dtype, kept)
+    return Verification(masked_compact, compact_loaded, examples, scale, compact_exported, ran)
+
+
+def _exported(
+    model: PreTrainedModel, path: Path, dtype: str | None, batches: list[dict[str, Tensor]]
+) -> tuple[float, float, str]:
+    """Largest difference of a file's outputs from its model's, the largest output, and what the file ran in."""
+    made_from, here = read_facts(path).source, source_of(model)
+    if made_from != here:
+        raise UserError(f"{path} was made from other weights ({made_from}) than these ({here}): export this model")
+    run = opened(path, dtype=dtype)
+    return *difference(run, model, batches), run.dtype
 
 
 def _outputs(model: PreTrainedModel, batches: list[dict[str, Tensor]]) -> list[Tensor]:

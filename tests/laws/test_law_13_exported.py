@@ -1,0 +1,86 @@
+"""Law 13: exported == compact, at every batch and length, padded or not."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import ARCHITECTURES, CLASSIFIERS, MODELS, edge_cases, inputs, outputs, random_masks, tiny
+
+from secateur.export import export, opened
+from secateur.plan import Plan
+from secateur.space import Space
+from secateur.surgery import cut
+
+for package in ("onnx", "onnxruntime", "openvino"):
+    pytest.importorskip(package)
+
+
+def dense(which):
+    return tiny(*which, dtype=torch.float32, dropout=0.1)
+
+
+def irregular(which):
+    """Heads of different sizes, a thinner stream, embeddings in two factors."""
+    model = dense(which)
+    space = Space(model, "ffn", "qk", "vo", "hidden")
+    return cut(model, Plan.of(space, random_masks(space, soft=True), embedding_rank=5))
+
+
+def edges(which):
+    """Four layers with every way to die: no head, no neuron, no attention, no FFN, heads without QK."""
+    kind, _, shape = which
+    return cut(*edge_cases(kind, shape, soft=True, dtype=torch.float32, dropout=0.1)[:2])
+
+
+def batches(model):
+    """3 x 7 padded and full, 1 x 7, and 3 x 28 with padding inside and at the end."""
+    padded = inputs(model)
+    yield padded
+    yield inputs(model, padded=False, seed=1)
+    yield {name: value[:1] for name, value in padded.items()}
+    yield {name: value.repeat(1, 4) for name, value in padded.items()}
+
+
+def assert_exported_is_model(model, path):
+    found = export(model, path)
+    assert found.facts.dtype == "fp32" and found.difference <= 1e-4 * max(1.0, found.scale)
+    assert not model.training and not any(module.training for module in model.modules())
+    run = opened(path)
+    for batch in batches(model):
+        expected = outputs(model, batch)[0]
+        said = run({name: batch[name] for name in run.inputs})
+        assert found.facts.outputs == tuple(expected)
+        for mine, theirs in zip(said, expected.values(), strict=True):
+            assert mine.dtype == np.float32
+            np.testing.assert_allclose(mine, theirs.numpy(), rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("which", MODELS)
+def test_onnx_says_what_a_compact_model_says_with_any_head(which, tmp_path):
+    assert_exported_is_model(irregular(which), tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("make", [dense, edges], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("which", CLASSIFIERS)
+def test_onnx_says_what_dense_and_maimed_models_say(which, make, tmp_path):
+    assert_exported_is_model(make(which), tmp_path / "model.onnx")
+
+
+# OpenVINO reads what ONNX says, so that one dense model is enough; compiling it takes the time.
+CONVERTED = [(kind, edges) for kind in ARCHITECTURES] + [(ARCHITECTURES[0], dense)]
+
+
+@pytest.mark.parametrize(("kind", "make"), CONVERTED)
+def test_openvino_says_what_the_model_says(kind, make, tmp_path):
+    assert_exported_is_model(make((kind, "ForSequenceClassification", 0)), tmp_path / "model.xml")
+
+
+# Writing and opening such a program takes seconds: each architecture has one model, and all makers are there.
+PROGRAMS = [(dense, "ForQuestionAnswering"), (irregular, "Model"), (edges, "ForSequenceClassification")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "make", "head"),
+    [(kind, *PROGRAMS[index % len(PROGRAMS)]) for index, kind in enumerate(ARCHITECTURES)],
+)
+def test_torch_export_says_what_the_model_says(kind, make, head, tmp_path):
+    assert_exported_is_model(make((kind, head, 0)), tmp_path / "model.pt2")

@@ -1,0 +1,301 @@
+"""Export: every dtype that a format has, what is refused, and that a failure leaves what was there.
+
+That fp32 says what the model says is law 13.
+"""
+
+import json
+import sys
+from importlib import import_module
+
+import pytest
+import torch
+from small_world import write_data, write_model
+from tiny_models import inputs, random_masks, tiny
+from typer.testing import CliRunner
+
+from secateur import cli, formats
+from secateur.errors import UserError
+from secateur.export import TOLERANCE, export, opened, within
+from secateur.formats import Facts, read_facts
+from secateur.plan import Plan, fingerprint
+from secateur.space import Space
+from secateur.surgery import cut
+
+for package in ("onnx", "onnxruntime", "openvino", "nncf"):
+    pytest.importorskip(package)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A cut classifier whose weights are as large as a trained model's, N(0, 0.1)."""
+    model = tiny("bert", dtype=torch.float32)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not (name.endswith("weight") and "LayerNorm" in name):
+                parameter.div_(3)
+    space = Space(model, "ffn", "vo")
+    return cut(model, Plan.of(space, random_masks(space, 0.7)))
+
+
+@pytest.fixture(scope="module")
+def calibration(small):
+    return [inputs(small, seed=seed) for seed in range(8)]
+
+
+# Of the largest output: bf16 has 8 bits and int8 7 of each weight and input, over two layers.
+BOUNDS = {
+    ("fp16", ".onnx"): 0.01,
+    ("fp16", ".xml"): 0.01,
+    ("bf16", ".pt2"): 0.05,
+    ("int8", ".onnx"): 0.15,
+}
+
+
+@pytest.mark.parametrize(("dtype", "suffix"), BOUNDS)
+def test_a_smaller_dtype_is_close(small, dtype, suffix, tmp_path):
+    found = export(small, tmp_path / f"model{suffix}", dtype=dtype)
+    assert 0 < found.difference < BOUNDS[dtype, suffix] * found.scale
+    assert read_facts(found.path) == found.facts
+    assert (found.facts.dtype, found.facts.calibration) == (dtype, 0)
+    assert opened(found.path).dtype == dtype
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_calibrated_int8_is_close_and_does_not_depend_on_the_batch(small, calibration, suffix, tmp_path):
+    found = export(small, tmp_path / f"model{suffix}", dtype="int8", calibration=calibration)
+    assert 0 < found.difference < 0.15 * found.scale
+    assert read_facts(found.path).calibration == 24
+    run = opened(found.path)
+    alone, beside = inputs(small, seed=1), inputs(small, seed=2)
+    alone = {name: value[:1] for name, value in alone.items()}
+    both = {name: torch.cat([value, beside[name]]) for name, value in alone.items()}
+    assert abs(run(alone)[0][0] - run(both)[0][0]).max() < 1e-5
+
+
+def test_int8_weights_have_a_scale_for_each_channel(small, tmp_path):
+    import onnx
+
+    path = export(small, tmp_path / "model.onnx", dtype="int8").path
+    graph = onnx.load(path).graph
+    sizes = {one.name: one.dims for one in graph.initializer}
+    scales = [sizes[name] for name in sizes if name.endswith("weight_scale") and "embedding" not in name]
+    scales += [dims for name, dims in sizes.items() if "MatMul" in name and name.endswith("_scale")]
+    assert any(list(dims) and dims[0] > 1 for dims in scales)
+
+
+def test_a_file_says_what_it_is(small, tmp_path):
+    found = export(small, tmp_path / "model.onnx", opset=20)
+    facts = found.facts
+    assert (facts.format, facts.dtype, facts.opset) == ("onnx", "fp32", 20)
+    assert facts.inputs == ("input_ids", "attention_mask", "token_type_ids")
+    assert facts.source == fingerprint(small)
+    assert Facts.from_json(facts.to_json()) == facts
+    assert found.bytes == found.path.stat().st_size
+    assert json.loads(json.dumps(found.to_dict()))["tolerance"] == TOLERANCE
+
+
+def test_a_model_in_fp16_is_exported_from_its_weights(tmp_path):
+    """Its own coarse sums are no difference; transformers loads a checkpoint in the dtype that it was saved in."""
+    half = tiny("bert", dtype=torch.float16)
+    found = export(half, tmp_path / "model.onnx")
+    assert found.facts.dtype == "fp32" and found.difference < TOLERANCE * found.scale
+    assert found.facts.source == fingerprint(tiny("bert", dtype=torch.float16).float()) and half.dtype == torch.float16
+
+
+def test_the_ir_has_its_weights_beside_it(small, tmp_path):
+    found = export(small, tmp_path / "new" / "model.xml")
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["model.bin", "model.xml"]
+    assert found.bytes == sum(path.stat().st_size for path in (tmp_path / "new").iterdir())
+
+
+def test_the_model_stays_as_it_was(small, tmp_path):
+    small.train()
+    before = fingerprint(small)
+    export(small, tmp_path / "model.onnx", dtype="fp16")
+    assert all(module.training for module in small.modules())
+    assert fingerprint(small) == before
+    small.eval()
+
+
+# What is refused, and what is left behind
+
+WRONG = {
+    "suffix": ({"path": "model.tflite"}, r"\.onnx .ONNX., .* got 'model\.tflite'"),
+    "dtype": ({"dtype": "bf16"}, "fp32, fp16, int8 for ONNX, got 'bf16'"),
+    "bf16 in an IR": ({"path": "model.xml", "dtype": "bf16"}, "for OpenVINO IR"),
+    "int8 in PyTorch": ({"path": "model.pt2", "dtype": "int8"}, "fp32, bf16, fp16 for torch.export"),
+    "opset": ({"opset": 11}, "17 to 20"),
+    "opset of an IR": ({"path": "model.xml", "opset": 17}, "for .onnx alone"),
+    "no calibration": ({"path": "model.xml", "dtype": "int8"}, "give calibration batches"),
+    "empty calibration": ({"dtype": "int8", "calibration": []}, "0 batches"),
+    "calibration of fp32": ({"calibration": [{}]}, "1 batches for fp32"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_cannot_be_written_is_refused_and_nothing_is_left(small, case, tmp_path):
+    given, message = WRONG[case]
+    options = {"path": "model.onnx", **given}
+    path = tmp_path / options.pop("path")
+    with pytest.raises(UserError, match=message):
+        export(small, path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("suffix", "package"), [(".onnx", "onnxruntime"), (".xml", "openvino"), (".xml", "nncf")])
+def test_an_absent_package_is_told_with_the_line_for_pip(small, calibration, suffix, package, tmp_path, monkeypatch):
+    find = formats.find_spec
+    monkeypatch.setattr(formats, "find_spec", lambda name: None if name == package else find(name))
+    extra = {".onnx": "onnx", ".xml": "openvino"}[suffix]
+    with pytest.raises(UserError, match=rf"{package} is not installed: run pip install 'secateur\[{extra}\]'"):
+        export(small, tmp_path / f"model{suffix}", dtype="int8", calibration=calibration)
+
+
+def test_an_export_that_differs_is_refused_and_what_was_there_stays(small, tmp_path, monkeypatch):
+    path = tmp_path / "model.onnx"
+    export(small, path)
+    before = path.read_bytes()
+
+    class Unscaled(formats.Graph):
+        def forward(self, *arrays):
+            return tuple(value * 1.001 for value in super().forward(*arrays))
+
+    monkeypatch.setattr(formats, "Graph", Unscaled)
+    with pytest.raises(UserError, match=r"would differ from its model by .* nothing was written"):
+        export(small, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_only_fp32_is_judged_by_its_difference():
+    assert within(1e-5, 1.0, "fp32") and not within(2e-4, 1.0, "fp32") and within(2e-4, 4.0, "fp32")
+    assert within(0.5, 1.0, "int8") and not within(float("nan"), 1.0, "int8")
+
+
+def test_a_folder_is_no_file(small, tmp_path):
+    (tmp_path / "model.onnx").mkdir()
+    with pytest.raises(UserError, match="is a folder"):
+        export(small, tmp_path / "model.onnx")
+
+
+def test_foreign_and_damaged_files_are_refused(small, tmp_path):
+    import onnx
+
+    path = export(small, tmp_path / "model.onnx").path
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "foreign.onnx")
+    (tmp_path / "damaged.onnx").write_bytes(path.read_bytes()[:999])
+    (tmp_path / "damaged.pt2").write_bytes(b"no archive")
+    for name, message in {
+        "foreign.onnx": "does not say what it is",
+        "damaged.onnx": "cannot be read",
+        "damaged.pt2": "cannot be read",
+        "absent.onnx": "is not there",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            opened(tmp_path / name)
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder with a classifier, its cut, and data."""
+    folder = tmp_path_factory.mktemp("world")
+    write_model(folder / "dense", ["bad", "good"])
+    write_data(folder / "data.csv")
+    assert secateur("cut", folder / "dense", "--output", folder / "small").exit_code == 0
+    return folder
+
+
+def secateur(*words):
+    return CliRunner().invoke(cli.app, [str(word) for word in words])
+
+
+def answer(*words):
+    done = secateur(*words, "--json")
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def test_the_command_calibrates_on_training_rows_and_scores_both(world, tmp_path):
+    data = ("--data", world / "data.csv", "--max-length", 24)
+    file = tmp_path / "model.onnx"
+    told = answer("export", world / "small", "--output", file, "--dtype", "int8", "--rows", 20, *data)
+    assert (told["facts"]["calibration"], told["facts"]["dtype"]) == (20, "int8")
+    scored = answer("eval", world / "small", *data)
+    assert told["scores"]["source"] == scored["scores"]
+    assert told["scores"]["rows"] == scored["rows"] and told["scores"]["batch"] == 32
+    verified = answer("verify", world / "small", "--exported", file, *data)
+    assert verified["scores"] == told["scores"]
+    assert verified["passed"] and verified["dtype"] == "int8" and verified["compact_loaded"] is None
+    shown = secateur("verify", world / "small", "--exported", file, *data).stdout
+    assert "of which only the score tells" in shown and "32 to a batch" in shown
+
+
+def test_the_command_never_calibrates_on_validation_rows(world, tmp_path, monkeypatch):
+    asked = []
+    encoded = cli.encoded
+    monkeypatch.setattr(cli, "encoded", lambda task, split, *rest: asked.append(split) or encoded(task, split, *rest))
+    monkeypatch.setattr(cli, "_both_scores", lambda *rest: None)
+    monkeypatch.setattr(cli.console, "show_scores", lambda told: None)
+    words = ("--dtype", "int8", "--data", world / "data.csv", "--max-length", 24)
+    done = secateur("export", world / "small", "--output", tmp_path / "model.onnx", *words)
+    assert done.exit_code == 0 and asked == ["train"]
+    done = secateur("export", world / "small", "--output", tmp_path / "ranges.onnx", *words, "--rows", 0)
+    assert done.exit_code == 0 and asked == ["train"]
+    assert read_facts(tmp_path / "ranges.onnx").calibration == 0
+
+
+@pytest.mark.parametrize("name", ["dense", "small"])
+def test_the_command_shows_an_export_and_verifies_it(world, name, tmp_path):
+    file = tmp_path / "model.onnx"
+    done = secateur("export", world / name, "--output", file)
+    assert done.exit_code == 0, done.output
+    for part in ("largest difference", "fp32", "17", str(file)):
+        assert part in done.stdout
+    done = secateur("verify", world / name, "--exported", file)
+    assert done.exit_code == 0 and "the same model" in done.stdout
+
+
+def test_verify_tells_a_different_export(world, tmp_path, monkeypatch):
+    file = tmp_path / "model.onnx"
+    assert secateur("export", world / "small", "--output", file).exit_code == 0
+    monkeypatch.setattr(sys.modules["secateur.export"], "TOLERANCE", -1.0)  # `secateur.export` is the function
+    done = secateur("verify", world / "small", "--exported", file)
+    assert done.exit_code == 1 and "NOT the same model" in done.stdout
+
+
+def test_the_command_refuses_in_one_sentence_and_leaves_nothing(world, tmp_path):
+    occupied = tmp_path / "there.onnx"
+    occupied.write_text("mine")
+    new = tmp_path / "model"
+    data = ("--data", world / "data.csv")
+    write_model(world / "colours", ["red", "blue"])
+    cases = [
+        (("export", world / "small", "--output", occupied), "is there already"),
+        (("export", world / "small", "--output", f"{new}.txt"), "rename it"),
+        (("export", world / "small", "--output", f"{new}.xml", "--dtype", "int8"), "calibration batches"),
+        (("export", world / "colours", "--output", f"{new}.onnx", *data), "red, blue"),
+        (("verify", world / "small", "--exported", f"{new}.onnx"), "is not there"),
+        (("verify", world / "small", "--dtype", "bf16"), "--exported"),
+        (("verify", world / "small", "--exported", occupied, "--dense", world / "dense"), "leave --dense out"),
+    ]
+    for words, message in cases:
+        done = secateur(*words)
+        assert (done.exit_code, done.stdout) == (2, ""), done.output
+        assert message in done.stderr and len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == [occupied] and occupied.read_text() == "mine"
+
+
+def test_verify_refuses_a_file_of_other_weights(world, tmp_path):
+    file = tmp_path / "model.onnx"
+    assert secateur("export", world / "dense", "--output", file).exit_code == 0
+    done = secateur("verify", world / "small", "--exported", file)
+    assert done.exit_code == 2 and "made from other weights" in done.stderr
+
+
+def test_the_module_is_under_the_function():
+    assert import_module("secateur").export is export
