@@ -13,8 +13,10 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from secateur.bench import Measurement, disk_bytes, grid, measure
+from secateur import bench
+from secateur.bench import Measurement, disk_bytes, grid, measure, median_and_quartiles, times_in_turn
 from secateur.errors import UserError
+from secateur.runtimes import Runner
 
 SHORT = {"batch": 2, "tokens": 7, "repeats": 3, "warmup": 1}
 SIZES = {
@@ -89,11 +91,45 @@ def test_models_take_turns():
     assert calls == ["a", "b"] * (SHORT["warmup"] + SHORT["repeats"])
 
 
+def test_each_timed_call_follows_untimed_ones_of_its_own():
+    calls = []
+    times = times_in_turn([lambda name=name: calls.append(name) for name in "abc"], repeats=2, warmup=1, settle=2)
+    assert "".join(calls) == "abc" + 2 * "aaabbbccc"
+    assert [len(own) for own in times] == [2, 2, 2]
+
+
+def test_median_and_quartiles_of_known_times():
+    assert median_and_quartiles([5.0, 1.0, 3.0, 2.0, 4.0]) == (3.0, (2.0, 4.0))
+
+
+def test_another_runtime_or_dtype_is_a_runner_of_both_models(bert, smaller, monkeypatch):
+    calls = []
+
+    def runner(model, runtime, dtype, threads):
+        def run(inputs):
+            calls.append((model, tuple(inputs), inputs["input_ids"].shape))
+
+        return Runner(runtime, dtype, f"{runtime} 1.0", threads, ("input_ids", "attention_mask"), 1, run)
+
+    monkeypatch.setattr(bench, "runner", runner)
+    monkeypatch.setattr(bench, "check_runtime", lambda runtime, dtype: None)
+    found = measure(smaller, bert, runtime="onnxruntime", threads=1, **SHORT)
+    assert calls == [(one, ("input_ids", "attention_mask"), (2, 7)) for one in (smaller, bert)] * 4
+    assert (found.protocol["runtime"], found.protocol["dtype"]) == ("onnxruntime 1.0", "fp32")
+    assert measure(smaller, dtype="bf16", **SHORT).protocol["dtype"] == "bf16"
+    assert len(calls) == 12
+
+
+def test_pytorch_in_bf16_casts_the_weights(bert):
+    assert measure(bert, dtype="bf16", **SHORT).protocol["dtype"] == "bf16"
+    assert bert.dtype == torch.float32
+
+
 def test_forward_sees_inference_on_unpadded_ids_within_both_vocabularies():
     first, second = Recorder("a", [], vocabulary=50), Recorder("b", [], vocabulary=5)
     measure(first, second, threads=1, **SHORT)
     assert first.inference and not first.autocast and not first.was_training and first.threads == 1
-    assert first.inputs["input_ids"] is second.inputs["input_ids"]
+    assert first.inputs["input_ids"].equal(second.inputs["input_ids"])
     assert first.inputs["input_ids"].shape == first.inputs["attention_mask"].shape == (2, 7)
     assert first.inputs["input_ids"].max() < 5
     assert first.inputs["attention_mask"].all()
@@ -179,6 +215,10 @@ def test_roberta_positions_begin_after_the_padding_index():
         ({"warmup": -1}, "warmup of at least 0"),
         ({"threads": 0}, "threads of at least 1"),
         ({"dtype": torch.float64}, "float64"),
+        ({"dtype": "int4"}, "int4"),
+        ({"dtype": "int8"}, "pytorch runs fp32, bf16, fp16, not 'int8'"),
+        ({"runtime": "abacus"}, "'abacus'"),
+        ({"runtime": "compiled", "dtype": torch.bfloat16}, "autocast is PyTorch's own"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(bert, wrong, message):
@@ -191,6 +231,13 @@ def test_two_devices_are_refused(bert):
     elsewhere.device = torch.device("meta")
     with pytest.raises(UserError, match="cpu and meta"):
         measure(bert, elsewhere, **SHORT)
+
+
+def test_a_model_that_is_not_on_the_cpu_has_no_other_runtime():
+    elsewhere = Recorder("b", [])
+    elsewhere.device = torch.device("meta")
+    with pytest.raises(UserError, match="on the CPU for compiled"):
+        measure(elsewhere, runtime="compiled", **SHORT)
 
 
 def test_a_model_without_tokens_is_refused():

@@ -7,18 +7,22 @@ medians and quartiles are reported, and every number carries its protocol.
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.errors import UserError
+from secateur.runtimes import DTYPES, check_runtime, runner
+
+Call = Callable[[], object]
+"""One forward of one model, ready to be timed."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +81,15 @@ def measure(
     repeats: int = 50,
     warmup: int = 10,
     threads: int | None = None,
-    dtype: torch.dtype | None = None,
+    runtime: str = "pytorch",
+    dtype: torch.dtype | str | None = None,
     seed: int = 0,
 ) -> Measurement:
     """Time full forwards of `model`, in turn with `against`, on random token ids without padding.
 
     Runs in eval and inference mode on the models' own device; the training mode and the number of threads are
-    put back afterwards, and PyTorch's random state is not touched.
+    put back afterwards, and PyTorch's random state is not touched. More models, runtimes or dtypes in turn are
+    `contest.contest`'s.
 
     Args:
         model: a text encoder with `config.vocab_size`, stock or cut.
@@ -92,9 +98,12 @@ def measure(
         tokens: tokens in each sequence.
         repeats: timed forwards of each model.
         warmup: forwards of each model before the clock counts.
-        threads: PyTorch's intra-op threads on the CPU; None leaves the number as it is.
-        dtype: None runs the weights as they are; `torch.bfloat16` or `torch.float16` runs under autocast,
-            entered anew for each forward, so that casting the weights is part of the time.
+        threads: intra-op threads on the CPU; None takes PyTorch's present number.
+        runtime: one of `runtimes.RUNTIMES`, for both models.
+        dtype: None runs the weights as they are (in another runtime than PyTorch: as fp32); a name of
+            `runtimes.DTYPES` runs both models in that type, cast or quantised before the clock counts;
+            `torch.bfloat16` or `torch.float16` runs PyTorch under autocast, entered anew for each forward, so that
+            casting the weights is part of the time.
         seed: seed of the random token ids.
 
     Returns:
@@ -102,18 +111,34 @@ def measure(
 
     Raises:
         UserError: a number out of range, more tokens than a model has positions, a model that does not read
-            tokens, models on different devices, or an unsupported dtype.
+            tokens, models on different devices, an unsupported dtype, or a runtime that is unknown or not installed.
     """
     models = [model] if against is None else [model, against]
-    _check(models, batch, tokens, repeats, warmup, threads, dtype)
-    inputs = _random_inputs(models, batch, tokens, seed)
-    with _thread_count(threads) as used, _evaluating(models), torch.inference_mode():
-        times = _times_in_turn(models, inputs, repeats, warmup, dtype)
-    counts = {"batch": batch, "tokens": tokens, "repeats": repeats, "warmup": warmup, "threads": used}
+    check_counts(batch=batch, tokens=tokens, repeats=repeats, warmup=warmup, threads=threads)
+    check_models(models, tokens)
+    _check_dtype(models, runtime, dtype)
+    inputs = random_inputs(vocabulary(models), batch, tokens, seed)
+    with thread_count(threads) as used, evaluating(models):
+        calls = [_call(one, inputs, runtime, dtype, used) for one in models]
+        with torch.inference_mode():
+            times = times_in_turn([call for call, _ in calls], repeats, warmup, device=model.device)
+    counts: dict[str, int | str] = {
+        "batch": batch,
+        "tokens": tokens,
+        "repeats": repeats,
+        "warmup": warmup,
+        "threads": used,
+    }
     order = "alone" if against is None else "interleaved"
-    shared = {**counts, **_surroundings(model.device), "order": order, "seed": seed}
-    other = None if against is None else _summary(against, times[1], shared, dtype)
-    return _summary(model, times[0], shared, dtype, other)
+    around: dict[str, int | str] = {
+        "device": str(model.device),
+        "machine": machine(model.device),
+        "order": order,
+        "seed": seed,
+    }
+    own: list[dict[str, int | str]] = [{**counts, **around, **described} for _, described in calls]
+    other = None if against is None else _summary(against, times[1], own[1])
+    return _summary(model, times[0], own[0], other)
 
 
 def grid(
@@ -138,32 +163,25 @@ def disk_bytes(folder: str | Path) -> int:
     return sum(sizes)
 
 
-def _check(
-    models: list[PreTrainedModel],
-    batch: int,
-    tokens: int,
-    repeats: int,
-    warmup: int,
-    threads: int | None,
-    dtype: torch.dtype | None,
-) -> None:
-    """Refuse what cannot be measured, before any work is done."""
-    for name, number, least in (
-        ("batch", batch, 1),
-        ("tokens", tokens, 1),
-        ("repeats", repeats, 1),
-        ("warmup", warmup, 0),
-        ("threads", threads, 1),
-    ):
+def check_counts(*, warmup: int = 0, **counts: int | None) -> None:
+    """Refuse numbers that are out of range: `warmup` below 0, any other below 1; None is one left out.
+
+    Raises:
+        UserError: names the number.
+    """
+    for name, number, least in (*((name, number, 1) for name, number in counts.items()), ("warmup", warmup, 0)):
         if number is not None and number < least:
             raise UserError(f"expected {name} of at least {least}, got {number}: raise it")
-    if dtype not in (None, torch.bfloat16, torch.float16):
-        raise UserError(
-            f"expected dtype None, torch.bfloat16 or torch.float16 (autocast), got {dtype}: cast the model "
-            "itself with model.to(dtype) and leave dtype out"
-        )
+
+
+def check_models(models: Sequence[PreTrainedModel], tokens: int) -> None:
+    """Refuse models that cannot be given the same random tokens.
+
+    Raises:
+        UserError: models on different devices, one that does not read tokens, or one with too few positions.
+    """
     if len(devices := sorted({str(model.device) for model in models})) > 1:
-        raise UserError(f"expected both models on one device, got {' and '.join(devices)}: move one with model.to()")
+        raise UserError(f"expected all models on one device, got {' and '.join(devices)}: move them with model.to()")
     for model in models:
         if getattr(model.config, "vocab_size", None) is None:
             raise UserError(
@@ -177,6 +195,20 @@ def _check(
             )
 
 
+def _check_dtype(models: Sequence[PreTrainedModel], runtime: str, dtype: torch.dtype | str | None) -> None:
+    """Refuse a runtime, or a dtype, that cannot be had this way."""
+    if dtype not in (None, torch.bfloat16, torch.float16, *DTYPES):
+        raise UserError(
+            f"expected dtype None, {', '.join(DTYPES)}, or torch.bfloat16 or torch.float16 (autocast), got {dtype}: "
+            "cast the model itself with model.to(dtype) and leave dtype out"
+        )
+    if isinstance(dtype, torch.dtype) and runtime != "pytorch":
+        raise UserError(f"expected a dtype of {', '.join(DTYPES)} in {runtime}, got {dtype}: autocast is PyTorch's own")
+    check_runtime(runtime, dtype if isinstance(dtype, str) else "fp32")
+    if _converted(runtime, dtype) and (place := models[0].device.type) != "cpu":
+        raise UserError(f"expected models on the CPU for {runtime} in {dtype}, got them on {place}: move them there")
+
+
 def _positions(model: PreTrainedModel) -> int | None:
     """The longest sequence that the model can read, in tokens; None where its config states no limit."""
     limit = getattr(model.config, "max_position_embeddings", None)
@@ -186,40 +218,79 @@ def _positions(model: PreTrainedModel) -> int | None:
     return limit
 
 
-def _random_inputs(models: list[PreTrainedModel], batch: int, tokens: int, seed: int) -> dict[str, Tensor]:
-    """Random ids within every vocabulary and a mask of ones, both (batch, tokens), on the models' device."""
-    vocabulary = min(model.config.vocab_size for model in models)
+def vocabulary(models: Sequence[PreTrainedModel]) -> int:
+    """The number of token ids that every one of the models knows."""
+    return min(model.config.vocab_size for model in models)
+
+
+def random_inputs(vocabulary: int, batch: int, tokens: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random ids below `vocabulary` and a mask of ones, both `(batch, tokens)`."""
     ids = torch.randint(vocabulary, (batch, tokens), generator=torch.Generator().manual_seed(seed))
-    device = models[0].device
-    return {"input_ids": ids.to(device), "attention_mask": torch.ones_like(ids).to(device)}
+    return {"input_ids": ids.numpy(), "attention_mask": torch.ones_like(ids).numpy()}
 
 
-def _times_in_turn(
-    models: list[PreTrainedModel],
-    inputs: dict[str, Tensor],
+def times_in_turn(
+    calls: Sequence[Call],
     repeats: int,
     warmup: int,
-    dtype: torch.dtype | None,
+    *,
+    settle: int = 0,
+    device: torch.device | None = None,
 ) -> list[list[float]]:
-    """`repeats` times for each model, in milliseconds, taken in turn after `warmup` untimed turns."""
+    """`repeats` times for each call, in milliseconds, taken in turn (A, B, C, A, B, C, ...) after `warmup` turns.
+
+    Before each timed call the same one is made `settle` times untimed: in a turn of several, a call finds the caches
+    full of another model's weights and another runtime's threads still spinning, which no server that runs one model
+    sees. `device` is waited for before and after; None is the CPU.
+    """
+    device = device or torch.device("cpu")
     for _ in range(warmup):
-        for model in models:
-            _time_forward(model, inputs, dtype)
-    times: list[list[float]] = [[] for _ in models]
+        for call in calls:
+            call()
+    times: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats):
-        for model, own in zip(models, times, strict=True):
-            own.append(_time_forward(model, inputs, dtype))
+        for call, own in zip(calls, times, strict=True):
+            for _ in range(settle):
+                call()
+            own.append(time_ms(call, device))
     return times
 
 
-def _time_forward(model: PreTrainedModel, inputs: dict[str, Tensor], dtype: torch.dtype | None) -> float:
-    """Milliseconds of one forward, the device's queue empty before and after."""
-    _synchronize(model.device)
+def time_ms(call: Call, device: torch.device) -> float:
+    """Milliseconds of one call, the device's queue empty before and after."""
+    _synchronize(device)
     begin = time.perf_counter()
-    with _autocast(model.device, dtype):
-        model(**inputs)
-    _synchronize(model.device)
+    call()
+    _synchronize(device)
     return 1000.0 * (time.perf_counter() - begin)
+
+
+def _converted(runtime: str, dtype: torch.dtype | str | None) -> bool:
+    """Whether the models are run by a `Runner`, not as they are."""
+    return runtime != "pytorch" or isinstance(dtype, str)
+
+
+def _call(
+    model: PreTrainedModel,
+    inputs: Mapping[str, np.ndarray],
+    runtime: str,
+    dtype: torch.dtype | str | None,
+    threads: int,
+) -> tuple[Call, dict[str, str]]:
+    """One forward of the model, and the protocol's lines about how it runs."""
+    attention = getattr(model.config, "_attn_implementation", None) or "unknown"
+    if _converted(runtime, dtype):
+        ready = runner(model, runtime, str(dtype or "fp32"), threads=threads)
+        return partial(ready, inputs), {"dtype": ready.dtype, "runtime": ready.version, "attention": attention}
+    tensors = {name: torch.from_numpy(array).to(model.device) for name, array in inputs.items()}
+    own, cast = _short(model.dtype), dtype if isinstance(dtype, torch.dtype) else None
+
+    def forward() -> None:
+        with _autocast(model.device, cast):
+            model(**tensors)
+
+    described = own if cast is None else f"{_short(cast)} autocast of {own}"
+    return forward, {"dtype": described, "runtime": f"pytorch {torch.__version__}", "attention": attention}
 
 
 def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
@@ -233,7 +304,7 @@ def _synchronize(device: torch.device) -> None:
 
 
 @contextmanager
-def _thread_count(threads: int | None) -> Iterator[int]:
+def thread_count(threads: int | None) -> Iterator[int]:
     """Use `threads` intra-op threads inside, the former number outside; yields the number in use."""
     before = torch.get_num_threads()
     try:
@@ -245,7 +316,7 @@ def _thread_count(threads: int | None) -> Iterator[int]:
 
 
 @contextmanager
-def _evaluating(models: list[PreTrainedModel]) -> Iterator[None]:
+def evaluating(models: Sequence[PreTrainedModel]) -> Iterator[None]:
     """Every module in eval mode inside, each in its own former mode outside."""
     before = [(module, module.training) for model in models for module in model.modules()]
     try:
@@ -259,31 +330,31 @@ def _evaluating(models: list[PreTrainedModel]) -> Iterator[None]:
 
 def _summary(
     model: PreTrainedModel,
-    times_ms: list[float],
-    shared: dict[str, int | str],
-    dtype: torch.dtype | None,
+    times_ms: Sequence[float],
+    protocol: dict[str, int | str],
     against: Measurement | None = None,
 ) -> Measurement:
-    """Median and quartiles of one model's times; its protocol is the shared one and its own two lines."""
+    """Median and quartiles of one model's times, with its protocol."""
+    median, quartiles = median_and_quartiles(times_ms)
+    return Measurement(median, quartiles, parameter_count(model), protocol, against)
+
+
+def median_and_quartiles(times_ms: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """The median of some times, and their first and third quartile."""
     first, median, third = (float(value) for value in np.percentile(times_ms, [25, 50, 75]))
-    protocol = shared | {
-        "dtype": _short(model.dtype) if dtype is None else f"{_short(dtype)} autocast of {_short(model.dtype)}",
-        "attention": getattr(model.config, "_attn_implementation", None) or "unknown",
-    }
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Measurement(median, (first, third), parameters, protocol, against)
+    return median, (first, third)
 
 
-def _surroundings(device: torch.device) -> dict[str, int | str]:
-    """What a time depends on beside the model and the counts."""
-    return {"device": str(device), "runtime": f"pytorch {torch.__version__}", "machine": _machine(device)}
+def parameter_count(model: PreTrainedModel) -> int:
+    """Numbers stored in the model's parameters, padding included; a shared one counts once."""
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _machine(device: torch.device) -> str:
+def machine(device: torch.device) -> str:
     """The processor's name and its logical cores; before them the name of the GPU that the models are on."""
     processor = f"{_processor()}, {os.cpu_count()} logical cores"
     return f"{torch.cuda.get_device_name(device)} with {processor}" if device.type == "cuda" else processor

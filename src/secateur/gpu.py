@@ -1,0 +1,81 @@
+"""Models on an NVIDIA GPU: eager, compiled, and as a CUDA graph, which replays a forward without launching it anew."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from secateur.errors import UserError
+
+RUNTIMES = ("pytorch", "compiled", "cudagraph")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+CAPTURE_WARMUP = 3
+"""Forwards on a side stream before a capture, so that libraries have chosen their kernels and taken their memory."""
+
+
+def check(runtime: str, dtype: str) -> None:
+    """Refuse what a GPU does not run here.
+
+    Raises:
+        UserError: no GPU, or an unknown runtime or dtype.
+    """
+    if not torch.cuda.is_available():
+        raise UserError("expected an NVIDIA GPU for --device cuda, got a machine where PyTorch sees none: use cpu")
+    if runtime not in RUNTIMES or dtype not in DTYPES:
+        raise UserError(
+            f"expected {', '.join(RUNTIMES)} in {', '.join(DTYPES)} on a GPU, got {runtime} in {dtype}: leave it out"
+        )
+
+
+def version() -> str:
+    """PyTorch and the CUDA that it was built for."""
+    return f"pytorch {torch.__version__}, CUDA {torch.version.cuda}"
+
+
+def placed(model: PreTrainedModel, dtype: str) -> PreTrainedModel:
+    """A copy of the model on the GPU in `dtype`, in evaluation mode."""
+    copied: nn.Module = copy.deepcopy(model)
+    return cast(PreTrainedModel, copied.to(device="cuda", dtype=DTYPES[dtype]).eval())
+
+
+def forward(model: PreTrainedModel, runtime: str, inputs: Mapping[str, np.ndarray]) -> Callable[[], object]:
+    """One forward of a placed model on inputs `(batch, tokens)` that lie on the GPU already; not waited for.
+
+    `compiled` is made for this one shape, and raises where it would fall back to eager.
+    """
+    tensors = {name: torch.from_numpy(array).to("cuda") for name, array in inputs.items()}
+    if runtime == "cudagraph":
+        return _captured(model, tensors)
+    run = torch.compile(model, dynamic=False, fullgraph=True) if runtime == "compiled" else model
+
+    @torch.inference_mode()
+    def call() -> object:
+        return run(**tensors)
+
+    return call
+
+
+def _captured(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> Callable[[], object]:
+    """The forward as a graph that reads and writes the same memory each time."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.inference_mode(), torch.cuda.stream(side):
+        for _ in range(CAPTURE_WARMUP):
+            model(**tensors)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.inference_mode(), torch.cuda.graph(graph):
+        outputs = model(**tensors)
+
+    def replay() -> object:
+        graph.replay()
+        return outputs
+
+    return replay

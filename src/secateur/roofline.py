@@ -1,0 +1,190 @@
+"""The roofline: the least time in which a machine can do what one forward of a model asks of it.
+
+    floor = max(FLOPs / rate, bytes / bandwidth)        Williams, Waterman and Patterson, CACM 52(4), 2009
+
+The rate is that of a large matrix product in the same dtype and with the same threads, the bandwidth that of a large
+copy; both are measured here. A time is then told as a multiple of its floor. What is between: kernels that do not
+reach the large product's rate, work that is no matrix product, and activations that leave the caches within a layer.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
+
+from secateur.bench import thread_count, time_ms
+from secateur.errors import UserError
+
+TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
+WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
+ACTIVATION_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 4}
+"""An int8 model is int8 inside its matrix products; between its layers it is fp32."""
+
+SIZES = {"cpu": 1024, "cuda": 8192}
+"""Rows and columns of the square product: large enough for the full rate, a few seconds on the slowest dtype."""
+COPY_BYTES = 128 * 2**20
+"""Four times a last-level cache of 32 MiB."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one forward asks for.
+
+    Attributes:
+        flops: floating point operations of its matrix products, a multiply-add being two; what is stored counts,
+            padding included.
+        weights: numbers of its weights, each read once; of an embedding the rows that are looked up.
+        activations: numbers of the hidden states before and after each layer, each written once and read once.
+    """
+
+    flops: int
+    weights: int
+    activations: int
+
+    def bytes(self, dtype: str) -> int:
+        """Bytes that must move at least: weights once, hidden states between layers twice."""
+        return WEIGHT_BYTES[dtype] * self.weights + 2 * ACTIVATION_BYTES[dtype] * self.activations
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What the machine does at best.
+
+    Attributes:
+        flops: operations per second of a large matrix product.
+        bandwidth: bytes per second of a large copy, read and written.
+        product: which product that was.
+    """
+
+    flops: float
+    bandwidth: float
+    product: str
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The least time of one forward in milliseconds, what it follows from, and which of the two sets it."""
+
+    floor_ms: float
+    bound: str
+    flops: int
+    bytes: int
+    rates: Rates
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and strings, ready for JSON."""
+        return asdict(self)
+
+
+def floor(work: Work, dtype: str, rates: Rates) -> Floor:
+    """`max(FLOPs / rate, bytes / bandwidth)`; `bound` is "arithmetic" or "traffic", whichever is longer."""
+    moved = work.bytes(dtype)
+    arithmetic, traffic = work.flops / rates.flops, moved / rates.bandwidth
+    bound = "arithmetic" if arithmetic >= traffic else "traffic"
+    return Floor(1000.0 * max(arithmetic, traffic), bound, work.flops, moved, rates)
+
+
+# What a model asks for
+
+
+def work(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Work:
+    """Count one forward by running it once, on tensors `(batch, tokens)`.
+
+    Attention is counted as its two matrix products: PyTorch's counter knows no fused kernel of the CPU and would leave
+    it out without a word.
+
+    Raises:
+        UserError: the model gives no hidden states.
+    """
+    model = copy.deepcopy(model)  # transformers leaves its hooks for hidden states on a model that was asked for them
+    rows: dict[nn.Embedding, Tensor] = {}
+    with ExitStack() as hooks, torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        for module in model.modules():
+            if isinstance(module, nn.Embedding):
+                hooks.callback(module.register_forward_hook(partial(_look_up, rows)).remove)
+        outputs = model(**inputs, output_hidden_states=True)
+    states = getattr(outputs, "hidden_states", None)
+    if states is None:
+        raise UserError(
+            f"expected a model with hidden states, got {type(model).__name__}, which gives none: leave the roofline out"
+        )
+    activations = sum(state.numel() for state in states)
+    return Work(counter.get_total_flops(), _weights(model, rows), activations)
+
+
+def _look_up(rows: dict[nn.Embedding, Tensor], module: nn.Embedding, inputs: tuple[Tensor, ...], _: Tensor) -> None:
+    """Note which rows an embedding has given so far."""
+    seen = rows.get(module, inputs[0].new_empty(0))
+    rows[module] = torch.cat([seen, inputs[0].flatten()]).unique()
+
+
+def _weights(model: PreTrainedModel, rows: Mapping[nn.Embedding, Tensor]) -> int:
+    """Numbers of the weights that one forward reads: of an embedding its looked-up rows alone."""
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    tables -= {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}  # tied: all is read
+    read = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in tables)
+    return read + sum(len(seen) * module.embedding_dim for module, seen in rows.items())
+
+
+# What the machine does
+
+
+@cache
+def rates(dtype: str, threads: int, device: str = "cpu") -> Rates:
+    """Measure the machine with `threads` threads, once in a process; the fastest of several runs counts.
+
+    Any dtype may be multiplied as fp32, and fp16 is on a processor without its instructions: the faster way counts,
+    and `product` names it.
+    """
+    place = torch.device(device)
+    with thread_count(threads), torch.inference_mode():
+        size = SIZES[place.type]
+        seconds = {name: _fastest(product, place) for name, product in _products(dtype, size, place).items()}
+        best = min(seconds, key=seconds.__getitem__)
+        return Rates(2 * size**3 / seconds[best], _bandwidth(place), f"{best}, {size} x {size}")
+
+
+def _products(dtype: str, size: int, device: torch.device) -> dict[str, Callable[[], object]]:
+    """Ways in which PyTorch multiplies two square matrices of a dtype, by what to call them in a protocol.
+
+    On the CPU it has two libraries for fp32: its BLAS, and oneDNN, which other runtimes use too.
+    """
+    ones = torch.ones(size, size, device=device)
+    cast = ones.to(TORCH_DTYPES[dtype])
+    products: dict[str, Callable[[], object]] = {"fp32 torch.mm": lambda: torch.mm(ones, ones)}
+    if device.type == "cpu" and torch.backends.mkldnn.is_available():
+        packed = ones.to_mkldnn()
+        products["fp32 oneDNN linear"] = lambda: functional.linear(packed, packed)
+    if dtype == "int8" and hasattr(torch, "_int_mm"):
+        products["int8 torch._int_mm"] = lambda: torch._int_mm(cast, cast)
+    elif dtype in ("bf16", "fp16"):
+        products[f"{dtype} torch.mm"] = lambda: torch.mm(cast, cast)
+    return products
+
+
+def _bandwidth(device: torch.device) -> float:
+    """Bytes per second of a copy, counting what is read and what is written."""
+    source = torch.ones(COPY_BYTES, dtype=torch.uint8, device=device)
+    target = torch.zeros_like(source)
+    return 2 * COPY_BYTES / _fastest(lambda: target.copy_(source), device)
+
+
+def _fastest(call: Callable[[], object], device: torch.device, seconds: float = 0.5) -> float:
+    """Seconds of the fastest run among those that begin within `seconds`, after one to warm up."""
+    call()
+    end, times = time.monotonic() + seconds, [time_ms(call, device)]
+    while time.monotonic() < end:
+        times.append(time_ms(call, device))
+    return min(times) / 1000.0

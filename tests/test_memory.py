@@ -1,0 +1,62 @@
+"""Peak memory: that the peak is a peak, can be set back, and is that of another process."""
+
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+import torch
+from small_world import WORDS, write_model
+
+from secateur import memory
+from secateur.errors import UserError
+from secateur.memory import Job, Peak
+
+LINUX = pytest.mark.skipif(not memory.measurable(), reason="only Linux tells the peak of a process")
+BLOCK = 64 * 2**20
+
+
+def job(folder, **changes):
+    asked = {"runtime": "pytorch", "dtype": "fp32", "threads": 1, "device": "cpu", "vocabulary": len(WORDS)}
+    return Job(**{"model": str(folder), "shapes": ((2, 16), (1, 4)), **asked, **changes})
+
+
+@LINUX
+def test_a_peak_outlives_what_made_it_until_it_is_set_back():
+    memory._forget_peak("cpu")
+    before = memory._resident("VmHWM")
+    torch.ones(BLOCK, dtype=torch.uint8)
+    assert memory._resident("VmHWM") - before > 0.9 * BLOCK
+    assert memory._resident("VmRSS") - before < 0.5 * BLOCK
+    memory._forget_peak("cpu")
+    assert memory._resident("VmHWM") - before < 0.5 * BLOCK
+
+
+@LINUX
+def test_a_child_loads_the_model_and_runs_it(tmp_path):
+    before = torch.ones(BLOCK, dtype=torch.uint8)  # ours, which must not be counted
+    found = memory.peaks(job(write_model(tmp_path / "model", ["bad", "good"])))
+    assert list(found) == [(1, 4), (2, 16)]
+    assert all(0 < peak.model < BLOCK < peak.process for peak in found.values())
+    assert before.all()
+
+
+def test_small_shapes_come_first(monkeypatch):
+    said = []
+
+    def run(command, **_):
+        said.append(command)
+        return SimpleNamespace(returncode=0, stdout="a library's line\n[[10, 1], [20, 2]]\n")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert memory.peaks(job("somewhere")) == {(1, 4): Peak(10, 1), (2, 16): Peak(20, 2)}
+    assert '"shapes": [[1, 4], [2, 16]]' in said[0][-1]
+
+
+def test_a_child_that_fails_is_told_by_its_last_words(monkeypatch):
+    failed = SimpleNamespace(returncode=1, stdout="", stderr="Traceback\nMemoryError: no room\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(UserError, match="no room"):
+        memory.peaks(job("somewhere"))
+    failed.stderr, failed.returncode = "", -9
+    with pytest.raises(UserError, match="exit code -9"):
+        memory.peaks(job("somewhere"))
