@@ -12,15 +12,19 @@ from pathlib import Path
 
 import pytest
 import yaml
+from fake_clock import timer
 from safetensors import SafetensorError
 from small_world import recipe_values, write_data, write_model
-from transformers import GPT2Config, GPT2Model
+from transformers import BertForSequenceClassification, GPT2Config, GPT2Model
 from typer.testing import CliRunner
 
-from secateur import __version__, cli, console, recipe, stages
+from secateur import __version__, cli, console, memory, recipe, roofline, stages
 from secateur.architecture import supported
+from secateur.latency import LatencyTable
+from secateur.memory import Peak
 from secateur.methods.method import registered
 from secateur.report import Report
+from secateur.roofline import Rates
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -168,6 +172,63 @@ def test_cut_inspect_and_verify_without_training(secateur, world, tmp_path, mode
         assert found["passed"] and found["compact_loaded"] == 0.0 and found["masked_compact"] < 1e-5
 
 
+@pytest.fixture(scope="module")
+def prices(world, tmp_path_factory):
+    """A latency table of the classifier, by a clock that does not tick."""
+    path = tmp_path_factory.mktemp("prices") / "table.json"
+    dense = BertForSequenceClassification.from_pretrained(world / "classifier")
+    LatencyTable.measure(dense, "ffn", "qk", "vo", tokens=8, timer=timer(tokens=8)).save(path)
+    return path
+
+
+def test_cut_for_a_time_or_a_speedup(secateur, world, tmp_path, prices):
+    dense_ms = json.loads(prices.read_text())["dense_ms"]
+    asked = {"speedup": ("--speedup", 2), "latency": ("--latency", f"{dense_ms / 2}ms", "--shape", "8x8")}
+    found = {}
+    for name, words in asked.items():
+        words = (*words, "--latency-table", prices, "--round-to", 2, "--json")
+        result = secateur("cut", world / "classifier", "--output", tmp_path / name, *words)
+        assert result.exit_code == 0, result.output
+        found[name] = json.loads(result.stdout)
+    target = found["speedup"]["target"]
+    assert target["asked_speedup"] == pytest.approx(2) and target["predicted_ms"] <= dense_ms / 2 * (1 + 1e-9)
+    assert target["measured_ms"] > 0 and target["protocol"]["tokens"] == 8
+    assert found["latency"]["layers"] == found["speedup"]["layers"]
+    words = (world / "classifier", "--output", tmp_path / "shown", "--speedup", 2, "--latency-table", prices)
+    shown = secateur("cut", *words).stdout
+    assert all(f"{what} 8 x 8, ms" in shown for what in ("asked", "predicted", "measured"))
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("--speedup", 2, "--density", 0.5), "density and speedup exclude each other"),
+        (("--latency", "soon"), "write it like 5ms"),
+        (("--speedup", 2, "--shape", "8x32"), "was measured with tokens 8, not 32"),
+        (("--speedup", 1000), "out of reach"),
+        (("--speedup", 2, "--units", "hidden"), "without varying hidden"),
+        (("--density", 0.5, "--round-to", 0), "round_to 0 is below 1"),
+    ],
+)
+def test_a_time_that_cannot_be_had_is_refused(secateur, world, tmp_path, prices, words, part):
+    words = (*words, "--latency-table", prices)
+    assert refused(secateur("cut", world / "classifier", "--output", tmp_path / "small", *words), part)
+    assert not (tmp_path / "small").exists()
+
+
+def test_latency_measures_a_table(secateur, world, tmp_path):
+    words = ("--shape", "1x4", "--units", "ffn", "--repeats", 1)
+    found = secateur("latency", world / "classifier", "--output", tmp_path / "table.json", *words, "--json")
+    assert found.exit_code == 0, found.output
+    table = LatencyTable.load(tmp_path / "table.json", batch=1, tokens=4)
+    assert json.loads(found.stdout) == {"file": str(tmp_path / "table.json"), **table.to_dict()}
+    assert table.grid["ffn"] == [1, 6, 12, 24] and table.grid["heads"] == [2]
+    again = secateur("latency", world / "classifier", "--output", tmp_path / "table.json", *words)
+    assert refused(again, "is there already")
+    shown = secateur("latency", world / "classifier", "--output", tmp_path / "other.json", *words).stdout
+    assert "the model, measured" in shown and "1 x 4 tokens" in shown
+
+
 def test_verify_a_run_on_its_data(secateur, world):
     words = ("--data", world / "data.csv", "--max-length", 24)
     found = json.loads(secateur("verify", world / "run", *words, "--json").stdout)
@@ -191,14 +252,66 @@ def test_eval_scores_a_model(secateur, world, model):
     assert "accuracy" in secateur("eval", world / model, "--data", world / "data.csv", "--max-length", 24).stdout
 
 
-def test_bench_measures_in_turn(secateur, world):
-    words = ("--against", world / "classifier", "--shape", "1x4", "--shape", "2x8", "--repeats", 2)
+@pytest.fixture
+def rates(monkeypatch):
+    """A machine of known rates, which take no time to measure."""
+    known = Rates(flops=1e9, bandwidth=1e9, product="fp32 torch.mm, 8 x 8")
+    monkeypatch.setattr(roofline, "rates", lambda dtype, threads, device: known)
+
+
+def test_bench_measures_in_turn(secateur, world, rates):
+    words = ("--against", world / "classifier", "--shape", "1x4", "--shape", "2x8", "--repeats", 2, "--no-memory")
     found = json.loads(secateur("bench", world / "run", *words, "--threads", 1, "--json").stdout)
-    assert [(one["protocol"]["batch"], one["protocol"]["tokens"]) for one in found] == [(1, 4), (2, 8)]
-    assert all(one["speed_up"] > 0 for one in found)
-    shown = secateur("bench", world / "run", *words).stdout
-    assert "2 x 8" in shown and "median of 2 forwards" in shown
-    assert "speed-up" not in secateur("bench", world / "run", "--shape", "1x4", "--repeats", 1).stdout
+    assert [(one["model"], one["batch"], one["tokens"]) for one in found] == [
+        ("run", 1, 4), ("classifier", 1, 4), ("run", 2, 8), ("classifier", 2, 8),
+    ]  # fmt: skip
+    assert all(one["speed_up"] == one["speed_up_baseline"] > 0 for one in found)
+    assert [one["protocol"]["threads"] for one in found] == [1] * 4
+    shown = secateur("bench", world / "run", *words)
+    assert "2 x 8" in shown.stdout and "median of 2 forwards" in shown.stdout and "1.0 GFLOP/s" in shown.stdout
+    assert "speed-up" in shown.stdout and "2 rows in turn" in shown.stderr
+
+
+def test_bench_without_another_model_has_no_speed_up(secateur, world, rates):
+    shown = secateur("bench", world / "run", "--shape", "1x4", "--repeats", 1, "--no-memory").stdout
+    assert "speed-up" not in shown and "not asked for" in shown
+
+
+def test_bench_takes_several_models_runtimes_and_dtypes(secateur, world, rates, monkeypatch):
+    peaks = {(1, 4): Peak(300_000_000, 20_000_000)}
+    monkeypatch.setattr(memory, "peaks", lambda job: peaks)
+    monkeypatch.setattr(memory, "measurable", lambda: True)
+    words = ("--against", world / "classifier", "--against", world / "encoder", "--shape", "1x4", "--repeats", 1)
+    shown = secateur("bench", world / "run", *words, "--dtype", "fp32", "--dtype", "bf16")
+    assert shown.exit_code == 0
+    for name in ("run", "classifier", "encoder"):
+        assert [line.split()[2] for line in shown.stdout.splitlines() if line.startswith(f"  {name} ")] == [
+            "fp32", "bf16", "fp32", "bf16",
+        ]  # fmt: skip
+    assert " 300 " in shown.stdout and " 20 " in shown.stdout
+
+
+def test_bench_calls_models_by_what_tells_them_apart(secateur, world, rates, tmp_path):
+    twin = tmp_path / "classifier"
+    write_model(twin, ["bad", "good"])
+    words = ("--against", twin, "--shape", "1x4", "--repeats", 1, "--no-memory", "--json")
+    found = json.loads(secateur("bench", world / "classifier", *words).stdout)
+    assert [one["model"] for one in found] == [str(world / "classifier"), str(twin)]
+    assert refused(secateur("bench", twin, "--against", twin, "--shape", "1x4"), "twice")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--runtime", "abacus"), "abacus"),
+        (("--dtype", "int8"), "int8"),
+        (("--shape", "1x99"), "at most 32 tokens"),
+        (("--device", "tpu"), "tpu"),
+        (("--threads", "0"), "threads"),
+    ],
+)
+def test_bench_refuses_what_does_not_exist(secateur, world, words, said):
+    assert refused(secateur("bench", world / "run", *words, *(() if "--shape" in words else ("--shape", "1x4"))), said)
 
 
 def test_the_version(secateur):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import METHODS, tiny
+from tiny_models import METHODS, taught, tiny
 
 from secateur.errors import UserError
 from secateur.methods import method as contract
@@ -120,6 +120,29 @@ def test_random_with_its_own_seed_ignores_torchs_and_leaves_it(space):
     torch.manual_seed(4)
     assert torch.equal(first, Random(space, seed=7).scores())
     assert not torch.equal(first, Random(space, seed=8).scores())
+
+
+# Multiples
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("names", [("ffn", "qk", "vo"), ("hidden", "head", "sublayer", "ffn")], ids="-".join)
+def test_every_method_comes_to_multiples(name, names):
+    space = Space(tiny("bert"), *names, round_to=8)
+    plan = taught(name, space, density=0.6).plan(0.4)
+    assert 0 < plan.achieved["prunable"] <= 0.4
+    for group in space.groups:
+        if group.units > space.table.heads:
+            parts = space.table.heads if group.granularity in ("qk", "vo") else 1
+            assert not bool((plan.kept[space.slices[group.name]].view(parts, -1).sum(dim=1) % 8).any())
+
+
+def test_what_sets_sizes_itself_refuses_multiples():
+    space = Space(tiny("bert"), "ffn", "head", round_to=8)
+    with pytest.raises(UserError, match="a shape says every size itself"):
+        Cofi(space, 1.0, shape={"ffn": 16})
+    with pytest.raises(UserError, match="leave faithful out"):
+        Grain(space, faithful=True)
 
 
 # A shape in place of a density

@@ -23,7 +23,11 @@ OTHER = {
     "method": "magnitude",
     "options": {"beta": 0.9, "faithful": True, "names": ["a", None]},
     "units": ("head", "hidden"),
-    "density": 0.2,
+    "density": None,
+    "latency": 5.0,
+    "target_shape": (2, 16),
+    "latency_table": "table.json",
+    "round_to": 8,
     "embedding_rank": 16,
     "start": "model",
     "temperature": 1.0,
@@ -115,8 +119,43 @@ def test_keys_that_need_each_other(values, message):
 
 def test_the_other_values_are_every_key_and_no_default():
     other = make(OTHER).model_dump()
-    assert list(OTHER) == list(Recipe.model_fields)
-    assert all(other[key] != default for key, default in make(LEAST).model_dump().items())
+    others = [key for key in Recipe.model_fields if key != "speedup"]  # it excludes the latency
+    assert list(OTHER) == others
+    assert all(other[key] != make(LEAST).model_dump()[key] for key in others)
+
+
+@pytest.mark.parametrize(("given", "ms"), [("5ms", 5.0), ("0.005 s", 5.0), (5, 5.0), ("2.5", 2.5)])
+def test_a_latency_may_say_its_unit(given, ms):
+    recipe = make(LEAST | {"latency": given})
+    assert (recipe.latency, recipe.density, recipe.speedup) == (ms, None, None)
+
+
+def test_what_is_asked_for_goes_before_what_the_file_asks_for(tmp_path):
+    (tmp_path / "r.yaml").write_text("model: m\ndata: d\ndensity: 0.2\n")
+    recipe = read(tmp_path / "r.yaml", {"speedup": 4})
+    assert (recipe.speedup, recipe.density) == (4.0, None)
+    (tmp_path / "r.yaml").write_text(recipe.to_yaml())
+    assert read(tmp_path / "r.yaml", {}) == recipe
+    again = read(tmp_path / "r.yaml", {"density": 0.2})
+    assert (again.speedup, again.density) == (None, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"density": 0.2, "speedup": 4}, "exclude each other: ask for one of them"),
+        ({"latency": 5, "speedup": 4}, "exclude each other: ask for one of them"),
+        ({"density": None}, "exclude each other: ask for one of them"),
+        ({"target_shape": [8, 128]}, "go with a latency or a speedup"),
+        ({"latency_table": "t.json"}, "go with a latency or a speedup"),
+        ({"speedup": 1.0}, "speedup: .* greater than 1"),
+        ({"latency": "soon"}, "write it like 5ms"),
+        ({"latency": 0}, "latency: .* greater than 0"),
+        ({"round_to": 0}, "round_to: .* greater than 0"),
+    ],
+)
+def test_times_and_multiples_that_do_not_fit(values, message):
+    refusal(LEAST | values, message)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +209,7 @@ def test_a_value_that_does_not_fit_is_named_with_its_key(key, value):
     refusal(LEAST | {key: value}, rf"^r\.yaml: {key}[.\w]*: .*, not ")
 
 
-NUMBERS = {key for key, value in OTHER.items() if type(value) in (int, float)}
+NUMBERS = {"density", "speedup", *(key for key, value in OTHER.items() if type(value) in (int, float))}
 
 
 @pytest.mark.parametrize("value", [True, False])

@@ -1,7 +1,7 @@
 """The report: its table, its Markdown, and the file that says that a run is done."""
 
 import json
-from dataclasses import fields, replace
+from dataclasses import MISSING, fields, replace
 
 import pytest
 
@@ -81,6 +81,25 @@ def test_markdown_tells_numbers_structure_and_protocol():
     assert "latency" not in replace(REPORT, latency=[]).to_markdown()
 
 
+def test_a_time_is_shown_asked_predicted_and_measured(tmp_path):
+    times = {"asked": (5.0, 4.0), "predicted": (4.9, 4.08), "measured": (5.2, 3.85)}
+    target = {f"{what}_ms": ms for what, (ms, _) in times.items()}
+    target |= {f"{what}_speedup": speedup for what, (_, speedup) in times.items()}
+    target |= {"unpruned_ms": {"predicted": 20.0, "measured": 20.02}, "protocol": PROTOCOL}
+    recipe = {**REPORT.recipe, "density": None, "latency": 5.0, "speedup": None}
+    report = replace(REPORT, recipe=recipe, target=target)
+    assert report.table()[-3:] == [
+        ("asked 1 x 32, ms", "", "5.00 (4.0x)"),
+        ("predicted 1 x 32, ms", "20.00", "4.90 (4.1x)"),
+        ("measured 1 x 32, ms", "20.02", "5.20 (3.9x)"),
+    ]
+    assert report.to_markdown().startswith("# grain at 5 ms\n")
+    assert replace(report, recipe={**recipe, "latency": None, "speedup": 4.0}).aim == "4x"
+    assert any(note.startswith("asked, predicted") and "2 threads" in note for note in report.footnotes())
+    report.save(tmp_path)
+    assert Report.load(tmp_path) == report
+
+
 def test_save_and_load(tmp_path):
     REPORT.save(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"report.json", "report.md"}
@@ -93,6 +112,7 @@ def without(name):
     return json.dumps({key: value for key, value in REPORT.to_dict().items() if key != name}).encode()
 
 
+REQUIRED = [field.name for field in fields(Report) if field.default is MISSING]
 DAMAGED = {
     "empty": b"",
     "cut short": json.dumps(REPORT.to_dict()).encode()[:-20],
@@ -102,7 +122,7 @@ DAMAGED = {
     "a list": b"[]",
     "no keys": b"{}",
     "unknown key": json.dumps(REPORT.to_dict() | {"colour": "green"}).encode(),
-    **{f"no {name}": without(name) for name in ("retention", *(field.name for field in fields(Report)))},
+    **{f"no {name}": without(name) for name in ("retention", *REQUIRED)},
 }
 
 

@@ -296,3 +296,79 @@ def test_marginal_cost_is_what_one_unit_changes(everything):
     for unit in range(len(everything)):
         ends = [everything.parameters(kept.index_fill(0, torch.tensor(unit), value)) for value in (False, True)]
         assert float(ends[1] - ends[0]) == pytest.approx(float(cost[unit]), abs=1e-6)
+
+
+# Rounding
+
+
+def sizes(space, kept):
+    """Units kept of every part that has a size: a network, the stream, a head's QK or VO dims."""
+    found = {}
+    for group in space.groups:
+        if group.granularity in ("ffn", "qk", "vo", "hidden"):
+            parts = space.table.heads if group.granularity in ("qk", "vo") else 1
+            found[group.name] = kept[space.slices[group.name]].view(parts, -1).sum(dim=1).tolist()
+    return found
+
+
+ROUNDED = (("ffn", "qk", "vo"), ("ffn", "head"), ("hidden", "ffn", "vo", "sublayer"))
+
+
+@pytest.fixture(scope="module")
+def roomy():
+    return bert(hidden_size=16, intermediate_size=21)
+
+
+@pytest.mark.parametrize("names", ROUNDED, ids="-".join)
+@pytest.mark.parametrize("density", [0.1, 0.3, 0.45, 0.8, 1.0])
+def test_rounded_sizes_are_multiples_or_whole(roomy, names, density):
+    space = Space(roomy, *names, round_to=4)
+    if density < space.floor():
+        with pytest.raises(UserError, match="out of reach"):
+            space.keep(space.ones(), density)
+        return
+    kept = space.keep(torch.rand(len(space), generator=torch.Generator().manual_seed(0)), density)
+    whole = {name: parts[0] for name, parts in sizes(space, space.ones().bool()).items()}
+    for name, parts in sizes(space, kept).items():
+        assert all(size % 4 == 0 or size == whole[name] for size in parts)
+    assert space.density(kept) <= density
+    assert torch.equal(space.closure(kept), kept)
+
+
+@pytest.mark.parametrize("density", [0.2, 0.5, 0.9])
+def test_rounding_adds_the_best_to_the_longest_prefix_that_fits(roomy, density):
+    """What a lower density keeps without rounding stays kept, and not one unit more of the ranking would fit."""
+    plain, space = Space(roomy), Space(roomy, round_to=4)
+    scores = torch.rand(len(space), generator=torch.Generator().manual_seed(1))
+    kept, order = space.keep(scores, density), scores.argsort(descending=True)
+
+    def prefix(count):
+        return plain.closure(torch.zeros(len(plain), dtype=torch.bool).index_fill(0, order[:count], True))
+
+    count = max(n for n in range(len(space)) if bool((prefix(n) <= kept).all()))
+    assert torch.equal(space.rounded(prefix(count), scores), kept)
+    assert space.density(space.rounded(prefix(count + 1), scores)) > density
+    for name, rows in space.slices.items():
+        parts = space.table.heads if not name.endswith("ffn") else 1
+        own, ranked = kept[rows].view(parts, -1), scores[rows].view(parts, -1)
+        revived = own & ~prefix(count)[rows].view(parts, -1)
+        for mine, back, score in zip(own, revived, ranked, strict=True):
+            assert not back.any() or mine.all() or score[back].min() > score[~mine].max()
+
+
+def test_rounding_revives_no_unit_that_is_gone(roomy):
+    space = Space(roomy, round_to=4)
+    scores = torch.rand(len(space), generator=torch.Generator().manual_seed(0))
+    alive = space.keep(scores, 0.6)
+    kept = space.keep(scores.flip(0), 0.4, alive=alive)
+    assert not bool((kept & ~alive).any()) and bool(kept.any())
+    odd = alive.clone()
+    odd[space.slices["0.ffn"]] = torch.arange(21) < 7
+    assert sizes(space, space.keep(scores, 1.0, alive=odd))["0.ffn"] == [7], "all that is alive"
+
+
+def test_rounding_to_1_changes_nothing(roomy):
+    scores = torch.rand(len(Space(roomy)), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(Space(roomy).keep(scores, 0.3), Space(roomy, round_to=1).keep(scores, 0.3))
+    with pytest.raises(UserError, match="round_to 0 is below 1"):
+        Space(roomy, round_to=0)

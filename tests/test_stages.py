@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from fake_clock import timer
 from safetensors.torch import load_file
 from small_world import recipe_values, write_data, write_model
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from secateur import checkpoint, recipe, stages
 from secateur.errors import UserError
+from secateur.latency import LatencyTable
 from secateur.report import Report
 
 END = None  # of a stage: its last checkpoint is there, its result is not
@@ -152,6 +154,51 @@ def test_a_fine_tuned_model_is_its_own_teacher(values, tmp_path):
     assert "teacher" not in report.seconds
     assert report.parameters["teacher"] > report.parameters["model"]
     assert max(report.verified["masked_compact"], report.verified["compact_loaded"]) < 1e-5
+
+
+@pytest.fixture(scope="module")
+def timed(values, tmp_path_factory):
+    """(recipe, folder, report) of a run for a speed-up, by a table from a clock that does not tick."""
+    folder = tmp_path_factory.mktemp("timed")
+    model = write_model(folder / "classifier", ["bad", "good"])
+    dense = AutoModelForSequenceClassification.from_pretrained(model)
+    LatencyTable.measure(dense, "ffn", "qk", "vo", tokens=8, timer=timer(tokens=8)).save(folder / "table.json")
+    own = {name: value for name, value in values.items() if name != "density"}
+    own |= {"model": model, "epochs": 1, "speedup": 1.5, "round_to": 2, "latency_table": str(folder / "table.json")}
+    wanted = recipe.make(own)
+    return wanted, folder / "run", stages.run(wanted, folder / "run")
+
+
+def test_a_run_for_a_speedup_tells_asked_predicted_and_measured(timed):
+    _, folder, report = timed
+    assert report.target["asked_speedup"] == pytest.approx(1.5)
+    assert report.target["predicted_speedup"] >= 1.5 * (1 - 1e-9)
+    assert report.target["measured_ms"] > 0 and report.target["protocol"]["tokens"] == 8
+    plan = json.loads((folder / "model" / "plan.json").read_text())
+    assert plan["asked"] is None and plan["latency"]["predicted_ms"] == report.target["predicted_ms"]
+    assert all((last - first + 1) for _, group in plan["groups"].items() for first, last in group["kept"])
+    assert report.aim == "1.5x" and "# grain at 1.5x" in (folder / "report.md").read_text()
+
+
+def test_a_resumed_run_keeps_its_table(timed, tmp_path):
+    wanted, folder, report = timed
+    with pytest.raises(KeyboardInterrupt):
+        stages.run(wanted, tmp_path / "run", [InterruptAt("prune", 2)])
+    table = Path(wanted.latency_table)
+    moved = table.rename(tmp_path / "elsewhere.json")
+    again = stages.run(wanted, tmp_path / "run")
+    moved.rename(table)
+    assert again.target["predicted_ms"] == report.target["predicted_ms"]
+    assert (tmp_path / "run" / "latency.json").read_text() == (folder / "latency.json").read_text()
+
+
+def test_a_speedup_out_of_reach_is_refused_before_the_folder_is_touched(timed, tmp_path):
+    wanted, _, _ = timed
+    with pytest.raises(UserError, match="is out of reach: pruning only ffn, qk, vo leaves at least"):
+        stages.run(wanted.model_copy(update={"speedup": 1e4}), tmp_path / "run")
+    with pytest.raises(UserError, match="was measured with batch 8, not 4"):
+        stages.run(wanted.model_copy(update={"target_shape": (4, 8)}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 CHOOSING = {

@@ -3,6 +3,7 @@
 from secateur.bench import Measurement, measure
 from secateur.checkpoint import load, register, save
 from secateur.errors import UserError
+from secateur.export import Exported, export
 from secateur.masking import attach, attached
 from secateur.methods.cofi import Cofi
 from secateur.methods.grain import Grain
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Cofi",
+    "Exported",
     "Grain",
     "Hidden",
     "Labels",
@@ -44,6 +46,7 @@ __all__ = [
     "cubic",
     "cut",
     "exponential",
+    "export",
     "factorise",
     "linear",
     "load",

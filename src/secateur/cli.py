@@ -21,15 +21,20 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from typer.core import TyperGroup
 
-from secateur import __version__, bench, checkpoint, compact, console, recipe, stages
+from secateur import __version__, checkpoint, compact, console, recipe, stages
 from secateur.architecture import supported
+from secateur.contest import contest
 from secateur.errors import UserError
-from secateur.evaluation import batches, encoded, scores
+from secateur.evaluation import BATCH, batches, encoded, runner_scores, scores
+from secateur.export import export, opened
+from secateur.formats import Batch, check_request
 from secateur.inspection import inspect
+from secateur.latency import LatencyTable, beside, milliseconds
 from secateur.methods.method import named, registered
 from secateur.plan import Plan
 from secateur.recipe import Recipe
-from secateur.report import written
+from secateur.report import aimed, written
+from secateur.runtimes import DTYPES, RUNTIMES, Runner
 from secateur.space import GRANULARITIES, Space
 from secateur.surgery import cut, uncut
 from secateur.tasks import task as tasks
@@ -174,6 +179,9 @@ def prune(
     ] = None,
     method: Annotated[str | None, typer.Option(help="Pruning method; see `secateur list`.")] = None,
     density: Annotated[float | None, _key("density")] = None,
+    latency: Annotated[str | None, _key("latency")] = None,
+    speedup: Annotated[float | None, _key("speedup")] = None,
+    round_to: Annotated[int | None, _key("round_to")] = None,
     teacher: Annotated[str | None, _key("teacher")] = None,
     units: Units = None,
     embedding_rank: Annotated[int | None, _key("embedding_rank")] = None,
@@ -202,6 +210,9 @@ def prune(
         "data": data,
         "method": method,
         "density": density,
+        "latency": latency,
+        "speedup": speedup,
+        "round_to": round_to,
         "teacher": teacher,
         "units": _names(units),
         "embedding_rank": embedding_rank,
@@ -292,7 +303,12 @@ def cut_model(
     model: ModelName,
     output: Output,
     method: Annotated[str, typer.Option(help="A method that needs no training; see `secateur list`.")] = "magnitude",
-    density: Annotated[float, _key("density")] = 0.5,
+    density: Annotated[float | None, _key("density")] = None,
+    latency: Annotated[str | None, _key("latency")] = None,
+    speedup: Annotated[float | None, _key("speedup")] = None,
+    shape: Annotated[str | None, _key("target_shape")] = None,
+    table: Annotated[Path | None, _key("latency_table", "--latency-table")] = None,
+    round_to: Annotated[int, _key("round_to")] = 1,
     units: Units = "ffn,qk,vo",
     embedding_rank: Annotated[int | None, _key("embedding_rank")] = None,
     option: Options = None,
@@ -303,30 +319,59 @@ def cut_model(
 ) -> None:
     """Cut a model without training, by a method's choice or by a plan."""
     _refuse_occupied(output)
-    dense = _open(model)
+    dense, cost = _open(model), None
     if plan is not None:
         verdict = Plan.load(plan, dense)
     else:
-        verdict = _post_training(dense, method, _names(units) or (), _pairs("--option", option)).plan(
-            density, embedding_rank
-        )
+        asked = _amount(density, latency, speedup)
+        cost = None if "density" in asked else _latency_table(dense, table, shape, _names(units) or ())
+        space = Space(dense, *(_names(units) or ()), cost=cost, round_to=round_to)
+        share = asked["density"] if cost is None else cost.share_of(**asked)
+        verdict = _post_training(space, method, _pairs("--option", option)).plan(share, embedding_rank)
     small, tokenizer = cut(dense, verdict), None
     with suppress(UserError):  # a model may come without one
         tokenizer = _tokenizer(model)
     checkpoint.save(small, output, tokenizer=tokenizer)
     found = inspect(small)
+    target = None if cost is None else beside(verdict.latency or {}, cost.measure_again(small, dense))
     if as_json:
-        console.show_json({"folder": str(output), **found})
+        console.show_json({"folder": str(output), **found, "target": target})
     else:
         console.show_inspection(found)
+        if target is not None:
+            console.show_table(("", "dense", "cut"), aimed(target))
         console.show_lines(f"The model is in {output}.")
 
 
-def _post_training(model: PreTrainedModel, name: str, units: tuple[str, ...], options: dict[str, Any]) -> Any:
+def _amount(density: float | None, latency: str | None, speedup: float | None) -> dict[str, float]:
+    """What is asked for, by its name: a density of 0.5 where nothing is."""
+    asked = {
+        "density": density,
+        "latency": None if latency is None else milliseconds(latency),
+        "speedup": speedup,
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)} exclude each other: ask for one of them")
+    return given or {"density": 0.5}
+
+
+def _latency_table(
+    model: PreTrainedModel, path: Path | None, shape: str | None, units: tuple[str, ...]
+) -> LatencyTable:
+    """The table of a file, which must be of the shape asked for, or one measured now."""
+    if path is not None:
+        batch, tokens = (None, None) if shape is None else _shape(shape)
+        return LatencyTable.load(path, batch=batch, tokens=tokens)
+    batch, tokens = _shape(shape or "8x128")
+    return LatencyTable.measure(model, *units, batch=batch, tokens=tokens)
+
+
+def _post_training(space: Space, name: str, options: dict[str, Any]) -> Any:
     """A method that can choose from the weights alone."""
     kind = named(name)
     try:
-        method = kind(Space(model, *units), **options)
+        method = kind(space, **options)
     except TypeError as error:
         raise UserError(f"the options of {name!r} do not fit: {error}") from error
     if method.listens_to or method.param_groups():
@@ -338,6 +383,33 @@ def _refuse_occupied(folder: Path) -> None:
     """A folder that is replaced as a whole must hold nothing."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already and not empty: choose a new folder")
+
+
+@app.command("latency")
+def measure_latencies(
+    model: ModelName,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write; a new one.")],
+    shape: Annotated[str, typer.Option(help="batch x tokens, such as 8x128.")] = "8x128",
+    units: Units = "ffn,qk,vo",
+    runtime: Annotated[str, typer.Option(help=", ".join(RUNTIMES))] = "pytorch",
+    dtype: Annotated[str | None, typer.Option(help=", ".join(DTYPES), show_default="the weights' own")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads.", show_default="as many as PyTorch takes")] = None,
+    repeats: Annotated[int, typer.Option(help="Forwards per latency.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """Measure what sizes of heads, neurons and stream cost in time: the table for `--latency` and `--speedup`."""
+    if output.exists():
+        raise UserError(f"{output} is there already: choose a new file")
+    batch, tokens = _shape(shape)
+    protocol: dict[str, Any] = {"runtime": runtime, "dtype": dtype, "threads": threads}
+    dense = _open(model)
+    table = LatencyTable.measure(dense, *(_names(units) or ()), batch=batch, tokens=tokens, repeats=repeats, **protocol)
+    table.save(output)
+    if as_json:
+        console.show_json({"file": str(output), **table.to_dict()})
+    else:
+        console.show_latencies(table)
+        console.show_lines(f"The table is in {output}.")
 
 
 @app.command("eval")
@@ -355,10 +427,7 @@ def evaluate(
     """Score a fine-tuned model, dense or compact, on the validation split of data."""
     wanted = _task(task, data, seed, text=text, label=label, metric=metric)
     model = _open(folder)
-    if not wanted.is_finetuned(model):
-        raise UserError(f"{folder} has no head for this data: give a model that is fine-tuned for it")
-    wanted.check_labels(model, "model")
-    tokenizer = _tokenizer(folder)
+    tokenizer = _fitting(wanted, model, folder)
     rows = encoded(wanted, "validation", tokenizer, max_length)
     found = scores(model, wanted, rows, tokenizer)
     if as_json:
@@ -370,24 +439,68 @@ def evaluate(
 
 @app.command("bench")
 def bench_model(
-    folder: Folder,
-    against: Annotated[str | None, typer.Option(help="The model to compare with, measured in turn.")] = None,
+    folder: Annotated[str, typer.Argument(help="A model folder, the folder of a finished run, or an exported file.")],
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="A folder or file measured in turn; repeatable. The first is the dense model."),
+    ] = None,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(help=f"{', '.join(RUNTIMES)}, or with cuda cudagraph; repeatable.", show_default="pytorch"),
+    ] = None,
+    dtype: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(DTYPES)}; repeatable.", show_default="fp32")
+    ] = None,
     shape: Annotated[
         list[str] | None,
         typer.Option(help="batch x tokens, such as 1x32; repeatable.", show_default="1x32, 8x128"),
     ] = None,
     repeats: Annotated[int, typer.Option(help="Forwards per latency.")] = 50,
-    threads: Annotated[int | None, typer.Option(help="Threads of PyTorch.", show_default=False)] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of every runtime.", show_default="as many as PyTorch takes")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    memory: Annotated[
+        bool, typer.Option("--memory/--no-memory", help="Measure peak memory, some seconds for every row.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
-    """Measure the latency of a model, and its speed-up against another in the same process."""
+    """Measure models in turn, in any runtimes: latency, speed-up, size, memory, and how far the machine is used."""
+    names = _labels([folder, *(against or [])])
     shapes = [_shape(text) for text in shape or ("1x32", "8x128")]
-    other = None if against is None else _open(against)
-    found = bench.grid(_open(folder), other, shapes, repeats=repeats, threads=threads)
+    dense = names[1] if against else None
+    found = contest(
+        {name: _model_or_file(one) for name, one in zip(names, [folder, *(against or [])], strict=True)},
+        dense=dense,
+        runtimes=runtime or ("pytorch",),
+        dtypes=dtype or ("fp32",),
+        shapes=shapes,
+        repeats=repeats,
+        threads=threads,
+        device=device,
+        peak_memory=memory,
+        say=lambda line: console.ERR.print(line, soft_wrap=True),
+    )
     if as_json:
         console.show_json([one.to_dict() for one in found])
     else:
-        console.show_measurements(found)
+        console.show_results(found, dense)
+
+
+def _model_or_file(name: str) -> PreTrainedModel | Path:
+    return Path(name) if Path(name).is_file() else _open(name)
+
+
+def _labels(places: list[str]) -> list[str]:
+    """What the models of a table are called: their folders' own names, or all that was typed where these are the same.
+
+    Raises:
+        UserError: one place is given twice.
+    """
+    if twice := next((place for place in places if places.count(place) > 1), None):
+        raise UserError(f"expected models that differ, got {twice} twice: name each once")
+    names = [path.parent.name if path.name == "model" else path.name for path in map(Path, places)]
+    return [place if names.count(name) > 1 or not name else name for place, name in zip(places, names, strict=True)]
 
 
 def _shape(text: str) -> tuple[int, int]:
@@ -398,6 +511,74 @@ def _shape(text: str) -> tuple[int, int]:
     return batch, tokens
 
 
+@app.command("export")
+def export_model(
+    folder: Folder,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File to write: .onnx, .xml (OpenVINO's IR) or .pt2 (torch.export).")
+    ],
+    dtype: Annotated[str, typer.Option(help="fp32, fp16, bf16 (.pt2 alone) or int8 (.onnx, .xml).")] = "fp32",
+    data: Data = None,
+    rows: Annotated[
+        int, typer.Option(help="Training rows that int8 is calibrated on; 0 takes ranges from each batch.", min=0)
+    ] = 256,
+    opset: Annotated[int | None, typer.Option(help="Of ONNX: 17 to 20.", show_default="17")] = None,
+    task: Task = "classification",
+    text: Text = None,
+    label: Label = None,
+    metric: Metric = None,
+    max_length: MaxLength = 128,
+    seed: Annotated[int, typer.Option(help="that split off the validation rows, if the data has none")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Write a model for another runtime, checked against its source; with data, int8 is calibrated and both scored."""
+    if output.exists():
+        raise UserError(f"{output} is there already: choose a new name")
+    model = _open(folder)
+    wanted = None if data is None else _task(task, data, seed, rows=rows or None, text=text, label=label, metric=metric)
+    inputs = _calibration(wanted, folder, max_length, rows) if dtype == "int8" and rows else None
+    check_request(output, dtype, inputs, opset)
+    tokenizer = None if wanted is None else _fitting(wanted, model, folder)  # refuses before it writes
+    found = export(model, output, dtype=dtype, calibration=inputs, opset=opset)
+    told = found.to_dict()
+    if wanted is not None and tokenizer is not None:
+        told["scores"] = _both_scores(model, opened(output), wanted, tokenizer, max_length)
+    if as_json:
+        console.show_json(told)
+    else:
+        console.show_export(told)
+
+
+def _calibration(task: tasks.Task | None, folder: str, max_length: int, rows: int) -> list[Batch] | None:
+    """Inputs of training rows alone: scores on the rows that ranges were chosen on would flatter."""
+    if task is None:
+        return None
+    tokenizer = _tokenizer(folder)
+    return list(batches(task, encoded(task, "train", tokenizer, max_length), tokenizer, limit=rows))
+
+
+def _fitting(task: tasks.Task, model: PreTrainedModel, folder: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model that is fine-tuned for a task; any other is refused."""
+    if not task.is_finetuned(model):
+        raise UserError(f"{folder} has no head for this data: give a model that is fine-tuned for it")
+    task.check_labels(model, "model")
+    return _tokenizer(folder)
+
+
+def _both_scores(
+    model: PreTrainedModel, run: Runner, task: tasks.Task, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> dict[str, Any]:
+    """Scores on the validation rows of a model and of its export, and how they were taken."""
+    rows = encoded(task, "validation", tokenizer, max_length)
+    return {
+        "source": scores(model, task, rows, tokenizer),
+        "exported": runner_scores(run, task, rows, tokenizer),
+        "metric": task.metric,
+        "rows": len(rows),
+        "batch": BATCH,
+    }
+
+
 @app.command("verify")
 def verify_folder(
     folder: Folder,
@@ -405,21 +586,34 @@ def verify_folder(
         str | None,
         typer.Option(help="Mask and cut this model by the folder's plan, beside the folder's own weights."),
     ] = None,
+    exported: Annotated[
+        Path | None, typer.Option(help="Compare this file with the folder's model instead, and with data their scores.")
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="What the file runs in: bf16 for one in fp32 for OpenVINO.", show_default="its own"),
+    ] = None,
     data: Data = None,
     task: Task = "classification",
     text: Text = None,
     label: Label = None,
+    metric: Metric = None,
     max_length: MaxLength = 128,
+    seed: Annotated[int, typer.Option(help="that split off the validation rows, if the data has none")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Prove that masked, compact and loaded are one model, on real inputs or else on random ones."""
+    """Prove that masked, compact and loaded are one model, or an exported file is, on real inputs or random ones."""
+    if dtype is not None and exported is None:
+        raise UserError("--dtype is what an exported file runs in: give --exported with it")
+    wanted = None if data is None else _task(task, data, seed, text=text, label=label, metric=metric)
+    if exported is not None:
+        if dense is not None:
+            raise UserError("--exported is compared with the folder's model alone: leave --dense out")
+        _verify_export(folder, exported, dtype, wanted, max_length, as_json)
+        return
     place = _place(folder)
     small = checkpoint.load(place)
-    if data is None:
-        inputs = _random_inputs(small)
-    else:
-        wanted, tokenizer = _task(task, data, text=text, label=label), _tokenizer(folder)
-        inputs = batches(wanted, encoded(wanted, "validation", tokenizer, max_length), tokenizer)
+    inputs = _inputs(small, wanted, folder, max_length)
     model, plan = uncut(small)
     whole = cut(model, plan)
     if dense is not None:
@@ -430,6 +624,33 @@ def verify_folder(
         console.show_json(found.to_dict())
     else:
         console.show_verification(found, "random inputs" if data is None else f"inputs of {data}")
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+def _inputs(model: PreTrainedModel, task: tasks.Task | None, folder: str, max_length: int) -> list[dict[str, Tensor]]:
+    """Validation rows of the task, or random ids without one."""
+    if task is None:
+        return _random_inputs(model)
+    tokenizer = _tokenizer(folder)
+    return batches(task, encoded(task, "validation", tokenizer, max_length), tokenizer)
+
+
+def _verify_export(
+    folder: str, file: Path, dtype: str | None, task: tasks.Task | None, max_length: int, as_json: bool
+) -> None:
+    """Compare an exported file with the model that it was made from; with data the scores of both."""
+    model = _open(folder)
+    tokenizer = None if task is None else _fitting(task, model, folder)
+    found = verify(_inputs(model, task, folder, max_length), compact=model, exported=file, dtype=dtype)
+    told = found.to_dict()
+    if task is not None and tokenizer is not None:
+        told["scores"] = _both_scores(model, opened(file, dtype=dtype), task, tokenizer, max_length)
+    if as_json:
+        console.show_json(told)
+    else:
+        console.show_verification(found, "random inputs" if task is None else "validation rows")
+        console.show_scores(told.get("scores"))
     if not found.passed:
         raise typer.Exit(1)
 
@@ -490,12 +711,12 @@ def _tokenizer(name: str) -> PreTrainedTokenizerBase:
         raise UserError(f"{name} has no tokenizer that loads: give a model folder that holds one") from error
 
 
-def _task(name: str, data: str, seed: int = 0, **columns: Any) -> tasks.Task:
+def _task(name: str, data: str, seed: int = 0, rows: int | None = None, **columns: Any) -> tasks.Task:
     given = {key: value for key, value in columns.items() if value is not None}
     if "text" in given:
         given["text"] = _names(given["text"])
     given.setdefault("metric", None)
-    return tasks.get(name).from_data(data, seed=seed, rows=None, **given)
+    return tasks.get(name).from_data(data, seed=seed, rows=rows, **given)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,11 +21,15 @@ from rich.progress import TimeRemainingColumn as TimeLeftColumn
 from rich.table import Table
 from transformers import TrainerCallback
 
-from secateur.bench import Measurement
-from secateur.report import Report
+from secateur.contest import BASELINE, Result
+from secateur.latency import LatencyTable
+from secateur.report import Report, written
 from secateur.verify import Verification
 
-OUT = Console(highlight=False, markup=False)
+PIPED_WIDTH = 200
+"""Columns that a table may take where there is no terminal: a folded row is hard to search."""
+
+OUT = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
 ERR = Console(stderr=True, highlight=False, markup=False)
 
 # The stages by the name of their folder, and what follows each.
@@ -79,7 +84,7 @@ def show_names(kinds: Mapping[str, Mapping[str, str]]) -> None:
 def show_report(report: Report, folder: Path) -> None:
     """The last table of a run, its protocol, and how to use what it made."""
     recipe = report.recipe
-    title = f"{recipe['model']} on {recipe['data']}: {recipe['method']} at density {recipe['density']:g}"
+    title = f"{recipe['model']} on {recipe['data']}: {recipe['method']} at {report.aim}"
     show_table(("", "teacher", "pruned"), report.table(), title)
     for note in report.footnotes():
         OUT.print(f"- {note}", style="dim")
@@ -116,24 +121,81 @@ def show_inspection(found: Mapping[str, Any]) -> None:
         show_table(("unit", "units", "parameters each", "floor alone"), offers)
 
 
-def show_measurements(found: Sequence[Measurement]) -> None:
-    """Latency by shape, of the model and of the one it is compared with, and the protocol."""
-    head = ["batch x tokens", "latency, ms", "quartiles, ms"]
-    if found[0].against is not None:
-        head += ["against, ms", "speed-up"]
+def show_results(found: Sequence[Result], dense: str | None) -> None:
+    """Latency by row and shape, what each row takes, and the protocol; `dense` is what the ratios are to."""
+    labels = ("speed-up", f"on {' '.join(BASELINE)}") if dense is not None else ()
+    columns = ("model", "runtime", "dtype", "batch x tokens", "median, ms", "quartiles, ms")
     rows = []
     for one in found:
-        p, (first, third) = one.protocol, one.quartiles_ms
-        row = [f"{p['batch']} x {p['tokens']}", f"{one.latency_ms:.2f}", f"{first:.2f}-{third:.2f}"]
-        if one.against is not None:
-            row += [f"{one.against.latency_ms:.2f}", f"{one.speed_up:.2f}x"]
+        first, third = one.quartiles_ms
+        row = [one.model, one.runtime, one.dtype, f"{one.batch} x {one.tokens}", f"{one.latency_ms:.2f}"]
+        ratios = (one.speed_up, one.speed_up_baseline) if labels else ()
+        row += [f"{first:.2f}-{third:.2f}", *(_times(ratio, 2) for ratio in ratios), _times(one.over_floor, 1)]
         rows.append(row)
-    show_table(head, rows)
+    show_table((*columns, *labels, "roofline"), rows)
+    _show_sizes(found)
+    _show_protocol(found, dense)
+
+
+def _times(ratio: float | None, digits: int) -> str:
+    return "-" if ratio is None else f"{ratio:.{digits}f}x"
+
+
+def _show_sizes(found: Sequence[Result]) -> None:
+    """What each model takes in each runtime and dtype; of its peaks the one at the largest shape."""
+    largest: dict[tuple[str, str, str], Result] = {}
+    for one in sorted(found, key=lambda one: one.batch * one.tokens):
+        largest[one.model, one.runtime, one.dtype] = one
+    rows = []
+    for one in (largest[key] for key in dict.fromkeys((one.model, one.runtime, one.dtype) for one in found)):
+        row = [one.model, one.runtime, one.dtype, "-" if one.parameters is None else f"{one.parameters:,}"]
+        peak = ("-", "-") if one.peak is None else (f"{one.peak.process / 1e6:.0f}", f"{one.peak.model / 1e6:.0f}")
+        rows.append([*row, f"{one.bytes / 1e6:.1f}", *peak])
+    show_table(("model", "runtime", "dtype", "parameters", "weights, MB", "peak memory, MB", "the model's, MB"), rows)
+
+
+def _show_protocol(found: Sequence[Result], dense: str | None) -> None:
+    """How the numbers were made, and what the columns mean."""
     p = found[0].protocol
+    versions = ", ".join(dict.fromkeys(str(one.protocol["runtime"]) for one in found))
+    notes = [
+        f"median of {p['repeats']} forwards after {p['warmup']} to warm up, {p['settle']} untimed before each, rows "
+        f"{p['order']}, threads {p['threads']}, {p['device']}, {versions}, {p['machine']}"
+    ]
+    if dense is not None:
+        notes.append(f"speed-up: on {dense} in the same runtime and dtype, then on {dense} in {' '.join(BASELINE)}")
+    floors = {one.dtype: one.floor.rates for one in found if one.floor is not None}
+    notes += [
+        f"roofline: median over max(FLOPs / rate, bytes / bandwidth); {dtype}: {rates.flops / 1e9:,.1f} GFLOP/s "
+        f"({rates.product}), {rates.bandwidth / 1e9:,.1f} GB/s (copy, read and write)"
+        for dtype, rates in floors.items()
+    ]
+    ranges = {f"{one.model} in {one.runtime}": one.protocol["int8_ranges"] for one in found if one.dtype == "int8"}
+    notes += [f"int8 of {row}: ranges of activations from {where}" for row, where in ranges.items()]
+    measured = f"{p['memory']}; the model's is above what was there before it" if "memory" in p else "not asked for"
+    notes.append(f"memory: {measured}")
+    for note in notes:
+        OUT.print(f"- {note}", style="dim", soft_wrap=True)
+
+
+def show_latencies(table: LatencyTable) -> None:
+    """What the whole sizes cost, each layer's and all the rest, and the model itself beside their sum."""
+    prices, layers = table.prices(table.grid["hidden"][-1]), int(table.shape["layers"])
+    attention, mlp = float(prices.attention[-1, -1, -1]), float(prices.mlp[-1])
+    rows = {
+        "attention, a layer's": attention,
+        "bias of an attention alone": prices.bare_attention,
+        "network, a layer's": mlp,
+        "bias of a network alone": prices.bare_mlp,
+        "all but the layers": prices.rest,
+        "the model, by these": prices.rest + layers * (attention + mlp),
+        "the model, measured": table.dense_ms,
+    }
+    show_table(("", "ms"), [(name, f"{ms:.3f}") for name, ms in rows.items()])
+    p = table.protocol
     OUT.print(
-        f"- median of {p['repeats']} forwards after {p['warmup']} to warm up, {p['order']}, "
-        f"{p['threads']} threads, {p['dtype']}, attention {p['attention']}, {p['device']}, {p['runtime']}, "
-        f"{p['machine']}",
+        f"- {p['batch']} x {p['tokens']} tokens, median of {p['repeats']} forwards, {p['order']}, {p['threads']} "
+        f"threads, {p['dtype']}, {p['device']}, {p['runtime']}, {p['machine']}",
         style="dim",
     )
 
@@ -145,12 +207,39 @@ def show_verification(found: Verification, inputs: str) -> None:
         for what, difference in (
             ("masked - compact", found.masked_compact),
             ("compact - loaded", found.compact_loaded),
+            (f"source - exported, {found.dtype}", found.compact_exported),
         )
         if difference is not None
     ]
     show_table(("", "largest difference"), rows)
     verdict = "the same model" if found.passed else "NOT the same model"
+    if found.passed and found.dtype not in (None, "fp32"):
+        verdict = f"finite in {found.dtype}, of which only the score tells"
     show_lines(f"{verdict}: {found.examples} {inputs}, largest output {found.scale:.3g}")
+
+
+def show_export(told: Mapping[str, Any]) -> None:
+    """What was written, how far it is from its source, and the scores of both."""
+    facts = told["facts"]
+    rows = [("format", facts["format"]), ("dtype", facts["dtype"]), ("opset", str(facts["opset"] or "-"))]
+    if facts["dtype"] == "int8":
+        rows.append(("ranges from", f"{facts['calibration']} examples" if facts["calibration"] else "each batch"))
+    rows += [("size, MB", f"{told['bytes'] / 1e6:.1f}"), ("largest difference", f"{told['difference']:.2e}")]
+    show_table(("", "exported"), rows)
+    show_scores(told.get("scores"))
+    show_lines(
+        f"{told['path']} was compared with its source on {told['examples']} random inputs of several shapes, largest "
+        f"output {told['scale']:.3g}."
+    )
+
+
+def show_scores(told: Mapping[str, Any] | None) -> None:
+    """The scores of a model and of its export, if they were taken, and how."""
+    if told is None:
+        return
+    both = [(name, written(score), written(told["exported"][name])) for name, score in told["source"].items()]
+    show_table(("", "source", "exported"), both)
+    show_lines(f"on {told['rows']:,} validation rows, {told['batch']} to a batch")
 
 
 # Progress

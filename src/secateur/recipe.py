@@ -29,7 +29,11 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from secateur.errors import UserError
+from secateur.latency import milliseconds
 from secateur.methods.method import named
+
+AMOUNTS = ("density", "latency", "speedup")
+"""Keys that say how much is to be left: one of them decides, and one that is given goes before a default."""
 
 
 class Recipe(BaseModel):
@@ -53,7 +57,20 @@ class Recipe(BaseModel):
     method: str = "grain"
     options: dict[str, Any] = Field(default_factory=dict, description="the method's own arguments")
     units: tuple[str, ...] = Field(("ffn", "qk", "vo"), min_length=1)
-    density: float = Field(0.05, description="fraction of the encoder's prunable parameters to keep")
+    density: float | None = Field(
+        0.05, description="fraction of the encoder's prunable parameters to keep; null where a time is asked for"
+    )
+    latency: float | None = Field(None, gt=0, description="time to come down to, in place of a density: 5ms, or 5")
+    speedup: float | None = Field(
+        None, gt=1, description="how many times as fast as the dense model to become, in place of a density"
+    )
+    target_shape: tuple[PositiveInt, PositiveInt] | None = Field(
+        None, description="(batch, tokens) of that time; by default the first of shapes, or the table's"
+    )
+    latency_table: str | None = Field(
+        None, description="what `secateur latency` measured; by default measured when the run starts"
+    )
+    round_to: PositiveInt = Field(1, description="sizes become multiples of this by keeping the best pruned units")
     embedding_rank: int | None = Field(None, gt=0, description="factorise the word embeddings to this rank")
     start: Literal["teacher", "model"] = Field("teacher", description="whose weights the student starts from")
 
@@ -115,6 +132,11 @@ class Recipe(BaseModel):
             raise PydanticCustomError("number", "input should be a number")
         return value
 
+    @field_validator("latency", mode="before")
+    @classmethod
+    def _time(cls, value: Any) -> Any:
+        return milliseconds(value) if isinstance(value, str) else value
+
     def model_post_init(self, context: Any) -> None:
         if not self.begin < self.end:
             raise UserError(f"begin {self.begin} must be smaller than end {self.end}: pruning needs a part of the run")
@@ -124,7 +146,11 @@ class Recipe(BaseModel):
             )
         if (self.decay == "stage") != (self.recover_learning_rate is not None):
             raise UserError("decay: stage and recover_learning_rate go together: set both or neither")
-        if not 0 < self.density <= 1:
+        if [getattr(self, name) for name in AMOUNTS].count(None) != 2:
+            raise UserError("density, latency and speedup exclude each other: ask for one of them")
+        if self.density is not None and (self.target_shape or self.latency_table):
+            raise UserError("target_shape and latency_table go with a latency or a speedup: ask for one, or drop them")
+        if self.density is not None and not 0 < self.density <= 1:
             raise UserError(f"density {self.density} is not in (0, 1]: it is the fraction of parameters to keep")
 
     def to_yaml(self) -> str:
@@ -151,7 +177,9 @@ def make(values: dict[str, Any], source: str = "the recipe") -> Recipe:
             near = get_close_matches(str(key), Recipe.model_fields, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(Recipe.model_fields)}"
             raise UserError(f"{source} has the unknown key {key!r}: {hint}")
-    defaults = named(values["method"]).defaults if isinstance(values.get("method"), str) else {}
+    defaults = dict(named(values["method"]).defaults) if isinstance(values.get("method"), str) else {}
+    if any(values.get(name) is not None for name in AMOUNTS):
+        defaults |= dict.fromkeys(AMOUNTS)
     try:
         return Recipe(**{**defaults, **values})
     except ValidationError as error:
@@ -176,6 +204,8 @@ def read(path: Path | str, overrides: dict[str, Any]) -> Recipe:
     values = parse(text, f"the recipe {path}")
     if not isinstance(values, dict):
         raise UserError(f"the recipe {path} holds {type(values).__name__}: expected keys and values")
+    if any(overrides.get(name) is not None for name in AMOUNTS):
+        values = {name: value for name, value in values.items() if name not in AMOUNTS}
     return make(values | overrides, str(path))
 
 

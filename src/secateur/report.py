@@ -24,6 +24,7 @@ class Report:
         verified: largest absolute differences of the logits, masked to compact and compact to loaded.
         seconds: wall-clock by stage, over all attempts.
         data: fingerprint of the data.
+        target: where a time was asked for, `latency.beside`: asked, predicted and measured.
     """
 
     recipe: Mapping[str, Any]
@@ -40,12 +41,21 @@ class Report:
     seconds: Mapping[str, float]
     versions: Mapping[str, str]
     data: str
+    target: Mapping[str, Any] | None = None
 
     @property
     def retention(self) -> float | None:
         """The pruned model's score over the teacher's; None where the teacher scores 0."""
         teacher = self.teacher_scores[self.metric]
         return self.scores[self.metric] / teacher if teacher else None
+
+    @property
+    def aim(self) -> str:
+        """What was asked for: "density 0.05", "5 ms" or "4x"."""
+        r = self.recipe
+        if r["density"] is not None:
+            return f"density {r['density']:g}"
+        return f"{r['latency']:g} ms" if r["latency"] is not None else f"{r['speedup']:g}x"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `retention` included."""
@@ -67,7 +77,7 @@ class Report:
             dense = found["against"]["latency_ms"]
             table.append((f"latency {shape}, ms", f"{dense:.2f}", f"{found['latency_ms']:.2f}"))
             table.append((f"speed-up {shape}", "1", f"{found['speed_up']:.1f}x"))
-        return table
+        return table if self.target is None else table + aimed(self.target)
 
     def footnotes(self) -> list[str]:
         """What the numbers mean: denominators and protocol."""
@@ -88,6 +98,12 @@ class Report:
         ]
         if others:
             notes.insert(1, f"other scores, teacher and pruned: {', '.join(others)}")
+        if self.target is not None:
+            t = self.target["protocol"]
+            notes.append(
+                "asked, predicted (from the run's latency table) and measured at the end: "
+                f"{t['threads']} threads, {t['dtype']}, {t['runtime']}, {t['machine']}"
+            )
         if p:
             notes.append(
                 f"latency: median of {p['repeats']} forwards, {p['order']}, {p['threads']} threads, {p['dtype']}, "
@@ -98,7 +114,7 @@ class Report:
     def to_markdown(self) -> str:
         """Headline table, what survived, and the footnotes."""
         r = self.recipe
-        lines = [f"# {r['method']} at density {r['density']:g}", "", f"`{r['model']}` on `{r['data']}`", ""]
+        lines = [f"# {r['method']} at {self.aim}", "", f"`{r['model']}` on `{r['data']}`", ""]
         lines += _markdown_table(("", "teacher", "pruned"), self.table())
         columns = ("layer", "heads", "qk", "vo", "ffn", "hidden")
         kept = [tuple(str(row.get(column, "")) for column in columns) for row in self.structure]
@@ -129,6 +145,16 @@ class Report:
             raise UserError(
                 f"{path} is not a report that can be read ({error}): give the folder of a finished run"
             ) from error
+
+
+def aimed(target: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Rows of `latency.beside`: (what, the dense model's time, ours with its speed-up), asked, predicted, measured."""
+    shape = f"{target['protocol']['batch']} x {target['protocol']['tokens']}"
+    dense = {what: f"{ms:.2f}" for what, ms in target["unpruned_ms"].items()}
+    return [
+        (f"{what} {shape}, ms", dense.get(what, ""), f"{target[f'{what}_ms']:.2f} ({target[f'{what}_speedup']:.1f}x)")
+        for what in ("asked", "predicted", "measured")
+    ]
 
 
 def written(score: float) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -96,8 +97,37 @@ GRANULARITIES: Mapping[str, Callable[[Table], list[Group]]] = {
 }
 
 
+SIZED = ("ffn", "qk", "vo", "hidden")
+"""Granularities whose units are dims of a size: what `round_to` makes multiples of."""
+
+
+class Cost(Protocol):
+    """What a space counts in place of parameters, such as milliseconds (`latency.LatencyTable`).
+
+    A share is what the kept units cost over what the unpruned model costs, in (0, 1]: where parameters are counted it
+    is the density.
+    """
+
+    def share(self, space: Space, kept: Tensor) -> float:
+        """The share that `kept` `(N,)` costs."""
+
+    def check(self, space: Space, share: float) -> None:
+        """Refuse a share that is no fraction or that the space cannot reach, naming the floor."""
+
+    def keep(self, space: Space, scores: Tensor, share: float, alive: Tensor) -> Tensor:
+        """`(N,)` bool, closed: of the units `alive` those worth most within a share."""
+
+    def verdict(self, space: Space, kept: Tensor, share: float | None) -> dict[str, Any]:
+        """What a plan says of it: asked, predicted, and how it was measured; plain values."""
+
+
 class Space:
     """The prunable units of a model, in the order in which the granularities are named, each layer by layer.
+
+    Args:
+        cost: what `keep` counts; parameters by default.
+        round_to: sizes that `keep` leaves are multiples of this (or whole): an FFN's neurons, the stream's dims, and
+            each head's QK and VO dims.
 
     Example:
         >>> space = Space(model, "ffn", "qk", "vo")
@@ -105,17 +135,22 @@ class Space:
         >>> space.density(kept)                         # at most 0.05
 
     Raises:
-        UserError: an unknown granularity, or a model that `architecture.find` refuses.
+        UserError: an unknown granularity, a `round_to` below 1, or a model that `architecture.find` refuses.
     """
 
-    def __init__(self, model: PreTrainedModel, *granularities: str) -> None:
+    def __init__(
+        self, model: PreTrainedModel, *granularities: str, cost: Cost | None = None, round_to: int = 1
+    ) -> None:
         names = granularities or ("ffn", "qk", "vo")
         unknown = [name for name in names if name not in GRANULARITIES]
         if unknown or len(set(names)) < len(names):
             raise UserError(
                 f"granularities {names} are not a choice from {', '.join(GRANULARITIES)}, each at most once"
             )
+        if round_to < 1:
+            raise UserError(f"round_to {round_to} is below 1: sizes are rounded up to a multiple of it, 1 leaves them")
         self.model = model
+        self.cost, self.round_to = cost, round_to
         self.granularities = tuple(names)
         self.table = find(model)
         self.groups = tuple(group for name in names for group in GRANULARITIES[name](self.table))
@@ -214,14 +249,20 @@ class Space:
 
     def floor(self) -> float:
         """The lowest density that these granularities can reach: everything removed that may be."""
-        return self.density(self.closure(self._keep_first(torch.zeros(len(self)), 0)))
+        return self.density(self._prefix(torch.zeros(len(self)), 0))
+
+    def share(self, masks: Tensor) -> float:
+        """The part of the unpruned model that is left, as `keep` counts it: the density, or the share of `cost`."""
+        return self.density(masks) if self.cost is None else self.cost.share(self, masks)
 
     def keep(self, scores: Tensor, density: float, alive: Tensor | None = None) -> Tensor:
-        """`(N,)` bool: the highest-scored units, as many as fit into `density` after `closure`.
+        """`(N,)` bool: the highest-scored units, as many as fit into `density` after `closure` and rounding.
 
         The achieved density is at most the one asked for; what the closure frees goes to the next units in rank. Units
-        that are not `alive` are never kept. One hidden dim at least stays. What is kept is a prefix of the ranking: a
-        unit that does not fit ends it, so large units (sublayers) high in it can leave the density far below.
+        that are not `alive` are never kept. One hidden dim at least stays. What is kept is a prefix of the ranking (and
+        what rounds it up): a unit that does not fit ends it, so large units (sublayers) high in it can leave the
+        density far below. A space with a `cost` takes the share of it in place of the density, and the units that are
+        worth most for it.
 
         Raises:
             UserError: `density` is outside (0, 1] or below the floor of the space.
@@ -229,9 +270,32 @@ class Space:
         self.check(density)
         ranked = scores.detach().double().nan_to_num(nan=torch.finfo(torch.double).min)  # last, but before the dead
         alive = torch.ones_like(ranked, dtype=torch.bool) if alive is None else alive
+        if self.cost is not None:
+            return self.cost.keep(self, scores.detach().double(), density, alive)
         ranked = ranked.masked_fill(~alive, -torch.inf)
-        count = self._longest(lambda count: self._keep_first(ranked, count), int(alive.sum()), density)
-        return self.closure(self._keep_first(ranked, count)) & alive
+        count = self._longest(partial(self._prefix, ranked), int(alive.sum()), density)
+        return self._prefix(ranked, count) & alive
+
+    def _prefix(self, ranked: Tensor, count: int) -> Tensor:
+        """`(N,)` bool, closed: the `count` highest of `ranked`, and what rounds their sizes up."""
+        return self.closure(self.rounded(self._keep_first(ranked, count), ranked))
+
+    def rounded(self, kept: Tensor, ranked: Tensor) -> Tensor:
+        """`(N,)` bool: `kept` and, of the units that died alone, the highest of `ranked` that round every size up.
+
+        Sizes become multiples of `round_to`, or all units that are not at -inf in `ranked`. Heads and networks that
+        are dead stay dead, and a head without QK dims stays without.
+        """
+        if self.round_to == 1:
+            return kept
+        kept = self.closure(kept)
+        for group in self.groups:
+            if group.granularity in SIZED:
+                rows = self.slices[group.name]
+                parts = self.table.heads if group.granularity in ("qk", "vo") else 1
+                sizes = (kept[rows].view(parts, -1), ranked[rows].view(parts, -1))
+                kept[rows] = _rounded_up(*sizes, self.round_to).flatten()
+        return kept
 
     def fill(self, kept: Tensor, scores: Tensor, density: float) -> Tensor:
         """`(N,)` bool: `kept`, and of the other units the highest-scored ones that still fit into `density`.
@@ -260,7 +324,10 @@ class Space:
         return low
 
     def check(self, density: float) -> None:
-        """Refuse a density that is no fraction or that these granularities cannot reach."""
+        """Refuse a density, or a share of the cost, that is no fraction or that these granularities cannot reach."""
+        if self.cost is not None:
+            self.cost.check(self, density)
+            return
         if not 0.0 < density <= 1.0:
             raise UserError(f"density {density} is not in (0, 1]: it is the fraction of parameters to keep")
         floor = self.floor()
@@ -282,6 +349,14 @@ class Space:
             rows = self.slices["hidden"]
             kept[rows.start + int(ranked[rows].argmax())] = True
         return kept
+
+
+def _rounded_up(kept: Tensor, ranked: Tensor, multiple: int) -> Tensor:
+    """`(parts, n)` bool: in every part with units the next highest as well, up to a multiple of units."""
+    counts, alive = kept.sum(dim=1), (ranked > -torch.inf).sum(dim=1)
+    wanted = torch.minimum((counts + multiple - 1) // multiple * multiple, torch.maximum(alive, counts))
+    order = ranked.masked_fill(kept, torch.inf).argsort(dim=1, descending=True, stable=True)
+    return order.argsort(dim=1) < wanted.unsqueeze(1)
 
 
 def _with(kept: Tensor, units: Tensor, count: int) -> Tensor:

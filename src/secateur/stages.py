@@ -5,6 +5,7 @@ Each stage is a call; what it leaves on disk is written whole, and is where an i
     RUN/recipe.yaml      the resolved recipe          RUN/prune, RUN/recover   checkpoints while they are needed
     RUN/versions.json    libraries and machine        RUN/cut                  the cut model before recovery
     RUN/log.jsonl        what training logged         RUN/model                the result: a compact folder
+    RUN/latency.json     prices, for a latency
     RUN/teacher          the teacher, if trained here RUN/report.json, .md     the numbers, with their protocol
 """
 
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -40,6 +41,7 @@ from secateur.bench import disk_bytes, grid
 from secateur.checkpoint import load, read_config, save
 from secateur.errors import UserError
 from secateur.evaluation import batches, encoded, scores
+from secateur.latency import LatencyTable, beside
 from secateur.methods.method import Method, named
 from secateur.objectives import Hidden, Labels, Logits, Term
 from secateur.plan import Plan
@@ -54,6 +56,7 @@ from secateur.training import PruningTrainer, last_checkpoint
 from secateur.verify import verify
 
 TERMS = "terms.safetensors"
+TABLE = "latency.json"
 
 
 def run(recipe: Recipe, output: Path | str, callbacks: Sequence[TrainerCallback] = ()) -> Report:
@@ -85,6 +88,8 @@ class Run:
             return Report.load(self.folder)
         self._check()
         self._claim()
+        if self.table is not None:
+            self.table.save(self.folder / TABLE)
         report = self._measure()
         report.save(self.folder)
         for leftover in ("teacher-training", "prune", "cut", "recover", "cache"):
@@ -155,9 +160,7 @@ class Run:
             )
         model = self._base(self.recipe.model)
         self._check_teacher(model)
-        if self.recipe.embedding_rank:
-            model = factorise(model, self.recipe.embedding_rank)
-        self._method(model)
+        self._method(self._factorised(model))
 
     def _check_teacher(self, model: PreTrainedModel) -> None:
         """A teacher must suit the terms of the loss, and a named one have the shapes that it lends."""
@@ -237,9 +240,10 @@ class Run:
         student = self._base(self.recipe.model)
         if self.recipe.start == "teacher":
             student.load_state_dict(self.teacher.state_dict())
-        if self.recipe.embedding_rank:
-            student = factorise(student, self.recipe.embedding_rank)
-        return self._prepared(student)
+        return self._prepared(self._factorised(student))
+
+    def _factorised(self, model: PreTrainedModel) -> PreTrainedModel:
+        return factorise(model, self.recipe.embedding_rank) if self.recipe.embedding_rank else model
 
     def _prepared(self, model: PreTrainedModel) -> PreTrainedModel:
         """The student as it is trained: embeddings frozen and dropout set, as the recipe says."""
@@ -259,13 +263,35 @@ class Run:
 
     def _method(self, model: PreTrainedModel) -> Method:
         r = self.recipe
-        space = Space(model, *r.units)
+        space = Space(model, *r.units, cost=self.table, round_to=r.round_to)
         kind: Any = named(r.method)
-        schedule = kind.schedule(r.density, r.begin, r.begin + r.ramp * (r.end - r.begin))
+        schedule = kind.schedule(self.share, r.begin, r.begin + r.ramp * (r.end - r.begin))
         try:
             return kind(space, schedule, **r.options)
         except TypeError as error:
             raise UserError(f"the options of {r.method!r} do not fit: {error}") from error
+
+    @cached_property
+    def table(self) -> LatencyTable | None:
+        """What sizes cost, where a time is asked for: as an earlier attempt had it, the recipe's, or measured now."""
+        r, kept = self.recipe, self.folder / TABLE
+        if r.density is not None:
+            return None
+        if kept.is_file():
+            return LatencyTable.load(kept)
+        if r.latency_table is not None:
+            batch, tokens = r.target_shape or (None, None)
+            return LatencyTable.load(r.latency_table, batch=batch, tokens=tokens)
+        batch, tokens = r.target_shape or r.shapes[0]
+        return LatencyTable.measure(self._factorised(self._base(r.model)), *r.units, batch=batch, tokens=tokens)
+
+    @property
+    def share(self) -> float:
+        """What to come down to: the density, or the share of the dense model's time."""
+        r = self.recipe
+        if r.density is not None:
+            return r.density
+        return cast(LatencyTable, self.table).share_of(r.latency, r.speedup)
 
     @cached_property
     def small(self) -> PreTrainedModel:
@@ -289,7 +315,7 @@ class Run:
             learning_rate=r.learning_rate,
         )
         self._train(trainer, "prune")
-        plan = method.plan(r.density, r.embedding_rank)
+        plan = method.plan(self.share, r.embedding_rank)
         small = cut(self.student, plan)
         checked = verify(self._batches(), dense=self.student, plan=plan)
         save_file(trainer.terms.state_dict(), self.folder / TERMS)
@@ -463,7 +489,15 @@ class Run:
             seconds=_read_json(self.folder / "seconds.json"),
             versions=_read_json(self.folder / "versions.json"),
             data=self.task.fingerprint(),
+            target=self._target(),
         )
+
+    def _target(self) -> dict[str, Any] | None:
+        """The time asked for and predicted, and what the result takes."""
+        verdict = self._plan().latency
+        if self.table is None or verdict is None:
+            return None
+        return beside(verdict, self.table.measure_again(self.recovered, self.teacher, self.recipe.repeats))
 
     def _space(self) -> Space:
         """The space of the plan; of the teacher, which has the student's shape and is there in every stage."""

@@ -239,7 +239,7 @@ def test_g06_masked_equals_compact_and_reloaded(bert, batch, edge_cases, attenti
     assert (masked - logits(model, batch)).abs().max() > 0.01, "the plan must change something"
 
     spec = small.config.secateur["attention"]["bert.encoder.layer.0.attention.self"]
-    assert spec["qk"][0] == 0 < spec["vo"][0]
+    assert spec["vo"][spec["qk"].index(0)] > 0, "a head without QK dims lives"
     assert len(set(spec["qk"])) > 1, "heads of different sizes"
     assert spec["scale"] == 8**-0.5, "the scale of the heads before pruning"
     save(small, tmp_path / "compact")
@@ -262,13 +262,15 @@ def test_g08_bert_base_denominators():
 
 
 def padding(structure, hidden=32):
-    """Parameters that a compact model stores only so that the heads of a layer are of one width."""
+    """Parameters that a compact model stores only so that the heads of a bucket are of one width."""
     total = 0
     for spec in structure["attention"].values():
-        heads = len(spec["qk"])
-        if heads:
-            total += (max(1, *spec["qk"]) * heads - sum(spec["qk"])) * (2 * hidden + 2)
-            total += (max(1, *spec["vo"]) * heads - sum(spec["vo"])) * (2 * hidden + 1)
+        for name, each in (("qk", 2 * hidden + 2), ("vo", 2 * hidden + 1)):
+            sizes = iter(spec[name])
+            for heads in spec["buckets"]:
+                own = [next(sizes) for _ in range(heads)]
+                width = -(-max(1, *own) // spec["multiple"]) * spec["multiple"]
+                total += (width * heads - sum(own)) * each
     return total
 
 

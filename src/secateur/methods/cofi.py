@@ -87,7 +87,7 @@ class Cofi(Method):
         seed: of the gates' start and noise, the same on every rank; by default torch's own (`set_seed`).
 
     Raises:
-        UserError: the density is out of reach, or the shape does not fit the space.
+        UserError: the density is out of reach, the shape does not fit the space, or the space counts a latency.
     """
 
     monotone = False
@@ -115,6 +115,11 @@ class Cofi(Method):
         seed: int | None = None,
     ) -> None:
         super().__init__(space)
+        if space.cost is not None:
+            raise UserError(
+                "the Lagrangian of gates is of the expected density: ask for a density here, or for a latency with a "
+                "method that removes units along a schedule"
+            )
         self.density = constant(density) if isinstance(density, int | float) else density
         self.learning_rate, self.tolerance, self.faithful = learning_rate, tolerance, faithful
         self.seed = torch.initial_seed() % 2**31 if seed is None else seed
@@ -184,7 +189,7 @@ class Cofi(Method):
 
         Sublayers and layers stay as they were learned, as far as the density can be reached so. The gates of all other
         units are shifted by one number, the largest at which the deterministic masks fit; what room rounding and large
-        units leave is filled with the best of the others.
+        units leave is filled with the best of the others, unless sizes are to be multiples (`Space.round_to`).
         """
         self.space.check(density)
         kept = self._of_shape(density) if self.shape is not None else self._shifted(density)
@@ -197,7 +202,8 @@ class Cofi(Method):
             middle = (low + high) / 2
             fits = self.space.density(self._kept(coarse, middle)) <= density + 1e-12
             low, high = (middle, high) if fits else (low, middle)
-        return self.space.fill(self._kept(coarse, low), self.scores(), density)
+        kept = self._kept(coarse, low)
+        return kept if self.space.round_to > 1 else self.space.fill(kept, self.scores(), density)
 
     def _coarse(self, density: float) -> Tensor:
         """Numbers of the units that are a group of their own and stay open: as learned, or what the density needs."""
@@ -222,7 +228,7 @@ class Cofi(Method):
         if "hidden" in self.space.slices:
             rows = self.space.slices["hidden"]
             kept[rows.start + int(log_alpha[rows].argmax())] = True
-        return self.space.closure(kept)
+        return self.space.closure(self.space.rounded(kept, log_alpha))
 
     def _of_shape(self, density: float) -> Tensor:
         kept = torch.ones_like(self.log_alpha, dtype=torch.bool)
@@ -319,6 +325,8 @@ def _checked(shape: Mapping[str, int], space: Space) -> dict[str, int]:
     Raises:
         UserError: a granularity that the space has not, or more units than there are.
     """
+    if space.round_to > 1:
+        raise UserError("a shape says every size itself: leave round_to out, or the shape")
     for name, units in shape.items():
         groups = [group for group in space.groups if group.granularity == name]
         if not groups:

@@ -23,6 +23,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from secateur.errors import UserError
 from secateur.methods.method import register
 from secateur.methods.scheduled import Scheduled
 from secateur.schedules import Schedule
@@ -40,6 +41,9 @@ class Grain(Scheduled):
         alpha: strength of the structure regularisation, 0 turns it off (paper: 0.3).
         separate: gradient separation; when False, importance hears the hidden-state term too.
         faithful: reproduce the published ranking (specification section 3), undershoot included.
+
+    Raises:
+        UserError: the density is out of reach, or `faithful` in a space that counts or rounds otherwise.
     """
 
     importance: Tensor
@@ -55,6 +59,8 @@ class Grain(Scheduled):
         faithful: bool = False,
     ) -> None:
         super().__init__(space, density)
+        if faithful and (space.cost is not None or space.round_to > 1):
+            raise UserError("the published ranking knows parameters alone: leave faithful out, or latency and round_to")
         self.beta, self.alpha, self.separate, self.faithful = beta, alpha, separate, faithful
         self.register_buffer("importance", torch.zeros_like(self.alive, dtype=torch.float))
 

@@ -80,8 +80,9 @@ class Method(nn.Module):
         return []
 
     def readings(self) -> dict[str, float]:
-        """What a log line shows of the method, by name: the density of the masks."""
-        return {"density": self.space.density(self.alive)}
+        """What a log line shows of the method, by name: the density of the masks, and the share of the space's cost."""
+        share = {} if self.space.cost is None else {"share": self.space.share(self.alive)}
+        return {"density": self.space.density(self.alive), **share}
 
     def settled(self) -> bool:
         """Whether the masks have arrived at the last density of the schedule: only then is a score worth comparing."""
@@ -100,10 +101,10 @@ class Method(nn.Module):
         self.progress = float(state[0])
 
     def plan(self, density: float, embedding_rank: int | None = None) -> Plan:
-        """The frozen verdict at a density; not overridden.
+        """The frozen verdict at a density, or, where the space has a `cost`, at a share of it; not overridden.
 
         Raises:
-            UserError: the density cannot be reached with these granularities (the message names the floor).
+            UserError: it cannot be reached with these granularities (the message names the floor).
         """
         was_training = self.training
         self.eval()

@@ -11,7 +11,8 @@ class Scheduled(Method):
     """Keeps the best-scored units at the density that the schedule gives for the progress made.
 
     Args:
-        density: progress in [0, 1] -> density; a plain number is the final density, for use without training.
+        density: progress in [0, 1] -> density; a plain number is the final density, for use without training. Where
+            the space has a `cost`, it is the share of that.
     """
 
     def __init__(self, space: Space, density: Schedule | float = 1.0) -> None:
@@ -25,5 +26,5 @@ class Scheduled(Method):
     def advance(self, progress: float) -> None:
         super().advance(progress)
         target = self.density(progress)
-        if target < 1.0 and target < self.space.density(self.alive):
+        if target < 1.0 and target < self.space.share(self.alive):
             self.alive.copy_(self.space.keep(self.scores(), target, alive=self.alive))

@@ -1,0 +1,305 @@
+"""The latency table: it predicts cut models, its prices rise, and what is kept for a time is worth most."""
+
+import json
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from fake_clock import milliseconds as fake_ms
+from fake_clock import timer
+from tiny_models import MONOTONE, learn, random_masks, tiny
+
+from secateur.bench import Measurement
+from secateur.errors import UserError
+from secateur.latency import LatencyTable, beside, milliseconds
+from secateur.methods.cofi import Cofi
+from secateur.methods.grain import Grain
+from secateur.methods.magnitude import Magnitude
+from secateur.methods.method import registered
+from secateur.plan import Plan
+from secateur.schedules import cubic
+from secateur.space import GRANULARITIES, Space
+from secateur.surgery import cut
+
+SETS = (
+    ("ffn", "qk", "vo"),
+    ("head", "ffn"),
+    ("hidden", "head", "sublayer", "ffn"),
+    ("layer", "head", "ffn"),
+    ("sublayer", "layer", "qk"),
+    ("ffn", "qk", "vo", "head", "sublayer", "hidden"),
+)
+
+
+SIZES = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 20}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny("bert", dtype=torch.float32, **SIZES)
+
+
+@pytest.fixture(scope="module")
+def table(model):
+    """Measured for every granularity."""
+    return LatencyTable.measure(model, *GRANULARITIES, timer=timer())
+
+
+# The table
+
+
+@pytest.mark.parametrize("names", SETS, ids="-".join)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_cut_takes_what_was_predicted(model, table, names, seed):
+    space = Space(model, *names)
+    masks = space.closure(random_masks(space, 0.6, seed=seed) > 0).float()
+    small = cut(model, Plan.of(space, masks, source=""))
+    assert table.predict(space, masks) == pytest.approx(fake_ms(small), rel=1e-9)
+    assert table.predict(space, space.ones()) == pytest.approx(table.dense_ms) == pytest.approx(fake_ms(model))
+
+
+def test_a_slow_minute_is_taken_out(model):
+    slow = LatencyTable.measure(model, "ffn", timer=timer(pace=lambda turn: 3.0 if turn % 3 == 1 else 1.0))
+    steady = LatencyTable.measure(model, "ffn", timer=timer())
+    np.testing.assert_allclose(slow.mlp, steady.mlp, rtol=1e-9)
+    assert slow.dense_ms == pytest.approx(steady.dense_ms)
+
+
+def test_more_never_costs_less_however_noisy_the_clock(model):
+    noise = np.random.default_rng(0).uniform(0.6, 1.4, 10**4)
+    table = LatencyTable.measure(model, *GRANULARITIES, timer=timer(noise=lambda turn: noise[turn]))
+    for hidden in (1, 3, 8):
+        prices = table.prices(hidden)
+        for axis in range(3):
+            assert np.diff(prices.attention, axis=axis).min() >= -1e-12
+        assert np.diff(prices.mlp).min() >= -1e-12
+        assert prices.attention.min() >= prices.bare_attention >= 0
+        assert prices.mlp.min() >= prices.bare_mlp >= 0
+        wider = table.prices(min(8, hidden + 2))
+        assert (wider.attention >= prices.attention - 1e-12).all() and wider.rest >= prices.rest
+
+
+def test_saved_and_loaded(model, table, tmp_path):
+    table.save(tmp_path / "table.json")
+    loaded = LatencyTable.load(tmp_path / "table.json", batch=8, tokens=128, threads=None)
+    assert loaded.to_dict() == table.to_dict() == json.loads((tmp_path / "table.json").read_text())
+    space = Space(model)
+    masks = random_masks(space)
+    assert loaded.predict(space, masks) == table.predict(space, masks)
+    assert loaded.protocol["runtime"] == "a fake"
+
+
+def test_a_table_of_another_protocol_is_refused(table, tmp_path):
+    table.save(tmp_path / "table.json")
+    with pytest.raises(UserError, match=r"was measured with tokens 128, not 32: measure another"):
+        LatencyTable.load(tmp_path / "table.json", batch=8, tokens=32)
+
+
+@pytest.mark.parametrize("spoil", ["cut short", "other version", "no rest", "other grid", "not a number"])
+def test_a_file_that_is_no_table_is_refused(table, tmp_path, spoil):
+    data = table.to_dict()
+    if spoil == "other version":
+        data["version"] = 99
+    elif spoil == "no rest":
+        del data["rest"]
+    elif spoil == "other grid":
+        data["grid"]["ffn"] = [1, 20]
+    elif spoil == "not a number":
+        data["mlp"][0][0] = float("nan")
+    text = json.dumps(data)
+    (tmp_path / "table.json").write_text(text[:-9] if spoil == "cut short" else text)
+    with pytest.raises(UserError, match=r"table\.json") as refusal:
+        LatencyTable.load(tmp_path / "table.json")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_table_of_another_model_or_other_units_is_refused(model, table):
+    wider = Space(tiny("bert", dtype=torch.float32, **SIZES | {"intermediate_size": 21}))
+    with pytest.raises(UserError, match="for another model: this one has ffn 21, not 20"):
+        table.predict(wider, wider.ones())
+    neurons = LatencyTable.measure(model, "ffn", timer=timer())
+    space = Space(model, "ffn", "head")
+    with pytest.raises(UserError, match="without varying heads: measure one with the units ffn, head"):
+        neurons.predict(space, space.ones())
+
+
+@pytest.mark.parametrize(("text", "ms"), [("5ms", 5), ("5 ms", 5), ("0.005s", 5), ("2.5", 2.5), (3, 3), ("1e-2S", 10)])
+def test_times_are_milliseconds_unless_they_say_otherwise(text, ms):
+    assert milliseconds(text) == pytest.approx(ms)
+
+
+@pytest.mark.parametrize("text", ["fast", "5m", "ms", "", "5 min"])
+def test_what_is_no_time_is_refused(text):
+    with pytest.raises(UserError, match="write it like 5ms"):
+        milliseconds(text)
+
+
+def test_a_share_is_of_the_dense_models_time(table):
+    assert table.share_of(latency=table.dense_ms / 4) == table.share_of(speedup=4.0) == 0.25
+    for wrong in ({}, {"latency": 1.0, "speedup": 2.0}, {"speedup": 0.0}):
+        with pytest.raises(UserError, match="a latency in ms or a speedup above 0"):
+            table.share_of(**wrong)
+
+
+# The choice
+
+TINY = {"hidden_size": 4, "num_attention_heads": 2, "intermediate_size": 2}
+
+
+def all_choices(space):
+    """Every closed choice, `(choices, N)`; the stream keeps a dim."""
+    every = torch.tensor(list(product([False, True], repeat=len(space))))
+    if "hidden" in space.slices:
+        every = every[every[:, space.slices["hidden"]].any(dim=1)]
+    return torch.unique(torch.stack([space.closure(kept) for kept in every]), dim=0)
+
+
+def worth(space, scores, alive):
+    """`(N,)`: score above the lowest of those alive, and a little, times parameters."""
+    own = scores[alive].double()
+    least = 1e-6 * float(own.max() - own.min())
+    return torch.where(alive, (scores.double() - own.min() + least) * space.unit_cost().double(), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("names", "layers"),
+    [
+        (("ffn", "qk", "vo"), 1),
+        (("hidden", "head", "sublayer", "ffn"), 1),
+        (("layer", "head", "ffn"), 1),
+        (("layer", "sublayer", "head"), 1),
+        (("qk", "sublayer", "head"), 1),
+        (("layer", "ffn"), 2),
+    ],
+    ids=str,
+)
+def test_what_is_kept_is_worth_most(names, layers):
+    """Against all choices, for several limits, with units that are gone already and without."""
+    model = tiny("bert", num_hidden_layers=layers, dtype=torch.float32, **TINY)
+    space = Space(model, *names, cost=LatencyTable.measure(model, *names, timer=timer()))
+    choices = all_choices(space)
+    prices = torch.tensor([space.cost.predict(space, kept) for kept in choices], dtype=torch.double)
+    generator = torch.Generator().manual_seed(0)
+    for gone in (0.0, 0.3):
+        scores = torch.randn(len(space), generator=generator)
+        alive = choices[int((prices < gone_to(prices, gone)).nonzero()[-1])]
+        values = worth(space, scores, alive)
+        own = (choices & ~alive).sum(dim=1) == 0
+        for part in (0.1, 0.4, 0.7, 1.0):
+            limit = float(prices[own].quantile(part))
+            kept = space.keep(scores, limit / space.cost.dense_ms, alive=alive)
+            assert not bool((kept & ~alive).any()) and torch.equal(space.closure(kept), kept)
+            assert space.cost.predict(space, kept) <= limit * (1 + 1e-9)
+            best = (choices[own & (prices <= limit)].double() @ values).max()
+            assert float(kept.double() @ values) == pytest.approx(float(best), rel=1e-4, abs=1e-6)
+
+
+def gone_to(prices, gone):
+    """A price above that of everything, or one that leaves out the dearest choices."""
+    return float(prices.quantile(1.0 - gone)) + (1.0 if not gone else 0.0)
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """A model of sizes that rounding can change, and its table."""
+    model = tiny("bert", dtype=torch.float32, num_attention_heads=2)
+    return model, LatencyTable.measure(model, "ffn", "qk", "vo", timer=timer())
+
+
+def heads_of(space, kept, axis):
+    return kept[space.slices[axis]].view(space.table.heads, -1)
+
+
+def test_dims_below_the_widest_are_free(wide):
+    """Heads are stored padded to the widest, so every head that is kept takes as many of its dims."""
+    space = Space(wide[0], "ffn", "qk", "vo", cost=wide[1])
+    kept = space.keep(torch.rand(len(space), generator=torch.Generator().manual_seed(0)), 0.4)
+    for layer in range(2):
+        for axis in ("qk", "vo"):
+            sizes = heads_of(space, kept, f"{layer}.{axis}").sum(dim=1)
+            assert len(set(sizes[sizes > 0].tolist())) <= 1
+    assert bool(kept.any()) and 0.35 < space.share(kept) <= 0.4
+
+
+def test_a_latency_and_multiples_together(wide):
+    space = Space(wide[0], "ffn", "qk", "vo", cost=wide[1], round_to=8)
+    scores = torch.rand(len(space), generator=torch.Generator().manual_seed(0))
+    for share in (0.3, 0.5, 0.9):
+        kept = space.keep(scores, share)
+        assert space.share(kept) <= share * (1 + 1e-9)
+        for group in space.groups:
+            parts = 1 if group.granularity == "ffn" else space.table.heads
+            assert not bool((kept[space.slices[group.name]].view(parts, -1).sum(dim=1) % 8).any())
+
+
+def test_scores_that_are_no_numbers_or_all_alike(wide):
+    space = Space(wide[0], "ffn", "qk", "vo", cost=wide[1])
+    for scores in (torch.zeros(len(space)), torch.full((len(space),), torch.nan)):
+        assert 0.3 < space.share(space.keep(scores, 0.5)) <= 0.5
+
+
+def test_out_of_reach_names_the_floor(model, table):
+    space = Space(model, "ffn", cost=table)
+    floor = table.predict(space, torch.zeros(len(space)))
+    for ask in (lambda share: space.keep(space.ones(), share), lambda share: Magnitude(space, share)):
+        assert ask(floor / table.dense_ms) is not None
+        with pytest.raises(UserError, match=rf"ms is out of reach: pruning only ffn leaves at least {floor:.4g} ms"):
+            ask(0.99 * floor / table.dense_ms)
+        with pytest.raises(UserError, match="is no target: the unpruned model takes"):
+            ask(1.2)
+
+
+# Methods
+
+
+@pytest.mark.parametrize("name", MONOTONE)
+@pytest.mark.parametrize("names", SETS[:3], ids="-".join)
+def test_methods_come_down_to_a_latency_along_their_schedule(model, table, names, name):
+    space = Space(model, *names, cost=table)
+    schedule = cubic(1.0, 0.5, begin=0.2, end=0.8)
+    method, alive = registered()[name](space, schedule), space.ones().bool()
+    generator = torch.Generator().manual_seed(0)
+    for step in range(1, 7):
+        learn(method, step / 6, generator)
+        assert not bool((method.alive & ~alive).any())
+        assert space.share(method.alive) <= schedule(step / 6) + 1e-9
+        alive = method.alive.clone()
+    plan = method.plan(0.4)
+    assert plan.asked is None
+    assert plan.latency["asked_ms"] == 0.4 * table.dense_ms
+    assert plan.latency["predicted_ms"] == table.predict(space, plan.masks) <= plan.latency["asked_ms"] * (1 + 1e-9)
+    assert plan.latency["predicted_ms"] == pytest.approx(fake_ms(cut(model, plan)))
+    assert plan.achieved["prunable"] == space.density(plan.masks)
+    assert method.readings()["share"] == space.share(method.alive)
+
+
+def test_a_plan_tells_its_latency_as_json(model, table):
+    space = Space(model, "ffn", cost=table)
+    plan = Magnitude(space).plan(0.8)
+    data = json.loads(json.dumps(plan.to_dict(space)))
+    back = Plan.from_dict(data, model)
+    assert back.latency == plan.latency and back.to_dict(space) == data
+    assert back.latency["protocol"]["tokens"] == 128
+    data["latency"] = 5
+    with pytest.raises(UserError, match="latency must be an object"):
+        Plan.from_dict(data, model)
+    assert "latency" not in Magnitude(Space(model, "ffn")).plan(0.8).to_dict(space)
+
+
+def test_methods_that_count_parameters_refuse_a_latency(model, table):
+    with pytest.raises(UserError, match="Lagrangian of gates is of the expected density"):
+        Cofi(Space(model, "ffn", cost=table))
+    with pytest.raises(UserError, match="published ranking knows parameters alone"):
+        Grain(Space(model, "ffn", cost=table), faithful=True)
+
+
+def test_asked_predicted_and_measured_beside_each_other(model, table):
+    space = Space(model, "ffn", cost=table)
+    plan = Magnitude(space).plan(0.8)
+    protocol = {"batch": 8, "tokens": 128}
+    dense = Measurement(10.0, (9.0, 11.0), 0, protocol)
+    found = beside(plan.latency, Measurement(4.0, (4.0, 4.0), 0, protocol, dense))
+    assert (found["asked_speedup"], found["measured_ms"], found["measured_speedup"]) == (pytest.approx(1.25), 4.0, 2.5)
+    assert found["unpruned_ms"] == {"predicted": table.dense_ms, "measured": 10.0}
+    assert found["predicted_speedup"] == table.dense_ms / found["predicted_ms"]
