@@ -2,8 +2,10 @@
 
 from secateur.bench import Measurement, measure
 from secateur.checkpoint import load, register, save
+from secateur.contest import contest
 from secateur.errors import UserError
 from secateur.export import Exported, export
+from secateur.latency import LatencyTable
 from secateur.masking import attach, attached
 from secateur.methods.cofi import Cofi
 from secateur.methods.grain import Grain
@@ -27,6 +29,7 @@ __all__ = [
     "Grain",
     "Hidden",
     "Labels",
+    "LatencyTable",
     "Logits",
     "Magnitude",
     "Measurement",
@@ -43,6 +46,7 @@ __all__ = [
     "attach",
     "attached",
     "constant",
+    "contest",
     "cubic",
     "cut",
     "exponential",

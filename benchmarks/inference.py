@@ -1,0 +1,340 @@
+"""How fast compact models run: BERT-base with published structures at 5%, and a real pruned model, in every runtime.
+
+    python benchmarks/inference.py table   [--real FOLDER --dense FOLDER]     the table of RESULTS.md
+    python benchmarks/inference.py layouts                                    ways to run heads of different sizes
+    python benchmarks/inference.py prices                                     what `layout.Prices` is set from
+    python benchmarks/inference.py profile                                    where the time goes
+
+BERT-base has random weights: latency does not depend on them. Run it on an idle machine.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+import typer
+from scipy.optimize import nnls
+from torch import Tensor
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
+
+import secateur as sec
+from secateur.compact import CompactAttention
+from secateur.contest import Result, contest
+from secateur.layout import BATCH, TOKENS, Layout
+from secateur.plan import Plan
+from secateur.runtimes import runner
+from secateur.space import Space
+
+app = typer.Typer(add_completion=False)
+OUT = Path("runs/inference")
+SHAPES = {(1, 32): 40, (1, 128): 30, (8, 128): 15, (32, 128): 5}
+"""Batch and tokens, and how many timed forwards."""
+RUNTIMES = {
+    "pytorch": ("fp32", "bf16"),
+    "compiled": ("fp32", "bf16"),
+    "onnxruntime": ("fp32", "int8"),
+    "openvino": ("fp32", "bf16", "int8"),
+}
+GRAIN = {
+    # MNLI in Table 6 of the paper: layers with attention, heads, mean QK and VO dims of a head, mean neurons a layer.
+    "GRAIN-like, few heads": (11, 21, 28.8, 32.9, 122.5),
+    "GRAIN-like, many heads": (12, 86, 9.0, 8.6, 103.9),
+}
+COFI = ((3, 600), (3, 400), (2, 250), (1, 0), (0, 0), (0, 0), (0, 0), (0, 0), (0, 0), (0, 0), (1, 0), (1, 100))
+"""Heads and neurons of each layer: early and last sublayers survive, the middle is gone (the authors' talk); 764 of 768
+hidden dims, as in their MNLI model at 95%."""
+
+
+# Structures
+
+
+def dense_base() -> PreTrainedModel:
+    """BERT-base with random weights."""
+    torch.manual_seed(0)
+    return BertForSequenceClassification(BertConfig()).eval()
+
+
+def grain_like(model: PreTrainedModel, layers: int, heads: int, qk: float, vo: float, ffn: float) -> Plan:
+    """Sizes spread evenly from half of the mean to one and a half, in an order drawn by a seed."""
+    space, noise = Space(model, "ffn", "qk", "vo"), torch.Generator().manual_seed(0)
+    masks = torch.zeros(len(space))
+
+    def spread(mean: float, count: int, most: int) -> list[int]:
+        sizes = torch.linspace(0.5, 1.5, count)[torch.randperm(count, generator=noise)] * mean
+        return sizes.round().clamp(1, most).int().tolist()
+
+    neurons = spread(ffn, space.table.layers, space.table.sizes["0.ffn"])
+    sizes = {"qk": spread(qk, heads, space.table.head_dim), "vo": spread(vo, heads, space.table.head_dim)}
+    for layer, count in enumerate(neurons):
+        _keep(masks, space.slices[f"{layer}.ffn"], 0, count)
+    for number in range(heads):
+        layer, head = number % layers, number // layers
+        for name, own in sizes.items():
+            _keep(masks, space.slices[f"{layer}.{name}"], head * space.table.head_dim, own[number])
+    return Plan.of(space, masks)
+
+
+def cofi_like(model: PreTrainedModel) -> Plan:
+    """Whole heads, neurons, whole sublayers and four hidden dims gone."""
+    space = Space(model, "hidden", "head", "sublayer", "ffn")
+    masks = torch.zeros(len(space))
+    _keep(masks, space.slices["hidden"], 0, 764)
+    for layer, (heads, neurons) in enumerate(COFI):
+        _keep(masks, space.slices[f"{layer}.head"], 0, heads)
+        _keep(masks, space.slices[f"{layer}.ffn"], 0, neurons)
+        _keep(masks, space.slices[f"{layer}.attention"], 0, int(heads > 0))
+        _keep(masks, space.slices[f"{layer}.mlp"], 0, int(neurons > 0))
+    return Plan.of(space, masks)
+
+
+def _keep(masks: Tensor, rows: slice, first: int, count: int) -> None:
+    masks[rows.start + first : rows.start + first + count] = 1.0
+
+
+def structures(model: PreTrainedModel) -> dict[str, Plan]:
+    """Every structure of the table over BERT-base."""
+    plans = {name: grain_like(model, *sizes) for name, sizes in GRAIN.items()}
+    return plans | {"CoFi-like": cofi_like(model)}
+
+
+# The table
+
+
+@app.command()
+def table(
+    real: Path | None = None, dense: Path | None = None, threads: int = 2, memory: bool = True, only: str = ""
+) -> None:
+    """Latencies, speed-ups and distances from the roofline; `real` and `dense` are model folders of one family."""
+    base = dense_base()
+    plans = structures(base)
+    density = {name: plan.achieved["layers"] for name, plan in plans.items()}
+    print("densities of all layers:", {name: f"{one:.4f} = 1/{1 / one:.1f}" for name, one in density.items()})
+    models: dict[str, PreTrainedModel] = {"dense": base} | {name: sec.cut(base, plan) for name, plan in plans.items()}
+    found = _contests(models, threads, memory, only)
+    if real is not None and dense is not None:
+        from transformers import AutoModelForSequenceClassification
+
+        teacher = AutoModelForSequenceClassification.from_pretrained(dense, dtype=torch.float32).eval()
+        found += _contests({"dense MiniLM": teacher, "pruned MiniLM": sec.load(real)}, threads, memory, only)
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "table.json").write_text(json.dumps([one.to_dict() for one in found], indent=1) + "\n")
+
+
+def _contests(models: Mapping[str, PreTrainedModel], threads: int, memory: bool, only: str) -> list[Result]:
+    """One contest for each shape, all runtimes and dtypes in it, and its table."""
+    found: list[Result] = []
+    for shape, repeats in SHAPES.items():
+        for runtime, dtypes in RUNTIMES.items():
+            if runtime.startswith(only):
+                found += contest(
+                    models,
+                    dense=next(iter(models)),
+                    runtimes=[runtime],
+                    dtypes=dtypes,
+                    shapes=[shape],
+                    repeats=repeats,
+                    warmup=2,
+                    threads=threads,
+                    peak_memory=memory and shape == (8, 128),
+                )
+                _print(found[-len(models) * len(dtypes) :])
+    return found
+
+
+def _print(found: Sequence[Result]) -> None:
+    for one in found:
+        cells = [
+            f"{one.batch} x {one.tokens}",
+            f"{one.runtime} {one.dtype}",
+            one.model,
+            f"{one.latency_ms:.2f} ({one.quartiles_ms[0]:.2f}-{one.quartiles_ms[1]:.2f})",
+            f"{one.speed_up:.1f}x" if one.speed_up else "",
+            f"{one.speed_up_baseline:.1f}x" if one.speed_up_baseline else "",
+            f"{one.over_floor:.1f}" if one.over_floor else "",
+            f"{one.bytes / 1e6:.0f} MB",
+            f"{one.peak.model / 1e6:.0f} MB" if one.peak else "",
+        ]
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+# Layouts
+
+
+def _loop(qk: Sequence[int]) -> Layout:
+    return Layout(tuple((head,) for head in range(len(qk))))
+
+
+def _halves(qk: Sequence[int], vo: Sequence[int]) -> Layout:
+    ranked = sorted(range(len(qk)), key=lambda head: qk[head] + vo[head])
+    middle = (len(qk) + 1) // 2
+    return Layout(tuple(tuple(part) for part in (ranked[:middle], ranked[middle:]) if part), 8)
+
+
+LAYOUTS: dict[str, Callable[[list[int], list[int]], Layout]] = {
+    "one call a head": lambda qk, vo: _loop(qk),
+    "padded to the widest": lambda qk, vo: Layout.single(len(qk)),
+    **{
+        f"the same, to {n}": partial(lambda n, qk, vo: replace(Layout.single(len(qk)), multiple=n), n)
+        for n in (4, 8, 16)
+    },
+    "two buckets, to 8": _halves,
+}
+
+
+class Separate(CompactAttention):
+    """Query, key and value each a product of its own."""
+
+    def _project(self, hidden_states: Tensor) -> list[tuple[Tensor, ...]]:
+        self.training = True
+        try:
+            return super()._project(hidden_states)
+        finally:
+            self.training = False
+
+
+def laid_out(model: PreTrainedModel, plan: Plan, layout: str, fused: bool = True) -> PreTrainedModel:
+    """The cut of a plan with another layout; "chosen" leaves it."""
+    if layout != "chosen":
+        space = plan.space(model)
+        plan = replace(
+            plan, layouts=tuple(LAYOUTS[layout](*plan.head_sizes(space, n)) for n in range(space.table.layers))
+        )
+    small = sec.cut(model, plan)
+    for module in small.modules():
+        if isinstance(module, CompactAttention) and not fused:
+            module.__class__ = Separate
+    return small
+
+
+@app.command()
+def layouts(threads: int = 2, repeats: int = 30) -> None:
+    """Milliseconds of each layout, interleaved, by structure, runtime, dtype and shape."""
+    base = dense_base()
+    for name, plan in list(structures(base).items())[:2]:
+        small = {"padded, Q, K, V apart": laid_out(base, plan, "padded to the widest", fused=False)}
+        small |= {layout: laid_out(base, plan, layout) for layout in (*LAYOUTS, "chosen")}
+        print(f"\n{name}\n| | " + " | ".join(small) + " |\n|" + " --- |" * (1 + len(small)))
+        for runtime, dtype in (("pytorch", "fp32"), ("pytorch", "bf16"), ("onnxruntime", "fp32"), ("openvino", "fp32")):
+            ready = [runner(one, runtime, dtype, threads=threads) for one in small.values()]
+            for batch, tokens in ((1, 32), (1, 128), (8, 128), (32, 128)):
+                times = _in_turn([partial(one, _ids(batch, tokens)) for one in ready], repeats if batch == 1 else 10)
+                cells = [f"{one:.2f}" for one in times]
+                print(f"| {runtime} {dtype} {batch} x {tokens} | " + " | ".join(cells) + " |", flush=True)
+
+
+def _ids(batch: int, tokens: int) -> dict[str, np.ndarray]:
+    ids = np.random.default_rng(0).integers(0, 30000, (batch, tokens))
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+
+
+def _in_turn(calls: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
+    """Median milliseconds of each."""
+    times: list[list[float]] = [[] for _ in calls]
+    for turn in range(repeats + 2):
+        for call, own in zip(calls, times, strict=True):
+            call()
+            begin = time.perf_counter()
+            call()
+            if turn > 1:
+                own.append(1000 * (time.perf_counter() - begin))
+    return [median(own) for own in times]
+
+
+@app.command()
+@torch.inference_mode()
+def prices(threads: int = 2, repeats: int = 15) -> None:
+    """Fit `layout.Prices` to attentions of many sizes and bucket counts at `BATCH` x `TOKENS`.
+
+    Beside them a price of each head (its softmax) and of the rest, which no layout changes.
+    """
+    torch.set_num_threads(threads)
+    cases = list(product((256, 768), (1, 2, 4), (1, 2, 4), (8, 16, 32, 64)))
+    times = np.array(_in_turn([_attention(*case) for case in cases], repeats)) / 1000
+    tokens = BATCH * TOKENS
+    rows = np.array(
+        [
+            [buckets, 8 * tokens * hidden * heads * width, 4 * tokens * TOKENS * heads * width, heads, 1.0]
+            for hidden, buckets, in_each, width in cases
+            for heads in (buckets * in_each,)
+        ]
+    )
+    scale = rows.max(axis=0)
+    found, _ = nnls(rows / scale / times[:, None], np.ones(len(times)))  # relative errors count
+    call, project, mix, head, rest = found / scale
+    print(
+        f"call {call:.1e} s, project {1 / project:.1e} and mix {1 / mix:.1e} FLOP/s, head {head:.1e}, else {rest:.1e} s"
+    )
+    errors = np.abs(rows @ (found / scale) / times - 1)
+    print(f"relative error: median {np.median(errors):.0%}, largest {errors.max():.0%}")
+
+
+def _attention(hidden: int, buckets: int, heads: int, width: int) -> Callable[[], Any]:
+    """An attention with its output projection, packed as a cut model runs it."""
+    config = BertConfig(num_hidden_layers=1, hidden_size=hidden, num_attention_heads=4)
+    stock = BertForSequenceClassification(config).bert.encoder.layer[0].attention.self
+    count = buckets * heads
+    for name in ("query", "key", "value"):
+        setattr(stock, name, torch.nn.Linear(hidden, count * width))
+    sizes = [width] * count
+    spec = {"query": "query", "key": "key", "value": "value", "output": None, "qk": sizes, "vo": sizes, "scale": 0.125}
+    attention = CompactAttention(stock, spec | {"buckets": [heads] * buckets, "multiple": 1}).eval()
+    output, stream = torch.nn.Linear(count * width, hidden), torch.randn(BATCH, TOKENS, hidden)
+    return lambda: output(attention(stream)[0])
+
+
+# Where the time goes
+
+
+@app.command()
+def profile(threads: int = 2) -> None:
+    """Share of each kind of operation at 1 x 128 and 8 x 128: PyTorch eager and OpenVINO, fp32."""
+    base = dense_base()
+    for name, plan in structures(base).items():
+        small = sec.cut(base, plan)
+        for batch in (1, 8):
+            print(f"\n{name}, {batch} x 128\n  PyTorch: {_pytorch_profile(small, batch, threads)}")
+            print(f"  OpenVINO: {_openvino_profile(small, batch, threads)}", flush=True)
+
+
+def _pytorch_profile(model: PreTrainedModel, batch: int, threads: int) -> str:
+    torch.set_num_threads(threads)
+    inputs = {key: torch.from_numpy(value) for key, value in _ids(batch, 128).items()}
+    with torch.inference_mode(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        for _ in range(10):
+            model(**inputs)
+    return _shares({event.key.removeprefix("aten::"): event.self_cpu_time_total for event in seen.key_averages()})
+
+
+def _openvino_profile(model: PreTrainedModel, batch: int, threads: int) -> str:
+    import openvino
+
+    path = OUT / "profile" / "model.xml"
+    sec.export(model, path)
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "PERF_COUNT": "YES"}
+    request = openvino.Core().compile_model(path, "CPU", options).create_infer_request()
+    inputs, spent = _ids(batch, 128), dict[str, float]()
+    for _ in range(10):
+        request.infer({name: inputs[name] for name in inputs})
+        for node in request.profiling_info:
+            spent[node.node_type] = spent.get(node.node_type, 0.0) + node.real_time.total_seconds()
+    return _shares(spent)
+
+
+def _shares(spent: Mapping[str, float], most: int = 7) -> str:
+    whole = sum(spent.values())
+    ranked = sorted(spent.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {own / whole:.0%}" for name, own in ranked[:most])
+
+
+if __name__ == "__main__":
+    app()
