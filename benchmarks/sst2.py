@@ -2,7 +2,7 @@
 
     python benchmarks/sst2.py train   --data DIR --teacher DIR        every run of the table, one folder each
     python benchmarks/sst2.py longer  --data DIR --teacher DIR        GRAIN with a longer recovery
-    python benchmarks/sst2.py faster  --data DIR --teacher DIR        GRAIN with rounded sizes, and with a time as target
+    python benchmarks/sst2.py faster  --data DIR --teacher DIR        GRAIN with rounded sizes, and to a time
     python benchmarks/sst2.py choose  --data DIR --teacher DIR        settings, on 2,000 rows held out of training
     python benchmarks/sst2.py table   --teacher DIR                   latencies in one process, and the table
 
