@@ -194,12 +194,8 @@ LAYOUTS: dict[str, Callable[[list[int], list[int]], Layout]] = {
 class Separate(CompactAttention):
     """Query, key and value each a product of its own."""
 
-    def _project(self, hidden_states: Tensor) -> list[tuple[Tensor, ...]]:
-        self.training = True
-        try:
-            return super()._project(hidden_states)
-        finally:
-            self.training = False
+    def _at_once(self, hidden_states: Tensor) -> bool:
+        return False
 
 
 def laid_out(model: PreTrainedModel, plan: Plan, layout: str, fused: bool = True) -> PreTrainedModel:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import inputs, random_masks, tiny
+from tiny_models import outputs, random_masks, tiny
 
-from secateur.compact import CompactAttention
+from secateur import compact
 from secateur.layout import Layout, Prices, choose, cost
 from secateur.plan import Plan
 from secateur.space import Space
@@ -72,7 +72,7 @@ def test_free_calls_are_taken_and_dear_ones_shared():
     assert choose([], [], 768).buckets == ()
 
 
-# The packed projections
+# Query, key and value as one product
 
 
 @pytest.fixture
@@ -82,54 +82,32 @@ def small():
     return cut(model, Plan.of(space, random_masks(space)))
 
 
-def changed_in_place(attention):
-    with torch.no_grad():
-        attention.value.weight.mul_(2.0)
+def many(model):
+    """More tokens than `compact.MANY`, some of them padding."""
+    ids = torch.arange(16 * 20).view(16, 20) % model.config.vocab_size
+    return {"input_ids": ids, "attention_mask": (torch.arange(20) < torch.arange(5, 21).unsqueeze(1)).long()}
 
 
-def loaded_anew(attention):
-    attention.load_state_dict({name: 2.0 * value for name, value in attention.state_dict().items()})
+def test_many_tokens_at_once_are_what_few_are(small, monkeypatch):
+    batch = many(small)
+    assert batch["input_ids"].numel() > compact.MANY
+    at_once = outputs(small, batch)[0]["logits"]
+    monkeypatch.setattr(compact, "MANY", 10**9)
+    torch.testing.assert_close(at_once, outputs(small, batch)[0]["logits"], rtol=1e-12, atol=1e-12)
 
 
-def replaced(attention):
-    attention.key.weight = torch.nn.Parameter(3.0 * attention.key.weight.detach())
-
-
-@pytest.mark.parametrize("change", [changed_in_place, loaded_anew, replaced])
-def test_a_packed_projection_follows_its_weights(small, change):
-    batch = inputs(small)
-    with torch.no_grad():
-        before = small(**batch).logits
-        for module in small.modules():
-            if isinstance(module, CompactAttention):
-                change(module)
-        after = small(**batch).logits
-        fresh = copy.deepcopy(small).train()(**batch).logits  # no dropout in a tiny model: training differs in nothing
-    assert (before - after).abs().max() > 1e-3
-    torch.testing.assert_close(after, fresh, rtol=1e-12, atol=1e-12)
-
-
-def test_a_packed_projection_passes_gradients_on_and_is_not_saved(small):
-    batch = inputs(small)
-    with torch.no_grad():
-        small(**batch)
-    keys = set(small.state_dict())
-    small(**batch).logits.sum().backward()
-    assert all(parameter.grad is not None for name, parameter in small.named_parameters() if ".query." in name)
-    assert keys == set(small.state_dict()) and not any("packed" in key for key in keys)
-
-
-def test_packing_in_inference_mode(small):
-    batch = inputs(small)
-    with torch.no_grad():
-        expected = small(**batch).logits
-    with torch.inference_mode():
-        made_there = copy.deepcopy(small)
-        assert torch.equal(made_there(**batch).logits, expected)
-        for module in made_there.modules():
-            if isinstance(module, CompactAttention):
-                changed_in_place(module)
-        assert not torch.equal(made_there(**batch).logits, expected)
+@pytest.mark.parametrize("fused", [True, False])
+def test_nothing_is_remembered_of_weights_that_change(small, fused):
+    """A fused optimizer step, and a change through `data`, leave no trace in a tensor's version."""
+    batch = many(small)
+    before = outputs(small, batch)[0]["logits"]
+    small.float().train()(**batch).logits.sum().backward()
+    torch.optim.AdamW(small.parameters(), lr=0.1, fused=fused).step()
+    small.double().eval()
+    torch.testing.assert_close(
+        outputs(small, batch)[0]["logits"], outputs(copy.deepcopy(small), batch)[0]["logits"], rtol=1e-12, atol=1e-12
+    )
+    assert (outputs(small, batch)[0]["logits"] - before).abs().max() > 1e-3
 
 
 # Sublayers that are gone

@@ -1,6 +1,7 @@
 """The whole job on tiny data: what a run leaves, and that an interrupted one ends in the same place."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from secateur import checkpoint, recipe, stages
 from secateur.errors import UserError
 from secateur.latency import LatencyTable
 from secateur.report import Report
+from secateur.verify import verify
 
 END = None  # of a stage: its last checkpoint is there, its result is not
 
@@ -124,6 +126,21 @@ def test_an_interrupted_run_ends_in_the_same_place(finished, values, tmp_path, s
         assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     assert report.scores == finished[1].scores
     assert report.density == finished[1].density
+
+
+@pytest.mark.parametrize(("comparison", "missing"), [("masked_compact", "cut"), ("compact_loaded", "model")])
+def test_a_run_whose_models_differ_goes_no_further(finished, values, tmp_path, monkeypatch, comparison, missing):
+    """Only a bug can do this; then no folder may look like a result."""
+
+    def wrong(*args, **kwargs):
+        found = verify(*args, **kwargs)
+        return replace(found, **{comparison: 0.01}) if getattr(found, comparison) is not None else found
+
+    monkeypatch.setattr(stages, "verify", wrong)
+    settled = {"model": str(finished[0] / "teacher"), "epochs": 1, "evaluations": 0}
+    with pytest.raises(RuntimeError, match=r"differs by 0\.01 in a logit"):
+        stages.run(recipe.make({**values, **settled}), tmp_path / "run")
+    assert not (tmp_path / "run" / missing).exists() and not (tmp_path / "run" / "report.json").exists()
 
 
 def test_a_finished_run_gives_its_report_again(finished, values):

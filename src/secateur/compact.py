@@ -36,6 +36,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 VERSION = 1
 CODE = "modeling_secateur"
 PREFIX = "Pruned"
+KINDS = ("weight", "bias")
+MANY = 256  # tokens from which joining weights, as large as those of some hundred tokens, pays
 AUTO_CLASSES = {
     "Model": "AutoModel",
     "ForSequenceClassification": "AutoModelForSequenceClassification",
@@ -124,7 +126,7 @@ class CompactAttention(nn.Module):
     The heads are stored in buckets, one after the other, each padded with zeros to the bucket's width, QK and VO
     each, so that one attention call serves a bucket. Zero QK dims add nothing to the scores and zero VO dims meet zero
     columns of the output projection: the padding is exact and stays zero in training. The softmax scale is that of the
-    heads before pruning. In evaluation query, key and value are one matrix.
+    heads before pruning.
     """
 
     dropout: nn.Dropout
@@ -145,7 +147,6 @@ class CompactAttention(nn.Module):
         self.output = spec["output"]
         if self.output:
             setattr(self, self.output, getattr(stock, self.output))
-        self._packed: tuple[Any, list[Tensor]] | None = None
 
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
@@ -175,27 +176,22 @@ class CompactAttention(nn.Module):
         """Query, key and value, each split by bucket, `(batch, tokens, heads of it x width)`."""
         sizes = [[heads * width for heads, width, _ in self.buckets]] * 2
         sizes.append([heads * width for heads, _, width in self.buckets])
-        if self.training:
-            whole = [getattr(self, name)(hidden_states) for name in self.names]
+        if self._at_once(hidden_states):
+            weight, bias = (torch.cat([getattr(getattr(self, n), kind) for n in self.names]) for kind in KINDS)
+            whole = functional.linear(hidden_states, weight, bias).split([sum(part) for part in sizes], dim=-1)
         else:
-            whole = functional.linear(hidden_states, *self._pack()).split([sum(part) for part in sizes], dim=-1)
+            whole = [getattr(self, name)(hidden_states) for name in self.names]
         return [part.split(size, dim=-1) for part, size in zip(whole, sizes, strict=True)]
 
-    def _pack(self) -> list[Tensor]:
-        """Weight and bias of query, key and value as one matrix; kept until a parameter changes.
+    def _at_once(self, hidden_states: Tensor) -> bool:
+        """Whether one product of the joined weights is faster: for many tokens, or where joining is done once.
 
-        Not kept where they need gradients, where a compiler or an exporter looks on (it folds constants itself), or
-        for tensors made in inference mode, which do not count their changes.
+        Compilers and exporters fold it. The joined weights are not kept here: optimizers change weights in ways that
+        leave no trace by which to know that they are old.
         """
-        tensors = [getattr(getattr(self, name), kind) for kind in ("weight", "bias") for name in self.names]
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return [torch.cat(tensors[:3]), torch.cat(tensors[3:])]
-        if any(tensor.is_inference() for tensor in tensors):
-            return [torch.cat(tensors[:3]), torch.cat(tensors[3:])]
-        state = [(tensor.data_ptr(), tensor._version, tensor.dtype, tensor.device) for tensor in tensors]
-        if self._packed is None or self._packed[0] != state:
-            self._packed = (state, [torch.cat(tensors[:3]), torch.cat(tensors[3:])])
-        return self._packed[1]
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return True
+        return not self.training and hidden_states.shape[:-1].numel() >= MANY
 
 
 def _buckets(spec: dict[str, Any]) -> list[tuple[int, int, int]]:

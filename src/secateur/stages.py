@@ -53,7 +53,7 @@ from secateur.tasks.task import Task
 from secateur.tasks.task import get as get_task
 from secateur.teachers import INDEX, CachedTeacher
 from secateur.training import PruningTrainer, last_checkpoint
-from secateur.verify import verify
+from secateur.verify import Verification, verify
 
 TERMS = "terms.safetensors"
 TABLE = "latency.json"
@@ -317,7 +317,7 @@ class Run:
         self._train(trainer, "prune")
         plan = method.plan(self.share, r.embedding_rank)
         small = cut(self.student, plan)
-        checked = verify(self._batches(), dense=self.student, plan=plan)
+        checked = _proved(verify(self._batches(), dense=self.student, plan=plan), "masked and cut")
         save_file(trainer.terms.state_dict(), self.folder / TERMS)
         self._note("verified.json", {"masked_compact": checked.masked_compact})
         save(small, folder, tokenizer=self.tokenizer)
@@ -347,7 +347,7 @@ class Run:
         self._train(trainer, "recover")
         unproved = folder.with_name("unproved")
         save(self.small, unproved, tokenizer=self.tokenizer)
-        checked = verify(self._batches(), compact=self.small, folder=unproved)
+        checked = _proved(verify(self._batches(), compact=self.small, folder=unproved), "trained and saved")
         self._note("verified.json", {"compact_loaded": checked.compact_loaded, "examples": checked.examples})
         unproved.rename(folder)
 
@@ -521,6 +521,17 @@ class Run:
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(merged, indent=1) + "\n", encoding="utf-8")
         partial.replace(path)
+
+
+def _proved(found: Verification, what: str) -> Verification:
+    """What `verify` found, if it is one model; another one would be a bug, and goes no further."""
+    if not found.passed:
+        differences = [d for d in (found.masked_compact, found.compact_loaded) if d is not None]
+        raise RuntimeError(
+            f"the model as {what} differs by {max(differences):.2g} in a logit: this is a bug of secateur, "
+            "please report it with the recipe; the run goes no further"
+        )
+    return found
 
 
 def versions() -> dict[str, str]:
