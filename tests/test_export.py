@@ -13,7 +13,7 @@ from small_world import write_data, write_model
 from tiny_models import inputs, random_masks, tiny
 from typer.testing import CliRunner
 
-from secateur import cli, formats
+from secateur import cli, formats, serving
 from secateur.errors import UserError
 from secateur.export import TOLERANCE, export, opened, within
 from secateur.formats import Facts, read_facts
@@ -237,10 +237,12 @@ def test_the_command_calibrates_on_training_rows_and_scores_both(world, tmp_path
 
 def test_the_command_never_calibrates_on_validation_rows(world, tmp_path, monkeypatch):
     asked = []
-    encoded = cli.encoded
-    monkeypatch.setattr(cli, "encoded", lambda task, split, *rest: asked.append(split) or encoded(task, split, *rest))
-    monkeypatch.setattr(cli, "_both_scores", lambda *rest: None)
-    monkeypatch.setattr(cli.console, "show_scores", lambda told: None)
+    encoded = serving.encoded
+    monkeypatch.setattr(
+        serving, "encoded", lambda task, split, *rest: asked.append(split) or encoded(task, split, *rest)
+    )
+    monkeypatch.setattr(serving, "_both_scores", lambda *rest: None)
+    monkeypatch.setattr(serving.console, "show_scores", lambda told: None)
     words = ("--dtype", "int8", "--data", world / "data.csv", "--max-length", 24)
     done = secateur("export", world / "small", "--output", tmp_path / "model.onnx", *words)
     assert done.exit_code == 0 and asked == ["train"]

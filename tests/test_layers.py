@@ -54,8 +54,10 @@ LOWER = " ".join(ALLOWED)
 ALLOWED |= {
     "stages": LOWER,
     "console": "errors contest latency report verify",
+    "arguments": LOWER,
+    "serving": f"{LOWER} arguments console",
     "__init__": f"{LOWER} stages",
-    "cli": f"{LOWER} stages console __init__ __version__",
+    "cli": f"{LOWER} stages arguments serving console __init__ __version__",
 }
 
 

@@ -1,0 +1,281 @@
+"""The verbs about running a model somewhere: measure it, export it, prove that it is the one that was trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from secateur import checkpoint, console
+from secateur.arguments import (
+    Data,
+    Folder,
+    Json,
+    Label,
+    MaxLength,
+    Metric,
+    ModelName,
+    Task,
+    Text,
+    Units,
+    fitting_tokenizer,
+    names_of,
+    open_model,
+    place_of,
+    shape_of,
+    task_of,
+    tokenizer_of,
+)
+from secateur.contest import contest
+from secateur.errors import UserError
+from secateur.evaluation import BATCH, batches, encoded, runner_scores, scores
+from secateur.export import export, opened
+from secateur.formats import Batch, check_request
+from secateur.latency import LatencyTable
+from secateur.plan import Plan
+from secateur.runtimes import DTYPES, RUNTIMES, Runner
+from secateur.surgery import cut, uncut
+from secateur.tasks import task as tasks
+from secateur.verify import verify
+
+
+def measure_latencies(
+    model: ModelName,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write; a new one.")],
+    shape: Annotated[str, typer.Option(help="batch x tokens, such as 8x128.")] = "8x128",
+    units: Units = "ffn,qk,vo",
+    runtime: Annotated[str, typer.Option(help=", ".join(RUNTIMES))] = "pytorch",
+    dtype: Annotated[str | None, typer.Option(help=", ".join(DTYPES), show_default="the weights' own")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads.", show_default="as many as PyTorch takes")] = None,
+    repeats: Annotated[int, typer.Option(help="Forwards per latency.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """Measure what sizes of heads, neurons and stream cost in time: the table for `--latency` and `--speedup`."""
+    if output.exists():
+        raise UserError(f"{output} is there already: choose a new file")
+    batch, tokens = shape_of(shape)
+    protocol: dict[str, Any] = {"runtime": runtime, "dtype": dtype, "threads": threads}
+    dense = open_model(model)
+    table = LatencyTable.measure(
+        dense, *(names_of(units) or ()), batch=batch, tokens=tokens, repeats=repeats, **protocol
+    )
+    table.save(output)
+    if as_json:
+        console.show_json({"file": str(output), **table.to_dict()})
+    else:
+        console.show_latencies(table)
+        console.show_lines(f"The table is in {output}.")
+
+
+def bench_model(
+    folder: Annotated[str, typer.Argument(help="A model folder, the folder of a finished run, or an exported file.")],
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="A folder or file measured in turn; repeatable. The first is the dense model."),
+    ] = None,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(help=f"{', '.join(RUNTIMES)}, or with cuda cudagraph; repeatable.", show_default="pytorch"),
+    ] = None,
+    dtype: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(DTYPES)}; repeatable.", show_default="fp32")
+    ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(help="batch x tokens, such as 1x32; repeatable.", show_default="1x32, 8x128"),
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Forwards per latency.")] = 50,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of every runtime.", show_default="as many as PyTorch takes")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    memory: Annotated[
+        bool, typer.Option("--memory/--no-memory", help="Measure peak memory, some seconds for every row.")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Measure models in turn, in any runtimes: latency, speed-up, size, memory, and how far the machine is used."""
+    names = _labels([folder, *(against or [])])
+    shapes = [shape_of(text) for text in shape or ("1x32", "8x128")]
+    dense = names[1] if against else None
+    found = contest(
+        {name: _model_or_file(one) for name, one in zip(names, [folder, *(against or [])], strict=True)},
+        dense=dense,
+        runtimes=runtime or ("pytorch",),
+        dtypes=dtype or ("fp32",),
+        shapes=shapes,
+        repeats=repeats,
+        threads=threads,
+        device=device,
+        peak_memory=memory,
+        say=lambda line: console.ERR.print(line, soft_wrap=True),
+    )
+    if as_json:
+        console.show_json([one.to_dict() for one in found])
+    else:
+        console.show_results(found, dense)
+
+
+def _model_or_file(name: str) -> PreTrainedModel | Path:
+    return Path(name) if Path(name).is_file() else open_model(name)
+
+
+def _labels(places: list[str]) -> list[str]:
+    """What the models of a table are called: their folders' own names, or all that was typed where these are the same.
+
+    Raises:
+        UserError: one place is given twice.
+    """
+    if twice := next((place for place in places if places.count(place) > 1), None):
+        raise UserError(f"expected models that differ, got {twice} twice: name each once")
+    names = [path.parent.name if path.name == "model" else path.name for path in map(Path, places)]
+    return [place if names.count(name) > 1 or not name else name for place, name in zip(places, names, strict=True)]
+
+
+def export_model(
+    folder: Folder,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File to write: .onnx, .xml (OpenVINO's IR) or .pt2 (torch.export).")
+    ],
+    dtype: Annotated[str, typer.Option(help="fp32, fp16, bf16 (.pt2 alone) or int8 (.onnx, .xml).")] = "fp32",
+    data: Data = None,
+    rows: Annotated[
+        int, typer.Option(help="Training rows that int8 is calibrated on; 0 takes ranges from each batch.", min=0)
+    ] = 256,
+    opset: Annotated[int | None, typer.Option(help="Of ONNX: 17 to 20.", show_default="17")] = None,
+    task: Task = "classification",
+    text: Text = None,
+    label: Label = None,
+    metric: Metric = None,
+    max_length: MaxLength = 128,
+    seed: Annotated[int, typer.Option(help="that split off the validation rows, if the data has none")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Write a model for another runtime, checked against its source; with data, int8 is calibrated and both scored."""
+    if output.exists():
+        raise UserError(f"{output} is there already: choose a new name")
+    model = open_model(folder)
+    wanted = (
+        None if data is None else task_of(task, data, seed, rows=rows or None, text=text, label=label, metric=metric)
+    )
+    inputs = _calibration(wanted, folder, max_length, rows) if dtype == "int8" and rows else None
+    check_request(output, dtype, inputs, opset)
+    tokenizer = None if wanted is None else fitting_tokenizer(wanted, model, folder)  # refuses before it writes
+    found = export(model, output, dtype=dtype, calibration=inputs, opset=opset)
+    told = found.to_dict()
+    if wanted is not None and tokenizer is not None:
+        told["scores"] = _both_scores(model, opened(output), wanted, tokenizer, max_length)
+    if as_json:
+        console.show_json(told)
+    else:
+        console.show_export(told)
+
+
+def _calibration(task: tasks.Task | None, folder: str, max_length: int, rows: int) -> list[Batch] | None:
+    """Inputs of training rows alone: scores on the rows that ranges were chosen on would flatter."""
+    if task is None:
+        return None
+    tokenizer = tokenizer_of(folder)
+    return list(batches(task, encoded(task, "train", tokenizer, max_length), tokenizer, limit=rows))
+
+
+def _both_scores(
+    model: PreTrainedModel, run: Runner, task: tasks.Task, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> dict[str, Any]:
+    """Scores on the validation rows of a model and of its export, and how they were taken."""
+    rows = encoded(task, "validation", tokenizer, max_length)
+    return {
+        "source": scores(model, task, rows, tokenizer),
+        "exported": runner_scores(run, task, rows, tokenizer),
+        "metric": task.metric,
+        "rows": len(rows),
+        "batch": BATCH,
+    }
+
+
+def verify_folder(
+    folder: Folder,
+    dense: Annotated[
+        str | None,
+        typer.Option(help="Mask and cut this model by the folder's plan, beside the folder's own weights."),
+    ] = None,
+    exported: Annotated[
+        Path | None, typer.Option(help="Compare this file with the folder's model instead, and with data their scores.")
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="What the file runs in: bf16 for one in fp32 for OpenVINO.", show_default="its own"),
+    ] = None,
+    data: Data = None,
+    task: Task = "classification",
+    text: Text = None,
+    label: Label = None,
+    metric: Metric = None,
+    max_length: MaxLength = 128,
+    seed: Annotated[int, typer.Option(help="that split off the validation rows, if the data has none")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Prove that masked, compact and loaded are one model, or an exported file is, on real inputs or random ones."""
+    if dtype is not None and exported is None:
+        raise UserError("--dtype is what an exported file runs in: give --exported with it")
+    wanted = None if data is None else task_of(task, data, seed, text=text, label=label, metric=metric)
+    if exported is not None:
+        if dense is not None:
+            raise UserError("--exported is compared with the folder's model alone: leave --dense out")
+        _verify_export(folder, exported, dtype, wanted, max_length, as_json)
+        return
+    place = place_of(folder)
+    small = checkpoint.load(place)
+    inputs = _inputs(small, wanted, folder, max_length)
+    model, plan = uncut(small)
+    whole = cut(model, plan)
+    if dense is not None:
+        model = open_model(dense)
+        plan = Plan.load(place / "plan.json", model)
+    found = verify(inputs, compact=whole, folder=place, dense=model, plan=plan)
+    if as_json:
+        console.show_json(found.to_dict())
+    else:
+        console.show_verification(found, "random inputs" if data is None else f"inputs of {data}")
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+def _inputs(model: PreTrainedModel, task: tasks.Task | None, folder: str, max_length: int) -> list[dict[str, Tensor]]:
+    """Validation rows of the task, or random ids without one."""
+    if task is None:
+        return _random_inputs(model)
+    tokenizer = tokenizer_of(folder)
+    return batches(task, encoded(task, "validation", tokenizer, max_length), tokenizer)
+
+
+def _verify_export(
+    folder: str, file: Path, dtype: str | None, task: tasks.Task | None, max_length: int, as_json: bool
+) -> None:
+    """Compare an exported file with the model that it was made from; with data the scores of both."""
+    model = open_model(folder)
+    tokenizer = None if task is None else fitting_tokenizer(task, model, folder)
+    found = verify(_inputs(model, task, folder, max_length), compact=model, exported=file, dtype=dtype)
+    told = found.to_dict()
+    if task is not None and tokenizer is not None:
+        told["scores"] = _both_scores(model, opened(file, dtype=dtype), task, tokenizer, max_length)
+    if as_json:
+        console.show_json(told)
+    else:
+        console.show_verification(found, "random inputs" if task is None else "validation rows")
+        console.show_scores(told.get("scores"))
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+def _random_inputs(model: PreTrainedModel, *, rows: int = 16, tokens: int = 24) -> list[dict[str, Tensor]]:
+    """One batch of random ids, the rows of different lengths, so that padding is part of the proof."""
+    noise = torch.Generator().manual_seed(0)
+    ids = torch.randint(model.config.vocab_size, (rows, tokens), generator=noise)
+    lengths = torch.randint(1, tokens + 1, (rows, 1), generator=noise)
+    mask = (torch.arange(tokens) < lengths).long()
+    return [{"input_ids": torch.where(mask > 0, ids, model.config.pad_token_id or 0), "attention_mask": mask}]
