@@ -1,9 +1,9 @@
 """How fast compact models run: BERT-base with published structures at 5%, and a real pruned model, in every runtime.
 
-    python benchmarks/inference.py table   [--real FOLDER --dense FOLDER]     the table of RESULTS.md
-    python benchmarks/inference.py layouts                                    ways to run heads of different sizes
-    python benchmarks/inference.py prices                                     what `layout.Prices` is set from
-    python benchmarks/inference.py profile                                    where the time goes
+    python benchmarks/inference.py table   [--real FOLDER ... --dense FOLDER]   the table of RESULTS.md
+    python benchmarks/inference.py layouts                                      ways to run heads of different sizes
+    python benchmarks/inference.py prices                                       what `layout.Prices` is set from
+    python benchmarks/inference.py profile                                      where the time goes
 
 BERT-base has random weights: latency does not depend on them. Run it on an idle machine.
 """
@@ -37,14 +37,14 @@ from secateur.space import Space
 
 app = typer.Typer(add_completion=False)
 OUT = Path("runs/inference")
-SHAPES = {(1, 32): 40, (1, 128): 30, (8, 128): 15, (32, 128): 5}
-"""Batch and tokens, and how many timed forwards."""
+SHAPES = ((1, 32), (1, 128), (8, 128), (32, 128))
 RUNTIMES = {
-    "pytorch": ("fp32", "bf16"),
-    "compiled": ("fp32", "bf16"),
-    "onnxruntime": ("fp32", "int8"),
-    "openvino": ("fp32", "bf16", "int8"),
+    "pytorch": (("fp32", "bf16"), SHAPES),
+    "compiled": (("fp32",), SHAPES[1:3]),  # each shape of each model compiles for some ten seconds
+    "onnxruntime": (("fp32", "int8"), SHAPES),
+    "openvino": (("fp32", "bf16", "int8"), SHAPES),
 }
+"""Dtypes and shapes (batch, tokens) of each runtime."""
 GRAIN = {
     # MNLI in Table 6 of the paper: layers with attention, heads, mean QK and VO dims of a head, mean neurons a layer.
     "GRAIN-like, few heads": (11, 21, 28.8, 32.9, 122.5),
@@ -112,59 +112,72 @@ def structures(model: PreTrainedModel) -> dict[str, Plan]:
 
 @app.command()
 def table(
-    real: Path | None = None, dense: Path | None = None, threads: int = 2, memory: bool = True, only: str = ""
+    real: list[Path] | None = None,
+    dense: Path | None = None,
+    threads: int = 2,
+    repeats: int = 7,
+    memory: bool = True,
+    only: str = "",
 ) -> None:
-    """Latencies, speed-ups and distances from the roofline; `real` and `dense` are model folders of one family."""
+    """Latencies, speed-ups and distances from the roofline; `real` are folders of models cut from that in `dense`."""
     base = dense_base()
     plans = structures(base)
     density = {name: plan.achieved["layers"] for name, plan in plans.items()}
     print("densities of all layers:", {name: f"{one:.4f} = 1/{1 / one:.1f}" for name, one in density.items()})
-    models: dict[str, PreTrainedModel] = {"dense": base} | {name: sec.cut(base, plan) for name, plan in plans.items()}
-    found = _contests(models, threads, memory, only)
-    if real is not None and dense is not None:
-        from transformers import AutoModelForSequenceClassification
-
-        teacher = AutoModelForSequenceClassification.from_pretrained(dense, dtype=torch.float32).eval()
-        found += _contests({"dense MiniLM": teacher, "pruned MiniLM": sec.load(real)}, threads, memory, only)
-    OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "table.json").write_text(json.dumps([one.to_dict() for one in found], indent=1) + "\n")
-
-
-def _contests(models: Mapping[str, PreTrainedModel], threads: int, memory: bool, only: str) -> list[Result]:
-    """One contest for each shape, all runtimes and dtypes in it, and its table."""
+    print("| runtime | model | " + " | ".join(f"{b} x {t}, ms" for b, t in SHAPES) + " | roofline | MB | peak, MB |")
+    print("|" + " --- |" * (5 + len(SHAPES)))
+    contests = [{"dense": base} | {name: sec.cut(base, plan) for name, plan in plans.items()}]
+    if real and dense is not None:
+        teacher = BertForSequenceClassification.from_pretrained(dense, dtype=torch.float32).eval()
+        contests.append({"dense MiniLM": teacher} | {place.parent.name: sec.load(place) for place in real})
     found: list[Result] = []
-    for shape, repeats in SHAPES.items():
-        for runtime, dtypes in RUNTIMES.items():
-            if runtime.startswith(only):
-                found += contest(
-                    models,
-                    dense=next(iter(models)),
-                    runtimes=[runtime],
-                    dtypes=dtypes,
-                    shapes=[shape],
-                    repeats=repeats,
-                    warmup=2,
-                    threads=threads,
-                    peak_memory=memory and shape == (8, 128),
-                )
-                _print(found[-len(models) * len(dtypes) :])
+    for models in contests:
+        for runtime in (name for name in RUNTIMES if name.startswith(only)):
+            found += _contest(models, runtime, threads, repeats, memory)
+            OUT.mkdir(parents=True, exist_ok=True)
+            (OUT / "table.json").write_text(json.dumps([one.to_dict() for one in found], indent=1) + "\n")
+
+
+def _contest(
+    models: Mapping[str, PreTrainedModel], runtime: str, threads: int, repeats: int, memory: bool
+) -> list[Result]:
+    """All models, dtypes and shapes of one runtime in turn, beside the dense model in PyTorch fp32; printed."""
+    dtypes, shapes = RUNTIMES[runtime]
+    found = contest(
+        models,
+        dense=next(iter(models)),
+        runtimes=[runtime],
+        dtypes=dtypes,
+        shapes=shapes,
+        repeats=repeats,
+        warmup=2,
+        threads=threads,
+        peak_memory=memory,
+    )
+    _print(found)
     return found
 
 
 def _print(found: Sequence[Result]) -> None:
+    """A row for each model, runtime and dtype; at each shape ms, the speed-up in the same runtime, and on PyTorch fp32."""
+    rows = {key: {} for key in dict.fromkeys((one.runtime, one.dtype, one.model) for one in found)}
     for one in found:
-        cells = [
-            f"{one.batch} x {one.tokens}",
-            f"{one.runtime} {one.dtype}",
-            one.model,
-            f"{one.latency_ms:.2f} ({one.quartiles_ms[0]:.2f}-{one.quartiles_ms[1]:.2f})",
-            f"{one.speed_up:.1f}x" if one.speed_up else "",
-            f"{one.speed_up_baseline:.1f}x" if one.speed_up_baseline else "",
-            f"{one.over_floor:.1f}" if one.over_floor else "",
-            f"{one.bytes / 1e6:.0f} MB",
-            f"{one.peak.model / 1e6:.0f} MB" if one.peak else "",
-        ]
+        rows[one.runtime, one.dtype, one.model][one.batch, one.tokens] = one
+    for (runtime, dtype, model), by_shape in rows.items():
+        cells = [f"{runtime} {dtype}", model, *(_cell(by_shape.get(shape)) for shape in SHAPES)]
+        last = list(by_shape.values())[-1]
+        middle = by_shape.get((8, 128))
+        cells.append(f"{middle.over_floor:.1f}" if middle is not None and middle.over_floor else "")
+        cells.append(f"{last.bytes / 1e6:.0f}")
+        cells.append(f"{last.peak.model / 1e6:.0f}" if last.peak else "")
         print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def _cell(one: Result | None) -> str:
+    if one is None:
+        return ""
+    ratios = [f"{ratio:.1f}x" for ratio in (one.speed_up, one.speed_up_baseline) if ratio is not None]
+    return ", ".join([f"{one.latency_ms:.1f}", *ratios])
 
 
 # Layouts
