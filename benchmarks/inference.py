@@ -159,7 +159,7 @@ def _contest(
 
 
 def _print(found: Sequence[Result]) -> None:
-    """A row for each model, runtime and dtype; at each shape ms, the speed-up in the same runtime, and on PyTorch fp32."""
+    """A row for each model, runtime and dtype; at each shape ms, speed-up in the same runtime, and on PyTorch fp32."""
     rows = {key: {} for key in dict.fromkeys((one.runtime, one.dtype, one.model) for one in found)}
     for one in found:
         rows[one.runtime, one.dtype, one.model][one.batch, one.tokens] = one
