@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -266,7 +265,13 @@ def _in_onnxruntime(path: Path, threads: int) -> Run:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3  # errors alone
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return partial(session.run, None)
+    taken = {port.name for port in session.get_inputs()}
+    return lambda inputs: session.run(None, _only(taken, inputs))
+
+
+def _only(names: set[str], inputs: Arrays) -> dict[str, np.ndarray]:
+    """The inputs that a file has: exporters drop one of no use, such as the mask of a model without attention."""
+    return {name: array for name, array in inputs.items() if name in names}
 
 
 def _in_openvino(path: Path, dtype: str, threads: int) -> Run:
@@ -280,9 +285,10 @@ def _in_openvino(path: Path, dtype: str, threads: int) -> Run:
     }
     compiled = openvino.Core().compile_model(path, "CPU", hints)
     outputs = [compiled.output(index) for index in range(len(compiled.outputs))]
+    taken = {name for port in compiled.inputs for name in port.names}
 
     def run(inputs: Arrays) -> list[np.ndarray]:
-        found = compiled(dict(inputs))
+        found = compiled(_only(taken, inputs))
         return [found[output] for output in outputs]
 
     return run

@@ -74,6 +74,20 @@ def test_openvino_says_what_the_model_says(kind, make, tmp_path):
     assert_exported_is_model(make((kind, "ForSequenceClassification", 0)), tmp_path / "model.xml")
 
 
+def without_attention(which):
+    """No token hears of another: of what it takes, the mask is of no use."""
+    model = dense(which)
+    space = Space(model, "sublayer")
+    return cut(
+        model, Plan.of(space, torch.tensor([not group.name.endswith("attention") for group in space.groups]).float())
+    )
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
+def test_an_input_of_no_use_is_taken_all_the_same(suffix, tmp_path):
+    assert_exported_is_model(without_attention(("bert", "ForSequenceClassification", 0)), tmp_path / f"model{suffix}")
+
+
 # Writing and opening such a program takes seconds: each architecture has one model, and all makers are there.
 PROGRAMS = [(dense, "ForQuestionAnswering"), (irregular, "Model"), (edges, "ForSequenceClassification")]
 
