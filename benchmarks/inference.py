@@ -227,7 +227,7 @@ def laid_out(model: PreTrainedModel, plan: Plan, layout: str, fused: bool = True
 
 
 @app.command()
-def layouts(threads: int = 2, repeats: int = 30) -> None:
+def layouts(threads: int = 2, repeats: int = 20) -> None:
     """Milliseconds of each layout, interleaved, by structure, runtime, dtype and shape."""
     base = dense_base()
     for name, plan in list(structures(base).items())[:2]:
@@ -236,8 +236,9 @@ def layouts(threads: int = 2, repeats: int = 30) -> None:
         print(f"\n{name}\n| | " + " | ".join(small) + " |\n|" + " --- |" * (1 + len(small)))
         for runtime, dtype in (("pytorch", "fp32"), ("pytorch", "bf16"), ("onnxruntime", "fp32"), ("openvino", "fp32")):
             ready = [runner(one, runtime, dtype, threads=threads) for one in small.values()]
-            for batch, tokens in ((1, 32), (1, 128), (8, 128), (32, 128)):
-                times = _in_turn([partial(one, _ids(batch, tokens)) for one in ready], repeats if batch == 1 else 10)
+            for batch, tokens in SHAPES:
+                turns = max(4, repeats // batch)
+                times = _in_turn([partial(one, _ids(batch, tokens)) for one in ready], turns)
                 cells = [f"{one:.2f}" for one in times]
                 print(f"| {runtime} {dtype} {batch} x {tokens} | " + " | ".join(cells) + " |", flush=True)
 
