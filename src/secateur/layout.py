@@ -30,9 +30,9 @@ class Prices:
         lanes: a projection costs as much as one whose columns are the next multiple of this.
     """
 
-    call: float = 1e-4
-    project: float = 8e10
-    mix: float = 3e10
+    call: float = 5.8e-5
+    project: float = 1.3e11
+    mix: float = 2.8e11
     lanes: int = 16
 
 
