@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from tiny_models import edge_cases, inputs
 from transformers import BertConfig, BertForSequenceClassification
 
 from secateur import cost, roofline
@@ -144,3 +145,10 @@ def test_rates_are_measured_once(monkeypatch):
         assert len(measured) == 2 * once
     finally:
         roofline.rates.cache_clear()
+
+
+def test_a_model_with_every_way_to_die_can_be_counted():
+    """A sublayer of which the bias alone is left hands on a view of a parameter."""
+    small = cut(*edge_cases("bert")[:2])
+    counted = work(small, inputs(small))
+    assert counted.flops > 0 and all(parameter.requires_grad for parameter in small.parameters())

@@ -109,6 +109,8 @@ def work(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Work:
         UserError: the model gives no hidden states.
     """
     model = copy.deepcopy(model)  # transformers leaves its hooks for hidden states on a model that was asked for them
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)  # the counter looks for the gradient of whatever wants one, also in no_grad
     rows: dict[nn.Embedding, Tensor] = {}
     with ExitStack() as hooks, torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         for module in model.modules():
