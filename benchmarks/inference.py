@@ -38,7 +38,7 @@ from secateur.space import Space
 
 app = typer.Typer(add_completion=False)
 OUT = Path("runs/inference")
-SHAPES = ((1, 32), (1, 128), (8, 128))
+SHAPES = ((1, 32), (1, 128), (8, 128), (32, 128))
 RUNTIMES = {
     "pytorch": (("fp32", "bf16"), SHAPES),
     "compiled": (("fp32",), SHAPES[1:3]),  # each shape of each model compiles for some ten seconds
