@@ -1,6 +1,7 @@
 """How fast compact models run: BERT-base with published structures at 5%, and a real pruned model, in every runtime.
 
     python benchmarks/inference.py table   [--real FOLDER ... --dense FOLDER]   the table of RESULTS.md
+    python benchmarks/inference.py scores  DATA FOLDER ...                      what each runtime and dtype scores
     python benchmarks/inference.py layouts                                      ways to run heads of different sizes
     python benchmarks/inference.py prices                                       what `layout.Prices` is set from
     python benchmarks/inference.py profile                                      where the time goes
@@ -28,13 +29,16 @@ from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 import secateur as sec
+from secateur.arguments import open_model, tokenizer_of
 from secateur.compact import CompactAttention
 from secateur.contest import Result, contest
+from secateur.evaluation import batches, encoded, runner_scores
 from secateur.formats import as_arrays, input_names
 from secateur.layout import BATCH, TOKENS, Layout
 from secateur.plan import Plan
 from secateur.runtimes import runner
 from secateur.space import Space
+from secateur.tasks.task import get as get_task
 
 app = typer.Typer(add_completion=False)
 OUT = Path("runs/inference")
@@ -46,6 +50,19 @@ RUNTIMES = {
     "openvino": (("fp32", "bf16", "int8"), SHAPES),
 }
 """Dtypes and shapes (batch, tokens) of each runtime."""
+SCORED = (
+    ("pytorch", "fp32", ""),
+    ("pytorch", "bf16", ""),
+    ("onnxruntime", "fp32", ""),
+    ("onnxruntime", "int8", ""),
+    ("onnxruntime", "int8", ", calibrated"),
+    ("openvino", "fp32", ""),
+    ("openvino", "bf16", ""),
+    ("openvino", "int8", ", calibrated"),
+)
+"""Runtimes and dtypes that are scored; int8 takes ranges from each batch, or from training rows."""
+MOST = 10_240
+"""Tokens of a row's timed forwards at one shape, in up to 40 of them: a short one is more easily disturbed."""
 GRAIN = {
     # MNLI in Table 6 of the paper: layers with attention, heads, mean QK and VO dims of a head, mean neurons a layer.
     "GRAIN-like, few heads": (11, 21, 28.8, 32.9, 122.5),
@@ -150,7 +167,7 @@ def _contest(
         runtimes=[runtime],
         dtypes=dtypes,
         shapes=shapes,
-        repeats=repeats,
+        repeats=lambda shape: max(repeats, min(40, MOST // (shape[0] * shape[1]))),
         warmup=2,
         threads=threads,
         peak_memory=memory,
@@ -179,6 +196,28 @@ def _cell(one: Result | None) -> str:
         return ""
     ratios = [f"{ratio:.1f}x" for ratio in (one.speed_up, one.speed_up_baseline) if ratio is not None]
     return ", ".join([f"{one.latency_ms:.1f}", *ratios])
+
+
+# Scores
+
+
+@app.command()
+def scores(data: str, folders: list[Path], max_length: int = 64, threads: int = 1) -> None:
+    """The score of each model in each runtime and dtype; int8 also calibrated on 256 training rows."""
+    task = get_task("classification").from_data(data, metric=None)
+    print(f"| runtime | {' | '.join(folder.parent.name for folder in folders)} |")
+    print("|" + " --- |" * (1 + len(folders)))
+    found: dict[str, list[str]] = {}
+    for folder in folders:
+        model, tokenizer = open_model(str(folder)), tokenizer_of(str(folder))
+        rows = encoded(task, "validation", tokenizer, max_length)
+        ranges = batches(task, encoded(task, "train", tokenizer, max_length)[:256], tokenizer, limit=256)
+        for runtime, dtype, calibration in SCORED:
+            run = runner(model, runtime, dtype, threads=threads, calibration=ranges if calibration else None)
+            score = runner_scores(run, task, rows, tokenizer)[task.metric]
+            found.setdefault(f"{run.version}, {dtype}{calibration}", []).append(f"{score:.4f}")
+    for what, cells in found.items():
+        print(f"| {what} | {' | '.join(cells)} |", flush=True)
 
 
 # Layouts

@@ -242,3 +242,8 @@ def test_on_a_gpu_files_and_other_runtimes_are_refused(models, exported, monkeyp
         contest(models, **SHORT, device="cuda", runtimes=("cudagraph",), dtypes=("int8",))
     with pytest.raises(UserError, match="exported file file"):
         contest({**models, "file": exported}, **SHORT, device="cuda", runtimes=("cudagraph",))
+
+
+def test_short_shapes_may_have_more_turns(models, built):
+    found = contest(models, **SHORT | {"shapes": ((1, 4), (2, 4)), "repeats": lambda shape: 4 // shape[0]})
+    assert {(one.batch, one.protocol["repeats"]) for one in found} == {(1, 4), (2, 2)}

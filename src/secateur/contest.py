@@ -68,7 +68,7 @@ class Settings:
     `example` is the shape of random inputs that stand in for calibration where none is given.
     """
 
-    repeats: int
+    repeats: Mapping[Shape, int]
     warmup: int
     threads: int
     device: str
@@ -154,7 +154,7 @@ def contest(
     runtimes: Sequence[str] = ("pytorch",),
     dtypes: Sequence[str] = ("fp32",),
     shapes: Sequence[Shape] = ((1, 32), (8, 128)),
-    repeats: int = 50,
+    repeats: int | Callable[[Shape], int] = 50,
     warmup: int = 10,
     threads: int | None = None,
     device: str = "cpu",
@@ -175,7 +175,7 @@ def contest(
         runtimes: of `runtimes.RUNTIMES`; on a GPU of `gpu.RUNTIMES`.
         dtypes: of `runtimes.DTYPES`; on a GPU of `gpu.DTYPES`.
         shapes: (batch, tokens) pairs.
-        repeats: timed forwards of each row.
+        repeats: timed forwards of each row; or by the shape, more of the short ones.
         warmup: forwards of each row before the clock counts.
         threads: intra-op threads of every runtime; None takes PyTorch's present number.
         device: "cpu" or "cuda".
@@ -196,17 +196,18 @@ def contest(
     check_counts(shapes=len(shapes), runtimes=len(runtimes), dtypes=len(dtypes))
     _check(models, whole, dense, shapes)
     rows = _rows(models, dense, runtimes, dtypes, device)
-    check_counts(repeats=repeats, warmup=warmup, threads=threads)
+    by_shape = {shape: repeats(shape) if callable(repeats) else repeats for shape in dict.fromkeys(shapes)}
+    check_counts(repeats=min(by_shape.values()), warmup=warmup, threads=threads)
     with TemporaryDirectory() as work, thread_count(threads) as used, evaluating(list(whole.values())):
         settings = Settings(
-            repeats, warmup, used, device, vocabulary(list(whole.values())), seed, calibration, min(shapes)
+            by_shape, warmup, used, device, vocabulary(list(whole.values())), seed, calibration, min(shapes)
         )
         places = (Path(work) / str(number) for number in count())
         contenders = [_contender(row, models[row.name], settings, next(places)) for row in rows]
         say("measuring the machine's own rates")
         rates = {dtype: roofline.rates(dtype, used, device) for dtype in sorted({one.dtype for one in contenders})}
         found = []
-        for shape in dict.fromkeys(shapes):
+        for shape in by_shape:
             say(f"measuring {shape[0]} x {shape[1]}, {len(contenders)} rows in turn")
             found += _turns(contenders, whole, shape, settings, rates)
         if peak_memory:
@@ -299,7 +300,8 @@ def _turns(
     if settings.device == "cuda":
         torch.compiler.reset()  # of this shape's own: PyTorch refuses to compile the same code for ever more shapes
     calls = [one.prepare(inputs) for one in contenders]
-    times = times_in_turn(calls, settings.repeats, settings.warmup, settle=SETTLE, device=torch.device(settings.device))
+    device = torch.device(settings.device)
+    times = times_in_turn(calls, settings.repeats[shape], settings.warmup, settle=SETTLE, device=device)
     found = []
     for one, own in zip(contenders, times, strict=True):
         work = asked.get(one.name)
@@ -326,7 +328,7 @@ def _result(
     protocol: dict[str, int | str] = {
         "batch": shape[0],
         "tokens": shape[1],
-        "repeats": settings.repeats,
+        "repeats": settings.repeats[shape],
         "warmup": settings.warmup,
         "settle": SETTLE,
         "threads": settings.threads,
