@@ -1,39 +1,26 @@
-"""The report: its table, its Markdown, and the file that says that a run is done."""
+"""The report: its table, its Markdown, its page, and the file that says that a run is done."""
 
 import json
+import shutil
 from dataclasses import MISSING, fields, replace
 
 import pytest
+from made_up_run import REPORT, TARGET, logged, write_lines, write_run
+from page_reader import Reader
+from typer.testing import CliRunner
 
+from secateur import cli
 from secateur.errors import UserError
+from secateur.record import Record, read
 from secateur.report import Report
 
-PROTOCOL = {
-    "batch": 1,
-    "tokens": 32,
-    "repeats": 50,
-    "order": "in turn",
-    "threads": 2,
-    "dtype": "float32",
-    "runtime": "torch eager",
-    "machine": "a CPU",
-}
-REPORT = Report(
-    recipe={"model": "m", "data": "d", "method": "grain", "density": 0.05, "seed": 3},
-    metric="accuracy",
-    teacher_scores={"accuracy": 0.9, "f1": 0.8},
-    scores={"accuracy": 0.873, "f1": 0.7},
-    rows={"train": 67349, "validation": 1872},
-    density={"prunable": 0.0499, "layers": 0.06, "model": 0.5},
-    structure=[{"layer": 0, "heads": "2/4", "qk": "3/32", "vo": "5/32", "ffn": "7/48"}, {"layer": "stream"}],
-    parameters={"teacher": 22_713_986, "model": 12_000_000},
-    weight_bytes={"teacher": 90_855_944, "model": 48_000_000},
-    latency=[{"latency_ms": 2.0, "speed_up": 2.5, "against": {"latency_ms": 5.0}, "protocol": PROTOCOL}],
-    verified={"masked_compact": 2e-6, "compact_loaded": 0.0, "examples": 64},
-    seconds={"prune": 100.4, "recover": 300.0},
-    versions={"torch": "2.13.0"},
-    data="0123",
-)
+NOTHING = Record((), None, None, 0)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run's folder with all that a run writes; it is only read."""
+    return write_run(tmp_path_factory.mktemp("whole"))
 
 
 def test_the_table_has_every_number():
@@ -82,12 +69,8 @@ def test_markdown_tells_numbers_structure_and_protocol():
 
 
 def test_a_time_is_shown_asked_predicted_and_measured(tmp_path):
-    times = {"asked": (5.0, 4.0), "predicted": (4.9, 4.08), "measured": (5.2, 3.85)}
-    target = {f"{what}_ms": ms for what, (ms, _) in times.items()}
-    target |= {f"{what}_speedup": speedup for what, (_, speedup) in times.items()}
-    target |= {"unpruned_ms": {"predicted": 20.0, "measured": 20.02}, "protocol": PROTOCOL}
     recipe = {**REPORT.recipe, "density": None, "latency": 5.0, "speedup": None}
-    report = replace(REPORT, recipe=recipe, target=target)
+    report = replace(REPORT, recipe=recipe, target=TARGET)
     assert report.table()[-3:] == [
         ("asked 1 x 32, ms", "", "5.00 (4.0x)"),
         ("predicted 1 x 32, ms", "20.00", "4.90 (4.1x)"),
@@ -102,10 +85,160 @@ def test_a_time_is_shown_asked_predicted_and_measured(tmp_path):
 
 def test_save_and_load(tmp_path):
     REPORT.save(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"report.json", "report.md"}
+    assert {path.name for path in tmp_path.iterdir()} == {"report.json", "report.md", "report.html"}
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == REPORT.to_markdown()
     assert json.loads((tmp_path / "report.json").read_text()) == REPORT.to_dict()
     assert Report.load(tmp_path) == REPORT
+
+
+# The page
+
+
+def headings(page):
+    return [part.partition("</h2>")[0] for part in page.split("<h2>")[1:]]
+
+
+def captions(page):
+    return [part.partition("</figcaption>")[0] for part in page.split("<figcaption>")[1:]]
+
+
+def page_of(folder):
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_page_of_a_whole_run(whole):
+    page = page_of(whole)
+    assert headings(page) == [
+        "Result",
+        "What survived",
+        "Over the run",
+        "What was pruned when",
+        "Latency",
+        "How it was made",
+    ]
+    assert captions(page) == [
+        "QK dims of each head, of 8",
+        "VO dims of each head, of 8",
+        "FFN neurons of each layer",
+        "Density",
+        "Terms of the loss, on a logarithmic scale",
+        "accuracy on the validation rows",
+        "Examples per second",
+        "FFN neurons",
+        "QK dims",
+        "VO dims",
+    ]
+    identities = [a["id"] for _, a in Reader(page).elements if "id" in a]
+    assert len(identities) == len(set(identities)) > len(captions(page))
+
+
+def test_the_page_tells_the_numbers_their_protocol_and_where_they_come_from():
+    page = Reader(REPORT.to_html(NOTHING)).text
+    for row in REPORT.table():
+        assert "".join(row) in page
+    for part in (*REPORT.footnotes(), "97.0% of the teacher 0.9000", "4.90-5.20", "1.90-2.30", "torch2.13.0"):
+        assert part in page
+    for part in ("data fingerprint0123", "train rows67,349", "method: grain", "m on d"):
+        assert part in page
+
+
+def test_lines_and_bands_are_told_in_words(whole):
+    words = [text.partition("</desc>")[0] for text in page_of(whole).split("<desc")[1:]]
+    assert any("prune: density from 0.91 to 0.1" in text for text in words)
+    assert any("recover: logits from 2.13333 to 3.33333" in text for text in words)
+    assert any(">0 from 24 to " in text and " of 24; 1 from 24 to " in text for text in words)
+
+
+def test_what_a_run_did_not_write_is_left_out():
+    page = REPORT.to_html(NOTHING)
+    assert headings(page) == ["Result", "What survived", "Latency", "How it was made"]
+    assert captions(page) == ["FFN neurons of each layer"]
+    bare = replace(REPORT, latency=[]).to_html(NOTHING)
+    assert headings(bare) == ["Result", "What survived", "How it was made"]
+    assert "speed" not in bare.partition("</dl>")[0]
+
+
+def test_logs_without_times_evaluations_or_counts_leave_their_pictures_out(whole):
+    bare = [
+        replace(stage, rates=([], []), lines=[line for line in stage.lines if "eval_loss" not in line])
+        for stage in read(whole).stages
+    ]
+    page = REPORT.to_html(Record(tuple(bare), None, None, 0))
+    assert headings(page) == ["Result", "What survived", "Over the run", "Latency", "How it was made"]
+    assert captions(page)[1:] == ["Density", "Terms of the loss, on a logarithmic scale"]
+
+
+def test_terms_that_have_no_logarithm_are_drawn_as_they_are(tmp_path):
+    write_lines(tmp_path / "log.jsonl", [{**line, "loss_hidden": 0.0} for line in logged() if "loss_hidden" in line])
+    assert "Terms of the loss" in captions(REPORT.to_html(read(tmp_path)))
+
+
+def test_heads_that_live_and_die_whole_are_drawn_once(tmp_path):
+    page = page_of(write_run(tmp_path, REPORT, "head", "ffn"))
+    assert captions(page)[:2] == ["QK and VO dims of each head, of 8", "FFN neurons of each layer"]
+    assert captions(page)[-2:] == ["Heads", "FFN neurons"]
+
+
+def test_the_stream_is_drawn_where_it_was_cut(tmp_path):
+    whole, cut = ([{"layer": "stream", "hidden": hidden}] for hidden in ("16/16", "9/16"))
+    assert captions(replace(REPORT, structure=whole).to_html(NOTHING)) == []
+    assert captions(replace(REPORT, structure=cut).to_html(NOTHING)) == ["Dims of the stream"]
+
+
+def test_a_time_that_was_asked_for_is_on_the_page():
+    recipe = {**REPORT.recipe, "density": None, "latency": 5.0, "speedup": None}
+    page = Reader(replace(REPORT, recipe=recipe, target=TARGET, latency=[]).to_html(NOTHING)).text
+    for part in ("asked5.004.0x", "predicted20.004.904.1x", "measured20.025.203.9x", "5.2 ms at 1 x 32"):
+        assert part in page.replace("\n", "")
+
+
+def test_scores_on_rows_that_were_held_out_say_so(whole):
+    report = replace(REPORT, recipe={**REPORT.recipe, "select": 1500})
+    page = report.to_html(replace(NOTHING, stages=read(whole).stages))
+    assert "accuracy on 1,500 rows held out of training" in captions(page)
+
+
+def test_lines_of_a_log_that_cannot_be_read_are_counted():
+    page = REPORT.to_html(replace(NOTHING, unread=7))
+    assert "lines of the logs that cannot be read and are left out: 7" in page
+
+
+def test_names_of_models_and_data_are_text():
+    odd = "<script>alert(1)</script>"
+    report = replace(REPORT, recipe={**REPORT.recipe, "model": odd, "data": odd, "method": odd}, metric="accuracy")
+    page = Reader(report.to_html(NOTHING))
+    assert not page.named("script") and page.text.count(odd) >= 6
+
+
+def test_a_page_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*report\.html"):
+        REPORT.save(tmp_path)
+    assert not (tmp_path / "report.json").exists(), "the run is not done"
+
+
+def test_the_verb_makes_the_same_pages_again(whole, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    names = ("report.md", "report.html")
+    before = {name: (tmp_path / name).read_bytes() for name in names}
+    for name in names:
+        (tmp_path / name).unlink()
+    result = CliRunner().invoke(cli.app, ["report", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert all(str(tmp_path / name) in result.stdout for name in names)
+    assert {name: (tmp_path / name).read_bytes() for name in names} == before
+    result = CliRunner().invoke(cli.app, ["report", str(tmp_path), "--json"])
+    assert json.loads(result.stdout) == REPORT.to_dict()
+
+
+def test_the_verb_refuses_a_folder_without_a_report(tmp_path):
+    result = CliRunner().invoke(cli.app, ["report", str(tmp_path)])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "give the folder of a finished run" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+# A report that is read again
 
 
 def without(name):

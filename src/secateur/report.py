@@ -1,4 +1,4 @@
-"""The report of a run: the numbers, each with its protocol and denominator, as JSON and as Markdown."""
+"""The report of a run: the numbers, each with its protocol and denominator, as JSON, as Markdown and as a page."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from secateur import page, story
 from secateur.errors import UserError
+from secateur.page import Facts, Notes, Preformatted, Section, Table
+from secateur.record import Record, read
+from secateur.story import COLUMNS, shape
 
 
 @dataclass(frozen=True)
@@ -73,22 +79,24 @@ class Report:
             ("weights, MB", f"{size['teacher'] / 1e6:.1f}", f"{size['model'] / 1e6:.1f}"),
         ]
         for found in self.latency:
-            shape = f"{found['protocol']['batch']} x {found['protocol']['tokens']}"
             dense = found["against"]["latency_ms"]
-            table.append((f"latency {shape}, ms", f"{dense:.2f}", f"{found['latency_ms']:.2f}"))
-            table.append((f"speed-up {shape}", "1", f"{found['speed_up']:.1f}x"))
+            table.append((f"latency {shape(found)}, ms", f"{dense:.2f}", f"{found['latency_ms']:.2f}"))
+            table.append((f"speed-up {shape(found)}", "1", f"{found['speed_up']:.1f}x"))
         return table if self.target is None else table + aimed(self.target)
 
     def footnotes(self) -> list[str]:
         """What the numbers mean: denominators and protocol."""
-        p = self.latency[0]["protocol"] if self.latency else {}
+        return self._about_scores() + self._about_times()
+
+    def _about_scores(self) -> list[str]:
         others = [
             f"{name} {written(self.teacher_scores[name])} and {written(score)}"
             for name, score in self.scores.items()
             if name != self.metric
         ]
-        notes = [
+        return [
             f"{self.metric} on {self.rows['validation']:,} validation rows, seed {self.recipe['seed']}, float32",
+            *([f"other scores, teacher and pruned: {', '.join(others)}"] if others else []),
             "density, prunable: kept weights and inner biases of the layers over all of them (GRAIN's denominator); "
             "whole model: all parameters, embeddings and head included",
             f"masked = compact to {self.verified['masked_compact']:.1e}, "
@@ -96,35 +104,67 @@ class Report:
             f"(largest difference of a logit, {self.verified['examples']} inputs)",
             "wall-clock, s: " + ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in self.seconds.items()),
         ]
-        if others:
-            notes.insert(1, f"other scores, teacher and pruned: {', '.join(others)}")
+
+    def _about_times(self) -> list[str]:
+        notes = []
         if self.target is not None:
-            t = self.target["protocol"]
             notes.append(
                 "asked, predicted (from the run's latency table) and measured at the end: "
-                f"{t['threads']} threads, {t['dtype']}, {t['runtime']}, {t['machine']}"
+                + _conditions(self.target["protocol"])
             )
-        if p:
-            notes.append(
-                f"latency: median of {p['repeats']} forwards, {p['order']}, {p['threads']} threads, {p['dtype']}, "
-                f"{p['runtime']}, {p['machine']}"
-            )
+        if self.latency:
+            p = self.latency[0]["protocol"]
+            notes.append(f"latency: median of {p['repeats']} forwards, {p['order']}, {_conditions(p)}")
         return notes
+
+    @property
+    def title(self) -> str:
+        """Of the Markdown and of the page."""
+        return f"{self.recipe['method']} at {self.aim}"
+
+    def survived(self) -> list[tuple[str, ...]]:
+        """What survived, kept / total: a row per layer, and the stream's; columns as in `COLUMNS`."""
+        return [tuple(str(row.get(column, "")) for column in COLUMNS) for row in self.structure]
 
     def to_markdown(self) -> str:
         """Headline table, what survived, and the footnotes."""
         r = self.recipe
-        lines = [f"# {r['method']} at {self.aim}", "", f"`{r['model']}` on `{r['data']}`", ""]
+        lines = [f"# {self.title}", "", f"`{r['model']}` on `{r['data']}`", ""]
         lines += _markdown_table(("", "teacher", "pruned"), self.table())
-        columns = ("layer", "heads", "qk", "vo", "ffn", "hidden")
-        kept = [tuple(str(row.get(column, "")) for column in columns) for row in self.structure]
-        lines += ["", "## What survived (kept / total)", "", *_markdown_table(columns, kept), ""]
+        lines += ["", "## What survived (kept / total)", "", *_markdown_table(COLUMNS, self.survived()), ""]
         lines += [f"- {note}" for note in self.footnotes()]
         return "\n".join(lines) + "\n"
 
+    def to_html(self, record: Record) -> str:
+        """A page that stands alone: what Markdown tells, and in pictures what the run's folder has on record."""
+        asked, held_out = self.recipe["density"], self.recipe.get("select", 0)
+        told = [
+            story.survived(self.structure, record.survivors),
+            story.course(record, self.metric, self.teacher_scores[self.metric], asked, held_out),
+            story.pruned_when(record),
+            story.times(self.latency, self.target, self._about_times()),
+        ]
+        sections = [self._result(), *(section for section in told if section.parts), self._origin()]
+        return page.render(self.title, sections, f"{self.recipe['model']} on {self.recipe['data']}")
+
+    def write(self, folder: Path) -> None:
+        """Write `report.md` and `report.html` of the run in a folder.
+
+        Raises:
+            UserError: the folder cannot be written, or its model is damaged.
+        """
+        written_out = {"report.md": self.to_markdown(), "report.html": self.to_html(read(folder))}
+        for name, text in written_out.items():
+            try:
+                (folder / name).write_text(text, encoding="utf-8", errors="replace")
+            except OSError as error:
+                raise UserError(
+                    f"cannot write {folder / name} ({error.strerror}): free space, or make the folder writable"
+                ) from error
+
     def save(self, folder: Path) -> None:
-        """Write `report.md` and then `report.json`, which marks the run as done."""
-        (folder / "report.md").write_text(self.to_markdown(), encoding="utf-8")
+        """Write `report.md`, `report.html` and then `report.json`, which marks the run as done."""
+        self.write(folder)
         partial = folder / "report.partial"
         partial.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
         partial.replace(folder / "report.json")
@@ -146,13 +186,45 @@ class Report:
                 f"{path} is not a report that can be read ({error}): give the folder of a finished run"
             ) from error
 
+    # The sections of the page
+
+    def _result(self) -> Section:
+        table = Table("Teacher and pruned model", ("", "teacher", "pruned"), self.table())
+        return Section("Result", [Facts(self._facts()), table, Notes(self._about_scores())])
+
+    def _facts(self) -> list[tuple[str, str, str]]:
+        """Score, density, size and speed, in a few words each."""
+        size, teacher = self.weight_bytes, f"teacher {self.teacher_scores[self.metric]:.4f}"
+        kept = "" if self.retention is None else f"{self.retention:.1%} of the "
+        facts = [
+            (self.metric, f"{self.scores[self.metric]:.4f}", kept + teacher),
+            ("density", f"{self.density['prunable']:.1%}", f"prunable; whole model {self.density['model']:.1%}"),
+            ("weights", f"{size['model'] / 1e6:.1f} MB", f"teacher {size['teacher'] / 1e6:.1f} MB"),
+        ]
+        if self.target is not None:
+            t = self.target
+            facts.append(("speed", f"{t['measured_speedup']:.1f}x", f"{t['measured_ms']:.1f} ms at {shape(t)}"))
+        elif self.latency:
+            m = max(self.latency, key=lambda m: m["protocol"]["batch"] * m["protocol"]["tokens"])
+            facts.append(("speed", f"{m['speed_up']:.1f}x", f"{m['latency_ms']:.1f} ms at {shape(m)}"))
+        return facts
+
+    def _origin(self) -> Section:
+        rows = [(f"{split} rows", f"{count:,}") for split, count in self.rows.items()]
+        facts = [("data fingerprint", self.data), *rows, *self.versions.items()]
+        recipe = yaml.safe_dump(dict(self.recipe), sort_keys=False, allow_unicode=True, default_flow_style=None)
+        return Section("How it was made", [Table("Data and versions", ("what", "value"), facts), Preformatted(recipe)])
+
 
 def aimed(target: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Rows of `latency.beside`: (what, the dense model's time, ours with its speed-up), asked, predicted, measured."""
-    shape = f"{target['protocol']['batch']} x {target['protocol']['tokens']}"
     dense = {what: f"{ms:.2f}" for what, ms in target["unpruned_ms"].items()}
     return [
-        (f"{what} {shape}, ms", dense.get(what, ""), f"{target[f'{what}_ms']:.2f} ({target[f'{what}_speedup']:.1f}x)")
+        (
+            f"{what} {shape(target)}, ms",
+            dense.get(what, ""),
+            f"{target[f'{what}_ms']:.2f} ({target[f'{what}_speedup']:.1f}x)",
+        )
         for what in ("asked", "predicted", "measured")
     ]
 
@@ -165,3 +237,9 @@ def written(score: float) -> str:
 def _markdown_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     lines = [head, tuple("---" for _ in head), *rows]
     return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def _conditions(protocol: Mapping[str, Any]) -> str:
+    threads = protocol["threads"]
+    counted = f"{threads} thread" if threads == 1 else f"{threads} threads"
+    return f"{counted}, {protocol['dtype']}, {protocol['runtime']}, {protocol['machine']}"

@@ -1,0 +1,182 @@
+"""Pictures as inline SVG: text stays text, and colours are the page's, so that they follow light and dark.
+
+Sizes are CSS pixels. A picture of `WIDTH` fits a phone as it is; a wider one shrinks there, and its text with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+if TYPE_CHECKING:  # matplotlib takes a third of a second to import: only what draws pays it
+    from matplotlib.figure import Figure
+
+WIDTH = 320
+"""Pixels across that every screen has."""
+
+COLOURS: Mapping[str, str] = {
+    "ink": "#1c2024",
+    "muted": "#5f6772",
+    "line": "#d9dce1",
+    "track": "#eceef0",
+    "page": "#fdfdfc",
+    "series-1": "#23698f",
+    "series-2": "#c2503a",
+    "series-3": "#3b7a39",
+    "series-4": "#85549a",
+    "series-5": "#95690f",
+    "series-6": "#566778",
+}
+"""Role -> its colour in light; pictures name colours by role, and `svg` makes them `var(--role, colour)`."""
+
+DARK: Mapping[str, str] = {
+    "ink": "#e8eaed",
+    "muted": "#a0a8b3",
+    "line": "#343b43",
+    "track": "#242a31",
+    "page": "#14171a",
+    "series-1": "#62acd6",
+    "series-2": "#ea8770",
+    "series-3": "#82c17d",
+    "series-4": "#c69fd6",
+    "series-5": "#dcb850",
+    "series-6": "#a3b3c4",
+}
+"""The same in dark."""
+
+SERIES = tuple(colour for role, colour in COLOURS.items() if role.startswith("series-"))
+"""Colours of lines and points, in order of use."""
+
+SVG, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
+UNPRINTABLE = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What XML has no place for."""
+HEX = re.compile(r"#[0-9a-f]{6}\b")
+DECIMALS = re.compile(r"-?\d+\.\d{3,}(?:e-?\d+)?")
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw inside this: small text, thin lines, no frame; what is drawn inside keeps it."""
+    import matplotlib
+    from cycler import cycler
+
+    with matplotlib.rc_context(
+        {
+            "figure.dpi": 72,  # a point is a pixel
+            "figure.facecolor": "none",
+            "figure.constrained_layout.use": True,
+            "figure.constrained_layout.h_pad": 0.08,  # inches
+            "font.family": "DejaVu Sans",  # matplotlib's own, to measure with; the page's is what is seen
+            "font.size": 11,
+            "text.parse_math": False,  # a $ in a name is a $
+            "text.color": COLOURS["ink"],
+            "axes.facecolor": "none",
+            "axes.edgecolor": COLOURS["line"],
+            "axes.labelcolor": COLOURS["muted"],
+            "axes.titlecolor": COLOURS["ink"],
+            "axes.titlesize": 11,
+            "axes.labelsize": 11,
+            "axes.prop_cycle": cycler(color=SERIES),
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "xtick.color": COLOURS["line"],
+            "ytick.color": COLOURS["line"],
+            "xtick.labelcolor": COLOURS["muted"],
+            "ytick.labelcolor": COLOURS["muted"],
+            "xtick.labelsize": 11,
+            "ytick.labelsize": 11,
+            "grid.color": COLOURS["line"],
+            "grid.linewidth": 0.7,
+            "lines.linewidth": 1.8,
+            "lines.markersize": 5,
+            "legend.frameon": False,
+            "legend.fontsize": 11,
+            "legend.handlelength": 1.2,
+        }
+    ):
+        yield
+
+
+def figure(width: float = WIDTH, height: float = 200) -> Figure:
+    """An empty figure of so many pixels; make it, and draw in it, inside `style()`."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width / 72, height / 72))
+
+
+def svg(figure: Figure, title: str, description: str = "") -> str:
+    """A figure as an `<svg>` element to put into a page, with a title (and more words) for those who do not see it.
+
+    It refers to nothing outside itself. The same figure and title give the same text; ids are made of the title, which
+    must therefore differ from that of every other picture on the page.
+    """
+    import matplotlib
+
+    out = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "secateur"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the reader's fonts have it
+        figure.savefig(out, format="svg", metadata=nothing, transparent=True)
+    root = ElementTree.fromstring(UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", out.getvalue()))
+    _strip(root)
+    prefix = f"p{hashlib.sha256(title.encode()).hexdigest()[:8]}-"
+    for element in root.iter():
+        element.tag = element.tag.removeprefix(SVG)
+        element.attrib = dict(_attribute(name, value, prefix) for name, value in element.attrib.items())
+    _describe(root, title, description, prefix)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _strip(root: Element) -> None:
+    """Take out what is not drawn: metadata, and a style sheet whose rules would hold for the whole page."""
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in (f"{SVG}metadata", f"{SVG}style"):
+                parent.remove(child)
+
+
+def _attribute(name: str, value: str, prefix: str) -> tuple[str, str]:
+    """One attribute: ids are the page's own, colours follow it, its font is inherited, pixels have two decimals."""
+    name = name.removeprefix(XLINK)
+    if name == "id":
+        return name, prefix + value
+    if name == "href":
+        return name, value.replace("#", f"#{prefix}")
+    value = value.replace("url(#", f"url(#{prefix}")
+    if name == "style":
+        kept = (rule for rule in value.split("; ") if not rule.startswith("font-family"))
+        return name, HEX.sub(lambda found: _by_role(found[0]), "; ".join(kept))
+    return name, DECIMALS.sub(lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), value)
+
+
+def _by_role(colour: str) -> str:
+    """A colour as the page's variable, with its value in light for where there is none."""
+    role = next((role for role, value in COLOURS.items() if value == colour), None)
+    return f"var(--{role}, {colour})" if role else colour
+
+
+def _describe(root: Element, title: str, description: str, prefix: str) -> None:
+    """Size in pixels, and the title and words that a screen reader says in place of what is drawn."""
+    _, _, width, height = root.attrib["viewBox"].split()
+    root.attrib = {
+        "xmlns": SVG.strip("{}"),
+        "viewBox": root.attrib["viewBox"],
+        "width": width,
+        "height": height,
+        "role": "img",
+        "aria-labelledby": f"{prefix}title" + (f" {prefix}words" if description else ""),
+        "font-family": "system-ui, sans-serif",
+        "stroke-linejoin": "round",
+    }
+    for tag, identity, text in (("desc", "words", description), ("title", "title", title)):
+        if text:
+            element = Element(tag, {"id": prefix + identity})
+            element.text = UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+            root.insert(0, element)

@@ -1,0 +1,182 @@
+"""What a run folder tells besides its report: what training logged, what was pruned when, and what each head kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from secateur import compact
+from secateur.checkpoint import DAMAGE, read_config
+from secateur.errors import UserError
+from secateur.plan import Plan
+
+Line: TypeAlias = Mapping[str, Any]
+Curve: TypeAlias = tuple[list[float], list[float]]
+"""Steps of a stage, and a value at each."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What training logged in one stage, over all its attempts.
+
+    Attributes:
+        steps: of the whole stage.
+        lines: as they were logged; of a step that was done twice the last.
+        rates: examples per second between two logs, evaluations apart; empty for a run that did not count its rows.
+    """
+
+    name: str
+    steps: int
+    lines: tuple[Line, ...]
+    rates: Curve
+
+    def curve(self, key: str) -> Curve:
+        """The steps at which a value was logged, and the values."""
+        found = [line for line in self.lines if key in line]
+        return [line["step"] for line in found], [line[key] for line in found]
+
+    def keys(self, prefix: str) -> list[str]:
+        """The names that begin so, in the order in which they were first logged."""
+        return list(dict.fromkeys(key for line in self.lines for key in line if key.startswith(prefix)))
+
+
+@dataclass(frozen=True)
+class Survivors:
+    """What the model of a run kept.
+
+    Attributes:
+        head_size: dims of each head before the cut.
+        heads: `qk` and `vo` -> for each layer the dims that each of its heads kept.
+        units: name of a group of the plan -> its units before the cut.
+    """
+
+    head_size: int
+    heads: Mapping[str, list[list[int]]]
+    units: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """How many units of each group were kept over the `steps` of the prune stage: group -> curve."""
+
+    steps: int
+    kept: Mapping[str, Curve]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is found in a run folder, besides the report; a part that the run did not write is empty or None.
+
+    Attributes:
+        unread: lines of the logs that are not what was logged: cut off, say, by a full disk.
+    """
+
+    stages: tuple[Stage, ...]
+    pruned: Pruned | None
+    survivors: Survivors | None
+    unread: int
+
+
+def read(folder: Path) -> Record:
+    """The record of a run, finished or not.
+
+    Raises:
+        UserError: the model in the folder is damaged.
+    """
+    logged, bad = _lines(folder / "log.jsonl", ("stage", "step", "of"))
+    kept, worse = _lines(folder / "pruned.jsonl", ("step", "of", "kept"))
+    names = dict.fromkeys(line["stage"] for line in logged)
+    stages = tuple(_stage(name, [line for line in logged if line["stage"] == name]) for name in names)
+    survivors = _survivors(folder / "model") if (folder / "model").is_dir() else None
+    return Record(stages, _pruned(kept), survivors, bad + worse)
+
+
+def _lines(path: Path, needed: Sequence[str]) -> tuple[list[Line], int]:
+    """The lines of a log that have what is needed, and the number of those that have not; none if there is no log."""
+    if not path.is_file():
+        return [], 0
+    found = [_parsed(text) for text in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+    good: list[Line] = [line for line in found if isinstance(line, dict) and all(key in line for key in needed)]
+    return good, len(found) - len(good)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _stage(name: str, logged: Sequence[Line]) -> Stage:
+    """The lines of one stage; an attempt that goes on from a checkpoint logs again the steps after it."""
+    last = {(line["step"], "eval_runtime" in line, "train_runtime" in line): line for line in logged}
+    lines = tuple(sorted(last.values(), key=lambda line: line["step"]))
+    return Stage(name, logged[-1]["of"], lines, _rates(logged))
+
+
+def _rates(logged: Sequence[Line]) -> Curve:
+    steps, rates = [], []
+    for before, after, evaluating in _intervals(logged):
+        seconds = after["seconds"] - before["seconds"] - evaluating
+        rows = after["rows"] - before["rows"]
+        if rows > 0 and seconds > 0:  # else another attempt has begun
+            steps.append(after["step"])
+            rates.append(rows / seconds)
+    return steps, rates
+
+
+def _intervals(logged: Sequence[Line]) -> Iterator[tuple[Line, Line, float]]:
+    """Two logs of training that follow each other, and the seconds that evaluations took between them."""
+    evaluating, before = 0.0, None
+    for line in logged:
+        if "eval_runtime" in line:
+            evaluating += line["eval_runtime"]
+        elif "loss" in line and "seconds" in line and "rows" in line:
+            if before is not None:
+                yield before, line, evaluating
+            evaluating, before = 0.0, line
+
+
+def _pruned(logged: Sequence[Line]) -> Pruned | None:
+    """Of a step that was done twice the last count."""
+    if not logged:
+        return None
+    by_step = {line["step"]: line["kept"] for line in logged}
+    steps = sorted(by_step)
+    curves = {group: (steps, [by_step[step][group] for step in steps]) for group in by_step[steps[0]]}
+    return Pruned(logged[-1]["of"], curves)
+
+
+def _survivors(folder: Path) -> Survivors:
+    """Read from the plan of a compact folder, and no weights: the model is built from shapes alone."""
+    dense = _dense(folder)
+    plan = Plan.load(folder / "plan.json", dense)
+    space = plan.space(dense)
+    alive, table = space.effective(plan.kept.float()), space.table
+    heads = {
+        axis: [
+            alive[f"{layer}.{axis}"].view(table.heads, -1).gt(0).sum(dim=1).tolist() for layer in range(table.layers)
+        ]
+        for axis in ("qk", "vo")
+    }
+    return Survivors(table.head_dim, heads, {group.name: group.units for group in space.groups})
+
+
+def _dense(folder: Path) -> PreTrainedModel:
+    """The model of a compact folder before its cut, on the `meta` device."""
+    config = read_config(folder)
+    config.secateur = config.auto_map = None
+    try:
+        auto = getattr(transformers, compact.auto_class(str((config.architectures or [""])[0])))
+        kind: Any = auto._model_mapping[type(config)]
+        with torch.device("meta"):
+            return getattr(kind, "stock", kind)(config)  # ours, once it is registered, knows the stock one
+    except DAMAGE as error:
+        raise UserError(f"{folder}/config.json describes no model that can be built ({error})") from error

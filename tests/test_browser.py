@@ -1,0 +1,99 @@
+"""The page of a run in a real browser: headless Chromium, on a phone and on a desktop, in light and in dark."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+
+import pytest
+from made_up_run import REPORT, TARGET, write_run
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--enable-logging=stderr",
+    "--v=0",
+)
+WIDTHS = (360, 1280)
+SCHEMES = {"dark": (0, "rgb(20, 23, 26)"), "light": (1, "rgb(253, 253, 252)")}
+"""Chromium's number of the scheme, and the page's colour in it."""
+
+# Frames of both widths around the untouched page (whose own policy lets no script in), and what is read from outside.
+# A frame takes media queries by its own width, which no window can have that is narrower than a browser allows.
+LOOK = """
+<!doctype html><meta charset="utf-8"><meta name="color-scheme" content="light dark"><title>not yet</title>
+{frames}
+<script>
+function apart(a, b) {{
+  return a.right <= b.left + 1 || b.right <= a.left + 1 || a.bottom <= b.top + 3 || b.bottom <= a.top + 3;
+}}
+function look(frame) {{
+  const page = frame.contentDocument, root = page.documentElement, odd = [];
+  for (const picture of page.querySelectorAll("svg")) {{
+    const frame = picture.getBoundingClientRect(), texts = [...picture.querySelectorAll("text")];
+    const boxes = texts.map(text => text.getBoundingClientRect());
+    boxes.forEach((box, n) => {{
+      const inside = box.left >= frame.left - 1 && box.right <= frame.right + 1 && box.bottom <= frame.bottom + 1;
+      if (!inside) odd.push(texts[n].textContent + " leaves its picture");
+      for (let m = 0; m < n; m++)
+        if (!apart(box, boxes[m])) odd.push(texts[n].textContent + " lies on " + texts[m].textContent);
+    }});
+  }}
+  return {{
+    width: root.clientWidth, scroll: root.scrollWidth, odd: odd,
+    pictures: page.querySelectorAll("svg").length,
+    colour: getComputedStyle(page.body).backgroundColor,
+    requests: frame.contentWindow.performance.getEntriesByType("resource").map(entry => entry.name),
+  }};
+}}
+window.onload = () => {{
+  const found = [...document.querySelectorAll("iframe")].map(look);
+  document.body.innerHTML = "";
+  document.title = JSON.stringify(found);
+}};
+</script>
+"""
+
+
+def seen(folder, page, scheme):
+    """What a browser sees of a page at each of the widths, and what it says on its console."""
+    frames = "".join(
+        f'<iframe style="width: {width}px; height: 900px; border: 0" srcdoc="{html.escape(page)}"></iframe>'
+        for width in WIDTHS
+    )
+    harness = folder / f"{scheme}.html"
+    harness.write_text(LOOK.format(frames=frames), encoding="utf-8")
+    number, _ = SCHEMES[scheme]
+    command = [
+        *(CHROMIUM, *FLAGS, f"--blink-settings=preferredColorScheme={number}"),
+        *(f"--user-data-dir={folder / scheme}", "--dump-dom", harness.as_uri()),
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    title = re.search(r"<title>(.*?)</title>", result.stdout, re.DOTALL)[1]
+    console = [line for line in result.stderr.splitlines() if "CONSOLE" in line]
+    return json.loads(html.unescape(title)), console
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed: apt-get install chromium")
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_page_is_seen_whole_in_a_browser(tmp_path, scheme):
+    report = replace(REPORT, target=TARGET, recipe={**REPORT.recipe, "model": "a/very/long/path/" * 12 + "model"})
+    page = (write_run(tmp_path / "run", report) / "report.html").read_text(encoding="utf-8")
+    found, console = seen(tmp_path, page, scheme)
+    assert console == []
+    for width, view in zip(WIDTHS, found, strict=True):
+        assert view["width"] == width and view["scroll"] <= width, "nothing is wider than the screen"
+        assert view["colour"] == SCHEMES[scheme][1]
+        assert view["requests"] == []
+        assert view["pictures"] == 10
+        assert view["odd"] == []

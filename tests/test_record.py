@@ -1,0 +1,108 @@
+"""What is read from a run folder: logs, what was pruned when, and the heads that are left."""
+
+import json
+
+import pytest
+from made_up_run import logged, write_lines, write_model
+
+from secateur.errors import UserError
+from secateur.record import Pruned, read
+
+
+def line(step, stage="prune", **more):
+    return {"stage": stage, "step": step, "of": 20, "loss": 1.0, **more}
+
+
+def timed(step, seconds, **more):
+    return line(step, seconds=seconds, rows=10 * step, **more)
+
+
+def stage_of(folder, lines):
+    write_lines(folder / "log.jsonl", lines)
+    (stage,) = read(folder).stages
+    return stage
+
+
+def test_an_empty_folder_has_nothing_on_record(tmp_path):
+    record = read(tmp_path)
+    assert (record.stages, record.pruned, record.survivors, record.unread) == ((), None, None, 0)
+
+
+def test_stages_come_in_the_order_in_which_they_ran(tmp_path):
+    write_lines(tmp_path / "log.jsonl", logged(("teacher-training", "prune", "recover")))
+    assert [(stage.name, stage.steps) for stage in read(tmp_path).stages] == [
+        ("teacher-training", 40),
+        ("prune", 40),
+        ("recover", 40),
+    ]
+
+
+def test_a_curve_is_the_steps_and_values_where_something_was_logged(tmp_path):
+    stage = stage_of(tmp_path, [line(4, density=1.0), line(8, loss_a=3.0), line(12, density=0.5, loss_b=1.0)])
+    assert stage.curve("density") == ([4, 12], [1.0, 0.5])
+    assert stage.curve("nothing") == ([], [])
+    assert stage.keys("loss_") == ["loss_a", "loss_b"]
+
+
+def test_of_a_step_that_was_done_twice_the_last_counts(tmp_path):
+    stage = stage_of(tmp_path, [line(4, a=1), line(8, a=2), line(12, a=3), line(8, a=4), line(12, a=5), line(16, a=6)])
+    assert stage.curve("a") == ([4, 8, 12, 16], [1, 4, 5, 6])
+
+
+def test_rates_are_rows_over_seconds_between_two_logs(tmp_path):
+    assert stage_of(tmp_path, [timed(4, 1.0), timed(8, 2.0), timed(12, 6.0)]).rates == ([8, 12], [40.0, 10.0])
+
+
+def test_the_time_of_evaluations_is_not_trainings(tmp_path):
+    evaluation = {"stage": "prune", "step": 6, "of": 20, "eval_runtime": 3.0, "seconds": 4.5, "rows": 60}
+    assert stage_of(tmp_path, [timed(4, 1.0), evaluation, timed(8, 5.0)]).rates == ([8], [40.0])
+
+
+def test_no_rate_goes_across_two_attempts(tmp_path):
+    again = [timed(4, 10.0), timed(8, 11.0), timed(8, 9.0), timed(12, 10.0), timed(16, 0.5)]
+    assert stage_of(tmp_path, again).rates == ([8, 12], [40.0, 40.0])
+
+
+def test_a_run_that_did_not_count_rows_has_no_rates(tmp_path):
+    assert stage_of(tmp_path, [line(4), line(8)]).rates == ([], [])
+
+
+def test_lines_that_are_no_logs_are_left_out_and_counted(tmp_path):
+    good = json.dumps(line(4))
+    (tmp_path / "log.jsonl").write_bytes(f'{good}\n{good[:20]}\nnull\n{{"step": 3}}\n'.encode() + b"\xff\n")
+    record = read(tmp_path)
+    assert (len(record.stages[0].lines), record.unread) == (1, 4)
+
+
+def test_what_was_pruned_when(tmp_path):
+    counts = [(4, 24, 9), (8, 20, 8), (8, 16, 7), (12, 2, 1)]
+    lines = [line(step, progress=step / 40, kept={"0.ffn": ffn, "hidden": hidden}) for step, ffn, hidden in counts]
+    write_lines(tmp_path / "pruned.jsonl", lines)
+    assert read(tmp_path).pruned == Pruned(20, {"0.ffn": ([4, 8, 12], [24, 16, 2]), "hidden": ([4, 8, 12], [9, 7, 1])})
+
+
+@pytest.mark.parametrize("units", [("ffn", "qk", "vo"), ("hidden", "head", "sublayer", "ffn"), ("layer", "qk")])
+def test_heads_add_up_to_the_plans_summary(tmp_path, units):
+    space, plan = write_model(tmp_path / "model", *units)
+    survivors = read(tmp_path).survivors
+    for axis in ("qk", "vo"):
+        sums = [f"{sum(heads)}/{survivors.head_size * len(heads)}" for heads in survivors.heads[axis]]
+        assert sums == [row[axis] for row in plan.summary(space)[:-1]]
+    alive = [f"{sum(n > 0 for n in heads)}/{len(heads)}" for heads in survivors.heads["vo"]]
+    assert alive == [row["heads"] for row in plan.summary(space)[:-1]]
+    assert survivors.units == {group.name: group.units for group in space.groups}
+
+
+def test_weights_are_not_needed(tmp_path):
+    write_model(tmp_path / "model")
+    before = read(tmp_path)
+    (tmp_path / "model" / "model.safetensors").unlink()
+    assert read(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["plan.json", "config.json"])
+def test_a_damaged_model_is_refused(tmp_path, name):
+    write_model(tmp_path / "model")
+    (tmp_path / "model" / name).write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match=name.replace(".", r"\.")):
+        read(tmp_path)
