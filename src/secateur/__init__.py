@@ -16,6 +16,7 @@ from secateur.objectives import Hidden, Labels, Logits, Step, Term
 from secateur.plain import plain
 from secateur.plan import Plan
 from secateur.schedules import Schedule, constant, cubic, exponential, linear
+from secateur.sensitivity import Sensitivity, sensitivity
 from secateur.space import Space
 from secateur.surgery import cut, factorise
 from secateur.training import PruningTrainer
@@ -38,6 +39,7 @@ __all__ = [
     "PruningTrainer",
     "Random",
     "Schedule",
+    "Sensitivity",
     "Space",
     "Step",
     "Term",
@@ -58,6 +60,7 @@ __all__ = [
     "plain",
     "register",
     "save",
+    "sensitivity",
     "verify",
 ]
 

@@ -1,27 +1,47 @@
-"""What a model is made of: kept and total by layer, parameters and operations, and the price of a unit."""
+"""What a model is made of: kept and total by layer and head, parameters and operations, and what a group would save."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from secateur.architecture import SUBLAYERS
 from secateur.cost import SCOPES
 from secateur.plan import Plan
 from secateur.space import GRANULARITIES, Space
 from secateur.surgery import uncut
 
+PARTS = ("qk", "vo", "ffn", "sublayer", "hidden")
+"""Granularities whose groups are named after the axis or the gate that they act on; together they say any structure."""
+BLOCKS = "·▁▂▃▄▅▆▇█"
+DIGITS = ".12345678"
+"""A head by the eighths of its dims that it has kept, rounded up, and the same where a terminal has ASCII alone."""
+BAR = 10
+"""Characters of a bar."""
+LEFT = {"bias": "bias alone", "gone": "gone"}
+"""What is said of a sublayer that has no units left: it adds its output bias, or it is the identity."""
+SAVED = {"attention": "attention", "qk": "its QK alone", "mlp": "FFN"}
+"""The groups whose savings are shown, and what they are called there."""
+
 
 def inspect(model: PreTrainedModel, tokens: int = 128) -> dict[str, Any]:
     """Plain values about a dense model (all kept, and what may be pruned) or a compact one with its plan.
 
-    `stored` counts the numbers in the model's tensors; what it holds beyond the counted ones is `padding`.
+    `stored` counts the numbers in the model's tensors; what it holds beyond the counted ones is `padding`. `heads`
+    gives of each layer the QK and VO dims of each original head, and whether its sublayers are kept, gone, or their
+    biases alone. `savings` gives of each group the parameters and operations that would go with it, and their share of
+    what is kept.
 
     Raises:
         UserError: the architecture or the head is not supported, or a compact model has no plan.
     """
     compact = bool(getattr(model.config, "secateur", None))
-    space, plan = _planned(model) if compact else _whole(model)
+    dense, space, plan = _planned(model) if compact else _whole(model)
     kept = {scope: round(plan.achieved[scope] * space.total(scope)) for scope in SCOPES}
     stored = model.num_parameters()
     full = space.ones().cpu()
@@ -32,6 +52,8 @@ def inspect(model: PreTrainedModel, tokens: int = 128) -> dict[str, Any]:
         "method": plan.method if compact else None,
         "asked": plan.asked,
         "layers": plan.summary(space),
+        "heads": _heads(space, plan),
+        "head_dim": space.table.head_dim,
         "parameters": {
             scope: {"kept": kept[scope], "total": space.total(scope), "density": plan.achieved[scope]}
             for scope in SCOPES
@@ -43,19 +65,20 @@ def inspect(model: PreTrainedModel, tokens: int = 128) -> dict[str, Any]:
             "kept": space.flops(plan.masks, tokens),
             "total": space.flops(full, tokens),
         },
+        "savings": _savings(dense, space, plan, tokens),
         "units": [] if compact else [_offer(model, name) for name in GRANULARITIES],
     }
 
 
-def _planned(model: PreTrainedModel) -> tuple[Space, Plan]:
+def _planned(model: PreTrainedModel) -> tuple[PreTrainedModel, Space, Plan]:
     dense, _ = uncut(model)
     plan = Plan.from_dict(model.plan, dense)
-    return plan.space(dense), plan
+    return dense, plan.space(dense), plan
 
 
-def _whole(model: PreTrainedModel) -> tuple[Space, Plan]:
+def _whole(model: PreTrainedModel) -> tuple[PreTrainedModel, Space, Plan]:
     space = Space(model)
-    return space, Plan.of(space, space.ones())
+    return model, space, Plan.of(space, space.ones())
 
 
 def _offer(model: PreTrainedModel, granularity: str) -> dict[str, Any]:
@@ -68,3 +91,102 @@ def _offer(model: PreTrainedModel, granularity: str) -> dict[str, Any]:
         "parameters_each": round(float(space.unit_cost().mean())),
         "floor": space.floor(),
     }
+
+
+def _heads(space: Space, plan: Plan) -> list[dict[str, Any]]:
+    """Layer by layer: QK and VO dims of each head, 0 of a dead one, and what is left of each sublayer."""
+    alive = {axis: values > 0 for axis, values in space.effective(plan.masks).items()}
+
+    def dims(axis: str) -> list[int]:
+        return alive[axis].view(space.table.heads, -1).sum(dim=1).tolist()
+
+    def state(layer: int, sublayer: str, inner: str) -> str:
+        if not alive[f"{layer}.{sublayer}"].any():
+            return "gone"
+        return "kept" if alive[f"{layer}.{inner}"].any() else "bias"
+
+    return [
+        {
+            "layer": layer,
+            "qk": dims(f"{layer}.qk"),
+            "vo": dims(f"{layer}.vo"),
+            **{part: state(layer, part, axis) for part, axis in zip(SUBLAYERS, ("vo", "ffn"), strict=True)},
+        }
+        for layer in range(space.table.layers)
+    ]
+
+
+def _savings(dense: PreTrainedModel, space: Space, plan: Plan, tokens: int) -> list[dict[str, Any]]:
+    """What would go with each group of `PARTS` but the stream, if it went next: prunable parameters, and FLOPs."""
+    parts, there = Space(dense, *PARTS), space.effective(plan.masks)
+    kept = torch.cat([there[group.name] > 0 for group in parts.groups]).double()
+    before = _cost(parts, kept, tokens)
+    savings = []
+    for group in parts.groups:
+        if group.granularity != "hidden":
+            without = kept.clone()
+            without[parts.slices[group.name]] = 0.0
+            gone = [a - b for a, b in zip(before, _cost(parts, without, tokens), strict=True)]
+            shares = [part / whole if whole else 0.0 for part, whole in zip(gone, before, strict=True)]
+            named = {"group": group.name, "layer": int(group.name.split(".")[0])}
+            values = {"parameters": round(gone[0]), "parameters_share": shares[0], "flops": gone[1]}
+            savings.append({**named, **values, "flops_share": shares[1]})
+    return savings
+
+
+def _cost(space: Space, masks: Tensor, tokens: int) -> tuple[float, float]:
+    """Prunable parameters, and operations on one sequence."""
+    return float(space.parameters(masks)), space.flops(masks, tokens)
+
+
+# Drawn
+
+
+def drawn(found: Mapping[str, Any], ascii_only: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table that draws what `inspect` found: a row a layer, a character a head, a bar a network."""
+    totals = {axis: int(found["layers"][0][axis].split("/")[1]) for axis in ("qk", "vo", "ffn")}
+    rows = []
+    for row, own in zip(found["layers"], found["heads"], strict=False):  # the last row is the stream's
+        counts = {axis: int(row[axis].split("/")[0]) for axis in totals}
+        cells = [f"{_skyline(own[axis], found['head_dim'], ascii_only)} {counts[axis]:5,}" for axis in ("qk", "vo")]
+        cells.append(f"{bar(counts['ffn'], totals['ffn'], ascii_only)} {counts['ffn']:6,}")
+        states = own["attention"], own["attention"], own["mlp"]
+        told = [cell if state == "kept" else LEFT[state] for cell, state in zip(cells, states, strict=True)]
+        rows.append([str(row["layer"]), row["heads"], *told])
+    return ["layer", "heads", *(f"{axis.upper()} of {total:,}" for axis, total in totals.items())], rows
+
+
+def _skyline(sizes: Sequence[int], whole: int, ascii_only: bool) -> str:
+    """A character a head, as high as the part of its dims that is kept."""
+    return "".join((DIGITS if ascii_only else BLOCKS)[-(-8 * size // whole)] for size in sizes)
+
+
+def bar(kept: int, total: int, ascii_only: bool = False) -> str:
+    """`BAR` characters, as many of them full as the part that is kept, rounded up."""
+    full = -(-BAR * kept // total)
+    return ("#" if ascii_only else "█") * full + ("." if ascii_only else "·") * (BAR - full)
+
+
+def saved(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: shares of parameters and of FLOPs that would go, in percent; layers that are alike are one row."""
+    by_layer: dict[int, dict[str, str]] = {}
+    for one in found["savings"]:
+        shares = f"{100 * one['parameters_share']:.1f} / {100 * one['flops_share']:.1f}"
+        by_layer.setdefault(one["layer"], {})[one["group"].split(".")[1]] = shares
+    rows = []
+    for _, alike in groupby(by_layer.items(), key=lambda item: item[1]):
+        layers = [(layer, cells) for layer, cells in alike]
+        (first, cells), (last, _) = layers[0], layers[-1]
+        rows.append([str(first) if first == last else f"each of {first}-{last}", *(cells[part] for part in SAVED)])
+    return ["layer", *SAVED.values()], rows
+
+
+def captions(found: Mapping[str, Any], ascii_only: bool = False) -> list[str]:
+    """What is drawn below the table, and what its characters mean."""
+    kept, total = map(int, found["layers"][-1]["hidden"].split("/"))
+    levels = DIGITS if ascii_only else BLOCKS
+    return [
+        f"stream {bar(kept, total, ascii_only)} {kept:,} of {total:,} dims",
+        f"QK, VO: a character a head, {levels[1]} to {levels[-1]} by the eighths kept of its {found['head_dim']} dims, "
+        f"{levels[0]} none",
+    ]

@@ -1,0 +1,302 @@
+"""What each group is worth: a cell is the score of the model that is really cut, and the model stays as it is."""
+
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from small_world import tokenizer, write_data, write_model, write_sentences
+from tiny_models import CLASSIFIERS, inputs, tiny
+from torch import nn
+from transformers import BertForSequenceClassification, BertForTokenClassification
+
+import secateur as sec
+from secateur.errors import UserError
+from secateur.evaluation import encoded, scores
+from secateur.masking import attached
+from secateur.methods.method import named
+from secateur.sensitivity import _cells, _in_turn, cut_to, importance, sensitivity, sheets, to_html
+from secateur.space import GRANULARITIES, Space
+from secateur.surgery import cut
+from secateur.tasks import task as tasks
+
+ALL = tuple(GRANULARITIES)
+LABELS = ["O", "B-book", "I-book", "B-film", "I-film"]
+
+
+def shaken(model):
+    """A model whose answers depend on what it reads, and on every layer."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.5)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A classifier, its task of 360 training and 40 validation rows, and its tokenizer."""
+    folder = tmp_path_factory.mktemp("world")
+    data = write_data(folder / "data.csv", rows=400)
+    model = BertForSequenceClassification.from_pretrained(write_model(folder / "model", ["bad", "good"]))
+    task = tasks.get("classification").from_data(data, metric=None, seed=0, rows=None)
+    return shaken(model), task, tokenizer()
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """The same for words: sentences of different lengths, and the tags of their words."""
+    folder = tmp_path_factory.mktemp("words")
+    data = write_sentences(folder / "data.jsonl", rows=100)
+    task = tasks.get("tokens").from_data(data, metric=None, seed=0, rows=None)
+    named_tags = dict(enumerate(task.labels))
+    source = write_model(folder / "model")
+    model = BertForTokenClassification.from_pretrained(source, num_labels=len(named_tags), id2label=named_tags)
+    return shaken(model), task, tokenizer()
+
+
+MODULE = sys.modules["secateur.sensitivity"]  # `secateur.sensitivity` is the function
+
+
+@pytest.fixture(autouse=True)
+def _few_draws(monkeypatch):
+    monkeypatch.setattr(MODULE, "DRAWS", 2)
+
+
+def study(world, **options):
+    return sensitivity(*world, **{"rows": 32, "max_length": 24, "densities": (0.5,), **options})
+
+
+# A cell is what it says
+
+
+@pytest.mark.parametrize("kind", ["world", "words"])
+def test_a_cell_is_the_score_of_the_model_that_is_cut(kind, request):
+    model, task, words = world = request.getfixturevalue(kind)
+    units = ("ffn", "head", "sublayer", "hidden")
+    found = study(world, units=units, densities=(0.3,), split="validation", rows=1000, by="magnitude")
+    rows = encoded(task, "validation", words, 24)
+    space = Space(model, *units)
+    worth = named("magnitude")(space).scores()
+    assert found.dense == scores(model, task, rows, words)[task.metric]
+    assert found.rows == len(rows)
+    for group, reaction in zip(space.groups, found.reactions, strict=True):
+        for count, score, saved in zip(reaction.kept, reaction.scores, reaction.saved, strict=True):
+            plan = sec.Plan.of(space, cut_to(space, worth, group, count))
+            assert scores(cut(model, plan), task, rows, words)[task.metric] == score
+            assert saved == pytest.approx(1.0 - plan.achieved["prunable"])
+    assert len({one.scores for one in found.reactions}) > 2  # else it could not fail
+
+
+@pytest.mark.parametrize("kind", ["world", "words"])
+def test_at_density_1_every_score_is_the_whole_models(kind, request):
+    found = study(request.getfixturevalue(kind), units=ALL, densities=(1.0,))
+    assert {reaction.scores for reaction in found.reactions} == {(found.dense,)}
+    assert {reaction.kept for reaction in found.reactions} == {(reaction.units,) for reaction in found.reactions}
+
+
+@pytest.mark.parametrize("model", CLASSIFIERS)
+def test_what_is_handed_on_is_what_would_be_computed(model):
+    model = tiny(model[0], shape=model[2])
+    space = Space(model, "ffn", "qk", "vo", "head", "sublayer", "layer")
+    batch = inputs(model)
+    cells = list(_cells(space, torch.rand(len(space)), (0.5, 0.0)).values())
+    assert {cell.first for cell in cells} == {0, 1}
+    with torch.inference_mode():
+        found = list(_in_turn(model, space, cells, batch))
+        assert torch.equal(found[0], model(**batch)[0])
+        for cell, answer in zip(cells, found[1:], strict=True):
+            with attached(model, space, cell.masks):
+                assert torch.equal(answer, model(**batch)[0])
+
+
+def test_every_group_appears_once(world):
+    found = study(world, units=ALL, densities=(0.5, 0.25))
+    space = Space(world[0], *ALL)
+    assert [reaction.group for reaction in found.reactions] == [group.name for group in space.groups]
+    assert [reaction.units for reaction in found.reactions] == [group.units for group in space.groups]
+    ones = sum(group.units == 1 for group in space.groups)
+    assert found.forwards == 2 * len(space.groups) - ones  # a unit that is gone is gone at either density
+
+
+def test_counts_are_rounded_down_but_the_stream_keeps_a_dim(world):
+    found = {one.group: one.kept for one in study(world, units=ALL, densities=(0.99, 0.6, 0.3, 0.0)).reactions}
+    assert found["0.ffn"] == (23, 14, 7, 0) and found["1.head"] == (1, 1, 0, 0) and found["1.mlp"] == (0, 0, 0, 0)
+    assert found["hidden"] == (15, 9, 4, 1)
+
+
+# What goes first
+
+
+def test_importance_is_the_sum_of_weights_times_gradients(world):
+    model, task, words = world
+    rows = encoded(task, "train", words, 24)
+    collate = task.collator(words)
+    batches = [dict(collate(rows[:8])), dict(collate(rows[8:20]))]
+    space = Space(model, "ffn", "vo")
+    expected = torch.zeros(len(space))
+    for batch in batches:
+        parts = []
+        for group in space.groups:
+            weight = model.get_parameter(f"{space.table.reader(group.name).path}.weight")
+            gradient = torch.autograd.grad(model(**batch).loss, weight)[0]
+            parts.append((weight * gradient).sum(0).abs())
+        expected += torch.cat(parts)
+    torch.testing.assert_close(importance(model, space, batches), expected, atol=1e-6, rtol=1e-3)
+
+
+def test_the_units_of_most_worth_are_kept(world):
+    space = Space(world[0], "ffn", "head")
+    worth = torch.arange(len(space)).float()
+    group = space.groups[1]
+    masks = cut_to(space, worth, group, 3)
+    assert int((masks == 0).sum()) == group.units - 3
+    assert masks[space.slices[group.name]][-3:].all()
+
+
+def test_the_loss_changes_less_when_the_least_important_units_go(world):
+    model, task, words = world
+    rows = encoded(task, "train", words, 24)[:64]
+    batch = dict(task.collator(words)(rows))
+    space = Space(model, "ffn")
+    worth = importance(model, space, [batch])
+    changes = []
+    with torch.no_grad():
+        whole = model(**batch).loss
+        for order in (worth, -worth):
+            with attached(model, space, cut_to(space, order, space.groups[0], 20)):
+                changes.append(abs(float(model(**batch).loss - whole)))
+    assert changes[0] < changes[1]
+
+
+# The rows, and how far a score is to be trusted
+
+
+def test_rows_are_drawn_by_the_seed_and_the_choice_is_made_on_others(world):
+    found = (study(world, units=("ffn",), densities=(0.2,), seed=seed) for seed in (0, 0, 1))
+    first, again, other = (replace(one, seconds=0.0, seed=0) for one in found)
+    assert first == again and first != other
+    assert (first.rows, first.evidence, first.split) == (32, 32, "train")
+    most = study(world, rows=1000, units=("sublayer",))
+    assert (most.rows, most.evidence) == (180, 180)
+    assert study(world, by="magnitude", units=("sublayer",)).evidence == 0
+
+
+def test_the_standard_error_of_an_accuracy_is_the_binomial_one(world, monkeypatch):
+    monkeypatch.setattr(MODULE, "DRAWS", 100)
+    found = study(world, rows=180, units=("sublayer",))
+    assert found.metric == "accuracy" and 0.1 < found.dense < 0.9
+    assert found.standard_error == pytest.approx(np.sqrt(found.dense * (1 - found.dense) / 180), rel=0.25)
+    assert any(f"standard error {found.standard_error:.4f}" in note for note in found.notes())
+
+
+# The model stays as it is
+
+
+def traces(model):
+    return [
+        name
+        for name, module in model.named_modules()
+        if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+        or (isinstance(module, nn.LayerNorm) and type(module) is not nn.LayerNorm)
+    ]  # fmt: skip
+
+
+def test_the_model_is_left_as_it_was(world):
+    model, task, words = world
+    batch = dict(task.collator(words)(encoded(task, "validation", words, 24)))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    logits = model(**batch).logits
+    model.bert.encoder.layer[1].train()
+    study(world, units=ALL)
+    assert model.bert.encoder.layer[1].training and not model.bert.encoder.layer[0].training
+    model.eval()
+    assert not traces(model) and all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(model(**batch).logits, logits)
+
+
+def test_a_model_that_fails_is_left_as_it_was(world, monkeypatch):
+    model = world[0]
+    calls = iter(range(1000))
+
+    def failing(*args, **kwargs):
+        if next(calls) == 3:
+            raise RuntimeError("no more")
+        return nn.Linear.forward(model.classifier, *args, **kwargs)
+
+    monkeypatch.setattr(model.classifier, "forward", failing)
+    with pytest.raises(RuntimeError, match="no more"):
+        study(world, by="magnitude")
+    monkeypatch.undo()
+    assert not traces(model)
+
+
+# Told
+
+
+def test_json_holds_every_number(world):
+    found = study(world, densities=(0.5, 0.25))
+    told = json.loads(json.dumps(found.to_dict()))
+    assert told["densities"] == [0.5, 0.25]
+    assert [tuple(one["scores"]) for one in told["reactions"]] == [one.scores for one in found.reactions]
+
+
+def test_there_is_a_sheet_for_each_kind_and_one_for_what_is_whole_or_gone(world):
+    found = study(world, densities=(0.5, 0.25))
+    made = sheets(found)
+    assert [sheet.caption for sheet in made] == [
+        "ffn, 24 units",
+        "qk, 16 units",
+        "vo, 16 units",
+        "head, 2 units",
+        "whole groups gone",
+    ]
+    assert made[0].head == ("0.5", "0.25") and made[-1].head == ("attention", "mlp")
+    by_group = {one.group: one.scores for one in found.reactions}
+    assert made[0].rows == (("0", by_group["0.ffn"]), ("1", by_group["1.ffn"]))
+    assert made[-1].rows[1] == ("1", (by_group["1.attention"][0], by_group["1.mlp"][0]))
+
+
+def test_the_page_draws_every_sheet(world):
+    found = study(world, units=ALL, densities=(0.5,))
+    text = to_html(found, "<model>")
+    assert text.count("<svg") == len(sheets(found)) == 6
+    assert "<model>" not in text and "<script" not in text
+    assert f"{found.reactions[0].scores[0]:.3f}" in text
+
+
+def test_a_drop_is_what_is_worse(world):
+    found = study(world, units=("sublayer",), densities=(0.0,))
+    assert found.drop(found.dense - 0.1) == pytest.approx(0.1)
+    assert replace(found, greater_is_better=False).drop(found.dense + 0.1) == pytest.approx(0.1)
+
+
+# Refused
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"densities": ()}, "got none"),
+        ({"densities": (0.5, 0.5)}, "each once, got 0.5, 0.5"),
+        ({"densities": (1.5,)}, "densities in .0, 1."),
+        ({"rows": 0}, "rows of at least 1, got 0"),
+        ({"split": "test"}, "train or validation, got 'test'"),
+        ({"by": "gradeint"}, "got 'gradeint'"),
+        ({"by": "grain"}, "learns its choice in training: choose by gradient"),
+        ({"units": ("ffm",)}, "ffm"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused(world, options, part):
+    with pytest.raises(UserError, match=part):
+        study(world, **options)
+
+
+def test_a_model_that_was_cut_is_refused(world):
+    model, task, words = world
+    small = cut(model, sec.Magnitude(Space(model, "ffn")).plan(0.9))
+    with pytest.raises(UserError, match="cut already"):
+        study((small, task, words))
