@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from torch import Tensor, nn
+from collections.abc import Iterable, Iterator
 from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -166,11 +167,13 @@ class CompactAttention(nn.Module):
         """One attention call: query, key and value `(batch, tokens, heads x width)` each, to the contexts."""
         batch, tokens, _ = parts[0].shape
         query, key, value = (part.view(batch, tokens, heads, -1).transpose(1, 2) for part in parts)
-        dropout = self.dropout.p if self.training else 0.0
+        dropout, own = self.dropout.p if self.training else 0.0, value.shape[-1]
+        if query.device.type == "cpu" and not (self.training or _recorded()):
+            query, key, value = _of_one_width(query, key, value)
         context = functional.scaled_dot_product_attention(
             query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=self.scale
         )
-        return context.transpose(1, 2).reshape(batch, tokens, -1)
+        return context[..., :own].transpose(1, 2).reshape(batch, tokens, -1)
 
     def _project(self, hidden_states: Tensor) -> list[tuple[Tensor, ...]]:
         """Query, key and value, each split by bucket, `(batch, tokens, heads of it x width)`."""
@@ -189,7 +192,7 @@ class CompactAttention(nn.Module):
         Compilers and exporters fold it. The joined weights are not kept here: optimizers change weights in ways that
         leave no trace by which to know that they are old.
         """
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if _recorded():
             return True
         return not self.training and hidden_states.shape[:-1].numel() >= MANY
 
@@ -201,9 +204,22 @@ def _buckets(spec: dict[str, Any]) -> list[tuple[int, int, int]]:
         (b - a, *(-(-max(1, *spec[name][a:b]) // spec["multiple"]) * spec["multiple"] for name in ("qk", "vo")))
         for a, b in pairwise(ends)
     ]
+        if getattr(self, self.names[0])._forward_hooks:  # a mask acts at the output of the query alone
+            return False
 
 
 def reshape(model: nn.Module, structure: dict[str, Any]) -> None:
+def _recorded() -> bool:
+    """Whether a compiler or an exporter looks on, which finds its own way to run what it sees."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def _of_one_width(*parts: Tensor) -> Iterator[Tensor]:
+    """Heads padded with zeros to the widest part: PyTorch's fused attention on CPUs takes no other."""
+    widest = max(part.shape[-1] for part in parts)
+    return (functional.pad(part, (0, widest - part.shape[-1])) if part.shape[-1] < widest else part for part in parts)
+
+
     """Give a stock model the shapes and modules of a structure (the `secateur` key); new tensors are not filled.
 
     Raises:

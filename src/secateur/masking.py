@@ -8,7 +8,7 @@ output of whatever writes to the residual stream.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -29,23 +29,41 @@ ATTACHED = "_secateur_attachment"
 class Attachment:
     """Masks that are on a model.
 
-    `masks` is the `(N,)` tensor of the latest forward: differentiate with respect to it.
+    Attributes:
+        masks: the `(N,)` tensor of the latest forward: differentiate with respect to it.
+        at_sites: what it makes of every site, over the whole axis.
+        places: of a model that is cut as it is trained (`shrinking`): axis -> the indices that its modules still have,
+            in their order, -1 for padding. Axes that are whole are left out.
     """
 
     masks: Tensor
 
     def __init__(self, model: PreTrainedModel, space: Space, source: Callable[[], Tensor]) -> None:
-        if getattr(model, ATTACHED, None) is not None:
-            raise UserError("masks are on this model already: detach them first")
         self.model, self.space, self.source = model, space, source
         self.at_sites: dict[str, Tensor] = {}
+        self.at_modules: dict[str, Tensor] = {}
+        self.places: Mapping[str, Tensor] = {}
         self.norms: list[nn.Module] = []
-        self.handles: list[RemovableHandle] = [model.register_forward_pre_hook(self._draw)]
-        acting = {site for group in space.groups for site in group.sites}
-        setattr(model, ATTACHED, self)
+        self.handles: list[RemovableHandle] = []
+        self.attach()
+
+    def attach(self, places: Mapping[str, Tensor] | None = None) -> None:
+        """Put the masks on, again or for the first time.
+
+        Raises:
+            UserError: masks are on the model already, or it has a norm that cannot be masked.
+        """
+        if getattr(self.model, ATTACHED, None) is not None:
+            raise UserError("masks are on this model already: detach them first")
+        self.places = {axis: indices.to(self.model.device) for axis, indices in (places or {}).items()}
+        self.handles = [self.model.register_forward_pre_hook(self._draw)]
+        acting = {site for group in self.space.groups for site in group.sites}
+        setattr(self.model, ATTACHED, self)
+        modules = dict(self.model.named_modules())
         try:
-            for row in space.table.rows:
-                self.handles += self._hooks(row, model.get_submodule(row.path), acting)
+            for row in self.space.table.rows:
+                if row.path in modules:  # an attention without heads has no projections any more
+                    self.handles += self._hooks(row, modules[row.path], acting)
         except UserError:
             self.detach()
             raise
@@ -57,6 +75,7 @@ class Attachment:
         for norm in self.norms:
             norm.__class__ = nn.LayerNorm
             del norm.site
+        self.norms = []
         delattr(self.model, ATTACHED)
 
     def _draw(self, module: nn.Module, args: Any) -> None:
@@ -65,10 +84,15 @@ class Attachment:
             masks = masks.detach().clone().requires_grad_()
         self.masks = masks
         self.at_sites = self.space.at_sites(masks)
+        self.at_modules = self.at_sites | {
+            site: self.at_sites[site][indices.clamp(min=0)] * (indices >= 0)
+            for site, indices in self.places.items()
+            if site in self.at_sites
+        }
 
     def _hooks(self, row: Row, module: nn.Module, acting: set[str]) -> list[RemovableHandle]:
         if isinstance(row, Norm):
-            if {row.axis, row.behind} & acting:
+            if {row.axis, row.behind} & acting and not isinstance(module, nn.Identity):  # closed, and cut away already
                 self._mask_norm(row, module)
             return []
         written = [axis for axis in self._written(row) if axis in acting]
@@ -89,11 +113,11 @@ class Attachment:
 
     def _multiply_output(self, axes: list[str], module: nn.Module, args: Any, output: Tensor) -> Tensor:
         for axis in axes:
-            output = output * self.at_sites[axis].to(output.dtype)
+            output = output * self.at_modules[axis].to(output.dtype)
         return output
 
     def _multiply_input(self, axis: str, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0] * self.at_sites[axis].to(args[0].dtype), *args[1:])
+        return (args[0] * self.at_modules[axis].to(args[0].dtype), *args[1:])
 
     def _mask_norm(self, row: Norm, module: nn.Module) -> None:
         if type(module) is not nn.LayerNorm:

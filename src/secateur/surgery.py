@@ -47,8 +47,8 @@ def cut(model: PreTrainedModel, plan: Plan) -> PreTrainedModel:
         model = factorise(model, plan.embedding_rank)
         space = plan.space(model)
     plan = replace(plan, embedding_rank=_rank(space))  # plan.json must tell what is cut, whoever factorised it
-    kept = _kept_indices(space, plan)
-    structure = _structure(space, plan, kept)
+    kept = kept_indices(space, plan)
+    structure = structure_of(space, plan, kept)
     small = _shaped(model, structure)
     small.plan = plan.to_dict(space)
     state = model.state_dict()
@@ -57,7 +57,7 @@ def cut(model: PreTrainedModel, plan: Plan) -> PreTrainedModel:
         folded = _fold(entry, state[name], space, plan.masks)
         for dim, axis in enumerate(entry.axes):
             if axis in kept:
-                folded = _take(folded, dim, kept[axis])
+                folded = take(folded, dim, kept[axis])
         parameter.copy_(folded)
     return small.train(model.training)
 
@@ -94,7 +94,7 @@ def _whole_embedding(model: PreTrainedModel, path: str) -> nn.Embedding:
     return module
 
 
-def _kept_indices(space: Space, plan: Plan) -> dict[str, Tensor]:
+def kept_indices(space: Space, plan: Plan) -> dict[str, Tensor]:
     """Axis -> kept indices in storage order; -1 is padding. Axes that are kept whole are left out."""
     effective = {axis: values > 0 for axis, values in space.effective(plan.masks).items()}
     kept = {}
@@ -124,7 +124,7 @@ def _stored(alive: Mapping[str, Tensor], axis: str, vo: str, heads: int, layout:
     return torch.cat(rows) if rows else numbers
 
 
-def _take(tensor: Tensor, dim: int, indices: Tensor) -> Tensor:
+def take(tensor: Tensor, dim: int, indices: Tensor) -> Tensor:
     """`index_select` in which -1 gives zeros."""
     indices = indices.to(tensor.device)
     taken = tensor.index_select(dim, indices.clamp(min=0))
@@ -159,7 +159,7 @@ def _on(axes: tuple[Axis, ...], axis: Axis, mask: Tensor | None, *, out: bool = 
     return mask.view(shape)
 
 
-def _structure(space: Space, plan: Plan, kept: Mapping[str, Tensor]) -> dict[str, Any]:
+def structure_of(space: Space, plan: Plan, kept: Mapping[str, Tensor]) -> dict[str, Any]:
     """What of the stock model changes: the `secateur` key, see `compact`."""
     table = space.table
     gates = {
@@ -248,7 +248,7 @@ def uncut(small: PreTrainedModel) -> tuple[PreTrainedModel, Plan]:
     plan = _plan_over(dense, small)
     plan = replace(plan, masks=plan.kept.float())
     space = plan.space(dense)
-    kept = _kept_indices(space, plan)
+    kept = kept_indices(space, plan)
     entries = {entry.name: entry for entry in space.table.parameters}
     for name, parameter in small.named_parameters():
         entry = entries[name]
@@ -271,7 +271,7 @@ def planned_structure(small: PreTrainedModel) -> dict[str, Any]:
         dense = _stock(small)
     plan = _plan_over(dense, small)
     space = plan.space(dense)
-    return _structure(space, plan, _kept_indices(space, plan))
+    return structure_of(space, plan, kept_indices(space, plan))
 
 
 def _stock(small: PreTrainedModel) -> PreTrainedModel:

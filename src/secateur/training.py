@@ -32,10 +32,12 @@ from secateur.teachers import INDEX, CachedTeacher
 
 STATE = "secateur.safetensors"
 BEST = "best.safetensors"
+from secateur.shrinking import Shrinking
 
 # Batches of many lengths times layers of many widths are more shapes than oneDNN remembers code for by default (1,024).
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
 
+WORTH = 0.75  # of the density that the model has; each cut costs new code for new shapes (RESULTS.md)
 
 class PruningTrainer(Trainer):
     """Trains a model under a method's masks, or a cut model without a method.
@@ -52,6 +54,8 @@ class PruningTrainer(Trainer):
             the result. By default the last weights are.
         The rest is Trainer's.
 
+        shrink: cut the model in place as units are removed, where the method allows it; when `train` returns it is
+            whole again, with zeros where it was cut. Same result, faster. One process only.
     Raises:
         UserError: a term needs a teacher and there is none, or fp16 is asked for with a method that listens.
     """
@@ -74,6 +78,7 @@ class PruningTrainer(Trainer):
     ) -> None:
         self.method, self.teacher = method, teacher
         self.objective: list[Term] = list(objective) or [Labels()]
+        shrink: bool = False,
         self.terms = nn.ModuleList(self.objective)
         self.window, self.decay, self.select = (begin, end), decay or (begin, end), select
         self.attachment: Attachment | None = None
@@ -82,6 +87,9 @@ class PruningTrainer(Trainer):
         super().__init__(model, callbacks=[_Advance(self), *kwargs.pop("callbacks", [])], **kwargs)
         self._check()
 
+        self.shrinking: Shrinking | None = None
+        if shrink and method is not None and method.shrinks:
+            self.shrinking = Shrinking(model, method.space)
     def _check(self) -> None:
         silent = [term.name for term in self.objective if term.needs_teacher and self.teacher is None]
         if silent:
@@ -111,14 +119,15 @@ class PruningTrainer(Trainer):
         return result
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """As in Trainer, which takes one step too many when it goes on from its own last checkpoint."""
-        if self.state.global_step >= self.state.max_steps:
+        """As in Trainer, which takes one step too many when it goes on from where it was to stop."""
+        if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As in Trainer, under the method's deterministic masks."""
+            self._shrink(None)
         with self._masked():
             metrics = super().evaluate(*args, **kwargs)
         if self.select is not None and self.is_in_train and (self.method is None or self.method.settled()):
@@ -210,7 +219,10 @@ class PruningTrainer(Trainer):
         heard = [weight * values[name] for name, weight in heard_terms.items() if weight and name in values]
         if not heard or self.attachment is None:
             return
-        gradient = torch.autograd.grad(sum(heard[1:], start=heard[0]), self.attachment.masks, retain_graph=True)[0]
+        loss, gone = sum(heard[1:], start=heard[0]), self.shrinking is not None  # all that is masked may be cut away
+        gradient = torch.autograd.grad(
+            loss, self.attachment.masks, retain_graph=True, allow_unused=gone, materialize_grads=gone
+        )[0]
         gradient = gradient.float() / self.args.gradient_accumulation_steps
         self.evidence = gradient if self.evidence is None else self.evidence + gradient
 
@@ -248,6 +260,76 @@ class PruningTrainer(Trainer):
             logs |= self.method.readings()
         logs["progress"] = self.progress
         super().log(logs, *args, **kwargs)
+        if self.shrinking is not None and self._worth_cutting(self.method):
+            self._shrink(self.method.alive)
+
+    # Shrinking
+
+    def _worth_cutting(self, method: Method) -> bool:
+        """Whether much less is alive than the model still has; not while the best evaluation may be gone back to."""
+        assert self.shrinking is not None
+        if self.accelerator.num_processes > 1 or (self.select is not None and method.settled()):
+            return False
+        alive, has = (method.space.density(units) for units in (method.alive, self.shrinking.kept))
+        return alive <= WORTH * has
+
+    def whole_state(self) -> dict[str, Tensor]:
+        """The model's state dict as if nothing had been cut away: with 0 in its place."""
+        return self.model.state_dict() if self.shrinking is None else self.shrinking.whole()
+
+    def _shrink(self, kept: Tensor | None) -> None:
+        """Leave `kept` `(N,)` bool of the model and of the optimizer's moments, or with None make both whole."""
+        if self.shrinking is None:
+            return
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
+        if self.attachment is not None:
+            self.attachment.detach()
+        if kept is None:
+            self.shrinking.restore(optimizer)
+        else:
+            self.shrinking.cut(kept, optimizer)
+        if self.attachment is not None:
+            self.attachment.attach(self.shrinking.places)
+
+    # What is not finite
+
+    def _watch(self, name: str, value: Tensor) -> None:
+        """Keep the first optimizer step at which the value is not finite, without waiting for the device."""
+        if name not in self.faults:
+            self.faults[name] = torch.full((), math.inf, device=self.args.device)
+        first, finite = self.faults[name], value.detach().isfinite().all().to(self.args.device)
+        step = min(self.state.global_step + 1, self.state.max_steps)
+        self.faults[name] = torch.where(finite, first, first.clamp(max=step))
+
+    def _refuse_broken(self) -> None:
+        """As `_refuse_faults`, and of the weights themselves: before they are saved or are the result."""
+        for weight in (*self.model.parameters(), *self._own_state().parameters()):
+            self._watch("a weight", weight)
+        self._refuse_faults()
+
+    def _refuse_faults(self) -> None:
+        """Wait for the device, and stop at what was not finite, in whatever process.
+
+        Raises:
+            UserError: naming it and the optimizer step.
+        """
+        if not self.faults:
+            return
+        found = self.accelerator.gather(torch.stack(list(self.faults.values()))).view(-1, len(self.faults))
+        step, name = min(zip(found.amin(dim=0).tolist(), self.faults, strict=True), key=lambda fault: fault[0])
+        if math.isfinite(step):
+            other = ", or fp32 in place of bf16" if self.args.bf16 else ""
+            raise UserError(
+                f"{name} is not finite at step {step:.0f} of {self.state.max_steps} ({self.args.output_dir}): training "
+                f"stopped and saved nothing since; try a lower learning rate, a longer warmup{other}"
+            )
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """As in Trainer, once a step. fp16's scaler leaves steps out whose gradients are not finite: no fault there."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if not self.args.fp16:
+            self._watch("the norm of the gradient", torch.as_tensor(norm))
+        return norm
 
     # Data, optimizer, schedule and checkpoints
 
@@ -315,6 +397,8 @@ class PruningTrainer(Trainer):
 def _fast_attention(device: torch.device) -> AbstractContextManager[Any]:
     """PyTorch's fused attention is slow in the backward on CPUs (RESULTS.md): there training spells attention out."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+        if self.shrinking is not None:
+            parts["shrinking"] = self.shrinking
 
 
 def _freeze(teacher: nn.Module, device: torch.device) -> None:
@@ -330,6 +414,9 @@ def _score_of(path: Path, step: int) -> float:
     """The score of the best evaluation up to a step; one that a crash has left behind from later steps is void."""
     if not path.is_file():
         return -math.inf
+        if self.shrinking is not None and not bool(self.shrinking.kept.all()):
+            self._shrink(self.shrinking.kept)  # the weights in the checkpoint, and the moments, have its shapes
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
     with safe_open(path, "pt") as file:
         note = file.metadata()
     return float(note["score"]) if int(note["step"]) < step else -math.inf

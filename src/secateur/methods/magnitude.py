@@ -22,6 +22,8 @@ class Magnitude(Scheduled):
         >>> plan = Magnitude(Space(model, "head", "ffn")).plan(0.5)
     """
 
+    reads_weights = True
+
     @torch.no_grad()
     def scores(self) -> Tensor:
         squares, counts = self._axis_sums()

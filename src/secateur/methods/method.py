@@ -33,6 +33,8 @@ class Method(nn.Module):
     name: str
     alive: Tensor
     monotone = True
+    reads_weights = False
+    """Whether scores are made from the weights of the whole model, which must then stay whole while it is trained."""
     defaults: Mapping[str, Any] = {}
     """Keys of a recipe that names this method, where the recipe says nothing and its own default would not do."""
 
@@ -41,6 +43,11 @@ class Method(nn.Module):
         self.space = space
         self.progress = 0.0
         self.register_buffer("alive", space.ones().bool())
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether the model may be cut as units are removed: none comes back, and nobody misses their weights."""
+        return self.monotone and not self.reads_weights
 
     @classmethod
     def schedule(cls, density: float, begin: float, end: float) -> Schedule:

@@ -1,0 +1,178 @@
+"""Law 11: a model that is cut while it is trained ends as one pruned to the end and cut once, up to float noise.
+
+In float64 noise is noise: a gradient that went missing, a moment in the wrong place or another unit would be seen.
+"""
+
+import pytest
+import torch
+from test_law_08_resume import collate, examples
+from tiny_models import CLASSIFIERS, inputs, tiny
+from transformers import TrainingArguments
+
+from secateur.masking import attached
+from secateur.methods.method import registered
+from secateur.objectives import Hidden, Labels, Logits
+from secateur.plan import Plan
+from secateur.schedules import cubic
+from secateur.shrinking import Shrinking
+from secateur.space import Space
+from secateur.surgery import cut
+from secateur.training import PruningTrainer, last_checkpoint
+
+STEPS = 12
+SHRINKING = tuple(name for name, kind in registered().items() if kind.monotone and not kind.reads_weights)
+UNITS = (("ffn", "qk", "vo"), ("head", "ffn"), ("sublayer", "ffn"), ("hidden", "head", "sublayer", "ffn", "qk", "vo"))
+
+
+def trainer(which, name, units, folder, *, shrink, seed=1, save="no", **extra):
+    student, teacher = (tiny(*which, seed=s) for s in (seed, 2))
+    method = registered()[name](Space(student, *units), cubic(1.0, 0.2, begin=0.1, end=0.8))
+    arguments = TrainingArguments(
+        str(folder),
+        max_steps=STEPS,
+        per_device_train_batch_size=4,
+        learning_rate=1e-2,
+        weight_decay=0.1,
+        max_grad_norm=0.5,
+        warmup_steps=1,
+        logging_steps=1,
+        save_strategy=save,
+        save_steps=1,
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    return PruningTrainer(
+        student,
+        method=method,
+        teacher=teacher,
+        objective=[Labels(), Logits(temperature=4.0), Hidden(layers="every 1", project=False)],
+        args=arguments,
+        train_dataset=examples(),
+        data_collator=collate,
+        shrink=shrink,
+        **extra,
+    )
+
+
+def result(trainer):
+    """The cut model that a training ends with, by name, and what is kept."""
+    plan = trainer.method.plan(0.2)
+    return cut(trainer.model, plan).state_dict() | {"kept": plan.masks}
+
+
+def assert_close(mine, theirs, tolerance=1e-8):
+    assert mine.keys() == theirs.keys()
+    assert torch.equal(mine["kept"], theirs["kept"])
+    far = {name: float((mine[name] - theirs[name]).abs().max()) for name in mine if mine[name].numel()}
+    assert {name: distance for name, distance in far.items() if distance > tolerance} == {}
+
+
+class Sizes:
+    """How many numbers the model had, at each step."""
+
+    def __init__(self, trainer):
+        self.trainer, self.seen = trainer, []
+        trainer.step_taken = self.step_taken
+
+    def step_taken(self):
+        PruningTrainer.step_taken(self.trainer)
+        self.seen.append(self.trainer.model.num_parameters())
+
+
+@pytest.mark.parametrize("units", UNITS, ids="-".join)
+@pytest.mark.parametrize("name", SHRINKING)
+@pytest.mark.parametrize("which", CLASSIFIERS)
+def test_shrinking_changes_nothing_but_the_cost(which, name, units, tmp_path):
+    torch.manual_seed(0)
+    plain = trainer(which, name, units, tmp_path, shrink=False)
+    plain.train()
+    torch.manual_seed(0)
+    small = trainer(which, name, units, tmp_path, shrink=True)
+    sizes = Sizes(small)
+    names = list(small.model.state_dict())
+    small.train()
+    assert_close(result(small), result(plain))
+    assert sizes.seen == sorted(sizes.seen, reverse=True) and sizes.seen[-1] < 0.9 * sizes.seen[0]
+    assert len(set(sizes.seen)) > 2  # more than once
+    assert list(small.model.state_dict()) == names and small.model.num_parameters() == plain.model.num_parameters()
+    own = {id(parameter) for parameter in small.model.parameters()}
+    held = {id(parameter) for group in small.optimizer.param_groups for parameter in group["params"]}
+    assert own <= held
+
+
+@pytest.mark.parametrize("step", [4, 7, 11])
+def test_a_resumed_run_has_the_shapes_that_it_had(tmp_path, step):
+    which = CLASSIFIERS[0].values[0]
+    whole = trainer(which, "grain", UNITS[0], tmp_path, shrink=True, save="steps")
+    whole.train()
+    assert last_checkpoint(tmp_path) == str(tmp_path / f"checkpoint-{STEPS}")
+    resumed = trainer(which, "grain", UNITS[0], tmp_path / "resumed", shrink=True, seed=3)
+    resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+    mine, theirs = result(resumed), result(whole)
+    assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
+
+
+def test_the_best_evaluation_has_the_shapes_of_the_end(tmp_path):
+    """What may be gone back to is saved once the method has settled; nothing is cut any more from then on."""
+    which = CLASSIFIERS[0].values[0]
+    chosen = trainer(which, "grain", UNITS[0], tmp_path, shrink=True, select="score", eval_dataset=examples())
+    chosen.compute_metrics = lambda found: {"score": 1.0}
+    chosen.args.eval_strategy, chosen.args.eval_steps = "steps", 1
+    chosen.train()
+    assert (tmp_path / "best.safetensors").is_file()
+    assert chosen.method.space.density(chosen.method.alive) <= 0.2
+
+
+@pytest.mark.parametrize("units", UNITS, ids="-".join)
+@pytest.mark.parametrize("which", CLASSIFIERS)
+def test_a_shrunk_model_is_the_masked_one_and_comes_back(which, units):
+    """Twice cut in place, under its masks, whole again: the same outputs each time, and 0 where it was cut."""
+    model, batch = tiny(*which), None
+    batch = inputs(model)
+    space = Space(model, *units)
+    order = torch.rand(len(space), generator=torch.Generator().manual_seed(3))
+    shrinking = Shrinking(model, space)
+    for density in (0.6, 0.3):
+        kept = space.keep(order, density)
+        reference = tiny(*which)
+        with attached(reference, Space(reference, *units), kept.double()), torch.no_grad():
+            wanted = reference(**batch).logits
+        shrinking.cut(kept)
+        with attached(model, space, kept.double()) as attachment, torch.no_grad():
+            attachment.detach()
+            attachment.attach(shrinking.places)
+            assert torch.allclose(model(**batch).logits, wanted, atol=1e-10, rtol=0)
+    whole = shrinking.whole()
+    shrinking.restore()
+    assert whole.keys() == model.state_dict().keys()
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in whole.items())
+    with attached(model, space, kept.double()), torch.no_grad():
+        assert torch.allclose(model(**batch).logits, wanted, atol=1e-10, rtol=0)
+    stock = tiny(*which).state_dict()
+    assert all(torch.equal(value[value != 0], stock[name][value != 0]) for name, value in model.state_dict().items())
+
+
+def test_moments_go_where_their_weights_go():
+    model = tiny(*CLASSIFIERS[0].values[0])
+    space = Space(model, "ffn", "qk", "vo")
+    optimizer = torch.optim.AdamW(model.parameters())
+    for parameter in model.parameters():
+        optimizer.state[parameter] = {"step": torch.tensor(3.0), "exp_avg": parameter.detach() * 2}
+    kept = space.keep(torch.rand(len(space), generator=torch.Generator().manual_seed(0)), 0.4)
+    shrinking = Shrinking(model, space)
+    shrinking.cut(kept, optimizer)
+    assert Plan.of(space, kept.float(), source="").masks.bool().equal(shrinking.kept)
+    for parameter in model.parameters():
+        state = optimizer.state[parameter]
+        assert state["step"] == 3.0 and torch.equal(state["exp_avg"], parameter * 2)
+    assert len(optimizer.state) == len(list(model.parameters()))
+
+
+def test_a_method_that_reads_the_weights_keeps_them(tmp_path):
+    which = CLASSIFIERS[0].values[0]
+    trained = trainer(which, "magnitude", UNITS[0], tmp_path, shrink=True)
+    sizes = Sizes(trained)
+    trained.train()
+    assert len(set(sizes.seen)) == 1
