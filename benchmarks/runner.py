@@ -18,7 +18,7 @@ import typer
 Folder = Annotated[Path, typer.Option(exists=True, file_okay=False)]
 CODE = (
     "import sys, json; from pathlib import Path; from secateur.recipe import make; from secateur.stages import Run;"
-    "Run(make(json.loads(sys.argv[1])), Path(sys.argv[2]), cache=Path(sys.argv[3]))."
+    "Run(make(json.loads(sys.argv[1])), Path(sys.argv[2]), shared=Path(sys.argv[3]))."
 )
 
 
@@ -30,12 +30,12 @@ def base_model() -> str:
     return str(Path(spec.origin).parent / "model")
 
 
-def one(folder: Path, values: Mapping[str, Any], cache: Path, threads: int, ask: str = "report()") -> None:
-    """One run in a process of its own; what it printed is beside its folder."""
+def one(folder: Path, values: Mapping[str, Any], shared: Path, threads: int, ask: str = "report()") -> None:
+    """One run in a process of its own, with its teacher's outputs in `shared`; what it printed is beside its folder."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with (folder.parent / f"{folder.name}.log").open("a") as log:
-        arguments = [sys.executable, "-c", CODE + ask, json.dumps(values), str(folder), str(cache)]
+        arguments = [sys.executable, "-c", CODE + ask, json.dumps(values), str(folder), str(shared)]
         subprocess.run(arguments, env=environment, stdout=log, stderr=log, check=False)
 
 
@@ -43,12 +43,9 @@ def several(root: Path, runs: Mapping[str, Mapping[str, Any]], jobs: int) -> Non
     """Runs by name, after the teacher's outputs were computed once for all of them; `jobs` at once, by cores alike."""
     cores = os.cpu_count() or 1
     (root / "shared").mkdir(parents=True, exist_ok=True)
-    one(root / "shared", next(iter(runs.values())), root / "cache", cores, "outputs")
+    one(root / "shared", next(iter(runs.values())), root, cores, "outputs")
     with ThreadPoolExecutor(jobs) as pool:
-        waiting = [
-            pool.submit(one, root / name, values, root / "cache", max(1, cores // jobs))
-            for name, values in runs.items()
-        ]
+        waiting = [pool.submit(one, root / name, values, root, max(1, cores // jobs)) for name, values in runs.items()]
         for done in waiting:
             done.result()
 

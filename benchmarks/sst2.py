@@ -3,6 +3,7 @@
     python benchmarks/sst2.py train   --data DIR --teacher DIR        every run of the table, one folder each
     python benchmarks/sst2.py longer  --data DIR --teacher DIR        GRAIN with a longer recovery
     python benchmarks/sst2.py faster  --data DIR --teacher DIR        GRAIN with rounded sizes, and to a time
+    python benchmarks/sst2.py walked  --data DIR --teacher DIR        GRAIN at all densities from one pruning
     python benchmarks/sst2.py choose  --data DIR --teacher DIR        settings, on 2,000 rows held out of training
     python benchmarks/sst2.py table   --teacher DIR                   latencies in one process, and the table
 
@@ -90,6 +91,28 @@ def faster_runs(shared: dict[str, Any]) -> dict[str, dict[str, Any]]:
     aims = {f"grain-{times}x": {"speedup": times, "target_shape": [8, 128]} for times in SPEED_UPS}
     aims |= {f"grain-{ROUNDED:g}-by-8": {"density": ROUNDED, "round_to": 8}}
     return {name: {**shared, "method": "grain", **aim} for name, aim in aims.items()}
+
+
+@app.command()
+def walked(data: Folder, teacher: Folder, threads: int = 1) -> None:
+    """GRAIN at all densities from one pruning, and seconds and scores beside those of the runs of `train`."""
+    import torch
+
+    from secateur.recipe import make
+    from secateur.report import Report
+    from secateur.walk import walk
+
+    torch.set_num_threads(threads)
+    together = walk(make({**base(data, teacher, SETTINGS), "method": "grain", "density": DENSITIES}), RUNS / "walk")
+    alone = [Report.load(RUNS / name_of("grain", density, 0)) for density in DENSITIES]
+    print("| density | score, one walk | score, a run of its own | seconds, one walk | seconds, a run of its own |")
+    print("| --- | --- | --- | --- | --- |")
+    for density, one, own in zip(DENSITIES, together, alone, strict=True):
+        scores = [f"{report.scores[report.metric]:.4f}" for report in (one, own)]
+        seconds = [", ".join(f"{name} {taken:.0f}" for name, taken in report.seconds.items()) for report in (one, own)]
+        print(f"| {density:g} | {' | '.join([*scores, *seconds])} |")
+    whole = [sum(sum(report.seconds.values()) for report in reports) for reports in (together, alone)]
+    print(f"| all | | | {whole[0]:.0f} | {whole[1]:.0f} |")
 
 
 @app.command()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -498,6 +499,7 @@ def test_a_real_process_is_interrupted_without_a_traceback(world, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a job in the background would ignore it
     )
     deadline = time.monotonic() + 120
     while not list(run.glob("prune/checkpoint-*/secateur.safetensors")):
@@ -517,3 +519,68 @@ def test_a_terminal_gets_bars(world, tmp_path, monkeypatch, capsys):
         stages.run(recipe.read(world / "recipe.yaml", {"epochs": 1}), tmp_path / "run", [watch])
     shown = capsys.readouterr().err
     assert "prune" in shown and "recover" in shown and "density" in shown
+
+
+# Studies
+
+
+def test_compare_puts_a_run_beside_its_teacher_and_another_model(secateur, world, tmp_path):
+    words = (world / "run", "--against", world / "classifier", "--output", tmp_path / "pages")
+    result = secateur("compare", *words, "--json")
+    assert result.exit_code == 0, result.output
+    found, report = json.loads(result.stdout), Report.load(world / "run")
+    assert [point["kind"] for point in found["points"]] == ["teacher", "outside", "run"]
+    teacher, outside, run = (point["entries"][0] for point in found["points"])
+    assert teacher["score"] == outside["score"] == report.teacher_scores["accuracy"]
+    assert (run["score"], run["density"]) == (report.scores["accuracy"], report.density["prunable"])
+    assert (outside["density"], outside["bytes"]) == (1.0, report.weight_bytes["teacher"])
+    assert found == json.loads((tmp_path / "pages" / "compare.json").read_text())
+    assert {path.name for path in (tmp_path / "pages").iterdir()} == {"compare.html", "compare.md", "compare.json"}
+    shown = secateur("compare", *words).stdout
+    assert "1 x 8 speed-up" in shown and "compare.html" in shown and "at its own moment" in shown
+
+
+def test_compare_measures_all_in_turn(secateur, world, rates):
+    words = ("--against", world / "classifier", "--measure", "--shape", "1x4", "--repeats", 1, "--threads", 1, "--json")
+    found = json.loads(secateur("compare", world / "run", *words).stdout)
+    assert found["measured"]
+    times = [point["entries"][0]["times"] for point in found["points"]]
+    assert [[(one["batch"], one["tokens"]) for one in own] for own in times] == [[(1, 4)]] * 3
+    dense_ms = times[0][0]["latency_ms"]
+    assert times[2][0]["speed_up"] == pytest.approx(dense_ms / times[2][0]["latency_ms"])
+
+
+def test_compare_refuses_what_does_not_compare(secateur, world, tmp_path):
+    (tmp_path / "recipe.yaml").touch()
+    assert refused(secateur("compare", world / "run", tmp_path), str(tmp_path), "not finished")
+    assert refused(secateur("compare", world / "classifier"), "is no run of secateur")
+    assert refused(secateur("compare", world / "run", "--shape", "1x4"), "--measure")
+    other = write_data(tmp_path / "other.csv", rows=60)
+    words = ("--against", world / "classifier", "--data", other)
+    assert refused(secateur("compare", world / "run", *words), "other.csv is not the data of the runs", "--data")
+    assert refused(secateur("compare", world / "run", "--against", world / "encoder"), "no head for this data")
+
+
+def test_sensitivity_scores_every_group(secateur, world, tmp_path):
+    words = ("--data", world / "data.csv", "--rows", 8, "--densities", "0.5,0.25", "--max-length", 24)
+    result = secateur("sensitivity", world / "classifier", *words, "--output", tmp_path / "pages", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    groups = [f"{layer}.{kind}" for kind in ("ffn", "qk", "vo", "head") for layer in (0, 1)]
+    groups += [f"{layer}.{kind}" for layer in (0, 1) for kind in ("attention", "mlp")]
+    assert [one["group"] for one in found["reactions"]] == groups
+    assert (found["rows"], found["evidence"], found["by"]) == (8, 8, "gradient")
+    assert found == json.loads((tmp_path / "pages" / "sensitivity.json").read_text())
+    shown = secateur("sensitivity", world / "classifier", *words, "--by", "magnitude", "--units", "ffn")
+    assert "ffn, 24 units" in shown.stdout and "standard error" in shown.stdout and "2 cells" not in shown.stderr
+    assert "choosing units by magnitude" in shown.stderr
+
+
+def test_sensitivity_refuses_a_users_mistakes(secateur, world, tmp_path):
+    words = ("--data", world / "data.csv", "--max-length", 24)
+    assert refused(secateur("sensitivity", world / "run", *words), "cut already")
+    assert refused(secateur("sensitivity", world / "encoder", *words), "no head for this data")
+    assert refused(secateur("sensitivity", world / "classifier", *words, "--densities", "half"), "write them like")
+    blocked = write_rows(tmp_path / "file", "a letter") / "out"
+    small = ("--rows", 2, "--units", "sublayer", "--output", blocked)
+    assert refused(secateur("sensitivity", world / "classifier", *words, *small), "cannot write", str(blocked))

@@ -28,9 +28,10 @@ ALLOWED = {
     "teachers": "errors objectives",
     "tasks": "errors tasks/__init__ tasks/splits tasks/task",
     "tasks/splits": "errors",
-    "training": "errors masking methods objectives space plan teachers",
+    "training": "errors masking methods objectives space plan shrinking teachers",
     "evaluation": "errors runtimes tasks training",
     "surgery": "errors layout plan space architecture compact masking",
+    "shrinking": "architecture compact plan space surgery",
     "plain": "errors architecture plan space surgery",
     "checkpoint": "errors compact plan surgery space architecture",
     "verify": "errors checkpoint export formats masking plan runtimes space surgery",
@@ -42,22 +43,32 @@ ALLOWED = {
     "formats": "errors plan",
     "runtimes": "errors formats",
     "export": "errors formats runtimes",
-    "inspection": "errors cost plan space surgery",
-    "report": "errors bench checkpoint cost plan space surgery verify",
+    "inspection": "errors architecture cost plan space surgery",
+    "pictures": "",
+    "charts": "pictures",
+    "page": "pictures",
+    "record": "errors checkpoint compact plan",
+    "story": "charts page pictures record",
+    "report": "errors page record story",
     "knapsack": "",
     "choice": "knapsack space",
     "latency": "errors bench choice plan space surgery",
+    "card": "compact methods report",
     "recipe": "errors latency methods",
+    "sensitivity": "errors bench evaluation masking methods page pictures space tasks",
+    "comparison": "errors page pictures recipe report tasks",
 }
 # On top: the whole job, what is shown of it, and the command.
 LOWER = " ".join(ALLOWED)
 ALLOWED |= {
     "stages": LOWER,
-    "console": "errors contest latency report verify",
+    "walk": f"{LOWER} stages",
+    "console": "errors comparison contest inspection latency report sensitivity verify",
     "arguments": LOWER,
     "serving": f"{LOWER} arguments console",
+    "studies": f"{LOWER} arguments console",
     "__init__": f"{LOWER} stages",
-    "cli": f"{LOWER} stages arguments serving console __init__ __version__",
+    "cli": f"{LOWER} stages walk arguments serving studies console __init__ __version__",
 }
 
 

@@ -52,11 +52,13 @@ OTHER = {
     "freeze_embeddings": "all",
     "dropout": None,
     "bf16": True,
+    "shrink": False,
     "cache": False,
     "cache_gb": 1.0,
     "evaluations": 2,
     "select": 10,
     "checkpoints": 0,
+    "report_to": ("tensorboard",),
     "teacher_epochs": 1.0,
     "teacher_learning_rate": 1e-4,
     "shapes": ((2, 16),),
@@ -119,7 +121,7 @@ def test_keys_that_need_each_other(values, message):
 
 def test_the_other_values_are_every_key_and_no_default():
     other = make(OTHER).model_dump()
-    others = [key for key in Recipe.model_fields if key != "speedup"]  # it excludes the latency
+    others = [key for key in Recipe.model_fields if key not in ("speedup", "toward")]  # they exclude the latency
     assert list(OTHER) == others
     assert all(other[key] != make(LEAST).model_dump()[key] for key in others)
 
@@ -317,3 +319,31 @@ def test_a_broken_file_is_refused_by_its_path(tmp_path, name):
 def test_no_file_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         read(tmp_path / "nothing.yaml", {})
+
+
+@pytest.mark.parametrize("written", ["0.1,0.4, 0.2", [0.1, 0.4, 0.2], (0.4, 0.2, 0.1)])
+def test_several_densities_fall_and_each_is_a_recipe_on_the_way_to_the_last(written):
+    recipe = make(LEAST | {"density": written})
+    assert recipe.density == recipe.densities == (0.4, 0.2, 0.1)
+    assert [(one.density, one.toward) for one in recipe.each()] == [(0.4, 0.1), (0.2, 0.1), (0.1, None)]
+    assert recipe.each()[-1] == make(LEAST | {"density": 0.1})
+
+
+@pytest.mark.parametrize("written", ["0.1", 0.1, [0.1]])
+def test_one_density_is_a_number(written):
+    recipe = make(LEAST | {"density": written})
+    assert recipe.density == 0.1 and recipe.densities == (0.1,)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"density": "0.1,much"}, r"^r\.yaml: density"),
+        ({"density": [0.1, True]}, "input should be a number"),
+        ({"density": "0.2,0.2"}, r"density 0\.2, 0\.2 has one twice"),
+        ({"density": "0.2,0.1", "toward": 0.05}, "no density below the one to keep"),
+        ({"density": 0.1, "toward": 0.2}, "no density below the one to keep"),
+    ],
+)
+def test_densities_that_make_no_sense_are_refused(values, message):
+    refusal(LEAST | values, message)

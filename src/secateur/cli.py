@@ -18,7 +18,7 @@ import typer
 from transformers import PreTrainedModel
 from typer.core import TyperGroup
 
-from secateur import __version__, checkpoint, console, recipe, serving, stages
+from secateur import __version__, checkpoint, console, recipe, serving, stages, studies
 from secateur.architecture import supported
 from secateur.arguments import (
     Data,
@@ -51,10 +51,11 @@ from secateur.latency import LatencyTable, beside, milliseconds
 from secateur.methods.method import named, registered
 from secateur.plan import Plan
 from secateur.recipe import Recipe
-from secateur.report import aimed, written
+from secateur.report import Report, aimed, written
 from secateur.space import GRANULARITIES, Space
 from secateur.surgery import cut
 from secateur.tasks import task as tasks
+from secateur.walk import walk
 
 DEMO: dict[str, Any] = {
     "data": "bbc",
@@ -87,6 +88,8 @@ class Verbs(TyperGroup):
             console.ERR.print(f"interrupted{advice}", soft_wrap=True)
             raise typer.Exit(130) from None
         except Exception as error:
+            if locked := next((cause for cause in _causes(error) if getattr(cause, "errno", None) in LOCKED), None):
+                _fail(f"a place cannot be written ({locked}): choose another, or allow it and repeat the command")
             full = next((cause for cause in _causes(error) if _no_room(cause)), None)
             if full is None:
                 raise
@@ -104,10 +107,14 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+LOCKED = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
 def _no_room(error: BaseException) -> bool:
-    """Whether a disk or a quota is full; safetensors tells it in words alone."""
+    """Whether a disk or a quota is full; safetensors and PyTorch tell it in words alone."""
     full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return getattr(error, "errno", None) in full or "No space left on device" in str(error)
+    said = ("No space left on device", "File too large", "PytorchStreamWriter failed writing", "unexpected pos ")
+    return getattr(error, "errno", None) in full or any(words in str(error) for words in said)
 
 
 app = typer.Typer(
@@ -154,7 +161,7 @@ def prune(
         Path | None, typer.Option("--recipe", help="YAML with any of this; the command line goes before it.")
     ] = None,
     method: Annotated[str | None, typer.Option(help="Pruning method; see `secateur list`.")] = None,
-    density: Annotated[float | None, recipe_key("density")] = None,
+    density: Annotated[str | None, recipe_key("density")] = None,
     latency: Annotated[str | None, recipe_key("latency")] = None,
     speedup: Annotated[float | None, recipe_key("speedup")] = None,
     round_to: Annotated[int | None, recipe_key("round_to")] = None,
@@ -217,12 +224,16 @@ def _unaided(given: dict[str, Any]) -> Recipe:
 
 
 def _run(wanted: Recipe, output: Path, as_json: bool) -> None:
+    several = len(wanted.densities) > 1
     with console.watching() as watch:
-        report = stages.run(wanted, output, [watch])
+        reports = walk(wanted, output, [watch]) if several else [stages.run(wanted, output, [watch])]
     if as_json:
-        console.show_json(report.to_dict())
+        told = [report.to_dict() for report in reports]
+        console.show_json(told if several else told[0])
+    elif several:
+        console.show_walk(reports, output)
     else:
-        console.show_report(report, output)
+        console.show_report(reports[0], output)
 
 
 @app.command()
@@ -382,12 +393,31 @@ def evaluate(
         console.show_lines(f"on {len(rows):,} validation rows of {data}")
 
 
+@app.command("report")
+def report_run(
+    folder: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    as_json: Json = False,
+) -> None:
+    """Write the pages of a finished run again: report.md and report.html, from its report, its plan and its logs."""
+    found = Report.load(folder)
+    found.write(folder)
+    if as_json:
+        console.show_json(found.to_dict())
+    else:
+        console.show_lines(f"The report is in {folder / 'report.html'}, and as text in {folder / 'report.md'}.")
+
+
 # Where a model runs
 
 app.command("latency")(serving.measure_latencies)
 app.command("bench")(serving.bench_model)
 app.command("export")(serving.export_model)
 app.command("verify")(serving.verify_folder)
+
+# Studies
+
+app.command("compare")(studies.compare_runs)
+app.command("sensitivity")(studies.study_sensitivity)
 
 
 if __name__ == "__main__":

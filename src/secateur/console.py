@@ -15,15 +15,20 @@ import datasets
 import huggingface_hub.utils
 import transformers
 from rich import box
+from rich.columns import Columns
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as TimeLeftColumn
 from rich.table import Table
+from rich.text import Text as RichText
 from transformers import TrainerCallback
 
+from secateur.comparison import Comparison
 from secateur.contest import BASELINE, Result
+from secateur.inspection import captions, drawn, saved
 from secateur.latency import LatencyTable
 from secateur.report import Report, written
+from secateur.sensitivity import Sensitivity, Sheet, sheets
 from secateur.verify import Verification
 
 PIPED_WIDTH = 200
@@ -88,16 +93,40 @@ def show_report(report: Report, folder: Path) -> None:
     show_table(("", "teacher", "pruned"), report.table(), title)
     for note in report.footnotes():
         OUT.print(f"- {note}", style="dim")
-    show_lines("", f"The model is in {folder / 'model'}, the report in {folder / 'report.md'}. To load it:", "")
+    show_lines("", f"The model is in {folder / 'model'}, the report in {folder / 'report.html'}. To load it:", "")
     show_lines("    import secateur", f'    model = secateur.load("{folder / "model"}")')
 
 
+def show_walk(reports: Sequence[Report], folder: Path) -> None:
+    """A row for each density of one walk, under the teacher's, then the last report's protocol."""
+    first = reports[0]
+    recipe, metric = first.recipe, first.metric
+    shapes = [f"{one['protocol']['batch']} x {one['protocol']['tokens']}" for one in first.latency]
+    columns = ("", metric, "retention", "parameters", *(f"speed-up {shape}" for shape in shapes), "model")
+    teacher = (written(first.teacher_scores[metric]), "100%", f"{first.parameters['teacher']:,}")
+    rows: list[Sequence[str]] = [("teacher", *teacher)]
+    rows += [
+        (
+            report.aim,
+            written(report.scores[metric]),
+            "-" if report.retention is None else f"{report.retention:.1%}",
+            f"{report.parameters['model']:,}",
+            *(f"{one['speed_up']:.1f}x" for one in report.latency),
+            str(folder / str(report.recipe["density"]) / "model"),
+        )
+        for report in reports
+    ]
+    show_table(columns, rows, f"{recipe['model']} on {recipe['data']}: {recipe['method']}")
+    for note in reports[-1].footnotes():
+        OUT.print(f"- {note}", style="dim")
+
+
 def show_inspection(found: Mapping[str, Any]) -> None:
-    """What survived in every layer, parameters by scope, and what a dense model offers to prune."""
-    columns = ("layer", "heads", "qk", "vo", "ffn", "hidden")
-    layers = [[str(row.get(column, "")) for column in columns] for row in found["layers"]]
+    """What survived in every layer, parameters by scope, what would go with a group, and a dense model's units."""
     kind = f"compact, by {found['method']}" if found["compact"] else "dense"
-    show_table(columns, layers, f"{found['model_class']}, {kind} (kept / total)")
+    show_table(*drawn(found, OUT.options.ascii_only), f"{found['model_class']}, {kind}")
+    for line in captions(found, OUT.options.ascii_only):
+        OUT.print(line, style="dim")
     counts = [
         [f"parameters, {scope}", f"{n['kept']:,}", f"{n['total']:,}", f"{n['density']:.4f}"]
         for scope, n in found["parameters"].items()
@@ -113,12 +142,46 @@ def show_inspection(found: Mapping[str, Any]) -> None:
         ]
     )
     show_table(("", "kept", "total", "density"), counts)
-    show_lines(f"{found['stored']:,} numbers are stored, {found['padding']:,} of them padding.")
+    show_lines(f"{found['stored']:,} numbers are stored, {found['padding']:,} of them padding.", "")
+    show_table(*saved(found), "What would go with a group: % of parameters / of FLOPs that the layers keep")
     if found["units"]:
         offers = [
             [u["unit"], f"{u['units']:,}", f"{u['parameters_each']:,}", f"{u['floor']:.4f}"] for u in found["units"]
         ]
         show_table(("unit", "units", "parameters each", "floor alone"), offers)
+
+
+def show_comparison(found: Comparison) -> None:
+    """A row a point, and what the numbers mean."""
+    show_table(*found.table(), found.title)
+    for note in found.notes():
+        OUT.print(f"- {note}", style="dim", soft_wrap=True)
+
+
+def show_sensitivity(found: Sensitivity, name: str) -> None:
+    """Side by side a table for each kind of groups; scores stand out by how many standard errors they have lost."""
+    OUT.print(f"{name}: {found.metric} with one group at a time cut to a density", style="bold", soft_wrap=True)
+    OUT.print(Columns([_sheet(found, sheet) for sheet in sheets(found)]))
+    for note in (f"{ALARMS[0]} standard error lost: yellow, {ALARMS[1]}: red", *found.notes()):
+        OUT.print(f"- {note}", style="dim", soft_wrap=True)
+
+
+ALARMS = (1, 3)
+"""Standard errors lost from which on a score is yellow, and red."""
+
+
+def _sheet(found: Sensitivity, sheet: Sheet) -> Table:
+    table = Table("layer", title=sheet.caption, title_justify="left", box=box.SIMPLE_HEAD)
+    for name in sheet.head:
+        table.add_column(name, justify="right")
+    for name, scores in sheet.rows:
+        table.add_row(name, *(RichText(f"{score:.3f}", _alarm(found, score)) for score in scores))
+    return table
+
+
+def _alarm(found: Sensitivity, score: float) -> str:
+    few, many = (found.drop(score) > count * found.standard_error for count in ALARMS)
+    return "bold red" if many else "yellow" if few else ""
 
 
 def show_results(found: Sequence[Result], dense: str | None) -> None:

@@ -57,8 +57,14 @@ class Recipe(BaseModel):
     method: str = "grain"
     options: dict[str, Any] = Field(default_factory=dict, description="the method's own arguments")
     units: tuple[str, ...] = Field(("ffn", "qk", "vo"), min_length=1)
-    density: float | None = Field(
-        0.05, description="fraction of the encoder's prunable parameters to keep; null where a time is asked for"
+    density: float | tuple[float, ...] | None = Field(
+        0.05,
+        description="fraction of the encoder's prunable parameters to keep; several, as in 0.4,0.2,0.1, give as many "
+        "models from one pruning; null where a time is asked for",
+    )
+    toward: float | None = Field(
+        None,
+        description="density that the pruning is on its way to when it passes the one to keep, where the model is cut",
     )
     latency: float | None = Field(None, gt=0, description="time to come down to, in place of a density: 5ms, or 5")
     speedup: float | None = Field(
@@ -107,6 +113,7 @@ class Recipe(BaseModel):
     )
     dropout: float | None = Field(0.0, ge=0, lt=1, description="of the student; null leaves the model's own")
     bf16: bool | None = Field(None, description="bf16 autocast; by default where the hardware has it")
+    shrink: bool = Field(True, description="cut the model while it is pruned, where the method lets units go for good")
     cache: bool = Field(True, description="compute the teacher's outputs once and read them back")
     cache_gb: float = Field(8.0, gt=0)
     evaluations: int = Field(4, ge=0, description="how often a stage scores where it is")
@@ -114,6 +121,10 @@ class Recipe(BaseModel):
         0, ge=0, description="training rows held out, on which the best evaluation of a stage is chosen; 0: the last"
     )
     checkpoints: int = Field(4, ge=0, description="how often a stage saves where it is")
+
+    report_to: tuple[str, ...] = Field(
+        (), description="trackers that get what is logged, as Trainer names them: tensorboard, wandb, mlflow, ..."
+    )
 
     teacher_epochs: float = Field(3.0, gt=0)
     teacher_learning_rate: float = Field(5e-5, gt=0)
@@ -131,6 +142,18 @@ class Recipe(BaseModel):
         if _bool_for_number(value, cls.model_fields[info.field_name or ""].annotation):
             raise PydanticCustomError("number", "input should be a number")
         return value
+
+    @field_validator("density", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        """Text with commas, as the command line has it, is several; one alone is a number."""
+        parts = value.split(",") if isinstance(value, str) else value
+        return parts[0] if isinstance(parts, list | tuple) and len(parts) == 1 else parts
+
+    @field_validator("density")
+    @classmethod
+    def _falling(cls, value: Any) -> Any:
+        return tuple(sorted(value, reverse=True)) if isinstance(value, tuple) else value
 
     @field_validator("latency", mode="before")
     @classmethod
@@ -150,8 +173,31 @@ class Recipe(BaseModel):
             raise UserError("density, latency and speedup exclude each other: ask for one of them")
         if self.density is not None and (self.target_shape or self.latency_table):
             raise UserError("target_shape and latency_table go with a latency or a speedup: ask for one, or drop them")
-        if self.density is not None and not 0 < self.density <= 1:
-            raise UserError(f"density {self.density} is not in (0, 1]: it is the fraction of parameters to keep")
+        for density in self.densities:
+            if not 0 < density <= 1:
+                raise UserError(f"density {density} is not in (0, 1]: it is the fraction of parameters to keep")
+        if len(set(self.densities)) < len(self.densities):
+            raise UserError(f"density {', '.join(f'{d:g}' for d in self.densities)} has one twice: name each once")
+        if self.toward is not None and not (isinstance(self.density, float) and 0 < self.toward < self.density):
+            raise UserError(
+                f"toward {self.toward:g} is no density below the one to keep, {self.density}: pruning passes "
+                "the one on its way to the other"
+            )
+
+    @property
+    def densities(self) -> tuple[float, ...]:
+        """The densities asked for, falling; none where a time is."""
+        if self.density is None:
+            return ()
+        return self.density if isinstance(self.density, tuple) else (self.density,)
+
+    def each(self) -> tuple[Recipe, ...]:
+        """A recipe of one density for each of several, falling, that share the way to the last one."""
+        last = self.densities[-1]
+        return tuple(
+            self.model_copy(update={"density": density, "toward": None if density == last else last})
+            for density in self.densities
+        )
 
     def to_yaml(self) -> str:
         """The resolved recipe, every key."""

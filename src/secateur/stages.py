@@ -5,8 +5,11 @@ Each stage is a call; what it leaves on disk is written whole, and is where an i
     RUN/recipe.yaml      the resolved recipe          RUN/prune, RUN/recover   checkpoints while they are needed
     RUN/versions.json    libraries and machine        RUN/cut                  the cut model before recovery
     RUN/log.jsonl        what training logged         RUN/model                the result: a compact folder
-    RUN/latency.json     prices, for a latency
-    RUN/teacher          the teacher, if trained here RUN/report.json, .md     the numbers, with their protocol
+    RUN/pruned.jsonl     units left, group by group   RUN/latency.json         prices, for a latency
+    RUN/cut_at.json      progress when it was cut     RUN/tensorboard          if it reports there
+    RUN/teacher          the teacher, if trained here RUN/report.*             the numbers, with their protocol
+
+A run of several densities is a folder of such runs, of which the last prunes for all: see `walk`.
 """
 
 from __future__ import annotations
@@ -16,9 +19,9 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -32,12 +35,15 @@ from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
     TrainerCallback,
+    TrainerControl,
     TrainingArguments,
     set_seed,
 )
+from transformers.integrations import TensorBoardCallback, get_reporting_integration_callbacks
 
 from secateur.architecture import Embedding, Norm
 from secateur.bench import disk_bytes, grid
+from secateur.card import card
 from secateur.checkpoint import load, read_config, save
 from secateur.errors import UserError
 from secateur.evaluation import batches, encoded, scores
@@ -45,8 +51,9 @@ from secateur.latency import LatencyTable, beside
 from secateur.methods.method import Method, named
 from secateur.objectives import Hidden, Labels, Logits, Term
 from secateur.plan import Plan
-from secateur.recipe import Recipe
+from secateur.recipe import Recipe, parse
 from secateur.report import Report
+from secateur.schedules import Schedule
 from secateur.space import Space
 from secateur.surgery import cut, factorise
 from secateur.tasks.task import Task
@@ -57,6 +64,8 @@ from secateur.verify import Verification, verify
 
 TERMS = "terms.safetensors"
 TABLE = "latency.json"
+CUT_AT = "cut_at.json"
+UNCLAIMED = {"versions.json", "recipe.partial"}  # all that a run leaves that is killed before the folder is its own
 
 
 def run(recipe: Recipe, output: Path | str, callbacks: Sequence[TrainerCallback] = ()) -> Report:
@@ -65,6 +74,8 @@ def run(recipe: Recipe, output: Path | str, callbacks: Sequence[TrainerCallback]
     Raises:
         UserError: anything that the user can mend; nothing half-written is left.
     """
+    if len(recipe.densities) > 1:
+        raise UserError("a run has one density: take `secateur.walk.walk` for several, or ask for one")
     return Run(recipe, Path(output), tuple(callbacks)).report()
 
 
@@ -72,30 +83,47 @@ def run(recipe: Recipe, output: Path | str, callbacks: Sequence[TrainerCallback]
 class Run:
     """One recipe in one folder. Properties are computed once, when first needed.
 
-    `cache` is where the teacher's outputs are kept; runs with one teacher and one data set may share it. By default it
-    is in the run's folder and goes when the run is done.
+    Attributes:
+        shared: where a teacher trained here and the teacher's outputs are kept: runs with one teacher and one data set
+            may share it. By default both are in the run's folder, and the outputs go when the run is done.
+        forks: runs `toward` the density of this one, which prunes for them: each gets its cut model where it would
+            itself have stopped.
     """
 
     recipe: Recipe
     folder: Path
     callbacks: tuple[TrainerCallback, ...] = ()
-    cache: Path | None = None
+    shared: Path | None = None
+    forks: tuple[Run, ...] = ()
 
     def report(self) -> Report:
         """Run what is missing and give the report."""
-        if (self.folder / "report.json").is_file():
-            self._claim()
+        self.check()
+        self.claim()
+        if self.finished:
             return Report.load(self.folder)
-        self._check()
-        self._claim()
-        if self.table is not None:
-            self.table.save(self.folder / TABLE)
         report = self._measure()
+        _write_whole(self.folder / "model" / "README.md", card(report, self.recovered))
         report.save(self.folder)
         for leftover in ("teacher-training", "prune", "cut", "recover", "cache"):
             shutil.rmtree(self.folder / leftover, ignore_errors=True)
         (self.folder / TERMS).unlink(missing_ok=True)
         return report
+
+    @property
+    def finished(self) -> bool:
+        """Whether the report is there, which is written last."""
+        return (self.folder / "report.json").is_file()
+
+    def claim(self) -> None:
+        """Take the folder.
+
+        Raises:
+            UserError: it is another run's, or cannot be written.
+        """
+        claim(self.folder, self.recipe)
+        if not self.finished and self.table is not None:
+            self.table.save(self.folder / TABLE)
 
     # What is given
 
@@ -145,8 +173,15 @@ class Run:
             return torch.cuda.is_bf16_supported(including_emulation=False)
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
-    def _check(self) -> None:
-        """Whatever can be refused is refused before the run folder is touched or a step is trained."""
+    def check(self) -> None:
+        """Whatever can be refused is refused before the run folder is touched or a step is trained.
+
+        Raises:
+            UserError: the recipe does not fit its model or its data.
+        """
+        if self.finished:
+            return
+        _check_trackers(self.recipe.report_to)
         if Path(self.recipe.model).is_dir():
             read_config(Path(self.recipe.model))
         if "hidden" in self.recipe.units and not self.recipe.hidden_projection:
@@ -173,38 +208,13 @@ class Run:
         if self.recipe.start == "teacher" and shapes[0] != shapes[1]:
             raise UserError("the student cannot start from a teacher of another shape: set start: model")
 
-    def _claim(self) -> None:
-        """Take the folder for this recipe: an unfinished run goes on, another one's folder is refused."""
-        mine, resolved = self.folder / "recipe.yaml", self.recipe.to_yaml()
-        if mine.is_file():
-            theirs = mine.read_text(encoding="utf-8")
-            changed = [
-                a.split(":")[0] for a, b in zip(theirs.splitlines(), resolved.splitlines(), strict=False) if a != b
-            ]
-            if theirs != resolved:
-                raise UserError(
-                    f"{self.folder} holds a run of another recipe (it differs in {', '.join(changed)}): "
-                    "choose another output folder, or repeat its command to go on"
-                )
-            return
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-            raise UserError(f"{self.folder} exists and is no run of secateur: choose an empty or new folder")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "versions.json").write_text(json.dumps(versions(), indent=1) + "\n", encoding="utf-8")
-            mine.write_text(resolved, encoding="utf-8")
-        except OSError as error:
-            raise UserError(
-                f"cannot write to {self.folder} ({error.strerror}): choose a folder that can be written"
-            ) from error
-
     # Stage 1: the teacher
 
     @cached_property
     def teacher(self) -> PreTrainedModel:
         """The named teacher, the model itself if it is fine-tuned for the task, or the model fine-tuned here."""
         teacher = self._named_teacher()
-        folder = self.folder / "teacher"
+        folder = (self.shared or self.folder) / "teacher"
         if teacher is None and not folder.is_dir():
             self._train_teacher(folder)
         return (teacher or self.task.load_model(folder)).eval()
@@ -265,9 +275,8 @@ class Run:
         r = self.recipe
         space = Space(model, *r.units, cost=self.table, round_to=r.round_to)
         kind: Any = named(r.method)
-        schedule = kind.schedule(self.share, r.begin, r.begin + r.ramp * (r.end - r.begin))
         try:
-            return kind(space, schedule, **r.options)
+            return kind(space, self.schedule, **r.options)
         except TypeError as error:
             raise UserError(f"the options of {r.method!r} do not fit: {error}") from error
 
@@ -286,11 +295,17 @@ class Run:
         return LatencyTable.measure(self._factorised(self._base(r.model)), *r.units, batch=batch, tokens=tokens)
 
     @property
+    def schedule(self) -> Schedule:
+        """Of what is kept, over the progress of the run: the method's way down."""
+        r = self.recipe
+        return named(r.method).schedule(r.toward or self.share, r.begin, r.begin + r.ramp * (r.end - r.begin))
+
+    @property
     def share(self) -> float:
         """What to come down to: the density, or the share of the dense model's time."""
         r = self.recipe
         if r.density is not None:
-            return r.density
+            return r.densities[-1]
         return cast(LatencyTable, self.table).share_of(r.latency, r.speedup)
 
     @cached_property
@@ -311,15 +326,37 @@ class Run:
             method=method,
             objective=self._objective(),
             end=r.end,
+            shrink=r.shrink,
             decay=(0.0, r.end) if r.decay == "run" else (0.0, 1.0),
             learning_rate=r.learning_rate,
         )
+        trainer.add_callback(_PrunedFile(self.folder / "pruned.jsonl", method))
+        if r.toward is not None:
+            trainer.add_callback(_Passing(trainer, self, _stop))
+        for fork in self.forks:
+            trainer.add_callback(_Passing(trainer, fork, partial(self._fork, fork, trainer)))
         self._train(trainer, "prune")
-        plan = method.plan(self.share, r.embedding_rank)
-        small = cut(self.student, plan)
-        checked = _proved(verify(self._batches(), dense=self.student, plan=plan), "masked and cut")
+        self._cut(self.student, trainer, folder)
+
+    def _fork(self, fork: Run, trainer: PruningTrainer, control: TrainerControl) -> None:
+        """Leave a run that is on the same way its cut model; this run's random numbers stay as they were."""
+        folder = fork.folder / "cut"
+        if folder.is_dir() or fork.finished:
+            return
+        with torch.random.fork_rng():
+            passing: Any = self._prepared(self._factorised(self._base(self.recipe.model)))
+            passing.to(self.student.device).load_state_dict(trainer.whole_state())
+            fork._cut(passing, trainer, folder)
+
+    def _cut(self, model: PreTrainedModel, trainer: PruningTrainer, folder: Path) -> None:
+        """Cut a model as its trainer's method says now, and leave what recovery goes on with; the model last."""
+        method = cast(Method, trainer.method)
+        plan = method.plan(self.share, self.recipe.embedding_rank)
+        small = cut(model, plan)
+        checked = _proved(verify(self._batches(), dense=model, plan=plan), "masked and cut")
         save_file(trainer.terms.state_dict(), self.folder / TERMS)
         self._note("verified.json", {"masked_compact": checked.masked_compact})
+        self._note(CUT_AT, {"progress": trainer.progress})
         save(small, folder, tokenizer=self.tokenizer)
 
     # Stage 3: recover
@@ -333,21 +370,22 @@ class Run:
         return load(folder)
 
     def _recover(self, folder: Path) -> None:
-        r = self.recipe
+        r, small = self.recipe, self.small
+        begin = _read_json(self.folder / CUT_AT)["progress"]
         set_seed(r.seed + 1)
         trainer = self._trainer(
-            self.small,
+            small,
             "recover",
-            r.epochs * (1 - r.end),
+            r.epochs * (1 - begin),
             objective=self._continued_objective(),
-            begin=r.end,
+            begin=begin,
             learning_rate=r.recover_learning_rate or r.learning_rate,
             constant=r.recover_learning_rate is not None,
         )
         self._train(trainer, "recover")
         unproved = folder.with_name("unproved")
-        save(self.small, unproved, tokenizer=self.tokenizer)
-        checked = _proved(verify(self._batches(), compact=self.small, folder=unproved), "trained and saved")
+        save(small, unproved, tokenizer=self.tokenizer)
+        checked = _proved(verify(self._batches(), compact=small, folder=unproved), "trained and saved")
         self._note("verified.json", {"compact_loaded": checked.compact_loaded, "examples": checked.examples})
         unproved.rename(folder)
 
@@ -384,7 +422,7 @@ class Run:
             self.teacher,
             self.train_rows,
             self.task.collator(self.tokenizer),
-            self.cache or self.folder / "cache",
+            (self.shared or self.folder) / "cache",
             layers=layers,
             bf16=self.bf16,
             limit_gb=r.cache_gb,
@@ -416,10 +454,13 @@ class Run:
             compute_metrics=self.task.compute_metrics,
             data_collator=self.task.collator(self.tokenizer),
             processing_class=self.tokenizer,
-            callbacks=[_LogFile(self.folder / "log.jsonl", stage), *self.callbacks],
+            callbacks=[_LogFile(self.folder / "log.jsonl"), *self.callbacks],
             **kwargs,
         )
         trainer.remove_callback(PrinterCallback)  # Trainer prints every log where it shows no bar
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+                callback.logging_dir = str(self.folder / "tensorboard" / stage)  # the stage's own folder goes
         return trainer
 
     def _arguments(self, stage: str, epochs: float, learning_rate: float, constant: bool) -> TrainingArguments:
@@ -451,7 +492,8 @@ class Run:
             seed=r.seed,
             data_seed=r.seed,
             disable_tqdm=True,
-            report_to=[],
+            report_to=list(r.report_to),
+            run_name=f"{self.folder.name}-{stage}",
         )
 
     def _train(self, trainer: PruningTrainer, stage: str) -> None:
@@ -518,9 +560,7 @@ class Run:
         """Merge into one of the folder's small JSON files."""
         path = self.folder / name
         merged = (_read_json(path) if path.is_file() else {}) | values
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(merged, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
+        _write_whole(path, json.dumps(merged, indent=1) + "\n")
 
 
 def _proved(found: Verification, what: str) -> Verification:
@@ -534,6 +574,45 @@ def _proved(found: Verification, what: str) -> Verification:
     return found
 
 
+def _check_trackers(names: Sequence[str]) -> None:
+    """Refuse a tracker that Trainer does not know, or whose package is not there."""
+    for name in names:
+        try:
+            (kind,) = get_reporting_integration_callbacks([name])
+            kind()
+        except (ValueError, RuntimeError, ImportError) as error:
+            raise UserError(
+                f"report_to {name!r} cannot be used ({error}): run pip install {name}, or name another tracker"
+            ) from error
+
+
+def claim(folder: Path, recipe: Recipe) -> None:
+    """Take a folder for a recipe: an unfinished run goes on.
+
+    Raises:
+        UserError: it holds a run of another recipe, or something else; it is left as it was.
+    """
+    mine, resolved = folder / "recipe.yaml", recipe.to_yaml()
+    if mine.is_file():
+        theirs = mine.read_text(encoding="utf-8")
+        if theirs != resolved:
+            old, new = (parse(text, str(mine)) for text in (theirs, resolved))
+            changed = [key for key in new if not isinstance(old, dict) or old.get(key, ...) != new[key]]
+            raise UserError(
+                f"{folder} holds a run of another recipe (it differs in {', '.join(changed) or 'its keys'}): "
+                "choose another output folder, or repeat its command to go on"
+            )
+        return
+    if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - UNCLAIMED):
+        raise UserError(f"{folder} exists and is no run of secateur: choose an empty or new folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "versions.json").write_text(json.dumps(versions(), indent=1) + "\n", encoding="utf-8")
+        _write_whole(mine, resolved)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror}): choose a folder that can be written") from error
+
+
 def versions() -> dict[str, str]:
     """What a number depends on besides the recipe: libraries and machine."""
     libraries = {name: version(name) for name in ("secateur", "torch", "transformers", "accelerate", "datasets")}
@@ -545,17 +624,86 @@ def versions() -> dict[str, str]:
     return {**libraries, **machine, "threads": str(torch.get_num_threads())}
 
 
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file that is there whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
 def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-class _LogFile(TrainerCallback):
-    """Appends what training logs to `log.jsonl`, a line each."""
+# Callbacks
 
-    def __init__(self, path: Path, stage: str) -> None:
-        self.path, self.stage = path, stage
+
+class _LogFile(TrainerCallback):
+    """Appends what training logs to `log.jsonl`, a line each.
+
+    With it come the training rows seen in this stage, and the seconds since this attempt at it began.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.began = time.monotonic()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        line = {"stage": self.stage, "step": state.global_step, "of": state.max_steps, **(logs or {})}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        rows = state.global_step * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        spent = {"rows": rows, "seconds": round(time.monotonic() - self.began, 3)}
+        _append(self.path, _where(args, state) | (logs or {}) | spent)
+
+
+class _PrunedFile(TrainerCallback):
+    """Appends to `pruned.jsonl` how many units of each group are left, once where training logs."""
+
+    def __init__(self, path: Path, method: Method) -> None:
+        self.path, self.method = path, method
+        self.last = -1
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.last:
+            return
+        self.last, was_training = state.global_step, self.method.training
+        self.method.eval()
+        open_ = (self.method.masks() > 0).cpu()
+        self.method.train(was_training)
+        kept = {name: int(open_[rows].sum()) for name, rows in self.method.space.slices.items()}
+        _append(self.path, _where(args, state) | {"progress": self.method.progress, "kept": kept})
+
+
+class _Passing(TrainerCallback):
+    """Calls once, with Trainer's control, at the last step before a schedule falls below the density of a run.
+
+    A step later the masks would already be below it. A resumed training may stand at that step as it begins.
+    """
+
+    def __init__(self, trainer: PruningTrainer, run: Run, then: Callable[[TrainerControl], None]) -> None:
+        self.trainer, self.run, self.then = trainer, run, then
+        self.passed = False
+
+    def on_train_begin(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> None:
+        self.on_step_end(args, state, control)
+
+    def on_step_end(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> None:
+        begin, end = self.trainer.window
+        coming = begin + (end - begin) * (state.global_step + 1) / state.max_steps
+        if not self.passed and self.run.schedule(coming) < self.run.share:
+            self.passed = True
+            self.then(control)
+
+
+def _stop(control: TrainerControl) -> None:
+    control.should_training_stop = True
+
+
+def _where(args: Any, state: Any) -> dict[str, Any]:
+    """Of a line: the stage, its step and of how many."""
+    return {"stage": Path(args.output_dir).name, "step": state.global_step, "of": state.max_steps}
+
+
+def _append(path: Path, line: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")

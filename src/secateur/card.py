@@ -1,0 +1,143 @@
+"""The model card of a compact folder: what it is, its numbers with their protocol, how to load it, where it is from."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HfHubHTTPError
+from transformers import PreTrainedModel
+
+from secateur.compact import auto_class
+from secateur.methods.method import named
+from secateur.report import Report
+
+CARRIED = ("license", "license_name", "license_link", "language")
+"""What a card says that holds for every model made from another."""
+PIPELINES = {
+    "AutoModelForSequenceClassification": "text-classification",
+    "AutoModelForTokenClassification": "token-classification",
+    "AutoModelForQuestionAnswering": "question-answering",
+}
+"""What hubs call the task of a head."""
+LOADING = """\
+```python
+import secateur  # pip install secateur
+
+model = secateur.load("{folder}")
+```
+
+```python
+import secateur
+from transformers import {auto}
+
+model = {auto}.from_pretrained("{folder}")
+```
+
+Without secateur installed, by the code that the folder carries (read `modeling_secateur.py` first):
+
+```python
+from transformers import {auto}
+
+model = {auto}.from_pretrained("{folder}", trust_remote_code=True)
+```
+"""
+
+
+def card(report: Report, model: PreTrainedModel) -> str:
+    """The text of the `README.md` of a finished run's model, with the header that model hubs read.
+
+    Args:
+        report: of the run; its recipe names the base model and the data.
+        model: the result; its class says how it is loaded.
+    """
+    recipe, auto = report.recipe, auto_class((model.config.architectures or [""])[0])
+    name, base = f"{Path(recipe['model']).name}-{recipe['method']}", header_of(recipe["model"])
+    data = ModelCardData(
+        model_name=name,
+        base_model=recipe["model"] if is_hub_name(recipe["model"]) else base.get("base_model"),
+        datasets=recipe["data"] if is_hub_name(recipe["data"]) else None,
+        library_name="transformers",
+        pipeline_tag=PIPELINES.get(auto),
+        tags=["pruned", "structured-pruning", "secateur", recipe["method"]],
+        eval_results=_results(report, PIPELINES.get(auto, "other")),
+        **{key: base[key] for key in CARRIED if key in base},
+    )
+    return f"---\n{data.to_yaml()}\n---\n\n{_body(report, auto, name, base)}"
+
+
+def _results(report: Report, task: str) -> list[EvalResult]:
+    data = str(report.recipe["data"])
+    return [
+        EvalResult(task, data, Path(data).name, name, round(score, 4), dataset_split="validation")
+        for name, score in report.scores.items()
+    ]
+
+
+def _body(report: Report, auto: str, name: str, base: dict[str, Any]) -> str:
+    recipe, method, reached = report.recipe, named(report.recipe["method"]), report.density["prunable"]
+    lines = [
+        f"# {name}",
+        "",
+        f"`{recipe['model']}`, fine-tuned for `{recipe['data']}` and pruned to {reached:.1%} of the prunable "
+        f"parameters of its layers by structured pruning with distillation (method `{recipe['method']}`, asked for "
+        f"{report.aim}). It is an ordinary checkpoint with smaller tensors.",
+        "",
+        "## Numbers",
+        "",
+        *_table(report.table()),
+        "",
+        *(f"- {note}" for note in report.footnotes()),
+        f"- data: {report.data}; versions: {', '.join(f'{what} {v}' for what, v in report.versions.items())}",
+        "",
+        "## Load it",
+        "",
+        LOADING.format(folder="path/to/this/folder", auto=auto),
+        "## Where it comes from",
+        "",
+        f"- base model: `{recipe['model']}`{_terms(base)}",
+        f"- teacher: `{recipe['teacher'] or 'the base model, fine-tuned'}`",
+        f"- data: `{recipe['data']}`, {report.rows['train']:,} training rows, whose terms apply too",
+        f"- method: {source_of(method)}",
+        "- `plan.json` says which units were kept; made by [secateur](https://pypi.org/project/secateur).",
+        "",
+        "## Limits",
+        "",
+        "It was distilled for this task and this kind of text only; what the base model and the data are biased in, "
+        "it is too, and a pruned model can lose more on rare inputs than the score says.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _table(rows: list[tuple[str, str, str]]) -> list[str]:
+    lines = [("", "teacher", "pruned"), ("---", "---", "---"), *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _terms(header: dict[str, Any]) -> str:
+    """The base model's licence, or that it names none: to be asked there before this model is passed on."""
+    licence = header.get("license")
+    return f", licence {licence}, which this model carries" if licence else ", which names no licence: ask its makers"
+
+
+def source_of(method: type[Any]) -> str:
+    """The paper of a method: the first line of its module, which cites it."""
+    module = sys.modules.get(method.__module__) or import_module(method.__module__)
+    return (module.__doc__ or method.__doc__ or method.__name__).strip().partition("\n")[0].rstrip(".")
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name is one on the hub: not a path, and not the name of embedded data."""
+    return not Path(name).exists() and "/" in name
+
+
+def header_of(name: str) -> dict[str, Any]:
+    """What the header of a model's own card says; nothing if it has none that can be read."""
+    try:
+        return ModelCard.load(Path(name) / "README.md" if Path(name).is_dir() else name).data.to_dict()
+    except (OSError, ValueError, yaml.YAMLError, HfHubHTTPError):
+        return {}

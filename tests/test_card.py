@@ -1,0 +1,74 @@
+"""Model cards: their header is what hubs read, the base model's licence is carried over, and the code in them runs."""
+
+import json
+import re
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from small_world import recipe_values, write_data, write_model
+
+from secateur import recipe, stages
+from secateur.card import card, source_of
+from secateur.checkpoint import load
+from secateur.methods.method import registered
+
+HEADER = "---\nlicense: apache-2.0\nlanguage: en\npipeline_tag: fill-mask\n---\n# A model\n"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """(folder, report) of a run whose base model has a card."""
+    folder = tmp_path_factory.mktemp("world")
+    model = write_model(folder / "base model", ["bad", "good"])
+    (folder / "base model" / "README.md").write_text(HEADER)
+    values = recipe_values(model, write_data(folder / "data.csv")) | {"epochs": 1, "method": "magnitude"}
+    return folder / "run", stages.run(recipe.make(values), folder / "run")
+
+
+def test_a_finished_run_has_a_card_that_hubs_can_read(finished):
+    folder, report = finished
+    header = ModelCard.load(folder / "model" / "README.md").data.to_dict()
+    assert header["license"] == "apache-2.0" and header["language"] == "en"
+    assert header["pipeline_tag"] == "text-classification" and header["library_name"] == "transformers"
+    assert "magnitude" in header["tags"]
+    assert "base_model" not in header and "datasets" not in header  # of this machine: no hub knows them
+    (index,) = header["model-index"]
+    told = {entry["type"]: entry["value"] for entry in index["results"][0]["metrics"]}
+    assert told == {name: pytest.approx(score, abs=1e-4) for name, score in report.scores.items()}
+
+
+def test_the_card_tells_every_number_of_the_report_with_its_protocol(finished):
+    folder, report = finished
+    text = (folder / "model" / "README.md").read_text()
+    assert all(f"| {' | '.join(row)} |" in text for row in report.table())
+    assert all(note in text for note in report.footnotes())
+    assert "licence apache-2.0, which this model carries" in text
+    assert report.data in text
+
+
+def test_its_ways_to_load_run(finished):
+    folder, report = finished
+    text = (folder / "model" / "README.md").read_text()
+    first, second, _ = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    for code in (first, second):
+        space = {}
+        exec(code.replace("path/to/this/folder", str(folder / "model")), space)
+        assert space["model"].num_parameters() == report.parameters["model"]
+
+
+def test_hub_names_are_named_and_a_silent_licence_is_told(finished):
+    folder, report = finished
+    told = json.loads(json.dumps(report.to_dict()))
+    told.pop("retention")
+    told["recipe"] |= {"model": "someone/some-bert", "data": "glue/sst2"}
+    text = card(type(report)(**told), load(folder / "model"))
+    header = yaml.safe_load(text.split("---\n")[1])
+    assert header["base_model"] == "someone/some-bert" and header["datasets"] == "glue/sst2"
+    assert "license" not in header and "names no licence: ask its makers" in text
+
+
+@pytest.mark.parametrize("name", registered())
+def test_every_method_says_where_it_is_from(name):
+    line = source_of(registered()[name])
+    assert len(line) > 20 and not line.endswith(".")

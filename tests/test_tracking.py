@@ -1,0 +1,36 @@
+"""What Trainer reports to gets density, terms and scores under names that explain themselves."""
+
+import pytest
+from small_world import recipe_values, write_data, write_model
+
+from secateur import recipe, stages
+from secateur.errors import UserError
+
+
+@pytest.fixture
+def values(tmp_path):
+    model = write_model(tmp_path / "model", ["bad", "good"])
+    return recipe_values(model, write_data(tmp_path / "data.csv")) | {"epochs": 1, "evaluations": 1}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tensorboard_keeps_every_stage_of_a_finished_run(values, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    stages.run(recipe.make(values | {"report_to": ["tensorboard"]}), tmp_path / "run")
+    tags = {}
+    for stage in ("prune", "recover"):
+        seen = EventAccumulator(str(tmp_path / "run" / "tensorboard" / stage)).Reload()
+        tags[stage] = set(seen.Tags()["scalars"])
+    shared = {"train/loss", "train/loss_logits", "train/loss_hidden", "train/progress", "eval/accuracy"}
+    assert shared <= tags["prune"] and shared <= tags["recover"]
+    assert "train/density" in tags["prune"] - tags["recover"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("abacus", "abacus is not supported"), ("comet_ml", "pip install comet_ml")]
+)
+def test_a_tracker_that_is_not_there_is_refused_before_the_folder_is_touched(values, tmp_path, name, message):
+    with pytest.raises(UserError, match=message):
+        stages.run(recipe.make(values | {"report_to": [name]}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

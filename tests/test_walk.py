@@ -1,0 +1,141 @@
+"""Several densities from one pruning: each is what a run for it alone gives, and the dense model is trained once."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_world import recipe_values, write_data, write_model
+from test_stages import InterruptAt, NoTraining
+
+from secateur import recipe, stages
+from secateur.checkpoint import load
+from secateur.errors import UserError
+from secateur.walk import walk
+
+DENSITIES = (0.6, 0.3, 0.15)
+
+
+@pytest.fixture(scope="module")
+def values(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    own = recipe_values(write_model(folder / "model"), write_data(folder / "data.csv"))
+    return own | {"density": DENSITIES, "begin": 0.0, "end": 0.5}
+
+
+@pytest.fixture(scope="module")
+def walked(values, tmp_path_factory):
+    """(folder, reports) of an uninterrupted walk."""
+    folder = tmp_path_factory.mktemp("walk") / "run"
+    return folder, walk(recipe.make(values), folder)
+
+
+def weights(folder):
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def same(left, right):
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+
+
+def test_there_is_a_finished_run_for_each_density(walked):
+    folder, reports = walked
+    assert [report.recipe["density"] for report in reports] == list(DENSITIES)
+    for density, report in zip(DENSITIES, reports, strict=True):
+        assert 0.6 * density < report.density["prunable"] <= density
+        assert load(folder / str(density) / "model").num_parameters() == report.parameters["model"]
+    assert {path.name for path in folder.iterdir()} == {*map(str, DENSITIES), "recipe.yaml", "versions.json", "teacher"}
+
+
+def test_the_teacher_and_the_dense_model_are_trained_once(walked):
+    _, reports = walked
+    stages_of = [set(report.seconds) for report in reports]
+    assert {"teacher", "cache", "prune", "recover"} <= stages_of[-1]
+    assert all(names == {"cache", "recover"} for names in stages_of[:-1])  # read back
+
+
+@pytest.mark.parametrize("method", ["magnitude", "cofi"])
+def test_each_is_the_run_for_it_alone(values, walked, tmp_path, method):
+    """The law of the walk: branching changes nothing, for the trunk and for the branches alike."""
+    folder, wanted = walked[0], recipe.make(values | {"method": method, "teacher": str(walked[0] / "teacher")})
+    folder = tmp_path / "walk"
+    walk(wanted, folder)
+    for one in wanted.each()[1:]:
+        stages.run(one, tmp_path / str(one.density))
+        assert same(weights(folder / str(one.density)), weights(tmp_path / str(one.density)))
+
+
+def test_the_last_is_an_ordinary_run(values, walked, tmp_path):
+    report = stages.run(recipe.make(values | {"density": DENSITIES[-1]}), tmp_path / "run")
+    assert same(weights(walked[0] / str(DENSITIES[-1])), weights(tmp_path / "run"))
+    assert report.scores == walked[1][-1].scores
+
+
+@pytest.mark.parametrize(("stage", "step"), [("prune", 3), ("prune", 14), ("recover", 5)])
+def test_an_interrupted_walk_ends_in_the_same_place(values, walked, tmp_path, stage, step):
+    with pytest.raises(KeyboardInterrupt):
+        walk(recipe.make(values), tmp_path / "run", [InterruptAt(stage, step)])
+    reports = walk(recipe.make(values), tmp_path / "run")
+    for density in DENSITIES:
+        assert same(weights(walked[0] / str(density)), weights(tmp_path / "run" / str(density)))
+    assert [report.scores for report in reports] == [report.scores for report in walked[1]]
+
+
+def test_a_resumed_run_stops_where_it_passes_its_density(values, walked, tmp_path):
+    """Its last checkpoint may be of the very step at which it stops."""
+    one = recipe.make(values).each()[1].model_copy(update={"checkpoints": 100})
+    whole = json.loads((walked[0] / str(one.density) / "cut_at.json").read_text())["progress"]
+    step = round(whole / one.end * 18)
+    with pytest.raises(KeyboardInterrupt):
+        stages.run(one, tmp_path / "run", [InterruptAt("prune", None)])
+    saved = {int(path.name.rpartition("-")[2]) for path in (tmp_path / "run" / "prune").glob("checkpoint-*")}
+    assert saved == {step}
+    stages.run(one, tmp_path / "run")
+    assert same(weights(walked[0] / str(one.density)), weights(tmp_path / "run"))
+
+
+def test_a_finished_walk_gives_its_reports_again(values, walked):
+    again = walk(recipe.make(values), walked[0], [NoTraining()])
+    assert [one.to_dict() for one in again] == json.loads(json.dumps([one.to_dict() for one in walked[1]]))
+
+
+def test_pruned_units_are_written_down_as_they_go(walked):
+    folder, reports = walked
+    lines = [json.loads(line) for line in (folder / str(DENSITIES[-1]) / "pruned.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in lines] == ["prune"] * len(lines)
+    totals = [sum(line["kept"].values()) for line in lines]
+    assert totals == sorted(totals, reverse=True) and totals[0] > totals[-1]
+    assert set(lines[-1]["kept"]) == {f"{layer}.{kind}" for layer in (0, 1) for kind in ("ffn", "qk", "vo")}
+    kept = {f"{row['layer']}.ffn": row["ffn"] for row in reports[-1].structure if "ffn" in row}
+    assert all(kept[name].split()[0].startswith(str(lines[-1]["kept"][name])) for name in kept)
+
+
+def test_log_lines_carry_rows_and_seconds(walked):
+    lines = [json.loads(line) for line in (walked[0] / "0.15" / "log.jsonl").read_text().splitlines()]
+    assert {line["stage"] for line in lines} == {"teacher-training", "prune", "recover"}
+    assert all(line["rows"] == 4 * line["step"] and line["seconds"] >= 0 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"density": (0.4, 0.4)}, "has one twice"),
+        ({"density": (0.4, 1.4)}, r"density 1\.4 is not in \(0, 1\]"),
+        ({"density": (0.9, 0.1), "units": ["head"]}, "out of reach"),
+        ({"density": 0.2, "toward": 0.3}, "no density below the one to keep"),
+    ],
+)
+def test_densities_that_cannot_be_are_refused_before_the_folder_is_touched(values, tmp_path, asked, message):
+    with pytest.raises(UserError, match=message):
+        walk(recipe.make(values | asked), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_walk_is_refused_in_the_same_folder(values, walked):
+    with pytest.raises(UserError, match=r"another recipe \(it differs in density"):
+        walk(recipe.make(values | {"density": (0.6, 0.15)}), walked[0])
+
+
+def test_a_run_of_one_density_refuses_several(values, tmp_path):
+    with pytest.raises(UserError, match="a run has one density"):
+        stages.run(recipe.make(values), tmp_path / "run")
