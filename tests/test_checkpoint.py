@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import ARCHITECTURES, CLASSIFIERS, edge_cases, random_masks, tiny
 
 from secateur.checkpoint import load, save
-from secateur.compact import AUTO_CLASSES, Pruned
+from secateur.compact import AUTO_CLASSES, SUMS, Pruned
 from secateur.errors import UserError
 from secateur.plan import Plan
 from secateur.space import Space
@@ -51,8 +51,10 @@ def original(tmp_path_factory):
 
 @pytest.fixture
 def folder(original, tmp_path):
-    """A saved model of its own, to be damaged."""
-    return shutil.copytree(original, tmp_path / "model")
+    """A saved model of its own, to be damaged; without sums, which would tell first (`test_hard_use.py`)."""
+    place = shutil.copytree(original, tmp_path / "model")
+    (place / SUMS).unlink()
+    return place
 
 
 def change_config(folder, change):
@@ -95,7 +97,8 @@ def test_a_folder_is_replaced_as_a_whole(folder):
     save(small("head"), folder, card="# a card\n")
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
     files = content(folder)
-    assert set(files) == {"README.md", "config.json", "model.safetensors", "modeling_secateur.py", "plan.json"}
+    own = {"config.json", "model.safetensors", "modeling_secateur.py", "plan.json"}
+    assert set(files) == {"README.md", SUMS, *own}
     assert json.loads(files["plan.json"])["granularities"] == ["head"]
 
 
@@ -312,6 +315,7 @@ def test_any_change_of_the_secateur_key_is_refused(tmp_path):
     save(cut(model, replace(plan, embedding_rank=5)), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert all(config["secateur"].values()) and load(tmp_path)
+    (tmp_path / SUMS).unlink()
     taken = []
     for what, changed in mutants(config["secateur"]):
         (tmp_path / "config.json").write_text(json.dumps(config | {"secateur": changed}))
@@ -393,8 +397,8 @@ def test_no_plan(folder):
 
 
 PLANS = {
-    "null": (lambda p: None, "no plan"),
-    "a list": (lambda p: [p], "not a plan"),
+    "null": (lambda p: None, "expected an object"),
+    "a list": (lambda p: [p], "expected an object"),
     "no groups": (lambda p: {key: value for key, value in p.items() if key != "groups"}, "at odds: groups"),
     "another version": (lambda p: p | {"version": 2}, "version 2"),
     "another family": (lambda p: p | {"model_type": "roberta"}, "for a 'roberta' model"),

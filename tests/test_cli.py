@@ -78,6 +78,17 @@ def test_prune_does_the_whole_job_and_shows_the_table(secateur, world, tmp_path)
     assert "prune: " in result.stderr and "recover: " in result.stderr
 
 
+def test_prune_walks_through_several_densities(secateur, world, tmp_path):
+    words = ("prune", "--recipe", world / "recipe.yaml", "--density", "0.5,0.3", "--output", tmp_path / "run")
+    shown = secateur(*words)
+    assert shown.exit_code == 0
+    assert all(text in shown.stdout for text in ("teacher", "density 0.5", "density 0.3", "0.5/model", "0.3/model"))
+    told = json.loads(secateur(*words, "--json").stdout)
+    assert [report["recipe"]["density"] for report in told] == [0.5, 0.3]
+    compared = json.loads(secateur("compare", tmp_path / "run", "--json").stdout)
+    assert len(compared["points"]) == 3
+
+
 def test_prune_gives_the_same_report_again_as_json(secateur, world):
     result = secateur("prune", "--recipe", world / "recipe.yaml", "--output", world / "run", "--json")
     assert result.exit_code == 0, result.output

@@ -1,12 +1,16 @@
-"""What a trainer chooses: the best evaluation, of those where the method has settled."""
+"""What a trainer chooses, the best evaluation of those where the method has settled; and where it stops."""
 
 import pytest
 import torch
+from safetensors import safe_open
 from tiny_models import tiny
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback, TrainingArguments
 
+from secateur.errors import UserError
+from secateur.methods.grain import Grain
 from secateur.methods.magnitude import Magnitude
-from secateur.objectives import Labels
+from secateur.objectives import Labels, Term
 from secateur.schedules import cubic
 from secateur.space import Space
 from secateur.training import PruningTrainer
@@ -28,7 +32,7 @@ def collate(rows):
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def trainer(folder, scores, watch, *, method=True, select="score"):
+def trainer(folder, scores, watch, *, method=True, select="score", objective=(), kind=Magnitude, **options):
     """Six steps, scored after each; `scores` are what the evaluations find."""
     student = tiny("bert", dtype=torch.float32)
     space = Space(student, "ffn", "head")
@@ -38,20 +42,18 @@ def trainer(folder, scores, watch, *, method=True, select="score"):
     found = iter(scores)
     return PruningTrainer(
         student,
-        method=Magnitude(space, cubic(1.0, 0.6, begin=0.1, end=0.5)) if method else None,
-        objective=[Labels()],
+        method=kind(space, cubic(1.0, 0.6, begin=0.1, end=0.5)) if method else None,
+        objective=objective or [Labels()],
         select=select,
         args=TrainingArguments(
             str(folder),
             max_steps=STEPS,
             per_device_train_batch_size=4,
             learning_rate=1e-2,
-            eval_strategy="steps",
-            eval_steps=1,
-            save_strategy="no",
             use_cpu=True,
             report_to=[],
             disable_tqdm=True,
+            **{"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "no"} | options,
         ),
         train_dataset=rows,
         eval_dataset=rows,
@@ -100,3 +102,143 @@ def test_an_evaluation_outside_training_is_not_kept(tmp_path):
     made = trainer(tmp_path, [0.9], Watch())
     made.evaluate()
     assert not list(tmp_path.glob("best*"))
+
+
+# What is not finite
+
+
+class Breaking(Term):
+    """The task's loss; in one call of it, or in the backward of that call alone, times a value."""
+
+    def __init__(self, call, value=float("nan"), name="breaking", backward=False):
+        super().__init__()
+        self.name, self.call, self.value, self.backward, self.calls = name, call, value, backward, 0
+
+    def forward(self, step):
+        self.calls += 1
+        loss = step.student.loss
+        if self.calls != self.call:
+            return loss
+        if not self.backward:
+            return loss * self.value
+        loss = loss.clone()
+        loss.register_hook(lambda gradient: gradient * self.value)
+        return loss
+
+
+QUIET = {"eval_strategy": "no", "logging_steps": 1000}
+SAVING = {**QUIET, "save_strategy": "steps", "save_steps": 2}
+BREAKS = {
+    "a loss": (Breaking(4), QUIET, r"the loss term 'breaking' is not finite at step 4 of 6"),
+    "an infinite loss": (Breaking(4, float("inf")), QUIET, "the loss term 'breaking' is not finite at step 4 of 6"),
+    "the last": (Breaking(6), QUIET, "'breaking' is not finite at step 6 of 6"),
+    "a gradient": (Breaking(4, backward=True), QUIET, "the norm of the gradient is not finite at step 4 of 6"),
+    "an infinite gradient": (
+        Breaking(4, 1e39, backward=True),
+        QUIET,
+        "the norm of the gradient is not finite at step 4",
+    ),
+    "without clipping": (Breaking(4, backward=True), QUIET | {"max_grad_norm": 0.0}, "not finite at step 4 of 6"),
+    "in bf16": (Breaking(4, backward=True), QUIET | {"bf16": True}, "at step 4 of 6 .*, or fp32 in place of bf16$"),
+    "a part of a step": (Breaking(4), QUIET | {"gradient_accumulation_steps": 2}, "'breaking' is not finite at step 2"),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_what_is_not_finite_stops_the_training(tmp_path, name):
+    term, options, sentence = BREAKS[name]
+    made = trainer(tmp_path, [], Watch(), select=None, objective=[Labels(), term], **options)
+    with pytest.raises(UserError, match=sentence) as refusal:
+        made.train()
+    assert "\n" not in str(refusal.value) and str(tmp_path) in str(refusal.value)
+
+
+def test_a_mask_s_gradient_counts(tmp_path):
+    term = Breaking(2, name="logits", backward=True)
+    made = trainer(tmp_path, [], Watch(), select=None, objective=[term], kind=Grain, **QUIET)
+    assert "logits" in made.method.listens_to
+    with pytest.raises(UserError, match="the gradient of the masks is not finite at step 2 of 6"):
+        made.train()
+
+
+def test_the_last_checkpoint_stays(tmp_path):
+    made = trainer(tmp_path, [], Watch(), select=None, objective=[Breaking(4)], save_total_limit=1, **SAVING)
+    with pytest.raises(UserError, match="at step 4"):
+        made.train()
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+    with safe_open(tmp_path / "checkpoint-2" / "model.safetensors", "pt") as saved:
+        assert all(saved.get_tensor(name).isfinite().all() for name in saved.keys())  # noqa: SIM118
+
+
+def test_the_log_does_not_wait_for_the_end(tmp_path):
+    term = Breaking(2)
+    made = trainer(tmp_path, [], Watch(), select=None, objective=[term], **QUIET | {"logging_steps": 3})
+    with pytest.raises(UserError, match="at step 2 of 6"):
+        made.train()
+    assert term.calls == 3
+
+
+def test_a_broken_model_is_never_the_best(tmp_path):
+    made = trainer(tmp_path, [0.1, 0.2, 0.3, 0.4, 0.9, 0.9], Watch(), objective=[Breaking(5)], logging_steps=1000)
+    with pytest.raises(UserError, match="at step 5"):
+        made.train()
+    with safe_open(tmp_path / "best.safetensors", "pt") as best:
+        assert best.metadata() == {"score": "0.4", "step": "4"}
+
+
+def test_weights_are_looked_at_before_they_are_the_result(tmp_path):
+    made = trainer(tmp_path, [], Spoil(6), select=None, **QUIET)
+    with pytest.raises(UserError, match="a weight is not finite at step 6 of 6"):
+        made.train()
+
+
+class Spoil(TrainerCallback):
+    """Breaks a weight after a step, which no loss tells."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step == self.step:
+            model.classifier.bias.data.fill_(float("inf"))
+
+
+@pytest.mark.parametrize("call", [2, 9], ids=["a consequence", "an error of its own"])
+def test_an_error_that_follows_from_a_broken_loss_is_told_by_its_cause(tmp_path, monkeypatch, call):
+    made = trainer(tmp_path, [], Watch(), select=None, objective=[Breaking(call)], **QUIET)
+
+    def choke(progress):
+        if made.state.global_step == 4:
+            raise RuntimeError("no such thing")
+
+    monkeypatch.setattr(made.method, "advance", choke)
+    sentence = "'breaking' is not finite at step 2" if call == 2 else "no such thing"
+    with pytest.raises(UserError if call == 2 else RuntimeError, match=sentence):
+        made.train()
+
+
+class Waits(TorchDispatchMode):
+    """Counts how often a value is fetched from the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*arguments, **(options or {}))
+
+
+def test_a_micro_batch_does_not_wait_for_the_device(tmp_path):
+    made = trainer(tmp_path, [], Watch(), select=None, method=False, **QUIET)
+    batch = collate(made.train_dataset[:2])
+    made.model.train()
+    with Waits() as forward:
+        made.model(**batch)
+    with Waits() as whole:
+        made.compute_loss(made.model, batch)
+        made.log({})
+    assert whole.count == forward.count
+    with Waits() as told:
+        made.log({"loss": 1.0})
+    assert told.count > 0

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import CLASSIFIERS, inputs, random_masks, tiny
 
 from secateur.checkpoint import save
+from secateur.compact import SUMS
 from secateur.errors import UserError
 from secateur.export import export
 from secateur.plan import Plan
@@ -95,6 +96,9 @@ def test_changed_weights_in_the_folder_fail(bert):
     weights = {name: value.clone() for name, value in load_file(file).items()}
     weights["classifier.bias"][0] += 1.0
     save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match="is not the file that was saved"):
+        verify(batches, **given)
+    (given["folder"] / SUMS).unlink()
     found = verify(batches, **given)
     assert not found.passed and found.compact_loaded == pytest.approx(1.0, abs=1e-4)
     assert found.masked_compact < 1e-4 * max(1.0, found.scale)

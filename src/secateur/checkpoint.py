@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
@@ -60,7 +63,8 @@ def whole_folder(folder: Path | str) -> Iterator[Path]:
         raise UserError(f"{folder} is a file: choose a folder that is new, or one to replace")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        _sweep(folder)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.{os.getpid()}.", dir=folder.parent))
     except OSError as error:
         raise UserError(
             f"cannot write to {folder.parent} ({error.strerror}): choose a folder that can be written"
@@ -75,6 +79,14 @@ def whole_folder(folder: Path | str) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the temporary folders of writers of this folder that were killed."""
+    for path in folder.parent.iterdir():
+        left = re.fullmatch(rf"\.{re.escape(folder.name)}\.(\d+)\.\w+", path.name)
+        if left and not psutil.pid_exists(int(left[1])):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _replace(partial: Path, folder: Path) -> None:
@@ -107,8 +119,13 @@ def save(
     """
     with whole_folder(folder) as partial:
         model.save_pretrained(partial)
+        own = {path.name for path in partial.iterdir()}
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)
+        if isinstance(model, compact.Pruned):
+            added = [path.name for path in partial.iterdir() if path.is_file() and path.name not in own]
+            with (partial / compact.SUMS).open("a", encoding="utf-8") as file:
+                file.write(compact.sums(partial, added))
         if card is not None:
             (partial / "README.md").write_text(card, encoding="utf-8")
 
@@ -118,21 +135,28 @@ def load(folder: Path | str) -> PreTrainedModel:
 
     Raises:
         UserError: the folder is not there, is no compact folder, or is damaged: its config, plan and weights must say
-            the same, also where the weights' shapes alone would not tell (the softmax scale, the sizes of heads).
+            the same, also where the weights' shapes alone would not tell (the softmax scale, the sizes of heads), and
+            every file the bytes that `SHA256SUMS` tells.
     """
     folder = Path(folder)
     register()
+    try:
+        compact.check_places(folder)
+    except compact.DamagedError as error:
+        raise UserError(str(error)) from error
     config = read_config(folder)
     if not getattr(config, "secateur", None):
         raise UserError(
             f"{folder} is not a compact folder: its config.json has no secateur key; load it with transformers"
         )
-    check_weights(folder)
+    check_weights(folder, config.num_hidden_layers)
     _read_json(folder / "plan.json", f"{folder} cannot be loaded")
     try:
         auto = getattr(transformers, compact.auto_class(str((config.architectures or [""])[0])))
         options = {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
         model, found = auto.from_pretrained(folder, config=config, **options)
+    except compact.DamagedError as error:
+        raise UserError(str(error)) from error
     except DAMAGE as error:
         raise UserError(f"{folder} cannot be loaded, its files do not belong together: {_first_line(error)}") from error
     if odd := sorted({*found["missing_keys"], *found["unexpected_keys"]}):
@@ -201,29 +225,34 @@ def read_config(folder: Path) -> Any:
         raise UserError(f"{folder}/config.json is damaged: {_first_line(error)}") from error
 
 
-def check_weights(folder: Path) -> None:
+def check_weights(folder: Path, layers: Any) -> None:
     """Refuse a folder without readable safetensors, before anything is built from it.
 
     Raises:
-        UserError: no weights, or a damaged file.
+        UserError: no weights, a damaged file, or more layers than tensors, which would take for ever to build.
     """
-    files = sorted(folder.glob("*.safetensors"))
+    files, found = sorted(folder.glob("*.safetensors")), 0
     if not files:
         raise UserError(f"{folder} has no model.safetensors: expected a folder written by save_pretrained")
     for file in files:
         try:
             with safe_open(file, "pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 - not a mapping
+                    found += 1
                     if not torch.isfinite(tensors.get_tensor(name).float()).all():
                         raise UserError(f"{file} is damaged: {name} holds values that are not finite")
         except (SafetensorError, OSError) as error:
             raise UserError(f"{file} is damaged ({_first_line(error)}): copy or save the model again") from error
+    if not isinstance(layers, int) or layers > found:
+        raise UserError(
+            f"{folder}/config.json is damaged: it has {layers!r:.40} layers, and the weights {found} tensors"
+        )
 
 
 def _read_json(path: Path, what: str = "") -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): expected JSON") from error
     except OSError as error:
         if not what:

@@ -16,27 +16,37 @@ The key, version 1, names only what differs from the stock model:
                           "buckets": [heads in each], "multiple": of the buckets' widths}},
      "bias":      {path: size},               a Linear of which only the bias is left
      "replaced":  {path: "zero" | "empty" | "identity" | "skip"}}
+
+Beside it `SHA256SUMS` says which bytes belong together, as `sha256sum` writes and checks it: shapes alone would not
+tell a flipped bit, the weights of another model or an edited key. It is written by every `save_pretrained`, and
+optional: a folder without it is judged by its shapes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
+import re
 import shutil
+from collections.abc import Iterable, Iterator
 from itertools import accumulate, pairwise
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from torch import Tensor, nn
-from collections.abc import Iterable, Iterator
 from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
 
 VERSION = 1
 CODE = "modeling_secateur"
 PREFIX = "Pruned"
+PLAN = "plan.json"
+SUMS = "SHA256SUMS"
+SUM = re.compile(r"([0-9a-f]{64})  ([^/\\:]+)")  # a line: a digest, two spaces, the name of a file in the folder
 KINDS = ("weight", "bias")
 MANY = 256  # tokens from which joining weights, as large as those of some hundred tokens, pays
 AUTO_CLASSES = {
@@ -194,21 +204,11 @@ class CompactAttention(nn.Module):
         """
         if _recorded():
             return True
+        if getattr(self, self.names[0])._forward_hooks:  # a mask acts at the output of the query alone
+            return False
         return not self.training and hidden_states.shape[:-1].numel() >= MANY
 
 
-def _buckets(spec: dict[str, Any]) -> list[tuple[int, int, int]]:
-    """(heads, QK width, VO width) of each bucket of an attention's structure."""
-    ends = list(accumulate(spec["buckets"], initial=0))
-    return [
-        (b - a, *(-(-max(1, *spec[name][a:b]) // spec["multiple"]) * spec["multiple"] for name in ("qk", "vo")))
-        for a, b in pairwise(ends)
-    ]
-        if getattr(self, self.names[0])._forward_hooks:  # a mask acts at the output of the query alone
-            return False
-
-
-def reshape(model: nn.Module, structure: dict[str, Any]) -> None:
 def _recorded() -> bool:
     """Whether a compiler or an exporter looks on, which finds its own way to run what it sees."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
@@ -220,6 +220,16 @@ def _of_one_width(*parts: Tensor) -> Iterator[Tensor]:
     return (functional.pad(part, (0, widest - part.shape[-1])) if part.shape[-1] < widest else part for part in parts)
 
 
+def _buckets(spec: dict[str, Any]) -> list[tuple[int, int, int]]:
+    """(heads, QK width, VO width) of each bucket of an attention's structure."""
+    ends = list(accumulate(spec["buckets"], initial=0))
+    return [
+        (b - a, *(-(-max(1, *spec[name][a:b]) // spec["multiple"]) * spec["multiple"] for name in ("qk", "vo")))
+        for a, b in pairwise(ends)
+    ]
+
+
+def reshape(model: nn.Module, structure: dict[str, Any]) -> None:
     """Give a stock model the shapes and modules of a structure (the `secateur` key); new tensors are not filled.
 
     Raises:
@@ -306,6 +316,89 @@ def _whole(sizes: Any, least: int) -> bool:
     return isinstance(sizes, list) and all(type(size) is int and size >= least for size in sizes)
 
 
+# The files of a saved folder
+
+
+class DamagedError(ValueError):
+    """A folder is not what was saved: one sentence, what is wrong with which file, and what to do."""
+
+
+def sums(folder: Path, names: Iterable[str]) -> str:
+    """Lines of `SHA256SUMS` for files of a folder."""
+    return "".join(f"{_digest(folder / name)}  {name}\n" for name in sorted(names))
+
+
+def check_sums(folder: Path) -> None:
+    """Refuse a folder in which a file that `SHA256SUMS` lists is not there or has other bytes.
+
+    It costs a reading of every file: 0.05 s for 50 MB where the processor has instructions for SHA-256.
+
+    Raises:
+        DamagedError: naming the file.
+    """
+    if not (folder / SUMS).is_file():
+        return
+    text = (folder / SUMS).read_text(encoding="utf-8", errors="replace")
+    lines = [SUM.fullmatch(line) for line in text.removesuffix("\n").split("\n")]
+    for line in lines:
+        if line is None:
+            raise DamagedError(
+                f"{folder / SUMS} is damaged: expected lines as sha256sum writes them; copy or save the model again"
+            )
+        digest, name = line.groups()
+        _check_place(folder, name)
+        if not (folder / name).is_file():
+            raise DamagedError(f"{folder / name} is missing, and {SUMS} lists it: copy the whole folder again")
+        if _digest(folder / name) != digest:
+            raise DamagedError(
+                f"{folder / name} is not the file that was saved: copy or save the model again, or remove its line "
+                f"in {SUMS} if it was changed on purpose"
+            )
+
+
+def check_places(folder: Path) -> None:
+    """Refuse to read anything outside the folder, where a link leads or a name in JSON points there.
+
+    Links into `blobs` stay, for the hub's cache keeps its files so.
+
+    Raises:
+        DamagedError: naming the file.
+    """
+    for name in ("config.json", PLAN, SUMS, *(path.name for path in folder.glob("*.safetensors*"))):
+        _check_place(folder, name)
+    for index in folder.glob("*.safetensors.index.json"):
+        shards = _object(index).get("weight_map")
+        names = shards.values() if isinstance(shards, dict) else [None]
+        if not all(isinstance(name, str) and PurePath(name).name == name for name in names):
+            raise DamagedError(f"{index} names weights that are no files of its folder: copy or save the model again")
+
+
+def _check_place(folder: Path, name: str) -> None:
+    path, home = folder / name, Path(os.path.realpath(folder))
+    real = Path(os.path.realpath(path))
+    inside = real.is_relative_to(home) or real.parent == home.parent.parent / "blobs"
+    if os.path.lexists(path) and not (inside and real.is_file()):
+        raise DamagedError(f"{path} is no file of its folder: put the file itself there, not a link or a device")
+
+
+def _digest(path: Path) -> str:
+    digest, block = hashlib.sha256(), memoryview(bytearray(1 << 20))
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(block):
+            digest.update(block[:size])
+    return digest.hexdigest()
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{path} is damaged ({error}): expected JSON; copy or save the model again") from error
+    if not isinstance(data, dict):
+        raise DamagedError(f"{path} is damaged: expected an object of JSON; copy or save the model again")
+    return data
+
+
 # Only a type checker sees the base that every stock class brings along; at run time the mixin has none of its own.
 if TYPE_CHECKING:
     _Stock = PreTrainedModel
@@ -327,17 +420,26 @@ class Pruned(_Stock):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers; a checkpoint without a `secateur` key gives the stock class."""
+        """As in transformers; a checkpoint without a `secateur` key gives the stock class.
+
+        Raises:
+            DamagedError: a local folder's files are not those that were saved, or other weights than safetensors are
+                asked for. What comes from the hub is as its client has checked it.
+        """
         name, config = pretrained_model_name_or_path, kwargs.get("config")
         if config is None:
             config = cls.config_class.from_pretrained(name)
         if not getattr(config, "secateur", None):
             return cls.stock.from_pretrained(name, *args, **kwargs)
-        loaded = super().from_pretrained(name, *args, **kwargs)
-        plan = Path(name) / "plan.json"
-        if plan.is_file():
-            model = loaded[0] if isinstance(loaded, tuple) else loaded
-            model.plan = json.loads(plan.read_text(encoding="utf-8"))
+        if kwargs.get("use_safetensors") is False or getattr(config, "transformers_weights", None):
+            raise DamagedError(f"{name} asks for other weights than its model.safetensors: nothing else is opened")
+        folder = Path(name)
+        if folder.is_dir():
+            check_places(folder)
+            check_sums(folder)
+        plan = _object(folder / PLAN) if (folder / PLAN).is_file() else None
+        loaded = super().from_pretrained(name, *args, **{**kwargs, "use_safetensors": True})
+        (loaded[0] if isinstance(loaded, tuple) else loaded).plan = plan
         return loaded
 
     @classmethod
@@ -346,12 +448,18 @@ class Pruned(_Stock):
             return cls.stock._from_config(config, **kwargs)
         return super()._from_config(config, **kwargs)
 
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """As in transformers, and the code and the plan that make the folder self-describing beside it."""
-        super().save_pretrained(save_directory, *args, **kwargs)
-        shutil.copyfile(__file__, Path(save_directory) / f"{CODE}.py")
+    def save_pretrained(self, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any) -> None:
+        """As in transformers, and the code and the plan that make the folder self-describing, and the sums of all."""
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        folder = Path(save_directory)
+        if not is_main_process:
+            return
+        shutil.copyfile(__file__, folder / f"{CODE}.py")
+        names = ["config.json", f"{CODE}.py", *(path.name for path in folder.glob("model*.safetensors*"))]
         if self.plan is not None:
-            (Path(save_directory) / "plan.json").write_text(json.dumps(self.plan, indent=1) + "\n", encoding="utf-8")
+            (folder / PLAN).write_text(json.dumps(self.plan, indent=1) + "\n", encoding="utf-8")
+            names.append(PLAN)
+        (folder / SUMS).write_text(sums(folder, names), encoding="utf-8")
 
 
 def pruned(stock: type[PreTrainedModel]) -> type[Pruned]:

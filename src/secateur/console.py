@@ -119,6 +119,7 @@ def show_walk(reports: Sequence[Report], folder: Path) -> None:
     show_table(columns, rows, f"{recipe['model']} on {recipe['data']}: {recipe['method']}")
     for note in reports[-1].footnotes():
         OUT.print(f"- {note}", style="dim")
+    show_lines("", "To see them side by side:", "", f"    secateur compare {folder} --output comparison")
 
 
 def show_inspection(found: Mapping[str, Any]) -> None:

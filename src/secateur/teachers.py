@@ -8,6 +8,7 @@ above a stated bound.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -128,10 +129,15 @@ def _key(teacher: PreTrainedModel, rows: Sequence[Mapping[str, Any]], layers: Se
     return digest.hexdigest()[:16]
 
 
-def _states(folder: Path, shape: tuple[int, int, int], mode: Literal["r", "w+"]) -> np.ndarray:
+def _states(folder: Path, shape: tuple[int, int, int], mode: Literal["r", "r+", "w+"]) -> np.ndarray:
     if not prod(shape):
         return np.empty(shape, np.float16)
-    return np.memmap(folder / "states.f16", np.float16, mode, shape=shape)
+    path = folder / "states.f16"
+    if mode == "w+" and hasattr(os, "posix_fallocate"):  # where a full disk is an error; a mapped page would be a crash
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, 2 * prod(shape))
+        mode = "r+"
+    return np.memmap(path, np.float16, mode, shape=shape)
 
 
 @torch.inference_mode()

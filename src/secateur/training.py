@@ -3,6 +3,10 @@
 The loss is a list of terms; while a method listens, the gradient of what it hears is taken with respect to the masks
 (activation gradients only: no second backward through the weights); and the method's and terms' state is part of every
 checkpoint. Everything else is Trainer's: devices, mixed precision, accumulation, logging, checkpoints, resuming.
+
+A loss, gradient or weight that is not finite stops the training, and nothing is saved of it. What is watched stays on
+the device until Trainer waits for it anyway, at a log or a checkpoint; its own filter, which hides such losses from the
+logs and waits in every micro-batch, is off.
 """
 
 from __future__ import annotations
@@ -28,16 +32,16 @@ from secateur.errors import UserError
 from secateur.masking import Attachment, attached
 from secateur.methods.method import Method
 from secateur.objectives import Labels, Step, Term
+from secateur.shrinking import Shrinking
 from secateur.teachers import INDEX, CachedTeacher
 
 STATE = "secateur.safetensors"
 BEST = "best.safetensors"
-from secateur.shrinking import Shrinking
+WORTH = 0.75  # of the density that the model has; each cut costs new code for new shapes (RESULTS.md)
 
 # Batches of many lengths times layers of many widths are more shapes than oneDNN remembers code for by default (1,024).
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
 
-WORTH = 0.75  # of the density that the model has; each cut costs new code for new shapes (RESULTS.md)
 
 class PruningTrainer(Trainer):
     """Trains a model under a method's masks, or a cut model without a method.
@@ -50,14 +54,15 @@ class PruningTrainer(Trainer):
         begin, end: the part of the whole run that this stage is; progress goes from `begin` to `end`.
         decay: the part of the learning-rate schedule that this stage is; by default `(begin, end)`, so stages follow
             each other without a restart.
+        shrink: cut the model in place as units are removed, where the method allows it; when `train` returns it is
+            whole again, with zeros where it was cut. Same result, faster. One process only.
         select: the metric by which the best evaluation is chosen, once the method has settled: its weights are
             the result. By default the last weights are.
         The rest is Trainer's.
 
-        shrink: cut the model in place as units are removed, where the method allows it; when `train` returns it is
-            whole again, with zeros where it was cut. Same result, faster. One process only.
     Raises:
-        UserError: a term needs a teacher and there is none, or fp16 is asked for with a method that listens.
+        UserError: a term needs a teacher and there is none, or fp16 is asked for with a method that listens; from
+            `train`, a loss, gradient or weight is not finite.
     """
 
     loss_is_scaled_for_ga = False
@@ -73,23 +78,25 @@ class PruningTrainer(Trainer):
         begin: float = 0.0,
         end: float = 1.0,
         decay: tuple[float, float] | None = None,
+        shrink: bool = False,
         select: str | None = None,
         **kwargs: Any,
     ) -> None:
         self.method, self.teacher = method, teacher
         self.objective: list[Term] = list(objective) or [Labels()]
-        shrink: bool = False,
         self.terms = nn.ModuleList(self.objective)
         self.window, self.decay, self.select = (begin, end), decay or (begin, end), select
         self.attachment: Attachment | None = None
-        self.evidence: Tensor | None = None
-        self.seen: dict[str, float] = defaultdict(float)
-        super().__init__(model, callbacks=[_Advance(self), *kwargs.pop("callbacks", [])], **kwargs)
-        self._check()
-
         self.shrinking: Shrinking | None = None
         if shrink and method is not None and method.shrinks:
             self.shrinking = Shrinking(model, method.space)
+        self.evidence: Tensor | None = None
+        self.seen: dict[str, Any] = defaultdict(float)
+        self.faults: dict[str, Tensor] = {}
+        super().__init__(model, callbacks=[_Advance(self), *kwargs.pop("callbacks", [])], **kwargs)
+        self.args.logging_nan_inf_filter = False
+        self._check()
+
     def _check(self) -> None:
         silent = [term.name for term in self.objective if term.needs_teacher and self.teacher is None]
         if silent:
@@ -110,9 +117,17 @@ class PruningTrainer(Trainer):
         for term in self.objective:
             term.bind(self.model, self.teacher)
         self.terms.to(self.args.device)
+        self.faults.clear()
         with self._masked(), _fast_attention(self.args.device):
-            result = super().train(*args, **kwargs)
+            try:
+                result = super().train(*args, **kwargs)
+            except Exception:
+                if self.accelerator.num_processes == 1:  # others may be elsewhere, and would be waited for
+                    self._refuse_faults()  # of which the error may be a consequence
+                raise
+            self._refuse_broken()
             self._take_best()
+            self._shrink(None)
         # Accelerate has wrapped the forward in autocast: what is measured and saved next must be the plain model.
         self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
         self.model.__dict__.pop("forward", None)
@@ -127,7 +142,6 @@ class PruningTrainer(Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As in Trainer, under the method's deterministic masks."""
-            self._shrink(None)
         with self._masked():
             metrics = super().evaluate(*args, **kwargs)
         if self.select is not None and self.is_in_train and (self.method is None or self.method.settled()):
@@ -138,6 +152,7 @@ class PruningTrainer(Trainer):
 
     def _keep_if_best(self, score: float) -> None:
         """Keep model, terms and method as they are if no earlier evaluation scored higher."""
+        self._refuse_faults()
         path = Path(str(self.args.output_dir)) / BEST
         if score < _score_of(path, self.state.global_step) or not self.args.should_save:
             return
@@ -189,9 +204,11 @@ class PruningTrainer(Trainer):
             return (outputs.loss, outputs) if return_outputs else outputs.loss
         step = self._step(model, inputs, index)
         values = {term.name: term.weight * term(step) for term in self.objective}
-        self._listen(values)
         self._note(values)
-        loss = sum(values.values()) + (self.method.penalty() if self.method is not None else 0.0)
+        self._listen(values)
+        penalty = self.method.penalty() if self.method is not None else 0.0
+        self._watch("the method's penalty", torch.as_tensor(penalty))
+        loss = sum(values.values()) + penalty
         return (loss, step.student) if return_outputs else loss
 
     def _step(self, model: nn.Module, inputs: dict[str, Tensor], index: Tensor | None) -> Step:
@@ -224,6 +241,7 @@ class PruningTrainer(Trainer):
             loss, self.attachment.masks, retain_graph=True, allow_unused=gone, materialize_grads=gone
         )[0]
         gradient = gradient.float() / self.args.gradient_accumulation_steps
+        self._watch("the gradient of the masks", gradient)
         self.evidence = gradient if self.evidence is None else self.evidence + gradient
 
     def before_step(self) -> None:
@@ -242,24 +260,6 @@ class PruningTrainer(Trainer):
             self.method.observe(self.accelerator.reduce(self.evidence, reduction="mean"))
             self.evidence = None
         self.method.advance(self.progress)
-
-    # Logs
-
-    def _note(self, values: dict[str, Tensor]) -> None:
-        for name, value in values.items():
-            self.seen[name] += float(value.detach())
-        self.seen["_count"] += 1
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """As in Trainer, with each term's mean since the last log and what the method shows of itself."""
-        count = self.seen.pop("_count", 0)
-        if count and "loss" in logs:
-            logs |= {f"loss_{name}": total / count for name, total in self.seen.items()}
-            self.seen.clear()
-        if self.method is not None:
-            logs |= self.method.readings()
-        logs["progress"] = self.progress
-        super().log(logs, *args, **kwargs)
         if self.shrinking is not None and self._worth_cutting(self.method):
             self._shrink(self.method.alive)
 
@@ -331,6 +331,26 @@ class PruningTrainer(Trainer):
             self._watch("the norm of the gradient", torch.as_tensor(norm))
         return norm
 
+    # Logs
+
+    def _note(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            self._watch(f"the loss term {name!r}", value)
+            self.seen[name] += value.detach().float()
+        self.seen["_count"] += 1
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As in Trainer, with each term's mean since the last log and what the method shows of itself."""
+        if self.seen and "loss" in logs:
+            self._refuse_faults()
+            count = self.seen.pop("_count")
+            logs |= {f"loss_{name}": float(total) / count for name, total in self.seen.items()}
+            self.seen.clear()
+        if self.method is not None:
+            logs |= self.method.readings()
+        logs["progress"] = self.progress
+        super().log(logs, *args, **kwargs)
+
     # Data, optimizer, schedule and checkpoints
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
@@ -377,10 +397,13 @@ class PruningTrainer(Trainer):
         parts: dict[str, nn.Module] = {"terms": self.terms}
         if self.method is not None:
             parts["method"] = self.method
+        if self.shrinking is not None:
+            parts["shrinking"] = self.shrinking
         return nn.ModuleDict(parts)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Trainer's checkpoint, then our state: the last file written, so a folder that has it is whole."""
+        self._refuse_broken()
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
@@ -389,16 +412,16 @@ class PruningTrainer(Trainer):
             partial.replace(folder / STATE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
         state = load_file(Path(resume_from_checkpoint) / STATE, device=str(self.args.device))
         self._own_state().load_state_dict(state)
+        if self.shrinking is not None and not bool(self.shrinking.kept.all()):
+            self._shrink(self.shrinking.kept)  # the weights in the checkpoint, and the moments, have its shapes
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
 
 
 def _fast_attention(device: torch.device) -> AbstractContextManager[Any]:
     """PyTorch's fused attention is slow in the backward on CPUs (RESULTS.md): there training spells attention out."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
-        if self.shrinking is not None:
-            parts["shrinking"] = self.shrinking
 
 
 def _freeze(teacher: nn.Module, device: torch.device) -> None:
@@ -414,9 +437,6 @@ def _score_of(path: Path, step: int) -> float:
     """The score of the best evaluation up to a step; one that a crash has left behind from later steps is void."""
     if not path.is_file():
         return -math.inf
-        if self.shrinking is not None and not bool(self.shrinking.kept.all()):
-            self._shrink(self.shrinking.kept)  # the weights in the checkpoint, and the moments, have its shapes
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
     with safe_open(path, "pt") as file:
         note = file.metadata()
     return float(note["score"]) if int(note["step"]) < step else -math.inf

@@ -91,7 +91,7 @@ def test_the_plan_is_saved_and_the_folder_can_be_replaced(which, tmp_path):
     save(first, tmp_path / "model", card="# a card\n")
     save(second, tmp_path / "model")
     files = {path.name for path in (tmp_path / "model").iterdir()}
-    assert files == {"config.json", "model.safetensors", "modeling_secateur.py", "plan.json"}
+    assert files == {"config.json", "model.safetensors", "modeling_secateur.py", "plan.json", "SHA256SUMS"}
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     loaded = load(tmp_path / "model")
     assert loaded.plan == second.plan

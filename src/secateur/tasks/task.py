@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from secateur.errors import UserError, as_user_error
-from secateur.tasks.splits import is_path
+from secateur.tasks.splits import is_path, listed
 
 _REGISTRY: dict[str, type[Task]] = {}
 
@@ -154,10 +154,11 @@ class Task(ABC):
         _check_count(model.config, PreTrainedConfig(**head), f"the {role}")
         theirs, ours = _label_names(model.config), self.labels or ()
         named = not (_only_count(theirs) or _only_count(ours))
-        if named and [name.casefold() for name in theirs] != [name.casefold() for name in ours]:
+        odd = [pair for pair in zip(theirs, ours, strict=True) if pair[0].casefold() != pair[1].casefold()]
+        if named and odd:
             raise UserError(
-                f"the {role} has the labels {', '.join(theirs)}, and the data has {', '.join(ours)}: "
-                f"give a {role} made for the data's labels, in the same order"
+                f"the {role} has the labels {listed(theirs)}, and the data has {listed(ours)} (the first to differ are "
+                f"{odd[0][0]!r} and {odd[0][1]!r}): give a {role} made for the data's labels, in the same order"
             )
 
     def fingerprint(self) -> str:
@@ -250,7 +251,7 @@ def _count(config: PreTrainedConfig) -> str:
     labels = _label_names(config)
     if len(labels) == 1:
         return "one output (a score)"
-    return f"{len(labels)} labels" + ("" if _only_count(labels) else f" ({', '.join(labels)})")
+    return f"{len(labels)} labels" + ("" if _only_count(labels) else f" ({listed(labels)})")
 
 
 def _label_names(config: PreTrainedConfig) -> tuple[str, ...]:

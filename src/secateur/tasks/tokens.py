@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForTokenClassification, BatchEncoding, EvalPrediction, PreTrainedTokenizerBase
 
 from secateur.errors import UserError, as_user_error
-from secateur.tasks.splits import first_rows, no_column, read_splits, shared_columns
+from secateur.tasks.splits import check_count, first_rows, listed, no_column, read_splits, shared_columns
 from secateur.tasks.task import PaddingCollator, Task, check_length, register
 
 # Tried in order. Of the tags the entities come first.
@@ -266,8 +266,10 @@ def _tag_names(splits: DatasetDict, tags: str) -> list[str]:
     named = [feature for feature in features if isinstance(feature, ClassLabel)]
     met = {tag for split in splits.values() for row in split[tags] for tag in row}
     if kinds == {"string"}:
+        check_count(len(met), tags)
         return sorted(met, key=_rank)
     if kinds == {"int"}:
+        check_count(max(met) + 1, tags)
         return _conventional_names(tags, max(met) + 1)
     if kinds <= {"class", "int"} and all(feature == named[0] for feature in named):
         return list(named[0].names)
@@ -307,7 +309,7 @@ def _check_tags(splits: DatasetDict, tags: str, labels: Sequence[str]) -> None:
     if len(seen) == 1:
         raise UserError(f"all training words have the same tag in {tags!r}: give data with at least two")
     if met - seen:
-        unseen = ", ".join(labels[tag] for tag in sorted(met - seen))
+        unseen = listed([labels[tag] for tag in sorted(met - seen)])
         raise UserError(
             f"validation has tags that no training row has ({unseen}): add training rows, remove these, or take "
             "another seed where validation is split off"

@@ -1,0 +1,101 @@
+"""The world in which README and docs are run: a folder where every name that they use is something tiny.
+
+A hub name is a folder of that name, which is what transformers and `read_splits` look for first; so a page runs as it
+is read, and a name that is not here is refused by secateur itself.
+"""
+
+import csv
+import re
+from pathlib import Path
+
+import torch
+from fake_clock import timer
+from small_world import config, tokenizer, write_data, write_sentences
+from transformers import BertForSequenceClassification, BertModel, DataCollatorWithPadding
+
+from secateur import latency, memory, pictures, recipe, roofline, stages
+from secateur.bench import grid
+from secateur.roofline import Rates
+
+ROOT = Path(__file__).parents[1]
+TOKENS = 128  # that every model takes
+
+ROWS = [{**tokenizer()(text), "labels": label} for text, label in (("a fine film", 1), ("a dull and bad book", 0)) * 4]
+NAMES = {
+    "train": ROWS,
+    "dev": ROWS[:2],
+    "tokenizer": tokenizer(TOKENS),
+    "collate": DataCollatorWithPadding(tokenizer(TOKENS)),
+}
+"""What Python blocks take for granted."""
+
+ENCODERS = ("bert-base-uncased",)
+CLASSIFIERS = ("bert-base-sst2", "models/bert-sst2")
+RUNS = {"runs/sst2": {}, "runs/magnitude": {"method": "magnitude"}}
+"""Finished runs that a page may use; one that a page makes itself takes its place."""
+
+SMALLER = {
+    r"embedding_rank([=:] ?)192": r"embedding_rank\g<1>4",
+    r"--embedding-rank 192": "--embedding-rank 4",
+    r"bf16=True": "bf16=True, use_cpu=True",
+    r"select: 2000": "select: 4",
+    r"evaluations: 80": "evaluations: 2",
+    r"epochs: (20|40)\b": "epochs: 6",
+}
+"""What only a model of a real size, real data or a GPU can do -> what it is here."""
+
+
+def smaller(text: str) -> str:
+    for said, done in SMALLER.items():
+        text = re.sub(said, done, text)
+    return text
+
+
+def build(folder: Path) -> None:
+    """Everything under its name; the present folder must be `folder`, for runs remember relative names."""
+    for name in ENCODERS:
+        write_model(folder / name)
+    for name in CLASSIFIERS:
+        write_model(folder / name, labels=2)
+    write_glue(folder / "glue" / "sst2")
+    write_glue(folder / "data" / "reviews")
+    for split, rows in (("train", 32), ("validation", 8)):
+        (folder / "data" / "conll").mkdir(parents=True, exist_ok=True)
+        write_sentences(folder / "data" / "conll" / f"{split}.jsonl", rows)
+    write_data(folder / "reviews.csv")
+    (folder / "recipes").mkdir()
+    for path in (ROOT / "recipes").glob("*.yaml"):
+        (folder / "recipes" / path.name).write_text(smaller(path.read_text(encoding="utf-8")), encoding="utf-8")
+    for name, values in RUNS.items():
+        given = {"model": "bert-base-sst2", "data": "glue/sst2", "density": 0.6, "bf16": False}
+        stages.run(recipe.make(given | values), folder / name)
+
+
+def write_model(folder: Path, labels: int = 0) -> None:
+    """A random BERT of two layers with its tokenizer: a bare encoder, or a classifier."""
+    shape = config(**({"num_labels": labels} if labels else {}))
+    shape.max_position_embeddings, shape.intermediate_size = TOKENS, 128
+    shape.initializer_range = 0.5  # weights that matter, so that something of every kind is worth keeping
+    torch.manual_seed(0)
+    (BertForSequenceClassification if labels else BertModel)(shape).save_pretrained(folder)
+    tokenizer(TOKENS).save_pretrained(folder)
+
+
+def write_glue(folder: Path) -> None:
+    """`train.csv` of 32 rows and `validation.csv` of 8, in the columns of SST-2."""
+    folder.mkdir(parents=True)
+    for split, rows in (("train", 32), ("validation", 8)):
+        with (folder / f"{split}.csv").open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["sentence", "label"])
+            table.writerows([f"a {('dull', 'fine')[n % 2]} film {'and good ' * (n % 3)}", n % 2] for n in range(rows))
+
+
+def still(monkeypatch) -> None:
+    """Neither times nor pictures are what a page is tested for: clocks stand, and nothing is drawn."""
+    known = Rates(flops=1e9, bandwidth=1e9, product="fp32 torch.mm, 8 x 8")
+    monkeypatch.setattr(stages, "grid", lambda model, against, shapes, repeats: grid(model, against, shapes, repeats=1))
+    monkeypatch.setattr(latency, "measure", lambda model, against, **call: timer(tokens=call["tokens"])(model, against))
+    monkeypatch.setattr(roofline, "rates", lambda dtype, threads, device: known)
+    monkeypatch.setattr(memory, "measurable", lambda: False)
+    monkeypatch.setattr(pictures, "svg", lambda figure, title, description="": "<svg></svg>")

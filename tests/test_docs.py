@@ -1,0 +1,382 @@
+"""README and docs are true: every block runs, every link leads somewhere, every table says what the code says."""
+
+import ast
+import json
+import re
+import shlex
+import shutil
+import sys
+from dataclasses import dataclass
+from functools import cache
+from inspect import Parameter, signature
+from itertools import pairwise
+from pathlib import Path
+
+import docs_world
+import pytest
+import transformers
+import typer
+import yaml
+from docs_world import NAMES, ROOT, RUNS, smaller
+from typer.testing import CliRunner
+
+from secateur import cli, recipe
+from secateur.architecture import supported
+from secateur.methods import method as methods
+from secateur.recipe import Recipe
+from secateur.space import GRANULARITIES
+from secateur.tasks import task as tasks
+
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+LINKED = [*PAGES, ROOT / "RESULTS.md", ROOT / "CHANGELOG.md"]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+VERBS = typer.main.get_command(cli.app).commands
+
+
+def read(path):
+    return path.read_text(encoding="utf-8")
+
+
+def name_of(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+@cache
+def prose(path):
+    """A page without its blocks."""
+    return FENCE.sub("", read(path))
+
+
+def inline(path):
+    return re.findall(r"`([^`\n]+)`", prose(path))
+
+
+def rows(text):
+    """The cells of every table's rows, heads and rules left out; a bar within a cell is written `\\|`."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    heads = {number for number, line in enumerate(lines) if re.fullmatch(r"[|\s:-]+", line)}
+    kept = [line for number, line in enumerate(lines) if not {number, number + 1} & heads]
+    return [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in kept]
+
+
+def section(path, heading):
+    """The text under a heading, up to the next of its level or above."""
+    found = re.search(rf"^(#+) {re.escape(heading)}$\n(.*?)(?=^#{{1,6}} |\Z)", read(path), re.MULTILINE | re.DOTALL)
+    assert found, f"{name_of(path)} has no section {heading!r}"
+    return found[2]
+
+
+# Blocks
+
+
+@dataclass(frozen=True)
+class Block:
+    where: str
+    language: str
+    text: str
+
+
+def blocks(path):
+    text = read(path)
+    return [
+        Block(f"{name_of(path)}, line {text[: found.start()].count(chr(10)) + 1}", found[1], found[2])
+        for found in FENCE.finditer(text)
+    ]
+
+
+class Page:
+    """Runs the blocks of a page, one after the other, in the present folder.
+
+    A block of yaml or json whose first line is a comment that names a file is written there, for later blocks.
+    """
+
+    def __init__(self):
+        self.names = {"__name__": __name__, **NAMES}
+        self.given = set(RUNS)  # finished runs that the page has not made itself
+
+    def run(self, block):
+        known = {"python": self._python, "bash": self._bash, "yaml": self._yaml, "json": self._json, "text": None}
+        assert block.language in known, f"{block.where}: a block in {block.language or 'no language'!r}"
+        if (run := known[block.language]) is not None:
+            run(smaller(block.text), block.where)
+
+    def _python(self, text, where):
+        exec(compile(text, where, "exec"), self.names)
+
+    def _yaml(self, text, where):
+        values = yaml.safe_load(text)
+        assert isinstance(values, dict), f"{where} holds no recipe"
+        recipe.make({"model": "m", "data": "d"} | values, where)
+        if named := re.match(r"# ([\w./-]+\.yaml)\n", text):
+            Path(named[1]).write_text(text, encoding="utf-8")
+
+    def _json(self, text, where):
+        json.loads(text)
+
+    def _bash(self, text, where):
+        for line in text.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words and words[0] == "secateur":
+                self._secateur(words[1:], f"{where}: {line}")
+            elif words:
+                exists(words, f"{where}: {line}")
+
+    def _secateur(self, words, where):
+        for word, value in pairwise(words):
+            if word in ("--output", "-o") and value in self.given:
+                self.given.remove(value)
+                shutil.rmtree(value)
+        result = CliRunner().invoke(cli.app, words)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise AssertionError(where) from result.exception
+        assert result.exit_code == 0, f"{where}\n{result.output[-2000:]}"
+
+
+def exists(words, where):
+    """What is not secateur is not run: its targets, tools, packages and files must be there."""
+    words = [word for word in words if "=" not in word.partition("/")[0]]  # variables in front
+    makefile, project = read(ROOT / "Makefile"), read(ROOT / "pyproject.toml")
+    tool, arguments = words[0], [word for word in words[1:] if not word.startswith("-")]
+    if tool == "make":
+        assert set(arguments) <= set(re.findall(r"^(\w+):", makefile, re.MULTILINE)), where
+    elif tool == "pip":
+        extras = {
+            extra for word in arguments for found in re.findall(r"\[([\w,]+)\]", word) for extra in found.split(",")
+        }
+        assert all(re.search(rf"^{extra} = \[", project, re.MULTILINE) for extra in extras), where
+        assert all(word.partition("[")[0] in makefile + project for word in arguments[1:]), where
+    elif tool in ("cp", "python") or tool.startswith(".venv/bin/"):
+        files = arguments[:1] if tool == "cp" else [word for word in arguments if "/" in word]
+        assert all((ROOT / word).exists() for word in files), where
+        assert tool in ("cp", "python", ".venv/bin/python") or tool.removeprefix(".venv/bin/") in project, where
+    else:
+        pytest.fail(f"{where}: this command is neither run nor known; mark the block as text")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    for package in ("onnx", "onnxruntime", "openvino", "nncf"):
+        pytest.importorskip(package)
+    folder = tmp_path_factory.mktemp("world")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        docs_world.still(patch)
+        docs_world.build(folder)
+    return folder
+
+
+@pytest.fixture
+def place(world, tmp_path, monkeypatch):
+    """The world anew, as the present folder; what a page registers is forgotten after it."""
+    shutil.copytree(world, tmp_path / "place")
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])  # transformers adds the folder of modules
+    for registry in (methods, tasks):
+        monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    docs_world.still(monkeypatch)
+    monkeypatch.chdir(tmp_path / "place")
+    return tmp_path / "place"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_every_block_runs(path, place):
+    page = Page()
+    for block in blocks(path):
+        page.run(block)
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("", "secateur list\n"),
+        ("console", "$ secateur list\n"),
+        ("bash", "secateur prone m\n"),
+        ("bash", "secateur list --jsn\n"),
+        ("bash", "secateur inspect some-other-model\n"),
+        ("bash", "make everything\n"),
+        ("bash", "pip install 'secateur[abacus]'\n"),
+        ("bash", "python examples/nothing.py\n"),
+        ("bash", "rm -r runs\n"),
+        ("python", "import secateur\nsecateur.lod('x')\n"),
+        ("yaml", "densty: 0.1\n"),
+        ("json", "{'a': 1}\n"),
+    ],
+)
+def test_a_block_that_does_not_work_is_found(language, text, place):
+    with pytest.raises((Exception, pytest.fail.Exception)):
+        Page().run(Block("here", language, text))
+
+
+def test_blocks_are_all_found():
+    for path in PAGES:
+        fences = [line for line in read(path).splitlines() if line.lstrip().startswith("```")]
+        assert len(fences) == 2 * len(blocks(path)), f"{name_of(path)} has an indented or unfinished block"
+
+
+# Words and links
+
+
+def test_every_verb_and_option_that_is_named_exists():
+    flags = {verb: {flag for option in command.params for flag in option.opts} for verb, command in VERBS.items()}
+    every = set().union(*flags.values(), {"--help", "--version"})
+    for path in PAGES:
+        for text in inline(path):
+            words = text.split()
+            if words[0] == "secateur" and len(words) > 1 and not words[1].startswith("-"):
+                assert words[1] in VERBS, f"{name_of(path)}: {text}"
+                named = {word for word in words if word.startswith("--")}
+                assert named <= flags[words[1]] | {"--help"}, f"{name_of(path)}: {text}"
+            elif words[0].startswith("--"):
+                assert words[0].partition("=")[0] in every, f"{name_of(path)}: {text}"
+
+
+def test_every_verb_is_told_of():
+    said = " ".join(text for path in PAGES for text in (read(path),))
+    assert [verb for verb in VERBS if not re.search(rf"secateur {verb}\b", said)] == []
+    assert all("--json" in {flag for option in command.params for flag in option.opts} for command in VERBS.values())
+
+
+def anchors(path):
+    """What a code host makes of the headings."""
+    slugs = []
+    for heading in re.findall(r"^#+ (.+)$", prose(path), re.MULTILINE):
+        slug = re.sub(r"[^\w\- ]", "", heading.replace("`", "").lower()).replace(" ", "-")
+        slugs.append(f"{slug}-{count}" if (count := slugs.count(slug)) else slug)
+    return slugs
+
+
+@pytest.mark.parametrize("path", LINKED, ids=name_of)
+def test_every_link_leads_somewhere(path):
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(path)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        target, _, anchor = link.partition("#")
+        there = (path.parent / target).resolve() if target else path
+        assert there.exists() and there.is_relative_to(ROOT), f"{name_of(path)} links to {link}"
+        assert not anchor or anchor in anchors(there), f"{name_of(path)} links to {link}"
+
+
+def test_every_page_is_reached_from_the_index():
+    linked = {
+        (DOCS / link.partition("#")[0]).resolve() for link in re.findall(r"\]\(([^)\s]+)\)", read(DOCS / "index.md"))
+    }
+    assert set(DOCS.rglob("*.md")) - {DOCS / "index.md"} <= linked
+    assert "docs/index.md" in read(ROOT / "README.md")
+
+
+def test_contributing_fits_a_screen():
+    lines = read(ROOT / "CONTRIBUTING.md").splitlines()
+    assert len(lines) <= 50 and max(map(len, lines)) <= 120
+
+
+# Tables that repeat code
+
+
+def shown(value):
+    """A value as recipes and tables write it."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(shown(item) for item in value)}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def default_of(field):
+    return "" if field.is_required() else "{}" if field.default_factory else shown(field.default)
+
+
+def test_every_key_of_a_recipe_is_there_in_order_with_its_default_and_meaning():
+    told = rows(read(DOCS / "recipes.md").partition("\n## Every key\n")[2].partition("\n## ")[0])
+    wanted = [[f"`{name}`", f"`{default_of(field)}`".strip("`")] for name, field in Recipe.model_fields.items()]
+    assert [[key, default.strip("`")] for key, default, _ in told] == wanted
+    for key, _, meaning in told:
+        described = Recipe.model_fields[key.strip("`")].description
+        assert meaning and meaning.startswith(described or ""), f"{key}: {described}"
+
+
+def test_every_recipe_file_is_told_of():
+    files = {path.name for path in (ROOT / "recipes").glob("*.yaml")}
+    assert {
+        row[0].strip("`").removeprefix("recipes/") for row in rows(section(DOCS / "recipes.md", "The files"))
+    } == files
+
+
+@pytest.mark.parametrize("name", methods.registered())
+def test_every_method_has_a_page_with_its_dials(name):
+    path = DOCS / "methods" / f"{name}.md"
+    dials = [[cell.strip("`") for cell in row[:2]] for row in rows(section(path, "Dials"))]
+    parameters = signature(methods.named(name).__init__).parameters.values()
+    assert dials == [[p.name, shown(p.default)] for p in parameters if p.kind is Parameter.KEYWORD_ONLY]
+    defaults = {key: value for key, value, *_ in rows(section(path, "In a recipe"))}
+    assert defaults == {f"`{key}`": f"`{shown(value)}`" for key, value in methods.named(name).defaults.items()}
+
+
+@pytest.mark.parametrize("name", methods.registered())
+def test_numbers_of_a_method_are_those_of_the_results(name):
+    lines = set(read(ROOT / "RESULTS.md").splitlines())
+    told = section(DOCS / "methods" / f"{name}.md", "Our numbers")
+    numbers = [line for line in told.splitlines() if line.startswith("|") and set(line) - set("|- ")]
+    assert numbers and [line for line in numbers if line not in lines] == []
+
+
+def test_units_tasks_and_architectures_are_all_named():
+    assert [row[0].strip("`") for row in rows(section(DOCS / "concepts.md", "Units and groups"))] == list(GRANULARITIES)
+    assert set(re.findall(r"^## `(\w+)`", read(DOCS / "tasks.md"), re.MULTILINE)) == set(tasks.names())
+    assert set(supported()) <= {row[0].strip("`") for row in rows(read(DOCS / "add-an-architecture.md"))}
+
+
+# The disk format
+
+
+def keys_of(heading):
+    return {row[0].strip("`") for row in rows(section(DOCS / "disk-format.md", heading))}
+
+
+def test_the_disk_format_names_every_file_and_key(world):
+    run, page = world / "runs" / "sst2", DOCS / "disk-format.md"
+    folder = run / "model"
+    assert {path.name for path in folder.iterdir()} <= keys_of("A compact folder")
+    assert {path.name for path in run.iterdir()} <= {name.rstrip("/") for name in keys_of("A run folder")}
+    kept = {name: json.loads(read(folder / f"{name}.json")) for name in ("plan", "config")}
+    assert set(kept["plan"]) <= keys_of("`plan.json`")
+    assert keys_of("The `secateur` key of `config.json`") == set(kept["config"]["secateur"])
+    assert set(json.loads(read(run / "report.json"))) <= keys_of("`report.json`"), page
+
+
+# Refusals
+
+
+@cache
+def sentences():
+    """Every text with gaps in the source, as a pattern; short ones could be anything."""
+    found = []
+    for path in (ROOT / "src" / "secateur").rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(read(path))))
+        gaps = [node for node in nodes if isinstance(node, ast.JoinedStr)]
+        within = {part for node in gaps for part in ast.walk(node)}
+        for node in nodes:
+            if isinstance(node, ast.JoinedStr):
+                parts = [getattr(part, "value", None) for part in node.values]
+            elif isinstance(node, ast.Constant) and node not in within:
+                parts = [node.value]
+            else:
+                continue
+            texts = [part if isinstance(part, str) else None for part in parts]
+            if sum(len(text or "") for text in texts) >= 20:
+                found.append(re.compile("".join(".+" if text is None else re.escape(text) for text in texts)))
+    return found
+
+
+def test_every_refusal_that_is_explained_is_one_that_secateur_makes():
+    told = [
+        line
+        for block in blocks(DOCS / "troubleshooting.md")
+        if block.language == "text"
+        for line in block.text.splitlines()
+    ]
+    assert len(told) > 10
+    for line in told:
+        message = line.removeprefix("error: ")
+        assert message != line, line
+        assert any(pattern.search(message) for pattern in sentences()), line

@@ -1,0 +1,42 @@
+"""The examples run, and the toy method of `examples/add_a_method.py` keeps the laws."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'examples'}", "OMP_NUM_THREADS": "1"}
+SOME = "not roberta and not distilbert and not electra and not hidden"  # one family, some granularities: seconds
+
+
+def run(*words):
+    """A Python process in the repository; gives what it printed."""
+    done = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_the_example_prunes_to_its_density_and_keeps_more_than_chance():
+    lines = [line.split() for line in run("examples/add_a_method.py").splitlines()]
+    table = {name: (float(density), float(accuracy)) for name, density, _, accuracy in lines[1:]}
+    assert list(table) == ["(dense)", "taylor-once", "magnitude", "random"]
+    assert all(0 < density <= 0.1 for density, _ in list(table.values())[1:])
+    assert table["(dense)"][1] > 0.9 and table["taylor-once"][1] > 0.7
+
+
+def test_the_laws_hold_for_the_method_by_the_command_that_contributing_gives():
+    """In a process of its own, so that the method is in no registry but that one's."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    command = re.search(r"^PYTHONPATH=examples \.venv/bin/pytest (-p add_a_method .*)$", text, re.MULTILINE)
+    assert command, "CONTRIBUTING.md does not say how the laws run over the example any more"
+    words = shlex.split(command[1], comments=True)
+    name = words.index("taylor-once")
+    words[name] = f"taylor-once and {SOME}"
+    told = run("-m", "pytest", "-p", "no:cacheprovider", *words)
+    passed = re.search(r"(\d+) passed", told)
+    assert passed and int(passed[1]) > 15 and "failed" not in told, told[-3000:]
