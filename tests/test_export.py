@@ -72,6 +72,17 @@ def test_calibrated_int8_is_close_and_does_not_depend_on_the_batch(small, calibr
     assert abs(run(alone)[0][0] - run(both)[0][0]).max() < 1e-5
 
 
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_a_model_without_attention_is_calibrated_without_a_mask(calibration, suffix, tmp_path):
+    model = tiny("bert", dtype=torch.float32)
+    space = Space(model, "head", "ffn")
+    masks = space.ones()
+    for layer in range(2):
+        masks[space.slices[f"{layer}.head"]] = 0.0
+    found = export(cut(model, Plan.of(space, masks)), tmp_path / f"m{suffix}", dtype="int8", calibration=calibration)
+    assert found.facts.calibration == 24
+
+
 def test_int8_weights_have_a_scale_for_each_channel(small, tmp_path):
     import onnx
 

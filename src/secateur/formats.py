@@ -149,6 +149,11 @@ def as_arrays(batch: Mapping[str, Any], names: Sequence[str]) -> dict[str, np.nd
     return {name: np.ascontiguousarray(batch.get(name, filled[name]), dtype=np.int64) for name in names}
 
 
+def only(names: set[str], inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The inputs that a file has: exporters drop one of no use, such as the mask of a model without attention."""
+    return {name: array for name, array in inputs.items() if name in names}
+
+
 def require(packages: Sequence[str], extra: str) -> None:
     """Refuse to go on without packages that an extra of ours brings.
 
@@ -310,6 +315,7 @@ def _quantize_onnx(plain: Path, calibration: list[dict[str, np.ndarray]]) -> Non
 
     model = onnx.load(plain)
     model.graph.ClearField("value_info")  # the tracer's shapes are not those that ORT infers, and it then gives up
+    taken = {port.name for port in model.graph.input}
     shared = {"per_channel": True, "weight_type": ort.QuantType.QInt8}
     if not calibration:
         ort.quantize_dynamic(model, plain, **shared)
@@ -317,7 +323,7 @@ def _quantize_onnx(plain: Path, calibration: list[dict[str, np.ndarray]]) -> Non
     ort.quantize_static(
         model,
         plain,
-        _Reader(calibration),
+        _Reader([only(taken, batch) for batch in calibration]),
         quant_format=ort.QuantFormat.QDQ,
         activation_type=ort.QuantType.QUInt8,
         op_types_to_quantize=["MatMul", "Gemm", "Gather"],
@@ -351,8 +357,10 @@ def _write_xml(plain: Path, path: Path, facts: Facts, calibration: list[dict[str
         os.environ.setdefault("NNCF_CI", "1")  # and so would this, at its import
         import nncf
 
+        taken = {name for port in model.inputs for name in port.names}
+        given = nncf.Dataset([only(taken, batch) for batch in calibration])
         kind = nncf.ModelType.TRANSFORMER
-        model = nncf.quantize(model, nncf.Dataset(calibration), subset_size=len(calibration), model_type=kind)
+        model = nncf.quantize(model, given, subset_size=len(calibration), model_type=kind)
     model.set_rt_info(facts.to_json(), KEY)
     openvino.save_model(model, path, compress_to_fp16=facts.dtype == "fp16")
 

@@ -27,6 +27,7 @@ from secateur.formats import (
     files_of,
     frozen,
     input_names,
+    only,
     read_facts,
     require,
     silence,
@@ -267,12 +268,7 @@ def _in_onnxruntime(path: Path, threads: int) -> Run:
     options.add_session_config_entry("session.force_spinning_stop", "1")  # idle threads would slow whoever runs next
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     taken = {port.name for port in session.get_inputs()}
-    return lambda inputs: session.run(None, _only(taken, inputs))
-
-
-def _only(names: set[str], inputs: Arrays) -> dict[str, np.ndarray]:
-    """The inputs that a file has: exporters drop one of no use, such as the mask of a model without attention."""
-    return {name: array for name, array in inputs.items() if name in names}
+    return lambda inputs: session.run(None, only(taken, inputs))
 
 
 def _openvino_has_bf16() -> bool:
@@ -300,7 +296,7 @@ def _in_openvino(path: Path, dtype: str, threads: int) -> Run:
     taken = {name for port in compiled.inputs for name in port.names}
 
     def run(inputs: Arrays) -> list[np.ndarray]:
-        found = compiled(_only(taken, inputs))
+        found = compiled(only(taken, inputs))
         return [found[output] for output in outputs]
 
     return run

@@ -101,14 +101,19 @@ class Run:
         self.check()
         self.claim()
         if self.finished:
+            self._tidy()  # of a run that was killed right after its report
             return Report.load(self.folder)
         report = self._measure()
         _write_whole(self.folder / "model" / "README.md", card(report, self.recovered))
         report.save(self.folder)
+        self._tidy()
+        return report
+
+    def _tidy(self) -> None:
+        """Remove what only an unfinished run needs."""
         for leftover in ("teacher-training", "prune", "cut", "recover", "cache"):
             shutil.rmtree(self.folder / leftover, ignore_errors=True)
         (self.folder / TERMS).unlink(missing_ok=True)
-        return report
 
     @property
     def finished(self) -> bool:
