@@ -266,17 +266,19 @@ def laid_out(model: PreTrainedModel, plan: Plan, layout: str, fused: bool = True
 
 
 @app.command()
-def layouts(threads: int = 2, repeats: int = 20) -> None:
-    """Milliseconds of each layout, interleaved, by structure, runtime, dtype and shape."""
+def layouts(
+    threads: int = 2, repeats: int = 20, only: str = "", runtimes: str = "pytorch,onnxruntime,openvino"
+) -> None:
+    """Milliseconds of each layout, interleaved, by structure (those with `only` in the name), runtime and shape."""
     base = dense_base()
-    for name, plan in list(structures(base).items())[:2]:
+    for name, plan in ((n, p) for n, p in structures(base).items() if n in GRAIN and only in n):
         small = {"padded, Q, K, V apart": laid_out(base, plan, "padded to the widest", fused=False)}
         small |= {layout: laid_out(base, plan, layout) for layout in (*LAYOUTS, "chosen")}
         print(f"\n{name}\n| | " + " | ".join(small) + " |\n|" + " --- |" * (1 + len(small)))
-        for runtime, dtype in (("pytorch", "fp32"), ("pytorch", "bf16"), ("onnxruntime", "fp32"), ("openvino", "fp32")):
+        for runtime, dtype in product(runtimes.split(","), ("fp32",)):
             ready = [runner(one, runtime, dtype, threads=threads) for one in small.values()]
-            for batch, tokens in SHAPES:
-                turns = max(4, repeats // batch)
+            for batch, tokens in SHAPES[:3]:
+                turns = max(6, repeats // batch)
                 times = _in_turn([partial(one, _ids(batch, tokens)) for one in ready], turns)
                 cells = [f"{one:.2f}" for one in times]
                 print(f"| {runtime} {dtype} {batch} x {tokens} | " + " | ".join(cells) + " |", flush=True)
