@@ -113,7 +113,13 @@ LOCKED = (errno.EROFS, errno.EACCES, errno.EPERM)
 def _no_room(error: BaseException) -> bool:
     """Whether a disk or a quota is full; safetensors and PyTorch tell it in words alone."""
     full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    said = ("No space left on device", "File too large", "PytorchStreamWriter failed writing", "unexpected pos ")
+    said = (
+        "No space left on device",
+        "File too large",
+        "PytorchStreamWriter failed",
+        "unexpected pos ",
+        "iostream error",
+    )
     return getattr(error, "errno", None) in full or any(words in str(error) for words in said)
 
 
