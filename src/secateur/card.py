@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from secateur.compact import auto_class
 from secateur.methods.method import named
-from secateur.report import Report
+from secateur.report import Report, markdown_table
 
 CARRIED = ("license", "license_name", "license_link", "language")
 """What a card says that holds for every model made from another."""
@@ -89,7 +89,7 @@ def _body(report: Report, auto: str, name: str, base: dict[str, Any]) -> str:
         "",
         "## Numbers",
         "",
-        *_table(report.table()),
+        *markdown_table(("", "teacher", "pruned"), report.table()),
         "",
         *(f"- {note}" for note in report.footnotes()),
         f"- data: {report.data}; versions: {', '.join(f'{what} {v}' for what, v in report.versions.items())}",
@@ -111,11 +111,6 @@ def _body(report: Report, auto: str, name: str, base: dict[str, Any]) -> str:
         "it is too, and a pruned model can lose more on rare inputs than the score says.",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _table(rows: list[tuple[str, str, str]]) -> list[str]:
-    lines = [("", "teacher", "pruned"), ("---", "---", "---"), *rows]
-    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def _terms(header: dict[str, Any]) -> str:

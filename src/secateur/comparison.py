@@ -20,10 +20,10 @@ from typing import Any
 from secateur import page, pictures
 from secateur.errors import UserError, as_user_error
 from secateur.recipe import make
-from secateur.report import Report
+from secateur.report import Report, markdown_table
 from secateur.tasks import task as tasks
 
-NOT_THE_RECIPE = ("seed", "data", "shapes", "repeats", "checkpoints", "cache", "cache_gb", "report_to")
+NOT_THE_RECIPE = ("seed", "data", "shapes", "repeats", "checkpoints", "shrink", "cache", "cache_gb", "report_to")
 """Keys in which two runs of one recipe may differ: the seed, where the data lies, what is measured and stored."""
 PROTOCOL = ("threads", "dtype", "runtime", "device", "machine")
 """What two speed-ups must share to be compared."""
@@ -227,8 +227,7 @@ class Comparison:
     def to_markdown(self) -> str:
         """The table and the notes."""
         head, rows = self.table()
-        lines = [head, ["---"] * len(head), *([cell.replace("*", "\\*") for cell in row] for row in rows)]
-        table = ["| " + " | ".join(line) + " |" for line in lines]
+        table = markdown_table(head, [[cell.replace("*", "\\*") for cell in row] for row in rows])
         return "\n".join([f"# {self.title}", "", *table, "", *(f"- {note}" for note in self.notes())]) + "\n"
 
     @property

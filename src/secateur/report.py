@@ -130,8 +130,8 @@ class Report:
         """Headline table, what survived, and the footnotes."""
         r = self.recipe
         lines = [f"# {self.title}", "", f"`{r['model']}` on `{r['data']}`", ""]
-        lines += _markdown_table(("", "teacher", "pruned"), self.table())
-        lines += ["", "## What survived (kept / total)", "", *_markdown_table(COLUMNS, self.survived()), ""]
+        lines += markdown_table(("", "teacher", "pruned"), self.table())
+        lines += ["", "## What survived (kept / total)", "", *markdown_table(COLUMNS, self.survived()), ""]
         lines += [f"- {note}" for note in self.footnotes()]
         return "\n".join(lines) + "\n"
 
@@ -234,8 +234,9 @@ def written(score: float) -> str:
     return str(score) if isinstance(score, int) else f"{score:.4f}"
 
 
-def _markdown_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    lines = [head, tuple("---" for _ in head), *rows]
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
     return ["| " + " | ".join(line) + " |" for line in lines]
 
 
