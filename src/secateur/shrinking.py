@@ -122,7 +122,7 @@ class Shrinking(nn.Module):
         if value is None:
             sizes = [len(wanted.get(axis or "", range(n))) for axis, n in zip(entry.axes, entry.shape, strict=True)]
             return like.new_zeros(sizes)
-        return value.detach().clone() if value is old else value.detach()
+        return value.detach()
 
     def _move_moments(
         self,
