@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up_run import PROTOCOL, REPORT
 
-from secateur.comparison import OUTSIDE, RUN, TEACHER, Axis, Comparison, Entry, Point, Time, compare, read
+from secateur.comparison import OUTSIDE, RUN, TEACHER, Axis, Comparison, Entry, Point, Time
 from secateur.errors import UserError
+from secateur.overview import to_html
+from secateur.runs import compare, read
 
 THERE = {**PROTOCOL, "device": "cpu"}
 SHAPE = (1, 32)
@@ -197,7 +199,7 @@ def test_what_is_measured_now_takes_the_place_of_the_reports(tmp_path):
 
 def test_the_page_has_a_picture_for_each_axis_and_escapes_names(tmp_path):
     found = compare(read([write(tmp_path / "<b>&", seed=n, recipe={"teacher": "<i>"}) for n in (0,)]))
-    text = found.to_html()
+    text = to_html(found)
     assert text.count("<svg") == len(found.axes) == 3
     assert "<script" not in text and "<i>" not in text and "<b>" not in text
     for part in text.split("<svg")[1:]:

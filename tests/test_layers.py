@@ -56,7 +56,9 @@ ALLOWED = {
     "card": "compact methods report",
     "recipe": "errors latency methods",
     "sensitivity": "errors bench evaluation masking methods page pictures space tasks",
-    "comparison": "errors page pictures recipe report tasks",
+    "comparison": "report",
+    "runs": "comparison errors recipe report tasks",
+    "overview": "comparison page pictures",
 }
 # On top: the whole job, what is shown of it, and the command.
 LOWER = " ".join(ALLOWED)

@@ -8,27 +8,14 @@ models were measured now, in turn.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import sqrt
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from secateur import page, pictures
-from secateur.errors import UserError, as_user_error
-from secateur.recipe import make
-from secateur.report import Report, markdown_table
-from secateur.tasks import task as tasks
+from secateur.report import markdown_table
 
-NOT_THE_RECIPE = ("seed", "data", "shapes", "repeats", "checkpoints", "shrink", "cache", "cache_gb", "report_to")
-"""Keys in which two runs of one recipe may differ: the seed, where the data lies, what is measured and stored."""
-PROTOCOL = ("threads", "dtype", "runtime", "device", "machine")
-"""What two speed-ups must share to be compared."""
-TOLD = (*PROTOCOL, "repeats")
-"""What is kept of the protocol of a latency."""
 SCORE = ".4f"
 KINDS = TEACHER, OUTSIDE, RUN = "teacher", "outside", "run"
 
@@ -40,7 +27,7 @@ Shape = tuple[int, int]
 class Time:
     """One model at one shape: its speed-up over its dense teacher in the same turns, and the median that it is of.
 
-    `protocol` has the keys of `TOLD`.
+    `protocol` is how it was measured: threads, dtype, runtime, device, machine, repeats.
     """
 
     latency_ms: float
@@ -165,7 +152,7 @@ class Comparison:
         rows = []
         for number, point in enumerate(self.points, 1):
             retained = point.values(lambda entry: entry.retention)
-            row = [f"{number:2} {point.name}", str(len(point.entries)), _spread(point.values(_score), SCORE)]
+            row = [f"{number:2} {point.name}", str(len(point.entries)), _spread(point.values(score_of), SCORE)]
             row.append(f"{fmean(retained):.1%}" if retained else "-")
             for axis in self.axes:
                 star = "*" if point in fronts[axis.name] else ""
@@ -213,7 +200,7 @@ class Comparison:
                 "kind": point.kind,
                 "series": point.series,
                 "n": len(point.entries),
-                "score": _statistics(point.values(_score)),
+                "score": _statistics(point.values(score_of)),
                 "axes": {axis.name: _statistics(point.values(axis.of)) for axis in self.axes},
                 "front": [axis.name for axis in self.axes if point in fronts[axis.name]],
                 "entries": [entry.to_dict() for entry in point.entries],
@@ -235,357 +222,10 @@ class Comparison:
         """Of a page."""
         return f"{len(self.points)} models by {self.metric}"
 
-    def to_html(self) -> str:
-        """A page of its own: the pictures, the table, the notes, and where the models are."""
-        drawn = page.Gallery([page.Picture(self._drawn(axis), self._caption(axis)) for axis in self.axes])
-        places = [
-            [f"{number} {point.name}", ", ".join(entry.place for entry in point.entries)]
-            for number, point in enumerate(self.points, 1)
-        ]
-        sections = [
-            page.Section("What a score costs", [drawn, page.Notes(self.notes())]),
-            page.Section("Every model", [page.Table("Mean (lowest-highest); *: on the front", *self.table())]),
-            page.Section("Where they are", [page.Table("Folders", ["", "folders"], places)]),
-        ]
-        return page.render(self.title, sections, f"all on the same {self.rows:,} validation rows")
 
-    # Drawn
-
-    def _drawn(self, axis: Axis) -> str:
-        """Score against one axis: a dot a point, a line from its lowest to its highest, the front joined."""
-        with pictures.style():
-            figure = pictures.figure(height=300)
-            axes = figure.add_subplot()
-            for series, look in self._looks().items():
-                self._dots(axes, axis, [point for point in self.points if point.series == series], look)
-            self._joined(axes, axis)
-            if axis.logarithmic:
-                _logarithmic(axes)
-            axes.grid(True, axis="y")
-            figure.legend(loc="outside lower center", ncols=3, columnspacing=1.0, handletextpad=0.2)
-            best = ", ".join(f"{point.name} {point.score:.4f}" for point in self.front(axis))
-            return pictures.svg(figure, self._caption(axis), f"On the front: {best}.")
-
-    def _caption(self, axis: Axis) -> str:
-        return f"{self.metric} against {axis.name}"
-
-    def _looks(self) -> dict[str, tuple[str, str]]:
-        """Series -> colour and marker: ink for what is dense or from outside, a colour for each method."""
-        series = list(dict.fromkeys(point.series for point in self.points if point.kind == RUN))
-        looks = {name: (pictures.SERIES[n % len(pictures.SERIES)], "o") for n, name in enumerate(series)}
-        there = {point.kind for point in self.points}
-        fixed = {TEACHER: (pictures.COLOURS["ink"], "D"), OUTSIDE: (pictures.COLOURS["muted"], "s")}
-        return {**{kind: look for kind, look in fixed.items() if kind in there}, **looks}
-
-    def _dots(self, axes: Any, axis: Axis, points: Sequence[Point], look: tuple[str, str]) -> None:
-        colour, marker = look
-        label = points[0].series
-        for point in points:
-            x, scores = axis.value(point), point.values(_score)
-            if x is not None:
-                axes.plot([x, x], [min(scores), max(scores)], color=colour, linewidth=1.2, alpha=0.6)
-                axes.plot([x], [point.score], marker, color=colour, label=label)
-                label = "_"  # matplotlib leaves such names out of the legend
-
-    def _joined(self, axes: Any, axis: Axis) -> None:
-        """The front as a line, each of its points with its number in the table."""
-        front = self.front(axis)
-        xs, scores = [axis.value(point) for point in front], [point.score for point in front]
-        axes.plot(xs, scores, color=pictures.COLOURS["muted"], linewidth=1.0, zorder=1)
-        for point, x in zip(front, xs, strict=True):
-            number = str(self.points.index(point) + 1)
-            axes.annotate(number, (x, point.score), (0, 6), textcoords="offset points", ha="center", fontsize=9)
-
-
-def _logarithmic(axes: Any) -> None:
-    """A logarithmic axis whose ticks are plain numbers."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _score(entry: Entry) -> float:
+def score_of(entry: Entry) -> float:
+    """For `Point.values`."""
     return entry.score
-
-
-# Reading runs
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A finished run: its folder and its report."""
-
-    folder: Path
-    report: Report
-
-    @property
-    def teacher(self) -> str:
-        """Where the dense teacher is: as the recipe names it, or trained by this run or by the walk that it is of."""
-        own = (folder / "teacher" for folder in (self.folder, self.folder.parent))
-        named = self.recipe["teacher"]
-        return str(named or next((place for place in own if place.is_dir()), self.recipe["model"]))
-
-    @property
-    def recipe(self) -> dict[str, Any]:
-        """What decided the result but for the seed: keys that came after this run have their defaults."""
-        return {key: value for key, value in {**_defaults(), **self.report.recipe}.items() if key not in NOT_THE_RECIPE}
-
-
-@cache
-def _defaults() -> dict[str, Any]:
-    return make({"model": "", "data": ""}).model_dump(mode="json")
-
-
-def read(folders: Iterable[Path | str]) -> list[Finished]:
-    """The runs in these folders; a folder of runs, such as that of several densities, stands for all that are in it.
-
-    Raises:
-        UserError: one is no run, unfinished or damaged; one is given twice; or they were scored on different rows or
-            by different metrics.
-    """
-    places = [place for folder in folders for place in _runs_in(Path(folder))]
-    if twice := next((place for place in places if places.count(place) > 1), None):
-        raise UserError(f"expected runs that differ, got {twice} twice: name each once")
-    found = [_finished(place) for place in places]
-    for one in found[1:]:
-        _check_same(found[0], one)
-    return found
-
-
-def _runs_in(folder: Path) -> list[Path]:
-    """The folder itself, if it is that of a run, or those in it that are."""
-    if (folder / "report.json").is_file():
-        return [folder]
-    if inner := [place.parent for place in sorted(folder.glob("*/recipe.yaml"))]:
-        return inner
-    if (folder / "recipe.yaml").is_file():
-        return [folder]
-    raise UserError(
-        f"{folder} is no run of secateur: give the folder of a finished run, or one that holds such folders"
-    )
-
-
-def _finished(folder: Path) -> Finished:
-    """A run whose report has what a comparison needs."""
-    if not (folder / "report.json").is_file():
-        raise UserError(f"the run in {folder} is not finished: repeat its command to finish it, or leave it out")
-    run = Finished(folder, Report.load(folder))
-    with as_user_error(f"{folder / 'report.json'} is damaged", "repeat the run, or leave it out"):
-        compare([run]).to_markdown()  # what is missing or is no number shows here
-    return run
-
-
-def _check_same(one: Finished, other: Finished) -> None:
-    """Scores compare where the rows and the metric are the same."""
-    facts = [(run.report.data, run.report.rows["validation"], run.report.metric) for run in (one, other)]
-    if facts[0] != facts[1]:
-        told = [
-            f"{run.folder} by {metric} on {rows:,} validation rows of {run.report.recipe['data']} ({data})"
-            for run, (data, rows, metric) in zip((one, other), facts, strict=True)
-        ]
-        raise UserError(
-            f"these runs were not scored alike, {told[0]} and {told[1]}: compare runs of one metric and one data set, "
-            "split alike (a seed that draws rows makes another one)"
-        )
-
-
-# Points
-
-
-def compare(
-    runs: Sequence[Finished],
-    outside: Sequence[Entry] = (),
-    measured: Mapping[str, Mapping[Shape, Time]] | None = None,
-) -> Comparison:
-    """Put finished runs, their dense teachers and models from outside beside each other.
-
-    Args:
-        runs: of one data set and metric, from `read`.
-        outside: scored on the same rows.
-        measured: place of a model (a run's folder, a teacher's, one from outside) -> its times in one contest; None
-            takes the speed-ups of the reports.
-
-    Raises:
-        UserError: there is no run.
-    """
-    if not runs:
-        raise UserError("there is nothing to compare: give the folders of finished runs")
-    first = runs[0].report
-    points = [*_teachers(runs), *_outsiders(outside), *_recipes(runs)]
-    points, remarks = _comparable(points) if measured is None else ([_retimed(p, measured) for p in points], ())
-    points.sort(key=lambda p: (KINDS.index(p.kind), -round(p.entries[0].density or 1.0, 2), -p.score))
-    return Comparison(
-        metric=first.metric,
-        greater=tasks.get(runs[0].recipe["task"]).greater_is_better,
-        data=first.data,
-        rows=first.rows["validation"],
-        points=tuple(points),
-        axes=_axes(points, measured is not None),
-        measured=measured is not None,
-        remarks=remarks,
-    )
-
-
-def _teachers(runs: Sequence[Finished]) -> list[Point]:
-    """A point for each teacher that is named, and one for those that runs have trained, an entry a run."""
-    entries: dict[tuple[str, float], Entry] = {}
-    for one in map(_teacher_entry, runs):
-        known = entries.get((one.place, one.score), one)
-        entries[one.place, one.score] = replace(known, times={**one.times, **known.times})
-    trained = {str(folder / "teacher") for run in runs for folder in (run.folder, run.folder.parent)}
-    groups: dict[str, list[Entry]] = {}
-    for entry in entries.values():
-        name = "teacher" if entry.place in trained else f"teacher {_short(entry.place)}"
-        groups.setdefault(name, []).append(entry)
-    return [Point(name, TEACHER, TEACHER, tuple(entries)) for name, entries in groups.items()]
-
-
-def _outsiders(entries: Sequence[Entry]) -> list[Point]:
-    """A point each, called by its folder's own name, or by the whole place where these are the same."""
-    names = [_short(one.place) for one in entries]
-    return [
-        Point(one.place if names.count(name) > 1 else name, OUTSIDE, OUTSIDE, (one,))
-        for name, one in zip(names, entries, strict=True)
-    ]
-
-
-def _teacher_entry(run: Finished) -> Entry:
-    report = run.report
-    score = report.teacher_scores[report.metric]
-    times = {shape: replace(time, speed_up=1.0) for shape, time in _times(report.latency).items()}
-    sizes = int(report.parameters["teacher"]), int(report.weight_bytes["teacher"])
-    return Entry(run.teacher, score, 1.0, *sizes, (run.teacher, score), times)
-
-
-def _entry(run: Finished) -> Entry:
-    report = run.report
-    teacher = run.teacher, report.teacher_scores[report.metric]
-    sizes = int(report.parameters["model"]), int(report.weight_bytes["model"])
-    score, density = report.scores[report.metric], report.density["prunable"]
-    return Entry(str(run.folder), score, density, *sizes, teacher, _times(report.latency))
-
-
-def _times(latency: Iterable[Mapping[str, Any]]) -> dict[Shape, Time]:
-    return {
-        (one["protocol"]["batch"], one["protocol"]["tokens"]): Time(
-            one["latency_ms"], one["speed_up"], {key: one["protocol"][key] for key in TOLD}
-        )
-        for one in latency
-    }
-
-
-def _recipes(runs: Sequence[Finished]) -> list[Point]:
-    """A point for each recipe, an entry a seed."""
-    groups: dict[str, list[Finished]] = {}
-    for run in runs:
-        groups.setdefault(json.dumps(run.recipe, sort_keys=True), []).append(run)
-    names = _names([members[0] for members in groups.values()])
-    return [
-        Point(name, RUN, members[0].recipe["method"], tuple(map(_entry, members)))
-        for name, members in zip(names, groups.values(), strict=True)
-    ]
-
-
-def _names(runs: Sequence[Finished]) -> list[str]:
-    """Method and aim of each; where two share both, also what tells their recipes apart, by as few keys as will do."""
-    names = [f"{run.recipe['method']} at {run.report.aim}" for run in runs]
-    for name in {name for name in names if names.count(name) > 1}:
-        alike = [number for number, other in enumerate(names) if other == name]
-        recipes = [runs[number].recipe for number in alike]
-        for key in sorted(_telling(recipes), key=list(recipes[0]).index):
-            for number, recipe in zip(alike, recipes, strict=True):
-                names[number] += f", {key} {_said(recipe[key])}"
-    return names
-
-
-def _telling(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Keys by which different recipes can be told apart: each time the one that splits them into most parts."""
-    chosen: list[str] = []
-
-    def parts(keys: Sequence[str]) -> int:
-        return len({json.dumps([recipe[key] for key in keys]) for recipe in recipes})
-
-    while parts(chosen) < len(recipes):
-        chosen.append(max(recipes[0], key=lambda key: parts([*chosen, key])))
-    return chosen
-
-
-def _said(value: Any) -> str:
-    """A value of a recipe in few characters."""
-    if isinstance(value, dict):
-        return " ".join(f"{key}={_said(inner)}" for key, inner in value.items()) or "none"
-    if isinstance(value, list):
-        return "+".join(map(_said, value)) or "none"
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _short(place: str) -> str:
-    """What a model is called: its folder's own name, or the run's that it is in."""
-    path = Path(place)
-    return (path.parent.name if path.name in ("model", "teacher") else path.name) or place
-
-
-# Times
-
-
-def _retimed(point: Point, measured: Mapping[str, Mapping[Shape, Time]]) -> Point:
-    return replace(point, entries=tuple(replace(one, times=measured[one.place]) for one in point.entries))
-
-
-def _comparable(points: Sequence[Point]) -> tuple[list[Point], tuple[str, ...]]:
-    """The points with the times that compare, and what is to be said of those that do not."""
-    remarks = []
-    entries = [entry for point in points if point.kind == RUN for entry in point.entries]
-    for shape in _shapes(points):
-        here = [entry.times[shape].protocol for entry in entries if shape in entry.times]
-        unlike = [key for key in PROTOCOL if len({protocol[key] for protocol in here}) > 1]
-        if unlike:
-            points = [_without(point, shape) for point in points]
-            remarks.append(
-                f"speed-up at {_named(shape)} is left out, for the runs differ in {', '.join(unlike)}: --measure "
-                "measures all models now, in turn"
-            )
-        elif len(here) < len(entries):
-            remarks.append(f"{len(entries) - len(here)} of {len(entries)} runs did not measure {_named(shape)}")
-    return list(points), tuple(remarks)
-
-
-def _without(point: Point, shape: Shape) -> Point:
-    entries = (
-        replace(one, times={other: t for other, t in one.times.items() if other != shape}) for one in point.entries
-    )
-    return replace(point, entries=tuple(entries))
-
-
-def _shapes(points: Iterable[Point]) -> list[Shape]:
-    return sorted({shape for point in points for entry in point.entries for shape in entry.times})
-
-
-def _named(shape: Shape) -> str:
-    return f"{shape[0]} x {shape[1]}"
-
-
-def _axes(points: Sequence[Point], measured: bool) -> tuple[Axis, ...]:
-    """Density, size, and the time at each shape: milliseconds where all were measured in turn, else speed-ups."""
-    axes = [
-        Axis("density", lambda entry: entry.density, ".4f", logarithmic=True),
-        Axis("weights, MB", lambda entry: entry.bytes / 1e6, ".1f"),
-    ]
-    for shape in _shapes(points):
-        if measured:
-            of, form = partial(_time_of, shape, "latency_ms"), ".2f"
-            axes.append(Axis(f"{_named(shape)}, ms", of, form, logarithmic=True))
-        else:
-            of = partial(_time_of, shape, "speed_up")
-            axes.append(Axis(f"{_named(shape)} speed-up", of, ".2f", less=False, logarithmic=True))
-    return tuple(axes)
-
-
-def _time_of(shape: Shape, name: str, entry: Entry) -> float | None:
-    return getattr(entry.times[shape], name) if shape in entry.times else None
 
 
 # Written

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from transformers import PreTrainedModel
 
-from secateur import comparison, console
+from secateur import console, overview
 from secateur.arguments import (
     Folder,
     Json,
@@ -29,7 +29,7 @@ from secateur.arguments import (
     task_of,
 )
 from secateur.bench import disk_bytes
-from secateur.comparison import TOLD, Entry, Finished, Shape, Time
+from secateur.comparison import Entry, Shape, Time
 from secateur.contest import contest
 from secateur.errors import UserError
 from secateur.evaluation import encoded, scores
@@ -37,6 +37,7 @@ from secateur.inspection import inspect
 from secateur.sensitivity import DENSITIES, GRADIENT, ROWS, UNITS, sensitivity, to_html
 from secateur.tasks import task as tasks
 
+from secateur.runs import TOLD, Finished, compare, read
 Pages = Annotated[
     Path | None, typer.Option("--output", "-o", help="Folder for the page, the text and the JSON.", show_default="none")
 ]
@@ -65,15 +66,17 @@ def compare_runs(
     """Put runs, methods and seeds beside each other: one table, and score against density, size and speed."""
     if (shape or threads) and not measure:
         raise UserError("--shape and --threads are of a measurement made now: give --measure with them")
-    found = comparison.read(runs)
+    found = read(runs)
     _claim(output)
     outside = _outside(found, against or [], data)
     shapes = [shape_of(text) for text in shape or ("1x32", "8x128")]
     measured = _measured(found, outside, shapes, repeats, threads) if measure else None
-    table = comparison.compare(found, outside, measured)
+    table = compare(found, outside, measured)
     if output is not None:
         told = json.dumps(table.to_dict(), indent=1) + "\n"
-        _write(output, {"compare.html": table.to_html(), "compare.md": table.to_markdown(), "compare.json": told})
+        _write(
+            output, {"compare.html": overview.to_html(table), "compare.md": table.to_markdown(), "compare.json": told}
+        )
     if as_json:
         console.show_json(table.to_dict())
     else:
