@@ -1,13 +1,15 @@
-"""Cached teachers: the live teacher's answers, computed once, read back from disk, never half-written."""
+"""Cached teachers: the live teacher's answers, computed once, read back from disk under a key that tells all."""
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from small_world import tokenizer
 from tiny_models import ARCHITECTURES, tiny
 
 from secateur.errors import UserError
+from secateur.store import ROOM_FOR_ABOUT
 from secateur.tasks.task import PaddingCollator
 from secateur.teachers import CachedTeacher
 
@@ -37,6 +39,17 @@ def asked(teacher, index):
     """A cached teacher's answer for rows in any order, and the batch that it was asked with."""
     batch = COLLATE([ROWS[number] for number in index])
     return teacher(torch.tensor(index), batch["attention_mask"], output_hidden_states=True), batch
+
+
+def entries(folder):
+    """The folders in which something is kept; the lock beside them is a file."""
+    return [path for path in folder.iterdir() if path.is_dir()]
+
+
+def shifted(rows):
+    """A collator that gives the model one more input."""
+    batch = COLLATE(rows)
+    return {**batch, "position_ids": torch.arange(1, 1 + batch["input_ids"].shape[1])[None]}
 
 
 def broken(*args, **kwargs):
@@ -80,24 +93,32 @@ def test_it_is_read_back_without_the_teacher(teacher, tmp_path, monkeypatch):
     again, _ = asked(cached(teacher, tmp_path), [1, 3, 5])
     assert torch.equal(first.logits, again.logits)
     assert all(torch.equal(first.hidden_states[layer], again.hidden_states[layer]) for layer in LAYERS)
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(entries(tmp_path)) == 1
 
 
 def test_without_layers_only_logits_are_kept(teacher, tmp_path):
     answer, _ = asked(cached(teacher, tmp_path, layers=()), [0, 1])
     assert answer.logits.shape == (2, 2) and answer.hidden_states == {}
-    (place,) = tmp_path.iterdir()
-    assert [path.name for path in place.iterdir()] == ["logits.safetensors"]
+    (place,) = entries(tmp_path)
+    assert {path.name: path.stat().st_size for path in place.iterdir()}["logits"] == 4 * 2 * len(ROWS)
+    assert (place / "states").stat().st_size == 0
 
 
 def test_other_weights_rows_or_layers_are_other_outputs(teacher, tmp_path):
-    other = copy.deepcopy(teacher)
+    other, softer, renamed = copy.deepcopy(teacher), copy.deepcopy(teacher), copy.deepcopy(teacher)
     with torch.no_grad():
         other.classifier.bias[0] += 1
+    softer.config.hidden_act = "relu"
+    renamed.__class__ = type("Another", (type(teacher),), {})
     segments = [row | {"token_type_ids": [0] * (len(row["input_ids"]) - 1) + [1]} for row in ROWS]
     made = [
         lambda: cached(teacher, tmp_path),
         lambda: cached(other, tmp_path),
+        lambda: cached(softer, tmp_path),
+        lambda: cached(renamed, tmp_path),
+        lambda: cached(copy.deepcopy(teacher).double(), tmp_path),
+        lambda: cached(teacher, tmp_path, bf16=True),
+        lambda: CachedTeacher.of(teacher, ROWS, shifted, tmp_path, layers=LAYERS, batch=2),
         lambda: cached(teacher, tmp_path, ROWS[::-1]),
         lambda: cached(teacher, tmp_path, ROWS[:5]),
         lambda: cached(teacher, tmp_path, layers=(0, 1)),
@@ -106,7 +127,71 @@ def test_other_weights_rows_or_layers_are_other_outputs(teacher, tmp_path):
     ]
     for count, make in enumerate(made, start=1):
         make()
-        assert len(list(tmp_path.iterdir())) == count
+        assert len(entries(tmp_path)) == count
+
+
+def test_what_no_output_depends_on_makes_no_other_outputs(teacher, tmp_path, monkeypatch):
+    cached(teacher, tmp_path)
+    twin = copy.deepcopy(teacher)
+    twin.config._name_or_path, twin.config.problem_type = "elsewhere", "single_label_classification"
+    monkeypatch.setattr(twin, "forward", broken)
+    relabelled = [{**row, "labels": number, "index": number} for number, row in enumerate(ROWS)]
+    cached(twin, tmp_path, relabelled)
+    assert len(entries(tmp_path)) == 1
+
+
+def test_everything_read_back_is_mapped(teacher, tmp_path):
+    found = cached(teacher, tmp_path)
+    assert isinstance(found.logits, np.memmap) and isinstance(found.states, np.memmap)
+    assert not found.logits.flags.writeable
+
+
+def test_the_padding_may_be_on_either_side(teacher, tmp_path):
+    words = tokenizer()
+    words.padding_side = "left"
+    collate, index = PaddingCollator(words), [4, 2, 0]
+    found = CachedTeacher.of(teacher, ROWS, collate, tmp_path, layers=LAYERS, batch=len(ROWS))
+    mask = collate([ROWS[number] for number in index])["attention_mask"]
+    answer = found(torch.tensor(index), mask, output_hidden_states=True)
+    everything = collate(ROWS)  # as the cache was made: where padding is at the left, positions depend on the batch
+    with torch.no_grad():
+        live = teacher(**everything, output_hidden_states=True).hidden_states[2]
+    wanted = torch.cat([live[number][everything["attention_mask"][number] > 0] for number in index])
+    assert not mask[0, 0] and not answer.hidden_states[2][mask == 0].any()
+    torch.testing.assert_close(answer.hidden_states[2][mask > 0].float(), wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_rows_that_hide_tokens_are_refused(teacher, tmp_path):
+    hidden = [{**row, "attention_mask": [*row["attention_mask"][:-1], 0]} for row in ROWS]
+    with pytest.raises(UserError, match="give them unpadded"):
+        cached(teacher, tmp_path, hidden)
+    assert entries(tmp_path) == []
+
+
+def test_states_that_float16_cannot_hold_are_refused(teacher, tmp_path):
+    with torch.no_grad():
+        teacher.base_model.encoder.layer[1].output.LayerNorm.weight.fill_(1e6)
+    with pytest.raises(UserError, match="do not fit float16"):
+        cached(teacher, tmp_path)
+    cached(teacher, tmp_path, layers=())
+
+
+def test_a_damaged_entry_is_made_anew(teacher, tmp_path):
+    first, _ = asked(cached(teacher, tmp_path), [1, 3])
+    path = entries(tmp_path)[0] / "logits"
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+    again, _ = asked(cached(teacher, tmp_path), [1, 3])
+    assert torch.equal(first.logits, again.logits)
+
+
+def test_the_limit_counts_logits_of_tokens_too(tmp_path):
+    teacher = tiny("bert", "ForTokenClassification", dtype=torch.float32, num_labels=3)
+    tokens = sum(len(row["input_ids"]) for row in ROWS)
+    needed = 4 * 3 * tokens + ROOM_FOR_ABOUT
+    with pytest.raises(UserError, match="raise the limit"):
+        cached(teacher, tmp_path, layers=(), limit_gb=(needed - 1) / 1e9)
+    assert entries(tmp_path) == []
+    cached(teacher, tmp_path, layers=(), limit_gb=needed / 1e9)
 
 
 def test_too_much_is_refused_before_the_teacher_runs(teacher, tmp_path, monkeypatch):
@@ -114,7 +199,7 @@ def test_too_much_is_refused_before_the_teacher_runs(teacher, tmp_path, monkeypa
     with pytest.raises(UserError, match="limit is 1e-06 GB: raise the limit") as refusal:
         cached(teacher, tmp_path / "cache", limit_gb=1e-6)
     assert "\n" not in str(refusal.value)
-    assert not (tmp_path / "cache").exists()
+    assert entries(tmp_path / "cache") == []
 
 
 def test_a_teacher_that_fails_midway_leaves_nothing(teacher, tmp_path, monkeypatch):
@@ -129,4 +214,4 @@ def test_a_teacher_that_fails_midway_leaves_nothing(teacher, tmp_path, monkeypat
     monkeypatch.setattr(teacher, "forward", fail_at_second)
     with pytest.raises(RuntimeError, match="out of memory"):
         cached(teacher, tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert entries(tmp_path) == []

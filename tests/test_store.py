@@ -1,0 +1,155 @@
+"""A store: entries are whole or absent, and all of them within a bound, whoever is killed and whatever is damaged."""
+
+import errno
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from secateur import store
+from secateur.errors import UserError
+from secateur.store import ROOM_FOR_ABOUT, Store
+
+A, B, C = "a" * 16, "b" * 16, "c" * 16
+SIZE = 8000
+"""Bytes of what `numbers` makes."""
+
+
+def numbers(draft):
+    draft.array("numbers", (SIZE // 8,), "int64")[:] = np.arange(SIZE // 8)
+
+
+def never(draft):
+    raise AssertionError("made again")
+
+
+def opened(folder, entries=10):
+    return Store(folder, entries * (SIZE + ROOM_FOR_ABOUT), "ask for less")
+
+
+def keys(folder):
+    return {path.name for path in folder.iterdir() if path.is_dir()}
+
+
+def used(folder):
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_what_was_made_is_mapped_and_not_made_again(tmp_path):
+    made = opened(tmp_path).get(A, numbers)["numbers"]
+    again = opened(tmp_path).get(A, never)["numbers"]
+    assert isinstance(again, np.memmap) and not again.flags.writeable
+    assert np.array_equal(made, np.arange(SIZE // 8)) and np.array_equal(again, made)
+
+
+def test_an_array_of_nothing_is_an_array(tmp_path):
+    opened(tmp_path).get(A, lambda draft: draft.array("none", (5, 0), "float16"))
+    assert opened(tmp_path).get(A, never)["none"].shape == (5, 0)
+
+
+def test_what_was_used_longest_ago_makes_room(tmp_path):
+    for key, age in ((A, 100), (B, 200)):
+        opened(tmp_path).get(key, numbers)
+        os.utime(tmp_path / key, (1e9 - age, 1e9 - age))
+    opened(tmp_path).get(B, never)
+    opened(tmp_path, 2).get(C, numbers)
+    assert keys(tmp_path) == {B, C}
+    assert used(tmp_path) <= opened(tmp_path, 2).limit
+
+
+def test_the_bound_holds_while_an_entry_grows(tmp_path):
+    seen = []
+
+    def two(draft):
+        for name in ("one", "two"):
+            draft.array(name, (SIZE // 8,), "int64")
+            seen.append(used(tmp_path))
+
+    for key in (A, B):
+        opened(tmp_path).get(key, numbers)
+    limit = 2 * SIZE + ROOM_FOR_ABOUT
+    Store(tmp_path, limit, "").get(C, two)
+    assert keys(tmp_path) == {C} and max(seen) <= limit and used(tmp_path) <= limit
+
+
+def test_more_than_the_limit_is_refused_and_nothing_goes_for_it(tmp_path):
+    opened(tmp_path).get(A, numbers)
+    with pytest.raises(UserError, match="limit is 1e-06 GB: ask for less"):
+        Store(tmp_path, 1000, "ask for less").get(B, numbers)
+    assert keys(tmp_path) == {A}
+
+
+def test_what_is_no_entry_is_left_alone(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter").write_text("dear")
+    opened(tmp_path, 1).get(A, numbers)
+    assert keys(tmp_path) == {A, "mine"}
+
+
+@pytest.mark.parametrize("damage", ["flipped", "short", "gone", "about", "emptied"])
+def test_a_damaged_entry_is_made_anew(damage, tmp_path):
+    opened(tmp_path).get(A, numbers)
+    data, about = tmp_path / A / "numbers", tmp_path / A / store.ABOUT
+    whole = data.read_bytes()
+    if damage == "about":
+        about.write_text(about.read_text()[:-5])
+    elif damage == "gone":
+        data.unlink()
+    elif damage == "emptied":
+        about.write_text("[]")
+    else:
+        data.write_bytes({"flipped": whole[:9] + bytes([whole[9] ^ 1]) + whole[10:], "short": whole[:-8]}[damage])
+    calls = []
+    again = opened(tmp_path).get(A, lambda draft: (calls.append(1), numbers(draft)))
+    assert calls == [1] and np.array_equal(again["numbers"], np.arange(SIZE // 8))
+
+
+def test_what_a_killed_process_left_goes_with_the_next_writer(tmp_path):
+    code = (
+        "import os, signal; from pathlib import Path; from secateur.store import Store;"
+        "kill = lambda draft: (draft.array('x', (9,), 'int64'), os.kill(os.getpid(), signal.SIGKILL));"
+        f"Store(Path({str(tmp_path)!r}), 1e6, '').get({A!r}, kill)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode < 0
+    assert keys(tmp_path) == {store.PARTIAL}
+    opened(tmp_path).get(B, numbers)
+    assert keys(tmp_path) == {B}
+
+
+def test_who_comes_while_another_writes_waits_and_reads(tmp_path):
+    inner = []
+
+    def slow(draft):
+        code = (
+            "from pathlib import Path; from secateur.store import Store;"
+            f"print(len(Store(Path({str(tmp_path)!r}), 1e6, '').get({A!r}, lambda draft: 1 / 0)['numbers']))"
+        )
+        inner.append(subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE))
+        numbers(draft)
+
+    opened(tmp_path).get(A, slow)
+    assert int(inner[0].communicate()[0]) == SIZE // 8
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(UserError, match="No space left on device") as refusal:
+        opened(tmp_path).get(A, numbers)
+    assert "\n" not in str(refusal.value) and keys(tmp_path) == set()
+
+
+def test_where_blocks_cannot_be_asked_for_they_are_written(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    opened(tmp_path).get(A, numbers)
+    assert np.array_equal(opened(tmp_path).get(A, never)["numbers"], np.arange(SIZE // 8))
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        opened(tmp_path / "file" / "cache").get(A, numbers)
