@@ -1,9 +1,9 @@
 """How much memory a model takes: the peak of a process in which it alone is loaded, while it runs.
 
 The process is a child, started anew for every model, runtime and dtype. On the CPU its peak is Linux's `VmHWM`, the
-highest resident set: libraries, weights and activations. It is set back once the model is loaded and warm, so that what
-loading and compiling needed for a moment does not count; what they keep does. (`ru_maxrss` would not do: it cannot be
-set back, and a child inherits its parent's.) On a GPU it is what PyTorch's allocator took there.
+highest resident set (`resident`). It is set back once the model is loaded and warm, so that what loading and compiling
+needed for a moment does not count; what they keep does. (`ru_maxrss` would not do: it cannot be set back, and a child
+inherits its parent's.) On a GPU it is what PyTorch's allocator took there.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ import torch
 import transformers
 from transformers import AutoConfig, PreTrainedModel
 
-from secateur import checkpoint, compact, gpu
+from secateur import checkpoint, compact, gpu, resident
 from secateur.bench import Call, random_inputs, thread_count
 from secateur.errors import UserError
+from secateur.resident import measurable
 from secateur.runtimes import runner
 
-STATUS = Path("/proc/self/status")
-CLEAR, CLEAR_PEAK = Path("/proc/self/clear_refs"), "5"
+__all__ = ["COUNTED", "Job", "Peak", "measurable", "peaks"]
 COUNTED = {
     "cpu": "peak resident memory of a process in which this model alone is loaded, libraries included, while it runs",
     "cuda": "GPU memory that PyTorch reserved in a process in which this model alone is loaded, while it runs",
@@ -58,11 +58,6 @@ class Job:
     shapes: tuple[tuple[int, int], ...]
 
 
-def measurable() -> bool:
-    """Whether this system tells the peak of a process, and sets it back: Linux does."""
-    return STATUS.exists() and CLEAR.exists()
-
-
 def peaks(job: Job) -> dict[tuple[int, int], Peak]:
     """The peak at each shape, in a child that has run the smaller ones before.
 
@@ -85,14 +80,15 @@ def peaks(job: Job) -> dict[tuple[int, int], Peak]:
 
 def _measured(job: Job) -> list[tuple[int, int]]:
     """Peaks in bytes, of the process and of the model, at each shape in turn."""
-    before = _resident("VmRSS")
+    before = resident.held(resident.NOW)
     with thread_count(job.threads):
         prepare = _prepared(job)
         found = []
         for batch, tokens in job.shapes:
             call = prepare(batch, tokens)
             _repeat(call)
-            _forget_peak(job.device)
+            gc.collect()
+            resident.forget_peak()
             _repeat(call)
             found.append(_on_gpu() if job.device == "cuda" else _on_cpu(before))
     return found
@@ -101,15 +97,6 @@ def _measured(job: Job) -> list[tuple[int, int]]:
 def _repeat(call: Call) -> None:
     for _ in range(FORWARDS):
         call()
-
-
-def _forget_peak(device: str) -> None:
-    gc.collect()
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        CLEAR.write_text(CLEAR_PEAK)
 
 
 def _prepared(job: Job) -> Callable[[int, int], Call]:
@@ -131,19 +118,13 @@ def _opened(folder: Path) -> PreTrainedModel:
 
 
 def _on_cpu(before: int) -> tuple[int, int]:
-    peak = _resident("VmHWM")
+    peak = resident.held(resident.PEAK)
     return peak, peak - before
 
 
 def _on_gpu() -> tuple[int, int]:
     torch.cuda.synchronize()
     return torch.cuda.max_memory_reserved(), torch.cuda.max_memory_allocated()
-
-
-def _resident(field: str) -> int:
-    """Bytes of this process by one line of its status: `VmRSS` now, `VmHWM` at the highest."""
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
-    return 1024 * int(line.split()[1])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,57 @@
+"""Memory of this process: that a peak is a peak, can be set back, and that readings are what is held."""
+
+import sys
+
+import pytest
+import torch
+
+from secateur import resident
+
+LINUX = pytest.mark.skipif(not resident.measurable(), reason="only Linux tells the peak of a process")
+BLOCK = 64 * 2**20
+
+
+@LINUX
+def test_a_peak_outlives_what_made_it_until_it_is_set_back():
+    assert resident.forget_peak()
+    before = resident.peaks()["resident"]
+    torch.ones(BLOCK, dtype=torch.uint8)
+    assert resident.peaks()["resident"] - before > 0.9 * BLOCK
+    assert resident.held(resident.NOW) - before < 0.5 * BLOCK
+    resident.forget_peak()
+    assert resident.peaks()["resident"] - before < 0.5 * BLOCK
+
+
+@LINUX
+def test_a_mapped_file_is_resident_and_not_anonymous(tmp_path):
+    (tmp_path / "file").write_bytes(bytes(BLOCK))
+    before = resident.readings()
+    mapped = torch.from_file(str(tmp_path / "file"), shared=True, size=BLOCK, dtype=torch.uint8)
+    assert int(mapped.sum()) == 0
+    grown = {name: 1e6 * (value - before[name]) for name, value in resident.readings().items()}
+    assert grown["resident_mb"] > 0.9 * BLOCK > 0.5 * BLOCK > grown["anonymous_mb"]
+
+
+@LINUX
+def test_free_pages_go_back_to_the_system():
+    kept, pieces = [], []
+    for _ in range(4096):  # free space between what stays: no end of the heap to cut off
+        pieces.append(torch.ones(16384, dtype=torch.uint8))
+        kept.append(torch.ones(64, dtype=torch.uint8))
+    del pieces
+    before = resident.held(resident.ANONYMOUS)
+    resident.give_back()
+    assert before - resident.held(resident.ANONYMOUS) > 0.4 * BLOCK
+    assert all(piece.all() for piece in kept)
+
+
+def test_where_a_peak_cannot_be_set_back_it_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr(resident, "CLEAR", tmp_path / "absent" / "clear_refs")
+    assert not resident.forget_peak() and "from the start of the process" in resident.counted()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no ru_maxrss")
+def test_without_a_status_the_peak_is_that_of_all_the_process(monkeypatch, tmp_path):
+    monkeypatch.setattr(resident, "STATUS", tmp_path / "absent")
+    assert resident.readings() == {}
+    assert resident.peaks()["resident"] > 0.9 * BLOCK
