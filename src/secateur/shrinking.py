@@ -1,4 +1,4 @@
-"""A model that is cut while it is trained: what a monotone method has removed is not computed any more.
+"""A model that is cut while it is trained: what a method has let go for good is not computed any more.
 
 The masks stay `(N,)` over the whole model, and so do method, evidence and terms: only the modules get smaller, and the
 sites of the masks (`Attachment.places`) with them. A removed unit has a mask of 0, its weights have no gradient, and it
@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from secateur import compact
 from secateur.architecture import Parameter
+from secateur.moments import ORDERS, Moments
 from secateur.plan import Plan
 from secateur.space import Space
 from secateur.surgery import kept_indices, structure_of, take
@@ -79,6 +80,16 @@ class Shrinking(nn.Module):
         state, own = self._skeleton().state_dict(), dict(self.model.named_parameters())
         like = next(iter(own.values()))
         return state | {name: self._moved(entry, own.get(name), {}, like) for name, entry in self.entries.items()}
+
+    @torch.no_grad()
+    def whole_moments(self, moments: Moments) -> Moments:
+        """An optimizer's moments of this model as they are before any cut, with 0 for what was cut away."""
+        if not self.places:
+            return moments
+        return {
+            name: {k: self._moved(self.entries[name], v, {}, v) if k in ORDERS else v for k, v in state.items()}
+            for name, state in moments.items()
+        }
 
     def _skeleton(self) -> PreTrainedModel:
         """The model as it came, without its weights."""

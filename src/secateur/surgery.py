@@ -22,6 +22,7 @@ from secateur.architecture import Attention, Axis, Embedding, Linear, Norm, Para
 from secateur.errors import UserError
 from secateur.layout import Layout
 from secateur.masking import ATTACHED
+from secateur.moments import ORDERS, Moments
 from secateur.plan import Plan, check_rank
 from secateur.space import Space
 
@@ -54,12 +55,27 @@ def cut(model: PreTrainedModel, plan: Plan) -> PreTrainedModel:
     state = model.state_dict()
     for name, parameter in small.named_parameters():
         entry = next(p for p in space.table.parameters if p.name == name)
-        folded = _fold(entry, state[name], space, plan.masks)
-        for dim, axis in enumerate(entry.axes):
-            if axis in kept:
-                folded = take(folded, dim, kept[axis])
-        parameter.copy_(folded)
+        parameter.copy_(taken(entry, _fold(entry, state[name], space, plan.masks), kept))
     return small.train(model.training)
+
+
+@torch.no_grad()
+def cut_moments(model: PreTrainedModel, plan: Plan, moments: Moments) -> Moments:
+    """What an optimizer knows of a model's parameters, for those of its `cut`: with the same indices.
+
+    Where a mask m was folded into a weight w, the gradient with respect to m w is that of w over m.
+    """
+    space = plan.space(model)
+    kept = kept_indices(space, plan)
+    found: Moments = {}
+    for entry in space.table.parameters:
+        state = moments.get(entry.name, {})
+        for key, value in state.items():
+            if key in ORDERS:
+                folds = taken(entry, _fold(entry, torch.ones_like(value), space, plan.masks), kept)
+                value = torch.where(folds > 0, taken(entry, value, kept) / folds ** ORDERS[key], 0.0)
+            found.setdefault(entry.name, {})[key] = value
+    return found
 
 
 def factorise(model: PreTrainedModel, rank: int) -> PreTrainedModel:
@@ -122,6 +138,14 @@ def _stored(alive: Mapping[str, Tensor], axis: str, vo: str, heads: int, layout:
             indices = own[head].nonzero().flatten() + head * own.shape[1]
             rows.append(functional.pad(indices, (0, width - len(indices)), value=-1))
     return torch.cat(rows) if rows else numbers
+
+
+def taken(entry: Parameter, tensor: Tensor, kept: Mapping[str, Tensor]) -> Tensor:
+    """Of a tensor with the entry's shape what is kept on its axes."""
+    for dim, axis in enumerate(entry.axes):
+        if axis is not None and axis in kept:
+            tensor = take(tensor, dim, kept[axis])
+    return tensor
 
 
 def take(tensor: Tensor, dim: int, indices: Tensor) -> Tensor:
