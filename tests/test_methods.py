@@ -2,7 +2,9 @@
 
 import pytest
 import torch
-from tiny_models import METHODS, taught, tiny
+from golden_bert import arguments, build_bert
+from tiny_models import METHODS, MONOTONE, taught, tiny
+from transformers import TrainerCallback
 
 from secateur.errors import UserError
 from secateur.methods import method as contract
@@ -13,6 +15,7 @@ from secateur.methods.method import Method, named, register, registered
 from secateur.methods.random import Random
 from secateur.schedules import linear
 from secateur.space import GRANULARITIES, Space
+from secateur.training import PruningTrainer
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +146,105 @@ def test_what_sets_sizes_itself_refuses_multiples():
         Cofi(space, 1.0, shape={"ffn": 16})
     with pytest.raises(UserError, match="leave faithful out"):
         Grain(space, faithful=True)
+
+
+# What is gone for good
+
+
+@pytest.mark.parametrize("name", [*MONOTONE, "cofi"])
+def test_what_is_not_alive_is_closed_everywhere(name):
+    """In training, in evaluation and in the plan, whatever the evidence; and it gets no gradient."""
+    space = Space(tiny("bert"), "ffn", "head")
+    method = taught(name, space, density=0.9)
+    gone = torch.rand(len(space), generator=torch.Generator().manual_seed(1)) < 0.5
+    method.alive &= ~gone
+    assert not bool(method.eval().masks()[gone].any()) and not bool((method.plan(0.9).kept & gone).any())
+    masks = method.train().masks()
+    assert not bool(masks[gone].any()) and bool(masks.any())
+    if masks.requires_grad:
+        masks.square().sum().backward()
+        own = [parameter.grad for parameter in method.parameters() if parameter.shape == gone.shape]
+        assert own and not any(bool(gradient[gone].any()) for gradient in own)
+
+
+# Evidence from some of the steps
+
+
+def heard(every, steps, gradient, **options):
+    """GRAIN after so many steps of one gradient, and the steps in which it listened."""
+    method = Grain(Space(tiny("bert")), linear(1.0, 0.5, begin=0.4, end=0.9), every=every, **options)
+    listened = []
+    for step in range(steps):
+        if method.listens_to:
+            listened.append(step)
+            method.observe(gradient)
+        method.advance((step + 1) / 100)
+    return method, listened
+
+
+def test_evidence_is_taken_from_one_step_in_every_so_many(space):
+    gradient = torch.rand(len(space), generator=torch.Generator().manual_seed(0))
+    assert heard(1, 8, gradient)[1] == list(range(8))
+    assert heard(3, 8, gradient)[1] == [0, 3, 6]
+    assert heard(7, 95, gradient)[1] == [*range(0, 90, 7)], "and none once the choice has ended"
+
+
+@pytest.mark.parametrize("every", [2, 4, 8])
+def test_the_moving_average_remembers_as_many_steps(space, every):
+    """Of one gradient ever again it knows 1 - beta^steps, heard in each of the steps or in some of them."""
+    gradient = torch.rand(len(space), generator=torch.Generator().manual_seed(0))
+    some, all_ = (heard(n, 32, gradient, beta=0.9, alpha=0.0)[0].importance for n in (every, 1))
+    torch.testing.assert_close(some, all_)
+    torch.testing.assert_close(some, (1 - 0.9**32) * gradient)
+
+
+def test_one_step_in_one_is_bit_for_bit_the_published_average(space):
+    gradient = torch.rand(len(space), generator=torch.Generator().manual_seed(0))
+    expected = torch.zeros_like(gradient)
+    for _ in range(5):
+        expected.mul_(0.998).add_(gradient, alpha=1.0 - 0.998)
+    assert torch.equal(heard(1, 5, gradient, alpha=0.0)[0].importance, expected)
+
+
+def test_a_step_that_is_heard_is_heard_whole(tmp_path):
+    """Two micro-batches of four rows are one batch of eight; the step after it changes nothing."""
+
+    def importance(steps, rows, micro_batches):
+        model = build_bert()
+        method = Grain(Space(model), linear(1.0, 0.5, begin=0.5, end=0.9), every=2)
+        noise = torch.Generator().manual_seed(0)
+        ids = torch.randint(1, 50, (16, 5), generator=noise)
+        PruningTrainer(
+            model,
+            method=method,
+            args=arguments(
+                tmp_path,
+                4,
+                per_device_train_batch_size=rows,
+                gradient_accumulation_steps=micro_batches,
+            ),
+            train_dataset=[{"input_ids": i, "attention_mask": torch.ones_like(i), "labels": i[0] % 3} for i in ids],
+            callbacks=[StopAfter(steps)],
+        ).train()
+        return method.importance
+
+    whole, parts = importance(1, 8, 1), importance(1, 4, 2)
+    torch.testing.assert_close(parts, whole, atol=1e-7, rtol=1e-4)
+    assert torch.equal(importance(2, 4, 2), parts) and not torch.equal(importance(3, 4, 2), parts)
+
+
+class StopAfter(TrainerCallback):
+    def __init__(self, steps):
+        self.steps = steps
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= self.steps
+
+
+@pytest.mark.parametrize("every", [0, -1, 1.5, True])
+def test_a_number_of_steps_that_is_none_is_refused(space, every):
+    with pytest.raises(UserError, match=f"every is {every}: expected a whole number of steps from 1 on"):
+        Grain(space, every=every)
 
 
 # A shape in place of a density

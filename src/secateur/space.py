@@ -272,9 +272,25 @@ class Space:
         alive = torch.ones_like(ranked, dtype=torch.bool) if alive is None else alive
         if self.cost is not None:
             return self.cost.keep(self, scores.detach().double(), density, alive)
-        ranked = ranked.masked_fill(~alive, -torch.inf)
-        count = self._longest(partial(self._prefix, ranked), int(alive.sum()), density)
-        return self._prefix(ranked, count) & alive
+        ranked = _ranked(scores).masked_fill(~alive, -torch.inf)
+        return self._prefix(ranked, self._most(ranked, density, filled)) & alive
+
+    def above(self, scores: Tensor, density: float, *, filled: bool = False) -> Tensor:
+        """`(N,)` bool: what `keep` keeps, by parameters, and the units of as high a score that others make dead.
+
+        Closed, a unit whose return takes another's would not come back: both would be 0, and neither's gradient would
+        tell of it.
+        """
+        self.check(density)
+        ranked = _ranked(scores)
+        count = self._most(ranked, density, filled)
+        return self._keep_first(ranked, count) | self._prefix(ranked, count)
+
+    def _most(self, ranked: Tensor, density: float, filled: bool) -> int:
+        """How many of those that are not at -inf in `ranked` fit into `density`, the highest first."""
+        prefix = partial(self._prefix, ranked)
+        whole = (lambda count: self.filled(prefix(count))) if filled else prefix
+        return self._longest(whole, int((ranked > -torch.inf).sum()), density)
 
     def _prefix(self, ranked: Tensor, count: int) -> Tensor:
         """`(N,)` bool, closed: the `count` highest of `ranked`, and what rounds their sizes up."""
@@ -300,7 +316,8 @@ class Space:
     def fill(self, kept: Tensor, scores: Tensor, density: float) -> Tensor:
         """`(N,)` bool: `kept`, and of the other units the highest-scored ones that still fit into `density`.
 
-        Unlike `keep` it passes over what does not fit: afterwards no unit that would cost parameters fits any more.
+        Unlike `keep` it passes over what does not fit: afterwards no unit that would cost parameters fits any more, but
+        for those at -inf in `scores`, which are never added.
         """
         kept, refused = kept.clone(), torch.zeros_like(kept)
         while True:

@@ -614,6 +614,128 @@ def test_g9_scores_are_compared_only_at_the_counted_density(bert):
     assert published.readings()["density"] < 0.4 and published.settled()
 
 
+# Beyond the paper: gates that settle
+
+
+def settling(space, *, settle=3, density=0.4, **options):
+    """Gates that may settle once half of a run is done; two thirds shut, the others around 2."""
+    method = Cofi(space, linear(1.0, density, begin=0.0, end=0.5), settle=settle, seed=0, **options).double()
+    noise = torch.Generator().manual_seed(0)
+    values = 2.0 + torch.randn(len(space), generator=noise, dtype=torch.double)
+    set_gates(method, torch.where(torch.rand(len(space), generator=noise) < 2 / 3, LOWEST, values))
+    return method
+
+
+def advance(method, steps, of=12):
+    for _ in range(steps):
+        method.advance((method.steps + 1) / of)
+
+
+def test_settling_waits_for_the_ramps_end_and_closes_what_the_plan_does_not_keep(bert):
+    """Three steps at a time: after the sixth of twelve the target has arrived."""
+    method = settling(Space(bert(), *FAMILIES))
+    advance(method, 5)
+    assert bool(method.alive.all())
+    shut, kept = method.log_alpha == LOWEST, method.eval().plan(0.4).kept
+    assert bool((shut & kept).any()), "the plan needs some of them"
+    advance(method, 1)
+    assert torch.equal(method.alive, ~shut | kept)
+    assert method.readings()["density_alive"] == method.space.density(method.alive) < 0.8
+    assert method.plan(0.4).achieved["prunable"] > 0.39
+
+
+def test_settling_is_to_be_shut_in_every_step(bert):
+    """One gate is open in the fourth step, one opens in the sixth, one has been shut only since the fourth."""
+    method = settling(Space(bert(), *FAMILIES))
+    rows = method.space.slices["0.ffn"]
+    first, second, third = [n for n in range(rows.start, rows.stop) if method.log_alpha[n] == LOWEST][:3]
+
+    def put(unit, value):
+        with torch.no_grad():
+            method.log_alpha[unit] = value
+
+    put(third, HIGHEST)
+    advance(method, 3)
+    put(first, 2.0)
+    put(third, LOWEST)
+    advance(method, 1)
+    put(first, LOWEST)
+    advance(method, 1)
+    put(second, 2.0)
+    advance(method, 1)
+    assert method.alive[[first, second, third]].tolist() == [True, True, False]
+
+
+def test_settled_gates_are_nought_in_masks_expectation_and_gradient(bert):
+    """And the noise of the others is what it was."""
+    method = settling(Space(bert(), *FAMILIES))
+    other = deepcopy(method)
+    method.alive &= method.log_alpha > LOWEST
+    gone = ~method.alive
+    for closed in (method, other):
+        advance(closed, 1)
+    for _ in range(20):
+        mine, theirs = method.train().masks(), other.train().masks()
+        assert bool((mine[gone] == 0).all()) and torch.equal(mine[~gone], theirs[~gone])
+    assert bool((theirs[gone] > 0).any())
+    assert bool((method.eval().masks()[gone] == 0).all())
+    chances = open_probability(method.log_alpha.detach()) * ~gone
+    expected = method.space.parameters(chances) / method.space.total()
+    assert method.expected().item() == pytest.approx(expected.item(), abs=1e-12)
+    assert method.expected() < other.expected()
+    (mine.sum() + method.penalty()).backward()
+    assert bool((method.log_alpha.grad[gone] == 0).all()) and bool((method.log_alpha.grad[~gone] != 0).any())
+
+
+@pytest.mark.parametrize(
+    ("options", "round_to"),
+    [({}, 1), ({}, 4), ({"shape": {"ffn": 12, "head": 2}}, 1)],
+    ids=["density", "multiples", "shape"],
+)
+def test_settled_gates_come_back_in_no_plan(bert, options, round_to):
+    """Whatever the others learn, and where there is room for them."""
+    method = settling(Space(bert(), "head", "ffn", round_to=round_to), **options)
+    advance(method, 6)
+    gone = ~method.alive
+    assert 0.2 < gone.double().mean() < 0.9
+    for seed in range(5):
+        set_gates(method, 3 * torch.randn(len(gone), generator=torch.Generator().manual_seed(seed)))
+        for density in (0.4, 0.9):
+            plan = method.plan(density)
+            assert not bool((plan.kept & gone).any()) and plan.achieved["prunable"] > 0.25
+
+
+def test_gates_that_settling_would_have_missed_are_counted(bert):
+    """Shut for three steps on the ramp and then open again; neither one that was not, nor one that opens a little."""
+    method = settling(Space(bert(), *FAMILIES))
+    rows = method.space.slices["0.ffn"]
+    shut = [n for n in range(rows.start, rows.stop) if method.log_alpha[n] == LOWEST]
+    assert method.readings()["reopened"] == 0
+
+    def put(units, value):
+        with torch.no_grad():
+            method.log_alpha[units] = value
+
+    put(shut[:1], 0.0)
+    advance(method, 3)
+    put(shut[1:2], -2.0)
+    put(shut[2:4], 0.0)
+    advance(method, 1)
+    put(shut, LOWEST)
+    advance(method, 8)
+    assert method.reopened.nonzero().flatten().tolist() == shut[2:4] and method.readings()["reopened"] == 2
+
+
+def test_settling_is_off_by_default_and_where_the_published_rules_are_asked_for(bert):
+    space = Space(bert(), *FAMILIES)
+    method = settling(space, settle=0)
+    advance(method, 12)
+    assert bool(method.alive.all()) and not method.shrinks and "density_alive" not in method.readings()
+    for options in ({"settle": 20, "faithful": True}, {"settle": -1}, {"settle": 2.5}, {"settle": True}):
+        with pytest.raises(UserError, match="expected a whole number of steps, 0 for never"):
+            Cofi(space, 0.4, **options)
+
+
 # G12: round trip
 
 

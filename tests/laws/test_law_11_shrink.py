@@ -1,6 +1,7 @@
 """Law 11: a model that is cut while it is trained ends as one pruned to the end and cut once, up to float noise.
 
 In float64 noise is noise: a gradient that went missing, a moment in the wrong place or another unit would be seen.
+A method that learns its masks and closes for good what has settled does so with the cutting or without it.
 """
 
 import pytest
@@ -10,10 +11,12 @@ from tiny_models import CLASSIFIERS, inputs, tiny
 from transformers import TrainingArguments
 
 from secateur.masking import attached
+from secateur.methods.cofi import Cofi
+from secateur.methods.grain import Grain
 from secateur.methods.method import registered
 from secateur.objectives import Hidden, Labels, Logits
 from secateur.plan import Plan
-from secateur.schedules import cubic
+from secateur.schedules import cubic, linear
 from secateur.shrinking import Shrinking
 from secateur.space import Space
 from secateur.surgery import cut
@@ -22,11 +25,27 @@ from secateur.training import PruningTrainer, last_checkpoint
 STEPS = 12
 SHRINKING = tuple(name for name, kind in registered().items() if kind.monotone and not kind.reads_weights)
 UNITS = (("ffn", "qk", "vo"), ("head", "ffn"), ("sublayer", "ffn"), ("hidden", "head", "sublayer", "ffn", "qk", "vo"))
+UNITS += (("attention/head", "ffn/tied"),)
 
 
-def trainer(which, name, units, folder, *, shrink, seed=1, save="no", **extra):
+def gates(space):
+    """Gates of which half are shut at once, and more soon; for good after two steps."""
+    method = Cofi(space, linear(1.0, 0.3, begin=0.1, end=0.3), learning_rate=1.0, settle=2, seed=0).double()
+    with torch.no_grad():
+        method.log_alpha.normal_(0.0, 4.0, generator=torch.Generator().manual_seed(0))
+    return method
+
+
+def every_other(space):
+    """Evidence from one step in two."""
+    return Grain(space, cubic(1.0, 0.2, begin=0.1, end=0.8), every=2)
+
+
+def trainer(which, kind, units, folder, *, shrink, seed=1, save="no", **extra):
+    """`kind`: the name of a registered method on its schedule, or what makes one of a space."""
     student, teacher = (tiny(*which, seed=s) for s in (seed, 2))
-    method = registered()[name](Space(student, *units), cubic(1.0, 0.2, begin=0.1, end=0.8))
+    space = Space(student, *units)
+    method = kind(space) if callable(kind) else registered()[kind](space, cubic(1.0, 0.2, begin=0.1, end=0.8))
     arguments = TrainingArguments(
         str(folder),
         max_steps=STEPS,
@@ -57,14 +76,14 @@ def trainer(which, name, units, folder, *, shrink, seed=1, save="no", **extra):
 
 
 def result(trainer):
-    """The cut model that a training ends with, by name, and what is kept."""
-    plan = trainer.method.plan(0.2)
-    return cut(trainer.model, plan).state_dict() | {"kept": plan.masks}
+    """The cut model that a training ends with, by name, its masks and what is kept."""
+    plan = trainer.method.plan(trainer.method.density.stop)
+    return cut(trainer.model, plan).state_dict() | {"masks": plan.masks, "kept": plan.kept}
 
 
 def assert_close(mine, theirs, tolerance=1e-8):
     assert mine.keys() == theirs.keys()
-    assert torch.equal(mine["kept"], theirs["kept"])
+    assert torch.equal(mine.pop("kept"), theirs.pop("kept"))
     far = {name: float((mine[name] - theirs[name]).abs().max()) for name in mine if mine[name].numel()}
     assert {name: distance for name, distance in far.items() if distance > tolerance} == {}
 
@@ -102,13 +121,43 @@ def test_shrinking_changes_nothing_but_the_cost(which, name, units, tmp_path):
     assert own <= held
 
 
+@pytest.mark.parametrize(
+    ("which", "units"),
+    [pytest.param(*which.values, UNITS[3], id=which.id) for which in CLASSIFIERS]
+    + [pytest.param(*CLASSIFIERS[0].values, units, id="-".join(units)) for units in UNITS[:3]],
+)
+def test_gates_that_have_settled_are_cut_away_and_nothing_else_changes(which, units, tmp_path):
+    torch.manual_seed(0)
+    plain = trainer(which, gates, units, tmp_path, shrink=False)
+    plain.train()
+    torch.manual_seed(0)
+    small = trainer(which, gates, units, tmp_path, shrink=True)
+    sizes = Sizes(small)
+    small.train()
+    method = small.method
+    assert torch.equal(method.alive, plain.method.alive) and method.space.density(method.alive) < 0.7
+    assert torch.allclose(method.log_alpha, plain.method.log_alpha, atol=1e-8, rtol=0)
+    assert_close(result(small), result(plain))
+    assert sizes.seen == sorted(sizes.seen, reverse=True) and sizes.seen[-1] < 0.9 * sizes.seen[0]
+
+
+def test_gates_that_never_settle_are_not_cut_away(tmp_path):
+    trained = trainer(CLASSIFIERS[0].values[0], "cofi", UNITS[3], tmp_path, shrink=True)
+    trained.train()
+    assert trained.shrinking is None and bool(trained.method.alive.all())
+
+
+@pytest.mark.parametrize(
+    ("kind", "units"), [("grain", UNITS[0]), (every_other, UNITS[0]), (gates, UNITS[3])], ids=["grain", "every", "cofi"]
+)
 @pytest.mark.parametrize("step", [4, 7, 11])
-def test_a_resumed_run_has_the_shapes_that_it_had(tmp_path, step):
+def test_a_resumed_run_has_the_shapes_that_it_had(tmp_path, step, kind, units):
     which = CLASSIFIERS[0].values[0]
-    whole = trainer(which, "grain", UNITS[0], tmp_path, shrink=True, save="steps")
+    whole = trainer(which, kind, units, tmp_path, shrink=True, save="steps")
     whole.train()
     assert last_checkpoint(tmp_path) == str(tmp_path / f"checkpoint-{STEPS}")
-    resumed = trainer(which, "grain", UNITS[0], tmp_path / "resumed", shrink=True, seed=3)
+    assert not bool(whole.method.alive.all())
+    resumed = trainer(which, kind, units, tmp_path / "resumed", shrink=True, seed=3)
     resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
     mine, theirs = result(resumed), result(whole)
     assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []

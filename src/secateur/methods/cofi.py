@@ -18,6 +18,9 @@ Where the default differs from the published code (`faithful=True` reproduces it
 Differences of the published code that are not reproduced: the noise is drawn on the CPU; the optimizer restarts when
 pruning begins; the probabilities are clamped to [1e-6, 1 - 1e-6], which the clamp of the gates makes void.
 
+Beyond the paper, gates that have settled can be closed for good (`settle`), so that the model shrinks while it is
+pruned: at the end of every so many steps, once the target has arrived, the gates that were shut in each of them and
+that the plan would not keep. Their masks are 0 from then on, in expectation too, and none comes back.
 A target shape in place of a density (`shape`) is that of Sheared-LLaMA (Xia et al., ICLR 2024, arXiv 2310.06694).
 """
 
@@ -39,6 +42,7 @@ LOW, HIGH, TEMPERATURE = -0.1, 1.1, 2 / 3  # l, r and T of the hard-concrete dis
 EPSILON = 1e-6  # the uniform noise stays this far from 0 and 1
 BOUNDS = (math.log(0.01), math.log(100.0))  # the gates are clamped to these after every step
 WIDEST = 30.0  # a shift that opens, or closes, any gate
+SHUT = 0.1  # a gate whose probability of being open is below this may settle; at the clamp it is 0.047
 SHARPNESS = 0.8  # of a kept gate's value: sigmoid(0.8 a / T), borrowed from FLOP (Wang et al., EMNLP 2020)
 
 
@@ -83,12 +87,18 @@ class Cofi(Method):
         shape: units to keep of each granularity, in every layer alike, as a target of its own in place of the
             density's (`{"layer": 8, "head": 6, "ffn": 512, "hidden": 320}`); the density asked for is then a limit.
         tolerance: how far above its target a density may be where scores are compared (paper: 0, or 0.01 at 0.05).
+        settle: steps for which a gate must have been shut to be closed for good, after the target's ramp; 0: never.
         faithful: the published start and accounting, and uncalibrated masks in evaluation.
         seed: of the gates' start and noise, the same on every rank; by default torch's own (`set_seed`).
 
     Raises:
-        UserError: the density is out of reach, the shape does not fit the space, or the space counts a latency.
+        UserError: the density is out of reach, the shape does not fit the space, the space counts a latency, or
+            `settle` is below 0 or goes with `faithful`.
     """
+
+    shut: Tensor
+    idle: Tensor
+    reopened: Tensor
 
     monotone = False
     defaults = {
@@ -111,6 +121,7 @@ class Cofi(Method):
         learning_rate: float = 0.01,
         shape: Mapping[str, int] | None = None,
         tolerance: float = 0.0,
+        settle: int = 0,
         faithful: bool = False,
         seed: int | None = None,
     ) -> None:
@@ -120,8 +131,13 @@ class Cofi(Method):
                 "the Lagrangian of gates is of the expected density: ask for a density here, or for a latency with a "
                 "method that removes units along a schedule"
             )
+        if type(settle) is not int or settle < 0 or (settle and faithful):
+            raise UserError(
+                f"settle is {settle!r}: expected a whole number of steps, 0 for never; and leave faithful out to settle"
+            )
         self.density = constant(density) if isinstance(density, int | float) else density
         self.learning_rate, self.tolerance, self.faithful = learning_rate, tolerance, faithful
+        self.settle = settle
         self.seed = torch.initial_seed() % 2**31 if seed is None else seed
         self.draws, self.reached = 0, False
         self.shape = _checked(shape, space) if shape is not None else None
@@ -129,6 +145,9 @@ class Cofi(Method):
         self.log_alpha = nn.Parameter(self._start())  # α of eq. 2, a of the specification
         targets = len(self.shape) if self.shape is not None else 1
         self.multipliers = nn.Parameter(torch.zeros(2, targets, device=self.log_alpha.device))  # λ1 and λ2
+        self.register_buffer("shut", torch.ones_like(self.alive))  # in every step since the last `settle`th
+        self.register_buffer("idle", torch.zeros_like(self.alive))  # in all steps of some `settle`, on the ramp too
+        self.register_buffer("reopened", torch.zeros_like(self.alive))  # after that: the rule would have been wrong
         self._calibrated: tuple[Any, Tensor] | None = None
         if self.shape is not None:
             self._of_shape(self.density.stop)  # refuses a shape that is too large before anything is trained
@@ -146,6 +165,10 @@ class Cofi(Method):
                 start[self.space.slices[group.name]] -= 10.0 * (group.granularity == "ffn")
         return start.to(self.space.model.device)
 
+    @property
+    def shrinks(self) -> bool:
+        return self.settle > 0
+
     # Masks
 
     @property
@@ -153,12 +176,16 @@ class Cofi(Method):
         """Whether anything is masked yet."""
         return self.progress >= self.density.begin
 
+    def gates(self) -> Tensor:
+        """`(N,)` log alpha; minus infinity, without a gradient, where a gate is closed for good."""
+        return self.log_alpha.masked_fill(~self.alive, -torch.inf)
+
     def masks(self) -> Tensor:
         """All ones before pruning begins; then a sample when training, else the deterministic masks."""
         if not self.begun:
             return torch.ones_like(self.log_alpha)
         if self.training:
-            return hard_concrete(self.log_alpha, self._noise())
+            return hard_concrete(self.gates(), self._noise())
         with torch.no_grad():
             return self.published_masks() if self.faithful else self._evaluated()
 
@@ -171,7 +198,7 @@ class Cofi(Method):
 
     def published_masks(self) -> Tensor:
         """`(N,)`: `deterministic` for every gate vector (hidden dims, a layer's heads or neurons, a sublayer)."""
-        return torch.cat([deterministic(gates) for _, gates in self._vectors(self.log_alpha)])
+        return torch.cat([deterministic(gates) for _, gates in self._vectors(self.gates())])
 
     def _vectors(self, values: Tensor) -> Iterator[tuple[Group, Tensor]]:
         for group in self.space.groups:
@@ -179,7 +206,7 @@ class Cofi(Method):
 
     def _evaluated(self) -> Tensor:
         """The masks that a plan at the schedule's present density would have; worked out once for each state."""
-        state = (self.progress, self.log_alpha._version)
+        state = (self.progress, self.log_alpha._version, self.alive._version)
         if self._calibrated is None or self._calibrated[0] != state:
             self._calibrated = (state, self.chosen(self.density(self.progress)))
         return self._calibrated[1]
@@ -193,7 +220,7 @@ class Cofi(Method):
         """
         self.space.check(density)
         kept = self._of_shape(density) if self.shape is not None else self._shifted(density)
-        return torch.where(kept, open_value(self.log_alpha.detach()), 0.0)
+        return torch.where(kept, open_value(self.scores()), 0.0)
 
     def _shifted(self, density: float) -> Tensor:
         coarse = self._coarse(density)
@@ -209,7 +236,8 @@ class Cofi(Method):
         """Numbers of the units that are a group of their own and stay open: as learned, or what the density needs."""
         numbers = torch.arange(len(self.space), device=self.log_alpha.device)
         alone = torch.cat([numbers[:0], *(row for _, row in self._vectors(numbers) if len(row) == 1)])
-        gates = self.log_alpha.detach()[alone]
+        alone = alone[self.alive[alone]]
+        gates = self.scores()[alone]
         best, count = alone[gates.argsort(descending=True, stable=True)], int((open_probability(gates) >= 0.5).sum())
         while count < len(best) and self.space.density(self._kept(best[:count], WIDEST)) < density:
             count += 1
@@ -222,18 +250,18 @@ class Cofi(Method):
 
         At least the best hidden dim.
         """
-        log_alpha = self.log_alpha.detach() + shift
-        kept = torch.cat([(deterministic(gates) > 0) & (len(gates) > 1) for _, gates in self._vectors(log_alpha)])
+        shifted = self.scores() + shift
+        kept = torch.cat([(deterministic(gates) > 0) & (len(gates) > 1) for _, gates in self._vectors(shifted)])
         kept[coarse] = True
         if "hidden" in self.space.slices:
             rows = self.space.slices["hidden"]
-            kept[rows.start + int(log_alpha[rows].argmax())] = True
-        return self.space.closure(self.space.rounded(kept, log_alpha))
+            kept[rows.start + int(shifted[rows].argmax())] = True
+        return self.space.closure(self.space.rounded(kept, shifted))
 
     def _of_shape(self, density: float) -> Tensor:
         kept = torch.ones_like(self.log_alpha, dtype=torch.bool)
         for units, numbers in self._families():
-            best = self.log_alpha[numbers].argsort(dim=-1, descending=True, stable=True)
+            best = self.scores()[numbers].argsort(dim=-1, descending=True, stable=True)
             kept[numbers.gather(-1, best[:, units:])] = False
         if (achieved := self.space.density(kept)) > density + 1e-12:
             raise UserError(f"the shape keeps a density of {achieved:.4f}: ask for this much or more, not {density:g}")
@@ -250,7 +278,7 @@ class Cofi(Method):
 
     def expected(self) -> Tensor:
         """`()` expected density: parameters are multilinear, so their expectation is their count at `P(z > 0)`."""
-        probabilities = open_probability(self.log_alpha)
+        probabilities = open_probability(self.gates())
         if self.faithful:
             return 1.0 - published_sparsity(self.space, probabilities)
         return self.space.parameters(probabilities) / self.space.total()
@@ -262,7 +290,7 @@ class Cofi(Method):
             return (target - self.expected()).view(1, 1)
         moved = (self.density.start - target) / way if way else 1.0
         gaps = [
-            moved * (units / numbers.shape[-1] - 1.0) + 1.0 - open_probability(self.log_alpha)[numbers].mean(-1)
+            moved * (units / numbers.shape[-1] - 1.0) + 1.0 - open_probability(self.gates())[numbers].mean(-1)
             for units, numbers in self._families()
         ]
         return nn.utils.rnn.pad_sequence(gaps, batch_first=True)
@@ -283,14 +311,31 @@ class Cofi(Method):
     def advance(self, progress: float) -> None:
         super().advance(progress)
         with torch.no_grad():
-            self.log_alpha.clamp_(*BOUNDS)
+            self.log_alpha.clamp_(*BOUNDS).masked_fill_(~self.alive, BOUNDS[0])
             if not self.reached and self.density(progress) == self.density.stop and self.begun:
                 self.reached = bool((self.gap() >= -self.tolerance - 1e-9).all())
+            if self.settle:
+                self._settle()
+
+    def _settle(self) -> None:
+        """Close for good what was shut in each of the last `settle` steps, if the target has arrived.
+
+        Nothing of the present plan is among it, so that the last density stays in reach.
+        """
+        chances = open_probability(self.log_alpha)
+        self.shut &= chances < SHUT
+        self.reopened |= self.idle & (chances >= 0.5)
+        if self.steps % self.settle:
+            return
+        self.idle |= self.shut
+        if self.begun and self.density(self.progress) == self.density.stop and bool((self.shut & self.alive).any()):
+            self.alive &= ~self.shut | (self._evaluated() > 0)
+        self.shut.fill_(True)
 
     # What others ask
 
     def scores(self) -> Tensor:
-        return self.log_alpha.detach()
+        return self.gates().detach()
 
     def settled(self) -> bool:
         """The expected density has been at the end of its ramp, and the counted density is, up to the tolerance."""
@@ -304,10 +349,18 @@ class Cofi(Method):
 
     @torch.no_grad()
     def readings(self) -> dict[str, float]:
-        """Densities: `density` counted in the masks of evaluation, `density_expected`, and the ramp's target."""
+        """Densities: `density` counted in the masks of evaluation, `density_expected`, and the ramp's target.
+
+        Where gates settle, also `density_alive`, of those that are not closed for good, and how many `reopened`: they
+        had been shut for long enough, but the ramp had not ended or the plan kept them. What the closed ones would do
+        is not known: nothing is computed of them.
+        """
         target = self.density(self.progress) if self.begun else 1.0
         expected = float(self.expected()) if self.begun else 1.0
-        return {"density": self._counted(), "density_expected": expected, "density_target": target}
+        found = {"density": self._counted(), "density_expected": expected, "density_target": target}
+        if self.settle:
+            found |= {"density_alive": self.space.density(self.alive), "reopened": float(self.reopened.sum())}
+        return found
 
     def get_extra_state(self) -> Tensor:
         return torch.cat(
@@ -316,7 +369,7 @@ class Cofi(Method):
 
     def set_extra_state(self, state: Tensor) -> None:
         super().set_extra_state(state)
-        self.draws, self.reached, self.seed = int(state[1]), bool(state[2]), int(state[3])
+        self.draws, self.reached, self.seed = int(state[-3]), bool(state[-2]), int(state[-1])
 
 
 def _checked(shape: Mapping[str, int], space: Space) -> dict[str, int]:

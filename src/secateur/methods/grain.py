@@ -14,6 +14,7 @@ Where the default differs from the published code (`faithful=True` reproduces it
        within 1 of each other: no effect there).
     3. The mask is set once more at the end of the schedule: the published loop stops one step short.
     4. The moving average is not taken after the choice has ended; the published code goes on to no effect.
+Beyond the paper: evidence from one step in `every`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import UserError
-from secateur.methods.method import register
+from secateur.methods.method import Method, register
 from secateur.methods.scheduled import Scheduled
 from secateur.schedules import Schedule
 from secateur.space import Space
@@ -40,10 +41,12 @@ class Grain(Scheduled):
         beta: smoothing of the importance (paper: 0.998).
         alpha: strength of the structure regularisation, 0 turns it off (paper: 0.3).
         separate: gradient separation; when False, importance hears the hidden-state term too.
+        every: optimizer steps from one that is heard to the next; the moving average remembers as many steps as with 1.
         faithful: reproduce the published ranking (specification section 3), undershoot included.
 
     Raises:
-        UserError: the density is out of reach, or `faithful` in a space that counts or rounds otherwise.
+        UserError: the density is out of reach, `every` is below 1, or `faithful` in a space that counts or rounds
+            otherwise.
     """
 
     importance: Tensor
@@ -56,17 +59,20 @@ class Grain(Scheduled):
         beta: float = 0.998,
         alpha: float = 0.3,
         separate: bool = True,
+        every: int = 1,
         faithful: bool = False,
     ) -> None:
         super().__init__(space, density)
         if faithful and (space.cost is not None or space.round_to > 1):
             raise UserError("the published ranking knows parameters alone: leave faithful out, or latency and round_to")
-        self.beta, self.alpha, self.separate, self.faithful = beta, alpha, separate, faithful
+        if type(every) is not int or every < 1:
+            raise UserError(f"every is {every!r}: expected a whole number of steps from 1 on, 1 to hear them all")
+        self.beta, self.alpha, self.separate, self.every, self.faithful = beta, alpha, separate, every, faithful
         self.register_buffer("importance", torch.zeros_like(self.alive, dtype=torch.float))
 
     @property
     def listens_to(self) -> Mapping[str, float]:
-        if self.progress >= self.density.end:
+        if self.progress >= self.density.end or self.steps % self.every:
             return {}
         return {"labels": 1.0, "logits": 1.0, "hidden": 0.0 if self.separate else 1.0}
 
@@ -78,7 +84,8 @@ class Grain(Scheduled):
         """
         finite = bool(torch.isfinite(gradient).all())
         raw = self._regularise(gradient.abs() * self.alive) if finite else torch.zeros_like(gradient)
-        self.importance.mul_(self.beta).add_(raw, alpha=1.0 - self.beta)
+        beta = self.beta**self.every  # the steps in between, which nobody heard, count as this one
+        self.importance.mul_(beta).add_(raw, alpha=1.0 - beta)
 
     def _regularise(self, raw: Tensor) -> Tensor:
         """Multiply VO importance by tanh(D / alpha), D the kept part of the unit's head (eq. 6).
@@ -100,7 +107,7 @@ class Grain(Scheduled):
         if not self.faithful:
             super().advance(progress)
             return
-        self.progress = progress
+        Method.advance(self, progress)
         if self.density.begin <= progress < self.density.end:
             self.alive.copy_(published_ranking(self.space, self.importance, self.density(progress), self.alive))
 

@@ -25,14 +25,23 @@ _REGISTRY: dict[str, type[Method]] = {}
 class Method(nn.Module):
     """Turns evidence into masks. A subclass writes `masks` and `scores`; the rest defaults to nothing.
 
-    The state that must survive a restart is in buffers and parameters, and in what `get_extra_state` adds. `alive` is
-    `(N,)` bool: the units that have not been removed; a monotone method never revives one. `progress` in [0, 1] is the
-    part of the whole run that is done.
+    The state that must survive a restart is in buffers and parameters, and in what `get_extra_state` adds. `progress`
+    in [0, 1] is the part of the whole run that is done, `steps` the number of optimizer steps.
+
+    `alive` is `(N,)` bool: the units that may still be open. What has left it is gone for good: its mask is exactly 0
+    in training, in evaluation and in the plan, it gets no gradient, and the trainer may cut its weights away. Who
+    takes units from it is the method, in `advance`:
+
+    - a monotone method whatever it removes, for its masks are `alive` itself;
+    - one that learns its masks whatever has settled, by a rule of its own (until it has one, nothing). A gate or score
+      is then read as minus infinity: sampled, it is closed; in a sum or a softmax it counts as 0; below every threshold
+      and last in every rank. What it would have learned is not asked any more.
     """
 
     name: str
     alive: Tensor
     monotone = True
+    """Whether a unit that the masks have closed never returns; if not, only `alive` says what is gone for good."""
     reads_weights = False
     """Whether scores are made from the weights of the whole model, which must then stay whole while it is trained."""
     defaults: Mapping[str, Any] = {}
@@ -41,12 +50,15 @@ class Method(nn.Module):
     def __init__(self, space: Space) -> None:
         super().__init__()
         self.space = space
-        self.progress = 0.0
+        self.progress, self.steps = 0.0, 0
         self.register_buffer("alive", space.ones().bool())
 
     @property
     def shrinks(self) -> bool:
-        """Whether the model may be cut as units are removed: none comes back, and nobody misses their weights."""
+        """Whether the model may be cut to what is alive while it is trained, as nobody misses the weights of the rest.
+
+        A method that is not monotone and lets its masks settle says so itself.
+        """
         return self.monotone and not self.reads_weights
 
     @classmethod
@@ -56,7 +68,10 @@ class Method(nn.Module):
 
     @property
     def listens_to(self) -> Mapping[str, float]:
-        """Loss term -> weight of its gradient in `observe`; read at every step, empty when nothing is to be heard."""
+        """Loss term -> weight of its gradient in `observe`; empty in a step in which nothing is to be heard.
+
+        Read in every micro-batch; what it depends on changes in `advance` alone, so that a step is heard whole.
+        """
         return {}
 
     def masks(self) -> Tensor:
@@ -79,6 +94,7 @@ class Method(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must say which units to keep longer: write scores()")
 
     def param_groups(self) -> list[dict[str, Any]]:
+        self.steps += 1
         """Parameter groups of the method's own, as an optimizer takes them, with their own learning rates.
 
         A group with `constant: True` keeps its learning rate; the others follow the schedule of the run. Gradients are
@@ -102,10 +118,10 @@ class Method(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """Numbers that the host needs at every step: kept off the device, so that reading them waits for nothing."""
-        return torch.tensor([self.progress], dtype=torch.double)
+        return torch.tensor([self.progress, self.steps], dtype=torch.double)
 
     def set_extra_state(self, state: Tensor) -> None:
-        self.progress = float(state[0])
+        self.progress, self.steps = float(state[0]), int(state[1])
 
     def plan(self, density: float, embedding_rank: int | None = None) -> Plan:
         """The frozen verdict at a density, or, where the space has a `cost`, at a share of it; not overridden.
