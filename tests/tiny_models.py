@@ -52,6 +52,8 @@ GRANULARITIES = (
     ("sublayer",),
     ("layer", "head"),
     ("hidden", "head", "sublayer", "ffn"),
+    ("attention/4x8", "ffn"),
+    ("attention/head", "ffn/8x4", "hidden", "vo"),
     ("ffn", "qk", "vo", "head", "sublayer", "hidden"),
 )
 

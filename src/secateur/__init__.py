@@ -11,6 +11,7 @@ from secateur.methods.cofi import Cofi
 from secateur.methods.grain import Grain
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.method import Method
+from secateur.methods.movement import Movement
 from secateur.methods.random import Random
 from secateur.objectives import Hidden, Labels, Logits, Step, Term
 from secateur.plain import plain
@@ -35,6 +36,7 @@ __all__ = [
     "Magnitude",
     "Measurement",
     "Method",
+    "Movement",
     "Plan",
     "PruningTrainer",
     "Random",

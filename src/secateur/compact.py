@@ -204,7 +204,8 @@ class CompactAttention(nn.Module):
         """
         if _recorded():
             return True
-        if getattr(self, self.names[0])._forward_hooks:  # a mask acts at the output of the query alone
+        query = getattr(self, self.names[0])
+        if query._forward_hooks or type(query) is not nn.Linear:  # masks act at its output, or at the weights
             return False
         return not self.training and hidden_states.shape[:-1].numel() >= MANY
 

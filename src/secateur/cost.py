@@ -37,9 +37,15 @@ def size(parameter: Parameter, lengths: Lengths) -> Tensor | float:
     return kept if behind is None or parameter.inner else kept * lengths[behind]
 
 
-def parameters(table: Table, lengths: Lengths, scope: str = "prunable") -> Tensor | float:
-    """Kept parameters within a scope, `()`; see `counts` for the scopes."""
-    return sum((size(p, lengths) for p in table.parameters if counts(p, scope)), start=0.0)
+def parameters(
+    table: Table, lengths: Lengths, scope: str = "prunable", counted: Mapping[str, Tensor] | None = None
+) -> Tensor | float:
+    """Kept parameters within a scope, `()`; see `counts` for the scopes.
+
+    `counted`: by name the entries, `()`, of those parameters of which more is gone than the lengths tell.
+    """
+    own = counted or {}
+    return sum((own.get(p.name, size(p, lengths)) for p in table.parameters if counts(p, scope)), start=0.0)
 
 
 def full(table: Table) -> dict[str, float]:

@@ -32,7 +32,8 @@ SAVED = {"attention": "attention", "qk": "its QK alone", "mlp": "FFN"}
 def inspect(model: PreTrainedModel, tokens: int = 128) -> dict[str, Any]:
     """Plain values about a dense model (all kept, and what may be pruned) or a compact one with its plan.
 
-    `stored` counts the numbers in the model's tensors; what it holds beyond the counted ones is `padding`. `heads`
+    `stored` counts the numbers in the model's tensors; what it holds beyond the counted ones is `zeros`, where tiles
+    are gone from weights of which more is left, and `padding`. `heads`
     gives of each layer the QK and VO dims of each original head, and whether its sublayers are kept, gone, or their
     biases alone. `savings` gives of each group the parameters and operations that would go with it, and their share of
     what is kept.
@@ -44,6 +45,7 @@ def inspect(model: PreTrainedModel, tokens: int = 128) -> dict[str, Any]:
     dense, space, plan = _planned(model) if compact else _whole(model)
     kept = {scope: round(plan.achieved[scope] * space.total(scope)) for scope in SCOPES}
     stored = model.num_parameters()
+    zeros = round(float(space.parameters(space.filled(plan.kept)) - space.parameters(plan.kept)))
     full = space.ones().cpu()
     return {
         "architecture": model.config.model_type,
@@ -59,7 +61,8 @@ def inspect(model: PreTrainedModel, tokens: int = 128) -> dict[str, Any]:
             for scope in SCOPES
         },
         "stored": stored,
-        "padding": stored - kept["model"],
+        "zeros": zeros,
+        "padding": stored - zeros - kept["model"],
         "flops": {
             "tokens": tokens,
             "kept": space.flops(plan.masks, tokens),

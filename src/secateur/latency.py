@@ -94,6 +94,7 @@ class LatencyTable:
         call = {"batch": batch, "tokens": tokens, **protocol}
         timer = timer or partial(measure, repeats=repeats, warmup=WARMUP, **call)
         space = Space(model, *granularities)
+        _refuse_tiles(space)
         return _measured(space, _grid(space), timer, call)
 
     def measure_again(self, model: PreTrainedModel, against: PreTrainedModel, repeats: int = 50) -> Measurement:
@@ -215,7 +216,8 @@ class LatencyTable:
         return self.predict(space, kept) / self.dense_ms
 
     def check(self, space: Space, share: float) -> None:
-        """Refuse a share that is none or that the space cannot reach."""
+        """Refuse a share that is none or that the space cannot reach, and tiles."""
+        _refuse_tiles(space)
         whole = self.dense_ms
         if not 0.0 < share <= 1.0 + 1e-9:
             raise UserError(
@@ -303,6 +305,14 @@ def _shape(space: Space) -> dict[str, int | str]:
     table = space.table
     whole = {"heads": table.heads, "head_dim": table.head_dim, "ffn": table.sizes["0.ffn"]}
     return {"model_type": table.model_type, "layers": table.layers, **whole, "hidden": table.sizes["hidden"]}
+
+
+def _refuse_tiles(space: Space) -> None:
+    if space.tiled:
+        raise UserError(
+            f"a time says nothing of tiles ({', '.join(space.granularities)}): their zeros take as long as the weights "
+            "that they lie in; ask for a density, or for a time with other units"
+        )
 
 
 def _varied(space: Space) -> list[str]:

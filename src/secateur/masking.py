@@ -3,7 +3,7 @@
 Masks are taken once per forward, in a pre-forward hook on the whole model; the hooks at the sites read that tensor, so
 gradient checkpointing sees the same sample. Sites (design of the table): FFN and VO at the input of the Linear that
 reads them, QK at the query's output (one of the pair: both would square it), sublayer gates and hidden dims at the
-output of whatever writes to the residual stream.
+output of whatever writes to the residual stream. Tiles are masked at their weight.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
@@ -43,7 +44,7 @@ class Attachment:
         self.at_sites: dict[str, Tensor] = {}
         self.at_modules: dict[str, Tensor] = {}
         self.places: Mapping[str, Tensor] = {}
-        self.norms: list[nn.Module] = []
+        self.exchanged: list[tuple[nn.Module, type[nn.Module]]] = []  # modules, and the class that was theirs
         self.handles: list[RemovableHandle] = []
         self.attach()
 
@@ -51,7 +52,7 @@ class Attachment:
         """Put the masks on, again or for the first time.
 
         Raises:
-            UserError: masks are on the model already, or it has a norm that cannot be masked.
+            UserError: masks are on the model already, or it has a module that cannot be masked.
         """
         if getattr(self.model, ATTACHED, None) is not None:
             raise UserError("masks are on this model already: detach them first")
@@ -72,10 +73,10 @@ class Attachment:
         """Take the masks off; the model is as it was, its modules and keys the same."""
         for handle in self.handles:
             handle.remove()
-        for norm in self.norms:
-            norm.__class__ = nn.LayerNorm
-            del norm.site
-        self.norms = []
+        for module, stock in self.exchanged:
+            module.__class__ = stock
+            del module.site
+        self.exchanged = []
         delattr(self.model, ATTACHED)
 
     def _draw(self, module: nn.Module, args: Any) -> None:
@@ -93,8 +94,10 @@ class Attachment:
     def _hooks(self, row: Row, module: nn.Module, acting: set[str]) -> list[RemovableHandle]:
         if isinstance(row, Norm):
             if {row.axis, row.behind} & acting and not isinstance(module, nn.Identity):  # closed, and cut away already
-                self._mask_norm(row, module)
+                self._exchange(row, module, nn.LayerNorm, MaskedNorm)
             return []
+        if f"{row.path}.weight" in self.space.tiled and "weight" in module._parameters:  # else it is cut away already
+            self._exchange(row, module, nn.Linear, MaskedLinear)
         written = [axis for axis in self._written(row) if axis in acting]
         handles = [module.register_forward_hook(partial(self._multiply_output, written))] if written else []
         if isinstance(row, Linear) and row.into in acting and row.into != "hidden":
@@ -119,12 +122,38 @@ class Attachment:
     def _multiply_input(self, axis: str, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (args[0] * self.at_modules[axis].to(args[0].dtype), *args[1:])
 
-    def _mask_norm(self, row: Norm, module: nn.Module) -> None:
-        if type(module) is not nn.LayerNorm:
-            raise UserError(f"{row.path} is a {type(module).__name__}: only LayerNorm can be masked")
-        module.__class__ = MaskedNorm
+    def at_weight(self, row: Row, module: nn.Linear) -> tuple[Tensor, Tensor | None]:
+        """A tiled Linear's weight and bias under the masks of this forward, as much as it still has of them."""
+        entries = {entry.name: entry for entry in self.space.table.parameters if entry.row is row}
+        masked = {}
+        for name, own in module.named_parameters():
+            entry = entries[f"{row.path}.{name}"]
+            factor = self.space.at_parameter(self.masks, entry)
+            for dim, axis in enumerate(entry.axes):
+                if factor is not None and axis is not None and axis in self.places:
+                    factor = factor.index_select(dim, self.places[axis].clamp(min=0))  # padding is 0 in the weight
+            masked[name] = own if factor is None else own * factor.to(own.dtype)
+        return masked["weight"], masked.get("bias")
+
+    def _exchange(self, row: Row, module: nn.Module, stock: type[nn.Module], masked: type[nn.Module]) -> None:
+        if type(module) is not stock:
+            raise UserError(f"{row.path} is a {type(module).__name__}: only {stock.__name__} can be masked")
+        module.__class__ = masked
         module.site = (self, row)  # type: ignore[assignment]  # mypy does not follow the exchanged class
-        self.norms.append(module)
+        self.exchanged.append((module, stock))
+
+
+class MaskedLinear(nn.Linear):
+    """Linear whose weight is multiplied by the masks of its tiles; a model's own Linears become it while masks are on.
+
+    The weight stays whole and is trained where it is kept; a tile's mask hears of it wherever (`sum(W * dL/dW)`).
+    """
+
+    site: tuple[Attachment, Linear]
+
+    def forward(self, input: Tensor) -> Tensor:
+        attachment, row = self.site
+        return functional.linear(input, *attachment.at_weight(row, self))
 
 
 class MaskedNorm(nn.LayerNorm):
@@ -156,7 +185,7 @@ def attach(model: PreTrainedModel, space: Space, masks: Callable[[], Tensor] | T
     """Put masks on a model: a fixed `(N,)` tensor, or a callable that gives one for each forward (`method.masks`).
 
     Raises:
-        UserError: masks are on the model already, or it has a norm that cannot be masked; the model is as it was.
+        UserError: masks are on the model already, or it has a module that cannot be masked; the model is as it was.
     """
     return Attachment(model, space, masks if callable(masks) else lambda: masks)
 

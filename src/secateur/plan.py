@@ -30,7 +30,8 @@ class Plan:
         masks: `(N,)`; 0 removes a unit, 1 keeps it, a value between is folded into the weights.
         asked: density that was asked for, None for a plan made by hand or for a latency.
         latency: what a space with a `cost` says of the plan, None without one: ms asked and predicted, the protocol.
-        achieved: scope (`prunable`, `layers`, `model`) -> density after closure.
+        achieved: scope (`prunable`, `layers`, `model`) -> density after closure; of tiles also `filled`, the prunable
+            one with the zeros that they leave inside dense weights.
         embedding_rank: rank of the factorised word embeddings, None to leave them whole.
         layouts: how the kept heads of each layer are stored and run; a choice of speed alone.
         source: hash of the weights that it was made from; a plan may be applied to later weights of the same shape.
@@ -223,6 +224,8 @@ def check_rank(rows: int, size: int, rank: int) -> None:
 def _achieved(space: Space, kept: Tensor, rank: int | None) -> dict[str, float]:
     """Scope -> density; factorised word embeddings count in `model` as what they become, a table and a projection."""
     achieved = {scope: space.density(kept, scope) for scope in ("prunable", "layers", "model")}
+    if space.tiled:
+        achieved["filled"] = space.density(space.filled(kept))
     word = next((p for p in space.table.parameters if p.name == f"{space.table.embeddings}.weight"), None)
     if rank is not None and word is not None:
         rows, size = word.shape
@@ -255,10 +258,10 @@ def _layouts(space: Space, masks: Tensor, given: Sequence[Layout] | None) -> tup
 
 
 def _group_to_dict(group: Group, masks: Tensor) -> dict[str, Any]:
-    kept = masks.nonzero().flatten().tolist()
-    data: dict[str, Any] = {"units": group.units, "kept": _ranges(kept)}
-    if any(masks[index] != 1.0 for index in kept):
-        data["masks"] = [float(masks[index]) for index in kept]
+    values = masks[masks != 0]
+    data: dict[str, Any] = {"units": group.units, "kept": _ranges(masks.nonzero().flatten().tolist())}
+    if bool((values != 1.0).any()):
+        data["masks"] = values.tolist()
     return data
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import Any, Protocol
 
 import torch
@@ -16,8 +17,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur import cost
-from secateur.architecture import SUBLAYERS, Table, find
+from secateur.architecture import SUBLAYERS, Parameter, Table, find
 from secateur.errors import UserError
+from secateur.tiles import EXAMPLES, Grid, grids, is_tiled
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Group:
     """A row of units of one granularity.
 
     `axes` gives how many consecutive indices of each axis one unit covers; `sites` are those axes among them at which
-    its mask is multiplied (a head covers QK and VO dims, and its mask acts on the VO dims alone).
+    its mask is multiplied (a head covers QK and VO dims, and its mask acts on the VO dims alone). Units that are tiles
+    cover no index, but a part of each weight in `grids`, at which their masks act.
     """
 
     name: str
@@ -33,6 +36,7 @@ class Group:
     units: int
     axes: Mapping[str, int]
     sites: tuple[str, ...]
+    grids: tuple[Grid, ...] = ()
 
 
 def _ffn(table: Table) -> list[Group]:
@@ -86,6 +90,13 @@ def _hidden(table: Table) -> list[Group]:
     return [Group("hidden", "hidden", table.sizes["hidden"], {"hidden": 1}, ("hidden",))]
 
 
+def _tiles(table: Table, granularity: str) -> list[Group]:
+    """Rectangles of the weights of attentions or of feed-forward networks, by their size."""
+    return [
+        Group(name, granularity, prod(own[0].shape), {}, (), own) for name, own in grids(table, granularity).items()
+    ]
+
+
 GRANULARITIES: Mapping[str, Callable[[Table], list[Group]]] = {
     "ffn": _ffn,
     "qk": _qk,
@@ -135,25 +146,34 @@ class Space:
         >>> space.density(kept)                         # at most 0.05
 
     Raises:
-        UserError: an unknown granularity, a `round_to` below 1, or a model that `architecture.find` refuses.
+        UserError: an unknown granularity, tiles that do not fit, a `round_to` below 1 or with tiles, or a model that
+            `architecture.find` refuses.
     """
 
     def __init__(
         self, model: PreTrainedModel, *granularities: str, cost: Cost | None = None, round_to: int = 1
     ) -> None:
         names = granularities or ("ffn", "qk", "vo")
-        unknown = [name for name in names if name not in GRANULARITIES]
+        unknown = [name for name in names if name not in GRANULARITIES and not is_tiled(name)]
         if unknown or len(set(names)) < len(names):
             raise UserError(
-                f"granularities {names} are not a choice from {', '.join(GRANULARITIES)}, each at most once"
+                f"granularities {names} are not a choice from {', '.join(GRANULARITIES)}, each at most once, or tiles "
+                f"such as {', '.join(EXAMPLES)}"
             )
         if round_to < 1:
             raise UserError(f"round_to {round_to} is below 1: sizes are rounded up to a multiple of it, 1 leaves them")
+        if round_to > 1 and any(map(is_tiled, names)):
+            raise UserError(f"round_to {round_to} knows no tiles, whose own size decides: leave one of them out")
         self.model = model
         self.cost, self.round_to = cost, round_to
         self.granularities = tuple(names)
         self.table = find(model)
-        self.groups = tuple(group for name in names for group in GRANULARITIES[name](self.table))
+        self.groups = tuple(
+            group
+            for name in names
+            for group in (_tiles(self.table, name) if is_tiled(name) else GRANULARITIES[name](self.table))
+        )
+        self.tiled = _by_weight(self.groups)
         ends = torch.tensor([group.units for group in self.groups]).cumsum(0).tolist()
         starts = [0, *ends[:-1]]
         self.slices = {g.name: slice(a, b) for g, a, b in zip(self.groups, starts, ends, strict=True)}
@@ -172,11 +192,14 @@ class Space:
     def effective(self, masks: Tensor) -> dict[str, Tensor]:
         """How much of each index is there: axis -> `(size,)`, gate -> `(1,)`.
 
-        A gate counts into the axes behind it, and a head without VO dims has no QK dims.
+        A gate counts into the axes behind it, a head without VO dims has no QK dims, and an index is not there for
+        which one of the weights on its axis has no tile.
         """
         product = self._product(masks, lambda group: group.axes)
         for name, size in self.table.sizes.items():
             product.setdefault(name, masks.new_ones(size))
+        for group, grid in self.tiled.values():
+            product[grid.axis] = product[grid.axis] * grid.present(masks[self.slices[group.name]])
         for layer in range(self.table.layers):
             for sublayer, inner in zip(SUBLAYERS, (("qk", "vo"), ("ffn",)), strict=True):
                 gate = product.setdefault(f"{layer}.{sublayer}", masks.new_ones(1))
@@ -195,6 +218,29 @@ class Space:
                 product[axis] = product[axis] * wide if axis in product else wide
         return product
 
+    def at_parameter(self, masks: Tensor, parameter: Parameter) -> Tensor | None:
+        """What the tiles multiply a parameter by: a weight `(out, into)`, and the bias of its inner rows `(out,)`.
+
+        A bias goes with the last tile of its row, so that a row without tiles is 0: the bias mask of block movement
+        pruning. None where there are no tiles.
+        """
+        weight = f"{parameter.name.rpartition('.')[0]}.weight"
+        if weight not in self.tiled:
+            return None
+        group, grid = self.tiled[weight]
+        own = masks[self.slices[group.name]]
+        if parameter.name == weight:
+            return grid.spread(own)
+        return grid.present(own) if grid.inner == 0 else None
+
+    def filled(self, kept: Tensor) -> Tensor:
+        """`(N,)` bool: `kept`, closed, with all tiles that lie in what it leaves: what dense modules store of it."""
+        alive = {axis: values > 0 for axis, values in self.effective(kept.float()).items()}
+        filled = self.closure(kept)
+        for group, grid in self.tiled.values():
+            filled[self.slices[group.name]] |= grid.touching(alive[grid.axis])
+        return filled
+
     def lengths(self, masks: Tensor) -> dict[str, Tensor]:
         """Kept length of every axis and gate, `()` each, differentiable in soft masks."""
         return {axis: values.sum() for axis, values in self.effective(masks).items()}
@@ -202,9 +248,19 @@ class Space:
     def parameters(self, masks: Tensor, scope: str = "prunable") -> Tensor:
         """Kept parameters, `()`: exact for masks of 0 and 1, multilinear (an expectation) for soft ones.
 
+        Of a weight in tiles what lies in kept tiles; what is stored of it is `filled`.
+
         `scope`: `prunable`, `layers` or `model`, see `cost.counts`.
         """
-        return torch.as_tensor(cost.parameters(self.table, self.lengths(masks.double()), scope))
+        masks = masks.double()
+        there = self.effective(masks)
+        tiled = {
+            name: grid.count(masks[self.slices[group.name]], (there[out or ""], there[into or ""]))
+            for name, (group, grid) in self.tiled.items()
+            for out, into in [grid.parameter.axes]
+        }
+        lengths = {axis: values.sum() for axis, values in there.items()}
+        return torch.as_tensor(cost.parameters(self.table, lengths, scope, tiled))
 
     def total(self, scope: str = "prunable") -> int:
         """Parameters of the unpruned model within a scope."""
@@ -215,7 +271,10 @@ class Space:
         return float(self.parameters(masks, scope)) / self.total(scope)
 
     def flops(self, masks: Tensor, tokens: int) -> float:
-        """Floating point operations of the layers for one sequence of `tokens`; see `cost.flops`."""
+        """Floating point operations of the layers for one sequence of `tokens`; see `cost.flops`.
+
+        Tiles that are gone from a weight that is left are zeros in it, and are multiplied.
+        """
         return float(cost.flops(self.table, self.lengths(masks.double()), tokens))
 
     def unit_cost(self) -> Tensor:
@@ -239,12 +298,14 @@ class Space:
 
         A head without VO dims is dead and takes its QK dims; one with VO but no QK dims lives (uniform attention).
         A removed sublayer takes all that is behind it. All heads dead is not the sublayer dead: its bias still speaks.
+        A tile dies with the indices of the inner axis that it lies on.
         """
         alive = {axis: values > 0 for axis, values in self.effective(kept.float()).items()}
         closed = kept.clone().bool()
         for group in self.groups:
-            at_sites = torch.stack([alive[site].view(group.units, -1).any(dim=1) for site in group.sites])
-            closed[self.slices[group.name]] &= at_sites.any(dim=0)
+            reached = [alive[site].view(group.units, -1).any(dim=1) for site in group.sites]
+            reached += [grid.touching(alive[grid.axis]) for grid in group.grids]
+            closed[self.slices[group.name]] &= torch.stack(reached).any(dim=0)
         return closed
 
     def floor(self) -> float:
@@ -255,11 +316,12 @@ class Space:
         """The part of the unpruned model that is left, as `keep` counts it: the density, or the share of `cost`."""
         return self.density(masks) if self.cost is None else self.cost.share(self, masks)
 
-    def keep(self, scores: Tensor, density: float, alive: Tensor | None = None) -> Tensor:
+    def keep(self, scores: Tensor, density: float, alive: Tensor | None = None, *, filled: bool = False) -> Tensor:
         """`(N,)` bool: the highest-scored units, as many as fit into `density` after `closure` and rounding.
 
         The achieved density is at most the one asked for; what the closure frees goes to the next units in rank. Units
-        that are not `alive` are never kept. One hidden dim at least stays. What is kept is a prefix of the ranking (and
+        that are not `alive` are never kept, and where it is to be `filled`, the zeros between tiles count as well. One
+        hidden dim at least stays. What is kept is a prefix of the ranking (and
         what rounds it up): a unit that does not fit ends it, so large units (sublayers) high in it can leave the
         density far below. A space with a `cost` takes the share of it in place of the density, and the units that are
         worth most for it.
@@ -268,8 +330,7 @@ class Space:
             UserError: `density` is outside (0, 1] or below the floor of the space.
         """
         self.check(density)
-        ranked = scores.detach().double().nan_to_num(nan=torch.finfo(torch.double).min)  # last, but before the dead
-        alive = torch.ones_like(ranked, dtype=torch.bool) if alive is None else alive
+        alive = torch.ones_like(scores, dtype=torch.bool) if alive is None else alive
         if self.cost is not None:
             return self.cost.keep(self, scores.detach().double(), density, alive)
         ranked = _ranked(scores).masked_fill(~alive, -torch.inf)
@@ -319,7 +380,7 @@ class Space:
         Unlike `keep` it passes over what does not fit: afterwards no unit that would cost parameters fits any more, but
         for those at -inf in `scores`, which are never added.
         """
-        kept, refused = kept.clone(), torch.zeros_like(kept)
+        kept, refused = kept.clone(), scores == -torch.inf
         while True:
             cost, room = self.marginal_cost(kept), density * self.total() - float(self.parameters(self.closure(kept)))
             fitting = (~kept & ~refused & (cost > 0.5) & (cost <= room + 1e-6)).nonzero().flatten()
@@ -366,6 +427,25 @@ class Space:
             rows = self.slices["hidden"]
             kept[rows.start + int(ranked[rows].argmax())] = True
         return kept
+
+
+def _by_weight(groups: tuple[Group, ...]) -> dict[str, tuple[Group, Grid]]:
+    """Name of a weight in tiles -> its group, and how it lies.
+
+    Raises:
+        UserError: two granularities tile one weight.
+    """
+    found: dict[str, tuple[Group, Grid]] = {}
+    for group in groups:
+        for grid in group.grids:
+            if (other := found.setdefault(grid.parameter.name, (group, grid))[0]) is not group:
+                raise UserError(f"{other.granularity} and {group.granularity} tile the same weights: name one of them")
+    return found
+
+
+def _ranked(scores: Tensor) -> Tensor:
+    """`(N,)` double: units without a score come last, but before the dead."""
+    return scores.detach().double().nan_to_num(nan=torch.finfo(torch.double).min)
 
 
 def _rounded_up(kept: Tensor, ranked: Tensor, multiple: int) -> Tensor:

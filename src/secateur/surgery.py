@@ -158,9 +158,11 @@ def take(tensor: Tensor, dim: int, indices: Tensor) -> Tensor:
 
 
 def _fold(parameter: Parameter, tensor: Tensor, space: Space, masks: Tensor) -> Tensor:
-    """The parameter with every mask that acts at its row multiplied in."""
+    """The parameter with every mask that acts at its row, or at itself, multiplied in."""
     sites = space.at_sites(masks.to(tensor))
     row = parameter.row
+    if (tiles := space.at_parameter(masks.to(tensor), parameter)) is not None:
+        tensor = tensor * tiles
     if isinstance(row, Norm | Embedding):
         return tensor * _on(parameter.axes, "hidden", sites.get("hidden"))
     factor = sites[row.behind] if row.behind in sites and row.out == "hidden" else torch.ones((), device=tensor.device)
@@ -286,7 +288,17 @@ def uncut(small: PreTrainedModel) -> tuple[PreTrainedModel, Plan]:
 
 
 def planned_structure(small: PreTrainedModel) -> dict[str, Any]:
-    """The `secateur` key that a cut by the plan of `small` writes: made from shapes alone, on the `meta` device.
+    """The `secateur` key that a cut by the plan of `small` writes.
+
+    Raises:
+        UserError: `small` is no cut model with its plan, or the plan does not fit its config.
+    """
+    space, plan = planned(small)
+    return structure_of(space, plan, kept_indices(space, plan))
+
+
+def planned(small: PreTrainedModel) -> tuple[Space, Plan]:
+    """The plan of a cut model and its space, made from shapes alone, on the `meta` device.
 
     Raises:
         UserError: `small` is no cut model with its plan, or the plan does not fit its config.
@@ -294,8 +306,7 @@ def planned_structure(small: PreTrainedModel) -> dict[str, Any]:
     with torch.device("meta"):
         dense = _stock(small)
     plan = _plan_over(dense, small)
-    space = plan.space(dense)
-    return structure_of(space, plan, kept_indices(space, plan))
+    return plan.space(dense), plan
 
 
 def _stock(small: PreTrainedModel) -> PreTrainedModel:

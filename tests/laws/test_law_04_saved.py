@@ -40,6 +40,7 @@ def cases():
                 "no-heads": partial(small, which, "vo", density=0.0),
                 "no-neurons": partial(small, which, "ffn", density=0.0),
                 "sublayers": partial(small, which, "sublayer"),
+                "tiles": partial(small, which, "attention/4x8", "ffn/8x4", density=0.2),
                 "rank": partial(small, which, "hidden", embedding_rank=5),
                 "bfloat16": partial(small, which, "ffn", "head", soft=True, dtype=torch.bfloat16),
             }

@@ -1,5 +1,6 @@
 """Law 5: a method reaches its density, to within one unit, or refuses and names the floor."""
 
+import math
 from functools import cache
 
 import pytest
@@ -32,7 +33,8 @@ def largest_step(space):
     """The most that keeping one more unit adds to the density.
 
     It is what the unit alone removes from the whole model, as its share shrinks with what else is removed;
-    the first VO dim of a head also brings the head's QK dims back to life.
+    the first VO dim of a head also brings the head's QK dims back to life, and a tile all that lies on its indices
+    in the other weights: in the attention that of its heads, of which none here is wider.
     """
     steps = [float(space.unit_cost().max())]
     for group in space.groups:
@@ -42,6 +44,12 @@ def largest_step(space):
             none[rows.start : rows.start + space.table.head_dim] = 0.0
             first[rows.start + 1 : rows.start + space.table.head_dim] = 0.0
             steps.append(float(space.parameters(first) - space.parameters(none)))
+    for _, grid in space.tiled.values():
+        inner = (grid.rows, grid.columns)[grid.inner]
+        width = inner if grid.axis.endswith("ffn") else space.table.head_dim
+        on_axis = [p for p in space.table.parameters if grid.axis in p.axes]
+        share = width / space.table.sizes[grid.axis]
+        steps.append((1 if grid.axis.endswith("ffn") else 2) * share * sum(math.prod(p.shape) for p in on_axis))
     return max(steps) / space.total()
 
 

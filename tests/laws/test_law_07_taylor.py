@@ -22,6 +22,8 @@ def taylor(space, products, group):
                 total += (product.sum(dims) if dims else product).view(group.units, -1).sum(1)
         return total
 
+    if group.grids:
+        return [sum(grid.sums(products[grid.parameter.name]) for grid in group.grids)]  # weights without their biases
     table, site = space.table, group.sites[0]
     if group.granularity in ("sublayer", "layer"):
         return [over(*(table.writer(gate) for gate in group.sites))]  # weights and biases
@@ -41,7 +43,7 @@ def loss_of(model, batch):
     return sum((value.tanh().flatten() * torch.linspace(-1, 1, value.numel())).sum() for value in tensors)
 
 
-@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("granularity", [*GRANULARITIES, "attention/4x8", "ffn/8x4", "attention/head", "ffn/tied"])
 @pytest.mark.parametrize("which", MODELS)
 def test_mask_gradient_is_the_taylor_sum(which, granularity):
     model = tiny(*which)

@@ -29,8 +29,14 @@ class Magnitude(Scheduled):
         squares, counts = self._axis_sums()
         scores = []
         for group in self.space.groups:
-            total = torch.stack([squares[axis].view(group.units, -1).sum(1) for axis in group.axes]).sum(0)
-            count = torch.stack([counts[axis].view(group.units, -1).sum(1) for axis in group.axes]).sum(0)
+            total, count = torch.zeros(2, group.units, device=self.alive.device)
+            for axis in group.axes:
+                total += squares[axis].view(group.units, -1).sum(1)
+                count += counts[axis].view(group.units, -1).sum(1)
+            for grid in group.grids:
+                weight = self.space.model.get_parameter(grid.parameter.name).detach().float()
+                total += grid.sums(weight.square())
+                count += grid.rows * grid.columns
             scores.append((total / count).sqrt())
         return torch.cat(scores)
 

@@ -62,6 +62,16 @@ class Method(nn.Module):
         return self.monotone and not self.reads_weights
 
     @classmethod
+    def defaults_for(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The `defaults` of a recipe with these options."""
+        return cls.defaults
+
+    @property
+    def fills(self) -> bool:
+        """Whether the zeros between the tiles that are kept are filled when the model has been cut, to be trained."""
+        return False
+
+    @classmethod
     def schedule(cls, density: float, begin: float, end: float) -> Schedule:
         """The paper's way down to a density, in the part of a run from `begin` to `end`."""
         return cubic(1.0, density, begin=begin, end=end)
@@ -84,6 +94,7 @@ class Method(nn.Module):
     def advance(self, progress: float) -> None:
         """Move on after an optimizer step."""
         self.progress = progress
+        self.steps += 1
 
     def penalty(self) -> Tensor | float:
         """`()` added to the loss."""
@@ -94,7 +105,6 @@ class Method(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must say which units to keep longer: write scores()")
 
     def param_groups(self) -> list[dict[str, Any]]:
-        self.steps += 1
         """Parameter groups of the method's own, as an optimizer takes them, with their own learning rates.
 
         A group with `constant: True` keeps its learning rate; the others follow the schedule of the run. Gradients are
