@@ -8,12 +8,20 @@ import math
 from dataclasses import dataclass
 
 from small_world import config, tokenizer
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 from secateur.evaluation import encoded, scores
 from secateur.tasks.task import get
 
-AUTO = {"classification": AutoModelForSequenceClassification, "tokens": AutoModelForTokenClassification}
+AUTO = {
+    "classification": AutoModelForSequenceClassification,
+    "tokens": AutoModelForTokenClassification,
+    "questions": AutoModelForQuestionAnswering,
+}
 MAX_LENGTH = 16
 
 
@@ -70,6 +78,16 @@ def words(tags=None, tokens=None, rows=20):
     return {"tokens": tokens or [["a", "film", "book"]] * rows, "ner_tags": tags or [["O", "B-A", "I-A"]] * rows}
 
 
+def asked(rows=20, **columns):
+    """Questions after a word of a context; `columns` replace or add."""
+    table = {
+        "question": ["a good film"] * rows,
+        "context": [f"a fine film of {n}" for n in range(rows)],
+        "answers": [{"text": ["fine"], "answer_start": [2]}] * rows,
+    }
+    return table | columns
+
+
 def broken(text, number, change=lambda line: line[:-3]):
     """Text with a line that is no JSON any more, counted from 1."""
     rows = text.split("\n")
@@ -79,7 +97,7 @@ def broken(text, number, change=lambda line: line[:-3]):
 
 TWO, STRINGS, SCORES = ("LABEL_0", "LABEL_1"), ("bad", "good"), [0.5, 2.5]
 LONG = "film " * 20_000  # 100,000 characters
-CLASSIFICATION, TOKENS = "classification", "tokens"
+CLASSIFICATION, TOKENS, QUESTIONS = "classification", "tokens", "questions"
 
 CASES = {
     # what is right as it is
@@ -228,6 +246,79 @@ CASES = {
     "line 7 of tags is broken": Case(TOKENS, {"d.jsonl": broken(lines(words()), 7)}, said="line 7"),
     "validation has a new tag": Case(
         TOKENS, {"train.jsonl": lines(words()), "dev.jsonl": lines(words([["O", "B-B", "O"]], rows=1))}, said="B-B"
+    ),
+    # questions
+    "questions as on the hub": Case(QUESTIONS, {"d.jsonl": lines(asked())}, None),
+    "questions with a byte-order mark and CRLF": Case(
+        QUESTIONS, {"d.jsonl": ("\ufeff" + lines(asked())).replace("\n", "\r\n")}, None
+    ),
+    "questions in csv": Case(
+        QUESTIONS,
+        {
+            "d.csv": csv(
+                asked(answer=[5] * 20, answer_start=[0] * 20, context=[f"5 of {n}" for n in range(20)])
+                | {"answers": [None] * 20}
+            )
+        },
+        None,
+        options=(("label", "answer"),),
+    ),
+    "questions without an answer": Case(
+        QUESTIONS, {"d.jsonl": lines(asked(answers=[{"text": ["fine"], "answer_start": [2]}, None] * 10))}, None
+    ),
+    "a context of a thousand words": Case(
+        QUESTIONS, {"d.jsonl": lines(asked(4, context=[f"a fine {'film ' * 1000}{n}" for n in range(4)]))}, None, 4
+    ),
+    "a context that is one word of 100,000 characters": Case(
+        QUESTIONS,
+        {
+            "d.jsonl": lines(
+                asked(
+                    context=["x" * 100_000 + str(n) for n in range(20)],
+                    answers=[{"text": ["x"], "answer_start": [9]}] * 20,
+                )
+            )
+        },
+        None,
+    ),
+    "a question of 100,000 characters": Case(QUESTIONS, {"d.jsonl": lines(asked(question=[LONG] * 20))}, None),
+    "contexts are not ASCII": Case(
+        QUESTIONS,
+        {
+            "d.jsonl": lines(
+                asked(
+                    context=[f"🎬 schöner 电影 {n}" for n in range(20)],
+                    answers=[{"text": ["电影"], "answer_start": [10]}] * 20,
+                )
+            )
+        },
+        None,
+    ),
+    "a context is empty": Case(
+        QUESTIONS, {"d.jsonl": lines(asked(context=["a fine film"] * 19 + [" "]))}, said="row 19"
+    ),
+    "a question is missing": Case(QUESTIONS, {"d.jsonl": lines(asked(question=["a"] * 19 + [None]))}, said="row 19"),
+    "an answer is elsewhere": Case(
+        QUESTIONS,
+        {"d.jsonl": lines(asked(answers=[{"text": ["fine"], "answer_start": [3]}] * 20))},
+        said="does not stand",
+    ),
+    "an answer starts beyond 64 bits": Case(
+        QUESTIONS,
+        {"d.jsonl": lines(asked(answers=[{"text": ["fine"], "answer_start": [2**70]}] * 20))},
+        said="cannot be read",
+    ),
+    "an answer starts at a number with a point": Case(
+        QUESTIONS, {"d.jsonl": lines(asked(answers=[{"text": ["fine"], "answer_start": [2.0]}] * 20))}, said="for each"
+    ),
+    "answers without a place": Case(QUESTIONS, {"d.jsonl": lines(asked(answers=["fine"] * 20))}, said="for each"),
+    "no answers at all": Case(QUESTIONS, {"d.jsonl": lines(asked(answers=[None] * 20))}, said="has an answer"),
+    "one context": Case(QUESTIONS, {"d.jsonl": lines(asked(context=["a fine film"] * 20))}, said="one context"),
+    "questions without a context": Case(
+        QUESTIONS, {"d.jsonl": lines({"question": ["a"] * 20, "answers": ["b"] * 20})}, said="no text"
+    ),
+    "nested without questions": Case(
+        QUESTIONS, {"d.json": json.dumps({"data": [{"title": "a", "paragraphs": []}] * 3})}, said="without a question"
     ),
     "two keys of tags": Case(
         TOKENS, {"d.jsonl": lines(words()).replace('{"tokens"', '{"ner_tags": ["O"], "tokens"')}, said="twice"

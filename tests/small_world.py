@@ -70,6 +70,24 @@ def write_sentences(path, rows=40):
     return str(path)
 
 
+def write_questions(path, rows=40, unanswerable=False):
+    """A jsonl of `rows` questions after a word before "film" or "book", the context of some two windows at 24 tokens.
+
+    With `unanswerable` every fourth asks for what the context does not have.
+    """
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(rows):
+            kind, word = ("film", "book")[number % 2], ("fine", "good", "dull")[number % 3]
+            front = ["a bad", "and"] * (number % 8)
+            context = " ".join([*front, word, kind, *["and a bad book" if kind == "film" else "and a bad film"]])
+            answer = {"text": [word], "answer_start": [context.index(word)]}
+            if unanswerable and number % 4 == 3:
+                context, answer = context.replace(f"{word} {kind}", "bad"), {"text": [], "answer_start": []}
+            row = {"id": str(number), "question": f"a {kind}", "context": context, "answers": answer}
+            file.write(json.dumps(row) + "\n")
+    return str(path)
+
+
 def recipe_values(model, data):
     """A recipe that runs in a second: 9 steps of a teacher, 16 of pruning, 20 of recovery."""
     return {

@@ -105,7 +105,7 @@ def test_what_is_handed_on_is_what_would_be_computed(model):
     cells = list(_cells(space, torch.rand(len(space)), (0.5, 0.0)).values())
     assert {cell.first for cell in cells} == {0, 1}
     with torch.inference_mode():
-        found = list(_in_turn(model, space, cells, batch))
+        found = [answer[0] for answer in _in_turn(model, space, cells, batch)]
         assert torch.equal(found[0], model(**batch)[0])
         for cell, answer in zip(cells, found[1:], strict=True):
             with attached(model, space, cell.masks):

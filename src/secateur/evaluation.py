@@ -22,9 +22,15 @@ BATCH = 32
 """Rows of a batch when a model is scored."""
 
 
-def encoded(task: Task, split: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Row]:
-    """A split of the task, tokenized, as rows in memory: Trainer reads them faster than a table on disk."""
-    table: Dataset = task.encode(task.splits[split], tokenizer, max_length)
+def encoded(
+    task: Task, split: str, tokenizer: PreTrainedTokenizerBase, max_length: int, only: Sequence[int] | None = None
+) -> list[Row]:
+    """A split of the task, tokenized, as rows in memory: Trainer reads them faster than a table on disk.
+
+    `only` are the numbers of the split's rows to take, in that order; by default all. A task may make several of one.
+    """
+    rows: Dataset = task.splits[split]
+    table: Dataset = task.encode(rows if only is None else rows.select(only), tokenizer, max_length)
     names = [name for name in table.column_names if name != "length"]
     columns = (table[name] for name in names)
     return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
@@ -40,7 +46,7 @@ def scores(
             per_device_eval_batch_size=BATCH,
             use_cpu=not torch.accelerator.is_available(),
             remove_unused_columns=False,
-            label_names=["labels"],
+            label_names=list(task.label_names),
             disable_tqdm=True,
             report_to=[],
         )
@@ -62,17 +68,22 @@ def runner_scores(
     for first in range(0, len(rows), size):
         batch = dict(collate(list(rows[first : first + size])))
         answers = run({name: batch[name] for name in run.inputs if name in batch})
-        answer = answers[0] if len(answers) == 1 else tuple(answers)
+        answer = alone(answers)
         said = answer if first == 0 else nested_concat(said, answer, padding_index=-100)
-        labels = batch["labels"].numpy()
+        labels = alone([batch[name].numpy() for name in task.label_names])
         wanted = labels if first == 0 else nested_concat(wanted, labels, padding_index=-100)
     return task.score(EvalPrediction(said, wanted), rows)
+
+
+def alone(values: Sequence[Any]) -> Any:
+    """Outputs or labels as Trainer gives them to a metric: the only one, or a tuple of all."""
+    return values[0] if len(values) == 1 else tuple(values)
 
 
 def batches(
     task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, limit: int = 64, size: int = 16
 ) -> list[dict[str, Tensor]]:
     """The first `limit` rows as padded inputs without labels, `size` to a batch."""
-    inputs = [{name: value for name, value in row.items() if name != "labels"} for row in rows[:limit]]
+    inputs = [{name: value for name, value in row.items() if name not in task.label_names} for row in rows[:limit]]
     collate = task.collator(tokenizer)
     return [dict(collate(inputs[first : first + size])) for first in range(0, len(inputs), size)]

@@ -18,6 +18,9 @@ from transformers import PreTrainedModel
 
 from secateur.errors import UserError
 
+PADDED = -1e9
+"""A logit that no softmax sees, at any temperature; finite, for 0 times it must be 0."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -25,7 +28,8 @@ class Step:
 
     Attributes:
         batch: the model's inputs and `labels`.
-        student, teacher: model outputs with `logits`, and `hidden_states` when a term asks for them; no teacher, None.
+        student, teacher: model outputs with `logits`, or `start_logits` and `end_logits`, and `hidden_states` when a
+            term asks for them; no teacher, None.
         masks: `(N,)` masks of this forward, None when nothing is being pruned.
         sites: the same masks where they act: axis or sublayer's gate -> values; empty when nothing is being pruned.
         progress: part of the whole run that is done, in [0, 1].
@@ -62,6 +66,13 @@ class Term(nn.Module):
         `layers` is `(depth,)` bool; a layer that is gone is the identity and keeps its number.
         """
 
+    def over(self, step: Step) -> str:
+        """What the value is a mean over: `rows`, real `tokens`, or the `labels` that count (not -100).
+
+        An optimizer step over several micro-batches and processes is the mean over all of theirs.
+        """
+        return "rows"
+
     def forward(self, step: Step) -> Tensor:
         """`()`, a mean over the batch."""
         raise NotImplementedError(f"{type(self).__name__} must compute its loss: write forward(step)")
@@ -72,6 +83,9 @@ class Labels(Term):
 
     name = "labels"
 
+    def over(self, step: Step) -> str:
+        return "labels" if "labels" in step.batch else "rows"
+
     def forward(self, step: Step) -> Tensor:
         return step.student.loss
 
@@ -79,7 +93,9 @@ class Labels(Term):
 class Logits(Term):
     """Soft cross-entropy of the student's logits with the teacher's at a temperature, mean over what is classified.
 
-    That is an example, with logits `(batch, labels)`, or a real token, with logits `(batch, tokens, labels)`.
+    That is an example, with logits `(batch, labels)`, or a real token, with logits `(batch, tokens, labels)`. Start and
+    end of an answer each classify an example into one of its real tokens, with logits `(batch, tokens)`: of the two the
+    mean is taken, as in CoFi's code (GRAIN's takes the sum, and padding for tokens).
 
     `-sum softmax(t / tau) log_softmax(s / tau)` (GRAIN section 5; no factor tau^2, which the published code has not).
     With `divergence` it is `tau^2 KL(softmax(t / tau) || softmax(s / tau))` (CoFi eq. 7; Hinton et al., 2015): 0 where
@@ -96,15 +112,34 @@ class Logits(Term):
             raise UserError(f"temperature {temperature} is not positive")
         self.temperature, self.divergence = temperature, divergence
 
+    def over(self, step: Step) -> str:
+        said = getattr(step.student, "logits", None)
+        return "tokens" if said is not None and said.dim() == 3 else "rows"
+
     def forward(self, step: Step) -> Tensor:
+        if not hasattr(step.student, "logits"):
+            return (self._distilled_end("start_logits", step) + self._distilled_end("end_logits", step)) / 2
         student, teacher = step.student.logits.float(), step.teacher.logits.float()
         if student.shape[-1] == 1:
             return functional.mse_loss(student, teacher)
+        return self._distilled(student, teacher, step)
+
+    def _distilled_end(self, name: str, step: Step) -> Tensor:
+        mine, theirs = (_among_tokens(getattr(said, name), step) for said in (step.student, step.teacher))
+        return self._distilled(mine, theirs, step)
+
+    def _distilled(self, student: Tensor, teacher: Tensor, step: Step) -> Tensor:
+        """`()` of logits in float32, classes last."""
         mine = functional.log_softmax(student / self.temperature, dim=-1)
         theirs = functional.log_softmax(teacher / self.temperature, dim=-1)
         if self.divergence:
             return self.temperature**2 * _mean((theirs.exp() * (theirs - mine)).sum(-1), step)
         return -_mean((theirs.exp() * mine).sum(-1), step)
+
+
+def _among_tokens(logits: Tensor, step: Step) -> Tensor:
+    """Logits `(batch, tokens)` in float32, padding far below all: out of the sum, and without a gradient."""
+    return logits.float().masked_fill(step.batch["attention_mask"] == 0, PADDED)
 
 
 def _mean(values: Tensor, step: Step) -> Tensor:
@@ -209,11 +244,14 @@ class Hidden(Term):
                 projection.weight = nn.Parameter(projection.weight[:, stream.to(projection.weight.device)].clone())
                 projection.in_features = projection.weight.shape[1]
 
+    def over(self, step: Step) -> str:
+        return "tokens"
+
     def forward(self, step: Step) -> Tensor:
         real = step.batch["attention_mask"].unsqueeze(-1)
         if self.match != SAME:
             return self._nearest(step, real)
-        total = step.student.logits.new_zeros((), dtype=torch.float)
+        total = torch.zeros((), device=real.device)
         for layer, projection in self.projections.items():
             mine = projection(step.student.hidden_states[int(layer)]).float()
             total = total + masked_mse(mine, step.teacher.hidden_states[int(layer)].float(), real)

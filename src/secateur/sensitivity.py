@@ -25,11 +25,11 @@ from transformers.trainer_pt_utils import nested_concat
 from secateur import page, pictures
 from secateur.bench import evaluating
 from secateur.errors import UserError
-from secateur.evaluation import BATCH, Row, encoded
+from secateur.evaluation import BATCH, Row, alone, encoded
 from secateur.masking import attached
 from secateur.methods.method import named, registered
 from secateur.space import Group, Space
-from secateur.tasks.task import Task
+from secateur.tasks.task import EXAMPLE, Task, examples
 
 UNITS = ("ffn", "qk", "vo", "head", "sublayer")
 DENSITIES = (0.75, 0.5, 0.25, 0.1)
@@ -175,8 +175,9 @@ def sensitivity(
         say(f"choosing units by {by}")
         worth = _worth(model, space, by, [dict(collate(part)) for part in _parts(evidence)])
         cells = _cells(space, worth, densities)
-        say(f"scoring {len(cells)} cells on {len(scored)} rows")
-        said, wanted = _answers(model, space, list(cells.values()), [collate(part) for part in _parts(scored)], say)
+        say(f"scoring {len(cells)} cells on {len(examples(scored))} rows")
+        parts = [collate(part) for part in _parts(scored)]
+        said, wanted = _answers(model, space, list(cells.values()), parts, task.label_names, say)
     scores = [_score(task, answer, wanted, scored) for answer in said]
     found = dict(zip(cells, scores[1:], strict=True))
     return Sensitivity(
@@ -187,8 +188,8 @@ def sensitivity(
         densities=tuple(densities),
         reactions=tuple(_reaction(space, group, densities, cells, found) for group in space.groups),
         by=by,
-        rows=len(scored),
-        evidence=len(evidence) if by == GRADIENT else 0,
+        rows=len(examples(scored)),
+        evidence=len(examples(evidence)) if by == GRADIENT else 0,
         split=split,
         seed=seed,
         forwards=len(cells),
@@ -213,18 +214,18 @@ def _drawn_rows(
     task: Task, tokenizer: PreTrainedTokenizerBase, split: str, rows: int, max_length: int, seed: int
 ) -> tuple[list[Row], list[Row]]:
     """Rows to score on, and other rows, of the training split, to choose on; drawn by the seed."""
-    train = _shuffled(encoded(task, "train", tokenizer, max_length), seed)
+    train = _shuffled(len(task.splits["train"]), seed)
+    scored, chosen_on = _shuffled(len(task.splits[split]), seed)[:rows], train[:rows]
     if split == "train":
         count = min(rows, len(train) // 2)
         if not count:
             raise UserError(f"the training split has {len(train)} row: give at least 2, to choose on and to score on")
-        return train[:count], train[count : 2 * count]
-    return _shuffled(encoded(task, split, tokenizer, max_length), seed)[:rows], train[:rows]
+        scored, chosen_on = train[:count], train[count : 2 * count]
+    return encoded(task, split, tokenizer, max_length, scored), encoded(task, "train", tokenizer, max_length, chosen_on)
 
 
-def _shuffled(rows: Sequence[Row], seed: int) -> list[Row]:
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
-    return [rows[number] for number in order]
+def _shuffled(count: int, seed: int) -> list[int]:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
 
 
 def _parts(rows: list[Row]) -> list[list[Row]]:
@@ -321,33 +322,38 @@ def _reaction(
 
 @torch.inference_mode()
 def _answers(
-    model: PreTrainedModel, space: Space, cells: Sequence[Cell], batches: Sequence[Any], say: Say
+    model: PreTrainedModel,
+    space: Space,
+    cells: Sequence[Cell],
+    batches: Sequence[Any],
+    labels: Sequence[str],
+    say: Say,
 ) -> tuple[list[Any], Any]:
-    """Outputs `(rows, ...)` of the whole model and of each cell's, on all batches, and the labels."""
-    said: list[list[np.ndarray]] = [[] for _ in range(len(cells) + 1)]
+    """Outputs `(rows, ...)` of the whole model and of each cell's, on all batches, and the labels, by these names."""
+    said: list[list[Any]] = [[] for _ in range(len(cells) + 1)]
     wanted = []
     for number, batch in enumerate(batches, 1):
         inputs = _placed(batch, model)
-        wanted.append(inputs.pop("labels").cpu().numpy())
+        wanted.append(alone([inputs.pop(name).cpu().numpy() for name in labels]))
         for own, answer in zip(said, _in_turn(model, space, cells, inputs), strict=True):
-            own.append(answer.float().cpu().numpy())
+            own.append(alone([value.float().cpu().numpy() for value in answer.values() if isinstance(value, Tensor)]))
         say(f"batch {number} of {len(batches)}")
     return [_joined(own) for own in said], _joined(wanted)
 
 
 def _in_turn(
     model: PreTrainedModel, space: Space, cells: Sequence[Cell], inputs: dict[str, Tensor]
-) -> Iterator[Tensor]:
-    """The first output on one batch: the whole model's, then each cell's."""
+) -> Iterator[Mapping[str, Any]]:
+    """What is said of one batch: by the whole model, then by each cell's."""
     layers = _layers(model, space)
     with _heard(layers) as heard:
-        yield model(**inputs)[0]
+        yield model(**inputs)
     masks = space.ones()
     with attached(model, space, masks):
         for cell in cells:
             masks.copy_(cell.masks)
             with _handed_on(layers[: cell.first], heard):
-                yield model(**inputs)[0]
+                yield model(**inputs)
 
 
 def _joined(arrays: Sequence[np.ndarray]) -> Any:
@@ -408,9 +414,21 @@ def _score(task: Task, said: Any, wanted: Any, rows: Sequence[Row]) -> float:
 
 
 def _standard_error(task: Task, said: Any, wanted: Any, rows: Sequence[Row], seed: int) -> float:
-    """Standard deviation of the score over draws of as many rows with replacement (Efron, 1979)."""
-    draws = np.random.default_rng(seed).integers(len(rows), size=(DRAWS, len(rows)))
-    return float(np.std([_score(task, said[draw], wanted[draw], [rows[n] for n in draw]) for draw in draws], ddof=1))
+    """Standard deviation of the score over draws of as many examples with replacement (Efron, 1979)."""
+    own = examples(rows)
+    draws = np.random.default_rng(seed).integers(len(own), size=(DRAWS, len(own)))
+    return float(np.std([_drawn_score(task, said, wanted, rows, [own[n] for n in draw]) for draw in draws], ddof=1))
+
+
+def _drawn_score(task: Task, said: Any, wanted: Any, rows: Sequence[Row], drawn: Sequence[Sequence[int]]) -> float:
+    """The score of examples, by the places of their rows; one that was drawn twice counts as two."""
+    places = [place for own in drawn for place in own]
+    again = [{**rows[place], EXAMPLE: number} for number, own in enumerate(drawn) for place in own]
+    return _score(task, _at(said, places), _at(wanted, places), again)
+
+
+def _at(values: Any, places: Sequence[int]) -> Any:
+    return tuple(value[places] for value in values) if isinstance(values, tuple) else values[places]
 
 
 # Shown

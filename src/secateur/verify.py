@@ -118,9 +118,9 @@ def _exported(
 
 
 def _outputs(model: PreTrainedModel, batches: list[dict[str, Tensor]]) -> list[Tensor]:
-    """A model's first output (logits, or the hidden states of a bare encoder) for each batch, on the CPU."""
+    """A model's outputs (logits, or the hidden states of a bare encoder) for each batch, on the CPU."""
     answers = (model(**{name: value.to(model.device) for name, value in batch.items()}) for batch in batches)
-    return [answer[0].cpu() for answer in answers]
+    return [value.cpu() for answer in answers for value in answer.values() if isinstance(value, Tensor)]
 
 
 def _largest(left: list[Tensor], right: list[Tensor]) -> tuple[float, float]:

@@ -54,6 +54,7 @@ class Classification(Task):
     """
 
     model_class: ClassVar[Any] = AutoModelForSequenceClassification
+    augmentable: ClassVar[bool] = True
 
     splits: DatasetDict
     columns: tuple[str, ...]

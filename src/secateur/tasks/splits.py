@@ -96,7 +96,14 @@ def _folder_parts(folder: Path) -> dict[str, Part]:
         if path.suffix.lower() in READERS:
             name = re.sub(r"-\d{5}-of-\d{5}$", "", path.stem)  # the hub stores a large split in pieces
             files.setdefault(name, []).append(path)
-    return {name: partial(_read_files, paths) for name, paths in files.items()}
+    return {name: partial(_read_files, paths) for name, paths in _unversioned(files).items()}
+
+
+def _unversioned(files: dict[str, list[Path]]) -> dict[str, list[Path]]:
+    """Splits by names without the version that SQuAD's files have, as in train-v2.0.json, where there is one alone."""
+    plain = {name: re.sub(r"-v\d+(\.\d+)*$", "", name) for name in files}
+    names = list(plain.values())
+    return {plain[name] if names.count(plain[name]) == 1 else name: paths for name, paths in files.items()}
 
 
 def _hub_parts(name: str) -> dict[str, Part]:

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, ClassVar
@@ -30,6 +31,12 @@ from transformers import (
 from secateur.errors import UserError, as_user_error
 from secateur.tasks.splits import is_path, listed
 
+EXAMPLE = "example"
+"""The column of encoded rows that says which row of the split each is of, where a task makes several of one."""
+
+SHARED = ("data", "text", "label", "metric", "seed", "rows")
+"""What the `from_data` of every task may take; a recipe has keys for these."""
+
 _REGISTRY: dict[str, type[Task]] = {}
 
 
@@ -47,7 +54,10 @@ class Task(ABC):
         name: what the kind is registered as.
         model_class: the `AutoModelFor...` class of transformers that carries the head.
         collator_class: pads the rows that `encode` makes.
+        label_names: what of a batch are labels, by the names that the model takes them under.
+        defaults: keys of a recipe that names this task, where the recipe says nothing.
         greater_is_better: whether a larger `metric` is better.
+        augmentable: whether a teacher may label a row whose words were dropped, swapped or cropped.
         splits: "train" and "validation", narrowed to the columns in use.
         labels: the names of the head's outputs, in order; None where they have no names.
         metric: the main score, a key of what `compute_metrics` returns.
@@ -56,7 +66,10 @@ class Task(ABC):
     name: ClassVar[str]
     model_class: ClassVar[Any]
     collator_class: ClassVar[type[PaddingCollator]] = PaddingCollator
+    label_names: ClassVar[tuple[str, ...]] = ("labels",)
+    defaults: ClassVar[Mapping[str, Any]] = {}
     greater_is_better: ClassVar[bool] = True
+    augmentable: ClassVar[bool] = False
     splits: DatasetDict
     labels: tuple[str, ...] | None
     metric: str
@@ -68,7 +81,7 @@ class Task(ABC):
 
     @abstractmethod
     def encode(self, split: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int = 128) -> Dataset:
-        """The split as model inputs and `labels`, unpadded, with each row's number of tokens as `length`."""
+        """The split as model inputs and labels, unpadded, with each row's number of tokens as `length`."""
 
     @abstractmethod
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
@@ -152,7 +165,9 @@ class Task(ABC):
         if "num_labels" not in head:
             return
         _check_count(model.config, PreTrainedConfig(**head), f"the {role}")
-        theirs, ours = _label_names(model.config), self.labels or ()
+        if self.labels is None:
+            return
+        theirs, ours = _label_names(model.config), self.labels
         named = not (_only_count(theirs) or _only_count(ours))
         odd = [pair for pair in zip(theirs, ours, strict=True) if pair[0].casefold() != pair[1].casefold()]
         if named and odd:
@@ -173,6 +188,14 @@ class Task(ABC):
     def _has_head(self, config: PreTrainedConfig) -> bool:
         kind = self.model_class.__name__.removeprefix("AutoModel")  # such as "ForSequenceClassification"
         return any(name.endswith(kind) for name in config.architectures or ())
+
+
+def examples(rows: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """The places in `rows` of what belongs to one example, in order of its first: one alone without `EXAMPLE`."""
+    found: dict[Any, list[int]] = {}
+    for place, row in enumerate(rows):
+        found.setdefault(row.get(EXAMPLE, place), []).append(place)
+    return list(found.values())
 
 
 def check_length(max_length: int, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -218,6 +241,20 @@ def get(name: str) -> type[Task]:
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
         raise UserError(f"task {name!r} is not known: {hint}")
     return _REGISTRY[name]
+
+
+def open_task(name: str, data: str, options: Mapping[str, Any], **given: Any) -> Task:
+    """The task of that name on `data`, with options of its own: what its `from_data` takes beside what all do.
+
+    Raises:
+        UserError: there is no such task, or it has no such option; and whatever `from_data` raises.
+    """
+    kind = get(name)
+    known = [key for key in signature(kind.from_data).parameters if key not in SHARED]
+    for key in options:
+        if key not in known:
+            raise UserError(f"task {name!r} has no option {key!r}: it has {', '.join(known) or 'none'}")
+    return kind.from_data(data, **given, **options)
 
 
 def _read_config(name_or_path: str | Path, **kwargs: Any) -> PreTrainedConfig:

@@ -1,0 +1,160 @@
+"""Questions, the texts that may answer them, and their gold answers, as the forms of SQuAD have them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict, Features, List, Value
+
+from secateur.errors import UserError
+from secateur.tasks.splits import no_column, shared_columns
+
+# Tried in order.
+TEXTS = (("question", "context"), ("question", "passage"), ("question", "paragraph"), ("query", "context"))
+ANSWERS = ("answers", "answer")
+START = "answer_start"
+
+TEXT, NUMBER = Value("string"), Value("int64")
+SPLIT = Features({"question": TEXT, "context": TEXT, "answers": List(TEXT), "starts": List(NUMBER)})
+"""The columns of a split: the gold answers, none where the context does not answer, and their first characters."""
+
+
+def prepare(splits: DatasetDict, text: Sequence[str] | None, label: str | None, seed: int) -> DatasetDict:
+    """The splits in the columns of `SPLIT`, whole rows alone; without a validation split a part of the contexts.
+
+    Raises:
+        UserError: a column is not there, a row is not whole, no question of a split has an answer, or all questions
+            of a split that has to be divided are of one context.
+    """
+    flat = DatasetDict({name: _flat(name, split) for name, split in splits.items()})
+    shared = shared_columns(flat)
+    columns = (*_text_columns(shared, text), _answer_column(shared, label))
+    read = DatasetDict({name: _read(name, split, columns) for name, split in flat.items()})
+    return read if "validation" in read else _by_context(read["train"], seed)
+
+
+def _flat(name: str, split: Dataset) -> Dataset:
+    """SQuAD's own form, articles of paragraphs of questions, as a row a question; other rows as they are."""
+    if "paragraphs" not in split.column_names:
+        return split
+    try:
+        rows = [
+            {
+                "question": asked.get("question"),
+                "context": paragraph.get("context"),
+                "answers": [] if asked.get("is_impossible") else asked.get("answers"),
+            }
+            for article in split["paragraphs"]
+            for paragraph in article
+            for asked in paragraph["qas"]
+        ]
+    except (TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"the {name} split has paragraphs that are not SQuAD's (qas and context in each; {error!r}): give rows "
+            "with question, context and answers"
+        ) from error
+    if not rows:
+        raise UserError(f"the {name} split has paragraphs without a question: fill it or remove it")
+    return Dataset.from_list(rows)
+
+
+def _text_columns(shared: Sequence[str], text: Sequence[str] | None) -> tuple[str, str]:
+    asked = (text,) if isinstance(text, str) else tuple(text or ())
+    if asked and len(asked) != 2:
+        raise UserError(f"`text` names {len(asked)} columns: name two, that of the question and that of the context")
+    for question, context in [asked] if asked else TEXTS:
+        if {question, context} <= set(shared):
+            return question, context
+    raise no_column("text", asked, shared)
+
+
+def _answer_column(shared: Sequence[str], label: str | None) -> str:
+    for name in [label] if label else ANSWERS:
+        if name in shared:
+            return name
+    raise no_column("label", [label] if label else [], shared)
+
+
+def _read(name: str, split: Dataset, columns: tuple[str, str, str]) -> Dataset:
+    """The rows of a split in the columns of `SPLIT`.
+
+    Raises:
+        UserError: a row is not whole, or none has an answer.
+    """
+    questions, contexts, given = (split[column][:] for column in columns)
+    nothing = [None] * len(split)
+    starts = split[START][:] if START in split.column_names else nothing
+    impossible = split["is_impossible"][:] if "is_impossible" in split.column_names else nothing
+    found = [
+        ([], []) if none else _gold(answers, start)
+        for none, answers, start in zip(impossible, given, starts, strict=True)
+    ]
+    _check_rows(name, questions, contexts, found)
+    if not any(texts for texts, _ in found):
+        raise UserError(f"no question of the {name} split has an answer: name the column of answers by `label`")
+    texts, places = map(list, zip(*found, strict=True))
+    return Dataset.from_dict(
+        {"question": questions, "context": contexts, "answers": texts, "starts": places}, features=SPLIT
+    )
+
+
+def _gold(answers: Any, start: Any) -> tuple[list[Any], list[Any]]:
+    """Texts and first characters of a row's gold answers, as the row has them."""
+    if answers is None or answers == "" or answers == []:
+        return [], []
+    if isinstance(answers, list):
+        pairs = [(one.get("text"), one.get(START)) if isinstance(one, dict) else (one, None) for one in answers]
+        return [text for text, _ in pairs], [place for _, place in pairs]
+    texts, starts = (answers.get("text"), answers.get(START)) if isinstance(answers, dict) else (answers, start)
+    if isinstance(texts, list):
+        return texts, starts if isinstance(starts, list) else [starts] * len(texts)
+    return ([], []) if texts is None else ([str(texts)], [starts])  # a column of years is numbers in csv
+
+
+def _check_rows(
+    name: str, questions: Sequence[Any], contexts: Sequence[Any], found: Sequence[tuple[list[Any], list[Any]]]
+) -> None:
+    faults = {
+        "have no question": [not isinstance(text, str) or not text.strip() for text in questions],
+        "have no context, or an empty one": [not isinstance(text, str) or not text.strip() for text in contexts],
+        f"have answers without a text and an {START} for each": [not _is_whole(*gold) for gold in found],
+    }
+    _refuse(name, faults)
+    away = [
+        any(context[start : start + len(text)] != text for text, start in zip(*gold, strict=True))
+        for context, gold in zip(contexts, found, strict=True)
+    ]
+    _refuse(name, {f"have an answer that does not stand in its context at {START} (counted in characters)": away})
+
+
+def _is_whole(texts: Sequence[Any], starts: Sequence[Any]) -> bool:
+    named = all(isinstance(text, str) and text.strip() for text in texts)
+    return named and len(texts) == len(starts) and all(isinstance(start, int) and start >= 0 for start in starts)
+
+
+def _refuse(name: str, faults: Mapping[str, Sequence[bool]]) -> None:
+    for fault, found in faults.items():
+        if any(found):
+            raise UserError(
+                f"{sum(found)} of the {len(found)} rows of the {name} split {fault} "
+                f"(the first is row {list(found).index(True)}, counted from 0): mend or remove them"
+            )
+
+
+def _by_context(rows: Dataset, seed: int, share: float = 0.1) -> DatasetDict:
+    """Training and validation rows of different contexts: a text in both splits would flatter the score."""
+    contexts: dict[str, list[int]] = {}
+    for number, context in enumerate(rows["context"]):
+        contexts.setdefault(context, []).append(number)
+    if len(contexts) < 2:
+        raise UserError(
+            f"all {len(rows)} questions are of one context: give a validation split, or questions of at least two"
+        )
+    groups, chosen = list(contexts.values()), list[int]()
+    for place in np.random.default_rng(seed).permutation(len(groups))[:-1]:
+        if len(chosen) < max(1, round(share * len(rows))):
+            chosen += groups[place]
+    kept = np.setdiff1d(np.arange(len(rows)), chosen)
+    return DatasetDict(train=rows.select(kept), validation=rows.select(sorted(chosen)))
