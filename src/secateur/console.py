@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text as RichText
 from transformers import TrainerCallback
 
+from secateur import processes
 from secateur.comparison import Comparison
 from secateur.contest import BASELINE, Result
 from secateur.inspection import captions, drawn, saved
@@ -143,7 +144,8 @@ def show_inspection(found: Mapping[str, Any]) -> None:
         ]
     )
     show_table(("", "kept", "total", "density"), counts)
-    show_lines(f"{found['stored']:,} numbers are stored, {found['padding']:,} of them padding.", "")
+    zeros = f" and {found['zeros']:,} zeros of tiles" if found["zeros"] else ""
+    show_lines(f"{found['stored']:,} numbers are stored, {found['padding']:,} of them padding{zeros}.", "")
     show_table(*saved(found), "What would go with a group: % of parameters / of FLOPs that the layers keep")
     if found["units"]:
         offers = [
@@ -398,7 +400,13 @@ def _clock(seconds: float) -> str:
 
 @contextmanager
 def watching() -> Iterator[Watch]:
-    """A callback that shows how far training is, on stderr: bars on a terminal, lines elsewhere."""
+    """A callback that shows how far training is, on stderr: bars on a terminal, lines elsewhere.
+
+    Of several processes the main one shows it.
+    """
+    if not processes.is_main():
+        yield Watch()
+        return
     if not ERR.is_terminal:
         yield Lines()
         return

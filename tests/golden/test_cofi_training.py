@@ -1,16 +1,12 @@
 """CoFi's golden tests on the loss and on training: G10 (layer matching), G11 (distillation), G13 (optimizer wiring)."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import two_processes
+import two_ranks
 from golden_bert import arguments
-from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import TrainerCallback
 
@@ -421,7 +417,7 @@ def test_g13_resumed_is_uninterrupted(run, tmp_path):
     """Six steps with dropout, sampled gates and drawn layers; cut before pruning, at its start and on the ramp."""
     same = {"dropout": 0.1, "logging_strategy": "steps", "logging_steps": 1, "gradient_accumulation_steps": 2}
     whole = run("whole", save_strategy="steps", save_steps=1, **same)
-    assert whole.method.draws == 2 * 4, "two micro-batches in each of the four steps after the start"
+    assert whole.method.draws == 4, "once in each of the four steps after the start, for both micro-batches"
     for step in (1, 2, 4):
         # other weights and gates at first
         resumed = run("again", resume=str(tmp_path / f"whole/checkpoint-{step}"), seed=2, **same)
@@ -449,28 +445,12 @@ def test_g13_noise_goes_on_where_it_was(bert):
     assert torch.equal(resumed.masks(), after)
 
 
-def two_ranks(folder):
-    """What each of two processes saw and ended with, over gloo."""
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": str(Path(__file__).parents[2] / "src"),
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d"]
-    address = ["--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
-    command = [sys.executable, *launch, *address, two_processes.__file__, str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [load_file(folder / f"{rank}.safetensors") for rank in range(2)]
-
-
 def test_g13_two_processes_are_one_with_the_same_batch(tmp_path):
     """Same masks, gates, multipliers and weights on both ranks though their data differ, and those of one process.
 
     The noise is that of the step, and gradients are averaged. The published code does neither (B18).
     """
-    first, second = two_ranks(tmp_path)
+    first, second = two_ranks.of_script(two_processes.__file__, tmp_path)
     assert first.keys() == second.keys() >= {"method.log_alpha", "method.multipliers", "masks", "tokens"}
     assert {name for name in first if not torch.equal(first[name], second[name])} == {"tokens"}
     assert any(name.startswith("terms.") for name in first)

@@ -3,13 +3,14 @@
 import pytest
 import torch
 from tiny_models import CLASSIFIERS, METHODS, tiny
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
+from secateur import training
 from secateur.methods.method import registered
 from secateur.objectives import Hidden, Labels, Logits
 from secateur.schedules import cubic
 from secateur.space import Space
-from secateur.training import PruningTrainer, last_checkpoint
+from secateur.training import PruningTrainer, checkpoints, last_checkpoint
 
 STEPS = 6
 CUTS = (1, 3, 5)  # in warm-up, while pruning, in recovery
@@ -28,7 +29,7 @@ def collate(rows):
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def trainer(which, name, folder, *, seed=1, save="steps"):
+def trainer(which, name, folder, *, seed=1, save="steps", keep=None):
     """Student, method and terms from scratch; dropout is on, so the random state matters as well."""
     student, teacher = (tiny(*which, dtype=torch.float32, dropout=0.1, seed=s) for s in (seed, 2))
     space = Space(student, "ffn", "qk", "vo")
@@ -43,6 +44,7 @@ def trainer(which, name, folder, *, seed=1, save="steps"):
         logging_steps=1,
         save_strategy=save,
         save_steps=1,
+        save_total_limit=keep,
         use_cpu=True,
         report_to=[],
         disable_tqdm=True,
@@ -96,3 +98,58 @@ def test_resumed_is_uninterrupted(which, name, tmp_path):
         resumed = trainer(which, name, tmp_path / "resumed", seed=3, save="no")  # other weights at first
         resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
         assert_same(resumed, whole)
+
+
+class Killed(BaseException):
+    """What no code of ours or of Trainer's catches."""
+
+
+# What is called, in this order, while a checkpoint is written and the one before it goes.
+MOMENTS_OF_A_CHECKPOINT = {
+    "weights": (Trainer, "save_model"),
+    "optimizer": (Trainer, "_save_optimizer_and_scheduler"),
+    "random state": (Trainer, "_save_rng_state"),
+    "our state": (training, "save_file"),
+    "the old one": (training.shutil, "rmtree"),
+}
+
+
+def killed_at(monkeypatch, place, name, *, after):
+    """A function that kills the process the third time that it is called, before its work or after it."""
+    work, calls = getattr(place, name), []
+
+    def kill(*args, **kwargs):
+        calls.append(args)
+        if len(calls) < 3:
+            return work(*args, **kwargs)
+        if after:
+            work(*args, **kwargs)
+        raise Killed
+
+    monkeypatch.setattr(place, name, kill)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("moment", MOMENTS_OF_A_CHECKPOINT)
+def test_there_is_always_a_whole_checkpoint(tmp_path, monkeypatch, moment, after):
+    """Of a limit of one there is never more than one beside it, and killed at any moment the run goes on."""
+    which = CLASSIFIERS[0].values[0]
+    whole = trainer(which, "grain", tmp_path / "whole", keep=1)
+    whole.train()
+    assert [path.name for path in checkpoints(tmp_path / "whole")] == [f"checkpoint-{STEPS}"]
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed_at(patch, *MOMENTS_OF_A_CHECKPOINT[moment], after=after)
+        trainer(which, "grain", tmp_path / "killed", keep=1).train()
+    assert len(checkpoints(tmp_path / "killed")) <= 2
+    last = last_checkpoint(tmp_path / "killed")
+    assert last is not None
+    resumed = trainer(which, "grain", tmp_path / "killed", seed=3, keep=1)
+    resumed.train(resume_from_checkpoint=last)
+    assert_same(resumed, whole)
+    assert [path.name for path in checkpoints(tmp_path / "killed")] == [f"checkpoint-{STEPS}"]
+
+
+def test_a_folder_of_the_users_is_no_checkpoint(tmp_path):
+    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-best", "checkpoint-"):
+        (tmp_path / name).mkdir()
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-9", "checkpoint-10"]

@@ -1,0 +1,204 @@
+"""Law 12: two processes are one with the same global batch, and so are micro-batches: every row of a step counts alike.
+
+Rows are of different lengths, so that no two processes have as many tokens, and their number is none that batches
+divide. What is left is noise; SGD lets it stay what it is, where Adam blows up that of a gradient of 0 (key biases).
+
+As a script, one of the processes: `test_law_12_processes.py FOLDER` writes `FOLDER/RANK.safetensors`.
+"""
+
+import gc
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))  # for tiny_models, when run as a script
+
+import torch  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+from tiny_models import METHODS, tiny  # noqa: E402
+from transformers import TrainingArguments  # noqa: E402
+from two_ranks import of_script  # noqa: E402
+
+from secateur.methods.method import registered  # noqa: E402
+from secateur.objectives import Hidden, Labels, Logits  # noqa: E402
+from secateur.schedules import cubic  # noqa: E402
+from secateur.space import Space  # noqa: E402
+from secateur.training import PruningTrainer  # noqa: E402
+
+STEPS, ROWS, BATCH = 10, 43, 8  # an epoch is five batches of 8 rows and one of 3
+TOKENS = "ForTokenClassification"
+CASES = {name: (name, "random", "ForSequenceClassification") for name in METHODS}
+CASES |= {"lengths": ("grain", "group_by_length", "ForSequenceClassification"), "tokens": ("grain", "random", TOKENS)}
+NOISE = 1e-6  # methods and terms keep their own numbers in float32
+
+
+def examples(head):
+    """Rows of 3 to 9 tokens; labels of rows, or of tokens, some of which do not count."""
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for number in range(ROWS):
+        ids = torch.randint(5, 50, (3 + 5 * number % 7,), generator=generator)
+        labels = ids % 2 if head == TOKENS else ids[0] % 2
+        if head == TOKENS:
+            labels[: number % 3] = -100
+        rows.append({"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels})
+    return rows
+
+
+def collate(rows):
+    blank = {"input_ids": 0, "attention_mask": 0, "labels": -100}
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    pad = torch.nn.utils.rnn.pad_sequence
+    return {
+        name: pad(column, batch_first=True, padding_value=blank[name]) if column[0].dim() else torch.stack(column)
+        for name, column in columns.items()
+    }
+
+
+class Watched(PruningTrainer):
+    """Keeps the masks after every step, and how many numbers the model has."""
+
+    def step_taken(self):
+        super().step_taken()
+        self.kept = [*getattr(self, "kept", []), self.method.eval().masks().detach().clone()]
+        self.sizes = [*getattr(self, "sizes", []), sum(p.numel() for p in self.model_wrapped.parameters())]
+
+
+def trained(folder, case, *, batch=BATCH, accumulate=1, resume=None, seed=1, save="no"):
+    """A trainer after ten steps of a method: `batch` rows of a process in each micro-batch."""
+    name, order, head = CASES[case]
+    torch.manual_seed(0)
+    student, teacher = (tiny("bert", head, seed=number) for number in (seed, 2))
+    method = registered()[name](Space(student, "ffn", "qk", "vo"), cubic(1.0, 0.4, begin=0.2, end=0.7)).double()
+    objective = [Labels(), Logits(temperature=4.0), Hidden(layers="every 1")]
+    for term in objective:
+        term.bind(student, teacher)
+        term.double()
+    arguments = TrainingArguments(
+        str(folder),
+        max_steps=STEPS,
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=accumulate,
+        learning_rate=0.05,
+        optim="sgd",
+        max_grad_norm=0.5,
+        warmup_steps=1,
+        logging_steps=1,
+        save_strategy=save,
+        save_steps=1,
+        train_sampling_strategy=order,
+        data_seed=3,
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    trainer = Watched(
+        student,
+        method=method,
+        teacher=teacher,
+        objective=objective,
+        args=arguments,
+        train_dataset=examples(head),
+        data_collator=collate,
+        shrink=True,
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def result(trainer):
+    """Every number that a training ends with, its masks at every step, its plan, its losses and its sizes."""
+    found = {"masks": torch.stack(trainer.kept), "plan": trainer.method.plan(0.4).masks}
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    for name in ("loss", "loss_labels", "loss_logits", "loss_hidden", "grad_norm"):
+        found[f"log.{name}"] = torch.tensor([entry[name] for entry in logs])
+    for name in ("model", "method", "terms"):
+        state = getattr(trainer, name).state_dict()
+        found |= {f"{name}.{key}": value.detach().clone() for key, value in state.items()}
+    return found | {"sizes": torch.tensor(trainer.sizes)}
+
+
+def process(folder):
+    """What one of two processes finds in every case, with and without accumulation, and resumed."""
+    found = {}
+    for case in CASES:
+        found[case] = result(trained(folder, case, batch=BATCH // 2))
+    found["accumulated"] = result(trained(folder, "tokens", batch=BATCH // 4, accumulate=2))
+    whole = trained(folder / "saved", "lengths", batch=BATCH // 2, save="steps")
+    assert sorted(path.name for path in (folder / "saved").iterdir()) == sorted(
+        f"checkpoint-{step + 1}" for step in range(STEPS)
+    )
+    last = str(folder / "saved" / "checkpoint-8")  # in the second epoch, after cuts
+    found["saved"] = result(whole)
+    found["resumed"] = result(trained(folder, "lengths", batch=BATCH // 2, seed=4, resume=last))
+    return {f"{case}/{name}": value.contiguous() for case, values in found.items() for name, value in values.items()}
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """Of each of two processes: case -> its numbers."""
+    found = []
+    for numbers in of_script(__file__, tmp_path_factory.mktemp("ranks")):
+        cases = {}
+        for name, value in numbers.items():
+            case, _, own = name.partition("/")
+            cases.setdefault(case, {})[own] = value
+        found.append(cases)
+    return found
+
+
+def assert_close(mine, theirs):
+    assert mine.keys() == theirs.keys()
+    assert torch.equal(mine["plan"] > 0, theirs["plan"] > 0) and torch.equal(mine["sizes"], theirs["sizes"])
+    far = {name: float((mine[name] - theirs[name]).abs().max()) for name in mine if mine[name].is_floating_point()}
+    assert {name: distance for name, distance in far.items() if distance > NOISE} == {}
+
+
+def test_both_processes_have_the_same_bits(ranks):
+    first, second = ranks
+    assert first.keys() == second.keys() == {*CASES, "accumulated", "saved", "resumed"}
+    for case, values in first.items():
+        assert [name for name in values if not torch.equal(values[name], second[case][name])] == [], case
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_are_one(ranks, case, tmp_path):
+    one = result(trained(tmp_path, case))
+    assert len(one["masks"].unique(dim=0)) > 2
+    assert_close(ranks[0][case], one)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_micro_batches_are_one_batch(case, tmp_path):
+    assert_close(result(trained(tmp_path, case, batch=BATCH // 4, accumulate=4)), result(trained(tmp_path, case)))
+
+
+def test_micro_batches_in_two_processes_are_one_batch(ranks, tmp_path):
+    assert_close(ranks[0]["accumulated"], result(trained(tmp_path, "tokens")))
+
+
+def test_means_of_means_would_be_another_result(tmp_path, monkeypatch):
+    """The law can fail: by a thousand times the noise where a micro-batch counts whatever its tokens."""
+    whole = result(trained(tmp_path, "tokens"))
+    monkeypatch.setattr(PruningTrainer, "_shares", lambda self, found: [None] * len(found))
+    parts = result(trained(tmp_path, "tokens", batch=BATCH // 4, accumulate=4))
+    assert float((parts["log.loss_hidden"] - whole["log.loss_hidden"]).abs().max()) > 1000 * NOISE
+
+
+def test_two_processes_go_on_where_they_were(ranks):
+    """Law 8 among two: the order of rows and the shapes of a model that was cut come back in both."""
+    whole, resumed = ranks[0]["saved"], ranks[0]["resumed"]
+    assert whole["sizes"].unique().numel() > 1
+    weights = [name for name in whole if name.startswith(("model.", "method.", "terms.", "plan"))]
+    assert [name for name in weights if not torch.equal(whole[name], resumed[name])] == []
+
+
+if __name__ == "__main__":
+    gc.freeze()
+    torch.set_num_threads(1)
+    place = Path(sys.argv[1])
+    save_file(process(place), place / f"{os.environ['RANK']}.safetensors")
