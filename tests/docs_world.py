@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from fake_clock import timer
-from small_world import config, tokenizer, write_data, write_sentences
+from small_world import config, tokenizer, write_data, write_questions, write_sentences
 from transformers import BertForSequenceClassification, BertModel, DataCollatorWithPadding
 
 from secateur import latency, memory, pictures, recipe, roofline, stages
@@ -18,7 +18,7 @@ from secateur.bench import grid
 from secateur.roofline import Rates
 
 ROOT = Path(__file__).parents[1]
-TOKENS = 128  # that every model takes
+TOKENS = 384  # that every model takes
 
 ROWS = [{**tokenizer()(text), "labels": label} for text, label in (("a fine film", 1), ("a dull and bad book", 0)) * 4]
 NAMES = {
@@ -62,6 +62,8 @@ def build(folder: Path) -> None:
     for split, rows in (("train", 32), ("validation", 8)):
         (folder / "data" / "conll").mkdir(parents=True, exist_ok=True)
         write_sentences(folder / "data" / "conll" / f"{split}.jsonl", rows)
+        (folder / "data" / "squad").mkdir(exist_ok=True)
+        write_questions(folder / "data" / "squad" / f"{split}.jsonl", rows)
     write_data(folder / "reviews.csv")
     (folder / "recipes").mkdir()
     for path in (ROOT / "recipes").glob("*.yaml"):

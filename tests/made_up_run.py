@@ -66,7 +66,7 @@ def logged(stages=("prune", "recover"), steps=40, every=4):
             where, spent = {"stage": stage, "step": step, "of": steps}, {"seconds": 0.5 * step, "rows": 8 * step}
             terms = {"loss": 2.5, "loss_logits": 2.0 + step / 30, "loss_hidden": 20.0 / step}
             kept = {"density": 1 - 0.9 * step / steps} if stage == "prune" else {}
-            yield {**where, **terms, **kept, **spent}
+            yield {**where, **terms, **kept, **spent, "resident_mb": 900.0 - step, "anonymous_mb": 700.0 - step}
             if step % 20 == 0:
                 yield {**where, "eval_loss": 0.4, "eval_accuracy": 0.85, "eval_runtime": 0.3, **kept, **spent}
         yield {**where, "train_runtime": 20.0, "train_loss": 2.5, **spent}

@@ -346,6 +346,9 @@ def test_an_unknown_architecture_names_the_supported_ones(secateur, world, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+SHORT = ("--set", "shapes=[[1, 8]]")  # of which the tiny models have positions
+
+
 def write_rows(path, *rows):
     path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
     return path
@@ -402,7 +405,7 @@ def test_a_mistake_gets_one_sentence_and_leaves_nothing(secateur, world, tmp_pat
 def test_a_folder_that_cannot_be_written_is_refused(secateur, world, tmp_path):
     file = write_rows(tmp_path / "file", "a letter")
     words = (world / "classifier", "--output", file / "out")
-    assert refused(secateur("prune", *words, "--data", world / "data.csv"), "cannot write", str(file))
+    assert refused(secateur("prune", *words, "--data", world / "data.csv", *SHORT), "cannot write", str(file))
     assert refused(secateur("cut", *words), "cannot write", str(file))
     assert file.read_text() == "a letter\n"
 
@@ -410,7 +413,7 @@ def test_a_folder_that_cannot_be_written_is_refused(secateur, world, tmp_path):
 def test_what_is_there_is_not_replaced(secateur, world, tmp_path):
     write_rows(tmp_path / "letter.txt", "dear reader")
     words = (world / "classifier", "--output", tmp_path)
-    assert refused(secateur("prune", *words, "--data", world / "data.csv"), "no run of secateur")
+    assert refused(secateur("prune", *words, "--data", world / "data.csv", *SHORT), "no run of secateur")
     assert refused(secateur("cut", *words), "not empty")
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 

@@ -14,11 +14,12 @@ OTHER = {
     "model": "folder/model",
     "data": "glue/sst2",
     "teacher": "t",
-    "task": "other",
+    "task": "tokens",
     "text": ("question", "sentence"),
     "label": "target",
     "metric": "f1",
     "rows": 100,
+    "task_options": {"one": 1},
     "max_length": 64,
     "method": "magnitude",
     "options": {"beta": 0.9, "faithful": True, "names": ["a", None]},
@@ -91,7 +92,10 @@ def test_a_recipe_does_not_change():
         make(LEAST).seed = 1
 
 
-@pytest.mark.parametrize("values", [LEAST, OTHER], ids=["defaults", "every key"])
+EXCLUDED = LEAST | {"density": 0.2, "toward": 0.1, "augment": 2, "average": 0.5}  # by others of those keys
+
+
+@pytest.mark.parametrize("values", [LEAST, OTHER, EXCLUDED], ids=["defaults", "every key", "excluded keys"])
 def test_yaml_has_every_key_and_reads_back_equal(values, tmp_path):
     recipe = make(values)
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
@@ -113,6 +117,8 @@ def test_a_methods_defaults_stand_where_the_recipe_says_nothing(name):
         ({"select": 5, "evaluations": 0}, "without evaluations there is nothing to choose from"),
         ({"decay": "stage"}, "go together"),
         ({"recover_learning_rate": 1e-4}, "go together"),
+        ({"augment": 1, "labels_weight": 0.5}, "a changed text has no label of its own; set labels_weight: 0"),
+        ({"average": 0.5, "select": 5}, "select and average exclude each other"),
     ],
 )
 def test_keys_that_need_each_other(values, message):
@@ -121,7 +127,8 @@ def test_keys_that_need_each_other(values, message):
 
 def test_the_other_values_are_every_key_and_no_default():
     other = make(OTHER).model_dump()
-    others = [key for key in Recipe.model_fields if key not in ("speedup", "toward")]  # they exclude the latency
+    excluded = ("speedup", "toward", "augment", "average")  # by the latency, labels_weight and select
+    others = [key for key in Recipe.model_fields if key not in excluded]
     assert list(OTHER) == others
     assert all(other[key] != make(LEAST).model_dump()[key] for key in others)
 

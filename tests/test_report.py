@@ -124,6 +124,7 @@ def test_the_page_of_a_whole_run(whole):
         "Terms of the loss, on a logarithmic scale",
         "accuracy on the validation rows",
         "Examples per second",
+        "Memory of the process, MB",
         "FFN neurons",
         "QK dims",
         "VO dims",
@@ -158,9 +159,13 @@ def test_what_a_run_did_not_write_is_left_out():
     assert "speed" not in bare.partition("</dl>")[0]
 
 
-def test_logs_without_times_evaluations_or_counts_leave_their_pictures_out(whole):
+def without_memory(line):
+    return {name: value for name, value in line.items() if not name.endswith("_mb")}
+
+
+def test_logs_without_times_evaluations_counts_or_memory_leave_their_pictures_out(whole):
     bare = [
-        replace(stage, rates=([], []), lines=[line for line in stage.lines if "eval_loss" not in line])
+        replace(stage, rates=([], []), lines=[without_memory(line) for line in stage.lines if "eval_loss" not in line])
         for stage in read(whole).stages
     ]
     page = REPORT.to_html(Record(tuple(bare), None, None, 0))
@@ -270,3 +275,11 @@ def test_a_damaged_report_is_refused(tmp_path, name):
 def test_no_report_is_refused(tmp_path):
     with pytest.raises(UserError, match="No such file"):
         Report.load(tmp_path)
+
+
+def test_peaks_of_memory_are_told_with_the_run_last():
+    kept = {"run": {"resident": 3_000_000_000, "allocated": 5_000_000}, "prune": {"resident": 2_000_400_000}}
+    noted = replace(REPORT, memory={**kept, "counted": "bytes at the highest"}).footnotes()
+    assert "peak memory, resident, MB: prune 2,000, run 3,000 (bytes at the highest)" in noted
+    assert "peak memory, allocated, MB: run 5 (bytes at the highest)" in noted
+    assert not any("peak memory" in note for note in REPORT.footnotes())

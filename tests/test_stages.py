@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from small_world import recipe_values, write_data, write_model
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
-from secateur import checkpoint, recipe, stages
+from secateur import checkpoint, recipe, resident, stages
 from secateur.errors import UserError
 from secateur.latency import LatencyTable
 from secateur.report import Report
@@ -33,6 +33,16 @@ class InterruptAt(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         if Path(args.output_dir).name == self.stage and self.step is END:
             raise KeyboardInterrupt
+
+
+class Beginnings(TrainerCallback):
+    """How many parameters the optimizer knows as a stage begins."""
+
+    def __init__(self):
+        self.known = {}
+
+    def on_train_begin(self, args, state, control, optimizer, **kwargs):
+        self.known[Path(args.output_dir).name] = len(optimizer.state)
 
 
 class NoTraining(TrainerCallback):
@@ -69,6 +79,38 @@ def test_the_report_says_what_was_reached(finished, values):
     (latency,) = report.latency
     assert (latency["protocol"]["batch"], latency["protocol"]["tokens"]) == (1, 8)
     assert latency["speed_up"] == latency["against"]["latency_ms"] / latency["latency_ms"]
+
+
+@pytest.mark.skipif(not resident.measurable(), reason="only Linux tells the peak of a process")
+def test_every_stage_has_a_peak_of_memory_and_the_run_the_highest(finished):
+    folder, report = finished
+    peaks = {name: kept["resident"] for name, kept in report.memory.items() if name != "counted"}
+    assert set(peaks) == {"teacher", "cache", "prune", "recover", "measure", "run"}
+    assert peaks["run"] == max(peaks.values()) and min(peaks.values()) > 1e8  # PyTorch alone is more
+    assert f"recover {peaks['recover'] / 1e6:,.0f}" in " ".join(report.footnotes())
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    highest = 1.02 * peaks["run"] / 1e6  # Linux counts pages on each core, and adds them up now and then
+    assert all(0 < line["anonymous_mb"] <= 1.02 * line["resident_mb"] <= 1.02 * highest for line in lines)
+
+
+def test_a_peak_is_the_highest_of_all_attempts(values, tmp_path, monkeypatch):
+    run = stages.Run(recipe.make(values), tmp_path)
+    for peak in (7, 9, 8):
+        monkeypatch.setattr(resident, "peaks", lambda peak=peak: {"resident": peak})
+        run._held("prune")
+    monkeypatch.setattr(resident, "peaks", lambda: {"resident": 11})
+    run._started()
+    kept = json.loads((tmp_path / "memory.json").read_text())
+    assert kept["prune"] == {"resident": 9} and kept["run"] == {"resident": 11}
+
+
+@pytest.mark.parametrize(("longest", "wide"), [(32, 8), (30, 5)])
+def test_batches_of_training_are_padded_to_few_lengths(values, tmp_path, longest, wide):
+    run = stages.Run(recipe.make(values), tmp_path)
+    run.tokenizer.model_max_length = longest  # 30 is no multiple of 4, which a batch might then pass
+    rows = [{"input_ids": [5] * 5, "attention_mask": [1] * 5, "labels": 0}]
+    batch = run._collator()(rows)
+    assert batch["input_ids"].shape == (1, wide) and int(batch["attention_mask"].sum()) == 5
 
 
 def test_the_table_and_its_footnotes_name_every_number(finished):
@@ -141,6 +183,17 @@ def test_a_run_whose_models_differ_goes_no_further(finished, values, tmp_path, m
     with pytest.raises(RuntimeError, match=r"differs by 0\.01 in a logit"):
         stages.run(recipe.make({**values, **settled}), tmp_path / "run")
     assert not (tmp_path / "run" / missing).exists() and not (tmp_path / "run" / "report.json").exists()
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_recovery_goes_on_with_what_pruning_knew(values, tmp_path, anew):
+    """Unless it has a learning rate of its own; what was kept for it goes when the run is done."""
+    beginnings, own = Beginnings(), {"decay": "stage", "recover_learning_rate": 1e-4} if anew else {}
+    stages.run(recipe.make(values | own), tmp_path / "run", [beginnings])
+    known = beginnings.known
+    assert known["teacher-training"] == known["prune"] == 0
+    assert (known["recover"] == 0) == anew
+    assert not (tmp_path / "run" / stages.MOMENTS).exists()
 
 
 def test_a_finished_run_gives_its_report_again(finished, values):
@@ -270,3 +323,42 @@ def test_a_run_that_chooses_resumes_to_the_same_choice(chosen, tmp_path, stage, 
 def test_more_rows_than_there_are_cannot_be_held_out(values, tmp_path):
     with pytest.raises(UserError, match="36 training rows cannot be held out"):
         stages.run(recipe.make(values | {"select": 36}), tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def settled(values, finished):
+    """A recipe that starts from a teacher, without checkpoints: what is there between two trainings is on its own."""
+    return recipe.make({**values, "model": str(finished[0] / "teacher"), "epochs": 1, "checkpoints": 0})
+
+
+@pytest.fixture(scope="module")
+def uncut(settled, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uncut") / "run"
+    return folder, stages.run(settled, folder)
+
+
+# What a run does between its trainings, in this order, and how often it has done it by then.
+BETWEEN = [("cut", 1), ("verify", 1), ("save_file", 1), ("save_moments", 2), ("save", 1), ("load", 1), ("save", 2)]
+BETWEEN += [("verify", 2), ("scores", 1), ("grid", 1), ("card", 1)]
+
+
+@pytest.mark.parametrize(("action", "count"), BETWEEN)
+def test_a_run_killed_between_trainings_ends_in_the_same_place(settled, uncut, tmp_path, monkeypatch, action, count):
+    """After each of these actions what comes next has not begun."""
+    work, done = getattr(stages, action), []
+
+    def kill(*args, **kwargs):
+        found = work(*args, **kwargs)
+        done.append(found)
+        if len(done) == count:
+            raise KeyboardInterrupt
+        return found
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stages, action, kill)
+        stages.run(settled, tmp_path / "run")
+    report = stages.run(settled, tmp_path / "run")
+    whole, resumed = (load_file(place / "model" / "model.safetensors") for place in (uncut[0], tmp_path / "run"))
+    assert whole.keys() == resumed.keys() and all(torch.equal(whole[key], resumed[key]) for key in whole)
+    assert report.scores == uncut[1].scores
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {path.name for path in uncut[0].iterdir()}

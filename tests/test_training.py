@@ -1,16 +1,20 @@
 """What a trainer chooses, the best evaluation of those where the method has settled; and where it stops."""
 
+from statistics import mean
+
 import pytest
 import torch
 from safetensors import safe_open
 from tiny_models import tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from secateur.errors import UserError
 from secateur.methods.grain import Grain
 from secateur.methods.magnitude import Magnitude
 from secateur.objectives import Labels, Term
+from secateur.order import ByLength
 from secateur.schedules import cubic
 from secateur.space import Space
 from secateur.training import PruningTrainer
@@ -102,6 +106,24 @@ def test_an_evaluation_outside_training_is_not_kept(tmp_path):
     made = trainer(tmp_path, [0.9], Watch())
     made.evaluate()
     assert not list(tmp_path.glob("best*"))
+
+
+# What the model must be for masks
+
+
+def test_a_process_with_several_gpus_is_refused(tmp_path, monkeypatch):
+    """Trainer would copy the model to each of them in every step, without its masks."""
+    monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
+    with pytest.raises(UserError, match=r"one process sees 2 GPUs: start one for each \(torchrun --nproc_per_node 2\)"):
+        trainer(tmp_path, [], Watch())
+
+
+@pytest.mark.parametrize("shards", ["is_fsdp_enabled", "is_deepspeed_enabled"])
+def test_shards_are_refused(tmp_path, monkeypatch, shards):
+    made = trainer(tmp_path, [], Watch())
+    monkeypatch.setattr(made, shards, True)
+    with pytest.raises(UserError, match="need the whole model in each process: train with DDP, not in shards"):
+        made._check(0.0)
 
 
 # What is not finite
@@ -242,3 +264,34 @@ def test_a_micro_batch_does_not_wait_for_the_device(tmp_path):
     with Waits() as told:
         made.log({"loss": 1.0})
     assert told.count > 0
+
+
+# The order of rows
+
+
+def test_an_order_by_length_does_not_go_from_long_to_short():
+    """A training that ends within an epoch has seen rows of all lengths; Trainer takes the long ones first."""
+    lengths = [1 + number % 40 for number in range(1600)]
+    theirs = list(LengthGroupedSampler(8, lengths=lengths, generator=torch.Generator().manual_seed(0)))
+    mine = ByLength(8, lengths, seed=0)
+    overall = mean(lengths)
+    assert mean(lengths[row] for row in theirs[:200]) > 1.4 * overall
+    for epoch in range(5):
+        mine.set_epoch(epoch)
+        order = list(mine)
+        assert sorted(order) == list(range(1600))
+        assert mean(lengths[row] for row in order[:200]) == pytest.approx(overall, rel=0.3)
+        batches = [order[first : first + 8] for first in range(0, 1600, 8)]
+        assert max(max(lengths[row] for row in batch) - min(lengths[row] for row in batch) for batch in batches) <= 2
+
+
+def test_an_order_goes_on_behind_the_rows_that_were_taken():
+    lengths = [1 + number % 7 for number in range(100)]
+    whole, rest = ByLength(8, lengths, seed=3), ByLength(8, lengths, seed=3, first=64)
+    stream = list(whole)
+    whole.set_epoch(1)
+    stream += list(whole)
+    found = list(rest)
+    assert found == stream[64:164] and len(found) == len(lengths)
+    rest.set_epoch(1)
+    assert list(rest)[:36] == stream[164:]

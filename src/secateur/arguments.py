@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,7 +32,10 @@ Text = Annotated[str | None, recipe_key("text")]
 Label = Annotated[str | None, recipe_key("label")]
 Metric = Annotated[str | None, recipe_key("metric")]
 Task = Annotated[str, typer.Option(help="Kind of task; see `secateur list`.")]
-MaxLength = Annotated[int, recipe_key("max_length")]
+TaskOptions = Annotated[
+    list[str] | None, typer.Option("--task-option", help="key=value: an argument of the task's own; repeatable.")
+]
+MaxLength = Annotated[int | None, recipe_key("max_length")]
 Units = Annotated[str | None, typer.Option(help="What may be pruned, with commas: ffn,qk,vo.")]
 Options = Annotated[
     list[str] | None, typer.Option("--option", help="key=value: an argument of the method's own; repeatable.")
@@ -110,13 +114,26 @@ def tokenizer_of(name: str) -> PreTrainedTokenizerBase:
         raise UserError(f"{name} has no tokenizer that loads: give a model folder that holds one") from error
 
 
-def task_of(name: str, data: str, seed: int = 0, rows: int | None = None, **columns: Any) -> tasks.Task:
-    """The task of that name on data; columns that are None are recognised."""
+def task_of(
+    name: str,
+    data: str,
+    seed: int = 0,
+    rows: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    **columns: Any,
+) -> tasks.Task:
+    """The task of that name on data, with options of its own; columns that are None are recognised."""
     given = {key: value for key, value in columns.items() if value is not None}
     if "text" in given:
         given["text"] = names_of(given["text"])
     given.setdefault("metric", None)
-    return tasks.get(name).from_data(data, seed=seed, rows=rows, **given)
+    return tasks.open_task(name, data, options or {}, seed=seed, rows=rows, **given)
+
+
+def length_of(max_length: int | None, task: str) -> int:
+    """Tokens of a row: as asked, or as a recipe of the task has it."""
+    usual = tasks.get(task).defaults.get("max_length", Recipe.model_fields["max_length"].default)
+    return usual if max_length is None else max_length
 
 
 def fitting_tokenizer(task: tasks.Task, model: PreTrainedModel, folder: str) -> PreTrainedTokenizerBase:

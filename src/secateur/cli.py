@@ -18,7 +18,7 @@ import typer
 from transformers import PreTrainedModel
 from typer.core import TyperGroup
 
-from secateur import __version__, checkpoint, console, recipe, serving, stages, studies
+from secateur import __version__, checkpoint, console, processes, recipe, serving, stages, studies
 from secateur.architecture import supported
 from secateur.arguments import (
     Data,
@@ -32,10 +32,12 @@ from secateur.arguments import (
     Output,
     Run,
     Task,
+    TaskOptions,
     Text,
     Units,
     first_line,
     fitting_tokenizer,
+    length_of,
     names_of,
     open_model,
     pairs_of,
@@ -55,6 +57,7 @@ from secateur.report import Report, aimed, written
 from secateur.space import GRANULARITIES, Space
 from secateur.surgery import cut
 from secateur.tasks import task as tasks
+from secateur.tiles import EXAMPLES
 from secateur.walk import walk
 
 DEMO: dict[str, Any] = {
@@ -81,13 +84,18 @@ class Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except UserError as error:
+            processes.let_main_speak()
             _fail(str(error))
         except KeyboardInterrupt:
             resumable = ctx.invoked_subcommand in RESUMABLE
             advice = ": the same command goes on from the last checkpoint" if resumable else ""
-            console.ERR.print(f"interrupted{advice}", soft_wrap=True)
+            if processes.is_main():
+                console.ERR.print(f"interrupted{advice}", soft_wrap=True)
             raise typer.Exit(130) from None
+        except typer.Exit:
+            raise
         except Exception as error:
+            processes.let_main_speak()
             if locked := next((cause for cause in _causes(error) if getattr(cause, "errno", None) in LOCKED), None):
                 _fail(f"a place cannot be written ({locked}): choose another, or allow it and repeat the command")
             full = next((cause for cause in _causes(error) if _no_room(cause)), None)
@@ -176,7 +184,7 @@ def prune(
     embedding_rank: Annotated[int | None, recipe_key("embedding_rank")] = None,
     task: Annotated[str | None, typer.Option(help="Kind of task; see `secateur list`.")] = None,
     epochs: Annotated[float | None, recipe_key("epochs")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="rows of a batch")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="rows of a batch, of all processes together")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="highest, after the warm-up")] = None,
     text: Text = None,
     label: Label = None,
@@ -185,6 +193,7 @@ def prune(
     max_length: Annotated[int | None, recipe_key("max_length")] = None,
     seed: Annotated[int | None, typer.Option(help="of everything that is drawn")] = None,
     option: Options = None,
+    task_option: TaskOptions = None,
     other: Annotated[
         list[str] | None, typer.Option("--set", help="key=value: any other key of the recipe; repeatable.")
     ] = None,
@@ -216,6 +225,7 @@ def prune(
         "max_length": max_length,
         "seed": seed,
         "options": pairs_of("--option", option) or None,
+        "task_options": pairs_of("--task-option", task_option) or None,
     }
     given = {key: value for key, value in asked.items() if value is not None} | pairs_of("--set", other)
     _run(recipe.read(file, given) if file else _unaided(given), output, as_json)
@@ -233,6 +243,8 @@ def _run(wanted: Recipe, output: Path, as_json: bool) -> None:
     several = len(wanted.densities) > 1
     with console.watching() as watch:
         reports = walk(wanted, output, [watch]) if several else [stages.run(wanted, output, [watch])]
+    if not processes.is_main():
+        return
     if as_json:
         told = [report.to_dict() for report in reports]
         console.show_json(told if several else told[0])
@@ -265,7 +277,7 @@ def list_names(as_json: Json = False) -> None:
         "architecture": {name: ", ".join(known.heads) for name, known in sorted(supported().items())},
         "method": {name: first_line(method.__doc__) for name, method in registered().items()},
         "task": {name: first_line(tasks.get(name).__doc__) for name in tasks.names()},
-        "unit": {name: first_line(groups.__doc__) for name, groups in GRANULARITIES.items()},
+        "unit": {name: first_line(groups.__doc__) for name, groups in GRANULARITIES.items()} | dict(EXAMPLES),
     }
     if as_json:
         console.show_json(kinds)
@@ -382,21 +394,23 @@ def evaluate(
     text: Text = None,
     label: Label = None,
     metric: Metric = None,
-    max_length: MaxLength = 128,
+    max_length: MaxLength = None,
+    task_option: TaskOptions = None,
     seed: Annotated[int, typer.Option(help="that split off the validation rows, if the data has none")] = 0,
     as_json: Json = False,
 ) -> None:
     """Score a fine-tuned model, dense or compact, on the validation split of data."""
-    wanted = task_of(task, data, seed, text=text, label=label, metric=metric)
+    options = pairs_of("--task-option", task_option)
+    wanted = task_of(task, data, seed, options=options, text=text, label=label, metric=metric)
     model = open_model(folder)
     tokenizer = fitting_tokenizer(wanted, model, folder)
-    rows = encoded(wanted, "validation", tokenizer, max_length)
-    found = scores(model, wanted, rows, tokenizer)
+    rows = encoded(wanted, "validation", tokenizer, length_of(max_length, task))
+    found, count = scores(model, wanted, rows, tokenizer), len(wanted.splits["validation"])
     if as_json:
-        console.show_json({"metric": wanted.metric, "scores": found, "rows": len(rows)})
+        console.show_json({"metric": wanted.metric, "scores": found, "rows": count})
     else:
         console.show_table(("", "score"), [(name, written(score)) for name, score in found.items()])
-        console.show_lines(f"on {len(rows):,} validation rows of {data}")
+        console.show_lines(f"on {count:,} validation rows of {data}")
 
 
 @app.command("report")

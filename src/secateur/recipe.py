@@ -5,8 +5,8 @@
     method: grain
     density: 0.05
 
-What a recipe does not say has the defaults of its method (`Method.defaults`), or those below; the run folder keeps the
-resolved recipe.
+What a recipe does not say has the defaults of its method or of its task (`defaults` of either), or those below; the run
+folder keeps the resolved recipe.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from pydantic_core import PydanticCustomError
 from secateur.errors import UserError
 from secateur.latency import milliseconds
 from secateur.methods.method import named
+from secateur.tasks import task as tasks
 
 AMOUNTS = ("density", "latency", "speedup")
 """Keys that say how much is to be left: one of them decides, and one that is given goes before a default."""
@@ -52,7 +53,8 @@ class Recipe(BaseModel):
     label: str | None = Field(None, description="column of labels; recognised by default")
     metric: str | None = Field(None, description="main score; by default the task's")
     rows: int | None = Field(None, gt=0, description="train on this many rows only")
-    max_length: int = Field(128, gt=1, description="tokens a text is cut to")
+    task_options: dict[str, Any] = Field(default_factory=dict, description="the task's own arguments")
+    max_length: int = Field(128, gt=1, description="tokens a text is cut to, or a window of it has")
 
     method: str = "grain"
     options: dict[str, Any] = Field(default_factory=dict, description="the method's own arguments")
@@ -108,6 +110,17 @@ class Recipe(BaseModel):
     )
     warmup: float = Field(0.1, ge=0, lt=1, description="part of the run over which the learning rate rises")
     weight_decay: float = Field(0.01, ge=0)
+    augment: int = Field(
+        0,
+        ge=0,
+        description="changed copies of each training text, for the teacher to label: words dropped, swapped or cropped",
+    )
+    average: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="last part of the recovery over which the weights are averaged; 0: the last weights",
+    )
     freeze_embeddings: bool | Literal["all"] = Field(
         True, description="leave the word embeddings as they are; all: positions, types and their norm too"
     )
@@ -115,7 +128,7 @@ class Recipe(BaseModel):
     bf16: bool | None = Field(None, description="bf16 autocast; by default where the hardware has it")
     shrink: bool = Field(True, description="cut the model while it is pruned, where the method lets units go for good")
     cache: bool = Field(True, description="compute the teacher's outputs once and read them back")
-    cache_gb: float = Field(8.0, gt=0)
+    cache_gb: float = Field(8.0, gt=0, description="largest size of all that is kept there, in GB")
     evaluations: int = Field(4, ge=0, description="how often a stage scores where it is")
     select: int = Field(
         0, ge=0, description="training rows held out, on which the best evaluation of a stage is chosen; 0: the last"
@@ -167,6 +180,10 @@ class Recipe(BaseModel):
             raise UserError(
                 "select: without evaluations there is nothing to choose from; set evaluations, or select: 0"
             )
+        if self.select and self.average:
+            raise UserError("select and average exclude each other: each says which weights are the result; drop one")
+        if self.augment and self.labels_weight:
+            raise UserError("augment: a changed text has no label of its own; set labels_weight: 0, or augment: 0")
         if (self.decay == "stage") != (self.recover_learning_rate is not None):
             raise UserError("decay: stage and recover_learning_rate go together: set both or neither")
         if [getattr(self, name) for name in AMOUNTS].count(None) != 2:
@@ -223,7 +240,9 @@ def make(values: dict[str, Any], source: str = "the recipe") -> Recipe:
             near = get_close_matches(str(key), Recipe.model_fields, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(Recipe.model_fields)}"
             raise UserError(f"{source} has the unknown key {key!r}: {hint}")
-    defaults = dict(named(values["method"]).defaults) if isinstance(values.get("method"), str) else {}
+    options: Any = values.get("options") if isinstance(values.get("options"), dict) else {}
+    defaults = dict(tasks.get(values["task"]).defaults) if isinstance(values.get("task"), str) else {}
+    defaults |= named(values["method"]).defaults_for(options) if isinstance(values.get("method"), str) else {}
     if any(values.get(name) is not None for name in AMOUNTS):
         defaults |= dict.fromkeys(AMOUNTS)
     try:

@@ -23,7 +23,8 @@ class Report:
 
     Attributes:
         metric: name of the main score; `teacher_scores` and `scores` hold every metric on the validation split.
-        density: scope -> fraction kept; `prunable` is the one that was asked for, `model` counts everything.
+        density: scope -> fraction kept; `prunable` is the one that was asked for, `model` counts everything, `filled`
+            is there with tiles (`Plan.achieved`).
         structure: what survived, a row per layer (`Plan.summary`).
         weight_bytes: of the teacher's weights in float32, and of the compact folder's safetensors.
         latency: one `bench.Measurement` a shape, the teacher's inside it under `against`.
@@ -31,6 +32,8 @@ class Report:
         seconds: wall-clock by stage, over all attempts.
         data: fingerprint of the data.
         target: where a time was asked for, `latency.beside`: asked, predicted and measured.
+        memory: stage, or `run` for all of it -> kind of memory (`resident.peaks`) -> bytes at the highest over all
+            attempts, and under `counted` what that is; None for a run that did not watch it.
     """
 
     recipe: Mapping[str, Any]
@@ -48,6 +51,7 @@ class Report:
     versions: Mapping[str, str]
     data: str
     target: Mapping[str, Any] | None = None
+    memory: Mapping[str, Any] | None = None
 
     @property
     def retention(self) -> float | None:
@@ -75,6 +79,7 @@ class Report:
             ("retention", "100%", "-" if self.retention is None else f"{self.retention:.1%}"),
             ("density, prunable", "1", f"{self.density['prunable']:.4f}"),
             ("density, whole model", "1", f"{self.density['model']:.4f}"),
+            *self._inside(),
             ("parameters", f"{parameters['teacher']:,}", f"{parameters['model']:,}"),
             ("weights, MB", f"{size['teacher'] / 1e6:.1f}", f"{size['model'] / 1e6:.1f}"),
         ]
@@ -83,6 +88,13 @@ class Report:
             table.append((f"latency {shape(found)}, ms", f"{dense:.2f}", f"{found['latency_ms']:.2f}"))
             table.append((f"speed-up {shape(found)}", "1", f"{found['speed_up']:.1f}x"))
         return table if self.target is None else table + aimed(self.target)
+
+    def _inside(self) -> list[tuple[str, str, str]]:
+        """Rows of a model in tiles: what is stored of what is prunable, zeros and all, and how dense that is."""
+        if (filled := self.density.get("filled")) is None:
+            return []
+        inside = f"{self.density['prunable'] / filled:.4f}" if filled else "-"
+        return [("density, with the zeros inside", "1", f"{filled:.4f}"), ("density inside what is left", "1", inside)]
 
     def footnotes(self) -> list[str]:
         """What the numbers mean: denominators and protocol."""
@@ -99,10 +111,16 @@ class Report:
             *([f"other scores, teacher and pruned: {', '.join(others)}"] if others else []),
             "density, prunable: kept weights and inner biases of the layers over all of them (GRAIN's denominator); "
             "whole model: all parameters, embeddings and head included",
+            *(
+                ["with the zeros inside: the weights of tiles that are gone too, where more of the weight is left"]
+                if "filled" in self.density
+                else []
+            ),
             f"masked = compact to {self.verified['masked_compact']:.1e}, "
             f"compact = loaded to {self.verified['compact_loaded']:.1e} "
             f"(largest difference of a logit, {self.verified['examples']} inputs)",
             "wall-clock, s: " + ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in self.seconds.items()),
+            *([] if self.memory is None else _peaks(self.memory)),
         ]
 
     def _about_times(self) -> list[str]:
@@ -227,6 +245,17 @@ def aimed(target: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         )
         for what in ("asked", "predicted", "measured")
     ]
+
+
+def _peaks(memory: Mapping[str, Any]) -> list[str]:
+    """A line for each kind of memory: the peaks of the stages, and last of the whole run."""
+    stages = sorted((name for name in memory if name != "counted"), key="run".__eq__)
+    kinds = dict.fromkeys(kind for stage in stages for kind in memory[stage])
+    told = {
+        kind: ", ".join(f"{stage} {memory[stage][kind] / 1e6:,.0f}" for stage in stages if kind in memory[stage])
+        for kind in kinds
+    }
+    return [f"peak memory, {kind}, MB: {peaks} ({memory['counted']})" for kind, peaks in told.items()]
 
 
 def written(score: float) -> str:

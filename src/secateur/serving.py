@@ -20,11 +20,14 @@ from secateur.arguments import (
     Metric,
     ModelName,
     Task,
+    TaskOptions,
     Text,
     Units,
     fitting_tokenizer,
+    length_of,
     names_of,
     open_model,
+    pairs_of,
     place_of,
     shape_of,
     task_of,
@@ -151,24 +154,29 @@ def export_model(
     text: Text = None,
     label: Label = None,
     metric: Metric = None,
-    max_length: MaxLength = 128,
+    max_length: MaxLength = None,
+    task_option: TaskOptions = None,
     seed: Annotated[int, typer.Option(help="that split off the validation rows, if the data has none")] = 0,
     as_json: Json = False,
 ) -> None:
     """Write a model for another runtime, checked against its source; with data, int8 is calibrated and both scored."""
     if output.exists():
         raise UserError(f"{output} is there already: choose a new name")
-    model = open_model(folder)
-    wanted = (
-        None if data is None else task_of(task, data, seed, rows=rows or None, text=text, label=label, metric=metric)
-    )
-    inputs = _calibration(wanted, folder, max_length, rows) if dtype == "int8" and rows else None
+    model, length = open_model(folder), length_of(max_length, task)
+    columns: dict[str, Any] = {
+        "options": pairs_of("--task-option", task_option),
+        "text": text,
+        "label": label,
+        "metric": metric,
+    }
+    wanted = None if data is None else task_of(task, data, seed, rows=rows or None, **columns)
+    inputs = _calibration(wanted, folder, length, rows) if dtype == "int8" and rows else None
     check_request(output, dtype, inputs, opset)
     tokenizer = None if wanted is None else fitting_tokenizer(wanted, model, folder)  # refuses before it writes
     found = export(model, output, dtype=dtype, calibration=inputs, opset=opset)
     told = found.to_dict()
     if wanted is not None and tokenizer is not None:
-        told["scores"] = _both_scores(model, opened(output), wanted, tokenizer, max_length)
+        told["scores"] = _both_scores(model, opened(output), wanted, tokenizer, length)
     if as_json:
         console.show_json(told)
     else:
@@ -192,7 +200,7 @@ def _both_scores(
         "source": scores(model, task, rows, tokenizer),
         "exported": runner_scores(run, task, rows, tokenizer),
         "metric": task.metric,
-        "rows": len(rows),
+        "rows": len(task.splits["validation"]),
         "batch": BATCH,
     }
 
@@ -215,22 +223,29 @@ def verify_folder(
     text: Text = None,
     label: Label = None,
     metric: Metric = None,
-    max_length: MaxLength = 128,
+    max_length: MaxLength = None,
+    task_option: TaskOptions = None,
     seed: Annotated[int, typer.Option(help="that split off the validation rows, if the data has none")] = 0,
     as_json: Json = False,
 ) -> None:
     """Prove that masked, compact and loaded are one model, or an exported file is, on real inputs or random ones."""
     if dtype is not None and exported is None:
         raise UserError("--dtype is what an exported file runs in: give --exported with it")
-    wanted = None if data is None else task_of(task, data, seed, text=text, label=label, metric=metric)
+    columns: dict[str, Any] = {
+        "options": pairs_of("--task-option", task_option),
+        "text": text,
+        "label": label,
+        "metric": metric,
+    }
+    wanted, length = None if data is None else task_of(task, data, seed, **columns), length_of(max_length, task)
     if exported is not None:
         if dense is not None:
             raise UserError("--exported is compared with the folder's model alone: leave --dense out")
-        _verify_export(folder, exported, dtype, wanted, max_length, as_json)
+        _verify_export(folder, exported, dtype, wanted, length, as_json)
         return
     place = place_of(folder)
     small = checkpoint.load(place)
-    inputs = _inputs(small, wanted, folder, max_length)
+    inputs = _inputs(small, wanted, folder, length)
     model, plan = uncut(small)
     whole = cut(model, plan)
     if dense is not None:

@@ -6,23 +6,21 @@ Each stage is a call; what it leaves on disk is written whole, and is where an i
     RUN/versions.json    libraries and machine        RUN/cut                  the cut model before recovery
     RUN/log.jsonl        what training logged         RUN/model                the result: a compact folder
     RUN/pruned.jsonl     units left, group by group   RUN/latency.json         prices, for a latency
-    RUN/cut_at.json      progress when it was cut     RUN/tensorboard          if it reports there
+    RUN/cut_at.json      where it was cut             RUN/tensorboard          if it reports there
     RUN/teacher          the teacher, if trained here RUN/report.*             the numbers, with their protocol
+    RUN/seconds.json     stage by stage               RUN/memory.json          peaks, stage by stage
 
-A run of several densities is a folder of such runs, of which the last prunes for all: see `walk`.
+A run of several densities is a folder of such runs, of which the last prunes for all: see `walk`. Of several
+processes all train and score, each a part of every batch; the main one does and writes everything else (`processes`).
 """
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +29,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
     AutoTokenizer,
+    DataCollatorWithPadding,
+    EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -41,31 +41,37 @@ from transformers import (
 )
 from transformers.integrations import TensorBoardCallback, get_reporting_integration_callbacks
 
+from secateur import processes, resident
 from secateur.architecture import Embedding, Norm
-from secateur.bench import disk_bytes, grid
+from secateur.augment import augmented
+from secateur.bench import check_models, disk_bytes, grid
 from secateur.card import card
 from secateur.checkpoint import load, read_config, save
 from secateur.errors import UserError
-from secateur.evaluation import batches, encoded, scores
+from secateur.evaluation import alone, batches, encoded, scores
+from secateur.folder import claim, note, read_json, write_whole
+from secateur.holes import fill, held
 from secateur.latency import LatencyTable, beside
 from secateur.methods.method import Method, named
+from secateur.moments import ORDERS, Moments, load_moments, save_moments
 from secateur.objectives import Hidden, Labels, Logits, Term
 from secateur.plan import Plan
-from secateur.recipe import Recipe, parse
+from secateur.recipe import Recipe
 from secateur.report import Report
 from secateur.schedules import Schedule
 from secateur.space import Space
-from secateur.surgery import cut, factorise
-from secateur.tasks.task import Task
-from secateur.tasks.task import get as get_task
+from secateur.surgery import cut, cut_moments, factorise
+from secateur.tasks.task import Task, open_task
 from secateur.teachers import INDEX, CachedTeacher
 from secateur.training import PruningTrainer, last_checkpoint
 from secateur.verify import Verification, verify
+from secateur.watching import LogFile, Passing, PrunedFile
 
-TERMS = "terms.safetensors"
+TERMS, MOMENTS = "terms.safetensors", "moments"
 TABLE = "latency.json"
 CUT_AT = "cut_at.json"
-UNCLAIMED = {"versions.json", "recipe.partial"}  # all that a run leaves that is killed before the folder is its own
+MEMORY, WHOLE = "memory.json", "run"  # the file, and the name in it of all stages and what is between them
+LENGTHS = 4  # batches are padded to multiples of this: fewer shapes to compile and to remember (RESULTS.md)
 
 
 def run(recipe: Recipe, output: Path | str, callbacks: Sequence[TrainerCallback] = ()) -> Report:
@@ -98,20 +104,28 @@ class Run:
 
     def report(self) -> Report:
         """Run what is missing and give the report."""
+        resident.forget_peak()
         self.check()
         self.claim()
         if self.finished:
-            self._tidy()  # of a run that was killed right after its report
+            processes.on_main(self._tidy)  # of a run that was killed right after its report
             return Report.load(self.folder)
-        report = self._measure()
-        _write_whole(self.folder / "model" / "README.md", card(report, self.recovered))
+        recovered, teacher = self.recovered, self.teacher
+        self._started()
+        reached = {"scores": self._scores(recovered), "teacher_scores": self._scores(teacher)}
+        return processes.on_main(partial(self._finish, **reached))
+
+    def _finish(self, **reached: dict[str, float]) -> Report:
+        """Measure what is left to measure, and write the report."""
+        report = self._measure(**reached)
+        write_whole(self.folder / "model" / "README.md", card(report, self.recovered))
         report.save(self.folder)
         self._tidy()
         return report
 
     def _tidy(self) -> None:
         """Remove what only an unfinished run needs."""
-        for leftover in ("teacher-training", "prune", "cut", "recover", "cache"):
+        for leftover in ("teacher-training", "prune", "cut", MOMENTS, "recover", "cache"):
             shutil.rmtree(self.folder / leftover, ignore_errors=True)
         (self.folder / TERMS).unlink(missing_ok=True)
 
@@ -126,6 +140,9 @@ class Run:
         Raises:
             UserError: it is another run's, or cannot be written.
         """
+        processes.on_main(self._claim)
+
+    def _claim(self) -> None:
         claim(self.folder, self.recipe)
         if not self.finished and self.table is not None:
             self.table.save(self.folder / TABLE)
@@ -136,7 +153,7 @@ class Run:
     def task(self) -> Task:
         r = self.recipe
         extra = {name: value for name, value in (("text", r.text), ("label", r.label)) if value is not None}
-        return get_task(r.task).from_data(r.data, metric=r.metric, seed=r.seed, rows=r.rows, **extra)
+        return open_task(r.task, r.data, r.task_options, metric=r.metric, seed=r.seed, rows=r.rows, **extra)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -152,13 +169,23 @@ class Run:
         return [{**row, INDEX: number} for number, row in enumerate(self._train_parts[1])]
 
     @cached_property
+    def taught_rows(self) -> list[dict[str, Any]]:
+        """What the student learns from its teacher: the training rows, and changed copies of them without labels."""
+        r = self.recipe
+        if not r.augment:
+            return self.train_rows
+        rows = augmented(self.train_rows, self.tokenizer, r.augment, r.seed)
+        return [{**row, INDEX: number} for number, row in enumerate(rows)]
+
+    @cached_property
     def _train_parts(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Encoded training rows: those held out to select on, drawn by the seed, and those to train on."""
-        rows, held_out = encoded(self.task, "train", self.tokenizer, self.recipe.max_length), self.recipe.select
+        rows = partial(encoded, self.task, "train", self.tokenizer, self.recipe.max_length)
+        count, held_out = len(self.task.splits["train"]), self.recipe.select
         if not held_out:
-            return [], rows
-        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.recipe.seed)).tolist()
-        return [rows[n] for n in order[:held_out]], [rows[n] for n in sorted(order[held_out:])]
+            return [], rows()
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(self.recipe.seed)).tolist()
+        return rows(order[:held_out]), rows(sorted(order[held_out:]))
 
     @cached_property
     def validation_rows(self) -> list[dict[str, Any]]:
@@ -186,6 +213,12 @@ class Run:
         """
         if self.finished:
             return
+        processes.refuse_sharding()
+        if self.recipe.batch_size % processes.count():
+            raise UserError(
+                f"batch_size {self.recipe.batch_size} cannot be shared by {processes.count()} processes: the rows of a "
+                "batch are those of all of them, so take a multiple"
+            )
         _check_trackers(self.recipe.report_to)
         if Path(self.recipe.model).is_dir():
             read_config(Path(self.recipe.model))
@@ -198,9 +231,13 @@ class Run:
                 f"select: {self.recipe.select} of the {len(self.task.splits['train'])} training rows cannot be held "
                 "out: hold out fewer"
             )
+        if self.recipe.augment and not self.task.augmentable:
+            raise UserError(f"the task {self.recipe.task!r} takes no changed copies of its texts: set augment to 0")
         model = self._base(self.recipe.model)
         self._check_teacher(model)
         self._method(self._factorised(model))
+        for _, tokens in self.recipe.shapes:
+            check_models([model], tokens)
 
     def _check_teacher(self, model: PreTrainedModel) -> None:
         """A teacher must suit the terms of the loss, and a named one have the shapes that it lends."""
@@ -238,7 +275,7 @@ class Run:
         model = self._base(r.model)
         trainer = self._trainer(model, "teacher-training", r.teacher_epochs, learning_rate=r.teacher_learning_rate)
         self._train(trainer, "teacher")
-        save(model, folder, tokenizer=self.tokenizer)
+        processes.on_main(partial(save, model, folder, tokenizer=self.tokenizer))
 
     def _base(self, name: str) -> PreTrainedModel:
         """The named model with a head for the task; a head for other labels is replaced by a new one."""
@@ -297,7 +334,8 @@ class Run:
             batch, tokens = r.target_shape or (None, None)
             return LatencyTable.load(r.latency_table, batch=batch, tokens=tokens)
         batch, tokens = r.target_shape or r.shapes[0]
-        return LatencyTable.measure(self._factorised(self._base(r.model)), *r.units, batch=batch, tokens=tokens)
+        model = self._factorised(self._base(r.model))
+        return processes.on_main(partial(LatencyTable.measure, model, *r.units, batch=batch, tokens=tokens))
 
     @property
     def schedule(self) -> Schedule:
@@ -335,18 +373,18 @@ class Run:
             decay=(0.0, r.end) if r.decay == "run" else (0.0, 1.0),
             learning_rate=r.learning_rate,
         )
-        trainer.add_callback(_PrunedFile(self.folder / "pruned.jsonl", method))
+        trainer.add_callback(PrunedFile(self.folder / "pruned.jsonl", method))
         if r.toward is not None:
-            trainer.add_callback(_Passing(trainer, self, _stop))
+            trainer.add_callback(Passing(trainer, self.schedule, self.share, _stop))
         for fork in self.forks:
-            trainer.add_callback(_Passing(trainer, fork, partial(self._fork, fork, trainer)))
+            trainer.add_callback(Passing(trainer, fork.schedule, fork.share, partial(self._fork, fork, trainer)))
         self._train(trainer, "prune")
-        self._cut(self.student, trainer, folder)
+        processes.on_main(partial(self._cut, self.student, trainer, folder))
 
     def _fork(self, fork: Run, trainer: PruningTrainer, control: TrainerControl) -> None:
         """Leave a run that is on the same way its cut model; this run's random numbers stay as they were."""
         folder = fork.folder / "cut"
-        if folder.is_dir() or fork.finished:
+        if folder.is_dir() or fork.finished or not processes.is_main():
             return
         with torch.random.fork_rng():
             passing: Any = self._prepared(self._factorised(self._base(self.recipe.model)))
@@ -360,8 +398,14 @@ class Run:
         small = cut(model, plan)
         checked = _proved(verify(self._batches(), dense=model, plan=plan), "masked and cut")
         save_file(trainer.terms.state_dict(), self.folder / TERMS)
-        self._note("verified.json", {"masked_compact": checked.masked_compact})
-        self._note(CUT_AT, {"progress": trainer.progress})
+        known = trainer.moments()
+        known["model"] = cut_moments(model, plan, known["model"])
+        for part, moments in known.items():
+            save_moments(moments, self.folder / MOMENTS / f"{part}.safetensors")
+        note(self.folder / "verified.json", {"masked_compact": checked.masked_compact})
+        note(self.folder / CUT_AT, {"progress": trainer.progress, "rows": trainer.rows_taken})
+        if method.fills:
+            fill(small, self.recipe.seed)
         save(small, folder, tokenizer=self.tokenizer)
 
     # Stage 3: recover
@@ -376,7 +420,8 @@ class Run:
 
     def _recover(self, folder: Path) -> None:
         r, small = self.recipe, self.small
-        begin = _read_json(self.folder / CUT_AT)["progress"]
+        begin, rows = (read_json(self.folder / CUT_AT)[name] for name in ("progress", "rows"))
+        anew = r.recover_learning_rate is not None
         set_seed(r.seed + 1)
         trainer = self._trainer(
             small,
@@ -385,13 +430,21 @@ class Run:
             objective=self._continued_objective(),
             begin=begin,
             learning_rate=r.recover_learning_rate or r.learning_rate,
-            constant=r.recover_learning_rate is not None,
+            constant=anew,
+            moments=None if anew else self._continued_moments(),
+            rows_seen=rows,
+            average=r.average,
         )
-        self._train(trainer, "recover")
+        with held(small):
+            self._train(trainer, "recover")
+        processes.on_main(partial(self._keep, small, folder))
+
+    def _keep(self, small: PreTrainedModel, folder: Path) -> None:
+        """Save the result; under its name once what was written is proved to be it."""
         unproved = folder.with_name("unproved")
         save(small, unproved, tokenizer=self.tokenizer)
         checked = _proved(verify(self._batches(), compact=small, folder=unproved), "trained and saved")
-        self._note("verified.json", {"compact_loaded": checked.compact_loaded, "examples": checked.examples})
+        note(self.folder / "verified.json", {"compact_loaded": checked.compact_loaded, "examples": checked.examples})
         unproved.rename(folder)
 
     def _objective(self) -> list[Term]:
@@ -404,11 +457,30 @@ class Run:
         return terms
 
     def _continued_objective(self) -> list[Term]:
-        """The terms as pruning left them, their projections cut to the stream that is left."""
+        """The terms as pruning left them."""
+        return self._restricted(load_file(self.folder / TERMS))
+
+    def _continued_moments(self) -> dict[str, Moments]:
+        """What the optimizer of pruning knew, of what is left of the model and of the terms."""
+        known = {part: load_moments(self.folder / MOMENTS / f"{part}.safetensors") for part in ("model", "terms")}
+        return known | {"terms": self._restricted_moments(known["terms"])}
+
+    def _restricted_moments(self, moments: Moments) -> Moments:
+        """Moments of the terms' weights, cut as these are: as if they were such weights."""
+        found: Moments = {name: {"step": state["step"]} for name, state in moments.items()}
+        for key in ORDERS if moments else ():
+            values = load_file(self.folder / TERMS) | {name: state[key] for name, state in moments.items()}
+            left = dict(torch.nn.ModuleList(self._restricted(values)).named_parameters())
+            for name in moments:
+                found[name][key] = left[name].detach()
+        return found
+
+    def _restricted(self, values: dict[str, Tensor]) -> list[Term]:
+        """The terms with these weights, their projections cut to the stream that is left."""
         terms = self._objective()
         for term in terms:
             term.bind(self.small, self.teacher)
-        torch.nn.ModuleList(terms).load_state_dict(load_file(self.folder / TERMS))
+        torch.nn.ModuleList(terms).load_state_dict(values)
         plan, space = self._plan(), self._space()
         for term in terms:
             term.restrict(plan.kept_on(space, "hidden"), plan.layers_left(space))
@@ -422,16 +494,18 @@ class Run:
             return self.teacher
         depth = self.teacher.config.num_hidden_layers
         layers = Hidden(r.hidden, match=r.match).matched(depth) if r.hidden is not None else []
-        started = time.monotonic()
-        cached = CachedTeacher.of(
+        started = self._started()
+        answers = partial(
+            CachedTeacher.of,
             self.teacher,
-            self.train_rows,
+            self.taught_rows,
             self.task.collator(self.tokenizer),
             (self.shared or self.folder) / "cache",
             layers=layers,
             bf16=self.bf16,
             limit_gb=r.cache_gb,
         )
+        cached = processes.main_first(answers)
         self._took("cache", started)
         return cached
 
@@ -454,12 +528,12 @@ class Run:
             objective=objective,
             select=self.task.metric if objective and self.recipe.select else None,
             args=self._arguments(stage, epochs, learning_rate, constant),
-            train_dataset=self.train_rows,
-            eval_dataset=self.scored_rows,
-            compute_metrics=self.task.compute_metrics,
-            data_collator=self.task.collator(self.tokenizer),
+            train_dataset=self.taught_rows if objective else self.train_rows,
+            eval_dataset=[{**row, INDEX: number} for number, row in enumerate(self.scored_rows)],
+            compute_metrics=self._scores_on_the_way,
+            data_collator=self._collator(),
             processing_class=self.tokenizer,
-            callbacks=[_LogFile(self.folder / "log.jsonl"), *self.callbacks],
+            callbacks=[LogFile(self.folder / "log.jsonl"), *self.callbacks],
             **kwargs,
         )
         trainer.remove_callback(PrinterCallback)  # Trainer prints every log where it shows no bar
@@ -468,14 +542,22 @@ class Run:
                 callback.logging_dir = str(self.folder / "tensorboard" / stage)  # the stage's own folder goes
         return trainer
 
+    def _collator(self) -> DataCollatorWithPadding:
+        """As the task's, in multiples of `LENGTHS`, unless these may pass the longest that the model takes."""
+        collate = self.task.collator(self.tokenizer)
+        if self.tokenizer.model_max_length % LENGTHS == 0:
+            collate.pad_to_multiple_of = LENGTHS
+        return collate
+
     def _arguments(self, stage: str, epochs: float, learning_rate: float, constant: bool) -> TrainingArguments:
         r = self.recipe
         steps = max(1, round(epochs * max(1, len(self.train_rows) // (r.batch_size * r.accumulate))))
         return TrainingArguments(
             str(self.folder / stage),
             max_steps=steps,
-            per_device_train_batch_size=r.batch_size,
-            per_device_eval_batch_size=2 * r.batch_size,
+            per_device_train_batch_size=r.batch_size // processes.count(),
+            per_device_eval_batch_size=2 * r.batch_size // processes.count(),
+            ddp_find_unused_parameters=False,
             gradient_accumulation_steps=r.accumulate,
             learning_rate=learning_rate,
             lr_scheduler_type="constant" if constant else "linear",
@@ -487,7 +569,7 @@ class Run:
             train_sampling_strategy="group_by_length",
             dataloader_pin_memory=torch.accelerator.is_available(),
             remove_unused_columns=False,
-            label_names=["labels"],
+            label_names=[*self.task.label_names, INDEX],
             save_strategy="steps" if r.checkpoints else "no",
             save_steps=max(1, steps // max(1, r.checkpoints)),
             save_total_limit=1,
@@ -501,28 +583,59 @@ class Run:
             run_name=f"{self.folder.name}-{stage}",
         )
 
+    def _scores_on_the_way(self, prediction: EvalPrediction) -> dict[str, float]:
+        """The scores of an evaluation within a stage, whose rows Trainer has put into an order of its own."""
+        *labels, places = prediction.label_ids
+        rows = [self.scored_rows[place] for place in places]
+        return self.task.score(EvalPrediction(prediction.predictions, alone(labels)), rows)
+
     def _train(self, trainer: PruningTrainer, stage: str) -> None:
-        started = time.monotonic()
+        started = self._started()
         trainer.train(resume_from_checkpoint=last_checkpoint(str(trainer.args.output_dir)))
         self._took(stage, started)
 
+    def _started(self) -> float:
+        """Begin to watch a stage's memory, without what the one before it has freed; the time by a steady clock."""
+        self._held()
+        resident.give_back()
+        resident.forget_peak()
+        return time.monotonic()
+
+    def _held(self, *stages: str) -> None:
+        """Keep how much memory was held at the most since a stage was begun, of it and of the run, over all attempts.
+
+        Bytes, of the main process.
+        """
+        if not processes.is_main():
+            return
+        path, peaks = self.folder / MEMORY, resident.peaks()
+        before = read_json(path) if path.is_file() else {}
+        highest = {
+            name: {kind: max(peak, before.get(name, {}).get(kind, 0)) for kind, peak in peaks.items()}
+            for name in (*stages, WHOLE)
+        }
+        note(self.folder / MEMORY, {**highest, "counted": resident.counted()})
+
     def _took(self, stage: str, started: float) -> None:
-        """Add to the seconds that a stage has taken, over all attempts."""
+        """Add to the seconds that a stage has taken, over all attempts, and keep its peak of memory."""
+        self._held(stage)
+        if not processes.is_main():
+            return
         path = self.folder / "seconds.json"
-        before = _read_json(path).get(stage, 0.0) if path.is_file() else 0.0
-        self._note("seconds.json", {stage: round(before + time.monotonic() - started, 1)})
+        before = read_json(path).get(stage, 0.0) if path.is_file() else 0.0
+        note(self.folder / "seconds.json", {stage: round(before + time.monotonic() - started, 1)})
 
     # Stage 4: measure
 
-    def _measure(self) -> Report:
+    def _measure(self, **reached: dict[str, float]) -> Report:
         r = self.recipe
         model, teacher = self.recovered, self.teacher
-        space = self._space()
+        space, latency, target = self._space(), grid(model, teacher, r.shapes, repeats=r.repeats), self._target()
+        self._held("measure")
         return Report(
             recipe=r.model_dump(mode="json"),
             metric=self.task.metric,
-            teacher_scores=self._scores(teacher),
-            scores=self._scores(model),
+            **reached,
             rows={name: len(split) for name, split in self.task.splits.items()},
             density=dict(self._plan().achieved),
             structure=self._plan().summary(space),
@@ -531,12 +644,13 @@ class Run:
                 "teacher": 4 * teacher.num_parameters(),
                 "model": disk_bytes(self.folder / "model"),
             },
-            latency=[measurement.to_dict() for measurement in grid(model, teacher, r.shapes, repeats=r.repeats)],
-            verified=_read_json(self.folder / "verified.json"),
-            seconds=_read_json(self.folder / "seconds.json"),
-            versions=_read_json(self.folder / "versions.json"),
+            latency=[measurement.to_dict() for measurement in latency],
+            verified=read_json(self.folder / "verified.json"),
+            seconds=read_json(self.folder / "seconds.json"),
+            versions=read_json(self.folder / "versions.json"),
             data=self.task.fingerprint(),
-            target=self._target(),
+            target=target,
+            memory=read_json(self.folder / MEMORY),
         )
 
     def _target(self) -> dict[str, Any] | None:
@@ -560,12 +674,6 @@ class Run:
 
     def _batches(self) -> list[dict[str, Tensor]]:
         return batches(self.task, self.validation_rows, self.tokenizer)
-
-    def _note(self, name: str, values: dict[str, Any]) -> None:
-        """Merge into one of the folder's small JSON files."""
-        path = self.folder / name
-        merged = (_read_json(path) if path.is_file() else {}) | values
-        _write_whole(path, json.dumps(merged, indent=1) + "\n")
 
 
 def _proved(found: Verification, what: str) -> Verification:
@@ -591,124 +699,5 @@ def _check_trackers(names: Sequence[str]) -> None:
             ) from error
 
 
-def claim(folder: Path, recipe: Recipe) -> None:
-    """Take a folder for a recipe: an unfinished run goes on.
-
-    Raises:
-        UserError: it holds a run of another recipe, or something else; it is left as it was.
-    """
-    mine, resolved = folder / "recipe.yaml", recipe.to_yaml()
-    if mine.is_file():
-        theirs = mine.read_text(encoding="utf-8")
-        if theirs != resolved:
-            old, new = (parse(text, str(mine)) for text in (theirs, resolved))
-            changed = [key for key in new if not isinstance(old, dict) or old.get(key, ...) != new[key]]
-            raise UserError(
-                f"{folder} holds a run of another recipe (it differs in {', '.join(changed) or 'its keys'}): "
-                "choose another output folder, or repeat its command to go on"
-            )
-        return
-    if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - UNCLAIMED):
-        raise UserError(f"{folder} exists and is no run of secateur: choose an empty or new folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "versions.json").write_text(json.dumps(versions(), indent=1) + "\n", encoding="utf-8")
-        _write_whole(mine, resolved)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror}): choose a folder that can be written") from error
-
-
-def versions() -> dict[str, str]:
-    """What a number depends on besides the recipe: libraries and machine."""
-    libraries = {name: version(name) for name in ("secateur", "torch", "transformers", "accelerate", "datasets")}
-    machine = {
-        "python": platform.python_version(),
-        "machine": platform.platform(),
-        "cores": str(os.cpu_count()),
-    }
-    return {**libraries, **machine, "threads": str(torch.get_num_threads())}
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-# Callbacks
-
-
-class _LogFile(TrainerCallback):
-    """Appends what training logs to `log.jsonl`, a line each.
-
-    With it come the training rows seen in this stage, and the seconds since this attempt at it began.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.began = time.monotonic()
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        rows = state.global_step * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        spent = {"rows": rows, "seconds": round(time.monotonic() - self.began, 3)}
-        _append(self.path, _where(args, state) | (logs or {}) | spent)
-
-
-class _PrunedFile(TrainerCallback):
-    """Appends to `pruned.jsonl` how many units of each group are left, once where training logs."""
-
-    def __init__(self, path: Path, method: Method) -> None:
-        self.path, self.method = path, method
-        self.last = -1
-
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.last:
-            return
-        self.last, was_training = state.global_step, self.method.training
-        self.method.eval()
-        open_ = (self.method.masks() > 0).cpu()
-        self.method.train(was_training)
-        kept = {name: int(open_[rows].sum()) for name, rows in self.method.space.slices.items()}
-        _append(self.path, _where(args, state) | {"progress": self.method.progress, "kept": kept})
-
-
-class _Passing(TrainerCallback):
-    """Calls once, with Trainer's control, at the last step before a schedule falls below the density of a run.
-
-    A step later the masks would already be below it. A resumed training may stand at that step as it begins.
-    """
-
-    def __init__(self, trainer: PruningTrainer, run: Run, then: Callable[[TrainerControl], None]) -> None:
-        self.trainer, self.run, self.then = trainer, run, then
-        self.passed = False
-
-    def on_train_begin(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> None:
-        self.on_step_end(args, state, control)
-
-    def on_step_end(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> None:
-        begin, end = self.trainer.window
-        coming = begin + (end - begin) * (state.global_step + 1) / state.max_steps
-        if not self.passed and self.run.schedule(coming) < self.run.share:
-            self.passed = True
-            self.then(control)
-
-
 def _stop(control: TrainerControl) -> None:
     control.should_training_stop = True
-
-
-def _where(args: Any, state: Any) -> dict[str, Any]:
-    """Of a line: the stage, its step and of how many."""
-    return {"stage": Path(args.output_dir).name, "step": state.global_step, "of": state.max_steps}
-
-
-def _append(path: Path, line: dict[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")

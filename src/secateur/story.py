@@ -23,7 +23,12 @@ UNITS = {
     "hidden": "Dims of the stream",
 }
 """What the units of a group are, by the last part of its name."""
-SHORT = {"teacher-training": "teacher", "share": "share of the time"}
+SHORT = {
+    "teacher-training": "teacher",
+    "share": "share of the time",
+    "resident_mb": "resident",
+    "anonymous_mb": "not of files",
+}
 """What stands for a name of the log, where that says too much or too little."""
 
 Panel: TypeAlias = tuple[str, int, Mapping[str, Curve]]
@@ -68,6 +73,7 @@ def course(record: Record, metric: str, teacher: float, density: float | None, h
         *_terms([_panel(stage, stage.keys("loss_")) for stage in stages]),
         *_lines(f"{metric} on {rows}", [_panel(s, [f"eval_{metric}"]) for s in stages], level=("teacher", teacher)),
         *_lines("Examples per second", [_rates(stage) for stage in stages], floor=0),
+        *_lines("Memory of the process, MB", [_panel(s, ["resident_mb", "anonymous_mb"]) for s in stages], floor=0),
     ]
     parts: list[Part] = [Gallery(drawn)] if drawn else []
     if record.unread:

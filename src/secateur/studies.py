@@ -19,10 +19,13 @@ from secateur.arguments import (
     MaxLength,
     Metric,
     Task,
+    TaskOptions,
     Text,
     fitting_tokenizer,
+    length_of,
     names_of,
     open_model,
+    pairs_of,
     place_of,
     recipe_key,
     shape_of,
@@ -34,10 +37,10 @@ from secateur.contest import contest
 from secateur.errors import UserError
 from secateur.evaluation import encoded, scores
 from secateur.inspection import inspect
+from secateur.runs import TOLD, Finished, compare, read
 from secateur.sensitivity import DENSITIES, GRADIENT, ROWS, UNITS, sensitivity, to_html
 from secateur.tasks import task as tasks
 
-from secateur.runs import TOLD, Finished, compare, read
 Pages = Annotated[
     Path | None, typer.Option("--output", "-o", help="Folder for the page, the text and the JSON.", show_default="none")
 ]
@@ -103,6 +106,7 @@ def _task_of(run: Finished, data: str | None) -> tasks.Task:
     report, recipe = run.report, run.recipe
     place, text = data or report.recipe["data"], recipe["text"] and ",".join(recipe["text"])
     words = {"rows": recipe["rows"], "text": text, "label": recipe["label"], "metric": report.metric}
+    words["options"] = recipe.get("task_options")  # which runs of older versions have not
     task = task_of(recipe["task"], place, report.recipe["seed"], **words)
     if task.fingerprint() != report.data:
         raise UserError(
@@ -176,13 +180,15 @@ def study_sensitivity(
     text: Text = None,
     label: Label = None,
     metric: Metric = None,
-    max_length: MaxLength = 128,
+    max_length: MaxLength = None,
+    task_option: TaskOptions = None,
     seed: Annotated[int, typer.Option(help="that draws the rows")] = 0,
     output: Pages = None,
     as_json: Json = False,
 ) -> None:
     """Score a model with each group alone cut to several densities, without training: where can it spare most?"""
-    wanted = task_of(task, data, seed, rows=2 * rows, text=text, label=label, metric=metric)
+    options = pairs_of("--task-option", task_option)
+    wanted = task_of(task, data, seed, rows=2 * rows, options=options, text=text, label=label, metric=metric)
     dense = open_model(model)
     tokenizer, kept = fitting_tokenizer(wanted, dense, model), _numbers(densities)
     _claim(output)
@@ -195,7 +201,7 @@ def study_sensitivity(
         rows=rows,
         split=split,
         by=by,
-        max_length=max_length,
+        max_length=length_of(max_length, task),
         seed=seed,
         say=lambda line: console.ERR.print(line, soft_wrap=True),
     )

@@ -13,34 +13,45 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerCallback, get_scheduler
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from secateur import resident
+from secateur.averaging import Averaging
 from secateur.errors import UserError
 from secateur.masking import Attachment, attached
 from secateur.methods.method import Method
+from secateur.moments import Moments, give_moments, moments_of
 from secateur.objectives import Labels, Step, Term
+from secateur.order import ByLength, Parts
 from secateur.shrinking import Shrinking
 from secateur.teachers import INDEX, CachedTeacher
 
 STATE = "secateur.safetensors"
+SHARES = "secateur_shares"
+"""The key under which a micro-batch carries what it is of its optimizer step (`_shares`)."""
 BEST = "best.safetensors"
 WORTH = 0.75  # of the density that the model has; each cut costs new code for new shapes (RESULTS.md)
 
-# Batches of many lengths times layers of many widths are more shapes than oneDNN remembers code for by default (1,024).
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
+# Batches of many lengths times layers of many widths are more shapes than oneDNN remembers code for by default (1,024),
+# and each takes 0.3 MB. A BERT-base cut to as many widths as it has products, in 16 lengths, has 3,500 (RESULTS.md).
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
 
 
 class PruningTrainer(Trainer):
@@ -55,14 +66,19 @@ class PruningTrainer(Trainer):
         decay: the part of the learning-rate schedule that this stage is; by default `(begin, end)`, so stages follow
             each other without a restart.
         shrink: cut the model in place as units are removed, where the method allows it; when `train` returns it is
-            whole again, with zeros where it was cut. Same result, faster. One process only.
+            whole again, with zeros where it was cut. Same result, faster.
+        moments: what an earlier stage's optimizer knew (`PruningTrainer.moments`), to go on with; by default nothing.
+        rows_seen: training rows that earlier stages have taken: the order of the data goes on behind them, which needs
+            rows grouped by length.
         select: the metric by which the best evaluation is chosen, once the method has settled: its weights are
             the result. By default the last weights are.
+        average: the last part of the steps, after each of which the weights count in a mean that is the result; 0
+            for none. Without a method, and without `select`.
         The rest is Trainer's.
 
     Raises:
-        UserError: a term needs a teacher and there is none, or fp16 is asked for with a method that listens; from
-            `train`, a loss, gradient or weight is not finite.
+        UserError: a term needs a teacher and there is none, fp16 is asked for with a method that listens, or an average
+            where it cannot be; from `train`, a loss, gradient or weight is not finite.
     """
 
     loss_is_scaled_for_ga = False
@@ -79,36 +95,67 @@ class PruningTrainer(Trainer):
         end: float = 1.0,
         decay: tuple[float, float] | None = None,
         shrink: bool = False,
+        moments: Mapping[str, Moments] | None = None,
+        rows_seen: int = 0,
         select: str | None = None,
+        average: float = 0.0,
         **kwargs: Any,
     ) -> None:
         self.method, self.teacher = method, teacher
         self.objective: list[Term] = list(objective) or [Labels()]
         self.terms = nn.ModuleList(self.objective)
         self.window, self.decay, self.select = (begin, end), decay or (begin, end), select
+        self.known, self.rows_seen = moments or {}, rows_seen
         self.attachment: Attachment | None = None
         self.shrinking: Shrinking | None = None
         if shrink and method is not None and method.shrinks:
             self.shrinking = Shrinking(model, method.space)
         self.evidence: Tensor | None = None
+        self.parts: Parts | None = None
+        self.drawn: Tensor | None = None
         self.seen: dict[str, Any] = defaultdict(float)
         self.faults: dict[str, Tensor] = {}
         super().__init__(model, callbacks=[_Advance(self), *kwargs.pop("callbacks", [])], **kwargs)
         self.args.logging_nan_inf_filter = False
-        self._check()
+        self._check(average)
+        self.averaging = Averaging(model, average) if average else None
 
-    def _check(self) -> None:
+    def _check(self, average: float) -> None:
         silent = [term.name for term in self.objective if term.needs_teacher and self.teacher is None]
         if silent:
             raise UserError(f"the terms {', '.join(silent)} need a teacher and none is given: pass teacher=")
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise UserError(
+                "masks, scores and cuts need the whole model in each process: train with DDP, not in shards (FSDP, "
+                "DeepSpeed)"
+            )
+        if self.args.n_gpu > 1:
+            raise UserError(
+                f"one process sees {self.args.n_gpu} GPUs: start one for each (torchrun --nproc_per_node "
+                f"{self.args.n_gpu}), or show it one (CUDA_VISIBLE_DEVICES)"
+            )
         if self.args.fp16 and self.method is not None:
             raise UserError("fp16 scales the loss that the method listens to: use bf16 or fp32 for pruning")
+        if not 0 <= average <= 1:
+            raise UserError(f"average {average} is not in [0, 1]: it is the last part of the steps")
+        if average and (self.method is not None or self.select is not None):
+            raise UserError(
+                "the mean of weights is no result where a method prunes or select chooses: set average to 0"
+            )
+        if self.rows_seen and self.args.train_sampling_strategy != "group_by_length":
+            raise UserError("rows_seen goes on in an order by length: set train_sampling_strategy='group_by_length'")
 
     @property
     def progress(self) -> float:
         """Part of the whole run that is done, in [begin, end]."""
         begin, end = self.window
         return begin + (end - begin) * self.state.global_step / max(1, self.state.max_steps)
+
+    @property
+    def rows_taken(self) -> int:
+        """Training rows that this stage and those before it have taken, the same row twice counted twice."""
+        rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return self.rows_seen + self.state.global_step * rows
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As in Trainer, under the masks; they are taken off when it returns."""
@@ -127,6 +174,8 @@ class PruningTrainer(Trainer):
                 raise
             self._refuse_broken()
             self._take_best()
+            if self.averaging is not None:
+                self.averaging.take(self.state.global_step, self.state.max_steps)
             self._shrink(None)
         # Accelerate has wrapped the forward in autocast: what is measured and saved next must be the plain model.
         self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
@@ -138,6 +187,8 @@ class PruningTrainer(Trainer):
         if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
+        if self.parts is not None:
+            self.parts.set_epoch(kwargs["epoch"])  # what Trainer does not reach where it goes on within an epoch
         super()._run_epoch(*args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -169,7 +220,7 @@ class PruningTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.select is None or not path.is_file():
             return
-        state = load_file(path, device=str(self.args.device))
+        state = load_file(path)
         for part, module in (("model.", self.model), ("own.", self._own_state())):
             own = {name.removeprefix(part): value for name, value in state.items() if name.startswith(part)}
             module.load_state_dict(own)
@@ -195,15 +246,19 @@ class PruningTrainer(Trainer):
     # The loss, every micro-batch
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The sum of the terms and the method's penalty; in evaluation the task's own loss alone."""
-        index = inputs.pop(INDEX, None)
+        index, shares = inputs.pop(INDEX, None), inputs.pop(SHARES, None)
         if not model.training:
             outputs = model(**inputs)
             return (outputs.loss, outputs) if return_outputs else outputs.loss
+        if self.method is not None and self.drawn is not None:
+            self.method.set_extra_state(self.drawn)  # one noise in all micro-batches of a step, as in one batch
         step = self._step(model, inputs, index)
         values = {term.name: term.weight * term(step) for term in self.objective}
+        if shares is not None:
+            values = {term.name: values[term.name] * shares[term.over(step)] for term in self.objective}
         self._note(values)
         self._listen(values)
         penalty = self.method.penalty() if self.method is not None else 0.0
@@ -223,7 +278,7 @@ class PruningTrainer(Trainer):
     def _teach(self, inputs: dict[str, Tensor], index: Tensor | None, hidden: bool) -> Any:
         if self.teacher is None or not any(term.needs_teacher for term in self.objective):
             return None
-        given = {name: value for name, value in inputs.items() if name != "labels"}
+        given = {name: value for name, value in inputs.items() if name not in ("labels", *self.label_names)}
         if isinstance(self.teacher, CachedTeacher):
             if index is None:
                 raise UserError(f"a cached teacher needs batches that carry {INDEX!r}, the numbers of their rows")
@@ -240,9 +295,31 @@ class PruningTrainer(Trainer):
         gradient = torch.autograd.grad(
             loss, self.attachment.masks, retain_graph=True, allow_unused=gone, materialize_grads=gone
         )[0]
-        gradient = gradient.float() / self.args.gradient_accumulation_steps
+        gradient = gradient.float() / self.current_gradient_accumulation_steps
         self._watch("the gradient of the masks", gradient)
         self.evidence = gradient if self.evidence is None else self.evidence + gradient
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """As in Trainer, one optimizer step's micro-batches; where there are several, each learns its shares."""
+        found, items = super().get_batch_samples(*args, **kwargs)
+        if found and (len(found) > 1 or self.accelerator.num_processes > 1):
+            for batch, shares in zip(found, self._shares(found), strict=True):
+                batch[SHARES] = shares
+        if self.method is not None:
+            self.drawn = self.method.get_extra_state() if len(found) > 1 else None
+        return found, items
+
+    def _shares(self, found: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """Of rows, real tokens and labels: each micro-batch's number by the mean number of this optimizer step's.
+
+        The mean over the micro-batches, of all processes, of the terms' values times these is the mean over all rows,
+        tokens or labels of the step, as if they were one batch.
+        """
+        counts, device = [_counts(batch) for batch in found], self.args.device
+        rows = [torch.stack([torch.as_tensor(number, device=device) for number in one.values()]) for one in counts]
+        numbers = torch.stack(rows).to(torch.promote_types(self.model.dtype, torch.float))
+        mean = self.accelerator.reduce(numbers.mean(dim=0), reduction="mean")
+        return [dict(zip(counts[0], shares, strict=True)) for shares in numbers / mean]
 
     def before_step(self) -> None:
         """Before an optimizer step: average over devices the gradients that no wrapper of the model knows of."""
@@ -254,6 +331,8 @@ class PruningTrainer(Trainer):
     def step_taken(self) -> None:
         """After an optimizer step: the method observes the whole step's evidence, then moves on."""
         self._own_state().zero_grad()  # Trainer clears the model's gradients alone
+        if self.averaging is not None:
+            self.averaging.add(self.state.global_step, self.state.max_steps)
         if self.method is None:
             return
         if self.evidence is not None:
@@ -268,7 +347,7 @@ class PruningTrainer(Trainer):
     def _worth_cutting(self, method: Method) -> bool:
         """Whether much less is alive than the model still has; not while the best evaluation may be gone back to."""
         assert self.shrinking is not None
-        if self.accelerator.num_processes > 1 or (self.select is not None and method.settled()):
+        if self.select is not None and method.settled():
             return False
         alive, has = (method.space.density(units) for units in (method.alive, self.shrinking.kept))
         return alive <= WORTH * has
@@ -277,11 +356,24 @@ class PruningTrainer(Trainer):
         """The model's state dict as if nothing had been cut away: with 0 in its place."""
         return self.model.state_dict() if self.shrinking is None else self.shrinking.whole()
 
+    def moments(self) -> dict[str, Moments]:
+        """What the optimizer knows: of the `model`, as if nothing had been cut away, and of the `terms`."""
+        optimizer = self._plain_optimizer()
+        assert optimizer is not None
+        of_model = moments_of(optimizer, self.model)
+        if self.shrinking is not None:
+            of_model = self.shrinking.whole_moments(of_model)
+        return {"model": of_model, "terms": moments_of(optimizer, self.terms)}
+
+    def _plain_optimizer(self) -> torch.optim.Optimizer | None:
+        """The optimizer without accelerate's wrapper; none where a checkpoint is read before there is one."""
+        return getattr(self.optimizer, "optimizer", self.optimizer)
+
     def _shrink(self, kept: Tensor | None) -> None:
         """Leave `kept` `(N,)` bool of the model and of the optimizer's moments, or with None make both whole."""
         if self.shrinking is None:
             return
-        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
+        optimizer = self._plain_optimizer()
         if self.attachment is not None:
             self.attachment.detach()
         if kept is None:
@@ -290,6 +382,17 @@ class PruningTrainer(Trainer):
             self.shrinking.cut(kept, optimizer)
         if self.attachment is not None:
             self.attachment.attach(self.shrinking.places)
+        self._wrap_again()
+        resident.give_back()
+
+    def _wrap_again(self) -> None:
+        """Let the wrapper that averages gradients find the model's new parameters; Trainer's loop holds it itself."""
+        wrapper, handler = self.model_wrapped, self.accelerator.ddp_handler
+        if isinstance(wrapper, DistributedDataParallel):
+            own: dict[str, Any] = {"device_ids": wrapper.device_ids, "output_device": wrapper.output_device}
+            DistributedDataParallel.__init__(wrapper, self.model, **own, **(handler.to_kwargs() if handler else {}))
+            if handler:
+                handler.register_comm_hook(wrapper)
 
     # What is not finite
 
@@ -344,7 +447,8 @@ class PruningTrainer(Trainer):
         if self.seen and "loss" in logs:
             self._refuse_faults()
             count = self.seen.pop("_count")
-            logs |= {f"loss_{name}": float(total) / count for name, total in self.seen.items()}
+            means = self.accelerator.reduce(torch.stack([*self.seen.values()]) / count, reduction="mean")
+            logs |= {f"loss_{name}": float(mean) for name, mean in zip(self.seen, means.cpu(), strict=True)}
             self.seen.clear()
         if self.method is not None:
             logs |= self.method.readings()
@@ -359,7 +463,16 @@ class PruningTrainer(Trainer):
         if not isinstance(sampler, LengthGroupedSampler):
             return sampler
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return _ByLength(sampler.batch_size, sampler.lengths, seed)
+        return ByLength(sampler.batch_size * self.args.world_size, sampler.lengths, seed, self.rows_seen)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As in Trainer; several processes share the rows of each batch that one would take."""
+        loader = super().get_train_dataloader()
+        shard = loader.batch_sampler
+        if isinstance(shard, BatchSamplerShard) and not shard.split_batches:
+            self.parts = Parts(shard.batch_sampler, shard.num_processes)
+            shard.batch_sampler, shard.batch_size = self.parts, None  # of parts that are not all of one size
+        return loader
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """As in Trainer, and the parameters of the terms and of the method; before the scheduler is made."""
@@ -370,6 +483,8 @@ class PruningTrainer(Trainer):
             groups = [{"params": projections, "weight_decay": self.args.weight_decay}] if projections else []
             for group in groups + (self.method.param_groups() if self.method is not None else []):
                 optimizer.add_param_group(group)
+            for name, known in self.known.items():
+                give_moments(known, optimizer, {"model": self.model, "terms": self.terms}[name])
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
@@ -399,20 +514,39 @@ class PruningTrainer(Trainer):
             parts["method"] = self.method
         if self.shrinking is not None:
             parts["shrinking"] = self.shrinking
+        if self.averaging is not None:
+            parts["averaging"] = self.averaging
         return nn.ModuleDict(parts)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Trainer's checkpoint, then our state: the last file written, so a folder that has it is whole."""
+        """Trainer's checkpoint, then our state: the last file written, so a folder that has it is whole.
+
+        Only then do older ones go: there is always a whole one, and never more than one above Trainer's limit.
+        """
         self._refuse_broken()
-        super()._save_checkpoint(model, trial)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()  # each process has its random state in it
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
             partial = folder / f"{STATE}.partial"
             save_file({name: value.contiguous() for name, value in self._own_state().state_dict().items()}, partial)
             partial.replace(folder / STATE)
+            self._rotate(folder)
+
+    def _rotate(self, newest: Path) -> None:
+        """Remove the oldest checkpoints before this one above Trainer's limit, but not what Trainer found best."""
+        limit, found = self.args.save_total_limit or 0, checkpoints(newest.parent)
+        before = found[: found.index(newest)]
+        for old in before[: max(0, len(before) + 1 - limit)] if limit > 0 else []:
+            if str(old) != self.state.best_model_checkpoint:
+                shutil.rmtree(old, ignore_errors=True)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        state = load_file(Path(resume_from_checkpoint) / STATE, device=str(self.args.device))
+        state = load_file(Path(resume_from_checkpoint) / STATE)
         self._own_state().load_state_dict(state)
         if self.shrinking is not None and not bool(self.shrinking.kept.all()):
             self._shrink(self.shrinking.kept)  # the weights in the checkpoint, and the moments, have its shapes
@@ -449,29 +583,24 @@ def _constant(step: int) -> float:
 
 def last_checkpoint(folder: Path | str) -> str | None:
     """The latest whole checkpoint in a folder, None if there is none."""
-    found = {
-        int(path.name.split("-")[1]): path for path in Path(folder).glob("checkpoint-*") if (path / STATE).is_file()
-    }
-    return str(found[max(found)]) if found else None
+    whole = [path for path in checkpoints(Path(folder)) if (path / STATE).is_file()]
+    return str(whole[-1]) if whole else None
 
 
-class _ByLength(LengthGroupedSampler):
-    """Rows grouped by length, in an order that the seed and the epoch alone decide.
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, whole or not, in the order of their steps."""
+    found = {path.name.removeprefix("checkpoint-"): path for path in folder.glob("checkpoint-*")}
+    return [found[step] for step in sorted(filter(str.isdecimal, found), key=int)]
 
-    Trainer's own draws from the global generator, whose state in the middle of an epoch is not that of its start.
-    """
 
-    def __init__(self, batch_size: int, lengths: list[int], seed: int) -> None:
-        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
-        self.seed, self.epoch = seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Trainer before every epoch."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        self.generator.manual_seed(1_000_003 * self.seed + self.epoch)
-        return super().__iter__()
+def _counts(batch: Mapping[str, Tensor]) -> dict[str, int | Tensor]:
+    """What means are taken over, and how many there are of them in a batch."""
+    found: dict[str, int | Tensor] = {"rows": len(next(iter(batch.values())))}
+    if "attention_mask" in batch:
+        found["tokens"] = batch["attention_mask"].sum()
+    if "labels" in batch:
+        found["labels"] = (batch["labels"] != -100).sum()
+    return found
 
 
 class _Advance(TrainerCallback):

@@ -13,13 +13,16 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from transformers import TrainerCallback
 
+from secateur import processes
+from secateur.folder import claim
 from secateur.recipe import Recipe
 from secateur.report import Report
-from secateur.stages import Run, claim
+from secateur.stages import Run
 
 
 def walk(recipe: Recipe, output: Path | str, callbacks: Sequence[TrainerCallback] = ()) -> list[Report]:
@@ -32,10 +35,10 @@ def walk(recipe: Recipe, output: Path | str, callbacks: Sequence[TrainerCallback
     runs = [Run(one, folder / str(one.density), tuple(callbacks), shared=folder) for one in recipe.each()]
     for run in runs:
         run.check()
-    claim(folder, recipe)
+    processes.on_main(partial(claim, folder, recipe))
     for run in runs:
         run.claim()
     last = replace(runs[-1], forks=tuple(runs[:-1])).report()
     early = [replace(run).report() for run in runs[:-1]]  # a fresh one each: it holds no other one's models and rows
-    shutil.rmtree(folder / "cache", ignore_errors=True)
+    processes.on_main(partial(shutil.rmtree, folder / "cache", ignore_errors=True))
     return [*early, last]

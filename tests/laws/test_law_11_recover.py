@@ -1,0 +1,101 @@
+"""Law 11, to the end of a run: a cut model that recovers ends as the masked one does that is trained on and cut once.
+
+Optimizer's moments, learning rate and the order of the rows go on where pruning left them.
+"""
+
+import pytest
+import torch
+from test_law_08_resume import collate, examples
+from test_law_11_shrink import SHRINKING
+from tiny_models import CLASSIFIERS, tiny
+from transformers import TrainingArguments
+
+from secateur.methods.method import registered
+from secateur.objectives import Hidden, Labels, Logits
+from secateur.schedules import cubic
+from secateur.space import Space
+from secateur.surgery import cut, cut_moments
+from secateur.training import PruningTrainer
+
+PRUNING, RECOVERY = 9, 7  # of 6 steps an epoch: the cut is within one, and so is the end
+END = PRUNING / (PRUNING + RECOVERY)
+
+
+def objective(model, teacher):
+    terms = [Labels(), Logits(temperature=4.0), Hidden(layers="every 1")]
+    for term in terms:
+        term.bind(model, teacher)
+    return [term.double() for term in terms]
+
+
+def trainer(model, which, folder, steps, **extra):
+    teacher = tiny(*which, seed=2)
+    return PruningTrainer(
+        model,
+        teacher=teacher,
+        args=TrainingArguments(
+            str(folder),
+            max_steps=steps,
+            per_device_train_batch_size=4,
+            learning_rate=1e-2,
+            weight_decay=0.1,
+            max_grad_norm=0.5,
+            warmup_steps=2,
+            train_sampling_strategy="group_by_length",
+            save_strategy="no",
+            use_cpu=True,
+            report_to=[],
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+        ),
+        train_dataset=examples(),
+        data_collator=collate,
+        **{"objective": objective(model, teacher)} | extra,
+    )
+
+
+def pruned(which, name, folder, steps, **extra):
+    """A training under a method that is at its density after `PRUNING` steps."""
+    torch.manual_seed(0)
+    model = tiny(*which, seed=1)
+    method = registered()[name](Space(model, "head", "ffn", "qk"), cubic(1.0, 0.2, begin=0.1, end=END))
+    training = trainer(model, which, folder, steps, method=method, **extra)
+    training.train()
+    return training
+
+
+def recovered(first, which, folder, **changed):
+    """The cut of what a training left, trained on to the end of the run."""
+    plan = first.method.plan(0.2)
+    moments = first.moments()
+    moments["model"] = cut_moments(first.model, plan, moments["model"])
+    going_on = {"moments": moments, "rows_seen": first.rows_taken, "objective": first.objective, "begin": END}
+    second = trainer(cut(first.model, plan), which, folder, RECOVERY, **going_on | changed)
+    second.train()
+    return second
+
+
+def distance(mine, wanted):
+    assert mine.keys() == wanted.keys()
+    return max(float((mine[key] - wanted[key]).abs().max()) for key in mine if mine[key].numel())
+
+
+@pytest.mark.parametrize("name", SHRINKING)
+@pytest.mark.parametrize("which", CLASSIFIERS)
+def test_a_cut_model_recovers_as_the_masked_one_does(which, name, tmp_path):
+    whole = pruned(which, name, tmp_path, PRUNING + RECOVERY)
+    wanted = cut(whole.model, whole.method.plan(0.2)).state_dict()
+    for shrink in (True, False):
+        first = pruned(which, name, tmp_path, PRUNING, end=END, shrink=shrink)
+        second = recovered(first, which, tmp_path)
+        assert distance(second.model.state_dict(), wanted) < 1e-8
+        assert distance(second.terms.state_dict(), whole.terms.state_dict()) < 1e-8
+
+
+@pytest.mark.parametrize("without", ["moments", "rows_seen"])
+def test_neither_moments_nor_the_order_can_be_left_out(without, tmp_path):
+    which = CLASSIFIERS[0].values[0]
+    whole = pruned(which, "grain", tmp_path, PRUNING + RECOVERY)
+    first = pruned(which, "grain", tmp_path, PRUNING, end=END, shrink=True)
+    second = recovered(first, which, tmp_path, **{without: 0 if without == "rows_seen" else None})
+    assert distance(second.model.state_dict(), cut(whole.model, whole.method.plan(0.2)).state_dict()) > 1e-4
