@@ -1,0 +1,438 @@
+"""How long pruning takes: the published procedure, each of our steps added to it in turn, and what its time buys.
+
+    python benchmarks/train_speed.py steps --data DIR --teacher DIR      whole runs on a part of SST-2, step by step
+    python benchmarks/train_speed.py curve --data DIR --teacher DIR      all of SST-2: score against wall-clock
+    python benchmarks/train_speed.py sizes --data DIR --teacher DIR      cost against layers and rows
+    python benchmarks/train_speed.py embeddings MODEL                    a cut model's step by what becomes of its words
+    python benchmarks/train_speed.py table                               what is done, in Markdown, and the plot
+
+`--data` holds train.parquet and validation.parquet with the columns of GLUE's sst2; `--teacher` is a fine-tuned
+MiniLM-L6. Every run is a process of its own with one thread; `--jobs` runs several at once, `--only` those whose name
+begins so. Runs that are done are not repeated. The published procedure is GRAIN's (specification, section 13) on this
+package's engine: the same steps, two full backwards in each, the teacher every time, dense to the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, nullcontext
+from itertools import pairwise, product
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+from unittest.mock import patch
+
+import typer
+from runner import Folder, base_model
+
+app = typer.Typer(add_completion=False)
+RUNS = Path("runs/train-speed")
+SEEDS = (0, 1)
+SPENT = "spent.json"
+"""Beside a run's folder: wall-clock and processor seconds of its process, from the first look at the recipe."""
+
+PUBLISHED: dict[str, Any] = {
+    "max_length": 64,
+    "method": "grain",
+    "start": "model",
+    "options": {"faithful": True},
+    "hidden": "every 2",
+    "batch_size": 32,
+    "learning_rate": 1e-4,
+    "warmup": 0.1,
+    "begin": 0.2,
+    "end": 0.9999,  # dense to the last step but one
+    "ramp": 0.2 / 0.7999,
+    "bf16": False,
+    "cache": False,
+    "shrink": False,
+    "freeze_embeddings": False,
+    "dropout": None,
+    "evaluations": 0,
+    "checkpoints": 0,
+    "shapes": [],
+}
+"""GRAIN's procedure on MiniLM-L6: specification, section 13."""
+TWICE, FUSED = "two full backwards", "PyTorch's fused attention"
+"""What no recipe can ask for."""
+GRAIN: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("published, fp32", {**PUBLISHED, TWICE: True, FUSED: True}),
+    ("bf16 autocast", {"bf16": True}),
+    ("attention spelled out", {FUSED: False}),
+    ("evidence from the masks alone", {TWICE: False}),
+    ("teacher's outputs cached", {"cache": True}),
+    ("word embeddings frozen", {"freeze_embeddings": True}),
+    ("no dropout", {"dropout": 0.0}),
+    ("cut when pruned", {"end": 0.4, "ramp": 1.0}),
+    ("cut while it is pruned", {"shrink": True}),
+    (
+        "pruned earlier, from the teacher",
+        {
+            "options": {},
+            "start": "teacher",
+            "begin": 0.005,
+            "end": 0.1,
+            "hidden": [2, 4, 6],
+            "hidden_projection": False,
+            "batch_size": 64,
+            "learning_rate": 1e-3,
+            "warmup": 0.02,
+        },
+    ),
+    ("the same in fp32", {"bf16": False}),
+)
+"""Name of a step, and what it changes in the one before it."""
+COFI: tuple[tuple[str, dict[str, Any]], ...] = (
+    (
+        "published, fp32",
+        {
+            **PUBLISHED,
+            FUSED: True,
+            "method": "cofi",
+            "units": ["hidden", "head", "sublayer", "ffn"],
+            "options": {"learning_rate": 0.1},
+            "start": "teacher",
+            "temperature": 2.0,
+            "divergence": True,
+            "hidden": [2, 4, 6],
+            "match": "nearest-ordered",
+            "freeze_embeddings": "all",
+            "learning_rate": 5e-4,
+            "warmup": 0.02,
+            "begin": 0.02,
+            "ramp": 0.4,
+            "end": 0.5,
+        },
+    ),
+    ("bf16 autocast", {"bf16": True}),
+    ("attention spelled out", {FUSED: False}),
+    ("teacher's outputs cached", {"cache": True}),
+    ("no dropout", {"dropout": 0.0}),
+    ("the same in fp32", {"bf16": False}),
+)
+"""As for GRAIN, at ten times the published speed of the gates, without which a short run prunes nothing; CoFi has one
+backward a step, and cuts before it recovers."""
+CHANGES = {"grain": GRAIN, "cofi": COFI}
+ENDS = ("bf16 autocast", "pruned earlier, from the teacher")
+"""What is compared where only the first and the last procedure are: of GRAIN, in one precision."""
+RANK = 64
+WAYS = (
+    "frozen",
+    "trained",
+    "trained by sparse gradients and a lazy Adam",
+    f"factorised to rank {RANK}, trained",
+    "restricted to the words that occur, trained",
+)
+"""What can be done with the word embeddings of a cut model."""
+LAYERS, TIMES, ROWS = (2, 4, 6), (1, 2, 4), 2000
+
+
+def procedures(changes: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Name -> everything that a run is asked for, each with the steps before it."""
+    found: dict[str, dict[str, Any]] = {}
+    asked: dict[str, Any] = {}
+    for name, change in changes:
+        asked = {**asked, **change}
+        found[name] = asked
+    return found
+
+
+def one_thread(folder: Path, asked: Mapping[str, Any]) -> None:
+    """A run in a process of its own, with one thread; what it printed is beside its folder."""
+    if (folder / "report.json").is_file():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    cache = "1024" if asked.get(FUSED) else "8192"  # oneDNN's own default, and ours
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": cache}
+    with Path(f"{folder}.log").open("a") as log:
+        command = [sys.executable, __file__, "one", json.dumps(asked), str(folder)]
+        subprocess.run(command, env=environment, stdout=log, stderr=log, check=False)
+
+
+@app.command(hidden=True)
+def one(asked: str, folder: Path) -> None:
+    """One run, in this process: what its recipe says, by the published code's ways where it asks for them."""
+    import torch
+
+    from secateur import stages, training
+    from secateur.recipe import make
+
+    torch.set_num_threads(1)
+    values = json.loads(asked)
+    twice, fused = values.pop(TWICE, False), values.pop(FUSED, False)
+    began = time.monotonic()
+    with ExitStack() as stack:
+        if twice:
+            stack.enter_context(patch.object(stages, "PruningTrainer", _published()))
+        if fused:
+            stack.enter_context(patch.object(training, "_fast_attention", lambda device: nullcontext()))
+        stages.run(make(values), folder)
+    spent = {"seconds": time.monotonic() - began, "processor": time.process_time()}
+    (folder / SPENT).write_text(json.dumps(spent) + "\n")
+
+
+def _published() -> Any:
+    """A trainer whose every step goes backward twice through the whole model, to the last one."""
+    import torch
+
+    from secateur.training import PruningTrainer
+
+    class Published(PruningTrainer):
+        def _listen(self, values: dict[str, torch.Tensor]) -> None:
+            heard = self.method.listens_to if self.method is not None else {}
+            first = sum(value for name, value in values.items() if heard.get(name, name == "logits"))
+            assert isinstance(first, torch.Tensor)
+            weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+            sources = weights if self.attachment is None else [self.attachment.masks, *weights]
+            gradients = torch.autograd.grad(first, sources, retain_graph=True, allow_unused=True)
+            if heard and self.attachment is not None:
+                self.evidence = gradients[0].float()
+
+    return Published
+
+
+def several(runs: Mapping[str, Mapping[str, Any]], jobs: int, only: str) -> None:
+    """Runs by name, in order; `jobs` at once."""
+    with ThreadPoolExecutor(jobs) as pool:
+        started = [pool.submit(one_thread, RUNS / n, asked) for n, asked in runs.items() if n.startswith(only)]
+        for done in started:
+            done.result()
+
+
+@app.command()
+def steps(data: Folder, teacher: Folder, jobs: int = 1, rows: int = 6000, epochs: float = 2.0, only: str = "") -> None:
+    """Every procedure, whole runs at 0.05 over a part of the training set, seeds in turn."""
+    shared = {**places(data, teacher), "rows": rows, "epochs": epochs}
+    runs = {
+        f"steps/{method}-{number}-{seed}": {**shared, **asked, "seed": seed}
+        for seed in SEEDS
+        for method, changes in CHANGES.items()
+        for number, asked in enumerate(procedures(changes).values())
+    }
+    several(runs, jobs, f"steps/{only}")
+
+
+@app.command()
+def curve(data: Folder, teacher: Folder, jobs: int = 1, only: str = "") -> None:
+    """The published procedure over the whole training set, and ours with parts of its time."""
+    runs = {
+        f"curve/{name}-{seed}": {**places(data, teacher), **asked, "seed": seed}
+        for name, asked in whole_runs().items()
+        for seed in SEEDS
+    }
+    several(runs, jobs, f"curve/{only}")
+
+
+def whole_runs() -> dict[str, dict[str, Any]]:
+    """Name -> what is asked for, over all rows."""
+    return {"published": {**procedures(GRAIN)["bf16 autocast"], "epochs": 4.0}}
+
+
+@app.command()
+def sizes(data: Folder, teacher: Folder, jobs: int = 1, only: str = "") -> None:
+    """The published procedure in bf16 and ours, for models of fewer layers and one, two and four times the rows."""
+    runs = {}
+    for layers, times in product(LAYERS, TIMES):
+        model = {"model": str(shallow(Path(base_model()), layers)), "teacher": str(shallow(teacher, layers))}
+        for name in ENDS:
+            asked = {**places(data, teacher), **procedures(GRAIN)[name], **model, "hidden": None}
+            runs[f"sizes/{layers}-{times}-{name}"] = {**asked, "rows": times * ROWS, "epochs": 1.0}
+    several(runs, jobs, f"sizes/{only}")
+
+
+def shallow(model: Path, layers: int) -> Path:
+    """A model's first layers, in a folder of its own."""
+    from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = RUNS / "shallow" / f"{model.name}-{layers}"
+    if not folder.is_dir():
+        architecture = json.loads((model / "config.json").read_text())["architectures"][0]
+        kind = AutoModelForSequenceClassification if "Classification" in architecture else AutoModel
+        kind.from_pretrained(model, num_hidden_layers=layers).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(model).save_pretrained(folder)
+    return folder
+
+
+@app.command()
+def embeddings(model: Path, batch: int = 32, tokens: int = 13, repeats: int = 30, vocabulary: int = 12000) -> None:
+    """Milliseconds of a training step of a cut model, interleaved, by what is done with its word embeddings."""
+    import torch
+
+    torch.set_num_threads(1)
+    ways = {way: _stepper(model, way, batch, tokens, vocabulary) for way in WAYS}
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(repeats):
+        for way, step in ways.items():
+            began = time.perf_counter()
+            step()
+            times[way].append(time.perf_counter() - began)
+    for way, found in times.items():
+        print(f"| {way} | {1000 * median(found):.1f} ms |")
+
+
+def _stepper(folder: Path, way: str, batch: int, tokens: int, vocabulary: int) -> Callable[[], None]:
+    """One optimizer step, in bf16 autocast with fused AdamW, as often as it is called."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    from secateur import load
+    from secateur.compact import FactorisedEmbedding
+
+    torch.manual_seed(0)
+    small = load(folder).train()
+    table = small.get_input_embeddings()
+    if way == WAYS[0]:
+        table.requires_grad_(False)
+    if way == WAYS[2]:
+        table.sparse = True
+    if way == WAYS[3]:
+        small.set_input_embeddings(FactorisedEmbedding.like(table, RANK))
+        for parameter in small.get_input_embeddings().parameters():
+            torch.nn.init.normal_(parameter, std=0.02)
+    if way == WAYS[4]:
+        small.set_input_embeddings(torch.nn.Embedding(vocabulary, table.embedding_dim))
+    words = [p for p in small.get_input_embeddings().parameters() if p.requires_grad and way == WAYS[2]]
+    rest = [p for p in small.parameters() if p.requires_grad and all(p is not word for word in words)]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=1e-4, fused=True)]
+    optimizers += [torch.optim.SparseAdam(words, lr=1e-4)] if words else []
+
+    def step() -> None:
+        ids = torch.randint(1000, vocabulary, (batch, tokens))
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            loss = small(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.square().mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(rest, 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    for _ in range(5):
+        step()
+    return step
+
+
+def places(data: Path, teacher: Path) -> dict[str, Any]:
+    """The keys of a recipe that say where things are, and how much is to be left."""
+    return {"model": base_model(), "teacher": str(teacher), "data": str(data), "density": 0.05}
+
+
+# What was found
+
+
+@app.command()
+def table() -> None:
+    """Every run that is done, in Markdown, and the plot of density and speed over a run."""
+    for method, changes in CHANGES.items():
+        _table_of_steps(method, list(procedures(changes)))
+    _table_of_curve()
+    _table_of_sizes()
+    drawn = {name: RUNS / "steps" / f"grain-{list(procedures(GRAIN)).index(name)}-0" for name in ENDS}
+    if all((folder / SPENT).is_file() for folder in drawn.values()):
+        plot(drawn, Path("docs/pictures/train-speed.png"))
+
+
+def _table_of_steps(method: str, names: list[str]) -> None:
+    print(f"| {method}: procedure | seconds | of the first | processor seconds | examples/s in three phases | score |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    found = {n: done(f"steps/{method}-{n}-{seed}" for seed in SEEDS) for n in range(len(names))}
+    for number, name in enumerate(names):
+        if folders := found[number]:
+            seconds, processor = ([_spent(f)[key] for f in folders] for key in ("seconds", "processor"))
+            pairs = [(f, g) for f in found[0] for g in folders if f.name[-1] == g.name[-1]]
+            ratio = [_spent(first)["seconds"] / _spent(own)["seconds"] for first, own in pairs]
+            rates = " ".join(f"{rate:.0f}" if rate else "-" for rate in phases(folders[0]))
+            times = f"{mean(ratio):.1f}x" if ratio else "-"
+            print(f"| {name} | {_each(seconds)} | {times} | {_each(processor)} | {rates} | {_scores(folders)} |")
+
+
+def _table_of_curve() -> None:
+    print("\n| run | seconds | processor seconds | score |\n| --- | --- | --- | --- |")
+    for name in whole_runs():
+        if folders := done(f"curve/{name}-{seed}" for seed in SEEDS):
+            seconds, processor = ([_spent(f)[key] for f in folders] for key in ("seconds", "processor"))
+            print(f"| {name} | {_each(seconds)} | {_each(processor)} | {_scores(folders)} |")
+
+
+def _table_of_sizes() -> None:
+    print("\n| layers | rows | published, bf16, s | ours, s | times |\n| --- | --- | --- | --- | --- |")
+    for layers, times in product(LAYERS, TIMES):
+        folders = done(f"sizes/{layers}-{times}-{name}" for name in ENDS)
+        if len(folders) == len(ENDS):
+            theirs, ours = (_spent(folder)["seconds"] for folder in folders)
+            print(f"| {layers} | {times * ROWS} | {theirs:.0f} | {ours:.0f} | {theirs / ours:.1f}x |")
+
+
+def done(names: Iterable[str]) -> list[Path]:
+    """The folders of those runs that have ended."""
+    return [RUNS / name for name in names if (RUNS / name / SPENT).is_file()]
+
+
+def phases(folder: Path) -> tuple[float | None, ...]:
+    """Examples a second before, during and after the fall of the density; None where too little of it was logged."""
+    recipe = json.loads((folder / "report.json").read_text())["recipe"]
+    falls = recipe["begin"], recipe["begin"] + recipe["ramp"] * (recipe["end"] - recipe["begin"])
+    rows, seconds = [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]
+    for one, two in pairwise(log(folder)):
+        if one["stage"] == two["stage"]:
+            phase = bisect_left(falls, two["progress"])
+            rows[phase] += two["rows"] - one["rows"]
+            seconds[phase] += two["seconds"] - one["seconds"]
+    return tuple(n / spent if spent else None for n, spent in zip(rows, seconds, strict=True))
+
+
+def log(folder: Path) -> list[dict[str, Any]]:
+    """What pruning and recovery logged of their losses."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if "loss" in line and line["stage"] in ("prune", "recover")]
+
+
+def plot(runs: Mapping[str, Path], path: Path) -> None:
+    """Density, and examples a second, over the seconds of each run."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    from secateur.pictures import figure, style
+
+    with style():
+        drawn = figure(720, 260)
+        above, beside = drawn.subplots(1, 2)
+        for name, folder in runs.items():
+            lines, before, seconds, density, rate = log(folder), 0.0, [], [], []
+            for one, two in pairwise(lines):
+                if one["stage"] != two["stage"]:
+                    before = seconds[-1]
+                    continue
+                seconds.append(before + two["seconds"])
+                density.append(two.get("density", 0.05))
+                rate.append((two["rows"] - one["rows"]) / (two["seconds"] - one["seconds"]))
+            above.plot(seconds, density, label=name)
+            beside.plot(seconds, rate)
+        above.set(xlabel="seconds", ylabel="density", ylim=(0, 1.05))
+        beside.set(xlabel="seconds", ylabel="examples a second", yscale="log")
+        above.legend()
+        FigureCanvasAgg(drawn)
+        drawn.savefig(path, dpi=144, facecolor="white")
+
+
+def _spent(folder: Path) -> dict[str, float]:
+    spent: dict[str, float] = json.loads((folder / SPENT).read_text())
+    return spent
+
+
+def _scores(folders: list[Path]) -> str:
+    reports = [json.loads((folder / "report.json").read_text()) for folder in folders]
+    return ", ".join(f"{report['scores'][report['metric']]:.4f}" for report in reports)
+
+
+def _each(values: list[float]) -> str:
+    return ", ".join(f"{value:.0f}" for value in values)
+
+
+if __name__ == "__main__":
+    app()
