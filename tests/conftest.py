@@ -6,12 +6,28 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import datasets
+import pytest
 import tiny_models  # noqa: F401  # and with it secateur: before the freeze
 import torch
 import transformers
+from typer.testing import CliRunner
+
+from secateur import cli
 
 gc.freeze()  # what is imported stays; Trainer collects garbage after every run: half a second without this
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 datasets.disable_progress_bars()
+
+
+@pytest.fixture
+def secateur():
+    """Call the command, which must succeed; gives its stdout."""
+
+    def call(*words):
+        result = CliRunner().invoke(cli.app, [str(word) for word in words])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    return call

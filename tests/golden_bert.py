@@ -1,7 +1,7 @@
 """The tiny BERT that the specifications' golden tests are stated on."""
 
 import torch
-from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
+from transformers import BertConfig, BertForSequenceClassification
 
 
 def build_bert(*, seed: int = 0, dropout: float = 0.0, attention: str = "eager", **sizes: int):
@@ -28,19 +28,3 @@ def build_bert(*, seed: int = 0, dropout: float = 0.0, attention: str = "eager",
             if "LayerNorm" not in name:
                 parameter.normal_(0.0, 0.2, generator=noise)
     return model
-
-
-def arguments(folder, steps: int, **others) -> TrainingArguments:
-    """`steps` quiet steps of 4 rows on the CPU, without logs and checkpoints; `others` go before."""
-    options = {
-        "max_steps": steps,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-3,
-        "use_cpu": True,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-        "logging_strategy": "no",
-        "save_strategy": "no",
-    }
-    return TrainingArguments(str(folder), **(options | others))

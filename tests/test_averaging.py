@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from quiet import arguments
 from safetensors.torch import load_file
 from small_world import recipe_values, write_data, write_model
 from tiny_models import tiny
 from torch import nn
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 
 from secateur import recipe, stages
 from secateur.averaging import Averaging
@@ -51,16 +52,7 @@ def trainer(folder, *callbacks, average=0.5, seed=0, frozen=True, **options):
     return PruningTrainer(
         student,
         average=average,
-        args=TrainingArguments(
-            str(folder),
-            max_steps=STEPS,
-            per_device_train_batch_size=4,
-            learning_rate=1e-2,
-            use_cpu=True,
-            report_to=[],
-            disable_tqdm=True,
-            **{"save_strategy": "no"} | options,
-        ),
+        args=arguments(folder, STEPS, learning_rate=1e-2, **{"save_strategy": "no"} | options),
         train_dataset=rows,
         data_collator=collate,
         callbacks=list(callbacks),

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from golden_bert import arguments, build_bert
+from golden_bert import build_bert
+from quiet import arguments
 from tiny_models import METHODS, MONOTONE, taught, tiny
 from transformers import TrainerCallback
 

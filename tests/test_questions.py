@@ -27,9 +27,8 @@ from transformers import (
     TrainingArguments,
     pipeline,
 )
-from typer.testing import CliRunner
 
-from secateur import checkpoint, cli, recipe, stages
+from secateur import checkpoint, recipe, stages
 from secateur.errors import UserError
 from secateur.evaluation import batches, encoded, runner_scores, scores
 from secateur.export import export, opened
@@ -641,18 +640,6 @@ def test_every_family_is_trained_under_every_term(kind, tmp_path):
 
 
 # ---- the whole job
-
-
-@pytest.fixture
-def secateur():
-    """Call the command; gives its stdout."""
-
-    def call(*words):
-        result = CliRunner().invoke(cli.app, [str(word) for word in words])
-        assert result.exit_code == 0, result.output
-        return result.stdout
-
-    return call
 
 
 @pytest.fixture(scope="module")

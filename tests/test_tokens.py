@@ -27,9 +27,8 @@ from transformers import (
     RobertaTokenizer,
     pipeline,
 )
-from typer.testing import CliRunner
 
-from secateur import checkpoint, cli, recipe, stages
+from secateur import checkpoint, recipe, stages
 from secateur.errors import UserError
 from secateur.evaluation import encoded, scores
 from secateur.report import Report
@@ -387,18 +386,6 @@ def test_scores_of_a_model_count_every_word():
 
 
 # ---- the whole job
-
-
-@pytest.fixture
-def secateur():
-    """Call the command; gives its stdout."""
-
-    def call(*words):
-        result = CliRunner().invoke(cli.app, [str(word) for word in words])
-        assert result.exit_code == 0, result.output
-        return result.stdout
-
-    return call
 
 
 @pytest.fixture(scope="module")

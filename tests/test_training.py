@@ -4,6 +4,7 @@ from statistics import mean
 
 import pytest
 import torch
+from quiet import arguments
 from safetensors import safe_open
 from tiny_models import tiny
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -49,15 +50,11 @@ def trainer(folder, scores, watch, *, method=True, select="score", objective=(),
         method=kind(space, cubic(1.0, 0.6, begin=0.1, end=0.5)) if method else None,
         objective=objective or [Labels()],
         select=select,
-        args=TrainingArguments(
-            str(folder),
-            max_steps=STEPS,
-            per_device_train_batch_size=4,
+        args=arguments(
+            folder,
+            STEPS,
             learning_rate=1e-2,
-            use_cpu=True,
-            report_to=[],
-            disable_tqdm=True,
-            **{"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "no"} | options,
+            **{"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "no", "logging_strategy": "steps"} | options,
         ),
         train_dataset=rows,
         eval_dataset=rows,

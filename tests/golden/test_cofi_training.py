@@ -6,7 +6,7 @@ import pytest
 import torch
 import two_processes
 import two_ranks
-from golden_bert import arguments
+from quiet import arguments
 from torch.nn import functional
 from transformers import TrainerCallback
 

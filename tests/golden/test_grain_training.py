@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from golden_bert import arguments
+from quiet import arguments
 from transformers import TrainerCallback
 
 from secateur.errors import UserError

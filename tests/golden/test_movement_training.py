@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from golden_bert import arguments
+from quiet import arguments
 from safetensors.torch import load_file
 from small_world import recipe_values, write_data, write_model
 from torch.nn import functional

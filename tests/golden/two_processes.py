@@ -11,7 +11,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for golden_bert, when run as a script
 
 import torch
-from golden_bert import arguments, build_bert
+from golden_bert import build_bert
+from quiet import arguments
 from safetensors.torch import save_file
 from torch import Tensor
 

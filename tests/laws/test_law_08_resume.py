@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from quiet import arguments
 from tiny_models import CLASSIFIERS, METHODS, tiny
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 
 from secateur import training
 from secateur.methods.method import registered
@@ -34,21 +35,17 @@ def trainer(which, name, folder, *, seed=1, save="steps", keep=None):
     student, teacher = (tiny(*which, dtype=torch.float32, dropout=0.1, seed=s) for s in (seed, 2))
     space = Space(student, "ffn", "qk", "vo")
     method = name and registered()[name](space, SCHEDULE)
-    arguments = TrainingArguments(
-        str(folder),
-        max_steps=STEPS,
-        per_device_train_batch_size=4,
+    args = arguments(
+        folder,
+        STEPS,
         gradient_accumulation_steps=2,
         learning_rate=1e-2,
         warmup_steps=1,
+        logging_strategy="steps",
         logging_steps=1,
         save_strategy=save,
         save_steps=1,
         save_total_limit=keep,
-        use_cpu=True,
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
     )
     terms = [Labels(), Logits(temperature=4.0), Hidden(layers="every 1")]
     return PruningTrainer(
@@ -56,7 +53,7 @@ def trainer(which, name, folder, *, seed=1, save="steps", keep=None):
         method=method,
         teacher=teacher,
         objective=terms,
-        args=arguments,
+        args=args,
         train_dataset=examples(),
         data_collator=collate,
     )

@@ -5,10 +5,10 @@ Optimizer's moments, learning rate and the order of the rows go on where pruning
 
 import pytest
 import torch
+from quiet import arguments
 from test_law_08_resume import collate, examples
 from test_law_11_shrink import SHRINKING
 from tiny_models import CLASSIFIERS, tiny
-from transformers import TrainingArguments
 
 from secateur.methods.method import registered
 from secateur.objectives import Hidden, Labels, Logits
@@ -33,20 +33,14 @@ def trainer(model, which, folder, steps, **extra):
     return PruningTrainer(
         model,
         teacher=teacher,
-        args=TrainingArguments(
-            str(folder),
-            max_steps=steps,
-            per_device_train_batch_size=4,
+        args=arguments(
+            folder,
+            steps,
             learning_rate=1e-2,
             weight_decay=0.1,
             max_grad_norm=0.5,
             warmup_steps=2,
             train_sampling_strategy="group_by_length",
-            save_strategy="no",
-            use_cpu=True,
-            report_to=[],
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
         ),
         train_dataset=examples(),
         data_collator=collate,

@@ -6,9 +6,9 @@ A method that learns its masks and closes for good what has settled does so with
 
 import pytest
 import torch
+from quiet import arguments
 from test_law_08_resume import collate, examples
 from tiny_models import CLASSIFIERS, inputs, tiny
-from transformers import TrainingArguments
 
 from secateur.masking import attached
 from secateur.methods.cofi import Cofi
@@ -46,28 +46,24 @@ def trainer(which, kind, units, folder, *, shrink, seed=1, save="no", **extra):
     student, teacher = (tiny(*which, seed=s) for s in (seed, 2))
     space = Space(student, *units)
     method = kind(space) if callable(kind) else registered()[kind](space, cubic(1.0, 0.2, begin=0.1, end=0.8))
-    arguments = TrainingArguments(
-        str(folder),
-        max_steps=STEPS,
-        per_device_train_batch_size=4,
+    args = arguments(
+        folder,
+        STEPS,
         learning_rate=1e-2,
         weight_decay=0.1,
         max_grad_norm=0.5,
         warmup_steps=1,
+        logging_strategy="steps",
         logging_steps=1,
         save_strategy=save,
         save_steps=1,
-        use_cpu=True,
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
     )
     return PruningTrainer(
         student,
         method=method,
         teacher=teacher,
         objective=[Labels(), Logits(temperature=4.0), Hidden(layers="every 1", project=False)],
-        args=arguments,
+        args=args,
         train_dataset=examples(),
         data_collator=collate,
         shrink=shrink,

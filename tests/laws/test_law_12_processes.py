@@ -17,9 +17,9 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # for tiny_models, when run as a script
 
 import torch  # noqa: E402
+from quiet import arguments  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from tiny_models import METHODS, tiny  # noqa: E402
-from transformers import TrainingArguments  # noqa: E402
 from two_ranks import of_script  # noqa: E402
 
 from secateur.methods.method import registered  # noqa: E402
@@ -77,31 +77,28 @@ def trained(folder, case, *, batch=BATCH, accumulate=1, resume=None, seed=1, sav
     for term in objective:
         term.bind(student, teacher)
         term.double()
-    arguments = TrainingArguments(
-        str(folder),
-        max_steps=STEPS,
+    args = arguments(
+        folder,
+        STEPS,
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=accumulate,
         learning_rate=0.05,
         optim="sgd",
         max_grad_norm=0.5,
         warmup_steps=1,
+        logging_strategy="steps",
         logging_steps=1,
         save_strategy=save,
         save_steps=1,
         train_sampling_strategy=order,
         data_seed=3,
-        use_cpu=True,
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
     )
     trainer = Watched(
         student,
         method=method,
         teacher=teacher,
         objective=objective,
-        args=arguments,
+        args=args,
         train_dataset=examples(head),
         data_collator=collate,
         shrink=True,
