@@ -95,5 +95,5 @@ def test_a_page_is_seen_whole_in_a_browser(tmp_path, scheme):
         assert view["width"] == width and view["scroll"] <= width, "nothing is wider than the screen"
         assert view["colour"] == SCHEMES[scheme][1]
         assert view["requests"] == []
-        assert view["pictures"] == 10
+        assert view["pictures"] == 11
         assert view["odd"] == []

@@ -22,16 +22,16 @@ def launched(launcher, *arguments):
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": str(Path(__file__).parents[1] / "src"),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1] / "src"), os.environ.get("PYTHONPATH", "")]),
         "GLOO_SOCKET_IFNAME": "lo",
     }
     command = [sys.executable, "-m", *launcher, *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def of_script(script, folder):
-    """What two processes of a script write, each to `folder/RANK.safetensors`."""
-    run = launched(TORCHRUN, script, folder)
+def of_script(script, folder, *words):
+    """What two processes of a script, called with a folder and words, write each to `folder/RANK.safetensors`."""
+    run = launched(TORCHRUN, script, folder, *words)
     _, errors = run.communicate(timeout=300)
     assert run.returncode == 0, errors[-3000:]
     return [load_file(folder / f"{rank}.safetensors") for rank in range(2)]

@@ -68,7 +68,8 @@ def read_json(path: Path) -> Any:
 
 
 def note(path: Path, values: dict[str, Any]) -> None:
-    """Merge into a small JSON file."""
+    """Merge into a small JSON file, whose folder is made if it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     merged = (read_json(path) if path.is_file() else {}) | values
     write_whole(path, json.dumps(merged, indent=1) + "\n")
 

@@ -3,18 +3,23 @@
 Rows are of different lengths, so that no two processes have as many tokens, and their number is none that batches
 divide. What is left is noise; SGD lets it stay what it is, where Adam blows up that of a gradient of 0 (key biases).
 
-As a script, one of the processes: `test_law_12_processes.py FOLDER` writes `FOLDER/RANK.safetensors`.
+As a script, one of the processes: `test_law_12_processes.py FOLDER MODULES...` writes `FOLDER/RANK.safetensors`; the
+modules have the methods that are not of this package.
 """
 
 import gc
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # for tiny_models, when run as a script
+if __name__ == "__main__":
+    for module in sys.argv[2:]:
+        import_module(module)  # which registers its methods
 
 import torch  # noqa: E402
 from quiet import arguments  # noqa: E402
@@ -139,7 +144,8 @@ def process(folder):
 def ranks(tmp_path_factory):
     """Of each of two processes: case -> its numbers."""
     found = []
-    for numbers in of_script(__file__, tmp_path_factory.mktemp("ranks")):
+    others = {kind.__module__ for kind in registered().values() if not kind.__module__.startswith("secateur.")}
+    for numbers in of_script(__file__, tmp_path_factory.mktemp("ranks"), *sorted(others)):
         cases = {}
         for name, value in numbers.items():
             case, _, own = name.partition("/")
