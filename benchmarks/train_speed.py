@@ -406,7 +406,7 @@ def plot(runs: Mapping[str, Path], path: Path) -> None:
     """Density, and examples a second, over the seconds of each run."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    from secateur.pictures import figure, style
+    from secateur.pictures import figure, plain_powers, style
 
     with style():
         drawn = figure(720, 260)
@@ -424,6 +424,7 @@ def plot(runs: Mapping[str, Path], path: Path) -> None:
             beside.plot(seconds, rate)
         above.set(xlabel="seconds", ylabel="density", ylim=(0, 1.05))
         beside.set(xlabel="seconds", ylabel="examples a second", yscale="log")
+        plain_powers(beside.yaxis)
         above.legend()
         FigureCanvasAgg(drawn)
         drawn.savefig(path, dpi=144, facecolor="white")

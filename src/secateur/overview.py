@@ -36,7 +36,8 @@ def _drawn(found: Comparison, axis: Axis) -> str:
             _dots(axes, axis, [point for point in found.points if point.series == series], look)
         _joined(found, axes, axis)
         if axis.logarithmic:
-            _logarithmic(axes)
+            axes.set_xscale("log")
+            pictures.plain_powers(axes.xaxis)
         axes.grid(True, axis="y")
         figure.legend(loc="outside lower center", ncols=3, columnspacing=1.0, handletextpad=0.2)
         best = ", ".join(f"{point.name} {point.score:.4f}" for point in found.front(axis))
@@ -75,13 +76,3 @@ def _joined(found: Comparison, axes: Any, axis: Axis) -> None:
     for point, x in zip(front, xs, strict=True):
         number = str(found.points.index(point) + 1)
         axes.annotate(number, (x, point.score), (0, 6), textcoords="offset points", ha="center", fontsize=9)
-
-
-def _logarithmic(axes: Any) -> None:
-    """A logarithmic axis whose ticks are plain numbers."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())

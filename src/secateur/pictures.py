@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 if TYPE_CHECKING:  # matplotlib takes a third of a second to import: only what draws pays it
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 WIDTH = 320
@@ -109,6 +110,15 @@ def figure(width: float = WIDTH, height: float = 200) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width / 72, height / 72))
+
+
+def plain_powers(axis: Axis) -> None:
+    """Plain numbers as the ticks of a logarithmic axis: matplotlib's own are mathematics, which is not set."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def svg(figure: Figure, title: str, description: str = "") -> str:
