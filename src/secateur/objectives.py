@@ -363,7 +363,7 @@ def _identity(width: int, target: int) -> nn.Linear:
 def masked_mse(student: Tensor, teacher: Tensor, real: Tensor) -> Tensor:
     """Squared error over real tokens, mean per entry, `()`.
 
-    `student` and `teacher` are `(batch, tokens, dims)`, `real` is `(batch, tokens, 1)`.
+    `student` and `teacher` are `(batch, tokens, dims)`, `real` is `(batch, tokens, 1)`, 0 or 1.
     """
-    error = (student - teacher).square() * real
-    return error.sum() / (real.sum() * student.shape[-1])
+    error = functional.mse_loss(student * real, teacher * real, reduction="sum")
+    return error / (real.sum() * student.shape[-1])
