@@ -45,6 +45,29 @@ def test_free_pages_go_back_to_the_system():
     assert all(piece.all() for piece in kept)
 
 
+def _faults() -> int:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+@LINUX
+@pytest.mark.skipif(resident._of_c("mallopt") is None, reason="not glibc")
+def test_pages_of_freed_tensors_are_used_again_and_given_back_at_the_end():
+    def used() -> int:
+        before = _faults()
+        for _ in range(8):
+            [torch.ones(4 * 2**20, dtype=torch.uint8) for _ in range(16)]
+        return _faults() - before
+
+    pages = BLOCK // 4096
+    with resident.pages_kept():
+        used()
+        assert used() < pages / 8
+        held = resident.held(resident.ANONYMOUS)
+    assert held - resident.held(resident.ANONYMOUS) > 0.5 * BLOCK
+
+
 def test_where_a_peak_cannot_be_set_back_it_is_said(monkeypatch, tmp_path):
     monkeypatch.setattr(resident, "CLEAR", tmp_path / "absent" / "clear_refs")
     assert not resident.forget_peak() and "from the start of the process" in resident.counted()

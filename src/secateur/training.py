@@ -165,7 +165,7 @@ class PruningTrainer(Trainer):
             term.bind(self.model, self.teacher)
         self.terms.to(self.args.device)
         self.faults.clear()
-        with self._masked(), _fast_attention(self.args.device):
+        with self._masked(), _fast_attention(self.args.device), resident.pages_kept():
             try:
                 result = super().train(*args, **kwargs)
             except Exception:
