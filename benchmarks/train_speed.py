@@ -61,7 +61,7 @@ PUBLISHED: dict[str, Any] = {
 }
 """GRAIN's procedure on MiniLM-L6: specification, section 13."""
 TWICE, STOCK = "two full backwards", "as PyTorch has it"
-"""What no recipe can ask for. The second: fused attention, lengths as they come, oneDNN's own cache, pages given back."""
+"""What no recipe can ask for. The second: fused attention, lengths as they come, oneDNN's own cache, no pages kept."""
 GRAIN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("published, fp32", {**PUBLISHED, TWICE: True, STOCK: True}),
     ("bf16 autocast", {"bf16": True}),
@@ -414,7 +414,8 @@ def plot(runs: Mapping[str, Path], path: Path) -> None:
         drawn = figure(720, 260)
         above, beside = drawn.subplots(1, 2)
         for name, folder in runs.items():
-            lines, before, seconds, density, rate = log(folder), 0.0, [], [], []
+            lines, before = log(folder), 0.0
+            seconds, density, rate = list[float](), list[float](), list[float]()
             for one, two in pairwise(lines):
                 if one["stage"] != two["stage"]:
                     before = seconds[-1]
