@@ -8,16 +8,25 @@ from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    BartConfig,
+    BartModel,
     BertConfig,
     BertForSequenceClassification,
     DebertaV2Config,
     DebertaV2ForSequenceClassification,
+    T5Config,
+    T5EncoderModel,
 )
+from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from secateur.architecture import Embedding, Linear, Norm, find, supported
 from secateur.errors import UserError
+from secateur.latency import LatencyTable
+from secateur.methods.cofi import Cofi
+from secateur.plain import plain
 from secateur.plan import Plan
 from secateur.space import Space
 from secateur.surgery import cut, factorise
@@ -28,6 +37,10 @@ HEADS = (
     AutoModelForTokenClassification,
     AutoModelForQuestionAnswering,
 )
+ENCODERS = [kind for kind, architecture in supported().items() if len(architecture.stacks) == 1]
+WRITERS = sorted(set(supported()) - set(ENCODERS))
+KINDS = [(kind, auto) for kind in ENCODERS for auto in HEADS]
+KINDS += [(kind, auto) for kind in WRITERS for auto in (AutoModel, AutoModelForSeq2SeqLM)]
 # Sizes that are all different, so that no axis can pass for another.
 SIZES = {
     "vocab_size": 30,
@@ -41,6 +54,12 @@ OTHER = {
     "distilbert": {"n_layers": 2, "n_heads": 2, "dim": 8, "hidden_dim": 6, "vocab_size": 30},
     "electra": {**SIZES, "embedding_size": 5},
 }
+WRITER = {"d_model": 8, "encoder_layers": 2, "decoder_layers": 1, "vocab_size": 30, "pad_token_id": 0}
+WRITER |= {f"{part}_attention_heads": 2 for part in ("encoder", "decoder")}
+WRITER |= {"encoder_ffn_dim": 6, "decoder_ffn_dim": 7}
+OTHER |= {"bart": WRITER, "marian": WRITER}
+OTHER["t5"] = {"d_model": 8, "d_kv": 3, "num_layers": 2, "num_decoder_layers": 1, "num_heads": 2, "d_ff": 6}
+OTHER["t5"] |= {"vocab_size": 30}
 
 
 def tiny(kind, auto=AutoModelForSequenceClassification, **more):
@@ -56,8 +75,7 @@ def bert():
 # What the table says
 
 
-@pytest.mark.parametrize("kind", supported())
-@pytest.mark.parametrize("auto", HEADS)
+@pytest.mark.parametrize(("kind", "auto"), KINDS)
 def test_every_parameter_is_labelled_once_with_the_size_that_it_has(kind, auto):
     model = tiny(kind, auto)
     table = find(model)
@@ -70,21 +88,43 @@ def test_every_parameter_is_labelled_once_with_the_size_that_it_has(kind, auto):
             assert axis is None or table.sizes[axis] == size
 
 
-@pytest.mark.parametrize("kind", supported())
-@pytest.mark.parametrize("auto", HEADS)
+@pytest.mark.parametrize(("kind", "auto"), KINDS)
 def test_rows_lead_to_modules_of_their_kind(kind, auto):
     model = tiny(kind, auto)
-    kinds = {Linear: nn.Linear, Norm: nn.LayerNorm, Embedding: nn.Embedding}
     for row in find(model).rows:
+        norm = nn.LayerNorm if getattr(row, "centred", True) else T5LayerNorm
+        kinds = {Linear: nn.Linear, Norm: norm, Embedding: nn.Embedding}
         assert isinstance(model.get_submodule(row.path), kinds[type(row)])
 
 
-@pytest.mark.parametrize("kind", supported())
+@pytest.mark.parametrize("kind", ENCODERS)
 def test_axes_and_sizes(kind):
     table = find(tiny(kind))
-    assert (table.layers, table.heads, table.head_dim) == (2, 2, 4)
+    assert (table.layers, table.heads, table.head_dim) == (("0", "1"), 2, 4)
     inner = {f"{layer}.{axis}": size for layer in range(2) for axis, size in [("qk", 8), ("vo", 8), ("ffn", 6)]}
     assert table.sizes == {"hidden": 8, **inner}
+
+
+@pytest.mark.parametrize(("kind", "inner", "neurons"), [("bart", 8, 7), ("marian", 8, 7), ("t5", 6, 6)])
+def test_axes_of_an_encoder_and_a_decoder(kind, inner, neurons):
+    table = find(tiny(kind, AutoModelForSeq2SeqLM))
+    assert (table.layers, table.heads) == (("encoder.0", "encoder.1", "decoder.0"), 2)
+    order = ["encoder.0", "encoder.1", "decoder.0.cross", "decoder.0"]
+    assert [attention.block for attention in table.attentions] == order
+    expected = {f"{block}.{axis}": inner for block in order for axis in ("qk", "vo")}
+    expected |= {"encoder.0.ffn": 6, "encoder.1.ffn": 6, "decoder.0.ffn": neurons}
+    assert table.sizes == {"hidden": 8, **expected}
+    assert table.blocks == ("encoder.0", "encoder.1", "decoder.0", "decoder.0.cross")
+    gates = {sublayer.gate for sublayer in table.sublayers if sublayer.layer == "decoder.0"}
+    assert gates == {"decoder.0.attention", "decoder.0.cross.attention", "decoder.0.mlp"}
+
+
+@pytest.mark.parametrize(("kind", "tied", "tables"), [("bart", True, 1), ("bart", False, 4), ("marian", False, 3)])
+def test_a_weight_that_modules_share_counts_once(kind, tied, tables):
+    separate = {} if tied else {"tie_word_embeddings": False, "share_encoder_decoder_embeddings": False}
+    table = find(tiny(kind, AutoModelForSeq2SeqLM, **separate))
+    assert sum(parameter.shape == (30, 8) for parameter in table.parameters) == tables
+    assert next(row for row in table.rows if row.path == "lm_head").tied is tied
 
 
 def test_makers_readers_and_writers(bert):
@@ -153,9 +193,32 @@ def test_a_decoder_is_refused(kind):
         find(tiny(kind, is_decoder=True))
 
 
+def test_attentions_with_other_numbers_of_heads_are_refused():
+    with pytest.raises(UserError, match="encoder_attention_heads: 2, decoder_attention_heads: 4"):
+        find(BartModel(BartConfig(**WRITER | {"decoder_attention_heads": 4})))
+
+
+def test_half_of_an_encoder_decoder_is_refused():
+    with pytest.raises(UserError, match=r"T5EncoderModel has no layers at decoder\.block"):
+        find(T5EncoderModel(T5Config(**OTHER["t5"])))
+
+
 def test_a_model_that_was_cut_is_refused(bert):
     space = Space(bert, "ffn")
     masks = space.ones()
     masks[0] = 0
     with pytest.raises(UserError, match="was cut already"):
         find(cut(bert, Plan.of(space, masks)))
+
+
+def test_what_encoder_decoders_are_not_made_for_is_refused_in_a_sentence():
+    model = tiny("t5", AutoModelForSeq2SeqLM)
+    space = Space(model, "layer")
+    asked = {
+        "a table of times": lambda: LatencyTable.measure(model, "ffn", batch=1, tokens=4),
+        "a plain checkpoint": lambda: plain(cut(model, Plan.of(space, space.ones()))),
+        "the published accounting": lambda: Cofi(Space(model, "head", "ffn"), faithful=True),
+    }
+    for what, ask in asked.items():
+        with pytest.raises(UserError, match=rf"^{what} of an encoder-decoder \(t5\) is not supported: use an encoder"):
+            ask()

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, random_masks, tiny
+from tiny_models import ARCHITECTURES, ENCODERS, random_masks, tiny
 
 from secateur.errors import UserError
 from secateur.latency import LatencyTable
@@ -64,7 +64,8 @@ def test_every_kind_of_tiles_is_there_for_every_architecture(kind, name):
     name = name.replace("32x32", "8x8")
     space = Space(tiny(kind), name)
     part = name.split("/")[0]
-    assert len(space.tiled) == 2 * (4 if part == "attention" else 2)
+    attentions, networks = (2, 2) if kind in ENCODERS else (6, 4)  # a decoder's layer has two attentions
+    assert len(space.tiled) == (4 * attentions if part == "attention" else 2 * networks)
     assert space.density(space.ones()) == 1.0
     weights = sum(own.parameter.shape[0] * own.parameter.shape[1] for _, own in space.tiled.values())
     assert int(space.unit_cost().sum()) == weights
@@ -173,3 +174,11 @@ def test_a_model_that_shrinks_reads_its_masked_weights_in_long_batches_too():
         attachment.detach()
         attachment.attach(shrinking.places)
         torch.testing.assert_close(model(ids).logits, wanted, rtol=0, atol=1e-10)
+
+
+def test_a_gated_network_has_three_weights_in_tiles():
+    space = Space(tiny("t5", shape=1), "ffn/8x4")
+    names = {name.partition("ffn.")[2] for name in space.slices if name.startswith("decoder.1.")}
+    assert names == {"gate/8x4", "up/8x4", "down/8x4"}
+    tied = Space(tiny("t5", shape=1), "ffn/tied")
+    assert [len(group.grids) for group in tied.groups] == [3] * 4

@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 from transformers import AutoConfig
+from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from secateur.architecture import supported
 from secateur.compact import AUTO_CLASSES
@@ -25,16 +26,29 @@ SIZES = {
     ("vocab_size",): 50,
     ("hidden_size", "dim", "d_model", "n_embd"): 32,
     ("embedding_size",): 32,
-    ("num_hidden_layers", "n_layers", "n_layer"): 2,
-    ("num_attention_heads", "n_heads", "n_head"): 4,
-    ("intermediate_size", "hidden_dim", "n_inner"): 48,
+    ("num_hidden_layers", "n_layers", "n_layer", "num_layers"): 2,
+    ("decoder_layers", "num_decoder_layers"): 2,
+    ("num_attention_heads", "n_heads", "n_head", "decoder_attention_heads"): 4,
+    ("intermediate_size", "hidden_dim", "n_inner", "encoder_ffn_dim", "d_ff"): 48,
+    ("decoder_ffn_dim",): 40,
+    ("d_kv",): 8,
     ("max_position_embeddings", "n_positions"): 40,
     ("num_labels",): 2,
 }
-# Families whose table depends on the config.
-SHAPES = {"electra": ({"embedding_size": 32}, {"embedding_size": 24})}
+# Families whose table depends on the config, or whose default config fits no tiny model.
+MARIAN = {"pad_token_id": 0, "eos_token_id": 2, "forced_eos_token_id": 2, "decoder_start_token_id": 0}
+SHAPES = {
+    "electra": ({"embedding_size": 32}, {"embedding_size": 24}),
+    "bart": ({"scale_embedding": True},),
+    "marian": (MARIAN, MARIAN | {"share_encoder_decoder_embeddings": False}),
+    "t5": (
+        {"decoder_start_token_id": 0},
+        {"decoder_start_token_id": 0, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    ),
+}
 
 ARCHITECTURES = tuple(supported())
+ENCODERS = tuple(kind for kind, architecture in supported().items() if len(architecture.stacks) == 1)
 METHODS = tuple(registered())
 MONOTONE = tuple(name for name, method in registered().items() if method.monotone)
 # Every architecture x head x shape of the table, as arguments of `tiny`.
@@ -42,9 +56,12 @@ MODELS = tuple(
     pytest.param((kind, head, shape), id=f"{kind}{shape or ''}-{head}")
     for kind, architecture in supported().items()
     for head in architecture.heads
-    for shape in range(len(SHAPES.get(kind, ({},))))
+    for shape in range(len(SHAPES.get(kind, ({},))) if head != "Model" or len(architecture.stacks) == 1 else 1)
 )
 CLASSIFIERS = tuple(model for model in MODELS if model.values[0][1] == "ForSequenceClassification")
+WRITERS = tuple(model for model in MODELS if AUTO_CLASSES[model.values[0][1]] == "AutoModelForSeq2SeqLM")
+# A model of every family and shape, with the head of a task.
+LEADING = (*CLASSIFIERS, *WRITERS)
 GRANULARITIES = (
     ("ffn", "qk", "vo"),
     ("head", "ffn"),
@@ -56,6 +73,12 @@ GRANULARITIES = (
     ("attention/head", "ffn/8x4", "hidden", "vo"),
     ("ffn", "qk", "vo", "head", "sublayer", "hidden"),
 )
+# Models and granularities for what is asked of every method: two sets where only the table is another.
+SPACES = tuple(
+    pytest.param(*which.values, granularities, id=f"{which.id}-{'-'.join(granularities)}")
+    for which in LEADING
+    for granularities in (GRANULARITIES if which in CLASSIFIERS else (GRANULARITIES[0], GRANULARITIES[-1]))
+)
 
 
 @cache
@@ -65,8 +88,22 @@ def default_sizes(kind):
     return {*config.to_dict(), *config.attribute_map, "num_labels"}
 
 
-def tiny(kind, head="ForSequenceClassification", shape=0, *, seed=0, dtype=torch.float64, dropout=0.0, **sizes):
-    """A random model: every weight from N(0, 0.3), norms around 1, in evaluation mode."""
+def leading(kind):
+    """The head of a task that a family has: the first of `LEADING`."""
+    return next(model.values[0][1] for model in LEADING if model.values[0][0] == kind)
+
+
+class Exact(T5LayerNorm):
+    """T5's norm in its input's precision: the stock one takes single, whose noise would hide mistakes."""
+
+    def forward(self, hidden_states):
+        variance = hidden_states.square().mean(-1, keepdim=True)
+        return self.weight * hidden_states * torch.rsqrt(variance + self.variance_epsilon)
+
+
+def tiny(kind, head=None, shape=0, *, seed=0, dtype=torch.float64, dropout=0.0, **sizes):
+    """A random model: every weight from N(0, 0.3), norms around 1, in evaluation mode; by default the leading one."""
+    head = head or leading(kind)
     known = default_sizes(kind)
     config = {name: size for names, size in SIZES.items() for name in names if name in known}
     config |= {name: dropout for name in known if "dropout" in name}
@@ -77,6 +114,12 @@ def tiny(kind, head="ForSequenceClassification", shape=0, *, seed=0, dtype=torch
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.normal_(1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0, 0.3)
+        for name, buffer in model.named_buffers():
+            if name == "final_logits_bias":
+                buffer.normal_()
+    for module in model.modules():
+        if type(module) is T5LayerNorm and dtype == torch.float64:
+            module.__class__ = Exact
     return model
 
 
@@ -91,6 +134,11 @@ def inputs(model, *, padded=True, seed=0):
     batch = {"input_ids": ids, "attention_mask": mask}
     if "token_type_ids" in signature(model.forward).parameters:
         batch["token_type_ids"] = ids % model.config.type_vocab_size
+    if model.config.is_encoder_decoder:
+        batch["decoder_input_ids"] = torch.randint(5, model.config.vocab_size, (3, 6), generator=generator)
+        batch["decoder_attention_mask"] = torch.ones(3, 6, dtype=torch.long)
+        if padded:
+            batch["decoder_attention_mask"][0, 4:] = 0
     return batch
 
 
@@ -99,7 +147,7 @@ def outputs(model, batch):
     with torch.no_grad():
         found = model(**batch, output_hidden_states=True)
     tensors = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
-    return tensors, list(found.hidden_states)
+    return tensors, [state for name, states in found.items() if name.endswith("hidden_states") for state in states]
 
 
 def learn(method, progress, generator):
@@ -139,22 +187,41 @@ def random_masks(space, density=0.5, *, soft=False, seed=0):
 
 
 def edge_cases(kind, shape=0, *, soft=False, hidden=True, **options):
-    """A model of four layers and masks that hold every way to die in one."""
-    model = tiny(kind, shape=shape, **{"num_hidden_layers": 4}, **options)
+    """A model of four layers (an encoder-decoder: four each) and masks that hold every way to die in one.
+
+    Attentions take their turns at it: that of an encoder's first layer has what BERT's first layer has, and so do the
+    first of a decoder's own and its first to the encoder.
+    """
+    model = tiny(
+        kind, shape=shape, **dict.fromkeys(names_of(kind, "num_hidden_layers", "decoder_layers"), 4), **options
+    )
     space = Space(model, "ffn", "qk", "vo", "head", "sublayer", *(("hidden",) if hidden else ()))
     masks = random_masks(space, 0.8, soft=soft, seed=1)
     units = {name: masks[rows] for name, rows in space.slices.items()}  # views
-    size = space.table.head_dim
-    for layer in range(4):
-        for name in ("head", "attention", "mlp"):
-            units[f"{layer}.{name}"][:] = 0.7 if soft else 1.0
-    units["0.qk"][:size] = 0.0  # a head without QK lives: uniform attention
-    units["0.vo"][size : 2 * size] = 0.0  # a head without VO is dead
-    units["0.vo"][2 * size : 3 * size - 1] = 0.0  # heads of different sizes
-    units["0.head"][3] = 0.0
-    units["1.attention"][:] = 0.0  # gate zero: no attention
-    units["2.vo"][:] = 0.0  # all heads dead, the output bias speaks
-    units["2.ffn"][:] = 0.0  # no neurons, the output bias speaks
-    units["3.qk"][:] = 0.0  # every head of a layer without QK
-    units["3.mlp"][:] = 0.0  # gate zero: no FFN
+    table, size = space.table, space.table.head_dim
+    for sublayer in table.sublayers:
+        units[sublayer.gate][:] = 0.7 if soft else 1.0
+    blocks = [attention.block for attention in table.attentions]
+    for block in blocks:
+        units[f"{block}.head"][:] = 0.7 if soft else 1.0
+    for block in blocks[0::4]:
+        units[f"{block}.qk"][:size] = 0.0  # a head without QK lives: uniform attention
+        units[f"{block}.vo"][size : 2 * size] = 0.0  # a head without VO is dead
+        units[f"{block}.vo"][2 * size : 3 * size - 1] = 0.0  # heads of different sizes
+        units[f"{block}.head"][3] = 0.0
+    for block in blocks[1::4]:
+        units[f"{block}.attention"][:] = 0.0  # gate zero: no attention
+    for block in blocks[2::4]:
+        units[f"{block}.vo"][:] = 0.0  # all heads dead, the output bias speaks
+    for block in blocks[3::4]:
+        units[f"{block}.qk"][:] = 0.0  # every head of a layer without QK
+    for layer in table.layers[2::4]:
+        units[f"{layer}.ffn"][:] = 0.0  # no neurons, the output bias speaks
+    for layer in table.layers[3::4]:
+        units[f"{layer}.mlp"][:] = 0.0  # gate zero: no FFN
     return model, Plan.of(space, masks), masks
+
+
+def names_of(kind, *sizes):
+    """What a family's config calls sizes, by one of their names in `SIZES`."""
+    return [name for names in SIZES if set(names) & set(sizes) for name in names if name in default_sizes(kind)]

@@ -4,8 +4,14 @@ A family is described once, as data (`Architecture`, one file each in `architect
 description to a model and gives its `Table`. Masks, cost, surgery and reports are readings of the table; nothing else
 knows an architecture.
 
-Axes inside a layer carry the layer's number: `3.qk`, `3.vo`, `3.ffn`. The residual stream is the axis `hidden`. A
-dimension that nothing may prune (vocabulary, labels) has the axis `None`.
+Axes inside a layer carry the layer's name: `3.qk`, `3.vo`, `3.ffn` in a family with one stack of layers,
+`encoder.3.ffn` and `decoder.3.ffn` in one with two; a second attention of a layer has a name of its own,
+`decoder.3.cross.vo`. The residual stream is the axis `hidden`. A dimension that nothing may prune (vocabulary, labels)
+has the axis `None`.
+
+Encoder and decoder share the one axis `hidden`. They are one width already: the table of word embeddings is mostly one
+for both and for the decoder's output, and cross-attention reads the one stream while it writes to the other. One mask
+for both is then exact, where two would leave a tied table with columns that only one of its users has.
 """
 
 from __future__ import annotations
@@ -21,7 +27,6 @@ from transformers import PreTrainedModel
 from secateur.errors import UserError
 
 Axis = str | None
-SUBLAYERS = ("attention", "mlp")
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class Linear:
     """A `torch.nn.Linear`: weight `(out, into)`, bias `(out,)`. `behind` names the sublayer whose gate silences it.
 
     `adds` is the module, if it is one of its own, that is called with a sublayer's result and the stream and adds them.
+    `tied` is found when the table is bound: the weight is an embedding's, which counts it and whose masks it bears.
     """
 
     path: str
@@ -36,6 +42,7 @@ class Linear:
     into: Axis
     behind: str | None = None
     adds: str | None = None
+    tied: bool = False
 
     def dims(self, module: nn.Module) -> dict[str, tuple[Axis, ...]]:
         return {"weight": (self.out, self.into), "bias": (self.out,)}
@@ -43,11 +50,17 @@ class Linear:
 
 @dataclass(frozen=True)
 class Norm:
-    """A LayerNorm over `axis`; one that is `behind` a sublayer becomes the identity where the sublayer's gate is 0."""
+    """A norm over `axis`; one that is `behind` a sublayer becomes the identity where the sublayer's gate is 0.
+
+    A LayerNorm, or, if not `centred`, one that divides by the root mean square and has no bias. It stands after the
+    sum of a sublayer and the stream (post-LN) or before the sublayer (pre-LN): where the gate is 0, the sum is the
+    stream, and what a sublayer reads that says nothing does not matter.
+    """
 
     path: str
     axis: Axis
     behind: str | None = None
+    centred: bool = True
 
     def dims(self, module: nn.Module) -> dict[str, tuple[Axis, ...]]:
         return {"weight": (self.axis,), "bias": (self.axis,)}
@@ -72,9 +85,12 @@ Row = Linear | Norm | Embedding
 
 @dataclass(frozen=True)
 class Attention:
-    """Where a layer's self-attention lies, and what it calls its projections.
+    """Where an attention of a layer lies, and what it calls its projections.
 
-    `output` is named only where the output projection is a child of the same module.
+    `output` is named only where the output projection is a child of the same module. `block` is what stands before the
+    names of its axes and of its gate: nothing for a layer's only or self-attention, `cross`; once bound with the layer
+    in front, `3` or `decoder.3.cross`. `scale` is that of the scores, None for the inverse square root of a head's
+    dims. `biased` says that a bias by head and distance is added to the scores, which the stack's first layer makes.
     """
 
     path: str
@@ -82,23 +98,40 @@ class Attention:
     key: str
     value: str
     output: str | None = None
+    block: str = ""
+    scale: float | None = None
+    biased: bool = False
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Numbered layers of one kind.
+
+    `path` is that of the list of layers in the base model; paths in `rows` and `attentions` are relative to one layer.
+    `name` stands before the numbers of the layers in a family with several stacks. `heads` is what the family's config
+    calls the number of heads. The model's heads are counted stack by stack, in the order of `attentions`.
+    """
+
+    path: str
+    rows: tuple[Row, ...]
+    attentions: tuple[Attention, ...]
+    name: str = ""
+    heads: str = "num_attention_heads"
 
 
 @dataclass(frozen=True)
 class Architecture:
     """A family of models, as data.
 
-    Paths in `stem` and `layer` are relative to the base model and to one layer; paths in `heads` to the whole model.
+    Paths in `stem` are relative to the base model; paths in `heads` to the whole model.
     `heads` is keyed by what follows the family's name in the class name (`Model` is the bare encoder). `same` makes
     two axes one, unless the named module exists: ELECTRA's embeddings write to the stream only where nothing projects.
     `neurons` is what the family's config calls the width of its feed-forward networks.
     """
 
     model_type: str
-    layers: str
+    stacks: tuple[Stack, ...]
     stem: tuple[Row, ...]
-    layer: tuple[Row, ...]
-    attention: Attention
     heads: Mapping[str, tuple[Row, ...]]
     same: tuple[str, str, str] | None = None
     neurons: str = "intermediate_size"
@@ -115,7 +148,7 @@ class Parameter:
     axes: tuple[Axis, ...]
     shape: tuple[int, ...]
     row: Row
-    layer: int | None
+    layer: str | None
 
     @property
     def inner(self) -> bool:
@@ -124,22 +157,62 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class Sublayer:
+    """An attention or a feed-forward network of a layer: its gate, and the inner axes behind the gate."""
+
+    gate: str
+    layer: str
+    axes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Table:
-    """An architecture bound to a model: rows with full module paths and full axis names, and the size of each axis."""
+    """An architecture bound to a model: rows with full module paths and full axis names, and the size of each axis.
+
+    Attributes:
+        shapes: path of each Linear -> `(out, into)`.
+        layers: their names, `0` or `encoder.0`; each has the axis `ffn` and the gate `mlp`.
+        stacks: how many stacks of layers there are.
+        heads: of each attention.
+        attentions: stack by stack; of several in a layer all of one kind before the next (DSP's order of heads:
+            the encoder's, cross-attention's, the decoder's own).
+        sublayers: layer by layer.
+        embeddings: path of the word embeddings.
+    """
 
     model_type: str
     rows: tuple[Row, ...]
     parameters: tuple[Parameter, ...]
     sizes: Mapping[str, int]
-    layers: int
+    shapes: Mapping[str, tuple[int, int]]
+    layers: tuple[str, ...]
+    stacks: int
     heads: int
     attentions: tuple[Attention, ...]
+    sublayers: tuple[Sublayer, ...]
     embeddings: str
 
     @property
     def head_dim(self) -> int:
-        """Dimensions of one head before pruning; the softmax scale stays its inverse square root."""
-        return self.sizes["0.vo"] // self.heads
+        """Dimensions of one head before pruning; the softmax scale stays that of a head of this size."""
+        return self.sizes[f"{self.attentions[0].block}.vo"] // self.heads
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """What the names of axes begin with, in reading order: a layer, then its further attentions."""
+        further = [attention.block for attention in self.attentions if attention.block not in self.layers]
+        return tuple(
+            block for layer in self.layers for block in (layer, *(b for b in further if b.startswith(f"{layer}.")))
+        )
+
+    def one_stack(self, what: str) -> None:
+        """Refuse what is not made for encoder-decoders.
+
+        Raises:
+            UserError: the model has several stacks.
+        """
+        if self.stacks > 1:
+            raise UserError(f"{what} of an encoder-decoder ({self.model_type}) is not supported: use an encoder alone")
 
     def writer(self, sublayer: str) -> Linear:
         """The Linear through which a sublayer (`3.attention`) writes to the residual stream."""
@@ -152,6 +225,11 @@ class Table:
     def makers(self, axis: str) -> list[Linear]:
         """The Linears whose output lies on an inner axis, in the table's order (query before key)."""
         return [row for row in self.rows if isinstance(row, Linear) and row.out == axis]
+
+
+def numbered(layer: str) -> int | str:
+    """What a report calls a layer: its number, where that is its name."""
+    return int(layer) if layer.isdigit() else layer
 
 
 def supported() -> dict[str, Architecture]:
@@ -186,25 +264,73 @@ def find(model: PreTrainedModel) -> Table:
 
 def _bind(architecture: Architecture, model: PreTrainedModel) -> Table:
     prefix = "" if model.base_model is model else model.base_model_prefix + "."
-    starts = [f"{prefix}{architecture.layers}.{index}." for index in range(model.config.num_hidden_layers)]
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     same = _same_axes(architecture, {name.removeprefix(prefix) for name in modules})
-    placed: list[tuple[Row, int | None]] = [(_placed(row, prefix, None, same), None) for row in architecture.stem]
-    for index, start in enumerate(starts):
-        placed += [(_placed(row, start, index, same), index) for row in architecture.layer]
+    stacks = [(stack, _numbered(stack, prefix, modules, model)) for stack in architecture.stacks]
+    placed: list[tuple[Row, str | None]] = [(_placed(row, prefix, None, same), None) for row in architecture.stem]
+    for stack, layers in stacks:
+        placed += [(_placed(row, start, name, same), name) for name, start in layers.items() for row in stack.rows]
     placed += [(row, None) for row in _head_rows(architecture, model)]
-    placed = [(row, layer) for row, layer in placed if row.path in modules]
-    parameters = [p for row, layer in placed for p in _parameters(row, layer, modules[row.path])]
+    own = dict(model.named_parameters())  # of a tied weight the first name alone
+    placed = [(_tied(row, own), layer) for row, layer in placed if row.path in modules]
+    parameters = [p for row, layer in placed for p in _parameters(row, layer, modules[row.path], own)]
+    names = tuple(name for _, layers in stacks for name in layers)
+    attentions = tuple(
+        replace(one, path=start + one.path, block=".".join(filter(None, (name, one.block))))
+        for stack, layers in stacks
+        for one in stack.attentions
+        for name, start in layers.items()
+    )
     return Table(
         model_type=architecture.model_type,
         rows=tuple(row for row, _ in placed),
         parameters=tuple(parameters),
         sizes=_sizes(parameters),
-        layers=len(starts),
-        heads=model.config.num_attention_heads,
-        attentions=tuple(replace(architecture.attention, path=s + architecture.attention.path) for s in starts),
-        embeddings=prefix + next(row.path for row in architecture.stem if isinstance(row, Embedding)),
+        shapes={row.path: _shape(modules[row.path]) for row, _ in placed if isinstance(row, Linear)},
+        layers=names,
+        stacks=len(stacks),
+        heads=_heads(architecture, model),
+        attentions=attentions,
+        sublayers=_sublayers(names, attentions),
+        embeddings=next(row.path for row, _ in placed if isinstance(row, Embedding)),
     )
+
+
+def _numbered(stack: Stack, prefix: str, modules: Mapping[str, nn.Module], model: PreTrainedModel) -> dict[str, str]:
+    """The layers of a stack: name -> what stands before the paths in it."""
+    layers = modules.get(prefix + stack.path)
+    if not isinstance(layers, nn.ModuleList):
+        raise UserError(
+            f"{type(model).__name__} has no layers at {prefix + stack.path}: load the model with a class that has the "
+            "whole of it"
+        )
+    names = [f"{stack.name}.{number}" if stack.name else str(number) for number in range(len(layers))]
+    return {name: f"{prefix}{stack.path}.{number}." for number, name in enumerate(names)}
+
+
+def _heads(architecture: Architecture, model: PreTrainedModel) -> int:
+    """The number of heads of an attention, which must be one for all."""
+    counts = {stack.heads: int(getattr(model.config, stack.heads)) for stack in architecture.stacks}
+    if len(set(counts.values())) > 1:
+        raise UserError(
+            f"attentions with different numbers of heads ({', '.join(f'{n}: {k}' for n, k in counts.items())}) are not "
+            "supported: use a model in which all have as many"
+        )
+    return next(iter(counts.values()))
+
+
+def _sublayers(layers: tuple[str, ...], attentions: tuple[Attention, ...]) -> tuple[Sublayer, ...]:
+    found = []
+    for layer in layers:
+        blocks = sorted(a.block for a in attentions if f"{a.block}.".startswith(f"{layer}."))
+        found += [Sublayer(f"{block}.attention", layer, (f"{block}.qk", f"{block}.vo")) for block in blocks]
+        found.append(Sublayer(f"{layer}.mlp", layer, (f"{layer}.ffn",)))
+    return tuple(found)
+
+
+def _shape(module: nn.Module) -> tuple[int, int]:
+    out, into = module.get_parameter("weight").shape
+    return out, into
 
 
 def _head_rows(architecture: Architecture, model: PreTrainedModel) -> tuple[Row, ...]:
@@ -226,8 +352,8 @@ def _same_axes(architecture: Architecture, present: set[str]) -> dict[Axis, Axis
     return {axis: None if unless in present else other}
 
 
-def _placed(row: Row, prefix: str, layer: int | None, same: Mapping[Axis, Axis]) -> Row:
-    """The row with its full path, and its axes with the layer's number."""
+def _placed(row: Row, prefix: str, layer: str | None, same: Mapping[Axis, Axis]) -> Row:
+    """The row with its full path, and its axes with the layer's name."""
 
     def full(axis: Axis) -> Axis:
         axis = same.get(axis, axis)
@@ -240,12 +366,16 @@ def _placed(row: Row, prefix: str, layer: int | None, same: Mapping[Axis, Axis])
     return replace(row, path=prefix + row.path, behind=full(row.behind))
 
 
-def _parameters(row: Row, layer: int | None, module: nn.Module) -> list[Parameter]:
+def _tied(row: Row, own: Mapping[str, nn.Parameter]) -> Row:
+    return replace(row, tied=True) if isinstance(row, Linear) and f"{row.path}.weight" not in own else row
+
+
+def _parameters(row: Row, layer: str | None, module: nn.Module, own: Mapping[str, nn.Parameter]) -> list[Parameter]:
     shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
     return [
         Parameter(f"{row.path}.{name}", axes, shapes[name], row, layer)
         for name, axes in row.dims(module).items()
-        if name in shapes
+        if name in shapes and f"{row.path}.{name}" in own
     ]
 
 

@@ -24,10 +24,10 @@ MOST_NUMBERS = 16  # that fit above the heads
 FILLED, TRACK = COLOURS["series-1"], COLOURS["track"]
 
 
-def by_head(kept: Sequence[Sequence[int]], size: int) -> Figure:
+def by_head(kept: Sequence[Sequence[int]], size: int, labels: Sequence[str] = ()) -> Figure:
     """A box for each head, `kept[layer][head]` of its `size` dims filled; a dead head's is empty."""
     with style():
-        drawn, axes = _rows(len(kept), heading=20)
+        drawn, axes = _rows(len(kept), heading=20, labels=labels)
         heads = max(map(len, kept))
         boxes = [(head + 0.07, layer, 0.86, n / size) for layer, row in enumerate(kept) for head, n in enumerate(row)]
         _fill(axes, [_box(x, row, width) for x, row, width, _ in boxes], TRACK)

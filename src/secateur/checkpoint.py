@@ -44,8 +44,8 @@ def register() -> None:
         config = transformers.CONFIG_MAPPING[kind]
         for auto in compact.AUTO_CLASSES.values():
             auto_class = getattr(transformers, auto)
-            stock = auto_class._model_mapping[config]
-            if not issubclass(stock, compact.Pruned):
+            stock = auto_class._model_mapping.get(config, None)
+            if stock is not None and not issubclass(stock, compact.Pruned):
                 auto_class.register(config, compact.pruned(stock), exist_ok=True)
 
 

@@ -75,7 +75,7 @@ def sizes(space: Space, kept: Tensor) -> tuple[int, np.ndarray]:
     """
     alive = {axis: values.cpu().numpy() > 0 for axis, values in space.effective(kept.float()).items()}
     rows = []
-    for layer in range(space.table.layers):
+    for layer in space.table.layers:
         qk, vo = (alive[f"{layer}.{axis}"].reshape(space.table.heads, -1) for axis in ("qk", "vo"))
         heads = vo.any(axis=1)
         widths = [max(1, int(dims[heads].sum(axis=1).max(initial=0))) for dims in (qk, vo)]
@@ -116,7 +116,7 @@ class _Worth:
         worth = _worth(space, scores, alive)
         self.by_group = {name: worth[rows] for name, rows in space.slices.items()}
         self.device = alive.device
-        layers = range(space.table.layers)
+        layers = range(len(space.table.layers))
         self.sublayers = [(self._attention(layer), self._mlp(layer)) for layer in layers]
 
     def streams(self) -> list[tuple[int, float]]:
@@ -197,7 +197,7 @@ class _Worth:
         marks = {name: np.zeros(len(worth), bool) for name, worth in self.by_group.items()}
         if "hidden" in marks:
             marks["hidden"] = _highest(self.by_group["hidden"][None], width)[0]
-        layers = np.array(chosen).reshape(self.space.table.layers, -1, 4).max(axis=1)
+        layers = np.array(chosen).reshape(len(self.space.table.layers), -1, 4).max(axis=1)
         for layer, (heads, qk, vo, neurons) in enumerate(layers.tolist()):
             open_ = {"attention": heads >= 0, "mlp": neurons >= 0}
             for name, on in {**open_, "layer": any(open_.values())}.items():

@@ -1,4 +1,4 @@
-"""What a cut model is made of: stock Hugging Face modules with smaller tensors, and the six modules below.
+"""What a cut model is made of: stock Hugging Face modules with smaller tensors, and the modules below.
 
 This file is self-contained (torch and transformers alone) because a copy of it lies in every compact folder, as
 `modeling_secateur.py`. It knows no architecture: the `secateur` key of `config.json` says, path by path, what to resize
@@ -8,12 +8,13 @@ The key, version 1, names only what differs from the stock model:
 
     {"version": 1,
      "linear":    {path: [out, in]},          resized torch.nn.Linear
-     "norm":      {path: size},               resized torch.nn.LayerNorm
+     "norm":      {path: size},               resized norm
      "embedding": {path: size},               resized embedding dimension
      "factorised": {path: rank},              an embedding as table (rows, rank) and projection (size, rank)
      "attention": {path: {"query": name, "key": name, "value": name, "output": name or null,
                           "qk": [per kept head], "vo": [per kept head], "scale": softmax scale,
-                          "buckets": [heads in each], "multiple": of the buckets' widths}},
+                          "buckets": [heads in each], "multiple": of the buckets' widths,
+                          "heads": [number of each kept head], where scores take a bias by head}},
      "bias":      {path: size},               a Linear of which only the bias is left
      "replaced":  {path: "zero" | "empty" | "identity" | "skip"}}
 
@@ -45,6 +46,7 @@ VERSION = 1
 CODE = "modeling_secateur"
 PREFIX = "Pruned"
 PLAN = "plan.json"
+GENERATION = "generation_config.json"
 SUMS = "SHA256SUMS"
 SUM = re.compile(r"([0-9a-f]{64})  ([^/\\:]+)")  # a line: a digest, two spaces, the name of a file in the folder
 KINDS = ("weight", "bias")
@@ -54,6 +56,8 @@ AUTO_CLASSES = {
     "ForSequenceClassification": "AutoModelForSequenceClassification",
     "ForTokenClassification": "AutoModelForTokenClassification",
     "ForQuestionAnswering": "AutoModelForQuestionAnswering",
+    "ForConditionalGeneration": "AutoModelForSeq2SeqLM",
+    "MTModel": "AutoModelForSeq2SeqLM",
 }
 
 
@@ -75,7 +79,9 @@ class Bias(nn.Module):
 class Zero(nn.Module):
     """A removed sublayer's output: a scalar 0 that the residual connection adds.
 
-    The empty `weight` makes a stock model refuse the checkpoint: of a missing tensor transformers only warns.
+    The empty `weight` makes a stock model refuse the checkpoint: of a missing tensor transformers only warns. In
+    training the 0 is a sum over the input, of no width: what is before it, such as a norm, has a gradient of 0 then, as
+    in the masked model, where none would make optimizers pass it over.
     """
 
     def __init__(self, like: Tensor) -> None:
@@ -83,7 +89,7 @@ class Zero(nn.Module):
         self.register_buffer("weight", like.new_empty(0, 0))
 
     def forward(self, input: Tensor) -> Tensor:
-        return input.new_zeros(())
+        return input.sum() if input.requires_grad else input.new_zeros(())
 
 
 class Skip(nn.Module):
@@ -132,12 +138,15 @@ class FactorisedEmbedding(nn.Module):
 
 
 class CompactAttention(nn.Module):
-    """Self-attention whose heads have sizes of their own, QK apart from VO.
+    """Attention whose heads have sizes of their own, QK apart from VO.
 
     The heads are stored in buckets, one after the other, each padded with zeros to the bucket's width, QK and VO
     each, so that one attention call serves a bucket. Zero QK dims add nothing to the scores and zero VO dims meet zero
     columns of the output projection: the padding is exact and stays zero in training. The softmax scale is that of the
     heads before pruning.
+
+    It is self-attention, causal where the stock module is, or attention to other states (`key_value_states`). While a
+    text is generated, a cache holds the keys and values of all heads as those of one, whatever the buckets.
     """
 
     dropout: nn.Dropout
@@ -147,8 +156,10 @@ class CompactAttention(nn.Module):
         self.qk, self.vo, self.scale = tuple(spec["qk"]), tuple(spec["vo"]), float(spec["scale"])
         self.buckets = _buckets(spec)
         self.names = (spec["query"], spec["key"], spec["value"])
-        self.dropout = stock.dropout
+        self.dropout = stock.dropout if isinstance(stock.dropout, nn.Dropout) else nn.Dropout(stock.dropout)
         self.config = stock.config
+        self.causal = bool(getattr(stock, "is_causal", False))
+        self.layer_idx: Any = getattr(stock, "layer_idx", None)
         if self.qk:
             for name, place in zip(self.names, (1, 1, 2), strict=True):
                 projection, outputs = getattr(stock, name), sum(bucket[0] * bucket[place] for bucket in self.buckets)
@@ -160,41 +171,97 @@ class CompactAttention(nn.Module):
             setattr(self, self.output, getattr(stock, self.output))
 
     def forward(
-        self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        key_value_states: Tensor | None = None,
+        past_key_values: Any = None,
+        **kwargs: Any,
     ) -> tuple[Tensor, None]:
-        context = self.attend(hidden_states, attention_mask) if self.qk else hidden_states[..., :0]
-        return (getattr(self, self.output)(context) if self.output else context), None
+        parts = self.states(hidden_states, key_value_states, past_key_values)
+        return self.written(parts, [attention_mask] * len(self.buckets)), None
 
-    def attend(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """`(batch, tokens, hidden)` to the heads' contexts side by side, `(batch, tokens, VO dims as stored)`."""
-        projected = zip(*self._project(hidden_states), strict=True)
-        contexts = [
-            self._mix(bucket[0], parts, attention_mask) for bucket, parts in zip(self.buckets, projected, strict=True)
-        ]
-        return contexts[0] if len(contexts) == 1 else torch.cat(contexts, dim=-1)
+    def states(self, hidden_states: Tensor, memory: Tensor | None, cache: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, and keys and values of all tokens so far, `(batch, tokens, dims as stored)` each.
+
+        Without heads there is no query, and the key tells the number of tokens alone.
+        """
+        if cache is None and memory is None and self.qk:
+            return self._project(hidden_states)
+        held, filled = self._held(cache, memory is not None)
+        if filled and self.qk:
+            return self._projected(0, hidden_states), filled.keys.squeeze(1), filled.values.squeeze(1)
+        source = hidden_states if memory is None else memory
+        if self.qk:
+            query, key, value = (self._projected(n, source if n else hidden_states) for n in range(3))
+        else:
+            query, key = hidden_states[..., :0], source[..., :1]  # of no width a cache does not know its length
+            value = key
+        if held is None or (memory is not None and not self.qk):
+            return query, key, value
+        key, value = held.update(key.unsqueeze(1), value.unsqueeze(1), self.layer_idx)
+        if memory is not None and held is not cache:
+            cache.is_updated[self.layer_idx] = True
+        return query, key.squeeze(1), value.squeeze(1)
+
+    def _held(self, cache: Any, other: bool) -> tuple[Any, Any]:
+        """The part of a cache that is for this attention, and its layer if it has all of the `other` states already."""
+        if not isinstance(cache, transformers.EncoderDecoderCache):
+            return cache, None
+        held = cache.cross_attention_cache if other else cache.self_attention_cache
+        return held, held.layers[self.layer_idx] if other and cache.is_updated.get(self.layer_idx) else None
+
+    def written(self, parts: tuple[Tensor, Tensor, Tensor], masks: list[Tensor | None]) -> Tensor:
+        """What the sublayer says, from query, keys and values, and the mask of each bucket."""
+        context = parts[0]
+        if self.qk:
+            split = (part.split(sizes, dim=-1) for part, sizes in zip(parts, self._sizes(), strict=True))
+            buckets = zip(self.buckets, zip(*split, strict=True), masks, strict=True)
+            contexts = [self._mix(bucket[0], own, mask) for bucket, own, mask in buckets]
+            context = contexts[0] if len(contexts) == 1 else torch.cat(contexts, dim=-1)
+        return getattr(self, self.output)(context) if self.output else context
 
     def _mix(self, heads: int, parts: tuple[Tensor, ...], attention_mask: Tensor | None) -> Tensor:
         """One attention call: query, key and value `(batch, tokens, heads x width)` each, to the contexts."""
         batch, tokens, _ = parts[0].shape
-        query, key, value = (part.view(batch, tokens, heads, -1).transpose(1, 2) for part in parts)
+        query, key, value = (part.view(batch, part.shape[1], heads, -1).transpose(1, 2) for part in parts)
         dropout, own = self.dropout.p if self.training else 0.0, value.shape[-1]
         if query.device.type == "cpu" and not (self.training or _recorded()):
             query, key, value = _of_one_width(query, key, value)
         context = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=self.scale
+            query,
+            key,
+            value,
+            attn_mask=attention_mask,
+            dropout_p=dropout,
+            scale=self.scale,
+            is_causal=self.causal and attention_mask is None and tokens > 1,
         )
         return context[..., :own].transpose(1, 2).reshape(batch, tokens, -1)
 
-    def _project(self, hidden_states: Tensor) -> list[tuple[Tensor, ...]]:
-        """Query, key and value, each split by bucket, `(batch, tokens, heads of it x width)`."""
+    def _sizes(self) -> list[list[int]]:
+        """Dims of each bucket as stored: of the query, the key and the value."""
         sizes = [[heads * width for heads, width, _ in self.buckets]] * 2
-        sizes.append([heads * width for heads, _, width in self.buckets])
+        return [*sizes, [heads * width for heads, _, width in self.buckets]]
+
+    def _project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value of the same states."""
         if self._at_once(hidden_states):
-            weight, bias = (torch.cat([getattr(getattr(self, n), kind) for n in self.names]) for kind in KINDS)
-            whole = functional.linear(hidden_states, weight, bias).split([sum(part) for part in sizes], dim=-1)
-        else:
-            whole = [getattr(self, name)(hidden_states) for name in self.names]
-        return [part.split(size, dim=-1) for part, size in zip(whole, sizes, strict=True)]
+            weight, bias = (self._joined(kind) for kind in KINDS)
+            query, key, value = functional.linear(hidden_states, weight, bias).split(
+                [sum(part) for part in self._sizes()], dim=-1
+            )
+            return query, key, value
+        query, key, value = (self._projected(number, hidden_states) for number in range(3))
+        return query, key, value
+
+    def _projected(self, number: int, states: Tensor) -> Tensor:
+        return getattr(self, self.names[number])(states)
+
+    def _joined(self, kind: str) -> Any:
+        """The weights, or the biases if there are any, of query, key and value."""
+        own = [getattr(getattr(self, name), kind) for name in self.names]
+        return None if own[0] is None else torch.cat(own)
 
     def _at_once(self, hidden_states: Tensor) -> bool:
         """Whether one product of the joined weights is faster: for many tokens, or where joining is done once.
@@ -208,6 +275,55 @@ class CompactAttention(nn.Module):
         if query._forward_hooks or type(query) is not nn.Linear:  # masks act at its output, or at the weights
             return False
         return not self.training and hidden_states.shape[:-1].numel() >= MANY
+
+
+class BiasedAttention(CompactAttention):
+    """One whose scores take a bias by head and distance, which the first layer of a stack makes for all layers.
+
+    It makes and hands on the bias of every head that there was, whichever are left here, because other layers read it,
+    and takes the part of its own heads. A function registered for attentions would do the same for heads that are
+    whole; heads of unequal sizes need this module anyway.
+    """
+
+    def __init__(self, stock: Any, spec: dict[str, Any]) -> None:
+        super().__init__(stock, spec)
+        self.heads = list(spec["heads"])
+        self.make_bias = None
+        if stock.has_relative_attention_bias:
+            self.relative_attention_bias = stock.relative_attention_bias
+            self.make_bias = stock.compute_bias  # reads the embedding above, which is one with the stock module's
+
+    def forward(  # type: ignore[override]  # called as the module that it stands for
+        self,
+        hidden_states: Tensor,
+        mask: Tensor | None = None,
+        key_value_states: Tensor | None = None,
+        position_bias: Tensor | None = None,
+        past_key_values: Any = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None, None]:
+        seen = past_key_values.get_seq_length(self.layer_idx) if past_key_values is not None else 0
+        seen = seen.clone() if isinstance(seen, Tensor) else seen  # a static cache counts on in place
+        parts = self.states(hidden_states, key_value_states, past_key_values)
+        if position_bias is None and self.make_bias is not None:
+            lengths = hidden_states.shape[1], parts[1].shape[1]
+            position_bias = self.make_bias(*lengths, device=hidden_states.device, past_seen_tokens=seen)
+        output = self.written(parts, self._masks(position_bias, mask))
+        if self.training and self.make_bias is not None and not self.qk and position_bias is not None:
+            output = output + 0.0 * position_bias.sum()  # optimizers skip what has no gradient, and decay what has 0
+        return output, position_bias, None
+
+    def _masks(self, bias: Tensor | None, mask: Tensor | None) -> list[Tensor | None]:
+        """What each bucket's scores take: the bias `(1, heads, queries, keys)` and the mask, additive or bool."""
+        if bias is None or not self.heads:
+            return [mask] * len(self.buckets)
+        own = bias[:, self.heads]
+        if mask is None and self.causal and own.shape[2] > 1:
+            mask = torch.ones(own.shape[2:], dtype=torch.bool, device=own.device).tril()
+        if mask is not None:
+            least = torch.finfo(own.dtype).min
+            own = torch.where(mask, own, least) if mask.dtype == torch.bool else own + mask
+        return list(own.split([heads for heads, _, _ in self.buckets], dim=1))
 
 
 def _recorded() -> bool:
@@ -237,6 +353,7 @@ def reshape(model: nn.Module, structure: dict[str, Any]) -> None:
         ValueError: the structure is of another version, or does not fit the model.
     """
     check(structure)
+    tied = first_names(model)
     try:
         for path, rank in structure["factorised"].items():
             stock = model.get_submodule(path)
@@ -249,7 +366,9 @@ def reshape(model: nn.Module, structure: dict[str, Any]) -> None:
             else:
                 _resize(module, weight=(None, size), embedding_dim=size)
         for path, size in structure["norm"].items():
-            _resize(model.get_submodule(path), weight=(size,), bias=(size,), normalized_shape=(size,))
+            module = model.get_submodule(path)
+            own = {"bias": (size,), "normalized_shape": (size,)} if isinstance(module, nn.LayerNorm) else {}
+            _resize(module, weight=(size,), **own)
         for path, (out, into) in structure["linear"].items():
             _resize(model.get_submodule(path), weight=(out, into), bias=(out,), out_features=out, in_features=into)
         for path, size in structure["bias"].items():
@@ -263,7 +382,12 @@ def reshape(model: nn.Module, structure: dict[str, Any]) -> None:
             else:
                 model.set_submodule(path, {"empty": Empty, "identity": nn.Identity}[kind]())
         for path, spec in structure["attention"].items():
-            model.set_submodule(path, CompactAttention(model.get_submodule(path), spec))
+            kind = BiasedAttention if "heads" in spec else CompactAttention
+            model.set_submodule(path, kind(model.get_submodule(path), spec))
+        for name, first in tied.items():
+            if name != first:
+                path, _, leaf = name.rpartition(".")
+                setattr(model.get_submodule(path), leaf, model.get_parameter(first))
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"the secateur key of the config does not fit this model: {error}") from error
 
@@ -276,8 +400,22 @@ def _resize(module: nn.Module, **sizes: Any) -> None:
             if old is not None:
                 setattr(module, name, size)
             continue
+        if len(size) != old.dim():
+            raise TypeError(f"{type(module).__name__} has a {name} of {old.dim()} dimensions, not {len(size)}")
         shape = [n if n is not None else old.shape[dim] for dim, n in enumerate(size)]
         setattr(module, name, nn.Parameter(old.new_empty(shape), requires_grad=old.requires_grad))
+
+
+def first_names(model: nn.Module) -> dict[str, str]:
+    """Every name of a parameter -> the first name of the same parameter: another one where weights are tied."""
+    first: dict[int, str] = {}
+    named = model.named_parameters(remove_duplicate=False)
+    return {name: first.setdefault(id(parameter), name) for name, parameter in named}
+
+
+def tied_names(model: nn.Module) -> set[str]:
+    """The further names of tied parameters."""
+    return {name for name, first in first_names(model).items() if name != first}
 
 
 def check(structure: Any) -> None:
@@ -301,7 +439,11 @@ def check(structure: Any) -> None:
         raise ValueError("the config's secateur key replaces a module by something unknown")
     for path, spec in structure["attention"].items():
         names = {"query", "key", "value", "output", "qk", "vo", "scale", "buckets", "multiple"}
-        if not isinstance(spec, dict) or set(spec) != names or not (_whole(spec["qk"], 0) and _whole(spec["vo"], 1)):
+        if (
+            not isinstance(spec, dict)
+            or set(spec) - {"heads"} != names
+            or not (_whole(spec["qk"], 0) and _whole(spec["vo"], 1))
+        ):
             raise ValueError(f"the config's secateur key describes the attention {path!r} wrongly")
         if not (_whole(spec["buckets"], 1) and _whole([spec["multiple"]], 1)):
             raise ValueError(f"the config's secateur key describes the buckets of the attention {path!r} wrongly")
@@ -311,6 +453,9 @@ def check(structure: Any) -> None:
             or not math.isfinite(spec["scale"])
         ):
             raise ValueError(f"the config's secateur key gives the attention {path!r} heads that do not fit together")
+        numbers = spec.get("heads", list(range(len(spec["qk"]))))
+        if not _whole(numbers, 0) or not len(set(numbers)) == len(numbers) == len(spec["qk"]):
+            raise ValueError(f"the config's secateur key numbers the heads of the attention {path!r} wrongly")
 
 
 def _whole(sizes: Any, least: int) -> bool:
@@ -365,7 +510,7 @@ def check_places(folder: Path) -> None:
     Raises:
         DamagedError: naming the file.
     """
-    for name in ("config.json", PLAN, SUMS, *(path.name for path in folder.glob("*.safetensors*"))):
+    for name in ("config.json", GENERATION, PLAN, SUMS, *(path.name for path in folder.glob("*.safetensors*"))):
         _check_place(folder, name)
     for index in folder.glob("*.safetensors.index.json"):
         shards = _object(index).get("weight_map")
@@ -451,12 +596,14 @@ class Pruned(_Stock):
 
     def save_pretrained(self, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any) -> None:
         """As in transformers, and the code and the plan that make the folder self-describing, and the sums of all."""
+        self._keys_to_ignore_on_save = None  # what stock models make anew when loaded (sinusoids) may be cut here
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
         folder = Path(save_directory)
         if not is_main_process:
             return
         shutil.copyfile(__file__, folder / f"{CODE}.py")
         names = ["config.json", f"{CODE}.py", *(path.name for path in folder.glob("model*.safetensors*"))]
+        names += [GENERATION] if (folder / GENERATION).is_file() else []
         if self.plan is not None:
             (folder / PLAN).write_text(json.dumps(self.plan, indent=1) + "\n", encoding="utf-8")
             names.append(PLAN)

@@ -23,7 +23,8 @@ def counts(parameter: Parameter, scope: str) -> bool:
     """Whether a parameter is counted.
 
     `prunable` is what lies on an axis inside a layer (GRAIN's denominator: output biases and norms are not in it),
-    `layers` the whole encoder without embeddings, `model` everything.
+    `layers` all layers without embeddings, `model` everything. Of an encoder-decoder the layers are those of both, and
+    a weight that several modules share (word embeddings, also the decoder's output) counts once, in `model` alone.
     """
     if scope == "model":
         return True
@@ -55,15 +56,15 @@ def full(table: Table) -> dict[str, float]:
 
 
 def flops(table: Table, lengths: Lengths, tokens: int) -> Tensor | float:
-    """Floating point operations of the encoder's layers for one sequence (a multiply-add is two).
+    """Floating point operations of the layers for one sequence (a multiply-add is two).
 
     2 per weight and token, and 2 x tokens x (QK dims + VO dims) per token for the attention; softmax, norms and
-    activations are left out.
+    activations are left out. Of an encoder-decoder for one source and one target of as many tokens, read at once.
     """
     weights = sum(
         size(p, lengths)
         for p in table.parameters
         if p.layer is not None and isinstance(p.row, Linear) and len(p.axes) == 2
     )
-    mixing = sum(lengths[f"{n}.qk"] + lengths[f"{n}.vo"] for n in range(table.layers))
+    mixing = sum(lengths[f"{a.block}.{axis}"] for a in table.attentions for axis in ("qk", "vo"))
     return 2.0 * tokens * weights + 2.0 * tokens * tokens * mixing

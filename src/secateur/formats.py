@@ -214,6 +214,11 @@ def write(
 ) -> Facts:
     """Write a model to a file whose suffix names the format; batch and length stay free. See `export.export`."""
     check_request(path, dtype, calibration, opset)
+    if model.config.is_encoder_decoder:
+        raise UserError(
+            f"export of an encoder-decoder ({model.config.model_type}) is not supported: save the compact model and "
+            "run it in PyTorch"
+        )
     names = input_names(model)
     graph = Graph(model, "fp32" if dtype == "int8" else dtype)
     example = _example(names)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur.architecture import SUBLAYERS
+from secateur.architecture import numbered
 from secateur.cost import SCOPES
 from secateur.plan import Plan
 from secateur.space import GRANULARITIES, Space
@@ -33,10 +33,10 @@ def inspect(model: PreTrainedModel, tokens: int = 128) -> dict[str, Any]:
     """Plain values about a dense model (all kept, and what may be pruned) or a compact one with its plan.
 
     `stored` counts the numbers in the model's tensors; what it holds beyond the counted ones is `zeros`, where tiles
-    are gone from weights of which more is left, and `padding`. `heads`
-    gives of each layer the QK and VO dims of each original head, and whether its sublayers are kept, gone, or their
-    biases alone. `savings` gives of each group the parameters and operations that would go with it, and their share of
-    what is kept.
+    are gone from weights of which more is left, and `padding`. `heads` gives of each layer, and of its second
+    attention, the QK and VO dims of each original head, and whether its sublayers are kept, gone, or their biases
+    alone. `savings` gives of each group the parameters and operations that would go with it, and their share of what
+    is kept.
 
     Raises:
         UserError: the architecture or the head is not supported, or a compact model has no plan.
@@ -97,25 +97,27 @@ def _offer(model: PreTrainedModel, granularity: str) -> dict[str, Any]:
 
 
 def _heads(space: Space, plan: Plan) -> list[dict[str, Any]]:
-    """Layer by layer: QK and VO dims of each head, 0 of a dead one, and what is left of each sublayer."""
+    """Row by row of `Plan.summary`: QK and VO dims of each head, 0 of a dead one, and what is left of each sublayer."""
     alive = {axis: values > 0 for axis, values in space.effective(plan.masks).items()}
 
     def dims(axis: str) -> list[int]:
         return alive[axis].view(space.table.heads, -1).sum(dim=1).tolist()
 
-    def state(layer: int, sublayer: str, inner: str) -> str:
-        if not alive[f"{layer}.{sublayer}"].any():
+    def state(gate: str, inner: str) -> str:
+        if not alive[gate].any():
             return "gone"
-        return "kept" if alive[f"{layer}.{inner}"].any() else "bias"
+        return "kept" if alive[inner].any() else "bias"
 
+    gates = {sublayer.gate: sublayer.axes[-1] for sublayer in space.table.sublayers}
+    parts = ("attention", "mlp")
     return [
         {
-            "layer": layer,
-            "qk": dims(f"{layer}.qk"),
-            "vo": dims(f"{layer}.vo"),
-            **{part: state(layer, part, axis) for part, axis in zip(SUBLAYERS, ("vo", "ffn"), strict=True)},
+            "layer": numbered(block),
+            "qk": dims(f"{block}.qk"),
+            "vo": dims(f"{block}.vo"),
+            **{part: state(gate, gates[gate]) for part in parts if (gate := f"{block}.{part}") in gates},
         }
-        for layer in range(space.table.layers)
+        for block in space.table.blocks
     ]
 
 
@@ -131,7 +133,7 @@ def _savings(dense: PreTrainedModel, space: Space, plan: Plan, tokens: int) -> l
             without[parts.slices[group.name]] = 0.0
             gone = [a - b for a, b in zip(before, _cost(parts, without, tokens), strict=True)]
             shares = [part / whole if whole else 0.0 for part, whole in zip(gone, before, strict=True)]
-            named = {"group": group.name, "layer": int(group.name.split(".")[0])}
+            named = {"group": group.name, "layer": numbered(group.name.rpartition(".")[0])}
             values = {"parameters": round(gone[0]), "parameters_share": shares[0], "flops": gone[1]}
             savings.append({**named, **values, "flops_share": shares[1]})
     return savings
@@ -147,16 +149,26 @@ def _cost(space: Space, masks: Tensor, tokens: int) -> tuple[float, float]:
 
 def drawn(found: Mapping[str, Any], ascii_only: bool = False) -> tuple[list[str], list[list[str]]]:
     """Head and rows of a table that draws what `inspect` found: a row a layer, a character a head, a bar a network."""
-    totals = {axis: int(found["layers"][0][axis].split("/")[1]) for axis in ("qk", "vo", "ffn")}
     rows = []
     for row, own in zip(found["layers"], found["heads"], strict=False):  # the last row is the stream's
-        counts = {axis: int(row[axis].split("/")[0]) for axis in totals}
-        cells = [f"{_skyline(own[axis], found['head_dim'], ascii_only)} {counts[axis]:5,}" for axis in ("qk", "vo")]
-        cells.append(f"{bar(counts['ffn'], totals['ffn'], ascii_only)} {counts['ffn']:6,}")
-        states = own["attention"], own["attention"], own["mlp"]
+        cells = [
+            f"{_skyline(own[axis], found['head_dim'], ascii_only)} {_kept(row[axis])[0]:5,}" for axis in ("qk", "vo")
+        ]
+        states = [own["attention"], own["attention"]]
+        if "ffn" in row:
+            kept, total = _kept(row["ffn"])
+            cells.append(f"{bar(kept, total, ascii_only)} {kept:6,}")
+            states.append(own["mlp"])
         told = [cell if state == "kept" else LEFT[state] for cell, state in zip(cells, states, strict=True)]
-        rows.append([str(row["layer"]), row["heads"], *told])
+        rows.append([str(row["layer"]), row["heads"], *told, *[""] * (3 - len(told))])
+    totals = {axis: _kept(found["layers"][0][axis])[1] for axis in ("qk", "vo", "ffn")}
     return ["layer", "heads", *(f"{axis.upper()} of {total:,}" for axis, total in totals.items())], rows
+
+
+def _kept(told: str) -> tuple[int, int]:
+    """Kept and total of `3/12`."""
+    kept, total = map(int, told.split("/"))
+    return kept, total
 
 
 def _skyline(sizes: Sequence[int], whole: int, ascii_only: bool) -> str:
@@ -172,21 +184,22 @@ def bar(kept: int, total: int, ascii_only: bool = False) -> str:
 
 def saved(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Head and rows: shares of parameters and of FLOPs that would go, in percent; layers that are alike are one row."""
-    by_layer: dict[int, dict[str, str]] = {}
+    by_layer: dict[int | str, dict[str, str]] = {}
     for one in found["savings"]:
         shares = f"{100 * one['parameters_share']:.1f} / {100 * one['flops_share']:.1f}"
-        by_layer.setdefault(one["layer"], {})[one["group"].split(".")[1]] = shares
+        by_layer.setdefault(one["layer"], {})[one["group"].rpartition(".")[2]] = shares
     rows = []
     for _, alike in groupby(by_layer.items(), key=lambda item: item[1]):
         layers = [(layer, cells) for layer, cells in alike]
         (first, cells), (last, _) = layers[0], layers[-1]
-        rows.append([str(first) if first == last else f"each of {first}-{last}", *(cells[part] for part in SAVED)])
+        told = [cells.get(part, "") for part in SAVED]
+        rows.append([str(first) if first == last else f"each of {first}-{last}", *told])
     return ["layer", *SAVED.values()], rows
 
 
 def captions(found: Mapping[str, Any], ascii_only: bool = False) -> list[str]:
     """What is drawn below the table, and what its characters mean."""
-    kept, total = map(int, found["layers"][-1]["hidden"].split("/"))
+    kept, total = _kept(found["layers"][-1]["hidden"])
     levels = DIGITS if ascii_only else BLOCKS
     return [
         f"stream {bar(kept, total, ascii_only)} {kept:,} of {total:,} dims",

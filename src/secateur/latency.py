@@ -94,7 +94,7 @@ class LatencyTable:
         call = {"batch": batch, "tokens": tokens, **protocol}
         timer = timer or partial(measure, repeats=repeats, warmup=WARMUP, **call)
         space = Space(model, *granularities)
-        _refuse_tiles(space)
+        _refuse(space)
         return _measured(space, _grid(space), timer, call)
 
     def measure_again(self, model: PreTrainedModel, against: PreTrainedModel, repeats: int = 50) -> Measurement:
@@ -217,7 +217,7 @@ class LatencyTable:
 
     def check(self, space: Space, share: float) -> None:
         """Refuse a share that is none or that the space cannot reach, and tiles."""
-        _refuse_tiles(space)
+        _refuse(space)
         whole = self.dense_ms
         if not 0.0 < share <= 1.0 + 1e-9:
             raise UserError(
@@ -304,10 +304,12 @@ def beside(verdict: Mapping[str, Any], measured: Measurement) -> dict[str, Any]:
 def _shape(space: Space) -> dict[str, int | str]:
     table = space.table
     whole = {"heads": table.heads, "head_dim": table.head_dim, "ffn": table.sizes["0.ffn"]}
-    return {"model_type": table.model_type, "layers": table.layers, **whole, "hidden": table.sizes["hidden"]}
+    return {"model_type": table.model_type, "layers": len(table.layers), **whole, "hidden": table.sizes["hidden"]}
 
 
-def _refuse_tiles(space: Space) -> None:
+def _refuse(space: Space) -> None:
+    """Refuse what a table of times cannot tell: tiles, and encoder-decoders."""
+    space.table.one_stack("a table of times")
     if space.tiled:
         raise UserError(
             f"a time says nothing of tiles ({', '.join(space.granularities)}): their zeros take as long as the weights "
@@ -356,7 +358,7 @@ def _measured(
     clock.time("dense", space.model)
     found = clock.milliseconds()
     times = np.array([[found[hidden, point] for hidden in grid["hidden"]] for point in points])
-    rest, prices = times[0], np.maximum(times[1:] - times[0], 0.0) / space.table.layers
+    rest, prices = times[0], np.maximum(times[1:] - times[0], 0.0) / len(space.table.layers)
     shape = [len(grid[name]) for name in (*names, "hidden")]
     attention, mlp = prices[2 : 2 + len(attentions)].reshape(shape), prices[2 + len(attentions) :]
     bare_attention, bare_mlp = _rising(prices[0]), _rising(prices[1])
@@ -404,7 +406,7 @@ def _cut_to(space: Space, point: Sizes, hidden: int) -> PreTrainedModel:
     masks[whole.slices["hidden"]] = (torch.arange(table.sizes["hidden"]) < hidden).float()
     index = torch.arange(table.heads * table.head_dim)
     number, dim = index // table.head_dim, index % table.head_dim
-    for layer in range(table.layers):
+    for layer in table.layers:
         masks[whole.slices[f"{layer}.attention"]] = float(heads >= 0)
         masks[whole.slices[f"{layer}.mlp"]] = float(neurons >= 0)
         for axis, width in (("qk", qk), ("vo", vo)):

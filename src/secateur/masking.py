@@ -1,16 +1,18 @@
 """Masks on a running model: multiplied where an axis is read, put on and taken off without a trace.
 
 Masks are taken once per forward, in a pre-forward hook on the whole model; the hooks at the sites read that tensor, so
-gradient checkpointing sees the same sample. Sites (design of the table): FFN and VO at the input of the Linear that
-reads them, QK at the query's output (one of the pair: both would square it), sublayer gates and hidden dims at the
-output of whatever writes to the residual stream. Tiles are masked at their weight.
+gradient checkpointing sees the same sample. Where the encoder of an encoder-decoder is called alone, as generation does
+first, they are taken there as well. Sites (design of the table): FFN and VO at the input of the Linear that reads them,
+QK at the query's output (one of the pair: both would square it), sublayer gates and hidden dims at the output of
+whatever writes to the residual stream; hidden dims also at the input of a Linear whose weight is that of the word
+embeddings, because the mask of a weight acts wherever the weight is used. Tiles are masked at their weight.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -46,6 +48,7 @@ class Attachment:
         self.places: Mapping[str, Tensor] = {}
         self.exchanged: list[tuple[nn.Module, type[nn.Module]]] = []  # modules, and the class that was theirs
         self.handles: list[RemovableHandle] = []
+        self.running = False  # within a forward of the whole model
         self.attach()
 
     def attach(self, places: Mapping[str, Tensor] | None = None) -> None:
@@ -57,7 +60,12 @@ class Attachment:
         if getattr(self.model, ATTACHED, None) is not None:
             raise UserError("masks are on this model already: detach them first")
         self.places = {axis: indices.to(self.model.device) for axis, indices in (places or {}).items()}
-        self.handles = [self.model.register_forward_pre_hook(self._draw)]
+        self.handles = [
+            self.model.register_forward_pre_hook(self._begin),
+            self.model.register_forward_hook(self._end, always_call=True),
+        ]
+        if self.model.config.is_encoder_decoder:
+            self.handles.append(self.model.get_encoder().register_forward_pre_hook(self._begin_alone))
         acting = {site for group in self.space.groups for site in group.sites}
         setattr(self.model, ATTACHED, self)
         modules = dict(self.model.named_modules())
@@ -79,7 +87,18 @@ class Attachment:
         self.exchanged = []
         delattr(self.model, ATTACHED)
 
-    def _draw(self, module: nn.Module, args: Any) -> None:
+    def _begin(self, module: nn.Module, args: Any) -> None:
+        self.running = True
+        self._draw()
+
+    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.running = False
+
+    def _begin_alone(self, module: nn.Module, args: Any) -> None:
+        if not self.running:
+            self._draw()
+
+    def _draw(self) -> None:
         masks = self.source()
         if torch.is_grad_enabled() and not masks.requires_grad:
             masks = masks.detach().clone().requires_grad_()
@@ -94,13 +113,13 @@ class Attachment:
     def _hooks(self, row: Row, module: nn.Module, acting: set[str]) -> list[RemovableHandle]:
         if isinstance(row, Norm):
             if {row.axis, row.behind} & acting and not isinstance(module, nn.Identity):  # closed, and cut away already
-                self._exchange(row, module, nn.LayerNorm, MaskedNorm)
+                self._exchange_norm(row, module)
             return []
         if f"{row.path}.weight" in self.space.tiled and "weight" in module._parameters:  # else it is cut away already
             self._exchange(row, module, nn.Linear, MaskedLinear)
         written = [axis for axis in self._written(row) if axis in acting]
         handles = [module.register_forward_hook(partial(self._multiply_output, written))] if written else []
-        if isinstance(row, Linear) and row.into in acting and row.into != "hidden":
+        if isinstance(row, Linear) and row.into in acting and (row.into != "hidden" or row.tied):
             handles.append(module.register_forward_pre_hook(partial(self._multiply_input, row.into)))
         return handles
 
@@ -135,6 +154,13 @@ class Attachment:
             masked[name] = own if factor is None else own * factor.to(own.dtype)
         return masked["weight"], masked.get("bias")
 
+    def _exchange_norm(self, row: Norm, module: nn.Module) -> None:
+        if row.centred:
+            self._exchange(row, module, nn.LayerNorm, MaskedNorm)
+        else:
+            stock: Any = type(module)  # a module's hash is its own, which types do not tell from its class's
+            self._exchange(row, module, stock, _masked_rms(stock))
+
     def _exchange(self, row: Row, module: nn.Module, stock: type[nn.Module], masked: type[nn.Module]) -> None:
         if type(module) is not stock:
             raise UserError(f"{row.path} is a {type(module).__name__}: only {stock.__name__} can be masked")
@@ -156,10 +182,10 @@ class MaskedLinear(nn.Linear):
         return functional.linear(input, *attachment.at_weight(row, self))
 
 
-class MaskedNorm(nn.LayerNorm):
-    """LayerNorm over the kept dims of the stream, or the identity where its sublayer's gate is 0.
+class _KeptNorm(nn.Module):
+    """A norm over the kept dims of the stream, or the identity where its sublayer's gate is 0.
 
-    A model's own LayerNorms become this class while masks are on; parameters and keys stay theirs. Statistics run over
+    A model's own norms become such a class while masks are on; parameters and keys stay theirs. Statistics run over
     the kept dims only, in training too, so that cutting the dims changes nothing (CoFi, specification 1.3).
     """
 
@@ -173,12 +199,36 @@ class MaskedNorm(nn.LayerNorm):
         return output if gate is None else torch.where(gate == 0, input.to(output.dtype), output)
 
     def _over_kept(self, input: Tensor, hidden: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class MaskedNorm(_KeptNorm, nn.LayerNorm):
+    """LayerNorm over the kept dims."""
+
+    def _over_kept(self, input: Tensor, hidden: Tensor) -> Tensor:
         kept = (hidden != 0).to(input.dtype)
         count = kept.sum()
         mean = (input * kept).sum(-1, keepdim=True) / count
         centred = (input - mean) * kept
         variance = centred.square().sum(-1, keepdim=True) / count
         return (centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias) * hidden
+
+
+class MaskedRms(_KeptNorm):
+    """A norm that divides by the root mean square, over the kept dims; the model's own class computes it.
+
+    Of n dims, k kept: with the others 0, the mean square over k is that over n of the input stretched by sqrt(n / k).
+    """
+
+    def _over_kept(self, input: Tensor, hidden: Tensor) -> Tensor:
+        kept = (hidden != 0).to(input.dtype)
+        stretch = (len(kept) / kept.sum()).sqrt()
+        return super(_KeptNorm, self).forward(input * kept * stretch) / stretch * hidden
+
+
+@cache
+def _masked_rms(stock: type[nn.Module]) -> type[nn.Module]:
+    return type(f"Masked{stock.__name__}", (MaskedRms, stock), {})
 
 
 def attach(model: PreTrainedModel, space: Space, masks: Callable[[], Tensor] | Tensor) -> Attachment:

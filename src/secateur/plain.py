@@ -29,6 +29,7 @@ def plain(small: PreTrainedModel) -> PreTrainedModel:
     """
     dense, plan = uncut(small)
     space = plan.space(dense)
+    space.table.one_stack("a plain checkpoint")
     left, width = _uniform(space, plan)
     config = copy.deepcopy(dense.config)
     for ours in ("secateur", "auto_map"):
@@ -41,10 +42,10 @@ def plain(small: PreTrainedModel) -> PreTrainedModel:
     return model.train(small.training)
 
 
-def _uniform(space: Space, plan: Plan) -> tuple[list[int], int]:
+def _uniform(space: Space, plan: Plan) -> tuple[list[str], int]:
     """The layers that are left, whole but for their neurons, and the number of neurons of each."""
     table, kept = space.table, {axis: int((v > 0).sum()) for axis, v in space.effective(plan.masks).items()}
-    left = plan.layers_left(space).nonzero().flatten().tolist()
+    left = [layer for layer, is_left in zip(table.layers, plan.layers_left(space).tolist(), strict=True) if is_left]
     whole = {"hidden": table.sizes["hidden"]}
     for layer in left:
         whole |= {f"{layer}.{axis}": table.sizes[f"{layer}.{axis}"] for axis in ("qk", "vo")}
@@ -60,7 +61,7 @@ def _uniform(space: Space, plan: Plan) -> tuple[list[int], int]:
     return left, widths[0]
 
 
-def _renumbered(state: dict[str, Tensor], space: Space, left: list[int]) -> dict[str, Tensor]:
+def _renumbered(state: dict[str, Tensor], space: Space, left: list[str]) -> dict[str, Tensor]:
     """The state without the layers that are gone, the others numbered anew."""
     layers = {parameter.name: parameter.layer for parameter in space.table.parameters}
     renamed = {}

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers import __version__ as transformers_version
 
-from secateur.architecture import SUBLAYERS
+from secateur.architecture import numbered
 from secateur.errors import UserError
 from secateur.layout import Layout, choose
 from secateur.space import Group, Space
@@ -28,12 +28,13 @@ class Plan:
 
     Attributes:
         masks: `(N,)`; 0 removes a unit, 1 keeps it, a value between is folded into the weights.
-        asked: density that was asked for, None for a plan made by hand or for a latency.
+        asked: density that was asked for, None for a plan made by hand, for a latency or for a number of units.
+        keep: number of units that was asked for, and is kept; None where none was.
         latency: what a space with a `cost` says of the plan, None without one: ms asked and predicted, the protocol.
         achieved: scope (`prunable`, `layers`, `model`) -> density after closure; of tiles also `filled`, the prunable
             one with the zeros that they leave inside dense weights.
         embedding_rank: rank of the factorised word embeddings, None to leave them whole.
-        layouts: how the kept heads of each layer are stored and run; a choice of speed alone.
+        layouts: how the kept heads of each attention are stored and run; a choice of speed alone.
         source: hash of the weights that it was made from; a plan may be applied to later weights of the same shape.
     """
 
@@ -45,6 +46,7 @@ class Plan:
     embedding_rank: int | None = None
     layouts: tuple[Layout, ...] = ()
     latency: Mapping[str, Any] | None = None
+    keep: int | None = None
     model_type: str = ""
     source: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -56,6 +58,7 @@ class Plan:
         *,
         method: str = "hand",
         asked: float | None = None,
+        keep: int | None = None,
         embedding_rank: int | None = None,
         layouts: Sequence[Layout] | None = None,
         source: str | None = None,
@@ -64,24 +67,28 @@ class Plan:
 
         Args:
             asked: the density asked for; of a space with a `cost` the share of it.
-            layouts: of each layer's kept heads; None takes the cheapest (`layout.choose`).
+            keep: the number of units asked for.
+            layouts: of each attention's kept heads; None takes the cheapest (`layout.choose`).
             source: hash of the weights that the masks were made from; None takes those of the space's model, which
                 must then have weights (not be on `meta`).
 
         Raises:
-            UserError: masks of another length, outside [0, 1] or not finite, an embedding rank that does not shrink
-                the table, or layouts of other heads than are kept.
+            UserError: masks of another length, outside [0, 1] or not finite, that keep another number of units, an
+                embedding rank that does not shrink the table, or layouts of other heads than are kept.
         """
         if masks.shape != (len(space),):
             raise UserError(f"masks have shape {tuple(masks.shape)}, the space has {len(space)} units")
         if not bool(((masks >= 0) & (masks <= 1)).all()):
             raise UserError("masks must lie in [0, 1]; some are outside or not a number")
         if embedding_rank is not None:
+            space.table.one_stack("factorising the word embeddings")
             words: Any = space.model.get_input_embeddings()  # stock or factorised: both show the whole table
             rows, size = words.weight.shape
             check_rank(rows, size, embedding_rank)
         closed = masks.detach().float() * space.closure(masks > 0)
         kept, cost = closed > 0, space.cost
+        if keep is not None and int(kept.sum()) != keep:
+            raise UserError(f"the plan keeps {int(kept.sum())} units where keep says {keep}: make the two agree")
         return Plan(
             granularities=space.granularities,
             masks=closed.cpu(),
@@ -91,6 +98,7 @@ class Plan:
             embedding_rank=embedding_rank,
             layouts=_layouts(space, closed, layouts),
             latency=cost.verdict(space, kept, asked) if cost is not None else None,
+            keep=keep,
             model_type=space.table.model_type,
             source=fingerprint(space.model) if source is None else source,
             versions={"transformers": transformers_version, "torch": torch.__version__},
@@ -105,15 +113,15 @@ class Plan:
         """The indices of an axis that are kept, in order."""
         return (space.effective(self.masks)[axis] > 0).nonzero().flatten()
 
-    def head_sizes(self, space: Space, layer: int) -> tuple[list[int], list[int]]:
-        """QK and VO dims of each kept head of a layer, in order."""
-        return _head_sizes(space, self.masks, layer)
+    def head_sizes(self, space: Space, number: int) -> tuple[list[int], list[int]]:
+        """QK and VO dims of each kept head, in order, of the attention of that number in the table."""
+        return _head_sizes(space, self.masks, space.table.attentions[number].block)
 
     def layers_left(self, space: Space) -> Tensor:
-        """`(layers,)` bool: where the attention or the feed-forward network is left; the others are the identity."""
-        effective = space.effective(self.masks)
-        gates = [[effective[f"{layer}.{part}"] for part in SUBLAYERS] for layer in range(space.table.layers)]
-        return torch.stack([torch.cat(pair).gt(0).any() for pair in gates])
+        """`(layers,)` bool: where an attention or the feed-forward network is left; the others are the identity."""
+        effective, table = space.effective(self.masks), space.table
+        gates = [[effective[one.gate] for one in table.sublayers if one.layer == layer] for layer in table.layers]
+        return torch.stack([torch.cat(own).gt(0).any() for own in gates])
 
     def space(self, model: PreTrainedModel) -> Space:
         """The space of this plan over a model.
@@ -142,6 +150,7 @@ class Plan:
             "embedding_rank": self.embedding_rank,
             "layouts": [layout.to_dict() for layout in self.layouts],
             **({"latency": dict(self.latency)} if self.latency is not None else {}),
+            **({"keep": self.keep} if self.keep is not None else {}),
             "source": self.source,
             "versions": dict(self.versions),
             "groups": {
@@ -162,7 +171,7 @@ class Plan:
         if unknown:
             raise UserError(f"the plan's groups do not fit the model: {sorted(unknown)[0]!r} is on one side only")
         masks = torch.cat([_group_from_dict(group, data["groups"][group.name]) for group in space.groups])
-        said = {key: data[key] for key in ("method", "asked", "embedding_rank", "source")}
+        said = {key: data.get(key) for key in ("method", "asked", "keep", "embedding_rank", "source")}
         plan = Plan.of(space, masks, layouts=[_layout_from_dict(one) for one in data["layouts"]], **said)
         if data["model_type"] != plan.model_type:
             raise UserError(f"the plan is for a {data['model_type']!r} model, this is a {plan.model_type!r}")
@@ -184,15 +193,18 @@ class Plan:
         return Plan.from_dict(data, model)
 
     def summary(self, space: Space) -> list[dict[str, Any]]:
-        """One row per layer: kept / total of heads, QK, VO and FFN after closure, and of the stream in a last row."""
+        """One row per layer: kept / total of heads, QK, VO and FFN after closure, and of the stream in a last row.
+
+        A second attention of a layer has a row of its own after the layer's, without FFN.
+        """
         table, alive = space.table, {axis: v > 0 for axis, v in space.effective(self.masks).items()}
         rows: list[dict[str, Any]] = []
-        for layer in range(table.layers):
-            heads = alive[f"{layer}.vo"].view(table.heads, -1).any(dim=1)
-            row: dict[str, Any] = {"layer": layer, "heads": f"{int(heads.sum())}/{table.heads}"}
+        for block in table.blocks:
+            heads = alive[f"{block}.vo"].view(table.heads, -1).any(dim=1)
+            row: dict[str, Any] = {"layer": numbered(block), "heads": f"{int(heads.sum())}/{table.heads}"}
             for axis in ("qk", "vo", "ffn"):
-                kept = alive[f"{layer}.{axis}"]
-                row[axis] = f"{int(kept.sum())}/{len(kept)}"
+                if (kept := alive.get(f"{block}.{axis}")) is not None:
+                    row[axis] = f"{int(kept.sum())}/{len(kept)}"
             rows.append(row)
         hidden = alive["hidden"]
         rows.append({"layer": "stream", "hidden": f"{int(hidden.sum())}/{len(hidden)}"})
@@ -234,16 +246,16 @@ def _achieved(space: Space, kept: Tensor, rank: int | None) -> dict[str, float]:
     return achieved
 
 
-def _head_sizes(space: Space, masks: Tensor, layer: int) -> tuple[list[int], list[int]]:
+def _head_sizes(space: Space, masks: Tensor, block: str) -> tuple[list[int], list[int]]:
     effective = space.effective(masks)
-    qk, vo = (effective[f"{layer}.{axis}"].view(space.table.heads, -1) > 0 for axis in ("qk", "vo"))
+    qk, vo = (effective[f"{block}.{axis}"].view(space.table.heads, -1) > 0 for axis in ("qk", "vo"))
     heads = vo.any(dim=1)
     return qk[heads].sum(dim=1).tolist(), vo[heads].sum(dim=1).tolist()
 
 
 def _layouts(space: Space, masks: Tensor, given: Sequence[Layout] | None) -> tuple[Layout, ...]:
-    """A layout for each layer: the given ones, if they are layouts of the heads that are kept, or else the cheapest."""
-    sizes = [_head_sizes(space, masks, layer) for layer in range(space.table.layers)]
+    """A layout for each attention: the given ones, if they are of the heads that are kept, or else the cheapest."""
+    sizes = [_head_sizes(space, masks, attention.block) for attention in space.table.attentions]
     if given is None:
         hidden = int(space.effective(masks)["hidden"].gt(0).sum())
         return tuple(choose(qk, vo, hidden) for qk, vo in sizes)
@@ -280,7 +292,7 @@ _KEYS = {
     "version", "model_type", "method", "granularities", "asked",
     "achieved", "embedding_rank", "layouts", "source", "versions", "groups",
 }  # fmt: skip
-_OPTIONAL = {"latency"}  # of a plan for a latency
+_OPTIONAL = {"latency", "keep"}  # of a plan for a latency, or for a number of units
 
 
 def _checked(data: Any) -> dict[str, Any]:
@@ -300,12 +312,14 @@ def _checked(data: Any) -> dict[str, Any]:
         raise UserError(f"the plan's embedding_rank must be a whole number or null, not {rank!r}")
     if not (data["asked"] is None or (type(data["asked"]) in (int, float) and 0 < data["asked"] <= 1)):
         raise UserError(f"the plan's asked must be a density in (0, 1] or null, not {data['asked']!r}")
+    if type(data.get("keep", 1)) is not int:
+        raise UserError(f"the plan's keep must be a whole number, or not be there, not {data['keep']!r}")
     for key in ("model_type", "method", "source"):
         if not isinstance(data[key], str):
             raise UserError(f"the plan's {key} must be a string, not {data[key]!r}")
     if not isinstance(data["layouts"], list):
         raise UserError(f"the plan's layouts must be a list, not {data['layouts']!r}")
-    for key in ("achieved", "versions", "groups", *(_OPTIONAL & set(data))):
+    for key in ("achieved", "versions", "groups", *({"latency"} & set(data))):
         if not isinstance(data[key], dict):
             raise UserError(f"the plan's {key} must be an object, not {data[key]!r}")
     return data

@@ -53,12 +53,12 @@ class Survivors:
 
     Attributes:
         head_size: dims of each head before the cut.
-        heads: `qk` and `vo` -> for each layer the dims that each of its heads kept.
+        heads: `qk` and `vo` -> name of each layer (or of its second attention) -> the dims that each head kept.
         units: name of a group of the plan -> its units before the cut.
     """
 
     head_size: int
-    heads: Mapping[str, list[list[int]]]
+    heads: Mapping[str, Mapping[str, list[int]]]
     units: Mapping[str, int]
 
 
@@ -161,9 +161,9 @@ def _survivors(folder: Path) -> Survivors:
     space = plan.space(dense)
     alive, table = space.effective(plan.kept.float()), space.table
     heads = {
-        axis: [
-            alive[f"{layer}.{axis}"].view(table.heads, -1).gt(0).sum(dim=1).tolist() for layer in range(table.layers)
-        ]
+        axis: {
+            block: alive[f"{block}.{axis}"].view(table.heads, -1).gt(0).sum(dim=1).tolist() for block in table.blocks
+        }
         for axis in ("qk", "vo")
     }
     return Survivors(table.head_dim, heads, {group.name: group.units for group in space.groups})

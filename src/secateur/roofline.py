@@ -116,14 +116,20 @@ def work(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Work:
         for module in model.modules():
             if isinstance(module, nn.Embedding):
                 hooks.callback(module.register_forward_hook(partial(_look_up, rows)).remove)
-        outputs = model(**inputs, output_hidden_states=True)
-    states = getattr(outputs, "hidden_states", None)
-    if states is None:
+        outputs = model(**inputs, **_target(model, inputs), output_hidden_states=True)
+    states = [state for name, own in outputs.items() if name.endswith("hidden_states") for state in own]
+    if not states:
         raise UserError(
             f"expected a model with hidden states, got {type(model).__name__}, which gives none: leave the roofline out"
         )
     activations = sum(state.numel() for state in states)
     return Work(counter.get_total_flops(), _weights(model, rows), activations)
+
+
+def _target(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a decoder reads, where there is one and nothing is given: a target as long as its source."""
+    wanted = model.config.is_encoder_decoder and "decoder_input_ids" not in inputs
+    return {"decoder_input_ids": inputs["input_ids"]} if wanted else {}
 
 
 def _look_up(rows: dict[nn.Embedding, Tensor], module: nn.Embedding, inputs: tuple[Tensor, ...], _: Tensor) -> None:

@@ -168,6 +168,7 @@ def sensitivity(
     """
     _check(densities, rows, split, by)
     started, space = time.monotonic(), Space(model, *units)
+    space.table.one_stack("the sensitivity")
     scored, evidence = _drawn_rows(task, tokenizer, split, rows, max_length, seed)
     collate = task.collator(tokenizer)
     scored.sort(key=lambda row: len(row["input_ids"]))  # rows of one length need no padding
@@ -363,11 +364,11 @@ def _joined(arrays: Sequence[np.ndarray]) -> Any:
 
 def _layers(model: PreTrainedModel, space: Space) -> list[nn.Module]:
     """The module of each layer: the innermost that holds all of the layer's parameters."""
-    paths: list[list[list[str]]] = [[] for _ in range(space.table.layers)]
+    paths: dict[str, list[list[str]]] = {layer: [] for layer in space.table.layers}
     for parameter in space.table.parameters:
         if parameter.layer is not None:
             paths[parameter.layer].append(parameter.name.split("."))
-    shared = ([names[0] for names in takewhile(_one, zip(*own, strict=False))] for own in paths)
+    shared = ([names[0] for names in takewhile(_one, zip(*own, strict=False))] for own in paths.values())
     return [model.get_submodule(".".join(path)) for path in shared]
 
 

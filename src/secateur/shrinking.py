@@ -77,9 +77,10 @@ class Shrinking(nn.Module):
         """The model's state as it is before any cut, with 0 for what was cut away."""
         if not self.places:
             return self.model.state_dict()
-        state, own = self._skeleton().state_dict(), dict(self.model.named_parameters())
+        skeleton, own = self._skeleton(), dict(self.model.named_parameters())
         like = next(iter(own.values()))
-        return state | {name: self._moved(entry, own.get(name), {}, like) for name, entry in self.entries.items()}
+        found = {name: self._moved(entry, own.get(name), {}, like) for name, entry in self.entries.items()}
+        return skeleton.state_dict() | {name: found[first] for name, first in compact.first_names(skeleton).items()}
 
     @torch.no_grad()
     def whole_moments(self, moments: Moments) -> Moments:
@@ -110,8 +111,8 @@ class Shrinking(nn.Module):
         for name, blank in shapes.named_parameters():
             value = self._moved(self.entries[name], old.get(name), wanted, like)
             new[name] = nn.Parameter(value, requires_grad=blank.requires_grad)
-        for name, parameter in new.items():
-            _assign(shapes, name, parameter)
+        for name, first in compact.first_names(shapes).items():
+            _assign(shapes, name, new[first])
         for name, buffer in shapes.named_buffers():
             if buffer.is_meta:  # of modules that stand for a removed one: empty
                 _assign(shapes, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=like.device))

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur import cost
-from secateur.architecture import SUBLAYERS, Parameter, Table, find
+from secateur.architecture import Parameter, Table, find
 from secateur.errors import UserError
 from secateur.tiles import EXAMPLES, Grid, grids, is_tiled
 
@@ -41,48 +41,47 @@ class Group:
 
 def _ffn(table: Table) -> list[Group]:
     """Neurons of the feed-forward networks."""
-    return [_one_axis(table, "ffn", layer) for layer in range(table.layers)]
+    return [_one_axis(table, "ffn", layer) for layer in table.layers]
 
 
 def _qk(table: Table) -> list[Group]:
     """Dimensions of queries and keys, each head's own."""
-    return [_one_axis(table, "qk", layer) for layer in range(table.layers)]
+    return [_one_axis(table, "qk", attention.block) for attention in table.attentions]
 
 
 def _vo(table: Table) -> list[Group]:
     """Dimensions of values, each head's own."""
-    return [_one_axis(table, "vo", layer) for layer in range(table.layers)]
+    return [_one_axis(table, "vo", attention.block) for attention in table.attentions]
 
 
-def _one_axis(table: Table, name: str, layer: int) -> Group:
-    axis = f"{layer}.{name}"
+def _one_axis(table: Table, name: str, block: str) -> Group:
+    axis = f"{block}.{name}"
     return Group(axis, name, table.sizes[axis], {axis: 1}, (axis,))
 
 
 def _head(table: Table) -> list[Group]:
     """Whole attention heads."""
 
-    def group(layer: int) -> Group:
-        axes = {f"{layer}.vo": table.head_dim, f"{layer}.qk": table.head_dim}
-        return Group(f"{layer}.head", "head", table.heads, axes, (f"{layer}.vo",))
+    def group(block: str) -> Group:
+        axes = {f"{block}.vo": table.head_dim, f"{block}.qk": table.head_dim}
+        return Group(f"{block}.head", "head", table.heads, axes, (f"{block}.vo",))
 
-    return [group(layer) for layer in range(table.layers)]
+    return [group(attention.block) for attention in table.attentions]
 
 
 def _sublayer(table: Table) -> list[Group]:
     """Whole attentions and whole feed-forward networks."""
-    names = [f"{layer}.{sublayer}" for layer in range(table.layers) for sublayer in SUBLAYERS]
-    return [Group(name, "sublayer", 1, {name: 1}, (name,)) for name in names]
+    return [Group(one.gate, "sublayer", 1, {one.gate: 1}, (one.gate,)) for one in table.sublayers]
 
 
 def _layer(table: Table) -> list[Group]:
-    """Whole layers, attention and feed-forward network at once."""
+    """Whole layers, attentions and feed-forward network at once."""
 
-    def group(layer: int) -> Group:
-        gates = tuple(f"{layer}.{sublayer}" for sublayer in SUBLAYERS)
+    def group(layer: str) -> Group:
+        gates = tuple(one.gate for one in table.sublayers if one.layer == layer)
         return Group(f"{layer}.layer", "layer", 1, dict.fromkeys(gates, 1), gates)
 
-    return [group(layer) for layer in range(table.layers)]
+    return [group(layer) for layer in table.layers]
 
 
 def _hidden(table: Table) -> list[Group]:
@@ -128,8 +127,8 @@ class Cost(Protocol):
     def keep(self, space: Space, scores: Tensor, share: float, alive: Tensor) -> Tensor:
         """`(N,)` bool, closed: of the units `alive` those worth most within a share."""
 
-    def verdict(self, space: Space, kept: Tensor, share: float | None) -> dict[str, Any]:
-        """What a plan says of it: asked, predicted, and how it was measured; plain values."""
+    def verdict(self, space: Space, kept: Tensor, share: float | None) -> dict[str, Any] | None:
+        """What a plan says of it: asked, predicted, and how it was measured; plain values. None: nothing."""
 
 
 class Space:
@@ -200,13 +199,14 @@ class Space:
             product.setdefault(name, masks.new_ones(size))
         for group, grid in self.tiled.values():
             product[grid.axis] = product[grid.axis] * grid.present(masks[self.slices[group.name]])
-        for layer in range(self.table.layers):
-            for sublayer, inner in zip(SUBLAYERS, (("qk", "vo"), ("ffn",)), strict=True):
-                gate = product.setdefault(f"{layer}.{sublayer}", masks.new_ones(1))
-                for axis in inner:
-                    product[f"{layer}.{axis}"] = product[f"{layer}.{axis}"] * gate
-            heads = (product[f"{layer}.vo"] > 0).view(self.table.heads, -1).any(dim=1)
-            product[f"{layer}.qk"] = product[f"{layer}.qk"] * heads.repeat_interleave(self.table.head_dim)
+        for sublayer in self.table.sublayers:
+            gate = product.setdefault(sublayer.gate, masks.new_ones(1))
+            for axis in sublayer.axes:
+                product[axis] = product[axis] * gate
+        for attention in self.table.attentions:
+            qk, vo = f"{attention.block}.qk", f"{attention.block}.vo"
+            heads = (product[vo] > 0).view(self.table.heads, -1).any(dim=1)
+            product[qk] = product[qk] * heads.repeat_interleave(self.table.head_dim)
         return product
 
     def _product(self, masks: Tensor, axes: Callable[[Group], Mapping[str, int]]) -> dict[str, Tensor]:

@@ -121,7 +121,10 @@ def _heads(survivors: Survivors) -> list[Picture]:
     if qk == vo:
         titled = {f"QK and VO dims of each head, of {size}": qk}
     words = "Rows are layers, columns are heads; the numbers are in a table below."
-    return [Picture(pictures.svg(charts.by_head(kept, size), name, words), name) for name, kept in titled.items()]
+    return [
+        Picture(pictures.svg(charts.by_head(list(kept.values()), size, list(kept)), name, words), name)
+        for name, kept in titled.items()
+    ]
 
 
 def _bars(title: str, rows: Sequence[tuple[str, int, int]]) -> list[Picture]:
@@ -140,8 +143,8 @@ def _head_tables(survivors: Survivors) -> list[Table]:
     return [
         Table(
             f"{axis.upper()} dims kept of {survivors.head_size}, by layer and head",
-            ("layer", *(f"head {head}" for head in range(len(layers[0])))),
-            [(str(layer), *map(str, kept)) for layer, kept in enumerate(layers)],
+            ("layer", *(f"head {head}" for head in range(max(map(len, layers.values()))))),
+            [(layer, *map(str, kept)) for layer, kept in layers.items()],
         )
         for axis, layers in survivors.heads.items()
     ]

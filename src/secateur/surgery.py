@@ -18,7 +18,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from secateur import compact
-from secateur.architecture import Attention, Axis, Embedding, Linear, Norm, Parameter, Table, find
+from secateur.architecture import Axis, Embedding, Linear, Norm, Parameter, Table, find
 from secateur.errors import UserError
 from secateur.layout import Layout
 from secateur.masking import ATTACHED
@@ -84,7 +84,9 @@ def factorise(model: PreTrainedModel, rank: int) -> PreTrainedModel:
     Truncated SVD, E = U S V^T, table = U_r S_r, projection = V_r (GRAIN section 4.4; Eckart and Young, 1936). Works in
     `(rows, size)`; never `(rows, rows)`.
     """
-    path = find(model).embeddings
+    table = find(model)
+    table.one_stack("factorising the word embeddings")
+    path = table.embeddings
     model = copy.deepcopy(model)
     stock = _whole_embedding(model, path)
     check_rank(stock.num_embeddings, stock.embedding_dim, rank)
@@ -118,12 +120,10 @@ def kept_indices(space: Space, plan: Plan) -> dict[str, Tensor]:
         if bool(effective[axis].all()):
             continue
         kept[axis] = effective[axis].nonzero().flatten()
-    for layer in range(space.table.layers):
-        qk, vo = f"{layer}.qk", f"{layer}.vo"
+    for attention, layout in zip(space.table.attentions, plan.layouts, strict=True):
+        qk, vo = f"{attention.block}.qk", f"{attention.block}.vo"
         if qk in kept or vo in kept:
-            kept[qk], kept[vo] = (
-                _stored(effective, axis, vo, space.table.heads, plan.layouts[layer]) for axis in (qk, vo)
-            )
+            kept[qk], kept[vo] = (_stored(effective, axis, vo, space.table.heads, layout) for axis in (qk, vo))
     return kept
 
 
@@ -188,9 +188,8 @@ def _on(axes: tuple[Axis, ...], axis: Axis, mask: Tensor | None, *, out: bool = 
 def structure_of(space: Space, plan: Plan, kept: Mapping[str, Tensor]) -> dict[str, Any]:
     """What of the stock model changes: the `secateur` key, see `compact`."""
     table = space.table
-    gates = {
-        name: float(gate) for name, gate in space.effective(plan.masks).items() if name.endswith((".attention", ".mlp"))
-    }
+    effective = space.effective(plan.masks)
+    gates = {sublayer.gate: float(effective[sublayer.gate]) for sublayer in table.sublayers}
     structure: dict[str, Any] = {"version": compact.VERSION}
     structure |= {part: {} for part in ("linear", "norm", "embedding", "factorised", "attention", "bias", "replaced")}
     sizes = {axis: len(indices) for axis, indices in kept.items()}
@@ -198,13 +197,13 @@ def structure_of(space: Space, plan: Plan, kept: Mapping[str, Tensor]) -> dict[s
         part, value = _row_structure(row, gates, sizes, table)
         if part:
             structure[part][row.path] = value
-        if value == "zero" and isinstance(row, Linear) and row.adds:
+        if value == "zero" and isinstance(row, Linear) and row.adds and gates[str(row.behind)] == 0.0:
             structure["replaced"][row.adds] = "skip"
     if rank := _rank(space):
         structure["factorised"][table.embeddings] = rank
-    for layer, attention in enumerate(table.attentions):
-        if f"{layer}.vo" in kept:
-            structure["attention"][attention.path] = _attention_structure(space, attention, plan, layer)
+    for number, attention in enumerate(table.attentions):
+        if f"{attention.block}.vo" in kept:
+            structure["attention"][attention.path] = _attention_structure(space, plan, number)
     return structure
 
 
@@ -226,24 +225,31 @@ def _row_structure(
         return "replaced", "empty"
     if out < 0 and into < 0:
         return "", None
-    shape = next(p.shape for p in table.parameters if p.row is row)
-    if into == 0:
+    shape = table.shapes[row.path]
+    if into == 0 and any(parameter.name == f"{row.path}.bias" for parameter in table.parameters):
         return "bias", out if out > 0 else shape[0]
+    if into == 0:
+        return "replaced", "zero"
     return "linear", [out if out > 0 else shape[0], into if into > 0 else shape[1]]
 
 
-def _attention_structure(space: Space, attention: Attention, plan: Plan, layer: int) -> dict[str, Any]:
-    layout, sizes = plan.layouts[layer], plan.head_sizes(space, layer)
-    return {
+def _attention_structure(space: Space, plan: Plan, number: int) -> dict[str, Any]:
+    attention, layout, sizes = space.table.attentions[number], plan.layouts[number], plan.head_sizes(space, number)
+    structure = {
         "query": attention.query,
         "key": attention.key,
         "value": attention.value,
         "output": attention.output,
         **{name: [own[head] for head in layout.order] for name, own in zip(("qk", "vo"), sizes, strict=True)},
-        "scale": float(space.table.head_dim**-0.5),
+        "scale": float(space.table.head_dim**-0.5 if attention.scale is None else attention.scale),
         "buckets": [len(bucket) for bucket in layout.buckets],
         "multiple": layout.multiple,
     }
+    if attention.biased:
+        alive = plan.kept_on(space, f"{attention.block}.vo").div(space.table.head_dim, rounding_mode="floor")
+        heads = alive.unique().tolist()
+        structure["heads"] = [heads[head] for head in layout.order]
+    return structure
 
 
 def _shaped(model: PreTrainedModel, structure: dict[str, Any]) -> compact.Pruned:
@@ -284,6 +290,9 @@ def uncut(small: PreTrainedModel) -> tuple[PreTrainedModel, Plan]:
         there = torch.meshgrid(*(place[place >= 0] for place in places), indexing="ij")
         here = torch.meshgrid(*((place >= 0).nonzero().flatten() for place in places), indexing="ij")
         dense.get_parameter(name)[there] = parameter[here]
+    own = dict(small.named_buffers())
+    for name, buffer in dense.named_buffers():
+        buffer.copy_(own[name])
     return dense, plan
 
 
@@ -316,7 +325,12 @@ def _stock(small: PreTrainedModel) -> PreTrainedModel:
     config = copy.deepcopy(small.config)
     config.secateur = config.auto_map = None
     kind: Any = type(small)
-    return kind.stock(config)
+    dense = kind.stock(config)
+    for name in dict(small.named_parameters()).keys() & compact.tied_names(dense):
+        weight = dense.get_parameter(name)  # the config ties what this model does not
+        path, _, leaf = name.rpartition(".")
+        setattr(dense.get_submodule(path), leaf, torch.nn.Parameter(weight.detach().clone(), weight.requires_grad))
+    return dense
 
 
 def _plan_over(dense: PreTrainedModel, small: PreTrainedModel) -> Plan:

@@ -19,8 +19,8 @@ from secateur.errors import UserError
 
 AXES = {"attention": ("qk", "vo"), "ffn": ("ffn",)}
 """The inner axes of what may be tiled, by the name that stands before the slash."""
-NAMES = {"qk": ("query", "key"), "vo": ("value", "output"), "ffn": ("up", "down")}
-"""What the weights on an inner axis are called, those that write to it first."""
+NAMES = {"qk": ("query", "key"), "vo": ("value", "output"), "ffn": ("gate", "up", "down")}
+"""What the weights on an inner axis are called, those that write to it first; a network without a gate has two."""
 EXAMPLES: Mapping[str, str] = {
     "attention/32x32": "Tiles of the weights of attentions, of any size: QK or VO dims by dims of the stream.",
     "attention/head": "A head's part of each of an attention's weights.",
@@ -95,14 +95,14 @@ def grids(table: Table, granularity: str) -> dict[str, tuple[Grid, ...]]:
     part, _, size = granularity.partition("/")
     wanted = _inner_by_stream(table, part, size)
     found: dict[str, tuple[Grid, ...]] = {}
-    for layer in range(table.layers):
+    for block in table.layers if part == "ffn" else [attention.block for attention in table.attentions]:
         own = {
-            f"{layer}.{part}.{name}/{size}": _grid(table, row, f"{layer}.{axis}", wanted)
+            f"{block}.{part}.{name}/{size}": _grid(table, row, f"{block}.{axis}", wanted)
             for axis in AXES[part]
-            for name, row in zip(NAMES[axis], _on(table, f"{layer}.{axis}"), strict=True)
+            for name, row in _named(table, block, axis)
         }
         found |= (
-            {f"{layer}.{granularity}": tuple(own.values())} if size == "tied" else {n: (g,) for n, g in own.items()}
+            {f"{block}.{granularity}": tuple(own.values())} if size == "tied" else {n: (g,) for n, g in own.items()}
         )
     return found
 
@@ -117,10 +117,11 @@ def _inner_by_stream(table: Table, part: str, size: str) -> tuple[int, int]:
     return (table.head_dim if size == "head" else 1), table.sizes["hidden"]
 
 
-def _on(table: Table, axis: str) -> list[Linear]:
-    """The weights on an inner axis, in the order of `NAMES`; queries and keys have no reader of their own."""
-    makers = table.makers(axis)
-    return makers if axis.endswith(".qk") else [*makers, table.reader(axis)]
+def _named(table: Table, block: str, axis: str) -> list[tuple[str, Linear]]:
+    """The weights on an inner axis, each after its name; queries and keys have no reader of their own."""
+    makers = table.makers(f"{block}.{axis}")
+    rows = makers if axis == "qk" else [*makers, table.reader(f"{block}.{axis}")]
+    return list(zip(NAMES[axis][-len(rows) :], rows, strict=True))
 
 
 def _grid(table: Table, row: Linear, axis: str, wanted: tuple[int, int]) -> Grid:

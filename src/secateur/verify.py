@@ -120,7 +120,13 @@ def _exported(
 def _outputs(model: PreTrainedModel, batches: list[dict[str, Tensor]]) -> list[Tensor]:
     """A model's outputs (logits, or the hidden states of a bare encoder) for each batch, on the CPU."""
     answers = (model(**{name: value.to(model.device) for name, value in batch.items()}) for batch in batches)
-    return [value.cpu() for answer in answers for value in answer.values() if isinstance(value, Tensor)]
+    return [value.cpu() for answer in answers for value in _told(answer)]
+
+
+def _told(answer: Mapping[str, Any]) -> list[Tensor]:
+    """The logits, beside which an encoder-decoder gives its encoder's states; all tensors where there are none."""
+    tensors = {name: value for name, value in answer.items() if isinstance(value, Tensor)}
+    return [value for name, value in tensors.items() if name.endswith("logits")] or list(tensors.values())
 
 
 def _largest(left: list[Tensor], right: list[Tensor]) -> tuple[float, float]:

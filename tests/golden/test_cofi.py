@@ -178,7 +178,7 @@ def counted_as_published(space, masks):
     """`calculate_model_size` (specification 2.2), biases left out: the remaining parameters."""
     open_ = {name: part > 0 for name, part in space.at_sites(masks).items()}
     hidden, total = int(open_["hidden"].sum()), 0
-    for layer in range(space.table.layers):
+    for layer in space.table.layers:
         total += 4 * hidden * int(open_[f"{layer}.vo"].sum()) * int(open_[f"{layer}.attention"])
         total += 2 * hidden * int(open_[f"{layer}.ffn"].sum()) * int(open_[f"{layer}.mlp"])
     return total

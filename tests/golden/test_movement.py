@@ -46,7 +46,7 @@ def bake(model, space, masks):
     for parameter in space.table.parameters:
         if (tiles := space.at_parameter(masks.double(), parameter)) is not None:
             model.get_parameter(parameter.name).mul_(tiles)
-    for layer in range(space.table.layers if "ffn" in space.granularities else 0):
+    for layer in space.table.layers if "ffn" in space.granularities else ():
         neurons = masks[space.slices[f"{layer}.ffn"]].double()
         model.get_parameter(f"bert.encoder.layer.{layer}.output.dense.weight").mul_(neurons)
     return model

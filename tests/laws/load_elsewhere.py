@@ -17,6 +17,11 @@ WAYS = {
 }
 
 
+def source(batch):
+    """What a model is given to write by: the inputs of its encoder."""
+    return {name: batch[name] for name in ("input_ids", "attention_mask")}
+
+
 def compare(model, known) -> str:
     """The first difference between a loaded model and the tensors written before, "" if there is none."""
     state = {f"state.{name}": value for name, value in model.state_dict().items()}
@@ -27,7 +32,10 @@ def compare(model, known) -> str:
     with torch.no_grad():
         found = aligned(**batch, output_hidden_states=True)
     said = {f"output.{name}": value for name, value in found.items() if isinstance(value, torch.Tensor)}
-    said |= {f"output.hidden.{layer}": value for layer, value in enumerate(found.hidden_states)}
+    states = [state for name, states in found.items() if name.endswith("hidden_states") for state in states]
+    said |= {f"output.hidden.{layer}": value for layer, value in enumerate(states)}
+    if aligned.can_generate():
+        said["output.written"] = aligned.generate(**source(batch), max_new_tokens=4, num_beams=2)
     for name, value in (state | said).items():
         if value.dtype != known[name].dtype or not torch.equal(value, known[name]):
             return f"{name} differs"

@@ -4,10 +4,13 @@ import pytest
 import torch
 from tiny_models import (
     ARCHITECTURES,
-    CLASSIFIERS,
+    ENCODERS,
     GRANULARITIES,
+    LEADING,
     METHODS,
     MODELS,
+    SPACES,
+    WRITERS,
     edge_cases,
     inputs,
     outputs,
@@ -16,6 +19,7 @@ from tiny_models import (
     tiny,
 )
 
+from secateur.errors import UserError
 from secateur.layout import Layout
 from secateur.masking import attached
 from secateur.plan import Plan
@@ -57,8 +61,7 @@ def test_cut_is_masked(which, granularities, soft):
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("granularities", GRANULARITIES, ids="-".join)
-@pytest.mark.parametrize("which", CLASSIFIERS)
+@pytest.mark.parametrize(("which", "granularities"), SPACES)
 def test_cut_is_masked_for_every_method(which, granularities, name):
     model = tiny(*which)
     method = taught(name, Space(model, *granularities), density=0.6)
@@ -69,7 +72,7 @@ def test_cut_is_masked_for_every_method(which, granularities, name):
 @pytest.mark.parametrize("padded", [True, False], ids=["padded", "full"])
 @pytest.mark.parametrize("hidden", [False, True], ids=["whole-stream", "cut-stream"])
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
-@pytest.mark.parametrize("which", CLASSIFIERS)
+@pytest.mark.parametrize("which", LEADING)
 def test_every_way_to_die(which, soft, hidden, padded, attention):
     kind, _, shape = which
     model, plan, masks = edge_cases(kind, shape, soft=soft, hidden=hidden)
@@ -77,7 +80,7 @@ def test_every_way_to_die(which, soft, hidden, padded, attention):
     assert_cut_is_masked(model, plan, masks, padded=padded)
 
 
-@pytest.mark.parametrize("which", CLASSIFIERS)
+@pytest.mark.parametrize("which", LEADING)
 def test_everything_removed(which):
     model = tiny(*which)
     for granularities in GRANULARITIES:
@@ -88,7 +91,7 @@ def test_everything_removed(which):
         assert_cut_is_masked(model, Plan.of(space, masks))
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("kind", ENCODERS)
 def test_factorised_embeddings(kind):
     model = tiny(kind)
     space = Space(model, "ffn", "hidden")
@@ -101,7 +104,25 @@ def test_factorised_embeddings(kind):
     assert_close(outputs(small, batch)[0]["logits"], outputs(of_low_rank, batch)[0]["logits"])
 
 
-@pytest.mark.parametrize("which", CLASSIFIERS)
+@pytest.mark.parametrize("kind", sorted({*ARCHITECTURES} - {*ENCODERS}))
+def test_embeddings_of_encoder_and_decoder_are_not_factorised(kind):
+    model = tiny(kind)
+    space = Space(model, "ffn")
+    for refused in (lambda: factorise(model, 5), lambda: Plan.of(space, space.ones(), embedding_rank=5)):
+        with pytest.raises(UserError, match=r"factorising .* of an encoder-decoder .* not supported"):
+            refused()
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize("which", WRITERS)
+def test_an_output_that_is_not_tied_to_the_embeddings(which, soft):
+    model = tiny(*which)
+    model.lm_head.weight = torch.nn.Parameter(2 * model.lm_head.weight.detach())
+    space = Space(model, "hidden", "ffn")
+    assert_cut_is_masked(model, Plan.of(space, random_masks(space, soft=soft)))
+
+
+@pytest.mark.parametrize("which", LEADING)
 def test_cutting_leaves_the_model_as_it_was(which):
     model = tiny(*which)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -125,5 +146,5 @@ LAYOUTS = {
 def test_every_layout_is_exact(kind, layout):
     model, plan, masks = edge_cases(kind)
     space = plan.space(model)
-    layouts = [LAYOUTS[layout](len(plan.head_sizes(space, layer)[0])) for layer in range(space.table.layers)]
+    layouts = [LAYOUTS[layout](len(plan.head_sizes(space, n)[0])) for n in range(len(space.table.attentions))]
     assert_cut_is_masked(model, Plan.of(space, masks, layouts=layouts), masks)

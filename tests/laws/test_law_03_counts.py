@@ -4,7 +4,18 @@ With tiles they are those that are not 0, and what is stored is what the plan ha
 """
 
 import pytest
-from tiny_models import CLASSIFIERS, GRANULARITIES, METHODS, MODELS, edge_cases, random_masks, taught, tiny
+from tiny_models import (
+    CLASSIFIERS,
+    GRANULARITIES,
+    LEADING,
+    METHODS,
+    MODELS,
+    SPACES,
+    edge_cases,
+    random_masks,
+    taught,
+    tiny,
+)
 
 from secateur.plan import Plan
 from secateur.space import Space
@@ -14,9 +25,9 @@ from secateur.surgery import cut
 def padding(space, small):
     """Stored parameters that are there only to pad the heads of a layer to one width, by the structure."""
     padded = {}
-    for layer, attention in enumerate(space.table.attentions):
+    for attention in space.table.attentions:
         if spec := small.config.secateur["attention"].get(attention.path):
-            padded |= {f"{layer}.qk": spec["qk"], f"{layer}.vo": spec["vo"]}
+            padded |= {f"{attention.block}.qk": spec["qk"], f"{attention.block}.vo": spec["vo"]}
     stored = dict(small.named_parameters())
     total = 0
     for parameter in space.table.parameters:
@@ -50,8 +61,7 @@ def test_counted_is_stored(which, granularities):
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("granularities", GRANULARITIES, ids="-".join)
-@pytest.mark.parametrize("which", CLASSIFIERS)
+@pytest.mark.parametrize(("which", "granularities"), SPACES)
 def test_counted_is_stored_for_every_method(which, granularities, name):
     model = tiny(*which)
     plan = taught(name, Space(model, *granularities), density=0.6).plan(density=0.4)
@@ -59,7 +69,7 @@ def test_counted_is_stored_for_every_method(which, granularities, name):
 
 
 @pytest.mark.parametrize("hidden", [False, True], ids=["whole-stream", "cut-stream"])
-@pytest.mark.parametrize("which", CLASSIFIERS)
+@pytest.mark.parametrize("which", LEADING)
 def test_counted_is_stored_in_every_way_to_die(which, hidden):
     kind, _, shape = which
     model, plan, _ = edge_cases(kind, shape, hidden=hidden, soft=True)
@@ -67,7 +77,7 @@ def test_counted_is_stored_in_every_way_to_die(which, hidden):
 
 
 @pytest.mark.parametrize("granularities", [("vo",), ("qk",), ("vo", "sublayer")], ids="-".join)
-@pytest.mark.parametrize("which", CLASSIFIERS)
+@pytest.mark.parametrize("which", LEADING)
 def test_a_head_without_vo_dims_takes_qk_dims_that_no_group_covers(which, granularities):
     model = tiny(*which)
     space = Space(model, *granularities)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from load_elsewhere import source
 from safetensors.torch import save_file
-from tiny_models import CLASSIFIERS, MODELS, edge_cases, inputs, outputs, random_masks, tiny
+from tiny_models import CLASSIFIERS, LEADING, MODELS, WRITERS, edge_cases, inputs, outputs, random_masks, tiny
 
 from secateur.checkpoint import load, save
 from secateur.compact import AUTO_CLASSES
@@ -19,6 +20,7 @@ from secateur.space import Space
 from secateur.surgery import cut
 
 HERE = Path(__file__).parent
+SINGLE = {"dtype": torch.float32}
 
 
 def small(which, *granularities, density=0.5, soft=False, dtype=torch.float32, **options):
@@ -28,22 +30,33 @@ def small(which, *granularities, density=0.5, soft=False, dtype=torch.float32, *
     return cut(model, Plan.of(space, random_masks(space, density, soft=soft), **options))
 
 
+def untied(which):
+    """Cut from a model whose output is not tied to its word embeddings, although its config says so (T5 v1.1)."""
+    model = tiny(*which, dtype=torch.float32)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach() * 2)
+    space = Space(model, "ffn", "hidden")
+    return cut(model, Plan.of(space, random_masks(space)))
+
+
 def cases():
     """Name -> (head, maker of the cut model): every head, every way to die, whole modules gone."""
     found = {}
     for model in MODELS:
         which = kind, head, shape = model.values[0]
         makers = {"mixed": partial(small, which, "ffn", "qk", "vo", "hidden")}
-        if model in CLASSIFIERS:
+        if model in LEADING:
             makers |= {
-                "edges": lambda kind=kind, shape=shape: cut(*edge_cases(kind, shape, soft=True)[:2]),
+                "edges": lambda kind=kind, shape=shape: cut(*edge_cases(kind, shape, soft=True, **SINGLE)[:2]),
                 "no-heads": partial(small, which, "vo", density=0.0),
                 "no-neurons": partial(small, which, "ffn", density=0.0),
                 "sublayers": partial(small, which, "sublayer"),
                 "tiles": partial(small, which, "attention/4x8", "ffn/8x4", density=0.2),
-                "rank": partial(small, which, "hidden", embedding_rank=5),
                 "bfloat16": partial(small, which, "ffn", "head", soft=True, dtype=torch.bfloat16),
             }
+        if model in CLASSIFIERS:
+            makers |= {"rank": partial(small, which, "hidden", embedding_rank=5)}
+        elif model in WRITERS and shape == 1:
+            makers |= {"untied": partial(untied, which)}
         found |= {f"{kind}-{head}-{shape}-{name}": (head, make) for name, make in makers.items()}
     return found
 
@@ -65,6 +78,8 @@ def report(tmp_path_factory):
         known |= {f"input.{key}": value for key, value in batch.items()}
         known |= {f"output.{key}": value for key, value in said.items()}
         known |= {f"output.hidden.{layer}": value for layer, value in enumerate(states)}
+        if model.can_generate():
+            known["output.written"] = model.generate(**source(batch), max_new_tokens=4, num_beams=2)
         save_file({key: value.clone() for key, value in known.items()}, root / f"{name}.safetensors")
         listed.append({"folder": str(root / name), "auto": AUTO_CLASSES[head]})
     (root / "cases.json").write_text(json.dumps(listed))
@@ -86,12 +101,15 @@ def test_saved_is_loaded_bit_for_bit(report, case, way):
     assert report[f"{way} {case}"] == ""
 
 
-@pytest.mark.parametrize("which", CLASSIFIERS)
+@pytest.mark.parametrize("which", LEADING)
 def test_the_plan_is_saved_and_the_folder_can_be_replaced(which, tmp_path):
     first, second = small(which, "ffn"), small(which, "head", "hidden")
     save(first, tmp_path / "model", card="# a card\n")
     save(second, tmp_path / "model")
     files = {path.name for path in (tmp_path / "model").iterdir()}
+    if first.can_generate():
+        assert "generation_config.json" in (tmp_path / "model" / "SHA256SUMS").read_text()
+        files.remove("generation_config.json")
     assert files == {"config.json", "model.safetensors", "modeling_secateur.py", "plan.json", "SHA256SUMS"}
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     loaded = load(tmp_path / "model")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import CLASSIFIERS, GRANULARITIES, MONOTONE, learn, tiny
+from tiny_models import GRANULARITIES, MONOTONE, SPACES, learn, tiny
 
 from secateur.methods.method import registered
 from secateur.schedules import cubic
@@ -12,8 +12,7 @@ STEPS = 12
 
 
 @pytest.mark.parametrize("name", MONOTONE)
-@pytest.mark.parametrize("granularities", GRANULARITIES, ids="-".join)
-@pytest.mark.parametrize("which", CLASSIFIERS)
+@pytest.mark.parametrize(("which", "granularities"), SPACES)
 def test_pruned_stays_pruned(which, granularities, name):
     model = tiny(*which)
     space = Space(model, *granularities)

@@ -18,12 +18,25 @@ CUTS = (1, 3, 5)  # in warm-up, while pruning, in recovery
 SCHEDULE = cubic(1.0, 0.4, begin=0.2, end=0.7)
 
 
-def examples(vocabulary=50):
+def examples(writes=False, vocabulary=50):
+    """Rows with a label each, or, for a model that writes, the tokens to be written."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, vocabulary, (24, 7), generator=generator)
     lengths = torch.randint(3, 8, (24,), generator=generator)
     mask = (torch.arange(7) < lengths[:, None]).long()
-    return [{"input_ids": i, "attention_mask": m, "labels": i[0] % 2} for i, m in zip(ids, mask, strict=True)]
+    labels = ids.flip(1)[:, :5] if writes else ids[:, 0] % 2
+    rows = zip(ids, mask, labels, strict=True)
+    return [{"input_ids": i, "attention_mask": m, "labels": label} for i, m, label in rows]
+
+
+def terms(writes=False, **hidden):
+    """The task's loss, the logits and the hidden states of every stack."""
+    stacks = ("encoder", "decoder") if writes else (None,)
+    return [
+        Labels(),
+        Logits(temperature=4.0),
+        *(Hidden(layers="every 1", stack=stack, **hidden) for stack in stacks),
+    ]
 
 
 def collate(rows):
@@ -47,12 +60,11 @@ def trainer(which, name, folder, *, seed=1, save="steps", keep=None):
         save_steps=1,
         save_total_limit=keep,
     )
-    terms = [Labels(), Logits(temperature=4.0), Hidden(layers="every 1")]
     return PruningTrainer(
         student,
         method=method,
         teacher=teacher,
-        objective=terms,
+        objective=terms(),
         args=args,
         train_dataset=examples(),
         data_collator=collate,

@@ -11,7 +11,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # for tiny_models, when run as a script
 
-from tiny_models import CLASSIFIERS, GRANULARITIES, METHODS, taught, tiny  # noqa: E402
+from tiny_models import CLASSIFIERS, GRANULARITIES, METHODS, WRITERS, taught, tiny  # noqa: E402
 
 from secateur.space import Space  # noqa: E402
 
@@ -19,7 +19,7 @@ from secateur.space import Space  # noqa: E402
 def as_json():
     """`model method` -> the plan, everything made anew from seed 0."""
     found = {}
-    for which in CLASSIFIERS:
+    for which in (*CLASSIFIERS, WRITERS[-1]):
         for name in METHODS:
             space = Space(tiny(*which.values[0]), *GRANULARITIES[-1])
             plan = taught(name, space, density=0.6).plan(density=0.4)

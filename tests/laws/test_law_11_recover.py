@@ -6,12 +6,11 @@ Optimizer's moments, learning rate and the order of the rows go on where pruning
 import pytest
 import torch
 from quiet import arguments
-from test_law_08_resume import collate, examples
+from test_law_08_resume import collate, examples, terms
 from test_law_11_shrink import SHRINKING
-from tiny_models import CLASSIFIERS, tiny
+from tiny_models import CLASSIFIERS, WRITERS, tiny
 
 from secateur.methods.method import registered
-from secateur.objectives import Hidden, Labels, Logits
 from secateur.schedules import cubic
 from secateur.space import Space
 from secateur.surgery import cut, cut_moments
@@ -22,10 +21,10 @@ END = PRUNING / (PRUNING + RECOVERY)
 
 
 def objective(model, teacher):
-    terms = [Labels(), Logits(temperature=4.0), Hidden(layers="every 1")]
-    for term in terms:
+    chosen = terms(model.config.is_encoder_decoder)
+    for term in chosen:
         term.bind(model, teacher)
-    return [term.double() for term in terms]
+    return [term.double() for term in chosen]
 
 
 def trainer(model, which, folder, steps, **extra):
@@ -42,7 +41,7 @@ def trainer(model, which, folder, steps, **extra):
             warmup_steps=2,
             train_sampling_strategy="group_by_length",
         ),
-        train_dataset=examples(),
+        train_dataset=examples(model.config.is_encoder_decoder),
         data_collator=collate,
         **{"objective": objective(model, teacher)} | extra,
     )
@@ -75,7 +74,7 @@ def distance(mine, wanted):
 
 
 @pytest.mark.parametrize("name", SHRINKING)
-@pytest.mark.parametrize("which", CLASSIFIERS)
+@pytest.mark.parametrize("which", (*CLASSIFIERS, WRITERS[0], WRITERS[-1]))
 def test_a_cut_model_recovers_as_the_masked_one_does(which, name, tmp_path):
     whole = pruned(which, name, tmp_path, PRUNING + RECOVERY)
     wanted = cut(whole.model, whole.method.plan(0.2)).state_dict()

@@ -1,6 +1,6 @@
 """BERT (Devlin et al., NAACL 2019): a post-LN encoder."""
 
-from secateur.architecture import Architecture, Attention, Embedding, Linear, Norm
+from secateur.architecture import Architecture, Attention, Embedding, Linear, Norm, Stack
 
 STEM = (
     Embedding("embeddings.word_embeddings", "hidden"),
@@ -23,10 +23,8 @@ ATTENTION = Attention("attention.self", query="query", key="key", value="value")
 
 ARCHITECTURE = Architecture(
     model_type="bert",
-    layers="encoder.layer",
+    stacks=(Stack("encoder.layer", LAYER, (ATTENTION,)),),
     stem=STEM,
-    layer=LAYER,
-    attention=ATTENTION,
     heads={
         "Model": (),
         "ForSequenceClassification": (Linear("classifier", None, None),),

@@ -1,26 +1,27 @@
 """DistilBERT (Sanh et al., 2019): a post-LN encoder without token types and pooler, under names of its own."""
 
-from secateur.architecture import Architecture, Attention, Embedding, Linear, Norm
+from secateur.architecture import Architecture, Attention, Embedding, Linear, Norm, Stack
+
+LAYER = (
+    Linear("attention.q_lin", "qk", "hidden", behind="attention"),
+    Linear("attention.k_lin", "qk", "hidden", behind="attention"),
+    Linear("attention.v_lin", "vo", "hidden", behind="attention"),
+    Linear("attention.out_lin", "hidden", "vo", behind="attention"),
+    Norm("sa_layer_norm", "hidden", behind="attention"),
+    Linear("ffn.lin1", "ffn", "hidden", behind="mlp"),
+    Linear("ffn.lin2", "hidden", "ffn", behind="mlp"),
+    Norm("output_layer_norm", "hidden", behind="mlp"),
+)
+ATTENTION = Attention("attention", query="q_lin", key="k_lin", value="v_lin", output="out_lin")
 
 ARCHITECTURE = Architecture(
     model_type="distilbert",
-    layers="transformer.layer",
+    stacks=(Stack("transformer.layer", LAYER, (ATTENTION,)),),
     stem=(
         Embedding("embeddings.word_embeddings", "hidden"),
         Embedding("embeddings.position_embeddings", "hidden"),
         Norm("embeddings.LayerNorm", "hidden"),
     ),
-    layer=(
-        Linear("attention.q_lin", "qk", "hidden", behind="attention"),
-        Linear("attention.k_lin", "qk", "hidden", behind="attention"),
-        Linear("attention.v_lin", "vo", "hidden", behind="attention"),
-        Linear("attention.out_lin", "hidden", "vo", behind="attention"),
-        Norm("sa_layer_norm", "hidden", behind="attention"),
-        Linear("ffn.lin1", "ffn", "hidden", behind="mlp"),
-        Linear("ffn.lin2", "hidden", "ffn", behind="mlp"),
-        Norm("output_layer_norm", "hidden", behind="mlp"),
-    ),
-    attention=Attention("attention", query="q_lin", key="k_lin", value="v_lin", output="out_lin"),
     heads={
         "Model": (),
         "ForSequenceClassification": (

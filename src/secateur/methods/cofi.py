@@ -135,6 +135,8 @@ class Cofi(Method):
             raise UserError(
                 f"settle is {settle!r}: expected a whole number of steps, 0 for never; and leave faithful out to settle"
             )
+        if faithful:
+            space.table.one_stack("the published accounting")
         self.density = constant(density) if isinstance(density, int | float) else density
         self.learning_rate, self.tolerance, self.faithful = learning_rate, tolerance, faithful
         self.settle = settle
@@ -376,7 +378,7 @@ def _checked(shape: Mapping[str, int], space: Space) -> dict[str, int]:
     """A shape that the space can take.
 
     Raises:
-        UserError: a granularity that the space has not, or more units than there are.
+        UserError: a granularity that the space has not, or whose groups differ in size, or more units than there are.
     """
     if space.round_to > 1:
         raise UserError("a shape says every size itself: leave round_to out, or the shape")
@@ -386,6 +388,11 @@ def _checked(shape: Mapping[str, int], space: Space) -> dict[str, int]:
             raise UserError(
                 f"the shape names {name!r}, the space has {', '.join(space.granularities)}: prune {name!r} too, or "
                 "leave it out"
+            )
+        if len(sizes := sorted({group.units for group in groups})) > 1:
+            raise UserError(
+                f"the shape names {name!r}, whose groups have {' and '.join(map(str, sizes))} units: a shape is for "
+                "layers of one size; ask for a density"
             )
         most = groups[0].units if groups[0].units > 1 else len(groups)
         if type(units) is not int or not 0 < units <= most:
@@ -399,7 +406,7 @@ def _checked(shape: Mapping[str, int], space: Space) -> dict[str, int]:
 def published_size(space: Space) -> int:
     """M: parameters of all layers as the published code counts them, `L (4 H^2 + 4 H) + L (2 H I + 5 H)`."""
     hidden, wide = space.table.sizes["hidden"], space.table.sizes["0.ffn"]
-    return space.table.layers * (4 * hidden**2 + 4 * hidden + 2 * hidden * wide + 5 * hidden)
+    return len(space.table.layers) * (4 * hidden**2 + 4 * hidden + 2 * hidden * wide + 5 * hidden)
 
 
 def published_sparsity(space: Space, probabilities: Tensor) -> Tensor:
@@ -413,7 +420,7 @@ def published_sparsity(space: Space, probabilities: Tensor) -> Tensor:
     hidden, wide = table.sizes["hidden"], table.sizes["0.ffn"]
     one = probabilities.new_ones(())
     heads = neurons = probabilities.new_zeros(())
-    for layer in range(table.layers):
+    for layer in table.layers:
         attention, mlp = (open_.get(f"{layer}.{sublayer}", one).sum() for sublayer in ("attention", "mlp"))
         on_vo = open_.get(f"{layer}.vo", one.expand(hidden))
         heads = heads + attention * on_vo.sum() / table.head_dim

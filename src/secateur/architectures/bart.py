@@ -1,0 +1,58 @@
+"""BART (Lewis et al., ACL 2020): a post-LN encoder-decoder with learned positions, its word embeddings tied."""
+
+from dataclasses import replace
+
+from secateur.architecture import Architecture, Attention, Embedding, Linear, Norm, Row, Stack
+
+
+def attention(path: str, gate: str, axis: str = "") -> tuple[Row, ...]:
+    """The rows of an attention and the norm after it; `axis` stands before the names of its axes."""
+    return (
+        Linear(f"{path}.q_proj", f"{axis}qk", "hidden", behind=gate),
+        Linear(f"{path}.k_proj", f"{axis}qk", "hidden", behind=gate),
+        Linear(f"{path}.v_proj", f"{axis}vo", "hidden", behind=gate),
+        Linear(f"{path}.out_proj", "hidden", f"{axis}vo", behind=gate),
+        Norm(f"{path}_layer_norm", "hidden", behind=gate),
+    )
+
+
+SELF = Attention("self_attn", query="q_proj", key="k_proj", value="v_proj", output="out_proj")
+CROSS = replace(SELF, path="encoder_attn", block="cross")
+FFN = (
+    Linear("fc1", "ffn", "hidden", behind="mlp"),
+    Linear("fc2", "hidden", "ffn", behind="mlp"),
+    Norm("final_layer_norm", "hidden", behind="mlp"),
+)
+ENCODER = Stack(
+    "encoder.layers",
+    (*attention("self_attn", "attention"), *FFN),
+    (SELF,),
+    name="encoder",
+    heads="encoder_attention_heads",
+)
+DECODER = Stack(
+    "decoder.layers",
+    (*attention("self_attn", "attention"), *attention("encoder_attn", "cross.attention", "cross."), *FFN),
+    (CROSS, SELF),
+    name="decoder",
+    heads="decoder_attention_heads",
+)
+EMBEDDINGS = (
+    Embedding("shared", "hidden"),
+    Embedding("encoder.embed_tokens", "hidden"),
+    Embedding("decoder.embed_tokens", "hidden"),
+    Embedding("encoder.embed_positions", "hidden"),
+    Embedding("decoder.embed_positions", "hidden"),
+)
+
+ARCHITECTURE = Architecture(
+    model_type="bart",
+    stacks=(ENCODER, DECODER),
+    stem=(
+        *EMBEDDINGS,
+        Norm("encoder.layernorm_embedding", "hidden"),
+        Norm("decoder.layernorm_embedding", "hidden"),
+    ),
+    heads={"Model": (), "ForConditionalGeneration": (Linear("lm_head", None, "hidden"),)},
+    neurons="encoder_ffn_dim",
+)

@@ -1,0 +1,63 @@
+"""T5 (Raffel et al., JMLR 2020) and T5 v1.1: a pre-LN encoder-decoder without biases.
+
+Norms divide by the root mean square, scores are not scaled, and each stack's first self-attention makes the bias by
+head and distance that all of its layers add. The feed-forward network is plain (`wi`) or gated (`wi_0`, `wi_1`).
+"""
+
+from dataclasses import replace
+
+from secateur.architecture import Architecture, Attention, Embedding, Linear, Norm, Row, Stack
+
+
+def attention(number: int, name: str, gate: str, axis: str = "") -> tuple[Row, ...]:
+    """The rows of an attention and the norm before it; `axis` stands before the names of its axes."""
+    path = f"layer.{number}.{name}"
+    return (
+        Norm(f"layer.{number}.layer_norm", "hidden", behind=gate, centred=False),
+        Linear(f"{path}.q", f"{axis}qk", "hidden", behind=gate),
+        Linear(f"{path}.k", f"{axis}qk", "hidden", behind=gate),
+        Linear(f"{path}.v", f"{axis}vo", "hidden", behind=gate),
+        Linear(f"{path}.o", "hidden", f"{axis}vo", behind=gate),
+        Embedding(f"{path}.relative_attention_bias", None),
+    )
+
+
+def network(number: int) -> tuple[Row, ...]:
+    """The rows of a feed-forward network and the norm before it."""
+    path = f"layer.{number}.DenseReluDense"
+    return (
+        Norm(f"layer.{number}.layer_norm", "hidden", behind="mlp", centred=False),
+        Linear(f"{path}.wi", "ffn", "hidden", behind="mlp"),
+        Linear(f"{path}.wi_0", "ffn", "hidden", behind="mlp"),
+        Linear(f"{path}.wi_1", "ffn", "hidden", behind="mlp"),
+        Linear(f"{path}.wo", "hidden", "ffn", behind="mlp"),
+    )
+
+
+SELF = Attention("layer.0.SelfAttention", query="q", key="k", value="v", output="o", scale=1.0, biased=True)
+CROSS = replace(SELF, path="layer.1.EncDecAttention", block="cross")
+ENCODER = Stack("encoder.block", (*attention(0, "SelfAttention", "attention"), *network(1)), (SELF,), name="encoder")
+DECODER = Stack(
+    "decoder.block",
+    (
+        *attention(0, "SelfAttention", "attention"),
+        *attention(1, "EncDecAttention", "cross.attention", "cross."),
+        *network(2),
+    ),
+    (CROSS, SELF),
+    name="decoder",
+)
+
+ARCHITECTURE = Architecture(
+    model_type="t5",
+    stacks=(ENCODER, DECODER),
+    stem=(
+        Embedding("shared", "hidden"),
+        Embedding("encoder.embed_tokens", "hidden"),
+        Embedding("decoder.embed_tokens", "hidden"),
+        Norm("encoder.final_layer_norm", "hidden", centred=False),
+        Norm("decoder.final_layer_norm", "hidden", centred=False),
+    ),
+    heads={"Model": (), "ForConditionalGeneration": (Linear("lm_head", None, "hidden"),)},
+    neurons="d_ff",
+)
