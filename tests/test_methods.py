@@ -152,7 +152,7 @@ def test_what_sets_sizes_itself_refuses_multiples():
 # What is gone for good
 
 
-@pytest.mark.parametrize("name", [*MONOTONE, "cofi"])
+@pytest.mark.parametrize("name", [*MONOTONE, "cofi", "subset", "voita"])
 def test_what_is_not_alive_is_closed_everywhere(name):
     """In training, in evaluation and in the plan, whatever the evidence; and it gets no gradient."""
     space = Space(tiny("bert"), "ffn", "head")
@@ -282,3 +282,8 @@ def test_gates_learn_a_shape():
 def test_a_shape_that_does_not_fit_is_refused(shape, density, message):
     with pytest.raises(UserError, match=message):
         Cofi(Space(tiny("bert"), "ffn", "head"), density, shape=shape)
+
+
+def test_a_shape_of_layers_that_differ_is_refused():
+    with pytest.raises(UserError, match="the shape names 'ffn', whose groups have 40 and 48 units"):
+        Cofi(Space(tiny("marian"), "ffn", "head"), shape={"ffn": 20})

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from secateur.counting import best
 from secateur.errors import UserError
 from secateur.plan import Plan
 from secateur.schedules import Schedule, cubic
@@ -108,7 +109,7 @@ class Method(nn.Module):
         """Parameter groups of the method's own, as an optimizer takes them, with their own learning rates.
 
         A group with `constant: True` keeps its learning rate; the others follow the schedule of the run. Gradients are
-        averaged over devices and not clipped.
+        averaged over devices; a group with `clip: c` has its own clipped to a norm of at most c, the others are not.
         """
         return []
 
@@ -126,6 +127,11 @@ class Method(nn.Module):
         masks = self.masks().detach()
         return masks * self.space.keep(self.scores(), density, alive=masks > 0)
 
+    def exactly(self, count: int) -> Tensor:
+        """`(N,)` final masks of so many units."""
+        masks = self.masks().detach()
+        return masks * best(self.space, self.scores(), count, alive=masks > 0)
+
     def get_extra_state(self) -> Tensor:
         """Numbers that the host needs at every step: kept off the device, so that reading them waits for nothing."""
         return torch.tensor([self.progress, self.steps], dtype=torch.double)
@@ -133,17 +139,24 @@ class Method(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         self.progress, self.steps = float(state[0]), int(state[1])
 
-    def plan(self, density: float, embedding_rank: int | None = None) -> Plan:
+    def plan(self, density: float | None = None, embedding_rank: int | None = None, *, keep: int | None = None) -> Plan:
         """The frozen verdict at a density, or, where the space has a `cost`, at a share of it; not overridden.
 
+        Args:
+            keep: in place of the density, the number of units, which the plan has exactly: those that are there after
+                the closure.
+
         Raises:
-            UserError: it cannot be reached with these granularities (the message names the floor).
+            UserError: both are given, or neither; the density cannot be reached with these granularities (the message
+                names the floor), or the number of units not exactly.
         """
+        if (density is None) == (keep is None):
+            raise UserError("a plan is for a density or for a number of units: give one of density and keep")
         was_training = self.training
         self.eval()
-        masks = self.chosen(density)
+        masks = self.chosen(density) if density is not None else self.exactly(cast(int, keep))
         self.train(was_training)
-        return Plan.of(self.space, masks, method=self.name, asked=density, embedding_rank=embedding_rank)
+        return Plan.of(self.space, masks, method=self.name, asked=density, keep=keep, embedding_rank=embedding_rank)
 
 
 def register(name: str) -> Callable[[type[Method]], type[Method]]:

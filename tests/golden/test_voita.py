@@ -1,0 +1,87 @@
+"""The golden test of L0 gates, T13 of differentiable subset pruning's specification, and the search for K open ones."""
+
+import pytest
+import torch
+from tiny_models import tiny
+
+from secateur.counting import Units
+from secateur.errors import UserError
+from secateur.methods.voita import Voita, gate_value, open_probability, sample
+from secateur.schedules import linear
+from secateur.space import Space
+
+LOG_ALPHA = torch.tensor([-3.0, -1.0, 0.0, 3.0])
+
+
+@pytest.fixture(scope="module")
+def heads():
+    """24 heads in 6 layers, counted."""
+    return Space(tiny("bert", num_hidden_layers=6), "head", cost=Units())
+
+
+def test_t13_gates_and_penalty():
+    torch.testing.assert_close(gate_value(LOG_ALPHA), torch.tensor([0.0, 0.22273, 0.5, 1.0]), atol=1e-5, rtol=0)
+    assert float(open_probability(LOG_ALPHA).sum()) == pytest.approx(2.21303, abs=1e-5)
+    assert float(open_probability(torch.zeros(()))) == pytest.approx(0.688, abs=1e-3)
+    assert float(gate_value(torch.tensor(-2.398))) == pytest.approx(0.0, abs=1e-4)
+    space = Space(tiny("bert", num_hidden_layers=1), "head", cost=Units())
+    method = Voita(space, 0.5, strength=2.0, faithful=True)
+    with torch.no_grad():
+        method.log_alpha.copy_(LOG_ALPHA)
+    assert float(method.penalty().detach()) == pytest.approx(2 * 2.21303, abs=1e-5)
+    torch.testing.assert_close(method.eval().masks(), gate_value(LOG_ALPHA))
+
+
+def test_t13_samples_are_open_as_often_as_the_penalty_says():
+    noise = torch.rand(20_000, 4, generator=torch.Generator().manual_seed(0))
+    shares = (sample(LOG_ALPHA, noise) > 0).double().mean(dim=0)
+    torch.testing.assert_close(shares, open_probability(LOG_ALPHA).double(), atol=0.012, rtol=0)
+    ends = sample(LOG_ALPHA, torch.tensor([[0.0], [1.0]]))
+    assert bool(ends.isfinite().all()) and ends.tolist() == [[0.0] * 4, [1.0] * 4]
+
+
+def taught(space, count, scale, *, steps=600, **options):
+    """A method after a training on `-sum(utility x gates)` plus its penalty."""
+    method = Voita(space, linear(1.0, count / len(space), begin=0.05, end=0.7), seed=0, **options)
+    utility = scale * torch.rand(len(space), generator=torch.Generator().manual_seed(5))
+    optimizer = torch.optim.Adam(method.param_groups())
+    for step in range(steps):
+        loss = -(utility * method.train().masks()).sum() + method.penalty()
+        if loss.requires_grad:
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        method.advance((step + 1) / steps)
+    return method.eval()
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0])
+@pytest.mark.parametrize("count", [3, 12, 18])
+def test_the_search_comes_to_k_open_gates_whatever_the_losss_scale(heads, count, scale):
+    """Within one of 24; what is kept is exact, and both numbers are told."""
+    method = taught(heads, count, scale)
+    told = method.readings()
+    assert abs(told["open"] - count) <= 1 and told["kept"] == count
+    assert int(method.plan(keep=count).kept.sum()) == int(method.masks().sum()) == count
+
+
+def test_a_fixed_strength_does_not_come_to_k(heads):
+    """Published: far from K, the rest is left to the ranking."""
+    method = taught(heads, 6, 1.0, strength=1e-6, faithful=True)
+    assert method.readings()["open"] > 20 and method.strength == 1e-6
+    assert int(method.plan(keep=6).kept.sum()) == 6
+
+
+def test_the_search_goes_on_after_a_restart(heads):
+    first = taught(heads, 6, 1.0, steps=50)
+    again = Voita(heads, linear(1.0, 6 / 24, begin=0.05, end=0.7), seed=1)
+    again.load_state_dict(first.state_dict())
+    assert (again.strength, again.found, again.draws, again.seed) == (first.strength, first.found, first.draws, 0)
+    assert again.found != again.strength
+    assert torch.equal(again.train().masks(), first.train().masks())
+
+
+@pytest.mark.parametrize("option", ["learning_rate", "strength", "rate"])
+def test_what_is_no_number_is_refused(heads, option):
+    with pytest.raises(UserError, match="learning_rate, strength and rate above 0"):
+        Voita(heads, 0.5, **{option: 0.0})

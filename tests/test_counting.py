@@ -1,0 +1,191 @@
+"""Exactly K units: of a ranking, of a plan, and of a whole run; refused where it cannot be."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_world import recipe_values, write_data, write_model
+from tiny_models import METHODS, taught, tiny
+from transformers import AutoModelForSequenceClassification
+from typer.testing import CliRunner
+
+from secateur import cli, recipe, stages
+from secateur.checkpoint import load
+from secateur.counting import Units, best
+from secateur.errors import UserError
+from secateur.methods.magnitude import Magnitude
+from secateur.methods.random import Random
+from secateur.plan import Plan
+from secateur.schedules import cubic
+from secateur.space import Space
+
+FLAT = [("head",), ("head", "ffn"), ("sublayer",), ("qk", "ffn"), ("vo",), ("hidden",), ("hidden", "head"), ("layer",)]
+NESTED = {
+    ("vo", "qk"): "a unit of qk dies when those of vo",
+    ("head", "qk"): "a unit of qk dies when those of head",
+    ("layer", "head"): "a unit of head dies when those of layer",
+    ("ffn", "sublayer"): "a unit of ffn dies when those of sublayer",
+    ("ffn/8x4",): "a unit of ffn/8x4 dies",
+}
+
+
+@pytest.mark.parametrize("names", FLAT, ids="-".join)
+def test_exactly_so_many_of_any_flat_space(names):
+    space = Space(tiny("bert"), *names)
+    scores = torch.rand(len(space), generator=torch.Generator().manual_seed(0))
+    for count in (1, len(space) // 2, len(space)):
+        kept = best(space, scores, count)
+        assert int(kept.sum()) == int(space.closure(kept).sum()) == count
+        if "hidden" not in names:
+            assert set(kept.nonzero().flatten().tolist()) == set(scores.topk(count).indices.tolist())
+        plan = Random(space, seed=0).plan(keep=count)
+        assert (int(plan.kept.sum()), plan.keep, plan.asked) == (count, count, None)
+
+
+def test_ties_go_in_order_and_what_is_not_alive_never():
+    space = Space(tiny("bert"), "head")
+    alive = torch.tensor([False, True, True, True, True, True, False, False])
+    assert best(space, torch.zeros(8), 2, alive).nonzero().flatten().tolist() == [1, 2]
+    nan = torch.full((8,), torch.nan)
+    assert best(space, nan, 5, alive).equal(alive)
+    with pytest.raises(UserError, match="keep 6: only 5 units are left to choose from"):
+        best(space, nan, 6, alive)
+
+
+@pytest.mark.parametrize("names", NESTED, ids="-".join)
+def test_what_cannot_be_exact_is_refused(names):
+    space = Space(tiny("bert"), *names)
+    with pytest.raises(UserError, match=f"keep 3 cannot be exact: {NESTED[names]}"):
+        Magnitude(space).plan(keep=3)
+    with pytest.raises(UserError, match="cannot be exact"):
+        Magnitude(Space(space.model, *names, cost=Units()), 0.5)
+
+
+@pytest.mark.parametrize("count", [0, 9, 2.5, True])
+def test_a_number_that_is_none_is_refused(count):
+    with pytest.raises(UserError, match="expected a whole number from 1 to 8"):
+        Magnitude(Space(tiny("bert"), "head")).plan(keep=count)
+
+
+def test_one_of_density_and_number():
+    method = Magnitude(Space(tiny("bert"), "head"))
+    for both in ({}, {"density": 0.8, "keep": 3}):
+        with pytest.raises(UserError, match="give one of density and keep"):
+            method.plan(**both)
+    with pytest.raises(UserError, match="round_to 8 would add some"):
+        Magnitude(Space(method.space.model, "ffn", round_to=8)).plan(keep=3)
+    with pytest.raises(UserError, match="the plan keeps 8 units where keep says 3"):
+        Plan.of(method.space, method.space.ones(), keep=3)
+
+
+def counted(space, share):
+    """Units that methods keep on their way, at each step of a schedule."""
+    method = Random(space, cubic(1.0, share, begin=0.2, end=0.8), seed=0)
+    counts = []
+    for step in range(10):
+        method.advance((step + 1) / 10)
+        counts.append(int(method.alive.sum()))
+    return counts
+
+
+def test_a_space_that_counts_units_takes_a_schedule_down_to_the_number():
+    space = Space(tiny("bert", num_hidden_layers=6), "head", cost=Units())
+    for last in (1, 5, 12):
+        counts = counted(space, last / 24)
+        assert counts[:2] == [24, 24] and counts[-3:] == [last] * 3 and len(set(counts)) > 3
+
+
+LEARNS_A_DENSITY = {"cofi", "movement"}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_keeps_the_number_or_refuses(name):
+    space = Space(tiny("bert", num_hidden_layers=6), "head", cost=Units())
+    if name in LEARNS_A_DENSITY:
+        with pytest.raises(UserError, match="ask for"):
+            taught(name, space, density=6 / 24)
+        return
+    method = taught(name, space, density=6 / 24)
+    plan = method.plan(keep=6)
+    assert int(plan.kept.sum()) == int((method.masks() > 0).sum()) == 6
+    assert plan.latency is None and plan.achieved["prunable"] == space.density(plan.kept)
+
+
+def test_a_plan_on_disk_says_the_number(tmp_path):
+    model = tiny("bert")
+    space = Space(model, "head")
+    plan = Magnitude(space).plan(keep=3)
+    plan.save(tmp_path / "plan.json", space)
+    again = Plan.load(tmp_path / "plan.json", model)
+    assert again.keep == 3 and torch.equal(again.masks, plan.masks)
+    data = json.loads((tmp_path / "plan.json").read_text())
+    for wrong, message in (("3", "keep must be a whole number"), (None, "keep must be"), (4, "keeps 3 units")):
+        with pytest.raises(UserError, match=message):
+            Plan.from_dict(data | {"keep": wrong}, model)
+
+
+# A whole run
+
+
+@pytest.fixture(scope="module")
+def values(tmp_path_factory):
+    """A fine-tuned model of four heads, its data, and half of the heads to keep, frozen, without a recovery."""
+    folder = tmp_path_factory.mktemp("world")
+    model = write_model(folder / "model", labels=("bad", "good"))
+    own = {"density": None, "keep": 2, "train": "scores", "begin": 0.2, "end": 1.0, "epochs": 1}
+    return recipe_values(model, write_data(folder / "data.csv")) | own
+
+
+@pytest.mark.parametrize("name", ["subset", "michel"])
+def test_a_run_that_trains_scores_alone_cuts_the_model_that_it_was_given(values, tmp_path, name):
+    """Weights of the result are those of the model given, but for the heads that are gone: bit for bit."""
+    wanted = recipe.make(values | {"method": name})
+    report = stages.run(wanted, tmp_path / "run")
+    assert report.aim == "keep 2" and "recover" not in report.seconds
+    small, given = load(tmp_path / "run" / "model"), AutoModelForSequenceClassification.from_pretrained(values["model"])
+    plan = Plan.load(tmp_path / "run" / "model" / "plan.json", given)
+    assert int(plan.kept.sum()) == plan.keep == 2
+    cut = dict(small.named_parameters())
+    assert all(torch.equal(cut[key], tensor) for key, tensor in given.named_parameters() if "attention" not in key)
+    assert stages.run(wanted, tmp_path / "run").to_dict() == report.to_dict()
+
+
+def test_weights_train_where_all_do(values, tmp_path):
+    """The same run with the weights trained is another model: the test above could fail."""
+    stages.run(recipe.make(values | {"method": "subset", "train": "all"}), tmp_path / "run")
+    found = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    given = load_file(f"{values['model']}/model.safetensors")
+    key = "bert.encoder.layer.0.intermediate.dense.weight"
+    assert not torch.equal(found[key], given[key])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"keep": 5}, "keep 5 is no number of units: expected a whole number from 1 to 4"),
+        ({"units": ["ffn", "qk", "vo"]}, "keep 2 cannot be exact"),
+        ({"density": (0.95, 0.9), "keep": None, "method": "subset"}, "one pruning gives one density"),
+        (
+            {"method": "movement", "options": {"variant": "filled", "tile": 4}, "keep": None, "density": 0.5},
+            "in which what is filled is trained",
+        ),
+    ],
+)
+def test_what_a_run_cannot_do_is_refused_before_it_begins(values, tmp_path, changes, message):
+    wanted = recipe.make({"method": "subset"} | values | changes)
+    for one in wanted.each() if len(wanted.densities) > 1 else (wanted,):
+        run = stages.Run(one, tmp_path / "run")
+        if one is wanted or one.toward is not None:
+            with pytest.raises(UserError, match=message):
+                run.check()
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_cuts_to_a_number(values, tmp_path):
+    words = ["cut", values["model"], "--units", "head", "--output", str(tmp_path / "m")]
+    done = CliRunner().invoke(cli.app, [*words, "--keep", "3", "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "m" / "plan.json").read_text())["keep"] == 3
+    both = CliRunner().invoke(cli.app, [*words[:-1], str(tmp_path / "n"), "--keep", "3", "--density", "0.5"])
+    assert both.exit_code == 2
