@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from fake_clock import timer
-from small_world import config, tokenizer, write_data, write_questions, write_sentences
+from small_world import config, tokenizer, write_data, write_pairs, write_questions, write_sentences
 from transformers import BertForSequenceClassification, BertModel, DataCollatorWithPadding
 
 from secateur import latency, memory, pictures, recipe, roofline, stages
@@ -40,7 +40,10 @@ SMALLER = {
     r"bf16=True": "bf16=True, use_cpu=True",
     r"select: 2000": "select: 4",
     r"evaluations: 80": "evaluations: 2",
+    r"keep([ :]) ?(12|36)\b": r"keep\g<1> 2",
     r"epochs: (20|40)\b": "epochs: 6",
+    r"--width 256 --ffn 1024": "--width 16 --ffn 32 --vocabulary 60",
+    r"--task summarisation --data data/news": "--task summarisation --data data/news --width 16 --ffn 32",
 }
 """What only a model of a real size, real data or a GPU can do -> what it is here."""
 
@@ -64,6 +67,10 @@ def build(folder: Path) -> None:
         write_sentences(folder / "data" / "conll" / f"{split}.jsonl", rows)
         (folder / "data" / "squad").mkdir(exist_ok=True)
         write_questions(folder / "data" / "squad" / f"{split}.jsonl", rows)
+    for split, rows in (("train", 32), ("validation", 8), ("test", 4)):
+        for name, columns in (("multi30k", ("en", "de")), ("news", ("document", "summary"))):
+            (folder / "data" / name).mkdir(exist_ok=True)
+            write_pairs(folder / "data" / name / f"{split}.jsonl", rows, *columns)
     write_data(folder / "reviews.csv")
     (folder / "recipes").mkdir()
     for path in (ROOT / "recipes").glob("*.yaml"):

@@ -88,6 +88,15 @@ def write_questions(path, rows=40, unanswerable=False):
     return str(path)
 
 
+def write_pairs(path, rows=40, source="source", target="target"):
+    """A jsonl of `rows` short texts of 1 to 8 words, and the same words in the other order."""
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(rows):
+            words = [WORDS[4 + (number * step + step) % 8] for step in range(1, 2 + number % 8)]
+            file.write(json.dumps({source: " ".join(words), target: " ".join(reversed(words))}) + "\n")
+    return str(path)
+
+
 def recipe_values(model, data):
     """A recipe that runs in a second: 9 steps of a teacher, 16 of pruning, 20 of recovery."""
     return {

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from small_world import config as bert
 from small_world import recipe_values, tokenizer, write_model, write_questions
 from test_tokens import bytes_of_words
-from tiny_models import ARCHITECTURES, tiny
+from tiny_models import ENCODERS, tiny
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoTokenizer,
@@ -598,7 +598,7 @@ def test_distilling_by_hand():
     assert Logits(1.0, divergence=True)(equal).item() == pytest.approx(0.0, abs=1e-7)
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("kind", ENCODERS)
 def test_a_cached_teacher_answers_like_the_live_one(kind, tmp_path):
     teacher = tiny(kind, "ForQuestionAnswering", dtype=torch.float32)
     task = task_of(row(), row(context="fine"), doc_stride=2)
@@ -616,7 +616,7 @@ def test_a_cached_teacher_answers_like_the_live_one(kind, tmp_path):
     assert not real.all() and not hasattr(found, "logits") and set(found.hidden_states) == {1}
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("kind", ENCODERS)
 def test_every_family_is_trained_under_every_term(kind, tmp_path):
     model, teacher = (tiny(kind, "ForQuestionAnswering", dtype=torch.float32, seed=seed) for seed in (0, 1))
     task = task_of(*[row(), row(context="fine")] * 4)
@@ -684,6 +684,7 @@ def test_a_run_with_grain(finished):
 
 
 OPTIONS = {"cofi": {"options": {"learning_rate": 0.5}, "ramp": 0.5}, "movement": {"options": {"tile": 8}}}
+OPTIONS |= {name: {"density": 0.6} for name in ("subset", "michel", "voita")}  # of heads alone
 
 
 @pytest.mark.parametrize("method", registered())
@@ -804,6 +805,7 @@ def test_the_registry_knows_it():
 
 def test_the_page_lists_the_options_and_the_defaults():
     page = (Path(__file__).parents[1] / "docs" / "tasks.md").read_text(encoding="utf-8").partition("## `questions`")[2]
+    page = page.partition("\n## ")[0]
     options = signature(Questions.from_data).parameters
     told = dict(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", page, re.MULTILINE))
     shown = {"None": "null", "0.0": "0"}

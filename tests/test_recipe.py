@@ -38,11 +38,14 @@ OTHER = {
     "match": "windows",
     "hidden_projection": False,
     "hidden_weight": 0.5,
+    "hidden_of": "decoder",
     "labels_weight": 0.25,
+    "label_smoothing": 0.1,
     "epochs": 1.5,
     "begin": 0.0,
     "end": 0.5,
     "ramp": 0.25,
+    "train": "scores",
     "batch_size": 8,
     "accumulate": 2,
     "learning_rate": 1e-5,
@@ -57,6 +60,7 @@ OTHER = {
     "cache": False,
     "cache_gb": 1.0,
     "evaluations": 2,
+    "evaluation_rows": 50,
     "select": 10,
     "checkpoints": 0,
     "report_to": ("tensorboard",),
@@ -119,6 +123,8 @@ def test_a_methods_defaults_stand_where_the_recipe_says_nothing(name):
         ({"recover_learning_rate": 1e-4}, "go together"),
         ({"augment": 1, "labels_weight": 0.5}, "a changed text has no label of its own; set labels_weight: 0"),
         ({"average": 0.5, "select": 5}, "select and average exclude each other"),
+        ({"end": 1.0, "average": 0.5}, "end: 1 leaves no recovery"),
+        ({"end": 1.0, "decay": "stage", "recover_learning_rate": 1e-4}, "end: 1 leaves no recovery"),
     ],
 )
 def test_keys_that_need_each_other(values, message):
@@ -127,7 +133,7 @@ def test_keys_that_need_each_other(values, message):
 
 def test_the_other_values_are_every_key_and_no_default():
     other = make(OTHER).model_dump()
-    excluded = ("speedup", "toward", "augment", "average")  # by the latency, labels_weight and select
+    excluded = ("speedup", "toward", "keep", "augment", "average")  # by the latency, labels_weight and select
     others = [key for key in Recipe.model_fields if key not in excluded]
     assert list(OTHER) == others
     assert all(other[key] != make(LEAST).model_dump()[key] for key in others)
@@ -147,6 +153,8 @@ def test_what_is_asked_for_goes_before_what_the_file_asks_for(tmp_path):
     assert read(tmp_path / "r.yaml", {}) == recipe
     again = read(tmp_path / "r.yaml", {"density": 0.2})
     assert (again.speedup, again.density) == (None, 0.2)
+    counted = read(tmp_path / "r.yaml", {"keep": 12})
+    assert (counted.speedup, counted.density, counted.keep, counted.densities) == (None, None, 12, ())
 
 
 @pytest.mark.parametrize(
@@ -154,6 +162,9 @@ def test_what_is_asked_for_goes_before_what_the_file_asks_for(tmp_path):
     [
         ({"density": 0.2, "speedup": 4}, "exclude each other: ask for one of them"),
         ({"latency": 5, "speedup": 4}, "exclude each other: ask for one of them"),
+        ({"keep": 12, "density": 0.2}, "exclude each other: ask for one of them"),
+        ({"keep": 12, "speedup": 4}, "exclude each other: ask for one of them"),
+        ({"keep": 12, "target_shape": [8, 128]}, "go with a latency or a speedup"),
         ({"density": None}, "exclude each other: ask for one of them"),
         ({"target_shape": [8, 128]}, "go with a latency or a speedup"),
         ({"latency_table": "t.json"}, "go with a latency or a speedup"),
@@ -198,7 +209,10 @@ WRONG = [
     ("begin", -0.1),
     ("begin", 1.1),
     ("end", 0.0),
-    ("end", 1.0),
+    ("end", 1.1),
+    ("train", "some"),
+    ("keep", 0),
+    ("keep", 1.5),
     ("batch_size", 0),
     ("batch_size", 1.5),
     ("batch_size", "many"),
@@ -218,7 +232,7 @@ def test_a_value_that_does_not_fit_is_named_with_its_key(key, value):
     refusal(LEAST | {key: value}, rf"^r\.yaml: {key}[.\w]*: .*, not ")
 
 
-NUMBERS = {"density", "speedup", *(key for key, value in OTHER.items() if type(value) in (int, float))}
+NUMBERS = {"density", "speedup", "keep", *(key for key, value in OTHER.items() if type(value) in (int, float))}
 
 
 @pytest.mark.parametrize("value", [True, False])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from small_world import tokenizer
-from tiny_models import ARCHITECTURES, tiny
+from tiny_models import ENCODERS, tiny
 
 from secateur.errors import UserError
 from secateur.store import ROOM_FOR_ABOUT
@@ -56,7 +56,7 @@ def broken(*args, **kwargs):
     raise AssertionError("the teacher runs again")
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("kind", ENCODERS)
 def test_it_answers_like_the_live_teacher(kind, tmp_path):
     teacher = tiny(kind, dtype=torch.float32)
     answer, batch = asked(cached(teacher, tmp_path), [4, 2, 0])
@@ -71,7 +71,7 @@ def test_it_answers_like_the_live_teacher(kind, tmp_path):
         assert not real.all() and not states[~real].any()
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("kind", ENCODERS)
 @pytest.mark.parametrize("layers", [LAYERS, ()])
 def test_logits_of_tokens_are_kept_of_the_real_ones(kind, layers, tmp_path, monkeypatch):
     teacher = tiny(kind, "ForTokenClassification", dtype=torch.float32, num_labels=3)

@@ -3,6 +3,7 @@
 from secateur.bench import Measurement, measure
 from secateur.checkpoint import load, register, save
 from secateur.contest import contest
+from secateur.counting import Units
 from secateur.errors import UserError
 from secateur.export import Exported, export
 from secateur.latency import LatencyTable
@@ -11,12 +12,16 @@ from secateur.methods.cofi import Cofi
 from secateur.methods.grain import Grain
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.method import Method
+from secateur.methods.michel import Michel
 from secateur.methods.movement import Movement
 from secateur.methods.random import Random
+from secateur.methods.subset import Subset
+from secateur.methods.voita import Voita
 from secateur.objectives import Hidden, Labels, Logits, Step, Term
 from secateur.plain import plain
 from secateur.plan import Plan
 from secateur.schedules import Schedule, constant, cubic, exponential, linear
+from secateur.scratch import new_model
 from secateur.sensitivity import Sensitivity, sensitivity
 from secateur.space import Space
 from secateur.surgery import cut, factorise
@@ -36,6 +41,7 @@ __all__ = [
     "Magnitude",
     "Measurement",
     "Method",
+    "Michel",
     "Movement",
     "Plan",
     "PruningTrainer",
@@ -44,9 +50,12 @@ __all__ = [
     "Sensitivity",
     "Space",
     "Step",
+    "Subset",
     "Term",
+    "Units",
     "UserError",
     "Verification",
+    "Voita",
     "attach",
     "attached",
     "constant",
@@ -59,6 +68,7 @@ __all__ = [
     "linear",
     "load",
     "measure",
+    "new_model",
     "plain",
     "register",
     "save",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,10 @@ PIPELINES = {
     "AutoModelForSequenceClassification": "text-classification",
     "AutoModelForTokenClassification": "token-classification",
     "AutoModelForQuestionAnswering": "question-answering",
+    "translation": "translation",
+    "summarisation": "summarization",
 }
-"""What hubs call the task of a head."""
+"""What hubs call our task, where it says more than the head, or the task of a head."""
 LOADING = """\
 ```python
 import secateur  # pip install secateur
@@ -48,6 +51,20 @@ model = {auto}.from_pretrained("{folder}", trust_remote_code=True)
 """
 
 
+WRITER = "AutoModelForSeq2SeqLM"
+WRITING = """\
+To let it write (version 5 of transformers has no pipeline for it):
+
+```python
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+inputs = tokenizer([{text!r}], return_tensors="pt", padding=True)
+print(tokenizer.batch_decode(model.generate(**inputs, num_beams=5), skip_special_tokens=True))
+```
+"""
+
+
 def card(report: Report, model: PreTrainedModel) -> str:
     """The text of the `README.md` of a finished run's model, with the header that model hubs read.
 
@@ -62,12 +79,16 @@ def card(report: Report, model: PreTrainedModel) -> str:
         base_model=recipe["model"] if is_hub_name(recipe["model"]) else base.get("base_model"),
         datasets=recipe["data"] if is_hub_name(recipe["data"]) else None,
         library_name="transformers",
-        pipeline_tag=PIPELINES.get(auto),
+        pipeline_tag=_pipeline(recipe, auto),
         tags=["pruned", "structured-pruning", "secateur", recipe["method"]],
-        eval_results=_results(report, PIPELINES.get(auto, "other")),
+        eval_results=_results(report, _pipeline(recipe, auto) or "other"),
         **{key: base[key] for key in CARRIED if key in base},
     )
     return f"---\n{data.to_yaml()}\n---\n\n{_body(report, auto, name, base)}"
+
+
+def _pipeline(recipe: Mapping[str, Any], auto: str) -> str | None:
+    return PIPELINES.get(recipe["task"], PIPELINES.get(auto))
 
 
 def _results(report: Report, task: str) -> list[EvalResult]:
@@ -97,6 +118,7 @@ def _body(report: Report, auto: str, name: str, base: dict[str, Any]) -> str:
         "## Load it",
         "",
         LOADING.format(folder="path/to/this/folder", auto=auto),
+        *([WRITING.format(text=f"{recipe['task_options'].get('prefix', '')}a text")] if auto == WRITER else []),
         "## Where it comes from",
         "",
         f"- base model: `{recipe['model']}`{_terms(base)}",

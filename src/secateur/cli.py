@@ -18,7 +18,7 @@ import typer
 from transformers import PreTrainedModel
 from typer.core import TyperGroup
 
-from secateur import __version__, checkpoint, console, processes, recipe, serving, stages, studies
+from secateur import __version__, checkpoint, console, processes, recipe, scratch, serving, stages, studies
 from secateur.architecture import supported
 from secateur.arguments import (
     Data,
@@ -178,6 +178,7 @@ def prune(
     density: Annotated[str | None, recipe_key("density")] = None,
     latency: Annotated[str | None, recipe_key("latency")] = None,
     speedup: Annotated[float | None, recipe_key("speedup")] = None,
+    keep: Annotated[int | None, recipe_key("keep")] = None,
     round_to: Annotated[int | None, recipe_key("round_to")] = None,
     teacher: Annotated[str | None, recipe_key("teacher")] = None,
     units: Units = None,
@@ -210,6 +211,7 @@ def prune(
         "density": density,
         "latency": latency,
         "speedup": speedup,
+        "keep": keep,
         "round_to": round_to,
         "teacher": teacher,
         "units": names_of(units),
@@ -299,6 +301,55 @@ def inspect_model(
         console.show_inspection(found)
 
 
+@app.command("new")
+def make_model(
+    output: Output,
+    data: Annotated[str, recipe_key("data", "--data")],
+    task: Annotated[str, typer.Option(help="translation or summarisation.")] = "translation",
+    architecture: Annotated[str, typer.Option(help="A family that writes texts; see `secateur list`.")] = "marian",
+    layers: Annotated[int, typer.Option(help="Layers of the encoder.")] = 3,
+    decoder_layers: Annotated[
+        int | None, typer.Option(help="Layers of the decoder.", show_default="as of the encoder")
+    ] = None,
+    heads: Annotated[int, typer.Option(help="Heads of every attention.")] = 4,
+    width: Annotated[int, typer.Option(help="Of the stream.")] = 256,
+    ffn: Annotated[int, typer.Option(help="Neurons of every feed-forward network.")] = 1024,
+    dropout: Annotated[float, typer.Option(help="Of the model while it is trained.")] = 0.3,
+    vocabulary: Annotated[int, typer.Option(help="Tokens at the most, of both sides together.")] = 8000,
+    tokenizer: Annotated[str, typer.Option(help=", ".join(scratch.KINDS))] = "bpe",
+    max_length: Annotated[int, typer.Option(help="Tokens that a text may have.")] = 512,
+    text: Text = None,
+    label: Label = None,
+    task_option: TaskOptions = None,
+    seed: Annotated[int, typer.Option(help="of the weights")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Make an untrained model and its tokenizer from data alone; `secateur prune` then trains it first."""
+    _refuse_occupied(output)
+    wanted = task_of(task, data, seed, options=pairs_of("--task-option", task_option), text=text, label=label)
+    model = scratch.new_model(
+        wanted,
+        output,
+        architecture=architecture,
+        layers=layers,
+        decoder_layers=decoder_layers,
+        heads=heads,
+        width=width,
+        ffn=ffn,
+        dropout=dropout,
+        vocabulary=vocabulary,
+        tokenizer=tokenizer,
+        max_length=max_length,
+        seed=seed,
+    )
+    told = {"parameters": model.num_parameters(), "vocabulary": model.config.vocab_size}
+    if as_json:
+        console.show_json({"folder": str(output), **told})
+    else:
+        console.show_table(("", "untrained"), [(name, f"{count:,}") for name, count in told.items()])
+        console.show_lines(f"The model is in {output}.")
+
+
 @app.command("cut")
 def cut_model(
     model: ModelName,
@@ -307,6 +358,7 @@ def cut_model(
     density: Annotated[float | None, recipe_key("density")] = None,
     latency: Annotated[str | None, recipe_key("latency")] = None,
     speedup: Annotated[float | None, recipe_key("speedup")] = None,
+    keep: Annotated[int | None, recipe_key("keep")] = None,
     shape: Annotated[str | None, recipe_key("target_shape")] = None,
     table: Annotated[Path | None, recipe_key("latency_table", "--latency-table")] = None,
     round_to: Annotated[int, recipe_key("round_to")] = 1,
@@ -324,11 +376,14 @@ def cut_model(
     if plan is not None:
         verdict = Plan.load(plan, dense)
     else:
-        asked = _amount(density, latency, speedup)
-        cost = None if "density" in asked else _latency_table(dense, table, shape, names_of(units) or ())
+        asked = _amount(density, latency, speedup, keep)
+        timed = "latency" in asked or "speedup" in asked
+        cost = _latency_table(dense, table, shape, names_of(units) or ()) if timed else None
         space = Space(dense, *(names_of(units) or ()), cost=cost, round_to=round_to)
-        share = asked["density"] if cost is None else cost.share_of(**asked)
-        verdict = _post_training(space, method, pairs_of("--option", option)).plan(share, embedding_rank)
+        amount = asked if cost is None else {"density": cost.share_of(**asked)}
+        verdict = _post_training(space, method, pairs_of("--option", option)).plan(
+            embedding_rank=embedding_rank, **amount
+        )
     small, tokenizer = cut(dense, verdict), None
     with suppress(UserError):  # a model may come without one
         tokenizer = tokenizer_of(model)
@@ -344,12 +399,13 @@ def cut_model(
         console.show_lines(f"The model is in {output}.")
 
 
-def _amount(density: float | None, latency: str | None, speedup: float | None) -> dict[str, float]:
+def _amount(density: float | None, latency: str | None, speedup: float | None, keep: int | None) -> dict[str, Any]:
     """What is asked for, by its name: a density of 0.5 where nothing is."""
     asked = {
         "density": density,
         "latency": None if latency is None else milliseconds(latency),
         "speedup": speedup,
+        "keep": keep,
     }
     given = {name: value for name, value in asked.items() if value is not None}
     if len(given) > 1:

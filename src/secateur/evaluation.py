@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.trainer_pt_utils import nested_concat
 
+from secateur.errors import UserError
 from secateur.runtimes import Runner
 from secateur.tasks.task import Task
 from secateur.training import PruningTrainer
@@ -39,7 +40,11 @@ def encoded(
 def scores(
     model: PreTrainedModel, task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, float]:
-    """Every metric of the task on encoded rows, all that was in them counted, in the weights' own precision."""
+    """Every metric of the task on encoded rows, all that was in them counted, in the weights' own precision.
+
+    Where a model writes, the longest rows come first: a batch takes as long as its longest text.
+    """
+    ordered = sorted(rows, key=lambda row: -len(row["input_ids"])) if task.generates else list(rows)
     with TemporaryDirectory() as nowhere:
         args = TrainingArguments(
             nowhere,
@@ -50,9 +55,10 @@ def scores(
             disable_tqdm=True,
             report_to=[],
         )
-        trainer = PruningTrainer(model, args=args, data_collator=task.collator(tokenizer))
-        found: Any = trainer.predict(list(rows))  # type: ignore[arg-type]  # a list serves as a Dataset
-    return task.score(EvalPrediction(found.predictions, found.label_ids), rows)
+        collate, generate = task.collator(tokenizer), task.generate if task.generates else None
+        trainer = PruningTrainer(model, args=args, data_collator=collate, generate=generate)
+        found: Any = trainer.predict(ordered)  # type: ignore[arg-type]  # a list serves as a Dataset
+    return task.score(task.read(EvalPrediction(found.predictions, found.label_ids), tokenizer), ordered)
 
 
 def runner_scores(
@@ -61,7 +67,12 @@ def runner_scores(
     """As `scores`, of a model in another runtime, `size` rows to a batch.
 
     Scores of int8 whose ranges come from each batch depend on `size`.
+
+    Raises:
+        UserError: the task is scored on what a model writes.
     """
+    if task.generates:
+        raise UserError(f"the task {task.name!r} is scored on what a model writes: that is done in PyTorch alone")
     collate = task.collator(tokenizer)
     said: Any = None
     wanted: Any = None
@@ -83,7 +94,11 @@ def alone(values: Sequence[Any]) -> Any:
 def batches(
     task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, limit: int = 64, size: int = 16
 ) -> list[dict[str, Tensor]]:
-    """The first `limit` rows as padded inputs without labels, `size` to a batch."""
-    inputs = [{name: value for name, value in row.items() if name not in task.label_names} for row in rows[:limit]]
+    """The first `limit` rows as padded inputs without labels, `size` to a batch.
+
+    With them where the task generates: they are what a decoder reads.
+    """
+    left_out = () if task.generates else task.label_names
+    inputs = [{name: value for name, value in row.items() if name not in left_out} for row in rows[:limit]]
     collate = task.collator(tokenizer)
     return [dict(collate(inputs[first : first + size])) for first in range(0, len(inputs), size)]

@@ -69,8 +69,9 @@ def export(
         opset: version of ONNX's operators, 17 to 20; None takes 17.
 
     Raises:
-        UserError: such a file does not exist, a package is not installed, the place cannot be written, or what was
-            written is not its source: an output is not finite, or fp32 differs by more than 1e-4 of the largest.
+        UserError: such a file does not exist, the model is an encoder-decoder, a package is not installed, the place
+            cannot be written, or what was written is not its source: an output is not finite, or fp32 differs by more
+            than 1e-4 of the largest.
     """
     path = Path(path)
     with _replacing(path) as partial:

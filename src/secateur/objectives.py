@@ -18,6 +18,10 @@ from transformers import PreTrainedModel
 
 from secateur.errors import UserError
 
+DECODED = "decoder_input_ids"
+"""What a batch has for a decoder to read; its logits and states are of these tokens, of which the labels come next."""
+UNLABELLED = -100
+"""The label of a token that does not count."""
 PADDED = -1e9
 """A logit that no softmax sees, at any temperature; finite, for 0 times it must be 0."""
 
@@ -27,9 +31,10 @@ class Step:
     """What a term may look at: one forward of student and teacher over one batch.
 
     Attributes:
-        batch: the model's inputs and `labels`.
-        student, teacher: model outputs with `logits`, or `start_logits` and `end_logits`, and `hidden_states` when a
-            term asks for them; no teacher, None.
+        batch: the model's inputs and `labels`; of a model with a decoder `decoder_input_ids` too, the same for student
+            and teacher.
+        student, teacher: model outputs with `logits`, or `start_logits` and `end_logits`, and `hidden_states` (with a
+            decoder `encoder_hidden_states` and `decoder_hidden_states`) when a term asks for them; no teacher, None.
         masks: `(N,)` masks of this forward, None when nothing is being pruned.
         sites: the same masks where they act: axis or sublayer's gate -> values; empty when nothing is being pruned.
         progress: part of the whole run that is done, in [0, 1].
@@ -79,21 +84,41 @@ class Term(nn.Module):
 
 
 class Labels(Term):
-    """The task's own loss, as the model computes it from `labels`."""
+    """The task's own loss, as the model computes it from `labels`.
+
+    With `smoothing` it is the cross-entropy with labels of which this part is spread evenly over all classes (Szegedy
+    et al., 2016; fairseq spreads it over the others alone, which is `smoothing` (V - 1) / V here, of V classes).
+
+    Raises:
+        UserError: `smoothing` is not in [0, 1), or the model has no classes to spread it over.
+    """
 
     name = "labels"
+
+    def __init__(self, weight: float = 1.0, smoothing: float = 0.0) -> None:
+        super().__init__(weight)
+        if not 0 <= smoothing < 1:
+            raise UserError(f"smoothing {smoothing} is not in [0, 1): it is the part of a label that all classes share")
+        self.smoothing = smoothing
 
     def over(self, step: Step) -> str:
         return "labels" if "labels" in step.batch else "rows"
 
     def forward(self, step: Step) -> Tensor:
-        return step.student.loss
+        if not self.smoothing:
+            return step.student.loss
+        logits, labels = getattr(step.student, "logits", None), step.batch["labels"]
+        if logits is None or logits.shape[-1] == 1:
+            raise UserError("label_smoothing spreads a label over classes, and this model has none: set it to 0")
+        classes = logits.float().flatten(0, -2)
+        return functional.cross_entropy(classes, labels.flatten(), label_smoothing=self.smoothing)
 
 
 class Logits(Term):
     """Soft cross-entropy of the student's logits with the teacher's at a temperature, mean over what is classified.
 
-    That is an example, with logits `(batch, labels)`, or a real token, with logits `(batch, tokens, labels)`. Start and
+    That is an example, with logits `(batch, labels)`, or a real token, with logits `(batch, tokens, labels)`, of the
+    target where there is a decoder: one whose label is not -100. Start and
     end of an answer each classify an example into one of its real tokens, with logits `(batch, tokens)`: of the two the
     mean is taken, as in CoFi's code (GRAIN's takes the sum, and padding for tokens).
 
@@ -114,7 +139,9 @@ class Logits(Term):
 
     def over(self, step: Step) -> str:
         said = getattr(step.student, "logits", None)
-        return "tokens" if said is not None and said.dim() == 3 else "rows"
+        if said is None or said.dim() < 3:
+            return "rows"
+        return "labels" if DECODED in step.batch else "tokens"
 
     def forward(self, step: Step) -> Tensor:
         if not hasattr(step.student, "logits"):
@@ -146,8 +173,13 @@ def _mean(values: Tensor, step: Step) -> Tensor:
     """`()`: of examples `(batch,)`, or of real tokens `(batch, tokens)`, special ones included."""
     if values.dim() == 1:
         return values.mean()
-    real = step.batch["attention_mask"]
+    real = _real(step, DECODED in step.batch)
     return (values * real).sum() / real.sum()
+
+
+def _real(step: Step, decoded: bool) -> Tensor:
+    """`(batch, tokens)`, 1 for a real token and 0 for padding: of what a decoder reads, or of the model's input."""
+    return (step.batch["labels"] != UNLABELLED).int() if decoded else step.batch["attention_mask"]
 
 
 class Hidden(Term):
@@ -163,6 +195,8 @@ class Hidden(Term):
             time.
         match: which of the student's layers answers for each of them: `same`, the one of the same number, or one of
             `MATCHES`, which choose anew for each batch and share one projection.
+        stack: of a model that has both, whose states: the "encoder"'s, or the "decoder"'s over the target; the term is
+            then called `hidden_encoder` or `hidden_decoder`.
     """
 
     name = "hidden"
@@ -175,15 +209,21 @@ class Hidden(Term):
         weight: float = 1.0,
         project: bool = True,
         match: str = "same",
+        stack: str | None = None,
     ) -> None:
         super().__init__(weight)
+        if stack is not None:
+            if stack not in STACKS:
+                raise UserError(f"stack {stack!r} is neither of {' and '.join(STACKS)}")
+            self.name = f"hidden_{stack}"
         if match not in (SAME, *MATCHES):
             known = ", ".join((SAME, *MATCHES))
             raise UserError(f"match {match!r} is not a way to match layers: choose from {known}")
-        self.layers, self.project, self.match = layers, project, match
+        self.layers, self.project, self.match, self.stack = layers, project, match, stack
         self.projections = nn.ModuleDict()
         self.width = self.depth = 0  # of the student's stream; of the teacher's layers
-        self.left: Tensor | None = None
+        self.own = slice(None)  # of the model's layers, those of the stack
+        self.left: Tensor | None = None  # of these, which are left
 
     def matched(self, depth: int) -> list[int]:
         """The teacher's layers that may be compared, of `depth`: all of them where they are drawn for each batch.
@@ -208,21 +248,33 @@ class Hidden(Term):
             f'layers {self.layers!r} is not "every N", "last", "quarters" or numbers from {lowest} to {depth}'
         )
 
+    def depth_of(self, config: Any) -> int:
+        """The layers of the stack whose states are compared."""
+        names = DECODER_LAYERS if self.stack == "decoder" else ()
+        return next((getattr(config, name) for name in names if hasattr(config, name)), config.num_hidden_layers)
+
     def bind(self, student: PreTrainedModel, teacher: Any) -> None:
         """Make the projections.
 
         Raises:
-            UserError: layers that do not exist, or layers of the same number in models of different depths.
+            UserError: layers that do not exist, layers of the same number in models of different depths, or a stack
+                that the model does not have or that has to be named.
         """
         if self.projections or teacher is None:
             return
-        depths = student.config.num_hidden_layers, teacher.config.num_hidden_layers
+        if bool(getattr(student.config, "is_encoder_decoder", False)) != (self.stack is not None):
+            raise UserError(
+                'hidden states of an encoder and a decoder are two terms, stack="encoder" and stack="decoder"; a model '
+                "of one stack has none to name"
+            )
+        depths = self.depth_of(student.config), self.depth_of(teacher.config)
         if self.match == SAME and depths[0] != depths[1]:
             raise UserError(
                 f"the teacher has {depths[1]} layers, the model {depths[0]}: hidden states match layer by layer, "
                 "so take a teacher of the model's depth, another match, or set hidden: null"
             )
         self.depth, matched = depths[1], self.matched(depths[1])
+        self.own = {"encoder": slice(depths[0]), "decoder": slice(-depths[0], None)}.get(self.stack or "", slice(None))
         self.width, target = student.config.hidden_size, teacher.config.hidden_size
         for name in map(str, matched) if self.match == SAME else [SHARED]:
             self.projections[name] = _identity(self.width, target).to(student.device) if self.project else nn.Identity()
@@ -231,10 +283,14 @@ class Hidden(Term):
     def restrict(self, stream: Tensor, layers: Tensor) -> None:
         """Cut the projections' inputs to the dims left, and match no layer that is gone.
 
+        Args:
+            stream: numbers of the dims of the stream that are left.
+            layers: `(layers,)` bool, of all stacks: which are left.
+
         Raises:
             UserError: the stream was cut and there is no projection that would take it back to the teacher's.
         """
-        self.left = layers
+        self.left = layers[self.own]
         if not self.project and len(stream) < self.width:
             raise UserError(
                 "hidden states of a cut stream need projections: leave them on, or do not prune hidden dims"
@@ -245,22 +301,26 @@ class Hidden(Term):
                 projection.in_features = projection.weight.shape[1]
 
     def over(self, step: Step) -> str:
-        return "tokens"
+        return "labels" if self.stack == "decoder" else "tokens"
+
+    def _states(self, outputs: Any) -> Any:
+        """Hidden states `(batch, tokens, dims)` by number, 0 the embeddings."""
+        return outputs.hidden_states if self.stack is None else getattr(outputs, f"{self.stack}_hidden_states")
 
     def forward(self, step: Step) -> Tensor:
-        real = step.batch["attention_mask"].unsqueeze(-1)
+        real = _real(step, self.stack == "decoder").unsqueeze(-1)
         if self.match != SAME:
             return self._nearest(step, real)
         total = torch.zeros((), device=real.device)
         for layer, projection in self.projections.items():
-            mine = projection(step.student.hidden_states[int(layer)]).float()
-            total = total + masked_mse(mine, step.teacher.hidden_states[int(layer)].float(), real)
+            mine = projection(self._states(step.student)[int(layer)]).float()
+            total = total + masked_mse(mine, self._states(step.teacher)[int(layer)].float(), real)
         return total
 
     def _nearest(self, step: Step, real: Tensor) -> Tensor:
         """Every teacher's layer with the student's layer chosen for it; nothing here waits for the device."""
-        states = torch.stack(step.student.hidden_states[1:])  # (layers, batch, tokens, width)
-        theirs = [step.teacher.hidden_states[layer].float() for layer in self._asked()]
+        states = torch.stack(self._states(step.student)[1:])  # (layers, batch, tokens, width)
+        theirs = [self._states(step.teacher)[layer].float() for layer in self._asked()]
         with torch.no_grad():
             mine = self.projections[SHARED](states).float()
             costs = torch.stack([torch.stack([masked_mse(m, t, real) for m in mine]) for t in theirs])
@@ -278,14 +338,15 @@ class Hidden(Term):
         return DRAWS[self.match](self.depth) if self.match in DRAWS else self.matched(self.depth)
 
     def _exists(self, step: Step, depth: int, device: torch.device) -> Tensor:
-        """`(depth,)` bool: layers of which the attention or the feed-forward network is open in this forward."""
+        """`(depth,)` bool: layers of which an attention or the feed-forward network is open in this forward."""
         if self.left is not None:
             return self.left.to(device)
         open_ = torch.ones(depth, dtype=torch.bool, device=device)
-        gates = [[step.sites.get(f"{n}.{part}") for part in ("attention", "mlp")] for n in range(depth)]
-        for layer, pair in enumerate(gates):
-            shut = [gate == 0 for gate in pair if gate is not None]
-            if len(shut) == len(pair):
+        within = f"{self.stack}." if self.stack else ""
+        for layer in range(depth):
+            gates = [step.sites.get(f"{within}{layer}.{part}") for part in GATES[self.stack]]
+            shut = [gate == 0 for gate in gates if gate is not None]
+            if len(shut) == len(gates):
                 open_[layer] = ~torch.stack(shut).all()
         return open_
 
@@ -351,6 +412,16 @@ MATCHES: Mapping[str, Matching] = {
 }
 DRAWS: Mapping[str, Callable[[int], list[int]]] = {"sampled": sampled, "windows": windows}
 SHARED = "shared"
+
+STACKS = ("encoder", "decoder")
+GATES: Mapping[str | None, tuple[str, ...]] = {
+    None: ("attention", "mlp"),
+    "encoder": ("attention", "mlp"),
+    "decoder": ("attention", "cross.attention", "mlp"),
+}
+"""The sublayers of a layer, by its stack."""
+DECODER_LAYERS = ("decoder_layers", "num_decoder_layers")
+"""What a config may call the number of its decoder's layers; `num_hidden_layers` is its encoder's."""
 
 
 def _identity(width: int, target: int) -> nn.Linear:

@@ -33,7 +33,7 @@ from secateur.latency import milliseconds
 from secateur.methods.method import named
 from secateur.tasks import task as tasks
 
-AMOUNTS = ("density", "latency", "speedup")
+AMOUNTS = ("density", "latency", "speedup", "keep")
 """Keys that say how much is to be left: one of them decides, and one that is given goes before a default."""
 
 
@@ -72,6 +72,9 @@ class Recipe(BaseModel):
     speedup: float | None = Field(
         None, gt=1, description="how many times as fast as the dense model to become, in place of a density"
     )
+    keep: int | None = Field(
+        None, gt=0, description="number of units to keep, exactly, in place of a density: 12 heads of 144"
+    )
     target_shape: tuple[PositiveInt, PositiveInt] | None = Field(
         None, description="(batch, tokens) of that time; by default the first of shapes, or the table's"
     )
@@ -93,12 +96,21 @@ class Recipe(BaseModel):
     )
     hidden_projection: bool = Field(True, description="compare hidden states through trained projections")
     hidden_weight: float = Field(1.0, ge=0)
+    hidden_of: Literal["both", "encoder", "decoder"] = Field(
+        "both", description="whose hidden states are distilled, where a model has an encoder and a decoder"
+    )
     labels_weight: float = Field(0.0, ge=0, description="of the task's own loss beside distillation")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="part of each label that all classes share, in the task's own loss"
+    )
 
     epochs: float = Field(6.0, gt=0, description="of the whole run, pruning and recovery")
     begin: float = Field(0.02, ge=0, le=1, description="part of the run after which pruning starts")
-    end: float = Field(0.15, gt=0, lt=1, description="part of the run after which the model is cut and recovers")
+    end: float = Field(0.15, gt=0, le=1, description="part of the run after which the model is cut and recovers")
     ramp: float = Field(1.0, gt=0, le=1, description="part of the way from begin to end over which the density falls")
+    train: Literal["all", "scores"] = Field(
+        "all", description="what pruning trains: the weights and what the method learns, or the latter alone"
+    )
     batch_size: int = Field(32, gt=0)
     accumulate: int = Field(1, gt=0, description="micro-batches per optimizer step")
     learning_rate: float = Field(3e-4, gt=0)
@@ -130,6 +142,9 @@ class Recipe(BaseModel):
     cache: bool = Field(True, description="compute the teacher's outputs once and read them back")
     cache_gb: float = Field(8.0, gt=0, description="largest size of all that is kept there, in GB")
     evaluations: int = Field(4, ge=0, description="how often a stage scores where it is")
+    evaluation_rows: int | None = Field(
+        None, gt=0, description="validation rows that a stage is scored on while it trains, the first; all by default"
+    )
     select: int = Field(
         0, ge=0, description="training rows held out, on which the best evaluation of a stage is chosen; 0: the last"
     )
@@ -186,9 +201,11 @@ class Recipe(BaseModel):
             raise UserError("augment: a changed text has no label of its own; set labels_weight: 0, or augment: 0")
         if (self.decay == "stage") != (self.recover_learning_rate is not None):
             raise UserError("decay: stage and recover_learning_rate go together: set both or neither")
-        if [getattr(self, name) for name in AMOUNTS].count(None) != 2:
-            raise UserError("density, latency and speedup exclude each other: ask for one of them")
-        if self.density is not None and (self.target_shape or self.latency_table):
+        if self.end == 1 and (self.average or self.recover_learning_rate is not None):
+            raise UserError("end: 1 leaves no recovery: drop average and recover_learning_rate, or lower end")
+        if [getattr(self, name) for name in AMOUNTS].count(None) != len(AMOUNTS) - 1:
+            raise UserError("density, latency, speedup and keep exclude each other: ask for one of them")
+        if self.latency is None and self.speedup is None and (self.target_shape or self.latency_table):
             raise UserError("target_shape and latency_table go with a latency or a speedup: ask for one, or drop them")
         for density in self.densities:
             if not 0 < density <= 1:
@@ -203,7 +220,7 @@ class Recipe(BaseModel):
 
     @property
     def densities(self) -> tuple[float, ...]:
-        """The densities asked for, falling; none where a time is."""
+        """The densities asked for, falling; none where a time or a number of units is."""
         if self.density is None:
             return ()
         return self.density if isinstance(self.density, tuple) else (self.density,)

@@ -61,10 +61,12 @@ class Report:
 
     @property
     def aim(self) -> str:
-        """What was asked for: "density 0.05", "5 ms" or "4x"."""
+        """What was asked for: "density 0.05", "keep 12", "5 ms" or "4x"."""
         r = self.recipe
         if r["density"] is not None:
             return f"density {r['density']:g}"
+        if r.get("keep") is not None:
+            return f"keep {r['keep']}"
         return f"{r['latency']:g} ms" if r["latency"] is not None else f"{r['speedup']:g}x"
 
     def to_dict(self) -> dict[str, Any]:

@@ -293,4 +293,5 @@ def _random_inputs(model: PreTrainedModel, *, rows: int = 16, tokens: int = 24) 
     ids = torch.randint(model.config.vocab_size, (rows, tokens), generator=noise)
     lengths = torch.randint(1, tokens + 1, (rows, 1), generator=noise)
     mask = (torch.arange(tokens) < lengths).long()
-    return [{"input_ids": torch.where(mask > 0, ids, model.config.pad_token_id or 0), "attention_mask": mask}]
+    batch = {"input_ids": torch.where(mask > 0, ids, model.config.pad_token_id or 0), "attention_mask": mask}
+    return [batch | ({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})]

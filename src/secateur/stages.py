@@ -47,6 +47,7 @@ from secateur.augment import augmented
 from secateur.bench import check_models, disk_bytes, grid
 from secateur.card import card
 from secateur.checkpoint import load, read_config, save
+from secateur.counting import Units, check_count
 from secateur.errors import UserError
 from secateur.evaluation import alone, batches, encoded, scores
 from secateur.folder import claim, note, read_json, write_whole
@@ -54,7 +55,7 @@ from secateur.holes import fill, held
 from secateur.latency import LatencyTable, beside
 from secateur.methods.method import Method, named
 from secateur.moments import ORDERS, Moments, load_moments, save_moments
-from secateur.objectives import Hidden, Labels, Logits, Term
+from secateur.objectives import STACKS, Hidden, Labels, Logits, Term
 from secateur.plan import Plan
 from secateur.recipe import Recipe
 from secateur.report import Report
@@ -194,7 +195,12 @@ class Run:
     @cached_property
     def scored_rows(self) -> list[dict[str, Any]]:
         """What a stage is scored on while it trains: rows held out of the training set where something is chosen."""
-        return self._train_parts[0] if self.recipe.select else self.validation_rows
+        if self.recipe.select:
+            return self._train_parts[0]
+        most, count = self.recipe.evaluation_rows, len(self.task.splits["validation"])
+        if most is None or most >= count:
+            return self.validation_rows
+        return encoded(self.task, "validation", self.tokenizer, self.recipe.max_length, range(most))
 
     @cached_property
     def bf16(self) -> bool:
@@ -235,9 +241,19 @@ class Run:
             raise UserError(f"the task {self.recipe.task!r} takes no changed copies of its texts: set augment to 0")
         model = self._base(self.recipe.model)
         self._check_teacher(model)
-        self._method(self._factorised(model))
+        self._check_method(self._method(self._factorised(model)))
         for _, tokens in self.recipe.shapes:
             check_models([model], tokens)
+
+    def _check_method(self, method: Method) -> None:
+        """The way of a method must be one that the recipe can take."""
+        r = self.recipe
+        if r.toward is not None and self.schedule(0.0) < self.share:
+            raise UserError(
+                f"{r.method!r} keeps as much at first as in the end, so that one pruning gives one density: ask for one"
+            )
+        if r.end == 1 and method.fills:
+            raise UserError("end: 1 leaves no recovery, in which what is filled is trained: lower end")
 
     def _check_teacher(self, model: PreTrainedModel) -> None:
         """A teacher must suit the terms of the loss, and a named one have the shapes that it lends."""
@@ -315,7 +331,8 @@ class Run:
 
     def _method(self, model: PreTrainedModel) -> Method:
         r = self.recipe
-        space = Space(model, *r.units, cost=self.table, round_to=r.round_to)
+        cost = self.table if r.keep is None else Units()
+        space = Space(model, *r.units, cost=cost, round_to=r.round_to)
         kind: Any = named(r.method)
         try:
             return kind(space, self.schedule, **r.options)
@@ -326,7 +343,7 @@ class Run:
     def table(self) -> LatencyTable | None:
         """What sizes cost, where a time is asked for: as an earlier attempt had it, the recipe's, or measured now."""
         r, kept = self.recipe, self.folder / TABLE
-        if r.density is not None:
+        if r.latency is None and r.speedup is None:
             return None
         if kept.is_file():
             return LatencyTable.load(kept)
@@ -343,12 +360,16 @@ class Run:
         r = self.recipe
         return named(r.method).schedule(r.toward or self.share, r.begin, r.begin + r.ramp * (r.end - r.begin))
 
-    @property
+    @cached_property
     def share(self) -> float:
-        """What to come down to: the density, or the share of the dense model's time."""
+        """What to come down to: the density, or the share of the dense model's units or time."""
         r = self.recipe
         if r.density is not None:
             return r.densities[-1]
+        if r.keep is not None:
+            space = Space(self._base(r.model), *r.units, round_to=r.round_to)
+            check_count(space, r.keep)
+            return r.keep / len(space)
         return cast(LatencyTable, self.table).share_of(r.latency, r.speedup)
 
     @cached_property
@@ -361,7 +382,9 @@ class Run:
 
     def _prune(self, folder: Path) -> None:
         r = self.recipe
-        method = self._method(self.student)
+        method, frozen = self._method(self.student), r.train == "scores"
+        if frozen:
+            self.student.requires_grad_(False)
         trainer = self._trainer(
             self.student,
             "prune",
@@ -369,7 +392,7 @@ class Run:
             method=method,
             objective=self._objective(),
             end=r.end,
-            shrink=r.shrink,
+            shrink=r.shrink and not frozen,
             decay=(0.0, r.end) if r.decay == "run" else (0.0, 1.0),
             learning_rate=r.learning_rate,
         )
@@ -394,7 +417,8 @@ class Run:
     def _cut(self, model: PreTrainedModel, trainer: PruningTrainer, folder: Path) -> None:
         """Cut a model as its trainer's method says now, and leave what recovery goes on with; the model last."""
         method = cast(Method, trainer.method)
-        plan = method.plan(self.share, self.recipe.embedding_rank)
+        rank, keep = self.recipe.embedding_rank, self.recipe.keep
+        plan = method.plan(self.share, rank) if keep is None else method.plan(embedding_rank=rank, keep=keep)
         small = cut(model, plan)
         checked = _proved(verify(self._batches(), dense=model, plan=plan), "masked and cut")
         save_file(trainer.terms.state_dict(), self.folder / TERMS)
@@ -419,8 +443,13 @@ class Run:
         return load(folder)
 
     def _recover(self, folder: Path) -> None:
-        r, small = self.recipe, self.small
-        begin, rows = (read_json(self.folder / CUT_AT)[name] for name in ("progress", "rows"))
+        small, cut_at = self.small, read_json(self.folder / CUT_AT)
+        if cut_at["progress"] < 1:
+            self._train_small(small, cut_at["progress"], cut_at["rows"])
+        processes.on_main(partial(self._keep, small, folder))
+
+    def _train_small(self, small: PreTrainedModel, begin: float, rows: int) -> None:
+        r = self.recipe
         anew = r.recover_learning_rate is not None
         set_seed(r.seed + 1)
         trainer = self._trainer(
@@ -437,7 +466,6 @@ class Run:
         )
         with held(small):
             self._train(trainer, "recover")
-        processes.on_main(partial(self._keep, small, folder))
 
     def _keep(self, small: PreTrainedModel, folder: Path) -> None:
         """Save the result; under its name once what was written is proved to be it."""
@@ -450,11 +478,22 @@ class Run:
     def _objective(self) -> list[Term]:
         r = self.recipe
         terms: list[Term] = [Logits(r.temperature, r.logits_weight, divergence=r.divergence)]
-        if r.hidden is not None:
-            terms.append(Hidden(r.hidden, r.hidden_weight, project=r.hidden_projection, match=r.match))
+        terms += self._hidden_terms()
         if r.labels_weight:
-            terms.append(Labels(r.labels_weight))
+            terms.append(Labels(r.labels_weight, smoothing=r.label_smoothing))
         return terms
+
+    def _hidden_terms(self) -> list[Hidden]:
+        """The term of hidden states, if any; a term for each stack that is asked for where a model has two."""
+        r = self.recipe
+        if r.hidden is None:
+            return []
+        both = STACKS if r.hidden_of == "both" else (r.hidden_of,)
+        options: dict[str, Any] = {"project": r.hidden_projection, "match": r.match}
+        return [
+            Hidden(r.hidden, r.hidden_weight, stack=stack, **options)
+            for stack in (both if self.task.generates else (None,))
+        ]
 
     def _continued_objective(self) -> list[Term]:
         """The terms as pruning left them."""
@@ -492,8 +531,7 @@ class Run:
         r = self.recipe
         if not r.cache:
             return self.teacher
-        depth = self.teacher.config.num_hidden_layers
-        layers = Hidden(r.hidden, match=r.match).matched(depth) if r.hidden is not None else []
+        layers = {term.stack: term.matched(term.depth_of(self.teacher.config)) for term in self._hidden_terms()}
         started = self._started()
         answers = partial(
             CachedTeacher.of,
@@ -501,7 +539,8 @@ class Run:
             self.taught_rows,
             self.task.collator(self.tokenizer),
             (self.shared or self.folder) / "cache",
-            layers=layers,
+            layers=layers.get("encoder" if self.task.generates else None, []),
+            target_layers=layers.get("decoder", []),
             bf16=self.bf16,
             limit_gb=r.cache_gb,
         )
@@ -525,7 +564,8 @@ class Run:
         trainer = PruningTrainer(
             model,
             teacher=self.outputs if objective else None,
-            objective=objective,
+            objective=objective or [Labels(smoothing=self.recipe.label_smoothing)],
+            generate=self.task.generate if self.task.generates else None,
             select=self.task.metric if objective and self.recipe.select else None,
             args=self._arguments(stage, epochs, learning_rate, constant),
             train_dataset=self.taught_rows if objective else self.train_rows,
@@ -587,7 +627,8 @@ class Run:
         """The scores of an evaluation within a stage, whose rows Trainer has put into an order of its own."""
         *labels, places = prediction.label_ids
         rows = [self.scored_rows[place] for place in places]
-        return self.task.score(EvalPrediction(prediction.predictions, alone(labels)), rows)
+        said = self.task.read(EvalPrediction(prediction.predictions, alone(labels)), self.tokenizer)
+        return self.task.score(said, rows)
 
     def _train(self, trainer: PruningTrainer, stage: str) -> None:
         started = self._started()

@@ -72,6 +72,8 @@ class PruningTrainer(Trainer):
             rows grouped by length.
         select: the metric by which the best evaluation is chosen, once the method has settled: its weights are
             the result. By default the last weights are.
+        generate: what a model in evaluation mode writes for a batch without labels, tokens `(batch, tokens)`: an
+            evaluation then gives these in place of the outputs.
         average: the last part of the steps, after each of which the weights count in a mean that is the result; 0
             for none. Without a method, and without `select`.
         The rest is Trainer's.
@@ -98,6 +100,7 @@ class PruningTrainer(Trainer):
         moments: Mapping[str, Moments] | None = None,
         rows_seen: int = 0,
         select: str | None = None,
+        generate: Callable[[PreTrainedModel, Mapping[str, Tensor]], Tensor] | None = None,
         average: float = 0.0,
         **kwargs: Any,
     ) -> None:
@@ -105,7 +108,7 @@ class PruningTrainer(Trainer):
         self.objective: list[Term] = list(objective) or [Labels()]
         self.terms = nn.ModuleList(self.objective)
         self.window, self.decay, self.select = (begin, end), decay or (begin, end), select
-        self.known, self.rows_seen = moments or {}, rows_seen
+        self.known, self.rows_seen, self.generate = moments or {}, rows_seen, generate
         self.attachment: Attachment | None = None
         self.shrinking: Shrinking | None = None
         if shrink and method is not None and method.shrinks:
@@ -199,6 +202,19 @@ class PruningTrainer(Trainer):
             self._keep_if_best(metrics[f"eval_{self.select}"])
         return metrics
 
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Any, Any, Any]:
+        """As in Trainer; where the model writes, what it writes. The loss comes first: it draws the masks, too."""
+        if self.generate is None or prediction_loss_only:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        inputs = self._prepare_inputs(inputs)
+        loss, _, _ = super().prediction_step(model, dict(inputs), True, ignore_keys)
+        labels = tuple(inputs.pop(name) for name in self.label_names)
+        with self.compute_loss_context_manager():
+            written = self.generate(self.model, inputs)
+        return loss, written, labels[0] if len(labels) == 1 else labels
+
     # The best evaluation, where one is chosen
 
     def _keep_if_best(self, score: float) -> None:
@@ -268,11 +284,19 @@ class PruningTrainer(Trainer):
 
     def _step(self, model: nn.Module, inputs: dict[str, Tensor], index: Tensor | None) -> Step:
         hidden = any(term.needs_hidden for term in self.objective)
+        inputs = self._with_decoder_inputs(inputs)
         student = model(**inputs, output_hidden_states=hidden)
         taught = self._teach(inputs, index, hidden)
         if self.attachment is None:
             return Step(inputs, student, taught, progress=self.progress)
         return Step(inputs, student, taught, self.attachment.masks, self.attachment.at_sites, self.progress)
+
+    def _with_decoder_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A batch with what a decoder reads, the labels one to the right: the student and the teacher read the same."""
+        shift: Any = getattr(self.model, "prepare_decoder_input_ids_from_labels", None)
+        if shift is None or "decoder_input_ids" in inputs or "labels" not in inputs:
+            return inputs
+        return {**inputs, "decoder_input_ids": shift(inputs["labels"])}
 
     @torch.no_grad()
     def _teach(self, inputs: dict[str, Tensor], index: Tensor | None, hidden: bool) -> Any:
@@ -322,11 +346,14 @@ class PruningTrainer(Trainer):
         return [dict(zip(counts[0], shares, strict=True)) for shares in numbers / mean]
 
     def before_step(self) -> None:
-        """Before an optimizer step: average over devices the gradients that no wrapper of the model knows of."""
+        """Before an optimizer step: average over devices, and clip, gradients that no wrapper of the model knows of."""
         if self.accelerator.num_processes > 1:
             for parameter in self._own_state().parameters():
                 if parameter.grad is not None:
                     parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
+        for group in self.method.param_groups() if self.method is not None else []:
+            if limit := group.get("clip"):
+                nn.utils.clip_grad_norm_(group["params"], limit)
 
     def step_taken(self) -> None:
         """After an optimizer step: the method observes the whole step's evidence, then moves on."""

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset, DatasetDict
+from torch import Tensor
 from transformers import (
     AutoConfig,
     DataCollatorWithPadding,
@@ -57,6 +58,7 @@ class Task(ABC):
         label_names: what of a batch are labels, by the names that the model takes them under.
         defaults: keys of a recipe that names this task, where the recipe says nothing.
         greater_is_better: whether a larger `metric` is better.
+        generates: whether what is scored is what a model writes (`generate`), not its outputs for a row.
         augmentable: whether a teacher may label a row whose words were dropped, swapped or cropped.
         splits: "train" and "validation", narrowed to the columns in use.
         labels: the names of the head's outputs, in order; None where they have no names.
@@ -70,6 +72,7 @@ class Task(ABC):
     defaults: ClassVar[Mapping[str, Any]] = {}
     greater_is_better: ClassVar[bool] = True
     augmentable: ClassVar[bool] = False
+    generates: ClassVar[bool] = False
     splits: DatasetDict
     labels: tuple[str, ...] | None
     metric: str
@@ -91,10 +94,23 @@ class Task(ABC):
         """The scores that are reported: as `compute_metrics`, for a task that knows more of its rows than `labels`.
 
         Args:
-            prediction: as for `compute_metrics`, in the order of `rows`.
+            prediction: as `read`, in the order of `rows`.
             rows: what `encode` made of a split, row by row.
         """
         return self.compute_metrics(prediction)
+
+    def generate(self, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The tokens that a model in evaluation mode writes for a batch without labels, `(batch, tokens)`."""
+        raise NotImplementedError(f"{type(self).__name__} generates: write generate(model, inputs)")
+
+    def read(self, prediction: EvalPrediction, tokenizer: PreTrainedTokenizerBase) -> EvalPrediction:
+        """What the scores are taken of: as the model said it, or the texts of the tokens that it wrote.
+
+        Args:
+            prediction: outputs, or tokens and labels `(rows, tokens)` where the task `generates`; -100 is none.
+            tokenizer: the model's.
+        """
+        return prediction
 
     def head(self) -> dict[str, Any]:
         """What the model's config must say for this task; `num_labels` among it if the head has labels."""
@@ -146,10 +162,7 @@ class Task(ABC):
         Raises:
             UserError: the folder holds no checkpoint.
         """
-        if isinstance(model_or_folder, PreTrainedModel):
-            config = model_or_folder.config
-        else:
-            config = _read_config(model_or_folder)
+        config = config_of(model_or_folder)
         wanted = self.head().get("num_labels", config.num_labels)
         return self._has_head(config) and config.num_labels == wanted
 
@@ -255,6 +268,15 @@ def open_task(name: str, data: str, options: Mapping[str, Any], **given: Any) ->
         if key not in known:
             raise UserError(f"task {name!r} has no option {key!r}: it has {', '.join(known) or 'none'}")
     return kind.from_data(data, **given, **options)
+
+
+def config_of(model_or_folder: PreTrainedModel | str | Path) -> PreTrainedConfig:
+    """The config of a model, or of a checkpoint.
+
+    Raises:
+        UserError: the folder holds no checkpoint.
+    """
+    return model_or_folder.config if isinstance(model_or_folder, PreTrainedModel) else _read_config(model_or_folder)
 
 
 def _read_config(name_or_path: str | Path, **kwargs: Any) -> PreTrainedConfig:

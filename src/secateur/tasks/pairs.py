@@ -1,0 +1,113 @@
+"""Rows of a source and a target text, in the forms that translation and summarisation data has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from datasets import Dataset, DatasetDict, Translation, Value
+
+from secateur.errors import UserError
+from secateur.tasks.splits import listed, no_column, shared_columns
+
+SOURCE, TARGET = "source", "target"
+"""The columns of a prepared split."""
+RECORD = "translation"
+"""The column of the hub's translation data: a record of one text in several languages."""
+LANGUAGE = re.compile(r"[a-z]{2,3}([_-][A-Za-z]{2,4})?")  # en, deu, pt_BR, zh-Hans
+
+
+def prepare(
+    splits: DatasetDict, text: str | Sequence[str] | None, label: str | None, usual: Sequence[tuple[str, str]]
+) -> DatasetDict:
+    """The splits with the columns `SOURCE` and `TARGET` alone, whole rows alone.
+
+    Args:
+        splits: as read; a column `RECORD` counts as a column for each of its languages.
+        text, label: the columns of source and target; by default the first of `usual` that are there, or else the
+            languages of the data, where there are two.
+        usual: pairs of columns to look for, in order.
+
+    Raises:
+        UserError: a column is not there or holds no text, there is one alone, or a row lacks a text.
+    """
+    splits = DatasetDict({name: _flat(split) for name, split in splits.items()})
+    source, target = _columns(splits, text, label, usual)
+    splits = splits.select_columns([source, target])
+    splits = DatasetDict({name: _named(split, source, target) for name, split in splits.items()})
+    for name, split in splits.items():
+        _check_texts(name, split, {SOURCE: source, TARGET: target})
+        _check_gaps(name, split)
+    return splits
+
+
+def _flat(split: Dataset) -> Dataset:
+    """A column for each language of the record, if there is one, in the order that the data has them in."""
+    feature = split.features.get(RECORD)
+    if not isinstance(feature, dict | Translation):
+        return split
+    names = [*(feature if isinstance(feature, dict) else feature.languages)]
+    others = [name for name in split.column_names if name != RECORD and name not in names]
+    flat = split.select_columns([*others, RECORD]).flatten()
+    return flat.rename_columns({f"{RECORD}.{name}": name for name in names}).select_columns([*others, *names])
+
+
+def _columns(
+    splits: DatasetDict, text: str | Sequence[str] | None, label: str | None, usual: Sequence[tuple[str, str]]
+) -> tuple[str, str]:
+    shared = shared_columns(splits)
+    asked = (text,) if isinstance(text, str) else tuple(text or ())
+    if len(asked) > 1:
+        raise UserError(f"`text` names {len(asked)} columns: name the one that holds the source")
+    for option, names in (("text", asked), ("label", (label,) if label else ())):
+        if names and names[0] not in shared:
+            raise no_column(option, names, shared)
+    known = [*usual, *_languages(splits["train"], shared)]
+    pairs = [pair for pair in known if set(pair) <= set(shared) and _agrees(pair, asked, label)]
+    if asked and label:
+        pairs = [(asked[0], label)]
+    if not pairs:
+        raise UserError(
+            f"the data has no source and target under usual names: name both by `text` and `label`, out of "
+            f"{listed(shared, 20) or 'none'}"
+        )
+    if pairs[0][0] == pairs[0][1]:
+        raise UserError(f"column {pairs[0][0]!r} is both source and target: name another by `text` or `label`")
+    return pairs[0]
+
+
+def _agrees(pair: tuple[str, str], asked: Sequence[str], label: str | None) -> bool:
+    return (not asked or pair[0] == asked[0]) and (label is None or pair[1] == label)
+
+
+def _languages(split: Dataset, shared: Sequence[str]) -> list[tuple[str, str]]:
+    """The two columns of text that are named as languages are, either way; none where there are more or fewer."""
+    found = [name for name in shared if LANGUAGE.fullmatch(name) and name != "id" and _is_text(split, name)]
+    return [(found[0], found[1]), (found[1], found[0])] if len(found) == 2 else []
+
+
+def _named(split: Dataset, source: str, target: str) -> Dataset:
+    """The two columns in this order, under our names; either may be called as the other will be."""
+    texts = split.with_format("arrow")[:]
+    return Dataset(texts.select([source, target]).rename_columns([SOURCE, TARGET]))
+
+
+def _is_text(split: Dataset, column: str) -> bool:
+    feature = split.features[column]
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string", "null")
+
+
+def _check_texts(name: str, split: Dataset, columns: dict[str, str]) -> None:
+    for column, asked in columns.items():
+        if not _is_text(split, column):
+            raise UserError(f"column {asked!r} of the {name} split holds no text: name another by `text` or `label`")
+
+
+def _check_gaps(name: str, split: Dataset) -> None:
+    pairs = zip(split[SOURCE][:], split[TARGET][:], strict=True)
+    gaps = [number for number, pair in enumerate(pairs) if not all(text and text.strip() for text in pair)]
+    if gaps:
+        raise UserError(
+            f"{len(gaps)} of the {len(split)} rows of the {name} split lack a source or a target (the first is row "
+            f"{gaps[0]}, counted from 0): fill or remove them"
+        )

@@ -1,0 +1,217 @@
+"""Texts made of texts: what translation and summarisation share.
+
+Training is by teacher forcing: the decoder reads the target, one to the right. Scores are of what a model writes by
+itself (`writing`).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict
+from torch import Tensor
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    EvalPrediction,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+
+from secateur.errors import UserError
+from secateur.tasks.pairs import SOURCE, TARGET, prepare
+from secateur.tasks.splits import first_rows, read_splits
+from secateur.tasks.task import PaddingCollator, Task, check_length, config_of
+from secateur.tasks.writing import UNLABELLED, Search, texts_of
+
+UNTRAINED = "secateur_untrained"
+"""What the config says of a model that has been made and not trained yet (`scratch.new_model`)."""
+
+Self = TypeVar("Self", bound="Sequences")
+
+
+class SequenceCollator(PaddingCollator):
+    """Pads model inputs, and labels on the right with -100; leaves out what is for the score alone."""
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = super().__call__([{k: v for k, v in row.items() if k not in ("labels", TARGET)} for row in features])
+        if all("labels" in row for row in features):
+            batch["labels"] = self._padded([row["labels"] for row in features])
+        return batch
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """`(batch, tokens of the longest)`, in multiples of what inputs are padded to."""
+        multiple = self.pad_to_multiple_of or 1
+        width = -(-max(map(len, rows)) // multiple) * multiple
+        return torch.tensor([[*row, *[UNLABELLED] * (width - len(row))] for row in rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences(Task):
+    """A text for a text. A kind of it names its scores, and the columns that its data usually has.
+
+    Attributes:
+        columns: pairs of columns, source and target, tried in this order.
+        metrics: names of the scores, the first is the default.
+        package: what computes them, as Python imports it and as pip installs it.
+        usual_tokens: `Search.max_new_tokens` where nothing is said.
+        splits: "train" and "validation", with the columns "source" and "target".
+        metric: the main score, one of `metrics`.
+        search: how a model writes.
+        prefix: what is put before every source, as T5 wants it: "translate English to German: ".
+        max_target_length: tokens that a target is cut to in training; None for as many as a source.
+        fine_tuned: whether a model that is given is fine-tuned for this already: pre-trained ones have the same head.
+        labels: None, for the outputs of the head have no names.
+    """
+
+    model_class: ClassVar[Any] = AutoModelForSeq2SeqLM
+    collator_class: ClassVar[type[PaddingCollator]] = SequenceCollator
+    generates: ClassVar[bool] = True
+    defaults: ClassVar[Mapping[str, Any]] = {"label_smoothing": 0.1, "evaluation_rows": 200, "cache": False}
+    columns: ClassVar[Sequence[tuple[str, str]]]
+    metrics: ClassVar[tuple[str, ...]]
+    package: ClassVar[tuple[str, str]]
+    usual_tokens: ClassVar[int | None] = None
+
+    splits: DatasetDict
+    metric: str
+    search: Search
+    prefix: str = ""
+    max_target_length: int | None = None
+    fine_tuned: bool = True
+    labels: tuple[str, ...] | None = None
+
+    @classmethod
+    def from_data(
+        cls: type[Self],
+        data: str,
+        *,
+        text: str | Sequence[str] | None = None,
+        label: str | None = None,
+        metric: str | None = None,
+        seed: int = 0,
+        rows: int | None = None,
+        validation: str | None = None,
+        prefix: str = "",
+        beams: int = 5,
+        length_penalty: float = 1.0,
+        max_new_tokens: int | None = None,
+        max_target_length: int | None = None,
+        fine_tuned: bool = True,
+    ) -> Self:
+        """Read `data` (see `read_splits`) and recognise its columns.
+
+        Args:
+            data: a name on the hub, a folder or a file.
+            text: the column of the source; by default the first pair of `columns` that is there, or of two languages
+                the first. A column "translation" of records counts as a column for each language.
+            label: the column of the target.
+            metric: the main score; by default the first of `metrics`.
+            seed: chooses the rows of a validation split that the data lacks, and those that `rows` keeps.
+            rows: how many training rows to keep, for a quick trial; all by default. Validation stays whole.
+            validation: the split to score; by default as `read_splits`. For a paper's table it is "test".
+            beams, length_penalty, max_new_tokens: as of `Search`.
+            prefix, max_target_length, fine_tuned: as the attributes.
+
+        Raises:
+            UserError: the data cannot be read; a column is not there or holds no text; a text is empty; a number is
+                out of range; the metric is not known; what computes it is not installed.
+        """
+        cls._check(metric, max_target_length)
+        search = Search(beams, length_penalty, cls.usual_tokens if max_new_tokens is None else max_new_tokens)
+        prepared = partial(prepare, text=text, label=label, usual=cls.columns)
+        splits = read_splits(data, validation=validation, prepare=prepared, seed=seed)
+        if rows is not None:
+            splits["train"] = first_rows(splits["train"], rows, seed)
+        return cls(splits, metric or cls.metrics[0], search, prefix, max_target_length, fine_tuned)
+
+    @classmethod
+    def _check(cls, metric: str | None, max_target_length: int | None) -> None:
+        if metric is not None and metric not in cls.metrics:
+            raise UserError(f"metric {metric!r} is not known for texts: choose one of {', '.join(cls.metrics)}")
+        if max_target_length is not None and max_target_length < 2:
+            raise UserError(f"max_target_length is {max_target_length}: give at least 2, the last token ends the text")
+        module, name = cls.package
+        if find_spec(module) is None:
+            raise UserError(f"{' and '.join(cls.metrics)} need a package that is not installed: run pip install {name}")
+
+    def encode(self, split: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int = 128) -> Dataset:
+        """One of `splits`, or rows of one, as model inputs, unpadded.
+
+        Args:
+            split: rows with the columns "source" and "target".
+            tokenizer: the model's.
+            max_length: tokens to keep of a source, special ones included, and of a target if it has no length of its
+                own; scores are of whole targets.
+
+        Returns:
+            The columns of the tokenizer; `labels`, the tokens of the target; `length` (tokens of the source); and, for
+            `score`, `target`.
+
+        Raises:
+            UserError: `max_length` or `max_target_length` is more than the tokenizer's model takes.
+        """
+        longest = self.max_target_length or max_length
+        for length in (max_length, longest):
+            check_length(length, tokenizer)
+        prefix = self.prefix  # not `self`: `map` hashes what its function holds
+
+        def tokens(batch: dict[str, list[Any]]) -> dict[str, Any]:
+            sources = [prefix + source for source in batch[SOURCE]]
+            encoded = tokenizer(sources, truncation=True, max_length=max_length)
+            targets = tokenizer(text_target=batch[TARGET], truncation=True, max_length=longest)
+            lengths = [len(ids) for ids in encoded["input_ids"]]
+            return {**encoded, "labels": targets["input_ids"], "length": lengths, TARGET: batch[TARGET]}
+
+        return split.map(tokens, batched=True, remove_columns=[SOURCE], desc="tokenize")
+
+    def load_model(self, name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
+        """As every task does; the mark of a model that was made and not trained is taken off: it is to be trained."""
+        model = super().load_model(name_or_path, **kwargs)
+        if hasattr(model.config, UNTRAINED):
+            delattr(model.config, UNTRAINED)
+        return model
+
+    def is_finetuned(self, model_or_folder: PreTrainedModel | str | Path) -> bool:
+        """As every task does: by the head, which pre-trained models have too (`fine_tuned`); not one just made."""
+        config = config_of(model_or_folder)
+        return self.fine_tuned and self._has_head(config) and not getattr(config, UNTRAINED, False)
+
+    def _has_head(self, config: PreTrainedConfig) -> bool:
+        head = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+        return head is not None and any(name.endswith(head) for name in config.architectures or ())
+
+    def generate(self, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
+        return self.search(model, inputs)
+
+    def read(self, prediction: EvalPrediction, tokenizer: PreTrainedTokenizerBase) -> EvalPrediction:
+        said, wanted = (texts_of(part, tokenizer) for part in (prediction.predictions, prediction.label_ids))
+        return EvalPrediction(np.array(said), np.array(wanted))
+
+    def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """`metrics` by name, of texts and of those wanted.
+
+        Raises:
+            UserError: these are no texts: whoever asks must let the model write, and `read` what it wrote.
+        """
+        said, wanted = list(prediction.predictions), list(prediction.label_ids)
+        if not all(isinstance(text, str) for text in (*said, *wanted)):
+            raise UserError(f"the task {self.name!r} is scored on what a model writes: this takes its logits alone")
+        return self.graded(said, wanted)
+
+    def score(self, prediction: EvalPrediction, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """As `compute_metrics`, against the whole targets, as the data has them."""
+        return self.compute_metrics(EvalPrediction(prediction.predictions, np.array([row[TARGET] for row in rows])))
+
+    @abstractmethod
+    def graded(self, said: Sequence[str], wanted: Sequence[str]) -> dict[str, float]:
+        """`metrics` by name, of texts and of those wanted, pair by pair."""

@@ -1,0 +1,27 @@
+"""Translation: BLEU and chrF of what a model writes, by sacrebleu (Post, 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from secateur.tasks.sequences import Sequences
+from secateur.tasks.task import register
+
+
+@register("translation")
+@dataclass(frozen=True, eq=False)
+class Translation(Sequences):
+    """A text in another language. The scores are sacrebleu's, of the corpus, in [0, 100]."""
+
+    columns: ClassVar[Sequence[tuple[str, str]]] = (("source", "target"), ("src", "tgt"), ("input", "output"))
+    metrics: ClassVar[tuple[str, ...]] = ("bleu", "chrf")
+    package: ClassVar[tuple[str, str]] = ("sacrebleu", "sacrebleu")
+
+    def graded(self, said: Sequence[str], wanted: Sequence[str]) -> dict[str, float]:
+        """BLEU (13a, cased, smoothed exponentially) and chrF2, as `sacrebleu -m bleu chrf` has them."""
+        from sacrebleu.metrics import BLEU, CHRF
+
+        scores = {"bleu": BLEU(), "chrf": CHRF()}
+        return {name: float(kind.corpus_score(list(said), [list(wanted)]).score) for name, kind in scores.items()}
