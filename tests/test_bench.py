@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from tiny_models import tiny
 from torch import nn
 from transformers import (
     BertConfig,
@@ -245,3 +246,51 @@ def test_a_model_without_tokens_is_refused():
     picture.config = type("PictureConfig", (), {})()
     with pytest.raises(UserError, match="vocab_size"):
         measure(picture, **SHORT)
+
+
+# Encoder-decoders
+
+
+@pytest.mark.parametrize("kind", ["marian", "t5"])
+def test_parts_of_an_encoder_decoder_are_timed_by_themselves(kind):
+    model = tiny(kind, dtype=torch.float32)
+    counts = dict.fromkeys(("encoder", "decoder"), 0)
+
+    def count(name):
+        def hook(*_):
+            counts[name] += 1
+
+        return hook
+
+    model.get_encoder().register_forward_hook(count("encoder"))
+    model.get_decoder().register_forward_hook(count("decoder"))
+    forwards = SHORT["repeats"] + SHORT["warmup"]
+    found = {}
+    for part in bench.PARTS:
+        counts.update(encoder=0, decoder=0)
+        found[part] = measure(model, part=part, **SHORT).protocol["part"], dict(counts)
+    assert found == {
+        "whole": ("whole", {"encoder": forwards, "decoder": forwards}),
+        "encoding": ("encoding", {"encoder": forwards, "decoder": 0}),
+        # read once; then as many steps as tokens in each writing
+        "decoding": ("decoding, 5 beams", {"encoder": 1, "decoder": forwards * SHORT["tokens"]}),
+    }
+
+
+def test_a_summary_tells_the_part():
+    model = tiny("marian", dtype=torch.float32)
+    assert "\ndecoding, 5 beams, batch 2 x 7 tokens" in str(measure(model, part="decoding", **SHORT))
+    assert "\nbatch 2 x 7 tokens" in str(measure(model, **SHORT))
+
+
+@pytest.mark.parametrize(
+    ("part", "runtime", "message"),
+    [
+        ("reading", "pytorch", "expected part whole, encoding, decoding, got 'reading'"),
+        ("decoding", "pytorch", "decoding is a part of an encoder-decoder, BertForSequenceClassification is none"),
+        ("encoding", "onnxruntime", "encoding is measured in PyTorch"),
+    ],
+)
+def test_parts_that_there_are_not_are_refused(bert, part, runtime, message):
+    with pytest.raises(UserError, match=message):
+        measure(bert, part=part, runtime=runtime, **SHORT)

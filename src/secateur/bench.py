@@ -4,6 +4,7 @@ The models take turns (A, B, A, B, ...) in one process, so that a slow minute of
 medians and quartiles are reported, and every number carries its protocol.
 """
 
+import copy
 import os
 import platform
 import time
@@ -23,6 +24,10 @@ from secateur.runtimes import DTYPES, check_runtime, runner
 
 Call = Callable[[], object]
 """One forward of one model, ready to be timed."""
+PARTS = ("whole", "encoding", "decoding")
+"""What of an encoder-decoder is timed: one forward of source and target, the encoder's, or writing a text."""
+BEAMS = 5
+"""Texts that are followed at once where writing is timed, as in the usual beam search of translation."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Measurement:
         quartiles_ms: first and third quartile of that time, in milliseconds.
         parameters: numbers stored in the model's parameters, padding included; a shared one counts once.
         protocol: how it was measured: batch and tokens (the shape), repeats, warmup, threads, dtype, device,
-            runtime, attention (implementation), machine, order and seed.
+            runtime, attention (implementation), machine, order and seed; of an encoder-decoder the part.
         against: the other model's measurement, from the same run; None when the model was measured alone.
     """
 
@@ -61,9 +66,10 @@ class Measurement:
             result += f"; {self.speed_up:.2f}x the speed of {self.against._latency()}"
             result += f", {self.against.parameters:,} parameters"
         p = self.protocol
+        part = f"{p['part']}, " if p.get("part", "whole") != "whole" else ""
         return (
             f"{result}\n"
-            f"batch {p['batch']} x {p['tokens']} tokens, median of {p['repeats']} (quartiles) after "
+            f"{part}batch {p['batch']} x {p['tokens']} tokens, median of {p['repeats']} (quartiles) after "
             f"{p['warmup']} to warm up, {p['order']}, threads {p['threads']}, {p['dtype']}, "
             f"attention {p['attention']}, {p['device']}, {p['runtime']}, {p['machine']}"
         )
@@ -83,6 +89,7 @@ def measure(
     threads: int | None = None,
     runtime: str = "pytorch",
     dtype: torch.dtype | str | None = None,
+    part: str = "whole",
     seed: int = 0,
 ) -> Measurement:
     """Time full forwards of `model`, in turn with `against`, on random token ids without padding.
@@ -95,7 +102,7 @@ def measure(
         model: a text encoder with `config.vocab_size`, stock or cut.
         against: the model to compare with, on the same device; usually the dense one.
         batch: sequences in a forward.
-        tokens: tokens in each sequence.
+        tokens: tokens in each sequence, and in its target where there is a decoder.
         repeats: timed forwards of each model.
         warmup: forwards of each model before the clock counts.
         threads: intra-op threads on the CPU; None takes PyTorch's present number.
@@ -104,6 +111,9 @@ def measure(
             `runtimes.DTYPES` runs both models in that type, cast or quantised before the clock counts;
             `torch.bfloat16` or `torch.float16` runs PyTorch under autocast, entered anew for each forward, so that
             casting the weights is part of the time.
+        part: of an encoder-decoder in PyTorch what is timed: "whole", one forward of source and target; "encoding",
+            that of its encoder; "decoding", writing `tokens` tokens, one after the other by beam search with the
+            cache, from a source that is encoded already.
         seed: seed of the random token ids.
 
     Returns:
@@ -111,15 +121,17 @@ def measure(
 
     Raises:
         UserError: a number out of range, more tokens than a model has positions, a model that does not read
-            tokens, models on different devices, an unsupported dtype, or a runtime that is unknown or not installed.
+            tokens, models on different devices, an unsupported dtype, a runtime that is unknown or not installed, or a
+            part that a model does not have.
     """
     models = [model] if against is None else [model, against]
     check_counts(batch=batch, tokens=tokens, repeats=repeats, warmup=warmup, threads=threads)
     check_models(models, tokens)
     _check_dtype(models, runtime, dtype)
+    _check_part(models, runtime, dtype, part)
     inputs = random_inputs(vocabulary(models), batch, tokens, seed)
     with thread_count(threads) as used, evaluating(models):
-        calls = [_call(one, inputs, runtime, dtype, used) for one in models]
+        calls = [_call(one, inputs, runtime, dtype, used, part) for one in models]
         with torch.inference_mode():
             times = times_in_turn([call for call, _ in calls], repeats, warmup, device=model.device)
     counts: dict[str, int | str] = {
@@ -209,6 +221,23 @@ def _check_dtype(models: Sequence[PreTrainedModel], runtime: str, dtype: torch.d
         raise UserError(f"expected models on the CPU for {runtime} in {dtype}, got them on {place}: move them there")
 
 
+def _check_part(models: Sequence[PreTrainedModel], runtime: str, dtype: torch.dtype | str | None, part: str) -> None:
+    """Refuse a part that there is not, or that is not run by itself."""
+    if part not in PARTS:
+        raise UserError(f"expected part {', '.join(PARTS)}, got {part!r}: choose one of these")
+    if part == "whole":
+        return
+    if _converted(runtime, dtype):
+        raise UserError(f"{part} is measured in PyTorch, with the weights as they are: leave runtime and dtype out")
+    for model in models:
+        if not _two_stacks(model):
+            raise UserError(f"{part} is a part of an encoder-decoder, {type(model).__name__} is none: leave part out")
+
+
+def _two_stacks(model: PreTrainedModel) -> bool:
+    return bool(getattr(model.config, "is_encoder_decoder", False))
+
+
 def _positions(model: PreTrainedModel) -> int | None:
     """The longest sequence that the model can read, in tokens; None where its config states no limit."""
     limit = getattr(model.config, "max_position_embeddings", None)
@@ -276,21 +305,52 @@ def _call(
     runtime: str,
     dtype: torch.dtype | str | None,
     threads: int,
+    part: str = "whole",
 ) -> tuple[Call, dict[str, str]]:
-    """One forward of the model, and the protocol's lines about how it runs."""
+    """One forward of the model, or of its part, and the protocol's lines about how it runs."""
     attention = getattr(model.config, "_attn_implementation", None) or "unknown"
     if _converted(runtime, dtype):
         ready = runner(model, runtime, str(dtype or "fp32"), threads=threads)
         return partial(ready, inputs), {"dtype": ready.dtype, "runtime": ready.version, "attention": attention}
     tensors = {name: torch.from_numpy(array).to(model.device) for name, array in inputs.items()}
     own, cast = _short(model.dtype), dtype if isinstance(dtype, torch.dtype) else None
+    run = _of_part(model, tensors, part)
 
     def forward() -> None:
         with _autocast(model.device, cast):
-            model(**tensors)
+            run()
 
-    described = own if cast is None else f"{_short(cast)} autocast of {own}"
-    return forward, {"dtype": described, "runtime": f"pytorch {torch.__version__}", "attention": attention}
+    described = {"dtype": own if cast is None else f"{_short(cast)} autocast of {own}", "attention": attention}
+    if _two_stacks(model):
+        described["part"] = f"decoding, {BEAMS} beams" if part == "decoding" else part
+    return forward, {**described, "runtime": f"pytorch {torch.__version__}"}
+
+
+def _of_part(model: PreTrainedModel, tensors: Mapping[str, torch.Tensor], part: str) -> Call:
+    """One forward of the model, or of a part of it (`PARTS`)."""
+    if not _two_stacks(model):
+        return partial(model, **tensors)
+    if part == "whole":  # a target as long as its source
+        return partial(model, **tensors, decoder_input_ids=tensors["input_ids"])
+    encoder: Any = model.get_encoder()
+    if part == "encoding":
+        return partial(encoder, **tensors)
+    writer: Any = model  # its `generate` has no type of its own
+    tokens = tensors["input_ids"].shape[1]
+    with torch.inference_mode():
+        read = encoder(**tensors)
+
+    def write() -> None:
+        writer.generate(
+            encoder_outputs=copy.copy(read),  # beams are written into it
+            attention_mask=tensors["attention_mask"],
+            num_beams=BEAMS,
+            do_sample=False,
+            min_new_tokens=tokens,
+            max_new_tokens=tokens,
+        )
+
+    return write
 
 
 def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
