@@ -117,6 +117,7 @@ COFI: tuple[tuple[str, dict[str, Any]], ...] = (
     ("no dropout", {"dropout": 0.0}),
     ("gates that have settled closed for good", {"options": {"learning_rate": 0.1, "settle": 20}}),
     ("the same in fp32", {"bf16": False}),
+    ("pruned in half of the time", {"bf16": True, "end": 0.25, "ramp": 0.5}),
 )
 """As for GRAIN, at ten times the published speed of the gates, without which a short run prunes nothing; CoFi has one
 backward a step, and cuts before it recovers."""
