@@ -165,7 +165,7 @@ def one(asked: str, folder: Path) -> None:
     """One run, in this process: what its recipe says, by the published code's ways where it asks for them."""
     import torch
 
-    from secateur import resident, stages, training
+    from secateur import given, resident, stages, training
     from secateur.recipe import make
 
     torch.set_num_threads(1)
@@ -177,7 +177,7 @@ def one(asked: str, folder: Path) -> None:
             stack.enter_context(patch.object(stages, "PruningTrainer", _published()))
         if stock:
             stack.enter_context(patch.object(training, "_fast_attention", lambda device: nullcontext()))
-            stack.enter_context(patch.object(stages, "LENGTHS", 1))
+            stack.enter_context(patch.object(given, "LENGTHS", 1))
             stack.enter_context(patch.object(resident, "pages_kept", nullcontext))
         stages.run(make(values), folder)
     spent = {"seconds": time.monotonic() - began, "processor": time.process_time()}

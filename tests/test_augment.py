@@ -227,13 +227,13 @@ def run(folder, **others):
 
 def test_copies_are_rows_that_the_teacher_answers_for_and_no_steps_more(tmp_path):
     one = run(tmp_path, augment=2, select=3, evaluations=1)
-    assert len(one.train_rows) == 15 and len(one.taught_rows) == 45  # of 20, two are for validation
-    assert [made["index"] for made in one.taught_rows] == list(range(45))
-    assert all("labels" in made for made in one.train_rows + one.scored_rows)
-    assert not any("labels" in made for made in one.taught_rows)
+    assert len(one.given.train_rows) == 15 and len(one.given.taught_rows) == 45  # of 20, two are for validation
+    assert [made["index"] for made in one.given.taught_rows] == list(range(45))
+    assert all("labels" in made for made in one.given.train_rows + one.given.scored_rows)
+    assert not any("labels" in made for made in one.given.taught_rows)
     answers = one.outputs
     for number in (0, 44):
-        batch = one.task.collator(one.tokenizer)([one.taught_rows[number]])
+        batch = one.task.collator(one.given.tokenizer)([one.given.taught_rows[number]])
         index = batch.pop("index")
         assert answers(index, **batch).logits.tolist() == [pytest.approx(one.teacher(**batch).logits[0].tolist())]
     assert one._arguments("recover", 2.0, 1e-3, False).max_steps == 2 * (15 // 4)
@@ -241,7 +241,7 @@ def test_copies_are_rows_that_the_teacher_answers_for_and_no_steps_more(tmp_path
 
 def test_without_copies_rows_are_as_they_were(tmp_path):
     one = run(tmp_path)
-    assert one.taught_rows is one.train_rows
+    assert one.given.taught_rows is one.given.train_rows
 
 
 def test_a_task_of_words_is_refused_before_the_folder_is_touched(tmp_path):

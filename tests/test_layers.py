@@ -85,7 +85,10 @@ LOWER = " ".join(ALLOWED)
 ALLOWED |= {
     "folder": "errors recipe",
     "watching": "folder methods processes resident schedules training",
-    "stages": f"{LOWER} folder watching",
+    "given": "errors augment evaluation recipe tasks teachers",
+    "lessons": "moments objectives plan recipe space",
+    "spent": "folder processes resident",
+    "stages": f"{LOWER} folder given lessons spent watching",
     "walk": f"{LOWER} folder stages",
     "console": "errors processes comparison contest inspection latency report sensitivity verify",
     "arguments": LOWER,

@@ -697,9 +697,9 @@ def test_a_run_with_every_method(finished, values, tmp_path, method):
 
 def test_rows_are_held_out_by_question(values, tmp_path):
     run = stages.Run(recipe.make({**values, "select": 10}), tmp_path)
-    held_out, train = run._train_parts
+    held_out, train = run.given.train_parts
     assert len(contract.examples(held_out)) == 10 and len(contract.examples(train)) == 38
-    assert len(held_out) > 10 and [one["nothing"] for one in run.scored_rows] == [0] * len(held_out)
+    assert len(held_out) > 10 and [one["nothing"] for one in run.given.scored_rows] == [0] * len(held_out)
 
 
 def test_a_run_without_token_types(values, tmp_path):

@@ -11,10 +11,12 @@ from safetensors.torch import load_file
 from small_world import recipe_values, write_data, write_model
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
-from secateur import checkpoint, recipe, resident, stages
+from secateur import checkpoint, given, lessons, recipe, resident, stages
 from secateur.errors import UserError
+from secateur.given import Given
 from secateur.latency import LatencyTable
 from secateur.report import Report
+from secateur.spent import Spent
 from secateur.verify import verify
 
 END = None  # of a stage: its last checkpoint is there, its result is not
@@ -94,22 +96,22 @@ def test_every_stage_has_a_peak_of_memory_and_the_run_the_highest(finished):
 
 
 def test_a_peak_is_the_highest_of_all_attempts(values, tmp_path, monkeypatch):
-    run = stages.Run(recipe.make(values), tmp_path)
+    spent = Spent(tmp_path)
     for peak in (7, 9, 8):
         monkeypatch.setattr(resident, "peaks", lambda peak=peak: {"resident": peak})
-        run._held("prune")
+        spent.held("prune")
     monkeypatch.setattr(resident, "peaks", lambda: {"resident": 11})
-    run._started()
+    spent.begin()
     kept = json.loads((tmp_path / "memory.json").read_text())
     assert kept["prune"] == {"resident": 9} and kept["run"] == {"resident": 11}
 
 
 @pytest.mark.parametrize(("longest", "wide"), [(32, 8), (30, 5)])
 def test_batches_of_training_are_padded_to_few_lengths(values, tmp_path, longest, wide):
-    run = stages.Run(recipe.make(values), tmp_path)
-    run.tokenizer.model_max_length = longest  # 30 is no multiple of 4, which a batch might then pass
+    material = Given(recipe.make(values))
+    material.tokenizer.model_max_length = longest  # 30 is no multiple of 4, which a batch might then pass
     rows = [{"input_ids": [5] * 5, "attention_mask": [1] * 5, "labels": 0}]
-    batch = run._collator()(rows)
+    batch = material.collator()(rows)
     assert batch["input_ids"].shape == (1, wide) and int(batch["attention_mask"].sum()) == 5
 
 
@@ -193,7 +195,7 @@ def test_recovery_goes_on_with_what_pruning_knew(values, tmp_path, anew):
     known = beginnings.known
     assert known["teacher-training"] == known["prune"] == 0
     assert (known["recover"] == 0) == anew
-    assert not (tmp_path / "run" / stages.MOMENTS).exists()
+    assert not (tmp_path / "run" / lessons.MOMENTS).exists()
 
 
 def test_a_finished_run_gives_its_report_again(finished, values):
@@ -338,14 +340,17 @@ def uncut(settled, tmp_path_factory):
 
 
 # What a run does between its trainings, in this order, and how often it has done it by then.
-BETWEEN = [("cut", 1), ("verify", 1), ("save_file", 1), ("save_moments", 2), ("save", 1), ("load", 1), ("save", 2)]
-BETWEEN += [("verify", 2), ("scores", 1), ("grid", 1), ("card", 1)]
+BETWEEN = [(stages, "cut", 1), (stages, "verify", 1), (lessons, "save_file", 1), (lessons, "save_moments", 2)]
+BETWEEN += [(stages, "save", 1), (stages, "load", 1), (stages, "save", 2), (stages, "verify", 2)]
+BETWEEN += [(given, "scores", 1), (stages, "grid", 1), (stages, "card", 1)]
 
 
-@pytest.mark.parametrize(("action", "count"), BETWEEN)
-def test_a_run_killed_between_trainings_ends_in_the_same_place(settled, uncut, tmp_path, monkeypatch, action, count):
+@pytest.mark.parametrize(("module", "action", "count"), BETWEEN)
+def test_a_run_killed_between_trainings_ends_in_the_same_place(
+    settled, uncut, tmp_path, monkeypatch, module, action, count
+):
     """After each of these actions what comes next has not begun."""
-    work, done = getattr(stages, action), []
+    work, done = getattr(module, action), []
 
     def kill(*args, **kwargs):
         found = work(*args, **kwargs)
@@ -355,7 +360,7 @@ def test_a_run_killed_between_trainings_ends_in_the_same_place(settled, uncut, t
         return found
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(stages, action, kill)
+        patch.setattr(module, action, kill)
         stages.run(settled, tmp_path / "run")
     report = stages.run(settled, tmp_path / "run")
     whole, resumed = (load_file(place / "model" / "model.safetensors") for place in (uncut[0], tmp_path / "run"))

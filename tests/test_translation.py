@@ -623,7 +623,7 @@ def test_a_model_is_made_trained_pruned_and_scored_by_the_command(data, tmp_path
         values | keys | {"density": 0.5, "max_length": 40, "batch_size": 8, "evaluations": 1, "units": ["ffn", "head"]}
     )
     assert wanted.label_smoothing == 0.1 and not wanted.cache
-    assert len(stages.Run(wanted, tmp_path / "run").scored_rows) == 3
+    assert len(stages.Run(wanted, tmp_path / "run").given.scored_rows) == 3
     report = stages.run(wanted, tmp_path / "run")
     assert set(report.scores) == {"bleu", "chrf"} and 0.3 < report.density["prunable"] <= 0.5
     assert report.verified["masked_compact"] < 1e-3

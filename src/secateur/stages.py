@@ -8,7 +8,9 @@ Each stage is a call; what it leaves on disk is written whole, and is where an i
     RUN/pruned.jsonl     units left, group by group   RUN/latency.json         prices, for a latency
     RUN/cut_at.json      where it was cut             RUN/tensorboard          if it reports there
     RUN/teacher          the teacher, if trained here RUN/report.*             the numbers, with their protocol
-    RUN/seconds.json     stage by stage               RUN/memory.json          peaks, stage by stage
+
+What it is given is in `given`, what the student learns in `lessons`, what it took in `spent`, each with the files that
+it leaves.
 
 A run of several densities is a folder of such runs, of which the last prunes for all: see `walk`. Of several
 processes all train and score, each a part of every batch; the main one does and writes everything else (`processes`).
@@ -17,7 +19,6 @@ processes all train and score, each a part of every batch; the main one does and
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -25,14 +26,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 from transformers import (
-    AutoTokenizer,
-    DataCollatorWithPadding,
     EvalPrediction,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
     PrinterCallback,
     TrainerCallback,
     TrainerControl,
@@ -43,36 +39,34 @@ from transformers.integrations import TensorBoardCallback, get_reporting_integra
 
 from secateur import processes, resident
 from secateur.architecture import Embedding, Norm
-from secateur.augment import augmented
 from secateur.bench import check_models, disk_bytes, grid
 from secateur.card import card
 from secateur.checkpoint import load, read_config, save
 from secateur.counting import Units, check_count
 from secateur.errors import UserError
-from secateur.evaluation import alone, batches, encoded, scores
+from secateur.evaluation import alone
 from secateur.folder import claim, note, read_json, write_whole
+from secateur.given import Given
 from secateur.holes import fill, held
 from secateur.latency import LatencyTable, beside
+from secateur.lessons import Cut, Lessons
 from secateur.methods.method import Method, named
-from secateur.moments import ORDERS, Moments, load_moments, save_moments
-from secateur.objectives import STACKS, Hidden, Labels, Logits, Term
+from secateur.objectives import Labels, Term
 from secateur.plan import Plan
 from secateur.recipe import Recipe
 from secateur.report import Report
 from secateur.schedules import Schedule
 from secateur.space import Space
+from secateur.spent import Spent
 from secateur.surgery import cut, cut_moments, factorise
-from secateur.tasks.task import Task, open_task
+from secateur.tasks.task import Task
 from secateur.teachers import INDEX, CachedTeacher
 from secateur.training import PruningTrainer, last_checkpoint
 from secateur.verify import Verification, verify
 from secateur.watching import LogFile, Passing, PrunedFile
 
-TERMS, MOMENTS = "terms.safetensors", "moments"
 TABLE = "latency.json"
 CUT_AT = "cut_at.json"
-MEMORY, WHOLE = "memory.json", "run"  # the file, and the name in it of all stages and what is between them
-LENGTHS = 4  # batches are padded to multiples of this: fewer shapes to compile and to remember (RESULTS.md)
 
 
 def run(recipe: Recipe, output: Path | str, callbacks: Sequence[TrainerCallback] = ()) -> Report:
@@ -112,8 +106,8 @@ class Run:
             processes.on_main(self._tidy)  # of a run that was killed right after its report
             return Report.load(self.folder)
         recovered, teacher = self.recovered, self.teacher
-        self._started()
-        reached = {"scores": self._scores(recovered), "teacher_scores": self._scores(teacher)}
+        self.spent.begin()
+        reached = {"scores": self.given.scores(recovered), "teacher_scores": self.given.scores(teacher)}
         return processes.on_main(partial(self._finish, **reached))
 
     def _finish(self, **reached: dict[str, float]) -> Report:
@@ -126,9 +120,9 @@ class Run:
 
     def _tidy(self) -> None:
         """Remove what only an unfinished run needs."""
-        for leftover in ("teacher-training", "prune", "cut", MOMENTS, "recover", "cache"):
+        for leftover in ("teacher-training", "prune", "cut", "recover", "cache"):
             shutil.rmtree(self.folder / leftover, ignore_errors=True)
-        (self.folder / TERMS).unlink(missing_ok=True)
+        self.lessons.forget()
 
     @property
     def finished(self) -> bool:
@@ -151,56 +145,20 @@ class Run:
     # What is given
 
     @cached_property
+    def given(self) -> Given:
+        return Given(self.recipe)
+
+    @property
     def task(self) -> Task:
-        r = self.recipe
-        extra = {name: value for name, value in (("text", r.text), ("label", r.label)) if value is not None}
-        return open_task(r.task, r.data, r.task_options, metric=r.metric, seed=r.seed, rows=r.rows, **extra)
+        return self.given.task
 
     @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        try:
-            return AutoTokenizer.from_pretrained(self.recipe.model)
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(
-                f"{self.recipe.model} has no tokenizer that loads: give a model folder that holds one"
-            ) from error
+    def lessons(self) -> Lessons:
+        return Lessons(self.recipe, self.folder, self.task.generates)
 
-    @cached_property
-    def train_rows(self) -> list[dict[str, Any]]:
-        return [{**row, INDEX: number} for number, row in enumerate(self._train_parts[1])]
-
-    @cached_property
-    def taught_rows(self) -> list[dict[str, Any]]:
-        """What the student learns from its teacher: the training rows, and changed copies of them without labels."""
-        r = self.recipe
-        if not r.augment:
-            return self.train_rows
-        rows = augmented(self.train_rows, self.tokenizer, r.augment, r.seed)
-        return [{**row, INDEX: number} for number, row in enumerate(rows)]
-
-    @cached_property
-    def _train_parts(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Encoded training rows: those held out to select on, drawn by the seed, and those to train on."""
-        rows = partial(encoded, self.task, "train", self.tokenizer, self.recipe.max_length)
-        count, held_out = len(self.task.splits["train"]), self.recipe.select
-        if not held_out:
-            return [], rows()
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(self.recipe.seed)).tolist()
-        return rows(order[:held_out]), rows(sorted(order[held_out:]))
-
-    @cached_property
-    def validation_rows(self) -> list[dict[str, Any]]:
-        return encoded(self.task, "validation", self.tokenizer, self.recipe.max_length)
-
-    @cached_property
-    def scored_rows(self) -> list[dict[str, Any]]:
-        """What a stage is scored on while it trains: rows held out of the training set where something is chosen."""
-        if self.recipe.select:
-            return self._train_parts[0]
-        most, count = self.recipe.evaluation_rows, len(self.task.splits["validation"])
-        if most is None or most >= count:
-            return self.validation_rows
-        return encoded(self.task, "validation", self.tokenizer, self.recipe.max_length, range(most))
+    @property
+    def spent(self) -> Spent:
+        return Spent(self.folder)
 
     @cached_property
     def bf16(self) -> bool:
@@ -232,13 +190,7 @@ class Run:
             raise UserError(
                 "hidden_projection: false needs a whole stream: leave it on, or take hidden out of the units"
             )
-        if self.recipe.select >= len(self.task.splits["train"]):
-            raise UserError(
-                f"select: {self.recipe.select} of the {len(self.task.splits['train'])} training rows cannot be held "
-                "out: hold out fewer"
-            )
-        if self.recipe.augment and not self.task.augmentable:
-            raise UserError(f"the task {self.recipe.task!r} takes no changed copies of its texts: set augment to 0")
+        self.given.check()
         model = self._base(self.recipe.model)
         self._check_teacher(model)
         self._check_method(self._method(self._factorised(model)))
@@ -258,7 +210,7 @@ class Run:
     def _check_teacher(self, model: PreTrainedModel) -> None:
         """A teacher must suit the terms of the loss, and a named one have the shapes that it lends."""
         teacher = self._named_teacher()
-        for term in self._objective():
+        for term in self.lessons.terms():
             term.bind(model, teacher or model)
         if teacher is None:
             return
@@ -291,7 +243,7 @@ class Run:
         model = self._base(r.model)
         trainer = self._trainer(model, "teacher-training", r.teacher_epochs, learning_rate=r.teacher_learning_rate)
         self._train(trainer, "teacher")
-        processes.on_main(partial(save, model, folder, tokenizer=self.tokenizer))
+        processes.on_main(partial(save, model, folder, tokenizer=self.given.tokenizer))
 
     def _base(self, name: str) -> PreTrainedModel:
         """The named model with a head for the task; a head for other labels is replaced by a new one."""
@@ -390,7 +342,7 @@ class Run:
             "prune",
             r.epochs * r.end,
             method=method,
-            objective=self._objective(),
+            objective=self.lessons.terms(),
             end=r.end,
             shrink=r.shrink and not frozen,
             decay=(0.0, r.end) if r.decay == "run" else (0.0, 1.0),
@@ -420,17 +372,14 @@ class Run:
         rank, keep = self.recipe.embedding_rank, self.recipe.keep
         plan = method.plan(self.share, rank) if keep is None else method.plan(embedding_rank=rank, keep=keep)
         small = cut(model, plan)
-        checked = _proved(verify(self._batches(), dense=model, plan=plan), "masked and cut")
-        save_file(trainer.terms.state_dict(), self.folder / TERMS)
+        checked = _proved(verify(self.given.batches(), dense=model, plan=plan), "masked and cut")
         known = trainer.moments()
-        known["model"] = cut_moments(model, plan, known["model"])
-        for part, moments in known.items():
-            save_moments(moments, self.folder / MOMENTS / f"{part}.safetensors")
+        self.lessons.leave(trainer.terms, {**known, "model": cut_moments(model, plan, known["model"])})
         note(self.folder / "verified.json", {"masked_compact": checked.masked_compact})
         note(self.folder / CUT_AT, {"progress": trainer.progress, "rows": trainer.rows_taken})
         if method.fills:
             fill(small, self.recipe.seed)
-        save(small, folder, tokenizer=self.tokenizer)
+        save(small, folder, tokenizer=self.given.tokenizer)
 
     # Stage 3: recover
 
@@ -449,18 +398,18 @@ class Run:
         processes.on_main(partial(self._keep, small, folder))
 
     def _train_small(self, small: PreTrainedModel, begin: float, rows: int) -> None:
-        r = self.recipe
+        r, left = self.recipe, Cut(small, self.teacher, self._plan(), self._space())
         anew = r.recover_learning_rate is not None
         set_seed(r.seed + 1)
         trainer = self._trainer(
             small,
             "recover",
             r.epochs * (1 - begin),
-            objective=self._continued_objective(),
+            objective=self.lessons.continued(left),
             begin=begin,
             learning_rate=r.recover_learning_rate or r.learning_rate,
             constant=anew,
-            moments=None if anew else self._continued_moments(),
+            moments=None if anew else self.lessons.continued_moments(left),
             rows_seen=rows,
             average=r.average,
         )
@@ -470,60 +419,10 @@ class Run:
     def _keep(self, small: PreTrainedModel, folder: Path) -> None:
         """Save the result; under its name once what was written is proved to be it."""
         unproved = folder.with_name("unproved")
-        save(small, unproved, tokenizer=self.tokenizer)
-        checked = _proved(verify(self._batches(), compact=small, folder=unproved), "trained and saved")
+        save(small, unproved, tokenizer=self.given.tokenizer)
+        checked = _proved(verify(self.given.batches(), compact=small, folder=unproved), "trained and saved")
         note(self.folder / "verified.json", {"compact_loaded": checked.compact_loaded, "examples": checked.examples})
         unproved.rename(folder)
-
-    def _objective(self) -> list[Term]:
-        r = self.recipe
-        terms: list[Term] = [Logits(r.temperature, r.logits_weight, divergence=r.divergence)]
-        terms += self._hidden_terms()
-        if r.labels_weight:
-            terms.append(Labels(r.labels_weight, smoothing=r.label_smoothing))
-        return terms
-
-    def _hidden_terms(self) -> list[Hidden]:
-        """The term of hidden states, if any; a term for each stack that is asked for where a model has two."""
-        r = self.recipe
-        if r.hidden is None:
-            return []
-        both = STACKS if r.hidden_of == "both" else (r.hidden_of,)
-        options: dict[str, Any] = {"project": r.hidden_projection, "match": r.match}
-        return [
-            Hidden(r.hidden, r.hidden_weight, stack=stack, **options)
-            for stack in (both if self.task.generates else (None,))
-        ]
-
-    def _continued_objective(self) -> list[Term]:
-        """The terms as pruning left them."""
-        return self._restricted(load_file(self.folder / TERMS))
-
-    def _continued_moments(self) -> dict[str, Moments]:
-        """What the optimizer of pruning knew, of what is left of the model and of the terms."""
-        known = {part: load_moments(self.folder / MOMENTS / f"{part}.safetensors") for part in ("model", "terms")}
-        return known | {"terms": self._restricted_moments(known["terms"])}
-
-    def _restricted_moments(self, moments: Moments) -> Moments:
-        """Moments of the terms' weights, cut as these are: as if they were such weights."""
-        found: Moments = {name: {"step": state["step"]} for name, state in moments.items()}
-        for key in ORDERS if moments else ():
-            values = load_file(self.folder / TERMS) | {name: state[key] for name, state in moments.items()}
-            left = dict(torch.nn.ModuleList(self._restricted(values)).named_parameters())
-            for name in moments:
-                found[name][key] = left[name].detach()
-        return found
-
-    def _restricted(self, values: dict[str, Tensor]) -> list[Term]:
-        """The terms with these weights, their projections cut to the stream that is left."""
-        terms = self._objective()
-        for term in terms:
-            term.bind(self.small, self.teacher)
-        torch.nn.ModuleList(terms).load_state_dict(values)
-        plan, space = self._plan(), self._space()
-        for term in terms:
-            term.restrict(plan.kept_on(space, "hidden"), plan.layers_left(space))
-        return terms
 
     @cached_property
     def outputs(self) -> PreTrainedModel | CachedTeacher:
@@ -531,22 +430,20 @@ class Run:
         r = self.recipe
         if not r.cache:
             return self.teacher
-        layers = {term.stack: term.matched(term.depth_of(self.teacher.config)) for term in self._hidden_terms()}
-        started = self._started()
+        layers, target_layers = self.lessons.layers(self.teacher.config)
         answers = partial(
             CachedTeacher.of,
             self.teacher,
-            self.taught_rows,
-            self.task.collator(self.tokenizer),
+            self.given.taught_rows,
+            self.task.collator(self.given.tokenizer),
             (self.shared or self.folder) / "cache",
-            layers=layers.get("encoder" if self.task.generates else None, []),
-            target_layers=layers.get("decoder", []),
+            layers=layers,
+            target_layers=target_layers,
             bf16=self.bf16,
             limit_gb=r.cache_gb,
         )
-        cached = processes.main_first(answers)
-        self._took("cache", started)
-        return cached
+        with self.spent.on("cache"):
+            return processes.main_first(answers)
 
     # Training, as every stage does it
 
@@ -568,11 +465,11 @@ class Run:
             generate=self.task.generate if self.task.generates else None,
             select=self.task.metric if objective and self.recipe.select else None,
             args=self._arguments(stage, epochs, learning_rate, constant),
-            train_dataset=self.taught_rows if objective else self.train_rows,
-            eval_dataset=[{**row, INDEX: number} for number, row in enumerate(self.scored_rows)],
+            train_dataset=self.given.taught_rows if objective else self.given.train_rows,
+            eval_dataset=self.given.scored_rows,
             compute_metrics=self._scores_on_the_way,
-            data_collator=self._collator(),
-            processing_class=self.tokenizer,
+            data_collator=self.given.collator(),
+            processing_class=self.given.tokenizer,
             callbacks=[LogFile(self.folder / "log.jsonl"), *self.callbacks],
             **kwargs,
         )
@@ -582,16 +479,9 @@ class Run:
                 callback.logging_dir = str(self.folder / "tensorboard" / stage)  # the stage's own folder goes
         return trainer
 
-    def _collator(self) -> DataCollatorWithPadding:
-        """As the task's, in multiples of `LENGTHS`, unless these may pass the longest that the model takes."""
-        collate = self.task.collator(self.tokenizer)
-        if self.tokenizer.model_max_length % LENGTHS == 0:
-            collate.pad_to_multiple_of = LENGTHS
-        return collate
-
     def _arguments(self, stage: str, epochs: float, learning_rate: float, constant: bool) -> TrainingArguments:
         r = self.recipe
-        steps = max(1, round(epochs * max(1, len(self.train_rows) // (r.batch_size * r.accumulate))))
+        steps = max(1, round(epochs * max(1, len(self.given.train_rows) // (r.batch_size * r.accumulate))))
         return TrainingArguments(
             str(self.folder / stage),
             max_steps=steps,
@@ -626,45 +516,13 @@ class Run:
     def _scores_on_the_way(self, prediction: EvalPrediction) -> dict[str, float]:
         """The scores of an evaluation within a stage, whose rows Trainer has put into an order of its own."""
         *labels, places = prediction.label_ids
-        rows = [self.scored_rows[place] for place in places]
-        said = self.task.read(EvalPrediction(prediction.predictions, alone(labels)), self.tokenizer)
+        rows = [self.given.scored_rows[place] for place in places]
+        said = self.task.read(EvalPrediction(prediction.predictions, alone(labels)), self.given.tokenizer)
         return self.task.score(said, rows)
 
     def _train(self, trainer: PruningTrainer, stage: str) -> None:
-        started = self._started()
-        trainer.train(resume_from_checkpoint=last_checkpoint(str(trainer.args.output_dir)))
-        self._took(stage, started)
-
-    def _started(self) -> float:
-        """Begin to watch a stage's memory, without what the one before it has freed; the time by a steady clock."""
-        self._held()
-        resident.give_back()
-        resident.forget_peak()
-        return time.monotonic()
-
-    def _held(self, *stages: str) -> None:
-        """Keep how much memory was held at the most since a stage was begun, of it and of the run, over all attempts.
-
-        Bytes, of the main process.
-        """
-        if not processes.is_main():
-            return
-        path, peaks = self.folder / MEMORY, resident.peaks()
-        before = read_json(path) if path.is_file() else {}
-        highest = {
-            name: {kind: max(peak, before.get(name, {}).get(kind, 0)) for kind, peak in peaks.items()}
-            for name in (*stages, WHOLE)
-        }
-        note(self.folder / MEMORY, {**highest, "counted": resident.counted()})
-
-    def _took(self, stage: str, started: float) -> None:
-        """Add to the seconds that a stage has taken, over all attempts, and keep its peak of memory."""
-        self._held(stage)
-        if not processes.is_main():
-            return
-        path = self.folder / "seconds.json"
-        before = read_json(path).get(stage, 0.0) if path.is_file() else 0.0
-        note(self.folder / "seconds.json", {stage: round(before + time.monotonic() - started, 1)})
+        with self.spent.on(stage):
+            trainer.train(resume_from_checkpoint=last_checkpoint(str(trainer.args.output_dir)))
 
     # Stage 4: measure
 
@@ -672,7 +530,7 @@ class Run:
         r = self.recipe
         model, teacher = self.recovered, self.teacher
         space, latency, target = self._space(), grid(model, teacher, r.shapes, repeats=r.repeats), self._target()
-        self._held("measure")
+        self.spent.held("measure")
         return Report(
             recipe=r.model_dump(mode="json"),
             metric=self.task.metric,
@@ -687,11 +545,11 @@ class Run:
             },
             latency=[measurement.to_dict() for measurement in latency],
             verified=read_json(self.folder / "verified.json"),
-            seconds=read_json(self.folder / "seconds.json"),
+            seconds=self.spent.seconds(),
             versions=read_json(self.folder / "versions.json"),
             data=self.task.fingerprint(),
             target=target,
-            memory=read_json(self.folder / MEMORY),
+            memory=self.spent.memory(),
         )
 
     def _target(self) -> dict[str, Any] | None:
@@ -709,12 +567,6 @@ class Run:
         return Plan.load(
             self.folder / ("cut" if (self.folder / "cut").is_dir() else "model") / "plan.json", self.teacher
         )
-
-    def _scores(self, model: PreTrainedModel) -> dict[str, float]:
-        return scores(model, self.task, self.validation_rows, self.tokenizer)
-
-    def _batches(self) -> list[dict[str, Tensor]]:
-        return batches(self.task, self.validation_rows, self.tokenizer)
 
 
 def _proved(found: Verification, what: str) -> Verification:
