@@ -373,12 +373,12 @@ def _table_of_curve() -> None:
 
 
 def _table_of_sizes() -> None:
-    print("\n| layers | rows | published, bf16, s | ours, s | times |\n| --- | --- | --- | --- | --- |")
+    print("\n| layers | rows | published, bf16, processor s | ours | times as fast |\n| --- | --- | --- | --- | --- |")
     for layers, times in product(LAYERS, TIMES):
         folders = done(f"sizes/{layers}-{times}-{name}" for name in ENDS)
         if len(folders) == len(ENDS):
-            theirs, ours = (_spent(folder)["seconds"] for folder in folders)
-            print(f"| {layers} | {times * ROWS} | {theirs:.0f} | {ours:.0f} | {theirs / ours:.1f}x |")
+            theirs, ours = (_spent(folder)["processor"] for folder in folders)
+            print(f"| {layers} | {times * ROWS:,} | {theirs:.0f} | {ours:.0f} | {theirs / ours:.1f}x |")
 
 
 def done(names: Iterable[str]) -> list[Path]:
