@@ -3,6 +3,7 @@
     python benchmarks/train_speed.py steps --data DIR --teacher DIR      whole runs on a part of SST-2, step by step
     python benchmarks/train_speed.py curve --data DIR --teacher DIR      all of SST-2: score against wall-clock
     python benchmarks/train_speed.py sizes --data DIR --teacher DIR      cost against layers and rows
+    python benchmarks/train_speed.py rounds --data DIR --teacher DIR     the structure chosen in two rounds, or slowly
     python benchmarks/train_speed.py embeddings MODEL                    a cut model's step by what becomes of its words
     python benchmarks/train_speed.py table                               what is done, in Markdown, and the plot
 
@@ -30,7 +31,7 @@ from typing import Any
 from unittest.mock import patch
 
 import typer
-from runner import Folder, base_model
+from runner import Folder, base_model, hold_out
 
 app = typer.Typer(add_completion=False)
 RUNS = Path("runs/train-speed")
@@ -60,8 +61,10 @@ PUBLISHED: dict[str, Any] = {
     "shapes": [],
 }
 """GRAIN's procedure on MiniLM-L6: specification, section 13."""
-TWICE, STOCK = "two full backwards", "as PyTorch has it"
+TWICE, STOCK, ROUNDS = "two full backwards", "as PyTorch has it", "in two rounds"
 """What no recipe can ask for. The second: fused attention, lengths as they come, oneDNN's own cache, no pages kept."""
+BETWEEN, HALFWAY = (0.05, 0.3), 0.2
+"""Of two rounds: when the first ends and the second begins, and the density between."""
 GRAIN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("published, fp32", {**PUBLISHED, TWICE: True, STOCK: True}),
     ("bf16 autocast", {"bf16": True}),
@@ -166,11 +169,12 @@ def one(asked: str, folder: Path) -> None:
     import torch
 
     from secateur import given, resident, stages, training
+    from secateur.methods.grain import Grain
     from secateur.recipe import make
 
     torch.set_num_threads(1)
     values = json.loads(asked)
-    twice, stock = values.pop(TWICE, False), values.pop(STOCK, False)
+    twice, stock, rounds = (values.pop(name, False) for name in (TWICE, STOCK, ROUNDS))
     began = time.monotonic()
     with ExitStack() as stack:
         if twice:
@@ -179,6 +183,8 @@ def one(asked: str, folder: Path) -> None:
             stack.enter_context(patch.object(training, "_fast_attention", lambda device: nullcontext()))
             stack.enter_context(patch.object(given, "LENGTHS", 1))
             stack.enter_context(patch.object(resident, "pages_kept", nullcontext))
+        if rounds:
+            stack.enter_context(patch.object(Grain, "schedule", _rounds()))
         stages.run(make(values), folder)
     spent = {"seconds": time.monotonic() - began, "processor": time.process_time()}
     (folder / SPENT).write_text(json.dumps(spent) + "\n")
@@ -202,6 +208,19 @@ def _published() -> Any:
                 self.evidence = gradients[0].float()
 
     return Published
+
+
+def _rounds() -> Any:
+    """A way down in two cubic ramps, with a recovery at `HALFWAY` between them."""
+    from secateur.schedules import Schedule, cubic
+
+    class Rounds(Schedule):
+        def __call__(self, progress: float) -> float:
+            first = cubic(self.start, HALFWAY, begin=self.begin, end=BETWEEN[0])
+            second = cubic(HALFWAY, self.stop, begin=BETWEEN[1], end=self.end)
+            return first(progress) if progress < BETWEEN[1] else second(progress)
+
+    return staticmethod(lambda density, begin, end: Rounds("cubic", 1.0, density, begin, end))
 
 
 def several(runs: Mapping[str, Mapping[str, Any]], jobs: int, only: str) -> None:
@@ -257,6 +276,19 @@ def sizes(data: Folder, teacher: Folder, jobs: int = 1, only: str = "") -> None:
             asked = {**places(data, teacher), **procedures(GRAIN)[name], **model, "hidden": None}
             runs[f"sizes/{layers}-{times}-{name}"] = {**asked, "rows": times * ROWS, "epochs": 1.0}
     several(runs, jobs, f"sizes/{only}")
+
+
+@app.command()
+def rounds(
+    data: Folder, teacher: Folder, jobs: int = 1, rows: int = 20000, epochs: float = 8.0, only: str = ""
+) -> None:
+    """Our procedure with the structure chosen at once, slowly, and in two rounds; on rows held out of training."""
+    held = hold_out(data, RUNS / "held-out", 2000)
+    shared = {**places(held, teacher), **procedures(GRAIN)[ENDS[1]], "rows": rows, "epochs": epochs, "seed": 0}
+    ways = {"once": {"end": 0.06}, "slowly": {"end": 0.36}, "two": {"end": 0.36, ROUNDS: True}}
+    several({f"rounds/{name}": {**shared, "begin": 0.003, **way} for name, way in ways.items()}, jobs, f"rounds/{only}")
+    for folder in done(f"rounds/{name}" for name in ways):
+        print(f"| {folder.name} | {_spent(folder)['processor']:.0f} | {_scores([folder])} |")
 
 
 def shallow(model: Path, layers: int) -> Path:
