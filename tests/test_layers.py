@@ -43,6 +43,7 @@ ALLOWED = {
     "tasks/passages": "errors tasks/splits",
     "tasks/questions": "errors tasks/answers tasks/passages tasks/splits tasks/task",
     "augment": "",
+    "dropout": "",
     "averaging": "",
     "order": "",
     "training": "errors averaging masking methods moments objectives order space plan resident shrinking teachers",

@@ -43,6 +43,7 @@ from secateur.bench import check_models, disk_bytes, grid
 from secateur.card import card
 from secateur.checkpoint import load, read_config, save
 from secateur.counting import Units, check_count
+from secateur.dropout import set_dropout
 from secateur.errors import UserError
 from secateur.evaluation import alone
 from secateur.folder import claim, note, read_json, write_whole
@@ -276,9 +277,7 @@ class Run:
                 if parameter.layer is None and isinstance(parameter.row, Embedding | Norm) and parameter.name in own:
                     own[parameter.name].requires_grad_(False)
         if self.recipe.dropout is not None:
-            for module in model.modules():
-                if isinstance(module, torch.nn.Dropout):
-                    module.p = self.recipe.dropout
+            set_dropout(model, self.recipe.dropout)
         return model
 
     def _method(self, model: PreTrainedModel) -> Method:
