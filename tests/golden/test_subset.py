@@ -233,6 +233,15 @@ def test_noise_is_of_the_step_alone_and_not_in_evaluation(heads):
     assert torch.equal(first.eval().masks(), second.eval().masks())
 
 
+def test_once_cold_what_is_trained_is_what_stays(heads):
+    """Published, subsets go on changing where scores are closer than the noise."""
+    ours, published = (given(heads, 6, [0.0] * 24, faithful=faithful) for faithful in (False, True))
+    for method in (ours, published):
+        method.train().advance(1.0)
+    assert torch.equal(ours.masks(), ours.plan(keep=6).masks)
+    assert not torch.equal(published.masks(), published.masks())
+
+
 def test_published_scores_are_doubles_and_evaluation_is_noisy(heads):
     method = given(heads, 6, [0.0] * 24, faithful=True)
     assert method.worth.dtype == torch.float64

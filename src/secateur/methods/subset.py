@@ -14,7 +14,9 @@ Where it differs from the published code:
     2. In evaluation the K highest, without noise (`faithful`: a sample, as published).
     3. The scores' gradient is clipped by itself; published, a spike in it stops the model for that step.
     4. The noise is drawn from the step: the same on every rank, and after a restart. So are the temperature's steps.
-    5. K = N is all units, and equal scores at the border keep K: the straight-through variant fails there, or keeps
+    5. Once cold, the highest scores, without noise: what is trained then is what stays. Published, the noise goes on,
+       and where scores at the border are closer than it is (1.28), subsets go on changing.
+    6. K = N is all units, and equal scores at the border keep K: the straight-through variant fails there, or keeps
        fewer.
 Not reproduced: one equal row of scores for encoder, cross and decoder attention (the space may have any); weight decay
 on the scores (1e-4 in translation).
@@ -159,9 +161,12 @@ class Subset(Gated):
         return self.leading(self.density.stop).float()
 
     def _sampled(self) -> Tensor:
-        """`(N,)`: a relaxed subset of `count` units; new noise each time."""
+        """`(N,)`: a relaxed subset of `count` units, with new noise each time; once cold, the highest scores."""
+        temperature = self.temperature(self.progress)
+        if temperature < COLD and not self.faithful:
+            return _highest(self.scores(), self._most()).to(self.worth.dtype)
         perturbed = self._gates() + gumbel(self.uniform(self.worth))
-        return relaxed_top_k(perturbed, self._most(), self.temperature(self.progress))
+        return relaxed_top_k(perturbed, self._most(), temperature)
 
     def _hard(self) -> Tensor:
         """`(N,)` of 0 and 1; the gradient of a gate goes to its score as it is, of closed ones too."""
