@@ -5,8 +5,8 @@
     method: grain
     density: 0.05
 
-What a recipe does not say has the defaults of its method or of its task (`defaults` of either), or those below; the run
-folder keeps the resolved recipe.
+What a recipe does not say has the default of its task, or else of its method (`defaults` of either), or that below; the
+run folder keeps the resolved recipe.
 """
 
 from __future__ import annotations
@@ -258,8 +258,8 @@ def make(values: dict[str, Any], source: str = "the recipe") -> Recipe:
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(Recipe.model_fields)}"
             raise UserError(f"{source} has the unknown key {key!r}: {hint}")
     options: Any = values.get("options") if isinstance(values.get("options"), dict) else {}
-    defaults = dict(tasks.get(values["task"]).defaults) if isinstance(values.get("task"), str) else {}
-    defaults |= named(values["method"]).defaults_for(options) if isinstance(values.get("method"), str) else {}
+    defaults = dict(named(values["method"]).defaults_for(options)) if isinstance(values.get("method"), str) else {}
+    defaults |= tasks.get(values["task"]).defaults if isinstance(values.get("task"), str) else {}
     if any(values.get(name) is not None for name in AMOUNTS):
         defaults |= dict.fromkeys(AMOUNTS)
     try:

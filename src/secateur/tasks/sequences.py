@@ -30,8 +30,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_L
 from secateur.errors import UserError
 from secateur.tasks.pairs import SOURCE, TARGET, prepare
 from secateur.tasks.splits import first_rows, read_splits
-from secateur.tasks.task import PaddingCollator, Task, check_length, config_of
-from secateur.tasks.writing import UNLABELLED, Search, texts_of
+from secateur.tasks.task import UNLABELLED, PaddingCollator, Task, check_length, config_of
+from secateur.tasks.writing import Search, texts_of
 
 UNTRAINED = "secateur_untrained"
 """What the config says of a model that has been made and not trained yet (`scratch.new_model`)."""
@@ -76,7 +76,12 @@ class Sequences(Task):
     model_class: ClassVar[Any] = AutoModelForSeq2SeqLM
     collator_class: ClassVar[type[PaddingCollator]] = SequenceCollator
     generates: ClassVar[bool] = True
-    defaults: ClassVar[Mapping[str, Any]] = {"label_smoothing": 0.1, "evaluation_rows": 200, "cache": False}
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "label_smoothing": 0.1,
+        "temperature": 1.0,  # a higher one leaves nothing but the size of a vocabulary (RESULTS.md)
+        "evaluation_rows": 200,
+        "cache": False,
+    }
     columns: ClassVar[Sequence[tuple[str, str]]]
     metrics: ClassVar[tuple[str, ...]]
     package: ClassVar[tuple[str, str]]
