@@ -24,9 +24,26 @@ app = typer.Typer(add_completion=False)
 RUNS = Path("runs/heads")
 QUIET: dict[str, Any] = {"evaluations": 0, "checkpoints": 0, "shapes": []}
 TASKS: dict[str, dict[str, Any]] = {
-    "nli": {"task": "classification", "max_length": 128, "batch_size": 32, "epochs": 1.0},
-    "translation": {"task": "translation", "max_length": 64, "batch_size": 64, "epochs": 4.0, "learning_rate": 5e-4},
+    "nli": {
+        "task": "classification",
+        "max_length": 128,
+        "batch_size": 32,
+        "epochs": 1.0,
+        "labels_weight": 1.0,
+        "temperature": 2.0,
+    },
+    "translation": {
+        "task": "translation",
+        "max_length": 64,
+        "batch_size": 64,
+        "epochs": 1.0,
+        "learning_rate": 5e-4,
+        "labels_weight": 1.0,
+        "temperature": 1.0,
+        "hidden": None,
+    },
 }
+COLUMNS: dict[str, dict[str, Any]] = {"nli": {}, "translation": {"text": ("en",), "label": "de"}}
 FOLDERS = {"nli": "mnli_small", "translation": "multi30k"}
 TEACHER: dict[str, dict[str, Any]] = {
     "nli": {"teacher_epochs": 3, "teacher_learning_rate": 1e-4},
@@ -37,9 +54,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "subset, pipelined": {"method": "subset", "train": "scores"},
     "subset, straight-through": {"method": "subset", "options": {"straight_through": True}},
     "michel": {"method": "michel"},
-    "voita": {"method": "voita"},
+    "voita": {"method": "voita", "options": {"learning_rate": 0.3}},
 }
-HEADS = {"nli": 72, "translation": 36}
+SMALL: dict[str, Any] = {"width": 128, "ffn": 512, "vocabulary": 4000}
+"""The Marian model, beside the 3 + 3 layers of 4 heads that `secateur new` makes by default."""
 KEPT = {"nli": (48, 36, 24, 12, 6), "translation": (27, 18, 9, 4)}
 """Of MiniLM-L6's 6 x 12 heads; 3/4, 1/2, 1/4 and about 1/8 of 9 attentions x 4."""
 SEEDS = {("nli", 12): (0, 1)}
@@ -72,7 +90,7 @@ def settings(task: str, data: Path) -> dict[str, Any]:
     """What all runs of a task share."""
     teacher = str(teacher_of(task, data))
     own = {"model": teacher, "teacher": teacher, "data": str(data / FOLDERS[task])}
-    return {**QUIET, **TASKS[task], **own, "task_options": SCORED.get(task, {})}
+    return {**QUIET, **TASKS[task], **COLUMNS[task], **own, "task_options": SCORED.get(task, {})}
 
 
 def teacher_of(task: str, data: Path) -> Path:
@@ -81,7 +99,8 @@ def teacher_of(task: str, data: Path) -> Path:
     if not (folder / "teacher").is_dir():
         own = str(data / FOLDERS[task])
         model = base_model() if task == "nli" else untrained(RUNS / task / "untrained", own)
-        values = {**QUIET, **TASKS[task], **TEACHER[task], "model": model, "data": own, "keep": 1, "method": "subset"}
+        common = {**QUIET, **TASKS[task], **COLUMNS[task], **TEACHER[task]}
+        values = {**common, "model": model, "data": own, "keep": 1, "method": "subset"}
         one(folder, values, folder, 2, "teacher")
     return folder / "teacher"
 
@@ -92,7 +111,7 @@ def untrained(folder: Path, data: str) -> str:
     from secateur.tasks.task import get
 
     if not folder.is_dir():
-        new_model(get("translation").from_data(data), folder)
+        new_model(get("translation").from_data(data, **COLUMNS["translation"]), folder, **SMALL)
     return str(folder)
 
 
