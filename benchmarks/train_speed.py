@@ -5,10 +5,12 @@
     python benchmarks/train_speed.py sizes --data DIR --teacher DIR      cost against layers and rows
     python benchmarks/train_speed.py rounds --data DIR --teacher DIR     the structure chosen in two rounds, or slowly
     python benchmarks/train_speed.py embeddings MODEL                    a cut model's step by what becomes of its words
+    python benchmarks/train_speed.py lengths MODEL                       a cut model's step over texts of all lengths
     python benchmarks/train_speed.py table                               what is done, in Markdown, and the plot
 
 `--data` holds train.parquet and validation.parquet with the columns of GLUE's sst2; `--teacher` is a fine-tuned
-MiniLM-L6. Every run is a process of its own with one thread; `--jobs` runs several at once, `--only` those whose name
+MiniLM-L6. How much code oneDNN keeps is ONEDNN_PRIMITIVE_CACHE_CAPACITY, where the environment has it.
+Every run is a process of its own with one thread; `--jobs` runs several at once, `--only` those whose name
 begins so. Runs that are done are not repeated. The published procedure is GRAIN's (specification, section 13) on this
 package's engine: the same steps, two full backwards in each, the teacher every time, dense to the end.
 """
@@ -157,7 +159,7 @@ def one_thread(folder: Path, asked: Mapping[str, Any]) -> None:
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     cache = "1024" if asked.get(STOCK) else "4096"  # oneDNN's own default, and ours
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": cache}
+    environment = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": cache, **os.environ, "OMP_NUM_THREADS": "1"}
     with Path(f"{folder}.log").open("a") as log:
         command = [sys.executable, __file__, "one", json.dumps(asked), str(folder)]
         subprocess.run(command, env=environment, stdout=log, stderr=log, check=False)
@@ -321,8 +323,28 @@ def embeddings(model: Path, batch: int = 32, tokens: int = 13, repeats: int = 30
         print(f"| {way} | {1000 * median(found):.1f} ms |")
 
 
-def _stepper(folder: Path, way: str, batch: int, tokens: int, vocabulary: int) -> Callable[[], None]:
-    """One optimizer step, in bf16 autocast with fused AdamW, as often as it is called."""
+@app.command()
+def lengths(model: Path, batch: int = 32, longest: int = 64, steps: int = 150) -> None:
+    """Processor milliseconds of a training step over lengths from 4 to the longest, all alike, and the memory held."""
+    import torch
+
+    from secateur import resident
+
+    torch.set_num_threads(1)
+    step = _stepper(model, WAYS[0], batch, longest, 12000)
+    drawn = (4 * torch.randint(1, longest // 4 + 1, (steps,), generator=torch.Generator().manual_seed(0))).tolist()
+    with resident.pages_kept():
+        for tokens in range(4, longest + 1, 4):
+            step(tokens)
+        began = time.process_time()
+        for tokens in drawn:
+            step(tokens)
+        spent = (time.process_time() - began) / steps
+        print(f"{1000 * spent:.0f} ms a step, {resident.readings().get('resident_mb', 0):.0f} MB held")
+
+
+def _stepper(folder: Path, way: str, batch: int, tokens: int, vocabulary: int) -> Callable[..., None]:
+    """One optimizer step, in bf16 autocast with fused AdamW, over as many tokens as its caller says."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -347,7 +369,7 @@ def _stepper(folder: Path, way: str, batch: int, tokens: int, vocabulary: int) -
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=1e-4, fused=True)]
     optimizers += [torch.optim.SparseAdam(words, lr=1e-4)] if words else []
 
-    def step() -> None:
+    def step(tokens: int = tokens) -> None:
         ids = torch.randint(1000, vocabulary, (batch, tokens))
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             loss = small(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.square().mean()

@@ -258,6 +258,13 @@ def random_inputs(vocabulary: int, batch: int, tokens: int, seed: int = 0) -> di
     return {"input_ids": ids.numpy(), "attention_mask": torch.ones_like(ids).numpy()}
 
 
+def with_target(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The inputs of a model; where there is a decoder and nothing for it to read, its target is the source."""
+    if not _two_stacks(model) or "decoder_input_ids" in inputs:
+        return dict(inputs)
+    return {**inputs, "decoder_input_ids": inputs["input_ids"]}
+
+
 def times_in_turn(
     calls: Sequence[Call],
     repeats: int,
@@ -328,10 +335,8 @@ def _call(
 
 def _of_part(model: PreTrainedModel, tensors: Mapping[str, torch.Tensor], part: str) -> Call:
     """One forward of the model, or of a part of it (`PARTS`)."""
-    if not _two_stacks(model):
-        return partial(model, **tensors)
-    if part == "whole":  # a target as long as its source
-        return partial(model, **tensors, decoder_input_ids=tensors["input_ids"])
+    if part == "whole":
+        return partial(model, **with_target(model, tensors))
     encoder: Any = model.get_encoder()
     if part == "encoding":
         return partial(encoder, **tensors)

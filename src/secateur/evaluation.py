@@ -14,7 +14,7 @@ from transformers.trainer_pt_utils import nested_concat
 
 from secateur.errors import UserError
 from secateur.runtimes import Runner
-from secateur.tasks.task import Task
+from secateur.tasks.task import UNLABELLED, Task
 from secateur.training import PruningTrainer
 
 Row = dict[str, Any]
@@ -80,9 +80,9 @@ def runner_scores(
         batch = dict(collate(list(rows[first : first + size])))
         answers = run({name: batch[name] for name in run.inputs if name in batch})
         answer = alone(answers)
-        said = answer if first == 0 else nested_concat(said, answer, padding_index=-100)
+        said = answer if first == 0 else nested_concat(said, answer, padding_index=UNLABELLED)
         labels = alone([batch[name].numpy() for name in task.label_names])
-        wanted = labels if first == 0 else nested_concat(wanted, labels, padding_index=-100)
+        wanted = labels if first == 0 else nested_concat(wanted, labels, padding_index=UNLABELLED)
     return task.score(EvalPrediction(said, wanted), rows)
 
 

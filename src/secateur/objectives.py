@@ -274,7 +274,7 @@ class Hidden(Term):
                 "so take a teacher of the model's depth, another match, or set hidden: null"
             )
         self.depth, matched = depths[1], self.matched(depths[1])
-        self.own = {"encoder": slice(depths[0]), "decoder": slice(-depths[0], None)}.get(self.stack or "", slice(None))
+        self.own = slice(-depths[0], None) if self.stack == "decoder" else slice(depths[0])
         self.width, target = student.config.hidden_size, teacher.config.hidden_size
         for name in map(str, matched) if self.match == SAME else [SHARED]:
             self.projections[name] = _identity(self.width, target).to(student.device) if self.project else nn.Identity()
@@ -344,10 +344,9 @@ class Hidden(Term):
         open_ = torch.ones(depth, dtype=torch.bool, device=device)
         within = f"{self.stack}." if self.stack else ""
         for layer in range(depth):
-            gates = [step.sites.get(f"{within}{layer}.{part}") for part in GATES[self.stack]]
-            shut = [gate == 0 for gate in gates if gate is not None]
-            if len(shut) == len(gates):
-                open_[layer] = ~torch.stack(shut).all()
+            ours = [n for n in step.sites if n.startswith(f"{within}{layer}.") and n.endswith(GATES)]
+            if ours:
+                open_[layer] = torch.stack([step.sites[name] != 0 for name in ours]).any()
         return open_
 
 
@@ -414,12 +413,8 @@ DRAWS: Mapping[str, Callable[[int], list[int]]] = {"sampled": sampled, "windows"
 SHARED = "shared"
 
 STACKS = ("encoder", "decoder")
-GATES: Mapping[str | None, tuple[str, ...]] = {
-    None: ("attention", "mlp"),
-    "encoder": ("attention", "mlp"),
-    "decoder": ("attention", "cross.attention", "mlp"),
-}
-"""The sublayers of a layer, by its stack."""
+GATES = (".attention", ".mlp")
+"""How the names of sublayers' gates end, of whatever layer and attention."""
 DECODER_LAYERS = ("decoder_layers", "num_decoder_layers")
 """What a config may call the number of its decoder's layers; `num_hidden_layers` is its encoder's."""
 

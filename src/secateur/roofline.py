@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from secateur.bench import thread_count, time_ms
+from secateur.bench import thread_count, time_ms, with_target
 from secateur.errors import UserError
 
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
@@ -116,7 +116,7 @@ def work(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Work:
         for module in model.modules():
             if isinstance(module, nn.Embedding):
                 hooks.callback(module.register_forward_hook(partial(_look_up, rows)).remove)
-        outputs = model(**inputs, **_target(model, inputs), output_hidden_states=True)
+        outputs = model(**with_target(model, inputs), output_hidden_states=True)
     states = [state for name, own in outputs.items() if name.endswith("hidden_states") for state in own]
     if not states:
         raise UserError(
@@ -124,12 +124,6 @@ def work(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Work:
         )
     activations = sum(state.numel() for state in states)
     return Work(counter.get_total_flops(), _weights(model, rows), activations)
-
-
-def _target(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a decoder reads, where there is one and nothing is given: a target as long as its source."""
-    wanted = model.config.is_encoder_decoder and "decoder_input_ids" not in inputs
-    return {"decoder_input_ids": inputs["input_ids"]} if wanted else {}
 
 
 def _look_up(rows: dict[nn.Embedding, Tensor], module: nn.Embedding, inputs: tuple[Tensor, ...], _: Tensor) -> None:

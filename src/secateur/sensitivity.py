@@ -29,7 +29,7 @@ from secateur.evaluation import BATCH, Row, alone, encoded
 from secateur.masking import attached
 from secateur.methods.method import named, registered
 from secateur.space import Group, Space
-from secateur.tasks.task import EXAMPLE, Task, examples
+from secateur.tasks.task import EXAMPLE, UNLABELLED, Task, examples
 
 UNITS = ("ffn", "qk", "vo", "head", "sublayer")
 DENSITIES = (0.75, 0.5, 0.25, 0.1)
@@ -359,7 +359,7 @@ def _in_turn(
 
 def _joined(arrays: Sequence[np.ndarray]) -> Any:
     """End to end; of tokens, where batches differ in length, padded as Trainer pads them."""
-    return reduce(partial(nested_concat, padding_index=-100), arrays)
+    return reduce(partial(nested_concat, padding_index=UNLABELLED), arrays)
 
 
 def _layers(model: PreTrainedModel, space: Space) -> list[nn.Module]:

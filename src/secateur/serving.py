@@ -33,6 +33,7 @@ from secateur.arguments import (
     task_of,
     tokenizer_of,
 )
+from secateur.bench import with_target
 from secateur.contest import contest
 from secateur.errors import UserError
 from secateur.evaluation import BATCH, batches, encoded, runner_scores, scores
@@ -294,4 +295,4 @@ def _random_inputs(model: PreTrainedModel, *, rows: int = 16, tokens: int = 24) 
     lengths = torch.randint(1, tokens + 1, (rows, 1), generator=noise)
     mask = (torch.arange(tokens) < lengths).long()
     batch = {"input_ids": torch.where(mask > 0, ids, model.config.pad_token_id or 0), "attention_mask": mask}
-    return [batch | ({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})]
+    return [with_target(model, batch)]

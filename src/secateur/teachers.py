@@ -28,7 +28,7 @@ from secateur.errors import UserError
 from secateur.objectives import UNLABELLED
 from secateur.store import Draft, Store
 
-PER_ROW, PER_TOKEN, ENDS, DECODED = "logits", "token_logits", "start_and_end_logits", "target_logits"
+PER_ROW, PER_TOKEN, ENDS, PER_TARGET_TOKEN = "logits", "token_logits", "start_and_end_logits", "target_logits"
 """What the array of logits is called: `(rows, labels)`, `(tokens of all rows, labels)`, `(tokens ..., 2)`, or
 `(tokens of all targets, labels)`."""
 STATES, TARGET_STATES = "states", "target_states"
@@ -241,7 +241,7 @@ class _Run:
         return chosen if name == PER_ROW else _places(self._starts_of(name), chosen)
 
     def _starts_of(self, name: str) -> np.ndarray:
-        return self.targets if name in (DECODED, TARGET_STATES) and self.targets is not None else self.starts
+        return self.targets if name in (PER_TARGET_TOKEN, TARGET_STATES) and self.targets is not None else self.starts
 
     def _answers(self) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         """Of each batch the rows' numbers, and what the teacher says of their real tokens, end to end.
@@ -262,12 +262,12 @@ class _Run:
                 states = {STATES: _states(outputs.hidden_states, self.layers, real)} if self.layers else {}
                 yield chosen, _said(outputs, real) | states
             else:
-                self._check_shown(target, self._starts_of(DECODED), chosen)
+                self._check_shown(target, self._starts_of(PER_TARGET_TOKEN), chosen)
                 yield chosen, self._decoded(outputs, real, target)
 
     def _decoded(self, outputs: Any, real: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
         """What a teacher with a decoder says, of real tokens and of those of targets."""
-        found = {DECODED: outputs.logits.float().cpu().numpy()[target]}
+        found = {PER_TARGET_TOKEN: outputs.logits.float().cpu().numpy()[target]}
         if self.layers:
             found[STATES] = _states(outputs.encoder_hidden_states, self.layers, real)
         if self.target_layers:

@@ -38,7 +38,7 @@ from secateur.errors import UserError
 from secateur.masking import Attachment, attached
 from secateur.methods.method import Method
 from secateur.moments import Moments, give_moments, moments_of
-from secateur.objectives import Labels, Step, Term
+from secateur.objectives import UNLABELLED, Labels, Step, Term
 from secateur.order import ByLength, Parts
 from secateur.shrinking import Shrinking
 from secateur.teachers import INDEX, CachedTeacher
@@ -626,7 +626,7 @@ def _counts(batch: Mapping[str, Tensor]) -> dict[str, int | Tensor]:
     if "attention_mask" in batch:
         found["tokens"] = batch["attention_mask"].sum()
     if "labels" in batch:
-        found["labels"] = (batch["labels"] != -100).sum()
+        found["labels"] = (batch["labels"] != UNLABELLED).sum()
     return found
 
 

@@ -41,6 +41,10 @@ SHARED = ("data", "text", "label", "metric", "seed", "rows")
 _REGISTRY: dict[str, type[Task]] = {}
 
 
+UNLABELLED = -100
+"""The label that losses of transformers leave out, and what Trainer fills up shorter rows of tokens with."""
+
+
 class PaddingCollator(DataCollatorWithPadding):
     """Pads model inputs and labels; leaves out `length`, which is for the sampler."""
 

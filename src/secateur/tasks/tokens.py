@@ -19,7 +19,7 @@ from transformers import AutoModelForTokenClassification, BatchEncoding, EvalPre
 
 from secateur.errors import UserError, as_user_error
 from secateur.tasks.splits import check_count, first_rows, listed, no_column, read_splits, shared_columns
-from secateur.tasks.task import PaddingCollator, Task, check_length, register
+from secateur.tasks.task import UNLABELLED, PaddingCollator, Task, check_length, register
 
 # Tried in order. Of the tags the entities come first.
 WORDS = ("tokens", "words", "sentence", "text")
@@ -32,7 +32,6 @@ ENTITY = re.compile(r"[BIES]-.+")  # the parts of an entity that seqeval reads
 ENTITY_METRICS = ("f1", "precision", "recall", "accuracy")  # the first is the default
 WORD_METRICS = ("accuracy",)
 CUT_OFF = "words_cut_off"
-UNLABELLED = -100  # the label that losses of transformers leave out
 
 
 class TokenCollator(PaddingCollator):

@@ -12,12 +12,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.errors import UserError
-from secateur.tasks.task import check_length
+from secateur.tasks.task import UNLABELLED, check_length
 
 FACTOR, MORE = 1.2, 10
 """A text has at most `FACTOR` times the tokens of its source and `MORE`, as DSP decodes (specification, section 6)."""
-UNLABELLED = -100
-"""The label that losses of transformers leave out, and what Trainer fills up shorter rows of tokens with."""
 
 
 @dataclass(frozen=True)
