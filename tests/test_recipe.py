@@ -115,6 +115,12 @@ def test_a_methods_defaults_stand_where_the_recipe_says_nothing(name):
     assert make(LEAST | {"method": name, "temperature": 3.0}).temperature == 3.0
 
 
+def test_a_tasks_defaults_stand_before_a_methods():
+    made = make(LEAST | {"method": "cofi", "task": "translation"})
+    assert (made.temperature, made.hidden) == (1.0, "quarters"), "cofi's own temperature is 2"
+    assert make(LEAST | {"method": "cofi", "task": "translation", "temperature": 3.0}).temperature == 3.0
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
