@@ -31,12 +31,17 @@ def base_model() -> str:
 
 
 def one(folder: Path, values: Mapping[str, Any], shared: Path, threads: int, ask: str = "report()") -> None:
-    """One run in a process of its own, with its teacher's outputs in `shared`; what it printed is beside its folder."""
+    """One run in a process of its own, with its teacher's outputs in `shared`; what it printed is beside its folder.
+
+    One that fails is told of, also where its folder holds an earlier run of another recipe.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with (folder.parent / f"{folder.name}.log").open("a") as log:
         arguments = [sys.executable, "-c", CODE + ask, json.dumps(values), str(folder), str(shared)]
-        subprocess.run(arguments, env=environment, stdout=log, stderr=log, check=False)
+        failed = subprocess.run(arguments, env=environment, stdout=log, stderr=log, check=False).returncode
+    if failed:
+        print(f"{folder} failed: see {folder}.log", file=sys.stderr)
 
 
 def several(root: Path, runs: Mapping[str, Mapping[str, Any]], jobs: int) -> None:
