@@ -24,14 +24,7 @@ app = typer.Typer(add_completion=False)
 RUNS = Path("runs/heads")
 QUIET: dict[str, Any] = {"evaluations": 0, "checkpoints": 0, "shapes": []}
 TASKS: dict[str, dict[str, Any]] = {
-    "nli": {
-        "task": "classification",
-        "max_length": 128,
-        "batch_size": 32,
-        "epochs": 1.0,
-        "labels_weight": 1.0,
-        "temperature": 2.0,
-    },
+    "nli": {"task": "classification", "max_length": 128, "batch_size": 32, "epochs": 1.0},
     "translation": {
         "task": "translation",
         "max_length": 64,
@@ -39,7 +32,6 @@ TASKS: dict[str, dict[str, Any]] = {
         "epochs": 1.0,
         "learning_rate": 5e-4,
         "labels_weight": 1.0,
-        "temperature": 1.0,
         "hidden": None,
     },
 }
