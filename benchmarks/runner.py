@@ -18,7 +18,7 @@ import typer
 Folder = Annotated[Path, typer.Option(exists=True, file_okay=False)]
 CODE = (
     "import sys, json; from pathlib import Path; from secateur.recipe import make; from secateur.stages import Run;"
-    "Run(make(json.loads(sys.argv[1])), Path(sys.argv[2]), shared=Path(sys.argv[3]))."
+    "run = Run(make(json.loads(sys.argv[1])), Path(sys.argv[2]), shared=Path(sys.argv[3])); run."
 )
 
 
@@ -31,7 +31,7 @@ def base_model() -> str:
 
 
 def one(folder: Path, values: Mapping[str, Any], shared: Path, threads: int, ask: str = "report()") -> None:
-    """One run in a process of its own, with its teacher's outputs in `shared`; what it printed is beside its folder.
+    """One run in a process of its own, with what its teacher says in `shared`; what it printed is beside its folder.
 
     One that fails is told of, also where its folder holds an earlier run of another recipe.
     """
@@ -45,10 +45,10 @@ def one(folder: Path, values: Mapping[str, Any], shared: Path, threads: int, ask
 
 
 def several(root: Path, runs: Mapping[str, Mapping[str, Any]], jobs: int) -> None:
-    """Runs by name, after the teacher's outputs were computed once for all of them; `jobs` at once, by cores alike."""
+    """Runs by name, after the teacher was asked and scored once for all of them; `jobs` at once, by cores alike."""
     cores = os.cpu_count() or 1
     (root / "shared").mkdir(parents=True, exist_ok=True)
-    one(root / "shared", next(iter(runs.values())), root, cores, "outputs")
+    one(root / "shared", next(iter(runs.values())), root, cores, "outputs; run.teacher_scores")
     with ThreadPoolExecutor(jobs) as pool:
         waiting = [pool.submit(one, root / name, values, root, max(1, cores // jobs)) for name, values in runs.items()]
         for done in waiting:

@@ -86,7 +86,7 @@ LOWER = " ".join(ALLOWED)
 ALLOWED |= {
     "folder": "errors recipe",
     "watching": "folder methods processes resident schedules training",
-    "given": "errors augment evaluation recipe tasks teachers",
+    "given": "errors augment evaluation folder processes recipe tasks teachers",
     "lessons": "moments objectives plan recipe space",
     "spent": "folder processes resident",
     "stages": f"{LOWER} folder given lessons spent watching",

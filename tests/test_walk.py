@@ -8,9 +8,10 @@ from safetensors.torch import load_file
 from small_world import recipe_values, write_data, write_model
 from test_stages import InterruptAt, NoTraining
 
-from secateur import recipe, stages
+from secateur import given, recipe, stages
 from secateur.checkpoint import load
 from secateur.errors import UserError
+from secateur.evaluation import scores
 from secateur.walk import walk
 
 DENSITIES = (0.6, 0.3, 0.15)
@@ -52,6 +53,35 @@ def test_the_teacher_and_the_dense_model_are_trained_once(walked):
     stages_of = [set(report.seconds) for report in reports]
     assert {"teacher", "cache", "prune", "recover"} <= stages_of[-1]
     assert all(names == {"cache", "recover"} for names in stages_of[:-1])  # read back
+
+
+def test_the_teacher_is_scored_once(values, walked, tmp_path, monkeypatch):
+    """By the first of the runs that share it; the numbers are those that a run for itself takes."""
+    scored = []
+    monkeypatch.setattr(given, "scores", lambda model, *rest: scored.append(model) or scores(model, *rest))
+    own = values | {"teacher": str(walked[0] / "teacher"), "density": DENSITIES[:2]}
+    reports = walk(recipe.make(own), tmp_path / "run")
+    assert sum(model.num_parameters() == reports[0].parameters["teacher"] for model in scored) == 1
+    assert len(scored) == 3
+    alone = stages.run(recipe.make(own | {"density": DENSITIES[0], "cache": False}), tmp_path / "alone")
+    assert len(scored) == 5
+    assert [report.teacher_scores for report in reports] == [alone.teacher_scores] * 2
+
+
+@pytest.mark.parametrize("change", [{"max_length": 4}, {"metric": "f1"}, {"teacher": "other"}])
+def test_other_scores_are_taken_anew(values, walked, tmp_path, change):
+    """What the scores depend on is in the name under which they are kept."""
+    teacher = walked[0] / "teacher"
+    first = given.Given(recipe.make(values))
+    kept = first.teacher_scores(first.task.load_model(teacher), tmp_path)
+    other = given.Given(recipe.make(values | change))
+    model = other.task.load_model(teacher)
+    if "teacher" in change:
+        model.classifier.bias.data[0] += 10
+    again = other.teacher_scores(model, tmp_path)
+    assert again == other.scores(model)
+    assert len(list(tmp_path.glob("scores-*.json"))) == 2
+    assert first.teacher_scores(first.task.load_model(teacher), tmp_path) == kept
 
 
 @pytest.mark.parametrize("method", ["magnitude", "cofi"])

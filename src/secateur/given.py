@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
+from secateur import processes
 from secateur.augment import augmented
 from secateur.errors import UserError
 from secateur.evaluation import batches, encoded, scores
+from secateur.folder import note, read_json
 from secateur.recipe import Recipe
 from secateur.tasks.task import Task, open_task
-from secateur.teachers import INDEX
+from secateur.teachers import INDEX, fingerprint
 
 LENGTHS = 4  # batches are padded to multiples of this: fewer shapes to compile and to remember (RESULTS.md)
 
@@ -105,6 +112,36 @@ class Given:
     def scores(self, model: PreTrainedModel) -> dict[str, float]:
         """Every metric of the task, on all validation rows."""
         return scores(model, self.task, self.validation_rows, self.tokenizer)
+
+    def teacher_scores(self, teacher: PreTrainedModel, folder: Path) -> dict[str, float]:
+        """As `scores`, of a teacher that other runs have too: taken once, and kept in `folder` for them."""
+        path = folder / f"scores-{self._key(teacher)}.json"
+        found: dict[str, float] | None = processes.on_main(partial(_kept, path))
+        if found is None:
+            found = self.scores(teacher)
+            processes.on_main(partial(_keep, path, found))
+        return found
+
+    def _key(self, model: PreTrainedModel) -> str:
+        """16 hex digits that change with whatever its scores depend on: the model, the task and its rows."""
+        r = self.recipe
+        asked = [r.task, r.metric, r.data, r.text, r.label, r.task_options, self.validation_rows]
+        said = json.dumps([fingerprint(model), *asked], sort_keys=True, default=str)
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+def _kept(path: Path) -> dict[str, float] | None:
+    """Scores that a run left; None where there are none, or none that can be read."""
+    with suppress(OSError, ValueError):
+        return dict(read_json(path))
+    return None
+
+
+def _keep(path: Path, found: dict[str, float]) -> None:
+    """Leave scores for other runs, of which some may be at the same point."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        note(path, found)
 
 
 def _numbered(rows: Rows) -> Rows:

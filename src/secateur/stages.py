@@ -86,8 +86,8 @@ class Run:
     """One recipe in one folder. Properties are computed once, when first needed.
 
     Attributes:
-        shared: where a teacher trained here and the teacher's outputs are kept: runs with one teacher and one data set
-            may share it. By default both are in the run's folder, and the outputs go when the run is done.
+        shared: where a teacher trained here, its outputs and its scores are kept: runs with one teacher and one data
+            set may share it. By default they are in the run's folder, where only the teacher stays in the end.
         forks: runs `toward` the density of this one, which prunes for them: each gets its cut model where it would
             itself have stopped.
     """
@@ -106,9 +106,9 @@ class Run:
         if self.finished:
             processes.on_main(self._tidy)  # of a run that was killed right after its report
             return Report.load(self.folder)
-        recovered, teacher = self.recovered, self.teacher
+        recovered = self.recovered
         self.spent.begin()
-        reached = {"scores": self.given.scores(recovered), "teacher_scores": self.given.scores(teacher)}
+        reached = {"scores": self.given.scores(recovered), "teacher_scores": self.teacher_scores}
         return processes.on_main(partial(self._finish, **reached))
 
     def _finish(self, **reached: dict[str, float]) -> Report:
@@ -225,10 +225,22 @@ class Run:
     def teacher(self) -> PreTrainedModel:
         """The named teacher, the model itself if it is fine-tuned for the task, or the model fine-tuned here."""
         teacher = self._named_teacher()
-        folder = (self.shared or self.folder) / "teacher"
+        folder = self._common / "teacher"
         if teacher is None and not folder.is_dir():
             self._train_teacher(folder)
         return (teacher or self.task.load_model(folder)).eval()
+
+    @property
+    def teacher_scores(self) -> dict[str, float]:
+        """Every metric of the task, by the teacher on all validation rows."""
+        if not self.recipe.cache:
+            return self.given.scores(self.teacher)
+        return self.given.teacher_scores(self.teacher, self._common / "cache")
+
+    @property
+    def _common(self) -> Path:
+        """Where runs that share a teacher find what is known of it."""
+        return self.shared or self.folder
 
     def _named_teacher(self) -> PreTrainedModel | None:
         name = self.recipe.teacher or (self.recipe.model if self.task.is_finetuned(self.recipe.model) else None)
@@ -435,7 +447,7 @@ class Run:
             self.teacher,
             self.given.taught_rows,
             self.task.collator(self.given.tokenizer),
-            (self.shared or self.folder) / "cache",
+            self._common / "cache",
             layers=layers,
             target_layers=target_layers,
             bf16=self.bf16,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -203,13 +203,9 @@ class _Run:
     def key(self) -> str:
         """16 hex digits that change with whatever the outputs depend on: model, weights, rows, padding, precision."""
         ends, _ = self._inputs(self.order[[0, -1]])  # of one batch: what the collator adds, and pads with
-        config = {name: value for name, value in self.teacher.config.to_dict().items() if name not in IDLE}
-        model = json.dumps([type(self.teacher).__qualname__, config], sort_keys=True, default=str)
         kept = self.layers if self.targets is None else [self.layers, self.target_layers]
-        digest = hashlib.sha256(f"{LAYOUT} {kept} {self.bf16} {model}".encode())
-        for name, tensor in chain(self.teacher.state_dict().items(), sorted(ends.items())):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest = hashlib.sha256(f"{LAYOUT} {kept} {self.bf16} {fingerprint(self.teacher)}".encode())
+        _add(digest, sorted(ends.items()))
         columns = ends.keys() if self.targets is None else {*ends, "labels"}
         for name in sorted(columns & self.rows[0].keys()):
             for values in _column([row[name] for row in self.rows]):
@@ -287,6 +283,21 @@ class _Run:
         labels, teacher = collated["labels"], cast(Any, self.teacher)
         inputs["decoder_input_ids"] = teacher.prepare_decoder_input_ids_from_labels(labels)
         return inputs, labels.cpu().numpy() != UNLABELLED
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """64 hex digits that change with whatever a model's outputs depend on: its kind, its config and its weights."""
+    config = {name: value for name, value in model.config.to_dict().items() if name not in IDLE}
+    digest = hashlib.sha256(json.dumps([type(model).__qualname__, config], sort_keys=True, default=str).encode())
+    _add(digest, model.state_dict().items())
+    return digest.hexdigest()
+
+
+def _add(digest: Any, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Names, types, shapes and bytes."""
+    for name, tensor in tensors:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
 
 
 def _states(states: Sequence[Tensor], layers: Sequence[int], real: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Several densities from one pruning: it walks through them, and a run that recovers branches off at each.
 
     RUN/recipe.yaml      the recipe, with all densities       RUN/0.4, RUN/0.2, ...   a finished run each
-    RUN/teacher          the teacher, if trained here         RUN/cache               its outputs, until all is done
+    RUN/teacher          the teacher, if trained here         RUN/cache               what it says, until all is done
 
 The walk is the pruning of the last density. Where its schedule passes another one, the model is cut to that and
 recovers from there to the end of the run, as if the run had been for it alone: a run with `toward` set to the last
