@@ -46,7 +46,11 @@ ALLOWED = {
     "dropout": "",
     "averaging": "",
     "order": "",
-    "training": "errors averaging masking methods moments objectives order space plan resident shrinking teachers",
+    "finite": "",
+    "rates": "errors",
+    "snapshots": "",
+    "training": "errors averaging finite masking methods moments objectives order plan rates resident shrinking "
+    "snapshots space teachers",
     "evaluation": "errors runtimes tasks training",
     "moments": "",
     "surgery": "errors layout moments plan space architecture compact masking",

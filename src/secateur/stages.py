@@ -57,12 +57,13 @@ from secateur.plan import Plan
 from secateur.recipe import Recipe
 from secateur.report import Report
 from secateur.schedules import Schedule
+from secateur.snapshots import last_checkpoint
 from secateur.space import Space
 from secateur.spent import Spent
 from secateur.surgery import cut, cut_moments, factorise
 from secateur.tasks.task import Task
 from secateur.teachers import INDEX, CachedTeacher
-from secateur.training import PruningTrainer, last_checkpoint
+from secateur.training import PruningTrainer
 from secateur.verify import Verification, verify
 from secateur.watching import LogFile, Passing, PrunedFile
 

@@ -11,9 +11,7 @@ logs and waits in every micro-batch, is off.
 
 from __future__ import annotations
 
-import math
 import os
-import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -22,28 +20,28 @@ from typing import Any
 
 import torch
 from accelerate.data_loader import BatchSamplerShard
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer, TrainerCallback, get_scheduler
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from secateur import resident
 from secateur.averaging import Averaging
 from secateur.errors import UserError
+from secateur.finite import Faults
 from secateur.masking import Attachment, attached
 from secateur.methods.method import Method
 from secateur.moments import Moments, give_moments, moments_of
 from secateur.objectives import UNLABELLED, Labels, Step, Term
 from secateur.order import ByLength, Parts
+from secateur.rates import part_of_schedule
 from secateur.shrinking import Shrinking
+from secateur.snapshots import STATE, Best, complete, rotate
 from secateur.teachers import INDEX, CachedTeacher
 
-STATE = "secateur.safetensors"
 SHARES = "secateur_shares"
 """The key under which a micro-batch carries what it is of its optimizer step (`_shares`)."""
 BEST = "best.safetensors"
@@ -117,7 +115,7 @@ class PruningTrainer(Trainer):
         self.parts: Parts | None = None
         self.drawn: Tensor | None = None
         self.seen: dict[str, Any] = defaultdict(float)
-        self.faults: dict[str, Tensor] = {}
+        self.faults = Faults()
         super().__init__(model, callbacks=[_Advance(self), *kwargs.pop("callbacks", [])], **kwargs)
         self.args.logging_nan_inf_filter = False
         self._check(average)
@@ -217,29 +215,26 @@ class PruningTrainer(Trainer):
 
     # The best evaluation, where one is chosen
 
+    @property
+    def _best(self) -> Best:
+        return Best(Path(str(self.args.output_dir)) / BEST)
+
+    @property
+    def _chosen(self) -> dict[str, nn.Module]:
+        """What an evaluation is kept of: the model, and the terms and the method."""
+        return {"model": self.model, "own": self._own_state()}
+
     def _keep_if_best(self, score: float) -> None:
-        """Keep model, terms and method as they are if no earlier evaluation scored higher."""
+        """Keep what is chosen as it is if no earlier evaluation scored higher."""
         self._refuse_faults()
-        path = Path(str(self.args.output_dir)) / BEST
-        if score < _score_of(path, self.state.global_step) or not self.args.should_save:
-            return
-        state = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        state |= {f"own.{name}": value for name, value in self._own_state().state_dict().items()}
-        partial, note = path.with_suffix(".partial"), {"score": repr(score), "step": str(self.state.global_step)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.detach().clone().contiguous() for name, value in state.items()}, partial, note)
-        partial.replace(path)
+        if score >= self._best.score(self.state.global_step) and self.args.should_save:
+            self._best.keep(score, self.state.global_step, self._chosen)
 
     def _take_best(self) -> None:
         """Go back to the best evaluation; without one that counts, the last weights stay."""
-        path = Path(str(self.args.output_dir)) / BEST
         self.accelerator.wait_for_everyone()
-        if self.select is None or not path.is_file():
-            return
-        state = load_file(path)
-        for part, module in (("model.", self.model), ("own.", self._own_state())):
-            own = {name.removeprefix(part): value for name, value in state.items() if name.startswith(part)}
-            module.load_state_dict(own)
+        if self.select is not None:
+            self._best.take(self._chosen)
 
     @contextmanager
     def _masked(self) -> Iterator[None]:
@@ -424,12 +419,9 @@ class PruningTrainer(Trainer):
     # What is not finite
 
     def _watch(self, name: str, value: Tensor) -> None:
-        """Keep the first optimizer step at which the value is not finite, without waiting for the device."""
-        if name not in self.faults:
-            self.faults[name] = torch.full((), math.inf, device=self.args.device)
-        first, finite = self.faults[name], value.detach().isfinite().all().to(self.args.device)
+        """Remember the first optimizer step at which the value is not finite, without waiting for the device."""
         step = min(self.state.global_step + 1, self.state.max_steps)
-        self.faults[name] = torch.where(finite, first, first.clamp(max=step))
+        self.faults.watch(name, value, step, self.args.device)
 
     def _refuse_broken(self) -> None:
         """As `_refuse_faults`, and of the weights themselves: before they are saved or are the result."""
@@ -443,15 +435,12 @@ class PruningTrainer(Trainer):
         Raises:
             UserError: naming it and the optimizer step.
         """
-        if not self.faults:
-            return
-        found = self.accelerator.gather(torch.stack(list(self.faults.values()))).view(-1, len(self.faults))
-        step, name = min(zip(found.amin(dim=0).tolist(), self.faults, strict=True), key=lambda fault: fault[0])
-        if math.isfinite(step):
+        found = self.faults.earliest(self.accelerator.gather)
+        if found is not None:
             other = ", or fp32 in place of bf16" if self.args.bf16 else ""
             raise UserError(
-                f"{name} is not finite at step {step:.0f} of {self.state.max_steps} ({self.args.output_dir}): training "
-                f"stopped and saved nothing since; try a lower learning rate, a longer warmup{other}"
+                f"{found[0]} is not finite at step {found[1]} of {self.state.max_steps} ({self.args.output_dir}): "
+                f"training stopped and saved nothing since; try a lower learning rate, a longer warmup{other}"
             )
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
@@ -518,21 +507,7 @@ class PruningTrainer(Trainer):
         """Trainer's schedule over the whole run, of which this stage is the part `decay`."""
         if self.lr_scheduler is None:
             optimizer = optimizer or self.create_optimizer()
-            begin, end = self.decay
-            whole = round(num_training_steps / (end - begin))
-            offset = round(whole * begin)
-            schedule = get_scheduler(self.args.lr_scheduler_type, optimizer, self.args.get_warmup_steps(whole), whole)
-            if not isinstance(schedule, LambdaLR):
-                raise UserError(
-                    f"lr_scheduler_type {self.args.lr_scheduler_type} cannot span stages: use linear or cosine"
-                )
-            shifted = [
-                _shifted(rule, offset) if not group.get("constant") else _constant
-                for rule, group in zip(schedule.lr_lambdas, optimizer.param_groups, strict=True)
-            ]
-            for group in optimizer.param_groups:
-                group["lr"] = group.pop("initial_lr")
-            self.lr_scheduler = LambdaLR(optimizer, shifted)
+            self.lr_scheduler = part_of_schedule(self.args, optimizer, num_training_steps, self.decay)
         return self.lr_scheduler
 
     def _own_state(self) -> nn.ModuleDict:
@@ -559,18 +534,8 @@ class PruningTrainer(Trainer):
         self.accelerator.wait_for_everyone()  # each process has its random state in it
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
-            partial = folder / f"{STATE}.partial"
-            save_file({name: value.contiguous() for name, value in self._own_state().state_dict().items()}, partial)
-            partial.replace(folder / STATE)
-            self._rotate(folder)
-
-    def _rotate(self, newest: Path) -> None:
-        """Remove the oldest checkpoints before this one above Trainer's limit, but not what Trainer found best."""
-        limit, found = self.args.save_total_limit or 0, checkpoints(newest.parent)
-        before = found[: found.index(newest)]
-        for old in before[: max(0, len(before) + 1 - limit)] if limit > 0 else []:
-            if str(old) != self.state.best_model_checkpoint:
-                shutil.rmtree(old, ignore_errors=True)
+            complete(folder, self._own_state())
+            rotate(folder, limit, self.state.best_model_checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         state = load_file(Path(resume_from_checkpoint) / STATE)
@@ -587,37 +552,6 @@ def _fast_attention(device: torch.device) -> AbstractContextManager[Any]:
 
 def _freeze(teacher: nn.Module, device: torch.device) -> None:
     teacher.to(device).eval().requires_grad_(False)
-
-
-def _shifted(rule: Callable[[int], float], offset: int) -> Callable[[int], float]:
-    """A rule of the learning rate that starts `offset` steps into another."""
-    return lambda step: rule(step + offset)
-
-
-def _score_of(path: Path, step: int) -> float:
-    """The score of the best evaluation up to a step; one that a crash has left behind from later steps is void."""
-    if not path.is_file():
-        return -math.inf
-    with safe_open(path, "pt") as file:
-        note = file.metadata()
-    return float(note["score"]) if int(note["step"]) < step else -math.inf
-
-
-def _constant(step: int) -> float:
-    """The rule of a group that keeps its learning rate."""
-    return 1.0
-
-
-def last_checkpoint(folder: Path | str) -> str | None:
-    """The latest whole checkpoint in a folder, None if there is none."""
-    whole = [path for path in checkpoints(Path(folder)) if (path / STATE).is_file()]
-    return str(whole[-1]) if whole else None
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, whole or not, in the order of their steps."""
-    found = {path.name.removeprefix("checkpoint-"): path for path in folder.glob("checkpoint-*")}
-    return [found[step] for step in sorted(filter(str.isdecimal, found), key=int)]
 
 
 def _counts(batch: Mapping[str, Tensor]) -> dict[str, int | Tensor]:

@@ -10,8 +10,9 @@ from secateur.masking import attached
 from secateur.methods.grain import Grain
 from secateur.objectives import Hidden, Logits, Step
 from secateur.schedules import cubic
+from secateur.snapshots import last_checkpoint
 from secateur.space import Space
-from secateur.training import PruningTrainer, last_checkpoint
+from secateur.training import PruningTrainer
 
 # G2: pruned units are inert
 

@@ -6,12 +6,13 @@ from quiet import arguments
 from tiny_models import CLASSIFIERS, METHODS, tiny
 from transformers import Trainer
 
-from secateur import training
+from secateur import snapshots
 from secateur.methods.method import registered
 from secateur.objectives import Hidden, Labels, Logits
 from secateur.schedules import cubic
+from secateur.snapshots import checkpoints, last_checkpoint
 from secateur.space import Space
-from secateur.training import PruningTrainer, checkpoints, last_checkpoint
+from secateur.training import PruningTrainer
 
 STEPS = 6
 CUTS = (1, 3, 5)  # in warm-up, while pruning, in recovery
@@ -118,8 +119,8 @@ MOMENTS_OF_A_CHECKPOINT = {
     "weights": (Trainer, "save_model"),
     "optimizer": (Trainer, "_save_optimizer_and_scheduler"),
     "random state": (Trainer, "_save_rng_state"),
-    "our state": (training, "save_file"),
-    "the old one": (training.shutil, "rmtree"),
+    "our state": (snapshots, "save_file"),
+    "the old one": (snapshots.shutil, "rmtree"),
 }
 
 

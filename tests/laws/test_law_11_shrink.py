@@ -17,9 +17,10 @@ from secateur.methods.method import registered
 from secateur.plan import Plan
 from secateur.schedules import cubic, linear
 from secateur.shrinking import Shrinking
+from secateur.snapshots import last_checkpoint
 from secateur.space import Space
 from secateur.surgery import cut
-from secateur.training import PruningTrainer, last_checkpoint
+from secateur.training import PruningTrainer
 
 STEPS = 12
 SHRINKING = tuple(name for name, kind in registered().items() if kind.monotone and not kind.reads_weights)
