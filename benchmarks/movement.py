@@ -22,13 +22,13 @@ app = typer.Typer(add_completion=False)
 RUNS = Path("runs/movement")
 QUIET: dict[str, Any] = {"evaluations": 0, "checkpoints": 0, "shapes": []}
 TASKS: dict[str, dict[str, Any]] = {
-    "questions": {"task": "questions", "max_length": 256, "rows": 8000, "batch_size": 16, "epochs": 2, "warmup": 0.05},
-    "names": {"task": "tokens", "max_length": 128, "batch_size": 32, "epochs": 5, "warmup": 0.05},
+    "questions": {"task": "questions", "max_length": 256, "rows": 8000, "batch_size": 16, "epochs": 1, "warmup": 0.05},
+    "names": {"task": "tokens", "max_length": 128, "batch_size": 32, "epochs": 3, "warmup": 0.05},
 }
 FOLDERS = {"questions": "squad", "names": "conll2003"}
 TEACHER: dict[str, dict[str, Any]] = {
-    "questions": {"rows": None, "teacher_epochs": 3, "teacher_learning_rate": 2e-4},
-    "names": {"teacher_epochs": 5, "teacher_learning_rate": 2e-4},
+    "questions": {"rows": None, "teacher_epochs": 2, "teacher_learning_rate": 2e-4},
+    "names": {"teacher_epochs": 3, "teacher_learning_rate": 2e-4},
 }
 """What the teacher has of its own: all questions."""
 METHODS: dict[str, dict[str, Any]] = {
