@@ -42,9 +42,9 @@ def scores(
 ) -> dict[str, float]:
     """Every metric of the task on encoded rows, all that was in them counted, in the weights' own precision.
 
-    Where a model writes, the longest rows come first: a batch takes as long as its longest text.
+    The longest rows come first: a batch takes as long as its longest text.
     """
-    ordered = sorted(rows, key=lambda row: -len(row["input_ids"])) if task.generates else list(rows)
+    ordered = sorted(rows, key=lambda row: -len(row["input_ids"]))
     with TemporaryDirectory() as nowhere:
         args = TrainingArguments(
             nowhere,
