@@ -367,12 +367,16 @@ class PruningTrainer(Trainer):
     # Shrinking
 
     def _worth_cutting(self, method: Method) -> bool:
-        """Whether much less is alive than the model still has; not while the best evaluation may be gone back to."""
+        """Whether much less would be stored than the model still has; not while the best evaluation may be taken back.
+
+        Tiles leave a weight with their row or column alone.
+        """
         assert self.shrinking is not None
         if self.select is not None and method.settled():
             return False
-        alive, has = (method.space.density(units) for units in (method.alive, self.shrinking.kept))
-        return alive <= WORTH * has
+        space, both = method.space, (method.alive, self.shrinking.kept)
+        left, has = (space.density(space.filled(units) if space.tiled else units) for units in both)
+        return left <= WORTH * has
 
     def whole_state(self) -> dict[str, Tensor]:
         """The model's state dict as if nothing had been cut away: with 0 in its place."""

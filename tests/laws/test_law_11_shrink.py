@@ -122,6 +122,20 @@ def test_shrinking_changes_nothing_but_the_cost(which, name, units, tmp_path):
     assert own <= held
 
 
+def test_tiles_are_cut_away_when_their_rows_are(tmp_path):
+    """A diagonal of tiles leaves nothing to cut; a layer without tiles does."""
+    training = trainer(*CLASSIFIERS[0].values, "grain", ("attention/4x4", "ffn/4x4"), tmp_path, shrink=True)
+    method, space = training.method, training.method.space
+    for group, grid in space.tiled.values():
+        down, across = (torch.arange(tiles) % min(grid.shape) for tiles in grid.shape)
+        method.alive[space.slices[group.name]] = (down.unsqueeze(1) == across).flatten()
+    assert space.density(method.alive) < 0.2 and not training._worth_cutting(method)
+    for group, _ in space.tiled.values():
+        if group.name.startswith("0."):
+            method.alive[space.slices[group.name]] = False
+    assert training._worth_cutting(method)
+
+
 @pytest.mark.parametrize(
     ("which", "units"),
     [pytest.param(*which.values, UNITS[3], id=which.id) for which in (*CLASSIFIERS, WRITERS[-1])]
