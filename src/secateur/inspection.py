@@ -35,8 +35,8 @@ def inspect(model: PreTrainedModel, tokens: int = 128) -> dict[str, Any]:
     `stored` counts the numbers in the model's tensors; what it holds beyond the counted ones is `zeros`, where tiles
     are gone from weights of which more is left, and `padding`. `heads` gives of each layer, and of its second
     attention, the QK and VO dims of each original head, and whether its sublayers are kept, gone, or their biases
-    alone. `savings` gives of each group the parameters and operations that would go with it, and their share of what
-    is kept.
+    alone. `savings` gives of each group the parameters and operations that would go with it, and their share of all
+    that are stored and done: zeros that tiles leave inside count here as other weights do.
 
     Raises:
         UserError: the architecture or the head is not supported, or a compact model has no plan.
