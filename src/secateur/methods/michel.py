@@ -74,7 +74,7 @@ class Michel(Scheduled):
 
     heard: Tensor
 
-    defaults = {"units": ("head",), "train": "scores", "begin": 0.03, "end": 0.25, "temperature": 2.0}
+    defaults = {"units": ("head",), "train": "scores", "begin": 0.03, "end": 0.25, "temperature": 4.0}
 
     def __init__(
         self,

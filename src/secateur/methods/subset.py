@@ -115,7 +115,7 @@ class Subset(Gated):
         UserError: what is asked for is out of reach, the space counts a latency, or a number is none.
     """
 
-    defaults = {"units": ("head",), "begin": 0.0, "ramp": 0.9, "end": 0.4, "temperature": 2.0}
+    defaults = {"units": ("head",), "begin": 0.0, "ramp": 0.9, "end": 0.4, "temperature": 4.0}
 
     def __init__(
         self,

@@ -78,7 +78,7 @@ class Voita(Gated):
         UserError: what is asked for is out of reach, the space counts a latency, or a number is none.
     """
 
-    defaults = {"units": ("head",), "begin": 0.02, "ramp": 0.7, "end": 0.4, "temperature": 2.0}
+    defaults = {"units": ("head",), "begin": 0.02, "ramp": 0.7, "end": 0.4, "temperature": 4.0}
 
     def __init__(
         self,
