@@ -116,8 +116,8 @@ def choose(task: str, data: Folder, changed: list[str], jobs: int = 2, rows: int
 
 
 @app.command()
-def table(data: Folder, repeats: int = 20) -> None:
-    """Latencies of every model against the dense one, interleaved in this process, and the tables in Markdown."""
+def table(data: Folder, repeats: int = 20, task: str = "") -> None:
+    """Latencies of every model against the dense one, interleaved in this process, and the tables, or one, in Markdown."""
     import torch
     import transformers
 
@@ -125,19 +125,19 @@ def table(data: Folder, repeats: int = 20) -> None:
 
     transformers.logging.set_verbosity_error()
     found: dict[str, Any] = {}
-    for task in TASKS:
-        parts = ("whole",) if task == "nli" else ("encoding", "decoding")
-        batch, tokens = SHAPES[task]
+    for name in [name for name in TASKS if name.startswith(task)]:
+        parts = ("whole",) if name == "nli" else ("encoding", "decoding")
+        batch, tokens = SHAPES[name]
         heads = " | ".join(f"{part}, {batch} x {tokens}" for part in parts)
-        print(f"\n### {task}\n\n| method | heads | score | retention | parameters | seconds | {heads} |")
+        print(f"\n### {name}\n\n| method | heads | score | retention | parameters | seconds | {heads} |")
         print("|" + " --- |" * (6 + len(parts)))
-        dense = get(TASKS[task]["task"]).model_class.from_pretrained(teacher_of(task, data), dtype=torch.float32)
-        for kept in KEPT[task]:
+        dense = get(TASKS[name]["task"]).model_class.from_pretrained(teacher_of(name, data), dtype=torch.float32)
+        for kept in KEPT[name]:
             for method in METHODS:
-                seeds = SEEDS.get((task, kept), (0,))
-                folders = [RUNS / task / f"{method} {kept} {seed}" for seed in seeds]
+                seeds = SEEDS.get((name, kept), (0,))
+                folders = [RUNS / name / f"{method} {kept} {seed}" for seed in seeds]
                 if done := [folder for folder in folders if (folder / "report.json").is_file()]:
-                    found[f"{task} {method} {kept}"] = _row(method, done, dense, parts, (batch, tokens), repeats)
+                    found[f"{name} {method} {kept}"] = _row(method, done, dense, parts, (batch, tokens), repeats)
     (RUNS / "table.json").write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -115,20 +115,20 @@ def choose(task: str, data: Folder, settings: list[str], jobs: int = 2, rows: in
 
 
 @app.command()
-def table(data: Folder, repeats: int = 30) -> None:
-    """Latencies of every model against the dense one, interleaved in this process, and the tables in Markdown."""
+def table(data: Folder, repeats: int = 30, task: str = "") -> None:
+    """Latencies of every model against the dense one, interleaved in this process, and the tables, or one, in Markdown."""
     import transformers
 
     transformers.logging.set_verbosity_error()
     found: dict[str, Any] = {}
-    for task in TASKS:
+    for name in [name for name in TASKS if name.startswith(task)]:
         heads = " | ".join(f"{batch} x {tokens}" for batch, tokens in SHAPES)
-        print(f"\n### {task}\n\n| run | F1 | retention | density | with zeros | heads | neurons | seconds | {heads} |")
+        print(f"\n### {name}\n\n| run | F1 | retention | density | with zeros | heads | neurons | seconds | {heads} |")
         print("|" + " --- |" * (8 + len(SHAPES)))
-        dense = _dense(task, teacher_of(task, data))
-        for name in changes(task):
-            if (RUNS / task / name / "report.json").is_file():
-                found[f"{task} {name}"] = _row(RUNS / task / name, dense, repeats)
+        dense = _dense(name, teacher_of(name, data))
+        for run in changes(name):
+            if (RUNS / name / run / "report.json").is_file():
+                found[f"{name} {run}"] = _row(RUNS / name / run, dense, repeats)
     (RUNS / "table.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
