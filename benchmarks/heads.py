@@ -117,7 +117,7 @@ def choose(task: str, data: Folder, changed: list[str], jobs: int = 2, rows: int
 
 @app.command()
 def table(data: Folder, repeats: int = 20, task: str = "") -> None:
-    """Latencies of every model against the dense one, interleaved in this process, and the tables, or one, in Markdown."""
+    """Latencies against the dense model, interleaved in this process, and the tables, or one task's, in Markdown."""
     import torch
     import transformers
 

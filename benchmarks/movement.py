@@ -116,7 +116,7 @@ def choose(task: str, data: Folder, settings: list[str], jobs: int = 2, rows: in
 
 @app.command()
 def table(data: Folder, repeats: int = 30, task: str = "") -> None:
-    """Latencies of every model against the dense one, interleaved in this process, and the tables, or one, in Markdown."""
+    """Latencies against the dense model, interleaved in this process, and the tables, or one task's, in Markdown."""
     import transformers
 
     transformers.logging.set_verbosity_error()
