@@ -84,6 +84,16 @@ def test_other_scores_are_taken_anew(values, walked, tmp_path, change):
     assert first.teacher_scores(first.task.load_model(teacher), tmp_path) == kept
 
 
+def test_damaged_scores_are_taken_anew(values, walked, tmp_path):
+    own = given.Given(recipe.make(values))
+    teacher = own.task.load_model(walked[0] / "teacher")
+    whole = own.teacher_scores(teacher, tmp_path)
+    (kept,) = tmp_path.glob("scores-*.json")
+    kept.write_text(kept.read_text()[:-5])
+    assert own.teacher_scores(teacher, tmp_path) == whole
+    assert json.loads(kept.read_text()) == whole
+
+
 @pytest.mark.parametrize("method", ["magnitude", "cofi"])
 def test_each_is_the_run_for_it_alone(values, walked, tmp_path, method):
     """The law of the walk: branching changes nothing, for the trunk and for the branches alike."""

@@ -19,7 +19,7 @@ from secateur import processes
 from secateur.augment import augmented
 from secateur.errors import UserError
 from secateur.evaluation import batches, encoded, scores
-from secateur.folder import note, read_json
+from secateur.folder import read_json, write_whole
 from secateur.recipe import Recipe
 from secateur.tasks.task import Task, open_task
 from secateur.teachers import INDEX, fingerprint
@@ -141,7 +141,7 @@ def _keep(path: Path, found: dict[str, float]) -> None:
     """Leave scores for other runs, of which some may be at the same point."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        note(path, found)
+        write_whole(path, json.dumps(found))
 
 
 def _numbered(rows: Rows) -> Rows:
