@@ -17,8 +17,9 @@ class Faults:
 
     def watch(self, name: str, value: Tensor, step: int, device: torch.device) -> None:
         """Look at a value of any shape, without waiting for the device."""
-        first = self._first.setdefault(name, torch.full((), math.inf, device=device))
-        finite = value.detach().isfinite().all().to(device)
+        if name not in self._first:
+            self._first[name] = torch.full((), math.inf, device=device)
+        first, finite = self._first[name], value.detach().isfinite().all().to(device)
         self._first[name] = torch.where(finite, first, first.clamp(max=step))
 
     def earliest(self, gather: Callable[[Tensor], Tensor]) -> tuple[str, int] | None:
