@@ -7,8 +7,8 @@
 `--data` holds the folders `mnli_small` (premise, hypothesis, label) and `multi30k` (en, de; with test.parquet).
 `nli` prunes MiniLM-L6, fine-tuned here first; `translation` a Marian model of 3 + 3 layers made by `secateur new` and
 trained here, English to German, which is scored on the test set. All runs of a task see the same rows, start from its
-teacher, learn from its outputs and recover cut, but those called "as published". Runs that are done are not repeated;
-`--jobs` runs several at once, by threads alike.
+teacher, learn from its outputs and recover cut. Runs that are done are not repeated; `--jobs` runs several at once, by
+threads alike.
 """
 
 from __future__ import annotations
