@@ -158,7 +158,7 @@ def _row(
         method,
         ", ".join(map(str, sorted(kept))),
         spread([report.scores[report.metric] for report in reports], digits),
-        spread([100 * report.retention for report in reports], 1) + "%",
+        spread([100 * (report.retention or 0.0) for report in reports], 1) + "%",
         f"{fast[0].parameters:,}",
         spread([sum(report.seconds.values()) for report in reports], 0),
         *(f"{one.latency_ms:.1f} ms, {one.speed_up:.2f}x" for one in fast),

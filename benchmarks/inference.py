@@ -91,7 +91,7 @@ def grain_like(model: PreTrainedModel, layers: int, heads: int, qk: float, vo: f
         sizes = torch.linspace(0.5, 1.5, count)[torch.randperm(count, generator=noise)] * mean
         return sizes.round().clamp(1, most).int().tolist()
 
-    neurons = spread(ffn, space.table.layers, space.table.sizes["0.ffn"])
+    neurons = spread(ffn, len(space.table.layers), space.table.sizes["0.ffn"])
     sizes = {"qk": spread(qk, heads, space.table.head_dim), "vo": spread(vo, heads, space.table.head_dim)}
     for layer, count in enumerate(neurons):
         _keep(masks, space.slices[f"{layer}.ffn"], 0, count)
@@ -178,7 +178,9 @@ def _contest(
 
 def _print(found: Sequence[Result]) -> None:
     """A row for each model, runtime and dtype; at each shape ms, speed-up in the same runtime, and on PyTorch fp32."""
-    rows = {key: {} for key in dict.fromkeys((one.runtime, one.dtype, one.model) for one in found)}
+    rows: dict[tuple[str, str, str], dict[tuple[int, int], Result]] = {
+        key: {} for key in dict.fromkeys((one.runtime, one.dtype, one.model) for one in found)
+    }
     for one in found:
         rows[one.runtime, one.dtype, one.model][one.batch, one.tokens] = one
     for (runtime, dtype, model), by_shape in rows.items():
@@ -204,7 +206,7 @@ def _cell(one: Result | None) -> str:
 @app.command()
 def scores(data: str, folders: list[Path], max_length: int = 64, threads: int = 1) -> None:
     """The score of each model in each runtime and dtype; int8 also calibrated on 256 training rows."""
-    task = get_task("classification").from_data(data, metric=None)
+    task = get_task("classification").from_data(data, metric=None, seed=0, rows=None)
     print(f"| runtime | {' | '.join(folder.parent.name for folder in folders)} |")
     print("|" + " --- |" * (1 + len(folders)))
     found: dict[str, list[str]] = {}
@@ -256,7 +258,7 @@ def laid_out(model: PreTrainedModel, plan: Plan, layout: str, fused: bool = True
     if layout != "chosen":
         space = plan.space(model)
         plan = replace(
-            plan, layouts=tuple(LAYOUTS[layout](*plan.head_sizes(space, n)) for n in range(space.table.layers))
+            plan, layouts=tuple(LAYOUTS[layout](*plan.head_sizes(space, n)) for n in range(len(space.table.layers)))
         )
     small = sec.cut(model, plan)
     for module in small.modules():
@@ -333,7 +335,7 @@ def prices(threads: int = 2, repeats: int = 15) -> None:
 def _attention(hidden: int, buckets: int, heads: int, width: int) -> Callable[[], Any]:
     """An attention with its output projection, packed as a cut model runs it."""
     config = BertConfig(num_hidden_layers=1, hidden_size=hidden, num_attention_heads=4)
-    stock = BertForSequenceClassification(config).bert.encoder.layer[0].attention.self
+    stock = BertForSequenceClassification(config).get_submodule("bert.encoder.layer.0.attention.self")
     count = buckets * heads
     for name in ("query", "key", "value"):
         setattr(stock, name, torch.nn.Linear(hidden, count * width))

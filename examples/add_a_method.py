@@ -86,8 +86,9 @@ def made_up(rows: int, seed: int) -> list[dict[str, Tensor]]:
 def tiny_model() -> PreTrainedModel:
     """A random BERT of two layers."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    return BertForSequenceClassification(BertConfig(vocab_size=24, max_position_embeddings=8, **sizes))
+    sizes: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = BertConfig(vocab_size=24, max_position_embeddings=8, hidden_size=32, **sizes)
+    return BertForSequenceClassification(config)
 
 
 def train(model: PreTrainedModel, epochs: float, **parts: Any) -> None:
@@ -136,7 +137,8 @@ def main() -> None:
     print(f"{'(dense)':<12} {1:>8} {teacher.num_parameters():>11,} {accuracy(teacher):>9.3f}")
     for name in (TaylorOnce.name, "magnitude", "random"):
         small = prune(teacher, name, density=0.1)
-        kept = small.plan["achieved"]["prunable"]
+        plan: Any = small.plan  # a cut model says what was kept
+        kept = plan["achieved"]["prunable"]
         print(f"{name:<12} {kept:>8.3f} {small.num_parameters():>11,} {accuracy(small):>9.3f}")
 
 
