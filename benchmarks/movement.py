@@ -83,8 +83,21 @@ def changes(task: str) -> dict[str, dict[str, Any]]:
         rows |= {f"{variant} {PAPER:g}": {**movement(variant=variant), "density": PAPER}}
     rows |= {f"struct {PAPER:g}": {**movement(variant="struct"), "density": PAPER}}
     rows |= {f"cofi {density:g}": {**METHODS["cofi"], "density": density} for density in (DENSITIES[0], DENSITIES[-1])}
-    longer = ("grain 0.1", "grain 0.05", f"hybrid {PAPER:g}", f"filled {PAPER:g}")
-    return rows | {f"longer, {name}": {**rows[name], **LONGER} for name in longer}
+    hybrid, filled = (f"{variant} {PAPER:g}" for variant in ("hybrid", "filled"))
+    relu = {f"relu, {name}": {**rows[name], "model": str(with_relu())} for name in ("grain 0.1", hybrid)}
+    longer = {f"longer, {name}": {**rows[name], **LONGER} for name in ("grain 0.1", "grain 0.05", hybrid, filled)}
+    return rows | relu | longer
+
+
+def with_relu() -> Path:
+    """MiniLM-L6 with ReLU in place of GELU: what a student is made as, whose weights are then its teacher's."""
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = RUNS / "relu"
+    if not folder.is_dir():
+        AutoTokenizer.from_pretrained(base_model()).save_pretrained(folder)
+        AutoModel.from_pretrained(base_model(), hidden_act="relu").save_pretrained(folder)
+    return folder
 
 
 def recipes(task: str, data: Path) -> dict[str, dict[str, Any]]:

@@ -9,9 +9,9 @@ import torch
 from fake_clock import timer
 from safetensors.torch import load_file
 from small_world import recipe_values, write_data, write_model
-from transformers import AutoModelForSequenceClassification, TrainerCallback
+from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, BertTokenizerFast, TrainerCallback
 
-from secateur import checkpoint, given, lessons, recipe, resident, stages
+from secateur import checkpoint, given, lessons, load, recipe, resident, stages
 from secateur.errors import UserError
 from secateur.given import Given
 from secateur.latency import LatencyTable
@@ -226,6 +226,21 @@ def test_a_fine_tuned_model_is_its_own_teacher(values, tmp_path):
     assert "teacher" not in report.seconds
     assert report.parameters["teacher"] > report.parameters["model"]
     assert max(report.verified["masked_compact"], report.verified["compact_loaded"]) < 1e-5
+
+
+def test_relu_stands_for_gelu_where_the_config_of_the_model_says_so(finished, values, tmp_path):
+    config = BertConfig.from_pretrained(values["model"])
+    config.hidden_act = "relu"
+    BertModel(config).save_pretrained(tmp_path / "relu")
+    BertTokenizerFast.from_pretrained(values["model"]).save_pretrained(tmp_path / "relu")
+    told = {"model": str(tmp_path / "relu"), "teacher": str(finished[0] / "teacher"), "epochs": 1}
+    run = stages.Run(recipe.make(values | told), tmp_path / "run")
+    weights = run.teacher.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in run.student.state_dict().items())
+    run.report()
+    small = load(tmp_path / "run" / "model")
+    activations = {type(layer.intermediate.intermediate_act_fn) for layer in small.bert.encoder.layer}
+    assert activations == {torch.nn.ReLU} and run.teacher.config.hidden_act == "gelu"
 
 
 @pytest.fixture(scope="module")
