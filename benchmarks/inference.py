@@ -3,6 +3,7 @@
     python benchmarks/inference.py table   [--real FOLDER ... --dense FOLDER]   the table of RESULTS.md
     python benchmarks/inference.py scores  DATA FOLDER ...                      what each runtime and dtype scores
     python benchmarks/inference.py layouts                                      ways to run heads of different sizes
+    python benchmarks/inference.py exchanges                                    without LayerNorm, with ReLU for GELU
     python benchmarks/inference.py prices                                       what `layout.Prices` is set from
     python benchmarks/inference.py profile                                      where the time goes
 
@@ -11,6 +12,7 @@ BERT-base has random weights: latency does not depend on them. Run it on an idle
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -302,6 +304,51 @@ def _in_turn(calls: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
             if turn > 1:
                 own.append(1000 * (time.perf_counter() - begin))
     return [median(own) for own in times]
+
+
+# Cheaper norms and activations
+
+
+class NoNorm(torch.nn.Module):
+    """What block movement pruning folds a LayerNorm into: a factor and a shift for each hidden dim."""
+
+    def __init__(self, norm: torch.nn.LayerNorm) -> None:
+        super().__init__()
+        self.weight, self.bias = norm.weight, norm.bias
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return torch.addcmul(self.bias, hidden_states, self.weight)
+
+
+def exchanged(model: PreTrainedModel, norms: bool, activations: bool) -> PreTrainedModel:
+    """A copy of a BERT without LayerNorms, with ReLU in its feed-forward networks, or both."""
+    model = copy.deepcopy(model)
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if norms and isinstance(child, torch.nn.LayerNorm):
+                setattr(module, name, NoNorm(child))
+            if activations and name == "intermediate_act_fn":
+                setattr(module, name, torch.nn.ReLU())
+    return model
+
+
+@app.command()
+def exchanges(
+    threads: int = 2, repeats: int = 20, only: str = "", runtimes: str = "pytorch,onnxruntime,openvino"
+) -> None:
+    """Milliseconds, interleaved, of BERT-base and its structures (`only` in the name) with NoNorm, ReLU, and both."""
+    base = dense_base()
+    ways = {"as it is": (False, False), "NoNorm": (True, False), "ReLU": (False, True), "both": (True, True)}
+    print("| model | runtime and shape | " + " | ".join(ways) + " |\n|" + " --- |" * (2 + len(ways)))
+    models = {"dense": base, **{name: sec.cut(base, plan) for name, plan in structures(base).items()}}
+    for name, model in ((name, model) for name, model in models.items() if only in name):
+        changed = [exchanged(model, *way) for way in ways.values()]
+        for runtime in runtimes.split(","):
+            ready = [runner(one, runtime, "fp32", threads=threads) for one in changed]
+            for batch, tokens in ((1, 128), (8, 128)):
+                times = _in_turn([partial(one, _ids(batch, tokens)) for one in ready], max(6, repeats // batch))
+                cells = [f"{times[0]:.1f}", *(f"{one:.1f}, {times[0] / one:.2f}x" for one in times[1:])]
+                print(f"| {name} | {runtime}, {batch} x {tokens} | " + " | ".join(cells) + " |", flush=True)
 
 
 @app.command()
