@@ -19,7 +19,7 @@ Where the default differs from the published code (`faithful=True` reproduces it
 Not reproduced: gradients of scores are clipped together with those of the weights; evaluation jumps to the last
 threshold; biases of the residual stream are masked; a head goes when its query or key is empty (it is not dead: it
 means the values, and stays); scores of rows times columns (`1d`), shared by the weights of a layer (`joint`) or of 2:4
-patterns; GELU and LayerNorm stay.
+patterns; LayerNorm stays, and GELU where the config of the recipe's model does not say ReLU.
 """
 
 from __future__ import annotations
