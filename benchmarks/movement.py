@@ -86,7 +86,9 @@ def changes(task: str) -> dict[str, dict[str, Any]]:
     hybrid, filled = (f"{variant} {PAPER:g}" for variant in ("hybrid", "filled"))
     relu = {f"relu, {name}": {**rows[name], "model": str(with_relu())} for name in ("grain 0.1", hybrid)}
     longer = {f"longer, {name}": {**rows[name], **LONGER} for name in ("grain 0.1", "grain 0.05", hybrid, filled)}
-    return rows | relu | longer
+    longest = {f"longest, {name}": {**rows[name], **LONGER, "epochs": 4} for name in (filled, "grain 0.05")}
+    seeds = {f"seed 1, longer, {name}": {**rows[name], **LONGER, "seed": 1} for name in (filled, "grain 0.05")}
+    return rows | relu | longer | longest | seeds
 
 
 def with_relu() -> Path:
