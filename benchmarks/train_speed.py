@@ -170,9 +170,10 @@ def one(asked: str, folder: Path) -> None:
     """One run, in this process: what its recipe says, by the published code's ways where it asks for them."""
     import torch
 
-    from secateur import given, resident, stages, training
+    from secateur import given, stages, training
     from secateur.methods.grain import Grain
     from secateur.recipe import make
+    from secateur.system import process_memory
 
     torch.set_num_threads(1)
     values = json.loads(asked)
@@ -328,19 +329,19 @@ def lengths(model: Path, batch: int = 32, longest: int = 64, steps: int = 150) -
     """Processor milliseconds of a training step over lengths from 4 to the longest, all alike, and the memory held."""
     import torch
 
-    from secateur import resident
+    from secateur.system import process_memory
 
     torch.set_num_threads(1)
     step = _stepper(model, WAYS[0], batch, longest, 12000)
     drawn = (4 * torch.randint(1, longest // 4 + 1, (steps,), generator=torch.Generator().manual_seed(0))).tolist()
-    with resident.pages_kept():
+    with process_memory.pages_kept():
         for tokens in range(4, longest + 1, 4):
             step(tokens)
         began = time.process_time()
         for tokens in drawn:
             step(tokens)
         spent = (time.process_time() - began) / steps
-        print(f"{1000 * spent:.0f} ms a step, {resident.readings().get('resident_mb', 0):.0f} MB held")
+        print(f"{1000 * spent:.0f} ms a step, {process_memory.readings().get('resident_mb', 0):.0f} MB held")
 
 
 def _stepper(folder: Path, way: str, batch: int, tokens: int, vocabulary: int) -> Callable[..., None]:

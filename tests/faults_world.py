@@ -29,9 +29,9 @@ from typer.testing import CliRunner
 import secateur as sec
 from secateur import cli
 from secateur.compact import SUMS
-from secateur.errors import UserError
 from secateur.plan import Plan
 from secateur.space import Space
+from secateur.system.errors import UserError
 
 REFUSED, RIGHT, WRONG, TRACEBACK = "refused", "right", "WRONG", "traceback"
 WAYS = ("load", "auto", "verify", "trusted")

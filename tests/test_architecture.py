@@ -23,13 +23,13 @@ from transformers import (
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from secateur.architecture import Embedding, Linear, Norm, find, supported
-from secateur.errors import UserError
 from secateur.latency import LatencyTable
 from secateur.methods.cofi import Cofi
 from secateur.plain import plain
 from secateur.plan import Plan
 from secateur.space import Space
 from secateur.surgery import cut, factorise
+from secateur.system.errors import UserError
 
 HEADS = (
     AutoModel,

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from secateur import augment, recipe, stages
 from secateur.augment import augmented, crop, drop, swap
-from secateur.errors import UserError
+from secateur.system.errors import UserError
 
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 PAD, UNK, CLS, SEP = range(4)

@@ -11,10 +11,10 @@ from transformers import TrainerCallback
 
 from secateur import recipe, stages
 from secateur.averaging import Averaging
-from secateur.errors import UserError
 from secateur.methods.magnitude import Magnitude
 from secateur.schedules import cubic
 from secateur.space import Space
+from secateur.system.errors import UserError
 from secateur.training import PruningTrainer
 
 STEPS = 6

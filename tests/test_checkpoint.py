@@ -18,10 +18,10 @@ from tiny_models import ARCHITECTURES, CLASSIFIERS, edge_cases, random_masks, ti
 from secateur.architecture import supported
 from secateur.checkpoint import load, save
 from secateur.compact import AUTO_CLASSES, SUMS, Pruned
-from secateur.errors import UserError
 from secateur.plan import Plan
 from secateur.space import Space
 from secateur.surgery import cut, factorise, planned_structure
+from secateur.system.errors import UserError
 
 ATTENTION = "bert.encoder.layer.0.attention.self"
 

@@ -14,7 +14,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from small_world import config as bert
 from transformers import BertForMaskedLM, BertForSequenceClassification, EvalPrediction
 
-from secateur.errors import UserError
+from secateur.system.errors import UserError
 from secateur.tasks import splits as reading
 from secateur.tasks import task as contract
 from secateur.tasks.classification import Classification

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from made_up_run import PROTOCOL, REPORT
 
 from secateur.comparison import OUTSIDE, RUN, TEACHER, Axis, Comparison, Entry, Point, Time
-from secateur.errors import UserError
 from secateur.overview import to_html
 from secateur.runs import compare, read
+from secateur.system.errors import UserError
 
 THERE = {**PROTOCOL, "device": "cpu"}
 SHAPE = (1, 32)

@@ -11,10 +11,10 @@ from small_world import WORDS, config
 from transformers import BertForSequenceClassification
 
 from secateur.contest import contest
-from secateur.errors import UserError
 from secateur.memory import Peak
 from secateur.roofline import Rates
 from secateur.runtimes import Runner
+from secateur.system.errors import UserError
 
 module = import_module("secateur.contest")  # `secateur.contest` is the function
 SHORT = {"shapes": ((1, 4),), "repeats": 3, "warmup": 1, "threads": 1}

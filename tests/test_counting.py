@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 from secateur import cli, recipe, stages
 from secateur.checkpoint import load
 from secateur.counting import Units, best
-from secateur.errors import UserError
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.random import Random
 from secateur.plan import Plan
 from secateur.schedules import cubic
 from secateur.space import Space
+from secateur.system.errors import UserError
 
 FLAT = [("head",), ("head", "ffn"), ("sublayer",), ("qk", "ffn"), ("vo",), ("hidden",), ("hidden", "head"), ("layer",)]
 NESTED = {

@@ -14,12 +14,12 @@ from tiny_models import inputs, random_masks, tiny
 from typer.testing import CliRunner
 
 from secateur import cli, formats, serving
-from secateur.errors import UserError
 from secateur.export import TOLERANCE, export, opened, within
 from secateur.formats import Facts, read_facts
 from secateur.plan import Plan, fingerprint
 from secateur.space import Space
 from secateur.surgery import cut
+from secateur.system.errors import UserError
 
 for package in ("onnx", "onnxruntime", "openvino", "nncf"):
     pytest.importorskip(package)

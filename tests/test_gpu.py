@@ -7,7 +7,7 @@ from transformers import BertForSequenceClassification
 
 from secateur import gpu
 from secateur.bench import random_inputs
-from secateur.errors import UserError
+from secateur.system.errors import UserError
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="what is said where there is no GPU")

@@ -43,7 +43,7 @@ from typer.testing import CliRunner
 import secateur as sec
 from secateur import cli, recipe, stages
 from secateur.compact import SUMS
-from secateur.errors import UserError
+from secateur.system.errors import UserError
 
 RUNS = Path(__file__).parents[1] / "runs"
 AGAIN = settings(

@@ -11,7 +11,6 @@ from fake_clock import timer
 from tiny_models import MONOTONE, learn, random_masks, tiny
 
 from secateur.bench import Measurement
-from secateur.errors import UserError
 from secateur.latency import LatencyTable, beside, milliseconds
 from secateur.methods.cofi import Cofi
 from secateur.methods.grain import Grain
@@ -21,6 +20,7 @@ from secateur.plan import Plan
 from secateur.schedules import cubic
 from secateur.space import GRANULARITIES, Space
 from secateur.surgery import cut
+from secateur.system.errors import UserError
 
 SETS = (
     ("ffn", "qk", "vo"),

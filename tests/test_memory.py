@@ -8,8 +8,8 @@ import torch
 from small_world import WORDS, write_model
 
 from secateur import memory
-from secateur.errors import UserError
 from secateur.memory import Job, Peak
+from secateur.system.errors import UserError
 
 LINUX = pytest.mark.skipif(not memory.measurable(), reason="only Linux tells the peak of a process")
 BLOCK = 64 * 2**20

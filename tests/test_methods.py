@@ -7,7 +7,6 @@ from quiet import arguments
 from tiny_models import METHODS, MONOTONE, taught, tiny
 from transformers import TrainerCallback
 
-from secateur.errors import UserError
 from secateur.methods import method as contract
 from secateur.methods.cofi import Cofi
 from secateur.methods.grain import Grain
@@ -16,6 +15,7 @@ from secateur.methods.method import Method, named, register, registered
 from secateur.methods.random import Random
 from secateur.schedules import linear
 from secateur.space import GRANULARITIES, Space
+from secateur.system.errors import UserError
 from secateur.training import PruningTrainer
 
 

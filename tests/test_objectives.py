@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
-from secateur.errors import UserError
 from secateur.objectives import Hidden, Labels, Logits, Step, Term, masked_mse
+from secateur.system.errors import UserError
 from secateur.training import PruningTrainer
 
 

@@ -5,12 +5,12 @@ import torch
 from tiny_models import CLASSIFIERS, inputs, outputs, tiny
 from transformers import AutoModelForSequenceClassification
 
-from secateur.errors import UserError
 from secateur.methods.cofi import Cofi
 from secateur.plain import plain
 from secateur.plan import Plan
 from secateur.space import Space
 from secateur.surgery import cut
+from secateur.system.errors import UserError
 
 SHAPE = {"layer": 2, "ffn": 20}
 

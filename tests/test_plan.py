@@ -12,9 +12,9 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from secateur.errors import UserError
 from secateur.plan import Plan, fingerprint
 from secateur.space import GRANULARITIES, Space
+from secateur.system.errors import UserError
 
 SIZES = {
     "vocab_size": 20,

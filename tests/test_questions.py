@@ -29,7 +29,6 @@ from transformers import (
 )
 
 from secateur import checkpoint, recipe, stages
-from secateur.errors import UserError
 from secateur.evaluation import batches, encoded, runner_scores, scores
 from secateur.export import export, opened
 from secateur.methods.method import registered
@@ -37,6 +36,7 @@ from secateur.objectives import Hidden, Labels, Logits, Step
 from secateur.report import Report
 from secateur.sensitivity import _standard_error, sensitivity
 from secateur.space import Space
+from secateur.system.errors import UserError
 from secateur.tasks import splits as reading
 from secateur.tasks import task as contract
 from secateur.tasks.passages import SPLIT

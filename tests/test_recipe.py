@@ -4,9 +4,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from secateur.errors import UserError
 from secateur.methods.method import registered
 from secateur.recipe import Recipe, make, read
+from secateur.system.errors import UserError
 
 LEAST = {"model": "m", "data": "d"}
 # Every key with a value that is not its default.

@@ -5,8 +5,8 @@ import json
 import pytest
 from made_up_run import logged, write_lines, write_model
 
-from secateur.errors import UserError
 from secateur.record import Pruned, read
+from secateur.system.errors import UserError
 
 
 def line(step, stage="prune", **more):

@@ -10,9 +10,9 @@ from page_reader import Reader
 from typer.testing import CliRunner
 
 from secateur import cli
-from secateur.errors import UserError
 from secateur.record import Record, read
 from secateur.report import Report
+from secateur.system.errors import UserError
 
 NOTHING = Record((), None, None, 0)
 

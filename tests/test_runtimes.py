@@ -5,12 +5,12 @@ import pytest
 import torch
 from tiny_models import inputs, outputs, random_masks, tiny
 
-from secateur.errors import UserError
 from secateur.export import export
 from secateur.plan import Plan, fingerprint
 from secateur.runtimes import DTYPES, ENGINES, RUNTIMES, check_runtime, difference, runner
 from secateur.space import Space
 from secateur.surgery import cut
+from secateur.system.errors import UserError
 
 for package in ("onnx", "onnxruntime", "openvino"):
     pytest.importorskip(package)

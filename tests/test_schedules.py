@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.errors import UserError
 from secateur.schedules import Schedule, constant, cubic, exponential, linear
+from secateur.system.errors import UserError
 
 MOVING = [linear, cubic, exponential]
 fractions = st.floats(0.0, 1.0)

@@ -13,13 +13,13 @@ from torch import nn
 from transformers import BertForSequenceClassification, BertForTokenClassification
 
 import secateur as sec
-from secateur.errors import UserError
 from secateur.evaluation import encoded, scores
 from secateur.masking import attached
 from secateur.methods.method import named
 from secateur.sensitivity import _cells, _in_turn, cut_to, importance, sensitivity, sheets, to_html
 from secateur.space import GRANULARITIES, Space
 from secateur.surgery import cut
+from secateur.system.errors import UserError
 from secateur.tasks import task as tasks
 
 ALL = tuple(GRANULARITIES)

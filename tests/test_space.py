@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from secateur.errors import UserError
 from secateur.space import GRANULARITIES, Space
+from secateur.system.errors import UserError
 
 LAYERS, HEADS, HEAD_DIM, HIDDEN, FFN = 2, 2, 4, 8, 6
 

@@ -11,12 +11,13 @@ from safetensors.torch import load_file
 from small_world import recipe_values, write_data, write_model
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, BertTokenizerFast, TrainerCallback
 
-from secateur import checkpoint, given, lessons, load, recipe, resident, stages
-from secateur.errors import UserError
+from secateur import checkpoint, given, lessons, load, recipe, stages
 from secateur.given import Given
 from secateur.latency import LatencyTable
 from secateur.report import Report
 from secateur.spent import Spent
+from secateur.system import process_memory
+from secateur.system.errors import UserError
 from secateur.verify import verify
 
 END = None  # of a stage: its last checkpoint is there, its result is not
@@ -83,7 +84,7 @@ def test_the_report_says_what_was_reached(finished, values):
     assert latency["speed_up"] == latency["against"]["latency_ms"] / latency["latency_ms"]
 
 
-@pytest.mark.skipif(not resident.measurable(), reason="only Linux tells the peak of a process")
+@pytest.mark.skipif(not process_memory.measurable(), reason="only Linux tells the peak of a process")
 def test_every_stage_has_a_peak_of_memory_and_the_run_the_highest(finished):
     folder, report = finished
     peaks = {name: kept["resident"] for name, kept in report.memory.items() if name != "counted"}
@@ -98,9 +99,9 @@ def test_every_stage_has_a_peak_of_memory_and_the_run_the_highest(finished):
 def test_a_peak_is_the_highest_of_all_attempts(values, tmp_path, monkeypatch):
     spent = Spent(tmp_path)
     for peak in (7, 9, 8):
-        monkeypatch.setattr(resident, "peaks", lambda peak=peak: {"resident": peak})
+        monkeypatch.setattr(process_memory, "peaks", lambda peak=peak: {"resident": peak})
         spent.held("prune")
-    monkeypatch.setattr(resident, "peaks", lambda: {"resident": 11})
+    monkeypatch.setattr(process_memory, "peaks", lambda: {"resident": 11})
     spent.begin()
     kept = json.loads((tmp_path / "memory.json").read_text())
     assert kept["prune"] == {"resident": 9} and kept["run"] == {"resident": 11}

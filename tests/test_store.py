@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from secateur import store
-from secateur.errors import UserError
 from secateur.store import ROOM_FOR_ABOUT, Store
+from secateur.system.errors import UserError
 
 A, B, C = "a" * 16, "b" * 16, "c" * 16
 SIZE = 8000

@@ -8,8 +8,8 @@ import torch
 from small_world import tokenizer
 from tiny_models import ENCODERS, tiny
 
-from secateur.errors import UserError
 from secateur.store import ROOM_FOR_ABOUT
+from secateur.system.errors import UserError
 from secateur.tasks.task import PaddingCollator
 from secateur.teachers import CachedTeacher
 

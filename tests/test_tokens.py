@@ -29,9 +29,9 @@ from transformers import (
 )
 
 from secateur import checkpoint, recipe, stages
-from secateur.errors import UserError
 from secateur.evaluation import encoded, scores
 from secateur.report import Report
+from secateur.system.errors import UserError
 from secateur.tasks import task as contract
 from secateur.tasks.tokens import CONLL2003, Tokens
 

@@ -4,7 +4,7 @@ import pytest
 from small_world import recipe_values, write_data, write_model
 
 from secateur import recipe, stages
-from secateur.errors import UserError
+from secateur.system.errors import UserError
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from secateur.errors import UserError
 from secateur.methods.grain import Grain
 from secateur.methods.magnitude import Magnitude
 from secateur.objectives import Labels, Term
 from secateur.order import ByLength
 from secateur.schedules import cubic
 from secateur.space import Space
+from secateur.system.errors import UserError
 from secateur.training import PruningTrainer
 
 STEPS = 6

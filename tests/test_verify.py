@@ -9,11 +9,11 @@ from tiny_models import ENCODERS, LEADING, inputs, random_masks, tiny
 
 from secateur.checkpoint import save
 from secateur.compact import SUMS
-from secateur.errors import UserError
 from secateur.export import export
 from secateur.plan import Plan
 from secateur.space import Space
 from secateur.surgery import cut
+from secateur.system.errors import UserError
 from secateur.verify import Verification, verify
 
 

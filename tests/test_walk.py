@@ -10,8 +10,8 @@ from test_stages import InterruptAt, NoTraining
 
 from secateur import given, recipe, stages
 from secateur.checkpoint import load
-from secateur.errors import UserError
 from secateur.evaluation import scores
+from secateur.system.errors import UserError
 from secateur.walk import walk
 
 DENSITIES = (0.6, 0.3, 0.15)

@@ -4,7 +4,6 @@ from secateur.bench import Measurement, measure
 from secateur.checkpoint import load, register, save
 from secateur.contest import contest
 from secateur.counting import Units
-from secateur.errors import UserError
 from secateur.export import Exported, export
 from secateur.latency import LatencyTable
 from secateur.masking import attach, attached
@@ -25,6 +24,7 @@ from secateur.scratch import new_model
 from secateur.sensitivity import Sensitivity, sensitivity
 from secateur.space import Space
 from secateur.surgery import cut, factorise
+from secateur.system.errors import UserError
 from secateur.training import PruningTrainer
 from secateur.verify import Verification, verify
 

@@ -24,7 +24,7 @@ from pkgutil import iter_modules
 from torch import nn
 from transformers import PreTrainedModel
 
-from secateur.errors import UserError
+from secateur.system.errors import UserError
 
 Axis = str | None
 

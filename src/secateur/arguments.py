@@ -12,8 +12,8 @@ import typer
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur import checkpoint, compact, recipe
-from secateur.errors import UserError
 from secateur.recipe import Recipe
+from secateur.system.errors import UserError
 from secateur.tasks import task as tasks
 
 

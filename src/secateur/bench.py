@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from secateur.errors import UserError
 from secateur.runtimes import DTYPES, check_runtime, runner
+from secateur.system.errors import UserError
 
 Call = Callable[[], object]
 """One forward of one model, ready to be timed."""

@@ -28,8 +28,8 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur import compact
 from secateur.architecture import supported
-from secateur.errors import UserError
 from secateur.surgery import planned_structure
+from secateur.system.errors import UserError
 
 # What transformers and torch raise when they build a model from a damaged config or the wrong weights.
 DAMAGE = (

@@ -18,7 +18,7 @@ import typer
 from transformers import PreTrainedModel
 from typer.core import TyperGroup
 
-from secateur import __version__, checkpoint, console, processes, recipe, scratch, serving, stages, studies
+from secateur import __version__, checkpoint, console, recipe, scratch, serving, stages, studies
 from secateur.architecture import supported
 from secateur.arguments import (
     Data,
@@ -46,7 +46,6 @@ from secateur.arguments import (
     task_of,
     tokenizer_of,
 )
-from secateur.errors import UserError
 from secateur.evaluation import encoded, scores
 from secateur.inspection import inspect
 from secateur.latency import LatencyTable, beside, milliseconds
@@ -56,6 +55,8 @@ from secateur.recipe import Recipe
 from secateur.report import Report, aimed, written
 from secateur.space import GRANULARITIES, Space
 from secateur.surgery import cut
+from secateur.system import processes
+from secateur.system.errors import UserError
 from secateur.tasks import task as tasks
 from secateur.tiles import EXAMPLES
 from secateur.walk import walk

@@ -23,13 +23,13 @@ from rich.table import Table
 from rich.text import Text as RichText
 from transformers import TrainerCallback
 
-from secateur import processes
 from secateur.comparison import Comparison
 from secateur.contest import BASELINE, Result
 from secateur.inspection import captions, drawn, saved
 from secateur.latency import LatencyTable
 from secateur.report import Report, written
 from secateur.sensitivity import Sensitivity, Sheet, sheets
+from secateur.system import processes
 from secateur.verify import Verification
 
 PIPED_WIDTH = 200

@@ -34,9 +34,9 @@ from secateur.bench import (
     times_in_turn,
     vocabulary,
 )
-from secateur.errors import UserError
 from secateur.formats import Batch, read_facts
 from secateur.runtimes import ENGINES, check_runtime, runner
+from secateur.system.errors import UserError
 
 SETTLE = 1
 """Untimed forwards right before each timed one; see `bench.times_in_turn`."""

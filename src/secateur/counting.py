@@ -11,8 +11,8 @@ from math import floor
 import torch
 from torch import Tensor
 
-from secateur.errors import UserError
 from secateur.space import Space
+from secateur.system.errors import UserError
 
 
 class Units:

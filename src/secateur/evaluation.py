@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.trainer_pt_utils import nested_concat
 
-from secateur.errors import UserError
 from secateur.runtimes import Runner
+from secateur.system.errors import UserError
 from secateur.tasks.task import UNLABELLED, Task
 from secateur.training import PruningTrainer
 

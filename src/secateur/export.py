@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from secateur.errors import UserError
 from secateur.formats import Batch, Facts, files_of, read_facts, write
 from secateur.runtimes import ENGINES, Runner, difference, runner
+from secateur.system.errors import UserError
 
 TOLERANCE = 1e-4  # of the largest output, for fp32: float noise of another order of summing
 SHAPES = ((1, 1), (1, 7), (3, 24), (5, 13))  # batch x tokens; none is the one that was traced

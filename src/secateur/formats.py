@@ -32,8 +32,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from secateur.errors import UserError, as_user_error
 from secateur.plan import fingerprint
+from secateur.system.errors import UserError, as_user_error
 
 Batch = Mapping[str, Tensor]
 

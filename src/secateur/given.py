@@ -15,12 +15,12 @@ from filelock import FileLock
 from torch import Tensor
 from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur import processes
 from secateur.augment import augmented
-from secateur.errors import UserError
 from secateur.evaluation import batches, encoded, scores
 from secateur.folder import read_json, write_whole
 from secateur.recipe import Recipe
+from secateur.system import processes
+from secateur.system.errors import UserError
 from secateur.tasks.task import Task, open_task
 from secateur.teachers import INDEX, fingerprint
 

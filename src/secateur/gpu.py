@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from secateur.errors import UserError
+from secateur.system.errors import UserError
 
 RUNTIMES = ("pytorch", "compiled", "cudagraph")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

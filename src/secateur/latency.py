@@ -22,10 +22,10 @@ from transformers import PreTrainedModel
 
 from secateur.bench import Measurement, measure
 from secateur.choice import Prices, best_units, sizes
-from secateur.errors import UserError
 from secateur.plan import Plan
 from secateur.space import GRANULARITIES, Space
 from secateur.surgery import cut
+from secateur.system.errors import UserError
 
 VERSION = 1
 WIDTHS = (4, 2, 1)  # sizes measured: 1, and these parts of the whole

@@ -22,8 +22,8 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from secateur.architecture import Embedding, Linear, Norm, Row
-from secateur.errors import UserError
 from secateur.space import Space
+from secateur.system.errors import UserError
 
 ATTACHED = "_secateur_attachment"
 """The attribute under which a model carries its `Attachment` while masks are on it."""

@@ -22,11 +22,12 @@ import torch
 import transformers
 from transformers import AutoConfig, PreTrainedModel
 
-from secateur import checkpoint, compact, gpu, resident
+from secateur import checkpoint, compact, gpu
 from secateur.bench import Call, random_inputs, thread_count
-from secateur.errors import UserError
-from secateur.resident import measurable
 from secateur.runtimes import runner
+from secateur.system import process_memory
+from secateur.system.errors import UserError
+from secateur.system.process_memory import measurable
 
 __all__ = ["COUNTED", "Job", "Peak", "measurable", "peaks"]
 COUNTED = {
@@ -80,7 +81,7 @@ def peaks(job: Job) -> dict[tuple[int, int], Peak]:
 
 def _measured(job: Job) -> list[tuple[int, int]]:
     """Peaks in bytes, of the process and of the model, at each shape in turn."""
-    before = resident.held(resident.NOW)
+    before = process_memory.held(process_memory.NOW)
     with thread_count(job.threads):
         prepare = _prepared(job)
         found = []
@@ -88,7 +89,7 @@ def _measured(job: Job) -> list[tuple[int, int]]:
             call = prepare(batch, tokens)
             _repeat(call)
             gc.collect()
-            resident.forget_peak()
+            process_memory.forget_peak()
             _repeat(call)
             found.append(_on_gpu() if job.device == "cuda" else _on_cpu(before))
     return found
@@ -118,7 +119,7 @@ def _opened(folder: Path) -> PreTrainedModel:
 
 
 def _on_cpu(before: int) -> tuple[int, int]:
-    peak = resident.held(resident.PEAK)
+    peak = process_memory.held(process_memory.PEAK)
     return peak, peak - before
 
 

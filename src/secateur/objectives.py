@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from secateur.errors import UserError
+from secateur.system.errors import UserError
 
 DECODED = "decoder_input_ids"
 """What a batch has for a decoder to read; its logits and states are of these tokens, of which the labels come next."""

@@ -14,10 +14,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.architecture import supported
-from secateur.errors import UserError
 from secateur.plan import Plan
 from secateur.space import Space
 from secateur.surgery import uncut
+from secateur.system.errors import UserError
 
 
 @torch.no_grad()

@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 from transformers import __version__ as transformers_version
 
 from secateur.architecture import numbered
-from secateur.errors import UserError
 from secateur.layout import Layout, choose
 from secateur.space import Group, Space
+from secateur.system.errors import UserError
 
 VERSION = 1
 

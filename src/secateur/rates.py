@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainingArguments, get_scheduler
 
-from secateur.errors import UserError
+from secateur.system.errors import UserError
 
 
 def part_of_schedule(args: TrainingArguments, optimizer: Optimizer, steps: int, part: tuple[float, float]) -> LambdaLR:

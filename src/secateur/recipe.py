@@ -28,9 +28,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from secateur.errors import UserError
 from secateur.latency import milliseconds
 from secateur.methods.method import named
+from secateur.system.errors import UserError
 from secateur.tasks import task as tasks
 
 AMOUNTS = ("density", "latency", "speedup", "keep")

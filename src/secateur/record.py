@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 
 from secateur import compact
 from secateur.checkpoint import DAMAGE, read_config
-from secateur.errors import UserError
 from secateur.plan import Plan
+from secateur.system.errors import UserError
 
 Line: TypeAlias = Mapping[str, Any]
 Curve: TypeAlias = tuple[list[float], list[float]]

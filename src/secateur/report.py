@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 
 from secateur import page, story
-from secateur.errors import UserError
 from secateur.page import Facts, Notes, Preformatted, Section, Table
 from secateur.record import Record, read
 from secateur.story import COLUMNS, shape
+from secateur.system.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from secateur.comparison import KINDS, OUTSIDE, RUN, TEACHER, Axis, Comparison, Entry, Point, Shape, Time
-from secateur.errors import UserError, as_user_error
 from secateur.recipe import make
 from secateur.report import Report
+from secateur.system.errors import UserError, as_user_error
 from secateur.tasks import task as tasks
 
 NOT_THE_RECIPE = ("seed", "data", "shapes", "repeats", "checkpoints", "shrink", "cache", "cache_gb", "report_to")

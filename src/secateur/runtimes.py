@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from secateur.errors import UserError, as_user_error
 from secateur.formats import (
     Batch,
     Graph,
@@ -33,6 +32,7 @@ from secateur.formats import (
     silence,
     write,
 )
+from secateur.system.errors import UserError, as_user_error
 
 DTYPES = ("fp32", "bf16", "fp16", "int8")
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from secateur.errors import UserError
+from secateur.system.errors import UserError
 
 
 def _linear(start: float, stop: float, moved: float) -> float:

@@ -23,7 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_L
 
 from secateur.architecture import supported
 from secateur.checkpoint import save
-from secateur.errors import UserError
+from secateur.system.errors import UserError
 from secateur.tasks.pairs import SOURCE, TARGET
 from secateur.tasks.sequences import UNTRAINED, Sequences
 from secateur.tasks.task import Task

@@ -35,7 +35,6 @@ from secateur.arguments import (
 )
 from secateur.bench import with_target
 from secateur.contest import contest
-from secateur.errors import UserError
 from secateur.evaluation import BATCH, batches, encoded, runner_scores, scores
 from secateur.export import export, opened
 from secateur.formats import Batch, check_request
@@ -43,6 +42,7 @@ from secateur.latency import LatencyTable
 from secateur.plan import Plan
 from secateur.runtimes import DTYPES, RUNTIMES, Runner
 from secateur.surgery import cut, uncut
+from secateur.system.errors import UserError
 from secateur.tasks import task as tasks
 from secateur.verify import verify
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from secateur import cost
 from secateur.architecture import Parameter, Table, find
-from secateur.errors import UserError
+from secateur.system.errors import UserError
 from secateur.tiles import EXAMPLES, Grid, grids, is_tiled
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from secateur import processes, resident
 from secateur.folder import note, read_json
+from secateur.system import process_memory, processes
 
 SECONDS, MEMORY, WHOLE = "seconds.json", "memory.json", "run"
 
@@ -39,19 +39,19 @@ class Spent:
     def begin(self) -> None:
         """Begin to watch memory, without what was freed before."""
         self.held()
-        resident.give_back()
-        resident.forget_peak()
+        process_memory.give_back()
+        process_memory.forget_peak()
 
     def held(self, *stages: str) -> None:
         """Keep how much memory was held at the most since `begin`, of stages and of the run."""
         if not processes.is_main():
             return
-        peaks, before = resident.peaks(), self._read(MEMORY)
+        peaks, before = process_memory.peaks(), self._read(MEMORY)
         highest = {
             name: {kind: max(peak, before.get(name, {}).get(kind, 0)) for kind, peak in peaks.items()}
             for name in (*stages, WHOLE)
         }
-        note(self.folder / MEMORY, {**highest, "counted": resident.counted()})
+        note(self.folder / MEMORY, {**highest, "counted": process_memory.counted()})
 
     def seconds(self) -> dict[str, Any]:
         return self._read(SECONDS)

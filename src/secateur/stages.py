@@ -37,14 +37,12 @@ from transformers import (
 )
 from transformers.integrations import TensorBoardCallback, get_reporting_integration_callbacks
 
-from secateur import processes, resident
 from secateur.architecture import Embedding, Norm
 from secateur.bench import check_models, disk_bytes, grid
 from secateur.card import card
 from secateur.checkpoint import load, read_config, save
 from secateur.counting import Units, check_count
 from secateur.dropout import set_dropout
-from secateur.errors import UserError
 from secateur.evaluation import alone
 from secateur.folder import claim, note, read_json, write_whole
 from secateur.given import Given
@@ -61,6 +59,8 @@ from secateur.snapshots import last_checkpoint
 from secateur.space import Space
 from secateur.spent import Spent
 from secateur.surgery import cut, cut_moments, factorise
+from secateur.system import process_memory, processes
+from secateur.system.errors import UserError
 from secateur.tasks.task import Task
 from secateur.teachers import INDEX, CachedTeacher
 from secateur.training import PruningTrainer
@@ -101,7 +101,7 @@ class Run:
 
     def report(self) -> Report:
         """Run what is missing and give the report."""
-        resident.forget_peak()
+        process_memory.forget_peak()
         self.check()
         self.claim()
         if self.finished:

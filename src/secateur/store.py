@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from secateur.errors import UserError
+from secateur.system.errors import UserError
 
 ABOUT, PARTIAL, LOCK = "about.json", "partial", "lock"
 KEY = "[0-9a-f]" * 16

@@ -34,11 +34,11 @@ from secateur.arguments import (
 from secateur.bench import disk_bytes
 from secateur.comparison import Entry, Shape, Time
 from secateur.contest import contest
-from secateur.errors import UserError
 from secateur.evaluation import encoded, scores
 from secateur.inspection import inspect
 from secateur.runs import TOLD, Finished, compare, read
 from secateur.sensitivity import DENSITIES, GRADIENT, ROWS, UNITS, sensitivity, to_html
+from secateur.system.errors import UserError
 from secateur.tasks import task as tasks
 
 Pages = Annotated[

@@ -19,12 +19,12 @@ from transformers import PreTrainedModel
 
 from secateur import compact
 from secateur.architecture import Axis, Embedding, Linear, Norm, Parameter, Table, find
-from secateur.errors import UserError
 from secateur.layout import Layout
 from secateur.masking import ATTACHED
 from secateur.moments import ORDERS, Moments
 from secateur.plan import Plan, check_rank
 from secateur.space import Space
+from secateur.system.errors import UserError
 
 
 @torch.no_grad()

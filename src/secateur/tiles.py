@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from secateur.architecture import Linear, Parameter, Table
-from secateur.errors import UserError
+from secateur.system.errors import UserError
 
 AXES = {"attention": ("qk", "vo"), "ffn": ("ffn",)}
 """The inner axes of what may be tiled, by the name that stands before the slash."""

@@ -28,9 +28,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from secateur import resident
 from secateur.averaging import Averaging
-from secateur.errors import UserError
 from secateur.finite import Faults
 from secateur.masking import Attachment, attached
 from secateur.methods.method import Method
@@ -40,6 +38,8 @@ from secateur.order import ByLength, Parts
 from secateur.rates import part_of_schedule
 from secateur.shrinking import Shrinking
 from secateur.snapshots import STATE, Best, complete, rotate
+from secateur.system import process_memory
+from secateur.system.errors import UserError
 from secateur.teachers import INDEX, CachedTeacher
 
 SHARES = "secateur_shares"
@@ -166,7 +166,7 @@ class PruningTrainer(Trainer):
             term.bind(self.model, self.teacher)
         self.terms.to(self.args.device)
         self.faults.clear()
-        with self._masked(), _fast_attention(self.args.device), resident.pages_kept():
+        with self._masked(), _fast_attention(self.args.device), process_memory.pages_kept():
             try:
                 result = super().train(*args, **kwargs)
             except Exception:
@@ -409,7 +409,7 @@ class PruningTrainer(Trainer):
         if self.attachment is not None:
             self.attachment.attach(self.shrinking.places)
         self._wrap_again()
-        resident.give_back()
+        process_memory.give_back()
 
     def _wrap_again(self) -> None:
         """Let the wrapper that averages gradients find the model's new parameters; Trainer's loop holds it itself."""

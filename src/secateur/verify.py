@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.checkpoint import load
-from secateur.errors import UserError
 from secateur.export import TOLERANCE, opened, within
 from secateur.formats import read_facts, source_of
 from secateur.masking import attached
 from secateur.plan import Plan
 from secateur.runtimes import difference
 from secateur.surgery import cut, factorise
+from secateur.system.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from secateur import processes
 from secateur.folder import claim
 from secateur.recipe import Recipe
 from secateur.report import Report
 from secateur.stages import Run
+from secateur.system import processes
 
 
 def walk(recipe: Recipe, output: Path | str, callbacks: Sequence[TrainerCallback] = ()) -> list[Report]:

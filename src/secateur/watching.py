@@ -9,10 +9,10 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl
 
-from secateur import processes, resident
 from secateur.folder import append
 from secateur.methods.method import Method
 from secateur.schedules import Schedule
+from secateur.system import process_memory, processes
 from secateur.training import PruningTrainer
 
 
@@ -33,7 +33,7 @@ class LogFile(TrainerCallback):
         if not processes.is_main():
             return
         rows = state.global_step * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        spent = {"rows": rows, "seconds": round(time.monotonic() - self.began, 3), **resident.readings()}
+        spent = {"rows": rows, "seconds": round(time.monotonic() - self.began, 3), **process_memory.readings()}
         append(self.path, _where(args, state) | (logs or {}) | spent)
 
 

@@ -24,7 +24,6 @@ from transformers import BertConfig, BertModel
 from secateur.architecture import Norm
 from secateur.checkpoint import load, save
 from secateur.compact import AUTO_CLASSES
-from secateur.errors import UserError
 from secateur.masking import MaskedNorm, attached
 from secateur.methods.cofi import (
     BOUNDS,
@@ -41,6 +40,7 @@ from secateur.plan import Plan
 from secateur.schedules import linear
 from secateur.space import Space
 from secateur.surgery import cut
+from secateur.system.errors import UserError
 
 FAMILIES = ("hidden", "head", "sublayer", "ffn")
 LOWEST, HIGHEST = BOUNDS

@@ -13,7 +13,6 @@ from torch.utils._pytree import tree_leaves
 from transformers import BertConfig, BertModel
 
 from secateur.checkpoint import load, save
-from secateur.errors import UserError
 from secateur.masking import attached
 from secateur.methods import grain
 from secateur.methods.grain import Grain, published_ranking
@@ -22,6 +21,7 @@ from secateur.plan import Plan
 from secateur.schedules import cubic
 from secateur.space import Space
 from secateur.surgery import cut, factorise
+from secateur.system.errors import UserError
 
 FAMILIES = ("ffn", "qk", "vo")
 

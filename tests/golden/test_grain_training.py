@@ -5,13 +5,13 @@ import torch
 from quiet import arguments
 from transformers import TrainerCallback
 
-from secateur.errors import UserError
 from secateur.masking import attached
 from secateur.methods.grain import Grain
 from secateur.objectives import Hidden, Logits, Step
 from secateur.schedules import cubic
 from secateur.snapshots import last_checkpoint
 from secateur.space import Space
+from secateur.system.errors import UserError
 from secateur.training import PruningTrainer
 
 # G2: pruned units are inert

@@ -6,12 +6,12 @@ from quiet import arguments
 from tiny_models import tiny
 
 from secateur.counting import Units
-from secateur.errors import UserError
 from secateur.masking import attached
 from secateur.methods.michel import Michel, normalised
 from secateur.objectives import Labels
 from secateur.schedules import linear
 from secateur.space import Space
+from secateur.system.errors import UserError
 from secateur.training import PruningTrainer
 
 

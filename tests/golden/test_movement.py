@@ -7,13 +7,13 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from secateur.errors import UserError
 from secateur.masking import attached
 from secateur.methods.movement import Movement, above, sigmoid_above, top_k, units_of
 from secateur.plan import Plan
 from secateur.schedules import cubic
 from secateur.space import Space
 from secateur.surgery import cut
+from secateur.system.errors import UserError
 
 HYBRID = ("attention/4x8", "ffn")
 

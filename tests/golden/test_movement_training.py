@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from secateur import recipe, stages
 from secateur.checkpoint import load, save
-from secateur.errors import UserError
 from secateur.holes import fill, held, holes
 from secateur.inspection import inspect
 from secateur.masking import attached
@@ -22,6 +21,7 @@ from secateur.plan import Plan
 from secateur.schedules import cubic
 from secateur.space import Space
 from secateur.surgery import cut, uncut
+from secateur.system.errors import UserError
 from secateur.training import PruningTrainer
 
 HYBRID = ("attention/4x4", "ffn")

@@ -10,11 +10,11 @@ from tiny_models import tiny
 from torch import nn
 
 from secateur.counting import Units
-from secateur.errors import UserError
 from secateur.methods.subset import Subset, gumbel, relaxed_top_k
 from secateur.objectives import Hidden, Labels, Logits
 from secateur.schedules import linear
 from secateur.space import Space
+from secateur.system.errors import UserError
 from secateur.training import PruningTrainer
 
 FLOATS = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])

@@ -5,10 +5,10 @@ import torch
 from tiny_models import tiny
 
 from secateur.counting import Units
-from secateur.errors import UserError
 from secateur.methods.voita import Voita, gate_value, open_probability, sample
 from secateur.schedules import linear
 from secateur.space import Space
+from secateur.system.errors import UserError
 
 LOG_ALPHA = torch.tensor([-3.0, -1.0, 0.0, 3.0])
 

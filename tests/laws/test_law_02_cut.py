@@ -19,12 +19,12 @@ from tiny_models import (
     tiny,
 )
 
-from secateur.errors import UserError
 from secateur.layout import Layout
 from secateur.masking import attached
 from secateur.plan import Plan
 from secateur.space import Space
 from secateur.surgery import cut, factorise
+from secateur.system.errors import UserError
 
 
 def assert_cut_is_masked(model, plan, masks=None, *, padded=True):

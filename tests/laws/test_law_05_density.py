@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import CLASSIFIERS, GRANULARITIES, METHODS, random_masks, taught, tiny
 
-from secateur.errors import UserError
 from secateur.methods.method import registered
 from secateur.space import Space
+from secateur.system.errors import UserError
 
 pytestmark = pytest.mark.parametrize("which", CLASSIFIERS)
 SETS = (*GRANULARITIES, ("vo",))

@@ -5,10 +5,10 @@ import torch
 from tiny_models import GRANULARITIES, METHODS, MODELS, inputs, tiny
 from torch import nn
 
-from secateur.errors import UserError
 from secateur.masking import attach, attached
 from secateur.methods.method import registered
 from secateur.space import Space
+from secateur.system.errors import UserError
 
 
 class OtherNorm(nn.LayerNorm):

@@ -5,11 +5,11 @@ import pytest
 import torch
 from tiny_models import CLASSIFIERS, ENCODERS, MODELS, WRITERS, edge_cases, inputs, outputs, random_masks, tiny
 
-from secateur.errors import UserError
 from secateur.export import export, opened
 from secateur.plan import Plan
 from secateur.space import Space
 from secateur.surgery import cut
+from secateur.system.errors import UserError
 
 for package in ("onnx", "onnxruntime", "openvino"):
     pytest.importorskip(package)

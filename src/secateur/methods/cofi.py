@@ -33,10 +33,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import UserError
 from secateur.methods.method import Method, register
 from secateur.schedules import Schedule, constant, linear
 from secateur.space import Group, Space
+from secateur.system.errors import UserError
 
 LOW, HIGH, TEMPERATURE = -0.1, 1.1, 2 / 3  # l, r and T of the hard-concrete distribution
 EPSILON = 1e-6  # the uniform noise stays this far from 0 and 1

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from secateur.counting import Units, best
-from secateur.errors import UserError
 from secateur.methods.method import Method
 from secateur.schedules import Schedule, constant
 from secateur.space import Space
+from secateur.system.errors import UserError
 
 
 class Gated(Method):

@@ -24,11 +24,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from secateur.errors import UserError
 from secateur.methods.method import Method, register
 from secateur.methods.scheduled import Scheduled
 from secateur.schedules import Schedule
 from secateur.space import Space
+from secateur.system.errors import UserError
 
 
 @register("grain")

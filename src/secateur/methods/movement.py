@@ -32,10 +32,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import UserError
 from secateur.methods.method import Method, register
 from secateur.schedules import Schedule, constant
 from secateur.space import Group, Space
+from secateur.system.errors import UserError
 
 TILE = 32
 L0_SHIFT = 2 / 3 * math.log(0.1 / 1.1)  # of the hard concrete distribution (Louizos et al., ICLR 2018)

@@ -34,11 +34,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import UserError
 from secateur.methods.gated import Gated
 from secateur.methods.method import register
 from secateur.schedules import Schedule, exponential, linear
 from secateur.space import Space
+from secateur.system.errors import UserError
 
 COLD = 1e-3  # below, gates are hard and scores rest: what is left of a gradient are spikes of near ties
 CERTAIN = 16  # a probability within so many roundings of 1 is 1

@@ -26,11 +26,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import UserError
 from secateur.methods.gated import Gated
 from secateur.methods.method import register
 from secateur.schedules import Schedule, linear
 from secateur.space import Space
+from secateur.system.errors import UserError
 
 LOW, HIGH, TEMPERATURE = -0.1, 1.1, 0.33  # gamma, zeta and beta of the hard-concrete distribution
 EPSILON = 1e-6  # noise and probabilities stay this far from 0 and 1

@@ -15,7 +15,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score, matthews_corrcoef
 from transformers import AutoModelForSequenceClassification, EvalPrediction, PreTrainedTokenizerBase
 
-from secateur.errors import UserError
+from secateur.system.errors import UserError
 from secateur.tasks.splits import check_count, first_rows, listed, no_column, read_splits, shared_columns
 from secateur.tasks.task import Task, check_length, register
 

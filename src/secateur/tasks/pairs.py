@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from datasets import Dataset, DatasetDict, Translation, Value
 
-from secateur.errors import UserError
+from secateur.system.errors import UserError
 from secateur.tasks.splits import listed, no_column, shared_columns
 
 SOURCE, TARGET = "source", "target"

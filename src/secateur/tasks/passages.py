@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, DatasetDict, Features, List, Value
 
-from secateur.errors import UserError
+from secateur.system.errors import UserError
 from secateur.tasks.splits import no_column, shared_columns
 
 # Tried in order.

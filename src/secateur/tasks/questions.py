@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from transformers import AutoModelForQuestionAnswering, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
-from secateur.errors import UserError
+from secateur.system.errors import UserError
 from secateur.tasks.answers import Answer, Spans, best_spans, exact_match, f1, merged, normalise, ranked
 from secateur.tasks.passages import NUMBER, TEXT, prepare
 from secateur.tasks.splits import first_rows, read_splits

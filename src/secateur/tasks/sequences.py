@@ -27,7 +27,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 
-from secateur.errors import UserError
+from secateur.system.errors import UserError
 from secateur.tasks.pairs import SOURCE, TARGET, prepare
 from secateur.tasks.splits import first_rows, read_splits
 from secateur.tasks.task import UNLABELLED, PaddingCollator, Task, check_length, config_of

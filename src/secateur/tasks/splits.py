@@ -15,7 +15,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset, load_from_disk
 from pyarrow import Table, csv, parquet, types
 
-from secateur.errors import UserError, as_user_error
+from secateur.system.errors import UserError, as_user_error
 
 TRAIN = ("train", "training")
 VALIDATION = ("validation", "validation_matched", "dev", "dev_matched", "valid", "val", "test")

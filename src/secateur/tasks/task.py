@@ -29,7 +29,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from secateur.errors import UserError, as_user_error
+from secateur.system.errors import UserError, as_user_error
 from secateur.tasks.splits import is_path, listed
 
 EXAMPLE = "example"

@@ -17,7 +17,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from transformers import AutoModelForTokenClassification, BatchEncoding, EvalPrediction, PreTrainedTokenizerBase
 
-from secateur.errors import UserError, as_user_error
+from secateur.system.errors import UserError, as_user_error
 from secateur.tasks.splits import check_count, first_rows, listed, no_column, read_splits, shared_columns
 from secateur.tasks.task import UNLABELLED, PaddingCollator, Task, check_length, register
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.errors import UserError
+from secateur.system.errors import UserError
 from secateur.tasks.task import UNLABELLED, check_length
 
 FACTOR, MORE = 1.2, 10

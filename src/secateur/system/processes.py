@@ -17,7 +17,7 @@ import torch
 from accelerate import PartialState
 from torch import distributed
 
-from secateur.errors import UserError
+from secateur.system.errors import UserError
 
 T = TypeVar("T")
 

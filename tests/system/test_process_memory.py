@@ -5,30 +5,30 @@ import sys
 import pytest
 import torch
 
-from secateur import resident
+from secateur.system import process_memory
 
-LINUX = pytest.mark.skipif(not resident.measurable(), reason="only Linux tells the peak of a process")
+LINUX = pytest.mark.skipif(not process_memory.measurable(), reason="only Linux tells the peak of a process")
 BLOCK = 64 * 2**20
 
 
 @LINUX
 def test_a_peak_outlives_what_made_it_until_it_is_set_back():
-    assert resident.forget_peak()
-    before = resident.peaks()["resident"]
+    assert process_memory.forget_peak()
+    before = process_memory.peaks()["resident"]
     torch.ones(BLOCK, dtype=torch.uint8)
-    assert resident.peaks()["resident"] - before > 0.9 * BLOCK
-    assert resident.held(resident.NOW) - before < 0.5 * BLOCK
-    resident.forget_peak()
-    assert resident.peaks()["resident"] - before < 0.5 * BLOCK
+    assert process_memory.peaks()["resident"] - before > 0.9 * BLOCK
+    assert process_memory.held(process_memory.NOW) - before < 0.5 * BLOCK
+    process_memory.forget_peak()
+    assert process_memory.peaks()["resident"] - before < 0.5 * BLOCK
 
 
 @LINUX
 def test_a_mapped_file_is_resident_and_not_anonymous(tmp_path):
     (tmp_path / "file").write_bytes(bytes(BLOCK))
-    before = resident.readings()
+    before = process_memory.readings()
     mapped = torch.from_file(str(tmp_path / "file"), shared=True, size=BLOCK, dtype=torch.uint8)
     assert int(mapped.sum()) == 0
-    grown = {name: 1e6 * (value - before[name]) for name, value in resident.readings().items()}
+    grown = {name: 1e6 * (value - before[name]) for name, value in process_memory.readings().items()}
     assert grown["resident_mb"] > 0.9 * BLOCK > 0.5 * BLOCK > grown["anonymous_mb"]
 
 
@@ -39,9 +39,9 @@ def test_free_pages_go_back_to_the_system():
         pieces.append(torch.ones(16384, dtype=torch.uint8))
         kept.append(torch.ones(64, dtype=torch.uint8))
     del pieces
-    before = resident.held(resident.ANONYMOUS)
-    resident.give_back()
-    assert before - resident.held(resident.ANONYMOUS) > 0.4 * BLOCK
+    before = process_memory.held(process_memory.ANONYMOUS)
+    process_memory.give_back()
+    assert before - process_memory.held(process_memory.ANONYMOUS) > 0.4 * BLOCK
     assert all(piece.all() for piece in kept)
 
 
@@ -52,7 +52,7 @@ def _faults() -> int:
 
 
 @LINUX
-@pytest.mark.skipif(resident._of_c("mallopt") is None, reason="not glibc")
+@pytest.mark.skipif(process_memory._of_c("mallopt") is None, reason="not glibc")
 def test_pages_of_freed_tensors_are_used_again_and_given_back_at_the_end():
     def used() -> int:
         before = _faults()
@@ -61,20 +61,20 @@ def test_pages_of_freed_tensors_are_used_again_and_given_back_at_the_end():
         return _faults() - before
 
     pages = BLOCK // 4096
-    with resident.pages_kept():
+    with process_memory.pages_kept():
         used()
         assert used() < pages / 8
-        held = resident.held(resident.ANONYMOUS)
-    assert held - resident.held(resident.ANONYMOUS) > 0.5 * BLOCK
+        held = process_memory.held(process_memory.ANONYMOUS)
+    assert held - process_memory.held(process_memory.ANONYMOUS) > 0.5 * BLOCK
 
 
 def test_where_a_peak_cannot_be_set_back_it_is_said(monkeypatch, tmp_path):
-    monkeypatch.setattr(resident, "CLEAR", tmp_path / "absent" / "clear_refs")
-    assert not resident.forget_peak() and "from the start of the process" in resident.counted()
+    monkeypatch.setattr(process_memory, "CLEAR", tmp_path / "absent" / "clear_refs")
+    assert not process_memory.forget_peak() and "from the start of the process" in process_memory.counted()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no ru_maxrss")
 def test_without_a_status_the_peak_is_that_of_all_the_process(monkeypatch, tmp_path):
-    monkeypatch.setattr(resident, "STATUS", tmp_path / "absent")
-    assert resident.readings() == {}
-    assert resident.peaks()["resident"] > 0.9 * BLOCK
+    monkeypatch.setattr(process_memory, "STATUS", tmp_path / "absent")
+    assert process_memory.readings() == {}
+    assert process_memory.peaks()["resident"] > 0.9 * BLOCK

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from small_world import recipe_values, write_data, write_model
 from two_ranks import ACCELERATE, TORCHRUN, launched
 
-from secateur import checkpoint, processes, recipe, stages
-from secateur.errors import UserError
+from secateur import checkpoint, recipe, stages
+from secateur.system import processes
+from secateur.system.errors import UserError
 
 ADAM = 1e-3
 """What float32's noise becomes in 36 steps of AdamW at 3e-4, where the gradients of a random model are near 0."""

@@ -1,0 +1,1 @@
+"""What the operating system and the libraries below give: errors, processes, files, memory, the registry."""
