@@ -36,10 +36,10 @@ from secateur.compact import CompactAttention
 from secateur.contest import Result, contest
 from secateur.evaluation import batches, encoded, runner_scores
 from secateur.formats import as_arrays, input_names
-from secateur.layout import BATCH, TOKENS, Layout
-from secateur.plan import Plan
 from secateur.runtimes import runner
-from secateur.space import Space
+from secateur.structure.head_buckets import BATCH, TOKENS, Layout
+from secateur.structure.plan import Plan
+from secateur.structure.space import Space
 from secateur.tasks.task import get as get_task
 
 app = typer.Typer(add_completion=False)

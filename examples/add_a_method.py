@@ -28,7 +28,7 @@ from secateur.methods.method import named, register
 from secateur.methods.scheduled import Scheduled
 from secateur.objectives import Logits
 from secateur.schedules import Schedule, linear
-from secateur.space import Space
+from secateur.structure.space import Space
 from secateur.surgery import cut
 from secateur.training import PruningTrainer
 

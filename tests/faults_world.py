@@ -29,8 +29,8 @@ from typer.testing import CliRunner
 import secateur as sec
 from secateur import cli
 from secateur.compact import SUMS
-from secateur.plan import Plan
-from secateur.space import Space
+from secateur.structure.plan import Plan
+from secateur.structure.space import Space
 from secateur.system.errors import UserError
 
 REFUSED, RIGHT, WRONG, TRACEBACK = "refused", "right", "WRONG", "traceback"

@@ -7,9 +7,9 @@ from small_world import config
 from transformers import BertForSequenceClassification
 
 from secateur.checkpoint import save
-from secateur.plan import Plan
 from secateur.report import Report
-from secateur.space import Space
+from secateur.structure.plan import Plan
+from secateur.structure.space import Space
 from secateur.surgery import cut
 
 PROTOCOL = {

@@ -13,7 +13,7 @@ from secateur import recipe, stages
 from secateur.averaging import Averaging
 from secateur.methods.magnitude import Magnitude
 from secateur.schedules import cubic
-from secateur.space import Space
+from secateur.structure.space import Space
 from secateur.system.errors import UserError
 from secateur.training import PruningTrainer
 

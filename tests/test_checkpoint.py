@@ -15,11 +15,11 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tiny_models import ARCHITECTURES, CLASSIFIERS, edge_cases, random_masks, tiny
 
-from secateur.architecture import supported
 from secateur.checkpoint import load, save
 from secateur.compact import AUTO_CLASSES, SUMS, Pruned
-from secateur.plan import Plan
-from secateur.space import Space
+from secateur.structure.architecture import supported
+from secateur.structure.plan import Plan
+from secateur.structure.space import Space
 from secateur.surgery import cut, factorise, planned_structure
 from secateur.system.errors import UserError
 

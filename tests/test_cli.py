@@ -20,12 +20,12 @@ from transformers import BertForSequenceClassification, GPT2Config, GPT2Model
 from typer.testing import CliRunner
 
 from secateur import __version__, cli, console, memory, recipe, roofline, stages
-from secateur.architecture import supported
 from secateur.latency import LatencyTable
 from secateur.memory import Peak
 from secateur.methods.method import registered
 from secateur.report import Report
 from secateur.roofline import Rates
+from secateur.structure.architecture import supported
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 

@@ -15,9 +15,9 @@ from secateur.checkpoint import load
 from secateur.counting import Units, best
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.random import Random
-from secateur.plan import Plan
 from secateur.schedules import cubic
-from secateur.space import Space
+from secateur.structure.plan import Plan
+from secateur.structure.space import Space
 from secateur.system.errors import UserError
 
 FLAT = [("head",), ("head", "ffn"), ("sublayer",), ("qk", "ffn"), ("vo",), ("hidden",), ("hidden", "head"), ("layer",)]

@@ -21,10 +21,10 @@ from docs_world import NAMES, ROOT, RUNS, smaller
 from typer.testing import CliRunner
 
 from secateur import cli, recipe
-from secateur.architecture import supported
 from secateur.methods import method as methods
 from secateur.recipe import Recipe
-from secateur.space import GRANULARITIES
+from secateur.structure.architecture import supported
+from secateur.structure.space import GRANULARITIES
 from secateur.tasks import task as tasks
 
 DOCS = ROOT / "docs"

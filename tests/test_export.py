@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from secateur import cli, formats, serving
 from secateur.export import TOLERANCE, export, opened, within
 from secateur.formats import Facts, read_facts
-from secateur.plan import Plan, fingerprint
-from secateur.space import Space
+from secateur.structure.plan import Plan, fingerprint
+from secateur.structure.space import Space
 from secateur.surgery import cut
 from secateur.system.errors import UserError
 

@@ -10,8 +10,8 @@ from tiny_models import CLASSIFIERS, edge_cases, tiny
 
 from secateur import console
 from secateur.inspection import BLOCKS, bar, drawn, inspect, saved
-from secateur.plan import Plan
-from secateur.space import Space
+from secateur.structure.plan import Plan
+from secateur.structure.space import Space
 from secateur.surgery import cut
 
 FINE = ("ffn", "qk", "vo", "sublayer")

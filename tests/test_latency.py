@@ -16,9 +16,9 @@ from secateur.methods.cofi import Cofi
 from secateur.methods.grain import Grain
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.method import registered
-from secateur.plan import Plan
 from secateur.schedules import cubic
-from secateur.space import GRANULARITIES, Space
+from secateur.structure.plan import Plan
+from secateur.structure.space import GRANULARITIES, Space
 from secateur.surgery import cut
 from secateur.system.errors import UserError
 

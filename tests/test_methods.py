@@ -14,7 +14,7 @@ from secateur.methods.magnitude import Magnitude
 from secateur.methods.method import Method, named, register, registered
 from secateur.methods.random import Random
 from secateur.schedules import linear
-from secateur.space import GRANULARITIES, Space
+from secateur.structure.space import GRANULARITIES, Space
 from secateur.system.errors import UserError
 from secateur.training import PruningTrainer
 

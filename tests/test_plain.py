@@ -7,8 +7,8 @@ from transformers import AutoModelForSequenceClassification
 
 from secateur.methods.cofi import Cofi
 from secateur.plain import plain
-from secateur.plan import Plan
-from secateur.space import Space
+from secateur.structure.plan import Plan
+from secateur.structure.space import Space
 from secateur.surgery import cut
 from secateur.system.errors import UserError
 

@@ -35,7 +35,7 @@ from secateur.methods.method import registered
 from secateur.objectives import Hidden, Labels, Logits, Step
 from secateur.report import Report
 from secateur.sensitivity import _standard_error, sensitivity
-from secateur.space import Space
+from secateur.structure.space import Space
 from secateur.system.errors import UserError
 from secateur.tasks import splits as reading
 from secateur.tasks import task as contract

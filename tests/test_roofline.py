@@ -7,10 +7,11 @@ import torch
 from tiny_models import edge_cases, inputs
 from transformers import BertConfig, BertForSequenceClassification
 
-from secateur import cost, roofline
-from secateur.architecture import find
+from secateur import roofline
 from secateur.bench import random_inputs
 from secateur.roofline import Rates, Work, floor, work
+from secateur.structure import cost
+from secateur.structure.architecture import find
 from secateur.surgery import cut
 
 RATES = Rates(flops=100e9, bandwidth=10e9, product="fp32 torch.mm, 8 x 8")

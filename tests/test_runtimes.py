@@ -6,9 +6,9 @@ import torch
 from tiny_models import inputs, outputs, random_masks, tiny
 
 from secateur.export import export
-from secateur.plan import Plan, fingerprint
 from secateur.runtimes import DTYPES, ENGINES, RUNTIMES, check_runtime, difference, runner
-from secateur.space import Space
+from secateur.structure.plan import Plan, fingerprint
+from secateur.structure.space import Space
 from secateur.surgery import cut
 from secateur.system.errors import UserError
 

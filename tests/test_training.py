@@ -16,7 +16,7 @@ from secateur.methods.magnitude import Magnitude
 from secateur.objectives import Labels, Term
 from secateur.order import ByLength
 from secateur.schedules import cubic
-from secateur.space import Space
+from secateur.structure.space import Space
 from secateur.system.errors import UserError
 from secateur.training import PruningTrainer
 

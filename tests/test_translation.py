@@ -17,11 +17,11 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, EvalPrediction, P
 
 import secateur as sec
 from secateur import recipe, scratch, stages
-from secateur.architecture import find
 from secateur.evaluation import batches, encoded, runner_scores, scores
 from secateur.objectives import Hidden, Labels, Logits, Step
 from secateur.report import Report
 from secateur.scratch import new_model, trained_tokenizer
+from secateur.structure.architecture import find
 from secateur.surgery import cut
 from secateur.system.errors import UserError
 from secateur.tasks import sequences

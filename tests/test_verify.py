@@ -10,8 +10,8 @@ from tiny_models import ENCODERS, LEADING, inputs, random_masks, tiny
 from secateur.checkpoint import save
 from secateur.compact import SUMS
 from secateur.export import export
-from secateur.plan import Plan
-from secateur.space import Space
+from secateur.structure.plan import Plan
+from secateur.structure.space import Space
 from secateur.surgery import cut
 from secateur.system.errors import UserError
 from secateur.verify import Verification, verify

@@ -18,11 +18,11 @@ from secateur.methods.subset import Subset
 from secateur.methods.voita import Voita
 from secateur.objectives import Hidden, Labels, Logits, Step, Term
 from secateur.plain import plain
-from secateur.plan import Plan
 from secateur.schedules import Schedule, constant, cubic, exponential, linear
 from secateur.scratch import new_model
 from secateur.sensitivity import Sensitivity, sensitivity
-from secateur.space import Space
+from secateur.structure.plan import Plan
+from secateur.structure.space import Space
 from secateur.surgery import cut, factorise
 from secateur.system.errors import UserError
 from secateur.training import PruningTrainer

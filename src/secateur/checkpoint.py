@@ -27,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur import compact
-from secateur.architecture import supported
+from secateur.structure.architecture import supported
 from secateur.surgery import planned_structure
 from secateur.system.errors import UserError
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from secateur.knapsack import Group, bound, choose, relaxed
-from secateur.space import Space
+from secateur.structure.space import Space
 
 LEAST = 1e-6  # what the lowest score is worth, of the way to the highest: room that is left is used
 STREAMS = 32  # widths of the stream that are tried, besides those that `round_to` leaves out

@@ -19,7 +19,6 @@ from transformers import PreTrainedModel
 from typer.core import TyperGroup
 
 from secateur import __version__, checkpoint, console, recipe, scratch, serving, stages, studies
-from secateur.architecture import supported
 from secateur.arguments import (
     Data,
     Folder,
@@ -50,15 +49,16 @@ from secateur.evaluation import encoded, scores
 from secateur.inspection import inspect
 from secateur.latency import LatencyTable, beside, milliseconds
 from secateur.methods.method import named, registered
-from secateur.plan import Plan
 from secateur.recipe import Recipe
 from secateur.report import Report, aimed, written
-from secateur.space import GRANULARITIES, Space
+from secateur.structure.architecture import supported
+from secateur.structure.plan import Plan
+from secateur.structure.space import GRANULARITIES, Space
+from secateur.structure.tiles import EXAMPLES
 from secateur.surgery import cut
 from secateur.system import processes
 from secateur.system.errors import UserError
 from secateur.tasks import task as tasks
-from secateur.tiles import EXAMPLES
 from secateur.walk import walk
 
 DEMO: dict[str, Any] = {

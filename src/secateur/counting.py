@@ -11,7 +11,7 @@ from math import floor
 import torch
 from torch import Tensor
 
-from secateur.space import Space
+from secateur.structure.space import Space
 from secateur.system.errors import UserError
 
 

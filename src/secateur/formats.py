@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from secateur.plan import fingerprint
+from secateur.structure.plan import fingerprint
 from secateur.system.errors import UserError, as_user_error
 
 Batch = Mapping[str, Tensor]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur.plan import Plan
+from secateur.structure.plan import Plan
 from secateur.surgery import kept_indices, planned, taken
 
 SPREAD = 0.01  # of new values, in standard deviations of the weight

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur.architecture import numbered
-from secateur.cost import SCOPES
-from secateur.plan import Plan
-from secateur.space import GRANULARITIES, Space
+from secateur.structure.architecture import numbered
+from secateur.structure.cost import SCOPES
+from secateur.structure.plan import Plan
+from secateur.structure.space import GRANULARITIES, Space
 from secateur.surgery import uncut
 
 PARTS = ("qk", "vo", "ffn", "sublayer", "hidden")

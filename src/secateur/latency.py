@@ -22,8 +22,8 @@ from transformers import PreTrainedModel
 
 from secateur.bench import Measurement, measure
 from secateur.choice import Prices, best_units, sizes
-from secateur.plan import Plan
-from secateur.space import GRANULARITIES, Space
+from secateur.structure.plan import Plan
+from secateur.structure.space import GRANULARITIES, Space
 from secateur.surgery import cut
 from secateur.system.errors import UserError
 

@@ -18,9 +18,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from secateur.moments import ORDERS, Moments, load_moments, save_moments
 from secateur.objectives import STACKS, Hidden, Labels, Logits, Term
-from secateur.plan import Plan
 from secateur.recipe import Recipe
-from secateur.space import Space
+from secateur.structure.plan import Plan
+from secateur.structure.space import Space
 
 TERMS, MOMENTS = "terms.safetensors", "moments"
 PARTS = ("model", "terms")

@@ -21,8 +21,8 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from secateur.architecture import Embedding, Linear, Norm, Row
-from secateur.space import Space
+from secateur.structure.architecture import Embedding, Linear, Norm, Row
+from secateur.structure.space import Space
 from secateur.system.errors import UserError
 
 ATTACHED = "_secateur_attachment"

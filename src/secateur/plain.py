@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur.architecture import supported
-from secateur.plan import Plan
-from secateur.space import Space
+from secateur.structure.architecture import supported
+from secateur.structure.plan import Plan
+from secateur.structure.space import Space
 from secateur.surgery import uncut
 from secateur.system.errors import UserError
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from secateur import compact
 from secateur.checkpoint import DAMAGE, read_config
-from secateur.plan import Plan
+from secateur.structure.plan import Plan
 from secateur.system.errors import UserError
 
 Line: TypeAlias = Mapping[str, Any]

@@ -27,7 +27,7 @@ from secateur.bench import evaluating
 from secateur.evaluation import BATCH, Row, alone, encoded
 from secateur.masking import attached
 from secateur.methods.method import named, registered
-from secateur.space import Group, Space
+from secateur.structure.space import Group, Space
 from secateur.system.errors import UserError
 from secateur.tasks.task import EXAMPLE, UNLABELLED, Task, examples
 

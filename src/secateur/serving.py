@@ -39,8 +39,8 @@ from secateur.evaluation import BATCH, batches, encoded, runner_scores, scores
 from secateur.export import export, opened
 from secateur.formats import Batch, check_request
 from secateur.latency import LatencyTable
-from secateur.plan import Plan
 from secateur.runtimes import DTYPES, RUNTIMES, Runner
+from secateur.structure.plan import Plan
 from secateur.surgery import cut, uncut
 from secateur.system.errors import UserError
 from secateur.tasks import task as tasks

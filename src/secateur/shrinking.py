@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur import compact
-from secateur.architecture import Parameter
 from secateur.moments import ORDERS, Moments
-from secateur.plan import Plan
-from secateur.space import Space
+from secateur.structure.architecture import Parameter
+from secateur.structure.plan import Plan
+from secateur.structure.space import Space
 from secateur.surgery import kept_indices, structure_of, take
 
 STREAM = "hidden"

@@ -37,7 +37,6 @@ from transformers import (
 )
 from transformers.integrations import TensorBoardCallback, get_reporting_integration_callbacks
 
-from secateur.architecture import Embedding, Norm
 from secateur.bench import check_models, disk_bytes, grid
 from secateur.card import card
 from secateur.checkpoint import load, read_config, save
@@ -51,13 +50,14 @@ from secateur.latency import LatencyTable, beside
 from secateur.lessons import Cut, Lessons
 from secateur.methods.method import Method, named
 from secateur.objectives import Labels, Term
-from secateur.plan import Plan
 from secateur.recipe import Recipe
 from secateur.report import Report
 from secateur.schedules import Schedule
 from secateur.snapshots import last_checkpoint
-from secateur.space import Space
 from secateur.spent import Spent
+from secateur.structure.architecture import Embedding, Norm
+from secateur.structure.plan import Plan
+from secateur.structure.space import Space
 from secateur.surgery import cut, cut_moments, factorise
 from secateur.system import process_memory, processes
 from secateur.system.errors import UserError

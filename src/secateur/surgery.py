@@ -18,12 +18,12 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from secateur import compact
-from secateur.architecture import Axis, Embedding, Linear, Norm, Parameter, Table, find
-from secateur.layout import Layout
 from secateur.masking import ATTACHED
 from secateur.moments import ORDERS, Moments
-from secateur.plan import Plan, check_rank
-from secateur.space import Space
+from secateur.structure.architecture import Axis, Embedding, Linear, Norm, Parameter, Table, find
+from secateur.structure.head_buckets import Layout
+from secateur.structure.plan import Plan, check_rank
+from secateur.structure.space import Space
 from secateur.system.errors import UserError
 
 

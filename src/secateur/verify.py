@@ -15,8 +15,8 @@ from secateur.checkpoint import load
 from secateur.export import TOLERANCE, opened, within
 from secateur.formats import read_facts, source_of
 from secateur.masking import attached
-from secateur.plan import Plan
 from secateur.runtimes import difference
+from secateur.structure.plan import Plan
 from secateur.surgery import cut, factorise
 from secateur.system.errors import UserError
 

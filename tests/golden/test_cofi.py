@@ -21,7 +21,6 @@ from torch import nn
 from torch.nn import functional
 from transformers import BertConfig, BertModel
 
-from secateur.architecture import Norm
 from secateur.checkpoint import load, save
 from secateur.compact import AUTO_CLASSES
 from secateur.masking import MaskedNorm, attached
@@ -36,9 +35,10 @@ from secateur.methods.cofi import (
     published_size,
     published_sparsity,
 )
-from secateur.plan import Plan
 from secateur.schedules import linear
-from secateur.space import Space
+from secateur.structure.architecture import Norm
+from secateur.structure.plan import Plan
+from secateur.structure.space import Space
 from secateur.surgery import cut
 from secateur.system.errors import UserError
 

@@ -15,7 +15,7 @@ from secateur.masking import attached
 from secateur.methods.cofi import Cofi
 from secateur.objectives import Hidden, Logits, Step, nearest, nearest_ordered, quarters, sampled, windows
 from secateur.schedules import linear
-from secateur.space import Space
+from secateur.structure.space import Space
 from secateur.training import PruningTrainer
 
 FAMILIES = ("hidden", "head", "sublayer", "ffn")

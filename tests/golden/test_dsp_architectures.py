@@ -8,8 +8,8 @@ import torch
 from transformers import MarianConfig, MarianMTModel
 
 from secateur.masking import attached
-from secateur.plan import Plan
-from secateur.space import Space
+from secateur.structure.plan import Plan
+from secateur.structure.space import Space
 from secateur.surgery import cut
 
 BLOCKS = ("encoder.0", "decoder.0.cross", "decoder.0")

@@ -17,9 +17,9 @@ from secateur.masking import attached
 from secateur.methods import grain
 from secateur.methods.grain import Grain, published_ranking
 from secateur.objectives import Hidden, Logits, Step, masked_mse
-from secateur.plan import Plan
 from secateur.schedules import cubic
-from secateur.space import Space
+from secateur.structure.plan import Plan
+from secateur.structure.space import Space
 from secateur.surgery import cut, factorise
 from secateur.system.errors import UserError
 

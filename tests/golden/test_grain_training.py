@@ -10,7 +10,7 @@ from secateur.methods.grain import Grain
 from secateur.objectives import Hidden, Logits, Step
 from secateur.schedules import cubic
 from secateur.snapshots import last_checkpoint
-from secateur.space import Space
+from secateur.structure.space import Space
 from secateur.system.errors import UserError
 from secateur.training import PruningTrainer
 

@@ -10,7 +10,7 @@ from secateur.masking import attached
 from secateur.methods.michel import Michel, normalised
 from secateur.objectives import Labels
 from secateur.schedules import linear
-from secateur.space import Space
+from secateur.structure.space import Space
 from secateur.system.errors import UserError
 from secateur.training import PruningTrainer
 

@@ -17,9 +17,9 @@ from secateur.inspection import inspect
 from secateur.masking import attached
 from secateur.methods.movement import Movement
 from secateur.objectives import Labels, Logits, Step
-from secateur.plan import Plan
 from secateur.schedules import cubic
-from secateur.space import Space
+from secateur.structure.plan import Plan
+from secateur.structure.space import Space
 from secateur.surgery import cut, uncut
 from secateur.system.errors import UserError
 from secateur.training import PruningTrainer

@@ -13,7 +13,7 @@ from secateur.counting import Units
 from secateur.methods.subset import Subset, gumbel, relaxed_top_k
 from secateur.objectives import Hidden, Labels, Logits
 from secateur.schedules import linear
-from secateur.space import Space
+from secateur.structure.space import Space
 from secateur.system.errors import UserError
 from secateur.training import PruningTrainer
 

@@ -7,7 +7,7 @@ from tiny_models import tiny
 from secateur.counting import Units
 from secateur.methods.voita import Voita, gate_value, open_probability, sample
 from secateur.schedules import linear
-from secateur.space import Space
+from secateur.structure.space import Space
 from secateur.system.errors import UserError
 
 LOG_ALPHA = torch.tensor([-3.0, -1.0, 0.0, 3.0])

@@ -19,7 +19,7 @@ from torch import Tensor
 from secateur.methods.cofi import Cofi
 from secateur.objectives import Hidden, Logits
 from secateur.schedules import linear
-from secateur.space import Space
+from secateur.structure.space import Space
 from secateur.training import PruningTrainer
 
 STEPS = 6

@@ -6,7 +6,7 @@ from tiny_models import GRANULARITIES, MODELS, MONOTONE, inputs, outputs, tiny
 
 from secateur.masking import attached
 from secateur.methods.method import registered
-from secateur.space import Space
+from secateur.structure.space import Space
 
 
 def assert_same(model, space, masks):

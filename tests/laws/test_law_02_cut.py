@@ -19,10 +19,10 @@ from tiny_models import (
     tiny,
 )
 
-from secateur.layout import Layout
 from secateur.masking import attached
-from secateur.plan import Plan
-from secateur.space import Space
+from secateur.structure.head_buckets import Layout
+from secateur.structure.plan import Plan
+from secateur.structure.space import Space
 from secateur.surgery import cut, factorise
 from secateur.system.errors import UserError
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from tiny_models import WRITERS, edge_cases, inputs, random_masks, tiny
 
-from secateur.layout import Layout
 from secateur.masking import attached
-from secateur.plan import Plan
-from secateur.space import Space
+from secateur.structure.head_buckets import Layout
+from secateur.structure.plan import Plan
+from secateur.structure.space import Space
 from secateur.surgery import cut
 
 STEPS = 5

@@ -15,8 +15,8 @@ from tiny_models import CLASSIFIERS, LEADING, MODELS, WRITERS, edge_cases, input
 
 from secateur.checkpoint import load, save
 from secateur.compact import AUTO_CLASSES
-from secateur.plan import Plan
-from secateur.space import Space
+from secateur.structure.plan import Plan
+from secateur.structure.space import Space
 from secateur.surgery import cut
 
 HERE = Path(__file__).parent

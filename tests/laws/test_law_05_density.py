@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiny_models import CLASSIFIERS, GRANULARITIES, METHODS, random_masks, taught, tiny
 
 from secateur.methods.method import registered
-from secateur.space import Space
+from secateur.structure.space import Space
 from secateur.system.errors import UserError
 
 pytestmark = pytest.mark.parametrize("which", CLASSIFIERS)

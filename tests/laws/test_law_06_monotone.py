@@ -6,7 +6,7 @@ from tiny_models import GRANULARITIES, MONOTONE, SPACES, learn, tiny
 
 from secateur.methods.method import registered
 from secateur.schedules import cubic
-from secateur.space import Space
+from secateur.structure.space import Space
 
 STEPS = 12
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from tiny_models import ARCHITECTURES, MODELS, inputs, tiny
 
-from secateur.architecture import Linear
 from secateur.masking import attached
-from secateur.space import GRANULARITIES, Space
+from secateur.structure.architecture import Linear
+from secateur.structure.space import GRANULARITIES, Space
 
 
 def taylor(space, products, group):

@@ -11,7 +11,7 @@ from secateur.methods.method import registered
 from secateur.objectives import Hidden, Labels, Logits
 from secateur.schedules import cubic
 from secateur.snapshots import checkpoints, last_checkpoint
-from secateur.space import Space
+from secateur.structure.space import Space
 from secateur.training import PruningTrainer
 
 STEPS = 6

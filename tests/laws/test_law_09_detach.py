@@ -7,7 +7,7 @@ from torch import nn
 
 from secateur.masking import attach, attached
 from secateur.methods.method import registered
-from secateur.space import Space
+from secateur.structure.space import Space
 from secateur.system.errors import UserError
 
 

@@ -12,7 +12,7 @@ from tiny_models import CLASSIFIERS, WRITERS, tiny
 
 from secateur.methods.method import registered
 from secateur.schedules import cubic
-from secateur.space import Space
+from secateur.structure.space import Space
 from secateur.surgery import cut, cut_moments
 from secateur.training import PruningTrainer
 

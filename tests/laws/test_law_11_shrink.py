@@ -14,11 +14,11 @@ from secateur.masking import attached
 from secateur.methods.cofi import Cofi
 from secateur.methods.grain import Grain
 from secateur.methods.method import registered
-from secateur.plan import Plan
 from secateur.schedules import cubic, linear
 from secateur.shrinking import Shrinking
 from secateur.snapshots import last_checkpoint
-from secateur.space import Space
+from secateur.structure.plan import Plan
+from secateur.structure.space import Space
 from secateur.surgery import cut
 from secateur.training import PruningTrainer
 

@@ -6,8 +6,8 @@ import torch
 from tiny_models import CLASSIFIERS, ENCODERS, MODELS, WRITERS, edge_cases, inputs, outputs, random_masks, tiny
 
 from secateur.export import export, opened
-from secateur.plan import Plan
-from secateur.space import Space
+from secateur.structure.plan import Plan
+from secateur.structure.space import Space
 from secateur.surgery import cut
 from secateur.system.errors import UserError
 

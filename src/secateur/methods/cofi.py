@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from secateur.methods.method import Method, register
 from secateur.schedules import Schedule, constant, linear
-from secateur.space import Group, Space
+from secateur.structure.space import Group, Space
 from secateur.system.errors import UserError
 
 LOW, HIGH, TEMPERATURE = -0.1, 1.1, 2 / 3  # l, r and T of the hard-concrete distribution

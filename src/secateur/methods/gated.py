@@ -8,7 +8,7 @@ from torch import Tensor
 from secateur.counting import Units, best
 from secateur.methods.method import Method
 from secateur.schedules import Schedule, constant
-from secateur.space import Space
+from secateur.structure.space import Space
 from secateur.system.errors import UserError
 
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from secateur.counting import best
-from secateur.plan import Plan
 from secateur.schedules import Schedule, cubic
-from secateur.space import Space
+from secateur.structure.plan import Plan
+from secateur.structure.space import Space
 from secateur.system.errors import UserError
 
 _REGISTRY: dict[str, type[Method]] = {}

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from secateur.methods.method import Method, register
 from secateur.schedules import Schedule, constant
-from secateur.space import Group, Space
+from secateur.structure.space import Group, Space
 from secateur.system.errors import UserError
 
 TILE = 32

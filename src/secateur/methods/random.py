@@ -8,7 +8,7 @@ from torch import Tensor
 from secateur.methods.method import register
 from secateur.methods.scheduled import Scheduled
 from secateur.schedules import Schedule
-from secateur.space import Space
+from secateur.structure.space import Space
 
 
 @register("random")

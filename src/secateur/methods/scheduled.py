@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from secateur.methods.method import Method
 from secateur.schedules import Schedule, constant
-from secateur.space import Space
+from secateur.structure.space import Space
 
 
 class Scheduled(Method):

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from secateur.methods.gated import Gated
 from secateur.methods.method import register
 from secateur.schedules import Schedule, exponential, linear
-from secateur.space import Space
+from secateur.structure.space import Space
 from secateur.system.errors import UserError
 
 COLD = 1e-3  # below, gates are hard and scores rest: what is left of a gradient are spikes of near ties

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from secateur.methods.gated import Gated
 from secateur.methods.method import register
 from secateur.schedules import Schedule, linear
-from secateur.space import Space
+from secateur.structure.space import Space
 from secateur.system.errors import UserError
 
 LOW, HIGH, TEMPERATURE = -0.1, 1.1, 0.33  # gamma, zeta and beta of the hard-concrete distribution

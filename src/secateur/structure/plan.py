@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers import __version__ as transformers_version
 
-from secateur.architecture import numbered
-from secateur.layout import Layout, choose
-from secateur.space import Group, Space
+from secateur.structure.architecture import numbered
+from secateur.structure.head_buckets import Layout, choose
+from secateur.structure.space import Group, Space
 from secateur.system.errors import UserError
 
 VERSION = 1

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from secateur.architecture import Architecture, Attention, Embedding, Linear, Norm, Row, Stack
+from secateur.structure.architecture import Architecture, Attention, Embedding, Linear, Norm, Row, Stack
 
 
 def attention(path: str, gate: str, axis: str = "") -> tuple[Row, ...]:

@@ -7,9 +7,9 @@ from tiny_models import ARCHITECTURES, ENCODERS, random_masks, tiny
 from secateur.latency import LatencyTable
 from secateur.masking import attached
 from secateur.shrinking import Shrinking
-from secateur.space import Space
+from secateur.structure.space import Space
+from secateur.structure.tiles import EXAMPLES, grids
 from secateur.system.errors import UserError
-from secateur.tiles import EXAMPLES, grids
 
 HIDDEN, HEAD_DIM, FFN = 32, 8, 48
 

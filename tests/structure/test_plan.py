@@ -12,8 +12,8 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from secateur.plan import Plan, fingerprint
-from secateur.space import GRANULARITIES, Space
+from secateur.structure.plan import Plan, fingerprint
+from secateur.structure.space import GRANULARITIES, Space
 from secateur.system.errors import UserError
 
 SIZES = {

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from secateur.architecture import Linear
-from secateur.architectures.bart import ARCHITECTURE as BART
-from secateur.architectures.bart import EMBEDDINGS
+from secateur.structure.architecture import Linear
+from secateur.structure.architectures.bart import ARCHITECTURE as BART
+from secateur.structure.architectures.bart import EMBEDDINGS
 
 ARCHITECTURE = replace(
     BART,

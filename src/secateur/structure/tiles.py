@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from secateur.architecture import Linear, Parameter, Table
+from secateur.structure.architecture import Linear, Parameter, Table
 from secateur.system.errors import UserError
 
 AXES = {"attention": ("qk", "vo"), "ffn": ("ffn",)}

@@ -234,7 +234,7 @@ def numbered(layer: str) -> int | str:
 
 def supported() -> dict[str, Architecture]:
     """Every registered architecture, by Hugging Face `model_type`: one per file in `architectures/`."""
-    from secateur import architectures
+    from secateur.structure import architectures
 
     modules = (import_module(f"{architectures.__name__}.{m.name}") for m in iter_modules(architectures.__path__))
     return {module.ARCHITECTURE.model_type: module.ARCHITECTURE for module in modules}

@@ -22,12 +22,12 @@ from transformers import (
 )
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from secateur.architecture import Embedding, Linear, Norm, find, supported
 from secateur.latency import LatencyTable
 from secateur.methods.cofi import Cofi
 from secateur.plain import plain
-from secateur.plan import Plan
-from secateur.space import Space
+from secateur.structure.architecture import Embedding, Linear, Norm, find, supported
+from secateur.structure.plan import Plan
+from secateur.structure.space import Space
 from secateur.surgery import cut, factorise
 from secateur.system.errors import UserError
 

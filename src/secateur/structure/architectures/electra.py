@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from secateur.architecture import Embedding, Linear, Norm
-from secateur.architectures.bert import ARCHITECTURE as BERT
+from secateur.structure.architecture import Embedding, Linear, Norm
+from secateur.structure.architectures.bert import ARCHITECTURE as BERT
 
 STEM = (
     Embedding("embeddings.word_embeddings", "embedding"),

@@ -1,6 +1,6 @@
 """BERT (Devlin et al., NAACL 2019): a post-LN encoder."""
 
-from secateur.architecture import Architecture, Attention, Embedding, Linear, Norm, Stack
+from secateur.structure.architecture import Architecture, Attention, Embedding, Linear, Norm, Stack
 
 STEM = (
     Embedding("embeddings.word_embeddings", "hidden"),

@@ -11,7 +11,7 @@ from math import prod
 
 from torch import Tensor
 
-from secateur.architecture import Linear, Parameter, Table
+from secateur.structure.architecture import Linear, Parameter, Table
 
 Lengths = Mapping[str, Tensor | float]
 """Kept length of every axis (`hidden`, `3.ffn`) and of every sublayer's gate (`3.attention`: 1 open, 0 removed)."""

@@ -6,7 +6,7 @@ head and distance that all of its layers add. The feed-forward network is plain 
 
 from dataclasses import replace
 
-from secateur.architecture import Architecture, Attention, Embedding, Linear, Norm, Row, Stack
+from secateur.structure.architecture import Architecture, Attention, Embedding, Linear, Norm, Row, Stack
 
 
 def attention(number: int, name: str, gate: str, axis: str = "") -> tuple[Row, ...]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from secateur.space import GRANULARITIES, Space
+from secateur.structure.space import GRANULARITIES, Space
 from secateur.system.errors import UserError
 
 LAYERS, HEADS, HEAD_DIM, HIDDEN, FFN = 2, 2, 4, 8, 6

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from tiny_models import outputs, random_masks, tiny
 
 from secateur import compact
-from secateur.layout import Layout, Prices, choose, cost
-from secateur.plan import Plan
-from secateur.space import Space
+from secateur.structure.head_buckets import Layout, Prices, choose, cost
+from secateur.structure.plan import Plan
+from secateur.structure.space import Space
 from secateur.surgery import cut
 
 sizes = st.lists(st.tuples(st.integers(0, 64), st.integers(1, 64)), min_size=1, max_size=6)

@@ -1,6 +1,6 @@
 """DistilBERT (Sanh et al., 2019): a post-LN encoder without token types and pooler, under names of its own."""
 
-from secateur.architecture import Architecture, Attention, Embedding, Linear, Norm, Stack
+from secateur.structure.architecture import Architecture, Attention, Embedding, Linear, Norm, Stack
 
 LAYER = (
     Linear("attention.q_lin", "qk", "hidden", behind="attention"),

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from secateur.architecture import Linear
-from secateur.architectures.bert import ARCHITECTURE as BERT
+from secateur.structure.architecture import Linear
+from secateur.structure.architectures.bert import ARCHITECTURE as BERT
 
 ARCHITECTURE = replace(
     BERT,

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur import cost
-from secateur.architecture import Parameter, Table, find
+from secateur.structure import cost
+from secateur.structure.architecture import Parameter, Table, find
+from secateur.structure.tiles import EXAMPLES, Grid, grids, is_tiled
 from secateur.system.errors import UserError
-from secateur.tiles import EXAMPLES, Grid, grids, is_tiled
 
 
 @dataclass(frozen=True)
