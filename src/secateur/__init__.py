@@ -1,9 +1,9 @@
 """secateur prunes Transformers for a task and hands back smaller, faster, ordinary models."""
 
 from secateur.bench import Measurement, measure
+from secateur.budget.units import Units
 from secateur.checkpoint import load, register, save
 from secateur.contest import contest
-from secateur.counting import Units
 from secateur.export import Exported, export
 from secateur.latency import LatencyTable
 from secateur.masking import attach, attached

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.bench import Measurement, measure
-from secateur.choice import Prices, best_units, sizes
+from secateur.budget.allocation import Prices, best_units, sizes
 from secateur.structure.plan import Plan
 from secateur.structure.space import GRANULARITIES, Space
 from secateur.surgery import cut

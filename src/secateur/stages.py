@@ -38,9 +38,9 @@ from transformers import (
 from transformers.integrations import TensorBoardCallback, get_reporting_integration_callbacks
 
 from secateur.bench import check_models, disk_bytes, grid
+from secateur.budget.units import Units, check_count
 from secateur.card import card
 from secateur.checkpoint import load, read_config, save
-from secateur.counting import Units, check_count
 from secateur.dropout import set_dropout
 from secateur.evaluation import alone
 from secateur.folder import claim, note, read_json, write_whole

@@ -5,7 +5,7 @@ import torch
 from quiet import arguments
 from tiny_models import tiny
 
-from secateur.counting import Units
+from secateur.budget.units import Units
 from secateur.masking import attached
 from secateur.methods.michel import Michel, normalised
 from secateur.objectives import Labels

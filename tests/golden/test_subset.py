@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import tiny
 from torch import nn
 
-from secateur.counting import Units
+from secateur.budget.units import Units
 from secateur.methods.subset import Subset, gumbel, relaxed_top_k
 from secateur.objectives import Hidden, Labels, Logits
 from secateur.schedules import linear

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_models import tiny
 
-from secateur.counting import Units
+from secateur.budget.units import Units
 from secateur.methods.voita import Voita, gate_value, open_probability, sample
 from secateur.schedules import linear
 from secateur.structure.space import Space

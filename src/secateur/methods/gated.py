@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from secateur.counting import Units, best
+from secateur.budget.units import Units, best
 from secateur.methods.method import Method
 from secateur.schedules import Schedule, constant
 from secateur.structure.space import Space

@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from secateur.counting import best
+from secateur.budget.units import best
 from secateur.schedules import Schedule, cubic
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.knapsack import Group, bound, choose, relaxed
+from secateur.budget.knapsack import Group, bound, choose, relaxed
 from secateur.structure.space import Space
 
 LEAST = 1e-6  # what the lowest score is worth, of the way to the highest: room that is left is used

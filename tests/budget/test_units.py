@@ -11,8 +11,8 @@ from transformers import AutoModelForSequenceClassification
 from typer.testing import CliRunner
 
 from secateur import cli, recipe, stages
+from secateur.budget.units import Units, best
 from secateur.checkpoint import load
-from secateur.counting import Units, best
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.random import Random
 from secateur.schedules import cubic

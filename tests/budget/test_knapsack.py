@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from secateur.knapsack import Group, bound, choose, relaxed
+from secateur.budget.knapsack import Group, bound, choose, relaxed
 
 
 def total(groups, chosen, name):
