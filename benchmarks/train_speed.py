@@ -215,7 +215,7 @@ def _published() -> Any:
 
 def _rounds() -> Any:
     """A way down in two cubic ramps, with a recovery at `HALFWAY` between them."""
-    from secateur.schedules import Schedule, cubic
+    from secateur.methods.schedules import Schedule, cubic
 
     class Rounds(Schedule):
         def __call__(self, progress: float) -> float:

@@ -26,8 +26,8 @@ from transformers import (
 
 from secateur.methods.method import named, register
 from secateur.methods.scheduled import Scheduled
+from secateur.methods.schedules import Schedule, linear
 from secateur.objectives import Logits
-from secateur.schedules import Schedule, linear
 from secateur.structure.space import Space
 from secateur.surgery import cut
 from secateur.training import PruningTrainer

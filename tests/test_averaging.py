@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from secateur import recipe, stages
 from secateur.averaging import Averaging
 from secateur.methods.magnitude import Magnitude
-from secateur.schedules import cubic
+from secateur.methods.schedules import cubic
 from secateur.structure.space import Space
 from secateur.system.errors import UserError
 from secateur.training import PruningTrainer

@@ -16,7 +16,7 @@ from secateur.methods.cofi import Cofi
 from secateur.methods.grain import Grain
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.method import registered
-from secateur.schedules import cubic
+from secateur.methods.schedules import cubic
 from secateur.structure.plan import Plan
 from secateur.structure.space import GRANULARITIES, Space
 from secateur.surgery import cut

@@ -16,7 +16,7 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from secateur.compact import AUTO_CLASSES
 from secateur.methods.method import registered
-from secateur.schedules import cubic
+from secateur.methods.schedules import cubic
 from secateur.structure.architecture import supported
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space

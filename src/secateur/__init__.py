@@ -14,11 +14,11 @@ from secateur.methods.method import Method
 from secateur.methods.michel import Michel
 from secateur.methods.movement import Movement
 from secateur.methods.random import Random
+from secateur.methods.schedules import Schedule, constant, cubic, exponential, linear
 from secateur.methods.subset import Subset
 from secateur.methods.voita import Voita
 from secateur.objectives import Hidden, Labels, Logits, Step, Term
 from secateur.plain import plain
-from secateur.schedules import Schedule, constant, cubic, exponential, linear
 from secateur.scratch import new_model
 from secateur.sensitivity import Sensitivity, sensitivity
 from secateur.structure.plan import Plan

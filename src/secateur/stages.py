@@ -49,10 +49,10 @@ from secateur.holes import fill, held
 from secateur.latency import LatencyTable, beside
 from secateur.lessons import Cut, Lessons
 from secateur.methods.method import Method, named
+from secateur.methods.schedules import Schedule
 from secateur.objectives import Labels, Term
 from secateur.recipe import Recipe
 from secateur.report import Report
-from secateur.schedules import Schedule
 from secateur.snapshots import last_checkpoint
 from secateur.spent import Spent
 from secateur.structure.architecture import Embedding, Norm

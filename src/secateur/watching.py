@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl
 
 from secateur.folder import append
 from secateur.methods.method import Method
-from secateur.schedules import Schedule
+from secateur.methods.schedules import Schedule
 from secateur.system import process_memory, processes
 from secateur.training import PruningTrainer
 

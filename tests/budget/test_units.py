@@ -15,7 +15,7 @@ from secateur.budget.units import Units, best
 from secateur.checkpoint import load
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.random import Random
-from secateur.schedules import cubic
+from secateur.methods.schedules import cubic
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
 from secateur.system.errors import UserError

@@ -35,7 +35,7 @@ from secateur.methods.cofi import (
     published_size,
     published_sparsity,
 )
-from secateur.schedules import linear
+from secateur.methods.schedules import linear
 from secateur.structure.architecture import Norm
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space

@@ -13,8 +13,8 @@ from transformers import TrainerCallback
 from secateur import objectives
 from secateur.masking import attached
 from secateur.methods.cofi import Cofi
+from secateur.methods.schedules import linear
 from secateur.objectives import Hidden, Logits, Step, nearest, nearest_ordered, quarters, sampled, windows
-from secateur.schedules import linear
 from secateur.structure.space import Space
 from secateur.training import PruningTrainer
 

@@ -16,8 +16,8 @@ from secateur.checkpoint import load, save
 from secateur.masking import attached
 from secateur.methods import grain
 from secateur.methods.grain import Grain, published_ranking
+from secateur.methods.schedules import cubic
 from secateur.objectives import Hidden, Logits, Step, masked_mse
-from secateur.schedules import cubic
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
 from secateur.surgery import cut, factorise

@@ -7,8 +7,8 @@ from transformers import TrainerCallback
 
 from secateur.masking import attached
 from secateur.methods.grain import Grain
+from secateur.methods.schedules import cubic
 from secateur.objectives import Hidden, Logits, Step
-from secateur.schedules import cubic
 from secateur.snapshots import last_checkpoint
 from secateur.structure.space import Space
 from secateur.system.errors import UserError

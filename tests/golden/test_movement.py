@@ -9,7 +9,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from secateur.masking import attached
 from secateur.methods.movement import Movement, above, sigmoid_above, top_k, units_of
-from secateur.schedules import cubic
+from secateur.methods.schedules import cubic
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
 from secateur.surgery import cut

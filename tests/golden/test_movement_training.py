@@ -16,8 +16,8 @@ from secateur.holes import fill, held, holes
 from secateur.inspection import inspect
 from secateur.masking import attached
 from secateur.methods.movement import Movement
+from secateur.methods.schedules import cubic
 from secateur.objectives import Labels, Logits, Step
-from secateur.schedules import cubic
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
 from secateur.surgery import cut, uncut

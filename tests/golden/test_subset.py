@@ -10,9 +10,9 @@ from tiny_models import tiny
 from torch import nn
 
 from secateur.budget.units import Units
+from secateur.methods.schedules import linear
 from secateur.methods.subset import Subset, gumbel, relaxed_top_k
 from secateur.objectives import Hidden, Labels, Logits
-from secateur.schedules import linear
 from secateur.structure.space import Space
 from secateur.system.errors import UserError
 from secateur.training import PruningTrainer

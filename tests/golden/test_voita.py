@@ -5,8 +5,8 @@ import torch
 from tiny_models import tiny
 
 from secateur.budget.units import Units
+from secateur.methods.schedules import linear
 from secateur.methods.voita import Voita, gate_value, open_probability, sample
-from secateur.schedules import linear
 from secateur.structure.space import Space
 from secateur.system.errors import UserError
 

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from secateur.methods.cofi import Cofi
+from secateur.methods.schedules import linear
 from secateur.objectives import Hidden, Logits
-from secateur.schedules import linear
 from secateur.structure.space import Space
 from secateur.training import PruningTrainer
 

@@ -5,7 +5,7 @@ import torch
 from tiny_models import GRANULARITIES, MONOTONE, SPACES, learn, tiny
 
 from secateur.methods.method import registered
-from secateur.schedules import cubic
+from secateur.methods.schedules import cubic
 from secateur.structure.space import Space
 
 STEPS = 12

@@ -8,8 +8,8 @@ from transformers import Trainer
 
 from secateur import snapshots
 from secateur.methods.method import registered
+from secateur.methods.schedules import cubic
 from secateur.objectives import Hidden, Labels, Logits
-from secateur.schedules import cubic
 from secateur.snapshots import checkpoints, last_checkpoint
 from secateur.structure.space import Space
 from secateur.training import PruningTrainer

@@ -11,7 +11,7 @@ from test_law_11_shrink import SHRINKING
 from tiny_models import CLASSIFIERS, WRITERS, tiny
 
 from secateur.methods.method import registered
-from secateur.schedules import cubic
+from secateur.methods.schedules import cubic
 from secateur.structure.space import Space
 from secateur.surgery import cut, cut_moments
 from secateur.training import PruningTrainer

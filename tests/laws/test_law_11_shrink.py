@@ -14,7 +14,7 @@ from secateur.masking import attached
 from secateur.methods.cofi import Cofi
 from secateur.methods.grain import Grain
 from secateur.methods.method import registered
-from secateur.schedules import cubic, linear
+from secateur.methods.schedules import cubic, linear
 from secateur.shrinking import Shrinking
 from secateur.snapshots import last_checkpoint
 from secateur.structure.plan import Plan

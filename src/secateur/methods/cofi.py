@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.methods.method import Method, register
-from secateur.schedules import Schedule, constant, linear
+from secateur.methods.schedules import Schedule, constant, linear
 from secateur.structure.space import Group, Space
 from secateur.system.errors import UserError
 

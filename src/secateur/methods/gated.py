@@ -7,7 +7,7 @@ from torch import Tensor
 
 from secateur.budget.units import Units, best
 from secateur.methods.method import Method
-from secateur.schedules import Schedule, constant
+from secateur.methods.schedules import Schedule, constant
 from secateur.structure.space import Space
 from secateur.system.errors import UserError
 

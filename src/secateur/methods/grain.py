@@ -26,7 +26,7 @@ from torch import Tensor
 
 from secateur.methods.method import Method, register
 from secateur.methods.scheduled import Scheduled
-from secateur.schedules import Schedule
+from secateur.methods.schedules import Schedule
 from secateur.structure.space import Space
 from secateur.system.errors import UserError
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.budget.units import best
-from secateur.schedules import Schedule, cubic
+from secateur.methods.schedules import Schedule, cubic
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
 from secateur.system.errors import UserError

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from secateur.methods.method import Method, register
 from secateur.methods.scheduled import Scheduled
-from secateur.schedules import Schedule, linear
+from secateur.methods.schedules import Schedule, linear
 from secateur.structure.space import Space
 from secateur.system.errors import UserError
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from secateur.methods.method import register
 from secateur.methods.scheduled import Scheduled
-from secateur.schedules import Schedule
+from secateur.methods.schedules import Schedule
 from secateur.structure.space import Space
 
 

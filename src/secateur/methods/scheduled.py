@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from secateur.methods.method import Method
-from secateur.schedules import Schedule, constant
+from secateur.methods.schedules import Schedule, constant
 from secateur.structure.space import Space
 
 

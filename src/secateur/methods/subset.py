@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from secateur.methods.gated import Gated
 from secateur.methods.method import register
-from secateur.schedules import Schedule, exponential, linear
+from secateur.methods.schedules import Schedule, exponential, linear
 from secateur.structure.space import Space
 from secateur.system.errors import UserError
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.schedules import Schedule, constant, cubic, exponential, linear
+from secateur.methods.schedules import Schedule, constant, cubic, exponential, linear
 from secateur.system.errors import UserError
 
 MOVING = [linear, cubic, exponential]

@@ -13,7 +13,7 @@ from secateur.methods.grain import Grain
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.method import Method, named, register, registered
 from secateur.methods.random import Random
-from secateur.schedules import linear
+from secateur.methods.schedules import linear
 from secateur.structure.space import GRANULARITIES, Space
 from secateur.system.errors import UserError
 from secateur.training import PruningTrainer
