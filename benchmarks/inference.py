@@ -32,7 +32,6 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 
 import secateur as sec
 from secateur.arguments import open_model, tokenizer_of
-from secateur.compact import CompactAttention
 from secateur.contest import Result, contest
 from secateur.evaluation import batches, encoded, runner_scores
 from secateur.formats import as_arrays, input_names
@@ -40,6 +39,7 @@ from secateur.runtimes import runner
 from secateur.structure.head_buckets import BATCH, TOKENS, Layout
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
+from secateur.surgery.compact import CompactAttention
 from secateur.tasks.task import get as get_task
 
 app = typer.Typer(add_completion=False)

@@ -350,7 +350,7 @@ def _stepper(folder: Path, way: str, batch: int, tokens: int, vocabulary: int) -
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     from secateur import load
-    from secateur.compact import FactorisedEmbedding
+    from secateur.surgery.compact import FactorisedEmbedding
 
     torch.manual_seed(0)
     small = load(folder).train()

@@ -29,7 +29,7 @@ from secateur.methods.scheduled import Scheduled
 from secateur.methods.schedules import Schedule, linear
 from secateur.objectives import Logits
 from secateur.structure.space import Space
-from secateur.surgery import cut
+from secateur.surgery.cut import cut
 from secateur.training import PruningTrainer
 
 

@@ -28,9 +28,9 @@ from typer.testing import CliRunner
 
 import secateur as sec
 from secateur import cli
-from secateur.compact import SUMS
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
+from secateur.surgery.compact import SUMS
 from secateur.system.errors import UserError
 
 REFUSED, RIGHT, WRONG, TRACEBACK = "refused", "right", "WRONG", "traceback"

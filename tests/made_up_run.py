@@ -6,11 +6,11 @@ import torch
 from small_world import config
 from transformers import BertForSequenceClassification
 
-from secateur.checkpoint import save
 from secateur.report import Report
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
-from secateur.surgery import cut
+from secateur.surgery.checkpoint import save
+from secateur.surgery.cut import cut
 
 PROTOCOL = {
     "batch": 1,

@@ -10,8 +10,8 @@ from small_world import recipe_values, write_data, write_model
 
 from secateur import recipe, stages
 from secateur.card import card, source_of
-from secateur.checkpoint import load
 from secateur.methods.method import registered
+from secateur.surgery.checkpoint import load
 
 HEADER = "---\nlicense: apache-2.0\nlanguage: en\npipeline_tag: fill-mask\n---\n# A model\n"
 

@@ -18,7 +18,7 @@ from secateur.export import TOLERANCE, export, opened, within
 from secateur.formats import Facts, read_facts
 from secateur.structure.plan import Plan, fingerprint
 from secateur.structure.space import Space
-from secateur.surgery import cut
+from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
 
 for package in ("onnx", "onnxruntime", "openvino", "nncf"):

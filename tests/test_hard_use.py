@@ -42,7 +42,7 @@ from typer.testing import CliRunner
 
 import secateur as sec
 from secateur import cli, recipe, stages
-from secateur.compact import SUMS
+from secateur.surgery.compact import SUMS
 from secateur.system.errors import UserError
 
 RUNS = Path(__file__).parents[1] / "runs"
@@ -256,7 +256,8 @@ def test_a_folder_that_may_not_be_written(world, tmp_path):
 
 KILLED = """
 import json, os, signal, sys
-from secateur import checkpoint, recipe, stages
+from secateur import recipe, stages
+from secateur.surgery import checkpoint
 move = checkpoint._replace
 def killed(partial, folder):
     if folder.name == "cut":

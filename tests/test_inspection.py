@@ -12,7 +12,7 @@ from secateur import console
 from secateur.inspection import BLOCKS, bar, drawn, inspect, saved
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
-from secateur.surgery import cut
+from secateur.surgery.cut import cut
 
 FINE = ("ffn", "qk", "vo", "sublayer")
 

@@ -19,7 +19,7 @@ from secateur.methods.method import registered
 from secateur.methods.schedules import cubic
 from secateur.structure.plan import Plan
 from secateur.structure.space import GRANULARITIES, Space
-from secateur.surgery import cut
+from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
 
 SETS = (

@@ -28,7 +28,7 @@ from transformers import (
     pipeline,
 )
 
-from secateur import checkpoint, recipe, stages
+from secateur import recipe, stages
 from secateur.evaluation import batches, encoded, runner_scores, scores
 from secateur.export import export, opened
 from secateur.methods.method import registered
@@ -36,6 +36,7 @@ from secateur.objectives import Hidden, Labels, Logits, Step
 from secateur.report import Report
 from secateur.sensitivity import _standard_error, sensitivity
 from secateur.structure.space import Space
+from secateur.surgery import checkpoint
 from secateur.system.errors import UserError
 from secateur.tasks import splits as reading
 from secateur.tasks import task as contract

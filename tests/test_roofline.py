@@ -12,7 +12,7 @@ from secateur.bench import random_inputs
 from secateur.roofline import Rates, Work, floor, work
 from secateur.structure import cost
 from secateur.structure.architecture import find
-from secateur.surgery import cut
+from secateur.surgery.cut import cut
 
 RATES = Rates(flops=100e9, bandwidth=10e9, product="fp32 torch.mm, 8 x 8")
 HIDDEN, LAYERS, FFN, WORDS = 16, 2, 24, 50

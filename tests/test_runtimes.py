@@ -9,7 +9,7 @@ from secateur.export import export
 from secateur.runtimes import DTYPES, ENGINES, RUNTIMES, check_runtime, difference, runner
 from secateur.structure.plan import Plan, fingerprint
 from secateur.structure.space import Space
-from secateur.surgery import cut
+from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
 
 for package in ("onnx", "onnxruntime", "openvino"):

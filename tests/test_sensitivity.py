@@ -14,11 +14,11 @@ from transformers import BertForSequenceClassification, BertForTokenClassificati
 
 import secateur as sec
 from secateur.evaluation import encoded, scores
-from secateur.masking import attached
 from secateur.methods.method import named
 from secateur.sensitivity import _cells, _in_turn, cut_to, importance, sensitivity, sheets, to_html
 from secateur.structure.space import GRANULARITIES, Space
-from secateur.surgery import cut
+from secateur.surgery.cut import cut
+from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
 from secateur.tasks import task as tasks
 

@@ -11,11 +11,12 @@ from safetensors.torch import load_file
 from small_world import recipe_values, write_data, write_model
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, BertTokenizerFast, TrainerCallback
 
-from secateur import checkpoint, given, lessons, load, recipe, stages
+from secateur import given, lessons, load, recipe, stages
 from secateur.given import Given
 from secateur.latency import LatencyTable
 from secateur.report import Report
 from secateur.spent import Spent
+from secateur.surgery import checkpoint
 from secateur.system import process_memory
 from secateur.system.errors import UserError
 from secateur.verify import verify

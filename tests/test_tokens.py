@@ -28,9 +28,10 @@ from transformers import (
     pipeline,
 )
 
-from secateur import checkpoint, recipe, stages
+from secateur import recipe, stages
 from secateur.evaluation import encoded, scores
 from secateur.report import Report
+from secateur.surgery import checkpoint
 from secateur.system.errors import UserError
 from secateur.tasks import task as contract
 from secateur.tasks.tokens import CONLL2003, Tokens

@@ -22,7 +22,7 @@ from secateur.objectives import Hidden, Labels, Logits, Step
 from secateur.report import Report
 from secateur.scratch import new_model, trained_tokenizer
 from secateur.structure.architecture import find
-from secateur.surgery import cut
+from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
 from secateur.tasks import sequences
 from secateur.tasks.summarisation import Summarisation

@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import ENCODERS, LEADING, inputs, random_masks, tiny
 
-from secateur.checkpoint import save
-from secateur.compact import SUMS
 from secateur.export import export
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
-from secateur.surgery import cut
+from secateur.surgery.checkpoint import save
+from secateur.surgery.compact import SUMS
+from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
 from secateur.verify import Verification, verify
 

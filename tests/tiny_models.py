@@ -14,12 +14,12 @@ import transformers
 from transformers import AutoConfig
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from secateur.compact import AUTO_CLASSES
 from secateur.methods.method import registered
 from secateur.methods.schedules import cubic
 from secateur.structure.architecture import supported
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
+from secateur.surgery.compact import AUTO_CLASSES
 
 # What a size may be called in a config, and the tiny value; a config takes the names that it knows.
 SIZES = {

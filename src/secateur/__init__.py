@@ -2,11 +2,9 @@
 
 from secateur.bench import Measurement, measure
 from secateur.budget.units import Units
-from secateur.checkpoint import load, register, save
 from secateur.contest import contest
 from secateur.export import Exported, export
 from secateur.latency import LatencyTable
-from secateur.masking import attach, attached
 from secateur.methods.cofi import Cofi
 from secateur.methods.grain import Grain
 from secateur.methods.magnitude import Magnitude
@@ -18,12 +16,14 @@ from secateur.methods.schedules import Schedule, constant, cubic, exponential, l
 from secateur.methods.subset import Subset
 from secateur.methods.voita import Voita
 from secateur.objectives import Hidden, Labels, Logits, Step, Term
-from secateur.plain import plain
 from secateur.scratch import new_model
 from secateur.sensitivity import Sensitivity, sensitivity
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
-from secateur.surgery import cut, factorise
+from secateur.surgery.checkpoint import load, register, save
+from secateur.surgery.cut import cut, factorise
+from secateur.surgery.masking import attach, attached
+from secateur.surgery.stock import plain
 from secateur.system.errors import UserError
 from secateur.training import PruningTrainer
 from secateur.verify import Verification, verify

@@ -13,9 +13,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import PreTrainedModel
 
-from secateur.compact import auto_class
 from secateur.methods.method import named
 from secateur.report import Report, markdown_table
+from secateur.surgery.compact import auto_class
 
 CARRIED = ("license", "license_name", "license_link", "language")
 """What a card says that holds for every model made from another."""

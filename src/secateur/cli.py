@@ -18,7 +18,7 @@ import typer
 from transformers import PreTrainedModel
 from typer.core import TyperGroup
 
-from secateur import __version__, checkpoint, console, recipe, scratch, serving, stages, studies
+from secateur import __version__, console, recipe, scratch, serving, stages, studies
 from secateur.arguments import (
     Data,
     Folder,
@@ -55,7 +55,8 @@ from secateur.structure.architecture import supported
 from secateur.structure.plan import Plan
 from secateur.structure.space import GRANULARITIES, Space
 from secateur.structure.tiles import EXAMPLES
-from secateur.surgery import cut
+from secateur.surgery import checkpoint
+from secateur.surgery.cut import cut
 from secateur.system import processes
 from secateur.system.errors import UserError
 from secateur.tasks import task as tasks

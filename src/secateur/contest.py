@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur import checkpoint, gpu, memory, roofline
+from secateur import gpu, memory, roofline
 from secateur.bench import (
     Call,
     check_counts,
@@ -36,6 +36,7 @@ from secateur.bench import (
 )
 from secateur.formats import Batch, read_facts
 from secateur.runtimes import ENGINES, check_runtime, runner
+from secateur.surgery import checkpoint
 from secateur.system.errors import UserError
 
 SETTLE = 1

@@ -14,7 +14,7 @@ from secateur.structure.architecture import numbered
 from secateur.structure.cost import SCOPES
 from secateur.structure.plan import Plan
 from secateur.structure.space import GRANULARITIES, Space
-from secateur.surgery import uncut
+from secateur.surgery.cut import uncut
 
 PARTS = ("qk", "vo", "ffn", "sublayer", "hidden")
 """Granularities whose groups are named after the axis or the gate that they act on; together they say any structure."""

@@ -24,7 +24,7 @@ from secateur.bench import Measurement, measure
 from secateur.budget.allocation import Prices, best_units, sizes
 from secateur.structure.plan import Plan
 from secateur.structure.space import GRANULARITIES, Space
-from secateur.surgery import cut
+from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
 
 VERSION = 1

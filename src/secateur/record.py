@@ -12,9 +12,9 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from secateur import compact
-from secateur.checkpoint import DAMAGE, read_config
 from secateur.structure.plan import Plan
+from secateur.surgery import compact
+from secateur.surgery.checkpoint import DAMAGE, read_config
 from secateur.system.errors import UserError
 
 Line: TypeAlias = Mapping[str, Any]

@@ -21,8 +21,8 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 
-from secateur.checkpoint import save
 from secateur.structure.architecture import supported
+from secateur.surgery.checkpoint import save
 from secateur.system.errors import UserError
 from secateur.tasks.pairs import SOURCE, TARGET
 from secateur.tasks.sequences import UNTRAINED, Sequences

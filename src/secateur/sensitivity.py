@@ -25,9 +25,9 @@ from transformers.trainer_pt_utils import nested_concat
 from secateur import page, pictures
 from secateur.bench import evaluating
 from secateur.evaluation import BATCH, Row, alone, encoded
-from secateur.masking import attached
 from secateur.methods.method import named, registered
 from secateur.structure.space import Group, Space
+from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
 from secateur.tasks.task import EXAMPLE, UNLABELLED, Task, examples
 

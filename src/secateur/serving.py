@@ -10,7 +10,7 @@ import typer
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur import checkpoint, console
+from secateur import console
 from secateur.arguments import (
     Data,
     Folder,
@@ -41,7 +41,8 @@ from secateur.formats import Batch, check_request
 from secateur.latency import LatencyTable
 from secateur.runtimes import DTYPES, RUNTIMES, Runner
 from secateur.structure.plan import Plan
-from secateur.surgery import cut, uncut
+from secateur.surgery import checkpoint
+from secateur.surgery.cut import cut, uncut
 from secateur.system.errors import UserError
 from secateur.tasks import task as tasks
 from secateur.verify import verify

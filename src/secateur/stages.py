@@ -40,12 +40,10 @@ from transformers.integrations import TensorBoardCallback, get_reporting_integra
 from secateur.bench import check_models, disk_bytes, grid
 from secateur.budget.units import Units, check_count
 from secateur.card import card
-from secateur.checkpoint import load, read_config, save
 from secateur.dropout import set_dropout
 from secateur.evaluation import alone
 from secateur.folder import claim, note, read_json, write_whole
 from secateur.given import Given
-from secateur.holes import fill, held
 from secateur.latency import LatencyTable, beside
 from secateur.lessons import Cut, Lessons
 from secateur.methods.method import Method, named
@@ -58,7 +56,9 @@ from secateur.spent import Spent
 from secateur.structure.architecture import Embedding, Norm
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
-from secateur.surgery import cut, cut_moments, factorise
+from secateur.surgery.checkpoint import load, read_config, save
+from secateur.surgery.cut import cut, cut_moments, factorise
+from secateur.surgery.zeroed_blocks import fill, held
 from secateur.system import process_memory, processes
 from secateur.system.errors import UserError
 from secateur.tasks.task import Task

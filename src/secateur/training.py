@@ -30,14 +30,14 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from secateur.averaging import Averaging
 from secateur.finite import Faults
-from secateur.masking import Attachment, attached
 from secateur.methods.method import Method
-from secateur.moments import Moments, give_moments, moments_of
 from secateur.objectives import UNLABELLED, Labels, Step, Term
 from secateur.order import ByLength, Parts
 from secateur.rates import part_of_schedule
-from secateur.shrinking import Shrinking
 from secateur.snapshots import STATE, Best, complete, rotate
+from secateur.surgery.masking import Attachment, attached
+from secateur.surgery.optimizer_state import Moments, give_moments, moments_of
+from secateur.surgery.shrinking import Shrinking
 from secateur.system import process_memory
 from secateur.system.errors import UserError
 from secateur.teachers import INDEX, CachedTeacher

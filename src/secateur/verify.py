@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from secateur.checkpoint import load
 from secateur.export import TOLERANCE, opened, within
 from secateur.formats import read_facts, source_of
-from secateur.masking import attached
 from secateur.runtimes import difference
 from secateur.structure.plan import Plan
-from secateur.surgery import cut, factorise
+from secateur.surgery.checkpoint import load
+from secateur.surgery.cut import cut, factorise
+from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
 
 

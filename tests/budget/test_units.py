@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 
 from secateur import cli, recipe, stages
 from secateur.budget.units import Units, best
-from secateur.checkpoint import load
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.random import Random
 from secateur.methods.schedules import cubic
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
+from secateur.surgery.checkpoint import load
 from secateur.system.errors import UserError
 
 FLAT = [("head",), ("head", "ffn"), ("sublayer",), ("qk", "ffn"), ("vo",), ("hidden",), ("hidden", "head"), ("layer",)]

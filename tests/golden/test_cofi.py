@@ -21,9 +21,6 @@ from torch import nn
 from torch.nn import functional
 from transformers import BertConfig, BertModel
 
-from secateur.checkpoint import load, save
-from secateur.compact import AUTO_CLASSES
-from secateur.masking import MaskedNorm, attached
 from secateur.methods.cofi import (
     BOUNDS,
     Cofi,
@@ -39,7 +36,10 @@ from secateur.methods.schedules import linear
 from secateur.structure.architecture import Norm
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
-from secateur.surgery import cut
+from secateur.surgery.checkpoint import load, save
+from secateur.surgery.compact import AUTO_CLASSES
+from secateur.surgery.cut import cut
+from secateur.surgery.masking import MaskedNorm, attached
 from secateur.system.errors import UserError
 
 FAMILIES = ("hidden", "head", "sublayer", "ffn")

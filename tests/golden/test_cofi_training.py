@@ -11,11 +11,11 @@ from torch.nn import functional
 from transformers import TrainerCallback
 
 from secateur import objectives
-from secateur.masking import attached
 from secateur.methods.cofi import Cofi
 from secateur.methods.schedules import linear
 from secateur.objectives import Hidden, Logits, Step, nearest, nearest_ordered, quarters, sampled, windows
 from secateur.structure.space import Space
+from secateur.surgery.masking import attached
 from secateur.training import PruningTrainer
 
 FAMILIES = ("hidden", "head", "sublayer", "ffn")

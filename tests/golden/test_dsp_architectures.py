@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import MarianConfig, MarianMTModel
 
-from secateur.masking import attached
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
-from secateur.surgery import cut
+from secateur.surgery.cut import cut
+from secateur.surgery.masking import attached
 
 BLOCKS = ("encoder.0", "decoder.0.cross", "decoder.0")
 PATHS = ("encoder.layers.0.self_attn", "decoder.layers.0.encoder_attn", "decoder.layers.0.self_attn")

@@ -12,15 +12,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import BertConfig, BertModel
 
-from secateur.checkpoint import load, save
-from secateur.masking import attached
 from secateur.methods import grain
 from secateur.methods.grain import Grain, published_ranking
 from secateur.methods.schedules import cubic
 from secateur.objectives import Hidden, Logits, Step, masked_mse
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
-from secateur.surgery import cut, factorise
+from secateur.surgery.checkpoint import load, save
+from secateur.surgery.cut import cut, factorise
+from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
 
 FAMILIES = ("ffn", "qk", "vo")

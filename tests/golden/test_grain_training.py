@@ -5,12 +5,12 @@ import torch
 from quiet import arguments
 from transformers import TrainerCallback
 
-from secateur.masking import attached
 from secateur.methods.grain import Grain
 from secateur.methods.schedules import cubic
 from secateur.objectives import Hidden, Logits, Step
 from secateur.snapshots import last_checkpoint
 from secateur.structure.space import Space
+from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
 from secateur.training import PruningTrainer
 

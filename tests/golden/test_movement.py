@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from secateur.masking import attached
 from secateur.methods.movement import Movement, above, sigmoid_above, top_k, units_of
 from secateur.methods.schedules import cubic
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
-from secateur.surgery import cut
+from secateur.surgery.cut import cut
+from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
 
 HYBRID = ("attention/4x8", "ffn")

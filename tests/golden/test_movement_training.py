@@ -11,16 +11,16 @@ from small_world import recipe_values, write_data, write_model
 from torch.nn import functional
 
 from secateur import recipe, stages
-from secateur.checkpoint import load, save
-from secateur.holes import fill, held, holes
 from secateur.inspection import inspect
-from secateur.masking import attached
 from secateur.methods.movement import Movement
 from secateur.methods.schedules import cubic
 from secateur.objectives import Labels, Logits, Step
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
-from secateur.surgery import cut, uncut
+from secateur.surgery.checkpoint import load, save
+from secateur.surgery.cut import cut, uncut
+from secateur.surgery.masking import attached
+from secateur.surgery.zeroed_blocks import fill, held, holes
 from secateur.system.errors import UserError
 from secateur.training import PruningTrainer
 

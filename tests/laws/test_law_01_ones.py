@@ -4,9 +4,9 @@ import pytest
 import torch
 from tiny_models import GRANULARITIES, MODELS, MONOTONE, inputs, outputs, tiny
 
-from secateur.masking import attached
 from secateur.methods.method import registered
 from secateur.structure.space import Space
+from secateur.surgery.masking import attached
 
 
 def assert_same(model, space, masks):

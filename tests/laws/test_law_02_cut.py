@@ -19,11 +19,11 @@ from tiny_models import (
     tiny,
 )
 
-from secateur.masking import attached
 from secateur.structure.head_buckets import Layout
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
-from secateur.surgery import cut, factorise
+from secateur.surgery.cut import cut, factorise
+from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from tiny_models import WRITERS, edge_cases, inputs, random_masks, tiny
 
-from secateur.masking import attached
 from secateur.structure.head_buckets import Layout
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
-from secateur.surgery import cut
+from secateur.surgery.cut import cut
+from secateur.surgery.masking import attached
 
 STEPS = 5
 # A model of each family: what its shapes differ in (networks, embeddings) knows nothing of a cache.

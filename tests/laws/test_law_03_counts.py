@@ -19,7 +19,7 @@ from tiny_models import (
 
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
-from secateur.surgery import cut
+from secateur.surgery.cut import cut
 
 
 def padding(space, small):

@@ -4,9 +4,9 @@ import pytest
 import torch
 from tiny_models import ARCHITECTURES, MODELS, inputs, tiny
 
-from secateur.masking import attached
 from secateur.structure.architecture import Linear
 from secateur.structure.space import GRANULARITIES, Space
+from secateur.surgery.masking import attached
 
 
 def taylor(space, products, group):

@@ -5,9 +5,9 @@ import torch
 from tiny_models import GRANULARITIES, METHODS, MODELS, inputs, tiny
 from torch import nn
 
-from secateur.masking import attach, attached
 from secateur.methods.method import registered
 from secateur.structure.space import Space
+from secateur.surgery.masking import attach, attached
 from secateur.system.errors import UserError
 
 

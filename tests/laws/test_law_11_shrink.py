@@ -10,16 +10,16 @@ from quiet import arguments
 from test_law_08_resume import collate, examples, terms
 from tiny_models import CLASSIFIERS, LEADING, WRITERS, inputs, tiny
 
-from secateur.masking import attached
 from secateur.methods.cofi import Cofi
 from secateur.methods.grain import Grain
 from secateur.methods.method import registered
 from secateur.methods.schedules import cubic, linear
-from secateur.shrinking import Shrinking
 from secateur.snapshots import last_checkpoint
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
-from secateur.surgery import cut
+from secateur.surgery.cut import cut
+from secateur.surgery.masking import attached
+from secateur.surgery.shrinking import Shrinking
 from secateur.training import PruningTrainer
 
 STEPS = 12

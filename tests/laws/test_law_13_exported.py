@@ -8,7 +8,7 @@ from tiny_models import CLASSIFIERS, ENCODERS, MODELS, WRITERS, edge_cases, inpu
 from secateur.export import export, opened
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
-from secateur.surgery import cut
+from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
 
 for package in ("onnx", "onnxruntime", "openvino"):

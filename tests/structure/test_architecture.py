@@ -24,11 +24,11 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from secateur.latency import LatencyTable
 from secateur.methods.cofi import Cofi
-from secateur.plain import plain
 from secateur.structure.architecture import Embedding, Linear, Norm, find, supported
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
-from secateur.surgery import cut, factorise
+from secateur.surgery.cut import cut, factorise
+from secateur.surgery.stock import plain
 from secateur.system.errors import UserError
 
 HEADS = (

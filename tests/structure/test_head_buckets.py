@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import outputs, random_masks, tiny
 
-from secateur import compact
 from secateur.structure.head_buckets import Layout, Prices, choose, cost
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
-from secateur.surgery import cut
+from secateur.surgery import compact
+from secateur.surgery.cut import cut
 
 sizes = st.lists(st.tuples(st.integers(0, 64), st.integers(1, 64)), min_size=1, max_size=6)
 prices = st.builds(Prices, call=st.floats(0, 1e-3), project=st.just(8e10), mix=st.floats(1e9, 1e11))

@@ -5,10 +5,10 @@ import torch
 from tiny_models import ARCHITECTURES, ENCODERS, random_masks, tiny
 
 from secateur.latency import LatencyTable
-from secateur.masking import attached
-from secateur.shrinking import Shrinking
 from secateur.structure.space import Space
 from secateur.structure.tiles import EXAMPLES, grids
+from secateur.surgery.masking import attached
+from secateur.surgery.shrinking import Shrinking
 from secateur.system.errors import UserError
 
 HIDDEN, HEAD_DIM, FFN = 32, 8, 48

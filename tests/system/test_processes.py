@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from small_world import recipe_values, write_data, write_model
 from two_ranks import ACCELERATE, TORCHRUN, launched
 
-from secateur import checkpoint, recipe, stages
+from secateur import recipe, stages
+from secateur.surgery import checkpoint
 from secateur.system import processes
 from secateur.system.errors import UserError
 

@@ -15,12 +15,12 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tiny_models import ARCHITECTURES, CLASSIFIERS, edge_cases, random_masks, tiny
 
-from secateur.checkpoint import load, save
-from secateur.compact import AUTO_CLASSES, SUMS, Pruned
 from secateur.structure.architecture import supported
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
-from secateur.surgery import cut, factorise, planned_structure
+from secateur.surgery.checkpoint import load, save
+from secateur.surgery.compact import AUTO_CLASSES, SUMS, Pruned
+from secateur.surgery.cut import cut, factorise, planned_structure
 from secateur.system.errors import UserError
 
 ATTENTION = "bert.encoder.layer.0.attention.self"

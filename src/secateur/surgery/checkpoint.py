@@ -26,9 +26,9 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur import compact
 from secateur.structure.architecture import supported
-from secateur.surgery import planned_structure
+from secateur.surgery import compact
+from secateur.surgery.cut import planned_structure
 from secateur.system.errors import UserError
 
 # What transformers and torch raise when they build a model from a damaged config or the wrong weights.

@@ -6,10 +6,10 @@ from tiny_models import CLASSIFIERS, inputs, outputs, tiny
 from transformers import AutoModelForSequenceClassification
 
 from secateur.methods.cofi import Cofi
-from secateur.plain import plain
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
-from secateur.surgery import cut
+from secateur.surgery.cut import cut
+from secateur.surgery.stock import plain
 from secateur.system.errors import UserError
 
 SHAPE = {"layer": 2, "ffn": 20}

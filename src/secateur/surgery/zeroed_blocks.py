@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.structure.plan import Plan
-from secateur.surgery import kept_indices, planned, taken
+from secateur.surgery.cut import kept_indices, planned, taken
 
 SPREAD = 0.01  # of new values, in standard deviations of the weight
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from secateur.structure.architecture import supported
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
-from secateur.surgery import uncut
+from secateur.surgery.cut import uncut
 from secateur.system.errors import UserError
 
 

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from secateur import compact
-from secateur.moments import ORDERS, Moments
 from secateur.structure.architecture import Parameter
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
-from secateur.surgery import kept_indices, structure_of, take
+from secateur.surgery import compact
+from secateur.surgery.cut import kept_indices, structure_of, take
+from secateur.surgery.optimizer_state import ORDERS, Moments
 
 STREAM = "hidden"
 

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from secateur import compact
-from secateur.masking import ATTACHED
-from secateur.moments import ORDERS, Moments
 from secateur.structure.architecture import Axis, Embedding, Linear, Norm, Parameter, Table, find
 from secateur.structure.head_buckets import Layout
 from secateur.structure.plan import Plan, check_rank
 from secateur.structure.space import Space
+from secateur.surgery import compact
+from secateur.surgery.masking import ATTACHED
+from secateur.surgery.optimizer_state import ORDERS, Moments
 from secateur.system.errors import UserError
 
 
