@@ -62,8 +62,8 @@ from typer.testing import CliRunner
 
 import secateur as sec
 from secateur import cli, recipe, stages
-from secateur.objectives import Labels
 from secateur.system.errors import UserError
+from secateur.training.objectives import Labels
 
 VERDICTS = (REFUSED, RIGHT, WRONG, TRACEBACK)
 Outcome = tuple[str, str, str, str]

@@ -170,10 +170,11 @@ def one(asked: str, folder: Path) -> None:
     """One run, in this process: what its recipe says, by the published code's ways where it asks for them."""
     import torch
 
-    from secateur import given, stages, training
+    from secateur import given, stages
     from secateur.methods.grain import Grain
     from secateur.recipe import make
     from secateur.system import process_memory
+    from secateur.training import trainer as training
 
     torch.set_num_threads(1)
     values = json.loads(asked)
@@ -197,7 +198,7 @@ def _published() -> Any:
     """A trainer whose every step goes backward twice through the whole model, to the last one."""
     import torch
 
-    from secateur.training import PruningTrainer
+    from secateur.training.trainer import PruningTrainer
 
     class Published(PruningTrainer):
         def _listen(self, values: dict[str, torch.Tensor]) -> None:

@@ -27,10 +27,10 @@ from transformers import (
 from secateur.methods.method import named, register
 from secateur.methods.scheduled import Scheduled
 from secateur.methods.schedules import Schedule, linear
-from secateur.objectives import Logits
 from secateur.structure.space import Space
 from secateur.surgery.cut import cut
-from secateur.training import PruningTrainer
+from secateur.training.objectives import Logits
+from secateur.training.trainer import PruningTrainer
 
 
 @register("taylor-once")

@@ -32,7 +32,6 @@ from secateur import recipe, stages
 from secateur.evaluation import batches, encoded, runner_scores, scores
 from secateur.export import export, opened
 from secateur.methods.method import registered
-from secateur.objectives import Hidden, Labels, Logits, Step
 from secateur.report import Report
 from secateur.sensitivity import _standard_error, sensitivity
 from secateur.structure.space import Space
@@ -42,8 +41,9 @@ from secateur.tasks import splits as reading
 from secateur.tasks import task as contract
 from secateur.tasks.passages import SPLIT
 from secateur.tasks.questions import Questions, WindowCollator, answer, windows
-from secateur.teachers import CachedTeacher
-from secateur.training import PruningTrainer
+from secateur.training.objectives import Hidden, Labels, Logits, Step
+from secateur.training.teacher_cache import CachedTeacher
+from secateur.training.trainer import PruningTrainer
 
 QUICK = settings(max_examples=40, derandomize=True, deadline=None, database=None)
 CONTEXT = "a fine film and a dull book"

@@ -18,7 +18,6 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, EvalPrediction, P
 import secateur as sec
 from secateur import recipe, scratch, stages
 from secateur.evaluation import batches, encoded, runner_scores, scores
-from secateur.objectives import Hidden, Labels, Logits, Step
 from secateur.report import Report
 from secateur.scratch import new_model, trained_tokenizer
 from secateur.structure.architecture import find
@@ -29,8 +28,9 @@ from secateur.tasks.summarisation import Summarisation
 from secateur.tasks.task import open_task
 from secateur.tasks.translation import Translation as Translations
 from secateur.tasks.writing import Search, write
-from secateur.teachers import INDEX, CachedTeacher
-from secateur.training import PruningTrainer
+from secateur.training.objectives import Hidden, Labels, Logits, Step
+from secateur.training.teacher_cache import INDEX, CachedTeacher
+from secateur.training.trainer import PruningTrainer
 
 WORDS = ("null", "eins", "zwei", "drei", "vier")
 SIZES = {"layers": 2, "heads": 2, "width": 16, "ffn": 24, "dropout": 0.0, "vocabulary": 40, "max_length": 40}

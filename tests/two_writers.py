@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from secateur.evaluation import encoded
-from secateur.objectives import Hidden, Labels, Logits
 from secateur.tasks.translation import Translation
-from secateur.training import PruningTrainer
+from secateur.training.objectives import Hidden, Labels, Logits
+from secateur.training.trainer import PruningTrainer
 
 
 def written(folder, data, model, batch):

@@ -15,7 +15,6 @@ from secateur.methods.random import Random
 from secateur.methods.schedules import Schedule, constant, cubic, exponential, linear
 from secateur.methods.subset import Subset
 from secateur.methods.voita import Voita
-from secateur.objectives import Hidden, Labels, Logits, Step, Term
 from secateur.scratch import new_model
 from secateur.sensitivity import Sensitivity, sensitivity
 from secateur.structure.plan import Plan
@@ -25,7 +24,8 @@ from secateur.surgery.cut import cut, factorise
 from secateur.surgery.masking import attach, attached
 from secateur.surgery.stock import plain
 from secateur.system.errors import UserError
-from secateur.training import PruningTrainer
+from secateur.training.objectives import Hidden, Labels, Logits, Step, Term
+from secateur.training.trainer import PruningTrainer
 from secateur.verify import Verification, verify
 
 __version__ = "0.1.0"

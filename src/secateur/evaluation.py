@@ -15,7 +15,7 @@ from transformers.trainer_pt_utils import nested_concat
 from secateur.runtimes import Runner
 from secateur.system.errors import UserError
 from secateur.tasks.task import UNLABELLED, Task
-from secateur.training import PruningTrainer
+from secateur.training.trainer import PruningTrainer
 
 Row = dict[str, Any]
 

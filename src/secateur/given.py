@@ -15,14 +15,14 @@ from filelock import FileLock
 from torch import Tensor
 from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.augment import augmented
 from secateur.evaluation import batches, encoded, scores
 from secateur.folder import read_json, write_whole
 from secateur.recipe import Recipe
 from secateur.system import processes
 from secateur.system.errors import UserError
 from secateur.tasks.task import Task, open_task
-from secateur.teachers import INDEX, fingerprint
+from secateur.training.augment import augmented
+from secateur.training.teacher_cache import INDEX, fingerprint
 
 LENGTHS = 4  # batches are padded to multiples of this: fewer shapes to compile and to remember (RESULTS.md)
 

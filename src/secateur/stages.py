@@ -40,7 +40,6 @@ from transformers.integrations import TensorBoardCallback, get_reporting_integra
 from secateur.bench import check_models, disk_bytes, grid
 from secateur.budget.units import Units, check_count
 from secateur.card import card
-from secateur.dropout import set_dropout
 from secateur.evaluation import alone
 from secateur.folder import claim, note, read_json, write_whole
 from secateur.given import Given
@@ -48,10 +47,8 @@ from secateur.latency import LatencyTable, beside
 from secateur.lessons import Cut, Lessons
 from secateur.methods.method import Method, named
 from secateur.methods.schedules import Schedule
-from secateur.objectives import Labels, Term
 from secateur.recipe import Recipe
 from secateur.report import Report
-from secateur.snapshots import last_checkpoint
 from secateur.spent import Spent
 from secateur.structure.architecture import Embedding, Norm
 from secateur.structure.plan import Plan
@@ -62,8 +59,11 @@ from secateur.surgery.zeroed_blocks import fill, held
 from secateur.system import process_memory, processes
 from secateur.system.errors import UserError
 from secateur.tasks.task import Task
-from secateur.teachers import INDEX, CachedTeacher
-from secateur.training import PruningTrainer
+from secateur.training.checkpoints import last_checkpoint
+from secateur.training.dropout import set_dropout
+from secateur.training.objectives import Labels, Term
+from secateur.training.teacher_cache import INDEX, CachedTeacher
+from secateur.training.trainer import PruningTrainer
 from secateur.verify import Verification, verify
 from secateur.watching import LogFile, Passing, PrunedFile
 

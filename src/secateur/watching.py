@@ -13,7 +13,7 @@ from secateur.folder import append
 from secateur.methods.method import Method
 from secateur.methods.schedules import Schedule
 from secateur.system import process_memory, processes
-from secateur.training import PruningTrainer
+from secateur.training.trainer import PruningTrainer
 
 
 class LogFile(TrainerCallback):

@@ -10,13 +10,13 @@ from quiet import arguments
 from torch.nn import functional
 from transformers import TrainerCallback
 
-from secateur import objectives
 from secateur.methods.cofi import Cofi
 from secateur.methods.schedules import linear
-from secateur.objectives import Hidden, Logits, Step, nearest, nearest_ordered, quarters, sampled, windows
 from secateur.structure.space import Space
 from secateur.surgery.masking import attached
-from secateur.training import PruningTrainer
+from secateur.training import objectives
+from secateur.training.objectives import Hidden, Logits, Step, nearest, nearest_ordered, quarters, sampled, windows
+from secateur.training.trainer import PruningTrainer
 
 FAMILIES = ("hidden", "head", "sublayer", "ffn")
 

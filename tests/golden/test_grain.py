@@ -15,13 +15,13 @@ from transformers import BertConfig, BertModel
 from secateur.methods import grain
 from secateur.methods.grain import Grain, published_ranking
 from secateur.methods.schedules import cubic
-from secateur.objectives import Hidden, Logits, Step, masked_mse
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
 from secateur.surgery.checkpoint import load, save
 from secateur.surgery.cut import cut, factorise
 from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
+from secateur.training.objectives import Hidden, Logits, Step, masked_mse
 
 FAMILIES = ("ffn", "qk", "vo")
 

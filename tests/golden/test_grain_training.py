@@ -7,12 +7,12 @@ from transformers import TrainerCallback
 
 from secateur.methods.grain import Grain
 from secateur.methods.schedules import cubic
-from secateur.objectives import Hidden, Logits, Step
-from secateur.snapshots import last_checkpoint
 from secateur.structure.space import Space
 from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
-from secateur.training import PruningTrainer
+from secateur.training.checkpoints import last_checkpoint
+from secateur.training.objectives import Hidden, Logits, Step
+from secateur.training.trainer import PruningTrainer
 
 # G2: pruned units are inert
 

@@ -8,11 +8,11 @@ from tiny_models import tiny
 from secateur.budget.units import Units
 from secateur.methods.michel import Michel, normalised
 from secateur.methods.schedules import linear
-from secateur.objectives import Labels
 from secateur.structure.space import Space
 from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
-from secateur.training import PruningTrainer
+from secateur.training.objectives import Labels
+from secateur.training.trainer import PruningTrainer
 
 
 @pytest.fixture(scope="module")

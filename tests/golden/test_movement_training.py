@@ -14,7 +14,6 @@ from secateur import recipe, stages
 from secateur.inspection import inspect
 from secateur.methods.movement import Movement
 from secateur.methods.schedules import cubic
-from secateur.objectives import Labels, Logits, Step
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
 from secateur.surgery.checkpoint import load, save
@@ -22,7 +21,8 @@ from secateur.surgery.cut import cut, uncut
 from secateur.surgery.masking import attached
 from secateur.surgery.zeroed_blocks import fill, held, holes
 from secateur.system.errors import UserError
-from secateur.training import PruningTrainer
+from secateur.training.objectives import Labels, Logits, Step
+from secateur.training.trainer import PruningTrainer
 
 HYBRID = ("attention/4x4", "ffn")
 

@@ -12,10 +12,10 @@ from torch import nn
 from secateur.budget.units import Units
 from secateur.methods.schedules import linear
 from secateur.methods.subset import Subset, gumbel, relaxed_top_k
-from secateur.objectives import Hidden, Labels, Logits
 from secateur.structure.space import Space
 from secateur.system.errors import UserError
-from secateur.training import PruningTrainer
+from secateur.training.objectives import Hidden, Labels, Logits
+from secateur.training.trainer import PruningTrainer
 
 FLOATS = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from secateur.methods.cofi import Cofi
 from secateur.methods.schedules import linear
-from secateur.objectives import Hidden, Logits
 from secateur.structure.space import Space
-from secateur.training import PruningTrainer
+from secateur.training.objectives import Hidden, Logits
+from secateur.training.trainer import PruningTrainer
 
 STEPS = 6
 

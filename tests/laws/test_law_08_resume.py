@@ -6,13 +6,13 @@ from quiet import arguments
 from tiny_models import CLASSIFIERS, METHODS, tiny
 from transformers import Trainer
 
-from secateur import snapshots
 from secateur.methods.method import registered
 from secateur.methods.schedules import cubic
-from secateur.objectives import Hidden, Labels, Logits
-from secateur.snapshots import checkpoints, last_checkpoint
 from secateur.structure.space import Space
-from secateur.training import PruningTrainer
+from secateur.training import checkpoints as snapshots
+from secateur.training.checkpoints import checkpoints, last_checkpoint
+from secateur.training.objectives import Hidden, Labels, Logits
+from secateur.training.trainer import PruningTrainer
 
 STEPS = 6
 CUTS = (1, 3, 5)  # in warm-up, while pruning, in recovery

@@ -14,7 +14,7 @@ from secateur.methods.method import registered
 from secateur.methods.schedules import cubic
 from secateur.structure.space import Space
 from secateur.surgery.cut import cut, cut_moments
-from secateur.training import PruningTrainer
+from secateur.training.trainer import PruningTrainer
 
 PRUNING, RECOVERY = 9, 7  # of 6 steps an epoch: the cut is within one, and so is the end
 END = PRUNING / (PRUNING + RECOVERY)

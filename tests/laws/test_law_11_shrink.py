@@ -14,13 +14,13 @@ from secateur.methods.cofi import Cofi
 from secateur.methods.grain import Grain
 from secateur.methods.method import registered
 from secateur.methods.schedules import cubic, linear
-from secateur.snapshots import last_checkpoint
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
 from secateur.surgery.cut import cut
 from secateur.surgery.masking import attached
 from secateur.surgery.shrinking import Shrinking
-from secateur.training import PruningTrainer
+from secateur.training.checkpoints import last_checkpoint
+from secateur.training.trainer import PruningTrainer
 
 STEPS = 12
 SHRINKING = tuple(name for name, kind in registered().items() if kind.monotone and not kind.reads_weights)

@@ -29,9 +29,9 @@ from two_ranks import of_script  # noqa: E402
 
 from secateur.methods.method import registered  # noqa: E402
 from secateur.methods.schedules import cubic  # noqa: E402
-from secateur.objectives import Hidden, Labels, Logits  # noqa: E402
 from secateur.structure.space import Space  # noqa: E402
-from secateur.training import PruningTrainer  # noqa: E402
+from secateur.training.objectives import Hidden, Labels, Logits  # noqa: E402
+from secateur.training.trainer import PruningTrainer  # noqa: E402
 
 STEPS, ROWS, BATCH = 10, 43, 8  # an epoch is five batches of 8 rows and one of 3
 TOKENS = "ForTokenClassification"

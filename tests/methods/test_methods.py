@@ -16,7 +16,7 @@ from secateur.methods.random import Random
 from secateur.methods.schedules import linear
 from secateur.structure.space import GRANULARITIES, Space
 from secateur.system.errors import UserError
-from secateur.training import PruningTrainer
+from secateur.training.trainer import PruningTrainer
 
 
 @pytest.fixture(scope="module")

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur.objectives import UNLABELLED
-from secateur.store import Draft, Store
 from secateur.system.errors import UserError
+from secateur.training.array_cache import Draft, Store
+from secateur.training.objectives import UNLABELLED
 
 PER_ROW, PER_TOKEN, ENDS, PER_TARGET_TOKEN = "logits", "token_logits", "start_and_end_logits", "target_logits"
 """What the array of logits is called: `(rows, labels)`, `(tokens of all rows, labels)`, `(tokens ..., 2)`, or

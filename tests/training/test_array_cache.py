@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from secateur import store
-from secateur.store import ROOM_FOR_ABOUT, Store
 from secateur.system.errors import UserError
+from secateur.training import array_cache
+from secateur.training.array_cache import ROOM_FOR_ABOUT, Store
 
 A, B, C = "a" * 16, "b" * 16, "c" * 16
 SIZE = 8000
@@ -91,7 +91,7 @@ def test_what_is_no_entry_is_left_alone(tmp_path):
 @pytest.mark.parametrize("damage", ["flipped", "short", "gone", "about", "emptied"])
 def test_a_damaged_entry_is_made_anew(damage, tmp_path):
     opened(tmp_path).get(A, numbers)
-    data, about = tmp_path / A / "numbers", tmp_path / A / store.ABOUT
+    data, about = tmp_path / A / "numbers", tmp_path / A / array_cache.ABOUT
     whole = data.read_bytes()
     if damage == "about":
         about.write_text(about.read_text()[:-5])
@@ -108,12 +108,12 @@ def test_a_damaged_entry_is_made_anew(damage, tmp_path):
 
 def test_what_a_killed_process_left_goes_with_the_next_writer(tmp_path):
     code = (
-        "import os, signal; from pathlib import Path; from secateur.store import Store;"
+        "import os, signal; from pathlib import Path; from secateur.training.array_cache import Store;"
         "kill = lambda draft: (draft.array('x', (9,), 'int64'), os.kill(os.getpid(), signal.SIGKILL));"
         f"Store(Path({str(tmp_path)!r}), 1e6, '').get({A!r}, kill)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode < 0
-    assert keys(tmp_path) == {store.PARTIAL}
+    assert keys(tmp_path) == {array_cache.PARTIAL}
     opened(tmp_path).get(B, numbers)
     assert keys(tmp_path) == {B}
 
@@ -123,7 +123,7 @@ def test_who_comes_while_another_writes_waits_and_reads(tmp_path):
 
     def slow(draft):
         code = (
-            "from pathlib import Path; from secateur.store import Store;"
+            "from pathlib import Path; from secateur.training.array_cache import Store;"
             f"print(len(Store(Path({str(tmp_path)!r}), 1e6, '').get({A!r}, lambda draft: 1 / 0)['numbers']))"
         )
         inner.append(subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE))

@@ -10,9 +10,10 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from secateur import augment, recipe, stages
-from secateur.augment import augmented, crop, drop, swap
+from secateur import recipe, stages
 from secateur.system.errors import UserError
+from secateur.training import augment
+from secateur.training.augment import augmented, crop, drop, swap
 
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 PAD, UNK, CLS, SEP = range(4)

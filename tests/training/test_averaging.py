@@ -10,12 +10,12 @@ from torch import nn
 from transformers import TrainerCallback
 
 from secateur import recipe, stages
-from secateur.averaging import Averaging
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.schedules import cubic
 from secateur.structure.space import Space
 from secateur.system.errors import UserError
-from secateur.training import PruningTrainer
+from secateur.training.averaging import Averaging
+from secateur.training.trainer import PruningTrainer
 
 STEPS = 6
 

@@ -14,11 +14,11 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from secateur.methods.grain import Grain
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.schedules import cubic
-from secateur.objectives import Labels, Term
-from secateur.order import ByLength
 from secateur.structure.space import Space
 from secateur.system.errors import UserError
-from secateur.training import PruningTrainer
+from secateur.training.objectives import Labels, Term
+from secateur.training.samplers import ByLength
+from secateur.training.trainer import PruningTrainer
 
 STEPS = 6
 

@@ -8,10 +8,10 @@ import torch
 from small_world import tokenizer
 from tiny_models import ENCODERS, tiny
 
-from secateur.store import ROOM_FOR_ABOUT
 from secateur.system.errors import UserError
 from secateur.tasks.task import PaddingCollator
-from secateur.teachers import CachedTeacher
+from secateur.training.array_cache import ROOM_FOR_ABOUT
+from secateur.training.teacher_cache import CachedTeacher
 
 LAYERS = (0, 2)
 TEXTS = ("a good film", "dull", "a fine book and a good film and a dull book", "bad and dull", "fine book", "good")

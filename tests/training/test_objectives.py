@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
-from secateur.objectives import Hidden, Labels, Logits, Step, Term, masked_mse
 from secateur.system.errors import UserError
-from secateur.training import PruningTrainer
+from secateur.training.objectives import Hidden, Labels, Logits, Step, Term, masked_mse
+from secateur.training.trainer import PruningTrainer
 
 
 def says(logits, *hidden, **more):

@@ -28,19 +28,19 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from secateur.averaging import Averaging
-from secateur.finite import Faults
 from secateur.methods.method import Method
-from secateur.objectives import UNLABELLED, Labels, Step, Term
-from secateur.order import ByLength, Parts
-from secateur.rates import part_of_schedule
-from secateur.snapshots import STATE, Best, complete, rotate
 from secateur.surgery.masking import Attachment, attached
 from secateur.surgery.optimizer_state import Moments, give_moments, moments_of
 from secateur.surgery.shrinking import Shrinking
 from secateur.system import process_memory
 from secateur.system.errors import UserError
-from secateur.teachers import INDEX, CachedTeacher
+from secateur.training.averaging import Averaging
+from secateur.training.checkpoints import STATE, Best, complete, rotate
+from secateur.training.learning_rate import part_of_schedule
+from secateur.training.nonfinite import Faults
+from secateur.training.objectives import UNLABELLED, Labels, Step, Term
+from secateur.training.samplers import ByLength, Parts
+from secateur.training.teacher_cache import INDEX, CachedTeacher
 
 SHARES = "secateur_shares"
 """The key under which a micro-batch carries what it is of its optimizer step (`_shares`)."""

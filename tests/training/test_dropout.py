@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_models import LEADING, tiny
 
-from secateur.dropout import set_dropout
+from secateur.training.dropout import set_dropout
 
 
 @pytest.mark.parametrize("which", LEADING)
