@@ -16,7 +16,7 @@ from transformers import (
 
 from secateur import bench
 from secateur.bench import Measurement, disk_bytes, grid, measure, median_and_quartiles, times_in_turn
-from secateur.runtimes import Runner
+from secateur.deploy.runtimes import Runner
 from secateur.system.errors import UserError
 
 SHORT = {"batch": 2, "tokens": 7, "repeats": 3, "warmup": 1}

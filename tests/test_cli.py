@@ -250,7 +250,9 @@ def test_verify_a_run_on_its_data(secateur, world):
 
 
 def test_verify_exits_with_1_where_models_differ(secateur, world, monkeypatch):
-    monkeypatch.setattr(sys.modules["secateur.verify"], "TOLERANCE", -1.0)  # `secateur.verify` is the function
+    monkeypatch.setattr(
+        sys.modules["secateur.deploy.verify"], "TOLERANCE", -1.0
+    )  # `secateur.deploy.verify` is the function
     result = secateur("verify", world / "run")
     assert result.exit_code == 1 and "NOT the same model" in result.stdout
 

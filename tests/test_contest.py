@@ -11,9 +11,9 @@ from small_world import WORDS, config
 from transformers import BertForSequenceClassification
 
 from secateur.contest import contest
+from secateur.deploy.runtimes import Runner
 from secateur.memory import Peak
 from secateur.roofline import Rates
-from secateur.runtimes import Runner
 from secateur.system.errors import UserError
 
 module = import_module("secateur.contest")  # `secateur.contest` is the function

@@ -29,8 +29,8 @@ from transformers import (
 )
 
 from secateur import recipe, stages
+from secateur.deploy.export import export, opened
 from secateur.evaluation import batches, encoded, runner_scores, scores
-from secateur.export import export, opened
 from secateur.methods.method import registered
 from secateur.report import Report
 from secateur.sensitivity import _standard_error, sensitivity

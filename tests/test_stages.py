@@ -12,6 +12,7 @@ from small_world import recipe_values, write_data, write_model
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, BertTokenizerFast, TrainerCallback
 
 from secateur import given, lessons, load, recipe, stages
+from secateur.deploy.verify import verify
 from secateur.given import Given
 from secateur.latency import LatencyTable
 from secateur.report import Report
@@ -19,7 +20,6 @@ from secateur.spent import Spent
 from secateur.surgery import checkpoint
 from secateur.system import process_memory
 from secateur.system.errors import UserError
-from secateur.verify import verify
 
 END = None  # of a stage: its last checkpoint is there, its result is not
 

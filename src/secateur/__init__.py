@@ -3,7 +3,8 @@
 from secateur.bench import Measurement, measure
 from secateur.budget.units import Units
 from secateur.contest import contest
-from secateur.export import Exported, export
+from secateur.deploy.export import Exported, export
+from secateur.deploy.verify import Verification, verify
 from secateur.latency import LatencyTable
 from secateur.methods.cofi import Cofi
 from secateur.methods.grain import Grain
@@ -26,7 +27,6 @@ from secateur.surgery.stock import plain
 from secateur.system.errors import UserError
 from secateur.training.objectives import Hidden, Labels, Logits, Step, Term
 from secateur.training.trainer import PruningTrainer
-from secateur.verify import Verification, verify
 
 __version__ = "0.1.0"
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from secateur.runtimes import DTYPES, check_runtime, runner
+from secateur.deploy.runtimes import DTYPES, check_runtime, runner
 from secateur.system.errors import UserError
 
 Call = Callable[[], object]

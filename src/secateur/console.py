@@ -25,12 +25,12 @@ from transformers import TrainerCallback
 
 from secateur.comparison import Comparison
 from secateur.contest import BASELINE, Result
+from secateur.deploy.verify import Verification
 from secateur.inspection import captions, drawn, saved
 from secateur.latency import LatencyTable
 from secateur.report import Report, written
 from secateur.sensitivity import Sensitivity, Sheet, sheets
 from secateur.system import processes
-from secateur.verify import Verification
 
 PIPED_WIDTH = 200
 """Columns that a table may take where there is no terminal: a folded row is hard to search."""

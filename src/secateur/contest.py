@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur import gpu, memory, roofline
+from secateur import memory, roofline
 from secateur.bench import (
     Call,
     check_counts,
@@ -34,8 +34,9 @@ from secateur.bench import (
     times_in_turn,
     vocabulary,
 )
-from secateur.formats import Batch, read_facts
-from secateur.runtimes import ENGINES, check_runtime, runner
+from secateur.deploy import gpu
+from secateur.deploy.formats import Batch, read_facts
+from secateur.deploy.runtimes import ENGINES, check_runtime, runner
 from secateur.surgery import checkpoint
 from secateur.system.errors import UserError
 

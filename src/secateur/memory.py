@@ -22,9 +22,9 @@ import torch
 import transformers
 from transformers import AutoConfig, PreTrainedModel
 
-from secateur import gpu
 from secateur.bench import Call, random_inputs, thread_count
-from secateur.runtimes import runner
+from secateur.deploy import gpu
+from secateur.deploy.runtimes import runner
 from secateur.surgery import checkpoint, compact
 from secateur.system import process_memory
 from secateur.system.errors import UserError

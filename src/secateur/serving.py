@@ -35,17 +35,17 @@ from secateur.arguments import (
 )
 from secateur.bench import with_target
 from secateur.contest import contest
+from secateur.deploy.export import export, opened
+from secateur.deploy.formats import Batch, check_request
+from secateur.deploy.runtimes import DTYPES, RUNTIMES, Runner
+from secateur.deploy.verify import verify
 from secateur.evaluation import BATCH, batches, encoded, runner_scores, scores
-from secateur.export import export, opened
-from secateur.formats import Batch, check_request
 from secateur.latency import LatencyTable
-from secateur.runtimes import DTYPES, RUNTIMES, Runner
 from secateur.structure.plan import Plan
 from secateur.surgery import checkpoint
 from secateur.surgery.cut import cut, uncut
 from secateur.system.errors import UserError
 from secateur.tasks import task as tasks
-from secateur.verify import verify
 
 
 def measure_latencies(

@@ -40,6 +40,7 @@ from transformers.integrations import TensorBoardCallback, get_reporting_integra
 from secateur.bench import check_models, disk_bytes, grid
 from secateur.budget.units import Units, check_count
 from secateur.card import card
+from secateur.deploy.verify import Verification, verify
 from secateur.evaluation import alone
 from secateur.folder import claim, note, read_json, write_whole
 from secateur.given import Given
@@ -64,7 +65,6 @@ from secateur.training.dropout import set_dropout
 from secateur.training.objectives import Labels, Term
 from secateur.training.teacher_cache import INDEX, CachedTeacher
 from secateur.training.trainer import PruningTrainer
-from secateur.verify import Verification, verify
 from secateur.watching import LogFile, Passing, PrunedFile
 
 TABLE = "latency.json"

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny_models import CLASSIFIERS, ENCODERS, MODELS, WRITERS, edge_cases, inputs, outputs, random_masks, tiny
 
-from secateur.export import export, opened
+from secateur.deploy.export import export, opened
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
 from secateur.surgery.cut import cut

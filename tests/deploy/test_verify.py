@@ -7,14 +7,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import ENCODERS, LEADING, inputs, random_masks, tiny
 
-from secateur.export import export
+from secateur.deploy.export import export
+from secateur.deploy.verify import Verification, verify
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
 from secateur.surgery.checkpoint import save
 from secateur.surgery.compact import SUMS
 from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
-from secateur.verify import Verification, verify
 
 
 def world(which, folder, *granularities, **options):
@@ -113,7 +113,7 @@ def test_a_wrong_cut_fails(bert, monkeypatch):
         return small
 
     batches, given = bert
-    monkeypatch.setattr(import_module("secateur.verify"), "cut", wrong)  # the package gives the function
+    monkeypatch.setattr(import_module("secateur.deploy.verify"), "cut", wrong)  # the package gives the function
     found = verify(batches, **given)
     assert not found.passed and found.masked_compact > 1e-3 and found.compact_loaded == 0.0
 

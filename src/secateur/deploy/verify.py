@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from secateur.export import TOLERANCE, opened, within
-from secateur.formats import read_facts, source_of
-from secateur.runtimes import difference
+from secateur.deploy.export import TOLERANCE, opened, within
+from secateur.deploy.formats import read_facts, source_of
+from secateur.deploy.runtimes import difference
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load
 from secateur.surgery.cut import cut, factorise

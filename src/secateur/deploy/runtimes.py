@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from secateur.formats import (
+from secateur.deploy.formats import (
     Batch,
     Graph,
     as_arrays,

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from secateur.formats import Batch, Facts, files_of, read_facts, write
-from secateur.runtimes import ENGINES, Runner, difference, runner
+from secateur.deploy.formats import Batch, Facts, files_of, read_facts, write
+from secateur.deploy.runtimes import ENGINES, Runner, difference, runner
 from secateur.system.errors import UserError
 
 TOLERANCE = 1e-4  # of the largest output, for fp32: float noise of another order of summing

@@ -13,9 +13,10 @@ from small_world import write_data, write_model
 from tiny_models import inputs, random_masks, tiny
 from typer.testing import CliRunner
 
-from secateur import cli, formats, serving
-from secateur.export import TOLERANCE, export, opened, within
-from secateur.formats import Facts, read_facts
+from secateur import cli, serving
+from secateur.deploy import formats
+from secateur.deploy.export import TOLERANCE, export, opened, within
+from secateur.deploy.formats import Facts, read_facts
 from secateur.structure.plan import Plan, fingerprint
 from secateur.structure.space import Space
 from secateur.surgery.cut import cut
@@ -276,7 +277,9 @@ def test_the_command_shows_an_export_and_verifies_it(world, name, tmp_path):
 def test_verify_tells_a_different_export(world, tmp_path, monkeypatch):
     file = tmp_path / "model.onnx"
     assert secateur("export", world / "small", "--output", file).exit_code == 0
-    monkeypatch.setattr(sys.modules["secateur.export"], "TOLERANCE", -1.0)  # `secateur.export` is the function
+    monkeypatch.setattr(
+        sys.modules["secateur.deploy.export"], "TOLERANCE", -1.0
+    )  # `secateur.deploy.export` is the function
     done = secateur("verify", world / "small", "--exported", file)
     assert done.exit_code == 1 and "NOT the same model" in done.stdout
 

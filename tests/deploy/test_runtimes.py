@@ -5,8 +5,8 @@ import pytest
 import torch
 from tiny_models import inputs, outputs, random_masks, tiny
 
-from secateur.export import export
-from secateur.runtimes import DTYPES, ENGINES, RUNTIMES, check_runtime, difference, runner
+from secateur.deploy.export import export
+from secateur.deploy.runtimes import DTYPES, ENGINES, RUNTIMES, check_runtime, difference, runner
 from secateur.structure.plan import Plan, fingerprint
 from secateur.structure.space import Space
 from secateur.surgery.cut import cut

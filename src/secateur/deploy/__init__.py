@@ -1,0 +1,1 @@
+"""Other runtimes: formats of exported files, export, running them, and verification."""
