@@ -32,10 +32,10 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 
 import secateur as sec
 from secateur.arguments import open_model, tokenizer_of
-from secateur.contest import Result, contest
 from secateur.deploy.formats import as_arrays, input_names
 from secateur.deploy.runtimes import runner
-from secateur.evaluation import batches, encoded, runner_scores
+from secateur.measure.benchmark import Result, contest
+from secateur.measure.evaluation import batches, encoded, runner_scores
 from secateur.structure.head_buckets import BATCH, TOKENS, Layout
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space

@@ -14,7 +14,7 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
-from secateur.evaluation import encoded, scores
+from secateur.measure.evaluation import encoded, scores
 from secateur.tasks.task import get
 
 AUTO = {

@@ -13,9 +13,10 @@ from fake_clock import timer
 from small_world import config, tokenizer, write_data, write_pairs, write_questions, write_sentences
 from transformers import BertForSequenceClassification, BertModel, DataCollatorWithPadding
 
-from secateur import latency, memory, pictures, recipe, roofline, stages
-from secateur.bench import grid
-from secateur.roofline import Rates
+from secateur import pictures, recipe, stages
+from secateur.measure import latency, peak_memory, roofline
+from secateur.measure.bench import grid
+from secateur.measure.roofline import Rates
 
 ROOT = Path(__file__).parents[1]
 TOKENS = 384  # that every model takes
@@ -106,5 +107,5 @@ def still(monkeypatch) -> None:
     monkeypatch.setattr(stages, "grid", lambda model, against, shapes, repeats: grid(model, against, shapes, repeats=1))
     monkeypatch.setattr(latency, "measure", lambda model, against, **call: timer(tokens=call["tokens"])(model, against))
     monkeypatch.setattr(roofline, "rates", lambda dtype, threads, device: known)
-    monkeypatch.setattr(memory, "measurable", lambda: False)
+    monkeypatch.setattr(peak_memory, "measurable", lambda: False)
     monkeypatch.setattr(pictures, "svg", lambda figure, title, description="": "<svg></svg>")

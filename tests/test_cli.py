@@ -19,12 +19,13 @@ from small_world import recipe_values, write_data, write_model
 from transformers import BertForSequenceClassification, GPT2Config, GPT2Model
 from typer.testing import CliRunner
 
-from secateur import __version__, cli, console, memory, recipe, roofline, stages
-from secateur.latency import LatencyTable
-from secateur.memory import Peak
+from secateur import __version__, cli, console, recipe, stages
+from secateur.measure import peak_memory, roofline
+from secateur.measure.latency import LatencyTable
+from secateur.measure.peak_memory import Peak
+from secateur.measure.roofline import Rates
 from secateur.methods.method import registered
 from secateur.report import Report
-from secateur.roofline import Rates
 from secateur.structure.architecture import supported
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -294,8 +295,8 @@ def test_bench_without_another_model_has_no_speed_up(secateur, world, rates):
 
 def test_bench_takes_several_models_runtimes_and_dtypes(secateur, world, rates, monkeypatch):
     peaks = {(1, 4): Peak(300_000_000, 20_000_000)}
-    monkeypatch.setattr(memory, "peaks", lambda job: peaks)
-    monkeypatch.setattr(memory, "measurable", lambda: True)
+    monkeypatch.setattr(peak_memory, "peaks", lambda job: peaks)
+    monkeypatch.setattr(peak_memory, "measurable", lambda: True)
     words = ("--against", world / "classifier", "--against", world / "encoder", "--shape", "1x4", "--repeats", 1)
     shown = secateur("bench", world / "run", *words, "--dtype", "fp32", "--dtype", "bf16")
     assert shown.exit_code == 0

@@ -30,10 +30,10 @@ from transformers import (
 
 from secateur import recipe, stages
 from secateur.deploy.export import export, opened
-from secateur.evaluation import batches, encoded, runner_scores, scores
+from secateur.measure.evaluation import batches, encoded, runner_scores, scores
+from secateur.measure.sensitivity import _standard_error, sensitivity
 from secateur.methods.method import registered
 from secateur.report import Report
-from secateur.sensitivity import _standard_error, sensitivity
 from secateur.structure.space import Space
 from secateur.surgery import checkpoint
 from secateur.system.errors import UserError
@@ -758,7 +758,7 @@ def test_an_export_has_both_outputs_and_the_same_scores(finished, values, tmp_pa
 
 
 def test_the_command_knows_the_task(finished, values, tmp_path, secateur, monkeypatch):
-    monkeypatch.setattr(sys.modules["secateur.sensitivity"], "DRAWS", 2)
+    monkeypatch.setattr(sys.modules["secateur.measure.sensitivity"], "DRAWS", 2)
     folder, report = finished
     words = ("--data", values["data"], "--task", "questions", "--max-length", 24)
     told = json.loads(secateur("eval", folder, *words, "--json"))
@@ -790,7 +790,7 @@ def test_a_question_that_is_drawn_twice_counts_twice(monkeypatch):
 
 
 def test_sensitivity_is_of_whole_questions(values, monkeypatch):
-    monkeypatch.setattr(sys.modules["secateur.sensitivity"], "DRAWS", 2)
+    monkeypatch.setattr(sys.modules["secateur.measure.sensitivity"], "DRAWS", 2)
     task = contract.get("questions").from_data(values["data"])
     torch.manual_seed(0)
     model = BertForQuestionAnswering(bert()).eval()

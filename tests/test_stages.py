@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertMod
 from secateur import given, lessons, load, recipe, stages
 from secateur.deploy.verify import verify
 from secateur.given import Given
-from secateur.latency import LatencyTable
+from secateur.measure.latency import LatencyTable
 from secateur.report import Report
 from secateur.spent import Spent
 from secateur.surgery import checkpoint

@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from secateur import recipe, stages
-from secateur.evaluation import encoded, scores
+from secateur.measure.evaluation import encoded, scores
 from secateur.report import Report
 from secateur.surgery import checkpoint
 from secateur.system.errors import UserError

@@ -17,7 +17,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, EvalPrediction, P
 
 import secateur as sec
 from secateur import recipe, scratch, stages
-from secateur.evaluation import batches, encoded, runner_scores, scores
+from secateur.measure.evaluation import batches, encoded, runner_scores, scores
 from secateur.report import Report
 from secateur.scratch import new_model, trained_tokenizer
 from secateur.structure.architecture import find

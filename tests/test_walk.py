@@ -9,7 +9,7 @@ from small_world import recipe_values, write_data, write_model
 from test_stages import InterruptAt, NoTraining
 
 from secateur import given, recipe, stages
-from secateur.evaluation import scores
+from secateur.measure.evaluation import scores
 from secateur.surgery.checkpoint import load
 from secateur.system.errors import UserError
 from secateur.walk import walk

@@ -12,7 +12,7 @@ from quiet import arguments
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
-from secateur.evaluation import encoded
+from secateur.measure.evaluation import encoded
 from secateur.tasks.translation import Translation
 from secateur.training.objectives import Hidden, Labels, Logits
 from secateur.training.trainer import PruningTrainer

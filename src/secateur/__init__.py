@@ -1,11 +1,12 @@
 """secateur prunes Transformers for a task and hands back smaller, faster, ordinary models."""
 
-from secateur.bench import Measurement, measure
 from secateur.budget.units import Units
-from secateur.contest import contest
 from secateur.deploy.export import Exported, export
 from secateur.deploy.verify import Verification, verify
-from secateur.latency import LatencyTable
+from secateur.measure.bench import Measurement, measure
+from secateur.measure.benchmark import contest
+from secateur.measure.latency import LatencyTable
+from secateur.measure.sensitivity import Sensitivity, sensitivity
 from secateur.methods.cofi import Cofi
 from secateur.methods.grain import Grain
 from secateur.methods.magnitude import Magnitude
@@ -17,7 +18,6 @@ from secateur.methods.schedules import Schedule, constant, cubic, exponential, l
 from secateur.methods.subset import Subset
 from secateur.methods.voita import Voita
 from secateur.scratch import new_model
-from secateur.sensitivity import Sensitivity, sensitivity
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
 from secateur.surgery.checkpoint import load, register, save

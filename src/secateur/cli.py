@@ -45,9 +45,9 @@ from secateur.arguments import (
     task_of,
     tokenizer_of,
 )
-from secateur.evaluation import encoded, scores
-from secateur.inspection import inspect
-from secateur.latency import LatencyTable, beside, milliseconds
+from secateur.measure.evaluation import encoded, scores
+from secateur.measure.inspection import inspect
+from secateur.measure.latency import LatencyTable, beside, milliseconds
 from secateur.methods.method import named, registered
 from secateur.recipe import Recipe
 from secateur.report import Report, aimed, written

@@ -24,12 +24,12 @@ from rich.text import Text as RichText
 from transformers import TrainerCallback
 
 from secateur.comparison import Comparison
-from secateur.contest import BASELINE, Result
 from secateur.deploy.verify import Verification
-from secateur.inspection import captions, drawn, saved
-from secateur.latency import LatencyTable
+from secateur.measure.benchmark import BASELINE, Result
+from secateur.measure.inspection import captions, drawn, saved
+from secateur.measure.latency import LatencyTable
+from secateur.measure.sensitivity import Sensitivity, Sheet, sheets
 from secateur.report import Report, written
-from secateur.sensitivity import Sensitivity, Sheet, sheets
 from secateur.system import processes
 
 PIPED_WIDTH = 200

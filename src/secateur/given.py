@@ -15,8 +15,8 @@ from filelock import FileLock
 from torch import Tensor
 from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.evaluation import batches, encoded, scores
 from secateur.folder import read_json, write_whole
+from secateur.measure.evaluation import batches, encoded, scores
 from secateur.recipe import Recipe
 from secateur.system import processes
 from secateur.system.errors import UserError

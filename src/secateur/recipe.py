@@ -28,7 +28,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from secateur.latency import milliseconds
+from secateur.measure.latency import milliseconds
 from secateur.methods.method import named
 from secateur.system.errors import UserError
 from secateur.tasks import task as tasks

@@ -33,14 +33,14 @@ from secateur.arguments import (
     task_of,
     tokenizer_of,
 )
-from secateur.bench import with_target
-from secateur.contest import contest
 from secateur.deploy.export import export, opened
 from secateur.deploy.formats import Batch, check_request
 from secateur.deploy.runtimes import DTYPES, RUNTIMES, Runner
 from secateur.deploy.verify import verify
-from secateur.evaluation import BATCH, batches, encoded, runner_scores, scores
-from secateur.latency import LatencyTable
+from secateur.measure.bench import with_target
+from secateur.measure.benchmark import contest
+from secateur.measure.evaluation import BATCH, batches, encoded, runner_scores, scores
+from secateur.measure.latency import LatencyTable
 from secateur.structure.plan import Plan
 from secateur.surgery import checkpoint
 from secateur.surgery.cut import cut, uncut

@@ -37,15 +37,15 @@ from transformers import (
 )
 from transformers.integrations import TensorBoardCallback, get_reporting_integration_callbacks
 
-from secateur.bench import check_models, disk_bytes, grid
 from secateur.budget.units import Units, check_count
 from secateur.card import card
 from secateur.deploy.verify import Verification, verify
-from secateur.evaluation import alone
 from secateur.folder import claim, note, read_json, write_whole
 from secateur.given import Given
-from secateur.latency import LatencyTable, beside
 from secateur.lessons import Cut, Lessons
+from secateur.measure.bench import check_models, disk_bytes, grid
+from secateur.measure.evaluation import alone
+from secateur.measure.latency import LatencyTable, beside
 from secateur.methods.method import Method, named
 from secateur.methods.schedules import Schedule
 from secateur.recipe import Recipe

@@ -31,13 +31,13 @@ from secateur.arguments import (
     shape_of,
     task_of,
 )
-from secateur.bench import disk_bytes
 from secateur.comparison import Entry, Shape, Time
-from secateur.contest import contest
-from secateur.evaluation import encoded, scores
-from secateur.inspection import inspect
+from secateur.measure.bench import disk_bytes
+from secateur.measure.benchmark import contest
+from secateur.measure.evaluation import encoded, scores
+from secateur.measure.inspection import inspect
+from secateur.measure.sensitivity import DENSITIES, GRADIENT, ROWS, UNITS, sensitivity, to_html
 from secateur.runs import TOLD, Finished, compare, read
-from secateur.sensitivity import DENSITIES, GRADIENT, ROWS, UNITS, sensitivity, to_html
 from secateur.system.errors import UserError
 from secateur.tasks import task as tasks
 

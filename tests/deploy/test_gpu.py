@@ -5,8 +5,8 @@ import torch
 from small_world import WORDS, config
 from transformers import BertForSequenceClassification
 
-from secateur.bench import random_inputs
 from secateur.deploy import gpu
+from secateur.measure.bench import random_inputs
 from secateur.system.errors import UserError
 
 

@@ -11,7 +11,7 @@ from small_world import recipe_values, write_data, write_model
 from torch.nn import functional
 
 from secateur import recipe, stages
-from secateur.inspection import inspect
+from secateur.measure.inspection import inspect
 from secateur.methods.movement import Movement
 from secateur.methods.schedules import cubic
 from secateur.structure.plan import Plan

@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from secateur.latency import LatencyTable
+from secateur.measure.latency import LatencyTable
 from secateur.methods.cofi import Cofi
 from secateur.structure.architecture import Embedding, Linear, Norm, find, supported
 from secateur.structure.plan import Plan

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_models import ARCHITECTURES, ENCODERS, random_masks, tiny
 
-from secateur.latency import LatencyTable
+from secateur.measure.latency import LatencyTable
 from secateur.structure.space import Space
 from secateur.structure.tiles import EXAMPLES, grids
 from secateur.surgery.masking import attached

@@ -10,8 +10,8 @@ from fake_clock import milliseconds as fake_ms
 from fake_clock import timer
 from tiny_models import MONOTONE, learn, random_masks, tiny
 
-from secateur.bench import Measurement
-from secateur.latency import LatencyTable, beside, milliseconds
+from secateur.measure.bench import Measurement
+from secateur.measure.latency import LatencyTable, beside, milliseconds
 from secateur.methods.cofi import Cofi
 from secateur.methods.grain import Grain
 from secateur.methods.magnitude import Magnitude

@@ -22,9 +22,9 @@ import torch
 import transformers
 from transformers import AutoConfig, PreTrainedModel
 
-from secateur.bench import Call, random_inputs, thread_count
 from secateur.deploy import gpu
 from secateur.deploy.runtimes import runner
+from secateur.measure.bench import Call, random_inputs, thread_count
 from secateur.surgery import checkpoint, compact
 from secateur.system import process_memory
 from secateur.system.errors import UserError
@@ -68,7 +68,7 @@ def peaks(job: Job) -> dict[tuple[int, int], Peak]:
     """
     ordered = sorted(job.shapes, key=lambda shape: (shape[0] * shape[1], shape))
     described = json.dumps(asdict(job) | {"shapes": ordered})
-    command = [sys.executable, "-m", "secateur.memory", described]
+    command = [sys.executable, "-m", "secateur.measure.peak_memory", described]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

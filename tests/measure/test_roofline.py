@@ -7,9 +7,9 @@ import torch
 from tiny_models import edge_cases, inputs
 from transformers import BertConfig, BertForSequenceClassification
 
-from secateur import roofline
-from secateur.bench import random_inputs
-from secateur.roofline import Rates, Work, floor, work
+from secateur.measure import roofline
+from secateur.measure.bench import random_inputs
+from secateur.measure.roofline import Rates, Work, floor, work
 from secateur.structure import cost
 from secateur.structure.architecture import find
 from secateur.surgery.cut import cut

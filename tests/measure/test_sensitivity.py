@@ -13,9 +13,9 @@ from torch import nn
 from transformers import BertForSequenceClassification, BertForTokenClassification
 
 import secateur as sec
-from secateur.evaluation import encoded, scores
+from secateur.measure.evaluation import encoded, scores
+from secateur.measure.sensitivity import _cells, _in_turn, cut_to, importance, sensitivity, sheets, to_html
 from secateur.methods.method import named
-from secateur.sensitivity import _cells, _in_turn, cut_to, importance, sensitivity, sheets, to_html
 from secateur.structure.space import GRANULARITIES, Space
 from secateur.surgery.cut import cut
 from secateur.surgery.masking import attached
@@ -57,7 +57,7 @@ def words(tmp_path_factory):
     return shaken(model), task, tokenizer()
 
 
-MODULE = sys.modules["secateur.sensitivity"]  # `secateur.sensitivity` is the function
+MODULE = sys.modules["secateur.measure.sensitivity"]  # `secateur.measure.sensitivity` is the function
 
 
 @pytest.fixture(autouse=True)

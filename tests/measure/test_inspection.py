@@ -9,7 +9,7 @@ from rich.console import Console
 from tiny_models import CLASSIFIERS, edge_cases, tiny
 
 from secateur import console
-from secateur.inspection import BLOCKS, bar, drawn, inspect, saved
+from secateur.measure.inspection import BLOCKS, bar, drawn, inspect, saved
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
 from secateur.surgery.cut import cut

@@ -14,9 +14,9 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from secateur import bench
-from secateur.bench import Measurement, disk_bytes, grid, measure, median_and_quartiles, times_in_turn
 from secateur.deploy.runtimes import Runner
+from secateur.measure import bench
+from secateur.measure.bench import Measurement, disk_bytes, grid, measure, median_and_quartiles, times_in_turn
 from secateur.system.errors import UserError
 
 SHORT = {"batch": 2, "tokens": 7, "repeats": 3, "warmup": 1}

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur.bench import Measurement, measure
 from secateur.budget.allocation import Prices, best_units, sizes
+from secateur.measure.bench import Measurement, measure
 from secateur.structure.plan import Plan
 from secateur.structure.space import GRANULARITIES, Space
 from secateur.surgery.cut import cut

@@ -20,8 +20,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur import memory, roofline
-from secateur.bench import (
+from secateur.deploy import gpu
+from secateur.deploy.formats import Batch, read_facts
+from secateur.deploy.runtimes import ENGINES, check_runtime, runner
+from secateur.measure import peak_memory as memory
+from secateur.measure import roofline
+from secateur.measure.bench import (
     Call,
     check_counts,
     check_models,
@@ -34,9 +38,6 @@ from secateur.bench import (
     times_in_turn,
     vocabulary,
 )
-from secateur.deploy import gpu
-from secateur.deploy.formats import Batch, read_facts
-from secateur.deploy.runtimes import ENGINES, check_runtime, runner
 from secateur.surgery import checkpoint
 from secateur.system.errors import UserError
 

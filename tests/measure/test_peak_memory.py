@@ -7,11 +7,11 @@ import pytest
 import torch
 from small_world import WORDS, write_model
 
-from secateur import memory
-from secateur.memory import Job, Peak
+from secateur.measure import peak_memory
+from secateur.measure.peak_memory import Job, Peak
 from secateur.system.errors import UserError
 
-LINUX = pytest.mark.skipif(not memory.measurable(), reason="only Linux tells the peak of a process")
+LINUX = pytest.mark.skipif(not peak_memory.measurable(), reason="only Linux tells the peak of a process")
 BLOCK = 64 * 2**20
 
 
@@ -23,7 +23,7 @@ def job(folder, **changes):
 @LINUX
 def test_a_child_loads_the_model_and_runs_it(tmp_path):
     before = torch.ones(BLOCK, dtype=torch.uint8)  # ours, which must not be counted
-    found = memory.peaks(job(write_model(tmp_path / "model", ["bad", "good"])))
+    found = peak_memory.peaks(job(write_model(tmp_path / "model", ["bad", "good"])))
     assert list(found) == [(1, 4), (2, 16)]
     assert all(0 < peak.model < BLOCK < peak.process for peak in found.values())
     assert before.all()
@@ -37,7 +37,7 @@ def test_small_shapes_come_first(monkeypatch):
         return SimpleNamespace(returncode=0, stdout="a library's line\n[[10, 1], [20, 2]]\n")
 
     monkeypatch.setattr(subprocess, "run", run)
-    assert memory.peaks(job("somewhere")) == {(1, 4): Peak(10, 1), (2, 16): Peak(20, 2)}
+    assert peak_memory.peaks(job("somewhere")) == {(1, 4): Peak(10, 1), (2, 16): Peak(20, 2)}
     assert '"shapes": [[1, 4], [2, 16]]' in said[0][-1]
 
 
@@ -45,7 +45,7 @@ def test_a_child_that_fails_is_told_by_its_last_words(monkeypatch):
     failed = SimpleNamespace(returncode=1, stdout="", stderr="Traceback\nMemoryError: no room\n")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(UserError, match="no room"):
-        memory.peaks(job("somewhere"))
+        peak_memory.peaks(job("somewhere"))
     failed.stderr, failed.returncode = "", -9
     with pytest.raises(UserError, match="exit code -9"):
-        memory.peaks(job("somewhere"))
+        peak_memory.peaks(job("somewhere"))

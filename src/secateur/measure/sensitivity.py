@@ -23,8 +23,8 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 from transformers.trainer_pt_utils import nested_concat
 
 from secateur import page, pictures
-from secateur.bench import evaluating
-from secateur.evaluation import BATCH, Row, alone, encoded
+from secateur.measure.bench import evaluating
+from secateur.measure.evaluation import BATCH, Row, alone, encoded
 from secateur.methods.method import named, registered
 from secateur.structure.space import Group, Space
 from secateur.surgery.masking import attached

@@ -10,13 +10,13 @@ import torch
 from small_world import WORDS, config
 from transformers import BertForSequenceClassification
 
-from secateur.contest import contest
 from secateur.deploy.runtimes import Runner
-from secateur.memory import Peak
-from secateur.roofline import Rates
+from secateur.measure.benchmark import contest
+from secateur.measure.peak_memory import Peak
+from secateur.measure.roofline import Rates
 from secateur.system.errors import UserError
 
-module = import_module("secateur.contest")  # `secateur.contest` is the function
+module = import_module("secateur.measure.benchmark")  # `secateur.measure.benchmark` is the function
 SHORT = {"shapes": ((1, 4),), "repeats": 3, "warmup": 1, "threads": 1}
 RATES = Rates(flops=1e9, bandwidth=1e9, product="fp32 torch.mm, 8 x 8")
 
