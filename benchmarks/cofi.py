@@ -135,7 +135,7 @@ def _dense(folder: Path) -> Any:
 def _row(root: Path, label: str, names: list[str], dense: Any, repeats: int) -> dict[str, Any]:
     """Print one row, of the runs that are done; give what is behind it."""
     from secateur import load, measure
-    from secateur.report import Report
+    from secateur.report.report import Report
 
     done = [root / name for name in names if (root / name / "report.json").is_file()]
     reports = [Report.load(folder) for folder in done]

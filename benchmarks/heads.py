@@ -146,7 +146,7 @@ def _row(
 ) -> dict[str, Any]:
     """Print one row, of all its seeds, with the latencies of the first; give what is behind it."""
     from secateur import load, measure
-    from secateur.report import Report
+    from secateur.report.report import Report
 
     reports = [Report.load(folder) for folder in folders]
     small = load(folders[0] / "model")

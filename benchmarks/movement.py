@@ -162,7 +162,7 @@ def _dense(task: str, folder: Path) -> Any:
 def _row(folder: Path, dense: Any, repeats: int) -> dict[str, Any]:
     """Print one run's row; give what is behind it."""
     from secateur import load, measure
-    from secateur.report import Report
+    from secateur.report.report import Report
 
     report = Report.load(folder)
     fast = [measure(load(folder / "model"), dense, batch=b, tokens=t, repeats=repeats) for b, t in SHAPES]

@@ -99,7 +99,7 @@ def walked(data: Folder, teacher: Folder, threads: int = 1) -> None:
     import torch
 
     from secateur.recipe import make
-    from secateur.report import Report
+    from secateur.report.report import Report
     from secateur.walk import walk
 
     torch.set_num_threads(threads)
@@ -149,7 +149,7 @@ def table(teacher: Folder, repeats: int = 50) -> None:
 def _row(density: float, label: str, names: list[str], dense: Any, repeats: int) -> dict[str, Any]:
     """Print one row, of the runs that are done; give what is behind it."""
     from secateur import load, measure
-    from secateur.report import Report
+    from secateur.report.report import Report
 
     done = [RUNS / name for name in names if (RUNS / name / "report.json").is_file()]
     reports = [Report.load(folder) for folder in done]

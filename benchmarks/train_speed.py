@@ -465,7 +465,7 @@ def plot(runs: Mapping[str, Path], path: Path) -> None:
     """Density, and examples a second, over the seconds of each run."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    from secateur.pictures import figure, plain_powers, style
+    from secateur.report.svg import figure, plain_powers, style
 
     with style():
         drawn = figure(720, 260)

@@ -13,10 +13,11 @@ from fake_clock import timer
 from small_world import config, tokenizer, write_data, write_pairs, write_questions, write_sentences
 from transformers import BertForSequenceClassification, BertModel, DataCollatorWithPadding
 
-from secateur import pictures, recipe, stages
+from secateur import recipe, stages
 from secateur.measure import latency, peak_memory, roofline
 from secateur.measure.bench import grid
 from secateur.measure.roofline import Rates
+from secateur.report import svg as pictures
 
 ROOT = Path(__file__).parents[1]
 TOKENS = 384  # that every model takes

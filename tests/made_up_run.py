@@ -6,7 +6,7 @@ import torch
 from small_world import config
 from transformers import BertForSequenceClassification
 
-from secateur.report import Report
+from secateur.report.report import Report
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
 from secateur.surgery.checkpoint import save

@@ -25,7 +25,7 @@ from secateur.measure.latency import LatencyTable
 from secateur.measure.peak_memory import Peak
 from secateur.measure.roofline import Rates
 from secateur.methods.method import registered
-from secateur.report import Report
+from secateur.report.report import Report
 from secateur.structure.architecture import supported
 
 RECIPES = Path(__file__).parents[1] / "recipes"

@@ -33,7 +33,7 @@ from secateur.deploy.export import export, opened
 from secateur.measure.evaluation import batches, encoded, runner_scores, scores
 from secateur.measure.sensitivity import _standard_error, sensitivity
 from secateur.methods.method import registered
-from secateur.report import Report
+from secateur.report.report import Report
 from secateur.structure.space import Space
 from secateur.surgery import checkpoint
 from secateur.system.errors import UserError

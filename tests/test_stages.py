@@ -15,7 +15,7 @@ from secateur import given, lessons, load, recipe, stages
 from secateur.deploy.verify import verify
 from secateur.given import Given
 from secateur.measure.latency import LatencyTable
-from secateur.report import Report
+from secateur.report.report import Report
 from secateur.spent import Spent
 from secateur.surgery import checkpoint
 from secateur.system import process_memory

@@ -30,7 +30,7 @@ from transformers import (
 
 from secateur import recipe, stages
 from secateur.measure.evaluation import encoded, scores
-from secateur.report import Report
+from secateur.report.report import Report
 from secateur.surgery import checkpoint
 from secateur.system.errors import UserError
 from secateur.tasks import task as contract

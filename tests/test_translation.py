@@ -18,7 +18,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, EvalPrediction, P
 import secateur as sec
 from secateur import recipe, scratch, stages
 from secateur.measure.evaluation import batches, encoded, runner_scores, scores
-from secateur.report import Report
+from secateur.report.report import Report
 from secateur.scratch import new_model, trained_tokenizer
 from secateur.structure.architecture import find
 from secateur.surgery.cut import cut

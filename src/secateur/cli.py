@@ -50,7 +50,7 @@ from secateur.measure.inspection import inspect
 from secateur.measure.latency import LatencyTable, beside, milliseconds
 from secateur.methods.method import named, registered
 from secateur.recipe import Recipe
-from secateur.report import Report, aimed, written
+from secateur.report.report import Report, aimed, written
 from secateur.structure.architecture import supported
 from secateur.structure.plan import Plan
 from secateur.structure.space import GRANULARITIES, Space

@@ -23,13 +23,13 @@ from rich.table import Table
 from rich.text import Text as RichText
 from transformers import TrainerCallback
 
-from secateur.comparison import Comparison
 from secateur.deploy.verify import Verification
 from secateur.measure.benchmark import BASELINE, Result
 from secateur.measure.inspection import captions, drawn, saved
 from secateur.measure.latency import LatencyTable
 from secateur.measure.sensitivity import Sensitivity, Sheet, sheets
-from secateur.report import Report, written
+from secateur.report.comparison import Comparison
+from secateur.report.report import Report, written
 from secateur.system import processes
 
 PIPED_WIDTH = 200

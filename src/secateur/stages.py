@@ -38,7 +38,6 @@ from transformers import (
 from transformers.integrations import TensorBoardCallback, get_reporting_integration_callbacks
 
 from secateur.budget.units import Units, check_count
-from secateur.card import card
 from secateur.deploy.verify import Verification, verify
 from secateur.folder import claim, note, read_json, write_whole
 from secateur.given import Given
@@ -49,7 +48,8 @@ from secateur.measure.latency import LatencyTable, beside
 from secateur.methods.method import Method, named
 from secateur.methods.schedules import Schedule
 from secateur.recipe import Recipe
-from secateur.report import Report
+from secateur.report.model_card import card
+from secateur.report.report import Report
 from secateur.spent import Spent
 from secateur.structure.architecture import Embedding, Norm
 from secateur.structure.plan import Plan

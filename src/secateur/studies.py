@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from transformers import PreTrainedModel
 
-from secateur import console, overview
+from secateur import console
 from secateur.arguments import (
     Folder,
     Json,
@@ -31,13 +31,14 @@ from secateur.arguments import (
     shape_of,
     task_of,
 )
-from secateur.comparison import Entry, Shape, Time
 from secateur.measure.bench import disk_bytes
 from secateur.measure.benchmark import contest
 from secateur.measure.evaluation import encoded, scores
 from secateur.measure.inspection import inspect
 from secateur.measure.sensitivity import DENSITIES, GRADIENT, ROWS, UNITS, sensitivity, to_html
-from secateur.runs import TOLD, Finished, compare, read
+from secateur.report import comparison_page
+from secateur.report.comparison import Entry, Shape, Time
+from secateur.report.finished_runs import TOLD, Finished, compare, read
 from secateur.system.errors import UserError
 from secateur.tasks import task as tasks
 
@@ -78,7 +79,8 @@ def compare_runs(
     if output is not None:
         told = json.dumps(table.to_dict(), indent=1) + "\n"
         _write(
-            output, {"compare.html": overview.to_html(table), "compare.md": table.to_markdown(), "compare.json": told}
+            output,
+            {"compare.html": comparison_page.to_html(table), "compare.md": table.to_markdown(), "compare.json": told},
         )
     if as_json:
         console.show_json(table.to_dict())

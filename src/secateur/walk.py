@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 
 from secateur.folder import claim
 from secateur.recipe import Recipe
-from secateur.report import Report
+from secateur.report.report import Report
 from secateur.stages import Run
 from secateur.system import processes
 

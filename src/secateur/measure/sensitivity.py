@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_pt_utils import nested_concat
 
-from secateur import page, pictures
 from secateur.measure.bench import evaluating
 from secateur.measure.evaluation import BATCH, Row, alone, encoded
 from secateur.methods.method import named, registered
+from secateur.report import html, svg
 from secateur.structure.space import Group, Space
 from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
@@ -471,31 +471,31 @@ def _gone(reaction: Reaction) -> float:
 def to_html(found: Sensitivity, name: str) -> str:
     """A page of its own: a heat map for each sheet, and the notes."""
     worst = max(found.drop(score) for reaction in found.reactions for score in reaction.scores)
-    drawn = page.Gallery([page.Picture(_heat_map(found, sheet, worst), sheet.caption) for sheet in sheets(found)])
+    drawn = html.Gallery([html.Picture(_heat_map(found, sheet, worst), sheet.caption) for sheet in sheets(found)])
     said = (
         f"rows: layers; columns: the fraction of a group's units kept. The redder, the more the {found.metric} falls: "
         f"from 0 to {max(worst, 0.0):.3f} below the whole model's."
     )
-    section = page.Section("One group cut at a time", [page.Text(said), drawn, page.Notes(found.notes())])
+    section = html.Section("One group cut at a time", [html.Text(said), drawn, html.Notes(found.notes())])
     lead = f"{found.metric} of the whole model {found.dense:.4f} on {found.rows:,} rows of the {found.split} split"
-    return page.render(f"Sensitivity of {name}", [section], lead)
+    return html.render(f"Sensitivity of {name}", [section], lead)
 
 
 def _heat_map(found: Sensitivity, sheet: Sheet, worst: float) -> str:
     """A cell a score: the deeper its colour, the more is lost, up to the study's worst."""
     from matplotlib.patches import Rectangle
 
-    with pictures.style():
-        figure = pictures.figure(height=30 + 22 * len(sheet.rows))
+    with svg.style():
+        figure = svg.figure(height=30 + 22 * len(sheet.rows))
         axes = figure.add_subplot(xlim=(0, len(sheet.head)), ylim=(len(sheet.rows), 0))
         for y, (_, scores) in enumerate(sheet.rows):
             for x, score in enumerate(scores):
                 lost = max(found.drop(score), 0.0) / worst if worst > 0 else 0.0
-                place = Rectangle((x + 0.03, y + 0.05), 0.94, 0.9, color=pictures.SERIES[1], alpha=0.75 * lost)
+                place = Rectangle((x + 0.03, y + 0.05), 0.94, 0.9, color=svg.SERIES[1], alpha=0.75 * lost)
                 axes.add_patch(place)
                 axes.text(x + 0.5, y + 0.5, f"{score:.3f}", ha="center", va="center", fontsize=10)
         axes.set_xticks([x + 0.5 for x in range(len(sheet.head))], sheet.head)
         axes.set_yticks([y + 0.5 for y in range(len(sheet.rows))], [name for name, _ in sheet.rows])
         axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
         axes.spines[:].set_visible(False)
-        return pictures.svg(figure, sheet.caption, f"Scores of {found.metric}, whole model {found.dense:.4f}.")
+        return svg.svg(figure, sheet.caption, f"Scores of {found.metric}, whole model {found.dense:.4f}.")

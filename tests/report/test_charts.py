@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from secateur import charts
-from secateur.pictures import COLOURS, SERIES
+from secateur.report import charts
+from secateur.report.svg import COLOURS, SERIES
 
 
 def area(figure, colour):

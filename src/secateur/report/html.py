@@ -14,7 +14,7 @@ from typing import ClassVar, TypeAlias
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from secateur.pictures import COLOURS, DARK
+from secateur.report.svg import COLOURS, DARK
 
 NUMBER = re.compile(r"[-+]?[0-9]|-$")
 """How a cell with a number begins; or a dash, for none."""

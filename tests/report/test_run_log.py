@@ -5,7 +5,7 @@ import json
 import pytest
 from made_up_run import logged, write_lines, write_model
 
-from secateur.record import Pruned, read
+from secateur.report.run_log import Pruned, read
 from secateur.system.errors import UserError
 
 

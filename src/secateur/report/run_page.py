@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from secateur import charts, pictures
-from secateur.page import Folded, Gallery, Notes, Part, Picture, Section, Table, Text
-from secateur.record import Curve, Record, Stage, Survivors
+from secateur.report import charts, svg
+from secateur.report.html import Folded, Gallery, Notes, Part, Picture, Section, Table, Text
+from secateur.report.run_log import Curve, Record, Stage, Survivors
 
 COLUMNS = ("layer", "heads", "qk", "vo", "ffn", "hidden")
 """Of what survived, as `Plan.summary` names them."""
@@ -122,7 +122,7 @@ def _heads(survivors: Survivors) -> list[Picture]:
         titled = {f"QK and VO dims of each head, of {size}": qk}
     words = "Rows are layers, columns are heads; the numbers are in a table below."
     return [
-        Picture(pictures.svg(charts.by_head(list(kept.values()), size, list(kept)), name, words), name)
+        Picture(svg.svg(charts.by_head(list(kept.values()), size, list(kept)), name, words), name)
         for name, kept in titled.items()
     ]
 
@@ -130,7 +130,7 @@ def _heads(survivors: Survivors) -> list[Picture]:
 def _bars(title: str, rows: Sequence[tuple[str, int, int]]) -> list[Picture]:
     """A picture, unless all is kept."""
     whole = all(kept == total for _, kept, total in rows)
-    return [] if whole else [Picture(pictures.svg(charts.by_layer(rows), title), title)]
+    return [] if whole else [Picture(svg.svg(charts.by_layer(rows), title), title)]
 
 
 def _counts(structure: Sequence[Mapping[str, Any]], axis: str) -> list[tuple[str, int, int]]:
@@ -155,7 +155,7 @@ def _head_tables(survivors: Survivors) -> list[Table]:
 
 def _bands(name: str, bands: Sequence[tuple[str, Curve, int]], steps: int) -> Picture:
     words = "; ".join(f"{_ends(layer, curve)} of {total}" for layer, curve, total in bands)
-    return Picture(pictures.svg(charts.by_time(bands, steps), f"{name} kept over the prune stage", words), name)
+    return Picture(svg.svg(charts.by_time(bands, steps), f"{name} kept over the prune stage", words), name)
 
 
 def _panel(stage: Stage, keys: Sequence[str]) -> Panel:
@@ -185,7 +185,7 @@ def _lines(title: str, panels: Sequence[Panel], **scale: Any) -> list[Picture]:
     if not there:
         return []
     ends = (f"{stage}: {_ends(name, curve)}" for stage, _, curves in there for name, curve in curves.items())
-    return [Picture(pictures.svg(charts.over_stages(there, **scale), title, "; ".join(ends)), title)]
+    return [Picture(svg.svg(charts.over_stages(there, **scale), title, "; ".join(ends)), title)]
 
 
 def _ends(name: str, curve: Curve) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from secateur import page, story
-from secateur.page import Facts, Notes, Preformatted, Section, Table
-from secateur.record import Record, read
-from secateur.story import COLUMNS, shape
+from secateur.report import html, run_page
+from secateur.report.html import Facts, Notes, Preformatted, Section, Table
+from secateur.report.run_log import Record, read
+from secateur.report.run_page import COLUMNS, shape
 from secateur.system.errors import UserError
 
 
@@ -159,13 +159,13 @@ class Report:
         """A page that stands alone: what Markdown tells, and in pictures what the run's folder has on record."""
         asked, held_out = self.recipe["density"], self.recipe.get("select", 0)
         told = [
-            story.survived(self.structure, record.survivors),
-            story.course(record, self.metric, self.teacher_scores[self.metric], asked, held_out),
-            story.pruned_when(record),
-            story.times(self.latency, self.target, self._about_times()),
+            run_page.survived(self.structure, record.survivors),
+            run_page.course(record, self.metric, self.teacher_scores[self.metric], asked, held_out),
+            run_page.pruned_when(record),
+            run_page.times(self.latency, self.target, self._about_times()),
         ]
         sections = [self._result(), *(section for section in told if section.parts), self._origin()]
-        return page.render(self.title, sections, f"{self.recipe['model']} on {self.recipe['data']}")
+        return html.render(self.title, sections, f"{self.recipe['model']} on {self.recipe['data']}")
 
     def write(self, folder: Path) -> None:
         """Write `report.md` and `report.html` of the run in a folder.

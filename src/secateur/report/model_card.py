@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers import PreTrainedModel
 
 from secateur.methods.method import named
-from secateur.report import Report, markdown_table
+from secateur.report.report import Report, markdown_table
 from secateur.surgery.compact import auto_class
 
 CARRIED = ("license", "license_name", "license_link", "language")

@@ -9,8 +9,8 @@ from huggingface_hub import ModelCard
 from small_world import recipe_values, write_data, write_model
 
 from secateur import recipe, stages
-from secateur.card import card, source_of
 from secateur.methods.method import registered
+from secateur.report.model_card import card, source_of
 from secateur.surgery.checkpoint import load
 
 HEADER = "---\nlicense: apache-2.0\nlanguage: en\npipeline_tag: fill-mask\n---\n# A model\n"

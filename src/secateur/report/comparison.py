@@ -14,7 +14,7 @@ from math import sqrt
 from statistics import fmean
 from typing import Any
 
-from secateur.report import markdown_table
+from secateur.report.report import markdown_table
 
 SCORE = ".4f"
 KINDS = TEACHER, OUTSIDE, RUN = "teacher", "outside", "run"

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up_run import PROTOCOL, REPORT
 
-from secateur.comparison import OUTSIDE, RUN, TEACHER, Axis, Comparison, Entry, Point, Time
-from secateur.overview import to_html
-from secateur.runs import compare, read
+from secateur.report.comparison import OUTSIDE, RUN, TEACHER, Axis, Comparison, Entry, Point, Time
+from secateur.report.comparison_page import to_html
+from secateur.report.finished_runs import compare, read
 from secateur.system.errors import UserError
 
 THERE = {**PROTOCOL, "device": "cpu"}

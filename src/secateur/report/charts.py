@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from secateur.pictures import COLOURS, SERIES, WIDTH, figure, style
+from secateur.report.svg import COLOURS, SERIES, WIDTH, figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

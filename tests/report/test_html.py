@@ -3,7 +3,7 @@
 import pytest
 from page_reader import Reader
 
-from secateur.page import Facts, Folded, Gallery, Notes, Picture, Preformatted, Section, Table, Text, render
+from secateur.report.html import Facts, Folded, Gallery, Notes, Picture, Preformatted, Section, Table, Text, render
 
 ODD = '<img src="http://x/y"> & {{ 3 * 3 }} {% raw %}'
 SQUARE = '<svg xmlns="http://www.w3.org/2000/svg"><rect width="1" height="1"/></svg>'

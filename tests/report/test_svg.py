@@ -5,8 +5,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from secateur import pictures
-from secateur.pictures import COLOURS, DARK, SERIES, figure, style, svg
+from secateur.report import svg as pictures
+from secateur.report.svg import COLOURS, DARK, SERIES, figure, style, svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 ODD = "<script>&\"' $x$ \x00 形 café"

@@ -10,8 +10,8 @@ from page_reader import Reader
 from typer.testing import CliRunner
 
 from secateur import cli
-from secateur.record import Record, read
-from secateur.report import Report
+from secateur.report.report import Report
+from secateur.report.run_log import Record, read
 from secateur.system.errors import UserError
 
 NOTHING = Record((), None, None, 0)
