@@ -61,7 +61,8 @@ from test_training import QUIET, Breaking, Watch, trainer
 from typer.testing import CliRunner
 
 import secateur as sec
-from secateur import cli, recipe, stages
+from secateur import cli
+from secateur.run import pipeline, recipe
 from secateur.system.errors import UserError
 from secateur.training.objectives import Labels
 
@@ -179,7 +180,7 @@ def _job(root: Path, **values: Any) -> Path:
     model, data = write_model(root / "encoder"), write_data(root / "data.csv")
     wanted = recipe.make(recipe_values(model, data) | {"epochs": 2, "checkpoints": 4} | values)
     (root / "recipe.yaml").write_text(wanted.to_yaml(), encoding="utf-8")
-    stages.run(wanted, root / "whole")
+    pipeline.run(wanted, root / "whole")
     return root / "whole"
 
 

@@ -98,9 +98,9 @@ def walked(data: Folder, teacher: Folder, threads: int = 1) -> None:
     """GRAIN at all densities from one pruning, and seconds and scores beside those of the runs of `train`."""
     import torch
 
-    from secateur.recipe import make
     from secateur.report.report import Report
-    from secateur.walk import walk
+    from secateur.run.density_sweep import walk
+    from secateur.run.recipe import make
 
     torch.set_num_threads(threads)
     together = walk(make({**base(data, teacher, SETTINGS), "method": "grain", "density": DENSITIES}), RUNS / "walk")

@@ -170,9 +170,9 @@ def one(asked: str, folder: Path) -> None:
     """One run, in this process: what its recipe says, by the published code's ways where it asks for them."""
     import torch
 
-    from secateur import given, stages
     from secateur.methods.grain import Grain
-    from secateur.recipe import make
+    from secateur.run import pipeline, run_data
+    from secateur.run.recipe import make
     from secateur.system import process_memory
     from secateur.training import trainer as training
 
@@ -189,7 +189,7 @@ def one(asked: str, folder: Path) -> None:
             stack.enter_context(patch.object(resident, "pages_kept", nullcontext))
         if rounds:
             stack.enter_context(patch.object(Grain, "schedule", _rounds()))
-        stages.run(make(values), folder)
+        pipeline.run(make(values), folder)
     spent = {"seconds": time.monotonic() - began, "processor": time.process_time()}
     (folder / SPENT).write_text(json.dumps(spent) + "\n")
 

@@ -13,11 +13,11 @@ from fake_clock import timer
 from small_world import config, tokenizer, write_data, write_pairs, write_questions, write_sentences
 from transformers import BertForSequenceClassification, BertModel, DataCollatorWithPadding
 
-from secateur import recipe, stages
 from secateur.measure import latency, peak_memory, roofline
 from secateur.measure.bench import grid
 from secateur.measure.roofline import Rates
 from secateur.report import svg as pictures
+from secateur.run import pipeline, recipe
 
 ROOT = Path(__file__).parents[1]
 TOKENS = 384  # that every model takes
@@ -79,7 +79,7 @@ def build(folder: Path) -> None:
         (folder / "recipes" / path.name).write_text(smaller(path.read_text(encoding="utf-8")), encoding="utf-8")
     for name, values in RUNS.items():
         given = {"model": "bert-base-sst2", "data": "glue/sst2", "density": 0.6, "bf16": False}
-        stages.run(recipe.make(given | values), folder / name)
+        pipeline.run(recipe.make(given | values), folder / name)
 
 
 def write_model(folder: Path, labels: int = 0) -> None:
@@ -105,7 +105,9 @@ def write_glue(folder: Path) -> None:
 def still(monkeypatch) -> None:
     """Neither times nor pictures are what a page is tested for: clocks stand, and nothing is drawn."""
     known = Rates(flops=1e9, bandwidth=1e9, product="fp32 torch.mm, 8 x 8")
-    monkeypatch.setattr(stages, "grid", lambda model, against, shapes, repeats: grid(model, against, shapes, repeats=1))
+    monkeypatch.setattr(
+        pipeline, "grid", lambda model, against, shapes, repeats: grid(model, against, shapes, repeats=1)
+    )
     monkeypatch.setattr(latency, "measure", lambda model, against, **call: timer(tokens=call["tokens"])(model, against))
     monkeypatch.setattr(roofline, "rates", lambda dtype, threads, device: known)
     monkeypatch.setattr(peak_memory, "measurable", lambda: False)

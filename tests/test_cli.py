@@ -19,13 +19,14 @@ from small_world import recipe_values, write_data, write_model
 from transformers import BertForSequenceClassification, GPT2Config, GPT2Model
 from typer.testing import CliRunner
 
-from secateur import __version__, cli, console, recipe, stages
+from secateur import __version__, cli, console
 from secateur.measure import peak_memory, roofline
 from secateur.measure.latency import LatencyTable
 from secateur.measure.peak_memory import Peak
 from secateur.measure.roofline import Rates
 from secateur.methods.method import registered
 from secateur.report.report import Report
+from secateur.run import pipeline, recipe
 from secateur.structure.architecture import supported
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -46,7 +47,7 @@ def world(tmp_path_factory):
     data = write_data(folder / "data.csv")
     values = recipe_values(model, data) | {"epochs": 2, "checkpoints": 1}
     (folder / "recipe.yaml").write_text(recipe.make(values).to_yaml(), encoding="utf-8")
-    stages.run(recipe.make(values), folder / "run")
+    pipeline.run(recipe.make(values), folder / "run")
     return folder
 
 
@@ -474,7 +475,7 @@ def test_a_full_disk_is_told_in_one_sentence(secateur, world, tmp_path, monkeypa
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(stages, "run", fail)
+    monkeypatch.setattr(pipeline, "run", fail)
     result = secateur("prune", "--recipe", world / "recipe.yaml", "--output", tmp_path / "run")
     assert refused(result, "disk is full")
 
@@ -483,7 +484,7 @@ def test_a_bug_keeps_its_traceback(secateur, world, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(stages, "run", fail)
+    monkeypatch.setattr(pipeline, "run", fail)
     result = secateur("prune", "--recipe", world / "recipe.yaml", "--output", tmp_path / "run")
     assert isinstance(result.exception, RuntimeError)
 
@@ -536,7 +537,7 @@ def test_a_real_process_is_interrupted_without_a_traceback(world, tmp_path):
 def test_a_terminal_gets_bars(world, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(console, "ERR", console.Console(stderr=True, force_terminal=True, width=120))
     with console.watching() as watch:
-        stages.run(recipe.read(world / "recipe.yaml", {"epochs": 1}), tmp_path / "run", [watch])
+        pipeline.run(recipe.read(world / "recipe.yaml", {"epochs": 1}), tmp_path / "run", [watch])
     shown = capsys.readouterr().err
     assert "prune" in shown and "recover" in shown and "density" in shown
 

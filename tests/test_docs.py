@@ -20,9 +20,10 @@ import yaml
 from docs_world import NAMES, ROOT, RUNS, smaller
 from typer.testing import CliRunner
 
-from secateur import cli, recipe
+from secateur import cli
 from secateur.methods import method as methods
-from secateur.recipe import Recipe
+from secateur.run import recipe
+from secateur.run.recipe import Recipe
 from secateur.structure.architecture import supported
 from secateur.structure.space import GRANULARITIES
 from secateur.tasks import task as tasks

@@ -41,7 +41,8 @@ from transformers import AutoModelForSequenceClassification
 from typer.testing import CliRunner
 
 import secateur as sec
-from secateur import cli, recipe, stages
+from secateur import cli
+from secateur.run import pipeline, recipe
 from secateur.surgery.compact import SUMS
 from secateur.system.errors import UserError
 
@@ -256,7 +257,7 @@ def test_a_folder_that_may_not_be_written(world, tmp_path):
 
 KILLED = """
 import json, os, signal, sys
-from secateur import recipe, stages
+from secateur.run import pipeline, recipe
 from secateur.surgery import checkpoint
 move = checkpoint._replace
 def killed(partial, folder):
@@ -264,7 +265,7 @@ def killed(partial, folder):
         os.kill(os.getpid(), signal.SIGKILL)
     move(partial, folder)
 checkpoint._replace = killed
-stages.run(recipe.make(json.loads(sys.argv[1])), sys.argv[2])
+pipeline.run(recipe.make(json.loads(sys.argv[1])), sys.argv[2])
 """
 
 
@@ -276,7 +277,7 @@ def test_a_run_killed_while_it_saves_goes_on(tmp_path):
     assert done.returncode == -signal.SIGKILL
     assert list((tmp_path / "killed").glob(".cut.*")) and not (tmp_path / "killed" / "cut").exists()
     for name in ("killed", "whole"):
-        stages.run(recipe.make(values), tmp_path / name)
+        pipeline.run(recipe.make(values), tmp_path / name)
     killed, whole = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("killed", "whole"))
     assert killed.keys() == whole.keys() and all(torch.equal(killed[name], whole[name]) for name in whole)
     assert not list((tmp_path / "killed").glob(".*"))
@@ -287,7 +288,7 @@ def test_a_run_killed_before_its_folder_is_its_own_goes_on(tmp_path):
     (tmp_path / "run").mkdir()
     for name in ("versions.json", "recipe.partial"):
         (tmp_path / "run" / name).write_text("{")
-    stages.claim(tmp_path / "run", recipe.make(values))
+    pipeline.claim(tmp_path / "run", recipe.make(values))
     assert (tmp_path / "run" / "recipe.yaml").read_text() == recipe.make(values).to_yaml()
 
 

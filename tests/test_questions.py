@@ -28,12 +28,13 @@ from transformers import (
     pipeline,
 )
 
-from secateur import recipe, stages
 from secateur.deploy.export import export, opened
 from secateur.measure.evaluation import batches, encoded, runner_scores, scores
 from secateur.measure.sensitivity import _standard_error, sensitivity
 from secateur.methods.method import registered
 from secateur.report.report import Report
+from secateur.run import pipeline as stages
+from secateur.run import recipe
 from secateur.structure.space import Space
 from secateur.surgery import checkpoint
 from secateur.system.errors import UserError

@@ -28,9 +28,10 @@ from transformers import (
     pipeline,
 )
 
-from secateur import recipe, stages
 from secateur.measure.evaluation import encoded, scores
 from secateur.report.report import Report
+from secateur.run import pipeline as stages
+from secateur.run import recipe
 from secateur.surgery import checkpoint
 from secateur.system.errors import UserError
 from secateur.tasks import task as contract

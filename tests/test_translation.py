@@ -16,10 +16,11 @@ from quiet import arguments
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, EvalPrediction, PreTrainedTokenizerFast
 
 import secateur as sec
-from secateur import recipe, scratch, stages
 from secateur.measure.evaluation import batches, encoded, runner_scores, scores
 from secateur.report.report import Report
-from secateur.scratch import new_model, trained_tokenizer
+from secateur.run import new_model as scratch
+from secateur.run import pipeline, recipe
+from secateur.run.new_model import new_model, trained_tokenizer
 from secateur.structure.architecture import find
 from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
@@ -623,8 +624,8 @@ def test_a_model_is_made_trained_pruned_and_scored_by_the_command(data, tmp_path
         values | keys | {"density": 0.5, "max_length": 40, "batch_size": 8, "evaluations": 1, "units": ["ffn", "head"]}
     )
     assert wanted.label_smoothing == 0.1 and not wanted.cache
-    assert len(stages.Run(wanted, tmp_path / "run").given.scored_rows) == 3
-    report = stages.run(wanted, tmp_path / "run")
+    assert len(pipeline.Run(wanted, tmp_path / "run").given.scored_rows) == 3
+    report = pipeline.run(wanted, tmp_path / "run")
     assert set(report.scores) == {"bleu", "chrf"} and 0.3 < report.density["prunable"] <= 0.5
     assert report.verified["masked_compact"] < 1e-3
     assert (tmp_path / "run" / "teacher").is_dir()  # the new model was not fine-tuned yet
@@ -651,5 +652,5 @@ def test_cofi_prunes_a_model_that_writes_by_its_defaults(data, made, tmp_path):
     values = {"model": str(made / "marian"), "data": data, "task": "translation", "task_options": {"beams": 2}}
     wanted = recipe.make(values | keys | {"method": "cofi", "options": {"learning_rate": 0.3}, "density": 0.6})
     assert wanted.match == "nearest-ordered"
-    report = stages.run(wanted, tmp_path / "run")
+    report = pipeline.run(wanted, tmp_path / "run")
     assert report.density["prunable"] <= 0.6 and report.verified["masked_compact"] < 1e-3

@@ -17,7 +17,7 @@ from secateur.methods.random import Random
 from secateur.methods.schedules import Schedule, constant, cubic, exponential, linear
 from secateur.methods.subset import Subset
 from secateur.methods.voita import Voita
-from secateur.scratch import new_model
+from secateur.run.new_model import new_model
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
 from secateur.surgery.checkpoint import load, register, save

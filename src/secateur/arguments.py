@@ -11,8 +11,8 @@ import transformers
 import typer
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur import recipe
-from secateur.recipe import Recipe
+from secateur.run import recipe
+from secateur.run.recipe import Recipe
 from secateur.surgery import checkpoint, compact
 from secateur.system.errors import UserError
 from secateur.tasks import task as tasks

@@ -18,7 +18,7 @@ import typer
 from transformers import PreTrainedModel
 from typer.core import TyperGroup
 
-from secateur import __version__, console, recipe, scratch, serving, stages, studies
+from secateur import __version__, console, serving, studies
 from secateur.arguments import (
     Data,
     Folder,
@@ -49,8 +49,10 @@ from secateur.measure.evaluation import encoded, scores
 from secateur.measure.inspection import inspect
 from secateur.measure.latency import LatencyTable, beside, milliseconds
 from secateur.methods.method import named, registered
-from secateur.recipe import Recipe
 from secateur.report.report import Report, aimed, written
+from secateur.run import new_model, pipeline, recipe
+from secateur.run.density_sweep import walk
+from secateur.run.recipe import Recipe
 from secateur.structure.architecture import supported
 from secateur.structure.plan import Plan
 from secateur.structure.space import GRANULARITIES, Space
@@ -60,7 +62,6 @@ from secateur.surgery.cut import cut
 from secateur.system import processes
 from secateur.system.errors import UserError
 from secateur.tasks import task as tasks
-from secateur.walk import walk
 
 DEMO: dict[str, Any] = {
     "data": "bbc",
@@ -246,7 +247,7 @@ def _unaided(given: dict[str, Any]) -> Recipe:
 def _run(wanted: Recipe, output: Path, as_json: bool) -> None:
     several = len(wanted.densities) > 1
     with console.watching() as watch:
-        reports = walk(wanted, output, [watch]) if several else [stages.run(wanted, output, [watch])]
+        reports = walk(wanted, output, [watch]) if several else [pipeline.run(wanted, output, [watch])]
     if not processes.is_main():
         return
     if as_json:
@@ -318,7 +319,7 @@ def make_model(
     ffn: Annotated[int, typer.Option(help="Neurons of every feed-forward network.")] = 1024,
     dropout: Annotated[float, typer.Option(help="Of the model while it is trained.")] = 0.3,
     vocabulary: Annotated[int, typer.Option(help="Tokens at the most, of both sides together.")] = 8000,
-    tokenizer: Annotated[str, typer.Option(help=", ".join(scratch.KINDS))] = "bpe",
+    tokenizer: Annotated[str, typer.Option(help=", ".join(new_model.KINDS))] = "bpe",
     max_length: Annotated[int, typer.Option(help="Tokens that a text may have.")] = 512,
     text: Text = None,
     label: Label = None,
@@ -329,7 +330,7 @@ def make_model(
     """Make an untrained model and its tokenizer from data alone; `secateur prune` then trains it first."""
     _refuse_occupied(output)
     wanted = task_of(task, data, seed, options=pairs_of("--task-option", task_option), text=text, label=label)
-    model = scratch.new_model(
+    model = new_model.new_model(
         wanted,
         output,
         architecture=architecture,

@@ -10,11 +10,12 @@ from tiny_models import METHODS, taught, tiny
 from transformers import AutoModelForSequenceClassification
 from typer.testing import CliRunner
 
-from secateur import cli, recipe, stages
+from secateur import cli
 from secateur.budget.units import Units, best
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.random import Random
 from secateur.methods.schedules import cubic
+from secateur.run import pipeline, recipe
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
 from secateur.surgery.checkpoint import load
@@ -141,19 +142,19 @@ def values(tmp_path_factory):
 def test_a_run_that_trains_scores_alone_cuts_the_model_that_it_was_given(values, tmp_path, name):
     """Weights of the result are those of the model given, but for the heads that are gone: bit for bit."""
     wanted = recipe.make(values | {"method": name})
-    report = stages.run(wanted, tmp_path / "run")
+    report = pipeline.run(wanted, tmp_path / "run")
     assert report.aim == "keep 2" and "recover" not in report.seconds
     small, given = load(tmp_path / "run" / "model"), AutoModelForSequenceClassification.from_pretrained(values["model"])
     plan = Plan.load(tmp_path / "run" / "model" / "plan.json", given)
     assert int(plan.kept.sum()) == plan.keep == 2
     cut = dict(small.named_parameters())
     assert all(torch.equal(cut[key], tensor) for key, tensor in given.named_parameters() if "attention" not in key)
-    assert stages.run(wanted, tmp_path / "run").to_dict() == report.to_dict()
+    assert pipeline.run(wanted, tmp_path / "run").to_dict() == report.to_dict()
 
 
 def test_weights_train_where_all_do(values, tmp_path):
     """The same run with the weights trained is another model: the test above could fail."""
-    stages.run(recipe.make(values | {"method": "subset", "train": "all"}), tmp_path / "run")
+    pipeline.run(recipe.make(values | {"method": "subset", "train": "all"}), tmp_path / "run")
     found = load_file(tmp_path / "run" / "model" / "model.safetensors")
     given = load_file(f"{values['model']}/model.safetensors")
     key = "bert.encoder.layer.0.intermediate.dense.weight"
@@ -175,7 +176,7 @@ def test_weights_train_where_all_do(values, tmp_path):
 def test_what_a_run_cannot_do_is_refused_before_it_begins(values, tmp_path, changes, message):
     wanted = recipe.make({"method": "subset"} | values | changes)
     for one in wanted.each() if len(wanted.densities) > 1 else (wanted,):
-        run = stages.Run(one, tmp_path / "run")
+        run = pipeline.Run(one, tmp_path / "run")
         if one is wanted or one.toward is not None:
             with pytest.raises(UserError, match=message):
                 run.check()

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from small_world import recipe_values, write_data, write_model
 from torch.nn import functional
 
-from secateur import recipe, stages
 from secateur.measure.inspection import inspect
 from secateur.methods.movement import Movement
 from secateur.methods.schedules import cubic
+from secateur.run import pipeline, recipe
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
 from secateur.surgery.checkpoint import load, save
@@ -206,7 +206,7 @@ def options(variant, **more):
 def block(values, tmp_path_factory):
     """(recipe, folder, report) of a run over tiles."""
     wanted, folder = recipe.make(values | {"options": options("block")}), tmp_path_factory.mktemp("block") / "run"
-    return wanted, folder, stages.run(wanted, folder)
+    return wanted, folder, pipeline.run(wanted, folder)
 
 
 def test_a_run_comes_to_its_density_and_keeps_it(block):
@@ -235,13 +235,13 @@ def verified(folder):
 
 
 def test_a_filled_run_has_the_density_of_what_it_holds(values, tmp_path):
-    report = stages.run(recipe.make(values | {"options": options("filled")}), tmp_path / "run")
+    report = pipeline.run(recipe.make(values | {"options": options("filled")}), tmp_path / "run")
     model = load(tmp_path / "run" / "model")
     assert report.density["prunable"] == report.density["filled"] <= 0.26
     assert holes(model) == {} and verified(tmp_path / "run")
 
 
-class Interrupted(stages.TrainerCallback):
+class Interrupted(pipeline.TrainerCallback):
     """Stops a stage after a step, as a user would."""
 
     def __init__(self, stage, step):
@@ -256,8 +256,8 @@ class Interrupted(stages.TrainerCallback):
 def test_an_interrupted_run_ends_with_the_same_weights(block, tmp_path, stage, step):
     wanted, folder, _ = block
     with pytest.raises(KeyboardInterrupt):
-        stages.run(wanted, tmp_path / "run", [Interrupted(stage, step)])
-    stages.run(wanted, tmp_path / "run")
+        pipeline.run(wanted, tmp_path / "run", [Interrupted(stage, step)])
+    pipeline.run(wanted, tmp_path / "run")
     whole, again = (load_file(place / "model" / "model.safetensors") for place in (folder, tmp_path / "run"))
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 

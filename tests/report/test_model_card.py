@@ -8,9 +8,9 @@ import yaml
 from huggingface_hub import ModelCard
 from small_world import recipe_values, write_data, write_model
 
-from secateur import recipe, stages
 from secateur.methods.method import registered
 from secateur.report.model_card import card, source_of
+from secateur.run import pipeline, recipe
 from secateur.surgery.checkpoint import load
 
 HEADER = "---\nlicense: apache-2.0\nlanguage: en\npipeline_tag: fill-mask\n---\n# A model\n"
@@ -23,7 +23,7 @@ def finished(tmp_path_factory):
     model = write_model(folder / "base model", ["bad", "good"])
     (folder / "base model" / "README.md").write_text(HEADER)
     values = recipe_values(model, write_data(folder / "data.csv")) | {"epochs": 1, "method": "magnitude"}
-    return folder / "run", stages.run(recipe.make(values), folder / "run")
+    return folder / "run", pipeline.run(recipe.make(values), folder / "run")
 
 
 def test_a_finished_run_has_a_card_that_hubs_can_read(finished):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from small_world import recipe_values, write_data, write_model
 from two_ranks import ACCELERATE, TORCHRUN, launched
 
-from secateur import recipe, stages
+from secateur.run import pipeline, recipe
 from secateur.surgery import checkpoint
 from secateur.system import processes
 from secateur.system.errors import UserError
@@ -71,7 +71,7 @@ def two(world, tmp_path_factory):
 def one(world, tmp_path_factory):
     """(folder, report) of the same command in this process alone."""
     folder = tmp_path_factory.mktemp("one") / "run"
-    return folder, stages.run(recipe.read(world, {}), folder)
+    return folder, pipeline.run(recipe.read(world, {}), folder)
 
 
 def test_two_processes_end_as_one(one, two):
@@ -140,7 +140,7 @@ def test_ranks(monkeypatch, rank, main):
 def test_a_launcher_that_shards_is_refused_before_the_folder_is_touched(monkeypatch, world, tmp_path, variable, name):
     monkeypatch.setenv(variable, "true")
     with pytest.raises(UserError, match=f"^{name} leaves a part .* start with torchrun.*DDP"):
-        stages.run(recipe.read(world, {}), tmp_path / "run")
+        pipeline.run(recipe.read(world, {}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -148,5 +148,5 @@ def test_a_batch_must_be_shared_evenly(monkeypatch, world, tmp_path):
     for name, value in {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "3"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="batch_size 4 cannot be shared by 3 processes"):
-        stages.run(recipe.read(world, {}), tmp_path / "run")
+        pipeline.run(recipe.read(world, {}), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from secateur import recipe, stages
+from secateur.run import pipeline, recipe
 from secateur.system.errors import UserError
 from secateur.training import augment
 from secateur.training.augment import augmented, crop, drop, swap
@@ -223,7 +223,7 @@ def values(folder, **others):
 
 
 def run(folder, **others):
-    return stages.Run(recipe.make(values(folder, **others)), folder / "run")
+    return pipeline.Run(recipe.make(values(folder, **others)), folder / "run")
 
 
 def test_copies_are_rows_that_the_teacher_answers_for_and_no_steps_more(tmp_path):
@@ -249,7 +249,7 @@ def test_a_task_of_words_is_refused_before_the_folder_is_touched(tmp_path):
     given = values(tmp_path, augment=1, task="tokens", teacher_epochs=1)
     given |= {"data": write_sentences(tmp_path / "sentences.jsonl"), "model": write_model(tmp_path / "bare")}
     with pytest.raises(UserError, match="the task 'tokens' takes no changed copies of its texts: set augment to 0"):
-        stages.run(recipe.make(given), tmp_path / "run")
+        pipeline.run(recipe.make(given), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

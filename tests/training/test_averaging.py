@@ -9,9 +9,9 @@ from tiny_models import tiny
 from torch import nn
 from transformers import TrainerCallback
 
-from secateur import recipe, stages
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.schedules import cubic
+from secateur.run import pipeline, recipe
 from secateur.structure.space import Space
 from secateur.system.errors import UserError
 from secateur.training.averaging import Averaging
@@ -168,7 +168,7 @@ def test_the_recovery_of_a_run_is_averaged_with_copies_of_the_texts_too(tmp_path
     own = {"average": 0.4, "augment": 1, "evaluations": 0, "epochs": 2, "shapes": []}
     watch = WatchRecovery()
     wanted = recipe.make(recipe_values(model, write_data(tmp_path / "data.csv")) | own)
-    report = stages.run(wanted, tmp_path / "run", [watch])
+    report = pipeline.run(wanted, tmp_path / "run", [watch])
     found = load_file(tmp_path / "run" / "model" / "model.safetensors")["classifier.weight"]
     expected = mean(watch.seen[-round(0.4 * len(watch.seen)) :])["classifier.weight"]
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-7)

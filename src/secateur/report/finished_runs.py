@@ -9,9 +9,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from secateur.recipe import make
 from secateur.report.comparison import KINDS, OUTSIDE, RUN, TEACHER, Axis, Comparison, Entry, Point, Shape, Time
 from secateur.report.report import Report
+from secateur.run.recipe import make
 from secateur.system.errors import UserError, as_user_error
 from secateur.tasks import task as tasks
 

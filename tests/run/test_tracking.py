@@ -3,7 +3,7 @@
 import pytest
 from small_world import recipe_values, write_data, write_model
 
-from secateur import recipe, stages
+from secateur.run import pipeline, recipe
 from secateur.system.errors import UserError
 
 
@@ -17,7 +17,7 @@ def values(tmp_path):
 def test_tensorboard_keeps_every_stage_of_a_finished_run(values, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    stages.run(recipe.make(values | {"report_to": ["tensorboard"]}), tmp_path / "run")
+    pipeline.run(recipe.make(values | {"report_to": ["tensorboard"]}), tmp_path / "run")
     tags = {}
     for stage in ("prune", "recover"):
         seen = EventAccumulator(str(tmp_path / "run" / "tensorboard" / stage)).Reload()
@@ -32,5 +32,5 @@ def test_tensorboard_keeps_every_stage_of_a_finished_run(values, tmp_path):
 )
 def test_a_tracker_that_is_not_there_is_refused_before_the_folder_is_touched(values, tmp_path, name, message):
     with pytest.raises(UserError, match=message):
-        stages.run(recipe.make(values | {"report_to": [name]}), tmp_path / "run")
+        pipeline.run(recipe.make(values | {"report_to": [name]}), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -8,11 +8,11 @@ from safetensors.torch import load_file
 from small_world import recipe_values, write_data, write_model
 from test_stages import InterruptAt, NoTraining
 
-from secateur import given, recipe, stages
 from secateur.measure.evaluation import scores
+from secateur.run import pipeline, recipe, run_data
+from secateur.run.density_sweep import walk
 from secateur.surgery.checkpoint import load
 from secateur.system.errors import UserError
-from secateur.walk import walk
 
 DENSITIES = (0.6, 0.3, 0.15)
 
@@ -58,12 +58,12 @@ def test_the_teacher_and_the_dense_model_are_trained_once(walked):
 def test_the_teacher_is_scored_once(values, walked, tmp_path, monkeypatch):
     """By the first of the runs that share it; the numbers are those that a run for itself takes."""
     scored = []
-    monkeypatch.setattr(given, "scores", lambda model, *rest: scored.append(model) or scores(model, *rest))
+    monkeypatch.setattr(run_data, "scores", lambda model, *rest: scored.append(model) or scores(model, *rest))
     own = values | {"teacher": str(walked[0] / "teacher"), "density": DENSITIES[:2]}
     reports = walk(recipe.make(own), tmp_path / "run")
     assert sum(model.num_parameters() == reports[0].parameters["teacher"] for model in scored) == 1
     assert len(scored) == 3
-    alone = stages.run(recipe.make(own | {"density": DENSITIES[0], "cache": False}), tmp_path / "alone")
+    alone = pipeline.run(recipe.make(own | {"density": DENSITIES[0], "cache": False}), tmp_path / "alone")
     assert len(scored) == 5
     assert [report.teacher_scores for report in reports] == [alone.teacher_scores] * 2
 
@@ -72,9 +72,9 @@ def test_the_teacher_is_scored_once(values, walked, tmp_path, monkeypatch):
 def test_other_scores_are_taken_anew(values, walked, tmp_path, change):
     """What the scores depend on is in the name under which they are kept."""
     teacher = walked[0] / "teacher"
-    first = given.Given(recipe.make(values))
+    first = run_data.Given(recipe.make(values))
     kept = first.teacher_scores(first.task.load_model(teacher), tmp_path)
-    other = given.Given(recipe.make(values | change))
+    other = run_data.Given(recipe.make(values | change))
     model = other.task.load_model(teacher)
     if "teacher" in change:
         model.classifier.bias.data[0] += 10
@@ -85,7 +85,7 @@ def test_other_scores_are_taken_anew(values, walked, tmp_path, change):
 
 
 def test_damaged_scores_are_taken_anew(values, walked, tmp_path):
-    own = given.Given(recipe.make(values))
+    own = run_data.Given(recipe.make(values))
     teacher = own.task.load_model(walked[0] / "teacher")
     whole = own.teacher_scores(teacher, tmp_path)
     (kept,) = tmp_path.glob("scores-*.json")
@@ -101,12 +101,12 @@ def test_each_is_the_run_for_it_alone(values, walked, tmp_path, method):
     folder = tmp_path / "walk"
     walk(wanted, folder)
     for one in wanted.each()[1:]:
-        stages.run(one, tmp_path / str(one.density))
+        pipeline.run(one, tmp_path / str(one.density))
         assert same(weights(folder / str(one.density)), weights(tmp_path / str(one.density)))
 
 
 def test_the_last_is_an_ordinary_run(values, walked, tmp_path):
-    report = stages.run(recipe.make(values | {"density": DENSITIES[-1]}), tmp_path / "run")
+    report = pipeline.run(recipe.make(values | {"density": DENSITIES[-1]}), tmp_path / "run")
     assert same(weights(walked[0] / str(DENSITIES[-1])), weights(tmp_path / "run"))
     assert report.scores == walked[1][-1].scores
 
@@ -127,10 +127,10 @@ def test_a_resumed_run_stops_where_it_passes_its_density(values, walked, tmp_pat
     whole = json.loads((walked[0] / str(one.density) / "cut_at.json").read_text())["progress"]
     step = round(whole / one.end * 18)
     with pytest.raises(KeyboardInterrupt):
-        stages.run(one, tmp_path / "run", [InterruptAt("prune", None)])
+        pipeline.run(one, tmp_path / "run", [InterruptAt("prune", None)])
     saved = {int(path.name.rpartition("-")[2]) for path in (tmp_path / "run" / "prune").glob("checkpoint-*")}
     assert saved == {step}
-    stages.run(one, tmp_path / "run")
+    pipeline.run(one, tmp_path / "run")
     assert same(weights(walked[0] / str(one.density)), weights(tmp_path / "run"))
 
 
@@ -178,4 +178,4 @@ def test_another_walk_is_refused_in_the_same_folder(values, walked):
 
 def test_a_run_of_one_density_refuses_several(values, tmp_path):
     with pytest.raises(UserError, match="a run has one density"):
-        stages.run(recipe.make(values), tmp_path / "run")
+        pipeline.run(recipe.make(values), tmp_path / "run")

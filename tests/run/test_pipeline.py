@@ -11,12 +11,13 @@ from safetensors.torch import load_file
 from small_world import recipe_values, write_data, write_model
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, BertTokenizerFast, TrainerCallback
 
-from secateur import given, lessons, load, recipe, stages
+from secateur import load
 from secateur.deploy.verify import verify
-from secateur.given import Given
 from secateur.measure.latency import LatencyTable
 from secateur.report.report import Report
-from secateur.spent import Spent
+from secateur.run import distillation, pipeline, recipe, run_data
+from secateur.run.accounting import Spent
+from secateur.run.run_data import Given
 from secateur.surgery import checkpoint
 from secateur.system import process_memory
 from secateur.system.errors import UserError
@@ -65,7 +66,7 @@ def values(tmp_path_factory):
 def finished(values, tmp_path_factory):
     """(folder, report) of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("run") / "finished"
-    return folder, stages.run(recipe.make(values), folder)
+    return folder, pipeline.run(recipe.make(values), folder)
 
 
 def test_the_report_says_what_was_reached(finished, values):
@@ -163,8 +164,8 @@ def test_the_model_loads(finished):
 def test_an_interrupted_run_ends_in_the_same_place(finished, values, tmp_path, stage, step):
     wanted = recipe.make(values)
     with pytest.raises(KeyboardInterrupt):
-        stages.run(wanted, tmp_path / "run", [InterruptAt(stage, step)])
-    report = stages.run(wanted, tmp_path / "run")
+        pipeline.run(wanted, tmp_path / "run", [InterruptAt(stage, step)])
+    report = pipeline.run(wanted, tmp_path / "run")
     for name in ("teacher", "model"):
         whole = load_file(finished[0] / name / "model.safetensors")
         resumed = load_file(tmp_path / "run" / name / "model.safetensors")
@@ -182,10 +183,10 @@ def test_a_run_whose_models_differ_goes_no_further(finished, values, tmp_path, m
         found = verify(*args, **kwargs)
         return replace(found, **{comparison: 0.01}) if getattr(found, comparison) is not None else found
 
-    monkeypatch.setattr(stages, "verify", wrong)
+    monkeypatch.setattr(pipeline, "verify", wrong)
     settled = {"model": str(finished[0] / "teacher"), "epochs": 1, "evaluations": 0}
     with pytest.raises(RuntimeError, match=r"differs by 0\.01 in a logit"):
-        stages.run(recipe.make({**values, **settled}), tmp_path / "run")
+        pipeline.run(recipe.make({**values, **settled}), tmp_path / "run")
     assert not (tmp_path / "run" / missing).exists() and not (tmp_path / "run" / "report.json").exists()
 
 
@@ -193,16 +194,16 @@ def test_a_run_whose_models_differ_goes_no_further(finished, values, tmp_path, m
 def test_recovery_goes_on_with_what_pruning_knew(values, tmp_path, anew):
     """Unless it has a learning rate of its own; what was kept for it goes when the run is done."""
     beginnings, own = Beginnings(), {"decay": "stage", "recover_learning_rate": 1e-4} if anew else {}
-    stages.run(recipe.make(values | own), tmp_path / "run", [beginnings])
+    pipeline.run(recipe.make(values | own), tmp_path / "run", [beginnings])
     known = beginnings.known
     assert known["teacher-training"] == known["prune"] == 0
     assert (known["recover"] == 0) == anew
-    assert not (tmp_path / "run" / lessons.MOMENTS).exists()
+    assert not (tmp_path / "run" / distillation.MOMENTS).exists()
 
 
 def test_a_finished_run_gives_its_report_again(finished, values):
     folder, report = finished
-    again = stages.run(recipe.make(values), folder, [NoTraining()])
+    again = pipeline.run(recipe.make(values), folder, [NoTraining()])
     assert json.dumps(again.to_dict()) == json.dumps(report.to_dict())
     assert json.dumps(Report.load(folder).to_dict()) == json.dumps(report.to_dict())
 
@@ -210,20 +211,20 @@ def test_a_finished_run_gives_its_report_again(finished, values):
 def test_another_recipe_is_refused_in_the_same_folder(finished, values):
     folder, _ = finished
     with pytest.raises(UserError, match=r"another recipe \(it differs in density\)"):
-        stages.run(recipe.make(values | {"density": 0.4}), folder)
+        pipeline.run(recipe.make(values | {"density": 0.4}), folder)
 
 
 def test_a_folder_of_something_else_is_left_alone(values, tmp_path):
     (tmp_path / "letter.txt").write_text("dear reader")
     with pytest.raises(UserError, match="is no run of secateur"):
-        stages.run(recipe.make(values), tmp_path)
+        pipeline.run(recipe.make(values), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
 def test_a_fine_tuned_model_is_its_own_teacher(values, tmp_path):
     model = write_model(tmp_path / "classifier", ["bad", "good"])
     short = {"model": model, "epochs": 1, "method": "magnitude", "embedding_rank": 4}
-    report = stages.run(recipe.make(values | short), tmp_path / "run")
+    report = pipeline.run(recipe.make(values | short), tmp_path / "run")
     assert not (tmp_path / "run" / "teacher").exists()
     assert "teacher" not in report.seconds
     assert report.parameters["teacher"] > report.parameters["model"]
@@ -236,7 +237,7 @@ def test_relu_stands_for_gelu_where_the_config_of_the_model_says_so(finished, va
     BertModel(config).save_pretrained(tmp_path / "relu")
     BertTokenizerFast.from_pretrained(values["model"]).save_pretrained(tmp_path / "relu")
     told = {"model": str(tmp_path / "relu"), "teacher": str(finished[0] / "teacher"), "epochs": 1}
-    run = stages.Run(recipe.make(values | told), tmp_path / "run")
+    run = pipeline.Run(recipe.make(values | told), tmp_path / "run")
     weights = run.teacher.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in run.student.state_dict().items())
     run.report()
@@ -255,7 +256,7 @@ def timed(values, tmp_path_factory):
     own = {name: value for name, value in values.items() if name != "density"}
     own |= {"model": model, "epochs": 1, "speedup": 1.5, "round_to": 2, "latency_table": str(folder / "table.json")}
     wanted = recipe.make(own)
-    return wanted, folder / "run", stages.run(wanted, folder / "run")
+    return wanted, folder / "run", pipeline.run(wanted, folder / "run")
 
 
 def test_a_run_for_a_speedup_tells_asked_predicted_and_measured(timed):
@@ -272,10 +273,10 @@ def test_a_run_for_a_speedup_tells_asked_predicted_and_measured(timed):
 def test_a_resumed_run_keeps_its_table(timed, tmp_path):
     wanted, folder, report = timed
     with pytest.raises(KeyboardInterrupt):
-        stages.run(wanted, tmp_path / "run", [InterruptAt("prune", 2)])
+        pipeline.run(wanted, tmp_path / "run", [InterruptAt("prune", 2)])
     table = Path(wanted.latency_table)
     moved = table.rename(tmp_path / "elsewhere.json")
-    again = stages.run(wanted, tmp_path / "run")
+    again = pipeline.run(wanted, tmp_path / "run")
     moved.rename(table)
     assert again.target["predicted_ms"] == report.target["predicted_ms"]
     assert (tmp_path / "run" / "latency.json").read_text() == (folder / "latency.json").read_text()
@@ -284,9 +285,9 @@ def test_a_resumed_run_keeps_its_table(timed, tmp_path):
 def test_a_speedup_out_of_reach_is_refused_before_the_folder_is_touched(timed, tmp_path):
     wanted, _, _ = timed
     with pytest.raises(UserError, match="is out of reach: pruning only ffn, qk, vo leaves at least"):
-        stages.run(wanted.model_copy(update={"speedup": 1e4}), tmp_path / "run")
+        pipeline.run(wanted.model_copy(update={"speedup": 1e4}), tmp_path / "run")
     with pytest.raises(UserError, match="was measured with batch 8, not 4"):
-        stages.run(wanted.model_copy(update={"target_shape": (4, 8)}), tmp_path / "run")
+        pipeline.run(wanted.model_copy(update={"target_shape": (4, 8)}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -308,7 +309,7 @@ def chosen(values, tmp_path_factory):
     """(recipe, folder, report) of a run with gates that learn, whose best evaluations are taken."""
     wanted = recipe.make({**values, **CHOOSING})
     folder = tmp_path_factory.mktemp("chosen") / "run"
-    return wanted, folder, stages.run(wanted, folder)
+    return wanted, folder, pipeline.run(wanted, folder)
 
 
 def test_a_method_has_defaults_of_its_own_and_its_density(chosen):
@@ -332,8 +333,8 @@ def test_a_method_has_defaults_of_its_own_and_its_density(chosen):
 def test_a_run_that_chooses_resumes_to_the_same_choice(chosen, tmp_path, stage, step):
     wanted, folder, report = chosen
     with pytest.raises(KeyboardInterrupt):
-        stages.run(wanted, tmp_path / "run", [InterruptAt(stage, step)])
-    again = stages.run(wanted, tmp_path / "run")
+        pipeline.run(wanted, tmp_path / "run", [InterruptAt(stage, step)])
+    again = pipeline.run(wanted, tmp_path / "run")
     whole, resumed = (load_file(place / "model" / "model.safetensors") for place in (folder, tmp_path / "run"))
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     assert again.scores == report.scores
@@ -341,7 +342,7 @@ def test_a_run_that_chooses_resumes_to_the_same_choice(chosen, tmp_path, stage, 
 
 def test_more_rows_than_there_are_cannot_be_held_out(values, tmp_path):
     with pytest.raises(UserError, match="36 training rows cannot be held out"):
-        stages.run(recipe.make(values | {"select": 36}), tmp_path / "run")
+        pipeline.run(recipe.make(values | {"select": 36}), tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
@@ -353,7 +354,7 @@ def settled(values, finished):
 @pytest.fixture(scope="module")
 def uncut(settled, tmp_path_factory):
     folder = tmp_path_factory.mktemp("uncut") / "run"
-    return folder, stages.run(settled, folder)
+    return folder, pipeline.run(settled, folder)
 
 
 # What a run does between its trainings, in this order, and how often it has done it by then.
@@ -378,8 +379,8 @@ def test_a_run_killed_between_trainings_ends_in_the_same_place(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(module, action, kill)
-        stages.run(settled, tmp_path / "run")
-    report = stages.run(settled, tmp_path / "run")
+        pipeline.run(settled, tmp_path / "run")
+    report = pipeline.run(settled, tmp_path / "run")
     whole, resumed = (load_file(place / "model" / "model.safetensors") for place in (uncut[0], tmp_path / "run"))
     assert whole.keys() == resumed.keys() and all(torch.equal(whole[key], resumed[key]) for key in whole)
     assert report.scores == uncut[1].scores

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from secateur.folder import note, read_json
+from secateur.run.run_folder import note, read_json
 from secateur.system import process_memory, processes
 
 SECONDS, MEMORY, WHOLE = "seconds.json", "memory.json", "run"

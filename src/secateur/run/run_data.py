@@ -15,9 +15,9 @@ from filelock import FileLock
 from torch import Tensor
 from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.folder import read_json, write_whole
 from secateur.measure.evaluation import batches, encoded, scores
-from secateur.recipe import Recipe
+from secateur.run.recipe import Recipe
+from secateur.run.run_folder import read_json, write_whole
 from secateur.system import processes
 from secateur.system.errors import UserError
 from secateur.tasks.task import Task, open_task

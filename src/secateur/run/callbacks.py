@@ -9,9 +9,9 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl
 
-from secateur.folder import append
 from secateur.methods.method import Method
 from secateur.methods.schedules import Schedule
+from secateur.run.run_folder import append
 from secateur.system import process_memory, processes
 from secateur.training.trainer import PruningTrainer
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from secateur.recipe import Recipe, parse
+from secateur.run.recipe import Recipe, parse
 from secateur.system.errors import UserError
 
 UNCLAIMED = {"versions.json", "recipe.partial"}  # all that a run leaves that is killed before the folder is its own

@@ -39,18 +39,19 @@ from transformers.integrations import TensorBoardCallback, get_reporting_integra
 
 from secateur.budget.units import Units, check_count
 from secateur.deploy.verify import Verification, verify
-from secateur.folder import claim, note, read_json, write_whole
-from secateur.given import Given
-from secateur.lessons import Cut, Lessons
 from secateur.measure.bench import check_models, disk_bytes, grid
 from secateur.measure.evaluation import alone
 from secateur.measure.latency import LatencyTable, beside
 from secateur.methods.method import Method, named
 from secateur.methods.schedules import Schedule
-from secateur.recipe import Recipe
 from secateur.report.model_card import card
 from secateur.report.report import Report
-from secateur.spent import Spent
+from secateur.run.accounting import Spent
+from secateur.run.callbacks import LogFile, Passing, PrunedFile
+from secateur.run.distillation import Cut, Lessons
+from secateur.run.recipe import Recipe
+from secateur.run.run_data import Given
+from secateur.run.run_folder import claim, note, read_json, write_whole
 from secateur.structure.architecture import Embedding, Norm
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
@@ -65,7 +66,6 @@ from secateur.training.dropout import set_dropout
 from secateur.training.objectives import Labels, Term
 from secateur.training.teacher_cache import INDEX, CachedTeacher
 from secateur.training.trainer import PruningTrainer
-from secateur.watching import LogFile, Passing, PrunedFile
 
 TABLE = "latency.json"
 CUT_AT = "cut_at.json"
@@ -78,7 +78,7 @@ def run(recipe: Recipe, output: Path | str, callbacks: Sequence[TrainerCallback]
         UserError: anything that the user can mend; nothing half-written is left.
     """
     if len(recipe.densities) > 1:
-        raise UserError("a run has one density: take `secateur.walk.walk` for several, or ask for one")
+        raise UserError("a run has one density: take `secateur.run.density_sweep.walk` for several, or ask for one")
     return Run(recipe, Path(output), tuple(callbacks)).report()
 
 

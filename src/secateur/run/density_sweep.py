@@ -18,10 +18,10 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from secateur.folder import claim
-from secateur.recipe import Recipe
 from secateur.report.report import Report
-from secateur.stages import Run
+from secateur.run.pipeline import Run
+from secateur.run.recipe import Recipe
+from secateur.run.run_folder import claim
 from secateur.system import processes
 
 

@@ -5,7 +5,7 @@ import yaml
 from pydantic import ValidationError
 
 from secateur.methods.method import registered
-from secateur.recipe import Recipe, make, read
+from secateur.run.recipe import Recipe, make, read
 from secateur.system.errors import UserError
 
 LEAST = {"model": "m", "data": "d"}
