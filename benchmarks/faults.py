@@ -61,7 +61,7 @@ from test_training import QUIET, Breaking, Watch, trainer
 from typer.testing import CliRunner
 
 import secateur as sec
-from secateur import cli
+from secateur.cli import app
 from secateur.run import pipeline, recipe
 from secateur.system.errors import UserError
 from secateur.training.objectives import Labels
@@ -170,7 +170,7 @@ def _disk(place: Path, kilobytes: int) -> Iterator[Path]:
 
 def _prune(root: Path, run: Path) -> tuple[int, str]:
     """Exit code and stderr of the command."""
-    done = CliRunner().invoke(cli.app, ["prune", "--recipe", str(root / "recipe.yaml"), "--output", str(run)])
+    done = CliRunner().invoke(app.app, ["prune", "--recipe", str(root / "recipe.yaml"), "--output", str(run)])
     unexpected = done.exception is not None and not isinstance(done.exception, SystemExit)
     return (1 if unexpected else done.exit_code), done.stderr + (repr(done.exception) if unexpected else "")
 
@@ -251,7 +251,7 @@ def _read_only(root: Path, whole: Path) -> Iterator[Outcome]:
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         for verb, output in product(words, ("run", "unfinished")):
             place = disk / output / "model.pt2" if verb == "export" else disk / output
-            done = CliRunner().invoke(cli.app, [str(word) for word in (*words[verb], place)])
+            done = CliRunner().invoke(app.app, [str(word) for word in (*words[verb], place)])
             refused = done.exit_code == 2 and done.stderr.splitlines()[-1].startswith("error: ")
             said = done.stderr + repr(done.exception)
             yield "disk read-only", REFUSED if refused else TRACEBACK, f"{verb} {output}", said
@@ -285,7 +285,7 @@ def kills(root: Path, scale: float) -> Iterator[Outcome]:
 def _start(root: Path, run: Path) -> subprocess.Popen[bytes]:
     """The command in a process of its own, which has begun its work."""
     recipe = root / "recipe.yaml"
-    words = [sys.executable, "-m", "secateur.cli", "prune", "--recipe", str(recipe), "--output", str(run)]
+    words = [sys.executable, "-m", "secateur.cli.app", "prune", "--recipe", str(recipe), "--output", str(run)]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and not run.is_dir():
         time.sleep(0.002)

@@ -31,7 +31,7 @@ from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 import secateur as sec
-from secateur.arguments import open_model, tokenizer_of
+from secateur.cli.options import open_model, tokenizer_of
 from secateur.deploy.formats import as_arrays, input_names
 from secateur.deploy.runtimes import runner
 from secateur.measure.benchmark import Result, contest

@@ -12,7 +12,7 @@ import torch
 import transformers
 from typer.testing import CliRunner
 
-from secateur import cli
+from secateur.cli import app
 
 gc.freeze()  # what is imported stays; Trainer collects garbage after every run: half a second without this
 torch.set_num_threads(1)
@@ -26,7 +26,7 @@ def secateur():
     """Call the command, which must succeed; gives its stdout."""
 
     def call(*words):
-        result = CliRunner().invoke(cli.app, [str(word) for word in words])
+        result = CliRunner().invoke(app.app, [str(word) for word in words])
         assert result.exit_code == 0, result.output
         return result.stdout
 

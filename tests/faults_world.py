@@ -27,7 +27,7 @@ from tiny_models import inputs, random_masks, tiny
 from typer.testing import CliRunner
 
 import secateur as sec
-from secateur import cli
+from secateur.cli import app
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
 from secateur.surgery.compact import SUMS
@@ -101,7 +101,7 @@ class World:
         return self.same(model.eval())
 
     def verify(self, folder):
-        done = CliRunner().invoke(cli.app, ["verify", str(folder)])
+        done = CliRunner().invoke(app.app, ["verify", str(folder)])
         if done.exit_code == 0:
             return self.load(folder)
         sentence = done.exit_code == 2 and len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: ")

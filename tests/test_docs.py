@@ -20,7 +20,7 @@ import yaml
 from docs_world import NAMES, ROOT, RUNS, smaller
 from typer.testing import CliRunner
 
-from secateur import cli
+from secateur.cli import app
 from secateur.methods import method as methods
 from secateur.run import recipe
 from secateur.run.recipe import Recipe
@@ -32,7 +32,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 LINKED = [*PAGES, ROOT / "RESULTS.md", ROOT / "CHANGELOG.md"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-VERBS = typer.main.get_command(cli.app).commands
+VERBS = typer.main.get_command(app.app).commands
 
 
 def read(path):
@@ -128,7 +128,7 @@ class Page:
             if word in ("--output", "-o") and value in self.given:
                 self.given.remove(value)
                 shutil.rmtree(value)
-        result = CliRunner().invoke(cli.app, words)
+        result = CliRunner().invoke(app.app, words)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise AssertionError(where) from result.exception
         assert result.exit_code == 0, f"{where}\n{result.output[-2000:]}"

@@ -41,7 +41,7 @@ from transformers import AutoModelForSequenceClassification
 from typer.testing import CliRunner
 
 import secateur as sec
-from secateur import cli
+from secateur.cli import app
 from secateur.run import pipeline, recipe
 from secateur.surgery.compact import SUMS
 from secateur.system.errors import UserError
@@ -315,7 +315,7 @@ def test_a_run_that_breaks_says_where_and_makes_no_model(tmp_path):
     values = recipe_values(model, data) | {"teacher_learning_rate": 1e30}
     (tmp_path / "recipe.yaml").write_text(recipe.make(values).to_yaml())
     words = ("prune", "--recipe", tmp_path / "recipe.yaml", "--output", tmp_path / "run")
-    done = CliRunner().invoke(cli.app, [str(word) for word in words])
+    done = CliRunner().invoke(app.app, [str(word) for word in words])
     assert done.exit_code == 2 and "Traceback" not in done.stderr
     assert re.search(r"error: .* is not finite at step \d+ of \d+ .*learning rate", done.stderr.splitlines()[-1])
     assert not {"teacher", "cut", "model"} & {path.name for path in (tmp_path / "run").iterdir()}

@@ -10,8 +10,8 @@ from tiny_models import METHODS, taught, tiny
 from transformers import AutoModelForSequenceClassification
 from typer.testing import CliRunner
 
-from secateur import cli
 from secateur.budget.units import Units, best
+from secateur.cli import app
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.random import Random
 from secateur.methods.schedules import cubic
@@ -185,8 +185,8 @@ def test_what_a_run_cannot_do_is_refused_before_it_begins(values, tmp_path, chan
 
 def test_the_command_cuts_to_a_number(values, tmp_path):
     words = ["cut", values["model"], "--units", "head", "--output", str(tmp_path / "m")]
-    done = CliRunner().invoke(cli.app, [*words, "--keep", "3", "--json"])
+    done = CliRunner().invoke(app.app, [*words, "--keep", "3", "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads((tmp_path / "m" / "plan.json").read_text())["keep"] == 3
-    both = CliRunner().invoke(cli.app, [*words[:-1], str(tmp_path / "n"), "--keep", "3", "--density", "0.5"])
+    both = CliRunner().invoke(app.app, [*words[:-1], str(tmp_path / "n"), "--keep", "3", "--density", "0.5"])
     assert both.exit_code == 2

@@ -13,7 +13,7 @@ from small_world import write_data, write_model
 from tiny_models import inputs, random_masks, tiny
 from typer.testing import CliRunner
 
-from secateur import cli, serving
+from secateur.cli import app, deploy_commands
 from secateur.deploy import formats
 from secateur.deploy.export import TOLERANCE, export, opened, within
 from secateur.deploy.formats import Facts, read_facts
@@ -223,7 +223,7 @@ def world(tmp_path_factory):
 
 
 def secateur(*words):
-    return CliRunner().invoke(cli.app, [str(word) for word in words])
+    return CliRunner().invoke(app.app, [str(word) for word in words])
 
 
 def answer(*words):
@@ -249,12 +249,12 @@ def test_the_command_calibrates_on_training_rows_and_scores_both(world, tmp_path
 
 def test_the_command_never_calibrates_on_validation_rows(world, tmp_path, monkeypatch):
     asked = []
-    encoded = serving.encoded
+    encoded = deploy_commands.encoded
     monkeypatch.setattr(
         serving, "encoded", lambda task, split, *rest: asked.append(split) or encoded(task, split, *rest)
     )
-    monkeypatch.setattr(serving, "_both_scores", lambda *rest: None)
-    monkeypatch.setattr(serving.console, "show_scores", lambda told: None)
+    monkeypatch.setattr(deploy_commands, "_both_scores", lambda *rest: None)
+    monkeypatch.setattr(deploy_commands.console, "show_scores", lambda told: None)
     words = ("--dtype", "int8", "--data", world / "data.csv", "--max-length", 24)
     done = secateur("export", world / "small", "--output", tmp_path / "model.onnx", *words)
     assert done.exit_code == 0 and asked == ["train"]

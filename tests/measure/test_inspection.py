@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from tiny_models import CLASSIFIERS, edge_cases, tiny
 
-from secateur import console
+from secateur.cli import output
 from secateur.measure.inspection import BLOCKS, bar, drawn, inspect, saved
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
@@ -20,8 +20,8 @@ FINE = ("ffn", "qk", "vo", "sublayer")
 def shown(found, monkeypatch, **terminal):
     """What the command prints, on a terminal of that kind."""
     out = io.StringIO()
-    monkeypatch.setattr(console, "OUT", Console(file=out, highlight=False, markup=False, **terminal))
-    console.show_inspection(found)
+    monkeypatch.setattr(output, "OUT", Console(file=out, highlight=False, markup=False, **terminal))
+    output.show_inspection(found)
     return out.getvalue()
 
 
@@ -150,7 +150,7 @@ def test_without_colour_no_colour_is_sent(monkeypatch):
 
 def test_ascii_is_enough(monkeypatch):
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    monkeypatch.setattr(console, "OUT", Console(file=out, highlight=False, markup=False, width=80))
-    console.show_inspection(inspect(tiny("bert")))
+    monkeypatch.setattr(output, "OUT", Console(file=out, highlight=False, markup=False, width=80))
+    output.show_inspection(inspect(tiny("bert")))
     out.flush()
     assert b"8888" in out.buffer.getvalue()

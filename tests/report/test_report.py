@@ -9,7 +9,7 @@ from made_up_run import REPORT, TARGET, logged, write_lines, write_run
 from page_reader import Reader
 from typer.testing import CliRunner
 
-from secateur import cli
+from secateur.cli import app
 from secateur.report.report import Report
 from secateur.report.run_log import Record, read
 from secateur.system.errors import UserError
@@ -228,16 +228,16 @@ def test_the_verb_makes_the_same_pages_again(whole, tmp_path):
     before = {name: (tmp_path / name).read_bytes() for name in names}
     for name in names:
         (tmp_path / name).unlink()
-    result = CliRunner().invoke(cli.app, ["report", str(tmp_path)])
+    result = CliRunner().invoke(app.app, ["report", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert all(str(tmp_path / name) in result.stdout for name in names)
     assert {name: (tmp_path / name).read_bytes() for name in names} == before
-    result = CliRunner().invoke(cli.app, ["report", str(tmp_path), "--json"])
+    result = CliRunner().invoke(app.app, ["report", str(tmp_path), "--json"])
     assert json.loads(result.stdout) == REPORT.to_dict()
 
 
 def test_the_verb_refuses_a_folder_without_a_report(tmp_path):
-    result = CliRunner().invoke(cli.app, ["report", str(tmp_path)])
+    result = CliRunner().invoke(app.app, ["report", str(tmp_path)])
     assert (result.exit_code, result.stdout) == (2, "")
     assert "give the folder of a finished run" in result.stderr
     assert not list(tmp_path.iterdir())

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 from transformers import PreTrainedModel
 
-from secateur import console
-from secateur.arguments import (
+from secateur.cli import output as console
+from secateur.cli.options import (
     Folder,
     Json,
     Label,

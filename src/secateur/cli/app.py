@@ -18,8 +18,10 @@ import typer
 from transformers import PreTrainedModel
 from typer.core import TyperGroup
 
-from secateur import __version__, console, serving, studies
-from secateur.arguments import (
+from secateur import __version__
+from secateur.cli import deploy_commands, study_commands
+from secateur.cli import output as console
+from secateur.cli.options import (
     Data,
     Folder,
     Json,
@@ -488,15 +490,15 @@ def report_run(
 
 # Where a model runs
 
-app.command("latency")(serving.measure_latencies)
-app.command("bench")(serving.bench_model)
-app.command("export")(serving.export_model)
-app.command("verify")(serving.verify_folder)
+app.command("latency")(deploy_commands.measure_latencies)
+app.command("bench")(deploy_commands.bench_model)
+app.command("export")(deploy_commands.export_model)
+app.command("verify")(deploy_commands.verify_folder)
 
 # Studies
 
-app.command("compare")(studies.compare_runs)
-app.command("sensitivity")(studies.study_sensitivity)
+app.command("compare")(study_commands.compare_runs)
+app.command("sensitivity")(study_commands.study_sensitivity)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ from small_world import recipe_values, write_data, write_model
 from transformers import BertForSequenceClassification, GPT2Config, GPT2Model
 from typer.testing import CliRunner
 
-from secateur import __version__, cli, console
+from secateur import __version__
+from secateur.cli import app
+from secateur.cli import output as console
 from secateur.measure import peak_memory, roofline
 from secateur.measure.latency import LatencyTable
 from secateur.measure.peak_memory import Peak
@@ -35,7 +37,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 @pytest.fixture
 def secateur():
     """Call the command; gives exit code, stdout and stderr."""
-    return lambda *words: CliRunner().invoke(cli.app, [str(word) for word in words])
+    return lambda *words: CliRunner().invoke(app.app, [str(word) for word in words])
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +125,7 @@ def test_the_recipes_that_we_ship_can_be_read(path):
 
 
 def test_the_demo_is_its_recipe(secateur, world, tmp_path, monkeypatch):
-    assert yaml.safe_load((RECIPES / "demo.yaml").read_text()) == cli.DEMO
+    assert yaml.safe_load((RECIPES / "demo.yaml").read_text()) == app.DEMO
     seen = {}
     monkeypatch.setattr(
         stages,
@@ -496,7 +498,7 @@ def test_the_entry_point_says_what_is_wrong(world, tmp_path, monkeypatch, capsys
     words = ("prune", world / "nothing", "--data", world / "data.csv", "--output", tmp_path / "out")
     monkeypatch.setattr(sys, "argv", ["secateur", *map(str, words)])
     with warnings.catch_warnings(), pytest.raises(SystemExit) as stop:
-        cli.main()
+        app.main()
     out, err = capsys.readouterr()
     assert (stop.value.code, out, len(err.splitlines())) == (2, "", 1)
 
@@ -515,11 +517,11 @@ def test_a_real_process_is_interrupted_without_a_traceback(world, tmp_path):
         "checkpoints=400",
     )
     process = subprocess.Popen(
-        [sys.executable, "-m", "secateur.cli", *map(str, words)],
+        [sys.executable, "-m", "secateur.cli.app", *map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(Path(app.__file__).parents[1]), "OMP_NUM_THREADS": "1"},
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a job in the background would ignore it
     )
     deadline = time.monotonic() + 120

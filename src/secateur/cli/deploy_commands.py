@@ -10,8 +10,8 @@ import typer
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur import console
-from secateur.arguments import (
+from secateur.cli import output as console
+from secateur.cli.options import (
     Data,
     Folder,
     Json,
