@@ -285,7 +285,7 @@ def kills(root: Path, scale: float) -> Iterator[Outcome]:
 def _start(root: Path, run: Path) -> subprocess.Popen[bytes]:
     """The command in a process of its own, which has begun its work."""
     recipe = root / "recipe.yaml"
-    words = [sys.executable, "-m", "secateur.cli.app", "prune", "--recipe", str(recipe), "--output", str(run)]
+    words = [sys.executable, "-m", "secateur", "prune", "--recipe", str(recipe), "--output", str(run)]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and not run.is_dir():
         time.sleep(0.002)

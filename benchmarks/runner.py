@@ -17,7 +17,8 @@ import typer
 
 Folder = Annotated[Path, typer.Option(exists=True, file_okay=False)]
 CODE = (
-    "import sys, json; from pathlib import Path; from secateur.run.recipe import make; from secateur.run.pipeline import Run;"
+    "import sys, json; from pathlib import Path; "
+    "from secateur.run.recipe import make; from secateur.run.pipeline import Run; "
     "run = Run(make(json.loads(sys.argv[1])), Path(sys.argv[2]), shared=Path(sys.argv[3])); run."
 )
 

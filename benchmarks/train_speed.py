@@ -182,11 +182,11 @@ def one(asked: str, folder: Path) -> None:
     began = time.monotonic()
     with ExitStack() as stack:
         if twice:
-            stack.enter_context(patch.object(stages, "PruningTrainer", _published()))
+            stack.enter_context(patch.object(pipeline, "PruningTrainer", _published()))
         if stock:
             stack.enter_context(patch.object(training, "_fast_attention", lambda device: nullcontext()))
-            stack.enter_context(patch.object(given, "LENGTHS", 1))
-            stack.enter_context(patch.object(resident, "pages_kept", nullcontext))
+            stack.enter_context(patch.object(run_data, "LENGTHS", 1))
+            stack.enter_context(patch.object(process_memory, "pages_kept", nullcontext))
         if rounds:
             stack.enter_context(patch.object(Grain, "schedule", _rounds()))
         pipeline.run(make(values), folder)

@@ -31,7 +31,7 @@ from secateur.report.report import Report
 from secateur.run import pipeline, recipe
 from secateur.structure.architecture import supported
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_prune_gives_the_same_report_again_as_json(secateur, world):
 def test_only_what_is_given_goes_before_the_recipe(secateur, world, tmp_path, monkeypatch):
     seen = {}
     monkeypatch.setattr(
-        stages,
+        pipeline,
         "run",
         lambda wanted, output, callbacks: seen.update(wanted=wanted) or Report.load(world / "run"),
     )
@@ -128,7 +128,7 @@ def test_the_demo_is_its_recipe(secateur, world, tmp_path, monkeypatch):
     assert yaml.safe_load((RECIPES / "demo.yaml").read_text()) == app.DEMO
     seen = {}
     monkeypatch.setattr(
-        stages,
+        pipeline,
         "run",
         lambda wanted, output, callbacks: seen.update(wanted=wanted) or Report.load(world / "run"),
     )
@@ -521,7 +521,7 @@ def test_a_real_process_is_interrupted_without_a_traceback(world, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(app.__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(Path(app.__file__).parents[2]), "OMP_NUM_THREADS": "1"},
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a job in the background would ignore it
     )
     deadline = time.monotonic() + 120

@@ -251,7 +251,7 @@ def test_the_command_never_calibrates_on_validation_rows(world, tmp_path, monkey
     asked = []
     encoded = deploy_commands.encoded
     monkeypatch.setattr(
-        serving, "encoded", lambda task, split, *rest: asked.append(split) or encoded(task, split, *rest)
+        deploy_commands, "encoded", lambda task, split, *rest: asked.append(split) or encoded(task, split, *rest)
     )
     monkeypatch.setattr(deploy_commands, "_both_scores", lambda *rest: None)
     monkeypatch.setattr(deploy_commands.console, "show_scores", lambda told: None)

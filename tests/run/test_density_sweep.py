@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_world import recipe_values, write_data, write_model
-from test_stages import InterruptAt, NoTraining
+from test_pipeline import InterruptAt, NoTraining
 
 from secateur.measure.evaluation import scores
 from secateur.run import pipeline, recipe, run_data

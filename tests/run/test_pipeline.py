@@ -358,9 +358,14 @@ def uncut(settled, tmp_path_factory):
 
 
 # What a run does between its trainings, in this order, and how often it has done it by then.
-BETWEEN = [(stages, "cut", 1), (stages, "verify", 1), (lessons, "save_file", 1), (lessons, "save_moments", 2)]
-BETWEEN += [(stages, "save", 1), (stages, "load", 1), (stages, "save", 2), (stages, "verify", 2)]
-BETWEEN += [(given, "scores", 1), (stages, "grid", 1), (stages, "card", 1)]
+BETWEEN = [
+    (pipeline, "cut", 1),
+    (pipeline, "verify", 1),
+    (distillation, "save_file", 1),
+    (distillation, "save_moments", 2),
+]
+BETWEEN += [(pipeline, "save", 1), (pipeline, "load", 1), (pipeline, "save", 2), (pipeline, "verify", 2)]
+BETWEEN += [(run_data, "scores", 1), (pipeline, "grid", 1), (pipeline, "card", 1)]
 
 
 @pytest.mark.parametrize(("module", "action", "count"), BETWEEN)

@@ -806,7 +806,7 @@ def test_the_registry_knows_it():
 
 
 def test_the_page_lists_the_options_and_the_defaults():
-    page = (Path(__file__).parents[1] / "docs" / "tasks.md").read_text(encoding="utf-8").partition("## `questions`")[2]
+    page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8").partition("## `questions`")[2]
     page = page.partition("\n## ")[0]
     options = signature(Questions.from_data).parameters
     told = dict(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", page, re.MULTILINE))
@@ -818,7 +818,7 @@ def test_the_page_lists_the_options_and_the_defaults():
 
 
 def test_the_pages_lines_without_secateur_find_the_best_span(finished, capsys):
-    page = (Path(__file__).parents[1] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
     (lines_,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "sequence_ids" in block)
     folder = str(finished[0] / "model")
     exec(lines_.replace("runs/squad/model", folder), {})

@@ -1,1 +1,1 @@
-"""One file a family, data only. A new family is a new file here; see `secateur.structure.architecture` for the words used."""
+"""The architectures: one file a family, data only; the words are those of `secateur.structure.architecture`."""
