@@ -49,11 +49,11 @@ TARGET = {
 }
 
 
-def write_model(folder, *granularities, keep=0.4):
+def write_model(folder, *units, keep=0.4):
     """A compact model that kept a random part of its units; gives its space and its plan."""
     torch.manual_seed(0)
     model = BertForSequenceClassification(config())
-    space = Space(model, *granularities)
+    space = Space(model, *units)
     plan = Plan.of(space, (torch.rand(len(space)) < keep).float())
     save(cut(model, plan), folder)
     return space, plan
@@ -76,13 +76,13 @@ def write_lines(path, lines):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
-def write_run(folder, report=REPORT, *granularities):
+def write_run(folder, report=REPORT, *units):
     """The whole folder, its pages too."""
     folder.mkdir(exist_ok=True)
-    space, plan = write_model(folder / "model", *granularities)
+    space, plan = write_model(folder / "model", *units)
     write_lines(folder / "log.jsonl", logged())
     counts = {group.name: int(plan.kept[space.slices[group.name]].sum()) for group in space.groups}
-    whole = {group.name: group.units for group in space.groups}
+    whole = {group.name: group.size for group in space.groups}
     steps = [{"stage": "prune", "step": step, "of": 40, "progress": step / 80} for step in (4, 20, 40)]
     write_lines(folder / "pruned.jsonl", [{**line, "kept": whole if line["step"] < 20 else counts} for line in steps])
     report.save(folder)

@@ -25,7 +25,7 @@ from secateur.methods import method as methods
 from secateur.run import recipe
 from secateur.run.recipe import Recipe
 from secateur.structure.architecture import supported
-from secateur.structure.space import GRANULARITIES
+from secateur.structure.space import UNITS
 from secateur.tasks import task as tasks
 
 DOCS = ROOT / "docs"
@@ -322,7 +322,7 @@ def test_numbers_of_a_method_are_those_of_the_results(name):
 
 
 def test_units_tasks_and_architectures_are_all_named():
-    assert [row[0].strip("`") for row in rows(section(DOCS / "concepts.md", "Units and groups"))] == list(GRANULARITIES)
+    assert [row[0].strip("`") for row in rows(section(DOCS / "concepts.md", "Units and groups"))] == list(UNITS)
     assert set(re.findall(r"^## `(\w+)`", read(DOCS / "tasks.md"), re.MULTILINE)) == set(tasks.names())
     assert set(supported()) <= {row[0].strip("`") for row in rows(read(DOCS / "add-an-architecture.md"))}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'examples'}", "OMP_NUM_THREADS": "1"}
-SOME = "not roberta and not distilbert and not electra and not hidden"  # one family, some granularities: seconds
+SOME = "not roberta and not distilbert and not electra and not hidden"  # one family, some units: seconds
 
 
 def run(*words):

@@ -62,7 +62,7 @@ CLASSIFIERS = tuple(model for model in MODELS if model.values[0][1] == "ForSeque
 WRITERS = tuple(model for model in MODELS if AUTO_CLASSES[model.values[0][1]] == "AutoModelForSeq2SeqLM")
 # A model of every family and shape, with the head of a task.
 LEADING = (*CLASSIFIERS, *WRITERS)
-GRANULARITIES = (
+UNIT_SETS = (
     ("ffn", "qk", "vo"),
     ("head", "ffn"),
     ("hidden",),
@@ -73,11 +73,11 @@ GRANULARITIES = (
     ("attention/head", "ffn/8x4", "hidden", "vo"),
     ("ffn", "qk", "vo", "head", "sublayer", "hidden"),
 )
-# Models and granularities for what is asked of every method: two sets where only the table is another.
+# Models and units for what is asked of every method: two sets where only the table is another.
 SPACES = tuple(
-    pytest.param(*which.values, granularities, id=f"{which.id}-{'-'.join(granularities)}")
+    pytest.param(*which.values, units, id=f"{which.id}-{'-'.join(units)}")
     for which in LEADING
-    for granularities in (GRANULARITIES if which in CLASSIFIERS else (GRANULARITIES[0], GRANULARITIES[-1]))
+    for units in (UNIT_SETS if which in CLASSIFIERS else (UNIT_SETS[0], UNIT_SETS[-1]))
 )
 
 

@@ -17,10 +17,10 @@ from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
 
 
-def world(which, folder, *granularities, **options):
+def world(which, folder, *units, **options):
     """(batches, what `verify` takes) of a model, its plan, its cut and the folder of that."""
     dense = tiny(*which, dtype=torch.float32)
-    space = Space(dense, *granularities)
+    space = Space(dense, *units)
     plan = Plan.of(space, random_masks(space, soft=True), **options)
     small = cut(dense, plan)
     save(small, folder)

@@ -78,8 +78,8 @@ def base():
     with torch.device("meta"):
         model = BertModel(BertConfig())
 
-    def space(*granularities):
-        found = Space(model, *granularities)
+    def space(*units):
+        found = Space(model, *units)
         found.model = SimpleNamespace(device=torch.device("cpu"))
         return found
 

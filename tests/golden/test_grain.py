@@ -255,7 +255,7 @@ def test_g08_bert_base_denominators():
     space = Space(model)
     ffn, qk, vo = 56_659_968, 14_174_208, 14_164_992
     for families, parameters in [({"ffn"}, ffn), ({"vo"}, vo), ({"qk", "vo"}, qk + vo)]:
-        only = [torch.full((g.units,), float(g.granularity in families)) for g in space.groups]
+        only = [torch.full((g.size,), float(g.kind in families)) for g in space.groups]
         assert int(space.parameters(torch.cat(only))) == parameters
     assert space.total() == 84_999_168
     assert space.total("layers") == 85_054_464

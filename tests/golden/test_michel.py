@@ -65,7 +65,7 @@ def test_units_that_are_alone_in_a_layer_are_normalised_together():
     space = Space(tiny("bert"), "sublayer", "head")
     importance = torch.rand(len(space), generator=torch.Generator().manual_seed(0))
     found = normalised(space, importance)
-    alone = torch.tensor([group.units == 1 for group in space.groups for _ in range(group.units)])
+    alone = torch.tensor([group.size == 1 for group in space.groups for _ in range(group.size)])
     torch.testing.assert_close(found[alone], importance[alone] / importance[alone].norm())
 
 

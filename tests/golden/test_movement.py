@@ -46,7 +46,7 @@ def bake(model, space, masks):
     for parameter in space.table.parameters:
         if (tiles := space.at_parameter(masks.double(), parameter)) is not None:
             model.get_parameter(parameter.name).mul_(tiles)
-    for layer in space.table.layers if "ffn" in space.granularities else ():
+    for layer in space.table.layers if "ffn" in space.units else ():
         neurons = masks[space.slices[f"{layer}.ffn"]].double()
         model.get_parameter(f"bert.encoder.layer.{layer}.output.dense.weight").mul_(neurons)
     return model
@@ -239,7 +239,7 @@ def test_g6_at_zero_the_penalty_is_strength_times_a_half(bert, units, regularise
 
 
 def test_g6_every_score_tensor_weighs_the_same(bert):
-    """Gradient of one score: `strength weight / (granularities x tensors x units) sig (1 - sig)`."""
+    """Gradient of one score: `strength weight / (units x tensors x units) sig (1 - sig)`."""
     space = Space(bert(), *HYBRID)
     options = {"strength": 7.0, "weights": {"ffn": 0.25}, "faithful": True}
     method = Movement(space, cubic(1.0, 1.0, end=0.5), **options)
@@ -250,7 +250,7 @@ def test_g6_every_score_tensor_weighs_the_same(bert):
     for group in space.groups:
         rows = space.slices[group.name]
         tensors, weight = (8, 1.0) if group.grids else (2, 0.25)
-        expected = 7.0 * weight / (2 * tensors * group.units) * slope[rows]
+        expected = 7.0 * weight / (2 * tensors * group.size) * slope[rows]
         torch.testing.assert_close(method.movement.grad[rows], expected, rtol=1e-5, atol=1e-9)
 
 
@@ -261,7 +261,7 @@ def test_g6_or_every_score_weighs_what_it_governs(bert):
     method.advance(1.0)
     random_scores(method)
     cost = torch.tensor(
-        [32.0 if "/" in group.name else 2 * 32 + 1 for group in space.groups for _ in range(group.units)]
+        [32.0 if "/" in group.name else 2 * 32 + 1 for group in space.groups for _ in range(group.size)]
     )
     wanted = 7.0 * (torch.sigmoid(method.movement.detach()) * cost).sum() / cost.sum()
     assert method.penalty().item() == pytest.approx(float(wanted), rel=1e-5)
@@ -284,15 +284,15 @@ def test_g6_or_every_score_weighs_what_it_governs(bert):
 )
 def test_g7_weights_and_score_tensors_of_hybrid(sizes, weights, tensors):
     space = Space(shaped(**sizes), *units_of("hybrid", faithful=True))
-    counts = [sum(group.granularity == name for group in space.groups) for name in space.granularities]
+    counts = [sum(group.kind == name for group in space.groups) for name in space.units]
     assert (len(space.tiled), tuple(counts)) == (weights, tensors)
     if not sizes:
-        assert {group.units for group in space.groups} == {24 * 24, 3072}
+        assert {group.size for group in space.groups} == {24 * 24, 3072}
 
 
 def test_g7_struct_has_a_score_for_each_heads_part_of_each_weight():
     space = Space(shaped(), *units_of("struct"))
-    assert {group.units for group in space.groups if group.grids} == {12}
+    assert {group.size for group in space.groups if group.grids} == {12}
     grid = {name: own for name, (_, own) in space.tiled.items()}
     start = "bert.encoder.layer.0.attention."
     assert (grid[start + "self.query.weight"].rows, grid[start + "self.query.weight"].columns) == (64, 768)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import GRANULARITIES, MODELS, MONOTONE, inputs, outputs, tiny
+from tiny_models import MODELS, MONOTONE, UNIT_SETS, inputs, outputs, tiny
 
 from secateur.methods.method import registered
 from secateur.structure.space import Space
@@ -20,20 +20,20 @@ def assert_same(model, space, masks):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("granularities", GRANULARITIES, ids="-".join)
+@pytest.mark.parametrize("granularities", UNIT_SETS, ids="-".join)
 @pytest.mark.parametrize("which", MODELS)
-def test_ones_change_nothing(which, granularities):
+def test_ones_change_nothing(which, units):
     model = tiny(*which)
-    space = Space(model, *granularities)
+    space = Space(model, *units)
     assert_same(model, space, space.ones())
     assert space.parameters(space.ones(), "model") == sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize("name", MONOTONE)
-@pytest.mark.parametrize("granularities", GRANULARITIES, ids="-".join)
-def test_a_fresh_method_changes_nothing(name, granularities):
+@pytest.mark.parametrize("granularities", UNIT_SETS, ids="-".join)
+def test_a_fresh_method_changes_nothing(name, units):
     model = tiny("bert")
-    space = Space(model, *granularities)
+    space = Space(model, *units)
     method = registered()[name](space).eval()
     assert bool((method.masks() == 1.0).all())
     assert_same(model, space, method.masks)

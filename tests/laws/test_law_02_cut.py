@@ -5,11 +5,11 @@ import torch
 from tiny_models import (
     ARCHITECTURES,
     ENCODERS,
-    GRANULARITIES,
     LEADING,
     METHODS,
     MODELS,
     SPACES,
+    UNIT_SETS,
     WRITERS,
     edge_cases,
     inputs,
@@ -51,20 +51,20 @@ def assert_close(mine, theirs):
 
 
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
-@pytest.mark.parametrize("granularities", GRANULARITIES, ids="-".join)
+@pytest.mark.parametrize("granularities", UNIT_SETS, ids="-".join)
 @pytest.mark.parametrize("which", MODELS)
-def test_cut_is_masked(which, granularities, soft):
+def test_cut_is_masked(which, units, soft):
     model = tiny(*which)
-    space = Space(model, *granularities)
+    space = Space(model, *units)
     masks = random_masks(space, soft=soft)
     assert_cut_is_masked(model, Plan.of(space, masks), masks)
 
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize(("which", "granularities"), SPACES)
-def test_cut_is_masked_for_every_method(which, granularities, name):
+def test_cut_is_masked_for_every_method(which, units, name):
     model = tiny(*which)
-    method = taught(name, Space(model, *granularities), density=0.6)
+    method = taught(name, Space(model, *units), density=0.6)
     assert_cut_is_masked(model, method.plan(density=0.4))
 
 
@@ -83,8 +83,8 @@ def test_every_way_to_die(which, soft, hidden, padded, attention):
 @pytest.mark.parametrize("which", LEADING)
 def test_everything_removed(which):
     model = tiny(*which)
-    for granularities in GRANULARITIES:
-        space = Space(model, *granularities)
+    for units in UNIT_SETS:
+        space = Space(model, *units)
         masks = torch.zeros(len(space))
         if "hidden" in space.slices:
             masks[space.slices["hidden"].start : space.slices["hidden"].start + 2] = 1.0

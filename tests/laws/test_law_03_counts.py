@@ -6,11 +6,11 @@ With tiles they are those that are not 0, and what is stored is what the plan ha
 import pytest
 from tiny_models import (
     CLASSIFIERS,
-    GRANULARITIES,
     LEADING,
     METHODS,
     MODELS,
     SPACES,
+    UNIT_SETS,
     edge_cases,
     random_masks,
     taught,
@@ -51,20 +51,20 @@ def assert_counted_is_stored(model, plan):
     assert space.parameters(plan.kept, "layers") <= space.parameters(plan.kept, "model")
 
 
-@pytest.mark.parametrize("granularities", GRANULARITIES, ids="-".join)
+@pytest.mark.parametrize("granularities", UNIT_SETS, ids="-".join)
 @pytest.mark.parametrize("which", MODELS)
-def test_counted_is_stored(which, granularities):
+def test_counted_is_stored(which, units):
     model = tiny(*which)
-    space = Space(model, *granularities)
+    space = Space(model, *units)
     for density, soft in ((0.1, False), (0.5, True)):
         assert_counted_is_stored(model, Plan.of(space, random_masks(space, density, soft=soft)))
 
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize(("which", "granularities"), SPACES)
-def test_counted_is_stored_for_every_method(which, granularities, name):
+def test_counted_is_stored_for_every_method(which, units, name):
     model = tiny(*which)
-    plan = taught(name, Space(model, *granularities), density=0.6).plan(density=0.4)
+    plan = taught(name, Space(model, *units), density=0.6).plan(density=0.4)
     assert_counted_is_stored(model, plan)
 
 
@@ -78,9 +78,9 @@ def test_counted_is_stored_in_every_way_to_die(which, hidden):
 
 @pytest.mark.parametrize("granularities", [("vo",), ("qk",), ("vo", "sublayer")], ids="-".join)
 @pytest.mark.parametrize("which", LEADING)
-def test_a_head_without_vo_dims_takes_qk_dims_that_no_group_covers(which, granularities):
+def test_a_head_without_vo_dims_takes_qk_dims_that_no_group_covers(which, units):
     model = tiny(*which)
-    space = Space(model, *granularities)
+    space = Space(model, *units)
     masks = random_masks(space, 0.8)
     masks[: 2 * space.table.head_dim] = 0.0  # two heads of the first layer
     assert_counted_is_stored(model, Plan.of(space, masks))
@@ -88,7 +88,7 @@ def test_a_head_without_vo_dims_takes_qk_dims_that_no_group_covers(which, granul
 
 @pytest.mark.parametrize("granularities", [("ffn",), ("hidden",)], ids="-".join)
 @pytest.mark.parametrize("which", CLASSIFIERS)
-def test_counted_is_stored_with_factorised_embeddings(which, granularities):
+def test_counted_is_stored_with_factorised_embeddings(which, units):
     model = tiny(*which)
-    space = Space(model, *granularities)
+    space = Space(model, *units)
     assert_counted_is_stored(model, Plan.of(space, random_masks(space), embedding_rank=5))

@@ -23,10 +23,10 @@ HERE = Path(__file__).parent
 SINGLE = {"dtype": torch.float32}
 
 
-def small(which, *granularities, density=0.5, soft=False, dtype=torch.float32, **options):
+def small(which, *units, density=0.5, soft=False, dtype=torch.float32, **options):
     """A tiny model, cut by random masks."""
     model = tiny(*which, dtype=dtype)
-    space = Space(model, *granularities)
+    space = Space(model, *units)
     return cut(model, Plan.of(space, random_masks(space, density, soft=soft), **options))
 
 

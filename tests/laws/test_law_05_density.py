@@ -7,25 +7,25 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import CLASSIFIERS, GRANULARITIES, METHODS, random_masks, taught, tiny
+from tiny_models import CLASSIFIERS, METHODS, UNIT_SETS, random_masks, taught, tiny
 
 from secateur.methods.method import registered
 from secateur.structure.space import Space
 from secateur.system.errors import UserError
 
 pytestmark = pytest.mark.parametrize("which", CLASSIFIERS)
-SETS = (*GRANULARITIES, ("vo",))
+SETS = (*UNIT_SETS, ("vo",))
 
 
 @cache
-def space_of(which, granularities):
-    return Space(tiny(*which), *granularities)
+def space_of(which, units):
+    return Space(tiny(*which), *units)
 
 
 @cache
-def informed(which, granularities, name):
+def informed(which, units, name):
     """A method that has evidence and has removed nothing."""
-    return taught(name, space_of(which, granularities), density=1.0, steps=1)
+    return taught(name, space_of(which, units), density=1.0, steps=1)
 
 
 @cache
@@ -38,7 +38,7 @@ def largest_step(space):
     """
     steps = [float(space.unit_cost().max())]
     for group in space.groups:
-        if group.granularity == "vo":
+        if group.kind == "vo":
             none, first = space.ones(), space.ones()
             rows = space.slices[group.name]
             none[rows.start : rows.start + space.table.head_dim] = 0.0
@@ -57,8 +57,8 @@ def largest_step(space):
 @pytest.mark.parametrize("granularities", SETS, ids="-".join)
 @settings(max_examples=10, deadline=None, derandomize=True, database=None)
 @given(density=st.floats(0.0, 1.0, exclude_min=True))
-def test_reached_or_refused(which, granularities, name, density):
-    space, method = space_of(which, granularities), informed(which, granularities, name)
+def test_reached_or_refused(which, units, name, density):
+    space, method = space_of(which, units), informed(which, units, name)
     if density < space.floor():
         with pytest.raises(UserError, match=rf"out of reach.*{space.floor():.4f}"):
             method.plan(density)
@@ -72,8 +72,8 @@ def test_reached_or_refused(which, granularities, name, density):
 
 
 @pytest.mark.parametrize("granularities", SETS, ids="-".join)
-def test_the_floor_is_the_floor(which, granularities):
-    space = space_of(which, granularities)
+def test_the_floor_is_the_floor(which, units):
+    space = space_of(which, units)
     for seed in range(5):
         assert space.density(random_masks(space, 0.05, seed=seed)) >= space.floor()
     if space.floor() > 0:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import GRANULARITIES, MONOTONE, SPACES, learn, tiny
+from tiny_models import MONOTONE, SPACES, UNIT_SETS, learn, tiny
 
 from secateur.methods.method import registered
 from secateur.methods.schedules import cubic
@@ -13,9 +13,9 @@ STEPS = 12
 
 @pytest.mark.parametrize("name", MONOTONE)
 @pytest.mark.parametrize(("which", "granularities"), SPACES)
-def test_pruned_stays_pruned(which, granularities, name):
+def test_pruned_stays_pruned(which, units, name):
     model = tiny(*which)
-    space = Space(model, *granularities)
+    space = Space(model, *units)
     schedule = cubic(1.0, 0.4, begin=0.2, end=0.8)
     method = registered()[name](space, schedule)
     generator = torch.Generator().manual_seed(0)
@@ -32,9 +32,9 @@ def test_pruned_stays_pruned(which, granularities, name):
         assert not bool((method.plan(density).kept & ~alive).any())
 
 
-@pytest.mark.parametrize("granularities", GRANULARITIES, ids="-".join)
-def test_a_removed_unit_never_takes_the_place_of_one_without_a_score(granularities):
-    space = Space(tiny("bert"), *granularities)
+@pytest.mark.parametrize("granularities", UNIT_SETS, ids="-".join)
+def test_a_removed_unit_never_takes_the_place_of_one_without_a_score(units):
+    space = Space(tiny("bert"), *units)
     alive = space.keep(torch.rand(len(space), generator=torch.Generator().manual_seed(0)), 0.6)
     kept = space.keep(torch.full((len(space),), torch.nan), 0.6, alive=alive)
     assert torch.equal(kept, alive)

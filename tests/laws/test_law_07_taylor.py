@@ -5,7 +5,7 @@ import torch
 from tiny_models import ARCHITECTURES, MODELS, inputs, tiny
 
 from secateur.structure.architecture import Linear
-from secateur.structure.space import GRANULARITIES, Space
+from secateur.structure.space import UNITS, Space
 from secateur.surgery.masking import attached
 
 
@@ -14,27 +14,27 @@ def taylor(space, products, group):
 
     def over(*rows):
         """`(units,)`: the products of the rows' parameters, summed over every dim but the group's axis."""
-        total = torch.zeros(group.units, dtype=torch.float64)
+        total = torch.zeros(group.size, dtype=torch.float64)
         for parameter in space.table.parameters:
             if parameter.row in rows:
                 dims = [dim for dim, axis in enumerate(parameter.axes) if axis not in group.sites]
                 product = products[parameter.name]
-                total += (product.sum(dims) if dims else product).view(group.units, -1).sum(1)
+                total += (product.sum(dims) if dims else product).view(group.size, -1).sum(1)
         return total
 
     if group.grids:
         return [sum(grid.sums(products[grid.parameter.name]) for grid in group.grids)]  # weights without their biases
     table, site = space.table, group.sites[0]
-    if group.granularity in ("sublayer", "layer"):
+    if group.kind in ("sublayer", "layer"):
         return [over(*(table.writer(gate) for gate in group.sites))]  # weights and biases
-    if group.granularity == "hidden":
+    if group.kind == "hidden":
         writes = [row.out if isinstance(row, Linear) else row.axis for row in table.rows]
         return [over(*(row for row, axis in zip(table.rows, writes, strict=True) if axis == "hidden"))]
     makers = [over(maker) for maker in table.makers(site)]  # with bias: query, and key; value; up
-    if group.granularity == "qk":
+    if group.kind == "qk":
         return makers
-    columns = products[f"{table.reader(site).path}.weight"].sum(0).view(group.units, -1).sum(1)
-    return [columns] if group.granularity == "ffn" else [columns, *makers]  # an activation follows up
+    columns = products[f"{table.reader(site).path}.weight"].sum(0).view(group.size, -1).sum(1)
+    return [columns] if group.kind == "ffn" else [columns, *makers]  # an activation follows up
 
 
 def loss_of(model, batch):
@@ -52,11 +52,11 @@ def movable(model):
     return model
 
 
-@pytest.mark.parametrize("granularity", [*GRANULARITIES, "attention/4x8", "ffn/8x4", "attention/head", "ffn/tied"])
+@pytest.mark.parametrize("kind", [*UNITS, "attention/4x8", "ffn/8x4", "attention/head", "ffn/tied"])
 @pytest.mark.parametrize("which", MODELS)
-def test_mask_gradient_is_the_taylor_sum(which, granularity):
+def test_mask_gradient_is_the_taylor_sum(which, kind):
     model = movable(tiny(*which))
-    space = Space(model, granularity)
+    space = Space(model, kind)
     with attached(model, space, space.ones().double()) as attachment:
         loss = loss_of(model, inputs(model, padded=False))
         names, weights = zip(*model.named_parameters(), strict=True)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import GRANULARITIES, METHODS, MODELS, inputs, tiny
+from tiny_models import METHODS, MODELS, UNIT_SETS, inputs, tiny
 from torch import nn
 
 from secateur.methods.method import registered
@@ -31,11 +31,11 @@ def assert_as_before(model, before):
     assert all(torch.equal(state[name], before[1][name]) for name in state)
 
 
-@pytest.mark.parametrize("granularities", GRANULARITIES, ids="-".join)
+@pytest.mark.parametrize("granularities", UNIT_SETS, ids="-".join)
 @pytest.mark.parametrize("which", MODELS)
-def test_detach_restores_the_model(which, granularities):
+def test_detach_restores_the_model(which, units):
     model = tiny(*which)
-    space, before, batch = Space(model, *granularities), portrait(model), inputs(model)
+    space, before, batch = Space(model, *units), portrait(model), inputs(model)
     reference = model(**batch)[0]
     for _ in range(2):
         attachment = attach(model, space, torch.full((len(space),), 0.5))
@@ -49,7 +49,7 @@ def test_detach_restores_the_model(which, granularities):
 @pytest.mark.parametrize("name", METHODS)
 def test_detach_after_a_failure(name):
     model = tiny("bert")
-    space = Space(model, *GRANULARITIES[-1])
+    space = Space(model, *UNIT_SETS[-1])
     before, method = portrait(model), registered()[name](space)
     with pytest.raises(RuntimeError, match="in the middle"), attached(model, space, method.masks):
         model(**inputs(model))[0].sum().backward()

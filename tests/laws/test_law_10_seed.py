@@ -11,7 +11,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # for tiny_models, when run as a script
 
-from tiny_models import CLASSIFIERS, GRANULARITIES, METHODS, WRITERS, taught, tiny  # noqa: E402
+from tiny_models import CLASSIFIERS, METHODS, UNIT_SETS, WRITERS, taught, tiny  # noqa: E402
 
 from secateur.structure.space import Space  # noqa: E402
 
@@ -21,7 +21,7 @@ def as_json():
     found = {}
     for which in (*CLASSIFIERS, WRITERS[-1]):
         for name in METHODS:
-            space = Space(tiny(*which.values[0]), *GRANULARITIES[-1])
+            space = Space(tiny(*which.values[0]), *UNIT_SETS[-1])
             plan = taught(name, space, density=0.6).plan(density=0.4)
             found[f"{which.id} {name}"] = plan.to_dict(space)
     return json.dumps(found)

@@ -18,7 +18,7 @@ from secateur.methods.magnitude import Magnitude
 from secateur.methods.method import registered
 from secateur.methods.schedules import cubic
 from secateur.structure.plan import Plan
-from secateur.structure.space import GRANULARITIES, Space
+from secateur.structure.space import UNITS, Space
 from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
 
@@ -42,8 +42,8 @@ def model():
 
 @pytest.fixture(scope="module")
 def table(model):
-    """Measured for every granularity."""
-    return LatencyTable.measure(model, *GRANULARITIES, timer=timer())
+    """Measured for every kind."""
+    return LatencyTable.measure(model, *UNITS, timer=timer())
 
 
 # The table
@@ -68,7 +68,7 @@ def test_a_slow_minute_is_taken_out(model):
 
 def test_more_never_costs_less_however_noisy_the_clock(model):
     noise = np.random.default_rng(0).uniform(0.6, 1.4, 10**4)
-    table = LatencyTable.measure(model, *GRANULARITIES, timer=timer(noise=lambda turn: noise[turn]))
+    table = LatencyTable.measure(model, *UNITS, timer=timer(noise=lambda turn: noise[turn]))
     for hidden in (1, 3, 8):
         prices = table.prices(hidden)
         for axis in range(3):
@@ -229,7 +229,7 @@ def test_a_latency_and_multiples_together(wide):
         kept = space.keep(scores, share)
         assert space.share(kept) <= share * (1 + 1e-9)
         for group in space.groups:
-            parts = 1 if group.granularity == "ffn" else space.table.heads
+            parts = 1 if group.kind == "ffn" else space.table.heads
             assert not bool((kept[space.slices[group.name]].view(parts, -1).sum(dim=1) % 8).any())
 
 

@@ -16,13 +16,13 @@ import secateur as sec
 from secateur.measure.evaluation import encoded, scores
 from secateur.measure.sensitivity import _cells, _in_turn, cut_to, importance, sensitivity, sheets, to_html
 from secateur.methods.method import named
-from secateur.structure.space import GRANULARITIES, Space
+from secateur.structure.space import UNITS, Space
 from secateur.surgery.cut import cut
 from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
 from secateur.tasks import task as tasks
 
-ALL = tuple(GRANULARITIES)
+ALL = tuple(UNITS)
 LABELS = ["O", "B-book", "I-book", "B-film", "I-film"]
 
 
@@ -116,8 +116,8 @@ def test_every_group_appears_once(world):
     found = study(world, units=ALL, densities=(0.5, 0.25))
     space = Space(world[0], *ALL)
     assert [reaction.group for reaction in found.reactions] == [group.name for group in space.groups]
-    assert [reaction.units for reaction in found.reactions] == [group.units for group in space.groups]
-    ones = sum(group.units == 1 for group in space.groups)
+    assert [reaction.units for reaction in found.reactions] == [group.size for group in space.groups]
+    ones = sum(group.size == 1 for group in space.groups)
     assert found.forwards == 2 * len(space.groups) - ones  # a unit that is gone is gone at either density
 
 
@@ -152,7 +152,7 @@ def test_the_units_of_most_worth_are_kept(world):
     worth = torch.arange(len(space)).float()
     group = space.groups[1]
     masks = cut_to(space, worth, group, 3)
-    assert int((masks == 0).sum()) == group.units - 3
+    assert int((masks == 0).sum()) == group.size - 3
     assert masks[space.slices[group.name]][-3:].all()
 
 

@@ -14,7 +14,7 @@ from secateur.methods.magnitude import Magnitude
 from secateur.methods.method import Method, named, register, registered
 from secateur.methods.random import Random
 from secateur.methods.schedules import linear
-from secateur.structure.space import GRANULARITIES, Space
+from secateur.structure.space import UNITS, Space
 from secateur.system.errors import UserError
 from secateur.training.trainer import PruningTrainer
 
@@ -92,10 +92,10 @@ MEAN_SQUARES = {
 }
 
 
-@pytest.mark.parametrize("granularity", GRANULARITIES)
-def test_magnitude_is_the_root_mean_square_of_a_units_weights(known, granularity):
-    expected = torch.tensor(MEAN_SQUARES[granularity]).float().sqrt()
-    torch.testing.assert_close(Magnitude(Space(known, granularity)).scores(), expected)
+@pytest.mark.parametrize("kind", UNITS)
+def test_magnitude_is_the_root_mean_square_of_a_units_weights(known, kind):
+    expected = torch.tensor(MEAN_SQUARES[kind]).float().sqrt()
+    torch.testing.assert_close(Magnitude(Space(known, kind)).scores(), expected)
 
 
 def test_magnitude_keeps_the_larger(known):
@@ -136,8 +136,8 @@ def test_every_method_comes_to_multiples(name, names):
     plan = taught(name, space, density=0.6).plan(0.4)
     assert 0 < plan.achieved["prunable"] <= 0.4
     for group in space.groups:
-        if group.units > space.table.heads:
-            parts = space.table.heads if group.granularity in ("qk", "vo") else 1
+        if group.size > space.table.heads:
+            parts = space.table.heads if group.kind in ("qk", "vo") else 1
             assert not bool((plan.kept[space.slices[group.name]].view(parts, -1).sum(dim=1) % 8).any())
 
 

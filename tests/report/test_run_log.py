@@ -91,7 +91,7 @@ def test_heads_add_up_to_the_plans_summary(tmp_path, units):
     alive = [f"{sum(n > 0 for n in heads)}/{len(heads)}" for heads in survivors.heads["vo"].values()]
     assert alive == [row["heads"] for row in plan.summary(space)[:-1]]
     assert [*survivors.heads["qk"]] == [*survivors.heads["vo"]] == ["0", "1"]
-    assert survivors.units == {group.name: group.units for group in space.groups}
+    assert survivors.units == {group.name: group.size for group in space.groups}
 
 
 def test_weights_are_not_needed(tmp_path):

@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from secateur.structure.plan import Plan, fingerprint
-from secateur.structure.space import GRANULARITIES, Space
+from secateur.structure.space import UNITS, Space
 from secateur.system.errors import UserError
 
 SIZES = {
@@ -58,7 +58,7 @@ def random_masks(space, seed, soft):
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("seed", range(3))
 def test_json_there_and_back(model, seed, soft):
-    space = Space(model, *GRANULARITIES)
+    space = Space(model, *UNITS)
     plan = Plan.of(space, random_masks(space, seed, soft), method="grain", asked=0.4, embedding_rank=4)
     data = plan.to_dict(space)
     back = Plan.from_dict(json.loads(json.dumps(data)), model)
@@ -211,7 +211,7 @@ def test_a_plan_fits_the_shape_that_it_was_made_for(data):
 
 def test_a_plan_names_the_space_of_a_model_that_it_fits(model, data):
     plan = Plan.from_dict(data, model)
-    assert plan.space(deepcopy(model)).granularities == ("head", "ffn")
+    assert plan.space(deepcopy(model)).units == ("head", "ffn")
     other = RobertaForSequenceClassification(RobertaConfig(**SIZES))
     with pytest.raises(UserError, match="for a 'bert' model, this is a 'roberta'"):
         plan.space(other)

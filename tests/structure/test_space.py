@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from secateur.structure.space import GRANULARITIES, Space
+from secateur.structure.space import UNITS, Space
 from secateur.system.errors import UserError
 
 LAYERS, HEADS, HEAD_DIM, HIDDEN, FFN = 2, 2, 4, 8, 6
@@ -38,8 +38,8 @@ def dims(model):
 
 @pytest.fixture(scope="module")
 def everything(model):
-    """Every granularity at once."""
-    return Space(model, *GRANULARITIES)
+    """Every kind at once."""
+    return Space(model, *UNITS)
 
 
 def without(space, *removed):
@@ -60,18 +60,18 @@ def gone(space, kept):
 # The table of units
 
 
-def test_units_lie_in_the_order_of_the_granularities(dims):
+def test_units_lie_in_the_order_of_the_units(dims):
     assert list(dims.slices) == ["0.ffn", "1.ffn", "0.qk", "1.qk", "0.vo", "1.vo"]
     assert len(dims) == LAYERS * (FFN + 2 * HIDDEN) == dims.ones().numel()
     assert dims.slices["1.vo"].stop == len(dims)
 
 
-def test_default_granularities_are_those_of_grain(model):
-    assert Space(model).granularities == ("ffn", "qk", "vo")
+def test_default_units_are_those_of_grain(model):
+    assert Space(model).units == ("ffn", "qk", "vo")
 
 
 @pytest.mark.parametrize("names", [("ffn", "heads"), ("ffn", "ffn")])
-def test_unknown_or_repeated_granularities_are_refused(model, names):
+def test_unknown_or_repeated_units_are_refused(model, names):
     with pytest.raises(UserError, match="each at most once"):
         Space(model, *names)
 
@@ -211,7 +211,7 @@ def test_keep_is_the_longest_prefix_of_the_ranking_that_fits(dims):
 
 def test_keep_refills_what_closure_frees(dims):
     """QK dims score best, but their heads have no VO dims and die: FFN neurons take their place."""
-    scores = torch.cat([torch.full((g.units,), {"qk": 3.0, "ffn": 2.0, "vo": 1.0}[g.granularity]) for g in dims.groups])
+    scores = torch.cat([torch.full((g.size,), {"qk": 3.0, "ffn": 2.0, "vo": 1.0}[g.kind]) for g in dims.groups])
     kept = dims.keep(scores, 0.2)
     neurons = int(kept.sum())
     assert gone(dims, kept).keys() >= {"0.qk", "1.qk", "0.vo", "1.vo"}
@@ -305,8 +305,8 @@ def sizes(space, kept):
     """Units kept of every part that has a size: a network, the stream, a head's QK or VO dims."""
     found = {}
     for group in space.groups:
-        if group.granularity in ("ffn", "qk", "vo", "hidden"):
-            parts = space.table.heads if group.granularity in ("qk", "vo") else 1
+        if group.kind in ("ffn", "qk", "vo", "hidden"):
+            parts = space.table.heads if group.kind in ("qk", "vo") else 1
             found[group.name] = kept[space.slices[group.name]].view(parts, -1).sum(dim=1).tolist()
     return found
 

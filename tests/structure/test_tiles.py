@@ -131,11 +131,11 @@ def test_above_closes_to_what_is_kept(model):
     [
         (("attention/5x8",), r"tiles of 5 x 8 do not divide \S*query.weight of 32 x 32: choose sizes that do"),
         (("ffn/8x33",), "tiles of 8 x 33 do not divide"),
-        (("mlp/8x8",), "mlp/8x8 is no granularity of tiles: name them as in attention/32x32"),
-        (("ffn/head",), "ffn/head is no granularity of tiles"),
-        (("attention/tied",), "is no granularity of tiles"),
-        (("attention/8",), "is no granularity of tiles"),
-        (("attention/0x8",), "is no granularity of tiles"),
+        (("mlp/8x8",), "mlp/8x8 is no kind of tile: name them as in attention/32x32"),
+        (("ffn/head",), "ffn/head is no kind of tile"),
+        (("attention/tied",), "is no kind of tile"),
+        (("attention/8",), "is no kind of tile"),
+        (("attention/0x8",), "is no kind of tile"),
         (("attention/4x8", "attention/8x4"), "attention/4x8 and attention/8x4 tile the same weights"),
         (("ffn/tied", "ffn/8x4"), "ffn/tied and ffn/8x4 tile the same weights"),
         (("attention/4x8", "attention/4x8"), "each at most once"),
@@ -154,7 +154,7 @@ def test_tiles_know_no_multiples_and_no_time(model):
         LatencyTable.measure(model, "attention/4x8", "ffn")
 
 
-def test_groups_of_a_granularity_cover_each_weight_once(model):
+def test_groups_of_a_kind_cover_each_weight_once(model):
     table = Space(model).table
     names = [grid.parameter.name for own in grids(table, "ffn/tied").values() for grid in own]
     assert len(names) == len(set(names)) == 4

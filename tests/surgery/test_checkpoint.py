@@ -26,9 +26,9 @@ from secateur.system.errors import UserError
 ATTENTION = "bert.encoder.layer.0.attention.self"
 
 
-def small(*granularities, which=("bert",), density=0.5, seed=0):
+def small(*units, which=("bert",), density=0.5, seed=0):
     model = tiny(*which, dtype=torch.float32)
-    space = Space(model, *granularities)
+    space = Space(model, *units)
     return cut(model, Plan.of(space, random_masks(space, density, seed=seed)))
 
 

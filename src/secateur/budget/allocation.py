@@ -146,7 +146,7 @@ class _Worth:
     def _attention(self, layer: int) -> Part:
         each, widths = self._by_head(layer)
         best = np.cumsum(-np.sort(-each, axis=0), axis=0)
-        removable = {"head", "vo"} & set(self.space.granularities)
+        removable = {"head", "vo"} & set(self.space.units)
         heads = range(1, len(each) + 1) if removable else [len(each)]
         shape = np.stack(np.meshgrid(heads, *widths, indexing="ij"), axis=-1).reshape(-1, 3)
         values = best[[count - 1 for count in heads]].ravel()

@@ -91,14 +91,14 @@ def check_count(space: Space, count: int) -> None:
 
 
 def _nested(space: Space) -> tuple[str, str] | None:
-    """Two granularities, the second of which has units that the closure takes with those of the first."""
+    """Two kinds of units, the second of which has units that the closure takes with those of the first."""
     for group in space.groups:
         if group.grids:
-            return group.granularity, group.granularity
-    names = torch.tensor([space.granularities.index(group.granularity) for group in space.groups])
-    of_unit = names.repeat_interleave(torch.tensor([group.units for group in space.groups])).to(space.model.device)
-    for number, name in enumerate(space.granularities):
+            return group.kind, group.kind
+    names = torch.tensor([space.units.index(group.kind) for group in space.groups])
+    of_unit = names.repeat_interleave(torch.tensor([group.size for group in space.groups])).to(space.model.device)
+    for number, name in enumerate(space.units):
         kept = of_unit != number
         if bool((taken := kept & ~space.closure(kept)).any()):
-            return name, space.granularities[int(of_unit[taken][0])]
+            return name, space.units[int(of_unit[taken][0])]
     return None

@@ -57,7 +57,7 @@ from secateur.run.density_sweep import walk
 from secateur.run.recipe import Recipe
 from secateur.structure.architecture import supported
 from secateur.structure.plan import Plan
-from secateur.structure.space import GRANULARITIES, Space
+from secateur.structure.space import UNITS, Space
 from secateur.structure.tiles import EXAMPLES
 from secateur.surgery import checkpoint
 from secateur.surgery.cut import cut
@@ -284,7 +284,7 @@ def list_names(as_json: Json = False) -> None:
         "architecture": {name: ", ".join(known.heads) for name, known in sorted(supported().items())},
         "method": {name: first_line(method.__doc__) for name, method in registered().items()},
         "task": {name: first_line(tasks.get(name).__doc__) for name in tasks.names()},
-        "unit": {name: first_line(groups.__doc__) for name, groups in GRANULARITIES.items()} | dict(EXAMPLES),
+        "unit": {name: first_line(groups.__doc__) for name, groups in UNITS.items()} | dict(EXAMPLES),
     }
     if as_json:
         console.show_json(kinds)

@@ -13,11 +13,11 @@ from transformers import PreTrainedModel
 from secateur.structure.architecture import numbered
 from secateur.structure.cost import SCOPES
 from secateur.structure.plan import Plan
-from secateur.structure.space import GRANULARITIES, Space
+from secateur.structure.space import UNITS, Space
 from secateur.surgery.cut import uncut
 
 PARTS = ("qk", "vo", "ffn", "sublayer", "hidden")
-"""Granularities whose groups are named after the axis or the gate that they act on; together they say any structure."""
+"""Kinds of units whose groups have the name of the axis or gate that they act on: together, any structure."""
 BLOCKS = "·▁▂▃▄▅▆▇█"
 DIGITS = ".12345678"
 """A head by the eighths of its dims that it has kept, rounded up, and the same where a terminal has ASCII alone."""
@@ -69,7 +69,7 @@ def inspect(model: PreTrainedModel, tokens: int = 128) -> dict[str, Any]:
             "total": space.flops(full, tokens),
         },
         "savings": _savings(dense, space, plan, tokens),
-        "units": [] if compact else [_offer(model, name) for name in GRANULARITIES],
+        "units": [] if compact else [_offer(model, name) for name in UNITS],
     }
 
 
@@ -84,11 +84,11 @@ def _whole(model: PreTrainedModel) -> tuple[PreTrainedModel, Space, Plan]:
     return model, space, Plan.of(space, space.ones())
 
 
-def _offer(model: PreTrainedModel, granularity: str) -> dict[str, Any]:
-    """How many units a granularity has, what one costs, and the density that it alone can come down to."""
-    space = Space(model, granularity)
+def _offer(model: PreTrainedModel, kind: str) -> dict[str, Any]:
+    """How many units a kind has, what one costs, and the density that it alone can come down to."""
+    space = Space(model, kind)
     return {
-        "unit": granularity,
+        "unit": kind,
         "groups": len(space.groups),
         "units": len(space),
         "parameters_each": round(float(space.unit_cost().mean())),
@@ -128,7 +128,7 @@ def _savings(dense: PreTrainedModel, space: Space, plan: Plan, tokens: int) -> l
     before = _cost(parts, kept, tokens)
     savings = []
     for group in parts.groups:
-        if group.granularity != "hidden":
+        if group.kind != "hidden":
             without = kept.clone()
             without[parts.slices[group.name]] = 0.0
             gone = [a - b for a, b in zip(before, _cost(parts, without, tokens), strict=True)]

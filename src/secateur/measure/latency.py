@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from secateur.budget.allocation import Prices, best_units, sizes
 from secateur.measure.bench import Measurement, measure
 from secateur.structure.plan import Plan
-from secateur.structure.space import GRANULARITIES, Space
+from secateur.structure.space import UNITS, Space
 from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
 
@@ -77,14 +77,14 @@ class LatencyTable:
     @staticmethod
     def measure(
         model: PreTrainedModel,
-        *granularities: str,
+        *units: str,
         batch: int = 8,
         tokens: int = 128,
         repeats: int = 10,
         timer: Timer | None = None,
         **protocol: Any,
     ) -> LatencyTable:
-        """Measure the sizes that pruning these granularities can give the model; minutes for a model of 100M.
+        """Measure the sizes that pruning these units can give the model; minutes for a model of 100M.
 
         Args:
             repeats: timed forwards of each cut model, in turn with one of them.
@@ -93,7 +93,7 @@ class LatencyTable:
         """
         call = {"batch": batch, "tokens": tokens, **protocol}
         timer = timer or partial(measure, repeats=repeats, warmup=WARMUP, **call)
-        space = Space(model, *granularities)
+        space = Space(model, *units)
         _refuse(space)
         return _measured(space, _grid(space), timer, call)
 
@@ -178,7 +178,7 @@ class LatencyTable:
         """Milliseconds of one forward of the model cut by `masks` `(N,)`: the sum of its prices, at most `dense_ms`.
 
         Raises:
-            UserError: the table is of another shape of model, or was measured for other granularities.
+            UserError: the table is of another shape of model, or was measured for other units.
         """
         self._check_space(space)
         hidden, kept = sizes(space, masks > 0)
@@ -206,7 +206,7 @@ class LatencyTable:
         if fixed := [axis for axis in _varied(space) if len(self.grid[axis]) == 1 and self.grid[axis][0] > 1]:
             raise UserError(
                 f"the latency table was measured without varying {', '.join(fixed)}: measure one with the units "
-                f"{', '.join(space.granularities)}"
+                f"{', '.join(space.units)}"
             )
 
     # What a space asks of its cost (`space.Cost`)
@@ -226,10 +226,10 @@ class LatencyTable:
             )
         floor = self.predict(space, self._cheapest(space))
         if share * whole < floor * (1.0 - 1e-9):
-            others = [name for name in GRANULARITIES if name not in space.granularities]
+            others = [name for name in UNITS if name not in space.units]
             raise UserError(
-                f"{share * whole:.4g} ms is out of reach: pruning only {', '.join(space.granularities)} leaves at "
-                f"least {floor:.4g} ms ({self._words()}); ask for more time or add granularities from "
+                f"{share * whole:.4g} ms is out of reach: pruning only {', '.join(space.units)} leaves at "
+                f"least {floor:.4g} ms ({self._words()}); ask for more time or add units from "
                 f"{', '.join(others)}"
             )
 
@@ -312,15 +312,15 @@ def _refuse(space: Space) -> None:
     space.table.one_stack("a table of times")
     if space.tiled:
         raise UserError(
-            f"a time says nothing of tiles ({', '.join(space.granularities)}): their zeros take as long as the weights "
+            f"a time says nothing of tiles ({', '.join(space.units)}): their zeros take as long as the weights "
             "that they lie in; ask for a density, or for a time with other units"
         )
 
 
 def _varied(space: Space) -> list[str]:
-    """The sizes that pruning these granularities can change."""
+    """The sizes that pruning these units can change."""
     causes = {"heads": {"head", "vo"}, "qk": {"qk"}, "vo": {"vo"}, "ffn": {"ffn"}, "hidden": {"hidden"}}
-    return [axis for axis, granularities in causes.items() if granularities & set(space.granularities)]
+    return [axis for axis, units in causes.items() if units & set(space.units)]
 
 
 def _grid(space: Space) -> dict[str, list[int]]:

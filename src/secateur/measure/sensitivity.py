@@ -52,24 +52,24 @@ class Reaction:
 
     Attributes:
         group: its name, such as `3.ffn`.
-        granularity: what its units are.
+        kind: what its units are.
         layer: None of the residual stream.
-        units: how many it has.
+        size: how many units it has.
         kept: of these, at each density of the study.
         scores: the model's, at each.
         saved: fraction of the model's prunable parameters that goes, at each.
     """
 
     group: str
-    granularity: str
+    kind: str
     layer: int | None
-    units: int
+    size: int
     kept: tuple[int, ...]
     scores: tuple[float, ...]
     saved: tuple[float, ...]
 
     @property
-    def kind(self) -> str:
+    def part(self) -> str:
         """What such groups of all layers share: `ffn` of `3.ffn`."""
         return self.group.rpartition(".")[2]
 
@@ -111,11 +111,11 @@ class Sensitivity:
         """Plain values, ready for JSON."""
         return asdict(self)
 
-    def kinds(self) -> dict[str, list[Reaction]]:
+    def parts(self) -> dict[str, list[Reaction]]:
         """The reactions by what their groups are of: `ffn` -> those of `0.ffn`, `1.ffn` and so on."""
         kinds: dict[str, list[Reaction]] = {}
         for reaction in self.reactions:
-            kinds.setdefault(reaction.kind, []).append(reaction)
+            kinds.setdefault(reaction.part, []).append(reaction)
         return kinds
 
     def notes(self) -> list[str]:
@@ -153,7 +153,7 @@ def sensitivity(
         model: with the task's head; it was not cut.
         task: whose loss chooses and whose metric scores.
         tokenizer: the model's.
-        units: granularities; each group of each (`3.ffn`, `3.head`, `3.attention`) is cut alone.
+        units: kinds of units; each group of each (`3.ffn`, `3.head`, `3.attention`) is cut alone.
         densities: fractions in [0, 1] of a group's units to keep. A group of one unit is whole or gone.
         rows: rows to score on, and as many others of the training split to choose on; where that has fewer than
             both, half of them each.
@@ -282,7 +282,7 @@ def _cells(space: Space, worth: Tensor, densities: Sequence[float]) -> dict[tupl
 
 def _count(group: Group, density: float) -> int:
     """Whole units that fit into a density; of the stream one at least."""
-    return max(int(density * group.units + 1e-9), 1 if group.granularity == "hidden" else 0)
+    return max(int(density * group.size + 1e-9), 1 if group.kind == "hidden" else 0)
 
 
 def _layer(group: Group) -> int | None:
@@ -309,9 +309,9 @@ def _reaction(
     kept = tuple(_count(group, density) for density in densities)
     return Reaction(
         group=group.name,
-        granularity=group.granularity,
+        kind=group.kind,
         layer=_layer(group),
-        units=group.units,
+        size=group.size,
         kept=kept,
         scores=tuple(found[group.name, count] for count in kept),
         saved=tuple(1.0 - space.density(cells[group.name, count].masks) for count in kept),
@@ -446,11 +446,11 @@ class Sheet:
 
 def sheets(found: Sensitivity) -> list[Sheet]:
     """A sheet for each kind of groups, and one for all kinds whose groups are one unit, which is whole or gone."""
-    several = {kind: own for kind, own in found.kinds().items() if own[0].units > 1}
-    whole = {kind: own for kind, own in found.kinds().items() if own[0].units == 1}
+    several = {kind: own for kind, own in found.parts().items() if own[0].size > 1}
+    whole = {kind: own for kind, own in found.parts().items() if own[0].size == 1}
     head = tuple(f"{density:g}" for density in found.densities)
     made = [
-        Sheet(f"{kind}, {own[0].units:,} units", head, tuple((_row(one), one.scores) for one in own))
+        Sheet(f"{kind}, {own[0].size:,} units", head, tuple((_row(one), one.scores) for one in own))
         for kind, own in several.items()
     ]
     if whole:

@@ -80,11 +80,11 @@ class Cofi(Method):
     """Learns hard-concrete gates over every unit together with the weights, under a Lagrangian of the expected density.
 
     Args:
-        space: usually `Space(model, "hidden", "head", "sublayer", "ffn")`; any granularities work.
+        space: usually `Space(model, "hidden", "head", "sublayer", "ffn")`; any units work.
         density: the ramp of the target, `linear(1.0, target, begin=b, end=e)`; before `begin` nothing is masked.
         learning_rate: of gates and multipliers, constant. A gate moves by about this much a step, so closing one takes
             6.2 / learning_rate steps (paper: 0.01).
-        shape: units to keep of each granularity, in every layer alike, as a target of its own in place of the
+        shape: units to keep of each kind, in every layer alike, as a target of its own in place of the
             density's (`{"layer": 8, "head": 6, "ffn": 512, "hidden": 320}`); the density asked for is then a limit.
         tolerance: how far above its target a density may be where scores are compared (paper: 0, or 0.01 at 0.05).
         settle: steps for which a gate must have been shut to be closed for good, after the target's ramp; 0: never.
@@ -164,7 +164,7 @@ class Cofi(Method):
         start = 10.0 + 0.01 * torch.randn(len(self.space), generator=generator)
         if self.faithful:
             for group in self.space.groups:
-                start[self.space.slices[group.name]] -= 10.0 * (group.granularity == "ffn")
+                start[self.space.slices[group.name]] -= 10.0 * (group.kind == "ffn")
         return start.to(self.space.model.device)
 
     @property
@@ -270,10 +270,10 @@ class Cofi(Method):
         return kept
 
     def _families(self) -> Iterator[tuple[int, Tensor]]:
-        """For each granularity of the shape: units to keep, and unit numbers `(rows, n)`, a row to keep them from."""
+        """For each kind of the shape: units to keep, and unit numbers `(rows, n)`, a row to keep them from."""
         numbers = torch.arange(len(self.space), device=self.log_alpha.device)
         for name, units in (self.shape or {}).items():
-            rows = [row for group, row in self._vectors(numbers) if group.granularity == name]
+            rows = [row for group, row in self._vectors(numbers) if group.kind == name]
             yield units, torch.stack(rows) if len(rows[0]) > 1 else torch.cat(rows).unsqueeze(0)
 
     # The Lagrangian
@@ -378,23 +378,22 @@ def _checked(shape: Mapping[str, int], space: Space) -> dict[str, int]:
     """A shape that the space can take.
 
     Raises:
-        UserError: a granularity that the space has not, or whose groups differ in size, or more units than there are.
+        UserError: a kind that the space has not, or whose groups differ in size, or more units than there are.
     """
     if space.round_to > 1:
         raise UserError("a shape says every size itself: leave round_to out, or the shape")
     for name, units in shape.items():
-        groups = [group for group in space.groups if group.granularity == name]
+        groups = [group for group in space.groups if group.kind == name]
         if not groups:
             raise UserError(
-                f"the shape names {name!r}, the space has {', '.join(space.granularities)}: prune {name!r} too, or "
-                "leave it out"
+                f"the shape names {name!r}, the space has {', '.join(space.units)}: prune {name!r} too, or leave it out"
             )
-        if len(sizes := sorted({group.units for group in groups})) > 1:
+        if len(sizes := sorted({group.size for group in groups})) > 1:
             raise UserError(
                 f"the shape names {name!r}, whose groups have {' and '.join(map(str, sizes))} units: a shape is for "
                 "layers of one size; ask for a density"
             )
-        most = groups[0].units if groups[0].units > 1 else len(groups)
+        most = groups[0].size if groups[0].size > 1 else len(groups)
         if type(units) is not int or not 0 < units <= most:
             raise UserError(f"the shape keeps {units!r} of {name!r}: expected a whole number from 1 to {most}")
     return dict(shape)

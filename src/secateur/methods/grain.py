@@ -36,7 +36,7 @@ class Grain(Scheduled):
     """Keeps the units whose removal would change the (distillation) loss most, by a smoothed first-order estimate.
 
     Args:
-        space: usually `Space(model, "ffn", "qk", "vo")`; any granularities work.
+        space: usually `Space(model, "ffn", "qk", "vo")`; any units work.
         density: the schedule, `cubic(1.0, target, begin=0.2, end=0.4)` in the paper.
         beta: smoothing of the importance (paper: 0.998).
         alpha: strength of the structure regularisation, 0 turns it off (paper: 0.3).
@@ -97,10 +97,10 @@ class Grain(Scheduled):
         raw = raw.clone()
         heads = self.space.table.heads
         for group in self.space.groups:
-            if group.granularity == "vo":
+            if group.kind == "vo":
                 rows = self.space.slices[group.name]
                 kept = self.alive[rows].view(heads, -1).float().mean(dim=1, keepdim=True)
-                raw[rows] *= torch.tanh(kept / self.alpha).expand(-1, group.units // heads).flatten()
+                raw[rows] *= torch.tanh(kept / self.alpha).expand(-1, group.size // heads).flatten()
         return raw
 
     def advance(self, progress: float) -> None:

@@ -29,10 +29,10 @@ class Magnitude(Scheduled):
         squares, counts = self._axis_sums()
         scores = []
         for group in self.space.groups:
-            total, count = torch.zeros(2, group.units, device=self.alive.device)
+            total, count = torch.zeros(2, group.size, device=self.alive.device)
             for axis in group.axes:
-                total += squares[axis].view(group.units, -1).sum(1)
-                count += counts[axis].view(group.units, -1).sum(1)
+                total += squares[axis].view(group.size, -1).sum(1)
+                count += counts[axis].view(group.size, -1).sum(1)
             for grid in group.grids:
                 weight = self.space.model.get_parameter(grid.parameter.name).detach().float()
                 total += grid.sums(weight.square())

@@ -147,7 +147,7 @@ class Method(nn.Module):
                 the closure.
 
         Raises:
-            UserError: both are given, or neither; the density cannot be reached with these granularities (the message
+            UserError: both are given, or neither; the density cannot be reached with these units (the message
                 names the floor), or the number of units not exactly.
         """
         if (density is None) == (keep is None):

@@ -13,7 +13,7 @@ Where the default differs:
     3. The importance is of the loss terms of the task and of the logits, whatever the recipe has of them.
     4. The next removal comes after a part of the run; published, after a pass over the training set.
 Min and max of all importances are published as 0 and 1, and sums divided by the tokens: no rank changes by that.
-Granularities of one unit a layer (sublayers) are normalised over all layers: their own norm would make all equal.
+Kinds with one unit a layer (sublayers) are normalised over all layers: their own norm would make all equal.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def _layers(space: Space) -> Iterator[Tensor]:
     numbers = torch.arange(len(space), device=space.model.device)
     for group in space.groups:
         rows = numbers[space.slices[group.name]]
-        if group.units > 1:
+        if group.size > 1:
             yield rows
         else:
-            alone.setdefault(group.granularity, []).append(rows)
+            alone.setdefault(group.kind, []).append(rows)
     yield from (torch.cat(rows) for rows in alone.values())
 
 
@@ -59,7 +59,7 @@ class Michel(Scheduled):
     """Removes the least important units, so many at a time, by |d(loss)/d(mask)| within their layer.
 
     Args:
-        space: usually `Space(model, "head")`; any granularities work.
+        space: usually `Space(model, "head")`; any units work.
         density: the schedule: its way down is taken in strides of `step` units, each when it begins.
         step: units that go at a time, on the average where they are of different sizes; by default a twelfth
             (paper: 12 of BERT's 144 heads, 4 of 72 in translation).

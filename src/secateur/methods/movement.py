@@ -106,7 +106,7 @@ class Movement(Method):
     """Learns a score for every tile and neuron with the weights, by straight-through masks; what is pruned may return.
 
     Args:
-        space: usually `Space(model, "attention/32x32", "ffn")`; any granularities work.
+        space: usually `Space(model, "attention/32x32", "ffn")`; any units work.
         density: the schedule that the controller follows, `cubic(1.0, target, begin=b, end=e)`; where `faithful`, the
             ramp of the threshold has its begin and end, and its target is a limit.
         variant: checks that the units are those of `units_of`; `filled` is hybrid, and fills the zeros when it is cut.
@@ -116,7 +116,7 @@ class Movement(Method):
         every: steps from one choice of the controller to the next; the last density's first step is always one.
         strength: of the penalty at the end of the ramp (paper: 2.5 to 60).
         regulariser: `l1` or `l0`.
-        weights: how much a granularity counts in the penalty, `{"ffn": 0.5}`; 1 by default.
+        weights: how much a kind of unit counts in the penalty, `{"ffn": 0.5}`; 1 by default.
         minimum: share of every group that is kept at least, where `faithful`.
         learning_rate: of the scores; it follows the schedule of the run (paper: 0.01).
         faithful: the published threshold and penalty.
@@ -176,7 +176,7 @@ class Movement(Method):
     def _check(self, tile: int, threshold: Sequence[float] | None, weights: Mapping[str, float]) -> None:
         _check_name("binariser", self.binariser, BINARISERS)
         _check_name("regulariser", self.regulariser, REGULARISERS)
-        units = self.space.granularities
+        units = self.space.units
         if type(self.every) is not int or self.every < 1:
             raise UserError(f"every is {self.every!r}: expected a whole number of steps, 1 or more")
         if self.space.cost is not None:
@@ -253,20 +253,19 @@ class Movement(Method):
         return self.strength * ramp * (REGULARISERS[self.regulariser](self.movement) * self.shares).sum()
 
     def _shares(self, weights: Mapping[str, float]) -> Tensor:
-        """`(N,)`, in all 1: how much a unit counts in the mean, times what its granularity is weighted with.
+        """`(N,)`, in all 1: how much a unit counts in the mean, times what its kind is weighted with.
 
-        By its parameters; where `faithful`, by one over the granularities, their groups and the group's units.
+        By its parameters; where `faithful`, by one over the number of kinds, their groups and the group's units.
         """
         if not self.faithful:
             cost = self.space.unit_cost()
-            parts = [weights.get(group.granularity, 1.0) * own for group, own in self._groups(cost / cost.sum())]
+            parts = [weights.get(group.kind, 1.0) * own for group, own in self._groups(cost / cost.sum())]
             return torch.cat(parts)
-        names = [group.granularity for group in self.space.groups]
-        kinds = len(self.space.granularities)
+        names = [group.kind for group in self.space.groups]
+        kinds = len(self.space.units)
         return torch.cat(
             [
-                torch.full_like(own, weights.get(group.granularity, 1.0) / (kinds * names.count(group.granularity)))
-                / group.units
+                torch.full_like(own, weights.get(group.kind, 1.0) / (kinds * names.count(group.kind))) / group.size
                 for group, own in self._groups(self.space.ones())
             ]
         )

@@ -100,7 +100,7 @@ class Subset(Gated):
     """Learns which K units to keep: Gumbel top-k gates whose temperature falls, or straight-through ones.
 
     Args:
-        space: usually `Space(model, "head")`; any granularities work.
+        space: usually `Space(model, "head")`; any units work.
         density: K is the number of units at its last value, all the time; gates and temperature begin with it, and
             the temperature ends with it.
         learning_rate: of the scores (paper: 0.5 for BERT, 0.2 for translation).

@@ -64,7 +64,7 @@ class Voita(Gated):
     """Learns L0 gates with the weights, under a penalty whose strength is led to where K of them stay open.
 
     Args:
-        space: usually `Space(model, "head")`; any granularities work.
+        space: usually `Space(model, "head")`; any units work.
         density: the target's way down, `linear(1.0, target, begin=b, end=e)`.
         learning_rate: of the gates; it follows the schedule of the run if `decay` (paper: 0.1, and it does).
         decay: whether it does.

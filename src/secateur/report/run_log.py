@@ -166,7 +166,7 @@ def _survivors(folder: Path) -> Survivors:
         }
         for axis in ("qk", "vo")
     }
-    return Survivors(table.head_dim, heads, {group.name: group.units for group in space.groups})
+    return Survivors(table.head_dim, heads, {group.name: group.size for group in space.groups})
 
 
 def _dense(folder: Path) -> PreTrainedModel:

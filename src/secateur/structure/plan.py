@@ -38,7 +38,7 @@ class Plan:
         source: hash of the weights that it was made from; a plan may be applied to later weights of the same shape.
     """
 
-    granularities: tuple[str, ...]
+    units: tuple[str, ...]
     masks: Tensor = field(repr=False)
     method: str
     asked: float | None
@@ -90,7 +90,7 @@ class Plan:
         if keep is not None and int(kept.sum()) != keep:
             raise UserError(f"the plan keeps {int(kept.sum())} units where keep says {keep}: make the two agree")
         return Plan(
-            granularities=space.granularities,
+            units=space.units,
             masks=closed.cpu(),
             method=method,
             asked=asked if cost is None else None,
@@ -131,7 +131,7 @@ class Plan:
         """
         if model.config.model_type != self.model_type:
             raise UserError(f"the plan is for a {self.model_type!r} model, this is a {model.config.model_type!r}")
-        space = Space(model, *self.granularities)
+        space = Space(model, *self.units)
         if len(space) != len(self.masks):
             raise UserError(
                 f"the plan has {len(self.masks)} units, this model has {len(space)}: use the plan's own model"
@@ -144,7 +144,7 @@ class Plan:
             "version": VERSION,
             "model_type": self.model_type,
             "method": self.method,
-            "granularities": list(self.granularities),
+            "granularities": list(self.units),
             "asked": self.asked,
             "achieved": dict(self.achieved),
             "embedding_rank": self.embedding_rank,
@@ -271,7 +271,7 @@ def _layouts(space: Space, masks: Tensor, given: Sequence[Layout] | None) -> tup
 
 def _group_to_dict(group: Group, masks: Tensor) -> dict[str, Any]:
     values = masks[masks != 0]
-    data: dict[str, Any] = {"units": group.units, "kept": _ranges(masks.nonzero().flatten().tolist())}
+    data: dict[str, Any] = {"units": group.size, "kept": _ranges(masks.nonzero().flatten().tolist())}
     if bool((values != 1.0).any()):
         data["masks"] = values.tolist()
     return data
@@ -338,17 +338,17 @@ def _layout_from_dict(data: Any) -> Layout:
 
 def _group_from_dict(group: Group, data: Any) -> Tensor:
     """Masks `(units,)` of one group, every index and value checked."""
-    if not isinstance(data, dict) or data.get("units") != group.units or not isinstance(data.get("kept"), list):
-        raise UserError(f"the plan's group {group.name!r} must have units: {group.units} and kept: a list of ranges")
+    if not isinstance(data, dict) or data.get("units") != group.size or not isinstance(data.get("kept"), list):
+        raise UserError(f"the plan's group {group.name!r} must have units: {group.size} and kept: a list of ranges")
     if unknown := set(data) - {"units", "kept", "masks"}:
         raise UserError(
             f"the plan's group {group.name!r} has the unknown key {min(unknown)!r}: units, kept and masks are known"
         )
-    masks = torch.zeros(group.units)
+    masks = torch.zeros(group.size)
     previous = -1
     for pair in data["kept"]:
         whole = isinstance(pair, list) and len(pair) == 2 and all(type(end) is int for end in pair)
-        if not whole or not previous < pair[0] <= pair[1] < group.units:
+        if not whole or not previous < pair[0] <= pair[1] < group.size:
             raise UserError(
                 f"the plan's group {group.name!r} has the range {pair!r}: expected rising [first, last] within it"
             )

@@ -24,7 +24,7 @@ from secateur.system.errors import UserError
 
 @dataclass(frozen=True)
 class Group:
-    """A row of units of one granularity.
+    """A row of units of one kind.
 
     `axes` gives how many consecutive indices of each axis one unit covers; `sites` are those axes among them at which
     its mask is multiplied (a head covers QK and VO dims, and its mask acts on the VO dims alone). Units that are tiles
@@ -32,8 +32,8 @@ class Group:
     """
 
     name: str
-    granularity: str
-    units: int
+    kind: str
+    size: int
     axes: Mapping[str, int]
     sites: tuple[str, ...]
     grids: tuple[Grid, ...] = ()
@@ -89,14 +89,12 @@ def _hidden(table: Table) -> list[Group]:
     return [Group("hidden", "hidden", table.sizes["hidden"], {"hidden": 1}, ("hidden",))]
 
 
-def _tiles(table: Table, granularity: str) -> list[Group]:
+def _tiles(table: Table, kind: str) -> list[Group]:
     """Rectangles of the weights of attentions or of feed-forward networks, by their size."""
-    return [
-        Group(name, granularity, prod(own[0].shape), {}, (), own) for name, own in grids(table, granularity).items()
-    ]
+    return [Group(name, kind, prod(own[0].shape), {}, (), own) for name, own in grids(table, kind).items()]
 
 
-GRANULARITIES: Mapping[str, Callable[[Table], list[Group]]] = {
+UNITS: Mapping[str, Callable[[Table], list[Group]]] = {
     "ffn": _ffn,
     "qk": _qk,
     "vo": _vo,
@@ -108,7 +106,7 @@ GRANULARITIES: Mapping[str, Callable[[Table], list[Group]]] = {
 
 
 SIZED = ("ffn", "qk", "vo", "hidden")
-"""Granularities whose units are dims of a size: what `round_to` makes multiples of."""
+"""Kinds of units that are dims of a size: what `round_to` makes multiples of."""
 
 
 class Cost(Protocol):
@@ -132,7 +130,7 @@ class Cost(Protocol):
 
 
 class Space:
-    """The prunable units of a model, in the order in which the granularities are named, each layer by layer.
+    """The prunable units of a model, in the order in which the kinds are named, each layer by layer.
 
     Args:
         cost: what `keep` counts; parameters by default.
@@ -145,18 +143,16 @@ class Space:
         >>> space.density(kept)                         # at most 0.05
 
     Raises:
-        UserError: an unknown granularity, tiles that do not fit, a `round_to` below 1 or with tiles, or a model that
+        UserError: an unknown kind of unit, tiles that do not fit, a `round_to` below 1 or with tiles, or a model that
             `architecture.find` refuses.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, *granularities: str, cost: Cost | None = None, round_to: int = 1
-    ) -> None:
-        names = granularities or ("ffn", "qk", "vo")
-        unknown = [name for name in names if name not in GRANULARITIES and not is_tiled(name)]
+    def __init__(self, model: PreTrainedModel, *units: str, cost: Cost | None = None, round_to: int = 1) -> None:
+        names = units or ("ffn", "qk", "vo")
+        unknown = [name for name in names if name not in UNITS and not is_tiled(name)]
         if unknown or len(set(names)) < len(names):
             raise UserError(
-                f"granularities {names} are not a choice from {', '.join(GRANULARITIES)}, each at most once, or tiles "
+                f"units {names} are not a choice from {', '.join(UNITS)}, each at most once, or tiles "
                 f"such as {', '.join(EXAMPLES)}"
             )
         if round_to < 1:
@@ -165,20 +161,20 @@ class Space:
             raise UserError(f"round_to {round_to} knows no tiles, whose own size decides: leave one of them out")
         self.model = model
         self.cost, self.round_to = cost, round_to
-        self.granularities = tuple(names)
+        self.units = tuple(names)
         self.table = find(model)
         self.groups = tuple(
             group
             for name in names
-            for group in (_tiles(self.table, name) if is_tiled(name) else GRANULARITIES[name](self.table))
+            for group in (_tiles(self.table, name) if is_tiled(name) else UNITS[name](self.table))
         )
         self.tiled = _by_weight(self.groups)
-        ends = torch.tensor([group.units for group in self.groups]).cumsum(0).tolist()
+        ends = torch.tensor([group.size for group in self.groups]).cumsum(0).tolist()
         starts = [0, *ends[:-1]]
         self.slices = {g.name: slice(a, b) for g, a, b in zip(self.groups, starts, ends, strict=True)}
 
     def __len__(self) -> int:
-        return sum(group.units for group in self.groups)
+        return sum(group.size for group in self.groups)
 
     def ones(self) -> Tensor:
         """`(N,)` of ones on the model's device: everything kept."""
@@ -303,13 +299,13 @@ class Space:
         alive = {axis: values > 0 for axis, values in self.effective(kept.float()).items()}
         closed = kept.clone().bool()
         for group in self.groups:
-            reached = [alive[site].view(group.units, -1).any(dim=1) for site in group.sites]
+            reached = [alive[site].view(group.size, -1).any(dim=1) for site in group.sites]
             reached += [grid.touching(alive[grid.axis]) for grid in group.grids]
             closed[self.slices[group.name]] &= torch.stack(reached).any(dim=0)
         return closed
 
     def floor(self) -> float:
-        """The lowest density that these granularities can reach: everything removed that may be."""
+        """The lowest density that these units can reach: everything removed that may be."""
         return self.density(self._prefix(torch.zeros(len(self)), 0))
 
     def share(self, masks: Tensor) -> float:
@@ -367,9 +363,9 @@ class Space:
             return kept
         kept = self.closure(kept)
         for group in self.groups:
-            if group.granularity in SIZED:
+            if group.kind in SIZED:
                 rows = self.slices[group.name]
-                parts = self.table.heads if group.granularity in ("qk", "vo") else 1
+                parts = self.table.heads if group.kind in ("qk", "vo") else 1
                 sizes = (kept[rows].view(parts, -1), ranked[rows].view(parts, -1))
                 kept[rows] = _rounded_up(*sizes, self.round_to).flatten()
         return kept
@@ -402,7 +398,7 @@ class Space:
         return low
 
     def check(self, density: float) -> None:
-        """Refuse a density, or a share of the cost, that is no fraction or that these granularities cannot reach."""
+        """Refuse a density, or a share of the cost, that is no fraction or that these units cannot reach."""
         if self.cost is not None:
             self.cost.check(self, density)
             return
@@ -411,8 +407,8 @@ class Space:
         floor = self.floor()
         if density < floor:
             raise UserError(
-                f"density {density:g} is out of reach: pruning only {', '.join(self.granularities)} leaves at least "
-                f"{floor:.4f}; raise the density or add granularities from {', '.join(GRANULARITIES)}"
+                f"density {density:g} is out of reach: pruning only {', '.join(self.units)} leaves at least "
+                f"{floor:.4f}; raise the density or add units from {', '.join(UNITS)}"
             )
 
     def _keep_first(self, ranked: Tensor, count: int) -> Tensor:
@@ -433,13 +429,13 @@ def _by_weight(groups: tuple[Group, ...]) -> dict[str, tuple[Group, Grid]]:
     """Name of a weight in tiles -> its group, and how it lies.
 
     Raises:
-        UserError: two granularities tile one weight.
+        UserError: two kinds tile one weight.
     """
     found: dict[str, tuple[Group, Grid]] = {}
     for group in groups:
         for grid in group.grids:
             if (other := found.setdefault(grid.parameter.name, (group, grid))[0]) is not group:
-                raise UserError(f"{other.granularity} and {group.granularity} tile the same weights: name one of them")
+                raise UserError(f"{other.kind} and {group.kind} tile the same weights: name one of them")
     return found
 
 

@@ -81,18 +81,18 @@ class Grid:
         return down @ masks.view(self.shape) @ across
 
 
-def is_tiled(granularity: str) -> bool:
+def is_tiled(kind: str) -> bool:
     """Whether a name is that of tiles."""
-    return "/" in granularity
+    return "/" in kind
 
 
-def grids(table: Table, granularity: str) -> dict[str, tuple[Grid, ...]]:
+def grids(table: Table, kind: str) -> dict[str, tuple[Grid, ...]]:
     """Group -> its weights in tiles, one weight a group; the two that a neuron ties in one.
 
     Raises:
         UserError: the name is none of tiles, or the tiles do not divide a weight.
     """
-    part, _, size = granularity.partition("/")
+    part, _, size = kind.partition("/")
     wanted = _inner_by_stream(table, part, size)
     found: dict[str, tuple[Grid, ...]] = {}
     for block in table.layers if part == "ffn" else [attention.block for attention in table.attentions]:
@@ -101,9 +101,7 @@ def grids(table: Table, granularity: str) -> dict[str, tuple[Grid, ...]]:
             for axis in AXES[part]
             for name, row in _named(table, block, axis)
         }
-        found |= (
-            {f"{block}.{granularity}": tuple(own.values())} if size == "tied" else {n: (g,) for n, g in own.items()}
-        )
+        found |= {f"{block}.{kind}": tuple(own.values())} if size == "tied" else {n: (g,) for n, g in own.items()}
     return found
 
 
@@ -111,7 +109,7 @@ def _inner_by_stream(table: Table, part: str, size: str) -> tuple[int, int]:
     """A tile's extent along the inner axis and along the stream."""
     sizes = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", size)
     if part not in AXES or not (sizes or NAMED.get(size) == part):
-        raise UserError(f"{part}/{size} is no granularity of tiles: name them as in {', '.join(EXAMPLES)}")
+        raise UserError(f"{part}/{size} is no kind of tile: name them as in {', '.join(EXAMPLES)}")
     if sizes:
         return int(sizes[1]), int(sizes[2])
     return (table.head_dim if size == "head" else 1), table.sizes["hidden"]
