@@ -595,7 +595,7 @@ def test_sensitivity_scores_every_group(secateur, world, tmp_path):
     assert (found["rows"], found["evidence"], found["by"]) == (8, 8, "gradient")
     assert found == json.loads((tmp_path / "pages" / "sensitivity.json").read_text())
     shown = secateur("sensitivity", world / "classifier", *words, "--by", "magnitude", "--units", "ffn")
-    assert "ffn, 24 units" in shown.stdout and "standard error" in shown.stdout and "2 cells" not in shown.stderr
+    assert "ffn, 24 units" in shown.stdout and "standard error" in shown.stdout and "2 cuts" not in shown.stderr
     assert "choosing units by magnitude" in shown.stderr
 
 

@@ -14,7 +14,8 @@ from transformers import BertForSequenceClassification, BertForTokenClassificati
 
 import secateur as sec
 from secateur.measure.evaluation import encoded, scores
-from secateur.measure.sensitivity import _cells, _in_turn, cut_to, importance, sensitivity, sheets, to_html
+from secateur.measure.group_cuts import cut_to, group_cuts, in_turn
+from secateur.measure.sensitivity import importance, sensitivity
 from secateur.methods.method import named
 from secateur.structure.space import UNITS, Space
 from secateur.surgery.cut import cut
@@ -61,8 +62,8 @@ MODULE = sys.modules["secateur.measure.sensitivity"]  # `secateur.measure.sensit
 
 
 @pytest.fixture(autouse=True)
-def _few_draws(monkeypatch):
-    monkeypatch.setattr(MODULE, "DRAWS", 2)
+def _few_resamples(monkeypatch):
+    monkeypatch.setattr(MODULE, "RESAMPLES", 2)
 
 
 def study(world, **options):
@@ -94,7 +95,7 @@ def test_a_cell_is_the_score_of_the_model_that_is_cut(kind, request):
 def test_at_density_1_every_score_is_the_whole_models(kind, request):
     found = study(request.getfixturevalue(kind), units=ALL, densities=(1.0,))
     assert {reaction.scores for reaction in found.reactions} == {(found.dense,)}
-    assert {reaction.kept for reaction in found.reactions} == {(reaction.units,) for reaction in found.reactions}
+    assert {reaction.kept for reaction in found.reactions} == {(reaction.size,) for reaction in found.reactions}
 
 
 @pytest.mark.parametrize("model", CLASSIFIERS)
@@ -102,10 +103,10 @@ def test_what_is_handed_on_is_what_would_be_computed(model):
     model = tiny(model[0], shape=model[2])
     space = Space(model, "ffn", "qk", "vo", "head", "sublayer", "layer")
     batch = inputs(model)
-    cells = list(_cells(space, torch.rand(len(space)), (0.5, 0.0)).values())
+    cells = list(group_cuts(space, torch.rand(len(space)), (0.5, 0.0)).values())
     assert {cell.first for cell in cells} == {0, 1}
     with torch.inference_mode():
-        found = [answer[0] for answer in _in_turn(model, space, cells, batch)]
+        found = [answer[0] for answer in in_turn(model, space, cells, batch)]
         assert torch.equal(found[0], model(**batch)[0])
         for cell, answer in zip(cells, found[1:], strict=True):
             with attached(model, space, cell.masks):
@@ -116,7 +117,7 @@ def test_every_group_appears_once(world):
     found = study(world, units=ALL, densities=(0.5, 0.25))
     space = Space(world[0], *ALL)
     assert [reaction.group for reaction in found.reactions] == [group.name for group in space.groups]
-    assert [reaction.units for reaction in found.reactions] == [group.size for group in space.groups]
+    assert [reaction.size for reaction in found.reactions] == [group.size for group in space.groups]
     ones = sum(group.size == 1 for group in space.groups)
     assert found.forwards == 2 * len(space.groups) - ones  # a unit that is gone is gone at either density
 
@@ -185,11 +186,10 @@ def test_rows_are_drawn_by_the_seed_and_the_choice_is_made_on_others(world):
 
 
 def test_the_standard_error_of_an_accuracy_is_the_binomial_one(world, monkeypatch):
-    monkeypatch.setattr(MODULE, "DRAWS", 100)
+    monkeypatch.setattr(MODULE, "RESAMPLES", 100)
     found = study(world, rows=180, units=("sublayer",))
     assert found.metric == "accuracy" and 0.1 < found.dense < 0.9
     assert found.standard_error == pytest.approx(np.sqrt(found.dense * (1 - found.dense) / 180), rel=0.25)
-    assert any(f"standard error {found.standard_error:.4f}" in note for note in found.notes())
 
 
 # The model stays as it is
@@ -242,30 +242,6 @@ def test_json_holds_every_number(world):
     told = json.loads(json.dumps(found.to_dict()))
     assert told["densities"] == [0.5, 0.25]
     assert [tuple(one["scores"]) for one in told["reactions"]] == [one.scores for one in found.reactions]
-
-
-def test_there_is_a_sheet_for_each_kind_and_one_for_what_is_whole_or_gone(world):
-    found = study(world, densities=(0.5, 0.25))
-    made = sheets(found)
-    assert [sheet.caption for sheet in made] == [
-        "ffn, 24 units",
-        "qk, 16 units",
-        "vo, 16 units",
-        "head, 2 units",
-        "whole groups gone",
-    ]
-    assert made[0].head == ("0.5", "0.25") and made[-1].head == ("attention", "mlp")
-    by_group = {one.group: one.scores for one in found.reactions}
-    assert made[0].rows == (("0", by_group["0.ffn"]), ("1", by_group["1.ffn"]))
-    assert made[-1].rows[1] == ("1", (by_group["1.attention"][0], by_group["1.mlp"][0]))
-
-
-def test_the_page_draws_every_sheet(world):
-    found = study(world, units=ALL, densities=(0.5,))
-    text = to_html(found, "<model>")
-    assert text.count("<svg") == len(sheets(found)) == 6
-    assert "<model>" not in text and "<script" not in text
-    assert f"{found.reactions[0].scores[0]:.3f}" in text
 
 
 def test_a_drop_is_what_is_worse(world):

@@ -12,7 +12,7 @@ from made_up_run import PROTOCOL, REPORT
 
 from secateur.report.comparison import OUTSIDE, RUN, TEACHER, Axis, Comparison, Entry, Point, Time
 from secateur.report.comparison_page import to_html
-from secateur.report.finished_runs import compare, read
+from secateur.run.finished_runs import compare, read
 from secateur.system.errors import UserError
 
 THERE = {**PROTOCOL, "device": "cpu"}

@@ -759,7 +759,7 @@ def test_an_export_has_both_outputs_and_the_same_scores(finished, values, tmp_pa
 
 
 def test_the_command_knows_the_task(finished, values, tmp_path, secateur, monkeypatch):
-    monkeypatch.setattr(sys.modules["secateur.measure.sensitivity"], "DRAWS", 2)
+    monkeypatch.setattr(sys.modules["secateur.measure.sensitivity"], "RESAMPLES", 2)
     folder, report = finished
     words = ("--data", values["data"], "--task", "questions", "--max-length", 24)
     told = json.loads(secateur("eval", folder, *words, "--json"))
@@ -791,7 +791,7 @@ def test_a_question_that_is_drawn_twice_counts_twice(monkeypatch):
 
 
 def test_sensitivity_is_of_whole_questions(values, monkeypatch):
-    monkeypatch.setattr(sys.modules["secateur.measure.sensitivity"], "DRAWS", 2)
+    monkeypatch.setattr(sys.modules["secateur.measure.sensitivity"], "RESAMPLES", 2)
     task = contract.get("questions").from_data(values["data"])
     torch.manual_seed(0)
     model = BertForQuestionAnswering(bert()).eval()

@@ -27,9 +27,10 @@ from secateur.deploy.verify import Verification
 from secateur.measure.benchmark import BASELINE, Result
 from secateur.measure.inspection import captions, drawn, saved
 from secateur.measure.latency import LatencyTable
-from secateur.measure.sensitivity import Sensitivity, Sheet, sheets
+from secateur.measure.sensitivity import Sensitivity
 from secateur.report.comparison import Comparison
 from secateur.report.report import Report, written
+from secateur.report.sensitivity_page import ScoreTable, notes, score_tables
 from secateur.system import processes
 
 PIPED_WIDTH = 200
@@ -164,8 +165,8 @@ def show_comparison(found: Comparison) -> None:
 def show_sensitivity(found: Sensitivity, name: str) -> None:
     """Side by side a table for each kind of groups; scores stand out by how many standard errors they have lost."""
     OUT.print(f"{name}: {found.metric} with one group at a time cut to a density", style="bold", soft_wrap=True)
-    OUT.print(Columns([_sheet(found, sheet) for sheet in sheets(found)]))
-    for note in (f"{ALARMS[0]} standard error lost: yellow, {ALARMS[1]}: red", *found.notes()):
+    OUT.print(Columns([_score_table(found, table) for table in score_tables(found)]))
+    for note in (f"{ALARMS[0]} standard error lost: yellow, {ALARMS[1]}: red", *notes(found)):
         OUT.print(f"- {note}", style="dim", soft_wrap=True)
 
 
@@ -173,11 +174,11 @@ ALARMS = (1, 3)
 """Standard errors lost from which on a score is yellow, and red."""
 
 
-def _sheet(found: Sensitivity, sheet: Sheet) -> Table:
-    table = Table("layer", title=sheet.caption, title_justify="left", box=box.SIMPLE_HEAD)
-    for name in sheet.head:
+def _score_table(found: Sensitivity, scores_by_layer: ScoreTable) -> Table:
+    table = Table("layer", title=scores_by_layer.caption, title_justify="left", box=box.SIMPLE_HEAD)
+    for name in scores_by_layer.head:
         table.add_column(name, justify="right")
-    for name, scores in sheet.rows:
+    for name, scores in scores_by_layer.rows:
         table.add_row(name, *(RichText(f"{score:.3f}", _alarm(found, score)) for score in scores))
     return table
 

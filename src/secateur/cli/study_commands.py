@@ -35,10 +35,10 @@ from secateur.measure.bench import disk_bytes
 from secateur.measure.benchmark import contest
 from secateur.measure.evaluation import encoded, scores
 from secateur.measure.inspection import inspect
-from secateur.measure.sensitivity import DENSITIES, GRADIENT, ROWS, UNITS, sensitivity, to_html
-from secateur.report import comparison_page
+from secateur.measure.sensitivity import DENSITIES, GRADIENT, ROWS, UNITS, sensitivity
+from secateur.report import comparison_page, sensitivity_page
 from secateur.report.comparison import Entry, Shape, Time
-from secateur.report.finished_runs import TOLD, Finished, compare, read
+from secateur.run.finished_runs import TOLD, Finished, compare, read
 from secateur.system.errors import UserError
 from secateur.tasks import task as tasks
 
@@ -209,7 +209,9 @@ def study_sensitivity(
     )
     if output is not None:
         told = json.dumps(found.to_dict(), indent=1) + "\n"
-        _write(output, {"sensitivity.html": to_html(found, Path(model).name), "sensitivity.json": told})
+        _write(
+            output, {"sensitivity.html": sensitivity_page.to_html(found, Path(model).name), "sensitivity.json": told}
+        )
     if as_json:
         console.show_json(found.to_dict())
     else:

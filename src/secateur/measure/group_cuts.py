@@ -1,0 +1,155 @@
+"""A model with one group at a time cut: the masks of each cut, and the model's outputs under each of them.
+
+The layers in front of a cut group do not change with it. Their outputs are therefore computed once for each batch, by
+the whole model, and returned again for every cut behind them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial, reduce
+from itertools import takewhile
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.trainer_pt_utils import nested_concat
+
+from secateur.measure.evaluation import alone
+from secateur.structure.space import Group, Space
+from secateur.surgery.masking import attached
+from secateur.tasks.task import UNLABELLED
+
+Say = Callable[[str], None]
+"""A function that is called with a line of progress."""
+
+
+@dataclass(frozen=True)
+class GroupCut:
+    """One group cut to some units: `masks` is `(N,)` of 0 and 1, and `first` the first layer whose output changes."""
+
+    masks: Tensor
+    first: int
+
+
+def group_cuts(space: Space, importance: Tensor, densities: Sequence[float]) -> dict[tuple[str, int], GroupCut]:
+    """(group's name, units kept) -> the cut, for every group and density; several densities may keep as many units."""
+    return {
+        (group.name, count): GroupCut(cut_to(space, importance, group, count), layer_of(group) or 0)
+        for group in space.groups
+        for count in (kept_units(group, density) for density in densities)
+    }
+
+
+def kept_units(group: Group, density: float) -> int:
+    """Whole units that a density of the group amounts to, rounded down; at least one dim of the residual stream."""
+    return max(int(density * group.size + 1e-9), 1 if group.kind == "hidden" else 0)
+
+
+def layer_of(group: Group) -> int | None:
+    """The layer that a group belongs to; None for the residual stream, which all layers share."""
+    layer, dot, _ = group.name.partition(".")
+    return int(layer) if dot else None
+
+
+def cut_to(space: Space, importance: Tensor, group: Group, count: int) -> Tensor:
+    """`(N,)` masks that keep the `count` most important units of one group, and all units of the others."""
+    masks, own = space.ones(), space.slices[group.name]
+    masks[own] = 0.0
+    masks[own.start + importance[own].argsort(descending=True, stable=True)[:count]] = 1.0
+    return masks
+
+
+@torch.inference_mode()
+def outputs_of_cuts(
+    model: PreTrainedModel,
+    space: Space,
+    cuts: Sequence[GroupCut],
+    batches: Sequence[Any],
+    label_names: Sequence[str],
+    say: Say,
+) -> tuple[list[Any], Any]:
+    """Outputs `(rows, ...)` on all batches, of the whole model first and then of each cut, and the rows' labels."""
+    outputs: list[list[Any]] = [[] for _ in range(len(cuts) + 1)]
+    labels = []
+    for number, batch in enumerate(batches, 1):
+        inputs = on_device(batch, model)
+        labels.append(alone([inputs.pop(name).cpu().numpy() for name in label_names]))
+        for own, output in zip(outputs, in_turn(model, space, cuts, inputs), strict=True):
+            own.append(alone([value.float().cpu().numpy() for value in output.values() if isinstance(value, Tensor)]))
+        say(f"batch {number} of {len(batches)}")
+    return [_joined(own) for own in outputs], _joined(labels)
+
+
+def on_device(batch: Any, model: PreTrainedModel) -> dict[str, Tensor]:
+    """The tensors of a batch on the model's device."""
+    return {name: value.to(model.device) for name, value in batch.items()}
+
+
+def in_turn(
+    model: PreTrainedModel, space: Space, cuts: Sequence[GroupCut], inputs: dict[str, Tensor]
+) -> Iterator[Mapping[str, Any]]:
+    """Outputs on one batch: of the whole model, then of the model under each cut."""
+    layers = _layers(model, space)
+    with _recorded(layers) as recorded:
+        yield model(**inputs)
+    masks = space.ones()
+    with attached(model, space, masks):
+        for cut in cuts:
+            masks.copy_(cut.masks)
+            with _replayed(layers[: cut.first], recorded):
+                yield model(**inputs)
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> Any:
+    """Arrays of batches end to end; where batches differ in length, padded as Trainer pads them."""
+    return reduce(partial(nested_concat, padding_index=UNLABELLED), arrays)
+
+
+def _layers(model: PreTrainedModel, space: Space) -> list[nn.Module]:
+    """The module of each layer: the innermost that holds all of the layer's parameters."""
+    paths: dict[str, list[list[str]]] = {layer: [] for layer in space.table.layers}
+    for parameter in space.table.parameters:
+        if parameter.layer is not None:
+            paths[parameter.layer].append(parameter.name.split("."))
+    shared = ([names[0] for names in takewhile(_same, zip(*own, strict=False))] for own in paths.values())
+    return [model.get_submodule(".".join(path)) for path in shared]
+
+
+def _same(names: Sequence[str]) -> bool:
+    return len(set(names)) == 1
+
+
+@contextmanager
+def _recorded(layers: Sequence[nn.Module]) -> Iterator[list[Any]]:
+    """A list that collects the output of each layer inside, in order."""
+    outputs: list[Any] = []
+    handles = [layer.register_forward_hook(lambda module, args, output: outputs.append(output)) for layer in layers]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _replayed(layers: Sequence[nn.Module], outputs: Sequence[Any]) -> Iterator[None]:
+    """Inside, these layers compute nothing and return the recorded outputs."""
+    before = [vars(layer).get("forward") for layer in layers]
+    try:
+        for layer, output in zip(layers, outputs, strict=False):
+            vars(layer)["forward"] = partial(_constant, output)
+        yield
+    finally:
+        for layer, forward in zip(layers, before, strict=True):
+            vars(layer).pop("forward", None)
+            if forward is not None:
+                vars(layer)["forward"] = forward
+
+
+def _constant(output: Any, *args: Any, **kwargs: Any) -> Any:
+    return output

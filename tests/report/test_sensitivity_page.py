@@ -1,0 +1,54 @@
+"""The page of a sensitivity study: a table and a heat map for each kind of groups, and what the numbers mean."""
+
+from secateur.measure.sensitivity import Reaction, Sensitivity
+from secateur.report.sensitivity_page import notes, score_tables, to_html
+
+
+def reaction(group, kind, size, kept, scores):
+    return Reaction(group, kind, int(group[0]), size, kept, scores, saved=tuple(0.0 for _ in kept))
+
+
+FFN = [reaction("0.ffn", "ffn", 24, (12, 6), (0.80, 0.71)), reaction("1.ffn", "ffn", 24, (12, 6), (0.89, 0.62))]
+SUBLAYERS = [
+    reaction(f"{layer}.{name}", "sublayer", 1, (0, 0), (score, score))
+    for name, scores in (("attention", (0.5, 0.6)), ("mlp", (0.7, 0.9)))
+    for layer, score in enumerate(scores)
+]
+STUDY = Sensitivity(
+    metric="accuracy",
+    greater_is_better=True,
+    dense=0.9,
+    standard_error=0.01,
+    densities=(0.5, 0.25),
+    reactions=(*FFN, *SUBLAYERS),
+    by="gradient",
+    rows=1024,
+    evidence=512,
+    split="train",
+    seed=3,
+    forwards=8,
+    seconds=12.0,
+)
+
+
+def test_each_kind_has_a_table_and_groups_of_one_unit_share_one():
+    ffn, single = score_tables(STUDY)
+    assert (ffn.caption, ffn.head) == ("ffn, 24 units", ("0.5", "0.25"))
+    assert ffn.rows == (("0", (0.80, 0.71)), ("1", (0.89, 0.62)))
+    assert (single.caption, single.head) == ("whole groups removed", ("attention", "mlp"))
+    assert single.rows == (("0", (0.5, 0.7)), ("1", (0.6, 0.9)))
+
+
+def test_the_page_has_a_heat_map_for_each_table_and_every_score():
+    text = to_html(STUDY, "<model>")
+    assert text.count("<svg") == 2
+    assert "<model>" not in text and "<script" not in text
+    assert all(f"{score:.3f}" in text for one in STUDY.reactions for score in one.scores)
+
+
+def test_the_notes_state_the_noise_the_rows_and_the_caveat():
+    about_score, caveat, evidence, within, work = notes(STUDY)
+    assert "standard error 0.0100" in about_score and "1,024 rows of the train split" in about_score
+    assert "training rows" in caveat and "512 other training rows" in evidence
+    assert "at density 0.25, 1 of 6 groups" in within
+    assert work == "8 cuts in 12 s"
