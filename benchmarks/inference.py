@@ -259,8 +259,9 @@ def laid_out(model: PreTrainedModel, plan: Plan, layout: str, fused: bool = True
     """The cut of a plan with another layout; "chosen" leaves it."""
     if layout != "chosen":
         space = plan.space(model)
+        reading = plan.read(space)
         plan = replace(
-            plan, layouts=tuple(LAYOUTS[layout](*plan.head_sizes(space, n)) for n in range(len(space.table.layers)))
+            plan, layouts=tuple(LAYOUTS[layout](*reading.head_sizes(n)) for n in range(len(space.table.layers)))
         )
     small = sec.cut(model, plan)
     for module in small.modules():

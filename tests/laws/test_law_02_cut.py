@@ -146,5 +146,5 @@ LAYOUTS = {
 def test_every_layout_is_exact(kind, layout):
     model, plan, masks = edge_cases(kind)
     space = plan.space(model)
-    layouts = [LAYOUTS[layout](len(plan.head_sizes(space, n)[0])) for n in range(len(space.table.attentions))]
+    layouts = [LAYOUTS[layout](len(plan.read(space).head_sizes(n)[0])) for n in range(len(space.table.attentions))]
     assert_cut_is_masked(model, Plan.of(space, masks, layouts=layouts), masks)

@@ -82,7 +82,8 @@ def test_heads_of_many_sizes_in_buckets(which):
     model = tiny(*which)
     space = Space(model, "qk", "vo")
     masks = random_masks(space, 0.4)
-    heads = [len(Plan.of(space, masks).head_sizes(space, n)[0]) for n in range(len(space.table.attentions))]
+    reading = Plan.of(space, masks).read(space)
+    heads = [len(reading.head_sizes(n)[0]) for n in range(len(space.table.attentions))]
     layouts = [Layout(tuple((head,) for head in reversed(range(count)))) for count in heads]
     assert max(heads) > 2
     assert_cut_writes_as_masked(model, Plan.of(space, masks, layouts=layouts), **WAYS["beam"])

@@ -87,9 +87,9 @@ def test_heads_add_up_to_the_plans_summary(tmp_path, units):
     survivors = read(tmp_path).survivors
     for axis in ("qk", "vo"):
         sums = [f"{sum(heads)}/{survivors.head_size * len(heads)}" for heads in survivors.heads[axis].values()]
-        assert sums == [row[axis] for row in plan.summary(space)[:-1]]
+        assert sums == [row[axis] for row in plan.read(space).summary()[:-1]]
     alive = [f"{sum(n > 0 for n in heads)}/{len(heads)}" for heads in survivors.heads["vo"].values()]
-    assert alive == [row["heads"] for row in plan.summary(space)[:-1]]
+    assert alive == [row["heads"] for row in plan.read(space).summary()[:-1]]
     assert [*survivors.heads["qk"]] == [*survivors.heads["vo"]] == ["0", "1"]
     assert survivors.units == {group.name: group.size for group in space.groups}
 

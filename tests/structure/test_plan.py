@@ -108,7 +108,7 @@ def test_units_that_others_make_dead_are_closed(model):
 
 
 def test_summary(space, model, data):
-    assert Plan.from_dict(data, model).summary(space) == [
+    assert Plan.from_dict(data, model).read(space).summary() == [
         {"layer": 0, "heads": "1/2", "qk": "4/8", "vo": "4/8", "ffn": "6/6"},
         {"layer": 1, "heads": "2/2", "qk": "8/8", "vo": "8/8", "ffn": "2/6"},
         {"layer": "stream", "hidden": "8/8"},

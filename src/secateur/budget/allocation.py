@@ -73,7 +73,7 @@ def sizes(space: Space, kept: Tensor) -> tuple[int, np.ndarray]:
 
     -1 for a removed sublayer.
     """
-    alive = {axis: values.cpu().numpy() > 0 for axis, values in space.effective(kept.float()).items()}
+    alive = {axis: values.cpu().numpy() for axis, values in space.read(kept).alive.items()}
     rows = []
     for layer in space.table.layers:
         qk, vo = (alive[f"{layer}.{axis}"].reshape(space.table.heads, -1) for axis in ("qk", "vo"))

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from secateur.structure.architecture import numbered
 from secateur.structure.cost import SCOPES
 from secateur.structure.plan import Plan
+from secateur.structure.reading import Reading
 from secateur.structure.space import UNITS, Space
 from secateur.surgery.cut import uncut
 
@@ -46,15 +47,15 @@ def inspect(model: PreTrainedModel, tokens: int = 128) -> dict[str, Any]:
     kept = {scope: round(plan.achieved[scope] * space.total(scope)) for scope in SCOPES}
     stored = model.num_parameters()
     zeros = round(float(space.parameters(space.filled(plan.kept)) - space.parameters(plan.kept)))
-    full = space.ones().cpu()
+    full, reading = space.ones().cpu(), plan.read(space)
     return {
         "architecture": model.config.model_type,
         "model_class": type(model).__name__,
         "compact": compact,
         "method": plan.method if compact else None,
         "asked": plan.asked,
-        "layers": plan.summary(space),
-        "heads": _heads(space, plan),
+        "layers": reading.summary(),
+        "heads": _heads(space, reading),
         "head_dim": space.table.head_dim,
         "parameters": {
             scope: {"kept": kept[scope], "total": space.total(scope), "density": plan.achieved[scope]}
@@ -96,12 +97,12 @@ def _offer(model: PreTrainedModel, kind: str) -> dict[str, Any]:
     }
 
 
-def _heads(space: Space, plan: Plan) -> list[dict[str, Any]]:
-    """Row by row of `Plan.summary`: QK and VO dims of each head, 0 of a dead one, and what is left of each sublayer."""
-    alive = {axis: values > 0 for axis, values in space.effective(plan.masks).items()}
+def _heads(space: Space, reading: Reading) -> list[dict[str, Any]]:
+    """Rows as in `Reading.summary`: QK and VO dims of each head (0 if removed), and the state of each sublayer."""
+    alive = reading.alive
 
     def dims(axis: str) -> list[int]:
-        return alive[axis].view(space.table.heads, -1).sum(dim=1).tolist()
+        return reading.by_head(axis).sum(dim=1).tolist()
 
     def state(gate: str, inner: str) -> str:
         if not alive[gate].any():
@@ -123,8 +124,8 @@ def _heads(space: Space, plan: Plan) -> list[dict[str, Any]]:
 
 def _savings(dense: PreTrainedModel, space: Space, plan: Plan, tokens: int) -> list[dict[str, Any]]:
     """What would go with each group of `PARTS` but the stream, if it went next: prunable parameters, and FLOPs."""
-    parts, there = Space(dense, *PARTS), space.effective(plan.masks)
-    kept = torch.cat([there[group.name] > 0 for group in parts.groups]).double()
+    parts, alive = Space(dense, *PARTS), plan.read(space).alive
+    kept = torch.cat([alive[group.name] for group in parts.groups]).double()
     before = _cost(parts, kept, tokens)
     savings = []
     for group in parts.groups:
@@ -141,7 +142,8 @@ def _savings(dense: PreTrainedModel, space: Space, plan: Plan, tokens: int) -> l
 
 def _cost(space: Space, masks: Tensor, tokens: int) -> tuple[float, float]:
     """Prunable parameters, and operations on one sequence."""
-    return float(space.parameters(masks)), space.flops(masks, tokens)
+    reading = space.read(masks)
+    return float(reading.parameters()), reading.flops(tokens)
 
 
 # Drawn

@@ -25,7 +25,7 @@ class Report:
         metric: name of the main score; `teacher_scores` and `scores` hold every metric on the validation split.
         density: scope -> fraction kept; `prunable` is the one that was asked for, `model` counts everything, `filled`
             is there with tiles (`Plan.achieved`).
-        structure: what survived, a row per layer (`Plan.summary`).
+        structure: what survived, a row per layer (`Reading.summary`).
         weight_bytes: of the teacher's weights in float32, and of the compact folder's safetensors.
         latency: one `bench.Measurement` a shape, the teacher's inside it under `against`.
         verified: largest absolute differences of the logits, masked to compact and compact to loaded.

@@ -159,11 +159,9 @@ def _survivors(folder: Path) -> Survivors:
     dense = _dense(folder)
     plan = Plan.load(folder / "plan.json", dense)
     space = plan.space(dense)
-    alive, table = space.effective(plan.kept.float()), space.table
+    reading, table = plan.read(space), space.table
     heads = {
-        axis: {
-            block: alive[f"{block}.{axis}"].view(table.heads, -1).gt(0).sum(dim=1).tolist() for block in table.blocks
-        }
+        axis: {block: reading.by_head(f"{block}.{axis}").sum(dim=1).tolist() for block in table.blocks}
         for axis in ("qk", "vo")
     }
     return Survivors(table.head_dim, heads, {group.name: group.size for group in space.groups})

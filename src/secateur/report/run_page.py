@@ -11,7 +11,7 @@ from secateur.report.html import Folded, Gallery, Notes, Part, Picture, Section,
 from secateur.report.run_log import Curve, Record, Stage, Survivors
 
 COLUMNS = ("layer", "heads", "qk", "vo", "ffn", "hidden")
-"""Of what survived, as `Plan.summary` names them."""
+"""Of what survived, as `Reading.summary` names them."""
 UNITS = {
     "ffn": "FFN neurons",
     "qk": "QK dims",
@@ -39,7 +39,7 @@ def survived(structure: Sequence[Mapping[str, Any]], survivors: Survivors | None
     """Layer by layer, kept / total, and head by head where the model is there to tell.
 
     Args:
-        structure: the rows of `Plan.summary`.
+        structure: the rows of `Reading.summary`.
         survivors: what each head kept, None for a run without its model.
     """
     drawn = [] if survivors is None else _heads(survivors)

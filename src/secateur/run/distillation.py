@@ -101,8 +101,9 @@ class Lessons:
         for term in terms:
             term.bind(cut.small, cut.teacher)
         torch.nn.ModuleList(terms).load_state_dict(values)
+        left = cut.plan.read(cut.space)
         for term in terms:
-            term.restrict(cut.plan.kept_on(cut.space, "hidden"), cut.plan.layers_left(cut.space))
+            term.restrict(left.indices("hidden"), left.layers_left())
         return terms
 
 

@@ -549,7 +549,7 @@ class Run:
             **reached,
             rows={name: len(split) for name, split in self.task.splits.items()},
             density=dict(self._plan().achieved),
-            structure=self._plan().summary(space),
+            structure=self._plan().read(space).summary(),
             parameters={"teacher": teacher.num_parameters(), "model": model.num_parameters()},
             weight_bytes={
                 "teacher": 4 * teacher.num_parameters(),

@@ -49,6 +49,11 @@ def parameters(
     return sum((own.get(p.name, size(p, lengths)) for p in table.parameters if counts(p, scope)), start=0.0)
 
 
+def total(table: Table, scope: str = "prunable") -> int:
+    """Parameters of the unpruned model within a scope."""
+    return int(parameters(table, full(table), scope))
+
+
 def full(table: Table) -> dict[str, float]:
     """The lengths of the unpruned model."""
     gates = {row.behind: 1.0 for row in table.rows if row.behind}

@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers import __version__ as transformers_version
 
-from secateur.structure.architecture import numbered
 from secateur.structure.head_buckets import Layout, choose
+from secateur.structure.reading import Reading
 from secateur.structure.space import Group, Space
 from secateur.system.errors import UserError
 
@@ -87,6 +87,7 @@ class Plan:
             check_rank(rows, size, embedding_rank)
         closed = masks.detach().float() * space.closure(masks > 0)
         kept, cost = closed > 0, space.cost
+        reading = space.read(kept)
         if keep is not None and int(kept.sum()) != keep:
             raise UserError(f"the plan keeps {int(kept.sum())} units where keep says {keep}: make the two agree")
         return Plan(
@@ -94,9 +95,9 @@ class Plan:
             masks=closed.cpu(),
             method=method,
             asked=asked if cost is None else None,
-            achieved=_achieved(space, kept, embedding_rank),
+            achieved=_achieved(space, reading, kept, embedding_rank),
             embedding_rank=embedding_rank,
-            layouts=_layouts(space, closed, layouts),
+            layouts=_layouts(reading, layouts),
             latency=cost.verdict(space, kept, asked) if cost is not None else None,
             keep=keep,
             model_type=space.table.model_type,
@@ -109,19 +110,9 @@ class Plan:
         """`(N,)` bool."""
         return self.masks > 0
 
-    def kept_on(self, space: Space, axis: str) -> Tensor:
-        """The indices of an axis that are kept, in order."""
-        return (space.effective(self.masks)[axis] > 0).nonzero().flatten()
-
-    def head_sizes(self, space: Space, number: int) -> tuple[list[int], list[int]]:
-        """QK and VO dims of each kept head, in order, of the attention of that number in the table."""
-        return _head_sizes(space, self.masks, space.table.attentions[number].block)
-
-    def layers_left(self, space: Space) -> Tensor:
-        """`(layers,)` bool: where an attention or the feed-forward network is left; the others are the identity."""
-        effective, table = space.effective(self.masks), space.table
-        gates = [[effective[one.gate] for one in table.sublayers if one.layer == layer] for layer in table.layers]
-        return torch.stack([torch.cat(own).gt(0).any() for own in gates])
+    def read(self, space: Space) -> Reading:
+        """What the plan leaves of the model, axis by axis."""
+        return space.read(self.masks)
 
     def space(self, model: PreTrainedModel) -> Space:
         """The space of this plan over a model.
@@ -192,24 +183,6 @@ class Plan:
             ) from error
         return Plan.from_dict(data, model)
 
-    def summary(self, space: Space) -> list[dict[str, Any]]:
-        """One row per layer: kept / total of heads, QK, VO and FFN after closure, and of the stream in a last row.
-
-        A second attention of a layer has a row of its own after the layer's, without FFN.
-        """
-        table, alive = space.table, {axis: v > 0 for axis, v in space.effective(self.masks).items()}
-        rows: list[dict[str, Any]] = []
-        for block in table.blocks:
-            heads = alive[f"{block}.vo"].view(table.heads, -1).any(dim=1)
-            row: dict[str, Any] = {"layer": numbered(block), "heads": f"{int(heads.sum())}/{table.heads}"}
-            for axis in ("qk", "vo", "ffn"):
-                if (kept := alive.get(f"{block}.{axis}")) is not None:
-                    row[axis] = f"{int(kept.sum())}/{len(kept)}"
-            rows.append(row)
-        hidden = alive["hidden"]
-        rows.append({"layer": "stream", "hidden": f"{int(hidden.sum())}/{len(hidden)}"})
-        return rows
-
 
 def fingerprint(model: PreTrainedModel) -> str:
     """A hash of the model's weights, names and shapes: the first 16 hex digits of SHA-256."""
@@ -233,31 +206,24 @@ def check_rank(rows: int, size: int, rank: int) -> None:
         )
 
 
-def _achieved(space: Space, kept: Tensor, rank: int | None) -> dict[str, float]:
+def _achieved(space: Space, reading: Reading, kept: Tensor, rank: int | None) -> dict[str, float]:
     """Scope -> density; factorised word embeddings count in `model` as what they become, a table and a projection."""
-    achieved = {scope: space.density(kept, scope) for scope in ("prunable", "layers", "model")}
+    achieved = {scope: reading.density(scope) for scope in ("prunable", "layers", "model")}
     if space.tiled:
         achieved["filled"] = space.density(space.filled(kept))
     word = next((p for p in space.table.parameters if p.name == f"{space.table.embeddings}.weight"), None)
     if rank is not None and word is not None:
         rows, size = word.shape
-        width = int(space.lengths(kept.double())[word.axes[1]]) if word.axes[1] else size
+        width = int(reading.lengths[word.axes[1]]) if word.axes[1] else size
         achieved["model"] -= (rows * width - rank * (rows + width)) / space.total("model")
     return achieved
 
 
-def _head_sizes(space: Space, masks: Tensor, block: str) -> tuple[list[int], list[int]]:
-    effective = space.effective(masks)
-    qk, vo = (effective[f"{block}.{axis}"].view(space.table.heads, -1) > 0 for axis in ("qk", "vo"))
-    heads = vo.any(dim=1)
-    return qk[heads].sum(dim=1).tolist(), vo[heads].sum(dim=1).tolist()
-
-
-def _layouts(space: Space, masks: Tensor, given: Sequence[Layout] | None) -> tuple[Layout, ...]:
+def _layouts(reading: Reading, given: Sequence[Layout] | None) -> tuple[Layout, ...]:
     """A layout for each attention: the given ones, if they are of the heads that are kept, or else the cheapest."""
-    sizes = [_head_sizes(space, masks, attention.block) for attention in space.table.attentions]
+    sizes = [reading.head_sizes(number) for number in range(len(reading.table.attentions))]
     if given is None:
-        hidden = int(space.effective(masks)["hidden"].gt(0).sum())
+        hidden = int(reading.alive["hidden"].sum())
         return tuple(choose(qk, vo, hidden) for qk, vo in sizes)
     fits = len(given) == len(sizes) and all(
         sorted(layout.order) == list(range(len(qk))) for layout, (qk, _) in zip(given, sizes, strict=True)

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from secateur.structure import cost
 from secateur.structure.architecture import Parameter, Table, find
+from secateur.structure.reading import Reading
 from secateur.structure.tiles import EXAMPLES, Grid, grids, is_tiled
 from secateur.system.errors import UserError
 
@@ -205,6 +206,15 @@ class Space:
             product[qk] = product[qk] * heads.repeat_interleave(self.table.head_dim)
         return product
 
+    def read(self, masks: Tensor) -> Reading:
+        """The effective masks `(N,)` and everything that follows from them: ask one reading all questions about them.
+
+        Masks are read in double precision, in which the counts of parameters are exact.
+        """
+        masks = masks.double()
+        tiles = {name: (grid, masks[self.slices[group.name]]) for name, (group, grid) in self.tiled.items()}
+        return Reading(self.table, self.effective(masks), tiles)
+
     def _product(self, masks: Tensor, axes: Callable[[Group], Mapping[str, int]]) -> dict[str, Tensor]:
         product: dict[str, Tensor] = {}
         for group in self.groups:
@@ -231,47 +241,38 @@ class Space:
 
     def filled(self, kept: Tensor) -> Tensor:
         """`(N,)` bool: `kept`, closed, with all tiles that lie in what it leaves: what dense modules store of it."""
-        alive = {axis: values > 0 for axis, values in self.effective(kept.float()).items()}
-        filled = self.closure(kept)
+        alive, filled = self.read(kept).alive, self.closure(kept)
         for group, grid in self.tiled.values():
             filled[self.slices[group.name]] |= grid.touching(alive[grid.axis])
         return filled
 
     def lengths(self, masks: Tensor) -> dict[str, Tensor]:
         """Kept length of every axis and gate, `()` each, differentiable in soft masks."""
-        return {axis: values.sum() for axis, values in self.effective(masks).items()}
+        return self.read(masks).lengths
 
     def parameters(self, masks: Tensor, scope: str = "prunable") -> Tensor:
         """Kept parameters, `()`: exact for masks of 0 and 1, multilinear (an expectation) for soft ones.
 
-        Of a weight in tiles what lies in kept tiles; what is stored of it is `filled`.
+        A tiled weight counts what lies in kept tiles; what is stored of it is `filled`.
 
         `scope`: `prunable`, `layers` or `model`, see `cost.counts`.
         """
-        masks = masks.double()
-        there = self.effective(masks)
-        tiled = {
-            name: grid.count(masks[self.slices[group.name]], (there[out or ""], there[into or ""]))
-            for name, (group, grid) in self.tiled.items()
-            for out, into in [grid.parameter.axes]
-        }
-        lengths = {axis: values.sum() for axis, values in there.items()}
-        return torch.as_tensor(cost.parameters(self.table, lengths, scope, tiled))
+        return self.read(masks).parameters(scope)
 
     def total(self, scope: str = "prunable") -> int:
         """Parameters of the unpruned model within a scope."""
-        return int(cost.parameters(self.table, cost.full(self.table), scope))
+        return cost.total(self.table, scope)
 
     def density(self, masks: Tensor, scope: str = "prunable") -> float:
         """Kept parameters over all parameters of the scope."""
-        return float(self.parameters(masks, scope)) / self.total(scope)
+        return self.read(masks).density(scope)
 
     def flops(self, masks: Tensor, tokens: int) -> float:
         """Floating point operations of the layers for one sequence of `tokens`; see `cost.flops`.
 
         Tiles that are gone from a weight that is left are zeros in it, and are multiplied.
         """
-        return float(cost.flops(self.table, self.lengths(masks.double()), tokens))
+        return self.read(masks).flops(tokens)
 
     def unit_cost(self) -> Tensor:
         """`(N,)` prunable parameters that go with each unit when it alone is removed from the full model.
@@ -296,7 +297,7 @@ class Space:
         A removed sublayer takes all that is behind it. All heads dead is not the sublayer dead: its bias still speaks.
         A tile dies with the indices of the inner axis that it lies on.
         """
-        alive = {axis: values > 0 for axis, values in self.effective(kept.float()).items()}
+        alive = self.read(kept).alive
         closed = kept.clone().bool()
         for group in self.groups:
             reached = [alive[site].view(group.size, -1).any(dim=1) for site in group.sites]
@@ -393,7 +394,7 @@ class Space:
         low, high = 0, most
         while low < high:
             middle = (low + high + 1) // 2
-            fits = self.density(self.closure(prefix(middle))) <= density + 1e-12
+            fits = self.density(prefix(middle)) <= density + 1e-12  # closing changes no count
             low, high = (middle, high) if fits else (low, middle - 1)
         return low
 

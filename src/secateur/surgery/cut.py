@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from secateur.structure.architecture import Axis, Embedding, Linear, Norm, Parameter, Table, find
 from secateur.structure.head_buckets import Layout
 from secateur.structure.plan import Plan, check_rank
+from secateur.structure.reading import Reading
 from secateur.structure.space import Space
 from secateur.surgery import compact
 from secateur.surgery.masking import ATTACHED
@@ -48,14 +49,15 @@ def cut(model: PreTrainedModel, plan: Plan) -> PreTrainedModel:
         model = factorise(model, plan.embedding_rank)
         space = plan.space(model)
     plan = replace(plan, embedding_rank=_rank(space))  # plan.json must tell what is cut, whoever factorised it
-    kept = kept_indices(space, plan)
-    structure = structure_of(space, plan, kept)
+    reading, sites = plan.read(space), space.at_sites(plan.masks.double())
+    kept = kept_indices(reading, plan)
+    structure = structure_of(space, plan, reading, kept)
     small = _shaped(model, structure)
     small.plan = plan.to_dict(space)
     state = model.state_dict()
     for name, parameter in small.named_parameters():
         entry = next(p for p in space.table.parameters if p.name == name)
-        parameter.copy_(taken(entry, _fold(entry, state[name], space, plan.masks), kept))
+        parameter.copy_(taken(entry, _fold(entry, state[name], space, plan.masks, sites), kept))
     return small.train(model.training)
 
 
@@ -66,13 +68,13 @@ def cut_moments(model: PreTrainedModel, plan: Plan, moments: Moments) -> Moments
     Where a mask m was folded into a weight w, the gradient with respect to m w is that of w over m.
     """
     space = plan.space(model)
-    kept = kept_indices(space, plan)
+    kept, sites = kept_indices(plan.read(space), plan), space.at_sites(plan.masks.double())
     found: Moments = {}
     for entry in space.table.parameters:
         state = moments.get(entry.name, {})
         for key, value in state.items():
             if key in ORDERS:
-                folds = taken(entry, _fold(entry, torch.ones_like(value), space, plan.masks), kept)
+                folds = taken(entry, _fold(entry, torch.ones_like(value), space, plan.masks, sites), kept)
                 value = torch.where(folds > 0, taken(entry, value, kept) / folds ** ORDERS[key], 0.0)
             found.setdefault(entry.name, {})[key] = value
     return found
@@ -112,18 +114,14 @@ def _whole_embedding(model: PreTrainedModel, path: str) -> nn.Embedding:
     return module
 
 
-def kept_indices(space: Space, plan: Plan) -> dict[str, Tensor]:
+def kept_indices(reading: Reading, plan: Plan) -> dict[str, Tensor]:
     """Axis -> kept indices in storage order; -1 is padding. Axes that are kept whole are left out."""
-    effective = {axis: values > 0 for axis, values in space.effective(plan.masks).items()}
-    kept = {}
-    for axis in space.table.sizes:
-        if bool(effective[axis].all()):
-            continue
-        kept[axis] = effective[axis].nonzero().flatten()
-    for attention, layout in zip(space.table.attentions, plan.layouts, strict=True):
+    alive, table = reading.alive, reading.table
+    kept = {axis: reading.indices(axis) for axis in table.sizes if not bool(alive[axis].all())}
+    for attention, layout in zip(table.attentions, plan.layouts, strict=True):
         qk, vo = f"{attention.block}.qk", f"{attention.block}.vo"
         if qk in kept or vo in kept:
-            kept[qk], kept[vo] = (_stored(effective, axis, vo, space.table.heads, layout) for axis in (qk, vo))
+            kept[qk], kept[vo] = (_stored(alive, axis, vo, table.heads, layout) for axis in (qk, vo))
     return kept
 
 
@@ -157,9 +155,9 @@ def take(tensor: Tensor, dim: int, indices: Tensor) -> Tensor:
     return taken * (indices >= 0).view(shape)
 
 
-def _fold(parameter: Parameter, tensor: Tensor, space: Space, masks: Tensor) -> Tensor:
+def _fold(parameter: Parameter, tensor: Tensor, space: Space, masks: Tensor, at_sites: Mapping[str, Tensor]) -> Tensor:
     """The parameter with every mask that acts at its row, or at itself, multiplied in."""
-    sites = space.at_sites(masks.to(tensor))
+    sites = {site: mask.to(tensor) for site, mask in at_sites.items() if site in _sites_of(parameter.row)}
     row = parameter.row
     if (tiles := space.at_parameter(masks.to(tensor), parameter)) is not None:
         tensor = tensor * tiles
@@ -175,6 +173,11 @@ def _fold(parameter: Parameter, tensor: Tensor, space: Space, masks: Tensor) -> 
     return tensor * factor
 
 
+def _sites_of(row: Linear | Norm | Embedding) -> set[Axis]:
+    """The sites whose masks may act at a row."""
+    return {"hidden", row.behind, *((row.out, row.into) if isinstance(row, Linear) else ())}
+
+
 def _on(axes: tuple[Axis, ...], axis: Axis, mask: Tensor | None, *, out: bool = False) -> Tensor:
     """A mask shaped to multiply a parameter along its dimension on `axis`; 1 where it has none."""
     dims = [dim for dim, name in enumerate(axes) if name == axis and not (out and dim > 0)]
@@ -185,11 +188,10 @@ def _on(axes: tuple[Axis, ...], axis: Axis, mask: Tensor | None, *, out: bool = 
     return mask.view(shape)
 
 
-def structure_of(space: Space, plan: Plan, kept: Mapping[str, Tensor]) -> dict[str, Any]:
+def structure_of(space: Space, plan: Plan, reading: Reading, kept: Mapping[str, Tensor]) -> dict[str, Any]:
     """What of the stock model changes: the `secateur` key, see `compact`."""
     table = space.table
-    effective = space.effective(plan.masks)
-    gates = {sublayer.gate: float(effective[sublayer.gate]) for sublayer in table.sublayers}
+    gates = {sublayer.gate: float(reading.effective[sublayer.gate]) for sublayer in table.sublayers}
     structure: dict[str, Any] = {"version": compact.VERSION}
     structure |= {part: {} for part in ("linear", "norm", "embedding", "factorised", "attention", "bias", "replaced")}
     sizes = {axis: len(indices) for axis, indices in kept.items()}
@@ -203,7 +205,7 @@ def structure_of(space: Space, plan: Plan, kept: Mapping[str, Tensor]) -> dict[s
         structure["factorised"][table.embeddings] = rank
     for number, attention in enumerate(table.attentions):
         if f"{attention.block}.vo" in kept:
-            structure["attention"][attention.path] = _attention_structure(space, plan, number)
+            structure["attention"][attention.path] = _attention_structure(reading, plan, number)
     return structure
 
 
@@ -233,21 +235,20 @@ def _row_structure(
     return "linear", [out if out > 0 else shape[0], into if into > 0 else shape[1]]
 
 
-def _attention_structure(space: Space, plan: Plan, number: int) -> dict[str, Any]:
-    attention, layout, sizes = space.table.attentions[number], plan.layouts[number], plan.head_sizes(space, number)
+def _attention_structure(reading: Reading, plan: Plan, number: int) -> dict[str, Any]:
+    attention, layout, sizes = reading.table.attentions[number], plan.layouts[number], reading.head_sizes(number)
     structure = {
         "query": attention.query,
         "key": attention.key,
         "value": attention.value,
         "output": attention.output,
         **{name: [own[head] for head in layout.order] for name, own in zip(("qk", "vo"), sizes, strict=True)},
-        "scale": float(space.table.head_dim**-0.5 if attention.scale is None else attention.scale),
+        "scale": float(reading.table.head_dim**-0.5 if attention.scale is None else attention.scale),
         "buckets": [len(bucket) for bucket in layout.buckets],
         "multiple": layout.multiple,
     }
     if attention.biased:
-        alive = plan.kept_on(space, f"{attention.block}.vo").div(space.table.head_dim, rounding_mode="floor")
-        heads = alive.unique().tolist()
+        heads = reading.heads(attention.block).nonzero().flatten().tolist()
         structure["heads"] = [heads[head] for head in layout.order]
     return structure
 
@@ -280,7 +281,7 @@ def uncut(small: PreTrainedModel) -> tuple[PreTrainedModel, Plan]:
     plan = _plan_over(dense, small)
     plan = replace(plan, masks=plan.kept.float())
     space = plan.space(dense)
-    kept = kept_indices(space, plan)
+    kept = kept_indices(plan.read(space), plan)
     entries = {entry.name: entry for entry in space.table.parameters}
     for name, parameter in small.named_parameters():
         entry = entries[name]
@@ -303,7 +304,8 @@ def planned_structure(small: PreTrainedModel) -> dict[str, Any]:
         UserError: `small` is no cut model with its plan, or the plan does not fit its config.
     """
     space, plan = planned(small)
-    return structure_of(space, plan, kept_indices(space, plan))
+    reading = plan.read(space)
+    return structure_of(space, plan, reading, kept_indices(reading, plan))
 
 
 def planned(small: PreTrainedModel) -> tuple[Space, Plan]:

@@ -57,9 +57,10 @@ class Shrinking(nn.Module):
         Every unit of `kept` must be there still.
         """
         plan = Plan.of(self.space, kept.float().cpu(), source="")
-        wanted = {axis: indices for axis, indices in kept_indices(self.space, plan).items() if axis != STREAM}
+        reading = plan.read(self.space)
+        wanted = {axis: indices for axis, indices in kept_indices(reading, plan).items() if axis != STREAM}
         shapes = copy.deepcopy(self._skeleton())
-        compact.reshape(shapes, structure_of(self.space, plan, wanted))
+        compact.reshape(shapes, structure_of(self.space, plan, reading, wanted))
         self._put_in(shapes, wanted, optimizer)
         self.places = wanted
         self.kept.copy_(kept)

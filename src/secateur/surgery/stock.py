@@ -44,8 +44,9 @@ def plain(small: PreTrainedModel) -> PreTrainedModel:
 
 def _uniform(space: Space, plan: Plan) -> tuple[list[str], int]:
     """The layers that are left, whole but for their neurons, and the number of neurons of each."""
-    table, kept = space.table, {axis: int((v > 0).sum()) for axis, v in space.effective(plan.masks).items()}
-    left = [layer for layer, is_left in zip(table.layers, plan.layers_left(space).tolist(), strict=True) if is_left]
+    table, reading = space.table, plan.read(space)
+    kept = {axis: int(alive.sum()) for axis, alive in reading.alive.items()}
+    left = [layer for layer, is_left in zip(table.layers, reading.layers_left().tolist(), strict=True) if is_left]
     whole = {"hidden": table.sizes["hidden"]}
     for layer in left:
         whole |= {f"{layer}.{axis}": table.sizes[f"{layer}.{axis}"] for axis in ("qk", "vo")}

@@ -27,7 +27,7 @@ def holes(small: PreTrainedModel) -> dict[str, tuple[Tensor, Tensor]]:
         UserError: `small` is no cut model with its plan.
     """
     space, plan = planned(small)
-    kept = kept_indices(space, plan)
+    kept = kept_indices(plan.read(space), plan)
     stored = dict(small.named_parameters())
     found = {}
     for name, (_, grid) in space.tiled.items():

@@ -1,0 +1,113 @@
+"""What masks leave of a model, axis by axis: counts, sizes and indices are read from one `Reading`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.structure import cost
+from secateur.structure.architecture import Table, numbered
+from secateur.structure.tiles import Grid
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """The effective masks of every axis and gate, computed once by `Space.read` for all questions about them.
+
+    Attributes:
+        table: the labelled table of the model.
+        effective: axis -> `(size,)`, gate -> `(1,)`: see `Space.effective`.
+        tiles: name of a tiled weight -> how it is tiled, and the masks `(units,)` of its tiles.
+
+    Example:
+        >>> reading = space.read(kept)
+        >>> reading.density(), reading.head_sizes(0), reading.indices("3.ffn")
+    """
+
+    table: Table
+    effective: Mapping[str, Tensor]
+    tiles: Mapping[str, tuple[Grid, Tensor]]
+
+    @cached_property
+    def alive(self) -> dict[str, Tensor]:
+        """Axis -> `(size,)` bool, gate -> `(1,)` bool: where anything is left."""
+        return {axis: values > 0 for axis, values in self.effective.items()}
+
+    @cached_property
+    def lengths(self) -> dict[str, Tensor]:
+        """Kept length of every axis and gate, `()` each, differentiable in soft masks."""
+        return {axis: values.sum() for axis, values in self.effective.items()}
+
+    def parameters(self, scope: str = "prunable") -> Tensor:
+        """Kept parameters, `()`: exact for masks of 0 and 1, multilinear (an expectation) for soft ones.
+
+        A tiled weight counts what lies in kept tiles; what is stored of it is `Space.filled`.
+
+        `scope`: `prunable`, `layers` or `model`, see `cost.counts`.
+        """
+        return torch.as_tensor(cost.parameters(self.table, self.lengths, scope, self._tiled_counts))
+
+    @cached_property
+    def _tiled_counts(self) -> dict[str, Tensor]:
+        """Name of a tiled weight -> its kept entries, `()`."""
+        counts = {}
+        for name, (grid, masks) in self.tiles.items():
+            out, into = (self.effective[axis or ""] for axis in grid.parameter.axes)
+            counts[name] = grid.count(masks, (out, into))
+        return counts
+
+    def density(self, scope: str = "prunable") -> float:
+        """Kept parameters over all parameters of the scope."""
+        return float(self.parameters(scope)) / cost.total(self.table, scope)
+
+    def flops(self, tokens: int) -> float:
+        """Floating point operations of the layers for one sequence of `tokens`; see `cost.flops`.
+
+        Removed tiles are stored as zeros in a weight that is kept, and are multiplied.
+        """
+        return float(cost.flops(self.table, self.lengths, tokens))
+
+    def indices(self, axis: str) -> Tensor:
+        """The kept indices of an axis, in order."""
+        return self.alive[axis].nonzero().flatten()
+
+    def by_head(self, axis: str) -> Tensor:
+        """`(heads, head_dim)` bool: the kept indices of an axis such as `3.qk` or `3.vo`, head by head."""
+        return self.alive[axis].view(self.table.heads, -1)
+
+    def heads(self, block: str) -> Tensor:
+        """`(heads,)` bool: the heads of an attention that are kept; a head without VO dims is not."""
+        return self.by_head(f"{block}.vo").any(dim=1)
+
+    def head_sizes(self, number: int) -> tuple[list[int], list[int]]:
+        """QK and VO dims of each kept head, in order, of the attention of that number in the table."""
+        block = self.table.attentions[number].block
+        qk, vo = (self.by_head(f"{block}.{axis}")[self.heads(block)].sum(dim=1).tolist() for axis in ("qk", "vo"))
+        return qk, vo
+
+    def layers_left(self) -> Tensor:
+        """`(layers,)` bool: where an attention or the feed-forward network is left; other layers are the identity."""
+        gates = [[self.alive[s.gate] for s in self.table.sublayers if s.layer == layer] for layer in self.table.layers]
+        return torch.stack([torch.cat(own).any() for own in gates])
+
+    def summary(self) -> list[dict[str, Any]]:
+        """One row per layer: kept / total of heads, QK dims, VO dims and neurons; the residual stream in a last row.
+
+        A second attention of a layer has a row of its own after the layer's, without neurons.
+        """
+        rows = [self._summary_row(block) for block in self.table.blocks]
+        return [*rows, {"layer": "stream", "hidden": _kept_of_all(self.alive["hidden"])}]
+
+    def _summary_row(self, block: str) -> dict[str, Any]:
+        axes = {axis: self.alive.get(f"{block}.{axis}") for axis in ("qk", "vo", "ffn")}
+        sizes = {axis: _kept_of_all(alive) for axis, alive in axes.items() if alive is not None}
+        return {"layer": numbered(block), "heads": _kept_of_all(self.heads(block)), **sizes}
+
+
+def _kept_of_all(alive: Tensor) -> str:
+    return f"{int(alive.sum())}/{len(alive)}"
