@@ -20,7 +20,7 @@ def assert_same(model, space, masks):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("granularities", UNIT_SETS, ids="-".join)
+@pytest.mark.parametrize("units", UNIT_SETS, ids="-".join)
 @pytest.mark.parametrize("which", MODELS)
 def test_ones_change_nothing(which, units):
     model = tiny(*which)
@@ -30,7 +30,7 @@ def test_ones_change_nothing(which, units):
 
 
 @pytest.mark.parametrize("name", MONOTONE)
-@pytest.mark.parametrize("granularities", UNIT_SETS, ids="-".join)
+@pytest.mark.parametrize("units", UNIT_SETS, ids="-".join)
 def test_a_fresh_method_changes_nothing(name, units):
     model = tiny("bert")
     space = Space(model, *units)

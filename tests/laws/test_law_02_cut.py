@@ -51,7 +51,7 @@ def assert_close(mine, theirs):
 
 
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
-@pytest.mark.parametrize("granularities", UNIT_SETS, ids="-".join)
+@pytest.mark.parametrize("units", UNIT_SETS, ids="-".join)
 @pytest.mark.parametrize("which", MODELS)
 def test_cut_is_masked(which, units, soft):
     model = tiny(*which)
@@ -61,7 +61,7 @@ def test_cut_is_masked(which, units, soft):
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize(("which", "granularities"), SPACES)
+@pytest.mark.parametrize(("which", "units"), SPACES)
 def test_cut_is_masked_for_every_method(which, units, name):
     model = tiny(*which)
     method = taught(name, Space(model, *units), density=0.6)

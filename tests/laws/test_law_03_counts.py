@@ -51,7 +51,7 @@ def assert_counted_is_stored(model, plan):
     assert space.parameters(plan.kept, "layers") <= space.parameters(plan.kept, "model")
 
 
-@pytest.mark.parametrize("granularities", UNIT_SETS, ids="-".join)
+@pytest.mark.parametrize("units", UNIT_SETS, ids="-".join)
 @pytest.mark.parametrize("which", MODELS)
 def test_counted_is_stored(which, units):
     model = tiny(*which)
@@ -61,7 +61,7 @@ def test_counted_is_stored(which, units):
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize(("which", "granularities"), SPACES)
+@pytest.mark.parametrize(("which", "units"), SPACES)
 def test_counted_is_stored_for_every_method(which, units, name):
     model = tiny(*which)
     plan = taught(name, Space(model, *units), density=0.6).plan(density=0.4)
@@ -76,7 +76,7 @@ def test_counted_is_stored_in_every_way_to_die(which, hidden):
     assert_counted_is_stored(model, plan)
 
 
-@pytest.mark.parametrize("granularities", [("vo",), ("qk",), ("vo", "sublayer")], ids="-".join)
+@pytest.mark.parametrize("units", [("vo",), ("qk",), ("vo", "sublayer")], ids="-".join)
 @pytest.mark.parametrize("which", LEADING)
 def test_a_head_without_vo_dims_takes_qk_dims_that_no_group_covers(which, units):
     model = tiny(*which)
@@ -86,7 +86,7 @@ def test_a_head_without_vo_dims_takes_qk_dims_that_no_group_covers(which, units)
     assert_counted_is_stored(model, Plan.of(space, masks))
 
 
-@pytest.mark.parametrize("granularities", [("ffn",), ("hidden",)], ids="-".join)
+@pytest.mark.parametrize("units", [("ffn",), ("hidden",)], ids="-".join)
 @pytest.mark.parametrize("which", CLASSIFIERS)
 def test_counted_is_stored_with_factorised_embeddings(which, units):
     model = tiny(*which)

@@ -54,7 +54,7 @@ def largest_step(space):
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("granularities", SETS, ids="-".join)
+@pytest.mark.parametrize("units", SETS, ids="-".join)
 @settings(max_examples=10, deadline=None, derandomize=True, database=None)
 @given(density=st.floats(0.0, 1.0, exclude_min=True))
 def test_reached_or_refused(which, units, name, density):
@@ -71,7 +71,7 @@ def test_reached_or_refused(which, units, name, density):
     assert density - achieved < largest_step(space)
 
 
-@pytest.mark.parametrize("granularities", SETS, ids="-".join)
+@pytest.mark.parametrize("units", SETS, ids="-".join)
 def test_the_floor_is_the_floor(which, units):
     space = space_of(which, units)
     for seed in range(5):

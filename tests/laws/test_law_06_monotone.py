@@ -12,7 +12,7 @@ STEPS = 12
 
 
 @pytest.mark.parametrize("name", MONOTONE)
-@pytest.mark.parametrize(("which", "granularities"), SPACES)
+@pytest.mark.parametrize(("which", "units"), SPACES)
 def test_pruned_stays_pruned(which, units, name):
     model = tiny(*which)
     space = Space(model, *units)
@@ -32,7 +32,7 @@ def test_pruned_stays_pruned(which, units, name):
         assert not bool((method.plan(density).kept & ~alive).any())
 
 
-@pytest.mark.parametrize("granularities", UNIT_SETS, ids="-".join)
+@pytest.mark.parametrize("units", UNIT_SETS, ids="-".join)
 def test_a_removed_unit_never_takes_the_place_of_one_without_a_score(units):
     space = Space(tiny("bert"), *units)
     alive = space.keep(torch.rand(len(space), generator=torch.Generator().manual_seed(0)), 0.6)

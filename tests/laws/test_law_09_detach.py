@@ -31,7 +31,7 @@ def assert_as_before(model, before):
     assert all(torch.equal(state[name], before[1][name]) for name in state)
 
 
-@pytest.mark.parametrize("granularities", UNIT_SETS, ids="-".join)
+@pytest.mark.parametrize("units", UNIT_SETS, ids="-".join)
 @pytest.mark.parametrize("which", MODELS)
 def test_detach_restores_the_model(which, units):
     model = tiny(*which)
