@@ -99,11 +99,10 @@ def teacher_of(task: str, data: Path) -> Path:
 
 def untrained(folder: Path, data: str) -> str:
     """A small Marian model, and its tokenizer, made from the training texts."""
-    from secateur import new_model
-    from secateur.tasks.task import get
+    from secateur import new_model, tasks
 
     if not folder.is_dir():
-        new_model(get("translation").from_data(data, **COLUMNS["translation"]), folder, **SMALL)
+        new_model(tasks.TASKS.get("translation").from_data(data, **COLUMNS["translation"]), folder, **SMALL)
     return str(folder)
 
 
@@ -121,7 +120,7 @@ def table(data: Folder, repeats: int = 20, task: str = "") -> None:
     import torch
     import transformers
 
-    from secateur.tasks.task import get
+    from secateur import tasks
 
     transformers.logging.set_verbosity_error()
     found: dict[str, Any] = {}
@@ -131,7 +130,9 @@ def table(data: Folder, repeats: int = 20, task: str = "") -> None:
         heads = " | ".join(f"{part}, {batch} x {tokens}" for part in parts)
         print(f"\n### {name}\n\n| method | heads | score | retention | parameters | seconds | {heads} |")
         print("|" + " --- |" * (6 + len(parts)))
-        dense = get(TASKS[name]["task"]).model_class.from_pretrained(teacher_of(name, data), dtype=torch.float32)
+        dense = tasks.TASKS.get(TASKS[name]["task"]).model_class.from_pretrained(
+            teacher_of(name, data), dtype=torch.float32
+        )
         for kept in KEPT[name]:
             for method in METHODS:
                 seeds = SEEDS.get((name, kept), (0,))

@@ -40,7 +40,7 @@ from secateur.structure.head_buckets import BATCH, TOKENS, Layout
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
 from secateur.surgery.compact import CompactAttention
-from secateur.tasks.task import get as get_task
+from secateur.tasks import TASKS
 
 app = typer.Typer(add_completion=False)
 OUT = Path("runs/inference")
@@ -208,7 +208,7 @@ def _cell(one: Result | None) -> str:
 @app.command()
 def scores(data: str, folders: list[Path], max_length: int = 64, threads: int = 1) -> None:
     """The score of each model in each runtime and dtype; int8 also calibrated on 256 training rows."""
-    task = get_task("classification").from_data(data, metric=None, seed=0, rows=None)
+    task = TASKS.get("classification").from_data(data, metric=None, seed=0, rows=None)
     print(f"| runtime | {' | '.join(folder.parent.name for folder in folders)} |")
     print("|" + " --- |" * (1 + len(folders)))
     found: dict[str, list[str]] = {}

@@ -24,7 +24,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from secateur.methods.method import named, register
+from secateur.methods import METHODS, register
 from secateur.methods.scheduled import Scheduled
 from secateur.methods.schedules import Schedule, linear
 from secateur.structure.space import Space
@@ -113,7 +113,7 @@ def train(model: PreTrainedModel, epochs: float, **parts: Any) -> None:
 def prune(teacher: PreTrainedModel, name: str, density: float) -> PreTrainedModel:
     """A copy of the teacher, pruned under distillation and cut; the method is made as a recipe would make it."""
     model = copy.deepcopy(teacher)
-    kind: Any = named(name)
+    kind: Any = METHODS.get(name)
     method = kind(Space(model, "ffn", "qk", "vo"), kind.schedule(density, begin=0.3, end=0.6))
     train(model, 3, method=method, teacher=teacher, objective=[Logits(temperature=2.0)])
     return cut(model, method.plan(density))

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from secateur.measure.evaluation import encoded, scores
-from secateur.tasks.task import get
+from secateur.tasks import TASKS
 
 AUTO = {
     "classification": AutoModelForSequenceClassification,
@@ -44,7 +44,7 @@ class Case:
 
 def outcome(case, folder):
     """The task, and the scores of a random model on its validation rows: everything that data goes through."""
-    task = get(case.task).from_data(case.write(folder), metric=None, seed=0, rows=None, **dict(case.options))
+    task = TASKS.get(case.task).from_data(case.write(folder), metric=None, seed=0, rows=None, **dict(case.options))
     words = tokenizer()
     for split in task.splits:
         assert all(0 < len(row["input_ids"]) <= MAX_LENGTH for row in encoded(task, split, words, MAX_LENGTH))

@@ -21,12 +21,12 @@ from docs_world import NAMES, ROOT, RUNS, smaller
 from typer.testing import CliRunner
 
 from secateur.cli import app
-from secateur.methods import method as methods
+from secateur.methods import METHODS
 from secateur.run import recipe
 from secateur.run.recipe import Recipe
-from secateur.structure.architecture import supported
+from secateur.structure.architectures import ARCHITECTURES
 from secateur.structure.space import UNITS
-from secateur.tasks import task as tasks
+from secateur.tasks import TASKS
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
@@ -173,8 +173,8 @@ def place(world, tmp_path, monkeypatch):
     shutil.copytree(world, tmp_path / "place")
     monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(sys, "path", [*sys.path])  # transformers adds the folder of modules
-    for registry in (methods, tasks):
-        monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    for registry in (METHODS, TASKS):
+        monkeypatch.setattr(registry, "_items", registry.all())  # a copy
     docs_world.still(monkeypatch)
     monkeypatch.chdir(tmp_path / "place")
     return tmp_path / "place"
@@ -303,17 +303,17 @@ def test_every_recipe_file_is_told_of():
     } == files
 
 
-@pytest.mark.parametrize("name", methods.registered())
+@pytest.mark.parametrize("name", METHODS.all())
 def test_every_method_has_a_page_with_its_dials(name):
     path = DOCS / "methods" / f"{name}.md"
     dials = [[cell.strip("`") for cell in row[:2]] for row in rows(section(path, "Dials"))]
-    parameters = signature(methods.named(name).__init__).parameters.values()
+    parameters = signature(METHODS.get(name).__init__).parameters.values()
     assert dials == [[p.name, shown(p.default)] for p in parameters if p.kind is Parameter.KEYWORD_ONLY]
     defaults = {key: value for key, value, *_ in rows(section(path, "In a recipe"))}
-    assert defaults == {f"`{key}`": f"`{shown(value)}`" for key, value in methods.named(name).defaults.items()}
+    assert defaults == {f"`{key}`": f"`{shown(value)}`" for key, value in METHODS.get(name).defaults.items()}
 
 
-@pytest.mark.parametrize("name", methods.registered())
+@pytest.mark.parametrize("name", METHODS.all())
 def test_numbers_of_a_method_are_those_of_the_results(name):
     lines = set(read(ROOT / "RESULTS.md").splitlines())
     told = section(DOCS / "methods" / f"{name}.md", "Our numbers")
@@ -323,8 +323,8 @@ def test_numbers_of_a_method_are_those_of_the_results(name):
 
 def test_units_tasks_and_architectures_are_all_named():
     assert [row[0].strip("`") for row in rows(section(DOCS / "concepts.md", "Units and groups"))] == list(UNITS)
-    assert set(re.findall(r"^## `(\w+)`", read(DOCS / "tasks.md"), re.MULTILINE)) == set(tasks.names())
-    assert set(supported()) <= {row[0].strip("`") for row in rows(read(DOCS / "add-an-architecture.md"))}
+    assert set(re.findall(r"^## `(\w+)`", read(DOCS / "tasks.md"), re.MULTILINE)) == set(TASKS.all())
+    assert set(ARCHITECTURES.all()) <= {row[0].strip("`") for row in rows(read(DOCS / "add-an-architecture.md"))}
 
 
 # The disk format

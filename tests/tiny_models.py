@@ -14,9 +14,9 @@ import transformers
 from transformers import AutoConfig
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from secateur.methods.method import registered
+from secateur import methods
 from secateur.methods.schedules import cubic
-from secateur.structure.architecture import supported
+from secateur.structure import architectures
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
 from secateur.surgery.compact import AUTO_CLASSES
@@ -47,14 +47,14 @@ SHAPES = {
     ),
 }
 
-ARCHITECTURES = tuple(supported())
-ENCODERS = tuple(kind for kind, architecture in supported().items() if len(architecture.stacks) == 1)
-METHODS = tuple(registered())
-MONOTONE = tuple(name for name, method in registered().items() if method.monotone)
+ARCHITECTURES = tuple(architectures.ARCHITECTURES.all())
+ENCODERS = tuple(kind for kind, one in architectures.ARCHITECTURES.all().items() if len(one.stacks) == 1)
+METHODS = tuple(methods.METHODS.all())
+MONOTONE = tuple(name for name, method in methods.METHODS.all().items() if method.monotone)
 # Every architecture x head x shape of the table, as arguments of `tiny`.
 MODELS = tuple(
     pytest.param((kind, head, shape), id=f"{kind}{shape or ''}-{head}")
-    for kind, architecture in supported().items()
+    for kind, architecture in architectures.ARCHITECTURES.all().items()
     for head in architecture.heads
     for shape in range(len(SHAPES.get(kind, ({},))) if head != "Model" or len(architecture.stacks) == 1 else 1)
 )
@@ -169,7 +169,7 @@ def learn(method, progress, generator):
 def taught(name, space, density=1.0, *, steps=5, seed=0):
     """A registered method after a whole schedule of random evidence, from density 1 to `density`."""
     schedule = cubic(1.0, density, begin=0.2, end=0.8)
-    method = registered()[name](space, schedule)
+    method = methods.METHODS.get(name)(space, schedule)
     generator = torch.Generator().manual_seed(seed)
     for step in range(steps):
         learn(method, (step + 1) / steps, generator)

@@ -26,10 +26,10 @@ from secateur.measure import peak_memory, roofline
 from secateur.measure.latency import LatencyTable
 from secateur.measure.peak_memory import Peak
 from secateur.measure.roofline import Rates
-from secateur.methods.method import registered
+from secateur.methods import METHODS
 from secateur.report.report import Report
 from secateur.run import pipeline, recipe
-from secateur.structure.architecture import supported
+from secateur.structure.architectures import ARCHITECTURES
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -143,8 +143,8 @@ def test_the_demo_is_its_recipe(secateur, world, tmp_path, monkeypatch):
 def test_list_names_everything_that_is_registered(secateur):
     found = json.loads(secateur("list", "--json").stdout)
     assert set(found) == {"architecture", "method", "task", "unit"}
-    assert set(found["architecture"]) == set(supported())
-    assert set(found["method"]) == set(registered())
+    assert set(found["architecture"]) == set(ARCHITECTURES.all())
+    assert set(found["method"]) == set(METHODS.all())
     assert all(about for kind in found.values() for about in kind.values())
     shown = secateur("list").stdout
     assert all(name in shown for kind in found.values() for name in kind)
@@ -347,9 +347,9 @@ def test_an_unknown_architecture_names_the_supported_ones(secateur, world, tmp_p
     (tmp_path / "odd" / "config.json").write_text('{"model_type": "odd"}')
     for name in ("gpt2", "odd"):
         words = (tmp_path / name, "--output", tmp_path / "out")
-        assert refused(secateur("prune", *words, "--data", world / "data.csv"), *supported(), name)
-        assert refused(secateur("cut", *words), *supported(), name)
-        assert refused(secateur("inspect", tmp_path / name), *supported(), name)
+        assert refused(secateur("prune", *words, "--data", world / "data.csv"), *ARCHITECTURES.all(), name)
+        assert refused(secateur("cut", *words), *ARCHITECTURES.all(), name)
+        assert refused(secateur("inspect", tmp_path / name), *ARCHITECTURES.all(), name)
     assert not (tmp_path / "out").exists()
 
 

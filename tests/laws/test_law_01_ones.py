@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_models import MODELS, MONOTONE, UNIT_SETS, inputs, outputs, tiny
 
-from secateur.methods.method import registered
+from secateur.methods import METHODS
 from secateur.structure.space import Space
 from secateur.surgery.masking import attached
 
@@ -34,6 +34,6 @@ def test_ones_change_nothing(which, units):
 def test_a_fresh_method_changes_nothing(name, units):
     model = tiny("bert")
     space = Space(model, *units)
-    method = registered()[name](space).eval()
+    method = METHODS.get(name)(space).eval()
     assert bool((method.masks() == 1.0).all())
     assert_same(model, space, method.masks)

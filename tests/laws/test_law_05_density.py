@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import CLASSIFIERS, METHODS, UNIT_SETS, random_masks, taught, tiny
 
-from secateur.methods.method import registered
+from secateur import methods
 from secateur.structure.space import Space
 from secateur.system.errors import UserError
 
@@ -86,7 +86,7 @@ def test_heads_alone_refuse_what_only_neurons_could_give(which, name):
     space = space_of(which, ("head",))
     floor = space.floor()
     assert 0.2 < floor < 0.8
-    for ask in (registered()[name](space).plan, lambda density: registered()[name](space, density)):
+    for ask in (methods.METHODS.get(name)(space).plan, lambda density: methods.METHODS.get(name)(space, density)):
         with pytest.raises(UserError, match=rf"pruning only head leaves at least {floor:.4f}"):
             ask(floor / 2)
 
@@ -95,4 +95,4 @@ def test_heads_alone_refuse_what_only_neurons_could_give(which, name):
 @pytest.mark.parametrize("density", [0.0, -0.1, 1.5, float("nan")])
 def test_a_density_is_a_fraction(which, name, density):
     with pytest.raises(UserError, match=r"not in \(0, 1\]"):
-        registered()[name](space_of(which, ("ffn",))).plan(density)
+        methods.METHODS.get(name)(space_of(which, ("ffn",))).plan(density)

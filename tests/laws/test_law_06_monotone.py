@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_models import MONOTONE, SPACES, UNIT_SETS, learn, tiny
 
-from secateur.methods.method import registered
+from secateur.methods import METHODS
 from secateur.methods.schedules import cubic
 from secateur.structure.space import Space
 
@@ -17,7 +17,7 @@ def test_pruned_stays_pruned(which, units, name):
     model = tiny(*which)
     space = Space(model, *units)
     schedule = cubic(1.0, 0.4, begin=0.2, end=0.8)
-    method = registered()[name](space, schedule)
+    method = METHODS.get(name)(space, schedule)
     generator = torch.Generator().manual_seed(0)
     alive = space.ones().bool()
     for step in range(1, STEPS + 1):

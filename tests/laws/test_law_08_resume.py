@@ -6,7 +6,7 @@ from quiet import arguments
 from tiny_models import CLASSIFIERS, METHODS, tiny
 from transformers import Trainer
 
-from secateur.methods.method import registered
+from secateur import methods
 from secateur.methods.schedules import cubic
 from secateur.structure.space import Space
 from secateur.training import checkpoints as snapshots
@@ -48,7 +48,7 @@ def trainer(which, name, folder, *, seed=1, save="steps", keep=None):
     """Student, method and terms from scratch; dropout is on, so the random state matters as well."""
     student, teacher = (tiny(*which, dtype=torch.float32, dropout=0.1, seed=s) for s in (seed, 2))
     space = Space(student, "ffn", "qk", "vo")
-    method = name and registered()[name](space, SCHEDULE)
+    method = name and methods.METHODS.get(name)(space, SCHEDULE)
     args = arguments(
         folder,
         STEPS,

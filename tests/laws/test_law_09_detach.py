@@ -5,7 +5,7 @@ import torch
 from tiny_models import METHODS, MODELS, UNIT_SETS, inputs, tiny
 from torch import nn
 
-from secateur.methods.method import registered
+from secateur import methods
 from secateur.structure.space import Space
 from secateur.surgery.masking import attach, attached
 from secateur.system.errors import UserError
@@ -50,7 +50,7 @@ def test_detach_restores_the_model(which, units):
 def test_detach_after_a_failure(name):
     model = tiny("bert")
     space = Space(model, *UNIT_SETS[-1])
-    before, method = portrait(model), registered()[name](space)
+    before, method = portrait(model), methods.METHODS.get(name)(space)
     with pytest.raises(RuntimeError, match="in the middle"), attached(model, space, method.masks):
         model(**inputs(model))[0].sum().backward()
         raise RuntimeError("in the middle")

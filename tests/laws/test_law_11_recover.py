@@ -10,7 +10,7 @@ from test_law_08_resume import collate, examples, terms
 from test_law_11_shrink import SHRINKING
 from tiny_models import CLASSIFIERS, WRITERS, tiny
 
-from secateur.methods.method import registered
+from secateur.methods import METHODS
 from secateur.methods.schedules import cubic
 from secateur.structure.space import Space
 from secateur.surgery.cut import cut, cut_moments
@@ -51,7 +51,7 @@ def pruned(which, name, folder, steps, **extra):
     """A training under a method that is at its density after `PRUNING` steps."""
     torch.manual_seed(0)
     model = tiny(*which, seed=1)
-    method = registered()[name](Space(model, "head", "ffn", "qk"), cubic(1.0, 0.2, begin=0.1, end=END))
+    method = METHODS.get(name)(Space(model, "head", "ffn", "qk"), cubic(1.0, 0.2, begin=0.1, end=END))
     training = trainer(model, which, folder, steps, method=method, **extra)
     training.train()
     return training

@@ -10,9 +10,9 @@ from quiet import arguments
 from test_law_08_resume import collate, examples, terms
 from tiny_models import CLASSIFIERS, LEADING, WRITERS, inputs, tiny
 
+from secateur.methods import METHODS
 from secateur.methods.cofi import Cofi
 from secateur.methods.grain import Grain
-from secateur.methods.method import registered
 from secateur.methods.schedules import cubic, linear
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
@@ -23,7 +23,7 @@ from secateur.training.checkpoints import last_checkpoint
 from secateur.training.trainer import PruningTrainer
 
 STEPS = 12
-SHRINKING = tuple(name for name, kind in registered().items() if kind.monotone and not kind.reads_weights)
+SHRINKING = tuple(name for name, kind in METHODS.all().items() if kind.monotone and not kind.reads_weights)
 UNITS = (("ffn", "qk", "vo"), ("head", "ffn"), ("sublayer", "ffn"), ("hidden", "head", "sublayer", "ffn", "qk", "vo"))
 UNITS += (("attention/head", "ffn/tied"),)
 # Every classifier with all of them; of the others, which differ in the table alone, each with all units at once.
@@ -51,7 +51,7 @@ def trainer(which, kind, units, folder, *, shrink, seed=1, save="no", **extra):
     """`kind`: the name of a registered method on its schedule, or what makes one of a space."""
     student, teacher = (tiny(*which, seed=s) for s in (seed, 2))
     space = Space(student, *units)
-    method = kind(space) if callable(kind) else registered()[kind](space, cubic(1.0, 0.2, begin=0.1, end=0.8))
+    method = kind(space) if callable(kind) else METHODS.get(kind)(space, cubic(1.0, 0.2, begin=0.1, end=0.8))
     args = arguments(
         folder,
         STEPS,

@@ -27,7 +27,7 @@ from safetensors.torch import save_file  # noqa: E402
 from tiny_models import METHODS, tiny  # noqa: E402
 from two_ranks import of_script  # noqa: E402
 
-from secateur.methods.method import registered  # noqa: E402
+from secateur import methods  # noqa: E402
 from secateur.methods.schedules import cubic  # noqa: E402
 from secateur.structure.space import Space  # noqa: E402
 from secateur.training.objectives import Hidden, Labels, Logits  # noqa: E402
@@ -77,7 +77,7 @@ def trained(folder, case, *, batch=BATCH, accumulate=1, resume=None, seed=1, sav
     name, order, head = CASES[case]
     torch.manual_seed(0)
     student, teacher = (tiny("bert", head, seed=number) for number in (seed, 2))
-    method = registered()[name](Space(student, "ffn", "qk", "vo"), cubic(1.0, 0.4, begin=0.2, end=0.7)).double()
+    method = methods.METHODS.get(name)(Space(student, "ffn", "qk", "vo"), cubic(1.0, 0.4, begin=0.2, end=0.7)).double()
     objective = [Labels(), Logits(temperature=4.0), Hidden(layers="every 1")]
     for term in objective:
         term.bind(student, teacher)
@@ -144,7 +144,7 @@ def process(folder):
 def ranks(tmp_path_factory):
     """Of each of two processes: case -> its numbers."""
     found = []
-    others = {kind.__module__ for kind in registered().values() if not kind.__module__.startswith("secateur.")}
+    others = {kind.__module__ for kind in methods.METHODS.all().values() if not kind.__module__.startswith("secateur.")}
     for numbers in of_script(__file__, tmp_path_factory.mktemp("ranks"), *sorted(others)):
         cases = {}
         for name, value in numbers.items():

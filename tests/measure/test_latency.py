@@ -12,10 +12,10 @@ from tiny_models import MONOTONE, learn, random_masks, tiny
 
 from secateur.measure.bench import Measurement
 from secateur.measure.latency import LatencyTable, beside, milliseconds
+from secateur.methods import METHODS
 from secateur.methods.cofi import Cofi
 from secateur.methods.grain import Grain
 from secateur.methods.magnitude import Magnitude
-from secateur.methods.method import registered
 from secateur.methods.schedules import cubic
 from secateur.structure.plan import Plan
 from secateur.structure.space import UNITS, Space
@@ -258,7 +258,7 @@ def test_out_of_reach_names_the_floor(model, table):
 def test_methods_come_down_to_a_latency_along_their_schedule(model, table, names, name):
     space = Space(model, *names, cost=table)
     schedule = cubic(1.0, 0.5, begin=0.2, end=0.8)
-    method, alive = registered()[name](space, schedule), space.ones().bool()
+    method, alive = METHODS.get(name)(space, schedule), space.ones().bool()
     generator = torch.Generator().manual_seed(0)
     for step in range(1, 7):
         learn(method, step / 6, generator)

@@ -16,7 +16,7 @@ import secateur as sec
 from secateur.measure.evaluation import encoded, scores
 from secateur.measure.group_cuts import cut_to, group_cuts, in_turn
 from secateur.measure.sensitivity import importance, sensitivity
-from secateur.methods.method import named
+from secateur.methods import METHODS
 from secateur.structure.space import UNITS, Space
 from secateur.surgery.cut import cut
 from secateur.surgery.masking import attached
@@ -80,7 +80,7 @@ def test_a_cell_is_the_score_of_the_model_that_is_cut(kind, request):
     found = study(world, units=units, densities=(0.3,), split="validation", rows=1000, by="magnitude")
     rows = encoded(task, "validation", words, 24)
     space = Space(model, *units)
-    worth = named("magnitude")(space).scores()
+    worth = METHODS.get("magnitude")(space).scores()
     assert found.dense == scores(model, task, rows, words)[task.metric]
     assert found.rows == len(rows)
     for group, reaction in zip(space.groups, found.reactions, strict=True):

@@ -7,11 +7,12 @@ from quiet import arguments
 from tiny_models import METHODS, MONOTONE, taught, tiny
 from transformers import TrainerCallback
 
-from secateur.methods import method as contract
+from secateur import methods
+from secateur.methods import register
 from secateur.methods.cofi import Cofi
 from secateur.methods.grain import Grain
 from secateur.methods.magnitude import Magnitude
-from secateur.methods.method import Method, named, register, registered
+from secateur.methods.method import Method
 from secateur.methods.random import Random
 from secateur.methods.schedules import linear
 from secateur.structure.space import UNITS, Space
@@ -28,27 +29,34 @@ def space():
 
 
 def test_every_method_is_known_by_its_name():
-    assert {"cofi": Cofi, "grain": Grain, "magnitude": Magnitude, "random": Random}.items() <= registered().items()
-    assert all(named(name) is method and method.name == name for name, method in registered().items())
+    assert {
+        "cofi": Cofi,
+        "grain": Grain,
+        "magnitude": Magnitude,
+        "random": Random,
+    }.items() <= methods.METHODS.all().items()
+    assert all(
+        methods.METHODS.get(name) is method and method.name == name for name, method in methods.METHODS.all().items()
+    )
 
 
 def test_an_unknown_name_gets_the_nearest_or_all():
     with pytest.raises(UserError, match=r"'magnitud' is not known: did you mean 'magnitude'\?$"):
-        named("magnitud")
+        methods.METHODS.get("magnitud")
     with pytest.raises(UserError, match=rf"'xyz' is not known: known are {', '.join(METHODS)}$"):
-        named("xyz")
+        methods.METHODS.get("xyz")
 
 
 def test_a_users_own_method_works_once_registered(space, monkeypatch):
-    monkeypatch.setattr(contract, "_REGISTRY", registered())  # a copy: the laws go on without it
+    monkeypatch.setattr(methods.METHODS, "_items", methods.METHODS.all())  # a copy: the laws go on without it
 
     @register("last-first")
     class LastFirst(Method):
         def scores(self):
             return torch.arange(len(self.space), dtype=torch.float)
 
-    assert named("last-first") is LastFirst
-    plan = named("last-first")(space).plan(0.3)
+    assert methods.METHODS.get("last-first") is LastFirst
+    plan = methods.METHODS.get("last-first")(space).plan(0.3)
     assert plan.method == "last-first" and plan.asked == 0.3
     assert 0.25 < plan.achieved["prunable"] <= 0.3
     rows = space.slices

@@ -8,7 +8,7 @@ import yaml
 from huggingface_hub import ModelCard
 from small_world import recipe_values, write_data, write_model
 
-from secateur.methods.method import registered
+from secateur.methods import METHODS
 from secateur.report.model_card import card, source_of
 from secateur.run import pipeline, recipe
 from secateur.surgery.checkpoint import load
@@ -68,7 +68,7 @@ def test_hub_names_are_named_and_a_silent_licence_is_told(finished):
     assert "license" not in header and "names no licence: ask its makers" in text
 
 
-@pytest.mark.parametrize("name", registered())
+@pytest.mark.parametrize("name", METHODS.all())
 def test_every_method_says_where_it_is_from(name):
-    line = source_of(registered()[name])
+    line = source_of(METHODS.get(name))
     assert len(line) > 20 and not line.endswith(".")

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from secateur.methods.method import registered
+from secateur.methods import METHODS
 from secateur.run.recipe import Recipe, make, read
 from secateur.system.errors import UserError
 
@@ -107,9 +107,9 @@ def test_yaml_has_every_key_and_reads_back_equal(values, tmp_path):
     assert read(tmp_path / "recipe.yaml", {}) == recipe
 
 
-@pytest.mark.parametrize("name", registered())
+@pytest.mark.parametrize("name", METHODS.all())
 def test_a_methods_defaults_stand_where_the_recipe_says_nothing(name):
-    defaults = registered()[name].defaults
+    defaults = METHODS.get(name).defaults
     made = make(LEAST | {"method": name}).model_dump()
     assert {key: made[key] for key in defaults} == dict(defaults)
     assert make(LEAST | {"method": name, "temperature": 3.0}).temperature == 3.0

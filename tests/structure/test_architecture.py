@@ -24,7 +24,8 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from secateur.measure.latency import LatencyTable
 from secateur.methods.cofi import Cofi
-from secateur.structure.architecture import Embedding, Linear, Norm, find, supported
+from secateur.structure import architectures
+from secateur.structure.architecture import Embedding, Linear, Norm, find
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
 from secateur.surgery.cut import cut, factorise
@@ -37,8 +38,8 @@ HEADS = (
     AutoModelForTokenClassification,
     AutoModelForQuestionAnswering,
 )
-ENCODERS = [kind for kind, architecture in supported().items() if len(architecture.stacks) == 1]
-WRITERS = sorted(set(supported()) - set(ENCODERS))
+ENCODERS = [kind for kind, architecture in architectures.ARCHITECTURES.all().items() if len(architecture.stacks) == 1]
+WRITERS = sorted(set(architectures.ARCHITECTURES.all()) - set(ENCODERS))
 KINDS = [(kind, auto) for kind in ENCODERS for auto in HEADS]
 KINDS += [(kind, auto) for kind in WRITERS for auto in (AutoModel, AutoModelForSeq2SeqLM)]
 # Sizes that are all different, so that no axis can pass for another.
@@ -179,7 +180,7 @@ def test_an_unsupported_architecture_names_the_supported_ones():
     config = DebertaV2Config(**SIZES)
     with pytest.raises(UserError, match=r"'deberta-v2' is not supported") as refusal:
         find(DebertaV2ForSequenceClassification(config))
-    assert all(kind in str(refusal.value) for kind in supported())
+    assert all(kind in str(refusal.value) for kind in architectures.ARCHITECTURES.all())
 
 
 def test_an_unsupported_head_names_the_supported_ones():

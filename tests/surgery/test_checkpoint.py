@@ -15,7 +15,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tiny_models import ARCHITECTURES, CLASSIFIERS, edge_cases, random_masks, tiny
 
-from secateur.structure.architecture import supported
+from secateur.structure import architectures
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
 from secateur.surgery.checkpoint import load, save
@@ -115,7 +115,7 @@ def test_a_file_is_not_replaced_by_a_folder(tmp_path):
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_dense_folders_give_stock_classes(kind, tmp_path):
-    for head in supported()[kind].heads:
+    for head in architectures.ARCHITECTURES.all()[kind].heads:
         stock, auto = tiny(kind, head, dtype=torch.float32), getattr(transformers, AUTO_CLASSES[head])
         stock.save_pretrained(tmp_path / head)
         assert type(auto.from_pretrained(tmp_path / head)) is type(auto.from_config(stock.config)) is type(stock)

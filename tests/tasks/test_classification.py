@@ -15,8 +15,8 @@ from small_world import config as bert
 from transformers import BertForMaskedLM, BertForSequenceClassification, EvalPrediction
 
 from secateur.system.errors import UserError
+from secateur.tasks import TASKS
 from secateur.tasks import splits as reading
-from secateur.tasks import task as contract
 from secateur.tasks.classification import Classification
 from secateur.tasks.splits import read_splits
 
@@ -598,15 +598,15 @@ def test_the_fingerprint_is_of_what_the_data_says(tmp_path):
 
 
 def test_the_registry_finds_the_kinds_and_takes_new_ones(monkeypatch):
-    assert contract.get("classification") is Classification
-    assert "classification" in contract.names()
+    assert TASKS.get("classification") is Classification
+    assert "classification" in TASKS.all()
     with pytest.raises(UserError, match="did you mean 'classification'"):
-        contract.get("clasification")
-    monkeypatch.setattr(contract, "_REGISTRY", dict(contract._REGISTRY))
+        TASKS.get("clasification")
+    monkeypatch.setattr(TASKS, "_items", TASKS.all())  # a copy
 
-    @contract.register("mine")
+    @TASKS.register("mine")
     class Mine(Classification):
         pass
 
-    assert contract.get("mine") is Mine
+    assert TASKS.get("mine") is Mine
     assert Mine.name == "mine" and Classification.name == "classification"

@@ -31,13 +31,14 @@ from transformers import (
 from secateur.deploy.export import export, opened
 from secateur.measure.evaluation import batches, encoded, runner_scores, scores
 from secateur.measure.sensitivity import _standard_error, sensitivity
-from secateur.methods.method import registered
+from secateur.methods import METHODS
 from secateur.report.report import Report
 from secateur.run import pipeline as stages
 from secateur.run import recipe
 from secateur.structure.space import Space
 from secateur.surgery import checkpoint
 from secateur.system.errors import UserError
+from secateur.tasks import TASKS
 from secateur.tasks import splits as reading
 from secateur.tasks import task as contract
 from secateur.tasks.passages import SPLIT
@@ -625,7 +626,7 @@ def test_every_family_is_trained_under_every_term(kind, tmp_path):
     names = ("input_ids", "attention_mask", "start_positions", "end_positions")
     rows = [{name: one[name] for name in names} for one in encoded(task, "train", tokenizer(), 20)]
     space = Space(model, "ffn", "qk", "vo")
-    method = registered()["grain"](space, 0.5)
+    method = METHODS.get("grain")(space, 0.5)
     before = method.scores().clone()
     arguments = {"report_to": [], "use_cpu": True, "disable_tqdm": True, "remove_unused_columns": False}
     trainer = PruningTrainer(
@@ -689,7 +690,7 @@ OPTIONS = {"cofi": {"options": {"learning_rate": 0.5}, "ramp": 0.5}, "movement":
 OPTIONS |= {name: {"density": 0.6} for name in ("subset", "michel", "voita")}  # of heads alone
 
 
-@pytest.mark.parametrize("method", registered())
+@pytest.mark.parametrize("method", METHODS.all())
 def test_a_run_with_every_method(finished, values, tmp_path, method):
     teacher = str(shutil.copytree(finished[0] / "teacher", tmp_path / "teacher"))
     given = {"model": teacher, "method": method, "epochs": 1, "evaluations": 1, "density": 0.4}
@@ -750,7 +751,7 @@ def test_an_export_has_both_outputs_and_the_same_scores(finished, values, tmp_pa
     model = checkpoint.load(finished[0] / "model")
     found = export(model, tmp_path / "model.onnx")
     assert found.facts.outputs == ("start_logits", "end_logits") and found.difference < 1e-4
-    task = contract.get("questions").from_data(values["data"])
+    task = TASKS.get("questions").from_data(values["data"])
     rows = encoded(task, "validation", tokenizer(), 24)
     assert runner_scores(opened(tmp_path / "model.onnx"), task, rows, tokenizer(), size=3) == finished[1].scores
     words = ("--exported", tmp_path / "model.onnx", "--data", values["data"], "--task", "questions", "--max-length", 24)
@@ -792,7 +793,7 @@ def test_a_question_that_is_drawn_twice_counts_twice(monkeypatch):
 
 def test_sensitivity_is_of_whole_questions(values, monkeypatch):
     monkeypatch.setattr(sys.modules["secateur.measure.sensitivity"], "RESAMPLES", 2)
-    task = contract.get("questions").from_data(values["data"])
+    task = TASKS.get("questions").from_data(values["data"])
     torch.manual_seed(0)
     model = BertForQuestionAnswering(bert()).eval()
     found = sensitivity(model, task, tokenizer(), units=("head",), densities=(1.0, 0.0), rows=10, max_length=24)
@@ -801,7 +802,7 @@ def test_sensitivity_is_of_whole_questions(values, monkeypatch):
 
 
 def test_the_registry_knows_it():
-    assert contract.get("questions") is Questions and Questions.name == "questions"
+    assert TASKS.get("questions") is Questions and Questions.name == "questions"
     assert WindowCollator is Questions.collator_class and windows.__module__ == Questions.__module__
 
 

@@ -50,12 +50,12 @@ from secateur.cli.options import (
 from secateur.measure.evaluation import encoded, scores
 from secateur.measure.inspection import inspect
 from secateur.measure.latency import LatencyTable, beside, milliseconds
-from secateur.methods.method import named, registered
+from secateur.methods import METHODS
 from secateur.report.report import Report, aimed, written
 from secateur.run import new_model, pipeline, recipe
 from secateur.run.density_sweep import walk
 from secateur.run.recipe import Recipe
-from secateur.structure.architecture import supported
+from secateur.structure.architectures import ARCHITECTURES
 from secateur.structure.plan import Plan
 from secateur.structure.space import UNITS, Space
 from secateur.structure.tiles import EXAMPLES
@@ -63,7 +63,7 @@ from secateur.surgery import checkpoint
 from secateur.surgery.cut import cut
 from secateur.system import processes
 from secateur.system.errors import UserError
-from secateur.tasks import task as tasks
+from secateur.tasks import TASKS
 
 DEMO: dict[str, Any] = {
     "data": "bbc",
@@ -281,9 +281,9 @@ def demo(
 def list_names(as_json: Json = False) -> None:
     """List the architectures, methods, tasks and units that can be named."""
     kinds = {
-        "architecture": {name: ", ".join(known.heads) for name, known in sorted(supported().items())},
-        "method": {name: first_line(method.__doc__) for name, method in registered().items()},
-        "task": {name: first_line(tasks.get(name).__doc__) for name in tasks.names()},
+        "architecture": {name: ", ".join(known.heads) for name, known in ARCHITECTURES.all().items()},
+        "method": {name: first_line(method.__doc__) for name, method in METHODS.all().items()},
+        "task": {name: first_line(task.__doc__) for name, task in TASKS.all().items()},
         "unit": {name: first_line(groups.__doc__) for name, groups in UNITS.items()} | dict(EXAMPLES),
     }
     if as_json:
@@ -431,7 +431,7 @@ def _latency_table(
 
 def _post_training(space: Space, name: str, options: dict[str, Any]) -> Any:
     """A method that can choose from the weights alone."""
-    kind = named(name)
+    kind = METHODS.get(name)
     try:
         method = kind(space, **options)
     except TypeError as error:

@@ -15,6 +15,7 @@ from secateur.run import recipe
 from secateur.run.recipe import Recipe
 from secateur.surgery import checkpoint, compact
 from secateur.system.errors import UserError
+from secateur.tasks import TASKS
 from secateur.tasks import task as tasks
 
 
@@ -133,7 +134,7 @@ def task_of(
 
 def length_of(max_length: int | None, task: str) -> int:
     """Tokens of a row: as asked, or as a recipe of the task has it."""
-    usual = tasks.get(task).defaults.get("max_length", Recipe.model_fields["max_length"].default)
+    usual = TASKS.get(task).defaults.get("max_length", Recipe.model_fields["max_length"].default)
     return usual if max_length is None else max_length
 
 

@@ -20,7 +20,7 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 from secateur.measure.bench import evaluating
 from secateur.measure.evaluation import BATCH, Row, encoded
 from secateur.measure.group_cuts import GroupCut, Say, group_cuts, kept_units, layer_of, on_device, outputs_of_cuts
-from secateur.methods.method import named, registered
+from secateur.methods import METHODS
 from secateur.structure.space import Group, Space
 from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
@@ -195,7 +195,7 @@ def _check(densities: Sequence[float], rows: int, split: str, by: str) -> None:
         raise UserError(f"expected rows of at least 1, got {rows}: score some hundreds")
     if split not in SPLITS:
         raise UserError(f"expected split {' or '.join(SPLITS)}, got {split!r}: the rows to score on")
-    if by != GRADIENT and by not in registered():
+    if by != GRADIENT and by not in METHODS.all():
         raise UserError(f"expected by {GRADIENT}, or a method that needs no training, got {by!r}: see `secateur list`")
 
 
@@ -228,7 +228,7 @@ def _importance_by(model: PreTrainedModel, space: Space, by: str, batches: Seque
     """`(N,)` importance of each unit, to be compared with the others of its group."""
     if by == GRADIENT:
         return importance(model, space, batches)
-    method = named(by)(space)
+    method = METHODS.get(by)(space)
     if method.listens_to or method.param_groups():
         raise UserError(f"{by!r} learns its choice in training: choose by {GRADIENT}, or by magnitude")
     return method.scores()

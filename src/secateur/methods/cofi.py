@@ -33,7 +33,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.methods.method import Method, register
+from secateur.methods import register
+from secateur.methods.method import Method
 from secateur.methods.schedules import Schedule, constant, linear
 from secateur.structure.space import Group, Space
 from secateur.system.errors import UserError

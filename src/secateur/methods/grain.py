@@ -24,7 +24,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from secateur.methods.method import Method, register
+from secateur.methods import register
+from secateur.methods.method import Method
 from secateur.methods.scheduled import Scheduled
 from secateur.methods.schedules import Schedule
 from secateur.structure.space import Space

@@ -1,14 +1,11 @@
-"""The contract of a method, and the registry.
+"""The contract of a method.
 
 A method turns evidence into masks and scores. It knows the space, never the model's family, the loss or the trainer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from difflib import get_close_matches
-from importlib import import_module
-from pkgutil import iter_modules
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -19,8 +16,6 @@ from secateur.methods.schedules import Schedule, cubic
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
 from secateur.system.errors import UserError
-
-_REGISTRY: dict[str, type[Method]] = {}
 
 
 class Method(nn.Module):
@@ -157,37 +152,3 @@ class Method(nn.Module):
         masks = self.chosen(density) if density is not None else self.exactly(cast(int, keep))
         self.train(was_training)
         return Plan.of(self.space, masks, method=self.name, asked=density, keep=keep, embedding_rank=embedding_rank)
-
-
-def register(name: str) -> Callable[[type[Method]], type[Method]]:
-    """Class decorator: make a method known to recipes, the command line and the laws under this name."""
-
-    def decorate(method: type[Method]) -> type[Method]:
-        method.name = name
-        _REGISTRY[name] = method
-        return method
-
-    return decorate
-
-
-def registered() -> dict[str, type[Method]]:
-    """Every method by name: one per file in `methods/`, and those that a user has registered."""
-    from secateur import methods
-
-    for module in iter_modules(methods.__path__):
-        import_module(f"{methods.__name__}.{module.name}")
-    return dict(sorted(_REGISTRY.items()))
-
-
-def named(name: str) -> type[Method]:
-    """The registered method of that name.
-
-    Raises:
-        UserError: there is none; the message names the nearest.
-    """
-    known = registered()
-    if name not in known:
-        near = get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-        raise UserError(f"method {name!r} is not known: {hint}")
-    return known[name]

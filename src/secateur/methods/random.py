@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from secateur.methods.method import register
+from secateur.methods import register
 from secateur.methods.scheduled import Scheduled
 from secateur.methods.schedules import Schedule
 from secateur.structure.space import Space

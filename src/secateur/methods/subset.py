@@ -34,8 +34,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.methods import register
 from secateur.methods.gated import Gated
-from secateur.methods.method import register
 from secateur.methods.schedules import Schedule, exponential, linear
 from secateur.structure.space import Space
 from secateur.system.errors import UserError

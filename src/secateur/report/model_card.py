@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import PreTrainedModel
 
-from secateur.methods.method import named
+from secateur.methods import METHODS
 from secateur.report.report import Report, markdown_table
 from secateur.surgery.compact import auto_class
 
@@ -100,7 +100,7 @@ def _results(report: Report, task: str) -> list[EvalResult]:
 
 
 def _body(report: Report, auto: str, name: str, base: dict[str, Any]) -> str:
-    recipe, method, reached = report.recipe, named(report.recipe["method"]), report.density["prunable"]
+    recipe, method, reached = report.recipe, METHODS.get(report.recipe["method"]), report.density["prunable"]
     lines = [
         f"# {name}",
         "",

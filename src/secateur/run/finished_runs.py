@@ -13,7 +13,7 @@ from secateur.report.comparison import KINDS, OUTSIDE, RUN, TEACHER, Axis, Compa
 from secateur.report.report import Report
 from secateur.run.recipe import make
 from secateur.system.errors import UserError, as_user_error
-from secateur.tasks import task as tasks
+from secateur.tasks import TASKS
 
 NOT_THE_RECIPE = ("seed", "data", "shapes", "repeats", "checkpoints", "shrink", "cache", "cache_gb", "report_to")
 """Keys in which two runs of one recipe may differ: the seed, where the data lies, what is measured and stored."""
@@ -128,7 +128,7 @@ def compare(
     points.sort(key=lambda p: (KINDS.index(p.kind), -round(p.entries[0].density or 1.0, 2), -p.score))
     return Comparison(
         metric=first.metric,
-        greater=tasks.get(runs[0].recipe["task"]).greater_is_better,
+        greater=TASKS.get(runs[0].recipe["task"]).greater_is_better,
         data=first.data,
         rows=first.rows["validation"],
         points=tuple(points),

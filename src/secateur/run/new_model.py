@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 
-from secateur.structure.architecture import supported
+from secateur.structure.architectures import ARCHITECTURES
 from secateur.surgery.checkpoint import save
 from secateur.system.errors import UserError
 from secateur.tasks.pairs import SOURCE, TARGET
@@ -131,7 +131,7 @@ def _check(sizes: dict[str, Any], architecture: str, tokenizer: str) -> None:
         raise UserError(f"dropout {sizes['dropout']} is not in [0, 1)")
     if tokenizer not in KINDS:
         raise UserError(f"tokenizer {tokenizer!r} is not known: choose one of {', '.join(KINDS)}")
-    known = sorted({*supported()} & {*MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES})
+    known = sorted({*ARCHITECTURES.all()} & {*MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES})
     if architecture not in known:
         raise UserError(f"architecture {architecture!r} is not one that writes texts: choose one of {', '.join(known)}")
 

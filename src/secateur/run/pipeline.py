@@ -42,7 +42,8 @@ from secateur.deploy.verify import Verification, verify
 from secateur.measure.bench import check_models, disk_bytes, grid
 from secateur.measure.evaluation import alone
 from secateur.measure.latency import LatencyTable, beside
-from secateur.methods.method import Method, named
+from secateur.methods import METHODS
+from secateur.methods.method import Method
 from secateur.methods.schedules import Schedule
 from secateur.report.model_card import card
 from secateur.report.report import Report
@@ -297,7 +298,7 @@ class Run:
         r = self.recipe
         cost = self.table if r.keep is None else Units()
         space = Space(model, *r.units, cost=cost, round_to=r.round_to)
-        kind: Any = named(r.method)
+        kind: Any = METHODS.get(r.method)
         try:
             return kind(space, self.schedule, **r.options)
         except TypeError as error:
@@ -322,7 +323,7 @@ class Run:
     def schedule(self) -> Schedule:
         """Of what is kept, over the progress of the run: the method's way down."""
         r = self.recipe
-        return named(r.method).schedule(r.toward or self.share, r.begin, r.begin + r.ramp * (r.end - r.begin))
+        return METHODS.get(r.method).schedule(r.toward or self.share, r.begin, r.begin + r.ramp * (r.end - r.begin))
 
     @cached_property
     def share(self) -> float:

@@ -29,9 +29,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from secateur.measure.latency import milliseconds
-from secateur.methods.method import named
+from secateur.methods import METHODS
 from secateur.system.errors import UserError
-from secateur.tasks import task as tasks
+from secateur.tasks import TASKS
 
 AMOUNTS = ("density", "latency", "speedup", "keep")
 """Keys that say how much is to be left: one of them decides, and one that is given goes before a default."""
@@ -258,8 +258,10 @@ def make(values: dict[str, Any], source: str = "the recipe") -> Recipe:
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(Recipe.model_fields)}"
             raise UserError(f"{source} has the unknown key {key!r}: {hint}")
     options: Any = values.get("options") if isinstance(values.get("options"), dict) else {}
-    defaults = dict(named(values["method"]).defaults_for(options)) if isinstance(values.get("method"), str) else {}
-    defaults |= tasks.get(values["task"]).defaults if isinstance(values.get("task"), str) else {}
+    defaults = (
+        dict(METHODS.get(values["method"]).defaults_for(options)) if isinstance(values.get("method"), str) else {}
+    )
+    defaults |= TASKS.get(values["task"]).defaults if isinstance(values.get("task"), str) else {}
     if any(values.get(name) is not None for name in AMOUNTS):
         defaults |= dict.fromkeys(AMOUNTS)
     try:

@@ -18,12 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib import import_module
-from pkgutil import iter_modules
 
 from torch import nn
 from transformers import PreTrainedModel
 
+from secateur.structure.architectures import ARCHITECTURES
 from secateur.system.errors import UserError
 
 Axis = str | None
@@ -232,14 +231,6 @@ def numbered(layer: str) -> int | str:
     return int(layer) if layer.isdigit() else layer
 
 
-def supported() -> dict[str, Architecture]:
-    """Every registered architecture, by Hugging Face `model_type`: one per file in `architectures/`."""
-    from secateur.structure import architectures
-
-    modules = (import_module(f"{architectures.__name__}.{m.name}") for m in iter_modules(architectures.__path__))
-    return {module.ARCHITECTURE.model_type: module.ARCHITECTURE for module in modules}
-
-
 def find(model: PreTrainedModel) -> Table:
     """Bind the model's architecture and check that every parameter is labelled with the size that it has.
 
@@ -247,10 +238,10 @@ def find(model: PreTrainedModel) -> Table:
         UserError: the family or the head is not supported, the model was cut already, or a parameter is not labelled.
     """
     kind = model.config.model_type
-    known = supported()
+    known = ARCHITECTURES.all()
     if kind not in known:
         raise UserError(
-            f"architecture {kind!r} is not supported: supported are {', '.join(sorted(known))}; "
+            f"architecture {kind!r} is not supported: supported are {', '.join(known)}; "
             "convert the model to one of these, or add a file to secateur/architectures"
         )
     if getattr(model.config, "secateur", None):

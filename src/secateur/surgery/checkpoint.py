@@ -26,7 +26,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.structure.architecture import supported
+from secateur.structure.architectures import ARCHITECTURES
 from secateur.surgery import compact
 from secateur.surgery.cut import planned_structure
 from secateur.system.errors import UserError
@@ -40,7 +40,7 @@ DAMAGE = (
 
 def register() -> None:
     """Make `AutoModelFor*.from_pretrained` understand compact folders; dense models go on giving stock classes."""
-    for kind in supported():
+    for kind in ARCHITECTURES.all():
         config = transformers.CONFIG_MAPPING[kind]
         for auto in compact.AUTO_CLASSES.values():
             auto_class = getattr(transformers, auto)
@@ -212,8 +212,9 @@ def read_config(folder: Path) -> Any:
         raise UserError(f"{folder} is not a folder: give the path of a saved model")
     data = _read_json(folder / "config.json", f"{folder} is not a model folder")
     kind = data.get("model_type") if isinstance(data, dict) else None
-    if not isinstance(kind, str) or kind not in supported():
-        raise UserError(f"{folder} holds a model of type {kind!r}: supported are {', '.join(sorted(supported()))}")
+    supported = ARCHITECTURES.all()
+    if not isinstance(kind, str) or kind not in supported:
+        raise UserError(f"{folder} holds a model of type {kind!r}: supported are {', '.join(supported)}")
     if data.get("secateur") is not None:
         try:
             compact.check(data["secateur"])

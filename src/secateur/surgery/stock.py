@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur.structure.architecture import supported
+from secateur.structure.architectures import ARCHITECTURES
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
 from secateur.surgery.cut import uncut
@@ -35,7 +35,7 @@ def plain(small: PreTrainedModel) -> PreTrainedModel:
     for ours in ("secateur", "auto_map"):
         delattr(config, ours)
     config.num_hidden_layers = len(left)
-    setattr(config, supported()[space.table.model_type].neurons, width)
+    setattr(config, ARCHITECTURES.get(space.table.model_type).neurons, width)
     kind: Any = type(dense)
     model = kind(config).to(small.device, small.dtype)
     model.load_state_dict(_renumbered(small.state_dict(), space, left))

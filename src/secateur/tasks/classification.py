@@ -16,8 +16,9 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 from transformers import AutoModelForSequenceClassification, EvalPrediction, PreTrainedTokenizerBase
 
 from secateur.system.errors import UserError
+from secateur.tasks import register
 from secateur.tasks.splits import check_count, first_rows, listed, no_column, read_splits, shared_columns
-from secateur.tasks.task import Task, check_length, register
+from secateur.tasks.task import Task, check_length
 
 # Tried in order: a pair before the single texts that it may hold.
 TEXTS = (

@@ -20,10 +20,11 @@ from transformers import AutoModelForQuestionAnswering, EvalPrediction, PreTrain
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
 from secateur.system.errors import UserError
+from secateur.tasks import register
 from secateur.tasks.answers import Answer, Spans, best_spans, exact_match, f1, merged, normalise, ranked
 from secateur.tasks.passages import NUMBER, TEXT, prepare
 from secateur.tasks.splits import first_rows, read_splits
-from secateur.tasks.task import EXAMPLE, PaddingCollator, Task, check_length, examples, register
+from secateur.tasks.task import EXAMPLE, PaddingCollator, Task, check_length, examples
 
 METRICS = ("f1", "exact_match")  # the first is the default
 MOST = 20

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from secateur.tasks import register
 from secateur.tasks.sequences import Sequences
-from secateur.tasks.task import register
 
 
 @register("summarisation")

@@ -1,4 +1,4 @@
-"""The contract of a task (data, head and metric), and the registry.
+"""The contract of a task: data, head and metric.
 
 A new kind of task is a subclass of `Task` in a file of its own. It reads its data with `splits.read_splits`, so that
 every kind takes data in the same forms: a name on the hub, a folder, a file, or the embedded demo corpus.
@@ -9,12 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
-from importlib import import_module
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
-from pkgutil import iter_modules
 from typing import Any, ClassVar
 
 import torch
@@ -30,6 +27,7 @@ from transformers import (
 )
 
 from secateur.system.errors import UserError, as_user_error
+from secateur.tasks import TASKS
 from secateur.tasks.splits import is_path, listed
 
 EXAMPLE = "example"
@@ -37,9 +35,6 @@ EXAMPLE = "example"
 
 SHARED = ("data", "text", "label", "metric", "seed", "rows")
 """What the `from_data` of every task may take; a recipe has keys for these."""
-
-_REGISTRY: dict[str, type[Task]] = {}
-
 
 UNLABELLED = -100
 """The label that losses of transformers leave out, and what Trainer fills up shorter rows of tokens with."""
@@ -226,47 +221,13 @@ def check_length(max_length: int, tokenizer: PreTrainedTokenizerBase) -> None:
         raise UserError(f"max_length is {max_length}: give at most {limit}, which the model takes")
 
 
-def register(name: str) -> Callable[[type[Task]], type[Task]]:
-    """Class decorator: make a kind of task known to recipes and the command line under this name."""
-
-    def decorate(task: type[Task]) -> type[Task]:
-        task.name = name
-        _REGISTRY[name] = task
-        return task
-
-    return decorate
-
-
-def names() -> tuple[str, ...]:
-    """Every kind of task by name: one per file in `tasks/`, and those that a user has registered."""
-    from secateur import tasks
-
-    for module in iter_modules(tasks.__path__):
-        import_module(f"{tasks.__name__}.{module.name}")
-    return tuple(sorted(_REGISTRY))
-
-
-def get(name: str) -> type[Task]:
-    """The registered kind of task of that name.
-
-    Raises:
-        UserError: there is none; the message names the nearest.
-    """
-    known = names()
-    if name not in known:
-        near = get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-        raise UserError(f"task {name!r} is not known: {hint}")
-    return _REGISTRY[name]
-
-
 def open_task(name: str, data: str, options: Mapping[str, Any], **given: Any) -> Task:
     """The task of that name on `data`, with options of its own: what its `from_data` takes beside what all do.
 
     Raises:
         UserError: there is no such task, or it has no such option; and whatever `from_data` raises.
     """
-    kind = get(name)
+    kind = TASKS.get(name)
     known = [key for key in signature(kind.from_data).parameters if key not in SHARED]
     for key in options:
         if key not in known:

@@ -18,8 +18,9 @@ from torch import Tensor
 from transformers import AutoModelForTokenClassification, BatchEncoding, EvalPrediction, PreTrainedTokenizerBase
 
 from secateur.system.errors import UserError, as_user_error
+from secateur.tasks import register
 from secateur.tasks.splits import check_count, first_rows, listed, no_column, read_splits, shared_columns
-from secateur.tasks.task import UNLABELLED, PaddingCollator, Task, check_length, register
+from secateur.tasks.task import UNLABELLED, PaddingCollator, Task, check_length
 
 # Tried in order. Of the tags the entities come first.
 WORDS = ("tokens", "words", "sentence", "text")

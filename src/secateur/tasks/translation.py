@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from secateur.tasks import register
 from secateur.tasks.sequences import Sequences
-from secateur.tasks.task import register
 
 
 @register("translation")

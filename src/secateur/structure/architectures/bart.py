@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from secateur.structure.architecture import Architecture, Attention, Embedding, Linear, Norm, Row, Stack
+from secateur.structure.architectures import register
 
 
 def attention(path: str, gate: str, axis: str = "") -> tuple[Row, ...]:
@@ -56,3 +57,4 @@ ARCHITECTURE = Architecture(
     heads={"Model": (), "ForConditionalGeneration": (Linear("lm_head", None, "hidden"),)},
     neurons="encoder_ffn_dim",
 )
+register(ARCHITECTURE)

@@ -1,6 +1,7 @@
 """BERT (Devlin et al., NAACL 2019): a post-LN encoder."""
 
 from secateur.structure.architecture import Architecture, Attention, Embedding, Linear, Norm, Stack
+from secateur.structure.architectures import register
 
 STEM = (
     Embedding("embeddings.word_embeddings", "hidden"),
@@ -32,3 +33,4 @@ ARCHITECTURE = Architecture(
         "ForQuestionAnswering": (Linear("qa_outputs", None, "hidden"),),
     },
 )
+register(ARCHITECTURE)

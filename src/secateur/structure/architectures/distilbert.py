@@ -1,6 +1,7 @@
 """DistilBERT (Sanh et al., 2019): a post-LN encoder without token types and pooler, under names of its own."""
 
 from secateur.structure.architecture import Architecture, Attention, Embedding, Linear, Norm, Stack
+from secateur.structure.architectures import register
 
 LAYER = (
     Linear("attention.q_lin", "qk", "hidden", behind="attention"),
@@ -33,3 +34,4 @@ ARCHITECTURE = Architecture(
     },
     neurons="hidden_dim",
 )
+register(ARCHITECTURE)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from secateur.structure.architecture import Embedding, Linear, Norm
+from secateur.structure.architectures import register
 from secateur.structure.architectures.bert import ARCHITECTURE as BERT
 
 STEM = (
@@ -28,3 +29,4 @@ ARCHITECTURE = replace(
         "ForQuestionAnswering": (Linear("qa_outputs", None, "hidden"),),
     },
 )
+register(ARCHITECTURE)

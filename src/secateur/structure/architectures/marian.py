@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from secateur.structure.architecture import Linear
+from secateur.structure.architectures import register
 from secateur.structure.architectures.bart import ARCHITECTURE as BART
 from secateur.structure.architectures.bart import EMBEDDINGS
 
@@ -12,3 +13,4 @@ ARCHITECTURE = replace(
     stem=EMBEDDINGS,
     heads={"Model": (), "MTModel": (Linear("lm_head", None, "hidden"),)},
 )
+register(ARCHITECTURE)

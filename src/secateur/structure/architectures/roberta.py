@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from secateur.structure.architecture import Linear
+from secateur.structure.architectures import register
 from secateur.structure.architectures.bert import ARCHITECTURE as BERT
 
 ARCHITECTURE = replace(
@@ -18,3 +19,4 @@ ARCHITECTURE = replace(
         "ForQuestionAnswering": (Linear("qa_outputs", None, "hidden"),),
     },
 )
+register(ARCHITECTURE)

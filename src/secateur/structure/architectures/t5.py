@@ -7,6 +7,7 @@ head and distance that all of its layers add. The feed-forward network is plain 
 from dataclasses import replace
 
 from secateur.structure.architecture import Architecture, Attention, Embedding, Linear, Norm, Row, Stack
+from secateur.structure.architectures import register
 
 
 def attention(number: int, name: str, gate: str, axis: str = "") -> tuple[Row, ...]:
@@ -61,3 +62,4 @@ ARCHITECTURE = Architecture(
     heads={"Model": (), "ForConditionalGeneration": (Linear("lm_head", None, "hidden"),)},
     neurons="d_ff",
 )
+register(ARCHITECTURE)

@@ -1,0 +1,129 @@
+"""Registries: what recipes and the command line can name, from this package and from outside it.
+
+There is one `Registry` for methods, tasks, architectures, loss terms and runtimes each. A name gets into it in one of
+three ways: by the decorator in a file of this package, by the decorator in any module that is imported (`--import` on
+the command line), or by an entry point of an installed package in the group of the registry, such as
+
+    [project.entry-points."secateur.methods"]
+    mine = "my_package.pruning:Mine"
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from importlib import import_module, metadata
+from pathlib import Path
+from pkgutil import iter_modules
+from types import ModuleType
+from typing import Any, Generic, TypeVar
+
+from secateur.system.errors import UserError, as_user_error
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+class Registry(Generic[T]):
+    """Named things of one kind.
+
+    What this package has and what entry points name is loaded at the first look-up, not before.
+
+    Args:
+        kind: what one of them is called in messages, such as "method".
+        group: the group of entry points, such as "secateur.methods".
+        built_in: the module whose import registers what this package has; of a package, all modules in it.
+    """
+
+    def __init__(self, kind: str, group: str, built_in: str) -> None:
+        self.kind, self.group, self.built_in = kind, group, built_in
+        self._items: dict[str, T] = {}
+        self._loaded = False
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator: make something known by this name; a class gets it as its attribute `name`.
+
+        Raises:
+            UserError: the name is another's already.
+        """
+
+        def decorate(item: T) -> T:
+            present = self._items.get(name)
+            if present is not None and not _same(present, item):
+                raise UserError(
+                    f"{self.kind} {name!r} is registered twice, by {_origin(present)} and by {_origin(item)}: "
+                    "choose another name"
+                )
+            if isinstance(item, type):
+                item.name = name  # type: ignore[attr-defined]  # every class that is registered declares it
+            self._items[name] = item
+            return item
+
+        return decorate
+
+    def get(self, name: str) -> T:
+        """The one of this name.
+
+        Raises:
+            UserError: there is none; the message names the nearest, or all.
+        """
+        items = self.all()
+        if name not in items:
+            near = get_close_matches(name, items, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(items)}"
+            raise UserError(f"{self.kind} {name!r} is not known: {hint}")
+        return items[name]
+
+    def all(self) -> dict[str, T]:
+        """All by name, in alphabetical order."""
+        if not self._loaded:
+            self._loaded = True
+            _import_all(self.built_in)
+            for entry in metadata.entry_points(group=self.group):
+                self._load(entry)
+        return dict(sorted(self._items.items()))
+
+    def _load(self, entry: metadata.EntryPoint) -> None:
+        """Import what an entry point names; an object that its module has not registered gets the entry's name."""
+        try:
+            item: Any = entry.load()
+        except Exception as error:
+            logger.warning("the entry point %r of %s cannot be loaded: %s", entry.name, self.group, error)
+            return
+        if not isinstance(item, ModuleType) and not any(item is known for known in self._items.values()):
+            self.register(entry.name)(item)
+
+
+def import_extension(module: str) -> None:
+    """Import a module for what it registers: a dotted name, looked for in the working directory too, or a .py file.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
+    path = Path(module)
+    is_file = path.suffix == ".py"
+    folder = str(path.resolve().parent if is_file else Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    with as_user_error(f"{module} cannot be imported", "give a module that Python finds, or the path of a .py file"):
+        import_module(path.stem if is_file else module)
+
+
+def _import_all(name: str) -> None:
+    module = import_module(name)
+    for child in iter_modules(getattr(module, "__path__", ())):
+        import_module(f"{name}.{child.name}")
+
+
+def _same(one: object, other: object) -> bool:
+    """Whether two are one thing, which a module that is imported again makes a second time."""
+    return one == other or (isinstance(one, type) and isinstance(other, type) and _origin(one) == _origin(other))
+
+
+def _origin(item: object) -> str:
+    """Where a class is defined; the name of the type of anything else."""
+    kind = item if isinstance(item, type) else type(item)
+    return f"{kind.__module__}.{kind.__qualname__}"
