@@ -21,7 +21,7 @@ from secateur.structure.space import UNITS, Space
 from secateur.surgery.cut import cut
 from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
-from secateur.tasks import task as tasks
+from secateur.tasks import TASKS
 
 ALL = tuple(UNITS)
 LABELS = ["O", "B-book", "I-book", "B-film", "I-film"]
@@ -42,7 +42,7 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     data = write_data(folder / "data.csv", rows=400)
     model = BertForSequenceClassification.from_pretrained(write_model(folder / "model", ["bad", "good"]))
-    task = tasks.get("classification").from_data(data, metric=None, seed=0, rows=None)
+    task = TASKS.get("classification").from_data(data, metric=None, seed=0, rows=None)
     return shaken(model), task, tokenizer()
 
 
@@ -51,7 +51,7 @@ def words(tmp_path_factory):
     """The same for words: sentences of different lengths, and the tags of their words."""
     folder = tmp_path_factory.mktemp("words")
     data = write_sentences(folder / "data.jsonl", rows=100)
-    task = tasks.get("tokens").from_data(data, metric=None, seed=0, rows=None)
+    task = TASKS.get("tokens").from_data(data, metric=None, seed=0, rows=None)
     named_tags = dict(enumerate(task.labels))
     source = write_model(folder / "model")
     model = BertForTokenClassification.from_pretrained(source, num_labels=len(named_tags), id2label=named_tags)

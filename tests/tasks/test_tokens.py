@@ -34,7 +34,7 @@ from secateur.run import pipeline as stages
 from secateur.run import recipe
 from secateur.surgery import checkpoint
 from secateur.system.errors import UserError
-from secateur.tasks import task as contract
+from secateur.tasks import TASKS
 from secateur.tasks.tokens import CONLL2003, Tokens
 
 BIO = ["O", "B-PER", "I-PER"]
@@ -486,4 +486,4 @@ def test_the_command_knows_the_task(finished, values, tmp_path, secateur):
 
 
 def test_the_registry_knows_it():
-    assert contract.get("tokens") is Tokens and Tokens.name == "tokens"
+    assert TASKS.get("tokens") is Tokens and Tokens.name == "tokens"
