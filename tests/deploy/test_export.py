@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from secateur.cli import app, deploy_commands
 from secateur.deploy import formats
 from secateur.deploy.export import TOLERANCE, export, opened, within
-from secateur.deploy.formats import Facts, read_facts
+from secateur.deploy.export_facts import ExportFacts
+from secateur.deploy.formats import read_facts
 from secateur.structure.plan import Plan, fingerprint
 from secateur.structure.space import Space
 from secateur.surgery.cut import cut
@@ -101,7 +102,7 @@ def test_a_file_says_what_it_is(small, tmp_path):
     assert (facts.format, facts.dtype, facts.opset) == ("onnx", "fp32", 20)
     assert facts.inputs == ("input_ids", "attention_mask", "token_type_ids")
     assert facts.source == fingerprint(small)
-    assert Facts.from_json(facts.to_json()) == facts
+    assert ExportFacts.from_json(facts.to_json()) == facts
     assert found.bytes == found.path.stat().st_size
     assert json.loads(json.dumps(found.to_dict()))["tolerance"] == TOLERANCE
 
@@ -200,10 +201,10 @@ def test_foreign_and_damaged_files_are_refused(small, tmp_path):
     (tmp_path / "damaged.onnx").write_bytes(path.read_bytes()[:999])
     (tmp_path / "damaged.pt2").write_bytes(b"no archive")
     for name, message in {
-        "foreign.onnx": "does not say what it is",
+        "foreign.onnx": "was not written by secateur export",
         "damaged.onnx": "cannot be read",
         "damaged.pt2": "cannot be read",
-        "absent.onnx": "is not there",
+        "absent.onnx": "does not exist",
     }.items():
         with pytest.raises(UserError, match=message):
             opened(tmp_path / name)
@@ -295,7 +296,7 @@ def test_the_command_refuses_in_one_sentence_and_leaves_nothing(world, tmp_path)
         (("export", world / "small", "--output", f"{new}.txt"), "rename it"),
         (("export", world / "small", "--output", f"{new}.xml", "--dtype", "int8"), "calibration batches"),
         (("export", world / "colours", "--output", f"{new}.onnx", *data), "red, blue"),
-        (("verify", world / "small", "--exported", f"{new}.onnx"), "is not there"),
+        (("verify", world / "small", "--exported", f"{new}.onnx"), "does not exist"),
         (("verify", world / "small", "--dtype", "bf16"), "--exported"),
         (("verify", world / "small", "--exported", occupied, "--dense", world / "dense"), "leave --dense out"),
     ]

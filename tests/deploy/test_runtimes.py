@@ -6,7 +6,8 @@ import torch
 from tiny_models import inputs, outputs, random_masks, tiny
 
 from secateur.deploy.export import export
-from secateur.deploy.runtimes import DTYPES, ENGINES, RUNTIMES, check_runtime, difference, runner
+from secateur.deploy.runtime import DTYPES
+from secateur.deploy.runtimes import RUNTIMES, check_runtime, difference, runner
 from secateur.structure.plan import Plan, fingerprint
 from secateur.structure.space import Space
 from secateur.surgery.cut import cut
@@ -121,7 +122,7 @@ def test_a_difference_that_is_not_a_number_stays_one(small):
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("dtype", [*DTYPES, "int4"])
 def test_every_pair_exists_or_is_refused_with_those_that_do(runtime, dtype, monkeypatch):
-    if dtype in ENGINES[runtime].stored:
+    if dtype in RUNTIMES[runtime].stored:
         if (runtime, dtype) != ("openvino", "bf16"):  # the processor's choice
             check_runtime(runtime, dtype)
         return
@@ -151,5 +152,5 @@ def test_a_file_runs_in_its_own_runtime_and_dtype(small, tmp_path):
     assert close(runner(path, "onnxruntime"), small, inputs(small))
     with pytest.raises(UserError, match=r"openvino opens \.xml files, not 'model\.onnx'"):
         runner(path, "openvino")
-    with pytest.raises(UserError, match="holds fp32, not what int8 runs from"):
+    with pytest.raises(UserError, match="holds fp32, from which int8 cannot be run"):
         runner(path, "onnxruntime", "int8")

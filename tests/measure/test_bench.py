@@ -14,7 +14,7 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from secateur.deploy.runtimes import Runner
+from secateur.deploy.runtime import Runner
 from secateur.measure import bench
 from secateur.measure.bench import Measurement, disk_bytes, grid, measure, median_and_quartiles, times_in_turn
 from secateur.system.errors import UserError

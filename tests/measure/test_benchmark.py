@@ -10,7 +10,7 @@ import torch
 from small_world import WORDS, config
 from transformers import BertForSequenceClassification
 
-from secateur.deploy.runtimes import Runner
+from secateur.deploy.runtime import Runner
 from secateur.measure.benchmark import contest
 from secateur.measure.peak_memory import Peak
 from secateur.measure.roofline import Rates

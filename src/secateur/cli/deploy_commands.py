@@ -34,8 +34,10 @@ from secateur.cli.options import (
     tokenizer_of,
 )
 from secateur.deploy.export import export, opened
-from secateur.deploy.formats import Batch, check_request
-from secateur.deploy.runtimes import DTYPES, RUNTIMES, Runner
+from secateur.deploy.formats import check_request
+from secateur.deploy.graph import Batch
+from secateur.deploy.runtime import DTYPES, Runner
+from secateur.deploy.runtimes import RUNTIMES
 from secateur.deploy.verify import verify
 from secateur.measure.bench import with_target
 from secateur.measure.benchmark import contest

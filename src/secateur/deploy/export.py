@@ -1,4 +1,4 @@
-"""Export: a model, dense or compact, as a file for another runtime, checked against its source before it is there."""
+"""Export: a model, dense or compact, as a file for another runtime, compared with its source before it is kept."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from secateur.deploy.formats import Batch, Facts, files_of, read_facts, write
-from secateur.deploy.runtimes import ENGINES, Runner, difference, runner
+from secateur.deploy.export_facts import ExportFacts
+from secateur.deploy.formats import files_of, read_facts, write
+from secateur.deploy.graph import Batch
+from secateur.deploy.runtime import Runner
+from secateur.deploy.runtimes import difference, runner, runtime_of
 from secateur.system.errors import UserError
 
-TOLERANCE = 1e-4  # of the largest output, for fp32: float noise of another order of summing
-SHAPES = ((1, 1), (1, 7), (3, 24), (5, 13))  # batch x tokens; none is the one that was traced
+TOLERANCE = 1e-4
+"""Of the largest output, for fp32: rounding differences of another order of summation."""
+SHAPES = ((1, 1), (1, 7), (3, 24), (5, 13))
+"""batch x tokens of the inputs that an export is compared on; none is the shape that was traced."""
 
 
 @dataclass(frozen=True)
@@ -26,17 +31,17 @@ class Exported:
     """A file that was written and compared with its source.
 
     Attributes:
-        path: of the file; an IR (.xml) keeps its weights beside it, in a .bin.
-        facts: what the file is; they stand in it too.
+        path: of the file; an IR (.xml) has its weights in a .bin of the same name.
+        facts: what the file is; the file holds them too.
         bytes: of the files.
         difference: largest absolute difference of any output from the source's, over random inputs of several shapes,
             padded and not, in the file's own runtime.
-        scale: largest absolute output of the source, to judge the difference by.
-        examples: how many inputs.
+        scale: largest absolute output of the source, to which the difference is relative.
+        examples: number of inputs.
     """
 
     path: Path
-    facts: Facts
+    facts: ExportFacts
     bytes: int
     difference: float
     scale: float
@@ -56,57 +61,56 @@ def export(
 ) -> Exported:
     """Write a model for another runtime; batch and length stay free, outputs are float32.
 
-    The file is opened in its own runtime and compared with the model before it takes its place, so that a failure
-    leaves what was there. A bf16 file for OpenVINO does not exist: it runs one in fp32 as bf16.
+    The file is opened in its own runtime and compared with the model before it replaces an older one, so that a failure
+    leaves that unchanged. There is no bf16 file for OpenVINO, which runs a file in fp32 as bf16.
 
     Args:
-        model: a text encoder with any head, dense or cut; it stays as it is.
-        path: ends in .onnx, .xml (OpenVINO's IR, its weights beside it in .bin) or .pt2 (torch.export).
-        dtype: fp32; fp16; bf16 (.pt2 alone); or int8 (.onnx, .xml), in which weights have a scale per channel.
-        calibration: inputs that int8 takes the ranges of activations from, a few hundred rows of the training data.
-            OpenVINO needs them; ONNX Runtime without them takes the ranges of each batch anew, so that its outputs
-            depend on what else is in a batch.
+        model: a text encoder with any head, dense or cut; it is left unchanged.
+        path: ends in .onnx, .xml (OpenVINO's IR, with its weights in a .bin) or .pt2 (torch.export).
+        dtype: fp32; fp16; bf16 (.pt2 only); or int8 (.onnx, .xml), in which weights have a scale per channel.
+        calibration: inputs from which int8 takes the ranges of activations, a few hundred rows of the training data.
+            OpenVINO needs them. Without them ONNX Runtime takes the ranges from each batch, so that its outputs
+            depend on the other rows of a batch.
         opset: version of ONNX's operators, 17 to 20; None takes 17.
 
     Raises:
-        UserError: such a file does not exist, the model is an encoder-decoder, a package is not installed, the place
-            cannot be written, or what was written is not its source: an output is not finite, or fp32 differs by more
-            than 1e-4 of the largest.
+        UserError: the format does not have the dtype, the model is an encoder-decoder, a package is not installed, the
+            path cannot be written, or the file differs from its source: an output is not finite, or fp32 differs by
+            more than 1e-4 of the largest output.
     """
     path = Path(path)
     with _replacing(path) as partial:
         facts = write(model, partial, dtype, calibration=calibration, opset=opset)
         inputs = probes(model)
-        found, scale = difference(opened(partial), model, inputs)
-        _check(found, scale, dtype, path)
+        largest, scale = difference(opened(partial), model, inputs)
+        _check(largest, scale, dtype, path)
         size = sum(file.stat().st_size for file in files_of(partial))
-    return Exported(path, facts, size, found, scale, sum(len(batch["input_ids"]) for batch in inputs))
+    return Exported(path, facts, size, largest, scale, sum(len(batch["input_ids"]) for batch in inputs))
 
 
 def opened(path: Path, *, dtype: str | None = None, threads: int | None = None) -> Runner:
-    """An exported file in its own runtime: PyTorch, ONNX Runtime or OpenVINO; in its own dtype unless told.
+    """An exported file in the runtime that opens it; in its own dtype by default.
 
     Raises:
         UserError: as `runtimes.runner`.
     """
-    held = read_facts(path).dtype
-    runtime = next(name for name, engine in ENGINES.items() if engine.suffix == path.suffix)
-    return runner(path, runtime, dtype or held, threads=threads)
+    dtype = dtype or read_facts(path).dtype
+    return runner(path, runtime_of(path), dtype, threads=threads)
 
 
 def tolerance(dtype: str) -> float | None:
-    """How far an export may be from its source, as a part of the largest output; None where scores are what tells."""
+    """The largest allowed difference, relative to the largest output; None for a dtype that only scores can judge."""
     return TOLERANCE if dtype == "fp32" else None
 
 
-def within(found: float, scale: float, dtype: str) -> bool:
-    """Whether a difference is none: finite, and for fp32 within the tolerance."""
-    share = tolerance(dtype)
-    return math.isfinite(found) and (share is None or found <= share * max(1.0, scale))
+def within(largest: float, scale: float, dtype: str) -> bool:
+    """Whether the largest difference is allowed: finite, and for fp32 within the tolerance."""
+    relative = tolerance(dtype)
+    return math.isfinite(largest) and (relative is None or largest <= relative * max(1.0, scale))
 
 
 def probes(model: PreTrainedModel) -> list[dict[str, torch.Tensor]]:
-    """Random ids at each of `SHAPES`, all rows but the first of a batch padded."""
+    """Random ids at each of `SHAPES`; all rows but the first of a batch are padded."""
     noise = torch.Generator().manual_seed(0)
     longest = getattr(model.config, "max_position_embeddings", 512) - 2  # a family may count positions from 2
     batches = []
@@ -122,20 +126,20 @@ def probes(model: PreTrainedModel) -> list[dict[str, torch.Tensor]]:
     return batches
 
 
-def _check(found: float, scale: float, dtype: str, path: Path) -> None:
-    if not within(found, scale, dtype):
+def _check(largest: float, scale: float, dtype: str, path: Path) -> None:
+    if not within(largest, scale, dtype):
         raise UserError(
-            f"{path.name} would differ from its model by {found:.2g}, where the largest output is {scale:.2g}: "
+            f"{path.name} would differ from its model by {largest:.2g}, where the largest output is {scale:.2g}: "
             "nothing was written; choose another format or dtype"
         )
 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A path in a temporary folder beside; what is there when the block ends well takes the place of `path`.
+    """A path in a temporary folder; if the block succeeds, the files written there replace those of `path`.
 
     Raises:
-        UserError: the place cannot be written; nothing is left behind.
+        UserError: `path` cannot be written; nothing is left behind.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder: give the name of a file to write")

@@ -1,4 +1,4 @@
-"""Models on an NVIDIA GPU: eager, compiled, and as a CUDA graph, which replays a forward without launching it anew."""
+"""Models on an NVIDIA GPU: eager, compiled, and as a CUDA graph, which replays a forward as a whole."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ RUNTIMES = ("pytorch", "compiled", "cudagraph")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 CAPTURE_WARMUP = 3
-"""Forwards on a side stream before a capture, so that libraries have chosen their kernels and taken their memory."""
+"""Forwards on a side stream before a capture, in which libraries choose their kernels and allocate their memory."""
 
 
 def check(runtime: str, dtype: str) -> None:
-    """Refuse what a GPU does not run here.
+    """Refuse a combination that does not run on a GPU.
 
     Raises:
-        UserError: no GPU, or an unknown runtime or dtype.
+        UserError: PyTorch finds no GPU, or an unknown runtime or dtype.
     """
     if not torch.cuda.is_available():
-        raise UserError("expected an NVIDIA GPU for --device cuda, got a machine where PyTorch sees none: use cpu")
+        raise UserError("expected an NVIDIA GPU for --device cuda, got a machine on which PyTorch finds none: use cpu")
     if runtime not in RUNTIMES or dtype not in DTYPES:
         raise UserError(
             f"expected {', '.join(RUNTIMES)} in {', '.join(DTYPES)} on a GPU, got {runtime} in {dtype}: leave it out"
@@ -46,9 +46,10 @@ def placed(model: PreTrainedModel, dtype: str) -> PreTrainedModel:
 
 
 def forward(model: PreTrainedModel, runtime: str, inputs: Mapping[str, np.ndarray]) -> Callable[[], object]:
-    """One forward of a placed model on inputs `(batch, tokens)` that lie on the GPU already; not waited for.
+    """One forward of a placed model on inputs `(batch, tokens)`, which are copied to the GPU here, not in the forward.
 
-    `compiled` is made for this one shape, and raises where it would fall back to eager.
+    The forward does not wait for the GPU. `compiled` is compiled for this one shape, and raises where it would fall
+    back to eager code.
     """
     tensors = {name: torch.from_numpy(array).to("cuda") for name, array in inputs.items()}
     if runtime == "cudagraph":
@@ -63,7 +64,7 @@ def forward(model: PreTrainedModel, runtime: str, inputs: Mapping[str, np.ndarra
 
 
 def _captured(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> Callable[[], object]:
-    """The forward as a graph that reads and writes the same memory each time."""
+    """The forward as a CUDA graph, which reads and writes the same memory each time."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.inference_mode(), torch.cuda.stream(side):

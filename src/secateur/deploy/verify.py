@@ -1,4 +1,4 @@
-"""Proof that what runs is the model that was trained: masked == compact == loaded == exported, on real inputs."""
+"""Verification: the masked, the cut, the loaded and the exported model give the same outputs on real inputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.deploy.export import TOLERANCE, opened, within
-from secateur.deploy.formats import read_facts, source_of
+from secateur.deploy.formats import read_facts
+from secateur.deploy.graph import weights_hash
 from secateur.deploy.runtimes import difference
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load
@@ -23,15 +24,15 @@ from secateur.system.errors import UserError
 
 @dataclass(frozen=True)
 class Verification:
-    """Largest absolute differences of the logits over all inputs, None for a comparison that was not asked for.
+    """Largest absolute differences of the logits over all inputs; None for a comparison that was not made.
 
     Attributes:
         masked_compact: dense model under the plan's masks, against the model cut by the plan.
-        compact_loaded: cut model in memory, against the folder loaded anew.
-        examples: how many inputs.
-        scale: largest absolute logit, to judge the differences by.
+        compact_loaded: cut model in memory, against the folder loaded again.
+        examples: number of inputs.
+        scale: largest absolute logit, to which the differences are relative.
         compact_exported: model in memory, all of its outputs, against an exported file in its own runtime.
-        dtype: what the exported file runs in.
+        dtype: the dtype that the exported file runs in.
     """
 
     masked_compact: float | None
@@ -43,15 +44,15 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether every difference is below 1e-4 of the largest logit (float noise of a differently shaped sum).
+        """Whether every difference is below 1e-4 of the largest logit (rounding of another order of summation).
 
-        Of a file in another dtype than fp32 only the score tells: here its outputs need but be finite.
+        A file in another dtype than fp32 can only be judged by its scores: here its outputs must be finite.
         """
         exported = self.compact_exported
         if exported is not None and self.dtype is not None and not within(exported, self.scale, self.dtype):
             return False
-        found = [d for d in (self.masked_compact, self.compact_loaded) if d is not None]
-        return all(difference <= TOLERANCE * max(1.0, self.scale) for difference in found)
+        differences = [d for d in (self.masked_compact, self.compact_loaded) if d is not None]
+        return all(difference <= TOLERANCE * max(1.0, self.scale) for difference in differences)
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "passed": self.passed, "tolerance": TOLERANCE}
@@ -68,15 +69,15 @@ def verify(
     exported: Path | str | None = None,
     dtype: str | None = None,
 ) -> Verification:
-    """Compare a dense model under a plan's masks, its cut, what a folder loads to, and its export, on the same batches.
+    """Compare a dense model under a plan's masks, its cut, the folder of the cut and its export, on the same batches.
 
     Args:
         batches: model inputs; labels are not needed.
-        compact: the cut model in memory; with `folder` it is compared with what the folder loads to, with `exported`
-            (then it may also be a dense model) with that.
+        compact: the cut model in memory, compared with the model loaded from `folder` and with `exported` (for which
+            it may also be a dense model).
         dense, plan: with both, the masked model (its embeddings factorised as planned) is compared with its cut.
         exported: a file written by `export` from `compact`.
-        dtype: what the file runs in, if not its own: bf16 of one in fp32 for OpenVINO.
+        dtype: the dtype that the file runs in, if not its own: bf16 for an OpenVINO file in fp32.
 
     Raises:
         UserError: there is nothing to compare, or the file was made from other weights or cannot be run.
@@ -87,30 +88,34 @@ def verify(
         )
     loaded = load(folder) if folder is not None else None
     kept = [dict(batch) for batch in batches]
-    masked_compact = compact_loaded = None
-    scale = 0.0
+    masked_compact = compact_loaded = compact_exported = None
+    runs_in, scale = None, 0.0
     if dense is not None and plan is not None:
-        if plan.embedding_rank and isinstance(dense.get_input_embeddings(), nn.Embedding):
-            dense = factorise(dense, plan.embedding_rank)
-        space = plan.space(dense)
-        small = cut(dense, plan).eval()
-        with attached(dense.eval(), space, plan.masks.to(dense.device)):
-            reference = _outputs(dense, kept)
-        masked_compact, scale = _largest(reference, _outputs(small, kept))
+        masked_compact, scale = _masked_and_cut(dense, plan, kept)
     if compact is not None and loaded is not None:
         compact_loaded, scale = _largest(_outputs(compact.eval(), kept), _outputs(loaded, kept))
+    if compact is not None and exported is not None:
+        compact_exported, scale, runs_in = _exported(compact, Path(exported), dtype, kept)
     examples = sum(len(batch["input_ids"]) for batch in kept)
-    if compact is None or exported is None:
-        return Verification(masked_compact, compact_loaded, examples, scale)
-    compact_exported, scale, ran = _exported(compact, Path(exported), dtype, kept)
-    return Verification(masked_compact, compact_loaded, examples, scale, compact_exported, ran)
+    return Verification(masked_compact, compact_loaded, examples, scale, compact_exported, runs_in)
+
+
+def _masked_and_cut(dense: PreTrainedModel, plan: Plan, batches: list[dict[str, Tensor]]) -> tuple[float, float]:
+    """Largest difference between a model under a plan's masks and its cut, and the largest logit."""
+    if plan.embedding_rank and isinstance(dense.get_input_embeddings(), nn.Embedding):
+        dense = factorise(dense, plan.embedding_rank)
+    space = plan.space(dense)
+    small = cut(dense, plan).eval()
+    with attached(dense.eval(), space, plan.masks.to(dense.device)):
+        masked = _outputs(dense, batches)
+    return _largest(masked, _outputs(small, batches))
 
 
 def _exported(
     model: PreTrainedModel, path: Path, dtype: str | None, batches: list[dict[str, Tensor]]
 ) -> tuple[float, float, str]:
-    """Largest difference of a file's outputs from its model's, the largest output, and what the file ran in."""
-    made_from, here = read_facts(path).source, source_of(model)
+    """Largest difference of a file's outputs from its model's, the largest output, and the dtype that it ran in."""
+    made_from, here = read_facts(path).source, weights_hash(model)
     if made_from != here:
         raise UserError(f"{path} was made from other weights ({made_from}) than these ({here}): export this model")
     run = opened(path, dtype=dtype)
@@ -119,17 +124,17 @@ def _exported(
 
 def _outputs(model: PreTrainedModel, batches: list[dict[str, Tensor]]) -> list[Tensor]:
     """A model's outputs (logits, or the hidden states of a bare encoder) for each batch, on the CPU."""
-    answers = (model(**{name: value.to(model.device) for name, value in batch.items()}) for batch in batches)
-    return [value.cpu() for answer in answers for value in _told(answer)]
+    outputs = (model(**{name: value.to(model.device) for name, value in batch.items()}) for batch in batches)
+    return [value.cpu() for output in outputs for value in _compared(output)]
 
 
-def _told(answer: Mapping[str, Any]) -> list[Tensor]:
-    """The logits, beside which an encoder-decoder gives its encoder's states; all tensors where there are none."""
-    tensors = {name: value for name, value in answer.items() if isinstance(value, Tensor)}
+def _compared(output: Mapping[str, Any]) -> list[Tensor]:
+    """The logits, without the encoder's states that an encoder-decoder returns too; all tensors without logits."""
+    tensors = {name: value for name, value in output.items() if isinstance(value, Tensor)}
     return [value for name, value in tensors.items() if name.endswith("logits")] or list(tensors.values())
 
 
 def _largest(left: list[Tensor], right: list[Tensor]) -> tuple[float, float]:
-    """Largest difference, and largest entry of the left side; not a number if one is not (Python's `max` drops it)."""
+    """Largest difference, and largest entry of the left side; NaN if any of them is (Python's `max` would drop it)."""
     difference = torch.stack([(a - b).abs().max() for a, b in zip(left, right, strict=True)]).max()
     return float(difference), float(torch.stack([a.abs().max() for a in left]).max())

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from secateur.deploy.runtimes import DTYPES, check_runtime, runner
+from secateur.deploy.runtime import DTYPES
+from secateur.deploy.runtimes import check_runtime, runner
 from secateur.system.errors import UserError
 
 Call = Callable[[], object]

@@ -21,8 +21,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.deploy import gpu
-from secateur.deploy.formats import Batch, read_facts
-from secateur.deploy.runtimes import ENGINES, check_runtime, runner
+from secateur.deploy.formats import read_facts
+from secateur.deploy.graph import Batch
+from secateur.deploy.runtimes import RUNTIMES, check_runtime, runner, runtime_of
 from secateur.measure import peak_memory as memory
 from secateur.measure import roofline
 from secateur.measure.bench import (
@@ -43,8 +44,6 @@ from secateur.system.errors import UserError
 
 SETTLE = 1
 """Untimed forwards right before each timed one; see `bench.times_in_turn`."""
-FILES = {engine.suffix: runtime for runtime, engine in reversed(ENGINES.items())}
-"""What an exported file ends in, and the runtime that runs it here."""
 DEVICES = ("cpu", "cuda")
 CALIBRATED = ("openvino",)
 """Runtimes whose int8 takes its ranges from examples, always."""
@@ -254,7 +253,7 @@ def _rows(
         if isinstance(model, Path):
             if device == "cuda":
                 raise UserError(f"expected model folders on a GPU, got the exported file {name}: leave it out")
-            rows.append(Row(name, FILES[model.suffix], read_facts(model).dtype))
+            rows.append(Row(name, runtime_of(model), read_facts(model).dtype))
     return rows
 
 
@@ -400,9 +399,9 @@ def _source(one: Contender, model: Model, folder: Path) -> Path:
     """What a new process loads: the exported file, or the model's folder, saved once."""
     if isinstance(model, Path):
         return model
-    engine = ENGINES.get(one.runtime)
-    if one.exported is not None and engine is not None and engine.packages:
-        return one.exported / f"{engine.stored[one.dtype]}{engine.suffix}"
+    runtime = RUNTIMES.get(one.runtime)
+    if one.exported is not None and runtime is not None and runtime.packages:
+        return runtime().file_in(one.exported, one.dtype)
     if not folder.exists():
         checkpoint.save(model, folder)
     return folder

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.trainer_pt_utils import nested_concat
 
-from secateur.deploy.runtimes import Runner
+from secateur.deploy.runtime import Runner
 from secateur.system.errors import UserError
 from secateur.tasks.task import UNLABELLED, Task
 from secateur.training.trainer import PruningTrainer

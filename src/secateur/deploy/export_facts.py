@@ -1,0 +1,44 @@
+"""What an exported file is. It is stored in the file itself: a copy of the file cannot be separated from it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+KEY = "secateur"
+"""The key of the facts in a file's own metadata."""
+
+
+@dataclass(frozen=True)
+class ExportFacts:
+    """What an exported file is.
+
+    Attributes:
+        format: the kind of file, by its suffix: "onnx", "xml" or "pt2".
+        dtype: of its weights: "fp32", "bf16", "fp16" or "int8".
+        opset: version of ONNX's operators; None in another format.
+        inputs: names of the inputs, each `(batch, tokens)` of int64.
+        outputs: names of the outputs, in order; float32.
+        source: hash of the weights that it was made from, `graph.weights_hash`.
+        model_class: class of the model that it was made from.
+        calibration: number of examples that gave the ranges of int8 activations; 0 if each batch gives its own.
+        versions: of the packages that made it.
+    """
+
+    format: str
+    dtype: str
+    opset: int | None
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    source: str
+    model_class: str
+    calibration: int
+    versions: dict[str, str]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> ExportFacts:
+        values = json.loads(text)
+        return cls(**values | {name: tuple(values[name]) for name in ("inputs", "outputs")})

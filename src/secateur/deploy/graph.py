@@ -1,0 +1,94 @@
+"""A model as a function of arrays: what exporters and compilers trace, and the arrays that it takes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from inspect import signature
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from secateur.structure.plan import fingerprint
+from secateur.system.errors import UserError
+
+Batch = Mapping[str, Tensor]
+
+TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def inference_copy(model: PreTrainedModel, dtype: str) -> PreTrainedModel:
+    """A copy of the model in a dtype, every module in evaluation mode, without gradients."""
+    twin: Any = copy.deepcopy(model)
+    return twin.to(TORCH_DTYPES[dtype]).eval().requires_grad_(False)
+
+
+class Graph(nn.Module):
+    """A model as a function of arrays, its outputs as float32: what every exporter and compiler traces.
+
+    The mask `(batch, tokens)` of 0 and 1 becomes an additive mask `(batch, 1, 1, tokens)`, which models use as it is.
+    The masks that transformers builds itself depend on the values of the mask, which tracing would make constant.
+    """
+
+    def __init__(self, model: PreTrainedModel, dtype: str = "fp32") -> None:
+        super().__init__()
+        # The exporter sets the mode of all modules to that of the outermost one. Without a copy, the caller's model
+        # would come back in training mode, with dropout, and then differ from its export.
+        self.model = inference_copy(model, dtype)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        dtype = self.model.dtype
+        mask = (1 - attention_mask[:, None, None, :].to(dtype)) * torch.finfo(dtype).min
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        outputs = self.model(input_ids=input_ids, attention_mask=mask, return_dict=True, **types)
+        return tuple(value.float() for value in outputs.values() if isinstance(value, Tensor))
+
+    def output_names(self) -> tuple[str, ...]:
+        """The names of the tensors that the model returns, in the order of `forward`'s."""
+        with torch.inference_mode():
+            outputs = self.model(*example_inputs(("input_ids",)), return_dict=True)
+        return tuple(name for name, value in outputs.items() if isinstance(value, Tensor))
+
+
+def weights_hash(model: PreTrainedModel) -> str:
+    """`plan.fingerprint` of the weights in fp32: the same for a checkpoint that is loaded in fp16 or in fp32."""
+    return fingerprint(inference_copy(model, "fp32"))
+
+
+def input_names(model: PreTrainedModel) -> tuple[str, ...]:
+    """The inputs of a text encoder; token types only for a model that has more than one."""
+    typed = "token_type_ids" in signature(model.forward).parameters
+    several = getattr(model.config, "type_vocab_size", 0) > 1
+    return ("input_ids", "attention_mask", *(("token_type_ids",) if typed and several else ()))
+
+
+def example_inputs(names: Sequence[str]) -> tuple[Tensor, ...]:
+    """Inputs `(2, 9)` to trace with: no size is 1 and one row is padded, so that nothing is taken for a constant."""
+    ids = torch.arange(18).reshape(2, 9) % 5
+    mask = torch.ones_like(ids)
+    mask[1, 6:] = 0
+    return tuple({"input_ids": ids, "attention_mask": mask, "token_type_ids": ids * 0}[name] for name in names)
+
+
+def as_arrays(batch: Mapping[str, Any], names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The named inputs as int64 arrays; a missing mask is all ones, missing token types are zeros.
+
+    Raises:
+        UserError: `input_ids` is missing, or the batch has an input that the model does not take.
+    """
+    if "input_ids" not in batch or (unknown := sorted(set(batch) - set(names))):
+        came = unknown[0] if "input_ids" in batch else "no input_ids"
+        raise UserError(f"expected the inputs {', '.join(names)}, got {came}: give these alone")
+    ids = np.asarray(batch["input_ids"])
+    default = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    return {name: np.ascontiguousarray(batch.get(name, default[name]), dtype=np.int64) for name in names}
+
+
+def only(names: set[str], inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The inputs that a file has: exporters drop an unused one, such as the mask of a model without attention."""
+    return {name: array for name, array in inputs.items() if name in names}

@@ -1,0 +1,131 @@
+"""The contract of a runtime: something that runs a model, or an exported file, behind one callable.
+
+A class of this kind is all that a further runtime needs; `runtimes` holds those of this package.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from secateur.deploy.formats import files_of, read_facts, require, write
+from secateur.deploy.graph import Batch, as_arrays
+from secateur.system.errors import UserError, as_user_error
+
+DTYPES = ("fp32", "bf16", "fp16", "int8")
+
+Arrays = Mapping[str, np.ndarray]
+Run = Callable[[Arrays], list[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A model ready to run: named arrays `(batch, tokens)` in, all of its outputs as float32 arrays out.
+
+    Attributes:
+        runtime: the name of its runtime.
+        dtype: one of `DTYPES`.
+        version: of the runtime, such as "onnxruntime 1.31.1".
+        threads: intra-op threads; PyTorch's number belongs to the process, is set at each call and stays set.
+        inputs: the names of its inputs, such as ("input_ids", "attention_mask").
+        bytes: of the weights as it runs them: exported files on disk, or the tensors of a PyTorch model.
+        run: the call itself, with int64 arrays for all of `inputs`.
+    """
+
+    runtime: str
+    dtype: str
+    version: str
+    threads: int
+    inputs: tuple[str, ...]
+    bytes: int
+    run: Run
+
+    def __call__(self, inputs: Mapping[str, Any]) -> list[np.ndarray]:
+        """Run the model; a missing mask is all ones, missing token types are zeros.
+
+        Raises:
+            UserError: `input_ids` is missing, or there is an input that the model does not take.
+        """
+        return self.run(as_arrays(inputs, self.inputs))
+
+
+class Runtime(ABC):
+    """A way to run models. A subclass says what it opens, and opens it.
+
+    Attributes:
+        name: as recipes and the command line name it.
+        suffix: of the exported files that it opens.
+        stored: each dtype that it runs -> the dtype of the file that it runs it from.
+        packages: that must be installed; `extra` is the optional extra of secateur that installs them.
+    """
+
+    name: ClassVar[str]
+    suffix: ClassVar[str]
+    stored: ClassVar[Mapping[str, str]]
+    packages: ClassVar[tuple[str, ...]] = ()
+    extra: ClassVar[str] = ""
+
+    @abstractmethod
+    def open(self, path: Path, dtype: str, threads: int, inputs: tuple[str, ...]) -> Run:
+        """An exported file with these inputs as a callable."""
+
+    def version(self, dtype: str) -> str:
+        """Name and version of the runtime, and what else decides how it runs a dtype."""
+        return f"{self.name} {metadata.version(self.name)}"
+
+    def check(self, dtype: str) -> None:
+        """Refuse a dtype that this runtime, or this machine, does not run.
+
+        Raises:
+            UserError: naming those that it runs, or the package to install.
+        """
+        if dtype not in self.stored:
+            raise UserError(f"{self.name} runs {', '.join(self.stored)}, not {dtype!r}: choose one of these")
+        require(self.packages, self.extra)
+
+    def of_model(
+        self,
+        model: PreTrainedModel,
+        dtype: str,
+        threads: int,
+        *,
+        workspace: Path | None = None,
+        calibration: Sequence[Batch] | None = None,
+    ) -> Runner:
+        """A model ready to run: here by way of a file in the workspace, or in a temporary folder."""
+        with TemporaryDirectory() if workspace is None else nullcontext(workspace) as folder:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            path = self.file_in(Path(folder), dtype)
+            write(model, path, self.stored[dtype], calibration=calibration)
+            return self.of_file(path, dtype, threads)
+
+    def of_file(self, path: Path, dtype: str, threads: int) -> Runner:
+        """An exported file ready to run.
+
+        Raises:
+            UserError: it is another runtime's, holds another dtype, or cannot be opened.
+        """
+        facts = read_facts(path)
+        if path.suffix != self.suffix:
+            raise UserError(
+                f"{self.name} opens {self.suffix} files, not {path.name!r}: export the model as such a file"
+            )
+        if self.stored[dtype] != facts.dtype:
+            raise UserError(f"{path} holds {facts.dtype}, from which {dtype} cannot be run: ask for {facts.dtype}")
+        size = sum(file.stat().st_size for file in files_of(path))
+        with as_user_error(f"{path} cannot be opened", "export the model again"):
+            run = self.open(path, dtype, threads, facts.inputs)
+        return Runner(self.name, dtype, self.version(dtype), threads, facts.inputs, size, run)
+
+    def file_in(self, workspace: Path, dtype: str) -> Path:
+        """Where `of_model` writes the file that a dtype is run from."""
+        return workspace / f"{self.stored[dtype]}{self.suffix}"

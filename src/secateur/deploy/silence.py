@@ -1,0 +1,22 @@
+"""Silence around exporters, quantisers and compilers, whose warnings are about their own internals."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Inside, no warnings, no log records up to WARNING, and nothing on stdout, where quantisers draw progress bars."""
+    before = logging.root.manager.disable
+    with warnings.catch_warnings(), redirect_stdout(StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(before)
