@@ -6,7 +6,7 @@ from tiny_models import tiny
 
 from secateur.budget.units import Units
 from secateur.methods.schedules import linear
-from secateur.methods.voita import Voita, gate_value, open_probability, sample
+from secateur.methods.voita import GATE, Voita
 from secateur.structure.space import Space
 from secateur.system.errors import UserError
 
@@ -20,23 +20,23 @@ def heads():
 
 
 def test_t13_gates_and_penalty():
-    torch.testing.assert_close(gate_value(LOG_ALPHA), torch.tensor([0.0, 0.22273, 0.5, 1.0]), atol=1e-5, rtol=0)
-    assert float(open_probability(LOG_ALPHA).sum()) == pytest.approx(2.21303, abs=1e-5)
-    assert float(open_probability(torch.zeros(()))) == pytest.approx(0.688, abs=1e-3)
-    assert float(gate_value(torch.tensor(-2.398))) == pytest.approx(0.0, abs=1e-4)
+    torch.testing.assert_close(GATE.noiseless(LOG_ALPHA), torch.tensor([0.0, 0.22273, 0.5, 1.0]), atol=1e-5, rtol=0)
+    assert float(GATE.open_probability(LOG_ALPHA).sum()) == pytest.approx(2.21303, abs=1e-5)
+    assert float(GATE.open_probability(torch.zeros(()))) == pytest.approx(0.688, abs=1e-3)
+    assert float(GATE.noiseless(torch.tensor(-2.398))) == pytest.approx(0.0, abs=1e-4)
     space = Space(tiny("bert", num_hidden_layers=1), "head", cost=Units())
     method = Voita(space, 0.5, strength=2.0, faithful=True)
     with torch.no_grad():
         method.log_alpha.copy_(LOG_ALPHA)
     assert float(method.penalty().detach()) == pytest.approx(2 * 2.21303, abs=1e-5)
-    torch.testing.assert_close(method.eval().masks(), gate_value(LOG_ALPHA))
+    torch.testing.assert_close(method.eval().masks(), GATE.noiseless(LOG_ALPHA))
 
 
 def test_t13_samples_are_open_as_often_as_the_penalty_says():
     noise = torch.rand(20_000, 4, generator=torch.Generator().manual_seed(0))
-    shares = (sample(LOG_ALPHA, noise) > 0).double().mean(dim=0)
-    torch.testing.assert_close(shares, open_probability(LOG_ALPHA).double(), atol=0.012, rtol=0)
-    ends = sample(LOG_ALPHA, torch.tensor([[0.0], [1.0]]))
+    shares = (GATE.sample(LOG_ALPHA, noise) > 0).double().mean(dim=0)
+    torch.testing.assert_close(shares, GATE.open_probability(LOG_ALPHA).double(), atol=0.012, rtol=0)
+    ends = GATE.sample(LOG_ALPHA, torch.tensor([[0.0], [1.0]]))
     assert bool(ends.isfinite().all()) and ends.tolist() == [[0.0] * 4, [1.0] * 4]
 
 

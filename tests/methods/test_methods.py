@@ -270,7 +270,7 @@ def test_gates_learn_a_shape():
         optimizer.step()
         optimizer.zero_grad()
         method.advance((step + 1) / 800)
-    assert float(method.gap().detach().abs().max()) < 0.03
+    assert all(float(gap.detach().abs().max()) < 0.03 for gap in method.gaps())
     kept = {group.name: int(method.plan(0.9).kept[space.slices[group.name]].sum()) for group in space.groups}
     left = [layer for layer in range(3) if kept[f"{layer}.layer"]]
     assert len(left) == 2

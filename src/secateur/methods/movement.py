@@ -33,13 +33,13 @@ import torch
 from torch import Tensor, nn
 
 from secateur.methods import register
+from secateur.methods.gates import HardConcrete
 from secateur.methods.method import Method
 from secateur.methods.schedules import Schedule, constant
 from secateur.structure.space import Group, Space
 from secateur.system.errors import UserError
 
 TILE = 32
-L0_SHIFT = 2 / 3 * math.log(0.1 / 1.1)  # of the hard concrete distribution (Louizos et al., ICLR 2018)
 
 
 def units_of(variant: str, tile: int = TILE, faithful: bool = False) -> tuple[str, str]:
@@ -98,7 +98,7 @@ RAMPS: Mapping[str, tuple[float, float] | None] = {"sigmoid": (0.0, 0.1), "thres
 
 REGULARISERS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "l1": torch.sigmoid,
-    "l0": lambda scores: torch.sigmoid(scores - L0_SHIFT),
+    "l0": HardConcrete(temperature=2 / 3).open_probability,
 }
 
 

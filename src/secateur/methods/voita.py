@@ -28,35 +28,15 @@ from torch import Tensor, nn
 
 from secateur.methods import register
 from secateur.methods.gated import Gated
+from secateur.methods.gates import EPSILON, HardConcrete
 from secateur.methods.schedules import Schedule, linear
 from secateur.structure.space import Space
 from secateur.system.errors import UserError
 
-LOW, HIGH, TEMPERATURE = -0.1, 1.1, 0.33  # gamma, zeta and beta of the hard-concrete distribution
-EPSILON = 1e-6  # noise and probabilities stay this far from 0 and 1
+GATE = HardConcrete(temperature=0.33)
 OPEN, WIDEST = 2.0, 5.0  # where gates start, and how far from 0 they may go
 PUSH = 40.0  # of what is wrongly open now, beside `rate` for what has been: without it the search swings
 STEADY = 25.0  # how far the strength's logarithm may be from 0
-
-
-def sample(log_alpha: Tensor, uniform: Tensor) -> Tensor:
-    """Gates in [0, 1] for noise in (0, 1): `clip(1.2 sigmoid((logit(u) + a) / beta) - 0.1, 0, 1)`."""
-    noise = torch.logit(uniform.clamp(EPSILON, 1.0 - EPSILON))
-    return _stretched(torch.sigmoid((noise + log_alpha) / TEMPERATURE))
-
-
-def gate_value(log_alpha: Tensor) -> Tensor:
-    """Gates in evaluation: `clip(1.2 sigmoid(a) - 0.1, 0, 1)`, 0 for a <= -2.398."""
-    return _stretched(torch.sigmoid(log_alpha))
-
-
-def open_probability(log_alpha: Tensor) -> Tensor:
-    """P(gate > 0): `sigmoid(a - beta log(0.1 / 1.1))`, at least 1e-6 from 0 and 1."""
-    return torch.sigmoid(log_alpha - TEMPERATURE * math.log(-LOW / HIGH)).clamp(EPSILON, 1.0 - EPSILON)
-
-
-def _stretched(value: Tensor) -> Tensor:
-    return (value * (HIGH - LOW) + LOW).clamp(0.0, 1.0)
 
 
 @register("voita")
@@ -119,14 +99,17 @@ class Voita(Gated):
         if not self.begun:
             return self.alive.float()
         if self.training:
-            return sample(self.gates(), self.uniform(self.log_alpha))
-        return gate_value(self.scores()) if self.faithful else self.leading(self.density(self.progress)).float()
+            return GATE.sample(self.gates(), self.uniform(self.log_alpha))
+        return GATE.noiseless(self.scores()) if self.faithful else self.leading(self.density(self.progress)).float()
 
     # The penalty, and the search for its strength
 
     def penalty(self) -> Tensor | float:
         """Strength x the sum of the probabilities that gates are open: `()`."""
-        return self.strength * (open_probability(self.gates()) * self.alive).sum() if self.begun else 0.0
+        if not self.begun:
+            return 0.0
+        chances = GATE.open_probability(self.gates()).clamp(EPSILON, 1.0 - EPSILON)  # as the published code clamps it
+        return self.strength * (chances * self.alive).sum()
 
     @torch.no_grad()
     def advance(self, progress: float) -> None:

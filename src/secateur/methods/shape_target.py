@@ -1,0 +1,85 @@
+"""A shape as the target of gates: a number of units of each kind, in every layer alike.
+
+Source: Sheared-LLaMA (Xia et al., ICLR 2024, arXiv 2310.06694), section 3.1: every kind has a target and Lagrange
+multipliers of its own, and the constraint is averaged over the layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from secateur.methods.schedules import Schedule
+from secateur.structure.space import Space
+from secateur.system.errors import UserError
+
+
+class ShapeTarget:
+    """One constraint for each kind of unit that the shape names.
+
+    Args:
+        space: what is pruned.
+        density: the schedule that the targets follow: at its start everything is kept, at its end the shape.
+        shape: kind of unit -> units to keep in each layer (`{"ffn": 512}`), or in all, of a kind with one unit per
+            layer (`{"layer": 8}`).
+
+    Raises:
+        UserError: the space has no units of a kind, or its groups differ in size; a number is out of range; or the
+            space rounds sizes itself.
+    """
+
+    def __init__(self, space: Space, density: Schedule, shape: Mapping[str, int]) -> None:
+        if space.round_to > 1:
+            raise UserError("a shape says every size itself: leave round_to out, or the shape")
+        for kind, units in shape.items():
+            _check(space, kind, units)
+        self.space, self.density, self.shape = space, density, dict(shape)
+        self.constraints = len(self.shape)
+
+    def gaps(self, open_probability: Tensor, progress: float) -> list[Tensor]:
+        done = self._ramp(progress)
+        return [
+            done * (units / rows.shape[-1] - 1.0) + 1.0 - open_probability[rows].mean(-1)
+            for units, rows in self._rows(open_probability.device)
+        ]
+
+    def _ramp(self, progress: float) -> float:
+        """The part of the ramp that is done, in [0, 1]."""
+        start, stop = self.density.start, self.density.stop
+        return (start - self.density(progress)) / (start - stop) if start != stop else 1.0
+
+    def kept(self, scores: Tensor, alive: Tensor, density: float) -> Tensor:
+        """`(N,)` bool: exactly the shape, of the highest-scored units, and all units of the other kinds."""
+        kept = torch.ones_like(scores, dtype=torch.bool)
+        for units, rows in self._rows(scores.device):
+            ranked = scores[rows].argsort(dim=-1, descending=True, stable=True)
+            kept[rows.gather(-1, ranked[:, units:])] = False
+        if (achieved := self.space.density(kept)) > density + 1e-12:
+            raise UserError(f"the shape keeps a density of {achieved:.4f}: ask for this much or more, not {density:g}")
+        return kept
+
+    def _rows(self, device: torch.device) -> Iterator[tuple[int, Tensor]]:
+        """For each kind of the shape: units to keep, and numbers of units `(rows, n)`, to keep them from each row."""
+        numbers = torch.arange(len(self.space), device=device)
+        for kind, units in self.shape.items():
+            rows = [numbers[self.space.slices[group.name]] for group in self.space.groups if group.kind == kind]
+            yield units, torch.stack(rows) if len(rows[0]) > 1 else torch.cat(rows).unsqueeze(0)
+
+
+def _check(space: Space, kind: str, units: int) -> None:
+    """Refuse an entry of a shape that does not fit the space."""
+    groups = [group for group in space.groups if group.kind == kind]
+    if not groups:
+        raise UserError(
+            f"the shape names {kind!r}, the space has {', '.join(space.units)}: prune {kind!r} too, or leave it out"
+        )
+    if len(sizes := sorted({group.size for group in groups})) > 1:
+        raise UserError(
+            f"the shape names {kind!r}, whose groups have {' and '.join(map(str, sizes))} units: a shape is for "
+            "layers of one size; ask for a density"
+        )
+    most = groups[0].size if groups[0].size > 1 else len(groups)
+    if type(units) is not int or not 0 < units <= most:
+        raise UserError(f"the shape keeps {units!r} of {kind!r}: expected a whole number from 1 to {most}")
