@@ -1,0 +1,143 @@
+"""Files and folders that are written atomically, small JSON files, and fingerprints.
+
+Whatever is written here goes to a temporary name in the same folder first and is renamed at the end: a reader, and a
+run that goes on after a crash, sees the old content or the new one, never a part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from secateur.system.errors import UserError
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """A temporary path beside `path`, whose file replaces `path` when the block ends without an exception.
+
+    One process at a time may write a path: the temporary name is fixed, so that a file left by a killed process is
+    overwritten by the next one.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.partial")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def atomic_write(path: Path | str, text: str) -> None:
+    """Write a text file atomically, in UTF-8."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def atomic_folder(folder: Path | str) -> Iterator[Path]:
+    """A temporary folder that becomes `folder` when the block ends without an exception, and is removed otherwise.
+
+    A folder that exists is replaced at the end only, so nothing is lost when writing fails.
+
+    Raises:
+        UserError: the place cannot be written (disk full, read-only); nothing is left behind.
+    """
+    folder = Path(folder)
+    if folder.is_file():
+        raise UserError(f"{folder} is a file: choose a folder that is new, or one to replace")
+    temporary = _temporary_folder(folder)
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        _replace_folder(temporary, folder)
+    except OSError as error:
+        raise UserError(
+            f"writing {folder} failed ({error}): nothing was written; free space or choose another folder"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_json(path: Path | str) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        UserError: the file is damaged.
+        OSError: it is missing or cannot be read.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}): expected JSON") from error
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write a JSON file atomically, indented by one space."""
+    atomic_write(path, json.dumps(value, indent=1) + "\n")
+
+
+def merge_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Set keys of a small JSON file, which is made, with its folder, if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, (read_json(path) if path.is_file() else {}) | dict(values))
+
+
+def append_json_line(path: Path, values: Mapping[str, Any]) -> None:
+    """Append one line of JSON to a log; a reader must expect the last line to be incomplete after a crash."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(values) + "\n")
+
+
+def fingerprint(chunks: Iterable[Any], digits: int = 16) -> str:
+    """The first hex digits of the SHA-256 of texts, bytes and contiguous arrays, one after the other."""
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk.encode() if isinstance(chunk, str) else chunk)
+    return digest.hexdigest()[:digits]
+
+
+def _temporary_folder(folder: Path) -> Path:
+    """A new folder beside `folder`, named after this process."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(folder)
+        return Path(tempfile.mkdtemp(prefix=f".{folder.name}.{os.getpid()}.", dir=folder.parent))
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder.parent} ({error.strerror}): choose a folder that can be written"
+        ) from error
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the temporary folders that killed writers of this folder have left."""
+    for path in folder.parent.iterdir():
+        name = re.fullmatch(rf"\.{re.escape(folder.name)}\.(\d+)\.\w+", path.name)
+        if name and not psutil.pid_exists(int(name[1])):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _replace_folder(temporary: Path, folder: Path) -> None:
+    """Rename over an existing folder; the old one is removed only once the new one is in its place."""
+    if not folder.exists():
+        temporary.rename(folder)
+        return
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    folder.rename(old)
+    try:
+        temporary.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,128 @@
+"""Atomic writes: after a failure the old content is there, and nothing else."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from secateur.system.errors import UserError
+from secateur.system.files import (
+    append_json_line,
+    atomic_folder,
+    atomic_path,
+    atomic_write,
+    fingerprint,
+    merge_json,
+    read_json,
+    write_json,
+)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_text_replaces_the_old_one(tmp_path):
+    for text in ("old\n", "naïve\n"):
+        atomic_write(tmp_path / "note.txt", text)
+        assert (tmp_path / "note.txt").read_text(encoding="utf-8") == text
+    assert names(tmp_path) == ["note.txt"]
+
+
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
+    atomic_write(tmp_path / "note.txt", "old")
+    with pytest.raises(KeyError), atomic_path(tmp_path / "note.txt") as temporary:
+        temporary.write_text("half of the n")
+        raise KeyError
+    assert (tmp_path / "note.txt").read_text() == "old" and names(tmp_path) == ["note.txt"]
+
+
+def test_what_a_killed_writer_left_is_overwritten(tmp_path):
+    (tmp_path / "note.txt.partial").write_text("half")
+    atomic_write(tmp_path / "note.txt", "new")
+    assert names(tmp_path) == ["note.txt"]
+
+
+def test_a_folder_replaces_the_old_one_at_the_end(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old.txt").write_text("old")
+    with atomic_folder(tmp_path / "model") as temporary:
+        (temporary / "new.txt").write_text("new")
+        assert names(tmp_path / "model") == ["old.txt"]
+    assert names(tmp_path) == ["model"] and names(tmp_path / "model") == ["new.txt"]
+    assert (tmp_path / "model").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize(("error", "raised"), [(OSError("disk full"), UserError), (KeyError("x"), KeyError)])
+def test_a_folder_whose_writing_fails_is_as_it_was(error, raised, tmp_path):
+    (tmp_path / "model").mkdir()
+    with pytest.raises(raised), atomic_folder(tmp_path / "model") as temporary:
+        (temporary / "new.txt").write_text("half")
+        raise error
+    assert names(tmp_path) == ["model"] and names(tmp_path / "model") == []
+
+
+def test_the_old_folder_returns_if_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old.txt").write_text("old")
+    rename = Path.rename
+
+    def refuse(self, target):
+        if self.name != "model" and Path(target).name == "model" and ".old" not in self.name:
+            raise OSError("no")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(UserError, match="nothing was written"), atomic_folder(tmp_path / "model"):
+        pass
+    assert names(tmp_path) == ["model"] and names(tmp_path / "model") == ["old.txt"]
+
+
+def test_folders_of_killed_writers_are_removed_and_those_of_living_ones_stay(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for name in (f".model.{dead.pid}.abc", ".model.1.abc", f".other.{dead.pid}.abc"):
+        (tmp_path / name).mkdir()
+    with atomic_folder(tmp_path / "model"):
+        pass
+    assert names(tmp_path) == sorted([".model.1.abc", f".other.{dead.pid}.abc", "model"])
+
+
+def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path):
+    (tmp_path / "model").write_text("")
+    with pytest.raises(UserError, match="is a file"), atomic_folder(tmp_path / "model"):
+        pass
+    with pytest.raises(UserError, match="cannot write to"), atomic_folder(tmp_path / "model" / "inner"):
+        pass
+
+
+def test_json_is_written_merged_and_read(tmp_path):
+    write_json(tmp_path / "a.json", {"x": 1})
+    assert (tmp_path / "a.json").read_text() == '{\n "x": 1\n}\n'
+    merge_json(tmp_path / "a.json", {"y": 2})
+    merge_json(tmp_path / "new" / "b.json", {"z": 3})
+    assert read_json(tmp_path / "a.json") == {"x": 1, "y": 2} and read_json(tmp_path / "new" / "b.json") == {"z": 3}
+    for step in (1, 2):
+        append_json_line(tmp_path / "log.jsonl", {"step": step})
+    assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [
+        {"step": 1},
+        {"step": 2},
+    ]
+
+
+def test_damaged_json_is_a_users_mistake_and_a_missing_file_is_not(tmp_path):
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(UserError, match=r"a\.json is damaged .*: expected JSON"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(FileNotFoundError):
+        read_json(tmp_path / "b.json")
+
+
+def test_a_fingerprint_is_the_sha256_of_its_chunks_end_to_end():
+    chunks = ["grüße", b"bytes", np.arange(3, dtype=np.uint8)]
+    assert fingerprint(chunks) == hashlib.sha256("grüße".encode() + b"bytes\x00\x01\x02").hexdigest()[:16]
+    assert len(fingerprint([], digits=64)) == 64
