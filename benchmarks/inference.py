@@ -4,7 +4,7 @@
     python benchmarks/inference.py scores  DATA FOLDER ...                      what each runtime and dtype scores
     python benchmarks/inference.py layouts                                      ways to run heads of different sizes
     python benchmarks/inference.py exchanges                                    without LayerNorm, with ReLU for GELU
-    python benchmarks/inference.py prices                                       what `layout.Prices` is set from
+    python benchmarks/inference.py prices                                       the numbers of `KernelCosts`
     python benchmarks/inference.py profile                                      where the time goes
 
 BERT-base has random weights: latency does not depend on them. Run it on an idle machine.
@@ -355,7 +355,7 @@ def exchanges(
 @app.command()
 @torch.inference_mode()
 def prices(threads: int = 2, repeats: int = 15) -> None:
-    """Fit `layout.Prices` to attentions of many sizes and bucket counts at `BATCH` x `TOKENS`.
+    """Fit `head_buckets.KernelCosts` to attentions of many sizes and bucket counts at `BATCH` x `TOKENS`.
 
     Beside them a price of each head (its softmax) and of the rest, which no layout changes.
     """

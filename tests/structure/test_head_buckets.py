@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import outputs, random_masks, tiny
 
-from secateur.structure.head_buckets import Layout, Prices, choose, cost
+from secateur.structure.head_buckets import KernelCosts, Layout, attention_seconds, cheapest_layout
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
 from secateur.surgery import compact
 from secateur.surgery.cut import cut
 
 sizes = st.lists(st.tuples(st.integers(0, 64), st.integers(1, 64)), min_size=1, max_size=6)
-prices = st.builds(Prices, call=st.floats(0, 1e-3), project=st.just(8e10), mix=st.floats(1e9, 1e11))
+costs = st.builds(KernelCosts, call=st.floats(0, 1e-3), project=st.just(8e10), mix=st.floats(1e9, 1e11))
 
 
 def partitions(heads):
@@ -39,37 +39,42 @@ def test_widths_are_the_widest_of_the_bucket_rounded_up():
 
 
 def test_what_a_layout_costs():
-    prices = Prices(call=1.0, project=2 * 8 * 128, mix=2 * 8 * 128 * 128, lanes=1)  # a second for each column and dim
+    costs = KernelCosts(call=1.0, project=2 * 8 * 128, mix=2 * 8 * 128 * 128, lanes=1)
     one, two = Layout.single(2), Layout(((0,), (1,)))
-    assert cost(one, [4, 1], [6, 2], 1, prices) == 1 + (2 * 8 + 12 + 12) + (8 + 12)
-    assert cost(two, [4, 1], [6, 2], 1, prices) == 2 + (2 * 5 + 8 + 8) + (5 + 8)
-    lanes = Prices(call=0.0, project=2 * 8 * 128, mix=float("inf"), lanes=16)
-    assert cost(one, [4, 1], [6, 2], 1, lanes) == 32 + 16
+    assert attention_seconds(one, [4, 1], [6, 2], 1, costs) == 1 + (2 * 8 + 12 + 12) + (8 + 12)
+    assert attention_seconds(two, [4, 1], [6, 2], 1, costs) == 2 + (2 * 5 + 8 + 8) + (5 + 8)
+    lanes = KernelCosts(call=0.0, project=2 * 8 * 128, mix=float("inf"), lanes=16)
+    assert attention_seconds(one, [4, 1], [6, 2], 1, lanes) == 32 + 16
 
 
-@given(sizes, prices)
-def test_the_choice_holds_every_head_once_and_beats_one_bucket_and_one_a_head(heads, prices):
+@given(sizes, costs)
+def test_the_choice_holds_every_head_once_and_beats_one_bucket_and_one_a_head(heads, costs):
     qk, vo = zip(*heads, strict=True)
-    layout = choose(qk, vo, 768, prices)
+    layout = cheapest_layout(qk, vo, 768, costs)
     assert sorted(layout.order) == list(range(len(heads)))
     loop = Layout(tuple((head,) for head in range(len(heads))))
-    least = min(cost(other, qk, vo, 768, prices) for other in [Layout.single(len(heads)), *([loop] * (len(heads) < 5))])
-    assert cost(layout, qk, vo, 768, prices) <= least
+    least = min(
+        attention_seconds(other, qk, vo, 768, costs)
+        for other in [Layout.single(len(heads)), *([loop] * (len(heads) < 5))]
+    )
+    assert attention_seconds(layout, qk, vo, 768, costs) <= least
 
 
-@given(st.lists(st.integers(1, 64), min_size=1, max_size=5), prices)
-def test_heads_of_square_sizes_get_the_best_of_all_layouts(dims, prices):
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=5), costs)
+def test_heads_of_square_sizes_get_the_best_of_all_layouts(dims, costs):
     """Where QK and VO are ordered alike, no split that is out of order is cheaper."""
     every = [Layout(buckets, multiple) for buckets, multiple in product(partitions(range(len(dims))), (1, 4, 8, 16))]
-    best = min(cost(layout, dims, dims, 384, prices) for layout in every if len(layout.buckets) <= 4)
-    assert cost(choose(dims, dims, 384, prices), dims, dims, 384, prices) == pytest.approx(best, rel=1e-12)
+    best = min(attention_seconds(layout, dims, dims, 384, costs) for layout in every if len(layout.buckets) <= 4)
+    assert attention_seconds(cheapest_layout(dims, dims, 384, costs), dims, dims, 384, costs) == pytest.approx(
+        best, rel=1e-12
+    )
 
 
 def test_free_calls_are_taken_and_dear_ones_shared():
     qk = vo = [8, 8, 64, 64]
-    assert choose(qk, vo, 768, Prices(call=0.0)).buckets == ((0, 1), (2, 3))
-    assert choose(qk, vo, 768, Prices(call=1.0)).buckets == ((0, 1, 2, 3),)
-    assert choose([], [], 768).buckets == ()
+    assert cheapest_layout(qk, vo, 768, KernelCosts(call=0.0)).buckets == ((0, 1), (2, 3))
+    assert cheapest_layout(qk, vo, 768, KernelCosts(call=1.0)).buckets == ((0, 1, 2, 3),)
+    assert cheapest_layout([], [], 768).buckets == ()
 
 
 # Query, key and value as one product

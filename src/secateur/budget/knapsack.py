@@ -1,8 +1,9 @@
-"""The multiple-choice knapsack: one option of every group, the prices within a limit, the values as high as can be.
+"""The multiple-choice knapsack: one item of every class, total cost within a limit, total value as high as possible.
 
-Options that another one beats in price and in value are dropped; a Lagrange multiplier gives a first choice and a bound
-on the best (Sinha and Zoltners, The Multiple-Choice Knapsack Problem, Operations Research 27, 1979); exchanges between
-two groups improve it; and what gap is left is searched by dynamic programming over the options that the bound allows.
+Dominated items (another one costs no more and is worth at least as much) are dropped first. A Lagrange multiplier then
+gives a feasible choice and an upper bound (Sinha and Zoltners, The Multiple-Choice Knapsack Problem, Operations
+Research 27, 1979). Exchanges between two classes improve the choice, and dynamic programming over the items that the
+bound still allows closes the remaining gap.
 """
 
 from __future__ import annotations
@@ -13,149 +14,165 @@ from itertools import combinations
 
 import numpy as np
 
-ENOUGH = 1e-4  # relative: a choice this near to the bound stands, for no score is known better than that
-STATES = 1000  # partial choices that the search goes on with; where there are more, the best of every step in price
-HALVINGS = 60
-NOISE = 1e-12  # of sums of floats, relative
+RELATIVE_GAP = 1e-4  # a choice this close to the upper bound is returned: scores are not known more precisely
+MAX_STATES = 1000  # of the dynamic program; where there are more, the most valuable of every step in cost goes on
+BISECTIONS = 60  # of the multiplier
+ROUNDING = 1e-12  # relative error allowed in sums of floats
 
 
 @dataclass(frozen=True)
-class Group:
-    """The options of which one is taken: prices and values `(n,)`; a value may be -inf, which is never taken."""
+class ItemClass:
+    """The items of which exactly one is taken: costs and values `(n,)`; an item of value -inf is never taken."""
 
-    prices: np.ndarray
+    costs: np.ndarray
     values: np.ndarray
 
     def efficient(self) -> np.ndarray:
-        """Numbers `(m,)` of the options that are worth more than any that costs as much or less, cheapest first."""
-        order = np.lexsort((-self.values, self.prices))
+        """Indices `(m,)` of the Pareto-efficient items by rising cost: each is worth more than all cheaper ones."""
+        order = np.lexsort((-self.values, self.costs))
         best_before = np.concatenate([[-np.inf], np.maximum.accumulate(self.values[order])[:-1]])
         return order[self.values[order] > best_before]
 
-    def restricted(self, options: np.ndarray) -> Group:
-        """The group with these options alone."""
-        return Group(self.prices[options], self.values[options])
+    def restricted(self, items: np.ndarray) -> ItemClass:
+        """The class with these items alone."""
+        return ItemClass(self.costs[items], self.values[items])
+
+    def reduced_values(self, multiplier: float) -> np.ndarray:
+        """`(n,)`: values less the multiplier times the costs."""
+        return self.values - multiplier * self.costs
 
 
-NOTHING = Group(np.zeros(1), np.zeros(1))
+NOTHING = ItemClass(np.zeros(1), np.zeros(1))
+"""A class whose only item is free and worthless: exchanging with it changes one class alone."""
 
 
-def choose(groups: Sequence[Group], limit: float) -> np.ndarray:
-    """The option `(groups,)` to take of every group; the cheapest ones must be within the limit.
+def solve(classes: Sequence[ItemClass], limit: float) -> np.ndarray:
+    """The item `(classes,)` to take of every class; the cheapest items together must be within the limit.
 
-    The best one, or, where the search had to thin its states, one near it.
+    The choice is optimal up to `RELATIVE_GAP`, or close to it where the dynamic program had to drop states.
     """
-    numbers = [group.efficient() for group in groups]
-    small = [group.restricted(own) for group, own in zip(groups, numbers, strict=True)]
-    multiplier, chosen = relaxed(small, limit)
-    chosen = exchanged(small, limit, chosen)
-    gap = bound(small, limit, multiplier) - _value(small, chosen)
-    if gap > ENOUGH * abs(_value(small, chosen)):
-        found = exchanged(small, limit, searched(small, limit, multiplier, gap))
-        chosen = found if _value(small, found) > _value(small, chosen) else chosen
-    return np.array([own[option] for own, option in zip(numbers, chosen, strict=True)])
+    efficient = [one.efficient() for one in classes]
+    reduced = [one.restricted(items) for one, items in zip(classes, efficient, strict=True)]
+    multiplier, chosen = lagrangian(reduced, limit)
+    chosen = exchanged(reduced, limit, chosen)
+    gap = upper_bound(reduced, limit, multiplier) - total_value(reduced, chosen)
+    if gap > RELATIVE_GAP * abs(total_value(reduced, chosen)):
+        other = exchanged(reduced, limit, dynamic_program(reduced, limit, multiplier, gap))
+        chosen = max(chosen, other, key=lambda choice: total_value(reduced, choice))
+    return np.array([items[item] for items, item in zip(efficient, chosen, strict=True)])
 
 
-def bound(groups: Sequence[Group], limit: float, multiplier: float) -> float:
-    """No choice within the limit is worth more, whatever the multiplier (value for a unit of price), at least 0."""
-    return sum(float((g.values - multiplier * g.prices).max()) for g in groups) + multiplier * limit
+def upper_bound(classes: Sequence[ItemClass], limit: float, multiplier: float) -> float:
+    """No choice within the limit is worth more, whatever the multiplier (value per unit of cost, at least 0)."""
+    return sum(float(one.reduced_values(multiplier).max()) for one in classes) + multiplier * limit
 
 
-def relaxed(groups: Sequence[Group], limit: float) -> tuple[float, np.ndarray]:
-    """The multiplier at which the bound is lowest, and a choice within the limit near it.
+def lagrangian(classes: Sequence[ItemClass], limit: float) -> tuple[float, np.ndarray]:
+    """The multiplier that minimises the upper bound, and a choice within the limit close to it.
 
-    From the best options just above that multiplier towards those just below, group by group while the limit allows.
+    Around that multiplier the best items change from a choice beyond the limit to one within it. Starting from the
+    choice within, classes take their item of the other one after another, while the limit allows.
     """
     low, high = 0.0, 1.0
-    if _price(groups, chosen := _at(groups, low)) <= limit:
+    if total_cost(classes, chosen := _best_at(classes, low)) <= limit:
         return low, chosen
-    while _price(groups, _at(groups, high)) > limit:
+    while total_cost(classes, _best_at(classes, high)) > limit:
         low, high = high, 4.0 * high
-    for _ in range(HALVINGS):
+    for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        fits = _price(groups, _at(groups, middle)) <= limit
+        fits = total_cost(classes, _best_at(classes, middle)) <= limit
         low, high = (low, middle) if fits else (middle, high)
-    chosen, more = _at(groups, high), _at(groups, low)
-    for number in range(len(groups)):
-        further = chosen.copy()
-        further[number] = more[number]
-        chosen = further if _price(groups, further) <= limit else chosen
-    return high, chosen
+    return high, _extended(classes, limit, _best_at(classes, high), _best_at(classes, low))
 
 
-def _at(groups: Sequence[Group], multiplier: float) -> np.ndarray:
-    """The option of every group that is worth most when its price is charged; the cheapest of equals."""
-    return np.array([int(np.argmax(g.values - multiplier * g.prices)) for g in groups])
+def _best_at(classes: Sequence[ItemClass], multiplier: float) -> np.ndarray:
+    """The item of highest reduced value of every class; among equals the cheapest, which comes first."""
+    return np.array([int(np.argmax(one.reduced_values(multiplier))) for one in classes])
 
 
-def exchanged(groups: Sequence[Group], limit: float, chosen: np.ndarray) -> np.ndarray:
-    """The choice after every change of one group, or of two at once, that makes it worth more within the limit."""
-    groups, chosen = [*groups, NOTHING], np.append(chosen, 0)
+def _extended(classes: Sequence[ItemClass], limit: float, chosen: np.ndarray, larger: np.ndarray) -> np.ndarray:
+    """The choice with the items of a larger one, class by class, wherever the limit allows."""
+    for number in range(len(classes)):
+        candidate = chosen.copy()
+        candidate[number] = larger[number]
+        chosen = candidate if total_cost(classes, candidate) <= limit else chosen
+    return chosen
+
+
+def exchanged(classes: Sequence[ItemClass], limit: float, chosen: np.ndarray) -> np.ndarray:
+    """The choice after every change of one class, or of two at once, that raises its value within the limit.
+
+    Items must be Pareto-efficient and sorted by cost.
+    """
+    classes, chosen = [*classes, NOTHING], np.append(chosen, 0)
     improved = True
     while improved:
         improved = False
-        for pair in combinations(range(len(groups)), 2):
-            one, other = (groups[number] for number in pair)
+        for pair in combinations(range(len(classes)), 2):
+            one, other = (classes[number] for number in pair)
             now = [chosen[number] for number in pair]
-            room = limit * (1.0 + NOISE) - _price(groups, chosen) + one.prices[now[0]] + other.prices[now[1]]
+            room = limit * (1.0 + ROUNDING) - total_cost(classes, chosen) + one.costs[now[0]] + other.costs[now[1]]
             best = _best_pair(one, other, room)
             gain = one.values[best[0]] + other.values[best[1]] - one.values[now[0]] - other.values[now[1]]
-            if gain > NOISE * abs(_value(groups, chosen)):
+            if gain > ROUNDING * abs(total_value(classes, chosen)):
                 chosen[list(pair)], improved = best, True
     return chosen[:-1]
 
 
-def _best_pair(one: Group, other: Group, room: float) -> tuple[int, int]:
-    """The options of two groups that are worth most within the room; both have theirs cheapest first."""
-    dearest = np.searchsorted(other.prices, room - one.prices, side="right") - 1
-    together = np.where(dearest >= 0, one.values + other.values[dearest], -np.inf)
+def _best_pair(one: ItemClass, other: ItemClass, room: float) -> tuple[int, int]:
+    """The items of two classes with the highest value within the room; both classes are sorted by cost."""
+    affordable = np.searchsorted(other.costs, room - one.costs, side="right") - 1
+    together = np.where(affordable >= 0, one.values + other.values[affordable], -np.inf)
     best = int(together.argmax())
-    return best, int(dearest[best])
+    return best, int(affordable[best])
 
 
-def searched(groups: Sequence[Group], limit: float, multiplier: float, gap: float) -> np.ndarray:
-    """The best choice that falls short of the bound by `gap` at most, group by group over all that may lead to it.
+def dynamic_program(classes: Sequence[ItemClass], limit: float, multiplier: float, gap: float) -> np.ndarray:
+    """The best choice whose value is at most `gap` below the upper bound, by extending partial choices class by class.
 
-    The shortfall of an option is what its group's best at the multiplier is worth more; shortfalls add up.
+    The shortfall of an item is how far its reduced value is below the best of its class. Shortfalls add up to the
+    distance from the upper bound, so that a partial choice beyond `gap` is dropped.
     """
-    shortfalls = [(c := g.values - multiplier * g.prices).max() - c for g in groups]
-    cheapest = [float(g.prices[0]) for g in groups]
-    prices = values = short = np.zeros(1)
+    cheapest = [float(one.costs[0]) for one in classes]
+    costs = values = shortfalls = np.zeros(1)
     trail = []
-    for number, (group, own) in enumerate(zip(groups, shortfalls, strict=True)):
-        prices, values, short = (
+    for number, one in enumerate(classes):
+        reduced = one.reduced_values(multiplier)
+        costs, values, shortfalls = (
             np.add.outer(so_far, more).ravel()
-            for so_far, more in ((prices, group.prices), (values, group.values), (short, own))
+            for so_far, more in ((costs, one.costs), (values, one.values), (shortfalls, reduced.max() - reduced))
         )
-        room = limit * (1.0 + NOISE) - sum(cheapest[number + 1 :])
-        open_ = np.flatnonzero((prices <= room) & (short <= gap * (1.0 + ENOUGH)))
-        states = open_[Group(prices[open_], values[open_]).efficient()]
-        states = _thinned(states, prices[states] / limit)
-        prices, values, short = prices[states], values[states], short[states]
+        room = limit * (1.0 + ROUNDING) - sum(cheapest[number + 1 :])
+        feasible = np.flatnonzero((costs <= room) & (shortfalls <= gap * (1.0 + RELATIVE_GAP)))
+        states = feasible[ItemClass(costs[feasible], values[feasible]).efficient()]
+        states = _thinned(states, costs[states] / limit)
+        costs, values, shortfalls = costs[states], values[states], shortfalls[states]
         trail.append(states)
-    return _traced(trail, groups)
+    return _traced(trail, classes)
 
 
-def _thinned(states: np.ndarray, prices: np.ndarray) -> np.ndarray:
-    """Of states that rise in price and value, where they are too many, the last in every step of price."""
-    if len(states) <= STATES:
+def _thinned(states: np.ndarray, costs: np.ndarray) -> np.ndarray:
+    """At most about `MAX_STATES` of states that rise in cost and value: the last in every step of cost."""
+    if len(states) <= MAX_STATES:
         return states
-    steps = np.floor(prices * STATES)
+    steps = np.floor(costs * MAX_STATES)
     return states[np.append(steps[1:] != steps[:-1], True)]
 
 
-def _traced(trail: Sequence[np.ndarray], groups: Sequence[Group]) -> np.ndarray:
-    """The options that led to the last state of all, which is the one worth most."""
+def _traced(trail: Sequence[np.ndarray], classes: Sequence[ItemClass]) -> np.ndarray:
+    """The items that led to the last state, which is the most valuable one."""
     chosen, state = [], -1
-    for states, group in zip(reversed(trail), reversed(groups), strict=True):
-        state, option = divmod(int(states[state]), len(group.prices))
-        chosen.append(option)
+    for states, one in zip(reversed(trail), reversed(classes), strict=True):
+        state, item = divmod(int(states[state]), len(one.costs))
+        chosen.append(item)
     return np.array(chosen[::-1])
 
 
-def _price(groups: Sequence[Group], chosen: np.ndarray) -> float:
-    return sum(float(group.prices[option]) for group, option in zip(groups, chosen, strict=True))
+def total_cost(classes: Sequence[ItemClass], chosen: np.ndarray) -> float:
+    """The summed costs of the chosen items."""
+    return sum(float(one.costs[item]) for one, item in zip(classes, chosen, strict=True))
 
 
-def _value(groups: Sequence[Group], chosen: np.ndarray) -> float:
-    return sum(float(group.values[option]) for group, option in zip(groups, chosen, strict=True))
+def total_value(classes: Sequence[ItemClass], chosen: np.ndarray) -> float:
+    """The summed values of the chosen items."""
+    return sum(float(one.values[item]) for one, item in zip(classes, chosen, strict=True))

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur.budget.allocation import Prices, best_units, sizes
+from secateur.budget.allocation import SizeCosts, best_units, stored_sizes
 from secateur.measure.bench import Measurement, measure
 from secateur.structure.plan import Plan
 from secateur.structure.space import UNITS, Space
@@ -72,7 +72,7 @@ class LatencyTable:
     mlp: np.ndarray
     bare_mlp: np.ndarray
     dense_ms: float
-    _prices: dict[int, Prices] = field(default_factory=dict, repr=False)
+    _prices: dict[int, SizeCosts] = field(default_factory=dict, repr=False)
 
     @staticmethod
     def measure(
@@ -157,16 +157,16 @@ class LatencyTable:
 
     # What sizes cost
 
-    def prices(self, hidden: int) -> Prices:
+    def prices(self, hidden: int) -> SizeCosts:
         """What every size costs at a width of the stream."""
         if hidden not in self._prices:
             self._prices[hidden] = self._interpolated(hidden)
         return self._prices[hidden]
 
-    def _interpolated(self, hidden: int) -> Prices:
+    def _interpolated(self, hidden: int) -> SizeCosts:
         stream = _weights(self.grid["hidden"])[hidden - 1]
         heads, qk, vo, ffn = (_weights(self.grid[axis]) for axis in ("heads", "qk", "vo", "ffn"))
-        return Prices(
+        return SizeCosts(
             rest=float(self.rest @ stream),
             attention=np.einsum("ai,bj,ck,ijk->abc", heads, qk, vo, self.attention @ stream, optimize=True),
             bare_attention=float(self.bare_attention @ stream),
@@ -181,7 +181,7 @@ class LatencyTable:
             UserError: the table is of another shape of model, or was measured for other units.
         """
         self._check_space(space)
-        hidden, kept = sizes(space, masks > 0)
+        hidden, kept = stored_sizes(space, masks > 0)
         prices = self.prices(hidden)
         return min(prices.rest + float(prices.of(kept).sum()), self.dense_ms)
 

@@ -1,9 +1,10 @@
-"""How the heads of one attention are stored and run: in buckets of one width each, padded with zeros, which is exact.
+"""How the heads of one attention are stored and run: in buckets of one width each, padded with zeros (exact).
 
-Heads differ in size. One attention call serves as many heads as lie in one bucket; every head of a bucket is padded
-to the bucket's widest, and widths are rounded up to what matrix kernels like. Few buckets waste arithmetic, many waste
-calls: `choose` weighs both by prices measured once (`benchmarks/inference.py prices`). Which prices hold where the
-model will run is not known when it is cut, so they are those of a server's CPU at 8 x 128.
+Heads differ in size. One attention call serves the heads of one bucket; every head of a bucket is padded to the
+bucket's widest, and widths are rounded up to a multiple that matrix kernels are fast at. Few buckets waste arithmetic,
+many buckets waste calls: `cheapest_layout` weighs both by kernel costs measured once (`benchmarks/inference.py
+prices`). The hardware that the model will run on is not known when it is cut, so the costs are those of a server's CPU
+at a batch of 8 x 128 tokens.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ MOST_BUCKETS = 4
 
 
 @dataclass(frozen=True)
-class Prices:
-    """What an attention costs.
+class KernelCosts:
+    """What the kernels of an attention cost.
 
     Attributes:
         call: seconds of one attention call, whatever its size.
         project: floating point operations per second of the projections.
-        mix: the same of scores and contexts.
-        lanes: a projection costs as much as one whose columns are the next multiple of this.
+        mix: floating point operations per second of scores and contexts.
+        lanes: the columns of a projection are rounded up to a multiple of this.
     """
 
     call: float = 5.8e-5
@@ -38,7 +39,7 @@ class Prices:
 
 @dataclass(frozen=True)
 class Layout:
-    """The buckets of an attention: numbers of its kept heads, each once; widths are multiples of `multiple`."""
+    """The buckets of an attention: indices of its kept heads, each once; widths are multiples of `multiple`."""
 
     buckets: tuple[tuple[int, ...], ...]
     multiple: int = 1
@@ -61,32 +62,38 @@ class Layout:
         return {"buckets": [list(bucket) for bucket in self.buckets], "multiple": self.multiple}
 
 
-def cost(layout: Layout, qk: Sequence[int], vo: Sequence[int], hidden: int, prices: Prices) -> float:
-    """Seconds of an attention over a stream of `hidden` dims, at `BATCH` x `TOKENS`; all projections are in it."""
+def attention_seconds(layout: Layout, qk: Sequence[int], vo: Sequence[int], hidden: int, costs: KernelCosts) -> float:
+    """Estimated seconds of an attention, all projections included, at `BATCH` x `TOKENS`.
+
+    Args:
+        qk: QK dims of each kept head.
+        vo: VO dims of each kept head.
+        hidden: width of the residual stream.
+    """
     heads = [len(bucket) for bucket in layout.buckets]
     wide_qk, wide_vo = (sum(map(mul, heads, layout.widths(sizes))) for sizes in (qk, vo))
-    columns = _up(2 * wide_qk + wide_vo, prices.lanes) + _up(wide_vo, prices.lanes)
+    columns = _up(2 * wide_qk + wide_vo, costs.lanes) + _up(wide_vo, costs.lanes)
     tokens = BATCH * TOKENS
-    projected = 2 * tokens * hidden * columns / prices.project
-    mixed = 2 * tokens * TOKENS * (wide_qk + wide_vo) / prices.mix
-    return prices.call * len(heads) + projected + mixed
+    projected = 2 * tokens * hidden * columns / costs.project
+    mixed = 2 * tokens * TOKENS * (wide_qk + wide_vo) / costs.mix
+    return costs.call * len(heads) + projected + mixed
 
 
-def choose(qk: Sequence[int], vo: Sequence[int], hidden: int, prices: Prices | None = None) -> Layout:
-    """The cheapest layout for heads of these sizes: of all splits of the heads, in order of size, into few buckets.
+def cheapest_layout(qk: Sequence[int], vo: Sequence[int], hidden: int, costs: KernelCosts | None = None) -> Layout:
+    """The cheapest layout for heads of these sizes, of all splits of the heads, sorted by size, into few buckets.
 
     Of layouts that cost the same, the one with fewer buckets, then the one with less padding.
     """
     if not qk:
         return Layout.single(0)
-    prices = prices or Prices()
+    costs = costs or KernelCosts()
     ranked = sorted(range(len(qk)), key=lambda head: (qk[head] + vo[head], head))
     options = [
         Layout(tuple(tuple(sorted(ranked[a:b])) for a, b in pairwise(ends)), multiple)
         for ends in _splits(len(qk))
         for multiple in MULTIPLES
     ]
-    return min(options, key=lambda one: (cost(one, qk, vo, hidden, prices), len(one.buckets), one.multiple))
+    return min(options, key=lambda one: (attention_seconds(one, qk, vo, hidden, costs), len(one.buckets), one.multiple))
 
 
 def _splits(heads: int) -> list[tuple[int, ...]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers import __version__ as transformers_version
 
-from secateur.structure.head_buckets import Layout, choose
+from secateur.structure.head_buckets import Layout, cheapest_layout
 from secateur.structure.reading import Reading
 from secateur.structure.space import Group, Space
 from secateur.system.errors import UserError
@@ -68,7 +68,7 @@ class Plan:
         Args:
             asked: the density asked for; of a space with a `cost` the share of it.
             keep: the number of units asked for.
-            layouts: of each attention's kept heads; None takes the cheapest (`layout.choose`).
+            layouts: of each attention's kept heads; None takes the cheapest (`head_buckets.cheapest_layout`).
             source: hash of the weights that the masks were made from; None takes those of the space's model, which
                 must then have weights (not be on `meta`).
 
@@ -224,7 +224,7 @@ def _layouts(reading: Reading, given: Sequence[Layout] | None) -> tuple[Layout, 
     sizes = [reading.head_sizes(number) for number in range(len(reading.table.attentions))]
     if given is None:
         hidden = int(reading.alive["hidden"].sum())
-        return tuple(choose(qk, vo, hidden) for qk, vo in sizes)
+        return tuple(cheapest_layout(qk, vo, hidden) for qk, vo in sizes)
     fits = len(given) == len(sizes) and all(
         sorted(layout.order) == list(range(len(qk))) for layout, (qk, _) in zip(given, sizes, strict=True)
     )
