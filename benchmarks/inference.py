@@ -33,7 +33,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 import secateur as sec
 from secateur.cli.options import open_model, tokenizer_of
 from secateur.deploy.graph import as_arrays, input_names
-from secateur.deploy.runtimes import runner
+from secateur.deploy.runner import runner
 from secateur.measure.benchmark import Result, contest
 from secateur.measure.evaluation import batches, encoded, runner_scores
 from secateur.structure.head_buckets import BATCH, TOKENS, Layout

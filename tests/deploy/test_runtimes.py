@@ -6,8 +6,9 @@ import torch
 from tiny_models import inputs, outputs, random_masks, tiny
 
 from secateur.deploy.export import export
-from secateur.deploy.runtime import DTYPES
-from secateur.deploy.runtimes import RUNTIMES, check_runtime, difference, runner
+from secateur.deploy.runner import check_runtime, difference, runner
+from secateur.deploy.runtime import DTYPES, Runtime
+from secateur.deploy.runtimes import RUNTIMES, register
 from secateur.structure.plan import Plan, fingerprint
 from secateur.structure.space import Space
 from secateur.surgery.cut import cut
@@ -30,7 +31,7 @@ def close(run, model, batch, share=1e-5):
     return found <= share * scale
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", RUNTIMES.all())
 def test_a_model_says_the_same_in_every_runtime(small, runtime):
     before = fingerprint(small)
     run = runner(small, runtime, threads=1)
@@ -119,10 +120,10 @@ def test_a_difference_that_is_not_a_number_stays_one(small):
 # What does not exist
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", RUNTIMES.all())
 @pytest.mark.parametrize("dtype", [*DTYPES, "int4"])
 def test_every_pair_exists_or_is_refused_with_those_that_do(runtime, dtype, monkeypatch):
-    if dtype in RUNTIMES[runtime].stored:
+    if dtype in RUNTIMES.get(runtime).stored:
         if (runtime, dtype) != ("openvino", "bf16"):  # the processor's choice
             check_runtime(runtime, dtype)
         return
@@ -143,7 +144,9 @@ def test_no_runtime_runs_bf16_where_there_is_none(monkeypatch):
 
 
 def test_an_unknown_runtime_is_refused(small):
-    with pytest.raises(UserError, match="got 'tvm'"):
+    with pytest.raises(
+        UserError, match="runtime 'tvm' is not known: known are compiled, onnxruntime, openvino, pytorch"
+    ):
         runner(small, "tvm")
 
 
@@ -154,3 +157,24 @@ def test_a_file_runs_in_its_own_runtime_and_dtype(small, tmp_path):
         runner(path, "openvino")
     with pytest.raises(UserError, match="holds fp32, from which int8 cannot be run"):
         runner(path, "onnxruntime", "int8")
+
+
+def test_a_registered_runtime_runs_models_and_files(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(RUNTIMES, "_items", dict(RUNTIMES.all()))
+
+    @register("zeros")
+    class Zeros(Runtime):
+        suffix = ".pt2"
+        stored = {"fp32": "fp32"}
+
+        def version(self, dtype):
+            return "zeros 1.0"
+
+        def open(self, path, dtype, threads, inputs):
+            return lambda arrays: [np.zeros((len(arrays["input_ids"]), 3), np.float32)]
+
+    run = runner(small, "zeros", workspace=tmp_path)
+    assert (run.runtime, run.version, run.bytes) == ("zeros", "zeros 1.0", (tmp_path / "fp32.pt2").stat().st_size)
+    assert run(inputs(small))[0].sum() == 0
+    with pytest.raises(UserError, match="zeros runs fp32, not 'int8'"):
+        runner(small, "zeros", "int8")

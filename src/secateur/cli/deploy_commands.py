@@ -55,7 +55,7 @@ def measure_latencies(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write; a new one.")],
     shape: Annotated[str, typer.Option(help="batch x tokens, such as 8x128.")] = "8x128",
     units: Units = "ffn,qk,vo",
-    runtime: Annotated[str, typer.Option(help=", ".join(RUNTIMES))] = "pytorch",
+    runtime: Annotated[str, typer.Option(help=", ".join(RUNTIMES.all()))] = "pytorch",
     dtype: Annotated[str | None, typer.Option(help=", ".join(DTYPES), show_default="the weights' own")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads.", show_default="as many as PyTorch takes")] = None,
     repeats: Annotated[int, typer.Option(help="Forwards per latency.")] = 10,
@@ -86,7 +86,7 @@ def bench_model(
     ] = None,
     runtime: Annotated[
         list[str] | None,
-        typer.Option(help=f"{', '.join(RUNTIMES)}, or with cuda cudagraph; repeatable.", show_default="pytorch"),
+        typer.Option(help=f"{', '.join(RUNTIMES.all())}, or with cuda cudagraph; repeatable.", show_default="pytorch"),
     ] = None,
     dtype: Annotated[
         list[str] | None, typer.Option(help=f"{', '.join(DTYPES)}; repeatable.", show_default="fp32")

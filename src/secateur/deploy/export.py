@@ -14,10 +14,10 @@ import torch
 from transformers import PreTrainedModel
 
 from secateur.deploy.export_facts import ExportFacts
-from secateur.deploy.formats import files_of, read_facts, write
+from secateur.deploy.formats import files_of, known_format, read_facts, write
 from secateur.deploy.graph import Batch
+from secateur.deploy.runner import difference, runner
 from secateur.deploy.runtime import Runner
-from secateur.deploy.runtimes import difference, runner, runtime_of
 from secateur.system.errors import UserError
 
 TOLERANCE = 1e-4
@@ -95,7 +95,7 @@ def opened(path: Path, *, dtype: str | None = None, threads: int | None = None) 
         UserError: as `runtimes.runner`.
     """
     dtype = dtype or read_facts(path).dtype
-    return runner(path, runtime_of(path), dtype, threads=threads)
+    return runner(path, known_format(path).runtime, dtype, threads=threads)
 
 
 def tolerance(dtype: str) -> float | None:

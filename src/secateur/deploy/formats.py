@@ -27,11 +27,13 @@ from secateur.system.errors import UserError, as_user_error
 class Format:
     """A kind of file: the dtypes that it can hold, the packages that write it, and the extra that installs them.
 
-    `quantisers` are packages that int8 needs besides; `calibrated` is whether int8 needs calibration batches.
+    `runtime` is the one that opens such a file unless another is named, `quantisers` are packages that int8 needs
+    besides, and `calibrated` is whether int8 needs calibration batches.
     """
 
     name: str
     dtypes: tuple[str, ...]
+    runtime: str
     packages: tuple[str, ...] = ()
     extra: str = ""
     quantisers: tuple[str, ...] = ()
@@ -43,9 +45,17 @@ class Format:
 
 
 FORMATS = {
-    ".onnx": Format("ONNX", ("fp32", "fp16", "int8"), ("onnx", "onnxruntime"), "onnx"),
-    ".xml": Format("OpenVINO IR", ("fp32", "fp16", "int8"), ("onnx", "openvino"), "openvino", ("nncf",), True),
-    ".pt2": Format("torch.export", ("fp32", "bf16", "fp16")),
+    ".onnx": Format("ONNX", ("fp32", "fp16", "int8"), "onnxruntime", packages=("onnx", "onnxruntime"), extra="onnx"),
+    ".xml": Format(
+        "OpenVINO IR",
+        ("fp32", "fp16", "int8"),
+        "openvino",
+        packages=("onnx", "openvino"),
+        extra="openvino",
+        quantisers=("nncf",),
+        calibrated=True,
+    ),
+    ".pt2": Format("torch.export", ("fp32", "bf16", "fp16"), "pytorch"),
 }
 
 

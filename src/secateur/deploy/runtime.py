@@ -1,6 +1,7 @@
 """The contract of a runtime: something that runs a model, or an exported file, behind one callable.
 
-A class of this kind is all that a further runtime needs; `runtimes` holds those of this package.
+A further runtime is one subclass of `Runtime`, registered with `@register("name")` of `runtimes`, which holds those of
+this package.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Runtime(ABC):
     """A way to run models. A subclass says what it opens, and opens it.
 
     Attributes:
-        name: as recipes and the command line name it.
+        name: under which it is registered.
         suffix: of the exported files that it opens.
         stored: each dtype that it runs -> the dtype of the file that it runs it from.
         packages: that must be installed; `extra` is the optional extra of secateur that installs them.

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from secateur.deploy.export import TOLERANCE, opened, within
 from secateur.deploy.formats import read_facts
 from secateur.deploy.graph import weights_hash
-from secateur.deploy.runtimes import difference
+from secateur.deploy.runner import difference
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load
 from secateur.surgery.cut import cut, factorise

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from secateur.deploy.runner import check_runtime, runner
 from secateur.deploy.runtime import DTYPES
-from secateur.deploy.runtimes import check_runtime, runner
 from secateur.system.errors import UserError
 
 Call = Callable[[], object]
@@ -107,7 +107,7 @@ def measure(
         repeats: timed forwards of each model.
         warmup: forwards of each model before the clock counts.
         threads: intra-op threads on the CPU; None takes PyTorch's present number.
-        runtime: one of `runtimes.RUNTIMES`, for both models.
+        runtime: a registered runtime, for both models.
         dtype: None runs the weights as they are (in another runtime than PyTorch: as fp32); a name of
             `runtimes.DTYPES` runs both models in that type, cast or quantised before the clock counts;
             `torch.bfloat16` or `torch.float16` runs PyTorch under autocast, entered anew for each forward, so that

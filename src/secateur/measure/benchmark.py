@@ -21,9 +21,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.deploy import gpu
-from secateur.deploy.formats import read_facts
+from secateur.deploy.formats import known_format, read_facts
 from secateur.deploy.graph import Batch
-from secateur.deploy.runtimes import RUNTIMES, check_runtime, runner, runtime_of
+from secateur.deploy.runner import check_runtime, runner
+from secateur.deploy.runtimes import RUNTIMES
 from secateur.measure import peak_memory as memory
 from secateur.measure import roofline
 from secateur.measure.bench import (
@@ -253,7 +254,7 @@ def _rows(
         if isinstance(model, Path):
             if device == "cuda":
                 raise UserError(f"expected model folders on a GPU, got the exported file {name}: leave it out")
-            rows.append(Row(name, runtime_of(model), read_facts(model).dtype))
+            rows.append(Row(name, known_format(model).runtime, read_facts(model).dtype))
     return rows
 
 
@@ -399,7 +400,7 @@ def _source(one: Contender, model: Model, folder: Path) -> Path:
     """What a new process loads: the exported file, or the model's folder, saved once."""
     if isinstance(model, Path):
         return model
-    runtime = RUNTIMES.get(one.runtime)
+    runtime = RUNTIMES.all().get(one.runtime)
     if one.exported is not None and runtime is not None and runtime.packages:
         return runtime().file_in(one.exported, one.dtype)
     if not folder.exists():

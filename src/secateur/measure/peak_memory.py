@@ -23,7 +23,7 @@ import transformers
 from transformers import AutoConfig, PreTrainedModel
 
 from secateur.deploy import gpu
-from secateur.deploy.runtimes import runner
+from secateur.deploy.runner import runner
 from secateur.measure.bench import Call, random_inputs, thread_count
 from secateur.surgery import checkpoint, compact
 from secateur.system import process_memory

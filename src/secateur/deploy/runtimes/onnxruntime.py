@@ -6,12 +6,13 @@ from pathlib import Path
 
 from secateur.deploy.graph import only
 from secateur.deploy.runtime import Run, Runtime
+from secateur.deploy.runtimes import register
 
 
+@register("onnxruntime")
 class OnnxRuntime(Runtime):
     """ONNX files on the CPU. Without calibration, int8 takes the ranges of activations from each batch."""
 
-    name = "onnxruntime"
     suffix = ".onnx"
     stored = {"fp32": "fp32", "fp16": "fp16", "int8": "int8"}
     packages = ("onnxruntime",)

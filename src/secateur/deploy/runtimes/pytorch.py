@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from secateur.deploy.graph import Batch, Graph, inference_copy, input_names
 from secateur.deploy.runtime import Arrays, Run, Runner, Runtime
+from secateur.deploy.runtimes import register
 from secateur.deploy.silence import silence
 from secateur.system.errors import as_user_error
 
@@ -20,10 +21,10 @@ COMPILED_SHAPES = 1024
 """Shapes of input that `compiled` keeps code for, over all models of a process."""
 
 
+@register("pytorch")
 class PyTorch(Runtime):
     """Eager PyTorch: a copy of the model in the dtype."""
 
-    name = "pytorch"
     suffix = ".pt2"
     stored = {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
 
@@ -54,10 +55,9 @@ class PyTorch(Runtime):
         return _run(module, threads, names, device, inference_mode=True)
 
 
+@register("compiled")
 class Compiled(PyTorch):
     """`torch.compile` with frozen, packed weights; the first call of each shape compiles, for some seconds."""
-
-    name = "compiled"
 
     def _module(self, model: PreTrainedModel, dtype: str) -> nn.Module:
         return Graph(model, dtype)

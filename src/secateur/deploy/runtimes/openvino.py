@@ -13,13 +13,14 @@ import numpy as np
 
 from secateur.deploy.graph import only
 from secateur.deploy.runtime import Arrays, Run, Runtime
+from secateur.deploy.runtimes import register
 from secateur.system.errors import UserError
 
 
+@register("openvino")
 class OpenVino(Runtime):
     """IR files on the CPU. Operations that int8 leaves unquantised, such as norms, run in bf16 where that exists."""
 
-    name = "openvino"
     suffix = ".xml"
     stored = {"fp32": "fp32", "bf16": "fp32", "fp16": "fp16", "int8": "int8"}
     packages = ("openvino",)

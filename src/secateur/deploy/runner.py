@@ -1,4 +1,4 @@
-"""Where a model runs, behind one callable: PyTorch, compiled PyTorch, ONNX Runtime, OpenVINO.
+"""Models made ready to run in any runtime, and how far a runner's outputs are from the model's.
 
 Every runtime needs a dense baseline of its own: a speed-up across runtimes depends as much on them as on the model.
 A combination that a runtime does not have is refused, such as int8 in PyTorch or bf16 in ONNX Runtime.
@@ -15,14 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.deploy.graph import Batch, inference_copy
-from secateur.deploy.onnxruntime_runtime import OnnxRuntime
-from secateur.deploy.openvino_runtime import OpenVino
-from secateur.deploy.pytorch_runtime import Compiled, PyTorch
-from secateur.deploy.runtime import Runner, Runtime
+from secateur.deploy.runtime import Runner
+from secateur.deploy.runtimes import RUNTIMES
 from secateur.system.errors import UserError
-
-RUNTIMES: dict[str, type[Runtime]] = {kind.name: kind for kind in (PyTorch, Compiled, OnnxRuntime, OpenVino)}
-"""Every runtime by its name."""
 
 
 @torch.inference_mode(mode=False)
@@ -39,7 +34,7 @@ def runner(
 
     Args:
         model: a text encoder, or a file written by `export`.
-        runtime: one of `RUNTIMES`.
+        runtime: a registered one, see `runtimes`.
         dtype: one of `runtime.DTYPES`; of a file, its own, or bf16 of one in fp32 for OpenVINO.
         threads: intra-op threads; None takes PyTorch's present number, whatever the runtime.
         workspace: folder that keeps what is exported on the way; None uses a temporary one.
@@ -54,7 +49,7 @@ def runner(
     count = torch.get_num_threads() if threads is None else threads
     if count < 1:
         raise UserError(f"expected threads of at least 1, got {count}: raise it")
-    engine = RUNTIMES[runtime]()
+    engine = RUNTIMES.get(runtime)()
     if isinstance(model, Path):
         return engine.of_file(model, dtype, count)
     return engine.of_model(model, dtype, count, workspace=workspace, calibration=calibration)
@@ -66,14 +61,7 @@ def check_runtime(runtime: str, dtype: str) -> None:
     Raises:
         UserError: naming those that do.
     """
-    if runtime not in RUNTIMES:
-        raise UserError(f"expected a runtime of {', '.join(RUNTIMES)}, got {runtime!r}: choose one of these")
-    RUNTIMES[runtime]().check(dtype)
-
-
-def runtime_of(path: Path) -> str:
-    """The name of the runtime that opens an exported file: the first with its suffix."""
-    return next(name for name, runtime in RUNTIMES.items() if runtime.suffix == path.suffix)
+    RUNTIMES.get(runtime)().check(dtype)
 
 
 def difference(run: Runner, model: PreTrainedModel, batches: Iterable[Batch]) -> tuple[float, float]:
