@@ -184,7 +184,7 @@ def one(asked: str, folder: Path) -> None:
         if twice:
             stack.enter_context(patch.object(pipeline, "PruningTrainer", _published()))
         if stock:
-            stack.enter_context(patch.object(training, "_fast_attention", lambda device: nullcontext()))
+            stack.enter_context(patch.object(training, "fast_attention", lambda device: nullcontext()))
             stack.enter_context(patch.object(run_data, "LENGTHS", 1))
             stack.enter_context(patch.object(process_memory, "pages_kept", nullcontext))
         if rounds:
@@ -198,18 +198,28 @@ def _published() -> Any:
     """A trainer whose every step goes backward twice through the whole model, to the last one."""
     import torch
 
+    from secateur.training.evidence import Evidence
     from secateur.training.trainer import PruningTrainer
 
-    class Published(PruningTrainer):
-        def _listen(self, values: dict[str, torch.Tensor]) -> None:
-            heard = self.method.listens_to if self.method is not None else {}
-            first = sum(value for name, value in values.items() if heard.get(name, name == "logits"))
+    class Twice(Evidence):
+        def __init__(self, trainer: PruningTrainer) -> None:
+            super().__init__(trainer.method, trainer.finite, cut=False)
+            self.model = trainer.model
+
+        def add(self, values: Mapping[str, torch.Tensor], masks: torch.Tensor | None, micro_batches: int) -> None:
+            observed = self.method.listens_to if self.method is not None else {}
+            first = sum(value for name, value in values.items() if observed.get(name, name == "logits"))
             assert isinstance(first, torch.Tensor)
             weights = [weight for weight in self.model.parameters() if weight.requires_grad]
-            sources = weights if self.attachment is None else [self.attachment.masks, *weights]
+            sources = weights if masks is None else [masks, *weights]
             gradients = torch.autograd.grad(first, sources, retain_graph=True, allow_unused=True)
-            if heard and self.attachment is not None:
-                self.evidence = gradients[0].float()
+            if observed and masks is not None:
+                self.gradient = gradients[0].float()
+
+    class Published(PruningTrainer):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.evidence = Twice(self)
 
     return Published
 

@@ -26,7 +26,7 @@ ROOMS = {
 }
 # The modules beside the rooms: the public surface, and the command `python -m secateur`.
 ROOMS |= {"__init__": " ".join(ROOMS), "__main__": "cli"}
-TRAINERS = {"training/trainer"}
+TRAINERS = {"system/compat/trainer"}
 """The modules that know the trainers of transformers."""
 
 

@@ -14,8 +14,9 @@ from secateur.methods.cofi import Cofi
 from secateur.methods.schedules import linear
 from secateur.structure.space import Space
 from secateur.surgery.masking import attached
-from secateur.training import objectives
-from secateur.training.objectives import Hidden, Logits, Step, nearest, nearest_ordered, quarters, sampled, windows
+from secateur.training import hidden_states
+from secateur.training.layer_matching import nearest, nearest_ordered, quarters, sampled, windows
+from secateur.training.objectives import Hidden, Logits, Step
 from secateur.training.trainer import PruningTrainer
 
 FAMILIES = ("hidden", "head", "sublayer", "ffn")
@@ -134,7 +135,7 @@ def spied(monkeypatch):
 
         return watched
 
-    monkeypatch.setattr(objectives, "MATCHES", {name: spy(rule) for name, rule in objectives.MATCHES.items()})
+    monkeypatch.setattr(hidden_states, "MATCHES", {name: spy(rule) for name, rule in hidden_states.MATCHES.items()})
     return calls
 
 
@@ -151,7 +152,7 @@ def test_g10_a_student_like_its_teacher_is_aligned_and_has_no_loss(bert, batch, 
     outputs = model(**batch, output_hidden_states=True)
     term = matched_term(model, model, match)
     torch.manual_seed(1)
-    drawn = objectives.DRAWS.get(match, quarters)(12)
+    drawn = hidden_states.SAMPLES.get(match, quarters)(12)
     torch.manual_seed(1)
     assert term(Step(batch, outputs, outputs)).item() == 0.0
     costs, exists, chosen, found = spied[0]

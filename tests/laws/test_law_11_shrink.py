@@ -129,11 +129,11 @@ def test_tiles_are_cut_away_when_their_rows_are(tmp_path):
     for group, grid in space.tiled.values():
         down, across = (torch.arange(tiles) % min(grid.shape) for tiles in grid.shape)
         method.alive[space.slices[group.name]] = (down.unsqueeze(1) == across).flatten()
-    assert space.density(method.alive) < 0.2 and not training._worth_cutting(method)
+    assert space.density(method.alive) < 0.2 and not training.shrinking.due()
     for group, _ in space.tiled.values():
         if group.name.startswith("0."):
             method.alive[space.slices[group.name]] = False
-    assert training._worth_cutting(method)
+    assert training.shrinking.due()
 
 
 @pytest.mark.parametrize(

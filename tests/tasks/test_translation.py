@@ -349,7 +349,7 @@ def stepped(task, made, kind, *terms, seed=1, tmp_path):
     trainer = PruningTrainer(student, teacher=teacher, objective=terms, args=arguments(tmp_path, 1))
     for term in terms:
         term.bind(student, teacher)
-    return trainer._step(student, batch_of(task, words), None)
+    return trainer.loss.step(student, batch_of(task, words))
 
 
 @pytest.mark.parametrize("kind", FAMILIES)

@@ -1,4 +1,4 @@
-"""A store: entries are whole or absent, and all of them within a bound, whoever is killed and whatever is damaged."""
+"""A cache: entries are complete or missing, all within a limit, whoever is killed and whatever is damaged."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ import pytest
 
 from secateur.system.errors import UserError
 from secateur.training import array_cache
-from secateur.training.array_cache import ROOM_FOR_ABOUT, Store
+from secateur.training.array_cache import ROOM_FOR_ABOUT, ArrayCache
 
 A, B, C = "a" * 16, "b" * 16, "c" * 16
 SIZE = 8000
@@ -26,7 +26,7 @@ def never(draft):
 
 
 def opened(folder, entries=10):
-    return Store(folder, entries * (SIZE + ROOM_FOR_ABOUT), "ask for less")
+    return ArrayCache(folder, entries * (SIZE + ROOM_FOR_ABOUT), "ask for less")
 
 
 def keys(folder):
@@ -70,14 +70,14 @@ def test_the_bound_holds_while_an_entry_grows(tmp_path):
     for key in (A, B):
         opened(tmp_path).get(key, numbers)
     limit = 2 * SIZE + ROOM_FOR_ABOUT
-    Store(tmp_path, limit, "").get(C, two)
+    ArrayCache(tmp_path, limit, "").get(C, two)
     assert keys(tmp_path) == {C} and max(seen) <= limit and used(tmp_path) <= limit
 
 
 def test_more_than_the_limit_is_refused_and_nothing_goes_for_it(tmp_path):
     opened(tmp_path).get(A, numbers)
     with pytest.raises(UserError, match="limit is 1e-06 GB: ask for less"):
-        Store(tmp_path, 1000, "ask for less").get(B, numbers)
+        ArrayCache(tmp_path, 1000, "ask for less").get(B, numbers)
     assert keys(tmp_path) == {A}
 
 
@@ -108,9 +108,9 @@ def test_a_damaged_entry_is_made_anew(damage, tmp_path):
 
 def test_what_a_killed_process_left_goes_with_the_next_writer(tmp_path):
     code = (
-        "import os, signal; from pathlib import Path; from secateur.training.array_cache import Store;"
+        "import os, signal; from pathlib import Path; from secateur.training.array_cache import ArrayCache;"
         "kill = lambda draft: (draft.array('x', (9,), 'int64'), os.kill(os.getpid(), signal.SIGKILL));"
-        f"Store(Path({str(tmp_path)!r}), 1e6, '').get({A!r}, kill)"
+        f"ArrayCache(Path({str(tmp_path)!r}), 1e6, '').get({A!r}, kill)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode < 0
     assert keys(tmp_path) == {array_cache.PARTIAL}
@@ -123,8 +123,8 @@ def test_who_comes_while_another_writes_waits_and_reads(tmp_path):
 
     def slow(draft):
         code = (
-            "from pathlib import Path; from secateur.training.array_cache import Store;"
-            f"print(len(Store(Path({str(tmp_path)!r}), 1e6, '').get({A!r}, lambda draft: 1 / 0)['numbers']))"
+            "from pathlib import Path; from secateur.training.array_cache import ArrayCache;"
+            f"print(len(ArrayCache(Path({str(tmp_path)!r}), 1e6, '').get({A!r}, lambda draft: 1 / 0)['numbers']))"
         )
         inner.append(subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE))
         numbers(draft)

@@ -139,7 +139,7 @@ def test_resumed_is_uninterrupted(tmp_path, step):
     [
         ({"average": 1.5}, r"average 1.5 is not in \[0, 1\]"),
         ({"average": -0.5}, r"average -0.5 is not in \[0, 1\]"),
-        ({"select": "score"}, "no result where a method prunes or select chooses"),
+        ({"select": "score"}, "averaged weights are no result where a method prunes or select chooses"),
     ],
 )
 def test_what_makes_no_sense_is_refused(tmp_path, options, message):

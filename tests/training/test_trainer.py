@@ -16,6 +16,7 @@ from secateur.methods.magnitude import Magnitude
 from secateur.methods.schedules import cubic
 from secateur.structure.space import Space
 from secateur.system.errors import UserError
+from secateur.training.checks import check_devices
 from secateur.training.objectives import Labels, Term
 from secateur.training.samplers import ByLength
 from secateur.training.trainer import PruningTrainer
@@ -120,7 +121,7 @@ def test_shards_are_refused(tmp_path, monkeypatch, shards):
     made = trainer(tmp_path, [], Watch())
     monkeypatch.setattr(made, shards, True)
     with pytest.raises(UserError, match="need the whole model in each process: train with DDP, not in shards"):
-        made._check(0.0)
+        check_devices(made.args, made.sharded)
 
 
 # What is not finite

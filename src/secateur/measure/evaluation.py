@@ -10,9 +10,9 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
-from transformers.trainer_pt_utils import nested_concat
 
 from secateur.deploy.runtime import Runner
+from secateur.system import compat
 from secateur.system.errors import UserError
 from secateur.tasks.task import UNLABELLED, Task
 from secateur.training.trainer import PruningTrainer
@@ -80,9 +80,9 @@ def runner_scores(
         batch = dict(collate(list(rows[first : first + size])))
         answers = run({name: batch[name] for name in run.inputs if name in batch})
         answer = alone(answers)
-        said = answer if first == 0 else nested_concat(said, answer, padding_index=UNLABELLED)
+        said = answer if first == 0 else compat.concatenate(said, answer, UNLABELLED)
         labels = alone([batch[name].numpy() for name in task.label_names])
-        wanted = labels if first == 0 else nested_concat(wanted, labels, padding_index=UNLABELLED)
+        wanted = labels if first == 0 else compat.concatenate(wanted, labels, UNLABELLED)
     return task.score(EvalPrediction(said, wanted), rows)
 
 

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.trainer_pt_utils import nested_concat
 
 from secateur.measure.evaluation import alone
 from secateur.structure.space import Group, Space
 from secateur.surgery.masking import attached
+from secateur.system import compat
 from secateur.tasks.task import UNLABELLED
 
 Say = Callable[[str], None]
@@ -107,7 +107,7 @@ def in_turn(
 
 def _joined(arrays: Sequence[np.ndarray]) -> Any:
     """Arrays of batches end to end; where batches differ in length, padded as Trainer pads them."""
-    return reduce(partial(nested_concat, padding_index=UNLABELLED), arrays)
+    return reduce(partial(compat.concatenate, padding=UNLABELLED), arrays)
 
 
 def _layers(model: PreTrainedModel, space: Space) -> list[nn.Module]:

@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from secateur.measure.bench import thread_count, time_ms, with_target
+from secateur.system import compat
 from secateur.system.errors import UserError
 
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
@@ -169,8 +170,8 @@ def _products(dtype: str, size: int, device: torch.device) -> dict[str, Callable
     if device.type == "cpu" and torch.backends.mkldnn.is_available():
         packed = ones.to_mkldnn()
         products["fp32 oneDNN linear"] = lambda: functional.linear(packed, packed)
-    if dtype == "int8" and hasattr(torch, "_int_mm"):
-        products["int8 torch._int_mm"] = lambda: torch._int_mm(cast, cast)
+    if dtype == "int8" and compat.multiplies_int8():
+        products["int8 torch._int_mm"] = lambda: compat.int8_product(cast, cast)
     elif dtype in ("bf16", "fp16"):
         products[f"{dtype} torch.mm"] = lambda: torch.mm(cast, cast)
     return products

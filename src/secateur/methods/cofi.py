@@ -42,6 +42,7 @@ from secateur.methods.method import Method
 from secateur.methods.schedules import Schedule, constant, linear
 from secateur.methods.shape_target import ShapeTarget
 from secateur.structure.space import Space
+from secateur.system import compat
 from secateur.system.errors import UserError
 
 GATE = HardConcrete(temperature=2 / 3)
@@ -167,7 +168,7 @@ class Cofi(Method):
         """
         if self.faithful:
             return torch.cat([GATE.deterministic(gates) for _, gates in groups_of(self.space, self.gates())])
-        state = (self.progress, self.log_alpha._version, self.alive._version)
+        state = (self.progress, compat.version_of(self.log_alpha), compat.version_of(self.alive))
         if self._calibrated is None or self._calibrated[0] != state:
             self._calibrated = (state, self.chosen(self.density(self.progress)))
         return self._calibrated[1]

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from secateur.structure.plan import Plan
 from secateur.surgery import compact
 from secateur.surgery.checkpoint import DAMAGE, read_config
+from secateur.system import compat
 from secateur.system.errors import UserError
 
 Line: TypeAlias = Mapping[str, Any]
@@ -173,7 +174,7 @@ def _dense(folder: Path) -> PreTrainedModel:
     config.secateur = config.auto_map = None
     try:
         auto = getattr(transformers, compact.auto_class(str((config.architectures or [""])[0])))
-        kind: Any = auto._model_mapping[type(config)]
+        kind: Any = compat.stock_class(auto, type(config))
         with torch.device("meta"):
             return getattr(kind, "stock", kind)(config)  # ours, once it is registered, knows the stock one
     except DAMAGE as error:

@@ -19,10 +19,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 
 from secateur.structure.architectures import ARCHITECTURES
 from secateur.surgery.checkpoint import save
+from secateur.system import compat
 from secateur.system.errors import UserError
 from secateur.tasks.pairs import SOURCE, TARGET
 from secateur.tasks.sequences import UNTRAINED, Sequences
@@ -131,7 +131,7 @@ def _check(sizes: dict[str, Any], architecture: str, tokenizer: str) -> None:
         raise UserError(f"dropout {sizes['dropout']} is not in [0, 1)")
     if tokenizer not in KINDS:
         raise UserError(f"tokenizer {tokenizer!r} is not known: choose one of {', '.join(KINDS)}")
-    known = sorted({*ARCHITECTURES.all()} & {*MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES})
+    known = sorted({*ARCHITECTURES.all()} & {*compat.sequence_to_sequence_heads()})
     if architecture not in known:
         raise UserError(f"architecture {architecture!r} is not one that writes texts: choose one of {', '.join(known)}")
 

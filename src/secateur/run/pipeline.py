@@ -35,7 +35,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.integrations import TensorBoardCallback, get_reporting_integration_callbacks
+from transformers.integrations import TensorBoardCallback
 
 from secateur.budget.units import Units, check_count
 from secateur.deploy.verify import Verification, verify
@@ -59,7 +59,7 @@ from secateur.structure.space import Space
 from secateur.surgery.checkpoint import load, read_config, save
 from secateur.surgery.cut import cut, cut_moments, factorise
 from secateur.surgery.zeroed_blocks import fill, held
-from secateur.system import process_memory, processes
+from secateur.system import compat, process_memory, processes
 from secateur.system.errors import UserError
 from secateur.tasks.task import Task
 from secateur.training.checkpoints import last_checkpoint
@@ -170,7 +170,7 @@ class Run:
             return self.recipe.bf16
         if torch.cuda.is_available():
             return torch.cuda.is_bf16_supported(including_emulation=False)
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        return compat.cpu_computes_bf16()
 
     def check(self) -> None:
         """Whatever can be refused is refused before the run folder is touched or a step is trained.
@@ -597,8 +597,7 @@ def _check_trackers(names: Sequence[str]) -> None:
     """Refuse a tracker that Trainer does not know, or whose package is not there."""
     for name in names:
         try:
-            (kind,) = get_reporting_integration_callbacks([name])
-            kind()
+            compat.tracker_callback(name)()
         except (ValueError, RuntimeError, ImportError) as error:
             raise UserError(
                 f"report_to {name!r} cannot be used ({error}): run pip install {name}, or name another tracker"

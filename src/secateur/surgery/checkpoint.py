@@ -29,6 +29,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from secateur.structure.architectures import ARCHITECTURES
 from secateur.surgery import compact
 from secateur.surgery.cut import planned_structure
+from secateur.system import compat
 from secateur.system.errors import UserError
 
 # What transformers and torch raise when they build a model from a damaged config or the wrong weights.
@@ -44,7 +45,7 @@ def register() -> None:
         config = transformers.CONFIG_MAPPING[kind]
         for auto in compact.AUTO_CLASSES.values():
             auto_class = getattr(transformers, auto)
-            stock = auto_class._model_mapping.get(config, None)
+            stock = compat.stock_class(auto_class, config) if compat.builds(auto_class, config) else None
             if stock is not None and not issubclass(stock, compact.Pruned):
                 auto_class.register(config, compact.pruned(stock), exist_ok=True)
 

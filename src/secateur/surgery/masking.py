@@ -115,7 +115,9 @@ class Attachment:
             if {row.axis, row.behind} & acting and not isinstance(module, nn.Identity):  # closed, and cut away already
                 self._exchange_norm(row, module)
             return []
-        if f"{row.path}.weight" in self.space.tiled and "weight" in module._parameters:  # else it is cut away already
+        if f"{row.path}.weight" in self.space.tiled and "weight" in dict(
+            module.named_parameters(recurse=False)
+        ):  # else it is cut away already
             self._exchange(row, module, nn.Linear, MaskedLinear)
         written = [axis for axis in self._written(row) if axis in acting]
         handles = [module.register_forward_hook(partial(self._multiply_output, written))] if written else []

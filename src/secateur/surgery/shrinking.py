@@ -173,5 +173,4 @@ def _inverse(places: Tensor, size: int) -> Tensor:
 def _assign(model: nn.Module, name: str, value: Tensor) -> None:
     """Put a parameter or a buffer in the place of that name."""
     path, _, leaf = name.rpartition(".")
-    module: Any = model.get_submodule(path)
-    (module._parameters if isinstance(value, nn.Parameter) else module._buffers)[leaf] = value
+    setattr(model.get_submodule(path), leaf, value)

@@ -17,8 +17,8 @@ import torch
 from datasets import Dataset, DatasetDict, Features, List, Value
 from numpy.typing import NDArray
 from transformers import AutoModelForQuestionAnswering, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
+from secateur.system import compat
 from secateur.system.errors import UserError
 from secateur.tasks import register
 from secateur.tasks.answers import Answer, Spans, best_spans, exact_match, f1, merged, normalise, ranked
@@ -42,7 +42,7 @@ class WindowCollator(PaddingCollator):
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         rows = [{name: value for name, value in row.items() if name not in OWN} for row in features]
-        return pad_without_fast_tokenizer_warning(
+        return compat.pad(
             self.tokenizer,
             rows,
             padding_side="right",

@@ -25,8 +25,8 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 
+from secateur.system import compat
 from secateur.system.errors import UserError
 from secateur.tasks.pairs import SOURCE, TARGET, prepare
 from secateur.tasks.splits import first_rows, read_splits
@@ -192,7 +192,7 @@ class Sequences(Task):
         return self.fine_tuned and self._has_head(config) and not getattr(config, UNTRAINED, False)
 
     def _has_head(self, config: PreTrainedConfig) -> bool:
-        head = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+        head = compat.sequence_to_sequence_heads().get(config.model_type)
         return head is not None and any(name.endswith(head) for name in config.architectures or ())
 
     def generate(self, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:

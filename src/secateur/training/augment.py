@@ -1,14 +1,15 @@
-"""Changed copies of training texts, for a teacher to label: words drop out, swap, or all but a span of them goes.
+"""Data augmentation for distillation: changed copies of training texts, which the teacher labels.
 
-    rows = augmented(rows, tokenizer, copies=2, seed=0)     # the originals, then every one changed, then again
+    rows = augmented(rows, tokenizer, copies=2, seed=0)     # the originals, a changed copy of each, and another one
 
-Copies are made of token ids, once, so that whatever is kept of a row by its number, such as a teacher's outputs, is
-kept of copies as well. Nothing is tokenized again and nothing comes from outside. Whether a changed text still means
-what it did only its teacher can say: rows for this have no labels of their own.
+A copy drops words, swaps neighbouring words, or keeps a span of them. Copies are made once and from token ids, so that
+what is cached by the number of a row, such as a teacher's outputs, is cached for copies too. Nothing is tokenized
+again, and no other text is used. A change may alter the meaning of a text, so copies have no labels: only the teacher's
+outputs are compared.
 
 Sources: dropping and swapping words are "random deletion" and "random swap" of Wei and Zou 2019 (arXiv:1901.11196,
-section 2), here of neighbours; spans and a teacher's labels are of Tang et al. 2019 (arXiv:1903.12136, section 3.2,
-"n-gram sampling"), here of at least half a text.
+section 2), the latter restricted to neighbours. Spans labelled by a teacher are from Tang et al. 2019
+(arXiv:1903.12136, section 3.2, "n-gram sampling"), restricted to at least half a text.
 """
 
 from __future__ import annotations
@@ -22,112 +23,112 @@ from transformers import PreTrainedTokenizerBase
 
 Row = dict[str, Any]
 Word = list[int]
-"""Where the tokens of a word are in their row."""
+"""The positions of a word's tokens in their row."""
 
 DROP, SWAP = 0.15, 0.15
-"""How probable it is that a word drops out, or swaps its place with the next."""
-INSIDE = "##"
-"""Begins a token that goes on with a word (WordPiece)."""
+"""The probability that a word is dropped, or swapped with the next one."""
+CONTINUES = "##"
+"""The prefix of a token that continues a word (WordPiece)."""
 SPACES = ("Ġ", "▁")
-"""Begins a token that is the first of a word (byte-level BPE, SentencePiece)."""
+"""The prefixes of a token that begins a word (byte-level BPE, SentencePiece)."""
 
 
 def augmented(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, copies: int, seed: int) -> list[Row]:
-    """The rows' model inputs, then those of `copies` changed copies of each: all rows once, all again, and so on.
+    """The rows' model inputs, followed by `copies` changed copies of all rows, one copy of all rows after the other.
 
-    A copy is of one kind, each of `KINDS` as likely, drawn by `seed`; the first copies are the same however many there
-    are. Each text of a pair is changed alone. Special tokens stay, every text keeps a word, and a text of one word is
-    copied as it is.
+    Each copy is changed in one way, sampled uniformly from `CHANGES`. The first copies do not depend on how many are
+    made. The texts of a pair are changed separately. Special tokens stay, every text keeps at least one word, and a
+    text of one word is copied unchanged.
 
     Args:
-        rows: encoded and unpadded, a list a column; what is no input of the model (`labels`) is left out.
-        tokenizer: what encoded them; it says which tokens are special, and which are one word. Words that it does not
-            mark in its vocabulary are moved token by token; the first of a text may lack the mark of its space, and
-            takes that along.
+        rows: encoded and unpadded, a list a column; columns that the model does not read (`labels`) are left out.
+        tokenizer: what encoded them; it says which tokens are special and which belong to one word. Where its
+            vocabulary does not mark words, each token is a word. The first word of a text may lack the mark of a space;
+            it is moved as it is.
     """
-    given = [{name: row[name] for name in tokenizer.model_input_names if name in row} for row in rows]
-    texts, draw = _Texts(tokenizer), Random(seed)
-    return given + [_changed(row, texts, draw) for _ in range(copies) for row in given]
+    inputs = [{name: row[name] for name in tokenizer.model_input_names if name in row} for row in rows]
+    texts, random = _Texts(tokenizer), Random(seed)
+    return inputs + [_changed(row, texts, random) for _ in range(copies) for row in inputs]
 
 
-def _changed(row: Row, texts: _Texts, draw: Random) -> Row:
-    kind = draw.choice(KINDS)
-    words = chain.from_iterable(kind(text, draw) if len(text) > 1 else text for text in texts.of(row))
-    places = list(chain.from_iterable(words))
-    return {name: [values[place] for place in places] for name, values in row.items()}
+def _changed(row: Row, texts: _Texts, random: Random) -> Row:
+    change = random.choice(CHANGES)
+    words = chain.from_iterable(change(text, random) if len(text) > 1 else text for text in texts.of(row))
+    positions = list(chain.from_iterable(words))
+    return {name: [values[position] for position in positions] for name, values in row.items()}
 
 
-# The kinds: each takes a text of at least two words, and changes it
+# Changes of a text of at least two words
 
 
-def drop(words: Sequence[Word], draw: Random) -> list[Word]:
-    """Without each of the words with probability `DROP`; at least one goes and one stays."""
-    stays = [draw.random() >= DROP for _ in words]
-    if len(set(stays)) == 1:
-        one = draw.randrange(len(words))
-        stays[one] = not stays[one]
-    return [word for word, left in zip(words, stays, strict=True) if left]
+def drop(words: Sequence[Word], random: Random) -> list[Word]:
+    """Drop each word with probability `DROP`; at least one is dropped and at least one is kept."""
+    kept = [random.random() >= DROP for _ in words]
+    if len(set(kept)) == 1:
+        one = random.randrange(len(words))
+        kept[one] = not kept[one]
+    return [word for word, stays in zip(words, kept, strict=True) if stays]
 
 
-def swap(words: Sequence[Word], draw: Random) -> list[Word]:
-    """From the first to the last but one, each with probability `SWAP` in the place of the next; at least one is."""
+def swap(words: Sequence[Word], random: Random) -> list[Word]:
+    """From left to right, swap each word with the next with probability `SWAP`; at least one pair is swapped."""
     pairs = range(len(words) - 1)
     moved = list(words)
-    for place in [place for place in pairs if draw.random() < SWAP] or [draw.choice(pairs)]:
-        moved[place : place + 2] = moved[place + 1], moved[place]
+    for first in [first for first in pairs if random.random() < SWAP] or [random.choice(pairs)]:
+        moved[first : first + 2] = moved[first + 1], moved[first]
     return moved
 
 
-def crop(words: Sequence[Word], draw: Random) -> list[Word]:
-    """A span of at least half of the words and not all, every length as likely, and every place."""
-    length = draw.randint((len(words) + 1) // 2, len(words) - 1)
-    first = draw.randint(0, len(words) - length)
+def crop(words: Sequence[Word], random: Random) -> list[Word]:
+    """Keep a span of at least half of the words, but not all; its length and its start are uniform."""
+    length = random.randint((len(words) + 1) // 2, len(words) - 1)
+    first = random.randint(0, len(words) - length)
     return list(words[first : first + length])
 
 
-KINDS: tuple[Callable[[Sequence[Word], Random], list[Word]], ...] = (drop, swap, crop)
+CHANGES: tuple[Callable[[Sequence[Word], Random], list[Word]], ...] = (drop, swap, crop)
 
 
 # Words
 
 
 class _Texts:
-    """Reads rows as texts and their words.
+    """Splits rows into texts and their words.
 
-    A token that must stay is a text of its own: one of a single word, which no kind changes.
+    A token that must stay is a text of its own: one of a single word, which no change applies to.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.fixed, self.inside = _fixed(tokenizer), _inside(tokenizer.get_vocab())
+        self.fixed, self.continuing = _fixed(tokenizer), _continuing(tokenizer.get_vocab())
 
     def of(self, row: Row) -> list[list[Word]]:
-        """The texts in their order; they end at special tokens, and where `token_type_ids` change."""
+        """The texts in their order; they are separated by special tokens and by changes of `token_type_ids`."""
         ids = row["input_ids"]
         types = row.get("token_type_ids", [0] * len(ids))
-        found: list[list[Word]] = []
-        for place, token in enumerate(ids):
-            before = place - 1
-            if place == 0 or not self.fixed.isdisjoint((token, ids[before])) or types[place] != types[before]:
-                found.append([[place]])
-            elif token in self.inside:
-                found[-1][-1].append(place)
+        texts: list[list[Word]] = []
+        for position, token in enumerate(ids):
+            before = position - 1
+            if position == 0 or not self.fixed.isdisjoint((token, ids[before])) or types[position] != types[before]:
+                texts.append([[position]])
+            elif token in self.continuing:
+                texts[-1][-1].append(position)
             else:
-                found[-1].append([place])
-        return found
+                texts[-1].append([position])
+        return texts
 
 
 def _fixed(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Special tokens; not the unknown one, which stands for a word, unless it has another role too."""
-    named = tokenizer.special_tokens_map
-    kept = {token for role, token in named.items() if role != "unk_token"}
+    """Special tokens that stay. The unknown token stands for a word and does not, unless it also has another role."""
+    roles = tokenizer.special_tokens_map
+    others = {token for role, token in roles.items() if role != "unk_token"}
     pairs = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
-    return frozenset(number for token, number in pairs if token in kept or token != named.get("unk_token"))
+    return frozenset(number for token, number in pairs if token in others or token != roles.get("unk_token"))
 
 
-def _inside(vocabulary: dict[str, int]) -> frozenset[int]:
-    """Tokens that go on with a word, by the mark that most of the vocabulary has; none where there is no mark."""
-    marked = {mark: {n for token, n in vocabulary.items() if token.startswith(mark)} for mark in (INSIDE, *SPACES)}
+def _continuing(vocabulary: dict[str, int]) -> frozenset[int]:
+    """Tokens that continue a word, by the prefix that most of the vocabulary has; none where no token has a prefix."""
+    marked = {mark: {n for token, n in vocabulary.items() if token.startswith(mark)} for mark in (CONTINUES, *SPACES)}
     mark = max(marked, key=lambda name: len(marked[name]))
     if not marked[mark]:
         return frozenset()
-    return frozenset(marked[mark] if mark == INSIDE else set(vocabulary.values()) - marked[mark])
+    return frozenset(marked[mark] if mark == CONTINUES else set(vocabulary.values()) - marked[mark])

@@ -1,4 +1,4 @@
-"""Dropout of a whole model: families keep it in modules, or as plain numbers that their forwards read."""
+"""The dropout of a whole model, which some families keep in modules and others as numbers that their forwards read."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from torch import nn
 
 
 def set_dropout(model: nn.Module, share: float) -> None:
-    """Let every dropout of the model drop this share, in [0, 1), wherever it is written.
+    """Set every dropout probability of the model.
 
-    BERT has modules; BART and Marian have numbers, called `dropout`, `activation_dropout` and so on, beside them.
+    BERT has modules; BART and Marian also have numbers, called `dropout`, `activation_dropout` and so on.
+
+    Args:
+        share: the probability, in [0, 1).
     """
     for module in model.modules():
         if isinstance(module, nn.Dropout):

@@ -1,4 +1,4 @@
-"""The order in which training takes rows: like lengths together, behind what was taken, shared by processes."""
+"""The order in which training takes rows: rows of like length together, continued by later stages, split by process."""
 
 from __future__ import annotations
 
@@ -6,15 +6,38 @@ from collections.abc import Iterator
 from itertools import islice
 
 import torch
-from accelerate.data_loader import SeedableRandomSampler
 from torch.utils.data import BatchSampler
-from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from secateur.system.compat.trainer import LengthGroupedSampler, SeedableRandomSampler
 
 
-class Parts(BatchSampler):
-    """Each batch that one process would take, in as many parts as there are processes, part after part.
+class StageOrder:
+    """The order of the rows of one stage; the hooks of `HookedTrainer`.
 
-    Parts differ by a row at the most. Where an epoch's last batch has fewer rows than there are processes, those
+    Args:
+        rows_seen: rows that earlier stages have taken: the order continues behind them.
+    """
+
+    def __init__(self, seed: int, rows_seen: int) -> None:
+        self.seed, self.rows_seen = seed, rows_seen
+        self._batches: SplitBatches | None = None
+
+    def by_length(self, lengths: list[int], batch_size: int) -> ByLength:
+        return ByLength(batch_size, lengths, self.seed, self.rows_seen)
+
+    def split(self, batches: BatchSampler, processes: int) -> SplitBatches:
+        self._batches = SplitBatches(batches, processes)
+        return self._batches
+
+    def begin_epoch(self, epoch: int) -> None:
+        if self._batches is not None:
+            self._batches.set_epoch(epoch)
+
+
+class SplitBatches(BatchSampler):
+    """Splits each batch that one process would take into as many parts as there are processes, part after part.
+
+    Parts differ by one row at most. Where an epoch's last batch has fewer rows than there are processes, those
     without a row take its first one.
     """
 
@@ -23,7 +46,7 @@ class Parts(BatchSampler):
         self.processes = processes
 
     def set_epoch(self, epoch: int) -> None:
-        """To the rows' own order."""
+        """Pass the epoch on to the sampler of the rows."""
         if isinstance(self.sampler, ByLength | SeedableRandomSampler):
             self.sampler.set_epoch(epoch)
 
@@ -38,10 +61,11 @@ class Parts(BatchSampler):
 
 
 class ByLength(LengthGroupedSampler):
-    """Rows grouped by length, in an order that the seed and the epoch alone decide.
+    """Rows grouped by length, in an order that depends on the seed and the epoch only.
 
-    Trainer's own draws from the global generator, whose state in the middle of an epoch is not that of its start; and
-    it goes from long rows to short ones, again and again, so that a training that ends on the way has seen long ones.
+    Trainer's own sampler uses the global random generator, whose state a resumed training cannot restore in the middle
+    of an epoch. It also goes from long rows to short ones, repeatedly, so that a training that ends within an epoch has
+    seen more long rows than short ones.
     """
 
     def __init__(self, batch_size: int, lengths: list[int], seed: int, first: int = 0) -> None:
@@ -53,7 +77,7 @@ class ByLength(LengthGroupedSampler):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        """As many rows as there are, from the place where `first` rows and the epochs before this one end."""
+        """As many rows as there are, from the place where `first` rows and the earlier epochs end."""
         epoch, start = divmod(self.first + self.epoch * len(self.lengths), len(self.lengths))
         yield from islice(self._order(epoch), start, None)
         yield from islice(self._order(epoch + 1), start)
@@ -62,7 +86,7 @@ class ByLength(LengthGroupedSampler):
         """Batches of rows of like length, shuffled; the last one may be smaller."""
         self.generator.manual_seed(1_000_003 * self.seed + epoch)
         rows, size = list(super().__iter__()), self.batch_size
-        whole = len(rows) // size
-        for place in torch.randperm(whole, generator=self.generator).tolist():
+        full = len(rows) // size
+        for place in torch.randperm(full, generator=self.generator).tolist():
             yield from rows[place * size : (place + 1) * size]
-        yield from rows[whole * size :]
+        yield from rows[full * size :]

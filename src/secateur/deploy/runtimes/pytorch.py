@@ -15,6 +15,7 @@ from secateur.deploy.graph import Batch, Graph, inference_copy, input_names
 from secateur.deploy.runtime import Arrays, Run, Runner, Runtime
 from secateur.deploy.runtimes import register
 from secateur.deploy.silence import silence
+from secateur.system import compat
 from secateur.system.errors import as_user_error
 
 COMPILED_SHAPES = 1024
@@ -95,14 +96,13 @@ def _run(
 def _compiled(module: nn.Module) -> Callable[..., Any]:
     """The module compiled for each shape that occurs; it never falls back to eager code."""
     fast = torch.compile(module, fullgraph=True, dynamic=False, options={"freezing": True})
-    limits = {"recompile_limit": COMPILED_SHAPES, "accumulated_recompile_limit": COMPILED_SHAPES}
     compiled: set[torch.Size] = set()
 
     def call(*arrays: Tensor) -> Any:
         if arrays[0].shape in compiled:
             return fast(*arrays)
         advice = "install a C++ compiler (g++), or choose the runtime pytorch"
-        with as_user_error("compiling failed", advice), silence(), torch._dynamo.config.patch(limits):
+        with as_user_error("compiling failed", advice), silence(), compat.compiled_shapes(COMPILED_SHAPES):
             outputs = fast(*arrays)
         compiled.add(arrays[0].shape)
         return outputs

@@ -1,0 +1,187 @@
+"""Every private or undocumented name of transformers, accelerate and torch that the package depends on.
+
+A new release may change or remove such a name without notice. Each one is listed in `NAMES` with its purpose here and
+the version on which it was checked; `tests/system/test_compat.py` checks that it still exists with the signature that
+the package expects. All other modules call the functions below, and training subclasses `compat.trainer.HookedTrainer`.
+The exception is `surgery/compact.py`, which is copied beside every compact model and can import nothing of secateur.
+
+Imports stand inside the functions where they are slow: this package is loaded with `import secateur`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+CHECKED = {"transformers": "5.23.0", "accelerate": "1.15.0", "torch": "2.13.0"}
+"""Library -> the version on which its names were checked last."""
+
+
+@dataclass(frozen=True)
+class Name:
+    """A name that its library does not promise to keep.
+
+    Attributes:
+        path: where it is found, from the library on.
+        purpose: what the package does with it.
+        parameters: of a function or method, the parameters that the package relies on, in their order, without `self`;
+            None if it is not called.
+        instance: whether only instances have it, as an attribute that the class assigns.
+        version: of its library, on which it was checked.
+    """
+
+    path: str
+    purpose: str
+    parameters: tuple[str, ...] | None = None
+    instance: bool = False
+
+    @property
+    def version(self) -> str:
+        return CHECKED[self.path.partition(".")[0]]
+
+
+EPOCH = (
+    "model", "epoch", "train_dataloader", "steps_in_epoch", "num_update_steps_per_epoch", "trial",
+    "ignore_keys_for_eval", "start_time", "resume_from_checkpoint", "epochs_trained", "steps_trained_in_current_epoch",
+)  # fmt: skip
+AUTO_MAPPINGS = "transformers.models.auto.modeling_auto"
+
+NAMES = (
+    # compat.trainer
+    Name("transformers.Trainer._run_epoch", "to end a training that resumes at its last step", EPOCH),
+    Name("transformers.Trainer._get_train_sampler", "to order rows reproducibly by length", ("train_dataset",)),
+    Name("transformers.Trainer._get_grad_norm", "to check the gradient's norm", ("model", "grad_norm")),
+    Name("transformers.Trainer._prepare_inputs", "to move a batch to the device", ("inputs",)),
+    Name("transformers.Trainer._save_checkpoint", "to complete a checkpoint", ("model", "trial")),
+    Name("transformers.Trainer._get_output_dir", "to find the folder of a checkpoint", ("trial",)),
+    Name(
+        "transformers.Trainer._load_from_checkpoint",
+        "to restore what Trainer does not know",
+        ("resume_from_checkpoint", "model"),
+    ),
+    Name(
+        "transformers.Trainer.get_batch_samples",
+        "to see all micro-batches of an optimizer step",
+        ("epoch_iterator", "num_batches", "device"),
+    ),
+    Name("transformers.Trainer.is_fsdp_enabled", "to refuse sharded models", instance=True),
+    Name("transformers.Trainer.is_deepspeed_enabled", "to refuse sharded models", instance=True),
+    Name("transformers.Trainer.model_wrapped", "the model as DDP wraps it", instance=True),
+    Name("accelerate.Accelerator.ddp_handler", "the options with which DDP wraps a model", instance=True),
+    Name(
+        "transformers.trainer_pt_utils.LengthGroupedSampler",
+        "rows grouped by length",
+        ("batch_size", "dataset", "lengths", "model_input_name", "generator"),
+    ),
+    Name("accelerate.data_loader.BatchSamplerShard", "to share batches among processes", ("batch_sampler",)),
+    Name("accelerate.data_loader.BatchSamplerShard.num_processes", "the number of processes", instance=True),
+    Name("accelerate.data_loader.BatchSamplerShard.split_batches", "whether batches are split already", instance=True),
+    Name("accelerate.data_loader.SeedableRandomSampler.set_epoch", "to resume within an epoch", ("epoch",)),
+    # the functions below
+    Name("transformers.AutoModelForSequenceClassification._model_mapping", "the stock class of a config"),
+    Name(f"{AUTO_MAPPINGS}.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES", "which families generate from a source"),
+    Name(
+        "transformers.trainer_pt_utils.nested_concat",
+        "to join the outputs of batches",
+        ("tensors", "new_tensors", "padding_index"),
+    ),
+    Name(
+        "transformers.data.data_collator.pad_without_fast_tokenizer_warning",
+        "to pad rows that are tokenized already",
+        ("tokenizer",),
+    ),
+    Name("transformers.integrations.get_reporting_integration_callbacks", "to check a tracker", ("report_to",)),
+    Name("torch.ops.mkldnn._is_mkldnn_bf16_supported", "whether the CPU computes in bf16"),
+    Name("torch._dynamo.config.recompile_limit", "how many shapes a module is compiled for"),
+    Name("torch._dynamo.config.accumulated_recompile_limit", "how many shapes all modules are compiled for"),
+    Name("torch._int_mm", "int8 products, to measure their speed"),
+    Name("torch.Tensor._version", "whether a tensor has been changed in place"),
+    # surgery/compact.py
+    Name("transformers.PreTrainedModel._from_config", "to build a compact model", ("config",)),
+    Name("transformers.PreTrainedModel._keys_to_ignore_on_save", "to save sinusoids that were cut"),
+    Name("torch.nn.Module._forward_hooks", "whether masks act on a projection", instance=True),
+)
+
+
+def stock_class(auto: Any, config: type[PreTrainedConfig]) -> type[PreTrainedModel]:
+    """The class that an `AutoModelFor*` builds for a config's class.
+
+    Raises:
+        KeyError: it builds none.
+    """
+    found: type[PreTrainedModel] = auto._model_mapping[config]
+    return found
+
+
+def builds(auto: Any, config: type[PreTrainedConfig]) -> bool:
+    """Whether an `AutoModelFor*` builds a class for a config's class."""
+    return config in auto._model_mapping
+
+
+def sequence_to_sequence_heads() -> Mapping[str, str]:
+    """`model_type` -> the name of the class with which the family generates a target from a source."""
+    from transformers.models.auto import modeling_auto
+
+    return modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+
+
+def concatenate(first: Any, second: Any, padding: int) -> Any:
+    """Outputs of two batches as one, padded where their rows differ in length; arrays, tensors or tuples of them."""
+    from transformers.trainer_pt_utils import nested_concat
+
+    return nested_concat(first, second, padding_index=padding)
+
+
+def pad(tokenizer: Any, rows: Any, **options: Any) -> Any:
+    """As `tokenizer.pad`, without its advice to tokenize and pad in one call."""
+    from transformers.data.data_collator import pad_without_fast_tokenizer_warning
+
+    return pad_without_fast_tokenizer_warning(tokenizer, rows, **options)
+
+
+def tracker_callback(name: str) -> Any:
+    """The callback class of an experiment tracker that Trainer can report to.
+
+    Raises:
+        ValueError: there is no tracker of that name.
+        RuntimeError, ImportError: its package is not installed.
+    """
+    from transformers.integrations import get_reporting_integration_callbacks
+
+    (found,) = get_reporting_integration_callbacks([name])
+    return found
+
+
+def cpu_computes_bf16() -> bool:
+    """Whether this CPU has instructions for bf16."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def compiled_shapes(limit: int) -> AbstractContextManager[None]:
+    """Within, `torch.compile` compiles a module for up to `limit` shapes before it gives up."""
+    import torch._dynamo
+
+    limits = {"recompile_limit": limit, "accumulated_recompile_limit": limit}
+    patch: AbstractContextManager[None] = torch._dynamo.config.patch(limits)  # type: ignore[attr-defined]  # untyped
+    return patch
+
+
+def multiplies_int8() -> bool:
+    """Whether this PyTorch has `int8_product`."""
+    return hasattr(torch, "_int_mm")
+
+
+def int8_product(left: Tensor, right: Tensor) -> Tensor:
+    """`left @ right` of int8 matrices, in int32."""
+    return torch._int_mm(left, right)
+
+
+def version_of(tensor: Tensor) -> int:
+    """A number that rises whenever the tensor is changed in place."""
+    return tensor._version

@@ -1,0 +1,153 @@
+"""`transformers.Trainer` with hooks of stable names, in place of overrides of its private methods.
+
+Checked on transformers 5.23.0 and accelerate 1.15.0; the names are listed in `secateur.system.compat.NAMES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import BatchSampler, DataLoader, Sampler
+from transformers import Trainer
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+__all__ = ["HookedTrainer", "LengthGroupedSampler", "RowOrder", "SeedableRandomSampler"]
+
+Batch = dict[str, Tensor]
+
+
+class RowOrder(Protocol):
+    """Decides in which order training takes rows, and which process takes which."""
+
+    def by_length(self, lengths: list[int], batch_size: int) -> Sampler[int]:
+        """The order of rows of these lengths, where like lengths are to be together; of `batch_size` a process."""
+
+    def split(self, batches: BatchSampler, processes: int) -> BatchSampler:
+        """The batches of all processes, `processes` of them for each that one process would take."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """An epoch begins, or a resumed training goes on within it."""
+
+
+class Checkpointing(Protocol):
+    """Keeps in each checkpoint what Trainer does not know."""
+
+    def before_saving(self) -> None:
+        """Called before a checkpoint is written."""
+
+    def saved(self, checkpoint: Path, limit: int | None) -> None:
+        """Called in every process when Trainer has written its files; it has removed no older checkpoint.
+
+        Args:
+            limit: `save_total_limit`.
+        """
+
+    def before_loading(self, checkpoint: Path) -> None:
+        """Called before Trainer loads the model's weights from a checkpoint."""
+
+
+class HookedTrainer(Trainer):
+    """A Trainer that calls the hooks below, `row_order` and `checkpointing`; a subclass names nothing private.
+
+    A subclass sets `row_order` and `checkpointing` before it trains.
+    """
+
+    row_order: RowOrder
+    checkpointing: Checkpointing
+    micro_batches = 1
+    """The number of micro-batches of the present optimizer step."""
+
+    def micro_batches_collected(self, batches: list[Batch]) -> None:
+        """Called with all micro-batches of an optimizer step before the first is used; may change them."""
+
+    def gradient_norm_known(self, norm: Tensor) -> None:
+        """Called once an optimizer step with the norm `()` of the model's gradient before clipping."""
+
+    def finished(self) -> bool:
+        """Whether training has taken all its steps or was told to stop."""
+        return self.control.should_training_stop or self.state.global_step >= self.state.max_steps
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds a part of the model only."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    @property
+    def plain_optimizer(self) -> torch.optim.Optimizer | None:
+        """The optimizer without accelerate's wrapper; None where a checkpoint is read before there is one."""
+        return getattr(self.optimizer, "optimizer", self.optimizer)
+
+    def on_device(self, batch: Batch) -> Batch:
+        """The batch with its tensors on the device."""
+        return self._prepare_inputs(batch)
+
+    def unwrap_forward(self) -> None:
+        """Remove accelerate's autocast from the model's forward: what is measured and saved next is the plain model."""
+        self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
+        vars(self.model).pop("forward", None)
+
+    def rewrap(self) -> None:
+        """Let DDP find parameters that were exchanged; the wrapper stays, because Trainer's loop holds it."""
+        wrapper, handler = self.model_wrapped, self.accelerator.ddp_handler
+        if not isinstance(wrapper, DistributedDataParallel):
+            return
+        devices: dict[str, Any] = {"device_ids": wrapper.device_ids, "output_device": wrapper.output_device}
+        DistributedDataParallel.__init__(wrapper, self.model, **devices, **(handler.to_kwargs() if handler else {}))
+        if handler:
+            handler.register_comm_hook(wrapper)
+
+    # Overrides
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device) -> Any:
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.micro_batches = len(batches)
+        self.micro_batches_collected(batches)
+        return batches, items
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As in Trainer; several processes share the rows of each batch that one process would take."""
+        loader = super().get_train_dataloader()
+        shard = loader.batch_sampler
+        if isinstance(shard, BatchSamplerShard) and not shard.split_batches:
+            shard.batch_sampler = self.row_order.split(shard.batch_sampler, shard.num_processes)
+            shard.batch_size = None  # parts may differ in size
+        return loader
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        sampler = super()._get_train_sampler(*args, **kwargs)
+        if not isinstance(sampler, LengthGroupedSampler):
+            return sampler
+        return self.row_order.by_length(sampler.lengths, sampler.batch_size * self.args.world_size)
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """As in Trainer, which takes one step too many when it resumes at the step at which it is to stop."""
+        if self.finished():
+            self.control.should_training_stop = True
+            return
+        self.row_order.begin_epoch(kwargs["epoch"])  # Trainer does not reach it where it resumes within an epoch
+        super()._run_epoch(*args, **kwargs)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        self.gradient_norm_known(torch.as_tensor(norm))
+        return norm
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self.checkpointing.before_saving()
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        folder = Path(self._get_output_dir(trial))
+        self.checkpointing.saved(folder / f"checkpoint-{self.state.global_step}", limit)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self.checkpointing.before_loading(Path(resume_from_checkpoint))
+        super()._load_from_checkpoint(resume_from_checkpoint, model)

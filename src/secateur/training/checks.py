@@ -1,0 +1,57 @@
+"""What a `PruningTrainer` refuses before it trains: each check raises a `UserError` that says what to do instead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import TrainingArguments
+
+from secateur.system.errors import UserError
+from secateur.training.step import Term
+
+
+def check_teacher(terms: Sequence[Term], teacher: Any) -> None:
+    """Refuse terms that compare with a teacher when there is none."""
+    names = [term.name for term in terms if term.needs_teacher and teacher is None]
+    if names:
+        raise UserError(f"the terms {', '.join(names)} need a teacher and none is given: pass teacher=")
+
+
+def check_devices(args: TrainingArguments, sharded: bool) -> None:
+    """Refuse a process that has a part of the model only, or several copies of it."""
+    if sharded:
+        raise UserError(
+            "masks, scores and cuts need the whole model in each process: train with DDP, not in shards (FSDP, "
+            "DeepSpeed)"
+        )
+    if args.n_gpu > 1:
+        raise UserError(
+            f"one process sees {args.n_gpu} GPUs: start one for each (torchrun --nproc_per_node {args.n_gpu}), or show "
+            "it one (CUDA_VISIBLE_DEVICES)"
+        )
+
+
+def check_precision(args: TrainingArguments, pruning: bool) -> None:
+    """Refuse fp16 under a method: its gradients would be those of a scaled loss."""
+    if args.fp16 and pruning:
+        raise UserError("fp16 scales the loss that the method observes: use bf16 or fp32 for pruning")
+
+
+def check_average(part: float, chosen: bool) -> None:
+    """Refuse weight averaging over no part of the steps, or where something else decides which weights result.
+
+    Args:
+        part: the last part of the steps that is averaged.
+        chosen: whether a method prunes, or the best evaluation is selected.
+    """
+    if not 0 <= part <= 1:
+        raise UserError(f"average {part} is not in [0, 1]: it is the last part of the steps")
+    if part and chosen:
+        raise UserError("averaged weights are no result where a method prunes or select chooses: set average to 0")
+
+
+def check_order(args: TrainingArguments, rows_seen: int) -> None:
+    """Refuse to continue an order of rows that another training cannot repeat."""
+    if rows_seen and args.train_sampling_strategy != "group_by_length":
+        raise UserError("rows_seen continues an order by length: set train_sampling_strategy='group_by_length'")

@@ -1,0 +1,31 @@
+"""What a log line shows of the loss: each term, averaged since the line before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+
+class TermAverages:
+    """Sums of the loss terms, kept on the device until a log line needs their averages."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Add the terms `()` of a micro-batch, by name."""
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value.detach().float()
+        self._count += 1
+
+    def take(self, average: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """`loss_NAME` of every term, averaged over micro-batches and by `average` over processes; begin again."""
+        if not self._sums:
+            return {}
+        means = average(torch.stack([*self._sums.values()]) / self._count).cpu()
+        logs = {f"loss_{name}": float(mean) for name, mean in zip(self._sums, means, strict=True)}
+        self._sums, self._count = {}, 0
+        return logs

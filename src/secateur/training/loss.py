@@ -1,0 +1,83 @@
+"""The loss of a micro-batch, term by term: runs the student and the teacher over it and evaluates every term."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from secateur.surgery.masking import Attachment
+from secateur.system.errors import UserError
+from secateur.training.step import DECODER_INPUTS, Step, Term, decoder_inputs
+from secateur.training.teacher_cache import INDEX, CachedTeacher
+
+
+class TermLoss:
+    """The terms of a loss with the models that they compare.
+
+    Args:
+        student: the model that is trained, without a wrapper.
+        teacher: frozen, or its cached outputs; None if no term needs one.
+        label_names: keys of a batch that the teacher does not get, besides `labels`.
+    """
+
+    def __init__(
+        self,
+        terms: Sequence[Term],
+        student: PreTrainedModel,
+        teacher: PreTrainedModel | CachedTeacher | None,
+        label_names: Sequence[str],
+    ) -> None:
+        self.terms, self.student, self.teacher = terms, student, teacher
+        self.hidden = any(term.needs_hidden for term in terms)
+        self.taught = teacher is not None and any(term.needs_teacher for term in terms)
+        self.left_out = {"labels", *label_names}
+
+    def step(
+        self,
+        model: nn.Module,
+        batch: dict[str, Tensor],
+        index: Tensor | None = None,
+        attachment: Attachment | None = None,
+        progress: float = 0.0,
+    ) -> Step:
+        """Run the models over a batch.
+
+        Args:
+            model: the student, as it may be wrapped.
+            index: `(batch,)`, numbers of the rows, which a cached teacher needs.
+            attachment: the masks on the student, if any.
+        """
+        batch = self._with_decoder_inputs(batch)
+        student = model(**batch, output_hidden_states=self.hidden)
+        teacher = self._teacher_outputs(batch, index) if self.taught else None
+        if attachment is None:
+            return Step(batch, student, teacher, progress=progress)
+        return Step(batch, student, teacher, attachment.masks, attachment.at_sites, progress)
+
+    def values(self, step: Step, shares: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The value `()` of each term by its name, with its weight, times the batch's share of what it averages."""
+        values = {term.name: term.weight * term(step) for term in self.terms}
+        if shares is None:
+            return values
+        return {term.name: values[term.name] * shares[term.over(step)] for term in self.terms}
+
+    def _with_decoder_inputs(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The batch with the inputs of a decoder: student and teacher must get the same."""
+        if DECODER_INPUTS in batch or "labels" not in batch:
+            return batch
+        inputs = decoder_inputs(self.student, batch["labels"])
+        return batch if inputs is None else {**batch, DECODER_INPUTS: inputs}
+
+    @torch.no_grad()
+    def _teacher_outputs(self, batch: Mapping[str, Tensor], index: Tensor | None) -> Any:
+        assert self.teacher is not None
+        inputs = {name: value for name, value in batch.items() if name not in self.left_out}
+        if isinstance(self.teacher, CachedTeacher):
+            if index is None:
+                raise UserError(f"a cached teacher needs batches that carry {INDEX!r}, the numbers of their rows")
+            inputs[INDEX] = index
+        return self.teacher(**inputs, output_hidden_states=self.hidden)

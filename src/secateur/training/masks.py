@@ -1,0 +1,43 @@
+"""The method's masks on the model, for as long as it is trained or evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from secateur.methods.method import Method
+from secateur.surgery.masking import Attachment, attached
+
+
+class TrainingMasks:
+    """Puts the masks of a method on a model; without a method it does nothing.
+
+    Attributes:
+        attachment: the masks while they are on the model, else None.
+    """
+
+    def __init__(self, model: PreTrainedModel, method: Method | None) -> None:
+        self.model, self.method = model, method
+        self.attachment: Attachment | None = None
+
+    @contextmanager
+    def attached(self, device: torch.device) -> Iterator[None]:
+        """Within, every forward of the model is masked. Blocks may be nested: the outermost one takes the masks off."""
+        if self.method is None or self.attachment is not None:
+            yield
+            return
+        self.method.to(device)
+        with attached(self.model, self.method.space, self._sample) as self.attachment:
+            try:
+                yield
+            finally:
+                self.attachment = None
+
+    def _sample(self) -> Tensor:
+        assert self.method is not None
+        self.method.train(self.model.training)
+        return self.method.masks()

@@ -1,0 +1,67 @@
+"""Makes an optimizer step over several micro-batches and processes the step of one large batch.
+
+A term of the loss is a mean over rows, tokens or labels, and micro-batches differ in how many they have. Each one
+therefore carries its shares: its number of rows, tokens and labels, divided by the mean number of the step's
+micro-batches. The mean of the terms times these shares is the mean over the large batch. Likewise one sample of
+stochastic masks serves all micro-batches of a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from secateur.methods.method import Method
+from secateur.training.step import UNLABELLED
+
+Batch = dict[str, Tensor]
+
+SHARES = "secateur_shares"
+"""The key under which a micro-batch carries its shares."""
+
+
+class MicroBatches:
+    """The micro-batches of the present optimizer step."""
+
+    def __init__(self, method: Method | None, accelerator: Accelerator) -> None:
+        self.method, self.accelerator = method, accelerator
+        self._random_state: Tensor | None = None  # of the method, as the step began
+
+    def begin(self, batches: list[Batch], dtype: torch.dtype) -> None:
+        """Begin a step: give each micro-batch its shares if there are several, in this or in other processes.
+
+        Args:
+            dtype: of the model; shares have it, or float32 if that is more precise.
+        """
+        if batches and (len(batches) > 1 or self.accelerator.num_processes > 1):
+            for batch, own in zip(batches, shares(batches, dtype, self.accelerator), strict=True):
+                batch[SHARES] = own  # type: ignore[assignment]  # taken out again before the model gets the batch
+        if self.method is not None:
+            self._random_state = self.method.get_extra_state() if len(batches) > 1 else None
+
+    def repeat_sample(self) -> None:
+        """Let the method sample the same masks in this micro-batch as in the first one of the step."""
+        if self.method is not None and self._random_state is not None:
+            self.method.set_extra_state(self._random_state)
+
+
+def shares(batches: list[Batch], dtype: torch.dtype, accelerator: Accelerator) -> list[dict[str, Tensor]]:
+    """For each micro-batch its shares `()` of `rows`, and of `tokens` and `labels` where batches have them."""
+    counts = [_counts(batch) for batch in batches]
+    rows = [torch.stack([torch.as_tensor(n, device=accelerator.device) for n in one.values()]) for one in counts]
+    numbers = torch.stack(rows).to(torch.promote_types(dtype, torch.float))  # (micro-batches, kinds of counts)
+    mean = accelerator.reduce(numbers.mean(dim=0), reduction="mean")
+    return [dict(zip(counts[0], own, strict=True)) for own in numbers / mean]
+
+
+def _counts(batch: Mapping[str, Tensor]) -> dict[str, int | Tensor]:
+    """How many rows, real tokens and labels that count a batch has."""
+    counts: dict[str, int | Tensor] = {"rows": len(next(iter(batch.values())))}
+    if "attention_mask" in batch:
+        counts["tokens"] = batch["attention_mask"].sum()
+    if "labels" in batch:
+        counts["labels"] = (batch["labels"] != UNLABELLED).sum()
+    return counts

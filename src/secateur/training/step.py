@@ -1,0 +1,98 @@
+"""What the loss is made of: the record of one forward, and the contract of a term."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+DECODER_INPUTS = "decoder_input_ids"
+"""The key of a batch with the tokens that a decoder reads: logits and decoder states are those of these tokens."""
+UNLABELLED = -100
+"""The label of a token that does not count."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a term may read: one forward of student and teacher over one batch.
+
+    Attributes:
+        batch: the model's inputs and `labels`; for a model with a decoder also `decoder_input_ids`, which are the same
+            for student and teacher.
+        student, teacher: model outputs with `logits`, or `start_logits` and `end_logits`. If a term needs them they
+            have `hidden_states`, or, for a model with a decoder, `encoder_hidden_states` and `decoder_hidden_states`.
+            `teacher` is None if no term needs one.
+        masks: `(N,)` masks of this forward; None when nothing is being pruned.
+        sites: the same masks where they act: axis or gate of a sublayer -> values; empty when nothing is being pruned.
+        progress: part of the whole run that is done, in [0, 1].
+    """
+
+    batch: Mapping[str, Tensor]
+    student: Any
+    teacher: Any = None
+    masks: Tensor | None = None
+    sites: Mapping[str, Tensor] = field(default_factory=dict)
+    progress: float = 0.0
+
+
+class Term(nn.Module):
+    """One summand of the loss.
+
+    Attributes:
+        name: by which methods choose terms to observe, and logs show them.
+        weight: multiplies the value.
+        needs_teacher: whether the term reads the teacher's outputs.
+        needs_hidden: whether it reads hidden states.
+    """
+
+    name: str
+    needs_teacher = False
+    needs_hidden = False
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def bind(self, student: PreTrainedModel, teacher: Any) -> None:
+        """Build what depends on the models, before the optimizer is made. A term that is bound already stays as it is.
+
+        Args:
+            teacher: a model, or an object that is called like one and has its `config`; None if there is none.
+        """
+
+    def restrict(self, dims: Tensor, layers: Tensor) -> None:
+        """Follow a student that was cut.
+
+        Args:
+            dims: `(kept,)`, indices of the dims that its residual stream still has.
+            layers: `(depth,)` bool, which layers are left; a removed layer is the identity and keeps its number.
+        """
+
+    def over(self, step: Step) -> str:
+        """What the value is a mean over: `rows`, real `tokens`, or the `labels` that count (not -100).
+
+        The value of an optimizer step is the mean over those of all its micro-batches and processes.
+        """
+        return "rows"
+
+    def forward(self, step: Step) -> Tensor:
+        """The value of the term, `()`, a mean over the batch."""
+        raise NotImplementedError(f"{type(self).__name__} must compute its loss: write forward(step)")
+
+
+def has_decoder(model: PreTrainedModel) -> bool:
+    """Whether a model generates a target with a decoder that reads an encoder's output."""
+    return bool(model.config.is_encoder_decoder and model.can_generate())
+
+
+def decoder_inputs(model: PreTrainedModel, labels: Tensor) -> Tensor | None:
+    """What the decoder reads while it predicts `labels` `(batch, tokens)`: these, shifted right; None without one."""
+    return cast(Any, model).prepare_decoder_input_ids_from_labels(labels) if has_decoder(model) else None
+
+
+def real_tokens(step: Step, of_target: bool) -> Tensor:
+    """`(batch, tokens)`, 1 for a real token and 0 for padding: of the target, or of the model's input."""
+    return (step.batch["labels"] != UNLABELLED).int() if of_target else step.batch["attention_mask"]
