@@ -24,37 +24,37 @@ DENSITIES = (0.40, 0.05)
 SEEDS = (0, 1)
 SHARED: dict[str, Any] = {
     "method": "cofi",
-    "warmup": 0.02,
-    "evaluations": 0,
-    "checkpoints": 0,
-    "shapes": [],
+    "training.warmup": 0.02,
+    "training.evaluations": 0,
+    "training.checkpoints": 0,
+    "measurement.shapes": [],
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "sst2": {
-        "max_length": 64,
-        "batch_size": 32,
-        "epochs": 1.5,
-        "begin": 0.01,
-        "end": 0.25,
-        "learning_rate": 5e-4,
-        "options": {"learning_rate": 0.1},
+        "data.max_length": 64,
+        "training.batch_size": 32,
+        "training.epochs": 1.5,
+        "method.begin": 0.01,
+        "method.end": 0.25,
+        "training.learning_rate": 5e-4,
+        "method.options": {"learning_rate": 0.1},
     },
     "mrpc": {
-        "max_length": 128,
-        "batch_size": 16,
-        "epochs": 8,
-        "begin": 0.01,
-        "end": 0.45,
-        "learning_rate": 5e-4,
-        "options": {"learning_rate": 0.1},
+        "data.max_length": 128,
+        "training.batch_size": 16,
+        "training.epochs": 8,
+        "method.begin": 0.01,
+        "method.end": 0.45,
+        "training.learning_rate": 5e-4,
+        "method.options": {"learning_rate": 0.1},
     },
 }
 ABLATIONS: dict[str, dict[str, Any]] = {
-    "without-hidden": {"units": ["head", "sublayer", "ffn"]},
-    "without-sublayers": {"units": ["hidden", "head", "ffn"]},
-    "without-layer-distillation": {"hidden": None},
+    "without-hidden": {"target.units": ["head", "sublayer", "ffn"]},
+    "without-sublayers": {"target.units": ["hidden", "head", "ffn"]},
+    "without-layer-distillation": {"distillation.hidden": None},
 }
-LONGER = {"epochs": 8, "begin": 0.002, "end": 0.05}  # as many steps of pruning
+LONGER = {"training.epochs": 8, "method.begin": 0.002, "method.end": 0.05}  # as many steps of pruning
 SHAPES = ((8, 128), (32, 128))
 
 
@@ -65,7 +65,13 @@ def teacher_of(task: str, data: Path, teacher: Path) -> Path:
     folder = RUNS / task / "teacher-run"
     if not (folder / "teacher").is_dir():
         folder.mkdir(parents=True, exist_ok=True)
-        values = {**SHARED, "model": base_model(), "data": str(data / task), "max_length": 128, "teacher_epochs": 4}
+        values = {
+            **SHARED,
+            "model": base_model(),
+            "data": str(data / task),
+            "data.max_length": 128,
+            "training.teacher_epochs": 4,
+        }
         one(folder, values, RUNS / task / "cache", 2, "teacher")
     return folder / "teacher"
 
@@ -75,10 +81,12 @@ def recipes(task: str, data: Path, teacher: Path) -> dict[str, dict[str, Any]]:
     base = {**SHARED, **SETTINGS[task], "model": base_model(), "data": str(data / task)}
     base["teacher"] = str(teacher_of(task, data, teacher))
     runs = {
-        f"{density:g}-{seed}": {**base, "density": density, "seed": seed} for density in DENSITIES for seed in SEEDS
+        f"{density:g}-{seed}": {**base, "target.density": density, "seed": seed}
+        for density in DENSITIES
+        for seed in SEEDS
     }
     if task == "sst2":
-        low = {**base, "density": DENSITIES[-1]}
+        low = {**base, "target.density": DENSITIES[-1]}
         runs |= {f"{DENSITIES[-1]:g}-{seed}-longer": {**low, **LONGER, "seed": seed} for seed in SEEDS}
         runs |= {name: {**low, **change} for name, change in ABLATIONS.items()}
     return runs
@@ -96,7 +104,7 @@ def choose(task: str, data: Folder, teacher: Folder, settings: list[str], jobs: 
     """Compare settings (JSON objects that change the defaults) at density 0.05 on rows held out of the training set."""
     root = RUNS / task
     held_out = hold_out(data / task, root / "held-out", rows)
-    base = {**SHARED, **SETTINGS[task], "model": base_model(), "data": str(held_out), "density": DENSITIES[-1]}
+    base = {**SHARED, **SETTINGS[task], "model": base_model(), "data": str(held_out), "target.density": DENSITIES[-1]}
     compare(root, {**base, "teacher": str(teacher_of(task, data, teacher))}, settings, jobs)
 
 

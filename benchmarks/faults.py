@@ -178,7 +178,7 @@ def _prune(root: Path, run: Path) -> tuple[int, str]:
 def _job(root: Path, **values: Any) -> Path:
     """A small run that trains a teacher, done once; a folder to compare with."""
     model, data = write_model(root / "encoder"), write_data(root / "data.csv")
-    wanted = recipe.make(recipe_values(model, data) | {"epochs": 2, "checkpoints": 4} | values)
+    wanted = recipe.make(recipe_values(model, data) | {"training.epochs": 2, "training.checkpoints": 4} | values)
     (root / "recipe.yaml").write_text(wanted.to_yaml(), encoding="utf-8")
     pipeline.run(wanted, root / "whole")
     return root / "whole"

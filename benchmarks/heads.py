@@ -22,31 +22,31 @@ from runner import Folder, base_model, compare, hold_out, one, several, spread
 
 app = typer.Typer(add_completion=False)
 RUNS = Path("runs/heads")
-QUIET: dict[str, Any] = {"evaluations": 0, "checkpoints": 0, "shapes": []}
+QUIET: dict[str, Any] = {"training.evaluations": 0, "training.checkpoints": 0, "measurement.shapes": []}
 TASKS: dict[str, dict[str, Any]] = {
-    "nli": {"task": "classification", "max_length": 128, "batch_size": 32, "epochs": 1.0},
+    "nli": {"data.task": "classification", "data.max_length": 128, "training.batch_size": 32, "training.epochs": 1.0},
     "translation": {
-        "task": "translation",
-        "max_length": 64,
-        "batch_size": 64,
-        "epochs": 1.0,
-        "learning_rate": 5e-4,
-        "labels_weight": 1.0,
-        "hidden": None,
+        "data.task": "translation",
+        "data.max_length": 64,
+        "training.batch_size": 64,
+        "training.epochs": 1.0,
+        "training.learning_rate": 5e-4,
+        "distillation.labels_weight": 1.0,
+        "distillation.hidden": None,
     },
 }
 COLUMNS: dict[str, dict[str, Any]] = {"nli": {}, "translation": {"text": ("en",), "label": "de"}}
 FOLDERS = {"nli": "mnli_small", "translation": "multi30k"}
 TEACHER: dict[str, dict[str, Any]] = {
-    "nli": {"teacher_epochs": 3, "teacher_learning_rate": 1e-4},
-    "translation": {"teacher_epochs": 20, "teacher_learning_rate": 7e-4},
+    "nli": {"training.teacher_epochs": 3, "training.teacher_learning_rate": 1e-4},
+    "translation": {"training.teacher_epochs": 20, "training.teacher_learning_rate": 7e-4},
 }
 METHODS: dict[str, dict[str, Any]] = {
     "subset, joint": {"method": "subset"},
-    "subset, pipelined": {"method": "subset", "train": "scores"},
-    "subset, straight-through": {"method": "subset", "options": {"straight_through": True}},
+    "subset, pipelined": {"method": "subset", "method.train": "scores"},
+    "subset, straight-through": {"method": "subset", "method.options": {"straight_through": True}},
     "michel": {"method": "michel"},
-    "voita": {"method": "voita", "options": {"learning_rate": 0.3}},
+    "voita": {"method": "voita", "method.options": {"learning_rate": 0.3}},
 }
 SMALL: dict[str, Any] = {"width": 128, "ffn": 512, "vocabulary": 4000}
 """The Marian model, beside the 3 + 3 layers of 4 heads that `secateur new` makes by default."""
@@ -71,7 +71,7 @@ def train(data: Folder, jobs: int = 2, task: str = "", only: str = "") -> None:
 def changes(task: str) -> dict[str, dict[str, Any]]:
     """Name -> what a run of a task's table changes in its settings."""
     return {
-        f"{method} {kept} {seed}": {**change, "keep": kept, "seed": seed}
+        f"{method} {kept} {seed}": {**change, "target.keep": kept, "seed": seed}
         for kept in KEPT[task]
         for method, change in METHODS.items()
         for seed in SEEDS.get((task, kept), (0,))
@@ -82,7 +82,7 @@ def settings(task: str, data: Path) -> dict[str, Any]:
     """What all runs of a task share."""
     teacher = str(teacher_of(task, data))
     own = {"model": teacher, "teacher": teacher, "data": str(data / FOLDERS[task])}
-    return {**QUIET, **TASKS[task], **COLUMNS[task], **own, "task_options": SCORED.get(task, {})}
+    return {**QUIET, **TASKS[task], **COLUMNS[task], **own, "data.options": SCORED.get(task, {})}
 
 
 def teacher_of(task: str, data: Path) -> Path:
@@ -92,7 +92,7 @@ def teacher_of(task: str, data: Path) -> Path:
         own = str(data / FOLDERS[task])
         model = base_model() if task == "nli" else untrained(RUNS / task / "untrained", own)
         common = {**QUIET, **TASKS[task], **COLUMNS[task], **TEACHER[task]}
-        values = {**common, "model": model, "data": own, "keep": 1, "method": "subset"}
+        values = {**common, "model": model, "data": own, "target.keep": 1, "method": "subset"}
         one(folder, values, folder, 2, "teacher")
     return folder / "teacher"
 
@@ -111,7 +111,7 @@ def choose(task: str, data: Folder, changed: list[str], jobs: int = 2, rows: int
     """Compare settings (JSON objects that change a task's) on rows held out of its training set."""
     root = RUNS / task
     held = hold_out(data / FOLDERS[task], root / "held-out", rows)
-    compare(root, {**settings(task, data), "data": str(held), "task_options": {}}, changed, jobs)
+    compare(root, {**settings(task, data), "data": str(held), "data.options": {}}, changed, jobs)
 
 
 @app.command()

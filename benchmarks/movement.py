@@ -20,33 +20,46 @@ from runner import Folder, base_model, compare, hold_out, one, several
 
 app = typer.Typer(add_completion=False)
 RUNS = Path("runs/movement")
-QUIET: dict[str, Any] = {"evaluations": 0, "checkpoints": 0, "shapes": []}
+QUIET: dict[str, Any] = {"training.evaluations": 0, "training.checkpoints": 0, "measurement.shapes": []}
 TASKS: dict[str, dict[str, Any]] = {
-    "questions": {"task": "questions", "max_length": 256, "rows": 6400, "batch_size": 8, "epochs": 1, "warmup": 0.05},
-    "names": {"task": "tokens", "max_length": 128, "batch_size": 32, "epochs": 3, "warmup": 0.05},
+    "questions": {
+        "data.task": "questions",
+        "data.max_length": 256,
+        "data.rows": 6400,
+        "training.batch_size": 8,
+        "training.epochs": 1,
+        "training.warmup": 0.05,
+    },
+    "names": {
+        "data.task": "tokens",
+        "data.max_length": 128,
+        "training.batch_size": 32,
+        "training.epochs": 3,
+        "training.warmup": 0.05,
+    },
 }
 FOLDERS = {"questions": "squad", "names": "conll2003"}
 TEACHER: dict[str, dict[str, Any]] = {
-    "questions": {"rows": None, "teacher_epochs": 2, "teacher_learning_rate": 2e-4},
-    "names": {"teacher_epochs": 3, "teacher_learning_rate": 2e-4},
+    "questions": {"data.rows": None, "training.teacher_epochs": 2, "training.teacher_learning_rate": 2e-4},
+    "names": {"training.teacher_epochs": 3, "training.teacher_learning_rate": 2e-4},
 }
 """What the teacher has of its own: all questions."""
 METHODS: dict[str, dict[str, Any]] = {
     "grain": {
         "method": "grain",
-        "hidden": [2, 4, 6],
-        "hidden_projection": False,
-        "begin": 0.01,
-        "end": 0.2,
-        "learning_rate": 1e-3,
+        "distillation.hidden": [2, 4, 6],
+        "distillation.hidden_projection": False,
+        "method.begin": 0.01,
+        "method.end": 0.2,
+        "training.learning_rate": 1e-3,
     },
-    "movement": {"method": "movement", "learning_rate": 3e-4},
+    "movement": {"method": "movement", "training.learning_rate": 3e-4},
     "cofi": {
         "method": "cofi",
-        "options": {"learning_rate": 0.1},
-        "begin": 0.01,
-        "end": 0.4,
-        "learning_rate": 5e-4,
+        "method.options": {"learning_rate": 0.1},
+        "method.begin": 0.01,
+        "method.end": 0.4,
+        "training.learning_rate": 5e-4,
     },
 }
 DENSITIES = (0.20, 0.10, 0.05)
@@ -56,37 +69,39 @@ SCORES = 0.1
 """Learning rate of the scores there: with the paper's 0.01 no score is below the threshold after so few steps."""
 PAPER = 0.26
 """The density of the paper's model that is 2.4 times as fast at 99% of F1."""
-LONGER: dict[str, Any] = {"rows": None, "epochs": 2, "cache_gb": 16}
+LONGER: dict[str, Any] = {"data.rows": None, "training.epochs": 2, "distillation.cache_gb": 16}
 """All questions, twice: what more time than that of the other rows gives."""
 SHAPES = ((1, 128), (8, 384))
 
 
 def movement(**options: Any) -> dict[str, Any]:
     """Block movement's settings with these options."""
-    return {**METHODS["movement"], "options": options}
+    return {**METHODS["movement"], "method.options": options}
 
 
 def published(variant: str, strength: int) -> dict[str, Any]:
     """A variant by the published rule: the threshold ramps, and the strength of the penalty decides the density."""
-    return {**movement(variant=variant, faithful=True, strength=strength, learning_rate=SCORES), "density": 0.9}
+    return {**movement(variant=variant, faithful=True, strength=strength, learning_rate=SCORES), "target.density": 0.9}
 
 
 def changes(task: str) -> dict[str, dict[str, Any]]:
     """Name -> what a row of a task's table changes in its settings."""
-    rows = {f"grain {density:g}": {**METHODS["grain"], "density": density} for density in DENSITIES}
+    rows = {f"grain {density:g}": {**METHODS["grain"], "target.density": density} for density in DENSITIES}
     if task == "names":
         return rows | {
-            f"hybrid {density:g}": {**movement(variant="hybrid"), "density": density} for density in DENSITIES
+            f"hybrid {density:g}": {**movement(variant="hybrid"), "target.density": density} for density in DENSITIES
         }
     for variant in ("hybrid", "filled"):
         rows |= {f"{variant}, strength {strength}": published(variant, strength) for strength in STRENGTHS}
-        rows |= {f"{variant} {PAPER:g}": {**movement(variant=variant), "density": PAPER}}
-    rows |= {f"struct {PAPER:g}": {**movement(variant="struct"), "density": PAPER}}
-    rows |= {f"cofi {density:g}": {**METHODS["cofi"], "density": density} for density in (DENSITIES[0], DENSITIES[-1])}
+        rows |= {f"{variant} {PAPER:g}": {**movement(variant=variant), "target.density": PAPER}}
+    rows |= {f"struct {PAPER:g}": {**movement(variant="struct"), "target.density": PAPER}}
+    rows |= {
+        f"cofi {density:g}": {**METHODS["cofi"], "target.density": density} for density in (DENSITIES[0], DENSITIES[-1])
+    }
     hybrid, filled = (f"{variant} {PAPER:g}" for variant in ("hybrid", "filled"))
     relu = {f"relu, {name}": {**rows[name], "model": str(with_relu())} for name in ("grain 0.1", hybrid)}
     longer = {f"longer, {name}": {**rows[name], **LONGER} for name in ("grain 0.1", "grain 0.05", hybrid, filled)}
-    longest = {f"longest, {name}": {**rows[name], **LONGER, "epochs": 4} for name in (filled, "grain 0.05")}
+    longest = {f"longest, {name}": {**rows[name], **LONGER, "training.epochs": 4} for name in (filled, "grain 0.05")}
     seeds = {f"seed 1, longer, {name}": {**rows[name], **LONGER, "seed": 1} for name in (filled, "grain 0.05")}
     return rows | relu | longer | longest | seeds
 

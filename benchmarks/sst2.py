@@ -29,20 +29,25 @@ METHODS = ("grain", "magnitude", "random")
 DENSITIES = (0.20, 0.10, 0.05, 0.03)
 SEEDS = {0.05: (0, 1, 2)}
 SETTINGS: dict[str, Any] = {
-    "max_length": 64,
-    "hidden": [2, 4, 6],
-    "hidden_projection": False,
-    "batch_size": 64,
-    "epochs": 1.5,
-    "begin": 0.005,
-    "end": 0.1,
-    "learning_rate": 1e-3,
-    "warmup": 0.02,
-    "evaluations": 0,
-    "checkpoints": 0,
-    "shapes": [],
+    "data.max_length": 64,
+    "distillation.hidden": [2, 4, 6],
+    "distillation.hidden_projection": False,
+    "training.batch_size": 64,
+    "training.epochs": 1.5,
+    "method.begin": 0.005,
+    "method.end": 0.1,
+    "training.learning_rate": 1e-3,
+    "training.warmup": 0.02,
+    "training.evaluations": 0,
+    "training.checkpoints": 0,
+    "measurement.shapes": [],
 }
-LONGER: dict[str, Any] = {**SETTINGS, "epochs": 8, "begin": 0.001, "end": 0.02}  # as many steps of pruning
+LONGER: dict[str, Any] = {
+    **SETTINGS,
+    "training.epochs": 8,
+    "method.begin": 0.001,
+    "method.end": 0.02,
+}  # as many steps of pruning
 ROUNDED, SPEED_UPS = 0.05, (5, 10)
 LONGER_RUNS = ((0.05, 0), (0.05, 1), (0.05, 2), (0.03, 0))
 
@@ -68,7 +73,7 @@ def train(data: Folder, teacher: Folder, jobs: int = 2, method: str = "", densit
     """Every run of the table that is not done yet."""
     shared = base(data, teacher, SETTINGS)
     chosen = [run for run in planned() if run[0].startswith(method) and density in (0.0, run[1])]
-    runs = {name_of(m, d, s): {**shared, "method": m, "density": d, "seed": s} for m, d, s in chosen}
+    runs = {name_of(m, d, s): {**shared, "method": m, "target.density": d, "seed": s} for m, d, s in chosen}
     several(RUNS, runs, jobs)
 
 
@@ -76,7 +81,7 @@ def train(data: Folder, teacher: Folder, jobs: int = 2, method: str = "", densit
 def longer(data: Folder, teacher: Folder, jobs: int = 2) -> None:
     """GRAIN with 8 epochs: every run that is not done yet."""
     shared = base(data, teacher, LONGER)
-    runs = {f"{name_of('grain', d, s)}-longer": {**shared, "density": d, "seed": s} for d, s in LONGER_RUNS}
+    runs = {f"{name_of('grain', d, s)}-longer": {**shared, "target.density": d, "seed": s} for d, s in LONGER_RUNS}
     several(RUNS, runs, jobs)
 
 
@@ -88,8 +93,8 @@ def faster(data: Folder, teacher: Folder, jobs: int = 2) -> None:
 
 def faster_runs(shared: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Name -> recipe."""
-    aims = {f"grain-{times}x": {"speedup": times, "target_shape": [8, 128]} for times in SPEED_UPS}
-    aims |= {f"grain-{ROUNDED:g}-by-8": {"density": ROUNDED, "round_to": 8}}
+    aims = {f"grain-{times}x": {"target.speedup": times, "target.shape": [8, 128]} for times in SPEED_UPS}
+    aims |= {f"grain-{ROUNDED:g}-by-8": {"target.density": ROUNDED, "target.round_to": 8}}
     return {name: {**shared, "method": "grain", **aim} for name, aim in aims.items()}
 
 
@@ -103,7 +108,9 @@ def walked(data: Folder, teacher: Folder, threads: int = 1) -> None:
     from secateur.run.recipe import make
 
     torch.set_num_threads(threads)
-    together = walk(make({**base(data, teacher, SETTINGS), "method": "grain", "density": DENSITIES}), RUNS / "walk")
+    together = walk(
+        make({**base(data, teacher, SETTINGS), "method": "grain", "target.density": DENSITIES}), RUNS / "walk"
+    )
     alone = [Report.load(RUNS / name_of("grain", density, 0)) for density in DENSITIES]
     print("| density | score, one walk | score, a run of its own | seconds, one walk | seconds, a run of its own |")
     print("| --- | --- | --- | --- | --- |")

@@ -42,25 +42,25 @@ SPENT = "spent.json"
 """Beside a run's folder: wall-clock and processor seconds of its process, from the first look at the recipe."""
 
 PUBLISHED: dict[str, Any] = {
-    "max_length": 64,
+    "data.max_length": 64,
     "method": "grain",
-    "start": "model",
-    "options": {"faithful": True},
-    "hidden": "every 2",
-    "batch_size": 32,
-    "learning_rate": 1e-4,
-    "warmup": 0.1,
-    "begin": 0.2,
-    "end": 0.9999,  # dense to the last step but one
-    "ramp": 0.2 / 0.7999,
-    "bf16": False,
-    "cache": False,
-    "shrink": False,
-    "freeze_embeddings": False,
-    "dropout": None,
-    "evaluations": 0,
-    "checkpoints": 0,
-    "shapes": [],
+    "distillation.start": "model",
+    "method.options": {"faithful": True},
+    "distillation.hidden": "every 2",
+    "training.batch_size": 32,
+    "training.learning_rate": 1e-4,
+    "training.warmup": 0.1,
+    "method.begin": 0.2,
+    "method.end": 0.9999,  # dense to the last step but one
+    "method.ramp": 0.2 / 0.7999,
+    "training.bf16": False,
+    "distillation.cache": False,
+    "method.shrink": False,
+    "training.freeze_embeddings": False,
+    "training.dropout": None,
+    "training.evaluations": 0,
+    "training.checkpoints": 0,
+    "measurement.shapes": [],
 }
 """GRAIN's procedure on MiniLM-L6: specification, section 13."""
 TWICE, STOCK, ROUNDS = "two full backwards", "as PyTorch has it", "in two rounds"
@@ -69,29 +69,29 @@ BETWEEN, HALFWAY = (0.05, 0.3), 0.2
 """Of two rounds: when the first ends and the second begins, and the density between."""
 GRAIN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("published, fp32", {**PUBLISHED, TWICE: True, STOCK: True}),
-    ("bf16 autocast", {"bf16": True}),
+    ("bf16 autocast", {"training.bf16": True}),
     ("attention spelled out, few lengths, pages kept", {STOCK: False}),
     ("evidence from the masks alone", {TWICE: False}),
-    ("teacher's outputs cached", {"cache": True}),
-    ("word embeddings frozen", {"freeze_embeddings": True}),
-    ("no dropout", {"dropout": 0.0}),
-    ("cut when pruned", {"end": 0.4, "ramp": 1.0}),
-    ("cut while it is pruned", {"shrink": True}),
+    ("teacher's outputs cached", {"distillation.cache": True}),
+    ("word embeddings frozen", {"training.freeze_embeddings": True}),
+    ("no dropout", {"training.dropout": 0.0}),
+    ("cut when pruned", {"method.end": 0.4, "method.ramp": 1.0}),
+    ("cut while it is pruned", {"method.shrink": True}),
     (
         "pruned earlier, from the teacher",
         {
-            "options": {},
-            "start": "teacher",
-            "begin": 0.005,
-            "end": 0.1,
-            "hidden": [2, 4, 6],
-            "hidden_projection": False,
-            "batch_size": 64,
-            "learning_rate": 1e-3,
-            "warmup": 0.02,
+            "method.options": {},
+            "distillation.start": "teacher",
+            "method.begin": 0.005,
+            "method.end": 0.1,
+            "distillation.hidden": [2, 4, 6],
+            "distillation.hidden_projection": False,
+            "training.batch_size": 64,
+            "training.learning_rate": 1e-3,
+            "training.warmup": 0.02,
         },
     ),
-    ("the same in fp32", {"bf16": False}),
+    ("the same in fp32", {"training.bf16": False}),
 )
 """Name of a step, and what it changes in the one before it."""
 COFI: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -101,28 +101,28 @@ COFI: tuple[tuple[str, dict[str, Any]], ...] = (
             **PUBLISHED,
             STOCK: True,
             "method": "cofi",
-            "units": ["hidden", "head", "sublayer", "ffn"],
-            "options": {"learning_rate": 0.1},
-            "start": "teacher",
-            "temperature": 2.0,
-            "divergence": True,
-            "hidden": [2, 4, 6],
-            "match": "nearest-ordered",
-            "freeze_embeddings": "all",
-            "learning_rate": 5e-4,
-            "warmup": 0.02,
-            "begin": 0.02,
-            "ramp": 0.4,
-            "end": 0.5,
+            "target.units": ["hidden", "head", "sublayer", "ffn"],
+            "method.options": {"learning_rate": 0.1},
+            "distillation.start": "teacher",
+            "distillation.temperature": 2.0,
+            "distillation.divergence": True,
+            "distillation.hidden": [2, 4, 6],
+            "distillation.match": "nearest-ordered",
+            "training.freeze_embeddings": "all",
+            "training.learning_rate": 5e-4,
+            "training.warmup": 0.02,
+            "method.begin": 0.02,
+            "method.ramp": 0.4,
+            "method.end": 0.5,
         },
     ),
-    ("bf16 autocast", {"bf16": True}),
+    ("bf16 autocast", {"training.bf16": True}),
     ("attention spelled out, few lengths, pages kept", {STOCK: False}),
-    ("teacher's outputs cached", {"cache": True}),
-    ("no dropout", {"dropout": 0.0}),
-    ("gates that have settled closed for good", {"options": {"learning_rate": 0.1, "settle": 20}}),
-    ("the same in fp32", {"bf16": False}),
-    ("pruned in half of the time", {"bf16": True, "end": 0.25, "ramp": 0.5}),
+    ("teacher's outputs cached", {"distillation.cache": True}),
+    ("no dropout", {"training.dropout": 0.0}),
+    ("gates that have settled closed for good", {"method.options": {"learning_rate": 0.1, "settle": 20}}),
+    ("the same in fp32", {"training.bf16": False}),
+    ("pruned in half of the time", {"training.bf16": True, "method.end": 0.25, "method.ramp": 0.5}),
 )
 """As for GRAIN, at ten times the published speed of the gates, without which a short run prunes nothing; CoFi has one
 backward a step, and cuts before it recovers."""
@@ -248,7 +248,7 @@ def several(runs: Mapping[str, Mapping[str, Any]], jobs: int, only: str) -> None
 @app.command()
 def steps(data: Folder, teacher: Folder, jobs: int = 1, rows: int = 6000, epochs: float = 2.0, only: str = "") -> None:
     """Every procedure, whole runs at 0.05 over a part of the training set, seeds in turn."""
-    shared = {**places(data, teacher), "rows": rows, "epochs": epochs}
+    shared = {**places(data, teacher), "data.rows": rows, "training.epochs": epochs}
     runs = {
         f"steps/{method}-{number}-{seed}": {**shared, **asked, "seed": seed}
         for seed in SEEDS
@@ -274,10 +274,14 @@ def whole_runs() -> dict[str, dict[str, Any]]:
     published, ours = (procedures(GRAIN)[name] for name in ENDS)
     first = 1.5  # as many steps of pruning in all, then the longer recovery
     longer = {
-        f"ours-{epochs:g}": {**ours, "epochs": epochs, **{k: ours[k] * first / epochs for k in ("begin", "end")}}
+        f"ours-{epochs:g}": {
+            **ours,
+            "training.epochs": epochs,
+            **{k: ours[k] * first / epochs for k in ("method.begin", "method.end")},
+        }
         for epochs in EPOCHS
     }
-    return {"published": {**published, "epochs": 4.0}, **longer}
+    return {"published": {**published, "training.epochs": 4.0}, **longer}
 
 
 @app.command()
@@ -287,8 +291,8 @@ def sizes(data: Folder, teacher: Folder, jobs: int = 1, only: str = "") -> None:
     for layers, times in product(LAYERS, TIMES):
         model = {"model": str(shallow(Path(base_model()), layers)), "teacher": str(shallow(teacher, layers))}
         for name in ENDS:
-            asked = {**places(data, teacher), **procedures(GRAIN)[name], **model, "hidden": None}
-            runs[f"sizes/{layers}-{times}-{name}"] = {**asked, "rows": times * ROWS, "epochs": 1.0}
+            asked = {**places(data, teacher), **procedures(GRAIN)[name], **model, "distillation.hidden": None}
+            runs[f"sizes/{layers}-{times}-{name}"] = {**asked, "data.rows": times * ROWS, "training.epochs": 1.0}
     several(runs, jobs, f"sizes/{only}")
 
 
@@ -298,9 +302,19 @@ def rounds(
 ) -> None:
     """Our procedure with the structure chosen at once, slowly, and in two rounds; on rows held out of training."""
     held = hold_out(data, RUNS / "held-out", 2000)
-    shared = {**places(held, teacher), **procedures(GRAIN)[ENDS[1]], "rows": rows, "epochs": epochs, "seed": 0}
-    ways = {"once": {"end": 0.06}, "slowly": {"end": 0.36}, "two": {"end": 0.36, ROUNDS: True}}
-    several({f"rounds/{name}": {**shared, "begin": 0.003, **way} for name, way in ways.items()}, jobs, f"rounds/{only}")
+    shared = {
+        **places(held, teacher),
+        **procedures(GRAIN)[ENDS[1]],
+        "data.rows": rows,
+        "training.epochs": epochs,
+        "seed": 0,
+    }
+    ways = {"once": {"method.end": 0.06}, "slowly": {"method.end": 0.36}, "two": {"method.end": 0.36, ROUNDS: True}}
+    several(
+        {f"rounds/{name}": {**shared, "method.begin": 0.003, **way} for name, way in ways.items()},
+        jobs,
+        f"rounds/{only}",
+    )
     for folder in done(f"rounds/{name}" for name in ways):
         print(f"| {folder.name} | {_spent(folder)['processor']:.0f} | {_scores([folder])} |")
 
@@ -398,7 +412,7 @@ def _stepper(folder: Path, way: str, batch: int, tokens: int, vocabulary: int) -
 
 def places(data: Path, teacher: Path) -> dict[str, Any]:
     """The keys of a recipe that say where things are, and how much is to be left."""
-    return {"model": base_model(), "teacher": str(teacher), "data": str(data), "density": 0.05}
+    return {"model": base_model(), "teacher": str(teacher), "data": str(data), "target.density": 0.05}
 
 
 # What was found
@@ -454,8 +468,10 @@ def done(names: Iterable[str]) -> list[Path]:
 
 def phases(folder: Path) -> tuple[float | None, ...]:
     """Examples a second before, during and after the fall of the density; None where too little of it was logged."""
-    recipe = json.loads((folder / "report.json").read_text())["recipe"]
-    falls = recipe["begin"], recipe["begin"] + recipe["ramp"] * (recipe["end"] - recipe["begin"])
+    from secateur.report.recipe_keys import upgrade
+
+    method = upgrade(json.loads((folder / "report.json").read_text())["recipe"])["method"]
+    falls = method["begin"], method["begin"] + method["ramp"] * (method["end"] - method["begin"])
     rows, seconds = [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]
     for one, two in pairwise(log(folder)):
         if one["stage"] == two["stage"]:

@@ -78,7 +78,7 @@ def build(folder: Path) -> None:
     for path in (ROOT / "recipes").glob("*.yaml"):
         (folder / "recipes" / path.name).write_text(smaller(path.read_text(encoding="utf-8")), encoding="utf-8")
     for name, values in RUNS.items():
-        given = {"model": "bert-base-sst2", "data": "glue/sst2", "density": 0.6, "bf16": False}
+        given = {"model": "bert-base-sst2", "data": "glue/sst2", "target.density": 0.6, "training.bf16": False}
         pipeline.run(recipe.make(given | values), folder / name)
 
 

@@ -24,7 +24,13 @@ PROTOCOL = {
 }
 DENSE = {"latency_ms": 5.0, "quartiles_ms": [4.9, 5.2]}
 REPORT = Report(
-    recipe={"model": "m", "data": "d", "method": "grain", "density": 0.05, "seed": 3},
+    recipe={
+        "model": "m",
+        "seed": 3,
+        "data": {"source": "d"},
+        "target": {"density": 0.05},
+        "method": {"name": "grain"},
+    },
     metric="accuracy",
     teacher_scores={"accuracy": 0.9, "f1": 0.8},
     scores={"accuracy": 0.873, "f1": 0.7},

@@ -23,7 +23,6 @@ from typer.testing import CliRunner
 from secateur.cli import app
 from secateur.methods import METHODS
 from secateur.run import recipe
-from secateur.run.recipe import Recipe
 from secateur.structure.architectures import ARCHITECTURES
 from secateur.structure.space import UNITS
 from secateur.tasks import TASKS
@@ -289,10 +288,10 @@ def default_of(field):
 
 def test_every_key_of_a_recipe_is_there_in_order_with_its_default_and_meaning():
     told = rows(read(DOCS / "recipes.md").partition("\n## Every key\n")[2].partition("\n## ")[0])
-    wanted = [[f"`{name}`", f"`{default_of(field)}`".strip("`")] for name, field in Recipe.model_fields.items()]
+    wanted = [[f"`{name}`", f"`{default_of(field)}`".strip("`")] for name, field in recipe.KEYS.items()]
     assert [[key, default.strip("`")] for key, default, _ in told] == wanted
     for key, _, meaning in told:
-        described = Recipe.model_fields[key.strip("`")].description
+        described = recipe.KEYS[key.strip("`")].description
         assert meaning and meaning.startswith(described or ""), f"{key}: {described}"
 
 

@@ -271,7 +271,7 @@ pipeline.run(recipe.make(json.loads(sys.argv[1])), sys.argv[2])
 
 def test_a_run_killed_while_it_saves_goes_on(tmp_path):
     values = recipe_values(write_model(tmp_path / "classifier", ["bad", "good"]), write_data(tmp_path / "data.csv"))
-    values |= {"epochs": 1, "evaluations": 0}
+    values |= {"training.epochs": 1, "training.evaluations": 0}
     arguments = [sys.executable, "-c", KILLED, json.dumps(values), str(tmp_path / "killed")]
     done = subprocess.run(arguments, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL
@@ -312,7 +312,7 @@ def test_data_is_read_right_or_refused(tmp_path, name):
 
 def test_a_run_that_breaks_says_where_and_makes_no_model(tmp_path):
     model, data = write_model(tmp_path / "encoder"), write_data(tmp_path / "data.csv")
-    values = recipe_values(model, data) | {"teacher_learning_rate": 1e30}
+    values = recipe_values(model, data) | {"training.teacher_learning_rate": 1e30}
     (tmp_path / "recipe.yaml").write_text(recipe.make(values).to_yaml())
     words = ("prune", "--recipe", tmp_path / "recipe.yaml", "--output", tmp_path / "run")
     done = CliRunner().invoke(app.app, [str(word) for word in words])

@@ -134,7 +134,14 @@ def values(tmp_path_factory):
     """A fine-tuned model of four heads, its data, and half of the heads to keep, frozen, without a recovery."""
     folder = tmp_path_factory.mktemp("world")
     model = write_model(folder / "model", labels=("bad", "good"))
-    own = {"density": None, "keep": 2, "train": "scores", "begin": 0.2, "end": 1.0, "epochs": 1}
+    own = {
+        "target.density": None,
+        "target.keep": 2,
+        "method.train": "scores",
+        "method.begin": 0.2,
+        "method.end": 1.0,
+        "training.epochs": 1,
+    }
     return recipe_values(model, write_data(folder / "data.csv")) | own
 
 
@@ -154,7 +161,7 @@ def test_a_run_that_trains_scores_alone_cuts_the_model_that_it_was_given(values,
 
 def test_weights_train_where_all_do(values, tmp_path):
     """The same run with the weights trained is another model: the test above could fail."""
-    pipeline.run(recipe.make(values | {"method": "subset", "train": "all"}), tmp_path / "run")
+    pipeline.run(recipe.make(values | {"method": "subset", "method.train": "all"}), tmp_path / "run")
     found = load_file(tmp_path / "run" / "model" / "model.safetensors")
     given = load_file(f"{values['model']}/model.safetensors")
     key = "bert.encoder.layer.0.intermediate.dense.weight"
@@ -164,18 +171,23 @@ def test_weights_train_where_all_do(values, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"keep": 5}, "keep 5 is no number of units: expected a whole number from 1 to 4"),
-        ({"units": ["ffn", "qk", "vo"]}, "keep 2 cannot be exact"),
-        ({"density": (0.95, 0.9), "keep": None, "method": "subset"}, "one pruning gives one density"),
+        ({"target.keep": 5}, "keep 5 is no number of units: expected a whole number from 1 to 4"),
+        ({"target.units": ["ffn", "qk", "vo"]}, "keep 2 cannot be exact"),
+        ({"target.density": (0.95, 0.9), "target.keep": None, "method": "subset"}, "one pruning gives one density"),
         (
-            {"method": "movement", "options": {"variant": "filled", "tile": 4}, "keep": None, "density": 0.5},
+            {
+                "method": "movement",
+                "method.options": {"variant": "filled", "tile": 4},
+                "target.keep": None,
+                "target.density": 0.5,
+            },
             "in which what is filled is trained",
         ),
     ],
 )
 def test_what_a_run_cannot_do_is_refused_before_it_begins(values, tmp_path, changes, message):
     wanted = recipe.make({"method": "subset"} | values | changes)
-    for one in wanted.each() if len(wanted.densities) > 1 else (wanted,):
+    for one in wanted.each() if len(wanted.target.densities) > 1 else (wanted,):
         run = pipeline.Run(one, tmp_path / "run")
         if one is wanted or one.toward is not None:
             with pytest.raises(UserError, match=message):

@@ -47,7 +47,7 @@ def world(tmp_path_factory):
     model = write_model(folder / "classifier", ["bad", "good"])
     write_model(folder / "encoder")
     data = write_data(folder / "data.csv")
-    values = recipe_values(model, data) | {"epochs": 2, "checkpoints": 1}
+    values = recipe_values(model, data) | {"training.epochs": 2, "training.checkpoints": 1}
     (folder / "recipe.yaml").write_text(recipe.make(values).to_yaml(), encoding="utf-8")
     pipeline.run(recipe.make(values), folder / "run")
     return folder
@@ -77,7 +77,7 @@ def test_prune_does_the_whole_job_and_shows_the_table(secateur, world, tmp_path)
     for part in ("accuracy", "retention", "density, prunable", "speed-up 1 x 8", "secateur.load("):
         assert part in result.stdout
     report = Report.load(tmp_path / "run")
-    assert (report.recipe["seed"], report.recipe["method"]) == (3, "magnitude")
+    assert (report.recipe["seed"], report.recipe["method"]["name"]) == (3, "magnitude")
     assert report.density["prunable"] <= 0.4
     assert "prune: " in result.stderr and "recover: " in result.stderr
 
@@ -88,7 +88,7 @@ def test_prune_walks_through_several_densities(secateur, world, tmp_path):
     assert shown.exit_code == 0
     assert all(text in shown.stdout for text in ("teacher", "density 0.5", "density 0.3", "0.5/model", "0.3/model"))
     told = json.loads(secateur(*words, "--json").stdout)
-    assert [report["recipe"]["density"] for report in told] == [0.5, 0.3]
+    assert [report["recipe"]["target"]["density"] for report in told] == [0.5, 0.3]
     compared = json.loads(secateur("compare", tmp_path / "run", "--json").stdout)
     assert len(compared["points"]) == 3
 
@@ -106,14 +106,14 @@ def test_only_what_is_given_goes_before_the_recipe(secateur, world, tmp_path, mo
         "run",
         lambda wanted, output, callbacks: seen.update(wanted=wanted) or Report.load(world / "run"),
     )
-    words = ("--method", "magnitude", "--units", "ffn,head", "--set", "end=0.2", "--option", "beta=9e-1")
+    words = ("--method", "magnitude", "--units", "ffn,head", "--set", "method.end=0.2", "--option", "beta=9e-1")
     secateur("prune", "--recipe", world / "recipe.yaml", "--output", tmp_path, *words, "--text", "text")
     changed = {
         "method": "magnitude",
-        "units": ("ffn", "head"),
-        "end": 0.2,
-        "options": {"beta": 0.9},
-        "text": ("text",),
+        "target.units": ("ffn", "head"),
+        "method.end": 0.2,
+        "method.options": {"beta": 0.9},
+        "data.text": ("text",),
     }
     assert seen["wanted"] == recipe.read(world / "recipe.yaml", changed)
 
@@ -121,7 +121,8 @@ def test_only_what_is_given_goes_before_the_recipe(secateur, world, tmp_path, mo
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_recipes_that_we_ship_can_be_read(path):
     found = recipe.read(path, {"model": "some/model"})
-    assert found.keep == 12 if found.density is None else found.density < 1
+    target = found.target
+    assert target.keep == 12 if target.density is None else target.density < 1
 
 
 def test_the_demo_is_its_recipe(secateur, world, tmp_path, monkeypatch):
@@ -134,7 +135,7 @@ def test_the_demo_is_its_recipe(secateur, world, tmp_path, monkeypatch):
     )
     assert secateur("demo", "--output", tmp_path).exit_code == 0
     assert (Path(seen["wanted"].model) / "model.safetensors").is_file()
-    assert seen["wanted"].density == 0.05
+    assert seen["wanted"].target.density == 0.05
 
 
 # Its parts
@@ -368,10 +369,10 @@ MISTAKES = {
     "no such data": ("{classifier} --data {here}/nothing.csv", ["nothing.csv"]),
     "no such model": ("{here}/nothing --data {data}", ["nothing"]),
     "unknown method": ("{classifier} --data {data} --method grian", ["'grain'"]),
-    "unknown key": ("{classifier} --data {data} --set densty=0.1", ["densty", "'density'"]),
+    "unknown key": ("{classifier} --data {data} --set densty=0.1", ["densty", "'target.density'"]),
     "unknown unit": ("{classifier} --data {data} --units ffm", ["ffm", "hidden"]),
     "unknown metric": ("{classifier} --data {data} --metric bleu", ["bleu", "accuracy"]),
-    "unknown task": ("{classifier} --data {data} --set task=clasification", ["'classification'"]),
+    "unknown task": ("{classifier} --data {data} --set data.task=clasification", ["'classification'"]),
     "unknown option": ("{classifier} --data {data} --option gamma=1", ["gamma"]),
     "no pair": ("{classifier} --data {data} --set density", ["key=value"]),
     "wrong value": ("{classifier} --data {data} --batch-size 0", ["batch_size", "0"]),
@@ -539,7 +540,7 @@ def test_a_real_process_is_interrupted_without_a_traceback(world, tmp_path):
 def test_a_terminal_gets_bars(world, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(console, "ERR", console.Console(stderr=True, force_terminal=True, width=120))
     with console.watching() as watch:
-        pipeline.run(recipe.read(world / "recipe.yaml", {"epochs": 1}), tmp_path / "run", [watch])
+        pipeline.run(recipe.read(world / "recipe.yaml", {"training.epochs": 1}), tmp_path / "run", [watch])
     shown = capsys.readouterr().err
     assert "prune" in shown and "recover" in shown and "density" in shown
 

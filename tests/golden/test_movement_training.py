@@ -195,7 +195,7 @@ def test_a_useless_neuron_dies_before_those_that_help(bert, rows, tmp_path):
 def values(tmp_path_factory):
     root = tmp_path_factory.mktemp("world")
     small = recipe_values(write_model(root / "model"), write_data(root / "data.csv"))
-    return small | {"method": "movement", "density": 0.26, "evaluations": 0}
+    return small | {"method": "movement", "target.density": 0.26, "training.evaluations": 0}
 
 
 def options(variant, **more):
@@ -205,13 +205,16 @@ def options(variant, **more):
 @pytest.fixture(scope="module")
 def block(values, tmp_path_factory):
     """(recipe, folder, report) of a run over tiles."""
-    wanted, folder = recipe.make(values | {"options": options("block")}), tmp_path_factory.mktemp("block") / "run"
+    wanted, folder = (
+        recipe.make(values | {"method.options": options("block")}),
+        tmp_path_factory.mktemp("block") / "run",
+    )
     return wanted, folder, pipeline.run(wanted, folder)
 
 
 def test_a_run_comes_to_its_density_and_keeps_it(block):
     _, folder, report = block
-    assert report.recipe["units"] == ["attention/4x4", "ffn/4x4"]
+    assert report.recipe["target"]["units"] == ["attention/4x4", "ffn/4x4"]
     assert 0.24 < report.density["prunable"] <= 0.26 < report.density["filled"]
     model = load(folder / "model")
     found = holes(model)
@@ -235,7 +238,7 @@ def verified(folder):
 
 
 def test_a_filled_run_has_the_density_of_what_it_holds(values, tmp_path):
-    report = pipeline.run(recipe.make(values | {"options": options("filled")}), tmp_path / "run")
+    report = pipeline.run(recipe.make(values | {"method.options": options("filled")}), tmp_path / "run")
     model = load(tmp_path / "run" / "model")
     assert report.density["prunable"] == report.density["filled"] <= 0.26
     assert holes(model) == {} and verified(tmp_path / "run")
@@ -263,8 +266,8 @@ def test_an_interrupted_run_ends_with_the_same_weights(block, tmp_path, stage, s
 
 
 def test_the_variant_of_a_recipe_says_its_units(values):
-    assert recipe.make(values).units == ("attention/32x32", "ffn")
-    published = recipe.make(values | {"options": {"variant": "struct", "faithful": True}})
-    assert published.units == ("attention/head", "ffn/tied")
+    assert recipe.make(values).target.units == ("attention/32x32", "ffn")
+    published = recipe.make(values | {"method.options": {"variant": "struct", "faithful": True}})
+    assert published.target.units == ("attention/head", "ffn/tied")
     with pytest.raises(UserError, match="variant 'blocks' is not known"):
-        recipe.make(values | {"options": {"variant": "blocks"}})
+        recipe.make(values | {"method.options": {"variant": "blocks"}})

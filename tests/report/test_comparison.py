@@ -12,12 +12,20 @@ from made_up_run import PROTOCOL, REPORT
 
 from secateur.report.comparison import OUTSIDE, RUN, TEACHER, Axis, Comparison, Entry, Point, Time
 from secateur.report.comparison_page import to_html
+from secateur.report.recipe_keys import upgrade
 from secateur.run.finished_runs import compare, read
 from secateur.system.errors import UserError
 
 THERE = {**PROTOCOL, "device": "cpu"}
 SHAPE = (1, 32)
-RECIPE = {"model": "m", "data": "d", "teacher": "t/fine", "method": "grain", "density": 0.05, "epochs": 1.5}
+RECIPE = {
+    "model": "m",
+    "data": "d",
+    "teacher": "t/fine",
+    "method": "grain",
+    "target.density": 0.05,
+    "training.epochs": 1.5,
+}
 
 
 def timed(ms, **protocol):
@@ -28,7 +36,7 @@ def write(folder, *, score=0.87, kept=0.05, seed=0, latency=None, recipe=(), **c
     """A run's folder that holds its report alone."""
     report = replace(
         REPORT,
-        recipe={**RECIPE, "seed": seed, **dict(recipe)},
+        recipe=upgrade({**RECIPE, "seed": seed, **dict(recipe)}),
         density={"prunable": kept, "model": 0.5},
         latency=timed(2.0) if latency is None else latency,
         **{"scores": {"accuracy": score}, **changes},
@@ -58,14 +66,26 @@ def test_runs_that_differ_in_the_seed_alone_are_one_point(tmp_path):
 
 
 def test_names_tell_recipes_apart_by_as_few_keys_as_will_do(tmp_path):
-    changes = [{}, {"epochs": 8.0, "begin": 0.1}, {"epochs": 8.0, "begin": 0.1, "hidden": None}]
+    changes = [
+        {},
+        {"training.epochs": 8.0, "method.begin": 0.1},
+        {"training.epochs": 8.0, "method.begin": 0.1, "distillation.hidden": None},
+    ]
     found = compare(read([write(tmp_path / str(n), recipe=change) for n, change in enumerate(changes)]))
     names = [point.name.removeprefix("grain at density 0.05, ") for point in found.points if point.kind == RUN]
-    assert sorted(names) == ["hidden every 2, epochs 1.5", "hidden every 2, epochs 8", "hidden none, epochs 8"]
+    assert sorted(names) == [
+        "method.begin 0.02, distillation.hidden every 2",
+        "method.begin 0.1, distillation.hidden every 2",
+        "method.begin 0.1, distillation.hidden none",
+    ]
 
 
 def test_where_data_lies_and_what_is_measured_is_not_the_recipe(tmp_path):
-    other = {"data": "elsewhere/d", "shapes": [[1, 8]], "match": "same"}  # "same" is the default of a later key
+    other = {
+        "data": "elsewhere/d",
+        "measurement.shapes": [[1, 8]],
+        "distillation.match": "same",
+    }  # "same" is the default of a later key
     found = compare(read([write(tmp_path / "a"), write(tmp_path / "b", recipe=other, seed=1)]))
     assert [len(point.entries) for point in found.points] == [1, 2]
 
@@ -83,7 +103,7 @@ def test_a_named_teacher_is_one_point_and_trained_ones_an_entry_a_run(tmp_path):
 
 def test_the_runs_of_a_walk_share_its_teacher(tmp_path):
     for density in ("0.4", "0.1"):
-        folder = write(tmp_path / density, recipe={"teacher": None, "density": float(density)})
+        folder = write(tmp_path / density, recipe={"teacher": None, "target.density": float(density)})
         (folder / "recipe.yaml").touch()
     (tmp_path / "recipe.yaml").touch()
     (tmp_path / "teacher").mkdir()
@@ -254,8 +274,7 @@ DAMAGES = {
     "no density": {"density": {}},
     "no sizes": {"weight_bytes": 3},
     "parameters are text": {"parameters": {"teacher": "many", "model": None}},
-    "no recipe": {"recipe": None},
-    "another task": {"recipe": {**RECIPE, "seed": 0, "task": "chess"}},
+    "another task": {"recipe": {**RECIPE, "seed": 0, "data.task": "chess"}},
     "no rows": {"rows": {}},
     "latency is a number": {"latency": 3.0},
     "no protocol": {"latency": [{"latency_ms": 2.0, "speed_up": 2.0}]},

@@ -22,7 +22,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     model = write_model(folder / "base model", ["bad", "good"])
     (folder / "base model" / "README.md").write_text(HEADER)
-    values = recipe_values(model, write_data(folder / "data.csv")) | {"epochs": 1, "method": "magnitude"}
+    values = recipe_values(model, write_data(folder / "data.csv")) | {"training.epochs": 1, "method": "magnitude"}
     return folder / "run", pipeline.run(recipe.make(values), folder / "run")
 
 
@@ -61,7 +61,7 @@ def test_hub_names_are_named_and_a_silent_licence_is_told(finished):
     folder, report = finished
     told = json.loads(json.dumps(report.to_dict()))
     told.pop("retention")
-    told["recipe"] |= {"model": "someone/some-bert", "data": "glue/sst2"}
+    told["recipe"]["model"], told["recipe"]["data"]["source"] = "someone/some-bert", "glue/sst2"
     text = card(type(report)(**told), load(folder / "model"))
     header = yaml.safe_load(text.split("---\n")[1])
     assert header["base_model"] == "someone/some-bert" and header["datasets"] == "glue/sst2"

@@ -69,7 +69,7 @@ def test_markdown_tells_numbers_structure_and_protocol():
 
 
 def test_a_time_is_shown_asked_predicted_and_measured(tmp_path):
-    recipe = {**REPORT.recipe, "density": None, "latency": 5.0, "speedup": None}
+    recipe = {**REPORT.recipe, "target": {"density": None, "latency": 5.0, "speedup": None}}
     report = replace(REPORT, recipe=recipe, target=TARGET)
     assert report.table()[-3:] == [
         ("asked 1 x 32, ms", "", "5.00 (4.0x)"),
@@ -77,7 +77,7 @@ def test_a_time_is_shown_asked_predicted_and_measured(tmp_path):
         ("measured 1 x 32, ms", "20.02", "5.20 (3.9x)"),
     ]
     assert report.to_markdown().startswith("# grain at 5 ms\n")
-    assert replace(report, recipe={**recipe, "latency": None, "speedup": 4.0}).aim == "4x"
+    assert replace(report, recipe={**recipe, "target": {"density": None, "latency": None, "speedup": 4.0}}).aim == "4x"
     assert any(note.startswith("asked, predicted") and "2 threads" in note for note in report.footnotes())
     report.save(tmp_path)
     assert Report.load(tmp_path) == report
@@ -191,14 +191,14 @@ def test_the_stream_is_drawn_where_it_was_cut(tmp_path):
 
 
 def test_a_time_that_was_asked_for_is_on_the_page():
-    recipe = {**REPORT.recipe, "density": None, "latency": 5.0, "speedup": None}
+    recipe = {**REPORT.recipe, "target": {"density": None, "latency": 5.0, "speedup": None}}
     page = Reader(replace(REPORT, recipe=recipe, target=TARGET, latency=[]).to_html(NOTHING)).text
     for part in ("asked5.004.0x", "predicted20.004.904.1x", "measured20.025.203.9x", "5.2 ms at 1 x 32"):
         assert part in page.replace("\n", "")
 
 
 def test_scores_on_rows_that_were_held_out_say_so(whole):
-    report = replace(REPORT, recipe={**REPORT.recipe, "select": 1500})
+    report = replace(REPORT, recipe={**REPORT.recipe, "training": {"select": 1500}})
     page = report.to_html(replace(NOTHING, stages=read(whole).stages))
     assert "accuracy on 1,500 rows held out of training" in captions(page)
 
@@ -210,7 +210,11 @@ def test_lines_of_a_log_that_cannot_be_read_are_counted():
 
 def test_names_of_models_and_data_are_text():
     odd = "<script>alert(1)</script>"
-    report = replace(REPORT, recipe={**REPORT.recipe, "model": odd, "data": odd, "method": odd}, metric="accuracy")
+    report = replace(
+        REPORT,
+        recipe={**REPORT.recipe, "model": odd, "data": {"source": odd}, "method": {"name": odd}},
+        metric="accuracy",
+    )
     page = Reader(report.to_html(NOTHING))
     assert not page.named("script") and page.text.count(odd) >= 6
 

@@ -21,7 +21,7 @@ DENSITIES = (0.6, 0.3, 0.15)
 def values(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     own = recipe_values(write_model(folder / "model"), write_data(folder / "data.csv"))
-    return own | {"density": DENSITIES, "begin": 0.0, "end": 0.5}
+    return own | {"target.density": DENSITIES, "method.begin": 0.0, "method.end": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def same(left, right):
 
 def test_there_is_a_finished_run_for_each_density(walked):
     folder, reports = walked
-    assert [report.recipe["density"] for report in reports] == list(DENSITIES)
+    assert [report.recipe["target"]["density"] for report in reports] == list(DENSITIES)
     for density, report in zip(DENSITIES, reports, strict=True):
         assert 0.6 * density < report.density["prunable"] <= density
         assert load(folder / str(density) / "model").num_parameters() == report.parameters["model"]
@@ -59,16 +59,18 @@ def test_the_teacher_is_scored_once(values, walked, tmp_path, monkeypatch):
     """By the first of the runs that share it; the numbers are those that a run for itself takes."""
     scored = []
     monkeypatch.setattr(run_data, "scores", lambda model, *rest: scored.append(model) or scores(model, *rest))
-    own = values | {"teacher": str(walked[0] / "teacher"), "density": DENSITIES[:2]}
+    own = values | {"teacher": str(walked[0] / "teacher"), "target.density": DENSITIES[:2]}
     reports = walk(recipe.make(own), tmp_path / "run")
     assert sum(model.num_parameters() == reports[0].parameters["teacher"] for model in scored) == 1
     assert len(scored) == 3
-    alone = pipeline.run(recipe.make(own | {"density": DENSITIES[0], "cache": False}), tmp_path / "alone")
+    alone = pipeline.run(
+        recipe.make(own | {"target.density": DENSITIES[0], "distillation.cache": False}), tmp_path / "alone"
+    )
     assert len(scored) == 5
     assert [report.teacher_scores for report in reports] == [alone.teacher_scores] * 2
 
 
-@pytest.mark.parametrize("change", [{"max_length": 4}, {"metric": "f1"}, {"teacher": "other"}])
+@pytest.mark.parametrize("change", [{"data.max_length": 4}, {"data.metric": "f1"}, {"teacher": "other"}])
 def test_other_scores_are_taken_anew(values, walked, tmp_path, change):
     """What the scores depend on is in the name under which they are kept."""
     teacher = walked[0] / "teacher"
@@ -101,12 +103,12 @@ def test_each_is_the_run_for_it_alone(values, walked, tmp_path, method):
     folder = tmp_path / "walk"
     walk(wanted, folder)
     for one in wanted.each()[1:]:
-        pipeline.run(one, tmp_path / str(one.density))
-        assert same(weights(folder / str(one.density)), weights(tmp_path / str(one.density)))
+        pipeline.run(one, tmp_path / str(one.target.density))
+        assert same(weights(folder / str(one.target.density)), weights(tmp_path / str(one.target.density)))
 
 
 def test_the_last_is_an_ordinary_run(values, walked, tmp_path):
-    report = pipeline.run(recipe.make(values | {"density": DENSITIES[-1]}), tmp_path / "run")
+    report = pipeline.run(recipe.make(values | {"target.density": DENSITIES[-1]}), tmp_path / "run")
     assert same(weights(walked[0] / str(DENSITIES[-1])), weights(tmp_path / "run"))
     assert report.scores == walked[1][-1].scores
 
@@ -123,15 +125,15 @@ def test_an_interrupted_walk_ends_in_the_same_place(values, walked, tmp_path, st
 
 def test_a_resumed_run_stops_where_it_passes_its_density(values, walked, tmp_path):
     """Its last checkpoint may be of the very step at which it stops."""
-    one = recipe.make(values).each()[1].model_copy(update={"checkpoints": 100})
-    whole = json.loads((walked[0] / str(one.density) / "cut_at.json").read_text())["progress"]
-    step = round(whole / one.end * 18)
+    one = recipe.make(values).each()[1].model_copy(update={"training.checkpoints": 100})
+    whole = json.loads((walked[0] / str(one.target.density) / "cut_at.json").read_text())["progress"]
+    step = round(whole / one.method.end * 18)
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(one, tmp_path / "run", [InterruptAt("prune", None)])
     saved = {int(path.name.rpartition("-")[2]) for path in (tmp_path / "run" / "prune").glob("checkpoint-*")}
     assert saved == {step}
     pipeline.run(one, tmp_path / "run")
-    assert same(weights(walked[0] / str(one.density)), weights(tmp_path / "run"))
+    assert same(weights(walked[0] / str(one.target.density)), weights(tmp_path / "run"))
 
 
 def test_a_finished_walk_gives_its_reports_again(values, walked):
@@ -159,10 +161,10 @@ def test_log_lines_carry_rows_and_seconds(walked):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"density": (0.4, 0.4)}, "has one twice"),
-        ({"density": (0.4, 1.4)}, r"density 1\.4 is not in \(0, 1\]"),
-        ({"density": (0.9, 0.1), "units": ["head"]}, "out of reach"),
-        ({"density": 0.2, "toward": 0.3}, "no density below the one to keep"),
+        ({"target.density": (0.4, 0.4)}, "has one twice"),
+        ({"target.density": (0.4, 1.4)}, r"density 1\.4 is not in \(0, 1\]"),
+        ({"target.density": (0.9, 0.1), "target.units": ["head"]}, "out of reach"),
+        ({"target.density": 0.2, "target.toward": 0.3}, "no density below the one to keep"),
     ],
 )
 def test_densities_that_cannot_be_are_refused_before_the_folder_is_touched(values, tmp_path, asked, message):
@@ -172,8 +174,8 @@ def test_densities_that_cannot_be_are_refused_before_the_folder_is_touched(value
 
 
 def test_another_walk_is_refused_in_the_same_folder(values, walked):
-    with pytest.raises(UserError, match=r"another recipe \(it differs in density"):
-        walk(recipe.make(values | {"density": (0.6, 0.15)}), walked[0])
+    with pytest.raises(UserError, match=r"another recipe \(it differs in target.density"):
+        walk(recipe.make(values | {"target.density": (0.6, 0.15)}), walked[0])
 
 
 def test_a_run_of_one_density_refuses_several(values, tmp_path):

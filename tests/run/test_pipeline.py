@@ -73,7 +73,7 @@ def test_the_report_says_what_was_reached(finished, values):
     _, report = finished
     assert report.metric == "accuracy"
     assert set(report.scores) == set(report.teacher_scores) == {"accuracy", "f1", "matthews"}
-    assert 0 < report.density["prunable"] <= values["density"]
+    assert 0 < report.density["prunable"] <= values["target.density"]
     assert report.density["prunable"] < report.density["model"] < 1
     assert report.parameters["model"] < report.parameters["teacher"]
     assert report.weight_bytes["model"] < report.weight_bytes["teacher"]
@@ -184,7 +184,7 @@ def test_a_run_whose_models_differ_goes_no_further(finished, values, tmp_path, m
         return replace(found, **{comparison: 0.01}) if getattr(found, comparison) is not None else found
 
     monkeypatch.setattr(pipeline, "verify", wrong)
-    settled = {"model": str(finished[0] / "teacher"), "epochs": 1, "evaluations": 0}
+    settled = {"model": str(finished[0] / "teacher"), "training.epochs": 1, "training.evaluations": 0}
     with pytest.raises(RuntimeError, match=r"differs by 0\.01 in a logit"):
         pipeline.run(recipe.make({**values, **settled}), tmp_path / "run")
     assert not (tmp_path / "run" / missing).exists() and not (tmp_path / "run" / "report.json").exists()
@@ -193,7 +193,7 @@ def test_a_run_whose_models_differ_goes_no_further(finished, values, tmp_path, m
 @pytest.mark.parametrize("anew", [False, True])
 def test_recovery_goes_on_with_what_pruning_knew(values, tmp_path, anew):
     """Unless it has a learning rate of its own; what was kept for it goes when the run is done."""
-    beginnings, own = Beginnings(), {"decay": "stage", "recover_learning_rate": 1e-4} if anew else {}
+    beginnings, own = Beginnings(), {"training.decay": "stage", "training.recover_learning_rate": 1e-4} if anew else {}
     pipeline.run(recipe.make(values | own), tmp_path / "run", [beginnings])
     known = beginnings.known
     assert known["teacher-training"] == known["prune"] == 0
@@ -210,8 +210,8 @@ def test_a_finished_run_gives_its_report_again(finished, values):
 
 def test_another_recipe_is_refused_in_the_same_folder(finished, values):
     folder, _ = finished
-    with pytest.raises(UserError, match=r"another recipe \(it differs in density\)"):
-        pipeline.run(recipe.make(values | {"density": 0.4}), folder)
+    with pytest.raises(UserError, match=r"another recipe \(it differs in target.density\)"):
+        pipeline.run(recipe.make(values | {"target.density": 0.4}), folder)
 
 
 def test_a_folder_of_something_else_is_left_alone(values, tmp_path):
@@ -223,7 +223,7 @@ def test_a_folder_of_something_else_is_left_alone(values, tmp_path):
 
 def test_a_fine_tuned_model_is_its_own_teacher(values, tmp_path):
     model = write_model(tmp_path / "classifier", ["bad", "good"])
-    short = {"model": model, "epochs": 1, "method": "magnitude", "embedding_rank": 4}
+    short = {"model": model, "training.epochs": 1, "method": "magnitude", "target.embedding_rank": 4}
     report = pipeline.run(recipe.make(values | short), tmp_path / "run")
     assert not (tmp_path / "run" / "teacher").exists()
     assert "teacher" not in report.seconds
@@ -236,7 +236,7 @@ def test_relu_stands_for_gelu_where_the_config_of_the_model_says_so(finished, va
     config.hidden_act = "relu"
     BertModel(config).save_pretrained(tmp_path / "relu")
     BertTokenizerFast.from_pretrained(values["model"]).save_pretrained(tmp_path / "relu")
-    told = {"model": str(tmp_path / "relu"), "teacher": str(finished[0] / "teacher"), "epochs": 1}
+    told = {"model": str(tmp_path / "relu"), "teacher": str(finished[0] / "teacher"), "training.epochs": 1}
     run = pipeline.Run(recipe.make(values | told), tmp_path / "run")
     weights = run.teacher.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in run.student.state_dict().items())
@@ -254,7 +254,13 @@ def timed(values, tmp_path_factory):
     dense = AutoModelForSequenceClassification.from_pretrained(model)
     LatencyTable.measure(dense, "ffn", "qk", "vo", tokens=8, timer=timer(tokens=8)).save(folder / "table.json")
     own = {name: value for name, value in values.items() if name != "density"}
-    own |= {"model": model, "epochs": 1, "speedup": 1.5, "round_to": 2, "latency_table": str(folder / "table.json")}
+    own |= {
+        "model": model,
+        "training.epochs": 1,
+        "target.speedup": 1.5,
+        "target.round_to": 2,
+        "target.latency_table": str(folder / "table.json"),
+    }
     wanted = recipe.make(own)
     return wanted, folder / "run", pipeline.run(wanted, folder / "run")
 
@@ -285,22 +291,22 @@ def test_a_resumed_run_keeps_its_table(timed, tmp_path):
 def test_a_speedup_out_of_reach_is_refused_before_the_folder_is_touched(timed, tmp_path):
     wanted, _, _ = timed
     with pytest.raises(UserError, match="is out of reach: pruning only ffn, qk, vo leaves at least"):
-        pipeline.run(wanted.model_copy(update={"speedup": 1e4}), tmp_path / "run")
+        pipeline.run(wanted.model_copy(update={"target.speedup": 1e4}), tmp_path / "run")
     with pytest.raises(UserError, match="was measured with batch 8, not 4"):
-        pipeline.run(wanted.model_copy(update={"target_shape": (4, 8)}), tmp_path / "run")
+        pipeline.run(wanted.model_copy(update={"target.shape": (4, 8)}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 CHOOSING = {
     "method": "cofi",
-    "options": {"learning_rate": 0.5},
-    "begin": 0.1,
-    "end": 0.45,
-    "ramp": 0.5,
-    "select": 6,
-    "evaluations": 4,
-    "decay": "stage",
-    "recover_learning_rate": 1e-3,
+    "method.options": {"learning_rate": 0.5},
+    "method.begin": 0.1,
+    "method.end": 0.45,
+    "method.ramp": 0.5,
+    "training.select": 6,
+    "training.evaluations": 4,
+    "training.decay": "stage",
+    "training.recover_learning_rate": 1e-3,
 }
 
 
@@ -314,7 +320,7 @@ def chosen(values, tmp_path_factory):
 
 def test_a_method_has_defaults_of_its_own_and_its_density(chosen):
     wanted, folder, report = chosen
-    assert (wanted.units, wanted.match, wanted.temperature) == (
+    assert (wanted.target.units, wanted.distillation.match, wanted.distillation.temperature) == (
         ("hidden", "head", "sublayer", "ffn"),
         "nearest-ordered",
         2,
@@ -342,13 +348,15 @@ def test_a_run_that_chooses_resumes_to_the_same_choice(chosen, tmp_path, stage, 
 
 def test_more_rows_than_there_are_cannot_be_held_out(values, tmp_path):
     with pytest.raises(UserError, match="36 training rows cannot be held out"):
-        pipeline.run(recipe.make(values | {"select": 36}), tmp_path / "run")
+        pipeline.run(recipe.make(values | {"training.select": 36}), tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
 def settled(values, finished):
     """A recipe that starts from a teacher, without checkpoints: what is there between two trainings is on its own."""
-    return recipe.make({**values, "model": str(finished[0] / "teacher"), "epochs": 1, "checkpoints": 0})
+    return recipe.make(
+        {**values, "model": str(finished[0] / "teacher"), "training.epochs": 1, "training.checkpoints": 0}
+    )
 
 
 @pytest.fixture(scope="module")

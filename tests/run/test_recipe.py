@@ -1,75 +1,83 @@
-"""Recipes: small, flat, strict; what is wrong is named with its key."""
+"""Recipes: small, in groups, strict; what is wrong is named with its key."""
+
+import logging
 
 import pytest
 import yaml
 from pydantic import ValidationError
 
 from secateur.methods import METHODS
-from secateur.run.recipe import Recipe, make, read
+from secateur.report.recipe_keys import FLAT, dotted, grouped
+from secateur.run.recipe import KEYS, Recipe, make, read, upgrade
 from secateur.system.errors import UserError
 
 LEAST = {"model": "m", "data": "d"}
 # Every key with a value that is not its default.
 OTHER = {
     "model": "folder/model",
-    "data": "glue/sst2",
     "teacher": "t",
-    "task": "tokens",
-    "text": ("question", "sentence"),
-    "label": "target",
-    "metric": "f1",
-    "rows": 100,
-    "task_options": {"one": 1},
-    "max_length": 64,
-    "method": "magnitude",
-    "options": {"beta": 0.9, "faithful": True, "names": ["a", None]},
-    "units": ("head", "hidden"),
-    "density": None,
-    "latency": 5.0,
-    "target_shape": (2, 16),
-    "latency_table": "table.json",
-    "round_to": 8,
-    "embedding_rank": 16,
-    "start": "model",
-    "temperature": 1.0,
-    "divergence": True,
-    "logits_weight": 0.5,
-    "hidden": (1, 3),
-    "match": "windows",
-    "hidden_projection": False,
-    "hidden_weight": 0.5,
-    "hidden_of": "decoder",
-    "labels_weight": 0.25,
-    "label_smoothing": 0.1,
-    "epochs": 1.5,
-    "begin": 0.0,
-    "end": 0.5,
-    "ramp": 0.25,
-    "train": "scores",
-    "batch_size": 8,
-    "accumulate": 2,
-    "learning_rate": 1e-5,
-    "decay": "stage",
-    "recover_learning_rate": 1e-6,
-    "warmup": 0.0,
-    "weight_decay": 0.0,
-    "freeze_embeddings": "all",
-    "dropout": None,
-    "bf16": True,
-    "shrink": False,
-    "cache": False,
-    "cache_gb": 1.0,
-    "evaluations": 2,
-    "evaluation_rows": 50,
-    "select": 10,
-    "checkpoints": 0,
-    "report_to": ("tensorboard",),
-    "teacher_epochs": 1.0,
-    "teacher_learning_rate": 1e-4,
-    "shapes": ((2, 16),),
-    "repeats": 5,
     "seed": 7,
+    "data.source": "glue/sst2",
+    "data.task": "tokens",
+    "data.text": ("question", "sentence"),
+    "data.label": "target",
+    "data.metric": "f1",
+    "data.rows": 100,
+    "data.options": {"one": 1},
+    "data.max_length": 64,
+    "method.name": "magnitude",
+    "method.options": {"beta": 0.9, "faithful": True, "names": ["a", None]},
+    "target.units": ("head", "hidden"),
+    "target.density": None,
+    "target.latency": 5.0,
+    "target.shape": (2, 16),
+    "target.latency_table": "table.json",
+    "target.round_to": 8,
+    "target.embedding_rank": 16,
+    "distillation.start": "model",
+    "distillation.temperature": 1.0,
+    "distillation.divergence": True,
+    "distillation.logits_weight": 0.5,
+    "distillation.hidden": (1, 3),
+    "distillation.match": "windows",
+    "distillation.hidden_projection": False,
+    "distillation.hidden_weight": 0.5,
+    "distillation.hidden_of": "decoder",
+    "distillation.labels_weight": 0.25,
+    "distillation.label_smoothing": 0.1,
+    "training.epochs": 1.5,
+    "method.begin": 0.0,
+    "method.end": 0.5,
+    "method.ramp": 0.25,
+    "method.train": "scores",
+    "training.batch_size": 8,
+    "training.accumulate": 2,
+    "training.learning_rate": 1e-5,
+    "training.decay": "stage",
+    "training.recover_learning_rate": 1e-6,
+    "training.warmup": 0.0,
+    "training.weight_decay": 0.0,
+    "training.freeze_embeddings": "all",
+    "training.dropout": None,
+    "training.bf16": True,
+    "method.shrink": False,
+    "distillation.terms": {"mine": {"weight": 0.5}},
+    "distillation.cache": False,
+    "distillation.cache_gb": 1.0,
+    "training.evaluations": 2,
+    "training.evaluation_rows": 50,
+    "training.select": 10,
+    "training.checkpoints": 0,
+    "training.report_to": ("tensorboard",),
+    "training.teacher_epochs": 1.0,
+    "training.teacher_learning_rate": 1e-4,
+    "measurement.shapes": ((2, 16),),
+    "measurement.repeats": 5,
 }
+
+
+def values_of(recipe):
+    return dotted(recipe.model_dump())
 
 
 def refusal(values, match):
@@ -82,8 +90,13 @@ def refusal(values, match):
 
 def test_model_and_data_are_enough():
     recipe = make(LEAST)
-    assert (recipe.method, recipe.density, recipe.units, recipe.seed) == ("grain", 0.05, ("ffn", "qk", "vo"), 0)
-    assert recipe.teacher is recipe.embedding_rank is recipe.bf16 is None
+    assert (recipe.method.name, recipe.target.density, recipe.target.units, recipe.seed) == (
+        "grain",
+        0.05,
+        ("ffn", "qk", "vo"),
+        0,
+    )
+    assert recipe.teacher is recipe.target.embedding_rank is recipe.training.bf16 is None
 
 
 @pytest.mark.parametrize("key", LEAST)
@@ -94,9 +107,16 @@ def test_model_and_data_are_needed(key):
 def test_a_recipe_does_not_change():
     with pytest.raises(ValidationError, match="frozen"):
         make(LEAST).seed = 1
+    with pytest.raises(ValidationError, match="frozen"):
+        make(LEAST).training.epochs = 1
 
 
-EXCLUDED = LEAST | {"density": 0.2, "toward": 0.1, "augment": 2, "average": 0.5}  # by others of those keys
+EXCLUDED = LEAST | {
+    "target.density": 0.2,
+    "target.toward": 0.1,
+    "training.augment": 2,
+    "training.average": 0.5,
+}  # by others of those keys
 
 
 @pytest.mark.parametrize("values", [LEAST, OTHER, EXCLUDED], ids=["defaults", "every key", "excluded keys"])
@@ -110,27 +130,41 @@ def test_yaml_has_every_key_and_reads_back_equal(values, tmp_path):
 @pytest.mark.parametrize("name", METHODS.all())
 def test_a_methods_defaults_stand_where_the_recipe_says_nothing(name):
     defaults = METHODS.get(name).defaults
-    made = make(LEAST | {"method": name}).model_dump()
+    made = values_of(make(LEAST | {"method": name}))
     assert {key: made[key] for key in defaults} == dict(defaults)
-    assert make(LEAST | {"method": name, "temperature": 3.0}).temperature == 3.0
+    assert make(LEAST | {"method": name, "distillation.temperature": 3.0}).distillation.temperature == 3.0
 
 
 def test_a_tasks_defaults_stand_before_a_methods():
-    made = make(LEAST | {"method": "cofi", "task": "translation"})
-    assert (made.temperature, made.hidden) == (1.0, "quarters"), "cofi's own temperature is 2"
-    assert make(LEAST | {"method": "cofi", "task": "translation", "temperature": 3.0}).temperature == 3.0
+    made = make(LEAST | {"method": "cofi", "data.task": "translation"})
+    assert (made.distillation.temperature, made.distillation.hidden) == (1.0, "quarters"), "cofi's own temperature is 2"
+    assert (
+        make(
+            LEAST | {"method": "cofi", "data.task": "translation", "distillation.temperature": 3.0}
+        ).distillation.temperature
+        == 3.0
+    )
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"select": 5, "evaluations": 0}, "without evaluations there is nothing to choose from"),
-        ({"decay": "stage"}, "go together"),
-        ({"recover_learning_rate": 1e-4}, "go together"),
-        ({"augment": 1, "labels_weight": 0.5}, "a changed text has no label of its own; set labels_weight: 0"),
-        ({"average": 0.5, "select": 5}, "select and average exclude each other"),
-        ({"end": 1.0, "average": 0.5}, "end: 1 leaves no recovery"),
-        ({"end": 1.0, "decay": "stage", "recover_learning_rate": 1e-4}, "end: 1 leaves no recovery"),
+        (
+            {"training.select": 5, "training.evaluations": 0},
+            "training.select needs evaluations to choose from: set training.evaluations",
+        ),
+        ({"training.decay": "stage"}, "go together"),
+        ({"training.recover_learning_rate": 1e-4}, "go together"),
+        (
+            {"training.augment": 1, "distillation.labels_weight": 0.5},
+            "makes texts without a label: set distillation.labels_weight: 0",
+        ),
+        ({"training.average": 0.5, "training.select": 5}, "training.select and training.average exclude each other"),
+        ({"method.end": 1.0, "training.average": 0.5}, "end: 1 leaves no recovery"),
+        (
+            {"method.end": 1.0, "training.decay": "stage", "training.recover_learning_rate": 1e-4},
+            "end: 1 leaves no recovery",
+        ),
     ],
 )
 def test_keys_that_need_each_other(values, message):
@@ -138,46 +172,52 @@ def test_keys_that_need_each_other(values, message):
 
 
 def test_the_other_values_are_every_key_and_no_default():
-    other = make(OTHER).model_dump()
-    excluded = ("speedup", "toward", "keep", "augment", "average")  # by the latency, labels_weight and select
-    others = [key for key in Recipe.model_fields if key not in excluded]
-    assert list(OTHER) == others
-    assert all(other[key] != make(LEAST).model_dump()[key] for key in others)
+    other, least = values_of(make(OTHER)), values_of(make(LEAST))
+    excluded = {"target.speedup", "target.toward", "target.keep"}  # by the latency
+    excluded |= {"training.augment", "training.average"}  # by labels_weight and select
+    others = [key for key in KEYS if key not in excluded]
+    assert sorted(OTHER) == sorted(others)
+    assert all(other[key] != least[key] for key in others)
 
 
 @pytest.mark.parametrize(("given", "ms"), [("5ms", 5.0), ("0.005 s", 5.0), (5, 5.0), ("2.5", 2.5)])
 def test_a_latency_may_say_its_unit(given, ms):
-    recipe = make(LEAST | {"latency": given})
-    assert (recipe.latency, recipe.density, recipe.speedup) == (ms, None, None)
+    recipe = make(LEAST | {"target.latency": given})
+    assert (recipe.target.latency, recipe.target.density, recipe.target.speedup) == (ms, None, None)
 
 
 def test_what_is_asked_for_goes_before_what_the_file_asks_for(tmp_path):
-    (tmp_path / "r.yaml").write_text("model: m\ndata: d\ndensity: 0.2\n")
-    recipe = read(tmp_path / "r.yaml", {"speedup": 4})
-    assert (recipe.speedup, recipe.density) == (4.0, None)
+    (tmp_path / "r.yaml").write_text("model: m\ndata: d\ntarget: {density: 0.2}\n")
+    recipe = read(tmp_path / "r.yaml", {"target.speedup": 4})
+    assert (recipe.target.speedup, recipe.target.density) == (4.0, None)
     (tmp_path / "r.yaml").write_text(recipe.to_yaml())
     assert read(tmp_path / "r.yaml", {}) == recipe
-    again = read(tmp_path / "r.yaml", {"density": 0.2})
-    assert (again.speedup, again.density) == (None, 0.2)
-    counted = read(tmp_path / "r.yaml", {"keep": 12})
-    assert (counted.speedup, counted.density, counted.keep, counted.densities) == (None, None, 12, ())
+    again = read(tmp_path / "r.yaml", {"target.density": 0.2})
+    assert (again.target.speedup, again.target.density) == (None, 0.2)
+    counted = read(tmp_path / "r.yaml", {"target.keep": 12})
+    assert (counted.target.speedup, counted.target.density, counted.target.keep, counted.target.densities) == (
+        None,
+        None,
+        12,
+        (),
+    )
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"density": 0.2, "speedup": 4}, "exclude each other: ask for one of them"),
-        ({"latency": 5, "speedup": 4}, "exclude each other: ask for one of them"),
-        ({"keep": 12, "density": 0.2}, "exclude each other: ask for one of them"),
-        ({"keep": 12, "speedup": 4}, "exclude each other: ask for one of them"),
-        ({"keep": 12, "target_shape": [8, 128]}, "go with a latency or a speedup"),
-        ({"density": None}, "exclude each other: ask for one of them"),
-        ({"target_shape": [8, 128]}, "go with a latency or a speedup"),
-        ({"latency_table": "t.json"}, "go with a latency or a speedup"),
-        ({"speedup": 1.0}, "speedup: .* greater than 1"),
-        ({"latency": "soon"}, "write it like 5ms"),
-        ({"latency": 0}, "latency: .* greater than 0"),
-        ({"round_to": 0}, "round_to: .* greater than 0"),
+        ({"target.density": 0.2, "target.speedup": 4}, "exclude each other: ask for one of them"),
+        ({"target.latency": 5, "target.speedup": 4}, "exclude each other: ask for one of them"),
+        ({"target.keep": 12, "target.density": 0.2}, "exclude each other: ask for one of them"),
+        ({"target.keep": 12, "target.speedup": 4}, "exclude each other: ask for one of them"),
+        ({"target.keep": 12, "target.shape": [8, 128]}, "go with a latency or a speedup"),
+        ({"target.density": None}, "exclude each other: ask for one of them"),
+        ({"target.shape": [8, 128]}, "go with a latency or a speedup"),
+        ({"target.latency_table": "t.json"}, "go with a latency or a speedup"),
+        ({"target.speedup": 1.0}, "target.speedup: .* greater than 1"),
+        ({"target.latency": "soon"}, "write it like 5ms"),
+        ({"target.latency": 0}, "target.latency: .* greater than 0"),
+        ({"target.round_to": 0}, "target.round_to: .* greater than 0"),
     ],
 )
 def test_times_and_multiples_that_do_not_fit(values, message):
@@ -187,9 +227,12 @@ def test_times_and_multiples_that_do_not_fit(values, message):
 @pytest.mark.parametrize(
     ("key", "hint"),
     [
-        ("densty", "did you mean 'density'"),
-        ("Units", "did you mean 'units'"),
-        ("zzz", "known are model, data"),
+        ("densty", "did you mean 'target.density'"),
+        ("Units", "did you mean 'target.units'"),
+        ("training.epoch", "did you mean 'training.epochs'"),
+        ("trainin", "did you mean 'training'"),
+        ("method.nme", "did you mean 'method.name'"),
+        ("zzz", "known are model, teacher, seed, data"),
         (3, "kn"),
     ],
 )
@@ -199,36 +242,36 @@ def test_an_unknown_key_gets_the_nearest(key, hint):
 
 WRONG = [
     ("model", None),
-    ("text", "sentence"),
-    ("rows", 0),
-    ("max_length", "long"),
-    ("options", [1]),
-    ("units", "ffn"),
-    ("units", []),
-    ("embedding_rank", 0),
-    ("start", "here"),
-    ("temperature", 0),
-    ("hidden", 3),
-    ("hidden_weight", -1),
-    ("epochs", 0),
-    ("epochs", float("inf")),
-    ("begin", -0.1),
-    ("begin", 1.1),
-    ("end", 0.0),
-    ("end", 1.1),
-    ("train", "some"),
-    ("keep", 0),
-    ("keep", 1.5),
-    ("batch_size", 0),
-    ("batch_size", 1.5),
-    ("batch_size", "many"),
-    ("learning_rate", -1e-4),
-    ("learning_rate", float("nan")),
-    ("warmup", 1.0),
-    ("dropout", 1.0),
-    ("bf16", "maybe"),
-    ("shapes", [[1, 2, 3]]),
-    ("shapes", [[0, 8]]),
+    ("data.text", "sentence"),
+    ("data.rows", 0),
+    ("data.max_length", "long"),
+    ("method.options", [1]),
+    ("target.units", "ffn"),
+    ("target.units", []),
+    ("target.embedding_rank", 0),
+    ("distillation.start", "here"),
+    ("distillation.temperature", 0),
+    ("distillation.hidden", 3),
+    ("distillation.hidden_weight", -1),
+    ("training.epochs", 0),
+    ("training.epochs", float("inf")),
+    ("method.begin", -0.1),
+    ("method.begin", 1.1),
+    ("method.end", 0.0),
+    ("method.end", 1.1),
+    ("method.train", "some"),
+    ("target.keep", 0),
+    ("target.keep", 1.5),
+    ("training.batch_size", 0),
+    ("training.batch_size", 1.5),
+    ("training.batch_size", "many"),
+    ("training.learning_rate", -1e-4),
+    ("training.learning_rate", float("nan")),
+    ("training.warmup", 1.0),
+    ("training.dropout", 1.0),
+    ("training.bf16", "maybe"),
+    ("measurement.shapes", [[1, 2, 3]]),
+    ("measurement.shapes", [[0, 8]]),
     ("seed", -1),
 ]
 
@@ -238,7 +281,12 @@ def test_a_value_that_does_not_fit_is_named_with_its_key(key, value):
     refusal(LEAST | {key: value}, rf"^r\.yaml: {key}[.\w]*: .*, not ")
 
 
-NUMBERS = {"density", "speedup", "keep", *(key for key, value in OTHER.items() if type(value) in (int, float))}
+NUMBERS = {
+    "target.density",
+    "target.speedup",
+    "target.keep",
+    *(key for key, value in OTHER.items() if type(value) in (int, float)),
+}
 
 
 @pytest.mark.parametrize("value", [True, False])
@@ -247,47 +295,67 @@ def test_a_truth_value_is_no_number(key, value):
     refusal(LEAST | {key: value}, rf"^r\.yaml: {key}: input should be a number, not {value}$")
 
 
-@pytest.mark.parametrize(("key", "value"), [("hidden", [True, 2]), ("shapes", [[1, 32], [True, 8]])])
+@pytest.mark.parametrize(
+    ("key", "value"), [("distillation.hidden", [True, 2]), ("measurement.shapes", [[1, 32], [True, 8]])]
+)
 def test_a_truth_value_is_no_number_within_a_list(key, value):
     refusal(LEAST | {key: value}, rf"^r\.yaml: {key}[.\w]*: .*, not ")
 
 
-@pytest.mark.parametrize("key", ["model", "text", "units", "hidden", "metric", "start"])
+@pytest.mark.parametrize(
+    "key", ["model", "data.text", "target.units", "distillation.hidden", "data.metric", "distillation.start"]
+)
 def test_a_truth_value_is_no_name(key):
     for value in (True, [True]):
         refusal(LEAST | {key: value}, rf"^r\.yaml: {key}[.\w]*: .*, not ")
 
 
 def test_a_whole_number_is_a_number_with_a_point_and_back():
-    recipe = make(LEAST | {"epochs": 3, "batch_size": 8.0, "density": 1, "teacher_epochs": "2", "rows": "100"})
-    assert (recipe.epochs, recipe.batch_size, recipe.density, recipe.teacher_epochs, recipe.rows) == (3, 8, 1, 2, 100)
-    assert type(recipe.epochs) is float and type(recipe.batch_size) is int
+    recipe = make(
+        LEAST
+        | {
+            "training.epochs": 3,
+            "training.batch_size": 8.0,
+            "target.density": 1,
+            "training.teacher_epochs": "2",
+            "data.rows": "100",
+        }
+    )
+    assert (recipe.target.density, recipe.data.rows) == (1, 100)
+    training = recipe.training
+    assert (training.epochs, training.batch_size, training.teacher_epochs) == (3, 8, 2)
+    assert type(training.epochs) is float and type(training.batch_size) is int
 
 
 @pytest.mark.parametrize("density", [0, -0.5, 1.01, 5])
 def test_a_density_is_a_fraction(density):
-    text = refusal(LEAST | {"density": density}, r"not in \(0, 1\]: it is the fraction of parameters to keep$")
+    text = refusal(LEAST | {"target.density": density}, r"not in \(0, 1\]: it is the fraction of parameters to keep$")
     assert f"density {float(density)}" in text
 
 
 @pytest.mark.parametrize("end", [0.2, 0.3])
 def test_pruning_needs_a_part_of_the_run(end):
-    refusal(LEAST | {"begin": 0.3, "end": end}, f"begin 0.3 must be smaller than end {end}: .* a part of the run$")
+    refusal(
+        LEAST | {"method.begin": 0.3, "method.end": end},
+        f"method.begin 0.3 must be smaller than method.end {end}: .* a part of the run$",
+    )
 
 
 def test_what_is_given_goes_before_the_file(tmp_path):
-    (tmp_path / "r.yaml").write_text("model: m\ndata: d\nlearning_rate: 0.1\nseed: 1\n")
+    (tmp_path / "r.yaml").write_text("model: m\ndata: d\ntraining: {learning_rate: 0.1}\nseed: 1\n")
     recipe = read(tmp_path / "r.yaml", {"seed": 2})
-    assert (recipe.learning_rate, recipe.seed) == (0.1, 2)
+    assert (recipe.training.learning_rate, recipe.seed) == (0.1, 2)
 
 
 @pytest.mark.parametrize("text", ["1e-3", "1E-3", "+1e-3", "1.e-3", ".1e-2", "1.0e-3", "0.001", "'1e-3'"])
 def test_a_number_may_have_an_exponent_without_a_point(tmp_path, text):
     """YAML 1.1 reads 1e-3 as a string."""
-    (tmp_path / "r.yaml").write_text(f"model: m\ndata: d\nlearning_rate: {text}\noptions: {{beta: {text}}}\n")
+    (tmp_path / "r.yaml").write_text(
+        f"model: m\ndata: d\ntraining: {{learning_rate: {text}}}\nmethod: {{options: {{beta: {text}}}}}\n"
+    )
     recipe = read(tmp_path / "r.yaml", {})
-    assert recipe.learning_rate == 1e-3
-    assert recipe.options == {"beta": text.strip("'") if "'" in text else 1e-3}
+    assert recipe.training.learning_rate == 1e-3
+    assert recipe.method.options == {"beta": text.strip("'") if "'" in text else 1e-3}
 
 
 @pytest.mark.parametrize("name", ["e-3", "1e", "1e3x", "v1e3", "1-e3", "0x1e3g", "1e-3"])
@@ -301,8 +369,8 @@ TWICE = {
     "a key": ("model: m\ndata: d\ndensity: 0.5\ndensity: 0.05\n", "'density' twice, the second time in line 4:"),
     "the same value": ("model: m\ndata: d\nseed: 1\nseed: 1", "'seed' twice"),
     "quoted": ('model: m\ndata: d\n"data": e', "'data' twice, the second time in line 3:"),
-    "within": ("model: m\ndata: d\noptions: {beta: 0.9, alpha: 1, beta: 0.5}", "'beta' twice"),
-    "within a list": ("model: m\ndata: d\noptions: {x: [{a: 1, a: 2}]}", "'a' twice"),
+    "within": ("model: m\ndata: d\nmethod: {options: {beta: 0.9, alpha: 1, beta: 0.5}}", "'beta' twice"),
+    "within a list": ("model: m\ndata: d\nmethod: {options: {x: [{a: 1, a: 2}]}}", "'a' twice"),
 }
 
 
@@ -317,8 +385,8 @@ def test_a_key_is_there_once(tmp_path, name):
 
 def test_keys_of_a_merge_may_be_there_again(tmp_path):
     options = "{base: &base {a: 1, b: 2}, own: &own {<<: *base, a: 3}, last: {<<: *own}}"
-    (tmp_path / "r.yaml").write_text(f"model: m\ndata: d\noptions: {options}\n")
-    assert read(tmp_path / "r.yaml", {}).options["last"] == {"a": 3, "b": 2}
+    (tmp_path / "r.yaml").write_text(f"model: m\ndata: d\nmethod: {{options: {options}}}\n")
+    assert read(tmp_path / "r.yaml", {}).method.options["last"] == {"a": 3, "b": 2}
 
 
 BROKEN = {
@@ -330,7 +398,7 @@ BROKEN = {
     "not text": (b"\xff\xfe\x00", "cannot be read"),
     "a list": (b"- model", "holds list: expected keys and values"),
     "empty": (b"", "holds NoneType: expected keys and values"),
-    "unknown key": (b"model: m\ndata: d\ndensety: 1", "did you mean 'density'"),
+    "unknown key": (b"model: m\ndata: d\ndensety: 1", "did you mean 'target.density'"),
 }
 
 
@@ -350,27 +418,90 @@ def test_no_file_is_refused(tmp_path):
 
 @pytest.mark.parametrize("written", ["0.1,0.4, 0.2", [0.1, 0.4, 0.2], (0.4, 0.2, 0.1)])
 def test_several_densities_fall_and_each_is_a_recipe_on_the_way_to_the_last(written):
-    recipe = make(LEAST | {"density": written})
-    assert recipe.density == recipe.densities == (0.4, 0.2, 0.1)
-    assert [(one.density, one.toward) for one in recipe.each()] == [(0.4, 0.1), (0.2, 0.1), (0.1, None)]
-    assert recipe.each()[-1] == make(LEAST | {"density": 0.1})
+    recipe = make(LEAST | {"target.density": written})
+    assert recipe.target.density == recipe.target.densities == (0.4, 0.2, 0.1)
+    assert [(one.target.density, one.target.toward) for one in recipe.each()] == [(0.4, 0.1), (0.2, 0.1), (0.1, None)]
+    assert recipe.each()[-1] == make(LEAST | {"target.density": 0.1})
 
 
 @pytest.mark.parametrize("written", ["0.1", 0.1, [0.1]])
 def test_one_density_is_a_number(written):
-    recipe = make(LEAST | {"density": written})
-    assert recipe.density == 0.1 and recipe.densities == (0.1,)
+    recipe = make(LEAST | {"target.density": written})
+    assert recipe.target.density == 0.1 and recipe.target.densities == (0.1,)
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"density": "0.1,much"}, r"^r\.yaml: density"),
-        ({"density": [0.1, True]}, "input should be a number"),
-        ({"density": "0.2,0.2"}, r"density 0\.2, 0\.2 has one twice"),
-        ({"density": "0.2,0.1", "toward": 0.05}, "no density below the one to keep"),
-        ({"density": 0.1, "toward": 0.2}, "no density below the one to keep"),
+        ({"target.density": "0.1,much"}, r"^r\.yaml: target.density"),
+        ({"target.density": [0.1, True]}, "input should be a number"),
+        ({"target.density": "0.2,0.2"}, r"density 0\.2, 0\.2 contains one twice"),
+        ({"target.density": "0.2,0.1", "target.toward": 0.05}, "must be a density below target.density"),
+        ({"target.density": 0.1, "target.toward": 0.2}, "must be a density below target.density"),
     ],
 )
 def test_densities_that_make_no_sense_are_refused(values, message):
     refusal(LEAST | values, message)
+
+
+# Spellings
+
+SPELLINGS = {
+    "grouped": {"data": {"source": "d", "rows": 9}, "method": {"name": "cofi", "end": 0.6}, "training": {"epochs": 8}},
+    "dotted": {"data.source": "d", "data.rows": 9, "method.name": "cofi", "method.end": 0.6, "training.epochs": 8},
+    "flat": {"data": "d", "rows": 9, "method": "cofi", "end": 0.6, "epochs": 8},
+    "mixed": {"data": "d", "data.rows": 9, "method": "cofi", "method.end": 0.6, "training": {"epochs": 8}},
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_a_key_is_grouped_dotted_or_flat(name):
+    made = make({"model": "m"} | SPELLINGS[name])
+    assert made == make({"model": "m"} | SPELLINGS["grouped"])
+    assert (made.data.source, made.method.name, made.training.epochs) == ("d", "cofi", 8)
+
+
+def test_flat_keys_are_told_of_in_one_line(caplog, tmp_path):
+    make(LEAST | SPELLINGS["mixed"])
+    assert caplog.records == []
+    make(LEAST | {"epochs": 8, "task_options": {}, "target_shape": [1, 8], "speedup": 2}, "r.yaml")
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING and record.name.startswith("secateur.")
+    for part in ("r.yaml", "epochs is now training.epochs", "task_options is now data.options", "target.shape"):
+        assert part in record.getMessage()
+    assert "\n" not in record.getMessage()
+
+
+def test_every_flat_key_has_its_place():
+    assert set(FLAT.values()) | {"model", "teacher", "seed", "data.source", "method.name"} == set(KEYS) - NEW
+
+
+NEW = {"distillation.terms"}
+"""Keys that version 0.1.0 did not have."""
+
+
+def test_values_of_either_version_are_upgraded_to_groups():
+    flat = {"model": "m", "data": "d", "task": "tokens", "method": "grain", "options": {"beta": 0.9}, "seed": 1}
+    now = upgrade(flat)
+    assert now == {
+        "model": "m",
+        "data": {"source": "d", "task": "tokens"},
+        "method": {"name": "grain", "options": {"beta": 0.9}},
+        "seed": 1,
+    }
+    assert upgrade(now) == now and upgrade({"mine": 3}) == {"mine": 3}
+    made = make(OTHER).to_dict()
+    assert grouped(dotted(made)) == upgrade(made) == made
+
+
+def test_one_key_in_two_spellings_is_refused_in_a_file(tmp_path):
+    (tmp_path / "r.yaml").write_text("model: m\ndata: d\nepochs: 3\ntraining: {epochs: 4}\n")
+    with pytest.raises(UserError, match=r"has the key 'training\.epochs' twice, in two spellings: keep one of them$"):
+        read(tmp_path / "r.yaml", {})
+    (tmp_path / "r.yaml").write_text("model: m\ndata: d\nepochs: 3\n")
+    assert read(tmp_path / "r.yaml", {"training.epochs": 4}).training.epochs == 4
+
+
+@pytest.mark.parametrize("group", ["training", "target", "measurement"])
+def test_a_group_holds_keys(group):
+    refusal(LEAST | {group: 3}, f"^r.yaml: {group}: expected keys and values, not 3$")

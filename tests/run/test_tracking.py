@@ -10,14 +10,14 @@ from secateur.system.errors import UserError
 @pytest.fixture
 def values(tmp_path):
     model = write_model(tmp_path / "model", ["bad", "good"])
-    return recipe_values(model, write_data(tmp_path / "data.csv")) | {"epochs": 1, "evaluations": 1}
+    return recipe_values(model, write_data(tmp_path / "data.csv")) | {"training.epochs": 1, "training.evaluations": 1}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_tensorboard_keeps_every_stage_of_a_finished_run(values, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    pipeline.run(recipe.make(values | {"report_to": ["tensorboard"]}), tmp_path / "run")
+    pipeline.run(recipe.make(values | {"training.report_to": ["tensorboard"]}), tmp_path / "run")
     tags = {}
     for stage in ("prune", "recover"):
         seen = EventAccumulator(str(tmp_path / "run" / "tensorboard" / stage)).Reload()
@@ -32,5 +32,5 @@ def test_tensorboard_keeps_every_stage_of_a_finished_run(values, tmp_path):
 )
 def test_a_tracker_that_is_not_there_is_refused_before_the_folder_is_touched(values, tmp_path, name, message):
     with pytest.raises(UserError, match=message):
-        pipeline.run(recipe.make(values | {"report_to": [name]}), tmp_path / "run")
+        pipeline.run(recipe.make(values | {"training.report_to": [name]}), tmp_path / "run")
     assert not (tmp_path / "run").exists()

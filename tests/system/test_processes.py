@@ -29,7 +29,7 @@ def world(tmp_path_factory):
     config = json.loads((folder / "model" / "config.json").read_text())
     config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     (folder / "model" / "config.json").write_text(json.dumps(config))
-    values = recipe_values(model, write_data(folder / "data.csv")) | {"shapes": [[1, 8]]}
+    values = recipe_values(model, write_data(folder / "data.csv")) | {"measurement.shapes": [[1, 8]]}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
     return folder / "recipe.yaml"
 

@@ -652,20 +652,20 @@ def values(tmp_path_factory):
     for name, rows in (("train", 48), ("validation", 12)):
         write_questions(folder / f"{name}.jsonl", rows, unanswerable=True)
     learning = {
-        "teacher_epochs": 4,
-        "teacher_learning_rate": 2e-2,
-        "epochs": 4,
-        "learning_rate": 5e-3,
-        "checkpoints": 0,
+        "training.teacher_epochs": 4,
+        "training.teacher_learning_rate": 2e-2,
+        "training.epochs": 4,
+        "training.learning_rate": 5e-3,
+        "training.checkpoints": 0,
     }
-    return recipe_values(write_model(folder / "model"), str(folder)) | learning | {"task": "questions"}
+    return recipe_values(write_model(folder / "model"), str(folder)) | learning | {"data.task": "questions"}
 
 
 @pytest.fixture(scope="module")
 def finished(values, tmp_path_factory):
     """(folder, report) of a run with GRAIN."""
     folder = tmp_path_factory.mktemp("run") / "grain"
-    return folder, stages.run(recipe.make({**values, "evaluations": 2}), folder)
+    return folder, stages.run(recipe.make({**values, "training.evaluations": 2}), folder)
 
 
 def proved(report):
@@ -686,20 +686,23 @@ def test_a_run_with_grain(finished):
     assert [last[f"eval_{name}"] for name in NAMES] == pytest.approx([report.scores[name] for name in NAMES])
 
 
-OPTIONS = {"cofi": {"options": {"learning_rate": 0.5}, "ramp": 0.5}, "movement": {"options": {"tile": 8}}}
-OPTIONS |= {name: {"density": 0.6} for name in ("subset", "michel", "voita")}  # of heads alone
+OPTIONS = {
+    "cofi": {"method.options": {"learning_rate": 0.5}, "method.ramp": 0.5},
+    "movement": {"method.options": {"tile": 8}},
+}
+OPTIONS |= {name: {"target.density": 0.6} for name in ("subset", "michel", "voita")}  # of heads alone
 
 
 @pytest.mark.parametrize("method", METHODS.all())
 def test_a_run_with_every_method(finished, values, tmp_path, method):
     teacher = str(shutil.copytree(finished[0] / "teacher", tmp_path / "teacher"))
-    given = {"model": teacher, "method": method, "epochs": 1, "evaluations": 1, "density": 0.4}
+    given = {"model": teacher, "method": method, "training.epochs": 1, "training.evaluations": 1, "target.density": 0.4}
     report = stages.run(recipe.make({**values, **given, **OPTIONS.get(method, {})}), tmp_path / "run")
     assert proved(report) and "teacher" not in report.seconds
 
 
 def test_rows_are_held_out_by_question(values, tmp_path):
-    run = stages.Run(recipe.make({**values, "select": 10}), tmp_path)
+    run = stages.Run(recipe.make({**values, "training.select": 10}), tmp_path)
     held_out, train = run.given.train_parts
     assert len(contract.examples(held_out)) == 10 and len(contract.examples(train)) == 38
     assert len(held_out) > 10 and [one["nothing"] for one in run.given.scored_rows] == [0] * len(held_out)
@@ -712,17 +715,19 @@ def test_a_run_without_token_types(values, tmp_path):
     model = RobertaForQuestionAnswering(RobertaConfig(vocab_size=len(tokens), max_position_embeddings=40, **sizes))
     for part in (model, tokens):
         part.save_pretrained(tmp_path / "reader")
-    wanted = {**values, "model": str(tmp_path / "reader"), "method": "magnitude", "epochs": 1, "rows": 12}
+    wanted = {**values, "model": str(tmp_path / "reader"), "method": "magnitude", "training.epochs": 1, "data.rows": 12}
     report = stages.run(recipe.make(wanted), tmp_path / "run")
     assert proved(report) and report.rows["train"] == 12
 
 
 def test_a_task_has_defaults_of_a_recipe():
-    made = recipe.make({"model": "m", "data": "d", "task": "questions"})
-    assert (made.max_length, made.shapes) == (384, ((1, 128), (8, 384)))
-    assert recipe.make({"model": "m", "data": "d", "task": "questions", "max_length": 99}).max_length == 99
+    made = recipe.make({"model": "m", "data": "d", "data.task": "questions"})
+    assert (made.data.max_length, made.measurement.shapes) == (384, ((1, 128), (8, 384)))
+    assert (
+        recipe.make({"model": "m", "data": "d", "data.task": "questions", "data.max_length": 99}).data.max_length == 99
+    )
     with pytest.raises(UserError, match="task 'question' is not known: did you mean 'questions'"):
-        recipe.make({"model": "m", "data": "d", "task": "question"})
+        recipe.make({"model": "m", "data": "d", "data.task": "question"})
 
 
 def test_lengths_that_the_model_has_no_positions_for_are_refused_before_a_step(values, tmp_path):
@@ -775,7 +780,7 @@ def test_the_command_knows_the_task(finished, values, tmp_path, secateur, monkey
     line = ("--method", "magnitude", "--density", 0.4, "--task-option", "doc_stride=3", "--output", tmp_path / "run")
     quick = ("--epochs", 1, "--set", "shapes=[[1, 8]]", "--set", "repeats=2", "--set", "checkpoints=0")
     secateur("prune", folder / "teacher", *words, *line, *quick)
-    assert Report.load(tmp_path / "run").recipe["task_options"] == {"doc_stride": 3}
+    assert Report.load(tmp_path / "run").recipe["data"]["options"] == {"doc_stride": 3}
 
 
 def test_a_question_that_is_drawn_twice_counts_twice(monkeypatch):

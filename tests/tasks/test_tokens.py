@@ -395,8 +395,13 @@ def values(tmp_path_factory):
     """A recipe whose model has no head yet, on sentences with four tags beside O."""
     folder = tmp_path_factory.mktemp("world")
     data = write_sentences(folder / "data.jsonl")
-    learning = {"teacher_epochs": 6, "teacher_learning_rate": 2e-2, "epochs": 6, "learning_rate": 5e-3}
-    return recipe_values(write_model(folder / "model"), data) | learning | {"task": "tokens"}
+    learning = {
+        "training.teacher_epochs": 6,
+        "training.teacher_learning_rate": 2e-2,
+        "training.epochs": 6,
+        "training.learning_rate": 5e-3,
+    }
+    return recipe_values(write_model(folder / "model"), data) | learning | {"data.task": "tokens"}
 
 
 NAMES = {0: "O", 1: "B-book", 2: "I-book", 3: "B-film", 4: "I-film"}
@@ -427,15 +432,15 @@ def test_a_run_with_grain(finished):
 @pytest.mark.parametrize(
     "options",
     [
-        {"method": "cofi", "options": {"learning_rate": 0.5}, "ramp": 0.5, "select": 6},
-        {"method": "magnitude", "cache": False, "labels_weight": 0.5},
-        {"method": "random", "embedding_rank": 4},
+        {"method": "cofi", "method.options": {"learning_rate": 0.5}, "method.ramp": 0.5, "training.select": 6},
+        {"method": "magnitude", "distillation.cache": False, "distillation.labels_weight": 0.5},
+        {"method": "random", "target.embedding_rank": 4},
     ],
     ids=lambda options: options["method"],
 )
 def test_a_run_with_other_methods(finished, values, tmp_path, options):
     teacher = str(shutil.copytree(finished[0] / "teacher", tmp_path / "teacher"))
-    wanted = recipe.make({**values, "model": teacher, "epochs": 2, "evaluations": 2, **options})
+    wanted = recipe.make({**values, "model": teacher, "training.epochs": 2, "training.evaluations": 2, **options})
     report = stages.run(wanted, tmp_path / "run")
     assert report.density["prunable"] <= 0.3 and proved(report)
     assert "teacher" not in report.seconds, "a tagger is its own teacher"
@@ -450,7 +455,13 @@ def test_a_run_keeps_the_tokenizer_as_it_trained_with_it(values, tmp_path):
     )
     for part in (model, tokenizer):
         part.save_pretrained(tmp_path / "tagger")
-    wanted = {**values, "model": str(tmp_path / "tagger"), "method": "magnitude", "epochs": 1, "evaluations": 0}
+    wanted = {
+        **values,
+        "model": str(tmp_path / "tagger"),
+        "method": "magnitude",
+        "training.epochs": 1,
+        "training.evaluations": 0,
+    }
     assert proved(stages.run(recipe.make(wanted), tmp_path / "run"))
     kept = AutoTokenizer.from_pretrained(tmp_path / "run" / "model")
     assert kept("go go").tokens() == ["<s>", "Ġgo", "Ġgo", "</s>"] != tokenizer("go go").tokens()
@@ -482,7 +493,7 @@ def test_the_command_knows_the_task(finished, values, tmp_path, secateur):
         *("prune", folder / "teacher", *words, "--method", "magnitude", "--density", 0.4, "--output", tmp_path / "run"),
         *("--epochs", 1, "--set", "shapes=[[1, 8]]", "--set", "repeats=2", "--set", "checkpoints=0"),
     )
-    assert Report.load(tmp_path / "run").recipe["task"] == "tokens"
+    assert Report.load(tmp_path / "run").recipe["data"]["task"] == "tokens"
 
 
 def test_the_registry_knows_it():

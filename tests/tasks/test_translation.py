@@ -618,12 +618,27 @@ def test_a_model_is_made_trained_pruned_and_scored_by_the_command(data, tmp_path
     sizes = [word for name, value in SIZES.items() for word in (f"--{name.replace('_', '-')}", value)]
     told = json.loads(secateur("new", "--data", data, *sizes, "-o", tmp_path / "new", "--json"))
     assert told["vocabulary"] <= 40
-    keys = {"epochs": 1, "teacher_epochs": 1, "shapes": [[1, 8]], "repeats": 1, "bf16": False, "evaluation_rows": 3}
-    values = {"model": str(tmp_path / "new"), "data": data, "task": "translation", "task_options": {"beams": 2}}
+    keys = {
+        "training.epochs": 1,
+        "training.teacher_epochs": 1,
+        "measurement.shapes": [[1, 8]],
+        "measurement.repeats": 1,
+        "training.bf16": False,
+        "training.evaluation_rows": 3,
+    }
+    values = {"model": str(tmp_path / "new"), "data": data, "data.task": "translation", "data.options": {"beams": 2}}
     wanted = recipe.make(
-        values | keys | {"density": 0.5, "max_length": 40, "batch_size": 8, "evaluations": 1, "units": ["ffn", "head"]}
+        values
+        | keys
+        | {
+            "target.density": 0.5,
+            "data.max_length": 40,
+            "training.batch_size": 8,
+            "training.evaluations": 1,
+            "target.units": ["ffn", "head"],
+        }
     )
-    assert wanted.label_smoothing == 0.1 and not wanted.cache
+    assert wanted.distillation.label_smoothing == 0.1 and not wanted.distillation.cache
     assert len(pipeline.Run(wanted, tmp_path / "run").given.scored_rows) == 3
     report = pipeline.run(wanted, tmp_path / "run")
     assert set(report.scores) == {"bleu", "chrf"} and 0.3 < report.density["prunable"] <= 0.5
@@ -648,9 +663,18 @@ def test_batches_to_compare_models_on_have_what_a_decoder_reads(task, made):
 
 
 def test_cofi_prunes_a_model_that_writes_by_its_defaults(data, made, tmp_path):
-    keys = {"epochs": 4, "teacher_epochs": 1, "shapes": [], "bf16": False, "evaluations": 0, "max_length": 40}
-    values = {"model": str(made / "marian"), "data": data, "task": "translation", "task_options": {"beams": 2}}
-    wanted = recipe.make(values | keys | {"method": "cofi", "options": {"learning_rate": 0.3}, "density": 0.6})
+    keys = {
+        "training.epochs": 4,
+        "training.teacher_epochs": 1,
+        "measurement.shapes": [],
+        "training.bf16": False,
+        "training.evaluations": 0,
+        "data.max_length": 40,
+    }
+    values = {"model": str(made / "marian"), "data": data, "data.task": "translation", "data.options": {"beams": 2}}
+    wanted = recipe.make(
+        values | keys | {"method": "cofi", "method.options": {"learning_rate": 0.3}, "target.density": 0.6}
+    )
     assert wanted.match == "nearest-ordered"
     report = pipeline.run(wanted, tmp_path / "run")
     assert report.density["prunable"] <= 0.6 and report.verified["masked_compact"] < 1e-3

@@ -200,7 +200,7 @@ def test_the_kinds_are_as_likely():
 # In a run
 
 
-def values(folder, **others):
+def values(folder, others=()):
     data = folder / "data.csv"
     texts = [f"{('dull', 'fine')[n % 2]} film and {('bad', 'good')[n % 2]} book" for n in range(20)]
     lines = [f"{text},{('bad', 'good')[n % 2]}" for n, text in enumerate(texts)]
@@ -208,26 +208,25 @@ def values(folder, **others):
     return {
         "model": write_model(folder / "model", ["bad", "good"]),
         "data": str(data),
-        "density": 0.5,
-        "epochs": 2,
-        "begin": 0.1,
-        "end": 0.5,
-        "batch_size": 4,
-        "max_length": 24,
-        "shapes": [],
-        "bf16": False,
-        "evaluations": 0,
-        "checkpoints": 0,
-        **others,
-    }
+        "target.density": 0.5,
+        "training.epochs": 2,
+        "method.begin": 0.1,
+        "method.end": 0.5,
+        "training.batch_size": 4,
+        "data.max_length": 24,
+        "measurement.shapes": [],
+        "training.bf16": False,
+        "training.evaluations": 0,
+        "training.checkpoints": 0,
+    } | dict(others)
 
 
-def run(folder, **others):
-    return pipeline.Run(recipe.make(values(folder, **others)), folder / "run")
+def run(folder, others=()):
+    return pipeline.Run(recipe.make(values(folder, others)), folder / "run")
 
 
 def test_copies_are_rows_that_the_teacher_answers_for_and_no_steps_more(tmp_path):
-    one = run(tmp_path, augment=2, select=3, evaluations=1)
+    one = run(tmp_path, {"training.augment": 2, "training.select": 3, "training.evaluations": 1})
     assert len(one.given.train_rows) == 15 and len(one.given.taught_rows) == 45  # of 20, two are for validation
     assert [made["index"] for made in one.given.taught_rows] == list(range(45))
     assert all("labels" in made for made in one.given.train_rows + one.given.scored_rows)
@@ -246,9 +245,9 @@ def test_without_copies_rows_are_as_they_were(tmp_path):
 
 
 def test_a_task_of_words_is_refused_before_the_folder_is_touched(tmp_path):
-    given = values(tmp_path, augment=1, task="tokens", teacher_epochs=1)
+    given = values(tmp_path, {"training.augment": 1, "data.task": "tokens", "training.teacher_epochs": 1})
     given |= {"data": write_sentences(tmp_path / "sentences.jsonl"), "model": write_model(tmp_path / "bare")}
-    with pytest.raises(UserError, match="the task 'tokens' takes no changed copies of its texts: set augment to 0"):
+    with pytest.raises(UserError, match="the task 'tokens' takes no changed copies of its texts: set training"):
         pipeline.run(recipe.make(given), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -165,11 +165,18 @@ class WatchRecovery(Watch):
 
 def test_the_recovery_of_a_run_is_averaged_with_copies_of_the_texts_too(tmp_path):
     model = write_model(tmp_path / "model", ["bad", "good"])
-    own = {"average": 0.4, "augment": 1, "evaluations": 0, "epochs": 2, "shapes": []}
+    own = {
+        "training.average": 0.4,
+        "training.augment": 1,
+        "training.evaluations": 0,
+        "training.epochs": 2,
+        "measurement.shapes": [],
+    }
     watch = WatchRecovery()
     wanted = recipe.make(recipe_values(model, write_data(tmp_path / "data.csv")) | own)
     report = pipeline.run(wanted, tmp_path / "run", [watch])
+    trained = report.recipe["training"]
     found = load_file(tmp_path / "run" / "model" / "model.safetensors")["classifier.weight"]
     expected = mean(watch.seen[-round(0.4 * len(watch.seen)) :])["classifier.weight"]
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-7)
-    assert (report.recipe["average"], report.recipe["augment"], report.rows["train"]) == (0.4, 1, 36)
+    assert (trained["average"], trained["augment"], report.rows["train"]) == (0.4, 1, 36)

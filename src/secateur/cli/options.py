@@ -11,8 +11,8 @@ import transformers
 import typer
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.run import recipe
-from secateur.run.recipe import Recipe
+from secateur.run.recipe import KEYS
+from secateur.run.recipe_yaml import parse
 from secateur.surgery import checkpoint, compact
 from secateur.system.errors import UserError
 from secateur.tasks import TASKS
@@ -21,7 +21,7 @@ from secateur.tasks import task as tasks
 
 def recipe_key(name: str, *flags: str) -> Any:
     """An option that is a key of the recipe, with the recipe's own words about it."""
-    return typer.Option(*flags, help=Recipe.model_fields[name].description, show_default=False)
+    return typer.Option(*flags, help=KEYS[name].description, show_default=False)
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
@@ -29,15 +29,15 @@ ModelName = Annotated[str, typer.Argument(help="A hub name or a model folder, de
 Folder = Annotated[str, typer.Argument(help="A model folder, or the folder of a finished run.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write; new or empty.")]
 Run = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")]
-Data = Annotated[str | None, recipe_key("data")]
-Text = Annotated[str | None, recipe_key("text")]
-Label = Annotated[str | None, recipe_key("label")]
-Metric = Annotated[str | None, recipe_key("metric")]
+Data = Annotated[str | None, recipe_key("data.source")]
+Text = Annotated[str | None, recipe_key("data.text")]
+Label = Annotated[str | None, recipe_key("data.label")]
+Metric = Annotated[str | None, recipe_key("data.metric")]
 Task = Annotated[str, typer.Option(help="Kind of task; see `secateur list`.")]
 TaskOptions = Annotated[
     list[str] | None, typer.Option("--task-option", help="key=value: an argument of the task's own; repeatable.")
 ]
-MaxLength = Annotated[int | None, recipe_key("max_length")]
+MaxLength = Annotated[int | None, recipe_key("data.max_length")]
 Units = Annotated[str | None, typer.Option(help="What may be pruned, with commas: ffn,qk,vo.")]
 Options = Annotated[
     list[str] | None, typer.Option("--option", help="key=value: an argument of the method's own; repeatable.")
@@ -56,7 +56,7 @@ def pairs_of(flag: str, entries: list[str] | None) -> dict[str, Any]:
         key, equals, value = entry.partition("=")
         if not (key and equals):
             raise UserError(f"{flag} {entry!r} is not key=value")
-        pairs[key.strip()] = recipe.parse(value, f"{flag} {entry!r}")
+        pairs[key.strip()] = parse(value, f"{flag} {entry!r}")
     return pairs
 
 
@@ -134,7 +134,7 @@ def task_of(
 
 def length_of(max_length: int | None, task: str) -> int:
     """Tokens of a row: as asked, or as a recipe of the task has it."""
-    usual = TASKS.get(task).defaults.get("max_length", Recipe.model_fields["max_length"].default)
+    usual = TASKS.get(task).defaults.get("data.max_length", KEYS["data.max_length"].default)
     return usual if max_length is None else max_length
 
 

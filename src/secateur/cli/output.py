@@ -91,7 +91,7 @@ def show_names(kinds: Mapping[str, Mapping[str, str]]) -> None:
 def show_report(report: Report, folder: Path) -> None:
     """The last table of a run, its protocol, and how to use what it made."""
     recipe = report.recipe
-    title = f"{recipe['model']} on {recipe['data']}: {recipe['method']} at {report.aim}"
+    title = f"{recipe['model']} on {recipe['data']['source']}: {report.title}"
     show_table(("", "teacher", "pruned"), report.table(), title)
     for note in report.footnotes():
         OUT.print(f"- {note}", style="dim")
@@ -114,11 +114,11 @@ def show_walk(reports: Sequence[Report], folder: Path) -> None:
             "-" if report.retention is None else f"{report.retention:.1%}",
             f"{report.parameters['model']:,}",
             *(f"{one['speed_up']:.1f}x" for one in report.latency),
-            str(folder / str(report.recipe["density"]) / "model"),
+            str(folder / str(report.recipe["target"]["density"]) / "model"),
         )
         for report in reports
     ]
-    show_table(columns, rows, f"{recipe['model']} on {recipe['data']}: {recipe['method']}")
+    show_table(columns, rows, f"{recipe['model']} on {recipe['data']['source']}: {recipe['method']['name']}")
     for note in reports[-1].footnotes():
         OUT.print(f"- {note}", style="dim")
     show_lines("", "To see them side by side:", "", f"    secateur compare {folder} --output comparison")

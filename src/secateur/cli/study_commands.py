@@ -93,7 +93,7 @@ def _outside(runs: Sequence[Finished], places: Sequence[str], data: str | None) 
     """Models that no run made, on the rows that the runs were scored on."""
     if not places:
         return []
-    task, max_length = _task_of(runs[0], data), runs[0].recipe["max_length"]
+    task, max_length = _task_of(runs[0], data), runs[0].recipe["data.max_length"]
     dense = {run.report.parameters["teacher"] for run in runs}
     whole = _prunable(open_model(str(runs[0].folder)), "total") if len(dense) == 1 else None
     return [_scored(place, task, max_length, whole) for place in places]
@@ -106,10 +106,10 @@ def _task_of(run: Finished, data: str | None) -> tasks.Task:
         UserError: it is not what the run was scored on.
     """
     report, recipe = run.report, run.recipe
-    place, text = data or report.recipe["data"], recipe["text"] and ",".join(recipe["text"])
-    words = {"rows": recipe["rows"], "text": text, "label": recipe["label"], "metric": report.metric}
-    words["options"] = recipe.get("task_options")  # which runs of older versions have not
-    task = task_of(recipe["task"], place, report.recipe["seed"], **words)
+    place, text = data or report.recipe["data"]["source"], recipe["data.text"] and ",".join(recipe["data.text"])
+    columns = {"text": text, "label": recipe["data.label"], "metric": report.metric}
+    own = {"rows": recipe["data.rows"], "options": recipe["data.options"]}
+    task = task_of(recipe["data.task"], place, report.recipe["seed"], **own, **columns)
     if task.fingerprint() != report.data:
         raise UserError(
             f"{place} is not the data of the runs (fingerprint {task.fingerprint()}, theirs {report.data}): "
@@ -168,7 +168,7 @@ def _measured(
 
 def study_sensitivity(
     model: Folder,
-    data: Annotated[str, recipe_key("data", "--data")],
+    data: Annotated[str, recipe_key("data.source", "--data")],
     units: Annotated[str, typer.Option(help="Whose groups are cut, with commas; see `secateur list`.")] = ",".join(
         UNITS
     ),

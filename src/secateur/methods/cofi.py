@@ -78,15 +78,15 @@ class Cofi(Method):
 
     monotone = False
     defaults = {
-        "units": ("hidden", "head", "sublayer", "ffn"),
-        "begin": 0.02,
-        "ramp": 0.4,
-        "end": 0.5,
-        "temperature": 2.0,
-        "divergence": True,
-        "hidden": "quarters",
-        "match": "nearest-ordered",
-        "freeze_embeddings": "all",
+        "target.units": ("hidden", "head", "sublayer", "ffn"),
+        "method.begin": 0.02,
+        "method.ramp": 0.4,
+        "method.end": 0.5,
+        "distillation.temperature": 2.0,
+        "distillation.divergence": True,
+        "distillation.hidden": "quarters",
+        "distillation.match": "nearest-ordered",
+        "training.freeze_embeddings": "all",
     }
 
     def __init__(

@@ -75,7 +75,13 @@ class Michel(Scheduled):
 
     heard: Tensor
 
-    defaults = {"units": ("head",), "train": "scores", "begin": 0.03, "end": 0.25, "temperature": 4.0}
+    defaults = {
+        "target.units": ("head",),
+        "method.train": "scores",
+        "method.begin": 0.03,
+        "method.end": 0.25,
+        "distillation.temperature": 4.0,
+    }
 
     def __init__(
         self,

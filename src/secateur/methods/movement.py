@@ -131,16 +131,16 @@ class Movement(Method):
     shares: Tensor
     monotone = False
     defaults = {
-        "units": ("attention/32x32", "ffn"),
-        "begin": 0.05,
-        "ramp": 0.8,
-        "end": 0.6,
-        "temperature": 2.0,
-        "divergence": True,
-        "logits_weight": 0.9,
-        "labels_weight": 0.1,
-        "hidden": None,
-        "freeze_embeddings": False,
+        "target.units": ("attention/32x32", "ffn"),
+        "method.begin": 0.05,
+        "method.ramp": 0.8,
+        "method.end": 0.6,
+        "distillation.temperature": 2.0,
+        "distillation.divergence": True,
+        "distillation.logits_weight": 0.9,
+        "distillation.labels_weight": 0.1,
+        "distillation.hidden": None,
+        "training.freeze_embeddings": False,
     }
 
     def __init__(
@@ -204,7 +204,7 @@ class Movement(Method):
     def defaults_for(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """With the units of the variant that the options name."""
         variant, tile = options.get("variant") or "hybrid", options.get("tile", TILE)
-        return {**cls.defaults, "units": units_of(variant, tile, bool(options.get("faithful")))}
+        return {**cls.defaults, "target.units": units_of(variant, tile, bool(options.get("faithful")))}
 
     @property
     def shrinks(self) -> bool:

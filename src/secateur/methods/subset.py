@@ -115,7 +115,13 @@ class Subset(Gated):
         UserError: what is asked for is out of reach, the space counts a latency, or a number is none.
     """
 
-    defaults = {"units": ("head",), "begin": 0.0, "ramp": 0.9, "end": 0.4, "temperature": 4.0}
+    defaults = {
+        "target.units": ("head",),
+        "method.begin": 0.0,
+        "method.ramp": 0.9,
+        "method.end": 0.4,
+        "distillation.temperature": 4.0,
+    }
 
     def __init__(
         self,

@@ -58,7 +58,13 @@ class Voita(Gated):
         UserError: what is asked for is out of reach, the space counts a latency, or a number is none.
     """
 
-    defaults = {"units": ("head",), "begin": 0.02, "ramp": 0.7, "end": 0.4, "temperature": 4.0}
+    defaults = {
+        "target.units": ("head",),
+        "method.begin": 0.02,
+        "method.ramp": 0.7,
+        "method.end": 0.4,
+        "distillation.temperature": 4.0,
+    }
 
     def __init__(
         self,

@@ -73,14 +73,15 @@ def card(report: Report, model: PreTrainedModel) -> str:
         model: the result; its class says how it is loaded.
     """
     recipe, auto = report.recipe, auto_class((model.config.architectures or [""])[0])
-    name, base = f"{Path(recipe['model']).name}-{recipe['method']}", header_of(recipe["model"])
+    method, source = recipe["method"]["name"], recipe["data"]["source"]
+    name, base = f"{Path(recipe['model']).name}-{method}", header_of(recipe["model"])
     data = ModelCardData(
         model_name=name,
         base_model=recipe["model"] if is_hub_name(recipe["model"]) else base.get("base_model"),
-        datasets=recipe["data"] if is_hub_name(recipe["data"]) else None,
+        datasets=source if is_hub_name(source) else None,
         library_name="transformers",
         pipeline_tag=_pipeline(recipe, auto),
-        tags=["pruned", "structured-pruning", "secateur", recipe["method"]],
+        tags=["pruned", "structured-pruning", "secateur", method],
         eval_results=_results(report, _pipeline(recipe, auto) or "other"),
         **{key: base[key] for key in CARRIED if key in base},
     )
@@ -88,11 +89,11 @@ def card(report: Report, model: PreTrainedModel) -> str:
 
 
 def _pipeline(recipe: Mapping[str, Any], auto: str) -> str | None:
-    return PIPELINES.get(recipe["task"], PIPELINES.get(auto))
+    return PIPELINES.get(recipe["data"]["task"], PIPELINES.get(auto))
 
 
 def _results(report: Report, task: str) -> list[EvalResult]:
-    data = str(report.recipe["data"])
+    data = str(report.recipe["data"]["source"])
     return [
         EvalResult(task, data, Path(data).name, name, round(score, 4), dataset_split="validation")
         for name, score in report.scores.items()
@@ -100,12 +101,13 @@ def _results(report: Report, task: str) -> list[EvalResult]:
 
 
 def _body(report: Report, auto: str, name: str, base: dict[str, Any]) -> str:
-    recipe, method, reached = report.recipe, METHODS.get(report.recipe["method"]), report.density["prunable"]
+    recipe, reached = report.recipe, report.density["prunable"]
+    data, method = recipe["data"], recipe["method"]["name"]
     lines = [
         f"# {name}",
         "",
-        f"`{recipe['model']}`, fine-tuned for `{recipe['data']}` and pruned to {reached:.1%} of the prunable "
-        f"parameters of its layers by structured pruning with distillation (method `{recipe['method']}`, asked for "
+        f"`{recipe['model']}`, fine-tuned for `{data['source']}` and pruned to {reached:.1%} of the prunable "
+        f"parameters of its layers by structured pruning with distillation (method `{method}`, asked for "
         f"{report.aim}). It is an ordinary checkpoint with smaller tensors.",
         "",
         "## Numbers",
@@ -118,13 +120,13 @@ def _body(report: Report, auto: str, name: str, base: dict[str, Any]) -> str:
         "## Load it",
         "",
         LOADING.format(folder="path/to/this/folder", auto=auto),
-        *([WRITING.format(text=f"{recipe['task_options'].get('prefix', '')}a text")] if auto == WRITER else []),
+        *([WRITING.format(text=f"{data['options'].get('prefix', '')}a text")] if auto == WRITER else []),
         "## Where it comes from",
         "",
         f"- base model: `{recipe['model']}`{_terms(base)}",
         f"- teacher: `{recipe['teacher'] or 'the base model, fine-tuned'}`",
-        f"- data: `{recipe['data']}`, {report.rows['train']:,} training rows, whose terms apply too",
-        f"- method: {source_of(method)}",
+        f"- data: `{data['source']}`, {report.rows['train']:,} training rows, whose terms apply too",
+        f"- method: {source_of(METHODS.get(method))}",
         "- `plan.json` says which units were kept; made by [secateur](https://pypi.org/project/secateur).",
         "",
         "## Limits",

@@ -12,6 +12,7 @@ import yaml
 
 from secateur.report import html, run_page
 from secateur.report.html import Facts, Notes, Preformatted, Section, Table
+from secateur.report.recipe_keys import upgrade
 from secateur.report.run_log import Record, read
 from secateur.report.run_page import COLUMNS, shape
 from secateur.system.errors import UserError
@@ -22,6 +23,7 @@ class Report:
     """What a run found.
 
     Attributes:
+        recipe: the resolved recipe, in groups.
         metric: name of the main score; `teacher_scores` and `scores` hold every metric on the validation split.
         density: scope -> fraction kept; `prunable` is the one that was asked for, `model` counts everything, `filled`
             is there with tiles (`Plan.achieved`).
@@ -62,12 +64,12 @@ class Report:
     @property
     def aim(self) -> str:
         """What was asked for: "density 0.05", "keep 12", "5 ms" or "4x"."""
-        r = self.recipe
-        if r["density"] is not None:
-            return f"density {r['density']:g}"
-        if r.get("keep") is not None:
-            return f"keep {r['keep']}"
-        return f"{r['latency']:g} ms" if r["latency"] is not None else f"{r['speedup']:g}x"
+        target = self.recipe["target"]
+        if target["density"] is not None:
+            return f"density {target['density']:g}"
+        if target.get("keep") is not None:
+            return f"keep {target['keep']}"
+        return f"{target['latency']:g} ms" if target["latency"] is not None else f"{target['speedup']:g}x"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `retention` included."""
@@ -140,7 +142,7 @@ class Report:
     @property
     def title(self) -> str:
         """Of the Markdown and of the page."""
-        return f"{self.recipe['method']} at {self.aim}"
+        return f"{self.recipe['method']['name']} at {self.aim}"
 
     def survived(self) -> list[tuple[str, ...]]:
         """What survived, kept / total: a row per layer, and the stream's; columns as in `COLUMNS`."""
@@ -149,7 +151,7 @@ class Report:
     def to_markdown(self) -> str:
         """Headline table, what survived, and the footnotes."""
         r = self.recipe
-        lines = [f"# {self.title}", "", f"`{r['model']}` on `{r['data']}`", ""]
+        lines = [f"# {self.title}", "", f"`{r['model']}` on `{r['data']['source']}`", ""]
         lines += markdown_table(("", "teacher", "pruned"), self.table())
         lines += ["", "## What survived (kept / total)", "", *markdown_table(COLUMNS, self.survived()), ""]
         lines += [f"- {note}" for note in self.footnotes()]
@@ -157,7 +159,7 @@ class Report:
 
     def to_html(self, record: Record) -> str:
         """A page that stands alone: what Markdown tells, and in pictures what the run's folder has on record."""
-        asked, held_out = self.recipe["density"], self.recipe.get("select", 0)
+        asked, held_out = self.recipe["target"]["density"], self.recipe.get("training", {}).get("select", 0)
         told = [
             run_page.survived(self.structure, record.survivors),
             run_page.course(record, self.metric, self.teacher_scores[self.metric], asked, held_out),
@@ -165,7 +167,7 @@ class Report:
             run_page.times(self.latency, self.target, self._about_times()),
         ]
         sections = [self._result(), *(section for section in told if section.parts), self._origin()]
-        return html.render(self.title, sections, f"{self.recipe['model']} on {self.recipe['data']}")
+        return html.render(self.title, sections, f"{self.recipe['model']} on {self.recipe['data']['source']}")
 
     def write(self, folder: Path) -> None:
         """Write `report.md` and `report.html` of the run in a folder.
@@ -200,6 +202,7 @@ class Report:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             data.pop("retention")
+            data["recipe"] = upgrade(data["recipe"])
             return Report(**data)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(

@@ -32,7 +32,7 @@ def walk(recipe: Recipe, output: Path | str, callbacks: Sequence[TrainerCallback
         UserError: anything that the user can mend; nothing half-written is left.
     """
     folder = Path(output)
-    runs = [Run(one, folder / str(one.density), tuple(callbacks), shared=folder) for one in recipe.each()]
+    runs = [Run(one, folder / str(one.target.density), tuple(callbacks), shared=folder) for one in recipe.each()]
     for run in runs:
         run.check()
     processes.on_main(partial(claim, folder, recipe))

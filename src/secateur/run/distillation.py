@@ -41,21 +41,21 @@ class Lessons:
 
     def terms(self) -> list[Term]:
         """The terms of the loss, as pruning begins with them."""
-        r = self.recipe
-        terms: list[Term] = [Logits(r.temperature, r.logits_weight, divergence=r.divergence), *self._hidden()]
-        if r.labels_weight:
-            terms.append(Labels(r.labels_weight, smoothing=r.label_smoothing))
+        d = self.recipe.distillation
+        terms: list[Term] = [Logits(d.temperature, d.logits_weight, divergence=d.divergence), *self._hidden()]
+        if d.labels_weight:
+            terms.append(Labels(d.labels_weight, smoothing=d.label_smoothing))
         return terms
 
     def _hidden(self) -> list[Hidden]:
         """The term of hidden states, if any; a term for each stack that is asked for where a model has two."""
-        r = self.recipe
-        if r.hidden is None:
+        d = self.recipe.distillation
+        if d.hidden is None:
             return []
-        both = STACKS if r.hidden_of == "both" else (r.hidden_of,)
-        options: dict[str, Any] = {"project": r.hidden_projection, "match": r.match}
+        both = STACKS if d.hidden_of == "both" else (d.hidden_of,)
+        options: dict[str, Any] = {"project": d.hidden_projection, "match": d.match}
         return [
-            Hidden(r.hidden, r.hidden_weight, stack=stack, **options) for stack in (both if self.writes else (None,))
+            Hidden(d.hidden, d.hidden_weight, stack=stack, **options) for stack in (both if self.writes else (None,))
         ]
 
     def layers(self, teacher: PreTrainedConfig) -> tuple[list[int], list[int]]:

@@ -10,13 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from secateur.report.comparison import KINDS, OUTSIDE, RUN, TEACHER, Axis, Comparison, Entry, Point, Shape, Time
+from secateur.report.recipe_keys import dotted
 from secateur.report.report import Report
 from secateur.run.recipe import make
 from secateur.system.errors import UserError, as_user_error
 from secateur.tasks import TASKS
 
-NOT_THE_RECIPE = ("seed", "data", "shapes", "repeats", "checkpoints", "shrink", "cache", "cache_gb", "report_to")
-"""Keys in which two runs of one recipe may differ: the seed, where the data lies, what is measured and stored."""
+NOT_THE_RECIPE = (
+    "seed",
+    "data.source",
+    "method.shrink",
+    "distillation.cache",
+    "distillation.cache_gb",
+    "training.checkpoints",
+    "training.report_to",
+    "measurement.shapes",
+    "measurement.repeats",
+)
+"""Dotted keys in which two runs of one recipe may differ: seed, place of the data, what is measured and stored."""
 PROTOCOL = ("threads", "dtype", "runtime", "device", "machine")
 """What two speed-ups must share to be compared."""
 TOLD = (*PROTOCOL, "repeats")
@@ -39,13 +50,14 @@ class Finished:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """What decided the result but for the seed: keys that came after this run have their defaults."""
-        return {key: value for key, value in {**_defaults(), **self.report.recipe}.items() if key not in NOT_THE_RECIPE}
+        """What decided the result but for the seed, by dotted keys; keys newer than this run have their defaults."""
+        resolved = _defaults() | dotted(self.report.recipe)
+        return {key: value for key, value in resolved.items() if key not in NOT_THE_RECIPE}
 
 
 @cache
 def _defaults() -> dict[str, Any]:
-    return make({"model": "", "data": ""}).model_dump(mode="json")
+    return dotted(make({"model": "", "data": ""}).to_dict())
 
 
 def read(folders: Iterable[Path | str]) -> list[Finished]:
@@ -92,7 +104,7 @@ def _check_same(one: Finished, other: Finished) -> None:
     facts = [(run.report.data, run.report.rows["validation"], run.report.metric) for run in (one, other)]
     if facts[0] != facts[1]:
         told = [
-            f"{run.folder} by {metric} on {rows:,} validation rows of {run.report.recipe['data']} ({data})"
+            f"{run.folder} by {metric} on {rows:,} validation rows of {run.report.recipe['data']['source']} ({data})"
             for run, (data, rows, metric) in zip((one, other), facts, strict=True)
         ]
         raise UserError(
@@ -128,7 +140,7 @@ def compare(
     points.sort(key=lambda p: (KINDS.index(p.kind), -round(p.entries[0].density or 1.0, 2), -p.score))
     return Comparison(
         metric=first.metric,
-        greater=TASKS.get(runs[0].recipe["task"]).greater_is_better,
+        greater=TASKS.get(runs[0].recipe["data.task"]).greater_is_better,
         data=first.data,
         rows=first.rows["validation"],
         points=tuple(points),
@@ -193,14 +205,14 @@ def _recipes(runs: Sequence[Finished]) -> list[Point]:
         groups.setdefault(json.dumps(run.recipe, sort_keys=True), []).append(run)
     names = _names([members[0] for members in groups.values()])
     return [
-        Point(name, RUN, members[0].recipe["method"], tuple(map(_entry, members)))
+        Point(name, RUN, members[0].recipe["method.name"], tuple(map(_entry, members)))
         for name, members in zip(names, groups.values(), strict=True)
     ]
 
 
 def _names(runs: Sequence[Finished]) -> list[str]:
     """Method and aim of each; where two share both, also what tells their recipes apart, by as few keys as will do."""
-    names = [f"{run.recipe['method']} at {run.report.aim}" for run in runs]
+    names = [f"{run.recipe['method.name']} at {run.report.aim}" for run in runs]
     for name in {name for name in names if names.count(name) > 1}:
         alike = [number for number, other in enumerate(names) if other == name]
         recipes = [runs[number].recipe for number in alike]

@@ -78,7 +78,7 @@ def run(recipe: Recipe, output: Path | str, callbacks: Sequence[TrainerCallback]
     Raises:
         UserError: anything that the user can mend; nothing half-written is left.
     """
-    if len(recipe.densities) > 1:
+    if len(recipe.target.densities) > 1:
         raise UserError("a run has one density: take `secateur.run.density_sweep.walk` for several, or ask for one")
     return Run(recipe, Path(output), tuple(callbacks)).report()
 
@@ -166,8 +166,8 @@ class Run:
     @cached_property
     def bf16(self) -> bool:
         """bf16 where the hardware computes in it: a GPU that has it, or a CPU with its instructions."""
-        if self.recipe.bf16 is not None:
-            return self.recipe.bf16
+        if self.recipe.training.bf16 is not None:
+            return self.recipe.training.bf16
         if torch.cuda.is_available():
             return torch.cuda.is_bf16_supported(including_emulation=False)
         return compat.cpu_computes_bf16()
@@ -181,34 +181,36 @@ class Run:
         if self.finished:
             return
         processes.refuse_sharding()
-        if self.recipe.batch_size % processes.count():
+        if self.recipe.training.batch_size % processes.count():
             raise UserError(
-                f"batch_size {self.recipe.batch_size} cannot be shared by {processes.count()} processes: the rows of a "
-                "batch are those of all of them, so take a multiple"
+                f"batch_size {self.recipe.training.batch_size} cannot be shared by {processes.count()} processes: the "
+                "rows of a batch are those of all of them, so take a multiple"
             )
-        _check_trackers(self.recipe.report_to)
+        _check_trackers(self.recipe.training.report_to)
         if Path(self.recipe.model).is_dir():
             read_config(Path(self.recipe.model))
-        if "hidden" in self.recipe.units and not self.recipe.hidden_projection:
+        if "hidden" in self.recipe.target.units and not self.recipe.distillation.hidden_projection:
             raise UserError(
-                "hidden_projection: false needs a whole stream: leave it on, or take hidden out of the units"
+                "distillation.hidden_projection: false needs the whole residual stream: leave it on, or take hidden "
+                "out of the units"
             )
         self.given.check()
         model = self._base(self.recipe.model)
         self._check_teacher(model)
         self._check_method(self._method(self._factorised(model)))
-        for _, tokens in self.recipe.shapes:
+        for _, tokens in self.recipe.measurement.shapes:
             check_models([model], tokens)
 
     def _check_method(self, method: Method) -> None:
         """The way of a method must be one that the recipe can take."""
         r = self.recipe
-        if r.toward is not None and self.schedule(0.0) < self.share:
+        if r.target.toward is not None and self.schedule(0.0) < self.share:
             raise UserError(
-                f"{r.method!r} keeps as much at first as in the end, so that one pruning gives one density: ask for one"
+                f"{r.method.name!r} keeps as much at first as in the end, so that one pruning gives one density: ask "
+                "for one"
             )
-        if r.end == 1 and method.fills:
-            raise UserError("end: 1 leaves no recovery, in which what is filled is trained: lower end")
+        if r.method.end == 1 and method.fills:
+            raise UserError("method.end: 1 leaves no recovery, in which what is filled is trained: lower method.end")
 
     def _check_teacher(self, model: PreTrainedModel) -> None:
         """A teacher must suit the terms of the loss, and a named one have the shapes that it lends."""
@@ -218,8 +220,8 @@ class Run:
         if teacher is None:
             return
         shapes = [{name: tensor.shape for name, tensor in m.state_dict().items()} for m in (model, teacher)]
-        if self.recipe.start == "teacher" and shapes[0] != shapes[1]:
-            raise UserError("the student cannot start from a teacher of another shape: set start: model")
+        if self.recipe.distillation.start == "teacher" and shapes[0] != shapes[1]:
+            raise UserError("the student cannot start from a teacher of another shape: set distillation.start: model")
 
     # Stage 1: the teacher
 
@@ -235,7 +237,7 @@ class Run:
     @property
     def teacher_scores(self) -> dict[str, float]:
         """Every metric of the task, by the teacher on all validation rows."""
-        if not self.recipe.cache:
+        if not self.recipe.distillation.cache:
             return self.given.scores(self.teacher)
         return self.given.teacher_scores(self.teacher, self._common / "cache")
 
@@ -256,7 +258,9 @@ class Run:
         r = self.recipe
         set_seed(r.seed)
         model = self._base(r.model)
-        trainer = self._trainer(model, "teacher-training", r.teacher_epochs, learning_rate=r.teacher_learning_rate)
+        trainer = self._trainer(
+            model, "teacher-training", r.training.teacher_epochs, learning_rate=r.training.teacher_learning_rate
+        )
         self._train(trainer, "teacher")
         processes.on_main(partial(save, model, folder, tokenizer=self.given.tokenizer))
 
@@ -273,69 +277,70 @@ class Run:
         """Where pruning starts: the teacher's weights, or the model's own under a new head."""
         set_seed(self.recipe.seed)
         student = self._base(self.recipe.model)
-        if self.recipe.start == "teacher":
+        if self.recipe.distillation.start == "teacher":
             student.load_state_dict(self.teacher.state_dict())
         return self._prepared(self._factorised(student))
 
     def _factorised(self, model: PreTrainedModel) -> PreTrainedModel:
-        return factorise(model, self.recipe.embedding_rank) if self.recipe.embedding_rank else model
+        return factorise(model, self.recipe.target.embedding_rank) if self.recipe.target.embedding_rank else model
 
     def _prepared(self, model: PreTrainedModel) -> PreTrainedModel:
         """The student as it is trained: embeddings frozen and dropout set, as the recipe says."""
-        if self.recipe.freeze_embeddings:
+        if self.recipe.training.freeze_embeddings:
             table = model.get_input_embeddings()
             (table if isinstance(table, torch.nn.Embedding) else table.table).requires_grad_(False)
-        if self.recipe.freeze_embeddings == "all":
+        if self.recipe.training.freeze_embeddings == "all":
             own = dict(model.named_parameters())
             for parameter in self._space().table.parameters:
                 if parameter.layer is None and isinstance(parameter.row, Embedding | Norm) and parameter.name in own:
                     own[parameter.name].requires_grad_(False)
-        if self.recipe.dropout is not None:
-            set_dropout(model, self.recipe.dropout)
+        if self.recipe.training.dropout is not None:
+            set_dropout(model, self.recipe.training.dropout)
         return model
 
     def _method(self, model: PreTrainedModel) -> Method:
         r = self.recipe
-        cost = self.table if r.keep is None else Units()
-        space = Space(model, *r.units, cost=cost, round_to=r.round_to)
-        kind: Any = METHODS.get(r.method)
+        cost = self.table if r.target.keep is None else Units()
+        space = Space(model, *r.target.units, cost=cost, round_to=r.target.round_to)
+        kind: Any = METHODS.get(r.method.name)
         try:
-            return kind(space, self.schedule, **r.options)
+            return kind(space, self.schedule, **r.method.options)
         except TypeError as error:
-            raise UserError(f"the options of {r.method!r} do not fit: {error}") from error
+            raise UserError(f"the options of {r.method.name!r} do not fit: {error}") from error
 
     @cached_property
     def table(self) -> LatencyTable | None:
         """What sizes cost, where a time is asked for: as an earlier attempt had it, the recipe's, or measured now."""
         r, kept = self.recipe, self.folder / TABLE
-        if r.latency is None and r.speedup is None:
+        if r.target.latency is None and r.target.speedup is None:
             return None
         if kept.is_file():
             return LatencyTable.load(kept)
-        if r.latency_table is not None:
-            batch, tokens = r.target_shape or (None, None)
-            return LatencyTable.load(r.latency_table, batch=batch, tokens=tokens)
-        batch, tokens = r.target_shape or r.shapes[0]
+        if r.target.latency_table is not None:
+            batch, tokens = r.target.shape or (None, None)
+            return LatencyTable.load(r.target.latency_table, batch=batch, tokens=tokens)
+        batch, tokens = r.target.shape or r.measurement.shapes[0]
         model = self._factorised(self._base(r.model))
-        return processes.on_main(partial(LatencyTable.measure, model, *r.units, batch=batch, tokens=tokens))
+        return processes.on_main(partial(LatencyTable.measure, model, *r.target.units, batch=batch, tokens=tokens))
 
     @property
     def schedule(self) -> Schedule:
         """Of what is kept, over the progress of the run: the method's way down."""
         r = self.recipe
-        return METHODS.get(r.method).schedule(r.toward or self.share, r.begin, r.begin + r.ramp * (r.end - r.begin))
+        end = r.method.begin + r.method.ramp * (r.method.end - r.method.begin)
+        return METHODS.get(r.method.name).schedule(r.target.toward or self.share, r.method.begin, end)
 
     @cached_property
     def share(self) -> float:
         """What to come down to: the density, or the share of the dense model's units or time."""
         r = self.recipe
-        if r.density is not None:
-            return r.densities[-1]
-        if r.keep is not None:
-            space = Space(self._base(r.model), *r.units, round_to=r.round_to)
-            check_count(space, r.keep)
-            return r.keep / len(space)
-        return cast(LatencyTable, self.table).share_of(r.latency, r.speedup)
+        if r.target.density is not None:
+            return r.target.densities[-1]
+        if r.target.keep is not None:
+            space = Space(self._base(r.model), *r.target.units, round_to=r.target.round_to)
+            check_count(space, r.target.keep)
+            return r.target.keep / len(space)
+        return cast(LatencyTable, self.table).share_of(r.target.latency, r.target.speedup)
 
     @cached_property
     def small(self) -> PreTrainedModel:
@@ -347,22 +352,22 @@ class Run:
 
     def _prune(self, folder: Path) -> None:
         r = self.recipe
-        method, frozen = self._method(self.student), r.train == "scores"
+        method, frozen = self._method(self.student), r.method.train == "scores"
         if frozen:
             self.student.requires_grad_(False)
         trainer = self._trainer(
             self.student,
             "prune",
-            r.epochs * r.end,
+            r.training.epochs * r.method.end,
             method=method,
             objective=self.lessons.terms(),
-            end=r.end,
-            shrink=r.shrink and not frozen,
-            decay=(0.0, r.end) if r.decay == "run" else (0.0, 1.0),
-            learning_rate=r.learning_rate,
+            end=r.method.end,
+            shrink=r.method.shrink and not frozen,
+            decay=(0.0, r.method.end) if r.training.decay == "run" else (0.0, 1.0),
+            learning_rate=r.training.learning_rate,
         )
         trainer.add_callback(PrunedFile(self.folder / "pruned.jsonl", method))
-        if r.toward is not None:
+        if r.target.toward is not None:
             trainer.add_callback(Passing(trainer, self.schedule, self.share, _stop))
         for fork in self.forks:
             trainer.add_callback(Passing(trainer, fork.schedule, fork.share, partial(self._fork, fork, trainer)))
@@ -382,7 +387,7 @@ class Run:
     def _cut(self, model: PreTrainedModel, trainer: PruningTrainer, folder: Path) -> None:
         """Cut a model as its trainer's method says now, and leave what recovery goes on with; the model last."""
         method = cast(Method, trainer.method)
-        rank, keep = self.recipe.embedding_rank, self.recipe.keep
+        rank, keep = self.recipe.target.embedding_rank, self.recipe.target.keep
         plan = method.plan(self.share, rank) if keep is None else method.plan(embedding_rank=rank, keep=keep)
         small = cut(model, plan)
         checked = _proved(verify(self.given.batches(), dense=model, plan=plan), "masked and cut")
@@ -412,19 +417,19 @@ class Run:
 
     def _train_small(self, small: PreTrainedModel, begin: float, rows: int) -> None:
         r, left = self.recipe, Cut(small, self.teacher, self._plan(), self._space())
-        anew = r.recover_learning_rate is not None
+        anew = r.training.recover_learning_rate is not None
         set_seed(r.seed + 1)
         trainer = self._trainer(
             small,
             "recover",
-            r.epochs * (1 - begin),
+            r.training.epochs * (1 - begin),
             objective=self.lessons.continued(left),
             begin=begin,
-            learning_rate=r.recover_learning_rate or r.learning_rate,
+            learning_rate=r.training.recover_learning_rate or r.training.learning_rate,
             constant=anew,
             moments=None if anew else self.lessons.continued_moments(left),
             rows_seen=rows,
-            average=r.average,
+            average=r.training.average,
         )
         with held(small):
             self._train(trainer, "recover")
@@ -441,7 +446,7 @@ class Run:
     def outputs(self) -> PreTrainedModel | CachedTeacher:
         """The teacher as the trainer asks it: its outputs on the training rows, computed once, or the model itself."""
         r = self.recipe
-        if not r.cache:
+        if not r.distillation.cache:
             return self.teacher
         layers, target_layers = self.lessons.layers(self.teacher.config)
         answers = partial(
@@ -453,7 +458,7 @@ class Run:
             layers=layers,
             target_layers=target_layers,
             bf16=self.bf16,
-            limit_gb=r.cache_gb,
+            limit_gb=r.distillation.cache_gb,
         )
         with self.spent.on("cache"):
             return processes.main_first(answers)
@@ -474,9 +479,9 @@ class Run:
         trainer = PruningTrainer(
             model,
             teacher=self.outputs if objective else None,
-            objective=objective or [Labels(smoothing=self.recipe.label_smoothing)],
+            objective=objective or [Labels(smoothing=self.recipe.distillation.label_smoothing)],
             generate=self.task.generate if self.task.generates else None,
-            select=self.task.metric if objective and self.recipe.select else None,
+            select=self.task.metric if objective and self.recipe.training.select else None,
             args=self._arguments(stage, epochs, learning_rate, constant),
             train_dataset=self.given.taught_rows if objective else self.given.train_rows,
             eval_dataset=self.given.scored_rows,
@@ -494,18 +499,20 @@ class Run:
 
     def _arguments(self, stage: str, epochs: float, learning_rate: float, constant: bool) -> TrainingArguments:
         r = self.recipe
-        steps = max(1, round(epochs * max(1, len(self.given.train_rows) // (r.batch_size * r.accumulate))))
+        steps = max(
+            1, round(epochs * max(1, len(self.given.train_rows) // (r.training.batch_size * r.training.accumulate)))
+        )
         return TrainingArguments(
             str(self.folder / stage),
             max_steps=steps,
-            per_device_train_batch_size=r.batch_size // processes.count(),
-            per_device_eval_batch_size=2 * r.batch_size // processes.count(),
+            per_device_train_batch_size=r.training.batch_size // processes.count(),
+            per_device_eval_batch_size=2 * r.training.batch_size // processes.count(),
             ddp_find_unused_parameters=False,
-            gradient_accumulation_steps=r.accumulate,
+            gradient_accumulation_steps=r.training.accumulate,
             learning_rate=learning_rate,
             lr_scheduler_type="constant" if constant else "linear",
-            warmup_steps=r.warmup,
-            weight_decay=r.weight_decay,
+            warmup_steps=r.training.warmup,
+            weight_decay=r.training.weight_decay,
             bf16=self.bf16,
             use_cpu=not torch.accelerator.is_available(),
             optim="adamw_torch_fused",
@@ -513,16 +520,16 @@ class Run:
             dataloader_pin_memory=torch.accelerator.is_available(),
             remove_unused_columns=False,
             label_names=[*self.task.label_names, INDEX],
-            save_strategy="steps" if r.checkpoints else "no",
-            save_steps=max(1, steps // max(1, r.checkpoints)),
+            save_strategy="steps" if r.training.checkpoints else "no",
+            save_steps=max(1, steps // max(1, r.training.checkpoints)),
             save_total_limit=1,
-            eval_strategy="steps" if r.evaluations else "no",
-            eval_steps=max(1, steps // max(1, r.evaluations)),
+            eval_strategy="steps" if r.training.evaluations else "no",
+            eval_steps=max(1, steps // max(1, r.training.evaluations)),
             logging_steps=max(1, steps // 50),
             seed=r.seed,
             data_seed=r.seed,
             disable_tqdm=True,
-            report_to=list(r.report_to),
+            report_to=list(r.training.report_to),
             run_name=f"{self.folder.name}-{stage}",
         )
 
@@ -542,10 +549,11 @@ class Run:
     def _measure(self, **reached: dict[str, float]) -> Report:
         r = self.recipe
         model, teacher = self.recovered, self.teacher
-        space, latency, target = self._space(), grid(model, teacher, r.shapes, repeats=r.repeats), self._target()
+        latency = grid(model, teacher, r.measurement.shapes, repeats=r.measurement.repeats)
+        space, target = self._space(), self._target()
         self.spent.held("measure")
         return Report(
-            recipe=r.model_dump(mode="json"),
+            recipe=r.to_dict(),
             metric=self.task.metric,
             **reached,
             rows={name: len(split) for name, split in self.task.splits.items()},
@@ -570,11 +578,11 @@ class Run:
         verdict = self._plan().latency
         if self.table is None or verdict is None:
             return None
-        return beside(verdict, self.table.measure_again(self.recovered, self.teacher, self.recipe.repeats))
+        return beside(verdict, self.table.measure_again(self.recovered, self.teacher, self.recipe.measurement.repeats))
 
     def _space(self) -> Space:
         """The space of the plan; of the teacher, which has the student's shape and is there in every stage."""
-        return Space(self.teacher, *self.recipe.units)
+        return Space(self.teacher, *self.recipe.target.units)
 
     def _plan(self) -> Plan:
         return Plan.load(
@@ -600,7 +608,7 @@ def _check_trackers(names: Sequence[str]) -> None:
             compat.tracker_callback(name)()
         except (ValueError, RuntimeError, ImportError) as error:
             raise UserError(
-                f"report_to {name!r} cannot be used ({error}): run pip install {name}, or name another tracker"
+                f"training.report_to {name!r} cannot be used ({error}): run pip install {name}, or name another tracker"
             ) from error
 
 

@@ -37,9 +37,9 @@ class Given:
 
     @cached_property
     def task(self) -> Task:
-        r = self.recipe
-        extra = {name: value for name, value in (("text", r.text), ("label", r.label)) if value is not None}
-        return open_task(r.task, r.data, r.task_options, metric=r.metric, seed=r.seed, rows=r.rows, **extra)
+        d, seed = self.recipe.data, self.recipe.seed
+        extra = {name: value for name, value in (("text", d.text), ("label", d.label)) if value is not None}
+        return open_task(d.task, d.source, d.options, metric=d.metric, seed=seed, rows=d.rows, **extra)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -56,11 +56,15 @@ class Given:
         Raises:
             UserError: more rows are to be held out than there are, or copies are asked of a task that takes none.
         """
-        select, count = self.recipe.select, len(self.task.splits["train"])
+        select, count = self.recipe.training.select, len(self.task.splits["train"])
         if select >= count:
-            raise UserError(f"select: {select} of the {count} training rows cannot be held out: hold out fewer")
-        if self.recipe.augment and not self.task.augmentable:
-            raise UserError(f"the task {self.recipe.task!r} takes no changed copies of its texts: set augment to 0")
+            raise UserError(
+                f"training.select: {select} of the {count} training rows cannot be held out: hold out fewer"
+            )
+        if self.recipe.training.augment and not self.task.augmentable:
+            raise UserError(
+                f"the task {self.recipe.data.task!r} takes no changed copies of its texts: set training.augment to 0"
+            )
 
     @cached_property
     def train_rows(self) -> Rows:
@@ -70,15 +74,15 @@ class Given:
     def taught_rows(self) -> Rows:
         """What the student learns from its teacher: the training rows, and changed copies of them without labels."""
         r = self.recipe
-        if not r.augment:
+        if not r.training.augment:
             return self.train_rows
-        return _numbered(augmented(self.train_rows, self.tokenizer, r.augment, r.seed))
+        return _numbered(augmented(self.train_rows, self.tokenizer, r.training.augment, r.seed))
 
     @cached_property
     def train_parts(self) -> tuple[Rows, Rows]:
         """Encoded training rows: those held out to select on, drawn by the seed, and those to train on."""
-        rows = partial(encoded, self.task, "train", self.tokenizer, self.recipe.max_length)
-        count, held_out = len(self.task.splits["train"]), self.recipe.select
+        rows = partial(encoded, self.task, "train", self.tokenizer, self.recipe.data.max_length)
+        count, held_out = len(self.task.splits["train"]), self.recipe.training.select
         if not held_out:
             return [], rows()
         order = torch.randperm(count, generator=torch.Generator().manual_seed(self.recipe.seed)).tolist()
@@ -86,17 +90,17 @@ class Given:
 
     @cached_property
     def validation_rows(self) -> Rows:
-        return encoded(self.task, "validation", self.tokenizer, self.recipe.max_length)
+        return encoded(self.task, "validation", self.tokenizer, self.recipe.data.max_length)
 
     @cached_property
     def scored_rows(self) -> Rows:
         """What a stage is scored on while it trains: rows held out of the training set where something is chosen."""
-        if self.recipe.select:
+        if self.recipe.training.select:
             return _numbered(self.train_parts[0])
-        most, count = self.recipe.evaluation_rows, len(self.task.splits["validation"])
+        most, count = self.recipe.training.evaluation_rows, len(self.task.splits["validation"])
         if most is None or most >= count:
             return _numbered(self.validation_rows)
-        return _numbered(encoded(self.task, "validation", self.tokenizer, self.recipe.max_length, range(most)))
+        return _numbered(encoded(self.task, "validation", self.tokenizer, self.recipe.data.max_length, range(most)))
 
     def collator(self) -> DataCollatorWithPadding:
         """As the task's, in multiples of `LENGTHS`, unless these may pass the longest that the model takes."""
@@ -124,8 +128,8 @@ class Given:
 
     def _key(self, model: PreTrainedModel) -> str:
         """16 hex digits that change with whatever its scores depend on: the model, the task and its rows."""
-        r = self.recipe
-        asked = [r.task, r.metric, r.data, r.text, r.label, r.task_options, self.validation_rows]
+        d = self.recipe.data
+        asked = [d.task, d.metric, d.source, d.text, d.label, d.options, self.validation_rows]
         said = json.dumps([fingerprint(model), *asked], sort_keys=True, default=str)
         return hashlib.sha256(said.encode()).hexdigest()[:16]
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
-from secateur.run.recipe import Recipe, parse
+from secateur.report.recipe_keys import dotted, upgrade
+from secateur.run.recipe import Recipe, make
+from secateur.run.recipe_yaml import parse
 from secateur.system.errors import UserError
 
 UNCLAIMED = {"versions.json", "recipe.partial"}  # all that a run leaves that is killed before the folder is its own
@@ -23,14 +25,11 @@ def claim(folder: Path, recipe: Recipe) -> None:
     Raises:
         UserError: it holds a run of another recipe, or something else; it is left as it was.
     """
-    mine, resolved = folder / "recipe.yaml", recipe.to_yaml()
+    mine = folder / "recipe.yaml"
     if mine.is_file():
-        theirs = mine.read_text(encoding="utf-8")
-        if theirs != resolved:
-            old, new = (parse(text, str(mine)) for text in (theirs, resolved))
-            changed = [key for key in new if not isinstance(old, dict) or old.get(key, ...) != new[key]]
+        if changed := _differences(mine, recipe):
             raise UserError(
-                f"{folder} holds a run of another recipe (it differs in {', '.join(changed) or 'its keys'}): "
+                f"{folder} holds a run of another recipe (it differs in {', '.join(changed)}): "
                 "choose another output folder, or repeat its command to go on"
             )
         return
@@ -39,9 +38,22 @@ def claim(folder: Path, recipe: Recipe) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "versions.json").write_text(json.dumps(versions(), indent=1) + "\n", encoding="utf-8")
-        write_whole(mine, resolved)
+        write_whole(mine, recipe.to_yaml())
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror}): choose a folder that can be written") from error
+
+
+def _differences(path: Path, recipe: Recipe) -> list[str]:
+    """Dotted keys in which the recipe of a run's folder, of this version or an older one, differs from `recipe`.
+
+    A key that the older version did not have has its default.
+    """
+    values = parse(path.read_text(encoding="utf-8"), str(path))
+    try:
+        old = dotted(make(upgrade(values), str(path)).to_dict())
+    except (UserError, AttributeError):  # AttributeError: the file does not hold keys and values
+        return ["its keys"]
+    return [key for key, value in dotted(recipe.to_dict()).items() if old[key] != value]
 
 
 def versions() -> dict[str, str]:

@@ -70,7 +70,7 @@ class Questions(Task):
     model_class: ClassVar[Any] = AutoModelForQuestionAnswering
     collator_class: ClassVar[type[PaddingCollator]] = WindowCollator
     label_names: ClassVar[tuple[str, ...]] = ("start_positions", "end_positions")
-    defaults: ClassVar[Mapping[str, Any]] = {"max_length": 384, "shapes": ((1, 128), (8, 384))}
+    defaults: ClassVar[Mapping[str, Any]] = {"data.max_length": 384, "measurement.shapes": ((1, 128), (8, 384))}
 
     splits: DatasetDict
     metric: str

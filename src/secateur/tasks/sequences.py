@@ -77,10 +77,10 @@ class Sequences(Task):
     collator_class: ClassVar[type[PaddingCollator]] = SequenceCollator
     generates: ClassVar[bool] = True
     defaults: ClassVar[Mapping[str, Any]] = {
-        "label_smoothing": 0.1,
-        "temperature": 1.0,  # a higher one leaves nothing but the size of a vocabulary (RESULTS.md)
-        "evaluation_rows": 200,
-        "cache": False,
+        "distillation.label_smoothing": 0.1,
+        "distillation.temperature": 1.0,  # a higher one leaves nothing but the size of a vocabulary (RESULTS.md)
+        "training.evaluation_rows": 200,
+        "distillation.cache": False,
     }
     columns: ClassVar[Sequence[tuple[str, str]]]
     metrics: ClassVar[tuple[str, ...]]

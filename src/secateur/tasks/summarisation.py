@@ -17,7 +17,7 @@ from secateur.tasks.sequences import Sequences
 class Summarisation(Sequences):
     """A short text for a long one. The scores are F1 in [0, 1], mean over the rows."""
 
-    defaults: ClassVar[Any] = {**Sequences.defaults, "max_length": 512, "shapes": ((1, 128), (8, 512))}
+    defaults: ClassVar[Any] = {**Sequences.defaults, "data.max_length": 512, "measurement.shapes": ((1, 128), (8, 512))}
     columns: ClassVar[Sequence[tuple[str, str]]] = (
         ("article", "highlights"),
         ("document", "summary"),

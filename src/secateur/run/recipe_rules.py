@@ -1,0 +1,110 @@
+"""What the keys of a recipe demand of each other, over all groups."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from secateur.system.errors import UserError
+
+if TYPE_CHECKING:
+    from secateur.run.recipe import Recipe
+
+AMOUNTS = ("density", "latency", "speedup", "keep")
+"""Keys of `target` that say how much is kept: exactly one of them is set."""
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse a recipe whose keys do not fit each other.
+
+    Raises:
+        UserError: they do not.
+    """
+    for rule in RULES:
+        rule(recipe)
+
+
+def _pruning_takes_time(recipe: Recipe) -> None:
+    begin, end = recipe.method.begin, recipe.method.end
+    if not begin < end:
+        raise UserError(f"method.begin {begin} must be smaller than method.end {end}: pruning needs a part of the run")
+
+
+def _selection_needs_evaluations(recipe: Recipe) -> None:
+    if recipe.training.select and not recipe.training.evaluations:
+        raise UserError(
+            "training.select needs evaluations to choose from: set training.evaluations, or training.select: 0"
+        )
+
+
+def _selection_or_averaging(recipe: Recipe) -> None:
+    if recipe.training.select and recipe.training.average:
+        raise UserError(
+            "training.select and training.average exclude each other, as both determine the final weights: drop one"
+        )
+
+
+def _augmented_texts_have_no_label(recipe: Recipe) -> None:
+    if recipe.training.augment and recipe.distillation.labels_weight:
+        raise UserError(
+            "training.augment makes texts without a label: set distillation.labels_weight: 0, or training.augment: 0"
+        )
+
+
+def _constant_rate_after_decay(recipe: Recipe) -> None:
+    if (recipe.training.decay == "stage") != (recipe.training.recover_learning_rate is not None):
+        raise UserError("training.decay: stage and training.recover_learning_rate go together: set both or neither")
+
+
+def _recovery_for_its_keys(recipe: Recipe) -> None:
+    needed = recipe.training.average or recipe.training.recover_learning_rate is not None
+    if recipe.method.end == 1 and needed:
+        raise UserError(
+            "method.end: 1 leaves no recovery: drop training.average and training.recover_learning_rate, or lower "
+            "method.end"
+        )
+
+
+def _one_amount(recipe: Recipe) -> None:
+    if [getattr(recipe.target, name) for name in AMOUNTS].count(None) != len(AMOUNTS) - 1:
+        raise UserError("target: density, latency, speedup and keep exclude each other: ask for one of them")
+
+
+def _shape_for_a_latency(recipe: Recipe) -> None:
+    target = recipe.target
+    if target.latency is None and target.speedup is None and (target.shape or target.latency_table):
+        raise UserError(
+            "target.shape and target.latency_table go with a latency or a speedup: ask for one, or drop them"
+        )
+
+
+def _densities_are_fractions(recipe: Recipe) -> None:
+    for density in recipe.target.densities:
+        if not 0 < density <= 1:
+            raise UserError(f"density {density} is not in (0, 1]: it is the fraction of parameters to keep")
+
+
+def _densities_differ(recipe: Recipe) -> None:
+    densities = recipe.target.densities
+    if len(set(densities)) < len(densities):
+        raise UserError(f"density {', '.join(f'{d:g}' for d in densities)} contains one twice: name each once")
+
+
+def _toward_a_lower_density(recipe: Recipe) -> None:
+    density, toward = recipe.target.density, recipe.target.toward
+    if toward is not None and not (isinstance(density, float) and 0 < toward < density):
+        raise UserError(f"target.toward {toward:g} must be a density below target.density, which is {density}")
+
+
+RULES = (
+    _pruning_takes_time,
+    _selection_needs_evaluations,
+    _selection_or_averaging,
+    _augmented_texts_have_no_label,
+    _constant_rate_after_decay,
+    _recovery_for_its_keys,
+    _one_amount,
+    _shape_for_a_latency,
+    _densities_are_fractions,
+    _densities_differ,
+    _toward_a_lower_density,
+)
