@@ -139,7 +139,7 @@ def test_the_page_tells_the_numbers_their_protocol_and_where_they_come_from():
         assert "".join(row) in page
     for part in (*REPORT.footnotes(), "97.0% of the teacher 0.9000", "4.90-5.20", "1.90-2.30", "torch2.13.0"):
         assert part in page
-    for part in ("data fingerprint0123", "train rows67,349", "method: grain", "m on d"):
+    for part in ("data fingerprint0123", "train rows67,349", "method: {name: grain}", "m on d"):
         assert part in page
 
 

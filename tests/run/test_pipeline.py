@@ -253,7 +253,7 @@ def timed(values, tmp_path_factory):
     model = write_model(folder / "classifier", ["bad", "good"])
     dense = AutoModelForSequenceClassification.from_pretrained(model)
     LatencyTable.measure(dense, "ffn", "qk", "vo", tokens=8, timer=timer(tokens=8)).save(folder / "table.json")
-    own = {name: value for name, value in values.items() if name != "density"}
+    own = {name: value for name, value in values.items() if name != "target.density"}
     own |= {
         "model": model,
         "training.epochs": 1,

@@ -731,7 +731,7 @@ def test_a_task_has_defaults_of_a_recipe():
 
 
 def test_lengths_that_the_model_has_no_positions_for_are_refused_before_a_step(values, tmp_path):
-    long = {name: value for name, value in values.items() if name != "shapes"}  # as the task has them
+    long = {name: value for name, value in values.items() if name != "measurement.shapes"}  # as the task has them
     with pytest.raises(UserError, match="expected at most 32 tokens, the positions that"):
         stages.run(recipe.make(long), tmp_path / "run")
     assert not (tmp_path / "run").exists()
