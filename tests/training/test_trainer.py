@@ -1,7 +1,5 @@
 """What a trainer chooses, the best evaluation of those where the method has settled; and where it stops."""
 
-from statistics import mean
-
 import pytest
 import torch
 from quiet import arguments
@@ -9,7 +7,6 @@ from safetensors import safe_open
 from tiny_models import tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback, TrainingArguments
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from secateur.methods.grain import Grain
 from secateur.methods.magnitude import Magnitude
@@ -18,7 +15,6 @@ from secateur.structure.space import Space
 from secateur.system.errors import UserError
 from secateur.training.checks import check_devices
 from secateur.training.objectives import Labels, Term
-from secateur.training.samplers import ByLength
 from secateur.training.trainer import PruningTrainer
 
 STEPS = 6
@@ -262,34 +258,3 @@ def test_a_micro_batch_does_not_wait_for_the_device(tmp_path):
     with Waits() as told:
         made.log({"loss": 1.0})
     assert told.count > 0
-
-
-# The order of rows
-
-
-def test_an_order_by_length_does_not_go_from_long_to_short():
-    """A training that ends within an epoch has seen rows of all lengths; Trainer takes the long ones first."""
-    lengths = [1 + number % 40 for number in range(1600)]
-    theirs = list(LengthGroupedSampler(8, lengths=lengths, generator=torch.Generator().manual_seed(0)))
-    mine = ByLength(8, lengths, seed=0)
-    overall = mean(lengths)
-    assert mean(lengths[row] for row in theirs[:200]) > 1.4 * overall
-    for epoch in range(5):
-        mine.set_epoch(epoch)
-        order = list(mine)
-        assert sorted(order) == list(range(1600))
-        assert mean(lengths[row] for row in order[:200]) == pytest.approx(overall, rel=0.3)
-        batches = [order[first : first + 8] for first in range(0, 1600, 8)]
-        assert max(max(lengths[row] for row in batch) - min(lengths[row] for row in batch) for batch in batches) <= 2
-
-
-def test_an_order_goes_on_behind_the_rows_that_were_taken():
-    lengths = [1 + number % 7 for number in range(100)]
-    whole, rest = ByLength(8, lengths, seed=3), ByLength(8, lengths, seed=3, first=64)
-    stream = list(whole)
-    whole.set_epoch(1)
-    stream += list(whole)
-    found = list(rest)
-    assert found == stream[64:164] and len(found) == len(lengths)
-    rest.set_epoch(1)
-    assert list(rest)[:36] == stream[164:]

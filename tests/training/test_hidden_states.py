@@ -1,0 +1,115 @@
+"""Distillation of hidden states: values by hand, the layers that are matched, projections that follow a cut."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from secateur.system.errors import UserError
+from secateur.training.hidden_states import Hidden, masked_mse
+from secateur.training.step import Step
+
+
+def says(logits, *hidden, **more):
+    """A model's outputs: logits `(batch, labels)`, hidden states `(batch, tokens, dims)`."""
+    return SimpleNamespace(
+        logits=torch.tensor(logits), hidden_states=[torch.tensor(states) for states in hidden], **more
+    )
+
+
+def shaped(width, depth):
+    """Stands for a model where only its shape is asked for."""
+    config = SimpleNamespace(hidden_size=width, num_hidden_layers=depth)
+    return SimpleNamespace(config=config, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("layers", "depth", "matched"),
+    [
+        ("every 2", 12, [0, 2, 4, 6, 8, 10, 12]),
+        ("every 2", 5, [0, 2, 4]),
+        ("every 3", 6, [0, 3, 6]),
+        ("every 1", 2, [0, 1, 2]),
+        ("every 9", 6, [0]),
+        ("last", 6, [6]),
+        ([0, 5], 6, [0, 5]),
+        ((6,), 6, [6]),
+    ],
+)
+def test_matched_layers(layers, depth, matched):
+    assert Hidden(layers).matched(depth) == matched
+
+
+@pytest.mark.parametrize(
+    "layers", ["", "first", "every", "every two", "every 0", "every -1", "every 2 3", [], [7], [-1, 2]]
+)
+def test_other_ways_to_name_layers_are_refused(layers):
+    with pytest.raises(UserError, match="numbers from 0 to 6"):
+        Hidden(layers).matched(6)
+
+
+def test_hidden_is_a_sum_over_layers_of_the_error_on_real_tokens():
+    """Two layers of two tokens and two dims; the second token is padding."""
+    term = Hidden("every 1")
+    term.bind(shaped(2, 1), shaped(2, 1))
+    student = says([[0.0]], [[[1.0, 2.0], [50.0, 50.0]]], [[[0.0, 0.0], [0.0, 0.0]]])
+    teacher = says([[0.0]], [[[1.0, 0.0], [0.0, 0.0]]], [[[3.0, 1.0], [9.0, 9.0]]])
+    batch = {"attention_mask": torch.tensor([[1, 0]])}
+    assert term(Step(batch, student, teacher)).item() == (0 + 4) / 2 + (9 + 1) / 2
+
+
+def test_masked_mse_by_hand():
+    states, real = torch.arange(12.0).view(1, 3, 4), torch.tensor([[[1], [1], [0]]])
+    assert masked_mse(states, torch.zeros_like(states), real).item() == 17.5
+
+
+def test_projections_start_as_the_identity_and_may_widen():
+    term = Hidden([0, 3])
+    term.bind(shaped(3, 4), shaped(5, 4))
+    assert list(term.projections) == ["0", "3"]
+    states = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    for projection in term.projections.values():
+        torch.testing.assert_close(projection(states), nn.functional.pad(states, (0, 2)))
+        assert all(parameter.requires_grad for parameter in projection.parameters())
+
+
+def test_a_term_that_is_bound_stays_as_it_is():
+    term = Hidden("last")
+    term.bind(shaped(3, 4), None)
+    assert not term.projections, "without a teacher there is nothing to project to"
+    term.bind(shaped(3, 4), shaped(3, 4))
+    before = term.projections["4"]
+    term.bind(shaped(3, 4), shaped(3, 4))
+    assert term.projections["4"] is before
+
+
+def test_projections_are_restricted_with_the_stream():
+    term = Hidden("every 2")
+    term.bind(shaped(4, 2), shaped(4, 2))
+    for projection in term.projections.values():
+        nn.init.normal_(projection.weight)
+    kept = torch.tensor([0, 3])
+    states = torch.zeros(1, 1, 4)
+    states[..., kept] = torch.tensor([2.0, -1.0])
+    before = [projection(states) for projection in term.projections.values()]
+    term.restrict(kept, torch.tensor([True, False]))
+    for projection, expected in zip(term.projections.values(), before, strict=True):
+        assert (projection.in_features, tuple(projection.weight.shape)) == (2, (4, 2))
+        torch.testing.assert_close(projection(states[..., kept]), expected)
+        assert projection.weight.requires_grad
+
+
+def test_layers_of_one_number_need_models_of_one_depth():
+    with pytest.raises(UserError, match="teacher has 4 layers, the model 2"):
+        Hidden("every 2").bind(shaped(4, 2), shaped(4, 4))
+
+
+@pytest.mark.parametrize("match", ["nearest", "nearest-ordered", "sampled", "windows"])
+def test_layers_matched_anew_may_be_of_a_deeper_teacher(match):
+    term = Hidden("quarters", match=match)
+    term.bind(shaped(4, 2), shaped(4, 8))
+    student = SimpleNamespace(logits=torch.zeros(1, 2), hidden_states=[torch.ones(1, 3, 4)] * 3)
+    teacher = SimpleNamespace(hidden_states=[torch.full((1, 3, 4), 3.0)] * 9)
+    loss = term(Step({"attention_mask": torch.ones(1, 3)}, student, teacher))
+    assert float(loss.detach()) == pytest.approx(4 * 4.0)  # four of the teacher's layers, each 2 away
