@@ -11,16 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from secateur.run.context import Context
+
 Folder = Annotated[Path, typer.Option(exists=True, file_okay=False)]
-CODE = (
-    "import sys, json; from pathlib import Path; "
-    "from secateur.run.recipe import make; from secateur.run.pipeline import Run; "
-    "run = Run(make(json.loads(sys.argv[1])), Path(sys.argv[2]), shared=Path(sys.argv[3])); run."
-)
 
 
 def base_model() -> str:
@@ -31,29 +29,76 @@ def base_model() -> str:
     return str(Path(spec.origin).parent / "model")
 
 
-def one(folder: Path, values: Mapping[str, Any], shared: Path, threads: int, ask: str = "report()") -> None:
-    """One run in a process of its own, with what its teacher says in `shared`; what it printed is beside its folder.
+def one(folder: Path, values: Mapping[str, Any], shared: Path, threads: int, part: str = "run") -> None:
+    """A part of a run (`PARTS`) in a process of its own, with its teacher's outputs in `shared`.
 
-    One that fails is told of, also where its folder holds an earlier run of another recipe.
+    What it prints is kept in a file beside its folder. One that fails is reported, also where its folder holds an
+    earlier run of another recipe.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with (folder.parent / f"{folder.name}.log").open("a") as log:
-        arguments = [sys.executable, "-c", CODE + ask, json.dumps(values), str(folder), str(shared)]
+        arguments = [sys.executable, __file__, part, json.dumps(values), str(folder), str(shared)]
         failed = subprocess.run(arguments, env=environment, stdout=log, stderr=log, check=False).returncode
     if failed:
         print(f"{folder} failed: see {folder}.log", file=sys.stderr)
 
 
 def several(root: Path, runs: Mapping[str, Mapping[str, Any]], jobs: int) -> None:
-    """Runs by name, after the teacher was asked and scored once for all of them; `jobs` at once, by cores alike."""
+    """Runs by name, `jobs` at once with the same number of cores each, once the outputs of their teacher are cached."""
     cores = os.cpu_count() or 1
     (root / "shared").mkdir(parents=True, exist_ok=True)
-    one(root / "shared", next(iter(runs.values())), root, cores, "outputs; run.teacher_scores")
+    one(root / "shared", next(iter(runs.values())), root, cores, "outputs")
     with ThreadPoolExecutor(jobs) as pool:
         waiting = [pool.submit(one, root / name, values, root, max(1, cores // jobs)) for name, values in runs.items()]
         for done in waiting:
             done.result()
+
+
+# The parts of a run, as the process that `one` starts does them
+
+
+def run(context: Context) -> None:
+    """The whole run."""
+    from secateur.run.pipeline import run_context
+
+    run_context(context)
+
+
+def train_teacher(context: Context) -> None:
+    """Its teacher, if one must be trained."""
+    from secateur.run.stages import teacher
+
+    if not teacher.done(context):
+        teacher.run(context)
+
+
+def cache_outputs(context: Context) -> None:
+    """Its teacher, with its outputs and its scores."""
+    from secateur.run.models import load_teacher
+    from secateur.run.stages.measure import teacher_scores
+    from secateur.run.stages.outputs import outputs_of
+
+    train_teacher(context)
+    teacher = load_teacher(context)
+    outputs_of(context, teacher)
+    teacher_scores(context, teacher)
+
+
+PARTS = {"run": run, "teacher": train_teacher, "outputs": cache_outputs}
+
+
+def main(part: str, values: str, folder: str, shared: str) -> None:
+    """Do a part of the run whose recipe is `values`, as JSON."""
+    from secateur.run.context import Context
+    from secateur.run.recipe import make
+    from secateur.run.run_data import RunData
+
+    recipe = make(json.loads(values))
+    PARTS[part](Context(recipe, Path(folder), RunData(recipe), shared=Path(shared)))
+
+
+# Data and results
 
 
 def hold_out(data: Path, folder: Path, rows: int) -> Path:
@@ -84,3 +129,7 @@ def compare(root: Path, base: Mapping[str, Any], settings: list[str], jobs: int)
 def spread(values: list[float], digits: int = 4) -> str:
     """Mean and, of several, standard deviation."""
     return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

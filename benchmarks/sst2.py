@@ -104,11 +104,11 @@ def walked(data: Folder, teacher: Folder, threads: int = 1) -> None:
     import torch
 
     from secateur.report.report import Report
-    from secateur.run.density_sweep import walk
+    from secateur.run.density_sweep import sweep
     from secateur.run.recipe import make
 
     torch.set_num_threads(threads)
-    together = walk(
+    together = sweep(
         make({**base(data, teacher, SETTINGS), "method": "grain", "target.density": DENSITIES}), RUNS / "walk"
     )
     alone = [Report.load(RUNS / name_of("grain", density, 0)) for density in DENSITIES]

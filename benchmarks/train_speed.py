@@ -171,7 +171,7 @@ def one(asked: str, folder: Path) -> None:
     import torch
 
     from secateur.methods.grain import Grain
-    from secateur.run import pipeline, run_data
+    from secateur.run import pipeline, run_data, stage_trainer
     from secateur.run.recipe import make
     from secateur.system import process_memory
     from secateur.training import trainer as training
@@ -182,10 +182,10 @@ def one(asked: str, folder: Path) -> None:
     began = time.monotonic()
     with ExitStack() as stack:
         if twice:
-            stack.enter_context(patch.object(pipeline, "PruningTrainer", _published()))
+            stack.enter_context(patch.object(stage_trainer, "PruningTrainer", _published()))
         if stock:
             stack.enter_context(patch.object(training, "fast_attention", lambda device: nullcontext()))
-            stack.enter_context(patch.object(run_data, "LENGTHS", 1))
+            stack.enter_context(patch.object(run_data, "LENGTH_MULTIPLE", 1))
             stack.enter_context(patch.object(process_memory, "pages_kept", nullcontext))
         if rounds:
             stack.enter_context(patch.object(Grain, "schedule", _rounds()))

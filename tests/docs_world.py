@@ -18,6 +18,7 @@ from secateur.measure.bench import grid
 from secateur.measure.roofline import Rates
 from secateur.report import svg as pictures
 from secateur.run import pipeline, recipe
+from secateur.run.stages import measure as measure_stage
 
 ROOT = Path(__file__).parents[1]
 TOKENS = 384  # that every model takes
@@ -106,7 +107,7 @@ def still(monkeypatch) -> None:
     """Neither times nor pictures are what a page is tested for: clocks stand, and nothing is drawn."""
     known = Rates(flops=1e9, bandwidth=1e9, product="fp32 torch.mm, 8 x 8")
     monkeypatch.setattr(
-        pipeline, "grid", lambda model, against, shapes, repeats: grid(model, against, shapes, repeats=1)
+        measure_stage, "grid", lambda model, against, shapes, repeats: grid(model, against, shapes, repeats=1)
     )
     monkeypatch.setattr(latency, "measure", lambda model, against, **call: timer(tokens=call["tokens"])(model, against))
     monkeypatch.setattr(roofline, "rates", lambda dtype, threads, device: known)

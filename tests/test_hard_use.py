@@ -43,6 +43,7 @@ from typer.testing import CliRunner
 import secateur as sec
 from secateur.cli import app
 from secateur.run import pipeline, recipe
+from secateur.run.run_folder import claim
 from secateur.surgery.compact import SUMS
 from secateur.system.errors import UserError
 
@@ -288,7 +289,7 @@ def test_a_run_killed_before_its_folder_is_its_own_goes_on(tmp_path):
     (tmp_path / "run").mkdir()
     for name in ("versions.json", "recipe.partial"):
         (tmp_path / "run" / name).write_text("{")
-    pipeline.claim(tmp_path / "run", recipe.make(values))
+    claim(tmp_path / "run", recipe.make(values))
     assert (tmp_path / "run" / "recipe.yaml").read_text() == recipe.make(values).to_yaml()
 
 

@@ -16,6 +16,9 @@ from secateur.methods.magnitude import Magnitude
 from secateur.methods.random import Random
 from secateur.methods.schedules import cubic
 from secateur.run import pipeline, recipe
+from secateur.run.context import Context
+from secateur.run.run_data import RunData
+from secateur.run.stages.check import check
 from secateur.structure.plan import Plan
 from secateur.structure.space import Space
 from secateur.surgery.checkpoint import load
@@ -188,10 +191,9 @@ def test_weights_train_where_all_do(values, tmp_path):
 def test_what_a_run_cannot_do_is_refused_before_it_begins(values, tmp_path, changes, message):
     wanted = recipe.make({"method": "subset"} | values | changes)
     for one in wanted.each() if len(wanted.target.densities) > 1 else (wanted,):
-        run = pipeline.Run(one, tmp_path / "run")
         if one is wanted or one.toward is not None:
             with pytest.raises(UserError, match=message):
-                run.check()
+                check(Context(one, tmp_path / "run", RunData(one)))
     assert not (tmp_path / "run").exists()
 
 

@@ -9,6 +9,7 @@ from quiet import arguments
 from safetensors.torch import load_file
 from small_world import recipe_values, write_data, write_model
 from torch.nn import functional
+from transformers import TrainerCallback
 
 from secateur.measure.inspection import inspect
 from secateur.methods.movement import Movement
@@ -244,7 +245,7 @@ def test_a_filled_run_has_the_density_of_what_it_holds(values, tmp_path):
     assert holes(model) == {} and verified(tmp_path / "run")
 
 
-class Interrupted(pipeline.TrainerCallback):
+class Interrupted(TrainerCallback):
     """Stops a stage after a step, as a user would."""
 
     def __init__(self, stage, step):

@@ -10,7 +10,7 @@ from test_pipeline import InterruptAt, NoTraining
 
 from secateur.measure.evaluation import scores
 from secateur.run import pipeline, recipe, run_data
-from secateur.run.density_sweep import walk
+from secateur.run.density_sweep import sweep
 from secateur.surgery.checkpoint import load
 from secateur.system.errors import UserError
 
@@ -25,10 +25,10 @@ def values(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def walked(values, tmp_path_factory):
-    """(folder, reports) of an uninterrupted walk."""
-    folder = tmp_path_factory.mktemp("walk") / "run"
-    return folder, walk(recipe.make(values), folder)
+def swept(values, tmp_path_factory):
+    """(folder, reports) of an uninterrupted sweep."""
+    folder = tmp_path_factory.mktemp("sweep") / "run"
+    return folder, sweep(recipe.make(values), folder)
 
 
 def weights(folder):
@@ -39,8 +39,8 @@ def same(left, right):
     return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
 
 
-def test_there_is_a_finished_run_for_each_density(walked):
-    folder, reports = walked
+def test_there_is_a_finished_run_for_each_density(swept):
+    folder, reports = swept
     assert [report.recipe["target"]["density"] for report in reports] == list(DENSITIES)
     for density, report in zip(DENSITIES, reports, strict=True):
         assert 0.6 * density < report.density["prunable"] <= density
@@ -48,19 +48,19 @@ def test_there_is_a_finished_run_for_each_density(walked):
     assert {path.name for path in folder.iterdir()} == {*map(str, DENSITIES), "recipe.yaml", "versions.json", "teacher"}
 
 
-def test_the_teacher_and_the_dense_model_are_trained_once(walked):
-    _, reports = walked
+def test_the_teacher_and_the_dense_model_are_trained_once(swept):
+    _, reports = swept
     stages_of = [set(report.seconds) for report in reports]
     assert {"teacher", "cache", "prune", "recover"} <= stages_of[-1]
     assert all(names == {"cache", "recover"} for names in stages_of[:-1])  # read back
 
 
-def test_the_teacher_is_scored_once(values, walked, tmp_path, monkeypatch):
+def test_the_teacher_is_scored_once(values, swept, tmp_path, monkeypatch):
     """By the first of the runs that share it; the numbers are those that a run for itself takes."""
     scored = []
     monkeypatch.setattr(run_data, "scores", lambda model, *rest: scored.append(model) or scores(model, *rest))
-    own = values | {"teacher": str(walked[0] / "teacher"), "target.density": DENSITIES[:2]}
-    reports = walk(recipe.make(own), tmp_path / "run")
+    own = values | {"teacher": str(swept[0] / "teacher"), "target.density": DENSITIES[:2]}
+    reports = sweep(recipe.make(own), tmp_path / "run")
     assert sum(model.num_parameters() == reports[0].parameters["teacher"] for model in scored) == 1
     assert len(scored) == 3
     alone = pipeline.run(
@@ -71,12 +71,12 @@ def test_the_teacher_is_scored_once(values, walked, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("change", [{"data.max_length": 4}, {"data.metric": "f1"}, {"teacher": "other"}])
-def test_other_scores_are_taken_anew(values, walked, tmp_path, change):
+def test_other_scores_are_taken_anew(values, swept, tmp_path, change):
     """What the scores depend on is in the name under which they are kept."""
-    teacher = walked[0] / "teacher"
-    first = run_data.Given(recipe.make(values))
+    teacher = swept[0] / "teacher"
+    first = run_data.RunData(recipe.make(values))
     kept = first.teacher_scores(first.task.load_model(teacher), tmp_path)
-    other = run_data.Given(recipe.make(values | change))
+    other = run_data.RunData(recipe.make(values | change))
     model = other.task.load_model(teacher)
     if "teacher" in change:
         model.classifier.bias.data[0] += 10
@@ -86,9 +86,9 @@ def test_other_scores_are_taken_anew(values, walked, tmp_path, change):
     assert first.teacher_scores(first.task.load_model(teacher), tmp_path) == kept
 
 
-def test_damaged_scores_are_taken_anew(values, walked, tmp_path):
-    own = run_data.Given(recipe.make(values))
-    teacher = own.task.load_model(walked[0] / "teacher")
+def test_damaged_scores_are_taken_anew(values, swept, tmp_path):
+    own = run_data.RunData(recipe.make(values))
+    teacher = own.task.load_model(swept[0] / "teacher")
     whole = own.teacher_scores(teacher, tmp_path)
     (kept,) = tmp_path.glob("scores-*.json")
     kept.write_text(kept.read_text()[:-5])
@@ -97,52 +97,52 @@ def test_damaged_scores_are_taken_anew(values, walked, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["magnitude", "cofi"])
-def test_each_is_the_run_for_it_alone(values, walked, tmp_path, method):
-    """The law of the walk: branching changes nothing, for the trunk and for the branches alike."""
-    folder, wanted = walked[0], recipe.make(values | {"method": method, "teacher": str(walked[0] / "teacher")})
-    folder = tmp_path / "walk"
-    walk(wanted, folder)
+def test_each_is_the_run_for_it_alone(values, swept, tmp_path, method):
+    """The law of the sweep: branching changes nothing, for the trunk and for the branches alike."""
+    folder, wanted = swept[0], recipe.make(values | {"method": method, "teacher": str(swept[0] / "teacher")})
+    folder = tmp_path / "sweep"
+    sweep(wanted, folder)
     for one in wanted.each()[1:]:
         pipeline.run(one, tmp_path / str(one.target.density))
         assert same(weights(folder / str(one.target.density)), weights(tmp_path / str(one.target.density)))
 
 
-def test_the_last_is_an_ordinary_run(values, walked, tmp_path):
+def test_the_last_is_an_ordinary_run(values, swept, tmp_path):
     report = pipeline.run(recipe.make(values | {"target.density": DENSITIES[-1]}), tmp_path / "run")
-    assert same(weights(walked[0] / str(DENSITIES[-1])), weights(tmp_path / "run"))
-    assert report.scores == walked[1][-1].scores
+    assert same(weights(swept[0] / str(DENSITIES[-1])), weights(tmp_path / "run"))
+    assert report.scores == swept[1][-1].scores
 
 
 @pytest.mark.parametrize(("stage", "step"), [("prune", 3), ("prune", 14), ("recover", 5)])
-def test_an_interrupted_walk_ends_in_the_same_place(values, walked, tmp_path, stage, step):
+def test_an_interrupted_sweep_ends_in_the_same_place(values, swept, tmp_path, stage, step):
     with pytest.raises(KeyboardInterrupt):
-        walk(recipe.make(values), tmp_path / "run", [InterruptAt(stage, step)])
-    reports = walk(recipe.make(values), tmp_path / "run")
+        sweep(recipe.make(values), tmp_path / "run", [InterruptAt(stage, step)])
+    reports = sweep(recipe.make(values), tmp_path / "run")
     for density in DENSITIES:
-        assert same(weights(walked[0] / str(density)), weights(tmp_path / "run" / str(density)))
-    assert [report.scores for report in reports] == [report.scores for report in walked[1]]
+        assert same(weights(swept[0] / str(density)), weights(tmp_path / "run" / str(density)))
+    assert [report.scores for report in reports] == [report.scores for report in swept[1]]
 
 
-def test_a_resumed_run_stops_where_it_passes_its_density(values, walked, tmp_path):
+def test_a_resumed_run_stops_where_it_passes_its_density(values, swept, tmp_path):
     """Its last checkpoint may be of the very step at which it stops."""
-    one = recipe.make(values).each()[1].model_copy(update={"training.checkpoints": 100})
-    whole = json.loads((walked[0] / str(one.target.density) / "cut_at.json").read_text())["progress"]
+    one = recipe.make(values).each()[1].model_copy(update={"checkpoints": 100})
+    whole = json.loads((swept[0] / str(one.target.density) / "cut_at.json").read_text())["progress"]
     step = round(whole / one.method.end * 18)
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(one, tmp_path / "run", [InterruptAt("prune", None)])
     saved = {int(path.name.rpartition("-")[2]) for path in (tmp_path / "run" / "prune").glob("checkpoint-*")}
     assert saved == {step}
     pipeline.run(one, tmp_path / "run")
-    assert same(weights(walked[0] / str(one.target.density)), weights(tmp_path / "run"))
+    assert same(weights(swept[0] / str(one.target.density)), weights(tmp_path / "run"))
 
 
-def test_a_finished_walk_gives_its_reports_again(values, walked):
-    again = walk(recipe.make(values), walked[0], [NoTraining()])
-    assert [one.to_dict() for one in again] == json.loads(json.dumps([one.to_dict() for one in walked[1]]))
+def test_a_finished_sweep_gives_its_reports_again(values, swept):
+    again = sweep(recipe.make(values), swept[0], [NoTraining()])
+    assert [one.to_dict() for one in again] == json.loads(json.dumps([one.to_dict() for one in swept[1]]))
 
 
-def test_pruned_units_are_written_down_as_they_go(walked):
-    folder, reports = walked
+def test_pruned_units_are_written_down_as_they_go(swept):
+    folder, reports = swept
     lines = [json.loads(line) for line in (folder / str(DENSITIES[-1]) / "pruned.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in lines] == ["prune"] * len(lines)
     totals = [sum(line["kept"].values()) for line in lines]
@@ -152,8 +152,8 @@ def test_pruned_units_are_written_down_as_they_go(walked):
     assert all(kept[name].split()[0].startswith(str(lines[-1]["kept"][name])) for name in kept)
 
 
-def test_log_lines_carry_rows_and_seconds(walked):
-    lines = [json.loads(line) for line in (walked[0] / "0.15" / "log.jsonl").read_text().splitlines()]
+def test_log_lines_carry_rows_and_seconds(swept):
+    lines = [json.loads(line) for line in (swept[0] / "0.15" / "log.jsonl").read_text().splitlines()]
     assert {line["stage"] for line in lines} == {"teacher-training", "prune", "recover"}
     assert all(line["rows"] == 4 * line["step"] and line["seconds"] >= 0 for line in lines)
 
@@ -169,13 +169,13 @@ def test_log_lines_carry_rows_and_seconds(walked):
 )
 def test_densities_that_cannot_be_are_refused_before_the_folder_is_touched(values, tmp_path, asked, message):
     with pytest.raises(UserError, match=message):
-        walk(recipe.make(values | asked), tmp_path / "run")
+        sweep(recipe.make(values | asked), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_another_walk_is_refused_in_the_same_folder(values, walked):
+def test_another_sweep_is_refused_in_the_same_folder(values, swept):
     with pytest.raises(UserError, match=r"another recipe \(it differs in target.density"):
-        walk(recipe.make(values | {"target.density": (0.6, 0.15)}), walked[0])
+        sweep(recipe.make(values | {"target.density": (0.6, 0.15)}), swept[0])
 
 
 def test_a_run_of_one_density_refuses_several(values, tmp_path):

@@ -16,8 +16,11 @@ from secateur.deploy.verify import verify
 from secateur.measure.latency import LatencyTable
 from secateur.report.report import Report
 from secateur.run import distillation, pipeline, recipe, run_data
-from secateur.run.accounting import Spent
-from secateur.run.run_data import Given
+from secateur.run.accounting import Accounting
+from secateur.run.context import Context
+from secateur.run.models import load_teacher, new_student
+from secateur.run.run_data import RunData
+from secateur.run.stages import cut, measure, recover
 from secateur.surgery import checkpoint
 from secateur.system import process_memory
 from secateur.system.errors import UserError
@@ -99,19 +102,19 @@ def test_every_stage_has_a_peak_of_memory_and_the_run_the_highest(finished):
 
 
 def test_a_peak_is_the_highest_of_all_attempts(values, tmp_path, monkeypatch):
-    spent = Spent(tmp_path)
+    accounting = Accounting(tmp_path)
     for peak in (7, 9, 8):
         monkeypatch.setattr(process_memory, "peaks", lambda peak=peak: {"resident": peak})
-        spent.held("prune")
+        accounting.record_peak("prune")
     monkeypatch.setattr(process_memory, "peaks", lambda: {"resident": 11})
-    spent.begin()
+    accounting.reset_peak()
     kept = json.loads((tmp_path / "memory.json").read_text())
     assert kept["prune"] == {"resident": 9} and kept["run"] == {"resident": 11}
 
 
 @pytest.mark.parametrize(("longest", "wide"), [(32, 8), (30, 5)])
 def test_batches_of_training_are_padded_to_few_lengths(values, tmp_path, longest, wide):
-    material = Given(recipe.make(values))
+    material = RunData(recipe.make(values))
     material.tokenizer.model_max_length = longest  # 30 is no multiple of 4, which a batch might then pass
     rows = [{"input_ids": [5] * 5, "attention_mask": [1] * 5, "labels": 0}]
     batch = material.collator()(rows)
@@ -183,7 +186,8 @@ def test_a_run_whose_models_differ_goes_no_further(finished, values, tmp_path, m
         found = verify(*args, **kwargs)
         return replace(found, **{comparison: 0.01}) if getattr(found, comparison) is not None else found
 
-    monkeypatch.setattr(pipeline, "verify", wrong)
+    for stage in (cut, recover):
+        monkeypatch.setattr(stage, "verify", wrong)
     settled = {"model": str(finished[0] / "teacher"), "training.epochs": 1, "training.evaluations": 0}
     with pytest.raises(RuntimeError, match=r"differs by 0\.01 in a logit"):
         pipeline.run(recipe.make({**values, **settled}), tmp_path / "run")
@@ -237,13 +241,15 @@ def test_relu_stands_for_gelu_where_the_config_of_the_model_says_so(finished, va
     BertModel(config).save_pretrained(tmp_path / "relu")
     BertTokenizerFast.from_pretrained(values["model"]).save_pretrained(tmp_path / "relu")
     told = {"model": str(tmp_path / "relu"), "teacher": str(finished[0] / "teacher"), "training.epochs": 1}
-    run = pipeline.Run(recipe.make(values | told), tmp_path / "run")
-    weights = run.teacher.state_dict()
-    assert all(torch.equal(value, weights[name]) for name, value in run.student.state_dict().items())
-    run.report()
+    wanted = recipe.make(values | told)
+    context = Context(wanted, tmp_path / "run", RunData(wanted))
+    teacher = load_teacher(context)
+    weights, student = teacher.state_dict(), new_student(context, teacher)
+    assert all(torch.equal(value, weights[name]) for name, value in student.state_dict().items())
+    pipeline.run(wanted, tmp_path / "run")
     small = load(tmp_path / "run" / "model")
     activations = {type(layer.intermediate.intermediate_act_fn) for layer in small.bert.encoder.layer}
-    assert activations == {torch.nn.ReLU} and run.teacher.config.hidden_act == "gelu"
+    assert activations == {torch.nn.ReLU} and teacher.config.hidden_act == "gelu"
 
 
 @pytest.fixture(scope="module")
@@ -367,13 +373,19 @@ def uncut(settled, tmp_path_factory):
 
 # What a run does between its trainings, in this order, and how often it has done it by then.
 BETWEEN = [
-    (pipeline, "cut", 1),
-    (pipeline, "verify", 1),
+    (cut, "cut", 1),
+    (cut, "verify", 1),
     (distillation, "save_file", 1),
     (distillation, "save_moments", 2),
+    (cut, "save", 1),
+    (recover, "load", 1),
+    (recover, "save", 1),
+    (recover, "verify", 1),
+    (measure, "load", 1),
+    (run_data, "scores", 1),
+    (measure, "grid", 1),
+    (measure, "card", 1),
 ]
-BETWEEN += [(pipeline, "save", 1), (pipeline, "load", 1), (pipeline, "save", 2), (pipeline, "verify", 2)]
-BETWEEN += [(run_data, "scores", 1), (pipeline, "grid", 1), (pipeline, "card", 1)]
 
 
 @pytest.mark.parametrize(("module", "action", "count"), BETWEEN)

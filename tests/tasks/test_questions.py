@@ -35,6 +35,7 @@ from secateur.methods import METHODS
 from secateur.report.report import Report
 from secateur.run import pipeline as stages
 from secateur.run import recipe
+from secateur.run.run_data import RunData
 from secateur.structure.space import Space
 from secateur.surgery import checkpoint
 from secateur.system.errors import UserError
@@ -702,10 +703,10 @@ def test_a_run_with_every_method(finished, values, tmp_path, method):
 
 
 def test_rows_are_held_out_by_question(values, tmp_path):
-    run = stages.Run(recipe.make({**values, "training.select": 10}), tmp_path)
-    held_out, train = run.given.train_parts
+    data = RunData(recipe.make({**values, "training.select": 10}))
+    held_out, train = data.train_parts
     assert len(contract.examples(held_out)) == 10 and len(contract.examples(train)) == 38
-    assert len(held_out) > 10 and [one["nothing"] for one in run.given.scored_rows] == [0] * len(held_out)
+    assert len(held_out) > 10 and [one["nothing"] for one in data.eval_rows] == [0] * len(held_out)
 
 
 def test_a_run_without_token_types(values, tmp_path):

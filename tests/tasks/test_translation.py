@@ -18,9 +18,10 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, EvalPrediction, P
 import secateur as sec
 from secateur.measure.evaluation import batches, encoded, runner_scores, scores
 from secateur.report.report import Report
-from secateur.run import new_model as scratch
 from secateur.run import pipeline, recipe
-from secateur.run.new_model import new_model, trained_tokenizer
+from secateur.run.new_model import new_model
+from secateur.run.new_tokenizer import ALGORITHMS, trained_tokenizer
+from secateur.run.run_data import RunData
 from secateur.structure.architecture import find
 from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
@@ -573,12 +574,12 @@ def test_the_same_data_and_seed_make_the_same_files(task, made, tmp_path):
     assert first == again != other
 
 
-@pytest.mark.parametrize("kind", scratch.KINDS)
+@pytest.mark.parametrize("kind", ALGORITHMS)
 def test_a_text_is_its_tokens_again(kind, tmp_path):
     path = tmp_path / "d.jsonl"
     texts = ["Ein Hund, zwei Hunde!", "Zwei Hunde (und Katzen).", "  und  Katzen?", "Katzen und Hunde, Ä ö ß"]
     path.write_text("\n".join(json.dumps({"en": text, "de": text}) for text in texts * 5))
-    words = trained_tokenizer(Translations.from_data(str(path)), 60, kind=kind)
+    words = trained_tokenizer(Translations.from_data(str(path)), 60, algorithm=kind)
     assert isinstance(words, PreTrainedTokenizerFast) and len(words) <= 60
     for text in (*texts[:2], texts[3], "Hunde."):
         ids = words(text)["input_ids"]
@@ -594,7 +595,10 @@ def test_a_text_is_its_tokens_again(kind, tmp_path):
         ({"width": 18, "heads": 2}, "give a multiple of 4"),
         ({"dropout": 1.0}, "dropout 1.0 is not in"),
         ({"tokenizer": "words"}, "'words' is not known: choose one of bpe, unigram"),
-        ({"architecture": "bert"}, "'bert' is not one that writes texts: choose one of bart, marian, t5"),
+        (
+            {"architecture": "bert"},
+            "'bert' is no supported encoder-decoder: choose one of bart, marian, t5",
+        ),
         ({"vocabulary": 8}, "characters: give a vocabulary of at least"),
     ],
 )
@@ -639,7 +643,7 @@ def test_a_model_is_made_trained_pruned_and_scored_by_the_command(data, tmp_path
         }
     )
     assert wanted.distillation.label_smoothing == 0.1 and not wanted.distillation.cache
-    assert len(pipeline.Run(wanted, tmp_path / "run").given.scored_rows) == 3
+    assert len(RunData(wanted).eval_rows) == 3
     report = pipeline.run(wanted, tmp_path / "run")
     assert set(report.scores) == {"bleu", "chrf"} and 0.3 < report.density["prunable"] <= 0.5
     assert report.verified["masked_compact"] < 1e-3

@@ -11,6 +11,11 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from secateur.run import pipeline, recipe
+from secateur.run.context import Context
+from secateur.run.models import load_teacher
+from secateur.run.run_data import RunData
+from secateur.run.stages.outputs import outputs_of
+from secateur.run.training_arguments import training_arguments
 from secateur.system.errors import UserError
 from secateur.training import augment
 from secateur.training.augment import augmented, crop, drop, swap
@@ -222,26 +227,28 @@ def values(folder, others=()):
 
 
 def run(folder, others=()):
-    return pipeline.Run(recipe.make(values(folder, others)), folder / "run")
+    wanted = recipe.make(values(folder, others))
+    return Context(wanted, folder / "run", RunData(wanted))
 
 
 def test_copies_are_rows_that_the_teacher_answers_for_and_no_steps_more(tmp_path):
     one = run(tmp_path, {"training.augment": 2, "training.select": 3, "training.evaluations": 1})
-    assert len(one.given.train_rows) == 15 and len(one.given.taught_rows) == 45  # of 20, two are for validation
-    assert [made["index"] for made in one.given.taught_rows] == list(range(45))
-    assert all("labels" in made for made in one.given.train_rows + one.given.scored_rows)
-    assert not any("labels" in made for made in one.given.taught_rows)
-    answers = one.outputs
+    assert len(one.data.train_rows) == 15 and len(one.data.distillation_rows) == 45  # of 20, two are for validation
+    assert [made["index"] for made in one.data.distillation_rows] == list(range(45))
+    assert all("labels" in made for made in one.data.train_rows + one.data.eval_rows)
+    assert not any("labels" in made for made in one.data.distillation_rows)
+    teacher = load_teacher(one)
+    answers = outputs_of(one, teacher)
     for number in (0, 44):
-        batch = one.task.collator(one.given.tokenizer)([one.given.taught_rows[number]])
+        batch = one.data.task.collator(one.data.tokenizer)([one.data.distillation_rows[number]])
         index = batch.pop("index")
-        assert answers(index, **batch).logits.tolist() == [pytest.approx(one.teacher(**batch).logits[0].tolist())]
-    assert one._arguments("recover", 2.0, 1e-3, False).max_steps == 2 * (15 // 4)
+        assert answers(index, **batch).logits.tolist() == [pytest.approx(teacher(**batch).logits[0].tolist())]
+    assert training_arguments(one, "recover", 2.0, learning_rate=1e-3).max_steps == 2 * (15 // 4)
 
 
 def test_without_copies_rows_are_as_they_were(tmp_path):
     one = run(tmp_path)
-    assert one.given.taught_rows is one.given.train_rows
+    assert one.data.distillation_rows is one.data.train_rows
 
 
 def test_a_task_of_words_is_refused_before_the_folder_is_touched(tmp_path):

@@ -54,7 +54,8 @@ from secateur.methods import METHODS
 from secateur.report.recipe_keys import dotted
 from secateur.report.report import Report, aimed, written
 from secateur.run import new_model, pipeline, recipe
-from secateur.run.density_sweep import walk
+from secateur.run.density_sweep import sweep
+from secateur.run.new_tokenizer import ALGORITHMS
 from secateur.run.recipe import KEYS, Recipe
 from secateur.structure.architectures import ARCHITECTURES
 from secateur.structure.plan import Plan
@@ -247,7 +248,7 @@ def _unaided(given: dict[str, Any]) -> Recipe:
 def _run(wanted: Recipe, output: Path, as_json: bool) -> None:
     several = len(wanted.target.densities) > 1
     with console.watching() as watch:
-        reports = walk(wanted, output, [watch]) if several else [pipeline.run(wanted, output, [watch])]
+        reports = sweep(wanted, output, [watch]) if several else [pipeline.run(wanted, output, [watch])]
     if not processes.is_main():
         return
     if as_json:
@@ -319,7 +320,7 @@ def make_model(
     ffn: Annotated[int, typer.Option(help="Neurons of every feed-forward network.")] = 1024,
     dropout: Annotated[float, typer.Option(help="Of the model while it is trained.")] = 0.3,
     vocabulary: Annotated[int, typer.Option(help="Tokens at the most, of both sides together.")] = 8000,
-    tokenizer: Annotated[str, typer.Option(help=", ".join(new_model.KINDS))] = "bpe",
+    tokenizer: Annotated[str, typer.Option(help=", ".join(ALGORITHMS))] = "bpe",
     max_length: Annotated[int, typer.Option(help="Tokens that a text may have.")] = 512,
     text: Text = None,
     label: Label = None,

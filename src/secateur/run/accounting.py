@@ -1,7 +1,7 @@
-"""What a run has spent, stage by stage and over all attempts: seconds, and the peak of memory.
+"""What a run has used, stage by stage and over all attempts: wall-clock seconds, and peak memory.
 
 RUN/seconds.json    stage -> seconds
-RUN/memory.json     stage, and "run" for all of them and what is between -> bytes at the highest
+RUN/memory.json     stage -> peak in bytes, by kind of memory; "run" is the peak over all stages and between them
 """
 
 from __future__ import annotations
@@ -16,47 +16,49 @@ from typing import Any
 from secateur.run.run_folder import note, read_json
 from secateur.system import process_memory, processes
 
-SECONDS, MEMORY, WHOLE = "seconds.json", "memory.json", "run"
+SECONDS, MEMORY, WHOLE_RUN = "seconds.json", "memory.json", "run"
 
 
 @dataclass(frozen=True)
-class Spent:
-    """The account of the run in a folder, kept by its main process."""
+class Accounting:
+    """Time and memory of the run in a folder, measured and written by its main process."""
 
     folder: Path
 
     @contextmanager
-    def on(self, stage: str) -> Iterator[None]:
-        """Count what is done within to a stage, once it is done; the time by a steady clock."""
-        self.begin()
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of the body to a stage when it ends without an error, and record its peak memory."""
+        self.reset_peak()
         started = time.monotonic()
         yield
-        self.held(stage)
+        self.record_peak(name)
         if processes.is_main():
-            before = self._read(SECONDS).get(stage, 0.0)
-            note(self.folder / SECONDS, {stage: round(before + time.monotonic() - started, 1)})
+            before = self._read(SECONDS).get(name, 0.0)
+            note(self.folder / SECONDS, {name: round(before + time.monotonic() - started, 1)})
 
-    def begin(self) -> None:
-        """Begin to watch memory, without what was freed before."""
-        self.held()
+    def reset_peak(self) -> None:
+        """Start a new measurement of the peak; what has been freed before does not count in it."""
+        self.record_peak()
         process_memory.give_back()
         process_memory.forget_peak()
 
-    def held(self, *stages: str) -> None:
-        """Keep how much memory was held at the most since `begin`, of stages and of the run."""
+    def record_peak(self, *stages: str) -> None:
+        """Record the peak since `reset_peak` of stages and of the run, unless an earlier attempt had a higher one."""
         if not processes.is_main():
             return
         peaks, before = process_memory.peaks(), self._read(MEMORY)
         highest = {
             name: {kind: max(peak, before.get(name, {}).get(kind, 0)) for kind, peak in peaks.items()}
-            for name in (*stages, WHOLE)
+            for name in (*stages, WHOLE_RUN)
         }
         note(self.folder / MEMORY, {**highest, "counted": process_memory.counted()})
 
     def seconds(self) -> dict[str, Any]:
+        """Stage -> seconds."""
         return self._read(SECONDS)
 
     def memory(self) -> dict[str, Any]:
+        """Stage, or "run" -> kind of memory -> bytes; "counted" -> how they were measured."""
         return self._read(MEMORY)
 
     def _read(self, name: str) -> dict[str, Any]:

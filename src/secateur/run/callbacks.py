@@ -1,4 +1,4 @@
-"""What a run looks at while a stage trains: its log, what is left of each group, and densities that it passes."""
+"""What a run does while a stage trains: it writes logs, and acts when the schedule reaches a density."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from secateur.training.trainer import PruningTrainer
 
 
 class LogFile(TrainerCallback):
-    """Appends what training logs to `log.jsonl`, a line each.
+    """Appends what training logs to `log.jsonl`, one line for each log.
 
-    With it come the training rows seen in this stage, the seconds since this attempt at it began, and the memory that
-    the process holds.
+    A line also has the training rows seen in this stage, the seconds since this attempt at the stage began, and the
+    memory that the process holds.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,51 +33,56 @@ class LogFile(TrainerCallback):
         if not processes.is_main():
             return
         rows = state.global_step * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        spent = {"rows": rows, "seconds": round(time.monotonic() - self.began, 3), **process_memory.readings()}
-        append(self.path, _where(args, state) | (logs or {}) | spent)
+        used = {"rows": rows, "seconds": round(time.monotonic() - self.began, 3), **process_memory.readings()}
+        append(self.path, _position(args, state) | (logs or {}) | used)
 
 
-class PrunedFile(TrainerCallback):
-    """Appends to `pruned.jsonl` how many units of each group are left, once where training logs."""
+class KeptUnitsFile(TrainerCallback):
+    """Appends to `pruned.jsonl` how many units of each group are kept, once for each step at which training logs."""
 
     def __init__(self, path: Path, method: Method) -> None:
         self.path, self.method = path, method
-        self.last = -1
+        self.last_step = -1
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.last or not processes.is_main():
+        if state.global_step == self.last_step or not processes.is_main():
             return
-        self.last, was_training = state.global_step, self.method.training
+        self.last_step = state.global_step
+        append(self.path, _position(args, state) | {"progress": self.method.progress, "kept": self._kept()})
+
+    def _kept(self) -> dict[str, int]:
+        """Group -> number of units whose deterministic mask is open."""
+        was_training = self.method.training
         self.method.eval()
-        open_ = (self.method.masks() > 0).cpu()
+        kept = (self.method.masks() > 0).cpu()
         self.method.train(was_training)
-        kept = {name: int(open_[rows].sum()) for name, rows in self.method.space.slices.items()}
-        append(self.path, _where(args, state) | {"progress": self.method.progress, "kept": kept})
+        return {name: int(kept[units].sum()) for name, units in self.method.space.slices.items()}
 
 
-class Passing(TrainerCallback):
-    """Calls once, with Trainer's control, at the last step before a schedule falls below a density, or share of time.
+class DensityReached(TrainerCallback):
+    """Calls an action once, with Trainer's control: at the last step at which the schedule is not below a density.
 
-    A step later the masks would already be below it. A resumed training may stand at that step as it begins.
+    One step later the masks would already be below it. A resumed training may be at that step when it begins. Where the
+    budget is not one of parameters, a share of it stands for the density.
     """
 
     def __init__(
-        self, trainer: PruningTrainer, schedule: Schedule, density: float, then: Callable[[TrainerControl], None]
+        self, trainer: PruningTrainer, schedule: Schedule, density: float, action: Callable[[TrainerControl], None]
     ) -> None:
-        self.trainer, self.schedule, self.density, self.then = trainer, schedule, density, then
-        self.passed = False
+        self.trainer, self.schedule, self.density, self.action = trainer, schedule, density, action
+        self.called = False
 
     def on_train_begin(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> None:
         self.on_step_end(args, state, control)
 
     def on_step_end(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> None:
         begin, end = self.trainer.window
-        coming = begin + (end - begin) * (state.global_step + 1) / state.max_steps
-        if not self.passed and self.schedule(coming) < self.density:
-            self.passed = True
-            self.then(control)
+        next_progress = begin + (end - begin) * (state.global_step + 1) / state.max_steps
+        if not self.called and self.schedule(next_progress) < self.density:
+            self.called = True
+            self.action(control)
 
 
-def _where(args: Any, state: Any) -> dict[str, Any]:
-    """Of a line: the stage, its step and of how many."""
+def _position(args: Any, state: Any) -> dict[str, Any]:
+    """Where training is, for a line of a log: the stage, its step, and the number of its steps."""
     return {"stage": Path(args.output_dir).name, "step": state.global_step, "of": state.max_steps}

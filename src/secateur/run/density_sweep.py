@@ -1,11 +1,11 @@
-"""Several densities from one pruning: it walks through them, and a run that recovers branches off at each.
+"""Several densities from one pruning: it passes through all of them, and a run that recovers branches off at each.
 
     RUN/recipe.yaml      the recipe, with all densities       RUN/0.4, RUN/0.2, ...   a finished run each
-    RUN/teacher          the teacher, if trained here         RUN/cache               what it says, until all is done
+    RUN/teacher          the teacher, if trained here         RUN/cache               its outputs, until all is done
 
-The walk is the pruning of the last density. Where its schedule passes another one, the model is cut to that and
-recovers from there to the end of the run, as if the run had been for it alone: a run with `toward` set to the last
-density gives the same weights. So the dense model is trained once, and its teacher is asked once.
+The pruning is that of the lowest density. Where its schedule reaches a larger one, the model is cut to that and
+recovers from there to the end of the run, as if the run had been for it alone: a run whose recipe has `toward` set to
+the lowest density gives the same weights. So the dense model is trained once, and its teacher runs over the data once.
 """
 
 from __future__ import annotations
@@ -19,26 +19,35 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from secateur.report.report import Report
-from secateur.run.pipeline import Run
+from secateur.run.context import Context
+from secateur.run.pipeline import begin, complete, prepare
 from secateur.run.recipe import Recipe
+from secateur.run.run_data import RunData
 from secateur.run.run_folder import claim
-from secateur.system import processes
+from secateur.system import process_memory, processes
 
 
-def walk(recipe: Recipe, output: Path | str, callbacks: Sequence[TrainerCallback] = ()) -> list[Report]:
-    """The reports of a recipe of several densities, the largest first; the same call goes on where it stopped.
+def sweep(recipe: Recipe, output: Path | str, callbacks: Sequence[TrainerCallback] = ()) -> list[Report]:
+    """The reports of a recipe of several densities, the largest first; the same call continues where it stopped.
 
     Raises:
-        UserError: anything that the user can mend; nothing half-written is left.
+        UserError: anything that the user can fix; nothing half-written is left.
     """
-    folder = Path(output)
-    runs = [Run(one, folder / str(one.target.density), tuple(callbacks), shared=folder) for one in recipe.each()]
-    for run in runs:
-        run.check()
+    folder, data = Path(output), RunData(recipe)  # runs that differ in their density alone share their data
+    contexts = [
+        Context(one, folder / str(one.target.density), data, tuple(callbacks), shared=folder) for one in recipe.each()
+    ]
+    tables = [prepare(context) for context in contexts]
     processes.on_main(partial(claim, folder, recipe))
-    for run in runs:
-        run.claim()
-    last = replace(runs[-1], forks=tuple(runs[:-1])).report()
-    early = [replace(run).report() for run in runs[:-1]]  # a fresh one each: it holds no other one's models and rows
+    for context, table in zip(contexts, tables, strict=True):
+        begin(context, table)
+    *larger, lowest = contexts
+    last = _completed(replace(lowest, branches=tuple(larger)))
+    reports = [_completed(context) for context in larger]
     processes.on_main(partial(shutil.rmtree, folder / "cache", ignore_errors=True))
-    return [*early, last]
+    return [*reports, last]
+
+
+def _completed(context: Context) -> Report:
+    process_memory.forget_peak()
+    return complete(context)

@@ -1,7 +1,7 @@
-"""What a student is taught: the terms of a recipe, and how they go on when the model has been cut.
+"""The terms of the loss that a recipe asks for, and how they continue once the model has been cut.
 
-RUN/terms.safetensors    the weights of the terms, as pruning left them
-RUN/moments              what the optimizer knew of these, and of the cut model
+RUN/terms.safetensors    the weights of the terms (projections) at the end of pruning
+RUN/moments              the optimizer's moments of these weights, and of those of the cut model
 """
 
 from __future__ import annotations
@@ -24,23 +24,33 @@ from secateur.training.objectives import STACKS, Hidden, Labels, Logits, Term
 
 TERMS, MOMENTS = "terms.safetensors", "moments"
 PARTS = ("model", "terms")
-"""Whose moments there are."""
+"""Whose moments are kept."""
 
 
 @dataclass(frozen=True)
-class Lessons:
-    """The terms of a recipe, of which what is learned is kept in a run's folder.
+class CutModel:
+    """A cut model, with the plan by which it was cut, over a space of its teacher."""
+
+    model: PreTrainedModel
+    teacher: PreTrainedModel
+    plan: Plan
+    space: Space
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """The terms of a recipe, and their state in a run's folder between pruning and recovery.
 
     Attributes:
-        writes: whether the models have an encoder and a decoder, with a term of hidden states each.
+        two_stacks: whether the models have an encoder and a decoder, with a term of hidden states for each.
     """
 
     recipe: Recipe
     folder: Path
-    writes: bool
+    two_stacks: bool
 
     def terms(self) -> list[Term]:
-        """The terms of the loss, as pruning begins with them."""
+        """The terms of the loss, with new weights."""
         d = self.recipe.distillation
         terms: list[Term] = [Logits(d.temperature, d.logits_weight, divergence=d.divergence), *self._hidden()]
         if d.labels_weight:
@@ -48,58 +58,47 @@ class Lessons:
         return terms
 
     def _hidden(self) -> list[Hidden]:
-        """The term of hidden states, if any; a term for each stack that is asked for where a model has two."""
+        """The terms of hidden states, if any: one, or one for each stack that the recipe names."""
         d = self.recipe.distillation
         if d.hidden is None:
             return []
-        both = STACKS if d.hidden_of == "both" else (d.hidden_of,)
+        stacks: tuple[str | None, ...] = (None,)
+        if self.two_stacks:
+            stacks = STACKS if d.hidden_of == "both" else (d.hidden_of,)
         options: dict[str, Any] = {"project": d.hidden_projection, "match": d.match}
-        return [
-            Hidden(d.hidden, d.hidden_weight, stack=stack, **options) for stack in (both if self.writes else (None,))
-        ]
+        return [Hidden(d.hidden, d.hidden_weight, stack=stack, **options) for stack in stacks]
 
     def layers(self, teacher: PreTrainedConfig) -> tuple[list[int], list[int]]:
-        """Numbers of the teacher's layers that terms ask for: of its encoder, or only stack, and of its decoder."""
-        asked = {term.stack or "encoder": term.matched(term.depth_of(teacher)) for term in self._hidden()}
-        return asked.get("encoder", []), asked.get("decoder", [])
+        """The teacher's layers whose hidden states the terms read: of its encoder or only stack, and of its decoder."""
+        read = {term.stack or "encoder": term.matched(term.depth_of(teacher)) for term in self._hidden()}
+        return read.get("encoder", []), read.get("decoder", [])
 
-    # Over the cut
+    # Continued after the cut
 
-    def leave(self, terms: torch.nn.ModuleList, moments: dict[str, Moments]) -> None:
-        """Keep the terms' weights, and the moments of `PARTS`, of which the model's are cut already."""
-        save_file(terms.state_dict(), self.folder / TERMS)
-        for part in PARTS:
-            save_moments(moments[part], self.folder / MOMENTS / f"{part}.safetensors")
-
-    def forget(self) -> None:
-        """Remove what was left."""
-        (self.folder / TERMS).unlink(missing_ok=True)
-        shutil.rmtree(self.folder / MOMENTS, ignore_errors=True)
-
-    def continued(self, cut: Cut) -> list[Term]:
-        """The terms as pruning left them, for the cut model."""
+    def saved_terms(self, cut: CutModel) -> list[Term]:
+        """The terms with the weights that pruning left, restricted to the cut model."""
         return self._restricted(load_file(self.folder / TERMS), cut)
 
-    def continued_moments(self, cut: Cut) -> dict[str, Moments]:
-        """What the optimizer of pruning knew, of what is left of the model and of the terms."""
-        known = {part: load_moments(self.folder / MOMENTS / f"{part}.safetensors") for part in PARTS}
-        return known | {"terms": self._restricted_moments(known["terms"], cut)}
+    def saved_moments(self, cut: CutModel) -> dict[str, Moments]:
+        """The moments of pruning's optimizer for the weights that are left of the model and of the terms."""
+        saved = {part: load_moments(self.folder / MOMENTS / f"{part}.safetensors") for part in PARTS}
+        return saved | {"terms": self._restricted_moments(saved["terms"], cut)}
 
-    def _restricted_moments(self, moments: Moments, cut: Cut) -> Moments:
-        """Moments of the terms' weights, cut as these are: as if they were such weights."""
-        found: Moments = {name: {"step": state["step"]} for name, state in moments.items()}
-        for key in ORDERS if moments else ():
-            values = load_file(self.folder / TERMS) | {name: state[key] for name, state in moments.items()}
-            left = dict(torch.nn.ModuleList(self._restricted(values, cut)).named_parameters())
+    def _restricted_moments(self, moments: Moments, cut: CutModel) -> Moments:
+        """Moments of the terms' weights, cut by the code that cuts these weights: each stands in for its weight."""
+        restricted: Moments = {name: {"step": state["step"]} for name, state in moments.items()}
+        for order in ORDERS if moments else ():
+            values = load_file(self.folder / TERMS) | {name: state[order] for name, state in moments.items()}
+            parameters = dict(torch.nn.ModuleList(self._restricted(values, cut)).named_parameters())
             for name in moments:
-                found[name][key] = left[name].detach()
-        return found
+                restricted[name][order] = parameters[name].detach()
+        return restricted
 
-    def _restricted(self, values: dict[str, Tensor], cut: Cut) -> list[Term]:
-        """The terms with these weights, their projections cut to the stream that is left."""
+    def _restricted(self, values: dict[str, Tensor], cut: CutModel) -> list[Term]:
+        """The terms with these weights, whose projections are cut to the hidden dims that are left."""
         terms = self.terms()
         for term in terms:
-            term.bind(cut.small, cut.teacher)
+            term.bind(cut.model, cut.teacher)
         torch.nn.ModuleList(terms).load_state_dict(values)
         left = cut.plan.read(cut.space)
         for term in terms:
@@ -107,11 +106,14 @@ class Lessons:
         return terms
 
 
-@dataclass(frozen=True)
-class Cut:
-    """What became of a model: the small one, beside its teacher, by a plan over a space."""
+def save_state(folder: Path, terms: torch.nn.ModuleList, moments: dict[str, Moments]) -> None:
+    """Write to a run's folder the weights of the terms, and the moments of `PARTS`, the model's as they are cut."""
+    save_file(terms.state_dict(), folder / TERMS)
+    for part in PARTS:
+        save_moments(moments[part], folder / MOMENTS / f"{part}.safetensors")
 
-    small: PreTrainedModel
-    teacher: PreTrainedModel
-    plan: Plan
-    space: Space
+
+def remove_state(folder: Path) -> None:
+    """Remove from a run's folder what `save_state` wrote."""
+    (folder / TERMS).unlink(missing_ok=True)
+    shutil.rmtree(folder / MOMENTS, ignore_errors=True)

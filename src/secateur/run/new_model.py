@@ -1,17 +1,15 @@
-"""A model made from nothing but data: a tokenizer trained on its texts, and random weights in the shape asked for.
+"""A new model for a task: a tokenizer trained on the task's texts, and random weights in the shape asked for.
 
-The paper's translation models are made so (specification dsp.md, section 6). What is written is a checkpoint like any
-other, marked as untrained: `secateur prune` trains it as a teacher first.
+This is how the paper of DSP makes its translation models (specification dsp.md, section 6). The checkpoint is like any
+other, but marked as untrained: `secateur prune` trains it as a teacher first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     CONFIG_MAPPING,
     AutoModelForSeq2SeqLM,
@@ -20,20 +18,15 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from secateur.run.new_tokenizer import ALGORITHMS, trained_tokenizer
 from secateur.structure.architectures import ARCHITECTURES
 from secateur.surgery.checkpoint import save
 from secateur.system import compat
 from secateur.system.errors import UserError
-from secateur.tasks.pairs import SOURCE, TARGET
 from secateur.tasks.sequences import UNTRAINED, Sequences
 from secateur.tasks.task import Task
 
-SPECIAL = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-"""Special tokens, by number; every text ends with the last, and a decoder begins with the one before."""
-KINDS = ("bpe", "unigram")
-
-# What families call a size; a config takes the names that it knows.
-NAMES = {
+CONFIG_NAMES = {
     "layers": ("encoder_layers", "num_layers"),
     "decoder_layers": ("decoder_layers", "num_decoder_layers"),
     "heads": ("encoder_attention_heads", "decoder_attention_heads", "num_heads"),
@@ -42,11 +35,13 @@ NAMES = {
     "ffn": ("encoder_ffn_dim", "decoder_ffn_dim", "d_ff"),
     "dropout": ("dropout", "dropout_rate"),
     "max_length": ("max_position_embeddings",),
-    "spread": ("init_std",),
+    "deviation": ("init_std",),
     "scaled": ("scale_embedding",),
     "end": ("eos_token_id", "forced_eos_token_id"),
     "vocabulary": ("vocab_size", "decoder_vocab_size"),
 }
+"""What the configs of families call a size; a config takes those of the names that it has."""
+SMALLEST = {"layers": 1, "decoder_layers": 1, "heads": 1, "width": 1, "ffn": 1, "max_length": 4}
 
 
 def new_model(
@@ -67,23 +62,23 @@ def new_model(
 ) -> PreTrainedModel:
     """Write an untrained model, and a tokenizer trained on the task's training texts, to a folder.
 
-    One vocabulary serves sources and targets, and one table of embeddings the encoder, the decoder and the output.
-    Weights are drawn as wide as in Vaswani et al. (2017): embeddings with a standard deviation of `width ** -0.5` and
-    multiplied by its inverse, square matrices with that of Glorot and Bengio (2010), which is the same. A family that
-    takes no such number (T5) draws by a rule of its own.
+    One vocabulary serves sources and targets, and one embedding table serves the encoder, the decoder and the output.
+    Weights are initialised as by Vaswani et al. (2017): embeddings with a standard deviation of `width ** -0.5`, and
+    multiplied by its inverse; square matrices with the deviation of Glorot and Bengio (2010), which is the same. A
+    family whose config has no such number (T5) has its own rule.
 
     Args:
         task: translation or summarisation, on data.
-        folder: to write; what is there is replaced.
+        folder: to write; what it holds is replaced.
         architecture: a family of transformers with an encoder and a decoder: marian (sinusoidal positions), bart
-            (learned) or t5 (relative).
-        layers, decoder_layers: of the encoder, and of the decoder, by default as many.
+            (learned positions) or t5 (relative positions).
+        layers, decoder_layers: of the encoder, and of the decoder; by default as many.
         heads: of every attention.
-        width, ffn: of the stream and of the feed-forward networks.
-        dropout: of the model's own, in training.
-        vocabulary: tokens at the most; less data makes fewer.
-        tokenizer: "bpe" (byte-pair encoding over characters, Sennrich et al., 2016) or "unigram" (Kudo, 2018).
-        max_length: tokens that a text may have.
+        width, ffn: of the residual stream and of the feed-forward networks.
+        dropout: in training.
+        vocabulary: the largest number of tokens; small data gives fewer.
+        tokenizer: "bpe" or "unigram" (`new_tokenizer.ALGORITHMS`).
+        max_length: the largest number of tokens of a text.
         seed: of the weights.
 
     Raises:
@@ -91,7 +86,7 @@ def new_model(
             tokenizer is not known, or the folder cannot be written.
     """
     if not isinstance(task, Sequences):
-        raise UserError("a model is made from nothing for translation or summarisation alone: fine-tune one for others")
+        raise UserError("a new model can be made for translation or summarisation alone: fine-tune one for other tasks")
     sizes = {
         "layers": layers,
         "decoder_layers": layers if decoder_layers is None else decoder_layers,
@@ -101,8 +96,9 @@ def new_model(
         "max_length": max_length,
         "dropout": dropout,
     }
-    _check(sizes, architecture, tokenizer)
-    words = trained_tokenizer(task, vocabulary, kind=tokenizer, max_length=max_length)
+    _check_sizes(sizes)
+    _check_kinds(architecture, tokenizer)
+    words = trained_tokenizer(task, vocabulary, algorithm=tokenizer, max_length=max_length)
     config = _config(architecture, words, **sizes)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -111,98 +107,41 @@ def new_model(
     return model
 
 
-def _check(sizes: dict[str, Any], architecture: str, tokenizer: str) -> None:
-    for name, least in (
-        ("layers", 1),
-        ("decoder_layers", 1),
-        ("heads", 1),
-        ("width", 1),
-        ("ffn", 1),
-        ("max_length", 4),
-    ):
-        if sizes[name] < least:
-            raise UserError(f"{name} is {sizes[name]}: give at least {least}")
+def _check_sizes(sizes: dict[str, Any]) -> None:
+    for name, smallest in SMALLEST.items():
+        if sizes[name] < smallest:
+            raise UserError(f"{name} is {sizes[name]}: give at least {smallest}")
     if sizes["width"] % (2 * sizes["heads"]):
         raise UserError(
-            f"a width of {sizes['width']} does not make {sizes['heads']} heads of even size: give a multiple of "
+            f"a width of {sizes['width']} cannot be split into {sizes['heads']} heads of even size: give a multiple of "
             f"{2 * sizes['heads']}"
         )
     if not 0 <= sizes["dropout"] < 1:
-        raise UserError(f"dropout {sizes['dropout']} is not in [0, 1)")
-    if tokenizer not in KINDS:
-        raise UserError(f"tokenizer {tokenizer!r} is not known: choose one of {', '.join(KINDS)}")
+        raise UserError(f"dropout {sizes['dropout']} is not in [0, 1): give the fraction to drop, or 0")
+
+
+def _check_kinds(architecture: str, tokenizer: str) -> None:
+    if tokenizer not in ALGORITHMS:
+        raise UserError(f"tokenizer {tokenizer!r} is not known: choose one of {', '.join(ALGORITHMS)}")
     known = sorted({*ARCHITECTURES.all()} & {*compat.sequence_to_sequence_heads()})
     if architecture not in known:
-        raise UserError(f"architecture {architecture!r} is not one that writes texts: choose one of {', '.join(known)}")
+        raise UserError(
+            f"architecture {architecture!r} is no supported encoder-decoder: choose one of {', '.join(known)}"
+        )
 
 
 def _config(architecture: str, tokenizer: PreTrainedTokenizerFast, **sizes: Any) -> PreTrainedConfig:
     """A family's config of these sizes for a tokenizer, marked as untrained."""
     values = sizes | {
         "head_size": sizes["width"] // sizes["heads"],
-        "spread": sizes["width"] ** -0.5,
+        "deviation": sizes["width"] ** -0.5,
         "scaled": True,
         "end": tokenizer.eos_token_id,
         "vocabulary": len(tokenizer),
     }
-    kind: Any = CONFIG_MAPPING[architecture]  # each has names of its own
-    known = kind().to_dict()
-    named = {name: value for size, value in values.items() for name in NAMES[size] if name in known}
+    config_class: Any = CONFIG_MAPPING[architecture]  # each has arguments of its own
+    known = config_class().to_dict()
+    named = {name: value for size, value in values.items() for name in CONFIG_NAMES[size] if name in known}
     begin = tokenizer.bos_token_id
     tokens = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": begin, "decoder_start_token_id": begin}
-    return kind(**named, **tokens, **{UNTRAINED: True})
-
-
-# The tokenizer
-
-
-def trained_tokenizer(
-    task: Sequences, vocabulary: int, *, kind: str = "bpe", max_length: int = 512
-) -> PreTrainedTokenizerFast:
-    """A tokenizer of both sides of the training rows. A text is its tokens again, but for unknown characters.
-
-    A space is kept as a mark before its word, and punctuation is apart.
-
-    Raises:
-        UserError: the vocabulary has no room for the data's characters.
-    """
-    words, trainer = _empty(kind, vocabulary)
-    words.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
-    words.decoder = decoders.Metaspace()
-    texts = list(_texts(task))
-    characters = len(set().union(*map(set, texts))) + len(SPECIAL) + 1  # and the mark of a space
-    if vocabulary < characters:
-        raise UserError(
-            f"the texts have {characters} characters: give a vocabulary of at least as many, got {vocabulary}"
-        )
-    words.train_from_iterator(texts, trainer=trainer)
-    end = SPECIAL["eos_token"]
-    words.post_processor = processors.TemplateProcessing(
-        single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, words.token_to_id(end))]
-    )
-    names = ["input_ids", "attention_mask"]
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        model_max_length=max_length,
-        model_input_names=names,
-        clean_up_tokenization_spaces=False,
-        **SPECIAL,
-    )
-
-
-def _texts(task: Sequences) -> Iterator[str]:
-    for column in (SOURCE, TARGET):
-        yield from task.splits["train"][column]
-
-
-def _empty(kind: str, vocabulary: int) -> tuple[Tokenizer, Any]:
-    """A tokenizer that knows nothing, and what trains it."""
-    options: dict[str, Any] = {
-        "vocab_size": vocabulary,
-        "special_tokens": [*SPECIAL.values()],
-        "show_progress": False,
-    }
-    unknown = SPECIAL["unk_token"]
-    if kind == "bpe":
-        return Tokenizer(models.BPE(unk_token=unknown)), trainers.BpeTrainer(**options)
-    return Tokenizer(models.Unigram()), trainers.UnigramTrainer(unk_token=unknown, **options)
+    return config_class(**named, **tokens, **{UNTRAINED: True})

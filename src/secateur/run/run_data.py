@@ -1,4 +1,4 @@
-"""What a recipe gives a run to work on: the task, the tokenizer, and the rows as tokens."""
+"""The data of a run: the task, the tokenizer, and the tokenized rows."""
 
 from __future__ import annotations
 
@@ -24,25 +24,28 @@ from secateur.tasks.task import Task, open_task
 from secateur.training.augment import augmented
 from secateur.training.teacher_cache import INDEX, fingerprint
 
-LENGTHS = 4  # batches are padded to multiples of this: fewer shapes to compile and to remember (RESULTS.md)
+LENGTH_MULTIPLE = 4
+"""Batches are padded to multiples of this: fewer shapes to compile and to cache (RESULTS.md)."""
 
 Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Given:
-    """The material of a recipe, each part made once, when first needed."""
+class RunData:
+    """The data of a recipe; each part is made when it is first used, and kept."""
 
     recipe: Recipe
 
     @cached_property
     def task(self) -> Task:
-        d, seed = self.recipe.data, self.recipe.seed
-        extra = {name: value for name, value in (("text", d.text), ("label", d.label)) if value is not None}
-        return open_task(d.task, d.source, d.options, metric=d.metric, seed=seed, rows=d.rows, **extra)
+        """The task, with its splits."""
+        data, seed = self.recipe.data, self.recipe.seed
+        columns = {name: value for name, value in (("text", data.text), ("label", data.label)) if value is not None}
+        return open_task(data.task, data.source, data.options, metric=data.metric, seed=seed, rows=data.rows, **columns)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the model."""
         try:
             return AutoTokenizer.from_pretrained(self.recipe.model)
         except (OSError, ValueError, KeyError) as error:
@@ -51,10 +54,10 @@ class Given:
             ) from error
 
     def check(self) -> None:
-        """Refuse what the recipe asks of rows that are not there, or not of texts.
+        """Check that the data can be used as the recipe says.
 
         Raises:
-            UserError: more rows are to be held out than there are, or copies are asked of a task that takes none.
+            UserError: more rows are to be held out than exist, or copies are asked of a task that allows none.
         """
         select, count = self.recipe.training.select, len(self.task.splits["train"])
         if select >= count:
@@ -66,21 +69,24 @@ class Given:
                 f"the task {self.recipe.data.task!r} takes no changed copies of its texts: set training.augment to 0"
             )
 
+    # Rows
+
     @cached_property
     def train_rows(self) -> Rows:
+        """The training rows, without those that are held out."""
         return _numbered(self.train_parts[1])
 
     @cached_property
-    def taught_rows(self) -> Rows:
+    def distillation_rows(self) -> Rows:
         """What the student learns from its teacher: the training rows, and changed copies of them without labels."""
-        r = self.recipe
-        if not r.training.augment:
+        copies = self.recipe.training.augment
+        if not copies:
             return self.train_rows
-        return _numbered(augmented(self.train_rows, self.tokenizer, r.training.augment, r.seed))
+        return _numbered(augmented(self.train_rows, self.tokenizer, copies, self.recipe.seed))
 
     @cached_property
     def train_parts(self) -> tuple[Rows, Rows]:
-        """Encoded training rows: those held out to select on, drawn by the seed, and those to train on."""
+        """Tokenized training rows: those held out to select on, sampled by the seed, and those to train on."""
         rows = partial(encoded, self.task, "train", self.tokenizer, self.recipe.data.max_length)
         count, held_out = len(self.task.splits["train"]), self.recipe.training.select
         if not held_out:
@@ -90,11 +96,12 @@ class Given:
 
     @cached_property
     def validation_rows(self) -> Rows:
+        """All tokenized validation rows."""
         return encoded(self.task, "validation", self.tokenizer, self.recipe.data.max_length)
 
     @cached_property
-    def scored_rows(self) -> Rows:
-        """What a stage is scored on while it trains: rows held out of the training set where something is chosen."""
+    def eval_rows(self) -> Rows:
+        """What a stage is evaluated on while it trains: the rows held out of the training set, or validation rows."""
         if self.recipe.training.select:
             return _numbered(self.train_parts[0])
         most, count = self.recipe.training.evaluation_rows, len(self.task.splits["validation"])
@@ -103,51 +110,54 @@ class Given:
         return _numbered(encoded(self.task, "validation", self.tokenizer, self.recipe.data.max_length, range(most)))
 
     def collator(self) -> DataCollatorWithPadding:
-        """As the task's, in multiples of `LENGTHS`, unless these may pass the longest that the model takes."""
+        """The task's collator, padding to multiples of `LENGTH_MULTIPLE` unless these can pass the model's maximum."""
         collate = self.task.collator(self.tokenizer)
-        if self.tokenizer.model_max_length % LENGTHS == 0:
-            collate.pad_to_multiple_of = LENGTHS
+        if self.tokenizer.model_max_length % LENGTH_MULTIPLE == 0:
+            collate.pad_to_multiple_of = LENGTH_MULTIPLE
         return collate
 
     def batches(self) -> list[dict[str, Tensor]]:
-        """Some validation rows, to prove on them that models are the same."""
+        """Some validation rows, on which models are compared."""
         return batches(self.task, self.validation_rows, self.tokenizer)
 
+    # Scores
+
     def scores(self, model: PreTrainedModel) -> dict[str, float]:
-        """Every metric of the task, on all validation rows."""
+        """Every metric of the task, on all validation rows. All processes must call it."""
         return scores(model, self.task, self.validation_rows, self.tokenizer)
 
     def teacher_scores(self, teacher: PreTrainedModel, folder: Path) -> dict[str, float]:
-        """As `scores`, of a teacher that other runs have too: taken once, and kept in `folder` for them."""
+        """`scores` of a teacher, computed once and kept in `folder` for the runs that share it."""
         path = folder / f"scores-{self._key(teacher)}.json"
-        found: dict[str, float] | None = processes.on_main(partial(_kept, path))
-        if found is None:
-            found = self.scores(teacher)
-            processes.on_main(partial(_keep, path, found))
-        return found
+        kept: dict[str, float] | None = processes.on_main(partial(_read_scores, path))
+        if kept is not None:
+            return kept
+        computed = self.scores(teacher)
+        processes.on_main(partial(_write_scores, path, computed))
+        return computed
 
     def _key(self, model: PreTrainedModel) -> str:
-        """16 hex digits that change with whatever its scores depend on: the model, the task and its rows."""
-        d = self.recipe.data
-        asked = [d.task, d.metric, d.source, d.text, d.label, d.options, self.validation_rows]
-        said = json.dumps([fingerprint(model), *asked], sort_keys=True, default=str)
-        return hashlib.sha256(said.encode()).hexdigest()[:16]
+        """16 hex digits that change with whatever the scores depend on: the model, the task and its rows."""
+        data = self.recipe.data
+        settings = [data.task, data.metric, data.source, data.text, data.label, data.options, self.validation_rows]
+        text = json.dumps([fingerprint(model), *settings], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _kept(path: Path) -> dict[str, float] | None:
-    """Scores that a run left; None where there are none, or none that can be read."""
+def _read_scores(path: Path) -> dict[str, float] | None:
+    """The scores in a file; None if it does not exist or cannot be read."""
     with suppress(OSError, ValueError):
         return dict(read_json(path))
     return None
 
 
-def _keep(path: Path, found: dict[str, float]) -> None:
-    """Leave scores for other runs, of which some may be at the same point."""
+def _write_scores(path: Path, computed: dict[str, float]) -> None:
+    """Write scores for other runs, some of which may be writing the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        write_whole(path, json.dumps(found))
+        write_whole(path, json.dumps(computed))
 
 
 def _numbered(rows: Rows) -> Rows:
-    """The rows with their numbers, by which a cached teacher and the scores find them again."""
+    """The rows with their numbers, by which a cached teacher and the evaluation find them again."""
     return [{**row, INDEX: number} for number, row in enumerate(rows)]

@@ -1,0 +1,71 @@
+"""What every stage of a run works with: its recipe, its data, and where its files are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import TrainerCallback
+
+from secateur.run.accounting import Accounting
+from secateur.run.distillation import Distillation
+from secateur.run.recipe import Recipe
+from secateur.run.run_data import RunData
+
+
+@dataclass(frozen=True)
+class Context:
+    """One run: a recipe of one density in a folder. Reading an attribute neither trains nor communicates.
+
+    Attributes:
+        recipe: what is asked for.
+        folder: of the run; `run/pipeline.py` lists its files.
+        data: the task, the tokenizer and the rows; each is read from disk when it is first used.
+        callbacks: of the caller, for every training.
+        shared: where a teacher that is trained here, its cached outputs and its scores are kept; runs with the same
+            teacher and the same data may share it. By default it is the run's folder.
+        branches: runs for larger densities, whose recipes have `toward` set to the density of this one: the pruning of
+            this run cuts their models as well, each when the schedule reaches its density.
+    """
+
+    recipe: Recipe
+    folder: Path
+    data: RunData
+    callbacks: tuple[TrainerCallback, ...] = ()
+    shared: Path | None = None
+    branches: tuple[Context, ...] = ()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the report exists, which is written last."""
+        return (self.folder / "report.json").is_file()
+
+    @property
+    def teacher_folder(self) -> Path:
+        """The teacher, if it is trained here."""
+        return (self.shared or self.folder) / "teacher"
+
+    @property
+    def cache_folder(self) -> Path:
+        """Cached outputs and scores of the teacher."""
+        return (self.shared or self.folder) / "cache"
+
+    @property
+    def cut_folder(self) -> Path:
+        """The cut model before its recovery."""
+        return self.folder / "cut"
+
+    @property
+    def model_folder(self) -> Path:
+        """The result."""
+        return self.folder / "model"
+
+    @property
+    def accounting(self) -> Accounting:
+        """Seconds and memory of the stages."""
+        return Accounting(self.folder)
+
+    @property
+    def distillation(self) -> Distillation:
+        """The terms of the loss, and what is kept of them between pruning and recovery."""
+        return Distillation(self.recipe, self.folder, two_stacks=self.data.task.generates)

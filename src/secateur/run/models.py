@@ -1,0 +1,88 @@
+"""The models of a run: the teacher, and the student that starts from it."""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedModel, set_seed
+
+from secateur.run.context import Context
+from secateur.run.recipe import Recipe
+from secateur.structure.architecture import Embedding, Norm, find
+from secateur.surgery.cut import factorise
+from secateur.training.dropout import set_dropout
+
+
+def base_model(context: Context) -> PreTrainedModel:
+    """The recipe's model with a head for the task. Where a teacher is named, a head for other labels is replaced."""
+    recipe = context.recipe
+    return context.data.task.load_model(recipe.model, ignore_mismatched_sizes=recipe.teacher is not None)
+
+
+def teacher_name(context: Context) -> str | None:
+    """The teacher that the recipe names, or its model if that is fine-tuned; None where a teacher is trained first."""
+    model = context.recipe.model
+    return context.recipe.teacher or (model if context.data.task.is_finetuned(model) else None)
+
+
+def named_teacher(context: Context) -> PreTrainedModel | None:
+    """The model of `teacher_name`.
+
+    Raises:
+        UserError: it cannot be loaded, or its labels are not those of the task.
+    """
+    name = teacher_name(context)
+    if name is None:
+        return None
+    teacher = context.data.task.load_model(name)
+    context.data.task.check_labels(teacher, "teacher")
+    return teacher
+
+
+def load_teacher(context: Context) -> PreTrainedModel:
+    """The teacher, in evaluation mode: the named one, or the one that the stage `teacher` has trained."""
+    teacher = named_teacher(context)
+    return (teacher or context.data.task.load_model(context.teacher_folder)).eval()
+
+
+def new_student(context: Context, teacher: PreTrainedModel) -> PreTrainedModel:
+    """The model that pruning starts from: with the teacher's weights, or its own and a new head."""
+    recipe = context.recipe
+    set_seed(recipe.seed)
+    student = base_model(context)
+    if recipe.distillation.start == "teacher":
+        student.load_state_dict(teacher.state_dict())
+    return prepared(recipe, factorised(recipe, student), teacher)
+
+
+def factorised(recipe: Recipe, model: PreTrainedModel) -> PreTrainedModel:
+    """The model with factorised word embeddings, if the recipe asks for them."""
+    rank = recipe.target.embedding_rank
+    return factorise(model, rank) if rank else model
+
+
+def prepared(recipe: Recipe, model: PreTrainedModel, dense: PreTrainedModel) -> PreTrainedModel:
+    """A student as it is trained, in place: its embeddings frozen and its dropout set as the recipe says.
+
+    Args:
+        model: the student, or what has been cut out of it.
+        dense: a stock model of the student's family and unpruned shape.
+    """
+    if recipe.training.freeze_embeddings:
+        table = model.get_input_embeddings()
+        (table if isinstance(table, torch.nn.Embedding) else table.table).requires_grad_(False)
+    if recipe.training.freeze_embeddings == "all":
+        own = dict(model.named_parameters())
+        for name in _outside_layers(dense) & own.keys():
+            own[name].requires_grad_(False)
+    if recipe.training.dropout is not None:
+        set_dropout(model, recipe.training.dropout)
+    return model
+
+
+def _outside_layers(dense: PreTrainedModel) -> set[str]:
+    """Names of the parameters of embeddings and norms that belong to no layer."""
+    return {
+        parameter.name
+        for parameter in find(dense).parameters
+        if parameter.layer is None and isinstance(parameter.row, Embedding | Norm)
+    }

@@ -1,0 +1,102 @@
+"""Training as every stage does it: the trainer of a stage, its evaluations, and resuming."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from transformers import EvalPrediction, PreTrainedModel, PrinterCallback
+from transformers.integrations import TensorBoardCallback
+
+from secateur.measure.evaluation import alone
+from secateur.run.callbacks import LogFile
+from secateur.run.context import Context
+from secateur.run.run_data import Rows, RunData
+from secateur.run.training_arguments import training_arguments
+from secateur.system import processes
+from secateur.training.checkpoints import last_checkpoint
+from secateur.training.objectives import Term
+from secateur.training.teacher_cache import CachedTeacher
+from secateur.training.trainer import PruningTrainer
+
+
+def distilling_trainer(
+    context: Context,
+    model: PreTrainedModel,
+    stage: str,
+    epochs: float,
+    *,
+    teacher: PreTrainedModel | CachedTeacher,
+    objective: Sequence[Term],
+    **options: Any,
+) -> PruningTrainer:
+    """The trainer of a stage that trains a student with a teacher, on the rows for distillation.
+
+    `options` are as for `stage_trainer`.
+    """
+    return stage_trainer(
+        context,
+        model,
+        stage,
+        epochs,
+        rows=context.data.distillation_rows,
+        teacher=teacher,
+        objective=objective,
+        select=context.data.task.metric if context.recipe.training.select else None,
+        **options,
+    )
+
+
+def stage_trainer(
+    context: Context,
+    model: PreTrainedModel,
+    stage: str,
+    epochs: float,
+    *,
+    rows: Rows,
+    learning_rate: float,
+    constant: bool = False,
+    **options: Any,
+) -> PruningTrainer:
+    """The trainer of a stage in the folder `RUN/stage`.
+
+    Args:
+        epochs, learning_rate, constant: as for `training_arguments`.
+        rows: to train on.
+        options: of `PruningTrainer`.
+    """
+    data = context.data
+    trainer = PruningTrainer(
+        model,
+        args=training_arguments(context, stage, epochs, learning_rate=learning_rate, constant=constant),
+        generate=data.task.generate if data.task.generates else None,
+        train_dataset=rows,
+        eval_dataset=data.eval_rows,
+        compute_metrics=partial(_evaluated, data),
+        data_collator=data.collator(),
+        processing_class=data.tokenizer,
+        callbacks=[LogFile(context.folder / "log.jsonl"), *context.callbacks],
+        **options,
+    )
+    trainer.remove_callback(PrinterCallback)  # Trainer prints every log where it shows no progress bar
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+            # Its default is within the folder of the stage, which is removed when the run is finished.
+            callback.logging_dir = str(context.folder / "tensorboard" / stage)
+    return trainer
+
+
+def train(context: Context, trainer: PruningTrainer, stage: str) -> None:
+    """Train from the last checkpoint, if there is one; time and memory count to `stage`."""
+    checkpoint = processes.on_main(partial(last_checkpoint, str(trainer.args.output_dir)))
+    with context.accounting.stage(stage):
+        trainer.train(resume_from_checkpoint=checkpoint)
+
+
+def _evaluated(data: RunData, prediction: EvalPrediction) -> dict[str, float]:
+    """The scores of an evaluation during training, whose rows Trainer has put into an order of its own."""
+    *labels, numbers = prediction.label_ids
+    rows = [data.eval_rows[number] for number in numbers]
+    predicted = data.task.read(EvalPrediction(prediction.predictions, alone(labels)), data.tokenizer)
+    return data.task.score(predicted, rows)

@@ -1,0 +1,95 @@
+"""Before the first stage: whatever can be refused is refused before the folder is touched or a step is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from secateur.measure.bench import check_models
+from secateur.measure.latency import LatencyTable
+from secateur.methods.method import Method
+from secateur.run.context import Context
+from secateur.run.models import base_model, factorised, named_teacher
+from secateur.run.recipe import Recipe
+from secateur.run.target import latency_table, new_method, schedule_of, share_to_keep
+from secateur.surgery.checkpoint import read_config
+from secateur.system import compat, processes
+from secateur.system.errors import UserError
+
+
+def check(context: Context) -> LatencyTable | None:
+    """Check that a recipe fits its model and its data; the latency table that it needs comes back, if it needs one.
+
+    All processes must call it.
+
+    Raises:
+        UserError: it does not fit.
+    """
+    recipe = context.recipe
+    _check_processes(recipe)
+    _check_trackers(recipe.training.report_to)
+    if Path(recipe.model).is_dir():
+        read_config(Path(recipe.model))
+    if "hidden" in recipe.target.units and not recipe.distillation.hidden_projection:
+        raise UserError(
+            "distillation.hidden_projection: false needs the whole residual stream: leave it on, or take hidden out "
+            "of the units"
+        )
+    context.data.check()
+    model = base_model(context)
+    _check_teacher(context, model)
+    student = factorised(recipe, model)
+    table = latency_table(recipe, context.folder, student)
+    _check_method(recipe, new_method(recipe, student, table))
+    for _, tokens in recipe.measurement.shapes:
+        check_models([model], tokens)
+    return table
+
+
+def _check_processes(recipe: Recipe) -> None:
+    """Each process must have a whole model, and the same number of rows of each batch."""
+    processes.refuse_sharding()
+    size, count = recipe.training.batch_size, processes.count()
+    if size % count:
+        raise UserError(
+            f"batch_size {size} cannot be shared by {count} processes: the rows of a batch are those of all of them, "
+            "so take a multiple"
+        )
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    """Refuse a tracker that Trainer does not know, or whose package is missing."""
+    for name in names:
+        try:
+            compat.tracker_callback(name)()
+        except (ValueError, RuntimeError, ImportError) as error:
+            raise UserError(
+                f"training.report_to {name!r} cannot be used ({error}): run pip install {name}, or name another tracker"
+            ) from error
+
+
+def _check_teacher(context: Context, model: PreTrainedModel) -> None:
+    """A teacher must suit the terms of the loss, and a named one must have the shapes of the student it initialises."""
+    teacher = named_teacher(context)
+    for term in context.distillation.terms():
+        term.bind(model, teacher or model)
+    if teacher is None:
+        return
+    shapes = [{name: tensor.shape for name, tensor in one.state_dict().items()} for one in (model, teacher)]
+    if context.recipe.distillation.start == "teacher" and shapes[0] != shapes[1]:
+        raise UserError("the student cannot start from a teacher of another shape: set distillation.start: model")
+
+
+def _check_method(recipe: Recipe, method: Method) -> None:
+    """The schedule of the method must be one that the recipe can use."""
+    if recipe.target.toward is not None:
+        share = share_to_keep(recipe, method.space)
+        if schedule_of(recipe, share)(0.0) < share:
+            raise UserError(
+                f"{recipe.method.name!r} keeps as much at first as in the end, so that one pruning gives one density: "
+                "ask for one"
+            )
+    if recipe.method.end == 1 and method.fills:
+        raise UserError("method.end: 1 leaves no recovery, in which what is filled is trained: lower method.end")

@@ -1,0 +1,60 @@
+"""The end of pruning: the student is cut as its method says, proved to be the masked model, and saved."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from transformers import PreTrainedModel
+
+from secateur.deploy.verify import Verification, verify
+from secateur.methods.method import Method
+from secateur.run.context import Context
+from secateur.run.distillation import save_state
+from secateur.run.run_folder import note
+from secateur.run.target import share_to_keep
+from secateur.structure.plan import Plan
+from secateur.surgery.checkpoint import save
+from secateur.surgery.cut import cut, cut_moments
+from secateur.surgery.zeroed_blocks import fill
+from secateur.training.trainer import PruningTrainer
+
+CUT_AT, VERIFIED = "cut_at.json", "verified.json"
+
+
+def cut_student(context: Context, student: PreTrainedModel, trainer: PruningTrainer) -> None:
+    """Cut a student as its trainer's method says now, and write what recovery goes on with; the model comes last.
+
+    Args:
+        context: of the run that recovers: the trainer's own, or one that branches off it.
+        student: with its whole shape.
+    """
+    method = cast(Method, trainer.method)
+    plan = _plan(context, method)
+    small = cut(student, plan)
+    verified = proved(verify(context.data.batches(), dense=student, plan=plan), "masked and cut")
+    moments = trainer.moments()
+    moments["model"] = cut_moments(student, plan, moments["model"])
+    save_state(context.folder, trainer.terms, moments)
+    note(context.folder / VERIFIED, {"masked_compact": verified.masked_compact})
+    note(context.folder / CUT_AT, {"progress": trainer.progress, "rows": trainer.rows_taken})
+    if method.fills:
+        fill(small, context.recipe.seed)
+    save(small, context.cut_folder, tokenizer=context.data.tokenizer)
+
+
+def _plan(context: Context, method: Method) -> Plan:
+    target = context.recipe.target
+    if target.keep is not None:
+        return method.plan(embedding_rank=target.embedding_rank, keep=target.keep)
+    return method.plan(share_to_keep(context.recipe, method.space), target.embedding_rank)
+
+
+def proved(verification: Verification, what: str) -> Verification:
+    """The verification, if its models are the same. Otherwise there is a bug, and the run must not go on."""
+    if not verification.passed:
+        differences = [d for d in (verification.masked_compact, verification.compact_loaded) if d is not None]
+        raise RuntimeError(
+            f"the model as {what} differs by {max(differences):.2g} in a logit: this is a bug of secateur, "
+            "please report it with the recipe; the run goes no further"
+        )
+    return verification

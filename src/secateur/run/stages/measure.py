@@ -1,0 +1,95 @@
+"""Stage 5: the result is scored and timed against its teacher, and the report is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from secateur.measure.bench import disk_bytes, grid
+from secateur.measure.latency import beside
+from secateur.report.model_card import card
+from secateur.report.report import Report
+from secateur.run.context import Context
+from secateur.run.models import load_teacher
+from secateur.run.run_folder import read_json, write_whole
+from secateur.run.stages.cut import VERIFIED
+from secateur.run.target import read_latency_table
+from secateur.structure.plan import Plan
+from secateur.structure.space import Space
+from secateur.surgery.checkpoint import load
+from secateur.system import processes
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The result and its teacher, each with every metric of the task on the validation rows."""
+
+    model: PreTrainedModel
+    teacher: PreTrainedModel
+    scores: dict[str, float]
+    teacher_scores: dict[str, float]
+
+
+def done(context: Context) -> bool:
+    """Whether the report exists."""
+    return context.finished
+
+
+def run(context: Context) -> None:
+    """Score in all processes; time, and write the report, in the main one."""
+    model, teacher = load(context.model_folder), load_teacher(context)
+    context.accounting.reset_peak()
+    scored = Scored(model, teacher, context.data.scores(model), teacher_scores(context, teacher))
+    processes.on_main(partial(_report, context, scored))
+
+
+def teacher_scores(context: Context, teacher: PreTrainedModel) -> dict[str, float]:
+    """The teacher's scores, which runs with a cache share."""
+    if not context.recipe.distillation.cache:
+        return context.data.scores(teacher)
+    return context.data.teacher_scores(teacher, context.cache_folder)
+
+
+def _report(context: Context, scored: Scored) -> None:
+    """Measure what is left to measure, and write the model card and the report; the report comes last."""
+    report = _measured(context, scored)
+    write_whole(context.model_folder / "README.md", card(report, scored.model))
+    report.save(context.folder)
+
+
+def _measured(context: Context, scored: Scored) -> Report:
+    recipe, task, model, teacher = context.recipe, context.data.task, scored.model, scored.teacher
+    plan = Plan.load(context.model_folder / "plan.json", teacher)
+    times = grid(model, teacher, recipe.measurement.shapes, repeats=recipe.measurement.repeats)
+    target = _target(context, scored, plan)
+    context.accounting.record_peak("measure")
+    return Report(
+        recipe=recipe.to_dict(),
+        metric=task.metric,
+        scores=scored.scores,
+        teacher_scores=scored.teacher_scores,
+        rows={name: len(split) for name, split in task.splits.items()},
+        density=dict(plan.achieved),
+        structure=plan.read(Space(teacher, *recipe.target.units)).summary(),
+        parameters={"teacher": teacher.num_parameters(), "model": model.num_parameters()},
+        weight_bytes={"teacher": 4 * teacher.num_parameters(), "model": disk_bytes(context.model_folder)},
+        latency=[measurement.to_dict() for measurement in times],
+        verified=read_json(context.folder / VERIFIED),
+        seconds=context.accounting.seconds(),
+        versions=read_json(context.folder / "versions.json"),
+        data=task.fingerprint(),
+        target=target,
+        memory=context.accounting.memory(),
+    )
+
+
+def _target(context: Context, scored: Scored, plan: Plan) -> dict[str, Any] | None:
+    """The time that was asked for and predicted, and the time that the result takes; None where no time was asked."""
+    table = read_latency_table(context.folder)
+    if table is None or plan.latency is None:
+        return None
+    repeats = context.recipe.measurement.repeats
+    return beside(plan.latency, table.measure_again(scored.model, scored.teacher, repeats))

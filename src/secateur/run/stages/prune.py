@@ -1,0 +1,99 @@
+"""Stage 3: the student is pruned while it learns from the teacher, and then cut.
+
+Runs for larger densities that branch off this pruning are cut on the way, each when the schedule reaches its density.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, TrainerControl
+
+from secateur.methods.method import Method
+from secateur.run.callbacks import DensityReached, KeptUnitsFile
+from secateur.run.context import Context
+from secateur.run.models import base_model, factorised, load_teacher, new_student, prepared
+from secateur.run.stage_trainer import distilling_trainer, train
+from secateur.run.stages.cut import cut_student
+from secateur.run.stages.outputs import outputs_of
+from secateur.run.target import new_method, read_latency_table, schedule_of, share_to_keep
+from secateur.system import processes
+from secateur.training.teacher_cache import CachedTeacher
+from secateur.training.trainer import PruningTrainer
+
+
+def done(context: Context) -> bool:
+    """Whether the cut model exists, or what recovery made of it."""
+    return context.cut_folder.is_dir() or context.model_folder.is_dir()
+
+
+def run(context: Context) -> None:
+    """Prune, and leave the cut model with all that recovery goes on with."""
+    student, outputs = _models(context)
+    method = new_method(context.recipe, student, read_latency_table(context.folder))
+    trainer = _trainer(context, student, outputs, method)
+    _watch_densities(context, trainer, method)
+    train(context, trainer, "prune")
+    processes.on_main(partial(cut_student, context, student, trainer))
+
+
+def _models(context: Context) -> tuple[PreTrainedModel, PreTrainedModel | CachedTeacher]:
+    """The student, and the teacher's outputs; where these are cached, the teacher itself is given back."""
+    teacher = load_teacher(context)
+    return new_student(context, teacher), outputs_of(context, teacher)
+
+
+def _trainer(
+    context: Context, student: PreTrainedModel, outputs: PreTrainedModel | CachedTeacher, method: Method
+) -> PruningTrainer:
+    recipe = context.recipe
+    settings, training = recipe.method, recipe.training
+    only_scores = settings.train == "scores"
+    if only_scores:
+        student.requires_grad_(False)
+    trainer = distilling_trainer(
+        context,
+        student,
+        "prune",
+        training.epochs * settings.end,
+        teacher=outputs,
+        objective=context.distillation.terms(),
+        method=method,
+        end=settings.end,
+        shrink=settings.shrink and not only_scores,
+        decay=(0.0, settings.end) if training.decay == "run" else (0.0, 1.0),
+        learning_rate=training.learning_rate,
+    )
+    trainer.add_callback(KeptUnitsFile(context.folder / "pruned.jsonl", method))
+    return trainer
+
+
+def _watch_densities(context: Context, trainer: PruningTrainer, method: Method) -> None:
+    """Stop at this run's density where the schedule goes further down, and cut the branches at theirs."""
+    if context.recipe.target.toward is not None:
+        trainer.add_callback(_when_reached(context, trainer, method, _stop))
+    for branch in context.branches:
+        trainer.add_callback(_when_reached(branch, trainer, method, partial(_cut_branch, branch, trainer)))
+
+
+def _when_reached(context: Context, trainer: PruningTrainer, method: Method, action: Any) -> DensityReached:
+    """Calls the action when the pruning reaches the density of the context's recipe."""
+    share = share_to_keep(context.recipe, method.space)
+    return DensityReached(trainer, schedule_of(context.recipe, share), share, action)
+
+
+def _stop(control: TrainerControl) -> None:
+    control.should_training_stop = True
+
+
+def _cut_branch(branch: Context, trainer: PruningTrainer, control: TrainerControl) -> None:
+    """Leave a branch its cut model. Only the main process does, and its random state stays as it was."""
+    if branch.cut_folder.is_dir() or branch.finished or not processes.is_main():
+        return
+    with torch.random.fork_rng():
+        dense = base_model(branch)
+        whole: Any = prepared(branch.recipe, factorised(branch.recipe, dense), dense)
+        whole.to(trainer.model.device).load_state_dict(trainer.whole_state())
+        cut_student(branch, whole, trainer)

@@ -1,0 +1,79 @@
+"""Stage 4: the cut model is trained further with the same teacher, and saved as the result."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from transformers import PreTrainedModel, set_seed
+
+from secateur.deploy.verify import verify
+from secateur.run.context import Context
+from secateur.run.distillation import CutModel
+from secateur.run.models import load_teacher, prepared
+from secateur.run.run_folder import note, read_json
+from secateur.run.stage_trainer import distilling_trainer, train
+from secateur.run.stages.cut import CUT_AT, VERIFIED, proved
+from secateur.run.stages.outputs import outputs_of
+from secateur.structure.plan import Plan
+from secateur.structure.space import Space
+from secateur.surgery.checkpoint import load, save
+from secateur.surgery.zeroed_blocks import held
+from secateur.system import processes
+from secateur.training.trainer import PruningTrainer
+
+
+def done(context: Context) -> bool:
+    """Whether the result exists."""
+    return context.model_folder.is_dir()
+
+
+def run(context: Context) -> None:
+    """Train the cut model over what is left of the run, if anything is, and save it."""
+    small = load(context.cut_folder)
+    cut_at = read_json(context.folder / CUT_AT)
+    if cut_at["progress"] < 1:
+        trainer = _trainer(context, small, cut_at["progress"], cut_at["rows"])
+        with held(small):
+            train(context, trainer, "recover")
+    processes.on_main(partial(_save_result, context, small))
+
+
+def _trainer(context: Context, small: PreTrainedModel, begin: float, rows_seen: int) -> PruningTrainer:
+    """The trainer of the part of the run from `begin` on.
+
+    With a learning rate of its own, recovery starts with a new optimizer; otherwise with the moments of pruning's.
+    """
+    recipe, state, teacher = context.recipe, context.distillation, load_teacher(context)
+    own_rate = recipe.training.recover_learning_rate
+    cut_model = _cut_model(context, prepared(recipe, small, teacher), teacher)
+    set_seed(recipe.seed + 1)
+    return distilling_trainer(
+        context,
+        small,
+        "recover",
+        recipe.training.epochs * (1 - begin),
+        teacher=outputs_of(context, teacher),
+        objective=state.saved_terms(cut_model),
+        begin=begin,
+        learning_rate=own_rate or recipe.training.learning_rate,
+        constant=own_rate is not None,
+        moments=None if own_rate is not None else state.saved_moments(cut_model),
+        rows_seen=rows_seen,
+        average=recipe.training.average,
+    )
+
+
+def _cut_model(context: Context, small: PreTrainedModel, teacher: PreTrainedModel) -> CutModel:
+    """The cut model with its plan; the teacher has the shape of the student before the cut."""
+    plan = Plan.load(context.cut_folder / "plan.json", teacher)
+    return CutModel(small, teacher, plan, Space(teacher, *context.recipe.target.units))
+
+
+def _save_result(context: Context, small: PreTrainedModel) -> None:
+    """Save the result. It gets its name once what was written is proved to be the trained model."""
+    unproved = context.folder / "unproved"
+    save(small, unproved, tokenizer=context.data.tokenizer)
+    verified = proved(verify(context.data.batches(), compact=small, folder=unproved), "trained and saved")
+    numbers = {"compact_loaded": verified.compact_loaded, "examples": verified.examples}
+    note(context.folder / VERIFIED, numbers)
+    unproved.rename(context.model_folder)

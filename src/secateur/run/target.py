@@ -1,0 +1,84 @@
+"""What a recipe's pruning comes down to, and by which method: budget, share, schedule."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from transformers import PreTrainedModel
+
+from secateur.budget.units import Units, check_count
+from secateur.measure.latency import LatencyTable
+from secateur.methods import METHODS
+from secateur.methods.method import Method
+from secateur.methods.schedules import Schedule
+from secateur.run.recipe import Recipe
+from secateur.structure.space import Space
+from secateur.system import processes
+from secateur.system.errors import UserError
+
+TABLE = "latency.json"
+
+
+def latency_table(recipe: Recipe, folder: Path, model: PreTrainedModel) -> LatencyTable | None:
+    """The latency table of a run: of an earlier attempt at it, the recipe's, or one that the main process measures now.
+
+    None where the recipe asks for no time. All processes must call it; `model` is what pruning starts from.
+
+    Raises:
+        UserError: the recipe's table cannot be read, or was measured at another shape.
+    """
+    target, kept = recipe.target, folder / TABLE
+    if target.latency is None and target.speedup is None:
+        return None
+    if kept.is_file():
+        return LatencyTable.load(kept)
+    if target.latency_table is not None:
+        batch, tokens = target.shape or (None, None)
+        return LatencyTable.load(target.latency_table, batch=batch, tokens=tokens)
+    batch, tokens = target.shape or recipe.measurement.shapes[0]
+    return processes.on_main(partial(LatencyTable.measure, model, *target.units, batch=batch, tokens=tokens))
+
+
+def read_latency_table(folder: Path) -> LatencyTable | None:
+    """The latency table in a run's folder, None if the run has none."""
+    return LatencyTable.load(folder / TABLE) if (folder / TABLE).is_file() else None
+
+
+def share_to_keep(recipe: Recipe, space: Space) -> float:
+    """What the kept units may cost, over what the unpruned model costs: by its budget, the density, units or time.
+
+    Raises:
+        UserError: the recipe asks for a number of units that the space cannot keep exactly.
+    """
+    target = recipe.target
+    if target.density is not None:
+        return target.densities[-1]
+    if target.keep is not None:
+        check_count(space, target.keep)
+        return target.keep / len(space)
+    return cast(LatencyTable, space.cost).share_of(target.latency, target.speedup)
+
+
+def schedule_of(recipe: Recipe, share: float) -> Schedule:
+    """How the share falls over the progress of the run: as the method's paper has it, down to `toward` if it is set."""
+    method = recipe.method
+    end = method.begin + method.ramp * (method.end - method.begin)
+    return METHODS.get(method.name).schedule(recipe.target.toward or share, method.begin, end)
+
+
+def new_method(recipe: Recipe, model: PreTrainedModel, table: LatencyTable | None) -> Method:
+    """The recipe's method over the model that pruning starts from.
+
+    Raises:
+        UserError: the method's options or units do not fit, or what is asked for is out of reach.
+    """
+    cost = table if recipe.target.keep is None else Units()
+    space = Space(model, *recipe.target.units, cost=cost, round_to=recipe.target.round_to)
+    kind: Any = METHODS.get(recipe.method.name)
+    schedule = schedule_of(recipe, share_to_keep(recipe, space))
+    try:
+        return kind(space, schedule, **recipe.method.options)
+    except TypeError as error:
+        raise UserError(f"the options of {recipe.method.name!r} do not fit: {error}") from error

@@ -1,0 +1,96 @@
+"""The `TrainingArguments` of a stage, made from a recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from secateur.run.context import Context
+from secateur.run.recipe import Recipe
+from secateur.system import compat, processes
+from secateur.training.teacher_cache import INDEX
+
+LOGS = 50
+"""About how often a stage logs."""
+
+
+def training_arguments(
+    context: Context, stage: str, epochs: float, *, learning_rate: float, constant: bool = False
+) -> TrainingArguments:
+    """The arguments of a stage that trains in the folder `RUN/stage`.
+
+    Args:
+        epochs: over the training rows; copies made by augmentation add no steps.
+        learning_rate: the highest.
+        constant: the learning rate does not fall after the warmup.
+    """
+    training = context.recipe.training
+    steps_per_epoch = max(1, len(context.data.train_rows) // (training.batch_size * training.accumulate))
+    steps = max(1, round(epochs * steps_per_epoch))
+    return TrainingArguments(
+        str(context.folder / stage),
+        max_steps=steps,
+        learning_rate=learning_rate,
+        lr_scheduler_type="constant" if constant else "linear",
+        warmup_steps=training.warmup,
+        weight_decay=training.weight_decay,
+        optim="adamw_torch_fused",
+        **_batches(context),
+        **_device(context.recipe),
+        **_events(context.recipe, steps),
+        seed=context.recipe.seed,
+        data_seed=context.recipe.seed,
+        report_to=list(training.report_to),
+        run_name=f"{context.folder.name}-{stage}",
+    )
+
+
+def uses_bf16(recipe: Recipe) -> bool:
+    """Whether training runs under bf16 autocast: as the recipe says, or where the hardware computes in it.
+
+    That is a GPU that has it, or a CPU with its instructions.
+    """
+    if recipe.training.bf16 is not None:
+        return recipe.training.bf16
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return compat.cpu_computes_bf16()
+
+
+def _batches(context: Context) -> dict[str, Any]:
+    """How rows become batches; those of one optimizer step are shared by all processes."""
+    training = context.recipe.training
+    return {
+        "per_device_train_batch_size": training.batch_size // processes.count(),
+        "per_device_eval_batch_size": 2 * training.batch_size // processes.count(),
+        "gradient_accumulation_steps": training.accumulate,
+        "train_sampling_strategy": "group_by_length",
+        "remove_unused_columns": False,
+        "label_names": [*context.data.task.label_names, INDEX],
+    }
+
+
+def _device(recipe: Recipe) -> dict[str, Any]:
+    accelerated = torch.accelerator.is_available()
+    return {
+        "bf16": uses_bf16(recipe),
+        "use_cpu": not accelerated,
+        "dataloader_pin_memory": accelerated,
+        "ddp_find_unused_parameters": False,
+    }
+
+
+def _events(recipe: Recipe, steps: int) -> dict[str, Any]:
+    """When a stage of that many steps saves, evaluates and logs."""
+    checkpoints, evaluations = recipe.training.checkpoints, recipe.training.evaluations
+    return {
+        "save_strategy": "steps" if checkpoints else "no",
+        "save_steps": max(1, steps // max(1, checkpoints)),
+        "save_total_limit": 1,
+        "eval_strategy": "steps" if evaluations else "no",
+        "eval_steps": max(1, steps // max(1, evaluations)),
+        "logging_steps": max(1, steps // LOGS),
+        "disable_tqdm": True,
+    }

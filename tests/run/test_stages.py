@@ -1,0 +1,98 @@
+"""The stages of a run: which of them a folder still needs, who decides it, and which models each of them holds."""
+
+import gc
+from pathlib import Path
+
+import pytest
+from small_world import recipe_values, write_data, write_model
+from transformers import PreTrainedModel, TrainerCallback
+
+from secateur.run import pipeline, recipe
+from secateur.run.context import Context
+from secateur.run.run_data import RunData
+from secateur.system import processes
+
+SHORT = {"training.epochs": 1, "training.evaluations": 0, "training.checkpoints": 0}
+ALL = ["teacher", "outputs", "prune", "recover", "measure"]
+
+
+@pytest.fixture(scope="module")
+def values(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    model = write_model(folder / "model", ["bad", "good"])
+    return recipe_values(model, write_data(folder / "data.csv")) | SHORT
+
+
+def context(values, folder, **own):
+    wanted = recipe.make(values)
+    return Context(wanted, folder, RunData(wanted), **own)
+
+
+@pytest.mark.parametrize(
+    ("present", "missing"),
+    [
+        ((), ALL),
+        (("teacher",), ALL[1:]),
+        (("teacher", "prune"), ALL[1:]),
+        (("teacher", "cut"), ALL[3:]),
+        (("teacher", "cut", "recover"), ALL[3:]),
+        (("teacher", "cut", "model"), ALL[4:]),
+        (("cut", "model"), ["teacher", "measure"]),  # a teacher that was removed is needed to measure
+        (("model", "report.json"), []),
+    ],
+)
+def test_a_folder_says_which_stages_it_needs(values, tmp_path, present, missing):
+    bare = write_model(tmp_path / "bare")  # without a head, so that a teacher is trained first
+    for name in present:
+        (tmp_path / "run" / name).mkdir(parents=True)
+    if "report.json" in present:
+        (tmp_path / "run" / "report.json").rmdir()
+        (tmp_path / "run" / "report.json").touch()
+    assert pipeline._to_run(context(values | {"model": bare}, tmp_path / "run")) == missing
+
+
+def test_a_model_that_is_fine_tuned_needs_no_teacher(values, tmp_path):
+    assert pipeline._to_run(context(values, tmp_path / "run")) == ALL[1:]
+    uncached = context(values | {"distillation.cache": False}, tmp_path / "run")
+    assert pipeline._to_run(uncached) == ALL[2:]
+
+
+def test_a_shared_folder_may_hold_the_teacher(values, tmp_path):
+    bare = values | {"model": write_model(tmp_path / "bare")}
+    (tmp_path / "shared" / "teacher").mkdir(parents=True)
+    assert "teacher" not in pipeline._to_run(context(bare, tmp_path / "run", shared=tmp_path / "shared"))
+
+
+def test_a_process_runs_the_stages_that_the_main_process_names(values, tmp_path, monkeypatch):
+    """Whatever it finds on the disk itself."""
+    ran = []
+    stages = [pipeline.Stage(name, lambda _: True, lambda _, name=name: ran.append(name)) for name in ALL]
+    monkeypatch.setattr(pipeline, "STAGES", stages)
+    monkeypatch.setattr(processes, "on_main", lambda work: ["prune", "recover"])
+    monkeypatch.setattr(pipeline.Report, "load", lambda folder: None)
+    pipeline.complete(context(values, tmp_path / "run"))
+    assert ran == ["prune", "recover"]
+
+
+class Models(TrainerCallback):
+    """Counts the models that are in memory when the training of a stage begins."""
+
+    def __init__(self):
+        self.before, self.alive = {id(model) for model in models()}, {}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        new = [model for model in models() if id(model) not in self.before]
+        self.alive[Path(args.output_dir).name] = len(new)
+
+
+def models():
+    gc.collect()
+    return [one for one in gc.get_objects() if isinstance(one, PreTrainedModel) and one.base_model is not one]
+
+
+@pytest.mark.parametrize(("cache", "count"), [(True, 1), (False, 2)])
+def test_a_stage_holds_no_model_that_it_does_not_train_with(values, tmp_path, cache, count):
+    """Only the student where the teacher's outputs are cached: neither the teacher nor the dense student stays."""
+    watch = Models()
+    pipeline.run(recipe.make(values | {"distillation.cache": cache}), tmp_path / "run", [watch])
+    assert watch.alive == {"prune": count, "recover": count}
