@@ -191,7 +191,7 @@ def test_weights_train_where_all_do(values, tmp_path):
 def test_what_a_run_cannot_do_is_refused_before_it_begins(values, tmp_path, changes, message):
     wanted = recipe.make({"method": "subset"} | values | changes)
     for one in wanted.each() if len(wanted.target.densities) > 1 else (wanted,):
-        if one is wanted or one.toward is not None:
+        if one is wanted or one.target.toward is not None:
             with pytest.raises(UserError, match=message):
                 check(Context(one, tmp_path / "run", RunData(one)))
     assert not (tmp_path / "run").exists()

@@ -125,7 +125,7 @@ def test_an_interrupted_sweep_ends_in_the_same_place(values, swept, tmp_path, st
 
 def test_a_resumed_run_stops_where_it_passes_its_density(values, swept, tmp_path):
     """Its last checkpoint may be of the very step at which it stops."""
-    one = recipe.make(values).each()[1].model_copy(update={"checkpoints": 100})
+    one = recipe.make(values | {"training.checkpoints": 100}).each()[1]
     whole = json.loads((swept[0] / str(one.target.density) / "cut_at.json").read_text())["progress"]
     step = round(whole / one.method.end * 18)
     with pytest.raises(KeyboardInterrupt):

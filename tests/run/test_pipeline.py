@@ -286,7 +286,7 @@ def test_a_resumed_run_keeps_its_table(timed, tmp_path):
     wanted, folder, report = timed
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(wanted, tmp_path / "run", [InterruptAt("prune", 2)])
-    table = Path(wanted.latency_table)
+    table = Path(wanted.target.latency_table)
     moved = table.rename(tmp_path / "elsewhere.json")
     again = pipeline.run(wanted, tmp_path / "run")
     moved.rename(table)
@@ -295,11 +295,11 @@ def test_a_resumed_run_keeps_its_table(timed, tmp_path):
 
 
 def test_a_speedup_out_of_reach_is_refused_before_the_folder_is_touched(timed, tmp_path):
-    wanted, _, _ = timed
+    wanted = timed[0].to_dict()
     with pytest.raises(UserError, match="is out of reach: pruning only ffn, qk, vo leaves at least"):
-        pipeline.run(wanted.model_copy(update={"target.speedup": 1e4}), tmp_path / "run")
+        pipeline.run(recipe.make({**wanted, "target.speedup": 1e4}), tmp_path / "run")
     with pytest.raises(UserError, match="was measured with batch 8, not 4"):
-        pipeline.run(wanted.model_copy(update={"target.shape": (4, 8)}), tmp_path / "run")
+        pipeline.run(recipe.make({**wanted, "target.shape": (4, 8)}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
