@@ -22,7 +22,7 @@ from secateur.system import processes
 from secateur.system.errors import UserError
 from secateur.tasks.task import Task, open_task
 from secateur.training.augment import augmented
-from secateur.training.teacher_cache import INDEX, fingerprint
+from secateur.training.teacher_cache import INDEX, model_fingerprint
 
 LENGTH_MULTIPLE = 4
 """Batches are padded to multiples of this: fewer shapes to compile and to cache (RESULTS.md)."""
@@ -140,7 +140,7 @@ class RunData:
         """16 hex digits that change with whatever the scores depend on: the model, the task and its rows."""
         data = self.recipe.data
         settings = [data.task, data.metric, data.source, data.text, data.label, data.options, self.validation_rows]
-        text = json.dumps([fingerprint(model), *settings], sort_keys=True, default=str)
+        text = json.dumps([model_fingerprint(model), *settings], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

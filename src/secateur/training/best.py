@@ -11,6 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from secateur.system.files import atomic_path
+
 BEST = "best.safetensors"
 """The file of a training's folder with the weights, the score and the step of its best evaluation."""
 
@@ -53,10 +55,9 @@ class BestEvaluation:
         return float(note["score"]) if int(note["step"]) < step else -math.inf
 
     def _keep(self, score: float, step: int) -> None:
-        partial = self.path.with_suffix(".partial")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(self._state(), partial, {"score": repr(score), "step": str(step)})
-        partial.replace(self.path)
+        with atomic_path(self.path) as path:
+            save_file(self._state(), path, {"score": repr(score), "step": str(step)})
 
     def _state(self) -> dict[str, Tensor]:
         return {

@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainerState, TrainingArguments
 
+from secateur.system.files import atomic_path
+
 STATE = "secateur.safetensors"
 """The file of a checkpoint with the state of the terms, the method, the shrinking and the averaging."""
 
@@ -67,9 +69,8 @@ class OwnCheckpoint:
 
 def complete(checkpoint: Path, own: nn.Module) -> None:
     """Write a module's state into a checkpoint of Trainer's, which completes it."""
-    partial = checkpoint / f"{STATE}.partial"
-    save_file({name: value.contiguous() for name, value in own.state_dict().items()}, partial)
-    partial.replace(checkpoint / STATE)
+    with atomic_path(checkpoint / STATE) as path:
+        save_file({name: value.contiguous() for name, value in own.state_dict().items()}, path)
 
 
 def remove_old(newest: Path, limit: int | None, best: str | None) -> None:

@@ -9,7 +9,6 @@ bytes. All are memory-mapped, under a key made of the model, its weights and the
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.system.errors import UserError
+from secateur.system.files import fingerprint
 from secateur.training.array_cache import ArrayCache, Draft
 from secateur.training.step import UNLABELLED, decoder_inputs, has_decoder
 
@@ -209,16 +209,18 @@ class _TeacherRun:
 
     def key(self) -> str:
         """16 hex digits that depend on all that the outputs depend on: model, weights, rows, padding, precision."""
+        return fingerprint(self._identity())
+
+    def _identity(self) -> Iterator[Any]:
         ends, _ = self._inputs(self.order[[0, -1]])  # one batch, for what the collator adds and pads with
         layers = self.layers if self.target_starts is None else [self.layers, self.target_layers]
-        digest = hashlib.sha256(f"{LAYOUT} {layers} {self.bf16} {fingerprint(self.teacher)}".encode())
-        _add(digest, sorted(ends.items()))
+        yield f"{LAYOUT} {layers} {self.bf16} {model_fingerprint(self.teacher)}"
+        yield from _chunks(sorted(ends.items()))
         columns = ends.keys() if self.target_starts is None else {*ends, "labels"}
         for name in sorted(columns & self.rows[0].keys()):
             for values in _column([row[name] for row in self.rows]):
-                digest.update(f"{name} {values.dtype} {len(values)}".encode())
-                digest.update(values.tobytes())
-        return digest.hexdigest()[:16]
+                yield f"{name} {values.dtype} {len(values)}"
+                yield values.tobytes()
 
     @torch.inference_mode()
     def fill(self, draft: Draft) -> None:
@@ -290,19 +292,18 @@ class _TeacherRun:
         return inputs | {"decoder_input_ids": decoded}, collated["labels"].cpu().numpy() != UNLABELLED
 
 
-def fingerprint(model: PreTrainedModel) -> str:
+def model_fingerprint(model: PreTrainedModel) -> str:
     """64 hex digits that depend on all that a model's outputs depend on: its class, its config and its weights."""
     config = {name: value for name, value in model.config.to_dict().items() if name not in IRRELEVANT}
-    digest = hashlib.sha256(json.dumps([type(model).__qualname__, config], sort_keys=True, default=str).encode())
-    _add(digest, model.state_dict().items())
-    return digest.hexdigest()
+    described = json.dumps([type(model).__qualname__, config], sort_keys=True, default=str)
+    return fingerprint(chain([described], _chunks(model.state_dict().items())), digits=64)
 
 
-def _add(digest: Any, tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Add names, types, shapes and bytes."""
+def _chunks(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[Any]:
+    """Names, types, shapes and bytes, for a fingerprint."""
     for name, tensor in tensors:
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        yield f"{name} {tensor.dtype} {tuple(tensor.shape)}"
+        yield tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
 
 
 def _check_unpadded(real: np.ndarray, starts: np.ndarray, numbers: np.ndarray) -> None:
