@@ -34,7 +34,7 @@ import secateur as sec
 from secateur.cli.options import open_model, tokenizer_of
 from secateur.deploy.graph import as_arrays, input_names
 from secateur.deploy.runner import runner
-from secateur.measure.benchmark import Result, contest
+from secateur.measure.benchmark import BenchmarkResult, benchmark
 from secateur.measure.evaluation import batches, encoded, runner_scores
 from secateur.structure.head_buckets import BATCH, TOKENS, Layout
 from secateur.structure.plan import Plan
@@ -146,24 +146,24 @@ def table(
     print("densities of all layers:", {name: f"{one:.4f} = 1/{1 / one:.1f}" for name, one in density.items()})
     print("| runtime | model | " + " | ".join(f"{b} x {t}, ms" for b, t in SHAPES) + " | roofline | MB | peak, MB |")
     print("|" + " --- |" * (5 + len(SHAPES)))
-    contests = [{"dense": base} | {name: sec.cut(base, plan) for name, plan in plans.items()}]
+    groups = [{"dense": base} | {name: sec.cut(base, plan) for name, plan in plans.items()}]
     if real and dense is not None:
         teacher = BertForSequenceClassification.from_pretrained(dense, dtype=torch.float32).eval()
-        contests.append({"dense MiniLM": teacher} | {place.parent.name: sec.load(place) for place in real})
-    found: list[Result] = []
-    for models in contests:
+        groups.append({"dense MiniLM": teacher} | {place.parent.name: sec.load(place) for place in real})
+    found: list[BenchmarkResult] = []
+    for models in groups:
         for runtime in (name for name in RUNTIMES if name.startswith(only)):
-            found += _contest(models, runtime, threads, repeats, memory)
+            found += _benchmark(models, runtime, threads, repeats, memory)
             OUT.mkdir(parents=True, exist_ok=True)
             (OUT / "table.json").write_text(json.dumps([one.to_dict() for one in found], indent=1) + "\n")
 
 
-def _contest(
+def _benchmark(
     models: Mapping[str, PreTrainedModel], runtime: str, threads: int, repeats: int, memory: bool
-) -> list[Result]:
+) -> list[BenchmarkResult]:
     """All models, dtypes and shapes of one runtime in turn, beside the dense model in PyTorch fp32; printed."""
     dtypes, shapes = RUNTIMES[runtime]
-    found = contest(
+    found = benchmark(
         models,
         dense=next(iter(models)),
         runtimes=[runtime],
@@ -178,9 +178,9 @@ def _contest(
     return found
 
 
-def _print(found: Sequence[Result]) -> None:
+def _print(found: Sequence[BenchmarkResult]) -> None:
     """A row for each model, runtime and dtype; at each shape ms, speed-up in the same runtime, and on PyTorch fp32."""
-    rows: dict[tuple[str, str, str], dict[tuple[int, int], Result]] = {
+    rows: dict[tuple[str, str, str], dict[tuple[int, int], BenchmarkResult]] = {
         key: {} for key in dict.fromkeys((one.runtime, one.dtype, one.model) for one in found)
     }
     for one in found:
@@ -195,7 +195,7 @@ def _print(found: Sequence[Result]) -> None:
         print("| " + " | ".join(cells) + " |", flush=True)
 
 
-def _cell(one: Result | None) -> str:
+def _cell(one: BenchmarkResult | None) -> str:
     if one is None:
         return ""
     ratios = [f"{ratio:.1f}x" for ratio in (one.speed_up, one.speed_up_baseline) if ratio is not None]

@@ -4,7 +4,8 @@ from secateur.budget.units import Units
 from secateur.deploy.export import Exported, export
 from secateur.deploy.verify import Verification, verify
 from secateur.measure.bench import Measurement, measure
-from secateur.measure.benchmark import contest
+from secateur.measure.benchmark import benchmark
+from secateur.measure.benchmark import benchmark as contest
 from secateur.measure.latency import LatencyTable
 from secateur.measure.sensitivity import Sensitivity, sensitivity
 from secateur.methods.cofi import Cofi
@@ -58,6 +59,7 @@ __all__ = [
     "Voita",
     "attach",
     "attached",
+    "benchmark",
     "constant",
     "contest",
     "cubic",

@@ -6,7 +6,7 @@ from small_world import WORDS, config
 from transformers import BertForSequenceClassification
 
 from secateur.deploy import gpu
-from secateur.measure.bench import random_inputs
+from secateur.measure.random_inputs import random_inputs
 from secateur.system.errors import UserError
 
 

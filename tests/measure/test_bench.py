@@ -16,7 +16,9 @@ from transformers import (
 
 from secateur.deploy.runtime import Runner
 from secateur.measure import bench
-from secateur.measure.bench import Measurement, disk_bytes, grid, measure, median_and_quartiles, times_in_turn
+from secateur.measure.bench import Measurement, grid, measure
+from secateur.measure.model_size import disk_bytes
+from secateur.measure.timing import median_and_quartiles, times_in_turn
 from secateur.system.errors import UserError
 
 SHORT = {"batch": 2, "tokens": 7, "repeats": 3, "warmup": 1}

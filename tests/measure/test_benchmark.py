@@ -1,4 +1,4 @@
-"""Contests: who takes turns, what is compared with what, what is refused. No test looks at how long anything took."""
+"""Benchmarks: which rows take turns, what is compared, what is refused. No test depends on how long anything takes."""
 
 import json
 from dataclasses import replace
@@ -11,12 +11,13 @@ from small_world import WORDS, config
 from transformers import BertForSequenceClassification
 
 from secateur.deploy.runtime import Runner
-from secateur.measure.benchmark import contest
+from secateur.measure import prepared_models
+from secateur.measure.benchmark import benchmark
 from secateur.measure.peak_memory import Peak
 from secateur.measure.roofline import Rates
 from secateur.system.errors import UserError
 
-module = import_module("secateur.measure.benchmark")  # `secateur.measure.benchmark` is the function
+module = import_module("secateur.measure.benchmark")
 SHORT = {"shapes": ((1, 4),), "repeats": 3, "warmup": 1, "threads": 1}
 RATES = Rates(flops=1e9, bandwidth=1e9, product="fp32 torch.mm, 8 x 8")
 
@@ -46,7 +47,7 @@ def built(monkeypatch):
         log.jobs.append(job)
         return {shape: Peak(500, 100) for shape in job.shapes}
 
-    monkeypatch.setattr(module, "runner", runner)
+    monkeypatch.setattr(prepared_models, "runner", runner)
     monkeypatch.setattr(module.roofline, "rates", lambda dtype, threads, device: RATES)
     monkeypatch.setattr(module.memory, "peaks", peaks)
     monkeypatch.setattr(module.memory, "measurable", lambda: True)
@@ -68,7 +69,7 @@ def rows(found):
 
 
 def test_all_rows_of_a_shape_take_turns(models, built):
-    found = contest(models, dense="dense", runtimes=("pytorch", "compiled"), dtypes=("fp32", "bf16"), **SHORT)
+    found = benchmark(models, dense="dense", runtimes=("pytorch", "compiled"), dtypes=("fp32", "bf16"), **SHORT)
     names = {id(model): name for name, model in models.items()}
     calls = [(names[id(model)], runtime, dtype) for model, runtime, dtype in built.calls]
     assert len(found) == len(set(rows(found))) == 3 * 2 * 2
@@ -77,7 +78,7 @@ def test_all_rows_of_a_shape_take_turns(models, built):
 
 
 def test_every_row_sees_the_same_ids_below_the_vocabulary(models, built):
-    contest(models, **SHORT, peak_memory=False)
+    benchmark(models, **SHORT, peak_memory=False)
     first = built.inputs[0]["input_ids"]
     assert first.shape == (1, 4) and first.max() < len(WORDS)
     assert all((inputs["input_ids"] == first).all() and inputs["attention_mask"].all() for inputs in built.inputs)
@@ -85,14 +86,14 @@ def test_every_row_sees_the_same_ids_below_the_vocabulary(models, built):
 
 
 def test_shapes_come_one_after_the_other(models, built):
-    found = contest(models, **SHORT | {"shapes": ((2, 8), (1, 4), (2, 8))}, peak_memory=False)
+    found = benchmark(models, **SHORT | {"shapes": ((2, 8), (1, 4), (2, 8))}, peak_memory=False)
     assert [(one.batch, one.tokens) for one in found] == [(2, 8)] * 3 + [(1, 4)] * 3
 
 
 def test_speed_ups_are_against_the_dense_model_in_the_same_runtime_and_in_pytorch_fp32(models, built, medians):
     del models["other"]
     medians(2.0, 8.0, 1.0, 6.0)
-    small, dense, fast, faster = contest(models, dense="dense", runtimes=("pytorch", "compiled"), **SHORT)
+    small, dense, fast, faster = benchmark(models, dense="dense", runtimes=("pytorch", "compiled"), **SHORT)
     assert (small.speed_up, small.speed_up_baseline) == (4.0, 4.0)
     assert (dense.speed_up, dense.speed_up_baseline) == (1.0, 1.0)
     assert (fast.speed_up, fast.speed_up_baseline) == (6.0, 8.0)
@@ -100,19 +101,19 @@ def test_speed_ups_are_against_the_dense_model_in_the_same_runtime_and_in_pytorc
 
 
 def test_the_baseline_is_measured_in_any_case(models, built):
-    found = contest(models, dense="dense", runtimes=("compiled",), dtypes=("bf16",), **SHORT)
+    found = benchmark(models, dense="dense", runtimes=("compiled",), dtypes=("bf16",), **SHORT)
     assert rows(found)[0] == ("dense", "pytorch", "fp32")
     assert len(found) == 4 and all(one.speed_up_baseline is not None for one in found)
     assert found[0].speed_up == 1.0
 
 
 def test_without_a_dense_model_there_are_no_ratios(models, built):
-    found = contest(models, **SHORT)
+    found = benchmark(models, **SHORT)
     assert {(one.speed_up, one.speed_up_baseline) for one in found} == {(None, None)}
 
 
 def test_a_result_says_all_of_its_protocol(models, built):
-    (small, *_) = contest(models, dense="dense", runtimes=("compiled",), **SHORT, seed=3)[1:]
+    (small, *_) = benchmark(models, dense="dense", runtimes=("compiled",), **SHORT, seed=3)[1:]
     assert {name: small.protocol[name] for name in ("batch", "tokens", "repeats", "warmup", "threads", "seed")} == {
         "batch": 1, "tokens": 4, "repeats": 3, "warmup": 1, "threads": 1, "seed": 3,
     }  # fmt: skip
@@ -128,30 +129,30 @@ def test_a_result_says_all_of_its_protocol(models, built):
 
 def test_the_roofline_is_the_median_over_the_floor(models, built, medians):
     medians(5.0, 5.0, 5.0)
-    one = contest(models, **SHORT)[0]
+    one = benchmark(models, **SHORT)[0]
     assert one.over_floor == pytest.approx(5.0 / one.floor.floor_ms)
     assert one.floor.floor_ms == pytest.approx(1000 * max(one.floor.flops, one.floor.bytes) / 1e9)
     assert replace(one, floor=None).over_floor is None
 
 
 def test_a_result_is_json(models, built):
-    for one in contest(models, dense="dense", **SHORT):
+    for one in benchmark(models, dense="dense", **SHORT):
         values = one.to_dict()
         assert json.loads(json.dumps(values)) == values
         assert values["over_floor"] == one.over_floor and values["peak"]["model"] == 100
 
 
 def test_memory_is_measured_once_for_each_row_on_a_saved_model(models, built):
-    contest(models, **SHORT | {"shapes": ((1, 4), (2, 8))}, dtypes=("fp32", "bf16"))
+    benchmark(models, **SHORT | {"shapes": ((1, 4), (2, 8))}, dtypes=("fp32", "bf16"))
     assert [job.shapes for job in built.jobs] == [((1, 4), (2, 8))] * 6
     assert len({job.model for job in built.jobs}) == 3
 
 
 def test_memory_can_be_left_out_or_out_of_reach(models, built, monkeypatch):
-    one = contest(models, **SHORT, peak_memory=False)[0]
+    one = benchmark(models, **SHORT, peak_memory=False)[0]
     assert one.peak is None and "memory" not in one.protocol
     monkeypatch.setattr(module.memory, "measurable", lambda: False)
-    one = contest(models, **SHORT)[0]
+    one = benchmark(models, **SHORT)[0]
     assert one.peak is None and "not measured" in one.protocol["memory"]
     assert built.jobs == []
 
@@ -159,14 +160,14 @@ def test_memory_can_be_left_out_or_out_of_reach(models, built, monkeypatch):
 @pytest.fixture
 def exported(monkeypatch, tmp_path):
     """An int8 file for ONNX Runtime, as far as anyone here looks."""
-    monkeypatch.setattr(module, "read_facts", lambda path: SimpleNamespace(dtype="int8"))
+    monkeypatch.setattr(prepared_models, "read_facts", lambda path: SimpleNamespace(dtype="int8"))
     return tmp_path / "small.onnx"
 
 
 def test_a_file_runs_once_as_it_is_in_its_own_runtime(models, built, medians, exported):
     del models["other"]
     medians(2.0, 8.0, 1.0)
-    *_, last = contest({**models, "file": exported}, dense="dense", **SHORT)
+    *_, last = benchmark({**models, "file": exported}, dense="dense", **SHORT)
     assert (last.model, last.runtime, last.dtype) == ("file", "onnxruntime", "int8")
     assert (last.speed_up, last.speed_up_baseline) == (None, 8.0)
     assert (last.parameters, last.floor, last.over_floor) == (None, None, None)
@@ -176,14 +177,14 @@ def test_a_file_runs_once_as_it_is_in_its_own_runtime(models, built, medians, ex
 
 
 def test_int8_says_where_its_ranges_are_from(models, built, monkeypatch):
-    monkeypatch.setattr(module, "check_runtime", lambda runtime, dtype: None)
+    monkeypatch.setattr(prepared_models, "check_runtime", lambda runtime, dtype: None)
     asked = {"runtimes": ("onnxruntime", "openvino"), "dtypes": ("fp32", "int8"), "peak_memory": False, **SHORT}
-    found = contest({"small": models["small"]}, **asked)
+    found = benchmark({"small": models["small"]}, **asked)
     assert [one.protocol["int8_ranges"] for one in found] == ["none", "each batch", "none", "random ids"]
     assert built.calibration["openvino", "fp32"] is None
     assert built.calibration["openvino", "int8"][0]["input_ids"].shape == (1, 4)
     examples = [{"input_ids": torch.zeros(1, 4, dtype=torch.long)}]
-    found = contest({"small": models["small"]}, **asked, calibration=examples)
+    found = benchmark({"small": models["small"]}, **asked, calibration=examples)
     assert [one.protocol["int8_ranges"] for one in found] == ["none", "given examples", "none", "given examples"]
     assert built.calibration["onnxruntime", "int8"] is examples
 
@@ -206,44 +207,44 @@ def test_int8_says_where_its_ranges_are_from(models, built, monkeypatch):
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_is_built(models, monkeypatch, wrong, message):
-    monkeypatch.setattr(module, "_contender", None)
+    monkeypatch.setattr(module, "prepared", None)
     with pytest.raises(UserError, match=message):
-        contest(models, **SHORT | wrong)
+        benchmark(models, **SHORT | wrong)
 
 
 def test_what_a_runtime_refuses_is_refused_before_the_clock_counts(models, built, monkeypatch):
     def refuse(*_, **__):
         raise UserError("not here")
 
-    monkeypatch.setattr(module, "runner", refuse)
+    monkeypatch.setattr(prepared_models, "runner", refuse)
     monkeypatch.setattr(module, "times_in_turn", None)
     with pytest.raises(UserError, match="not here"):
-        contest(models, **SHORT)
+        benchmark(models, **SHORT)
 
 
 def test_files_alone_or_first_are_refused(models, exported):
     with pytest.raises(UserError, match="a model folder beside exported files"):
-        contest({"file": exported}, **SHORT)
+        benchmark({"file": exported}, **SHORT)
     with pytest.raises(UserError, match="'file', an exported file"):
-        contest({**models, "file": exported}, dense="file", **SHORT)
+        benchmark({**models, "file": exported}, dense="file", **SHORT)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="what is said where there is no GPU")
 def test_a_gpu_that_is_not_there_is_refused(models):
     with pytest.raises(UserError, match="expected an NVIDIA GPU"):
-        contest(models, **SHORT, device="cuda")
+        benchmark(models, **SHORT, device="cuda")
 
 
 def test_on_a_gpu_files_and_other_runtimes_are_refused(models, exported, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(UserError, match="got onnxruntime in fp32"):
-        contest(models, **SHORT, device="cuda", runtimes=("onnxruntime",))
+        benchmark(models, **SHORT, device="cuda", runtimes=("onnxruntime",))
     with pytest.raises(UserError, match="got cudagraph in int8"):
-        contest(models, **SHORT, device="cuda", runtimes=("cudagraph",), dtypes=("int8",))
+        benchmark(models, **SHORT, device="cuda", runtimes=("cudagraph",), dtypes=("int8",))
     with pytest.raises(UserError, match="exported file file"):
-        contest({**models, "file": exported}, **SHORT, device="cuda", runtimes=("cudagraph",))
+        benchmark({**models, "file": exported}, **SHORT, device="cuda", runtimes=("cudagraph",))
 
 
 def test_short_shapes_may_have_more_turns(models, built):
-    found = contest(models, **SHORT | {"shapes": ((1, 4), (2, 4)), "repeats": lambda shape: 4 // shape[0]})
+    found = benchmark(models, **SHORT | {"shapes": ((1, 4), (2, 4)), "repeats": lambda shape: 4 // shape[0]})
     assert {(one.batch, one.protocol["repeats"]) for one in found} == {(1, 4), (2, 2)}

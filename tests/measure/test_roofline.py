@@ -8,7 +8,7 @@ from tiny_models import edge_cases, inputs
 from transformers import BertConfig, BertForSequenceClassification
 
 from secateur.measure import roofline
-from secateur.measure.bench import random_inputs
+from secateur.measure.random_inputs import random_inputs
 from secateur.measure.roofline import Rates, Work, floor, work
 from secateur.structure import cost
 from secateur.structure.architecture import find

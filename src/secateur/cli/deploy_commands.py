@@ -39,10 +39,10 @@ from secateur.deploy.graph import Batch
 from secateur.deploy.runtime import DTYPES, Runner
 from secateur.deploy.runtimes import RUNTIMES
 from secateur.deploy.verify import verify
-from secateur.measure.bench import with_target
-from secateur.measure.benchmark import contest
+from secateur.measure.benchmark import benchmark
 from secateur.measure.evaluation import BATCH, batches, encoded, runner_scores, scores
 from secateur.measure.latency import LatencyTable
+from secateur.measure.random_inputs import with_target
 from secateur.structure.plan import Plan
 from secateur.surgery import checkpoint
 from secateur.surgery.cut import cut, uncut
@@ -109,7 +109,7 @@ def bench_model(
     names = _labels([folder, *(against or [])])
     shapes = [shape_of(text) for text in shape or ("1x32", "8x128")]
     dense = names[1] if against else None
-    found = contest(
+    found = benchmark(
         {name: _model_or_file(one) for name, one in zip(names, [folder, *(against or [])], strict=True)},
         dense=dense,
         runtimes=runtime or ("pytorch",),

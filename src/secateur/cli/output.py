@@ -24,9 +24,10 @@ from rich.text import Text as RichText
 from transformers import TrainerCallback
 
 from secateur.deploy.verify import Verification
-from secateur.measure.benchmark import BASELINE, Result
+from secateur.measure.benchmark import BenchmarkResult
 from secateur.measure.inspection import captions, drawn, saved
 from secateur.measure.latency import LatencyTable
+from secateur.measure.prepared_models import BASELINE
 from secateur.measure.sensitivity import Sensitivity
 from secateur.report.comparison import Comparison
 from secateur.report.report import Report, written
@@ -188,7 +189,7 @@ def _alarm(found: Sensitivity, score: float) -> str:
     return "bold red" if many else "yellow" if few else ""
 
 
-def show_results(found: Sequence[Result], dense: str | None) -> None:
+def show_results(found: Sequence[BenchmarkResult], dense: str | None) -> None:
     """Latency by row and shape, what each row takes, and the protocol; `dense` is what the ratios are to."""
     labels = ("speed-up", f"on {' '.join(BASELINE)}") if dense is not None else ()
     columns = ("model", "runtime", "dtype", "batch x tokens", "median, ms", "quartiles, ms")
@@ -208,9 +209,9 @@ def _times(ratio: float | None, digits: int) -> str:
     return "-" if ratio is None else f"{ratio:.{digits}f}x"
 
 
-def _show_sizes(found: Sequence[Result]) -> None:
+def _show_sizes(found: Sequence[BenchmarkResult]) -> None:
     """What each model takes in each runtime and dtype; of its peaks the one at the largest shape."""
-    largest: dict[tuple[str, str, str], Result] = {}
+    largest: dict[tuple[str, str, str], BenchmarkResult] = {}
     for one in sorted(found, key=lambda one: one.batch * one.tokens):
         largest[one.model, one.runtime, one.dtype] = one
     rows = []
@@ -221,7 +222,7 @@ def _show_sizes(found: Sequence[Result]) -> None:
     show_table(("model", "runtime", "dtype", "parameters", "weights, MB", "peak memory, MB", "the model's, MB"), rows)
 
 
-def _show_protocol(found: Sequence[Result], dense: str | None) -> None:
+def _show_protocol(found: Sequence[BenchmarkResult], dense: str | None) -> None:
     """How the numbers were made, and what the columns mean."""
     p = found[0].protocol
     versions = ", ".join(dict.fromkeys(str(one.protocol["runtime"]) for one in found))

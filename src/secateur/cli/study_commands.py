@@ -31,10 +31,10 @@ from secateur.cli.options import (
     shape_of,
     task_of,
 )
-from secateur.measure.bench import disk_bytes
-from secateur.measure.benchmark import contest
+from secateur.measure.benchmark import benchmark
 from secateur.measure.evaluation import encoded, scores
 from secateur.measure.inspection import inspect
+from secateur.measure.model_size import disk_bytes
 from secateur.measure.sensitivity import DENSITIES, GRADIENT, ROWS, UNITS, sensitivity
 from secateur.report import comparison_page, sensitivity_page
 from secateur.report.comparison import Entry, Shape, Time
@@ -144,10 +144,10 @@ def _prunable(model: PreTrainedModel, part: str) -> int | None:
 def _measured(
     runs: Sequence[Finished], outside: Sequence[Entry], shapes: Sequence[Shape], repeats: int, threads: int | None
 ) -> dict[str, dict[Shape, Time]]:
-    """The times of all models in one contest, by their places; speed-ups are over each run's own teacher."""
+    """The times of all models in one benchmark, by their places; speed-ups are over each run's own teacher."""
     teachers = {str(run.folder): run.teacher for run in runs}
     places = dict.fromkeys([*teachers.values(), *(entry.place for entry in outside), *teachers])
-    found = contest(
+    found = benchmark(
         {place: open_model(place) for place in places},
         shapes=shapes,
         repeats=repeats,

@@ -24,7 +24,8 @@ from transformers import AutoConfig, PreTrainedModel
 
 from secateur.deploy import gpu
 from secateur.deploy.runner import runner
-from secateur.measure.bench import Call, random_inputs, thread_count
+from secateur.measure.random_inputs import random_inputs
+from secateur.measure.timing import Call, thread_count
 from secateur.surgery import checkpoint, compact
 from secateur.system import process_memory
 from secateur.system.errors import UserError

@@ -24,7 +24,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from secateur.measure.bench import thread_count, time_ms, with_target
+from secateur.measure.random_inputs import with_target
+from secateur.measure.timing import thread_count, time_ms
 from secateur.system import compat
 from secateur.system.errors import UserError
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from secateur.measure.bench import check_models
 from secateur.measure.latency import LatencyTable
+from secateur.measure.random_inputs import check_models
 from secateur.methods.method import Method
 from secateur.run.context import Context
 from secateur.run.models import base_model, factorised, named_teacher

@@ -8,8 +8,9 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from secateur.measure.bench import disk_bytes, grid
+from secateur.measure.bench import grid
 from secateur.measure.latency import beside
+from secateur.measure.model_size import disk_bytes
 from secateur.report.model_card import card
 from secateur.report.report import Report
 from secateur.run.context import Context

@@ -1,0 +1,80 @@
+"""Random inputs that several models can be timed on, and the check that they can."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from secateur.system.errors import UserError
+
+
+def random_inputs(vocabulary: int, batch: int, tokens: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random ids below `vocabulary` and a mask of ones, both `(batch, tokens)`."""
+    ids = torch.randint(vocabulary, (batch, tokens), generator=torch.Generator().manual_seed(seed))
+    return {"input_ids": ids.numpy(), "attention_mask": torch.ones_like(ids).numpy()}
+
+
+def as_tensors(inputs: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """The arrays as tensors on the CPU."""
+    return {name: torch.from_numpy(array) for name, array in inputs.items()}
+
+
+def with_target(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The inputs of a model; for an encoder-decoder without decoder inputs, the source is the target too."""
+    if not is_encoder_decoder(model) or "decoder_input_ids" in inputs:
+        return dict(inputs)
+    return {**inputs, "decoder_input_ids": inputs["input_ids"]}
+
+
+def is_encoder_decoder(model: PreTrainedModel) -> bool:
+    """Whether a model has a decoder that attends to an encoder."""
+    return bool(getattr(model.config, "is_encoder_decoder", False))
+
+
+def vocabulary(models: Sequence[PreTrainedModel]) -> int:
+    """The number of token ids that all of the models have."""
+    return min(model.config.vocab_size for model in models)
+
+
+def check_counts(*, warmup: int = 0, **counts: int | None) -> None:
+    """Refuse numbers that are out of range: `warmup` below 0, any other below 1; None is one that was left out.
+
+    Raises:
+        UserError: naming the number.
+    """
+    for name, number, least in (*((name, number, 1) for name, number in counts.items()), ("warmup", warmup, 0)):
+        if number is not None and number < least:
+            raise UserError(f"expected {name} of at least {least}, got {number}: raise it")
+
+
+def check_models(models: Sequence[PreTrainedModel], tokens: int) -> None:
+    """Refuse models that cannot all be run on the same random tokens.
+
+    Raises:
+        UserError: models on different devices, one that does not read tokens, or one with too few positions.
+    """
+    if len(devices := sorted({str(model.device) for model in models})) > 1:
+        raise UserError(f"expected all models on one device, got {' and '.join(devices)}: move them with model.to()")
+    for model in models:
+        if getattr(model.config, "vocab_size", None) is None:
+            raise UserError(
+                f"expected a model that reads tokens, got {type(model).__name__}, whose config has no "
+                "vocab_size: measure a text model"
+            )
+        if (limit := _positions(model)) is not None and tokens > limit:
+            raise UserError(
+                f"expected at most {limit} tokens, the positions that {type(model).__name__} has, "
+                f"got {tokens}: lower tokens"
+            )
+
+
+def _positions(model: PreTrainedModel) -> int | None:
+    """The longest sequence that the model can read, in tokens; None if its config sets no limit."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return module.num_embeddings - module.padding_idx - 1  # positions count from padding_idx + 1
+    return limit
