@@ -31,6 +31,7 @@ from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 import secateur as sec
+from secateur.budget.space import Space
 from secateur.cli.options import open_model, tokenizer_of
 from secateur.deploy.graph import as_arrays, input_names
 from secateur.deploy.runner import runner
@@ -38,7 +39,6 @@ from secateur.measure.benchmark import BenchmarkResult, benchmark
 from secateur.measure.evaluation import batches, encoded, runner_scores
 from secateur.structure.head_buckets import BATCH, TOKENS, Layout
 from secateur.structure.plan import Plan
-from secateur.structure.space import Space
 from secateur.surgery.compact import CompactAttention
 from secateur.tasks import TASKS
 

@@ -24,10 +24,11 @@ from transformers import (
     TrainingArguments,
 )
 
+from secateur.budget.space import Space
 from secateur.methods import METHODS, register
+from secateur.methods.method import Amount
 from secateur.methods.scheduled import Scheduled
 from secateur.methods.schedules import Schedule, linear
-from secateur.structure.space import Space
 from secateur.surgery.cut import cut
 from secateur.training.objectives import Logits
 from secateur.training.trainer import PruningTrainer
@@ -49,8 +50,8 @@ class TaylorOnce(Scheduled):
 
     importance: Tensor
 
-    def __init__(self, space: Space, density: Schedule | float = 1.0) -> None:
-        super().__init__(space, density)
+    def __init__(self, space: Space, share: Amount | None = None, density: Amount | None = None) -> None:
+        super().__init__(space, share, density)
         self.register_buffer("importance", torch.zeros_like(self.alive, dtype=torch.float))  # (N,), in checkpoints too
 
     @classmethod
@@ -61,7 +62,7 @@ class TaylorOnce(Scheduled):
     @property
     def listens_to(self) -> Mapping[str, float]:
         """Labels and logits, until the first unit goes."""
-        return {} if self.progress > self.density.begin else {"labels": 1.0, "logits": 1.0}
+        return {} if self.progress > self.asked.begin else {"labels": 1.0, "logits": 1.0}
 
     def observe(self, gradient: Tensor) -> None:
         """Add `(N,)` |d(heard loss)/d(mask)| of one optimizer step."""

@@ -27,9 +27,9 @@ from tiny_models import inputs, random_masks, tiny
 from typer.testing import CliRunner
 
 import secateur as sec
+from secateur.budget.space import Space
 from secateur.cli import app
 from secateur.structure.plan import Plan
-from secateur.structure.space import Space
 from secateur.surgery.compact import SUMS
 from secateur.system.errors import UserError
 

@@ -6,9 +6,9 @@ import torch
 from small_world import config
 from transformers import BertForSequenceClassification
 
+from secateur.budget.space import Space
 from secateur.report.report import Report
 from secateur.structure.plan import Plan
-from secateur.structure.space import Space
 from secateur.surgery.checkpoint import save
 from secateur.surgery.cut import cut
 

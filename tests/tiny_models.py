@@ -15,10 +15,10 @@ from transformers import AutoConfig
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from secateur import methods
+from secateur.budget.space import Space
 from secateur.methods.schedules import cubic
 from secateur.structure import architectures
 from secateur.structure.plan import Plan
-from secateur.structure.space import Space
 from secateur.surgery.compact import AUTO_CLASSES
 
 # What a size may be called in a config, and the tiny value; a config takes the names that it knows.

@@ -1,12 +1,14 @@
 """secateur prunes Transformers for a task and hands back smaller, faster, ordinary models."""
 
+from secateur.budget.parameters import Parameters
+from secateur.budget.space import Space
 from secateur.budget.units import Units
 from secateur.deploy.export import Exported, export
 from secateur.deploy.verify import Verification, verify
 from secateur.measure.bench import Measurement, measure
 from secateur.measure.benchmark import benchmark
 from secateur.measure.benchmark import benchmark as contest
-from secateur.measure.latency import LatencyTable
+from secateur.measure.latency_sweep import LatencyTable, measure_latency
 from secateur.measure.sensitivity import Sensitivity, sensitivity
 from secateur.methods.cofi import Cofi
 from secateur.methods.grain import Grain
@@ -20,7 +22,6 @@ from secateur.methods.subset import Subset
 from secateur.methods.voita import Voita
 from secateur.run.new_model import new_model
 from secateur.structure.plan import Plan
-from secateur.structure.space import Space
 from secateur.surgery.checkpoint import load, register, save
 from secateur.surgery.cut import cut, factorise
 from secateur.surgery.masking import attach, attached
@@ -44,6 +45,7 @@ __all__ = [
     "Method",
     "Michel",
     "Movement",
+    "Parameters",
     "Plan",
     "PruningTrainer",
     "Random",
@@ -70,6 +72,7 @@ __all__ = [
     "linear",
     "load",
     "measure",
+    "measure_latency",
     "new_model",
     "plain",
     "register",

@@ -10,6 +10,7 @@ from tiny_models import METHODS, taught, tiny
 from transformers import AutoModelForSequenceClassification
 from typer.testing import CliRunner
 
+from secateur.budget.space import Space
 from secateur.budget.units import Units, best
 from secateur.cli import app
 from secateur.methods.magnitude import Magnitude
@@ -20,16 +21,15 @@ from secateur.run.context import Context
 from secateur.run.run_data import RunData
 from secateur.run.stages.check import check
 from secateur.structure.plan import Plan
-from secateur.structure.space import Space
 from secateur.surgery.checkpoint import load
 from secateur.system.errors import UserError
 
 FLAT = [("head",), ("head", "ffn"), ("sublayer",), ("qk", "ffn"), ("vo",), ("hidden",), ("hidden", "head"), ("layer",)]
 NESTED = {
-    ("vo", "qk"): "a unit of qk dies when those of vo",
-    ("head", "qk"): "a unit of qk dies when those of head",
-    ("layer", "head"): "a unit of head dies when those of layer",
-    ("ffn", "sublayer"): "a unit of ffn dies when those of sublayer",
+    ("vo", "qk"): "a unit of qk dies when the units of vo",
+    ("head", "qk"): "a unit of qk dies when the units of head",
+    ("layer", "head"): "a unit of head dies when the units of layer",
+    ("ffn", "sublayer"): "a unit of ffn dies when the units of sublayer",
     ("ffn/8x4",): "a unit of ffn/8x4 dies",
 }
 
@@ -63,7 +63,7 @@ def test_what_cannot_be_exact_is_refused(names):
     with pytest.raises(UserError, match=f"keep 3 cannot be exact: {NESTED[names]}"):
         Magnitude(space).plan(keep=3)
     with pytest.raises(UserError, match="cannot be exact"):
-        Magnitude(Space(space.model, *names, cost=Units()), 0.5)
+        Magnitude(Space(space.model, *names, budget=Units()), 0.5)
 
 
 @pytest.mark.parametrize("count", [0, 9, 2.5, True])
@@ -75,7 +75,7 @@ def test_a_number_that_is_none_is_refused(count):
 def test_one_of_density_and_number():
     method = Magnitude(Space(tiny("bert"), "head"))
     for both in ({}, {"density": 0.8, "keep": 3}):
-        with pytest.raises(UserError, match="give one of density and keep"):
+        with pytest.raises(UserError, match="give one of share, density and keep"):
             method.plan(**both)
     with pytest.raises(UserError, match="round_to 8 would add some"):
         Magnitude(Space(method.space.model, "ffn", round_to=8)).plan(keep=3)
@@ -94,7 +94,7 @@ def counted(space, share):
 
 
 def test_a_space_that_counts_units_takes_a_schedule_down_to_the_number():
-    space = Space(tiny("bert", num_hidden_layers=6), "head", cost=Units())
+    space = Space(tiny("bert", num_hidden_layers=6), "head", budget=Units())
     for last in (1, 5, 12):
         counts = counted(space, last / 24)
         assert counts[:2] == [24, 24] and counts[-3:] == [last] * 3 and len(set(counts)) > 3
@@ -105,7 +105,7 @@ LEARNS_A_DENSITY = {"cofi", "movement"}
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_keeps_the_number_or_refuses(name):
-    space = Space(tiny("bert", num_hidden_layers=6), "head", cost=Units())
+    space = Space(tiny("bert", num_hidden_layers=6), "head", budget=Units())
     if name in LEARNS_A_DENSITY:
         with pytest.raises(UserError, match="ask for"):
             taught(name, space, density=6 / 24)

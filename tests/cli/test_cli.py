@@ -20,10 +20,10 @@ from transformers import BertForSequenceClassification, GPT2Config, GPT2Model
 from typer.testing import CliRunner
 
 from secateur import __version__
+from secateur.budget.latency import LatencyTable
 from secateur.cli import app
 from secateur.cli import output as console
 from secateur.measure import peak_memory, roofline
-from secateur.measure.latency import LatencyTable
 from secateur.measure.peak_memory import Peak
 from secateur.measure.roofline import Rates
 from secateur.methods import METHODS

@@ -13,13 +13,13 @@ from small_world import write_data, write_model
 from tiny_models import inputs, random_masks, tiny
 from typer.testing import CliRunner
 
+from secateur.budget.space import Space
 from secateur.cli import app, deploy_commands
 from secateur.deploy import formats
 from secateur.deploy.export import TOLERANCE, export, opened, within
 from secateur.deploy.export_facts import ExportFacts
 from secateur.deploy.formats import read_facts
 from secateur.structure.plan import Plan, fingerprint
-from secateur.structure.space import Space
 from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 from tiny_models import inputs, outputs, random_masks, tiny
 
+from secateur.budget.space import Space
 from secateur.deploy.export import export
 from secateur.deploy.runner import check_runtime, difference, runner
 from secateur.deploy.runtime import DTYPES, Runtime
 from secateur.deploy.runtimes import RUNTIMES, register
 from secateur.structure.plan import Plan, fingerprint
-from secateur.structure.space import Space
 from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
 

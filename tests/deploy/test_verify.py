@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import ENCODERS, LEADING, inputs, random_masks, tiny
 
+from secateur.budget.space import Space
 from secateur.deploy.export import export
 from secateur.deploy.verify import Verification, verify
 from secateur.structure.plan import Plan
-from secateur.structure.space import Space
 from secateur.surgery.checkpoint import save
 from secateur.surgery.compact import SUMS
 from secateur.surgery.cut import cut

@@ -21,12 +21,12 @@ from torch import nn
 from torch.nn import functional
 from transformers import BertConfig, BertModel
 
+from secateur.budget.space import Space
 from secateur.methods.cofi import BOUNDS, GATE, Cofi
 from secateur.methods.density_target import published_size, published_sparsity
 from secateur.methods.schedules import linear
 from secateur.structure.architecture import Norm
 from secateur.structure.plan import Plan
-from secateur.structure.space import Space
 from secateur.surgery.checkpoint import load, save
 from secateur.surgery.compact import AUTO_CLASSES
 from secateur.surgery.cut import cut

@@ -10,9 +10,9 @@ from quiet import arguments
 from torch.nn import functional
 from transformers import TrainerCallback
 
+from secateur.budget.space import Space
 from secateur.methods.cofi import Cofi
 from secateur.methods.schedules import linear
-from secateur.structure.space import Space
 from secateur.surgery.masking import attached
 from secateur.training import hidden_states
 from secateur.training.layer_matching import nearest, nearest_ordered, quarters, sampled, windows

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import MarianConfig, MarianMTModel
 
+from secateur.budget.space import Space
 from secateur.structure.plan import Plan
-from secateur.structure.space import Space
 from secateur.surgery.cut import cut
 from secateur.surgery.masking import attached
 

@@ -5,9 +5,9 @@ import torch
 from quiet import arguments
 from transformers import TrainerCallback
 
+from secateur.budget.space import Space
 from secateur.methods.grain import Grain
 from secateur.methods.schedules import cubic
-from secateur.structure.space import Space
 from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
 from secateur.training.checkpoints import last_checkpoint

@@ -5,10 +5,11 @@ import torch
 from quiet import arguments
 from tiny_models import tiny
 
+from secateur.budget.parameters import Parameters
+from secateur.budget.space import Space
 from secateur.budget.units import Units
 from secateur.methods.michel import Michel, normalised
 from secateur.methods.schedules import linear
-from secateur.structure.space import Space
 from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
 from secateur.training.objectives import Labels
@@ -18,7 +19,7 @@ from secateur.training.trainer import PruningTrainer
 @pytest.fixture(scope="module")
 def heads():
     """24 heads in 6 layers, counted."""
-    return Space(tiny("bert", num_hidden_layers=6), "head", cost=Units())
+    return Space(tiny("bert", num_hidden_layers=6), "head", budget=Units())
 
 
 def test_t14_importance_is_that_of_finite_differences(bert, rows, tmp_path):
@@ -81,11 +82,11 @@ def removed(space, stop, *, steps=100, observe=None, **options):
     return list(dict.fromkeys(counts)), method, evidence
 
 
-@pytest.mark.parametrize("cost", [None, Units()], ids=["density", "count"])
+@pytest.mark.parametrize("budget", [Parameters(), Units()], ids=["density", "count"])
 @pytest.mark.parametrize(("step", "last"), [(4, 4), (5, 3), (1, 20), (24, 1)])
-def test_t14_counts_are_exact(step, last, cost):
-    space = Space(tiny("bert", num_hidden_layers=6), "head", cost=cost)
-    stop = last / 24 if cost else space.floor() + (1 - space.floor()) * last / 24
+def test_t14_counts_are_exact(step, last, budget):
+    space = Space(tiny("bert", num_hidden_layers=6), "head", budget=budget)
+    stop = space.floor() + (1 - space.floor()) * last / 24
     counts, method, _ = removed(space, stop, step=step)
     assert counts == [*range(24, last, -step), last]
     assert method.settled() and not method.listens_to

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
+from secateur.budget.space import Space
 from secateur.methods.movement import Movement, above, sigmoid_above, top_k, units_of
 from secateur.methods.schedules import cubic
 from secateur.structure.plan import Plan
-from secateur.structure.space import Space
 from secateur.surgery.cut import cut
 from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
@@ -396,7 +396,7 @@ def test_the_controller_comes_to_the_density_and_the_threshold_is_its_own(bert):
     random_scores(method)
     for step in range(1, 11):
         method.advance(step / 10)
-        target = method.density(step / 10)
+        target = method.asked(step / 10)
         assert target - 0.01 < space.density(method.open) <= target
     scores = method.scores()
     assert float(scores[method.open].min()) > float(scores[~method.open].max())

@@ -11,12 +11,12 @@ from small_world import recipe_values, write_data, write_model
 from torch.nn import functional
 from transformers import TrainerCallback
 
+from secateur.budget.space import Space
 from secateur.measure.inspection import inspect
 from secateur.methods.movement import Movement
 from secateur.methods.schedules import cubic
 from secateur.run import pipeline, recipe
 from secateur.structure.plan import Plan
-from secateur.structure.space import Space
 from secateur.surgery.checkpoint import load, save
 from secateur.surgery.cut import cut, uncut
 from secateur.surgery.masking import attached

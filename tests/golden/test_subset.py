@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 from tiny_models import tiny
 from torch import nn
 
+from secateur.budget.space import Space
 from secateur.budget.units import Units
 from secateur.methods.schedules import linear
 from secateur.methods.subset import Subset, gumbel, relaxed_top_k
-from secateur.structure.space import Space
 from secateur.system.errors import UserError
 from secateur.training.objectives import Hidden, Labels, Logits
 from secateur.training.trainer import PruningTrainer
@@ -23,7 +23,7 @@ FLOATS = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["
 @pytest.fixture(scope="module")
 def heads():
     """24 heads in 6 layers, counted."""
-    return Space(tiny("bert", num_hidden_layers=6), "head", cost=Units())
+    return Space(tiny("bert", num_hidden_layers=6), "head", budget=Units())
 
 
 def perturbed(size, seed=0, spread=0.5, dtype=torch.float64):
@@ -134,7 +134,7 @@ def test_t5_gradients_are_those_of_finite_differences(temperature):
 
 
 def test_t6_straight_through():
-    space = Space(tiny("bert", num_hidden_layers=1), "head", cost=Units())
+    space = Space(tiny("bert", num_hidden_layers=1), "head", budget=Units())
     method = given(space, 2, [0.3, 0.1, 0.9, 0.5], straight_through=True)
     masks = method.train().masks()
     assert masks.tolist() == [0.0, 0.0, 1.0, 1.0]
@@ -143,7 +143,7 @@ def test_t6_straight_through():
 
 
 def test_t6_all_of_them_and_ties():
-    space = Space(tiny("bert", num_hidden_layers=1), "head", cost=Units())
+    space = Space(tiny("bert", num_hidden_layers=1), "head", budget=Units())
     for count in (1, 2, 3, 4):
         method = given(space, count, [0.5] * 4, straight_through=True)
         assert float(method.train().masks().detach().sum()) == count
@@ -154,7 +154,7 @@ def test_t6_all_of_them_and_ties():
 
 
 def test_t7_temperatures():
-    space = Space(tiny("bert"), "head", cost=Units())
+    space = Space(tiny("bert"), "head", budget=Units())
     run = Subset(space, linear(0.5, 0.5, begin=0.0, end=25_000 / 36_816))
     at = {0: 1000.0, 6250: 1.77828, 12_500: 3.16228e-3, 25_000: 1e-8, 30_000: 1e-8}
     for step, wanted in at.items():
@@ -261,7 +261,7 @@ def test_t15_pipelined_only_the_scores_change(rows, bert, tmp_path, options):
     """Through the trainer, with distillation, a projection and weight decay: not a bit of the model changes."""
     model, teacher = bert(), bert()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    space = Space(model.requires_grad_(False), "head", cost=Units())
+    space = Space(model.requires_grad_(False), "head", budget=Units())
     method = Subset(space, linear(0.5, 0.5), temperature=(1.0, 0.1), seed=0, **options)
     start = method.worth.detach().clone()
     trainer = PruningTrainer(
@@ -281,7 +281,7 @@ def test_t15_pipelined_only_the_scores_change(rows, bert, tmp_path, options):
 def test_the_scores_are_clipped_by_themselves(rows, bert, tmp_path):
     """To a norm of their own, whatever the model's gradient is clipped to."""
     model = bert()
-    method = Subset(Space(model, "head", cost=Units()), linear(0.5, 0.5), straight_through=True, clip=1e-3, seed=0)
+    method = Subset(Space(model, "head", budget=Units()), linear(0.5, 0.5), straight_through=True, clip=1e-3, seed=0)
     norms = []
 
     class Watched(PruningTrainer):

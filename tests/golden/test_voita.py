@@ -4,10 +4,10 @@ import pytest
 import torch
 from tiny_models import tiny
 
+from secateur.budget.space import Space
 from secateur.budget.units import Units
 from secateur.methods.schedules import linear
 from secateur.methods.voita import GATE, Voita
-from secateur.structure.space import Space
 from secateur.system.errors import UserError
 
 LOG_ALPHA = torch.tensor([-3.0, -1.0, 0.0, 3.0])
@@ -16,7 +16,7 @@ LOG_ALPHA = torch.tensor([-3.0, -1.0, 0.0, 3.0])
 @pytest.fixture(scope="module")
 def heads():
     """24 heads in 6 layers, counted."""
-    return Space(tiny("bert", num_hidden_layers=6), "head", cost=Units())
+    return Space(tiny("bert", num_hidden_layers=6), "head", budget=Units())
 
 
 def test_t13_gates_and_penalty():
@@ -24,7 +24,7 @@ def test_t13_gates_and_penalty():
     assert float(GATE.open_probability(LOG_ALPHA).sum()) == pytest.approx(2.21303, abs=1e-5)
     assert float(GATE.open_probability(torch.zeros(()))) == pytest.approx(0.688, abs=1e-3)
     assert float(GATE.noiseless(torch.tensor(-2.398))) == pytest.approx(0.0, abs=1e-4)
-    space = Space(tiny("bert", num_hidden_layers=1), "head", cost=Units())
+    space = Space(tiny("bert", num_hidden_layers=1), "head", budget=Units())
     method = Voita(space, 0.5, strength=2.0, faithful=True)
     with torch.no_grad():
         method.log_alpha.copy_(LOG_ALPHA)

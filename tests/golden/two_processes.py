@@ -16,9 +16,9 @@ from quiet import arguments
 from safetensors.torch import save_file
 from torch import Tensor
 
+from secateur.budget.space import Space
 from secateur.methods.cofi import Cofi
 from secateur.methods.schedules import linear
-from secateur.structure.space import Space
 from secateur.training.objectives import Hidden, Logits
 from secateur.training.trainer import PruningTrainer
 

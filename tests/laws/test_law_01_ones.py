@@ -4,8 +4,8 @@ import pytest
 import torch
 from tiny_models import MODELS, MONOTONE, UNIT_SETS, inputs, outputs, tiny
 
+from secateur.budget.space import Space
 from secateur.methods import METHODS
-from secateur.structure.space import Space
 from secateur.surgery.masking import attached
 
 

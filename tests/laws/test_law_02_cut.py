@@ -19,9 +19,9 @@ from tiny_models import (
     tiny,
 )
 
+from secateur.budget.space import Space
 from secateur.structure.head_buckets import Layout
 from secateur.structure.plan import Plan
-from secateur.structure.space import Space
 from secateur.surgery.cut import cut, factorise
 from secateur.surgery.masking import attached
 from secateur.system.errors import UserError

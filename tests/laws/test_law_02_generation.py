@@ -8,9 +8,9 @@ import pytest
 import torch
 from tiny_models import WRITERS, edge_cases, inputs, random_masks, tiny
 
+from secateur.budget.space import Space
 from secateur.structure.head_buckets import Layout
 from secateur.structure.plan import Plan
-from secateur.structure.space import Space
 from secateur.surgery.cut import cut
 from secateur.surgery.masking import attached
 

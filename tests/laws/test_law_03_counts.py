@@ -17,8 +17,8 @@ from tiny_models import (
     tiny,
 )
 
+from secateur.budget.space import Space
 from secateur.structure.plan import Plan
-from secateur.structure.space import Space
 from secateur.surgery.cut import cut
 
 

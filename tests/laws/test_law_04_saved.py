@@ -13,8 +13,8 @@ from load_elsewhere import source
 from safetensors.torch import save_file
 from tiny_models import CLASSIFIERS, LEADING, MODELS, WRITERS, edge_cases, inputs, outputs, random_masks, tiny
 
+from secateur.budget.space import Space
 from secateur.structure.plan import Plan
-from secateur.structure.space import Space
 from secateur.surgery.checkpoint import load, save
 from secateur.surgery.compact import AUTO_CLASSES
 from secateur.surgery.cut import cut

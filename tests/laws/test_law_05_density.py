@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiny_models import CLASSIFIERS, METHODS, UNIT_SETS, random_masks, taught, tiny
 
 from secateur import methods
-from secateur.structure.space import Space
+from secateur.budget.space import Space
 from secateur.system.errors import UserError
 
 pytestmark = pytest.mark.parametrize("which", CLASSIFIERS)
@@ -77,7 +77,7 @@ def test_the_floor_is_the_floor(which, units):
     for seed in range(5):
         assert space.density(random_masks(space, 0.05, seed=seed)) >= space.floor()
     if space.floor() > 0:
-        kept = space.keep(torch.rand(len(space)), space.floor())
+        kept = space.choose(torch.rand(len(space)), space.floor())
         assert space.density(kept) == pytest.approx(space.floor(), abs=1e-12)
 
 

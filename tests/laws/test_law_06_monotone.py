@@ -4,9 +4,9 @@ import pytest
 import torch
 from tiny_models import MONOTONE, SPACES, UNIT_SETS, learn, tiny
 
+from secateur.budget.space import Space
 from secateur.methods import METHODS
 from secateur.methods.schedules import cubic
-from secateur.structure.space import Space
 
 STEPS = 12
 
@@ -35,8 +35,8 @@ def test_pruned_stays_pruned(which, units, name):
 @pytest.mark.parametrize("units", UNIT_SETS, ids="-".join)
 def test_a_removed_unit_never_takes_the_place_of_one_without_a_score(units):
     space = Space(tiny("bert"), *units)
-    alive = space.keep(torch.rand(len(space), generator=torch.Generator().manual_seed(0)), 0.6)
-    kept = space.keep(torch.full((len(space),), torch.nan), 0.6, alive=alive)
+    alive = space.choose(torch.rand(len(space), generator=torch.Generator().manual_seed(0)), 0.6)
+    kept = space.choose(torch.full((len(space),), torch.nan), 0.6, alive=alive)
     assert torch.equal(kept, alive)
 
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from tiny_models import ARCHITECTURES, MODELS, inputs, tiny
 
+from secateur.budget.space import Space
 from secateur.structure.architecture import Linear
-from secateur.structure.space import UNITS, Space
+from secateur.structure.space import UNITS
 from secateur.surgery.masking import attached
 
 

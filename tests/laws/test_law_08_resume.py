@@ -7,8 +7,8 @@ from tiny_models import CLASSIFIERS, METHODS, tiny
 from transformers import Trainer
 
 from secateur import methods
+from secateur.budget.space import Space
 from secateur.methods.schedules import cubic
-from secateur.structure.space import Space
 from secateur.training import checkpoints as snapshots
 from secateur.training.checkpoints import checkpoints, last_checkpoint
 from secateur.training.objectives import Hidden, Labels, Logits

@@ -6,7 +6,7 @@ from tiny_models import METHODS, MODELS, UNIT_SETS, inputs, tiny
 from torch import nn
 
 from secateur import methods
-from secateur.structure.space import Space
+from secateur.budget.space import Space
 from secateur.surgery.masking import attach, attached
 from secateur.system.errors import UserError
 

@@ -13,7 +13,7 @@ sys.path.insert(0, str(HERE.parent))  # for tiny_models, when run as a script
 
 from tiny_models import CLASSIFIERS, METHODS, UNIT_SETS, WRITERS, taught, tiny  # noqa: E402
 
-from secateur.structure.space import Space  # noqa: E402
+from secateur.budget.space import Space  # noqa: E402
 
 
 def as_json():

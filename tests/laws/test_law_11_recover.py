@@ -10,9 +10,9 @@ from test_law_08_resume import collate, examples, terms
 from test_law_11_shrink import SHRINKING
 from tiny_models import CLASSIFIERS, WRITERS, tiny
 
+from secateur.budget.space import Space
 from secateur.methods import METHODS
 from secateur.methods.schedules import cubic
-from secateur.structure.space import Space
 from secateur.surgery.cut import cut, cut_moments
 from secateur.training.trainer import PruningTrainer
 

@@ -10,12 +10,12 @@ from quiet import arguments
 from test_law_08_resume import collate, examples, terms
 from tiny_models import CLASSIFIERS, LEADING, WRITERS, inputs, tiny
 
+from secateur.budget.space import Space
 from secateur.methods import METHODS
 from secateur.methods.cofi import Cofi
 from secateur.methods.grain import Grain
 from secateur.methods.schedules import cubic, linear
 from secateur.structure.plan import Plan
-from secateur.structure.space import Space
 from secateur.surgery.cut import cut
 from secateur.surgery.masking import attached
 from secateur.surgery.shrinking import Shrinking
@@ -79,7 +79,7 @@ def trainer(which, kind, units, folder, *, shrink, seed=1, save="no", **extra):
 
 def result(trainer):
     """The cut model that a training ends with, by name, its masks and what is kept."""
-    plan = trainer.method.plan(trainer.method.density.stop)
+    plan = trainer.method.plan(trainer.method.asked.stop)
     return cut(trainer.model, plan).state_dict() | {"masks": plan.masks, "kept": plan.kept}
 
 
@@ -199,7 +199,7 @@ def test_a_shrunk_model_is_the_masked_one_and_comes_back(which, units):
     order = torch.rand(len(space), generator=torch.Generator().manual_seed(3))
     shrinking = Shrinking(model, space)
     for density in (0.6, 0.3):
-        kept = space.keep(order, density)
+        kept = space.choose(order, density)
         reference = tiny(*which)
         with attached(reference, Space(reference, *units), kept.double()), torch.no_grad():
             wanted = reference(**batch).logits
@@ -224,7 +224,7 @@ def test_moments_go_where_their_weights_go():
     optimizer = torch.optim.AdamW(model.parameters())
     for parameter in model.parameters():
         optimizer.state[parameter] = {"step": torch.tensor(3.0), "exp_avg": parameter.detach() * 2}
-    kept = space.keep(torch.rand(len(space), generator=torch.Generator().manual_seed(0)), 0.4)
+    kept = space.choose(torch.rand(len(space), generator=torch.Generator().manual_seed(0)), 0.4)
     shrinking = Shrinking(model, space)
     shrinking.cut(kept, optimizer)
     assert Plan.of(space, kept.float(), source="").masks.bool().equal(shrinking.kept)

@@ -28,8 +28,8 @@ from tiny_models import METHODS, tiny  # noqa: E402
 from two_ranks import of_script  # noqa: E402
 
 from secateur import methods  # noqa: E402
+from secateur.budget.space import Space  # noqa: E402
 from secateur.methods.schedules import cubic  # noqa: E402
-from secateur.structure.space import Space  # noqa: E402
 from secateur.training import micro_batches  # noqa: E402
 from secateur.training.objectives import Hidden, Labels, Logits  # noqa: E402
 from secateur.training.trainer import PruningTrainer  # noqa: E402

@@ -5,9 +5,9 @@ import pytest
 import torch
 from tiny_models import CLASSIFIERS, ENCODERS, MODELS, WRITERS, edge_cases, inputs, outputs, random_masks, tiny
 
+from secateur.budget.space import Space
 from secateur.deploy.export import export, opened
 from secateur.structure.plan import Plan
-from secateur.structure.space import Space
 from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
 

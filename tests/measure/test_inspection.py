@@ -8,10 +8,10 @@ import torch
 from rich.console import Console
 from tiny_models import CLASSIFIERS, edge_cases, tiny
 
+from secateur.budget.space import Space
 from secateur.cli import output
 from secateur.measure.inspection import BLOCKS, bar, drawn, inspect, saved
 from secateur.structure.plan import Plan
-from secateur.structure.space import Space
 from secateur.surgery.cut import cut
 
 FINE = ("ffn", "qk", "vo", "sublayer")

@@ -8,6 +8,7 @@ from tiny_models import METHODS, MONOTONE, taught, tiny
 from transformers import TrainerCallback
 
 from secateur import methods
+from secateur.budget.space import Space
 from secateur.methods import register
 from secateur.methods.cofi import Cofi
 from secateur.methods.grain import Grain
@@ -15,7 +16,7 @@ from secateur.methods.magnitude import Magnitude
 from secateur.methods.method import Method
 from secateur.methods.random import Random
 from secateur.methods.schedules import linear
-from secateur.structure.space import UNITS, Space
+from secateur.structure.space import UNITS
 from secateur.system.errors import UserError
 from secateur.training.trainer import PruningTrainer
 

@@ -12,8 +12,8 @@ from small_world import recipe_values, write_data, write_model
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, BertTokenizerFast, TrainerCallback
 
 from secateur import load
+from secateur.budget.latency import LatencyTable
 from secateur.deploy.verify import verify
-from secateur.measure.latency import LatencyTable
 from secateur.report.report import Report
 from secateur.run import distillation, pipeline, recipe, run_data
 from secateur.run.accounting import Accounting

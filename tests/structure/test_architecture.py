@@ -22,12 +22,12 @@ from transformers import (
 )
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from secateur.measure.latency import LatencyTable
+from secateur.budget.latency import LatencyTable
+from secateur.budget.space import Space
 from secateur.methods.cofi import Cofi
 from secateur.structure import architectures
 from secateur.structure.architecture import Embedding, Linear, Norm, find
 from secateur.structure.plan import Plan
-from secateur.structure.space import Space
 from secateur.surgery.cut import cut, factorise
 from secateur.surgery.stock import plain
 from secateur.system.errors import UserError

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import outputs, random_masks, tiny
 
+from secateur.budget.space import Space
 from secateur.structure.head_buckets import KernelCosts, Layout, attention_seconds, cheapest_layout
 from secateur.structure.plan import Plan
-from secateur.structure.space import Space
 from secateur.surgery import compact
 from secateur.surgery.cut import cut
 

@@ -12,8 +12,9 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
+from secateur.budget.space import Space
 from secateur.structure.plan import Plan, fingerprint
-from secateur.structure.space import UNITS, Space
+from secateur.structure.space import UNITS
 from secateur.system.errors import UserError
 
 SIZES = {

@@ -4,8 +4,9 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
+from secateur.budget.space import Space
 from secateur.structure.plan import Plan
-from secateur.structure.space import UNITS, Space
+from secateur.structure.space import UNITS, UnitSpace
 from secateur.surgery.cut import cut
 
 HEADS, HEAD_DIM, FFN = 2, 4, 6
@@ -71,8 +72,8 @@ def test_layers_left(model):
 def test_a_cut_reads_its_masks_once(model, monkeypatch):
     space = Space(model)
     plan = Plan.of(space, random_kept(space, 0).float())
-    effective, reads = Space.effective, []
-    monkeypatch.setattr(Space, "effective", lambda self, masks: reads.append(1) or effective(self, masks))
+    effective, reads = UnitSpace.effective, []
+    monkeypatch.setattr(UnitSpace, "effective", lambda self, masks: reads.append(1) or effective(self, masks))
     cut(model, plan)
     assert len(reads) == 1
 
@@ -80,7 +81,7 @@ def test_a_cut_reads_its_masks_once(model, monkeypatch):
 def test_a_plan_reads_its_masks_twice(model, monkeypatch):
     """Once to close them, and once what is closed."""
     space = Space(model)
-    effective, reads = Space.effective, []
-    monkeypatch.setattr(Space, "effective", lambda self, masks: reads.append(1) or effective(self, masks))
+    effective, reads = UnitSpace.effective, []
+    monkeypatch.setattr(UnitSpace, "effective", lambda self, masks: reads.append(1) or effective(self, masks))
     Plan.of(space, random_kept(space, 0).float())
     assert len(reads) == 2

@@ -4,8 +4,9 @@ import pytest
 import torch
 from tiny_models import ARCHITECTURES, ENCODERS, random_masks, tiny
 
-from secateur.measure.latency import LatencyTable
-from secateur.structure.space import Space
+from secateur.budget.latency import LatencyTable
+from secateur.budget.parameters import Parameters
+from secateur.budget.space import Space
 from secateur.structure.tiles import EXAMPLES, grids
 from secateur.surgery.masking import attached
 from secateur.surgery.shrinking import Shrinking
@@ -119,10 +120,10 @@ def test_above_closes_to_what_is_kept(model):
     space = Space(model, "attention/4x8", "ffn/8x4", "hidden")
     for seed in range(5):
         scores = torch.randn(len(space), generator=torch.Generator().manual_seed(seed))
-        kept, above = space.keep(scores, 0.3), space.above(scores, 0.3)
+        kept, above = space.choose(scores, 0.3), space.leading(scores, 0.3)
         assert torch.equal(space.closure(above), kept) and bool((kept <= above).all()) and bool((kept != above).any())
         assert space.density(above) == space.density(kept) <= 0.3
-        full = space.keep(scores, 0.3, filled=True)
+        full = Space(model, *space.units, budget=Parameters(filled=True)).choose(scores, 0.3)
         assert space.density(space.filled(full)) <= 0.3 < space.density(space.filled(kept))
 
 
@@ -148,9 +149,9 @@ def test_what_does_not_fit_is_refused(model, units, message):
 
 
 def test_tiles_know_no_multiples_and_no_time(model):
-    with pytest.raises(UserError, match="round_to 8 knows no tiles"):
+    with pytest.raises(UserError, match="round_to 8 does not apply to tiles"):
         Space(model, "attention/4x8", "ffn", round_to=8)
-    with pytest.raises(UserError, match=r"a time says nothing of tiles \(attention/4x8, ffn\)"):
+    with pytest.raises(UserError, match=r"a latency does not depend on tiles \(attention/4x8, ffn\)"):
         LatencyTable.measure(model, "attention/4x8", "ffn")
 
 

@@ -15,9 +15,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tiny_models import ARCHITECTURES, CLASSIFIERS, edge_cases, random_masks, tiny
 
+from secateur.budget.space import Space
 from secateur.structure import architectures
 from secateur.structure.plan import Plan
-from secateur.structure.space import Space
 from secateur.surgery.checkpoint import load, save
 from secateur.surgery.compact import AUTO_CLASSES, SUMS, Pruned
 from secateur.surgery.cut import cut, factorise, planned_structure

@@ -5,9 +5,9 @@ import torch
 from tiny_models import CLASSIFIERS, inputs, outputs, tiny
 from transformers import AutoModelForSequenceClassification
 
+from secateur.budget.space import Space
 from secateur.methods.cofi import Cofi
 from secateur.structure.plan import Plan
-from secateur.structure.space import Space
 from secateur.surgery.cut import cut
 from secateur.surgery.stock import plain
 from secateur.system.errors import UserError

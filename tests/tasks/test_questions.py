@@ -28,6 +28,7 @@ from transformers import (
     pipeline,
 )
 
+from secateur.budget.space import Space
 from secateur.deploy.export import export, opened
 from secateur.measure.evaluation import batches, encoded, runner_scores, scores
 from secateur.measure.sensitivity import _standard_error, sensitivity
@@ -36,7 +37,6 @@ from secateur.report.report import Report
 from secateur.run import pipeline as stages
 from secateur.run import recipe
 from secateur.run.run_data import RunData
-from secateur.structure.space import Space
 from secateur.surgery import checkpoint
 from secateur.system.errors import UserError
 from secateur.tasks import TASKS

@@ -9,10 +9,10 @@ from tiny_models import tiny
 from torch import nn
 from transformers import TrainerCallback
 
+from secateur.budget.space import Space
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.schedules import cubic
 from secateur.run import pipeline, recipe
-from secateur.structure.space import Space
 from secateur.system.errors import UserError
 from secateur.training.averaging import Averaging
 from secateur.training.trainer import PruningTrainer

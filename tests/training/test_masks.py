@@ -3,9 +3,9 @@
 import torch
 from tiny_models import tiny
 
+from secateur.budget.space import Space
 from secateur.methods.grain import Grain
 from secateur.methods.schedules import cubic
-from secateur.structure.space import Space
 from secateur.training.masks import TrainingMasks
 
 

@@ -8,10 +8,10 @@ from tiny_models import tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback, TrainingArguments
 
+from secateur.budget.space import Space
 from secateur.methods.grain import Grain
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.schedules import cubic
-from secateur.structure.space import Space
 from secateur.system.errors import UserError
 from secateur.training.checks import check_devices
 from secateur.training.objectives import Labels, Term

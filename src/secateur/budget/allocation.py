@@ -14,13 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from secateur.budget.knapsack import ItemClass, lagrangian, solve, total_value, upper_bound
-from secateur.structure.space import Space
+from secateur.budget.ranking import highest
+from secateur.structure.space import UnitSpace
+
+if TYPE_CHECKING:
+    from secateur.budget.space import Space
 
 LEAST_VALUE = 1e-6  # of the unit with the lowest score, relative to the range of scores: room that is left is used
 MAX_WIDTHS = 32  # widths of the residual stream that are tried
@@ -75,7 +80,7 @@ class SizeOptions:
         return SizeOptions(np.vstack([self.sizes, removed]), np.append(self.values + value, 0.0))
 
 
-def stored_sizes(space: Space, kept: Tensor) -> tuple[int, np.ndarray]:
+def stored_sizes(space: UnitSpace, kept: Tensor) -> tuple[int, np.ndarray]:
     """Width of the residual stream, and `(layers, 4)` sizes as stored: heads, widest QK and VO (1 or more), neurons.
 
     -1 for a removed sublayer.
@@ -238,7 +243,7 @@ class _Allocation:
             kept[name] = wanted & (self.by_group[name] > -np.inf)
 
 
-def _unit_values(space: Space, scores: Tensor, alive: Tensor) -> np.ndarray:
+def _unit_values(space: UnitSpace, scores: Tensor, alive: Tensor) -> np.ndarray:
     """`(N,)`: score above the lowest of those alive, times the unit's parameters; NaN counts as the lowest score."""
     finite = scores[alive & scores.isfinite()]
     lowest, highest = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
@@ -264,5 +269,4 @@ def _best_totals(values: np.ndarray) -> np.ndarray:
 
 def _highest(values: np.ndarray, count: int) -> np.ndarray:
     """`(rows, n)` bool: the `count` highest of each row, without those at -inf."""
-    rank = np.argsort(np.argsort(-values, axis=1, kind="stable"), axis=1, kind="stable")
-    return (rank < count) & (values > -np.inf)
+    return highest(torch.from_numpy(values), count).numpy()

@@ -19,6 +19,9 @@ from transformers import PreTrainedModel
 from typer.core import TyperGroup
 
 from secateur import __version__
+from secateur.budget.latency import LatencyTable, milliseconds
+from secateur.budget.parameters import Parameters
+from secateur.budget.space import Space
 from secateur.cli import deploy_commands, study_commands
 from secateur.cli import output as console
 from secateur.cli.options import (
@@ -49,7 +52,7 @@ from secateur.cli.options import (
 )
 from secateur.measure.evaluation import encoded, scores
 from secateur.measure.inspection import inspect
-from secateur.measure.latency import LatencyTable, beside, milliseconds
+from secateur.measure.latency_sweep import measure_again, measure_latency, target_reached
 from secateur.methods import METHODS
 from secateur.report.recipe_keys import dotted
 from secateur.report.report import Report, aimed, written
@@ -59,7 +62,7 @@ from secateur.run.new_tokenizer import ALGORITHMS
 from secateur.run.recipe import KEYS, Recipe
 from secateur.structure.architectures import ARCHITECTURES
 from secateur.structure.plan import Plan
-from secateur.structure.space import UNITS, Space
+from secateur.structure.space import UNITS
 from secateur.structure.tiles import EXAMPLES
 from secateur.surgery import checkpoint
 from secateur.surgery.cut import cut
@@ -376,24 +379,24 @@ def cut_model(
 ) -> None:
     """Cut a model without training, by a method's choice or by a plan."""
     _refuse_occupied(output)
-    dense, cost = open_model(model), None
+    dense, timed = open_model(model), None
     if plan is not None:
         verdict = Plan.load(plan, dense)
     else:
         asked = _amount(density, latency, speedup, keep)
-        timed = "latency" in asked or "speedup" in asked
-        cost = _latency_table(dense, table, shape, names_of(units) or ()) if timed else None
-        space = Space(dense, *(names_of(units) or ()), cost=cost, round_to=round_to)
-        amount = asked if cost is None else {"density": cost.share_of(**asked)}
+        if "latency" in asked or "speedup" in asked:
+            timed = _latency_table(dense, table, shape, names_of(units) or ())
+            asked = {"share": timed.share_of(**asked)}
+        space = Space(dense, *(names_of(units) or ()), budget=timed or Parameters(), round_to=round_to)
         verdict = _post_training(space, method, pairs_of("--option", option)).plan(
-            embedding_rank=embedding_rank, **amount
+            embedding_rank=embedding_rank, **asked
         )
     small, tokenizer = cut(dense, verdict), None
     with suppress(UserError):  # a model may come without one
         tokenizer = tokenizer_of(model)
     checkpoint.save(small, output, tokenizer=tokenizer)
     found = inspect(small)
-    target = None if cost is None else beside(verdict.latency or {}, cost.measure_again(small, dense))
+    target = None if timed is None else target_reached(verdict.latency or {}, measure_again(timed, small, dense))
     if as_json:
         console.show_json({"folder": str(output), **found, "target": target})
     else:
@@ -425,7 +428,7 @@ def _latency_table(
         batch, tokens = (None, None) if shape is None else shape_of(shape)
         return LatencyTable.load(path, batch=batch, tokens=tokens)
     batch, tokens = shape_of(shape or "8x128")
-    return LatencyTable.measure(model, *units, batch=batch, tokens=tokens)
+    return measure_latency(model, *units, batch=batch, tokens=tokens)
 
 
 def _post_training(space: Space, name: str, options: dict[str, Any]) -> Any:

@@ -41,7 +41,7 @@ from secateur.deploy.runtimes import RUNTIMES
 from secateur.deploy.verify import verify
 from secateur.measure.benchmark import benchmark
 from secateur.measure.evaluation import BATCH, batches, encoded, runner_scores, scores
-from secateur.measure.latency import LatencyTable
+from secateur.measure.latency_sweep import measure_latency
 from secateur.measure.random_inputs import with_target
 from secateur.structure.plan import Plan
 from secateur.surgery import checkpoint
@@ -67,9 +67,7 @@ def measure_latencies(
     batch, tokens = shape_of(shape)
     protocol: dict[str, Any] = {"runtime": runtime, "dtype": dtype, "threads": threads}
     dense = open_model(model)
-    table = LatencyTable.measure(
-        dense, *(names_of(units) or ()), batch=batch, tokens=tokens, repeats=repeats, **protocol
-    )
+    table = measure_latency(dense, *(names_of(units) or ()), batch=batch, tokens=tokens, repeats=repeats, **protocol)
     table.save(output)
     if as_json:
         console.show_json({"file": str(output), **table.to_dict()})

@@ -23,10 +23,10 @@ from rich.table import Table
 from rich.text import Text as RichText
 from transformers import TrainerCallback
 
+from secateur.budget.latency import LatencyTable
 from secateur.deploy.verify import Verification
 from secateur.measure.benchmark import BenchmarkResult
 from secateur.measure.inspection import captions, drawn, saved
-from secateur.measure.latency import LatencyTable
 from secateur.measure.prepared_models import BASELINE
 from secateur.measure.sensitivity import Sensitivity
 from secateur.report.comparison import Comparison
@@ -248,7 +248,7 @@ def _show_protocol(found: Sequence[BenchmarkResult], dense: str | None) -> None:
 
 def show_latencies(table: LatencyTable) -> None:
     """What the whole sizes cost, each layer's and all the rest, and the model itself beside their sum."""
-    prices, layers = table.prices(table.grid["hidden"][-1]), int(table.shape["layers"])
+    prices, layers = table.costs(table.grid["hidden"][-1]), int(table.shape["layers"])
     attention, mlp = float(prices.attention[-1, -1, -1]), float(prices.mlp[-1])
     rows = {
         "attention, a layer's": attention,

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from secateur.budget.space import Space
 from secateur.measure.evaluation import alone
-from secateur.structure.space import Group, Space
+from secateur.structure.space import Group
 from secateur.surgery.masking import attached
 from secateur.system import compat
 from secateur.tasks.task import UNLABELLED

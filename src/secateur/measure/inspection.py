@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from secateur.budget.space import Space
 from secateur.structure.architecture import numbered
 from secateur.structure.cost import SCOPES
 from secateur.structure.plan import Plan
 from secateur.structure.reading import Reading
-from secateur.structure.space import UNITS, Space
+from secateur.structure.space import UNITS, UnitSpace
 from secateur.surgery.cut import uncut
 
 PARTS = ("qk", "vo", "ffn", "sublayer", "hidden")
@@ -74,13 +75,13 @@ def inspect(model: PreTrainedModel, tokens: int = 128) -> dict[str, Any]:
     }
 
 
-def _planned(model: PreTrainedModel) -> tuple[PreTrainedModel, Space, Plan]:
+def _planned(model: PreTrainedModel) -> tuple[PreTrainedModel, UnitSpace, Plan]:
     dense, _ = uncut(model)
     plan = Plan.from_dict(model.plan, dense)
     return dense, plan.space(dense), plan
 
 
-def _whole(model: PreTrainedModel) -> tuple[PreTrainedModel, Space, Plan]:
+def _whole(model: PreTrainedModel) -> tuple[PreTrainedModel, UnitSpace, Plan]:
     space = Space(model)
     return model, space, Plan.of(space, space.ones())
 
@@ -97,7 +98,7 @@ def _offer(model: PreTrainedModel, kind: str) -> dict[str, Any]:
     }
 
 
-def _heads(space: Space, reading: Reading) -> list[dict[str, Any]]:
+def _heads(space: UnitSpace, reading: Reading) -> list[dict[str, Any]]:
     """Rows as in `Reading.summary`: QK and VO dims of each head (0 if removed), and the state of each sublayer."""
     alive = reading.alive
 
@@ -122,7 +123,7 @@ def _heads(space: Space, reading: Reading) -> list[dict[str, Any]]:
     ]
 
 
-def _savings(dense: PreTrainedModel, space: Space, plan: Plan, tokens: int) -> list[dict[str, Any]]:
+def _savings(dense: PreTrainedModel, space: UnitSpace, plan: Plan, tokens: int) -> list[dict[str, Any]]:
     """What would go with each group of `PARTS` but the stream, if it went next: prunable parameters, and FLOPs."""
     parts, alive = Space(dense, *PARTS), plan.read(space).alive
     kept = torch.cat([alive[group.name] for group in parts.groups]).double()

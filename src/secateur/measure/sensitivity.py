@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
+from secateur.budget.space import Space
 from secateur.measure.evaluation import BATCH, Row, encoded
 from secateur.measure.group_cuts import GroupCut, Say, group_cuts, kept_units, layer_of, on_device, outputs_of_cuts
 from secateur.measure.timing import evaluating
 from secateur.methods import METHODS
-from secateur.structure.space import Group, Space
+from secateur.structure.space import Group
 from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
 from secateur.tasks.task import EXAMPLE, Task, examples

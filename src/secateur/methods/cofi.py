@@ -34,14 +34,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.budget.space import Space
 from secateur.methods import register
 from secateur.methods.density_target import DensityTarget, groups_of
 from secateur.methods.gates import EPSILON, HardConcrete
 from secateur.methods.lagrangian import Target, penalty
-from secateur.methods.method import Method
-from secateur.methods.schedules import Schedule, constant, linear
+from secateur.methods.method import Amount, Method
+from secateur.methods.schedules import Schedule, linear
 from secateur.methods.shape_target import ShapeTarget
-from secateur.structure.space import Space
 from secateur.system import compat
 from secateur.system.errors import UserError
 
@@ -76,6 +76,7 @@ class Cofi(Method):
     idle: Tensor
     reopened: Tensor
 
+    budgets = ("parameters",)
     monotone = False
     defaults = {
         "target.units": ("hidden", "head", "sublayer", "ffn"),
@@ -92,7 +93,8 @@ class Cofi(Method):
     def __init__(
         self,
         space: Space,
-        density: Schedule | float = 1.0,
+        share: Amount | None = None,
+        density: Amount | None = None,
         *,
         learning_rate: float = 0.01,
         shape: Mapping[str, int] | None = None,
@@ -101,26 +103,19 @@ class Cofi(Method):
         faithful: bool = False,
         seed: int | None = None,
     ) -> None:
-        super().__init__(space)
-        if space.cost is not None:
-            raise UserError(
-                "the Lagrangian of gates is of the expected density: ask for a density here, or for a latency with a "
-                "method that removes units along a schedule"
-            )
+        super().__init__(space, share, density)
         if type(settle) is not int or settle < 0 or (settle and faithful):
             raise UserError(
                 f"settle is {settle!r}: expected a whole number of steps, 0 for never; and leave faithful out to settle"
             )
         if faithful:
             space.table.one_stack("the published accounting")
-        self.density = constant(density) if isinstance(density, int | float) else density
         self.learning_rate, self.tolerance, self.faithful = learning_rate, tolerance, faithful
         self.settle = settle
         self.seed = torch.initial_seed() % 2**31 if seed is None else seed
         self.draws, self.reached = 0, False
-        self.density_target = DensityTarget(space, self.density, GATE, published=faithful)
-        self.target: Target = self.density_target if shape is None else ShapeTarget(space, self.density, shape)
-        space.check(self.density.stop)
+        self.density_target = DensityTarget(space, self.asked, GATE, published=faithful)
+        self.target: Target = self.density_target if shape is None else ShapeTarget(space, self.asked, shape)
         self.log_alpha = nn.Parameter(_start(space, self.seed, faithful))
         multipliers = torch.zeros(2, self.target.constraints, device=self.log_alpha.device)
         self.multipliers = nn.Parameter(multipliers)  # l1 and l2 of each constraint
@@ -129,7 +124,7 @@ class Cofi(Method):
         self.register_buffer("reopened", torch.zeros_like(self.alive))  # open after having been idle
         self._calibrated: tuple[Any, Tensor] | None = None
         if shape is not None:
-            self.target.kept(self.scores(), self.alive, self.density.stop)  # refuses too large a shape before training
+            self.target.kept(self.scores(), self.alive, self.asked.stop)  # refuses too large a shape before training
 
     @classmethod
     def schedule(cls, density: float, begin: float, end: float) -> Schedule:
@@ -145,7 +140,7 @@ class Cofi(Method):
     @property
     def begun(self) -> bool:
         """Whether anything is masked yet."""
-        return self.progress >= self.density.begin
+        return self.progress >= self.asked.begin
 
     def gates(self) -> Tensor:
         """`(N,)` log alpha; minus infinity, without a gradient, where a gate is closed for good."""
@@ -170,12 +165,12 @@ class Cofi(Method):
             return torch.cat([GATE.deterministic(gates) for _, gates in groups_of(self.space, self.gates())])
         state = (self.progress, compat.version_of(self.log_alpha), compat.version_of(self.alive))
         if self._calibrated is None or self._calibrated[0] != state:
-            self._calibrated = (state, self.chosen(self.density(self.progress)))
+            self._calibrated = (state, self.chosen(self.asked(self.progress)))
         return self._calibrated[1]
 
     def chosen(self, density: float) -> Tensor:
         """`(N,)` masks at a counted density: kept gates have their `open_value`, to be folded into the weights."""
-        self.space.check(density)
+        self.space.asked(density, None)
         scores = self.scores()
         return torch.where(self.target.kept(scores, self.alive, density), GATE.open_value(scores), 0.0)
 
@@ -202,7 +197,7 @@ class Cofi(Method):
     def advance(self, progress: float) -> None:
         super().advance(progress)
         self.log_alpha.clamp_(*BOUNDS).masked_fill_(~self.alive, BOUNDS[0])
-        arrived = self.begun and self.density(progress) == self.density.stop
+        arrived = self.begun and self.asked(progress) == self.asked.stop
         if arrived and not self.reached:
             self.reached = all(bool((gap >= -self.tolerance - 1e-9).all()) for gap in self.gaps())
         if self.settle:
@@ -230,7 +225,7 @@ class Cofi(Method):
 
     def settled(self) -> bool:
         """Whether the expected density has been at the last target, and the counted one is, up to the tolerance."""
-        return self.reached and self._counted() <= self.density.stop + self.tolerance + 1e-9
+        return self.reached and self._counted() <= self.asked.stop + self.tolerance + 1e-9
 
     def _counted(self) -> float:
         return self.space.density(self._evaluated() > 0) if self.begun else 1.0
@@ -243,7 +238,7 @@ class Cofi(Method):
         gates have opened again that were shut for `settle` steps, while the ramp had not ended or the plan kept them.
         What the closed ones would have done is unknown, because nothing is computed of them.
         """
-        target = self.density(self.progress) if self.begun else 1.0
+        target = self.asked(self.progress) if self.begun else 1.0
         expected = float(self.expected()) if self.begun else 1.0
         values = {"density": self._counted(), "density_expected": expected, "density_target": target}
         if self.settle:

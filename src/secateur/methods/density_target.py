@@ -12,9 +12,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from secateur.budget.parameters import Parameters
+from secateur.budget.ranking import rounded, with_best_hidden
+from secateur.budget.space import Space
 from secateur.methods.gates import HardConcrete
 from secateur.methods.schedules import Schedule
-from secateur.structure.space import Group, Space
+from secateur.structure.space import Group
 
 WIDEST = 30.0  # a shift of log alpha that opens, or closes, any gate
 
@@ -58,7 +61,7 @@ class DensityTarget:
             fits = self.space.density(self._shifted(scores, single, middle)) <= density + 1e-12
             low, high = (middle, high) if fits else (low, middle)
         kept = self._shifted(scores, single, low)
-        return kept if self.space.round_to > 1 else self.space.fill(kept, scores, density)
+        return kept if self.space.round_to > 1 else Parameters().fill(self.space, kept, scores, density)
 
     def _kept_singles(self, scores: Tensor, alive: Tensor, density: float) -> Tensor:
         """Numbers of the kept units that are a group of their own.
@@ -87,10 +90,8 @@ class DensityTarget:
         vectors = [gates for _, gates in groups_of(self.space, shifted)]
         kept = torch.cat([(self.gate.deterministic(gates) > 0) & (len(gates) > 1) for gates in vectors])
         kept[single] = True
-        if "hidden" in self.space.slices:
-            rows = self.space.slices["hidden"]
-            kept[rows.start + int(shifted[rows].argmax())] = True
-        return self.space.closure(self.space.rounded(kept, shifted))
+        kept = with_best_hidden(self.space, kept, shifted)
+        return self.space.closure(rounded(self.space, kept, shifted, self.space.round_to))
 
 
 def groups_of(space: Space, values: Tensor) -> Iterator[tuple[Group, Tensor]]:

@@ -1,47 +1,42 @@
-"""Methods that learn a gate for every unit: how many stay is fixed by what is asked for, which ones is learned."""
+"""Methods that learn a gate for every unit: the budget fixes how many units are kept, and training learns which."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from secateur.budget.units import Units, best
-from secateur.methods.method import Method
-from secateur.methods.schedules import Schedule, constant
-from secateur.structure.space import Space
-from secateur.system.errors import UserError
+from secateur.budget.space import Space
+from secateur.budget.units import best
+from secateur.methods.method import Amount, Method
 
 
 class Gated(Method):
-    """Keeps the highest-scored units, as many as the last density of the schedule means; any of them may return.
+    """Keeps the highest-scored units, as many as the last share of the schedule allows; any of them may return.
 
-    In a space that counts units that is a number; in another it is as many of the highest-scored as fit, those
-    included that others make dead, and it may change with the scores.
+    In a space that counts units that is a fixed number. In a space that counts parameters it is as many of the
+    highest-scored units as fit, including units that are dead because of others, and it may change with the scores.
 
     Args:
-        density: the schedule of the run; a plain number is the density throughout.
-        seed: of all that is drawn, the same on every rank; by default torch's own (`set_seed`).
+        share: the schedule of the run; a plain number is the share throughout.
+        density: the share, where parameters are counted.
+        seed: of all random numbers, the same on every rank; by default torch's own (`set_seed`).
 
     Raises:
-        UserError: what is asked for is out of reach, or the space counts a latency.
+        UserError: what is asked for is out of reach, or the space counts neither parameters nor units.
     """
 
+    budgets = ("parameters", "units")
     monotone = False
 
-    def __init__(self, space: Space, density: Schedule | float = 1.0, seed: int | None = None) -> None:
-        super().__init__(space)
-        if space.cost is not None and not isinstance(space.cost, Units):
-            raise UserError(
-                "gates are learned for a density or for a number of units: ask for one of these, or for a latency with "
-                "a method that removes units along a schedule"
-            )
-        self.density = constant(density) if isinstance(density, int | float) else density
-        space.check(self.density.stop)
+    def __init__(
+        self, space: Space, share: Amount | None = None, density: Amount | None = None, seed: int | None = None
+    ) -> None:
+        super().__init__(space, share, density)
         self.seed = torch.initial_seed() % 2**31 if seed is None else seed
         self.draws, self.count = 0, len(space)
 
     def drawn(self, bound: float) -> Tensor:
-        """`(N,)` of the seed alone, uniform in (-bound, bound)."""
+        """`(N,)`, sampled uniformly from (-bound, bound); depends on the seed alone."""
         generator = torch.Generator().manual_seed(self.seed)
         noise = torch.rand(len(self.space), generator=generator) * 2 - 1
         return (bound * noise).to(self.space.model.device)
@@ -53,9 +48,10 @@ class Gated(Method):
         return (6.0 / (rows + len(self.space) / rows)) ** 0.5
 
     def uniform(self, like: Tensor) -> Tensor:
-        """`(N,)` in (0, 1), drawn on the device; seed and count of draws alone decide it, on every rank alike.
+        """`(N,)`, sampled uniformly from (0, 1) on the device; depends on the seed and the number of samples alone.
 
-        Draws are counted in training only: a rank may evaluate, or log, by itself.
+        All ranks therefore get the same. Samples are counted in training only, because one rank may evaluate or log by
+        itself.
         """
         generator = torch.Generator(like.device).manual_seed(self.seed * 1_000_003 + self.draws)
         self.draws += self.training
@@ -66,24 +62,21 @@ class Gated(Method):
     @property
     def begun(self) -> bool:
         """Whether anything is masked yet."""
-        return self.progress >= self.density.begin
+        return self.progress >= self.asked.begin
 
     def leading(self, share: float) -> Tensor:
-        """`(N,)` bool: the highest-scored units at a density, or share of the units, with those that others kill."""
-        scores = self.scores()
-        if self.space.cost is not None:
-            return self.space.keep(scores, share, alive=self.alive)
-        return self.space.above(scores, share) & self.alive
+        """`(N,)` bool: the highest-scored units within a share, with those that are dead because of others."""
+        return self.space.leading(self.scores(), share, alive=self.alive)
 
     def advance(self, progress: float) -> None:
         super().advance(progress)
-        self.count = int(self.leading(self.density.stop).sum())
+        self.count = int(self.leading(self.asked.stop).sum())
 
     def settled(self) -> bool:
-        return self.progress >= self.density.end
+        return self.progress >= self.asked.end
 
-    def chosen(self, density: float) -> Tensor:
-        return self.space.keep(self.scores(), density, alive=self.alive).float()
+    def chosen(self, share: float) -> Tensor:
+        return self.space.choose(self.scores(), share, alive=self.alive).float()
 
     def exactly(self, count: int) -> Tensor:
         return best(self.space, self.scores(), count, alive=self.alive).float()

@@ -24,11 +24,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from secateur.budget.space import Space
 from secateur.methods import register
-from secateur.methods.method import Method
+from secateur.methods.method import Amount, Method
 from secateur.methods.scheduled import Scheduled
-from secateur.methods.schedules import Schedule
-from secateur.structure.space import Space
 from secateur.system.errors import UserError
 
 
@@ -55,7 +54,8 @@ class Grain(Scheduled):
     def __init__(
         self,
         space: Space,
-        density: Schedule | float = 1.0,
+        share: Amount | None = None,
+        density: Amount | None = None,
         *,
         beta: float = 0.998,
         alpha: float = 0.3,
@@ -63,8 +63,8 @@ class Grain(Scheduled):
         every: int = 1,
         faithful: bool = False,
     ) -> None:
-        super().__init__(space, density)
-        if faithful and (space.cost is not None or space.round_to > 1):
+        super().__init__(space, share, density)
+        if faithful and (space.budget.name != "parameters" or space.round_to > 1):
             raise UserError("the published ranking knows parameters alone: leave faithful out, or latency and round_to")
         if type(every) is not int or every < 1:
             raise UserError(f"every is {every!r}: expected a whole number of steps from 1 on, 1 to hear them all")
@@ -73,7 +73,7 @@ class Grain(Scheduled):
 
     @property
     def listens_to(self) -> Mapping[str, float]:
-        if self.progress >= self.density.end or self.steps % self.every:
+        if self.progress >= self.asked.end or self.steps % self.every:
             return {}
         return {"labels": 1.0, "logits": 1.0, "hidden": 0.0 if self.separate else 1.0}
 
@@ -109,8 +109,8 @@ class Grain(Scheduled):
             super().advance(progress)
             return
         Method.advance(self, progress)
-        if self.density.begin <= progress < self.density.end:
-            self.alive.copy_(published_ranking(self.space, self.importance, self.density(progress), self.alive))
+        if self.asked.begin <= progress < self.asked.end:
+            self.alive.copy_(published_ranking(self.space, self.importance, self.asked(progress), self.alive))
 
     def scores(self) -> Tensor:
         if self.faithful:

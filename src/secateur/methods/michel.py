@@ -24,11 +24,11 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from secateur.budget.space import Space
 from secateur.methods import register
-from secateur.methods.method import Method
+from secateur.methods.method import Amount, Method
 from secateur.methods.scheduled import Scheduled
 from secateur.methods.schedules import Schedule, linear
-from secateur.structure.space import Space
 from secateur.system.errors import UserError
 
 SMALLEST = 1e-20  # is added to a norm
@@ -86,7 +86,8 @@ class Michel(Scheduled):
     def __init__(
         self,
         space: Space,
-        density: Schedule | float = 1.0,
+        share: Amount | None = None,
+        density: Amount | None = None,
         *,
         step: int | None = None,
         exact: bool = True,
@@ -94,14 +95,13 @@ class Michel(Scheduled):
         signed: bool = False,
         faithful: bool = False,
     ) -> None:
-        super().__init__(space, density)
+        super().__init__(space, share, density)
         step = math.ceil(len(space) / 12) if step is None else step
         if type(step) is not int or not 1 <= step <= len(space):
             raise UserError(f"step is {step!r}: expected a whole number of units from 1 to {len(space)}")
         self.step, self.exact, self.normalise = step, exact, normalise
         self.signed, self.faithful = signed, faithful
-        lowest = space.floor() if space.cost is None else 0.0
-        self.stride = step * (1.0 - lowest) / len(space)  # the share that `step` units have
+        self.stride = step * (1.0 - space.floor()) / len(space)  # the share that `step` units have
         self.register_buffer("heard", torch.zeros_like(self.alive, dtype=torch.float))
 
     @classmethod
@@ -112,7 +112,7 @@ class Michel(Scheduled):
     @property
     def listens_to(self) -> Mapping[str, float]:
         target = self._target()
-        if target <= self.density.stop or (target < 1.0 and not self.exact):
+        if target <= self.asked.stop or (target < 1.0 and not self.exact):
             return {}
         return {"labels": 1.0, "logits": 1.0}
 
@@ -121,19 +121,19 @@ class Michel(Scheduled):
 
     def _target(self) -> float:
         """The share that the schedule asks for, down to the end of the stride that it is on."""
-        passed = (1.0 - self.density(self.progress)) / self.stride
+        passed = (1.0 - self.asked(self.progress)) / self.stride
         target = 1.0 - math.ceil(passed - 1e-9) * self.stride
-        return target if target > self.density.stop + 1e-9 else self.density.stop
+        return target if target > self.asked.stop + 1e-9 else self.asked.stop
 
     def settled(self) -> bool:
-        return self._target() == self.density.stop
+        return self._target() == self.asked.stop
 
     def advance(self, progress: float) -> None:
         Method.advance(self, progress)
         target = self._target()
         if target >= self.space.share(self.alive) - 1e-9:
             return
-        self.alive.copy_(self.space.keep(self.scores(), target, alive=self.alive))
+        self.alive.copy_(self.space.choose(self.scores(), target, alive=self.alive))
         if self.exact:
             self.heard.zero_()
 

@@ -32,11 +32,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.budget.parameters import Parameters
+from secateur.budget.ranking import highest
+from secateur.budget.space import Space
 from secateur.methods import register
 from secateur.methods.gates import HardConcrete
-from secateur.methods.method import Method
-from secateur.methods.schedules import Schedule, constant
-from secateur.structure.space import Group, Space
+from secateur.methods.method import Amount, Method
+from secateur.structure.space import Group
 from secateur.system.errors import UserError
 
 TILE = 32
@@ -66,26 +68,19 @@ def units_of(variant: str, tile: int = TILE, faithful: bool = False) -> tuple[st
 
 def top_k(scores: Tensor, fraction: float, minimum: float = 0.0) -> Tensor:
     """Bool, as `scores`: the `int(fraction x all)` highest, of equal ones the first."""
-    return _highest(scores, int(max(fraction, minimum) * scores.numel()))
+    return highest(scores, int(max(fraction, minimum) * scores.numel()))
 
 
 def above(scores: Tensor, threshold: float, minimum: float = 0.0) -> Tensor:
     """Bool, as `scores`: those above the threshold, and `int(minimum x all) + 1` of the highest at least."""
     kept = scores > threshold
     least = int(minimum * scores.numel()) + 1 if minimum else 0
-    return kept if int(kept.sum()) >= least else _highest(scores, least)
+    return kept if int(kept.sum()) >= least else highest(scores, least)
 
 
 def sigmoid_above(scores: Tensor, threshold: float, minimum: float = 0.0) -> Tensor:
     """Bool, as `scores`: those whose sigmoid is above the threshold, and at least as many as in `above`."""
     return (torch.sigmoid(scores) > threshold) | above(scores, math.inf, minimum)
-
-
-def _highest(scores: Tensor, count: int) -> Tensor:
-    flat = scores.flatten()
-    kept = torch.zeros_like(flat, dtype=torch.bool)
-    kept[flat.argsort(descending=True, stable=True)[:count]] = True
-    return kept.view(scores.shape)
 
 
 BINARISERS: Mapping[str, Callable[[Tensor, float, float], Tensor]] = {
@@ -129,6 +124,7 @@ class Movement(Method):
 
     open: Tensor
     shares: Tensor
+    budgets = ("parameters",)
     monotone = False
     defaults = {
         "target.units": ("attention/32x32", "ffn"),
@@ -146,7 +142,8 @@ class Movement(Method):
     def __init__(
         self,
         space: Space,
-        density: Schedule | float = 1.0,
+        share: Amount | None = None,
+        density: Amount | None = None,
         *,
         variant: str | None = None,
         tile: int = TILE,
@@ -160,16 +157,15 @@ class Movement(Method):
         learning_rate: float = 0.01,
         faithful: bool = False,
     ) -> None:
-        super().__init__(space)
-        self.density = constant(density) if isinstance(density, int | float) else density
+        super().__init__(space, share, density)
         self.variant, self.binariser, self.faithful = variant, binariser, faithful
         self.strength, self.regulariser, self.minimum = strength, regulariser, minimum
         self.learning_rate, self.every = learning_rate, every
         self._check(tile, threshold, weights or {})
-        space.check(self.density.stop)
+        self.budget = Parameters(filled=self.fills)  # the plan is filled before it is stored
         ramp = threshold or RAMPS[binariser] or (0.0, 0.0)
-        self.threshold = replace(self.density, curve="cubic", start=float(ramp[0]), stop=float(ramp[1]))
-        self.moved = replace(self.density, curve="cubic", start=0.0, stop=1.0)
+        self.threshold = replace(self.asked, curve="cubic", start=float(ramp[0]), stop=float(ramp[1]))
+        self.moved = replace(self.asked, curve="cubic", start=0.0, stop=1.0)
         self.movement = nn.Parameter(space.ones() * 0.0)  # S of the paper
         self.register_buffer("open", torch.ones_like(self.alive))
         self.register_buffer("shares", self._shares(weights or {}), persistent=False)
@@ -180,8 +176,6 @@ class Movement(Method):
         units = self.space.units
         if type(self.every) is not int or self.every < 1:
             raise UserError(f"every is {self.every!r}: expected a whole number of steps, 1 or more")
-        if self.space.cost is not None:
-            raise UserError("scores are thresholded at a density: ask for one, or for a latency with another method")
         if unknown := sorted(set(weights) - set(units)):
             raise UserError(f"weights names {unknown[0]!r}, the units are {', '.join(units)}: weigh these")
         self._check_threshold(threshold)
@@ -223,11 +217,11 @@ class Movement(Method):
 
     @torch.no_grad()
     def advance(self, progress: float) -> None:
-        before, density = self.density(self.progress), self.density(progress)
+        before, density = self.asked(self.progress), self.asked(progress)
         super().advance(progress)
         if self.faithful:
             self.open.copy_(self._binarised())
-        elif self.steps % self.every == 0 or (density == self.density.stop and density < before):
+        elif self.steps % self.every == 0 or (density == self.asked.stop and density < before):
             self.open.copy_(self._controlled(density))
 
     def _binarised(self) -> Tensor:
@@ -239,7 +233,7 @@ class Movement(Method):
         """`(N,)` bool: what is above the threshold at which the counted density is the one asked for."""
         if density == 1.0:
             return torch.ones_like(self.open)
-        return self.space.above(self.scores(), density, filled=self.fills)
+        return self.budget.leading(self.space, self.scores(), density, self.alive)
 
     def _groups(self, values: Tensor) -> list[tuple[Group, Tensor]]:
         return [(group, values[self.space.slices[group.name]]) for group in self.space.groups]
@@ -287,23 +281,23 @@ class Movement(Method):
 
     def settled(self) -> bool:
         """The ramp has ended, and the density is the schedule's last."""
-        return self.progress >= self.density.end and self._counted(self.open) <= self.density.stop + 1e-9
+        return self.progress >= self.asked.end and self._counted(self.open) <= self.asked.stop + 1e-9
 
     def chosen(self, density: float) -> Tensor:
         """`(N,)` masks at a density; where `faithful` what the threshold left, if that is not more."""
         if self.faithful and self._counted(self.open) <= density <= 1.0:
             return self.open.float()
-        among = self.open if self.faithful else None
-        return self.space.keep(self.scores(), density, alive=among, filled=self.fills).float()
+        among = self.open if self.faithful else self.alive
+        return self.budget.choose(self.space, self.scores(), density, among).float()
 
     def _counted(self, kept: Tensor) -> float:
         """The density of what will be left: with the zeros inside it where these are to be filled."""
-        return self.space.density(self.space.filled(kept) if self.fills else kept)
+        return self.budget.share(self.space, kept)
 
     @torch.no_grad()
     def readings(self) -> dict[str, float]:
         """`density` counted, `density_target`, with tiles `density_filled`, and the lowest kept score's sigmoid."""
-        target = {} if self.faithful else {"density_target": self.density(self.progress)}
+        target = {} if self.faithful else {"density_target": self.asked(self.progress)}
         filled = {"density_filled": self.space.density(self.space.filled(self.open))} if self.space.tiled else {}
         lowest = float(torch.sigmoid(self.movement[self.open].min())) if bool(self.open.any()) else 1.0
         return {"density": self._counted(self.open), **target, **filled, "threshold": lowest}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from secateur.budget.space import Space
 from secateur.methods import register
+from secateur.methods.method import Amount
 from secateur.methods.scheduled import Scheduled
-from secateur.methods.schedules import Schedule
-from secateur.structure.space import Space
 
 
 @register("random")
@@ -17,8 +17,10 @@ class Random(Scheduled):
 
     order: Tensor
 
-    def __init__(self, space: Space, density: Schedule | float = 1.0, *, seed: int | None = None) -> None:
-        super().__init__(space, density)
+    def __init__(
+        self, space: Space, share: Amount | None = None, density: Amount | None = None, *, seed: int | None = None
+    ) -> None:
+        super().__init__(space, share, density)
         generator = torch.Generator().manual_seed(torch.initial_seed() if seed is None else seed)
         noise = torch.rand(len(space), generator=generator)
         self.register_buffer("order", noise.to(self.alive.device))

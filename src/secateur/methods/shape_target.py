@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from secateur.budget.space import Space
 from secateur.methods.schedules import Schedule
-from secateur.structure.space import Space
 from secateur.system.errors import UserError
 
 

@@ -34,10 +34,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.budget.ranking import highest
+from secateur.budget.space import Space
 from secateur.methods import register
 from secateur.methods.gated import Gated
+from secateur.methods.method import Amount
 from secateur.methods.schedules import Schedule, exponential, linear
-from secateur.structure.space import Space
 from secateur.system.errors import UserError
 
 COLD = 1e-3  # below, gates are hard and scores rest: what is left of a gradient are spikes of near ties
@@ -65,7 +67,7 @@ def relaxed_top_k(perturbed: Tensor, count: int, temperature: float) -> Tensor:
     """
     certain = CERTAIN * torch.finfo(perturbed.dtype).eps
     if temperature < COLD or _parted(perturbed, count, temperature * math.log(len(perturbed) / certain)):
-        return _highest(perturbed, count).to(perturbed.dtype)
+        return highest(perturbed, count).to(perturbed.dtype)
     left, gates = perturbed, torch.zeros_like(perturbed)
     for _ in range(count):
         log_p = torch.log_softmax(left / temperature, dim=0)
@@ -81,13 +83,6 @@ def _parted(values: Tensor, count: int, gap: float) -> bool:
     """Whether each of the `count` highest is further above the next than the gap: no softmax then doubts."""
     ranked = values.detach().sort(descending=True).values
     return bool(((ranked[:-1] - ranked[1:])[:count] > gap).all())
-
-
-def _highest(values: Tensor, count: int) -> Tensor:
-    """`(N,)` bool, ties in order."""
-    kept = torch.zeros_like(values, dtype=torch.bool)
-    kept[values.argsort(descending=True, stable=True)[:count]] = True
-    return kept
 
 
 def _bounded(gradient: Tensor) -> Tensor:
@@ -126,7 +121,8 @@ class Subset(Gated):
     def __init__(
         self,
         space: Space,
-        density: Schedule | float = 1.0,
+        share: Amount | None = None,
+        density: Amount | None = None,
         *,
         learning_rate: float = 0.5,
         decay: bool = False,
@@ -136,7 +132,7 @@ class Subset(Gated):
         faithful: bool = False,
         seed: int | None = None,
     ) -> None:
-        super().__init__(space, density, seed)
+        super().__init__(space, share, density, seed)
         if not isinstance(temperature, Sequence) or len(temperature) != 2:
             raise UserError(f"temperature {temperature!r} is no pair: say from which to which it falls")
         if not learning_rate > 0 or not clip >= 0:
@@ -146,12 +142,12 @@ class Subset(Gated):
         hot, cold = map(float, temperature)
         if not hot > COLD:
             raise UserError(f"the temperature begins at {hot:g}, where gates are hard already: begin above {COLD:g}")
-        self.temperature = exponential(hot, cold, begin=self.density.begin, end=self.density.end)
+        self.temperature = exponential(hot, cold, begin=self.asked.begin, end=self.asked.end)
         self.learning_rate, self.decay, self.clip = learning_rate, decay, clip
         self.straight_through, self.faithful = straight_through, faithful
         start = self.drawn(self.spread)
         self.worth = nn.Parameter(start.double() if faithful else start)  # w of the paper
-        self.count = int(self.leading(self.density.stop).sum())
+        self.count = int(self.leading(self.asked.stop).sum())
 
     @classmethod
     def schedule(cls, density: float, begin: float, end: float) -> Schedule:
@@ -164,19 +160,19 @@ class Subset(Gated):
             return self.alive.float()
         if self.training or self.faithful:
             return self._hard() if self.straight_through else self._sampled()
-        return self.leading(self.density.stop).float()
+        return self.leading(self.asked.stop).float()
 
     def _sampled(self) -> Tensor:
         """`(N,)`: a relaxed subset of `count` units, with new noise each time; once cold, the highest scores."""
         temperature = self.temperature(self.progress)
         if temperature < COLD and not self.faithful:
-            return _highest(self.scores(), self._most()).to(self.worth.dtype)
+            return highest(self.scores(), self._most()).to(self.worth.dtype)
         perturbed = self._gates() + gumbel(self.uniform(self.worth))
         return relaxed_top_k(perturbed, self._most(), temperature)
 
     def _hard(self) -> Tensor:
         """`(N,)` of 0 and 1; the gradient of a gate goes to its score as it is, of closed ones too."""
-        kept = _highest(self.scores(), self._most()).to(self.worth.dtype)
+        kept = highest(self.scores(), self._most()).to(self.worth.dtype)
         return kept + (self.worth - self.worth.detach()) * self.alive
 
     def _most(self) -> int:
@@ -198,7 +194,7 @@ class Subset(Gated):
     @torch.no_grad()
     def readings(self) -> dict[str, float]:
         """`density` of the highest scores, `kept` units of these, the `temperature`, and the `gap` at the border."""
-        kept = self.leading(self.density.stop) if self.begun else self.alive
+        kept = self.leading(self.asked.stop) if self.begun else self.alive
         ranked = self.scores().sort(descending=True).values
         gap = float(ranked[self.count - 1] - ranked[self.count]) if 0 < self.count < len(ranked) else 0.0
         found = {"density": self.space.density(kept), "kept": float(kept.sum()), "gap": gap}

@@ -26,11 +26,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.budget.space import Space
 from secateur.methods import register
 from secateur.methods.gated import Gated
 from secateur.methods.gates import EPSILON, HardConcrete
+from secateur.methods.method import Amount
 from secateur.methods.schedules import Schedule, linear
-from secateur.structure.space import Space
 from secateur.system.errors import UserError
 
 GATE = HardConcrete(temperature=0.33)
@@ -69,7 +70,8 @@ class Voita(Gated):
     def __init__(
         self,
         space: Space,
-        density: Schedule | float = 1.0,
+        share: Amount | None = None,
+        density: Amount | None = None,
         *,
         learning_rate: float = 0.1,
         decay: bool = False,
@@ -78,7 +80,7 @@ class Voita(Gated):
         faithful: bool = False,
         seed: int | None = None,
     ) -> None:
-        super().__init__(space, density, seed)
+        super().__init__(space, share, density, seed)
         if not (learning_rate > 0 and strength > 0 and rate > 0):
             raise UserError(
                 "expected learning_rate, strength and rate above 0, got "
@@ -87,7 +89,7 @@ class Voita(Gated):
         self.learning_rate, self.decay, self.rate, self.faithful = learning_rate, decay, rate, faithful
         self.strength = self.found = float(strength)  # at present, and what the search has come to
         self.log_alpha = nn.Parameter(self.drawn(self.spread) + (0.0 if faithful else OPEN))
-        self.count = int(self.leading(self.density.stop).sum())
+        self.count = int(self.leading(self.asked.stop).sum())
 
     @classmethod
     def schedule(cls, density: float, begin: float, end: float) -> Schedule:
@@ -106,7 +108,7 @@ class Voita(Gated):
             return self.alive.float()
         if self.training:
             return GATE.sample(self.gates(), self.uniform(self.log_alpha))
-        return GATE.noiseless(self.scores()) if self.faithful else self.leading(self.density(self.progress)).float()
+        return GATE.noiseless(self.scores()) if self.faithful else self.leading(self.asked(self.progress)).float()
 
     # The penalty, and the search for its strength
 
@@ -133,7 +135,7 @@ class Voita(Gated):
 
     def target(self) -> float:
         """Units that are to be open now: N before it begins, K in the end."""
-        share, last = self.density(self.progress), self.density.stop
+        share, last = self.asked(self.progress), self.asked.stop
         left = (share - last) / (1.0 - last) if last < 1.0 else 0.0
         return self.count + left * (len(self.space) - self.count)
 
@@ -150,7 +152,7 @@ class Voita(Gated):
     @torch.no_grad()
     def readings(self) -> dict[str, float]:
         """`open` gates (log alpha above 0) beside the units `kept`, the `density` of these, and the `strength`."""
-        kept = self.leading(self.density(self.progress)) if self.begun else self.alive
+        kept = self.leading(self.asked(self.progress)) if self.begun else self.alive
         return {
             "density": self.space.density(kept),
             "kept": float(kept.sum()),

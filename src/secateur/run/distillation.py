@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from secateur.budget.space import Space
 from secateur.run.recipe import Recipe
 from secateur.structure.plan import Plan
-from secateur.structure.space import Space
 from secateur.surgery.optimizer_state import ORDERS, Moments, load_moments, save_moments
 from secateur.training.objectives import STACKS, Hidden, Labels, Logits, Term
 

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from secateur.measure.latency import LatencyTable
+from secateur.budget.latency import LatencyTable
 from secateur.report.report import Report
 from secateur.run.context import Context
 from secateur.run.distillation import remove_state

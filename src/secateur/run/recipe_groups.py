@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from secateur.measure.latency import milliseconds
+from secateur.budget.latency import milliseconds
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,16 @@ from typing import Any, cast
 
 from transformers import PreTrainedModel
 
+from secateur.budget.budget import Budget
+from secateur.budget.latency import LatencyTable
+from secateur.budget.parameters import Parameters
+from secateur.budget.space import Space
 from secateur.budget.units import Units, check_count
-from secateur.measure.latency import LatencyTable
+from secateur.measure.latency_sweep import measure_latency
 from secateur.methods import METHODS
 from secateur.methods.method import Method
 from secateur.methods.schedules import Schedule
 from secateur.run.recipe import Recipe
-from secateur.structure.space import Space
 from secateur.system import processes
 from secateur.system.errors import UserError
 
@@ -38,7 +41,7 @@ def latency_table(recipe: Recipe, folder: Path, model: PreTrainedModel) -> Laten
         batch, tokens = target.shape or (None, None)
         return LatencyTable.load(target.latency_table, batch=batch, tokens=tokens)
     batch, tokens = target.shape or recipe.measurement.shapes[0]
-    return processes.on_main(partial(LatencyTable.measure, model, *target.units, batch=batch, tokens=tokens))
+    return processes.on_main(partial(measure_latency, model, *target.units, batch=batch, tokens=tokens))
 
 
 def read_latency_table(folder: Path) -> LatencyTable | None:
@@ -58,7 +61,7 @@ def share_to_keep(recipe: Recipe, space: Space) -> float:
     if target.keep is not None:
         check_count(space, target.keep)
         return target.keep / len(space)
-    return cast(LatencyTable, space.cost).share_of(target.latency, target.speedup)
+    return cast(LatencyTable, space.budget).share_of(target.latency, target.speedup)
 
 
 def schedule_of(recipe: Recipe, share: float) -> Schedule:
@@ -74,8 +77,8 @@ def new_method(recipe: Recipe, model: PreTrainedModel, table: LatencyTable | Non
     Raises:
         UserError: the method's options or units do not fit, or what is asked for is out of reach.
     """
-    cost = table if recipe.target.keep is None else Units()
-    space = Space(model, *recipe.target.units, cost=cost, round_to=recipe.target.round_to)
+    budget: Budget = Units() if recipe.target.keep is not None else table or Parameters()
+    space = Space(model, *recipe.target.units, budget=budget, round_to=recipe.target.round_to)
     kind: Any = METHODS.get(recipe.method.name)
     schedule = schedule_of(recipe, share_to_keep(recipe, space))
     try:

@@ -16,7 +16,7 @@ from transformers import __version__ as transformers_version
 
 from secateur.structure.head_buckets import Layout, cheapest_layout
 from secateur.structure.reading import Reading
-from secateur.structure.space import Group, Space
+from secateur.structure.space import Group, UnitSpace
 from secateur.system.errors import UserError
 
 VERSION = 1
@@ -53,12 +53,13 @@ class Plan:
 
     @staticmethod
     def of(
-        space: Space,
+        space: UnitSpace,
         masks: Tensor,
         *,
         method: str = "hand",
         asked: float | None = None,
         keep: int | None = None,
+        latency: Mapping[str, Any] | None = None,
         embedding_rank: int | None = None,
         layouts: Sequence[Layout] | None = None,
         source: str | None = None,
@@ -66,8 +67,9 @@ class Plan:
         """A plan from masks `(N,)` over a space; units that others make dead are closed.
 
         Args:
-            asked: the density asked for; of a space with a `cost` the share of it.
+            asked: the density asked for.
             keep: the number of units asked for.
+            latency: the record of a latency asked for, see `Budget.record`.
             layouts: of each attention's kept heads; None takes the cheapest (`head_buckets.cheapest_layout`).
             source: hash of the weights that the masks were made from; None takes those of the space's model, which
                 must then have weights (not be on `meta`).
@@ -86,7 +88,7 @@ class Plan:
             rows, size = words.weight.shape
             check_rank(rows, size, embedding_rank)
         closed = masks.detach().float() * space.closure(masks > 0)
-        kept, cost = closed > 0, space.cost
+        kept = closed > 0
         reading = space.read(kept)
         if keep is not None and int(kept.sum()) != keep:
             raise UserError(f"the plan keeps {int(kept.sum())} units where keep says {keep}: make the two agree")
@@ -94,11 +96,11 @@ class Plan:
             units=space.units,
             masks=closed.cpu(),
             method=method,
-            asked=asked if cost is None else None,
+            asked=asked,
             achieved=_achieved(space, reading, kept, embedding_rank),
             embedding_rank=embedding_rank,
             layouts=_layouts(reading, layouts),
-            latency=cost.verdict(space, kept, asked) if cost is not None else None,
+            latency=latency,
             keep=keep,
             model_type=space.table.model_type,
             source=fingerprint(space.model) if source is None else source,
@@ -110,11 +112,11 @@ class Plan:
         """`(N,)` bool."""
         return self.masks > 0
 
-    def read(self, space: Space) -> Reading:
+    def read(self, space: UnitSpace) -> Reading:
         """What the plan leaves of the model, axis by axis."""
         return space.read(self.masks)
 
-    def space(self, model: PreTrainedModel) -> Space:
+    def space(self, model: PreTrainedModel) -> UnitSpace:
         """The space of this plan over a model.
 
         Raises:
@@ -122,14 +124,14 @@ class Plan:
         """
         if model.config.model_type != self.model_type:
             raise UserError(f"the plan is for a {self.model_type!r} model, this is a {model.config.model_type!r}")
-        space = Space(model, *self.units)
+        space = UnitSpace(model, *self.units)
         if len(space) != len(self.masks):
             raise UserError(
                 f"the plan has {len(self.masks)} units, this model has {len(space)}: use the plan's own model"
             )
         return space
 
-    def to_dict(self, space: Space) -> dict[str, Any]:
+    def to_dict(self, space: UnitSpace) -> dict[str, Any]:
         """JSON: every group's kept indices as ranges, and its mask values where they are not all 1."""
         return {
             "version": VERSION,
@@ -157,7 +159,7 @@ class Plan:
             UserError: a key is missing or unknown, or a value does not fit the model.
         """
         data = _checked(data)
-        space = Space(model, *data["granularities"])
+        space = UnitSpace(model, *data["granularities"])
         unknown = set(data["groups"]) ^ set(space.slices)
         if unknown:
             raise UserError(f"the plan's groups do not fit the model: {sorted(unknown)[0]!r} is on one side only")
@@ -168,7 +170,7 @@ class Plan:
             raise UserError(f"the plan is for a {data['model_type']!r} model, this is a {plan.model_type!r}")
         return replace(plan, latency=data.get("latency"), versions=data["versions"])
 
-    def save(self, path: Path | str, space: Space) -> None:
+    def save(self, path: Path | str, space: UnitSpace) -> None:
         """Write the plan as JSON."""
         Path(path).write_text(json.dumps(self.to_dict(space), indent=1) + "\n", encoding="utf-8")
 
@@ -206,7 +208,7 @@ def check_rank(rows: int, size: int, rank: int) -> None:
         )
 
 
-def _achieved(space: Space, reading: Reading, kept: Tensor, rank: int | None) -> dict[str, float]:
+def _achieved(space: UnitSpace, reading: Reading, kept: Tensor, rank: int | None) -> dict[str, float]:
     """Scope -> density; factorised word embeddings count in `model` as what they become, a table and a projection."""
     achieved = {scope: reading.density(scope) for scope in ("prunable", "layers", "model")}
     if space.tiled:

@@ -21,7 +21,7 @@ from secateur.structure.architecture import Axis, Embedding, Linear, Norm, Param
 from secateur.structure.head_buckets import Layout
 from secateur.structure.plan import Plan, check_rank
 from secateur.structure.reading import Reading
-from secateur.structure.space import Space
+from secateur.structure.space import UnitSpace
 from secateur.surgery import compact
 from secateur.surgery.masking import ATTACHED
 from secateur.surgery.optimizer_state import ORDERS, Moments
@@ -101,7 +101,7 @@ def factorise(model: PreTrainedModel, rank: int) -> PreTrainedModel:
     return model
 
 
-def _rank(space: Space) -> int | None:
+def _rank(space: UnitSpace) -> int | None:
     """The rank that the model's word embeddings are factorised to, None if they are whole."""
     word = space.model.get_submodule(space.table.embeddings)
     return word.table.embedding_dim if isinstance(word, compact.FactorisedEmbedding) else None
@@ -155,7 +155,9 @@ def take(tensor: Tensor, dim: int, indices: Tensor) -> Tensor:
     return taken * (indices >= 0).view(shape)
 
 
-def _fold(parameter: Parameter, tensor: Tensor, space: Space, masks: Tensor, at_sites: Mapping[str, Tensor]) -> Tensor:
+def _fold(
+    parameter: Parameter, tensor: Tensor, space: UnitSpace, masks: Tensor, at_sites: Mapping[str, Tensor]
+) -> Tensor:
     """The parameter with every mask that acts at its row, or at itself, multiplied in."""
     sites = {site: mask.to(tensor) for site, mask in at_sites.items() if site in _sites_of(parameter.row)}
     row = parameter.row
@@ -188,7 +190,7 @@ def _on(axes: tuple[Axis, ...], axis: Axis, mask: Tensor | None, *, out: bool = 
     return mask.view(shape)
 
 
-def structure_of(space: Space, plan: Plan, reading: Reading, kept: Mapping[str, Tensor]) -> dict[str, Any]:
+def structure_of(space: UnitSpace, plan: Plan, reading: Reading, kept: Mapping[str, Tensor]) -> dict[str, Any]:
     """What of the stock model changes: the `secateur` key, see `compact`."""
     table = space.table
     gates = {sublayer.gate: float(reading.effective[sublayer.gate]) for sublayer in table.sublayers}
@@ -308,7 +310,7 @@ def planned_structure(small: PreTrainedModel) -> dict[str, Any]:
     return structure_of(space, plan, reading, kept_indices(reading, plan))
 
 
-def planned(small: PreTrainedModel) -> tuple[Space, Plan]:
+def planned(small: PreTrainedModel) -> tuple[UnitSpace, Plan]:
     """The plan of a cut model and its space, made from shapes alone, on the `meta` device.
 
     Raises:

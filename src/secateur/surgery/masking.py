@@ -22,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from secateur.structure.architecture import Embedding, Linear, Norm, Row
-from secateur.structure.space import Space
+from secateur.structure.space import UnitSpace
 from secateur.system.errors import UserError
 
 ATTACHED = "_secateur_attachment"
@@ -41,7 +41,7 @@ class Attachment:
 
     masks: Tensor
 
-    def __init__(self, model: PreTrainedModel, space: Space, source: Callable[[], Tensor]) -> None:
+    def __init__(self, model: PreTrainedModel, space: UnitSpace, source: Callable[[], Tensor]) -> None:
         self.model, self.space, self.source = model, space, source
         self.at_sites: dict[str, Tensor] = {}
         self.at_modules: dict[str, Tensor] = {}
@@ -233,7 +233,7 @@ def _masked_rms(stock: type[nn.Module]) -> type[nn.Module]:
     return type(f"Masked{stock.__name__}", (MaskedRms, stock), {})
 
 
-def attach(model: PreTrainedModel, space: Space, masks: Callable[[], Tensor] | Tensor) -> Attachment:
+def attach(model: PreTrainedModel, space: UnitSpace, masks: Callable[[], Tensor] | Tensor) -> Attachment:
     """Put masks on a model: a fixed `(N,)` tensor, or a callable that gives one for each forward (`method.masks`).
 
     Raises:
@@ -243,7 +243,7 @@ def attach(model: PreTrainedModel, space: Space, masks: Callable[[], Tensor] | T
 
 
 @contextmanager
-def attached(model: PreTrainedModel, space: Space, masks: Callable[[], Tensor] | Tensor) -> Iterator[Attachment]:
+def attached(model: PreTrainedModel, space: UnitSpace, masks: Callable[[], Tensor] | Tensor) -> Iterator[Attachment]:
     """`with attached(model, space, masks) as attachment:` masks within, the untouched model after."""
     attachment = attach(model, space, masks)
     try:

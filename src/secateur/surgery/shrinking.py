@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from secateur.structure.architecture import Parameter
 from secateur.structure.plan import Plan
-from secateur.structure.space import Space
+from secateur.structure.space import UnitSpace
 from secateur.surgery import compact
 from secateur.surgery.cut import kept_indices, structure_of, take
 from secateur.surgery.optimizer_state import ORDERS, Moments
@@ -36,7 +36,7 @@ class Shrinking(nn.Module):
 
     kept: Tensor
 
-    def __init__(self, model: PreTrainedModel, space: Space) -> None:
+    def __init__(self, model: PreTrainedModel, space: UnitSpace) -> None:
         super().__init__()
         self.space = space
         self.entries: Mapping[str, Parameter] = {entry.name: entry for entry in space.table.parameters}

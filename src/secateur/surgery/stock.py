@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from secateur.structure.architectures import ARCHITECTURES
 from secateur.structure.plan import Plan
-from secateur.structure.space import Space
+from secateur.structure.space import UnitSpace
 from secateur.surgery.cut import uncut
 from secateur.system.errors import UserError
 
@@ -42,7 +42,7 @@ def plain(small: PreTrainedModel) -> PreTrainedModel:
     return model.train(small.training)
 
 
-def _uniform(space: Space, plan: Plan) -> tuple[list[str], int]:
+def _uniform(space: UnitSpace, plan: Plan) -> tuple[list[str], int]:
     """The layers that are left, whole but for their neurons, and the number of neurons of each."""
     table, reading = space.table, plan.read(space)
     kept = {axis: int(alive.sum()) for axis, alive in reading.alive.items()}
@@ -62,7 +62,7 @@ def _uniform(space: Space, plan: Plan) -> tuple[list[str], int]:
     return left, widths[0]
 
 
-def _renumbered(state: dict[str, Tensor], space: Space, left: list[str]) -> dict[str, Tensor]:
+def _renumbered(state: dict[str, Tensor], space: UnitSpace, left: list[str]) -> dict[str, Tensor]:
     """The state without the layers that are gone, the others numbered anew."""
     layers = {parameter.name: parameter.layer for parameter in space.table.parameters}
     renamed = {}

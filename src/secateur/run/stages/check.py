@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from secateur.measure.latency import LatencyTable
+from secateur.budget.latency import LatencyTable
 from secateur.measure.random_inputs import check_models
 from secateur.methods.method import Method
 from secateur.run.context import Context

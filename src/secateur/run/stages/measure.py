@@ -8,8 +8,9 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from secateur.budget.space import Space
 from secateur.measure.bench import grid
-from secateur.measure.latency import beside
+from secateur.measure.latency_sweep import measure_again, target_reached
 from secateur.measure.model_size import disk_bytes
 from secateur.report.model_card import card
 from secateur.report.report import Report
@@ -19,7 +20,6 @@ from secateur.run.run_folder import read_json, write_whole
 from secateur.run.stages.cut import VERIFIED
 from secateur.run.target import read_latency_table
 from secateur.structure.plan import Plan
-from secateur.structure.space import Space
 from secateur.surgery.checkpoint import load
 from secateur.system import processes
 
@@ -93,4 +93,4 @@ def _target(context: Context, scored: Scored, plan: Plan) -> dict[str, Any] | No
     if table is None or plan.latency is None:
         return None
     repeats = context.recipe.measurement.repeats
-    return beside(plan.latency, table.measure_again(scored.model, scored.teacher, repeats))
+    return target_reached(plan.latency, measure_again(table, scored.model, scored.teacher, repeats))

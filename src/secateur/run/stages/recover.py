@@ -6,6 +6,7 @@ from functools import partial
 
 from transformers import PreTrainedModel, set_seed
 
+from secateur.budget.space import Space
 from secateur.deploy.verify import verify
 from secateur.run.context import Context
 from secateur.run.distillation import CutModel
@@ -15,7 +16,6 @@ from secateur.run.stage_trainer import distilling_trainer, train
 from secateur.run.stages.cut import CUT_AT, VERIFIED, proved
 from secateur.run.stages.outputs import outputs_of
 from secateur.structure.plan import Plan
-from secateur.structure.space import Space
 from secateur.surgery.checkpoint import load, save
 from secateur.surgery.zeroed_blocks import held
 from secateur.system import processes

@@ -1,24 +1,24 @@
-"""The latency table: it predicts cut models, its prices rise, and what is kept for a time is worth most."""
+"""The latency table: saved and loaded, and the units kept for a latency have the highest value."""
 
 import json
 from itertools import product
 
-import numpy as np
 import pytest
 import torch
 from fake_clock import milliseconds as fake_ms
 from fake_clock import timer
 from tiny_models import MONOTONE, learn, random_masks, tiny
 
-from secateur.measure.bench import Measurement
-from secateur.measure.latency import LatencyTable, beside, milliseconds
+from secateur.budget.latency import LatencyTable, milliseconds
+from secateur.budget.space import Space
+from secateur.measure.latency_sweep import measure_latency
 from secateur.methods import METHODS
 from secateur.methods.cofi import Cofi
 from secateur.methods.grain import Grain
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.schedules import cubic
 from secateur.structure.plan import Plan
-from secateur.structure.space import UNITS, Space
+from secateur.structure.space import UNITS
 from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
 
@@ -43,41 +43,10 @@ def model():
 @pytest.fixture(scope="module")
 def table(model):
     """Measured for every kind."""
-    return LatencyTable.measure(model, *UNITS, timer=timer())
+    return measure_latency(model, *UNITS, timer=timer())
 
 
 # The table
-
-
-@pytest.mark.parametrize("names", SETS, ids="-".join)
-@pytest.mark.parametrize("seed", range(3))
-def test_a_cut_takes_what_was_predicted(model, table, names, seed):
-    space = Space(model, *names)
-    masks = space.closure(random_masks(space, 0.6, seed=seed) > 0).float()
-    small = cut(model, Plan.of(space, masks, source=""))
-    assert table.predict(space, masks) == pytest.approx(fake_ms(small), rel=1e-9)
-    assert table.predict(space, space.ones()) == pytest.approx(table.dense_ms) == pytest.approx(fake_ms(model))
-
-
-def test_a_slow_minute_is_taken_out(model):
-    slow = LatencyTable.measure(model, "ffn", timer=timer(pace=lambda turn: 3.0 if turn % 3 == 1 else 1.0))
-    steady = LatencyTable.measure(model, "ffn", timer=timer())
-    np.testing.assert_allclose(slow.mlp, steady.mlp, rtol=1e-9)
-    assert slow.dense_ms == pytest.approx(steady.dense_ms)
-
-
-def test_more_never_costs_less_however_noisy_the_clock(model):
-    noise = np.random.default_rng(0).uniform(0.6, 1.4, 10**4)
-    table = LatencyTable.measure(model, *UNITS, timer=timer(noise=lambda turn: noise[turn]))
-    for hidden in (1, 3, 8):
-        prices = table.prices(hidden)
-        for axis in range(3):
-            assert np.diff(prices.attention, axis=axis).min() >= -1e-12
-        assert np.diff(prices.mlp).min() >= -1e-12
-        assert prices.attention.min() >= prices.bare_attention >= 0
-        assert prices.mlp.min() >= prices.bare_mlp >= 0
-        wider = table.prices(min(8, hidden + 2))
-        assert (wider.attention >= prices.attention - 1e-12).all() and wider.rest >= prices.rest
 
 
 def test_saved_and_loaded(model, table, tmp_path):
@@ -118,7 +87,7 @@ def test_a_table_of_another_model_or_other_units_is_refused(model, table):
     wider = Space(tiny("bert", dtype=torch.float32, **SIZES | {"intermediate_size": 21}))
     with pytest.raises(UserError, match="for another model: this one has ffn 21, not 20"):
         table.predict(wider, wider.ones())
-    neurons = LatencyTable.measure(model, "ffn", timer=timer())
+    neurons = measure_latency(model, "ffn", timer=timer())
     space = Space(model, "ffn", "head")
     with pytest.raises(UserError, match="without varying heads: measure one with the units ffn, head"):
         neurons.predict(space, space.ones())
@@ -177,9 +146,9 @@ def worth(space, scores, alive):
 def test_what_is_kept_is_worth_most(names, layers):
     """Against all choices, for several limits, with units that are gone already and without."""
     model = tiny("bert", num_hidden_layers=layers, dtype=torch.float32, **TINY)
-    space = Space(model, *names, cost=LatencyTable.measure(model, *names, timer=timer()))
+    space = Space(model, *names, budget=measure_latency(model, *names, timer=timer()))
     choices = all_choices(space)
-    prices = torch.tensor([space.cost.predict(space, kept) for kept in choices], dtype=torch.double)
+    prices = torch.tensor([space.budget.predict(space, kept) for kept in choices], dtype=torch.double)
     generator = torch.Generator().manual_seed(0)
     for gone in (0.0, 0.3):
         scores = torch.randn(len(space), generator=generator)
@@ -188,9 +157,9 @@ def test_what_is_kept_is_worth_most(names, layers):
         own = (choices & ~alive).sum(dim=1) == 0
         for part in (0.1, 0.4, 0.7, 1.0):
             limit = float(prices[own].quantile(part))
-            kept = space.keep(scores, limit / space.cost.dense_ms, alive=alive)
+            kept = space.choose(scores, limit / space.budget.dense_ms, alive=alive)
             assert not bool((kept & ~alive).any()) and torch.equal(space.closure(kept), kept)
-            assert space.cost.predict(space, kept) <= limit * (1 + 1e-9)
+            assert space.budget.predict(space, kept) <= limit * (1 + 1e-9)
             best = (choices[own & (prices <= limit)].double() @ values).max()
             assert float(kept.double() @ values) == pytest.approx(float(best), rel=1e-4, abs=1e-6)
 
@@ -204,7 +173,7 @@ def gone_to(prices, gone):
 def wide():
     """A model of sizes that rounding can change, and its table."""
     model = tiny("bert", dtype=torch.float32, num_attention_heads=2)
-    return model, LatencyTable.measure(model, "ffn", "qk", "vo", timer=timer())
+    return model, measure_latency(model, "ffn", "qk", "vo", timer=timer())
 
 
 def heads_of(space, kept, axis):
@@ -213,8 +182,8 @@ def heads_of(space, kept, axis):
 
 def test_dims_below_the_widest_are_free(wide):
     """Heads are stored padded to the widest, so every head that is kept takes as many of its dims."""
-    space = Space(wide[0], "ffn", "qk", "vo", cost=wide[1])
-    kept = space.keep(torch.rand(len(space), generator=torch.Generator().manual_seed(0)), 0.4)
+    space = Space(wide[0], "ffn", "qk", "vo", budget=wide[1])
+    kept = space.choose(torch.rand(len(space), generator=torch.Generator().manual_seed(0)), 0.4)
     for layer in range(2):
         for axis in ("qk", "vo"):
             sizes = heads_of(space, kept, f"{layer}.{axis}").sum(dim=1)
@@ -223,10 +192,10 @@ def test_dims_below_the_widest_are_free(wide):
 
 
 def test_a_latency_and_multiples_together(wide):
-    space = Space(wide[0], "ffn", "qk", "vo", cost=wide[1], round_to=8)
+    space = Space(wide[0], "ffn", "qk", "vo", budget=wide[1], round_to=8)
     scores = torch.rand(len(space), generator=torch.Generator().manual_seed(0))
     for share in (0.3, 0.5, 0.9):
-        kept = space.keep(scores, share)
+        kept = space.choose(scores, share)
         assert space.share(kept) <= share * (1 + 1e-9)
         for group in space.groups:
             parts = 1 if group.kind == "ffn" else space.table.heads
@@ -234,15 +203,15 @@ def test_a_latency_and_multiples_together(wide):
 
 
 def test_scores_that_are_no_numbers_or_all_alike(wide):
-    space = Space(wide[0], "ffn", "qk", "vo", cost=wide[1])
+    space = Space(wide[0], "ffn", "qk", "vo", budget=wide[1])
     for scores in (torch.zeros(len(space)), torch.full((len(space),), torch.nan)):
-        assert 0.3 < space.share(space.keep(scores, 0.5)) <= 0.5
+        assert 0.3 < space.share(space.choose(scores, 0.5)) <= 0.5
 
 
 def test_out_of_reach_names_the_floor(model, table):
-    space = Space(model, "ffn", cost=table)
+    space = Space(model, "ffn", budget=table)
     floor = table.predict(space, torch.zeros(len(space)))
-    for ask in (lambda share: space.keep(space.ones(), share), lambda share: Magnitude(space, share)):
+    for ask in (lambda share: space.choose(space.ones(), share), lambda share: Magnitude(space, share)):
         assert ask(floor / table.dense_ms) is not None
         with pytest.raises(UserError, match=rf"ms is out of reach: pruning only ffn leaves at least {floor:.4g} ms"):
             ask(0.99 * floor / table.dense_ms)
@@ -256,7 +225,7 @@ def test_out_of_reach_names_the_floor(model, table):
 @pytest.mark.parametrize("name", MONOTONE)
 @pytest.mark.parametrize("names", SETS[:3], ids="-".join)
 def test_methods_come_down_to_a_latency_along_their_schedule(model, table, names, name):
-    space = Space(model, *names, cost=table)
+    space = Space(model, *names, budget=table)
     schedule = cubic(1.0, 0.5, begin=0.2, end=0.8)
     method, alive = METHODS.get(name)(space, schedule), space.ones().bool()
     generator = torch.Generator().manual_seed(0)
@@ -275,7 +244,7 @@ def test_methods_come_down_to_a_latency_along_their_schedule(model, table, names
 
 
 def test_a_plan_tells_its_latency_as_json(model, table):
-    space = Space(model, "ffn", cost=table)
+    space = Space(model, "ffn", budget=table)
     plan = Magnitude(space).plan(0.8)
     data = json.loads(json.dumps(plan.to_dict(space)))
     back = Plan.from_dict(data, model)
@@ -288,18 +257,20 @@ def test_a_plan_tells_its_latency_as_json(model, table):
 
 
 def test_methods_that_count_parameters_refuse_a_latency(model, table):
-    with pytest.raises(UserError, match="Lagrangian of gates is of the expected density"):
-        Cofi(Space(model, "ffn", cost=table))
+    with pytest.raises(UserError, match="Cofi follows a budget of parameters, and this space counts latency"):
+        Cofi(Space(model, "ffn", budget=table))
     with pytest.raises(UserError, match="published ranking knows parameters alone"):
-        Grain(Space(model, "ffn", cost=table), faithful=True)
+        Grain(Space(model, "ffn", budget=table), faithful=True)
 
 
-def test_asked_predicted_and_measured_beside_each_other(model, table):
-    space = Space(model, "ffn", cost=table)
-    plan = Magnitude(space).plan(0.8)
-    protocol = {"batch": 8, "tokens": 128}
-    dense = Measurement(10.0, (9.0, 11.0), 0, protocol)
-    found = beside(plan.latency, Measurement(4.0, (4.0, 4.0), 0, protocol, dense))
-    assert (found["asked_speedup"], found["measured_ms"], found["measured_speedup"]) == (pytest.approx(1.25), 4.0, 2.5)
-    assert found["unpruned_ms"] == {"predicted": table.dense_ms, "measured": 10.0}
-    assert found["predicted_speedup"] == table.dense_ms / found["predicted_ms"]
+def test_a_latency_never_goes_under_the_name_of_a_density(model, table):
+    space = Space(model, "ffn", budget=table)
+    refusals = [
+        lambda: Magnitude(space, density=0.8),
+        lambda: Magnitude(space).plan(density=0.8),
+        lambda: space.choose(space.ones(), density=0.8),
+    ]
+    for ask in refusals:
+        with pytest.raises(UserError, match="this space counts latency: ask for a share"):
+            ask()
+    assert Magnitude(space).plan(share=0.8).latency["asked_ms"] == 0.8 * table.dense_ms

@@ -1,0 +1,287 @@
+"""Latency as the budget: measured milliseconds of the sizes that a model's sublayers may have.
+
+A `LatencyTable` holds the costs of the sizes that `measure.latency_sweep` has measured on real cut models. Between
+them costs are interpolated, multilinearly, and they rise with every size: more never costs less.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from secateur.budget.allocation import SizeCosts, best_units, stored_sizes
+from secateur.budget.budget import Budget
+from secateur.structure.space import UNITS, UnitSpace
+from secateur.system.errors import UserError
+
+if TYPE_CHECKING:
+    from secateur.budget.space import Space
+
+VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class LatencyTable(Budget):
+    """Milliseconds of one forward pass by the sizes that are kept, for one model shape and one protocol.
+
+    A share is the predicted time over the unpruned model's.
+
+    Attributes:
+        shape: of the unpruned model: `model_type`, layers, heads, head_dim, ffn, hidden.
+        protocol: how it was measured: batch, tokens, runtime, dtype, threads, device, machine, ...
+        call: the arguments of `bench.measure` that repeat this protocol.
+        grid: the sizes measured: heads, qk, vo, ffn, hidden, each rising to the unpruned size; a size that was not
+            varied has that one alone.
+        rest: `(hidden,)` ms of all but the sublayers.
+        attention: `(heads, qk, vo, hidden)` ms of the attention of one layer.
+        bare_attention: `(hidden,)` ms of an attention of which only the output bias is left.
+        mlp: `(ffn, hidden)` ms of the feed-forward network of one layer.
+        bare_mlp: `(hidden,)` ms of a feed-forward network of which only the output bias is left.
+        dense_ms: of the unpruned model itself, measured: what shares and speed-ups refer to.
+
+    Example:
+        >>> table = LatencyTable.measure(model, "ffn", "qk", "vo", batch=8, tokens=128)
+        >>> space = Space(model, "ffn", "qk", "vo", budget=table)
+        >>> plan = Magnitude(space).plan(table.share_of(latency=5.0))
+    """
+
+    name: ClassVar[str] = "latency"
+    measure: ClassVar[Callable[..., LatencyTable]]
+    """`measure.latency_sweep.measure_latency`, which sets it: measuring cuts models, and stands above this room."""
+
+    shape: Mapping[str, int | str]
+    protocol: Mapping[str, int | str]
+    call: Mapping[str, int | str | None]
+    grid: Mapping[str, list[int]]
+    rest: np.ndarray
+    attention: np.ndarray
+    bare_attention: np.ndarray
+    mlp: np.ndarray
+    bare_mlp: np.ndarray
+    dense_ms: float
+    _costs: dict[int, SizeCosts] = field(default_factory=dict, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
+        plain = {
+            "shape": dict(self.shape),
+            "protocol": dict(self.protocol),
+            "call": dict(self.call),
+            "grid": dict(self.grid),
+        }
+        return {"version": VERSION, **plain, "dense_ms": self.dense_ms, **arrays}
+
+    def save(self, path: Path | str) -> None:
+        """Write the table as JSON."""
+        partial_ = Path(f"{path}.partial")
+        partial_.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        partial_.replace(path)
+
+    @staticmethod
+    def load(path: Path | str, **protocol: int | str | None) -> LatencyTable:
+        """A table that `save` wrote.
+
+        Args:
+            protocol: what it must have been measured with, such as batch=8, tokens=128; None accepts anything.
+
+        Raises:
+            UserError: it cannot be read, is of another version, or of another protocol.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            version = data.pop("version")
+            table = LatencyTable(**data | {name: np.array(data[name], dtype=float) for name in _ARRAYS})
+            table._check_arrays()
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"{path} is not a latency table ({error}): give what `secateur latency` writes") from error
+        if version != VERSION:
+            raise UserError(f"the latency table {path} has version {version!r}, this secateur reads {VERSION}")
+        for name, wanted in protocol.items():
+            if wanted is not None and table.protocol.get(name) != wanted:
+                raise UserError(
+                    f"the latency table {path} was measured with {name} {table.protocol.get(name)}, not {wanted}: "
+                    "measure another one with `secateur latency`, or ask for this one's"
+                )
+        return table
+
+    def _check_arrays(self) -> None:
+        counts = {name: len(values) for name, values in self.grid.items()}
+        for name, axes in _ARRAYS.items():
+            array = getattr(self, name)
+            if array.shape != tuple(counts[axis] for axis in axes) or not np.isfinite(array).all():
+                raise ValueError(f"{name} does not fit its grid")
+
+    # Prediction
+
+    def costs(self, hidden: int) -> SizeCosts:
+        """The costs of all sizes at a width of the residual stream, in milliseconds."""
+        if hidden not in self._costs:
+            self._costs[hidden] = self._interpolated(hidden)
+        return self._costs[hidden]
+
+    def _interpolated(self, hidden: int) -> SizeCosts:
+        stream = _weights(self.grid["hidden"])[hidden - 1]
+        heads, qk, vo, ffn = (_weights(self.grid[axis]) for axis in ("heads", "qk", "vo", "ffn"))
+        return SizeCosts(
+            rest=float(self.rest @ stream),
+            attention=np.einsum("ai,bj,ck,ijk->abc", heads, qk, vo, self.attention @ stream, optimize=True),
+            bare_attention=float(self.bare_attention @ stream),
+            mlp=ffn @ (self.mlp @ stream),
+            bare_mlp=float(self.bare_mlp @ stream),
+        )
+
+    def predict(self, space: UnitSpace, masks: Tensor) -> float:
+        """Milliseconds of one forward pass of the model cut by `masks` `(N,)`: the sum of its costs.
+
+        At most `dense_ms`.
+
+        Raises:
+            UserError: the table is of another shape of model, or was measured for other units.
+        """
+        self._check_space(space)
+        hidden, sizes = stored_sizes(space, masks > 0)
+        costs = self.costs(hidden)
+        return min(costs.rest + float(costs.of(sizes).sum()), self.dense_ms)
+
+    def share_of(self, latency: float | None = None, speedup: float | None = None) -> float:
+        """The share of the unpruned model's time that is `latency` ms, or that a `speedup` leaves."""
+        if latency is not None and speedup is None:
+            return latency / self.dense_ms
+        if speedup is not None and speedup > 0 and latency is None:
+            return 1.0 / speedup
+        raise UserError(f"expected a latency in ms or a speedup above 0, got {latency} and {speedup}: name one of them")
+
+    def _check_space(self, space: UnitSpace) -> None:
+        if (theirs := model_shape(space)) != self.shape:
+            odd = [
+                f"{key} {value}, not {self.shape.get(key)}"
+                for key, value in theirs.items()
+                if value != self.shape.get(key)
+            ]
+            raise UserError(
+                f"the latency table is for another model: this one has {', '.join(odd)}; measure one for it"
+            )
+        if fixed := [axis for axis in varied_sizes(space) if len(self.grid[axis]) == 1 and self.grid[axis][0] > 1]:
+            raise UserError(
+                f"the latency table was measured without varying {', '.join(fixed)}: measure one with the units "
+                f"{', '.join(space.units)}"
+            )
+
+    # The contract of a budget
+
+    def share(self, space: Space, masks: Tensor) -> float:
+        return self.predict(space, masks) / self.dense_ms
+
+    def floor(self, space: Space) -> float:
+        return self.share(space, _cheapest(space))
+
+    def check(self, space: Space, share: float) -> None:
+        """Refuse a share that is no fraction or out of reach, and spaces whose latency no table holds.
+
+        Raises:
+            UserError: the message names the floor in milliseconds.
+        """
+        check_measurable(space)
+        whole = self.dense_ms
+        if not 0.0 < share <= 1.0 + 1e-9:
+            raise UserError(
+                f"{share * whole:.4g} ms is no target: the unpruned model takes {whole:.4g} ms ({self._words()}); "
+                "ask for less than that, and more than 0"
+            )
+        if share < (floor := self.floor(space)) * (1.0 - 1e-9):
+            others = [name for name in UNITS if name not in space.units]
+            raise UserError(
+                f"{share * whole:.4g} ms is out of reach: pruning only {', '.join(space.units)} leaves at "
+                f"least {floor * whole:.4g} ms ({self._words()}); ask for more time or add units from "
+                f"{', '.join(others)}"
+            )
+
+    def choose(self, space: Space, scores: Tensor, share: float, alive: Tensor) -> Tensor:
+        """The units of the highest total value within a share; see `allocation.best_units`."""
+        limit = share * self.dense_ms
+        return space.closure(best_units(space, scores.double(), alive, self.costs, limit)) & alive
+
+    def record(self, space: Space, masks: Tensor, share: float | None) -> dict[str, Any]:
+        """Milliseconds asked and predicted, those of the unpruned model, and the protocol."""
+        asked = None if share is None else share * self.dense_ms
+        times = {"asked_ms": asked, "predicted_ms": self.predict(space, masks), "unpruned_ms": self.dense_ms}
+        return {**times, "protocol": dict(self.protocol)}
+
+    def _words(self) -> str:
+        p = self.protocol
+        return f"{p.get('batch')} x {p.get('tokens')} tokens, {p.get('runtime')}, {p.get('threads')} threads"
+
+
+_ARRAYS = {
+    "rest": ("hidden",),
+    "attention": ("heads", "qk", "vo", "hidden"),
+    "bare_attention": ("hidden",),
+    "mlp": ("ffn", "hidden"),
+    "bare_mlp": ("hidden",),
+}
+
+
+def milliseconds(text: str | float) -> float:
+    """`5ms`, `0.005 s`, or a bare number of milliseconds.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    words = str(text).strip().lower()
+    for unit, factor in (("ms", 1.0), ("s", 1000.0), ("", 1.0)):
+        if words.endswith(unit):
+            try:
+                return factor * float(words.removesuffix(unit))
+            except ValueError:
+                break
+    raise UserError(f"latency {text!r} is not a time: write it like 5ms, 0.005s or 5, which are milliseconds")
+
+
+def model_shape(space: UnitSpace) -> dict[str, int | str]:
+    """What must agree between a table and a model."""
+    table = space.table
+    whole = {"heads": table.heads, "head_dim": table.head_dim, "ffn": table.sizes["0.ffn"]}
+    return {"model_type": table.model_type, "layers": len(table.layers), **whole, "hidden": table.sizes["hidden"]}
+
+
+def varied_sizes(space: UnitSpace) -> list[str]:
+    """The sizes that pruning these units can change."""
+    causes = {"heads": {"head", "vo"}, "qk": {"qk"}, "vo": {"vo"}, "ffn": {"ffn"}, "hidden": {"hidden"}}
+    return [axis for axis, units in causes.items() if units & set(space.units)]
+
+
+def check_measurable(space: UnitSpace) -> None:
+    """Refuse spaces whose latency a table cannot hold.
+
+    Raises:
+        UserError: the space has tiles, or the model is an encoder-decoder.
+    """
+    space.table.one_stack("a table of times")
+    if space.tiled:
+        raise UserError(
+            f"a latency does not depend on tiles ({', '.join(space.units)}): their zeros take as long as the weights "
+            "that they lie in; ask for a density, or for a latency with other units"
+        )
+
+
+def _cheapest(space: Space) -> Tensor:
+    """`(N,)` bool: everything removed that may be; of the residual stream as few dims are kept as rounding leaves."""
+    kept = torch.zeros(len(space), dtype=torch.bool)
+    if "hidden" in space.slices:
+        start = space.slices["hidden"].start
+        kept[start : start + min(space.round_to, space.table.sizes["hidden"])] = True
+    return kept
+
+
+def _weights(grid: list[int]) -> np.ndarray:
+    """`(whole, points)`: the weights of the measured points for sizes of 1, 2, ... up to the whole, interpolated."""
+    whole = np.arange(1, grid[-1] + 1)
+    return np.stack([np.interp(whole, grid, point) for point in np.eye(len(grid))], axis=1)

@@ -1,0 +1,115 @@
+"""The space: the prunable units of a model, and the budget by which they are chosen."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from secateur.budget.budget import Budget
+from secateur.budget.parameters import Parameters
+from secateur.structure.space import UnitSpace
+from secateur.structure.tiles import is_tiled
+from secateur.system.errors import UserError
+
+
+class Space(UnitSpace):
+    """The prunable units of a model, in the order in which the kinds are named, each layer by layer.
+
+    Args:
+        units: kinds of units, see `structure.space.UNITS`; by default `ffn`, `qk` and `vo`.
+        budget: what is counted when units are chosen: `Parameters`, `Units` or a `LatencyTable`.
+        round_to: chosen sizes are multiples of this, or whole: the neurons of a feed-forward network, the dims of the
+            residual stream, and the QK and VO dims of each head.
+        cost: deprecated name of `budget`.
+
+    Example:
+        >>> space = Space(model, "ffn", "qk", "vo")
+        >>> kept = space.choose(scores, density=0.05)   # (N,) bool
+        >>> space.density(kept)                         # at most 0.05
+
+    Raises:
+        UserError: an unknown kind of unit, tiles that do not fit, a `round_to` below 1 or with tiles, or a model that
+            `architecture.find` refuses.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *units: str,
+        budget: Budget = Parameters(),  # noqa: B008 - frozen, and the same for every space
+        round_to: int = 1,
+        cost: Budget | None = None,
+    ) -> None:
+        super().__init__(model, *units)
+        if round_to < 1:
+            raise UserError(f"round_to {round_to} is below 1: sizes are rounded up to a multiple of it, 1 leaves them")
+        if round_to > 1 and any(map(is_tiled, self.units)):
+            raise UserError(f"round_to {round_to} does not apply to tiles, which have their own size: leave one out")
+        if cost is not None:
+            warnings.warn("Space(cost=...) is now Space(budget=...)", DeprecationWarning, stacklevel=2)
+        self.budget = budget if cost is None else cost
+        self.round_to = round_to
+
+    def share(self, masks: Tensor) -> float:
+        """What masks `(N,)` of 0 and 1 leave of the unpruned model's cost; the density, where parameters count."""
+        return self.budget.share(self, masks)
+
+    def floor(self) -> float:
+        """The lowest share that these units can reach."""
+        return self.budget.floor(self)
+
+    def asked(self, share: float | None, density: float | None) -> float:
+        """The share that is asked for under one of the two names, reachable with these units.
+
+        Raises:
+            UserError: both are given, or neither; a density where something other than parameters is counted; or a
+                share that is no fraction or out of reach.
+        """
+        if density is not None and self.budget.name != Parameters.name:
+            raise UserError(
+                f"a density is a share of the parameters, and this space counts {self.budget.name}: ask for a share"
+            )
+        amounts = [amount for amount in (share, density) if amount is not None]
+        if len(amounts) != 1:
+            raise UserError("expected one of share and density: the share of the budget, or of the parameters, to keep")
+        self.budget.check(self, amounts[0])
+        return amounts[0]
+
+    def choose(
+        self,
+        scores: Tensor,
+        share: float | None = None,
+        alive: Tensor | None = None,
+        *,
+        density: float | None = None,
+    ) -> Tensor:
+        """`(N,)` bool: the units to keep within a share of the budget, by their scores `(N,)`.
+
+        The result is closed and costs at most the share. At least one hidden dim stays. See the `choose` of the budget
+        for the rule, such as `Parameters.choose`.
+
+        Args:
+            share: of what the unpruned model costs.
+            alive: `(N,)` bool; other units are never kept.
+            density: the share, where parameters are counted.
+
+        Raises:
+            UserError: as `asked`.
+        """
+        amount = self.asked(share, density)
+        alive = torch.ones_like(scores, dtype=torch.bool) if alive is None else alive
+        return self.budget.choose(self, scores.detach(), amount, alive)
+
+    def leading(self, scores: Tensor, share: float, alive: Tensor | None = None) -> Tensor:
+        """`(N,)` bool: what `choose` keeps, and units of as high a score that are dead because of others."""
+        amount = self.asked(share, None)
+        alive = torch.ones_like(scores, dtype=torch.bool) if alive is None else alive
+        return self.budget.leading(self, scores.detach(), amount, alive)
+
+    def keep(self, scores: Tensor, density: float, alive: Tensor | None = None) -> Tensor:
+        """Deprecated name of `choose`, whose `density` is the share of any budget."""
+        warnings.warn("Space.keep(...) is now Space.choose(...)", DeprecationWarning, stacklevel=2)
+        return self.choose(scores, density, alive)

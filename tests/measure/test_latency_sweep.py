@@ -1,0 +1,89 @@
+"""Measuring a latency table: it predicts cut models, and its costs rise however noisy the clock is."""
+
+import numpy as np
+import pytest
+import torch
+from fake_clock import milliseconds as fake_ms
+from fake_clock import timer
+from tiny_models import random_masks, tiny
+
+import secateur as sec
+from secateur.budget.latency import LatencyTable
+from secateur.budget.space import Space
+from secateur.measure.bench import Measurement
+from secateur.measure.latency_sweep import measure_latency, target_reached
+from secateur.methods.magnitude import Magnitude
+from secateur.structure.plan import Plan
+from secateur.structure.space import UNITS
+from secateur.surgery.cut import cut
+
+SETS = (
+    ("ffn", "qk", "vo"),
+    ("head", "ffn"),
+    ("hidden", "head", "sublayer", "ffn"),
+    ("layer", "head", "ffn"),
+    ("sublayer", "layer", "qk"),
+    ("ffn", "qk", "vo", "head", "sublayer", "hidden"),
+)
+
+
+SIZES = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 20}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny("bert", dtype=torch.float32, **SIZES)
+
+
+@pytest.fixture(scope="module")
+def table(model):
+    """Measured for every kind."""
+    return LatencyTable.measure(model, *UNITS, timer=timer())
+
+
+@pytest.mark.parametrize("names", SETS, ids="-".join)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_cut_takes_what_was_predicted(model, table, names, seed):
+    space = Space(model, *names)
+    masks = space.closure(random_masks(space, 0.6, seed=seed) > 0).float()
+    small = cut(model, Plan.of(space, masks, source=""))
+    assert table.predict(space, masks) == pytest.approx(fake_ms(small), rel=1e-9)
+    assert table.predict(space, space.ones()) == pytest.approx(table.dense_ms) == pytest.approx(fake_ms(model))
+
+
+def test_a_slow_minute_is_taken_out(model):
+    slow = LatencyTable.measure(model, "ffn", timer=timer(pace=lambda turn: 3.0 if turn % 3 == 1 else 1.0))
+    steady = LatencyTable.measure(model, "ffn", timer=timer())
+    np.testing.assert_allclose(slow.mlp, steady.mlp, rtol=1e-9)
+    assert slow.dense_ms == pytest.approx(steady.dense_ms)
+
+
+def test_more_never_costs_less_however_noisy_the_clock(model):
+    noise = np.random.default_rng(0).uniform(0.6, 1.4, 10**4)
+    table = LatencyTable.measure(model, *UNITS, timer=timer(noise=lambda turn: noise[turn]))
+    for hidden in (1, 3, 8):
+        prices = table.costs(hidden)
+        for axis in range(3):
+            assert np.diff(prices.attention, axis=axis).min() >= -1e-12
+        assert np.diff(prices.mlp).min() >= -1e-12
+        assert prices.attention.min() >= prices.bare_attention >= 0
+        assert prices.mlp.min() >= prices.bare_mlp >= 0
+        wider = table.costs(min(8, hidden + 2))
+        assert (wider.attention >= prices.attention - 1e-12).all() and wider.rest >= prices.rest
+
+
+def test_asked_predicted_and_measured_beside_each_other(model, table):
+    space = Space(model, "ffn", budget=table)
+    plan = Magnitude(space).plan(0.8)
+    protocol = {"batch": 8, "tokens": 128}
+    dense = Measurement(10.0, (9.0, 11.0), 0, protocol)
+    found = target_reached(plan.latency, Measurement(4.0, (4.0, 4.0), 0, protocol, dense))
+    assert (found["asked_speedup"], found["measured_ms"], found["measured_speedup"]) == (pytest.approx(1.25), 4.0, 2.5)
+    assert found["unpruned_ms"] == {"predicted": table.dense_ms, "measured": 10.0}
+    assert found["predicted_speedup"] == table.dense_ms / found["predicted_ms"]
+
+
+def test_the_public_table_measures(model):
+    """`measure_latency` under the name that users know, beside `load`."""
+    assert sec.LatencyTable.measure is measure_latency
+    assert sec.LatencyTable is LatencyTable
