@@ -129,7 +129,7 @@ class PruningTrainer(HookedTrainer):
         self.average = partial(accelerator.reduce, reduction="mean")
         self.masks = TrainingMasks(self.model, method)
         self.finite = FiniteWatch(args, accelerator, lambda: self.state)
-        self.micro = MicroBatches(method, accelerator)
+        self.micro_batches = MicroBatches(method, accelerator)
         self.row_order = StageOrder(args.seed if args.data_seed is None else args.data_seed, self.rows_seen)
         self.loss = TermLoss(self.objective, self.model, self.teacher, self.label_names)
         self.term_averages = TermAverages()
@@ -207,7 +207,7 @@ class PruningTrainer(HookedTrainer):
             self.shrinking.restore()
 
     def micro_batches_collected(self, batches: list[dict[str, Tensor]]) -> None:
-        self.micro.begin(batches, self.model.dtype)
+        self.micro_batches.begin(batches, self.model.dtype)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -217,7 +217,7 @@ class PruningTrainer(HookedTrainer):
         if not model.training:
             outputs = model(**inputs)
             return (outputs.loss, outputs) if return_outputs else outputs.loss
-        self.micro.repeat_sample()
+        self.micro_batches.repeat_sample()
         step = self.loss.step(model, inputs, index, self.attachment, self.progress)
         values = self.loss.values(step, shares)
         penalty = torch.as_tensor(self.method.penalty() if self.method is not None else 0.0)
@@ -225,7 +225,7 @@ class PruningTrainer(HookedTrainer):
             self.finite.watch(f"the loss term {name!r}", value)
         self.finite.watch("the method's penalty", penalty)
         self.term_averages.add(values)
-        self.evidence.add(values, step.masks, self.micro_batches)
+        self.evidence.add(values, step.masks, self.micro_batch_count)
         loss = sum(values.values()) + penalty
         return (loss, step.student) if return_outputs else loss
 

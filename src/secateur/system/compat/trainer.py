@@ -60,7 +60,7 @@ class HookedTrainer(Trainer):
 
     row_order: RowOrder
     checkpointing: Checkpointing
-    micro_batches = 1
+    micro_batch_count = 1
     """The number of micro-batches of the present optimizer step."""
 
     def micro_batches_collected(self, batches: list[Batch]) -> None:
@@ -106,7 +106,7 @@ class HookedTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device) -> Any:
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self.micro_batches = len(batches)
+        self.micro_batch_count = len(batches)
         self.micro_batches_collected(batches)
         return batches, items
 
