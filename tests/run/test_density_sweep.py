@@ -161,10 +161,10 @@ def test_log_lines_carry_rows_and_seconds(swept):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"target.density": (0.4, 0.4)}, "has one twice"),
+        ({"target.density": (0.4, 0.4)}, "contains one twice"),
         ({"target.density": (0.4, 1.4)}, r"density 1\.4 is not in \(0, 1\]"),
         ({"target.density": (0.9, 0.1), "target.units": ["head"]}, "out of reach"),
-        ({"target.density": 0.2, "target.toward": 0.3}, "no density below the one to keep"),
+        ({"target.density": 0.2, "target.toward": 0.3}, "must be a density below target.density"),
     ],
 )
 def test_densities_that_cannot_be_are_refused_before_the_folder_is_touched(values, tmp_path, asked, message):
