@@ -13,7 +13,7 @@ from fake_clock import timer
 from small_world import config, tokenizer, write_data, write_pairs, write_questions, write_sentences
 from transformers import BertForSequenceClassification, BertModel, DataCollatorWithPadding
 
-from secateur.measure import latency, peak_memory, roofline
+from secateur.measure import latency_sweep, peak_memory, roofline
 from secateur.measure.bench import grid
 from secateur.measure.roofline import Rates
 from secateur.report import svg as pictures
@@ -109,7 +109,7 @@ def still(monkeypatch) -> None:
     monkeypatch.setattr(
         measure_stage, "grid", lambda model, against, shapes, repeats: grid(model, against, shapes, repeats=1)
     )
-    monkeypatch.setattr(latency, "measure", lambda model, against, **call: timer(tokens=call["tokens"])(model, against))
+    monkeypatch.setattr(latency_sweep, "measure", lambda model, against, **call: timer(tokens=call["tokens"])(model, against))
     monkeypatch.setattr(roofline, "rates", lambda dtype, threads, device: known)
     monkeypatch.setattr(peak_memory, "measurable", lambda: False)
     monkeypatch.setattr(pictures, "svg", lambda figure, title, description="": "<svg></svg>")
