@@ -109,7 +109,9 @@ def still(monkeypatch) -> None:
     monkeypatch.setattr(
         measure_stage, "grid", lambda model, against, shapes, repeats: grid(model, against, shapes, repeats=1)
     )
-    monkeypatch.setattr(latency_sweep, "measure", lambda model, against, **call: timer(tokens=call["tokens"])(model, against))
+    monkeypatch.setattr(
+        latency_sweep, "measure", lambda model, against, **call: timer(tokens=call["tokens"])(model, against)
+    )
     monkeypatch.setattr(roofline, "rates", lambda dtype, threads, device: known)
     monkeypatch.setattr(peak_memory, "measurable", lambda: False)
     monkeypatch.setattr(pictures, "svg", lambda figure, title, description="": "<svg></svg>")

@@ -31,7 +31,8 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 LINKED = [*PAGES, ROOT / "RESULTS.md", ROOT / "CHANGELOG.md"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-VERBS = typer.main.get_command(app.app).commands
+COMMAND = typer.main.get_command(app.app)
+VERBS = COMMAND.commands
 
 
 def read(path):
@@ -219,7 +220,8 @@ def test_blocks_are_all_found():
 
 def test_every_verb_and_option_that_is_named_exists():
     flags = {verb: {flag for option in command.params for flag in option.opts} for verb, command in VERBS.items()}
-    every = set().union(*flags.values(), {"--help", "--version"})
+    general = {flag for option in COMMAND.params for flag in option.opts}
+    every = set().union(*flags.values(), general, {"--help"})
     for path in PAGES:
         for text in inline(path):
             words = text.split()
