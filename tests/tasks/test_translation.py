@@ -679,6 +679,6 @@ def test_cofi_prunes_a_model_that_writes_by_its_defaults(data, made, tmp_path):
     wanted = recipe.make(
         values | keys | {"method": "cofi", "method.options": {"learning_rate": 0.3}, "target.density": 0.6}
     )
-    assert wanted.match == "nearest-ordered"
+    assert wanted.distillation.match == "nearest-ordered"
     report = pipeline.run(wanted, tmp_path / "run")
     assert report.density["prunable"] <= 0.6 and report.verified["masked_compact"] < 1e-3
