@@ -7,6 +7,7 @@ RUN/moments              the optimizer's moments of these weights, and of those 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from secateur.budget.space import Space
 from secateur.run.recipe import Recipe
 from secateur.structure.plan import Plan
 from secateur.surgery.optimizer_state import ORDERS, Moments, load_moments, save_moments
+from secateur.system.errors import UserError
 from secateur.training.objectives import STACKS, Hidden, Labels, Logits, Term
+from secateur.training.terms import TERMS
 
-TERMS, MOMENTS = "terms.safetensors", "moments"
+WEIGHTS, MOMENTS = "terms.safetensors", "moments"
 PARTS = ("model", "terms")
 """Whose moments are kept."""
 
@@ -50,11 +53,17 @@ class Distillation:
     two_stacks: bool
 
     def terms(self) -> list[Term]:
-        """The terms of the loss, with new weights."""
+        """The terms of the loss, with new weights.
+
+        Raises:
+            UserError: a further term is not registered, is a second one of its name, or does not take its arguments.
+        """
         d = self.recipe.distillation
         terms: list[Term] = [Logits(d.temperature, d.logits_weight, divergence=d.divergence), *self._hidden()]
         if d.labels_weight:
             terms.append(Labels(d.labels_weight, smoothing=d.label_smoothing))
+        terms += [_registered(name, arguments) for name, arguments in d.terms.items()]
+        _check_names(terms)
         return terms
 
     def _hidden(self) -> list[Hidden]:
@@ -70,14 +79,21 @@ class Distillation:
 
     def layers(self, teacher: PreTrainedConfig) -> tuple[list[int], list[int]]:
         """The teacher's layers whose hidden states the terms read: of its encoder or only stack, and of its decoder."""
-        read = {term.stack or "encoder": term.matched(term.depth_of(teacher)) for term in self._hidden()}
+        reading = [term for term in self.terms() if term.needs_hidden]
+        matching = [term for term in reading if isinstance(term, Hidden)]
+        if len(matching) < len(reading):  # a further term may read any layer
+            stacks = STACKS if self.two_stacks else (None,)
+            depths = {stack or "encoder": Hidden(stack=stack).depth_of(teacher) for stack in stacks}
+            read = {stack: [*range(depth + 1)] for stack, depth in depths.items()}
+        else:
+            read = {term.stack or "encoder": term.matched(term.depth_of(teacher)) for term in matching}
         return read.get("encoder", []), read.get("decoder", [])
 
     # Continued after the cut
 
     def saved_terms(self, cut: CutModel) -> list[Term]:
         """The terms with the weights that pruning left, restricted to the cut model."""
-        return self._restricted(load_file(self.folder / TERMS), cut)
+        return self._restricted(load_file(self.folder / WEIGHTS), cut)
 
     def saved_moments(self, cut: CutModel) -> dict[str, Moments]:
         """The moments of pruning's optimizer for the weights that are left of the model and of the terms."""
@@ -88,7 +104,7 @@ class Distillation:
         """Moments of the terms' weights, cut by the code that cuts these weights: each stands in for its weight."""
         restricted: Moments = {name: {"step": state["step"]} for name, state in moments.items()}
         for order in ORDERS if moments else ():
-            values = load_file(self.folder / TERMS) | {name: state[order] for name, state in moments.items()}
+            values = load_file(self.folder / WEIGHTS) | {name: state[order] for name, state in moments.items()}
             parameters = dict(torch.nn.ModuleList(self._restricted(values, cut)).named_parameters())
             for name in moments:
                 restricted[name][order] = parameters[name].detach()
@@ -108,12 +124,29 @@ class Distillation:
 
 def save_state(folder: Path, terms: torch.nn.ModuleList, moments: dict[str, Moments]) -> None:
     """Write to a run's folder the weights of the terms, and the moments of `PARTS`, the model's as they are cut."""
-    save_file(terms.state_dict(), folder / TERMS)
+    save_file(terms.state_dict(), folder / WEIGHTS)
     for part in PARTS:
         save_moments(moments[part], folder / MOMENTS / f"{part}.safetensors")
 
 
 def remove_state(folder: Path) -> None:
     """Remove from a run's folder what `save_state` wrote."""
-    (folder / TERMS).unlink(missing_ok=True)
+    (folder / WEIGHTS).unlink(missing_ok=True)
     shutil.rmtree(folder / MOMENTS, ignore_errors=True)
+
+
+def _registered(name: str, arguments: Mapping[str, Any]) -> Term:
+    """A registered term, made with its arguments."""
+    term: Any = TERMS.get(name)
+    try:
+        return term(**arguments)
+    except TypeError as error:
+        raise UserError(f"the arguments of the term {name!r} do not fit: {error}") from error
+
+
+def _check_names(terms: Sequence[Term]) -> None:
+    """The trainer and the methods tell terms apart by their names."""
+    names = [term.name for term in terms]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"distillation.terms names {name!r}, which the recipe has already: name another term")

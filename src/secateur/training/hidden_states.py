@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from secateur.system.errors import UserError
 from secateur.training.layer_matching import MATCHES, SAME, SAMPLES, layer_numbers
 from secateur.training.step import Step, Term, real_tokens
+from secateur.training.terms import register
 
 SHARED = "shared"
 """The name of the projection that all layers share where they are matched in each batch."""
@@ -23,6 +24,7 @@ DECODER_LAYERS = ("decoder_layers", "num_decoder_layers")
 """What a config may call the number of its decoder's layers; `num_hidden_layers` is its encoder's."""
 
 
+@register("hidden")
 class Hidden(Term):
     """Mean squared error of hidden states over real tokens, student through a projection, summed over matched layers.
 

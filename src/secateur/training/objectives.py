@@ -14,6 +14,7 @@ from torch.nn import functional
 from secateur.system.errors import UserError
 from secateur.training.hidden_states import STACKS, Hidden, masked_mse
 from secateur.training.step import DECODER_INPUTS, UNLABELLED, Step, Term, real_tokens
+from secateur.training.terms import register
 
 __all__ = ["STACKS", "UNLABELLED", "Hidden", "Labels", "Logits", "Step", "Term", "masked_mse"]
 
@@ -21,6 +22,7 @@ PADDING_LOGIT = -1e9
 """A logit with softmax probability 0 at any temperature; finite, because 0 times it must be 0."""
 
 
+@register("labels")
 class Labels(Term):
     """The task's own loss, as the model computes it from `labels`.
 
@@ -52,6 +54,7 @@ class Labels(Term):
         return functional.cross_entropy(classes, labels.flatten(), label_smoothing=self.smoothing)
 
 
+@register("logits")
 class Logits(Term):
     """Soft cross-entropy of the student's logits with the teacher's at a temperature, averaged over what is classified.
 
