@@ -287,7 +287,7 @@ def test_a_run_killed_while_it_saves_goes_on(tmp_path):
 def test_a_run_killed_before_its_folder_is_its_own_goes_on(tmp_path):
     values = recipe_values(write_model(tmp_path / "classifier", ["bad", "good"]), write_data(tmp_path / "data.csv"))
     (tmp_path / "run").mkdir()
-    for name in ("versions.json", "recipe.partial"):
+    for name in ("versions.json", "recipe.yaml.partial", "recipe.partial"):  # the last of version 0.1.0
         (tmp_path / "run" / name).write_text("{")
     claim(tmp_path / "run", recipe.make(values))
     assert (tmp_path / "run" / "recipe.yaml").read_text() == recipe.make(values).to_yaml()

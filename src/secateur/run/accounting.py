@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from secateur.run.run_folder import note, read_json
 from secateur.system import process_memory, processes
+from secateur.system.files import merge_json, read_json
 
 SECONDS, MEMORY, WHOLE_RUN = "seconds.json", "memory.json", "run"
 
@@ -34,7 +34,7 @@ class Accounting:
         self.record_peak(name)
         if processes.is_main():
             before = self._read(SECONDS).get(name, 0.0)
-            note(self.folder / SECONDS, {name: round(before + time.monotonic() - started, 1)})
+            merge_json(self.folder / SECONDS, {name: round(before + time.monotonic() - started, 1)})
 
     def reset_peak(self) -> None:
         """Start a new measurement of the peak; what has been freed before does not count in it."""
@@ -51,7 +51,7 @@ class Accounting:
             name: {kind: max(peak, before.get(name, {}).get(kind, 0)) for kind, peak in peaks.items()}
             for name in (*stages, WHOLE_RUN)
         }
-        note(self.folder / MEMORY, {**highest, "counted": process_memory.counted()})
+        merge_json(self.folder / MEMORY, {**highest, "counted": process_memory.counted()})
 
     def seconds(self) -> dict[str, Any]:
         """Stage -> seconds."""

@@ -11,8 +11,8 @@ from transformers import TrainerCallback, TrainerControl
 
 from secateur.methods.method import Method
 from secateur.methods.schedules import Schedule
-from secateur.run.run_folder import append
 from secateur.system import process_memory, processes
+from secateur.system.files import append_json_line
 from secateur.training.trainer import PruningTrainer
 
 
@@ -34,7 +34,7 @@ class LogFile(TrainerCallback):
             return
         rows = state.global_step * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         used = {"rows": rows, "seconds": round(time.monotonic() - self.began, 3), **process_memory.readings()}
-        append(self.path, _position(args, state) | (logs or {}) | used)
+        append_json_line(self.path, _position(args, state) | (logs or {}) | used)
 
 
 class KeptUnitsFile(TrainerCallback):
@@ -48,7 +48,7 @@ class KeptUnitsFile(TrainerCallback):
         if state.global_step == self.last_step or not processes.is_main():
             return
         self.last_step = state.global_step
-        append(self.path, _position(args, state) | {"progress": self.method.progress, "kept": self._kept()})
+        append_json_line(self.path, _position(args, state) | {"progress": self.method.progress, "kept": self._kept()})
 
     def _kept(self) -> dict[str, int]:
         """Group -> number of units whose deterministic mask is open."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,9 +16,9 @@ from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedModel
 
 from secateur.measure.evaluation import batches, encoded, scores
 from secateur.run.recipe import Recipe
-from secateur.run.run_folder import read_json, write_whole
 from secateur.system import processes
 from secateur.system.errors import UserError
+from secateur.system.files import atomic_write, fingerprint, read_json
 from secateur.tasks.task import Task, open_task
 from secateur.training.augment import augmented
 from secateur.training.teacher_cache import INDEX, model_fingerprint
@@ -140,13 +139,12 @@ class RunData:
         """16 hex digits that change with whatever the scores depend on: the model, the task and its rows."""
         data = self.recipe.data
         settings = [data.task, data.metric, data.source, data.text, data.label, data.options, self.validation_rows]
-        text = json.dumps([model_fingerprint(model), *settings], sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return fingerprint([json.dumps([model_fingerprint(model), *settings], sort_keys=True, default=str)])
 
 
 def _read_scores(path: Path) -> dict[str, float] | None:
     """The scores in a file; None if it does not exist or cannot be read."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, UserError, TypeError, ValueError):
         return dict(read_json(path))
     return None
 
@@ -155,7 +153,7 @@ def _write_scores(path: Path, computed: dict[str, float]) -> None:
     """Write scores for other runs, some of which may be writing the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        write_whole(path, json.dumps(computed))
+        atomic_write(path, json.dumps(computed))
 
 
 def _numbered(rows: Rows) -> Rows:

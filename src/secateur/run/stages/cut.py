@@ -10,12 +10,12 @@ from secateur.deploy.verify import Verification, verify
 from secateur.methods.method import Method
 from secateur.run.context import Context
 from secateur.run.distillation import save_state
-from secateur.run.run_folder import note
 from secateur.run.target import share_to_keep
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import save
 from secateur.surgery.cut import cut, cut_moments
 from secateur.surgery.zeroed_blocks import fill
+from secateur.system.files import merge_json
 from secateur.training.trainer import PruningTrainer
 
 CUT_AT, VERIFIED = "cut_at.json", "verified.json"
@@ -35,8 +35,8 @@ def cut_student(context: Context, student: PreTrainedModel, trainer: PruningTrai
     moments = trainer.moments()
     moments["model"] = cut_moments(student, plan, moments["model"])
     save_state(context.folder, trainer.terms, moments)
-    note(context.folder / VERIFIED, {"masked_compact": verified.masked_compact})
-    note(context.folder / CUT_AT, {"progress": trainer.progress, "rows": trainer.rows_taken})
+    merge_json(context.folder / VERIFIED, {"masked_compact": verified.masked_compact})
+    merge_json(context.folder / CUT_AT, {"progress": trainer.progress, "rows": trainer.rows_taken})
     if method.fills:
         fill(small, context.recipe.seed)
     save(small, context.cut_folder, tokenizer=context.data.tokenizer)

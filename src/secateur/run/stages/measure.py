@@ -16,12 +16,12 @@ from secateur.report.model_card import card
 from secateur.report.report import Report
 from secateur.run.context import Context
 from secateur.run.models import load_teacher
-from secateur.run.run_folder import read_json, write_whole
 from secateur.run.stages.cut import VERIFIED
 from secateur.run.target import read_latency_table
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load
 from secateur.system import processes
+from secateur.system.files import atomic_write, read_json
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def teacher_scores(context: Context, teacher: PreTrainedModel) -> dict[str, floa
 def _report(context: Context, scored: Scored) -> None:
     """Measure what is left to measure, and write the model card and the report; the report comes last."""
     report = _measured(context, scored)
-    write_whole(context.model_folder / "README.md", card(report, scored.model))
+    atomic_write(context.model_folder / "README.md", card(report, scored.model))
     report.save(context.folder)
 
 

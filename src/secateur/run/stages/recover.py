@@ -11,7 +11,6 @@ from secateur.deploy.verify import verify
 from secateur.run.context import Context
 from secateur.run.distillation import CutModel
 from secateur.run.models import load_teacher, prepared
-from secateur.run.run_folder import note, read_json
 from secateur.run.stage_trainer import distilling_trainer, train
 from secateur.run.stages.cut import CUT_AT, VERIFIED, proved
 from secateur.run.stages.outputs import outputs_of
@@ -19,6 +18,7 @@ from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load, save
 from secateur.surgery.zeroed_blocks import held
 from secateur.system import processes
+from secateur.system.files import merge_json, read_json
 from secateur.training.trainer import PruningTrainer
 
 
@@ -75,5 +75,5 @@ def _save_result(context: Context, small: PreTrainedModel) -> None:
     save(small, unproved, tokenizer=context.data.tokenizer)
     verified = proved(verify(context.data.batches(), compact=small, folder=unproved), "trained and saved")
     numbers = {"compact_loaded": verified.compact_loaded, "examples": verified.examples}
-    note(context.folder / VERIFIED, numbers)
+    merge_json(context.folder / VERIFIED, numbers)
     unproved.rename(context.model_folder)
