@@ -50,7 +50,7 @@ def test_keep_is_the_old_name_of_choose(model):
     space = Space(model)
     scores = torch.rand(len(space), generator=torch.Generator().manual_seed(0))
     with pytest.warns(DeprecationWarning, match="choose"):
-        kept = space.choose(scores, density=0.3)
+        kept = space.keep(scores, density=0.3)
     assert torch.equal(kept, space.choose(scores, density=0.3))
 
 

@@ -68,19 +68,24 @@ def units_of(variant: str, tile: int = TILE, faithful: bool = False) -> tuple[st
 
 def top_k(scores: Tensor, fraction: float, minimum: float = 0.0) -> Tensor:
     """Bool, as `scores`: the `int(fraction x all)` highest, of equal ones the first."""
-    return highest(scores, int(max(fraction, minimum) * scores.numel()))
+    return _highest(scores, int(max(fraction, minimum) * scores.numel()))
 
 
 def above(scores: Tensor, threshold: float, minimum: float = 0.0) -> Tensor:
     """Bool, as `scores`: those above the threshold, and `int(minimum x all) + 1` of the highest at least."""
     kept = scores > threshold
     least = int(minimum * scores.numel()) + 1 if minimum else 0
-    return kept if int(kept.sum()) >= least else highest(scores, least)
+    return kept if int(kept.sum()) >= least else _highest(scores, least)
 
 
 def sigmoid_above(scores: Tensor, threshold: float, minimum: float = 0.0) -> Tensor:
     """Bool, as `scores`: those whose sigmoid is above the threshold, and at least as many as in `above`."""
     return (torch.sigmoid(scores) > threshold) | above(scores, math.inf, minimum)
+
+
+def _highest(scores: Tensor, count: int) -> Tensor:
+    """Bool, as `scores`: the `count` highest of them all, whatever their shape."""
+    return highest(scores.flatten(), count).view(scores.shape)
 
 
 BINARISERS: Mapping[str, Callable[[Tensor, float, float], Tensor]] = {

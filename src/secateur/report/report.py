@@ -33,7 +33,7 @@ class Report:
         verified: largest absolute differences of the logits, masked to compact and compact to loaded.
         seconds: wall-clock by stage, over all attempts.
         data: fingerprint of the data.
-        target: where a time was asked for, `latency.beside`: asked, predicted and measured.
+        target: where a time was asked for, `latency_sweep.target_reached`: asked, predicted and measured.
         memory: stage, or `run` for all of it -> kind of memory (`resident.peaks`) -> bytes at the highest over all
             attempts, and under `counted` what that is; None for a run that did not watch it.
     """
@@ -240,7 +240,7 @@ class Report:
 
 
 def aimed(target: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Rows of `latency.beside`: (what, the dense model's time, ours with its speed-up), asked, predicted, measured."""
+    """Rows of `latency_sweep.target_reached`, asked, predicted and measured: (what, dense time, ours with speed-up)."""
     dense = {what: f"{ms:.2f}" for what, ms in target["unpruned_ms"].items()}
     return [
         (

@@ -197,7 +197,7 @@ def _ends(name: str, curve: Curve) -> str:
 
 
 def _aims(target: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Rows of `latency.beside`: (what, the dense model's ms, ours, speed-up)."""
+    """Rows of `latency_sweep.target_reached`: (what, the dense model's ms, ours, speed-up)."""
     dense = {what: f"{ms:.2f}" for what, ms in target["unpruned_ms"].items()}
     return [
         (what, dense.get(what, ""), f"{target[f'{what}_ms']:.2f}", f"{target[f'{what}_speedup']:.1f}x")
