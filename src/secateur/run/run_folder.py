@@ -50,8 +50,8 @@ def _differences(path: Path, recipe: Recipe) -> list[str]:
     """
     values = parse(path.read_text(encoding="utf-8"), str(path))
     try:
-        old = dotted(make(upgrade(values), str(path)).to_dict())
-    except (UserError, AttributeError):  # AttributeError: the file does not hold keys and values
+        old = dotted(make(upgrade(dict(values)), str(path)).to_dict())
+    except (TypeError, ValueError):  # it holds no keys and values, or they are not a recipe
         return ["its keys"]
     return [key for key, value in dotted(recipe.to_dict()).items() if old[key] != value]
 
