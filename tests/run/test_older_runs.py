@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from secateur.report.report import Report
 from secateur.run import pipeline, recipe
-from secateur.run.density_sweep import walk
+from secateur.run.density_sweep import sweep
 from secateur.run.finished_runs import compare, read
 from secateur.run.run_folder import claim
 from secateur.system.errors import UserError
@@ -65,7 +65,7 @@ def test_a_finished_run_is_returned_as_it_is(world, name, own):
 
 def test_finished_runs_of_several_densities_are_returned_as_they_are(world):
     starts = Starts()
-    reports = walk(recipe.make(VALUES | DENSITIES), "two-densities", [starts])
+    reports = sweep(recipe.make(VALUES | DENSITIES), "two-densities", [starts])
     assert [report.aim for report in reports] == ["density 0.5", "density 0.3"] and starts.steps == {}
 
 
