@@ -7,6 +7,7 @@ from small_world import config
 from transformers import BertForSequenceClassification
 
 from secateur.budget.space import Space
+from secateur.report import run_page
 from secateur.report.report import Report
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import save
@@ -91,5 +92,6 @@ def write_run(folder, report=REPORT, *units):
     whole = {group.name: group.size for group in space.groups}
     steps = [{"stage": "prune", "step": step, "of": 40, "progress": step / 80} for step in (4, 20, 40)]
     write_lines(folder / "pruned.jsonl", [{**line, "kept": whole if line["step"] < 20 else counts} for line in steps])
+    run_page.write(report, folder)
     report.save(folder)
     return folder

@@ -15,6 +15,7 @@ from secateur.budget.space import Space
 from secateur.measure.inspection import inspect
 from secateur.methods.movement import Movement
 from secateur.methods.schedules import cubic
+from secateur.report.report_text import score_table
 from secateur.run import pipeline, recipe
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load, save
@@ -220,7 +221,7 @@ def test_a_run_comes_to_its_density_and_keeps_it(block):
     model = load(folder / "model")
     found = holes(model)
     assert found and all(bool((model.get_parameter(name)[gone] == 0).all()) for name, (gone, _) in found.items())
-    rows = {name: value for name, _, value in report.table()}
+    rows = {name: value for name, _, value in score_table(report)}
     inside = report.density["prunable"] / report.density["filled"]
     assert float(rows["density inside what is left"]) == pytest.approx(inside, abs=1e-4)
     seen = inspect(model)

@@ -1,135 +1,20 @@
-"""Runs beside each other: what is one point, what is on the front, what may be compared, and what is refused."""
+"""Comparisons: the Pareto front of score and cost."""
 
-import json
 from dataclasses import replace
 from itertools import product
-from xml.etree import ElementTree
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up_run import PROTOCOL, REPORT
 
-from secateur.report.comparison import OUTSIDE, RUN, TEACHER, Axis, Comparison, Entry, Point, Time
-from secateur.report.comparison_page import to_html
-from secateur.report.recipe_keys import upgrade
-from secateur.run.finished_runs import compare, read
-from secateur.system.errors import UserError
+from secateur.report.comparison import RUN, Comparison, Criterion, Point, ScoredModel
 
-THERE = {**PROTOCOL, "device": "cpu"}
-SHAPE = (1, 32)
-RECIPE = {
-    "model": "m",
-    "data": "d",
-    "teacher": "t/fine",
-    "method": "grain",
-    "target.density": 0.05,
-    "training.epochs": 1.5,
-}
-
-
-def timed(ms, **protocol):
-    return [{**REPORT.latency[0], "latency_ms": ms, "speed_up": 5.0 / ms, "protocol": THERE | protocol}]
-
-
-def write(folder, *, score=0.87, kept=0.05, seed=0, latency=None, recipe=(), **changes):
-    """A run's folder that holds its report alone."""
-    report = replace(
-        REPORT,
-        recipe=upgrade({**RECIPE, "seed": seed, **dict(recipe)}),
-        density={"prunable": kept, "model": 0.5},
-        latency=timed(2.0) if latency is None else latency,
-        **{"scores": {"accuracy": score}, **changes},
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(json.dumps(report.to_dict()), encoding="utf-8")
-    return folder
-
-
-def by_name(found):
-    return {point.name: point for point in found.points}
-
-
-# What is one point
-
-
-def test_runs_that_differ_in_the_seed_alone_are_one_point(tmp_path):
-    scores = (0.86, 0.88, 0.90)
-    runs = [write(tmp_path / str(seed), score=score, seed=seed) for seed, score in enumerate(scores)]
-    runs.append(write(tmp_path / "other", score=0.80, recipe={"method": "random"}))
-    found = compare(read(runs))
-    assert [point.name for point in found.points] == ["teacher fine", "grain at density 0.05", "random at density 0.05"]
-    seeds = found.to_dict()["points"][1]
-    assert seeds["n"] == 3 and seeds["score"] == pytest.approx({"mean": 0.88, "lowest": 0.86, "highest": 0.90})
-    assert found.table()[1][1][:4] == [" 2 grain at density 0.05", "3", "0.8800 (0.8600-0.9000)", "97.8%"]
-    assert [entry.place for entry in found.points[1].entries] == [str(run) for run in runs[:3]]
-
-
-def test_names_tell_recipes_apart_by_as_few_keys_as_will_do(tmp_path):
-    changes = [
-        {},
-        {"training.epochs": 8.0, "method.begin": 0.1},
-        {"training.epochs": 8.0, "method.begin": 0.1, "distillation.hidden": None},
-    ]
-    found = compare(read([write(tmp_path / str(n), recipe=change) for n, change in enumerate(changes)]))
-    names = [point.name.removeprefix("grain at density 0.05, ") for point in found.points if point.kind == RUN]
-    assert sorted(names) == [
-        "method.begin 0.02, distillation.hidden every 2",
-        "method.begin 0.1, distillation.hidden every 2",
-        "method.begin 0.1, distillation.hidden none",
-    ]
-
-
-def test_where_data_lies_and_what_is_measured_is_not_the_recipe(tmp_path):
-    other = {
-        "data": "elsewhere/d",
-        "measurement.shapes": [[1, 8]],
-        "distillation.match": "same",
-    }  # "same" is the default of a later key
-    found = compare(read([write(tmp_path / "a"), write(tmp_path / "b", recipe=other, seed=1)]))
-    assert [len(point.entries) for point in found.points] == [1, 2]
-
-
-def test_a_named_teacher_is_one_point_and_trained_ones_an_entry_a_run(tmp_path):
-    for seed in (0, 1):
-        write(tmp_path / "named" / str(seed), seed=seed)
-        own = write(tmp_path / "own" / str(seed), seed=seed, recipe={"teacher": None})
-        (own / "teacher").mkdir()
-    for place, name, count in (("named", "teacher fine", 1), ("own", "teacher", 2)):
-        runs = read([tmp_path / place / "0", tmp_path / place / "1"])
-        assert [(p.name, len(p.entries)) for p in compare(runs).points if p.kind == TEACHER] == [(name, count)]
-    assert runs[0].teacher == str(tmp_path / "own" / "0" / "teacher")
-
-
-def test_the_runs_of_a_walk_share_its_teacher(tmp_path):
-    for density in ("0.4", "0.1"):
-        folder = write(tmp_path / density, recipe={"teacher": None, "target.density": float(density)})
-        (folder / "recipe.yaml").touch()
-    (tmp_path / "recipe.yaml").touch()
-    (tmp_path / "teacher").mkdir()
-    runs = read([tmp_path])
-    assert [run.folder.name for run in runs] == ["0.1", "0.4"]
-    assert {run.teacher for run in runs} == {str(tmp_path / "teacher")}
-    assert len(compare(runs).points) == 3
-
-
-def test_models_from_outside_of_one_name_are_called_by_their_places(tmp_path):
-    places = ("a/small", "b/small", "c/model")
-    entries = [Entry(place, score=0.8, density=None, parameters=1, bytes=1) for place in places]
-    found = compare(read([write(tmp_path / "run")]), entries)
-    assert [point.name for point in found.points if point.kind == OUTSIDE] == ["a/small", "b/small", "c"]
-
-
-# The front
-
-
-PLACE = Axis("density", lambda entry: entry.density, ".2f")
+PLACE = Criterion("density", lambda entry: entry.density, ".2f")
 FASTER = replace(PLACE, name="speed-up", less=False)
 
 
 def made(places, greater=True):
     points = [
-        Point(str(n), RUN, "made", (Entry(str(n), score=score, density=x, parameters=1, bytes=1),))
+        Point(str(n), RUN, "made", (ScoredModel(str(n), score=score, density=x, parameters=1, bytes=1),))
         for n, (x, score) in enumerate(places)
     ]
     return Comparison("accuracy", greater, "0123", 100, tuple(points), (PLACE,))
@@ -149,143 +34,12 @@ NUMBERS = st.integers(0, 4).map(float)
 
 @given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=12), st.booleans(), st.booleans())
 def test_what_is_off_the_front_is_beaten_by_what_is_on_it(places, less, greater):
-    found, axis = made(places, greater), replace(PLACE, less=less)
+    found, criterion = made(places, greater), replace(PLACE, less=less)
 
     def beats(one, other):
         gains = ((one[0] - other[0]) * (-1 if less else 1), (one[1] - other[1]) * (1 if greater else -1))
         return min(gains) >= 0 and max(gains) > 0
 
-    front = [places[int(point.name)] for point in found.front(axis)]
+    front = [places[int(point.name)] for point in found.front(criterion)]
     assert front and not any(beats(a, b) for a, b in product(front, front))
     assert all(place in front or any(beats(one, place) for one in front) for place in places)
-
-
-def test_the_table_stars_the_front_of_each_axis(tmp_path):
-    runs = [write(tmp_path / "a", score=0.89, kept=0.2), write(tmp_path / "b", score=0.88, kept=0.3, seed=1)]
-    for run, method in zip(runs, ("grain", "random"), strict=True):
-        report = json.loads((run / "report.json").read_text())
-        report["recipe"]["method"] = method
-        (run / "report.json").write_text(json.dumps(report))
-    head, rows = compare(read(runs)).table()
-    assert head == ["", "runs", "accuracy", "retention", "density", "weights, MB", "1 x 32 speed-up"]
-    assert [row[4] for row in rows] == ["1.0000*", "0.3000", "0.2000*"]
-
-
-# What may be compared
-
-
-def test_speed_ups_are_taken_from_the_reports(tmp_path):
-    found = compare(
-        read([write(tmp_path / "a", latency=timed(2.0)), write(tmp_path / "b", seed=1, latency=timed(4.0))])
-    )
-    axis = found.axes[-1]
-    assert (axis.name, axis.less) == ("1 x 32 speed-up", False)
-    assert [axis.value(point) for point in found.points] == pytest.approx([1.0, (2.5 + 1.25) / 2])
-    assert any("at its own moment" in note and "threads 2" in note for note in found.notes())
-
-
-@pytest.mark.parametrize("key", ["threads", "dtype", "runtime", "device", "machine"])
-def test_speed_ups_under_different_protocols_are_left_out(tmp_path, key):
-    runs = [write(tmp_path / "a"), write(tmp_path / "b", seed=1, latency=timed(2.0, **{key: "another"}))]
-    found = compare(read(runs))
-    assert [axis.name for axis in found.axes] == ["density", "weights, MB"]
-    assert any(f"1 x 32 is left out, for the runs differ in {key}: --measure" in note for note in found.notes())
-
-
-def test_runs_that_measured_nothing_are_counted(tmp_path):
-    runs = [write(tmp_path / "a"), write(tmp_path / "b", latency=[], recipe={"method": "random"})]
-    found = compare(read(runs))
-    assert [row[-1] for row in found.table()[1]] == ["1.00*", "2.50*", "-"]
-    assert "1 of 2 runs did not measure 1 x 32" in found.notes()
-    assert any("--measure" in note for note in compare(read(runs[1:])).notes())
-
-
-def test_what_is_measured_now_takes_the_place_of_the_reports(tmp_path):
-    runs = read([write(tmp_path / "a")])
-    times = {"t/fine": 8.0, str(tmp_path / "a"): 2.0, "outside": 4.0}
-    measured = {place: {(8, 128): Time(ms, 8.0 / ms, THERE)} for place, ms in times.items()}
-    outside = Entry("outside", score=0.85, density=None, parameters=3, bytes=12_000_000)
-    found = compare(runs, [outside], measured)
-    assert [axis.name for axis in found.axes] == ["density", "weights, MB", "8 x 128, ms"]
-    assert [point.kind for point in found.points] == [TEACHER, OUTSIDE, RUN]
-    assert [row[4:] for row in found.table()[1]] == [
-        ["1.0000*", "90.9*", "8.00*"], ["-", "12.0*", "4.00"], ["0.0500*", "48.0*", "2.00*"],
-    ]  # fmt: skip
-    assert any("all 3 models now, in turn" in note for note in found.notes())
-
-
-# Told
-
-
-def test_the_page_has_a_picture_for_each_axis_and_escapes_names(tmp_path):
-    found = compare(read([write(tmp_path / "<b>&", seed=n, recipe={"teacher": "<i>"}) for n in (0,)]))
-    text = to_html(found)
-    assert text.count("<svg") == len(found.axes) == 3
-    assert "<script" not in text and "<i>" not in text and "<b>" not in text
-    for part in text.split("<svg")[1:]:
-        ElementTree.fromstring("<svg" + part[: part.index("</svg>") + 6])
-
-
-def test_json_and_markdown_hold_every_point(tmp_path):
-    found = compare(read([write(tmp_path / "a"), write(tmp_path / "b", seed=1)]))
-    told = json.loads(json.dumps(found.to_dict()))
-    assert told["points"][1]["entries"][0]["times"] == [
-        {"batch": 1, "tokens": 32, "latency_ms": 2.0, "speed_up": 2.5}
-    ]  # fmt: skip
-    lines = found.to_markdown().splitlines()
-    assert sum(line.startswith("| ") for line in lines) == 2 + len(found.points)
-    assert lines[0] == "# 2 models by accuracy"
-
-
-# Refused
-
-
-def test_runs_that_were_not_scored_alike_are_refused(tmp_path):
-    write(tmp_path / "a")
-    for name, change in {"data": {"data": "4567"}, "rows": {"rows": {"validation": 9}}}.items():
-        with pytest.raises(UserError, match=f"a by accuracy on 1,872 .*{name} by accuracy .*: compare runs of one"):
-            read([tmp_path / "a", write(tmp_path / name, **change)])
-    other = write(tmp_path / "f1", metric="f1", scores={"f1": 0.7})
-    with pytest.raises(UserError, match=r"by accuracy .* by f1 on"):
-        read([tmp_path / "a", other])
-
-
-def test_a_folder_that_is_no_finished_run_is_named(tmp_path):
-    run = write(tmp_path / "runs" / "done")
-    (run / "recipe.yaml").touch()
-    with pytest.raises(UserError, match=r"nothing is no run of secateur: give"):
-        read([tmp_path / "nothing"])
-    unfinished = tmp_path / "runs" / "half"
-    unfinished.mkdir()
-    (unfinished / "recipe.yaml").touch()
-    for place in (unfinished, tmp_path / "runs"):
-        with pytest.raises(UserError, match=r"the run in \S*half is not finished: repeat its command"):
-            read([place])
-    with pytest.raises(UserError, match=r"done twice"):
-        read([run, run])
-    with pytest.raises(UserError, match="nothing to compare"):
-        compare([])
-
-
-DAMAGES = {
-    "no score": {"scores": {}},
-    "scores are a list": {"scores": [0.9]},
-    "a score is text": {"scores": {"accuracy": "high"}},
-    "no density": {"density": {}},
-    "no sizes": {"weight_bytes": 3},
-    "parameters are text": {"parameters": {"teacher": "many", "model": None}},
-    "another task": {"recipe": {**RECIPE, "seed": 0, "data.task": "chess"}},
-    "no rows": {"rows": {}},
-    "latency is a number": {"latency": 3.0},
-    "no protocol": {"latency": [{"latency_ms": 2.0, "speed_up": 2.0}]},
-}
-
-
-@pytest.mark.parametrize("name", DAMAGES)
-def test_a_damaged_report_is_named_in_one_sentence(tmp_path, name):
-    folder = write(tmp_path / "run")
-    report = json.loads((folder / "report.json").read_text()) | DAMAGES[name]
-    (folder / "report.json").write_text(json.dumps(report))
-    with pytest.raises(UserError, match=r"run/report\.json is damaged \(.*leave it out$") as refusal:
-        read([folder])
-    assert "\n" not in str(refusal.value)

@@ -3,18 +3,29 @@
 import pytest
 from page_reader import Reader
 
-from secateur.report.html import Facts, Folded, Gallery, Notes, Picture, Preformatted, Section, Table, Text, render
+from secateur.report.html import (
+    DataTable,
+    Folded,
+    Gallery,
+    KeyNumbers,
+    Notes,
+    Picture,
+    Preformatted,
+    Section,
+    Text,
+    render,
+)
 
 ODD = '<img src="http://x/y"> & {{ 3 * 3 }} {% raw %}'
 SQUARE = '<svg xmlns="http://www.w3.org/2000/svg"><rect width="1" height="1"/></svg>'
 PARTS = {
-    "facts": Facts([(ODD, ODD, ODD), ("density", "5%", "")]),
+    "key_numbers": KeyNumbers([(ODD, ODD, ODD), ("density", "5%", "")]),
     "text": Text(ODD),
     "notes": Notes([ODD, "two"]),
-    "table": Table(ODD, ("", ODD), [(ODD, ODD), ("b", "2")]),
+    "table": DataTable(ODD, ("", ODD), [(ODD, ODD), ("b", "2")]),
     "picture": Picture(SQUARE, ODD),
     "gallery": Gallery([Picture(SQUARE, ODD), Picture(SQUARE)]),
-    "folded": Folded(ODD, [Text(ODD), Table("inner", ("x", "y"), [("1", "2")])]),
+    "folded": Folded(ODD, [Text(ODD), DataTable("inner", ("x", "y"), [("1", "2")])]),
     "preformatted": Preformatted(f"{ODD}\n  indented"),
 }
 
@@ -43,7 +54,7 @@ def test_headings_are_one_title_and_a_heading_for_each_section():
 
 
 def test_a_table_says_what_it_is_and_what_its_cells_are_about():
-    page = Reader(page_of(Table("all of it", ("", "teacher"), [("a", "1"), ("b", "2")])))
+    page = Reader(page_of(DataTable("all of it", ("", "teacher"), [("a", "1"), ("b", "2")])))
     assert len(page.named("caption")) == 1 and "all of it" in page.text
     assert [head["scope"] for head in page.named("th")] == ["col", "row", "row"]
     assert len(page.named("td")) == 3  # the corner, which is no heading, and two numbers
@@ -51,10 +62,10 @@ def test_a_table_says_what_it_is_and_what_its_cells_are_about():
 
 def test_columns_of_words_stand_at_the_left_and_numbers_at_the_right():
     rows = [("a", "1.5x", "-", "", "torch 2", "3"), ("b", "-0.2", "+7%", "4", "2.1", "none")]
-    assert Table("t", "uvwxyz", rows).wordy == [False, False, False, True, True]
-    heads = [head.get("class") for head in Reader(page_of(Table("t", "uvwxyz", rows))).named("th")[:6]]
+    assert DataTable("t", "uvwxyz", rows).wordy == [False, False, False, True, True]
+    heads = [head.get("class") for head in Reader(page_of(DataTable("t", "uvwxyz", rows))).named("th")[:6]]
     assert heads == [None, None, None, None, "words", "words"]
-    assert "words" not in page_of(Table("t", "uv", [])).partition("<body>")[2]
+    assert "words" not in page_of(DataTable("t", "uv", [])).partition("<body>")[2]
 
 
 def test_a_wide_table_can_be_scrolled_by_keyboard():

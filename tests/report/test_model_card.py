@@ -9,7 +9,8 @@ from huggingface_hub import ModelCard
 from small_world import recipe_values, write_data, write_model
 
 from secateur.methods import METHODS
-from secateur.report.model_card import card, source_of
+from secateur.report.model_card import card, paper_of
+from secateur.report.report_text import footnotes, score_table
 from secateur.run import pipeline, recipe
 from secateur.surgery.checkpoint import load
 
@@ -41,8 +42,8 @@ def test_a_finished_run_has_a_card_that_hubs_can_read(finished):
 def test_the_card_tells_every_number_of_the_report_with_its_protocol(finished):
     folder, report = finished
     text = (folder / "model" / "README.md").read_text()
-    assert all(f"| {' | '.join(row)} |" in text for row in report.table())
-    assert all(note in text for note in report.footnotes())
+    assert all(f"| {' | '.join(row)} |" in text for row in score_table(report))
+    assert all(note in text for note in footnotes(report))
     assert "licence apache-2.0, which this model carries" in text
     assert report.data in text
 
@@ -65,10 +66,10 @@ def test_hub_names_are_named_and_a_silent_licence_is_told(finished):
     text = card(type(report)(**told), load(folder / "model"))
     header = yaml.safe_load(text.split("---\n")[1])
     assert header["base_model"] == "someone/some-bert" and header["datasets"] == "glue/sst2"
-    assert "license" not in header and "names no licence: ask its makers" in text
+    assert "license" not in header and "names no licence: ask its authors" in text
 
 
 @pytest.mark.parametrize("name", METHODS.all())
 def test_every_method_says_where_it_is_from(name):
-    line = source_of(METHODS.get(name))
+    line = paper_of(METHODS.get(name))
     assert len(line) > 20 and not line.endswith(".")

@@ -11,10 +11,12 @@ from typer.testing import CliRunner
 
 from secateur.cli import app
 from secateur.report.report import Report
-from secateur.report.run_log import Record, read
+from secateur.report.report_text import footnotes, score_table, to_markdown
+from secateur.report.run_log import RunLog, read
+from secateur.report.run_page import to_html, write
 from secateur.system.errors import UserError
 
-NOTHING = Record((), None, None, 0)
+NOTHING = RunLog((), None, None, 0)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def whole(tmp_path_factory):
 
 
 def test_the_table_has_every_number():
-    assert REPORT.table() == [
+    assert score_table(REPORT) == [
         ("accuracy", "0.9000", "0.8730"),
         ("retention", "100%", "97.0%"),
         ("density, prunable", "1", "0.0499"),
@@ -44,14 +46,14 @@ def test_retention_is_the_main_scores_ratio():
 def test_a_teacher_that_scores_0_has_no_retention(tmp_path):
     report = replace(REPORT, metric="matthews", teacher_scores={"matthews": 0.0}, scores={"matthews": 0.1})
     assert report.retention is None
-    assert report.table()[1] == ("retention", "100%", "-")
+    assert score_table(report)[1] == ("retention", "100%", "-")
     report.save(tmp_path)
     assert json.loads((tmp_path / "report.json").read_text())["retention"] is None
     assert Report.load(tmp_path) == report
 
 
 def test_markdown_tells_numbers_structure_and_protocol():
-    lines = REPORT.to_markdown().splitlines()
+    lines = to_markdown(REPORT).splitlines()
     assert lines[0] == "# grain at density 0.05"
     assert "| accuracy | 0.9000 | 0.8730 |" in lines
     assert "| 0 | 2/4 | 3/32 | 5/32 | 7/48 |  |" in lines
@@ -65,28 +67,29 @@ def test_markdown_tells_numbers_structure_and_protocol():
         "a CPU",
     ):
         assert part in notes
-    assert "latency" not in replace(REPORT, latency=[]).to_markdown()
+    assert "latency" not in to_markdown(replace(REPORT, latency=[]))
 
 
 def test_a_time_is_shown_asked_predicted_and_measured(tmp_path):
     recipe = {**REPORT.recipe, "target": {"density": None, "latency": 5.0, "speedup": None}}
     report = replace(REPORT, recipe=recipe, target=TARGET)
-    assert report.table()[-3:] == [
+    assert score_table(report)[-3:] == [
         ("asked 1 x 32, ms", "", "5.00 (4.0x)"),
         ("predicted 1 x 32, ms", "20.00", "4.90 (4.1x)"),
         ("measured 1 x 32, ms", "20.02", "5.20 (3.9x)"),
     ]
-    assert report.to_markdown().startswith("# grain at 5 ms\n")
+    assert to_markdown(report).startswith("# grain at 5 ms\n")
     assert replace(report, recipe={**recipe, "target": {"density": None, "latency": None, "speedup": 4.0}}).aim == "4x"
-    assert any(note.startswith("asked, predicted") and "2 threads" in note for note in report.footnotes())
+    assert any(note.startswith("asked, predicted") and "2 threads" in note for note in footnotes(report))
     report.save(tmp_path)
     assert Report.load(tmp_path) == report
 
 
 def test_save_and_load(tmp_path):
+    write(REPORT, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"report.md", "report.html"}, "the run is not done"
     REPORT.save(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"report.json", "report.md", "report.html"}
-    assert (tmp_path / "report.md").read_text(encoding="utf-8") == REPORT.to_markdown()
+    assert (tmp_path / "report.md").read_text(encoding="utf-8") == to_markdown(REPORT)
     assert json.loads((tmp_path / "report.json").read_text()) == REPORT.to_dict()
     assert Report.load(tmp_path) == REPORT
 
@@ -134,10 +137,10 @@ def test_the_page_of_a_whole_run(whole):
 
 
 def test_the_page_tells_the_numbers_their_protocol_and_where_they_come_from():
-    page = Reader(REPORT.to_html(NOTHING)).text
-    for row in REPORT.table():
+    page = Reader(to_html(REPORT, NOTHING)).text
+    for row in score_table(REPORT):
         assert "".join(row) in page
-    for part in (*REPORT.footnotes(), "97.0% of the teacher 0.9000", "4.90-5.20", "1.90-2.30", "torch2.13.0"):
+    for part in (*footnotes(REPORT), "97.0% of the teacher 0.9000", "4.90-5.20", "1.90-2.30", "torch2.13.0"):
         assert part in page
     for part in ("data fingerprint0123", "train rows67,349", "method: {name: grain}", "m on d"):
         assert part in page
@@ -151,10 +154,10 @@ def test_lines_and_bands_are_told_in_words(whole):
 
 
 def test_what_a_run_did_not_write_is_left_out():
-    page = REPORT.to_html(NOTHING)
+    page = to_html(REPORT, NOTHING)
     assert headings(page) == ["Result", "What survived", "Latency", "How it was made"]
     assert captions(page) == ["FFN neurons of each layer"]
-    bare = replace(REPORT, latency=[]).to_html(NOTHING)
+    bare = to_html(replace(REPORT, latency=[]), NOTHING)
     assert headings(bare) == ["Result", "What survived", "How it was made"]
     assert "speed" not in bare.partition("</dl>")[0]
 
@@ -168,14 +171,14 @@ def test_logs_without_times_evaluations_counts_or_memory_leave_their_pictures_ou
         replace(stage, rates=([], []), lines=[without_memory(line) for line in stage.lines if "eval_loss" not in line])
         for stage in read(whole).stages
     ]
-    page = REPORT.to_html(Record(tuple(bare), None, None, 0))
+    page = to_html(REPORT, RunLog(tuple(bare), None, None, 0))
     assert headings(page) == ["Result", "What survived", "Over the run", "Latency", "How it was made"]
     assert captions(page)[1:] == ["Density", "Terms of the loss, on a logarithmic scale"]
 
 
 def test_terms_that_have_no_logarithm_are_drawn_as_they_are(tmp_path):
     write_lines(tmp_path / "log.jsonl", [{**line, "loss_hidden": 0.0} for line in logged() if "loss_hidden" in line])
-    assert "Terms of the loss" in captions(REPORT.to_html(read(tmp_path)))
+    assert "Terms of the loss" in captions(to_html(REPORT, read(tmp_path)))
 
 
 def test_heads_that_live_and_die_whole_are_drawn_once(tmp_path):
@@ -186,25 +189,25 @@ def test_heads_that_live_and_die_whole_are_drawn_once(tmp_path):
 
 def test_the_stream_is_drawn_where_it_was_cut(tmp_path):
     whole, cut = ([{"layer": "stream", "hidden": hidden}] for hidden in ("16/16", "9/16"))
-    assert captions(replace(REPORT, structure=whole).to_html(NOTHING)) == []
-    assert captions(replace(REPORT, structure=cut).to_html(NOTHING)) == ["Dims of the stream"]
+    assert captions(to_html(replace(REPORT, structure=whole), NOTHING)) == []
+    assert captions(to_html(replace(REPORT, structure=cut), NOTHING)) == ["Dims of the residual stream"]
 
 
 def test_a_time_that_was_asked_for_is_on_the_page():
     recipe = {**REPORT.recipe, "target": {"density": None, "latency": 5.0, "speedup": None}}
-    page = Reader(replace(REPORT, recipe=recipe, target=TARGET, latency=[]).to_html(NOTHING)).text
+    page = Reader(to_html(replace(REPORT, recipe=recipe, target=TARGET, latency=[]), NOTHING)).text
     for part in ("asked5.004.0x", "predicted20.004.904.1x", "measured20.025.203.9x", "5.2 ms at 1 x 32"):
         assert part in page.replace("\n", "")
 
 
 def test_scores_on_rows_that_were_held_out_say_so(whole):
     report = replace(REPORT, recipe={**REPORT.recipe, "training": {"select": 1500}})
-    page = report.to_html(replace(NOTHING, stages=read(whole).stages))
+    page = to_html(report, replace(NOTHING, stages=read(whole).stages))
     assert "accuracy on 1,500 rows held out of training" in captions(page)
 
 
 def test_lines_of_a_log_that_cannot_be_read_are_counted():
-    page = REPORT.to_html(replace(NOTHING, unread=7))
+    page = to_html(REPORT, replace(NOTHING, unread=7))
     assert "lines of the logs that cannot be read and are left out: 7" in page
 
 
@@ -215,15 +218,14 @@ def test_names_of_models_and_data_are_text():
         recipe={**REPORT.recipe, "model": odd, "data": {"source": odd}, "method": {"name": odd}},
         metric="accuracy",
     )
-    page = Reader(report.to_html(NOTHING))
+    page = Reader(to_html(report, NOTHING))
     assert not page.named("script") and page.text.count(odd) >= 6
 
 
 def test_a_page_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "report.html").mkdir()
     with pytest.raises(UserError, match=r"cannot write .*report\.html"):
-        REPORT.save(tmp_path)
-    assert not (tmp_path / "report.json").exists(), "the run is not done"
+        write(REPORT, tmp_path)
 
 
 def test_the_verb_makes_the_same_pages_again(whole, tmp_path):
@@ -283,7 +285,7 @@ def test_no_report_is_refused(tmp_path):
 
 def test_peaks_of_memory_are_told_with_the_run_last():
     kept = {"run": {"resident": 3_000_000_000, "allocated": 5_000_000}, "prune": {"resident": 2_000_400_000}}
-    noted = replace(REPORT, memory={**kept, "counted": "bytes at the highest"}).footnotes()
+    noted = footnotes(replace(REPORT, memory={**kept, "counted": "bytes at the highest"}))
     assert "peak memory, resident, MB: prune 2,000, run 3,000 (bytes at the highest)" in noted
     assert "peak memory, allocated, MB: run 5 (bytes at the highest)" in noted
-    assert not any("peak memory" in note for note in REPORT.footnotes())
+    assert not any("peak memory" in note for note in footnotes(REPORT))

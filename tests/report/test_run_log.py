@@ -5,7 +5,7 @@ import json
 import pytest
 from made_up_run import logged, write_lines, write_model
 
-from secateur.report.run_log import Pruned, read
+from secateur.report.run_log import KeptUnits, read
 from secateur.system.errors import UserError
 
 
@@ -25,7 +25,7 @@ def stage_of(folder, lines):
 
 def test_an_empty_folder_has_nothing_on_record(tmp_path):
     record = read(tmp_path)
-    assert (record.stages, record.pruned, record.survivors, record.unread) == ((), None, None, 0)
+    assert (record.stages, record.kept_units, record.survivors, record.unread) == ((), None, None, 0)
 
 
 def test_stages_come_in_the_order_in_which_they_ran(tmp_path):
@@ -78,7 +78,9 @@ def test_what_was_pruned_when(tmp_path):
     counts = [(4, 24, 9), (8, 20, 8), (8, 16, 7), (12, 2, 1)]
     lines = [line(step, progress=step / 40, kept={"0.ffn": ffn, "hidden": hidden}) for step, ffn, hidden in counts]
     write_lines(tmp_path / "pruned.jsonl", lines)
-    assert read(tmp_path).pruned == Pruned(20, {"0.ffn": ([4, 8, 12], [24, 16, 2]), "hidden": ([4, 8, 12], [9, 7, 1])})
+    assert read(tmp_path).kept_units == KeptUnits(
+        20, {"0.ffn": ([4, 8, 12], [24, 16, 2]), "hidden": ([4, 8, 12], [9, 7, 1])}
+    )
 
 
 @pytest.mark.parametrize("units", [("ffn", "qk", "vo"), ("hidden", "head", "sublayer", "ffn"), ("layer", "qk")])

@@ -15,6 +15,7 @@ from secateur import load
 from secateur.budget.latency import LatencyTable
 from secateur.deploy.verify import verify
 from secateur.report.report import Report
+from secateur.report.report_text import footnotes, score_table
 from secateur.run import distillation, pipeline, recipe, run_data
 from secateur.run.accounting import Accounting
 from secateur.run.context import Context
@@ -95,7 +96,7 @@ def test_every_stage_has_a_peak_of_memory_and_the_run_the_highest(finished):
     peaks = {name: kept["resident"] for name, kept in report.memory.items() if name != "counted"}
     assert set(peaks) == {"teacher", "cache", "prune", "recover", "measure", "run"}
     assert peaks["run"] == max(peaks.values()) and min(peaks.values()) > 1e8  # PyTorch alone is more
-    assert f"recover {peaks['recover'] / 1e6:,.0f}" in " ".join(report.footnotes())
+    assert f"recover {peaks['recover'] / 1e6:,.0f}" in " ".join(footnotes(report))
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     highest = 1.02 * peaks["run"] / 1e6  # Linux counts pages on each core, and adds them up now and then
     assert all(0 < line["anonymous_mb"] <= 1.02 * line["resident_mb"] <= 1.02 * highest for line in lines)
@@ -123,10 +124,10 @@ def test_batches_of_training_are_padded_to_few_lengths(values, tmp_path, longest
 
 def test_the_table_and_its_footnotes_name_every_number(finished):
     _, report = finished
-    labels = [what for what, _, _ in report.table()]
+    labels = [what for what, _, _ in score_table(report)]
     assert labels[:4] == ["accuracy", "retention", "density, prunable", "density, whole model"]
     assert {"parameters", "weights, MB", "latency 1 x 8, ms", "speed-up 1 x 8"} <= set(labels)
-    notes = " ".join(report.footnotes())
+    notes = " ".join(footnotes(report))
     assert "4 validation rows" in notes and "median of 2 forwards" in notes
 
 

@@ -54,8 +54,10 @@ from secateur.measure.evaluation import encoded, scores
 from secateur.measure.inspection import inspect
 from secateur.measure.latency_sweep import measure_again, measure_latency, target_reached
 from secateur.methods import METHODS
+from secateur.report import run_page
 from secateur.report.recipe_keys import dotted
-from secateur.report.report import Report, aimed, written
+from secateur.report.report import Report
+from secateur.report.report_text import score_text, target_table
 from secateur.run import new_model, pipeline, recipe
 from secateur.run.density_sweep import sweep
 from secateur.run.new_tokenizer import ALGORITHMS
@@ -402,7 +404,7 @@ def cut_model(
     else:
         console.show_inspection(found)
         if target is not None:
-            console.show_table(("", "dense", "cut"), aimed(target))
+            console.show_table(("", "dense", "cut"), target_table(target))
         console.show_lines(f"The model is in {output}.")
 
 
@@ -472,7 +474,7 @@ def evaluate(
     if as_json:
         console.show_json({"metric": wanted.metric, "scores": found, "rows": count})
     else:
-        console.show_table(("", "score"), [(name, written(score)) for name, score in found.items()])
+        console.show_table(("", "score"), [(name, score_text(score)) for name, score in found.items()])
         console.show_lines(f"on {count:,} validation rows of {data}")
 
 
@@ -483,7 +485,7 @@ def report_run(
 ) -> None:
     """Write the pages of a finished run again: report.md and report.html, from its report, its plan and its logs."""
     found = Report.load(folder)
-    found.write(folder)
+    run_page.write(found, folder)
     if as_json:
         console.show_json(found.to_dict())
     else:

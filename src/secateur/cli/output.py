@@ -29,9 +29,11 @@ from secateur.measure.benchmark import BenchmarkResult
 from secateur.measure.inspection import captions, drawn, saved
 from secateur.measure.prepared_models import BASELINE
 from secateur.measure.sensitivity import Sensitivity
+from secateur.report import comparison_text, sensitivity_page
 from secateur.report.comparison import Comparison
-from secateur.report.report import Report, written
-from secateur.report.sensitivity_page import ScoreTable, notes, score_tables
+from secateur.report.report import Report
+from secateur.report.report_text import footnotes, score_table, score_text, subject, title
+from secateur.report.sensitivity_page import ScoreTable
 from secateur.system import processes
 
 PIPED_WIDTH = 200
@@ -91,10 +93,8 @@ def show_names(kinds: Mapping[str, Mapping[str, str]]) -> None:
 
 def show_report(report: Report, folder: Path) -> None:
     """The last table of a run, its protocol, and how to use what it made."""
-    recipe = report.recipe
-    title = f"{recipe['model']} on {recipe['data']['source']}: {report.title}"
-    show_table(("", "teacher", "pruned"), report.table(), title)
-    for note in report.footnotes():
+    show_table(("", "teacher", "pruned"), score_table(report), f"{subject(report)}: {title(report)}")
+    for note in footnotes(report):
         OUT.print(f"- {note}", style="dim")
     show_lines("", f"The model is in {folder / 'model'}, the report in {folder / 'report.html'}. To load it:", "")
     show_lines("    import secateur", f'    model = secateur.load("{folder / "model"}")')
@@ -106,12 +106,12 @@ def show_walk(reports: Sequence[Report], folder: Path) -> None:
     recipe, metric = first.recipe, first.metric
     shapes = [f"{one['protocol']['batch']} x {one['protocol']['tokens']}" for one in first.latency]
     columns = ("", metric, "retention", "parameters", *(f"speed-up {shape}" for shape in shapes), "model")
-    teacher = (written(first.teacher_scores[metric]), "100%", f"{first.parameters['teacher']:,}")
+    teacher = (score_text(first.teacher_scores[metric]), "100%", f"{first.parameters['teacher']:,}")
     rows: list[Sequence[str]] = [("teacher", *teacher)]
     rows += [
         (
             report.aim,
-            written(report.scores[metric]),
+            score_text(report.scores[metric]),
             "-" if report.retention is None else f"{report.retention:.1%}",
             f"{report.parameters['model']:,}",
             *(f"{one['speed_up']:.1f}x" for one in report.latency),
@@ -120,7 +120,7 @@ def show_walk(reports: Sequence[Report], folder: Path) -> None:
         for report in reports
     ]
     show_table(columns, rows, f"{recipe['model']} on {recipe['data']['source']}: {recipe['method']['name']}")
-    for note in reports[-1].footnotes():
+    for note in footnotes(reports[-1]):
         OUT.print(f"- {note}", style="dim")
     show_lines("", "To see them side by side:", "", f"    secateur compare {folder} --output comparison")
 
@@ -158,16 +158,16 @@ def show_inspection(found: Mapping[str, Any]) -> None:
 
 def show_comparison(found: Comparison) -> None:
     """A row a point, and what the numbers mean."""
-    show_table(*found.table(), found.title)
-    for note in found.notes():
+    show_table(*comparison_text.table(found), comparison_text.title(found))
+    for note in comparison_text.notes(found):
         OUT.print(f"- {note}", style="dim", soft_wrap=True)
 
 
 def show_sensitivity(found: Sensitivity, name: str) -> None:
     """Side by side a table for each kind of groups; scores stand out by how many standard errors they have lost."""
     OUT.print(f"{name}: {found.metric} with one group at a time cut to a density", style="bold", soft_wrap=True)
-    OUT.print(Columns([_score_table(found, table) for table in score_tables(found)]))
-    for note in (f"{ALARMS[0]} standard error lost: yellow, {ALARMS[1]}: red", *notes(found)):
+    OUT.print(Columns([_score_table(found, table) for table in sensitivity_page.score_tables(found)]))
+    for note in (f"{ALARMS[0]} standard error lost: yellow, {ALARMS[1]}: red", *sensitivity_page.notes(found)):
         OUT.print(f"- {note}", style="dim", soft_wrap=True)
 
 
@@ -305,7 +305,7 @@ def show_scores(told: Mapping[str, Any] | None) -> None:
     """The scores of a model and of its export, if they were taken, and how."""
     if told is None:
         return
-    both = [(name, written(score), written(told["exported"][name])) for name, score in told["source"].items()]
+    both = [(name, score_text(score), score_text(told["exported"][name])) for name, score in told["source"].items()]
     show_table(("", "source", "exported"), both)
     show_lines(f"on {told['rows']:,} validation rows, {told['batch']} to a batch")
 

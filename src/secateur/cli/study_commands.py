@@ -36,9 +36,9 @@ from secateur.measure.evaluation import encoded, scores
 from secateur.measure.inspection import inspect
 from secateur.measure.model_size import disk_bytes
 from secateur.measure.sensitivity import DENSITIES, GRADIENT, ROWS, UNITS, sensitivity
-from secateur.report import comparison_page, sensitivity_page
-from secateur.report.comparison import Entry, Shape, Time
-from secateur.run.finished_runs import TOLD, Finished, compare, read
+from secateur.report import comparison_page, comparison_text, sensitivity_page
+from secateur.report.comparison import ScoredModel, Shape, Timing
+from secateur.run.finished_runs import KEPT_PROTOCOL, FinishedRun, compare, read
 from secateur.system.errors import UserError
 from secateur.tasks import task as tasks
 
@@ -77,19 +77,23 @@ def compare_runs(
     measured = _measured(found, outside, shapes, repeats, threads) if measure else None
     table = compare(found, outside, measured)
     if output is not None:
-        told = json.dumps(table.to_dict(), indent=1) + "\n"
+        told = json.dumps(comparison_text.to_dict(table), indent=1) + "\n"
         _write(
             output,
-            {"compare.html": comparison_page.to_html(table), "compare.md": table.to_markdown(), "compare.json": told},
+            {
+                "compare.html": comparison_page.to_html(table),
+                "compare.md": comparison_text.to_markdown(table),
+                "compare.json": told,
+            },
         )
     if as_json:
-        console.show_json(table.to_dict())
+        console.show_json(comparison_text.to_dict(table))
     else:
         console.show_comparison(table)
         _show_pages(output, "compare")
 
 
-def _outside(runs: Sequence[Finished], places: Sequence[str], data: str | None) -> list[Entry]:
+def _outside(runs: Sequence[FinishedRun], places: Sequence[str], data: str | None) -> list[ScoredModel]:
     """Models that no run made, on the rows that the runs were scored on."""
     if not places:
         return []
@@ -99,7 +103,7 @@ def _outside(runs: Sequence[Finished], places: Sequence[str], data: str | None) 
     return [_scored(place, task, max_length, whole) for place in places]
 
 
-def _task_of(run: Finished, data: str | None) -> tasks.Task:
+def _task_of(run: FinishedRun, data: str | None) -> tasks.Task:
     """The data of a run, opened again.
 
     Raises:
@@ -118,13 +122,13 @@ def _task_of(run: Finished, data: str | None) -> tasks.Task:
     return task
 
 
-def _scored(place: str, task: tasks.Task, max_length: int, whole: int | None) -> Entry:
+def _scored(place: str, task: tasks.Task, max_length: int, whole: int | None) -> ScoredModel:
     """One model on the validation rows; its density is of `whole`, the prunable parameters of the runs' teacher."""
     model = open_model(place)
     tokenizer = fitting_tokenizer(task, model, place)
     found = scores(model, task, encoded(task, "validation", tokenizer, max_length), tokenizer)
     kept, compact = _prunable(model, "kept"), bool(getattr(model.config, "secateur", None))
-    return Entry(
+    return ScoredModel(
         place=place,
         score=found[task.metric],
         density=kept / whole if kept is not None and whole else None,
@@ -142,8 +146,12 @@ def _prunable(model: PreTrainedModel, part: str) -> int | None:
 
 
 def _measured(
-    runs: Sequence[Finished], outside: Sequence[Entry], shapes: Sequence[Shape], repeats: int, threads: int | None
-) -> dict[str, dict[Shape, Time]]:
+    runs: Sequence[FinishedRun],
+    outside: Sequence[ScoredModel],
+    shapes: Sequence[Shape],
+    repeats: int,
+    threads: int | None,
+) -> dict[str, dict[Shape, Timing]]:
     """The times of all models in one benchmark, by their places; speed-ups are over each run's own teacher."""
     teachers = {str(run.folder): run.teacher for run in runs}
     places = dict.fromkeys([*teachers.values(), *(entry.place for entry in outside), *teachers])
@@ -156,12 +164,12 @@ def _measured(
         say=lambda line: console.ERR.print(line, soft_wrap=True),
     )
     medians = {(one.model, one.batch, one.tokens): one.latency_ms for one in found}
-    times: dict[str, dict[Shape, Time]] = {place: {} for place in places}
+    times: dict[str, dict[Shape, Timing]] = {place: {} for place in places}
     for one in found:
         dense = medians.get((teachers.get(one.model, one.model), one.batch, one.tokens))
         speed_up = None if dense is None else dense / one.latency_ms
-        times[one.model][one.batch, one.tokens] = Time(
-            one.latency_ms, speed_up, {key: one.protocol[key] for key in TOLD}
+        times[one.model][one.batch, one.tokens] = Timing(
+            one.latency_ms, speed_up, {key: one.protocol[key] for key in KEPT_PROTOCOL}
         )
     return times
 

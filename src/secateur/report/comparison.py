@@ -1,31 +1,29 @@
-"""Runs beside each other: one table, and score against density, size and speed, over runs, methods and seeds.
+"""Runs compared: scores against density, size and speed, over runs, methods and seeds.
 
-Runs whose recipes differ in the seed alone are one point: their mean, and the lowest and the highest. The dense
-teachers are points too, and so is any model from outside that was scored on the same rows. A latency in a report is of
-its own moment; the ratio to the dense model in the same turns is not, so speed-ups are what is compared, unless all
-models were measured now, in turn.
+Runs whose recipes differ only in the seed are one point, with their mean, lowest and highest values. The dense teachers
+are points too, and so is any other model that was scored on the same rows. The latency in a report depends on the state
+of the machine at that time; the ratio to the dense model, measured in turn, does not. Therefore speed-ups are compared,
+unless all models are measured again, in turn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import sqrt
 from statistics import fmean
 from typing import Any
 
-from secateur.report.report import markdown_table
-
 SCORE = ".4f"
-KINDS = TEACHER, OUTSIDE, RUN = "teacher", "outside", "run"
+"""The format of a score."""
+ORIGINS = TEACHER, OUTSIDE, RUN = "teacher", "outside", "run"
 
 Shape = tuple[int, int]
 """(batch, tokens)"""
 
 
 @dataclass(frozen=True)
-class Time:
-    """One model at one shape: its speed-up over its dense teacher in the same turns, and the median that it is of.
+class Timing:
+    """The median latency of one model at one shape, and its speed-up over its dense teacher, measured in turn.
 
     `protocol` is how it was measured: threads, dtype, runtime, device, machine, repeats.
     """
@@ -36,15 +34,15 @@ class Time:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One model that was scored.
+class ScoredModel:
+    """One model and its score.
 
     Attributes:
         place: the run's folder, or the model's.
-        score: on the rows that all entries share.
-        teacher: the dense teacher's place and score; its own of a teacher, of a model from outside None.
-        density: fraction kept of the teacher's prunable parameters; None where that means nothing.
-        bytes: of the weights, in float32 for a dense model.
+        score: on the rows that all models share.
+        density: fraction kept of the teacher's prunable parameters; None where that is not defined.
+        bytes: of the weights; in float32 for a dense model.
+        teacher: the dense teacher's place and score; for a teacher its own, for a model from outside None.
         times: by (batch, tokens).
     """
 
@@ -54,7 +52,7 @@ class Entry:
     parameters: int
     bytes: int
     teacher: tuple[str, float] | None = None
-    times: Mapping[Shape, Time] = field(default_factory=dict)
+    times: Mapping[Shape, Timing] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; `retention` included."""
@@ -73,41 +71,49 @@ class Entry:
 
 @dataclass(frozen=True)
 class Point:
-    """What is one row of the table and one dot: `entries` differ in the seed alone.
+    """One row of the table and one dot of the pictures: `models` differ only in the seed.
 
-    `kind` is `RUN`, `TEACHER` or `OUTSIDE`; `series` is what dots of one colour share.
+    `origin` is `RUN`, `TEACHER` or `OUTSIDE`; dots of one `series` share a colour.
     """
 
     name: str
-    kind: str
+    origin: str
     series: str
-    entries: tuple[Entry, ...]
+    models: tuple[ScoredModel, ...]
 
-    def values(self, of: Callable[[Entry], float | None]) -> list[float]:
-        """A value of each entry; none at all where one lacks it."""
-        found = [value for value in map(of, self.entries) if value is not None]
-        return found if len(found) == len(self.entries) else []
+    def values(self, of: Callable[[ScoredModel], float | None]) -> list[float]:
+        """A value of each model; empty if any model lacks it."""
+        values = [value for value in map(of, self.models) if value is not None]
+        return values if len(values) == len(self.models) else []
 
     @property
     def score(self) -> float:
-        """Mean over the entries."""
-        return fmean(entry.score for entry in self.entries)
+        """Mean over the models."""
+        return fmean(model.score for model in self.models)
 
 
 @dataclass(frozen=True)
-class Axis:
-    """Something to pay for a score: how it is called, read and written, and whether less of it is better."""
+class Criterion:
+    """A cost, or a benefit, to weigh against the score.
+
+    Attributes:
+        name: as it is shown.
+        of: its value for a model, None if the model lacks it.
+        form: the format of its values.
+        less: whether smaller values are better.
+        logarithmic: whether it is drawn on a logarithmic scale.
+    """
 
     name: str
-    of: Callable[[Entry], float | None]
+    of: Callable[[ScoredModel], float | None]
     form: str
     less: bool = True
     logarithmic: bool = False
 
     def value(self, point: Point) -> float | None:
-        """Mean over the point's entries; None where one lacks it."""
-        found = point.values(self.of)
-        return fmean(found) if found else None
+        """Mean over the point's models; None if any model lacks it."""
+        values = point.values(self.of)
+        return fmean(values) if values else None
 
 
 @dataclass(frozen=True)
@@ -115,9 +121,9 @@ class Comparison:
     """Points that were scored on the same rows.
 
     Attributes:
-        metric: the score's name; `greater` says whether more of it is better.
+        metric: the score's name; `greater` is whether larger scores are better.
         data: fingerprint of the data; `rows` is the number of validation rows.
-        measured: whether all latencies are of one contest, in turn; else speed-ups are of each run's own.
+        measured: whether all latencies are of one benchmark, in turn; otherwise speed-ups are those of each run.
         remarks: what was left out, and why.
     """
 
@@ -126,16 +132,16 @@ class Comparison:
     data: str
     rows: int
     points: tuple[Point, ...]
-    axes: tuple[Axis, ...]
+    criteria: tuple[Criterion, ...]
     measured: bool = False
     remarks: tuple[str, ...] = ()
 
-    def front(self, axis: Axis) -> list[Point]:
-        """The points that no other one beats in score and on the axis, both as they are written; the cheapest first."""
-        sign, direction = (-1.0 if self.greater else 1.0), (1.0 if axis.less else -1.0)
-        values = [(axis.value(point), point) for point in self.points]
+    def front(self, criterion: Criterion) -> list[Point]:
+        """The Pareto front of score and criterion, both rounded as they are shown; the best criterion first."""
+        sign, direction = (-1.0 if self.greater else 1.0), (1.0 if criterion.less else -1.0)
+        values = [(criterion.value(point), point) for point in self.points]
         placed = [
-            (direction * _rounded(value, axis.form), sign * _rounded(point.score, SCORE), point)
+            (direction * _rounded(value, criterion.form), sign * _rounded(point.score, SCORE), point)
             for value, point in values
             if value is not None
         ]
@@ -145,102 +151,44 @@ class Comparison:
             if not any(c <= cost and s <= loss and (c, s) != (cost, loss) for c, s, _ in placed)
         ]
 
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        """Head and rows: every point with its means and spreads, and a star at each axis on whose front it is."""
-        head = ["", "runs", self.metric, "retention", *(axis.name for axis in self.axes)]
-        fronts = {axis.name: self.front(axis) for axis in self.axes}
-        rows = []
-        for number, point in enumerate(self.points, 1):
-            retained = point.values(lambda entry: entry.retention)
-            row = [f"{number:2} {point.name}", str(len(point.entries)), _spread(point.values(score_of), SCORE)]
-            row.append(f"{fmean(retained):.1%}" if retained else "-")
-            for axis in self.axes:
-                star = "*" if point in fronts[axis.name] else ""
-                row.append(_spread(point.values(axis.of), axis.form, star))
-            rows.append(row)
-        return head, rows
-
-    def notes(self) -> list[str]:
-        """What the numbers mean."""
-        notes = [
-            f"{self.metric} on the same {self.rows:,} validation rows (data {self.data}); runs of one recipe but for "
-            "the seed are one row: their mean (lowest-highest)",
-            "*: no other row has both as good a score and as little of this, by their means as written here",
-            "density: weights and inner biases kept in the layers, over the dense teacher's",
-        ]
-        best = max(point.score for point in self.points)
-        if 0.0 < best < 1.0:
-            notes.append(
-                f"for scale: a share of {best:.2f} of {self.rows:,} rows has a standard error of "
-                f"{sqrt(best * (1 - best) / self.rows):.4f} (binomial): rows closer than that are not told apart"
-            )
-        return [*notes, self._speed_told(), *self.remarks]
-
     @property
     def protocol(self) -> Mapping[str, Any] | None:
-        """How the times were measured; None where there are none to compare."""
-        entries = (entry for point in self.points for entry in point.entries)
-        return next((time.protocol for entry in entries for time in entry.times.values()), None)
-
-    def _speed_told(self) -> str:
-        p, count = self.protocol, sum(len(point.entries) for point in self.points)
-        if p is None:
-            return "speed: nothing to compare in the reports; --measure measures all models now, in turn"
-        how = "over its dense teacher, as each run measured the two in turn, at its own moment"
-        if self.measured:
-            how = f"median of {p['repeats']} forwards, all {count} models now, in turn"
-        return f"speed: {how}; threads {p['threads']}, {p['dtype']}, {p['runtime']}, {p['machine']}"
+        """How the times were measured; None if there are none to compare."""
+        models = (model for point in self.points for model in point.models)
+        return next((time.protocol for model in models for time in model.times.values()), None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        fronts = {axis.name: self.front(axis) for axis in self.axes}
-        points = [
-            {
-                "name": point.name,
-                "kind": point.kind,
-                "series": point.series,
-                "n": len(point.entries),
-                "score": _statistics(point.values(score_of)),
-                "axes": {axis.name: _statistics(point.values(axis.of)) for axis in self.axes},
-                "front": [axis.name for axis in self.axes if point in fronts[axis.name]],
-                "entries": [entry.to_dict() for entry in point.entries],
-            }
-            for point in self.points
-        ]
-        plain = {"metric": self.metric, "greater_is_better": self.greater, "data": self.data, "rows": self.rows}
-        told = {"measured": self.measured, "protocol": self.protocol and dict(self.protocol)}
-        return {**plain, **told, "points": points, "notes": self.notes()}
+        return {
+            "metric": self.metric,
+            "greater_is_better": self.greater,
+            "data": self.data,
+            "rows": self.rows,
+            "measured": self.measured,
+            "protocol": self.protocol and dict(self.protocol),
+            "points": [self._point(point) for point in self.points],
+        }
 
-    def to_markdown(self) -> str:
-        """The table and the notes."""
-        head, rows = self.table()
-        table = markdown_table(head, [[cell.replace("*", "\\*") for cell in row] for row in rows])
-        return "\n".join([f"# {self.title}", "", *table, "", *(f"- {note}" for note in self.notes())]) + "\n"
-
-    @property
-    def title(self) -> str:
-        """Of a page."""
-        return f"{len(self.points)} models by {self.metric}"
+    def _point(self, point: Point) -> dict[str, Any]:
+        return {
+            "name": point.name,
+            "kind": point.origin,
+            "series": point.series,
+            "n": len(point.models),
+            "score": _statistics(point.values(score_of)),
+            "axes": {criterion.name: _statistics(point.values(criterion.of)) for criterion in self.criteria},
+            "front": [criterion.name for criterion in self.criteria if point in self.front(criterion)],
+            "entries": [model.to_dict() for model in point.models],
+        }
 
 
-def score_of(entry: Entry) -> float:
-    """For `Point.values`."""
-    return entry.score
-
-
-# Written
+def score_of(model: ScoredModel) -> float:
+    """The score, as a function for `Point.values`."""
+    return model.score
 
 
 def _statistics(values: Sequence[float]) -> dict[str, float] | None:
     return {"mean": fmean(values), "lowest": min(values), "highest": max(values)} if values else None
-
-
-def _spread(values: Sequence[float], form: str, star: str = "") -> str:
-    """The mean, starred or not, and the lowest and the highest where they differ."""
-    if not values:
-        return "-"
-    mean, lowest, highest = (format(value, form) for value in (fmean(values), min(values), max(values)))
-    return mean + star if lowest == highest else f"{mean}{star} ({lowest}-{highest})"
 
 
 def _rounded(value: float, form: str) -> float:

@@ -1,78 +1,86 @@
-"""The page of a comparison: what a score costs, drawn, the table, and where the models are."""
+"""The page of a comparison: the score against each criterion in pictures, the table, and the folders of the models."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from secateur.report import html, svg
-from secateur.report.comparison import OUTSIDE, RUN, TEACHER, Axis, Comparison, Point, score_of
+from secateur.report.comparison import OUTSIDE, RUN, TEACHER, Comparison, Criterion, Point, score_of
+from secateur.report.comparison_text import notes, table, title
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
-def to_html(found: Comparison) -> str:
-    """A page of its own: the pictures, the table, the notes, and where the models are."""
-    drawn = html.Gallery([html.Picture(_drawn(found, axis), _caption(found, axis)) for axis in found.axes])
+def to_html(comparison: Comparison) -> str:
+    """A standalone page: the pictures, the table, the notes, and the folders of the models."""
+    pictures = [
+        html.Picture(_drawn(comparison, criterion), _caption(comparison, criterion))
+        for criterion in comparison.criteria
+    ]
     places = [
-        [f"{number} {point.name}", ", ".join(entry.place for entry in point.entries)]
-        for number, point in enumerate(found.points, 1)
+        [f"{number} {point.name}", ", ".join(model.place for model in point.models)]
+        for number, point in enumerate(comparison.points, 1)
     ]
     sections = [
-        html.Section("What a score costs", [drawn, html.Notes(found.notes())]),
-        html.Section("Every model", [html.Table("Mean (lowest-highest); *: on the front", *found.table())]),
-        html.Section("Where they are", [html.Table("Folders", ["", "folders"], places)]),
+        html.Section("What a score costs", [html.Gallery(pictures), html.Notes(notes(comparison))]),
+        html.Section(
+            "Every model", [html.DataTable("Mean (lowest-highest); *: on the Pareto front", *table(comparison))]
+        ),
+        html.Section("Where they are", [html.DataTable("Folders", ["", "folders"], places)]),
     ]
-    return html.render(found.title, sections, f"all on the same {found.rows:,} validation rows")
+    return html.render(title(comparison), sections, f"all on the same {comparison.rows:,} validation rows")
 
 
-# Drawn
-
-
-def _drawn(found: Comparison, axis: Axis) -> str:
-    """Score against one axis: a dot a point, a line from its lowest to its highest, the front joined."""
+def _drawn(comparison: Comparison, criterion: Criterion) -> str:
+    """Score against one criterion: a dot for each point, a bar from its lowest to its highest score, and the front."""
     with svg.style():
         figure = svg.figure(height=300)
         axes = figure.add_subplot()
-        for series, look in _looks(found).items():
-            _dots(axes, axis, [point for point in found.points if point.series == series], look)
-        _joined(found, axes, axis)
-        if axis.logarithmic:
+        for series, look in _looks(comparison).items():
+            _dots(axes, criterion, [point for point in comparison.points if point.series == series], look)
+        _front(comparison, axes, criterion)
+        if criterion.logarithmic:
             axes.set_xscale("log")
             svg.plain_powers(axes.xaxis)
         axes.grid(True, axis="y")
         figure.legend(loc="outside lower center", ncols=3, columnspacing=1.0, handletextpad=0.2)
-        best = ", ".join(f"{point.name} {point.score:.4f}" for point in found.front(axis))
-        return svg.svg(figure, _caption(found, axis), f"On the front: {best}.")
+        best = ", ".join(f"{point.name} {point.score:.4f}" for point in comparison.front(criterion))
+        return svg.svg(figure, _caption(comparison, criterion), f"On the Pareto front: {best}.")
 
 
-def _caption(found: Comparison, axis: Axis) -> str:
-    return f"{found.metric} against {axis.name}"
+def _caption(comparison: Comparison, criterion: Criterion) -> str:
+    return f"{comparison.metric} against {criterion.name}"
 
 
-def _looks(found: Comparison) -> dict[str, tuple[str, str]]:
-    """Series -> colour and marker: ink for what is dense or from outside, a colour for each method."""
-    series = list(dict.fromkeys(point.series for point in found.points if point.kind == RUN))
+def _looks(comparison: Comparison) -> dict[str, tuple[str, str]]:
+    """Series -> colour and marker: neutral ones for dense models and models from outside, a colour for each method."""
+    series = list(dict.fromkeys(point.series for point in comparison.points if point.origin == RUN))
     looks = {name: (svg.SERIES[n % len(svg.SERIES)], "o") for n, name in enumerate(series)}
-    there = {point.kind for point in found.points}
+    origins = {point.origin for point in comparison.points}
     fixed = {TEACHER: (svg.COLOURS["ink"], "D"), OUTSIDE: (svg.COLOURS["muted"], "s")}
-    return {**{kind: look for kind, look in fixed.items() if kind in there}, **looks}
+    return {**{origin: look for origin, look in fixed.items() if origin in origins}, **looks}
 
 
-def _dots(axes: Any, axis: Axis, points: Sequence[Point], look: tuple[str, str]) -> None:
+def _dots(axes: Axes, criterion: Criterion, points: Sequence[Point], look: tuple[str, str]) -> None:
     colour, marker = look
     label = points[0].series
     for point in points:
-        x, scores = axis.value(point), point.values(score_of)
+        x, scores = criterion.value(point), point.values(score_of)
         if x is not None:
             axes.plot([x, x], [min(scores), max(scores)], color=colour, linewidth=1.2, alpha=0.6)
             axes.plot([x], [point.score], marker, color=colour, label=label)
-            label = "_"  # matplotlib leaves such names out of the legend
+            label = "_"  # matplotlib leaves such labels out of the legend
 
 
-def _joined(found: Comparison, axes: Any, axis: Axis) -> None:
-    """The front as a line, each of its points with its number in the table."""
-    front = found.front(axis)
-    xs, scores = [axis.value(point) for point in front], [point.score for point in front]
-    axes.plot(xs, scores, color=svg.COLOURS["muted"], linewidth=1.0, zorder=1)
-    for point, x in zip(front, xs, strict=True):
-        number = str(found.points.index(point) + 1)
+def _front(comparison: Comparison, axes: Axes, criterion: Criterion) -> None:
+    """The Pareto front as a line; each of its points has its number in the table."""
+    placed = [(criterion.value(point), point) for point in comparison.front(criterion)]
+    front = [(x, point) for x, point in placed if x is not None]
+    axes.plot(
+        [x for x, _ in front], [point.score for _, point in front], color=svg.COLOURS["muted"], linewidth=1.0, zorder=1
+    )
+    for x, point in front:
+        number = str(comparison.points.index(point) + 1)
         axes.annotate(number, (x, point.score), (0, 6), textcoords="offset points", ha="center", fontsize=9)

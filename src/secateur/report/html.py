@@ -1,7 +1,7 @@
-"""Pages that stand alone: headings, tables, pictures and text as one HTML file that asks nothing of a network.
+"""Standalone pages: headings, tables, pictures and text as one HTML file that needs no network.
 
-All that is given is text and is escaped (names of models and data are not ours), but for pictures, which must come from
-`pictures.svg`. The page holds no script, and tells the browser to refuse scripts and requests.
+All text is escaped, since names of models and data are not under our control; only pictures are inserted as they are,
+and must come from `svg.svg`. The page has no script, and its policy forbids scripts and requests.
 """
 
 from __future__ import annotations
@@ -10,22 +10,23 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar, TypeAlias
-
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from secateur.report.svg import COLOURS, DARK
 
+if TYPE_CHECKING:
+    from jinja2 import Template
+
 NUMBER = re.compile(r"[-+]?[0-9]|-$")
-"""How a cell with a number begins; or a dash, for none."""
+"""The beginning of a cell that holds a number, or a dash for none."""
 
 
 @dataclass(frozen=True)
-class Facts:
-    """The few numbers that matter, in large type: (what, value, a note below it, "" for none)."""
+class KeyNumbers:
+    """The few most important numbers, in large type: (what, value, a note below it or "")."""
 
-    kind: ClassVar[str] = "facts"
-    facts: Sequence[tuple[str, str, str]]
+    kind: ClassVar[str] = "key_numbers"
+    numbers: Sequence[tuple[str, str, str]]
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Notes:
 
 
 @dataclass(frozen=True)
-class Table:
-    """A table of text: `head` names the columns, and the first cell of each row is what the row is about."""
+class DataTable:
+    """A table of text: `head` names the columns, and the first cell of each row is the row's heading."""
 
     kind: ClassVar[str] = "table"
     caption: str
@@ -55,14 +56,14 @@ class Table:
 
     @property
     def wordy(self) -> list[bool]:
-        """Of each column but the first, whether it holds words: numbers stand at the right."""
+        """Whether each column, the first excepted, holds words: numbers are aligned to the right."""
         columns = zip(*(row[1:] for row in self.rows), strict=True)
         return [any(cell and not NUMBER.match(cell) for cell in column) for column in columns]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An SVG of `pictures.svg` and a line about it."""
+    """An SVG made by `svg.svg`, and its caption."""
 
     kind: ClassVar[str] = "picture"
     svg: str
@@ -71,7 +72,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures side by side, as many as fit: one below the other on a phone."""
+    """Pictures side by side, as many as the screen is wide enough for."""
 
     kind: ClassVar[str] = "gallery"
     pictures: Sequence[Picture]
@@ -79,7 +80,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Preformatted:
-    """Text to copy as it is: a recipe, a command."""
+    """Text in its own lines, to be copied: a recipe, a command."""
 
     kind: ClassVar[str] = "preformatted"
     text: str
@@ -87,34 +88,36 @@ class Preformatted:
 
 @dataclass(frozen=True)
 class Folded:
-    """Parts that a reader opens: detail that few want."""
+    """Contents that are hidden until the reader opens them."""
 
     kind: ClassVar[str] = "folded"
     summary: str
-    parts: Sequence[Part]
+    contents: Sequence[Content]
 
 
-Part: TypeAlias = "Facts | Text | Notes | Table | Picture | Gallery | Preformatted | Folded"
+Content: TypeAlias = "KeyNumbers | Text | Notes | DataTable | Picture | Gallery | Preformatted | Folded"
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands below it, in order."""
+    """A heading and the contents below it, in order."""
 
     heading: str
-    parts: Sequence[Part]
+    contents: Sequence[Content]
 
 
 def render(title: str, sections: Sequence[Section], lead: str = "") -> str:
     """One HTML page: the title, a line below it, and the sections; light or dark as the reader's system is.
 
-    The same arguments give the same page. Pictures on one page need different titles: their ids are made of them.
+    The same arguments give the same page. Pictures on one page need different titles, from which their ids are made.
     """
     return _template().render(title=title, sections=sections, lead=lead, light=COLOURS, dark=DARK)
 
 
 @cache
 def _template() -> Template:
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # only rendering needs it
+
     environment = Environment(
         loader=PackageLoader("secateur"),
         autoescape=True,

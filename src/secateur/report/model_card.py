@@ -1,4 +1,4 @@
-"""The model card of a compact folder: what it is, its numbers with their protocol, how to load it, where it is from."""
+"""The model card of a compact folder: the model, its numbers with their protocol, how to load it, its sources."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers import PreTrainedModel
 
 from secateur.methods import METHODS
-from secateur.report.report import Report, markdown_table
+from secateur.report.report import Report
+from secateur.report.report_text import footnotes, markdown_table, score_table
 from secateur.surgery.compact import auto_class
 
 CARRIED = ("license", "license_name", "license_link", "language")
-"""What a card says that holds for every model made from another."""
+"""Fields of the base model's card that hold for every model derived from it."""
 PIPELINES = {
     "AutoModelForSequenceClassification": "text-classification",
     "AutoModelForTokenClassification": "token-classification",
@@ -26,7 +27,7 @@ PIPELINES = {
     "translation": "translation",
     "summarisation": "summarization",
 }
-"""What hubs call our task, where it says more than the head, or the task of a head."""
+"""Task of a recipe, where it is more specific than the head, or else the head -> what hubs call it."""
 LOADING = """\
 ```python
 import secateur  # pip install secateur
@@ -51,9 +52,9 @@ model = {auto}.from_pretrained("{folder}", trust_remote_code=True)
 """
 
 
-WRITER = "AutoModelForSeq2SeqLM"
-WRITING = """\
-To let it write (version 5 of transformers has no pipeline for it):
+GENERATOR = "AutoModelForSeq2SeqLM"
+GENERATION = """\
+To generate text (version 5 of transformers has no pipeline for it):
 
 ```python
 from transformers import AutoTokenizer
@@ -69,8 +70,8 @@ def card(report: Report, model: PreTrainedModel) -> str:
     """The text of the `README.md` of a finished run's model, with the header that model hubs read.
 
     Args:
-        report: of the run; its recipe names the base model and the data.
-        model: the result; its class says how it is loaded.
+        report: the run's; its recipe names the base model and the data.
+        model: the result of the run; its class decides how it is loaded.
     """
     recipe, auto = report.recipe, auto_class((model.config.architectures or [""])[0])
     method, source = recipe["method"]["name"], recipe["data"]["source"]
@@ -112,50 +113,50 @@ def _body(report: Report, auto: str, name: str, base: dict[str, Any]) -> str:
         "",
         "## Numbers",
         "",
-        *markdown_table(("", "teacher", "pruned"), report.table()),
+        *markdown_table(("", "teacher", "pruned"), score_table(report)),
         "",
-        *(f"- {note}" for note in report.footnotes()),
+        *(f"- {note}" for note in footnotes(report)),
         f"- data: {report.data}; versions: {', '.join(f'{what} {v}' for what, v in report.versions.items())}",
         "",
         "## Load it",
         "",
         LOADING.format(folder="path/to/this/folder", auto=auto),
-        *([WRITING.format(text=f"{data['options'].get('prefix', '')}a text")] if auto == WRITER else []),
+        *([GENERATION.format(text=f"{data['options'].get('prefix', '')}a text")] if auto == GENERATOR else []),
         "## Where it comes from",
         "",
-        f"- base model: `{recipe['model']}`{_terms(base)}",
+        f"- base model: `{recipe['model']}`{_licence_text(base)}",
         f"- teacher: `{recipe['teacher'] or 'the base model, fine-tuned'}`",
         f"- data: `{data['source']}`, {report.rows['train']:,} training rows, whose terms apply too",
-        f"- method: {source_of(METHODS.get(method))}",
-        "- `plan.json` says which units were kept; made by [secateur](https://pypi.org/project/secateur).",
+        f"- method: {paper_of(METHODS.get(method))}",
+        "- `plan.json` lists the units that were kept; made by [secateur](https://pypi.org/project/secateur).",
         "",
         "## Limits",
         "",
-        "It was distilled for this task and this kind of text only; what the base model and the data are biased in, "
-        "it is too, and a pruned model can lose more on rare inputs than the score says.",
+        "The model was distilled for this task and this kind of text only. It has the biases of the base model and of "
+        "the data, and pruning can cost more accuracy on rare inputs than the score shows.",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _terms(header: dict[str, Any]) -> str:
-    """The base model's licence, or that it names none: to be asked there before this model is passed on."""
+def _licence_text(header: dict[str, Any]) -> str:
+    """The base model's licence, or advice to ask its authors before this model is redistributed."""
     licence = header.get("license")
-    return f", licence {licence}, which this model carries" if licence else ", which names no licence: ask its makers"
+    return f", licence {licence}, which this model carries" if licence else ", which names no licence: ask its authors"
 
 
-def source_of(method: type[Any]) -> str:
+def paper_of(method: type[Any]) -> str:
     """The paper of a method: the first line of its module, which cites it."""
     module = sys.modules.get(method.__module__) or import_module(method.__module__)
     return (module.__doc__ or method.__doc__ or method.__name__).strip().partition("\n")[0].rstrip(".")
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether a name is one on the hub: not a path, and not the name of embedded data."""
+    """Whether a name is one on the hub: no path, and not the name of an embedded data set."""
     return not Path(name).exists() and "/" in name
 
 
 def header_of(name: str) -> dict[str, Any]:
-    """What the header of a model's own card says; nothing if it has none that can be read."""
+    """The header of a model's own card; empty if it has none that can be read."""
     try:
         return ModelCard.load(Path(name) / "README.md" if Path(name).is_dir() else name).data.to_dict()
     except (OSError, ValueError, yaml.YAMLError, HfHubHTTPError):

@@ -1,4 +1,4 @@
-"""What a run folder tells besides its report: what training logged, what was pruned when, and what each head kept."""
+"""The logs of a run folder: what training logged, how many units were kept at each step, and what each head kept."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from secateur.system.errors import UserError
 
 Line: TypeAlias = Mapping[str, Any]
 Curve: TypeAlias = tuple[list[float], list[float]]
-"""Steps of a stage, and a value at each."""
+"""Steps of a stage, and a value at each step."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Stage:
     """What training logged in one stage, over all its attempts.
 
     Attributes:
-        steps: of the whole stage.
-        lines: as they were logged; of a step that was done twice the last.
-        rates: examples per second between two logs, evaluations apart; empty for a run that did not count its rows.
+        steps: number of steps of the whole stage.
+        lines: as they were logged; for a step that ran twice, the last ones.
+        rates: examples per second between two logs, without evaluations; empty for a run that did not count its rows.
     """
 
     name: str
@@ -44,18 +44,18 @@ class Stage:
         return [line["step"] for line in found], [line[key] for line in found]
 
     def keys(self, prefix: str) -> list[str]:
-        """The names that begin so, in the order in which they were first logged."""
+        """The keys with a prefix, in the order in which they were first logged."""
         return list(dict.fromkeys(key for line in self.lines for key in line if key.startswith(prefix)))
 
 
 @dataclass(frozen=True)
 class Survivors:
-    """What the model of a run kept.
+    """The dims and units that the model of a run kept.
 
     Attributes:
         head_size: dims of each head before the cut.
         heads: `qk` and `vo` -> name of each layer (or of its second attention) -> the dims that each head kept.
-        units: name of a group of the plan -> its units before the cut.
+        units: name of a group of the plan -> number of its units before the cut.
     """
 
     head_size: int
@@ -64,43 +64,43 @@ class Survivors:
 
 
 @dataclass(frozen=True)
-class Pruned:
-    """How many units of each group were kept over the `steps` of the prune stage: group -> curve."""
+class KeptUnits:
+    """The number of units of each group that were kept, over the `steps` of the prune stage: group -> curve."""
 
     steps: int
-    kept: Mapping[str, Curve]
+    curves: Mapping[str, Curve]
 
 
 @dataclass(frozen=True)
-class Record:
-    """What is found in a run folder, besides the report; a part that the run did not write is empty or None.
+class RunLog:
+    """The logs of a run folder; what the run did not write is empty or None.
 
     Attributes:
-        unread: lines of the logs that are not what was logged: cut off, say, by a full disk.
+        unread: number of damaged lines in the logs, such as one cut off by a full disk.
     """
 
     stages: tuple[Stage, ...]
-    pruned: Pruned | None
+    kept_units: KeptUnits | None
     survivors: Survivors | None
     unread: int
 
 
-def read(folder: Path) -> Record:
-    """The record of a run, finished or not.
+def read(folder: Path) -> RunLog:
+    """The logs of a run, finished or not.
 
     Raises:
         UserError: the model in the folder is damaged.
     """
-    logged, bad = _lines(folder / "log.jsonl", ("stage", "step", "of"))
-    kept, worse = _lines(folder / "pruned.jsonl", ("step", "of", "kept"))
+    logged, unread = _lines(folder / "log.jsonl", ("stage", "step", "of"))
+    kept, unread_counts = _lines(folder / "pruned.jsonl", ("step", "of", "kept"))
     names = dict.fromkeys(line["stage"] for line in logged)
     stages = tuple(_stage(name, [line for line in logged if line["stage"] == name]) for name in names)
     survivors = _survivors(folder / "model") if (folder / "model").is_dir() else None
-    return Record(stages, _pruned(kept), survivors, bad + worse)
+    return RunLog(stages, _kept_units(kept), survivors, unread + unread_counts)
 
 
 def _lines(path: Path, needed: Sequence[str]) -> tuple[list[Line], int]:
-    """The lines of a log that have what is needed, and the number of those that have not; none if there is no log."""
+    """The lines of a log that have the needed keys, and the number of the others; none if there is no log."""
     if not path.is_file():
         return [], 0
     found = [_parsed(text) for text in path.read_text(encoding="utf-8", errors="replace").splitlines()]
@@ -116,7 +116,7 @@ def _parsed(text: str) -> Any:
 
 
 def _stage(name: str, logged: Sequence[Line]) -> Stage:
-    """The lines of one stage; an attempt that goes on from a checkpoint logs again the steps after it."""
+    """The lines of one stage; an attempt that resumes from a checkpoint logs the steps after it again."""
     last = {(line["step"], "eval_runtime" in line, "train_runtime" in line): line for line in logged}
     lines = tuple(sorted(last.values(), key=lambda line: line["step"]))
     return Stage(name, logged[-1]["of"], lines, _rates(logged))
@@ -127,14 +127,14 @@ def _rates(logged: Sequence[Line]) -> Curve:
     for before, after, evaluating in _intervals(logged):
         seconds = after["seconds"] - before["seconds"] - evaluating
         rows = after["rows"] - before["rows"]
-        if rows > 0 and seconds > 0:  # else another attempt has begun
+        if rows > 0 and seconds > 0:  # otherwise another attempt begins here
             steps.append(after["step"])
             rates.append(rows / seconds)
     return steps, rates
 
 
 def _intervals(logged: Sequence[Line]) -> Iterator[tuple[Line, Line, float]]:
-    """Two logs of training that follow each other, and the seconds that evaluations took between them."""
+    """Each two consecutive logs of training, and the seconds of the evaluations between them."""
     evaluating, before = 0.0, None
     for line in logged:
         if "eval_runtime" in line:
@@ -145,18 +145,18 @@ def _intervals(logged: Sequence[Line]) -> Iterator[tuple[Line, Line, float]]:
             evaluating, before = 0.0, line
 
 
-def _pruned(logged: Sequence[Line]) -> Pruned | None:
-    """Of a step that was done twice the last count."""
+def _kept_units(logged: Sequence[Line]) -> KeptUnits | None:
+    """The curves of all groups; for a step that ran twice, its last counts."""
     if not logged:
         return None
     by_step = {line["step"]: line["kept"] for line in logged}
     steps = sorted(by_step)
     curves = {group: (steps, [by_step[step][group] for step in steps]) for group in by_step[steps[0]]}
-    return Pruned(logged[-1]["of"], curves)
+    return KeptUnits(logged[-1]["of"], curves)
 
 
 def _survivors(folder: Path) -> Survivors:
-    """Read from the plan of a compact folder, and no weights: the model is built from shapes alone."""
+    """Read from the plan of a compact folder, without its weights: the dense model is built on the `meta` device."""
     dense = _dense(folder)
     plan = Plan.load(folder / "plan.json", dense)
     space = plan.space(dense)

@@ -12,6 +12,7 @@ from secateur.budget.space import Space
 from secateur.measure.bench import grid
 from secateur.measure.latency_sweep import measure_again, target_reached
 from secateur.measure.model_size import disk_bytes
+from secateur.report import run_page
 from secateur.report.model_card import card
 from secateur.report.report import Report
 from secateur.run.context import Context
@@ -58,6 +59,7 @@ def _report(context: Context, scored: Scored) -> None:
     """Measure what is left to measure, and write the model card and the report; the report comes last."""
     report = _measured(context, scored)
     atomic_write(context.model_folder / "README.md", card(report, scored.model))
+    run_page.write(report, context.folder)
     report.save(context.folder)
 
 

@@ -1,0 +1,80 @@
+"""A comparison in words: its table, its notes, and both as Markdown or JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+from statistics import fmean
+from typing import Any
+
+from secateur.report.comparison import SCORE, Comparison, score_of
+from secateur.report.report_text import markdown_table
+
+
+def title(comparison: Comparison) -> str:
+    """The title of a page: "3 models by accuracy"."""
+    return f"{len(comparison.points)} models by {comparison.metric}"
+
+
+def table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: every point with means and ranges, and a star at each criterion on whose Pareto front it is."""
+    head = ["", "runs", comparison.metric, "retention", *(criterion.name for criterion in comparison.criteria)]
+    fronts = {criterion.name: comparison.front(criterion) for criterion in comparison.criteria}
+    rows = []
+    for number, point in enumerate(comparison.points, 1):
+        retained = point.values(lambda model: model.retention)
+        row = [f"{number:2} {point.name}", str(len(point.models)), _spread(point.values(score_of), SCORE)]
+        row.append(f"{fmean(retained):.1%}" if retained else "-")
+        for criterion in comparison.criteria:
+            star = "*" if point in fronts[criterion.name] else ""
+            row.append(_spread(point.values(criterion.of), criterion.form, star))
+        rows.append(row)
+    return head, rows
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What the numbers mean."""
+    lines = [
+        f"{comparison.metric} on the same {comparison.rows:,} validation rows (data {comparison.data}); runs whose "
+        "recipes differ only in the seed are one row: their mean (lowest-highest)",
+        "*: on the Pareto front of score and this column, by the means shown: no other row is as good in both and "
+        "better in one",
+        "density: weights and inner biases kept in the layers, over the dense teacher's",
+    ]
+    best = max(point.score for point in comparison.points)
+    if 0.0 < best < 1.0:
+        lines.append(
+            f"for scale: a share of {best:.2f} of {comparison.rows:,} rows has a standard error of "
+            f"{sqrt(best * (1 - best) / comparison.rows):.4f} (binomial): smaller differences are noise"
+        )
+    return [*lines, _speed_note(comparison), *comparison.remarks]
+
+
+def _speed_note(comparison: Comparison) -> str:
+    p, count = comparison.protocol, sum(len(point.models) for point in comparison.points)
+    if p is None:
+        return "speed: nothing to compare in the reports; --measure measures all models now, in turn"
+    how = "over its dense teacher, as each run measured the two in turn, at the time of the run"
+    if comparison.measured:
+        how = f"median of {p['repeats']} forwards, all {count} models now, in turn"
+    return f"speed: {how}; threads {p['threads']}, {p['dtype']}, {p['runtime']}, {p['machine']}"
+
+
+def to_dict(comparison: Comparison) -> dict[str, Any]:
+    """The comparison and its notes as plain values, ready for JSON."""
+    return {**comparison.to_dict(), "notes": notes(comparison)}
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """The table and the notes."""
+    head, rows = table(comparison)
+    lines = markdown_table(head, [[cell.replace("*", "\\*") for cell in row] for row in rows])
+    return "\n".join([f"# {title(comparison)}", "", *lines, "", *(f"- {note}" for note in notes(comparison))]) + "\n"
+
+
+def _spread(values: Sequence[float], form: str, star: str = "") -> str:
+    """The mean, with or without a star, and the lowest and the highest value where they differ."""
+    if not values:
+        return "-"
+    mean, lowest, highest = (format(value, form) for value in (fmean(values), min(values), max(values)))
+    return mean + star if lowest == highest else f"{mean}{star} ({lowest}-{highest})"

@@ -1,0 +1,151 @@
+"""A report in words: its table of scores, its footnotes, and all of it as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from secateur.report.report import Report
+
+COLUMNS = ("layer", "heads", "qk", "vo", "ffn", "hidden")
+"""Columns of the table of kept units, as `Reading.summary` names them."""
+
+
+def title(report: Report) -> str:
+    """The method and what was asked of it: "grain at density 0.05"."""
+    return f"{report.recipe['method']['name']} at {report.aim}"
+
+
+def subject(report: Report) -> str:
+    """The model and the data: "bert-base-uncased on glue/sst2"."""
+    return f"{report.recipe['model']} on {report.recipe['data']['source']}"
+
+
+def score_table(report: Report) -> list[tuple[str, str, str]]:
+    """Rows of (what, teacher, pruned): scores, densities, sizes and times."""
+    parameters, size = report.parameters, report.weight_bytes
+    table = [
+        (report.metric, f"{report.teacher_scores[report.metric]:.4f}", f"{report.scores[report.metric]:.4f}"),
+        ("retention", "100%", "-" if report.retention is None else f"{report.retention:.1%}"),
+        ("density, prunable", "1", f"{report.density['prunable']:.4f}"),
+        ("density, whole model", "1", f"{report.density['model']:.4f}"),
+        *_tile_densities(report),
+        ("parameters", f"{parameters['teacher']:,}", f"{parameters['model']:,}"),
+        ("weights, MB", f"{size['teacher'] / 1e6:.1f}", f"{size['model'] / 1e6:.1f}"),
+    ]
+    for one in report.latency:
+        dense = one["against"]["latency_ms"]
+        table.append((f"latency {shape(one)}, ms", f"{dense:.2f}", f"{one['latency_ms']:.2f}"))
+        table.append((f"speed-up {shape(one)}", "1", f"{one['speed_up']:.1f}x"))
+    return table if report.target is None else table + target_table(report.target)
+
+
+def _tile_densities(report: Report) -> list[tuple[str, str, str]]:
+    """Rows for a model in tiles: the density with the zeros that remain stored, and the density of what is stored."""
+    if (filled := report.density.get("filled")) is None:
+        return []
+    inside = f"{report.density['prunable'] / filled:.4f}" if filled else "-"
+    return [("density, with the zeros inside", "1", f"{filled:.4f}"), ("density inside what is left", "1", inside)]
+
+
+def target_table(target: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Rows of (what, time of the dense model, time and speed-up of the pruned one): asked, predicted, measured."""
+    dense = {what: f"{ms:.2f}" for what, ms in target["unpruned_ms"].items()}
+    return [
+        (
+            f"{what} {shape(target)}, ms",
+            dense.get(what, ""),
+            f"{target[f'{what}_ms']:.2f} ({target[f'{what}_speedup']:.1f}x)",
+        )
+        for what in ("asked", "predicted", "measured")
+    ]
+
+
+def kept_table(report: Report) -> list[tuple[str, ...]]:
+    """Rows of kept / total units: one for each layer and one for the residual stream; columns as in `COLUMNS`."""
+    return [tuple(str(row.get(column, "")) for column in COLUMNS) for row in report.structure]
+
+
+def footnotes(report: Report) -> list[str]:
+    """What the numbers mean: denominators and protocol."""
+    return score_notes(report) + time_notes(report)
+
+
+def score_notes(report: Report) -> list[str]:
+    """Footnotes about scores, densities, verification, and the time and memory of the run."""
+    others = [
+        f"{name} {score_text(report.teacher_scores[name])} and {score_text(score)}"
+        for name, score in report.scores.items()
+        if name != report.metric
+    ]
+    notes = [f"{report.metric} on {report.rows['validation']:,} validation rows, seed {report.recipe['seed']}, float32"]
+    if others:
+        notes.append(f"other scores, teacher and pruned: {', '.join(others)}")
+    notes.append(
+        "density, prunable: kept weights and inner biases of the layers over all of them (GRAIN's denominator); "
+        "whole model: all parameters, embeddings and head included"
+    )
+    if "filled" in report.density:
+        notes.append("with the zeros inside: removed tiles count too, if other tiles of the same weight are kept")
+    notes += [
+        f"masked = compact to {report.verified['masked_compact']:.1e}, "
+        f"compact = loaded to {report.verified['compact_loaded']:.1e} "
+        f"(largest difference of a logit, {report.verified['examples']} inputs)",
+        "wall-clock, s: " + ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in report.seconds.items()),
+    ]
+    return notes if report.memory is None else notes + _peak_notes(report.memory)
+
+
+def time_notes(report: Report) -> list[str]:
+    """Footnotes about latencies; none for a report without them."""
+    notes = []
+    if report.target is not None:
+        conditions = _conditions(report.target["protocol"])
+        notes.append(f"asked, predicted (from the run's latency table) and measured at the end: {conditions}")
+    if report.latency:
+        p = report.latency[0]["protocol"]
+        notes.append(f"latency: median of {p['repeats']} forwards, {p['order']}, {_conditions(p)}")
+    return notes
+
+
+def _peak_notes(memory: Mapping[str, Any]) -> list[str]:
+    """A line for each kind of memory: the peaks of the stages, and last of the whole run."""
+    stages = sorted((name for name in memory if name != "counted"), key="run".__eq__)
+    kinds = dict.fromkeys(kind for stage in stages for kind in memory[stage])
+    peaks = {
+        kind: ", ".join(f"{stage} {memory[stage][kind] / 1e6:,.0f}" for stage in stages if kind in memory[stage])
+        for kind in kinds
+    }
+    return [f"peak memory, {kind}, MB: {values} ({memory['counted']})" for kind, values in peaks.items()]
+
+
+def _conditions(protocol: Mapping[str, Any]) -> str:
+    threads = protocol["threads"]
+    counted = f"{threads} thread" if threads == 1 else f"{threads} threads"
+    return f"{counted}, {protocol['dtype']}, {protocol['runtime']}, {protocol['machine']}"
+
+
+def to_markdown(report: Report) -> str:
+    """The table of scores, the table of kept units, and the footnotes."""
+    recipe = report.recipe
+    lines = [f"# {title(report)}", "", f"`{recipe['model']}` on `{recipe['data']['source']}`", ""]
+    lines += markdown_table(("", "teacher", "pruned"), score_table(report))
+    lines += ["", "## What survived (kept / total)", "", *markdown_table(COLUMNS, kept_table(report)), ""]
+    lines += [f"- {note}" for note in footnotes(report)]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def shape(measured: Mapping[str, Any]) -> str:
+    """Batch x tokens of a measurement, from its protocol."""
+    return f"{measured['protocol']['batch']} x {measured['protocol']['tokens']}"
+
+
+def score_text(score: float) -> str:
+    """A score to four decimals; a count as it is."""
+    return str(score) if isinstance(score, int) else f"{score:.4f}"
