@@ -42,8 +42,9 @@ from secateur.system.errors import UserError
 from secateur.tasks import TASKS
 from secateur.tasks import splits as reading
 from secateur.tasks import task as contract
-from secateur.tasks.passages import SPLIT
-from secateur.tasks.questions import Questions, WindowCollator, answer, windows
+from secateur.tasks.question_data import SPLIT
+from secateur.tasks.questions import Questions, answer
+from secateur.tasks.windows import WindowCollator
 from secateur.training.objectives import Hidden, Labels, Logits, Step
 from secateur.training.teacher_cache import CachedTeacher
 from secateur.training.trainer import PruningTrainer
@@ -242,7 +243,7 @@ def golds(number, **change):
         (hub(answers=golds(3, text=[" "])), {}, r"answers without a text and an answer_start for each .*row 3"),
         (hub(answers=golds(3, answer_start=[])), {}, r"an answer_start for each .*row 3"),
         (hub(answers=golds(3, answer_start=[-1])), {}, r"an answer_start for each .*row 3"),
-        (hub(answers=golds(4, answer_start=[2])), {}, r"1 of the 20 rows.*does not stand in its context.*row 4"),
+        (hub(answers=golds(4, answer_start=[2])), {}, r"1 of the 20 rows.*is not in its context.*row 4"),
         (hub(answers=["Ada"] * 20), {}, "an answer_start for each"),
         (hub(answers=[NOTHING] * 20), {}, "no question of the train split has an answer"),
         (hub(context=["Ada"] * 20, answers=[{"text": ["Ada"], "answer_start": [0]}] * 20), {}, "of one context"),
@@ -809,7 +810,7 @@ def test_sensitivity_is_of_whole_questions(values, monkeypatch):
 
 def test_the_registry_knows_it():
     assert TASKS.get("questions") is Questions and Questions.name == "questions"
-    assert WindowCollator is Questions.collator_class and windows.__module__ == Questions.__module__
+    assert Questions.collator_class is WindowCollator
 
 
 def test_the_page_lists_the_options_and_the_defaults():

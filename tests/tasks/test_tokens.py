@@ -35,7 +35,8 @@ from secateur.run import recipe
 from secateur.surgery import checkpoint
 from secateur.system.errors import UserError
 from secateur.tasks import TASKS
-from secateur.tasks.tokens import CONLL2003, Tokens
+from secateur.tasks.token_data import CONLL2003
+from secateur.tasks.tokens import Tokens
 
 BIO = ["O", "B-PER", "I-PER"]
 

@@ -26,10 +26,10 @@ from secateur.structure.architecture import find
 from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
 from secateur.tasks import sequences
+from secateur.tasks.generation import BeamSearch, generate
 from secateur.tasks.summarisation import Summarisation
 from secateur.tasks.task import open_task
 from secateur.tasks.translation import Translation as Translations
-from secateur.tasks.writing import Search, write
 from secateur.training.objectives import Hidden, Labels, Logits, Step
 from secateur.training.teacher_cache import INDEX, CachedTeacher
 from secateur.training.trainer import PruningTrainer
@@ -262,7 +262,7 @@ def test_scores_are_against_whole_targets_of_texts_alone(task):
     said = EvalPrediction(np.array(["eins zwei drei vier"]), np.array(["eins"]))
     assert task.score(said, rows)["bleu"] == pytest.approx(100)
     assert task.compute_metrics(said)["bleu"] < 100
-    with pytest.raises(UserError, match="scored on what a model writes: this takes its logits alone"):
+    with pytest.raises(UserError, match="scored on generated texts, and these are logits: generate first"):
         task.score(EvalPrediction(np.zeros((1, 3, 9)), np.zeros((1, 3))), rows)
 
 
@@ -285,7 +285,7 @@ def test_scores_are_of_what_the_model_writes_row_by_row(kind, beams, data, made)
     assert len(set(alone)) > 1
     assert scores(model, task, rows, words) == pytest.approx(task.graded(alone, task.splits["validation"]["target"][:]))
     options = {"beams": beams, "max_new_tokens": 6, "max_length": 40, "batch": 3}
-    assert write(model, words, task.splits["validation"]["source"][:], **options) == alone
+    assert generate(model, words, task.splits["validation"]["source"][:], **options) == alone
 
 
 def test_a_text_is_bounded_by_its_source_or_by_the_model(task, made):
@@ -294,15 +294,15 @@ def test_a_text_is_bounded_by_its_source_or_by_the_model(task, made):
     model.generation_config.forced_eos_token_id = None
     inputs = words(["1 2 3", "1"], return_tensors="pt", padding=True)
     longest = inputs["input_ids"].shape[1]
-    assert Search(1)(model, inputs).shape == (2, 1 + int(1.2 * longest) + 10)  # and the token that begins
-    assert Search(1, max_new_tokens=3)(model, inputs).shape == (2, 4)
-    assert Search(1, max_new_tokens=400)(model, inputs).shape == (2, 40)
+    assert BeamSearch(1)(model, inputs).shape == (2, 1 + int(1.2 * longest) + 10)  # and the token that begins
+    assert BeamSearch(1, max_new_tokens=3)(model, inputs).shape == (2, 4)
+    assert BeamSearch(1, max_new_tokens=400)(model, inputs).shape == (2, 40)
 
 
 def test_nothing_is_no_text_to_write_from(task, made):
     model, words = opened(task, made)
     with pytest.raises(UserError, match="a text is empty"):
-        write(model, words, ["1", " "], max_length=40)
+        generate(model, words, ["1", " "], max_length=40)
 
 
 def test_another_runtime_is_refused(task):
@@ -329,9 +329,9 @@ def test_an_evaluation_writes_under_the_method_s_masks_as_the_cut_model_does(kin
     found = trainer.evaluate()
     texts = task.read(said[0], words).predictions
     small = cut(model, method.plan(0.4)).eval()
-    wanted = write(small, words, task.splits["validation"]["source"][:], max_length=40, beams=2)
+    wanted = generate(small, words, task.splits["validation"]["source"][:], max_length=40, beams=2)
     assert list(texts) == wanted
-    assert wanted != write(model, words, task.splits["validation"]["source"][:], max_length=40, beams=2)
+    assert wanted != generate(model, words, task.splits["validation"]["source"][:], max_length=40, beams=2)
     assert found["eval_loss"] > 0
 
 

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from secateur.system.errors import UserError
-from secateur.tasks.pairs import SOURCE, TARGET
+from secateur.tasks.sequence_data import SOURCE, TARGET
 from secateur.tasks.sequences import Sequences
 
 ALGORITHMS = ("bpe", "unigram")

@@ -1,8 +1,8 @@
-"""Parts of a text as answers: the best ones by a model's logits, and how good a text is beside the gold answers.
+"""Parts of a text as answers: the best ones by the logits of a model, and their scores against the gold answers.
 
 Texts are compared as the official scripts of SQuAD compare them (Rajpurkar et al., EMNLP 2016 and ACL 2018): without
-case, punctuation, articles and superfluous spaces. The two scripts differ in one thing, F1 where nothing is left of
-both texts: 1 in that of 2.0, which is ours, 0 in that of 1.1, to which the same texts match exactly.
+case, punctuation, articles and superfluous spaces. The two scripts differ only in F1 between two texts of which nothing
+is left: it is 1 in the script of SQuAD 2.0, as here, and 0 in that of 1.1, although its exact match is 1.
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
-NO_PUNCTUATION = str.maketrans("", "", string.punctuation)  # ASCII's alone, as in the scripts
+NO_PUNCTUATION = str.maketrans("", "", string.punctuation)  # of ASCII only, as in the scripts
 
 Spans = Mapping[tuple[int, int], float]
-"""First character and the one after the last -> sum of the logits of start and end."""
+"""First character, and the one after the last -> sum of the start and the end logit."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A part of a context, or that there is no answer: no text, from 0 to 0.
+    """A part of a context; "no answer" is an empty text from 0 to 0.
 
     Attributes:
-        text: the characters of the context from `start` to before `end`.
-        score: sum of the logits of its start and its end.
-        probability: softmax of the scores of all answers that were listed with it.
+        text: `context[start:end]`.
+        start: first character.
+        end: the character after the last.
+        score: sum of the start and the end logit.
+        probability: softmax of the scores of all answers that are returned with it.
     """
 
     text: str
@@ -43,42 +45,42 @@ class Answer:
 def best_spans(
     start: NDArray[np.floating], end: NDArray[np.floating], offsets: NDArray[np.integer], *, most: int, longest: int
 ) -> Spans:
-    """The best answers in one window, of all that there are.
+    """The best answers in one window, by exhaustive search.
 
     Args:
-        start, end: logits `(tokens,)`; more than the window has, as padding gives them, are not read.
-        offsets: `(tokens, 2)`, a token's first character in the context and the one after its last; the same twice
-            for what is no token of the context.
-        most: how many answers to give; fewer where there are fewer.
-        longest: tokens that an answer may have.
+        start, end: logits `(tokens,)`; those beyond the tokens of the window are padding, and are ignored.
+        offsets: `(tokens, 2)`: first character of a token in the context, and the one after its last; equal for tokens
+            that are not of the context.
+        most: number of answers to return; fewer if there are fewer.
+        longest: most tokens of an answer.
     """
-    places = np.flatnonzero(offsets[:, 1] > offsets[:, 0])
-    if not len(places):
+    inside = np.flatnonzero(offsets[:, 1] > offsets[:, 0])
+    if not len(inside):
         return {}
     beyond = np.full(longest - 1, -np.inf, end.dtype)
-    ends = np.lib.stride_tricks.sliding_window_view(np.concatenate([end[places], beyond]), longest)
-    sums = (start[places, None] + ends).ravel()  # of the pair (first token, tokens that follow)
+    ends = np.lib.stride_tricks.sliding_window_view(np.concatenate([end[inside], beyond]), longest)
+    sums = (start[inside, None] + ends).ravel()  # index: first token x `longest` + number of tokens after it
     count = min(most, int(np.isfinite(sums).sum()))
-    found = np.argpartition(-sums, count - 1)[:count] if count else ()
+    best = np.argpartition(-sums, count - 1)[:count] if count else ()
     spans: dict[tuple[int, int], float] = {}
-    for pair in found:
-        first, more = divmod(int(pair), longest)
-        span = int(offsets[places[first], 0]), int(offsets[places[first + more], 1])
-        spans[span] = max(float(sums[pair]), spans.get(span, -np.inf))  # one character may be several tokens
+    for index in best:
+        first, more = divmod(int(index), longest)
+        span = int(offsets[inside[first], 0]), int(offsets[inside[first + more], 1])
+        spans[span] = max(float(sums[index]), spans.get(span, -np.inf))  # one character may be several tokens
     return spans
 
 
 def merged(windows: Iterable[Spans]) -> Spans:
-    """The answers of all windows of a context, each once: where windows overlap, with the better score."""
-    found: dict[tuple[int, int], float] = {}
+    """The answers in all windows of a context, each once, with the best of its scores where windows overlap."""
+    best: dict[tuple[int, int], float] = {}
     for spans in windows:
         for span, score in spans.items():
-            found[span] = max(score, found.get(span, -np.inf))
-    return found
+            best[span] = max(score, best.get(span, -np.inf))
+    return best
 
 
 def ranked(context: str, spans: Spans, most: int, nothing: float | None = None) -> list[Answer]:
-    """The best answers, falling; `nothing` is the score of there being none, where that counts as one."""
+    """The `most` best answers, the best first; `nothing` is the score of "no answer", if that counts as one."""
     scores = dict(spans) if nothing is None else {**spans, (0, 0): nothing}
     order = sorted(scores, key=lambda span: (-scores[span], span))[:most]
     if not order:
@@ -91,22 +93,22 @@ def ranked(context: str, spans: Spans, most: int, nothing: float | None = None) 
 
 
 def normalise(text: str) -> str:
-    """Lower case, without punctuation and articles, words one space apart: `normalize_answer` of the scripts."""
+    """Lower case, without punctuation and articles, one space between words: `normalize_answer` of the scripts."""
     return " ".join(ARTICLES.sub(" ", text.lower().translate(NO_PUNCTUATION)).split())
 
 
 def exact_match(text: str, golds: Sequence[str]) -> float:
-    """1.0 if the text is one of the gold answers, normalised; of no gold answer, if nothing is left of it."""
+    """1.0 if the text equals a gold answer, both normalised, else 0.0; no gold answer counts as an empty one."""
     return float(any(normalise(text) == normalise(gold) for gold in golds or ("",)))
 
 
 def f1(text: str, golds: Sequence[str]) -> float:
-    """The best F1 of the text's words with those of a gold answer, normalised; no gold answer is an empty one."""
+    """The best F1 of its words with those of a gold answer, both normalised; no gold answer counts as an empty one."""
     return max(_overlap(normalise(text).split(), normalise(gold).split()) for gold in golds or ("",))
 
 
 def _overlap(words: Sequence[str], gold: Sequence[str]) -> float:
-    """F1 of two bags of words; where one is empty, whether the other is too."""
+    """F1 of two bags of words; if one is empty, 1.0 if both are, else 0.0."""
     if not words or not gold:
         return float(words == gold)
     shared = sum((Counter(words) & Counter(gold)).values())

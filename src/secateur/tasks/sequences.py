@@ -1,7 +1,7 @@
-"""Texts made of texts: what translation and summarisation share.
+"""Sequence-to-sequence tasks: what translation and summarisation share.
 
-Training is by teacher forcing: the decoder reads the target, one to the right. Scores are of what a model writes by
-itself (`writing`).
+Training is by teacher forcing: the decoder reads the target, shifted by one. Scores are those of the texts that a model
+generates (`generation`).
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from transformers import (
 
 from secateur.system import compat
 from secateur.system.errors import UserError
-from secateur.tasks.pairs import SOURCE, TARGET, prepare
+from secateur.tasks.generation import BeamSearch, decode
+from secateur.tasks.sequence_data import SOURCE, TARGET, prepare
 from secateur.tasks.splits import first_rows, read_splits
 from secateur.tasks.task import UNLABELLED, PaddingCollator, Task, check_length, config_of
-from secateur.tasks.writing import Search, texts_of
 
 UNTRAINED = "secateur_untrained"
-"""What the config says of a model that has been made and not trained yet (`scratch.new_model`)."""
+"""The key in the config of a model that has been created and not trained yet (`run.new_model`)."""
 
 Self = TypeVar("Self", bound="Sequences")
 
 
 class SequenceCollator(PaddingCollator):
-    """Pads model inputs, and labels on the right with -100; leaves out what is for the score alone."""
+    """Pads model inputs, and labels on the right with -100; drops the column that only `score` reads."""
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         batch = super().__call__([{k: v for k, v in row.items() if k not in ("labels", TARGET)} for row in features])
@@ -49,7 +49,7 @@ class SequenceCollator(PaddingCollator):
         return batch
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """`(batch, tokens of the longest)`, in multiples of what inputs are padded to."""
+        """`(batch, tokens of the longest)`, rounded up to the multiple that inputs are padded to."""
         multiple = self.pad_to_multiple_of or 1
         width = -(-max(map(len, rows)) // multiple) * multiple
         return torch.tensor([[*row, *[UNLABELLED] * (width - len(row))] for row in rows])
@@ -57,20 +57,21 @@ class SequenceCollator(PaddingCollator):
 
 @dataclass(frozen=True, eq=False)
 class Sequences(Task):
-    """A text for a text. A kind of it names its scores, and the columns that its data usually has.
+    """A text generated from a text. A subclass names its scores, and the columns that its data usually has.
 
     Attributes:
         columns: pairs of columns, source and target, tried in this order.
         metrics: names of the scores, the first is the default.
-        package: what computes them, as Python imports it and as pip installs it.
-        usual_tokens: `Search.max_new_tokens` where nothing is said.
+        package: what computes them: the name to import, and the name to install.
+        usual_tokens: the default of `max_new_tokens`.
         splits: "train" and "validation", with the columns "source" and "target".
         metric: the main score, one of `metrics`.
-        search: how a model writes.
-        prefix: what is put before every source, as T5 wants it: "translate English to German: ".
-        max_target_length: tokens that a target is cut to in training; None for as many as a source.
-        fine_tuned: whether a model that is given is fine-tuned for this already: pre-trained ones have the same head.
-        labels: None, for the outputs of the head have no names.
+        search: how a model generates.
+        prefix: what is put before every source, as T5 needs it: "translate English to German: ".
+        max_target_length: tokens to keep of a target in training; None for as many as of a source.
+        fine_tuned: whether the model to prune is fine-tuned for this task already. Its head does not show it, because
+            pre-trained models have the same head.
+        labels: None, because the outputs of the head have no names.
     """
 
     model_class: ClassVar[Any] = AutoModelForSeq2SeqLM
@@ -78,7 +79,7 @@ class Sequences(Task):
     generates: ClassVar[bool] = True
     defaults: ClassVar[Mapping[str, Any]] = {
         "distillation.label_smoothing": 0.1,
-        "distillation.temperature": 1.0,  # a higher one leaves nothing but the size of a vocabulary (RESULTS.md)
+        "distillation.temperature": 1.0,  # at higher ones the size of the vocabulary dominates (RESULTS.md)
         "training.evaluation_rows": 200,
         "distillation.cache": False,
     }
@@ -89,7 +90,7 @@ class Sequences(Task):
 
     splits: DatasetDict
     metric: str
-    search: Search
+    search: BeamSearch
     prefix: str = ""
     max_target_length: int | None = None
     fine_tuned: bool = True
@@ -117,22 +118,22 @@ class Sequences(Task):
 
         Args:
             data: a name on the hub, a folder or a file.
-            text: the column of the source; by default the first pair of `columns` that is there, or of two languages
-                the first. A column "translation" of records counts as a column for each language.
+            text: the column of the source; by default that of the first pair of `columns` that exists, or the first
+                of two languages. A column "translation" of records counts as a column for each language.
             label: the column of the target.
             metric: the main score; by default the first of `metrics`.
             seed: chooses the rows of a validation split that the data lacks, and those that `rows` keeps.
             rows: how many training rows to keep, for a quick trial; all by default. Validation stays whole.
-            validation: the split to score; by default as `read_splits`. For a paper's table it is "test".
-            beams, length_penalty, max_new_tokens: as of `Search`.
+            validation: the split to score; by default that of `read_splits`. Tables of papers are of "test".
+            beams, length_penalty, max_new_tokens: as in `BeamSearch`.
             prefix, max_target_length, fine_tuned: as the attributes.
 
         Raises:
-            UserError: the data cannot be read; a column is not there or holds no text; a text is empty; a number is
-                out of range; the metric is not known; what computes it is not installed.
+            UserError: the data cannot be read; a column is missing or holds no text; a text is empty; a number is out
+                of range; the metric is unknown; the package that computes it is not installed.
         """
         cls._check(metric, max_target_length)
-        search = Search(beams, length_penalty, cls.usual_tokens if max_new_tokens is None else max_new_tokens)
+        search = BeamSearch(beams, length_penalty, cls.usual_tokens if max_new_tokens is None else max_new_tokens)
         prepared = partial(prepare, text=text, label=label, usual=cls.columns)
         splits = read_splits(data, validation=validation, prepare=prepared, seed=seed)
         if rows is not None:
@@ -155,8 +156,8 @@ class Sequences(Task):
         Args:
             split: rows with the columns "source" and "target".
             tokenizer: the model's.
-            max_length: tokens to keep of a source, special ones included, and of a target if it has no length of its
-                own; scores are of whole targets.
+            max_length: tokens to keep of a source, special ones included, and of a target if `max_target_length` is
+                None; scores compare with whole targets.
 
         Returns:
             The columns of the tokenizer; `labels`, the tokens of the target; `length` (tokens of the source); and, for
@@ -168,7 +169,7 @@ class Sequences(Task):
         longest = self.max_target_length or max_length
         for length in (max_length, longest):
             check_length(length, tokenizer)
-        prefix = self.prefix  # not `self`: `map` hashes what its function holds
+        prefix = self.prefix  # not `self`: `map` hashes what its function refers to
 
         def tokens(batch: dict[str, list[Any]]) -> dict[str, Any]:
             sources = [prefix + source for source in batch[SOURCE]]
@@ -180,14 +181,14 @@ class Sequences(Task):
         return split.map(tokens, batched=True, remove_columns=[SOURCE], desc="tokenize")
 
     def load_model(self, name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
-        """As every task does; the mark of a model that was made and not trained is taken off: it is to be trained."""
+        """As every task does, and removes the mark `UNTRAINED`, because what is loaded is to be trained."""
         model = super().load_model(name_or_path, **kwargs)
         if hasattr(model.config, UNTRAINED):
             delattr(model.config, UNTRAINED)
         return model
 
     def is_finetuned(self, model_or_folder: PreTrainedModel | str | Path) -> bool:
-        """As every task does: by the head, which pre-trained models have too (`fine_tuned`); not one just made."""
+        """Whether a checkpoint has a head for this task, `fine_tuned` is true, and it is not untrained."""
         config = config_of(model_or_folder)
         return self.fine_tuned and self._has_head(config) and not getattr(config, UNTRAINED, False)
 
@@ -199,24 +200,26 @@ class Sequences(Task):
         return self.search(model, inputs)
 
     def read(self, prediction: EvalPrediction, tokenizer: PreTrainedTokenizerBase) -> EvalPrediction:
-        said, wanted = (texts_of(part, tokenizer) for part in (prediction.predictions, prediction.label_ids))
-        return EvalPrediction(np.array(said), np.array(wanted))
+        texts, wanted = (decode(part, tokenizer) for part in (prediction.predictions, prediction.label_ids))
+        return EvalPrediction(np.array(texts), np.array(wanted))
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """`metrics` by name, of texts and of those wanted.
+        """`metrics` by name, of generated texts against target texts.
 
         Raises:
-            UserError: these are no texts: whoever asks must let the model write, and `read` what it wrote.
+            UserError: the predictions are no texts; generate them and pass what `read` returns.
         """
-        said, wanted = list(prediction.predictions), list(prediction.label_ids)
-        if not all(isinstance(text, str) for text in (*said, *wanted)):
-            raise UserError(f"the task {self.name!r} is scored on what a model writes: this takes its logits alone")
-        return self.graded(said, wanted)
+        texts, wanted = list(prediction.predictions), list(prediction.label_ids)
+        if not all(isinstance(text, str) for text in (*texts, *wanted)):
+            raise UserError(
+                f"the task {self.name!r} is scored on generated texts, and these are logits: generate first"
+            )
+        return self.graded(texts, wanted)
 
     def score(self, prediction: EvalPrediction, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """As `compute_metrics`, against the whole targets, as the data has them."""
         return self.compute_metrics(EvalPrediction(prediction.predictions, np.array([row[TARGET] for row in rows])))
 
     @abstractmethod
-    def graded(self, said: Sequence[str], wanted: Sequence[str]) -> dict[str, float]:
-        """`metrics` by name, of texts and of those wanted, pair by pair."""
+    def graded(self, texts: Sequence[str], wanted: Sequence[str]) -> dict[str, float]:
+        """`metrics` by name, of generated texts against target texts, pair by pair."""

@@ -1,7 +1,7 @@
-"""The contract of a task: data, head and metric.
+"""The contract of a task (data, head and metric).
 
 A new kind of task is a subclass of `Task` in a file of its own. It reads its data with `splits.read_splits`, so that
-every kind takes data in the same forms: a name on the hub, a folder, a file, or the embedded demo corpus.
+all kinds take data in the same forms: a name on the hub, a folder, a file, or the embedded demo corpus.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import torch
 from datasets import Dataset, DatasetDict
 from torch import Tensor
 from transformers import (
-    AutoConfig,
     DataCollatorWithPadding,
     EvalPrediction,
     PreTrainedConfig,
@@ -28,20 +27,21 @@ from transformers import (
 
 from secateur.system.errors import UserError, as_user_error
 from secateur.tasks import TASKS
-from secateur.tasks.splits import is_path, listed
+from secateur.tasks.checkpoint_labels import check_count, config_of, head_labels, only_numbered, read_config
+from secateur.tasks.columns import listed
 
 EXAMPLE = "example"
-"""The column of encoded rows that says which row of the split each is of, where a task makes several of one."""
+"""The column with the index of the row of the split that an encoded row is of, if a task makes several of one."""
 
 SHARED = ("data", "text", "label", "metric", "seed", "rows")
-"""What the `from_data` of every task may take; a recipe has keys for these."""
+"""Parameters that the `from_data` of any task may have; a recipe has keys of its own for these."""
 
 UNLABELLED = -100
-"""The label that losses of transformers leave out, and what Trainer fills up shorter rows of tokens with."""
+"""The label that losses of transformers ignore, with which Trainer pads shorter rows of tokens."""
 
 
 class PaddingCollator(DataCollatorWithPadding):
-    """Pads model inputs and labels; leaves out `length`, which is for the sampler."""
+    """Pads model inputs and labels; drops `length`, which only the sampler reads."""
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         return super().__call__([{k: v for k, v in row.items() if k != "length"} for row in features])
@@ -51,16 +51,16 @@ class Task(ABC):
     """Data, head and metric of one kind of job.
 
     Attributes:
-        name: what the kind is registered as.
+        name: the name that the kind is registered by.
         model_class: the `AutoModelFor...` class of transformers that carries the head.
         collator_class: pads the rows that `encode` makes.
-        label_names: what of a batch are labels, by the names that the model takes them under.
-        defaults: keys of a recipe that names this task, where the recipe says nothing.
+        label_names: the keys of a batch that are labels, as the model names them.
+        defaults: keys of a recipe with this task, and their values if the recipe does not set them.
         greater_is_better: whether a larger `metric` is better.
-        generates: whether what is scored is what a model writes (`generate`), not its outputs for a row.
+        generates: whether the texts that a model generates are scored (`generate`), not its outputs for a row.
         augmentable: whether a teacher may label a row whose words were dropped, swapped or cropped.
-        splits: "train" and "validation", narrowed to the columns in use.
-        labels: the names of the head's outputs, in order; None where they have no names.
+        splits: "train" and "validation", with only the columns in use.
+        labels: the names of the outputs of the head, in order; None if they have no names.
         metric: the main score, a key of what `compute_metrics` returns.
     """
 
@@ -79,7 +79,7 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def from_data(cls, data: str, *, metric: str | None, seed: int, rows: int | None) -> Task:
-        """Read `data` and recognise what it holds; `rows` keeps that many training rows, drawn by `seed`."""
+        """Read `data` and recognise what it holds; `rows` keeps that many training rows, sampled by `seed`."""
 
     @abstractmethod
     def encode(self, split: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int = 128) -> Dataset:
@@ -90,29 +90,29 @@ class Task(ABC):
         """Every score of the task by name, `metric` among them."""
 
     def score(self, prediction: EvalPrediction, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        """The scores that are reported: as `compute_metrics`, for a task that knows more of its rows than `labels`.
+        """The scores that are reported, by default those of `compute_metrics`; a task may use more of its rows.
 
         Args:
             prediction: as `read`, in the order of `rows`.
-            rows: what `encode` made of a split, row by row.
+            rows: the encoded rows of a split (see `encode`).
         """
         return self.compute_metrics(prediction)
 
     def generate(self, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
-        """The tokens that a model in evaluation mode writes for a batch without labels, `(batch, tokens)`."""
+        """The tokens that a model in evaluation mode generates for a batch without labels, `(batch, tokens)`."""
         raise NotImplementedError(f"{type(self).__name__} generates: write generate(model, inputs)")
 
     def read(self, prediction: EvalPrediction, tokenizer: PreTrainedTokenizerBase) -> EvalPrediction:
-        """What the scores are taken of: as the model said it, or the texts of the tokens that it wrote.
+        """What is scored: the outputs of the model, or the texts of the tokens that it generated.
 
         Args:
-            prediction: outputs, or tokens and labels `(rows, tokens)` where the task `generates`; -100 is none.
+            prediction: outputs, or tokens and labels `(rows, tokens)` if the task `generates`; -100 is padding.
             tokenizer: the model's.
         """
         return prediction
 
     def head(self) -> dict[str, Any]:
-        """What the model's config must say for this task; `num_labels` among it if the head has labels."""
+        """Keys of the config of a model for this task, among them `num_labels` if the head has labels."""
         return {}
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> DataCollatorWithPadding:
@@ -129,25 +129,26 @@ class Task(ABC):
         return self.collator_class(tokenizer)
 
     def load_model(self, name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
-        """The checkpoint in float32 with this task's head: the one it has, or a fresh one.
+        """The checkpoint in float32 with a head for this task: the one it has, or a new one.
 
-        A head that has label names of its own keeps them, for `check_labels` to compare.
+        A head with label names of its own keeps them; `check_labels` compares them with those of the data.
 
         Args:
             name_or_path: a folder written by `save_pretrained`, or a model's name on the hub.
             kwargs: passed on to `from_pretrained`; with `ignore_mismatched_sizes=True` a head of another size
-                is replaced by a fresh one.
+                is replaced by a new one.
 
         Raises:
-            UserError: there is no such checkpoint, it is broken or foreign, or its head counts other labels.
+            UserError: there is no such checkpoint, it is incomplete or of another kind, or its head has another number
+                of labels.
         """
         source = f"model {str(name_or_path)!r}"
-        config = _read_config(name_or_path, **kwargs)
+        config = read_config(name_or_path, **kwargs)
         head = self.head()
         has_head = self._has_head(config) and not kwargs.get("ignore_mismatched_sizes")
         if has_head and "num_labels" in head:
-            _check_count(config, PreTrainedConfig(**head), source)
-            if not _only_count(_label_names(config)):
+            check_count(config, PreTrainedConfig(**head), source)
+            if not only_numbered(head_labels(config)):
                 head = {key: value for key, value in head.items() if key not in ("id2label", "label2id")}
         options = {"dtype": torch.float32, **head, **kwargs, "output_loading_info": True}
         with as_user_error(f"{source} cannot be loaded", "give one written by save_pretrained"):
@@ -156,7 +157,7 @@ class Task(ABC):
         return model
 
     def is_finetuned(self, model_or_folder: PreTrainedModel | str | Path) -> bool:
-        """Whether a checkpoint has a head for this kind of task already, with this task's number of labels.
+        """Whether a checkpoint has a head for this kind of task already, with the right number of labels.
 
         Raises:
             UserError: the folder holds no checkpoint.
@@ -166,9 +167,9 @@ class Task(ABC):
         return self._has_head(config) and config.num_labels == wanted
 
     def check_labels(self, model: PreTrainedModel, role: str) -> None:
-        """Refuse a model whose labels are not the data's in number, name (whatever the case) or order.
+        """Refuse a model whose labels differ from those of the data in number, name (ignoring case) or order.
 
-        Names that only count (LABEL_0, ... or 0, ...) go with any names.
+        Names that are only numbers (LABEL_0, ... or 0, ...) agree with any names.
 
         Raises:
             UserError: they differ; `role` ("teacher") says in the message whose labels they are.
@@ -176,11 +177,11 @@ class Task(ABC):
         head = self.head()
         if "num_labels" not in head:
             return
-        _check_count(model.config, PreTrainedConfig(**head), f"the {role}")
+        check_count(model.config, PreTrainedConfig(**head), f"the {role}")
         if self.labels is None:
             return
-        theirs, ours = _label_names(model.config), self.labels
-        named = not (_only_count(theirs) or _only_count(ours))
+        theirs, ours = head_labels(model.config), self.labels
+        named = not (only_numbered(theirs) or only_numbered(ours))
         odd = [pair for pair in zip(theirs, ours, strict=True) if pair[0].casefold() != pair[1].casefold()]
         if named and odd:
             raise UserError(
@@ -189,7 +190,7 @@ class Task(ABC):
             )
 
     def fingerprint(self) -> str:
-        """12 hex digits that change with any column, row, label or order of them, and with nothing else."""
+        """12 hex digits that change if any column, row or label does, or their order, and only then."""
         digest = hashlib.sha256(json.dumps(self.labels).encode())
         for name, split in self.splits.items():
             digest.update(json.dumps([name, split.column_names]).encode())
@@ -203,11 +204,11 @@ class Task(ABC):
 
 
 def examples(rows: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-    """The places in `rows` of what belongs to one example, in order of its first: one alone without `EXAMPLE`."""
-    found: dict[Any, list[int]] = {}
-    for place, row in enumerate(rows):
-        found.setdefault(row.get(EXAMPLE, place), []).append(place)
-    return list(found.values())
+    """Indices of the rows of each example, in the order of their first; without `EXAMPLE`, each row is one."""
+    by_example: dict[Any, list[int]] = {}
+    for index, row in enumerate(rows):
+        by_example.setdefault(row.get(EXAMPLE, index), []).append(index)
+    return list(by_example.values())
 
 
 def check_length(max_length: int, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -222,7 +223,7 @@ def check_length(max_length: int, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def open_task(name: str, data: str, options: Mapping[str, Any], **given: Any) -> Task:
-    """The task of that name on `data`, with options of its own: what its `from_data` takes beside what all do.
+    """The task of that name on `data`; `options` are the parameters of its `from_data` that only it has.
 
     Raises:
         UserError: there is no such task, or it has no such option; and whatever `from_data` raises.
@@ -235,25 +236,8 @@ def open_task(name: str, data: str, options: Mapping[str, Any], **given: Any) ->
     return kind.from_data(data, **given, **options)
 
 
-def config_of(model_or_folder: PreTrainedModel | str | Path) -> PreTrainedConfig:
-    """The config of a model, or of a checkpoint.
-
-    Raises:
-        UserError: the folder holds no checkpoint.
-    """
-    return model_or_folder.config if isinstance(model_or_folder, PreTrainedModel) else _read_config(model_or_folder)
-
-
-def _read_config(name_or_path: str | Path, **kwargs: Any) -> PreTrainedConfig:
-    source = f"model {str(name_or_path)!r}"
-    if is_path(name_or_path) and not Path(name_or_path).exists():
-        raise UserError(f"{source} is not there: give an existing folder, or a name on the hub")
-    with as_user_error(f"{source} cannot be read", "give a checkpoint's folder or a name on the hub"):
-        return AutoConfig.from_pretrained(name_or_path, **kwargs)
-
-
 def _check_complete(model: PreTrainedModel, missing: Sequence[str], has_head: bool, source: str) -> None:
-    """Absent weights have been filled with noise: only a new head, and the pooler under it, may be."""
+    """Refuse a checkpoint without some of its weights: only a new head, and the pooler under it, may be missing."""
     inner = f"{model.base_model_prefix}."
     lost = [key for key in sorted(missing) if has_head or (key.startswith(inner) and ".pooler." not in key)]
     if lost:
@@ -261,26 +245,3 @@ def _check_complete(model: PreTrainedModel, missing: Sequence[str], has_head: bo
             f"{source} lacks {len(lost)} of the weights that its config.json asks for "
             f"(the first is {lost[0]}): give a complete checkpoint"
         )
-
-
-def _check_count(config: PreTrainedConfig, wanted: PreTrainedConfig, owner: str) -> None:
-    if config.num_labels != wanted.num_labels:
-        raise UserError(
-            f"{owner} has {_count(config)}, and the data has {_count(wanted)}: "
-            "give a model made for the data's labels, or one without a head"
-        )
-
-
-def _count(config: PreTrainedConfig) -> str:
-    labels = _label_names(config)
-    if len(labels) == 1:
-        return "one output (a score)"
-    return f"{len(labels)} labels" + ("" if _only_count(labels) else f" ({listed(labels)})")
-
-
-def _label_names(config: PreTrainedConfig) -> tuple[str, ...]:
-    return tuple(name for _, name in sorted((config.id2label or {}).items()))
-
-
-def _only_count(labels: Sequence[str]) -> bool:
-    return all(name in (f"LABEL_{index}", str(index)) for index, name in enumerate(labels))

@@ -1,4 +1,4 @@
-"""Translation: BLEU and chrF of what a model writes, by sacrebleu (Post, 2018)."""
+"""Translation: BLEU and chrF of generated texts, by sacrebleu (Post, 2018)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from secateur.tasks.sequences import Sequences
 @register("translation")
 @dataclass(frozen=True, eq=False)
 class Translation(Sequences):
-    """A text in another language. The scores are sacrebleu's, of the corpus, in [0, 100]."""
+    """A text in another language. The scores are corpus scores of sacrebleu, in [0, 100]."""
 
     columns: ClassVar[Sequence[tuple[str, str]]] = (("source", "target"), ("src", "tgt"), ("input", "output"))
     metrics: ClassVar[tuple[str, ...]] = ("bleu", "chrf")
     package: ClassVar[tuple[str, str]] = ("sacrebleu", "sacrebleu")
 
-    def graded(self, said: Sequence[str], wanted: Sequence[str]) -> dict[str, float]:
-        """BLEU (13a, cased, smoothed exponentially) and chrF2, as `sacrebleu -m bleu chrf` has them."""
+    def graded(self, texts: Sequence[str], wanted: Sequence[str]) -> dict[str, float]:
+        """BLEU (13a, cased, smoothed exponentially) and chrF2, as by `sacrebleu -m bleu chrf`."""
         from sacrebleu.metrics import BLEU, CHRF
 
         scores = {"bleu": BLEU(), "chrf": CHRF()}
-        return {name: float(kind.corpus_score(list(said), [list(wanted)]).score) for name, kind in scores.items()}
+        return {name: float(kind.corpus_score(list(texts), [list(wanted)]).score) for name, kind in scores.items()}

@@ -1,15 +1,15 @@
-"""Questions, the texts that may answer them, and their gold answers, as the forms of SQuAD have them."""
+"""The data of question answering: questions, their contexts and gold answers, in any of the forms of SQuAD."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict, Features, List, Value
 
 from secateur.system.errors import UserError
-from secateur.tasks.splits import no_column, shared_columns
+from secateur.tasks.columns import check_rows, find_column, no_column, shared_columns
 
 # Tried in order.
 TEXTS = (("question", "context"), ("question", "passage"), ("question", "paragraph"), ("query", "context"))
@@ -18,25 +18,26 @@ START = "answer_start"
 
 TEXT, NUMBER = Value("string"), Value("int64")
 SPLIT = Features({"question": TEXT, "context": TEXT, "answers": List(TEXT), "starts": List(NUMBER)})
-"""The columns of a split: the gold answers, none where the context does not answer, and their first characters."""
+"""The columns of a prepared split. `answers` are the gold answers, none if the context does not answer the question;
+`starts` are their first characters."""
 
 
 def prepare(splits: DatasetDict, text: Sequence[str] | None, label: str | None, seed: int) -> DatasetDict:
-    """The splits in the columns of `SPLIT`, whole rows alone; without a validation split a part of the contexts.
+    """The splits with the columns of `SPLIT`; if there is no validation split, a part of the contexts becomes it.
 
     Raises:
-        UserError: a column is not there, a row is not whole, no question of a split has an answer, or all questions
-            of a split that has to be divided are of one context.
+        UserError: a column is missing, a row is incomplete, no question of a split has an answer, or all questions of a
+            split that has to be divided are of one context.
     """
     flat = DatasetDict({name: _flat(name, split) for name, split in splits.items()})
     shared = shared_columns(flat)
-    columns = (*_text_columns(shared, text), _answer_column(shared, label))
+    columns = (*_text_columns(shared, text), find_column("label", shared, label, ANSWERS))
     read = DatasetDict({name: _read(name, split, columns) for name, split in flat.items()})
     return read if "validation" in read else _by_context(read["train"], seed)
 
 
 def _flat(name: str, split: Dataset) -> Dataset:
-    """SQuAD's own form, articles of paragraphs of questions, as a row a question; other rows as they are."""
+    """SQuAD's own form, articles of paragraphs of questions, as one row for each question; other rows unchanged."""
     if "paragraphs" not in split.column_names:
         return split
     try:
@@ -70,38 +71,30 @@ def _text_columns(shared: Sequence[str], text: Sequence[str] | None) -> tuple[st
     raise no_column("text", asked, shared)
 
 
-def _answer_column(shared: Sequence[str], label: str | None) -> str:
-    for name in [label] if label else ANSWERS:
-        if name in shared:
-            return name
-    raise no_column("label", [label] if label else [], shared)
-
-
 def _read(name: str, split: Dataset, columns: tuple[str, str, str]) -> Dataset:
-    """The rows of a split in the columns of `SPLIT`.
+    """The rows of a split with the columns of `SPLIT`.
 
     Raises:
-        UserError: a row is not whole, or none has an answer.
+        UserError: a row is incomplete, or none has an answer.
     """
-    questions, contexts, given = (split[column][:] for column in columns)
-    nothing = [None] * len(split)
-    starts = split[START][:] if START in split.column_names else nothing
-    impossible = split["is_impossible"][:] if "is_impossible" in split.column_names else nothing
-    found = [
-        ([], []) if none else _gold(answers, start)
-        for none, answers, start in zip(impossible, given, starts, strict=True)
+    questions, contexts, answers = (split[column][:] for column in columns)
+    unknown = [None] * len(split)
+    starts = split[START][:] if START in split.column_names else unknown
+    impossible = split["is_impossible"][:] if "is_impossible" in split.column_names else unknown
+    gold = [
+        ([], []) if no_answer else _gold(own, start)
+        for no_answer, own, start in zip(impossible, answers, starts, strict=True)
     ]
-    _check_rows(name, questions, contexts, found)
-    if not any(texts for texts, _ in found):
+    _check_rows(name, questions, contexts, gold)
+    if not any(texts for texts, _ in gold):
         raise UserError(f"no question of the {name} split has an answer: name the column of answers by `label`")
-    texts, places = map(list, zip(*found, strict=True))
-    return Dataset.from_dict(
-        {"question": questions, "context": contexts, "answers": texts, "starts": places}, features=SPLIT
-    )
+    texts, firsts = map(list, zip(*gold, strict=True))
+    columns_of_split = {"question": questions, "context": contexts, "answers": texts, "starts": firsts}
+    return Dataset.from_dict(columns_of_split, features=SPLIT)
 
 
 def _gold(answers: Any, start: Any) -> tuple[list[Any], list[Any]]:
-    """Texts and first characters of a row's gold answers, as the row has them."""
+    """Texts and first characters of the gold answers of a row, in any of the forms that a row may have."""
     if answers is None or answers == "" or answers == []:
         return [], []
     if isinstance(answers, list):
@@ -114,37 +107,28 @@ def _gold(answers: Any, start: Any) -> tuple[list[Any], list[Any]]:
 
 
 def _check_rows(
-    name: str, questions: Sequence[Any], contexts: Sequence[Any], found: Sequence[tuple[list[Any], list[Any]]]
+    name: str, questions: Sequence[Any], contexts: Sequence[Any], gold: Sequence[tuple[list[Any], list[Any]]]
 ) -> None:
     faults = {
         "have no question": [not isinstance(text, str) or not text.strip() for text in questions],
         "have no context, or an empty one": [not isinstance(text, str) or not text.strip() for text in contexts],
-        f"have answers without a text and an {START} for each": [not _is_whole(*gold) for gold in found],
+        f"have answers without a text and an {START} for each": [not _is_complete(*own) for own in gold],
     }
-    _refuse(name, faults)
-    away = [
-        any(context[start : start + len(text)] != text for text, start in zip(*gold, strict=True))
-        for context, gold in zip(contexts, found, strict=True)
+    check_rows(name, faults)
+    elsewhere = [
+        any(context[start : start + len(text)] != text for text, start in zip(*own, strict=True))
+        for context, own in zip(contexts, gold, strict=True)
     ]
-    _refuse(name, {f"have an answer that does not stand in its context at {START} (counted in characters)": away})
+    check_rows(name, {f"have an answer that is not in its context at {START} (counted in characters)": elsewhere})
 
 
-def _is_whole(texts: Sequence[Any], starts: Sequence[Any]) -> bool:
+def _is_complete(texts: Sequence[Any], starts: Sequence[Any]) -> bool:
     named = all(isinstance(text, str) and text.strip() for text in texts)
     return named and len(texts) == len(starts) and all(isinstance(start, int) and start >= 0 for start in starts)
 
 
-def _refuse(name: str, faults: Mapping[str, Sequence[bool]]) -> None:
-    for fault, found in faults.items():
-        if any(found):
-            raise UserError(
-                f"{sum(found)} of the {len(found)} rows of the {name} split {fault} "
-                f"(the first is row {list(found).index(True)}, counted from 0): mend or remove them"
-            )
-
-
 def _by_context(rows: Dataset, seed: int, share: float = 0.1) -> DatasetDict:
-    """Training and validation rows of different contexts: a text in both splits would flatter the score."""
+    """Training and validation rows of different contexts: a context in both splits would raise the score."""
     contexts: dict[str, list[int]] = {}
     for number, context in enumerate(rows["context"]):
         contexts.setdefault(context, []).append(number)

@@ -1,35 +1,35 @@
-"""Rows of a source and a target text, in the forms that translation and summarisation data has."""
+"""The data of translation and summarisation: rows of a source and a target text."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-from datasets import Dataset, DatasetDict, Translation, Value
+from datasets import Dataset, DatasetDict, Translation
 
 from secateur.system.errors import UserError
-from secateur.tasks.splits import listed, no_column, shared_columns
+from secateur.tasks.columns import holds_text, listed, no_column, shared_columns
 
 SOURCE, TARGET = "source", "target"
 """The columns of a prepared split."""
 RECORD = "translation"
-"""The column of the hub's translation data: a record of one text in several languages."""
+"""The column of translation data on the hub: a record of one text in several languages."""
 LANGUAGE = re.compile(r"[a-z]{2,3}([_-][A-Za-z]{2,4})?")  # en, deu, pt_BR, zh-Hans
 
 
 def prepare(
     splits: DatasetDict, text: str | Sequence[str] | None, label: str | None, usual: Sequence[tuple[str, str]]
 ) -> DatasetDict:
-    """The splits with the columns `SOURCE` and `TARGET` alone, whole rows alone.
+    """The splits with only the columns `SOURCE` and `TARGET`.
 
     Args:
         splits: as read; a column `RECORD` counts as a column for each of its languages.
-        text, label: the columns of source and target; by default the first of `usual` that are there, or else the
-            languages of the data, where there are two.
+        text, label: the columns of source and target; by default the first of `usual` that exist, or else the languages
+            of the data, if there are two.
         usual: pairs of columns to look for, in order.
 
     Raises:
-        UserError: a column is not there or holds no text, there is one alone, or a row lacks a text.
+        UserError: a column is missing or holds no text, both are the same, or a row lacks a text.
     """
     splits = DatasetDict({name: _flat(split) for name, split in splits.items()})
     source, target = _columns(splits, text, label, usual)
@@ -42,7 +42,7 @@ def prepare(
 
 
 def _flat(split: Dataset) -> Dataset:
-    """A column for each language of the record, if there is one, in the order that the data has them in."""
+    """The split with a column for each language in place of `RECORD`, in the order of the data."""
     feature = split.features.get(RECORD)
     if not isinstance(feature, dict | Translation):
         return split
@@ -62,8 +62,8 @@ def _columns(
     for option, names in (("text", asked), ("label", (label,) if label else ())):
         if names and names[0] not in shared:
             raise no_column(option, names, shared)
-    known = [*usual, *_languages(splits["train"], shared)]
-    pairs = [pair for pair in known if set(pair) <= set(shared) and _agrees(pair, asked, label)]
+    candidates = [*usual, *_languages(splits["train"], shared)]
+    pairs = [pair for pair in candidates if set(pair) <= set(shared) and _agrees(pair, asked, label)]
     if asked and label:
         pairs = [(asked[0], label)]
     if not pairs:
@@ -81,25 +81,20 @@ def _agrees(pair: tuple[str, str], asked: Sequence[str], label: str | None) -> b
 
 
 def _languages(split: Dataset, shared: Sequence[str]) -> list[tuple[str, str]]:
-    """The two columns of text that are named as languages are, either way; none where there are more or fewer."""
-    found = [name for name in shared if LANGUAGE.fullmatch(name) and name != "id" and _is_text(split, name)]
-    return [(found[0], found[1]), (found[1], found[0])] if len(found) == 2 else []
+    """The two columns of text whose names are those of languages, in both orders; none if there are more or fewer."""
+    languages = [name for name in shared if LANGUAGE.fullmatch(name) and name != "id" and holds_text(split, name)]
+    return [(languages[0], languages[1]), (languages[1], languages[0])] if len(languages) == 2 else []
 
 
 def _named(split: Dataset, source: str, target: str) -> Dataset:
-    """The two columns in this order, under our names; either may be called as the other will be."""
+    """The two columns in this order, renamed; the old name of one may be the new name of the other."""
     texts = split.with_format("arrow")[:]
     return Dataset(texts.select([source, target]).rename_columns([SOURCE, TARGET]))
 
 
-def _is_text(split: Dataset, column: str) -> bool:
-    feature = split.features[column]
-    return isinstance(feature, Value) and feature.dtype in ("string", "large_string", "null")
-
-
 def _check_texts(name: str, split: Dataset, columns: dict[str, str]) -> None:
     for column, asked in columns.items():
-        if not _is_text(split, column):
+        if not holds_text(split, column):
             raise UserError(f"column {asked!r} of the {name} split holds no text: name another by `text` or `label`")
 
 

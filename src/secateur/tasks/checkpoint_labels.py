@@ -1,0 +1,65 @@
+"""What the config of a checkpoint says of its head: the labels, to compare with those of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+
+from secateur.system.errors import UserError, as_user_error
+from secateur.tasks.columns import listed
+from secateur.tasks.splits import is_path
+
+
+def config_of(model_or_folder: PreTrainedModel | str | Path) -> PreTrainedConfig:
+    """The config of a model, or of a checkpoint.
+
+    Raises:
+        UserError: the folder holds no checkpoint.
+    """
+    return model_or_folder.config if isinstance(model_or_folder, PreTrainedModel) else read_config(model_or_folder)
+
+
+def read_config(name_or_path: str | Path, **kwargs: Any) -> PreTrainedConfig:
+    """The config of a checkpoint; `kwargs` are those of `from_pretrained`.
+
+    Raises:
+        UserError: there is no such checkpoint, or its config cannot be read.
+    """
+    source = f"model {str(name_or_path)!r}"
+    if is_path(name_or_path) and not Path(name_or_path).exists():
+        raise UserError(f"{source} is not there: give an existing folder, or a name on the hub")
+    with as_user_error(f"{source} cannot be read", "give a checkpoint's folder or a name on the hub"):
+        return AutoConfig.from_pretrained(name_or_path, **kwargs)
+
+
+def check_count(config: PreTrainedConfig, wanted: PreTrainedConfig, owner: str) -> None:
+    """Refuse a head with another number of labels than the data has.
+
+    Raises:
+        UserError: the numbers differ; `owner` says in the message whose head it is.
+    """
+    if config.num_labels != wanted.num_labels:
+        raise UserError(
+            f"{owner} has {_count(config)}, and the data has {_count(wanted)}: "
+            "give a model made for the data's labels, or one without a head"
+        )
+
+
+def _count(config: PreTrainedConfig) -> str:
+    labels = head_labels(config)
+    if len(labels) == 1:
+        return "one output (a score)"
+    return f"{len(labels)} labels" + ("" if only_numbered(labels) else f" ({listed(labels)})")
+
+
+def head_labels(config: PreTrainedConfig) -> tuple[str, ...]:
+    """The names of the labels, in the order of the outputs."""
+    return tuple(name for _, name in sorted((config.id2label or {}).items()))
+
+
+def only_numbered(labels: Sequence[str]) -> bool:
+    """Whether the names are only numbers (LABEL_0, ... or 0, ...), and so say nothing."""
+    return all(name in (f"LABEL_{index}", str(index)) for index, name in enumerate(labels))

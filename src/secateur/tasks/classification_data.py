@@ -1,0 +1,153 @@
+"""The data of classification and regression: one or two columns of text, and a column of classes or scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, Value
+
+from secateur.system.errors import UserError
+from secateur.tasks.columns import check_count, find_column, holds_text, listed, no_column, shared_columns
+
+# Tried in order: pairs before single texts, because a pair may contain a column that is also a usual single text.
+TEXTS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question", "sentence"),
+    ("question1", "question2"),
+    ("question", "passage"),
+    ("text_a", "text_b"),
+    ("text1", "text2"),
+    ("sentence",),
+    ("text",),
+    ("content",),
+    ("review",),
+    ("document",),
+)
+LABELS = ("label", "labels", "target", "class", "category", "sentiment", "score", "similarity")
+MOST_SCORE = float(np.finfo(np.float32).max)
+
+
+def prepare(splits: DatasetDict, text: Sequence[str] | None, label: str | None) -> DatasetDict:
+    """The splits with only the columns in use, texts first and label last, and classes by index.
+
+    Args:
+        splits: as read.
+        text, label: the columns of text and of labels; by default the first of `TEXTS` and of `LABELS` that exist.
+
+    Raises:
+        UserError: a column is missing, is empty, has gaps or holds neither classes nor scores.
+    """
+    shared = shared_columns(splits)
+    columns = _text_columns(shared, text)
+    label = find_column("label", shared, label, LABELS)
+    if label in columns:
+        raise UserError(f"column {label!r} is both text and label: name another by `text` or `label`")
+    splits = splits.select_columns([*columns, label])
+    for name, split in splits.items():
+        _check_text(name, split, columns)
+        _check_gaps(name, split, columns, label)
+    if splits["train"].features[label] == Value("bool"):
+        splits = splits.cast_column(label, Value("string"))
+    return splits.cast_column(label, _label_feature(splits, label))
+
+
+def _text_columns(shared: Sequence[str], text: Sequence[str] | None) -> tuple[str, ...]:
+    asked = (text,) if isinstance(text, str) else tuple(text or ())
+    if len(asked) > 2:
+        raise UserError(f"`text` names {len(asked)} columns: name one, or two for a pair of texts")
+    for columns in [asked] if asked else TEXTS:
+        if set(columns) <= set(shared):
+            return columns
+    raise no_column("text", asked, shared)
+
+
+def _check_text(name: str, split: Dataset, columns: Sequence[str]) -> None:
+    for column in columns:
+        if not holds_text(split, column):
+            held = _dtype(split.features[column])
+            raise UserError(f"column {column!r} of the {name} split holds {held}: name one of text by `text`")
+        if not any(split[column][:]):
+            raise UserError(f"column {column!r} of the {name} split is empty: name another by `text`")
+
+
+def _check_gaps(name: str, split: Dataset, columns: Sequence[str], label: str) -> None:
+    """Refuse rows without a label or a text: one that is None, or all of a row blank (QQP has pairs with one blank)."""
+    texts = zip(*(split[column][:] for column in columns), strict=True)
+    unlabelled = [_is_missing(value) for value in split[label][:]]
+    if all(unlabelled):
+        raise UserError(f"column {label!r} of the {name} split is empty: name another by `label`")
+    gaps = [
+        index
+        for index, (row, no_label) in enumerate(zip(texts, unlabelled, strict=True))
+        if no_label or None in row or not any(map(str.strip, row))
+    ]
+    if gaps:
+        raise UserError(
+            f"{len(gaps)} of the {len(split)} rows of the {name} split lack a text or a label "
+            f"(the first is row {gaps[0]}, counted from 0; a class of -1 is no label, nor is an infinite score): "
+            "fill or remove them"
+        )
+
+
+def _is_missing(label: Any) -> bool:
+    """None, empty, not finite in float32, or a negative class: SNLI has -1 where its annotators did not agree."""
+    if isinstance(label, float):
+        return not abs(label) <= MOST_SCORE
+    return label is None or label == "" or (isinstance(label, int) and label < 0)
+
+
+def _label_feature(splits: DatasetDict, label: str) -> ClassLabel | Value:
+    """The feature of the labels: which classes they are, or that they are scores.
+
+    Raises:
+        UserError: the splits have labels of different types, or neither classes nor scores.
+    """
+    features = [split.features[label] for split in splits.values()]
+    kinds = {_label_kind(feature) for feature in features}
+    named = [feature for feature in features if isinstance(feature, ClassLabel)]
+    if kinds in ({"float"}, {"float", "int"}):
+        return Value("float32")
+    if kinds == {"string"}:
+        distinct = {value for split in splits.values() for value in split[label]}
+        check_count(len(distinct), label)
+        return ClassLabel(names=sorted(distinct))
+    if kinds == {"int"}:
+        highest = max(value for split in splits.values() for value in split[label])
+        check_count(highest + 1, label)
+        return ClassLabel(names=[f"LABEL_{index}" for index in range(highest + 1)])
+    if kinds <= {"class", "int"} and all(feature == named[0] for feature in named):
+        return named[0]
+    types = " and ".join(dict.fromkeys(map(_dtype, features)))
+    raise UserError(f"the labels in {label!r} are {types}: make all of them strings, integers or decimals")
+
+
+def _label_kind(feature: Any) -> str:
+    if isinstance(feature, ClassLabel):
+        return "class"
+    return next((kind for kind in ("int", "float", "string") if kind in _dtype(feature)), "other")
+
+
+def _dtype(feature: Any) -> str:
+    if isinstance(feature, ClassLabel):
+        return f"the classes {listed(feature.names)}"
+    return feature.dtype if isinstance(feature, Value) else "lists or records"
+
+
+def check_classes(splits: DatasetDict, label: str) -> None:
+    """Refuse splits from which classes cannot be learned.
+
+    Raises:
+        UserError: training has a single label, or validation has a class that training lacks.
+    """
+    feature = splits["train"].features[label]
+    train, validation = (set(splits[name][label][:]) for name in ("train", "validation"))
+    if len(train) == 1:
+        raise UserError(f"all training rows have the same label in {label!r}: give data with at least two")
+    if isinstance(feature, ClassLabel) and validation - train:
+        unseen = listed([feature.names[index] for index in sorted(validation - train)])
+        raise UserError(
+            f"validation has labels that no training row has ({unseen}): add training rows, or remove these"
+        )

@@ -1,0 +1,116 @@
+"""Generating texts with an encoder-decoder: beam search, token by token with a cache, and decoding of the tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from secateur.system.errors import UserError
+from secateur.tasks.task import UNLABELLED, check_length
+
+FACTOR, MORE = 1.2, 10
+"""A text has at most `FACTOR` times the tokens of its source plus `MORE`, as in DSP (Li et al., TACL 2021)."""
+
+
+@dataclass(frozen=True)
+class BeamSearch:
+    """Beam search.
+
+    Attributes:
+        beams: number of beams; 1 is greedy search.
+        length_penalty: exponent of the length by which the log-probability of a text is divided; 0 favours short texts.
+        max_new_tokens: most tokens of a text; None for 1.2 times those of the longest source of its batch plus 10.
+
+    Raises:
+        UserError: `beams` or `max_new_tokens` < 1.
+    """
+
+    beams: int = 5
+    length_penalty: float = 1.0
+    max_new_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, number in (("beams", self.beams), ("max_new_tokens", self.max_new_tokens)):
+            if number is not None and number < 1:
+                raise UserError(f"{name} is {number}: give at least 1")
+
+    @torch.no_grad()
+    def __call__(self, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The tokens that a model generates, `(batch, tokens)`, padded with its padding token.
+
+        Its own generation config decides the rest (repeated n-grams, a least length, ...).
+
+        Args:
+            model: in evaluation mode.
+            inputs: `input_ids` and `attention_mask`, `(batch, tokens)`, and whatever else its encoder takes.
+        """
+        untyped: Any = model  # `generate` of transformers has no type that mypy can follow
+        return untyped.generate(
+            **inputs,
+            num_beams=self.beams,
+            do_sample=False,
+            length_penalty=self.length_penalty,
+            max_new_tokens=self.most(model, inputs["input_ids"].shape[1]),
+        )
+
+    def most(self, model: PreTrainedModel, longest: int) -> int:
+        """Most tokens of a text, for a longest source of `longest` tokens and within the positions of the model."""
+        most = self.max_new_tokens or int(FACTOR * longest) + MORE
+        positions = getattr(model.config, "max_position_embeddings", None)
+        return most if positions is None else min(most, positions - 1)  # one is taken by the start token
+
+
+def decode(tokens: Any, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The text of each row of tokens `(rows, tokens)`, without special tokens; -100 is padding."""
+    padded = np.where(np.asarray(tokens) == UNLABELLED, tokenizer.pad_token_id, tokens)
+    return [text.strip() for text in tokenizer.batch_decode(padded, skip_special_tokens=True)]
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    prefix: str = "",
+    max_length: int = 128,
+    batch: int = 32,
+    beams: int = 5,
+    length_penalty: float = 1.0,
+    max_new_tokens: int | None = None,
+) -> list[str]:
+    """The texts that a model generates for source texts, as the pipelines that version 5 of transformers has removed.
+
+    Args:
+        model: translates or summarises, dense or compact; it is put into evaluation mode.
+        tokenizer: the model's.
+        texts: the sources.
+        prefix: what is put before each source.
+        max_length: tokens to keep of a source, special ones included.
+        batch: number of sources in a batch; those of similar length are batched together.
+        beams, length_penalty, max_new_tokens: as in `BeamSearch`.
+
+    Returns:
+        A text for each source, in the same order.
+
+    Raises:
+        UserError: a text is empty, a number is out of range, or `max_length` is more than the model takes.
+    """
+    search = BeamSearch(beams, length_penalty, max_new_tokens)
+    if not all(text.strip() for text in texts):
+        raise UserError("a text is empty: leave it out, or fill it")
+    check_length(max_length, tokenizer)
+    rows = [tokenizer(prefix + text, truncation=True, max_length=max_length) for text in texts]
+    order = sorted(range(len(rows)), key=lambda row: -len(rows[row]["input_ids"]))
+    generated, model = [""] * len(rows), model.eval()
+    for first in range(0, len(order), batch):
+        chosen = order[first : first + batch]
+        inputs = tokenizer.pad([rows[row] for row in chosen], return_tensors="pt").to(model.device)
+        for row, text in zip(chosen, decode(search(model, inputs).cpu(), tokenizer), strict=True):
+            generated[row] = text
+    return generated
