@@ -39,7 +39,8 @@ from secateur.measure.benchmark import BenchmarkResult, benchmark
 from secateur.measure.evaluation import batches, encoded, runner_scores
 from secateur.structure.head_buckets import BATCH, TOKENS, Layout
 from secateur.structure.plan import Plan
-from secateur.surgery.compact import CompactAttention
+from secateur.surgery.compact.attention import EncoderAttention
+from secateur.surgery.schema import AttentionStructure
 from secateur.tasks import TASKS
 
 app = typer.Typer(add_completion=False)
@@ -248,7 +249,7 @@ LAYOUTS: dict[str, Callable[[list[int], list[int]], Layout]] = {
 }
 
 
-class Separate(CompactAttention):
+class Separate(EncoderAttention):
     """Query, key and value each a product of its own."""
 
     def _at_once(self, hidden_states: Tensor) -> bool:
@@ -265,7 +266,7 @@ def laid_out(model: PreTrainedModel, plan: Plan, layout: str, fused: bool = True
         )
     small = sec.cut(model, plan)
     for module in small.modules():
-        if isinstance(module, CompactAttention) and not fused:
+        if isinstance(module, EncoderAttention) and not fused:
             module.__class__ = Separate
     return small
 
@@ -387,9 +388,23 @@ def _attention(hidden: int, buckets: int, heads: int, width: int) -> Callable[[]
     count = buckets * heads
     for name in ("query", "key", "value"):
         setattr(stock, name, torch.nn.Linear(hidden, count * width))
-    sizes = [width] * count
-    spec = {"query": "query", "key": "key", "value": "value", "output": None, "qk": sizes, "vo": sizes, "scale": 0.125}
-    attention = CompactAttention(stock, spec | {"buckets": [heads] * buckets, "multiple": 1}).eval()
+    structure = AttentionStructure(
+        call="encoder",
+        query="query",
+        key="key",
+        value="value",
+        output=None,
+        causal=False,
+        layer=0,
+        bias=None,
+        heads=None,
+        qk=(width,) * count,
+        vo=(width,) * count,
+        scale=0.125,
+        buckets=(heads,) * buckets,
+        multiple=1,
+    )
+    attention = EncoderAttention(stock, structure).eval()
     output, stream = torch.nn.Linear(count * width, hidden), torch.randn(BATCH, TOKENS, hidden)
     return lambda: output(attention(stream)[0])
 

@@ -65,9 +65,15 @@ def test_only_training_knows_the_trainer(module):
     assert not trainers or module in TRAINERS, f"secateur/{module}.py imports {trainers}: go through the trainer"
 
 
-def test_compact_stands_alone():
-    roots = {name.split(".")[0] for name in imported("surgery/compact")}
-    assert roots <= {"torch", "transformers", *sys.stdlib_module_names}
+SHIPPED = [module for module in MODULES if module.startswith("surgery/compact/") or module == "surgery/schema"]
+
+
+@pytest.mark.parametrize("module", SHIPPED)
+def test_shipped_code_stands_alone(module):
+    """The sources of the code in a compact folder; the built file is checked in `test_shipped_code`."""
+    own = {f"secateur.{name.replace('/', '.')}" for name in (*SHIPPED, "surgery/shipped_code")}
+    outside = {name for name in imported(module) if not any(name.startswith(f"{one}.") for one in own)}
+    assert {name.split(".")[0] for name in outside} <= {"torch", "transformers", *sys.stdlib_module_names}
 
 
 @pytest.mark.parametrize("module", MODULES)

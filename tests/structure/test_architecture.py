@@ -1,5 +1,8 @@
 """The labelled table: it names every parameter of every family, and refuses what it does not describe."""
 
+from inspect import signature
+from typing import get_args
+
 import pytest
 import torch
 from torch import nn
@@ -26,8 +29,9 @@ from secateur.budget.latency import LatencyTable
 from secateur.budget.space import Space
 from secateur.methods.cofi import Cofi
 from secateur.structure import architectures
-from secateur.structure.architecture import Embedding, Linear, Norm, find
+from secateur.structure.architecture import Call, Embedding, Linear, Norm, find
 from secateur.structure.plan import Plan
+from secateur.surgery.compact.attention import ATTENTIONS
 from secateur.surgery.cut import cut, factorise
 from secateur.surgery.stock import plain
 from secateur.system.errors import UserError
@@ -223,3 +227,28 @@ def test_what_encoder_decoders_are_not_made_for_is_refused_in_a_sentence():
     for what, ask in asked.items():
         with pytest.raises(UserError, match=rf"^{what} of an encoder-decoder \(t5\) is not supported: use an encoder"):
             ask()
+
+
+# How an attention is called
+
+
+def test_each_way_of_calling_an_attention_has_its_class():
+    assert set(get_args(Call)) == set(ATTENTIONS)
+
+
+@pytest.mark.parametrize("kind", architectures.ARCHITECTURES.all())
+def test_a_compact_attention_takes_the_arguments_of_the_stock_one(kind):
+    """The parameters of its `forward` are the first of the stock module's, under the same names and in order."""
+    model = tiny(kind, AutoModel)
+    for attention in find(model).attentions:
+        stock = [*signature(model.get_submodule(attention.path).forward).parameters]
+        taken = [*signature(ATTENTIONS[attention.call].forward).parameters][1:-1]  # without self and **kwargs
+        assert stock[: len(taken)] == taken
+
+
+def test_the_bias_is_looked_up_where_the_table_of_biases_is():
+    owners = [attention.path for attention in find(tiny("t5", AutoModel)).attentions if attention.bias]
+    assert owners == ["encoder.block.0.layer.0.SelfAttention", "decoder.block.0.layer.0.SelfAttention"]
+    causal = {attention.block for attention in find(tiny("t5", AutoModel)).attentions if attention.causal}
+    assert causal == {"decoder.0"}
+    assert [attention.layer for attention in find(tiny("bart", AutoModel)).attentions] == [0, 1, 0, 0]

@@ -12,7 +12,7 @@ from tiny_models import outputs, random_masks, tiny
 from secateur.budget.space import Space
 from secateur.structure.head_buckets import KernelCosts, Layout, attention_seconds, cheapest_layout
 from secateur.structure.plan import Plan
-from secateur.surgery import compact
+from secateur.surgery.compact import attention
 from secateur.surgery.cut import cut
 
 sizes = st.lists(st.tuples(st.integers(0, 64), st.integers(1, 64)), min_size=1, max_size=6)
@@ -88,16 +88,16 @@ def small():
 
 
 def many(model):
-    """More tokens than `compact.MANY`, some of them padding."""
+    """More tokens than `attention.JOIN_FROM`, some of them padding."""
     ids = torch.arange(16 * 20).view(16, 20) % model.config.vocab_size
     return {"input_ids": ids, "attention_mask": (torch.arange(20) < torch.arange(5, 21).unsqueeze(1)).long()}
 
 
 def test_many_tokens_at_once_are_what_few_are(small, monkeypatch):
     batch = many(small)
-    assert batch["input_ids"].numel() > compact.MANY
+    assert batch["input_ids"].numel() > attention.JOIN_FROM
     at_once = outputs(small, batch)[0]["logits"]
-    monkeypatch.setattr(compact, "MANY", 10**9)
+    monkeypatch.setattr(attention, "JOIN_FROM", 10**9)
     torch.testing.assert_close(at_once, outputs(small, batch)[0]["logits"], rtol=1e-12, atol=1e-12)
 
 

@@ -179,13 +179,21 @@ def test_a_config_edited_by_hand(folder, name):
 
 DROP = object()
 ELSEWHERE = {"query": "q", "key": "k", "value": "v", "output": None, "qk": [1], "vo": [1], "scale": 1.0}
-ELSEWHERE |= {"buckets": [1], "multiple": 1}
+ELSEWHERE |= {
+    "buckets": [1],
+    "multiple": 1,
+    "call": "encoder",
+    "causal": False,
+    "layer": 0,
+    "bias": None,
+    "heads": None,
+}
 KEYS = [
     ((), None, "no secateur key"),
     ((), [], "version"),
     ((), {}, "version None"),
     (("version",), DROP, "version None"),
-    (("version",), 2, "version 2"),
+    (("version",), 3, "version 3"),
     (("version",), "1", "version '1'"),
     (("linear",), DROP, "exactly"),
     (("linear",), [], "exactly"),
@@ -215,27 +223,35 @@ KEYS = [
     (("attention", ATTENTION), [], "wrongly"),
     (("attention", ATTENTION, "query"), DROP, "wrongly"),
     (("attention", ATTENTION, "colour"), 1, "wrongly"),
-    (("attention", ATTENTION, "query"), 5, "does not fit"),
+    (("attention", ATTENTION, "query"), 5, "names of the modules"),
     (("attention", ATTENTION, "query"), "no such", "does not fit"),
     (("attention", ATTENTION, "query"), "key", ""),
     (("attention", ATTENTION, "output"), "no such", "does not fit"),
     (("attention", ATTENTION, "qk"), "3", "wrongly"),
     (("attention", ATTENTION, "qk"), [-1, 1, 1, 1], "wrongly"),
     (("attention", ATTENTION, "vo"), [0, 1, 1, 1], "wrongly"),
-    (("attention", ATTENTION, "qk"), [1, 1, 1, 1, 1], "do not fit together"),
-    (("attention", ATTENTION, "buckets"), [4, 1], "do not fit together"),
+    (("attention", ATTENTION, "qk"), [1, 1, 1, 1, 1], "the number of heads"),
+    (("attention", ATTENTION, "buckets"), [4, 1], "the number of heads"),
     (("attention", ATTENTION, "buckets"), [2, 2], "outputs"),
     (("attention", ATTENTION, "buckets"), [4, 0], "buckets"),
     (("attention", ATTENTION, "buckets"), 4, "buckets"),
     (("attention", ATTENTION, "multiple"), 0, "buckets"),
     (("attention", ATTENTION, "multiple"), 7, "outputs"),
     (("attention", ATTENTION, "multiple"), 10**13, ""),
-    (("attention", ATTENTION, "scale"), "0.35", "do not fit together"),
+    (("attention", ATTENTION, "call"), "rotary", "the call"),
+    (("attention", ATTENTION, "call"), ["encoder"], "the call"),
+    (("attention", ATTENTION, "call"), "seq2seq", "call is \"encoder\""),
+    (("attention", ATTENTION, "causal"), 1, "the call"),
+    (("attention", ATTENTION, "layer"), -1, "the call"),
+    (("attention", ATTENTION, "bias"), 1, "names of the modules"),
+    (("attention", ATTENTION, "heads"), [0, 1, 2, 2], "the numbers of the heads"),
+    (("attention", ATTENTION, "heads"), [0, 1], "the numbers of the heads"),
+    (("attention", ATTENTION, "scale"), "0.35", "the scale"),
     (("attention", ATTENTION, "scale"), 0.5, f"{ATTENTION}.scale is 0.353"),
     (("attention", ATTENTION, "scale"), -1.0, "in config.json it is -1.0"),
     (("attention", ATTENTION, "qk"), [6] * 4, f"{ATTENTION}.qk is [4, 6, 3, 5]"),
     (("attention", ATTENTION), DROP, f"{ATTENTION} is {{"),
-    (("attention", ATTENTION, "scale"), float("nan"), "do not fit together"),
+    (("attention", ATTENTION, "scale"), float("nan"), "the scale"),
     (("attention", ATTENTION, "qk"), [99, 1, 1, 1], "heads"),
     (("attention", ATTENTION, ("qk", "vo")), [6] * 5, "heads"),
     (("attention", ATTENTION, ("qk", "vo")), [6], "heads"),
@@ -441,7 +457,7 @@ def test_the_structure_follows_from_the_plan_without_weights(which, soft, rank):
     kind, _, shape = which
     model, plan, _ = edge_cases(kind, shape, soft=soft, dtype=torch.float32)
     compact = cut(model, replace(plan, embedding_rank=rank))
-    assert planned_structure(compact.to("meta")) == json.loads(compact.config.to_json_string())["secateur"]
+    assert planned_structure(compact.to("meta")).to_dict() == json.loads(compact.config.to_json_string())["secateur"]
 
 
 def test_embeddings_factorised_before_the_plan_are_in_the_plan(tmp_path):

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -82,24 +83,55 @@ class Embedding:
 Row = Linear | Norm | Embedding
 
 
+Call = Literal["encoder", "encoder_bias", "seq2seq", "seq2seq_bias"]
+"""How a stock layer calls its attention: the arguments, in order, and what is returned. None of them is rotary.
+
+`encoder`: `(hidden_states, attention_mask)`; returns `(output, probabilities)`.
+`encoder_bias`: `(hidden_states, attention_mask, position_bias)`, where the encoder looks up the relative position bias
+    once, `(batch, heads, queries, keys)`, and hands it to every layer; returns `(output, ...)`.
+`seq2seq`: `(hidden_states, key_value_states, past_key_values, attention_mask)`, with the states of the encoder
+    (cross-attention) and a cache; returns `(output, probabilities)`.
+`seq2seq_bias`: `(hidden_states, mask, key_value_states, position_bias, past_key_values)`, where the first layer of a
+    stack looks up the relative position bias, `(1, heads, queries, keys)`; returns `(output, bias, probabilities)`.
+
+For each there is a class in `secateur.surgery.compact.attention`.
+"""
+
+
 @dataclass(frozen=True)
 class Attention:
-    """Where an attention of a layer lies, and what it calls its projections.
+    """Where an attention of a layer lies, how the layer calls it, and the names of its projections.
 
-    `output` is named only where the output projection is a child of the same module. `block` is what stands before the
-    names of its axes and of its gate: nothing for a layer's only or self-attention, `cross`; once bound with the layer
-    in front, `3` or `decoder.3.cross`. `scale` is that of the scores, None for the inverse square root of a head's
-    dims. `biased` says that a bias by head and distance is added to the scores, which the stack's first layer makes.
+    Attributes:
+        path: relative to the layer; once bound, in the whole model.
+        call: how the layer calls it.
+        query, key, value: names of the projections.
+        output: name of the output projection, where it is a child of the same module.
+        block: what stands before the names of its axes and of its gate: nothing for the only or the self-attention of a
+            layer, `cross`; once bound with the layer in front, `3` or `decoder.3.cross`.
+        scale: of the scores, None for the inverse square root of a head's dims.
+        causal: whether a token sees only itself and those before it, where no mask is given.
+        bias: name of the child that is the table of relative position biases, in the layer that has it; once bound,
+            None in all others.
+        layer: number of the layer in its stack, set when the table is bound.
     """
 
     path: str
+    call: Call
     query: str
     key: str
     value: str
     output: str | None = None
     block: str = ""
     scale: float | None = None
-    biased: bool = False
+    causal: bool = False
+    bias: str | None = None
+    layer: int = 0
+
+    @property
+    def takes_bias(self) -> bool:
+        """Whether a relative position bias is added to the scores."""
+        return self.call in ("encoder_bias", "seq2seq_bias")
 
 
 @dataclass(frozen=True)
@@ -242,7 +274,7 @@ def find(model: PreTrainedModel) -> Table:
     if kind not in known:
         raise UserError(
             f"architecture {kind!r} is not supported: supported are {', '.join(known)}; "
-            "convert the model to one of these, or add a file to secateur/architectures"
+            "convert the model to one of these, or add a file to secateur/structure/architectures"
         )
     if getattr(model.config, "secateur", None):
         raise UserError("the model was cut already: prune the model that it was cut from instead")
@@ -267,10 +299,10 @@ def _bind(architecture: Architecture, model: PreTrainedModel) -> Table:
     parameters = [p for row, layer in placed for p in _parameters(row, layer, modules[row.path], own)]
     names = tuple(name for _, layers in stacks for name in layers)
     attentions = tuple(
-        replace(one, path=start + one.path, block=".".join(filter(None, (name, one.block))))
+        _called(one, number, name, start, modules)
         for stack, layers in stacks
         for one in stack.attentions
-        for name, start in layers.items()
+        for number, (name, start) in enumerate(layers.items())
     )
     return Table(
         model_type=architecture.model_type,
@@ -297,6 +329,13 @@ def _numbered(stack: Stack, prefix: str, modules: Mapping[str, nn.Module], model
         )
     names = [f"{stack.name}.{number}" if stack.name else str(number) for number in range(len(layers))]
     return {name: f"{prefix}{stack.path}.{number}." for number, name in enumerate(names)}
+
+
+def _called(one: Attention, number: int, layer: str, start: str, modules: Mapping[str, nn.Module]) -> Attention:
+    """An attention of a stack as it lies in one layer."""
+    path, block = start + one.path, ".".join(filter(None, (layer, one.block)))
+    bias = one.bias if f"{path}.{one.bias}" in modules else None
+    return replace(one, path=path, block=block, layer=number, bias=bias)
 
 
 def _heads(architecture: Architecture, model: PreTrainedModel) -> int:
@@ -388,5 +427,5 @@ def _check(table: Table, model: PreTrainedModel) -> None:
     if missing:
         raise UserError(
             f"{len(missing)} parameters are not in the table of {table.model_type!r}, the first is {missing[0]!r}: "
-            f"label them in secateur/architectures/{table.model_type}.py"
+            f"label them in secateur/structure/architectures/{table.model_type}.py"
         )

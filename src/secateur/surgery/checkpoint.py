@@ -29,6 +29,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from secateur.structure.architectures import ARCHITECTURES
 from secateur.surgery import compact
 from secateur.surgery.cut import planned_structure
+from secateur.surgery.schema import Structure
 from secateur.system import compat
 from secateur.system.errors import UserError
 
@@ -176,7 +177,7 @@ def check_structure(model: PreTrainedModel, folder: Path) -> None:
         UserError: they differ, or the plan is none for this config.
     """
     try:
-        planned = planned_structure(model)
+        planned = planned_structure(model).to_dict()
     except DAMAGE as error:
         raise UserError(f"{folder}/plan.json does not fit its config.json: {_first_line(error)}") from error
     path, by_plan, by_config = _first_difference(planned, model.config.secateur)
@@ -218,7 +219,7 @@ def read_config(folder: Path) -> Any:
         raise UserError(f"{folder} holds a model of type {kind!r}: supported are {', '.join(supported)}")
     if data.get("secateur") is not None:
         try:
-            compact.check(data["secateur"])
+            Structure.from_dict(data["secateur"])
         except ValueError as error:
             raise UserError(f"{folder}/config.json is damaged: {error}") from error
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from secateur.structure.architecture import Axis, Embedding, Linear, Norm, Parameter, Table, find
+from secateur.structure.architecture import Axis, Embedding, Linear, Norm, Parameter, Row, Table, find
 from secateur.structure.head_buckets import Layout
 from secateur.structure.plan import Plan, check_rank
 from secateur.structure.reading import Reading
@@ -25,7 +25,11 @@ from secateur.structure.space import UnitSpace
 from secateur.surgery import compact
 from secateur.surgery.masking import ATTACHED
 from secateur.surgery.optimizer_state import ORDERS, Moments
+from secateur.surgery.schema import AttentionStructure, Structure
 from secateur.system.errors import UserError
+
+CALLED = ("call", "query", "key", "value", "output", "causal", "layer", "bias")
+"""What an attention's structure takes from the table as it is."""
 
 
 @torch.no_grad()
@@ -190,38 +194,38 @@ def _on(axes: tuple[Axis, ...], axis: Axis, mask: Tensor | None, *, out: bool = 
     return mask.view(shape)
 
 
-def structure_of(space: UnitSpace, plan: Plan, reading: Reading, kept: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What of the stock model changes: the `secateur` key, see `compact`."""
+def structure_of(space: UnitSpace, plan: Plan, reading: Reading, kept: Mapping[str, Tensor]) -> Structure:
+    """In what the cut model differs from the stock model."""
     table = space.table
     gates = {sublayer.gate: float(reading.effective[sublayer.gate]) for sublayer in table.sublayers}
-    structure: dict[str, Any] = {"version": compact.VERSION}
-    structure |= {part: {} for part in ("linear", "norm", "embedding", "factorised", "attention", "bias", "replaced")}
+    parts: dict[str, dict[str, Any]] = {one.name: {} for one in fields(Structure)}
     sizes = {axis: len(indices) for axis, indices in kept.items()}
     for row in table.rows:
         part, value = _row_structure(row, gates, sizes, table)
         if part:
-            structure[part][row.path] = value
+            parts[part][row.path] = value
         if value == "zero" and isinstance(row, Linear) and row.adds and gates[str(row.behind)] == 0.0:
-            structure["replaced"][row.adds] = "skip"
+            parts["replaced"][row.adds] = "skip"
     if rank := _rank(space):
-        structure["factorised"][table.embeddings] = rank
+        parts["factorised"][table.embeddings] = rank
     for number, attention in enumerate(table.attentions):
         if f"{attention.block}.vo" in kept:
-            structure["attention"][attention.path] = _attention_structure(reading, plan, number)
-    return structure
+            parts["attention"][attention.path] = _attention_structure(reading, plan, number)
+    return Structure(**parts)
 
 
-def _row_structure(
-    row: Linear | Norm | Embedding, gates: Mapping[str, float], sizes: Mapping[str, int], table: Table
-) -> tuple[str, Any]:
-    """Which part of the structure a row goes into, and what to write there; ("", None) if the row does not change."""
+def _row_structure(row: Row, gates: Mapping[str, float], sizes: Mapping[str, int], table: Table) -> tuple[str, Any]:
+    """The part of the structure that a row goes into, and the entry there; ("", None) if the row does not change."""
     closed = row.behind is not None and gates[row.behind] == 0.0
-    if isinstance(row, Norm):
-        if closed:
-            return "replaced", "identity"
-        return ("norm", sizes[row.axis]) if row.axis and row.axis in sizes else ("", None)
-    if isinstance(row, Embedding):
-        return ("embedding", sizes[row.axis]) if row.axis and row.axis in sizes else ("", None)
+    if isinstance(row, Linear):
+        return _linear_structure(row, closed, sizes, table)
+    if isinstance(row, Norm) and closed:
+        return "replaced", "identity"
+    part = "norm" if isinstance(row, Norm) else "embedding"
+    return (part, sizes[row.axis]) if row.axis and row.axis in sizes else ("", None)
+
+
+def _linear_structure(row: Linear, closed: bool, sizes: Mapping[str, int], table: Table) -> tuple[str, Any]:
     out, into = sizes.get(row.out or "", -1), sizes.get(row.into or "", -1)
     if row.out == "hidden" and closed:
         return "replaced", "zero"
@@ -234,33 +238,30 @@ def _row_structure(
         return "bias", out if out > 0 else shape[0]
     if into == 0:
         return "replaced", "zero"
-    return "linear", [out if out > 0 else shape[0], into if into > 0 else shape[1]]
+    return "linear", (out if out > 0 else shape[0], into if into > 0 else shape[1])
 
 
-def _attention_structure(reading: Reading, plan: Plan, number: int) -> dict[str, Any]:
-    attention, layout, sizes = reading.table.attentions[number], plan.layouts[number], reading.head_sizes(number)
-    structure = {
-        "query": attention.query,
-        "key": attention.key,
-        "value": attention.value,
-        "output": attention.output,
-        **{name: [own[head] for head in layout.order] for name, own in zip(("qk", "vo"), sizes, strict=True)},
-        "scale": float(reading.table.head_dim**-0.5 if attention.scale is None else attention.scale),
-        "buckets": [len(bucket) for bucket in layout.buckets],
-        "multiple": layout.multiple,
-    }
-    if attention.biased:
-        heads = reading.heads(attention.block).nonzero().flatten().tolist()
-        structure["heads"] = [heads[head] for head in layout.order]
-    return structure
+def _attention_structure(reading: Reading, plan: Plan, number: int) -> AttentionStructure:
+    attention, layout = reading.table.attentions[number], plan.layouts[number]
+    qk, vo = reading.head_sizes(number)
+    heads = reading.heads(attention.block).nonzero().flatten().tolist()
+    return AttentionStructure(
+        **{name: getattr(attention, name) for name in CALLED},
+        heads=tuple(heads[head] for head in layout.order) if attention.takes_bias else None,
+        qk=tuple(qk[head] for head in layout.order),
+        vo=tuple(vo[head] for head in layout.order),
+        scale=float(reading.table.head_dim**-0.5 if attention.scale is None else attention.scale),
+        buckets=tuple(len(bucket) for bucket in layout.buckets),
+        multiple=layout.multiple,
+    )
 
 
-def _shaped(model: PreTrainedModel, structure: dict[str, Any]) -> compact.Pruned:
+def _shaped(model: PreTrainedModel, structure: Structure) -> compact.Pruned:
     """A copy of the model with the structure's shapes, its parameters not filled."""
     kind = compact.pruned(type(model))
-    small: Any = copy.deepcopy(model)  # Any, for it changes its class in the next line
+    small: Any = copy.deepcopy(model)  # Any, because it changes its class in the next line
     small.__class__ = kind
-    small.config.secateur = structure
+    small.config.secateur = structure.to_dict()
     small.config.auto_map = {compact.auto_class(kind.__name__): f"{compact.CODE}.{kind.__name__}"}
     with torch.device("meta"):
         kind(small.config)  # transformers learns what a class can record (hidden states) when one is constructed
@@ -299,8 +300,8 @@ def uncut(small: PreTrainedModel) -> tuple[PreTrainedModel, Plan]:
     return dense, plan
 
 
-def planned_structure(small: PreTrainedModel) -> dict[str, Any]:
-    """The `secateur` key that a cut by the plan of `small` writes.
+def planned_structure(small: PreTrainedModel) -> Structure:
+    """The structure that a cut by the plan of `small` has.
 
     Raises:
         UserError: `small` is no cut model with its plan, or the plan does not fit its config.

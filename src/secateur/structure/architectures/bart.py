@@ -17,7 +17,8 @@ def attention(path: str, gate: str, axis: str = "") -> tuple[Row, ...]:
     )
 
 
-SELF = Attention("self_attn", query="q_proj", key="k_proj", value="v_proj", output="out_proj")
+SELF = Attention("self_attn", "seq2seq", query="q_proj", key="k_proj", value="v_proj", output="out_proj")
+CAUSAL = replace(SELF, causal=True)
 CROSS = replace(SELF, path="encoder_attn", block="cross")
 FFN = (
     Linear("fc1", "ffn", "hidden", behind="mlp"),
@@ -34,7 +35,7 @@ ENCODER = Stack(
 DECODER = Stack(
     "decoder.layers",
     (*attention("self_attn", "attention"), *attention("encoder_attn", "cross.attention", "cross."), *FFN),
-    (CROSS, SELF),
+    (CROSS, CAUSAL),
     name="decoder",
     heads="decoder_attention_heads",
 )

@@ -20,7 +20,7 @@ LAYER = (
     Linear("output.dense", "hidden", "ffn", behind="mlp", adds="output"),
     Norm("output.LayerNorm", "hidden", behind="mlp"),
 )
-ATTENTION = Attention("attention.self", query="query", key="key", value="value")
+ATTENTION = Attention("attention.self", "encoder", query="query", key="key", value="value")
 
 ARCHITECTURE = Architecture(
     model_type="bert",

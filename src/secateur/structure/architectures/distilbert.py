@@ -13,7 +13,7 @@ LAYER = (
     Linear("ffn.lin2", "hidden", "ffn", behind="mlp"),
     Norm("output_layer_norm", "hidden", behind="mlp"),
 )
-ATTENTION = Attention("attention", query="q_lin", key="k_lin", value="v_lin", output="out_lin")
+ATTENTION = Attention("attention", "encoder", query="q_lin", key="k_lin", value="v_lin", output="out_lin")
 
 ARCHITECTURE = Architecture(
     model_type="distilbert",

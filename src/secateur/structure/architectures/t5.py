@@ -35,8 +35,18 @@ def network(number: int) -> tuple[Row, ...]:
     )
 
 
-SELF = Attention("layer.0.SelfAttention", query="q", key="k", value="v", output="o", scale=1.0, biased=True)
-CROSS = replace(SELF, path="layer.1.EncDecAttention", block="cross")
+SELF = Attention(
+    "layer.0.SelfAttention",
+    "seq2seq_bias",
+    query="q",
+    key="k",
+    value="v",
+    output="o",
+    scale=1.0,
+    bias="relative_attention_bias",
+)
+CAUSAL = replace(SELF, causal=True)
+CROSS = replace(SELF, path="layer.1.EncDecAttention", block="cross", bias=None)
 ENCODER = Stack("encoder.block", (*attention(0, "SelfAttention", "attention"), *network(1)), (SELF,), name="encoder")
 DECODER = Stack(
     "decoder.block",
@@ -45,7 +55,7 @@ DECODER = Stack(
         *attention(1, "EncDecAttention", "cross.attention", "cross."),
         *network(2),
     ),
-    (CROSS, SELF),
+    (CROSS, CAUSAL),
     name="decoder",
 )
 

@@ -3,7 +3,7 @@
 A new release may change or remove such a name without notice. Each one is listed in `NAMES` with its purpose here and
 the version on which it was checked; `tests/system/test_compat.py` checks that it still exists with the signature that
 the package expects. All other modules call the functions below, and training subclasses `compat.trainer.HookedTrainer`.
-The exception is `surgery/compact.py`, which is copied beside every compact model and can import nothing of secateur.
+The exception is `surgery/compact`, which travels with every compact model and can import nothing else of secateur.
 
 Imports stand inside the functions where they are slow: this package is loaded with `import secateur`.
 """
@@ -102,7 +102,7 @@ NAMES = (
     Name("torch._dynamo.config.accumulated_recompile_limit", "how many shapes all modules are compiled for"),
     Name("torch._int_mm", "int8 products, to measure their speed"),
     Name("torch.Tensor._version", "whether a tensor has been changed in place"),
-    # surgery/compact.py
+    # surgery/compact
     Name("transformers.PreTrainedModel._from_config", "to build a compact model", ("config",)),
     Name("transformers.PreTrainedModel._keys_to_ignore_on_save", "to save sinusoids that were cut"),
     Name("torch.nn.Module._forward_hooks", "whether masks act on a projection", instance=True),

@@ -1,0 +1,42 @@
+"""MPNet (Song et al., NeurIPS 2020): BERT's layers with a relative position bias.
+
+The encoder looks the bias up once, from a table of 32 buckets of distances, and hands it to the attention of every
+layer. There are no token types.
+"""
+
+from secateur.structure.architecture import Architecture, Attention, Embedding, Linear, Norm, Stack
+from secateur.structure.architectures import register
+
+LAYER = (
+    Linear("attention.attn.q", "qk", "hidden", behind="attention"),
+    Linear("attention.attn.k", "qk", "hidden", behind="attention"),
+    Linear("attention.attn.v", "vo", "hidden", behind="attention"),
+    Linear("attention.attn.o", "hidden", "vo", behind="attention"),
+    Norm("attention.LayerNorm", "hidden", behind="attention"),
+    Linear("intermediate.dense", "ffn", "hidden", behind="mlp"),
+    Linear("output.dense", "hidden", "ffn", behind="mlp", adds="output"),
+    Norm("output.LayerNorm", "hidden", behind="mlp"),
+)
+ATTENTION = Attention("attention.attn", "encoder_bias", query="q", key="k", value="v", output="o")
+
+ARCHITECTURE = Architecture(
+    model_type="mpnet",
+    stacks=(Stack("encoder.layer", LAYER, (ATTENTION,)),),
+    stem=(
+        Embedding("embeddings.word_embeddings", "hidden"),
+        Embedding("embeddings.position_embeddings", "hidden"),
+        Norm("embeddings.LayerNorm", "hidden"),
+        Embedding("encoder.relative_attention_bias", None),
+        Linear("pooler.dense", None, "hidden"),
+    ),
+    heads={
+        "Model": (),
+        "ForSequenceClassification": (
+            Linear("classifier.dense", None, "hidden"),
+            Linear("classifier.out_proj", None, None),
+        ),
+        "ForTokenClassification": (Linear("classifier", None, "hidden"),),
+        "ForQuestionAnswering": (Linear("qa_outputs", None, "hidden"),),
+    },
+)
+register(ARCHITECTURE)

@@ -1,0 +1,271 @@
+"""Attention whose heads have sizes of their own, one class for each way in which stock layers call their attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import EncoderDecoderCache
+
+from secateur.surgery.schema import AttentionStructure
+
+JOIN_FROM = 256
+"""Tokens from which joining the weights of query, key and value, as large as some hundred tokens, pays."""
+
+
+class CompactAttention(nn.Module):
+    """The heads of an attention, without the way in which it is called.
+
+    Query and key keep the same dims of a head, value and output others. The heads are stored in buckets, one after the
+    other, each head padded with zeros to the width of its bucket, so that one call of attention computes a bucket. Zero
+    dims of query and key add nothing to the scores, and zero dims of the value meet zero columns of the output
+    projection: the padding is exact and stays zero in training. The softmax scale is that of the unpruned heads.
+    """
+
+    dropout: nn.Dropout
+
+    def __init__(self, stock: Any, structure: AttentionStructure) -> None:  # Any: each family names its projections
+        super().__init__()
+        self.scale, self.causal, self.layer = structure.scale, structure.causal, structure.layer
+        self.buckets = _buckets(structure)
+        self.heads = None if structure.heads is None else list(structure.heads)
+        self.names = (structure.query, structure.key, structure.value)
+        self.output = structure.output
+        self.dropout = stock.dropout if isinstance(stock.dropout, nn.Dropout) else nn.Dropout(stock.dropout)
+        if self.buckets:
+            for name, sizes in zip(self.names, self._sizes(), strict=True):
+                projection = getattr(stock, name)
+                if projection.out_features != sum(sizes):
+                    raise ValueError(f"{name} has {projection.out_features} outputs, its heads have {sum(sizes)}")
+                setattr(self, name, projection)
+        if self.output:
+            setattr(self, self.output, getattr(stock, self.output))
+
+    def project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value of the same states, `(batch, tokens, dims as stored)` each; empty without heads."""
+        if not self.buckets:
+            return hidden_states[..., :0], hidden_states[..., :0], hidden_states[..., :0]
+        if not self._at_once(hidden_states):
+            return (
+                self._projected(0, hidden_states),
+                self._projected(1, hidden_states),
+                self._projected(2, hidden_states),
+            )
+        joined = functional.linear(hidden_states, self._joined("weight"), self._joined("bias"))
+        query, key, value = joined.split([sum(sizes) for sizes in self._sizes()], dim=-1)
+        return query, key, value
+
+    def attend(self, parts: tuple[Tensor, Tensor, Tensor], mask: Tensor | None, bias: Tensor | None = None) -> Tensor:
+        """The output of the sublayer, from query, keys and values.
+
+        `mask` is additive or bool. `bias` `(batch or 1, heads of the stock model, queries, keys)` is added to the
+        scores.
+        """
+        context = parts[0]
+        if self.buckets:
+            masks = self._masks(mask, bias)
+            split = (part.split(sizes, dim=-1) for part, sizes in zip(parts, self._sizes(), strict=True))
+            buckets = zip(self.buckets, zip(*split, strict=True), masks, strict=True)
+            contexts = [self._mix(bucket[0], own, own_mask) for bucket, own, own_mask in buckets]
+            context = contexts[0] if len(contexts) == 1 else torch.cat(contexts, dim=-1)
+        output = getattr(self, self.output)(context) if self.output else context
+        if self.training and bias is not None and not self.buckets:
+            output = output + 0.0 * bias.sum()  # a gradient of 0, as in the masked model: optimizers skip None
+        return output
+
+    def _masks(self, mask: Tensor | None, bias: Tensor | None) -> list[Tensor | None]:
+        """What is added to the scores of each bucket: the mask, and the bias of its heads."""
+        if bias is None or self.heads is None:
+            return [mask] * len(self.buckets)
+        own = bias[:, self.heads]
+        if mask is None and self.causal and own.shape[2] > 1:
+            mask = torch.ones(own.shape[2:], dtype=torch.bool, device=own.device).tril()
+        if mask is not None:
+            least = torch.finfo(own.dtype).min
+            own = torch.where(mask, own, least) if mask.dtype == torch.bool else own + mask
+        return list(own.split([heads for heads, _, _ in self.buckets], dim=1))
+
+    def _mix(self, heads: int, parts: tuple[Tensor, ...], mask: Tensor | None) -> Tensor:
+        """One call of attention: query, key and value `(batch, tokens, heads x width)` each, to the contexts."""
+        batch, tokens, _ = parts[0].shape
+        query, key, value = (part.view(batch, part.shape[1], heads, -1).transpose(1, 2) for part in parts)
+        dropout, own = self.dropout.p if self.training else 0.0, value.shape[-1]
+        if query.device.type == "cpu" and not (self.training or _recorded()):
+            query, key, value = _of_one_width(query, key, value)
+        causal = self.causal and mask is None and tokens > 1
+        context = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=dropout, scale=self.scale, is_causal=causal
+        )
+        return context[..., :own].transpose(1, 2).reshape(batch, tokens, -1)
+
+    def _sizes(self) -> list[list[int]]:
+        """Dims of each bucket as stored: of the query, the key and the value."""
+        sizes = [[heads * width for heads, width, _ in self.buckets]] * 2
+        return [*sizes, [heads * width for heads, _, width in self.buckets]]
+
+    def _projected(self, number: int, states: Tensor) -> Tensor:
+        return getattr(self, self.names[number])(states)
+
+    def _joined(self, kind: str) -> Any:
+        """The weights, or the biases if there are any, of query, key and value."""
+        own = [getattr(getattr(self, name), kind) for name in self.names]
+        return None if own[0] is None else torch.cat(own)
+
+    def _at_once(self, hidden_states: Tensor) -> bool:
+        """Whether one product of the joined weights is faster: for many tokens, or where joining is done once.
+
+        Compilers and exporters fold the joining. The joined weights are not kept here: optimizers change weights in
+        ways that leave no trace by which a copy could be known to be outdated.
+        """
+        if _recorded():
+            return True
+        query = getattr(self, self.names[0])
+        if query._forward_hooks or type(query) is not nn.Linear:  # masks act at its output, or at the weights
+            return False
+        return not self.training and hidden_states.shape[:-1].numel() >= JOIN_FROM
+
+
+class EncoderAttention(CompactAttention):
+    """Self-attention of an encoder: called with the states and a mask, returns the output and no probabilities."""
+
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> tuple[Tensor, None]:
+        return self.attend(self.project(hidden_states), attention_mask), None
+
+
+class EncoderBiasAttention(CompactAttention):
+    """Self-attention of an encoder that looks up a relative position bias once and hands it to every layer."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_bias: Tensor | None = None,
+        output_attentions: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Tensor, None]:
+        return self.attend(self.project(hidden_states), attention_mask, position_bias), None
+
+
+class Seq2SeqAttention(CompactAttention):
+    """Attention of an encoder-decoder: self-attention, or cross-attention to other states (`key_value_states`).
+
+    While a text is generated, a cache holds the keys and values of all heads as those of one, whatever the buckets.
+    """
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        key_value_states: Tensor | None = None,
+        past_key_values: Any = None,
+        attention_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, None]:
+        return self.attend(self.states(hidden_states, key_value_states, past_key_values), attention_mask), None
+
+    def states(self, hidden_states: Tensor, others: Tensor | None, cache: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, and keys and values of all tokens so far, `(batch, tokens, dims as stored)` each.
+
+        Without heads the query is empty, and the shape of the key gives the number of tokens.
+        """
+        if cache is None and others is None and self.buckets:
+            return self.project(hidden_states)
+        held, filled = self._held(cache, others is not None)
+        if filled and self.buckets:
+            return self._projected(0, hidden_states), filled.keys.squeeze(1), filled.values.squeeze(1)
+        query, key, value = self._separate(hidden_states, hidden_states if others is None else others)
+        if held is None or (others is not None and not self.buckets):
+            return query, key, value
+        key, value = held.update(key.unsqueeze(1), value.unsqueeze(1), self.layer)
+        if others is not None and held is not cache:
+            cache.is_updated[self.layer] = True
+        return query, key.squeeze(1), value.squeeze(1)
+
+    def _separate(self, hidden_states: Tensor, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The query of `hidden_states`, key and value of `source`."""
+        if self.buckets:
+            return self._projected(0, hidden_states), self._projected(1, source), self._projected(2, source)
+        one = source[..., :1]  # a cache does not know the length of states of width 0
+        return hidden_states[..., :0], one, one
+
+    def _held(self, cache: Any, cross: bool) -> tuple[Any, Any]:
+        """The part of a cache for this attention, and its layer if it holds all states of cross-attention already."""
+        if not isinstance(cache, EncoderDecoderCache):
+            return cache, None
+        held = cache.cross_attention_cache if cross else cache.self_attention_cache
+        return held, held.layers[self.layer] if cross and cache.is_updated.get(self.layer) else None
+
+
+class Seq2SeqBiasAttention(Seq2SeqAttention):
+    """Attention of an encoder-decoder whose first layer looks up a relative position bias and hands it on.
+
+    The first layer returns the bias of every head of the stock model, whichever it has kept, because later layers read
+    it; each layer takes the part of its own heads.
+    """
+
+    def __init__(self, stock: Any, structure: AttentionStructure) -> None:
+        super().__init__(stock, structure)
+        self.compute_bias = None
+        if structure.bias:
+            setattr(self, structure.bias, getattr(stock, structure.bias))
+            self.compute_bias = stock.compute_bias  # the stock method: it reads the same embedding
+
+    def forward(  # type: ignore[override]  # called as the stock module that it replaces
+        self,
+        hidden_states: Tensor,
+        mask: Tensor | None = None,
+        key_value_states: Tensor | None = None,
+        position_bias: Tensor | None = None,
+        past_key_values: Any = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None, None]:
+        past = past_key_values.get_seq_length(self.layer) if past_key_values is not None else 0
+        past = past.clone() if isinstance(past, Tensor) else past  # a static cache counts on in place
+        parts = self.states(hidden_states, key_value_states, past_key_values)
+        if position_bias is None and self.compute_bias is not None:
+            lengths = hidden_states.shape[1], parts[1].shape[1]
+            position_bias = self.compute_bias(*lengths, device=hidden_states.device, past_seen_tokens=past)
+        return self.attend(parts, mask, position_bias), position_bias, None
+
+
+ATTENTIONS: Mapping[str, type[CompactAttention]] = {
+    "encoder": EncoderAttention,
+    "encoder_bias": EncoderBiasAttention,
+    "seq2seq": Seq2SeqAttention,
+    "seq2seq_bias": Seq2SeqBiasAttention,
+}
+"""How a stock layer calls its attention (`Attention.call` of the architecture) -> the class that answers to it."""
+
+
+def _recorded() -> bool:
+    """Whether a compiler or an exporter records what is computed; they optimise it in their own way."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def _of_one_width(*parts: Tensor) -> Iterator[Tensor]:
+    """Heads padded with zeros to the widest part: PyTorch's fused attention on CPUs takes no other."""
+    widest = max(part.shape[-1] for part in parts)
+    return (functional.pad(part, (0, widest - part.shape[-1])) if part.shape[-1] < widest else part for part in parts)
+
+
+def _buckets(structure: AttentionStructure) -> list[tuple[int, int, int]]:
+    """(heads, width of query and key, width of value) of each bucket."""
+    ends = list(accumulate(structure.buckets, initial=0))
+    return [
+        (
+            end - start,
+            _width(structure.qk[start:end], structure.multiple),
+            _width(structure.vo[start:end], structure.multiple),
+        )
+        for start, end in pairwise(ends)
+    ]
+
+
+def _width(dims: tuple[int, ...], multiple: int) -> int:
+    """The largest number of dims, at least 1, rounded up to a multiple."""
+    return -(-max(1, *dims) // multiple) * multiple

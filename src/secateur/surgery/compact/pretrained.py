@@ -1,0 +1,144 @@
+"""Compact model classes: a stock class of transformers that takes the shapes of the `secateur` key of its config."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import transformers
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from secateur.surgery.compact.integrity import (
+    GENERATION,
+    PLAN,
+    SUMS,
+    DamagedError,
+    check_places,
+    check_sums,
+    read_object,
+    sums,
+)
+from secateur.surgery.compact.shapes import reshape
+from secateur.surgery.schema import Structure
+
+CODE = "modeling_secateur"
+PREFIX = "Pruned"
+AUTO_CLASSES = {
+    "Model": "AutoModel",
+    "ForSequenceClassification": "AutoModelForSequenceClassification",
+    "ForTokenClassification": "AutoModelForTokenClassification",
+    "ForQuestionAnswering": "AutoModelForQuestionAnswering",
+    "ForConditionalGeneration": "AutoModelForSeq2SeqLM",
+    "MTModel": "AutoModelForSeq2SeqLM",
+}
+"""End of a model class's name -> the `AutoModelFor*` that loads it."""
+
+# Only a type checker sees the base that every stock class brings along; at run time the mixin has none of its own.
+if TYPE_CHECKING:
+    _Stock = PreTrainedModel
+else:
+    _Stock = object
+
+
+def own_code() -> str:
+    """The text of this file."""
+    return Path(__file__).read_text(encoding="utf-8")
+
+
+class Pruned(_Stock):
+    """Mixed into a stock model class, before it: gives a model the shapes that its config describes.
+
+    Attributes:
+        stock: the stock class; a config without a `secateur` key gives one of its models.
+        code: the text of the module that a saved folder carries. In a saved folder it is this very file.
+        plan: content of the folder's `plan.json`.
+    """
+
+    stock: type[PreTrainedModel]
+    config_class: type[PreTrainedConfig]
+    code: ClassVar[Callable[[], str]] = staticmethod(own_code)
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        self.plan: dict[str, Any] | None = None
+        if getattr(config, "secateur", None):
+            structure = Structure.from_dict(config.secateur)
+            config.secateur = structure.to_dict()
+            reshape(self, structure)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; a checkpoint without a `secateur` key gives the stock class.
+
+        Raises:
+            DamagedError: a local folder's files are not those that were saved, or other weights than safetensors are
+                asked for. What comes from the hub is as its client has checked it.
+        """
+        name, config = pretrained_model_name_or_path, kwargs.get("config")
+        if config is None:
+            config = cls.config_class.from_pretrained(name)
+        if not getattr(config, "secateur", None):
+            return cls.stock.from_pretrained(name, *args, **kwargs)
+        if kwargs.get("use_safetensors") is False or getattr(config, "transformers_weights", None):
+            raise DamagedError(f"{name} asks for other weights than its model.safetensors: nothing else is opened")
+        folder = Path(name)
+        if folder.is_dir():
+            check_places(folder)
+            check_sums(folder)
+        plan = read_object(folder / PLAN) if (folder / PLAN).is_file() else None
+        loaded = super().from_pretrained(name, *args, **{**kwargs, "use_safetensors": True})
+        (loaded[0] if isinstance(loaded, tuple) else loaded).plan = plan
+        return loaded
+
+    @classmethod
+    def _from_config(cls, config: Any, **kwargs: Any) -> Any:
+        if not getattr(config, "secateur", None):
+            return cls.stock._from_config(config, **kwargs)
+        return super()._from_config(config, **kwargs)
+
+    def save_pretrained(self, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any) -> None:
+        """As in transformers, and the code and the plan that make the folder self-contained, and `SHA256SUMS`."""
+        self._keys_to_ignore_on_save = None  # stock models compute sinusoids when loaded; here they may be cut
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        if is_main_process:
+            self._write_beside(Path(save_directory))
+
+    def _write_beside(self, folder: Path) -> None:
+        """Write what a compact folder holds besides the config and the weights."""
+        (folder / f"{CODE}.py").write_text(Pruned.code(), encoding="utf-8")
+        names = ["config.json", f"{CODE}.py", *(path.name for path in folder.glob("model*.safetensors*"))]
+        names += [GENERATION] if (folder / GENERATION).is_file() else []
+        if self.plan is not None:
+            (folder / PLAN).write_text(json.dumps(self.plan, indent=1) + "\n", encoding="utf-8")
+            names.append(PLAN)
+        (folder / SUMS).write_text(sums(folder, names), encoding="utf-8")
+
+
+def pruned(stock: type[PreTrainedModel]) -> type[Pruned]:
+    """The compact class of a stock model class, `PrunedBertModel` of `BertModel`; made once."""
+    name = PREFIX + stock.__name__
+    if name not in globals():
+        globals()[name] = type(name, (Pruned, stock), {"stock": stock, "__module__": __name__})
+    return globals()[name]
+
+
+def auto_class(name: str) -> str:
+    """The `AutoModelFor*` that loads a model class of this name.
+
+    Raises:
+        ValueError: none does.
+    """
+    for suffix in sorted(AUTO_CLASSES, key=len, reverse=True):
+        if name.endswith(suffix):
+            return AUTO_CLASSES[suffix]
+    raise ValueError(f"no class of transformers for {', '.join(AUTO_CLASSES)} is named {name!r}")
+
+
+def __getattr__(name: str) -> type:
+    """`modeling_secateur.PrunedBertModel`, for any stock class: what `auto_map` in a saved config asks for."""
+    stock = getattr(transformers, name.removeprefix(PREFIX), None) if name.startswith(PREFIX) else None
+    if stock is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return pruned(stock)

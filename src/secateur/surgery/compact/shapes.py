@@ -1,0 +1,106 @@
+"""Give a stock model the shapes and modules that its `secateur` key describes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from secateur.surgery.compact.attention import ATTENTIONS
+from secateur.surgery.compact.modules import Bias, Empty, FactorisedEmbedding, Skip, Zero
+from secateur.surgery.schema import Structure
+
+
+def reshape(model: nn.Module, structure: Structure) -> None:
+    """Give a stock model the shapes and modules of a structure, in place; new tensors are not filled.
+
+    Raises:
+        ValueError: the structure does not fit the model.
+    """
+    tied = first_names(model)
+    try:
+        for part in (_factorise, _resize_embeddings, _resize_norms, _resize_linears, _replace, _replace_attentions):
+            part(model, structure)
+        for name, first in tied.items():
+            if name != first:
+                path, _, leaf = name.rpartition(".")
+                setattr(model.get_submodule(path), leaf, model.get_parameter(first))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"the secateur key of the config does not fit this model: {error}") from error
+
+
+def _factorise(model: nn.Module, structure: Structure) -> None:
+    for path, rank in structure.factorised.items():
+        stock = model.get_submodule(path)
+        if isinstance(stock, nn.Embedding):
+            model.set_submodule(path, FactorisedEmbedding.like(stock, rank))
+
+
+def _resize_embeddings(model: nn.Module, structure: Structure) -> None:
+    for path, size in structure.embedding.items():
+        module = model.get_submodule(path)
+        if isinstance(module, FactorisedEmbedding):
+            _resize(module.projection, weight=(size, None), out_features=size)
+        else:
+            _resize(module, weight=(None, size), embedding_dim=size)
+
+
+def _resize_norms(model: nn.Module, structure: Structure) -> None:
+    for path, size in structure.norm.items():
+        module = model.get_submodule(path)
+        own = {"bias": (size,), "normalized_shape": (size,)} if isinstance(module, nn.LayerNorm) else {}
+        _resize(module, weight=(size,), **own)
+
+
+def _resize_linears(model: nn.Module, structure: Structure) -> None:
+    for path, (out, into) in structure.linear.items():
+        _resize(model.get_submodule(path), weight=(out, into), bias=(out,), out_features=out, in_features=into)
+    for path, size in structure.bias.items():
+        model.set_submodule(path, Bias(size, model.get_parameter(f"{path}.weight")))
+
+
+REPLACED_BY: Mapping[str, Callable[[Any], nn.Module]] = {
+    "zero": lambda stock: Zero(stock.weight),
+    "empty": lambda stock: Empty(),
+    "identity": lambda stock: nn.Identity(),
+    "skip": Skip,
+}
+
+
+def _replace(model: nn.Module, structure: Structure) -> None:
+    """Put other modules in place of removed ones; those that `Skip` keeps as its children come first."""
+    for path, name in sorted(structure.replaced.items(), key=lambda item: item[1] == "skip"):
+        stock = model.get_submodule(path)  # raises where there is none: `set_submodule` would add a new module
+        model.set_submodule(path, REPLACED_BY[name](stock))
+
+
+def _replace_attentions(model: nn.Module, structure: Structure) -> None:
+    for path, attention in structure.attention.items():
+        model.set_submodule(path, ATTENTIONS[attention.call](model.get_submodule(path), attention))
+
+
+def _resize(module: nn.Module, **sizes: Any) -> None:
+    """Replace parameters by empty ones of a new shape (None keeps a dimension); set the attributes that repeat it."""
+    for name, size in sizes.items():
+        old = getattr(module, name)
+        if not isinstance(old, nn.Parameter):
+            if old is not None:
+                setattr(module, name, size)
+            continue
+        if len(size) != old.dim():
+            raise TypeError(f"{type(module).__name__} has a {name} of {old.dim()} dimensions, not {len(size)}")
+        shape = [n if n is not None else old.shape[dim] for dim, n in enumerate(size)]
+        setattr(module, name, nn.Parameter(old.new_empty(shape), requires_grad=old.requires_grad))
+
+
+def first_names(model: nn.Module) -> dict[str, str]:
+    """Every name of a parameter -> the first name of the same parameter, which differs where weights are tied."""
+    first: dict[int, str] = {}
+    named = model.named_parameters(remove_duplicate=False)
+    return {name: first.setdefault(id(parameter), name) for name, parameter in named}
+
+
+def tied_names(model: nn.Module) -> set[str]:
+    """The further names of tied parameters."""
+    return {name for name, first in first_names(model).items() if name != first}

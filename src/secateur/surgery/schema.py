@@ -1,0 +1,192 @@
+"""The `secateur` key of a compact model's `config.json`: in what it differs from the stock model, path by path.
+
+`Structure` is the one form in which the key is written, checked and read: `cut` makes one, `reshape` applies one to a
+model that is being cut and to a model that is being loaded. The key names only what differs from the stock model.
+
+Version 1 (secateur 0.1) did not say how an attention is called; the names of its modules imply it (`_called`).
+This file is part of the code in every compact folder, so it imports the standard library alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+VERSION = 2
+OLDER = (1,)
+KEY = "the config's secateur key"
+CALLS = ("encoder", "encoder_bias", "seq2seq", "seq2seq_bias")
+"""How stock layers call their attention; each is a class of `compact.attention`."""
+REPLACEMENTS = ("zero", "empty", "identity", "skip")
+CALLS_OF_VERSION_1 = {
+    "self": "encoder",  # BERT, RoBERTa, ELECTRA
+    "attention": "encoder",  # DistilBERT
+    "self_attn": "seq2seq",  # BART, Marian
+    "encoder_attn": "seq2seq",
+    "SelfAttention": "seq2seq_bias",  # T5
+    "EncDecAttention": "seq2seq_bias",
+}
+
+
+@dataclass(frozen=True)
+class AttentionStructure:
+    """The heads that an attention keeps, how they are stored, and how the stock layer calls the attention.
+
+    Attributes:
+        call: one of `CALLS`.
+        query, key, value, output: names of the projections; `output` is None where another module has it.
+        causal: whether a token sees only itself and those before it, where no mask is given.
+        layer: number of the layer in its stack, under which a cache stores keys and values.
+        bias: name of the table of relative position biases, where the attention has it; else None.
+        heads: number of each stored head in the stock model, where a bias is added to the scores; else None.
+        qk, vo: dims that each stored head keeps.
+        scale: factor of the scores before the softmax.
+        buckets: number of heads in each bucket.
+        multiple: of which the width of every bucket is one.
+    """
+
+    call: str
+    query: str
+    key: str
+    value: str
+    output: str | None
+    causal: bool
+    layer: int
+    bias: str | None
+    heads: tuple[int, ...] | None
+    qk: tuple[int, ...]
+    vo: tuple[int, ...]
+    scale: float
+    buckets: tuple[int, ...]
+    multiple: int
+
+    @classmethod
+    def from_dict(cls, path: str, entry: Any) -> AttentionStructure:
+        """Check the entry of the attention at `path`, and read it.
+
+        Raises:
+            ValueError: what is wrong with it.
+        """
+        if not isinstance(entry, dict) or set(entry) != {one.name for one in fields(cls)}:
+            raise ValueError(
+                f"{KEY} describes the attention {path!r} wrongly: expected exactly the keys of its version"
+            )
+        if wrong := _wrong_part(entry):
+            raise ValueError(f"{KEY} describes {wrong} of the attention {path!r} wrongly")
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in entry.items()}
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """In what a compact model differs from the stock model: path of a module -> its new size, or what replaces it.
+
+    Attributes:
+        linear: `(out, in)` of a Linear.
+        norm: dims of a norm.
+        embedding: dims of an embedding.
+        factorised: rank of an embedding that is a table `(rows, rank)` and a projection `(dims, rank)`.
+        attention: the heads that an attention keeps.
+        bias: outputs of a Linear of which only the bias is left.
+        replaced: one of `REPLACEMENTS`.
+    """
+
+    linear: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    norm: Mapping[str, int] = field(default_factory=dict)
+    embedding: Mapping[str, int] = field(default_factory=dict)
+    factorised: Mapping[str, int] = field(default_factory=dict)
+    attention: Mapping[str, AttentionStructure] = field(default_factory=dict)
+    bias: Mapping[str, int] = field(default_factory=dict)
+    replaced: Mapping[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {"version": VERSION, **_as_json(asdict(self))}
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Structure:
+        """Check a `secateur` key of this version or an older one, before anything is built from it, and read it.
+
+        Raises:
+            ValueError: what is wrong with it.
+        """
+        version = data.get("version") if isinstance(data, dict) else type(data).__name__
+        if not isinstance(data, dict) or type(version) is not int or version not in (*OLDER, VERSION):
+            raise ValueError(f"{KEY} has version {version!r}: this code reads versions {OLDER[0]} to {VERSION}")
+        parts = {name: part for name, part in data.items() if name != "version"}
+        names = [one.name for one in fields(cls)]
+        if set(parts) != set(names) or not all(isinstance(part, dict) for part in parts.values()):
+            raise ValueError(f"{KEY} must hold exactly {', '.join(sorted(names))} and version")
+        _check_sizes(parts)
+        entries = parts["attention"]
+        if version == 1:
+            entries = {path: _called(path, entry) for path, entry in entries.items()}
+        linear = {path: (out, into) for path, (out, into) in parts["linear"].items()}
+        attention = {path: AttentionStructure.from_dict(path, entry) for path, entry in entries.items()}
+        return cls(**parts | {"linear": linear, "attention": attention})
+
+
+def _as_json(value: Any) -> Any:
+    """The value with lists in place of tuples."""
+    if isinstance(value, dict):
+        return {name: _as_json(inner) for name, inner in value.items()}
+    return [_as_json(inner) for inner in value] if isinstance(value, tuple) else value
+
+
+def _check_sizes(parts: Mapping[str, Any]) -> None:
+    """Refuse parts other than `attention` that hold anything but sizes and the names of replacements."""
+    sizes = [[size] for part in ("norm", "embedding", "factorised", "bias") for size in parts[part].values()]
+    if not all(_whole(size, 1) for size in [*sizes, *parts["linear"].values()]):
+        raise ValueError(f"{KEY} has a size that is not a positive whole number")
+    if not all(len(pair) == 2 for pair in parts["linear"].values()):
+        raise ValueError(f"{KEY} has a linear module without exactly two sizes")
+    if not all(name in REPLACEMENTS for name in parts["replaced"].values()):
+        raise ValueError(f"{KEY} replaces a module by something unknown: expected one of {', '.join(REPLACEMENTS)}")
+
+
+def _wrong_part(entry: Mapping[str, Any]) -> str:
+    """What is wrong with the entry of an attention, '' if nothing is."""
+    names = [entry[name] for name in ("query", "key", "value")]
+    names += [entry[name] for name in ("output", "bias") if entry[name] is not None]
+    if entry["call"] not in CALLS or type(entry["causal"]) is not bool or not _whole([entry["layer"]], 0):
+        return "the call"
+    if not all(isinstance(name, str) for name in names):
+        return "the names of the modules"
+    if not (_whole(entry["buckets"], 1) and _whole([entry["multiple"]], 1)):
+        return "the buckets"
+    if type(entry["scale"]) is not float or not math.isfinite(entry["scale"]):
+        return "the scale"
+    return _wrong_heads(entry)
+
+
+def _wrong_heads(entry: Mapping[str, Any]) -> str:
+    if not (_whole(entry["qk"], 0) and _whole(entry["vo"], 1)):
+        return "the dims of the heads"
+    count = len(entry["qk"])
+    if not count == len(entry["vo"]) == sum(entry["buckets"]):
+        return "the number of heads"
+    heads = list(range(count)) if entry["heads"] is None else entry["heads"]
+    numbered = _whole(heads, 0) and len(set(heads)) == len(heads) == count
+    return "" if numbered else "the numbers of the heads"
+
+
+def _whole(sizes: Any, least: int) -> bool:
+    return isinstance(sizes, list) and all(type(size) is int and size >= least for size in sizes)
+
+
+def _called(path: str, entry: Any) -> Any:
+    """An entry of version 1 with what version 2 says besides: every family of secateur 0.1 had names of its own."""
+    name, numbers = path.rpartition(".")[2], [int(part) for part in path.split(".") if part.isdigit()]
+    if not isinstance(entry, dict) or name not in CALLS_OF_VERSION_1 or not numbers:
+        return entry
+    own, decoder = name in ("self_attn", "SelfAttention"), "decoder" in path.split(".")
+    return {
+        "call": CALLS_OF_VERSION_1[name],
+        "causal": own and decoder,
+        "layer": numbers[0],
+        "bias": "relative_attention_bias" if name == "SelfAttention" and numbers[0] == 0 else None,
+        "heads": None,
+        **entry,
+    }

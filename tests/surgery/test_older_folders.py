@@ -1,0 +1,73 @@
+"""Compact folders of secateur 0.1.0: their `secateur` key has version 1, without how an attention is called."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from secateur.surgery.checkpoint import load, save
+from secateur.surgery.schema import Structure
+
+FOLDERS = Path(__file__).parents[1] / "fixtures" / "v0_1_0" / "compact"
+OUTPUTS = json.loads((FOLDERS / "outputs.json").read_text())
+
+
+def with_automodel(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (auto,) = config["auto_map"]
+    return getattr(transformers, auto).from_pretrained(folder)
+
+
+def with_its_own_code(folder):
+    """As `trust_remote_code=True` does where secateur is not installed: by the code in the folder."""
+    (where,) = json.loads((folder / "config.json").read_text())["auto_map"].values()
+    name = f"modeling_secateur_{folder.name.replace('-', '_')}"
+    spec = importlib.util.spec_from_file_location(name, folder / "modeling_secateur.py")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, where.partition(".")[2]).from_pretrained(folder)
+
+
+def assert_same_outputs(model, name):
+    ids = torch.tensor(OUTPUTS[name]["tokens"])
+    more = {"decoder_input_ids": ids} if name == "t5" else {}
+    with torch.no_grad():
+        found = model.eval()(input_ids=ids, attention_mask=(ids != 1).long(), **more)[0]
+    torch.testing.assert_close(found, torch.tensor(OUTPUTS[name]["outputs"]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", [load, with_automodel, with_its_own_code])
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_an_older_folder_computes_what_it_did(name, way):
+    assert_same_outputs(way(FOLDERS / name), name)
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_an_older_folder_is_saved_as_one_of_this_version(name, tmp_path):
+    model = load(FOLDERS / name)
+    save(model, tmp_path / "again")
+    saved = json.loads((tmp_path / "again" / "config.json").read_text())["secateur"]
+    assert saved["version"] == 2 and saved == model.config.secateur
+    assert_same_outputs(load(tmp_path / "again"), name)
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_the_older_key_reads_as_the_plan_s(name, tmp_path):
+    """How an attention is called follows from the names of its modules, where version 1 leaves it out."""
+    older = json.loads((FOLDERS / name / "config.json").read_text())["secateur"]
+    assert older["version"] == 1
+    assert Structure.from_dict(older).to_dict() == load(FOLDERS / name).config.secateur
+
+
+def test_a_damaged_key_of_version_1_is_refused():
+    older = json.loads((FOLDERS / "t5" / "config.json").read_text())["secateur"]
+    path, entry = next(iter(older["attention"].items()))
+    for wrong in ([], {**entry, "colour": 1}, {**entry, "query": 1}):
+        with pytest.raises(ValueError, match="wrongly"):
+            Structure.from_dict(older | {"attention": {path: wrong}})
+    with pytest.raises(ValueError, match="wrongly"):
+        Structure.from_dict(older | {"attention": {"no.such.place": entry}})
