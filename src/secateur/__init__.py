@@ -27,10 +27,11 @@ from secateur.surgery.cut import cut, factorise
 from secateur.surgery.masking import attach, attached
 from secateur.surgery.stock import plain
 from secateur.system.errors import UserError
+from secateur.system.moved import install
 from secateur.training.objectives import Hidden, Labels, Logits, Step, Term
 from secateur.training.trainer import PruningTrainer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Cofi",
@@ -82,3 +83,4 @@ __all__ = [
 ]
 
 register()
+install()

@@ -608,3 +608,22 @@ def test_sensitivity_refuses_a_users_mistakes(secateur, world, tmp_path):
     blocked = write_rows(tmp_path / "file", "a letter") / "out"
     small = ("--rows", 2, "--units", "sublayer", "--output", blocked)
     assert refused(secateur("sensitivity", world / "classifier", *words, *small), "cannot write", str(blocked))
+
+
+def test_a_module_of_ones_own_is_imported_before_the_command(secateur, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    module = tmp_path / "methods_of_ones_own.py"
+    module.write_text(
+        "import secateur\n\n\n@secateur.methods.register('ones-own')\n"
+        "class OnesOwn(secateur.Magnitude):\n    'A method from outside.'\n"
+    )
+    assert (
+        json.loads(secateur("--import", module, "list", "--json").stdout)["method"]["ones-own"]
+        == "A method from outside."
+    )
+    METHODS._items.pop("ones-own")  # other tests count what is registered
+
+
+def test_a_module_that_cannot_be_imported_is_refused(tmp_path):
+    done = CliRunner().invoke(app.app, ["--import", str(tmp_path / "nothing.py"), "list"])
+    assert done.exit_code == 2 and "cannot be imported" in done.stderr

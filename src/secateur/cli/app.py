@@ -70,6 +70,7 @@ from secateur.surgery import checkpoint
 from secateur.surgery.cut import cut
 from secateur.system import processes
 from secateur.system.errors import UserError
+from secateur.system.registry import import_extension
 from secateur.tasks import TASKS
 
 DEMO: dict[str, Any] = {
@@ -165,9 +166,15 @@ def start(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    extensions: Annotated[
+        list[str] | None,
+        typer.Option("--import", help="Module or .py file that registers methods, tasks, ... of your own; repeatable."),
+    ] = None,
 ) -> None:
-    """What all verbs share."""
+    """Options of all commands, given before the command."""
     console.quiet()
+    for extension in extensions or []:
+        import_extension(extension)
 
 
 # The whole job

@@ -17,6 +17,7 @@ from secateur.budget.units import best
 from secateur.methods.schedules import Schedule, constant, cubic
 from secateur.structure.plan import Plan
 from secateur.system.errors import UserError
+from secateur.system.moved import moved_names
 
 Amount = Schedule | float
 """A share or a density, as a function of progress; a plain number is the final one, for use without training."""
@@ -214,3 +215,13 @@ def _asked(space: Space, share: Amount | None, density: Amount | None) -> Schedu
     ]
     space.asked(*(None if schedule is None else schedule.stop for schedule in schedules))
     return next(schedule for schedule in schedules if schedule is not None)
+
+
+__getattr__ = moved_names(
+    __name__,
+    {
+        "named": "secateur.methods:METHODS.get",
+        "registered": "secateur.methods:METHODS.all",
+        "register": "secateur.methods:register",
+    },
+)

@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from secateur.system.errors import UserError, as_user_error
+from secateur.system.moved import moved_names
 from secateur.tasks import TASKS
 from secateur.tasks.checkpoint_labels import check_count, config_of, head_labels, only_numbered, read_config
 from secateur.tasks.columns import listed
@@ -245,3 +246,12 @@ def _check_complete(model: PreTrainedModel, missing: Sequence[str], has_head: bo
             f"{source} lacks {len(lost)} of the weights that its config.json asks for "
             f"(the first is {lost[0]}): give a complete checkpoint"
         )
+
+
+__getattr__ = moved_names(
+    __name__,
+    {
+        "get": "secateur.tasks:TASKS.get",
+        "register": "secateur.tasks:register",
+    },
+)

@@ -1,0 +1,121 @@
+"""Module paths of version 0.1.0, which stay importable with a `DeprecationWarning`.
+
+`MOVED` maps an old module to the modules that hold its names now. Where a name itself has changed, `RENAMED` says it.
+A finder answers for the old paths alone. It stands first in `sys.meta_path`: a second name of a package must give the
+same modules, where the finder of files would make new ones.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+MOVED: Mapping[str, tuple[str, ...]] = {
+    "secateur.architecture": ("secateur.structure.architecture",),
+    "secateur.compact": ("secateur.surgery.compact",),
+    "secateur.contest": ("secateur.measure.benchmark",),
+    "secateur.counting": ("secateur.budget.units",),
+    "secateur.errors": ("secateur.system.errors",),
+    "secateur.export": ("secateur.deploy.export",),
+    "secateur.latency": ("secateur.budget.latency", "secateur.measure.latency_sweep"),
+    "secateur.objectives": ("secateur.training.objectives",),
+    "secateur.plan": ("secateur.structure.plan",),
+    "secateur.recipe": ("secateur.run.recipe",),
+    "secateur.schedules": ("secateur.methods.schedules",),
+    "secateur.space": ("secateur.budget.space",),
+    "secateur.stages": ("secateur.run.pipeline",),
+    "secateur.verify": ("secateur.deploy.verify",),
+    "secateur.walk": ("secateur.run.density_sweep",),
+}
+RENAMED: Mapping[str, str] = {"secateur.walk.walk": "sweep", "secateur.contest.contest": "benchmark"}
+"""Old name, with its module -> the name in the module that holds it now."""
+ALIASES: Mapping[str, str] = {"secateur.architectures": "secateur.structure.architectures"}
+"""Public packages whose code is elsewhere: importable under both names, with all their modules, without a warning."""
+
+
+class MovedModule(ModuleType):
+    """An old path: looks its names up where they are now. Called, it is the public function of its name."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        new = RENAMED.get(f"{self.__name__}.{name}", name)
+        for path in MOVED[self.__name__]:
+            module = import_module(path)
+            if hasattr(module, new):
+                message = f"{self.__name__}.{name} has moved to {path}.{new}"
+                warnings.warn(message, DeprecationWarning, stacklevel=2)
+                return getattr(module, new)
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The function, where a public function of secateur has the name of an old module, as `secateur.export`."""
+        name = self.__name__.rpartition(".")[2]
+        function = getattr(import_module(MOVED[self.__name__][0]), RENAMED.get(f"{self.__name__}.{name}", name))
+        return function(*args, **kwargs)
+
+
+class MovedFinder(MetaPathFinder, Loader):
+    """Finds the old paths of `MOVED` and the second names of `ALIASES`."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname in MOVED:
+            return ModuleSpec(fullname, self)
+        if _alias(fullname) is not None:
+            return ModuleSpec(fullname, self, is_package=fullname in ALIASES)
+        return None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        target = _alias(spec.name)
+        if target is None:
+            return MovedModule(spec.name)
+        module = import_module(target)
+        spec.loader_state = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Give an alias its own spec back, which the import has replaced; it was executed under its own name."""
+        own = module.__spec__.loader_state if module.__spec__ is not None else None
+        if isinstance(own, ModuleSpec):
+            module.__spec__ = own
+
+
+def _alias(fullname: str) -> str | None:
+    """Where the module of a second name is, None if it is not one."""
+    for name, target in ALIASES.items():
+        if fullname == name or fullname.startswith(f"{name}."):
+            return target + fullname.removeprefix(name)
+    return None
+
+
+def install() -> None:
+    """Make the old paths importable; once."""
+    if not any(isinstance(finder, MovedFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, MovedFinder())
+
+
+def moved_names(module: str, places: Mapping[str, str]) -> Callable[[str], Any]:
+    """A `__getattr__` for a module that has lost names: old name -> `module:name`, where it is now.
+
+    For modules whose old path is a room of today, such as `secateur.training`, which the finder never sees.
+    """
+
+    def __getattr__(name: str) -> Any:
+        if name not in places:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        path, _, new = places[name].partition(":")
+        value: Any = import_module(path)
+        for part in new.split("."):
+            value = getattr(value, part)
+        warnings.warn(f"{module}.{name} has moved to {path}.{new}", DeprecationWarning, stacklevel=2)
+        return value
+
+    return __getattr__
