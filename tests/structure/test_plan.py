@@ -2,6 +2,7 @@
 
 import json
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +15,11 @@ from transformers import (
 
 from secateur.budget.space import Space
 from secateur.structure.plan import Plan, fingerprint
+from secateur.structure.plan_file import read_plan
 from secateur.structure.space import UNITS
 from secateur.system.errors import UserError
 
+OLD = Path(__file__).parents[1] / "fixtures" / "v0_1_0"
 SIZES = {
     "vocab_size": 20,
     "hidden_size": 8,
@@ -82,10 +85,10 @@ def test_a_plan_keeps_its_origin_when_read_for_later_weights(model, data):
 
 def test_kept_indices_are_written_as_ranges(data):
     assert data["groups"] == {
-        "0.head": {"units": 2, "kept": [[0, 0]]},
-        "1.head": {"units": 2, "kept": [[0, 1]]},
-        "0.ffn": {"units": 6, "kept": [[0, 5]]},
-        "1.ffn": {"units": 6, "kept": [[1, 1], [4, 4]]},
+        "0.head": {"size": 2, "kept": [[0, 0]]},
+        "1.head": {"size": 2, "kept": [[0, 1]]},
+        "0.ffn": {"size": 6, "kept": [[0, 5]]},
+        "1.ffn": {"size": 6, "kept": [[1, 1], [4, 4]]},
     }
     assert data["asked"] == 0.75
     assert data["achieved"]["prunable"] == (764 - 4 * (18 + 17) - 4 * 17) / 764
@@ -95,7 +98,7 @@ def test_soft_masks_are_written_for_kept_units_alone(space):
     masks = space.ones()
     masks[space.slices["0.head"]] = torch.tensor([0.0, 0.25])
     groups = Plan.of(space, masks).to_dict(space)["groups"]
-    assert groups["0.head"] == {"units": 2, "kept": [[1, 1]], "masks": [0.25]}
+    assert groups["0.head"] == {"size": 2, "kept": [[1, 1]], "masks": [0.25]}
     assert "masks" not in groups["1.head"]
 
 
@@ -116,6 +119,43 @@ def test_summary(space, model, data):
     ]
 
 
+# Version 1
+
+
+def as_version_1(data):
+    """As secateur 0.1.0 wrote it."""
+    old = {"granularities" if key == "units" else key: value for key, value in data.items()} | {"version": 1}
+    groups = data["groups"].items()
+    return old | {"groups": {name: {"units" if k == "size" else k: v for k, v in g.items()} for name, g in groups}}
+
+
+def test_version_1_is_read_as_version_2(model, data, tmp_path):
+    old = as_version_1(data)
+    plan = Plan.from_dict(old, model)
+    assert plan.to_dict(plan.space(model)) == data
+    (tmp_path / "plan.json").write_text(json.dumps(old))
+    assert Plan.load(tmp_path / "plan.json", model).to_dict(plan.space(model)) == data
+
+
+@pytest.mark.parametrize("key", ["granularities", "groups"])
+def test_a_version_1_with_a_missing_key_is_refused(model, data, key):
+    old = as_version_1(data)
+    del old[key]
+    with pytest.raises(UserError, match="not a plan"):
+        Plan.from_dict(old, model)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(OLD.rglob("plan.json")), ids=lambda path: path.parent.relative_to(OLD).as_posix()
+)
+def test_the_plans_of_0_1_0_are_upgraded(path):
+    old = json.loads(path.read_text(encoding="utf-8"))
+    new = read_plan(path)
+    assert (old["version"], new["version"], new["units"]) == (1, 2, old["granularities"])
+    for name, group in old["groups"].items():
+        assert new["groups"][name]["size"] == group["units"] and new["groups"][name]["kept"] == group["kept"]
+
+
 # What is refused
 
 DROP = object()
@@ -132,13 +172,13 @@ MUTATIONS = [
     (("source",), None, "source"),
     (("versions",), ["torch"], "versions"),
     (("colour",), "green", "colour"),
-    (("granularities",), "head", "granularities"),
-    (("granularities",), [], "granularities"),
-    (("granularities",), [["head"]], "granularities"),
-    (("granularities",), ["head", "neurons"], "neurons"),
-    (("granularities",), ["head", "ffn", "ffn"], "once"),
-    (("granularities",), ["head"], "on one side only"),
-    (("granularities",), ["head", "ffn", "vo"], "on one side only"),
+    (("units",), "head", "units"),
+    (("units",), [], "units"),
+    (("units",), [["head"]], "units"),
+    (("units",), ["head", "neurons"], "neurons"),
+    (("units",), ["head", "ffn", "ffn"], "once"),
+    (("units",), ["head"], "on one side only"),
+    (("units",), ["head", "ffn", "vo"], "on one side only"),
     (("embedding_rank",), 0, "embedding rank 0"),
     (("embedding_rank",), 8, "embedding rank 8"),
     (("embedding_rank",), -1, "embedding rank -1"),
@@ -146,9 +186,9 @@ MUTATIONS = [
     (("embedding_rank",), True, "embedding_rank"),
     (("groups",), [], "groups"),
     (("groups", "0.ffn"), DROP, "'0.ffn'"),
-    (("groups", "9.ffn"), {"units": 6, "kept": []}, "'9.ffn'"),
+    (("groups", "9.ffn"), {"size": 6, "kept": []}, "'9.ffn'"),
     (("groups", "0.ffn"), [[0, 5]], "'0.ffn'"),
-    (("groups", "0.ffn", "units"), 7, "'0.ffn'"),
+    (("groups", "0.ffn", "size"), 7, "'0.ffn'"),
     (("groups", "0.ffn", "kept"), DROP, "'0.ffn'"),
     (("groups", "0.ffn", "kept"), "all", "'0.ffn'"),
     (("groups", "0.ffn", "kept"), [[0, 6]], r"\[0, 6\]"),

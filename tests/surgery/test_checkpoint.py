@@ -100,7 +100,7 @@ def test_a_folder_is_replaced_as_a_whole(folder):
     files = content(folder)
     own = {"config.json", "model.safetensors", "modeling_secateur.py", "plan.json"}
     assert set(files) == {"README.md", SUMS, *own}
-    assert json.loads(files["plan.json"])["granularities"] == ["head"]
+    assert json.loads(files["plan.json"])["units"] == ["head"]
 
 
 def test_a_file_is_not_replaced_by_a_folder(tmp_path):
@@ -419,8 +419,8 @@ PLANS = {
     "no groups": (lambda p: {key: value for key, value in p.items() if key != "groups"}, "at odds: groups"),
     "another version": (lambda p: p | {"version": 2}, "version 2"),
     "another family": (lambda p: p | {"model_type": "roberta"}, "for a 'roberta' model"),
-    "other units": (lambda p: p | {"granularities": ["ffn"]}, "'0.qk' is on one side only"),
-    "no such unit": (lambda p: p | {"granularities": ["fnn"]}, "not a choice from"),
+    "other units": (lambda p: p | {"units": ["ffn"]}, "'0.qk' is on one side only"),
+    "no such unit": (lambda p: p | {"units": ["fnn"]}, "not a choice from"),
     "factorised": (lambda p: p | {"embedding_rank": 5}, "factorised.bert.embeddings.word_embeddings is 5"),
     "a neuron more": (lambda p: edited(p, ("groups", "0.ffn", "kept"), [[0, 47]]), "0.intermediate.dense is nothing"),
     "out of range": (lambda p: edited(p, ("groups", "0.ffn", "kept"), [[0, 48]]), "within it"),

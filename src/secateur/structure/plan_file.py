@@ -1,0 +1,179 @@
+"""The content of `plan.json`: plain values written from a plan, and checked when they are read.
+
+A plan may be edited by hand, so that everything read is checked like any input. Version 1 (secateur 0.1.0) called the
+`units` of a plan `granularities`, and the `size` of a group `units`; `upgraded` reads it as version 2.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.structure.head_buckets import Layout
+from secateur.structure.space import Group
+from secateur.system.errors import UserError
+
+VERSION = 2
+KEYS = {
+    "version", "model_type", "method", "units", "asked",
+    "achieved", "embedding_rank", "layouts", "source", "versions", "groups",
+}  # fmt: skip
+OPTIONAL = {"latency", "keep"}
+"""Keys of a plan for a latency, or for a number of units."""
+
+
+def read_plan(path: Path | str) -> dict[str, Any]:
+    """The checked content of a file.
+
+    Raises:
+        UserError: the file cannot be read, or its content is not a plan.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not a readable plan ({error}): expected the JSON that `secateur` writes") from error
+    return checked(data)
+
+
+def upgraded(data: Any) -> Any:
+    """Content of version 1 as version 2; anything else as it is."""
+    if not isinstance(data, dict) or type(data.get("version")) is not int or data["version"] != 1:
+        return data
+    renamed = _renamed(data, "granularities", "units") | {"version": VERSION}
+    if isinstance(groups := data.get("groups"), dict):
+        renamed["groups"] = {name: _renamed(group, "units", "size") for name, group in groups.items()}
+    return renamed
+
+
+def _renamed(data: Any, old: str, new: str) -> Any:
+    """An object with one key renamed; a key that has the new name already remains unknown under the old one."""
+    if not isinstance(data, dict) or new in data:
+        return data
+    return {new if key == old else key: value for key, value in data.items()}
+
+
+def checked(data: Any) -> dict[str, Any]:
+    """The content as version 2, its keys and their types checked, but for those inside groups and layouts.
+
+    Raises:
+        UserError: a key is missing or unknown, a value has the wrong type, or the version is another one.
+    """
+    data = upgraded(data)
+    _check_keys(data)
+    if data["version"] != VERSION:
+        raise UserError(
+            f"the plan has version {data['version']!r}, this secateur reads 1 and {VERSION}: use a matching secateur"
+        )
+    names = data["units"]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise UserError(f"the plan's units must be a list of names, not {names!r}")
+    _check_numbers(data)
+    _check_types(data, ("model_type", "method", "source"), str, "a string")
+    _check_types(data, ("layouts",), list, "a list")
+    _check_types(data, ("achieved", "versions", "groups", *({"latency"} & set(data))), dict, "an object")
+    return dict(data)
+
+
+def _check_keys(data: Any) -> None:
+    if not isinstance(data, dict) or set(data) - OPTIONAL != KEYS:
+        odd = sorted(KEYS ^ (set(data) - OPTIONAL)) if isinstance(data, dict) else [type(data).__name__]
+        raise UserError(
+            f"this is not a plan: expected exactly the keys that `secateur` writes, at odds: {', '.join(odd)}"
+        )
+
+
+def _check_numbers(data: Mapping[str, Any]) -> None:
+    rank, asked, keep = data["embedding_rank"], data["asked"], data.get("keep", 1)
+    if not (rank is None or type(rank) is int):
+        raise UserError(f"the plan's embedding_rank must be a whole number or null, not {rank!r}")
+    if not (asked is None or (type(asked) in (int, float) and 0 < asked <= 1)):
+        raise UserError(f"the plan's asked must be a density in (0, 1] or null, not {asked!r}")
+    if type(keep) is not int:
+        raise UserError(f"the plan's keep must be a whole number, or be left out, not {keep!r}")
+
+
+def _check_types(data: Mapping[str, Any], keys: Iterable[str], kind: type, words: str) -> None:
+    for key in keys:
+        if not isinstance(data[key], kind):
+            raise UserError(f"the plan's {key} must be {words}, not {data[key]!r}")
+
+
+# Layouts
+
+
+def layout_from_dict(data: Any) -> Layout:
+    """A layout, its types checked; whether it fits the heads that are kept is for the plan to check.
+
+    Raises:
+        UserError: a key or a type is wrong.
+    """
+    if not isinstance(data, dict) or set(data) != {"buckets", "multiple"} or not isinstance(data["buckets"], list):
+        raise UserError(f"the plan has the layout {data!r}: expected buckets, a list of lists, and multiple")
+    whole = type(data["multiple"]) is int and 0 < data["multiple"] <= 1024
+    buckets = data["buckets"]
+    if not whole or not all(isinstance(b, list) and b and all(type(head) is int for head in b) for b in buckets):
+        raise UserError(f"the plan has the layout {data!r}: expected whole numbers, and no empty bucket")
+    return Layout(tuple(tuple(bucket) for bucket in buckets), data["multiple"])
+
+
+# Groups
+
+
+def group_to_dict(masks: Tensor) -> dict[str, Any]:
+    """The masks `(size,)` of one group: kept indices as ranges, and mask values where they are not all 1."""
+    values = masks[masks != 0]
+    data: dict[str, Any] = {"size": len(masks), "kept": _ranges(masks.nonzero().flatten().tolist())}
+    if bool((values != 1.0).any()):
+        data["masks"] = values.tolist()
+    return data
+
+
+def _ranges(indices: list[int]) -> list[list[int]]:
+    """Sorted indices as [first, last] pairs, both included."""
+    ranges: list[list[int]] = []
+    for index in indices:
+        if ranges and ranges[-1][1] == index - 1:
+            ranges[-1][1] = index
+        else:
+            ranges.append([index, index])
+    return ranges
+
+
+def group_masks(group: Group, data: Any) -> Tensor:
+    """Masks `(size,)` of one group, every index and type checked.
+
+    Raises:
+        UserError: the content does not fit the group.
+    """
+    if not isinstance(data, dict) or data.get("size") != group.size or not isinstance(data.get("kept"), list):
+        raise UserError(f"the plan's group {group.name!r} must have size: {group.size} and kept: a list of ranges")
+    if unknown := set(data) - {"size", "kept", "masks"}:
+        raise UserError(
+            f"the plan's group {group.name!r} has the unknown key {min(unknown)!r}: size, kept and masks are known"
+        )
+    masks = _masks_of_ranges(group, data["kept"])
+    if "masks" in data:
+        values = data["masks"]
+        if not isinstance(values, list) or len(values) != int(masks.sum()) or not all(type(v) is float for v in values):
+            raise UserError(f"the plan's group {group.name!r} must have one mask value for each kept unit")
+        masks[masks > 0] = torch.tensor(values)
+    return masks
+
+
+def _masks_of_ranges(group: Group, ranges: list[Any]) -> Tensor:
+    """`(size,)`: 1 within the ranges, which must rise."""
+    masks, previous = torch.zeros(group.size), -1
+    for pair in ranges:
+        whole = isinstance(pair, list) and len(pair) == 2 and all(type(end) is int for end in pair)
+        if not whole or not previous < pair[0] <= pair[1] < group.size:
+            raise UserError(
+                f"the plan's group {group.name!r} has the range {pair!r}: expected rising [first, last] within it"
+            )
+        masks[pair[0] : pair[1] + 1] = 1.0
+        previous = pair[1]
+    return masks
