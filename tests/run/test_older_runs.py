@@ -76,7 +76,7 @@ def test_reports_of_either_version_are_one_recipe(world):
     shutil.copytree("finished", "rewritten")
     Path("rewritten/report.json").write_text(json.dumps(told | {"recipe": recipe.make(VALUES).to_dict()}))
     found = compare(read(["finished", "rewritten"]))
-    assert [len(point.entries) for point in found.points if point.kind == "run"] == [2]
+    assert [len(point.models) for point in found.points if point.origin == "run"] == [2]
 
 
 def test_another_recipe_is_refused_by_the_keys_that_differ(world):
