@@ -301,7 +301,7 @@ CASES = {
     "an answer is elsewhere": Case(
         QUESTIONS,
         {"d.jsonl": lines(asked(answers=[{"text": ["fine"], "answer_start": [3]}] * 20))},
-        said="does not stand",
+        said="is not in its context",
     ),
     "an answer starts beyond 64 bits": Case(
         QUESTIONS,

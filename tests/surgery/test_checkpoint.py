@@ -417,7 +417,7 @@ PLANS = {
     "null": (lambda p: None, "expected an object"),
     "a list": (lambda p: [p], "expected an object"),
     "no groups": (lambda p: {key: value for key, value in p.items() if key != "groups"}, "at odds: groups"),
-    "another version": (lambda p: p | {"version": 2}, "version 2"),
+    "another version": (lambda p: p | {"version": 3}, "version 3"),
     "another family": (lambda p: p | {"model_type": "roberta"}, "for a 'roberta' model"),
     "other units": (lambda p: p | {"units": ["ffn"]}, "'0.qk' is on one side only"),
     "no such unit": (lambda p: p | {"units": ["fnn"]}, "not a choice from"),
