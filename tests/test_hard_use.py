@@ -259,13 +259,13 @@ def test_a_folder_that_may_not_be_written(world, tmp_path):
 KILLED = """
 import json, os, signal, sys
 from secateur.run import pipeline, recipe
-from secateur.surgery import checkpoint
-move = checkpoint._replace
+from secateur.system import files
+move = files._replace_folder
 def killed(partial, folder):
     if folder.name == "cut":
         os.kill(os.getpid(), signal.SIGKILL)
     move(partial, folder)
-checkpoint._replace = killed
+files._replace_folder = killed
 pipeline.run(recipe.make(json.loads(sys.argv[1])), sys.argv[2])
 """
 

@@ -1,4 +1,4 @@
-"""Compact folders: written whole or not at all, loaded in three ways, safetensors and JSON only.
+"""Compact folders: written atomically, loaded in three ways, safetensors and JSON only.
 
 1. `secateur.load(folder)`
 2. `AutoModelFor*.from_pretrained(folder)` after `import secateur`
@@ -10,16 +10,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import re
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
@@ -32,6 +25,7 @@ from secateur.surgery.cut import planned_structure
 from secateur.surgery.schema import Structure
 from secateur.system import compat
 from secateur.system.errors import UserError
+from secateur.system.files import atomic_folder
 
 # What transformers and torch raise when they build a model from a damaged config or the wrong weights.
 DAMAGE = (
@@ -51,62 +45,6 @@ def register() -> None:
                 auto_class.register(config, compact.pruned(stock), exist_ok=True)
 
 
-@contextmanager
-def whole_folder(folder: Path | str) -> Iterator[Path]:
-    """A temporary folder that becomes `folder` when the block ends well, and vanishes when it does not.
-
-    A folder that is already there is replaced at the end only, so nothing is lost when writing fails.
-
-    Raises:
-        UserError: the place cannot be written (disk full, read-only); nothing is left behind.
-    """
-    folder = Path(folder)
-    if folder.is_file():
-        raise UserError(f"{folder} is a file: choose a folder that is new, or one to replace")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.{os.getpid()}.", dir=folder.parent))
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {folder.parent} ({error.strerror}): choose a folder that can be written"
-        ) from error
-    try:
-        yield partial
-        partial.chmod(0o755)
-        _replace(partial, folder)
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"writing {folder} failed ({error}): nothing was written; free space or choose another folder"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove the temporary folders of writers of this folder that were killed."""
-    for path in folder.parent.iterdir():
-        left = re.fullmatch(rf"\.{re.escape(folder.name)}\.(\d+)\.\w+", path.name)
-        if left and not psutil.pid_exists(int(left[1])):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _replace(partial: Path, folder: Path) -> None:
-    """Rename over what is there; the old folder is removed only once the new one is in its place."""
-    if not folder.exists():
-        partial.rename(folder)
-        return
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    folder.rename(old)
-    try:
-        partial.rename(folder)
-    except OSError:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def save(
     model: PreTrainedModel,
     folder: Path | str,
@@ -119,7 +57,7 @@ def save(
     Raises:
         UserError: the folder cannot be written; what was there before is still there.
     """
-    with whole_folder(folder) as partial:
+    with atomic_folder(folder, SafetensorError) as partial:
         model.save_pretrained(partial)
         own = {path.name for path in partial.iterdir()}
         if tokenizer is not None:

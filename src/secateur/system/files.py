@@ -45,10 +45,13 @@ def atomic_write(path: Path | str, text: str) -> None:
 
 
 @contextmanager
-def atomic_folder(folder: Path | str) -> Iterator[Path]:
+def atomic_folder(folder: Path | str, *failures: type[Exception]) -> Iterator[Path]:
     """A temporary folder that becomes `folder` when the block ends without an exception, and is removed otherwise.
 
     A folder that exists is replaced at the end only, so nothing is lost when writing fails.
+
+    Args:
+        failures: exceptions with which a library reports, besides `OSError`, that it cannot write.
 
     Raises:
         UserError: the place cannot be written (disk full, read-only); nothing is left behind.
@@ -56,12 +59,13 @@ def atomic_folder(folder: Path | str) -> Iterator[Path]:
     folder = Path(folder)
     if folder.is_file():
         raise UserError(f"{folder} is a file: choose a folder that is new, or one to replace")
+    caught: tuple[type[Exception], ...] = (OSError, *failures)
     temporary = _temporary_folder(folder)
     try:
         yield temporary
         temporary.chmod(0o755)
         _replace_folder(temporary, folder)
-    except OSError as error:
+    except caught as error:
         raise UserError(
             f"writing {folder} failed ({error}): nothing was written; free space or choose another folder"
         ) from error
