@@ -1,6 +1,7 @@
 """Benchmarks: which rows take turns, what is compared, what is refused. No test depends on how long anything takes."""
 
 import json
+import logging
 from dataclasses import replace
 from importlib import import_module
 from types import SimpleNamespace
@@ -248,3 +249,20 @@ def test_on_a_gpu_files_and_other_runtimes_are_refused(models, exported, monkeyp
 def test_short_shapes_may_have_more_turns(models, built):
     found = benchmark(models, **SHORT | {"shapes": ((1, 4), (2, 4)), "repeats": lambda shape: 4 // shape[0]})
     assert {(one.batch, one.protocol["repeats"]) for one in found} == {(1, 4), (2, 2)}
+
+
+def test_progress_is_logged(models, built, caplog):
+    with caplog.at_level("INFO", logger="secateur"):
+        benchmark(models, **SHORT)
+    assert caplog.messages == [
+        "measuring the machine's own rates", "measuring 1 x 4, 3 rows in turn", "measuring memory"
+    ]  # fmt: skip
+    assert {record.name for record in caplog.records} == {"secateur.measure.benchmark"}
+
+
+def test_say_is_deprecated_and_called_with_each_line(models, built):
+    lines, logger = [], logging.getLogger("secateur.measure")
+    with pytest.warns(DeprecationWarning, match="logger 'secateur.measure'"):
+        found = benchmark(models, **SHORT, peak_memory=False, say=lines.append)
+    assert len(found) == 3 and lines == ["measuring the machine's own rates", "measuring 1 x 4, 3 rows in turn"]
+    assert logger.handlers == [] and logger.level == logging.NOTSET

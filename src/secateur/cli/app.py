@@ -173,6 +173,7 @@ def start(
 ) -> None:
     """Options of all commands, given before the command."""
     console.quiet()
+    console.show_progress()
     for extension in extensions or []:
         import_extension(extension)
 

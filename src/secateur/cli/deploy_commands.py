@@ -117,7 +117,6 @@ def bench_model(
         threads=threads,
         device=device,
         peak_memory=memory,
-        say=lambda line: console.ERR.print(line, soft_wrap=True),
     )
     if as_json:
         console.show_json([one.to_dict() for one in found])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -54,6 +55,21 @@ def quiet() -> None:
     datasets.logging.set_verbosity_error()
     datasets.disable_progress_bars()
     huggingface_hub.utils.disable_progress_bars()
+
+
+class ConsoleHandler(logging.Handler):
+    """Prints the records of the `secateur` logger on stderr, a line each."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        ERR.print(self.format(record), soft_wrap=True)
+
+
+def show_progress() -> None:
+    """Print what the library logs; called once a process, however often the command line is."""
+    logger = logging.getLogger("secateur")
+    if not any(isinstance(handler, ConsoleHandler) for handler in logger.handlers):
+        logger.addHandler(ConsoleHandler())
+        logger.setLevel(logging.INFO)
 
 
 # Answers

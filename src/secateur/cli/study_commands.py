@@ -161,7 +161,6 @@ def _measured(
         repeats=repeats,
         threads=threads,
         peak_memory=False,
-        say=lambda line: console.ERR.print(line, soft_wrap=True),
     )
     medians = {(one.model, one.batch, one.tokens): one.latency_ms for one in found}
     times: dict[str, dict[Shape, Timing]] = {place: {} for place in places}
@@ -213,7 +212,6 @@ def study_sensitivity(
         by=by,
         max_length=length_of(max_length, task),
         seed=seed,
-        say=lambda line: console.ERR.print(line, soft_wrap=True),
     )
     if output is not None:
         told = json.dumps(found.to_dict(), indent=1) + "\n"

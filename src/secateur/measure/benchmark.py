@@ -7,6 +7,7 @@ over the dense model in PyTorch fp32, which most people run. Energy is not measu
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count
@@ -32,9 +33,12 @@ from secateur.measure.prepared_models import (
     file_or_folder,
     prepared,
 )
+from secateur.measure.progress import accepts_say
 from secateur.measure.random_inputs import as_tensors, check_counts, check_models, random_inputs, vocabulary
 from secateur.measure.timing import evaluating, machine, median_and_quartiles, thread_count, times_in_turn
 from secateur.system.errors import UserError
+
+log = logging.getLogger(__name__)
 
 SETTLE = 1
 """Untimed forwards right before each timed one; see `timing.times_in_turn`."""
@@ -86,6 +90,7 @@ class BenchmarkResult:
         return asdict(self) | {"quartiles_ms": list(self.quartiles_ms), "over_floor": self.over_floor}
 
 
+@accepts_say
 def benchmark(
     models: Mapping[str, Model],
     *,
@@ -100,7 +105,6 @@ def benchmark(
     peak_memory: bool = True,
     calibration: Sequence[Batch] | None = None,
     seed: int = 0,
-    say: Callable[[str], None] = lambda line: None,
 ) -> list[BenchmarkResult]:
     """Measure every model x runtime x dtype at every shape, on random token ids without padding.
 
@@ -122,7 +126,6 @@ def benchmark(
         calibration: inputs from which int8 takes the ranges of activations. None: ONNX Runtime takes them from each
             batch, and OpenVINO, which needs some, from random ids, which changes its scores but not its times.
         seed: seed of the random token ids.
-        say: called with a line of progress.
 
     Returns:
         A result for every row and shape, shape by shape, in the order of the turns.
@@ -142,14 +145,14 @@ def benchmark(
         settings = Settings(by_shape, warmup, used, device, vocabulary(whole), seed, calibration, min(shapes))
         places = (Path(work) / str(number) for number in count())
         ready = [prepared(one, models[one.name], settings, next(places)) for one in asked]
-        say("measuring the machine's own rates")
+        log.info("measuring the machine's own rates")
         rates = {dtype: roofline.rates(dtype, used, device) for dtype in sorted({one.dtype for one in ready})}
         results = []
         for shape in by_shape:
-            say(f"measuring {shape[0]} x {shape[1]}, {len(ready)} rows in turn")
+            log.info("measuring %d x %d, %d rows in turn", *shape, len(ready))
             results += _at_shape(ready, dense_or_cut, shape, settings, rates)
         if peak_memory:
-            say("measuring memory")
+            log.info("measuring memory")
             results = _with_memory(results, ready, models, settings, places)
     return [_with_speed_ups(one, results, dense) for one in results]
 

@@ -6,7 +6,8 @@ the whole model, and returned again for every cut behind them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -25,8 +26,7 @@ from secateur.surgery.masking import attached
 from secateur.system import compat
 from secateur.tasks.task import UNLABELLED
 
-Say = Callable[[str], None]
-"""A function that is called with a line of progress."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,6 @@ def outputs_of_cuts(
     cuts: Sequence[GroupCut],
     batches: Sequence[Any],
     label_names: Sequence[str],
-    say: Say,
 ) -> tuple[list[Any], Any]:
     """Outputs `(rows, ...)` on all batches, of the whole model first and then of each cut, and the rows' labels."""
     outputs: list[list[Any]] = [[] for _ in range(len(cuts) + 1)]
@@ -82,7 +81,7 @@ def outputs_of_cuts(
         labels.append(alone([inputs.pop(name).cpu().numpy() for name in label_names]))
         for own, output in zip(outputs, in_turn(model, space, cuts, inputs), strict=True):
             own.append(alone([value.float().cpu().numpy() for value in output.values() if isinstance(value, Tensor)]))
-        say(f"batch {number} of {len(batches)}")
+        log.info("batch %d of %d", number, len(batches))
     return [_joined(own) for own in outputs], _joined(labels)
 
 

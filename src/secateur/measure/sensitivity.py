@@ -7,6 +7,7 @@ task's own loss (Molchanov et al., ICLR 2017; Michel et al., NeurIPS 2019), or b
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,13 +20,16 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 
 from secateur.budget.space import Space
 from secateur.measure.evaluation import BATCH, Row, encoded
-from secateur.measure.group_cuts import GroupCut, Say, group_cuts, kept_units, layer_of, on_device, outputs_of_cuts
+from secateur.measure.group_cuts import GroupCut, group_cuts, kept_units, layer_of, on_device, outputs_of_cuts
+from secateur.measure.progress import accepts_say
 from secateur.measure.timing import evaluating
 from secateur.methods import METHODS
 from secateur.structure.space import Group
 from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
 from secateur.tasks.task import EXAMPLE, Task, examples
+
+log = logging.getLogger(__name__)
 
 UNITS = ("ffn", "qk", "vo", "head", "sublayer")
 DENSITIES = (0.75, 0.5, 0.25, 0.1)
@@ -111,6 +115,7 @@ class Sensitivity:
         return reactions
 
 
+@accepts_say
 def sensitivity(
     model: PreTrainedModel,
     task: Task,
@@ -123,7 +128,6 @@ def sensitivity(
     by: str = GRADIENT,
     max_length: int = 128,
     seed: int = 0,
-    say: Say = lambda line: None,
 ) -> Sensitivity:
     """Score a fine-tuned, dense model with each group alone cut to each density; the model is left unchanged.
 
@@ -139,7 +143,6 @@ def sensitivity(
         by: "gradient", or the name of a method that needs no training.
         max_length: tokens that a text is truncated to.
         seed: for the sampling of the rows and the bootstrap.
-        say: called with a line of progress.
 
     Raises:
         UserError: a number out of range, an unknown name, or a model that `Space` refuses.
@@ -151,13 +154,13 @@ def sensitivity(
     collate = task.collator(tokenizer)
     scored.sort(key=lambda row: len(row["input_ids"]))  # rows of one length need no padding
     with evaluating([model]):
-        say(f"choosing units by {by}")
+        log.info("choosing units by %s", by)
         cuts = group_cuts(
             space, _importance_by(model, space, by, [dict(collate(b)) for b in _batches(evidence)]), densities
         )
-        say(f"scoring {len(cuts)} cuts on {len(examples(scored))} rows")
+        log.info("scoring %d cuts on %d rows", len(cuts), len(examples(scored)))
         batches = [collate(rows_of_batch) for rows_of_batch in _batches(scored)]
-        outputs, labels = outputs_of_cuts(model, space, list(cuts.values()), batches, task.label_names, say)
+        outputs, labels = outputs_of_cuts(model, space, list(cuts.values()), batches, task.label_names)
     dense, *scores = [_score(task, output, labels, scored) for output in outputs]
     by_cut = dict(zip(cuts, scores, strict=True))
     return Sensitivity(
