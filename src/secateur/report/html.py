@@ -119,7 +119,7 @@ def _template() -> Template:
     from jinja2 import Environment, PackageLoader, StrictUndefined  # only rendering needs it
 
     environment = Environment(
-        loader=PackageLoader("secateur"),
+        loader=PackageLoader("secateur.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
