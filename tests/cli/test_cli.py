@@ -159,7 +159,7 @@ def test_inspect_a_dense_model(secateur, world, model):
     assert found["parameters"]["model"]["kept"] == found["stored"]
     assert {unit["unit"]: unit["parameters_each"] for unit in found["units"]}["ffn"] == 2 * 16 + 1
     shown = secateur("inspect", world / model).stdout
-    assert "floor alone" in shown and "MFLOP, 128 tokens" in shown
+    assert "lowest density alone" in shown and "MFLOP, 128 tokens" in shown
 
 
 def test_inspect_a_run(secateur, world):

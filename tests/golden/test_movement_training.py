@@ -225,8 +225,8 @@ def test_a_run_comes_to_its_density_and_keeps_it(block):
     inside = report.density["prunable"] / report.density["filled"]
     assert float(rows["density inside what is left"]) == pytest.approx(inside, abs=1e-4)
     seen = inspect(model)
-    assert seen["zeros"] == sum(int(gone.sum()) for gone, _ in found.values())
-    assert seen["parameters"]["model"]["kept"] + seen["zeros"] + seen["padding"] == model.num_parameters()
+    assert seen.zeros == sum(int(gone.sum()) for gone, _ in found.values())
+    assert seen.parameters["model"].kept + seen.zeros + seen.padding == model.num_parameters()
     logged = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     last = [line for line in logged if line["stage"] == "prune" and "loss" in line][-1]
     assert last["density"] <= last["density_target"] + 1e-9 and last["density_filled"] > last["density"]

@@ -313,7 +313,7 @@ def inspect_model(
     """Show what a model is made of, or what of it survived: layers, parameters, operations, units."""
     found = inspect(open_model(model), tokens)
     if as_json:
-        console.show_json(found)
+        console.show_json(found.to_dict())
     else:
         console.show_inspection(found)
 
@@ -408,7 +408,7 @@ def cut_model(
     found = inspect(small)
     target = None if timed is None else target_reached(verdict.latency or {}, measure_again(timed, small, dense))
     if as_json:
-        console.show_json({"folder": str(output), **found, "target": target})
+        console.show_json({"folder": str(output), **found.to_dict(), "target": target})
     else:
         console.show_inspection(found)
         if target is not None:

@@ -27,10 +27,10 @@ from transformers import TrainerCallback
 from secateur.budget.latency import LatencyTable
 from secateur.deploy.verify import Verification
 from secateur.measure.benchmark import BenchmarkResult
-from secateur.measure.inspection import captions, drawn, saved
+from secateur.measure.inspected_model import Inspection
 from secateur.measure.prepared_models import BASELINE
 from secateur.measure.sensitivity import Sensitivity
-from secateur.report import comparison_text, sensitivity_page
+from secateur.report import comparison_text, inspection_text, sensitivity_page
 from secateur.report.comparison import Comparison
 from secateur.report.report import Report
 from secateur.report.report_text import footnotes, score_table, score_text, subject, title
@@ -141,35 +141,17 @@ def show_walk(reports: Sequence[Report], folder: Path) -> None:
     show_lines("", "To see them side by side:", "", f"    secateur compare {folder} --output comparison")
 
 
-def show_inspection(found: Mapping[str, Any]) -> None:
-    """What survived in every layer, parameters by scope, what would go with a group, and a dense model's units."""
-    kind = f"compact, by {found['method']}" if found["compact"] else "dense"
-    show_table(*drawn(found, OUT.options.ascii_only), f"{found['model_class']}, {kind}")
-    for line in captions(found, OUT.options.ascii_only):
+def show_inspection(found: Inspection) -> None:
+    """What each layer keeps, the counts, the possible savings, and the kinds of units of a dense model."""
+    ascii_only = OUT.options.ascii_only
+    show_table(*inspection_text.layer_table(found, ascii_only), inspection_text.title(found))
+    for line in inspection_text.captions(found, ascii_only):
         OUT.print(line, style="dim")
-    counts = [
-        [f"parameters, {scope}", f"{n['kept']:,}", f"{n['total']:,}", f"{n['density']:.4f}"]
-        for scope, n in found["parameters"].items()
-    ]
-    flops = found["flops"]
-    kept, total = flops["kept"], flops["total"]
-    counts.append(
-        [
-            f"MFLOP, {flops['tokens']} tokens",
-            f"{kept / 1e6:,.1f}",
-            f"{total / 1e6:,.1f}",
-            f"{kept / total:.4f}",
-        ]
-    )
-    show_table(("", "kept", "total", "density"), counts)
-    zeros = f" and {found['zeros']:,} zeros of tiles" if found["zeros"] else ""
-    show_lines(f"{found['stored']:,} numbers are stored, {found['padding']:,} of them padding{zeros}.", "")
-    show_table(*saved(found), "What would go with a group: % of parameters / of FLOPs that the layers keep")
-    if found["units"]:
-        offers = [
-            [u["unit"], f"{u['units']:,}", f"{u['parameters_each']:,}", f"{u['floor']:.4f}"] for u in found["units"]
-        ]
-        show_table(("unit", "units", "parameters each", "floor alone"), offers)
+    show_table(*inspection_text.count_table(found))
+    show_lines(inspection_text.storage(found), "")
+    show_table(*inspection_text.saving_table(found), inspection_text.SAVINGS_TITLE)
+    if found.units:
+        show_table(*inspection_text.unit_table(found))
 
 
 def show_comparison(found: Comparison) -> None:

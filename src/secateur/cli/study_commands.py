@@ -33,6 +33,7 @@ from secateur.cli.options import (
 )
 from secateur.measure.benchmark import benchmark
 from secateur.measure.evaluation import encoded, scores
+from secateur.measure.inspected_model import ParameterCount
 from secateur.measure.inspection import inspect
 from secateur.measure.model_size import disk_bytes
 from secateur.measure.sensitivity import DENSITIES, GRADIENT, ROWS, UNITS, sensitivity
@@ -99,7 +100,8 @@ def _outside(runs: Sequence[FinishedRun], places: Sequence[str], data: str | Non
         return []
     task, max_length = _task_of(runs[0], data), runs[0].recipe["data.max_length"]
     dense = {run.report.parameters["teacher"] for run in runs}
-    whole = _prunable(open_model(str(runs[0].folder)), "total") if len(dense) == 1 else None
+    prunable = _prunable(open_model(str(runs[0].folder))) if len(dense) == 1 else None
+    whole = None if prunable is None else prunable.total
     return [_scored(place, task, max_length, whole) for place in places]
 
 
@@ -127,20 +129,20 @@ def _scored(place: str, task: tasks.Task, max_length: int, whole: int | None) ->
     model = open_model(place)
     tokenizer = fitting_tokenizer(task, model, place)
     found = scores(model, task, encoded(task, "validation", tokenizer, max_length), tokenizer)
-    kept, compact = _prunable(model, "kept"), bool(getattr(model.config, "secateur", None))
+    prunable, compact = _prunable(model), bool(getattr(model.config, "secateur", None))
     return ScoredModel(
         place=place,
         score=found[task.metric],
-        density=kept / whole if kept is not None and whole else None,
+        density=prunable.kept / whole if prunable is not None and whole else None,
         parameters=model.num_parameters(),
         bytes=disk_bytes(place_of(place)) if compact else 4 * model.num_parameters(),
     )
 
 
-def _prunable(model: PreTrainedModel, part: str) -> int | None:
-    """Prunable parameters, `kept` or `total`; None for a family that we do not know."""
+def _prunable(model: PreTrainedModel) -> ParameterCount | None:
+    """Prunable parameters; None for a family that we do not know."""
     try:
-        return inspect(model)["parameters"]["prunable"][part]
+        return inspect(model).parameters["prunable"]
     except UserError:
         return None
 
