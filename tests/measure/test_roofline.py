@@ -11,7 +11,7 @@ from secateur.measure import roofline
 from secateur.measure.random_inputs import random_inputs
 from secateur.measure.roofline import Rates, Work, floor, work
 from secateur.structure import cost
-from secateur.structure.architecture import find
+from secateur.structure.binding import bind
 from secateur.surgery.cut import cut
 
 RATES = Rates(flops=100e9, bandwidth=10e9, product="fp32 torch.mm, 8 x 8")
@@ -52,7 +52,7 @@ def test_weights_move_once_and_hidden_states_twice(dtype, moved):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_operations_are_those_of_the_table_whatever_the_attention(attention):
     model, batch, tokens = bert(attn_implementation=attention), 2, 7
-    table = find(model)
+    table = bind(model)
     head = 2 * batch * HIDDEN * (HIDDEN + model.config.num_labels)
     assert counted(model, batch, tokens).flops == batch * cost.flops(table, cost.full(table), tokens) + head
 

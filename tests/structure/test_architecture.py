@@ -29,7 +29,8 @@ from secateur.budget.latency import LatencyTable
 from secateur.budget.space import Space
 from secateur.methods.cofi import Cofi
 from secateur.structure import architectures
-from secateur.structure.architecture import Call, Embedding, Linear, Norm, find
+from secateur.structure.architecture import Call, Embedding, Linear, Norm
+from secateur.structure.binding import bind
 from secateur.structure.plan import Plan
 from secateur.surgery.compact.attention import ATTENTIONS
 from secateur.surgery.cut import cut, factorise
@@ -83,7 +84,7 @@ def bert():
 @pytest.mark.parametrize(("kind", "auto"), KINDS)
 def test_every_parameter_is_labelled_once_with_the_size_that_it_has(kind, auto):
     model = tiny(kind, auto)
-    table = find(model)
+    table = bind(model)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     assert {parameter.name: parameter.shape for parameter in table.parameters} == shapes
     assert len(table.parameters) == len(shapes)
@@ -96,7 +97,7 @@ def test_every_parameter_is_labelled_once_with_the_size_that_it_has(kind, auto):
 @pytest.mark.parametrize(("kind", "auto"), KINDS)
 def test_rows_lead_to_modules_of_their_kind(kind, auto):
     model = tiny(kind, auto)
-    for row in find(model).rows:
+    for row in bind(model).rows:
         norm = nn.LayerNorm if getattr(row, "centred", True) else T5LayerNorm
         kinds = {Linear: nn.Linear, Norm: norm, Embedding: nn.Embedding}
         assert isinstance(model.get_submodule(row.path), kinds[type(row)])
@@ -104,7 +105,7 @@ def test_rows_lead_to_modules_of_their_kind(kind, auto):
 
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_axes_and_sizes(kind):
-    table = find(tiny(kind))
+    table = bind(tiny(kind))
     assert (table.layers, table.heads, table.head_dim) == (("0", "1"), 2, 4)
     inner = {f"{layer}.{axis}": size for layer in range(2) for axis, size in [("qk", 8), ("vo", 8), ("ffn", 6)]}
     assert table.sizes == {"hidden": 8, **inner}
@@ -112,7 +113,7 @@ def test_axes_and_sizes(kind):
 
 @pytest.mark.parametrize(("kind", "inner", "neurons"), [("bart", 8, 7), ("marian", 8, 7), ("t5", 6, 6)])
 def test_axes_of_an_encoder_and_a_decoder(kind, inner, neurons):
-    table = find(tiny(kind, AutoModelForSeq2SeqLM))
+    table = bind(tiny(kind, AutoModelForSeq2SeqLM))
     assert (table.layers, table.heads) == (("encoder.0", "encoder.1", "decoder.0"), 2)
     order = ["encoder.0", "encoder.1", "decoder.0.cross", "decoder.0"]
     assert [attention.block for attention in table.attentions] == order
@@ -127,13 +128,13 @@ def test_axes_of_an_encoder_and_a_decoder(kind, inner, neurons):
 @pytest.mark.parametrize(("kind", "tied", "tables"), [("bart", True, 1), ("bart", False, 4), ("marian", False, 3)])
 def test_a_weight_that_modules_share_counts_once(kind, tied, tables):
     separate = {} if tied else {"tie_word_embeddings": False, "share_encoder_decoder_embeddings": False}
-    table = find(tiny(kind, AutoModelForSeq2SeqLM, **separate))
+    table = bind(tiny(kind, AutoModelForSeq2SeqLM, **separate))
     assert sum(parameter.shape == (30, 8) for parameter in table.parameters) == tables
     assert next(row for row in table.rows if row.path == "lm_head").tied is tied
 
 
 def test_makers_readers_and_writers(bert):
-    table = find(bert)
+    table = bind(bert)
     start = "bert.encoder.layer.1."
     assert [row.path for row in table.makers("1.qk")] == [
         start + "attention.self.query",
@@ -149,18 +150,18 @@ def test_makers_readers_and_writers(bert):
 @pytest.mark.parametrize(("width", "axes"), [(5, (None, None)), (8, (None, "hidden"))])
 def test_embeddings_of_electra_write_to_the_stream_only_where_nothing_projects(width, axes):
     config = AutoConfig.for_model("electra", **SIZES, embedding_size=width)
-    parameters = find(AutoModelForSequenceClassification.from_config(config)).parameters
+    parameters = bind(AutoModelForSequenceClassification.from_config(config)).parameters
     assert next(p.axes for p in parameters if p.name.endswith("word_embeddings.weight")) == axes
 
 
 def test_a_model_on_the_meta_device_has_a_table():
     with torch.device("meta"):
         model = BertForSequenceClassification(BertConfig())
-    assert find(model).sizes["11.ffn"] == 3072
+    assert bind(model).sizes["11.ffn"] == 3072
 
 
 def test_factorised_embeddings_are_labelled(bert):
-    table = find(factorise(bert, 3))
+    table = bind(factorise(bert, 3))
     axes = {p.name.rpartition("word_embeddings.")[2]: p.axes for p in table.parameters if "word_embeddings" in p.name}
     assert axes == {"table.weight": (None, None), "projection.weight": ("hidden", None)}
 
@@ -171,41 +172,41 @@ def test_factorised_embeddings_are_labelled(bert):
 def test_a_parameter_that_is_not_in_the_table_is_named(bert):
     bert.bert.encoder.layer[1].adapter = nn.Linear(8, 8)
     with pytest.raises(UserError, match=r"2 parameters .*'bert.encoder.layer.1.adapter.weight'.*architectures/bert.py"):
-        find(bert)
+        bind(bert)
 
 
 def test_a_parameter_of_another_size_is_named(bert):
     bert.bert.encoder.layer[1].output.dense = nn.Linear(7, 8)
     with pytest.raises(UserError, match=r"1.output.dense.weight has size 7 on the axis '1.ffn' .* have 6"):
-        find(bert)
+        bind(bert)
 
 
 def test_an_unsupported_architecture_names_the_supported_ones():
     config = DebertaV2Config(**SIZES)
     with pytest.raises(UserError, match=r"'deberta-v2' is not supported") as refusal:
-        find(DebertaV2ForSequenceClassification(config))
+        bind(DebertaV2ForSequenceClassification(config))
     assert all(kind in str(refusal.value) for kind in architectures.ARCHITECTURES.all())
 
 
 def test_an_unsupported_head_names_the_supported_ones():
     with pytest.raises(UserError, match=r"BertForMaskedLM.*ForSequenceClassification.*ForQuestionAnswering"):
-        find(tiny("bert", AutoModelForMaskedLM))
+        bind(tiny("bert", AutoModelForMaskedLM))
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "electra"])
 def test_a_decoder_is_refused(kind):
     with pytest.raises(UserError, match="is_decoder=False"):
-        find(tiny(kind, is_decoder=True))
+        bind(tiny(kind, is_decoder=True))
 
 
 def test_attentions_with_other_numbers_of_heads_are_refused():
     with pytest.raises(UserError, match="encoder_attention_heads: 2, decoder_attention_heads: 4"):
-        find(BartModel(BartConfig(**WRITER | {"decoder_attention_heads": 4})))
+        bind(BartModel(BartConfig(**WRITER | {"decoder_attention_heads": 4})))
 
 
 def test_half_of_an_encoder_decoder_is_refused():
     with pytest.raises(UserError, match=r"T5EncoderModel has no layers at decoder\.block"):
-        find(T5EncoderModel(T5Config(**OTHER["t5"])))
+        bind(T5EncoderModel(T5Config(**OTHER["t5"])))
 
 
 def test_a_model_that_was_cut_is_refused(bert):
@@ -213,7 +214,7 @@ def test_a_model_that_was_cut_is_refused(bert):
     masks = space.ones()
     masks[0] = 0
     with pytest.raises(UserError, match="was cut already"):
-        find(cut(bert, Plan.of(space, masks)))
+        bind(cut(bert, Plan.of(space, masks)))
 
 
 def test_what_encoder_decoders_are_not_made_for_is_refused_in_a_sentence():
@@ -240,15 +241,15 @@ def test_each_way_of_calling_an_attention_has_its_class():
 def test_a_compact_attention_takes_the_arguments_of_the_stock_one(kind):
     """The parameters of its `forward` are the first of the stock module's, under the same names and in order."""
     model = tiny(kind, AutoModel)
-    for attention in find(model).attentions:
+    for attention in bind(model).attentions:
         stock = [*signature(model.get_submodule(attention.path).forward).parameters]
         taken = [*signature(ATTENTIONS[attention.call].forward).parameters][1:-1]  # without self and **kwargs
         assert stock[: len(taken)] == taken
 
 
 def test_the_bias_is_looked_up_where_the_table_of_biases_is():
-    owners = [attention.path for attention in find(tiny("t5", AutoModel)).attentions if attention.bias]
+    owners = [attention.path for attention in bind(tiny("t5", AutoModel)).attentions if attention.bias]
     assert owners == ["encoder.block.0.layer.0.SelfAttention", "decoder.block.0.layer.0.SelfAttention"]
-    causal = {attention.block for attention in find(tiny("t5", AutoModel)).attentions if attention.causal}
+    causal = {attention.block for attention in bind(tiny("t5", AutoModel)).attentions if attention.causal}
     assert causal == {"decoder.0"}
-    assert [attention.layer for attention in find(tiny("bart", AutoModel)).attentions] == [0, 1, 0, 0]
+    assert [attention.layer for attention in bind(tiny("bart", AutoModel)).attentions] == [0, 1, 0, 0]

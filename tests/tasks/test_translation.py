@@ -22,7 +22,7 @@ from secateur.run import pipeline, recipe
 from secateur.run.new_model import new_model
 from secateur.run.new_tokenizer import ALGORITHMS, trained_tokenizer
 from secateur.run.run_data import RunData
-from secateur.structure.architecture import find
+from secateur.structure.binding import bind
 from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
 from secateur.tasks import sequences
@@ -421,7 +421,7 @@ def test_layers_are_matched_within_their_stack(stack, task, made, tmp_path):
 def test_a_layer_is_gone_when_all_its_sublayers_are(stack, shut, left, task, made, tmp_path):
     term = Hidden([1, 2], match="nearest-ordered", stack=stack)
     step = stepped(task, made, "marian", term, tmp_path=tmp_path)
-    gates = {one.gate: torch.tensor([float(one.gate not in shut)]) for one in find(opened(task, made)[0]).sublayers}
+    gates = {one.gate: torch.tensor([float(one.gate not in shut)]) for one in bind(opened(task, made)[0]).sublayers}
     assert set(shut) <= gates.keys()
     assert term._exists(replace(step, sites=gates), 2, torch.device("cpu")).tolist() == left
     layers = torch.tensor([True, stack == "decoder" or left[1], left[0] or stack == "encoder", True])

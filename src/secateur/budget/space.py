@@ -32,7 +32,7 @@ class Space(UnitSpace):
 
     Raises:
         UserError: an unknown kind of unit, tiles that do not fit, a `round_to` below 1 or with tiles, or a model that
-            `architecture.find` refuses.
+            `binding.bind` refuses.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from secateur.measure.inspected_model import (
     Saving,
     State,
 )
-from secateur.structure.architecture import numbered
+from secateur.structure.axis_table import layer_label
 from secateur.structure.cost import SCOPES
 from secateur.structure.plan import Plan
 from secateur.structure.reading import Reading
@@ -86,7 +86,7 @@ def _layer(space: UnitSpace, reading: Reading, block: str) -> Layer:
     inner = {sublayer.gate: sublayer.axes[-1] for sublayer in space.table.sublayers}
     states = {gate: _state(reading, gate, axis) for gate, axis in inner.items()}
     return Layer(
-        name=numbered(block),
+        name=layer_label(block),
         qk=tuple(reading.by_head(f"{block}.qk").sum(dim=1).tolist()),
         vo=tuple(reading.by_head(f"{block}.vo").sum(dim=1).tolist()),
         ffn=None if neurons is None else _count(neurons),
@@ -132,4 +132,4 @@ def _cost(space: Space, masks: Tensor, tokens: int) -> tuple[float, float]:
 def _saving(group: str, before: tuple[float, float], after: tuple[float, float]) -> Saving:
     parameters, flops = (whole - rest for whole, rest in zip(before, after, strict=True))
     shares = [saved / whole if whole else 0.0 for saved, whole in zip((parameters, flops), before, strict=True)]
-    return Saving(group, numbered(group.rpartition(".")[0]), round(parameters), shares[0], flops, shares[1])
+    return Saving(group, layer_label(group.rpartition(".")[0]), round(parameters), shares[0], flops, shares[1])

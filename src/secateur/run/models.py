@@ -7,7 +7,8 @@ from transformers import PreTrainedModel, set_seed
 
 from secateur.run.context import Context
 from secateur.run.recipe import Recipe
-from secateur.structure.architecture import Embedding, Norm, find
+from secateur.structure.architecture import Embedding, Norm
+from secateur.structure.binding import bind
 from secateur.surgery.cut import factorise
 from secateur.training.dropout import set_dropout
 
@@ -83,6 +84,6 @@ def _outside_layers(dense: PreTrainedModel) -> set[str]:
     """Names of the parameters of embeddings and norms that belong to no layer."""
     return {
         parameter.name
-        for parameter in find(dense).parameters
+        for parameter in bind(dense).parameters
         if parameter.layer is None and isinstance(parameter.row, Embedding | Norm)
     }

@@ -11,7 +11,8 @@ from math import prod
 
 from torch import Tensor
 
-from secateur.structure.architecture import Linear, Parameter, Table
+from secateur.structure.architecture import Linear
+from secateur.structure.axis_table import AxisTable, Parameter
 
 Lengths = Mapping[str, Tensor | float]
 """Kept length of every axis (`hidden`, `3.ffn`) and of every sublayer's gate (`3.attention`: 1 open, 0 removed)."""
@@ -39,7 +40,7 @@ def size(parameter: Parameter, lengths: Lengths) -> Tensor | float:
 
 
 def parameters(
-    table: Table, lengths: Lengths, scope: str = "prunable", counted: Mapping[str, Tensor] | None = None
+    table: AxisTable, lengths: Lengths, scope: str = "prunable", counted: Mapping[str, Tensor] | None = None
 ) -> Tensor | float:
     """Kept parameters within a scope, `()`; see `counts` for the scopes.
 
@@ -49,18 +50,18 @@ def parameters(
     return sum((own.get(p.name, size(p, lengths)) for p in table.parameters if counts(p, scope)), start=0.0)
 
 
-def total(table: Table, scope: str = "prunable") -> int:
+def total(table: AxisTable, scope: str = "prunable") -> int:
     """Parameters of the unpruned model within a scope."""
     return int(parameters(table, full(table), scope))
 
 
-def full(table: Table) -> dict[str, float]:
+def full(table: AxisTable) -> dict[str, float]:
     """The lengths of the unpruned model."""
     gates = {row.behind: 1.0 for row in table.rows if row.behind}
     return {**{axis: float(n) for axis, n in table.sizes.items()}, **gates}
 
 
-def flops(table: Table, lengths: Lengths, tokens: int) -> Tensor | float:
+def flops(table: AxisTable, lengths: Lengths, tokens: int) -> Tensor | float:
     """Floating point operations of the layers for one sequence (a multiply-add is two).
 
     2 per weight and token, and 2 x tokens x (QK dims + VO dims) per token for the attention; softmax, norms and

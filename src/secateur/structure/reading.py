@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from secateur.structure import cost
-from secateur.structure.architecture import Table, numbered
+from secateur.structure.axis_table import AxisTable, layer_label
 from secateur.structure.tiles import Grid
 
 
@@ -29,7 +29,7 @@ class Reading:
         >>> reading.density(), reading.head_sizes(0), reading.indices("3.ffn")
     """
 
-    table: Table
+    table: AxisTable
     effective: Mapping[str, Tensor]
     tiles: Mapping[str, tuple[Grid, Tensor]]
 
@@ -106,7 +106,7 @@ class Reading:
     def _summary_row(self, block: str) -> dict[str, Any]:
         axes = {axis: self.alive.get(f"{block}.{axis}") for axis in ("qk", "vo", "ffn")}
         sizes = {axis: _kept_of_all(alive) for axis, alive in axes.items() if alive is not None}
-        return {"layer": numbered(block), "heads": _kept_of_all(self.heads(block)), **sizes}
+        return {"layer": layer_label(block), "heads": _kept_of_all(self.heads(block)), **sizes}
 
 
 def _kept_of_all(alive: Tensor) -> str:

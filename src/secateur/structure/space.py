@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.structure import cost
-from secateur.structure.architecture import Parameter, Table, find
+from secateur.structure.axis_table import AxisTable, Parameter
+from secateur.structure.binding import bind
 from secateur.structure.reading import Reading
 from secateur.structure.tiles import EXAMPLES, Grid, grids, is_tiled
 from secateur.system.errors import UserError
@@ -38,27 +39,27 @@ class Group:
     grids: tuple[Grid, ...] = ()
 
 
-def _ffn(table: Table) -> list[Group]:
+def _ffn(table: AxisTable) -> list[Group]:
     """Neurons of the feed-forward networks."""
     return [_one_axis(table, "ffn", layer) for layer in table.layers]
 
 
-def _qk(table: Table) -> list[Group]:
+def _qk(table: AxisTable) -> list[Group]:
     """Dimensions of queries and keys, each head's own."""
     return [_one_axis(table, "qk", attention.block) for attention in table.attentions]
 
 
-def _vo(table: Table) -> list[Group]:
+def _vo(table: AxisTable) -> list[Group]:
     """Dimensions of values, each head's own."""
     return [_one_axis(table, "vo", attention.block) for attention in table.attentions]
 
 
-def _one_axis(table: Table, name: str, block: str) -> Group:
+def _one_axis(table: AxisTable, name: str, block: str) -> Group:
     axis = f"{block}.{name}"
     return Group(axis, name, table.sizes[axis], {axis: 1}, (axis,))
 
 
-def _head(table: Table) -> list[Group]:
+def _head(table: AxisTable) -> list[Group]:
     """Whole attention heads."""
 
     def group(block: str) -> Group:
@@ -68,12 +69,12 @@ def _head(table: Table) -> list[Group]:
     return [group(attention.block) for attention in table.attentions]
 
 
-def _sublayer(table: Table) -> list[Group]:
+def _sublayer(table: AxisTable) -> list[Group]:
     """Whole attentions and whole feed-forward networks."""
     return [Group(one.gate, "sublayer", 1, {one.gate: 1}, (one.gate,)) for one in table.sublayers]
 
 
-def _layer(table: Table) -> list[Group]:
+def _layer(table: AxisTable) -> list[Group]:
     """Whole layers, attentions and feed-forward network at once."""
 
     def group(layer: str) -> Group:
@@ -83,17 +84,17 @@ def _layer(table: Table) -> list[Group]:
     return [group(layer) for layer in table.layers]
 
 
-def _hidden(table: Table) -> list[Group]:
+def _hidden(table: AxisTable) -> list[Group]:
     """Dimensions of the residual stream."""
     return [Group("hidden", "hidden", table.sizes["hidden"], {"hidden": 1}, ("hidden",))]
 
 
-def _tiles(table: Table, kind: str) -> list[Group]:
+def _tiles(table: AxisTable, kind: str) -> list[Group]:
     """Rectangles of the weights of attentions or of feed-forward networks, by their size."""
     return [Group(name, kind, prod(own[0].shape), {}, (), own) for name, own in grids(table, kind).items()]
 
 
-UNITS: Mapping[str, Callable[[Table], list[Group]]] = {
+UNITS: Mapping[str, Callable[[AxisTable], list[Group]]] = {
     "ffn": _ffn,
     "qk": _qk,
     "vo": _vo,
@@ -114,7 +115,7 @@ class UnitSpace:
         units: kinds of units, see `UNITS`; by default `ffn`, `qk` and `vo`.
 
     Raises:
-        UserError: an unknown kind of unit, tiles that do not fit, or a model that `architecture.find` refuses.
+        UserError: an unknown kind of unit, tiles that do not fit, or a model that `binding.bind` refuses.
     """
 
     def __init__(self, model: PreTrainedModel, *units: str) -> None:
@@ -127,7 +128,7 @@ class UnitSpace:
             )
         self.model = model
         self.units = tuple(names)
-        self.table = find(model)
+        self.table = bind(model)
         self.groups = tuple(
             group
             for name in names

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from secateur.structure.architecture import Linear, Parameter, Table
+from secateur.structure.architecture import Linear
+from secateur.structure.axis_table import AxisTable, Parameter
 from secateur.system.errors import UserError
 
 AXES = {"attention": ("qk", "vo"), "ffn": ("ffn",)}
@@ -86,7 +87,7 @@ def is_tiled(kind: str) -> bool:
     return "/" in kind
 
 
-def grids(table: Table, kind: str) -> dict[str, tuple[Grid, ...]]:
+def grids(table: AxisTable, kind: str) -> dict[str, tuple[Grid, ...]]:
     """Group -> its weights in tiles, one weight a group; the two that a neuron ties in one.
 
     Raises:
@@ -105,7 +106,7 @@ def grids(table: Table, kind: str) -> dict[str, tuple[Grid, ...]]:
     return found
 
 
-def _inner_by_stream(table: Table, part: str, size: str) -> tuple[int, int]:
+def _inner_by_stream(table: AxisTable, part: str, size: str) -> tuple[int, int]:
     """A tile's extent along the inner axis and along the stream."""
     sizes = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", size)
     if part not in AXES or not (sizes or NAMED.get(size) == part):
@@ -115,14 +116,14 @@ def _inner_by_stream(table: Table, part: str, size: str) -> tuple[int, int]:
     return (table.head_dim if size == "head" else 1), table.sizes["hidden"]
 
 
-def _named(table: Table, block: str, axis: str) -> list[tuple[str, Linear]]:
+def _named(table: AxisTable, block: str, axis: str) -> list[tuple[str, Linear]]:
     """The weights on an inner axis, each after its name; queries and keys have no reader of their own."""
     makers = table.makers(f"{block}.{axis}")
     rows = makers if axis == "qk" else [*makers, table.reader(f"{block}.{axis}")]
     return list(zip(NAMES[axis][-len(rows) :], rows, strict=True))
 
 
-def _grid(table: Table, row: Linear, axis: str, wanted: tuple[int, int]) -> Grid:
+def _grid(table: AxisTable, row: Linear, axis: str, wanted: tuple[int, int]) -> Grid:
     parameter = next(p for p in table.parameters if p.row is row and len(p.axes) == 2)
     sides = wanted if row.out == axis else wanted[::-1]
     if any(whole % side for whole, side in zip(parameter.shape, sides, strict=True)):

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from secateur.structure.architecture import Axis, Embedding, Linear, Norm, Parameter, Row, Table, find
+from secateur.structure.architecture import Axis, Embedding, Linear, Norm, Row
+from secateur.structure.axis_table import AxisTable, Parameter
+from secateur.structure.binding import bind
 from secateur.structure.head_buckets import Layout
 from secateur.structure.plan import Plan, check_rank
 from secateur.structure.reading import Reading
@@ -90,7 +92,7 @@ def factorise(model: PreTrainedModel, rank: int) -> PreTrainedModel:
     Truncated SVD, E = U S V^T, table = U_r S_r, projection = V_r (GRAIN section 4.4; Eckart and Young, 1936). Works in
     `(rows, size)`; never `(rows, rows)`.
     """
-    table = find(model)
+    table = bind(model)
     table.one_stack("factorising the word embeddings")
     path = table.embeddings
     model = copy.deepcopy(model)
@@ -214,7 +216,7 @@ def structure_of(space: UnitSpace, plan: Plan, reading: Reading, kept: Mapping[s
     return Structure(**parts)
 
 
-def _row_structure(row: Row, gates: Mapping[str, float], sizes: Mapping[str, int], table: Table) -> tuple[str, Any]:
+def _row_structure(row: Row, gates: Mapping[str, float], sizes: Mapping[str, int], table: AxisTable) -> tuple[str, Any]:
     """The part of the structure that a row goes into, and the entry there; ("", None) if the row does not change."""
     closed = row.behind is not None and gates[row.behind] == 0.0
     if isinstance(row, Linear):
@@ -225,7 +227,7 @@ def _row_structure(row: Row, gates: Mapping[str, float], sizes: Mapping[str, int
     return (part, sizes[row.axis]) if row.axis and row.axis in sizes else ("", None)
 
 
-def _linear_structure(row: Linear, closed: bool, sizes: Mapping[str, int], table: Table) -> tuple[str, Any]:
+def _linear_structure(row: Linear, closed: bool, sizes: Mapping[str, int], table: AxisTable) -> tuple[str, Any]:
     out, into = sizes.get(row.out or "", -1), sizes.get(row.into or "", -1)
     if row.out == "hidden" and closed:
         return "replaced", "zero"

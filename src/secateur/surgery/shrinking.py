@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from secateur.structure.architecture import Parameter
+from secateur.structure.axis_table import Parameter
 from secateur.structure.plan import Plan
 from secateur.structure.space import UnitSpace
 from secateur.surgery import compact

@@ -17,7 +17,11 @@ from types import ModuleType
 from typing import Any
 
 MOVED: Mapping[str, tuple[str, ...]] = {
-    "secateur.architecture": ("secateur.structure.architecture",),
+    "secateur.architecture": (
+        "secateur.structure.architecture",
+        "secateur.structure.axis_table",
+        "secateur.structure.binding",
+    ),
     "secateur.compact": ("secateur.surgery.compact",),
     "secateur.contest": ("secateur.measure.benchmark",),
     "secateur.counting": ("secateur.budget.units",),
@@ -33,7 +37,12 @@ MOVED: Mapping[str, tuple[str, ...]] = {
     "secateur.verify": ("secateur.deploy.verify",),
     "secateur.walk": ("secateur.run.density_sweep",),
 }
-RENAMED: Mapping[str, str] = {"secateur.walk.walk": "sweep", "secateur.contest.contest": "benchmark"}
+RENAMED: Mapping[str, str] = {
+    "secateur.architecture.find": "bind",
+    "secateur.architecture.Table": "AxisTable",
+    "secateur.contest.contest": "benchmark",
+    "secateur.walk.walk": "sweep",
+}
 """Old name, with its module -> the name in the module that holds it now."""
 ALIASES: Mapping[str, str] = {"secateur.architectures": "secateur.structure.architectures"}
 """Public packages whose code is elsewhere: importable under both names, with all their modules, without a warning."""

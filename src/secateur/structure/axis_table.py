@@ -1,0 +1,107 @@
+"""The labelled table of one model: each of its parameters, with the axis and the size of each dimension.
+
+`binding.bind` makes it. What an axis is, and how axes are named, is in `architecture`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from secateur.structure.architecture import Attention, Axis, Linear, Row
+from secateur.system.errors import UserError
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a model: its full name, the axis and the size of each dimension, and its row.
+
+    `layer` is the name of its layer, None outside layers.
+    """
+
+    name: str
+    axes: tuple[Axis, ...]
+    shape: tuple[int, ...]
+    row: Row
+    layer: str | None
+
+    @property
+    def inner(self) -> bool:
+        """Whether a dimension lies on an axis inside a layer (qk, vo, ffn): these parameters count in the density."""
+        return any(axis is not None and axis != "hidden" for axis in self.axes)
+
+
+@dataclass(frozen=True)
+class Sublayer:
+    """An attention or a feed-forward network of a layer: its gate, and the inner axes behind the gate."""
+
+    gate: str
+    layer: str
+    axes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AxisTable:
+    """An architecture bound to a model: rows with full module paths and full axis names, and the size of each axis.
+
+    Attributes:
+        shapes: path of each Linear -> `(out, into)`.
+        layers: their names, `0` or `encoder.0`; each has the axis `ffn` and the gate `mlp`.
+        stacks: how many stacks of layers there are.
+        heads: of each attention.
+        attentions: stack by stack, and within a stack all layers of one attention before the next attention (the order
+            of heads of differentiable subset pruning: encoder, cross-attention, decoder).
+        sublayers: layer by layer.
+        embeddings: path of the word embeddings.
+    """
+
+    model_type: str
+    rows: tuple[Row, ...]
+    parameters: tuple[Parameter, ...]
+    sizes: Mapping[str, int]
+    shapes: Mapping[str, tuple[int, int]]
+    layers: tuple[str, ...]
+    stacks: int
+    heads: int
+    attentions: tuple[Attention, ...]
+    sublayers: tuple[Sublayer, ...]
+    embeddings: str
+
+    @property
+    def head_dim(self) -> int:
+        """Dimensions of one head before pruning; the softmax scale stays that of a head of this size."""
+        return self.sizes[f"{self.attentions[0].block}.vo"] // self.heads
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The prefixes of axis names in reading order: each layer, followed by its further attentions."""
+        further = [attention.block for attention in self.attentions if attention.block not in self.layers]
+        return tuple(
+            block for layer in self.layers for block in (layer, *(b for b in further if b.startswith(f"{layer}.")))
+        )
+
+    def one_stack(self, what: str) -> None:
+        """Refuse what is not made for encoder-decoders.
+
+        Raises:
+            UserError: the model has several stacks.
+        """
+        if self.stacks > 1:
+            raise UserError(f"{what} of an encoder-decoder ({self.model_type}) is not supported: use an encoder alone")
+
+    def writer(self, sublayer: str) -> Linear:
+        """The Linear through which a sublayer (`3.attention`) writes to the residual stream."""
+        return next(r for r in self.rows if isinstance(r, Linear) and r.behind == sublayer and r.out == "hidden")
+
+    def reader(self, axis: str) -> Linear:
+        """The Linear whose input lies on an inner axis (`3.vo`, `3.ffn`)."""
+        return next(row for row in self.rows if isinstance(row, Linear) and row.into == axis)
+
+    def makers(self, axis: str) -> list[Linear]:
+        """The Linears whose output lies on an inner axis, in the table's order (query before key)."""
+        return [row for row in self.rows if isinstance(row, Linear) and row.out == axis]
+
+
+def layer_label(layer: str) -> int | str:
+    """A layer in a report: its number where that is the whole name, else its name."""
+    return int(layer) if layer.isdigit() else layer

@@ -1,0 +1,219 @@
+"""Binding: from a family's architecture and a model to the model's table of axes.
+
+Every parameter of the model must be labelled, and every axis must have one size. A parameter that no row names is an
+error and not left out, because a count that misses parameters is wrong without a sign of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from secateur.structure.architecture import Architecture, Attention, Axis, Embedding, Linear, Row, Stack
+from secateur.structure.architectures import ARCHITECTURES
+from secateur.structure.axis_table import AxisTable, Parameter, Sublayer
+from secateur.system.errors import UserError
+
+Modules = Mapping[str, nn.Module]
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """The layers of one stack in a model: name of each (`encoder.3`) -> the prefix of the paths in it."""
+
+    stack: Stack
+    prefixes: Mapping[str, str]
+
+
+def bind(model: PreTrainedModel) -> AxisTable:
+    """Bind the architecture of a model's family, and check that every parameter is labelled with its size.
+
+    Raises:
+        UserError: the family or the task head is not supported, the model was cut already, or a parameter is not
+            labelled.
+    """
+    kind = model.config.model_type
+    supported = ARCHITECTURES.all()
+    if kind not in supported:
+        raise UserError(
+            f"architecture {kind!r} is not supported: supported are {', '.join(supported)}; "
+            "convert the model to one of these, or describe it in an architecture (docs/add-an-architecture.md)"
+        )
+    if getattr(model.config, "secateur", None):
+        raise UserError("the model was cut already: prune the model that it was cut from instead")
+    if getattr(model.config, "is_decoder", False):
+        raise UserError(f"a {kind} model with is_decoder=True is not supported: set is_decoder=False")
+    table = _bind(supported[kind], model)
+    _check_all_labelled(table, model)
+    return table
+
+
+def _bind(architecture: Architecture, model: PreTrainedModel) -> AxisTable:
+    prefix = "" if model.base_model is model else model.base_model_prefix + "."
+    modules = dict(model.named_modules(remove_duplicate=False))
+    stacks = [_layers(stack, prefix, modules, model) for stack in architecture.stacks]
+    rows = _rows(architecture, stacks, prefix, model, modules)
+    parameters = _parameters(rows, model, modules)
+    layers = tuple(name for one in stacks for name in one.prefixes)
+    attentions = tuple(attention for one in stacks for attention in _attentions(one, modules))
+    return AxisTable(
+        model_type=architecture.model_type,
+        rows=tuple(row for row, _ in rows),
+        parameters=tuple(parameters),
+        sizes=_sizes(parameters),
+        shapes={row.path: _shape(modules[row.path]) for row, _ in rows if isinstance(row, Linear)},
+        layers=layers,
+        stacks=len(stacks),
+        heads=_head_count(architecture, model),
+        attentions=attentions,
+        sublayers=tuple(_sublayers(layers, attentions)),
+        embeddings=next(row.path for row, _ in rows if isinstance(row, Embedding)),
+    )
+
+
+def _layers(stack: Stack, prefix: str, modules: Modules, model: PreTrainedModel) -> _Layers:
+    layers = modules.get(prefix + stack.path)
+    if not isinstance(layers, nn.ModuleList):
+        raise UserError(
+            f"{type(model).__name__} has no layers at {prefix + stack.path}: load the model with a class that has the "
+            "whole of it"
+        )
+    names = [f"{stack.name}.{number}" if stack.name else str(number) for number in range(len(layers))]
+    return _Layers(stack, {name: f"{prefix}{stack.path}.{number}." for number, name in enumerate(names)})
+
+
+# Rows
+
+
+def _rows(
+    architecture: Architecture, stacks: Iterable[_Layers], prefix: str, model: PreTrainedModel, modules: Modules
+) -> list[tuple[Row, str | None]]:
+    """The rows whose module the model has, with full paths and axes, each with the name of its layer."""
+    same = _same_axes(architecture, {name.removeprefix(prefix) for name in modules})
+    rows: list[tuple[Row, str | None]] = [(_full(row, prefix, None, same), None) for row in architecture.stem]
+    for one in stacks:
+        for layer, start in one.prefixes.items():
+            rows += [(_full(row, start, layer, same), layer) for row in one.stack.rows]
+    rows += [(row, None) for row in _task_head(architecture, model)]
+    own = {name for name, _ in model.named_parameters()}  # a tied weight is in it under its first name only
+    return [(_tied(row, own), layer) for row, layer in rows if row.path in modules]
+
+
+def _same_axes(architecture: Architecture, present: set[str]) -> dict[Axis, Axis]:
+    """Axis of the architecture -> the axis that it is in this model, where they differ (`Architecture.same`)."""
+    if architecture.same is None:
+        return {}
+    axis, other, unless = architecture.same
+    return {axis: None if unless in present else other}
+
+
+def _full(row: Row, prefix: str, layer: str | None, same: Mapping[Axis, Axis]) -> Row:
+    """The row with its full path, and its axes with the layer's name."""
+
+    def full(axis: Axis) -> Axis:
+        axis = same.get(axis, axis)
+        return axis if axis is None or axis == "hidden" or layer is None else f"{layer}.{axis}"
+
+    if isinstance(row, Linear):
+        row = replace(row, out=full(row.out), into=full(row.into), adds=row.adds and prefix + row.adds)
+    else:
+        row = replace(row, axis=full(row.axis))
+    return replace(row, path=prefix + row.path, behind=full(row.behind))
+
+
+def _task_head(architecture: Architecture, model: PreTrainedModel) -> tuple[Row, ...]:
+    name = type(model).__name__
+    for suffix in sorted(architecture.heads, key=len, reverse=True):
+        if name.endswith(suffix):
+            return architecture.heads[suffix]
+    raise UserError(
+        f"the head of {name} is not supported: for {architecture.model_type!r} supported are "
+        f"{', '.join(architecture.heads)}; load the model with one of these classes"
+    )
+
+
+def _tied(row: Row, own: set[str]) -> Row:
+    return replace(row, tied=True) if isinstance(row, Linear) and f"{row.path}.weight" not in own else row
+
+
+# Parameters
+
+
+def _parameters(rows: Iterable[tuple[Row, str | None]], model: PreTrainedModel, modules: Modules) -> list[Parameter]:
+    """The parameters of all rows, each tied weight once."""
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    labelled = [
+        (f"{row.path}.{name}", axes, row, layer)
+        for row, layer in rows
+        for name, axes in row.dims(modules[row.path]).items()
+    ]
+    return [Parameter(name, axes, shapes[name], row, layer) for name, axes, row, layer in labelled if name in shapes]
+
+
+def _sizes(parameters: Iterable[Parameter]) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for parameter in parameters:
+        for axis, size in zip(parameter.axes, parameter.shape, strict=True):
+            if axis is not None and sizes.setdefault(axis, size) != size:
+                raise UserError(
+                    f"{parameter.name} has size {size} on the axis {axis!r} where other parameters have "
+                    f"{sizes[axis]}: the table does not describe this model"
+                )
+    return sizes
+
+
+def _shape(module: nn.Module) -> tuple[int, int]:
+    out, into = module.get_parameter("weight").shape
+    return out, into
+
+
+def _check_all_labelled(table: AxisTable, model: PreTrainedModel) -> None:
+    labelled = {parameter.name for parameter in table.parameters}
+    missing = [name for name, _ in model.named_parameters() if name not in labelled]
+    if missing:
+        raise UserError(
+            f"{len(missing)} parameters are not in the table of {table.model_type!r}, the first is {missing[0]!r}: "
+            f"label them in secateur/structure/architectures/{table.model_type}.py"
+        )
+
+
+# Attentions and sublayers
+
+
+def _attentions(layers: _Layers, modules: Modules) -> list[Attention]:
+    """The attentions of a stack, all layers of one before the next."""
+    return [
+        _in_layer(attention, number, name, start, modules)
+        for attention in layers.stack.attentions
+        for number, (name, start) in enumerate(layers.prefixes.items())
+    ]
+
+
+def _in_layer(attention: Attention, number: int, layer: str, prefix: str, modules: Modules) -> Attention:
+    """An attention of a stack with the paths and names that it has in one layer."""
+    path, block = prefix + attention.path, ".".join(filter(None, (layer, attention.block)))
+    bias = attention.bias if f"{path}.{attention.bias}" in modules else None
+    return replace(attention, path=path, block=block, layer=number, bias=bias)
+
+
+def _head_count(architecture: Architecture, model: PreTrainedModel) -> int:
+    """The number of heads, which must be the same in all attentions."""
+    counts = {stack.heads: int(getattr(model.config, stack.heads)) for stack in architecture.stacks}
+    if len(set(counts.values())) > 1:
+        raise UserError(
+            f"attentions with different numbers of heads ({', '.join(f'{n}: {k}' for n, k in counts.items())}) are not "
+            "supported: use a model in which all have the same number"
+        )
+    return next(iter(counts.values()))
+
+
+def _sublayers(layers: Iterable[str], attentions: Iterable[Attention]) -> list[Sublayer]:
+    sublayers = []
+    for layer in layers:
+        blocks = sorted(a.block for a in attentions if f"{a.block}.".startswith(f"{layer}."))
+        sublayers += [Sublayer(f"{block}.attention", layer, (f"{block}.qk", f"{block}.vo")) for block in blocks]
+        sublayers.append(Sublayer(f"{layer}.mlp", layer, (f"{layer}.ffn",)))
+    return sublayers
