@@ -36,6 +36,13 @@ def test_an_old_path_says_where_its_names_are(module):
         getattr(import_module(module), OLD[module][0])
 
 
+@pytest.mark.parametrize(("old", "new"), [("write", "generate"), ("Search", "BeamSearch"), ("texts_of", "decode")])
+def test_an_old_name_is_the_object_of_the_new_name(old, new):
+    generation = import_module("secateur.tasks.generation")
+    with pytest.warns(DeprecationWarning, match=f"writing.{old} has moved to secateur.tasks.generation.{new}"):
+        assert getattr(import_module("secateur.tasks.writing"), old) is getattr(generation, new)
+
+
 def test_a_family_has_one_table_under_both_paths():
     old, new = (
         import_module(f"{path}.roberta") for path in ("secateur.architectures", "secateur.structure.architectures")

@@ -34,6 +34,7 @@ MOVED: Mapping[str, tuple[str, ...]] = {
     "secateur.schedules": ("secateur.methods.schedules",),
     "secateur.space": ("secateur.budget.space",),
     "secateur.stages": ("secateur.run.pipeline",),
+    "secateur.tasks.writing": ("secateur.tasks.generation",),
     "secateur.verify": ("secateur.deploy.verify",),
     "secateur.walk": ("secateur.run.density_sweep",),
 }
@@ -41,6 +42,9 @@ RENAMED: Mapping[str, str] = {
     "secateur.architecture.find": "bind",
     "secateur.architecture.Table": "AxisTable",
     "secateur.contest.contest": "benchmark",
+    "secateur.tasks.writing.Search": "BeamSearch",
+    "secateur.tasks.writing.texts_of": "decode",
+    "secateur.tasks.writing.write": "generate",
     "secateur.walk.walk": "sweep",
 }
 """Old name, with its module -> the name in the module that holds it now."""
