@@ -35,7 +35,8 @@ from secateur.budget.space import Space
 from secateur.cli.options import open_model, tokenizer_of
 from secateur.deploy.graph import as_arrays, input_names
 from secateur.deploy.runner import runner
-from secateur.measure.benchmark import BenchmarkResult, benchmark
+from secateur.measure.benchmark import benchmark
+from secateur.measure.benchmark_result import BenchmarkResult
 from secateur.measure.evaluation import batches, encoded, runner_scores
 from secateur.structure.head_buckets import BATCH, TOKENS, Layout
 from secateur.structure.plan import Plan

@@ -3,7 +3,7 @@
 The time is multilinear in the sizes, so that a table that is measured with it predicts every cut exactly.
 """
 
-from secateur.measure.bench import Measurement
+from secateur.measure.measurement import Measurement
 
 
 def sizes_of(model):

@@ -16,7 +16,8 @@ from transformers import (
 
 from secateur.deploy.runtime import Runner
 from secateur.measure import bench
-from secateur.measure.bench import Measurement, grid, measure
+from secateur.measure.bench import grid, measure
+from secateur.measure.measurement import Measurement
 from secateur.measure.model_size import disk_bytes
 from secateur.measure.timing import median_and_quartiles, times_in_turn
 from secateur.system.errors import UserError

@@ -10,8 +10,8 @@ from tiny_models import random_masks, tiny
 import secateur as sec
 from secateur.budget.latency import LatencyTable
 from secateur.budget.space import Space
-from secateur.measure.bench import Measurement
 from secateur.measure.latency_sweep import measure_latency, target_reached
+from secateur.measure.measurement import Measurement
 from secateur.methods.magnitude import Magnitude
 from secateur.structure.plan import Plan
 from secateur.structure.space import UNITS

@@ -1,7 +1,6 @@
 """What each group is worth: a cell is the score of the model that is really cut, and the model stays as it is."""
 
 import json
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +13,7 @@ from transformers import BertForSequenceClassification, BertForTokenClassificati
 
 import secateur as sec
 from secateur.budget.space import Space
+from secateur.measure import bootstrap
 from secateur.measure.evaluation import encoded, scores
 from secateur.measure.group_cuts import cut_to, group_cuts, in_turn
 from secateur.measure.sensitivity import importance, sensitivity
@@ -59,12 +59,9 @@ def words(tmp_path_factory):
     return shaken(model), task, tokenizer()
 
 
-MODULE = sys.modules["secateur.measure.sensitivity"]  # `secateur.measure.sensitivity` is the function
-
-
 @pytest.fixture(autouse=True)
 def _few_resamples(monkeypatch):
-    monkeypatch.setattr(MODULE, "RESAMPLES", 2)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 2)
 
 
 def study(world, **options):
@@ -187,7 +184,7 @@ def test_rows_are_drawn_by_the_seed_and_the_choice_is_made_on_others(world):
 
 
 def test_the_standard_error_of_an_accuracy_is_the_binomial_one(world, monkeypatch):
-    monkeypatch.setattr(MODULE, "RESAMPLES", 100)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 100)
     found = study(world, rows=180, units=("sublayer",))
     assert found.metric == "accuracy" and 0.1 < found.dense < 0.9
     assert found.standard_error == pytest.approx(np.sqrt(found.dense * (1 - found.dense) / 180), rel=0.25)

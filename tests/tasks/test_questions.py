@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import sys
 from inspect import signature
 from pathlib import Path
 
@@ -30,8 +29,10 @@ from transformers import (
 
 from secateur.budget.space import Space
 from secateur.deploy.export import export, opened
+from secateur.measure import bootstrap
+from secateur.measure.bootstrap import standard_error
 from secateur.measure.evaluation import batches, encoded, runner_scores, scores
-from secateur.measure.sensitivity import _standard_error, sensitivity
+from secateur.measure.sensitivity import sensitivity
 from secateur.methods import METHODS
 from secateur.report.report import Report
 from secateur.run import pipeline as stages
@@ -767,7 +768,7 @@ def test_an_export_has_both_outputs_and_the_same_scores(finished, values, tmp_pa
 
 
 def test_the_command_knows_the_task(finished, values, tmp_path, secateur, monkeypatch):
-    monkeypatch.setattr(sys.modules["secateur.measure.sensitivity"], "RESAMPLES", 2)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 2)
     folder, report = finished
     words = ("--data", values["data"], "--task", "questions", "--max-length", 24)
     told = json.loads(secateur("eval", folder, *words, "--json"))
@@ -793,13 +794,13 @@ def test_a_question_that_is_drawn_twice_counts_twice(monkeypatch):
     monkeypatch.setattr(
         Questions, "score", lambda self, *args, real=Questions.score: found.append(real(self, *args)) or found[-1]
     )
-    error = _standard_error(task, said, (np.zeros(4), np.zeros(4)), rows, seed=0)
+    error = standard_error(task, said, (np.zeros(4), np.zeros(4)), rows, seed=0)
     assert {one["exact_match"] for one in found} == {0.0, 0.5, 1.0}, "both, or one of them twice"
     assert error == pytest.approx(0.5 / np.sqrt(2), abs=0.05)
 
 
 def test_sensitivity_is_of_whole_questions(values, monkeypatch):
-    monkeypatch.setattr(sys.modules["secateur.measure.sensitivity"], "RESAMPLES", 2)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 2)
     task = TASKS.get("questions").from_data(values["data"])
     torch.manual_seed(0)
     model = BertForQuestionAnswering(bert()).eval()

@@ -26,10 +26,10 @@ from transformers import TrainerCallback
 
 from secateur.budget.latency import LatencyTable
 from secateur.deploy.verify import Verification
-from secateur.measure.benchmark import BenchmarkResult
+from secateur.measure.benchmark_result import BenchmarkResult
 from secateur.measure.inspected_model import Inspection
 from secateur.measure.prepared_models import BASELINE
-from secateur.measure.sensitivity import Sensitivity
+from secateur.measure.sensitivity_result import Sensitivity
 from secateur.report import comparison_text, inspection_text, sensitivity_page
 from secateur.report.comparison import Comparison
 from secateur.report.report import Report

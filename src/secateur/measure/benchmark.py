@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -21,9 +20,9 @@ from transformers import PreTrainedModel
 from secateur.deploy.graph import Batch
 from secateur.measure import peak_memory as memory
 from secateur.measure import roofline
+from secateur.measure.benchmark_result import BenchmarkResult, with_speed_ups
 from secateur.measure.model_size import parameter_count
 from secateur.measure.prepared_models import (
-    BASELINE,
     Configuration,
     Model,
     PreparedModel,
@@ -42,52 +41,6 @@ log = logging.getLogger(__name__)
 
 SETTLE = 1
 """Untimed forwards right before each timed one; see `timing.times_in_turn`."""
-
-
-@dataclass(frozen=True)
-class BenchmarkResult:
-    """One model in one runtime, dtype and shape.
-
-    Attributes:
-        model: its name.
-        runtime: a registered runtime; on a GPU one of `gpu.RUNTIMES`.
-        dtype: one of `runtime.DTYPES`.
-        batch: sequences in a forward.
-        tokens: tokens in each of them.
-        latency_ms: median time of one forward.
-        quartiles_ms: its first and third quartile.
-        parameters: numbers stored in the model, padding included; None for an exported file.
-        bytes: its weights as this runtime runs them.
-        peak: memory, see `peak_memory`; None if it was not measured.
-        floor: the least time that this machine needs, see `roofline`; None if it was not counted.
-        protocol: how all of it was measured.
-        speed_up: the dense model's median, in the same runtime and dtype, over this one; None without a dense model.
-        speed_up_baseline: the dense model's median in PyTorch fp32 over this one; None without a dense model.
-    """
-
-    model: str
-    runtime: str
-    dtype: str
-    batch: int
-    tokens: int
-    latency_ms: float
-    quartiles_ms: tuple[float, float]
-    parameters: int | None
-    bytes: int
-    peak: memory.Peak | None
-    floor: roofline.Floor | None
-    protocol: dict[str, int | str]
-    speed_up: float | None = None
-    speed_up_baseline: float | None = None
-
-    @property
-    def over_floor(self) -> float | None:
-        """The median as a multiple of the roofline's floor: 1 is the best that the machine can reach."""
-        return None if self.floor is None else self.latency_ms / self.floor.floor_ms
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings, lists and dictionaries, ready for JSON; `over_floor` included."""
-        return asdict(self) | {"quartiles_ms": list(self.quartiles_ms), "over_floor": self.over_floor}
 
 
 @accepts_say
@@ -154,7 +107,7 @@ def benchmark(
         if peak_memory:
             log.info("measuring memory")
             results = _with_memory(results, ready, models, settings, places)
-    return [_with_speed_ups(one, results, dense) for one in results]
+    return with_speed_ups(results, dense)
 
 
 def _check(models: Mapping[str, PreTrainedModel], dense: str | None, shapes: Sequence[Shape]) -> None:
@@ -227,22 +180,6 @@ def _protocol(one: PreparedModel, shape: Shape, settings: Settings) -> dict[str,
         "device": settings.device,
         "machine": machine(torch.device(settings.device)),
     }
-
-
-def _with_speed_ups(one: BenchmarkResult, results: Sequence[BenchmarkResult], dense: str | None) -> BenchmarkResult:
-    """The result with its speed-ups; None where the dense model has no result to compare with."""
-    of_dense = [other for other in results if other.model == dense]
-    medians = {
-        (other.runtime, other.dtype): other.latency_ms
-        for other in of_dense
-        if (other.batch, other.tokens) == (one.batch, one.tokens)
-    }
-    same, baseline = medians.get((one.runtime, one.dtype)), medians.get(BASELINE)
-    return replace(
-        one,
-        speed_up=None if same is None else same / one.latency_ms,
-        speed_up_baseline=None if baseline is None else baseline / one.latency_ms,
-    )
 
 
 def _with_memory(

@@ -16,7 +16,8 @@ import torch
 from transformers import PreTrainedModel
 
 from secateur.budget.latency import LatencyTable, check_measurable, model_shape, varied_sizes
-from secateur.measure.bench import Measurement, measure
+from secateur.measure.bench import measure
+from secateur.measure.measurement import Measurement
 from secateur.structure.plan import Plan
 from secateur.structure.space import UnitSpace
 from secateur.surgery.cut import cut

@@ -9,110 +9,36 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
-from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.budget.space import Space
+from secateur.measure.bootstrap import score, standard_error
 from secateur.measure.evaluation import BATCH, Row, encoded
 from secateur.measure.group_cuts import GroupCut, group_cuts, kept_units, layer_of, on_device, outputs_of_cuts
 from secateur.measure.progress import accepts_say
+from secateur.measure.sensitivity_result import Reaction, Sensitivity
 from secateur.measure.timing import evaluating
 from secateur.methods import METHODS
 from secateur.structure.space import Group
 from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
-from secateur.tasks.task import EXAMPLE, Task, examples
+from secateur.tasks.task import Task, examples
 
 log = logging.getLogger(__name__)
+
+Collate: TypeAlias = Callable[[list[Row]], Any]
+"""Pads rows to a batch of tensors."""
 
 UNITS = ("ffn", "qk", "vo", "head", "sublayer")
 DENSITIES = (0.75, 0.5, 0.25, 0.1)
 ROWS = 256
 GRADIENT = "gradient"
 SPLITS = ("train", "validation")
-RESAMPLES = 200
-"""Resamples of the bootstrap for the standard error."""
-
-
-@dataclass(frozen=True)
-class Reaction:
-    """How the score changes when one group is cut.
-
-    Attributes:
-        group: its name, such as `3.ffn`.
-        kind: the kind of its units.
-        layer: None for the residual stream.
-        size: the number of its units.
-        kept: the number of units kept, at each density of the study.
-        scores: the model's score, at each density.
-        saved: fraction of the model's prunable parameters that the cut removes, at each density.
-    """
-
-    group: str
-    kind: str
-    layer: int | None
-    size: int
-    kept: tuple[int, ...]
-    scores: tuple[float, ...]
-    saved: tuple[float, ...]
-
-    @property
-    def suffix(self) -> str:
-        """The group's name without its layer: `ffn` of `3.ffn`."""
-        return self.group.rpartition(".")[2]
-
-
-@dataclass(frozen=True)
-class Sensitivity:
-    """The scores of a model with each group alone cut to each density.
-
-    Attributes:
-        metric: the score's name; `greater_is_better` is its direction.
-        dense: the score of the whole model on the same rows.
-        standard_error: of that score, by the bootstrap over examples (for an accuracy the binomial one).
-        densities: fractions of a group's units kept, rounded down to whole units.
-        by: what decided which units are kept.
-        rows: number of examples that were scored; `evidence` is the number of other examples that decided which units
-            are kept. Both are sampled with `seed`.
-        split: the split of the scored rows; the evidence is always of the training split.
-        forwards: the number of cuts that were scored.
-        seconds: the time that all of it took.
-    """
-
-    metric: str
-    greater_is_better: bool
-    dense: float
-    standard_error: float
-    densities: tuple[float, ...]
-    reactions: tuple[Reaction, ...]
-    by: str
-    rows: int
-    evidence: int
-    split: str
-    seed: int
-    forwards: int
-    seconds: float
-
-    def drop(self, score: float) -> float:
-        """How much worse a score is than the whole model's."""
-        return self.dense - score if self.greater_is_better else score - self.dense
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return asdict(self)
-
-    def by_suffix(self) -> dict[str, list[Reaction]]:
-        """The reactions of all layers under the suffix of their groups: `ffn` -> those of `0.ffn`, `1.ffn`, ..."""
-        reactions: dict[str, list[Reaction]] = {}
-        for reaction in self.reactions:
-            reactions.setdefault(reaction.suffix, []).append(reaction)
-        return reactions
 
 
 @accepts_say
@@ -151,23 +77,16 @@ def sensitivity(
     started, space = time.monotonic(), Space(model, *units)
     space.table.one_stack("the sensitivity")
     scored, evidence = _sampled_rows(task, tokenizer, split, rows, max_length, seed)
-    collate = task.collator(tokenizer)
-    scored.sort(key=lambda row: len(row["input_ids"]))  # rows of one length need no padding
     with evaluating([model]):
-        log.info("choosing units by %s", by)
-        cuts = group_cuts(
-            space, _importance_by(model, space, by, [dict(collate(b)) for b in _batches(evidence)]), densities
-        )
-        log.info("scoring %d cuts on %d rows", len(cuts), len(examples(scored)))
-        batches = [collate(rows_of_batch) for rows_of_batch in _batches(scored)]
-        outputs, labels = outputs_of_cuts(model, space, list(cuts.values()), batches, task.label_names)
-    dense, *scores = [_score(task, output, labels, scored) for output in outputs]
+        cuts = _cuts(model, space, task.collator(tokenizer), evidence, by, densities)
+        outputs, labels = _outputs(model, space, task, task.collator(tokenizer), cuts, scored)
+    dense, *scores = [score(task, output, labels, scored) for output in outputs]
     by_cut = dict(zip(cuts, scores, strict=True))
     return Sensitivity(
         metric=task.metric,
         greater_is_better=task.greater_is_better,
         dense=dense,
-        standard_error=_standard_error(task, outputs[0], labels, scored, seed),
+        standard_error=standard_error(task, outputs[0], labels, scored, seed),
         densities=tuple(densities),
         reactions=tuple(_reaction(space, group, densities, cuts, by_cut) for group in space.groups),
         by=by,
@@ -178,6 +97,29 @@ def sensitivity(
         forwards=len(cuts),
         seconds=time.monotonic() - started,
     )
+
+
+def _cuts(
+    model: PreTrainedModel, space: Space, collate: Collate, evidence: list[Row], by: str, densities: Sequence[float]
+) -> dict[tuple[str, int], GroupCut]:
+    """The cuts to score; the evidence decides which units each keeps."""
+    log.info("choosing units by %s", by)
+    batches = [dict(collate(rows)) for rows in _batches(evidence)]
+    return group_cuts(space, _importance_by(model, space, by, batches), densities)
+
+
+def _outputs(
+    model: PreTrainedModel,
+    space: Space,
+    task: Task,
+    collate: Collate,
+    cuts: Mapping[tuple[str, int], GroupCut],
+    scored: list[Row],
+) -> tuple[list[Any], Any]:
+    """Outputs on the scored rows, of the whole model first and then of each cut, and the rows' labels."""
+    log.info("scoring %d cuts on %d rows", len(cuts), len(examples(scored)))
+    batches = [collate(rows) for rows in _batches(scored)]
+    return outputs_of_cuts(model, space, list(cuts.values()), batches, task.label_names)
 
 
 def importance(model: PreTrainedModel, space: Space, batches: Sequence[Any]) -> Tensor:
@@ -206,7 +148,10 @@ def _check(densities: Sequence[float], rows: int, split: str, by: str) -> None:
 def _sampled_rows(
     task: Task, tokenizer: PreTrainedTokenizerBase, split: str, rows: int, max_length: int, seed: int
 ) -> tuple[list[Row], list[Row]]:
-    """Rows to score on, and other rows of the training split as evidence; both sampled with the seed."""
+    """Rows to score on, in the order of their lengths, and other rows of the training split as evidence.
+
+    Both are sampled with the seed. Batches of rows of one length need no padding.
+    """
     train = _shuffled(len(task.splits["train"]), seed)
     scored, evidence = _shuffled(len(task.splits[split]), seed)[:rows], train[:rows]
     if split == "train":
@@ -217,7 +162,8 @@ def _sampled_rows(
                 "add rows"
             )
         scored, evidence = train[:count], train[count : 2 * count]
-    return encoded(task, split, tokenizer, max_length, scored), encoded(task, "train", tokenizer, max_length, evidence)
+    by_length = sorted(encoded(task, split, tokenizer, max_length, scored), key=lambda row: len(row["input_ids"]))
+    return by_length, encoded(task, "train", tokenizer, max_length, evidence)
 
 
 def _shuffled(count: int, seed: int) -> list[int]:
@@ -255,31 +201,3 @@ def _reaction(
         scores=tuple(scores[group.name, count] for count in kept),
         saved=tuple(1.0 - space.density(cuts[group.name, count].masks) for count in kept),
     )
-
-
-# Scores
-
-
-def _score(task: Task, outputs: Any, labels: Any, rows: Sequence[Row]) -> float:
-    return task.score(EvalPrediction(outputs, labels), rows)[task.metric]
-
-
-def _standard_error(task: Task, outputs: Any, labels: Any, rows: Sequence[Row], seed: int) -> float:
-    """Standard deviation of the score over resamples of the examples with replacement (Efron, 1979)."""
-    own = examples(rows)
-    samples = np.random.default_rng(seed).integers(len(own), size=(RESAMPLES, len(own)))
-    scores = [_resampled_score(task, outputs, labels, rows, [own[n] for n in sample]) for sample in samples]
-    return float(np.std(scores, ddof=1))
-
-
-def _resampled_score(
-    task: Task, outputs: Any, labels: Any, rows: Sequence[Row], sample: Sequence[Sequence[int]]
-) -> float:
-    """The score of a sample of examples, each given by the indices of its rows; one sampled twice counts as two."""
-    indices = [index for example in sample for index in example]
-    resampled = [{**rows[index], EXAMPLE: number} for number, example in enumerate(sample) for index in example]
-    return _score(task, _at(outputs, indices), _at(labels, indices), resampled)
-
-
-def _at(values: Any, indices: Sequence[int]) -> Any:
-    return tuple(value[indices] for value in values) if isinstance(values, tuple) else values[indices]

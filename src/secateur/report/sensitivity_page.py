@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from secateur.measure.sensitivity import Reaction, Sensitivity
+from secateur.measure.sensitivity_result import Reaction, Sensitivity
 from secateur.report import html, svg
 
 WARNINGS = {
