@@ -1,9 +1,19 @@
-"""A clock that does not tick: what a cut model would take, worked out from the sizes that its plan says.
+"""A clock that computes the latency of a cut model from the sizes in its plan, and what is measured with it.
 
 The time is multilinear in the sizes, so that a table that is measured with it predicts every cut exactly.
 """
 
 from secateur.measure.measurement import Measurement
+
+UNIT_SETS = (
+    ("ffn", "qk", "vo"),
+    ("head", "ffn"),
+    ("hidden", "head", "sublayer", "ffn"),
+    ("layer", "head", "ffn"),
+    ("sublayer", "layer", "qk"),
+    ("ffn", "qk", "vo", "head", "sublayer", "hidden"),
+)
+SIZES = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 20}
 
 
 def sizes_of(model):

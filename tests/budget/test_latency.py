@@ -5,8 +5,8 @@ from itertools import product
 
 import pytest
 import torch
+from fake_clock import SIZES, UNIT_SETS, timer
 from fake_clock import milliseconds as fake_ms
-from fake_clock import timer
 from tiny_models import MONOTONE, learn, random_masks, tiny
 
 from secateur.budget.latency import LatencyTable, milliseconds
@@ -21,18 +21,6 @@ from secateur.structure.plan import Plan
 from secateur.structure.space import UNITS
 from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
-
-SETS = (
-    ("ffn", "qk", "vo"),
-    ("head", "ffn"),
-    ("hidden", "head", "sublayer", "ffn"),
-    ("layer", "head", "ffn"),
-    ("sublayer", "layer", "qk"),
-    ("ffn", "qk", "vo", "head", "sublayer", "hidden"),
-)
-
-
-SIZES = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 20}
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +211,7 @@ def test_out_of_reach_names_the_floor(model, table):
 
 
 @pytest.mark.parametrize("name", MONOTONE)
-@pytest.mark.parametrize("names", SETS[:3], ids="-".join)
+@pytest.mark.parametrize("names", UNIT_SETS[:3], ids="-".join)
 def test_methods_come_down_to_a_latency_along_their_schedule(model, table, names, name):
     space = Space(model, *names, budget=table)
     schedule = cubic(1.0, 0.5, begin=0.2, end=0.8)

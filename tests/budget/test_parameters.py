@@ -2,29 +2,12 @@
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from space_world import FFN, HIDDEN, LAYERS, bert, removed_units, without
 
 from secateur.budget.parameters import Parameters
 from secateur.budget.ranking import rounded
 from secateur.budget.space import Space
 from secateur.system.errors import UserError
-
-LAYERS, HEADS, HEAD_DIM, HIDDEN, FFN = 2, 2, 4, 8, 6
-
-
-def bert(**sizes):
-    config = BertConfig(
-        **{
-            "vocab_size": 20,
-            "hidden_size": HIDDEN,
-            "num_attention_heads": HEADS,
-            "num_hidden_layers": LAYERS,
-            "intermediate_size": FFN,
-            "max_position_embeddings": 8,
-            **sizes,
-        }
-    )
-    return BertForSequenceClassification(config)
 
 
 @pytest.fixture(scope="module")
@@ -36,21 +19,6 @@ def model():
 def dims(model):
     """FFN neurons, QK dims and VO dims."""
     return Space(model, "ffn", "qk", "vo")
-
-
-def without(space, *removed):
-    """`(N,)` bool: all but whole groups (`"0.ffn"`) and parts of groups (`("0.vo", slice(0, 4))`)."""
-    kept = space.ones().bool()
-    for part in removed:
-        group, units = part if isinstance(part, tuple) else (part, slice(None))
-        kept[space.slices[group]][units] = False
-    return kept
-
-
-def gone(space, kept):
-    """Group -> units that are not kept, for the groups that lost some."""
-    lost = {name: (~kept[rows]).nonzero().flatten().tolist() for name, rows in space.slices.items()}
-    return {name: units for name, units in lost.items() if units}
 
 
 # Keep: the best units at a density
@@ -70,7 +38,7 @@ def test_keep_refills_what_closure_frees(dims):
     scores = torch.cat([torch.full((g.size,), {"qk": 3.0, "ffn": 2.0, "vo": 1.0}[g.kind]) for g in dims.groups])
     kept = dims.choose(scores, 0.2)
     neurons = int(kept.sum())
-    assert gone(dims, kept).keys() >= {"0.qk", "1.qk", "0.vo", "1.vo"}
+    assert removed_units(dims, kept).keys() >= {"0.qk", "1.qk", "0.vo", "1.vo"}
     assert neurons * (2 * HIDDEN + 1) <= 0.2 * dims.total() < (neurons + 1) * (2 * HIDDEN + 1)
 
 
@@ -88,7 +56,9 @@ def test_keep_revives_nothing(dims):
 def test_keep_puts_units_without_a_score_last(dims):
     scores = dims.ones()
     scores[dims.slices["0.ffn"]] = float("nan")
-    assert gone(dims, dims.choose(scores, 1 - FFN * (2 * HIDDEN + 1) / dims.total())) == {"0.ffn": list(range(FFN))}
+    assert removed_units(dims, dims.choose(scores, 1 - FFN * (2 * HIDDEN + 1) / dims.total())) == {
+        "0.ffn": list(range(FFN))
+    }
 
 
 def test_one_hidden_dim_stays(model):
@@ -142,7 +112,7 @@ def test_fill_prefers_the_higher_score(dims):
     kept = without(dims, "0.ffn", "1.ffn")
     room = dims.density(kept) + 2.5 * float(dims.unit_cost()[0]) / dims.total()
     filled = Parameters().fill(dims, kept, scores, room)
-    assert gone(dims, filled) == {"0.ffn": list(range(FFN)), "1.ffn": list(range(FFN - 2))}
+    assert removed_units(dims, filled) == {"0.ffn": list(range(FFN)), "1.ffn": list(range(FFN - 2))}
 
 
 # Rounding
@@ -203,7 +173,7 @@ def test_rounding_adds_the_best_to_the_longest_prefix_that_fits(roomy, density):
             assert not back.any() or mine.all() or score[back].min() > score[~mine].max()
 
 
-def test_rounding_revives_no_unit_that_is_gone(roomy):
+def test_rounding_revives_no_unit_that_is_removed_units(roomy):
     space = Space(roomy, round_to=4)
     scores = torch.rand(len(space), generator=torch.Generator().manual_seed(0))
     alive = space.choose(scores, 0.6)

@@ -8,7 +8,8 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from secateur.budget.space import Space
-from secateur.methods.movement import Movement, above, sigmoid_above, top_k, units_of
+from secateur.methods.binarisers import above, sigmoid_above, top_k
+from secateur.methods.movement import Movement, units_of
 from secateur.methods.schedules import cubic
 from secateur.structure.plan import Plan
 from secateur.surgery.cut import cut

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from fake_clock import SIZES, UNIT_SETS, timer
 from fake_clock import milliseconds as fake_ms
-from fake_clock import timer
 from tiny_models import random_masks, tiny
 
 import secateur as sec
@@ -16,18 +16,6 @@ from secateur.methods.magnitude import Magnitude
 from secateur.structure.plan import Plan
 from secateur.structure.space import UNITS
 from secateur.surgery.cut import cut
-
-SETS = (
-    ("ffn", "qk", "vo"),
-    ("head", "ffn"),
-    ("hidden", "head", "sublayer", "ffn"),
-    ("layer", "head", "ffn"),
-    ("sublayer", "layer", "qk"),
-    ("ffn", "qk", "vo", "head", "sublayer", "hidden"),
-)
-
-
-SIZES = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 20}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +29,7 @@ def table(model):
     return LatencyTable.measure(model, *UNITS, timer=timer())
 
 
-@pytest.mark.parametrize("names", SETS, ids="-".join)
+@pytest.mark.parametrize("names", UNIT_SETS, ids="-".join)
 @pytest.mark.parametrize("seed", range(3))
 def test_a_cut_takes_what_was_predicted(model, table, names, seed):
     space = Space(model, *names)

@@ -2,27 +2,11 @@
 
 import pytest
 import torch
+from space_world import FFN, HEAD_DIM, HIDDEN, LAYERS, bert, removed_units, without
 from transformers import BertConfig, BertForSequenceClassification
 
 from secateur.structure.space import UNITS, UnitSpace
 from secateur.system.errors import UserError
-
-LAYERS, HEADS, HEAD_DIM, HIDDEN, FFN = 2, 2, 4, 8, 6
-
-
-def bert(**sizes):
-    config = BertConfig(
-        **{
-            "vocab_size": 20,
-            "hidden_size": HIDDEN,
-            "num_attention_heads": HEADS,
-            "num_hidden_layers": LAYERS,
-            "intermediate_size": FFN,
-            "max_position_embeddings": 8,
-            **sizes,
-        }
-    )
-    return BertForSequenceClassification(config)
 
 
 @pytest.fixture(scope="module")
@@ -40,21 +24,6 @@ def dims(model):
 def everything(model):
     """Every kind at once."""
     return UnitSpace(model, *UNITS)
-
-
-def without(space, *removed):
-    """`(N,)` bool: all but whole groups (`"0.ffn"`) and parts of groups (`("0.vo", slice(0, 4))`)."""
-    kept = space.ones().bool()
-    for part in removed:
-        group, units = part if isinstance(part, tuple) else (part, slice(None))
-        kept[space.slices[group]][units] = False
-    return kept
-
-
-def gone(space, kept):
-    """Group -> units that are not kept, for the groups that lost some."""
-    lost = {name: (~kept[rows]).nonzero().flatten().tolist() for name, rows in space.slices.items()}
-    return {name: units for name, units in lost.items() if units}
 
 
 # The table of units
@@ -81,7 +50,7 @@ def test_unknown_or_repeated_units_are_refused(model, names):
 
 def test_a_head_without_vo_dims_dies_with_its_qk_dims(dims):
     closed = dims.closure(without(dims, ("0.vo", slice(0, HEAD_DIM))))
-    assert gone(dims, closed) == {"0.vo": [0, 1, 2, 3], "0.qk": [0, 1, 2, 3]}
+    assert removed_units(dims, closed) == {"0.vo": [0, 1, 2, 3], "0.qk": [0, 1, 2, 3]}
 
 
 def test_a_head_with_one_vo_dim_keeps_its_qk_dims(dims):
@@ -97,18 +66,18 @@ def test_a_head_without_qk_dims_lives(dims):
 def test_a_removed_head_takes_its_dims_and_a_head_without_vo_dims_is_removed(model):
     space = UnitSpace(model, "head", "qk", "vo")
     dead = {"0.head": [1], "0.qk": [4, 5, 6, 7], "0.vo": [4, 5, 6, 7]}
-    assert gone(space, space.closure(without(space, ("0.head", slice(1, 2))))) == dead
-    assert gone(space, space.closure(without(space, ("0.vo", slice(4, 8))))) == dead
+    assert removed_units(space, space.closure(without(space, ("0.head", slice(1, 2))))) == dead
+    assert removed_units(space, space.closure(without(space, ("0.vo", slice(4, 8))))) == dead
 
 
 def test_all_heads_dead_is_not_the_sublayer_dead(everything):
     closed = everything.closure(without(everything, "0.head", "1.ffn"))
-    assert set(gone(everything, closed)) == {"0.head", "0.qk", "0.vo", "1.ffn"}
+    assert set(removed_units(everything, closed)) == {"0.head", "0.qk", "0.vo", "1.ffn"}
 
 
 def test_a_removed_sublayer_takes_all_that_is_behind_it(everything):
     closed = everything.closure(without(everything, "0.attention", "1.mlp"))
-    assert set(gone(everything, closed)) == {"0.attention", "0.head", "0.qk", "0.vo", "1.mlp", "1.ffn"}
+    assert set(removed_units(everything, closed)) == {"0.attention", "0.head", "0.qk", "0.vo", "1.mlp", "1.ffn"}
 
 
 def test_closure_is_idempotent_and_never_revives(everything):

@@ -211,7 +211,7 @@ class _Allocation:
         """`(N,)` bool: the best units for the chosen sizes."""
         kept = {name: np.zeros(len(values), bool) for name, values in self.by_group.items()}
         if "hidden" in kept:
-            kept["hidden"] = _highest(self.by_group["hidden"][None], width)[0]
+            kept["hidden"] = _highest_values(self.by_group["hidden"], width)
         layers = np.array(chosen).reshape(len(self.space.table.layers), -1, 4).max(axis=1)
         for layer, sizes in enumerate(layers.tolist()):
             self._keep_in_layer(kept, layer, *sizes)
@@ -226,17 +226,16 @@ class _Allocation:
         if heads > 0:
             self._keep_heads(kept, layer, heads, qk, vo)
         if neurons > 0 and f"{layer}.ffn" in kept:
-            kept[f"{layer}.ffn"] = _highest(self.by_group[f"{layer}.ffn"][None], neurons)[0]
+            kept[f"{layer}.ffn"] = _highest_values(self.by_group[f"{layer}.ffn"], neurons)
 
     def _keep_heads(self, kept: dict[str, np.ndarray], layer: int, heads: int, qk: int, vo: int) -> None:
         values, widths = self._head_values(layer)
         at_sizes: np.ndarray = values[:, int(np.searchsorted(widths[0], qk)), int(np.searchsorted(widths[1], vo))]
-        best: np.ndarray = np.zeros(len(at_sizes), bool)
-        best[np.argsort(-at_sizes, kind="stable")[:heads]] = True
+        best = _highest_values(at_sizes, heads)
         self._keep_alive(kept, f"{layer}.head", best)
         for axis, dims in (("qk", qk), ("vo", vo)):
             if (own := self.by_group.get(f"{layer}.{axis}")) is not None:
-                kept[f"{layer}.{axis}"] = (_highest(own.reshape(len(best), -1), dims) & best[:, None]).ravel()
+                kept[f"{layer}.{axis}"] = (_highest_values(own.reshape(len(best), -1), dims) & best[:, None]).ravel()
 
     def _keep_alive(self, kept: dict[str, np.ndarray], name: str, wanted: np.ndarray) -> None:
         if name in kept:
@@ -267,6 +266,6 @@ def _best_totals(values: np.ndarray) -> np.ndarray:
     return np.cumsum(np.where(ranked > -np.inf, ranked, 0.0), axis=-1)
 
 
-def _highest(values: np.ndarray, count: int) -> np.ndarray:
-    """`(rows, n)` bool: the `count` highest of each row, without those at -inf."""
-    return highest(torch.from_numpy(values), count).numpy()
+def _highest_values(values: np.ndarray, count: int) -> np.ndarray:
+    """Bool of the shape of `values`: `ranking.highest` for an array."""
+    return highest(torch.tensor(values), count).numpy()

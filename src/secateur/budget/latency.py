@@ -20,6 +20,7 @@ from secateur.budget.allocation import SizeCosts, best_units, stored_sizes
 from secateur.budget.budget import Budget
 from secateur.structure.space import UNITS, UnitSpace
 from secateur.system.errors import UserError
+from secateur.system.files import atomic_write
 
 if TYPE_CHECKING:
     from secateur.budget.space import Space
@@ -81,9 +82,7 @@ class LatencyTable(Budget):
 
     def save(self, path: Path | str) -> None:
         """Write the table as JSON."""
-        partial_ = Path(f"{path}.partial")
-        partial_.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
-        partial_.replace(path)
+        atomic_write(path, json.dumps(self.to_dict(), indent=1) + "\n")
 
     @staticmethod
     def load(path: Path | str, **protocol: int | str | None) -> LatencyTable:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from secateur.budget.budget import Budget
-from secateur.budget.ranking import highest, ranked, rounded, with_best_hidden
+from secateur.budget.ranking import descending, highest, ranked, rounded, with_best_hidden
 from secateur.structure.space import UNITS
 from secateur.system.errors import UserError
 
@@ -84,7 +84,7 @@ class Parameters(Budget):
             fitting = (~kept & ~refused & (cost > 0.5) & (cost <= room + 1e-6)).nonzero().flatten()
             if not len(fitting):
                 return kept
-            best = fitting[scores[fitting].argsort(descending=True, stable=True)]
+            best = fitting[descending(scores[fitting])]
             if count := self._longest(space, partial(_with, kept, best), len(best), density):
                 kept = _with(kept, best, count)
             else:

@@ -1,7 +1,7 @@
-"""The order of units by score, and the first of them: every choice of units ranks in this way.
+"""The ranking of units by score, which every choice of units uses.
 
-Ties are kept in the order of the space. Units without a score (NaN) come last; units that may not be kept are at minus
-infinity and are never among the first.
+Units of equal score rank in the order of the space. Units without a score (NaN) rank last. Units that may not be kept
+have a score of minus infinity and are never selected.
 """
 
 from __future__ import annotations
@@ -21,18 +21,29 @@ def ranked(scores: Tensor, alive: Tensor | None = None) -> Tensor:
     return values if alive is None else values.masked_fill(~alive, -torch.inf)
 
 
+def descending(values: Tensor) -> Tensor:
+    """Indices along the last dimension, the highest value first; equal values stay in order."""
+    return values.argsort(dim=-1, descending=True, stable=True)
+
+
 def highest(values: Tensor, count: Tensor | int) -> Tensor:
-    """Bool as `values`: the `count` highest along the last dimension, those at -inf excepted.
+    """Bool of the shape of `values`: the `count` highest values along the last dimension, never one of -inf.
 
     Args:
-        count: a number, or a tensor of one number for each row, `(rows, 1)`.
+        count: a number, or a tensor `(rows, 1)` with a number for each row.
     """
-    order = values.argsort(dim=-1, descending=True, stable=True)
+    order = descending(values)
     if isinstance(count, int):
-        first = torch.zeros_like(values, dtype=torch.bool).scatter_(-1, order[..., :count], True)
+        selected = torch.zeros_like(values, dtype=torch.bool).scatter_(-1, order[..., :count], True)
     else:
-        first = order.argsort(dim=-1) < count
-    return first & (values > -torch.inf)
+        selected = order.argsort(dim=-1) < count
+    return selected & (values > -torch.inf)
+
+
+def highest_units(space: UnitSpace, values: Tensor, count: int) -> Tensor:
+    """`(N,)` bool: exactly `count` units, the highest values, with the best hidden dim among them in any case."""
+    required = with_best_hidden(space, torch.zeros_like(values, dtype=torch.bool), values)
+    return highest(values.masked_fill(required, torch.inf), count)
 
 
 def with_best_hidden(space: UnitSpace, kept: Tensor, values: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from transformers import PreTrainedModel
 
 from secateur.budget.budget import Budget
 from secateur.budget.parameters import Parameters
-from secateur.structure.space import UnitSpace
+from secateur.structure.space import Group, UnitSpace
 from secateur.structure.tiles import is_tiled
 from secateur.system.errors import UserError
 
@@ -52,6 +53,11 @@ class Space(UnitSpace):
             warnings.warn("Space(cost=...) is now Space(budget=...)", DeprecationWarning, stacklevel=2)
         self.budget = budget if cost is None else cost
         self.round_to = round_to
+
+    def by_group(self, values: Tensor) -> Iterator[tuple[Group, Tensor]]:
+        """Every group with its part of `(N,)` values, as a view."""
+        for group in self.groups:
+            yield group, values[self.slices[group.name]]
 
     def share(self, masks: Tensor) -> float:
         """What masks `(N,)` of 0 and 1 leave of the unpruned model's cost; the density, where parameters count."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from secateur.budget.budget import Budget
-from secateur.budget.ranking import highest, ranked, with_best_hidden
+from secateur.budget.ranking import highest_units, ranked
 from secateur.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Units(Budget):
         check_count(space, self.count(space, share))
 
     def choose(self, space: Space, scores: Tensor, share: float, alive: Tensor) -> Tensor:
-        return _highest(space, ranked(scores, alive), min(self.count(space, share), int(alive.sum())))
+        return highest_units(space, ranked(scores, alive), min(self.count(space, share), int(alive.sum())))
 
     @staticmethod
     def count(space: Space, share: float) -> int:
@@ -62,13 +62,7 @@ def best(space: Space, scores: Tensor, count: int, alive: Tensor | None = None) 
     values = ranked(scores, alive)
     if (left := int((values > -torch.inf).sum())) < count:
         raise UserError(f"keep {count}: only {left} units are left to choose from; ask for that many, or fewer")
-    return _highest(space, values, count)
-
-
-def _highest(space: Space, values: Tensor, count: int) -> Tensor:
-    """`(N,)` bool: the `count` highest, one of which is the best hidden dim."""
-    first = with_best_hidden(space, torch.zeros_like(values, dtype=torch.bool), values)
-    return highest(values.masked_fill(first, torch.inf), count)
+    return highest_units(space, values, count)
 
 
 def check_count(space: Space, count: int) -> None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from secateur.budget.ranking import descending
 from secateur.budget.space import Space
 from secateur.measure.evaluation import alone
 from secateur.structure.space import Group
@@ -61,7 +62,7 @@ def cut_to(space: Space, importance: Tensor, group: Group, count: int) -> Tensor
     """`(N,)` masks that keep the `count` most important units of one group, and all units of the others."""
     masks, own = space.ones(), space.slices[group.name]
     masks[own] = 0.0
-    masks[own.start + importance[own].argsort(descending=True, stable=True)[:count]] = 1.0
+    masks[own.start + descending(importance[own])[:count]] = 1.0
     return masks
 
 

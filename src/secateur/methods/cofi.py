@@ -36,10 +36,11 @@ from torch import Tensor, nn
 
 from secateur.budget.space import Space
 from secateur.methods import register
-from secateur.methods.density_target import DensityTarget, groups_of
+from secateur.methods.density_target import DensityTarget
 from secateur.methods.gates import EPSILON, HardConcrete
 from secateur.methods.lagrangian import Target, penalty
 from secateur.methods.method import Amount, Method
+from secateur.methods.noise import generator, seed_or_default
 from secateur.methods.schedules import Schedule, linear
 from secateur.methods.shape_target import ShapeTarget
 from secateur.system import compat
@@ -112,7 +113,7 @@ class Cofi(Method):
             space.table.one_stack("the published accounting")
         self.learning_rate, self.tolerance, self.faithful = learning_rate, tolerance, faithful
         self.settle = settle
-        self.seed = torch.initial_seed() % 2**31 if seed is None else seed
+        self.seed = seed_or_default(seed)
         self.draws, self.reached = 0, False
         self.density_target = DensityTarget(space, self.asked, GATE, published=faithful)
         self.target: Target = self.density_target if shape is None else ShapeTarget(space, self.asked, shape)
@@ -144,7 +145,7 @@ class Cofi(Method):
 
     def gates(self) -> Tensor:
         """`(N,)` log alpha; minus infinity, without a gradient, where a gate is closed for good."""
-        return self.log_alpha.masked_fill(~self.alive, -torch.inf)
+        return self.where_alive(self.log_alpha)
 
     def masks(self) -> Tensor:
         """All ones before pruning begins; then a sample in training, and deterministic masks in evaluation."""
@@ -162,7 +163,7 @@ class Cofi(Method):
         They are computed once for each state.
         """
         if self.faithful:
-            return torch.cat([GATE.deterministic(gates) for _, gates in groups_of(self.space, self.gates())])
+            return torch.cat([GATE.deterministic(gates) for _, gates in self.space.by_group(self.gates())])
         state = (self.progress, compat.version_of(self.log_alpha), compat.version_of(self.alive))
         if self._calibrated is None or self._calibrated[0] != state:
             self._calibrated = (state, self.chosen(self.asked(self.progress)))
@@ -258,12 +259,12 @@ def _start(space: Space, seed: int, faithful: bool) -> Tensor:
     """`(N,)` log alpha near 10, or of FFN neurons near 0, as published."""
     start = 10.0 + 0.01 * torch.randn(len(space), generator=torch.Generator().manual_seed(seed))
     if faithful:
-        for group, gates in groups_of(space, start):
+        for group, gates in space.by_group(start):
             gates -= 10.0 * (group.kind == "ffn")
     return start.to(space.model.device)
 
 
 def _noise(space: Space, seed: int, draw: int, device: torch.device) -> Tensor:
     """`(N,)` in (0, 1), sampled on the device; the seed and the number of earlier draws decide it on every rank."""
-    generator = torch.Generator(device).manual_seed(seed * 1_000_003 + draw)
-    return torch.rand(len(space), generator=generator, device=device) * (1.0 - 2 * EPSILON) + EPSILON
+    noise = torch.rand(len(space), generator=generator(device, seed, draw), device=device)
+    return noise * (1.0 - 2 * EPSILON) + EPSILON

@@ -7,17 +7,14 @@ heads, but not in the feed-forward networks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from secateur.budget.parameters import Parameters
-from secateur.budget.ranking import rounded, with_best_hidden
+from secateur.budget.ranking import descending, rounded, with_best_hidden
 from secateur.budget.space import Space
 from secateur.methods.gates import HardConcrete
 from secateur.methods.schedules import Schedule
-from secateur.structure.space import Group
 
 WIDEST = 30.0  # a shift of log alpha that opens, or closes, any gate
 
@@ -70,10 +67,10 @@ class DensityTarget:
         more or fewer of the highest.
         """
         numbers = torch.arange(len(self.space), device=scores.device)
-        singles = torch.cat([numbers[:0], *(row for _, row in groups_of(self.space, numbers) if len(row) == 1)])
+        singles = torch.cat([numbers[:0], *(row for _, row in self.space.by_group(numbers) if len(row) == 1)])
         singles = singles[alive[singles]]
         gates = scores[singles]
-        highest = singles[gates.argsort(descending=True, stable=True)]
+        highest = singles[descending(gates)]
         count = int((self.gate.open_probability(gates) >= 0.5).sum())
         while count < len(highest) and self.space.density(self._shifted(scores, highest[:count], WIDEST)) < density:
             count += 1
@@ -87,17 +84,11 @@ class DensityTarget:
         At least the hidden dim of the highest score is kept.
         """
         shifted = scores + shift
-        vectors = [gates for _, gates in groups_of(self.space, shifted)]
+        vectors = [gates for _, gates in self.space.by_group(shifted)]
         kept = torch.cat([(self.gate.deterministic(gates) > 0) & (len(gates) > 1) for gates in vectors])
         kept[single] = True
         kept = with_best_hidden(self.space, kept, shifted)
         return self.space.closure(rounded(self.space, kept, shifted, self.space.round_to))
-
-
-def groups_of(space: Space, values: Tensor) -> Iterator[tuple[Group, Tensor]]:
-    """Every group of the space with its part of `(N,)` values."""
-    for group in space.groups:
-        yield group, values[space.slices[group.name]]
 
 
 def published_size(space: Space) -> int:

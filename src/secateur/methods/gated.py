@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from secateur.budget.space import Space
 from secateur.budget.units import best
 from secateur.methods.method import Amount, Method
+from secateur.methods.noise import generator, seed_or_default
 
 
 class Gated(Method):
@@ -19,6 +22,8 @@ class Gated(Method):
     Args:
         share: the schedule of the run; a plain number is the share throughout.
         density: the share, where parameters are counted.
+        learning_rate: of the gates.
+        decay: whether the learning rate follows the schedule of the run; if not, it is constant.
         seed: of all random numbers, the same on every rank; by default torch's own (`set_seed`).
 
     Raises:
@@ -27,12 +32,21 @@ class Gated(Method):
 
     budgets = ("parameters", "units")
     monotone = False
+    defaults = {"target.units": ("head",), "distillation.temperature": 4.0}
 
     def __init__(
-        self, space: Space, share: Amount | None = None, density: Amount | None = None, seed: int | None = None
+        self,
+        space: Space,
+        share: Amount | None = None,
+        density: Amount | None = None,
+        *,
+        learning_rate: float,
+        decay: bool = False,
+        seed: int | None = None,
     ) -> None:
         super().__init__(space, share, density)
-        self.seed = torch.initial_seed() % 2**31 if seed is None else seed
+        self.learning_rate, self.decay = learning_rate, decay
+        self.seed = seed_or_default(seed)
         self.draws, self.count = 0, len(space)
 
     def drawn(self, bound: float) -> Tensor:
@@ -53,9 +67,9 @@ class Gated(Method):
         All ranks therefore get the same. Samples are counted in training only, because one rank may evaluate or log by
         itself.
         """
-        generator = torch.Generator(like.device).manual_seed(self.seed * 1_000_003 + self.draws)
+        own = generator(like.device, self.seed, self.draws)
         self.draws += self.training
-        noise = torch.rand(len(self.space), generator=generator, device=like.device, dtype=like.dtype)
+        noise = torch.rand(len(self.space), generator=own, device=like.device, dtype=like.dtype)
         tiny = torch.finfo(like.dtype)
         return noise.clamp(tiny.tiny, 1.0 - tiny.eps)
 
@@ -63,6 +77,11 @@ class Gated(Method):
     def begun(self) -> bool:
         """Whether anything is masked yet."""
         return self.progress >= self.asked.begin
+
+    def group_of(self, parameter: Tensor) -> dict[str, Any]:
+        """The parameter group of the gates, for `param_groups`: without weight decay, at `learning_rate`."""
+        group: dict[str, Any] = {"params": [parameter], "lr": self.learning_rate, "weight_decay": 0.0}
+        return group if self.decay else {**group, "constant": True}
 
     def leading(self, share: float) -> Tensor:
         """`(N,)` bool: the highest-scored units within a share, with those that are dead because of others."""

@@ -97,11 +97,10 @@ class Grain(Scheduled):
             return raw
         raw = raw.clone()
         heads = self.space.table.heads
-        for group in self.space.groups:
+        for (group, own), (_, alive) in zip(self.space.by_group(raw), self.space.by_group(self.alive), strict=True):
             if group.kind == "vo":
-                rows = self.space.slices[group.name]
-                kept = self.alive[rows].view(heads, -1).float().mean(dim=1, keepdim=True)
-                raw[rows] *= torch.tanh(kept / self.alpha).expand(-1, group.size // heads).flatten()
+                kept = alive.view(heads, -1).float().mean(dim=1, keepdim=True)
+                own *= torch.tanh(kept / self.alpha).expand(-1, group.size // heads).flatten()
         return raw
 
     def advance(self, progress: float) -> None:

@@ -112,6 +112,10 @@ class Method(nn.Module):
         """`(N,)` in [0, 1]; deterministic when not training."""
         return self.alive.float()
 
+    def where_alive(self, values: Tensor) -> Tensor:
+        """Gates or scores `(N,)`, with minus infinity and no gradient for units that are not alive."""
+        return values.masked_fill(~self.alive, -torch.inf)
+
     def observe(self, gradient: Tensor) -> None:
         """Take the gradient `(N,)` of the terms in `listens_to` with respect to the masks.
 

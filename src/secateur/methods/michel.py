@@ -46,8 +46,7 @@ def _layers(space: Space) -> Iterator[Tensor]:
     """Numbers of the units that are normalised together: a group's, or those of all groups of one unit each."""
     alone: dict[str, list[Tensor]] = {}
     numbers = torch.arange(len(space), device=space.model.device)
-    for group in space.groups:
-        rows = numbers[space.slices[group.name]]
+    for group, rows in space.by_group(numbers):
         if group.size > 1:
             yield rows
         else:

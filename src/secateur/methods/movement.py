@@ -24,7 +24,6 @@ patterns; LayerNorm stays, and GELU where the config of the recipe's model does 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -33,12 +32,12 @@ import torch
 from torch import Tensor, nn
 
 from secateur.budget.parameters import Parameters
-from secateur.budget.ranking import highest
+from secateur.budget.ranking import descending
 from secateur.budget.space import Space
 from secateur.methods import register
+from secateur.methods.binarisers import BINARISERS, RAMPS
 from secateur.methods.gates import HardConcrete
 from secateur.methods.method import Amount, Method
-from secateur.structure.space import Group
 from secateur.system.errors import UserError
 
 TILE = 32
@@ -62,39 +61,6 @@ def units_of(variant: str, tile: int = TILE, faithful: bool = False) -> tuple[st
         raise UserError(f"variant {variant!r} is not known: choose from {', '.join(known)}, or leave it out")
     return known[variant]
 
-
-# Binarisers: the scores of one group, a number and a least share, to what is kept
-
-
-def top_k(scores: Tensor, fraction: float, minimum: float = 0.0) -> Tensor:
-    """Bool, as `scores`: the `int(fraction x all)` highest, of equal ones the first."""
-    return _highest(scores, int(max(fraction, minimum) * scores.numel()))
-
-
-def above(scores: Tensor, threshold: float, minimum: float = 0.0) -> Tensor:
-    """Bool, as `scores`: those above the threshold, and `int(minimum x all) + 1` of the highest at least."""
-    kept = scores > threshold
-    least = int(minimum * scores.numel()) + 1 if minimum else 0
-    return kept if int(kept.sum()) >= least else _highest(scores, least)
-
-
-def sigmoid_above(scores: Tensor, threshold: float, minimum: float = 0.0) -> Tensor:
-    """Bool, as `scores`: those whose sigmoid is above the threshold, and at least as many as in `above`."""
-    return (torch.sigmoid(scores) > threshold) | above(scores, math.inf, minimum)
-
-
-def _highest(scores: Tensor, count: int) -> Tensor:
-    """Bool, as `scores`: the `count` highest of them all, whatever their shape."""
-    return highest(scores.flatten(), count).view(scores.shape)
-
-
-BINARISERS: Mapping[str, Callable[[Tensor, float, float], Tensor]] = {
-    "sigmoid": sigmoid_above,
-    "threshold": above,
-    "topk": top_k,
-}
-RAMPS: Mapping[str, tuple[float, float] | None] = {"sigmoid": (0.0, 0.1), "threshold": None, "topk": (1.0, 0.5)}
-"""From which threshold to which a published run goes."""
 
 REGULARISERS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "l1": torch.sigmoid,
@@ -232,16 +198,13 @@ class Movement(Method):
     def _binarised(self) -> Tensor:
         """`(N,)` bool: each group's scores at the threshold of the ramp."""
         rule, threshold = BINARISERS[self.binariser], self.threshold(self.progress)
-        return torch.cat([rule(own, threshold, self.minimum) for _, own in self._groups(self.movement)])
+        return torch.cat([rule(own, threshold, self.minimum) for _, own in self.space.by_group(self.movement)])
 
     def _controlled(self, density: float) -> Tensor:
         """`(N,)` bool: what is above the threshold at which the counted density is the one asked for."""
         if density == 1.0:
             return torch.ones_like(self.open)
         return self.budget.leading(self.space, self.scores(), density, self.alive)
-
-    def _groups(self, values: Tensor) -> list[tuple[Group, Tensor]]:
-        return [(group, values[self.space.slices[group.name]]) for group in self.space.groups]
 
     # The penalty
 
@@ -259,14 +222,14 @@ class Movement(Method):
         """
         if not self.faithful:
             cost = self.space.unit_cost()
-            parts = [weights.get(group.kind, 1.0) * own for group, own in self._groups(cost / cost.sum())]
+            parts = [weights.get(group.kind, 1.0) * own for group, own in self.space.by_group(cost / cost.sum())]
             return torch.cat(parts)
         names = [group.kind for group in self.space.groups]
         kinds = len(self.space.units)
         return torch.cat(
             [
                 torch.full_like(own, weights.get(group.kind, 1.0) / (kinds * names.count(group.kind))) / group.size
-                for group, own in self._groups(self.space.ones())
+                for group, own in self.space.by_group(self.space.ones())
             ]
         )
 
@@ -281,7 +244,7 @@ class Movement(Method):
         scores = self.movement.detach()
         if self.binariser != "topk":
             return scores
-        ranks = [own.argsort(stable=True, descending=True).argsort() for _, own in self._groups(scores)]
+        ranks = [descending(own).argsort() for _, own in self.space.by_group(scores)]
         return torch.cat([1.0 - (rank + 0.5) / len(rank) for rank in ranks])
 
     def settled(self) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from secateur.budget.ranking import highest
 from secateur.budget.space import Space
 from secateur.methods.schedules import Schedule
 from secateur.system.errors import UserError
@@ -54,8 +55,7 @@ class ShapeTarget:
         """`(N,)` bool: exactly the shape, of the highest-scored units, and all units of the other kinds."""
         kept = torch.ones_like(scores, dtype=torch.bool)
         for units, rows in self._rows(scores.device):
-            ranked = scores[rows].argsort(dim=-1, descending=True, stable=True)
-            kept[rows.gather(-1, ranked[:, units:])] = False
+            kept[rows] = highest(scores[rows], units)
         if (achieved := self.space.density(kept)) > density + 1e-12:
             raise UserError(f"the shape keeps a density of {achieved:.4f}: ask for this much or more, not {density:g}")
         return kept
@@ -64,7 +64,7 @@ class ShapeTarget:
         """For each kind of the shape: units to keep, and numbers of units `(rows, n)`, to keep them from each row."""
         numbers = torch.arange(len(self.space), device=device)
         for kind, units in self.shape.items():
-            rows = [numbers[self.space.slices[group.name]] for group in self.space.groups if group.kind == kind]
+            rows = [own for group, own in self.space.by_group(numbers) if group.kind == kind]
             yield units, torch.stack(rows) if len(rows[0]) > 1 else torch.cat(rows).unsqueeze(0)
 
 

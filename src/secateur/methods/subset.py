@@ -111,11 +111,10 @@ class Subset(Gated):
     """
 
     defaults = {
-        "target.units": ("head",),
+        **Gated.defaults,
         "method.begin": 0.0,
         "method.ramp": 0.9,
         "method.end": 0.4,
-        "distillation.temperature": 4.0,
     }
 
     def __init__(
@@ -132,7 +131,7 @@ class Subset(Gated):
         faithful: bool = False,
         seed: int | None = None,
     ) -> None:
-        super().__init__(space, share, density, seed)
+        super().__init__(space, share, density, learning_rate=learning_rate, decay=decay, seed=seed)
         if not isinstance(temperature, Sequence) or len(temperature) != 2:
             raise UserError(f"temperature {temperature!r} is no pair: say from which to which it falls")
         if not learning_rate > 0 or not clip >= 0:
@@ -143,8 +142,7 @@ class Subset(Gated):
         if not hot > COLD:
             raise UserError(f"the temperature begins at {hot:g}, where gates are hard already: begin above {COLD:g}")
         self.temperature = exponential(hot, cold, begin=self.asked.begin, end=self.asked.end)
-        self.learning_rate, self.decay, self.clip = learning_rate, decay, clip
-        self.straight_through, self.faithful = straight_through, faithful
+        self.clip, self.straight_through, self.faithful = clip, straight_through, faithful
         start = self.drawn(self.spread)
         self.worth = nn.Parameter(start.double() if faithful else start)  # w of the paper
         self.count = int(self.leading(self.asked.stop).sum())
@@ -181,12 +179,11 @@ class Subset(Gated):
 
     def _gates(self) -> Tensor:
         """`(N,)` scores; minus infinity, without a gradient, where a unit is closed for good."""
-        return self.worth.masked_fill(~self.alive, -torch.inf)
+        return self.where_alive(self.worth)
 
     def param_groups(self) -> list[dict[str, Any]]:
         """The scores, with a learning rate and a clip of their own, without decay."""
-        group = {"params": [self.worth], "lr": self.learning_rate, "weight_decay": 0.0, "clip": self.clip}
-        return [group if self.decay else {**group, "constant": True}]
+        return [{**self.group_of(self.worth), "clip": self.clip}]
 
     def scores(self) -> Tensor:
         return self._gates().detach()

@@ -60,11 +60,10 @@ class Voita(Gated):
     """
 
     defaults = {
-        "target.units": ("head",),
+        **Gated.defaults,
         "method.begin": 0.02,
         "method.ramp": 0.7,
         "method.end": 0.4,
-        "distillation.temperature": 4.0,
     }
 
     def __init__(
@@ -80,13 +79,13 @@ class Voita(Gated):
         faithful: bool = False,
         seed: int | None = None,
     ) -> None:
-        super().__init__(space, share, density, seed)
+        super().__init__(space, share, density, learning_rate=learning_rate, decay=decay, seed=seed)
         if not (learning_rate > 0 and strength > 0 and rate > 0):
             raise UserError(
                 "expected learning_rate, strength and rate above 0, got "
                 f"{learning_rate}, {strength} and {rate}: raise what is not"
             )
-        self.learning_rate, self.decay, self.rate, self.faithful = learning_rate, decay, rate, faithful
+        self.rate, self.faithful = rate, faithful
         self.strength = self.found = float(strength)  # at present, and what the search has come to
         self.log_alpha = nn.Parameter(self.drawn(self.spread) + (0.0 if faithful else OPEN))
         self.count = int(self.leading(self.asked.stop).sum())
@@ -100,7 +99,7 @@ class Voita(Gated):
 
     def gates(self) -> Tensor:
         """`(N,)` log alpha; minus infinity, without a gradient, where a unit is closed for good."""
-        return self.log_alpha.masked_fill(~self.alive, -torch.inf)
+        return self.where_alive(self.log_alpha)
 
     def masks(self) -> Tensor:
         """All ones before it begins; then a sample when training, else what would be kept."""
@@ -141,8 +140,7 @@ class Voita(Gated):
 
     def param_groups(self) -> list[dict[str, Any]]:
         """The gates, with a learning rate of their own, without decay."""
-        group = {"params": [self.log_alpha], "lr": self.learning_rate, "weight_decay": 0.0}
-        return [group if self.decay else {**group, "constant": True}]
+        return [self.group_of(self.log_alpha)]
 
     # What others ask
 
