@@ -1,9 +1,11 @@
-"""A method of one's own in one file: Taylor once. Run it (`python examples/add_a_method.py`) or copy it.
+"""A pruning method of your own in one file. Run it (`python examples/add_a_method.py`), or copy and change it.
 
-The method is a toy after Molchanov et al., Pruning Convolutional Neural Networks for Resource Efficient Inference,
-ICLR 2017, without its many rounds: watch the units for a while, rank them once, remove them at once.
+The method is a simple version of Molchanov et al., Pruning Convolutional Neural Networks for Resource Efficient
+Inference, ICLR 2017: it accumulates the first-order importance of all units for a while, ranks them once and removes
+all units below the density at once, where the paper repeats this in many rounds.
 
-Below the class a tiny model learns a made-up task and is pruned by the method, by magnitude and at random, in seconds.
+Below the class, a tiny model learns a synthetic task and is pruned by this method, by magnitude and at random. That
+takes seconds.
 """
 
 from __future__ import annotations
@@ -24,48 +26,45 @@ from transformers import (
     TrainingArguments,
 )
 
-from secateur.budget.space import Space
-from secateur.methods import METHODS, register
+import secateur
 from secateur.methods.method import Amount
 from secateur.methods.scheduled import Scheduled
-from secateur.methods.schedules import Schedule, linear
-from secateur.surgery.cut import cut
-from secateur.training.objectives import Logits
-from secateur.training.trainer import PruningTrainer
 
 
-@register("taylor-once")
+@secateur.methods.register("taylor-once")
 class TaylorOnce(Scheduled):
-    """Keeps the units whose removal would change the loss most, by gradients summed until pruning begins.
+    """Keeps the units whose removal would change the loss most, by gradients accumulated until pruning begins.
 
     Equations, by the paper's sections:
-        sec 2.2  importance of a unit = |dL/dz z|, which for a mask z = 1 is |dL/dmask|         `observe`
-        sec 2.2  its mean over the data seen; here the sum over steps, of the same order        `observe`
+        sec 2.2  importance of a unit = |dL/dz z|, which is |dL/dmask| for a mask z = 1                 `observe`
+        sec 2.2  its mean over the data; here the sum over the steps, which ranks units alike           `observe`
 
-    Masks are those of `Method`, 1 for what is alive; `Scheduled` removes along a schedule and never revives.
+    The masks are those of `Method`: 1 for the units that are alive. `Scheduled` removes units along a schedule and
+    never restores one.
 
-    Where it differs from the paper: units are those of a Transformer and are ranked once, per parameter, so that units
-    of different kinds compare; the paper ranks anew after each removal and normalises by layer.
+    Where it differs from the paper: the units are those of a Transformer. They are ranked once, by importance per
+    parameter, so that units of different kinds can be compared. The paper ranks again after each removal and
+    normalises the importance within each layer.
     """
 
     importance: Tensor
 
-    def __init__(self, space: Space, share: Amount | None = None, density: Amount | None = None) -> None:
+    def __init__(self, space: secateur.Space, share: Amount | None = None, density: Amount | None = None) -> None:
         super().__init__(space, share, density)
         self.register_buffer("importance", torch.zeros_like(self.alive, dtype=torch.float))  # (N,), in checkpoints too
 
     @classmethod
-    def schedule(cls, density: float, begin: float, end: float) -> Schedule:
+    def schedule(cls, density: float, begin: float, end: float) -> secateur.Schedule:
         """All at once, when pruning begins."""
-        return linear(1.0, density, begin=begin, end=begin)
+        return secateur.linear(1.0, density, begin=begin, end=begin)
 
     @property
     def listens_to(self) -> Mapping[str, float]:
-        """Labels and logits, until the first unit goes."""
+        """The loss terms of labels and logits, until the first unit is removed."""
         return {} if self.progress > self.asked.begin else {"labels": 1.0, "logits": 1.0}
 
     def observe(self, gradient: Tensor) -> None:
-        """Add `(N,)` |d(heard loss)/d(mask)| of one optimizer step."""
+        """Add the absolute gradient `(N,)` of the observed loss in one optimizer step."""
         self.importance += gradient.abs()
 
     def scores(self) -> Tensor:
@@ -73,10 +72,10 @@ class TaylorOnce(Scheduled):
         return self.importance / self.space.unit_cost()
 
 
-# The tiny world that it is tried in
+# A tiny model and task to try it on
 
 
-def made_up(rows: int, seed: int) -> list[dict[str, Tensor]]:
+def synthetic_rows(rows: int, seed: int) -> list[dict[str, Tensor]]:
     """Sequences of 8 ids in [4, 24); class 1 where more than half of them are below 14."""
     ids = torch.randint(4, 24, (rows, 8), generator=torch.Generator().manual_seed(seed))
     labels = ((ids < 14).sum(dim=1) > 4).long()
@@ -92,8 +91,8 @@ def tiny_model() -> PreTrainedModel:
     return BertForSequenceClassification(config)
 
 
-def train(model: PreTrainedModel, epochs: float, **parts: Any) -> None:
-    """Some epochs on made-up rows, with whatever parts of `PruningTrainer`; nothing is kept on disk."""
+def train(model: PreTrainedModel, epochs: float, **options: Any) -> None:
+    """Train on synthetic rows, with further arguments of `PruningTrainer`; no file is kept."""
     with TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             folder,
@@ -106,39 +105,39 @@ def train(model: PreTrainedModel, epochs: float, **parts: Any) -> None:
             disable_tqdm=True,
             dataloader_pin_memory=False,
         )
-        trainer = PruningTrainer(model, args=arguments, train_dataset=made_up(512, seed=1), **parts)
+        trainer = secateur.PruningTrainer(model, args=arguments, train_dataset=synthetic_rows(512, seed=1), **options)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
 
 
 def prune(teacher: PreTrainedModel, name: str, density: float) -> PreTrainedModel:
-    """A copy of the teacher, pruned under distillation and cut; the method is made as a recipe would make it."""
+    """A copy of the teacher, pruned with distillation and cut."""
     model = copy.deepcopy(teacher)
-    kind: Any = METHODS.get(name)
-    method = kind(Space(model, "ffn", "qk", "vo"), kind.schedule(density, begin=0.3, end=0.6))
-    train(model, 3, method=method, teacher=teacher, objective=[Logits(temperature=2.0)])
-    return cut(model, method.plan(density))
+    kind = secateur.methods.METHODS.get(name)
+    method = kind(secateur.Space(model, "ffn", "qk", "vo"), kind.schedule(density, begin=0.3, end=0.6))
+    train(model, 3, method=method, teacher=teacher, objective=[secateur.Logits(temperature=2.0)])
+    return secateur.cut(model, method.plan(density))
 
 
 @torch.no_grad()
 def accuracy(model: PreTrainedModel) -> float:
-    """On made-up rows that no model has seen."""
-    rows = made_up(512, seed=2)
+    """The accuracy on synthetic rows that are not in the training set."""
+    rows = synthetic_rows(512, seed=2)
     batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
     return float((model.eval()(**batch).logits.argmax(-1) == batch["labels"]).float().mean())
 
 
 def main() -> None:
-    """Teach a tiny model, prune it in three ways, print what is left."""
+    """Train a tiny model, prune it by three methods, and print the results."""
     transformers.logging.set_verbosity_error()
-    torch.set_num_threads(1)  # more only get in each other's way in a model this small
+    torch.set_num_threads(1)  # more threads make a model this small slower
     teacher = tiny_model()
     train(teacher, 6)
     print(f"{'method':<12} {'density':>8} {'parameters':>11} {'accuracy':>9}")
     print(f"{'(dense)':<12} {1:>8} {teacher.num_parameters():>11,} {accuracy(teacher):>9.3f}")
     for name in (TaylorOnce.name, "magnitude", "random"):
         small = prune(teacher, name, density=0.1)
-        plan: Any = small.plan  # a cut model says what was kept
+        plan: Any = small.plan  # a cut model carries its plan
         kept = plan["achieved"]["prunable"]
         print(f"{name:<12} {kept:>8.3f} {small.num_parameters():>11,} {accuracy(small):>9.3f}")
 
