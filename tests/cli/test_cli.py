@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 
 from secateur import __version__
 from secateur.budget.latency import LatencyTable
-from secateur.cli import app
-from secateur.cli import output as console
+from secateur.cli import app, output, prune_commands
+from secateur.cli.progress import watching
 from secateur.measure import peak_memory, roofline
 from secateur.measure.peak_memory import Peak
 from secateur.measure.roofline import Rates
@@ -126,7 +126,7 @@ def test_the_recipes_that_we_ship_can_be_read(path):
 
 
 def test_the_demo_is_its_recipe(secateur, world, tmp_path, monkeypatch):
-    assert yaml.safe_load((RECIPES / "demo.yaml").read_text()) == app.DEMO
+    assert yaml.safe_load((RECIPES / "demo.yaml").read_text()) == prune_commands.DEMO
     seen = {}
     monkeypatch.setattr(
         pipeline,
@@ -294,7 +294,7 @@ def test_bench_measures_in_turn(secateur, world, rates):
 
 def test_bench_without_another_model_has_no_speed_up(secateur, world, rates):
     shown = secateur("bench", world / "run", "--shape", "1x4", "--repeats", 1, "--no-memory").stdout
-    assert "speed-up" not in shown and "not asked for" in shown
+    assert "speed-up" not in shown and "memory: not measured" in shown
 
 
 def test_bench_takes_several_models_runtimes_and_dtypes(secateur, world, rates, monkeypatch):
@@ -532,14 +532,14 @@ def test_a_real_process_is_interrupted_without_a_traceback(world, tmp_path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
-    assert err.splitlines()[-1] == "interrupted: the same command goes on from the last checkpoint"
+    assert err.splitlines()[-1] == "interrupted: the same command continues from the last checkpoint"
     assert "Traceback" not in err
     assert not (run / "model").exists()
 
 
 def test_a_terminal_gets_bars(world, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(console, "ERR", console.Console(stderr=True, force_terminal=True, width=120))
-    with console.watching() as watch:
+    monkeypatch.setattr(output, "ERR", output.Console(stderr=True, force_terminal=True, width=120))
+    with watching() as watch:
         pipeline.run(recipe.read(world / "recipe.yaml", {"training.epochs": 1}), tmp_path / "run", [watch])
     shown = capsys.readouterr().err
     assert "prune" in shown and "recover" in shown and "density" in shown

@@ -9,7 +9,7 @@ from rich.console import Console
 from tiny_models import edge_cases, tiny
 
 from secateur.budget.space import Space
-from secateur.cli import output
+from secateur.cli import model_output, output
 from secateur.measure.inspected_model import Count
 from secateur.measure.inspection import inspect
 from secateur.report.inspection_text import BLOCKS, bar, layer_table, saving_table
@@ -21,7 +21,7 @@ def shown(found, monkeypatch, **terminal):
     """What the command line prints on a terminal of that kind."""
     out = io.StringIO()
     monkeypatch.setattr(output, "OUT", Console(file=out, highlight=False, markup=False, **terminal))
-    output.show_inspection(found)
+    model_output.show_inspection(found)
     return out.getvalue()
 
 
@@ -99,6 +99,6 @@ def test_no_color_is_respected(monkeypatch):
 def test_a_terminal_of_ascii_gets_digits(monkeypatch):
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(output, "OUT", Console(file=out, highlight=False, markup=False, width=80))
-    output.show_inspection(inspect(tiny("bert")))
+    model_output.show_inspection(inspect(tiny("bert")))
     out.flush()
     assert b"8888" in out.buffer.getvalue()

@@ -100,7 +100,7 @@ def test_one_process_writes(one, two):
 def test_one_process_speaks(two):
     _, out, err = two
     assert out.count("The model is in") == 1 and out.count("accuracy") == 2
-    assert err.count("prune: 16 steps, going on from step 4") == 1 and err.count("recover: 20 steps") == 1
+    assert err.count("prune: 16 steps, continuing from step 4") == 1 and err.count("recover: 20 steps") == 1
     assert "Traceback" not in err
 
 

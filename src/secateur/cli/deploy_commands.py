@@ -1,4 +1,4 @@
-"""The verbs about running a model somewhere: measure it, export it, prove that it is the one that was trained."""
+"""Deployment: measure the latency of a model, export it, and verify that the result computes the same."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import typer
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.cli import output as console
+from secateur.cli.benchmark_output import show_latencies, show_results
+from secateur.cli.deploy_output import show_export, show_scores, show_verification
 from secateur.cli.options import (
     Data,
     Folder,
@@ -33,6 +34,7 @@ from secateur.cli.options import (
     task_of,
     tokenizer_of,
 )
+from secateur.cli.output import show_json, show_lines
 from secateur.deploy.export import export, opened
 from secateur.deploy.formats import check_request
 from secateur.deploy.graph import Batch
@@ -61,7 +63,7 @@ def measure_latencies(
     repeats: Annotated[int, typer.Option(help="Forwards per latency.")] = 10,
     as_json: Json = False,
 ) -> None:
-    """Measure what sizes of heads, neurons and stream cost in time: the table for `--latency` and `--speedup`."""
+    """Measure the latency table that --latency and --speedup need."""
     if output.exists():
         raise UserError(f"{output} is there already: choose a new file")
     batch, tokens = shape_of(shape)
@@ -70,10 +72,10 @@ def measure_latencies(
     table = measure_latency(dense, *(names_of(units) or ()), batch=batch, tokens=tokens, repeats=repeats, **protocol)
     table.save(output)
     if as_json:
-        console.show_json({"file": str(output), **table.to_dict()})
+        show_json({"file": str(output), **table.to_dict()})
     else:
-        console.show_latencies(table)
-        console.show_lines(f"The table is in {output}.")
+        show_latencies(table)
+        show_lines(f"The table is in {output}.")
 
 
 def bench_model(
@@ -103,7 +105,10 @@ def bench_model(
     ] = True,
     as_json: Json = False,
 ) -> None:
-    """Measure models in turn, in any runtimes: latency, speed-up, size, memory, and how far the machine is used."""
+    """Benchmark models: latency, speed-up, size and peak memory.
+
+    All models are measured in turn, in one or several runtimes, and compared with the roofline of the machine.
+    """
     names = _labels([folder, *(against or [])])
     shapes = [shape_of(text) for text in shape or ("1x32", "8x128")]
     dense = names[1] if against else None
@@ -119,9 +124,9 @@ def bench_model(
         peak_memory=memory,
     )
     if as_json:
-        console.show_json([one.to_dict() for one in found])
+        show_json([one.to_dict() for one in found])
     else:
-        console.show_results(found, dense)
+        show_results(found, dense)
 
 
 def _model_or_file(name: str) -> PreTrainedModel | Path:
@@ -160,7 +165,10 @@ def export_model(
     seed: Annotated[int, typer.Option(help="that split off the validation rows, if the data has none")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Write a model for another runtime, checked against its source; with data, int8 is calibrated and both scored."""
+    """Export a model to another runtime and compare it with its source.
+
+    With --data, both are scored, and int8 is calibrated on training rows.
+    """
     if output.exists():
         raise UserError(f"{output} is there already: choose a new name")
     model, length = open_model(folder), length_of(max_length, task)
@@ -179,9 +187,9 @@ def export_model(
     if wanted is not None and tokenizer is not None:
         told["scores"] = _both_scores(model, opened(output), wanted, tokenizer, length)
     if as_json:
-        console.show_json(told)
+        show_json(told)
     else:
-        console.show_export(told)
+        show_export(told)
 
 
 def _calibration(task: tasks.Task | None, folder: str, max_length: int, rows: int) -> list[Batch] | None:
@@ -229,7 +237,10 @@ def verify_folder(
     seed: Annotated[int, typer.Option(help="that split off the validation rows, if the data has none")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Prove that masked, compact and loaded are one model, or an exported file is, on real inputs or random ones."""
+    """Verify that the masked, the compact and the loaded model agree.
+
+    With --exported, an exported file and its source are compared instead. The inputs are random, or rows of --data.
+    """
     if dtype is not None and exported is None:
         raise UserError("--dtype is what an exported file runs in: give --exported with it")
     columns: dict[str, Any] = {
@@ -254,9 +265,9 @@ def verify_folder(
         plan = Plan.load(place / "plan.json", model)
     found = verify(inputs, compact=whole, folder=place, dense=model, plan=plan)
     if as_json:
-        console.show_json(found.to_dict())
+        show_json(found.to_dict())
     else:
-        console.show_verification(found, "random inputs" if data is None else f"inputs of {data}")
+        show_verification(found, "random inputs" if data is None else f"inputs of {data}")
     if not found.passed:
         raise typer.Exit(1)
 
@@ -280,10 +291,11 @@ def _verify_export(
     if task is not None and tokenizer is not None:
         told["scores"] = _both_scores(model, opened(file, dtype=dtype), task, tokenizer, max_length)
     if as_json:
-        console.show_json(told)
+        show_json(told)
     else:
-        console.show_verification(found, "random inputs" if task is None else "validation rows")
-        console.show_scores(told.get("scores"))
+        show_verification(found, "random inputs" if task is None else "validation rows")
+        if "scores" in told:
+            show_scores(told["scores"])
     if not found.passed:
         raise typer.Exit(1)
 

@@ -1,4 +1,4 @@
-"""The verbs that study: finished runs beside each other, and what each group of a model is worth."""
+"""Studies: the report of a finished run, a comparison of runs, and the sensitivity of a model to cuts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 from transformers import PreTrainedModel
 
-from secateur.cli import output as console
 from secateur.cli.options import (
     Folder,
     Json,
@@ -31,14 +30,17 @@ from secateur.cli.options import (
     shape_of,
     task_of,
 )
+from secateur.cli.output import show_json, show_lines
+from secateur.cli.study_output import show_comparison, show_sensitivity
 from secateur.measure.benchmark import benchmark
 from secateur.measure.evaluation import encoded, scores
 from secateur.measure.inspected_model import ParameterCount
 from secateur.measure.inspection import inspect
 from secateur.measure.model_size import disk_bytes
 from secateur.measure.sensitivity import DENSITIES, GRADIENT, ROWS, UNITS, sensitivity
-from secateur.report import comparison_page, comparison_text, sensitivity_page
+from secateur.report import comparison_page, comparison_text, run_page, sensitivity_page
 from secateur.report.comparison import ScoredModel, Shape, Timing
+from secateur.report.report import Report
 from secateur.run.finished_runs import KEPT_PROTOCOL, FinishedRun, compare, read
 from secateur.system.errors import UserError
 from secateur.tasks import task as tasks
@@ -46,6 +48,22 @@ from secateur.tasks import task as tasks
 Pages = Annotated[
     Path | None, typer.Option("--output", "-o", help="Folder for the page, the text and the JSON.", show_default="none")
 ]
+
+
+def report_run(
+    folder: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    as_json: Json = False,
+) -> None:
+    """Write the report pages of a finished run again.
+
+    report.md and report.html are made from its report, its plan and its logs.
+    """
+    found = Report.load(folder)
+    run_page.write(found, folder)
+    if as_json:
+        show_json(found.to_dict())
+    else:
+        show_lines(f"The report is in {folder / 'report.html'}, and as text in {folder / 'report.md'}.")
 
 
 def compare_runs(
@@ -68,7 +86,7 @@ def compare_runs(
     output: Pages = None,
     as_json: Json = False,
 ) -> None:
-    """Put runs, methods and seeds beside each other: one table, and score against density, size and speed."""
+    """Compare finished runs: score against density, size and speed."""
     if (shape or threads) and not measure:
         raise UserError("--shape and --threads are of a measurement made now: give --measure with them")
     found = read(runs)
@@ -88,9 +106,9 @@ def compare_runs(
             },
         )
     if as_json:
-        console.show_json(comparison_text.to_dict(table))
+        show_json(comparison_text.to_dict(table))
     else:
-        console.show_comparison(table)
+        show_comparison(table)
         _show_pages(output, "compare")
 
 
@@ -197,7 +215,10 @@ def study_sensitivity(
     output: Pages = None,
     as_json: Json = False,
 ) -> None:
-    """Score a model with each group alone cut to several densities, without training: where can it spare most?"""
+    """Score a model with one group at a time cut.
+
+    Each group is cut to several densities, without training: the scores show where pruning costs least.
+    """
     options = pairs_of("--task-option", task_option)
     wanted = task_of(task, data, seed, rows=2 * rows, options=options, text=text, label=label, metric=metric)
     dense = open_model(model)
@@ -221,9 +242,9 @@ def study_sensitivity(
             output, {"sensitivity.html": sensitivity_page.to_html(found, Path(model).name), "sensitivity.json": told}
         )
     if as_json:
-        console.show_json(found.to_dict())
+        show_json(found.to_dict())
     else:
-        console.show_sensitivity(found, Path(model).name)
+        show_sensitivity(found, Path(model).name)
         _show_pages(output, "sensitivity")
 
 
@@ -258,4 +279,4 @@ def _writing(folder: Path) -> Iterator[None]:
 
 def _show_pages(folder: Path | None, name: str) -> None:
     if folder is not None:
-        console.show_lines("", f"The page is {folder / f'{name}.html'}.")
+        show_lines("", f"The page is {folder / f'{name}.html'}.")

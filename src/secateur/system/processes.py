@@ -2,6 +2,8 @@
 
 All train. What is done once is done by the main process, rank 0, and the others wait for it however long it takes: in a
 group of their own, on which no timeout of training counts. Every process comes to each of these calls, in one order.
+
+torch and accelerate are imported where they are used: the command line asks who speaks before it needs them.
 """
 
 from __future__ import annotations
@@ -12,10 +14,6 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
-
-import torch
-from accelerate import PartialState
-from torch import distributed
 
 from secateur.system.errors import UserError
 
@@ -50,6 +48,8 @@ def on_main(work: Callable[[], T]) -> T:
     """
     if count() == 1:
         return work()
+    from torch import distributed
+
     told: list[Any] = [None, None]
     if is_main():
         try:
@@ -97,5 +97,9 @@ def refuse_sharding() -> None:
 @cache
 def _group() -> Any:
     """Where the others wait: over gloo, whatever training talks over."""
+    import torch
+    from accelerate import PartialState
+    from torch import distributed
+
     PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)  # Trainer goes on with what is there
     return distributed.new_group(backend="gloo", timeout=PATIENCE)

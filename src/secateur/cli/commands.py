@@ -1,0 +1,91 @@
+"""The commands by name, each of which is imported when it is used, so that `secateur --help` imports none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import typer
+from typer.core import TyperCommand
+
+
+class Entry(NamedTuple):
+    """Where a command is, and its line in the list of commands.
+
+    Attributes:
+        module: the module of `secateur.cli` that has its function.
+        summary: the first line of the function's docstring, which a test compares.
+    """
+
+    module: str
+    function: str
+    summary: str
+
+
+COMMANDS: Mapping[str, Entry] = {
+    "prune": Entry(
+        "prune_commands", "prune", "Run the whole job: train a teacher if needed, prune, cut, recover, measure, report."
+    ),
+    "demo": Entry("prune_commands", "demo", "Prune the MiniLM-L6 of a package on BBC news to 5% density, in minutes."),
+    "list": Entry("model_commands", "list_names", "List what can be named in a recipe or an option."),
+    "inspect": Entry(
+        "model_commands", "inspect_model", "Show the layers, parameters, operations and prunable units of a model."
+    ),
+    "new": Entry("model_commands", "make_model", "Make an untrained model and its tokenizer from data alone."),
+    "cut": Entry("model_commands", "cut_model", "Cut a model without training, by a method or by a plan."),
+    "eval": Entry("model_commands", "evaluate", "Score a fine-tuned model, dense or compact, on validation data."),
+    "latency": Entry(
+        "deploy_commands", "measure_latencies", "Measure the latency table that --latency and --speedup need."
+    ),
+    "bench": Entry("deploy_commands", "bench_model", "Benchmark models: latency, speed-up, size and peak memory."),
+    "export": Entry(
+        "deploy_commands", "export_model", "Export a model to another runtime and compare it with its source."
+    ),
+    "verify": Entry(
+        "deploy_commands", "verify_folder", "Verify that the masked, the compact and the loaded model agree."
+    ),
+    "report": Entry("study_commands", "report_run", "Write the report pages of a finished run again."),
+    "compare": Entry("study_commands", "compare_runs", "Compare finished runs: score against density, size and speed."),
+    "sensitivity": Entry("study_commands", "study_sensitivity", "Score a model with one group at a time cut."),
+}
+
+
+class Commands(Mapping[str, Any]):
+    """The command objects by name; a look-up imports the command's module."""
+
+    def __getitem__(self, name: str) -> Any:
+        entry = COMMANDS[name]
+        function = getattr(import_module(f"secateur.cli.{entry.module}"), entry.function)
+        single = typer.Typer(add_completion=False, rich_markup_mode=None)
+        single.command(name, cls=Command)(function)
+        return typer.main.get_command(single)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+    def __contains__(self, name: object) -> bool:
+        return name in COMMANDS
+
+
+class Command(TyperCommand):
+    """A command whose help lists its options by panels."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                panels.setdefault(_panel(parameter), []).append(record)
+        for title, records in panels.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def _panel(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        return "Arguments"
+    return getattr(parameter, "rich_help_panel", None) or "Options"

@@ -1,0 +1,49 @@
+"""Shows what was exported, and whether models compute the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from secateur.cli.output import show_lines, show_table
+from secateur.deploy.verify import Verification
+from secateur.report.report_text import score_text
+
+
+def show_verification(verification: Verification, inputs: str) -> None:
+    """The largest differences and the verdict."""
+    differences = {
+        "masked - compact": verification.masked_compact,
+        "compact - loaded": verification.compact_loaded,
+        f"source - exported, {verification.dtype}": verification.compact_exported,
+    }
+    rows = [(pair, f"{largest:.2e}") for pair, largest in differences.items() if largest is not None]
+    show_table(("", "largest difference"), rows)
+    verdict = "the same model" if verification.passed else "NOT the same model"
+    if verification.passed and verification.dtype not in (None, "fp32"):
+        verdict = f"finite in {verification.dtype}, of which only the score tells"
+    show_lines(f"{verdict}: {verification.examples} {inputs}, largest output {verification.scale:.3g}")
+
+
+def show_export(exported: Mapping[str, Any]) -> None:
+    """What was written, its largest difference from the source, and the scores of both."""
+    facts = exported["facts"]
+    rows = [("format", facts["format"]), ("dtype", facts["dtype"]), ("opset", str(facts["opset"] or "-"))]
+    if facts["dtype"] == "int8":
+        rows.append(("ranges from", f"{facts['calibration']} examples" if facts["calibration"] else "each batch"))
+    rows += [("size, MB", f"{exported['bytes'] / 1e6:.1f}"), ("largest difference", f"{exported['difference']:.2e}")]
+    show_table(("", "exported"), rows)
+    if "scores" in exported:
+        show_scores(exported["scores"])
+    show_lines(
+        f"{exported['path']} was compared with its source on {exported['examples']} random inputs of several shapes, "
+        f"largest output {exported['scale']:.3g}."
+    )
+
+
+def show_scores(scores: Mapping[str, Any]) -> None:
+    """The scores of a model and of its export, and the rows that they were computed on."""
+    exported = scores["exported"]
+    both = [(name, score_text(score), score_text(exported[name])) for name, score in scores["source"].items()]
+    show_table(("", "source", "exported"), both)
+    show_lines(f"on {scores['rows']:,} validation rows, {scores['batch']} to a batch")
