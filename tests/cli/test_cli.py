@@ -71,7 +71,16 @@ def test_prune_does_the_whole_job_and_shows_the_table(secateur, world, tmp_path)
     result = secateur(
         *("prune", world / "classifier", "--data", world / "data.csv", "--method", "magnitude"),
         *("--density", 0.4, "--output", tmp_path / "run", "--epochs", 1, "--batch-size", 8, "--seed", 3),
-        *("--max-length", 24, "--set", "shapes=[[1, 8]]", "--set", "repeats=2", "--set", "checkpoints=0"),
+        *(
+            "--max-length",
+            24,
+            "--set",
+            "measurement.shapes=[[1, 8]]",
+            "--set",
+            "measurement.repeats=2",
+            "--set",
+            "training.checkpoints=0",
+        ),
     )
     assert result.exit_code == 0, result.output
     for part in ("accuracy", "retention", "density, prunable", "speed-up 1 x 8", "secateur.load("):
@@ -354,7 +363,7 @@ def test_an_unknown_architecture_names_the_supported_ones(secateur, world, tmp_p
     assert not (tmp_path / "out").exists()
 
 
-SHORT = ("--set", "shapes=[[1, 8]]")  # of which the tiny models have positions
+SHORT = ("--set", "measurement.shapes=[[1, 8]]")  # of which the tiny models have positions
 
 
 def write_rows(path, *rows):
@@ -515,7 +524,7 @@ def test_a_real_process_is_interrupted_without_a_traceback(world, tmp_path):
         "--epochs",
         400,
         "--set",
-        "checkpoints=400",
+        "training.checkpoints=400",
     )
     process = subprocess.Popen(
         [sys.executable, "-m", "secateur.cli.app", *map(str, words)],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from secateur.cli import output
-from secateur.cli.output import show_lines, show_notes, show_table, show_text_table
+from secateur.cli.output import show_captions, show_lines, show_table, show_text_table
 from secateur.measure.inspected_model import Inspection
 from secateur.report import inspection_text
 
@@ -20,7 +20,7 @@ def show_inspection(inspection: Inspection) -> None:
     """What each layer keeps, the counts, the possible savings, and the kinds of units of a dense model."""
     ascii_only = output.OUT.options.ascii_only
     show_table(*inspection_text.layer_table(inspection, ascii_only), inspection_text.title(inspection))
-    show_notes(inspection_text.captions(inspection, ascii_only), bullet="")
+    show_captions(inspection_text.captions(inspection, ascii_only))
     show_table(*inspection_text.count_table(inspection))
     show_lines(inspection_text.storage(inspection), "")
     show_table(*inspection_text.saving_table(inspection), inspection_text.SAVINGS_TITLE)

@@ -54,10 +54,16 @@ def show_lines(*lines: str) -> None:
         OUT.print(line, soft_wrap=True)
 
 
-def show_notes(notes: Iterable[str], bullet: str = "- ") -> None:
+def show_notes(notes: Iterable[str]) -> None:
     """Dimmed lines under a table: how it was measured and what its columns mean."""
     for note in notes:
-        OUT.print(f"{bullet}{note}", style="dim", soft_wrap=True)
+        OUT.print(f"- {note}", style="dim", soft_wrap=True)
+
+
+def show_captions(lines: Iterable[str]) -> None:
+    """Dimmed lines under a table, as narrow as the terminal: what the characters in it mean."""
+    for line in lines:
+        OUT.print(line, style="dim")
 
 
 def show_message(line: str) -> None:
