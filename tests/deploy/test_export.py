@@ -19,7 +19,8 @@ from secateur.deploy import formats
 from secateur.deploy.export import TOLERANCE, export, opened, within
 from secateur.deploy.export_facts import ExportFacts
 from secateur.deploy.formats import read_facts
-from secateur.structure.plan import Plan, fingerprint
+from secateur.structure.fingerprints import weights_fingerprint
+from secateur.structure.plan import Plan
 from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
 
@@ -101,7 +102,7 @@ def test_a_file_says_what_it_is(small, tmp_path):
     facts = found.facts
     assert (facts.format, facts.dtype, facts.opset) == ("onnx", "fp32", 20)
     assert facts.inputs == ("input_ids", "attention_mask", "token_type_ids")
-    assert facts.source == fingerprint(small)
+    assert facts.source == weights_fingerprint(small)
     assert ExportFacts.from_json(facts.to_json()) == facts
     assert found.bytes == found.path.stat().st_size
     assert json.loads(json.dumps(found.to_dict()))["tolerance"] == TOLERANCE
@@ -112,7 +113,10 @@ def test_a_model_in_fp16_is_exported_from_its_weights(tmp_path):
     half = tiny("bert", dtype=torch.float16)
     found = export(half, tmp_path / "model.onnx")
     assert found.facts.dtype == "fp32" and found.difference < TOLERANCE * found.scale
-    assert found.facts.source == fingerprint(tiny("bert", dtype=torch.float16).float()) and half.dtype == torch.float16
+    assert (
+        found.facts.source == weights_fingerprint(tiny("bert", dtype=torch.float16).float())
+        and half.dtype == torch.float16
+    )
 
 
 def test_the_ir_has_its_weights_beside_it(small, tmp_path):
@@ -123,10 +127,10 @@ def test_the_ir_has_its_weights_beside_it(small, tmp_path):
 
 def test_the_model_stays_as_it_was(small, tmp_path):
     small.train()
-    before = fingerprint(small)
+    before = weights_fingerprint(small)
     export(small, tmp_path / "model.onnx", dtype="fp16")
     assert all(module.training for module in small.modules())
-    assert fingerprint(small) == before
+    assert weights_fingerprint(small) == before
     small.eval()
 
 

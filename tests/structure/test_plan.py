@@ -14,7 +14,8 @@ from transformers import (
 )
 
 from secateur.budget.space import Space
-from secateur.structure.plan import Plan, fingerprint
+from secateur.structure.fingerprints import weights_fingerprint
+from secateur.structure.plan import Plan
 from secateur.structure.plan_file import read_plan
 from secateur.structure.space import UNITS
 from secateur.system.errors import UserError
@@ -80,7 +81,7 @@ def test_a_plan_keeps_its_origin_when_read_for_later_weights(model, data):
     with torch.no_grad():
         later.classifier.bias.add_(1.0)
     plan = Plan.from_dict(data, later)
-    assert plan.source == data["source"] == fingerprint(model) != fingerprint(later)
+    assert plan.source == data["source"] == weights_fingerprint(model) != weights_fingerprint(later)
 
 
 def test_kept_indices_are_written_as_ranges(data):

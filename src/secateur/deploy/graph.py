@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from secateur.structure.plan import fingerprint
+from secateur.structure.fingerprints import weights_fingerprint
 from secateur.system.errors import UserError
 
 Batch = Mapping[str, Tensor]
@@ -56,8 +56,8 @@ class Graph(nn.Module):
 
 
 def weights_hash(model: PreTrainedModel) -> str:
-    """`plan.fingerprint` of the weights in fp32: the same for a checkpoint that is loaded in fp16 or in fp32."""
-    return fingerprint(inference_copy(model, "fp32"))
+    """`weights_fingerprint` of the weights in fp32: the same for a checkpoint that is loaded in fp16 or in fp32."""
+    return weights_fingerprint(inference_copy(model, "fp32"))
 
 
 def input_names(model: PreTrainedModel) -> tuple[str, ...]:

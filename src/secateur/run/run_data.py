@@ -16,12 +16,13 @@ from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedModel
 
 from secateur.measure.evaluation import batches, encoded, scores
 from secateur.run.recipe import Recipe
+from secateur.structure.fingerprints import model_fingerprint
 from secateur.system import processes
 from secateur.system.errors import UserError
 from secateur.system.files import atomic_write, fingerprint, read_json
 from secateur.tasks.task import Task, open_task
 from secateur.training.augment import augmented
-from secateur.training.teacher_cache import INDEX, model_fingerprint
+from secateur.training.teacher_cache import INDEX
 
 LENGTH_MULTIPLE = 4
 """Batches are padded to multiples of this: fewer shapes to compile and to cache (RESULTS.md)."""

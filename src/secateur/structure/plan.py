@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers import __version__ as transformers_version
 
+from secateur.structure.fingerprints import weights_fingerprint
 from secateur.structure.head_buckets import Layout, cheapest_layout
 from secateur.structure.plan_file import VERSION, checked, group_masks, group_to_dict, layout_from_dict, read_plan
 from secateur.structure.reading import Reading
 from secateur.structure.space import UnitSpace
 from secateur.system.errors import UserError
-from secateur.system.files import fingerprint as digest_of
 from secateur.system.files import write_json
 
 
@@ -96,7 +96,7 @@ class Plan:
             latency=latency,
             keep=keep,
             model_type=space.table.model_type,
-            source=fingerprint(space.model) if source is None else source,
+            source=weights_fingerprint(space.model) if source is None else source,
             versions={"transformers": transformers_version, "torch": torch.__version__},
         )
 
@@ -169,16 +169,6 @@ class Plan:
     def load(path: Path | str, model: PreTrainedModel) -> Plan:
         """Read a plan written by `save`, for a model of the shape that it was made for."""
         return Plan.from_dict(read_plan(path), model)
-
-
-def fingerprint(model: PreTrainedModel) -> str:
-    """A hash of the model's weights, names and shapes: the first 16 hex digits of SHA-256."""
-    return digest_of(chunk for name, tensor in sorted(model.state_dict().items()) for chunk in _chunks(name, tensor))
-
-
-def _chunks(name: str, tensor: Tensor) -> Iterator[Any]:
-    yield f"{name}{tuple(tensor.shape)}"
-    yield tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
 
 
 def _check_masks(space: UnitSpace, masks: Tensor) -> None:

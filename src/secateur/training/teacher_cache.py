@@ -9,8 +9,7 @@ bytes. All are memory-mapped, under a key made of the model, its weights and the
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from secateur.structure.fingerprints import model_fingerprint, tensor_chunks
 from secateur.system.errors import UserError
 from secateur.system.files import fingerprint
 from secateur.training.array_cache import ArrayCache, Draft
@@ -37,8 +37,6 @@ INDEX = "index"
 """The key under which a batch carries the numbers of its rows; `PruningTrainer` passes it to the teacher only."""
 LAYOUT = 2
 """The version of the arrays' layout: it is part of the key, so that arrays of another layout are not read."""
-IRRELEVANT = ("_name_or_path", "problem_type")
-"""Keys of a config on which no output depends: where the model was loaded from, and how its loss is computed."""
 ADVICE = "raise the limit, match fewer layers or turn the cache off"
 
 Rows = Sequence[Mapping[str, Any]]
@@ -215,7 +213,7 @@ class _TeacherRun:
         ends, _ = self._inputs(self.order[[0, -1]])  # one batch, for what the collator adds and pads with
         layers = self.layers if self.target_starts is None else [self.layers, self.target_layers]
         yield f"{LAYOUT} {layers} {self.bf16} {model_fingerprint(self.teacher)}"
-        yield from _chunks(sorted(ends.items()))
+        yield from tensor_chunks(sorted(ends.items()))
         columns = ends.keys() if self.target_starts is None else {*ends, "labels"}
         for name in sorted(columns & self.rows[0].keys()):
             for values in _column([row[name] for row in self.rows]):
@@ -290,20 +288,6 @@ class _TeacherRun:
         if decoded is None:
             return inputs, None
         return inputs | {"decoder_input_ids": decoded}, collated["labels"].cpu().numpy() != UNLABELLED
-
-
-def model_fingerprint(model: PreTrainedModel) -> str:
-    """64 hex digits that depend on all that a model's outputs depend on: its class, its config and its weights."""
-    config = {name: value for name, value in model.config.to_dict().items() if name not in IRRELEVANT}
-    described = json.dumps([type(model).__qualname__, config], sort_keys=True, default=str)
-    return fingerprint(chain([described], _chunks(model.state_dict().items())), digits=64)
-
-
-def _chunks(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[Any]:
-    """Names, types, shapes and bytes, for a fingerprint."""
-    for name, tensor in tensors:
-        yield f"{name} {tensor.dtype} {tuple(tensor.shape)}"
-        yield tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
 
 
 def _check_unpadded(real: np.ndarray, starts: np.ndarray, numbers: np.ndarray) -> None:
