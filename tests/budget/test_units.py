@@ -16,6 +16,7 @@ from secateur.cli import app
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.random import Random
 from secateur.methods.schedules import cubic
+from secateur.report.report_text import target_text
 from secateur.run import pipeline, recipe
 from secateur.run.context import Context
 from secateur.run.run_data import RunData
@@ -153,7 +154,7 @@ def test_a_run_that_trains_scores_alone_cuts_the_model_that_it_was_given(values,
     """Weights of the result are those of the model given, but for the heads that are gone: bit for bit."""
     wanted = recipe.make(values | {"method": name})
     report = pipeline.run(wanted, tmp_path / "run")
-    assert report.aim == "keep 2" and "recover" not in report.seconds
+    assert target_text(report) == "keep 2" and "recover" not in report.seconds
     small, given = load(tmp_path / "run" / "model"), AutoModelForSequenceClassification.from_pretrained(values["model"])
     plan = Plan.load(tmp_path / "run" / "model" / "plan.json", given)
     assert int(plan.kept.sum()) == plan.keep == 2

@@ -223,7 +223,7 @@ def test_a_run_comes_to_its_density_and_keeps_it(block):
     assert found and all(bool((model.get_parameter(name)[gone] == 0).all()) for name, (gone, _) in found.items())
     rows = {name: value for name, _, value in score_table(report)}
     inside = report.density["prunable"] / report.density["filled"]
-    assert float(rows["density inside what is left"]) == pytest.approx(inside, abs=1e-4)
+    assert float(rows["density within stored weights"]) == pytest.approx(inside, abs=1e-4)
     seen = inspect(model)
     assert seen.zeros == sum(int(gone.sum()) for gone, _ in found.values())
     assert seen.parameters["model"].kept + seen.zeros + seen.padding == model.num_parameters()

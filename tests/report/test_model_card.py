@@ -44,7 +44,7 @@ def test_the_card_tells_every_number_of_the_report_with_its_protocol(finished):
     text = (folder / "model" / "README.md").read_text()
     assert all(f"| {' | '.join(row)} |" in text for row in score_table(report))
     assert all(note in text for note in footnotes(report))
-    assert "licence apache-2.0, which this model carries" in text
+    assert "licence apache-2.0, which applies to this model" in text
     assert report.data in text
 
 
@@ -66,7 +66,7 @@ def test_hub_names_are_named_and_a_silent_licence_is_told(finished):
     text = card(type(report)(**told), load(folder / "model"))
     header = yaml.safe_load(text.split("---\n")[1])
     assert header["base_model"] == "someone/some-bert" and header["datasets"] == "glue/sst2"
-    assert "license" not in header and "names no licence: ask its authors" in text
+    assert "license" not in header and "whose card names no licence: ask its authors" in text
 
 
 @pytest.mark.parametrize("name", METHODS.all())

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from secateur.cli import app
 from secateur.report.report import Report
-from secateur.report.report_text import footnotes, score_table, to_markdown
+from secateur.report.report_text import footnotes, score_table, target_text, to_markdown
 from secateur.report.run_log import RunLog, read
 from secateur.report.run_page import to_html, write
 from secateur.system.errors import UserError
@@ -79,8 +79,9 @@ def test_a_time_is_shown_asked_predicted_and_measured(tmp_path):
         ("measured 1 x 32, ms", "20.02", "5.20 (3.9x)"),
     ]
     assert to_markdown(report).startswith("# grain at 5 ms\n")
-    assert replace(report, recipe={**recipe, "target": {"density": None, "latency": None, "speedup": 4.0}}).aim == "4x"
-    assert any(note.startswith("asked, predicted") and "2 threads" in note for note in footnotes(report))
+    fourfold = {**recipe, "target": {"density": None, "latency": None, "speedup": 4.0}}
+    assert target_text(replace(report, recipe=fourfold)) == "4x"
+    assert any(note.startswith("latency asked for") and "2 threads" in note for note in footnotes(report))
     report.save(tmp_path)
     assert Report.load(tmp_path) == report
 
@@ -113,9 +114,9 @@ def test_the_page_of_a_whole_run(whole):
     page = page_of(whole)
     assert headings(page) == [
         "Result",
-        "What survived",
-        "Over the run",
-        "What was pruned when",
+        "What was kept",
+        "Training",
+        "Pruning over time",
         "Latency",
         "How it was made",
     ]
@@ -155,10 +156,10 @@ def test_lines_and_bands_are_told_in_words(whole):
 
 def test_what_a_run_did_not_write_is_left_out():
     page = to_html(REPORT, NOTHING)
-    assert headings(page) == ["Result", "What survived", "Latency", "How it was made"]
+    assert headings(page) == ["Result", "What was kept", "Latency", "How it was made"]
     assert captions(page) == ["FFN neurons of each layer"]
     bare = to_html(replace(REPORT, latency=[]), NOTHING)
-    assert headings(bare) == ["Result", "What survived", "How it was made"]
+    assert headings(bare) == ["Result", "What was kept", "How it was made"]
     assert "speed" not in bare.partition("</dl>")[0]
 
 
@@ -172,7 +173,7 @@ def test_logs_without_times_evaluations_counts_or_memory_leave_their_pictures_ou
         for stage in read(whole).stages
     ]
     page = to_html(REPORT, RunLog(tuple(bare), None, None, 0))
-    assert headings(page) == ["Result", "What survived", "Over the run", "Latency", "How it was made"]
+    assert headings(page) == ["Result", "What was kept", "Training", "Latency", "How it was made"]
     assert captions(page)[1:] == ["Density", "Terms of the loss, on a logarithmic scale"]
 
 
@@ -208,7 +209,7 @@ def test_scores_on_rows_that_were_held_out_say_so(whole):
 
 def test_lines_of_a_log_that_cannot_be_read_are_counted():
     page = to_html(REPORT, replace(NOTHING, unread=7))
-    assert "lines of the logs that cannot be read and are left out: 7" in page
+    assert "damaged lines of the logs, left out: 7" in page
 
 
 def test_names_of_models_and_data_are_text():

@@ -25,7 +25,7 @@ def stage_of(folder, lines):
 
 def test_an_empty_folder_has_nothing_on_record(tmp_path):
     record = read(tmp_path)
-    assert (record.stages, record.kept_units, record.survivors, record.unread) == ((), None, None, 0)
+    assert (record.stages, record.kept_units, record.kept_heads, record.unread) == ((), None, None, 0)
 
 
 def test_stages_come_in_the_order_in_which_they_ran(tmp_path):
@@ -86,14 +86,14 @@ def test_what_was_pruned_when(tmp_path):
 @pytest.mark.parametrize("units", [("ffn", "qk", "vo"), ("hidden", "head", "sublayer", "ffn"), ("layer", "qk")])
 def test_heads_add_up_to_the_plans_summary(tmp_path, units):
     space, plan = write_model(tmp_path / "model", *units)
-    survivors = read(tmp_path).survivors
+    kept = read(tmp_path).kept_heads
     for axis in ("qk", "vo"):
-        sums = [f"{sum(heads)}/{survivors.head_size * len(heads)}" for heads in survivors.heads[axis].values()]
+        sums = [f"{sum(heads)}/{kept.head_dim * len(heads)}" for heads in kept.dims[axis].values()]
         assert sums == [row[axis] for row in plan.read(space).summary()[:-1]]
-    alive = [f"{sum(n > 0 for n in heads)}/{len(heads)}" for heads in survivors.heads["vo"].values()]
+    alive = [f"{sum(n > 0 for n in heads)}/{len(heads)}" for heads in kept.dims["vo"].values()]
     assert alive == [row["heads"] for row in plan.read(space).summary()[:-1]]
-    assert [*survivors.heads["qk"]] == [*survivors.heads["vo"]] == ["0", "1"]
-    assert survivors.units == {group.name: group.size for group in space.groups}
+    assert [*kept.dims["qk"]] == [*kept.dims["vo"]] == ["0", "1"]
+    assert kept.group_sizes == {group.name: group.size for group in space.groups}
 
 
 def test_weights_are_not_needed(tmp_path):

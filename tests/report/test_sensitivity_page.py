@@ -1,7 +1,8 @@
 """The page of a sensitivity study: a table and a heat map for each kind of groups, and what the numbers mean."""
 
 from secateur.measure.sensitivity_result import Reaction, Sensitivity
-from secateur.report.sensitivity_page import notes, score_tables, to_html
+from secateur.report.sensitivity_page import to_html
+from secateur.report.sensitivity_text import notes, score_tables
 
 
 def reaction(group, kind, size, kept, scores):

@@ -142,7 +142,7 @@ def test_speed_ups_are_taken_from_the_reports(tmp_path):
     criterion = found.criteria[-1]
     assert (criterion.name, criterion.less) == ("1 x 32 speed-up", False)
     assert [criterion.value(point) for point in found.points] == pytest.approx([1.0, (2.5 + 1.25) / 2])
-    assert any("at the time of the run" in note and "threads 2" in note for note in notes(found))
+    assert any("at the end of each run" in note and "threads 2" in note for note in notes(found))
 
 
 @pytest.mark.parametrize("key", ["threads", "dtype", "runtime", "device", "machine"])

@@ -12,6 +12,7 @@ from small_world import recipe_values
 from transformers import TrainerCallback
 
 from secateur.report.report import Report
+from secateur.report.report_text import target_text
 from secateur.run import pipeline, recipe
 from secateur.run.density_sweep import sweep
 from secateur.run.finished_runs import compare, read
@@ -66,7 +67,7 @@ def test_a_finished_run_is_returned_as_it_is(world, name, own):
 def test_finished_runs_of_several_densities_are_returned_as_they_are(world):
     starts = Starts()
     reports = sweep(recipe.make(VALUES | DENSITIES), "two-densities", [starts])
-    assert [report.aim for report in reports] == ["density 0.5", "density 0.3"] and starts.steps == {}
+    assert [target_text(report) for report in reports] == ["density 0.5", "density 0.3"] and starts.steps == {}
 
 
 def test_reports_of_either_version_are_one_recipe(world):

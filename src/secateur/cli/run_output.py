@@ -7,7 +7,7 @@ from pathlib import Path
 
 from secateur.cli.output import show_lines, show_notes, show_table
 from secateur.report.report import Report
-from secateur.report.report_text import footnotes, score_table, score_text, subject, title
+from secateur.report.report_text import footnotes, score_table, score_text, subject, target_text, title
 
 
 def show_report(report: Report, folder: Path) -> None:
@@ -33,7 +33,7 @@ def show_sweep(reports: Sequence[Report], folder: Path) -> None:
 
 def _density_row(report: Report, folder: Path) -> tuple[str, ...]:
     return (
-        report.aim,
+        target_text(report),
         score_text(report.scores[report.metric]),
         "-" if report.retention is None else f"{report.retention:.1%}",
         f"{report.parameters['model']:,}",

@@ -10,9 +10,9 @@ from rich.text import Text
 from secateur.cli import output
 from secateur.cli.output import show_notes, show_table, show_title
 from secateur.measure.sensitivity_result import Sensitivity
-from secateur.report import comparison_text, sensitivity_page
+from secateur.report import comparison_text, sensitivity_text
 from secateur.report.comparison import Comparison
-from secateur.report.sensitivity_page import ScoreTable
+from secateur.report.sensitivity_text import ScoreTable
 
 YELLOW, RED = 1, 3
 """Standard errors by which a score has dropped where it is shown in yellow, and in red."""
@@ -27,9 +27,9 @@ def show_comparison(comparison: Comparison) -> None:
 def show_sensitivity(sensitivity: Sensitivity, name: str) -> None:
     """A table for each kind of group, side by side; scores are coloured by the standard errors that they dropped."""
     show_title(f"{name}: {sensitivity.metric} with one group at a time cut to a density")
-    output.OUT.print(Columns([_coloured(sensitivity, table) for table in sensitivity_page.score_tables(sensitivity)]))
+    output.OUT.print(Columns([_coloured(sensitivity, table) for table in sensitivity_text.score_tables(sensitivity)]))
     colours = f"drop of at least {YELLOW} standard error: yellow, {RED}: red"
-    show_notes((colours, *sensitivity_page.notes(sensitivity)))
+    show_notes((colours, *sensitivity_text.notes(sensitivity)))
 
 
 def _coloured(sensitivity: Sensitivity, scores_by_layer: ScoreTable) -> Table:

@@ -1,9 +1,9 @@
-"""Runs compared: scores against density, size and speed, over runs, methods and seeds.
+"""Comparisons of runs: scores against density, size and speed, over methods and seeds.
 
 Runs whose recipes differ only in the seed are one point, with their mean, lowest and highest values. The dense teachers
-are points too, and so is any other model that was scored on the same rows. The latency in a report depends on the state
-of the machine at that time; the ratio to the dense model, measured in turn, does not. Therefore speed-ups are compared,
-unless all models are measured again, in turn.
+are points too, and so is any other model that was scored on the same rows. The latencies in a report depend on the
+state of the machine at that time; their ratio to the dense model's, measured in turn, does not. Therefore speed-ups are
+compared, unless all models are measured again, in turn.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ScoredModel:
         score: on the rows that all models share.
         density: fraction kept of the teacher's prunable parameters; None where that is not defined.
         bytes: of the weights; in float32 for a dense model.
-        teacher: the dense teacher's place and score; for a teacher its own, for a model from outside None.
+        teacher: place and score of the dense teacher; a teacher's own for a teacher, None for a model of no run.
         times: by (batch, tokens).
     """
 
@@ -55,7 +55,7 @@ class ScoredModel:
     times: Mapping[Shape, Timing] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; `retention` included."""
+        """Plain values, ready for JSON; `retention` included."""
         times = [
             {"batch": batch, "tokens": tokens, "latency_ms": time.latency_ms, "speed_up": time.speed_up}
             for (batch, tokens), time in self.times.items()
@@ -71,9 +71,9 @@ class ScoredModel:
 
 @dataclass(frozen=True)
 class Point:
-    """One row of the table and one dot of the pictures: `models` differ only in the seed.
+    """Models that differ only in the seed: a row of the table and a dot of the pictures.
 
-    `origin` is `RUN`, `TEACHER` or `OUTSIDE`; dots of one `series` share a colour.
+    `origin` is `RUN`, `TEACHER` or `OUTSIDE`. Points of one method, or of one other origin, are a `series`.
     """
 
     name: str
@@ -94,14 +94,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Criterion:
-    """A cost, or a benefit, to weigh against the score.
+    """A cost or a benefit to compare the score with.
 
     Attributes:
-        name: as it is shown.
-        of: its value for a model, None if the model lacks it.
-        form: the format of its values.
+        name: its name, with the unit.
+        of: model -> its value, None if the model lacks it.
+        form: the format of its values, to whose precision they are compared.
         less: whether smaller values are better.
-        logarithmic: whether it is drawn on a logarithmic scale.
+        logarithmic: whether its values differ by orders of magnitude.
     """
 
     name: str
@@ -123,7 +123,7 @@ class Comparison:
     Attributes:
         metric: the score's name; `greater` is whether larger scores are better.
         data: fingerprint of the data; `rows` is the number of validation rows.
-        measured: whether all latencies are of one benchmark, in turn; otherwise speed-ups are those of each run.
+        measured: whether all latencies are of one benchmark, in turn; otherwise the speed-ups are from the reports.
         remarks: what was left out, and why.
     """
 
@@ -137,7 +137,7 @@ class Comparison:
     remarks: tuple[str, ...] = ()
 
     def front(self, criterion: Criterion) -> list[Point]:
-        """The Pareto front of score and criterion, both rounded as they are shown; the best criterion first."""
+        """The Pareto front of score and criterion, both rounded to their formats; the best criterion first."""
         sign, direction = (-1.0 if self.greater else 1.0), (1.0 if criterion.less else -1.0)
         values = [(criterion.value(point), point) for point in self.points]
         placed = [

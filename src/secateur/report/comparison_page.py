@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def to_html(comparison: Comparison) -> str:
     """A standalone page: the pictures, the table, the notes, and the folders of the models."""
     pictures = [
-        html.Picture(_drawn(comparison, criterion), _caption(comparison, criterion))
+        html.Picture(_picture(comparison, criterion), _caption(comparison, criterion))
         for criterion in comparison.criteria
     ]
     places = [
@@ -24,22 +24,20 @@ def to_html(comparison: Comparison) -> str:
         for number, point in enumerate(comparison.points, 1)
     ]
     sections = [
-        html.Section("What a score costs", [html.Gallery(pictures), html.Notes(notes(comparison))]),
-        html.Section(
-            "Every model", [html.DataTable("Mean (lowest-highest); *: on the Pareto front", *table(comparison))]
-        ),
-        html.Section("Where they are", [html.DataTable("Folders", ["", "folders"], places)]),
+        html.Section("Score against density, size and speed", [html.Gallery(pictures), html.Notes(notes(comparison))]),
+        html.Section("Models", [html.DataTable("Mean (lowest-highest); *: on the Pareto front", *table(comparison))]),
+        html.Section("Folders", [html.DataTable("Folders of the models", ["", "folders"], places)]),
     ]
     return html.render(title(comparison), sections, f"all on the same {comparison.rows:,} validation rows")
 
 
-def _drawn(comparison: Comparison, criterion: Criterion) -> str:
-    """Score against one criterion: a dot for each point, a bar from its lowest to its highest score, and the front."""
+def _picture(comparison: Comparison, criterion: Criterion) -> str:
+    """A dot for each point, a bar from its lowest to its highest score, and the Pareto front."""
     with svg.style():
         figure = svg.figure(height=300)
         axes = figure.add_subplot()
-        for series, look in _looks(comparison).items():
-            _dots(axes, criterion, [point for point in comparison.points if point.series == series], look)
+        for series, marker in _markers(comparison).items():
+            _dots(axes, criterion, [point for point in comparison.points if point.series == series], marker)
         _front(comparison, axes, criterion)
         if criterion.logarithmic:
             axes.set_xscale("log")
@@ -54,23 +52,23 @@ def _caption(comparison: Comparison, criterion: Criterion) -> str:
     return f"{comparison.metric} against {criterion.name}"
 
 
-def _looks(comparison: Comparison) -> dict[str, tuple[str, str]]:
-    """Series -> colour and marker: neutral ones for dense models and models from outside, a colour for each method."""
+def _markers(comparison: Comparison) -> dict[str, tuple[str, str]]:
+    """Series -> colour and marker: a colour for each method, neutral ones for dense models and models of no run."""
     series = list(dict.fromkeys(point.series for point in comparison.points if point.origin == RUN))
-    looks = {name: (svg.SERIES[n % len(svg.SERIES)], "o") for n, name in enumerate(series)}
+    markers = {name: (svg.SERIES[n % len(svg.SERIES)], "o") for n, name in enumerate(series)}
     origins = {point.origin for point in comparison.points}
     fixed = {TEACHER: (svg.COLOURS["ink"], "D"), OUTSIDE: (svg.COLOURS["muted"], "s")}
-    return {**{origin: look for origin, look in fixed.items() if origin in origins}, **looks}
+    return {**{origin: marker for origin, marker in fixed.items() if origin in origins}, **markers}
 
 
-def _dots(axes: Axes, criterion: Criterion, points: Sequence[Point], look: tuple[str, str]) -> None:
-    colour, marker = look
+def _dots(axes: Axes, criterion: Criterion, points: Sequence[Point], marker: tuple[str, str]) -> None:
+    colour, symbol = marker
     label = points[0].series
     for point in points:
         x, scores = criterion.value(point), point.values(score_of)
         if x is not None:
             axes.plot([x, x], [min(scores), max(scores)], color=colour, linewidth=1.2, alpha=0.6)
-            axes.plot([x], [point.score], marker, color=colour, label=label)
+            axes.plot([x], [point.score], symbol, color=colour, label=label)
             label = "_"  # matplotlib leaves such labels out of the legend
 
 

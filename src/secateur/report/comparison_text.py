@@ -1,4 +1,4 @@
-"""A comparison in words: its table, its notes, and both as Markdown or JSON."""
+"""A comparison as text: its table, its notes, and both as Markdown or JSON."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from math import sqrt
 from statistics import fmean
 from typing import Any
 
+from secateur.report import markdown
 from secateur.report.comparison import SCORE, Comparison, score_of
-from secateur.report.report_text import markdown_table
 
 
 def title(comparison: Comparison) -> str:
@@ -33,19 +33,19 @@ def table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What the numbers mean."""
+    """Denominators and protocol of the numbers, and what was left out."""
     lines = [
         f"{comparison.metric} on the same {comparison.rows:,} validation rows (data {comparison.data}); runs whose "
         "recipes differ only in the seed are one row: their mean (lowest-highest)",
-        "*: on the Pareto front of score and this column, by the means shown: no other row is as good in both and "
-        "better in one",
-        "density: weights and inner biases kept in the layers, over the dense teacher's",
+        "*: on the Pareto front of score and this column, by the means shown: no other row is at least as good in both "
+        "and better in one",
+        "density: weights and inner biases kept in the layers, over those of the dense teacher",
     ]
     best = max(point.score for point in comparison.points)
     if 0.0 < best < 1.0:
         lines.append(
-            f"for scale: a share of {best:.2f} of {comparison.rows:,} rows has a standard error of "
-            f"{sqrt(best * (1 - best) / comparison.rows):.4f} (binomial): smaller differences are noise"
+            f"noise: a fraction of {best:.2f} of {comparison.rows:,} rows has a binomial standard error of "
+            f"{sqrt(best * (1 - best) / comparison.rows):.4f}; smaller differences are not significant"
         )
     return [*lines, _speed_note(comparison), *comparison.remarks]
 
@@ -53,8 +53,8 @@ def notes(comparison: Comparison) -> list[str]:
 def _speed_note(comparison: Comparison) -> str:
     p, count = comparison.protocol, sum(len(point.models) for point in comparison.points)
     if p is None:
-        return "speed: nothing to compare in the reports; --measure measures all models now, in turn"
-    how = "over its dense teacher, as each run measured the two in turn, at the time of the run"
+        return "speed: the reports have no comparable latencies; --measure measures all models now, in turn"
+    how = "speed-up over the dense teacher, the two measured in turn at the end of each run"
     if comparison.measured:
         how = f"median of {p['repeats']} forwards, all {count} models now, in turn"
     return f"speed: {how}; threads {p['threads']}, {p['dtype']}, {p['runtime']}, {p['machine']}"
@@ -68,12 +68,12 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
 def to_markdown(comparison: Comparison) -> str:
     """The table and the notes."""
     head, rows = table(comparison)
-    lines = markdown_table(head, [[cell.replace("*", "\\*") for cell in row] for row in rows])
+    lines = markdown.table(head, [[cell.replace("*", "\\*") for cell in row] for row in rows])
     return "\n".join([f"# {title(comparison)}", "", *lines, "", *(f"- {note}" for note in notes(comparison))]) + "\n"
 
 
 def _spread(values: Sequence[float], form: str, star: str = "") -> str:
-    """The mean, with or without a star, and the lowest and the highest value where they differ."""
+    """The mean followed by `star`, and the lowest and the highest value where they differ."""
     if not values:
         return "-"
     mean, lowest, highest = (format(value, form) for value in (fmean(values), min(values), max(values)))

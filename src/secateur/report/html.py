@@ -1,7 +1,7 @@
 """Standalone pages: headings, tables, pictures and text as one HTML file that needs no network.
 
-All text is escaped, since names of models and data are not under our control; only pictures are inserted as they are,
-and must come from `svg.svg`. The page has no script, and its policy forbids scripts and requests.
+All text is escaped, since it contains names of models and data; only pictures are inserted unescaped, and must come
+from `svg.svg`. The page has no script, and its content security policy forbids scripts and requests.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 NUMBER = re.compile(r"[-+]?[0-9]|-$")
-"""The beginning of a cell that holds a number, or a dash for none."""
+"""Matches the start of a cell that holds a number, or a dash for a missing one."""
 
 
 @dataclass(frozen=True)
 class KeyNumbers:
-    """The few most important numbers, in large type: (what, value, a note below it or "")."""
+    """The most important numbers, in large type: (name, value, a note below it or "")."""
 
     kind: ClassVar[str] = "key_numbers"
     numbers: Sequence[tuple[str, str, str]]
@@ -39,7 +39,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Notes:
-    """A list of remarks in small type: denominators, protocol."""
+    """A list of notes in small type: denominators, protocol."""
 
     kind: ClassVar[str] = "notes"
     notes: Sequence[str]
@@ -56,7 +56,7 @@ class DataTable:
 
     @property
     def wordy(self) -> list[bool]:
-        """Whether each column, the first excepted, holds words: numbers are aligned to the right."""
+        """Whether each column but the first holds words, which are aligned to the left; numbers are to the right."""
         columns = zip(*(row[1:] for row in self.rows), strict=True)
         return [any(cell and not NUMBER.match(cell) for cell in column) for column in columns]
 
@@ -72,7 +72,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures side by side, as many as the screen is wide enough for."""
+    """Pictures side by side, as many in a row as fit the screen."""
 
     kind: ClassVar[str] = "gallery"
     pictures: Sequence[Picture]
@@ -80,7 +80,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Preformatted:
-    """Text in its own lines, to be copied: a recipe, a command."""
+    """Text whose lines are kept: a recipe, a command."""
 
     kind: ClassVar[str] = "preformatted"
     text: str
@@ -107,9 +107,9 @@ class Section:
 
 
 def render(title: str, sections: Sequence[Section], lead: str = "") -> str:
-    """One HTML page: the title, a line below it, and the sections; light or dark as the reader's system is.
+    """One HTML page: the title, the lead below it, and the sections, light or dark by the reader's system.
 
-    The same arguments give the same page. Pictures on one page need different titles, from which their ids are made.
+    The same arguments return the same page. Pictures on one page need different titles, from which their ids are made.
     """
     return _template().render(title=title, sections=sections, lead=lead, light=COLOURS, dark=DARK)
 

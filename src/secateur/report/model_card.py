@@ -1,4 +1,4 @@
-"""The model card of a compact folder: the model, its numbers with their protocol, how to load it, its sources."""
+"""The model card of a compact folder: the model, its numbers with their protocol, how to load it, and its sources."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers import PreTrainedModel
 
 from secateur.methods import METHODS
+from secateur.report import markdown
 from secateur.report.report import Report
-from secateur.report.report_text import footnotes, markdown_table, score_table
+from secateur.report.report_text import footnotes, score_table, target_text
 from secateur.surgery.compact import auto_class
 
-CARRIED = ("license", "license_name", "license_link", "language")
-"""Fields of the base model's card that hold for every model derived from it."""
+INHERITED = ("license", "license_name", "license_link", "language")
+"""Fields of the base model's card that apply to every model derived from it."""
 PIPELINES = {
     "AutoModelForSequenceClassification": "text-classification",
     "AutoModelForTokenClassification": "token-classification",
@@ -27,7 +28,7 @@ PIPELINES = {
     "translation": "translation",
     "summarisation": "summarization",
 }
-"""Task of a recipe, where it is more specific than the head, or else the head -> what hubs call it."""
+"""Task of a recipe, or for other tasks the class that loads the head -> the name of the task on the hub."""
 LOADING = """\
 ```python
 import secateur  # pip install secateur
@@ -42,7 +43,7 @@ from transformers import {auto}
 model = {auto}.from_pretrained("{folder}")
 ```
 
-Without secateur installed, by the code that the folder carries (read `modeling_secateur.py` first):
+Without secateur installed, by the code in the folder (read `modeling_secateur.py` first):
 
 ```python
 from transformers import {auto}
@@ -50,9 +51,8 @@ from transformers import {auto}
 model = {auto}.from_pretrained("{folder}", trust_remote_code=True)
 ```
 """
-
-
 GENERATOR = "AutoModelForSeq2SeqLM"
+"""The head whose card shows how to generate text."""
 GENERATION = """\
 To generate text (version 5 of transformers has no pipeline for it):
 
@@ -66,12 +66,18 @@ print(tokenizer.batch_decode(model.generate(**inputs, num_beams=5), skip_special
 """
 
 
+LIMITS = (
+    "The model was distilled for this task and this kind of text only. It has the biases of the base model and of the "
+    "data, and pruning can cost more accuracy on rare inputs than the score shows."
+)
+
+
 def card(report: Report, model: PreTrainedModel) -> str:
-    """The text of the `README.md` of a finished run's model, with the header that model hubs read.
+    """The text of the `README.md` of a finished run's model, with the header that the Hugging Face hub reads.
 
     Args:
-        report: the run's; its recipe names the base model and the data.
-        model: the result of the run; its class decides how it is loaded.
+        report: the report of the run; its recipe names the base model and the data.
+        model: the compact model; its class decides how it is loaded.
     """
     recipe, auto = report.recipe, auto_class((model.config.architectures or [""])[0])
     method, source = recipe["method"]["name"], recipe["data"]["source"]
@@ -84,7 +90,7 @@ def card(report: Report, model: PreTrainedModel) -> str:
         pipeline_tag=_pipeline(recipe, auto),
         tags=["pruned", "structured-pruning", "secateur", method],
         eval_results=_results(report, _pipeline(recipe, auto) or "other"),
-        **{key: base[key] for key in CARRIED if key in base},
+        **{key: base[key] for key in INHERITED if key in base},
     )
     return f"---\n{data.to_yaml()}\n---\n\n{_body(report, auto, name, base)}"
 
@@ -102,61 +108,75 @@ def _results(report: Report, task: str) -> list[EvalResult]:
 
 
 def _body(report: Report, auto: str, name: str, base: dict[str, Any]) -> str:
-    recipe, reached = report.recipe, report.density["prunable"]
-    data, method = recipe["data"], recipe["method"]["name"]
-    lines = [
-        f"# {name}",
-        "",
-        f"`{recipe['model']}`, fine-tuned for `{data['source']}` and pruned to {reached:.1%} of the prunable "
-        f"parameters of its layers by structured pruning with distillation (method `{method}`, asked for "
-        f"{report.aim}). It is an ordinary checkpoint with smaller tensors.",
-        "",
-        "## Numbers",
-        "",
-        *markdown_table(("", "teacher", "pruned"), score_table(report)),
-        "",
-        *(f"- {note}" for note in footnotes(report)),
-        f"- data: {report.data}; versions: {', '.join(f'{what} {v}' for what, v in report.versions.items())}",
-        "",
-        "## Load it",
-        "",
-        LOADING.format(folder="path/to/this/folder", auto=auto),
-        *([GENERATION.format(text=f"{data['options'].get('prefix', '')}a text")] if auto == GENERATOR else []),
-        "## Where it comes from",
-        "",
-        f"- base model: `{recipe['model']}`{_licence_text(base)}",
-        f"- teacher: `{recipe['teacher'] or 'the base model, fine-tuned'}`",
-        f"- data: `{data['source']}`, {report.rows['train']:,} training rows, whose terms apply too",
-        f"- method: {paper_of(METHODS.get(method))}",
-        "- `plan.json` lists the units that were kept; made by [secateur](https://pypi.org/project/secateur).",
-        "",
-        "## Limits",
-        "",
-        "The model was distilled for this task and this kind of text only. It has the biases of the base model and of "
-        "the data, and pruning can cost more accuracy on rare inputs than the score shows.",
+    """The text below the header, in Markdown."""
+    sections = [
+        f"# {name}\n\n{_summary(report)}",
+        f"## Numbers\n\n{_numbers(report)}",
+        f"## How to load it\n\n{_loading(report, auto)}",
+        f"## Sources\n\n{_sources(report, base)}",
+        f"## Limits\n\n{LIMITS}",
     ]
-    return "\n".join(lines) + "\n"
+    return "\n\n".join(sections) + "\n"
+
+
+def _summary(report: Report) -> str:
+    recipe = report.recipe
+    return (
+        f"`{recipe['model']}`, fine-tuned for `{recipe['data']['source']}` and pruned to "
+        f"{report.density['prunable']:.1%} of the prunable parameters of its layers by structured pruning with "
+        f"distillation (method `{recipe['method']['name']}`, target {target_text(report)}). It is an ordinary "
+        "checkpoint with smaller tensors."
+    )
+
+
+def _numbers(report: Report) -> str:
+    versions = ", ".join(f"{library} {version}" for library, version in report.versions.items())
+    notes = [*footnotes(report), f"fingerprint of the data: {report.data}; versions: {versions}"]
+    table = markdown.table(("", "teacher", "pruned"), score_table(report))
+    return "\n".join([*table, "", *(f"- {note}" for note in notes)])
+
+
+def _loading(report: Report, auto: str) -> str:
+    loading = LOADING.format(folder="path/to/this/folder", auto=auto)
+    if auto == GENERATOR:
+        prefix = report.recipe["data"]["options"].get("prefix", "")
+        loading += "\n" + GENERATION.format(text=f"{prefix}a text")
+    return loading.rstrip()
+
+
+def _sources(report: Report, base: dict[str, Any]) -> str:
+    recipe = report.recipe
+    return "\n".join(
+        [
+            f"- base model: `{recipe['model']}`{_licence_text(base)}",
+            f"- teacher: `{recipe['teacher'] or 'the base model, fine-tuned'}`",
+            f"- data: `{recipe['data']['source']}`, {report.rows['train']:,} training rows, whose terms apply too",
+            f"- method: {paper_of(METHODS.get(recipe['method']['name']))}",
+            "- `plan.json` lists the kept units; made with [secateur](https://pypi.org/project/secateur)",
+        ]
+    )
 
 
 def _licence_text(header: dict[str, Any]) -> str:
-    """The base model's licence, or advice to ask its authors before this model is redistributed."""
-    licence = header.get("license")
-    return f", licence {licence}, which this model carries" if licence else ", which names no licence: ask its authors"
+    """The licence that the base model's card names, or the advice to ask its authors."""
+    if licence := header.get("license"):
+        return f", licence {licence}, which applies to this model"
+    return ", whose card names no licence: ask its authors"
 
 
 def paper_of(method: type[Any]) -> str:
-    """The paper of a method: the first line of its module, which cites it."""
+    """The paper of a method: the first line of its module, which cites the paper."""
     module = sys.modules.get(method.__module__) or import_module(method.__module__)
     return (module.__doc__ or method.__doc__ or method.__name__).strip().partition("\n")[0].rstrip(".")
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether a name is one on the hub: no path, and not the name of an embedded data set."""
+    """Whether a name is one on the hub, not a path or the name of an embedded data set."""
     return not Path(name).exists() and "/" in name
 
 
 def header_of(name: str) -> dict[str, Any]:
-    """The header of a model's own card; empty if it has none that can be read."""
+    """The header of a model's card; empty if it has no card that can be read."""
     try:
         return ModelCard.load(Path(name) / "README.md" if Path(name).is_dir() else name).data.to_dict()
     except (OSError, ValueError, yaml.YAMLError, HfHubHTTPError):

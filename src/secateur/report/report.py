@@ -1,4 +1,4 @@
-"""The report of a run: its numbers, each with its protocol and denominator, and the file that holds them."""
+"""The report of a run: its numbers, each with its protocol and denominator, and the file that stores them."""
 
 from __future__ import annotations
 
@@ -21,16 +21,20 @@ class Report:
 
     Attributes:
         recipe: the resolved recipe, in groups.
-        metric: name of the main score; `teacher_scores` and `scores` hold every metric on the validation split.
+        metric: name of the main score.
+        teacher_scores: metric -> the teacher's score on the validation split; `scores` has those of the pruned model.
+        rows: split -> number of its rows.
         density: scope -> fraction kept: `prunable` is the one that a recipe asks for, `model` counts all parameters,
             and `filled`, present with tiles, counts zeroed tiles that remain stored (`Plan.achieved`).
         structure: kept and total units, a row per layer (`Reading.summary`).
+        parameters: numbers stored in the parameters, of the `teacher` and of the pruned `model`.
         weight_bytes: of the teacher's weights in float32, and of the compact folder's safetensors.
-        latency: one `bench.Measurement` for each shape, the teacher's inside it under `against`.
+        latency: one `measurement.Measurement` for each shape, the teacher's inside it under `against`.
         verified: largest absolute differences of the logits, masked to compact and compact to loaded.
         seconds: wall-clock time by stage, over all attempts.
+        versions: library -> its version.
         data: fingerprint of the data.
-        target: for a recipe that asks for a time, the time asked for, predicted and measured
+        target: for a recipe that asks for a latency, the latency asked for, predicted and measured
             (`latency_sweep.target_reached`).
         memory: stage, or `run` for all of it -> kind of memory -> peak bytes over all attempts, and under `counted`
             what is counted; None for a run that did not record it.
@@ -58,16 +62,6 @@ class Report:
         """The pruned model's score over the teacher's; None if the teacher scores 0."""
         teacher = self.teacher_scores[self.metric]
         return self.scores[self.metric] / teacher if teacher else None
-
-    @property
-    def aim(self) -> str:
-        """What the recipe asks for: "density 0.05", "keep 12", "5 ms" or "4x"."""
-        target = self.recipe["target"]
-        if target["density"] is not None:
-            return f"density {target['density']:g}"
-        if target.get("keep") is not None:
-            return f"keep {target['keep']}"
-        return f"{target['latency']:g} ms" if target["latency"] is not None else f"{target['speedup']:g}x"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `retention` included."""

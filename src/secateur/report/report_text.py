@@ -1,19 +1,30 @@
-"""A report in words: its table of scores, its footnotes, and all of it as Markdown."""
+"""A report as text: its table of scores, its footnotes, and the whole report as Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from secateur.report import markdown
 from secateur.report.report import Report
 
 COLUMNS = ("layer", "heads", "qk", "vo", "ffn", "hidden")
 """Columns of the table of kept units, as `Reading.summary` names them."""
 
 
+def target_text(report: Report) -> str:
+    """What the recipe asks for: "density 0.05", "keep 12", "5 ms" or "4x"."""
+    target = report.recipe["target"]
+    if target["density"] is not None:
+        return f"density {target['density']:g}"
+    if target.get("keep") is not None:
+        return f"keep {target['keep']}"
+    return f"{target['latency']:g} ms" if target["latency"] is not None else f"{target['speedup']:g}x"
+
+
 def title(report: Report) -> str:
-    """The method and what was asked of it: "grain at density 0.05"."""
-    return f"{report.recipe['method']['name']} at {report.aim}"
+    """The method and its target: "grain at density 0.05"."""
+    return f"{report.recipe['method']['name']} at {target_text(report)}"
 
 
 def subject(report: Report) -> str:
@@ -41,11 +52,11 @@ def score_table(report: Report) -> list[tuple[str, str, str]]:
 
 
 def _tile_densities(report: Report) -> list[tuple[str, str, str]]:
-    """Rows for a model in tiles: the density with the zeros that remain stored, and the density of what is stored."""
+    """Rows for a model pruned by tiles, whose removed tiles remain stored as zeros inside kept weights."""
     if (filled := report.density.get("filled")) is None:
         return []
     inside = f"{report.density['prunable'] / filled:.4f}" if filled else "-"
-    return [("density, with the zeros inside", "1", f"{filled:.4f}"), ("density inside what is left", "1", inside)]
+    return [("density, with stored zeros", "1", f"{filled:.4f}"), ("density within stored weights", "1", inside)]
 
 
 def target_table(target: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -67,7 +78,7 @@ def kept_table(report: Report) -> list[tuple[str, ...]]:
 
 
 def footnotes(report: Report) -> list[str]:
-    """What the numbers mean: denominators and protocol."""
+    """Denominators and protocol of the numbers."""
     return score_notes(report) + time_notes(report)
 
 
@@ -86,11 +97,13 @@ def score_notes(report: Report) -> list[str]:
         "whole model: all parameters, embeddings and head included"
     )
     if "filled" in report.density:
-        notes.append("with the zeros inside: removed tiles count too, if other tiles of the same weight are kept")
+        notes.append(
+            "with stored zeros: removed tiles count too where other tiles of the same weight are kept; within stored "
+            "weights: the fraction of these numbers that are in kept tiles"
+        )
     notes += [
-        f"masked = compact to {report.verified['masked_compact']:.1e}, "
-        f"compact = loaded to {report.verified['compact_loaded']:.1e} "
-        f"(largest difference of a logit, {report.verified['examples']} inputs)",
+        f"largest difference of a logit on {report.verified['examples']} inputs: masked to compact model "
+        f"{report.verified['masked_compact']:.1e}, compact to reloaded model {report.verified['compact_loaded']:.1e}",
         "wall-clock, s: " + ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in report.seconds.items()),
     ]
     return notes if report.memory is None else notes + _peak_notes(report.memory)
@@ -101,7 +114,9 @@ def time_notes(report: Report) -> list[str]:
     notes = []
     if report.target is not None:
         conditions = _conditions(report.target["protocol"])
-        notes.append(f"asked, predicted (from the run's latency table) and measured at the end: {conditions}")
+        notes.append(
+            f"latency asked for, predicted from the run's latency table, and measured at the end: {conditions}"
+        )
     if report.latency:
         p = report.latency[0]["protocol"]
         notes.append(f"latency: median of {p['repeats']} forwards, {p['order']}, {_conditions(p)}")
@@ -109,7 +124,7 @@ def time_notes(report: Report) -> list[str]:
 
 
 def _peak_notes(memory: Mapping[str, Any]) -> list[str]:
-    """A line for each kind of memory: the peaks of the stages, and last of the whole run."""
+    """A line for each kind of memory: the peak of each stage, then that of the whole run."""
     stages = sorted((name for name in memory if name != "counted"), key="run".__eq__)
     kinds = dict.fromkeys(kind for stage in stages for kind in memory[stage])
     peaks = {
@@ -129,16 +144,10 @@ def to_markdown(report: Report) -> str:
     """The table of scores, the table of kept units, and the footnotes."""
     recipe = report.recipe
     lines = [f"# {title(report)}", "", f"`{recipe['model']}` on `{recipe['data']['source']}`", ""]
-    lines += markdown_table(("", "teacher", "pruned"), score_table(report))
-    lines += ["", "## What survived (kept / total)", "", *markdown_table(COLUMNS, kept_table(report)), ""]
+    lines += markdown.table(("", "teacher", "pruned"), score_table(report))
+    lines += ["", "## What was kept (kept / total)", "", *markdown.table(COLUMNS, kept_table(report)), ""]
     lines += [f"- {note}" for note in footnotes(report)]
     return "\n".join(lines) + "\n"
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(line) + " |" for line in lines]
 
 
 def shape(measured: Mapping[str, Any]) -> str:
@@ -147,5 +156,5 @@ def shape(measured: Mapping[str, Any]) -> str:
 
 
 def score_text(score: float) -> str:
-    """A score to four decimals; a count as it is."""
+    """A score with four decimals, a count as an integer."""
     return str(score) if isinstance(score, int) else f"{score:.4f}"

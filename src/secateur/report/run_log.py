@@ -1,4 +1,4 @@
-"""The logs of a run folder: what training logged, how many units were kept at each step, and what each head kept."""
+"""The logs of a run folder: what training logged, and how many units were kept at each step."""
 
 from __future__ import annotations
 
@@ -8,15 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import torch
-import transformers
-from transformers import PreTrainedModel
-
-from secateur.structure.plan import Plan
-from secateur.surgery import compact
-from secateur.surgery.checkpoint import DAMAGE, read_config
-from secateur.system import compat
-from secateur.system.errors import UserError
+from secateur.report import kept_heads
+from secateur.report.kept_heads import KeptHeads
 
 Line: TypeAlias = Mapping[str, Any]
 Curve: TypeAlias = tuple[list[float], list[float]]
@@ -29,8 +22,9 @@ class Stage:
 
     Attributes:
         steps: number of steps of the whole stage.
-        lines: as they were logged; for a step that ran twice, the last ones.
-        rates: examples per second between two logs, without evaluations; empty for a run that did not count its rows.
+        lines: as they were logged; of a step that ran twice, those of the last time.
+        rates: training examples per second between two logs, the time of evaluations excluded; empty for a run that
+            did not count its rows.
     """
 
     name: str
@@ -49,21 +43,6 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Survivors:
-    """The dims and units that the model of a run kept.
-
-    Attributes:
-        head_size: dims of each head before the cut.
-        heads: `qk` and `vo` -> name of each layer (or of its second attention) -> the dims that each head kept.
-        units: name of a group of the plan -> number of its units before the cut.
-    """
-
-    head_size: int
-    heads: Mapping[str, Mapping[str, list[int]]]
-    units: Mapping[str, int]
-
-
-@dataclass(frozen=True)
 class KeptUnits:
     """The number of units of each group that were kept, over the `steps` of the prune stage: group -> curve."""
 
@@ -73,15 +52,18 @@ class KeptUnits:
 
 @dataclass(frozen=True)
 class RunLog:
-    """The logs of a run folder; what the run did not write is empty or None.
+    """What a run folder has logged; what the run did not write is empty or None.
 
     Attributes:
+        stages: in the order in which they ran.
+        kept_units: the units kept over the prune stage.
+        kept_heads: what the run's model kept of each head.
         unread: number of damaged lines in the logs, such as one cut off by a full disk.
     """
 
     stages: tuple[Stage, ...]
     kept_units: KeptUnits | None
-    survivors: Survivors | None
+    kept_heads: KeptHeads | None
     unread: int
 
 
@@ -95,12 +77,12 @@ def read(folder: Path) -> RunLog:
     kept, unread_counts = _lines(folder / "pruned.jsonl", ("step", "of", "kept"))
     names = dict.fromkeys(line["stage"] for line in logged)
     stages = tuple(_stage(name, [line for line in logged if line["stage"] == name]) for name in names)
-    survivors = _survivors(folder / "model") if (folder / "model").is_dir() else None
-    return RunLog(stages, _kept_units(kept), survivors, unread + unread_counts)
+    heads = kept_heads.read(folder / "model") if (folder / "model").is_dir() else None
+    return RunLog(stages, _kept_units(kept), heads, unread + unread_counts)
 
 
 def _lines(path: Path, needed: Sequence[str]) -> tuple[list[Line], int]:
-    """The lines of a log that have the needed keys, and the number of the others; none if there is no log."""
+    """The lines of a log that have the needed keys, and the number of the other lines; no lines without a log."""
     if not path.is_file():
         return [], 0
     found = [_parsed(text) for text in path.read_text(encoding="utf-8", errors="replace").splitlines()]
@@ -146,36 +128,10 @@ def _intervals(logged: Sequence[Line]) -> Iterator[tuple[Line, Line, float]]:
 
 
 def _kept_units(logged: Sequence[Line]) -> KeptUnits | None:
-    """The curves of all groups; for a step that ran twice, its last counts."""
+    """The curves of all groups; of a step that ran twice, the last counts."""
     if not logged:
         return None
     by_step = {line["step"]: line["kept"] for line in logged}
     steps = sorted(by_step)
     curves = {group: (steps, [by_step[step][group] for step in steps]) for group in by_step[steps[0]]}
     return KeptUnits(logged[-1]["of"], curves)
-
-
-def _survivors(folder: Path) -> Survivors:
-    """Read from the plan of a compact folder, without its weights: the dense model is built on the `meta` device."""
-    dense = _dense(folder)
-    plan = Plan.load(folder / "plan.json", dense)
-    space = plan.space(dense)
-    reading, table = plan.read(space), space.table
-    heads = {
-        axis: {block: reading.by_head(f"{block}.{axis}").sum(dim=1).tolist() for block in table.blocks}
-        for axis in ("qk", "vo")
-    }
-    return Survivors(table.head_dim, heads, {group.name: group.size for group in space.groups})
-
-
-def _dense(folder: Path) -> PreTrainedModel:
-    """The model of a compact folder before its cut, on the `meta` device."""
-    config = read_config(folder)
-    config.secateur = config.auto_map = None
-    try:
-        auto = getattr(transformers, compact.auto_class(str((config.architectures or [""])[0])))
-        kind: Any = compat.stock_class(auto, type(config))
-        with torch.device("meta"):
-            return getattr(kind, "stock", kind)(config)  # ours, once it is registered, knows the stock one
-    except DAMAGE as error:
-        raise UserError(f"{folder}/config.json describes no model that can be built ({error})") from error

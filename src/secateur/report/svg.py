@@ -1,6 +1,6 @@
-"""Pictures as inline SVG: text stays text, and colours are the page's, so that they follow light and dark.
+"""Figures as inline SVG: text remains text, and colours are variables of the page, which has a light and a dark scheme.
 
-Sizes are CSS pixels. A picture of `WIDTH` fits a phone as it is; a wider one shrinks there, and its text with it.
+Sizes are CSS pixels. A picture of `WIDTH` fits a phone; a wider one is scaled down there, together with its text.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
-if TYPE_CHECKING:  # matplotlib takes a third of a second to import: only what draws pays it
+if TYPE_CHECKING:  # matplotlib takes a third of a second to import: only functions that draw import it
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 WIDTH = 320
-"""Pixels across that every screen has."""
+"""Width in pixels that fits every screen."""
 
 COLOURS: Mapping[str, str] = {
     "ink": "#1c2024",
@@ -35,7 +35,7 @@ COLOURS: Mapping[str, str] = {
     "series-5": "#95690f",
     "series-6": "#566778",
 }
-"""Role -> its colour in light; pictures name colours by role, and `svg` makes them `var(--role, colour)`."""
+"""Role -> its colour in the light scheme; `svg` replaces each of these colours by `var(--role, colour)`."""
 
 DARK: Mapping[str, str] = {
     "ink": "#e8eaed",
@@ -50,70 +50,71 @@ DARK: Mapping[str, str] = {
     "series-5": "#dcb850",
     "series-6": "#a3b3c4",
 }
-"""The same in dark."""
+"""The same in the dark scheme."""
 
 SERIES = tuple(colour for role, colour in COLOURS.items() if role.startswith("series-"))
 """Colours of lines and points, in order of use."""
 
 SVG, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 UNPRINTABLE = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What XML has no place for."""
+"""Characters that XML does not allow."""
 HEX = re.compile(r"#[0-9a-f]{6}\b")
 DECIMALS = re.compile(r"-?\d+\.\d{3,}(?:e-?\d+)?")
 
 
+STYLE: Mapping[Any, object] = {
+    "figure.dpi": 72,  # a point is a pixel
+    "figure.facecolor": "none",
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.h_pad": 0.08,  # inches
+    "font.family": "DejaVu Sans",  # matplotlib's own, to measure text with; the page sets the font that is shown
+    "font.size": 11,
+    "text.parse_math": False,  # a $ in a name is a $
+    "text.color": COLOURS["ink"],
+    "axes.facecolor": "none",
+    "axes.edgecolor": COLOURS["line"],
+    "axes.labelcolor": COLOURS["muted"],
+    "axes.titlecolor": COLOURS["ink"],
+    "axes.titlesize": 11,
+    "axes.labelsize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": COLOURS["line"],
+    "ytick.color": COLOURS["line"],
+    "xtick.labelcolor": COLOURS["muted"],
+    "ytick.labelcolor": COLOURS["muted"],
+    "xtick.labelsize": 11,
+    "ytick.labelsize": 11,
+    "grid.color": COLOURS["line"],
+    "grid.linewidth": 0.7,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5,
+    "legend.frameon": False,
+    "legend.fontsize": 11,
+    "legend.handlelength": 1.2,
+}
+"""Settings of matplotlib: small text, thin lines, no frame."""
+
+
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw inside this: small text, thin lines, no frame; what is drawn inside keeps it."""
+    """Inside, matplotlib draws in `STYLE`; a figure made inside keeps it."""
     import matplotlib
     from cycler import cycler
 
-    with matplotlib.rc_context(
-        {
-            "figure.dpi": 72,  # a point is a pixel
-            "figure.facecolor": "none",
-            "figure.constrained_layout.use": True,
-            "figure.constrained_layout.h_pad": 0.08,  # inches
-            "font.family": "DejaVu Sans",  # matplotlib's own, to measure with; the page's is what is seen
-            "font.size": 11,
-            "text.parse_math": False,  # a $ in a name is a $
-            "text.color": COLOURS["ink"],
-            "axes.facecolor": "none",
-            "axes.edgecolor": COLOURS["line"],
-            "axes.labelcolor": COLOURS["muted"],
-            "axes.titlecolor": COLOURS["ink"],
-            "axes.titlesize": 11,
-            "axes.labelsize": 11,
-            "axes.prop_cycle": cycler(color=SERIES),
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "xtick.color": COLOURS["line"],
-            "ytick.color": COLOURS["line"],
-            "xtick.labelcolor": COLOURS["muted"],
-            "ytick.labelcolor": COLOURS["muted"],
-            "xtick.labelsize": 11,
-            "ytick.labelsize": 11,
-            "grid.color": COLOURS["line"],
-            "grid.linewidth": 0.7,
-            "lines.linewidth": 1.8,
-            "lines.markersize": 5,
-            "legend.frameon": False,
-            "legend.fontsize": 11,
-            "legend.handlelength": 1.2,
-        }
-    ):
+    with matplotlib.rc_context({**STYLE, "axes.prop_cycle": cycler(color=SERIES)}):
         yield
 
 
 def figure(width: float = WIDTH, height: float = 200) -> Figure:
-    """An empty figure of so many pixels; make it, and draw in it, inside `style()`."""
+    """An empty figure of that many pixels; create it, and draw in it, inside `style()`."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width / 72, height / 72))
 
 
 def plain_powers(axis: Axis) -> None:
-    """Plain numbers as the ticks of a logarithmic axis: matplotlib's own are mathematics, which is not set."""
+    """Label a logarithmic axis with plain numbers: `STYLE` does not typeset matplotlib's powers of ten."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -122,18 +123,18 @@ def plain_powers(axis: Axis) -> None:
 
 
 def svg(figure: Figure, title: str, description: str = "") -> str:
-    """A figure as an `<svg>` element to put into a page, with a title (and more words) for those who do not see it.
+    """A figure as an `<svg>` element for a page, with a title and a description for screen readers.
 
-    It refers to nothing outside itself. The same figure and title give the same text; ids are made of the title, which
-    must therefore differ from that of every other picture on the page.
+    It refers to nothing outside itself. The same figure and title return the same text. Ids are made from the title,
+    which must therefore differ from that of every other picture on the page.
     """
     import matplotlib
 
     out = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "secateur"}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the reader's fonts have it
-        figure.savefig(out, format="svg", metadata=nothing, transparent=True)
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the browser has other fonts
+        figure.savefig(out, format="svg", metadata=no_metadata, transparent=True)
     root = ElementTree.fromstring(UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", out.getvalue()))
     _strip(root)
     prefix = f"p{hashlib.sha256(title.encode()).hexdigest()[:8]}-"
@@ -145,7 +146,7 @@ def svg(figure: Figure, title: str, description: str = "") -> str:
 
 
 def _strip(root: Element) -> None:
-    """Take out what is not drawn: metadata, and a style sheet whose rules would hold for the whole page."""
+    """Remove the metadata, and the style sheet, whose rules would apply to the whole page."""
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag in (f"{SVG}metadata", f"{SVG}style"):
@@ -153,7 +154,7 @@ def _strip(root: Element) -> None:
 
 
 def _attribute(name: str, value: str, prefix: str) -> tuple[str, str]:
-    """One attribute: ids are the page's own, colours follow it, its font is inherited, pixels have two decimals."""
+    """An attribute with ids unique on the page, colours by role, no font of its own, and pixels with two decimals."""
     name = name.removeprefix(XLINK)
     if name == "id":
         return name, prefix + value
@@ -167,13 +168,13 @@ def _attribute(name: str, value: str, prefix: str) -> tuple[str, str]:
 
 
 def _by_role(colour: str) -> str:
-    """A colour as the page's variable, with its value in light for where there is none."""
+    """A colour as a variable of the page, with the light colour as the fallback; an unknown colour as it is."""
     role = next((role for role, value in COLOURS.items() if value == colour), None)
     return f"var(--{role}, {colour})" if role else colour
 
 
 def _describe(root: Element, title: str, description: str, prefix: str) -> None:
-    """Size in pixels, and the title and words that a screen reader says in place of what is drawn."""
+    """Set the size in pixels, and the title and description that a screen reader reads."""
     _, _, width, height = root.attrib["viewBox"].split()
     root.attrib = {
         "xmlns": SVG.strip("{}"),

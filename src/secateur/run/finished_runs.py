@@ -24,6 +24,7 @@ from secateur.report.comparison import (
 )
 from secateur.report.recipe_keys import dotted
 from secateur.report.report import Report
+from secateur.report.report_text import target_text
 from secateur.run.recipe import make
 from secateur.system.errors import UserError, as_user_error
 from secateur.tasks import TASKS
@@ -224,7 +225,7 @@ def _recipes(runs: Sequence[FinishedRun]) -> list[Point]:
 
 def _names(runs: Sequence[FinishedRun]) -> list[str]:
     """Method and aim of each run; where several share both, also the few keys by which their recipes differ."""
-    names = [f"{run.recipe['method.name']} at {run.report.aim}" for run in runs]
+    names = [f"{run.recipe['method.name']} at {target_text(run.report)}" for run in runs]
     for name in {name for name in names if names.count(name) > 1}:
         alike = [number for number, other in enumerate(names) if other == name]
         recipes = [runs[number].recipe for number in alike]

@@ -1,0 +1,65 @@
+"""What the model of a run kept of each head, read from the plan of its compact folder, without the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from secateur.structure.plan import Plan
+from secateur.surgery import compact
+from secateur.surgery.checkpoint import DAMAGE, read_config
+from secateur.system import compat
+from secateur.system.errors import UserError
+
+
+@dataclass(frozen=True)
+class KeptHeads:
+    """The dims that each head kept, and the sizes of the groups of units.
+
+    Attributes:
+        head_dim: QK and VO dims of each head before the cut.
+        dims: `qk` and `vo` -> name of each layer (or of its second attention) -> the dims that each head kept.
+        group_sizes: name of a group of the plan -> number of its units before the cut.
+    """
+
+    head_dim: int
+    dims: Mapping[str, Mapping[str, list[int]]]
+    group_sizes: Mapping[str, int]
+
+
+def read(folder: Path) -> KeptHeads:
+    """The kept dims of a compact folder's model.
+
+    Raises:
+        UserError: the folder's config or plan is damaged.
+    """
+    dense = _dense(folder)
+    plan = Plan.load(folder / "plan.json", dense)
+    space = plan.space(dense)
+    reading, table = plan.read(space), space.table
+    dims = {
+        axis: {block: reading.by_head(f"{block}.{axis}").sum(dim=1).tolist() for block in table.blocks}
+        for axis in ("qk", "vo")
+    }
+    return KeptHeads(table.head_dim, dims, {group.name: group.size for group in space.groups})
+
+
+def _dense(folder: Path) -> PreTrainedModel:
+    """The model of a compact folder before its cut, on the `meta` device."""
+    config = read_config(folder)
+    config.secateur = config.auto_map = None
+    try:
+        auto = getattr(transformers, compact.auto_class(str((config.architectures or [""])[0])))
+        kind: Any = compat.stock_class(auto, type(config))
+        with torch.device("meta"):
+            return getattr(kind, "stock", kind)(config)  # a compact class, once registered, refers to its stock class
+    except DAMAGE as error:
+        raise UserError(
+            f"{folder}/config.json describes no model that can be built ({error}): copy the folder again"
+        ) from error

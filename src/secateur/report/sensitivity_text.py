@@ -1,0 +1,63 @@
+"""A sensitivity study as text: its tables of scores and its notes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from secateur.measure.sensitivity_result import Reaction, Sensitivity
+
+WARNINGS = {
+    "train": "these are training rows, on which the model was fitted: they rank groups, but every score is too high",
+    "validation": "these are validation rows: do not report scores on them for choices that this study led to",
+}
+"""The caveat about the rows of each split."""
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores by layer: each row has a name and its scores; columns are densities, or removed groups."""
+
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[float, ...]], ...]
+
+
+def score_tables(study: Sensitivity) -> list[ScoreTable]:
+    """A table for each kind of groups, and one for all groups of a single unit, which is kept or removed."""
+    several = {name: own for name, own in study.by_suffix().items() if own[0].size > 1}
+    single = {name: own for name, own in study.by_suffix().items() if own[0].size == 1}
+    head = tuple(f"{density:g}" for density in study.densities)
+    tables = [
+        ScoreTable(f"{name}, {own[0].size:,} units", head, tuple((_row_name(one), one.scores) for one in own))
+        for name, own in several.items()
+    ]
+    if single:
+        layers = zip(*single.values(), strict=True)
+        rows = tuple((_row_name(row[0]), tuple(_score_without(one) for one in row)) for row in layers)
+        tables.append(ScoreTable("whole groups removed", tuple(single), rows))
+    return tables
+
+
+def _row_name(reaction: Reaction) -> str:
+    """The layer; the groups of the residual stream belong to all layers."""
+    return "all" if reaction.layer is None else str(reaction.layer)
+
+
+def _score_without(reaction: Reaction) -> float:
+    """The score at the fewest units kept."""
+    return min(zip(reaction.kept, reaction.scores, strict=True))[1]
+
+
+def notes(study: Sensitivity) -> list[str]:
+    """How the scores were measured, and which differences are within the noise."""
+    chosen = "no rows" if not study.evidence else f"{study.evidence:,} other training rows"
+    drops = [study.drop(reaction.scores[-1]) for reaction in study.reactions]
+    within = sum(drop <= study.standard_error for drop in drops)
+    return [
+        f"{study.metric} of the whole model {study.dense:.4f}, standard error {study.standard_error:.4f} (bootstrap) "
+        f"on {study.rows:,} rows of the {study.split} split sampled with seed {study.seed}: smaller drops are noise",
+        WARNINGS[study.split],
+        f"kept units were chosen by {study.by} on {chosen}; nothing was trained, and each group was cut alone",
+        f"at density {study.densities[-1]:g}, {within} of {len(drops)} groups stay within one standard error",
+        f"{study.forwards} cuts in {study.seconds:.0f} s",
+    ]
