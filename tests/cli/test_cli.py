@@ -570,7 +570,7 @@ def test_compare_puts_a_run_beside_its_teacher_and_another_model(secateur, world
     assert found == json.loads((tmp_path / "pages" / "compare.json").read_text())
     assert {path.name for path in (tmp_path / "pages").iterdir()} == {"compare.html", "compare.md", "compare.json"}
     shown = secateur("compare", *words).stdout
-    assert "1 x 8 speed-up" in shown and "compare.html" in shown and "at the time of the run" in shown
+    assert "1 x 8 speed-up" in shown and "compare.html" in shown and "at the end of each run" in shown
 
 
 def test_compare_measures_all_in_turn(secateur, world, rates):
