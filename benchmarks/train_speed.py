@@ -186,7 +186,7 @@ def one(asked: str, folder: Path) -> None:
         if stock:
             stack.enter_context(patch.object(training, "fast_attention", lambda device: nullcontext()))
             stack.enter_context(patch.object(run_data, "LENGTH_MULTIPLE", 1))
-            stack.enter_context(patch.object(process_memory, "pages_kept", nullcontext))
+            stack.enter_context(patch.object(process_memory, "keep_free_pages", nullcontext))
         if rounds:
             stack.enter_context(patch.object(Grain, "schedule", _rounds()))
         pipeline.run(make(values), folder)
@@ -359,7 +359,7 @@ def lengths(model: Path, batch: int = 32, longest: int = 64, steps: int = 150) -
     torch.set_num_threads(1)
     step = _stepper(model, WAYS[0], batch, longest, 12000)
     drawn = (4 * torch.randint(1, longest // 4 + 1, (steps,), generator=torch.Generator().manual_seed(0))).tolist()
-    with process_memory.pages_kept():
+    with process_memory.keep_free_pages():
         for tokens in range(4, longest + 1, 4):
             step(tokens)
         began = time.process_time()

@@ -1,4 +1,4 @@
-"""Memory of this process: that a peak is a peak, can be set back, and that readings are what is held."""
+"""Memory of this process: peaks and their reset, readings for the log, and the free pages of the allocator."""
 
 import sys
 
@@ -7,18 +7,18 @@ import torch
 
 from secateur.system import process_memory
 
-LINUX = pytest.mark.skipif(not process_memory.measurable(), reason="only Linux tells the peak of a process")
+LINUX = pytest.mark.skipif(not process_memory.measurable(), reason="only Linux reports the peak of a process")
 BLOCK = 64 * 2**20
 
 
 @LINUX
-def test_a_peak_outlives_what_made_it_until_it_is_set_back():
-    assert process_memory.forget_peak()
+def test_a_peak_lasts_after_its_memory_is_freed_until_it_is_reset():
+    assert process_memory.reset_peak()
     before = process_memory.peaks()["resident"]
     torch.ones(BLOCK, dtype=torch.uint8)
     assert process_memory.peaks()["resident"] - before > 0.9 * BLOCK
     assert process_memory.held(process_memory.NOW) - before < 0.5 * BLOCK
-    process_memory.forget_peak()
+    process_memory.reset_peak()
     assert process_memory.peaks()["resident"] - before < 0.5 * BLOCK
 
 
@@ -33,14 +33,14 @@ def test_a_mapped_file_is_resident_and_not_anonymous(tmp_path):
 
 
 @LINUX
-def test_free_pages_go_back_to_the_system():
+def test_free_pages_are_returned_to_the_system():
     kept, pieces = [], []
-    for _ in range(4096):  # free space between what stays: no end of the heap to cut off
+    for _ in range(4096):  # the freed pieces are between pieces in use, so the heap cannot be cut at its end
         pieces.append(torch.ones(16384, dtype=torch.uint8))
         kept.append(torch.ones(64, dtype=torch.uint8))
     del pieces
     before = process_memory.held(process_memory.ANONYMOUS)
-    process_memory.give_back()
+    process_memory.release_free_pages()
     assert before - process_memory.held(process_memory.ANONYMOUS) > 0.4 * BLOCK
     assert all(piece.all() for piece in kept)
 
@@ -52,8 +52,8 @@ def _faults() -> int:
 
 
 @LINUX
-@pytest.mark.skipif(process_memory._of_c("mallopt") is None, reason="not glibc")
-def test_pages_of_freed_tensors_are_used_again_and_given_back_at_the_end():
+@pytest.mark.skipif(process_memory._c_function("mallopt") is None, reason="not glibc")
+def test_pages_of_freed_tensors_are_reused_within_the_block_and_returned_after_it():
     def used() -> int:
         before = _faults()
         for _ in range(8):
@@ -61,20 +61,20 @@ def test_pages_of_freed_tensors_are_used_again_and_given_back_at_the_end():
         return _faults() - before
 
     pages = BLOCK // 4096
-    with process_memory.pages_kept():
+    with process_memory.keep_free_pages():
         used()
         assert used() < pages / 8
         held = process_memory.held(process_memory.ANONYMOUS)
     assert held - process_memory.held(process_memory.ANONYMOUS) > 0.5 * BLOCK
 
 
-def test_where_a_peak_cannot_be_set_back_it_is_said(monkeypatch, tmp_path):
+def test_the_description_says_when_peaks_cannot_be_reset(monkeypatch, tmp_path):
     monkeypatch.setattr(process_memory, "CLEAR", tmp_path / "absent" / "clear_refs")
-    assert not process_memory.forget_peak() and "from the start of the process" in process_memory.counted()
+    assert not process_memory.reset_peak() and "from the start of the process" in process_memory.description_of_peaks()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no ru_maxrss")
-def test_without_a_status_the_peak_is_that_of_all_the_process(monkeypatch, tmp_path):
+def test_without_a_status_file_the_peak_is_that_since_the_start_of_the_process(monkeypatch, tmp_path):
     monkeypatch.setattr(process_memory, "STATUS", tmp_path / "absent")
     assert process_memory.readings() == {}
     assert process_memory.peaks()["resident"] > 0.9 * BLOCK

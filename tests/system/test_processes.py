@@ -1,4 +1,4 @@
-"""The whole command in several processes: one writes, the others wait; killed, it goes on; refused, it says so once."""
+"""A run in several processes: one of them writes and prints, a killed run can be resumed, and errors appear once."""
 
 import json
 import signal
@@ -18,12 +18,13 @@ from secateur.system import processes
 from secateur.system.errors import UserError
 
 ADAM = 1e-3
-"""What float32's noise becomes in 36 steps of AdamW at 3e-4, where the gradients of a random model are near 0."""
+"""How far weights differ through float32 rounding after 36 steps of AdamW at 3e-4 with the small gradients of a random
+model."""
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A recipe's file, of a model without dropout: its noise is each process's own."""
+    """A recipe file for a model without dropout, because each process has its own dropout masks."""
     folder = tmp_path_factory.mktemp("world")
     model = write_model(folder / "model")
     config = json.loads((folder / "model" / "config.json").read_text())
@@ -39,11 +40,11 @@ def start(launcher, world, folder, *more):
 
 
 def kill(run):
-    """SIGKILL to a launcher and all that it has started."""
-    family = [*psutil.Process(run.pid).children(recursive=True), psutil.Process(run.pid)]
-    for one in family:
-        one.send_signal(signal.SIGKILL)
-    psutil.wait_procs(family, timeout=30)
+    """Send SIGKILL to a launcher and all its child processes."""
+    tree = [*psutil.Process(run.pid).children(recursive=True), psutil.Process(run.pid)]
+    for process in tree:
+        process.send_signal(signal.SIGKILL)
+    psutil.wait_procs(tree, timeout=30)
     run.communicate()
 
 
@@ -53,7 +54,7 @@ def lines(path):
 
 @pytest.fixture(scope="module")
 def two(world, tmp_path_factory):
-    """(folder, stdout, stderr) of a run of two processes that is killed while it prunes, and goes on."""
+    """(folder, stdout, stderr) of a run in two processes that is killed while it prunes, and then resumed."""
     folder = tmp_path_factory.mktemp("two") / "run"
     run = start(TORCHRUN, world, folder)
     while not list(folder.glob("prune/checkpoint-*/secateur.safetensors")):
@@ -69,12 +70,12 @@ def two(world, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def one(world, tmp_path_factory):
-    """(folder, report) of the same command in this process alone."""
+    """(folder, report) of the same run in one process."""
     folder = tmp_path_factory.mktemp("one") / "run"
     return folder, pipeline.run(recipe.read(world, {}), folder)
 
 
-def test_two_processes_end_as_one(one, two):
+def test_a_run_in_two_processes_gives_the_results_of_a_run_in_one(one, two):
     for part in ("teacher", "model"):
         mine, theirs = (load_file(folder / part / "model.safetensors") for folder in (one[0], two[0]))
         assert mine.keys() == theirs.keys()
@@ -85,53 +86,49 @@ def test_two_processes_end_as_one(one, two):
     assert report["scores"] == one[1].scores and report["teacher_scores"] == one[1].teacher_scores
 
 
-def test_one_process_writes(one, two):
-    """The same files, whole; every step told once since the run went on, with the rows and the loss of both."""
+def test_only_one_process_writes_files_and_logs(one, two):
+    """Two processes write the same complete files as one, and each step once, with the rows and the loss of both."""
     names = [sorted(str(path.relative_to(run)) for path in run.rglob("*")) for run in (one[0], two[0])]
     assert names[0] == names[1]
     checkpoint.load(two[0] / "model")  # against SHA256SUMS
-    told = [[line for line in lines(run / "log.jsonl") if line["stage"] == "recover"] for run in (one[0], two[0])]
-    for mine, theirs in zip(*told, strict=True):
+    logs = [[line for line in lines(run / "log.jsonl") if line["stage"] == "recover"] for run in (one[0], two[0])]
+    for mine, theirs in zip(*logs, strict=True):
         assert mine.keys() == theirs.keys()
         assert (mine["step"], mine["rows"]) == (theirs["step"], theirs["rows"])
         assert abs(mine.get("loss_logits", 0.0) - theirs.get("loss_logits", 0.0)) < ADAM
 
 
-def test_one_process_speaks(two):
+def test_only_one_process_prints(two):
     _, out, err = two
     assert out.count("The model is in") == 1 and out.count("accuracy") == 2
     assert err.count("prune: 16 steps, continuing from step 4") == 1 and err.count("recover: 20 steps") == 1
     assert "Traceback" not in err
 
 
-def test_a_refusal_is_told_once_and_ends_all(world, two):
-    """Of the folder only the main process can tell."""
+def test_an_error_of_the_main_process_is_printed_once_and_ends_all_processes(world, two):
     run = start(TORCHRUN, world, two[0], "--seed", "5")
     out, err = run.communicate(timeout=120)
     assert run.returncode != 0 and not out
     assert err.count("holds a run of another recipe (it differs in seed)") == 1
 
 
-# What a process knows of the others
-
-
-def test_alone_is_main(monkeypatch):
+def test_a_single_process_is_the_main_process(monkeypatch):
     for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     assert (processes.count(), processes.is_main()) == (1, True)
-    monkeypatch.setenv("WORLD_SIZE", "4")  # of a cluster that starts no processes of ours
+    monkeypatch.setenv("WORLD_SIZE", "4")  # as a cluster sets it without starting processes of this run
     assert (processes.count(), processes.is_main()) == (1, True)
     assert processes.on_main(lambda: 3) == processes.main_first(lambda: 3) == 3
 
 
 @pytest.mark.parametrize(("rank", "main"), [("0", True), ("3", False)])
-def test_ranks(monkeypatch, rank, main):
-    """As torchrun and accelerate tell them; the main process speaks at once, the others leave it time."""
+def test_the_rank_decides_which_process_is_the_main_one_and_reports_errors_first(monkeypatch, rank, main):
+    """By the environment variables of torchrun and accelerate."""
     for name, value in {"LOCAL_RANK": "0", "RANK": rank, "WORLD_SIZE": "4"}.items():
         monkeypatch.setenv(name, value)
     slept = []
     monkeypatch.setattr(time, "sleep", slept.append)
-    processes.let_main_speak()
+    processes.let_main_report()
     assert (processes.count(), processes.is_main()) == (4, main)
     assert slept == [] if main else [processes.GRACE]
 
@@ -139,12 +136,12 @@ def test_ranks(monkeypatch, rank, main):
 @pytest.mark.parametrize(("variable", "name"), processes.SHARDING.items())
 def test_a_launcher_that_shards_is_refused_before_the_folder_is_touched(monkeypatch, world, tmp_path, variable, name):
     monkeypatch.setenv(variable, "true")
-    with pytest.raises(UserError, match=f"^{name} leaves a part .* start with torchrun.*DDP"):
+    with pytest.raises(UserError, match=f"^{name} splits the model .* start with torchrun.*DDP"):
         pipeline.run(recipe.read(world, {}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_batch_must_be_shared_evenly(monkeypatch, world, tmp_path):
+def test_a_batch_size_that_the_processes_do_not_divide_is_refused(monkeypatch, world, tmp_path):
     for name, value in {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "3"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="batch_size 4 cannot be shared by 3 processes"):

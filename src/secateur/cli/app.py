@@ -57,7 +57,7 @@ class Verbs(TyperGroup):
         except typer.Exit:
             raise
         except Exception as error:
-            processes.let_main_speak()
+            processes.let_main_report()
             sentence = _explained(error)
             if sentence is None:
                 raise

@@ -91,7 +91,7 @@ def _measured(job: Job) -> list[tuple[int, int]]:
             call = prepare(batch, tokens)
             _repeat(call)
             gc.collect()
-            process_memory.forget_peak()
+            process_memory.reset_peak()
             _repeat(call)
             found.append(_on_gpu() if job.device == "cuda" else _on_cpu(before))
     return found

@@ -39,8 +39,8 @@ class Accounting:
     def reset_peak(self) -> None:
         """Start a new measurement of the peak; what has been freed before does not count in it."""
         self.record_peak()
-        process_memory.give_back()
-        process_memory.forget_peak()
+        process_memory.release_free_pages()
+        process_memory.reset_peak()
 
     def record_peak(self, *stages: str) -> None:
         """Record the peak since `reset_peak` of stages and of the run, unless an earlier attempt had a higher one."""
@@ -51,7 +51,7 @@ class Accounting:
             name: {kind: max(peak, before.get(name, {}).get(kind, 0)) for kind, peak in peaks.items()}
             for name in (*stages, WHOLE_RUN)
         }
-        merge_json(self.folder / MEMORY, {**highest, "counted": process_memory.counted()})
+        merge_json(self.folder / MEMORY, {**highest, "counted": process_memory.description_of_peaks()})
 
     def seconds(self) -> dict[str, Any]:
         """Stage -> seconds."""

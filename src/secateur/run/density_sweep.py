@@ -49,5 +49,5 @@ def sweep(recipe: Recipe, output: Path | str, callbacks: Sequence[TrainerCallbac
 
 
 def _completed(context: Context) -> Report:
-    process_memory.forget_peak()
+    process_memory.reset_peak()
     return complete(context)

@@ -76,7 +76,7 @@ def run(recipe: Recipe, output: Path | str, callbacks: Sequence[TrainerCallback]
 
 def run_context(context: Context) -> Report:
     """As `run`, of a context that has been made already."""
-    process_memory.forget_peak()
+    process_memory.reset_peak()
     begin(context, prepare(context))
     return complete(context)
 

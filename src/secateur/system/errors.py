@@ -1,11 +1,11 @@
-"""The one exception for what a user can mend."""
+"""The exception for mistakes that a user can fix."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class UserError(ValueError):
-    """A mistake in what was asked: one sentence saying what was expected, what came, and what to do.
+    """A mistake in the user's input: one sentence that says what was expected, what came, and what to do.
 
     The command line prints the sentence and exits with code 2; it never shows a traceback for it.
     """
@@ -13,7 +13,12 @@ class UserError(ValueError):
 
 @contextmanager
 def as_user_error(failure: str, advice: str) -> Iterator[None]:
-    """Any exception as one sentence: broken files, foreign folders and an absent hub raise all kinds."""
+    """Turn any exception of the block into a `UserError`: libraries raise many types for damaged files and for the hub.
+
+    Args:
+        failure: what has failed, the beginning of the sentence.
+        advice: what to do, its end.
+    """
     try:
         yield
     except Exception as error:

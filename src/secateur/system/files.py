@@ -1,7 +1,7 @@
 """Files and folders that are written atomically, small JSON files, and fingerprints.
 
-Whatever is written here goes to a temporary name in the same folder first and is renamed at the end: a reader, and a
-run that goes on after a crash, sees the old content or the new one, never a part.
+Everything is written under a temporary name in the same folder first and renamed at the end: a reader, or a run that is
+resumed after a crash, sees the old content or the new content, never a part of it.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def merge_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Set keys of a small JSON file, which is made, with its folder, if it is missing."""
+    """Set keys of a small JSON file; the file and its folder are created if they are missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, (read_json(path) if path.is_file() else {}) | dict(values))
 

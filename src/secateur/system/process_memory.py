@@ -1,8 +1,9 @@
-"""How much memory this process holds, as the system counts it: now, and at the most since the count was set back.
+"""The memory of this process as the operating system counts it: the present amount, and the peak since the last reset.
 
-Resident memory is what is in RAM of a process: libraries, weights, activations, and of mapped files the pages in use,
-which the system may take back at any time; what is not a file's is anonymous. On Linux the peak is `VmHWM` of the
-process's status, which can be set back; elsewhere it is `ru_maxrss`, the highest since the process began.
+Resident memory is the part of a process that is in RAM: libraries, weights, activations, and the pages of mapped files
+that are in use, which the system may reclaim at any time. Anonymous memory is the part of it that belongs to no file.
+On Linux the peak is `VmHWM` of the process's status, which can be reset; elsewhere it is `ru_maxrss`, the peak since
+the process began.
 """
 
 from __future__ import annotations
@@ -20,30 +21,30 @@ STATUS = Path("/proc/self/status")
 CLEAR, CLEAR_PEAK = Path("/proc/self/clear_refs"), "5"
 NOW, ANONYMOUS, PEAK = "VmRSS", "RssAnon", "VmHWM"
 """Lines of the status."""
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # glibc's names of what `mallopt` sets, mallopt(3)
-OWN_TRIM, OWN_MMAP = 128 * 2**10, 32 * 2**20  # where glibc trims by itself, and the highest it maps from by itself
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of mallopt(3)
+DEFAULT_TRIM, MOST_MMAP = 128 * 2**10, 32 * 2**20  # bytes: glibc's default, and the most that it raises its own to
 
 
 def measurable() -> bool:
-    """Whether this system tells the peak of a process, and sets it back: Linux does, where `/proc` can be written."""
+    """Whether this system reports the peak of a process and can reset it: Linux, if `/proc` is writable."""
     return STATUS.exists() and CLEAR.exists()
 
 
 def held(line: str) -> int:
-    """Bytes of this process by one line of its status: `NOW`, `ANONYMOUS` or, at the highest, `PEAK`."""
-    found = next(text for text in STATUS.read_text().splitlines() if text.startswith(f"{line}:"))
-    return 1024 * int(found.split()[1])
+    """Bytes that this process holds, by one line of its status: `NOW`, `ANONYMOUS` or `PEAK`."""
+    entry = next(text for text in STATUS.read_text().splitlines() if text.startswith(f"{line}:"))
+    return 1024 * int(entry.split()[1])
 
 
 def readings() -> dict[str, float]:
-    """For a log: MB (10^6 bytes) resident now, and of it anonymous; nothing where the system does not tell."""
+    """For a log: resident memory in MB (10^6 bytes), and its anonymous part; empty if the system does not report it."""
     if not STATUS.exists():
         return {}
     return {"resident_mb": round(held(NOW) / 1e6, 1), "anonymous_mb": round(held(ANONYMOUS) / 1e6, 1)}
 
 
-def forget_peak() -> bool:
-    """Set the peaks back to what is held now; whether the system's own could be."""
+def reset_peak() -> bool:
+    """Set the peaks to the present amounts; returns whether the system's own peak could be reset."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -55,54 +56,54 @@ def forget_peak() -> bool:
 
 
 def peaks() -> dict[str, int]:
-    """Bytes at the highest since the peaks were set back: `resident`, and on a GPU what was `allocated` there."""
-    found = {"resident": held(PEAK) if STATUS.exists() else _ever()}
+    """The peaks since the last reset, in bytes: `resident`, and with a GPU the memory `allocated` on it by PyTorch."""
+    peak = {"resident": held(PEAK) if STATUS.exists() else _peak_of_process()}
     if torch.cuda.is_initialized():
-        found["allocated"] = torch.cuda.max_memory_allocated()
-    return found
+        peak["allocated"] = torch.cuda.max_memory_allocated()
+    return peak
 
 
-def counted() -> str:
-    """What the peaks of a stage are, in words."""
+def description_of_peaks() -> str:
+    """What the peaks of a stage measure, for a reader of the numbers."""
     since = "in the stage" if measurable() else "from the start of the process to the end of the stage"
-    said = f"highest resident memory of the process {since}, libraries and mapped files included"
-    return f"{said}; allocated: on the GPU, by PyTorch" if torch.cuda.is_initialized() else said
+    resident = f"highest resident memory of the process {since}, libraries and mapped files included"
+    return f"{resident}; allocated: on the GPU, by PyTorch" if torch.cuda.is_initialized() else resident
 
 
-def give_back() -> None:
-    """Let the allocator hand the pages that are free back to the system, where it can be asked to: in glibc."""
-    trim = _of_c("malloc_trim")
+def release_free_pages() -> None:
+    """Return the free pages of the allocator to the system, if the C library is glibc."""
+    trim = _c_function("malloc_trim")
     if trim is not None:
         trim(0)
 
 
 @contextmanager
-def pages_kept() -> Iterator[None]:
-    """Within, the allocator keeps the pages of freed tensors for the next ones, where it can be asked to: in glibc.
+def keep_free_pages() -> Iterator[None]:
+    """Within the block, the allocator keeps the pages of freed tensors for the next ones, if the C library is glibc.
 
-    By itself it hands them back after each step, and the system must find and clear them again: some 10,000 page faults
-    in a step of a small model, a fifth of its time (RESULTS.md).
+    Otherwise it returns them to the system after each step, and the system must map and clear them again: some 10,000
+    page faults in a step of a small model, a fifth of its time (RESULTS.md).
     """
-    option = _of_c("mallopt")
+    option = _c_function("mallopt")
     if option is None:
         yield
         return
-    option(MMAP_THRESHOLD, OWN_MMAP)
+    option(MMAP_THRESHOLD, MOST_MMAP)
     option(TRIM_THRESHOLD, 2**31 - 1)
     try:
         yield
     finally:
-        option(TRIM_THRESHOLD, OWN_TRIM)
-        give_back()
+        option(TRIM_THRESHOLD, DEFAULT_TRIM)
+        release_free_pages()
 
 
-def _of_c(name: str) -> Any:
-    """A function of the C library; None where it has none of the name, as musl, or is another system's."""
+def _c_function(name: str) -> Any:
+    """A function of the C library of Linux; None if the library (such as musl) or the system does not have it."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
-def _ever() -> int:
-    """The highest resident memory since the process began, in bytes; of a system without it 0."""
+def _peak_of_process() -> int:
+    """The highest resident memory since the process began, in bytes; 0 on a system that does not report it."""
     try:
         import resource
     except ImportError:  # Windows

@@ -1,9 +1,10 @@
-"""Several processes of one run, as `torchrun` and `accelerate launch` start them: who writes, who waits, who speaks.
+"""Several processes of one run, as `torchrun` and `accelerate launch` start them.
 
-All train. What is done once is done by the main process, rank 0, and the others wait for it however long it takes: in a
-group of their own, on which no timeout of training counts. Every process comes to each of these calls, in one order.
+All processes train. Work that is done once, such as writing a file, is done by the main process (rank 0) while the
+others wait for it in a process group of its own, because the timeout of the group that trains would be too short. Every
+process must make each of these calls, in the same order.
 
-torch and accelerate are imported where they are used: the command line asks who speaks before it needs them.
+torch and accelerate are imported where they are used, because the command line calls this module before it needs them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ T = TypeVar("T")
 PATIENCE = timedelta(days=7)
 """How long the others wait for the main process; a launcher ends them if it dies."""
 GRACE = 60.0
-"""Seconds that the others leave the main process to say what is wrong."""
+"""Seconds for which another process that failed waits, so that the main process can report its error first."""
 SHARDING = {
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -31,50 +32,51 @@ SHARDING = {
 
 
 def count() -> int:
-    """Processes of this run."""
+    """The number of processes of this run."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
 
 
 def is_main() -> bool:
-    """Whether this process writes and speaks."""
+    """Whether this process is the one that writes files and prints."""
     return count() == 1 or os.environ.get("RANK") == "0"
 
 
 def on_main(work: Callable[[], T]) -> T:
-    """What `work` gives in the main process, which alone does it; all leave together.
+    """Call `work` in the main process only, and return its result in all processes, which wait for it.
 
     Raises:
-        UserError: that of the main process, in all of them.
+        UserError: raised by `work`; every process raises it.
     """
     if count() == 1:
         return work()
     from torch import distributed
 
-    told: list[Any] = [None, None]
+    result_and_error: list[Any] = [None, None]
     if is_main():
         try:
-            told[0] = work()
+            result_and_error[0] = work()
         except UserError as error:
-            told[1] = error
-    distributed.broadcast_object_list(told, src=0, group=_group())
+            result_and_error[1] = error
+    distributed.broadcast_object_list(result_and_error, src=0, group=_group())
     distributed.barrier(group=_group())
-    if told[1] is not None:
-        raise told[1]
-    return told[0]
+    result, raised = result_and_error
+    if raised is not None:
+        raise raised
+    return result
 
 
 def main_first(work: Callable[[], T]) -> T:
-    """What `work` gives in each process: first in the main one, whose files the others then find."""
+    """Call `work` in the main process first and then in the others, which find the files that it has written."""
     done: list[T] = []
     on_main(lambda: done.append(work()))
     return done[0] if done else work()
 
 
-def let_main_speak() -> None:
-    """Called before a process ends for an error: what is wrong here is as a rule wrong everywhere, and told once.
+def let_main_report() -> None:
+    """Wait before this process ends with an error, unless it is the main one.
 
-    The launcher ends all processes when one has failed, so that another one than the main is alive after this only
-    where it alone has something to tell.
+    Most errors occur in every process, and the main one reports them. The launcher ends all processes as soon as one
+    has failed, so another process returns from this call only if the error is its alone.
     """
     if not is_main():
         time.sleep(GRACE)
@@ -84,22 +86,22 @@ def refuse_sharding() -> None:
     """Refuse a launcher that would give each process a part of the model.
 
     Raises:
-        UserError: naming what was asked for.
+        UserError: the launcher is set to FSDP, DeepSpeed or Megatron-LM.
     """
     for variable, name in SHARDING.items():
         if os.environ.get(variable, "false").lower() in ("true", "1"):
             raise UserError(
-                f"{name} leaves a part of the model in each process, and masks, scores and cuts need it whole: start "
+                f"{name} splits the model among processes, and pruning needs the whole model in each: start "
                 "with torchrun, or with accelerate launch --multi_gpu, which average gradients of whole models (DDP)"
             )
 
 
 @cache
 def _group() -> Any:
-    """Where the others wait: over gloo, whatever training talks over."""
+    """The process group in which the others wait; gloo, whatever the backend of training is."""
     import torch
     from accelerate import PartialState
     from torch import distributed
 
-    PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)  # Trainer goes on with what is there
+    PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)  # Trainer uses the state that exists
     return distributed.new_group(backend="gloo", timeout=PATIENCE)

@@ -1,8 +1,8 @@
-"""Registries: what recipes and the command line can name, from this package and from outside it.
+"""Registries: the things that recipes and the command line refer to by name, built in or from other packages.
 
-There is one `Registry` for methods, tasks, architectures, loss terms and runtimes each. A name gets into it in one of
-three ways: by the decorator in a file of this package, by the decorator in any module that is imported (`--import` on
-the command line), or by an entry point of an installed package in the group of the registry, such as
+Methods, tasks, architectures, loss terms and runtimes have one `Registry` each. A name is registered in one of three
+ways: by the decorator in a file of this package, by the decorator in any module that is imported (`--import` on the
+command line), or by an entry point of an installed package in the group of the registry, such as
 
     [project.entry-points."secateur.methods"]
     mine = "my_package.pruning:Mine"
@@ -30,12 +30,12 @@ logger = logging.getLogger(__name__)
 class Registry(Generic[T]):
     """Named things of one kind.
 
-    What this package has and what entry points name is loaded at the first look-up, not before.
+    The modules of this package and the entry points are loaded at the first look-up.
 
     Args:
-        kind: what one of them is called in messages, such as "method".
+        kind: the word for one item in messages, such as "method".
         group: the group of entry points, such as "secateur.methods".
-        built_in: the module whose import registers what this package has; of a package, all modules in it.
+        built_in: the module, or the package with all its modules, whose import registers the built-in items.
     """
 
     def __init__(self, kind: str, group: str, built_in: str) -> None:
@@ -44,10 +44,10 @@ class Registry(Generic[T]):
         self._loaded = False
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator: make something known by this name; a class gets it as its attribute `name`.
+        """Decorator: register an object by this name; a class gets the name as its attribute `name`.
 
         Raises:
-            UserError: the name is another's already.
+            UserError: another object is registered by this name.
         """
 
         def decorate(item: T) -> T:
@@ -65,10 +65,10 @@ class Registry(Generic[T]):
         return decorate
 
     def get(self, name: str) -> T:
-        """The one of this name.
+        """The object that is registered by this name.
 
         Raises:
-            UserError: there is none; the message names the nearest, or all.
+            UserError: there is none; the message suggests the most similar name, or lists all names.
         """
         items = self.all()
         if name not in items:
@@ -78,7 +78,7 @@ class Registry(Generic[T]):
         return items[name]
 
     def all(self) -> dict[str, T]:
-        """All by name, in alphabetical order."""
+        """All registered objects by name, in alphabetical order."""
         if not self._loaded:
             self._loaded = True
             _import_all(self.built_in)
@@ -87,7 +87,7 @@ class Registry(Generic[T]):
         return dict(sorted(self._items.items()))
 
     def _load(self, entry: metadata.EntryPoint) -> None:
-        """Import what an entry point names; an object that its module has not registered gets the entry's name."""
+        """Import the object of an entry point; if its module has not registered it, it gets the entry point's name."""
         try:
             item: Any = entry.load()
         except Exception as error:
@@ -98,7 +98,7 @@ class Registry(Generic[T]):
 
 
 def import_extension(module: str) -> None:
-    """Import a module for what it registers: a dotted name, looked for in the working directory too, or a .py file.
+    """Import a module that registers things: a dotted name (also found in the working directory), or a .py file.
 
     Raises:
         UserError: it cannot be imported.
@@ -119,11 +119,11 @@ def _import_all(name: str) -> None:
 
 
 def _same(one: object, other: object) -> bool:
-    """Whether two are one thing, which a module that is imported again makes a second time."""
+    """Whether two objects are the same, or one class that was defined twice because its module was imported again."""
     return one == other or (isinstance(one, type) and isinstance(other, type) and _origin(one) == _origin(other))
 
 
 def _origin(item: object) -> str:
-    """Where a class is defined; the name of the type of anything else."""
+    """Where a class is defined; for any other object, where its type is."""
     kind = item if isinstance(item, type) else type(item)
     return f"{kind.__module__}.{kind.__qualname__}"

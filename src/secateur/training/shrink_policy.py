@@ -68,4 +68,4 @@ class ShrinkPolicy:
         if attachment is not None:
             attachment.attach(self.shrinking.places)
         self.rewrap()
-        process_memory.give_back()
+        process_memory.release_free_pages()

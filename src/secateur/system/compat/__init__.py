@@ -1,11 +1,11 @@
 """Every private or undocumented name of transformers, accelerate and torch that the package depends on.
 
-A new release may change or remove such a name without notice. Each one is listed in `NAMES` with its purpose here and
-the version on which it was checked; `tests/system/test_compat.py` checks that it still exists with the signature that
-the package expects. All other modules call the functions below, and training subclasses `compat.trainer.HookedTrainer`.
-The exception is `surgery/compact`, which travels with every compact model and can import nothing else of secateur.
+A new release may change or remove such a name without notice. Each one is listed in `NAMES` with its purpose and the
+version on which it was checked; `tests/system/test_compat.py` checks that it still exists with the signature that the
+package expects. All other modules call the functions below, and training subclasses `compat.trainer.HookedTrainer`. The
+exception is `surgery/compact`, which is shipped with every compact model and cannot import the rest of secateur.
 
-Imports stand inside the functions where they are slow: this package is loaded with `import secateur`.
+Slow imports are inside the functions, because this package is loaded with `import secateur`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Name:
     """A name that its library does not promise to keep.
 
     Attributes:
-        path: where it is found, from the library on.
-        purpose: what the package does with it.
+        path: its dotted path, which begins with the library.
+        purpose: what this package uses it for.
         parameters: of a function or method, the parameters that the package relies on, in their order, without `self`;
             None if it is not called.
         instance: whether only instances have it, as an attribute that the class assigns.
@@ -110,17 +110,17 @@ NAMES = (
 
 
 def stock_class(auto: Any, config: type[PreTrainedConfig]) -> type[PreTrainedModel]:
-    """The class that an `AutoModelFor*` builds for a config's class.
+    """The model class that an `AutoModelFor*` has for a config's class.
 
     Raises:
-        KeyError: it builds none.
+        KeyError: it has none.
     """
-    found: type[PreTrainedModel] = auto._model_mapping[config]
-    return found
+    model_class: type[PreTrainedModel] = auto._model_mapping[config]
+    return model_class
 
 
 def builds(auto: Any, config: type[PreTrainedConfig]) -> bool:
-    """Whether an `AutoModelFor*` builds a class for a config's class."""
+    """Whether an `AutoModelFor*` has a model class for a config's class."""
     return config in auto._model_mapping
 
 
@@ -154,8 +154,8 @@ def tracker_callback(name: str) -> Any:
     """
     from transformers.integrations import get_reporting_integration_callbacks
 
-    (found,) = get_reporting_integration_callbacks([name])
-    return found
+    (callback,) = get_reporting_integration_callbacks([name])
+    return callback
 
 
 def cpu_computes_bf16() -> bool:
@@ -164,7 +164,7 @@ def cpu_computes_bf16() -> bool:
 
 
 def compiled_shapes(limit: int) -> AbstractContextManager[None]:
-    """Within, `torch.compile` compiles a module for up to `limit` shapes before it gives up."""
+    """Within the block, `torch.compile` compiles a module for up to `limit` shapes before it gives up."""
     import torch._dynamo
 
     limits = {"recompile_limit": limit, "accumulated_recompile_limit": limit}

@@ -26,17 +26,21 @@ class RowOrder(Protocol):
     """Decides in which order training takes rows, and which process takes which."""
 
     def by_length(self, lengths: list[int], batch_size: int) -> Sampler[int]:
-        """The order of rows of these lengths, where like lengths are to be together; of `batch_size` a process."""
+        """The order of rows of these lengths (tokens) in which rows of similar length are batched together.
+
+        Args:
+            batch_size: rows of one batch of all processes together.
+        """
 
     def split(self, batches: BatchSampler, processes: int) -> BatchSampler:
-        """The batches of all processes, `processes` of them for each that one process would take."""
+        """The batches of all processes: each of `batches` is divided into `processes` parts."""
 
     def begin_epoch(self, epoch: int) -> None:
-        """An epoch begins, or a resumed training goes on within it."""
+        """Called when an epoch begins, or when a resumed training continues within it."""
 
 
 class Checkpointing(Protocol):
-    """Keeps in each checkpoint what Trainer does not know."""
+    """Saves with each checkpoint, and restores, the state that Trainer does not handle."""
 
     def before_saving(self) -> None:
         """Called before a checkpoint is written."""
@@ -70,7 +74,7 @@ class HookedTrainer(Trainer):
         """Called once an optimizer step with the norm `()` of the model's gradient before clipping."""
 
     def finished(self) -> bool:
-        """Whether training has taken all its steps or was told to stop."""
+        """Whether training has taken all its steps, or a callback has stopped it."""
         return self.control.should_training_stop or self.state.global_step >= self.state.max_steps
 
     @property
@@ -80,7 +84,7 @@ class HookedTrainer(Trainer):
 
     @property
     def plain_optimizer(self) -> torch.optim.Optimizer | None:
-        """The optimizer without accelerate's wrapper; None where a checkpoint is read before there is one."""
+        """The optimizer without accelerate's wrapper; None before it is created, as when a checkpoint is loaded."""
         return getattr(self.optimizer, "optimizer", self.optimizer)
 
     def on_device(self, batch: Batch) -> Batch:
@@ -88,12 +92,12 @@ class HookedTrainer(Trainer):
         return self._prepare_inputs(batch)
 
     def unwrap_forward(self) -> None:
-        """Remove accelerate's autocast from the model's forward: what is measured and saved next is the plain model."""
+        """Remove accelerate's autocast from the model's forward, so that the plain model is measured and saved."""
         self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
         vars(self.model).pop("forward", None)
 
     def rewrap(self) -> None:
-        """Let DDP find parameters that were exchanged; the wrapper stays, because Trainer's loop holds it."""
+        """Initialise the DDP wrapper again, in place because Trainer's loop refers to it, after parameters changed."""
         wrapper, handler = self.model_wrapped, self.accelerator.ddp_handler
         if not isinstance(wrapper, DistributedDataParallel):
             return
@@ -111,12 +115,12 @@ class HookedTrainer(Trainer):
         return batches, items
 
     def get_train_dataloader(self) -> DataLoader:
-        """As in Trainer; several processes share the rows of each batch that one process would take."""
+        """As in Trainer, but several processes divide the rows of each batch of a run in one process among them."""
         loader = super().get_train_dataloader()
         shard = loader.batch_sampler
         if isinstance(shard, BatchSamplerShard) and not shard.split_batches:
             shard.batch_sampler = self.row_order.split(shard.batch_sampler, shard.num_processes)
-            shard.batch_size = None  # parts may differ in size
+            shard.batch_size = None  # the parts may differ in size
         return loader
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
@@ -126,11 +130,11 @@ class HookedTrainer(Trainer):
         return self.row_order.by_length(sampler.lengths, sampler.batch_size * self.args.world_size)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """As in Trainer, which takes one step too many when it resumes at the step at which it is to stop."""
+        """As in Trainer, which would take one step too many if it resumed at its last step."""
         if self.finished():
             self.control.should_training_stop = True
             return
-        self.row_order.begin_epoch(kwargs["epoch"])  # Trainer does not reach it where it resumes within an epoch
+        self.row_order.begin_epoch(kwargs["epoch"])  # Trainer does not set the epoch if it resumes within one
         super()._run_epoch(*args, **kwargs)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
