@@ -171,7 +171,7 @@ CASES = {
     "line 1 is broken": Case(CLASSIFICATION, {"d.jsonl": broken(lines(table()), 1)}, said="line 1"),
     "the last line is cut": Case(CLASSIFICATION, {"d.jsonl": lines(table())[:-9]}, said="line 20"),
     "a line is no object": Case(
-        CLASSIFICATION, {"d.jsonl": broken(lines(table()), 3, lambda line: "7")}, said="no objects"
+        CLASSIFICATION, {"d.jsonl": broken(lines(table()), 3, lambda line: "7")}, said="not objects"
     ),
     "a list that is not closed": Case(
         CLASSIFICATION, {"d.json": json.dumps([{"text": "a", "label": 1}] * 9)[:-1]}, said="line 1"

@@ -1,8 +1,8 @@
-"""Parts of a text as answers: the best ones by the logits of a model, and their scores against the gold answers.
+"""Answers, which are spans of a context: the best ones by the logits of a model, and their scores.
 
-Texts are compared as the official scripts of SQuAD compare them (Rajpurkar et al., EMNLP 2016 and ACL 2018): without
-case, punctuation, articles and superfluous spaces. The two scripts differ only in F1 between two texts of which nothing
-is left: it is 1 in the script of SQuAD 2.0, as here, and 0 in that of 1.1, although its exact match is 1.
+Texts are compared as by the official scripts of SQuAD (Rajpurkar et al., EMNLP 2016 and ACL 2018): without case,
+punctuation, articles and superfluous spaces. The two scripts differ only in the F1 of two texts that are both empty
+after this: it is 1 in the script of SQuAD 2.0, as here, and 0 in that of 1.1, although its exact match is 1.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ ARTICLES = re.compile(r"\b(a|an|the)\b")
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)  # of ASCII only, as in the scripts
 
 Spans = Mapping[tuple[int, int], float]
-"""First character, and the one after the last -> sum of the start and the end logit."""
+"""(First character, the character after the last) -> sum of the start and the end logit."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A part of a context; "no answer" is an empty text from 0 to 0.
+    """An answer, a span of a context; "no answer" is an empty text from 0 to 0.
 
     Attributes:
         text: `context[start:end]`.
@@ -51,7 +51,7 @@ def best_spans(
         start, end: logits `(tokens,)`; those beyond the tokens of the window are padding, and are ignored.
         offsets: `(tokens, 2)`: first character of a token in the context, and the one after its last; equal for tokens
             that are not of the context.
-        most: number of answers to return; fewer if there are fewer.
+        most: number of answers to return; the result has fewer if there are fewer.
         longest: most tokens of an answer.
     """
     inside = np.flatnonzero(offsets[:, 1] > offsets[:, 0])

@@ -1,4 +1,4 @@
-"""What the config of a checkpoint says of its head: the labels, to compare with those of the data."""
+"""The labels in the config of a checkpoint, to be compared with those of the data."""
 
 from __future__ import annotations
 
@@ -30,20 +30,25 @@ def read_config(name_or_path: str | Path, **kwargs: Any) -> PreTrainedConfig:
     """
     source = f"model {str(name_or_path)!r}"
     if is_path(name_or_path) and not Path(name_or_path).exists():
-        raise UserError(f"{source} is not there: give an existing folder, or a name on the hub")
+        raise UserError(f"{source} does not exist: give an existing folder, or a name on the hub")
     with as_user_error(f"{source} cannot be read", "give a checkpoint's folder or a name on the hub"):
         return AutoConfig.from_pretrained(name_or_path, **kwargs)
 
 
-def check_count(config: PreTrainedConfig, wanted: PreTrainedConfig, owner: str) -> None:
-    """Refuse a head with another number of labels than the data has.
+def check_count(config: PreTrainedConfig, expected: PreTrainedConfig, owner: str) -> None:
+    """Refuse a head whose number of labels differs from that of the data.
+
+    Args:
+        config: of the checkpoint.
+        expected: a config with the labels of the data.
+        owner: the checkpoint, as the message calls it.
 
     Raises:
-        UserError: the numbers differ; `owner` says in the message whose head it is.
+        UserError: the numbers differ.
     """
-    if config.num_labels != wanted.num_labels:
+    if config.num_labels != expected.num_labels:
         raise UserError(
-            f"{owner} has {_count(config)}, and the data has {_count(wanted)}: "
+            f"{owner} has {_count(config)}, and the data has {_count(expected)}: "
             "give a model made for the data's labels, or one without a head"
         )
 
@@ -61,5 +66,5 @@ def head_labels(config: PreTrainedConfig) -> tuple[str, ...]:
 
 
 def only_numbered(labels: Sequence[str]) -> bool:
-    """Whether the names are only numbers (LABEL_0, ... or 0, ...), and so say nothing."""
+    """Whether the names are only numbers (LABEL_0, ... or 0, ...), which have no meaning."""
     return all(name in (f"LABEL_{index}", str(index)) for index, name in enumerate(labels))

@@ -1,4 +1,4 @@
-"""Classification and regression of one text or a pair of texts: the shapes of all GLUE tasks."""
+"""Classification and regression of one text or a pair of texts, the forms of all GLUE tasks."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Classification(Task):
         """Read `data` (see `read_splits`) and recognise its columns and labels.
 
         Labels that are strings are classes, sorted; integers are classes 0..max, with the names that the data has for
-        them or else LABEL_0, LABEL_1, ...; numbers with a decimal point are scores to regress.
+        them or else LABEL_0, LABEL_1, ...; numbers with a decimal point are the targets of a regression.
 
         Args:
             data: a name on the hub, a folder, a file or "bbc".
@@ -134,12 +134,12 @@ class Classification(Task):
         """
         outputs = prediction.predictions
         logits = np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs)
-        wanted = np.asarray(prediction.label_ids)
+        labels = np.asarray(prediction.label_ids)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of undefined scores, see above
+            warnings.simplefilter("ignore")  # about undefined scores, see above
             if self.labels is None:
-                return _score_metrics(logits.reshape(-1), wanted)
-            return _class_metrics(logits.argmax(-1), wanted, binary=len(self.labels) == 2)
+                return _score_metrics(logits.reshape(-1), labels)
+            return _class_metrics(logits.argmax(-1), labels, binary=len(self.labels) == 2)
 
 
 def _choose_metric(metric: str | None, labels: tuple[str, ...] | None) -> str:
@@ -150,18 +150,18 @@ def _choose_metric(metric: str | None, labels: tuple[str, ...] | None) -> str:
     return metric or known[0]
 
 
-def _class_metrics(predicted: NDArray[Any], wanted: NDArray[Any], binary: bool) -> dict[str, float]:
-    f1 = f1_score(wanted, predicted, labels=[1] if binary else None, average="macro", zero_division=0.0)
+def _class_metrics(predicted: NDArray[Any], labels: NDArray[Any], binary: bool) -> dict[str, float]:
+    f1 = f1_score(labels, predicted, labels=[1] if binary else None, average="macro", zero_division=0.0)
     return {
-        "accuracy": float((predicted == wanted).mean()),
+        "accuracy": float((predicted == labels).mean()),
         "f1": float(f1),
-        "matthews": float(matthews_corrcoef(wanted, predicted)),
+        "matthews": float(matthews_corrcoef(labels, predicted)),
     }
 
 
-def _score_metrics(predicted: NDArray[Any], wanted: NDArray[Any]) -> dict[str, float]:
-    if len(wanted) < 2:
+def _score_metrics(predicted: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
+    if len(labels) < 2:
         return dict.fromkeys(SCORE_METRICS, 0.0)
-    pearson = float(np.nan_to_num(pearsonr(predicted, wanted).statistic))
-    spearman = float(np.nan_to_num(spearmanr(predicted, wanted).statistic))
+    pearson = float(np.nan_to_num(pearsonr(predicted, labels).statistic))
+    spearman = float(np.nan_to_num(spearmanr(predicted, labels).statistic))
     return {"pearson_spearman": (pearson + spearman) / 2, "pearson": pearson, "spearman": spearman}

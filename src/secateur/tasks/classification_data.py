@@ -74,7 +74,7 @@ def _check_text(name: str, split: Dataset, columns: Sequence[str]) -> None:
 
 
 def _check_gaps(name: str, split: Dataset, columns: Sequence[str], label: str) -> None:
-    """Refuse rows without a label or a text: one that is None, or all of a row blank (QQP has pairs with one blank)."""
+    """Refuse rows without a label, with a text that is None, or with blank texts only (one of a pair may be blank)."""
     texts = zip(*(split[column][:] for column in columns), strict=True)
     unlabelled = [_is_missing(value) for value in split[label][:]]
     if all(unlabelled):
@@ -93,14 +93,14 @@ def _check_gaps(name: str, split: Dataset, columns: Sequence[str], label: str) -
 
 
 def _is_missing(label: Any) -> bool:
-    """None, empty, not finite in float32, or a negative class: SNLI has -1 where its annotators did not agree."""
+    """Whether a label is None, empty, not finite in float32, or negative: SNLI has -1 where annotators disagreed."""
     if isinstance(label, float):
         return not abs(label) <= MOST_SCORE
     return label is None or label == "" or (isinstance(label, int) and label < 0)
 
 
 def _label_feature(splits: DatasetDict, label: str) -> ClassLabel | Value:
-    """The feature of the labels: which classes they are, or that they are scores.
+    """The feature of the labels: their classes, or float32 for scores.
 
     Raises:
         UserError: the splits have labels of different types, or neither classes nor scores.

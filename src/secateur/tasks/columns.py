@@ -1,4 +1,4 @@
-"""Columns and rows of the data of a task: which column holds what, and refusing what is incomplete."""
+"""Columns and rows of the data of a task: finding the columns, and refusing incomplete rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict, Value
 
 from secateur.system.errors import UserError
 
-MOST_CLASSES = 100_000  # integers or strings that make more are probably row numbers, identifiers or texts
+MOST_CLASSES = 100_000  # a column with more distinct values probably holds row numbers, identifiers or texts
 
 
 def shared_columns(splits: DatasetDict) -> list[str]:
@@ -58,10 +58,10 @@ def check_rows(name: str, faults: Mapping[str, Sequence[bool]]) -> None:
 
     Args:
         name: of the split.
-        faults: what the faulty rows do ("have no words") -> whether each row does.
+        faults: a fault, worded as in "3 rows have no words" -> whether each row has it.
 
     Raises:
-        UserError: a row has a fault; the message counts them, and names the first.
+        UserError: a row has a fault; the message has the number of such rows, and the first.
     """
     for fault, faulty in faults.items():
         if any(faulty):
@@ -72,7 +72,7 @@ def check_rows(name: str, faults: Mapping[str, Sequence[bool]]) -> None:
 
 
 def check_count(classes: int, label: str) -> None:
-    """Refuse labels that are probably none, before a name is made for each.
+    """Refuse a column that probably holds no labels, before a name is created for each.
 
     Raises:
         UserError: more than `MOST_CLASSES`.
@@ -85,6 +85,6 @@ def check_count(classes: int, label: str) -> None:
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:
-    """Names with commas between them; of many names the first, and how many more there are."""
+    """The first `most` names, separated by commas, and the number of the others."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -32,14 +32,14 @@ def read_files(paths: Sequence[Path]) -> Dataset:
 
 
 def reading(data: str | Path) -> AbstractContextManager[None]:
-    """A context in which whatever goes wrong is a `UserError` about this data."""
+    """A context in which any exception becomes a `UserError` about this data."""
     return as_user_error(f"data {str(data)!r} cannot be read", "give a readable file, folder or hub name")
 
 
 def _dataset(table: Table) -> Dataset:
     names = table.column_names
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"column {twice!r} is there twice")
+        raise ValueError(f"column {twice!r} occurs twice")
     return Dataset(table)
 
 
@@ -48,23 +48,23 @@ def _read_parquet(path: Path) -> Dataset:
 
 
 def _read_csv(path: Path, separator: str = ",", quote: str | bool = '"') -> Dataset:
-    """In one block, so that the type of a column depends on all its cells. The text "NA" stays a text."""
+    """The table, read in one block so that the type of a column depends on all its cells; "NA" is a text."""
     whole = csv.ReadOptions(block_size=min(path.stat().st_size + 1, 2**31 - 1))
     form = csv.ParseOptions(delimiter=separator, quote_char=quote, newlines_in_values=bool(quote))
     table = csv.read_csv(path, read_options=whole, parse_options=form)
     if odd := next((field.name for field in table.schema if types.is_binary(field.type)), None):
-        raise ValueError(f"column {odd!r} is no text in UTF-8")
+        raise ValueError(f"column {odd!r} is not text in UTF-8")
     return _dataset(table)
 
 
 def _read_json(path: Path) -> Dataset:
-    """A list of objects, alone or under "data", or an object a line."""
+    """The rows: a list of objects, by itself or under the key "data", or one object per line."""
     content = _parsed(path)
     if not isinstance(content, list):
         inner = content.get("data") if isinstance(content, dict) else None
         content = inner if isinstance(inner, list) else [content]
     if not all(isinstance(row, dict) for row in content):
-        raise ValueError("its rows are no objects")
+        raise ValueError("its rows are not objects")
     columns = dict.fromkeys(name for row in content for name in row)
     return Dataset.from_dict({name: [row.get(name) for row in content] for name in columns})
 
@@ -88,11 +88,11 @@ def _row(line: str, number: int) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON whose keys differ: of equal keys, the parser would keep the last without a word."""
+    """A JSON object, whose keys must differ: of equal keys the parser would silently keep the last."""
     row = dict(pairs)
     if len(row) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"column {next(name for name in names if names.count(name) > 1)!r} is there twice")
+        raise ValueError(f"column {next(name for name in names if names.count(name) > 1)!r} occurs twice")
     return row
 
 
@@ -103,4 +103,4 @@ READERS: dict[str, Callable[[Path], Dataset]] = {
     ".jsonl": _read_json,
     ".json": _read_json,
 }
-"""Suffix of a file, in lower case -> what reads it."""
+"""Suffix of a file, in lower case -> the function that reads it."""

@@ -1,4 +1,4 @@
-"""Generating texts with an encoder-decoder: beam search, token by token with a cache, and decoding of the tokens."""
+"""Generating texts with an encoder-decoder: beam search and decoding of the tokens."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class BeamSearch:
     def __call__(self, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
         """The tokens that a model generates, `(batch, tokens)`, padded with its padding token.
 
-        Its own generation config decides the rest (repeated n-grams, a least length, ...).
+        The model's generation config sets everything else (repeated n-grams, minimum length, ...).
 
         Args:
             model: in evaluation mode.
-            inputs: `input_ids` and `attention_mask`, `(batch, tokens)`, and whatever else its encoder takes.
+            inputs: `input_ids` and `attention_mask`, `(batch, tokens)`, and the other inputs of its encoder.
         """
         untyped: Any = model  # `generate` of transformers has no type that mypy can follow
         return untyped.generate(
@@ -56,14 +56,14 @@ class BeamSearch:
             num_beams=self.beams,
             do_sample=False,
             length_penalty=self.length_penalty,
-            max_new_tokens=self.most(model, inputs["input_ids"].shape[1]),
+            max_new_tokens=self.longest_text(model, inputs["input_ids"].shape[1]),
         )
 
-    def most(self, model: PreTrainedModel, longest: int) -> int:
-        """Most tokens of a text, for a longest source of `longest` tokens and within the positions of the model."""
-        most = self.max_new_tokens or int(FACTOR * longest) + MORE
+    def longest_text(self, model: PreTrainedModel, longest_source: int) -> int:
+        """Most tokens of a text, for the tokens of the longest source, within the positions of the model."""
+        tokens = self.max_new_tokens or int(FACTOR * longest_source) + MORE
         positions = getattr(model.config, "max_position_embeddings", None)
-        return most if positions is None else min(most, positions - 1)  # one is taken by the start token
+        return tokens if positions is None else min(tokens, positions - 1)  # the start token takes one
 
 
 def decode(tokens: Any, tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -84,13 +84,13 @@ def generate(
     length_penalty: float = 1.0,
     max_new_tokens: int | None = None,
 ) -> list[str]:
-    """The texts that a model generates for source texts, as the pipelines that version 5 of transformers has removed.
+    """The texts that a model generates for source texts; replaces the pipelines that transformers 5 has removed.
 
     Args:
         model: translates or summarises, dense or compact; it is put into evaluation mode.
         tokenizer: the model's.
         texts: the sources.
-        prefix: what is put before each source.
+        prefix: text that is put before each source.
         max_length: tokens to keep of a source, special ones included.
         batch: number of sources in a batch; those of similar length are batched together.
         beams, length_penalty, max_new_tokens: as in `BeamSearch`.

@@ -23,7 +23,7 @@ SPLIT = Features({"question": TEXT, "context": TEXT, "answers": List(TEXT), "sta
 
 
 def prepare(splits: DatasetDict, text: Sequence[str] | None, label: str | None, seed: int) -> DatasetDict:
-    """The splits with the columns of `SPLIT`; if there is no validation split, a part of the contexts becomes it.
+    """The splits with the columns of `SPLIT`; without a validation split, a part of the contexts becomes it.
 
     Raises:
         UserError: a column is missing, a row is incomplete, no question of a split has an answer, or all questions of a
@@ -43,13 +43,13 @@ def _flat(name: str, split: Dataset) -> Dataset:
     try:
         rows = [
             {
-                "question": asked.get("question"),
+                "question": entry.get("question"),
                 "context": paragraph.get("context"),
-                "answers": [] if asked.get("is_impossible") else asked.get("answers"),
+                "answers": [] if entry.get("is_impossible") else entry.get("answers"),
             }
             for article in split["paragraphs"]
             for paragraph in article
-            for asked in paragraph["qas"]
+            for entry in paragraph["qas"]
         ]
     except (TypeError, KeyError, AttributeError) as error:
         raise UserError(
@@ -62,13 +62,13 @@ def _flat(name: str, split: Dataset) -> Dataset:
 
 
 def _text_columns(shared: Sequence[str], text: Sequence[str] | None) -> tuple[str, str]:
-    asked = (text,) if isinstance(text, str) else tuple(text or ())
-    if asked and len(asked) != 2:
-        raise UserError(f"`text` names {len(asked)} columns: name two, that of the question and that of the context")
-    for question, context in [asked] if asked else TEXTS:
+    named = (text,) if isinstance(text, str) else tuple(text or ())
+    if named and len(named) != 2:
+        raise UserError(f"`text` names {len(named)} columns: name two, that of the question and that of the context")
+    for question, context in [named] if named else TEXTS:
         if {question, context} <= set(shared):
             return question, context
-    raise no_column("text", asked, shared)
+    raise no_column("text", named, shared)
 
 
 def _read(name: str, split: Dataset, columns: tuple[str, str, str]) -> Dataset:

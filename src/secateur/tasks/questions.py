@@ -1,55 +1,47 @@
-"""Extractive question answering: the part of a text that answers a question, as in SQuAD 1.1 and 2.0.
+"""Extractive question answering: the span of a context that answers a question, as in SQuAD 1.1 and 2.0.
 
-A text that is too long for a model is read in windows (`windows`). The outputs for all windows of a question make one
-prediction.
+A context that is too long for a model is split into windows (`windows`). The outputs for all windows of a question are
+combined into one prediction (`window_outputs`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from numpy.typing import NDArray
 from transformers import AutoModelForQuestionAnswering, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.system.errors import UserError
 from secateur.tasks import register
-from secateur.tasks.answers import Answer, Spans, best_spans, exact_match, f1, merged, normalise, ranked
+from secateur.tasks.answers import Answer, exact_match, f1, normalise, ranked
 from secateur.tasks.question_data import prepare
 from secateur.tasks.splits import first_rows, read_splits
 from secateur.tasks.task import EXAMPLE, PaddingCollator, Task, examples
-from secateur.tasks.windows import WindowCollator, features, positions, unpacked, windows
+from secateur.tasks.window_outputs import WindowOutput, combined, outputs_of, token_scores
+from secateur.tasks.windows import WindowCollator, features, positions, windows
 
 METRICS = ("f1", "exact_match")  # the first is the default
 MOST = 20
 """Answers that are kept for a window and for a question (n-best of the script for SQuAD of Devlin et al.)."""
-BATCH = 32
-"""Windows in a batch when one question is answered."""
-PADDING = -100.0
-"""The value with which Trainer pads shorter batches of logits."""
-
-
-WindowOutput: TypeAlias = tuple[Any, Any, Mapping[str, Any]]
-"""Start logits `(tokens,)`, end logits `(tokens,)` and encoded row of one window."""
 
 
 @register("questions")
 @dataclass(frozen=True, eq=False)
 class Questions(Task):
-    """The part of a text that answers a question (SQuAD 1.1), or that there is none (SQuAD 2.0).
+    """The span of a context that answers a question (SQuAD 1.1), or "no answer" (SQuAD 2.0).
 
     Attributes:
         splits: "train" and "validation", with the columns of `SPLIT`.
         metric: the main score, one of `METRICS`.
-        unanswerable: whether the data has questions that their context does not answer.
+        unanswerable: whether the data has questions that have no answer in their context.
         doc_stride: tokens of the context that two windows share; None for a third of `max_length`.
         max_answer_length: most tokens of a predicted answer.
-        null_threshold: no answer is predicted if the score of [CLS] is higher than that of the best answer by more than
+        null_threshold: "no answer" is predicted if the score of [CLS] exceeds that of the best answer by more than
             this; scores are sums of two logits. If all questions of the data have an answer, one is always predicted.
         labels: None, because the outputs of the head have no names.
     """
@@ -81,11 +73,11 @@ class Questions(Task):
         max_answer_length: int = 30,
         null_threshold: float = 0.0,
     ) -> Questions:
-        """Read `data` (see `read_splits`): rows as on the hub, SQuAD's own nested JSON, or a table with one answer.
+        """Read `data` (see `read_splits`): rows as on the hub, SQuAD's nested JSON, or a table with one answer a row.
 
-        Answers are records of `text` and `answer_start` (characters), alone or in lists; or a column of text and a
-        column `answer_start`, as csv has it. No answers mean that the context does not answer the question, as does a
-        true `is_impossible`. If there is no validation split, the questions of a tenth of the contexts become it.
+        Answers are records of `text` and `answer_start` (characters), alone or in lists; in csv they are a column of
+        text and a column `answer_start`. A question has no answer in its context if it has no records, or if
+        `is_impossible` is true. Without a validation split, the questions of a tenth of the contexts become it.
 
         Args:
             data: a name on the hub, a folder or a file.
@@ -98,8 +90,8 @@ class Questions(Task):
 
         Raises:
             UserError: the data cannot be read; a column is missing; a question or a context is empty; an answer is not
-                in its context at the given character; no question of a split has an answer; all questions of a split
-                that has to be divided are of one context; a number is out of range; the metric is unknown.
+                in its context at the given character; no question of a split has an answer; there is no validation
+                split and all questions have the same context; a number is out of range; the metric is unknown.
         """
         _check_options(metric, doc_stride, max_answer_length, null_threshold)
         splits = read_splits(data, prepare=partial(prepare, text=text, label=label, seed=seed), seed=seed)
@@ -133,15 +125,15 @@ class Questions(Task):
         overlap = self.doc_stride
 
         def rows(batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, Any]:
-            found = windows(tokenizer, batch["question"], batch["context"], max_length, overlap)
-            own = found[EXAMPLE]
-            starts, ends = positions(found, batch["answers"], batch["starts"])
+            encoded = windows(tokenizer, batch["question"], batch["context"], max_length, overlap)
+            own = encoded[EXAMPLE]
+            starts, ends = positions(encoded, batch["answers"], batch["starts"])
             return {
-                **found,
+                **encoded,
                 EXAMPLE: [numbers[question] for question in own],
                 "start_positions": starts,
                 "end_positions": ends,
-                "length": [len(ids) for ids in found["input_ids"]],
+                "length": [len(ids) for ids in encoded["input_ids"]],
                 "context": [batch["context"][question] for question in own],
                 "answers": [batch["answers"][question] for question in own],
             }
@@ -156,15 +148,15 @@ class Questions(Task):
         )
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """f1 and exact_match over the tokens of each window, which is what can be computed without its text.
+        """f1 and exact_match over the tokens of each window, as they can be computed without its text.
 
-        The best span of all tokens, special ones included, is compared with the labelled one.
+        The best span of all tokens, special ones included, is compared with the labelled span.
 
         Args:
             prediction: start and end logits, `(rows, tokens)` each, and labels, `(rows,)` each.
         """
         scores = [
-            _token_scores(*row, longest=self.max_answer_length)
+            token_scores(*row, longest=self.max_answer_length)
             for row in zip(*prediction.predictions[:2], *prediction.label_ids, strict=True)
         ]
         return dict(zip(METRICS, map(float, np.mean(scores, axis=0)), strict=True))
@@ -176,29 +168,29 @@ class Questions(Task):
         without (`has_answer_f1`, `has_answer_exact_match`, `no_answer_exact_match`; 0.0 over none).
         """
         logits = list(zip(*map(np.asarray, prediction.predictions[:2]), strict=True))
-        graded = []
-        for places in examples(rows):
-            text = self._predicted([(*logits[place], rows[place]) for place in places])
-            answers = rows[places[0]]["answers"]
+        questions = []
+        for windows_of_question in examples(rows):
+            text = self._predicted([(*logits[window], rows[window]) for window in windows_of_question])
+            answers = rows[windows_of_question[0]]["answers"]
             golds = self._golds(answers)
-            graded.append((f1(text, golds), exact_match(text, golds), bool(answers)))
-        scores = dict(zip(METRICS, _means(graded), strict=True))
+            questions.append((f1(text, golds), exact_match(text, golds), bool(answers)))
+        scores = dict(zip(METRICS, _averages(questions), strict=True))
         if not self.unanswerable:
             return scores
-        with_answer, without = ([one for one in graded if one[2] is answered] for answered in (True, False))
-        parts = zip(("has_answer_f1", "has_answer_exact_match"), _means(with_answer), strict=True)
-        return {**scores, **dict(parts), "no_answer_exact_match": _means(without)[1]}
+        with_answer, without = ([one for one in questions if one[2] is answered] for answered in (True, False))
+        parts = zip(("has_answer_f1", "has_answer_exact_match"), _averages(with_answer), strict=True)
+        return {**scores, **dict(parts), "no_answer_exact_match": _averages(without)[1]}
 
     def _predicted(self, outputs: Sequence[WindowOutput]) -> str:
-        """The answer to one question by the outputs for its windows; "" for none."""
-        spans, nothing = _combined(outputs, 1, self.max_answer_length)
+        """The predicted answer to one question, from the outputs for its windows; "" for "no answer"."""
+        spans, nothing = combined(outputs, 1, self.max_answer_length)
         best = ranked(outputs[0][2]["context"], spans, 1)
         if not best or (self.unanswerable and nothing - best[0].score > self.null_threshold):
             return ""
         return best[0].text
 
     def _golds(self, answers: Sequence[str]) -> list[str]:
-        """Gold answers as the official scripts take them: that of SQuAD 2.0 drops those that normalise to nothing."""
+        """The gold answers that the official script uses: that of SQuAD 2.0 drops those that normalise to nothing."""
         return [text for text in answers if normalise(text)] if self.unanswerable else list(answers)
 
 
@@ -215,14 +207,15 @@ def answer(
     doc_stride: int | None = None,
     max_answer_length: int = 30,
 ) -> list[Answer]:
-    """A model's answers to a question, the best first, as the pipeline that version 5 of transformers has removed.
+    """A model's answers to a question, the best first; replaces the pipeline that transformers 5 has removed.
 
     Args:
         model: with a question-answering head, dense or compact; it is put into evaluation mode.
         tokenizer: the model's; a fast one.
-        question, context: what is asked, and the text that may answer it; a long one is read in windows.
+        question: the question.
+        context: the text that may hold its answer; a long one is split into windows.
         most: number of answers to return, 1 to 20.
-        nothing: whether "no answer" is one of the answers, for a model trained on such questions.
+        nothing: whether "no answer" may be one of the answers, for a model trained on such questions.
         max_length, doc_stride, max_answer_length: tokens, as in `Questions`.
 
     Raises:
@@ -233,49 +226,17 @@ def answer(
         raise UserError("the question or the context is empty: give text for both")
     if not 1 <= most <= MOST:
         raise UserError(f"most is {most}: ask for 1 to {MOST} answers")
-    found = windows(tokenizer, [question], [context], max_length, doc_stride)
-    rows = [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
-    outputs = [
-        output for batch in range(0, len(rows), BATCH) for output in _outputs(model, tokenizer, rows[batch:][:BATCH])
-    ]
-    spans, null = _combined(outputs, MOST, max_answer_length)
+    encoded = windows(tokenizer, [question], [context], max_length, doc_stride)
+    rows = [dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)]
+    spans, null = combined(outputs_of(model, tokenizer, rows), MOST, max_answer_length)
     return ranked(context, spans, most, null if nothing else None)
 
 
-def _outputs(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]]
-) -> Iterator[WindowOutput]:
-    """The outputs of a model for one batch of windows."""
-    inputs = {name: value.to(model.device) for name, value in WindowCollator(tokenizer)(rows).items()}
-    outputs = model.eval()(**inputs)
-    start, end = (logits.float().cpu().numpy() for logits in (outputs.start_logits, outputs.end_logits))
-    return zip(start, end, rows, strict=True)
-
-
-def _combined(outputs: Sequence[WindowOutput], most: int, longest: int) -> tuple[Spans, float]:
-    """The best spans over all windows of a question, and the least score of "no answer" in one of them."""
-    spans = merged(
-        best_spans(start, end, unpacked(row["offsets"]), most=most, longest=longest) for start, end, row in outputs
-    )
-    return spans, min(float(start[row["nothing"]]) + float(end[row["nothing"]]) for start, end, row in outputs)
-
-
-def _token_scores(
-    start: NDArray[Any], end: NDArray[Any], first: int, last: int, *, longest: int
-) -> tuple[float, float]:
-    """f1 and exact match of the tokens of the best span with those from `first` to `last`."""
-    count = int((start != PADDING).sum())
-    tokens = np.stack([np.arange(count), np.arange(count) + 1], axis=1)
-    ((a, b),) = best_spans(start, end, tokens, most=1, longest=longest) or {(0, 0): 0.0}
-    shared = max(0, min(b, last + 1) - max(a, first))
-    return 2 * shared / (b - a + last + 1 - first), float((a, b) == (first, last + 1))
-
-
-def _means(graded: Sequence[tuple[float, float, bool]]) -> tuple[float, float]:
-    """Average f1 and exact match; 0.0 over none."""
-    if not graded:
+def _averages(questions: Sequence[tuple[float, float, bool]]) -> tuple[float, float]:
+    """Average f1 and exact match of questions, 0.0 over none; the third value is whether a question has an answer."""
+    if not questions:
         return 0.0, 0.0
-    return float(np.mean([one[0] for one in graded])), float(np.mean([one[1] for one in graded]))
+    return float(np.mean([one[0] for one in questions])), float(np.mean([one[1] for one in questions]))
 
 
 def _check_options(metric: str | None, doc_stride: Any, max_answer_length: Any, null_threshold: Any) -> None:

@@ -81,21 +81,21 @@ def _agrees(pair: tuple[str, str], asked: Sequence[str], label: str | None) -> b
 
 
 def _languages(split: Dataset, shared: Sequence[str]) -> list[tuple[str, str]]:
-    """The two columns of text whose names are those of languages, in both orders; none if there are more or fewer."""
+    """The two columns of text that are named after languages, in both orders; none unless there are exactly two."""
     languages = [name for name in shared if LANGUAGE.fullmatch(name) and name != "id" and holds_text(split, name)]
     return [(languages[0], languages[1]), (languages[1], languages[0])] if len(languages) == 2 else []
 
 
 def _named(split: Dataset, source: str, target: str) -> Dataset:
-    """The two columns in this order, renamed; the old name of one may be the new name of the other."""
+    """The two columns in this order, renamed at once, because the old name of one may be the new name of the other."""
     texts = split.with_format("arrow")[:]
     return Dataset(texts.select([source, target]).rename_columns([SOURCE, TARGET]))
 
 
 def _check_texts(name: str, split: Dataset, columns: dict[str, str]) -> None:
-    for column, asked in columns.items():
+    for column, original in columns.items():
         if not holds_text(split, column):
-            raise UserError(f"column {asked!r} of the {name} split holds no text: name another by `text` or `label`")
+            raise UserError(f"column {original!r} of the {name} split holds no text: name another by `text` or `label`")
 
 
 def _check_gaps(name: str, split: Dataset) -> None:

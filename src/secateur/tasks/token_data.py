@@ -16,8 +16,8 @@ WORDS = ("tokens", "words", "sentence", "text")
 TAGS = ("ner_tags", "ner", "tags", "labels", "label", "pos_tags", "pos", "upos", "chunk_tags")
 OUTSIDE = "O"
 CONLL2003 = (OUTSIDE, *(f"{part}-{kind}" for kind in ("PER", "ORG", "LOC", "MISC") for part in "BI"))
-"""The meaning of 0 to 8 in the `ner_tags` of CoNLL-2003, for copies of it that have lost the names (Tjong Kim Sang and
-De Meulder, 2003; the order of `conll2003` on the hub)."""
+"""The tags 0 to 8 in the `ner_tags` of CoNLL-2003 (Tjong Kim Sang and De Meulder, 2003), in the order of `conll2003` on
+the hub, for copies of it without names."""
 ENTITY = re.compile(r"[BIES]-.+")  # the parts of an entity that seqeval reads
 
 
@@ -32,10 +32,10 @@ def prepare(splits: DatasetDict, text: str | Sequence[str] | None, label: str | 
         UserError: a column is missing or holds no lists, a row is incomplete, or the tags have no names.
     """
     shared = shared_columns(splits)
-    asked = (text,) if isinstance(text, str) else tuple(text or ())
-    if len(asked) > 1:
-        raise UserError(f"`text` names {len(asked)} columns: name the one that holds the words")
-    words = find_column("text", shared, asked[0] if asked else None, WORDS)
+    named = (text,) if isinstance(text, str) else tuple(text or ())
+    if len(named) > 1:
+        raise UserError(f"`text` names {len(named)} columns: name the one that holds the words")
+    words = find_column("text", shared, named[0] if named else None, WORDS)
     tags = find_column("label", shared, label, TAGS)
     if words == tags:
         raise UserError(f"column {words!r} is both words and tags: name another by `text` or `label`")
@@ -111,7 +111,7 @@ def _kind(feature: Any) -> str:
 
 
 def _rank(tag: str) -> tuple[bool, str, str]:
-    """O first, then by kind of entity, B before I; tags that are no entities by their names."""
+    """Sort key of a tag: O first, then by kind of entity, B before I; tags that do not mark entities by name."""
     part, _, kind = tag.partition("-") if ENTITY.fullmatch(tag) else ("", "", tag)
     return tag != OUTSIDE, kind, part
 

@@ -1,4 +1,4 @@
-"""Classification of words in their sentence: named entities as in CoNLL-2003, and parts of speech."""
+"""Token classification: a tag for each word of a sentence, such as named entities (CoNLL-2003) or parts of speech."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Tokens(Task):
         words: the column of words.
         label: the column of tags.
         labels: the names of the tags, in the order of the head's outputs.
-        metric: the main score: one of `ENTITY_METRICS`, or of `WORD_METRICS` if the tags are no entities.
+        metric: the main score: one of `ENTITY_METRICS`, or of `WORD_METRICS` if the tags do not mark entities.
     """
 
     model_class: ClassVar[Any] = AutoModelForTokenClassification
@@ -89,7 +89,7 @@ class Tokens(Task):
             data: a name on the hub, a folder or a file (parquet or json: a cell of csv cannot hold a list).
             text: the column of words; by default the first of `WORDS` that exists.
             label: the column of tags; by default the first of `TAGS` that exists.
-            metric: the main score; by default f1 of whole entities, or accuracy if the tags are no entities.
+            metric: the main score; by default f1 of whole entities, or accuracy if the tags do not mark entities.
             seed: chooses the rows of a validation split that the data lacks, and those that `rows` keeps.
             rows: how many training rows to keep, for a quick trial; all by default. Validation stays whole.
 
@@ -159,13 +159,13 @@ class Tokens(Task):
         Args:
             prediction: logits `(rows, tokens, labels)`, alone or first of a tuple, and labels `(rows, tokens)`.
         """
-        wanted = [list(row[row != UNLABELLED]) for row in np.asarray(prediction.label_ids)]
-        return self._metrics(wanted, _predicted(prediction))
+        gold = [list(row[row != UNLABELLED]) for row in np.asarray(prediction.label_ids)]
+        return self._metrics(gold, _predicted(prediction))
 
     def score(self, prediction: EvalPrediction, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        """As `compute_metrics`, but over all words: for one that the model does not see, O counts as its prediction.
+        """As `compute_metrics`, but over all words; the prediction for a word that the model does not see is O.
 
-        `words_cut_off` is the number of these: words beyond `max_length`, or without a token.
+        `words_cut_off` is the number of these words, which are beyond `max_length` or have no token.
         """
         predicted = []
         for row, tags in zip(rows, _predicted(prediction), strict=True):
@@ -174,12 +174,12 @@ class Tokens(Task):
         scores = self._metrics([row["tags"] for row in rows], predicted)
         return {**scores, CUT_OFF: sum(tag is None for row in predicted for tag in row)}
 
-    def _metrics(self, wanted: Sequence[Sequence[int]], predicted: Sequence[Sequence[int | None]]) -> dict[str, float]:
-        """Scores of tags by index, sentence by sentence; None is a word without a prediction."""
-        true = [[self.labels[tag] for tag in row] for row in wanted]
+    def _metrics(self, gold: Sequence[Sequence[int]], predicted: Sequence[Sequence[int | None]]) -> dict[str, float]:
+        """The scores of tags, by index, of each sentence; None is a word without a prediction."""
+        true = [[self.labels[tag] for tag in row] for row in gold]
         guess = [[OUTSIDE if tag is None else self.labels[tag] for tag in row] for row in predicted]
-        right = [a == b for row, other in zip(true, guess, strict=True) for a, b in zip(row, other, strict=True)]
-        accuracy = {"accuracy": float(np.mean(right)) if right else 0.0}
+        correct = [a == b for row, other in zip(true, guess, strict=True) for a, b in zip(row, other, strict=True)]
+        accuracy = {"accuracy": float(np.mean(correct)) if correct else 0.0}
         if not are_entities(self.labels):
             return accuracy
         precision, recall, f1, _ = precision_recall_fscore_support(true, guess, average="micro", zero_division=0)
@@ -189,7 +189,7 @@ class Tokens(Task):
 def _choose_metric(metric: str | None, labels: Sequence[str]) -> str:
     known = ENTITY_METRICS if are_entities(labels) else WORD_METRICS
     if metric is not None and metric not in known:
-        kind = "entities" if known is ENTITY_METRICS else "tags that are no entities (O, B-X, I-X)"
+        kind = "entities" if known is ENTITY_METRICS else "tags that do not mark entities (O, B-X, I-X)"
         raise UserError(f"metric {metric!r} is not known for {kind}: choose one of {', '.join(known)}")
     return metric or known[0]
 

@@ -19,9 +19,9 @@ class Translation(Sequences):
     metrics: ClassVar[tuple[str, ...]] = ("bleu", "chrf")
     package: ClassVar[tuple[str, str]] = ("sacrebleu", "sacrebleu")
 
-    def graded(self, texts: Sequence[str], wanted: Sequence[str]) -> dict[str, float]:
+    def score_texts(self, texts: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
         """BLEU (13a, cased, smoothed exponentially) and chrF2, as by `sacrebleu -m bleu chrf`."""
         from sacrebleu.metrics import BLEU, CHRF
 
-        scores = {"bleu": BLEU(), "chrf": CHRF()}
-        return {name: float(kind.corpus_score(list(texts), [list(wanted)]).score) for name, kind in scores.items()}
+        scorers = {"bleu": BLEU(), "chrf": CHRF()}
+        return {name: float(each.corpus_score(list(texts), [list(targets)]).score) for name, each in scorers.items()}

@@ -1,7 +1,7 @@
-"""Windows: how a model reads a question with a context that may be too long for it.
+"""Windows of a context that may be too long for a model.
 
-A long context is read in windows that overlap. Each window is a row of its own, labelled with the first and the last
-token of the answer, or twice with the position of [CLS] if the window does not hold the whole answer.
+A long context is split into windows that overlap. Each window is an encoded row, labelled with the first and the last
+token of the answer, or with the position of [CLS] for both if the window does not hold the whole answer.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def windows(
     longest_question = max_length // 3
     overlap = longest_question if overlap is None else overlap
     _check_tokenizer(tokenizer, max_length, overlap, longest_question)
-    questions, context_last = _cut(questions, tokenizer, longest_question), tokenizer.padding_side == "right"
+    questions, context_last = _cut_questions(questions, tokenizer, longest_question), tokenizer.padding_side == "right"
     encoded = tokenizer(
         *((questions, list(contexts)) if context_last else (list(contexts), questions)),
         truncation="only_second" if context_last else "only_first",
@@ -98,12 +98,12 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int, overla
     if overlap >= room:
         raise UserError(
             f"at max_length {max_length} a window has room for {max(room, 0)} tokens of the context beside the longest "
-            f"question, and {overlap} of them (doc_stride) are the last window's: give a smaller doc_stride or a "
-            "larger max_length"
+            f"question, and {overlap} of them (doc_stride) overlap with the previous window: give a smaller doc_stride "
+            "or a larger max_length"
         )
 
 
-def _cut(questions: Sequence[str], tokenizer: PreTrainedTokenizerBase, most: int) -> list[str]:
+def _cut_questions(questions: Sequence[str], tokenizer: PreTrainedTokenizerBase, most: int) -> list[str]:
     """Questions without the space around them, cut to `most` tokens."""
     stripped = [question.strip() for question in questions]
     encoded = tokenizer(stripped, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
@@ -116,7 +116,7 @@ def _cut(questions: Sequence[str], tokenizer: PreTrainedTokenizerBase, most: int
 def _offsets(
     spans: Sequence[tuple[int, int]], sides: Sequence[int | None], side: int, context: str
 ) -> NDArray[np.int32]:
-    """`(tokens, 2)` offsets of one window, as `best_spans` takes them, without the space that a token begins with.
+    """`(tokens, 2)` offsets of one window, as `best_spans` takes them; a token's leading space does not count.
 
     Args:
         spans: first character of each token, and the one after its last.
@@ -133,30 +133,30 @@ def _offsets(
 
 
 def positions(
-    found: Mapping[str, list[Any]], answers: Sequence[Sequence[str]], starts: Sequence[Sequence[int]]
+    encoded: Mapping[str, list[Any]], answers: Sequence[Sequence[str]], starts: Sequence[Sequence[int]]
 ) -> tuple[list[int], list[int]]:
-    """Labels of all windows: the first and the last token of the first gold answer.
+    """The labels of all windows: the first and the last token of the first gold answer.
 
-    In windows that do not hold the whole of it, both are the position of [CLS].
+    In a window that does not hold the whole answer, both are the position of [CLS].
 
     Args:
-        found: what `windows` returned.
+        encoded: the result of `windows`.
         answers: gold answers of each question.
         starts: first characters of these.
     """
-    labels = [(nothing, nothing) for nothing in found["nothing"]]
-    for rows in examples([{EXAMPLE: own} for own in found[EXAMPLE]]):
-        number = found[EXAMPLE][rows[0]]
+    labels = [(nothing, nothing) for nothing in encoded["nothing"]]
+    for rows in examples([{EXAMPLE: own} for own in encoded[EXAMPLE]]):
+        number = encoded[EXAMPLE][rows[0]]
         if answers[number]:
             text, start = answers[number][0], starts[number][0]
             span = start + len(text) - len(text.lstrip()), start + len(text.rstrip())
-            for row, tokens in zip(rows, _tokens_of(span, [found["offsets"][row] for row in rows]), strict=True):
+            for row, tokens in zip(rows, _tokens_of(span, [encoded["offsets"][row] for row in rows]), strict=True):
                 labels[row] = tokens or labels[row]
     return [start for start, _ in labels], [end for _, end in labels]
 
 
 def _tokens_of(span: tuple[int, int], offsets: Sequence[bytes]) -> list[tuple[int, int] | None]:
-    """For each window of a context the first and the last token of a span of characters; None if one is missing."""
+    """The first and the last token of a span of characters in each window; None if the window lacks a part of it."""
     tokens: list[tuple[int, int] | None] = []
     edges = []
     for window in map(unpacked, offsets):
@@ -168,12 +168,12 @@ def _tokens_of(span: tuple[int, int], offsets: Sequence[bytes]) -> list[tuple[in
 
 
 def unpacked(offsets: bytes) -> NDArray[np.int32]:
-    """`(tokens, 2)` offsets out of the bytes that rows hold."""
+    """`(tokens, 2)` offsets from the bytes in an encoded row."""
     return np.frombuffer(offsets, np.int32).reshape(-1, 2)
 
 
 def features(tokenizer: PreTrainedTokenizerBase) -> Features:
-    """The features of encoded rows: a batch without a gold answer would not show those of `answers`."""
+    """The features of encoded rows, because those of `answers` cannot be inferred from a batch without gold answers."""
     numbers = ("start_positions", "end_positions", "length", EXAMPLE, "nothing")
     return Features(
         {name: List(NUMBER) for name in tokenizer.model_input_names}
