@@ -22,7 +22,7 @@ from secateur.system.errors import UserError
 from secateur.system.files import atomic_write, fingerprint, read_json
 from secateur.tasks.task import Task, open_task
 from secateur.training.augment import augmented
-from secateur.training.teacher_cache import INDEX
+from secateur.training.step import INDEX
 
 LENGTH_MULTIPLE = 4
 """Batches are padded to multiples of this: fewer shapes to compile and to cache (RESULTS.md)."""

@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from secateur.run.context import Context
 from secateur.run.recipe import Recipe
 from secateur.system import compat, processes
-from secateur.training.teacher_cache import INDEX
+from secateur.training.step import INDEX
 
 LOGS = 50
 """About how often a stage logs."""

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from secateur.surgery.masking import Attachment
 from secateur.system.errors import UserError
-from secateur.training.step import DECODER_INPUTS, Step, Term, decoder_inputs
-from secateur.training.teacher_cache import INDEX, CachedTeacher
+from secateur.training.step import DECODER_INPUTS, INDEX, Step, Term, decoder_inputs
+from secateur.training.teacher_cache import CachedTeacher
 
 
 class TermLoss:

@@ -1,4 +1,4 @@
-"""What the loss is made of: the record of one forward, and the contract of a term."""
+"""The contract of a term of the loss, and the record of one forward that terms read."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from transformers import PreTrainedModel
 
 DECODER_INPUTS = "decoder_input_ids"
 """The key of a batch with the tokens that a decoder reads: logits and decoder states are those of these tokens."""
+INDEX = "index"
+"""The key of a batch with the numbers of its rows; `PruningTrainer` passes them to a cached teacher only."""
 UNLABELLED = -100
-"""The label of a token that does not count."""
+"""The label of a token that the loss ignores."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a term may read: one forward of student and teacher over one batch.
+    """One forward of student and teacher over one batch, which terms read.
 
     Attributes:
         batch: the model's inputs and `labels`; for a model with a decoder also `decoder_input_ids`, which are the same
@@ -26,8 +28,9 @@ class Step:
             have `hidden_states`, or, for a model with a decoder, `encoder_hidden_states` and `decoder_hidden_states`.
             `teacher` is None if no term needs one.
         masks: `(N,)` masks of this forward; None when nothing is being pruned.
-        sites: the same masks where they act: axis or gate of a sublayer -> values; empty when nothing is being pruned.
-        progress: part of the whole run that is done, in [0, 1].
+        sites: the same masks by the place where they act: axis or gate of a sublayer -> values; empty when nothing is
+            being pruned.
+        progress: the fraction of the whole run that is done, in [0, 1].
     """
 
     batch: Mapping[str, Tensor]
@@ -42,7 +45,7 @@ class Term(nn.Module):
     """One summand of the loss.
 
     Attributes:
-        name: by which methods choose terms to observe, and logs show them.
+        name: the name by which methods choose the terms that they observe, and by which logs show them.
         weight: multiplies the value.
         needs_teacher: whether the term reads the teacher's outputs.
         needs_hidden: whether it reads hidden states.
@@ -57,29 +60,29 @@ class Term(nn.Module):
         self.weight = weight
 
     def bind(self, student: PreTrainedModel, teacher: Any) -> None:
-        """Build what depends on the models, before the optimizer is made. A term that is bound already stays as it is.
+        """Create what depends on the models, before the optimizer is created; a term that is bound stays as it is.
 
         Args:
             teacher: a model, or an object that is called like one and has its `config`; None if there is none.
         """
 
     def restrict(self, dims: Tensor, layers: Tensor) -> None:
-        """Follow a student that was cut.
+        """Adapt to a student that was cut.
 
         Args:
             dims: `(kept,)`, indices of the dims that its residual stream still has.
-            layers: `(depth,)` bool, which layers are left; a removed layer is the identity and keeps its number.
+            layers: `(depth,)` bool: the layers that remain; a removed layer is the identity and keeps its number.
         """
 
     def over(self, step: Step) -> str:
-        """What the value is a mean over: `rows`, real `tokens`, or the `labels` that count (not -100).
+        """What the value is an average over: `rows`, real `tokens`, or the `labels` that count (not -100).
 
-        The value of an optimizer step is the mean over those of all its micro-batches and processes.
+        The value of an optimizer step is the average over those of all its micro-batches and processes.
         """
         return "rows"
 
     def forward(self, step: Step) -> Tensor:
-        """The value of the term, `()`, a mean over the batch."""
+        """The value of the term, `()`, an average over the batch."""
         raise NotImplementedError(f"{type(self).__name__} must compute its loss: write forward(step)")
 
 
@@ -89,7 +92,7 @@ def has_decoder(model: PreTrainedModel) -> bool:
 
 
 def decoder_inputs(model: PreTrainedModel, labels: Tensor) -> Tensor | None:
-    """What the decoder reads while it predicts `labels` `(batch, tokens)`: these, shifted right; None without one."""
+    """The inputs of the decoder for `labels` `(batch, tokens)`, which are shifted right; None without a decoder."""
     return cast(Any, model).prepare_decoder_input_ids_from_labels(labels) if has_decoder(model) else None
 
 

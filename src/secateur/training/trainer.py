@@ -46,8 +46,8 @@ from secateur.training.objectives import Labels
 from secateur.training.optimizer import add_groups, average_gradients, clip_gradients
 from secateur.training.samplers import StageOrder
 from secateur.training.shrink_policy import ShrinkPolicy
-from secateur.training.step import Term
-from secateur.training.teacher_cache import INDEX, CachedTeacher
+from secateur.training.step import INDEX, Term
+from secateur.training.teacher_cache import CachedTeacher
 
 # oneDNN caches code for 1,024 shapes by default, 0.3 MB each. Batches of many lengths times layers of many widths are
 # more: a BERT-base cut to a different width in every layer, in 16 lengths, has 3,500 (RESULTS.md).
@@ -179,7 +179,7 @@ class PruningTrainer(HookedTrainer):
             term.bind(self.model, self.teacher)
         self.terms.to(self.args.device)
         self.finite.clear()
-        with self.masks.attached(self.args.device), fast_attention(self.args.device), process_memory.pages_kept():
+        with self.masks.attached(self.args.device), fast_attention(self.args.device), process_memory.keep_free_pages():
             try:
                 result = super().train(*args, **kwargs)
             except Exception:

@@ -1,0 +1,184 @@
+"""One pass of a frozen teacher over rows, which computes the arrays of a cache entry and its key (`teacher_cache`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from secateur.structure.fingerprints import model_fingerprint, tensor_chunks
+from secateur.system.errors import UserError
+from secateur.system.files import fingerprint
+from secateur.training.array_cache import Draft
+from secateur.training.ragged import places_of
+from secateur.training.step import INDEX, UNLABELLED, decoder_inputs
+
+PER_ROW, PER_TOKEN, POSITIONS, PER_TARGET_TOKEN = "logits", "token_logits", "start_and_end_logits", "target_logits"
+"""The possible names of the array of logits: `(rows, labels)`, `(tokens of all rows, labels)`, `(tokens of all rows,
+2)` for the start and the end of an answer, or `(tokens of all targets, labels)`."""
+STATES, TARGET_STATES = "states", "target_states"
+"""The arrays of hidden states: `(tokens of all rows, layers, dims)`, and `(tokens of all targets, layers, dims)`."""
+LAYOUT = 2
+"""The version of the layout of the arrays; it is part of the key, so that arrays of another layout are not read."""
+
+Rows = Sequence[Mapping[str, Any]]
+Collate = Callable[[list[Any]], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class TeacherRun:
+    """One pass of a teacher over rows, and the key of its outputs.
+
+    Attributes:
+        starts: of `input_ids`, as of `ragged.starts_of`.
+        target_starts: of `labels`; None without a decoder.
+        layers, target_layers: whose hidden states are kept; 0 is the embeddings.
+        batch: rows of a batch.
+        bf16: whether the teacher runs under autocast.
+    """
+
+    teacher: PreTrainedModel
+    rows: Rows
+    collate: Collate
+    starts: np.ndarray
+    target_starts: np.ndarray | None
+    layers: list[int]
+    target_layers: list[int]
+    batch: int
+    bf16: bool
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """The numbers of the rows, the shortest first, so that batches have little padding."""
+        return np.argsort(np.diff(self.starts), kind="stable")
+
+    def key(self) -> str:
+        """16 hex digits that depend on all that affects the outputs: model, weights, rows, padding, precision."""
+        return fingerprint(self._identity())
+
+    def _identity(self) -> Iterator[Any]:
+        ends, _ = self._inputs(self.order[[0, -1]])  # one batch shows what the collator adds and pads with
+        layers = self.layers if self.target_starts is None else [self.layers, self.target_layers]
+        yield f"{LAYOUT} {layers} {self.bf16} {model_fingerprint(self.teacher)}"
+        yield from tensor_chunks(sorted(ends.items()))
+        yield from _row_chunks(self.rows, ends.keys() if self.target_starts is None else {*ends, "labels"})
+
+    @torch.inference_mode()
+    def fill(self, draft: Draft) -> None:
+        """Write the logits and the hidden states of all rows."""
+        arrays, dims = {}, self.teacher.config.hidden_size
+        for name, layers in ((STATES, self.layers), (TARGET_STATES, self.target_layers)):
+            if name == STATES or self.target_starts is not None:
+                arrays[name] = draft.array(name, (self._length(name), len(layers), dims), "float16")
+        for numbers, outputs in self._outputs():
+            for name, block in outputs.items():
+                if name not in arrays:
+                    arrays[name] = draft.array(name, (self._length(name), *block.shape[-1:]), "float32")
+                arrays[name][self._places(name, numbers)] = block
+
+    def _length(self, name: str) -> int:
+        """The number of entries of an array: rows, tokens, or tokens of targets."""
+        return len(self.rows) if name == PER_ROW else int(self._starts_of(name)[-1])
+
+    def _places(self, name: str, numbers: np.ndarray) -> np.ndarray:
+        """The places of these rows' entries in an array."""
+        return numbers if name == PER_ROW else places_of(self._starts_of(name), numbers)
+
+    def _starts_of(self, name: str) -> np.ndarray:
+        if self.target_starts is not None and name in (PER_TARGET_TOKEN, TARGET_STATES):
+            return self.target_starts
+        return self.starts
+
+    def _outputs(self) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """For each batch the numbers of its rows, and their entries in each array.
+
+        Raises:
+            UserError: the rows are padded, or hidden states do not fit float16.
+        """
+        self.teacher.eval()
+        for first in range(0, len(self.order), self.batch):
+            numbers = self.order[first : first + self.batch]
+            inputs, target = self._inputs(numbers)
+            real = inputs["attention_mask"].cpu().numpy() > 0
+            _check_unpadded(real, self.starts, numbers)
+            outputs = self._forward(inputs)
+            if target is None:
+                states = {STATES: _states(outputs.hidden_states, self.layers, real)} if self.layers else {}
+                yield numbers, _logits(outputs, real) | states
+            else:
+                _check_unpadded(target, self._starts_of(PER_TARGET_TOKEN), numbers)
+                yield numbers, self._decoder_outputs(outputs, real, target)
+
+    def _forward(self, inputs: Mapping[str, Tensor]) -> Any:
+        on_device = {name: value.to(self.teacher.device) for name, value in inputs.items()}
+        with torch.autocast(self.teacher.device.type, torch.bfloat16, enabled=self.bf16):
+            return self.teacher(**on_device, output_hidden_states=bool(self.layers or self.target_layers))
+
+    def _decoder_outputs(self, outputs: Any, real: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
+        """The entries of a batch, at the real tokens of its inputs and targets, for a teacher with a decoder."""
+        entries = {PER_TARGET_TOKEN: outputs.logits.float().cpu().numpy()[target]}
+        if self.layers:
+            entries[STATES] = _states(outputs.encoder_hidden_states, self.layers, real)
+        if self.target_layers:
+            entries[TARGET_STATES] = _states(outputs.decoder_hidden_states, self.target_layers, target)
+        return entries
+
+    def _inputs(self, numbers: np.ndarray) -> tuple[dict[str, Tensor], np.ndarray | None]:
+        """The model's inputs for these rows, and `(batch, tokens)` bool: which tokens of their targets are real."""
+        collated = self.collate([self.rows[int(number)] for number in numbers])
+        inputs = {name: value for name, value in collated.items() if name not in ("labels", INDEX)}
+        decoded = decoder_inputs(self.teacher, collated["labels"]) if self.target_starts is not None else None
+        if decoded is None:
+            return inputs, None
+        return inputs | {"decoder_input_ids": decoded}, collated["labels"].cpu().numpy() != UNLABELLED
+
+
+def _check_unpadded(real: np.ndarray, starts: np.ndarray, numbers: np.ndarray) -> None:
+    """Refuse rows with other tokens than those that the attention mask of their batch marks as real."""
+    if not np.array_equal(real.sum(axis=1), np.diff(starts)[numbers]):
+        raise UserError(
+            "rows for a cached teacher have padding, or tokens that their attention mask hides: give them unpadded"
+        )
+
+
+def _states(states: Sequence[Tensor], layers: Sequence[int], real: np.ndarray) -> np.ndarray:
+    """`(real tokens, layers, dims)` in float16, of states `(batch, tokens, dims)` by layer.
+
+    Raises:
+        UserError: a value is beyond the range of float16.
+    """
+    chosen = torch.stack([states[layer] for layer in layers], dim=2).half()
+    if not chosen.isfinite().all():
+        raise UserError("the teacher's hidden states do not fit float16: turn the cache off, or match other layers")
+    return chosen.cpu().numpy()[real]
+
+
+def _logits(outputs: Any, real: np.ndarray) -> dict[str, np.ndarray]:
+    """The logits of a batch in float32, by the name of their array; start and end of an answer are two labels."""
+    if not hasattr(outputs, "logits"):
+        ends = torch.stack([outputs.start_logits, outputs.end_logits], dim=-1)
+        return {POSITIONS: ends.float().cpu().numpy()[real]}
+    logits = outputs.logits.float().cpu().numpy()
+    return {PER_ROW: logits} if logits.ndim == 2 else {PER_TOKEN: logits[real]}
+
+
+def _row_chunks(rows: Rows, columns: Iterable[str]) -> Iterator[Any]:
+    """The values of these columns, in alphabetical order, as far as the rows have them, for a fingerprint."""
+    for name in sorted(set(columns) & rows[0].keys()):
+        for values in _column([row[name] for row in rows]):
+            yield f"{name} {values.dtype} {len(values)}"
+            yield values.tobytes()
+
+
+def _column(values: Sequence[Any]) -> tuple[np.ndarray, ...]:
+    """The numbers of a column, row after row, and how many each row has if they are lists."""
+    if not hasattr(values[0], "__len__"):
+        return (np.array(values),)
+    return np.array(list(chain.from_iterable(values))), np.array([len(value) for value in values])
