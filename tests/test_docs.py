@@ -204,12 +204,12 @@ def test_every_block_runs(path, place):
         ("json", "{'a': 1}\n"),
     ],
 )
-def test_a_block_that_does_not_work_is_found(language, text, place):
+def test_a_failing_block_is_found(language, text, place):
     with pytest.raises((Exception, pytest.fail.Exception)):
         Page().run(Block("here", language, text))
 
 
-def test_blocks_are_all_found():
+def test_all_blocks_are_found():
     for path in PAGES:
         fences = [line for line in read(path).splitlines() if line.lstrip().startswith("```")]
         assert len(fences) == 2 * len(blocks(path)), f"{name_of(path)} has an indented or unfinished block"
@@ -218,7 +218,7 @@ def test_blocks_are_all_found():
 # Words and links
 
 
-def test_every_verb_and_option_that_is_named_exists():
+def test_every_command_and_option_in_the_docs_exists():
     flags = {verb: {flag for option in command.params for flag in option.opts} for verb, command in VERBS.items()}
     general = {flag for option in COMMAND.params for flag in option.opts}
     every = set().union(*flags.values(), general, {"--help"})
@@ -233,7 +233,7 @@ def test_every_verb_and_option_that_is_named_exists():
                 assert words[0].partition("=")[0] in every, f"{name_of(path)}: {text}"
 
 
-def test_every_verb_is_told_of():
+def test_every_command_is_documented():
     said = " ".join(text for path in PAGES for text in (read(path),))
     assert [verb for verb in VERBS if not re.search(rf"secateur {verb}\b", said)] == []
     assert all("--json" in {flag for option in command.params for flag in option.opts} for command in VERBS.values())
@@ -249,7 +249,7 @@ def anchors(path):
 
 
 @pytest.mark.parametrize("path", LINKED, ids=name_of)
-def test_every_link_leads_somewhere(path):
+def test_every_link_has_a_target(path):
     for link in re.findall(r"\]\(([^)\s]+)\)", prose(path)):
         if re.match(r"[a-z]+:", link):
             continue
@@ -288,7 +288,7 @@ def default_of(field):
     return "" if field.is_required() else "{}" if field.default_factory else shown(field.default)
 
 
-def test_every_key_of_a_recipe_is_there_in_order_with_its_default_and_meaning():
+def test_every_key_of_a_recipe_is_documented_in_order_with_its_default_and_meaning():
     told = rows(read(DOCS / "recipes.md").partition("\n## Every key\n")[2].partition("\n## ")[0])
     wanted = [[f"`{name}`", f"`{default_of(field)}`".strip("`")] for name, field in recipe.KEYS.items()]
     assert [[key, default.strip("`")] for key, default, _ in told] == wanted
@@ -297,7 +297,7 @@ def test_every_key_of_a_recipe_is_there_in_order_with_its_default_and_meaning():
         assert meaning and meaning.startswith(described or ""), f"{key}: {described}"
 
 
-def test_every_recipe_file_is_told_of():
+def test_every_recipe_file_is_documented():
     files = {path.name for path in (ROOT / "recipes").glob("*.yaml")}
     assert {
         row[0].strip("`").removeprefix("recipes/") for row in rows(section(DOCS / "recipes.md", "The files"))
@@ -305,7 +305,7 @@ def test_every_recipe_file_is_told_of():
 
 
 @pytest.mark.parametrize("name", METHODS.all())
-def test_every_method_has_a_page_with_its_dials(name):
+def test_every_method_has_a_page_with_its_arguments(name):
     path = DOCS / "methods" / f"{name}.md"
     dials = [[cell.strip("`") for cell in row[:2]] for row in rows(section(path, "Dials"))]
     parameters = signature(METHODS.get(name).__init__).parameters.values()
@@ -315,14 +315,14 @@ def test_every_method_has_a_page_with_its_dials(name):
 
 
 @pytest.mark.parametrize("name", METHODS.all())
-def test_numbers_of_a_method_are_those_of_the_results(name):
+def test_numbers_on_the_pages_of_methods_are_in_the_results(name):
     lines = set(read(ROOT / "RESULTS.md").splitlines())
     told = section(DOCS / "methods" / f"{name}.md", "Our numbers")
     numbers = [line for line in told.splitlines() if line.startswith("|") and set(line) - set("|- ")]
     assert numbers and [line for line in numbers if line not in lines] == []
 
 
-def test_units_tasks_and_architectures_are_all_named():
+def test_all_units_tasks_and_architectures_are_documented():
     assert [row[0].strip("`") for row in rows(section(DOCS / "concepts.md", "Units and groups"))] == list(UNITS)
     assert set(re.findall(r"^## `(\w+)`", read(DOCS / "tasks.md"), re.MULTILINE)) == set(TASKS.all())
     assert set(ARCHITECTURES.all()) <= {row[0].strip("`") for row in rows(read(DOCS / "add-an-architecture.md"))}
@@ -370,7 +370,7 @@ def sentences():
     return found
 
 
-def test_every_refusal_that_is_explained_is_one_that_secateur_makes():
+def test_every_error_in_the_docs_is_one_that_secateur_raises():
     told = [
         line
         for block in blocks(DOCS / "troubleshooting.md")

@@ -29,7 +29,7 @@ def test_the_example_prunes_to_its_density_and_keeps_more_than_chance():
     assert table["(dense)"][1] > 0.9 and table["taylor-once"][1] > 0.7
 
 
-def test_the_laws_hold_for_the_method_by_the_command_that_contributing_gives():
+def test_the_laws_hold_for_the_method_by_the_command_in_contributing():
     """In a process of its own, so that the method is in no registry but that one's."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     command = re.search(r"^PYTHONPATH=examples \.venv/bin/pytest (-p add_a_method .*)$", text, re.MULTILINE)

@@ -85,21 +85,21 @@ def assert_harmless(world, faults, ways):
 # Folders
 
 
-def test_a_whole_folder_is_right_in_every_way(world):
+def test_an_undamaged_folder_loads_in_every_way(world):
     assert {way: world.judge(way, world.folder)[0] for way in WAYS} == dict.fromkeys(WAYS, RIGHT)
 
 
-def test_broken_files_never_give_another_model(world):
+def test_damaged_files_never_load_as_another_model(world):
     found = sample(world, [*damages(world, random.Random(0), 8), *tensors(world)], 14)
     assert_harmless(world, found, ("load", "auto"))
 
 
-def test_broken_files_never_give_another_model_where_secateur_is_not_installed(world):
+def test_damaged_files_never_load_as_another_model_without_secateur(world):
     found = sample(world, [*damages(world, random.Random(1), 2), *tensors(world)], 5)
     assert_harmless(world, found, ("trusted",))
 
 
-def test_verify_tells_broken_files_in_one_sentence(world):
+def test_verify_reports_damaged_files_in_one_sentence(world):
     assert_harmless(world, sample(world, [*damages(world, random.Random(2), 2), *tensors(world)], 2), ("verify",))
 
 
@@ -107,7 +107,7 @@ def test_nothing_outside_the_folder_is_read_and_no_pickle_is_opened(world):
     assert_harmless(world, snares(world), ("load", "auto"))
 
 
-def test_every_file_but_the_card_is_summed_as_sha256sum_does(world):
+def test_every_file_but_the_card_has_a_checksum_as_of_sha256sum(world):
     listed = [line.split("  ")[1] for line in (world.folder / SUMS).read_text().splitlines()]
     assert sorted(listed) == [name for name in world.names if name not in (SUMS, "README.md")]
     if shutil.which("sha256sum"):
@@ -115,7 +115,7 @@ def test_every_file_but_the_card_is_summed_as_sha256sum_does(world):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "plan.json", "tokenizer.json"])
-def test_a_change_on_purpose_is_told_and_can_be_had(world, tmp_path, name):
+def test_a_deliberate_change_is_refused_and_can_be_accepted(world, tmp_path, name):
     folder = shutil.copytree(world.folder, tmp_path / "model")
     write(name, (folder / name).read_bytes() + b" " * 8 if name.endswith("json") else other(world, name), folder)
     with pytest.raises(UserError, match=f"{name} is not the file that was saved.*remove its line in {SUMS}"):
@@ -129,7 +129,7 @@ def other(world, name):
     return (world.other / name).read_bytes()
 
 
-def test_a_model_that_learned_more_is_saved_with_its_own_sums(world, tmp_path):
+def test_a_model_that_was_trained_further_is_saved_with_new_checksums(world, tmp_path):
     folder = shutil.copytree(world.folder, tmp_path / "model")
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     with torch.no_grad():
@@ -138,7 +138,7 @@ def test_a_model_that_learned_more_is_saved_with_its_own_sums(world, tmp_path):
     assert torch.equal(sec.load(folder).classifier.weight, model.classifier.weight)
 
 
-def test_shards_are_summed_too(world, tmp_path):
+def test_shards_have_checksums_too(world, tmp_path):
     model = sec.load(world.folder)
     model.save_pretrained(tmp_path, max_shard_size="20KB")
     shards = sorted(path.name for path in tmp_path.glob("*.safetensors"))
@@ -153,18 +153,18 @@ def listed(folder):
     return [line.split("  ")[1] for line in (folder / SUMS).read_text().splitlines()]
 
 
-def test_a_folder_from_before_there_were_sums_loads(world, tmp_path):
+def test_a_folder_without_checksums_loads(world, tmp_path):
     folder = shutil.copytree(world.folder, tmp_path / "model")
     (folder / SUMS).unlink()
     assert [world.judge(way, folder)[0] for way in WAYS] == [RIGHT] * len(WAYS)
 
 
 @pytest.mark.skipif(not (RUNS / "sst2" / "grain-0.05-0" / "model").is_dir(), reason="no runs were made here")
-def test_a_run_from_before_there_were_sums_loads():
+def test_a_run_without_checksums_loads():
     assert sec.load(RUNS / "sst2" / "grain-0.05-0" / "model").plan["method"] == "grain"
 
 
-def test_links_as_the_hub_s_cache_has_them(world, tmp_path):
+def test_symbolic_links_as_in_the_hub_cache_are_followed(world, tmp_path):
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "1a2b"
     shutil.copytree(world.folder, blobs)
     snapshot.mkdir(parents=True)
@@ -174,7 +174,7 @@ def test_links_as_the_hub_s_cache_has_them(world, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["with space", "modèle d'été", "模型", "a.b-c+d", "[x] (y) {z} %s $HOME"])
-def test_names_of_folders(world, tmp_path, name):
+def test_folders_with_unusual_names_load(world, tmp_path, name):
     place = tmp_path / name / name
     sec.save(sec.load(world.folder), place)
     assert [world.judge(way, place)[0] for way in WAYS] == [RIGHT] * len(WAYS)
@@ -239,7 +239,7 @@ def content(folder):
 
 
 @pytest.mark.parametrize("size", [0, 100, 5_000, 30_000])
-def test_a_full_disk_leaves_what_was_there(world, tmp_path, size):
+def test_a_full_disk_leaves_the_old_files(world, tmp_path, size):
     folder = shutil.copytree(world.folder, tmp_path / "model")
     with small_files(size), pytest.raises(UserError, match="nothing was written; free space") as refusal:
         sec.save(sec.load(world.other), folder)
@@ -248,7 +248,7 @@ def test_a_full_disk_leaves_what_was_there(world, tmp_path, size):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_a_folder_that_may_not_be_written(world, tmp_path):
+def test_a_read_only_folder_is_refused(world, tmp_path):
     tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
     with pytest.raises(UserError, match="choose a folder that can be written"):
         sec.save(sec.load(world.folder), tmp_path / "model")
@@ -270,7 +270,7 @@ pipeline.run(recipe.make(json.loads(sys.argv[1])), sys.argv[2])
 """
 
 
-def test_a_run_killed_while_it_saves_goes_on(tmp_path):
+def test_a_run_killed_while_it_saves_can_be_resumed(tmp_path):
     values = recipe_values(write_model(tmp_path / "classifier", ["bad", "good"]), write_data(tmp_path / "data.csv"))
     values |= {"training.epochs": 1, "training.evaluations": 0}
     arguments = [sys.executable, "-c", KILLED, json.dumps(values), str(tmp_path / "killed")]
@@ -284,7 +284,7 @@ def test_a_run_killed_while_it_saves_goes_on(tmp_path):
     assert not list((tmp_path / "killed").glob(".*"))
 
 
-def test_a_run_killed_before_its_folder_is_its_own_goes_on(tmp_path):
+def test_a_run_killed_at_its_first_write_can_be_resumed(tmp_path):
     values = recipe_values(write_model(tmp_path / "classifier", ["bad", "good"]), write_data(tmp_path / "data.csv"))
     (tmp_path / "run").mkdir()
     for name in ("versions.json", "recipe.yaml.partial", "recipe.partial"):  # the last of version 0.1.0
@@ -297,7 +297,7 @@ def test_a_run_killed_before_its_folder_is_its_own_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_data_is_read_right_or_refused(tmp_path, name):
+def test_data_is_read_correctly_or_refused(tmp_path, name):
     case = CASES[name]
     if not case.said:
         assert right(case, outcome(case, tmp_path))
@@ -311,7 +311,7 @@ def test_data_is_read_right_or_refused(tmp_path, name):
 # Training that breaks
 
 
-def test_a_run_that_breaks_says_where_and_makes_no_model(tmp_path):
+def test_a_run_that_fails_names_the_cause_and_saves_no_model(tmp_path):
     model, data = write_model(tmp_path / "encoder"), write_data(tmp_path / "data.csv")
     values = recipe_values(model, data) | {"training.teacher_learning_rate": 1e30}
     (tmp_path / "recipe.yaml").write_text(recipe.make(values).to_yaml())

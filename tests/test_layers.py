@@ -77,5 +77,5 @@ def test_shipped_code_stands_alone(module):
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_no_drawer_for_odds_and_ends(module):
+def test_no_module_is_named_utils_or_helpers(module):
     assert not {"utils", "common", "helpers", "core"} & set(module.split("/")), "name the file after what it does"

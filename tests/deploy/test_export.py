@@ -97,7 +97,7 @@ def test_int8_weights_have_a_scale_for_each_channel(small, tmp_path):
     assert any(list(dims) and dims[0] > 1 for dims in scales)
 
 
-def test_a_file_says_what_it_is(small, tmp_path):
+def test_a_file_describes_itself(small, tmp_path):
     found = export(small, tmp_path / "model.onnx", opset=20)
     facts = found.facts
     assert (facts.format, facts.dtype, facts.opset) == ("onnx", "fp32", 20)
@@ -119,13 +119,13 @@ def test_a_model_in_fp16_is_exported_from_its_weights(tmp_path):
     )
 
 
-def test_the_ir_has_its_weights_beside_it(small, tmp_path):
+def test_an_openvino_file_has_its_weights_in_a_second_file(small, tmp_path):
     found = export(small, tmp_path / "new" / "model.xml")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["model.bin", "model.xml"]
     assert found.bytes == sum(path.stat().st_size for path in (tmp_path / "new").iterdir())
 
 
-def test_the_model_stays_as_it_was(small, tmp_path):
+def test_the_exported_model_is_unchanged(small, tmp_path):
     small.train()
     before = weights_fingerprint(small)
     export(small, tmp_path / "model.onnx", dtype="fp16")
@@ -150,7 +150,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_cannot_be_written_is_refused_and_nothing_is_left(small, case, tmp_path):
+def test_a_failed_write_is_refused_and_leaves_nothing(small, case, tmp_path):
     given, message = WRONG[case]
     options = {"path": "model.onnx", **given}
     path = tmp_path / options.pop("path")
@@ -160,7 +160,9 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_left(small, case, tmp_
 
 
 @pytest.mark.parametrize(("suffix", "package"), [(".onnx", "onnxruntime"), (".xml", "openvino"), (".xml", "nncf")])
-def test_an_absent_package_is_told_with_the_line_for_pip(small, calibration, suffix, package, tmp_path, monkeypatch):
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    small, calibration, suffix, package, tmp_path, monkeypatch
+):
     find = formats.find_spec
     monkeypatch.setattr(formats, "find_spec", lambda name: None if name == package else find(name))
     extra = {".onnx": "onnx", ".xml": "openvino"}[suffix]
@@ -168,7 +170,7 @@ def test_an_absent_package_is_told_with_the_line_for_pip(small, calibration, suf
         export(small, tmp_path / f"model{suffix}", dtype="int8", calibration=calibration)
 
 
-def test_an_export_that_differs_is_refused_and_what_was_there_stays(small, tmp_path, monkeypatch):
+def test_an_export_that_differs_is_refused_and_the_old_file_stays(small, tmp_path, monkeypatch):
     path = tmp_path / "model.onnx"
     export(small, path)
     before = path.read_bytes()
@@ -189,7 +191,7 @@ def test_only_fp32_is_judged_by_its_difference():
     assert within(0.5, 1.0, "int8") and not within(float("nan"), 1.0, "int8")
 
 
-def test_a_folder_is_no_file(small, tmp_path):
+def test_a_folder_in_the_place_of_the_file_is_refused(small, tmp_path):
     (tmp_path / "model.onnx").mkdir()
     with pytest.raises(UserError, match="is a folder"):
         export(small, tmp_path / "model.onnx")
@@ -269,7 +271,7 @@ def test_the_command_never_calibrates_on_validation_rows(world, tmp_path, monkey
 
 
 @pytest.mark.parametrize("name", ["dense", "small"])
-def test_the_command_shows_an_export_and_verifies_it(world, name, tmp_path):
+def test_the_command_exports_and_verifies(world, name, tmp_path):
     file = tmp_path / "model.onnx"
     done = secateur("export", world / name, "--output", file)
     assert done.exit_code == 0, done.output
@@ -279,7 +281,7 @@ def test_the_command_shows_an_export_and_verifies_it(world, name, tmp_path):
     assert done.exit_code == 0 and "the same model" in done.stdout
 
 
-def test_verify_tells_a_different_export(world, tmp_path, monkeypatch):
+def test_verify_reports_an_export_that_differs(world, tmp_path, monkeypatch):
     file = tmp_path / "model.onnx"
     assert secateur("export", world / "small", "--output", file).exit_code == 0
     monkeypatch.setattr(
@@ -318,5 +320,5 @@ def test_verify_refuses_a_file_of_other_weights(world, tmp_path):
     assert done.exit_code == 2 and "made from other weights" in done.stderr
 
 
-def test_the_module_is_under_the_function():
+def test_secateur_export_is_the_function():
     assert import_module("secateur").export is export

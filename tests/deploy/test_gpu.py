@@ -27,7 +27,7 @@ def test_what_a_gpu_does_not_run_here_is_refused(monkeypatch, runtime, dtype):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("runtime", gpu.RUNTIMES)
-def test_every_way_of_running_gives_the_models_own_answer(runtime):
+def test_every_runtime_gives_the_outputs_of_the_model(runtime):
     model = BertForSequenceClassification(config()).eval()
     inputs = random_inputs(len(WORDS), 2, 8)
     call = gpu.forward(gpu.placed(model, "fp32"), runtime, inputs)

@@ -33,7 +33,7 @@ def close(run, model, batch, share=1e-5):
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES.all())
-def test_a_model_says_the_same_in_every_runtime(small, runtime):
+def test_a_model_has_the_same_outputs_in_every_runtime(small, runtime):
     before = weights_fingerprint(small)
     run = runner(small, runtime, threads=1)
     batch = inputs(small)
@@ -48,7 +48,7 @@ def test_a_model_says_the_same_in_every_runtime(small, runtime):
 
 
 @pytest.mark.parametrize("runtime", ["pytorch", "openvino"])
-def test_bf16_is_close_and_not_fp32(small, runtime):
+def test_bf16_is_close_to_fp32_but_differs(small, runtime):
     try:
         run = runner(small, runtime, "bf16")
     except UserError as error:
@@ -62,7 +62,7 @@ def test_openvino_runs_fp32_in_fp32(small):
     assert close(runner(small, "openvino"), small, inputs(small))
 
 
-def test_the_bytes_are_those_of_the_weights(small, tmp_path):
+def test_the_size_in_bytes_is_that_of_the_weights(small, tmp_path):
     stored = sum(tensor.nbytes for tensor in (*small.parameters(), *small.buffers()))
     assert runner(small).bytes == stored
     assert runner(small, dtype="bf16").bytes < 0.6 * stored
@@ -110,7 +110,7 @@ def test_a_runner_can_be_made_in_inference_mode(small):
     assert close(run, small, inputs(small))
 
 
-def test_a_difference_that_is_not_a_number_stays_one(small):
+def test_a_difference_that_is_not_a_number_stays_nan(small):
     run = runner(small)
     broken = tiny("bert", dtype=torch.float32, num_hidden_layers=1)
     with torch.no_grad():
@@ -123,7 +123,7 @@ def test_a_difference_that_is_not_a_number_stays_one(small):
 
 @pytest.mark.parametrize("runtime", RUNTIMES.all())
 @pytest.mark.parametrize("dtype", [*DTYPES, "int4"])
-def test_every_pair_exists_or_is_refused_with_those_that_do(runtime, dtype, monkeypatch):
+def test_a_pair_of_runtime_and_dtype_exists_or_is_refused_with_the_ones_that_exist(runtime, dtype, monkeypatch):
     if dtype in RUNTIMES.get(runtime).stored:
         if (runtime, dtype) != ("openvino", "bf16"):  # the processor's choice
             check_runtime(runtime, dtype)
@@ -132,7 +132,7 @@ def test_every_pair_exists_or_is_refused_with_those_that_do(runtime, dtype, monk
         check_runtime(runtime, dtype)
 
 
-def test_no_runtime_runs_bf16_where_there_is_none(monkeypatch):
+def test_bf16_is_refused_on_hardware_without_it(monkeypatch):
     import openvino
 
     class Core:

@@ -39,7 +39,7 @@ def bert(tmp_path):
 
 @pytest.mark.parametrize(("units", "rank"), [(("ffn", "qk", "vo"), None), (("hidden", "head"), 5)])
 @pytest.mark.parametrize("which", LEADING)
-def test_a_right_folder_passes(which, units, rank, tmp_path):
+def test_a_correct_folder_passes(which, units, rank, tmp_path):
     rank = rank if which[0] in ENCODERS else None  # an encoder-decoder's embeddings are not factorised
     batches, given = world(which, tmp_path / "small", *units, embedding_rank=rank)
     before = {name: value.clone() for name, value in given["dense"].state_dict().items()}
@@ -50,7 +50,7 @@ def test_a_right_folder_passes(which, units, rank, tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in given["dense"].state_dict().items())
 
 
-def test_what_is_not_given_is_not_compared(bert):
+def test_only_the_given_models_are_compared(bert):
     batches, given = bert
     assert verify(batches, compact=given["compact"], folder=given["folder"]).masked_compact is None
     assert verify(batches, dense=given["dense"], plan=given["plan"]).compact_loaded is None
@@ -77,7 +77,7 @@ def test_an_export_of_other_weights_is_refused(bert, tmp_path):
         verify(batches, compact=given["compact"], exported=path)
 
 
-def test_an_export_fails_by_its_own_dtypes_measure():
+def test_an_export_is_judged_by_the_tolerance_of_its_dtype():
     far = {"masked_compact": None, "compact_loaded": None, "examples": 1, "scale": 1.0, "compact_exported": 0.01}
     assert Verification(**far, dtype="int8").passed and not Verification(**far, dtype="fp32").passed
     lost = far | {"compact_exported": float("nan")}
@@ -85,7 +85,7 @@ def test_an_export_fails_by_its_own_dtypes_measure():
 
 
 @pytest.mark.parametrize("names", [(), ("folder",), ("compact",), ("dense",), ("plan", "folder")], ids=str)
-def test_nothing_to_compare_is_no_proof(bert, names):
+def test_a_verification_without_two_models_is_refused(bert, names):
     batches, given = bert
     with pytest.raises(UserError, match="nothing to compare"):
         verify(batches, **{name: given[name] for name in names})

@@ -71,7 +71,7 @@ def test_the_teacher_is_scored_once(values, swept, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("change", [{"data.max_length": 4}, {"data.metric": "f1"}, {"teacher": "other"}])
-def test_other_scores_are_taken_anew(values, swept, tmp_path, change):
+def test_other_scores_are_computed_again(values, swept, tmp_path, change):
     """What the scores depend on is in the name under which they are kept."""
     teacher = swept[0] / "teacher"
     first = run_data.RunData(recipe.make(values))
@@ -86,7 +86,7 @@ def test_other_scores_are_taken_anew(values, swept, tmp_path, change):
     assert first.teacher_scores(first.task.load_model(teacher), tmp_path) == kept
 
 
-def test_damaged_scores_are_taken_anew(values, swept, tmp_path):
+def test_damaged_scores_are_computed_again(values, swept, tmp_path):
     own = run_data.RunData(recipe.make(values))
     teacher = own.task.load_model(swept[0] / "teacher")
     whole = own.teacher_scores(teacher, tmp_path)
@@ -97,7 +97,7 @@ def test_damaged_scores_are_taken_anew(values, swept, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["magnitude", "cofi"])
-def test_each_is_the_run_for_it_alone(values, swept, tmp_path, method):
+def test_each_density_gives_the_result_of_a_run_for_it_alone(values, swept, tmp_path, method):
     """The law of the sweep: branching changes nothing, for the trunk and for the branches alike."""
     folder, wanted = swept[0], recipe.make(values | {"method": method, "teacher": str(swept[0] / "teacher")})
     folder = tmp_path / "sweep"
@@ -107,14 +107,14 @@ def test_each_is_the_run_for_it_alone(values, swept, tmp_path, method):
         assert same(weights(folder / str(one.target.density)), weights(tmp_path / str(one.target.density)))
 
 
-def test_the_last_is_an_ordinary_run(values, swept, tmp_path):
+def test_the_lowest_density_is_an_ordinary_run(values, swept, tmp_path):
     report = pipeline.run(recipe.make(values | {"target.density": DENSITIES[-1]}), tmp_path / "run")
     assert same(weights(swept[0] / str(DENSITIES[-1])), weights(tmp_path / "run"))
     assert report.scores == swept[1][-1].scores
 
 
 @pytest.mark.parametrize(("stage", "step"), [("prune", 3), ("prune", 14), ("recover", 5)])
-def test_an_interrupted_sweep_ends_in_the_same_place(values, swept, tmp_path, stage, step):
+def test_an_interrupted_sweep_gives_the_same_result(values, swept, tmp_path, stage, step):
     with pytest.raises(KeyboardInterrupt):
         sweep(recipe.make(values), tmp_path / "run", [InterruptAt(stage, step)])
     reports = sweep(recipe.make(values), tmp_path / "run")
@@ -123,7 +123,7 @@ def test_an_interrupted_sweep_ends_in_the_same_place(values, swept, tmp_path, st
     assert [report.scores for report in reports] == [report.scores for report in swept[1]]
 
 
-def test_a_resumed_run_stops_where_it_passes_its_density(values, swept, tmp_path):
+def test_a_resumed_run_stops_when_it_reaches_its_density(values, swept, tmp_path):
     """Its last checkpoint may be of the very step at which it stops."""
     one = recipe.make(values | {"training.checkpoints": 100}).each()[1]
     whole = json.loads((swept[0] / str(one.target.density) / "cut_at.json").read_text())["progress"]
@@ -136,12 +136,12 @@ def test_a_resumed_run_stops_where_it_passes_its_density(values, swept, tmp_path
     assert same(weights(swept[0] / str(one.target.density)), weights(tmp_path / "run"))
 
 
-def test_a_finished_sweep_gives_its_reports_again(values, swept):
+def test_a_finished_sweep_returns_its_reports_again(values, swept):
     again = sweep(recipe.make(values), swept[0], [NoTraining()])
     assert [one.to_dict() for one in again] == json.loads(json.dumps([one.to_dict() for one in swept[1]]))
 
 
-def test_pruned_units_are_written_down_as_they_go(swept):
+def test_pruned_units_are_recorded_as_they_are_removed(swept):
     folder, reports = swept
     lines = [json.loads(line) for line in (folder / str(DENSITIES[-1]) / "pruned.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in lines] == ["prune"] * len(lines)
@@ -167,7 +167,7 @@ def test_log_lines_carry_rows_and_seconds(swept):
         ({"target.density": 0.2, "target.toward": 0.3}, "must be a density below target.density"),
     ],
 )
-def test_densities_that_cannot_be_are_refused_before_the_folder_is_touched(values, tmp_path, asked, message):
+def test_impossible_densities_are_refused_before_the_folder_is_touched(values, tmp_path, asked, message):
     with pytest.raises(UserError, match=message):
         sweep(recipe.make(values | asked), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -44,7 +44,7 @@ def test_a_recipe_may_name_further_terms(states, tmp_path):
     assert isinstance(terms[-1], states) and (terms[-1].weight, terms[-1].layer) == (0.5, 2)
 
 
-def test_the_layers_that_are_cached_are_those_that_terms_read(states, tmp_path):
+def test_the_cached_layers_are_those_that_terms_read(states, tmp_path):
     assert distillation(tmp_path).layers(config()) == ([0, 2], [])
     assert distillation(tmp_path, terms={"states": {}}).layers(config()) == ([0, 1, 2], [])
     assert distillation(tmp_path, hidden=None).layers(config()) == ([], [])
@@ -60,7 +60,7 @@ def test_the_layers_that_are_cached_are_those_that_terms_read(states, tmp_path):
         ({"logits": {}}, "names 'logits', which the recipe has already"),
     ],
 )
-def test_terms_that_cannot_be_are_refused(states, tmp_path, terms, message):
+def test_impossible_terms_are_refused(states, tmp_path, terms, message):
     with pytest.raises(UserError, match=message):
         distillation(tmp_path, terms=terms).terms()
 

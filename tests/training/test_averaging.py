@@ -70,7 +70,7 @@ def assert_near(model, expected):
 
 
 @pytest.mark.parametrize(("average", "counted"), [(0.5, 3), (1.0, 6), (0.01, 1), (0.34, 2)])
-def test_the_result_is_the_mean_of_the_weights_after_each_of_the_last_steps(tmp_path, average, counted):
+def test_the_result_is_the_average_of_the_weights_after_each_of_the_last_steps(tmp_path, average, counted):
     watch = Watch()
     made = trainer(tmp_path, watch, average=average)
     made.train()
@@ -78,7 +78,7 @@ def test_the_result_is_the_mean_of_the_weights_after_each_of_the_last_steps(tmp_
     assert_near(made.model, mean(watch.seen[-counted:]))
 
 
-def test_without_it_the_last_weights_are_the_result(tmp_path):
+def test_without_averaging_the_last_weights_are_the_result(tmp_path):
     watch = Watch()
     made = trainer(tmp_path, watch, average=0.0)
     made.train()
@@ -86,7 +86,7 @@ def test_without_it_the_last_weights_are_the_result(tmp_path):
     assert all(torch.equal(weight, watch.seen[-1][name]) for name, weight in made.model.named_parameters())
 
 
-def test_training_itself_is_the_same(tmp_path):
+def test_averaging_does_not_change_the_training(tmp_path):
     with_, without = Watch(), Watch()
     trainer(tmp_path, with_).train()
     trainer(tmp_path, without, average=0.0).train()
@@ -94,7 +94,7 @@ def test_training_itself_is_the_same(tmp_path):
         assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
-def test_a_training_that_ends_early_is_the_mean_of_what_counted_or_the_last_weights(tmp_path):
+def test_a_training_that_ends_early_averages_the_steps_that_counted(tmp_path):
     for step, first in ((5, 3), (2, 1)):
         watch = Watch()
         made = trainer(tmp_path, watch, StopAt(step))
@@ -102,7 +102,7 @@ def test_a_training_that_ends_early_is_the_mean_of_what_counted_or_the_last_weig
         assert_near(made.model, mean(watch.seen[first:]))
 
 
-def test_what_is_frozen_has_no_copy_and_keeps_its_bits(tmp_path):
+def test_frozen_weights_are_neither_copied_nor_changed(tmp_path):
     made = trainer(tmp_path)
     table = made.model.get_input_embeddings().weight
     before = table.clone()
@@ -124,7 +124,7 @@ def test_weights_of_less_precision_are_averaged_in_float32():
 
 
 @pytest.mark.parametrize("step", [2, 4, 6])
-def test_resumed_is_uninterrupted(tmp_path, step):
+def test_a_resumed_training_gives_the_result_of_an_uninterrupted_one(tmp_path, step):
     whole = trainer(tmp_path, save_strategy="steps", save_steps=1)
     whole.train()
     resumed = trainer(tmp_path / "resumed", seed=3)
@@ -142,7 +142,7 @@ def test_resumed_is_uninterrupted(tmp_path, step):
         ({"select": "score"}, "averaged weights are no result where a method prunes or select chooses"),
     ],
 )
-def test_what_makes_no_sense_is_refused(tmp_path, options, message):
+def test_an_impossible_part_of_the_steps_is_refused(tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         trainer(tmp_path, **options)
 
@@ -163,7 +163,7 @@ class WatchRecovery(Watch):
             super().on_step_end(args, state, control, model, **kwargs)
 
 
-def test_the_recovery_of_a_run_is_averaged_with_copies_of_the_texts_too(tmp_path):
+def test_the_recovery_of_a_run_is_averaged_also_with_augmented_texts(tmp_path):
     model = write_model(tmp_path / "model", ["bad", "good"])
     own = {
         "training.average": 0.4,

@@ -5,7 +5,7 @@ from torch import nn
 from secateur.training.best import BestEvaluation
 
 
-def test_the_best_weights_come_back_and_those_of_a_crashed_future_do_not_count(tmp_path):
+def test_the_best_weights_are_restored_and_those_left_by_a_crash_do_not_count(tmp_path):
     model = nn.Linear(1, 1, bias=False)
     best = BestEvaluation(tmp_path / "training" / "best.safetensors", "f1", {"model": model})
     best.restore()  # nothing has been kept

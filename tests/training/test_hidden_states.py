@@ -59,7 +59,7 @@ def test_hidden_is_a_sum_over_layers_of_the_error_on_real_tokens():
     assert term(Step(batch, student, teacher)).item() == (0 + 4) / 2 + (9 + 1) / 2
 
 
-def test_masked_mse_by_hand():
+def test_masked_mse_equals_a_value_computed_by_hand():
     states, real = torch.arange(12.0).view(1, 3, 4), torch.tensor([[[1], [1], [0]]])
     assert masked_mse(states, torch.zeros_like(states), real).item() == 17.5
 
@@ -74,7 +74,7 @@ def test_projections_start_as_the_identity_and_may_widen():
         assert all(parameter.requires_grad for parameter in projection.parameters())
 
 
-def test_a_term_that_is_bound_stays_as_it_is():
+def test_binding_a_term_twice_changes_nothing():
     term = Hidden("last")
     term.bind(shaped(3, 4), None)
     assert not term.projections, "without a teacher there is nothing to project to"
@@ -84,7 +84,7 @@ def test_a_term_that_is_bound_stays_as_it_is():
     assert term.projections["4"] is before
 
 
-def test_projections_are_restricted_with_the_stream():
+def test_projections_follow_a_cut_of_the_residual_stream():
     term = Hidden("every 2")
     term.bind(shaped(4, 2), shaped(4, 2))
     for projection in term.projections.values():
@@ -100,13 +100,13 @@ def test_projections_are_restricted_with_the_stream():
         assert projection.weight.requires_grad
 
 
-def test_layers_of_one_number_need_models_of_one_depth():
+def test_matching_by_number_needs_models_of_equal_depth():
     with pytest.raises(UserError, match="teacher has 4 layers, the model 2"):
         Hidden("every 2").bind(shaped(4, 2), shaped(4, 4))
 
 
 @pytest.mark.parametrize("match", ["nearest", "nearest-ordered", "sampled", "windows"])
-def test_layers_matched_anew_may_be_of_a_deeper_teacher(match):
+def test_layers_matched_in_each_batch_may_be_of_a_deeper_teacher(match):
     term = Hidden("quarters", match=match)
     term.bind(shaped(4, 2), shaped(4, 8))
     student = SimpleNamespace(logits=torch.zeros(1, 2), hidden_states=[torch.ones(1, 3, 4)] * 3)

@@ -32,7 +32,7 @@ def batch(lengths, labels):
     return {"input_ids": mask.long(), "attention_mask": mask, "labels": torch.tensor(labels)}
 
 
-def test_shares_are_what_a_micro_batch_has_of_the_mean():
+def test_shares_are_counts_divided_by_their_average():
     batches = [batch([3, 1], [0, 1]), batch([2, 2, 4], [0, -100, -100])]
     first, second = micro_batches.shares(batches, torch.bfloat16, ALONE)
     assert first["rows"].dtype == torch.float32

@@ -19,7 +19,7 @@ def watch(gather=lambda steps: steps, bf16=False):
     return FiniteWatch(args, SimpleNamespace(gather=gather), lambda: state), state
 
 
-def test_the_value_that_broke_first_is_named():
+def test_the_first_value_that_is_not_finite_is_named():
     finite, state = watch()
     for step, (loss, gradient) in enumerate([(1.0, 1.0), (1.0, INF), (NAN, NAN), (1.0, 1.0)]):
         state.global_step = step
@@ -31,7 +31,7 @@ def test_the_value_that_broke_first_is_named():
     finite.check()
 
 
-def test_all_processes_stop_at_what_one_of_them_saw():
+def test_all_processes_stop_if_one_has_a_value_that_is_not_finite():
     finite, _ = watch(gather=lambda steps: torch.cat([steps, torch.tensor([3.0])]))
     finite.watch("the loss", torch.tensor(1.0))
     with pytest.raises(UserError, match="the loss is not finite at step 3"):

@@ -36,7 +36,7 @@ def test_logits_is_the_soft_cross_entropy_averaged_over_examples(temperature, lo
     assert term(even).item() == pytest.approx((loss + math.log(2)) / 2, abs=1e-6)
 
 
-def test_logits_is_least_where_the_student_says_what_the_teacher_says():
+def test_logits_is_lowest_if_student_and_teacher_have_equal_outputs():
     teacher = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
     student = teacher.clone().requires_grad_()
     Logits(2.0)(Step({}, SimpleNamespace(logits=student), SimpleNamespace(logits=teacher))).backward()
@@ -62,7 +62,7 @@ def test_logits_of_a_regression_is_the_mean_squared_error():
     assert Logits(8.0)(step).item() == Logits(1.0)(step).item() == (1 + 9) / 2
 
 
-def test_logits_are_taken_in_single_precision():
+def test_logits_are_compared_in_single_precision():
     step = Step({}, *(SimpleNamespace(logits=torch.tensor([[v, 0.0]], dtype=torch.bfloat16)) for v in (1.0, 2.0)))
     assert Logits(8.0)(step).item() == pytest.approx(0.687327, abs=1e-6)
 
@@ -76,7 +76,7 @@ def test_a_temperature_that_is_not_positive_is_refused(temperature):
 # The contract
 
 
-def test_a_term_must_say_its_loss():
+def test_a_term_must_implement_forward():
     with pytest.raises(NotImplementedError, match="forward"):
         Term()(Step({}, None))
 

@@ -26,7 +26,7 @@ def test_an_order_by_length_does_not_go_from_long_to_short():
         assert max(max(lengths[row] for row in batch) - min(lengths[row] for row in batch) for batch in batches) <= 2
 
 
-def test_an_order_goes_on_behind_the_rows_that_were_taken():
+def test_an_order_continues_after_the_rows_that_were_taken():
     lengths = [1 + number % 7 for number in range(100)]
     whole, rest = ByLength(8, lengths, seed=3), ByLength(8, lengths, seed=3, first=64)
     stream = list(whole)
@@ -49,7 +49,7 @@ def test_a_process_without_a_row_takes_the_first_one():
     assert list(SplitBatches(batches, processes=2))[2:] == [[4], [4]]
 
 
-def test_an_epoch_reaches_the_rows_within_split_batches():
+def test_the_epoch_is_passed_to_the_sampler_of_split_batches():
     """Trainer itself does not reach them where it resumes within an epoch."""
     order = StageOrder(seed=3, rows_seen=0)
     rows = order.by_length([1, 2, 3], 2)

@@ -57,7 +57,7 @@ def broken(*args, **kwargs):
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
-def test_it_answers_like_the_live_teacher(kind, tmp_path):
+def test_a_cached_teacher_returns_the_outputs_of_the_model(kind, tmp_path):
     teacher = tiny(kind, dtype=torch.float32)
     answer, batch = asked(cached(teacher, tmp_path), [4, 2, 0])
     assert answer.logits.shape == (3, 2)
@@ -73,7 +73,7 @@ def test_it_answers_like_the_live_teacher(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", ENCODERS)
 @pytest.mark.parametrize("layers", [LAYERS, ()])
-def test_logits_of_tokens_are_kept_of_the_real_ones(kind, layers, tmp_path, monkeypatch):
+def test_logits_of_tokens_are_kept_for_real_tokens_only(kind, layers, tmp_path, monkeypatch):
     teacher = tiny(kind, "ForTokenClassification", dtype=torch.float32, num_labels=3)
     first, batch = asked(cached(teacher, tmp_path, layers=layers), [4, 2, 0])
     with torch.no_grad():
@@ -104,7 +104,7 @@ def test_without_layers_only_logits_are_kept(teacher, tmp_path):
     assert (place / "states").stat().st_size == 0
 
 
-def test_other_weights_rows_or_layers_are_other_outputs(teacher, tmp_path):
+def test_other_weights_rows_or_layers_are_another_entry(teacher, tmp_path):
     other, softer, renamed = copy.deepcopy(teacher), copy.deepcopy(teacher), copy.deepcopy(teacher)
     with torch.no_grad():
         other.classifier.bias[0] += 1
@@ -130,7 +130,7 @@ def test_other_weights_rows_or_layers_are_other_outputs(teacher, tmp_path):
         assert len(entries(tmp_path)) == count
 
 
-def test_what_no_output_depends_on_makes_no_other_outputs(teacher, tmp_path, monkeypatch):
+def test_settings_that_do_not_affect_outputs_do_not_change_the_key(teacher, tmp_path, monkeypatch):
     cached(teacher, tmp_path)
     twin = copy.deepcopy(teacher)
     twin.config._name_or_path, twin.config.problem_type = "elsewhere", "single_label_classification"
@@ -140,7 +140,7 @@ def test_what_no_output_depends_on_makes_no_other_outputs(teacher, tmp_path, mon
     assert len(entries(tmp_path)) == 1
 
 
-def test_everything_read_back_is_mapped(teacher, tmp_path):
+def test_all_arrays_are_memory_mapped(teacher, tmp_path):
     found = cached(teacher, tmp_path)
     assert isinstance(found.logits, np.memmap) and isinstance(found.states, np.memmap)
     assert not found.logits.flags.writeable
@@ -161,7 +161,7 @@ def test_the_padding_may_be_on_either_side(teacher, tmp_path):
     torch.testing.assert_close(answer.hidden_states[2][mask > 0].float(), wanted, rtol=1e-3, atol=1e-3)
 
 
-def test_rows_that_hide_tokens_are_refused(teacher, tmp_path):
+def test_padded_rows_are_refused(teacher, tmp_path):
     hidden = [{**row, "attention_mask": [*row["attention_mask"][:-1], 0]} for row in ROWS]
     with pytest.raises(UserError, match="give them unpadded"):
         cached(teacher, tmp_path, hidden)
@@ -176,7 +176,7 @@ def test_states_that_float16_cannot_hold_are_refused(teacher, tmp_path):
     cached(teacher, tmp_path, layers=())
 
 
-def test_a_damaged_entry_is_made_anew(teacher, tmp_path):
+def test_a_damaged_entry_is_computed_again(teacher, tmp_path):
     first, _ = asked(cached(teacher, tmp_path), [1, 3])
     path = entries(tmp_path)[0] / "logits"
     path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
@@ -194,7 +194,7 @@ def test_the_limit_counts_logits_of_tokens_too(tmp_path):
     cached(teacher, tmp_path, layers=(), limit_gb=needed / 1e9)
 
 
-def test_too_much_is_refused_before_the_teacher_runs(teacher, tmp_path, monkeypatch):
+def test_too_large_outputs_are_refused_before_the_teacher_runs(teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(teacher, "forward", broken)
     with pytest.raises(UserError, match="limit is 1e-06 GB: raise the limit") as refusal:
         cached(teacher, tmp_path / "cache", limit_gb=1e-6)
@@ -202,7 +202,7 @@ def test_too_much_is_refused_before_the_teacher_runs(teacher, tmp_path, monkeypa
     assert entries(tmp_path / "cache") == []
 
 
-def test_a_teacher_that_fails_midway_leaves_nothing(teacher, tmp_path, monkeypatch):
+def test_a_teacher_that_fails_leaves_no_entry(teacher, tmp_path, monkeypatch):
     forward, calls = teacher.forward, []
 
     def fail_at_second(**inputs):

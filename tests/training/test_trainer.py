@@ -161,7 +161,7 @@ BREAKS = {
 
 
 @pytest.mark.parametrize("name", BREAKS)
-def test_what_is_not_finite_stops_the_training(tmp_path, name):
+def test_a_value_that_is_not_finite_stops_the_training(tmp_path, name):
     term, options, sentence = BREAKS[name]
     made = trainer(tmp_path, [], Watch(), select=None, objective=[Labels(), term], **options)
     with pytest.raises(UserError, match=sentence) as refusal:
@@ -169,7 +169,7 @@ def test_what_is_not_finite_stops_the_training(tmp_path, name):
     assert "\n" not in str(refusal.value) and str(tmp_path) in str(refusal.value)
 
 
-def test_a_mask_s_gradient_counts(tmp_path):
+def test_the_gradient_of_the_masks_is_inspected(tmp_path):
     term = Breaking(2, name="logits", backward=True)
     made = trainer(tmp_path, [], Watch(), select=None, objective=[term], kind=Grain, **QUIET)
     assert "logits" in made.method.listens_to
@@ -177,7 +177,7 @@ def test_a_mask_s_gradient_counts(tmp_path):
         made.train()
 
 
-def test_the_last_checkpoint_stays(tmp_path):
+def test_the_last_checkpoint_before_a_failure_stays(tmp_path):
     made = trainer(tmp_path, [], Watch(), select=None, objective=[Breaking(4)], save_total_limit=1, **SAVING)
     with pytest.raises(UserError, match="at step 4"):
         made.train()
@@ -186,7 +186,7 @@ def test_the_last_checkpoint_stays(tmp_path):
         assert all(saved.get_tensor(name).isfinite().all() for name in saved.keys())  # noqa: SIM118
 
 
-def test_the_log_does_not_wait_for_the_end(tmp_path):
+def test_values_are_checked_at_every_log_line(tmp_path):
     term = Breaking(2)
     made = trainer(tmp_path, [], Watch(), select=None, objective=[term], **QUIET | {"logging_steps": 3})
     with pytest.raises(UserError, match="at step 2 of 6"):
@@ -202,7 +202,7 @@ def test_a_broken_model_is_never_the_best(tmp_path):
         assert best.metadata() == {"score": "0.4", "step": "4"}
 
 
-def test_weights_are_looked_at_before_they_are_the_result(tmp_path):
+def test_weights_are_inspected_before_they_become_the_result(tmp_path):
     made = trainer(tmp_path, [], Spoil(6), select=None, **QUIET)
     with pytest.raises(UserError, match="a weight is not finite at step 6 of 6"):
         made.train()
@@ -220,7 +220,7 @@ class Spoil(TrainerCallback):
 
 
 @pytest.mark.parametrize("call", [2, 9], ids=["a consequence", "an error of its own"])
-def test_an_error_that_follows_from_a_broken_loss_is_told_by_its_cause(tmp_path, monkeypatch, call):
+def test_an_error_that_follows_from_a_loss_that_is_not_finite_names_the_loss(tmp_path, monkeypatch, call):
     made = trainer(tmp_path, [], Watch(), select=None, objective=[Breaking(call)], **QUIET)
 
     def choke(progress):
