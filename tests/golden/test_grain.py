@@ -18,7 +18,8 @@ from secateur.methods.grain import Grain, published_ranking
 from secateur.methods.schedules import cubic
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load, save
-from secateur.surgery.cut import cut, factorise
+from secateur.surgery.cut import cut
+from secateur.surgery.factorisation import factorise
 from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
 from secateur.training.objectives import Hidden, Logits, Step, masked_mse

@@ -19,9 +19,10 @@ from secateur.report.report_text import score_table
 from secateur.run import pipeline, recipe
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load, save
-from secateur.surgery.cut import cut, uncut
+from secateur.surgery.cut import cut
 from secateur.surgery.masking import attached
-from secateur.surgery.zeroed_blocks import fill, held, holes
+from secateur.surgery.uncut import uncut
+from secateur.surgery.zeroed_blocks import fill_zeroed_blocks, kept_at_zero, zeroed_blocks
 from secateur.system.errors import UserError
 from secateur.training.objectives import Labels, Logits, Step
 from secateur.training.trainer import PruningTrainer
@@ -30,7 +31,7 @@ HYBRID = ("attention/4x4", "ffn")
 
 
 def in_tiles(bert, *, density=0.5, seed=0, units=("attention/4x4", "ffn/8x4")):
-    """A cut model with holes and with heads of different sizes, so with padding: (model, space of the dense one)."""
+    """A cut model with zeroed blocks and padding (its heads differ in size), and the space of the dense one."""
     model = bert()
     space = Space(model, *units)
     masks = (torch.rand(len(space), generator=torch.Generator().manual_seed(seed)) < density).float()
@@ -42,12 +43,12 @@ def in_tiles(bert, *, density=0.5, seed=0, units=("attention/4x4", "ffn/8x4")):
 # G9: filling
 
 
-def test_g9_holes_are_filled_and_nothing_else_changes(bert):
+def test_g9_zeroed_blocks_are_filled_and_nothing_else_changes(bert):
     small, _ = in_tiles(bert)
     before = {name: value.clone() for name, value in small.state_dict().items()}
-    found = holes(small)
+    found = zeroed_blocks(small)
     assert len(found) == 12
-    fill(small, seed=3)
+    fill_zeroed_blocks(small, seed=3)
     for name, value in small.state_dict().items():
         gone, real = found.get(name, (torch.zeros_like(value, dtype=torch.bool),) * 2)
         assert value.shape == before[name].shape
@@ -58,27 +59,27 @@ def test_g9_holes_are_filled_and_nothing_else_changes(bert):
             assert abs(float(value[gone].mean() - mean)) < 4 * float(deviation) / int(gone.sum()) ** 0.5
             assert float(value[gone].std()) == pytest.approx(float(deviation), rel=0.25)
     again, _ = in_tiles(bert)
-    fill(again, seed=3)
+    fill_zeroed_blocks(again, seed=3)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in small.state_dict().items())
 
 
 def test_g9_padding_stays_zero(bert, batch):
     """Filled padding would give a head dims that the plan does not know."""
     small, _ = in_tiles(bert)
-    padded = [name for name, (_, real) in holes(small).items() if not bool(real.all())]
+    padded = [name for name, (_, real) in zeroed_blocks(small).items() if not bool(real.all())]
     assert padded
-    places = {name: real for name, (_, real) in holes(small).items()}
-    fill(small, seed=0)
+    places = {name: real for name, (_, real) in zeroed_blocks(small).items()}
+    fill_zeroed_blocks(small, seed=0)
     assert all(bool((small.get_parameter(name)[~places[name]] == 0).all()) for name in padded)
 
 
 def test_g9_the_plan_of_a_filled_model_is_that_of_what_it_holds(bert, batch, tmp_path):
     small, _ = in_tiles(bert)
     structure, before = small.config.secateur, small.plan["achieved"]
-    fill(small, seed=0)
+    fill_zeroed_blocks(small, seed=0)
     save(small, tmp_path / "filled")
     loaded = load(tmp_path / "filled")  # refuses a plan that makes another structure
-    assert loaded.config.secateur == structure and holes(loaded) == {}
+    assert loaded.config.secateur == structure and zeroed_blocks(loaded) == {}
     achieved = loaded.plan["achieved"]
     assert achieved["prunable"] == achieved["filled"] == before["filled"] > before["prunable"]
     dense, plan = uncut(loaded)
@@ -86,7 +87,7 @@ def test_g9_the_plan_of_a_filled_model_is_that_of_what_it_holds(bert, batch, tmp
         torch.testing.assert_close(dense(**batch).logits, loaded(**batch).logits, rtol=0, atol=1e-5)
 
 
-# Holes that are not filled stay
+# Zeroed blocks that are not filled stay zero
 
 
 def recovering(model, rows, folder, **options):
@@ -99,13 +100,13 @@ def recovering(model, rows, folder, **options):
     )
 
 
-def test_a_hole_stays_zero_in_training_where_it_is_held(bert, rows, tmp_path):
+def test_a_zeroed_block_stays_zero_in_training_where_its_gradient_is_removed(bert, rows, tmp_path):
     small, space = in_tiles(bert)
     counted = round(small.plan["achieved"]["model"] * space.total("model"))
-    found = holes(small)
+    found = zeroed_blocks(small)
     name = "bert.encoder.layer.0.output.dense.weight"
     before = small.get_parameter(name).detach().clone()
-    with held(small):
+    with kept_at_zero(small):
         recovering(small.train(), rows, tmp_path).train()
     for weight, (gone, real) in found.items():
         assert bool((small.get_parameter(weight)[gone] == 0).all())
@@ -119,7 +120,9 @@ def test_a_hole_stays_zero_in_training_where_it_is_held(bert, rows, tmp_path):
 
 def padded_biases(small):
     """Entries of the projections' biases that are padding."""
-    return sum(int((~real).all(dim=1).sum()) for name, (_, real) in holes(small).items() if ".attention.self." in name)
+    return sum(
+        int((~real).all(dim=1).sum()) for name, (_, real) in zeroed_blocks(small).items() if ".attention.self." in name
+    )
 
 
 # G12: distillation
@@ -219,7 +222,7 @@ def test_a_run_comes_to_its_density_and_keeps_it(block):
     assert report.recipe["target"]["units"] == ["attention/4x4", "ffn/4x4"]
     assert 0.24 < report.density["prunable"] <= 0.26 < report.density["filled"]
     model = load(folder / "model")
-    found = holes(model)
+    found = zeroed_blocks(model)
     assert found and all(bool((model.get_parameter(name)[gone] == 0).all()) for name, (gone, _) in found.items())
     rows = {name: value for name, _, value in score_table(report)}
     inside = report.density["prunable"] / report.density["filled"]
@@ -243,7 +246,7 @@ def test_a_filled_run_has_the_density_of_what_it_holds(values, tmp_path):
     report = pipeline.run(recipe.make(values | {"method.options": options("filled")}), tmp_path / "run")
     model = load(tmp_path / "run" / "model")
     assert report.density["prunable"] == report.density["filled"] <= 0.26
-    assert holes(model) == {} and verified(tmp_path / "run")
+    assert zeroed_blocks(model) == {} and verified(tmp_path / "run")
 
 
 class Interrupted(TrainerCallback):

@@ -22,7 +22,8 @@ from tiny_models import (
 from secateur.budget.space import Space
 from secateur.structure.head_buckets import Layout
 from secateur.structure.plan import Plan
-from secateur.surgery.cut import cut, factorise
+from secateur.surgery.cut import cut
+from secateur.surgery.factorisation import factorise
 from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
 

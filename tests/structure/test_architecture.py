@@ -33,7 +33,8 @@ from secateur.structure.architecture import Call, Embedding, Linear, Norm
 from secateur.structure.binding import bind
 from secateur.structure.plan import Plan
 from secateur.surgery.compact.attention import ATTENTIONS
-from secateur.surgery.cut import cut, factorise
+from secateur.surgery.cut import cut
+from secateur.surgery.factorisation import factorise
 from secateur.surgery.stock import plain
 from secateur.system.errors import UserError
 

@@ -20,7 +20,9 @@ from secateur.structure import architectures
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load, save
 from secateur.surgery.compact import AUTO_CLASSES, SUMS, Pruned
-from secateur.surgery.cut import cut, factorise, planned_structure
+from secateur.surgery.cut import cut
+from secateur.surgery.factorisation import factorise
+from secateur.surgery.uncut import planned_structure
 from secateur.system.errors import UserError
 
 ATTENTION = "bert.encoder.layer.0.attention.self"

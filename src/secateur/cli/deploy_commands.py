@@ -47,7 +47,8 @@ from secateur.measure.latency_sweep import measure_latency
 from secateur.measure.random_inputs import with_target
 from secateur.structure.plan import Plan
 from secateur.surgery import checkpoint
-from secateur.surgery.cut import cut, uncut
+from secateur.surgery.cut import cut
+from secateur.surgery.uncut import uncut
 from secateur.system.errors import UserError
 from secateur.tasks import task as tasks
 

@@ -17,7 +17,8 @@ from secateur.deploy.graph import weights_hash
 from secateur.deploy.runner import difference
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load
-from secateur.surgery.cut import cut, factorise
+from secateur.surgery.cut import cut
+from secateur.surgery.factorisation import factorise
 from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
 

@@ -22,7 +22,7 @@ from secateur.structure.cost import SCOPES
 from secateur.structure.plan import Plan
 from secateur.structure.reading import Reading
 from secateur.structure.space import UNITS, UnitSpace
-from secateur.surgery.cut import uncut
+from secateur.surgery.uncut import uncut
 
 PARTS = ("qk", "vo", "ffn", "sublayer", "hidden")
 """Kinds of units whose groups have the name of the axis or gate that they act on. Together they describe any cut."""

@@ -9,7 +9,7 @@ from secateur.run.context import Context
 from secateur.run.recipe import Recipe
 from secateur.structure.architecture import Embedding, Norm
 from secateur.structure.binding import bind
-from secateur.surgery.cut import factorise
+from secateur.surgery.factorisation import factorise
 from secateur.training.dropout import set_dropout
 
 

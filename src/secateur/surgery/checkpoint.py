@@ -21,8 +21,8 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.structure.architectures import ARCHITECTURES
 from secateur.surgery import compact
-from secateur.surgery.cut import planned_structure
 from secateur.surgery.schema import Structure
+from secateur.surgery.uncut import planned_structure
 from secateur.system import compat
 from secateur.system.errors import UserError
 from secateur.system.files import atomic_folder

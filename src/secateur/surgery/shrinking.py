@@ -20,8 +20,9 @@ from secateur.structure.axis_table import Parameter
 from secateur.structure.plan import Plan
 from secateur.structure.space import UnitSpace
 from secateur.surgery import compact
-from secateur.surgery.cut import kept_indices, structure_of, take
+from secateur.surgery.kept_indices import kept_indices, select
 from secateur.surgery.optimizer_state import ORDERS, Moments
+from secateur.surgery.planned_structure import structure_of
 
 STREAM = "hidden"
 
@@ -129,9 +130,9 @@ class Shrinking(nn.Module):
             if value is None or axis is None or (axis not in self.places and axis not in wanted):
                 continue
             if axis in self.places:
-                value = take(value, dim, _inverse(self.places[axis], size))
+                value = select(value, dim, _inverse(self.places[axis], size))
             if axis in wanted:
-                value = take(value, dim, wanted[axis])
+                value = select(value, dim, wanted[axis])
         if value is None:
             sizes = [len(wanted.get(axis or "", range(n))) for axis, n in zip(entry.axes, entry.shape, strict=True)]
             return like.new_zeros(sizes)

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from secateur.structure.architectures import ARCHITECTURES
 from secateur.structure.plan import Plan
 from secateur.structure.space import UnitSpace
-from secateur.surgery.cut import uncut
+from secateur.surgery.uncut import uncut
 from secateur.system.errors import UserError
 
 

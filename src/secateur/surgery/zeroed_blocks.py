@@ -1,12 +1,12 @@
-"""Zeros that tiles leave inside the dense weights of a cut model: where they are, held at 0 in training, or filled.
+"""Zeroed blocks: tiles that are removed from a dense weight of which more is kept, and are stored as zeros.
 
-A tile that is gone from a weight of which more is left is stored as zeros. They stay zeros while the cut model is
-trained (`held`), so that the density that was counted stays true, or are given new values first (`fill`).
+While the cut model is trained they are kept at 0 (`kept_at_zero`), so that the counted density stays true, or they are
+filled with new values first (`fill_zeroed_blocks`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,40 +15,38 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.structure.plan import Plan
-from secateur.surgery.cut import kept_indices, planned, taken
+from secateur.surgery.kept_indices import kept_indices, select_kept
+from secateur.surgery.uncut import planned_space
 
-SPREAD = 0.01  # of new values, in standard deviations of the weight
+SPREAD = 0.01
+"""Standard deviation of new values, in standard deviations of the weight."""
 
 
-def holes(small: PreTrainedModel) -> dict[str, tuple[Tensor, Tensor]]:
-    """Name of each weight that has holes -> `(out, into)` bool: where they are, and where it is no padding of heads.
+def zeroed_blocks(small: PreTrainedModel) -> dict[str, tuple[Tensor, Tensor]]:
+    """Name of each weight with zeroed blocks -> two `(out, into)` bools: in a zeroed block, and not padding of heads.
 
     Raises:
-        UserError: `small` is no cut model with its plan.
+        UserError: `small` is not a cut model with its plan.
     """
-    space, plan = planned(small)
+    space, plan = planned_space(small)
     kept = kept_indices(plan.read(space), plan)
     stored = dict(small.named_parameters())
-    found = {}
+    blocks = {}
     for name, (_, grid) in space.tiled.items():
         mask = space.at_parameter(plan.masks, grid.parameter)
         if name in stored and mask is not None:
             parts = ((mask == 0).float(), torch.ones_like(mask))
-            gone, real = (taken(grid.parameter, part, kept).gt(0).to(stored[name].device) for part in parts)
-            if bool(gone.any()):
-                found[name] = gone, real
-    return found
+            zeroed, real = (select_kept(grid.parameter, part, kept).gt(0).to(stored[name].device) for part in parts)
+            if bool(zeroed.any()):
+                blocks[name] = zeroed, real
+    return blocks
 
 
 @contextmanager
-def held(small: PreTrainedModel) -> Iterator[None]:
-    """Within, no gradient reaches a hole: what is 0 stays 0 with any optimizer that moves nothing without one."""
-    own = dict(small.named_parameters())
-
-    def closing(gone: Tensor) -> object:
-        return lambda gradient: gradient.masked_fill(gone, 0.0)
-
-    handles = [own[name].register_hook(closing(gone)) for name, (gone, _) in holes(small).items()]
+def kept_at_zero(small: PreTrainedModel) -> Iterator[None]:
+    """Within, the gradient of zeroed blocks is 0: they stay 0 with any optimizer that does not move such weights."""
+    weights = dict(small.named_parameters())
+    handles = [weights[name].register_hook(_without(zeroed)) for name, (zeroed, _) in zeroed_blocks(small).items()]
     try:
         yield
     finally:
@@ -56,26 +54,31 @@ def held(small: PreTrainedModel) -> Iterator[None]:
             handle.remove()
 
 
-@torch.no_grad()
-def fill(small: PreTrainedModel, seed: int) -> None:
-    """Give every hole a value from N(mean, (0.01 std)^2) of its weight, in place; in the plan its tile is kept again.
+def _without(zeroed: Tensor) -> Callable[[Tensor], Tensor]:
+    """A hook that sets the gradient of these entries to 0."""
+    return lambda gradient: gradient.masked_fill(zeroed, 0.0)
 
-    Mean and deviation are those of the weight with its zeros (nn_pruning's `unzero_parameters`, which fills every
-    parameter's zeros; here padding and zeros that no tile has made stay).
+
+@torch.no_grad()
+def fill_zeroed_blocks(small: PreTrainedModel, seed: int) -> None:
+    """Fill zeroed blocks with values from N(mean, (0.01 std)^2) of their weight, in place; the plan then keeps them.
+
+    Mean and deviation are those of the weight with its zeros (nn_pruning's `unzero_parameters`, which fills the zeros
+    of every parameter; here padding, and zeros outside zeroed blocks, stay).
     """
-    generator, own = torch.Generator().manual_seed(seed), dict(small.named_parameters())
-    for name, (gone, real) in holes(small).items():
-        weight = own[name]
+    generator, weights = torch.Generator().manual_seed(seed), dict(small.named_parameters())
+    for name, (zeroed, real) in zeroed_blocks(small).items():
+        weight = weights[name]
         mean, deviation = weight[real].mean(), SPREAD * weight[real].std()
         noise = torch.randn(weight.shape, generator=generator).to(weight)
-        weight[gone] = (mean + deviation * noise)[gone]
-    space, plan = planned(small)
+        weight[zeroed] = (mean + deviation * noise)[zeroed]
+    _plan_filled_tiles(small)
+
+
+def _plan_filled_tiles(small: PreTrainedModel) -> None:
+    """Keep every tile that is stored in the model's plan."""
+    space, plan = planned_space(small)
     filled = torch.where(space.filled(plan.kept), plan.masks.masked_fill(plan.masks == 0, 1.0), 0.0)
-    said: Any = {
-        "method": plan.method,
-        "asked": plan.asked,
-        "embedding_rank": plan.embedding_rank,
-        "source": plan.source,
-    }
-    model: Any = small  # a module's type knows no attribute that is a plain value
-    model.plan = Plan.of(space, filled, layouts=plan.layouts, **said).to_dict(space)
+    same: dict[str, Any] = {key: getattr(plan, key) for key in ("method", "asked", "embedding_rank", "source")}
+    model: Any = small  # the type of a module has no attribute that is a plain value
+    model.plan = Plan.of(space, filled, layouts=plan.layouts, **same).to_dict(space)

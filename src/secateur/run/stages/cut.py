@@ -14,7 +14,7 @@ from secateur.run.target import share_to_keep
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import save
 from secateur.surgery.cut import cut, cut_moments
-from secateur.surgery.zeroed_blocks import fill
+from secateur.surgery.zeroed_blocks import fill_zeroed_blocks
 from secateur.system.files import merge_json
 from secateur.training.trainer import PruningTrainer
 
@@ -38,7 +38,7 @@ def cut_student(context: Context, student: PreTrainedModel, trainer: PruningTrai
     merge_json(context.folder / VERIFIED, {"masked_compact": verified.masked_compact})
     merge_json(context.folder / CUT_AT, {"progress": trainer.progress, "rows": trainer.rows_taken})
     if method.fills:
-        fill(small, context.recipe.seed)
+        fill_zeroed_blocks(small, context.recipe.seed)
     save(small, context.cut_folder, tokenizer=context.data.tokenizer)
 
 

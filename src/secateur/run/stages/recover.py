@@ -16,7 +16,7 @@ from secateur.run.stages.cut import CUT_AT, VERIFIED, proved
 from secateur.run.stages.outputs import outputs_of
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load, save
-from secateur.surgery.zeroed_blocks import held
+from secateur.surgery.zeroed_blocks import kept_at_zero
 from secateur.system import processes
 from secateur.system.files import merge_json, read_json
 from secateur.training.trainer import PruningTrainer
@@ -33,7 +33,7 @@ def run(context: Context) -> None:
     cut_at = read_json(context.folder / CUT_AT)
     if cut_at["progress"] < 1:
         trainer = _trainer(context, small, cut_at["progress"], cut_at["rows"])
-        with held(small):
+        with kept_at_zero(small):
             train(context, trainer, "recover")
     processes.on_main(partial(_save_result, context, small))
 

@@ -1,0 +1,102 @@
+"""From a cut model back to a dense one with its plan: what a compact folder is checked with, without its source."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from secateur.structure.plan import Plan
+from secateur.structure.space import UnitSpace
+from secateur.surgery import compact
+from secateur.surgery.factorisation import stock_embedding
+from secateur.surgery.kept_indices import kept_indices
+from secateur.surgery.planned_structure import structure_of
+from secateur.surgery.schema import Structure
+from secateur.system.errors import UserError
+
+
+@torch.no_grad()
+def uncut(small: PreTrainedModel) -> tuple[PreTrainedModel, Plan]:
+    """A dense model, and the plan whose cut of it is `small`: each weight in its old position, random ones elsewhere.
+
+    Masks that were folded into the weights are 1 in the plan.
+
+    Raises:
+        UserError: `small` is not a cut model with its plan.
+    """
+    dense: Any = _stock(small)  # Any, for the wrapper of transformers hides the types that `to` takes
+    dense.to(small.device, small.dtype).eval()
+    plan = _plan_over(dense, small)
+    plan = replace(plan, masks=plan.kept.float())
+    _copy_parameters(small, dense, plan)
+    buffers = dict(small.named_buffers())
+    for name, buffer in dense.named_buffers():
+        buffer.copy_(buffers[name])
+    return dense, plan
+
+
+def _copy_parameters(small: PreTrainedModel, dense: PreTrainedModel, plan: Plan) -> None:
+    """Copy every weight of a cut model to its position in the dense one."""
+    space = plan.space(dense)
+    kept = kept_indices(plan.read(space), plan)
+    entries = {entry.name: entry for entry in space.table.parameters}
+    for name, parameter in small.named_parameters():
+        entry = entries[name]
+        indices = [kept.get(a or "", torch.arange(n)) for a, n in zip(entry.axes, entry.shape, strict=True)]
+        if tuple(parameter.shape) != tuple(len(one) for one in indices):
+            raise UserError(f"{name} has not the shape that the plan says: plan and weights do not belong together")
+        in_dense = torch.meshgrid(*(one[one >= 0] for one in indices), indexing="ij")
+        in_small = torch.meshgrid(*((one >= 0).nonzero().flatten() for one in indices), indexing="ij")
+        dense.get_parameter(name)[in_dense] = parameter[in_small]
+
+
+def planned_structure(small: PreTrainedModel) -> Structure:
+    """The structure that a cut by the plan of `small` has.
+
+    Raises:
+        UserError: `small` is not a cut model with its plan, or the plan does not fit its config.
+    """
+    space, plan = planned_space(small)
+    reading = plan.read(space)
+    return structure_of(space, plan, reading, kept_indices(reading, plan))
+
+
+def planned_space(small: PreTrainedModel) -> tuple[UnitSpace, Plan]:
+    """The space in which a cut model was planned, made from shapes alone on the `meta` device, and its plan.
+
+    Raises:
+        UserError: `small` is not a cut model with its plan, or the plan does not fit its config.
+    """
+    with torch.device("meta"):
+        dense = _stock(small)
+    plan = _plan_over(dense, small)
+    return plan.space(dense), plan
+
+
+def _stock(small: PreTrainedModel) -> PreTrainedModel:
+    """A new stock model of the shape that a cut model had before."""
+    if getattr(small, "plan", None) is None:
+        raise UserError("the model has no plan: expected a model that was cut, with its plan.json")
+    config = copy.deepcopy(small.config)
+    config.secateur = config.auto_map = None
+    kind: Any = type(small)
+    dense = kind.stock(config)
+    for name in dict(small.named_parameters()).keys() & compact.tied_names(dense):
+        weight = dense.get_parameter(name)  # the config ties weights that are separate in the cut model
+        path, _, leaf = name.rpartition(".")
+        setattr(dense.get_submodule(path), leaf, torch.nn.Parameter(weight.detach().clone(), weight.requires_grad))
+    return dense
+
+
+def _plan_over(dense: PreTrainedModel, small: PreTrainedModel) -> Plan:
+    """The plan of a cut model over its stock model, whose word embeddings are factorised as planned."""
+    plan = Plan.from_dict(small.plan, dense)
+    if plan.embedding_rank:
+        path = plan.space(dense).table.embeddings
+        word = stock_embedding(dense, path)
+        dense.set_submodule(path, compact.FactorisedEmbedding.like(word, plan.embedding_rank))
+    return plan
