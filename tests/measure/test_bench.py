@@ -222,7 +222,7 @@ def test_roberta_positions_begin_after_the_padding_index():
         ({"dtype": "int4"}, "int4"),
         ({"dtype": "int8"}, "pytorch runs fp32, bf16, fp16, not 'int8'"),
         ({"runtime": "abacus"}, "'abacus'"),
-        ({"runtime": "compiled", "dtype": torch.bfloat16}, "autocast is PyTorch's own"),
+        ({"runtime": "compiled", "dtype": torch.bfloat16}, "only PyTorch has autocast"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(bert, wrong, message):
@@ -290,7 +290,7 @@ def test_a_summary_tells_the_part():
     ("part", "runtime", "message"),
     [
         ("reading", "pytorch", "expected part whole, encoding, decoding, got 'reading'"),
-        ("decoding", "pytorch", "decoding is a part of an encoder-decoder, BertForSequenceClassification is none"),
+        ("decoding", "pytorch", "expected an encoder-decoder for part 'decoding', got BertForSequenceClassification"),
         ("encoding", "onnxruntime", "encoding is measured in PyTorch"),
     ],
 )

@@ -224,7 +224,7 @@ def test_what_a_runtime_refuses_is_refused_before_the_clock_counts(models, built
 
 
 def test_files_alone_or_first_are_refused(models, exported):
-    with pytest.raises(UserError, match="a model folder beside exported files"):
+    with pytest.raises(UserError, match="a model folder besides the exported files"):
         benchmark({"file": exported}, **SHORT)
     with pytest.raises(UserError, match="'file', an exported file"):
         benchmark({**models, "file": exported}, dense="file", **SHORT)
@@ -255,7 +255,7 @@ def test_progress_is_logged(models, built, caplog):
     with caplog.at_level("INFO", logger="secateur"):
         benchmark(models, **SHORT)
     assert caplog.messages == [
-        "measuring the machine's own rates", "measuring 1 x 4, 3 rows in turn", "measuring memory"
+        "measuring the peak rates of the machine", "measuring 1 x 4, 3 rows in turn", "measuring memory"
     ]  # fmt: skip
     assert {record.name for record in caplog.records} == {"secateur.measure.benchmark"}
 
@@ -264,5 +264,5 @@ def test_say_is_deprecated_and_called_with_each_line(models, built):
     lines, logger = [], logging.getLogger("secateur.measure")
     with pytest.warns(DeprecationWarning, match="logger 'secateur.measure'"):
         found = benchmark(models, **SHORT, peak_memory=False, say=lines.append)
-    assert len(found) == 3 and lines == ["measuring the machine's own rates", "measuring 1 x 4, 3 rows in turn"]
+    assert len(found) == 3 and lines == ["measuring the peak rates of the machine", "measuring 1 x 4, 3 rows in turn"]
     assert logger.handlers == [] and logger.level == logging.NOTSET

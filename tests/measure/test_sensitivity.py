@@ -260,7 +260,7 @@ def test_a_drop_is_what_is_worse(world):
         ({"rows": 0}, "rows of at least 1, got 0"),
         ({"split": "test"}, "train or validation, got 'test'"),
         ({"by": "gradeint"}, "got 'gradeint'"),
-        ({"by": "grain"}, "learns its choice in training: choose by gradient"),
+        ({"by": "grain"}, "chooses units by training: use gradient"),
         ({"units": ("ffm",)}, "ffm"),
     ],
 )

@@ -1,7 +1,7 @@
 """Measurements of models: latency, memory, sensitivity, inspection and scores.
 
-The room shares its name with the public function `secateur.measure`, and an import of any of its modules binds that
-name to the room. So the room itself can be called, which is `bench.measure`.
+The package has the name of the public function `secateur.measure`, and importing any of its modules binds that name to
+the package. The package itself can therefore be called, which calls `bench.measure`.
 """
 
 import sys
@@ -9,8 +9,8 @@ from types import ModuleType
 from typing import Any
 
 
-class _CallableRoom(ModuleType):
-    """A package that is called as the function of its name."""
+class _CallablePackage(ModuleType):
+    """A package that can be called like the function of its name."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         from secateur.measure.bench import measure
@@ -18,4 +18,4 @@ class _CallableRoom(ModuleType):
         return measure(*args, **kwargs)
 
 
-sys.modules[__name__].__class__ = _CallableRoom
+sys.modules[__name__].__class__ = _CallablePackage

@@ -1,7 +1,7 @@
-"""The latency of a model, measured in turn with the model that it came from.
+"""The latency of a model, measured in turn with the dense model that it was cut from.
 
 The models take turns (A, B, A, B, ...) in one process, so that a slow period of the machine slows both. Medians and
-quartiles are reported, and every number has its protocol.
+quartiles are reported, with the protocol of the measurement.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from secateur.measure.timing import Call, evaluating, machine, thread_count, tim
 from secateur.system.errors import UserError
 
 PARTS = ("whole", "encoding", "decoding")
-"""Parts of an encoder-decoder: one forward of source and target, one of the encoder, or the generation of a text."""
+"""Parts of an encoder-decoder: a forward of source and target, one of the encoder, or the generation of a text."""
 BEAMS = 5
-"""Beams of the generation that is timed, as is usual in translation."""
+"""Beams of the timed generation, as usual in translation."""
 
 
 def measure(
@@ -79,7 +79,7 @@ def measure(
         The measurement of `model`, with that of `against` inside.
 
     Raises:
-        UserError: a number out of range, more tokens than a model has positions, a model that does not read
+        UserError: a number out of range, more tokens than a model has positions, a model whose inputs are not
             tokens, models on different devices, an unsupported dtype, a runtime that is unknown or not installed, or a
             part that a model does not have.
     """
@@ -115,19 +115,19 @@ def grid(
     shapes: Sequence[tuple[int, int]] = ((1, 32), (8, 128)),
     **protocol: Any,
 ) -> list[Measurement]:
-    """`measure` at each (batch, tokens) shape, in the order given; `protocol` is passed on to it."""
+    """The measurement at each (batch, tokens) shape, in that order; `protocol` is passed on to `measure`."""
     return [measure(model, against, batch=batch, tokens=tokens, **protocol) for batch, tokens in shapes]
 
 
 def _check_dtype(models: Sequence[PreTrainedModel], runtime: str, dtype: torch.dtype | str | None) -> None:
-    """Refuse a runtime, or a dtype, that these models cannot be run in."""
+    """Refuse a runtime or a dtype in which these models cannot run."""
     if dtype not in (None, torch.bfloat16, torch.float16, *DTYPES):
         raise UserError(
             f"expected dtype None, {', '.join(DTYPES)}, or torch.bfloat16 or torch.float16 (autocast), got {dtype}: "
             "cast the model itself with model.to(dtype) and leave dtype out"
         )
     if isinstance(dtype, torch.dtype) and runtime != "pytorch":
-        raise UserError(f"expected a dtype of {', '.join(DTYPES)} in {runtime}, got {dtype}: autocast is PyTorch's own")
+        raise UserError(f"expected a dtype of {', '.join(DTYPES)} in {runtime}, got {dtype}: only PyTorch has autocast")
     check_runtime(runtime, dtype if isinstance(dtype, str) else "fp32")
     if _needs_runner(runtime, dtype) and (place := models[0].device.type) != "cpu":
         raise UserError(f"expected models on the CPU for {runtime} in {dtype}, got them on {place}: move them there")
@@ -140,14 +140,15 @@ def _check_part(models: Sequence[PreTrainedModel], runtime: str, dtype: torch.dt
     if part == "whole":
         return
     if _needs_runner(runtime, dtype):
-        raise UserError(f"{part} is measured in PyTorch, with the weights as they are: leave runtime and dtype out")
+        raise UserError(f"{part} is measured in PyTorch in the dtype of the weights: leave runtime and dtype out")
     for model in models:
         if not is_encoder_decoder(model):
-            raise UserError(f"{part} is a part of an encoder-decoder, {type(model).__name__} is none: leave part out")
+            kind = type(model).__name__
+            raise UserError(f"expected an encoder-decoder for part {part!r}, got {kind}: leave part out")
 
 
 def _needs_runner(runtime: str, dtype: torch.dtype | str | None) -> bool:
-    """Whether the models are run by a `Runner`, not as they are."""
+    """Whether a `Runner` runs the models, not the models themselves."""
     return runtime != "pytorch" or isinstance(dtype, str)
 
 

@@ -1,8 +1,8 @@
 """Benchmark: several models, in several runtimes and dtypes, timed in turn.
 
 All rows of one shape take turns in one process (A, B, C, A, B, C, ...), so that a slow period of the machine slows all
-of them. Two speed-ups are given: over the dense model in the same runtime and dtype, which pruning accounts for, and
-over the dense model in PyTorch fp32, which most people run. Energy is not measured.
+of them. There are two speed-ups: over the dense model in the same runtime and dtype, which is the effect of pruning,
+and over the dense model in PyTorch fp32, the usual baseline. Energy is not measured.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ def benchmark(
 ) -> list[BenchmarkResult]:
     """Measure every model x runtime x dtype at every shape, on random token ids without padding.
 
-    First all models are made ready, so that what cannot run is refused before anything is timed. Then the machine's own
-    rates are measured, then all times, and last the memory of each row in a process of its own.
+    First all models are prepared, so that a model that cannot run is refused before anything is timed. Then the peak
+    rates of the machine are measured, then all times, and last the memory of each row in a process of its own.
 
     Args:
-        models: by the names that the results show: text models on the CPU, and files written by `export`, each of
-            which is run in its own dtype, in the runtime that opens it.
+        models: name in the results -> a text model on the CPU, or a file written by `export`, which runs in its own
+            dtype and in the runtime of its format.
         dense: the name of the model that speed-ups are relative to; it is always measured in PyTorch fp32 too.
         runtimes: registered runtimes; on a GPU of `gpu.RUNTIMES`.
         dtypes: of `runtime.DTYPES`; on a GPU of `gpu.DTYPES`.
@@ -75,9 +75,9 @@ def benchmark(
         warmup: untimed forwards of each row at the start.
         threads: intra-op threads of every runtime; None takes PyTorch's present number.
         device: "cpu" or "cuda".
-        peak_memory: whether to measure memory too, in a process for each row that takes some seconds to start.
-        calibration: inputs from which int8 takes the ranges of activations. None: ONNX Runtime takes them from each
-            batch, and OpenVINO, which needs some, from random ids, which changes its scores but not its times.
+        peak_memory: whether to measure memory too, in a process for each row, which takes some seconds to start.
+        calibration: inputs that determine the ranges of activations in int8. If None, ONNX Runtime determines them for
+            each batch, and OpenVINO, which needs inputs, from random ids; that changes its scores but not its times.
         seed: seed of the random token ids.
 
     Returns:
@@ -85,7 +85,7 @@ def benchmark(
 
     Raises:
         UserError: a number out of range, an unknown name, a combination that does not exist or is not installed,
-            or a model that cannot read the shapes.
+            or a shape with more tokens than a model has positions.
     """
     dense_or_cut = {name: model for name, model in models.items() if isinstance(model, PreTrainedModel)}
     check_counts(shapes=len(shapes), runtimes=len(runtimes), dtypes=len(dtypes))
@@ -98,7 +98,7 @@ def benchmark(
         settings = Settings(by_shape, warmup, used, device, vocabulary(whole), seed, calibration, min(shapes))
         places = (Path(work) / str(number) for number in count())
         ready = [prepared(one, models[one.name], settings, next(places)) for one in asked]
-        log.info("measuring the machine's own rates")
+        log.info("measuring the peak rates of the machine")
         rates = {dtype: roofline.rates(dtype, used, device) for dtype in sorted({one.dtype for one in ready})}
         results = []
         for shape in by_shape:
@@ -111,14 +111,16 @@ def benchmark(
 
 
 def _check(models: Mapping[str, PreTrainedModel], dense: str | None, shapes: Sequence[Shape]) -> None:
-    """Refuse models that cannot be compared or cannot read the shapes, before anything is built."""
+    """Refuse models that cannot be compared or have too few positions, before anything is built."""
     if dense is not None and dense not in models:
         raise UserError(
             f"expected the dense model first among those to compare with, got {dense!r}, an exported file: "
             "put the dense model's folder first"
         )
     if not models:
-        raise UserError("expected a model folder beside exported files, got none: its config says which ids they read")
+        raise UserError(
+            "expected a model folder besides the exported files, got none: add one, whose config gives the vocabulary"
+        )
     for batch, tokens in shapes:
         check_counts(batch=batch, tokens=tokens)
         check_models(list(models.values()), tokens)
@@ -131,7 +133,7 @@ def _at_shape(
     settings: Settings,
     rates: Mapping[str, roofline.Rates],
 ) -> list[BenchmarkResult]:
-    """Every prepared model, timed in turn at one shape."""
+    """The results of every prepared model, timed in turn at one shape."""
     inputs = random_inputs(settings.vocabulary, *shape, settings.seed)
     work = {name: roofline.work(model, as_tensors(inputs)) for name, model in models.items()}
     if settings.device == "cuda":

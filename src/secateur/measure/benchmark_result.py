@@ -24,10 +24,10 @@ class BenchmarkResult:
         latency_ms: median time of one forward.
         quartiles_ms: its first and third quartile.
         parameters: numbers stored in the model, padding included; None for an exported file.
-        bytes: its weights as this runtime runs them.
-        peak: memory, see `peak_memory`; None if it was not measured.
-        floor: the least time that this machine needs, see `roofline`; None if it was not counted.
-        protocol: how all of it was measured.
+        bytes: size of its weights as this runtime stores them.
+        peak: peak memory; None if it was not measured.
+        floor: the roofline's lower bound of the latency on this machine; None for an exported file.
+        protocol: how it was measured: name of a condition -> its value.
         speed_up: the dense model's median, in the same runtime and dtype, over this one; None without a dense model.
         speed_up_baseline: the dense model's median in PyTorch fp32 over this one; None without a dense model.
     """
@@ -49,7 +49,7 @@ class BenchmarkResult:
 
     @property
     def over_floor(self) -> float | None:
-        """The median as a multiple of the roofline's floor: 1 is the best that the machine can reach."""
+        """The median latency over the roofline's floor: 1 is the best that the machine can reach."""
         return None if self.floor is None else self.latency_ms / self.floor.floor_ms
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""A model with one group at a time cut: the masks of each cut, and the model's outputs under each of them.
+"""A model with one group cut at a time: the masks of each cut, and the model's outputs with each of them.
 
 The layers in front of a cut group do not change with it. Their outputs are therefore computed once for each batch, by
-the whole model, and returned again for every cut behind them.
+the whole model, and reused for every cut behind them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class GroupCut:
 
 
 def group_cuts(space: Space, importance: Tensor, densities: Sequence[float]) -> dict[tuple[str, int], GroupCut]:
-    """(group's name, units kept) -> the cut, for every group and density; several densities may keep as many units."""
+    """(group's name, units kept) -> the cut, for every group and density; densities may keep the same number."""
     return {
         (group.name, count): GroupCut(cut_to(space, importance, group, count), layer_of(group) or 0)
         for group in space.groups
@@ -48,7 +48,7 @@ def group_cuts(space: Space, importance: Tensor, densities: Sequence[float]) -> 
 
 
 def kept_units(group: Group, density: float) -> int:
-    """Whole units that a density of the group amounts to, rounded down; at least one dim of the residual stream."""
+    """The number of units that a density of the group keeps, rounded down; at least one dim of the residual stream."""
     return max(int(density * group.size + 1e-9), 1 if group.kind == "hidden" else 0)
 
 

@@ -1,12 +1,12 @@
 """Measuring a latency table: real cut models, timed in turn with one reference.
 
-All layers get the same attention and no feed-forward network, or the other way round; what the model then takes longer
-than with neither, over the number of layers, is the cost of one sublayer.
+All layers get the same attention and no feed-forward network, or the other way round. The additional time over a model
+with neither, divided by the number of layers, is the cost of one sublayer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
 from typing import Any
@@ -22,16 +22,23 @@ from secateur.structure.plan import Plan
 from secateur.structure.space import UnitSpace
 from secateur.surgery.cut import cut
 
-WIDTHS = (4, 2, 1)  # sizes measured: 1, and these fractions of the unpruned size
-NEURONS = (16, 4, 2, 1)
-STREAMS = (2, 1)
+FRACTIONS = {"heads": (4, 2, 1), "qk": (4, 2, 1), "vo": (4, 2, 1), "ffn": (16, 4, 2, 1), "hidden": (2, 1)}
+"""The sizes measured of each axis: 1, and the unpruned size divided by these numbers."""
 WARMUP = 3
+"""Untimed forwards of each model."""
 
 Timer = Callable[[PreTrainedModel, PreTrainedModel], Measurement]
-"""Times a model in turn with another, as `bench.measure` does: `(model, against)` to the measurement of both."""
+"""Times a model in turn with another, as `bench.measure` does: `(model, against)` -> the measurement of both."""
 
 Sizes = tuple[int, ...]
-"""Heads, QK width, VO width, neurons of every layer alike: 0 heads or neurons leave the output bias, -1 nothing."""
+"""Heads, QK width, VO width and neurons of every layer: 0 heads or neurons keep only the output bias, -1 nothing."""
+
+ATTENTION = ("heads", "qk", "vo")
+"""The sizes of an attention."""
+EMPTY: Sizes = (-1, -1, -1, -1)
+BARE_ATTENTION: Sizes = (0, 0, 0, -1)
+BARE_MLP: Sizes = (-1, -1, -1, 0)
+"""Layers without sublayers, and with only the output bias of one of them."""
 
 
 def measure_latency(
@@ -43,7 +50,7 @@ def measure_latency(
     timer: Timer | None = None,
     **protocol: Any,
 ) -> LatencyTable:
-    """Measure the sizes that pruning these units can lead to; takes minutes for a model of 100M parameters.
+    """Measure the sizes that pruning these units can lead to; this takes minutes for a model of 100M parameters.
 
     Args:
         repeats: timed forward passes of each cut model, in turn with the reference.
@@ -57,19 +64,19 @@ def measure_latency(
     return _measured(space, measured_sizes(space), timer, call)
 
 
-LatencyTable.measure = staticmethod(measure_latency)  # the entry that users know, beside `load`
+LatencyTable.measure = staticmethod(measure_latency)  # the public name, besides `load`
 
 
 def measure_again(
     table: LatencyTable, model: PreTrainedModel, against: PreTrainedModel, repeats: int = 50
 ) -> Measurement:
-    """The latency of a model that was cut for this table, by the table's protocol, in turn with the dense model."""
+    """The latency of a model that was cut by this table, with the table's protocol, in turn with the dense model."""
     call: dict[str, Any] = dict(table.call)
     return measure(model, against, repeats=repeats, **call)
 
 
 def target_reached(record: Mapping[str, Any], measured: Measurement) -> dict[str, Any]:
-    """What a plan asked for and predicted (`Plan.latency`), and what was measured at the end, in ms and as speed-up."""
+    """The latency asked for and predicted (`Plan.latency`) and the one measured, in ms and as speed-ups."""
     dense = record["unpruned_ms"]
     times: dict[str, Any] = {}
     for what in ("asked", "predicted"):
@@ -85,14 +92,13 @@ def target_reached(record: Mapping[str, Any], measured: Measurement) -> dict[str
 
 
 def measured_sizes(space: UnitSpace) -> dict[str, list[int]]:
-    """The sizes to measure; of one that pruning cannot change, only the unpruned size."""
+    """The sizes to measure of each axis; of an axis that pruning cannot change, only the unpruned size."""
     table = space.table
     whole = {"heads": table.heads, "qk": table.head_dim, "vo": table.head_dim}
     whole |= {"ffn": table.sizes["0.ffn"], "hidden": table.sizes["hidden"]}
-    parts = {"heads": WIDTHS, "qk": WIDTHS, "vo": WIDTHS, "ffn": NEURONS, "hidden": STREAMS}
     varied = varied_sizes(space)
     return {
-        axis: sorted({1, *(max(1, size // part) for part in parts[axis])}) if axis in varied else [size]
+        axis: sorted({1, *(max(1, size // part) for part in FRACTIONS[axis])}) if axis in varied else [size]
         for axis, size in whole.items()
     }
 
@@ -100,23 +106,15 @@ def measured_sizes(space: UnitSpace) -> dict[str, list[int]]:
 def _measured(
     space: UnitSpace, grid: Mapping[str, list[int]], timer: Timer, call: Mapping[str, int | str | None]
 ) -> LatencyTable:
-    """Every point of the grid, timed in turn with one reference, which takes the drift of the machine out."""
-    names = ("heads", "qk", "vo")
-    middle = tuple(max(1, grid[name][-1] // 2) for name in names)
-    clock = _Clock(timer, _cut_to(space, (*middle, 0), grid["hidden"][-1]))
-    empty, bare = (-1, -1, -1, -1), ((0, 0, 0, -1), (-1, -1, -1, 0))
-    attentions = [(*point, -1) for point in product(*(grid[name] for name in names))]
+    """Time every point of the grid, in turn with one reference, which removes the drift of the machine."""
+    attentions = [(*sizes, -1) for sizes in product(*(grid[name] for name in ATTENTION))]
     mlps = [(-1, -1, -1, neurons) for neurons in grid["ffn"]]
-    points = [empty, *bare, *attentions, *mlps]
-    for hidden, point in product(grid["hidden"], points):
-        clock.time((hidden, point), _cut_to(space, point, hidden))
-    clock.time("dense", space.model)
-    ms = clock.milliseconds()
-    times = np.array([[ms[hidden, point] for hidden in grid["hidden"]] for point in points])
-    rest, costs = times[0], np.maximum(times[1:] - times[0], 0.0) / len(space.table.layers)
-    shape = [len(grid[name]) for name in (*names, "hidden")]
-    attention, mlp = costs[2 : 2 + len(attentions)].reshape(shape), costs[2 + len(attentions) :]
-    bare_attention, bare_mlp = _rising(costs[0]), _rising(costs[1])
+    times, clock = _times(space, grid, timer, [EMPTY, BARE_ATTENTION, BARE_MLP, *attentions, *mlps])
+    rest = times[0]
+    bare_attention, bare_mlp, *costs = np.maximum(times[1:] - rest, 0.0) / len(space.table.layers)
+    shape = [len(grid[name]) for name in (*ATTENTION, "hidden")]
+    attention, mlp = np.array(costs[: len(attentions)]).reshape(shape), np.array(costs[len(attentions) :])
+    bare_attention, bare_mlp = _rising(bare_attention), _rising(bare_mlp)
     return LatencyTable(
         shape=model_shape(space),
         protocol=clock.protocol,
@@ -127,12 +125,25 @@ def _measured(
         bare_attention=bare_attention,
         mlp=np.maximum(_rising(mlp), bare_mlp),
         bare_mlp=bare_mlp,
-        dense_ms=ms["dense"],
+        dense_ms=clock.milliseconds()["dense"],
     )
 
 
-class _Clock:
-    """Times of models, each as a multiple of the reference's time in the same minute."""
+def _times(
+    space: UnitSpace, grid: Mapping[str, list[int]], timer: Timer, points: Sequence[Sizes]
+) -> tuple[np.ndarray, _RelativeClock]:
+    """Milliseconds `(points, hidden sizes)`, and the clock, which has also timed the unpruned model as `dense`."""
+    middle = (*(max(1, grid[name][-1] // 2) for name in ATTENTION), 0)
+    clock = _RelativeClock(timer, _cut_to(space, middle, grid["hidden"][-1]))
+    for hidden, point in product(grid["hidden"], points):
+        clock.time((hidden, point), _cut_to(space, point, hidden))
+    clock.time("dense", space.model)
+    ms = clock.milliseconds()
+    return np.array([[ms[hidden, point] for hidden in grid["hidden"]] for point in points]), clock
+
+
+class _RelativeClock:
+    """Times of models, each as a multiple of the reference's time, which is measured in turn with it."""
 
     def __init__(self, timer: Timer, reference: PreTrainedModel) -> None:
         self.timer, self.reference = timer, reference
@@ -141,21 +152,21 @@ class _Clock:
         self.protocol: dict[str, int | str] = {}
 
     def time(self, name: Any, model: PreTrainedModel) -> None:
-        """Time a model in turn with the reference, under a name."""
+        """Time a model in turn with the reference, and record it under a name."""
         both = self.timer(model, self.reference)
         if both.against is None:
-            raise ValueError("the timer must time both models, in turn")
+            raise ValueError("expected a timer that times both models in turn, got the time of one: use bench.measure")
         self.multiples[name] = both.latency_ms / both.against.latency_ms
         self.references.append(both.against.latency_ms)
         self.protocol = dict(both.protocol)
 
     def milliseconds(self) -> dict[Any, float]:
-        """What each model takes while the reference takes its median time."""
+        """The time of each model while the reference takes its median time."""
         return {name: multiple * float(np.median(self.references)) for name, multiple in self.multiples.items()}
 
 
 def _cut_to(space: UnitSpace, point: Sizes, hidden: int) -> PreTrainedModel:
-    """The model cut to the first units of these sizes, in every layer alike."""
+    """The model with every layer cut to the first units of these sizes."""
     whole = UnitSpace(space.model, "sublayer", "qk", "vo", "ffn", "hidden")
     masks, table = whole.ones().cpu(), whole.table
     heads, qk, vo, neurons = point
@@ -172,7 +183,7 @@ def _cut_to(space: UnitSpace, point: Sizes, hidden: int) -> PreTrainedModel:
 
 
 def _rising(costs: np.ndarray) -> np.ndarray:
-    """The costs made to rise along every axis: the mean of the running maximum and the minimum still to come."""
+    """Costs that rise along every axis: the mean of the running maximum and the minimum of all later values."""
     for axis in range(costs.ndim):
         later = np.flip(np.minimum.accumulate(np.flip(costs, axis), axis=axis), axis)
         costs = (np.maximum.accumulate(costs, axis=axis) + later) / 2

@@ -25,7 +25,7 @@ class Measurement:
         parameters: numbers stored in the model's parameters, padding included; a shared parameter counts once.
         protocol: how it was measured: batch and tokens (the shape), repeats, warmup, threads, dtype, device,
             runtime, attention (implementation), machine, order and seed; for an encoder-decoder also the part.
-        against: the other model's measurement, from the same run; None when the model was measured alone.
+        against: the measurement of the model it is compared with; None if the model was measured alone.
     """
 
     latency_ms: float
@@ -36,7 +36,7 @@ class Measurement:
 
     @property
     def speed_up(self) -> float | None:
-        """The other model's median over this one's: above 1 this model is faster. None if measured alone."""
+        """The median of `against` over this one: above 1 if this model is faster. None if measured alone."""
         return None if self.against is None else self.against.latency_ms / self.latency_ms
 
     def to_dict(self) -> dict[str, Any]:

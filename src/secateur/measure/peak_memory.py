@@ -1,9 +1,9 @@
-"""How much memory a model takes: the peak of a process in which it alone is loaded, while it runs.
+"""Peak memory of a model: of a process in which only this model is loaded, while it runs.
 
-The process is a child, started anew for every model, runtime and dtype. On the CPU its peak is Linux's `VmHWM`, the
-highest resident set (`resident`). It is set back once the model is loaded and warm, so that what loading and compiling
-needed for a moment does not count; what they keep does. (`ru_maxrss` would not do: it cannot be set back, and a child
-inherits its parent's.) On a GPU it is what PyTorch's allocator took there.
+Every model, runtime and dtype has a child process of its own. On the CPU the peak is Linux's `VmHWM`, the largest
+resident set. It is reset after the model is loaded and has run, so that memory which loading and compiling needed only
+temporarily does not count. (`ru_maxrss` cannot be reset, and a child inherits it from its parent.) On a GPU the peak is
+what PyTorch's allocator reserved.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ from secateur.system.process_memory import measurable
 
 __all__ = ["COUNTED", "Job", "Peak", "measurable", "peaks"]
 COUNTED = {
-    "cpu": "peak resident memory of a process in which this model alone is loaded, libraries included, while it runs",
-    "cuda": "GPU memory that PyTorch reserved in a process in which this model alone is loaded, while it runs",
+    "cpu": "peak resident memory of a process with only this model, libraries included, while it runs",
+    "cuda": "GPU memory that PyTorch reserved in a process with only this model, while it runs",
 }
+"""Device -> what is measured there."""
 FORWARDS = 3
-"""Of each shape, and as many before them that do not count: a first one may compile."""
+"""Forwards of each shape, after the same number that do not count, since the first may compile."""
 
 
 @dataclass(frozen=True)
 class Peak:
-    """Bytes: of the whole process, and of it the model's own, above what was there before it was loaded."""
+    """Bytes of the whole process, and of the model: the increase since before it was loaded."""
 
     process: int
     model: int
@@ -50,7 +51,7 @@ class Peak:
 
 @dataclass(frozen=True)
 class Job:
-    """What the child does: load `model`, a folder or an exported file, and run it at each shape, small ones first."""
+    """What a child process does: load `model`, a folder or an exported file, and run it at each shape in turn."""
 
     model: str
     runtime: str
@@ -62,10 +63,10 @@ class Job:
 
 
 def peaks(job: Job) -> dict[tuple[int, int], Peak]:
-    """The peak at each shape, in a child that has run the smaller ones before.
+    """The peak at each shape, in a child process that runs the smaller shapes first.
 
     Raises:
-        UserError: the child failed, most likely for want of memory; its last words are told.
+        UserError: the child process failed, most likely out of memory; the last line of its output is quoted.
     """
     ordered = sorted(job.shapes, key=lambda shape: (shape[0] * shape[1], shape))
     described = json.dumps(asdict(job) | {"shapes": ordered})
@@ -78,7 +79,7 @@ def peaks(job: Job) -> dict[tuple[int, int], Peak]:
     return {shape: Peak(*pair) for shape, pair in zip(ordered, found, strict=True)}
 
 
-# In the child
+# In the child process
 
 
 def _measured(job: Job) -> list[tuple[int, int]]:
@@ -86,15 +87,15 @@ def _measured(job: Job) -> list[tuple[int, int]]:
     before = process_memory.held(process_memory.NOW)
     with thread_count(job.threads):
         prepare = _prepared(job)
-        found = []
+        peaks_by_shape = []
         for batch, tokens in job.shapes:
             call = prepare(batch, tokens)
             _repeat(call)
             gc.collect()
             process_memory.reset_peak()
             _repeat(call)
-            found.append(_on_gpu() if job.device == "cuda" else _on_cpu(before))
-    return found
+            peaks_by_shape.append(_on_gpu() if job.device == "cuda" else _on_cpu(before))
+    return peaks_by_shape
 
 
 def _repeat(call: Call) -> None:
@@ -103,17 +104,17 @@ def _repeat(call: Call) -> None:
 
 
 def _prepared(job: Job) -> Callable[[int, int], Call]:
-    """The model, loaded: from a shape to one forward."""
-    place, draw = Path(job.model), partial(random_inputs, job.vocabulary)
+    """Load the model; the result returns one forward for a shape."""
+    place, inputs = Path(job.model), partial(random_inputs, job.vocabulary)
     if job.device == "cuda":
         placed = gpu.placed(_opened(place), job.dtype)
-        return lambda batch, tokens: gpu.forward(placed, job.runtime, draw(batch, tokens))
+        return lambda batch, tokens: gpu.forward(placed, job.runtime, inputs(batch, tokens))
     ready = runner(_opened(place) if place.is_dir() else place, job.runtime, job.dtype, threads=job.threads)
-    return lambda batch, tokens: partial(ready, draw(batch, tokens))
+    return lambda batch, tokens: partial(ready, inputs(batch, tokens))
 
 
 def _opened(folder: Path) -> PreTrainedModel:
-    """A dense or compact model that this package has saved, with its own head."""
+    """A dense or compact model saved by this package, with its head."""
     checkpoint.register()
     name = str((AutoConfig.from_pretrained(folder).architectures or [""])[0])
     kind: Any = getattr(transformers, name, None) or getattr(transformers, compact.auto_class(name))

@@ -1,4 +1,4 @@
-"""Models made ready to be timed: which configurations a benchmark has, and each model in its runtime and dtype."""
+"""Models prepared for timing: the configurations of a benchmark, and each model in its runtime and dtype."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from secateur.system.errors import UserError
 
 DEVICES = ("cpu", "cuda")
 BASELINE = ("pytorch", "fp32")
-"""Runtime and dtype that most people run."""
+"""The usual runtime and dtype."""
 CALIBRATED = ("openvino",)
-"""Runtimes whose int8 always needs examples for its ranges."""
+"""Runtimes whose int8 needs inputs to determine the ranges of activations."""
 
 Model: TypeAlias = PreTrainedModel | Path
 Shape: TypeAlias = tuple[int, int]
@@ -42,9 +42,9 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Settings:
-    """What all configurations share: the counts of the protocol, and what inputs are made from.
+    """What all configurations share: the protocol, and how inputs are made.
 
-    `repeats` is by shape; `example` is the shape of random inputs that replace missing calibration.
+    `repeats` is by shape; `example` is the shape of the random inputs that replace missing calibration inputs.
     """
 
     repeats: Mapping[Shape, int]
@@ -59,15 +59,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class PreparedModel:
-    """A model made ready in a runtime and a dtype.
+    """A model prepared in a runtime and a dtype.
 
     Attributes:
         name: the model's.
-        version: the runtime's, such as "pytorch 2.13.0".
-        bytes: its weights as this runtime runs them.
-        prepare: from inputs `(batch, tokens)` to one forward.
+        version: of the runtime, such as "pytorch 2.13.0".
+        bytes: size of the weights as this runtime stores them.
+        prepare: returns one forward for inputs `(batch, tokens)`.
         exported: the folder that its runtime's files were written to; None on a GPU.
-        ranges: where int8 takes the ranges of activations from.
+        ranges: what determines the ranges of activations in int8.
     """
 
     name: str
@@ -89,7 +89,7 @@ def configurations(
 ) -> list[Configuration]:
     """Every configuration in the order of the turns: runtime by runtime, then exported files.
 
-    The dense model's baseline comes first if it is not among those asked for.
+    The dense model's baseline comes first if it is not among those requested.
 
     Raises:
         UserError: an unknown device, or a combination that the device does not run.
@@ -114,7 +114,7 @@ def _of_file(name: str, path: Path) -> Configuration:
 
 
 def prepared(configuration: Configuration, model: Model, settings: Settings, folder: Path) -> PreparedModel:
-    """The model made ready; what has to be exported for it is written to `folder`."""
+    """Prepare a model; files that its runtime needs are written to `folder`."""
     name, runtime, dtype = configuration.name, configuration.runtime, configuration.dtype
     if settings.device == "cuda":
         assert isinstance(model, PreTrainedModel)
@@ -129,9 +129,9 @@ def prepared(configuration: Configuration, model: Model, settings: Settings, fol
 
 
 def _calibration(configuration: Configuration, model: Model, settings: Settings) -> tuple[Sequence[Batch] | None, str]:
-    """Examples for int8, and where the ranges come from.
+    """Calibration inputs for int8, and the name of their origin.
 
-    Random ids replace missing examples where a runtime needs some: they change the scores of int8, not its times.
+    Random ids replace missing inputs where a runtime needs some: they change the scores of int8, not its times.
     """
     if configuration.dtype != "int8":
         return None, "none"
@@ -145,7 +145,7 @@ def _calibration(configuration: Configuration, model: Model, settings: Settings)
 
 
 def file_or_folder(one: PreparedModel, model: Model, folder: Path) -> Path:
-    """What another process loads the model from: the exported file, or `folder`, to which the model is saved once."""
+    """Where another process loads the model from: the exported file, or `folder`, to which the model is saved once."""
     if isinstance(model, Path):
         return model
     runtime = RUNTIMES.all().get(one.runtime)

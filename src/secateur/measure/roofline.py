@@ -1,10 +1,11 @@
-"""The roofline: the least time in which a machine can do what one forward of a model asks of it.
+"""The roofline: a lower bound of the time of one forward of a model on a machine.
 
     floor = max(FLOPs / rate, bytes / bandwidth)        Williams, Waterman and Patterson, CACM 52(4), 2009
 
-The rate is that of a large matrix product in the same dtype and with the same threads, the bandwidth that of a large
-copy; both are measured here. A time is then told as a multiple of its floor. What is between: kernels that do not
-reach the large product's rate, work that is no matrix product, and activations that leave the caches within a layer.
+The rate is that of a large matrix product in the same dtype and with the same number of threads, the bandwidth that of
+a large copy; both are measured here. A latency is then reported as a multiple of its floor. It exceeds the floor
+because kernels do not reach the rate of a large product, because of operations other than matrix products, and because
+of activations that leave the caches within a layer.
 """
 
 from __future__ import annotations
@@ -32,23 +33,22 @@ from secateur.system.errors import UserError
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 ACTIVATION_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 4}
-"""An int8 model is int8 inside its matrix products; between its layers it is fp32."""
+"""An int8 model multiplies in int8; between its layers activations are fp32."""
 
 SIZES = {"cpu": 1024, "cuda": 8192}
-"""Rows and columns of the square product: large enough for the full rate, a few seconds on the slowest dtype."""
+"""Rows and columns of the square product: large enough for the full rate, a few seconds in the slowest dtype."""
 COPY_BYTES = 128 * 2**20
-"""Four times a last-level cache of 32 MiB."""
+"""Size of the copy: four times a last-level cache of 32 MiB."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one forward asks for.
+    """The operations and the memory traffic of one forward.
 
     Attributes:
-        flops: floating point operations of its matrix products, a multiply-add being two; what is stored counts,
-            padding included.
-        weights: numbers of its weights, each read once; of an embedding the rows that are looked up.
-        activations: numbers of the hidden states before and after each layer, each written once and read once.
+        flops: floating point operations of its matrix products, padding included; a multiply-add counts as two.
+        weights: number of weights, each read once; of an embedding only the rows that are looked up.
+        activations: size of the hidden states before and after each layer, each written once and read once.
     """
 
     flops: int
@@ -56,18 +56,18 @@ class Work:
     activations: int
 
     def bytes(self, dtype: str) -> int:
-        """Bytes that must move at least: weights once, hidden states between layers twice."""
+        """The least memory traffic in bytes: weights once, hidden states between layers twice."""
         return WEIGHT_BYTES[dtype] * self.weights + 2 * ACTIVATION_BYTES[dtype] * self.activations
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What the machine does at best.
+    """The peak rates of a machine.
 
     Attributes:
         flops: operations per second of a large matrix product.
         bandwidth: bytes per second of a large copy, read and written.
-        product: which product that was.
+        product: the fastest product, by name.
     """
 
     flops: float
@@ -77,7 +77,15 @@ class Rates:
 
 @dataclass(frozen=True)
 class Floor:
-    """The least time of one forward in milliseconds, what it follows from, and which of the two sets it."""
+    """The lower bound of the time of one forward.
+
+    Attributes:
+        floor_ms: milliseconds.
+        bound: "arithmetic" or "traffic", whichever takes longer.
+        flops: operations of the forward.
+        bytes: its memory traffic.
+        rates: of the machine.
+    """
 
     floor_ms: float
     bound: str
@@ -91,28 +99,28 @@ class Floor:
 
 
 def floor(work: Work, dtype: str, rates: Rates) -> Floor:
-    """`max(FLOPs / rate, bytes / bandwidth)`; `bound` is "arithmetic" or "traffic", whichever is longer."""
+    """`max(FLOPs / rate, bytes / bandwidth)`, in a dtype."""
     moved = work.bytes(dtype)
     arithmetic, traffic = work.flops / rates.flops, moved / rates.bandwidth
     bound = "arithmetic" if arithmetic >= traffic else "traffic"
     return Floor(1000.0 * max(arithmetic, traffic), bound, work.flops, moved, rates)
 
 
-# What a model asks for
+# The work of a model
 
 
 def work(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Work:
     """Count one forward by running it once, on tensors `(batch, tokens)`.
 
-    Attention is counted as its two matrix products: PyTorch's counter knows no fused kernel of the CPU and would leave
-    it out without a word.
+    Attention is counted as its two matrix products: PyTorch's counter does not know the fused kernels of the CPU and
+    would silently omit them.
 
     Raises:
-        UserError: the model gives no hidden states.
+        UserError: the model returns no hidden states.
     """
-    model = copy.deepcopy(model)  # transformers leaves its hooks for hidden states on a model that was asked for them
+    model = copy.deepcopy(model)  # transformers leaves its hooks for hidden states on the model
     for parameter in model.parameters():
-        parameter.requires_grad_(False)  # the counter looks for the gradient of whatever wants one, also in no_grad
+        parameter.requires_grad_(False)  # the counter follows gradients, even in no_grad
     rows: dict[nn.Embedding, Tensor] = {}
     with ExitStack() as hooks, torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         for module in model.modules():
@@ -122,35 +130,35 @@ def work(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Work:
     states = [state for name, own in outputs.items() if name.endswith("hidden_states") for state in own]
     if not states:
         raise UserError(
-            f"expected a model with hidden states, got {type(model).__name__}, which gives none: leave the roofline out"
+            f"expected a model with hidden states, got {type(model).__name__} without: leave the roofline out"
         )
     activations = sum(state.numel() for state in states)
     return Work(counter.get_total_flops(), _weights(model, rows), activations)
 
 
 def _look_up(rows: dict[nn.Embedding, Tensor], module: nn.Embedding, inputs: tuple[Tensor, ...], _: Tensor) -> None:
-    """Note which rows an embedding has given so far."""
+    """Record which rows of an embedding have been looked up so far."""
     seen = rows.get(module, inputs[0].new_empty(0))
     rows[module] = torch.cat([seen, inputs[0].flatten()]).unique()
 
 
 def _weights(model: PreTrainedModel, rows: Mapping[nn.Embedding, Tensor]) -> int:
-    """Numbers of the weights that one forward reads: of an embedding its looked-up rows alone."""
+    """Number of weights that one forward reads; of an embedding only the looked-up rows."""
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     tables -= {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}  # tied: all is read
     read = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in tables)
     return read + sum(len(seen) * module.embedding_dim for module, seen in rows.items())
 
 
-# What the machine does
+# The rates of the machine
 
 
 @cache
 def rates(dtype: str, threads: int, device: str = "cpu") -> Rates:
-    """Measure the machine with `threads` threads, once in a process; the fastest of several runs counts.
+    """Measure the machine with that many threads, once per process; the fastest of several runs counts.
 
-    Any dtype may be multiplied as fp32, and fp16 is on a processor without its instructions: the faster way counts,
-    and `product` names it.
+    A product in another dtype can be slower than in fp32, as fp16 is on a processor without its instructions. The
+    fastest product counts, and `Rates.product` names it.
     """
     place = torch.device(device)
     with thread_count(threads), torch.inference_mode():
@@ -161,7 +169,7 @@ def rates(dtype: str, threads: int, device: str = "cpu") -> Rates:
 
 
 def _products(dtype: str, size: int, device: torch.device) -> dict[str, Callable[[], object]]:
-    """Ways in which PyTorch multiplies two square matrices of a dtype, by what to call them in a protocol.
+    """Name -> a way in which PyTorch multiplies two square matrices of a dtype.
 
     On the CPU it has two libraries for fp32: its BLAS, and oneDNN, which other runtimes use too.
     """
@@ -179,14 +187,14 @@ def _products(dtype: str, size: int, device: torch.device) -> dict[str, Callable
 
 
 def _bandwidth(device: torch.device) -> float:
-    """Bytes per second of a copy, counting what is read and what is written."""
+    """Bytes per second of a copy, counting reads and writes."""
     source = torch.ones(COPY_BYTES, dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
     return 2 * COPY_BYTES / _fastest(lambda: target.copy_(source), device)
 
 
 def _fastest(call: Callable[[], object], device: torch.device, seconds: float = 0.5) -> float:
-    """Seconds of the fastest run among those that begin within `seconds`, after one to warm up."""
+    """Seconds of the fastest call among those that start within `seconds`, after one for warm-up."""
     call()
     end, times = time.monotonic() + seconds, [time_ms(call, device)]
     while time.monotonic() < end:

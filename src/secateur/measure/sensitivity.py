@@ -1,8 +1,8 @@
 """Sensitivity: the score of a model with one group at a time cut to several densities, without training.
 
-Masks are attached to the model and nothing is trained, so that each score is the one of the model that `cut` would
-return. Which units of a group are kept is decided by first-order importance, the sum over batches of |dL/dmask| of the
-task's own loss (Molchanov et al., ICLR 2017; Michel et al., NeurIPS 2019), or by any method that needs no training.
+Masks are attached to the model and nothing is trained; each score is that of the model that `cut` would return. The
+units of a group that are kept are chosen by first-order importance, the sum over batches of |dL/dmask| of the task's
+loss (Molchanov et al., ICLR 2017; Michel et al., NeurIPS 2019), or by any method that needs no training.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def _importance_by(model: PreTrainedModel, space: Space, by: str, batches: Seque
         return importance(model, space, batches)
     method = METHODS.get(by)(space)
     if method.listens_to or method.param_groups():
-        raise UserError(f"{by!r} learns its choice in training: choose by {GRADIENT}, or by magnitude")
+        raise UserError(f"{by!r} chooses units by training: use {GRADIENT}, or magnitude")
     return method.scores()
 
 

@@ -43,12 +43,14 @@ class Sensitivity:
         dense: the score of the whole model on the same rows.
         standard_error: of that score, by the bootstrap over examples (for an accuracy the binomial one).
         densities: fractions of a group's units kept, rounded down to whole units.
-        by: what decided which units are kept.
-        rows: number of examples that were scored; `evidence` is the number of other examples that decided which units
-            are kept. Both are sampled with `seed`.
-        split: the split of the scored rows; the evidence is always of the training split.
+        by: "gradient" or the name of the method that decided which units are kept.
+        reactions: an entry for each group.
+        rows: number of examples that were scored.
+        evidence: number of other training examples that decided which units are kept; 0 if none were needed.
+        split: the split of the scored rows.
+        seed: of the sampling of both and of the bootstrap.
         forwards: the number of cuts that were scored.
-        seconds: the time that all of it took.
+        seconds: the time that the study took.
     """
 
     metric: str

@@ -1,4 +1,4 @@
-"""Times of calls taken in turn, and the state of the process while they are taken."""
+"""Timing calls in turn, and the state of the process meanwhile: threads, and models in evaluation mode."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def times_in_turn(
 ) -> list[list[float]]:
     """`repeats` times of each call, in milliseconds, taken in turn (A, B, C, A, B, C, ...) after `warmup` turns.
 
-    Before each timed call the same call is made `settle` times untimed: among several models, a call finds the caches
-    full of another model's weights and another runtime's threads still spinning, which does not happen on a server that
-    runs one model. `device` is synchronised before and after each timed call; None is the CPU.
+    Before each timed call the same call is made `settle` times untimed: after another model's turn the caches hold its
+    weights and another runtime's threads still spin, which does not happen on a server that runs one model. `device` is
+    synchronised before and after each timed call; None is the CPU.
     """
     device = device or torch.device("cpu")
     for _ in range(warmup):
@@ -60,14 +60,14 @@ def _synchronize(device: torch.device) -> None:
 
 
 def median_and_quartiles(times_ms: Sequence[float]) -> tuple[float, tuple[float, float]]:
-    """The median of some times, and their first and third quartile."""
+    """The median of the times, and their first and third quartile."""
     first, median, third = (float(value) for value in np.percentile(times_ms, [25, 50, 75]))
     return median, (first, third)
 
 
 @contextmanager
 def thread_count(threads: int | None) -> Iterator[int]:
-    """Use that many intra-op threads inside, or the present number for None; yields the number in use."""
+    """Inside, PyTorch uses that many intra-op threads, or the present number for None; yields the number in use."""
     before = torch.get_num_threads()
     try:
         if threads is not None:
@@ -79,7 +79,7 @@ def thread_count(threads: int | None) -> Iterator[int]:
 
 @contextmanager
 def evaluating(models: Sequence[PreTrainedModel]) -> Iterator[None]:
-    """Every module in evaluation mode inside; afterwards each is back in its own former mode."""
+    """Inside, every module is in evaluation mode; afterwards each has its former mode again."""
     before = [(module, module.training) for model in models for module in model.modules()]
     try:
         for model in models:
@@ -91,13 +91,13 @@ def evaluating(models: Sequence[PreTrainedModel]) -> Iterator[None]:
 
 
 def machine(device: torch.device) -> str:
-    """The processor's name and its number of logical cores; for a GPU also the name of that."""
+    """The name of the processor and its number of logical cores; for a GPU also the GPU's name."""
     processor = f"{_processor()}, {os.cpu_count()} logical cores"
     return f"{torch.cuda.get_device_name(device)} with {processor}" if device.type == "cuda" else processor
 
 
 def _processor() -> str:
-    """The processor's name from the kernel, or else from the platform."""
+    """The name of the processor, from the kernel or else from the platform."""
     listing = Path("/proc/cpuinfo")
     for line in listing.read_text().splitlines() if listing.exists() else []:
         if line.startswith("model name"):
