@@ -11,7 +11,8 @@ from secateur.report.comparison import OUTSIDE, RUN, TEACHER, ScoredModel, Timin
 from secateur.report.comparison_page import to_html
 from secateur.report.comparison_text import notes, table, to_dict, to_markdown
 from secateur.report.recipe_keys import upgrade
-from secateur.run.finished_runs import compare, read
+from secateur.run.finished_runs import read
+from secateur.run.run_comparison import compare
 from secateur.system.errors import UserError
 
 THERE = {**PROTOCOL, "device": "cpu"}

@@ -15,7 +15,8 @@ from secateur.report.report import Report
 from secateur.report.report_text import target_text
 from secateur.run import pipeline, recipe
 from secateur.run.density_sweep import sweep
-from secateur.run.finished_runs import compare, read
+from secateur.run.finished_runs import read
+from secateur.run.run_comparison import compare
 from secateur.run.run_folder import claim
 from secateur.system.errors import UserError
 

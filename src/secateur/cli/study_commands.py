@@ -41,7 +41,10 @@ from secateur.measure.sensitivity import DENSITIES, GRADIENT, ROWS, UNITS, sensi
 from secateur.report import comparison_page, comparison_text, run_page, sensitivity_page
 from secateur.report.comparison import ScoredModel, Shape, Timing
 from secateur.report.report import Report
-from secateur.run.finished_runs import KEPT_PROTOCOL, FinishedRun, compare, read
+from secateur.run.comparable_times import KEPT_PROTOCOL
+from secateur.run.finished_run import FinishedRun
+from secateur.run.finished_runs import read
+from secateur.run.run_comparison import compare
 from secateur.system.errors import UserError
 from secateur.tasks import task as tasks
 

@@ -45,11 +45,16 @@ AMOUNTS = tuple(f"target.{name}" for name in recipe_rules.AMOUNTS)
 class Recipe(Strict):
     """A run: the model, its teacher, and six groups of keys."""
 
-    model: str = Field(description="model to prune: a hub name or a folder; fine-tuned already, or not yet")
-    teacher: Annotated[str | None, Flag("--teacher")] = Field(
-        None, description="fine-tuned teacher; by default the model itself, or one trained first"
+    model: str = Field(
+        description="model to prune, a hub name or a folder; if it is not fine-tuned for the task, a teacher is "
+        "trained from it first"
     )
-    seed: Annotated[int, Flag("--seed")] = Field(0, ge=0, description="seed of everything random")
+    teacher: Annotated[str | None, Flag("--teacher")] = Field(
+        None,
+        description="fine-tuned teacher, a hub name or a folder; by default the model itself, or the teacher that "
+        "is trained from it",
+    )
+    seed: Annotated[int, Flag("--seed")] = Field(0, ge=0, description="seed of every random choice")
     data: DataRecipe
     target: TargetRecipe = TargetRecipe()
     method: MethodRecipe = MethodRecipe()

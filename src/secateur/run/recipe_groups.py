@@ -20,8 +20,8 @@ class Flag:
     """Marks a key that has an option of its own on the command line.
 
     Attributes:
-        name: of the option, such as `--density`.
-        text: whether the option takes any text, which the recipe then converts.
+        name: the option, such as `--density`.
+        text: whether the option takes any text, which the recipe converts.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Flag:
 
 
 class Strict(BaseModel):
-    """Keys that may not be changed, of which an unknown one is an error, and whose numbers are finite and no bool."""
+    """An immutable group of keys that refuses unknown keys, numbers that are not finite, and bools for numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -54,63 +54,75 @@ class DataRecipe(Strict):
     """The rows that a run learns from and is scored on."""
 
     source: Annotated[str, Flag("--data")] = Field(
-        description="data: a hub name (glue/sst2), a folder, a file, or bbc for the embedded corpus"
+        description="data set: a hub name such as glue/sst2, a folder, a file, or bbc for the embedded corpus"
     )
-    task: Annotated[str, Flag("--task")] = Field("classification", description="kind of task; see `secateur list`")
+    task: Annotated[str, Flag("--task")] = Field(
+        "classification", description="name of the task; `secateur list` shows all"
+    )
     text: Annotated[tuple[str, ...] | None, Flag("--text")] = Field(
-        None, description="columns of text; recognised by default"
+        None, description="columns of text; by default found by their usual names"
     )
-    label: Annotated[str | None, Flag("--label")] = Field(None, description="column of labels; recognised by default")
-    metric: Annotated[str | None, Flag("--metric")] = Field(None, description="main score; by default the task's")
-    rows: Annotated[int | None, Flag("--rows")] = Field(None, gt=0, description="train on this many rows only")
+    label: Annotated[str | None, Flag("--label")] = Field(
+        None, description="column of labels; by default found by its usual name"
+    )
+    metric: Annotated[str | None, Flag("--metric")] = Field(
+        None, description="metric that is the main score; by default the task's first"
+    )
+    rows: Annotated[int | None, Flag("--rows")] = Field(
+        None, gt=0, description="number of training rows to use, sampled by the seed; by default all"
+    )
     max_length: Annotated[int, Flag("--max-length")] = Field(
-        128, gt=1, description="tokens that a text is truncated to, or that a window of it has"
+        128, gt=1, description="largest number of tokens of a text, or of a window of a longer one"
     )
     options: Annotated[dict[str, Any], Flag("--task-option")] = Field(
-        default_factory=dict, description="arguments of the task"
+        default_factory=dict, description="further arguments of the task"
     )
 
 
 class TargetRecipe(Strict):
-    """What is pruned, and how much of it is kept: one of density, latency, speedup and keep."""
+    """What is pruned, and how much of it is kept: exactly one of density, latency, speedup and keep is set."""
 
     units: Annotated[tuple[str, ...], Flag("--units")] = Field(
-        ("ffn", "qk", "vo"), min_length=1, description="kinds of units that may be pruned; see `secateur list`"
+        ("ffn", "qk", "vo"), min_length=1, description="kinds of units that may be pruned; `secateur list` shows all"
     )
     density: Annotated[float | tuple[float, ...] | None, Flag("--density")] = Field(
         0.05,
-        description="fraction of the encoder's prunable parameters to keep; several, as in 0.4,0.2,0.1, give as many "
-        "models from one pruning; null where something else is asked for",
+        description="density, the fraction of prunable parameters to keep; several, such as 0.4,0.2,0.1, give that "
+        "many "
+        "models from one pruning; null if latency, speedup or keep is set",
     )
     latency: Annotated[float | None, Flag("--latency", text=True)] = Field(
-        None, gt=0, description="latency to reach, instead of a density: 5ms, or 5"
+        None, gt=0, description="latency to reach, in milliseconds (5 or 5ms), instead of a density"
     )
     speedup: Annotated[float | None, Flag("--speedup")] = Field(
-        None, gt=1, description="speed-up over the unpruned model to reach, instead of a density"
+        None, gt=1, description="speed-up over the unpruned model to reach, such as 2, instead of a density"
     )
     keep: Annotated[int | None, Flag("--keep")] = Field(
-        None, gt=0, description="exact number of units to keep, instead of a density: 12 heads of 144"
+        None, gt=0, description="exact number of units to keep, such as 12 of 144 heads, instead of a density"
     )
     toward: float | None = Field(
-        None, description="final density of the pruning, where the model is cut on the way there, at `density`"
+        None,
+        description="lower density to which the schedule goes on, if the model is cut on the way there, at `density`",
     )
     shape: tuple[PositiveInt, PositiveInt] | None = Field(
-        None, description="(batch, tokens) of the latency or speed-up; by default the first measured, or the table's"
+        None,
+        description="(batch, tokens) of the latency or speed-up; by default the first of measurement.shapes, or "
+        "that of the table",
     )
     latency_table: str | None = Field(
-        None, description="file written by `secateur latency`; by default measured when the run starts"
+        None, description="latency table, a file written by `secateur latency`; by default measured when the run starts"
     )
     round_to: Annotated[PositiveInt, Flag("--round-to")] = Field(
-        1, description="sizes become multiples of this by keeping the best pruned units"
+        1, description="round sizes up to multiples of this by keeping the best of the pruned units"
     )
     embedding_rank: Annotated[int | None, Flag("--embedding-rank")] = Field(
-        None, gt=0, description="factorise the word embeddings to this rank"
+        None, gt=0, description="rank to which the word embeddings are factorised; by default they are not"
     )
 
     @field_validator("density", mode="before")
     @classmethod
     def _split_densities(cls, value: Any) -> Any:
-        """Text with commas, as on the command line, is several densities; a single one is a number."""
+        """Text with commas, as on the command line, holds several densities; a list of one is a number."""
         parts = value.split(",") if isinstance(value, str) else value
         return parts[0] if isinstance(parts, list | tuple) and len(parts) == 1 else parts
 
@@ -126,7 +138,7 @@ class TargetRecipe(Strict):
 
     @property
     def densities(self) -> tuple[float, ...]:
-        """The densities asked for, the largest first; none where a latency, a speed-up or a number of units is."""
+        """The target densities, the largest first; empty if the target is another quantity."""
         if self.density is None:
             return ()
         return self.density if isinstance(self.density, tuple) else (self.density,)
@@ -135,9 +147,11 @@ class TargetRecipe(Strict):
 class MethodRecipe(Strict):
     """The pruning method, and the part of the run in which it prunes."""
 
-    name: Annotated[str, Flag("--method")] = Field("grain", description="pruning method; see `secateur list`")
+    name: Annotated[str, Flag("--method")] = Field(
+        "grain", description="name of the pruning method; `secateur list` shows all"
+    )
     options: Annotated[dict[str, Any], Flag("--option")] = Field(
-        default_factory=dict, description="arguments of the method"
+        default_factory=dict, description="further arguments of the method"
     )
     begin: float = Field(0.02, ge=0, le=1, description="fraction of the run after which pruning starts")
     end: float = Field(
@@ -147,97 +161,122 @@ class MethodRecipe(Strict):
         1.0, gt=0, le=1, description="fraction of the time from begin to end over which the density decreases"
     )
     train: Literal["all", "scores"] = Field(
-        "all", description="what is trained while pruning: all weights, or the parameters of the method only"
+        "all", description="what is trained while pruning: all weights, or only the parameters of the method"
     )
     shrink: bool = Field(
-        True, description="cut the model while it is pruned, where the method removes units permanently"
+        True, description="cut the model in between while it is pruned, if the method removes units permanently"
     )
 
 
 class DistillationRecipe(Strict):
     """The terms of the loss, and the outputs of the teacher that they compare with."""
 
-    start: Literal["teacher", "model"] = Field("teacher", description="whose weights the student starts from")
-    temperature: float = Field(8.0, gt=0, description="temperature of the distilled logits")
-    divergence: bool = Field(False, description="distil logits by temperature^2 x KL instead of cross-entropy")
-    logits_weight: float = Field(1.0, ge=0, description="weight of the distilled logits in the loss")
+    start: Literal["teacher", "model"] = Field(
+        "teacher", description="weights with which the student starts: those of the teacher, or of the model"
+    )
+    temperature: float = Field(8.0, gt=0, description="temperature of the softmax by which logits are distilled")
+    divergence: bool = Field(
+        False, description="distil logits by temperature^2 x KL divergence instead of cross-entropy"
+    )
+    logits_weight: float = Field(1.0, ge=0, description="weight of the distillation of logits in the loss")
     hidden: str | tuple[int, ...] | None = Field(
-        "every 2", description="layers of the teacher whose hidden states are distilled; null for none"
+        "every 2",
+        description="layers of the teacher whose hidden states are distilled, 0 for the embeddings; null for none",
     )
     match: Literal["same", "nearest", "nearest-ordered", "sampled", "windows"] = Field(
-        "same", description="which layer of the student is compared with each of them"
+        "same", description="how the student's layer is chosen for each of these layers"
     )
-    hidden_projection: bool = Field(True, description="compare hidden states through trained projections")
-    hidden_weight: float = Field(1.0, ge=0, description="weight of the hidden states in the loss")
+    hidden_projection: bool = Field(
+        True, description="project the student's hidden states by trained linear layers before they are compared"
+    )
+    hidden_weight: float = Field(1.0, ge=0, description="weight of the distillation of hidden states in the loss")
     hidden_of: Literal["both", "encoder", "decoder"] = Field(
-        "both", description="whose hidden states are distilled, where a model has an encoder and a decoder"
+        "both", description="stack whose hidden states are distilled, if the model has an encoder and a decoder"
     )
-    labels_weight: float = Field(0.0, ge=0, description="weight of the task's own loss in the loss")
+    labels_weight: float = Field(0.0, ge=0, description="weight of the task's own loss, which compares with the labels")
     label_smoothing: float = Field(
-        0.0, ge=0, lt=1, description="label smoothing of the task's own loss: the part that all classes share"
+        0.0,
+        ge=0,
+        lt=1,
+        description="label smoothing of the task's own loss: the fraction that is spread over all classes",
     )
     terms: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="further registered terms of the loss: name and arguments of each"
+        default_factory=dict, description="further terms of the loss, by registered name, with the arguments of each"
     )
-    cache: bool = Field(True, description="compute the teacher's outputs once and read them from disk")
-    cache_gb: float = Field(8.0, gt=0, description="largest size of the cached outputs, in GB")
+    cache: bool = Field(True, description="compute the teacher's outputs once and read them from disk in every epoch")
+    cache_gb: float = Field(8.0, gt=0, description="largest size of the cached outputs, in GB (10^9 bytes)")
 
 
 class TrainingRecipe(Strict):
     """How the weights are trained: those of the student in both stages, and those of a teacher trained first."""
 
-    epochs: Annotated[float, Flag("--epochs")] = Field(6.0, gt=0, description="epochs of the run, pruning and recovery")
+    epochs: Annotated[float, Flag("--epochs")] = Field(6.0, gt=0, description="epochs of pruning and recovery together")
     batch_size: Annotated[int, Flag("--batch-size")] = Field(
-        32, gt=0, description="rows of a micro-batch, over all processes together"
+        32, gt=0, description="training rows of a micro-batch, of all processes together"
     )
     accumulate: int = Field(1, gt=0, description="micro-batches per optimizer step")
     learning_rate: Annotated[float, Flag("--learning-rate")] = Field(
-        3e-4, gt=0, description="learning rate of the weights, after warm-up"
+        3e-4, gt=0, description="highest learning rate of the weights, reached after the warm-up"
     )
     decay: Literal["run", "stage"] = Field(
-        "run", description="the learning rate decreases to 0 over the whole run, or over the pruning alone"
+        "run",
+        description="period over which the learning rate decreases to 0: the whole run, or the pruning stage only",
     )
     recover_learning_rate: float | None = Field(
-        None, gt=0, description="constant learning rate of the recovery, where the other decreases over the pruning"
+        None, gt=0, description="constant learning rate of the recovery; needs decay: stage"
     )
-    warmup: float = Field(0.1, ge=0, lt=1, description="fraction of the run over which the learning rate increases")
-    weight_decay: float = Field(0.01, ge=0, description="weight decay of AdamW, for weights and projections")
+    warmup: float = Field(
+        0.1, ge=0, lt=1, description="fraction of the steps over which the learning rate increases from 0"
+    )
+    weight_decay: float = Field(0.01, ge=0, description="weight decay of AdamW, for the weights and the projections")
     augment: int = Field(
         0,
         ge=0,
-        description="augmented copies of each training text, labelled by the teacher: words dropped, swapped or "
-        "cropped",
+        description="number of augmented copies of each training text, with words dropped, swapped or cropped, "
+        "which the "
+        "teacher labels",
     )
     average: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="last fraction of the recovery over which the weights are averaged; 0: no averaging",
+        description="fraction of the recovery, at its end, over which the weights are averaged; 0: no averaging",
     )
     freeze_embeddings: bool | Literal["all"] = Field(
-        True, description="do not train the word embeddings; all: nor those of positions and types, nor their norm"
+        True, description="freeze the word embeddings; all: also those of positions and types, and their norm"
     )
-    dropout: float | None = Field(0.0, ge=0, lt=1, description="dropout of the student; null keeps the model's own")
-    bf16: bool | None = Field(None, description="bf16 autocast; by default where the hardware supports it")
-    evaluations: int = Field(4, ge=0, description="evaluations per stage")
+    dropout: float | None = Field(
+        0.0, ge=0, lt=1, description="dropout probability of the student; null: as in the model's config"
+    )
+    bf16: bool | None = Field(None, description="train under bf16 autocast; by default if the hardware supports it")
+    evaluations: int = Field(4, ge=0, description="number of evaluations per stage")
     evaluation_rows: int | None = Field(
-        None, gt=0, description="validation rows, from the first, of an evaluation within a stage; all by default"
+        None,
+        gt=0,
+        description="number of validation rows that an evaluation within a stage uses, the first ones; by default all",
     )
     select: int = Field(
-        0, ge=0, description="training rows held out to select the best evaluation of a stage; 0: take the last weights"
+        0,
+        ge=0,
+        description="number of training rows held out, on which the best weights of a stage are selected; 0: the "
+        "last weights",
     )
-    checkpoints: int = Field(4, ge=0, description="checkpoints per stage")
+    checkpoints: int = Field(4, ge=0, description="number of checkpoints per stage")
     report_to: tuple[str, ...] = Field(
-        (), description="trackers of the logged values, as Trainer names them: tensorboard, wandb, mlflow, ..."
+        (),
+        description="experiment trackers that get the logged values, named as in transformers: tensorboard, wandb, "
+        "mlflow, ...",
     )
-    teacher_epochs: float = Field(3.0, gt=0, description="epochs of the teacher, where one is trained first")
-    teacher_learning_rate: float = Field(5e-5, gt=0, description="learning rate of that training, after warm-up")
+    teacher_epochs: float = Field(3.0, gt=0, description="epochs of the training of a teacher")
+    teacher_learning_rate: float = Field(
+        5e-5, gt=0, description="highest learning rate of the training of a teacher, reached after the warm-up"
+    )
 
 
 class MeasurementRecipe(Strict):
     """How the latency of the result is measured."""
 
     shapes: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(
-        ((1, 32), (8, 128)), description="(batch, tokens) at which latency is measured"
+        ((1, 32), (8, 128)), description="(batch, tokens) of each latency that is measured"
     )
-    repeats: int = Field(50, gt=0, description="forwards per latency")
+    repeats: int = Field(50, gt=0, description="number of timed forwards per latency")

@@ -1,0 +1,51 @@
+"""A finished run: its folder, its report, and the part of its recipe on which the result depends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from secateur.report.recipe_keys import dotted
+from secateur.report.report import Report
+from secateur.run.recipe import make
+
+NOT_THE_RECIPE = (
+    "seed",
+    "data.source",
+    "method.shrink",
+    "distillation.cache",
+    "distillation.cache_gb",
+    "training.checkpoints",
+    "training.report_to",
+    "measurement.shapes",
+    "measurement.repeats",
+)
+"""Dotted keys in which two runs of one recipe may differ: seed, path of the data, measurement and storage."""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run: its folder and its report."""
+
+    folder: Path
+    report: Report
+
+    @property
+    def teacher(self) -> str:
+        """The place of the dense teacher: named by the recipe, or trained by this run or by its density sweep."""
+        trained = (folder / "teacher" for folder in (self.folder, self.folder.parent))
+        named = self.recipe["teacher"]
+        return str(named or next((place for place in trained if place.is_dir()), self.recipe["model"]))
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Dotted keys on which the result depends, without the seed; keys newer than the run have their defaults."""
+        resolved = _defaults() | dotted(self.report.recipe)
+        return {key: value for key, value in resolved.items() if key not in NOT_THE_RECIPE}
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    return dotted(make({"model": "", "data": ""}).to_dict())
