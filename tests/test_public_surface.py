@@ -1,6 +1,12 @@
-"""The public surface: what version 0.1.0 documented can still be imported."""
+"""The public surface: its names and parameters, what an import costs, and that what 0.1.0 documented is still there.
 
+`python tests/test_public_surface.py` writes the snapshot again, after a change that is meant.
+"""
+
+import ast
+import inspect
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -12,10 +18,9 @@ import pytest
 import secateur
 from secateur.system.moved import MOVED
 
+SNAPSHOT = Path(__file__).parent / "public_surface.json"
 OLD = json.loads((Path(__file__).parent / "fixtures" / "v0_1_0" / "public.json").read_text(encoding="utf-8"))
-# `from secateur.surgery import cut` gives the module of the room today, and `secateur.cut` the function.
-CHANGED = {("secateur.surgery", "cut")}
-NAMES = [(module, name) for module, names in OLD.items() for name in names if (module, name) not in CHANGED]
+NAMES = [(module, name) for module, names in OLD.items() for name in names]
 
 
 @pytest.mark.parametrize("module", OLD)
@@ -56,9 +61,100 @@ def test_a_public_function_can_be_called_after_the_old_module_of_its_name_was_im
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_modules_that_are_called_have_the_parameters_of_their_function():
+    assert parameters(import_module("secateur.measure")) == parameters(import_module("secateur.measure.bench").measure)
+    assert parameters(import_module("secateur.export")) == parameters(import_module("secateur.deploy.export").export)
+
+
+def test_the_module_of_cut_can_be_called_as_its_function():
+    from secateur.surgery import cut
+
+    with pytest.warns(DeprecationWarning, match=r"has moved to secateur\.cut"), pytest.raises(AttributeError):
+        cut(None, None)
+
+
 def test_unknown_names_of_an_old_path_are_no_attributes():
     assert not hasattr(import_module("secateur.space"), "nothing")
 
 
 def test_all_that_is_listed_is_there():
     assert [name for name in secateur.__all__ if not hasattr(secateur, name)] == []
+    assert set(secateur.__all__) <= set(dir(secateur))
+
+
+def test_names_that_are_not_public_any_more_say_so():
+    with pytest.warns(DeprecationWarning, match="has moved to") as warned:
+        exec("from secateur import contest, register", {})
+    assert {warning.filename for warning in warned} == {"<string>"}
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        secateur.nothing  # noqa: B018 - the look-up is what is tested
+
+
+def test_type_checkers_are_told_the_same_names_as_users():
+    tree = ast.parse(Path(secateur.__file__).read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    told = {alias.asname for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert told | {"__version__"} == set(secateur.__all__)
+
+
+# The snapshot
+
+
+def parameters(function):
+    """The parameters of a function with their defaults, without annotations and addresses."""
+    signature = inspect.signature(function)
+    bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()]
+    return re.sub(r" at 0x[0-9a-f]+", "", str(inspect.Signature(bare)))
+
+
+def surface(value):
+    """The parameters of a function; of a class, those of all its public methods that this package defines."""
+    if inspect.isclass(value) and issubclass(value, Exception):
+        return "exception"
+    if inspect.isclass(value):
+        own = [kind for kind in value.__mro__ if kind.__module__.startswith("secateur")]
+        names = {name for kind in own for name in vars(kind) if name == "__init__" or not name.startswith("_")}
+        methods = {name: getattr(value, name) for name in sorted(names)}
+        return {name: parameters(method) for name, method in methods.items() if inspect.isroutine(method)}
+    return parameters(value) if callable(value) else type(value).__name__
+
+
+def current_surface():
+    return {name: surface(getattr(secateur, name)) for name in sorted(secateur.__all__)}
+
+
+def test_the_surface_is_that_of_the_snapshot():
+    assert current_surface() == json.loads(SNAPSHOT.read_text(encoding="utf-8")), "if it is meant, see above"
+
+
+# The cost of an import
+
+HEAVY = ("torch", "transformers", "datasets", "accelerate", "sklearn", "scipy", "matplotlib", "pydantic", "typer")
+
+
+def modules_after(code):
+    """The modules that a new process has imported after it has run the code."""
+    code = f"{code}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return set(json.loads(done.stdout))
+
+
+def test_an_import_of_the_package_imports_no_library():
+    assert not modules_after("import secateur; dir(secateur); secateur.__version__") & set(HEAVY)
+
+
+def test_an_auto_class_of_transformers_costs_no_more_after_it():
+    auto = "from transformers import AutoModelForSequenceClassification"
+    more = modules_after(f"import secateur\n{auto}") - modules_after(auto)
+    assert not more & set(HEAVY)
+    assert not [name for name in more if name.startswith("transformers")]
+
+
+def test_libraries_that_only_some_tasks_need_are_imported_when_they_are_used():
+    later = {"matplotlib", "sklearn", "seqeval", "onnxruntime", "openvino", "typer"}
+    assert not modules_after("from secateur import Grain, PruningTrainer, Space, cut, load, save") & later
+    assert not modules_after("from secateur import Grain, Space, cut, load, save") & {*later, "datasets"}
+
+
+if __name__ == "__main__":
+    SNAPSHOT.write_text(json.dumps(current_surface(), indent=1) + "\n", encoding="utf-8")

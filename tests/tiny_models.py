@@ -19,7 +19,7 @@ from secateur.budget.space import Space
 from secateur.methods.schedules import cubic
 from secateur.structure import architectures
 from secateur.structure.plan import Plan
-from secateur.surgery.compact import AUTO_CLASSES
+from secateur.surgery.auto_classes import AUTO_CLASSES
 
 # What a size may be called in a config, and the tiny value; a config takes the names that it knows.
 SIZES = {

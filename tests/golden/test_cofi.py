@@ -27,8 +27,8 @@ from secateur.methods.density_target import published_size, published_sparsity
 from secateur.methods.schedules import linear
 from secateur.structure.architecture import Norm
 from secateur.structure.plan import Plan
+from secateur.surgery.auto_classes import AUTO_CLASSES
 from secateur.surgery.checkpoint import load, save
-from secateur.surgery.compact import AUTO_CLASSES
 from secateur.surgery.cut import cut
 from secateur.surgery.masking import MaskedNorm, attached
 from secateur.system.errors import UserError

@@ -15,8 +15,8 @@ from tiny_models import CLASSIFIERS, LEADING, MODELS, WRITERS, edge_cases, input
 
 from secateur.budget.space import Space
 from secateur.structure.plan import Plan
+from secateur.surgery.auto_classes import AUTO_CLASSES
 from secateur.surgery.checkpoint import load, save
-from secateur.surgery.compact import AUTO_CLASSES
 from secateur.surgery.cut import cut
 
 HERE = Path(__file__).parent

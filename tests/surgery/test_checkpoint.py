@@ -18,8 +18,10 @@ from tiny_models import ARCHITECTURES, CLASSIFIERS, edge_cases, random_masks, ti
 from secateur.budget.space import Space
 from secateur.structure import architectures
 from secateur.structure.plan import Plan
+from secateur.surgery.auto_classes import AUTO_CLASSES
 from secateur.surgery.checkpoint import load, save
-from secateur.surgery.compact import AUTO_CLASSES, SUMS, Pruned
+from secateur.surgery.auto_classes import AUTO_CLASSES
+from secateur.surgery.compact import SUMS, Pruned
 from secateur.surgery.cut import cut
 from secateur.surgery.factorisation import factorise
 from secateur.surgery.uncut import planned_structure

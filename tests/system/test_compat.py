@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
-from secateur.surgery.compact import Pruned
 from secateur.system import compat
 
 SOURCE = Path(compat.__file__).parents[2]
@@ -89,15 +87,6 @@ def test_other_modules_use_no_private_name_of_a_library(path):
 
 
 # The functions
-
-
-def test_the_class_of_a_config_is_found():
-    assert compat.builds(AutoModelForSequenceClassification, BertConfig)
-    kind = compat.stock_class(AutoModelForSequenceClassification, BertConfig)
-    assert issubclass(kind, BertForSequenceClassification) or issubclass(kind, Pruned)
-    assert not compat.builds(AutoModelForSequenceClassification, transformers.MarianConfig)
-    with pytest.raises(KeyError):
-        compat.stock_class(AutoModelForSequenceClassification, transformers.MarianConfig)
 
 
 def test_families_that_generate_are_known():

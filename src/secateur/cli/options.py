@@ -13,7 +13,8 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 
 from secateur.run.recipe import KEYS
 from secateur.run.recipe_yaml import parse
-from secateur.surgery import checkpoint, compact
+from secateur.surgery import checkpoint
+from secateur.surgery.auto_classes import auto_class
 from secateur.system.errors import UserError
 from secateur.tasks import TASKS
 from secateur.tasks import task as tasks
@@ -102,7 +103,7 @@ def open_model(name: str) -> PreTrainedModel:
 def _auto_class(architectures: list[str] | None) -> str:
     """The class that loads a checkpoint with its own head; the bare encoder for an unsupported head."""
     try:
-        return compact.auto_class((architectures or [""])[0])
+        return auto_class((architectures or [""])[0])
     except ValueError:
         return "AutoModel"
 

@@ -26,7 +26,7 @@ from secateur.deploy import gpu
 from secateur.deploy.runner import runner
 from secateur.measure.random_inputs import random_inputs
 from secateur.measure.timing import Call, thread_count
-from secateur.surgery import checkpoint, compact
+from secateur.surgery.auto_classes import auto_class
 from secateur.system import process_memory
 from secateur.system.errors import UserError
 from secateur.system.process_memory import measurable
@@ -115,9 +115,8 @@ def _prepared(job: Job) -> Callable[[int, int], Call]:
 
 def _opened(folder: Path) -> PreTrainedModel:
     """A dense or compact model saved by this package, with its head."""
-    checkpoint.register()
     name = str((AutoConfig.from_pretrained(folder).architectures or [""])[0])
-    kind: Any = getattr(transformers, name, None) or getattr(transformers, compact.auto_class(name))
+    kind: Any = getattr(transformers, name, None) or getattr(transformers, auto_class(name))
     return kind.from_pretrained(folder).eval()
 
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
 from transformers import PreTrainedModel
 
 from secateur.structure.plan import Plan
-from secateur.surgery import compact
+from secateur.surgery.auto_classes import auto_class
 from secateur.surgery.checkpoint import DAMAGE, read_config
-from secateur.system import compat
+from secateur.system.compat.auto_classes import stock_class
 from secateur.system.errors import UserError
 
 
@@ -55,10 +54,9 @@ def _dense(folder: Path) -> PreTrainedModel:
     config = read_config(folder)
     config.secateur = config.auto_map = None
     try:
-        auto = getattr(transformers, compact.auto_class(str((config.architectures or [""])[0])))
-        kind: Any = compat.stock_class(auto, type(config))
+        auto = getattr(transformers, auto_class(str((config.architectures or [""])[0])))
         with torch.device("meta"):
-            return getattr(kind, "stock", kind)(config)  # a compact class, once registered, refers to its stock class
+            return stock_class(auto, type(config))(config)
     except DAMAGE as error:
         raise UserError(
             f"{folder}/config.json describes no model that can be built ({error}): copy the folder again"

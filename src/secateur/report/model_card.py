@@ -17,7 +17,7 @@ from secateur.methods import METHODS
 from secateur.report import markdown
 from secateur.report.report import Report
 from secateur.report.report_text import footnotes, score_table, target_text
-from secateur.surgery.compact import auto_class
+from secateur.surgery.auto_classes import auto_class
 
 INHERITED = ("license", "license_name", "license_link", "language")
 """Fields of the base model's card that apply to every model derived from it."""

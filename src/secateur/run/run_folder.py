@@ -14,6 +14,7 @@ from secateur.run.recipe import Recipe, make
 from secateur.run.recipe_yaml import parse
 from secateur.system.errors import UserError
 from secateur.system.files import atomic_write, write_json
+from secateur.system.version import VERSION
 
 UNCLAIMED = {"versions.json", "versions.json.partial", "recipe.yaml.partial", "recipe.partial"}
 """All that a run, of this version or 0.1.0, may leave that was killed before the folder was its own."""
@@ -58,10 +59,10 @@ def _differences(path: Path, recipe: Recipe) -> list[str]:
 
 def versions() -> dict[str, str]:
     """What the numbers of a run depend on besides the recipe: libraries and machine."""
-    libraries = {name: version(name) for name in ("secateur", "torch", "transformers", "accelerate", "datasets")}
+    libraries = {name: version(name) for name in ("torch", "transformers", "accelerate", "datasets")}
     machine = {
         "python": platform.python_version(),
         "machine": platform.platform(),
         "cores": str(os.cpu_count()),
     }
-    return {**libraries, **machine, "threads": str(torch.get_num_threads())}
+    return {"secateur": VERSION, **libraries, **machine, "threads": str(torch.get_num_threads())}

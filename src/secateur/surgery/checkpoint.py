@@ -21,9 +21,9 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.structure.architectures import ARCHITECTURES
 from secateur.surgery import compact
+from secateur.surgery.auto_classes import auto_class
 from secateur.surgery.schema import Structure
 from secateur.surgery.uncut import planned_structure
-from secateur.system import compat
 from secateur.system.errors import UserError
 from secateur.system.files import atomic_folder
 
@@ -32,17 +32,6 @@ DAMAGE = (
     OSError, ValueError, RuntimeError, LookupError, TypeError,
     AttributeError, ArithmeticError, StrictDataclassError,
 )  # fmt: skip
-
-
-def register() -> None:
-    """Make `AutoModelFor*.from_pretrained` understand compact folders; dense models go on giving stock classes."""
-    for kind in ARCHITECTURES.all():
-        config = transformers.CONFIG_MAPPING[kind]
-        for auto in compact.AUTO_CLASSES.values():
-            auto_class = getattr(transformers, auto)
-            stock = compat.stock_class(auto_class, config) if compat.builds(auto_class, config) else None
-            if stock is not None and not issubclass(stock, compact.Pruned):
-                auto_class.register(config, compact.pruned(stock), exist_ok=True)
 
 
 def save(
@@ -79,7 +68,6 @@ def load(folder: Path | str) -> PreTrainedModel:
             every file the bytes that `SHA256SUMS` tells.
     """
     folder = Path(folder)
-    register()
     try:
         compact.check_places(folder)
     except compact.DamagedError as error:
@@ -92,7 +80,7 @@ def load(folder: Path | str) -> PreTrainedModel:
     check_weights(folder, config.num_hidden_layers)
     _read_json(folder / "plan.json", f"{folder} cannot be loaded")
     try:
-        auto = getattr(transformers, compact.auto_class(str((config.architectures or [""])[0])))
+        auto = getattr(transformers, auto_class(str((config.architectures or [""])[0])))
         options = {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
         model, found = auto.from_pretrained(folder, config=config, **options)
     except compact.DamagedError as error:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from secateur.structure.plan import Plan
 from secateur.structure.space import UnitSpace
 from secateur.surgery import compact
+from secateur.surgery.auto_classes import auto_class
 from secateur.surgery.factorisation import embedding_rank, factorise
 from secateur.surgery.folding import fold
 from secateur.surgery.kept_indices import kept_indices, select_kept
@@ -20,6 +21,7 @@ from secateur.surgery.optimizer_state import ORDERS, Moments
 from secateur.surgery.planned_structure import structure_of
 from secateur.surgery.schema import Structure
 from secateur.system.errors import UserError
+from secateur.system.moved import make_callable
 
 
 @torch.no_grad()
@@ -89,8 +91,12 @@ def _reshaped_copy(model: PreTrainedModel, structure: Structure) -> compact.Prun
     small: Any = copy.deepcopy(model)  # Any, because it changes its class in the next line
     small.__class__ = kind
     small.config.secateur = structure.to_dict()
-    small.config.auto_map = {compact.auto_class(kind.__name__): f"{compact.CODE}.{kind.__name__}"}
+    small.config.auto_map = {auto_class(kind.__name__): f"{compact.CODE}.{kind.__name__}"}
     with torch.device("meta"):
         kind(small.config)  # transformers learns what a class can record (hidden states) when one is constructed
     compact.reshape(small, structure)
     return small
+from secateur.surgery.auto_classes import auto_class
+from secateur.surgery.factorisation import embedding_rank, factorise
+from secateur.surgery.folding import fold
+from secateur.surgery.kept_indices import kept_indices, select_kept

@@ -7,9 +7,11 @@ same modules, where the finder of files would make new ones.
 
 from __future__ import annotations
 
+import inspect
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -49,12 +51,57 @@ RENAMED: Mapping[str, str] = {
     "secateur.walk.walk": "sweep",
 }
 """Old name, with its module -> the name in the module that holds it now."""
-ALIASES: Mapping[str, str] = {"secateur.architectures": "secateur.structure.architectures"}
+ALIASES: Mapping[str, str] = {
+    "secateur.architectures": "secateur.structure.architectures",
+    "secateur.terms": "secateur.training.terms",
+    "secateur.runtimes": "secateur.deploy.runtimes",
+}
 """Public packages whose code is elsewhere: importable under both names, with all their modules, without a warning."""
 
 
-class MovedModule(ModuleType):
+class CallableModule(ModuleType):
+    """A module that shares its name with a public function, and can be called as that function.
+
+    Once such a module is imported, its package has the module under that name, not the function.
+
+    Attributes:
+        target: `module:function` that a call of the module calls.
+        notice: what a call warns of, if anything.
+    """
+
+    target: str
+    notice: str = ""
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(_find(self.target))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.notice:
+            warnings.warn(self.notice, DeprecationWarning, stacklevel=2)
+        return _find(self.target)(*args, **kwargs)
+
+
+def make_callable(module: str, function: str, notice: str = "") -> None:
+    """Let a module that is being imported be called as one of its functions, or one of its modules' (`target`)."""
+    found = sys.modules[module]
+    found.__class__ = CallableModule
+    vars(found).update(target=function, notice=notice)
+
+
+def _find(place: str) -> Any:
+    """The value at `module:name`; the name may have dots."""
+    path, _, names = place.partition(":")
+    return reduce(getattr, names.split("."), import_module(path))
+
+
+class MovedModule(CallableModule):
     """An old path: looks its names up where they are now. Called, it is the public function of its name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        function = name.rpartition(".")[2]
+        self.target = f"{MOVED[name][0]}:{RENAMED.get(f'{name}.{function}', function)}"
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -67,12 +114,6 @@ class MovedModule(ModuleType):
                 warnings.warn(message, DeprecationWarning, stacklevel=2)
                 return getattr(module, new)
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The function, where a public function of secateur has the name of an old module, as `secateur.export`."""
-        name = self.__name__.rpartition(".")[2]
-        function = getattr(import_module(MOVED[self.__name__][0]), RENAMED.get(f"{self.__name__}.{name}", name))
-        return function(*args, **kwargs)
 
 
 class MovedFinder(MetaPathFinder, Loader):
@@ -116,20 +157,18 @@ def install() -> None:
         sys.meta_path.insert(0, MovedFinder())
 
 
-def moved_names(module: str, places: Mapping[str, str]) -> Callable[[str], Any]:
+def moved_names(module: str, places: Mapping[str, str], frames: int = 1) -> Callable[[str], Any]:
     """A `__getattr__` for a module that has lost names: old name -> `module:name`, where it is now.
 
-    For modules whose old path is a room of today, such as `secateur.training`, which the finder never sees.
+    For modules whose old path is a room of today, such as `secateur.training`, which the finder never sees. `frames` is
+    the number of calls between it and the code that uses the old name, to which the warning points.
     """
 
     def __getattr__(name: str) -> Any:
         if name not in places:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        path, _, new = places[name].partition(":")
-        value: Any = import_module(path)
-        for part in new.split("."):
-            value = getattr(value, part)
-        warnings.warn(f"{module}.{name} has moved to {path}.{new}", DeprecationWarning, stacklevel=2)
+        value = _find(places[name])
+        warnings.warn(f"{module}.{name} has moved to {places[name].replace(':', '.')}", DeprecationWarning, stacklevel=1 + frames)
         return value
 
     return __getattr__

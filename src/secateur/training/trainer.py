@@ -13,7 +13,6 @@ Everything general is Trainer's: devices, mixed precision, accumulation, logging
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -48,10 +47,6 @@ from secateur.training.samplers import StageOrder
 from secateur.training.shrink_policy import ShrinkPolicy
 from secateur.training.step import INDEX, Term
 from secateur.training.teacher_cache import CachedTeacher
-
-# oneDNN caches code for 1,024 shapes by default, 0.3 MB each. Batches of many lengths times layers of many widths are
-# more: a BERT-base cut to a different width in every layer, in 16 lengths, has 3,500 (RESULTS.md).
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
 
 
 class PruningTrainer(HookedTrainer):

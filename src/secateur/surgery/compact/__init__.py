@@ -8,12 +8,11 @@ what to replace, and `reshape` does it. A saved folder carries all of it as one 
 from secateur.surgery.compact.attention import CompactAttention
 from secateur.surgery.compact.integrity import PLAN, SUMS, DamagedError, check_places, sums
 from secateur.surgery.compact.modules import FactorisedEmbedding
-from secateur.surgery.compact.pretrained import AUTO_CLASSES, CODE, Pruned, auto_class, pruned
+from secateur.surgery.compact.pretrained import CODE, Pruned, pruned
 from secateur.surgery.compact.shapes import first_names, reshape, tied_names
 from secateur.surgery.shipped_code import shipped_code
 
 __all__ = [
-    "AUTO_CLASSES",
     "CODE",
     "PLAN",
     "SUMS",
@@ -21,7 +20,6 @@ __all__ = [
     "DamagedError",
     "FactorisedEmbedding",
     "Pruned",
-    "auto_class",
     "check_places",
     "first_names",
     "pruned",

@@ -25,15 +25,6 @@ from secateur.surgery.schema import Structure
 
 CODE = "modeling_secateur"
 PREFIX = "Pruned"
-AUTO_CLASSES = {
-    "Model": "AutoModel",
-    "ForSequenceClassification": "AutoModelForSequenceClassification",
-    "ForTokenClassification": "AutoModelForTokenClassification",
-    "ForQuestionAnswering": "AutoModelForQuestionAnswering",
-    "ForConditionalGeneration": "AutoModelForSeq2SeqLM",
-    "MTModel": "AutoModelForSeq2SeqLM",
-}
-"""End of a model class's name -> the `AutoModelFor*` that loads it."""
 
 # Only a type checker sees the base that every stock class brings along; at run time the mixin has none of its own.
 if TYPE_CHECKING:
@@ -122,18 +113,6 @@ def pruned(stock: type[PreTrainedModel]) -> type[Pruned]:
     if name not in globals():
         globals()[name] = type(name, (Pruned, stock), {"stock": stock, "__module__": __name__})
     return globals()[name]
-
-
-def auto_class(name: str) -> str:
-    """The `AutoModelFor*` that loads a model class of this name.
-
-    Raises:
-        ValueError: none does.
-    """
-    for suffix in sorted(AUTO_CLASSES, key=len, reverse=True):
-        if name.endswith(suffix):
-            return AUTO_CLASSES[suffix]
-    raise ValueError(f"no class of transformers for {', '.join(AUTO_CLASSES)} is named {name!r}")
 
 
 def __getattr__(name: str) -> type:

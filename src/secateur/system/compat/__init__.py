@@ -2,10 +2,11 @@
 
 A new release may change or remove such a name without notice. Each one is listed in `NAMES` with its purpose and the
 version on which it was checked; `tests/system/test_compat.py` checks that it still exists with the signature that the
-package expects. All other modules call the functions below, and training subclasses `compat.trainer.HookedTrainer`. The
-exception is `surgery/compact`, which is shipped with every compact model and cannot import the rest of secateur.
+package expects. All other modules call the functions of this package, and training subclasses
+`compat.trainer.HookedTrainer`. The exception is `surgery/compact`, which is shipped with every compact model and cannot
+import the rest of secateur.
 
-Slow imports are inside the functions, because this package is loaded with `import secateur`.
+Slow imports are inside the functions.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
 
 CHECKED = {"transformers": "5.23.0", "accelerate": "1.15.0", "torch": "2.13.0"}
 """Library -> the version on which its names were checked last."""
@@ -51,6 +51,7 @@ EPOCH = (
     "ignore_keys_for_eval", "start_time", "resume_from_checkpoint", "epochs_trained", "steps_trained_in_current_epoch",
 )  # fmt: skip
 AUTO_MAPPINGS = "transformers.models.auto.modeling_auto"
+AUTO_TABLE = "transformers.models.auto.auto_factory._LazyAutoMapping"
 
 NAMES = (
     # compat.trainer
@@ -83,8 +84,12 @@ NAMES = (
     Name("accelerate.data_loader.BatchSamplerShard.num_processes", "the number of processes", instance=True),
     Name("accelerate.data_loader.BatchSamplerShard.split_batches", "whether batches are split already", instance=True),
     Name("accelerate.data_loader.SeedableRandomSampler.set_epoch", "to resume within an epoch", ("epoch",)),
+    # compat.auto_classes
+    Name("transformers.AutoModelForSequenceClassification._model_mapping", "the table of an AutoModelFor*"),
+    Name(f"{AUTO_TABLE}._extra_content", "to derive compact classes when they are looked up", instance=True),
+    Name(f"{AUTO_TABLE}._model_mapping", "whether a table has a class for a model type", instance=True),
+    Name(f"{AUTO_TABLE}._load_attr_from_module", "the stock class of a model type", ("model_type", "attr")),
     # the functions below
-    Name("transformers.AutoModelForSequenceClassification._model_mapping", "the stock class of a config"),
     Name(f"{AUTO_MAPPINGS}.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES", "which families generate from a source"),
     Name(
         "transformers.trainer_pt_utils.nested_concat",
@@ -107,21 +112,6 @@ NAMES = (
     Name("transformers.PreTrainedModel._keys_to_ignore_on_save", "to save sinusoids that were cut"),
     Name("torch.nn.Module._forward_hooks", "whether masks act on a projection", instance=True),
 )
-
-
-def stock_class(auto: Any, config: type[PreTrainedConfig]) -> type[PreTrainedModel]:
-    """The model class that an `AutoModelFor*` has for a config's class.
-
-    Raises:
-        KeyError: it has none.
-    """
-    model_class: type[PreTrainedModel] = auto._model_mapping[config]
-    return model_class
-
-
-def builds(auto: Any, config: type[PreTrainedConfig]) -> bool:
-    """Whether an `AutoModelFor*` has a model class for a config's class."""
-    return config in auto._model_mapping
 
 
 def sequence_to_sequence_heads() -> Mapping[str, str]:

@@ -1,0 +1,55 @@
+"""Which `AutoModelFor*` of transformers loads a model, and that all of them load compact folders.
+
+It imports neither torch nor transformers before it is used: it runs with the first import of an `AutoModelFor*`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from secateur.structure.architectures import ARCHITECTURES
+from secateur.system.compat.auto_classes import derive_classes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+AUTO_CLASSES = {
+    "Model": "AutoModel",
+    "ForSequenceClassification": "AutoModelForSequenceClassification",
+    "ForTokenClassification": "AutoModelForTokenClassification",
+    "ForQuestionAnswering": "AutoModelForQuestionAnswering",
+    "ForConditionalGeneration": "AutoModelForSeq2SeqLM",
+    "MTModel": "AutoModelForSeq2SeqLM",
+}
+"""End of a model class's name -> the `AutoModelFor*` that loads it."""
+
+
+def auto_class(name: str) -> str:
+    """The `AutoModelFor*` that loads a model class of this name.
+
+    Raises:
+        ValueError: none does.
+    """
+    for suffix in sorted(AUTO_CLASSES, key=len, reverse=True):
+        if name.endswith(suffix):
+            return AUTO_CLASSES[suffix]
+    raise ValueError(f"no class of transformers for {', '.join(AUTO_CLASSES)} is named {name!r}")
+
+
+def register() -> None:
+    """Let every `AutoModelFor*` build the compact class of the registered families, also of those registered later.
+
+    A dense checkpoint still gives its stock class (`compact.Pruned.from_pretrained`).
+    """
+    for name in set(AUTO_CLASSES.values()):
+        derive_classes(name, _is_registered, _compact_class)
+
+
+def _is_registered(model_type: str) -> bool:
+    return model_type in ARCHITECTURES.all()
+
+
+def _compact_class(stock: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    from secateur.surgery.compact import Pruned, pruned
+
+    return stock if issubclass(stock, Pruned) else pruned(stock)

@@ -1,0 +1,3 @@
+"""The version of this package, in one place: the build, the command line and the records of a run read it here."""
+
+VERSION = "0.2.0"
