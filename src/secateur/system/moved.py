@@ -168,7 +168,9 @@ def moved_names(module: str, places: Mapping[str, str], frames: int = 1) -> Call
         if name not in places:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         value = _find(places[name])
-        warnings.warn(f"{module}.{name} has moved to {places[name].replace(':', '.')}", DeprecationWarning, stacklevel=1 + frames)
+        warnings.warn(
+            f"{module}.{name} has moved to {places[name].replace(':', '.')}", DeprecationWarning, stacklevel=1 + frames
+        )
         return value
 
     return __getattr__
