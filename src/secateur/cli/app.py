@@ -15,12 +15,12 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from secateur import __version__
 from secateur.cli.commands import COMMANDS, Commands
 from secateur.cli.output import show_lines, show_message
 from secateur.system import processes
 from secateur.system.errors import UserError
 from secateur.system.registry import import_extension
+from secateur.system.version import VERSION
 
 RESUMABLE = ("prune", "demo")
 LOCKED = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -118,7 +118,7 @@ def main() -> None:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        show_lines(f"secateur {__version__}")
+        show_lines(f"secateur {VERSION}")
         raise typer.Exit
 
 
