@@ -20,7 +20,6 @@ from secateur.structure import architectures
 from secateur.structure.plan import Plan
 from secateur.surgery.auto_classes import AUTO_CLASSES
 from secateur.surgery.checkpoint import load, save
-from secateur.surgery.auto_classes import AUTO_CLASSES
 from secateur.surgery.compact import SUMS, Pruned
 from secateur.surgery.cut import cut
 from secateur.surgery.factorisation import factorise

@@ -5,4 +5,4 @@ The package has the name of the public function `secateur.measure`, so it can be
 
 from secateur.system.moved import make_callable
 
-The package has the name of the public function `secateur.measure`, so it can be called as that function.
+make_callable(__name__, f"{__name__}.bench:measure")

@@ -21,7 +21,6 @@ from secateur.surgery.optimizer_state import ORDERS, Moments
 from secateur.surgery.planned_structure import structure_of
 from secateur.surgery.schema import Structure
 from secateur.system.errors import UserError
-from secateur.system.moved import make_callable
 
 
 @torch.no_grad()
@@ -96,7 +95,7 @@ def _reshaped_copy(model: PreTrainedModel, structure: Structure) -> compact.Prun
         kind(small.config)  # transformers learns what a class can record (hidden states) when one is constructed
     compact.reshape(small, structure)
     return small
-from secateur.surgery.auto_classes import auto_class
-from secateur.surgery.factorisation import embedding_rank, factorise
-from secateur.surgery.folding import fold
-from secateur.surgery.kept_indices import kept_indices, select_kept
+
+
+# In 0.1 `from secateur.surgery import cut` gave the function.
+make_callable(__name__, f"{__name__}:cut", notice="secateur.surgery.cut has moved to secateur.cut")
