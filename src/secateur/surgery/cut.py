@@ -21,6 +21,7 @@ from secateur.surgery.optimizer_state import ORDERS, Moments
 from secateur.surgery.planned_structure import structure_of
 from secateur.surgery.schema import Structure
 from secateur.system.errors import UserError
+from secateur.system.moved import make_callable
 
 
 @torch.no_grad()
