@@ -1,4 +1,4 @@
-"""A finished run that nobody ran: a report, its logs, and a model of two layers that was cut at random."""
+"""A made-up finished run: a report, its logs, and a model of two layers that was cut at random."""
 
 import json
 
@@ -57,7 +57,7 @@ TARGET = {
 
 
 def write_model(folder, *units, keep=0.4):
-    """A compact model that kept a random part of its units; gives its space and its plan."""
+    """Write a compact model that kept a random part of its units; returns its space and its plan."""
     torch.manual_seed(0)
     model = BertForSequenceClassification(config())
     space = Space(model, *units)
@@ -67,16 +67,16 @@ def write_model(folder, *units, keep=0.4):
 
 
 def logged(stages=("prune", "recover"), steps=40, every=4):
-    """What training logs: losses and speed in every stage, two evaluations, densities while it prunes."""
+    """The lines that training logs: losses and speed in every stage, two evaluations, densities in the prune stage."""
     for stage in stages:
         for step in range(every, steps + 1, every):
-            where, spent = {"stage": stage, "step": step, "of": steps}, {"seconds": 0.5 * step, "rows": 8 * step}
+            where, used = {"stage": stage, "step": step, "of": steps}, {"seconds": 0.5 * step, "rows": 8 * step}
             terms = {"loss": 2.5, "loss_logits": 2.0 + step / 30, "loss_hidden": 20.0 / step}
             kept = {"density": 1 - 0.9 * step / steps} if stage == "prune" else {}
-            yield {**where, **terms, **kept, **spent, "resident_mb": 900.0 - step, "anonymous_mb": 700.0 - step}
+            yield {**where, **terms, **kept, **used, "resident_mb": 900.0 - step, "anonymous_mb": 700.0 - step}
             if step % 20 == 0:
-                yield {**where, "eval_loss": 0.4, "eval_accuracy": 0.85, "eval_runtime": 0.3, **kept, **spent}
-        yield {**where, "train_runtime": 20.0, "train_loss": 2.5, **spent}
+                yield {**where, "eval_loss": 0.4, "eval_accuracy": 0.85, "eval_runtime": 0.3, **kept, **used}
+        yield {**where, "train_runtime": 20.0, "train_loss": 2.5, **used}
 
 
 def write_lines(path, lines):
@@ -84,7 +84,7 @@ def write_lines(path, lines):
 
 
 def write_run(folder, report=REPORT, *units):
-    """The whole folder, its pages too."""
+    """Write the whole folder of a run, with its pages."""
     folder.mkdir(exist_ok=True)
     space, plan = write_model(folder / "model", *units)
     write_lines(folder / "log.jsonl", logged())

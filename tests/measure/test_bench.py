@@ -1,4 +1,4 @@
-"""Benchmarks: the protocol, the order, and what is put back. No test looks at how long anything took."""
+"""The latency of a model: the protocol, the order of calls, and the restored state. No test checks a time."""
 
 import json
 import math
@@ -44,7 +44,7 @@ def smaller():
 
 
 class Recorder(nn.Module):
-    """Stands in for a model and writes its name into a shared list at each forward."""
+    """Replaces a model; each forward appends its name to a shared list."""
 
     device = torch.device("cpu")
     dtype = torch.float32
@@ -63,7 +63,7 @@ class Recorder(nn.Module):
         self.was_training = self.training
 
 
-def test_protocol_is_stated(bert, smaller):
+def test_the_protocol_is_recorded(bert, smaller):
     result = measure(smaller, against=bert, threads=1, **SHORT)
     protocol = result.protocol
     assert {name: protocol[name] for name in SHORT} == SHORT
@@ -141,11 +141,11 @@ def test_forward_sees_inference_on_unpadded_ids_within_both_vocabularies():
 
 def test_the_seed_fixes_the_ids_and_leaves_the_random_state_alone():
     model, state = Recorder("a", []), torch.get_rng_state()
-    drawn = []
+    sampled = []
     for seed in (1, 1, 2):
         measure(model, seed=seed, **SHORT)
-        drawn.append(model.inputs["input_ids"])
-    assert drawn[0].equal(drawn[1]) and not drawn[0].equal(drawn[2])
+        sampled.append(model.inputs["input_ids"])
+    assert sampled[0].equal(sampled[1]) and not sampled[0].equal(sampled[2])
     assert torch.get_rng_state().equal(state)
 
 
@@ -156,7 +156,7 @@ def test_autocast_is_on_when_asked_for(bert):
     assert measure(bert, dtype=torch.bfloat16, **SHORT).protocol["dtype"] == "bfloat16 autocast of float32"
 
 
-def test_threads_are_put_back_even_after_an_error(bert):
+def test_threads_are_restored_even_after_an_error(bert):
     before = torch.get_num_threads()
     assert measure(bert, threads=before + 1, **SHORT).protocol["threads"] == before + 1
     assert torch.get_num_threads() == before
@@ -275,12 +275,12 @@ def test_parts_of_an_encoder_decoder_are_timed_by_themselves(kind):
     assert found == {
         "whole": ("whole", {"encoder": forwards, "decoder": forwards}),
         "encoding": ("encoding", {"encoder": forwards, "decoder": 0}),
-        # read once; then as many steps as tokens in each writing
+        # the source is encoded once, and each generation takes a step per token
         "decoding": ("decoding, 5 beams", {"encoder": 1, "decoder": forwards * SHORT["tokens"]}),
     }
 
 
-def test_a_summary_tells_the_part():
+def test_the_summary_names_the_part():
     model = tiny("marian", dtype=torch.float32)
     assert "\ndecoding, 5 beams, batch 2 x 7 tokens" in str(measure(model, part="decoding", **SHORT))
     assert "\nbatch 2 x 7 tokens" in str(measure(model, **SHORT))
@@ -294,6 +294,6 @@ def test_a_summary_tells_the_part():
         ("encoding", "onnxruntime", "encoding is measured in PyTorch"),
     ],
 )
-def test_parts_that_there_are_not_are_refused(bert, part, runtime, message):
+def test_missing_parts_are_refused(bert, part, runtime, message):
     with pytest.raises(UserError, match=message):
         measure(bert, part=part, runtime=runtime, **SHORT)

@@ -1,7 +1,6 @@
-"""Benchmarks: which rows take turns, what is compared, what is refused. No test depends on how long anything takes."""
+"""Benchmarks: the order of the rows, the comparisons and the refusals. No test depends on how long anything takes."""
 
 import json
-import logging
 from dataclasses import replace
 from importlib import import_module
 from types import SimpleNamespace
@@ -30,7 +29,7 @@ def models():
 
 @pytest.fixture
 def built(monkeypatch):
-    """Runners that do nothing but write down who ran on what, on a machine of known rates."""
+    """Runners that only record which model ran on which inputs, on a machine of known rates."""
     log = SimpleNamespace(calls=[], inputs=[], calibration={}, threads=set(), jobs=[])
 
     def runner(model, runtime, dtype, *, threads, workspace, calibration):
@@ -86,7 +85,7 @@ def test_every_row_sees_the_same_ids_below_the_vocabulary(models, built):
     assert built.threads == {1}
 
 
-def test_shapes_come_one_after_the_other(models, built):
+def test_shapes_are_measured_one_after_the_other_and_once(models, built):
     found = benchmark(models, **SHORT | {"shapes": ((2, 8), (1, 4), (2, 8))}, peak_memory=False)
     assert [(one.batch, one.tokens) for one in found] == [(2, 8)] * 3 + [(1, 4)] * 3
 
@@ -101,7 +100,7 @@ def test_speed_ups_are_against_the_dense_model_in_the_same_runtime_and_in_pytorc
     assert faster.speed_up_baseline == pytest.approx(8 / 6)
 
 
-def test_the_baseline_is_measured_in_any_case(models, built):
+def test_the_baseline_is_always_measured(models, built):
     found = benchmark(models, dense="dense", runtimes=("compiled",), dtypes=("bf16",), **SHORT)
     assert rows(found)[0] == ("dense", "pytorch", "fp32")
     assert len(found) == 4 and all(one.speed_up_baseline is not None for one in found)
@@ -113,7 +112,7 @@ def test_without_a_dense_model_there_are_no_ratios(models, built):
     assert {(one.speed_up, one.speed_up_baseline) for one in found} == {(None, None)}
 
 
-def test_a_result_says_all_of_its_protocol(models, built):
+def test_a_result_has_its_whole_protocol(models, built):
     (small, *_) = benchmark(models, dense="dense", runtimes=("compiled",), **SHORT, seed=3)[1:]
     assert {name: small.protocol[name] for name in ("batch", "tokens", "repeats", "warmup", "threads", "seed")} == {
         "batch": 1, "tokens": 4, "repeats": 3, "warmup": 1, "threads": 1, "seed": 3,
@@ -149,7 +148,7 @@ def test_memory_is_measured_once_for_each_row_on_a_saved_model(models, built):
     assert len({job.model for job in built.jobs}) == 3
 
 
-def test_memory_can_be_left_out_or_out_of_reach(models, built, monkeypatch):
+def test_memory_may_be_left_out_or_not_measurable(models, built, monkeypatch):
     one = benchmark(models, **SHORT, peak_memory=False)[0]
     assert one.peak is None and "memory" not in one.protocol
     monkeypatch.setattr(module.memory, "measurable", lambda: False)
@@ -160,12 +159,12 @@ def test_memory_can_be_left_out_or_out_of_reach(models, built, monkeypatch):
 
 @pytest.fixture
 def exported(monkeypatch, tmp_path):
-    """An int8 file for ONNX Runtime, as far as anyone here looks."""
+    """The path of an int8 file for ONNX Runtime, of which only the dtype is read."""
     monkeypatch.setattr(prepared_models, "read_facts", lambda path: SimpleNamespace(dtype="int8"))
     return tmp_path / "small.onnx"
 
 
-def test_a_file_runs_once_as_it_is_in_its_own_runtime(models, built, medians, exported):
+def test_an_exported_file_runs_once_in_its_own_runtime_and_dtype(models, built, medians, exported):
     del models["other"]
     medians(2.0, 8.0, 1.0)
     *_, last = benchmark({**models, "file": exported}, dense="dense", **SHORT)
@@ -177,7 +176,7 @@ def test_a_file_runs_once_as_it_is_in_its_own_runtime(models, built, medians, ex
     assert built.jobs[-1].model == str(exported)
 
 
-def test_int8_says_where_its_ranges_are_from(models, built, monkeypatch):
+def test_the_protocol_has_the_origin_of_the_ranges_of_int8(models, built, monkeypatch):
     monkeypatch.setattr(prepared_models, "check_runtime", lambda runtime, dtype: None)
     asked = {"runtimes": ("onnxruntime", "openvino"), "dtypes": ("fp32", "int8"), "peak_memory": False, **SHORT}
     found = benchmark({"small": models["small"]}, **asked)
@@ -213,7 +212,7 @@ def test_what_cannot_run_is_refused_before_anything_is_built(models, monkeypatch
         benchmark(models, **SHORT | wrong)
 
 
-def test_what_a_runtime_refuses_is_refused_before_the_clock_counts(models, built, monkeypatch):
+def test_a_refusal_of_a_runtime_comes_before_any_timing(models, built, monkeypatch):
     def refuse(*_, **__):
         raise UserError("not here")
 
@@ -230,8 +229,8 @@ def test_files_alone_or_first_are_refused(models, exported):
         benchmark({**models, "file": exported}, dense="file", **SHORT)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="what is said where there is no GPU")
-def test_a_gpu_that_is_not_there_is_refused(models):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the refusal is for machines without a GPU")
+def test_a_missing_gpu_is_refused(models):
     with pytest.raises(UserError, match="expected an NVIDIA GPU"):
         benchmark(models, **SHORT, device="cuda")
 
@@ -246,7 +245,7 @@ def test_on_a_gpu_files_and_other_runtimes_are_refused(models, exported, monkeyp
         benchmark({**models, "file": exported}, **SHORT, device="cuda", runtimes=("cudagraph",))
 
 
-def test_short_shapes_may_have_more_turns(models, built):
+def test_repeats_may_depend_on_the_shape(models, built):
     found = benchmark(models, **SHORT | {"shapes": ((1, 4), (2, 4)), "repeats": lambda shape: 4 // shape[0]})
     assert {(one.batch, one.protocol["repeats"]) for one in found} == {(1, 4), (2, 2)}
 
@@ -258,11 +257,3 @@ def test_progress_is_logged(models, built, caplog):
         "measuring the peak rates of the machine", "measuring 1 x 4, 3 rows in turn", "measuring memory"
     ]  # fmt: skip
     assert {record.name for record in caplog.records} == {"secateur.measure.benchmark"}
-
-
-def test_say_is_deprecated_and_called_with_each_line(models, built):
-    lines, logger = [], logging.getLogger("secateur.measure")
-    with pytest.warns(DeprecationWarning, match="logger 'secateur.measure'"):
-        found = benchmark(models, **SHORT, peak_memory=False, say=lines.append)
-    assert len(found) == 3 and lines == ["measuring the peak rates of the machine", "measuring 1 x 4, 3 rows in turn"]
-    assert logger.handlers == [] and logger.level == logging.NOTSET

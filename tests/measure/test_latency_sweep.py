@@ -1,4 +1,4 @@
-"""Measuring a latency table: it predicts cut models, and its costs rise however noisy the clock is."""
+"""Measuring a latency table: it predicts cut models, and its costs rise with the sizes even if the clock is noisy."""
 
 import numpy as np
 import pytest
@@ -25,13 +25,13 @@ def model():
 
 @pytest.fixture(scope="module")
 def table(model):
-    """Measured for every kind."""
+    """A table measured for all kinds of units."""
     return LatencyTable.measure(model, *UNITS, timer=timer())
 
 
 @pytest.mark.parametrize("names", UNIT_SETS, ids="-".join)
 @pytest.mark.parametrize("seed", range(3))
-def test_a_cut_takes_what_was_predicted(model, table, names, seed):
+def test_the_latency_of_a_cut_is_predicted(model, table, names, seed):
     space = Space(model, *names)
     masks = space.closure(random_masks(space, 0.6, seed=seed) > 0).float()
     small = cut(model, Plan.of(space, masks, source=""))
@@ -39,28 +39,28 @@ def test_a_cut_takes_what_was_predicted(model, table, names, seed):
     assert table.predict(space, space.ones()) == pytest.approx(table.dense_ms) == pytest.approx(fake_ms(model))
 
 
-def test_a_slow_minute_is_taken_out(model):
+def test_slow_periods_of_the_machine_cancel_out(model):
     slow = LatencyTable.measure(model, "ffn", timer=timer(pace=lambda turn: 3.0 if turn % 3 == 1 else 1.0))
     steady = LatencyTable.measure(model, "ffn", timer=timer())
     np.testing.assert_allclose(slow.mlp, steady.mlp, rtol=1e-9)
     assert slow.dense_ms == pytest.approx(steady.dense_ms)
 
 
-def test_more_never_costs_less_however_noisy_the_clock(model):
+def test_costs_never_fall_with_size_even_with_a_noisy_clock(model):
     noise = np.random.default_rng(0).uniform(0.6, 1.4, 10**4)
     table = LatencyTable.measure(model, *UNITS, timer=timer(noise=lambda turn: noise[turn]))
     for hidden in (1, 3, 8):
-        prices = table.costs(hidden)
+        costs = table.costs(hidden)
         for axis in range(3):
-            assert np.diff(prices.attention, axis=axis).min() >= -1e-12
-        assert np.diff(prices.mlp).min() >= -1e-12
-        assert prices.attention.min() >= prices.bare_attention >= 0
-        assert prices.mlp.min() >= prices.bare_mlp >= 0
+            assert np.diff(costs.attention, axis=axis).min() >= -1e-12
+        assert np.diff(costs.mlp).min() >= -1e-12
+        assert costs.attention.min() >= costs.bare_attention >= 0
+        assert costs.mlp.min() >= costs.bare_mlp >= 0
         wider = table.costs(min(8, hidden + 2))
-        assert (wider.attention >= prices.attention - 1e-12).all() and wider.rest >= prices.rest
+        assert (wider.attention >= costs.attention - 1e-12).all() and wider.rest >= costs.rest
 
 
-def test_asked_predicted_and_measured_beside_each_other(model, table):
+def test_the_target_is_recorded_as_asked_predicted_and_measured(model, table):
     space = Space(model, "ffn", budget=table)
     plan = Magnitude(space).plan(0.8)
     protocol = {"batch": 8, "tokens": 128}
@@ -72,6 +72,6 @@ def test_asked_predicted_and_measured_beside_each_other(model, table):
 
 
 def test_the_public_table_measures(model):
-    """`measure_latency` under the name that users know, beside `load`."""
+    """`measure_latency` is public as `LatencyTable.measure`."""
     assert sec.LatencyTable.measure is measure_latency
     assert sec.LatencyTable is LatencyTable

@@ -1,4 +1,4 @@
-"""Peak memory of a model: it is that of another process, in which the model alone is loaded."""
+"""Peak memory of a model, measured in a child process in which only this model is loaded."""
 
 import subprocess
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from secateur.measure import peak_memory
 from secateur.measure.peak_memory import Job, Peak
 from secateur.system.errors import UserError
 
-LINUX = pytest.mark.skipif(not peak_memory.measurable(), reason="only Linux tells the peak of a process")
+LINUX = pytest.mark.skipif(not peak_memory.measurable(), reason="only Linux reports the peak of a process")
 BLOCK = 64 * 2**20
 
 
@@ -22,7 +22,7 @@ def job(folder, **changes):
 
 @LINUX
 def test_a_child_loads_the_model_and_runs_it(tmp_path):
-    before = torch.ones(BLOCK, dtype=torch.uint8)  # ours, which must not be counted
+    before = torch.ones(BLOCK, dtype=torch.uint8)  # of this process, which must not be counted
     found = peak_memory.peaks(job(write_model(tmp_path / "model", ["bad", "good"])))
     assert list(found) == [(1, 4), (2, 16)]
     assert all(0 < peak.model < BLOCK < peak.process for peak in found.values())
@@ -30,18 +30,18 @@ def test_a_child_loads_the_model_and_runs_it(tmp_path):
 
 
 def test_small_shapes_come_first(monkeypatch):
-    said = []
+    commands = []
 
     def run(command, **_):
-        said.append(command)
+        commands.append(command)
         return SimpleNamespace(returncode=0, stdout="a library's line\n[[10, 1], [20, 2]]\n")
 
     monkeypatch.setattr(subprocess, "run", run)
     assert peak_memory.peaks(job("somewhere")) == {(1, 4): Peak(10, 1), (2, 16): Peak(20, 2)}
-    assert '"shapes": [[1, 4], [2, 16]]' in said[0][-1]
+    assert '"shapes": [[1, 4], [2, 16]]' in commands[0][-1]
 
 
-def test_a_child_that_fails_is_told_by_its_last_words(monkeypatch):
+def test_the_last_line_of_a_failed_child_is_quoted(monkeypatch):
     failed = SimpleNamespace(returncode=1, stdout="", stderr="Traceback\nMemoryError: no room\n")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(UserError, match="no room"):

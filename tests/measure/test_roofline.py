@@ -1,4 +1,4 @@
-"""The roofline: its arithmetic at given rates, and what it counts of a model. Nothing here is timed."""
+"""The roofline: its arithmetic at given rates, and the counts of a model. Nothing is timed."""
 
 import json
 
@@ -57,7 +57,7 @@ def test_operations_are_those_of_the_table_whatever_the_attention(attention):
     assert counted(model, batch, tokens).flops == batch * cost.flops(table, cost.full(table), tokens) + head
 
 
-def test_of_an_embedding_only_the_rows_that_are_looked_up_count():
+def test_only_looked_up_rows_of_an_embedding_count():
     model = bert()
     batch, tokens = 2, 7
     ids = random_inputs(WORDS, batch, tokens)["input_ids"]
@@ -67,7 +67,7 @@ def test_of_an_embedding_only_the_rows_that_are_looked_up_count():
     assert counted(model, batch, tokens).weights == rest + rows * HIDDEN
 
 
-def test_a_weight_that_a_linear_shares_with_an_embedding_is_read_whole():
+def test_an_embedding_tied_to_a_linear_is_read_as_a_whole():
     model = bert()
     alone = counted(model).weights
     model.classifier = torch.nn.Linear(HIDDEN, WORDS, bias=False)
@@ -80,7 +80,7 @@ def test_hidden_states_before_and_after_each_layer_are_activations():
     assert counted(bert(), 2, 7).activations == (LAYERS + 1) * 2 * 7 * HIDDEN
 
 
-def test_a_cut_model_asks_for_less():
+def test_a_cut_model_has_fewer_operations_and_weights():
     from secateur import Magnitude, Space
 
     model = bert()
@@ -95,7 +95,7 @@ def test_counting_leaves_no_hooks():
     assert not any(module._forward_hooks for module in model.modules())
 
 
-# The machine's rates, by given times
+# The rates of the machine, from given times
 
 
 @pytest.fixture
@@ -118,12 +118,12 @@ def test_the_faster_product_is_the_rate(machine):
     assert found.product == "fast, 1024 x 1024"
 
 
-def test_a_copy_counts_what_is_read_and_what_is_written(machine):
+def test_a_copy_counts_reads_and_writes(machine):
     assert machine("fp32", copied=0.25, any=1.0).bandwidth == 2 * roofline.COPY_BYTES / 0.25
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16", "int8"])
-def test_each_dtype_has_a_product_of_its_own_and_says_so(dtype):
+def test_each_dtype_has_a_product_with_its_name(dtype):
     products = roofline._products(dtype, 32, torch.device("cpu"))
     assert any(name.startswith(dtype) for name in products)
     assert {name.split()[0] for name in products} <= {dtype, "fp32"}
@@ -148,8 +148,8 @@ def test_rates_are_measured_once(monkeypatch):
         roofline.rates.cache_clear()
 
 
-def test_a_model_with_every_way_to_die_can_be_counted():
-    """A sublayer of which the bias alone is left hands on a view of a parameter."""
+def test_models_with_removed_sublayers_can_be_counted():
+    """A sublayer that keeps only its output bias returns a view of a parameter."""
     small = cut(*edge_cases("bert")[:2])
     counted = work(small, inputs(small))
     assert counted.flops > 0 and all(parameter.requires_grad for parameter in small.parameters())

@@ -1,4 +1,4 @@
-"""What each group is worth: a cell is the score of the model that is really cut, and the model stays as it is."""
+"""Sensitivity: each score is that of a model that is really cut, and the studied model is left unchanged."""
 
 import json
 from dataclasses import replace
@@ -28,8 +28,8 @@ ALL = tuple(UNITS)
 LABELS = ["O", "B-book", "I-book", "B-film", "I-film"]
 
 
-def shaken(model):
-    """A model whose answers depend on what it reads, and on every layer."""
+def randomised(model):
+    """The model with random weights, so that its outputs depend on the inputs and on every layer."""
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -44,19 +44,19 @@ def world(tmp_path_factory):
     data = write_data(folder / "data.csv", rows=400)
     model = BertForSequenceClassification.from_pretrained(write_model(folder / "model", ["bad", "good"]))
     task = TASKS.get("classification").from_data(data, metric=None, seed=0, rows=None)
-    return shaken(model), task, tokenizer()
+    return randomised(model), task, tokenizer()
 
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
-    """The same for words: sentences of different lengths, and the tags of their words."""
+    """The same for token classification: sentences of different lengths, and the tags of their words."""
     folder = tmp_path_factory.mktemp("words")
     data = write_sentences(folder / "data.jsonl", rows=100)
     task = TASKS.get("tokens").from_data(data, metric=None, seed=0, rows=None)
     named_tags = dict(enumerate(task.labels))
     source = write_model(folder / "model")
     model = BertForTokenClassification.from_pretrained(source, num_labels=len(named_tags), id2label=named_tags)
-    return shaken(model), task, tokenizer()
+    return randomised(model), task, tokenizer()
 
 
 @pytest.fixture(autouse=True)
@@ -68,25 +68,25 @@ def study(world, **options):
     return sensitivity(*world, **{"rows": 32, "max_length": 24, "densities": (0.5,), **options})
 
 
-# A cell is what it says
+# Scores
 
 
 @pytest.mark.parametrize("kind", ["world", "words"])
-def test_a_cell_is_the_score_of_the_model_that_is_cut(kind, request):
+def test_each_score_is_that_of_the_cut_model(kind, request):
     model, task, words = world = request.getfixturevalue(kind)
     units = ("ffn", "head", "sublayer", "hidden")
     found = study(world, units=units, densities=(0.3,), split="validation", rows=1000, by="magnitude")
     rows = encoded(task, "validation", words, 24)
     space = Space(model, *units)
-    worth = METHODS.get("magnitude")(space).scores()
+    magnitudes = METHODS.get("magnitude")(space).scores()
     assert found.dense == scores(model, task, rows, words)[task.metric]
     assert found.rows == len(rows)
     for group, reaction in zip(space.groups, found.reactions, strict=True):
         for count, score, saved in zip(reaction.kept, reaction.scores, reaction.saved, strict=True):
-            plan = sec.Plan.of(space, cut_to(space, worth, group, count))
+            plan = sec.Plan.of(space, cut_to(space, magnitudes, group, count))
             assert scores(cut(model, plan), task, rows, words)[task.metric] == score
             assert saved == pytest.approx(1.0 - plan.achieved["prunable"])
-    assert len({one.scores for one in found.reactions}) > 2  # else it could not fail
+    assert len({one.scores for one in found.reactions}) > 2  # otherwise the test could not fail
 
 
 @pytest.mark.parametrize("kind", ["world", "words"])
@@ -97,18 +97,18 @@ def test_at_density_1_every_score_is_the_whole_models(kind, request):
 
 
 @pytest.mark.parametrize("model", CLASSIFIERS)
-def test_what_is_handed_on_is_what_would_be_computed(model):
+def test_reused_outputs_of_layers_equal_computed_ones(model):
     model = tiny(model[0], shape=model[2])
     space = Space(model, "ffn", "qk", "vo", "head", "sublayer", "layer")
     batch = inputs(model)
-    cells = list(group_cuts(space, torch.rand(len(space)), (0.5, 0.0)).values())
-    assert {cell.first for cell in cells} == {0, 1}
+    cuts = list(group_cuts(space, torch.rand(len(space)), (0.5, 0.0)).values())
+    assert {one.first for one in cuts} == {0, 1}
     with torch.inference_mode():
-        found = [answer[0] for answer in in_turn(model, space, cells, batch)]
-        assert torch.equal(found[0], model(**batch)[0])
-        for cell, answer in zip(cells, found[1:], strict=True):
-            with attached(model, space, cell.masks):
-                assert torch.equal(answer, model(**batch)[0])
+        logits = [outputs[0] for outputs in in_turn(model, space, cuts, batch)]
+        assert torch.equal(logits[0], model(**batch)[0])
+        for one, own in zip(cuts, logits[1:], strict=True):
+            with attached(model, space, one.masks):
+                assert torch.equal(own, model(**batch)[0])
 
 
 def test_every_group_appears_once(world):
@@ -117,16 +117,16 @@ def test_every_group_appears_once(world):
     assert [reaction.group for reaction in found.reactions] == [group.name for group in space.groups]
     assert [reaction.size for reaction in found.reactions] == [group.size for group in space.groups]
     ones = sum(group.size == 1 for group in space.groups)
-    assert found.forwards == 2 * len(space.groups) - ones  # a unit that is gone is gone at either density
+    assert found.forwards == 2 * len(space.groups) - ones  # a group of one unit is removed at either density
 
 
-def test_counts_are_rounded_down_but_the_stream_keeps_a_dim(world):
+def test_counts_are_rounded_down_but_the_residual_stream_keeps_a_dim(world):
     found = {one.group: one.kept for one in study(world, units=ALL, densities=(0.99, 0.6, 0.3, 0.0)).reactions}
     assert found["0.ffn"] == (23, 14, 7, 0) and found["1.head"] == (1, 1, 0, 0) and found["1.mlp"] == (0, 0, 0, 0)
     assert found["hidden"] == (15, 9, 4, 1)
 
 
-# What goes first
+# Which units are removed first
 
 
 def test_importance_is_the_sum_of_weights_times_gradients(world):
@@ -146,34 +146,34 @@ def test_importance_is_the_sum_of_weights_times_gradients(world):
     torch.testing.assert_close(importance(model, space, batches), expected, atol=1e-6, rtol=1e-3)
 
 
-def test_the_units_of_most_worth_are_kept(world):
+def test_the_most_important_units_are_kept(world):
     space = Space(world[0], "ffn", "head")
-    worth = torch.arange(len(space)).float()
+    importances = torch.arange(len(space)).float()
     group = space.groups[1]
-    masks = cut_to(space, worth, group, 3)
+    masks = cut_to(space, importances, group, 3)
     assert int((masks == 0).sum()) == group.size - 3
     assert masks[space.slices[group.name]][-3:].all()
 
 
-def test_the_loss_changes_less_when_the_least_important_units_go(world):
+def test_removing_the_least_important_units_changes_the_loss_less(world):
     model, task, words = world
     rows = encoded(task, "train", words, 24)[:64]
     batch = dict(task.collator(words)(rows))
     space = Space(model, "ffn")
-    worth = importance(model, space, [batch])
+    importances = importance(model, space, [batch])
     changes = []
     with torch.no_grad():
         whole = model(**batch).loss
-        for order in (worth, -worth):
+        for order in (importances, -importances):
             with attached(model, space, cut_to(space, order, space.groups[0], 20)):
                 changes.append(abs(float(model(**batch).loss - whole)))
     assert changes[0] < changes[1]
 
 
-# The rows, and how far a score is to be trusted
+# The rows, and the standard error of a score
 
 
-def test_rows_are_drawn_by_the_seed_and_the_choice_is_made_on_others(world):
+def test_rows_are_sampled_by_the_seed_and_units_are_chosen_on_other_rows(world):
     found = (study(world, units=("ffn",), densities=(0.2,), seed=seed) for seed in (0, 0, 1))
     first, again, other = (replace(one, seconds=0.0, seed=0) for one in found)
     assert first == again and first != other
@@ -190,7 +190,7 @@ def test_the_standard_error_of_an_accuracy_is_the_binomial_one(world, monkeypatc
     assert found.standard_error == pytest.approx(np.sqrt(found.dense * (1 - found.dense) / 180), rel=0.25)
 
 
-# The model stays as it is
+# The model is left unchanged
 
 
 def traces(model):
@@ -202,7 +202,7 @@ def traces(model):
     ]  # fmt: skip
 
 
-def test_the_model_is_left_as_it_was(world):
+def test_the_model_is_left_unchanged(world):
     model, task, words = world
     batch = dict(task.collator(words)(encoded(task, "validation", words, 24)))
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -216,7 +216,7 @@ def test_the_model_is_left_as_it_was(world):
     assert torch.equal(model(**batch).logits, logits)
 
 
-def test_a_model_that_fails_is_left_as_it_was(world, monkeypatch):
+def test_a_model_is_left_unchanged_after_an_error(world, monkeypatch):
     model = world[0]
     calls = iter(range(1000))
 
@@ -232,23 +232,23 @@ def test_a_model_that_fails_is_left_as_it_was(world, monkeypatch):
     assert not traces(model)
 
 
-# Told
+# The result
 
 
 def test_json_holds_every_number(world):
     found = study(world, densities=(0.5, 0.25))
-    told = json.loads(json.dumps(found.to_dict()))
-    assert told["densities"] == [0.5, 0.25]
-    assert [tuple(one["scores"]) for one in told["reactions"]] == [one.scores for one in found.reactions]
+    values = json.loads(json.dumps(found.to_dict()))
+    assert values["densities"] == [0.5, 0.25]
+    assert [tuple(one["scores"]) for one in values["reactions"]] == [one.scores for one in found.reactions]
 
 
-def test_a_drop_is_what_is_worse(world):
+def test_a_drop_is_positive_for_a_worse_score(world):
     found = study(world, units=("sublayer",), densities=(0.0,))
     assert found.drop(found.dense - 0.1) == pytest.approx(0.1)
     assert replace(found, greater_is_better=False).drop(found.dense + 0.1) == pytest.approx(0.1)
 
 
-# Refused
+# Refusals
 
 
 @pytest.mark.parametrize(
@@ -264,12 +264,12 @@ def test_a_drop_is_what_is_worse(world):
         ({"units": ("ffm",)}, "ffm"),
     ],
 )
-def test_what_cannot_be_asked_for_is_refused(world, options, part):
+def test_arguments_out_of_range_are_refused(world, options, part):
     with pytest.raises(UserError, match=part):
         study(world, **options)
 
 
-def test_a_model_that_was_cut_is_refused(world):
+def test_a_compact_model_is_refused(world):
     model, task, words = world
     small = cut(model, sec.Magnitude(Space(model, "ffn")).plan(0.9))
     with pytest.raises(UserError, match="cut already"):

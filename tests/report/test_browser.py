@@ -26,10 +26,10 @@ FLAGS = (
 )
 WIDTHS = (360, 1280)
 SCHEMES = {"dark": (0, "rgb(20, 23, 26)"), "light": (1, "rgb(253, 253, 252)")}
-"""Chromium's number of the scheme, and the page's colour in it."""
+"""Scheme -> its number in Chromium, and the page's colour in it."""
 
-# Frames of both widths around the untouched page (whose own policy lets no script in), and what is read from outside.
-# A frame takes media queries by its own width, which no window can have that is narrower than a browser allows.
+# The unchanged page, whose policy forbids scripts, in a frame of each width, which a script outside inspects. Media
+# queries in a frame use its width, which may be narrower than the smallest window of a browser.
 LOOK = """
 <!doctype html><meta charset="utf-8"><meta name="color-scheme" content="light dark"><title>not yet</title>
 {frames}
@@ -66,7 +66,7 @@ window.onload = () => {{
 
 
 def seen(folder, page, scheme):
-    """What a browser sees of a page at each of the widths, and what it says on its console."""
+    """The layout of a page in a browser at each of the widths, and the messages on its console."""
     frames = "".join(
         f'<iframe style="width: {width}px; height: 900px; border: 0" srcdoc="{html.escape(page)}"></iframe>'
         for width in WIDTHS
@@ -86,7 +86,7 @@ def seen(folder, page, scheme):
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed: apt-get install chromium")
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_page_is_seen_whole_in_a_browser(tmp_path, scheme):
+def test_a_page_fits_the_screen_of_a_browser(tmp_path, scheme):
     report = replace(REPORT, target=TARGET, recipe={**REPORT.recipe, "model": "a/very/long/path/" * 12 + "model"})
     page = (write_run(tmp_path / "run", report) / "report.html").read_text(encoding="utf-8")
     found, console = seen(tmp_path, page, scheme)

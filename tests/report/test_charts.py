@@ -1,4 +1,4 @@
-"""What the report draws: filled areas are the parts that are kept, lines are what was logged."""
+"""Charts: filled areas are the parts that were kept, and lines are the logged values."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from secateur.report.svg import COLOURS, SERIES
 
 
 def area(figure, colour):
-    """Of all shapes of one colour, in the units of the axes."""
+    """The total area of the shapes of one colour, in the units of the axes."""
     from matplotlib.colors import to_hex
 
     (axes,) = figure.axes
@@ -18,7 +18,7 @@ def area(figure, colour):
 
 
 def filled(figure):
-    """The part of the boxes that is filled."""
+    """The part of the boxes' area that is filled."""
     return area(figure, charts.FILLED) / area(figure, charts.TRACK)
 
 
@@ -44,12 +44,12 @@ def test_the_first_layer_is_on_top():
 
 
 @pytest.mark.parametrize(("heads", "labels"), [(3, ["0", "1", "2"]), (40, [str(head) for head in range(0, 40, 3)])])
-def test_heads_are_numbered_as_far_as_there_is_room(heads, labels):
+def test_heads_are_numbered_as_far_as_labels_fit(heads, labels):
     (axes,) = charts.by_head([[1] * heads], 4).axes
     assert [label.get_text() for label in axes.get_xticklabels()] == labels
 
 
-def test_a_band_is_whole_until_the_first_count_and_holds_each_until_the_next():
+def test_a_band_is_a_step_function_that_starts_whole():
     # 10 of 10 until step 20, 5 until step 50, 2 until the end at 100
     figure = charts.by_time([("0", ([20, 50], [5, 2]), 10)], 100)
     assert filled(figure) == pytest.approx((20 * 1.0 + 30 * 0.5 + 50 * 0.2) / 100)
@@ -65,7 +65,7 @@ def test_a_panel_for_each_stage_with_its_lines():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
 
 
-def test_one_line_needs_no_legend_but_a_level_beside_it_does():
+def test_a_single_line_has_a_legend_only_with_a_level():
     stages = [("prune", 20, {"a": ([3, 9], [2.0, 4.0])})]
     assert charts.over_stages(stages).legends == []
     figure = charts.over_stages(stages, level=("teacher", 5.0))
@@ -73,7 +73,7 @@ def test_one_line_needs_no_legend_but_a_level_beside_it_does():
     assert {line.get_color() for line in figure.axes[0].lines} == {SERIES[0], COLOURS["muted"]}
 
 
-def test_more_lines_than_colours_are_all_drawn():
+def test_all_lines_are_drawn_even_if_colours_repeat():
     curves = {str(number): ([1, 2], [number, number]) for number in range(len(SERIES) + 3)}
     assert len(charts.over_stages([("prune", 2, curves)]).axes[0].lines) == len(curves)
 

@@ -1,4 +1,4 @@
-"""Pages: everything given is text, tables and headings are what they seem, and nothing is asked of a network."""
+"""Pages: all text is escaped, tables and headings are marked up as such, and nothing is requested from a network."""
 
 import pytest
 from page_reader import Reader
@@ -35,32 +35,32 @@ def page_of(*parts, **more):
 
 
 @pytest.mark.parametrize("kind", PARTS)
-def test_what_is_given_is_text(kind):
+def test_text_is_escaped(kind):
     page = Reader(page_of(PARTS[kind]))
     assert ODD in page.text
     assert not page.named("img")
 
 
-def test_titles_headings_and_leads_are_text():
+def test_titles_headings_and_leads_are_escaped():
     page = Reader(render(ODD, [Section(ODD, [])], ODD))
     assert page.text.count(ODD) == 4  # the tab, the title, the lead, the heading
     assert not page.named("img")
 
 
-def test_headings_are_one_title_and_a_heading_for_each_section():
+def test_a_page_has_one_title_and_a_heading_for_each_section():
     page = Reader(render("t", [Section("one", [Text("x")]), Section("two", [])]))
     assert (len(page.named("h1")), len(page.named("h2")), len(page.named("section"))) == (1, 2, 2)
     assert page.named("html") == [{"lang": "en"}]
 
 
-def test_a_table_says_what_it_is_and_what_its_cells_are_about():
+def test_a_table_has_a_caption_and_headings_of_rows_and_columns():
     page = Reader(page_of(DataTable("all of it", ("", "teacher"), [("a", "1"), ("b", "2")])))
     assert len(page.named("caption")) == 1 and "all of it" in page.text
     assert [head["scope"] for head in page.named("th")] == ["col", "row", "row"]
     assert len(page.named("td")) == 3  # the corner, which is no heading, and two numbers
 
 
-def test_columns_of_words_stand_at_the_left_and_numbers_at_the_right():
+def test_words_are_aligned_to_the_left_and_numbers_to_the_right():
     rows = [("a", "1.5x", "-", "", "torch 2", "3"), ("b", "-0.2", "+7%", "4", "2.1", "none")]
     assert DataTable("t", "uvwxyz", rows).wordy == [False, False, False, True, True]
     heads = [head.get("class") for head in Reader(page_of(DataTable("t", "uvwxyz", rows))).named("th")[:6]]
@@ -73,7 +73,7 @@ def test_a_wide_table_can_be_scrolled_by_keyboard():
     assert region == {"class": "scroll", "role": "region", "aria-label": ODD, "tabindex": "0"}
 
 
-def test_a_picture_goes_in_as_it_is():
+def test_a_picture_is_inserted_unescaped():
     assert SQUARE in page_of(Picture(SQUARE, "a square"))
     assert "<figcaption>" not in page_of(Picture(SQUARE))
 
@@ -82,7 +82,7 @@ def test_preformatted_text_keeps_its_lines():
     assert ">a\n  b</pre>" in page_of(Preformatted("a\n  b"))
 
 
-def test_nothing_is_asked_of_a_network():
+def test_nothing_is_requested_from_a_network():
     text = render("t", [Section("s", list(PARTS.values()))])
     page = Reader(text)
     assert not [a for _, a in page.elements for name in a if name in ("src", "href", "action", "data", "srcset")]
@@ -91,11 +91,11 @@ def test_nothing_is_asked_of_a_network():
     assert policy == "default-src 'none'; style-src 'unsafe-inline'"
 
 
-def test_the_same_parts_make_the_same_page():
+def test_the_same_parts_return_the_same_page():
     assert page_of(*PARTS.values()) == page_of(*PARTS.values())
 
 
-def test_light_and_dark_are_both_there():
+def test_a_page_has_a_light_and_a_dark_scheme():
     text = page_of()
     light, dark = text.split("@media (prefers-color-scheme: dark)")
     assert "--page: #fdfdfc" in light and "--page: #14171a" in dark

@@ -1,4 +1,4 @@
-"""Model cards: their header is what hubs read, the base model's licence is carried over, and the code in them runs."""
+"""Model cards: the hub can read the header, the base model's licence is named, and the code in them runs."""
 
 import json
 import re
@@ -33,13 +33,13 @@ def test_a_finished_run_has_a_card_that_hubs_can_read(finished):
     assert header["license"] == "apache-2.0" and header["language"] == "en"
     assert header["pipeline_tag"] == "text-classification" and header["library_name"] == "transformers"
     assert "magnitude" in header["tags"]
-    assert "base_model" not in header and "datasets" not in header  # of this machine: no hub knows them
+    assert "base_model" not in header and "datasets" not in header  # local paths, which the hub does not know
     (index,) = header["model-index"]
-    told = {entry["type"]: entry["value"] for entry in index["results"][0]["metrics"]}
-    assert told == {name: pytest.approx(score, abs=1e-4) for name, score in report.scores.items()}
+    values = {entry["type"]: entry["value"] for entry in index["results"][0]["metrics"]}
+    assert values == {name: pytest.approx(score, abs=1e-4) for name, score in report.scores.items()}
 
 
-def test_the_card_tells_every_number_of_the_report_with_its_protocol(finished):
+def test_the_card_has_every_number_of_the_report_with_its_protocol(finished):
     folder, report = finished
     text = (folder / "model" / "README.md").read_text()
     assert all(f"| {' | '.join(row)} |" in text for row in score_table(report))
@@ -48,7 +48,7 @@ def test_the_card_tells_every_number_of_the_report_with_its_protocol(finished):
     assert report.data in text
 
 
-def test_its_ways_to_load_run(finished):
+def test_the_code_that_loads_the_model_runs(finished):
     folder, report = finished
     text = (folder / "model" / "README.md").read_text()
     first, second, _ = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -58,18 +58,18 @@ def test_its_ways_to_load_run(finished):
         assert space["model"].num_parameters() == report.parameters["model"]
 
 
-def test_hub_names_are_named_and_a_silent_licence_is_told(finished):
+def test_hub_names_are_in_the_header_and_a_missing_licence_is_noted(finished):
     folder, report = finished
-    told = json.loads(json.dumps(report.to_dict()))
-    told.pop("retention")
-    told["recipe"]["model"], told["recipe"]["data"]["source"] = "someone/some-bert", "glue/sst2"
-    text = card(type(report)(**told), load(folder / "model"))
+    values = json.loads(json.dumps(report.to_dict()))
+    values.pop("retention")
+    values["recipe"]["model"], values["recipe"]["data"]["source"] = "someone/some-bert", "glue/sst2"
+    text = card(type(report)(**values), load(folder / "model"))
     header = yaml.safe_load(text.split("---\n")[1])
     assert header["base_model"] == "someone/some-bert" and header["datasets"] == "glue/sst2"
     assert "license" not in header and "whose card names no licence: ask its authors" in text
 
 
 @pytest.mark.parametrize("name", METHODS.all())
-def test_every_method_says_where_it_is_from(name):
+def test_every_method_cites_its_source(name):
     line = paper_of(METHODS.get(name))
     assert len(line) > 20 and not line.endswith(".")

@@ -1,4 +1,4 @@
-"""The report: its table, its Markdown, its page, and the file that says that a run is done."""
+"""The report of a run: its table, its Markdown, its page, and the file that marks the run as finished."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ NOTHING = RunLog((), None, None, 0)
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run's folder with all that a run writes; it is only read."""
+    """The folder of a run with everything that a run writes; tests only read it."""
     return write_run(tmp_path_factory.mktemp("whole"))
 
 
@@ -52,7 +52,7 @@ def test_a_teacher_that_scores_0_has_no_retention(tmp_path):
     assert Report.load(tmp_path) == report
 
 
-def test_markdown_tells_numbers_structure_and_protocol():
+def test_markdown_has_numbers_structure_and_protocol():
     lines = to_markdown(REPORT).splitlines()
     assert lines[0] == "# grain at density 0.05"
     assert "| accuracy | 0.9000 | 0.8730 |" in lines
@@ -70,7 +70,7 @@ def test_markdown_tells_numbers_structure_and_protocol():
     assert "latency" not in to_markdown(replace(REPORT, latency=[]))
 
 
-def test_a_time_is_shown_asked_predicted_and_measured(tmp_path):
+def test_a_target_latency_is_shown_as_asked_predicted_and_measured(tmp_path):
     recipe = {**REPORT.recipe, "target": {"density": None, "latency": 5.0, "speedup": None}}
     report = replace(REPORT, recipe=recipe, target=TARGET)
     assert score_table(report)[-3:] == [
@@ -88,7 +88,9 @@ def test_a_time_is_shown_asked_predicted_and_measured(tmp_path):
 
 def test_save_and_load(tmp_path):
     write(REPORT, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"report.md", "report.html"}, "the run is not done"
+    assert {path.name for path in tmp_path.iterdir()} == {"report.md", "report.html"}, (
+        "report.json marks a finished run"
+    )
     REPORT.save(tmp_path)
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == to_markdown(REPORT)
     assert json.loads((tmp_path / "report.json").read_text()) == REPORT.to_dict()
@@ -137,7 +139,7 @@ def test_the_page_of_a_whole_run(whole):
     assert len(identities) == len(set(identities)) > len(captions(page))
 
 
-def test_the_page_tells_the_numbers_their_protocol_and_where_they_come_from():
+def test_the_page_has_the_numbers_their_protocol_and_their_origin():
     page = Reader(to_html(REPORT, NOTHING)).text
     for row in score_table(REPORT):
         assert "".join(row) in page
@@ -147,7 +149,7 @@ def test_the_page_tells_the_numbers_their_protocol_and_where_they_come_from():
         assert part in page
 
 
-def test_lines_and_bands_are_told_in_words(whole):
+def test_lines_and_bands_are_described_in_words(whole):
     words = [text.partition("</desc>")[0] for text in page_of(whole).split("<desc")[1:]]
     assert any("prune: density from 0.91 to 0.1" in text for text in words)
     assert any("recover: logits from 2.13333 to 3.33333" in text for text in words)
@@ -167,7 +169,7 @@ def without_memory(line):
     return {name: value for name, value in line.items() if not name.endswith("_mb")}
 
 
-def test_logs_without_times_evaluations_counts_or_memory_leave_their_pictures_out(whole):
+def test_pictures_of_missing_values_are_left_out(whole):
     bare = [
         replace(stage, rates=([], []), lines=[without_memory(line) for line in stage.lines if "eval_loss" not in line])
         for stage in read(whole).stages
@@ -177,42 +179,42 @@ def test_logs_without_times_evaluations_counts_or_memory_leave_their_pictures_ou
     assert captions(page)[1:] == ["Density", "Terms of the loss, on a logarithmic scale"]
 
 
-def test_terms_that_have_no_logarithm_are_drawn_as_they_are(tmp_path):
+def test_terms_of_the_loss_with_a_zero_have_a_linear_scale(tmp_path):
     write_lines(tmp_path / "log.jsonl", [{**line, "loss_hidden": 0.0} for line in logged() if "loss_hidden" in line])
     assert "Terms of the loss" in captions(to_html(REPORT, read(tmp_path)))
 
 
-def test_heads_that_live_and_die_whole_are_drawn_once(tmp_path):
+def test_heads_pruned_as_units_have_one_picture(tmp_path):
     page = page_of(write_run(tmp_path, REPORT, "head", "ffn"))
     assert captions(page)[:2] == ["QK and VO dims of each head, of 8", "FFN neurons of each layer"]
     assert captions(page)[-2:] == ["Heads", "FFN neurons"]
 
 
-def test_the_stream_is_drawn_where_it_was_cut(tmp_path):
+def test_the_residual_stream_has_a_picture_only_if_it_was_cut(tmp_path):
     whole, cut = ([{"layer": "stream", "hidden": hidden}] for hidden in ("16/16", "9/16"))
     assert captions(to_html(replace(REPORT, structure=whole), NOTHING)) == []
     assert captions(to_html(replace(REPORT, structure=cut), NOTHING)) == ["Dims of the residual stream"]
 
 
-def test_a_time_that_was_asked_for_is_on_the_page():
+def test_a_target_latency_is_on_the_page():
     recipe = {**REPORT.recipe, "target": {"density": None, "latency": 5.0, "speedup": None}}
     page = Reader(to_html(replace(REPORT, recipe=recipe, target=TARGET, latency=[]), NOTHING)).text
     for part in ("asked5.004.0x", "predicted20.004.904.1x", "measured20.025.203.9x", "5.2 ms at 1 x 32"):
         assert part in page.replace("\n", "")
 
 
-def test_scores_on_rows_that_were_held_out_say_so(whole):
+def test_the_caption_names_rows_held_out_of_training(whole):
     report = replace(REPORT, recipe={**REPORT.recipe, "training": {"select": 1500}})
     page = to_html(report, replace(NOTHING, stages=read(whole).stages))
     assert "accuracy on 1,500 rows held out of training" in captions(page)
 
 
-def test_lines_of_a_log_that_cannot_be_read_are_counted():
+def test_damaged_lines_of_a_log_are_counted():
     page = to_html(REPORT, replace(NOTHING, unread=7))
     assert "damaged lines of the logs, left out: 7" in page
 
 
-def test_names_of_models_and_data_are_text():
+def test_names_of_models_and_data_are_escaped():
     odd = "<script>alert(1)</script>"
     report = replace(
         REPORT,
@@ -229,7 +231,7 @@ def test_a_page_that_cannot_be_written_is_refused(tmp_path):
         write(REPORT, tmp_path)
 
 
-def test_the_verb_makes_the_same_pages_again(whole, tmp_path):
+def test_the_command_writes_the_same_pages_again(whole, tmp_path):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     names = ("report.md", "report.html")
     before = {name: (tmp_path / name).read_bytes() for name in names}
@@ -243,14 +245,14 @@ def test_the_verb_makes_the_same_pages_again(whole, tmp_path):
     assert json.loads(result.stdout) == REPORT.to_dict()
 
 
-def test_the_verb_refuses_a_folder_without_a_report(tmp_path):
+def test_the_command_refuses_a_folder_without_a_report(tmp_path):
     result = CliRunner().invoke(app.app, ["report", str(tmp_path)])
     assert (result.exit_code, result.stdout) == (2, "")
     assert "give the folder of a finished run" in result.stderr
     assert not list(tmp_path.iterdir())
 
 
-# A report that is read again
+# Loading a report
 
 
 def without(name):
@@ -284,9 +286,9 @@ def test_no_report_is_refused(tmp_path):
         Report.load(tmp_path)
 
 
-def test_peaks_of_memory_are_told_with_the_run_last():
+def test_peaks_of_memory_are_noted_with_the_run_last():
     kept = {"run": {"resident": 3_000_000_000, "allocated": 5_000_000}, "prune": {"resident": 2_000_400_000}}
-    noted = footnotes(replace(REPORT, memory={**kept, "counted": "bytes at the highest"}))
-    assert "peak memory, resident, MB: prune 2,000, run 3,000 (bytes at the highest)" in noted
-    assert "peak memory, allocated, MB: run 5 (bytes at the highest)" in noted
+    notes = footnotes(replace(REPORT, memory={**kept, "counted": "bytes at the highest"}))
+    assert "peak memory, resident, MB: prune 2,000, run 3,000 (bytes at the highest)" in notes
+    assert "peak memory, allocated, MB: run 5 (bytes at the highest)" in notes
     assert not any("peak memory" in note for note in footnotes(REPORT))

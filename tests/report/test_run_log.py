@@ -1,4 +1,4 @@
-"""What is read from a run folder: logs, what was pruned when, and the heads that are left."""
+"""Reading the folder of a run: its logs, the units kept over time, and the dims that each head kept."""
 
 import json
 
@@ -23,9 +23,9 @@ def stage_of(folder, lines):
     return stage
 
 
-def test_an_empty_folder_has_nothing_on_record(tmp_path):
-    record = read(tmp_path)
-    assert (record.stages, record.kept_units, record.kept_heads, record.unread) == ((), None, None, 0)
+def test_an_empty_folder_has_no_logs(tmp_path):
+    log = read(tmp_path)
+    assert (log.stages, log.kept_units, log.kept_heads, log.unread) == ((), None, None, 0)
 
 
 def test_stages_come_in_the_order_in_which_they_ran(tmp_path):
@@ -44,7 +44,7 @@ def test_a_curve_is_the_steps_and_values_where_something_was_logged(tmp_path):
     assert stage.keys("loss_") == ["loss_a", "loss_b"]
 
 
-def test_of_a_step_that_was_done_twice_the_last_counts(tmp_path):
+def test_the_last_log_of_a_repeated_step_counts(tmp_path):
     stage = stage_of(tmp_path, [line(4, a=1), line(8, a=2), line(12, a=3), line(8, a=4), line(12, a=5), line(16, a=6)])
     assert stage.curve("a") == ([4, 8, 12, 16], [1, 4, 5, 6])
 
@@ -53,12 +53,12 @@ def test_rates_are_rows_over_seconds_between_two_logs(tmp_path):
     assert stage_of(tmp_path, [timed(4, 1.0), timed(8, 2.0), timed(12, 6.0)]).rates == ([8, 12], [40.0, 10.0])
 
 
-def test_the_time_of_evaluations_is_not_trainings(tmp_path):
+def test_rates_exclude_the_time_of_evaluations(tmp_path):
     evaluation = {"stage": "prune", "step": 6, "of": 20, "eval_runtime": 3.0, "seconds": 4.5, "rows": 60}
     assert stage_of(tmp_path, [timed(4, 1.0), evaluation, timed(8, 5.0)]).rates == ([8], [40.0])
 
 
-def test_no_rate_goes_across_two_attempts(tmp_path):
+def test_rates_do_not_span_two_attempts(tmp_path):
     again = [timed(4, 10.0), timed(8, 11.0), timed(8, 9.0), timed(12, 10.0), timed(16, 0.5)]
     assert stage_of(tmp_path, again).rates == ([8, 12], [40.0, 40.0])
 
@@ -67,14 +67,14 @@ def test_a_run_that_did_not_count_rows_has_no_rates(tmp_path):
     assert stage_of(tmp_path, [line(4), line(8)]).rates == ([], [])
 
 
-def test_lines_that_are_no_logs_are_left_out_and_counted(tmp_path):
+def test_damaged_lines_are_left_out_and_counted(tmp_path):
     good = json.dumps(line(4))
     (tmp_path / "log.jsonl").write_bytes(f'{good}\n{good[:20]}\nnull\n{{"step": 3}}\n'.encode() + b"\xff\n")
-    record = read(tmp_path)
-    assert (len(record.stages[0].lines), record.unread) == (1, 4)
+    log = read(tmp_path)
+    assert (len(log.stages[0].lines), log.unread) == (1, 4)
 
 
-def test_what_was_pruned_when(tmp_path):
+def test_kept_units_over_time(tmp_path):
     counts = [(4, 24, 9), (8, 20, 8), (8, 16, 7), (12, 2, 1)]
     lines = [line(step, progress=step / 40, kept={"0.ffn": ffn, "hidden": hidden}) for step, ffn, hidden in counts]
     write_lines(tmp_path / "pruned.jsonl", lines)

@@ -1,4 +1,4 @@
-"""The page of a sensitivity study: a table and a heat map for each kind of groups, and what the numbers mean."""
+"""The text and the page of a sensitivity study: a table and a heat map for each kind of groups, and notes."""
 
 from secateur.measure.sensitivity_result import Reaction, Sensitivity
 from secateur.report.sensitivity_page import to_html

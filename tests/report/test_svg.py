@@ -1,4 +1,4 @@
-"""Pictures: text that stands alone, follows the page's colours, and says what it shows."""
+"""SVG pictures: they refer to nothing outside, use the colours of the page, and have a title and a description."""
 
 import re
 from xml.etree import ElementTree
@@ -12,7 +12,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 ODD = "<script>&\"' $x$ \x00 形 café"
 
 
-def drawn(label="a line", colour=SERIES[0]):
+def plot(label="a line", colour=SERIES[0]):
     with style():
         made = figure(200, 120)
         axes = made.subplots()
@@ -28,46 +28,46 @@ def ids(text):
 
 
 def test_a_picture_is_one_svg_of_its_size_in_pixels():
-    root = ElementTree.fromstring(svg(drawn(), "title"))
+    root = ElementTree.fromstring(svg(plot(), "title"))
     assert root.tag == f"{SVG}svg"
     assert (root.get("width"), root.get("height"), root.get("viewBox")) == ("200", "120", "0 0 200 120")
 
 
 def test_it_refers_to_nothing_but_itself():
-    text = svg(drawn(), "title")
+    text = svg(plot(), "title")
     targets = re.findall(r'href="([^"]*)"', text) + re.findall(r"url\(([^)]*)\)", text)
     assert targets and {target.removeprefix("#") for target in targets} <= ids(text)
-    assert text.count("http") == 1  # the name of the language
+    assert text.count("http") == 1  # the namespace
     assert "<style" not in text and "<metadata" not in text and "<!--" not in text
 
 
-def test_its_title_and_words_are_said_for_it():
-    root = ElementTree.fromstring(svg(drawn(), ODD, "more <words>"))
+def test_its_title_and_description_are_its_label():
+    root = ElementTree.fromstring(svg(plot(), ODD, "more <words>"))
     named = {element.get("id"): element.text for element in root.iter() if element.get("id")}
-    said = [named[identity] for identity in root.get("aria-labelledby").split()]
+    label = [named[identity] for identity in root.get("aria-labelledby").split()]
     assert root.get("role") == "img"
-    assert said == [ODD.replace("\x00", "\N{REPLACEMENT CHARACTER}"), "more <words>"]
-    assert "aria-labelledby" in svg(drawn(), "alone") and "<desc" not in svg(drawn(), "alone")
+    assert label == [ODD.replace("\x00", "\N{REPLACEMENT CHARACTER}"), "more <words>"]
+    assert "aria-labelledby" in svg(plot(), "alone") and "<desc" not in svg(plot(), "alone")
 
 
 def test_text_stays_text_whatever_is_in_it():
-    root = ElementTree.fromstring(svg(drawn(ODD), "title"))
+    root = ElementTree.fromstring(svg(plot(ODD), "title"))
     texts = ["".join(element.itertext()) for element in root.iter(f"{SVG}text")]
     assert ODD.replace("\x00", "\N{REPLACEMENT CHARACTER}") in texts
     assert "font-family" not in "".join(element.get("style", "") for element in root.iter())
 
 
-def test_every_colour_is_the_pages():
-    text = svg(drawn(), "title")
+def test_every_colour_is_a_variable_of_the_page():
+    text = svg(plot(), "title")
     bare = re.sub(r"var\(--[a-z0-9-]+, #[0-9a-f]{6}\)", "", text)
     assert not re.findall(r"#[0-9a-f]{6}\b", bare)
     assert {f"var(--{role}, {COLOURS[role]})" in text for role in ("series-1", "series-2", "line", "muted")} == {True}
-    assert "#ff0000" in svg(drawn(colour="#ff0000"), "title"), "a colour without a role stays what it is"
+    assert "#ff0000" in svg(plot(colour="#ff0000"), "title"), "a colour without a role is unchanged"
 
 
-def test_the_same_picture_is_the_same_text_and_another_title_shares_no_id():
-    assert svg(drawn(), "one") == svg(drawn(), "one")
-    assert ids(svg(drawn(), "one")) and not ids(svg(drawn(), "one")) & ids(svg(drawn(), "two"))
+def test_pictures_are_reproducible_and_ids_differ_by_title():
+    assert svg(plot(), "one") == svg(plot(), "one")
+    assert ids(svg(plot(), "one")) and not ids(svg(plot(), "one")) & ids(svg(plot(), "two"))
 
 
 def luminance(colour):
