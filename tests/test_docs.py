@@ -173,7 +173,7 @@ def place(world, tmp_path, monkeypatch):
     shutil.copytree(world, tmp_path / "place")
     monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(sys, "path", [*sys.path])  # transformers adds the folder of modules
-    for registry in (METHODS, TASKS):
+    for registry in (METHODS, TASKS, ARCHITECTURES):
         monkeypatch.setattr(registry, "_items", registry.all())  # a copy
     docs_world.still(monkeypatch)
     monkeypatch.chdir(tmp_path / "place")

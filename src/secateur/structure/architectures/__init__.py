@@ -1,4 +1,7 @@
-"""Architectures, one file a family, data only, in the words of `secateur.structure.architecture`."""
+"""The supported families of models: one file each, which is data in the words of `secateur.structure.architecture`.
+
+A family outside this package is added by `register`, or by an entry point in the group `secateur.architectures`.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,12 @@ ARCHITECTURES: Registry[Architecture] = Registry("architecture", group="secateur
 
 
 def register(architecture: Architecture) -> Architecture:
-    """Make a family known by its `model_type`.
+    """Make a family known by its `model_type`; the architecture is returned unchanged.
 
     Raises:
-        UserError: another table of the same `model_type` is registered.
+        UserError: another architecture is registered for the same `model_type`.
+
+    Example:
+        >>> CAMEMBERT = secateur.architectures.register(replace(ROBERTA, model_type="camembert"))
     """
     return ARCHITECTURES.register(architecture.model_type)(architecture)

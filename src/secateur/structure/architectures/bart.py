@@ -1,4 +1,9 @@
-"""BART (Lewis et al., ACL 2020): a post-LN encoder-decoder with learned positions, its word embeddings tied."""
+"""BART (Lewis et al., ACL 2020): a post-LN encoder-decoder with learned positions.
+
+Covers `BartModel` and `BartForConditionalGeneration`. Encoder, decoder and output layer share the word embeddings
+unless the config separates them. The layers of the decoder have a second attention, to the encoder's states. Marian
+reuses these layers.
+"""
 
 from dataclasses import replace
 
@@ -7,7 +12,7 @@ from secateur.structure.architectures import register
 
 
 def attention(path: str, gate: str, axis: str = "") -> tuple[Row, ...]:
-    """The rows of an attention and the norm after it; `axis` stands before the names of its axes."""
+    """The rows of an attention and the norm after it; `axis` is the prefix of the names of its axes."""
     return (
         Linear(f"{path}.q_proj", f"{axis}qk", "hidden", behind=gate),
         Linear(f"{path}.k_proj", f"{axis}qk", "hidden", behind=gate),

@@ -1,4 +1,8 @@
-"""BERT (Devlin et al., NAACL 2019): a post-LN encoder."""
+"""BERT (Devlin et al., NAACL 2019): a post-LN encoder.
+
+Covers `BertModel` and its classes for sequence classification, token classification and question answering. Where the
+model has a pooler, its outputs are not pruned. RoBERTa and ELECTRA reuse these layers.
+"""
 
 from secateur.structure.architecture import Architecture, Attention, Embedding, Linear, Norm, Stack
 from secateur.structure.architectures import register

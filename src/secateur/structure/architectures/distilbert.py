@@ -1,4 +1,8 @@
-"""DistilBERT (Sanh et al., 2019): a post-LN encoder without token types and pooler, under names of its own."""
+"""DistilBERT (Sanh et al., 2019): a post-LN encoder like BERT's, without token types and pooler.
+
+Covers `DistilBertModel` and its classes for sequence classification, token classification and question answering. Its
+modules and the keys of its config have other names than BERT's, and its attention contains the output projection.
+"""
 
 from secateur.structure.architecture import Architecture, Attention, Embedding, Linear, Norm, Stack
 from secateur.structure.architectures import register

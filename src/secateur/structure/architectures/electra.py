@@ -1,4 +1,9 @@
-"""ELECTRA (Clark et al., ICLR 2020): BERT's layers over embeddings that may be narrower than the stream."""
+"""ELECTRA (Clark et al., ICLR 2020): BERT's layers on embeddings that may be narrower than the residual stream.
+
+Covers `ElectraModel` and its classes for sequence classification, token classification and question answering. Where
+`embedding_size` differs from `hidden_size`, the model projects its embeddings to the residual stream, and they have an
+axis of their own, which is not pruned. Otherwise they lie on the residual stream.
+"""
 
 from dataclasses import replace
 

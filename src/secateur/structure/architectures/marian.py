@@ -1,4 +1,7 @@
-"""Marian (Junczys-Dowmunt et al., ACL 2018): BART's layers over sinusoidal positions, without a norm of embeddings."""
+"""Marian (Junczys-Dowmunt et al., ACL 2018): BART's layers with sinusoidal positions and no norm of the embeddings.
+
+Covers `MarianModel` and `MarianMTModel`. The config may give encoder and decoder separate word embeddings.
+"""
 
 from dataclasses import replace
 

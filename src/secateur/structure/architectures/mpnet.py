@@ -1,7 +1,8 @@
-"""MPNet (Song et al., NeurIPS 2020): BERT's layers with a relative position bias.
+"""MPNet (Song et al., NeurIPS 2020): a post-LN encoder with a relative position bias.
 
-The encoder looks the bias up once, from a table of 32 buckets of distances, and hands it to the attention of every
-layer. There are no token types.
+Covers `MPNetModel` and its classes for sequence classification, token classification and question answering. The
+encoder looks the bias up once, in a table of 32 buckets of distances, and passes it to the attention of every layer.
+There are no token types.
 """
 
 from secateur.structure.architecture import Architecture, Attention, Embedding, Linear, Norm, Stack

@@ -1,4 +1,8 @@
-"""RoBERTa (Liu et al., 2019): BERT's encoder with another classification head."""
+"""RoBERTa (Liu et al., 2019): BERT's encoder with another head for sequence classification.
+
+Covers `RobertaModel` and its classes for sequence classification, token classification and question answering. The
+head for sequences has two layers, and reads the first token instead of a pooler.
+"""
 
 from dataclasses import replace
 

@@ -1,7 +1,9 @@
 """T5 (Raffel et al., JMLR 2020) and T5 v1.1: a pre-LN encoder-decoder without biases.
 
-Norms divide by the root mean square, scores are not scaled, and each stack's first self-attention makes the bias by
-head and distance that all of its layers add. The feed-forward network is plain (`wi`) or gated (`wi_0`, `wi_1`).
+Covers `T5Model` and `T5ForConditionalGeneration`. Norms are RMSNorm and attention scores are not scaled. The first
+self-attention of each stack looks up the relative position bias that all layers of the stack add. The feed-forward
+network is plain (`wi`) in T5 and gated (`wi_0`, `wi_1`) in T5 v1.1. The size of a head is `d_kv`, which does not depend
+on the width of the residual stream.
 """
 
 from dataclasses import replace
@@ -11,7 +13,7 @@ from secateur.structure.architectures import register
 
 
 def attention(number: int, name: str, gate: str, axis: str = "") -> tuple[Row, ...]:
-    """The rows of an attention and the norm before it; `axis` stands before the names of its axes."""
+    """The rows of an attention and the norm before it; `axis` is the prefix of the names of its axes."""
     path = f"layer.{number}.{name}"
     return (
         Norm(f"layer.{number}.layer_norm", "hidden", behind=gate, centred=False),
