@@ -32,7 +32,6 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 
 import secateur as sec
 from secateur.budget.space import Space
-from secateur.cli.options import open_model, tokenizer_of
 from secateur.deploy.graph import as_arrays, input_names
 from secateur.deploy.runner import runner
 from secateur.measure.benchmark import benchmark
@@ -41,6 +40,7 @@ from secateur.measure.evaluation import batches, encoded, runner_scores
 from secateur.structure.head_buckets import BATCH, TOKENS, Layout
 from secateur.structure.plan import Plan
 from secateur.surgery.compact.attention import EncoderAttention
+from secateur.surgery.opening import open_model, open_tokenizer
 from secateur.surgery.schema import AttentionStructure
 from secateur.tasks import TASKS
 
@@ -215,7 +215,7 @@ def scores(data: str, folders: list[Path], max_length: int = 64, threads: int = 
     print("|" + " --- |" * (1 + len(folders)))
     found: dict[str, list[str]] = {}
     for folder in folders:
-        model, tokenizer = open_model(str(folder)), tokenizer_of(str(folder))
+        model, tokenizer = open_model(folder), open_tokenizer(folder)
         rows = encoded(task, "validation", tokenizer, max_length)
         ranges = batches(task, encoded(task, "train", tokenizer, max_length)[:256], tokenizer, limit=256)
         for runtime, dtype, calibration in SCORED:

@@ -23,6 +23,7 @@ from secateur import __version__
 from secateur.budget.latency import LatencyTable
 from secateur.cli import app, output, prune_commands
 from secateur.cli.progress import watching
+from secateur.deploy.runtimes import RUNTIMES
 from secateur.measure import peak_memory, roofline
 from secateur.measure.peak_memory import Peak
 from secateur.measure.roofline import Rates
@@ -30,6 +31,8 @@ from secateur.methods import METHODS
 from secateur.report.report import Report
 from secateur.run import pipeline, recipe
 from secateur.structure.architectures import ARCHITECTURES
+from secateur.tasks import TASKS
+from secateur.training.terms import TERMS
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -152,7 +155,7 @@ def test_the_demo_is_its_recipe(secateur, world, tmp_path, monkeypatch):
 
 def test_list_names_everything_that_is_registered(secateur):
     found = json.loads(secateur("list", "--json").stdout)
-    assert set(found) == {"architecture", "method", "task", "unit"}
+    assert set(found) == {"architecture", "method", "task", "term", "runtime", "unit"}
     assert set(found["architecture"]) == set(ARCHITECTURES.all())
     assert set(found["method"]) == set(METHODS.all())
     assert all(about for kind in found.values() for about in kind.values())
@@ -234,7 +237,7 @@ def test_cut_for_a_time_or_a_speedup(secateur, world, tmp_path, prices):
         (("--speedup", 2, "--shape", "8x32"), "was measured with tokens 8, not 32"),
         (("--speedup", 1000), "out of reach"),
         (("--speedup", 2, "--units", "hidden"), "without varying hidden"),
-        (("--density", 0.5, "--round-to", 0), "round_to 0 is below 1"),
+        (("--density", 0.5, "--round-to", 0), "target.round_to: input should be greater than 0, not 0"),
     ],
 )
 def test_a_time_that_cannot_be_had_is_refused(secateur, world, tmp_path, prices, words, part):
@@ -260,7 +263,7 @@ def test_verify_a_run_on_its_data(secateur, world):
     words = ("--data", world / "data.csv", "--max-length", 24)
     found = json.loads(secateur("verify", world / "run", *words, "--json").stdout)
     assert found["passed"] and found["examples"] == 4
-    assert "the same model: 4 inputs" in secateur("verify", world / "run", *words).stdout
+    assert "the same model: 4 validation rows" in secateur("verify", world / "run", *words).stdout
 
 
 def test_verify_exits_with_1_where_models_differ(secateur, world, monkeypatch):
@@ -619,18 +622,47 @@ def test_sensitivity_refuses_a_users_mistakes(secateur, world, tmp_path):
     assert refused(secateur("sensitivity", world / "classifier", *words, *small), "cannot write", str(blocked))
 
 
-def test_a_module_of_ones_own_is_imported_before_the_command(secateur, tmp_path, monkeypatch):
+OUTSIDE = """
+import secateur
+from secateur.deploy.runtimes import RUNTIMES
+from secateur.structure.architectures import ARCHITECTURES, bert
+from secateur.tasks.classification import Classification
+from secateur.training.terms import TERMS
+
+ARCHITECTURES.register("outside")(ARCHITECTURES.get("bert"))
+
+
+@secateur.methods.register("outside")
+class OutsideMethod(secateur.Magnitude):
+    "A method from outside."
+
+
+@secateur.tasks.register("outside")
+class OutsideTask(Classification):
+    "A task from outside."
+
+
+@TERMS.register("outside")
+class OutsideTerm(secateur.Labels):
+    "A term from outside."
+
+
+@RUNTIMES.register("outside")
+class OutsideRuntime(RUNTIMES.get("pytorch")):
+    "A runtime from outside."
+"""
+
+
+def test_list_shows_what_a_module_from_outside_registers(secateur, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
-    module = tmp_path / "methods_of_ones_own.py"
-    module.write_text(
-        "import secateur\n\n\n@secateur.methods.register('ones-own')\n"
-        "class OnesOwn(secateur.Magnitude):\n    'A method from outside.'\n"
-    )
-    assert (
-        json.loads(secateur("--import", module, "list", "--json").stdout)["method"]["ones-own"]
-        == "A method from outside."
-    )
-    METHODS._items.pop("ones-own")  # other tests count what is registered
+    for registry in (ARCHITECTURES, METHODS, TASKS, TERMS, RUNTIMES):
+        monkeypatch.setattr(registry, "_items", registry.all())  # a copy: other tests count what is registered
+    (tmp_path / "outside_module.py").write_text(OUTSIDE)
+    listed = json.loads(secateur("--import", tmp_path / "outside_module.py", "list", "--json").stdout)
+    kinds = {kind: names["outside"] for kind, names in listed.items() if "outside" in names}
+    assert set(kinds) == {"architecture", "method", "task", "term", "runtime"}
+    about = {kind: text for kind, text in kinds.items() if kind != "architecture"}
+    assert about == {kind: f"A {kind} from outside." for kind in about}
 
 
 def test_a_module_that_cannot_be_imported_is_refused(tmp_path):

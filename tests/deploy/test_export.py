@@ -260,8 +260,7 @@ def test_the_command_never_calibrates_on_validation_rows(world, tmp_path, monkey
     monkeypatch.setattr(
         deploy_commands, "encoded", lambda task, split, *rest: asked.append(split) or encoded(task, split, *rest)
     )
-    monkeypatch.setattr(deploy_commands, "_both_scores", lambda *rest: None)
-    monkeypatch.setattr(deploy_commands, "show_export", lambda told: None)
+    monkeypatch.setattr(deploy_commands, "_scores", lambda *rest: {})
     words = ("--dtype", "int8", "--data", world / "data.csv", "--max-length", 24)
     done = secateur("export", world / "small", "--output", tmp_path / "model.onnx", *words)
     assert done.exit_code == 0 and asked == ["train"]

@@ -211,7 +211,7 @@ def test_a_target_of_the_command_overrides_the_target_of_the_file(tmp_path):
         ({"target.keep": 12, "target.density": 0.2}, "exclude each other: ask for one of them"),
         ({"target.keep": 12, "target.speedup": 4}, "exclude each other: ask for one of them"),
         ({"target.keep": 12, "target.shape": [8, 128]}, "go with a latency or a speedup"),
-        ({"target.density": None}, "exclude each other: ask for one of them"),
+        ({"target.density": None}, "ask for one of density, latency, speedup, keep"),
         ({"target.shape": [8, 128]}, "go with a latency or a speedup"),
         ({"target.latency_table": "t.json"}, "go with a latency or a speedup"),
         ({"target.speedup": 1.0}, "target.speedup: .* greater than 1"),

@@ -244,6 +244,19 @@ def milliseconds(text: str | float) -> float:
     raise UserError(f"latency {text!r} is not a time: write it like 5ms, 0.005s or 5, which are milliseconds")
 
 
+def batch_and_tokens(text: str) -> tuple[int, int]:
+    """The shape of an input: `8x128` is 8 rows of 128 tokens.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        batch, tokens = (int(number) for number in text.lower().split("x"))
+    except ValueError as error:
+        raise UserError(f"shape {text!r} is not batch x tokens: write it like 8x128") from error
+    return batch, tokens
+
+
 def model_shape(space: UnitSpace) -> dict[str, int | str]:
     """What must agree between a table and a model."""
     table = space.table

@@ -43,7 +43,7 @@ COMMANDS: Mapping[str, Entry] = {
         "deploy_commands", "export_model", "Export a model to another runtime and compare it with its source."
     ),
     "verify": Entry(
-        "deploy_commands", "verify_folder", "Verify that the masked, the compact and the loaded model agree."
+        "deploy_commands", "verify_model", "Verify that the masked, the compact and the loaded model agree."
     ),
     "report": Entry("study_commands", "report_run", "Write the report pages of a finished run again."),
     "compare": Entry("study_commands", "compare_runs", "Compare finished runs: score against density, size and speed."),
@@ -75,12 +75,12 @@ class Command(TyperCommand):
     """A command whose help lists its options by panels."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        panels: dict[str, list[tuple[str, str]]] = {}
+        panels: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}  # these come first
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
                 panels.setdefault(_panel(parameter), []).append(record)
-        for title, records in panels.items():
+        for title, records in ((title, records) for title, records in panels.items() if records):
             with formatter.section(title):
                 formatter.write_dl(records)
 

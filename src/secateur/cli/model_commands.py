@@ -7,111 +7,100 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from transformers import PreTrainedModel
+from transformers import PreTrainedTokenizerBase
 
-from secateur.budget.latency import LatencyTable, milliseconds
-from secateur.budget.parameters import Parameters
-from secateur.budget.space import Space
 from secateur.cli.model_output import show_inspection, show_names
-from secateur.cli.options import (
-    Folder,
-    Json,
-    Label,
-    MaxLength,
-    Metric,
-    ModelName,
-    Options,
-    Output,
-    Task,
-    TaskOptions,
-    Text,
-    Units,
-    first_line,
-    fitting_tokenizer,
-    length_of,
-    names_of,
-    open_model,
-    pairs_of,
-    recipe_key,
-    shape_of,
-    task_of,
-    tokenizer_of,
-)
+from secateur.cli.options import Folder, Json, ModelName, Output, opened_data, refuse_occupied
 from secateur.cli.output import show_json, show_lines, show_table
-from secateur.measure.evaluation import encoded, scores
+from secateur.cli.recipe_options import recipe_options
+from secateur.deploy.runtimes import RUNTIMES
+from secateur.measure.evaluation import encoded, fitting_tokenizer, scores
 from secateur.measure.inspection import inspect
-from secateur.measure.latency_sweep import measure_again, measure_latency, target_reached
 from secateur.methods import METHODS
 from secateur.report.report_text import score_text, target_table
 from secateur.run import new_model
 from secateur.run.new_tokenizer import ALGORITHMS
+from secateur.run.post_training import cut_without_training
+from secateur.run.recipe import make_group
+from secateur.run.recipe_rules import AMOUNTS
 from secateur.structure.architectures import ARCHITECTURES
 from secateur.structure.plan import Plan
 from secateur.structure.space import UNITS
 from secateur.structure.tiles import EXAMPLES
 from secateur.surgery import checkpoint
 from secateur.surgery.cut import cut
+from secateur.surgery.opening import open_model, open_tokenizer
 from secateur.system.errors import UserError
 from secateur.tasks import TASKS
+from secateur.training.terms import TERMS
 
 
 def list_names(as_json: Json = False) -> None:
     """List what can be named in a recipe or an option."""
-    kinds = {
-        "architecture": {name: ", ".join(known.heads) for name, known in ARCHITECTURES.all().items()},
-        "method": {name: first_line(method.__doc__) for name, method in METHODS.all().items()},
-        "task": {name: first_line(task.__doc__) for name, task in TASKS.all().items()},
-        "unit": {name: first_line(groups.__doc__) for name, groups in UNITS.items()} | dict(EXAMPLES),
+    names = {
+        "architecture": {name: ", ".join(family.heads) for name, family in ARCHITECTURES.all().items()},
+        "method": _first_lines(METHODS.all()),
+        "task": _first_lines(TASKS.all()),
+        "term": _first_lines(TERMS.all()),
+        "runtime": _first_lines(RUNTIMES.all()),
+        "unit": _first_lines(UNITS) | dict(EXAMPLES),
     }
     if as_json:
-        show_json(kinds)
+        show_json(names)
     else:
-        show_names(kinds)
+        show_names(names)
+
+
+def _first_lines(items: Any) -> dict[str, str]:
+    """Name -> the first line of the docstring."""
+    return {name: (item.__doc__ or "").strip().partition("\n")[0] for name, item in items.items()}
 
 
 def inspect_model(
     model: ModelName,
-    tokens: Annotated[int, typer.Option(help="Length of the sequence that operations are counted for.", min=1)] = 128,
+    tokens: Annotated[int, typer.Option(help="Length of the sequence for which operations are counted.", min=1)] = 128,
     as_json: Json = False,
 ) -> None:
     """Show the layers, parameters, operations and prunable units of a model."""
-    found = inspect(open_model(model), tokens)
+    inspection = inspect(open_model(model), tokens)
     if as_json:
-        show_json(found.to_dict())
+        show_json(inspection.to_dict())
     else:
-        show_inspection(found)
+        show_inspection(inspection)
 
 
+@recipe_options(
+    "data",
+    "seed",
+    without=("data.metric", "data.rows", "data.max_length"),
+    required=("data.source",),
+    defaults={"data.task": "translation"},
+)
 def make_model(
     output: Output,
-    data: Annotated[str, recipe_key("data.source", "--data")],
-    task: Annotated[str, typer.Option(help="translation or summarisation.")] = "translation",
-    architecture: Annotated[str, typer.Option(help="A family that writes texts; see `secateur list`.")] = "marian",
+    given: dict[str, Any],
+    architecture: Annotated[str, typer.Option(help="An encoder-decoder family; see `secateur list`.")] = "marian",
     layers: Annotated[int, typer.Option(help="Layers of the encoder.")] = 3,
     decoder_layers: Annotated[
-        int | None, typer.Option(help="Layers of the decoder.", show_default="as of the encoder")
+        int | None, typer.Option(help="Layers of the decoder.", show_default="as many as the encoder has")
     ] = None,
     heads: Annotated[int, typer.Option(help="Heads of every attention.")] = 4,
-    width: Annotated[int, typer.Option(help="Of the stream.")] = 256,
+    width: Annotated[int, typer.Option(help="Width of the residual stream.")] = 256,
     ffn: Annotated[int, typer.Option(help="Neurons of every feed-forward network.")] = 1024,
-    dropout: Annotated[float, typer.Option(help="Of the model while it is trained.")] = 0.3,
-    vocabulary: Annotated[int, typer.Option(help="Tokens at the most, of both sides together.")] = 8000,
-    tokenizer: Annotated[str, typer.Option(help=", ".join(ALGORITHMS))] = "bpe",
-    max_length: Annotated[int, typer.Option(help="Tokens that a text may have.")] = 512,
-    text: Text = None,
-    label: Label = None,
-    task_option: TaskOptions = None,
-    seed: Annotated[int, typer.Option(help="of the weights")] = 0,
+    dropout: Annotated[float, typer.Option(help="Dropout of the model in training.")] = 0.3,
+    vocabulary: Annotated[int, typer.Option(help="Largest number of tokens, shared by sources and targets.")] = 8000,
+    tokenizer: Annotated[str, typer.Option(help=f"Algorithm of the tokenizer: {', '.join(ALGORITHMS)}.")] = "bpe",
+    max_length: Annotated[int, typer.Option(help="Largest number of tokens of a text.")] = 512,
     as_json: Json = False,
 ) -> None:
     """Make an untrained model and its tokenizer from data alone.
 
     `secateur prune` then trains it as the teacher first.
     """
-    _refuse_occupied(output)
-    wanted = task_of(task, data, seed, options=pairs_of("--task-option", task_option), text=text, label=label)
+    refuse_occupied(output)
+    _, task = opened_data(given)
     model = new_model.new_model(
-        wanted,
+        task,
         output,
         architecture=architecture,
         layers=layers,
@@ -123,128 +112,65 @@ def make_model(
         vocabulary=vocabulary,
         tokenizer=tokenizer,
         max_length=max_length,
-        seed=seed,
+        seed=given.get("seed", 0),
     )
-    told = {"parameters": model.num_parameters(), "vocabulary": model.config.vocab_size}
+    sizes = {"parameters": model.num_parameters(), "vocabulary": model.config.vocab_size}
     if as_json:
-        show_json({"folder": str(output), **told})
+        show_json({"folder": str(output), **sizes})
     else:
-        show_table(("", "untrained"), [(name, f"{count:,}") for name, count in told.items()])
+        show_table(("", "untrained"), [(name, f"{size:,}") for name, size in sizes.items()])
         show_lines(f"The model is in {output}.")
 
 
+@recipe_options("target", "method", defaults={"method.name": "magnitude"})
 def cut_model(
     model: ModelName,
     output: Output,
-    method: Annotated[str, typer.Option(help="A method that needs no training; see `secateur list`.")] = "magnitude",
-    density: Annotated[float | None, recipe_key("target.density")] = None,
-    latency: Annotated[str | None, recipe_key("target.latency")] = None,
-    speedup: Annotated[float | None, recipe_key("target.speedup")] = None,
-    keep: Annotated[int | None, recipe_key("target.keep")] = None,
-    shape: Annotated[str | None, recipe_key("target.shape")] = None,
-    table: Annotated[Path | None, recipe_key("target.latency_table", "--latency-table")] = None,
-    round_to: Annotated[int, recipe_key("target.round_to")] = 1,
-    units: Units = "ffn,qk,vo",
-    embedding_rank: Annotated[int | None, recipe_key("target.embedding_rank")] = None,
-    option: Options = None,
+    given: dict[str, Any],
     plan: Annotated[
-        Path | None, typer.Option(help="Cut by this plan.json; method, density and units are in it.")
+        Path | None, typer.Option(help="Cut by this plan.json, which says the method, the density and the units.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Cut a model without training, by a method or by a plan."""
-    _refuse_occupied(output)
-    dense, timed = open_model(model), None
+    """Cut a model without training, by a method or by a plan.
+
+    Without a density, a latency, a speed-up or a number of units to keep, the density is 0.5.
+    """
+    refuse_occupied(output)
+    dense, target = open_model(model), None
     if plan is not None:
-        verdict = Plan.load(plan, dense)
+        small = cut(dense, Plan.load(plan, dense))
     else:
-        asked = _amount(density, latency, speedup, keep)
-        if "latency" in asked or "speedup" in asked:
-            timed = _latency_table(dense, table, shape, names_of(units) or ())
-            asked = {"share": timed.share_of(**asked)}
-        space = Space(dense, *(names_of(units) or ()), budget=timed or Parameters(), round_to=round_to)
-        verdict = _post_training(space, method, pairs_of("--option", option)).plan(
-            embedding_rank=embedding_rank, **asked
-        )
-    small, tokenizer = cut(dense, verdict), None
-    with suppress(UserError):  # a model may come without one
-        tokenizer = tokenizer_of(model)
-    checkpoint.save(small, output, tokenizer=tokenizer)
-    found = inspect(small)
-    target = None if timed is None else target_reached(verdict.latency or {}, measure_again(timed, small, dense))
+        amount = {} if any(f"target.{name}" in given for name in AMOUNTS) else {"target.density": 0.5}
+        recipes = (make_group(name, amount | given) for name in ("target", "method"))
+        small, target = cut_without_training(dense, *recipes)
+    checkpoint.save(small, output, tokenizer=_tokenizer_if_any(model))
+    inspection = inspect(small)
     if as_json:
-        show_json({"folder": str(output), **found.to_dict(), "target": target})
-    else:
-        show_inspection(found)
-        if target is not None:
-            show_table(("", "dense", "cut"), target_table(target))
-        show_lines(f"The model is in {output}.")
+        show_json({"folder": str(output), **inspection.to_dict(), "target": target})
+        return
+    show_inspection(inspection)
+    if target is not None:
+        show_table(("", "dense", "cut"), target_table(target))
+    show_lines(f"The model is in {output}.")
 
 
-def _amount(density: float | None, latency: str | None, speedup: float | None, keep: int | None) -> dict[str, Any]:
-    """What is asked for, by its name: a density of 0.5 where nothing is."""
-    asked = {
-        "density": density,
-        "latency": None if latency is None else milliseconds(latency),
-        "speedup": speedup,
-        "keep": keep,
-    }
-    given = {name: value for name, value in asked.items() if value is not None}
-    if len(given) > 1:
-        raise UserError(f"{' and '.join(given)} exclude each other: ask for one of them")
-    return given or {"density": 0.5}
+def _tokenizer_if_any(model: str) -> PreTrainedTokenizerBase | None:
+    with suppress(UserError):
+        return open_tokenizer(model)
+    return None
 
 
-def _latency_table(
-    model: PreTrainedModel, path: Path | None, shape: str | None, units: tuple[str, ...]
-) -> LatencyTable:
-    """The table of a file, which must be of the shape asked for, or one measured now."""
-    if path is not None:
-        batch, tokens = (None, None) if shape is None else shape_of(shape)
-        return LatencyTable.load(path, batch=batch, tokens=tokens)
-    batch, tokens = shape_of(shape or "8x128")
-    return measure_latency(model, *units, batch=batch, tokens=tokens)
-
-
-def _post_training(space: Space, name: str, options: dict[str, Any]) -> Any:
-    """A method that can choose from the weights alone."""
-    kind = METHODS.get(name)
-    try:
-        method = kind(space, **options)
-    except TypeError as error:
-        raise UserError(f"the options of {name!r} do not fit: {error}") from error
-    if method.listens_to or method.param_groups():
-        raise UserError(f"{name!r} learns its choice in training: use `secateur prune`, or cut by magnitude")
-    return method
-
-
-def _refuse_occupied(folder: Path) -> None:
-    """A folder that is replaced as a whole must hold nothing."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there already and not empty: choose a new folder")
-
-
-def evaluate(
-    folder: Folder,
-    data: Annotated[str, recipe_key("data.source", "--data")],
-    task: Task = "classification",
-    text: Text = None,
-    label: Label = None,
-    metric: Metric = None,
-    max_length: MaxLength = None,
-    task_option: TaskOptions = None,
-    seed: Annotated[int, typer.Option(help="that split off the validation rows, if the data has none")] = 0,
-    as_json: Json = False,
-) -> None:
+@recipe_options("data", "seed", without=("data.rows",), required=("data.source",))
+def evaluate(folder: Folder, given: dict[str, Any], as_json: Json = False) -> None:
     """Score a fine-tuned model, dense or compact, on validation data."""
-    options = pairs_of("--task-option", task_option)
-    wanted = task_of(task, data, seed, options=options, text=text, label=label, metric=metric)
+    data, task = opened_data(given)
     model = open_model(folder)
-    tokenizer = fitting_tokenizer(wanted, model, folder)
-    rows = encoded(wanted, "validation", tokenizer, length_of(max_length, task))
-    found, count = scores(model, wanted, rows, tokenizer), len(wanted.splits["validation"])
+    tokenizer = fitting_tokenizer(task, model, folder)
+    computed = scores(model, task, encoded(task, "validation", tokenizer, data.max_length), tokenizer)
+    rows = len(task.splits["validation"])
     if as_json:
-        show_json({"metric": wanted.metric, "scores": found, "rows": count})
+        show_json({"metric": task.metric, "scores": computed, "rows": rows})
     else:
-        show_table(("", "score"), [(name, score_text(score)) for name, score in found.items()])
-        show_lines(f"on {count:,} validation rows of {data}")
+        show_table(("", "score"), [(name, score_text(score)) for name, score in computed.items()])
+        show_lines(f"on {rows:,} validation rows of {data.source}")

@@ -20,6 +20,7 @@ from secateur.surgery.checkpoint import load
 from secateur.surgery.cut import cut
 from secateur.surgery.factorisation import factorise
 from secateur.surgery.masking import attached
+from secateur.surgery.uncut import uncut
 from secateur.system.errors import UserError
 
 
@@ -99,6 +100,21 @@ def verify(
         compact_exported, scale, runs_in = _exported(compact, Path(exported), dtype, kept)
     examples = sum(len(batch["input_ids"]) for batch in kept)
     return Verification(masked_compact, compact_loaded, examples, scale, compact_exported, runs_in)
+
+
+def verify_folder(
+    folder: Path | str, batches: Iterable[Mapping[str, Tensor]], dense: PreTrainedModel | None = None
+) -> Verification:
+    """As `verify`, of a compact folder alone: its weights, masked and cut again by its plan.
+
+    Args:
+        dense: a dense model to mask and cut instead of the folder's own weights.
+    """
+    model, plan = uncut(load(folder))
+    compact = cut(model, plan)
+    if dense is not None:
+        model, plan = dense, Plan.load(Path(folder) / "plan.json", dense)
+    return verify(batches, compact=compact, folder=folder, dense=model, plan=plan)
 
 
 def _masked_and_cut(dense: PreTrainedModel, plan: Plan, batches: list[dict[str, Tensor]]) -> tuple[float, float]:

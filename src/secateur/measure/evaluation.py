@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from secateur.deploy.runtime import Runner
+from secateur.surgery.opening import open_tokenizer
 from secateur.system import compat
 from secateur.system.errors import UserError
 from secateur.tasks.task import UNLABELLED, Task
@@ -84,6 +85,32 @@ def runner_scores(
         labels = alone([batch[name].numpy() for name in task.label_names])
         wanted = labels if first == 0 else compat.concatenate(wanted, labels, UNLABELLED)
     return task.score(EvalPrediction(said, wanted), rows)
+
+
+def fitting_tokenizer(task: Task, model: PreTrainedModel, name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model that is fine-tuned for a task.
+
+    Raises:
+        UserError: the model has no head for the task, other labels, or no tokenizer.
+    """
+    if not task.is_finetuned(model):
+        raise UserError(f"{name} has no head for this data: give a model that is fine-tuned for it")
+    task.check_labels(model, "model")
+    return open_tokenizer(name)
+
+
+def scores_beside_export(
+    model: PreTrainedModel, exported: Runner, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> dict[str, Any]:
+    """The scores of a model and of its export on the validation rows, with the metric, the rows and their batch."""
+    rows = encoded(task, "validation", tokenizer, max_length)
+    return {
+        "source": scores(model, task, rows, tokenizer),
+        "exported": runner_scores(exported, task, rows, tokenizer),
+        "metric": task.metric,
+        "rows": len(task.splits["validation"]),
+        "batch": BATCH,
+    }
 
 
 def alone(values: Sequence[Any]) -> Any:

@@ -22,6 +22,16 @@ def as_tensors(inputs: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(array) for name, array in inputs.items()}
 
 
+def padded_inputs(model: PreTrainedModel, *, rows: int = 16, tokens: int = 24) -> dict[str, torch.Tensor]:
+    """A batch of random ids for a model, whose rows have different lengths, so that padding is part of a comparison."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(model.config.vocab_size, (rows, tokens), generator=generator)
+    lengths = torch.randint(1, tokens + 1, (rows, 1), generator=generator)
+    mask = (torch.arange(tokens) < lengths).long()
+    padded = torch.where(mask > 0, ids, model.config.pad_token_id or 0)
+    return with_target(model, {"input_ids": padded, "attention_mask": mask})
+
+
 def with_target(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The inputs of a model; for an encoder-decoder without decoder inputs, the source is the target too."""
     if not is_encoder_decoder(model) or "decoder_input_ids" in inputs:

@@ -12,7 +12,8 @@ of its group (`recipe_groups`). The run folder keeps the resolved recipe.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,7 +38,7 @@ from secateur.system import processes
 from secateur.system.errors import UserError
 from secateur.tasks import TASKS
 
-__all__ = ["KEYS", "Recipe", "make", "read", "upgrade"]
+__all__ = ["KEYS", "Recipe", "make", "make_group", "read", "upgrade"]
 
 AMOUNTS = tuple(f"target.{name}" for name in recipe_rules.AMOUNTS)
 
@@ -163,13 +164,34 @@ def _refuse_unknown(key: Any, value: Any, source: str) -> None:
 
 def _resolved(values: dict[str, Any], source: str) -> Recipe:
     """The recipe of values by dotted keys, with the defaults of its method and its task."""
-    try:
+    with _one_sentence(source):
         return Recipe(**grouped(_defaults(values) | values))
+
+
+def make_group(name: str, values: Mapping[str, Any], source: str = "the command line") -> Any:
+    """One group of a recipe, such as `data`, from values by dotted keys, of which those of other groups may be missing.
+
+    The defaults of the method and the task count as in `make`.
+
+    Raises:
+        UserError: as `make`.
+    """
+    named = _known(values, source)
+    kind: Any = Recipe.model_fields[name].annotation
+    with _one_sentence(source, name):
+        return kind(**grouped(_defaults(named) | named).get(name, {}))
+
+
+@contextmanager
+def _one_sentence(source: str, *place: str) -> Iterator[None]:
+    """Report the first value that does not fit; `place` is the group that is made, if it is not the whole recipe."""
+    try:
+        yield
     except ValidationError as error:
         first = error.errors()[0]
         if isinstance(cause := first.get("ctx", {}).get("error"), UserError):  # a rule, or a value that is no latency
             raise UserError(f"{source}: {cause}") from error
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(part) for part in (*place, *first["loc"]))
         came = "" if first["type"] == "missing" else f", not {first['input']!r}"
         raise UserError(f"{source}: {where}: {first['msg'].lower()}{came}") from error
 

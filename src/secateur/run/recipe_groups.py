@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from secateur.budget.latency import milliseconds
+from secateur.budget.latency import batch_and_tokens, milliseconds
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class TargetRecipe(Strict):
     units: Annotated[tuple[str, ...], Flag("--units")] = Field(
         ("ffn", "qk", "vo"), min_length=1, description="kinds of units that may be pruned; `secateur list` shows all"
     )
-    density: Annotated[float | tuple[float, ...] | None, Flag("--density")] = Field(
+    density: Annotated[float | tuple[float, ...] | None, Flag("--density", text=True)] = Field(
         0.05,
         description="density, the fraction of prunable parameters to keep; several, such as 0.4,0.2,0.1, give that "
         "many "
@@ -104,12 +104,12 @@ class TargetRecipe(Strict):
         None,
         description="lower density to which the schedule goes on, if the model is cut on the way there, at `density`",
     )
-    shape: tuple[PositiveInt, PositiveInt] | None = Field(
+    shape: Annotated[tuple[PositiveInt, PositiveInt] | None, Flag("--shape", text=True)] = Field(
         None,
-        description="(batch, tokens) of the latency or speed-up; by default the first of measurement.shapes, or "
-        "that of the table",
+        description="shape of the latency or speed-up, [batch, tokens] or 8x128; by default the first of "
+        "measurement.shapes, or that of the table",
     )
-    latency_table: str | None = Field(
+    latency_table: Annotated[str | None, Flag("--latency-table")] = Field(
         None, description="latency table, a file written by `secateur latency`; by default measured when the run starts"
     )
     round_to: Annotated[PositiveInt, Flag("--round-to")] = Field(
@@ -135,6 +135,11 @@ class TargetRecipe(Strict):
     @classmethod
     def _milliseconds(cls, value: Any) -> Any:
         return milliseconds(value) if isinstance(value, str) else value
+
+    @field_validator("shape", mode="before")
+    @classmethod
+    def _batch_and_tokens(cls, value: Any) -> Any:
+        return batch_and_tokens(value) if isinstance(value, str) else value
 
     @property
     def densities(self) -> tuple[float, ...]:

@@ -8,6 +8,7 @@ from secateur.system.errors import UserError
 
 if TYPE_CHECKING:
     from secateur.run.recipe import Recipe
+    from secateur.run.recipe_groups import TargetRecipe
 
 AMOUNTS = ("density", "latency", "speedup", "keep")
 """Keys of `target` that say how much is kept: exactly one of them is set."""
@@ -65,8 +66,16 @@ def _recovery_for_its_keys(recipe: Recipe) -> None:
 
 
 def _one_amount(recipe: Recipe) -> None:
-    if [getattr(recipe.target, name) for name in AMOUNTS].count(None) != len(AMOUNTS) - 1:
-        raise UserError("target: density, latency, speedup and keep exclude each other: ask for one of them")
+    check_amount(recipe.target)
+
+
+def check_amount(target: TargetRecipe) -> None:
+    """Refuse a target that does not say how much is kept, or says it twice."""
+    asked = [name for name in AMOUNTS if getattr(target, name) is not None]
+    if len(asked) > 1:
+        raise UserError(f"target: {' and '.join(asked)} exclude each other: ask for one of them")
+    if not asked:
+        raise UserError(f"target says nothing of how much is kept: ask for one of {', '.join(AMOUNTS)}")
 
 
 def _shape_for_a_latency(recipe: Recipe) -> None:

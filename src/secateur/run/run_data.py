@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedModel
 
 from secateur.measure.evaluation import batches, encoded, scores
 from secateur.run.recipe import Recipe
+from secateur.run.recipe_groups import DataRecipe
 from secateur.structure.fingerprints import model_fingerprint
 from secateur.system import processes
 from secateur.system.errors import UserError
@@ -30,6 +31,16 @@ LENGTH_MULTIPLE = 4
 Rows = list[dict[str, Any]]
 
 
+def open_data(data: DataRecipe, seed: int) -> Task:
+    """The task on the data of a recipe; columns that the recipe does not name are recognised.
+
+    Raises:
+        UserError: the data cannot be read, or does not fit the task.
+    """
+    columns = {name: value for name, value in (("text", data.text), ("label", data.label)) if value is not None}
+    return open_task(data.task, data.source, data.options, metric=data.metric, seed=seed, rows=data.rows, **columns)
+
+
 @dataclass(frozen=True)
 class RunData:
     """The data of a recipe; each part is made when it is first used, and kept."""
@@ -39,9 +50,7 @@ class RunData:
     @cached_property
     def task(self) -> Task:
         """The task, with its splits."""
-        data, seed = self.recipe.data, self.recipe.seed
-        columns = {name: value for name, value in (("text", data.text), ("label", data.label)) if value is not None}
-        return open_task(data.task, data.source, data.options, metric=data.metric, seed=seed, rows=data.rows, **columns)
+        return open_data(self.recipe.data, self.recipe.seed)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -1,0 +1,74 @@
+"""Cut a model without training: the units that a method chooses from the weights alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from secateur.budget.latency import LatencyTable
+from secateur.budget.parameters import Parameters
+from secateur.budget.space import Space
+from secateur.measure.latency_sweep import measure_again, measure_latency, target_reached
+from secateur.methods import METHODS
+from secateur.methods.method import Method
+from secateur.run.recipe_groups import MethodRecipe, TargetRecipe
+from secateur.run.recipe_rules import check_amount
+from secateur.structure.plan import Plan
+from secateur.surgery.cut import cut
+from secateur.system.errors import UserError
+
+SHAPE = (8, 128)
+"""(batch, tokens) of a latency or a speed-up, where neither the target nor its table says one."""
+
+
+def cut_without_training(
+    dense: PreTrainedModel, target: TargetRecipe, method: MethodRecipe
+) -> tuple[PreTrainedModel, dict[str, Any] | None]:
+    """The cut model; where the target is a latency or a speed-up, also what was predicted and what is measured.
+
+    Raises:
+        UserError: the target is out of reach, or the method learns in training which units to keep.
+    """
+    check_amount(target)
+    if target.latency is None and target.speedup is None:
+        return cut(dense, _plan(dense, target, method)), None
+    table = _latency_table(dense, target)
+    plan = _plan(dense, target, method, table)
+    small = cut(dense, plan)
+    return small, target_reached(plan.latency or {}, measure_again(table, small, dense))
+
+
+def _plan(
+    dense: PreTrainedModel, target: TargetRecipe, method: MethodRecipe, table: LatencyTable | None = None
+) -> Plan:
+    space = Space(dense, *target.units, budget=table or Parameters(), round_to=target.round_to)
+    choice = _post_training(space, method)
+    if table is not None:
+        return choice.plan(embedding_rank=target.embedding_rank, share=table.share_of(target.latency, target.speedup))
+    if target.keep is not None:
+        return choice.plan(embedding_rank=target.embedding_rank, keep=target.keep)
+    if len(target.densities) > 1:
+        raise UserError("a cut has one density: ask for one, or prune to several with `secateur prune`")
+    return choice.plan(embedding_rank=target.embedding_rank, density=target.densities[0])
+
+
+def _latency_table(dense: PreTrainedModel, target: TargetRecipe) -> LatencyTable:
+    """The table of the target's file, which must be of the target's shape, or one that is measured now."""
+    if target.latency_table is not None:
+        batch, tokens = target.shape or (None, None)
+        return LatencyTable.load(target.latency_table, batch=batch, tokens=tokens)
+    batch, tokens = target.shape or SHAPE
+    return measure_latency(dense, *target.units, batch=batch, tokens=tokens)
+
+
+def _post_training(space: Space, recipe: MethodRecipe) -> Method:
+    """The method, which must be able to choose from the weights alone."""
+    kind: Any = METHODS.get(recipe.name)
+    try:
+        method: Method = kind(space, **recipe.options)
+    except TypeError as error:
+        raise UserError(f"the options of {recipe.name!r} do not fit: {error}") from error
+    if method.listens_to or method.param_groups():
+        raise UserError(f"{recipe.name!r} learns its choice in training: use `secateur prune`, or cut by magnitude")
+    return method
