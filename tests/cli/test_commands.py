@@ -31,14 +31,13 @@ def test_a_mistyped_command_names_the_nearest():
     assert result.exit_code == 2 and "'prune'" in result.stderr
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["prun"]])
+@pytest.mark.parametrize("words", [["--help"], ["--version"]])
 def test_general_options_import_neither_torch_nor_a_command(words):
     code = (
-        "import sys, secateur\n"
-        "before = set(sys.modules)\n"
+        "import sys\n"
         "from secateur.cli.app import app\n"
         f"try:\n    app({words!r})\nexcept SystemExit:\n    pass\n"
-        "print(*sorted(set(sys.modules) - before), file=sys.stderr)\n"
+        "print(*sorted(sys.modules), file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stderr.splitlines()[-1].split())
