@@ -1,11 +1,11 @@
-"""CoFi with MiniLM-L6: SST-2 and MRPC at densities 0.40 and 0.05, and what each family of masks is worth.
+"""CoFi with MiniLM-L6: SST-2 and MRPC at densities 0.40 and 0.05, and an ablation of each kind of units.
 
     python benchmarks/cofi.py train   --data DIR --teacher DIR        every run of the tables, one folder each
     python benchmarks/cofi.py choose TASK --data DIR --teacher DIR SETTINGS...      on rows held out of training
     python benchmarks/cofi.py table   --data DIR --teacher DIR        latencies in one process, and the tables
 
-`--data` holds the folders `sst2` and `mrpc` (train.parquet and validation.parquet with GLUE's columns); `--teacher` is
-MiniLM-L6 fine-tuned on SST-2. MRPC's teacher is trained first, once. Runs that are done are not repeated.
+`--data` is a folder with `sst2` and `mrpc` (train.parquet and validation.parquet with GLUE's columns); `--teacher` is
+MiniLM-L6 fine-tuned on SST-2. The teacher for MRPC is trained once, first. Finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from statistics import mean
 from typing import Any
 
 import typer
-from runner import Folder, base_model, compare, hold_out, one, several, spread
+from runner import Folder, base_model, compare, finished, hold_out, one, print_row, several, spread, timings
 
 app = typer.Typer(add_completion=False)
 RUNS = Path("runs/cofi")
@@ -59,7 +59,7 @@ SHAPES = ((8, 128), (32, 128))
 
 
 def teacher_of(task: str, data: Path, teacher: Path) -> Path:
-    """SST-2's is given; MRPC's is trained here, once."""
+    """The teacher of a task: that for SST-2 is `teacher`; that for MRPC is trained here, once."""
     if task == "sst2":
         return teacher
     folder = RUNS / task / "teacher-run"
@@ -77,7 +77,7 @@ def teacher_of(task: str, data: Path, teacher: Path) -> Path:
 
 
 def recipes(task: str, data: Path, teacher: Path) -> dict[str, dict[str, Any]]:
-    """Name -> recipe of every run on a task; on SST-2 a longer recovery and the ablations at the lowest density too."""
+    """Name -> recipe of every run on a task; on SST-2 also a longer recovery and ablations at the lowest density."""
     base = {**SHARED, **SETTINGS[task], "model": base_model(), "data": str(data / task)}
     base["teacher"] = str(teacher_of(task, data, teacher))
     runs = {
@@ -94,7 +94,7 @@ def recipes(task: str, data: Path, teacher: Path) -> dict[str, dict[str, Any]]:
 
 @app.command()
 def train(data: Folder, teacher: Folder, jobs: int = 2, task: str = "") -> None:
-    """Every run of the tables that is not done yet."""
+    """Do every run of the tables that is not finished."""
     for name in [name for name in SETTINGS if name.startswith(task)]:
         several(RUNS / name, recipes(name, data, teacher), jobs)
 
@@ -110,11 +110,11 @@ def choose(task: str, data: Folder, teacher: Folder, settings: list[str], jobs: 
 
 @app.command()
 def table(data: Folder, teacher: Folder, repeats: int = 30) -> None:
-    """Latencies of every model against the dense one, interleaved in this process, and the tables in Markdown."""
+    """Measure every model against the dense one, interleaved in this process, and print the tables in Markdown."""
     import transformers
 
     transformers.logging.set_verbosity_error()
-    found: dict[str, Any] = {}
+    rows: dict[str, Any] = {}
     for task in SETTINGS:
         print(f"\n### {task}\n")
         print(
@@ -129,8 +129,8 @@ def table(data: Folder, teacher: Folder, repeats: int = 30) -> None:
             runs["density 0.05, 8 epochs"] = [f"0.05-{seed}-longer" for seed in SEEDS]
             runs |= {f"0.05 {name}": [name] for name in ABLATIONS}
         for label, names in runs.items():
-            found |= _row(RUNS / task, label, names, dense, repeats)
-    (RUNS / "table.json").write_text(json.dumps(found, indent=1) + "\n")
+            rows |= _row(RUNS / task, label, names, dense, repeats)
+    (RUNS / "table.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def _dense(folder: Path) -> Any:
@@ -141,32 +141,32 @@ def _dense(folder: Path) -> Any:
 
 
 def _row(root: Path, label: str, names: list[str], dense: Any, repeats: int) -> dict[str, Any]:
-    """Print one row, of the runs that are done; give what is behind it."""
+    """Print the row of the finished runs among `names`, and return their reports and latencies."""
     from secateur import load, measure
     from secateur.report.report import Report
 
-    done = [root / name for name in names if (root / name / "report.json").is_file()]
+    done = finished([root / name for name in names])
     reports = [Report.load(folder) for folder in done]
     if not reports:
         return {}
-    fast = [measure(load(done[0] / "model"), dense, batch=b, tokens=t, repeats=repeats) for b, t in SHAPES]
+    latencies = [measure(load(done[0] / "model"), dense, batch=b, tokens=t, repeats=repeats) for b, t in SHAPES]
     cells = [
         label,
         str(len(reports)),
         spread([report.scores[report.metric] for report in reports]),
         f"{mean(report.retention or 0.0 for report in reports):.1%}",
         f"{reports[0].density['layers']:.4f}",
-        "; ".join(_survived(report.structure) for report in reports),
+        "; ".join(_kept(report.structure) for report in reports),
         ", ".join(f"{sum(report.seconds.values()):.0f}" for report in reports),
-        *(f"{found.latency_ms:.1f} ms, {found.speed_up:.1f}x" for found in fast),
+        *timings(latencies),
     ]
-    print("| " + " | ".join(cells) + " |", flush=True)
-    latency = [measurement.to_dict() for measurement in fast]
+    print_row(cells)
+    latency = [measurement.to_dict() for measurement in latencies]
     return {f"{root.name} {label}": {"reports": [report.to_dict() for report in reports], "latency": latency}}
 
 
-def _survived(structure: list[dict[str, Any]]) -> str:
-    """`4+3 of 12, 17, 310, 250`: attentions + FFNs that are left, heads and neurons over all layers, hidden dims."""
+def _kept(structure: list[dict[str, Any]]) -> str:
+    """What is kept, as in `4+3 of 12, 17, 310, 250`: attentions + FFNs, heads, neurons (all layers), hidden dims."""
     layers, stream = structure[:-1], structure[-1]
     heads = [int(row["heads"].split("/")[0]) for row in layers]
     neurons = [int(row["ffn"].split("/")[0]) for row in layers]

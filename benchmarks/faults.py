@@ -1,14 +1,14 @@
-"""Hard use, counted: what becomes of broken folders, edited JSON, full disks, killed runs, odd data, broken losses.
+"""Counts how faults end: damaged folders, edited JSON, full disks, killed runs, odd data, losses that are not finite.
 
     OMP_NUM_THREADS=1 python benchmarks/faults.py                 the table of RESULTS.md, about 20 minutes
     OMP_NUM_THREADS=1 python benchmarks/faults.py kills data      some of it
     OMP_NUM_THREADS=1 python benchmarks/faults.py --scale 0.1     a tenth of the cases
 
-Every case ends as one of four: refused in one sentence; right all the same, the same weights and logits (or rows and
-labels) as without the fault; WRONG; or a traceback of ours. Broken folders are loaded by `sec.load`, by AutoModel
-after `import secateur`, by `secateur verify`, and by AutoModel with `trust_remote_code` where there is no secateur.
-The two of AutoModel also end in errors that transformers or Python raise before our code runs: refused as well.
-Cases that end WRONG or in a traceback are printed. The disks need root, for they are mounted.
+Every case ends in one of four ways: refused with one sentence; right, with the same weights and logits (or rows and
+labels) as without the fault; WRONG; or with a traceback from our code. Damaged folders are loaded by `sec.load`, by
+AutoModel after `import secateur`, by `secateur verify`, and by AutoModel with `trust_remote_code` in a process without
+secateur. Errors that transformers or Python raise before our code runs count as refused too. Cases that end WRONG or
+with a traceback are printed. The part `disks` needs root, because it mounts disks.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "training"))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import conftest  # noqa: F401  # one thread, offline, quiet, as the tests run
+import conftest  # noqa: F401  # one thread, offline and quiet, as in the tests
 import torch
 import typer
 from data_world import CASES, outcome, right
@@ -57,7 +58,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from safetensors import safe_open
 from safetensors.torch import load_file
 from small_world import recipe_values, write_data, write_model
-from test_training import QUIET, Breaking, Watch, trainer
+from test_trainer import QUIET, Breaking, Watch, trainer
 from typer.testing import CliRunner
 
 import secateur as sec
@@ -68,11 +69,11 @@ from secateur.training.objectives import Labels
 
 VERDICTS = (REFUSED, RIGHT, WRONG, TRACEBACK)
 Outcome = tuple[str, str, str, str]
-"""What is counted together, verdict, which case it was, what was said."""
+"""The row of the table, the verdict, the case, and its message."""
 
 
 def folders(root: Path, scale: float) -> Iterator[Outcome]:
-    """Broken files, in every way to load a folder."""
+    """Damaged files, in every way to load a folder."""
     world, draw = World(root), random.Random(0)
     faults = [*damages(world, draw, max(1, round(60 * scale))), *tensors(world), *snares(world)]
     for fault in faults:
@@ -90,7 +91,7 @@ def _judged(world: World, way: str, folder: Path, case: str) -> tuple[str, str, 
 
 
 def edits(root: Path, scale: float) -> Iterator[Outcome]:
-    """`plan.json` and `config.json` mutated, with sums and, as if by hand, without."""
+    """Mutations of `plan.json` and `config.json`, with new checksums and, as if edited by hand, without any."""
     world = World(root)
     for name, sums in product(("plan.json", "config.json"), (True, False)):
         document = json.loads((world.folder / name).read_text())
@@ -101,15 +102,15 @@ def edits(root: Path, scale: float) -> Iterator[Outcome]:
             for way in ways:
                 verdict, case, said = _judged(world, way, copy, json.dumps(changed)[:2000])
                 if verdict == WRONG and name == "config.json" and not sums and _same_key(changed, document):
-                    verdict = RIGHT  # the weights of the file under the words of its user
+                    verdict = RIGHT  # the weights of the folder, with the config that the user has edited
                 yield f"{name} edited" + ("" if sums else ", sums removed"), verdict, case, said
             shutil.rmtree(copy)
     world.close()
 
 
 def _mutants(document: Any, count: int) -> list[Any]:
-    """Different mutants of a document, the same in every run."""
-    found: dict[str, Any] = {}
+    """Different mutations of a document, the same in every run."""
+    mutants: dict[str, Any] = {}
 
     @settings(
         max_examples=count,
@@ -121,11 +122,11 @@ def _mutants(document: Any, count: int) -> list[Any]:
     )
     @given(mutated(document))
     def draw(changed: Any) -> None:
-        found.setdefault(json.dumps(changed), changed)
+        mutants.setdefault(json.dumps(changed), changed)
 
     draw()
-    found.pop(json.dumps(document), None)
-    return list(found.values())
+    mutants.pop(json.dumps(document), None)
+    return list(mutants.values())
 
 
 def _same_key(changed: Any, document: Any) -> bool:
@@ -176,7 +177,7 @@ def _prune(root: Path, run: Path) -> tuple[int, str]:
 
 
 def _job(root: Path, **values: Any) -> Path:
-    """A small run that trains a teacher, done once; a folder to compare with."""
+    """Do a small run that trains a teacher, without a fault; its folder is what others are compared with."""
     model, data = write_model(root / "encoder"), write_data(root / "data.csv")
     wanted = recipe.make(recipe_values(model, data) | {"training.epochs": 2, "training.checkpoints": 4} | values)
     (root / "recipe.yaml").write_text(wanted.to_yaml(), encoding="utf-8")
@@ -185,12 +186,12 @@ def _job(root: Path, **values: Any) -> Path:
 
 
 def _same_weights(left: Path, right: Path) -> bool:
-    found = [load_file(folder / "model" / "model.safetensors") for folder in (left, right)]
-    return found[0].keys() == found[1].keys() and all(torch.equal(found[0][n], found[1][n]) for n in found[0])
+    one, other = (load_file(folder / "model" / "model.safetensors") for folder in (left, right))
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def disks(root: Path, scale: float) -> Iterator[Outcome]:
-    """A disk that is full somewhere in a run, which then goes on with more room; one that cannot be written."""
+    """A disk that becomes full in a run, which is then resumed with more space, and a disk that is read-only."""
     if os.geteuid() != 0:
         return
     whole = _job(root)
@@ -213,7 +214,7 @@ def disks(root: Path, scale: float) -> Iterator[Outcome]:
 
 
 def _saves(root: Path, whole: Path) -> Iterator[Outcome]:
-    """`sec.save` over a folder, on a disk with so much room."""
+    """`sec.save` over an existing folder, on a disk with little space."""
     model = sec.load(whole / "model")
     with _disk(root / "disk", 1000) as disk:
         sec.save(model, disk / "model")
@@ -238,7 +239,7 @@ def _content(folder: Path) -> dict[str, bytes]:
 
 
 def _read_only(root: Path, whole: Path) -> Iterator[Outcome]:
-    """Verbs that write, on a disk that was made read-only: before a run, in the middle of one, beside a model."""
+    """Commands that write, on a disk that is read-only before a run, or in the middle of one."""
     words = {
         "prune": ("prune", "--recipe", root / "recipe.yaml", "--output"),
         "cut": ("cut", root / "whole" / "teacher", "--output"),
@@ -261,7 +262,7 @@ def _read_only(root: Path, whole: Path) -> Iterator[Outcome]:
 
 
 def kills(root: Path, scale: float) -> Iterator[Outcome]:
-    """`secateur prune` killed at a random moment; the same command then ends with the same weights."""
+    """`secateur prune` is killed at a random moment; the same command must then end with the same weights."""
     whole, draw = _job(root), random.Random(0)
     seconds = _seconds(root, root / "timed")
     for number in range(max(1, round(20 * scale))):
@@ -283,7 +284,7 @@ def kills(root: Path, scale: float) -> Iterator[Outcome]:
 
 
 def _start(root: Path, run: Path) -> subprocess.Popen[bytes]:
-    """The command in a process of its own, which has begun its work."""
+    """Start the command in its own process, and return once its folder exists."""
     recipe = root / "recipe.yaml"
     words = [sys.executable, "-m", "secateur", "prune", "--recipe", str(recipe), "--output", str(run)]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -303,7 +304,7 @@ def _seconds(root: Path, run: Path) -> float:
 
 
 def data(root: Path, scale: float) -> Iterator[Outcome]:
-    """Files as users bring them, read, encoded and scored."""
+    """Data files as users have them, which are read, encoded and scored."""
     for number, (name, case) in enumerate(CASES.items()):
         folder = root / str(number)
         folder.mkdir()
@@ -318,7 +319,7 @@ def data(root: Path, scale: float) -> Iterator[Outcome]:
 
 
 def losses(root: Path, scale: float) -> Iterator[Outcome]:
-    """A loss or a gradient that is not finite in one step of six: stopped, the step named, the checkpoint whole."""
+    """A loss or a gradient that is not finite in one step of six: training must stop, name it and keep a checkpoint."""
     cases = product((2, 3, 4, 5, 6), (float("nan"), float("inf")), (False, True), (False, True), (1, 2))
     for number, (step, value, backward, bf16, accumulate) in enumerate(cases):
         folder = root / str(number)
@@ -370,9 +371,9 @@ def main(
     parts: Annotated[list[str] | None, typer.Argument(help=", ".join(PARTS))] = None,
     scale: Annotated[float, typer.Option(help="Of the number of cases.", min=0.001, max=10)] = 1.0,
 ) -> None:
-    """Count what becomes of faults, and print the table."""
+    """Count how faults end, and print the table."""
     counts: dict[str, Counter[str]] = {}
-    with suppress(KeyboardInterrupt):  # and the table of what was counted until then
+    with suppress(KeyboardInterrupt):  # the table then has what was counted until then
         for name in parts or PARTS:
             _count(name, scale, counts)
     print(f"| fault | cases | {' | '.join(VERDICTS)} |\n| --- | {' | '.join(['---'] * 5)} |")

@@ -1,14 +1,14 @@
-"""Exactly K heads: differentiable subset pruning beside the importance of heads and L0 gates.
+"""Exactly K heads: differentiable subset pruning against head importance (Michel) and L0 gates (Voita).
 
     python benchmarks/heads.py train  --data DIR              every run of the tables, one folder each
     python benchmarks/heads.py choose TASK --data DIR SETTINGS...      on rows held out of the training set
     python benchmarks/heads.py table  --data DIR              latencies in one process, and the tables
 
-`--data` holds the folders `mnli_small` (premise, hypothesis, label) and `multi30k` (en, de; with test.parquet).
-`nli` prunes MiniLM-L6, fine-tuned here first; `translation` a Marian model of 3 + 3 layers made by `secateur new` and
-trained here, English to German, which is scored on the test set. All runs of a task see the same rows, start from its
-teacher, learn from its outputs and recover cut. Runs that are done are not repeated; `--jobs` runs several at once, by
-threads alike.
+`--data` is a folder with `mnli_small` (premise, hypothesis, label) and `multi30k` (en, de; with test.parquet). TASK is
+`nli`, which prunes MiniLM-L6 after it is fine-tuned here, or `translation`, English to German, which prunes a Marian
+model of 3 + 3 layers that is created and trained here, and scores it on the test set. All runs of a task use the same
+rows, start from its teacher, are distilled from it, and recover after the cut. Finished runs are not repeated; `--jobs`
+runs that many at once, with the same number of threads each.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from runner import Folder, base_model, compare, hold_out, one, several, spread
+from runner import Folder, base_model, compare, finished, hold_out, one, print_row, several, spread, timings
 
 app = typer.Typer(add_completion=False)
 RUNS = Path("runs/heads")
@@ -49,19 +49,19 @@ METHODS: dict[str, dict[str, Any]] = {
     "voita": {"method": "voita", "method.options": {"learning_rate": 0.3}},
 }
 SMALL: dict[str, Any] = {"width": 128, "ffn": 512, "vocabulary": 4000}
-"""The Marian model, beside the 3 + 3 layers of 4 heads that `secateur new` makes by default."""
+"""The sizes of the Marian model besides the defaults of `secateur new`, 3 + 3 layers of 4 heads."""
 KEPT = {"nli": (48, 36, 24, 12, 6), "translation": (27, 18, 9, 4)}
-"""Of MiniLM-L6's 6 x 12 heads; 3/4, 1/2, 1/4 and about 1/8 of 9 attentions x 4."""
+"""Heads to keep: of the 6 x 12 of MiniLM-L6; and 3/4, 1/2, 1/4 and about 1/8 of 9 attentions x 4."""
 SEEDS = {("nli", 12): (0, 1)}
-"""Where there are more than one."""
+"""The seeds of a row, if it has more than seed 0."""
 SCORED = {"translation": {"validation": "test"}}
-"""What the tables score instead of the validation split, which the teacher is scored on."""
+"""The split that the tables score; the teacher is scored on the validation split."""
 SHAPES = {"nli": (8, 128), "translation": (8, 32)}
 
 
 @app.command()
 def train(data: Folder, jobs: int = 2, task: str = "", only: str = "") -> None:
-    """Every run of the tables that is not done yet, or those of one task whose names begin so."""
+    """Do every run of the tables that is not finished, of all tasks or of `task`, whose name begins with `only`."""
     for name in [name for name in TASKS if name.startswith(task)]:
         base = settings(name, data)
         runs = {run: {**base, **change} for run, change in changes(name).items() if run.startswith(only)}
@@ -69,7 +69,7 @@ def train(data: Folder, jobs: int = 2, task: str = "", only: str = "") -> None:
 
 
 def changes(task: str) -> dict[str, dict[str, Any]]:
-    """Name -> what a run of a task's table changes in its settings."""
+    """Name of a run of a task's table -> the keys by which it differs from the task's settings."""
     return {
         f"{method} {kept} {seed}": {**change, "target.keep": kept, "seed": seed}
         for kept in KEPT[task]
@@ -79,14 +79,14 @@ def changes(task: str) -> dict[str, dict[str, Any]]:
 
 
 def settings(task: str, data: Path) -> dict[str, Any]:
-    """What all runs of a task share."""
+    """The keys that all runs of a task share."""
     teacher = str(teacher_of(task, data))
     own = {"model": teacher, "teacher": teacher, "data": str(data / FOLDERS[task])}
     return {**QUIET, **TASKS[task], **COLUMNS[task], **own, "data.options": SCORED.get(task, {})}
 
 
 def teacher_of(task: str, data: Path) -> Path:
-    """The model that a task's runs start from: fine-tuned, or made and trained, once."""
+    """The model from which the runs of a task start, which is fine-tuned, or created and trained, once."""
     folder = RUNS / task / "teacher-run"
     if not (folder / "teacher").is_dir():
         own = str(data / FOLDERS[task])
@@ -98,7 +98,7 @@ def teacher_of(task: str, data: Path) -> Path:
 
 
 def untrained(folder: Path, data: str) -> str:
-    """A small Marian model, and its tokenizer, made from the training texts."""
+    """The folder of a small untrained Marian model, and of its tokenizer, trained on the training texts."""
     from secateur import new_model, tasks
 
     if not folder.is_dir():
@@ -110,49 +110,48 @@ def untrained(folder: Path, data: str) -> str:
 def choose(task: str, data: Folder, changed: list[str], jobs: int = 2, rows: int = 1000) -> None:
     """Compare settings (JSON objects that change a task's) on rows held out of its training set."""
     root = RUNS / task
-    held = hold_out(data / FOLDERS[task], root / "held-out", rows)
-    compare(root, {**settings(task, data), "data": str(held), "data.options": {}}, changed, jobs)
+    held_out = hold_out(data / FOLDERS[task], root / "held-out", rows)
+    compare(root, {**settings(task, data), "data": str(held_out), "data.options": {}}, changed, jobs)
 
 
 @app.command()
 def table(data: Folder, repeats: int = 20, task: str = "") -> None:
-    """Latencies against the dense model, interleaved in this process, and the tables, or one task's, in Markdown."""
+    """Measure against the dense model, interleaved in this process, and print the tables of all tasks, or of one."""
     import torch
     import transformers
 
     from secateur import tasks
 
     transformers.logging.set_verbosity_error()
-    found: dict[str, Any] = {}
+    rows: dict[str, Any] = {}
     for name in [name for name in TASKS if name.startswith(task)]:
         parts = ("whole",) if name == "nli" else ("encoding", "decoding")
         batch, tokens = SHAPES[name]
         heads = " | ".join(f"{part}, {batch} x {tokens}" for part in parts)
         print(f"\n### {name}\n\n| method | heads | score | retention | parameters | seconds | {heads} |")
         print("|" + " --- |" * (6 + len(parts)))
-        dense = tasks.TASKS.get(TASKS[name]["task"]).model_class.from_pretrained(
+        dense = tasks.TASKS.get(TASKS[name]["data.task"]).model_class.from_pretrained(
             teacher_of(name, data), dtype=torch.float32
         )
         for kept in KEPT[name]:
             for method in METHODS:
                 seeds = SEEDS.get((name, kept), (0,))
-                folders = [RUNS / name / f"{method} {kept} {seed}" for seed in seeds]
-                if done := [folder for folder in folders if (folder / "report.json").is_file()]:
-                    found[f"{name} {method} {kept}"] = _row(method, done, dense, parts, (batch, tokens), repeats)
-    (RUNS / "table.json").write_text(json.dumps(found, indent=1) + "\n")
+                if done := finished([RUNS / name / f"{method} {kept} {seed}" for seed in seeds]):
+                    rows[f"{name} {method} {kept}"] = _row(method, done, dense, parts, (batch, tokens), repeats)
+    (RUNS / "table.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def _row(
     method: str, folders: list[Path], dense: Any, parts: tuple[str, ...], shape: tuple[int, int], repeats: int
 ) -> dict[str, Any]:
-    """Print one row, of all its seeds, with the latencies of the first; give what is behind it."""
+    """Print the row of all seeds, with the latencies of the first, and return their reports and latencies."""
     from secateur import load, measure
     from secateur.report.report import Report
 
     reports = [Report.load(folder) for folder in folders]
     small = load(folders[0] / "model")
     batch, tokens = shape
-    fast = [measure(small, dense, batch=batch, tokens=tokens, repeats=repeats, part=part) for part in parts]
+    latencies = [measure(small, dense, batch=batch, tokens=tokens, repeats=repeats, part=part) for part in parts]
     kept = {sum(int(row["heads"].split("/")[0]) for row in report.structure[:-1]) for report in reports}
     digits = 2 if reports[0].scores[reports[0].metric] > 1 else 4
     cells = [
@@ -160,12 +159,12 @@ def _row(
         ", ".join(map(str, sorted(kept))),
         spread([report.scores[report.metric] for report in reports], digits),
         spread([100 * (report.retention or 0.0) for report in reports], 1) + "%",
-        f"{fast[0].parameters:,}",
+        f"{latencies[0].parameters:,}",
         spread([sum(report.seconds.values()) for report in reports], 0),
-        *(f"{one.latency_ms:.1f} ms, {one.speed_up:.2f}x" for one in fast),
+        *timings(latencies, speed_up_digits=2),
     ]
-    print("| " + " | ".join(cells) + " |", flush=True)
-    return {"reports": [report.to_dict() for report in reports], "latency": [one.to_dict() for one in fast]}
+    print_row(cells)
+    return {"reports": [report.to_dict() for report in reports], "latency": [one.to_dict() for one in latencies]}
 
 
 if __name__ == "__main__":

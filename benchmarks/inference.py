@@ -1,13 +1,13 @@
 """How fast compact models run: BERT-base with published structures at 5%, and a real pruned model, in every runtime.
 
     python benchmarks/inference.py table   [--real FOLDER ... --dense FOLDER]   the table of RESULTS.md
-    python benchmarks/inference.py scores  DATA FOLDER ...                      what each runtime and dtype scores
+    python benchmarks/inference.py scores  DATA FOLDER ...                      the score in each runtime and dtype
     python benchmarks/inference.py layouts                                      ways to run heads of different sizes
     python benchmarks/inference.py exchanges                                    without LayerNorm, with ReLU for GELU
-    python benchmarks/inference.py prices                                       the numbers of `KernelCosts`
-    python benchmarks/inference.py profile                                      where the time goes
+    python benchmarks/inference.py costs                                        the numbers of `KernelCosts`
+    python benchmarks/inference.py profile                                      time by kind of operation
 
-BERT-base has random weights: latency does not depend on them. Run it on an idle machine.
+BERT-base has random weights, because latency does not depend on them. Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -64,17 +64,17 @@ SCORED = (
     ("openvino", "bf16", ""),
     ("openvino", "int8", ", calibrated"),
 )
-"""Runtimes and dtypes that are scored; int8 takes ranges from each batch, or from training rows."""
+"""Runtimes and dtypes that are scored; the ranges of int8 come from each batch, or from training rows."""
 MOST = 10_240
-"""Tokens of a row's timed forwards at one shape, in up to 40 of them: a short one is more easily disturbed."""
+"""Tokens of all timed forwards at one shape, of which there are at most 40: short forwards need more repeats."""
 GRAIN = {
     # MNLI in Table 6 of the paper: layers with attention, heads, mean QK and VO dims of a head, mean neurons a layer.
     "GRAIN-like, few heads": (11, 21, 28.8, 32.9, 122.5),
     "GRAIN-like, many heads": (12, 86, 9.0, 8.6, 103.9),
 }
 COFI = ((3, 600), (3, 400), (2, 250), (1, 0), (0, 0), (0, 0), (0, 0), (0, 0), (0, 0), (0, 0), (1, 0), (1, 100))
-"""Heads and neurons of each layer: early and last sublayers survive, the middle is gone (the authors' talk); 764 of 768
-hidden dims, as in their MNLI model at 95%."""
+"""Heads and neurons of each layer: early and last sublayers are kept, those in the middle removed (the authors' talk);
+764 of 768 hidden dims, as in their MNLI model at 95%."""
 
 
 # Structures
@@ -87,7 +87,7 @@ def dense_base() -> PreTrainedModel:
 
 
 def grain_like(model: PreTrainedModel, layers: int, heads: int, qk: float, vo: float, ffn: float) -> Plan:
-    """Sizes spread evenly from half of the mean to one and a half, in an order drawn by a seed."""
+    """A plan whose sizes are spread evenly from 0.5 to 1.5 times the mean, in a random order."""
     space, noise = Space(model, "ffn", "qk", "vo"), torch.Generator().manual_seed(0)
     masks = torch.zeros(len(space))
 
@@ -107,7 +107,7 @@ def grain_like(model: PreTrainedModel, layers: int, heads: int, qk: float, vo: f
 
 
 def cofi_like(model: PreTrainedModel) -> Plan:
-    """Whole heads, neurons, whole sublayers and four hidden dims gone."""
+    """A plan without some heads, neurons, whole sublayers and four hidden dims."""
     space = Space(model, "hidden", "head", "sublayer", "ffn")
     masks = torch.zeros(len(space))
     _keep(masks, space.slices["hidden"], 0, 764)
@@ -124,7 +124,7 @@ def _keep(masks: Tensor, rows: slice, first: int, count: int) -> None:
 
 
 def structures(model: PreTrainedModel) -> dict[str, Plan]:
-    """Every structure of the table over BERT-base."""
+    """The plans of the table for BERT-base."""
     plans = {name: grain_like(model, *sizes) for name, sizes in GRAIN.items()}
     return plans | {"CoFi-like": cofi_like(model)}
 
@@ -141,7 +141,7 @@ def table(
     memory: bool = True,
     only: str = "",
 ) -> None:
-    """Latencies, speed-ups and distances from the roofline; `real` are folders of models cut from that in `dense`."""
+    """Latencies, speed-ups and distances from the roofline; `real` are folders of models cut from `dense`."""
     base = dense_base()
     plans = structures(base)
     density = {name: plan.achieved["layers"] for name, plan in plans.items()}
@@ -152,20 +152,20 @@ def table(
     if real and dense is not None:
         teacher = BertForSequenceClassification.from_pretrained(dense, dtype=torch.float32).eval()
         groups.append({"dense MiniLM": teacher} | {place.parent.name: sec.load(place) for place in real})
-    found: list[BenchmarkResult] = []
+    results: list[BenchmarkResult] = []
     for models in groups:
         for runtime in (name for name in RUNTIMES if name.startswith(only)):
-            found += _benchmark(models, runtime, threads, repeats, memory)
+            results += _benchmark(models, runtime, threads, repeats, memory)
             OUT.mkdir(parents=True, exist_ok=True)
-            (OUT / "table.json").write_text(json.dumps([one.to_dict() for one in found], indent=1) + "\n")
+            (OUT / "table.json").write_text(json.dumps([one.to_dict() for one in results], indent=1) + "\n")
 
 
 def _benchmark(
     models: Mapping[str, PreTrainedModel], runtime: str, threads: int, repeats: int, memory: bool
 ) -> list[BenchmarkResult]:
-    """All models, dtypes and shapes of one runtime in turn, beside the dense model in PyTorch fp32; printed."""
+    """Measure and print all models, dtypes and shapes of one runtime in turn, with the dense model in PyTorch fp32."""
     dtypes, shapes = RUNTIMES[runtime]
-    found = benchmark(
+    results = benchmark(
         models,
         dense=next(iter(models)),
         runtimes=[runtime],
@@ -176,16 +176,16 @@ def _benchmark(
         threads=threads,
         peak_memory=memory,
     )
-    _print(found)
-    return found
+    _print(results)
+    return results
 
 
-def _print(found: Sequence[BenchmarkResult]) -> None:
-    """A row for each model, runtime and dtype; at each shape ms, speed-up in the same runtime, and on PyTorch fp32."""
+def _print(results: Sequence[BenchmarkResult]) -> None:
+    """A row for each model, runtime and dtype: at each shape ms, speed-up in this runtime, and over PyTorch fp32."""
     rows: dict[tuple[str, str, str], dict[tuple[int, int], BenchmarkResult]] = {
-        key: {} for key in dict.fromkeys((one.runtime, one.dtype, one.model) for one in found)
+        key: {} for key in dict.fromkeys((one.runtime, one.dtype, one.model) for one in results)
     }
-    for one in found:
+    for one in results:
         rows[one.runtime, one.dtype, one.model][one.batch, one.tokens] = one
     for (runtime, dtype, model), by_shape in rows.items():
         cells = [f"{runtime} {dtype}", model, *(_cell(by_shape.get(shape)) for shape in SHAPES)]
@@ -213,7 +213,7 @@ def scores(data: str, folders: list[Path], max_length: int = 64, threads: int = 
     task = TASKS.get("classification").from_data(data, metric=None, seed=0, rows=None)
     print(f"| runtime | {' | '.join(folder.parent.name for folder in folders)} |")
     print("|" + " --- |" * (1 + len(folders)))
-    found: dict[str, list[str]] = {}
+    rows_of_table: dict[str, list[str]] = {}
     for folder in folders:
         model, tokenizer = open_model(folder), open_tokenizer(folder)
         rows = encoded(task, "validation", tokenizer, max_length)
@@ -221,9 +221,9 @@ def scores(data: str, folders: list[Path], max_length: int = 64, threads: int = 
         for runtime, dtype, calibration in SCORED:
             run = runner(model, runtime, dtype, threads=threads, calibration=ranges if calibration else None)
             score = runner_scores(run, task, rows, tokenizer)[task.metric]
-            found.setdefault(f"{run.version}, {dtype}{calibration}", []).append(f"{score:.4f}")
-    for what, cells in found.items():
-        print(f"| {what} | {' | '.join(cells)} |", flush=True)
+            rows_of_table.setdefault(f"{run.version}, {dtype}{calibration}", []).append(f"{score:.4f}")
+    for name, cells in rows_of_table.items():
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 # Layouts
@@ -251,14 +251,14 @@ LAYOUTS: dict[str, Callable[[list[int], list[int]], Layout]] = {
 
 
 class Separate(EncoderAttention):
-    """Query, key and value each a product of its own."""
+    """An attention whose query, key and value are three matrix products, not one."""
 
     def _at_once(self, hidden_states: Tensor) -> bool:
         return False
 
 
 def laid_out(model: PreTrainedModel, plan: Plan, layout: str, fused: bool = True) -> PreTrainedModel:
-    """The cut of a plan with another layout; "chosen" leaves it."""
+    """The model cut by a plan with another layout of heads; "chosen" keeps that of the plan."""
     if layout != "chosen":
         space = plan.space(model)
         reading = plan.read(space)
@@ -297,7 +297,7 @@ def _ids(batch: int, tokens: int) -> dict[str, np.ndarray]:
 
 
 def _in_turn(calls: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
-    """Median milliseconds of each."""
+    """The median milliseconds of each call; the calls are interleaved."""
     times: list[list[float]] = [[] for _ in calls]
     for turn in range(repeats + 2):
         for call, own in zip(calls, times, strict=True):
@@ -313,7 +313,7 @@ def _in_turn(calls: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
 
 
 class NoNorm(torch.nn.Module):
-    """What block movement pruning folds a LayerNorm into: a factor and a shift for each hidden dim."""
+    """NoNorm, which replaces LayerNorm by a factor and a shift for each hidden dim (block movement pruning)."""
 
     def __init__(self, norm: torch.nn.LayerNorm) -> None:
         super().__init__()
@@ -356,10 +356,10 @@ def exchanges(
 
 @app.command()
 @torch.inference_mode()
-def prices(threads: int = 2, repeats: int = 15) -> None:
+def costs(threads: int = 2, repeats: int = 15) -> None:
     """Fit `head_buckets.KernelCosts` to attentions of many sizes and bucket counts at `BATCH` x `TOKENS`.
 
-    Beside them a price of each head (its softmax) and of the rest, which no layout changes.
+    Also fitted are the cost of a head (its softmax) and of everything else, which do not depend on the layout.
     """
     torch.set_num_threads(threads)
     cases = list(product((256, 768), (1, 2, 4), (1, 2, 4), (8, 16, 32, 64)))
@@ -373,17 +373,17 @@ def prices(threads: int = 2, repeats: int = 15) -> None:
         ]
     )
     scale = rows.max(axis=0)
-    found, _ = nnls(rows / scale / times[:, None], np.ones(len(times)))  # relative errors count
-    call, project, mix, head, rest = found / scale
+    fitted, _ = nnls(rows / scale / times[:, None], np.ones(len(times)))  # minimises relative errors
+    call, project, mix, head, rest = fitted / scale
     print(
         f"call {call:.1e} s, project {1 / project:.1e} and mix {1 / mix:.1e} FLOP/s, head {head:.1e}, else {rest:.1e} s"
     )
-    errors = np.abs(rows @ (found / scale) / times - 1)
+    errors = np.abs(rows @ (fitted / scale) / times - 1)
     print(f"relative error: median {np.median(errors):.0%}, largest {errors.max():.0%}")
 
 
 def _attention(hidden: int, buckets: int, heads: int, width: int) -> Callable[[], Any]:
-    """An attention with its output projection, packed as a cut model runs it."""
+    """An attention with its output projection, with its heads in buckets as in a cut model."""
     config = BertConfig(num_hidden_layers=1, hidden_size=hidden, num_attention_heads=4)
     stock = BertForSequenceClassification(config).get_submodule("bert.encoder.layer.0.attention.self")
     count = buckets * heads
@@ -410,12 +410,12 @@ def _attention(hidden: int, buckets: int, heads: int, width: int) -> Callable[[]
     return lambda: output(attention(stream)[0])
 
 
-# Where the time goes
+# Time by kind of operation
 
 
 @app.command()
 def profile(threads: int = 2) -> None:
-    """Share of each kind of operation at 1 x 128 and 8 x 128: PyTorch eager and OpenVINO, fp32."""
+    """Print the share of time of each kind of operation at 1 x 128 and 8 x 128: PyTorch eager and OpenVINO, fp32."""
     base = dense_base()
     for name, plan in structures(base).items():
         small = sec.cut(base, plan)
@@ -440,18 +440,18 @@ def _openvino_profile(model: PreTrainedModel, batch: int, threads: int) -> str:
     sec.export(model, path)
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "PERF_COUNT": "YES"}
     request = openvino.Core().compile_model(path, "CPU", options).create_infer_request()
-    inputs, spent = as_arrays(_ids(batch, 128), input_names(model)), dict[str, float]()
+    inputs, seconds = as_arrays(_ids(batch, 128), input_names(model)), dict[str, float]()
     for turn in range(12):
         request.infer(inputs)
         for node in request.profiling_info if turn > 1 else ():
-            spent[node.node_type] = spent.get(node.node_type, 0.0) + node.real_time.total_seconds()
-    return _shares(spent)
+            seconds[node.node_type] = seconds.get(node.node_type, 0.0) + node.real_time.total_seconds()
+    return _shares(seconds)
 
 
-def _shares(spent: Mapping[str, float], most: int = 7) -> str:
-    whole = sum(spent.values())
-    ranked = sorted(spent.items(), key=lambda item: -item[1])
-    return ", ".join(f"{name} {own / whole:.0%}" for name, own in ranked[:most])
+def _shares(times: Mapping[str, float], most: int = 7) -> str:
+    total = sum(times.values())
+    ranked = sorted(times.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {own / total:.0%}" for name, own in ranked[:most])
 
 
 if __name__ == "__main__":

