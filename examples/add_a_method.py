@@ -61,7 +61,7 @@ class TaylorOnce(Scheduled):
     @property
     def listens_to(self) -> Mapping[str, float]:
         """The loss terms of labels and logits, until the first unit is removed."""
-        return {} if self.progress > self.asked.begin else {"labels": 1.0, "logits": 1.0}
+        return {} if self.progress > self.share_schedule.begin else {"labels": 1.0, "logits": 1.0}
 
     def observe(self, gradient: Tensor) -> None:
         """Add the absolute gradient `(N,)` of the observed loss in one optimizer step."""

@@ -228,7 +228,7 @@ def test_methods_come_down_to_a_latency_along_their_schedule(model, table, names
     assert plan.latency["predicted_ms"] == table.predict(space, plan.masks) <= plan.latency["asked_ms"] * (1 + 1e-9)
     assert plan.latency["predicted_ms"] == pytest.approx(fake_ms(cut(model, plan)))
     assert plan.achieved["prunable"] == space.density(plan.masks)
-    assert method.readings()["share"] == space.share(method.alive)
+    assert method.log_values()["share"] == space.share(method.alive)
 
 
 def test_a_plan_tells_its_latency_as_json(model, table):

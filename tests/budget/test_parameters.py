@@ -98,7 +98,7 @@ def test_filled_is_full(model, names, density):
     kept = torch.rand(len(space), generator=noise) < 0.1
     if space.density(space.closure(kept)) > density:
         kept = torch.zeros_like(kept)
-    filled = Parameters().fill(space, kept, torch.rand(len(space), generator=noise), density)
+    filled = Parameters().add_fitting_units(space, kept, torch.rand(len(space), generator=noise), density)
     assert bool((filled | ~kept).all())
     assert space.density(space.closure(filled)) <= density + 1e-12
     before = space.parameters(space.closure(filled))
@@ -111,7 +111,7 @@ def test_fill_prefers_the_higher_score(dims):
     scores = torch.arange(len(dims)).float()
     kept = without(dims, "0.ffn", "1.ffn")
     room = dims.density(kept) + 2.5 * float(dims.unit_cost()[0]) / dims.total()
-    filled = Parameters().fill(dims, kept, scores, room)
+    filled = Parameters().add_fitting_units(dims, kept, scores, room)
     assert removed_units(dims, filled) == {"0.ffn": list(range(FFN)), "1.ffn": list(range(FFN - 2))}
 
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 from typer.testing import CliRunner
 
 from secateur.budget.space import Space
-from secateur.budget.units import Units, best
+from secateur.budget.units import Units, choose_exactly
 from secateur.cli import app
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.random import Random
@@ -40,7 +40,7 @@ def test_exactly_so_many_of_any_flat_space(names):
     space = Space(tiny("bert"), *names)
     scores = torch.rand(len(space), generator=torch.Generator().manual_seed(0))
     for count in (1, len(space) // 2, len(space)):
-        kept = best(space, scores, count)
+        kept = choose_exactly(space, scores, count)
         assert int(kept.sum()) == int(space.closure(kept).sum()) == count
         if "hidden" not in names:
             assert set(kept.nonzero().flatten().tolist()) == set(scores.topk(count).indices.tolist())
@@ -51,11 +51,11 @@ def test_exactly_so_many_of_any_flat_space(names):
 def test_ties_go_in_order_and_what_is_not_alive_never():
     space = Space(tiny("bert"), "head")
     alive = torch.tensor([False, True, True, True, True, True, False, False])
-    assert best(space, torch.zeros(8), 2, alive).nonzero().flatten().tolist() == [1, 2]
+    assert choose_exactly(space, torch.zeros(8), 2, alive).nonzero().flatten().tolist() == [1, 2]
     nan = torch.full((8,), torch.nan)
-    assert best(space, nan, 5, alive).equal(alive)
+    assert choose_exactly(space, nan, 5, alive).equal(alive)
     with pytest.raises(UserError, match="keep 6: only 5 units are left to choose from"):
-        best(space, nan, 6, alive)
+        choose_exactly(space, nan, 6, alive)
 
 
 @pytest.mark.parametrize("names", NESTED, ids="-".join)

@@ -549,7 +549,7 @@ def test_g9_ramp_of_the_target(bert):
     targets = {}
     for progress in (0.2, 0.3, 0.4, 0.6, 0.8, 1.0):
         method.advance(progress)
-        targets[progress] = 1 - method.readings()["density_target"]
+        targets[progress] = 1 - method.log_values()["density_target"]
         expected = 1 - method.expected().item()
         assert method.gaps()[0].item() == pytest.approx(expected - targets[progress], abs=1e-9)
     assert targets == pytest.approx({0.2: 0.0, 0.3: 0.15, 0.4: 0.3, 0.6: 0.6, 0.8: 0.6, 1.0: 0.6})
@@ -561,7 +561,7 @@ def test_g9_nothing_is_masked_before_pruning_begins(bert):
     method.advance(0.19)
     for mode in (True, False):
         assert method.train(mode).masks().tolist() == [1.0] * len(method.space)
-    assert method.penalty() == 0.0 and method.readings()["density"] == 1.0
+    assert method.penalty() == 0.0 and method.log_values()["density"] == 1.0
     assert method.log_alpha.max().item() == pytest.approx(HIGHEST)
     method.advance(0.2)
     assert method.eval().masks().max() < 1 and method.train().masks().min() < 1
@@ -597,14 +597,14 @@ def test_g9_scores_are_compared_only_at_the_counted_density(bert):
     density = linear(1.0, 0.4, begin=0.0, end=0.5)
     published, ours = (Cofi(Space(bert(), *FAMILIES), density, faithful=f).double().eval() for f in (True, False))
     for method in (published, ours):
-        assert not method.settled()
+        assert not method.reached_target()
         open_to(method, 0.3999)
         method.advance(0.6)
         assert method.reached
-    assert published.readings()["density"] > 0.45 and not published.settled()
-    assert 0.39 < ours.readings()["density"] <= 0.4 and ours.settled()
+    assert published.log_values()["density"] > 0.45 and not published.reached_target()
+    assert 0.39 < ours.log_values()["density"] <= 0.4 and ours.reached_target()
     set_gates(published, 2 * HIGHEST * random_kept(published.space, 0.4, 0) - HIGHEST)
-    assert published.readings()["density"] < 0.4 and published.settled()
+    assert published.log_values()["density"] < 0.4 and published.reached_target()
 
 
 # Beyond the paper: gates that settle
@@ -633,7 +633,7 @@ def test_settling_waits_for_the_ramps_end_and_closes_what_the_plan_does_not_keep
     assert bool((shut & kept).any()), "the plan needs some of them"
     advance(method, 1)
     assert torch.equal(method.alive, ~shut | kept)
-    assert method.readings()["density_alive"] == method.space.density(method.alive) < 0.8
+    assert method.log_values()["density_alive"] == method.space.density(method.alive) < 0.8
     assert method.plan(0.4).achieved["prunable"] > 0.39
 
 
@@ -703,7 +703,7 @@ def test_gates_that_settling_would_have_missed_are_counted(bert):
     method = settling(Space(bert(), *FAMILIES))
     rows = method.space.slices["0.ffn"]
     shut = [n for n in range(rows.start, rows.stop) if method.log_alpha[n] == LOWEST]
-    assert method.readings()["reopened"] == 0
+    assert method.log_values()["reopened"] == 0
 
     def put(units, value):
         with torch.no_grad():
@@ -716,14 +716,14 @@ def test_gates_that_settling_would_have_missed_are_counted(bert):
     advance(method, 1)
     put(shut, LOWEST)
     advance(method, 8)
-    assert method.reopened.nonzero().flatten().tolist() == shut[2:4] and method.readings()["reopened"] == 2
+    assert method.reopened.nonzero().flatten().tolist() == shut[2:4] and method.log_values()["reopened"] == 2
 
 
 def test_settling_is_off_by_default_and_where_the_published_rules_are_asked_for(bert):
     space = Space(bert(), *FAMILIES)
     method = settling(space, settle=0)
     advance(method, 12)
-    assert bool(method.alive.all()) and not method.shrinks and "density_alive" not in method.readings()
+    assert bool(method.alive.all()) and not method.shrinks and "density_alive" not in method.log_values()
     for options in ({"settle": 20, "faithful": True}, {"settle": -1}, {"settle": 2.5}, {"settle": True}):
         with pytest.raises(UserError, match="expected a whole number of steps, 0 for never"):
             Cofi(space, 0.4, **options)

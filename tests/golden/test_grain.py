@@ -127,7 +127,7 @@ def test_g03_default_arrives_at_the_density_asked_for(bert):
     method.importance.copy_(torch.rand(len(space), generator=torch.Generator().manual_seed(0)))
     for step in (200, 399, 400):
         method.advance(step / 1000)
-        assert space.density(method.alive) <= method.asked(step / 1000)
+        assert space.density(method.alive) <= method.share_schedule(step / 1000)
     assert space.density(method.alive) == pytest.approx(0.05, abs=0.005)
 
 

@@ -52,7 +52,7 @@ def test_t14_importance_is_that_of_finite_differences(bert, rows, tmp_path):
         for batch in seen:
             ahead, behind = (loss(batch, 1.0 + way * step) for way in (1, -1))
             found[unit] += abs(ahead - behind) / 2e-4
-    torch.testing.assert_close(method.heard, found, rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(method.importance, found, rtol=1e-5, atol=1e-9)
 
 
 def test_t14_a_layers_norm_is_one(heads):
@@ -89,7 +89,7 @@ def test_t14_counts_are_exact(step, last, budget):
     stop = space.floor() + (1 - space.floor()) * last / 24
     counts, method, _ = removed(space, stop, step=step)
     assert counts == [*range(24, last, -step), last]
-    assert method.settled() and not method.listens_to
+    assert method.reached_target() and not method.listens_to
     assert int(method.plan(keep=last).kept.sum()) == last
 
 
@@ -100,9 +100,9 @@ def test_several_strides_in_one_step_come_to_the_same_number(heads):
 
 def test_importance_is_taken_anew_after_each_removal(heads):
     _, exact, evidence = removed(heads, 12 / 24, step=4)
-    assert not bool(exact.heard.any())
+    assert not bool(exact.importance.any())
     _, once, _ = removed(heads, 12 / 24, step=4, exact=False)
-    torch.testing.assert_close(once.heard, 11 * evidence)  # heard until the first removal, and kept
+    torch.testing.assert_close(once.importance, 11 * evidence)  # heard until the first removal, and kept
     per_layer = normalised(heads, evidence)
     assert set(once.alive.nonzero().flatten().tolist()) == set(per_layer.topk(12).indices.tolist())
 
@@ -113,7 +113,7 @@ def test_what_is_published_otherwise(heads):
     for method in (plain, signed):
         method.observe(gradient)
         method.observe(-gradient)
-    assert plain.heard.tolist() == [2.0] * 24 and signed.heard.tolist() == [0.0] * 24
+    assert plain.importance.tolist() == [2.0] * 24 and signed.importance.tolist() == [0.0] * 24
     ours, faithful, raw = (Michel(heads, 0.5, **o) for o in ({}, {"faithful": True}, {"normalise": False}))
     for method in (ours, faithful, raw):
         method.observe(gradient)

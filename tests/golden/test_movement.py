@@ -236,7 +236,7 @@ def test_g6_at_zero_the_penalty_is_strength_times_a_half(bert, units, regularise
         method = Movement(Space(bert(), *units), cubic(1.0, 1.0, end=0.5), faithful=faithful, **options)
         method.advance(1.0)
         assert method.penalty().item() == pytest.approx(7.0 * value, rel=1e-4)
-        assert float(method.shares.sum()) == pytest.approx(1.0, rel=1e-5)
+        assert float(method.penalty_weights.sum()) == pytest.approx(1.0, rel=1e-5)
 
 
 def test_g6_every_score_tensor_weighs_the_same(bert):
@@ -397,12 +397,12 @@ def test_the_controller_comes_to_the_density_and_the_threshold_is_its_own(bert):
     random_scores(method)
     for step in range(1, 11):
         method.advance(step / 10)
-        target = method.asked(step / 10)
+        target = method.share_schedule(step / 10)
         assert target - 0.01 < space.density(method.open) <= target
     scores = method.scores()
     assert float(scores[method.open].min()) > float(scores[~method.open].max())
-    assert method.readings()["threshold"] == pytest.approx(float(torch.sigmoid(scores[method.open].min())))
-    assert method.settled() and torch.equal(method.plan(0.3).kept, space.closure(method.open))
+    assert method.log_values()["threshold"] == pytest.approx(float(torch.sigmoid(scores[method.open].min())))
+    assert method.reached_target() and torch.equal(method.plan(0.3).kept, space.closure(method.open))
 
 
 def test_what_is_dead_because_of_others_still_hears(bert, batch):

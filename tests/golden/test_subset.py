@@ -37,7 +37,7 @@ def given(space, count, scores, **options):
     """A method with these scores that keeps `count` units."""
     method = Subset(space, count / len(space), seed=0, **options)
     with torch.no_grad():
-        method.worth.copy_(torch.tensor(scores))
+        method.learned_scores.copy_(torch.tensor(scores))
     return method
 
 
@@ -139,7 +139,7 @@ def test_t6_straight_through():
     masks = method.train().masks()
     assert masks.tolist() == [0.0, 0.0, 1.0, 1.0]
     (masks * torch.tensor([1.0, 2.0, 3.0, 4.0])).sum().backward()
-    assert method.worth.grad.tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert method.learned_scores.grad.tolist() == [1.0, 2.0, 3.0, 4.0]
 
 
 def test_t6_all_of_them_and_ties():
@@ -189,7 +189,7 @@ def taught(space, count, utility, seed, *, steps=300, **options):
         loss = -(utility * method.train().masks()).sum()
         if loss.requires_grad:
             loss.backward()
-            if bool(method.worth.grad.any()):
+            if bool(method.learned_scores.grad.any()):
                 heard.append(method.temperature(method.progress))
             optimizer.step()
             optimizer.zero_grad()
@@ -244,13 +244,13 @@ def test_once_cold_what_is_trained_is_what_stays(heads):
 
 def test_published_scores_are_doubles_and_evaluation_is_noisy(heads):
     method = given(heads, 6, [0.0] * 24, faithful=True)
-    assert method.worth.dtype == torch.float64
+    assert method.learned_scores.dtype == torch.float64
     first = method.train().masks().detach()
     noisy = method.eval().masks().detach()
     assert not torch.equal(noisy, first) and float(noisy.sum()) == pytest.approx(6)
     assert torch.equal(noisy, method.train().masks()), "an evaluation on one rank alone changes no later noise"
     fresh = Subset(heads, 0.5, faithful=True, seed=0)
-    assert 0.3 < float(fresh.worth.detach().abs().max()) <= math.sqrt(6 / (6 + 4))
+    assert 0.3 < float(fresh.learned_scores.detach().abs().max()) <= math.sqrt(6 / (6 + 4))
 
 
 # T15
@@ -263,7 +263,7 @@ def test_t15_pipelined_only_the_scores_change(rows, bert, tmp_path, options):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     space = Space(model.requires_grad_(False), "head", budget=Units())
     method = Subset(space, linear(0.5, 0.5), temperature=(1.0, 0.1), seed=0, **options)
-    start = method.worth.detach().clone()
+    start = method.learned_scores.detach().clone()
     trainer = PruningTrainer(
         model,
         method=method,
@@ -274,7 +274,7 @@ def test_t15_pipelined_only_the_scores_change(rows, bert, tmp_path, options):
     )
     trainer.train()
     assert [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])] == []
-    assert not bool(torch.isclose(method.worth, start).any())
+    assert not bool(torch.isclose(method.learned_scores, start).any())
     assert not any(isinstance(parameter.grad, torch.Tensor) for parameter in model.parameters())
 
 
@@ -288,7 +288,7 @@ def test_the_scores_are_clipped_by_themselves(rows, bert, tmp_path):
         def before_step(self):
             super().before_step()
             own = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-            norms.append((float(method.worth.grad.norm()), float(nn.utils.get_total_norm(own))))
+            norms.append((float(method.learned_scores.grad.norm()), float(nn.utils.get_total_norm(own))))
 
     args = arguments(tmp_path, 3, max_grad_norm=0.0)
     Watched(model, method=method, objective=[Labels()], args=args, train_dataset=rows).train()

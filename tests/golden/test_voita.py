@@ -60,7 +60,7 @@ def taught(space, count, scale, *, steps=600, **options):
 def test_the_search_comes_to_k_open_gates_whatever_the_losss_scale(heads, count, scale):
     """Within one of 24; what is kept is exact, and both numbers are told."""
     method = taught(heads, count, scale)
-    told = method.readings()
+    told = method.log_values()
     assert abs(told["open"] - count) <= 1 and told["kept"] == count
     assert int(method.plan(keep=count).kept.sum()) == int(method.masks().sum()) == count
 
@@ -68,7 +68,7 @@ def test_the_search_comes_to_k_open_gates_whatever_the_losss_scale(heads, count,
 def test_a_fixed_strength_does_not_come_to_k(heads):
     """Published: far from K, the rest is left to the ranking."""
     method = taught(heads, 6, 1.0, strength=1e-6, faithful=True)
-    assert method.readings()["open"] > 20 and method.strength == 1e-6
+    assert method.log_values()["open"] > 20 and method.strength == 1e-6
     assert int(method.plan(keep=6).kept.sum()) == 6
 
 
@@ -76,8 +76,13 @@ def test_the_search_goes_on_after_a_restart(heads):
     first = taught(heads, 6, 1.0, steps=50)
     again = Voita(heads, linear(1.0, 6 / 24, begin=0.05, end=0.7), seed=1)
     again.load_state_dict(first.state_dict())
-    assert (again.strength, again.found, again.draws, again.seed) == (first.strength, first.found, first.draws, 0)
-    assert again.found != again.strength
+    assert (again.strength, again.integrated_strength, again.draws, again.seed) == (
+        first.strength,
+        first.integrated_strength,
+        first.draws,
+        0,
+    )
+    assert again.integrated_strength != again.strength
     assert torch.equal(again.train().masks(), first.train().masks())
 
 

@@ -79,7 +79,7 @@ def trainer(which, kind, units, folder, *, shrink, seed=1, save="no", **extra):
 
 def result(trainer):
     """The cut model that a training ends with, by name, its masks and what is kept."""
-    plan = trainer.method.plan(trainer.method.asked.stop)
+    plan = trainer.method.plan(trainer.method.share_schedule.stop)
     return cut(trainer.model, plan).state_dict() | {"masks": plan.masks, "kept": plan.kept}
 
 

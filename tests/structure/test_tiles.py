@@ -123,7 +123,7 @@ def test_above_closes_to_what_is_kept(model):
         kept, above = space.choose(scores, 0.3), space.leading(scores, 0.3)
         assert torch.equal(space.closure(above), kept) and bool((kept <= above).all()) and bool((kept != above).any())
         assert space.density(above) == space.density(kept) <= 0.3
-        full = Space(model, *space.units, budget=Parameters(filled=True)).choose(scores, 0.3)
+        full = Space(model, *space.units, budget=Parameters(count_zeros=True)).choose(scores, 0.3)
         assert space.density(space.filled(full)) <= 0.3 < space.density(space.filled(kept))
 
 

@@ -1,1 +1,1 @@
-"""What an amount is: parameters, units or milliseconds, and which units to keep within it."""
+"""Budgets: counting parameters, units or milliseconds, and choosing the units to keep within a share of them."""

@@ -1,13 +1,13 @@
-"""Which units to keep where the cost depends on the sizes that result: the highest value within a limit.
+"""The choice of units where the cost depends on the resulting sizes: the highest value within a limit.
 
-Heads that run in one call are padded to the widest, so dims below the widest are free. The options of an attention are
-therefore how many heads it has, how wide their QK and how wide their VO, and each head keeps its best dims up to these
-widths. (Where some heads have fewer dims left, `head_buckets.cheapest_layout` may store them tighter, and the cost is
-overestimated.) The options of a feed-forward network are its widths. A sublayer or layer that is a unit may also be
-removed. One option of each is chosen by `knapsack.solve`, for every width of the residual stream in turn.
+Heads that run in one call are padded to the widest one, so that dims up to that width have no cost. The options of an
+attention are therefore the number of heads and the widths of their QK and VO, and every head keeps its best dims up to
+these widths. (Where some heads have fewer dims, `head_buckets.cheapest_layout` may store them with less padding, and
+the cost is overestimated.) The options of a feed-forward network are its widths. A sublayer or layer that is a unit may
+also be removed. `knapsack.solve` selects one option of each, for every width of the residual stream in turn.
 
-Scores compare units of equally many parameters (`Parameters.choose` ranks by them whatever the size of a unit), so the
-value of a unit is its score, above the lowest, times its parameters.
+Scores are per parameter (`Parameters.choose` ranks units of any size by them), so that the value of a unit is its
+score, less the lowest score, times its number of parameters.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from secateur.structure.space import UnitSpace
 if TYPE_CHECKING:
     from secateur.budget.space import Space
 
-LEAST_VALUE = 1e-6  # of the unit with the lowest score, relative to the range of scores: room that is left is used
+LEAST_VALUE = 1e-6  # of the lowest score, relative to the range of scores; above 0, so that remaining room is used
 MAX_WIDTHS = 32  # widths of the residual stream that are tried
-REMOVED, ABSENT = -1, -2  # in place of a size: the sublayer is removed; the option says nothing of this sublayer
+REMOVED, ABSENT = -1, -2  # in place of a size: the sublayer is removed; the option does not concern this sublayer
 
 
 @dataclass(frozen=True)
 class SizeCosts:
-    """What sublayers of every size cost at one width of the residual stream; a removed sublayer costs nothing.
+    """The cost of sublayers of every size at one width of the residual stream; a removed sublayer costs nothing.
 
     Attributes:
-        rest: all but the sublayers.
-        attention: `(heads, QK width, VO width)`; the index is one less than the size.
-        bare_attention: an attention of which only the output bias is left.
-        mlp: `(neurons,)`; the index is one less than the size.
-        bare_mlp: a feed-forward network of which only the output bias is left.
+        rest: of everything except the sublayers.
+        attention: `(heads, QK width, VO width)`, at index size - 1.
+        bare_attention: of an attention of which only the output bias is left.
+        mlp: `(neurons,)`, at index size - 1.
+        bare_mlp: of a feed-forward network of which only the output bias is left.
     """
 
     rest: float
@@ -51,39 +51,40 @@ class SizeCosts:
     bare_mlp: float
 
     def of(self, sizes: np.ndarray) -> np.ndarray:
-        """`(n,)` for sizes `(n, 4)`: heads, QK width, VO width, neurons; 0 heads or neurons are the bias alone."""
+        """`(n,)` costs of sizes `(n, 4)`: heads, QK width, VO width, neurons; with 0 of either the bias is left."""
         heads, _, _, neurons = sizes.T
-        one, two, three, four = np.maximum(sizes, 1).T - 1
-        attention = np.where(heads > 0, self.attention[one, two, three], self.bare_attention)
-        mlp = np.where(neurons > 0, self.mlp[four], self.bare_mlp)
+        head_index, qk_index, vo_index, neuron_index = np.maximum(sizes, 1).T - 1
+        attention = np.where(heads > 0, self.attention[head_index, qk_index, vo_index], self.bare_attention)
+        mlp = np.where(neurons > 0, self.mlp[neuron_index], self.bare_mlp)
         return attention * (heads >= 0) + mlp * (neurons >= 0)
 
 
 @dataclass(frozen=True)
 class SizeOptions:
-    """The sizes that a sublayer, or a layer, may get: `(n, 4)` as in `SizeCosts.of`, and the value of each `(n,)`."""
+    """The sizes that a sublayer or layer may have, `(n, 4)` as in `SizeCosts.of`, and the values of these `(n,)`."""
 
     sizes: np.ndarray
     values: np.ndarray
 
-    def priced(self, costs: SizeCosts) -> ItemClass:
+    def as_items(self, costs: SizeCosts) -> ItemClass:
         """The options as items of a knapsack."""
         return ItemClass(costs.of(self.sizes), self.values)
 
     def efficient(self, costs: SizeCosts) -> SizeOptions:
         """The Pareto-efficient options, by rising cost."""
-        best = self.priced(costs).efficient()
+        best = self.as_items(costs).efficient()
         return SizeOptions(self.sizes[best], self.values[best])
 
     def with_gate(self, value: float, removed: list[int]) -> SizeOptions:
-        """With the value of the gate added, and the option to remove what is behind it."""
+        """The options with the value of the gate added, and the option to remove what the gate controls."""
         return SizeOptions(np.vstack([self.sizes, removed]), np.append(self.values + value, 0.0))
 
 
 def stored_sizes(space: UnitSpace, kept: Tensor) -> tuple[int, np.ndarray]:
-    """Width of the residual stream, and `(layers, 4)` sizes as stored: heads, widest QK and VO (1 or more), neurons.
+    """The width of the residual stream, and the sizes as stored, `(layers, 4)`.
 
-    -1 for a removed sublayer.
+    The sizes are the number of heads, the widest QK and VO (at least 1), and the number of neurons; -1 for those of a
+    removed sublayer.
     """
     reading = space.read(kept)
     alive = {axis: values.cpu().numpy() for axis, values in reading.alive.items()}
@@ -101,36 +102,36 @@ def stored_sizes(space: UnitSpace, kept: Tensor) -> tuple[int, np.ndarray]:
 def best_units(
     space: Space, scores: Tensor, alive: Tensor, costs_at: Callable[[int], SizeCosts], limit: float
 ) -> Tensor:
-    """`(N,)` bool: of the units `alive`, those of the highest total value whose cost is within the limit.
+    """`(N,)` bool: the alive units of the highest total value whose cost is within the limit.
 
-    The limit must be reachable; where it is not, nothing is kept.
+    No unit is kept if the limit is out of reach.
 
     Args:
-        costs_at: the costs of sizes, for a width of the residual stream.
+        costs_at: from a width of the residual stream to the costs of sizes.
     """
     allocation = _Allocation(space, scores, alive)
-    best, most = torch.zeros_like(alive), -np.inf
+    best, best_value = torch.zeros_like(alive), -np.inf
     for width, value_of_stream in allocation.stream_widths():
         costs = costs_at(width)
         options = allocation.options(costs)
-        classes, room = [one.priced(costs) for one in options], limit - costs.rest
-        if not _may_beat(classes, room, most - value_of_stream):
+        classes, room = [option.as_items(costs) for option in options], limit - costs.rest
+        if not _may_beat(classes, room, best_value - value_of_stream):
             continue
         chosen = solve(classes, room)
-        if (value := value_of_stream + total_value(classes, chosen)) > most:
-            sizes = [one.sizes[item] for one, item in zip(options, chosen, strict=True)]
-            best, most = allocation.kept(width, sizes), value
+        if (value := value_of_stream + total_value(classes, chosen)) > best_value:
+            sizes = [option.sizes[item] for option, item in zip(options, chosen, strict=True)]
+            best, best_value = allocation.kept(width, sizes), value
     return best
 
 
 def _may_beat(classes: list[ItemClass], room: float, value: float) -> bool:
-    """Whether the cheapest choice fits, and the upper bound on the best one is above a value."""
+    """Whether the cheapest choice fits and the upper bound of the total value exceeds a value."""
     cheapest = sum(float(one.costs[0]) for one in classes)
     return cheapest <= room and upper_bound(classes, room, lagrangian(classes, room)[0]) > value
 
 
 class _Allocation:
-    """The values of a space's units, group by group, and the options that follow; -inf for units not alive."""
+    """The values of the units by group (-inf for units that are not alive), and the options of every sublayer."""
 
     def __init__(self, space: Space, scores: Tensor, alive: Tensor) -> None:
         self.space = space
@@ -141,7 +142,7 @@ class _Allocation:
         self.sublayers = [(self._attention_options(layer), self._mlp_options(layer)) for layer in layers]
 
     def stream_widths(self) -> list[tuple[int, float]]:
-        """The widths of the residual stream to try, the widest first, and the value of the best dims of each."""
+        """The widths of the residual stream to try, in descending order, with the value of the best dims of each."""
         values, whole = self.by_group.get("hidden"), self.space.table.sizes["hidden"]
         if values is None:
             return [(whole, 0.0)]
@@ -174,7 +175,7 @@ class _Allocation:
         return self._gated(SizeOptions(sizes, totals), f"{layer}.attention", [REMOVED] * 3 + [ABSENT])
 
     def _head_values(self, layer: int) -> tuple[np.ndarray, list[np.ndarray]]:
-        """The value of each head at each width of QK and VO, `(heads, QK widths, VO widths)`, and those widths."""
+        """The value of every head at each width of QK and VO, `(heads, QK widths, VO widths)`; and the widths."""
         heads, dim = self.space.table.heads, self.space.table.head_dim
         values = self.by_group.get(f"{layer}.head", np.zeros(heads))[:, None, None]
         widths = []
@@ -185,8 +186,8 @@ class _Allocation:
                 rows = own.reshape(heads, dim)
                 values = values + np.expand_dims(_best_totals(rows)[:, widths[-1] - 1], 2 - number)
                 if axis == "vo":
-                    lives = (rows > -np.inf).any(axis=1, keepdims=True)
-                    values = np.where(np.expand_dims(lives, 2), values, -np.inf)
+                    has_vo = (rows > -np.inf).any(axis=1, keepdims=True)
+                    values = np.where(np.expand_dims(has_vo, 2), values, -np.inf)
         return np.broadcast_to(values, (heads, *(len(own) for own in widths))), widths
 
     def _mlp_options(self, layer: int) -> SizeOptions:
@@ -243,7 +244,7 @@ class _Allocation:
 
 
 def _unit_values(space: UnitSpace, scores: Tensor, alive: Tensor) -> np.ndarray:
-    """`(N,)`: score above the lowest of those alive, times the unit's parameters; NaN counts as the lowest score."""
+    """`(N,)`: the score less the lowest of alive units, times the parameters; NaN counts as the lowest score."""
     finite = scores[alive & scores.isfinite()]
     lowest, highest = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
     above = scores.double().nan_to_num(nan=lowest, posinf=highest, neginf=lowest) - lowest
@@ -252,16 +253,16 @@ def _unit_values(space: UnitSpace, scores: Tensor, alive: Tensor) -> np.ndarray:
 
 
 def _joined(attention: SizeOptions, mlp: SizeOptions, value: float) -> SizeOptions:
-    """A layer's options: every pair of its sublayers' options that leaves one of them, or nothing."""
-    one, other = (index.ravel() for index in np.indices((len(attention.values), len(mlp.values))))
-    sizes = np.hstack([attention.sizes[one, :3], mlp.sizes[other, 3:]])
-    values = attention.values[one] + mlp.values[other] + value
-    left = (sizes[:, [0, 3]] != REMOVED).any(axis=1)
-    return SizeOptions(np.vstack([sizes[left], [REMOVED] * 4]), np.append(values[left], 0.0))
+    """The options of a layer: all pairs of options of its sublayers that keep at least one, and its removal."""
+    first, second = (index.ravel() for index in np.indices((len(attention.values), len(mlp.values))))
+    sizes = np.hstack([attention.sizes[first, :3], mlp.sizes[second, 3:]])
+    values = attention.values[first] + mlp.values[second] + value
+    remains = (sizes[:, [0, 3]] != REMOVED).any(axis=1)
+    return SizeOptions(np.vstack([sizes[remains], [REMOVED] * 4]), np.append(values[remains], 0.0))
 
 
 def _best_totals(values: np.ndarray) -> np.ndarray:
-    """The total value of the best 1, 2, ... along the last dimension; units that are not alive add nothing."""
+    """The total value of the best 1, 2, ... along the last dimension; units that are not alive add 0."""
     ranked = -np.sort(-values, axis=-1)
     return np.cumsum(np.where(ranked > -np.inf, ranked, 0.0), axis=-1)
 

@@ -1,7 +1,7 @@
-"""The contract of a budget: what a model is measured by when units are chosen.
+"""The contract of a budget: the cost of a model by which units are chosen.
 
-A *share* is what the kept units cost over what the unpruned model costs, in (0, 1]. Where parameters are counted the
-share is the density; of a latency of 5 ms, where the unpruned model takes 20 ms, it is 0.25.
+A *share* is the cost of the pruned model over the cost of the unpruned model, in (0, 1]. Where parameters are counted,
+the share is the density. A latency of 5 ms has a share of 0.25 where the unpruned model takes 20 ms.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ if TYPE_CHECKING:
 
 
 class Budget(ABC):
-    """What the units of a space cost, and which of them to keep within a share of it.
+    """The cost of the units of a space, and the choice of units within a share of it.
 
-    A subclass has no state of its own that depends on a space: one budget may serve several spaces.
+    A budget holds no state of a space, so that several spaces may use the same one.
 
     Attributes:
-        name: what is counted, such as `parameters`; methods declare by this name which budgets they can follow.
+        name: what is counted, such as `parameters`; methods declare the budgets that they support by this name.
     """
 
     name: ClassVar[str]
 
     @abstractmethod
     def share(self, space: Space, masks: Tensor) -> float:
-        """The share that masks `(N,)` of 0 and 1 leave."""
+        """The share of the model pruned by masks `(N,)` of 0 and 1."""
 
     @abstractmethod
     def floor(self, space: Space) -> float:
-        """The lowest share that the units of the space can reach: everything is removed that may be."""
+        """The lowest share that the units of the space can reach, with all units removed that may be."""
 
     @abstractmethod
     def check(self, space: Space, share: float) -> None:
-        """Refuse a share that is no fraction, or that the space cannot reach.
+        """Check that a share is a fraction and that the space can reach it.
 
         Raises:
-            UserError: the message names the floor.
+            UserError: it is not, or cannot; the message names the floor.
         """
 
     @abstractmethod
@@ -48,9 +48,9 @@ class Budget(ABC):
         """`(N,)` bool, closed: the best units within a share, among those that are `alive` `(N,)` bool."""
 
     def leading(self, space: Space, scores: Tensor, share: float, alive: Tensor) -> Tensor:
-        """`(N,)` bool: what `choose` keeps, and units of as high a score that are dead because of others."""
+        """`(N,)` bool: the units that `choose` keeps, and units of the same rank that are dead because of others."""
         return self.choose(space, scores, share, alive)
 
     def record(self, space: Space, masks: Tensor, share: float | None) -> Mapping[str, Any] | None:
-        """What a plan keeps on record besides its densities, as plain values; None for nothing."""
+        """What a plan records besides its densities, as plain values; None for nothing."""
         return None

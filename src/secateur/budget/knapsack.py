@@ -1,6 +1,6 @@
 """The multiple-choice knapsack: one item of every class, total cost within a limit, total value as high as possible.
 
-Dominated items (another one costs no more and is worth at least as much) are dropped first. A Lagrange multiplier then
+Dominated items (another item costs no more and has at least the value) are dropped first. A Lagrange multiplier then
 gives a feasible choice and an upper bound (Sinha and Zoltners, The Multiple-Choice Knapsack Problem, Operations
 Research 27, 1979). Exchanges between two classes improve the choice, and dynamic programming over the items that the
 bound still allows closes the remaining gap.
@@ -15,7 +15,7 @@ from itertools import combinations
 import numpy as np
 
 RELATIVE_GAP = 1e-4  # a choice this close to the upper bound is returned: scores are not known more precisely
-MAX_STATES = 1000  # of the dynamic program; where there are more, the most valuable of every step in cost goes on
+MAX_STATES = 1000  # of the dynamic program; of more, the one of the highest value in every interval of cost is kept
 BISECTIONS = 60  # of the multiplier
 ROUNDING = 1e-12  # relative error allowed in sums of floats
 
@@ -28,7 +28,7 @@ class ItemClass:
     values: np.ndarray
 
     def efficient(self) -> np.ndarray:
-        """Indices `(m,)` of the Pareto-efficient items by rising cost: each is worth more than all cheaper ones."""
+        """Indices `(m,)` of the Pareto-efficient items by rising cost, and so by rising value."""
         order = np.lexsort((-self.values, self.costs))
         best_before = np.concatenate([[-np.inf], np.maximum.accumulate(self.values[order])[:-1]])
         return order[self.values[order] > best_before]
@@ -43,7 +43,7 @@ class ItemClass:
 
 
 NOTHING = ItemClass(np.zeros(1), np.zeros(1))
-"""A class whose only item is free and worthless: exchanging with it changes one class alone."""
+"""A class whose only item has no cost and no value: an exchange with it changes one class alone."""
 
 
 def solve(classes: Sequence[ItemClass], limit: float) -> np.ndarray:
@@ -63,15 +63,15 @@ def solve(classes: Sequence[ItemClass], limit: float) -> np.ndarray:
 
 
 def upper_bound(classes: Sequence[ItemClass], limit: float, multiplier: float) -> float:
-    """No choice within the limit is worth more, whatever the multiplier (value per unit of cost, at least 0)."""
+    """An upper bound on the value of all choices within the limit, for any multiplier (value per cost, at least 0)."""
     return sum(float(one.reduced_values(multiplier).max()) for one in classes) + multiplier * limit
 
 
 def lagrangian(classes: Sequence[ItemClass], limit: float) -> tuple[float, np.ndarray]:
     """The multiplier that minimises the upper bound, and a choice within the limit close to it.
 
-    Around that multiplier the best items change from a choice beyond the limit to one within it. Starting from the
-    choice within, classes take their item of the other one after another, while the limit allows.
+    At that multiplier the best items change from a choice beyond the limit to one within it. Starting from the choice
+    within it, the classes take their item of the other choice one after another, while the limit allows.
     """
     low, high = 0.0, 1.0
     if total_cost(classes, chosen := _best_at(classes, low)) <= limit:
@@ -160,7 +160,7 @@ def _thinned(states: np.ndarray, costs: np.ndarray) -> np.ndarray:
 
 
 def _traced(trail: Sequence[np.ndarray], classes: Sequence[ItemClass]) -> np.ndarray:
-    """The items that led to the last state, which is the most valuable one."""
+    """The items that led to the last state, which has the highest value."""
     chosen, state = [], -1
     for states, one in zip(reversed(trail), reversed(classes), strict=True):
         state, item = divmod(int(states[state]), len(one.costs))

@@ -1,7 +1,7 @@
-"""Latency as the budget: measured milliseconds of the sizes that a model's sublayers may have.
+"""Latency as the budget: measured milliseconds of the sizes that the sublayers of a model may have.
 
-A `LatencyTable` holds the costs of the sizes that `measure.latency_sweep` has measured on real cut models. Between
-them costs are interpolated, multilinearly, and they rise with every size: more never costs less.
+A `LatencyTable` holds the costs of the sizes that `measure.latency_sweep` has measured on cut models. Other sizes are
+interpolated multilinearly. Costs never fall when a size grows.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ VERSION = 1
 class LatencyTable(Budget):
     """Milliseconds of one forward pass by the sizes that are kept, for one model shape and one protocol.
 
-    A share is the predicted time over the unpruned model's.
+    A share is the predicted latency over that of the unpruned model.
 
     Attributes:
         shape: of the unpruned model: `model_type`, layers, heads, head_dim, ffn, hidden.
         protocol: how it was measured: batch, tokens, runtime, dtype, threads, device, machine, ...
-        call: the arguments of `bench.measure` that repeat this protocol.
-        grid: the sizes measured: heads, qk, vo, ffn, hidden, each rising to the unpruned size; a size that was not
-            varied has that one alone.
-        rest: `(hidden,)` ms of all but the sublayers.
+        call: the arguments of `bench.measure` with this protocol.
+        grid: the measured sizes of heads, qk, vo, ffn and hidden, each in ascending order up to the unpruned size,
+            which is the only one where a size was not varied.
+        rest: `(hidden,)` ms of everything except the sublayers.
         attention: `(heads, qk, vo, hidden)` ms of the attention of one layer.
         bare_attention: `(hidden,)` ms of an attention of which only the output bias is left.
         mlp: `(ffn, hidden)` ms of the feed-forward network of one layer.
         bare_mlp: `(hidden,)` ms of a feed-forward network of which only the output bias is left.
-        dense_ms: of the unpruned model itself, measured: what shares and speed-ups refer to.
+        dense_ms: the measured latency of the unpruned model, to which shares and speed-ups refer.
 
     Example:
         >>> table = LatencyTable.measure(model, "ffn", "qk", "vo", batch=8, tokens=128)
@@ -55,7 +55,7 @@ class LatencyTable(Budget):
 
     name: ClassVar[str] = "latency"
     measure: ClassVar[Callable[..., LatencyTable]]
-    """`measure.latency_sweep.measure_latency`, which sets it: measuring cuts models, and stands above this room."""
+    """Set by `measure.latency_sweep` to its `measure_latency`: measuring cuts models, which this room cannot import."""
 
     shape: Mapping[str, int | str]
     protocol: Mapping[str, int | str]
@@ -89,10 +89,10 @@ class LatencyTable(Budget):
         """A table that `save` wrote.
 
         Args:
-            protocol: what it must have been measured with, such as batch=8, tokens=128; None accepts anything.
+            protocol: required values of its protocol, such as batch=8, tokens=128; None accepts any value.
 
         Raises:
-            UserError: it cannot be read, is of another version, or of another protocol.
+            UserError: the file cannot be read, or has another version or protocol.
         """
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -121,7 +121,7 @@ class LatencyTable(Budget):
     # Prediction
 
     def costs(self, hidden: int) -> SizeCosts:
-        """The costs of all sizes at a width of the residual stream, in milliseconds."""
+        """The costs of all sizes at one width of the residual stream, in milliseconds."""
         if hidden not in self._costs:
             self._costs[hidden] = self._interpolated(hidden)
         return self._costs[hidden]
@@ -138,12 +138,10 @@ class LatencyTable(Budget):
         )
 
     def predict(self, space: UnitSpace, masks: Tensor) -> float:
-        """Milliseconds of one forward pass of the model cut by `masks` `(N,)`: the sum of its costs.
-
-        At most `dense_ms`.
+        """Milliseconds of one forward pass of the model cut by `masks` `(N,)`: its total cost, at most `dense_ms`.
 
         Raises:
-            UserError: the table is of another shape of model, or was measured for other units.
+            UserError: the table is for a model of another shape, or was measured for other units.
         """
         self._check_space(space)
         hidden, sizes = stored_sizes(space, masks > 0)
@@ -151,7 +149,7 @@ class LatencyTable(Budget):
         return min(costs.rest + float(costs.of(sizes).sum()), self.dense_ms)
 
     def share_of(self, latency: float | None = None, speedup: float | None = None) -> float:
-        """The share of the unpruned model's time that is `latency` ms, or that a `speedup` leaves."""
+        """The share that corresponds to a `latency` in ms, or to a `speedup` over the unpruned model."""
         if latency is not None and speedup is None:
             return latency / self.dense_ms
         if speedup is not None and speedup > 0 and latency is None:
@@ -159,14 +157,14 @@ class LatencyTable(Budget):
         raise UserError(f"expected a latency in ms or a speedup above 0, got {latency} and {speedup}: name one of them")
 
     def _check_space(self, space: UnitSpace) -> None:
-        if (theirs := model_shape(space)) != self.shape:
-            odd = [
+        if (shape := model_shape(space)) != self.shape:
+            differences = [
                 f"{key} {value}, not {self.shape.get(key)}"
-                for key, value in theirs.items()
+                for key, value in shape.items()
                 if value != self.shape.get(key)
             ]
             raise UserError(
-                f"the latency table is for another model: this one has {', '.join(odd)}; measure one for it"
+                f"the latency table is for another model: this one has {', '.join(differences)}; measure one for it"
             )
         if fixed := [axis for axis in varied_sizes(space) if len(self.grid[axis]) == 1 and self.grid[axis][0] > 1]:
             raise UserError(
@@ -183,38 +181,37 @@ class LatencyTable(Budget):
         return self.share(space, _cheapest(space))
 
     def check(self, space: Space, share: float) -> None:
-        """Refuse a share that is no fraction or out of reach, and spaces whose latency no table holds.
+        """Check that a share is a fraction in reach, and that a table can hold the latency of the space.
 
         Raises:
-            UserError: the message names the floor in milliseconds.
+            UserError: it is not, or cannot; the message names the floor in milliseconds.
         """
         check_measurable(space)
-        whole = self.dense_ms
         if not 0.0 < share <= 1.0 + 1e-9:
             raise UserError(
-                f"{share * whole:.4g} ms is no target: the unpruned model takes {whole:.4g} ms ({self._words()}); "
-                "ask for less than that, and more than 0"
+                f"{share * self.dense_ms:.4g} ms is no target: the unpruned model takes {self.dense_ms:.4g} ms "
+                f"({self._protocol_text()}); ask for less than that, and more than 0"
             )
         if share < (floor := self.floor(space)) * (1.0 - 1e-9):
             others = [name for name in UNITS if name not in space.units]
             raise UserError(
-                f"{share * whole:.4g} ms is out of reach: pruning only {', '.join(space.units)} leaves at "
-                f"least {floor * whole:.4g} ms ({self._words()}); ask for more time or add units from "
+                f"{share * self.dense_ms:.4g} ms is out of reach: pruning only {', '.join(space.units)} leaves at "
+                f"least {floor * self.dense_ms:.4g} ms ({self._protocol_text()}); ask for more time or add units from "
                 f"{', '.join(others)}"
             )
 
     def choose(self, space: Space, scores: Tensor, share: float, alive: Tensor) -> Tensor:
-        """The units of the highest total value within a share; see `allocation.best_units`."""
+        """The units of the highest total value within a share, by `allocation.best_units`."""
         limit = share * self.dense_ms
         return space.closure(best_units(space, scores.double(), alive, self.costs, limit)) & alive
 
     def record(self, space: Space, masks: Tensor, share: float | None) -> dict[str, Any]:
-        """Milliseconds asked and predicted, those of the unpruned model, and the protocol."""
+        """The milliseconds requested and predicted, those of the unpruned model, and the protocol."""
         asked = None if share is None else share * self.dense_ms
         times = {"asked_ms": asked, "predicted_ms": self.predict(space, masks), "unpruned_ms": self.dense_ms}
         return {**times, "protocol": dict(self.protocol)}
 
-    def _words(self) -> str:
+    def _protocol_text(self) -> str:
         p = self.protocol
         return f"{p.get('batch')} x {p.get('tokens')} tokens, {p.get('runtime')}, {p.get('threads')} threads"
 
@@ -258,7 +255,7 @@ def batch_and_tokens(text: str) -> tuple[int, int]:
 
 
 def model_shape(space: UnitSpace) -> dict[str, int | str]:
-    """What must agree between a table and a model."""
+    """The sizes in which a table and a model must agree."""
     table = space.table
     whole = {"heads": table.heads, "head_dim": table.head_dim, "ffn": table.sizes["0.ffn"]}
     return {"model_type": table.model_type, "layers": len(table.layers), **whole, "hidden": table.sizes["hidden"]}
@@ -271,7 +268,7 @@ def varied_sizes(space: UnitSpace) -> list[str]:
 
 
 def check_measurable(space: UnitSpace) -> None:
-    """Refuse spaces whose latency a table cannot hold.
+    """Check that a table can hold the latency of a space.
 
     Raises:
         UserError: the space has tiles, or the model is an encoder-decoder.
@@ -285,7 +282,7 @@ def check_measurable(space: UnitSpace) -> None:
 
 
 def _cheapest(space: Space) -> Tensor:
-    """`(N,)` bool: everything removed that may be; of the residual stream as few dims are kept as rounding leaves."""
+    """`(N,)` bool: all units removed that may be; of the residual stream the smallest width that `round_to` allows."""
     kept = torch.zeros(len(space), dtype=torch.bool)
     if "hidden" in space.slices:
         start = space.slices["hidden"].start
@@ -294,6 +291,6 @@ def _cheapest(space: Space) -> Tensor:
 
 
 def _weights(grid: list[int]) -> np.ndarray:
-    """`(whole, points)`: the weights of the measured points for sizes of 1, 2, ... up to the whole, interpolated."""
+    """`(unpruned size, points)`: the interpolation weights of the measured points for sizes 1, 2, ... ."""
     whole = np.arange(1, grid[-1] + 1)
     return np.stack([np.interp(whole, grid, point) for point in np.eye(len(grid))], axis=1)

@@ -1,4 +1,4 @@
-"""The default budget: parameters, of which a share is a density."""
+"""Parameters as the budget, the default: a share of them is a density."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from secateur.system.errors import UserError
 if TYPE_CHECKING:
     from secateur.budget.space import Space
 
-TOLERANCE = 1e-12  # of a density that is met exactly
+TOLERANCE = 1e-12  # of densities
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,17 @@ class Parameters(Budget):
     """Counts the parameters that lie on axes inside layers (scope `prunable`).
 
     Attributes:
-        filled: whether the zeros that removed tiles leave inside dense weights count as parameters.
+        count_zeros: whether the zeroed blocks that removed tiles leave inside dense weights count as parameters.
     """
 
     name = "parameters"
-    filled: bool = False
+    count_zeros: bool = False
 
     def share(self, space: Space, masks: Tensor) -> float:
-        return space.density(space.filled(masks > 0) if self.filled else masks)
+        return space.density(space.filled(masks > 0) if self.count_zeros else masks)
 
     def floor(self, space: Space) -> float:
-        return space.density(_first(space, torch.zeros(len(space)), 0))
+        return space.density(_highest_rounded(space, torch.zeros(len(space)), 0))
 
     def check(self, space: Space, share: float) -> None:
         if not 0.0 < share <= 1.0:
@@ -50,33 +50,34 @@ class Parameters(Budget):
     def choose(self, space: Space, scores: Tensor, share: float, alive: Tensor) -> Tensor:
         """The highest-scored units, as many as fit after closure and rounding.
 
-        The achieved density is at most the one asked for; what the closure frees goes to the next units in rank. What
-        is kept is a prefix of the ranking, and the units that round its sizes up: a unit that does not fit ends it, so
-        that large units (sublayers) high in the ranking can leave the density far below.
+        The achieved density is at most the requested one; units that are dead because of others leave room for the
+        next in rank. The units kept are a prefix of the ranking, plus those that round sizes up. The first unit that
+        does not fit ends the prefix, so that a large unit (a sublayer) can leave the density far below the requested
+        one.
         """
         values = ranked(scores, alive)
-        return space.closure(_first(space, values, self._count(space, values, share))) & alive
+        return space.closure(_highest_rounded(space, values, self._count(space, values, share))) & alive
 
     def leading(self, space: Space, scores: Tensor, share: float, alive: Tensor) -> Tensor:
-        """What `choose` keeps of all units, and the units of as high a score that others make dead; of those `alive`.
+        """The alive units in the ranking of all units that `choose` keeps, or that are dead because of others.
 
-        A method that learns its masks keeps these open. If they were closed, a unit whose return takes another's would
-        not come back: both masks would be 0, and the gradient of neither would show it.
+        A method that learns its masks keeps the latter open. If they were closed too, two units that need each other
+        could not return: both masks would be 0, and so would the gradients of both.
         """
         values = ranked(scores)
         count = self._count(space, values, share)
         open_units = with_best_hidden(space, highest(values, count), values)
-        return (open_units | space.closure(_first(space, values, count))) & alive
+        return (open_units | space.closure(_highest_rounded(space, values, count))) & alive
 
     def _count(self, space: Space, values: Tensor, density: float) -> int:
-        """How many of the units that are not at -inf fit into a density, the highest first."""
-        return self._longest(space, partial(_first, space, values), int((values > -torch.inf).sum()), density)
+        """The number of units that fit into a density, in the order of the ranking; units at -inf are left out."""
+        return self._longest(space, partial(_highest_rounded, space, values), int((values > -torch.inf).sum()), density)
 
-    def fill(self, space: Space, kept: Tensor, scores: Tensor, density: float) -> Tensor:
+    def add_fitting_units(self, space: Space, kept: Tensor, scores: Tensor, density: float) -> Tensor:
         """`(N,)` bool: `kept`, and of the other units the highest-scored ones that still fit into `density`.
 
-        Unlike `choose` it passes over what does not fit: afterwards no unit that would cost parameters fits any more,
-        except those at -inf in `scores`, which are never added.
+        Unlike `choose` it skips units that do not fit. Afterwards no further unit that costs parameters fits, except
+        those at -inf in `scores`, which are never added.
         """
         kept, refused = kept.clone(), scores == -torch.inf
         while True:
@@ -90,12 +91,12 @@ class Parameters(Budget):
             else:
                 refused[best[0]] = True
 
-    def _longest(self, space: Space, prefix: Callable[[int], Tensor], most: int, density: float) -> int:
-        """The largest count up to `most` whose units `prefix(count)` fit into `density`.
+    def _longest(self, space: Space, prefix: Callable[[int], Tensor], limit: int, density: float) -> int:
+        """The largest count up to `limit` whose units `prefix(count)` fit into `density`.
 
-        They need not be closed: a unit that is dead because of others costs nothing.
+        The units need not be closed, because a unit that is dead because of others costs nothing.
         """
-        low, high = 0, most
+        low, high = 0, limit
         while low < high:
             middle = (low + high + 1) // 2
             fits = self.share(space, prefix(middle)) <= density + TOLERANCE
@@ -103,11 +104,11 @@ class Parameters(Budget):
         return low
 
 
-def _first(space: Space, values: Tensor, count: int) -> Tensor:
-    """`(N,)` bool: the `count` highest of `values`, with the best hidden dim, and what rounds their sizes up."""
+def _highest_rounded(space: Space, values: Tensor, count: int) -> Tensor:
+    """`(N,)` bool: the `count` highest of `values`, the best hidden dim, and the units that round sizes up."""
     return rounded(space, with_best_hidden(space, highest(values, count), values), values, space.round_to)
 
 
 def _with(kept: Tensor, units: Tensor, count: int) -> Tensor:
-    """`kept` and the first `count` of the units of those indices."""
+    """`kept`, and the first `count` units of the given indices."""
     return kept.index_fill(0, units[:count], True)

@@ -12,11 +12,11 @@ from torch import Tensor
 from secateur.structure.space import UnitSpace
 
 SIZED = ("ffn", "qk", "vo", "hidden")
-"""Kinds of units that are dims of a size: what `round_to` makes multiples of."""
+"""Kinds of units that are dims of a tensor, whose numbers `round_to` makes multiples."""
 
 
 def ranked(scores: Tensor, alive: Tensor | None = None) -> Tensor:
-    """`(N,)` double: scores in which NaN is the lowest number, and units that are not `alive` are at -inf."""
+    """`(N,)` double: scores with NaN replaced by the lowest number, and -inf for units that are not `alive`."""
     values = scores.detach().double().nan_to_num(nan=torch.finfo(torch.double).min)
     return values if alive is None else values.masked_fill(~alive, -torch.inf)
 
@@ -47,7 +47,7 @@ def highest_units(space: UnitSpace, values: Tensor, count: int) -> Tensor:
 
 
 def with_best_hidden(space: UnitSpace, kept: Tensor, values: Tensor) -> Tensor:
-    """`(N,)` bool: `kept`, and in any case the best dim of the residual stream: no model is without one."""
+    """`(N,)` bool: `kept` and the best dim of the residual stream, because a model needs at least one."""
     if "hidden" not in space.slices:
         return kept
     rows = space.slices["hidden"]
@@ -56,10 +56,10 @@ def with_best_hidden(space: UnitSpace, kept: Tensor, values: Tensor) -> Tensor:
 
 
 def rounded(space: UnitSpace, kept: Tensor, values: Tensor, multiple: int) -> Tensor:
-    """`(N,)` bool: `kept` and the highest of the units that died alone, until every size is a multiple.
+    """`(N,)` bool: `kept`, closed, with further units in order of value until every size is a multiple.
 
-    Sizes become multiples, or all units that are not at -inf in `values`. Heads and networks that are dead stay dead,
-    and a head without QK dims stays without.
+    Where too few units are above -inf in `values`, all of them are kept. Heads and feed-forward networks that are dead
+    stay dead, and a head without QK dims stays without.
     """
     if multiple == 1:
         return kept
@@ -73,7 +73,7 @@ def rounded(space: UnitSpace, kept: Tensor, values: Tensor, multiple: int) -> Te
 
 
 def _rounded_up(kept: Tensor, values: Tensor, multiple: int) -> Tensor:
-    """`(parts, n)` bool: in every part with units the next highest as well, up to a multiple of units."""
+    """`(parts, n)` bool: in every part that keeps units, also the next highest, up to a multiple."""
     counts, alive = kept.sum(dim=1), (values > -torch.inf).sum(dim=1)
     wanted = torch.minimum((counts + multiple - 1) // multiple * multiple, torch.maximum(alive, counts))
     return highest(values.masked_fill(kept, torch.inf), wanted.unsqueeze(1))

@@ -22,8 +22,8 @@ class Space(UnitSpace):
     Args:
         units: kinds of units, see `structure.space.UNITS`; by default `ffn`, `qk` and `vo`.
         budget: what is counted when units are chosen: `Parameters`, `Units` or a `LatencyTable`.
-        round_to: chosen sizes are multiples of this, or whole: the neurons of a feed-forward network, the dims of the
-            residual stream, and the QK and VO dims of each head.
+        round_to: chosen sizes are multiples of this number, or the unpruned size: the neurons of a feed-forward
+            network, the dims of the residual stream, and the QK and VO dims of each head.
         cost: deprecated name of `budget`.
 
     Example:
@@ -60,19 +60,19 @@ class Space(UnitSpace):
             yield group, values[self.slices[group.name]]
 
     def share(self, masks: Tensor) -> float:
-        """What masks `(N,)` of 0 and 1 leave of the unpruned model's cost; the density, where parameters count."""
+        """The cost of the model pruned by masks `(N,)` of 0 and 1 over that of the unpruned model."""
         return self.budget.share(self, masks)
 
     def floor(self) -> float:
         """The lowest share that these units can reach."""
         return self.budget.floor(self)
 
-    def asked(self, share: float | None, density: float | None) -> float:
-        """The share that is asked for under one of the two names, reachable with these units.
+    def requested_share(self, share: float | None, density: float | None) -> float:
+        """The share that is passed under one of the two names, after a check that these units can reach it.
 
         Raises:
-            UserError: both are given, or neither; a density where something other than parameters is counted; or a
-                share that is no fraction or out of reach.
+            UserError: both are given, or neither; a density is given where something other than parameters is counted;
+                or the share is not a fraction or out of reach.
         """
         if density is not None and self.budget.name != Parameters.name:
             raise UserError(
@@ -94,24 +94,24 @@ class Space(UnitSpace):
     ) -> Tensor:
         """`(N,)` bool: the units to keep within a share of the budget, by their scores `(N,)`.
 
-        The result is closed and costs at most the share. At least one hidden dim stays. See the `choose` of the budget
-        for the rule, such as `Parameters.choose`.
+        The result is closed, costs at most the share, and has at least one hidden dim. The rule is that of the budget,
+        such as `Parameters.choose`.
 
         Args:
-            share: of what the unpruned model costs.
-            alive: `(N,)` bool; other units are never kept.
-            density: the share, where parameters are counted.
+            share: of the cost of the unpruned model.
+            alive: `(N,)` bool; units that are not alive are never kept.
+            density: the same as `share`, where parameters are counted.
 
         Raises:
-            UserError: as `asked`.
+            UserError: as `requested_share`.
         """
-        amount = self.asked(share, density)
+        amount = self.requested_share(share, density)
         alive = torch.ones_like(scores, dtype=torch.bool) if alive is None else alive
         return self.budget.choose(self, scores.detach(), amount, alive)
 
     def leading(self, scores: Tensor, share: float, alive: Tensor | None = None) -> Tensor:
-        """`(N,)` bool: what `choose` keeps, and units of as high a score that are dead because of others."""
-        amount = self.asked(share, None)
+        """`(N,)` bool: the units that `choose` keeps, and units of the same rank that are dead because of others."""
+        amount = self.requested_share(share, None)
         alive = torch.ones_like(scores, dtype=torch.bool) if alive is None else alive
         return self.budget.leading(self, scores.detach(), amount, alive)
 

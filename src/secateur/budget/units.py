@@ -1,7 +1,7 @@
-"""Units as the budget: exactly K of them, whatever they cost, which is what `keep` asks for in a recipe or a plan.
+"""Units as the budget: exactly K units, the `keep` of a recipe or plan.
 
-K counts the units that are kept in the end. So it can be asked for only where no unit dies because of another
-(`UnitSpace.closure`): of heads, or of heads and neurons, but not of heads and their own VO dims, nor of tiles.
+K is the number of units after closure. It can therefore be requested only where no unit is dead because of another
+(`UnitSpace.closure`): for heads, or for heads and neurons, but not for heads and their VO dims, nor for tiles.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class Units(Budget):
-    """Counts units: a share is the units kept over all units.
+    """Counts units: a share is the number of units kept over the number of all units.
 
     Example:
         >>> space = Space(model, "head", budget=Units())
-        >>> kept = space.choose(scores, 12 / len(space))     # (N,) bool, 12 of it True
+        >>> kept = space.choose(scores, 12 / len(space))     # (N,) bool, 12 of them True
     """
 
     name = "units"
@@ -50,40 +50,41 @@ class Units(Budget):
         return floor(share * len(space) + 1e-6)
 
 
-def best(space: Space, scores: Tensor, count: int, alive: Tensor | None = None) -> Tensor:
-    """`(N,)` bool: exactly `count` units, the highest-scored, ties in the order of the space.
+def choose_exactly(space: Space, scores: Tensor, count: int, alive: Tensor | None = None) -> Tensor:
+    """`(N,)` bool: exactly the `count` highest-scored units; of equal scores the first in the space.
 
     Units that are not `alive` are never kept. If hidden dims are units, the best one is always kept.
 
     Raises:
-        UserError: fewer are alive, or as `check_count`.
+        UserError: fewer units are alive, or `check_count` refuses the number.
     """
     check_count(space, count)
     values = ranked(scores, alive)
-    if (left := int((values > -torch.inf).sum())) < count:
-        raise UserError(f"keep {count}: only {left} units are left to choose from; ask for that many, or fewer")
+    if (available := int((values > -torch.inf).sum())) < count:
+        raise UserError(f"keep {count}: only {available} units are left to choose from; ask for that many, or fewer")
     return highest_units(space, values, count)
 
 
 def check_count(space: Space, count: int) -> None:
-    """Refuse a number of units that the space does not have, or that cannot be exact.
+    """Check that a number of units can be kept exactly.
 
     Raises:
-        UserError: it is not a whole number in [1, N], sizes are to be rounded, or units die because of others.
+        UserError: it is not a whole number in [1, N], the space has a `round_to`, or units can be dead because of
+            others.
     """
     if type(count) is not int or not 1 <= count <= len(space):
         raise UserError(f"keep {count!r} is no number of units: expected a whole number from 1 to {len(space)}")
     if space.round_to > 1:
         raise UserError(f"keep says exactly how many: round_to {space.round_to} would add some; leave it out")
-    if (pair := _nested(space)) is not None:
+    if (pair := _dependent_kinds(space)) is not None:
         raise UserError(
             f"keep {count} cannot be exact: a unit of {pair[1]} dies when the units of {pair[0]} that it needs are "
             "removed; name units that stand alone (head, or head and ffn), or ask for a density"
         )
 
 
-def _nested(space: Space) -> tuple[str, str] | None:
-    """Two kinds of units, the second of which has units that die with those of the first."""
+def _dependent_kinds(space: Space) -> tuple[str, str] | None:
+    """Two kinds of units such that units of the second are dead when units of the first are removed; None for none."""
     for group in space.groups:
         if group.grids:
             return group.kind, group.kind
@@ -91,6 +92,6 @@ def _nested(space: Space) -> tuple[str, str] | None:
     of_unit = kinds.repeat_interleave(torch.tensor([group.size for group in space.groups])).to(space.model.device)
     for number, name in enumerate(space.units):
         kept = of_unit != number
-        if bool((taken := kept & ~space.closure(kept)).any()):
-            return name, space.units[int(of_unit[taken][0])]
+        if bool((dead := kept & ~space.closure(kept)).any()):
+            return name, space.units[int(of_unit[dead][0])]
     return None

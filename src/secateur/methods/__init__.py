@@ -1,4 +1,8 @@
-"""Pruning methods, one file a paper. A new method is a new file here with `@register("name")`; nothing else changes."""
+"""Pruning methods, one file for each paper, and the parts that they share.
+
+A method of the package is a new file here with `@register("name")`; one of another package uses
+`@secateur.methods.register("name")` or an entry point of the group `secateur.methods`.
+"""
 
 from __future__ import annotations
 

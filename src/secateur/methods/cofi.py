@@ -1,4 +1,4 @@
-"""CoFi: structured pruning with coarse and fine masks together (Xia, Zhong and Chen, ACL 2022, arXiv 2204.00408).
+"""CoFi: joint pruning of coarse and fine units (Xia, Zhong and Chen, ACL 2022, arXiv 2204.00408).
 
 Equations, by the paper's sections:
     sec 3.1  masks of five kinds: hidden dims, heads, sublayers (attention, FFN), FFN neurons          `defaults`
@@ -6,23 +6,24 @@ Equations, by the paper's sections:
     sec 3.1  expected density from the probabilities that gates are open                               `expected`
     sec 3.1  the Lagrangian l1 (s - t) + l2 (s - t)^2; weights and gates descend, l1 and l2 ascend     `lagrangian.py`
     sec 4.1  linear ramp of the target                                                                 `schedule`
-    sec 3.2  distillation is not here: `objectives.Hidden(match=...)`, `objectives.Logits(divergence=True)`
+    sec 3.2  distillation is not part of the method: `Hidden(match=...)` and `Logits(divergence=True)` of `objectives`
 
 Where the default differs from the published code (`faithful=True` reproduces it, see tests/golden):
-    1. All gates start open. The published FFN gates start at 0, "mostly a typo" (issue 51 of their repository).
-    2. The expected density is that of the space: the same function that counts parameters in every report. The
-       published formula counts biases in one place and not in another.
-    3. In evaluation, and in the plan, the masks are calibrated: all gates are shifted alike until the counted density
-       is the one asked for. The published deterministic masks count far more than expected (0.454 for 0.40).
-       The plan is calibrated in both.
-Differences of the published code that are not reproduced: noise is sampled on the CPU; the optimizer restarts when
-pruning begins; the probabilities are clamped to [1e-6, 1 - 1e-6], which has no effect, because the gates are clamped.
+    1. All gates start open. In the published code log alpha of FFN gates starts at 0, which the authors call "mostly
+       a typo" (issue 51 of their repository).
+    2. The expected density is that of the space, the function that also counts parameters in every report. The
+       published formula counts biases in the attention and not in the feed-forward networks.
+    3. Masks of evaluation are calibrated: log alpha of all gates is shifted by one number until the counted density is
+       the target. The published deterministic masks count far more than expected (0.454 for a target of 0.40). The
+       plan is calibrated with and without `faithful`.
+Properties of the published code that are not reproduced: noise is sampled on the CPU; the optimizer restarts when
+pruning begins; probabilities are clamped to [1e-6, 1 - 1e-6], which has no effect because log alpha is clamped.
 
-Beyond the paper, gates that have settled can be closed for good (`settle`), so that the model shrinks while it is
-pruned. Once the target has arrived, at the end of every `settle` steps, those gates are closed that were shut in each
-of these steps and that the plan would not keep. Their masks are 0 from then on, also in the expected density, and they
-never open again.
-A target shape in place of a density (`shape`) is that of Sheared-LLaMA (Xia et al., ICLR 2024, arXiv 2310.06694).
+Beyond the paper:
+    - `settle` removes gates permanently that have settled, so that the model shrinks while it is pruned. Once the ramp
+      of the target has ended, every `settle` steps, those gates are removed that were closed in all of these steps and
+      that the plan would not keep. Their masks are 0 from then on, also in the expected density.
+    - `shape` sets a target shape in place of a density, as in Sheared-LLaMA (Xia et al., ICLR 2024, arXiv 2310.06694).
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ from secateur.system import compat
 from secateur.system.errors import UserError
 
 GATE = HardConcrete(temperature=2 / 3)
-BOUNDS = (math.log(0.01), math.log(100.0))  # the gates are clamped to these after every step
-SHUT = 0.1  # a gate whose probability of being open is below this may settle; at the lower bound it is 0.047
+BOUNDS = (math.log(0.01), math.log(100.0))  # log alpha is clamped to these after every step
+SETTLED_BELOW = 0.1  # a gate may settle if its probability of being open is below this; at the lower bound it is 0.047
 
 
 @register("cofi")
@@ -58,19 +59,27 @@ class Cofi(Method):
     Args:
         space: usually `Space(model, "hidden", "head", "sublayer", "ffn")`; any units work.
         density: the ramp of the target, `linear(1.0, target, begin=b, end=e)`; before `begin` nothing is masked.
-        learning_rate: of gates and multipliers, constant. A gate moves by about this much in a step, so closing one
-            takes 6.2 / learning_rate steps (paper: 0.01).
-        shape: number of units to keep of each kind, in every layer alike, in place of the density as the target
+        learning_rate: of gates and multipliers, constant. It is about the change of log alpha in one step, so that
+            closing a gate takes 6.2 / learning_rate steps (paper: 0.01).
+        shape: number of units to keep of each kind, the same in every layer, as the target in place of the density
             (`{"layer": 8, "head": 6, "ffn": 512, "hidden": 320}`); the density is then an upper limit.
-        tolerance: how far above its target a density may be where models are compared (paper: 0, or 0.01 at 0.05).
-        settle: number of steps for which a gate must have been shut to be closed for good, after the ramp of the
-            target; 0 for never.
-        faithful: the published start and accounting, and uncalibrated masks in evaluation.
+        tolerance: by how much the density may exceed its target where evaluations are compared (paper: 0, or 0.01 at
+            a density of 0.05).
+        settle: number of steps for which a gate must have been closed to be removed permanently, after the ramp of
+            the target; 0 for never.
+        faithful: the published start and parameter count, and uncalibrated masks in evaluation.
         seed: of the start and the noise of the gates, the same on every rank; by default that of torch (`set_seed`).
+
+    Attributes:
+        draws: the number of samples taken in training.
+        reached: whether the expected density has met the last target at least once.
+        shut: `(N,)` bool, gates closed in every step since the last multiple of `settle`.
+        idle: `(N,)` bool, gates that were closed for `settle` steps at least once.
+        reopened: `(N,)` bool, gates that have opened after having been idle.
 
     Raises:
         UserError: the density is out of reach, the shape does not fit the space, the space counts a latency, or
-            `settle` is below 0 or goes with `faithful`.
+            `settle` is below 0 or combined with `faithful`.
     """
 
     shut: Tensor
@@ -115,21 +124,23 @@ class Cofi(Method):
         self.settle = settle
         self.seed = seed_or_default(seed)
         self.draws, self.reached = 0, False
-        self.density_target = DensityTarget(space, self.asked, GATE, published=faithful)
-        self.target: Target = self.density_target if shape is None else ShapeTarget(space, self.asked, shape)
+        self.density_target = DensityTarget(space, self.share_schedule, GATE, published=faithful)
+        self.target: Target = self.density_target if shape is None else ShapeTarget(space, self.share_schedule, shape)
         self.log_alpha = nn.Parameter(_start(space, self.seed, faithful))
         multipliers = torch.zeros(2, self.target.constraints, device=self.log_alpha.device)
-        self.multipliers = nn.Parameter(multipliers)  # l1 and l2 of each constraint
-        self.register_buffer("shut", torch.ones_like(self.alive))  # in every step since the last multiple of `settle`
-        self.register_buffer("idle", torch.zeros_like(self.alive))  # shut for `settle` steps at least once
-        self.register_buffer("reopened", torch.zeros_like(self.alive))  # open after having been idle
+        self.multipliers = nn.Parameter(multipliers)  # l1 and l2 of every constraint
+        self.register_buffer("shut", torch.ones_like(self.alive))
+        self.register_buffer("idle", torch.zeros_like(self.alive))
+        self.register_buffer("reopened", torch.zeros_like(self.alive))
         self._calibrated: tuple[Any, Tensor] | None = None
         if shape is not None:
-            self.target.kept(self.scores(), self.alive, self.asked.stop)  # refuses too large a shape before training
+            self.target.kept(
+                self.scores(), self.alive, self.share_schedule.stop
+            )  # refuses a shape that is too large before training
 
     @classmethod
     def schedule(cls, density: float, begin: float, end: float) -> Schedule:
-        """A linear ramp: the gates cannot follow the fast start of the cubic one."""
+        """A linear ramp, because gates cannot follow the fast start of a cubic one."""
         return linear(1.0, density, begin=begin, end=end)
 
     @property
@@ -140,38 +151,38 @@ class Cofi(Method):
 
     @property
     def begun(self) -> bool:
-        """Whether anything is masked yet."""
-        return self.progress >= self.asked.begin
+        """Whether pruning has begun: before that, all masks are 1."""
+        return self.progress >= self.share_schedule.begin
 
     def gates(self) -> Tensor:
-        """`(N,)` log alpha; minus infinity, without a gradient, where a gate is closed for good."""
+        """`(N,)` log alpha; minus infinity, without a gradient, where a unit is not alive."""
         return self.where_alive(self.log_alpha)
 
     def masks(self) -> Tensor:
-        """All ones before pruning begins; then a sample in training, and deterministic masks in evaluation."""
+        """All ones before pruning begins; then a sample in training and deterministic masks in evaluation."""
         if not self.begun:
             return torch.ones_like(self.log_alpha)
         if self.training:
             self.draws += 1
             return GATE.sample(self.gates(), _noise(self.space, self.seed, self.draws - 1, self.log_alpha.device))
-        return self._evaluated()
+        return self._evaluation_masks()
 
     @torch.no_grad()
-    def _evaluated(self) -> Tensor:
-        """`(N,)` masks of evaluation: the published ones, or those of a plan at the present density of the schedule.
+    def _evaluation_masks(self) -> Tensor:
+        """`(N,)` masks of evaluation: those of a plan at the present density, or where `faithful` the published ones.
 
-        They are computed once for each state.
+        They are computed once for each state of the method.
         """
         if self.faithful:
             return torch.cat([GATE.deterministic(gates) for _, gates in self.space.by_group(self.gates())])
         state = (self.progress, compat.version_of(self.log_alpha), compat.version_of(self.alive))
         if self._calibrated is None or self._calibrated[0] != state:
-            self._calibrated = (state, self.chosen(self.asked(self.progress)))
+            self._calibrated = (state, self.chosen(self.share_schedule(self.progress)))
         return self._calibrated[1]
 
     def chosen(self, density: float) -> Tensor:
-        """`(N,)` masks at a counted density: kept gates have their `open_value`, to be folded into the weights."""
-        self.space.asked(density, None)
+        """`(N,)` masks at a counted density; kept units have their gate's `open_value`, to fold into the weights."""
+        self.space.requested_share(density, None)
         scores = self.scores()
         return torch.where(self.target.kept(scores, self.alive, density), GATE.open_value(scores), 0.0)
 
@@ -182,7 +193,7 @@ class Cofi(Method):
         return self.density_target.expected(GATE.open_probability(self.gates()))
 
     def gaps(self) -> list[Tensor]:
-        """Expected sparsity minus its target, for each constraint (see `Target.gaps`)."""
+        """Expected sparsity minus its target, for every constraint (see `Target.gaps`)."""
         return self.target.gaps(GATE.open_probability(self.gates()), self.progress)
 
     def penalty(self) -> Tensor | float:
@@ -190,7 +201,7 @@ class Cofi(Method):
         return penalty(self.gaps(), self.multipliers).to(self.log_alpha.dtype) if self.begun else 0.0
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Gates, and multipliers that ascend; both with a constant learning rate and no decay."""
+        """Gates, and multipliers that ascend; both with a constant learning rate and no weight decay."""
         own = {"lr": self.learning_rate, "weight_decay": 0.0, "constant": True}
         return [{"params": [self.log_alpha], **own}, {"params": [self.multipliers], **own, "maximize": True}]
 
@@ -198,48 +209,48 @@ class Cofi(Method):
     def advance(self, progress: float) -> None:
         super().advance(progress)
         self.log_alpha.clamp_(*BOUNDS).masked_fill_(~self.alive, BOUNDS[0])
-        arrived = self.begun and self.asked(progress) == self.asked.stop
-        if arrived and not self.reached:
+        ramp_ended = self.begun and self.share_schedule(progress) == self.share_schedule.stop
+        if ramp_ended and not self.reached:
             self.reached = all(bool((gap >= -self.tolerance - 1e-9).all()) for gap in self.gaps())
         if self.settle:
-            self._settle(arrived)
+            self._settle(ramp_ended)
 
-    def _settle(self, arrived: bool) -> None:
-        """Close for good the gates that have settled, if the target is at the end of its ramp.
+    def _settle(self, ramp_ended: bool) -> None:
+        """Remove the gates permanently that have settled, if the ramp of the target has ended.
 
-        None of the present plan is among them, so that the last density stays in reach.
+        Gates of the present plan are never removed, so that the last density stays in reach.
         """
-        chances = GATE.open_probability(self.log_alpha)
-        self.shut &= chances < SHUT
-        self.reopened |= self.idle & (chances >= 0.5)
+        probabilities = GATE.open_probability(self.log_alpha)
+        self.shut &= probabilities < SETTLED_BELOW
+        self.reopened |= self.idle & (probabilities >= 0.5)
         if self.steps % self.settle:
             return
         self.idle |= self.shut
-        if arrived and bool((self.shut & self.alive).any()):
-            self.alive &= ~self.shut | (self._evaluated() > 0)
+        if ramp_ended and bool((self.shut & self.alive).any()):
+            self.alive &= ~self.shut | (self._evaluation_masks() > 0)
         self.shut.fill_(True)
 
-    # What others ask
+    # Scores and the log
 
     def scores(self) -> Tensor:
         return self.gates().detach()
 
-    def settled(self) -> bool:
-        """Whether the expected density has been at the last target, and the counted one is, up to the tolerance."""
-        return self.reached and self._counted() <= self.asked.stop + self.tolerance + 1e-9
+    def reached_target(self) -> bool:
+        """Whether the expected density has met the last target once, and the counted density does at present."""
+        return self.reached and self._counted() <= self.share_schedule.stop + self.tolerance + 1e-9
 
     def _counted(self) -> float:
-        return self.space.density(self._evaluated() > 0) if self.begun else 1.0
+        return self.space.density(self._evaluation_masks() > 0) if self.begun else 1.0
 
     @torch.no_grad()
-    def readings(self) -> dict[str, float]:
-        """Densities: `density` counted in the masks of evaluation, `density_expected`, and the `density_target`.
+    def log_values(self) -> dict[str, float]:
+        """Densities: the counted `density` of the masks of evaluation, `density_expected` and `density_target`.
 
-        If gates settle, also `density_alive`, that of the gates that are not closed for good, and `reopened`: how many
-        gates have opened again that were shut for `settle` steps, while the ramp had not ended or the plan kept them.
-        What the closed ones would have done is unknown, because nothing is computed of them.
+        With `settle`, also `density_alive`, that of the gates that are not removed permanently, and `reopened`, the
+        number of gates that have opened after having been closed for `settle` steps. Those are gates that were not
+        removed, because the ramp had not ended or the plan kept them: removed gates get no gradient.
         """
-        target = self.asked(self.progress) if self.begun else 1.0
+        target = self.share_schedule(self.progress) if self.begun else 1.0
         expected = float(self.expected()) if self.begun else 1.0
         values = {"density": self._counted(), "density_expected": expected, "density_target": target}
         if self.settle:
@@ -256,7 +267,7 @@ class Cofi(Method):
 
 
 def _start(space: Space, seed: int, faithful: bool) -> Tensor:
-    """`(N,)` log alpha near 10, or of FFN neurons near 0, as published."""
+    """`(N,)` log alpha near 10; where `faithful`, near 0 for FFN neurons."""
     start = 10.0 + 0.01 * torch.randn(len(space), generator=torch.Generator().manual_seed(seed))
     if faithful:
         for group, gates in space.by_group(start):
@@ -265,6 +276,6 @@ def _start(space: Space, seed: int, faithful: bool) -> Tensor:
 
 
 def _noise(space: Space, seed: int, draw: int, device: torch.device) -> Tensor:
-    """`(N,)` in (0, 1), sampled on the device; the seed and the number of earlier draws decide it on every rank."""
+    """`(N,)` in (0, 1), sampled on the device; it depends on the seed and the number of earlier draws alone."""
     noise = torch.rand(len(space), generator=generator(device, seed, draw), device=device)
     return noise * (1.0 - 2 * EPSILON) + EPSILON

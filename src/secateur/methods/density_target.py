@@ -1,8 +1,8 @@
-"""A density as the target of gates: what it is expected to be, and the masks that have it exactly.
+"""A density as the target of gates: its expectation, and the masks that meet it.
 
-The expected density is that of the open probabilities: parameter counts are multilinear in the masks, and gates are
-independent. The published accounting of CoFi (`l0_module.py`) counts differently: biases count in the whole and in the
-heads, but not in the feed-forward networks.
+The expected density is the density of the probabilities that gates are open, because parameter counts are multilinear
+in the masks and gates are independent. The published formula of CoFi (`l0_module.py`) differs: it counts biases in the
+whole model and in the heads, but not in the feed-forward networks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from secateur.budget.space import Space
 from secateur.methods.gates import HardConcrete
 from secateur.methods.schedules import Schedule
 
-WIDEST = 30.0  # a shift of log alpha that opens, or closes, any gate
+MAX_SHIFT = 30.0  # a shift of log alpha that opens, or closes, any gate
+BISECTIONS = 30
 
 
 class DensityTarget:
@@ -26,7 +27,7 @@ class DensityTarget:
         space: what is pruned.
         density: the schedule.
         gate: the distribution of the gates.
-        published: expect the density by the published accounting.
+        published: whether the expected density is that of the published formula.
     """
 
     constraints = 1
@@ -44,44 +45,43 @@ class DensityTarget:
         return [(self.density(progress) - self.expected(open_probability)).view(1)]
 
     def kept(self, scores: Tensor, alive: Tensor, density: float) -> Tensor:
-        """`(N,)` bool: units of a counted density at most the one asked for, and below it by less than one unit.
+        """`(N,)` bool: units whose counted density is at most the given one, and less than one unit below it.
 
-        Units that are a group of their own (sublayers, layers) stay as they were learned, as far as the density can be
-        reached so. The gates of all other units are shifted by one number, the largest at which the deterministic masks
-        fit. The room that rounding and large units leave is filled with the best of the others, unless sizes are to be
-        multiples (`Space.round_to`).
+        Groups of one unit (sublayers, layers) are kept as they were learned, as far as the density is in reach with
+        them. Log alpha of all other gates is shifted by one number, the largest at which the deterministic masks fit.
+        The highest-scored other units that still fit are added, unless the space has a `round_to`.
         """
         single = self._kept_singles(scores, alive, density)
-        low, high = -WIDEST, WIDEST
-        for _ in range(30):
+        low, high = -MAX_SHIFT, MAX_SHIFT
+        for _ in range(BISECTIONS):
             middle = (low + high) / 2
             fits = self.space.density(self._shifted(scores, single, middle)) <= density + 1e-12
             low, high = (middle, high) if fits else (low, middle)
         kept = self._shifted(scores, single, low)
-        return kept if self.space.round_to > 1 else Parameters().fill(self.space, kept, scores, density)
+        return kept if self.space.round_to > 1 else Parameters().add_fitting_units(self.space, kept, scores, density)
 
     def _kept_singles(self, scores: Tensor, alive: Tensor, density: float) -> Tensor:
-        """Numbers of the kept units that are a group of their own.
+        """Indices of the units to keep among those that are the only one of their group.
 
-        They are those whose gates are more likely open than closed, or, where the density is out of reach with these,
-        more or fewer of the highest.
+        They are those whose gates are more likely open than closed, or more or fewer of the highest-scored ones where
+        the density is out of reach with these.
         """
         numbers = torch.arange(len(self.space), device=scores.device)
         singles = torch.cat([numbers[:0], *(row for _, row in self.space.by_group(numbers) if len(row) == 1)])
         singles = singles[alive[singles]]
         gates = scores[singles]
-        highest = singles[descending(gates)]
+        ranked = singles[descending(gates)]
         count = int((self.gate.open_probability(gates) >= 0.5).sum())
-        while count < len(highest) and self.space.density(self._shifted(scores, highest[:count], WIDEST)) < density:
+        while count < len(ranked) and self.space.density(self._shifted(scores, ranked[:count], MAX_SHIFT)) < density:
             count += 1
-        while count > 0 and self.space.density(self._shifted(scores, highest[:count], -WIDEST)) > density:
+        while count > 0 and self.space.density(self._shifted(scores, ranked[:count], -MAX_SHIFT)) > density:
             count -= 1
-        return highest[:count]
+        return ranked[:count]
 
     def _shifted(self, scores: Tensor, single: Tensor, shift: float) -> Tensor:
-        """`(N,)` bool, closed: these single units, and those of the others that are open with shifted gates.
+        """`(N,)` bool, closed: the given single units, and the other units that are open after the shift.
 
-        At least the hidden dim of the highest score is kept.
+        The highest-scored hidden dim is always kept.
         """
         shifted = scores + shift
         vectors = [gates for _, gates in self.space.by_group(shifted)]
@@ -92,17 +92,17 @@ class DensityTarget:
 
 
 def published_size(space: Space) -> int:
-    """M: parameters of all layers as the published code counts them, `L (4 H^2 + 4 H) + L (2 H I + 5 H)`."""
+    """M, the parameters of all layers by the published formula, `L (4 H^2 + 4 H) + L (2 H I + 5 H)`."""
     hidden, wide = space.table.sizes["hidden"], space.table.sizes["0.ffn"]
     return len(space.table.layers) * (4 * hidden**2 + 4 * hidden + 2 * hidden * wide + 5 * hidden)
 
 
 def published_sparsity(space: Space, probabilities: Tensor) -> Tensor:
-    """`()` expected sparsity by the published formulas, which differ with and without gates on the hidden dims.
+    """`()` expected sparsity by the published formulas, which depend on whether hidden dims have gates.
 
-    With p the probabilities that gates are open, E is `sum p_hidden (4 H + 4) / A sum p_attention p_head
-    + 2 sum p_hidden sum p_mlp p_neuron`, or without gates on the hidden dims `(4 H^2 + 4 H) / A sum p_attention p_head
-    + floor((2 H I + 5 H) / I) sum p_mlp p_neuron`; the sparsity is 1 - E / M.
+    The sparsity is 1 - E / M. With p the probabilities that gates are open, the expected size E is
+    `sum p_hidden (4 H + 4) / A sum p_attention p_head + 2 sum p_hidden sum p_mlp p_neuron` with gates on hidden dims,
+    and `(4 H^2 + 4 H) / A sum p_attention p_head + floor((2 H I + 5 H) / I) sum p_mlp p_neuron` without them.
     """
     table = space.table
     hidden, wide = table.sizes["hidden"], table.sizes["0.ffn"]

@@ -2,19 +2,19 @@
 
 Equations, by the paper's numbers:
     eq. 4    importance of a unit = |sum of weight x gradient over the unit| = |dL/dmask|     `observe`
-    sec 4.1  units inside attention: QK and VO dims beside FFN neurons                        the space
-    eq. 6    a VO unit's importance x tanh(density of its head / alpha)                       `_regularise`
-    sec 4.3  exponential moving average with beta, at every step                              `observe`
-    eq. 5    gradient separation: importance hears the logits alone                           `listens_to`
+    sec 4.1  units: QK and VO dims of the attention, and FFN neurons                          the space
+    eq. 6    structure regularisation: importance of a VO dim x tanh(density of its head / alpha)   `_regularised`
+    sec 4.3  exponential moving average with factor beta, at every step                       `observe`
+    eq. 5    gradient separation: only the gradient of the logits term is observed            `listens_to`
     sec 4.4  embedding factorisation                                                          `Plan.embedding_rank`
 
 Where the default differs from the published code (`faithful=True` reproduces it, see tests/golden):
-    1. After the dead heads' QK dims are dropped, the freed parameters are refilled to the density asked for.
-    2. Scores are divided by the unit's parameters, so units of different kinds compare (the published units are
-       within 1 of each other: no effect there).
-    3. The mask is set once more at the end of the schedule: the published loop stops one step short.
-    4. The moving average is not taken after the choice has ended; the published code goes on to no effect.
-Beyond the paper: evidence from one step in `every`.
+    1. After the QK dims of dead heads are removed, units are kept in their place until the target density is reached.
+    2. Importance is divided by the number of parameters of the unit, so that units of different kinds compare. Those
+       of the paper differ by one parameter, so that this has no effect on them.
+    3. The mask is updated once more at the end of the schedule; the published loop stops one step earlier.
+    4. The moving average stops at the end of the schedule; in the published code it goes on without effect.
+Beyond the paper: `every` observes the gradient of only some steps.
 """
 
 from __future__ import annotations
@@ -40,13 +40,14 @@ class Grain(Scheduled):
         density: the schedule, `cubic(1.0, target, begin=0.2, end=0.4)` in the paper.
         beta: smoothing of the importance (paper: 0.998).
         alpha: strength of the structure regularisation, 0 turns it off (paper: 0.3).
-        separate: gradient separation; when False, importance hears the hidden-state term too.
-        every: optimizer steps from one that is heard to the next; the moving average remembers as many steps as with 1.
-        faithful: reproduce the published ranking (specification section 3), undershoot included.
+        separate: gradient separation; if False, the gradient of the hidden-state term is observed too.
+        every: observe the gradient in one of this many optimizer steps; the moving average
+            spans as many steps as with 1.
+        faithful: the published ranking, which keeps less than the target density.
 
     Raises:
-        UserError: the density is out of reach, `every` is below 1, or `faithful` in a space that counts or rounds
-            otherwise.
+        UserError: the share is out of reach, `every` is below 1, or `faithful` with a space that does not count
+            parameters or has a `round_to`.
     """
 
     importance: Tensor
@@ -73,43 +74,45 @@ class Grain(Scheduled):
 
     @property
     def listens_to(self) -> Mapping[str, float]:
-        if self.progress >= self.asked.end or self.steps % self.every:
+        if self.progress >= self.share_schedule.end or self.steps % self.every:
             return {}
         return {"labels": 1.0, "logits": 1.0, "hidden": 0.0 if self.separate else 1.0}
 
     def observe(self, gradient: Tensor) -> None:
-        """Smooth the importance; in a step whose gradient is not finite it only decays.
+        """Update the moving average; in a step whose gradient is not finite it only decays.
 
-        A removed unit adds nothing: its weights count as 0, while the gradient at its mask says what its return would
-        do.
+        The importance of a removed unit is 0, because its weights count as 0: the gradient at its mask is the effect
+        of restoring it.
         """
         finite = bool(torch.isfinite(gradient).all())
-        raw = self._regularise(gradient.abs() * self.alive) if finite else torch.zeros_like(gradient)
-        beta = self.beta**self.every  # the steps in between, which nobody heard, count as this one
-        self.importance.mul_(beta).add_(raw, alpha=1.0 - beta)
+        importance = self._regularised(gradient.abs() * self.alive) if finite else torch.zeros_like(gradient)
+        beta = self.beta**self.every  # the steps that are not observed count as this one
+        self.importance.mul_(beta).add_(importance, alpha=1.0 - beta)
 
-    def _regularise(self, raw: Tensor) -> Tensor:
-        """Multiply VO importance by tanh(D / alpha), D the kept part of the unit's head (eq. 6).
+    def _regularised(self, importance: Tensor) -> Tensor:
+        """With VO importance multiplied by tanh(D / alpha), D the fraction kept of the unit's head (eq. 6).
 
-        So sparse heads die out.
+        As a result sparse heads are removed completely.
         """
         if self.alpha == 0.0:
-            return raw
-        raw = raw.clone()
+            return importance
+        importance = importance.clone()
         heads = self.space.table.heads
-        for (group, own), (_, alive) in zip(self.space.by_group(raw), self.space.by_group(self.alive), strict=True):
+        for (group, own), (_, alive) in zip(
+            self.space.by_group(importance), self.space.by_group(self.alive), strict=True
+        ):
             if group.kind == "vo":
                 kept = alive.view(heads, -1).float().mean(dim=1, keepdim=True)
                 own *= torch.tanh(kept / self.alpha).expand(-1, group.size // heads).flatten()
-        return raw
+        return importance
 
     def advance(self, progress: float) -> None:
         if not self.faithful:
             super().advance(progress)
             return
         Method.advance(self, progress)
-        if self.asked.begin <= progress < self.asked.end:
-            self.alive.copy_(published_ranking(self.space, self.importance, self.asked(progress), self.alive))
+        if self.share_schedule.begin <= progress < self.share_schedule.end:
+            self.alive.copy_(published_ranking(self.space, self.importance, self.share_schedule(progress), self.alive))
 
     def scores(self) -> Tensor:
         if self.faithful:
@@ -118,10 +121,10 @@ class Grain(Scheduled):
 
 
 def published_ranking(space: Space, importance: Tensor, density: float, alive: Tensor) -> Tensor:
-    """`(N,)` bool: GRAIN's own rule.
+    """`(N,)` bool: the published rule.
 
-    Zero the lowest units while their share of the units' sizes is below 1 - density, then drop the QK dims of heads
-    without VO dims; nothing is refilled, and nothing happens when no unit is to be added.
+    The lowest units are removed while their share of all unit sizes is below 1 - density, and then the QK dims of
+    heads without VO dims. No unit is kept in their place. `alive` is returned where no further unit is to be removed.
     """
     ranked = importance.masked_fill(~alive, -torch.inf)
     order = torch.argsort(ranked, stable=True)

@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 class Target(Protocol):
-    """What the gates of a space are to keep, as one or several constraints that follow a schedule."""
+    """What gates should keep: one or several constraints that follow a schedule."""
 
     constraints: int
 
     def gaps(self, open_probability: Tensor, progress: float) -> list[Tensor]:
-        """For each constraint `(rows,)`, expected sparsity minus its target: below 0 while too much is open.
+        """For every constraint `(rows,)`, expected sparsity minus its target; negative while too much is open.
 
         Args:
             open_probability: `(N,)`, differentiable.
@@ -24,24 +24,24 @@ class Target(Protocol):
         ...
 
     def kept(self, scores: Tensor, alive: Tensor, density: float) -> Tensor:
-        """`(N,)` bool: the units that a plan keeps.
+        """`(N,)` bool: the units to keep in a plan.
 
         Args:
             scores: `(N,)` log alpha, minus infinity where a unit is not `alive`.
             alive: `(N,)` bool.
-            density: at most this counted density.
+            density: upper limit of the counted density.
 
         Raises:
-            UserError: the target cannot be met at that density.
+            UserError: the target cannot be met within that density.
         """
         ...
 
 
 def penalty(gaps: Sequence[Tensor], multipliers: Tensor) -> Tensor:
-    """`()`: the sum over constraints of the mean over their rows of `l1 gap + l2 gap^2`.
+    """`()`: `l1 gap + l2 gap^2`, averaged over the rows of a constraint and summed over constraints.
 
     Args:
-        gaps: as `Target.gaps` returns them.
+        gaps: those of `Target.gaps`.
         multipliers: `(2, constraints)`, l1 and l2; the optimizer maximises over them.
     """
     constraints = zip(gaps, *multipliers, strict=True)

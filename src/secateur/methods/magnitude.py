@@ -1,8 +1,8 @@
 """Magnitude pruning: keep the units with the largest weights.
 
-Source: Han et al., Learning both Weights and Connections for Efficient Neural Networks, NeurIPS 2015, here over
-structures: a unit's score is the root mean square of the weights that go with it. The weights are read anew at every
-step of the schedule, so training may change the order until a unit is removed.
+Source: Han et al., Learning both Weights and Connections for Efficient Neural Networks, NeurIPS 2015, applied to
+structures: the score of a unit is the root mean square of the weights that are removed with it. The weights are read
+again at every step of the schedule, so that training may change the ranking of the units that are left.
 """
 
 from __future__ import annotations
@@ -12,6 +12,10 @@ from torch import Tensor
 
 from secateur.methods import register
 from secateur.methods.scheduled import Scheduled
+from secateur.structure.space import Group
+
+Sums = dict[str, Tensor]
+"""A sum for each index of an axis, or for a gate."""
 
 
 @register("magnitude")
@@ -27,23 +31,24 @@ class Magnitude(Scheduled):
     @torch.no_grad()
     def scores(self) -> Tensor:
         squares, counts = self._axis_sums()
-        scores = []
-        for group in self.space.groups:
-            total, count = torch.zeros(2, group.size, device=self.alive.device)
-            for axis in group.axes:
-                total += squares[axis].view(group.size, -1).sum(1)
-                count += counts[axis].view(group.size, -1).sum(1)
-            for grid in group.grids:
-                weight = self.space.model.get_parameter(grid.parameter.name).detach().float()
-                total += grid.sums(weight.square())
-                count += grid.rows * grid.columns
-            scores.append((total / count).sqrt())
-        return torch.cat(scores)
+        return torch.cat([self._group_scores(group, squares, counts) for group in self.space.groups])
 
-    def _axis_sums(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Per index of each axis, and per gate: the sum of squared weights and the number of weights that lie on it."""
-        squares: dict[str, Tensor] = {}
-        counts: dict[str, Tensor] = {}
+    def _group_scores(self, group: Group, squares: Sums, counts: Sums) -> Tensor:
+        """`(size,)`: the root mean square of the weights on the axes and in the tiles of each unit."""
+        total, count = torch.zeros(2, group.size, device=self.alive.device)
+        for axis in group.axes:
+            total += squares[axis].view(group.size, -1).sum(1)
+            count += counts[axis].view(group.size, -1).sum(1)
+        for grid in group.grids:
+            weight = self.space.model.get_parameter(grid.parameter.name).detach().float()
+            total += grid.sums(weight.square())
+            count += grid.rows * grid.columns
+        return (total / count).sqrt()
+
+    def _axis_sums(self) -> tuple[Sums, Sums]:
+        """Sums of squared weights, and numbers of weights, by axis and by gate."""
+        squares: Sums = {}
+        counts: Sums = {}
         for parameter in self.space.table.parameters:
             if not parameter.inner:
                 continue
@@ -57,6 +62,6 @@ class Magnitude(Scheduled):
         return squares, counts
 
 
-def _add(sums: dict[str, Tensor], axis: str | None, values: Tensor) -> None:
+def _add(sums: Sums, axis: str | None, values: Tensor) -> None:
     if axis is not None:
         sums[axis] = sums[axis] + values if axis in sums else values

@@ -1,6 +1,7 @@
-"""The contract of a method.
+"""The contract of a pruning method.
 
-A method turns evidence into masks and scores. It knows the space, never the model's family, the loss or the trainer.
+A method turns evidence, such as gradients with respect to the masks, into masks and scores. It knows the space of
+units, and neither the model family nor the loss nor the trainer.
 """
 
 from __future__ import annotations
@@ -9,63 +10,66 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from secateur.budget.parameters import Parameters
 from secateur.budget.space import Space
-from secateur.budget.units import best
+from secateur.budget.units import choose_exactly
+from secateur.methods.renamed import RenamedMembers
 from secateur.methods.schedules import Schedule, constant, cubic
 from secateur.structure.plan import Plan
 from secateur.system.errors import UserError
 from secateur.system.moved import moved_names
 
 Amount = Schedule | float
-"""A share or a density, as a function of progress; a plain number is the final one, for use without training."""
+"""A share or a density, as a function of progress; a number is the final value, for use without training."""
 
 
-class Method(nn.Module):
-    """Turns evidence into masks. A subclass writes `masks` and `scores`; the rest defaults to nothing.
+class Method(RenamedMembers):
+    """Base class of pruning methods. A subclass must write `scores`; the other members have defaults.
 
     Args:
-        share: how much of the space's budget to keep, over the progress of the run; all of it by default.
-        density: the share, under the name that it has where parameters are counted.
+        share: how much of the space's budget to keep, as a function of progress; by default all of it.
+        density: the same as `share`, for spaces whose budget is the number of parameters.
 
     Attributes:
-        asked: the schedule of the share.
+        share_schedule: the schedule of the share.
+        progress: the part of the whole run that is done, in [0, 1].
+        steps: the number of optimizer steps taken.
+        alive: `(N,)` bool, the units that may still be open.
 
     Raises:
-        UserError: both are given; the share is out of reach (the message names the floor); or the method cannot follow
-            the budget of the space.
+        UserError: both `share` and `density` are given; the share is out of reach (the message names the floor); or
+            the method does not support the budget of the space.
 
-    The state that must survive a restart is in buffers and parameters, and in what `get_extra_state` adds. `progress`
-    in [0, 1] is the part of the whole run that is done, `steps` the number of optimizer steps.
+    State that must survive a restart belongs in buffers and parameters, or in what `get_extra_state` adds.
 
-    `alive` is `(N,)` bool: the units that may still be open. A unit that has left it is gone for good: its mask is
-    exactly 0 in training, in evaluation and in the plan, it gets no gradient, and the trainer may cut its weights away.
-    The method itself takes units from it, in `advance`:
+    A unit that is not `alive` is removed permanently: its mask is exactly 0 in training, in evaluation and in the
+    plan, it gets no gradient, and the trainer may cut its weights away. The method removes units from `alive` itself,
+    in `advance`:
 
-    - a monotone method takes every unit that it removes, because its masks are `alive`;
-    - a method that learns its masks takes the units that have settled, by a rule of its own (without one, none). The
-      gate or score of such a unit is then read as minus infinity: sampled, it is closed; in a sum or a softmax it
-      counts as 0; it is below every threshold and last in every ranking.
+    - a monotone method removes every unit that its masks close, because its masks are `alive`;
+    - a method that learns its masks may remove units whose masks have settled, by a rule of its own. The gate or score
+      of such a unit is from then on read as minus infinity (`where_alive`): its samples are 0, it contributes 0 to
+      sums and softmaxes, and it is below every threshold and last in every ranking.
     """
 
     name: str
     alive: Tensor
     budgets: tuple[str, ...] | None = None
-    """Names of the budgets (`Budget.name`) that the method can follow; None for all."""
+    """Names of the budgets (`Budget.name`) that the method supports; None for all."""
     monotone = True
-    """Whether a unit that the masks have closed never returns; if not, only `alive` says what is gone for good."""
+    """Whether the masks never reopen a unit; if not, only units outside `alive` are removed permanently."""
     reads_weights = False
-    """Whether scores are made from the weights of the whole model, which must then stay whole while it is trained."""
+    """Whether scores are computed from the weights of the whole model, which can then not be cut during training."""
     defaults: Mapping[str, Any] = {}
-    """Values of recipe keys for this method, where the recipe names none and the general default does not fit."""
+    """Recipe keys and the values that they have with this method, where the recipe does not set them."""
 
     def __init__(self, space: Space, share: Amount | None = None, density: Amount | None = None) -> None:
         super().__init__()
         self._check_budget(space)
         self.space = space
-        self.asked = _asked(space, share, density)
+        self.share_schedule = _schedule_of(space, share, density)
         self.progress, self.steps = 0.0, 0
         self.register_buffer("alive", space.ones().bool())
 
@@ -80,31 +84,31 @@ class Method(nn.Module):
     def shrinks(self) -> bool:
         """Whether the model may be cut to the units that are alive while it is trained.
 
-        A method that is not monotone but lets its masks settle overrides this.
+        A method that is not monotone but removes units from `alive` overrides this.
         """
         return self.monotone and not self.reads_weights
 
     @classmethod
     def defaults_for(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The `defaults` of a recipe with these options."""
+        """The `defaults` of a recipe with these method options."""
         return cls.defaults
 
     @property
-    def fills(self) -> bool:
-        """Whether the zeros between kept tiles become trainable weights once the model has been cut."""
+    def fills_zeroed_blocks(self) -> bool:
+        """Whether the zeroed blocks between kept tiles become trainable weights once the model has been cut."""
         return False
 
     @classmethod
     def schedule(cls, density: float, begin: float, end: float) -> Schedule:
-        """The paper's schedule from 1 to a density (or share), in the part of a run from `begin` to `end`."""
+        """The schedule of the paper: from 1 to a density (or share), between `begin` and `end` of a run."""
         return cubic(1.0, density, begin=begin, end=end)
 
     @property
     def listens_to(self) -> Mapping[str, float]:
-        """Loss term -> weight of its gradient in `observe`; empty in a step in which nothing is to be observed.
+        """Loss term -> weight of its gradient in `observe`; empty in a step that needs no gradient.
 
-        Read in every micro-batch. What it depends on must change in `advance` alone, so that all micro-batches of a
-        step are observed alike.
+        It is read in every micro-batch. It must depend only on what `advance` changes, so that all micro-batches of a
+        step are weighted alike.
         """
         return {}
 
@@ -117,13 +121,13 @@ class Method(nn.Module):
         return values.masked_fill(~self.alive, -torch.inf)
 
     def observe(self, gradient: Tensor) -> None:
-        """Take the gradient `(N,)` of the terms in `listens_to` with respect to the masks.
+        """Use the gradient `(N,)` of the terms in `listens_to` with respect to the masks.
 
-        It is signed, of one whole optimizer step, averaged over devices.
+        It is the signed gradient of one whole optimizer step, averaged over devices.
         """
 
     def advance(self, progress: float) -> None:
-        """Move on after an optimizer step."""
+        """Update the state after an optimizer step."""
         self.progress = progress
         self.steps += 1
 
@@ -132,38 +136,39 @@ class Method(nn.Module):
         return 0.0
 
     def scores(self) -> Tensor:
-        """`(N,)`, larger = keep longer."""
+        """`(N,)`, larger = kept longer."""
         raise NotImplementedError(f"{type(self).__name__} must rank the units: write scores()")
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Parameter groups of the method's own, as an optimizer takes them, with their own learning rates.
+        """The optimizer's parameter groups of the method's own parameters, with their learning rates.
 
-        A group with `constant: True` keeps its learning rate; the others follow the schedule of the run. Gradients are
-        averaged over devices; a group with `clip: c` has its own clipped to a norm of at most c, the others are not.
+        The learning rate of a group with `constant: True` stays constant; others follow the schedule of the run.
+        Gradients are averaged over devices. The gradient of a group with `clip: c` is clipped to a norm of c on its
+        own; that of other groups is not clipped.
         """
         return []
 
-    def readings(self) -> dict[str, float]:
-        """Numbers for the log, by name: the density of the masks, and their share of another budget."""
+    def log_values(self) -> dict[str, float]:
+        """Numbers for the training log, by name: the density of the masks, and their share of another budget."""
         other = {} if self.space.budget.name == Parameters.name else {"share": self.space.share(self.alive)}
         return {"density": self.space.density(self.alive), **other}
 
-    def settled(self) -> bool:
-        """Whether the masks have reached the last share of the schedule: only then do scores of a model compare."""
+    def reached_target(self) -> bool:
+        """Whether the masks have reached the last share of the schedule: earlier scores of a model do not compare."""
         return True
 
     def chosen(self, share: float) -> Tensor:
-        """`(N,)` final masks within a share of the budget; 0 removes. Dead units need not be closed."""
+        """`(N,)` final masks within a share of the budget; 0 removes a unit. They need not be closed."""
         masks = self.masks().detach()
         return masks * self.space.choose(self.scores(), share, alive=masks > 0)
 
     def exactly(self, count: int) -> Tensor:
-        """`(N,)` final masks of that many units."""
+        """`(N,)` final masks of exactly `count` units."""
         masks = self.masks().detach()
-        return masks * best(self.space, self.scores(), count, alive=masks > 0)
+        return masks * choose_exactly(self.space, self.scores(), count, alive=masks > 0)
 
     def get_extra_state(self) -> Tensor:
-        """Numbers that the host needs at every step: kept off the device, so that reading them does not synchronise."""
+        """Numbers that the host reads at every step. They are not on the device, where reading would synchronise."""
         return torch.tensor([self.progress, self.steps], dtype=torch.double)
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -177,13 +182,13 @@ class Method(nn.Module):
         density: float | None = None,
         keep: int | None = None,
     ) -> Plan:
-        """The frozen plan within a share of the budget, or of an exact number of units; not overridden.
+        """The plan within a share of the budget, or with an exact number of units. Subclasses do not override it.
 
         Args:
             share: of the space's budget; the density where parameters are counted.
             embedding_rank: factorise the word embeddings to this rank when the plan is cut.
-            density: the share, where parameters are counted.
-            keep: the number of units that the plan has exactly, after closure, in place of a share.
+            density: the same as `share`, where parameters are counted.
+            keep: the exact number of units that are left after closure, in place of a share.
 
         Raises:
             UserError: not exactly one of the three is given; the share cannot be reached with these units (the message
@@ -193,31 +198,31 @@ class Method(nn.Module):
             raise UserError(
                 "a plan is for a share, a density or a number of units: give one of share, density and keep"
             )
-        asked = self.space.asked(share, density) if keep is None else None
+        requested = self.space.requested_share(share, density) if keep is None else None
         was_training = self.training
         self.eval()
-        masks = self.chosen(asked) if asked is not None else self.exactly(cast(int, keep))
+        masks = self.chosen(requested) if requested is not None else self.exactly(cast(int, keep))
         self.train(was_training)
         budget = self.space.budget
         return Plan.of(
             self.space,
             masks,
             method=self.name,
-            asked=asked if budget.name == Parameters.name else None,
+            asked=requested if budget.name == Parameters.name else None,
             keep=keep,
-            latency=budget.record(self.space, masks > 0, asked),
+            latency=budget.record(self.space, masks > 0, requested),
             embedding_rank=embedding_rank,
         )
 
 
-def _asked(space: Space, share: Amount | None, density: Amount | None) -> Schedule:
-    """The schedule that is asked for under one of the two names, its last value reachable."""
+def _schedule_of(space: Space, share: Amount | None, density: Amount | None) -> Schedule:
+    """The schedule that is passed under one of the two names; its last value must be reachable in the space."""
     if share is None and density is None:
         share = 1.0
     schedules = [
         amount if amount is None or isinstance(amount, Schedule) else constant(amount) for amount in (share, density)
     ]
-    space.asked(*(None if schedule is None else schedule.stop for schedule in schedules))
+    space.requested_share(*(None if schedule is None else schedule.stop for schedule in schedules))
     return next(schedule for schedule in schedules if schedule is not None)
 
 

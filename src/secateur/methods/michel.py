@@ -1,19 +1,20 @@
-"""Head importance, iterative (Michel, Levy and Neubig, NeurIPS 2019, arXiv 1905.10650).
+"""Iterative pruning by head importance (Michel, Levy and Neubig, NeurIPS 2019, arXiv 1905.10650).
 
-Equations, as the published code of differentiable subset pruning has them, which compares itself with this:
-    eq. 2   importance of a head: the expected |dL/dm| at its mask, with masks of 1                `observe`
-    sec 4.1 normalised by the L2 norm of its layer's                                               `normalised`
-    sec 4.1 heads go from the least important on, so many at a time                                `step`
-    code    the importance of the rest is taken anew under the present masks (`exact_pruning`)     `exact`
+Equations, as in the code of differentiable subset pruning (Li et al., TACL 2021), which compares with this method:
+    eq. 2   importance of a head: the expected |dL/dm| at its mask m = 1                               `observe`
+    sec 4.1 the importance is divided by the L2 norm of its layer's                                    `normalised`
+    sec 4.1 the least important heads are removed, a fixed number at a time                            `step`
+    code    importance is estimated again after each removal, with the present masks (`exact_pruning`) `exact`
 
-Where the default differs:
-    1. A removed unit counts as 0 in the norm of its layer (`faithful`: its gradient counts, as it is rarely 0).
-    2. The absolute value is that of a step's gradient, always; published for BERT so, of the batch, but for translation
-       signed gradients are summed, and those of opposite batches cancel (`signed`).
-    3. The importance is of the loss terms of the task and of the logits, whatever the recipe has of them.
-    4. The next removal comes after a part of the run; published, after a pass over the training set.
-Min and max of all importances are published as 0 and 1, and sums divided by the tokens: no rank changes by that.
-Kinds with one unit a layer (sublayers) are normalised over all layers: their own norm would make all equal.
+Where the default differs from that code:
+    1. A removed unit counts as 0 in the norm of its layer (`faithful`: its gradient, which is rarely 0, counts).
+    2. The absolute value of the gradient of each step is summed. The published code does so for BERT, with batches;
+       for translation it sums signed gradients, in which batches of opposite sign cancel (`signed`).
+    3. The importance is that of the labels and logits terms of the loss, whichever the run has.
+    4. A removal follows after a part of the run; in the published code after a pass over the training set.
+The published code also rescales the importance to [0, 1] and divides it by the number of tokens, which does not change
+the ranking. Kinds with one unit in each layer (sublayers) are normalised over all layers, because their own norm would
+make all of them equal.
 """
 
 from __future__ import annotations
@@ -31,49 +32,55 @@ from secateur.methods.scheduled import Scheduled
 from secateur.methods.schedules import Schedule, linear
 from secateur.system.errors import UserError
 
-SMALLEST = 1e-20  # is added to a norm
+SMALLEST_NORM = 1e-20  # is added to a norm
+ROUNDING = 1e-9  # tolerance of shares
 
 
 def normalised(space: Space, importance: Tensor) -> Tensor:
-    """`(N,)`: every layer's importance over its L2 norm."""
-    found = torch.zeros_like(importance)
-    for rows in _layers(space):
-        found[rows] = importance[rows] / (torch.linalg.vector_norm(importance[rows]) + SMALLEST)
-    return found
+    """`(N,)`: the importance of each unit over the L2 norm of its layer's."""
+    result = torch.zeros_like(importance)
+    for rows in _normalised_together(space):
+        result[rows] = importance[rows] / (torch.linalg.vector_norm(importance[rows]) + SMALLEST_NORM)
+    return result
 
 
-def _layers(space: Space) -> Iterator[Tensor]:
-    """Numbers of the units that are normalised together: a group's, or those of all groups of one unit each."""
-    alone: dict[str, list[Tensor]] = {}
+def _normalised_together(space: Space) -> Iterator[Tensor]:
+    """Indices of units that share a norm: those of a group, or of all groups of a kind with one unit each."""
+    singles: dict[str, list[Tensor]] = {}
     numbers = torch.arange(len(space), device=space.model.device)
     for group, rows in space.by_group(numbers):
         if group.size > 1:
             yield rows
         else:
-            alone.setdefault(group.kind, []).append(rows)
-    yield from (torch.cat(rows) for rows in alone.values())
+            singles.setdefault(group.kind, []).append(rows)
+    yield from (torch.cat(rows) for rows in singles.values())
 
 
 @register("michel")
 class Michel(Scheduled):
-    """Removes the least important units, so many at a time, by |d(loss)/d(mask)| within their layer.
+    """Removes the least important units, a fixed number at a time, by |d(loss)/d(mask)| within their layer.
 
     Args:
         space: usually `Space(model, "head")`; any units work.
-        density: the schedule: its way down is taken in strides of `step` units, each when it begins.
-        step: units that go at a time, on the average where they are of different sizes; by default a twelfth
+        density: the schedule. It is followed in steps of `step` units; each step is taken as soon as it begins.
+        step: units that are removed at a time, on average where units differ in size; by default a twelfth
             (paper: 12 of BERT's 144 heads, 4 of 72 in translation).
-        exact: take the importance anew after each removal; if not, that of the whole model decides all of them.
-        normalise: by layers.
+        exact: estimate the importance again after each removal; if not, that of the whole model decides all of them.
+        normalise: divide by the norm of the layer.
         signed: sum signed gradients, as published for translation.
         faithful: removed units count in the norm of their layer.
 
+    Attributes:
+        importance: `(N,)`, summed since the last removal.
+        step_share: the share of the budget that `step` units have.
+
     Raises:
-        UserError: what is asked for is out of reach, or `step` is no number of units.
+        UserError: the share is out of reach, or `step` is not a number of units of the space.
     """
 
-    heard: Tensor
+    importance: Tensor
 
+    renamed_state = {"heard": "importance"}
     defaults = {
         "target.units": ("head",),
         "method.train": "scores",
@@ -100,43 +107,43 @@ class Michel(Scheduled):
             raise UserError(f"step is {step!r}: expected a whole number of units from 1 to {len(space)}")
         self.step, self.exact, self.normalise = step, exact, normalise
         self.signed, self.faithful = signed, faithful
-        self.stride = step * (1.0 - space.floor()) / len(space)  # the share that `step` units have
-        self.register_buffer("heard", torch.zeros_like(self.alive, dtype=torch.float))
+        self.step_share = step * (1.0 - space.floor()) / len(space)
+        self.register_buffer("importance", torch.zeros_like(self.alive, dtype=torch.float))
 
     @classmethod
     def schedule(cls, density: float, begin: float, end: float) -> Schedule:
-        """A line: equally many steps between one removal and the next."""
+        """A straight line: the same number of optimizer steps between removals."""
         return linear(1.0, density, begin=begin, end=end)
 
     @property
     def listens_to(self) -> Mapping[str, float]:
-        target = self._target()
-        if target <= self.asked.stop or (target < 1.0 and not self.exact):
+        target = self._target_share()
+        if target <= self.share_schedule.stop or (target < 1.0 and not self.exact):
             return {}
         return {"labels": 1.0, "logits": 1.0}
 
     def observe(self, gradient: Tensor) -> None:
-        self.heard += gradient if self.signed else gradient.abs()
+        self.importance += gradient if self.signed else gradient.abs()
 
-    def _target(self) -> float:
-        """The share that the schedule asks for, down to the end of the stride that it is on."""
-        passed = (1.0 - self.asked(self.progress)) / self.stride
-        target = 1.0 - math.ceil(passed - 1e-9) * self.stride
-        return target if target > self.asked.stop + 1e-9 else self.asked.stop
+    def _target_share(self) -> float:
+        """The share after the step of `step` units that the schedule is in."""
+        passed = (1.0 - self.share_schedule(self.progress)) / self.step_share
+        target = 1.0 - math.ceil(passed - ROUNDING) * self.step_share
+        return target if target > self.share_schedule.stop + ROUNDING else self.share_schedule.stop
 
-    def settled(self) -> bool:
-        return self._target() == self.asked.stop
+    def reached_target(self) -> bool:
+        return self._target_share() == self.share_schedule.stop
 
     def advance(self, progress: float) -> None:
         Method.advance(self, progress)
-        target = self._target()
-        if target >= self.space.share(self.alive) - 1e-9:
+        target = self._target_share()
+        if target >= self.space.share(self.alive) - ROUNDING:
             return
         self.alive.copy_(self.space.choose(self.scores(), target, alive=self.alive))
         if self.exact:
-            self.heard.zero_()
+            self.importance.zero_()
 
     def scores(self) -> Tensor:
-        """`(N,)`: what was heard since the last removal, normalised."""
-        heard = self.heard if self.faithful else self.heard * self.alive
-        return normalised(self.space, heard) if self.normalise else heard
+        """`(N,)`: the importance since the last removal, normalised."""
+        importance = self.importance if self.faithful else self.importance * self.alive
+        return normalised(self.space, importance) if self.normalise else importance

@@ -1,30 +1,31 @@
 """Block movement pruning: learned scores over tiles of weights (Lagunas et al., EMNLP 2021, arXiv 2109.04838).
 
-By the sections of the specification, which follows paper and code (huggingface/nn_pruning):
-    sec 2  a score for every tile of a weight, and for every neuron                        the space, `units_of`
-    sec 3  hard masks by top-k, threshold or sigmoid threshold; identity gradient          `masks`, `BINARISERS`
-    sec 3  so a tile's score moves by -lr sum(W dL/dW), pruned or not: it may return       `masks`
-    sec 4  the threshold's cubic ramp; the penalty ramps with it                           `_threshold`, `penalty`
-    sec 5  L1 of the sigmoids of the scores (or the expected L0)                           `penalty`, `REGULARISERS`
-    sec 8  what zeros are left inside is filled and trained again (variant filled)         `fills`
-    sec 6  distillation is not here: `objectives.Logits(divergence=True)`, `objectives.Labels`
+By the sections of the specification, which follows the paper and its code (huggingface/nn_pruning):
+    sec 2  a score for every tile of a weight, and for every neuron                              the space, `units_of`
+    sec 3  hard masks by top-k, threshold or sigmoid threshold, straight-through gradient        `masks`, `BINARISERS`
+    sec 3  the score of a tile moves by -lr sum(W dL/dW) whether it is pruned or not: it may return     `masks`
+    sec 4  cubic ramp of the threshold, and of the penalty with it                               `penalty`
+    sec 5  L1 norm of the sigmoids of the scores, or the expected L0 norm                        `REGULARISERS`
+    sec 8  variant `filled`: zeroed blocks become trainable weights after the cut                `fills_zeroed_blocks`
+    sec 6  distillation is not part of the method: `Logits(divergence=True)` and `Labels` of `objectives`
 
 Where the default differs from the published code (`faithful=True` reproduces it, see tests/golden):
-    1. The density is the target. A controller sets the threshold, every few steps, to the one at which the counted
-       density is that of the schedule; the published code ramps the threshold itself, and its density must be found by
-       trying strengths of the penalty.
-    2. A score weighs in the penalty by the parameters that it governs; published, every score tensor weighs the same.
-    3. A neuron's mask acts once, at its activation, so that a pruned one can return; published (`1d_alt`, units
-       `ffn/tied`) it acts at both weights, and a pruned neuron hears nothing.
-Not reproduced: gradients of scores are clipped together with those of the weights; evaluation jumps to the last
-threshold; biases of the residual stream are masked; a head goes when its query or key is empty (it is not dead: it
-means the values, and stays); scores of rows times columns (`1d`), shared by the weights of a layer (`joint`) or of 2:4
-patterns; LayerNorm stays, and GELU where the config of the recipe's model does not say ReLU.
+    1. The density is the target. Every few steps, a controller sets the threshold at which the counted density is that
+       of the schedule. The published code ramps the threshold itself, so that a density has to be found by trying
+       strengths of the penalty.
+    2. A score counts in the penalty in proportion to the parameters that it removes. In the published code every score
+       tensor has the same weight.
+    3. The mask of a neuron acts once, at its activation, so that a pruned neuron can return. In the published code
+       (`1d_alt`, units `ffn/tied`) it acts on both weights, and a pruned neuron gets no gradient.
+Not reproduced: gradients of scores are clipped together with those of the weights; evaluation uses the final threshold;
+biases of the residual stream are masked; a head is removed when its query or key is empty (such a head attends
+uniformly, so it is kept); scores of rows times columns (`1d`), shared between the weights of a layer (`joint`), or of
+2:4 patterns; LayerNorm is kept, and GELU too unless the config of the recipe's model has ReLU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,18 +37,18 @@ from secateur.budget.ranking import descending
 from secateur.budget.space import Space
 from secateur.methods import register
 from secateur.methods.binarisers import BINARISERS, RAMPS
-from secateur.methods.gates import HardConcrete
 from secateur.methods.method import Amount, Method
+from secateur.methods.movement_penalty import REGULARISERS, published_weights, weights_by_parameters
 from secateur.system.errors import UserError
 
 TILE = 32
 
 
 def units_of(variant: str, tile: int = TILE, faithful: bool = False) -> tuple[str, str]:
-    """The units of a variant: of the attentions, and of the feed-forward networks.
+    """The units of a variant: those of the attentions and those of the feed-forward networks.
 
     Raises:
-        UserError: there is no such variant.
+        UserError: the variant is not known.
     """
     neurons = "ffn/tied" if faithful else "ffn"
     known = {
@@ -62,39 +63,40 @@ def units_of(variant: str, tile: int = TILE, faithful: bool = False) -> tuple[st
     return known[variant]
 
 
-REGULARISERS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "l1": torch.sigmoid,
-    "l0": HardConcrete(temperature=2 / 3).open_probability,
-}
-
-
 @register("movement")
 class Movement(Method):
-    """Learns a score for every tile and neuron with the weights, by straight-through masks; what is pruned may return.
+    """Learns a score for every tile and neuron together with the weights; pruned units may return.
 
     Args:
         space: usually `Space(model, "attention/32x32", "ffn")`; any units work.
-        density: the schedule that the controller follows, `cubic(1.0, target, begin=b, end=e)`; where `faithful`, the
-            ramp of the threshold has its begin and end, and its target is a limit.
-        variant: checks that the units are those of `units_of`; `filled` is hybrid, and fills the zeros when it is cut.
-        tile: side of the variant's square tiles.
-        binariser: `sigmoid` and `threshold` rank all scores together, `topk` keeps the same share of every group.
-        threshold: where `faithful`, from which to which (paper: 0 to 0.1 for `sigmoid`).
-        every: steps from one choice of the controller to the next; the last density's first step is always one.
+        density: the schedule that the controller follows, `cubic(1.0, target, begin=b, end=e)`. Where `faithful`, the
+            ramp of the threshold has its begin and end, and its last value is an upper limit.
+        variant: checks that the units are those of `units_of`; `filled` is `hybrid` with zeroed blocks filled after
+            the cut.
+        tile: side of the square tiles of the variant.
+        binariser: `sigmoid` and `threshold` rank all scores together, `topk` keeps the same fraction of every group.
+        threshold: its start and end, where `faithful` (paper: 0 to 0.1 for `sigmoid`).
+        every: steps between updates of the mask by the controller; it also acts in the first step at the last density.
         strength: of the penalty at the end of the ramp (paper: 2.5 to 60).
         regulariser: `l1` or `l0`.
-        weights: how much a kind of unit counts in the penalty, `{"ffn": 0.5}`; 1 by default.
-        minimum: share of every group that is kept at least, where `faithful`.
+        weights: weight of a kind of units in the penalty, `{"ffn": 0.5}`; 1 by default.
+        minimum: fraction of every group that is kept in any case, where `faithful`.
         learning_rate: of the scores; it follows the schedule of the run (paper: 0.01).
         faithful: the published threshold and penalty.
 
+    Attributes:
+        open: `(N,)` bool, the units whose mask is 1 at present.
+        movement: `(N,)`, the learned scores, S of the paper.
+        ramp: of the penalty, from 0 to 1.
+        penalty_weights: `(N,)`, how much each score counts in the penalty.
+
     Raises:
-        UserError: the density is out of reach, an argument is unknown or goes with `faithful` alone, the variant has
+        UserError: the density is out of reach, an argument is unknown or does not go with `faithful`, the variant has
             other units, or the space counts a latency.
     """
 
     open: Tensor
-    shares: Tensor
+    penalty_weights: Tensor
     budgets = ("parameters",)
     monotone = False
     defaults = {
@@ -133,13 +135,14 @@ class Movement(Method):
         self.strength, self.regulariser, self.minimum = strength, regulariser, minimum
         self.learning_rate, self.every = learning_rate, every
         self._check(tile, threshold, weights or {})
-        self.budget = Parameters(filled=self.fills)  # the plan is filled before it is stored
-        ramp = threshold or RAMPS[binariser] or (0.0, 0.0)
-        self.threshold = replace(self.asked, curve="cubic", start=float(ramp[0]), stop=float(ramp[1]))
-        self.moved = replace(self.asked, curve="cubic", start=0.0, stop=1.0)
-        self.movement = nn.Parameter(space.ones() * 0.0)  # S of the paper
+        self.budget = Parameters(count_zeros=self.fills_zeroed_blocks)
+        first, last = threshold or RAMPS[binariser] or (0.0, 0.0)
+        self.threshold = replace(self.share_schedule, curve="cubic", start=float(first), stop=float(last))
+        self.ramp = replace(self.share_schedule, curve="cubic", start=0.0, stop=1.0)
+        self.movement = nn.Parameter(space.ones() * 0.0)
         self.register_buffer("open", torch.ones_like(self.alive))
-        self.register_buffer("shares", self._shares(weights or {}), persistent=False)
+        penalty_weights = (published_weights if faithful else weights_by_parameters)(space, weights or {})
+        self.register_buffer("penalty_weights", penalty_weights, persistent=False)
 
     def _check(self, tile: int, threshold: Sequence[float] | None, weights: Mapping[str, float]) -> None:
         _check_name("binariser", self.binariser, BINARISERS)
@@ -167,7 +170,7 @@ class Movement(Method):
 
     @classmethod
     def defaults_for(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """With the units of the variant that the options name."""
+        """The `defaults` with the units of the variant in the options."""
         variant, tile = options.get("variant") or "hybrid", options.get("tile", TILE)
         return {**cls.defaults, "target.units": units_of(variant, tile, bool(options.get("faithful")))}
 
@@ -176,32 +179,32 @@ class Movement(Method):
         return False
 
     @property
-    def fills(self) -> bool:
+    def fills_zeroed_blocks(self) -> bool:
         return self.variant == "filled"
 
     # Masks
 
     def masks(self) -> Tensor:
-        """`(N,)` of 0 and 1; the gradient goes to the scores as it is, of closed units too."""
+        """`(N,)` of 0 and 1; the gradient of every mask, open or closed, is that of its score."""
         kept = self.open.to(self.movement.dtype)
         return kept + (self.movement - self.movement.detach()) if self.training else kept
 
     @torch.no_grad()
     def advance(self, progress: float) -> None:
-        before, density = self.asked(self.progress), self.asked(progress)
+        before, density = self.share_schedule(self.progress), self.share_schedule(progress)
         super().advance(progress)
         if self.faithful:
             self.open.copy_(self._binarised())
-        elif self.steps % self.every == 0 or (density == self.asked.stop and density < before):
+        elif self.steps % self.every == 0 or before > density == self.share_schedule.stop:
             self.open.copy_(self._controlled(density))
 
     def _binarised(self) -> Tensor:
-        """`(N,)` bool: each group's scores at the threshold of the ramp."""
+        """`(N,)` bool: the scores of each group, binarised at the present threshold."""
         rule, threshold = BINARISERS[self.binariser], self.threshold(self.progress)
         return torch.cat([rule(own, threshold, self.minimum) for _, own in self.space.by_group(self.movement)])
 
     def _controlled(self, density: float) -> Tensor:
-        """`(N,)` bool: what is above the threshold at which the counted density is the one asked for."""
+        """`(N,)` bool: the scores above the threshold at which the counted density is the given one."""
         if density == 1.0:
             return torch.ones_like(self.open)
         return self.budget.leading(self.space, self.scores(), density, self.alive)
@@ -209,68 +212,53 @@ class Movement(Method):
     # The penalty
 
     def penalty(self) -> Tensor:
-        """Strength x ramp x the mean sigmoid of the scores; the ramp is that of the threshold, over its end."""
-        ramp = self.moved(self.progress)
+        """`()`: strength x ramp x weighted mean of the regularised scores.
+
+        Where `faithful`, the ramp is the threshold over its last value.
+        """
+        ramp = self.ramp(self.progress)
         if self.faithful and self.threshold.stop:
             ramp = self.threshold(self.progress) / self.threshold.stop
-        return self.strength * ramp * (REGULARISERS[self.regulariser](self.movement) * self.shares).sum()
-
-    def _shares(self, weights: Mapping[str, float]) -> Tensor:
-        """`(N,)`, in all 1: how much a unit counts in the mean, times what its kind is weighted with.
-
-        By its parameters; where `faithful`, by one over the number of kinds, their groups and the group's units.
-        """
-        if not self.faithful:
-            cost = self.space.unit_cost()
-            parts = [weights.get(group.kind, 1.0) * own for group, own in self.space.by_group(cost / cost.sum())]
-            return torch.cat(parts)
-        names = [group.kind for group in self.space.groups]
-        kinds = len(self.space.units)
-        return torch.cat(
-            [
-                torch.full_like(own, weights.get(group.kind, 1.0) / (kinds * names.count(group.kind))) / group.size
-                for group, own in self.space.by_group(self.space.ones())
-            ]
-        )
+        return self.strength * ramp * (REGULARISERS[self.regulariser](self.movement) * self.penalty_weights).sum()
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """The scores, without decay, with a learning rate of their own that follows the schedule of the run."""
+        """The scores, without weight decay; their own learning rate follows the schedule of the run."""
         return [{"params": [self.movement], "lr": self.learning_rate, "weight_decay": 0.0}]
 
-    # What others ask
+    # Scores and the plan
 
     def scores(self) -> Tensor:
-        """`(N,)`: the scores; with `topk` each one's place among those of its group, the share that lies below it."""
+        """`(N,)`: the scores; with `topk` the rank of each in its group, as the fraction of scores that are lower."""
         scores = self.movement.detach()
         if self.binariser != "topk":
             return scores
         ranks = [descending(own).argsort() for _, own in self.space.by_group(scores)]
         return torch.cat([1.0 - (rank + 0.5) / len(rank) for rank in ranks])
 
-    def settled(self) -> bool:
-        """The ramp has ended, and the density is the schedule's last."""
-        return self.progress >= self.asked.end and self._counted(self.open) <= self.asked.stop + 1e-9
+    def reached_target(self) -> bool:
+        """Whether the ramp has ended and the density is the last one of the schedule."""
+        return self.progress >= self.share_schedule.end and self._counted(self.open) <= self.share_schedule.stop + 1e-9
 
     def chosen(self, density: float) -> Tensor:
-        """`(N,)` masks at a density; where `faithful` what the threshold left, if that is not more."""
+        """`(N,)` masks at a density; where `faithful` those of the threshold, if they do not exceed it."""
         if self.faithful and self._counted(self.open) <= density <= 1.0:
             return self.open.float()
         among = self.open if self.faithful else self.alive
         return self.budget.choose(self.space, self.scores(), density, among).float()
 
     def _counted(self, kept: Tensor) -> float:
-        """The density of what will be left: with the zeros inside it where these are to be filled."""
+        """The density of the cut model, including its zeroed blocks if they are filled."""
         return self.budget.share(self.space, kept)
 
     @torch.no_grad()
-    def readings(self) -> dict[str, float]:
-        """`density` counted, `density_target`, with tiles `density_filled`, and the lowest kept score's sigmoid."""
-        target = {} if self.faithful else {"density_target": self.asked(self.progress)}
+    def log_values(self) -> dict[str, float]:
+        """The counted `density`, its `density_target`, `density_filled` with tiles, and the lowest sigmoid kept."""
+        target = {} if self.faithful else {"density_target": self.share_schedule(self.progress)}
         filled = {"density_filled": self.space.density(self.space.filled(self.open))} if self.space.tiled else {}
         lowest = float(torch.sigmoid(self.movement[self.open].min())) if bool(self.open.any()) else 1.0
         return {"density": self._counted(self.open), **target, **filled, "threshold": lowest}
 
 
-def _check_name(what: str, value: str, known: Mapping[str, Any]) -> None:
+def _check_name(argument: str, value: str, known: Mapping[str, Any]) -> None:
     if value not in known:
-        raise UserError(f"{what} {value!r} is not known: choose from {', '.join(known)}")
+        raise UserError(f"{argument} {value!r} is not known: choose from {', '.join(known)}")

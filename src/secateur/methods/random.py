@@ -1,4 +1,4 @@
-"""Random pruning: the baseline that every evidence must beat. The order is drawn once, at construction."""
+"""Random pruning, the baseline of all methods: the ranking is sampled once, at construction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Methods that remove units along a schedule, and never bring one back."""
+"""Methods that remove units along a schedule and never restore one."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from secateur.methods.method import Method
 
 
 class Scheduled(Method):
-    """Keeps the best-scored units within the share that the schedule gives for the progress made."""
+    """Keeps the highest-scored units within the share that the schedule returns for the present progress."""
 
-    def settled(self) -> bool:
-        return self.asked(self.progress) == self.asked.stop
+    def reached_target(self) -> bool:
+        return self.share_schedule(self.progress) == self.share_schedule.stop
 
     def advance(self, progress: float) -> None:
         super().advance(progress)
-        share = self.asked(progress)
+        share = self.share_schedule(progress)
         if share < 1.0 and share < self.space.share(self.alive):
             self.alive.copy_(self.space.choose(self.scores(), share, alive=self.alive))

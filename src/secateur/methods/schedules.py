@@ -1,7 +1,7 @@
 """Schedules: a number as a function of training progress.
 
-A schedule maps progress in [0, 1] (optimizer steps done / all optimizer steps) to a float: it rests at
-`start`, moves to `stop` between `begin` and `end`, and rests there.
+A schedule maps progress in [0, 1] (optimizer steps done / all optimizer steps) to a float. It is constant at `start`
+until `begin`, changes to `stop` between `begin` and `end`, and is constant afterwards.
 
 Example::
 
@@ -16,20 +16,22 @@ from dataclasses import dataclass
 from secateur.system.errors import UserError
 
 
-def _linear(start: float, stop: float, moved: float) -> float:
-    return start + (stop - start) * moved
+def _linear(start: float, stop: float, fraction: float) -> float:
+    return start + (stop - start) * fraction
 
 
-def _cubic(start: float, stop: float, moved: float) -> float:
-    left = 1.0 - moved
-    return stop + (start - stop) * (left * left * left)  # a product is monotone in floats; `left**3` need not be
+def _cubic(start: float, stop: float, fraction: float) -> float:
+    remaining = 1.0 - fraction
+    return stop + (start - stop) * (
+        remaining * remaining * remaining
+    )  # a product is monotone in floats; `remaining**3` need not be
 
 
-def _exponential(start: float, stop: float, moved: float) -> float:
-    return start * (stop / start) ** moved
+def _exponential(start: float, stop: float, fraction: float) -> float:
+    return start * (stop / start) ** fraction
 
 
-# `moved` is the fraction of the way from `begin` to `end` that lies behind, in (0, 1).
+# `fraction` is the part of the interval from `begin` to `end` that has passed, in (0, 1).
 _CURVES: dict[str, Callable[[float, float, float], float]] = {
     "linear": _linear,
     "cubic": _cubic,
@@ -42,11 +44,11 @@ class Schedule:
     """A float as a function of progress. Made by `constant`, `linear`, `cubic` or `exponential`.
 
     Attributes:
-        curve: the name of the path from `start` to `stop`: "linear", "cubic" or "exponential".
+        curve: how the value changes from `start` to `stop`: "linear", "cubic" or "exponential".
         start: the value for progress <= `begin`.
         stop: the value for progress >= `end`.
-        begin: progress in [0, 1] at which the value starts to move.
-        end: progress in [`begin`, 1] at which it arrives. With `end == begin` it jumps right after `begin`.
+        begin: progress in [0, 1] at which the value starts to change.
+        end: progress in [`begin`, 1] at which it reaches `stop`. With `end == begin` it jumps just after `begin`.
 
     Raises:
         UserError: an unknown curve, a value that is not finite, or `begin` and `end` out of order.
@@ -76,14 +78,14 @@ class Schedule:
             )
 
     def __call__(self, progress: float) -> float:
-        """The value at `progress`; outside [0, 1] the nearer end's value."""
+        """The value at `progress`; outside [0, 1] that of the nearer end."""
         if progress <= self.begin:
             return self.start
         if progress >= self.end:
             return self.stop
         value = _CURVES[self.curve](self.start, self.stop, (progress - self.begin) / (self.end - self.begin))
         low, high = min(self.start, self.stop), max(self.start, self.stop)
-        return min(max(value, low), high)  # rounding may not step outside the two ends
+        return min(max(value, low), high)  # rounding must not leave the interval
 
 
 def constant(value: float) -> Schedule:
@@ -97,16 +99,17 @@ def linear(start: float, stop: float, *, begin: float = 0.0, end: float = 1.0) -
 
 
 def cubic(start: float, stop: float, *, begin: float = 0.0, end: float = 1.0) -> Schedule:
-    """Fast first, slow last: `stop + (start - stop) * (1 - x)**3`.
+    """Fast at first and slow at the end: `stop + (start - stop) * (1 - x)**3`.
 
-    x is the fraction of the way from `begin` to `end`. Zhu and Gupta 2017, "To prune, or not to prune"
-    (arXiv:1710.01878), eq. 1, with densities for sparsities.
+    x is the fraction of the interval from `begin` to `end` that has passed.
+    Source: Zhu and Gupta 2017, "To prune, or not to prune" (arXiv:1710.01878), eq. 1, with densities in place of
+    sparsities.
     """
     return Schedule("cubic", start, stop, begin, end)
 
 
 def exponential(start: float, stop: float, *, begin: float = 0.0, end: float = 1.0) -> Schedule:
-    """Equal factors in equal times: `start * (stop / start)**x`, x as in `cubic`.
+    """The same factor in equal intervals: `start * (stop / start)**x`, x as in `cubic`.
 
     Raises:
         UserError: `start` or `stop` is not above 0.

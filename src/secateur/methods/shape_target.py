@@ -1,7 +1,7 @@
-"""A shape as the target of gates: a number of units of each kind, in every layer alike.
+"""A shape as the target of gates: a number of units of each kind, the same in every layer.
 
-Source: Sheared-LLaMA (Xia et al., ICLR 2024, arXiv 2310.06694), section 3.1: every kind has a target and Lagrange
-multipliers of its own, and the constraint is averaged over the layers.
+Source: Sheared-LLaMA (Xia et al., ICLR 2024, arXiv 2310.06694), section 3.1: every kind has its own target and Lagrange
+multipliers, and its constraint is averaged over the layers.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class ShapeTarget:
 
     Args:
         space: what is pruned.
-        density: the schedule that the targets follow: at its start everything is kept, at its end the shape.
-        shape: kind of unit -> units to keep in each layer (`{"ffn": 512}`), or in all, of a kind with one unit per
-            layer (`{"layer": 8}`).
+        density: the schedule that the targets follow, from all units at its start to the shape at its end.
+        shape: kind of unit -> number of units to keep in each layer (`{"ffn": 512}`), or in the whole model for a kind
+            with one unit in each layer (`{"layer": 8}`).
 
     Raises:
-        UserError: the space has no units of a kind, or its groups differ in size; a number is out of range; or the
-            space rounds sizes itself.
+        UserError: the space has no units of a kind, or groups of different sizes; a number is out of range; or the
+            space has a `round_to`.
     """
 
     def __init__(self, space: Space, density: Schedule, shape: Mapping[str, int]) -> None:
@@ -40,19 +40,19 @@ class ShapeTarget:
         self.constraints = len(self.shape)
 
     def gaps(self, open_probability: Tensor, progress: float) -> list[Tensor]:
-        done = self._ramp(progress)
+        done = self._ramp_done(progress)
         return [
             done * (units / rows.shape[-1] - 1.0) + 1.0 - open_probability[rows].mean(-1)
             for units, rows in self._rows(open_probability.device)
         ]
 
-    def _ramp(self, progress: float) -> float:
-        """The part of the ramp that is done, in [0, 1]."""
+    def _ramp_done(self, progress: float) -> float:
+        """The fraction of the schedule's ramp that is done, in [0, 1]."""
         start, stop = self.density.start, self.density.stop
         return (start - self.density(progress)) / (start - stop) if start != stop else 1.0
 
     def kept(self, scores: Tensor, alive: Tensor, density: float) -> Tensor:
-        """`(N,)` bool: exactly the shape, of the highest-scored units, and all units of the other kinds."""
+        """`(N,)` bool: the highest-scored units of the shape, and all units of the kinds that it does not name."""
         kept = torch.ones_like(scores, dtype=torch.bool)
         for units, rows in self._rows(scores.device):
             kept[rows] = highest(scores[rows], units)
@@ -61,7 +61,7 @@ class ShapeTarget:
         return kept
 
     def _rows(self, device: torch.device) -> Iterator[tuple[int, Tensor]]:
-        """For each kind of the shape: units to keep, and numbers of units `(rows, n)`, to keep them from each row."""
+        """For each kind of the shape: the number of units to keep of each row, and the unit indices `(rows, n)`."""
         numbers = torch.arange(len(self.space), device=device)
         for kind, units in self.shape.items():
             rows = [own for group, own in self.space.by_group(numbers) if group.kind == kind]
@@ -69,7 +69,7 @@ class ShapeTarget:
 
 
 def _check(space: Space, kind: str, units: int) -> None:
-    """Refuse an entry of a shape that does not fit the space."""
+    """Raise `UserError` for an entry of a shape that does not fit the space."""
     groups = [group for group in space.groups if group.kind == kind]
     if not groups:
         raise UserError(

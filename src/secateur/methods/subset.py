@@ -1,28 +1,32 @@
 """DSP: differentiable subset pruning (Li, Cotterell and Sachan, TACL 2021, arXiv 2108.04657).
 
-Equations, by the sections of the published code's specification:
-    sec 2  a score w for every head, of one flat list; here for any units                     `worth`
-    sec 3  w + Gumbel noise, K softmaxes one after the other, gates are their sum             `relaxed_top_k`
-    sec 4  straight-through: the K highest, the gate's gradient is the score's                `straight_through`
-    sec 6  the temperature falls along a line in its logarithm; K does not change             `temperature`
-    sec 8  in the end the K highest scores, without noise                                     `exactly`, `chosen`
+Equations, by the sections of the specification, which follows the published code:
+    sec 2  a learned score w for every head, in one flat vector; here for units of any kind   `learned_scores`
+    sec 3  scores + Gumbel noise, K successive softmaxes; the gates are their sum             `relaxed_top_k`
+    sec 4  straight-through: gates of the K highest scores, with the gradient of the scores   `_straight_through_gates`
+    sec 6  the temperature decays exponentially; K is constant                                `temperature`
+    sec 8  the plan keeps the K highest scores, without noise                                 `exactly`, `chosen`
 
 Where it differs from the published code:
-    1. The relaxation is computed from logarithms of probabilities, and a unit that is certain is taken out exactly: no
-       NaN in float32, no overflow of gradients in float64. Gates are the same up to rounding. Below a temperature of
-       1e-3 they are hard: published, gradients there are 0 but for spikes of up to 1e24.
-    2. In evaluation the K highest, without noise (`faithful`: a sample, as published).
-    3. The scores' gradient is clipped by itself; published, a spike in it stops the model for that step.
-    4. The noise is drawn from the step: the same on every rank, and after a restart. So are the temperature's steps.
-    5. Once cold, the highest scores, without noise: what is trained then is what stays. Published, the noise goes on,
-       and where scores at the border are closer than it is (1.28), subsets go on changing.
-    6. K = N is all units, and equal scores at the border keep K: the straight-through variant fails there, or keeps
-       fewer.
-Not reproduced: one equal row of scores for encoder, cross and decoder attention (the space may have any); weight decay
-on the scores (1e-4 in translation).
+    1. The relaxation is computed from logarithms of probabilities, and a unit with a probability of 1 is removed from
+       the next rounds exactly. So there are no NaN in float32 and no overflowing gradients in float64; the gates are
+       the same up to rounding. Below a temperature of 1e-3 the gates are hard. In the published code, gradients there
+       are 0 except for spikes of up to 1e24.
+    2. In evaluation the masks are the K highest scores, without noise (`faithful`: a sample, as published).
+    3. The gradient of the scores is clipped on its own. In the published code it is clipped with that of the model, so
+       that a spike of it stops the model for that step.
+    4. Noise and temperature depend on the step: they are the same on every rank, and after a restart.
+    5. Below a temperature of 1e-3 no noise is added, so that the units that are trained are those that are kept. In
+       the published code noise is added throughout, and the subset goes on changing where scores close to the K-th
+       differ by less than the standard deviation of the noise (1.28).
+    6. K = N keeps all units, and exactly K units are kept where scores are equal; the published straight-through
+       variant fails in the first case and keeps fewer units in the second.
+Not reproduced: one shared row of scores for encoder, cross and decoder attention (the space may have any groups);
+weight decay of the scores (1e-4 in translation).
 
-In training a gate may be above 1 while the temperature is high: gates sum to K, and that is all they are bounded by.
-A sample takes K softmaxes of N: choose units by the hundred, or the straight-through variant, which takes one sort.
+In training a gate may exceed 1 while the temperature is high: only the sum of all gates is bounded, by K.
+One sample costs K softmaxes over N units. Use it for up to some hundred units, or the straight-through variant, which
+costs one sort.
 """
 
 from __future__ import annotations
@@ -42,13 +46,13 @@ from secateur.methods.method import Amount
 from secateur.methods.schedules import Schedule, exponential, linear
 from secateur.system.errors import UserError
 
-COLD = 1e-3  # below, gates are hard and scores rest: what is left of a gradient are spikes of near ties
-CERTAIN = 16  # a probability within so many roundings of 1 is 1
-STEEPEST = 0.4  # a gradient between two rounds is scaled down to this power of the largest float: its square is finite
+MIN_TEMPERATURE = 1e-3  # below it the gates are hard and the scores get no gradient
+CERTAINTY = 16  # a probability is taken to be 1 if it is within this many machine epsilons of it
+MAX_GRADIENT_POWER = 0.4  # gradients between rounds are scaled to at most this power of the largest float
 
 
 def log1mexp(log_p: Tensor) -> Tensor:
-    """`log(1 - exp(x))` for x < 0, by the formula that is exact on its side of -ln 2."""
+    """`log(1 - exp(x))` for x < 0, by the formula that is accurate on its side of -ln 2."""
     near = log_p > -math.log(2.0)
     low, high = log_p.masked_fill(near, -1.0), log_p.masked_fill(~near, -0.5)
     return torch.where(near, torch.log(-torch.expm1(high)), torch.log1p(-torch.exp(low)))
@@ -60,56 +64,59 @@ def gumbel(uniform: Tensor) -> Tensor:
 
 
 def relaxed_top_k(perturbed: Tensor, count: int, temperature: float) -> Tensor:
-    """Gates `(N,)` that sum to `count`: near `count / N` each when hot, 1 for the highest and 0 when cold.
+    """Gates `(N,)` that sum to `count`: about `count / N` each at a high temperature, 0 or 1 at a low one.
 
     `p_j = softmax(r_j / t)`, `r_{j+1} = r_j + log(1 - p_j)`, `m = sum p_j` over `count` rounds. Units at -inf get 0.
-    Below `COLD`, and where no softmax would doubt, hard gates without a gradient.
+    Below `MIN_TEMPERATURE`, and where every softmax is certain, the gates are hard and have no gradient.
     """
-    certain = CERTAIN * torch.finfo(perturbed.dtype).eps
-    if temperature < COLD or _parted(perturbed, count, temperature * math.log(len(perturbed) / certain)):
+    tolerance = CERTAINTY * torch.finfo(perturbed.dtype).eps
+    certain_gap = temperature * math.log(len(perturbed) / tolerance)
+    if temperature < MIN_TEMPERATURE or _well_separated(perturbed, count, certain_gap):
         return highest(perturbed, count).to(perturbed.dtype)
-    left, gates = perturbed, torch.zeros_like(perturbed)
+    remaining, gates = perturbed, torch.zeros_like(perturbed)
     for _ in range(count):
-        log_p = torch.log_softmax(left / temperature, dim=0)
+        log_p = torch.log_softmax(remaining / temperature, dim=0)
         gates = gates + log_p.exp()
-        taken = log_p > -certain
-        left = (left + log1mexp(log_p.masked_fill(taken, -1.0))).masked_fill(taken, -torch.inf)
-        if left.requires_grad:
-            left.register_hook(_bounded)
+        selected = log_p > -tolerance
+        remaining = (remaining + log1mexp(log_p.masked_fill(selected, -1.0))).masked_fill(selected, -torch.inf)
+        if remaining.requires_grad:
+            remaining.register_hook(_bounded_gradient)
     return gates
 
 
-def _parted(values: Tensor, count: int, gap: float) -> bool:
-    """Whether each of the `count` highest is further above the next than the gap: no softmax then doubts."""
+def _well_separated(values: Tensor, count: int, gap: float) -> bool:
+    """Whether each of the `count` highest values exceeds the next one by more than the gap."""
     ranked = values.detach().sort(descending=True).values
     return bool(((ranked[:-1] - ranked[1:])[:count] > gap).all())
 
 
-def _bounded(gradient: Tensor) -> Tensor:
-    limit = torch.finfo(gradient.dtype).max ** STEEPEST
+def _bounded_gradient(gradient: Tensor) -> Tensor:
+    """The gradient, scaled down so that its square is finite."""
+    limit = torch.finfo(gradient.dtype).max ** MAX_GRADIENT_POWER
     return gradient / (gradient.abs().amax() / limit).clamp(min=1.0)
 
 
 @register("subset")
 class Subset(Gated):
-    """Learns which K units to keep: Gumbel top-k gates whose temperature falls, or straight-through ones.
+    """Learns which K units to keep, by Gumbel top-k gates with a decaying temperature or by straight-through gates.
 
     Args:
         space: usually `Space(model, "head")`; any units work.
-        density: K is the number of units at its last value, all the time; gates and temperature begin with it, and
-            the temperature ends with it.
+        density: its last value sets K, which is constant. Its begin is when the gates start to act; the temperature
+            decays from its begin to its end.
         learning_rate: of the scores (paper: 0.5 for BERT, 0.2 for translation).
-        decay: whether that follows the schedule of the run (paper: yes for BERT, no for translation).
-        temperature: from which to which (paper: 1000 to 1e-8 for BERT, 0.1 to 1e-8 for translation).
-        straight_through: hard gates without noise, in place of a relaxation.
-        clip: norm to which the gradient of the scores is clipped, on its own; 0 for none.
-        faithful: scores in float64, and a sample in evaluation too.
+        decay: whether the learning rate follows the schedule of the run (paper: yes for BERT, no for translation).
+        temperature: at the start and at the end (paper: 1000 to 1e-8 for BERT, 0.1 to 1e-8 for translation).
+        straight_through: hard gates without noise, in place of the relaxation.
+        clip: norm to which the gradient of the scores is clipped, on its own; 0 for no clipping.
+        faithful: scores in float64, and samples in evaluation too.
         seed: of the start and the noise, the same on every rank; by default torch's own (`set_seed`).
 
     Raises:
-        UserError: what is asked for is out of reach, the space counts a latency, or a number is none.
+        UserError: the share is out of reach, the space counts a latency, or an argument is not in its range.
     """
 
+    renamed_state = {"worth": "learned_scores"}
     defaults = {
         **Gated.defaults,
         "method.begin": 0.0,
@@ -139,60 +146,62 @@ class Subset(Gated):
                 f"expected learning_rate above 0 and clip from 0 on, got {learning_rate} and {clip}: raise them"
             )
         hot, cold = map(float, temperature)
-        if not hot > COLD:
-            raise UserError(f"the temperature begins at {hot:g}, where gates are hard already: begin above {COLD:g}")
-        self.temperature = exponential(hot, cold, begin=self.asked.begin, end=self.asked.end)
+        if not hot > MIN_TEMPERATURE:
+            raise UserError(
+                f"the temperature begins at {hot:g}, where gates are hard already: begin above {MIN_TEMPERATURE:g}"
+            )
+        self.temperature = exponential(hot, cold, begin=self.share_schedule.begin, end=self.share_schedule.end)
         self.clip, self.straight_through, self.faithful = clip, straight_through, faithful
-        start = self.drawn(self.spread)
-        self.worth = nn.Parameter(start.double() if faithful else start)  # w of the paper
-        self.count = int(self.leading(self.asked.stop).sum())
+        start = self.initial_values()
+        self.learned_scores = nn.Parameter(start.double() if faithful else start)  # w of the paper
+        self.update_count()
 
     @classmethod
     def schedule(cls, density: float, begin: float, end: float) -> Schedule:
-        """The density throughout: K does not change, the temperature does."""
+        """A constant density: K does not change, the temperature does."""
         return linear(density, density, begin=begin, end=end)
 
     def masks(self) -> Tensor:
-        """All ones before it begins; then gates when training, else the highest scores."""
+        """All ones before pruning begins; then gates in training, and the highest scores in evaluation."""
         if not self.begun or self.count == len(self.space):
             return self.alive.float()
         if self.training or self.faithful:
-            return self._hard() if self.straight_through else self._sampled()
-        return self.leading(self.asked.stop).float()
+            return self._straight_through_gates() if self.straight_through else self._sampled_gates()
+        return self.leading(self.share_schedule.stop).float()
 
-    def _sampled(self) -> Tensor:
-        """`(N,)`: a relaxed subset of `count` units, with new noise each time; once cold, the highest scores."""
+    def _sampled_gates(self) -> Tensor:
+        """`(N,)`: a relaxed subset of `count` units with new noise; at a low temperature the highest scores."""
         temperature = self.temperature(self.progress)
-        if temperature < COLD and not self.faithful:
-            return highest(self.scores(), self._most()).to(self.worth.dtype)
-        perturbed = self._gates() + gumbel(self.uniform(self.worth))
-        return relaxed_top_k(perturbed, self._most(), temperature)
+        if temperature < MIN_TEMPERATURE and not self.faithful:
+            return highest(self.scores(), self._alive_count()).to(self.learned_scores.dtype)
+        perturbed = self._alive_scores() + gumbel(self.uniform_noise(self.learned_scores))
+        return relaxed_top_k(perturbed, self._alive_count(), temperature)
 
-    def _hard(self) -> Tensor:
-        """`(N,)` of 0 and 1; the gradient of a gate goes to its score as it is, of closed ones too."""
-        kept = highest(self.scores(), self._most()).to(self.worth.dtype)
-        return kept + (self.worth - self.worth.detach()) * self.alive
+    def _straight_through_gates(self) -> Tensor:
+        """`(N,)` of 0 and 1; the gradient of every gate, open or closed, is that of its score."""
+        kept = highest(self.scores(), self._alive_count()).to(self.learned_scores.dtype)
+        return kept + (self.learned_scores - self.learned_scores.detach()) * self.alive
 
-    def _most(self) -> int:
-        """Units to keep, of those that are left."""
+    def _alive_count(self) -> int:
+        """The number of units to keep, at most those that are alive."""
         return min(self.count, int(self.alive.sum()))
 
-    def _gates(self) -> Tensor:
-        """`(N,)` scores; minus infinity, without a gradient, where a unit is closed for good."""
-        return self.where_alive(self.worth)
+    def _alive_scores(self) -> Tensor:
+        """`(N,)` scores; minus infinity, without a gradient, where a unit is not alive."""
+        return self.where_alive(self.learned_scores)
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """The scores, with a learning rate and a clip of their own, without decay."""
-        return [{**self.group_of(self.worth), "clip": self.clip}]
+        """The scores, with their own learning rate and clipping, without weight decay."""
+        return [{**self.group_of(self.learned_scores), "clip": self.clip}]
 
     def scores(self) -> Tensor:
-        return self._gates().detach()
+        return self._alive_scores().detach()
 
     @torch.no_grad()
-    def readings(self) -> dict[str, float]:
-        """`density` of the highest scores, `kept` units of these, the `temperature`, and the `gap` at the border."""
-        kept = self.leading(self.asked.stop) if self.begun else self.alive
+    def log_values(self) -> dict[str, float]:
+        """`density` and number `kept` of the units to keep, the `temperature`, and the `gap` after the K-th score."""
+        kept = self.leading(self.share_schedule.stop) if self.begun else self.alive
         ranked = self.scores().sort(descending=True).values
         gap = float(ranked[self.count - 1] - ranked[self.count]) if 0 < self.count < len(ranked) else 0.0
-        found = {"density": self.space.density(kept), "kept": float(kept.sum()), "gap": gap}
-        return found if self.straight_through else {**found, "temperature": self.temperature(self.progress)}
+        values = {"density": self.space.density(kept), "kept": float(kept.sum()), "gap": gap}
+        return values if self.straight_through else {**values, "temperature": self.temperature(self.progress)}

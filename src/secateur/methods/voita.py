@@ -1,21 +1,23 @@
-"""L0 gates on heads (Voita, Talbot, Moiseev, Sennrich and Titov, ACL 2019, arXiv 1905.09418), led to a given number.
+"""L0 gates on attention heads (Voita, Talbot, Moiseev, Sennrich and Titov, ACL 2019, arXiv 1905.09418).
 
-Equations, as the published code of differentiable subset pruning has them, which compares itself with this:
-    sec 3  a gate for every head: hard-concrete (Louizos et al., ICLR 2018), beta 0.33, stretched to (-0.1, 1.1)
-           in training `sample`, in evaluation `gate_value`: sigmoid(log alpha), without beta
-    eq. 8  penalty: strength x the sum of the probabilities that gates are open                    `open_probability`
-    (a)    the strength decides how many stay open, and is found by trying                         `readings`: `open`
-    (b)    of the gates after training the K highest are kept                                      `exactly`, `chosen`
+Equations, as in the code of differentiable subset pruning (Li et al., TACL 2021), which compares with this method:
+    sec 3  a hard-concrete gate for every head (Louizos et al., ICLR 2018), temperature 0.33, stretched to (-0.1, 1.1);
+           sampled in training, without noise in evaluation                                       `masks`
+    eq. 8  penalty: strength x the expected number of open gates                                  `penalty`
+    (a)    the strength decides how many gates stay open; the paper tunes it by hand              `log_values`: `open`
+    (b)    after training, the K gates of the highest log alpha are kept                          `exactly`, `chosen`
 
-Where the default differs (`faithful=True` reproduces it, see tests/golden):
-    1. The strength is found within the run, by a controller on its logarithm: the share of units that are open and
-       should not be is added up, times `rate`, and counts by itself, times 40, which keeps it from swinging. What
-       should be open falls from N to K with the schedule. Published, a fixed strength gives some number, and K comes
-       from (b) alone.
-    2. Gates start open (log alpha 2, and the same noise), and stay in [-5, 5], from where they can return.
-    3. In evaluation the units that would be kept at the moment, whole; published, the gates' values.
-In both, exactly K units are kept in the end, whole. How many gates were open then (log alpha above 0) is in the log
-beside it: where the two differ, (b) had to choose.
+Where the default differs (`faithful=True` reproduces the published code, see tests/golden):
+    1. The strength is found during the run by a proportional-integral controller on its logarithm. The error is the
+       fraction of units that are open beyond the target; its sum is multiplied by `rate`, and its present value by 40,
+       which damps oscillations. The target falls from N to K with the schedule. The published code has a fixed
+       strength, so that the number of open gates is not controlled, and K comes from (b) alone.
+    2. The gates start open (log alpha 2 plus the published noise) and are clamped to [-5, 5], from where they can
+       still return.
+    3. In evaluation, the masks are 1 for the units that a plan would keep at present. In the published code they are
+       the noiseless values of the gates.
+With and without `faithful`, the plan has exactly K units, with masks of 1. The log has the number of gates that were
+open (log alpha above 0): where it differs from K, the selection (b) has changed the model.
 """
 
 from __future__ import annotations
@@ -35,28 +37,33 @@ from secateur.methods.schedules import Schedule, linear
 from secateur.system.errors import UserError
 
 GATE = HardConcrete(temperature=0.33)
-OPEN, WIDEST = 2.0, 5.0  # where gates start, and how far from 0 they may go
-PUSH = 40.0  # of what is wrongly open now, beside `rate` for what has been: without it the search swings
-STEADY = 25.0  # how far the strength's logarithm may be from 0
+START = 2.0  # log alpha of a gate at the start, without the noise
+MAX_LOG_ALPHA = 5.0  # in absolute value
+PROPORTIONAL_GAIN = 40.0  # of the controller; the integral gain is `rate`
+MAX_LOG_STRENGTH = 25.0  # in absolute value
 
 
 @register("voita")
 class Voita(Gated):
-    """Learns L0 gates with the weights, under a penalty whose strength is led to where K of them stay open.
+    """Learns L0 gates together with the weights; a controller sets the penalty so that K gates stay open.
 
     Args:
         space: usually `Space(model, "head")`; any units work.
-        density: the target's way down, `linear(1.0, target, begin=b, end=e)`.
-        learning_rate: of the gates; it follows the schedule of the run if `decay` (paper: 0.1, and it does).
-        decay: whether it does.
-        strength: of the penalty, at first, or where `faithful` throughout (paper: 0.0015 for BERT, 0.05 per token for
-            translation, or a sweep).
-        rate: of the search: by how much the strength's logarithm moves in a step if all units were wrongly open.
+        density: the schedule of the target, `linear(1.0, target, begin=b, end=e)`.
+        learning_rate: of the gates (paper: 0.1).
+        decay: whether the learning rate follows the schedule of the run (paper: yes).
+        strength: of the penalty at the start, or throughout where `faithful` (paper: 0.0015 for BERT, 0.05 per token
+            for translation, or a sweep).
+        rate: integral gain of the controller: the change of the logarithm of the strength in one step if all units
+            were open beyond the target.
         faithful: the published start, penalty and evaluation.
-        seed: of the gates' start and noise, the same on every rank; by default torch's own (`set_seed`).
+        seed: of the start and the noise of the gates, the same on every rank; by default torch's own (`set_seed`).
+
+    Attributes:
+        integrated_strength: the strength by the integral part of the controller alone.
 
     Raises:
-        UserError: what is asked for is out of reach, the space counts a latency, or a number is none.
+        UserError: the share is out of reach, the space counts a latency, or a number is not positive.
     """
 
     defaults = {
@@ -86,86 +93,90 @@ class Voita(Gated):
                 f"{learning_rate}, {strength} and {rate}: raise what is not"
             )
         self.rate, self.faithful = rate, faithful
-        self.strength = self.found = float(strength)  # at present, and what the search has come to
-        self.log_alpha = nn.Parameter(self.drawn(self.spread) + (0.0 if faithful else OPEN))
-        self.count = int(self.leading(self.asked.stop).sum())
+        self.strength = self.integrated_strength = float(strength)
+        self.log_alpha = nn.Parameter(self.initial_values() + (0.0 if faithful else START))
+        self.update_count()
 
     @classmethod
     def schedule(cls, density: float, begin: float, end: float) -> Schedule:
-        """A line: the search follows it."""
+        """A straight line, which the controller can follow."""
         return linear(1.0, density, begin=begin, end=end)
 
     # Masks
 
     def gates(self) -> Tensor:
-        """`(N,)` log alpha; minus infinity, without a gradient, where a unit is closed for good."""
+        """`(N,)` log alpha; minus infinity, without a gradient, where a unit is not alive."""
         return self.where_alive(self.log_alpha)
 
     def masks(self) -> Tensor:
-        """All ones before it begins; then a sample when training, else what would be kept."""
+        """All ones before pruning begins; then a sample in training, and the units to keep in evaluation."""
         if not self.begun:
             return self.alive.float()
         if self.training:
-            return GATE.sample(self.gates(), self.uniform(self.log_alpha))
-        return GATE.noiseless(self.scores()) if self.faithful else self.leading(self.asked(self.progress)).float()
+            return GATE.sample(self.gates(), self.uniform_noise(self.log_alpha))
+        return (
+            GATE.noiseless(self.scores()) if self.faithful else self.leading(self.share_schedule(self.progress)).float()
+        )
 
-    # The penalty, and the search for its strength
+    # The penalty and the controller of its strength
 
     def penalty(self) -> Tensor | float:
-        """Strength x the sum of the probabilities that gates are open: `()`."""
+        """`()`: strength x the expected number of open gates."""
         if not self.begun:
             return 0.0
-        chances = GATE.open_probability(self.gates()).clamp(EPSILON, 1.0 - EPSILON)  # as the published code clamps it
-        return self.strength * (chances * self.alive).sum()
+        probabilities = GATE.open_probability(self.gates()).clamp(EPSILON, 1.0 - EPSILON)  # as in the published code
+        return self.strength * (probabilities * self.alive).sum()
 
     @torch.no_grad()
     def advance(self, progress: float) -> None:
         if not self.faithful:
-            self.log_alpha.clamp_(-WIDEST, WIDEST)
+            self.log_alpha.clamp_(-MAX_LOG_ALPHA, MAX_LOG_ALPHA)
         super().advance(progress)
         if not self.faithful and self.begun:
-            excess = (self.open() - self.target()) / len(self.space)
-            self.found = _bounded(math.log(self.found) + self.rate * excess)
-            self.strength = _bounded(math.log(self.found) + PUSH * excess)
+            self._control_strength()
 
-    def open(self) -> int:
-        """Gates that are open, as they are counted when published: log alpha above 0."""
+    def _control_strength(self) -> None:
+        """One step of the proportional-integral controller."""
+        error = (self.open_count() - self.target_count()) / len(self.space)
+        self.integrated_strength = _bounded_exp(math.log(self.integrated_strength) + self.rate * error)
+        self.strength = _bounded_exp(math.log(self.integrated_strength) + PROPORTIONAL_GAIN * error)
+
+    def open_count(self) -> int:
+        """The number of open gates as the published code counts them: log alpha above 0."""
         return int((self.scores() > 0).sum())
 
-    def target(self) -> float:
-        """Units that are to be open now: N before it begins, K in the end."""
-        share, last = self.asked(self.progress), self.asked.stop
-        left = (share - last) / (1.0 - last) if last < 1.0 else 0.0
-        return self.count + left * (len(self.space) - self.count)
+    def target_count(self) -> float:
+        """The number of gates that should be open at present: N before pruning begins, K at the end."""
+        share, last = self.share_schedule(self.progress), self.share_schedule.stop
+        remaining = (share - last) / (1.0 - last) if last < 1.0 else 0.0
+        return self.count + remaining * (len(self.space) - self.count)
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """The gates, with a learning rate of their own, without decay."""
+        """The gates, with their own learning rate and without weight decay."""
         return [self.group_of(self.log_alpha)]
-
-    # What others ask
 
     def scores(self) -> Tensor:
         return self.gates().detach()
 
     @torch.no_grad()
-    def readings(self) -> dict[str, float]:
-        """`open` gates (log alpha above 0) beside the units `kept`, the `density` of these, and the `strength`."""
-        kept = self.leading(self.asked(self.progress)) if self.begun else self.alive
+    def log_values(self) -> dict[str, float]:
+        """The number of `open` gates (log alpha above 0), the units `kept`, their `density`, and the `strength`."""
+        kept = self.leading(self.share_schedule(self.progress)) if self.begun else self.alive
         return {
             "density": self.space.density(kept),
             "kept": float(kept.sum()),
-            "open": float(self.open()),
+            "open": float(self.open_count()),
             "strength": self.strength,
         }
 
     def get_extra_state(self) -> Tensor:
-        own = torch.tensor([self.strength, self.found], dtype=torch.double)
+        own = torch.tensor([self.strength, self.integrated_strength], dtype=torch.double)
         return torch.cat([super().get_extra_state(), own])
 
     def set_extra_state(self, state: Tensor) -> None:
         super().set_extra_state(state[:-2])
-        self.strength, self.found = (float(number) for number in state[-2:])
+        self.strength, self.integrated_strength = (float(number) for number in state[-2:])
 
 
-def _bounded(logarithm: float) -> float:
-    return math.exp(min(max(logarithm, -STEADY), STEADY))
+def _bounded_exp(logarithm: float) -> float:
+    return math.exp(min(max(logarithm, -MAX_LOG_STRENGTH), MAX_LOG_STRENGTH))

@@ -38,7 +38,7 @@ class ShrinkPolicy:
 
     def due(self) -> bool:
         """Whether a cut would make the model much smaller than it is."""
-        if self.keeps_best and self.method.settled():
+        if self.keeps_best and self.method.reached_target():
             return False
         return self._density(self.method.alive) <= ENOUGH * self._density(self.shrinking.kept)
 

@@ -253,7 +253,7 @@ class PruningTrainer(HookedTrainer):
             self.finite.check()
             logs |= self.term_averages.take(self.average)
         if self.method is not None:
-            logs |= self.method.readings()
+            logs |= self.method.log_values()
         logs["progress"] = self.progress
         super().log(logs, *args, **kwargs)
 
@@ -263,7 +263,7 @@ class PruningTrainer(HookedTrainer):
         """As in Trainer, under the method's deterministic masks."""
         with self.masks.attached(self.args.device):
             metrics = super().evaluate(*args, **kwargs)
-        if self.best is not None and self.is_in_train and (self.method is None or self.method.settled()):
+        if self.best is not None and self.is_in_train and (self.method is None or self.method.reached_target()):
             self.finite.check()
             if self.args.should_save:
                 self.best.offer(metrics, self.state.global_step)

@@ -91,5 +91,5 @@ def _check_method(recipe: Recipe, method: Method) -> None:
                 f"{recipe.method.name!r} keeps as much at first as in the end, so that one pruning gives one density: "
                 "ask for one"
             )
-    if recipe.method.end == 1 and method.fills:
+    if recipe.method.end == 1 and method.fills_zeroed_blocks:
         raise UserError("method.end: 1 leaves no recovery, in which what is filled is trained: lower method.end")

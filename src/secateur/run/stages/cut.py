@@ -37,7 +37,7 @@ def cut_student(context: Context, student: PreTrainedModel, trainer: PruningTrai
     save_state(context.folder, trainer.terms, moments)
     merge_json(context.folder / VERIFIED, {"masked_compact": verified.masked_compact})
     merge_json(context.folder / CUT_AT, {"progress": trainer.progress, "rows": trainer.rows_taken})
-    if method.fills:
+    if method.fills_zeroed_blocks:
         fill_zeroed_blocks(small, context.recipe.seed)
     save(small, context.cut_folder, tokenizer=context.data.tokenizer)
 
