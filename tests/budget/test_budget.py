@@ -27,13 +27,13 @@ def test_parameters_are_the_default_budget(model):
 
 
 @pytest.mark.parametrize("amounts", [{}, {"share": 0.5, "density": 0.5}])
-def test_one_of_share_and_density_is_asked_for(model, amounts):
+def test_exactly_one_of_share_and_density_is_accepted(model, amounts):
     space = Space(model)
     with pytest.raises(UserError, match="expected one of share and density"):
         space.choose(space.ones(), **amounts)
 
 
-def test_a_density_is_refused_where_something_else_is_counted(model):
+def test_a_density_is_refused_by_a_budget_other_than_parameters(model):
     space = Space(model, "head", budget=Units())
     with pytest.raises(UserError, match="this space counts units: ask for a share"):
         space.choose(space.ones(), density=0.5)
@@ -55,7 +55,7 @@ def test_keep_is_the_old_name_of_choose(model):
 
 
 class Neurons(Budget):
-    """A budget of one's own: it counts the neurons of feed-forward networks."""
+    """A budget defined by a user, which counts the neurons of feed-forward networks."""
 
     name = "neurons"
 
@@ -73,11 +73,11 @@ class Neurons(Budget):
         return (scores.argsort(descending=True).argsort() < int(share * len(space))) & alive
 
 
-def test_a_budget_of_ones_own(model):
+def test_a_budget_of_a_user_can_be_followed(model):
     space = Space(model, "ffn", budget=Neurons())
     plan = Magnitude(space).plan(share=0.25)
     assert int(plan.kept.sum()) == len(space) // 4
-    assert plan.asked is None and plan.latency is None, "a share of neurons is no density"
+    assert plan.asked is None and plan.latency is None, "a share of neurons is not a density"
 
 
 def test_round_to_is_checked(model):

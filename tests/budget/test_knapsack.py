@@ -1,4 +1,4 @@
-"""The knapsack: the best choice of small ones, a choice near the bound of large ones, the limit in both."""
+"""The knapsack: the best choice of small_knapsack ones, a choice near the bound of large ones, the limit in both."""
 
 from itertools import product
 
@@ -12,8 +12,8 @@ def total(classes, chosen, name):
     return sum(float(getattr(one, name)[option]) for one, option in zip(classes, chosen, strict=True))
 
 
-def small(seed):
-    """Up to five classes of up to six options, and a limit between the cheapest choice and the dearest."""
+def small_knapsack(seed):
+    """Up to five classes of up to six options, and a limit between the lowest and the highest cost of a choice."""
     random = np.random.default_rng(seed)
     sizes = random.integers(1, 7, size=random.integers(1, 6))
     classes = [ItemClass(random.random(n), random.random(n) * random.choice([1.0, 1e3])) for n in sizes]
@@ -22,8 +22,8 @@ def small(seed):
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_a_small_choice_is_the_best(seed):
-    classes, limit = small(seed)
+def test_the_choice_of_a_small_knapsack_is_optimal(seed):
+    classes, limit = small_knapsack(seed)
     every = product(*(range(len(one.costs)) for one in classes))
     best = max(total(classes, one, "values") for one in every if total(classes, one, "costs") <= limit)
     chosen = solve(classes, limit)
@@ -36,7 +36,7 @@ def test_the_limit_may_be_met_exactly():
     assert sorted(solve(classes, 7.0)) == [1, 1, 2]
 
 
-def test_what_may_not_be_taken_is_not():
+def test_an_item_of_value_minus_infinity_is_never_taken():
     classes = [
         ItemClass(np.array([0.0, 1.0]), np.array([0.0, -np.inf])),
         ItemClass(np.array([0.0, 1.0]), np.array([0.0, 1.0])),
@@ -45,8 +45,8 @@ def test_what_may_not_be_taken_is_not():
 
 
 @pytest.mark.parametrize("part", [0.9, 0.3, 0.1])
-def test_a_large_choice_is_near_the_bound(part):
-    """Ten classes of a thousand options with a price for having any: no choice is worth more than the bound."""
+def test_the_choice_of_a_large_knapsack_is_near_the_upper_bound(part):
+    """Ten classes of a thousand options with a fixed cost: no choice exceeds the bound."""
     random = np.random.default_rng(0)
     sizes = np.arange(1001)
     classes = [

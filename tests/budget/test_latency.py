@@ -37,7 +37,7 @@ def table(model):
 # The table
 
 
-def test_saved_and_loaded(model, table, tmp_path):
+def test_a_loaded_table_equals_the_saved_one(model, table, tmp_path):
     table.save(tmp_path / "table.json")
     loaded = LatencyTable.load(tmp_path / "table.json", batch=8, tokens=128, threads=None)
     assert loaded.to_dict() == table.to_dict() == json.loads((tmp_path / "table.json").read_text())
@@ -54,7 +54,7 @@ def test_a_table_of_another_protocol_is_refused(table, tmp_path):
 
 
 @pytest.mark.parametrize("spoil", ["cut short", "other version", "no rest", "other grid", "not a number"])
-def test_a_file_that_is_no_table_is_refused(table, tmp_path, spoil):
+def test_a_damaged_table_is_refused(table, tmp_path, spoil):
     data = table.to_dict()
     if spoil == "other version":
         data["version"] = 99
@@ -82,17 +82,17 @@ def test_a_table_of_another_model_or_other_units_is_refused(model, table):
 
 
 @pytest.mark.parametrize(("text", "ms"), [("5ms", 5), ("5 ms", 5), ("0.005s", 5), ("2.5", 2.5), (3, 3), ("1e-2S", 10)])
-def test_times_are_milliseconds_unless_they_say_otherwise(text, ms):
+def test_a_time_without_a_unit_is_in_milliseconds(text, ms):
     assert milliseconds(text) == pytest.approx(ms)
 
 
 @pytest.mark.parametrize("text", ["fast", "5m", "ms", "", "5 min"])
-def test_what_is_no_time_is_refused(text):
+def test_text_that_is_not_a_time_is_refused(text):
     with pytest.raises(UserError, match="write it like 5ms"):
         milliseconds(text)
 
 
-def test_a_share_is_of_the_dense_models_time(table):
+def test_a_share_is_relative_to_the_latency_of_the_dense_model(table):
     assert table.share_of(latency=table.dense_ms / 4) == table.share_of(speedup=4.0) == 0.25
     for wrong in ({}, {"latency": 1.0, "speedup": 2.0}, {"speedup": 0.0}):
         with pytest.raises(UserError, match="a latency in ms or a speedup above 0"):
@@ -105,15 +105,15 @@ TINY = {"hidden_size": 4, "num_attention_heads": 2, "intermediate_size": 2}
 
 
 def all_choices(space):
-    """Every closed choice, `(choices, N)`; the stream keeps a dim."""
+    """Every closed choice, `(choices, N)`; at least one hidden dim is kept."""
     every = torch.tensor(list(product([False, True], repeat=len(space))))
     if "hidden" in space.slices:
         every = every[every[:, space.slices["hidden"]].any(dim=1)]
     return torch.unique(torch.stack([space.closure(kept) for kept in every]), dim=0)
 
 
-def worth(space, scores, alive):
-    """`(N,)`: score above the lowest of those alive, and a little, times parameters."""
+def unit_values(space, scores, alive):
+    """`(N,)`: the score less the lowest of alive units, plus a small number, times the parameters."""
     own = scores[alive].double()
     least = 1e-6 * float(own.max() - own.min())
     return torch.where(alive, (scores.double() - own.min() + least) * space.unit_cost().double(), 0.0)
@@ -131,8 +131,8 @@ def worth(space, scores, alive):
     ],
     ids=str,
 )
-def test_what_is_kept_is_worth_most(names, layers):
-    """Against all choices, for several limits, with units that are gone already and without."""
+def test_the_kept_units_have_the_highest_total_value(names, layers):
+    """Compared with all choices, for several limits, with and without units that are not alive."""
     model = tiny("bert", num_hidden_layers=layers, dtype=torch.float32, **TINY)
     space = Space(model, *names, budget=measure_latency(model, *names, timer=timer()))
     choices = all_choices(space)
@@ -140,8 +140,8 @@ def test_what_is_kept_is_worth_most(names, layers):
     generator = torch.Generator().manual_seed(0)
     for gone in (0.0, 0.3):
         scores = torch.randn(len(space), generator=generator)
-        alive = choices[int((prices < gone_to(prices, gone)).nonzero()[-1])]
-        values = worth(space, scores, alive)
+        alive = choices[int((prices < limit_by_cost(prices, gone)).nonzero()[-1])]
+        values = unit_values(space, scores, alive)
         own = (choices & ~alive).sum(dim=1) == 0
         for part in (0.1, 0.4, 0.7, 1.0):
             limit = float(prices[own].quantile(part))
@@ -152,14 +152,14 @@ def test_what_is_kept_is_worth_most(names, layers):
             assert float(kept.double() @ values) == pytest.approx(float(best), rel=1e-4, abs=1e-6)
 
 
-def gone_to(prices, gone):
-    """A price above that of everything, or one that leaves out the dearest choices."""
+def limit_by_cost(prices, gone):
+    """A limit above the cost of all units, or one that excludes the most costly choices."""
     return float(prices.quantile(1.0 - gone)) + (1.0 if not gone else 0.0)
 
 
 @pytest.fixture(scope="module")
-def wide():
-    """A model of sizes that rounding can change, and its table."""
+def larger_model():
+    """A model with sizes that rounding can change, and its table."""
     model = tiny("bert", dtype=torch.float32, num_attention_heads=2)
     return model, measure_latency(model, "ffn", "qk", "vo", timer=timer())
 
@@ -168,9 +168,9 @@ def heads_of(space, kept, axis):
     return kept[space.slices[axis]].view(space.table.heads, -1)
 
 
-def test_dims_below_the_widest_are_free(wide):
-    """Heads are stored padded to the widest, so every head that is kept takes as many of its dims."""
-    space = Space(wide[0], "ffn", "qk", "vo", budget=wide[1])
+def test_dims_up_to_the_widest_head_have_no_cost(larger_model):
+    """Heads are stored padded to the widest, so every kept head has as many dims."""
+    space = Space(larger_model[0], "ffn", "qk", "vo", budget=larger_model[1])
     kept = space.choose(torch.rand(len(space), generator=torch.Generator().manual_seed(0)), 0.4)
     for layer in range(2):
         for axis in ("qk", "vo"):
@@ -179,8 +179,8 @@ def test_dims_below_the_widest_are_free(wide):
     assert bool(kept.any()) and 0.35 < space.share(kept) <= 0.4
 
 
-def test_a_latency_and_multiples_together(wide):
-    space = Space(wide[0], "ffn", "qk", "vo", budget=wide[1], round_to=8)
+def test_sizes_are_multiples_of_round_to_within_a_latency(larger_model):
+    space = Space(larger_model[0], "ffn", "qk", "vo", budget=larger_model[1], round_to=8)
     scores = torch.rand(len(space), generator=torch.Generator().manual_seed(0))
     for share in (0.3, 0.5, 0.9):
         kept = space.choose(scores, share)
@@ -190,13 +190,13 @@ def test_a_latency_and_multiples_together(wide):
             assert not bool((kept[space.slices[group.name]].view(parts, -1).sum(dim=1) % 8).any())
 
 
-def test_scores_that_are_no_numbers_or_all_alike(wide):
-    space = Space(wide[0], "ffn", "qk", "vo", budget=wide[1])
+def test_scores_may_be_nan_or_all_equal(larger_model):
+    space = Space(larger_model[0], "ffn", "qk", "vo", budget=larger_model[1])
     for scores in (torch.zeros(len(space)), torch.full((len(space),), torch.nan)):
         assert 0.3 < space.share(space.choose(scores, 0.5)) <= 0.5
 
 
-def test_out_of_reach_names_the_floor(model, table):
+def test_a_latency_out_of_reach_is_refused_with_the_floor(model, table):
     space = Space(model, "ffn", budget=table)
     floor = table.predict(space, torch.zeros(len(space)))
     for ask in (lambda share: space.choose(space.ones(), share), lambda share: Magnitude(space, share)):
@@ -212,7 +212,7 @@ def test_out_of_reach_names_the_floor(model, table):
 
 @pytest.mark.parametrize("name", MONOTONE)
 @pytest.mark.parametrize("names", UNIT_SETS[:3], ids="-".join)
-def test_methods_come_down_to_a_latency_along_their_schedule(model, table, names, name):
+def test_methods_reach_a_latency_along_their_schedule(model, table, names, name):
     space = Space(model, *names, budget=table)
     schedule = cubic(1.0, 0.5, begin=0.2, end=0.8)
     method, alive = METHODS.get(name)(space, schedule), space.ones().bool()
@@ -231,7 +231,7 @@ def test_methods_come_down_to_a_latency_along_their_schedule(model, table, names
     assert method.log_values()["share"] == space.share(method.alive)
 
 
-def test_a_plan_tells_its_latency_as_json(model, table):
+def test_a_plan_records_its_latency_as_json(model, table):
     space = Space(model, "ffn", budget=table)
     plan = Magnitude(space).plan(0.8)
     data = json.loads(json.dumps(plan.to_dict(space)))
@@ -251,7 +251,7 @@ def test_methods_that_count_parameters_refuse_a_latency(model, table):
         Grain(Space(model, "ffn", budget=table), faithful=True)
 
 
-def test_a_latency_never_goes_under_the_name_of_a_density(model, table):
+def test_a_latency_is_never_accepted_as_a_density(model, table):
     space = Space(model, "ffn", budget=table)
     refusals = [
         lambda: Magnitude(space, density=0.8),

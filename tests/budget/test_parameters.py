@@ -1,4 +1,4 @@
-"""The parameter budget: which units are kept at a density, filled up and rounded."""
+"""The parameter budget: the units kept at a density, the units added where they fit, and rounded sizes."""
 
 import pytest
 import torch
@@ -21,10 +21,10 @@ def dims(model):
     return Space(model, "ffn", "qk", "vo")
 
 
-# Keep: the best units at a density
+# The units kept at a density
 
 
-def test_keep_is_the_longest_prefix_of_the_ranking_that_fits(dims):
+def test_the_longest_prefix_of_the_ranking_that_fits_is_kept(dims):
     noise = torch.Generator().manual_seed(0)
     for density in (0.05, 0.1, 0.35, 0.8):
         scores = torch.rand(len(dims), generator=noise)
@@ -33,8 +33,8 @@ def test_keep_is_the_longest_prefix_of_the_ranking_that_fits(dims):
         assert torch.equal(kept, next(prefix for prefix in prefixes if dims.density(prefix) <= density))
 
 
-def test_keep_refills_what_closure_frees(dims):
-    """QK dims score best, but their heads have no VO dims and die: FFN neurons take their place."""
+def test_units_that_are_dead_because_of_others_leave_room_for_the_next_in_rank(dims):
+    """QK dims score best, but their heads have no VO dims and are dead: FFN neurons are kept in their place."""
     scores = torch.cat([torch.full((g.size,), {"qk": 3.0, "ffn": 2.0, "vo": 1.0}[g.kind]) for g in dims.groups])
     kept = dims.choose(scores, 0.2)
     neurons = int(kept.sum())
@@ -42,18 +42,18 @@ def test_keep_refills_what_closure_frees(dims):
     assert neurons * (2 * HIDDEN + 1) <= 0.2 * dims.total() < (neurons + 1) * (2 * HIDDEN + 1)
 
 
-def test_keep_everything_at_density_one(dims):
+def test_all_units_are_kept_at_density_one(dims):
     assert bool(dims.choose(dims.ones(), 1.0).all())
 
 
-def test_keep_revives_nothing(dims):
+def test_a_unit_that_is_not_alive_is_never_kept(dims):
     alive = without(dims, "0.ffn", ("0.qk", slice(0, 3)))
     scores = alive.logical_not().float()  # the removed units would be the best
     kept = dims.choose(scores, 0.9, alive=alive)
     assert bool((kept <= alive).all()) and bool(kept.any())
 
 
-def test_keep_puts_units_without_a_score_last(dims):
+def test_units_without_a_score_rank_last(dims):
     scores = dims.ones()
     scores[dims.slices["0.ffn"]] = float("nan")
     assert removed_units(dims, dims.choose(scores, 1 - FFN * (2 * HIDDEN + 1) / dims.total())) == {
@@ -61,7 +61,7 @@ def test_keep_puts_units_without_a_score_last(dims):
     }
 
 
-def test_one_hidden_dim_stays(model):
+def test_at_least_one_hidden_dim_is_kept(model):
     space = Space(model, "hidden", "ffn", "qk", "vo")
     scores = space.ones()
     scores[space.slices["hidden"]] = torch.arange(HIDDEN).float() - 100
@@ -69,7 +69,7 @@ def test_one_hidden_dim_stays(model):
     assert kept[space.slices["hidden"]].nonzero().flatten().tolist() == [HIDDEN - 1]
 
 
-def test_a_density_below_the_floor_is_refused_by_name(model):
+def test_a_density_below_the_floor_is_refused_with_the_floor(model):
     space = Space(model, "head")
     floor = FFN * (2 * HIDDEN + 1) * LAYERS / space.total()
     assert space.floor() == floor
@@ -81,18 +81,18 @@ def test_a_density_below_the_floor_is_refused_by_name(model):
 
 
 @pytest.mark.parametrize("density", [0.0, -0.1, 1.1, float("nan")])
-def test_a_density_that_is_no_fraction_is_refused(dims, density):
+def test_a_density_outside_0_to_1_is_refused(dims, density):
     with pytest.raises(UserError, match="fraction of parameters to keep"):
         dims.choose(dims.ones(), density)
 
 
-# Filling
+# Adding units that fit
 
 
 @pytest.mark.parametrize("density", [0.05, 0.3, 0.61, 1.0])
 @pytest.mark.parametrize("names", [("ffn", "qk", "vo"), ("hidden", "head", "sublayer", "ffn")], ids="-".join)
-def test_filled_is_full(model, names, density):
-    """What was kept stays, the density is not passed, and no unit that would cost parameters fits any more."""
+def test_no_further_unit_fits_after_fitting_units_are_added(model, names, density):
+    """Kept units stay, the density is not exceeded, and no further unit that costs parameters fits."""
     space = Space(model, *names)
     noise = torch.Generator().manual_seed(0)
     kept = torch.rand(len(space), generator=noise) < 0.1
@@ -107,7 +107,7 @@ def test_filled_is_full(model, names, density):
         assert more == before or float(more) / space.total() > density
 
 
-def test_fill_prefers_the_higher_score(dims):
+def test_of_the_fitting_units_the_highest_scored_are_added(dims):
     scores = torch.arange(len(dims)).float()
     kept = without(dims, "0.ffn", "1.ffn")
     room = dims.density(kept) + 2.5 * float(dims.unit_cost()[0]) / dims.total()
@@ -119,7 +119,7 @@ def test_fill_prefers_the_higher_score(dims):
 
 
 def sizes(space, kept):
-    """Units kept of every part that has a size: a network, the stream, a head's QK or VO dims."""
+    """Units kept of every part with a size: a network, the residual stream, the QK or VO dims of a head."""
     found = {}
     for group in space.groups:
         if group.kind in ("ffn", "qk", "vo", "hidden"):
@@ -132,14 +132,14 @@ ROUNDED = (("ffn", "qk", "vo"), ("ffn", "head"), ("hidden", "ffn", "vo", "sublay
 
 
 @pytest.fixture(scope="module")
-def roomy():
+def larger_model():
     return bert(hidden_size=16, intermediate_size=21)
 
 
 @pytest.mark.parametrize("names", ROUNDED, ids="-".join)
 @pytest.mark.parametrize("density", [0.1, 0.3, 0.45, 0.8, 1.0])
-def test_rounded_sizes_are_multiples_or_whole(roomy, names, density):
-    space = Space(roomy, *names, round_to=4)
+def test_rounded_sizes_are_multiples_or_the_unpruned_size(larger_model, names, density):
+    space = Space(larger_model, *names, round_to=4)
     if density < space.floor():
         with pytest.raises(UserError, match="out of reach"):
             space.choose(space.ones(), density)
@@ -153,9 +153,9 @@ def test_rounded_sizes_are_multiples_or_whole(roomy, names, density):
 
 
 @pytest.mark.parametrize("density", [0.2, 0.5, 0.9])
-def test_rounding_adds_the_best_to_the_longest_prefix_that_fits(roomy, density):
-    """What a lower density keeps without rounding stays kept, and not one unit more of the ranking would fit."""
-    plain, space = Space(roomy), Space(roomy, round_to=4)
+def test_rounding_adds_the_best_to_the_longest_prefix_that_fits(larger_model, density):
+    """The units that a lower density keeps without rounding stay kept, and no further unit of the ranking fits."""
+    plain, space = Space(larger_model), Space(larger_model, round_to=4)
     scores = torch.rand(len(space), generator=torch.Generator().manual_seed(1))
     kept, order = space.choose(scores, density), scores.argsort(descending=True)
 
@@ -173,8 +173,8 @@ def test_rounding_adds_the_best_to_the_longest_prefix_that_fits(roomy, density):
             assert not back.any() or mine.all() or score[back].min() > score[~mine].max()
 
 
-def test_rounding_revives_no_unit_that_is_removed_units(roomy):
-    space = Space(roomy, round_to=4)
+def test_rounding_never_keeps_a_unit_that_is_not_alive(larger_model):
+    space = Space(larger_model, round_to=4)
     scores = torch.rand(len(space), generator=torch.Generator().manual_seed(0))
     alive = space.choose(scores, 0.6)
     kept = space.choose(scores.flip(0), 0.4, alive=alive)
@@ -184,8 +184,8 @@ def test_rounding_revives_no_unit_that_is_removed_units(roomy):
     assert sizes(space, space.choose(scores, 1.0, alive=odd))["0.ffn"] == [7], "all that is alive"
 
 
-def test_rounding_to_1_changes_nothing(roomy):
-    scores = torch.rand(len(Space(roomy)), generator=torch.Generator().manual_seed(0))
-    assert torch.equal(Space(roomy).choose(scores, 0.3), Space(roomy, round_to=1).choose(scores, 0.3))
+def test_rounding_to_1_changes_nothing(larger_model):
+    scores = torch.rand(len(Space(larger_model)), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(Space(larger_model).choose(scores, 0.3), Space(larger_model, round_to=1).choose(scores, 0.3))
     with pytest.raises(UserError, match="round_to 0 is below 1"):
-        Space(roomy, round_to=0)
+        Space(larger_model, round_to=0)

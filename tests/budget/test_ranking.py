@@ -1,4 +1,4 @@
-"""The order of units: ties in order, NaN last, units that are not alive never."""
+"""The ranking: equal scores in order, NaN last, units that are not alive never selected."""
 
 import torch
 
@@ -7,7 +7,7 @@ from secateur.budget.ranking import highest, ranked
 NAN, INF = float("nan"), float("inf")
 
 
-def test_units_without_a_score_come_last_and_dead_ones_never():
+def test_units_without_a_score_rank_last_and_units_that_are_not_alive_are_never_selected():
     values = ranked(torch.tensor([1.0, NAN, 3.0, -2.0]), torch.tensor([True, True, False, True]))
     assert values.dtype == torch.double
     assert [highest(values, count).nonzero().flatten().tolist() for count in range(5)] == [
@@ -19,11 +19,11 @@ def test_units_without_a_score_come_last_and_dead_ones_never():
     ]
 
 
-def test_ties_are_kept_in_order():
+def test_of_equal_scores_the_first_are_selected():
     assert highest(torch.ones(5), 3).tolist() == [True, True, True, False, False]
 
 
-def test_rows_have_counts_of_their_own():
+def test_every_row_may_have_its_own_count():
     values = torch.tensor([[1.0, 2.0, 3.0], [3.0, -INF, 1.0]])
     assert highest(values, 2).tolist() == [[False, True, True], [True, False, True]]
     assert highest(values, torch.tensor([[1], [3]])).tolist() == [[False, False, True], [True, False, True]]

@@ -1,4 +1,4 @@
-"""Exactly K units: of a ranking, of a plan, and of a whole run; refused where it cannot be."""
+"""Exactly K units: in a ranking, a plan and a whole run; refused where that is not possible."""
 
 import json
 
@@ -36,7 +36,7 @@ NESTED = {
 
 
 @pytest.mark.parametrize("names", FLAT, ids="-".join)
-def test_exactly_so_many_of_any_flat_space(names):
+def test_exactly_the_requested_number_is_kept_in_any_flat_space(names):
     space = Space(tiny("bert"), *names)
     scores = torch.rand(len(space), generator=torch.Generator().manual_seed(0))
     for count in (1, len(space) // 2, len(space)):
@@ -48,7 +48,7 @@ def test_exactly_so_many_of_any_flat_space(names):
         assert (int(plan.kept.sum()), plan.keep, plan.asked) == (count, count, None)
 
 
-def test_ties_go_in_order_and_what_is_not_alive_never():
+def test_of_equal_scores_the_first_alive_units_are_kept():
     space = Space(tiny("bert"), "head")
     alive = torch.tensor([False, True, True, True, True, True, False, False])
     assert choose_exactly(space, torch.zeros(8), 2, alive).nonzero().flatten().tolist() == [1, 2]
@@ -59,7 +59,7 @@ def test_ties_go_in_order_and_what_is_not_alive_never():
 
 
 @pytest.mark.parametrize("names", NESTED, ids="-".join)
-def test_what_cannot_be_exact_is_refused(names):
+def test_a_number_is_refused_where_units_depend_on_each_other(names):
     space = Space(tiny("bert"), *names)
     with pytest.raises(UserError, match=f"keep 3 cannot be exact: {NESTED[names]}"):
         Magnitude(space).plan(keep=3)
@@ -68,12 +68,12 @@ def test_what_cannot_be_exact_is_refused(names):
 
 
 @pytest.mark.parametrize("count", [0, 9, 2.5, True])
-def test_a_number_that_is_none_is_refused(count):
+def test_a_number_that_the_space_does_not_have_is_refused(count):
     with pytest.raises(UserError, match="expected a whole number from 1 to 8"):
         Magnitude(Space(tiny("bert"), "head")).plan(keep=count)
 
 
-def test_one_of_density_and_number():
+def test_a_density_and_a_number_exclude_each_other():
     method = Magnitude(Space(tiny("bert"), "head"))
     for both in ({}, {"density": 0.8, "keep": 3}):
         with pytest.raises(UserError, match="give one of share, density and keep"):
@@ -85,7 +85,7 @@ def test_one_of_density_and_number():
 
 
 def counted(space, share):
-    """Units that methods keep on their way, at each step of a schedule."""
+    """The number of units kept at each step of a schedule."""
     method = Random(space, cubic(1.0, share, begin=0.2, end=0.8), seed=0)
     counts = []
     for step in range(10):
@@ -94,7 +94,7 @@ def counted(space, share):
     return counts
 
 
-def test_a_space_that_counts_units_takes_a_schedule_down_to_the_number():
+def test_a_schedule_in_a_space_that_counts_units_ends_at_the_number():
     space = Space(tiny("bert", num_hidden_layers=6), "head", budget=Units())
     for last in (1, 5, 12):
         counts = counted(space, last / 24)
@@ -117,7 +117,7 @@ def test_every_method_keeps_the_number_or_refuses(name):
     assert plan.latency is None and plan.achieved["prunable"] == space.density(plan.kept)
 
 
-def test_a_plan_on_disk_says_the_number(tmp_path):
+def test_a_saved_plan_records_the_number(tmp_path):
     model = tiny("bert")
     space = Space(model, "head")
     plan = Magnitude(space).plan(keep=3)
@@ -150,8 +150,8 @@ def values(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["subset", "michel"])
-def test_a_run_that_trains_scores_alone_cuts_the_model_that_it_was_given(values, tmp_path, name):
-    """Weights of the result are those of the model given, but for the heads that are gone: bit for bit."""
+def test_training_the_scores_alone_leaves_the_weights_of_kept_units_unchanged(values, tmp_path, name):
+    """The weights of kept units are those of the given model, bit for bit."""
     wanted = recipe.make(values | {"method": name})
     report = pipeline.run(wanted, tmp_path / "run")
     assert target_text(report) == "keep 2" and "recover" not in report.seconds
@@ -163,8 +163,8 @@ def test_a_run_that_trains_scores_alone_cuts_the_model_that_it_was_given(values,
     assert pipeline.run(wanted, tmp_path / "run").to_dict() == report.to_dict()
 
 
-def test_weights_train_where_all_do(values, tmp_path):
-    """The same run with the weights trained is another model: the test above could fail."""
+def test_training_all_parameters_changes_the_weights(values, tmp_path):
+    """With trained weights the result differs, which shows that the previous test can fail."""
     pipeline.run(recipe.make(values | {"method": "subset", "method.train": "all"}), tmp_path / "run")
     found = load_file(tmp_path / "run" / "model" / "model.safetensors")
     given = load_file(f"{values['model']}/model.safetensors")
@@ -189,7 +189,7 @@ def test_weights_train_where_all_do(values, tmp_path):
         ),
     ],
 )
-def test_what_a_run_cannot_do_is_refused_before_it_begins(values, tmp_path, changes, message):
+def test_an_impossible_run_is_refused_before_it_begins(values, tmp_path, changes, message):
     wanted = recipe.make({"method": "subset"} | values | changes)
     for one in wanted.each() if len(wanted.target.densities) > 1 else (wanted,):
         if one is wanted or one.target.toward is not None:
@@ -198,7 +198,7 @@ def test_what_a_run_cannot_do_is_refused_before_it_begins(values, tmp_path, chan
     assert not (tmp_path / "run").exists()
 
 
-def test_the_command_cuts_to_a_number(values, tmp_path):
+def test_the_cut_command_keeps_a_number_of_units(values, tmp_path):
     words = ["cut", values["model"], "--units", "head", "--output", str(tmp_path / "m")]
     done = CliRunner().invoke(app.app, [*words, "--keep", "3", "--json"])
     assert done.exit_code == 0, done.output

@@ -1,4 +1,4 @@
-"""The tiny model and the padded batch that the specifications' golden tests are stated on."""
+"""The tiny model and the padded batch of the golden tests in the specifications."""
 
 from collections.abc import Callable
 

@@ -65,7 +65,7 @@ def random_kept(space, part, seed):
 
 @pytest.fixture(scope="module")
 def base():
-    """BERT-base, of which only the shapes are there; gates over it are on the CPU."""
+    """BERT-base on the meta device; the gates are on the CPU."""
     with torch.device("meta"):
         model = BertModel(BertConfig())
 
@@ -80,7 +80,7 @@ def base():
 # G1: hard-concrete gates
 
 
-def test_g1_closed_forms_are_those_of_the_table():
+def test_g1_the_closed_forms_have_the_values_of_the_table():
     assert list(BOUNDS) == pytest.approx([-4.6052, 4.6052], abs=5e-5)
     torch.testing.assert_close(GATE.open_probability(GATES), IS_OPEN, atol=1e-6, rtol=0)
     is_one = 1 - GATE.closed_probability(GATES, 1.0)
@@ -104,7 +104,7 @@ def legendre(count):
     return torch.diag(beside, 1) + torch.diag(beside, -1)
 
 
-def test_g1_mean_by_quadrature():
+def test_g1_the_mean_by_quadrature_is_that_of_the_table():
     found = torch.tensor([expectation(gate) for gate in GATES], dtype=torch.double)
     torch.testing.assert_close(found, MEAN, atol=1e-3, rtol=0)
     assert found[3].item() == pytest.approx(0.5, abs=1e-9)
@@ -112,7 +112,7 @@ def test_g1_mean_by_quadrature():
 
 
 @pytest.mark.parametrize("row", range(7))
-def test_g1_samples_have_the_tables_frequencies(row):
+def test_g1_samples_have_the_frequencies_of_the_table(row):
     uniform = torch.rand(1_000_000, generator=torch.Generator().manual_seed(row), dtype=torch.double)
     samples = GATE.sample(GATES[row], uniform)
     assert samples.min() >= 0.0 and samples.max() <= 1.0
@@ -123,7 +123,7 @@ def test_g1_samples_have_the_tables_frequencies(row):
 
 
 def test_g1_masks_in_training_are_such_samples(bert):
-    """One draw of independent noise a forward: 20 gates of each row of the table, 2,500 times."""
+    """One sample of independent noise in each forward pass: 20 gates of each row of the table, 2,500 times."""
     method = Cofi(Space(bert(), *FAMILIES), seed=0).train()
     set_gates(method, GATES.repeat(20).float())
     with torch.no_grad():
@@ -216,7 +216,10 @@ def test_g3_without_the_hidden_gate(base):
 
 
 def test_g3_published_start_of_bert_base(base):
-    """Neurons start at 0: 517 of 3,072 closed at once, the others halved. The clamp closes a bit more."""
+    """Neurons start at 0: 517 of 3,072 are closed at first and the others are at one half.
+
+    The clamp closes a few more.
+    """
     method = Cofi(base(*FAMILIES), faithful=True, seed=0).eval()
     assert 0.112 <= 1 - method.expected().item() <= 0.113
     method.advance(0.0)
@@ -247,7 +250,7 @@ def test_g3_bounds_of_the_clamp(base, gate, sparsity, within):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_g4_expected_is_counted_where_gates_are_certain(bert, seed):
+def test_g4_the_expected_density_is_the_counted_one_where_gates_are_certain(bert, seed):
     space = Space(bert(num_hidden_layers=3), *FAMILIES)
     method, kept = Cofi(space), random_kept(space, 0.6, seed)
     set_gates(method, 2e3 * kept - 1e3)
@@ -269,7 +272,10 @@ def test_g4_published_formulas_never_agree_with_each_other(base):
 
 
 def ours(hidden, heads, neurons, attention, mlp):
-    """Parameters of one layer of H=4, A=2, I=3 by hand: heads of 2 dims, biases of queries, keys, values, neurons."""
+    """Parameters of one layer of H=4, A=2, I=3 by hand.
+
+    Heads of 2 dims, with biases of queries, keys, values and neurons.
+    """
     return attention * heads * 2 * (4 * hidden + 3) + mlp * neurons * (2 * hidden + 1)
 
 
@@ -302,7 +308,7 @@ def test_g4_expected_is_the_mean_over_all_states(bert, faithful, count, total):
 
 
 def edge_cases(space, seed=0):
-    """`(N,)` of 0 and 1 over four layers: a cut stream, an attention, an FFN, heads and neurons removed."""
+    """`(N,)` of 0 and 1 over four layers: a cut residual stream, an attention, an FFN, heads and neurons removed."""
     kept = random_kept(space, 0.7, seed)
     units = {name: kept[rows] for name, rows in space.slices.items()}  # views
     for layer in range(4):
@@ -329,7 +335,7 @@ KINDS = {
 
 
 def difference(model, space, masks, small):
-    """Largest difference of a masked and a cut model in logits, and in hidden states scattered to the whole stream."""
+    """Largest difference of a masked and a cut model in logits, and in hidden states of the unpruned width."""
     batch = inputs(model)
     with attached(model, space, masks):
         masked, masked_states = outputs(model, batch)
@@ -361,7 +367,10 @@ def test_g5_g6_masked_equals_cut(masks, head, dtype, within):
 
 @torch.no_grad()
 def folded_as_published(model, space, masks):
-    """The original rule (specification 5.1): `hidden` into whoever reads the stream, and not into W_2's bias."""
+    """The original rule (specification 5.1).
+
+    `hidden` into the weights that read the residual stream, and not into the bias of W_2.
+    """
     folded, sites = deepcopy(model), space.at_sites(masks)
     hidden, bert = sites["hidden"], folded.bert
     words = bert.embeddings
@@ -387,7 +396,10 @@ def folded_as_published(model, space, masks):
     ("kind", "least", "most"), [("binary", 0, 1e-10), ("soft", 0.01, 1e3), ("saturated", 1e-4, 0.1)]
 )
 def test_g6_the_original_rule_fails_on_soft_masks(kind, least, most, head):
-    """Defect B13: exact where masks are 0 and 1, far off where they are not, by about 0.01 where they nearly are."""
+    """Defect B13.
+
+    Exact for masks of 0 and 1, with a large error for soft masks, and an error of about 0.01 for nearly hard ones.
+    """
     model = tiny("bert", head, num_hidden_layers=4)
     space = Space(model, *FAMILIES)
     masks = KINDS[kind](space)
@@ -515,7 +527,7 @@ def assert_plan_is_within_one_unit(method, density):
 
 
 @pytest.mark.parametrize("faithful", [True, False])
-def test_g8_expected_sparsity_arrives_at_060(faithful):
+def test_g8_the_expected_sparsity_reaches_060(faithful):
     method, sparsity, first, second = driven(0.40, faithful=faithful)
     assert sparsity[-1].item() == pytest.approx(0.60, abs=1e-4)
     assert (sparsity[-40:] - 0.60).abs().max() < 0.005
@@ -528,14 +540,14 @@ def test_g8_expected_sparsity_arrives_at_060(faithful):
         assert 1 - method.space.density(method.eval().masks() > 0) == pytest.approx(0.546, abs=0.02)
 
 
-def test_g8_expected_sparsity_arrives_at_095():
+def test_g8_the_expected_sparsity_reaches_095():
     method, sparsity, _, second = driven(0.05, faithful=True)
     assert (sparsity[-20:] - 0.95).abs().max() < 0.015
     assert bool((second.diff() >= 0).all())
     assert_plan_is_within_one_unit(method, 0.05)
 
 
-def test_g8_multipliers_that_descend_never_arrive():
+def test_g8_the_target_is_not_reached_with_descending_multipliers():
     _, sparsity, _, second = driven(0.40, faithful=True, ascend=False, steps=1000)
     assert (sparsity[-20:] - 0.60).abs().min() > 0.3
     assert second[-1] < -1
@@ -556,7 +568,7 @@ def test_g9_ramp_of_the_target(bert):
 
 
 def test_g9_nothing_is_masked_before_pruning_begins(bert):
-    """But the gates are clamped already."""
+    """The gates are clamped from the start."""
     method = Cofi(Space(bert(), *FAMILIES), linear(1.0, 0.4, begin=0.2, end=0.6), faithful=True)
     method.advance(0.19)
     for mode in (True, False):
@@ -568,20 +580,20 @@ def test_g9_nothing_is_masked_before_pruning_begins(bert):
     assert method.penalty().requires_grad
 
 
-def test_g9_schedule_of_a_stage_is_a_line():
+def test_g9_the_schedule_is_linear():
     schedule = Cofi.schedule(0.4, begin=0.1, end=0.7)
     assert [schedule(p) for p in (0.1, 0.2, 0.4, 0.7, 0.9)] == pytest.approx([1.0, 0.9, 0.7, 0.4, 0.4])
 
 
 def open_to(method, density):
-    """Set all gates to the one value at which this density is expected, by bisection."""
+    """Set all gates to the one value at which the expected density is this one, by bisection."""
     low, high = BOUNDS
     for _ in range(50):
         set_gates(method, (low + high) / 2)
         low, high = ((low + high) / 2, high) if method.expected() < density else (low, (low + high) / 2)
 
 
-def test_g9_latch_opens_at_the_target_and_stays_open(bert):
+def test_g9_the_target_stays_reached_once_it_was(bert):
     method = Cofi(Space(bert(), *FAMILIES), linear(1.0, 0.4, begin=0.0, end=0.5), tolerance=0.01).double()
     opened = []
     for progress, sparsity in [(0.3, 0.7), (0.5, 0.5), (0.6, 0.5899), (0.7, 0.5901), (0.8, 0.3)]:
@@ -593,7 +605,7 @@ def test_g9_latch_opens_at_the_target_and_stays_open(bert):
 
 
 def test_g9_scores_are_compared_only_at_the_counted_density(bert):
-    """Published masks count more than expected: the latch is open, the model too dense, nothing is settled."""
+    """The expected density reaches the target, and the counted one of the published masks does not."""
     density = linear(1.0, 0.4, begin=0.0, end=0.5)
     published, ours = (Cofi(Space(bert(), *FAMILIES), density, faithful=f).double().eval() for f in (True, False))
     for method in (published, ours):
@@ -611,7 +623,7 @@ def test_g9_scores_are_compared_only_at_the_counted_density(bert):
 
 
 def settling(space, *, settle=3, density=0.4, **options):
-    """Gates that may settle once half of a run is done; two thirds shut, the others around 2."""
+    """Gates that may settle after half of a run; two thirds are closed, the others around 2."""
     method = Cofi(space, linear(1.0, density, begin=0.0, end=0.5), settle=settle, seed=0, **options).double()
     noise = torch.Generator().manual_seed(0)
     values = 2.0 + torch.randn(len(space), generator=noise, dtype=torch.double)
@@ -624,8 +636,8 @@ def advance(method, steps, of=12):
         method.advance((method.steps + 1) / of)
 
 
-def test_settling_waits_for_the_ramps_end_and_closes_what_the_plan_does_not_keep(bert):
-    """Three steps at a time: after the sixth of twelve the target has arrived."""
+def test_gates_settle_after_the_ramp_unless_the_plan_keeps_them(bert):
+    """Three steps at a time: the ramp of the target ends after the sixth of twelve."""
     method = settling(Space(bert(), *FAMILIES))
     advance(method, 5)
     assert bool(method.alive.all())
@@ -637,8 +649,8 @@ def test_settling_waits_for_the_ramps_end_and_closes_what_the_plan_does_not_keep
     assert method.plan(0.4).achieved["prunable"] > 0.39
 
 
-def test_settling_is_to_be_shut_in_every_step(bert):
-    """One gate is open in the fourth step, one opens in the sixth, one has been shut only since the fourth."""
+def test_a_gate_settles_only_if_it_was_closed_in_every_step(bert):
+    """One gate is open in the fourth step, one opens in the sixth, one has been closed only since the fourth."""
     method = settling(Space(bert(), *FAMILIES))
     rows = method.space.slices["0.ffn"]
     first, second, third = [n for n in range(rows.start, rows.stop) if method.log_alpha[n] == LOWEST][:3]
@@ -659,8 +671,8 @@ def test_settling_is_to_be_shut_in_every_step(bert):
     assert method.alive[[first, second, third]].tolist() == [True, True, False]
 
 
-def test_settled_gates_are_nought_in_masks_expectation_and_gradient(bert):
-    """And the noise of the others is what it was."""
+def test_settled_gates_are_zero_in_masks_expectation_and_gradient(bert):
+    """The noise of the other gates does not change."""
     method = settling(Space(bert(), *FAMILIES))
     other = deepcopy(method)
     method.alive &= method.log_alpha > LOWEST
@@ -685,8 +697,8 @@ def test_settled_gates_are_nought_in_masks_expectation_and_gradient(bert):
     [({}, 1), ({}, 4), ({"shape": {"ffn": 12, "head": 2}}, 1)],
     ids=["density", "multiples", "shape"],
 )
-def test_settled_gates_come_back_in_no_plan(bert, options, round_to):
-    """Whatever the others learn, and where there is room for them."""
+def test_no_plan_keeps_a_settled_gate(bert, options, round_to):
+    """Neither with other scores nor where they would fit."""
     method = settling(Space(bert(), "head", "ffn", round_to=round_to), **options)
     advance(method, 6)
     gone = ~method.alive
@@ -698,8 +710,8 @@ def test_settled_gates_come_back_in_no_plan(bert, options, round_to):
             assert not bool((plan.kept & gone).any()) and plan.achieved["prunable"] > 0.25
 
 
-def test_gates_that_settling_would_have_missed_are_counted(bert):
-    """Shut for three steps on the ramp and then open again; neither one that was not, nor one that opens a little."""
+def test_reopened_gates_are_counted(bert):
+    """Only a gate counts that was closed for three steps on the ramp and then is more likely open than closed."""
     method = settling(Space(bert(), *FAMILIES))
     rows = method.space.slices["0.ffn"]
     shut = [n for n in range(rows.start, rows.stop) if method.log_alpha[n] == LOWEST]
@@ -719,7 +731,7 @@ def test_gates_that_settling_would_have_missed_are_counted(bert):
     assert method.reopened.nonzero().flatten().tolist() == shut[2:4] and method.log_values()["reopened"] == 2
 
 
-def test_settling_is_off_by_default_and_where_the_published_rules_are_asked_for(bert):
+def test_gates_never_settle_by_default_or_where_faithful(bert):
     space = Space(bert(), *FAMILIES)
     method = settling(space, settle=0)
     advance(method, 12)
@@ -736,7 +748,7 @@ SCRIPT = Path(__file__).parents[1] / "laws" / "load_elsewhere.py"
 
 
 def planned(kind):
-    """Depth 3: no attention in layer 0, no FFN in 1, no layer 2, a cut stream and soft masks, chosen by the method."""
+    """Depth 3: no attention in layer 0, no FFN in 1, no layer 2, a cut residual stream, soft masks."""
     model = tiny(kind, num_hidden_layers=3, dtype=torch.float)
     space = Space(model, *FAMILIES)
     method = Cofi(space, 0.2)

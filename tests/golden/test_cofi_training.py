@@ -41,7 +41,7 @@ def only(*layers):
 
 
 @pytest.mark.parametrize("exists", [ALL, without(9, 7), only()])
-def test_g10_v3_is_the_least_of_each_row_in_any_order_gone_or_not(exists):
+def test_g10_v3_chooses_the_nearest_existing_layer_in_any_order(exists):
     chosen, found = nearest(COSTS, exists)
     assert chosen.tolist() == [7, 2, 10, 9]
     assert bool(found.all())
@@ -60,8 +60,8 @@ def test_g10_v3_is_the_least_of_each_row_in_any_order_gone_or_not(exists):
         (only(0, 9), [0, 0, 0, 9]),
     ],
 )
-def test_g10_v4_goes_down_among_the_layers_that_exist(exists, expected):
-    """Where none is left below, the layer before serves again."""
+def test_g10_v4_chooses_existing_layers_in_descending_order(exists, expected):
+    """Where no lower layer is left, the previous one is chosen again."""
     chosen, found = nearest_ordered(COSTS, exists)
     assert chosen.tolist() == expected
     assert bool(found.all())
@@ -105,7 +105,7 @@ def test_g10_teachers_layers_are_the_last_of_each_quarter(depth, layers):
     assert quarters(depth) == layers
 
 
-def test_g10_v5_draws_four_layers_in_order_none_in_the_first_window():
+def test_g10_v5_samples_four_layers_in_order_none_in_the_first_window():
     torch.manual_seed(0)
     draws = [sampled(12) for _ in range(400)]
     assert all(draw == sorted(set(draw)) and len(draw) == 4 for draw in draws)
@@ -114,7 +114,7 @@ def test_g10_v5_draws_four_layers_in_order_none_in_the_first_window():
     torch.testing.assert_close(often, torch.full((10,), 0.4), atol=0.13, rtol=0)
 
 
-def test_g10_v6_draws_one_layer_of_each_window():
+def test_g10_v6_samples_one_layer_of_each_window():
     torch.manual_seed(0)
     draws = [windows(12) for _ in range(300)]
     drawn = [set(column) for column in zip(*draws, strict=True)]
@@ -125,7 +125,7 @@ def test_g10_v6_draws_one_layer_of_each_window():
 
 @pytest.fixture
 def spied(monkeypatch):
-    """What every way to match was asked and answered: (costs, exists, chosen, found)."""
+    """The arguments and results of every call of a matching rule: (costs, exists, chosen, found)."""
     calls = []
 
     def spy(rule):
@@ -140,7 +140,7 @@ def spied(monkeypatch):
 
 
 def matched_term(student, teacher, match, layers="quarters"):
-    """A term whose projections are made, and whatever `match` draws."""
+    """A term with its projections and a fixed random state for `match`."""
     term = Hidden(layers, match=match)
     term.bind(student, teacher)
     return term
@@ -196,7 +196,10 @@ def close(space, *names):
 
 @pytest.mark.parametrize("match", ["nearest-ordered", "sampled", "windows"])
 def test_g10_a_layer_exists_while_attention_or_ffn_is_open(bert, batch, spied, match):
-    """Issue 53: the published code asks for the attention alone. Layers 8, 11 (0-based) are gone, 2 and 5 half."""
+    """Issue 53: the published code reads the gate of the attention alone.
+
+    Layers 8 and 11 (0-based) are removed, 2 and 5 keep one sublayer.
+    """
     model = bert(num_hidden_layers=12)
     space, teacher = Space(model, *FAMILIES), model(**batch, output_hidden_states=True)
     masks = close(space, "2.attention", "5.mlp", "8.attention", "8.mlp", "11.attention", "11.mlp")
@@ -211,7 +214,7 @@ def test_g10_a_layer_exists_while_attention_or_ffn_is_open(bert, batch, spied, m
 
 
 def test_g10_nothing_matched_is_no_loss(bert, batch):
-    """All layers closed in a sample: 0, and nothing breaks backwards."""
+    """All layers closed in a sample: the loss is 0 and its gradient is finite."""
     model = bert(num_hidden_layers=4)
     space, teacher = Space(model, *FAMILIES), model(**batch, output_hidden_states=True)
     masks = close(space, *(f"{layer}.{part}" for layer in range(4) for part in ("attention", "mlp")))
@@ -226,7 +229,7 @@ def test_g10_nothing_matched_is_no_loss(bert, batch):
 
 
 def test_g10_a_term_that_was_restricted_never_chooses_layers_that_were_cut(bert, batch, spied):
-    """Only the input columns of the projection are cut: the target is the teacher's whole stream."""
+    """Only the input columns of the projection are cut: the target is the whole residual stream of the teacher."""
     student, teacher = bert(num_hidden_layers=12, hidden_size=24), bert(num_hidden_layers=12)
     kept = torch.arange(32)[torch.arange(32) % 4 > 0]
     term = Hidden("quarters", match="nearest-ordered")
@@ -279,14 +282,14 @@ def test_g11_divergence_is_that_of_teacher_to_student_times_the_square_of_tau(lo
 
 
 def test_g11_gradient_does_not_fade_as_the_temperature_rises(logits):
-    """Small logits: KL is quadratic in the difference over tau, and tau^2 takes that back. Without it, 1/64 at 8."""
+    """Small logits: KL is quadratic in the difference over tau, which tau^2 compensates. Without it, 1/64 at 8."""
     student, teacher = (0.01 * x for x in logits)
     sizes = [taught(student, teacher, tau)[1].norm().item() for tau in (1.0, 2.0, 8.0)]
     assert sizes == pytest.approx([sizes[0]] * 3, rel=0.02)
     assert sizes[0] > 1e-5
 
 
-def test_g11_a_regression_is_taught_by_the_squared_error():
+def test_g11_a_regression_is_distilled_by_the_squared_error():
     """Defect B4: the divergence of one output is 0 whatever it is."""
     student, teacher = torch.tensor([[1.0], [2.0]]), torch.tensor([[0.0], [5.0]])
     loss, gradient = taught(student, teacher, 2.0)
@@ -332,7 +335,7 @@ def run(bert, rows, tmp_path):
 
 
 class Wiring(TrainerCallback):
-    """Notes learning rates, gradients and moves of every optimizer step."""
+    """Records learning rates, gradients and changes of every optimizer step."""
 
     trainer: PruningTrainer
 
@@ -372,7 +375,10 @@ def test_g13_groups_have_their_own_rates_and_signs(run):
 
 
 def test_g13_gates_descend_and_multipliers_ascend_once_pruning_has_begun(run):
-    """Steps 0 and 1 are before it (progress 0 and 1/6 of 0.3); Adam's first move is a learning rate long."""
+    """Steps 0 and 1 are before it (progress 0 and 1/6 of 0.3).
+
+    The first update of Adam has the size of the learning rate.
+    """
     wiring = Wiring()
     run(callbacks=[wiring], half_open=False)
     assert [g["gates"] is None and g["multipliers"] is None for g in wiring.gradients] == [True, True] + [False] * 4
@@ -402,7 +408,7 @@ def test_g13_frozen_embeddings_do_not_change(run, bert):
 
 
 def test_g13_gates_are_not_in_the_clipped_norm(run):
-    """The first step's gradients of gates and multipliers do not feel a clip of the weights' to 0.001."""
+    """The first step's gradients of gates and multipliers do not depend on the clipping of the weights to 0.001."""
     free, clipped = Wiring(), Wiring()
     trainer = run(steps=1, begin=0.0, callbacks=[free], max_grad_norm=0.0, logging_strategy="steps", logging_steps=1)
     run(steps=1, begin=0.0, callbacks=[clipped], max_grad_norm=1e-3)
@@ -415,7 +421,10 @@ def test_g13_gates_are_not_in_the_clipped_norm(run):
 
 
 def test_g13_resumed_is_uninterrupted(run, tmp_path):
-    """Six steps with dropout, sampled gates and drawn layers; cut before pruning, at its start and on the ramp."""
+    """Six steps with dropout, sampled gates and sampled layers.
+
+    Interrupted before pruning, at its start and on the ramp.
+    """
     same = {"dropout": 0.1, "logging_strategy": "steps", "logging_steps": 1, "gradient_accumulation_steps": 2}
     whole = run("whole", save_strategy="steps", save_steps=1, **same)
     assert whole.method.draws == 4, "once in each of the four steps after the start, for both micro-batches"
@@ -433,8 +442,8 @@ def test_g13_resumed_is_uninterrupted(run, tmp_path):
         assert losses[0] == losses[1] and len(losses[0]) == 6
 
 
-def test_g13_noise_goes_on_where_it_was(bert):
-    """The state of a random number generator is its seed and its place: a checkpoint holds both."""
+def test_g13_the_noise_continues_after_a_restart(bert):
+    """A checkpoint holds the seed and the number of samples taken."""
     space = Space(bert(), *FAMILIES)
     whole, resumed = (Cofi(space, seed=seed).train() for seed in (1, 2))
     with torch.no_grad():

@@ -46,7 +46,7 @@ def heard(model, path, batch):
 
 
 def contexts(attention, states, memory, causal):
-    """`(batch, tokens, heads, dims)`: softmax(q k' / sqrt(d)) v of every head, by the book."""
+    """`(batch, tokens, heads, dims)`: softmax(q k' / sqrt(d)) v of every head, by its definition."""
 
     def split(projection, what):
         return projection(what).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)

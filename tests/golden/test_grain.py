@@ -121,7 +121,7 @@ def test_g03_faithful_updates_are_steps_200_to_399_of_1000(toy, monkeypatch):
     assert listening == list(range(1, 401)), "nothing is listened to once the choice has ended"
 
 
-def test_g03_default_arrives_at_the_density_asked_for(bert):
+def test_g03_the_default_reaches_the_requested_density(bert):
     space = Space(bert())
     method = Grain(space, cubic(1.0, 0.05, begin=0.2, end=0.4))
     method.importance.copy_(torch.rand(len(space), generator=torch.Generator().manual_seed(0)))
@@ -152,7 +152,7 @@ def test_g04_published_ranking(toy, target, expected, parameters):
     assert toy.density(method.alive) == parameters / 103
 
 
-def test_g04_published_ranking_waits_until_a_unit_more_must_go(toy):
+def test_g04_the_published_ranking_changes_nothing_until_another_unit_must_be_removed(toy):
     alive = published_ranking(toy, TOY_SCORES, 0.3, toy.ones().bool())
     assert published_ranking(toy, TOY_SCORES.flip(0), 0.29, alive) is alive
 
@@ -169,7 +169,7 @@ def test_g04_default_stays_below_the_target(toy):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_g04_default_refills_what_the_head_rule_frees(bert, seed):
+def test_g04_the_default_keeps_further_units_in_place_of_dead_qk_dims(bert, seed):
     """The published rule undershoots after the head clean-up; ours comes closer and never exceeds it."""
     space = Space(bert())
     scores = torch.rand(len(space), generator=torch.Generator().manual_seed(seed))
@@ -331,7 +331,7 @@ def test_g09_hidden_term_starts_at_zero_where_student_is_teacher(bert, batch):
 
 
 class LargestTensor(TorchDispatchMode):
-    """Notes the number of elements of the largest tensor that any operation returns."""
+    """Records the number of elements of the largest tensor that any operation returns."""
 
     elements = 0
 

@@ -61,7 +61,7 @@ def test_g02_pruned_units_are_inert_and_never_return(bert, batch, faithful):
 
 @pytest.fixture
 def run(bert, rows, tmp_path):
-    """Train a student (seed 0) with a teacher (seed 1) and give back the trainer."""
+    """Train a student (seed 0) with a teacher (seed 1) and return the trainer."""
 
     def train(objective, *, steps, folder="run", callbacks=(), dropout=0.0, resume=None, grain=None, **args):
         student = bert(seed=0, dropout=dropout)
@@ -83,7 +83,7 @@ def run(bert, rows, tmp_path):
     return train
 
 
-def test_g07_importance_does_not_hear_the_hidden_term(run):
+def test_g07_importance_does_not_depend_on_the_hidden_term(run):
     alone = run([Logits()], steps=1).method.importance
     beside = run([Logits(), Hidden()], steps=1).method.importance
     heard = run([Logits(), Hidden()], steps=1, grain={"separate": False}).method.importance
@@ -125,7 +125,7 @@ def test_g07_the_optimizer_sees_the_gradient_of_the_sum(run):
 
 
 def test_g07_a_scaled_loss_is_refused(run):
-    """The specification wants scores that a loss scale does not change. Ours never see one.
+    """The specification requires scores that do not depend on the loss scale. Ours are computed without one.
 
     The gradient is taken from the loss before any scaler. In half precision it would underflow unnoticed,
     so fp16, the only mode that scales, is refused.
@@ -135,7 +135,7 @@ def test_g07_a_scaled_loss_is_refused(run):
 
 
 class StopAt(TrainerCallback):
-    """Saves and stops after a step, as a machine that is taken away."""
+    """Saves and stops after a step."""
 
     def __init__(self, step):
         self.step = step
@@ -148,7 +148,7 @@ class StopAt(TrainerCallback):
 @pytest.mark.parametrize("stop", [2, 6, 13], ids=["warm-up", "pruning", "recovery"])
 @pytest.mark.parametrize("faithful", [True, False])
 def test_g11_resumed_equals_uninterrupted(run, tmp_path, stop, faithful):
-    """20 steps, an epoch every 8: warm-up to 4, pruning to 8. Dropout draws noise."""
+    """20 steps, an epoch every 8: warm-up to 4, pruning to 8. Dropout is on."""
     same = {"steps": 20, "dropout": 0.1, "grain": {"beta": 0.5, "faithful": faithful}}
     whole = run([Logits(), Hidden()], folder="whole", **same)
     run([Logits(), Hidden()], folder="cut", callbacks=[StopAt(stop)], **same)

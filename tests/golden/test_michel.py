@@ -55,14 +55,14 @@ def test_t14_importance_is_that_of_finite_differences(bert, rows, tmp_path):
     torch.testing.assert_close(method.importance, found, rtol=1e-5, atol=1e-9)
 
 
-def test_t14_a_layers_norm_is_one(heads):
+def test_t14_the_normalised_importance_of_a_layer_has_norm_one(heads):
     importance = torch.rand(24, generator=torch.Generator().manual_seed(0))
     norms = normalised(heads, importance).view(6, 4).norm(dim=1)
     torch.testing.assert_close(norms, torch.ones(6))
     assert torch.equal(normalised(heads, torch.zeros(24)), torch.zeros(24))
 
 
-def test_units_that_are_alone_in_a_layer_are_normalised_together():
+def test_kinds_with_one_unit_in_each_layer_are_normalised_over_all_layers():
     space = Space(tiny("bert"), "sublayer", "head")
     importance = torch.rand(len(space), generator=torch.Generator().manual_seed(0))
     found = normalised(space, importance)
@@ -93,21 +93,21 @@ def test_t14_counts_are_exact(step, last, budget):
     assert int(method.plan(keep=last).kept.sum()) == last
 
 
-def test_several_strides_in_one_step_come_to_the_same_number(heads):
+def test_several_removals_in_one_step_keep_the_same_number(heads):
     counts, _, _ = removed(heads, 2 / 24, step=4, steps=3)
     assert counts[-1] == 2 and set(counts) <= {24, 20, 16, 12, 8, 4, 2}
 
 
-def test_importance_is_taken_anew_after_each_removal(heads):
+def test_importance_is_estimated_again_after_each_removal(heads):
     _, exact, evidence = removed(heads, 12 / 24, step=4)
     assert not bool(exact.importance.any())
     _, once, _ = removed(heads, 12 / 24, step=4, exact=False)
-    torch.testing.assert_close(once.importance, 11 * evidence)  # heard until the first removal, and kept
+    torch.testing.assert_close(once.importance, 11 * evidence)  # observed until the first removal, and kept
     per_layer = normalised(heads, evidence)
     assert set(once.alive.nonzero().flatten().tolist()) == set(per_layer.topk(12).indices.tolist())
 
 
-def test_what_is_published_otherwise(heads):
+def test_the_published_variants_differ(heads):
     gradient = torch.tensor([1.0, -1.0] * 12)
     plain, signed = (Michel(heads, 0.5, signed=signed) for signed in (False, True))
     for method in (plain, signed):
@@ -124,6 +124,6 @@ def test_what_is_published_otherwise(heads):
 
 
 @pytest.mark.parametrize("step", [0, 25, 1.5, True])
-def test_a_stride_that_is_none_is_refused(heads, step):
+def test_a_step_that_is_not_a_number_of_units_is_refused(heads, step):
     with pytest.raises(UserError, match=f"step is {step}: expected a whole number of units from 1 to 24"):
         Michel(heads, 0.5, step=step)

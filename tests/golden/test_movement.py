@@ -31,7 +31,7 @@ def logits(model, batch):
 
 
 def spelled_out(model, batch):
-    """A loss, `()`, that hears every logit."""
+    """A loss, `()`, that depends on every logit."""
     return (model(**batch).logits * torch.linspace(-1, 1, 15).view(5, 3)).sum()
 
 
@@ -70,7 +70,7 @@ def by_group(space, values):
     "units", [("attention/4x8",), ("ffn/8x4",), ("attention/1x1",), ("attention/head", "ffn/tied")]
 )
 def test_g1_a_scores_gradient_is_the_sum_of_weight_times_gradient(bert, batch, binariser, units):
-    """`dL/dS = sum W dL/dW'` over the tile, of pruned ones too; `W' = M W` is what the forward reads."""
+    """`dL/dS = sum W dL/dW'` over the tile, of pruned tiles too; `W' = M W` is what the forward reads."""
     model = bert().double()
     space = Space(model, *units)
     method = Movement(space, binariser=binariser, threshold=(0.0, 0.5), faithful=True).double()
@@ -128,8 +128,8 @@ def test_g2_a_pruned_block_returns_with_its_weights(bert, batch, units):
     torch.testing.assert_close(masked, logits(model, batch), rtol=0, atol=1e-12)
 
 
-def test_g2_a_pruned_neuron_hears_at_its_activation_and_not_at_its_weights(bert, batch):
-    """The published masks at both weights (`1d_alt`) leave a pruned neuron nothing but the penalty to come back by."""
+def test_g2_a_pruned_neuron_has_a_gradient_with_a_mask_at_its_activation_only(bert, batch):
+    """The published masks at both weights (`1d_alt`) leave a pruned neuron no gradient but that of the penalty."""
     model = bert().double()
     heard = {}
     for units in ("ffn", "ffn/tied"):
@@ -148,7 +148,7 @@ def test_g2_a_pruned_neuron_hears_at_its_activation_and_not_at_its_weights(bert,
 SCORES = torch.tensor([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
 
 
-def test_g3_top_k_keeps_its_share_exactly_in_any_layout():
+def test_g3_top_k_keeps_its_fraction_exactly_in_any_layout():
     assert top_k(SCORES, 0.5).int().tolist() == [[0, 0, 0], [1, 1, 1]]
     assert top_k(SCORES.t(), 0.5).int().tolist() == [[0, 1], [0, 1], [0, 1]]
     noise = torch.Generator().manual_seed(0)
@@ -161,14 +161,14 @@ def test_g3_top_k_keeps_its_share_exactly_in_any_layout():
                 assert layout[kept].min() >= layout[~kept].max()
 
 
-def test_g4_the_sigmoid_threshold_is_strict_and_at_its_place():
+def test_g4_the_sigmoid_threshold_is_strict():
     scores = torch.tensor([-2.1972, -2.1973, 5.0, -80.0])
     assert sigmoid_above(scores, 0.1).tolist() == [True, False, True, False]
     assert bool(sigmoid_above(scores, 0.0).all())
     assert above(torch.tensor([0.5, 0.5001]), 0.5).tolist() == [False, True]
 
 
-def test_g4_a_least_share_is_kept_ties_or_not():
+def test_g4_the_minimum_fraction_is_kept_with_and_without_ties():
     dead = torch.arange(-30.0, -14.0)
     assert sigmoid_above(dead, 0.1, 0.25).nonzero().flatten().tolist() == [11, 12, 13, 14, 15]
     assert int(sigmoid_above(torch.full((16,), -9.0), 0.1, 0.25).sum()) == 5  # the published code keeps none
@@ -230,7 +230,7 @@ def test_g5_the_penalty_of_top_k_starts_at_its_double():
 
 @pytest.mark.parametrize(("regulariser", "value"), [("l1", 0.5), ("l0", 0.83182)])
 @pytest.mark.parametrize("units", [("ffn",), HYBRID, ("attention/4x8", "ffn/8x4", "head")], ids="-".join)
-def test_g6_at_zero_the_penalty_is_strength_times_a_half(bert, units, regulariser, value):
+def test_g6_the_penalty_of_zero_scores_is_half_the_strength(bert, units, regulariser, value):
     options = {"strength": 7.0, "regulariser": regulariser}
     for faithful in (True, False):
         method = Movement(Space(bert(), *units), cubic(1.0, 1.0, end=0.5), faithful=faithful, **options)
@@ -239,7 +239,7 @@ def test_g6_at_zero_the_penalty_is_strength_times_a_half(bert, units, regularise
         assert float(method.penalty_weights.sum()) == pytest.approx(1.0, rel=1e-5)
 
 
-def test_g6_every_score_tensor_weighs_the_same(bert):
+def test_g6_every_score_tensor_has_the_same_published_weight(bert):
     """Gradient of one score: `strength weight / (units x tensors x units) sig (1 - sig)`."""
     space = Space(bert(), *HYBRID)
     options = {"strength": 7.0, "weights": {"ffn": 0.25}, "faithful": True}
@@ -255,7 +255,7 @@ def test_g6_every_score_tensor_weighs_the_same(bert):
         torch.testing.assert_close(method.movement.grad[rows], expected, rtol=1e-5, atol=1e-9)
 
 
-def test_g6_or_every_score_weighs_what_it_governs(bert):
+def test_g6_every_score_is_weighted_by_its_parameters_by_default(bert):
     """The penalty is then linear in the parameters: the sum of `sig x parameters` over all parameters."""
     space = Space(bert(), *HYBRID)
     method = Movement(space, cubic(1.0, 1.0, end=0.5), strength=7.0)
@@ -332,7 +332,7 @@ def error_of_cutting(model, space, masks, batch):
 
 
 @pytest.mark.parametrize("empty", ["value", "output", "query", "key"])
-def test_g8_a_head_without_value_or_output_goes_and_one_without_query_or_key_stays(bert, batch, empty):
+def test_g8_a_head_without_value_or_output_is_removed_and_one_without_query_or_key_is_kept(bert, batch, empty):
     model = bert().double()
     space = Space(model, *HYBRID)
     error, small = error_of_cutting(model, space, dead_tiles(space, empty), batch)
@@ -358,7 +358,7 @@ def test_g8_the_published_rule_for_heads_changes_the_model(bert, batch, empty):
 
 
 @pytest.mark.parametrize("units", [HYBRID, ("attention/head", "ffn/tied"), ("attention/4x8", "ffn/8x4")], ids="-".join)
-def test_g8_masked_is_baked_is_compact(bert, batch, units):
+def test_g8_masked_equals_multiplied_into_the_weights_equals_compact(bert, batch, units):
     model = bert().double()
     space = Space(model, *units)
     masks = (torch.rand(len(space), generator=torch.Generator().manual_seed(0)) < 0.4).float()
@@ -372,7 +372,7 @@ def test_g8_masked_is_baked_is_compact(bert, batch, units):
 
 
 @pytest.mark.parametrize("act", ["gelu", "relu"])
-def test_g8_a_neuron_without_a_way_in_or_out_goes_with_its_bias(bert, batch, act):
+def test_g8_a_neuron_without_input_or_output_weights_is_removed_with_its_bias(bert, batch, act):
     model = bert().double()
     for layer in model.bert.encoder.layer:
         layer.intermediate.intermediate_act_fn = {"gelu": nn.GELU(), "relu": nn.ReLU()}[act]
@@ -391,7 +391,7 @@ def test_g8_a_neuron_without_a_way_in_or_out_goes_with_its_bias(bert, batch, act
 # The controller, and the published way
 
 
-def test_the_controller_comes_to_the_density_and_the_threshold_is_its_own(bert):
+def test_the_controller_reaches_the_density_by_its_own_threshold(bert):
     space = Space(bert(), *HYBRID)
     method = Movement(space, cubic(1.0, 0.3, begin=0.0, end=0.5), every=1)
     random_scores(method)
@@ -405,8 +405,8 @@ def test_the_controller_comes_to_the_density_and_the_threshold_is_its_own(bert):
     assert method.reached_target() and torch.equal(method.plan(0.3).kept, space.closure(method.open))
 
 
-def test_what_is_dead_because_of_others_still_hears(bert, batch):
-    """The query's tiles of a dim whose key has none: closed as well, neither could tell of the other's return."""
+def test_tiles_that_are_dead_because_of_others_still_get_a_gradient(bert, batch):
+    """The query's tiles of a dim whose key has none: if both were closed, neither would have a gradient."""
     model = bert().double()
     space = Space(model, "attention/head")
     method = Movement(space, cubic(1.0, 0.99, end=0.5), every=1).double()
@@ -430,7 +430,7 @@ def test_top_k_under_the_controller_keeps_the_same_share_of_every_group(bert):
     assert max(shares) - min(shares) < 0.04 and 0.49 < plan.achieved["prunable"] <= 0.5
 
 
-def test_the_published_threshold_decides_and_a_density_is_a_limit(bert):
+def test_the_density_is_a_limit_with_the_published_threshold(bert):
     space = Space(bert(), *HYBRID)
     method = Movement(space, cubic(1.0, 1.0, end=0.5), faithful=True)
     random_scores(method, spread=3.0)
@@ -442,7 +442,7 @@ def test_the_published_threshold_decides_and_a_density_is_a_limit(bert):
     assert not bool((method.plan(0.2).kept & ~method.open).any())
 
 
-def test_filled_counts_what_will_be_stored(bert):
+def test_the_density_of_the_filled_variant_includes_zeroed_blocks(bert):
     space = Space(bert(), "attention/4x4", "ffn")
     method = Movement(space, variant="filled", tile=4)
     random_scores(method)
@@ -465,12 +465,12 @@ def test_filled_counts_what_will_be_stored(bert):
         ({"variant": "block", "tile": 8}, "has the units attention/8x8, ffn/8x8, not attention/4x8, ffn"),
     ],
 )
-def test_what_does_not_fit_is_refused(bert, options, message):
+def test_options_that_do_not_fit_are_refused(bert, options, message):
     with pytest.raises(UserError, match=message):
         Movement(Space(bert(), *HYBRID), **options)
 
 
-def test_the_cutoff_of_a_score_is_the_papers():
+def test_the_cutoff_of_a_score_is_that_of_the_paper():
     """Section 3: at 0.1 a unit dies when its score is at most ln(1/9)."""
     cutoff = math.log(1 / 9)
     assert sigmoid_above(torch.tensor([cutoff - 1e-5, cutoff + 1e-5]), 0.1).tolist() == [False, True]

@@ -73,7 +73,7 @@ def test_g9_padding_stays_zero(bert, batch):
     assert all(bool((small.get_parameter(name)[~places[name]] == 0).all()) for name in padded)
 
 
-def test_g9_the_plan_of_a_filled_model_is_that_of_what_it_holds(bert, batch, tmp_path):
+def test_g9_the_plan_of_a_filled_model_includes_the_filled_blocks(bert, batch, tmp_path):
     small, _ = in_tiles(bert)
     structure, before = small.config.secateur, small.plan["achieved"]
     fill_zeroed_blocks(small, seed=0)
@@ -137,7 +137,7 @@ def step(student, teacher, labels):
     )
 
 
-def test_g12_equal_logits_leave_a_tenth_of_the_labels_loss():
+def test_g12_the_loss_of_equal_logits_is_a_tenth_of_the_labels_loss():
     noise = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(8, 3, generator=noise), torch.randint(0, 3, (8,), generator=noise)
     one = step(logits, logits.clone(), labels)
@@ -161,7 +161,7 @@ def test_g12_logits_scaled_by_the_temperature_scale_the_divergence_by_its_square
 
 
 def trained(bert, rows, folder, strength, useless=None):
-    """A method after 40 steps of the published rule, its scores at a high rate."""
+    """A method after 40 steps of the published rule, with a high learning rate of the scores."""
     model = bert()
     if useless is not None:
         with torch.no_grad():
@@ -174,8 +174,8 @@ def trained(bert, rows, folder, strength, useless=None):
     return method
 
 
-def test_a_stronger_penalty_leaves_less(bert, rows, tmp_path):
-    """Section 16's smoke: the density falls with the strength, and this is all that the published rule promises."""
+def test_a_stronger_penalty_gives_a_lower_density(bert, rows, tmp_path):
+    """Section 16: the density falls with the strength; the published rule guarantees no more."""
     densities = [
         method.plan(1.0).achieved["prunable"]
         for method in (trained(bert, rows, tmp_path, strength) for strength in (0.1, 10.0, 1000.0))
@@ -183,8 +183,8 @@ def test_a_stronger_penalty_leaves_less(bert, rows, tmp_path):
     assert densities == sorted(densities, reverse=True) and densities[0] > 0.5 and densities[-1] < 0.25
 
 
-def test_a_useless_neuron_dies_before_those_that_help(bert, rows, tmp_path):
-    """Its column is 0, so that nothing holds its score up against the penalty."""
+def test_a_neuron_without_effect_is_pruned_before_the_others(bert, rows, tmp_path):
+    """Its column is 0, so that only the penalty acts on its score."""
     useless = [3, 17, 40]
     method = trained(bert, rows, tmp_path, 10.0, useless)
     scores = method.scores()[method.space.slices["0.ffn"]]
@@ -217,7 +217,7 @@ def block(values, tmp_path_factory):
     return wanted, folder, pipeline.run(wanted, folder)
 
 
-def test_a_run_comes_to_its_density_and_keeps_it(block):
+def test_a_run_reaches_its_density_and_keeps_it(block):
     _, folder, report = block
     assert report.recipe["target"]["units"] == ["attention/4x4", "ffn/4x4"]
     assert 0.24 < report.density["prunable"] <= 0.26 < report.density["filled"]
@@ -242,7 +242,7 @@ def verified(folder):
     return noted["masked_compact"] < 1e-4 and noted["compact_loaded"] < 1e-4
 
 
-def test_a_filled_run_has_the_density_of_what_it_holds(values, tmp_path):
+def test_the_density_of_a_filled_run_includes_the_filled_blocks(values, tmp_path):
     report = pipeline.run(recipe.make(values | {"method.options": options("filled")}), tmp_path / "run")
     model = load(tmp_path / "run" / "model")
     assert report.density["prunable"] == report.density["filled"] <= 0.26
@@ -270,7 +270,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(block, tmp_path, stage, s
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
-def test_the_variant_of_a_recipe_says_its_units(values):
+def test_the_variant_of_a_recipe_sets_its_units(values):
     assert recipe.make(values).target.units == ("attention/32x32", "ffn")
     published = recipe.make(values | {"method.options": {"variant": "struct", "faithful": True}})
     assert published.target.units == ("attention/head", "ffn/tied")

@@ -27,7 +27,7 @@ def heads():
 
 
 def perturbed(size, seed=0, spread=0.5, dtype=torch.float64):
-    """Scores as they start, and their noise: `(size,)` each."""
+    """Initial scores and their noise: `(size,)` each."""
     generator = torch.Generator().manual_seed(seed)
     scores = (torch.rand(size, generator=generator, dtype=dtype) * 2 - 1) * spread
     return scores, gumbel(torch.rand(size, generator=generator, dtype=dtype).clamp(1e-30, 1 - 1e-7))
@@ -46,7 +46,7 @@ def given(space, count, scores, **options):
 
 @FLOATS
 @pytest.mark.parametrize("size", [12, 72, 144])
-def test_t1_gates_sum_to_k_and_nothing_is_nan(size, dtype):
+def test_t1_gates_sum_to_k_and_are_finite(size, dtype):
     for count in (1, 4, size - 1):
         for temperature in (1000.0, 10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-8):
             for spread in (0.5, 50.0):
@@ -64,7 +64,7 @@ def test_t1_gates_sum_to_k_and_nothing_is_nan(size, dtype):
 
 
 @FLOATS
-def test_t2_cold_it_is_the_hard_subset_and_hot_it_is_even(dtype):
+def test_t2_gates_are_hard_at_a_low_temperature_and_equal_at_a_high_one(dtype):
     clear = 0  # two that share a place lose it to the next while they are not many temperatures apart
     for seed in range(8):
         scores, noise = perturbed(12, seed, dtype=dtype)
@@ -78,8 +78,8 @@ def test_t2_cold_it_is_the_hard_subset_and_hot_it_is_even(dtype):
     assert clear >= 3
 
 
-def test_t2_a_cold_limit_without_the_short_cut():
-    """Two values closer than the short cut's gap go through all rounds, and come out hard all the same."""
+def test_t2_all_rounds_give_hard_gates_at_a_low_temperature():
+    """Two values closer than the gap of the short cut go through all rounds, and the gates are hard too."""
     values = torch.tensor([0.0, 1.0, 1.03, 2.0], dtype=torch.float64, requires_grad=True)
     gates = relaxed_top_k(values, 2, 1e-3)
     assert gates.requires_grad and not relaxed_top_k(values, 2, 0.9e-3).requires_grad
@@ -87,7 +87,7 @@ def test_t2_a_cold_limit_without_the_short_cut():
 
 
 @pytest.mark.parametrize("temperature", [10.0, 1.0, 0.1])
-def test_t3_one_of_all_is_gumbel_softmax(temperature):
+def test_t3_a_subset_of_one_is_gumbel_softmax(temperature):
     scores, noise = perturbed(12)
     upstream = torch.linspace(-1, 1, 12, dtype=torch.float64)
     gradients = []
@@ -103,7 +103,7 @@ def test_t3_one_of_all_is_gumbel_softmax(temperature):
 # T4
 
 
-def test_t4_the_law_of_the_subset():
+def test_t4_subsets_have_the_distribution_of_sampling_without_replacement():
     """Sampling without replacement with weights exp(w)."""
     scores, draws = torch.tensor([0.5, 1.0, 0.0], dtype=torch.float64), 20_000
     noise = gumbel(torch.rand(draws, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
@@ -142,7 +142,7 @@ def test_t6_straight_through():
     assert method.learned_scores.grad.tolist() == [1.0, 2.0, 3.0, 4.0]
 
 
-def test_t6_all_of_them_and_ties():
+def test_t6_all_units_and_ties_keep_exactly_k():
     space = Space(tiny("bert", num_hidden_layers=1), "head", budget=Units())
     for count in (1, 2, 3, 4):
         method = given(space, count, [0.5] * 4, straight_through=True)
@@ -173,7 +173,7 @@ def test_t7_temperatures():
         ({"clip": -1.0}, "clip from 0 on"),
     ],
 )
-def test_what_is_no_number_is_refused(heads, options, message):
+def test_options_out_of_range_are_refused(heads, options, message):
     with pytest.raises(UserError, match=message):
         Subset(heads, 0.5, **options)
 
@@ -182,7 +182,7 @@ def test_what_is_no_number_is_refused(heads, options, message):
 
 
 def taught(space, count, utility, seed, *, steps=300, **options):
-    """A method after a training on `-sum(utility x gates)`, and the temperatures at which its scores heard."""
+    """A method after a training on `-sum(utility x gates)`, and the temperatures at which its scores had a gradient."""
     method = Subset(space, linear(count / len(space), count / len(space), end=0.8), seed=seed, clip=0.0, **options)
     optimizer, heard = torch.optim.Adam(method.param_groups()), []
     for step in range(steps):
@@ -222,7 +222,7 @@ def test_t11_a_planted_subset_is_found(heads, seed):
 # Noise
 
 
-def test_noise_is_of_the_step_alone_and_not_in_evaluation(heads):
+def test_the_noise_depends_on_the_step_and_is_absent_in_evaluation(heads):
     first, second = (given(heads, 6, [0.0] * 24) for _ in range(2))
     a, b = first.train().masks(), first.masks()
     assert not torch.equal(a, b), "new noise in each step"
@@ -233,8 +233,8 @@ def test_noise_is_of_the_step_alone_and_not_in_evaluation(heads):
     assert torch.equal(first.eval().masks(), second.eval().masks())
 
 
-def test_once_cold_what_is_trained_is_what_stays(heads):
-    """Published, subsets go on changing where scores are closer than the noise."""
+def test_at_a_low_temperature_the_kept_units_are_trained(heads):
+    """In the published code subsets go on changing where scores are closer than the noise."""
     ours, published = (given(heads, 6, [0.0] * 24, faithful=faithful) for faithful in (False, True))
     for method in (ours, published):
         method.train().advance(1.0)
@@ -242,7 +242,7 @@ def test_once_cold_what_is_trained_is_what_stays(heads):
     assert not torch.equal(published.masks(), published.masks())
 
 
-def test_published_scores_are_doubles_and_evaluation_is_noisy(heads):
+def test_faithful_scores_are_float64_and_evaluation_is_sampled(heads):
     method = given(heads, 6, [0.0] * 24, faithful=True)
     assert method.learned_scores.dtype == torch.float64
     first = method.train().masks().detach()
@@ -258,7 +258,7 @@ def test_published_scores_are_doubles_and_evaluation_is_noisy(heads):
 
 @pytest.mark.parametrize("options", [{}, {"straight_through": True}], ids=["gumbel", "straight-through"])
 def test_t15_pipelined_only_the_scores_change(rows, bert, tmp_path, options):
-    """Through the trainer, with distillation, a projection and weight decay: not a bit of the model changes."""
+    """Through the trainer, with distillation, a projection and weight decay: no weight of the model changes."""
     model, teacher = bert(), bert()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     space = Space(model.requires_grad_(False), "head", budget=Units())
@@ -278,8 +278,8 @@ def test_t15_pipelined_only_the_scores_change(rows, bert, tmp_path, options):
     assert not any(isinstance(parameter.grad, torch.Tensor) for parameter in model.parameters())
 
 
-def test_the_scores_are_clipped_by_themselves(rows, bert, tmp_path):
-    """To a norm of their own, whatever the model's gradient is clipped to."""
+def test_the_gradient_of_the_scores_is_clipped_on_its_own(rows, bert, tmp_path):
+    """To their own norm, independently of the gradient of the model."""
     model = bert()
     method = Subset(Space(model, "head", budget=Units()), linear(0.5, 0.5), straight_through=True, clip=1e-3, seed=0)
     norms = []

@@ -1,4 +1,4 @@
-"""The golden test of L0 gates, T13 of differentiable subset pruning's specification, and the search for K open ones."""
+"""L0 gates: T13 of the specification of differentiable subset pruning, and the controller of the strength."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def test_t13_gates_and_penalty():
     torch.testing.assert_close(method.eval().masks(), GATE.noiseless(LOG_ALPHA))
 
 
-def test_t13_samples_are_open_as_often_as_the_penalty_says():
+def test_t13_the_frequency_of_open_samples_is_the_penalty():
     noise = torch.rand(20_000, 4, generator=torch.Generator().manual_seed(0))
     shares = (GATE.sample(LOG_ALPHA, noise) > 0).double().mean(dim=0)
     torch.testing.assert_close(shares, GATE.open_probability(LOG_ALPHA).double(), atol=0.012, rtol=0)
@@ -57,22 +57,22 @@ def taught(space, count, scale, *, steps=600, **options):
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0])
 @pytest.mark.parametrize("count", [3, 12, 18])
-def test_the_search_comes_to_k_open_gates_whatever_the_losss_scale(heads, count, scale):
-    """Within one of 24; what is kept is exact, and both numbers are told."""
+def test_the_controller_reaches_k_open_gates_at_any_scale_of_the_loss(heads, count, scale):
+    """Within one of 24; the plan is exact, and both numbers are logged."""
     method = taught(heads, count, scale)
-    told = method.log_values()
-    assert abs(told["open"] - count) <= 1 and told["kept"] == count
+    values = method.log_values()
+    assert abs(values["open"] - count) <= 1 and values["kept"] == count
     assert int(method.plan(keep=count).kept.sum()) == int(method.masks().sum()) == count
 
 
-def test_a_fixed_strength_does_not_come_to_k(heads):
-    """Published: far from K, the rest is left to the ranking."""
+def test_a_fixed_strength_does_not_reach_k(heads):
+    """With the published rule the number is far from K, and the ranking decides."""
     method = taught(heads, 6, 1.0, strength=1e-6, faithful=True)
     assert method.log_values()["open"] > 20 and method.strength == 1e-6
     assert int(method.plan(keep=6).kept.sum()) == 6
 
 
-def test_the_search_goes_on_after_a_restart(heads):
+def test_the_controller_continues_after_a_restart(heads):
     first = taught(heads, 6, 1.0, steps=50)
     again = Voita(heads, linear(1.0, 6 / 24, begin=0.05, end=0.7), seed=1)
     again.load_state_dict(first.state_dict())
@@ -87,6 +87,6 @@ def test_the_search_goes_on_after_a_restart(heads):
 
 
 @pytest.mark.parametrize("option", ["learning_rate", "strength", "rate"])
-def test_what_is_no_number_is_refused(heads, option):
+def test_options_out_of_range_are_refused(heads, option):
     with pytest.raises(UserError, match="learning_rate, strength and rate above 0"):
         Voita(heads, 0.5, **{option: 0.0})

@@ -1,4 +1,4 @@
-"""Run in a new process by law 4: load saved folders and compare them with what the saving process knew.
+"""Run in a new process by law 4: load saved folders and compare them with the outputs recorded by the saving process.
 
 `load_elsewhere.py CASES WAYS`: CASES is JSON, a list of {folder, auto}; beside each folder lies
 `FOLDER.safetensors` with the state, the inputs and the outputs before saving. Prints JSON: `way folder` ->
@@ -18,7 +18,7 @@ WAYS = {
 
 
 def source(batch):
-    """What a model is given to write by: the inputs of its encoder."""
+    """The inputs of the encoder of a generating model."""
     return {name: batch[name] for name in ("input_ids", "attention_mask")}
 
 
@@ -59,7 +59,7 @@ def check(way: str, auto, folder: Path) -> str:
 
 
 def refuse(auto, folder: Path) -> str:
-    """Without secateur and without trust the folder must not load: not even in part."""
+    """Without secateur and without trust the folder must not load: not even partly."""
     try:
         auto.from_pretrained(folder, trust_remote_code=False)
     except (RuntimeError, ValueError, OSError):

@@ -31,7 +31,7 @@ def test_ones_change_nothing(which, units):
 
 @pytest.mark.parametrize("name", MONOTONE)
 @pytest.mark.parametrize("units", UNIT_SETS, ids="-".join)
-def test_a_fresh_method_changes_nothing(name, units):
+def test_a_method_before_its_schedule_changes_nothing(name, units):
     model = tiny("bert")
     space = Space(model, *units)
     method = METHODS.get(name)(space).eval()

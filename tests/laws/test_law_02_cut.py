@@ -28,8 +28,8 @@ from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
 
 
-def assert_cut_is_masked(model, plan, masks=None, *, padded=True):
-    """`masks` before closure, where there are such: units dead because of others must not matter."""
+def assert_cut_equals_masked(model, plan, masks=None, *, padded=True):
+    """`masks` before closure, if given: units that are dead because of others must not matter."""
     space, batch = plan.space(model), inputs(model, padded=padded)
     with attached(model, space, (plan.masks if masks is None else masks).to(model.dtype)):
         masked, masked_states = outputs(model, batch)
@@ -54,19 +54,19 @@ def assert_close(mine, theirs):
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("units", UNIT_SETS, ids="-".join)
 @pytest.mark.parametrize("which", MODELS)
-def test_cut_is_masked(which, units, soft):
+def test_cut_equals_masked(which, units, soft):
     model = tiny(*which)
     space = Space(model, *units)
     masks = random_masks(space, soft=soft)
-    assert_cut_is_masked(model, Plan.of(space, masks), masks)
+    assert_cut_equals_masked(model, Plan.of(space, masks), masks)
 
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize(("which", "units"), SPACES)
-def test_cut_is_masked_for_every_method(which, units, name):
+def test_cut_equals_masked_for_every_method(which, units, name):
     model = tiny(*which)
     method = taught(name, Space(model, *units), density=0.6)
-    assert_cut_is_masked(model, method.plan(density=0.4))
+    assert_cut_equals_masked(model, method.plan(density=0.4))
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -74,11 +74,11 @@ def test_cut_is_masked_for_every_method(which, units, name):
 @pytest.mark.parametrize("hidden", [False, True], ids=["whole-stream", "cut-stream"])
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("which", LEADING)
-def test_every_way_to_die(which, soft, hidden, padded, attention):
+def test_every_way_in_which_units_are_dead(which, soft, hidden, padded, attention):
     kind, _, shape = which
     model, plan, masks = edge_cases(kind, shape, soft=soft, hidden=hidden)
     model.set_attn_implementation(attention)
-    assert_cut_is_masked(model, plan, masks, padded=padded)
+    assert_cut_equals_masked(model, plan, masks, padded=padded)
 
 
 @pytest.mark.parametrize("which", LEADING)
@@ -89,7 +89,7 @@ def test_everything_removed(which):
         masks = torch.zeros(len(space))
         if "hidden" in space.slices:
             masks[space.slices["hidden"].start : space.slices["hidden"].start + 2] = 1.0
-        assert_cut_is_masked(model, Plan.of(space, masks))
+        assert_cut_equals_masked(model, Plan.of(space, masks))
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
@@ -99,7 +99,7 @@ def test_factorised_embeddings(kind):
     masks = random_masks(space)
     small = cut(model, Plan.of(space, masks, embedding_rank=5))
     low_rank = factorise(model, 5)
-    assert_cut_is_masked(low_rank, Plan.of(Space(low_rank, "ffn", "hidden"), masks))
+    assert_cut_equals_masked(low_rank, Plan.of(Space(low_rank, "ffn", "hidden"), masks))
     batch = inputs(model)
     of_low_rank = cut(low_rank, Plan.of(Space(low_rank, "ffn", "hidden"), masks))
     assert_close(outputs(small, batch)[0]["logits"], outputs(of_low_rank, batch)[0]["logits"])
@@ -120,7 +120,7 @@ def test_an_output_that_is_not_tied_to_the_embeddings(which, soft):
     model = tiny(*which)
     model.lm_head.weight = torch.nn.Parameter(2 * model.lm_head.weight.detach())
     space = Space(model, "hidden", "ffn")
-    assert_cut_is_masked(model, Plan.of(space, random_masks(space, soft=soft)))
+    assert_cut_equals_masked(model, Plan.of(space, random_masks(space, soft=soft)))
 
 
 @pytest.mark.parametrize("which", LEADING)
@@ -148,4 +148,4 @@ def test_every_layout_is_exact(kind, layout):
     model, plan, masks = edge_cases(kind)
     space = plan.space(model)
     layouts = [LAYOUTS[layout](len(plan.read(space).head_sizes(n)[0])) for n in range(len(space.table.attentions))]
-    assert_cut_is_masked(model, Plan.of(space, masks, layouts=layouts), masks)
+    assert_cut_equals_masked(model, Plan.of(space, masks, layouts=layouts), masks)

@@ -1,4 +1,4 @@
-"""Law 2, of texts that are written token by token: `cut(m, p).generate(x) == masked(m, p).generate(x)`, with a cache.
+"""Law 2, of texts that are generated token by token: `cut(m, p).generate(x) == masked(m, p).generate(x)`, with a cache.
 
 Whatever is left of attentions: a cache that lost count of tokens, or gave one beam another's keys, would be seen in
 the logits of every step. A text is also the same without a cache.
@@ -20,7 +20,7 @@ FAMILIES = tuple({model.values[0][0]: model for model in WRITERS}.values())
 WAYS = {"greedy": {}, "beam": {"num_beams": 2}}
 
 
-def written(model, **how):
+def generated(model, **how):
     """Ids and the logits of every step, for a padded batch; no text may end before the last step."""
     batch = {name: value for name, value in inputs(model).items() if not name.startswith("decoder")}
     options = {"max_new_tokens": STEPS, "min_new_tokens": STEPS, "do_sample": False}
@@ -35,23 +35,23 @@ def assert_same(mine, theirs):
     torch.testing.assert_close(mine[1], theirs[1], rtol=1e-9, atol=1e-10)
 
 
-def assert_cut_writes_as_masked(model, plan, **how):
+def assert_cut_generates_as_masked(model, plan, **how):
     space, small = plan.space(model), cut(model, plan)
     with attached(model, space, plan.masks.to(model.dtype)):
-        masked = written(model, **how)
-    assert_same(written(small, **how), masked)
+        masked = generated(model, **how)
+    assert_same(generated(small, **how), masked)
     return small
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("which", FAMILIES)
-def test_every_way_to_die(which, soft, way):
+def test_every_way_in_which_units_are_dead(which, soft, way):
     kind, _, shape = which
     model, plan, _ = edge_cases(kind, shape, soft=soft)
-    small = assert_cut_writes_as_masked(model, plan, **WAYS[way])
+    small = assert_cut_generates_as_masked(model, plan, **WAYS[way])
     if soft:
-        assert_same(written(small, **WAYS[way], use_cache=False), written(small, **WAYS[way]))
+        assert_same(generated(small, **WAYS[way], use_cache=False), generated(small, **WAYS[way]))
 
 
 FIRST = [("encoder.0", "sdpa"), ("decoder.0", "sdpa"), ("decoder.0", "eager"), ("decoder.0.cross", "sdpa")]
@@ -60,21 +60,21 @@ FIRST = [("encoder.0", "sdpa"), ("decoder.0", "sdpa"), ("decoder.0", "eager"), (
 @pytest.mark.parametrize(("block", "attention"), FIRST)
 @pytest.mark.parametrize("which", FAMILIES)
 def test_first_layers_without_heads(which, block, attention):
-    """The cache counts tokens in the first layer, and T5 makes its bias there."""
+    """The cache counts tokens in the first layer, where T5 also computes its relative position bias."""
     model = tiny(*which)
     model.set_attn_implementation(attention)
     for unit in ("head", "sublayer"):
         space = Space(model, unit)
         masks = space.ones()
         masks[space.slices[f"{block}.head" if unit == "head" else f"{block}.attention"]] = 0.0
-        assert_cut_writes_as_masked(model, Plan.of(space, masks), **WAYS["beam"])
+        assert_cut_generates_as_masked(model, Plan.of(space, masks), **WAYS["beam"])
 
 
 @pytest.mark.parametrize("which", FAMILIES)
-def test_no_head_is_left(which):
+def test_all_heads_removed(which):
     model = tiny(*which)
     space = Space(model, "head")
-    assert_cut_writes_as_masked(model, Plan.of(space, torch.zeros(len(space))), **WAYS["beam"])
+    assert_cut_generates_as_masked(model, Plan.of(space, torch.zeros(len(space))), **WAYS["beam"])
 
 
 @pytest.mark.parametrize("which", FAMILIES)
@@ -86,12 +86,12 @@ def test_heads_of_many_sizes_in_buckets(which):
     heads = [len(reading.head_sizes(n)[0]) for n in range(len(space.table.attentions))]
     layouts = [Layout(tuple((head,) for head in reversed(range(count)))) for count in heads]
     assert max(heads) > 2
-    assert_cut_writes_as_masked(model, Plan.of(space, masks, layouts=layouts), **WAYS["beam"])
+    assert_cut_generates_as_masked(model, Plan.of(space, masks, layouts=layouts), **WAYS["beam"])
 
 
 @pytest.mark.parametrize("which", FAMILIES)
 def test_masks_are_taken_where_the_encoder_is_called_alone(which):
-    """Generation calls the encoder before the model, which then is told of the encoder's states."""
+    """Generation calls the encoder before the model, which then gets the encoder's states."""
     model, batch = tiny(*which), inputs(tiny(*which))
     space = Space(model, "head")
     masks, source = random_masks(space), {name: batch[name] for name in ("input_ids", "attention_mask")}
@@ -101,8 +101,8 @@ def test_masks_are_taken_where_the_encoder_is_called_alone(which):
 
 
 @pytest.mark.parametrize("which", (FAMILIES[0], FAMILIES[-1]))
-def test_a_cache_of_fixed_length_is_as_good(which):
+def test_a_cache_of_fixed_length_gives_the_same_texts(which):
     kind, _, shape = which
     small = cut(*edge_cases(kind, shape)[:2])
     fixed = {"cache_implementation": "static", "disable_compile": True}
-    assert_same(written(small, **WAYS["beam"], **fixed), written(small, **WAYS["beam"]))
+    assert_same(generated(small, **WAYS["beam"], **fixed), generated(small, **WAYS["beam"]))

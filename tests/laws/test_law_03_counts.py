@@ -1,4 +1,4 @@
-"""Law 3: the parameters counted from a plan are those stored by the cut model, padding apart, exactly.
+"""Law 3: the parameters counted from a plan are exactly those that the cut model stores, apart from padding.
 
 With tiles they are those that are not 0, and what is stored is what the plan has filled.
 """
@@ -38,7 +38,7 @@ def padding(space, small):
     return total
 
 
-def assert_counted_is_stored(model, plan):
+def assert_counted_equals_stored(model, plan):
     space, small = plan.space(model), cut(model, plan)
     stored = sum(parameter.numel() for parameter in small.parameters())
     counted = stored - padding(space, small)
@@ -53,27 +53,27 @@ def assert_counted_is_stored(model, plan):
 
 @pytest.mark.parametrize("units", UNIT_SETS, ids="-".join)
 @pytest.mark.parametrize("which", MODELS)
-def test_counted_is_stored(which, units):
+def test_counted_equals_stored(which, units):
     model = tiny(*which)
     space = Space(model, *units)
     for density, soft in ((0.1, False), (0.5, True)):
-        assert_counted_is_stored(model, Plan.of(space, random_masks(space, density, soft=soft)))
+        assert_counted_equals_stored(model, Plan.of(space, random_masks(space, density, soft=soft)))
 
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize(("which", "units"), SPACES)
-def test_counted_is_stored_for_every_method(which, units, name):
+def test_counted_equals_stored_for_every_method(which, units, name):
     model = tiny(*which)
     plan = taught(name, Space(model, *units), density=0.6).plan(density=0.4)
-    assert_counted_is_stored(model, plan)
+    assert_counted_equals_stored(model, plan)
 
 
 @pytest.mark.parametrize("hidden", [False, True], ids=["whole-stream", "cut-stream"])
 @pytest.mark.parametrize("which", LEADING)
-def test_counted_is_stored_in_every_way_to_die(which, hidden):
+def test_counted_equals_stored_in_every_way_in_which_units_are_dead(which, hidden):
     kind, _, shape = which
     model, plan, _ = edge_cases(kind, shape, hidden=hidden, soft=True)
-    assert_counted_is_stored(model, plan)
+    assert_counted_equals_stored(model, plan)
 
 
 @pytest.mark.parametrize("units", [("vo",), ("qk",), ("vo", "sublayer")], ids="-".join)
@@ -83,12 +83,12 @@ def test_a_head_without_vo_dims_takes_qk_dims_that_no_group_covers(which, units)
     space = Space(model, *units)
     masks = random_masks(space, 0.8)
     masks[: 2 * space.table.head_dim] = 0.0  # two heads of the first layer
-    assert_counted_is_stored(model, Plan.of(space, masks))
+    assert_counted_equals_stored(model, Plan.of(space, masks))
 
 
 @pytest.mark.parametrize("units", [("ffn",), ("hidden",)], ids="-".join)
 @pytest.mark.parametrize("which", CLASSIFIERS)
-def test_counted_is_stored_with_factorised_embeddings(which, units):
+def test_counted_equals_stored_with_factorised_embeddings(which, units):
     model = tiny(*which)
     space = Space(model, *units)
-    assert_counted_is_stored(model, Plan.of(space, random_masks(space), embedding_rank=5))
+    assert_counted_equals_stored(model, Plan.of(space, random_masks(space), embedding_rank=5))

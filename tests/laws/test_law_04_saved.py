@@ -1,4 +1,4 @@
-"""Law 4: saved is loaded bit for bit in a new process, all three ways; with none of them, a loud failure."""
+"""Law 4: a saved model is loaded bit for bit in a new process in all three ways, and with an error in any other."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def untied(which):
 
 
 def cases():
-    """Name -> (head, maker of the cut model): every head, every way to die, whole modules gone."""
+    """Name -> (head, maker of the cut model): every head, every way in which units are dead, whole modules removed."""
     found = {}
     for model in MODELS:
         which = kind, head, shape = model.values[0]
@@ -66,7 +66,7 @@ CASES = cases()
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """`way case` -> what differs, from two processes: one with secateur, one that cannot import it."""
+    """`way case` -> the first difference, from a process with secateur and one that cannot import it."""
     root = tmp_path_factory.mktemp("saved")
     listed = []
     for name, (head, make) in CASES.items():

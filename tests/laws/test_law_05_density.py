@@ -24,7 +24,7 @@ def space_of(which, units):
 
 @cache
 def informed(which, units, name):
-    """A method that has evidence and has removed nothing."""
+    """A method that has observed gradients and has removed nothing."""
     return taught(name, space_of(which, units), density=1.0, steps=1)
 
 
@@ -72,7 +72,7 @@ def test_reached_or_refused(which, units, name, density):
 
 
 @pytest.mark.parametrize("units", SETS, ids="-".join)
-def test_the_floor_is_the_floor(which, units):
+def test_no_plan_is_below_the_floor(which, units):
     space = space_of(which, units)
     for seed in range(5):
         assert space.density(random_masks(space, 0.05, seed=seed)) >= space.floor()
@@ -82,7 +82,7 @@ def test_the_floor_is_the_floor(which, units):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_heads_alone_refuse_what_only_neurons_could_give(which, name):
+def test_a_density_that_heads_alone_cannot_reach_is_refused(which, name):
     space = space_of(which, ("head",))
     floor = space.floor()
     assert 0.2 < floor < 0.8

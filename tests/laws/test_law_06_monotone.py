@@ -1,4 +1,4 @@
-"""Law 6: what a monotone method has pruned stays pruned, over a whole schedule and into the plan."""
+"""Law 6: units that a monotone method has pruned stay pruned, over a whole schedule and into the plan."""
 
 import pytest
 import torch

@@ -44,8 +44,8 @@ def loss_of(model, batch):
     return sum((value.tanh().flatten() * torch.linspace(-1, 1, value.numel())).sum() for value in tensors)
 
 
-def movable(model):
-    """The model with zeros for weights that take no gradient (sinusoids): their products cannot be told."""
+def with_zeroed_constants(model):
+    """The model with zeros for weights that take no gradient (sinusoids): their products cannot be computed."""
     with torch.no_grad():
         for parameter in model.parameters():
             if not parameter.requires_grad:
@@ -56,7 +56,7 @@ def movable(model):
 @pytest.mark.parametrize("kind", [*UNITS, "attention/4x8", "ffn/8x4", "attention/head", "ffn/tied"])
 @pytest.mark.parametrize("which", MODELS)
 def test_mask_gradient_is_the_taylor_sum(which, kind):
-    model = movable(tiny(*which))
+    model = with_zeroed_constants(tiny(*which))
     space = Space(model, kind)
     with attached(model, space, space.ones().double()) as attachment:
         loss = loss_of(model, inputs(model, padded=False))

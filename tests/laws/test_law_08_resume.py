@@ -20,7 +20,7 @@ SCHEDULE = cubic(1.0, 0.4, begin=0.2, end=0.7)
 
 
 def examples(writes=False, vocabulary=50):
-    """Rows with a label each, or, for a model that writes, the tokens to be written."""
+    """Rows with a label each, or, for a generating model, the target tokens."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, vocabulary, (24, 7), generator=generator)
     lengths = torch.randint(3, 8, (24,), generator=generator)
@@ -31,7 +31,7 @@ def examples(writes=False, vocabulary=50):
 
 
 def terms(writes=False, **hidden):
-    """The task's loss, the logits and the hidden states of every stack."""
+    """The terms of labels, logits and hidden states of every stack."""
     stacks = ("encoder", "decoder") if writes else (None,)
     return [
         Labels(),
@@ -98,7 +98,7 @@ def assert_same(resumed, whole):
 
 @pytest.mark.parametrize("name", [*METHODS, None])
 @pytest.mark.parametrize("which", CLASSIFIERS)
-def test_resumed_is_uninterrupted(which, name, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one(which, name, tmp_path):
     whole = trainer(which, name, tmp_path)
     whole.train()
     assert last_checkpoint(tmp_path) == str(tmp_path / f"checkpoint-{STEPS}")
@@ -111,7 +111,7 @@ def test_resumed_is_uninterrupted(which, name, tmp_path):
 
 
 class Killed(BaseException):
-    """What no code of ours or of Trainer's catches."""
+    """An exception that neither our code nor Trainer catches."""
 
 
 # What is called, in this order, while a checkpoint is written and the one before it goes.
@@ -141,8 +141,8 @@ def killed_at(monkeypatch, place, name, *, after):
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("moment", MOMENTS_OF_A_CHECKPOINT)
-def test_there_is_always_a_whole_checkpoint(tmp_path, monkeypatch, moment, after):
-    """Of a limit of one there is never more than one beside it, and killed at any moment the run goes on."""
+def test_there_is_always_a_complete_checkpoint(tmp_path, monkeypatch, moment, after):
+    """With a limit of one there are never more than two checkpoints, and a run killed at any moment resumes."""
     which = CLASSIFIERS[0].values[0]
     whole = trainer(which, "grain", tmp_path / "whole", keep=1)
     whole.train()

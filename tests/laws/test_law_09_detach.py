@@ -12,11 +12,11 @@ from secateur.system.errors import UserError
 
 
 class OtherNorm(nn.LayerNorm):
-    """A norm that masking does not know."""
+    """A norm without support for masks."""
 
 
-def portrait(model):
-    """All that attaching might change: by module its class, attributes and hooks; the state."""
+def snapshot(model):
+    """Everything that attaching might change: class, attributes and hooks of every module, and the state."""
     modules = {
         name: (type(module), sorted(vars(module)), len(module._forward_hooks), len(module._forward_pre_hooks))
         for name, module in model.named_modules()
@@ -25,7 +25,7 @@ def portrait(model):
 
 
 def assert_as_before(model, before):
-    modules, state = portrait(model)
+    modules, state = snapshot(model)
     assert modules == before[0]
     assert list(state) == list(before[1])
     assert all(torch.equal(state[name], before[1][name]) for name in state)
@@ -35,7 +35,7 @@ def assert_as_before(model, before):
 @pytest.mark.parametrize("which", MODELS)
 def test_detach_restores_the_model(which, units):
     model = tiny(*which)
-    space, before, batch = Space(model, *units), portrait(model), inputs(model)
+    space, before, batch = Space(model, *units), snapshot(model), inputs(model)
     reference = model(**batch)[0]
     for _ in range(2):
         attachment = attach(model, space, torch.full((len(space),), 0.5))
@@ -50,25 +50,25 @@ def test_detach_restores_the_model(which, units):
 def test_detach_after_a_failure(name):
     model = tiny("bert")
     space = Space(model, *UNIT_SETS[-1])
-    before, method = portrait(model), methods.METHODS.get(name)(space)
+    before, method = snapshot(model), methods.METHODS.get(name)(space)
     with pytest.raises(RuntimeError, match="in the middle"), attached(model, space, method.masks):
         model(**inputs(model))[0].sum().backward()
         raise RuntimeError("in the middle")
     assert_as_before(model, before)
 
 
-def test_masks_go_on_once():
+def test_masks_can_be_attached_only_once():
     model = tiny("bert")
-    space, before = Space(model), portrait(model)
+    space, before = Space(model), snapshot(model)
     with attached(model, space, space.ones()), pytest.raises(UserError, match="already"):
         attach(model, space, space.ones())
     assert_as_before(model, before)
 
 
-def test_an_attachment_that_is_refused_leaves_no_trace():
+def test_a_refused_attachment_leaves_the_model_unchanged():
     model = tiny("bert")
     model.bert.encoder.layer[1].output.LayerNorm.__class__ = OtherNorm
-    space, before = Space(model, "hidden", "ffn"), portrait(model)
+    space, before = Space(model, "hidden", "ffn"), snapshot(model)
     with pytest.raises(UserError, match="OtherNorm"):
         attach(model, space, space.ones())
     assert_as_before(model, before)

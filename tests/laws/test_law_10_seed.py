@@ -17,7 +17,7 @@ from secateur.budget.space import Space  # noqa: E402
 
 
 def as_json():
-    """`model method` -> the plan, everything made anew from seed 0."""
+    """`model method` -> the plan, everything constructed from seed 0."""
     found = {}
     for which in (*CLASSIFIERS, WRITERS[-1]):
         for name in METHODS:
@@ -29,7 +29,7 @@ def as_json():
 
 @pytest.fixture(scope="module")
 def here_and_elsewhere():
-    """Plans of this process, of this process again, and of one that orders sets in another way."""
+    """Plans of this process, of this process again, and of one with another hash seed."""
     source = str(HERE.parents[1] / "src")
     environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "error", __file__]

@@ -1,4 +1,4 @@
-"""Law 11, to the end of a run: a cut model that recovers ends as the masked one does that is trained on and cut once.
+"""Law 11, to the end of a run: recovering a cut model equals training the masked model on and cutting it once.
 
 Optimizer's moments, learning rate and the order of the rows go on where pruning left them.
 """
@@ -48,7 +48,7 @@ def trainer(model, which, folder, steps, **extra):
 
 
 def pruned(which, name, folder, steps, **extra):
-    """A training under a method that is at its density after `PRUNING` steps."""
+    """A training with a method that reaches its density after `PRUNING` steps."""
     torch.manual_seed(0)
     model = tiny(*which, seed=1)
     method = METHODS.get(name)(Space(model, "head", "ffn", "qk"), cubic(1.0, 0.2, begin=0.1, end=END))
@@ -58,7 +58,7 @@ def pruned(which, name, folder, steps, **extra):
 
 
 def recovered(first, which, folder, **changed):
-    """The cut of what a training left, trained on to the end of the run."""
+    """The cut model of a training, trained on to the end of the run."""
     plan = first.method.plan(0.2)
     moments = first.moments()
     moments["model"] = cut_moments(first.model, plan, moments["model"])

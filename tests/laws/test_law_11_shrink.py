@@ -1,4 +1,4 @@
-"""Law 11: a model that is cut while it is trained ends as one pruned to the end and cut once, up to float noise.
+"""Law 11: a model that is cut during training equals one that is pruned to the end and cut once, up to rounding.
 
 In float64 noise is noise: a gradient that went missing, a moment in the wrong place or another unit would be seen.
 A method that learns its masks and closes for good what has settled does so with the cutting or without it.
@@ -35,7 +35,7 @@ TRAINED = [
 
 
 def gates(space):
-    """Gates of which half are shut at once, and more soon; for good after two steps."""
+    """Gates of which half are closed at first and more soon; they settle after two steps."""
     method = Cofi(space, linear(1.0, 0.3, begin=0.1, end=0.3), learning_rate=1.0, settle=2, seed=0).double()
     with torch.no_grad():
         method.log_alpha.normal_(0.0, 4.0, generator=torch.Generator().manual_seed(0))
@@ -43,12 +43,12 @@ def gates(space):
 
 
 def every_other(space):
-    """Evidence from one step in two."""
+    """GRAIN that observes every other step."""
     return Grain(space, cubic(1.0, 0.2, begin=0.1, end=0.8), every=2)
 
 
 def trainer(which, kind, units, folder, *, shrink, seed=1, save="no", **extra):
-    """`kind`: the name of a registered method on its schedule, or what makes one of a space."""
+    """`kind`: the name of a registered method on its schedule, or a function from a space to a method."""
     student, teacher = (tiny(*which, seed=s) for s in (seed, 2))
     space = Space(student, *units)
     method = kind(space) if callable(kind) else METHODS.get(kind)(space, cubic(1.0, 0.2, begin=0.1, end=0.8))
@@ -78,7 +78,7 @@ def trainer(which, kind, units, folder, *, shrink, seed=1, save="no", **extra):
 
 
 def result(trainer):
-    """The cut model that a training ends with, by name, its masks and what is kept."""
+    """The tensors of the cut model at the end of a training, its masks and its kept units."""
     plan = trainer.method.plan(trainer.method.share_schedule.stop)
     return cut(trainer.model, plan).state_dict() | {"masks": plan.masks, "kept": plan.kept}
 
@@ -91,7 +91,7 @@ def assert_close(mine, theirs, tolerance=1e-8):
 
 
 class Sizes:
-    """How many numbers the model had, at each step."""
+    """The number of parameters of the model at each step."""
 
     def __init__(self, trainer):
         self.trainer, self.seen = trainer, []
@@ -123,7 +123,7 @@ def test_shrinking_changes_nothing_but_the_cost(which, name, units, tmp_path):
 
 
 def test_tiles_are_cut_away_when_their_rows_are(tmp_path):
-    """A diagonal of tiles leaves nothing to cut; a layer without tiles does."""
+    """With a diagonal of tiles nothing can be cut; a layer without tiles can."""
     training = trainer(*CLASSIFIERS[0].values, "grain", ("attention/4x4", "ffn/4x4"), tmp_path, shrink=True)
     method, space = training.method, training.method.space
     for group, grid in space.tiled.values():
@@ -141,7 +141,7 @@ def test_tiles_are_cut_away_when_their_rows_are(tmp_path):
     [pytest.param(*which.values, UNITS[3], id=which.id) for which in (*CLASSIFIERS, WRITERS[-1])]
     + [pytest.param(*CLASSIFIERS[0].values, units, id="-".join(units)) for units in UNITS[:3]],
 )
-def test_gates_that_have_settled_are_cut_away_and_nothing_else_changes(which, units, tmp_path):
+def test_cutting_settled_gates_changes_nothing_but_the_cost(which, units, tmp_path):
     torch.manual_seed(0)
     plain = trainer(which, gates, units, tmp_path, shrink=False)
     plain.train()
@@ -179,7 +179,7 @@ def test_a_resumed_run_has_the_shapes_that_it_had(tmp_path, step, kind, units):
 
 
 def test_the_best_evaluation_has_the_shapes_of_the_end(tmp_path):
-    """What may be gone back to is saved once the method has settled; nothing is cut any more from then on."""
+    """The best weights are saved once the method has reached its target; nothing is cut from then on."""
     which = CLASSIFIERS[0].values[0]
     chosen = trainer(which, "grain", UNITS[0], tmp_path, shrink=True, select="score", eval_dataset=examples())
     chosen.compute_metrics = lambda found: {"score": 1.0}
@@ -192,7 +192,7 @@ def test_the_best_evaluation_has_the_shapes_of_the_end(tmp_path):
 @pytest.mark.parametrize("units", UNITS, ids="-".join)
 @pytest.mark.parametrize("which", LEADING)
 def test_a_shrunk_model_is_the_masked_one_and_comes_back(which, units):
-    """Twice cut in place, under its masks, whole again: the same outputs each time, and 0 where it was cut."""
+    """Cut in place twice and restored: the same outputs each time, and 0 where it was cut."""
     model, batch = tiny(*which), None
     batch = inputs(model)
     space = Space(model, *units)
@@ -218,7 +218,7 @@ def test_a_shrunk_model_is_the_masked_one_and_comes_back(which, units):
     assert all(torch.equal(value[value != 0], stock[name][value != 0]) for name, value in model.state_dict().items())
 
 
-def test_moments_go_where_their_weights_go():
+def test_moments_are_cut_with_their_weights():
     model = tiny(*CLASSIFIERS[0].values[0])
     space = Space(model, "ffn", "qk", "vo")
     optimizer = torch.optim.AdamW(model.parameters())

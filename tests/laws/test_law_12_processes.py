@@ -1,4 +1,7 @@
-"""Law 12: two processes are one with the same global batch, and so are micro-batches: every row of a step counts alike.
+"""Law 12: two processes, or micro-batches, equal one process with the same global batch.
+
+Every row of a step counts alike.
+
 
 Rows are of different lengths, so that no two processes have as many tokens, and their number is none that batches
 divide. What is left is noise; SGD lets it stay what it is, where Adam blows up that of a gradient of 0 (key biases).
@@ -65,7 +68,7 @@ def collate(rows):
 
 
 class Watched(PruningTrainer):
-    """Keeps the masks after every step, and how many numbers the model has."""
+    """Records the masks after every step and the number of parameters of the model."""
 
     def step_taken(self):
         super().step_taken()
@@ -126,7 +129,7 @@ def result(trainer):
 
 
 def process(folder):
-    """What one of two processes finds in every case, with and without accumulation, and resumed."""
+    """The results of one of two processes in every case, with and without accumulation, and resumed."""
     found = {}
     for case in CASES:
         found[case] = result(trained(folder, case, batch=BATCH // 2))
@@ -143,7 +146,7 @@ def process(folder):
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    """Of each of two processes: case -> its numbers."""
+    """For each of two processes: case -> its results."""
     found = []
     others = {kind.__module__ for kind in methods.METHODS.all().values() if not kind.__module__.startswith("secateur.")}
     for numbers in of_script(__file__, tmp_path_factory.mktemp("ranks"), *sorted(others)):
@@ -170,31 +173,31 @@ def test_both_processes_have_the_same_bits(ranks):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_are_one(ranks, case, tmp_path):
+def test_two_processes_equal_one(ranks, case, tmp_path):
     one = result(trained(tmp_path, case))
     assert len(one["masks"].unique(dim=0)) > 2
     assert_close(ranks[0][case], one)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_micro_batches_are_one_batch(case, tmp_path):
+def test_micro_batches_equal_one_batch(case, tmp_path):
     assert_close(result(trained(tmp_path, case, batch=BATCH // 4, accumulate=4)), result(trained(tmp_path, case)))
 
 
-def test_micro_batches_in_two_processes_are_one_batch(ranks, tmp_path):
+def test_micro_batches_in_two_processes_equal_one_batch(ranks, tmp_path):
     assert_close(ranks[0]["accumulated"], result(trained(tmp_path, "tokens")))
 
 
 def test_means_of_means_would_be_another_result(tmp_path, monkeypatch):
-    """The law can fail: by a thousand times the noise where a micro-batch counts whatever its tokens."""
+    """The law can fail: averaging the means of micro-batches differs by a thousand times the rounding error."""
     whole = result(trained(tmp_path, "tokens"))
     monkeypatch.setattr(micro_batches, "shares", lambda batches, *others: [None] * len(batches))
     parts = result(trained(tmp_path, "tokens", batch=BATCH // 4, accumulate=4))
     assert float((parts["log.loss_hidden"] - whole["log.loss_hidden"]).abs().max()) > 1000 * NOISE
 
 
-def test_two_processes_go_on_where_they_were(ranks):
-    """Law 8 among two: the order of rows and the shapes of a model that was cut come back in both."""
+def test_two_processes_resume_where_they_stopped(ranks):
+    """Law 8 for two processes: both restore the order of rows and the shapes of a model that was cut."""
     whole, resumed = ranks[0]["saved"], ranks[0]["resumed"]
     assert whole["sizes"].unique().numel() > 1
     weights = [name for name in whole if name.startswith(("model.", "method.", "terms.", "plan"))]

@@ -20,14 +20,17 @@ def dense(which):
 
 
 def irregular(which):
-    """Heads of different sizes, a thinner stream, embeddings in two factors."""
+    """Heads of different sizes, a narrower residual stream, factorised embeddings."""
     model = dense(which)
     space = Space(model, "ffn", "qk", "vo", "hidden")
     return cut(model, Plan.of(space, random_masks(space, soft=True), embedding_rank=5))
 
 
 def edges(which):
-    """Four layers with every way to die: no head, no neuron, no attention, no FFN, heads without QK."""
+    """Four layers with every way in which units are dead.
+
+    No head, no neuron, no attention, no FFN, heads without QK.
+    """
     kind, _, shape = which
     return cut(*edge_cases(kind, shape, soft=True, dtype=torch.float32, dropout=0.1)[:2])
 
@@ -56,13 +59,13 @@ def assert_exported_is_model(model, path):
 
 
 @pytest.mark.parametrize("which", [model for model in MODELS if model.values[0][0] in ENCODERS])
-def test_onnx_says_what_a_compact_model_says_with_any_head(which, tmp_path):
+def test_onnx_outputs_equal_those_of_a_compact_model_with_any_head(which, tmp_path):
     assert_exported_is_model(irregular(which), tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize("make", [dense, edges], ids=lambda make: make.__name__)
 @pytest.mark.parametrize("which", CLASSIFIERS)
-def test_onnx_says_what_dense_and_maimed_models_say(which, make, tmp_path):
+def test_onnx_outputs_equal_those_of_dense_and_irregular_models(which, make, tmp_path):
     assert_exported_is_model(make(which), tmp_path / "model.onnx")
 
 
@@ -71,12 +74,12 @@ CONVERTED = [(kind, edges) for kind in ENCODERS] + [(ENCODERS[0], dense)]
 
 
 @pytest.mark.parametrize(("kind", "make"), CONVERTED)
-def test_openvino_says_what_the_model_says(kind, make, tmp_path):
+def test_openvino_outputs_equal_those_of_the_model(kind, make, tmp_path):
     assert_exported_is_model(make((kind, "ForSequenceClassification", 0)), tmp_path / "model.xml")
 
 
 def without_attention(which):
-    """No token hears of another: of what it takes, the mask is of no use."""
+    """Without attention the mask has no effect."""
     model = dense(which)
     space = Space(model, "sublayer")
     return cut(
@@ -85,7 +88,7 @@ def without_attention(which):
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
-def test_an_input_of_no_use_is_taken_all_the_same(suffix, tmp_path):
+def test_an_input_without_effect_is_accepted(suffix, tmp_path):
     assert_exported_is_model(without_attention(("bert", "ForSequenceClassification", 0)), tmp_path / f"model{suffix}")
 
 
@@ -97,12 +100,12 @@ PROGRAMS = [(dense, "ForQuestionAnswering"), (irregular, "Model"), (edges, "ForS
     ("kind", "make", "head"),
     [(kind, *PROGRAMS[index % len(PROGRAMS)]) for index, kind in enumerate(ENCODERS)],
 )
-def test_torch_export_says_what_the_model_says(kind, make, head, tmp_path):
+def test_torch_export_outputs_equal_those_of_the_model(kind, make, head, tmp_path):
     assert_exported_is_model(make((kind, head, 0)), tmp_path / "model.pt2")
 
 
 @pytest.mark.parametrize("which", WRITERS)
-def test_a_model_that_writes_is_refused(which, tmp_path):
+def test_a_generating_model_is_refused(which, tmp_path):
     with pytest.raises(UserError, match=r"export of an encoder-decoder .* is not supported"):
         export(dense(which), tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []

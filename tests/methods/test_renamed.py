@@ -27,7 +27,7 @@ def test_an_old_member_returns_what_the_new_one_does(space, name, old, new):
 
 
 def test_a_subclass_may_define_members_under_their_old_names(space):
-    with pytest.warns(DeprecationWarning, match=r"Old\.readings is now Old\.log_values"):
+    with pytest.warns(DeprecationWarning, match="Old") as warned:
 
         class Old(Method):
             def readings(self):
@@ -40,6 +40,8 @@ def test_a_subclass_may_define_members_under_their_old_names(space):
             def fills(self):
                 return True
 
+    messages = {str(warning.message) for warning in warned}
+    assert messages == {f"Old.{old} is now Old.{new}" for old, new in MEMBERS.items()}
     method = Old(space)
     with pytest.warns(DeprecationWarning, match=r"Method\.readings is now"):
         assert method.log_values() == {"density": 1.0, "more": 1.0}

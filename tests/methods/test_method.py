@@ -1,0 +1,102 @@
+"""The contract of a method: registration, final masks at sizes that are multiples, and units that are not alive."""
+
+import pytest
+import torch
+from tiny_models import METHODS, MONOTONE, taught, tiny
+
+import secateur
+from secateur import methods
+from secateur.budget.space import Space
+from secateur.methods.cofi import Cofi
+from secateur.methods.grain import Grain
+from secateur.methods.magnitude import Magnitude
+from secateur.methods.method import Method
+from secateur.methods.random import Random
+from secateur.system.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def space():
+    return Space(tiny("bert"))
+
+
+def test_every_method_is_registered_by_its_name():
+    assert {
+        "cofi": Cofi,
+        "grain": Grain,
+        "magnitude": Magnitude,
+        "random": Random,
+    }.items() <= methods.METHODS.all().items()
+    assert all(
+        methods.METHODS.get(name) is method and method.name == name for name, method in methods.METHODS.all().items()
+    )
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_name_or_all_names():
+    with pytest.raises(UserError, match=r"'magnitud' is not known: did you mean 'magnitude'\?$"):
+        methods.METHODS.get("magnitud")
+    with pytest.raises(UserError, match=rf"'xyz' is not known: known are {', '.join(METHODS)}$"):
+        methods.METHODS.get("xyz")
+
+
+def test_a_method_of_a_user_works_once_it_is_registered(space, monkeypatch):
+    monkeypatch.setattr(methods.METHODS, "_items", methods.METHODS.all())  # a copy, so that the laws do not see it
+
+    @secateur.methods.register("last-first")
+    class LastFirst(Method):
+        def scores(self):
+            return torch.arange(len(self.space), dtype=torch.float)
+
+    assert methods.METHODS.get("last-first") is LastFirst
+    plan = methods.METHODS.get("last-first")(space).plan(0.3)
+    assert plan.method == "last-first" and plan.asked == 0.3
+    assert 0.25 < plan.achieved["prunable"] <= 0.3
+    rows = space.slices
+    assert plan.kept[rows["1.vo"]].all() and not plan.kept[rows["0.ffn"]].any()  # the space ends with 1.vo
+
+
+def test_a_method_without_scores_is_refused(space):
+    with pytest.raises(NotImplementedError, match=r"write scores\(\)"):
+        Method(space).scores()
+
+
+# Sizes that are multiples
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("names", [("ffn", "qk", "vo"), ("hidden", "head", "sublayer", "ffn")], ids="-".join)
+def test_every_method_keeps_sizes_that_are_multiples_of_round_to(name, names):
+    space = Space(tiny("bert"), *names, round_to=8)
+    plan = taught(name, space, density=0.6).plan(0.4)
+    assert 0 < plan.achieved["prunable"] <= 0.4
+    for group in space.groups:
+        if group.size > space.table.heads:
+            parts = space.table.heads if group.kind in ("qk", "vo") else 1
+            assert not bool((plan.kept[space.slices[group.name]].view(parts, -1).sum(dim=1) % 8).any())
+
+
+def test_a_shape_and_the_published_ranking_refuse_round_to():
+    space = Space(tiny("bert"), "ffn", "head", round_to=8)
+    with pytest.raises(UserError, match="a shape says every size itself"):
+        Cofi(space, 1.0, shape={"ffn": 16})
+    with pytest.raises(UserError, match="leave faithful out"):
+        Grain(space, faithful=True)
+
+
+# Units that are not alive
+
+
+@pytest.mark.parametrize("name", [*MONOTONE, "cofi", "subset", "voita"])
+def test_a_unit_that_is_not_alive_is_closed_everywhere(name):
+    """Its mask is 0 in training, in evaluation and in the plan, and it gets no gradient."""
+    space = Space(tiny("bert"), "ffn", "head")
+    method = taught(name, space, density=0.9)
+    removed = torch.rand(len(space), generator=torch.Generator().manual_seed(1)) < 0.5
+    method.alive &= ~removed
+    assert not bool(method.eval().masks()[removed].any()) and not bool((method.plan(0.9).kept & removed).any())
+    masks = method.train().masks()
+    assert not bool(masks[removed].any()) and bool(masks.any())
+    if masks.requires_grad:
+        masks.square().sum().backward()
+        own = [parameter.grad for parameter in method.parameters() if parameter.shape == removed.shape]
+        assert own and not any(bool(gradient[removed].any()) for gradient in own)
