@@ -203,7 +203,7 @@ def test_a_latency_out_of_reach_is_refused_with_the_floor(model, table):
         assert ask(floor / table.dense_ms) is not None
         with pytest.raises(UserError, match=rf"ms is out of reach: pruning only ffn leaves at least {floor:.4g} ms"):
             ask(0.99 * floor / table.dense_ms)
-        with pytest.raises(UserError, match="is no target: the unpruned model takes"):
+        with pytest.raises(UserError, match="cannot be the target: the unpruned model takes"):
             ask(1.2)
 
 
@@ -247,7 +247,7 @@ def test_a_plan_records_its_latency_as_json(model, table):
 def test_methods_that_count_parameters_refuse_a_latency(model, table):
     with pytest.raises(UserError, match="Cofi follows a budget of parameters, and this space counts latency"):
         Cofi(Space(model, "ffn", budget=table))
-    with pytest.raises(UserError, match="published ranking knows parameters alone"):
+    with pytest.raises(UserError, match="published ranking is for parameters alone"):
         Grain(Space(model, "ffn", budget=table), faithful=True)
 
 

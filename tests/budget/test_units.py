@@ -27,11 +27,11 @@ from secateur.system.errors import UserError
 
 FLAT = [("head",), ("head", "ffn"), ("sublayer",), ("qk", "ffn"), ("vo",), ("hidden",), ("hidden", "head"), ("layer",)]
 NESTED = {
-    ("vo", "qk"): "a unit of qk dies when the units of vo",
-    ("head", "qk"): "a unit of qk dies when the units of head",
-    ("layer", "head"): "a unit of head dies when the units of layer",
-    ("ffn", "sublayer"): "a unit of ffn dies when the units of sublayer",
-    ("ffn/8x4",): "a unit of ffn/8x4 dies",
+    ("vo", "qk"): "a unit of qk is dead when the units of vo",
+    ("head", "qk"): "a unit of qk is dead when the units of head",
+    ("layer", "head"): "a unit of head is dead when the units of layer",
+    ("ffn", "sublayer"): "a unit of ffn is dead when the units of sublayer",
+    ("ffn/8x4",): "a unit of ffn/8x4 is dead",
 }
 
 
@@ -175,7 +175,7 @@ def test_training_all_parameters_changes_the_weights(values, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"target.keep": 5}, "keep 5 is no number of units: expected a whole number from 1 to 4"),
+        ({"target.keep": 5}, "keep 5 is not a number of units: expected a whole number from 1 to 4"),
         ({"target.units": ["ffn", "qk", "vo"]}, "keep 2 cannot be exact"),
         ({"target.density": (0.95, 0.9), "target.keep": None, "method": "subset"}, "one pruning gives one density"),
         (

@@ -9,7 +9,8 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from secateur.budget.space import Space
 from secateur.methods.binarisers import above, sigmoid_above, top_k
-from secateur.methods.movement import Movement, units_of
+from secateur.methods.movement import Movement
+from secateur.methods.movement_options import units_of
 from secateur.methods.schedules import cubic
 from secateur.structure.plan import Plan
 from secateur.surgery.cut import cut

@@ -77,7 +77,7 @@ def test_every_method_keeps_sizes_that_are_multiples_of_round_to(name, names):
 
 def test_a_shape_and_the_published_ranking_refuse_round_to():
     space = Space(tiny("bert"), "ffn", "head", round_to=8)
-    with pytest.raises(UserError, match="a shape says every size itself"):
+    with pytest.raises(UserError, match="a shape sets every size"):
         Cofi(space, 1.0, shape={"ffn": 16})
     with pytest.raises(UserError, match="leave faithful out"):
         Grain(space, faithful=True)

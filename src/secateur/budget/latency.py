@@ -189,7 +189,7 @@ class LatencyTable(Budget):
         check_measurable(space)
         if not 0.0 < share <= 1.0 + 1e-9:
             raise UserError(
-                f"{share * self.dense_ms:.4g} ms is no target: the unpruned model takes {self.dense_ms:.4g} ms "
+                f"{share * self.dense_ms:.4g} ms cannot be the target: the unpruned model takes {self.dense_ms:.4g} ms "
                 f"({self._protocol_text()}); ask for less than that, and more than 0"
             )
         if share < (floor := self.floor(space)) * (1.0 - 1e-9):

@@ -73,13 +73,15 @@ def check_count(space: Space, count: int) -> None:
             others.
     """
     if type(count) is not int or not 1 <= count <= len(space):
-        raise UserError(f"keep {count!r} is no number of units: expected a whole number from 1 to {len(space)}")
+        raise UserError(f"keep {count!r} is not a number of units: expected a whole number from 1 to {len(space)}")
     if space.round_to > 1:
-        raise UserError(f"keep says exactly how many: round_to {space.round_to} would add some; leave it out")
+        raise UserError(
+            f"keep is an exact number of units, and round_to {space.round_to} would add some: leave one of the two out"
+        )
     if (pair := _dependent_kinds(space)) is not None:
         raise UserError(
-            f"keep {count} cannot be exact: a unit of {pair[1]} dies when the units of {pair[0]} that it needs are "
-            "removed; name units that stand alone (head, or head and ffn), or ask for a density"
+            f"keep {count} cannot be exact: a unit of {pair[1]} is dead when the units of {pair[0]} that it needs are "
+            "removed; name independent units (head, or head and ffn), or ask for a density"
         )
 
 

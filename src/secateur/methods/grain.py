@@ -66,9 +66,11 @@ class Grain(Scheduled):
     ) -> None:
         super().__init__(space, share, density)
         if faithful and (space.budget.name != "parameters" or space.round_to > 1):
-            raise UserError("the published ranking knows parameters alone: leave faithful out, or latency and round_to")
+            raise UserError(
+                "the published ranking is for parameters alone: leave faithful out, or latency and round_to"
+            )
         if type(every) is not int or every < 1:
-            raise UserError(f"every is {every!r}: expected a whole number of steps from 1 on, 1 to hear them all")
+            raise UserError(f"every is {every!r}: expected a whole number of steps from 1 on, 1 to observe all of them")
         self.beta, self.alpha, self.separate, self.every, self.faithful = beta, alpha, separate, every, faithful
         self.register_buffer("importance", torch.zeros_like(self.alive, dtype=torch.float))
 

@@ -67,18 +67,11 @@ class Method(RenamedMembers):
 
     def __init__(self, space: Space, share: Amount | None = None, density: Amount | None = None) -> None:
         super().__init__()
-        self._check_budget(space)
+        _check_budget(type(self), space)
         self.space = space
         self.share_schedule = _schedule_of(space, share, density)
         self.progress, self.steps = 0.0, 0
         self.register_buffer("alive", space.ones().bool())
-
-    def _check_budget(self, space: Space) -> None:
-        if self.budgets is not None and space.budget.name not in self.budgets:
-            raise UserError(
-                f"{type(self).__name__} follows a budget of {' or '.join(self.budgets)}, and this space counts "
-                f"{space.budget.name}: ask for another budget, or choose another method"
-            )
 
     @property
     def shrinks(self) -> bool:
@@ -212,6 +205,14 @@ class Method(RenamedMembers):
             keep=keep,
             latency=budget.record(self.space, masks > 0, requested),
             embedding_rank=embedding_rank,
+        )
+
+
+def _check_budget(method: type[Method], space: Space) -> None:
+    if method.budgets is not None and space.budget.name not in method.budgets:
+        raise UserError(
+            f"{method.__name__} follows a budget of {' or '.join(method.budgets)}, and this space counts "
+            f"{space.budget.name}: ask for another budget, or choose another method"
         )
 
 

@@ -38,29 +38,15 @@ from secateur.budget.space import Space
 from secateur.methods import register
 from secateur.methods.binarisers import BINARISERS, RAMPS
 from secateur.methods.method import Amount, Method
+from secateur.methods.movement_options import (
+    TILE,
+    check_choices,
+    check_penalty_weights,
+    check_threshold,
+    check_variant,
+    units_of,
+)
 from secateur.methods.movement_penalty import REGULARISERS, published_weights, weights_by_parameters
-from secateur.system.errors import UserError
-
-TILE = 32
-
-
-def units_of(variant: str, tile: int = TILE, faithful: bool = False) -> tuple[str, str]:
-    """The units of a variant: those of the attentions and those of the feed-forward networks.
-
-    Raises:
-        UserError: the variant is not known.
-    """
-    neurons = "ffn/tied" if faithful else "ffn"
-    known = {
-        "unstructured": ("attention/1x1", "ffn/1x1"),
-        "block": (f"attention/{tile}x{tile}", f"ffn/{tile}x{tile}"),
-        "hybrid": (f"attention/{tile}x{tile}", neurons),
-        "struct": ("attention/head", neurons),
-        "filled": (f"attention/{tile}x{tile}", neurons),
-    }
-    if not isinstance(variant, str) or variant not in known:
-        raise UserError(f"variant {variant!r} is not known: choose from {', '.join(known)}, or leave it out")
-    return known[variant]
 
 
 @register("movement")
@@ -134,7 +120,10 @@ class Movement(Method):
         self.variant, self.binariser, self.faithful = variant, binariser, faithful
         self.strength, self.regulariser, self.minimum = strength, regulariser, minimum
         self.learning_rate, self.every = learning_rate, every
-        self._check(tile, threshold, weights or {})
+        check_choices(binariser, regulariser, every)
+        check_penalty_weights(weights or {}, space.units)
+        check_threshold(threshold, binariser, minimum, faithful)
+        check_variant(variant, tile, faithful, space.units)
         self.budget = Parameters(count_zeros=self.fills_zeroed_blocks)
         first, last = threshold or RAMPS[binariser] or (0.0, 0.0)
         self.threshold = replace(self.share_schedule, curve="cubic", start=float(first), stop=float(last))
@@ -143,30 +132,6 @@ class Movement(Method):
         self.register_buffer("open", torch.ones_like(self.alive))
         penalty_weights = (published_weights if faithful else weights_by_parameters)(space, weights or {})
         self.register_buffer("penalty_weights", penalty_weights, persistent=False)
-
-    def _check(self, tile: int, threshold: Sequence[float] | None, weights: Mapping[str, float]) -> None:
-        _check_name("binariser", self.binariser, BINARISERS)
-        _check_name("regulariser", self.regulariser, REGULARISERS)
-        units = self.space.units
-        if type(self.every) is not int or self.every < 1:
-            raise UserError(f"every is {self.every!r}: expected a whole number of steps, 1 or more")
-        if unknown := sorted(set(weights) - set(units)):
-            raise UserError(f"weights names {unknown[0]!r}, the units are {', '.join(units)}: weigh these")
-        self._check_threshold(threshold)
-        wanted = units if self.variant is None else units_of(self.variant, tile, self.faithful)
-        if wanted != units:
-            raise UserError(
-                f"the variant {self.variant!r} has the units {', '.join(wanted)}, not {', '.join(units)}: leave one of "
-                "the two out"
-            )
-
-    def _check_threshold(self, threshold: Sequence[float] | None) -> None:
-        if not self.faithful and (threshold is not None or self.minimum):
-            raise UserError("threshold and minimum go with faithful: the density decides here; drop them, or set it")
-        if self.faithful and threshold is None and RAMPS[self.binariser] is None:
-            raise UserError("the binariser 'threshold' has no usual ramp: set threshold to two scores, from and to")
-        if threshold is not None and (not isinstance(threshold, Sequence) or len(threshold) != 2):
-            raise UserError(f"threshold {threshold!r} is no pair: say from which to which it goes")
 
     @classmethod
     def defaults_for(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -257,8 +222,3 @@ class Movement(Method):
         filled = {"density_filled": self.space.density(self.space.filled(self.open))} if self.space.tiled else {}
         lowest = float(torch.sigmoid(self.movement[self.open].min())) if bool(self.open.any()) else 1.0
         return {"density": self._counted(self.open), **target, **filled, "threshold": lowest}
-
-
-def _check_name(argument: str, value: str, known: Mapping[str, Any]) -> None:
-    if value not in known:
-        raise UserError(f"{argument} {value!r} is not known: choose from {', '.join(known)}")

@@ -33,7 +33,7 @@ class ShapeTarget:
 
     def __init__(self, space: Space, density: Schedule, shape: Mapping[str, int]) -> None:
         if space.round_to > 1:
-            raise UserError("a shape says every size itself: leave round_to out, or the shape")
+            raise UserError("a shape sets every size: leave round_to out, or the shape")
         for kind, units in shape.items():
             _check(space, kind, units)
         self.space, self.density, self.shape = space, density, dict(shape)

@@ -140,7 +140,7 @@ class Subset(Gated):
     ) -> None:
         super().__init__(space, share, density, learning_rate=learning_rate, decay=decay, seed=seed)
         if not isinstance(temperature, Sequence) or len(temperature) != 2:
-            raise UserError(f"temperature {temperature!r} is no pair: say from which to which it falls")
+            raise UserError(f"temperature {temperature!r} is no pair: expected the first and the last temperature")
         if not learning_rate > 0 or not clip >= 0:
             raise UserError(
                 f"expected learning_rate above 0 and clip from 0 on, got {learning_rate} and {clip}: raise them"

@@ -1,0 +1,84 @@
+"""The options of block movement pruning: the units of its variants, and which options go together."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from secateur.methods.binarisers import BINARISERS, RAMPS
+from secateur.methods.movement_penalty import REGULARISERS
+from secateur.system.errors import UserError
+
+TILE = 32
+
+
+def units_of(variant: str, tile: int = TILE, faithful: bool = False) -> tuple[str, str]:
+    """The units of a variant: those of the attentions and those of the feed-forward networks.
+
+    Raises:
+        UserError: the variant is not known.
+    """
+    neurons = "ffn/tied" if faithful else "ffn"
+    known = {
+        "unstructured": ("attention/1x1", "ffn/1x1"),
+        "block": (f"attention/{tile}x{tile}", f"ffn/{tile}x{tile}"),
+        "hybrid": (f"attention/{tile}x{tile}", neurons),
+        "struct": ("attention/head", neurons),
+        "filled": (f"attention/{tile}x{tile}", neurons),
+    }
+    if not isinstance(variant, str) or variant not in known:
+        raise UserError(f"variant {variant!r} is not known: choose from {', '.join(known)}, or leave it out")
+    return known[variant]
+
+
+def check_variant(variant: str | None, tile: int, faithful: bool, units: tuple[str, ...]) -> None:
+    """Check that the units of a space are those of the variant, if there is one.
+
+    Raises:
+        UserError: they are not, or the variant is not known.
+    """
+    if variant is not None and (expected := units_of(variant, tile, faithful)) != units:
+        raise UserError(
+            f"the variant {variant!r} has the units {', '.join(expected)}, not {', '.join(units)}: leave one of the "
+            "two out"
+        )
+
+
+def check_choices(binariser: str, regulariser: str, every: int) -> None:
+    """Check the names, and the steps between updates of the mask.
+
+    Raises:
+        UserError: a name is not known, or `every` is not a whole number of at least 1.
+    """
+    _check_name("binariser", binariser, BINARISERS)
+    _check_name("regulariser", regulariser, REGULARISERS)
+    if type(every) is not int or every < 1:
+        raise UserError(f"every is {every!r}: expected a whole number of steps, 1 or more")
+
+
+def _check_name(option: str, value: str, known: Collection[str]) -> None:
+    if value not in known:
+        raise UserError(f"{option} {value!r} is not known: choose from {', '.join(known)}")
+
+
+def check_penalty_weights(weights: Mapping[str, float], units: tuple[str, ...]) -> None:
+    """Check that only units of the space have a weight.
+
+    Raises:
+        UserError: others have one.
+    """
+    if unknown := sorted(set(weights) - set(units)):
+        raise UserError(f"weights names {unknown[0]!r}, the units are {', '.join(units)}: choose from these")
+
+
+def check_threshold(threshold: Sequence[float] | None, binariser: str, minimum: float, faithful: bool) -> None:
+    """Check that the options of the published threshold are there if it is used, and only then.
+
+    Raises:
+        UserError: they are not, or the threshold is not a pair of numbers.
+    """
+    if not faithful and (threshold is not None or minimum):
+        raise UserError("threshold and minimum go with faithful, as the density is the target otherwise: leave them out")
+    if faithful and threshold is None and RAMPS[binariser] is None:
+        raise UserError("the binariser 'threshold' has no usual ramp: set threshold to its first and last score")
+    if threshold is not None and (not isinstance(threshold, Sequence) or len(threshold) != 2):
+        raise UserError(f"threshold {threshold!r} is no pair: expected the first and the last threshold")
