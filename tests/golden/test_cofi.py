@@ -728,7 +728,7 @@ def test_reopened_gates_are_counted(bert):
     advance(method, 1)
     put(shut, LOWEST)
     advance(method, 8)
-    assert method.reopened.nonzero().flatten().tolist() == shut[2:4] and method.log_values()["reopened"] == 2
+    assert method.settling.reopened.nonzero().flatten().tolist() == shut[2:4] and method.log_values()["reopened"] == 2
 
 
 def test_gates_never_settle_by_default_or_where_faithful(bert):

@@ -49,11 +49,16 @@ def test_a_subclass_may_define_members_under_their_old_names(space):
 
 
 @pytest.mark.parametrize(
-    ("name", "old", "new"), [("subset", "worth", "learned_scores"), ("michel", "heard", "importance")]
+    ("name", "old", "new"),
+    [
+        ("subset", "worth", "learned_scores"),
+        ("michel", "heard", "importance"),
+        ("cofi", "reopened", "settling.reopened"),
+    ],
 )
 def test_a_saved_state_is_loaded_from_its_old_name(space, name, old, new):
     state = taught(name, space, 0.9, steps=2).state_dict()
     expected = state[new].clone()
     nested = torch.nn.ModuleDict({"method": taught(name, space, 0.9, steps=3, seed=1)})
     nested.load_state_dict({f"method.{old if key == new else key}": value for key, value in state.items()})
-    assert torch.equal(getattr(nested["method"], new), expected)
+    assert torch.equal(nested.state_dict()[f"method.{new}"], expected)

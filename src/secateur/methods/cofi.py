@@ -43,13 +43,13 @@ from secateur.methods.lagrangian import Target, penalty
 from secateur.methods.method import Amount, Method
 from secateur.methods.noise import generator, seed_or_default
 from secateur.methods.schedules import Schedule, linear
+from secateur.methods.settling import Settling
 from secateur.methods.shape_target import ShapeTarget
 from secateur.system import compat
 from secateur.system.errors import UserError
 
 GATE = HardConcrete(temperature=2 / 3)
 BOUNDS = (math.log(0.01), math.log(100.0))  # log alpha is clamped to these after every step
-SETTLED_BELOW = 0.1  # a gate may settle if its probability of being open is below this; at the lower bound it is 0.047
 
 
 @register("cofi")
@@ -73,19 +73,14 @@ class Cofi(Method):
     Attributes:
         draws: the number of samples taken in training.
         reached: whether the expected density has met the last target at least once.
-        shut: `(N,)` bool, gates closed in every step since the last multiple of `settle`.
-        idle: `(N,)` bool, gates that were closed for `settle` steps at least once.
-        reopened: `(N,)` bool, gates that have opened after having been idle.
+        settling: which gates have settled; its period is `settle` steps.
 
     Raises:
         UserError: the density is out of reach, the shape does not fit the space, the space counts a latency, or
             `settle` is below 0 or combined with `faithful`.
     """
 
-    shut: Tensor
-    idle: Tensor
-    reopened: Tensor
-
+    renamed_state = {name: f"settling.{name}" for name in ("shut", "idle", "reopened")}
     budgets = ("parameters",)
     monotone = False
     defaults = {
@@ -129,9 +124,7 @@ class Cofi(Method):
         self.log_alpha = nn.Parameter(_start(space, self.seed, faithful))
         multipliers = torch.zeros(2, self.target.constraints, device=self.log_alpha.device)
         self.multipliers = nn.Parameter(multipliers)  # l1 and l2 of every constraint
-        self.register_buffer("shut", torch.ones_like(self.alive))
-        self.register_buffer("idle", torch.zeros_like(self.alive))
-        self.register_buffer("reopened", torch.zeros_like(self.alive))
+        self.settling = Settling(self.alive)
         self._calibrated: tuple[Any, Tensor] | None = None
         if shape is not None:
             self.target.kept(
@@ -220,15 +213,12 @@ class Cofi(Method):
 
         Gates of the present plan are never removed, so that the last density stays in reach.
         """
-        probabilities = GATE.open_probability(self.log_alpha)
-        self.shut &= probabilities < SETTLED_BELOW
-        self.reopened |= self.idle & (probabilities >= 0.5)
+        self.settling.observe(GATE.open_probability(self.log_alpha))
         if self.steps % self.settle:
             return
-        self.idle |= self.shut
-        if ramp_ended and bool((self.shut & self.alive).any()):
-            self.alive &= ~self.shut | (self._evaluation_masks() > 0)
-        self.shut.fill_(True)
+        settled = self.settling.end_period()
+        if ramp_ended and bool((settled & self.alive).any()):
+            self.alive &= ~settled | (self._evaluation_masks() > 0)
 
     # Scores and the log
 
@@ -254,7 +244,7 @@ class Cofi(Method):
         expected = float(self.expected()) if self.begun else 1.0
         values = {"density": self._counted(), "density_expected": expected, "density_target": target}
         if self.settle:
-            values |= {"density_alive": self.space.density(self.alive), "reopened": float(self.reopened.sum())}
+            values |= {"density_alive": self.space.density(self.alive), "reopened": float(self.settling.reopened.sum())}
         return values
 
     def get_extra_state(self) -> Tensor:

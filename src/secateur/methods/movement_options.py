@@ -77,7 +77,7 @@ def check_threshold(threshold: Sequence[float] | None, binariser: str, minimum: 
         UserError: they are not, or the threshold is not a pair of numbers.
     """
     if not faithful and (threshold is not None or minimum):
-        raise UserError("threshold and minimum go with faithful, as the density is the target otherwise: leave them out")
+        raise UserError("threshold and minimum go with faithful: without it the density is the target; leave them out")
     if faithful and threshold is None and RAMPS[binariser] is None:
         raise UserError("the binariser 'threshold' has no usual ramp: set threshold to its first and last score")
     if threshold is not None and (not isinstance(threshold, Sequence) or len(threshold) != 2):
