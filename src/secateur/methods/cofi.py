@@ -111,7 +111,7 @@ class Cofi(Method):
         super().__init__(space, share, density)
         if type(settle) is not int or settle < 0 or (settle and faithful):
             raise UserError(
-                f"settle is {settle!r}: expected a whole number of steps, or 0 for never, and not with faithful"
+                f"settle is {settle!r}: expected a whole number of steps, 0 for never; and leave faithful out to settle"
             )
         if faithful:
             space.table.one_stack("the published accounting")
