@@ -44,6 +44,7 @@ RENAMED: Mapping[str, str] = {
     "secateur.architecture.find": "bind",
     "secateur.architecture.Table": "AxisTable",
     "secateur.contest.contest": "benchmark",
+    "secateur.counting.best": "choose_exactly",
     "secateur.plan.fingerprint": "weights_fingerprint",
     "secateur.tasks.writing.Search": "BeamSearch",
     "secateur.tasks.writing.texts_of": "decode",
