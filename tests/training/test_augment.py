@@ -254,7 +254,7 @@ def test_without_copies_the_rows_are_unchanged(tmp_path):
 def test_augmentation_of_token_classification_is_refused_before_the_folder_is_touched(tmp_path):
     given = values(tmp_path, {"training.augment": 1, "data.task": "tokens", "training.teacher_epochs": 1})
     given |= {"data": write_sentences(tmp_path / "sentences.jsonl"), "model": write_model(tmp_path / "bare")}
-    with pytest.raises(UserError, match="the task 'tokens' takes no changed copies of its texts: set training"):
+    with pytest.raises(UserError, match="the texts of the task 'tokens' cannot be augmented: set training"):
         pipeline.run(recipe.make(given), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -31,9 +31,9 @@ class Exported:
     """A file that was written and compared with its source.
 
     Attributes:
-        path: of the file; an IR (.xml) has its weights in a .bin of the same name.
-        facts: what the file is; the file holds them too.
-        bytes: of the files.
+        path: the file; an IR (.xml) has its weights in a .bin of the same name.
+        facts: the description of the file, which it also contains.
+        bytes: the size of the files.
         difference: largest absolute difference of any output from the source's, over random inputs of several shapes,
             padded and not, in the file's own runtime.
         scale: largest absolute output of the source, to which the difference is relative.

@@ -1,4 +1,4 @@
-"""What an exported file is. It is stored in the file itself: a copy of the file cannot be separated from it."""
+"""The description of an exported file, which is stored in the file itself so that copies of the file keep it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ KEY = "secateur"
 
 @dataclass(frozen=True)
 class ExportFacts:
-    """What an exported file is.
+    """The description of an exported file.
 
     Attributes:
         format: the kind of file, by its suffix: "onnx", "xml" or "pt2".

@@ -1,6 +1,6 @@
 """Files that other runtimes open: ONNX, OpenVINO's IR or torch.export's, in fp32, bf16, fp16 or int8.
 
-Nothing that is written is checked here; `export` compares it with its source.
+This module writes files without checking them; `export` compares them with their source.
 """
 
 from __future__ import annotations

@@ -46,10 +46,10 @@ def placed(model: PreTrainedModel, dtype: str) -> PreTrainedModel:
 
 
 def forward(model: PreTrainedModel, runtime: str, inputs: Mapping[str, np.ndarray]) -> Callable[[], object]:
-    """One forward of a placed model on inputs `(batch, tokens)`, which are copied to the GPU here, not in the forward.
+    """A function that runs a placed model once on inputs `(batch, tokens)`, which are copied to the GPU beforehand.
 
-    The forward does not wait for the GPU. `compiled` is compiled for this one shape, and raises where it would fall
-    back to eager code.
+    The function does not wait for the GPU. `compiled` is compiled for this one shape, and raises an error instead of
+    falling back to eager code.
     """
     tensors = {name: torch.from_numpy(array).to("cuda") for name, array in inputs.items()}
     if runtime == "cudagraph":

@@ -1,4 +1,4 @@
-"""A model as a function of arrays: what exporters and compilers trace, and the arrays that it takes."""
+"""A model as a function of arrays, which exporters and compilers trace, and its input arrays."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def input_names(model: PreTrainedModel) -> tuple[str, ...]:
 
 
 def example_inputs(names: Sequence[str]) -> tuple[Tensor, ...]:
-    """Inputs `(2, 9)` to trace with: no size is 1 and one row is padded, so that nothing is taken for a constant."""
+    """Inputs `(2, 9)` for tracing: no size is 1 and one row is padded, so that the tracer makes nothing constant."""
     ids = torch.arange(18).reshape(2, 9) % 5
     mask = torch.ones_like(ids)
     mask[1, 6:] = 0

@@ -1,7 +1,7 @@
-"""Models made ready to run in any runtime, and how far a runner's outputs are from the model's.
+"""Models made ready to run in any runtime, and the difference between a runner's outputs and the model's.
 
-Every runtime needs a dense baseline of its own: a speed-up across runtimes depends as much on them as on the model.
-A combination that a runtime does not have is refused, such as int8 in PyTorch or bf16 in ONNX Runtime.
+Every runtime needs its own dense baseline, because a speed-up across runtimes depends on the runtimes as much as on the
+model. Combinations that a runtime does not support, such as int8 in PyTorch or bf16 in ONNX Runtime, are refused.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def runner(
         runtime: a registered one, see `runtimes`.
         dtype: one of `runtime.DTYPES`; of a file, its own, or bf16 of one in fp32 for OpenVINO.
         threads: intra-op threads; None takes PyTorch's present number, whatever the runtime.
-        workspace: folder that keeps what is exported on the way; None uses a temporary one.
+        workspace: folder in which exported files are kept; None uses a temporary one.
         calibration: inputs from which int8 takes the ranges of activations; OpenVINO needs them, ONNX Runtime takes
             the ranges from each batch without them.
 
@@ -59,17 +59,17 @@ def check_runtime(runtime: str, dtype: str) -> None:
     """Refuse a combination that does not exist or is not installed.
 
     Raises:
-        UserError: naming those that do.
+        UserError: the combination is not available; the message names those that are.
     """
     RUNTIMES.get(runtime)().check(dtype)
 
 
 def difference(run: Runner, model: PreTrainedModel, batches: Iterable[Batch]) -> tuple[float, float]:
-    """How far a runner is from a model: the largest absolute difference over all outputs, and the largest output.
+    """The largest absolute difference of any output of a runner from the model's, and the largest output.
 
-    The model's weights, whatever their dtype, are run in fp32, as the exact answer: transformers loads a checkpoint in
-    the dtype that it was saved in, and logits of a dense MiniLM in fp16 are 0.004 off. The difference is NaN if an
-    output of either is. Padded positions count as well: they are computed in the same way.
+    The reference is the model in fp32, whatever the dtype of its weights: transformers loads a checkpoint in the dtype
+    in which it was saved, and the logits of a dense MiniLM in fp16 are off by 0.004. The difference is NaN if an output
+    of either is. Padded positions count too, because they are computed in the same way.
     """
     differences, sizes = [0.0], [0.0]
     twin = inference_copy(model, "fp32")

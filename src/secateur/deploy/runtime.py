@@ -60,13 +60,13 @@ class Runner:
 
 
 class Runtime(ABC):
-    """A way to run models. A subclass says what it opens, and opens it.
+    """A way to run models. A subclass names the files that it opens, and opens them.
 
     Attributes:
-        name: under which it is registered.
-        suffix: of the exported files that it opens.
-        stored: each dtype that it runs -> the dtype of the file that it runs it from.
-        packages: that must be installed; `extra` is the optional extra of secateur that installs them.
+        name: the name by which it is registered.
+        suffix: the suffix of the exported files that it opens.
+        stored: each dtype that it runs -> the dtype of the file from which it is run.
+        packages: the packages that must be installed; `extra` is the optional extra of secateur that installs them.
     """
 
     name: ClassVar[str]
@@ -80,7 +80,7 @@ class Runtime(ABC):
         """An exported file with these inputs as a callable."""
 
     def version(self, dtype: str) -> str:
-        """Name and version of the runtime, and what else decides how it runs a dtype."""
+        """The name and the version of the runtime, and other settings that affect how it runs a dtype."""
         return f"{self.name} {metadata.version(self.name)}"
 
     def check(self, dtype: str) -> None:
@@ -102,7 +102,7 @@ class Runtime(ABC):
         workspace: Path | None = None,
         calibration: Sequence[Batch] | None = None,
     ) -> Runner:
-        """A model ready to run: here by way of a file in the workspace, or in a temporary folder."""
+        """A model ready to run; by default it is exported to the workspace, or to a temporary folder, and opened."""
         with TemporaryDirectory() if workspace is None else nullcontext(workspace) as folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
             path = self.file_in(Path(folder), dtype)

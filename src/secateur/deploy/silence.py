@@ -11,7 +11,7 @@ from io import StringIO
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Inside, no warnings, no log records up to WARNING, and nothing on stdout, where quantisers draw progress bars."""
+    """Suppress warnings, log records up to WARNING, and stdout, on which quantisers draw progress bars."""
     before = logging.root.manager.disable
     with warnings.catch_warnings(), redirect_stdout(StringIO()):
         warnings.simplefilter("ignore")

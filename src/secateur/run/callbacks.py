@@ -1,4 +1,4 @@
-"""What a run does while a stage trains: it writes logs, and acts when the schedule reaches a density."""
+"""Callbacks of a run while a stage trains: writing logs, and acting when the schedule reaches a density."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every stage of a run works with: its recipe, its data, and where its files are."""
+"""The context of a run, which every stage gets: its recipe, its data, and the places of its files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Context:
     """One run: a recipe of one density in a folder. Reading an attribute neither trains nor communicates.
 
     Attributes:
-        recipe: what is asked for.
+        recipe: the recipe, of one density.
         folder: of the run; `run/pipeline.py` lists its files.
         data: the task, the tokenizer and the rows; each is read from disk when it is first used.
         callbacks: of the caller, for every training.
@@ -67,5 +67,5 @@ class Context:
 
     @property
     def distillation(self) -> Distillation:
-        """The terms of the loss, and what is kept of them between pruning and recovery."""
+        """The terms of the loss, and their state between pruning and recovery."""
         return Distillation(self.recipe, self.folder, two_stacks=self.data.task.generates)

@@ -3,9 +3,9 @@
     RUN/recipe.yaml      the recipe, with all densities       RUN/0.4, RUN/0.2, ...   a finished run each
     RUN/teacher          the teacher, if trained here         RUN/cache               its outputs, until all is done
 
-The pruning is that of the lowest density. Where its schedule reaches a larger one, the model is cut to that and
-recovers from there to the end of the run, as if the run had been for it alone: a run whose recipe has `toward` set to
-the lowest density gives the same weights. So the dense model is trained once, and its teacher runs over the data once.
+The pruning is that of the lowest density. When its schedule reaches a larger density, the model is cut to that density
+and recovers from there to the end of the run, as in a run for it alone: a run whose recipe has `toward` set to the
+lowest density gives the same weights. So the dense model is pruned once, and the teacher runs over the data once.
 """
 
 from __future__ import annotations

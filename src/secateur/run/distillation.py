@@ -1,4 +1,4 @@
-"""The terms of the loss that a recipe asks for, and how they continue once the model has been cut.
+"""The terms of the loss that a recipe names, and their state between pruning and recovery.
 
 RUN/terms.safetensors    the weights of the terms (projections) at the end of pruning
 RUN/moments              the optimizer's moments of these weights, and of those of the cut model
@@ -27,7 +27,7 @@ from secateur.training.terms import TERMS
 
 WEIGHTS, MOMENTS = "terms.safetensors", "moments"
 PARTS = ("model", "terms")
-"""Whose moments are kept."""
+"""The parts of the optimizer whose moments are kept."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +89,14 @@ class Distillation:
             read = {term.stack or "encoder": term.matched(term.depth_of(teacher)) for term in matching}
         return read.get("encoder", []), read.get("decoder", [])
 
-    # Continued after the cut
+    # After the cut
 
     def saved_terms(self, cut: CutModel) -> list[Term]:
-        """The terms with the weights that pruning left, restricted to the cut model."""
+        """The terms with their weights at the end of pruning, restricted to the cut model."""
         return self._restricted(load_file(self.folder / WEIGHTS), cut)
 
     def saved_moments(self, cut: CutModel) -> dict[str, Moments]:
-        """The moments of pruning's optimizer for the weights that are left of the model and of the terms."""
+        """The moments of the optimizer of pruning, for the kept weights of the model and of the terms."""
         saved = {part: load_moments(self.folder / MOMENTS / f"{part}.safetensors") for part in PARTS}
         return saved | {"terms": self._restricted_moments(saved["terms"], cut)}
 
@@ -145,7 +145,7 @@ def _registered(name: str, arguments: Mapping[str, Any]) -> Term:
 
 
 def _check_names(terms: Sequence[Term]) -> None:
-    """The trainer and the methods tell terms apart by their names."""
+    """Refuse two terms of one name, because the trainer and the methods identify terms by name."""
     names = [term.name for term in terms]
     for name in names:
         if names.count(name) > 1:

@@ -1,7 +1,7 @@
 """A new model for a task: a tokenizer trained on the task's texts, and random weights in the shape asked for.
 
-This is how the paper of DSP makes its translation models (specification dsp.md, section 6). The checkpoint is like any
-other, but marked as untrained: `secateur prune` trains it as a teacher first.
+The paper of DSP trains its translation models in this way (specification dsp.md, section 6). The checkpoint is an
+ordinary one that is marked as untrained: `secateur prune` trains it as a teacher first.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CONFIG_NAMES = {
     "end": ("eos_token_id", "forced_eos_token_id"),
     "vocabulary": ("vocab_size", "decoder_vocab_size"),
 }
-"""What the configs of families call a size; a config takes those of the names that it has."""
+"""Size -> its names in the configs of the families; a config takes the names that it has."""
 SMALLEST = {"layers": 1, "decoder_layers": 1, "heads": 1, "width": 1, "ffn": 1, "max_length": 4}
 
 

@@ -1,18 +1,18 @@
 """The whole job, stage by stage: teacher, outputs, prune, recover, measure.
 
-A stage leaves its result on disk under its final name in one step, so that an interrupted run goes on with the stage
-that it was in, and within a training from the last checkpoint.
+A stage writes its result to disk atomically, so that an interrupted run is resumed in the stage in which it stopped,
+and a training is resumed from its last checkpoint.
 
     RUN/recipe.yaml      the resolved recipe          RUN/prune, RUN/recover   checkpoints while they are needed
     RUN/versions.json    libraries and machine        RUN/cut                  the cut model before recovery
-    RUN/log.jsonl        what training logged         RUN/model                the result: a compact folder
-    RUN/pruned.jsonl     kept units of each group     RUN/latency.json         the latency table, if a time is asked for
-    RUN/cut_at.json      where it was cut             RUN/tensorboard          if it reports there
+    RUN/log.jsonl        the log of the training      RUN/model                the result: a compact folder
+    RUN/pruned.jsonl     kept units of each group     RUN/latency.json         the latency table, for a target time
+    RUN/cut_at.json      progress at the cut          RUN/tensorboard          files of TensorBoard, if it is used
     RUN/teacher          the teacher, if trained here RUN/report.*             the numbers, with their protocol
 
 `run/distillation.py` and `run/accounting.py` list the files that they write. A run of several densities is a folder of
-such runs, the last of which prunes for all: see `run/density_sweep.py`. Of several processes all train and score, each
-a part of every batch; the main one does and writes everything else (`system/processes.py`).
+such runs, the last of which prunes for all (`run/density_sweep.py`). Several processes train and score together, each
+on a part of every batch; the main process does everything else, and writes all files (`system/processes.py`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Stage:
 
     Attributes:
         done: whether the disk holds its result, or that of a later stage, so that it need not run.
-        run: does the work and leaves its result in the folder; called in all processes.
+        run: does the work and writes its result to the folder; all processes call it.
     """
 
     name: str
@@ -56,11 +56,11 @@ class Stage:
 STAGES = (
     Stage("teacher", teacher.done, teacher.run),
     Stage("outputs", outputs.done, outputs.run),
-    Stage("prune", prune.done, prune.run),  # and cut: until then, what pruning has learnt is in memory
+    Stage("prune", prune.done, prune.run),  # includes the cut, because the result of pruning is in memory
     Stage("recover", recover.done, recover.run),
     Stage("measure", measure.done, measure.run),
 )
-"""In their order."""
+"""The stages in the order in which they run."""
 
 
 def run(recipe: Recipe, output: Path | str, callbacks: Sequence[TrainerCallback] = ()) -> Report:
@@ -70,29 +70,29 @@ def run(recipe: Recipe, output: Path | str, callbacks: Sequence[TrainerCallback]
         UserError: anything that the user can fix; nothing half-written is left.
     """
     if len(recipe.target.densities) > 1:
-        raise UserError("a run has one density: take `secateur.run.density_sweep.sweep` for several, or ask for one")
+        raise UserError("a run has one density: use `secateur.run.density_sweep.sweep` for several, or give one")
     return run_context(Context(recipe, Path(output), RunData(recipe), tuple(callbacks)))
 
 
 def run_context(context: Context) -> Report:
-    """As `run`, of a context that has been made already."""
+    """As `run`, for a context that exists already."""
     process_memory.reset_peak()
     begin(context, prepare(context))
     return complete(context)
 
 
 def prepare(context: Context) -> LatencyTable | None:
-    """Check a run that is not finished, before its folder is touched; the latency table comes back, if it needs one.
+    """Check an unfinished run before its folder is touched, and return its latency table if it needs one.
 
     Raises:
         UserError: the recipe does not fit its model or its data.
     """
-    # All processes see the same report, if any: this command writes one only after all have passed here.
+    # All processes see the same report, if any, because it is written only after all have passed this line.
     return None if context.finished else check(context)
 
 
 def begin(context: Context, table: LatencyTable | None) -> None:
-    """Claim the folder of a run for its recipe, and keep the latency table in it.
+    """Claim the folder of a run for its recipe, and write the latency table to it.
 
     Raises:
         UserError: the folder is another run's, or cannot be written.
@@ -107,7 +107,7 @@ def begin(context: Context, table: LatencyTable | None) -> None:
 
 
 def complete(context: Context) -> Report:
-    """Run the stages that are not done, of a run that has begun, and load its report."""
+    """Run the remaining stages of a run that has begun, and load its report."""
     names = processes.on_main(partial(_to_run, context))
     for stage in STAGES:
         if stage.name in names:
@@ -117,12 +117,12 @@ def complete(context: Context) -> Report:
 
 
 def _to_run(context: Context) -> list[str]:
-    """Names of the stages that are not done. The main process decides this once for all, so that none disagrees."""
+    """The names of the remaining stages. Only the main process decides this, so that all processes run the same."""
     return [] if context.finished else [stage.name for stage in STAGES if not stage.done(context)]
 
 
 def _tidy(context: Context) -> None:
-    """Remove what only an unfinished run needs."""
+    """Remove the files that only an unfinished run needs."""
     for leftover in ("teacher-training", "prune", "cut", "recover", "cache"):
         shutil.rmtree(context.folder / leftover, ignore_errors=True)
     remove_state(context.folder)

@@ -1,4 +1,4 @@
-"""What the keys of a recipe demand of each other, over all groups."""
+"""Rules between the keys of a recipe, across all groups."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from secateur.run.recipe_groups import TargetRecipe
 
 AMOUNTS = ("density", "latency", "speedup", "keep")
-"""Keys of `target` that say how much is kept: exactly one of them is set."""
+"""Keys of `target` for the amount to keep; exactly one of them is set."""
 
 
 def check(recipe: Recipe) -> None:
-    """Refuse a recipe whose keys do not fit each other.
+    """Refuse a recipe whose keys contradict each other.
 
     Raises:
-        UserError: they do not.
+        UserError: a rule is broken.
     """
     for rule in RULES:
         rule(recipe)

@@ -1,4 +1,4 @@
-"""YAML as recipes have it: plain values, no key twice, and numbers with an exponent as people write them."""
+"""The YAML of recipes: plain values, no duplicate keys, and numbers such as 1e-3."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def open_data(data: DataRecipe, seed: int) -> Task:
 
 @dataclass(frozen=True)
 class RunData:
-    """The data of a recipe; each part is made when it is first used, and kept."""
+    """The data of a recipe; each part is read when it is first used, and kept in memory."""
 
     recipe: Recipe
 
@@ -63,10 +63,10 @@ class RunData:
             ) from error
 
     def check(self) -> None:
-        """Check that the data can be used as the recipe says.
+        """Check that the data suits the recipe.
 
         Raises:
-            UserError: more rows are to be held out than exist, or copies are asked of a task that allows none.
+            UserError: too many rows are held out, or the texts of the task cannot be augmented.
         """
         select, count = self.recipe.training.select, len(self.task.splits["train"])
         if select >= count:
@@ -75,7 +75,7 @@ class RunData:
             )
         if self.recipe.training.augment and not self.task.augmentable:
             raise UserError(
-                f"the task {self.recipe.data.task!r} takes no changed copies of its texts: set training.augment to 0"
+                f"the texts of the task {self.recipe.data.task!r} cannot be augmented: set training.augment to 0"
             )
 
     # Rows
@@ -87,7 +87,7 @@ class RunData:
 
     @cached_property
     def distillation_rows(self) -> Rows:
-        """What the student learns from its teacher: the training rows, and changed copies of them without labels."""
+        """The training rows for distillation: those of the data, and augmented copies of them without labels."""
         copies = self.recipe.training.augment
         if not copies:
             return self.train_rows
@@ -95,7 +95,7 @@ class RunData:
 
     @cached_property
     def train_parts(self) -> tuple[Rows, Rows]:
-        """Tokenized training rows: those held out to select on, sampled by the seed, and those to train on."""
+        """Tokenized training rows: those held out for selection, sampled by the seed, and those to train on."""
         rows = partial(encoded, self.task, "train", self.tokenizer, self.recipe.data.max_length)
         count, held_out = len(self.task.splits["train"]), self.recipe.training.select
         if not held_out:
@@ -110,7 +110,7 @@ class RunData:
 
     @cached_property
     def eval_rows(self) -> Rows:
-        """What a stage is evaluated on while it trains: the rows held out of the training set, or validation rows."""
+        """The rows of evaluations within a stage: those held out of the training set, or validation rows."""
         if self.recipe.training.select:
             return _numbered(self.train_parts[0])
         most, count = self.recipe.training.evaluation_rows, len(self.task.splits["validation"])
@@ -126,7 +126,7 @@ class RunData:
         return collate
 
     def batches(self) -> list[dict[str, Tensor]]:
-        """Some validation rows, on which models are compared."""
+        """Batches of some validation rows, on which models are compared."""
         return batches(self.task, self.validation_rows, self.tokenizer)
 
     # Scores
@@ -146,7 +146,7 @@ class RunData:
         return computed
 
     def _key(self, model: PreTrainedModel) -> str:
-        """16 hex digits that change with whatever the scores depend on: the model, the task and its rows."""
+        """16 hex digits that depend on all that affects the scores: the model, the task and its rows."""
         data = self.recipe.data
         settings = [data.task, data.metric, data.source, data.text, data.label, data.options, self.validation_rows]
         return fingerprint([json.dumps([model_fingerprint(model), *settings], sort_keys=True, default=str)])
@@ -167,5 +167,5 @@ def _write_scores(path: Path, computed: dict[str, float]) -> None:
 
 
 def _numbered(rows: Rows) -> Rows:
-    """The rows with their numbers, by which a cached teacher and the evaluation find them again."""
+    """The rows with their numbers, by which a cached teacher and the evaluation identify them."""
     return [{**row, INDEX: number} for number, row in enumerate(rows)]

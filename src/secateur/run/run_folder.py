@@ -17,14 +17,14 @@ from secateur.system.files import atomic_write, write_json
 from secateur.system.version import VERSION
 
 UNCLAIMED = {"versions.json", "versions.json.partial", "recipe.yaml.partial", "recipe.partial"}
-"""All that a run, of this version or 0.1.0, may leave that was killed before the folder was its own."""
+"""Files that a run of this version or of 0.1.0 may leave if it is killed before it has claimed its folder."""
 
 
 def claim(folder: Path, recipe: Recipe) -> None:
-    """Claim a folder for the run of a recipe; if it holds that run already, the run can go on.
+    """Claim a folder for the run of a recipe; if it holds that run already, the run can be resumed.
 
     Raises:
-        UserError: it holds a run of another recipe, or something else, and is left as it was; or it cannot be written.
+        UserError: it holds a run of another recipe, or something else, and is unchanged; or it cannot be written.
     """
     path = folder / "recipe.yaml"
     if path.is_file():
@@ -58,7 +58,7 @@ def _differences(path: Path, recipe: Recipe) -> list[str]:
 
 
 def versions() -> dict[str, str]:
-    """What the numbers of a run depend on besides the recipe: libraries and machine."""
+    """The libraries and the machine, on which the numbers of a run depend besides the recipe."""
     libraries = {name: version(name) for name in ("torch", "transformers", "accelerate", "datasets")}
     machine = {
         "python": platform.python_version(),

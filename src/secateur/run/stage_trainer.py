@@ -1,4 +1,4 @@
-"""Training as every stage does it: the trainer of a stage, its evaluations, and resuming."""
+"""What the training of all stages shares: the trainer of a stage, its evaluations, and resuming."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def stage_trainer(
         callbacks=[LogFile(context.folder / "log.jsonl"), *context.callbacks],
         **options,
     )
-    trainer.remove_callback(PrinterCallback)  # Trainer prints every log where it shows no progress bar
+    trainer.remove_callback(PrinterCallback)  # which prints every log if there is no progress bar
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
             # Its default is within the folder of the stage, which is removed when the run is finished.
@@ -95,7 +95,7 @@ def train(context: Context, trainer: PruningTrainer, stage: str) -> None:
 
 
 def _evaluated(data: RunData, prediction: EvalPrediction) -> dict[str, float]:
-    """The scores of an evaluation during training, whose rows Trainer has put into an order of its own."""
+    """The scores of an evaluation during training, in which Trainer has changed the order of the rows."""
     *labels, numbers = prediction.label_ids
     rows = [data.eval_rows[number] for number in numbers]
     predicted = data.task.read(EvalPrediction(prediction.predictions, alone(labels)), data.tokenizer)

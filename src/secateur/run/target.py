@@ -1,4 +1,4 @@
-"""What a recipe's pruning comes down to, and by which method: budget, share, schedule."""
+"""The target of a recipe as its method needs it: a budget, the share of it to keep, and a schedule."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ TABLE = "latency.json"
 
 
 def latency_table(recipe: Recipe, folder: Path, model: PreTrainedModel) -> LatencyTable | None:
-    """The latency table of a run: of an earlier attempt at it, the recipe's, or one that the main process measures now.
+    """The latency table of a run: that of an earlier attempt, the recipe's, or one that the main process measures now.
 
-    None where the recipe asks for no time. All processes must call it; `model` is what pruning starts from.
+    It is None if the target is not a time. All processes must call this; `model` is the model before pruning.
 
     Raises:
         UserError: the recipe's table cannot be read, or was measured at another shape.
@@ -50,10 +50,10 @@ def read_latency_table(folder: Path) -> LatencyTable | None:
 
 
 def share_to_keep(recipe: Recipe, space: Space) -> float:
-    """What the kept units may cost, over what the unpruned model costs: by its budget, the density, units or time.
+    """The share of the budget to keep: the cost of the kept units relative to the unpruned model.
 
     Raises:
-        UserError: the recipe asks for a number of units that the space cannot keep exactly.
+        UserError: the target is a number of units that the space cannot keep exactly.
     """
     target = recipe.target
     if target.density is not None:
@@ -65,17 +65,17 @@ def share_to_keep(recipe: Recipe, space: Space) -> float:
 
 
 def schedule_of(recipe: Recipe, share: float) -> Schedule:
-    """How the share falls over the progress of the run: as the method's paper has it, down to `toward` if it is set."""
+    """The share as a function of the progress of the run, by the rule of the method; it ends at `toward`, if set."""
     method = recipe.method
     end = method.begin + method.ramp * (method.end - method.begin)
     return METHODS.get(method.name).schedule(recipe.target.toward or share, method.begin, end)
 
 
 def new_method(recipe: Recipe, model: PreTrainedModel, table: LatencyTable | None) -> Method:
-    """The recipe's method over the model that pruning starts from.
+    """The recipe's method for the model before pruning.
 
     Raises:
-        UserError: the method's options or units do not fit, or what is asked for is out of reach.
+        UserError: the options or the units do not fit the method, or the target cannot be reached.
     """
     budget: Budget = Units() if recipe.target.keep is not None else table or Parameters()
     space = Space(model, *recipe.target.units, budget=budget, round_to=recipe.target.round_to)

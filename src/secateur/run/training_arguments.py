@@ -13,7 +13,7 @@ from secateur.system import compat, processes
 from secateur.training.step import INDEX
 
 LOGS = 50
-"""About how often a stage logs."""
+"""The approximate number of log lines of a stage."""
 
 
 def training_arguments(
@@ -23,8 +23,8 @@ def training_arguments(
 
     Args:
         epochs: over the training rows; copies made by augmentation add no steps.
-        learning_rate: the highest.
-        constant: the learning rate does not fall after the warmup.
+        learning_rate: the highest learning rate.
+        constant: whether the learning rate stays constant after the warm-up.
     """
     training = context.recipe.training
     steps_per_epoch = max(1, len(context.data.train_rows) // (training.batch_size * training.accumulate))

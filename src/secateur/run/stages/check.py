@@ -1,4 +1,4 @@
-"""Before the first stage: whatever can be refused is refused before the folder is touched or a step is trained."""
+"""The check before the first stage: mistakes are reported before the folder is touched or a step is trained."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from secateur.system.errors import UserError
 
 
 def check(context: Context) -> LatencyTable | None:
-    """Check that a recipe fits its model and its data; the latency table that it needs comes back, if it needs one.
+    """Check that a recipe fits its model and its data, and return the latency table if it needs one.
 
     All processes must call it.
 
@@ -55,7 +55,7 @@ def _check_processes(recipe: Recipe) -> None:
     if size % count:
         raise UserError(
             f"batch_size {size} cannot be shared by {count} processes: the rows of a batch are those of all of them, "
-            "so take a multiple"
+            "so give a multiple"
         )
 
 
@@ -71,7 +71,7 @@ def _check_trackers(names: Sequence[str]) -> None:
 
 
 def _check_teacher(context: Context, model: PreTrainedModel) -> None:
-    """A teacher must suit the terms of the loss, and a named one must have the shapes of the student it initialises."""
+    """A teacher must suit the terms of the loss, and have the shapes of the student if that starts from its weights."""
     teacher = named_teacher(context)
     for term in context.distillation.terms():
         term.bind(model, teacher or model)

@@ -1,4 +1,4 @@
-"""The end of pruning: the student is cut as its method says, proved to be the masked model, and saved."""
+"""The end of pruning: the student is cut by its method's plan, compared with the masked model, and saved."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ CUT_AT, VERIFIED = "cut_at.json", "verified.json"
 
 
 def cut_student(context: Context, student: PreTrainedModel, trainer: PruningTrainer) -> None:
-    """Cut a student as its trainer's method says now, and write what recovery goes on with; the model comes last.
+    """Cut a student by the present plan of its trainer's method, and write all that recovery needs, the model last.
 
     Args:
-        context: of the run that recovers: the trainer's own, or one that branches off it.
-        student: with its whole shape.
+        context: of the run that recovers, which is the trainer's own or branches off it.
+        student: the student in its unpruned shape.
     """
     method = cast(Method, trainer.method)
     plan = _plan(context, method)
@@ -50,11 +50,11 @@ def _plan(context: Context, method: Method) -> Plan:
 
 
 def proved(verification: Verification, what: str) -> Verification:
-    """The verification, if its models are the same. Otherwise there is a bug, and the run must not go on."""
+    """The verification, if its models give the same outputs. Otherwise there is a bug, and the run must stop."""
     if not verification.passed:
         differences = [d for d in (verification.masked_compact, verification.compact_loaded) if d is not None]
         raise RuntimeError(
             f"the model as {what} differs by {max(differences):.2g} in a logit: this is a bug of secateur, "
-            "please report it with the recipe; the run goes no further"
+            "please report it with the recipe; the run has stopped"
         )
     return verification

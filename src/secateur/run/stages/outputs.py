@@ -1,4 +1,4 @@
-"""Stage 2: the teacher runs once over the rows for distillation, and its outputs are kept on disk."""
+"""Stage 2: the teacher runs once over the training rows for distillation, and its outputs are cached on disk."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from secateur.training.teacher_cache import CachedTeacher
 
 
 def done(context: Context) -> bool:
-    """Whether pruning needs no outputs: it has ended, or the recipe caches none. Only a teacher knows which fit it."""
+    """Whether pruning needs no outputs: it has ended, or the recipe caches none. The cache itself needs the teacher."""
     return not context.recipe.distillation.cache or context.cut_folder.is_dir() or context.model_folder.is_dir()
 
 
 def run(context: Context) -> None:
-    """Compute the outputs, or find that an earlier attempt or another run has."""
+    """Compute the outputs, unless an earlier attempt or another run has."""
     outputs_of(context, load_teacher(context))
 
 

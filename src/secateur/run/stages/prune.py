@@ -1,6 +1,6 @@
-"""Stage 3: the student is pruned while it learns from the teacher, and then cut.
+"""Stage 3: the student is pruned while the teacher is distilled into it, and then cut.
 
-Runs for larger densities that branch off this pruning are cut on the way, each when the schedule reaches its density.
+Runs for larger densities that branch off this pruning are cut when the schedule reaches their density.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from secateur.training.trainer import PruningTrainer
 
 
 def done(context: Context) -> bool:
-    """Whether the cut model exists, or what recovery made of it."""
+    """Whether the cut model exists, or the result of its recovery."""
     return context.cut_folder.is_dir() or context.model_folder.is_dir()
 
 
 def run(context: Context) -> None:
-    """Prune, and leave the cut model with all that recovery goes on with."""
+    """Prune, and write the cut model with all that recovery needs."""
     student, outputs = _models(context)
     method = new_method(context.recipe, student, read_latency_table(context.folder))
     trainer = _trainer(context, student, outputs, method)
@@ -40,7 +40,7 @@ def run(context: Context) -> None:
 
 
 def _models(context: Context) -> tuple[PreTrainedModel, PreTrainedModel | CachedTeacher]:
-    """The student, and the teacher's outputs; where these are cached, the teacher itself is given back."""
+    """The student, and the teacher's outputs; if these are cached, the memory of the teacher is released."""
     teacher = load_teacher(context)
     return new_student(context, teacher), outputs_of(context, teacher)
 
@@ -71,7 +71,7 @@ def _trainer(
 
 
 def _watch_densities(context: Context, trainer: PruningTrainer, method: Method) -> None:
-    """Stop at this run's density where the schedule goes further down, and cut the branches at theirs."""
+    """Stop at this run's density if the schedule goes below it, and cut each branch at its density."""
     if context.recipe.target.toward is not None:
         trainer.add_callback(_when_reached(context, trainer, method, _stop))
     for branch in context.branches:
@@ -89,7 +89,7 @@ def _stop(control: TrainerControl) -> None:
 
 
 def _cut_branch(branch: Context, trainer: PruningTrainer, control: TrainerControl) -> None:
-    """Leave a branch its cut model. Only the main process does, and its random state stays as it was."""
+    """Write the cut model of a branch, in the main process, without changing the random state."""
     if branch.cut_folder.is_dir() or branch.finished or not processes.is_main():
         return
     with torch.random.fork_rng():

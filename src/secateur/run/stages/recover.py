@@ -28,7 +28,7 @@ def done(context: Context) -> bool:
 
 
 def run(context: Context) -> None:
-    """Train the cut model over what is left of the run, if anything is, and save it."""
+    """Train the cut model for the rest of the run, if there is any, and save it."""
     small = load(context.cut_folder)
     cut_at = read_json(context.folder / CUT_AT)
     if cut_at["progress"] < 1:
@@ -41,7 +41,7 @@ def run(context: Context) -> None:
 def _trainer(context: Context, small: PreTrainedModel, begin: float, rows_seen: int) -> PruningTrainer:
     """The trainer of the part of the run from `begin` on.
 
-    With a learning rate of its own, recovery starts with a new optimizer; otherwise with the moments of pruning's.
+    If recovery has its own learning rate it starts with a new optimizer, otherwise with the moments of pruning.
     """
     recipe, state, teacher = context.recipe, context.distillation, load_teacher(context)
     own_rate = recipe.training.recover_learning_rate
@@ -70,7 +70,7 @@ def _cut_model(context: Context, small: PreTrainedModel, teacher: PreTrainedMode
 
 
 def _save_result(context: Context, small: PreTrainedModel) -> None:
-    """Save the result. It gets its name once what was written is proved to be the trained model."""
+    """Save the result, which gets its final name once the files are verified to be the trained model."""
     unproved = context.folder / "unproved"
     save(small, unproved, tokenizer=context.data.tokenizer)
     verified = proved(verify(context.data.batches(), compact=small, folder=unproved), "trained and saved")
