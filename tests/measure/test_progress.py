@@ -40,7 +40,7 @@ def test_the_logger_is_restored_also_after_an_error(count):
     assert (list(logger.handlers), logger.level) == before
 
 
-@pytest.mark.parametrize("function", [sec.benchmark, sec.contest, sec.sensitivity])
+@pytest.mark.parametrize("function", [sec.benchmark, sec.sensitivity])
 def test_public_functions_of_0_1_0_accept_it(function):
     with pytest.warns(DeprecationWarning, match="say"), pytest.raises(TypeError):
         function(say=print)

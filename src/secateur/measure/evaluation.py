@@ -1,8 +1,9 @@
-"""A model on a task's rows: its scores, and batches of real inputs to compare models on."""
+"""Evaluating a model on the rows of a task: its scores, and batches of real inputs to compare models on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial, reduce
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -21,7 +22,7 @@ from secateur.training.trainer import PruningTrainer
 Row = dict[str, Any]
 
 BATCH = 32
-"""Rows of a batch when a model is scored."""
+"""Rows of a batch in an evaluation."""
 
 
 def encoded(
@@ -29,7 +30,8 @@ def encoded(
 ) -> list[Row]:
     """A split of the task, tokenized, as rows in memory: Trainer reads them faster than a table on disk.
 
-    `only` are the numbers of the split's rows to take, in that order; by default all. A task may make several of one.
+    `only` are the indices of the split's rows to encode, in that order; by default all. A task may make several encoded
+    rows of one row.
     """
     rows: Dataset = task.splits[split]
     table: Dataset = task.encode(rows if only is None else rows.select(only), tokenizer, max_length)
@@ -41,14 +43,14 @@ def encoded(
 def scores(
     model: PreTrainedModel, task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, float]:
-    """Every metric of the task on encoded rows, all that was in them counted, in the weights' own precision.
+    """Every metric of the task over all encoded rows, in the dtype of the weights.
 
-    The longest rows come first: a batch takes as long as its longest text.
+    Rows are sorted by length, the longest first: a batch takes as long as its longest text.
     """
     ordered = sorted(rows, key=lambda row: -len(row["input_ids"]))
-    with TemporaryDirectory() as nowhere:
+    with TemporaryDirectory() as folder:
         args = TrainingArguments(
-            nowhere,
+            folder,
             per_device_eval_batch_size=BATCH,
             use_cpu=not torch.accelerator.is_available(),
             remove_unused_columns=False,
@@ -58,33 +60,31 @@ def scores(
         )
         collate, generate = task.collator(tokenizer), task.generate if task.generates else None
         trainer = PruningTrainer(model, args=args, data_collator=collate, generate=generate)
-        found: Any = trainer.predict(ordered)  # type: ignore[arg-type]  # a list serves as a Dataset
-    return task.score(task.read(EvalPrediction(found.predictions, found.label_ids), tokenizer), ordered)
+        predicted: Any = trainer.predict(ordered)  # type: ignore[arg-type]  # a list serves as a Dataset
+    return task.score(task.read(EvalPrediction(predicted.predictions, predicted.label_ids), tokenizer), ordered)
 
 
 def runner_scores(
     run: Runner, task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, size: int = BATCH
 ) -> dict[str, float]:
-    """As `scores`, of a model in another runtime, `size` rows to a batch.
+    """As `scores`, for a model in another runtime, with `size` rows in a batch.
 
-    Scores of int8 whose ranges come from each batch depend on `size`.
+    Scores in int8 depend on `size` if the ranges of activations are determined for each batch.
 
     Raises:
-        UserError: the task is scored on what a model writes.
+        UserError: the task is scored on generated texts.
     """
     if task.generates:
-        raise UserError(f"the task {task.name!r} is scored on what a model writes: that is done in PyTorch alone")
+        raise UserError(
+            f"the task {task.name!r} is scored on generated texts, which needs PyTorch: evaluate the compact folder"
+        )
     collate = task.collator(tokenizer)
-    said: Any = None
-    wanted: Any = None
+    outputs, labels = [], []
     for first in range(0, len(rows), size):
         batch = dict(collate(list(rows[first : first + size])))
-        answers = run({name: batch[name] for name in run.inputs if name in batch})
-        answer = alone(answers)
-        said = answer if first == 0 else compat.concatenate(said, answer, UNLABELLED)
-        labels = alone([batch[name].numpy() for name in task.label_names])
-        wanted = labels if first == 0 else compat.concatenate(wanted, labels, UNLABELLED)
-    return task.score(EvalPrediction(said, wanted), rows)
+        outputs.append(alone(run({name: batch[name] for name in run.inputs if name in batch})))
+        labels.append(alone([batch[name].numpy() for name in task.label_names]))
+    return task.score(EvalPrediction(joined(outputs), joined(labels)), rows)
 
 
 def fitting_tokenizer(task: Task, model: PreTrainedModel, name: str) -> PreTrainedTokenizerBase:
@@ -114,16 +114,21 @@ def scores_beside_export(
 
 
 def alone(values: Sequence[Any]) -> Any:
-    """Outputs or labels as Trainer gives them to a metric: the only one, or a tuple of all."""
+    """Outputs or labels as Trainer passes them to a metric: the only one, or a tuple of several."""
     return values[0] if len(values) == 1 else tuple(values)
+
+
+def joined(arrays: Sequence[Any]) -> Any:
+    """Arrays of batches, or tuples of them, concatenated; those of different lengths are padded as Trainer does."""
+    return reduce(partial(compat.concatenate, padding=UNLABELLED), arrays)
 
 
 def batches(
     task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, limit: int = 64, size: int = 16
 ) -> list[dict[str, Tensor]]:
-    """The first `limit` rows as padded inputs without labels, `size` to a batch.
+    """The first `limit` rows as padded inputs, `size` rows in a batch.
 
-    With them where the task generates: they are what a decoder reads.
+    Labels are left out, except for a task that generates, whose decoder needs them as inputs.
     """
     left_out = () if task.generates else task.label_names
     inputs = [{name: value for name, value in row.items() if name not in left_out} for row in rows[:limit]]

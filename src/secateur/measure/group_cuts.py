@@ -10,22 +10,19 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.budget.ranking import descending
 from secateur.budget.space import Space
-from secateur.measure.evaluation import alone
+from secateur.measure.evaluation import alone, joined
 from secateur.structure.space import Group
 from secateur.surgery.masking import attached
-from secateur.system import compat
-from secateur.tasks.task import UNLABELLED
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +80,7 @@ def outputs_of_cuts(
         for own, output in zip(outputs, in_turn(model, space, cuts, inputs), strict=True):
             own.append(alone([value.float().cpu().numpy() for value in output.values() if isinstance(value, Tensor)]))
         log.info("batch %d of %d", number, len(batches))
-    return [_joined(own) for own in outputs], _joined(labels)
+    return [joined(own) for own in outputs], joined(labels)
 
 
 def on_device(batch: Any, model: PreTrainedModel) -> dict[str, Tensor]:
@@ -104,11 +101,6 @@ def in_turn(
             masks.copy_(cut.masks)
             with _replayed(layers[: cut.first], recorded):
                 yield model(**inputs)
-
-
-def _joined(arrays: Sequence[np.ndarray]) -> Any:
-    """Arrays of batches end to end; where batches differ in length, padded as Trainer pads them."""
-    return reduce(partial(compat.concatenate, padding=UNLABELLED), arrays)
 
 
 def _layers(model: PreTrainedModel, space: Space) -> list[nn.Module]:

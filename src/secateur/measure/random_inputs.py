@@ -1,4 +1,4 @@
-"""Random inputs that several models can be timed on, and the check that they can."""
+"""Random inputs for timing models, and the checks that the models can run on them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def padded_inputs(model: PreTrainedModel, *, rows: int = 16, tokens: int = 24) -
 
 
 def with_target(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The inputs of a model; for an encoder-decoder without decoder inputs, the source is the target too."""
+    """The inputs of a model; an encoder-decoder without decoder inputs gets the source as the target too."""
     if not is_encoder_decoder(model) or "decoder_input_ids" in inputs:
         return dict(inputs)
     return {**inputs, "decoder_input_ids": inputs["input_ids"]}
@@ -45,12 +45,12 @@ def is_encoder_decoder(model: PreTrainedModel) -> bool:
 
 
 def vocabulary(models: Sequence[PreTrainedModel]) -> int:
-    """The number of token ids that all of the models have."""
+    """The size of the smallest vocabulary: ids below it are valid for all models."""
     return min(model.config.vocab_size for model in models)
 
 
 def check_counts(*, warmup: int = 0, **counts: int | None) -> None:
-    """Refuse numbers that are out of range: `warmup` below 0, any other below 1; None is one that was left out.
+    """Refuse numbers that are out of range: `warmup` below 0, any other below 1; None is not checked.
 
     Raises:
         UserError: naming the number.
@@ -64,14 +64,14 @@ def check_models(models: Sequence[PreTrainedModel], tokens: int) -> None:
     """Refuse models that cannot all be run on the same random tokens.
 
     Raises:
-        UserError: models on different devices, one that does not read tokens, or one with too few positions.
+        UserError: models on different devices, one whose inputs are not tokens, or one with too few positions.
     """
     if len(devices := sorted({str(model.device) for model in models})) > 1:
         raise UserError(f"expected all models on one device, got {' and '.join(devices)}: move them with model.to()")
     for model in models:
         if getattr(model.config, "vocab_size", None) is None:
             raise UserError(
-                f"expected a model that reads tokens, got {type(model).__name__}, whose config has no "
+                f"expected a model with token inputs, got {type(model).__name__}, whose config has no "
                 "vocab_size: measure a text model"
             )
         if (limit := _positions(model)) is not None and tokens > limit:
