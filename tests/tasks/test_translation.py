@@ -309,7 +309,7 @@ def test_an_empty_source_is_refused(task, made):
 
 
 def test_a_runtime_that_cannot_generate_is_refused(task):
-    with pytest.raises(UserError, match="done in PyTorch alone"):
+    with pytest.raises(UserError, match="generated texts, which needs PyTorch"):
         runner_scores(SimpleNamespace(inputs=()), task, [], None)
 
 
