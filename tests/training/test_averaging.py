@@ -139,7 +139,7 @@ def test_a_resumed_training_gives_the_result_of_an_uninterrupted_one(tmp_path, s
     [
         ({"average": 1.5}, r"average 1.5 is not in \[0, 1\]"),
         ({"average": -0.5}, r"average -0.5 is not in \[0, 1\]"),
-        ({"select": "score"}, "averaged weights are no result where a method prunes or select chooses"),
+        ({"select": "score"}, "averaged weights cannot be combined with a method or with select"),
     ],
 )
 def test_an_impossible_part_of_the_steps_is_refused(tmp_path, options, message):

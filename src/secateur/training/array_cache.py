@@ -121,7 +121,7 @@ class ArrayCache:
 
     @contextmanager
     def user_errors(self) -> Iterator[None]:
-        """Within, an error of the disk is a `UserError`."""
+        """Within the block, an error of the disk becomes a `UserError`."""
         try:
             yield
         except OSError as error:

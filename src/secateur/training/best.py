@@ -22,8 +22,8 @@ class BestEvaluation:
     """The weights of the evaluation with the highest score.
 
     Attributes:
-        metric: whose score counts, without the `eval_` of the logs.
-        parts: what is kept and restored, by name.
+        metric: the name of the score, without the prefix `eval_` of the logs.
+        parts: the modules whose weights are kept and restored, by name.
     """
 
     path: Path
@@ -31,13 +31,13 @@ class BestEvaluation:
     parts: Mapping[str, nn.Module]
 
     def offer(self, metrics: Mapping[str, float], step: int) -> None:
-        """Keep the weights as they are unless an earlier evaluation scored higher."""
+        """Save the present weights unless an earlier evaluation scored higher."""
         score = metrics[f"eval_{self.metric}"]
         if score >= self._score_before(step):
             self._keep(score, step)
 
     def restore(self) -> None:
-        """Restore the weights of the best evaluation; without one they stay as they are."""
+        """Restore the weights of the best evaluation; if there is none, the weights are unchanged."""
         if not self.path.is_file():
             return
         state = load_file(self.path)

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: Trainer's files, and one with the state that Trainer does not know.
+"""Checkpoints of a training: Trainer's files, and a file with the state that Trainer does not handle.
 
 That file is written last and atomically, so a checkpoint that has it is complete. Older checkpoints are removed only
 then: at any moment a complete one exists, and never more than one above the limit.

@@ -1,4 +1,4 @@
-"""What a `PruningTrainer` refuses before it trains: each check raises a `UserError` that says what to do instead."""
+"""Checks of a `PruningTrainer` before it trains; each raises a `UserError` that says what to do instead."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def check_average(part: float, chosen: bool) -> None:
     if not 0 <= part <= 1:
         raise UserError(f"average {part} is not in [0, 1]: it is the last part of the steps")
     if part and chosen:
-        raise UserError("averaged weights are no result where a method prunes or select chooses: set average to 0")
+        raise UserError("averaged weights cannot be combined with a method or with select: set average to 0")
 
 
 def check_order(args: TrainingArguments, rows_seen: int) -> None:

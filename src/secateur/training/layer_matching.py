@@ -98,4 +98,4 @@ MATCHES: Mapping[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
 }
 """Ways to match layers again in each batch."""
 SAMPLES: Mapping[str, Callable[[int], list[int]]] = {"sampled": sampled, "windows": windows}
-"""Of these, the ones that sample the teacher's layers in each batch."""
+"""The ways that sample the teacher's layers in each batch."""

@@ -1,4 +1,4 @@
-"""The learning rates of a stage: its part of Trainer's schedule over the whole run."""
+"""The learning rates of a stage, which are a part of Trainer's schedule over the whole run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def part_of_schedule(args: TrainingArguments, optimizer: Optimizer, steps: int, 
         for rule, group in zip(schedule.lr_lambdas, optimizer.param_groups, strict=True)
     ]
     for group in optimizer.param_groups:
-        group["lr"] = group.pop("initial_lr")  # which the first schedule has set aside
+        group["lr"] = group.pop("initial_lr")  # where the first schedule has stored it
     return LambdaLR(optimizer, shifted)
 
 

@@ -1,4 +1,4 @@
-"""What a log line shows of the loss: each term, averaged since the line before."""
+"""The terms of the loss in a log line, averaged since the previous line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TermAverages:
         self._count += 1
 
     def take(self, average: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """`loss_NAME` of every term, averaged over micro-batches and by `average` over processes; begin again."""
+        """`loss_NAME` of every term, averaged over micro-batches and by `average` over processes; then start anew."""
         if not self._sums:
             return {}
         means = average(torch.stack([*self._sums.values()]) / self._count).cpu()

@@ -26,7 +26,7 @@ class TrainingMasks:
 
     @contextmanager
     def attached(self, device: torch.device) -> Iterator[None]:
-        """Within, every forward of the model is masked. Blocks may be nested: the outermost one takes the masks off."""
+        """Within the block, every forward is masked. Blocks may be nested; the outermost removes the masks."""
         if self.method is None or self.attachment is not None:
             yield
             return

@@ -1,9 +1,9 @@
-"""Makes an optimizer step over several micro-batches and processes the step of one large batch.
+"""Makes an optimizer step over several micro-batches and processes equal to the step of one large batch.
 
-A term of the loss is a mean over rows, tokens or labels, and micro-batches differ in how many they have. Each one
-therefore carries its shares: its number of rows, tokens and labels, divided by the mean number of the step's
-micro-batches. The mean of the terms times these shares is the mean over the large batch. Likewise one sample of
-stochastic masks serves all micro-batches of a step.
+A term of the loss is an average over rows, tokens or labels, and micro-batches differ in their numbers of these. Each
+micro-batch therefore has shares: its number of rows, tokens and labels, divided by the average number of the step's
+micro-batches. The average of the terms times these shares is the average over the large batch. For the same reason, all
+micro-batches of a step use one sample of stochastic masks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from secateur.training.step import UNLABELLED
 Batch = dict[str, Tensor]
 
 SHARES = "secateur_shares"
-"""The key under which a micro-batch carries its shares."""
+"""The key of a micro-batch with its shares."""
 
 
 class MicroBatches:
@@ -28,7 +28,7 @@ class MicroBatches:
 
     def __init__(self, method: Method | None, accelerator: Accelerator) -> None:
         self.method, self.accelerator = method, accelerator
-        self._random_state: Tensor | None = None  # of the method, as the step began
+        self._random_state: Tensor | None = None  # of the method, at the beginning of the step
 
     def begin(self, batches: list[Batch], dtype: torch.dtype) -> None:
         """Begin a step: give each micro-batch its shares if there are several, in this or in other processes.
@@ -49,7 +49,7 @@ class MicroBatches:
 
 
 def shares(batches: list[Batch], dtype: torch.dtype, accelerator: Accelerator) -> list[dict[str, Tensor]]:
-    """For each micro-batch its shares `()` of `rows`, and of `tokens` and `labels` where batches have them."""
+    """The shares `()` of each micro-batch: of `rows`, and of `tokens` and `labels` if batches have them."""
     counts = [_counts(batch) for batch in batches]
     rows = [torch.stack([torch.as_tensor(n, device=accelerator.device) for n in one.values()]) for one in counts]
     numbers = torch.stack(rows).to(torch.promote_types(dtype, torch.float))  # (micro-batches, kinds of counts)
@@ -58,7 +58,7 @@ def shares(batches: list[Batch], dtype: torch.dtype, accelerator: Accelerator) -
 
 
 def _counts(batch: Mapping[str, Tensor]) -> dict[str, int | Tensor]:
-    """How many rows, real tokens and labels that count a batch has."""
+    """The numbers of rows, real tokens and labels (not -100) of a batch."""
     counts: dict[str, int | Tensor] = {"rows": len(next(iter(batch.values())))}
     if "attention_mask" in batch:
         counts["tokens"] = batch["attention_mask"].sum()

@@ -1,4 +1,4 @@
-"""The optimizer's parameters that are not the model's: those of the terms and of the method."""
+"""The parameters of the optimizer that belong to the terms and to the method, not to the model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def add_groups(optimizer: torch.optim.Optimizer, terms: nn.Module, method: Metho
 
 
 def average_gradients(module: nn.Module, average: Callable[[Tensor], Tensor]) -> None:
-    """Average gradients over the processes, of parameters that DDP does not know."""
+    """Average over the processes the gradients of parameters that DDP does not synchronise."""
     for parameter in module.parameters():
         if parameter.grad is not None:
             parameter.grad = average(parameter.grad)

@@ -1,4 +1,4 @@
-"""The order in which training takes rows: rows of like length together, continued by later stages, split by process."""
+"""The order of training rows: grouped by similar length, continued by later stages, and split among processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class StageOrder:
     """The order of the rows of one stage; the hooks of `HookedTrainer`.
 
     Args:
-        rows_seen: rows that earlier stages have taken: the order continues behind them.
+        rows_seen: rows that earlier stages have taken; the order continues after them.
     """
 
     def __init__(self, seed: int, rows_seen: int) -> None:
@@ -35,9 +35,9 @@ class StageOrder:
 
 
 class SplitBatches(BatchSampler):
-    """Splits each batch that one process would take into as many parts as there are processes, part after part.
+    """Splits each batch of a run in one process into one part for each process, which come one after another.
 
-    Parts differ by one row at most. Where an epoch's last batch has fewer rows than there are processes, those
+    Parts differ by one row at most. If the last batch of an epoch has fewer rows than there are processes, those
     without a row take its first one.
     """
 
@@ -64,7 +64,7 @@ class ByLength(LengthGroupedSampler):
     """Rows grouped by length, in an order that depends on the seed and the epoch only.
 
     Trainer's own sampler uses the global random generator, whose state a resumed training cannot restore in the middle
-    of an epoch. It also goes from long rows to short ones, repeatedly, so that a training that ends within an epoch has
+    of an epoch. It also sorts rows from long to short, repeatedly, so that a training that ends within an epoch has
     seen more long rows than short ones.
     """
 
@@ -77,13 +77,13 @@ class ByLength(LengthGroupedSampler):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        """As many rows as there are, from the place where `first` rows and the earlier epochs end."""
+        """The rows of one epoch, which begins after `first` rows and the earlier epochs."""
         epoch, start = divmod(self.first + self.epoch * len(self.lengths), len(self.lengths))
         yield from islice(self._order(epoch), start, None)
         yield from islice(self._order(epoch + 1), start)
 
     def _order(self, epoch: int) -> Iterator[int]:
-        """Batches of rows of like length, shuffled; the last one may be smaller."""
+        """Batches of rows of similar length, in random order; the last one may be smaller."""
         self.generator.manual_seed(1_000_003 * self.seed + epoch)
         rows, size = list(super().__iter__()), self.batch_size
         full = len(rows) // size

@@ -1,4 +1,4 @@
-"""Cuts the model while it is pruned: when it pays, and what else has to follow the new shapes."""
+"""Cutting the model while it is pruned: when a cut is worth its cost, and what has to follow the new shapes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from secateur.system import process_memory
 from secateur.training.masks import TrainingMasks
 
 ENOUGH = 0.75
-"""The model is cut when the method keeps at most this part of the density that the model has. Each cut makes libraries
-prepare code for new shapes (RESULTS.md)."""
+"""The model is cut when the density that the method keeps is at most this fraction of the model's, because libraries
+compile code for new shapes after each cut (RESULTS.md)."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class ShrinkPolicy:
     """Decides when a model is cut to what its method keeps, and keeps masks, optimizer and DDP in step with it.
 
     Attributes:
-        keeps_best: whether the weights of an evaluation may be restored once the method has settled: they need the
-            shapes of the end, so that nothing is cut from then on.
-        optimizer: returns the optimizer whose moments are cut too, if there is one already.
-        rewrap: called after the parameters were exchanged.
+        keeps_best: whether the weights of an evaluation may be restored later. Nothing is then cut once the method has
+            settled, so that these weights have the final shapes.
+        optimizer: returns the optimizer whose moments are cut too, if it exists already.
+        rewrap: called after the parameters have been replaced.
     """
 
     shrinking: Shrinking
@@ -47,16 +47,16 @@ class ShrinkPolicy:
         self._change(lambda optimizer: self.shrinking.cut(kept, optimizer))
 
     def cut_as_restored(self) -> None:
-        """Cut the model to the units that a checkpoint says it had, before its weights are loaded."""
+        """Cut the model to the units that it had in a checkpoint, before the weights of that are loaded."""
         if not bool(self.shrinking.kept.all()):
             self.cut(self.shrinking.kept)
 
     def restore(self) -> None:
-        """Give the model and its moments their first shapes, with zeros for what was cut away."""
+        """Give the model and its moments their original shapes, with zeros where they were cut."""
         self._change(self.shrinking.restore)
 
     def _density(self, units: Tensor) -> float:
-        """What would be stored of these units: a tile leaves a weight with its whole row or column only."""
+        """The density that would be stored for these units: tiles are cut only with their whole row or column."""
         space = self.method.space
         return space.density(space.filled(units) if space.tiled else units)
 

@@ -1,12 +1,12 @@
 """Training with masks and distillation: `transformers.Trainer` with parts for what it does not do.
 
-Everything general is Trainer's: devices, mixed precision, accumulation, logging, checkpoints, resuming. The parts are
+Trainer does everything general: devices, mixed precision, accumulation, logging, checkpoints, resuming. The parts are
 
 - `masks`: the method's masks on the model in every forward;
 - `loss`: a list of terms, with the forward of student and teacher (`loss.py`);
 - `evidence`: the gradient of the masks that the method observes (`evidence.py`);
-- `micro_batches`, `row_order`: micro-batches and processes make one large batch, in an order that resumes;
-- `shrinking`, `averaging`, `best`: which shapes the model has on the way, and which weights it ends with;
+- `micro_batches`, `row_order`: micro-batches and processes act as one large batch, in an order that can be resumed;
+- `shrinking`, `averaging`, `best`: the shapes of the model while it is pruned, and the weights that are the result;
 - `finite`: stops a training whose losses, gradients or weights are not finite, before anything of it is saved;
 - `checkpointing`: the state of all these in every checkpoint.
 """
@@ -55,28 +55,28 @@ class PruningTrainer(HookedTrainer):
     Args:
         model: the student.
         method: computes the masks; None trains the model as it is (a teacher, or a cut model that recovers).
-        teacher: frozen; needed by the terms that distil. A `CachedTeacher` needs batches that carry `index`.
+        teacher: frozen; terms that distil need it. A `CachedTeacher` needs batches with the key `index`.
         objective: terms of the loss, summed with their weights; by default the task's own loss.
-        begin, end: the part of the whole run that this stage is; progress goes from `begin` to `end`.
-        decay: the part of the learning-rate schedule that this stage is; by default `(begin, end)`, so that stages
-            follow each other without a restart.
-        shrink: cut the model in place as units are removed, where the method allows it; when `train` returns the model
-            has its first shapes again, with zeros where it was cut. The result is the same, and training is faster.
+        begin, end: the progress of the whole run, in [0, 1], at which this stage begins and ends.
+        decay: the part of the learning-rate schedule that this stage runs through; by default `(begin, end)`, so that
+            the schedule continues from stage to stage.
+        shrink: cut the model in place as units are removed, if the method allows it. When `train` returns, the model
+            has its original shapes, with zeros where it was cut. The result is the same, and training is faster.
         moments: the optimizer state of an earlier stage (`PruningTrainer.moments`) with which this one begins.
-        rows_seen: training rows that earlier stages have taken. The order of the rows continues behind them, which
+        rows_seen: training rows that earlier stages have taken. The order of the rows continues after them, which
             needs rows grouped by length.
-        select: the metric by which the best evaluation is chosen, once the method has settled: its weights are
-            the result. By default the last weights are.
-        generate: what a model in evaluation mode generates for a batch without labels, tokens `(batch, tokens)`: an
-            evaluation then uses these in place of the outputs.
-        average: the last part of the steps, over which the weights are averaged for the result; 0 for none. Without a
-            method, and without `select`.
+        select: the metric by which the best evaluation is chosen, once the method has settled. Its weights are the
+            result; by default the last weights are.
+        generate: returns the tokens `(batch, tokens)` that a model in evaluation mode generates for a batch without
+            labels; evaluations then use these in place of the outputs.
+        average: the fraction of the steps, at the end, over which the weights are averaged for the result; 0 for none.
+            It cannot be combined with a method or with `select`.
         **kwargs: Trainer's own arguments.
 
     Attributes:
         terms: the terms of the loss, as a module.
         window: `(begin, end)`.
-        own_state: what each checkpoint keeps besides Trainer's files.
+        own_state: the modules whose state each checkpoint keeps besides Trainer's files.
 
     Raises:
         UserError: a term needs a teacher and there is none, fp16 with a method, sharding, several GPUs in one process,
@@ -149,13 +149,13 @@ class PruningTrainer(HookedTrainer):
 
     @property
     def progress(self) -> float:
-        """Part of the whole run that is done, in [begin, end]."""
+        """The fraction of the whole run that is done, in [begin, end]."""
         begin, end = self.window
         return begin + (end - begin) * self.state.global_step / max(1, self.state.max_steps)
 
     @property
     def rows_taken(self) -> int:
-        """Training rows that this stage and those before it have taken, a row that was taken twice counted twice."""
+        """The number of training rows that this stage and those before it have taken; repeated rows count again."""
         rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return self.rows_seen + self.state.global_step * rows
 
@@ -167,7 +167,7 @@ class PruningTrainer(HookedTrainer):
     # Training
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As in Trainer, under the masks; they are off the model when it returns."""
+        """As in Trainer, under the masks, which are removed from the model at the end."""
         if isinstance(self.teacher, PreTrainedModel):
             _freeze(self.teacher, self.args.device)
         for term in self.objective:
@@ -178,8 +178,8 @@ class PruningTrainer(HookedTrainer):
             try:
                 result = super().train(*args, **kwargs)
             except Exception:
-                if self.accelerator.num_processes == 1:  # the other processes may not get here, and would wait
-                    self.finite.check()  # the error may follow from what it names
+                if self.accelerator.num_processes == 1:  # of several, others may not reach this line, and it waits
+                    self.finite.check()  # a value that is not finite may be the cause of the error
                 raise
             self._check_weights()
             self._choose_weights()
@@ -187,12 +187,12 @@ class PruningTrainer(HookedTrainer):
         return result
 
     def _check_weights(self) -> None:
-        """Refuse weights that are not finite, before they are saved or are the result."""
+        """Refuse weights that are not finite before they are saved or become the result."""
         self.finite.watch_weights(self.model, self.own_state)
         self.finite.check()
 
     def _choose_weights(self) -> None:
-        """Leave the model with the weights, and the shapes, that are the result of the training."""
+        """Give the model the weights and the shapes that are the result of the training."""
         self.accelerator.wait_for_everyone()
         if self.best is not None:
             self.best.restore()
@@ -207,7 +207,7 @@ class PruningTrainer(HookedTrainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The sum of the terms and the method's penalty; in evaluation the task's own loss only."""
+        """The sum of the terms and the method's penalty; in evaluation only the task's own loss."""
         index, shares = inputs.pop(INDEX, None), inputs.pop(SHARES, None)
         if not model.training:
             outputs = model(**inputs)
@@ -225,7 +225,7 @@ class PruningTrainer(HookedTrainer):
         return (loss, step.student) if return_outputs else loss
 
     def gradient_norm_known(self, norm: Tensor) -> None:
-        if not self.args.fp16:  # its scaler skips steps whose gradients are not finite: that is no fault
+        if not self.args.fp16:  # its scaler skips steps whose gradients are not finite, as it should
             self.finite.watch("the norm of the gradient", norm)
 
     def before_step(self) -> None:
@@ -248,7 +248,7 @@ class PruningTrainer(HookedTrainer):
             self.shrinking.cut(self.method.alive)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """As in Trainer, with each term's average since the last log and the method's readings."""
+        """As in Trainer, with the average of each term since the last log and the method's readings."""
         if "loss" in logs:
             self.finite.check()
             logs |= self.term_averages.take(self.average)
@@ -272,7 +272,7 @@ class PruningTrainer(HookedTrainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Any, Any, Any]:
-        """As in Trainer; where the model generates, the tokens that it generates in place of its outputs."""
+        """As in Trainer, but with generated tokens in place of outputs if the task generates."""
         if self.generate is None or prediction_loss_only:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         inputs = self.on_device(inputs)
@@ -285,17 +285,17 @@ class PruningTrainer(HookedTrainer):
     # Optimizer
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """As in Trainer, with the parameters of the terms and of the method; before the scheduler is made."""
-        made_already = self.optimizer is not None
+        """As in Trainer, with the parameters of the terms and of the method; called before the scheduler exists."""
+        exists = self.optimizer is not None
         optimizer = super().create_optimizer(model)
-        if not made_already:
+        if not exists:
             add_groups(optimizer, self.terms, self.method, self.args.weight_decay)
             for name, moments in self.earlier_moments.items():
                 give_moments(moments, optimizer, {"model": self.model, "terms": self.terms}[name])
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        """Trainer's schedule over the whole run, of which this stage is the part `decay`."""
+        """The part `decay` of Trainer's schedule over the whole run."""
         if self.lr_scheduler is None:
             optimizer = optimizer or self.create_optimizer()
             self.lr_scheduler = part_of_schedule(self.args, optimizer, num_training_steps, self.decay)
@@ -304,11 +304,11 @@ class PruningTrainer(HookedTrainer):
     # For the stages that follow
 
     def whole_state(self) -> dict[str, Tensor]:
-        """The model's state dict in its first shapes, with 0 for what was cut away."""
+        """The model's state dict in its original shapes, with zeros where it was cut."""
         return self.model.state_dict() if self.shrinking is None else self.shrinking.shrinking.whole()
 
     def moments(self) -> dict[str, Moments]:
-        """The optimizer's state: of the `model`, in its first shapes with 0 where it was cut, and of the `terms`."""
+        """The optimizer's state for the `model`, in its original shapes with zeros where it was cut, and `terms`."""
         optimizer = self.plain_optimizer
         assert optimizer is not None
         of_model = moments_of(optimizer, self.model)
@@ -318,7 +318,7 @@ class PruningTrainer(HookedTrainer):
 
 
 def _modules(**parts: nn.Module | None) -> nn.ModuleDict:
-    """Those of the parts that exist."""
+    """The parts that exist."""
     return nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
 
 
@@ -327,7 +327,7 @@ def _freeze(teacher: nn.Module, device: torch.device) -> None:
 
 
 def fast_attention(device: torch.device) -> AbstractContextManager[Any]:
-    """Attention in separate products on CPUs, where the backward of PyTorch's fused attention is slow (RESULTS.md)."""
+    """Unfused attention on CPUs, where the backward pass of PyTorch's fused attention is slow (RESULTS.md)."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
