@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from secateur.cli.commands import COMMANDS, Commands
+from secateur.cli.logs import quiet_libraries, show_logs, show_warnings
 from secateur.cli.output import show_lines, show_message
 from secateur.system import processes
 from secateur.system.errors import UserError
@@ -67,10 +68,8 @@ class Verbs(TyperGroup):
 
 def _prepare(extensions: list[str]) -> None:
     """Set up the output of the libraries, then import what registers names, which the help of a command may list."""
-    from secateur.cli.logs import quiet, show_progress  # imports transformers and datasets
-
-    quiet()
-    show_progress()
+    show_logs()
+    quiet_libraries()
     for extension in extensions:
         import_extension(extension)
 
@@ -113,6 +112,7 @@ app = typer.Typer(
 
 def main() -> None:
     """The command `secateur`."""
+    show_warnings()
     app()
 
 
