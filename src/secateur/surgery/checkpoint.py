@@ -26,6 +26,7 @@ from secateur.surgery.schema import Structure
 from secateur.surgery.uncut import planned_structure
 from secateur.system.errors import UserError
 from secateur.system.files import atomic_folder
+from secateur.system.load_report import without_load_report
 
 # What transformers and torch raise when they build a model from a damaged config or the wrong weights.
 DAMAGE = (
@@ -82,7 +83,8 @@ def load(folder: Path | str) -> PreTrainedModel:
     try:
         auto = getattr(transformers, auto_class(str((config.architectures or [""])[0])))
         options = {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
-        model, found = auto.from_pretrained(folder, config=config, **options)
+        with without_load_report():
+            model, found = auto.from_pretrained(folder, config=config, **options)
     except compact.DamagedError as error:
         raise UserError(str(error)) from error
     except DAMAGE as error:

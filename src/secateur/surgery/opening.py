@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 from secateur.surgery import checkpoint
 from secateur.surgery.auto_classes import auto_class
 from secateur.system.errors import UserError
+from secateur.system.load_report import without_load_report
 
 
 def model_folder(name: str | Path) -> Path:
@@ -42,7 +43,8 @@ def _load_dense(source: str, name: str) -> tuple[PreTrainedModel, set[str]]:
     try:
         config = AutoConfig.from_pretrained(source)
         auto: Any = getattr(transformers, _own_class(config.architectures))
-        model, loading = auto.from_pretrained(source, config=config, dtype=torch.float32, output_loading_info=True)
+        with without_load_report():
+            model, loading = auto.from_pretrained(source, config=config, dtype=torch.float32, output_loading_info=True)
     except Exception as error:  # damaged files, other folders and a hub out of reach raise errors of many types
         reason = str(error).strip().partition("\n")[0]
         raise UserError(

@@ -26,6 +26,7 @@ from transformers import (
 
 from secateur.system.errors import UserError, as_user_error
 from secateur.system.files import fingerprint
+from secateur.system.load_report import without_load_report
 from secateur.system.moved import moved_names
 from secateur.tasks import TASKS
 from secateur.tasks.checkpoint_labels import check_count, config_of, head_labels, only_numbered, read_config
@@ -152,7 +153,7 @@ class Task(ABC):
             if not only_numbered(head_labels(config)):
                 head = {key: value for key, value in head.items() if key not in ("id2label", "label2id")}
         options = {"dtype": torch.float32, **head, **kwargs, "output_loading_info": True}
-        with as_user_error(f"{source} cannot be loaded", "give one written by save_pretrained"):
+        with without_load_report(), as_user_error(f"{source} cannot be loaded", "give one written by save_pretrained"):
             model, loading = self.model_class.from_pretrained(name_or_path, **options)
         _check_complete(model, loading["missing_keys"], has_head, source)
         return model
