@@ -16,7 +16,7 @@ from secateur.surgery.compact import attention
 from secateur.surgery.cut import cut
 
 sizes = st.lists(st.tuples(st.integers(0, 64), st.integers(1, 64)), min_size=1, max_size=6)
-costs = st.builds(KernelCosts, call=st.floats(0, 1e-3), project=st.just(8e10), mix=st.floats(1e9, 1e11))
+costs = st.builds(KernelCosts, call=st.floats(0, 1e-3), project=st.just(8e10), attend=st.floats(1e9, 1e11))
 
 
 def partitions(heads):
@@ -39,11 +39,11 @@ def test_widths_are_the_widest_of_the_bucket_rounded_up():
 
 
 def test_what_a_layout_costs():
-    costs = KernelCosts(call=1.0, project=2 * 8 * 128, mix=2 * 8 * 128 * 128, lanes=1)
+    costs = KernelCosts(call=1.0, project=2 * 8 * 128, attend=2 * 8 * 128 * 128, lanes=1)
     one, two = Layout.single(2), Layout(((0,), (1,)))
     assert attention_seconds(one, [4, 1], [6, 2], 1, costs) == 1 + (2 * 8 + 12 + 12) + (8 + 12)
     assert attention_seconds(two, [4, 1], [6, 2], 1, costs) == 2 + (2 * 5 + 8 + 8) + (5 + 8)
-    lanes = KernelCosts(call=0.0, project=2 * 8 * 128, mix=float("inf"), lanes=16)
+    lanes = KernelCosts(call=0.0, project=2 * 8 * 128, attend=float("inf"), lanes=16)
     assert attention_seconds(one, [4, 1], [6, 2], 1, lanes) == 32 + 16
 
 

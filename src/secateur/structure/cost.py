@@ -1,4 +1,4 @@
-"""What a model costs: parameters and floating point operations as functions of how much is kept on each axis.
+"""The cost of a model: parameters and floating point operations as functions of how much of each axis is kept.
 
 Parameters are multilinear in the kept lengths, so one function serves hard masks (exact counts), soft masks (expected
 counts, differentiable) and reports.
@@ -20,20 +20,20 @@ Lengths = Mapping[str, Tensor | float]
 SCOPES = ("prunable", "layers", "model")
 
 
-def counts(parameter: Parameter, scope: str) -> bool:
+def in_scope(parameter: Parameter, scope: str) -> bool:
     """Whether a parameter is counted.
 
-    `prunable` is what lies on an axis inside a layer (GRAIN's denominator: output biases and norms are not in it),
-    `layers` all layers without embeddings, `model` everything. Of an encoder-decoder the layers are those of both, and
-    a weight that several modules share (word embeddings, also the decoder's output) counts once, in `model` alone.
+    `prunable` are the parameters with an axis inside a layer (GRAIN's denominator, without output biases and norms),
+    `layers` all parameters of layers, `model` all parameters. For an encoder-decoder the layers of both stacks count. A
+    weight that several modules share (word embeddings, also in the output layer) counts once, and only in `model`.
     """
     if scope == "model":
         return True
     return parameter.layer is not None and (scope == "layers" or parameter.inner)
 
 
-def size(parameter: Parameter, lengths: Lengths) -> Tensor | float:
-    """Kept entries of one parameter. Lengths on inner axes already hold the sublayer's gate; the rest is multiplied."""
+def kept_entries(parameter: Parameter, lengths: Lengths) -> Tensor | float:
+    """Kept entries of one parameter. Lengths of inner axes include the sublayer's gate; others are multiplied by it."""
     kept = prod((lengths[a] if a else n for a, n in zip(parameter.axes, parameter.shape, strict=True)), start=1.0)
     behind = parameter.row.behind
     return kept if behind is None or parameter.inner else kept * lengths[behind]
@@ -42,12 +42,13 @@ def size(parameter: Parameter, lengths: Lengths) -> Tensor | float:
 def parameters(
     table: AxisTable, lengths: Lengths, scope: str = "prunable", counted: Mapping[str, Tensor] | None = None
 ) -> Tensor | float:
-    """Kept parameters within a scope, `()`; see `counts` for the scopes.
+    """Kept parameters within a scope, `()`; see `in_scope` for the scopes.
 
-    `counted`: by name the entries, `()`, of those parameters of which more is gone than the lengths tell.
+    Args:
+        counted: name of a tiled weight -> its kept entries, `()`, which do not follow from the lengths.
     """
     own = counted or {}
-    return sum((own.get(p.name, size(p, lengths)) for p in table.parameters if counts(p, scope)), start=0.0)
+    return sum((own.get(p.name, kept_entries(p, lengths)) for p in table.parameters if in_scope(p, scope)), start=0.0)
 
 
 def total(table: AxisTable, scope: str = "prunable") -> int:
@@ -64,13 +65,14 @@ def full(table: AxisTable) -> dict[str, float]:
 def flops(table: AxisTable, lengths: Lengths, tokens: int) -> Tensor | float:
     """Floating point operations of the layers for one sequence (a multiply-add is two).
 
-    2 per weight and token, and 2 x tokens x (QK dims + VO dims) per token for the attention; softmax, norms and
-    activations are left out. Of an encoder-decoder for one source and one target of as many tokens, read at once.
+    2 per weight and token, and 2 x tokens x (QK dims + VO dims) per token for attention scores and contexts; softmax,
+    norms and activations are left out. For an encoder-decoder, source and target have `tokens` tokens each, and the
+    target is processed in one forward pass, not generated.
     """
     weights = sum(
-        size(p, lengths)
+        kept_entries(p, lengths)
         for p in table.parameters
         if p.layer is not None and isinstance(p.row, Linear) and len(p.axes) == 2
     )
-    mixing = sum(lengths[f"{a.block}.{axis}"] for a in table.attentions for axis in ("qk", "vo"))
-    return 2.0 * tokens * weights + 2.0 * tokens * tokens * mixing
+    attended = sum(lengths[f"{a.block}.{axis}"] for a in table.attentions for axis in ("qk", "vo"))
+    return 2.0 * tokens * weights + 2.0 * tokens * tokens * attended

@@ -23,18 +23,19 @@ from secateur.system.files import write_json
 
 @dataclass(frozen=True)
 class Plan:
-    """What of a space is kept, how much was asked and achieved, and where it comes from.
+    """Which units of a space are kept, the density asked for and achieved, and the origin of the choice.
 
     Attributes:
         masks: `(N,)`; 0 removes a unit, 1 keeps it, a value between is folded into the weights.
-        asked: density that was asked for, None for a plan made by hand, for a latency or for a number of units.
-        keep: number of units that was asked for, and is kept; None where none was.
-        latency: ms asked and predicted, and the protocol, where a latency was asked for; else None.
-        achieved: scope (`prunable`, `layers`, `model`) -> density after closure; of tiles also `filled`, the prunable
-            one with the zeros that they leave inside dense weights.
-        embedding_rank: rank of the factorised word embeddings, None to leave them whole.
-        layouts: how the kept heads of each attention are stored and run; a choice of speed alone.
-        source: hash of the weights that it was made from; a plan may be applied to later weights of the same shape.
+        asked: density that was asked for; None for a plan made by hand, for a latency or for a number of units.
+        keep: number of units that was asked for, and is kept; else None.
+        latency: ms asked for and predicted, and the protocol, if a latency was asked for; else None.
+        achieved: scope (`prunable`, `layers`, `model`) -> density after closure; with tiles also `filled`, the density
+            of `prunable` with the zeros that are stored inside dense weights.
+        embedding_rank: rank of the factorised word embeddings, None if they are not factorised.
+        layouts: how the kept heads of each attention are stored and computed; they affect the speed only.
+        source: `weights_fingerprint` of the model that it was made from; it may be applied to other weights of the same
+            shape.
     """
 
     units: tuple[str, ...]
@@ -63,19 +64,19 @@ class Plan:
         layouts: Sequence[Layout] | None = None,
         source: str | None = None,
     ) -> Plan:
-        """A plan from masks `(N,)` over a space; units that others make dead are closed.
+        """A plan from masks `(N,)` over a space, without the units that are dead because of others.
 
         Args:
             asked: the density asked for.
             keep: the number of units asked for.
             latency: the record of a latency asked for, see `Budget.record`.
-            layouts: of each attention's kept heads; None takes the cheapest (`head_buckets.cheapest_layout`).
-            source: hash of the weights that the masks were made from; None takes those of the space's model, which
-                must then have weights (not be on `meta`).
+            layouts: of each attention's kept heads; None chooses the cheapest (`head_buckets.cheapest_layout`).
+            source: fingerprint of the weights that the masks were made from; None computes that of the space's model,
+                which must then have weights (not be on `meta`).
 
         Raises:
-            UserError: masks of another length, outside [0, 1] or not finite, that keep another number of units, an
-                embedding rank that does not shrink the table, or layouts of other heads than are kept.
+            UserError: the masks have another length, values outside [0, 1] or more or fewer kept units than `keep`, the
+                embedding rank does not make the embeddings smaller, or the layouts are not of the kept heads.
         """
         _check_masks(space, masks)
         if embedding_rank is not None:
@@ -106,14 +107,14 @@ class Plan:
         return self.masks > 0
 
     def read(self, space: UnitSpace) -> Reading:
-        """What the plan leaves of the model, axis by axis."""
+        """What the plan keeps of the model, axis by axis."""
         return space.read(self.masks)
 
     def space(self, model: PreTrainedModel) -> UnitSpace:
         """The space of this plan over a model.
 
         Raises:
-            UserError: the model is of another family or another shape than the one planned for.
+            UserError: the model is of another family or shape than the one that the plan was made for.
         """
         if model.config.model_type != self.model_type:
             raise UserError(f"the plan is for a {self.model_type!r} model, this is a {model.config.model_type!r}")
@@ -181,16 +182,16 @@ def _check_masks(space: UnitSpace, masks: Tensor) -> None:
 def _check_embeddings(space: UnitSpace, rank: int) -> None:
     """Refuse a rank that the word embeddings cannot be factorised to."""
     space.table.one_stack("factorising the word embeddings")
-    words: Any = space.model.get_input_embeddings()  # stock or factorised: both show the whole table
+    words: Any = space.model.get_input_embeddings()  # stock or factorised: both have the product as `weight`
     rows, size = words.weight.shape
     check_rank(rows, size, rank)
 
 
 def check_rank(rows: int, size: int, rank: int) -> None:
-    """Refuse a rank at which a table `(rows, size)` and its factors, `(rows + size) x rank`, would not be smaller.
+    """Refuse a rank at which the factors, `(rows + size) x rank`, are not smaller than the table `(rows, size)`.
 
     Raises:
-        UserError: naming the largest rank that is.
+        UserError: the message names the largest possible rank.
     """
     largest = (rows * size - 1) // (rows + size)
     if not 0 < rank <= largest:
@@ -200,7 +201,7 @@ def check_rank(rows: int, size: int, rank: int) -> None:
 
 
 def _achieved(space: UnitSpace, reading: Reading, kept: Tensor, rank: int | None) -> dict[str, float]:
-    """Scope -> density; factorised word embeddings count in `model` as what they become, a table and a projection."""
+    """Scope -> density; in `model`, word embeddings that will be factorised count as a table and a projection."""
     achieved = {scope: reading.density(scope) for scope in ("prunable", "layers", "model")}
     if space.tiled:
         achieved["filled"] = space.density(space.filled(kept))
@@ -212,17 +213,15 @@ def _achieved(space: UnitSpace, reading: Reading, kept: Tensor, rank: int | None
     return achieved
 
 
-def _layouts(reading: Reading, given: Sequence[Layout] | None) -> tuple[Layout, ...]:
-    """A layout for each attention: those passed in, if they fit the heads that are kept, or the cheapest."""
+def _layouts(reading: Reading, layouts: Sequence[Layout] | None) -> tuple[Layout, ...]:
+    """A layout for each attention: those passed in, after checking that they fit the kept heads, or the cheapest."""
     sizes = [reading.head_sizes(number) for number in range(len(reading.table.attentions))]
-    if given is None:
+    if layouts is None:
         hidden = int(reading.alive["hidden"].sum())
         return tuple(cheapest_layout(qk, vo, hidden) for qk, vo in sizes)
-    fits = len(given) == len(sizes) and all(
-        sorted(layout.order) == list(range(len(qk))) for layout, (qk, _) in zip(given, sizes, strict=True)
+    fits = len(layouts) == len(sizes) and all(
+        sorted(layout.order) == list(range(len(qk))) for layout, (qk, _) in zip(layouts, sizes, strict=True)
     )
     if not fits:
-        raise UserError(
-            "the plan's layouts are not those of the heads that it keeps: every kept head once, in a bucket"
-        )
-    return tuple(given)
+        raise UserError("the plan's layouts do not fit its heads: expected every kept head in one bucket")
+    return tuple(layouts)

@@ -1,7 +1,7 @@
-"""The content of `plan.json`: plain values written from a plan, and checked when they are read.
+"""The content of `plan.json`: plain values that are written from a plan, and checked when they are read.
 
-A plan may be edited by hand, so that everything read is checked like any input. Version 1 (secateur 0.1.0) called the
-`units` of a plan `granularities`, and the `size` of a group `units`; `upgraded` reads it as version 2.
+A plan may be edited by hand, so everything that is read is checked like any input. Version 1 (secateur 0.1.0) called
+the `units` of a plan `granularities`, and the `size` of a group `units`; `upgraded` reads it as version 2.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KEYS = {
     "achieved", "embedding_rank", "layouts", "source", "versions", "groups",
 }  # fmt: skip
 OPTIONAL = {"latency", "keep"}
-"""Keys of a plan for a latency, or for a number of units."""
+"""Keys that only a plan for a latency, or for a number of units, has."""
 
 
 def read_plan(path: Path | str) -> dict[str, Any]:
@@ -51,17 +51,17 @@ def upgraded(data: Any) -> Any:
 
 
 def _renamed(data: Any, old: str, new: str) -> Any:
-    """An object with one key renamed; a key that has the new name already remains unknown under the old one."""
+    """An object with one key renamed; unchanged if it has the new key already, so that the old one is refused."""
     if not isinstance(data, dict) or new in data:
         return data
     return {new if key == old else key: value for key, value in data.items()}
 
 
 def checked(data: Any) -> dict[str, Any]:
-    """The content as version 2, its keys and their types checked, but for those inside groups and layouts.
+    """The content as version 2, with its keys and types checked; groups and layouts are checked when they are used.
 
     Raises:
-        UserError: a key is missing or unknown, a value has the wrong type, or the version is another one.
+        UserError: a key is missing or unknown, a value has the wrong type, or the version is not supported.
     """
     data = upgraded(data)
     _check_keys(data)
@@ -83,7 +83,7 @@ def _check_keys(data: Any) -> None:
     if not isinstance(data, dict) or set(data) - OPTIONAL != KEYS:
         odd = sorted(KEYS ^ (set(data) - OPTIONAL)) if isinstance(data, dict) else [type(data).__name__]
         raise UserError(
-            f"this is not a plan: expected exactly the keys that `secateur` writes, at odds: {', '.join(odd)}"
+            f"this is not a plan: expected exactly the keys that `secateur` writes, different are {', '.join(odd)}"
         )
 
 
@@ -107,7 +107,7 @@ def _check_types(data: Mapping[str, Any], keys: Iterable[str], kind: type, words
 
 
 def layout_from_dict(data: Any) -> Layout:
-    """A layout, its types checked; whether it fits the heads that are kept is for the plan to check.
+    """A layout with its types checked; whether it fits the kept heads is checked in `Plan.of`.
 
     Raises:
         UserError: a key or a type is wrong.
@@ -145,7 +145,7 @@ def _ranges(indices: list[int]) -> list[list[int]]:
 
 
 def group_masks(group: Group, data: Any) -> Tensor:
-    """Masks `(size,)` of one group, every index and type checked.
+    """Masks `(size,)` of one group, with every index and type checked.
 
     Raises:
         UserError: the content does not fit the group.
@@ -166,13 +166,13 @@ def group_masks(group: Group, data: Any) -> Tensor:
 
 
 def _masks_of_ranges(group: Group, ranges: list[Any]) -> Tensor:
-    """`(size,)`: 1 within the ranges, which must rise."""
+    """`(size,)`: 1 within the ranges, which must be in ascending order and apart."""
     masks, previous = torch.zeros(group.size), -1
     for pair in ranges:
         whole = isinstance(pair, list) and len(pair) == 2 and all(type(end) is int for end in pair)
         if not whole or not previous < pair[0] <= pair[1] < group.size:
             raise UserError(
-                f"the plan's group {group.name!r} has the range {pair!r}: expected rising [first, last] within it"
+                f"the plan's group {group.name!r} has the range {pair!r}: expected ascending [first, last] within it"
             )
         masks[pair[0] : pair[1] + 1] = 1.0
         previous = pair[1]

@@ -1,4 +1,4 @@
-"""What masks leave of a model, axis by axis: counts, sizes and indices are read from one `Reading`."""
+"""What masks keep of a model, axis by axis: one `Reading` answers all questions about counts, sizes and indices."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Reading:
 
     @cached_property
     def alive(self) -> dict[str, Tensor]:
-        """Axis -> `(size,)` bool, gate -> `(1,)` bool: where anything is left."""
+        """Axis -> `(size,)` bool, gate -> `(1,)` bool: where the effective mask is not 0."""
         return {axis: values > 0 for axis, values in self.effective.items()}
 
     @cached_property
@@ -46,9 +46,10 @@ class Reading:
     def parameters(self, scope: str = "prunable") -> Tensor:
         """Kept parameters, `()`: exact for masks of 0 and 1, multilinear (an expectation) for soft ones.
 
-        A tiled weight counts what lies in kept tiles; what is stored of it is `Space.filled`.
+        Of a tiled weight the entries in kept tiles count; `Space.filled` gives the units that are stored.
 
-        `scope`: `prunable`, `layers` or `model`, see `cost.counts`.
+        Args:
+            scope: `prunable`, `layers` or `model`, see `cost.in_scope`.
         """
         return torch.as_tensor(cost.parameters(self.table, self.lengths, scope, self._tiled_counts))
 
@@ -68,7 +69,7 @@ class Reading:
     def flops(self, tokens: int) -> float:
         """Floating point operations of the layers for one sequence of `tokens`; see `cost.flops`.
 
-        Removed tiles are stored as zeros in a weight that is kept, and are multiplied.
+        Removed tiles inside a kept weight are zeros that are multiplied, so they count.
         """
         return float(cost.flops(self.table, self.lengths, tokens))
 
@@ -81,17 +82,17 @@ class Reading:
         return self.alive[axis].view(self.table.heads, -1)
 
     def heads(self, block: str) -> Tensor:
-        """`(heads,)` bool: the heads of an attention that are kept; a head without VO dims is not."""
+        """`(heads,)` bool: the kept heads of an attention; a head without VO dims is removed."""
         return self.by_head(f"{block}.vo").any(dim=1)
 
     def head_sizes(self, number: int) -> tuple[list[int], list[int]]:
-        """QK and VO dims of each kept head, in order, of the attention of that number in the table."""
+        """QK dims and VO dims of each kept head, in order, of the attention with that number in the table."""
         block = self.table.attentions[number].block
         qk, vo = (self.by_head(f"{block}.{axis}")[self.heads(block)].sum(dim=1).tolist() for axis in ("qk", "vo"))
         return qk, vo
 
     def layers_left(self) -> Tensor:
-        """`(layers,)` bool: where an attention or the feed-forward network is left; other layers are the identity."""
+        """`(layers,)` bool: layers that keep an attention or the feed-forward network; the others are the identity."""
         gates = [[self.alive[s.gate] for s in self.table.sublayers if s.layer == layer] for layer in self.table.layers]
         return torch.stack([torch.cat(own).any() for own in gates])
 

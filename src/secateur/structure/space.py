@@ -1,7 +1,8 @@
 """All prunable units of one model, end to end in one flat vector of length N: masks, scores and gradients are `(N,)`.
 
-A unit is kept or removed as a whole; a group is a row of units. The effective mask of an axis is the product, over the
-groups that act on it, of `mask.repeat_interleave(width)`: counts, masks at their sites and cuts are read from it.
+A unit is kept or removed as a whole; a group is a row of units of one kind. The effective mask of an axis is the
+product, over the groups that act on it, of `mask.repeat_interleave(width)`. Counts, masks in the running model and cuts
+are derived from it.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ from secateur.system.errors import UserError
 class Group:
     """A row of units of one kind.
 
-    `axes` gives how many consecutive indices of each axis one unit covers; `sites` are those axes among them at which
-    its mask is multiplied (a head covers QK and VO dims, and its mask acts on the VO dims alone). Units that are tiles
-    cover no index, but a part of each weight in `grids`, at which their masks act.
+    Attributes:
+        axes: axis -> how many consecutive indices of it one unit covers; none for tiles.
+        sites: those axes at which the mask of a unit is multiplied in the running model. A head covers QK and VO dims,
+            and its mask acts on the VO dims alone.
+        grids: of tiles, the weights that the units are parts of, at which their masks act.
     """
 
     name: str
@@ -45,12 +48,12 @@ def _ffn(table: AxisTable) -> list[Group]:
 
 
 def _qk(table: AxisTable) -> list[Group]:
-    """Dimensions of queries and keys, each head's own."""
+    """Dimensions of queries and keys, for each head separately."""
     return [_one_axis(table, "qk", attention.block) for attention in table.attentions]
 
 
 def _vo(table: AxisTable) -> list[Group]:
-    """Dimensions of values, each head's own."""
+    """Dimensions of values, for each head separately."""
     return [_one_axis(table, "vo", attention.block) for attention in table.attentions]
 
 
@@ -75,7 +78,7 @@ def _sublayer(table: AxisTable) -> list[Group]:
 
 
 def _layer(table: AxisTable) -> list[Group]:
-    """Whole layers, attentions and feed-forward network at once."""
+    """Whole layers: their attentions and feed-forward network."""
 
     def group(layer: str) -> Group:
         gates = tuple(one.gate for one in table.sublayers if one.layer == layer)
@@ -90,7 +93,7 @@ def _hidden(table: AxisTable) -> list[Group]:
 
 
 def _tiles(table: AxisTable, kind: str) -> list[Group]:
-    """Rectangles of the weights of attentions or of feed-forward networks, by their size."""
+    """Rectangles of the weights of attentions or of feed-forward networks."""
     return [Group(name, kind, prod(own[0].shape), {}, (), own) for name, own in grids(table, kind).items()]
 
 
@@ -108,8 +111,8 @@ UNITS: Mapping[str, Callable[[AxisTable], list[Group]]] = {
 class UnitSpace:
     """The prunable units of a model, in the order in which the kinds are named, each layer by layer.
 
-    It knows which units there are, which of them are dead because of others and how many parameters they have. How many
-    to keep, and which, is the matter of `budget.space.Space`.
+    It answers which units exist, which are dead because of others, and how many parameters they have. How many units to
+    keep, and which, is decided in `budget.space.Space`.
 
     Args:
         units: kinds of units, see `UNITS`; by default `ffn`, `qk` and `vo`.
@@ -147,14 +150,14 @@ class UnitSpace:
         return torch.ones(len(self), device=self.model.device)
 
     def at_sites(self, masks: Tensor) -> dict[str, Tensor]:
-        """What activations are multiplied by at each site: axis -> `(size,)`, a sublayer's gate -> `(1,)`."""
+        """The factors of activations at each site: axis -> `(size,)`, a sublayer's gate -> `(1,)`."""
         return self._product(masks, lambda group: {site: group.axes[site] for site in group.sites})
 
     def effective(self, masks: Tensor) -> dict[str, Tensor]:
         """The effective mask of each index: axis -> `(size,)`, gate -> `(1,)`.
 
         A gate multiplies the axes behind it, a head without VO dims has no QK dims, and an index is 0 where one of the
-        weights on its axis has no tile left.
+        tiled weights on its axis keeps no tile.
         """
         product = self._product(masks, lambda group: group.axes)
         for name, size in self.table.sizes.items():
@@ -172,7 +175,7 @@ class UnitSpace:
         return product
 
     def read(self, masks: Tensor) -> Reading:
-        """The effective masks `(N,)` and everything that follows from them: ask one reading all questions about them.
+        """The effective masks of masks `(N,)`, computed once for all questions about them.
 
         Masks are read in double precision, in which the counts of parameters are exact.
         """
@@ -185,15 +188,15 @@ class UnitSpace:
         for group in self.groups:
             mask = masks[self.slices[group.name]]
             for axis, width in axes(group).items():
-                wide = mask.repeat_interleave(width) if width > 1 else mask
-                product[axis] = product[axis] * wide if axis in product else wide
+                repeated = mask.repeat_interleave(width) if width > 1 else mask
+                product[axis] = product[axis] * repeated if axis in product else repeated
         return product
 
     def at_parameter(self, masks: Tensor, parameter: Parameter) -> Tensor | None:
-        """What a parameter is multiplied by at its tiles: a weight `(out, into)`, the bias of its inner rows `(out,)`.
+        """The factors of a parameter from the masks of its tiles: of a weight `(out, into)`, of its bias `(out,)`.
 
-        A bias is removed with the last tile of its row, so that a row without tiles is 0: the bias mask of block
-        movement pruning. None where the weight has no tiles.
+        The bias of an inner index is removed with the last tile of its row, so that a row without tiles is 0: the bias
+        mask of block movement pruning. None where no mask of tiles acts.
         """
         weight = f"{parameter.name.rpartition('.')[0]}.weight"
         if weight not in self.tiled:
@@ -205,7 +208,7 @@ class UnitSpace:
         return grid.present(own) if grid.inner == 0 else None
 
     def filled(self, kept: Tensor) -> Tensor:
-        """`(N,)` bool: `kept`, closed, with all tiles inside the rows and columns left: what dense modules store."""
+        """`(N,)` bool: the units that are stored: `kept`, closed, with all tiles in the remaining rows and columns."""
         alive, filled = self.read(kept).alive, self.closure(kept)
         for group, grid in self.tiled.values():
             filled[self.slices[group.name]] |= grid.touching(alive[grid.axis])
@@ -218,9 +221,10 @@ class UnitSpace:
     def parameters(self, masks: Tensor, scope: str = "prunable") -> Tensor:
         """Kept parameters, `()`: exact for masks of 0 and 1, multilinear (an expectation) for soft ones.
 
-        A tiled weight counts what lies in kept tiles; what is stored of it is `filled`.
+        Of a tiled weight the entries in kept tiles count; `filled` gives the units that are stored.
 
-        `scope`: `prunable`, `layers` or `model`, see `cost.counts`.
+        Args:
+            scope: `prunable`, `layers` or `model`, see `cost.in_scope`.
         """
         return self.read(masks).parameters(scope)
 
@@ -235,7 +239,7 @@ class UnitSpace:
     def flops(self, masks: Tensor, tokens: int) -> float:
         """Floating point operations of the layers for one sequence of `tokens`; see `cost.flops`.
 
-        Removed tiles of a weight that is kept are zeros in it, and are multiplied.
+        Removed tiles inside a kept weight are zeros that are multiplied, so they count.
         """
         return self.read(masks).flops(tokens)
 
@@ -247,9 +251,9 @@ class UnitSpace:
         return self.marginal_cost(self.ones()).float()
 
     def marginal_cost(self, kept: Tensor) -> Tensor:
-        """`(N,)` prunable parameters by which the count changes when one unit leaves `kept`, or joins it.
+        """`(N,)`: the change of the number of prunable parameters when one unit is removed from `kept`, or added to it.
 
-        Exact because the count is multilinear, except for the QK dims that the first VO dim of a dead head revives.
+        Exact because the count is multilinear, except for the QK dims that return with the first VO dim of a head.
         """
         with torch.enable_grad():
             masks = kept.detach().double().requires_grad_()
@@ -259,8 +263,8 @@ class UnitSpace:
         """`(N,)` bool: `kept` without the units that are dead because of others.
 
         A head without VO dims is dead, and so are its QK dims; a head with VO but no QK dims is alive (uniform
-        attention). Everything behind a removed sublayer is dead. A sublayer whose heads are all dead is alive: its
-        output bias still contributes. A tile is dead if the indices of the inner axis that it lies on are.
+        attention). All units behind a removed sublayer are dead. A sublayer whose heads are all dead is alive: its
+        output bias still contributes. A tile is dead if all indices of the inner axis that it covers are.
         """
         alive = self.read(kept).alive
         closed = kept.clone().bool()
@@ -272,14 +276,14 @@ class UnitSpace:
 
 
 def _by_weight(groups: tuple[Group, ...]) -> dict[str, tuple[Group, Grid]]:
-    """Name of a weight in tiles -> its group, and how it lies.
+    """Name of a tiled weight -> its group, and how it is tiled.
 
     Raises:
-        UserError: two kinds tile one weight.
+        UserError: two kinds of units tile one weight.
     """
-    found: dict[str, tuple[Group, Grid]] = {}
+    by_weight: dict[str, tuple[Group, Grid]] = {}
     for group in groups:
         for grid in group.grids:
-            if (other := found.setdefault(grid.parameter.name, (group, grid))[0]) is not group:
+            if (other := by_weight.setdefault(grid.parameter.name, (group, grid))[0]) is not group:
                 raise UserError(f"{other.kind} and {group.kind} tile the same weights: name one of them")
-    return found
+    return by_weight
