@@ -30,7 +30,7 @@ from secateur.structure.plan import Plan
 from secateur.surgery.auto_classes import AUTO_CLASSES
 from secateur.surgery.checkpoint import load, save
 from secateur.surgery.cut import cut
-from secateur.surgery.masking import MaskedNorm, attached
+from secateur.surgery.masking import MaskedLayerNorm, attached
 from secateur.system.errors import UserError
 
 FAMILIES = ("hidden", "head", "sublayer", "ffn")
@@ -418,7 +418,7 @@ def masked_norm(hidden):
     with torch.no_grad():
         norm.weight.normal_(1.0, 0.3, generator=noise)
         norm.bias.normal_(0.0, 0.3, generator=noise)
-    norm.__class__ = MaskedNorm
+    norm.__class__ = MaskedLayerNorm
     norm.site = (SimpleNamespace(at_sites={"hidden": hidden}), Norm("norm", "hidden"))
     return norm
 

@@ -206,9 +206,9 @@ def test_a_shrunk_model_is_the_masked_one_and_comes_back(which, units):
         shrinking.cut(kept)
         with attached(model, space, kept.double()) as attachment, torch.no_grad():
             attachment.detach()
-            attachment.attach(shrinking.places)
+            attachment.attach(shrinking.stored)
             assert torch.allclose(model(**batch).logits, wanted, atol=1e-10, rtol=0)
-    whole = shrinking.whole()
+    whole = shrinking.full_state()
     shrinking.restore()
     assert whole.keys() == model.state_dict().keys()
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in whole.items())

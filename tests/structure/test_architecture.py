@@ -25,8 +25,8 @@ from transformers import (
 )
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from secateur.budget.latency import LatencyTable
 from secateur.budget.space import Space
+from secateur.measure.latency_sweep import measure_latency
 from secateur.methods.cofi import Cofi
 from secateur.structure import architectures
 from secateur.structure.architecture import Call, Embedding, Linear, Norm
@@ -222,7 +222,7 @@ def test_what_encoder_decoders_are_not_made_for_is_refused_in_a_sentence():
     model = tiny("t5", AutoModelForSeq2SeqLM)
     space = Space(model, "layer")
     asked = {
-        "a table of times": lambda: LatencyTable.measure(model, "ffn", batch=1, tokens=4),
+        "a table of times": lambda: measure_latency(model, "ffn", batch=1, tokens=4),
         "a plain checkpoint": lambda: plain(cut(model, Plan.of(space, space.ones()))),
         "the published accounting": lambda: Cofi(Space(model, "head", "ffn"), faithful=True),
     }

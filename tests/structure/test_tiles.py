@@ -4,9 +4,9 @@ import pytest
 import torch
 from tiny_models import ARCHITECTURES, ENCODERS, random_masks, tiny
 
-from secateur.budget.latency import LatencyTable
 from secateur.budget.parameters import Parameters
 from secateur.budget.space import Space
+from secateur.measure.latency_sweep import measure_latency
 from secateur.structure.tiles import EXAMPLES, grids
 from secateur.surgery.masking import attached
 from secateur.surgery.shrinking import Shrinking
@@ -152,7 +152,7 @@ def test_tiles_know_no_multiples_and_no_time(model):
     with pytest.raises(UserError, match="round_to 8 does not apply to tiles"):
         Space(model, "attention/4x8", "ffn", round_to=8)
     with pytest.raises(UserError, match=r"a latency does not depend on tiles \(attention/4x8, ffn\)"):
-        LatencyTable.measure(model, "attention/4x8", "ffn")
+        measure_latency(model, "attention/4x8", "ffn")
 
 
 def test_groups_of_a_kind_cover_each_weight_once(model):
@@ -173,7 +173,7 @@ def test_a_model_that_shrinks_reads_its_masked_weights_in_long_batches_too():
     shrinking.cut(space.closure(masks > 0))
     with attached(model, space, masks.double()) as attachment, torch.no_grad():
         attachment.detach()
-        attachment.attach(shrinking.places)
+        attachment.attach(shrinking.stored)
         torch.testing.assert_close(model(ids).logits, wanted, rtol=0, atol=1e-10)
 
 

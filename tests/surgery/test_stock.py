@@ -47,7 +47,7 @@ def test_what_the_config_cannot_say_is_refused(units, removed, what):
     masks = space.ones()
     for name, count in removed.items():
         masks[space.slices[name]][:count] = 0.0
-    with pytest.raises(UserError, match=f"cannot say {what}"):
+    with pytest.raises(UserError, match=f"cannot describe {what}"):
         plain(cut(model, Plan.of(space, masks)))
 
 

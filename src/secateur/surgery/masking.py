@@ -1,11 +1,17 @@
-"""Masks on a running model: multiplied where an axis is read, put on and taken off without a trace.
+"""Masks on a running model: activations are multiplied by them, and detaching them restores the model exactly.
 
-Masks are taken once per forward, in a pre-forward hook on the whole model; the hooks at the sites read that tensor, so
-gradient checkpointing sees the same sample. Where the encoder of an encoder-decoder is called alone, as generation does
-first, they are taken there as well. Sites (design of the table): FFN and VO at the input of the Linear that reads them,
-QK at the query's output (one of the pair: both would square it), sublayer gates and hidden dims at the output of
-whatever writes to the residual stream; hidden dims also at the input of a Linear whose weight is that of the word
-embeddings, because the mask of a weight acts wherever the weight is used. Tiles are masked at their weight.
+Masks are computed once per forward, in a pre-forward hook on the whole model; the hooks at the sites read that tensor,
+so that gradient checkpointing recomputes with the same sample. If the encoder of an encoder-decoder is called alone, as
+generation does first, they are computed there as well.
+
+The sites of the masks:
+
+- FFN neurons and VO dims: the input of the Linear that reads them;
+- QK dims: the output of the query only, because a mask on both query and key would be squared in the scores;
+- sublayer gates and hidden dims: the output of every module that writes to the residual stream;
+- hidden dims also: the input of a Linear that shares the weight of the word embeddings, because the mask of a weight
+  acts wherever the weight is used;
+- tiles: their weight.
 """
 
 from __future__ import annotations
@@ -26,17 +32,20 @@ from secateur.structure.space import UnitSpace
 from secateur.system.errors import UserError
 
 ATTACHED = "_secateur_attachment"
-"""The attribute under which a model carries its `Attachment` while masks are on it."""
+"""The attribute of a model that holds its `Attachment` while masks are attached."""
 
 
 class Attachment:
-    """Masks that are on a model.
+    """Masks that are attached to a model.
 
     Attributes:
         masks: the `(N,)` tensor of the latest forward: differentiate with respect to it.
-        at_sites: what it makes of every site, over the whole axis.
-        places: of a model that is cut as it is trained (`shrinking`): axis -> the indices that its modules still have,
-            in their order, -1 for padding. Axes that are whole are left out.
+        at_sites: the factors at every site, over the whole axis.
+        at_modules: the same, over the indices that the modules of a shrunk model still have.
+        stored: for a model that is cut while it is trained (`shrinking`): axis -> the indices that its modules still
+            have, in storage order, -1 for padding. Axes that are not cut are left out.
+        exchanged: modules whose class was exchanged, and their own class.
+        running: whether a forward of the whole model is in progress.
     """
 
     masks: Tensor
@@ -45,21 +54,24 @@ class Attachment:
         self.model, self.space, self.source = model, space, source
         self.at_sites: dict[str, Tensor] = {}
         self.at_modules: dict[str, Tensor] = {}
-        self.places: Mapping[str, Tensor] = {}
-        self.exchanged: list[tuple[nn.Module, type[nn.Module]]] = []  # modules, and the class that was theirs
+        self.stored: Mapping[str, Tensor] = {}
+        self.exchanged: list[tuple[nn.Module, type[nn.Module]]] = []
         self.handles: list[RemovableHandle] = []
-        self.running = False  # within a forward of the whole model
+        self.running = False
         self.attach()
 
-    def attach(self, places: Mapping[str, Tensor] | None = None) -> None:
-        """Put the masks on, again or for the first time.
+    def attach(self, stored: Mapping[str, Tensor] | None = None) -> None:
+        """Attach the masks, for the first time or again.
+
+        Args:
+            stored: the indices that a shrunk model still has, see the attribute.
 
         Raises:
-            UserError: masks are on the model already, or it has a module that cannot be masked.
+            UserError: masks are attached already, or the model has a module that cannot be masked.
         """
         if getattr(self.model, ATTACHED, None) is not None:
-            raise UserError("masks are on this model already: detach them first")
-        self.places = {axis: indices.to(self.model.device) for axis, indices in (places or {}).items()}
+            raise UserError("masks are attached to this model already: detach them first")
+        self.stored = {axis: indices.to(self.model.device) for axis, indices in (stored or {}).items()}
         self.handles = [
             self.model.register_forward_pre_hook(self._begin),
             self.model.register_forward_hook(self._end, always_call=True),
@@ -71,14 +83,14 @@ class Attachment:
         modules = dict(self.model.named_modules())
         try:
             for row in self.space.table.rows:
-                if row.path in modules:  # an attention without heads has no projections any more
+                if row.path in modules:  # a cut attention without heads has no projections
                     self.handles += self._hooks(row, modules[row.path], acting)
         except UserError:
             self.detach()
             raise
 
     def detach(self) -> None:
-        """Take the masks off; the model is as it was, its modules and keys the same."""
+        """Detach the masks: the model has its own modules and keys again."""
         for handle in self.handles:
             handle.remove()
         for module, stock in self.exchanged:
@@ -89,16 +101,16 @@ class Attachment:
 
     def _begin(self, module: nn.Module, args: Any) -> None:
         self.running = True
-        self._draw()
+        self._compute_masks()
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
         self.running = False
 
     def _begin_alone(self, module: nn.Module, args: Any) -> None:
         if not self.running:
-            self._draw()
+            self._compute_masks()
 
-    def _draw(self) -> None:
+    def _compute_masks(self) -> None:
         masks = self.source()
         if torch.is_grad_enabled() and not masks.requires_grad:
             masks = masks.detach().clone().requires_grad_()
@@ -106,18 +118,17 @@ class Attachment:
         self.at_sites = self.space.at_sites(masks)
         self.at_modules = self.at_sites | {
             site: self.at_sites[site][indices.clamp(min=0)] * (indices >= 0)
-            for site, indices in self.places.items()
+            for site, indices in self.stored.items()
             if site in self.at_sites
         }
 
     def _hooks(self, row: Row, module: nn.Module, acting: set[str]) -> list[RemovableHandle]:
         if isinstance(row, Norm):
-            if {row.axis, row.behind} & acting and not isinstance(module, nn.Identity):  # closed, and cut away already
+            if {row.axis, row.behind} & acting and not isinstance(module, nn.Identity):  # Identity: already cut
                 self._exchange_norm(row, module)
             return []
-        if f"{row.path}.weight" in self.space.tiled and "weight" in dict(
-            module.named_parameters(recurse=False)
-        ):  # else it is cut away already
+        has_weight = any(name == "weight" for name, _ in module.named_parameters(recurse=False))
+        if f"{row.path}.weight" in self.space.tiled and has_weight:  # without a weight it is already cut
             self._exchange(row, module, nn.Linear, MaskedLinear)
         written = [axis for axis in self._written(row) if axis in acting]
         handles = [module.register_forward_hook(partial(self._multiply_output, written))] if written else []
@@ -126,7 +137,7 @@ class Attachment:
         return handles
 
     def _written(self, row: Linear | Embedding) -> list[str]:
-        """The sites at a row's output: the stream and the sublayer's gate, or QK at the first of its makers."""
+        """The sites at a row's output: the residual stream and the sublayer's gate, or QK dims at the query."""
         if isinstance(row, Embedding):
             return [row.axis] if row.axis else []
         if row.out == "hidden":
@@ -144,24 +155,24 @@ class Attachment:
         return (args[0] * self.at_modules[axis].to(args[0].dtype), *args[1:])
 
     def at_weight(self, row: Row, module: nn.Linear) -> tuple[Tensor, Tensor | None]:
-        """A tiled Linear's weight and bias under the masks of this forward, as much as it still has of them."""
+        """Weight and bias of a tiled Linear, multiplied by the masks of this forward at the stored indices."""
         entries = {entry.name: entry for entry in self.space.table.parameters if entry.row is row}
         masked = {}
         for name, own in module.named_parameters():
             entry = entries[f"{row.path}.{name}"]
             factor = self.space.at_parameter(self.masks, entry)
             for dim, axis in enumerate(entry.axes):
-                if factor is not None and axis is not None and axis in self.places:
-                    factor = factor.index_select(dim, self.places[axis].clamp(min=0))  # padding is 0 in the weight
+                if factor is not None and axis is not None and axis in self.stored:
+                    factor = factor.index_select(dim, self.stored[axis].clamp(min=0))  # padding is 0 in the weight
             masked[name] = own if factor is None else own * factor.to(own.dtype)
         return masked["weight"], masked.get("bias")
 
     def _exchange_norm(self, row: Norm, module: nn.Module) -> None:
         if row.centred:
-            self._exchange(row, module, nn.LayerNorm, MaskedNorm)
+            self._exchange(row, module, nn.LayerNorm, MaskedLayerNorm)
         else:
-            stock: Any = type(module)  # a module's hash is its own, which types do not tell from its class's
-            self._exchange(row, module, stock, _masked_rms(stock))
+            stock: Any = type(module)  # mypy takes the hash of a module for that of its class
+            self._exchange(row, module, stock, _masked_rms_norm(stock))
 
     def _exchange(self, row: Row, module: nn.Module, stock: type[nn.Module], masked: type[nn.Module]) -> None:
         if type(module) is not stock:
@@ -172,9 +183,10 @@ class Attachment:
 
 
 class MaskedLinear(nn.Linear):
-    """Linear whose weight is multiplied by the masks of its tiles; a model's own Linears become it while masks are on.
+    """A Linear whose weight is multiplied by the masks of its tiles, the class of tiled Linears under masks.
 
-    The weight stays whole and is trained where it is kept; a tile's mask hears of it wherever (`sum(W * dL/dW)`).
+    Weights are trained in kept tiles only. The gradient of a tile's mask, `sum(W * dL/dW)` over the tile, exists for
+    removed tiles too.
     """
 
     site: tuple[Attachment, Linear]
@@ -185,9 +197,9 @@ class MaskedLinear(nn.Linear):
 
 
 class _KeptNorm(nn.Module):
-    """A norm over the kept dims of the stream, or the identity where its sublayer's gate is 0.
+    """A norm over the kept dims of the residual stream, or the identity where its sublayer's gate is 0.
 
-    A model's own norms become such a class while masks are on; parameters and keys stay theirs. Statistics run over
+    The class of a model's norms while masks are attached; their parameters and keys stay the same. Statistics run over
     the kept dims only, in training too, so that cutting the dims changes nothing (CoFi, specification 1.3).
     """
 
@@ -204,7 +216,7 @@ class _KeptNorm(nn.Module):
         raise NotImplementedError
 
 
-class MaskedNorm(_KeptNorm, nn.LayerNorm):
+class MaskedLayerNorm(_KeptNorm, nn.LayerNorm):
     """LayerNorm over the kept dims."""
 
     def _over_kept(self, input: Tensor, hidden: Tensor) -> Tensor:
@@ -216,35 +228,36 @@ class MaskedNorm(_KeptNorm, nn.LayerNorm):
         return (centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias) * hidden
 
 
-class MaskedRms(_KeptNorm):
-    """A norm that divides by the root mean square, over the kept dims; the model's own class computes it.
+class MaskedRMSNorm(_KeptNorm):
+    """RMSNorm over the kept dims, computed by the model's own class.
 
-    Of n dims, k kept: with the others 0, the mean square over k is that over n of the input stretched by sqrt(n / k).
+    If k of n dims are kept and the others are 0, the mean square over the k dims is the mean square over all n dims of
+    the input multiplied by sqrt(n / k).
     """
 
     def _over_kept(self, input: Tensor, hidden: Tensor) -> Tensor:
         kept = (hidden != 0).to(input.dtype)
-        stretch = (len(kept) / kept.sum()).sqrt()
-        return super(_KeptNorm, self).forward(input * kept * stretch) / stretch * hidden
+        factor = (len(kept) / kept.sum()).sqrt()
+        return super(_KeptNorm, self).forward(input * kept * factor) / factor * hidden
 
 
 @cache
-def _masked_rms(stock: type[nn.Module]) -> type[nn.Module]:
-    return type(f"Masked{stock.__name__}", (MaskedRms, stock), {})
+def _masked_rms_norm(stock: type[nn.Module]) -> type[nn.Module]:
+    return type(f"Masked{stock.__name__}", (MaskedRMSNorm, stock), {})
 
 
 def attach(model: PreTrainedModel, space: UnitSpace, masks: Callable[[], Tensor] | Tensor) -> Attachment:
-    """Put masks on a model: a fixed `(N,)` tensor, or a callable that gives one for each forward (`method.masks`).
+    """Attach masks to a model: a fixed `(N,)` tensor, or a callable that returns one per forward (`method.masks`).
 
     Raises:
-        UserError: masks are on the model already, or it has a module that cannot be masked; the model is as it was.
+        UserError: masks are attached already, or the model has a module that cannot be masked; the model is unchanged.
     """
     return Attachment(model, space, masks if callable(masks) else lambda: masks)
 
 
 @contextmanager
 def attached(model: PreTrainedModel, space: UnitSpace, masks: Callable[[], Tensor] | Tensor) -> Iterator[Attachment]:
-    """`with attached(model, space, masks) as attachment:` masks within, the untouched model after."""
+    """`with attached(model, space, masks) as attachment:` masks within the block, the unchanged model after it."""
     attachment = attach(model, space, masks)
     try:
         yield attachment

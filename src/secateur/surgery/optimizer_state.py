@@ -1,7 +1,7 @@
-"""What an optimizer knows of parameters, by their names: to go on with it after the model was cut.
+"""The state of an optimizer by names of parameters, so that training can continue with it after the model was cut.
 
-Adam's moments are running means of the gradient and of its square (Kingma and Ba, 2015). A model that recovers with
-those that pruning left behind goes on as if it had never been cut; with none it starts as an untrained one does.
+Adam's moments are running means of the gradient and of its square (Kingma and Ba, 2015). If recovery begins with the
+moments at the end of pruning, training continues as if the model had not been cut; otherwise they start from zero.
 """
 
 from __future__ import annotations
@@ -13,44 +13,46 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from secateur.system.files import atomic_path
+
 Moments = dict[str, dict[str, Tensor]]
 """Parameter -> `exp_avg` and `exp_avg_sq`, of its shape, and `step` `()`."""
 ORDERS: Mapping[str, int] = {"exp_avg": 1, "exp_avg_sq": 2}
-"""Moment -> the power of the gradient that it is a mean of."""
+"""Moment -> the power of the gradient whose running mean it is."""
 
 
 def moments_of(optimizer: torch.optim.Optimizer, module: nn.Module) -> Moments:
-    """Copies of what the optimizer knows of the module's parameters; it knows nothing of those that it never moved."""
-    known = {name: optimizer.state.get(parameter, {}) for name, parameter in module.named_parameters()}
+    """Copies of the optimizer's state of a module's parameters; those that it has never updated are left out."""
+    states = {name: optimizer.state.get(parameter, {}) for name, parameter in module.named_parameters()}
     return {
         name: {key: state[key].detach().clone() for key in (*ORDERS, "step") if key in state}
-        for name, state in known.items()
+        for name, state in states.items()
         if state
     }
 
 
-def give_moments(moments: Moments, optimizer: torch.optim.Optimizer, module: nn.Module) -> None:
-    """Let an optimizer go on with these moments, of the module's parameters that it has; others start anew."""
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+def set_moments(moments: Moments, optimizer: torch.optim.Optimizer, module: nn.Module) -> None:
+    """Set an optimizer's state of those parameters of a module that it updates; others keep theirs."""
+    own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     for name, parameter in module.named_parameters():
-        if name in moments and id(parameter) in held:
+        if name in moments and id(parameter) in own:
             state = moments[name]
             like = {key: state[key].to(parameter) for key in ORDERS if key in state}
             optimizer.state[parameter] = {**like, "step": state["step"].clone().to(parameter.device)}
 
 
 def save_moments(moments: Moments, path: Path) -> None:
-    """Write them to a file, whole or not at all."""
+    """Write moments to a safetensors file, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file({f"{key}.{name}": v.contiguous() for name, state in moments.items() for key, v in state.items()}, partial)
-    partial.replace(path)
+    tensors = {f"{key}.{name}": v.contiguous() for name, state in moments.items() for key, v in state.items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary)
 
 
 def load_moments(path: Path) -> Moments:
-    """What `save_moments` wrote."""
+    """The moments that `save_moments` wrote."""
     moments: Moments = {}
-    for where, value in load_file(path).items():
-        key, _, name = where.partition(".")
+    for full_name, value in load_file(path).items():
+        key, _, name = full_name.partition(".")
         moments.setdefault(name, {})[key] = value
     return moments

@@ -1,9 +1,9 @@
-"""A model that is cut while it is trained: what a method has let go for good is not computed any more.
+"""A model that is cut while it is trained: units that a method has removed for good are not computed any more.
 
-The masks stay `(N,)` over the whole model, and so do method, evidence and terms: only the modules get smaller, and the
-sites of the masks (`Attachment.places`) with them. A removed unit has a mask of 0, its weights have no gradient, and it
-never comes back, so that training goes on as if nothing had been cut (law 11). The residual stream stays whole: every
-module is on it, and norms know its masks.
+Masks, method, evidence and loss terms stay over all `(N,)` units. Only the modules get smaller, and with them the
+factors at the sites of the masks (`Attachment.stored`). A removed unit has a mask of 0, its weights have no gradient,
+and it is never kept again, so training continues as if nothing had been cut (law 11). The residual stream keeps its
+width: its masks act at every module.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ STREAM = "hidden"
 
 
 class Shrinking(nn.Module):
-    """Cuts a model in place, again and again, and makes it whole at the end. A checkpoint of it is `kept`.
+    """Cuts a model in place, repeatedly, and restores its full size at the end. Its state in a checkpoint is `kept`.
 
     Attributes:
         kept: `(N,)` bool, the units that the model still has; all at first.
-        places: axis -> the indices that its modules still have, in their order, -1 for padding; not of whole axes.
+        stored: axis -> the indices that its modules still have, in storage order, -1 for padding; axes that are not cut
+            are left out.
     """
 
     kept: Tensor
@@ -42,10 +43,10 @@ class Shrinking(nn.Module):
         self.space = space
         self.entries: Mapping[str, Parameter] = {entry.name: entry for entry in space.table.parameters}
         self.register_buffer("kept", space.ones().bool())
-        self.places: Mapping[str, Tensor] = {}
-        self._of = (model,)  # in a tuple: no child, whose weights would be in a checkpoint of this
+        self.stored: Mapping[str, Tensor] = {}
+        self._of = (model,)  # in a tuple, so that it is no submodule and its weights are not in `state_dict`
         self._stock: tuple[PreTrainedModel, ...] = ()
-        self._outside: dict[str, int] = {}  # parameters that an optimizer had, and the number of their group
+        self._removed: dict[str, int] = {}  # names of parameters that an optimizer had -> the number of their group
 
     @property
     def model(self) -> PreTrainedModel:
@@ -53,49 +54,50 @@ class Shrinking(nn.Module):
 
     @torch.no_grad()
     def cut(self, kept: Tensor, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Leave of the model, and of an optimizer's moments, what `kept` `(N,)` bool says; masks must not be on it.
+        """Reduce the model, and the moments of an optimizer, to the units `kept`; masks must be detached.
 
-        Every unit of `kept` must be there still.
+        Args:
+            kept: `(N,)` bool, a subset of the units that the model still has.
         """
         plan = Plan.of(self.space, kept.float().cpu(), source="")
         reading = plan.read(self.space)
         wanted = {axis: indices for axis, indices in kept_indices(reading, plan).items() if axis != STREAM}
         shapes = copy.deepcopy(self._skeleton())
         compact.reshape(shapes, structure_of(self.space, plan, reading, wanted))
-        self._put_in(shapes, wanted, optimizer)
-        self.places = wanted
+        self._rebuild(shapes, wanted, optimizer)
+        self.stored = wanted
         self.kept.copy_(kept)
 
     @torch.no_grad()
     def restore(self, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Make the model whole: what was cut away is 0."""
-        if self.places:
-            self._put_in(copy.deepcopy(self._skeleton()), {}, optimizer)
-            self.places = {}
+        """Give the model its full size again; weights that were cut away are 0."""
+        if self.stored:
+            self._rebuild(copy.deepcopy(self._skeleton()), {}, optimizer)
+            self.stored = {}
             self.kept.fill_(True)
 
     @torch.no_grad()
-    def whole(self) -> dict[str, Tensor]:
-        """The model's state as it is before any cut, with 0 for what was cut away."""
-        if not self.places:
+    def full_state(self) -> dict[str, Tensor]:
+        """The state of the model in its full size, with 0 for weights that were cut away."""
+        if not self.stored:
             return self.model.state_dict()
         skeleton, own = self._skeleton(), dict(self.model.named_parameters())
         like = next(iter(own.values()))
-        found = {name: self._moved(entry, own.get(name), {}, like) for name, entry in self.entries.items()}
-        return skeleton.state_dict() | {name: found[first] for name, first in compact.first_names(skeleton).items()}
+        full = {name: self._reindexed(entry, own.get(name), {}, like) for name, entry in self.entries.items()}
+        return skeleton.state_dict() | {name: full[first] for name, first in compact.first_names(skeleton).items()}
 
     @torch.no_grad()
-    def whole_moments(self, moments: Moments) -> Moments:
-        """An optimizer's moments of this model as they are before any cut, with 0 for what was cut away."""
-        if not self.places:
+    def full_moments(self, moments: Moments) -> Moments:
+        """The moments of an optimizer for the model in its full size, with 0 for weights that were cut away."""
+        if not self.stored:
             return moments
         return {
-            name: {k: self._moved(self.entries[name], v, {}, v) if k in ORDERS else v for k, v in state.items()}
+            name: {k: self._reindexed(self.entries[name], v, {}, v) if k in ORDERS else v for k, v in state.items()}
             for name, state in moments.items()
         }
 
     def _skeleton(self) -> PreTrainedModel:
-        """The model as it came, without its weights."""
+        """The model in its full size, without weights."""
         if not self._stock:
             blank: dict[int, Any] = {
                 id(parameter): nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
@@ -104,33 +106,33 @@ class Shrinking(nn.Module):
             self._stock = (copy.deepcopy(self.model, blank),)
         return self._stock[0]
 
-    def _put_in(
+    def _rebuild(
         self, shapes: PreTrainedModel, wanted: Mapping[str, Tensor], optimizer: torch.optim.Optimizer | None
     ) -> None:
-        """Fill modules with what is wanted of the model's weights, give them to the model, and the optimizer theirs."""
+        """Give the model new modules with the wanted indices of its weights, and the optimizer their parameters."""
         old, like = dict(self.model.named_parameters()), next(self.model.parameters())
         new: dict[str, nn.Parameter] = {}
         for name, blank in shapes.named_parameters():
-            value = self._moved(self.entries[name], old.get(name), wanted, like)
+            value = self._reindexed(self.entries[name], old.get(name), wanted, like)
             new[name] = nn.Parameter(value, requires_grad=blank.requires_grad)
         for name, first in compact.first_names(shapes).items():
             _assign(shapes, name, new[first])
         for name, buffer in shapes.named_buffers():
-            if buffer.is_meta:  # of modules that stand for a removed one: empty
+            if buffer.is_meta:  # the empty buffers of modules that replace removed ones
                 _assign(shapes, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=like.device))
         if optimizer is not None:
             self._move_moments(optimizer, old, new, wanted)
         for name, module in shapes.train(self.model.training).named_children():
             setattr(self.model, name, module)
 
-    def _moved(self, entry: Parameter, old: Tensor | None, wanted: Mapping[str, Tensor], like: Tensor) -> Tensor:
-        """A parameter, or a moment of one, from the present places of its axes to the wanted ones; 0 where none was."""
+    def _reindexed(self, entry: Parameter, old: Tensor | None, wanted: Mapping[str, Tensor], like: Tensor) -> Tensor:
+        """A parameter, or a moment of one, at the wanted indices of its axes; 0 at indices that were not stored."""
         value = old
         for dim, (axis, size) in enumerate(zip(entry.axes, entry.shape, strict=True)):
-            if value is None or axis is None or (axis not in self.places and axis not in wanted):
+            if value is None or axis is None or (axis not in self.stored and axis not in wanted):
                 continue
-            if axis in self.places:
-                value = select(value, dim, _inverse(self.places[axis], size))
+            if axis in self.stored:
+                value = select(value, dim, _inverse(self.stored[axis], size))
             if axis in wanted:
                 value = select(value, dim, wanted[axis])
         if value is None:
@@ -145,33 +147,33 @@ class Shrinking(nn.Module):
         new: Mapping[str, nn.Parameter],
         wanted: Mapping[str, Tensor],
     ) -> None:
-        """Exchange an optimizer's parameters, with the moments of what is left; those that are gone wait outside."""
+        """Exchange an optimizer's parameters and reduce their moments; removed parameters are noted for `restore`."""
         names = {id(parameter): name for name, parameter in old.items()}
         for number, group in enumerate(optimizer.param_groups):
             mine = [(parameter, names.get(id(parameter))) for parameter in group["params"]]
             group["params"] = [p if name is None else new[name] for p, name in mine if name is None or name in new]
-            group["params"] += [new[name] for name in self._outside if self._outside[name] == number and name in new]
-            self._outside |= {name: number for _, name in mine if name is not None and name not in new}
-        self._outside = {name: number for name, number in self._outside.items() if name not in new}
+            group["params"] += [new[name] for name in self._removed if self._removed[name] == number and name in new]
+            self._removed |= {name: number for _, name in mine if name is not None and name not in new}
+        self._removed = {name: number for name, number in self._removed.items() if name not in new}
         for name, parameter in old.items():
             state = optimizer.state.pop(parameter, {})
             if name in new and state:
                 optimizer.state[new[name]] = {
-                    key: self._moved(self.entries[name], value, wanted, value)
+                    key: self._reindexed(self.entries[name], value, wanted, value)
                     if torch.is_tensor(value) and value.shape == parameter.shape
                     else value
                     for key, value in state.items()
                 }
 
 
-def _inverse(places: Tensor, size: int) -> Tensor:
-    """For each index of a whole axis where it is among the places, -1 if it is not."""
+def _inverse(stored: Tensor, size: int) -> Tensor:
+    """`(size,)`: for each index of an axis its position among the stored ones, -1 if it is not stored."""
     inverse = torch.full((size,), -1, dtype=torch.long)
-    inverse[places[places >= 0]] = (places >= 0).nonzero().flatten()
+    inverse[stored[stored >= 0]] = (stored >= 0).nonzero().flatten()
     return inverse
 
 
 def _assign(model: nn.Module, name: str, value: Tensor) -> None:
-    """Put a parameter or a buffer in the place of that name."""
+    """Set the parameter or buffer of that name."""
     path, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(path), leaf, value)

@@ -66,6 +66,6 @@ class ShrinkPolicy:
             attachment.detach()
         change(self.optimizer())
         if attachment is not None:
-            attachment.attach(self.shrinking.places)
+            attachment.attach(self.shrinking.stored)
         self.rewrap()
         process_memory.release_free_pages()

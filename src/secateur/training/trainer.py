@@ -26,7 +26,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from secateur.methods.method import Method
 from secateur.surgery.masking import Attachment
-from secateur.surgery.optimizer_state import Moments, give_moments, moments_of
+from secateur.surgery.optimizer_state import Moments, moments_of, set_moments
 from secateur.surgery.shrinking import Shrinking
 from secateur.system import process_memory
 from secateur.system.compat.trainer import HookedTrainer
@@ -291,7 +291,7 @@ class PruningTrainer(HookedTrainer):
         if not exists:
             add_groups(optimizer, self.terms, self.method, self.args.weight_decay)
             for name, moments in self.earlier_moments.items():
-                give_moments(moments, optimizer, {"model": self.model, "terms": self.terms}[name])
+                set_moments(moments, optimizer, {"model": self.model, "terms": self.terms}[name])
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
@@ -305,7 +305,7 @@ class PruningTrainer(HookedTrainer):
 
     def whole_state(self) -> dict[str, Tensor]:
         """The model's state dict in its original shapes, with zeros where it was cut."""
-        return self.model.state_dict() if self.shrinking is None else self.shrinking.shrinking.whole()
+        return self.model.state_dict() if self.shrinking is None else self.shrinking.shrinking.full_state()
 
     def moments(self) -> dict[str, Moments]:
         """The optimizer's state for the `model`, in its original shapes with zeros where it was cut, and `terms`."""
@@ -313,7 +313,7 @@ class PruningTrainer(HookedTrainer):
         assert optimizer is not None
         of_model = moments_of(optimizer, self.model)
         if self.shrinking is not None:
-            of_model = self.shrinking.shrinking.whole_moments(of_model)
+            of_model = self.shrinking.shrinking.full_moments(of_model)
         return {"model": of_model, "terms": moments_of(optimizer, self.terms)}
 
 
