@@ -1,6 +1,6 @@
-"""Data as users bring it: what a task must make of it, or say.
+"""Data files as users have them, with what a task must read from them or the error that it must raise.
 
-`tests/test_hard_use.py` and `benchmarks/faults.py` take all of it.
+`tests/test_hard_use.py` and `benchmarks/faults.py` use all of them.
 """
 
 import json
@@ -27,7 +27,7 @@ MAX_LENGTH = 16
 
 @dataclass(frozen=True)
 class Case:
-    """Files by name, and what comes of them: `labels` (None for scores) of `rows` in all, or a refusal: `said`."""
+    """Files by name, and the expected `labels` (None for scores) and number of `rows`, or the error message `said`."""
 
     task: str
     files: dict
@@ -43,7 +43,7 @@ class Case:
 
 
 def outcome(case, folder):
-    """The task, and the scores of a random model on its validation rows: everything that data goes through."""
+    """The task of a case, after its rows were read, encoded and scored with a random model."""
     task = TASKS.get(case.task).from_data(case.write(folder), metric=None, seed=0, rows=None, **dict(case.options))
     words = tokenizer()
     for split in task.splits:
@@ -55,7 +55,7 @@ def outcome(case, folder):
 
 
 def right(case, task):
-    """Whether a task is what the data says."""
+    """Whether a task has the expected labels and number of rows."""
     return task.labels == case.labels and sum(map(len, task.splits.values())) == case.rows
 
 
@@ -89,7 +89,7 @@ def asked(rows=20, **columns):
 
 
 def broken(text, number, change=lambda line: line[:-3]):
-    """Text with a line that is no JSON any more, counted from 1."""
+    """Text in which one line, counted from 1, is not valid JSON."""
     rows = text.split("\n")
     rows[number - 1] = change(rows[number - 1])
     return "\n".join(rows)
@@ -100,7 +100,7 @@ LONG = "film " * 20_000  # 100,000 characters
 CLASSIFICATION, TOKENS, QUESTIONS = "classification", "tokens", "questions"
 
 CASES = {
-    # what is right as it is
+    # data that is accepted
     "labels are strings": Case(CLASSIFICATION, {"d.csv": csv(table(label=["good", "bad"] * 10))}, STRINGS),
     "labels are strings of digits": Case(
         CLASSIFICATION, {"d.jsonl": lines(table(label=["10", "9"] * 10))}, ("10", "9")
@@ -147,7 +147,7 @@ CASES = {
     "texts are not ASCII": Case(
         CLASSIFICATION, {"d.csv": csv(table(text=["ein schöner Film 电影 🎬", "нет"] * 10))}, TWO
     ),
-    # what is refused
+    # data that is refused
     "a label is missing": Case(CLASSIFICATION, {"d.csv": csv(table(label=[0, 1] * 9 + [None, 1]))}, said="row 18"),
     "a text is empty": Case(CLASSIFICATION, {"d.jsonl": lines(table(text=["a", " "] * 10))}, said="10 of the 20 rows"),
     "all texts are empty": Case(CLASSIFICATION, {"d.csv": csv(table(text=["", ""] * 10))}, said="'text'.*is empty"),

@@ -1,7 +1,7 @@
-"""The world in which README and docs are run: a folder where every name that they use is something tiny.
+"""The folder in which the blocks of README and docs run: every name that they use is a tiny model or data set there.
 
-A hub name is a folder of that name, which is what transformers and `read_splits` look for first; so a page runs as it
-is read, and a name that is not here is refused by secateur itself.
+A name on the hub is a folder of that name, for which transformers and `read_splits` look first. So a page runs as it
+stands, and secateur refuses a name that does not exist here.
 """
 
 import csv
@@ -30,12 +30,12 @@ NAMES = {
     "tokenizer": tokenizer(TOKENS),
     "collate": DataCollatorWithPadding(tokenizer(TOKENS)),
 }
-"""What Python blocks take for granted."""
+"""Names that Python blocks use without defining them."""
 
 ENCODERS = ("bert-base-uncased",)
 CLASSIFIERS = ("bert-base-sst2", "models/bert-sst2")
 RUNS = {"runs/sst2": {}, "runs/magnitude": {"method": "magnitude"}}
-"""Finished runs that a page may use; one that a page makes itself takes its place."""
+"""Finished runs that a page may use; a page may also replace them by its own."""
 
 SMALLER = {
     r"embedding_rank([=:] ?)192": r"embedding_rank\g<1>4",
@@ -48,17 +48,17 @@ SMALLER = {
     r"--width 256 --ffn 1024": "--width 16 --ffn 32 --vocabulary 60",
     r"--task summarisation --data data/news": "--task summarisation --data data/news --width 16 --ffn 32",
 }
-"""What only a model of a real size, real data or a GPU can do -> what it is here."""
+"""Text that needs a model of real size, real data or a GPU -> its replacement."""
 
 
 def smaller(text: str) -> str:
-    for said, done in SMALLER.items():
-        text = re.sub(said, done, text)
+    for original, replacement in SMALLER.items():
+        text = re.sub(original, replacement, text)
     return text
 
 
 def build(folder: Path) -> None:
-    """Everything under its name; the present folder must be `folder`, for runs remember relative names."""
+    """Create everything under its name; `folder` must be the working directory, because runs keep relative names."""
     for name in ENCODERS:
         write_model(folder / name)
     for name in CLASSIFIERS:
@@ -104,7 +104,7 @@ def write_glue(folder: Path) -> None:
 
 
 def still(monkeypatch) -> None:
-    """Neither times nor pictures are what a page is tested for: clocks stand, and nothing is drawn."""
+    """Replace timing by fixed times and drawing by an empty picture, which the tests of pages do not need."""
     known = Rates(flops=1e9, bandwidth=1e9, product="fp32 torch.mm, 8 x 8")
     monkeypatch.setattr(
         measure_stage, "grid", lambda model, against, shapes, repeats: grid(model, against, shapes, repeats=1)

@@ -17,7 +17,7 @@ SIZES = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 20}
 
 
 def sizes_of(model):
-    """Width of the stream, and for every layer (heads, widest QK, widest VO, neurons), None for a removed sublayer."""
+    """Width of the residual stream, and per layer (heads, widest QK, widest VO, neurons), None if it is removed."""
     config = model.config
     layers, heads, hidden = config.num_hidden_layers, config.num_attention_heads, config.hidden_size
     dim, whole = hidden // heads, {"ffn": config.intermediate_size, "qk": hidden, "vo": hidden, "head": heads}

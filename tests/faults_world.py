@@ -1,6 +1,6 @@
-"""Compact folders to break, the ways in which they break, and a judge of what is made of them.
+"""Compact folders, ways to damage them, and a judge of what is loaded from the damaged folders.
 
-`tests/test_hard_use.py` takes a few of each, `benchmarks/faults.py` thousands.
+`tests/test_hard_use.py` uses a few of each, `benchmarks/faults.py` thousands.
 """
 
 import json
@@ -42,7 +42,7 @@ SOURCE = str(Path(sec.__file__).parent)
 
 @dataclass(frozen=True)
 class Fault:
-    """One way to break a folder: the row of the table, this case of it, and what does it to a folder."""
+    """One way to damage a folder: the row of the table, the case, and the function that damages a folder."""
 
     kind: str
     case: str
@@ -50,7 +50,7 @@ class Fault:
 
 
 class World:
-    """Two compact models of one shape, `model` to be broken and `other`, and a judge of broken copies."""
+    """Two compact models of one shape, `model`, which is damaged, and `other`, and a judge of damaged copies."""
 
     def __init__(self, root):
         self.root, self.folder, self.other = root, root / "model", root / "other"
@@ -77,7 +77,7 @@ class World:
         return copy
 
     def judge(self, way, folder):
-        """(verdict, what was said) of a folder loaded in one of `WAYS`."""
+        """(verdict, message) of a folder that is loaded in one of `WAYS`."""
         verdict, said = getattr(self, way)(folder)
         return (WRONG, "a pickle was opened") if self.marker.exists() else (verdict, said)
 

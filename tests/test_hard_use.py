@@ -1,6 +1,6 @@
-"""Hard use: what is broken is refused in one sentence or right all the same, and what is there is never lost.
+"""Faults: damaged input is refused with one sentence or gives the right result, and existing files are never lost.
 
-A small part of `benchmarks/faults.py`, drawn by a seed.
+A small part of `benchmarks/faults.py`, sampled by a seed.
 """
 
 import json
