@@ -1,4 +1,4 @@
-"""Silence around exporters, quantisers and compilers, whose warnings are about their own internals."""
+"""What exporters, quantisers and compilers print about their own internals, and a user can do nothing about."""
 
 from __future__ import annotations
 
@@ -8,15 +8,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 
+from torch.jit import TracerWarning
+
+FOR_DEVELOPERS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, TracerWarning)
+"""Categories of warnings to those who write the library, not to those who call it.
+
+The tracer warns that a graph may hold for the traced shape alone: every export is compared with its source on several.
+"""
+ADVICE = "Please consider to run pre-processing before quantization"
+"""ONNX Runtime's, on the root logger: its pre-processing fuses operators, which the exporter of PyTorch has done."""
+
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Suppress warnings, log records up to WARNING, and stdout, on which quantisers draw progress bars."""
-    before = logging.root.manager.disable
-    with warnings.catch_warnings(), redirect_stdout(StringIO()):
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        try:
+    """Suppress warnings for developers, `ADVICE`, and stdout, on which quantisers draw progress bars.
+
+    All other warnings and log records pass.
+    """
+    root = logging.getLogger()
+    root.addFilter(_is_no_advice)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()):
+            for category in FOR_DEVELOPERS:
+                warnings.simplefilter("ignore", category)
             yield
-        finally:
-            logging.disable(before)
+    finally:
+        root.removeFilter(_is_no_advice)
+
+
+def _is_no_advice(record: logging.LogRecord) -> bool:
+    return ADVICE not in record.getMessage()
