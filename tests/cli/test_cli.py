@@ -15,8 +15,8 @@ import pytest
 import yaml
 from fake_clock import timer
 from safetensors import SafetensorError
-from small_world import recipe_values, write_data, write_model
-from transformers import BertForSequenceClassification, GPT2Config, GPT2Model
+from small_world import config, recipe_values, write_data, write_model
+from transformers import BertForMaskedLM, BertForSequenceClassification, GPT2Config, GPT2Model
 from typer.testing import CliRunner
 
 from secateur import __version__
@@ -460,6 +460,17 @@ def test_a_damaged_folder_is_refused(secateur, world, tmp_path, name):
     DAMAGES[name](tmp_path / "small")
     assert refused(secateur("verify", tmp_path / "small"), str(tmp_path / "small") if "plan" not in name else "plan")
     assert refused(secateur("inspect", tmp_path / "small"))
+
+
+def test_a_head_that_is_not_supported_is_refused_and_the_encoder_can_be_inspected(secateur, tmp_path):
+    BertForMaskedLM(config()).save_pretrained(tmp_path / "masked")
+    parts = "BertForMaskedLM, whose head is not supported", "BertForSequenceClassification"
+    assert refused(secateur("cut", tmp_path / "masked", "--output", tmp_path / "cut"), *parts)
+    assert refused(secateur("export", tmp_path / "masked", "--output", tmp_path / "masked.onnx"), *parts)
+    assert refused(secateur("bench", tmp_path / "masked"), *parts)
+    found = secateur("inspect", tmp_path / "masked", "--json")
+    assert json.loads(found.stdout)["model_class"] == "BertModel" and "this is its encoder" in found.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["masked"]
 
 
 def test_foreign_folders_are_refused(secateur, world, tmp_path):

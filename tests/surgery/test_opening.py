@@ -1,18 +1,27 @@
 """Models and tokenizers by one name: dense and compact folders, finished runs, and what is refused."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_world import write_model
+from small_world import config, write_model
+from transformers import (
+    BertForMaskedLM,
+    BertForMultipleChoice,
+    BertForNextSentencePrediction,
+    BertForPreTraining,
+    BertForTokenClassification,
+    BertLMHeadModel,
+)
 
 from secateur.budget.space import Space
 from secateur.methods.magnitude import Magnitude
 from secateur.surgery.checkpoint import save
 from secateur.surgery.compact import Pruned
 from secateur.surgery.cut import cut
-from secateur.surgery.opening import model_folder, open_model, open_tokenizer
+from secateur.surgery.opening import model_folder, open_encoder, open_model, open_tokenizer
 from secateur.system.errors import UserError
 
 
@@ -50,7 +59,7 @@ def test_a_checkpoint_without_some_of_its_weights_is_refused(folders, tmp_path):
     weights = load_file(tmp_path / "partial" / "model.safetensors")
     del weights["classifier.weight"]
     save_file(weights, tmp_path / "partial" / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match="lacks 1 of its weights"):
+    with pytest.raises(UserError, match="lacks 1 of the weights"):
         open_model(tmp_path / "partial")
 
 
@@ -58,3 +67,77 @@ def test_a_checkpoint_without_some_of_its_weights_is_refused(folders, tmp_path):
 def test_a_name_that_leads_nowhere_is_refused(opens, tmp_path):
     with pytest.raises(UserError, match="give a"):
         opens(str(tmp_path / "nothing"))
+
+
+def change_weights(folder, change):
+    weights = load_file(Path(folder) / "model.safetensors")
+    change(weights)
+    save_file(weights, Path(folder) / "model.safetensors", {"format": "pt"})
+
+
+UNSUPPORTED = (
+    BertForMultipleChoice,
+    BertForMaskedLM,
+    BertForNextSentencePrediction,
+    BertForPreTraining,
+    BertLMHeadModel,
+)
+
+
+@pytest.mark.parametrize("kind", UNSUPPORTED)
+def test_a_head_that_is_not_supported_is_refused_and_not_left_out(kind, tmp_path):
+    kind(config()).save_pretrained(tmp_path)
+    heads = "BertModel, BertForSequenceClassification, BertForTokenClassification, BertForQuestionAnswering"
+    with pytest.raises(UserError, match=rf"is a {kind.__name__}, whose head is not supported: give .*{heads}"):
+        open_model(tmp_path)
+    with pytest.raises(UserError, match=f"the head of {kind.__name__} is not supported"):
+        Space(kind(config()), "ffn")
+
+
+def test_the_encoder_of_an_unsupported_head_is_opened_where_only_that_is_asked_for(folders, tmp_path, caplog):
+    BertForMaskedLM(config()).save_pretrained(tmp_path)
+    with caplog.at_level("WARNING"):
+        assert type(open_encoder(tmp_path)).__name__.endswith("BertModel")
+    assert "is a BertForMaskedLM, whose head is not supported: this is its encoder" in caplog.text
+    caplog.clear()
+    assert type(open_encoder(folders / "dense")).__name__.endswith("ForSequenceClassification")
+    assert isinstance(open_encoder(folders / "run"), Pruned) and not caplog.text
+
+
+@pytest.mark.parametrize(
+    "key", ["bert.encoder.layer.0.attention.self.distance_embedding.weight", "adapter.down.weight"]
+)
+def test_weights_that_the_model_does_not_take_are_refused(key, tmp_path):
+    write_model(tmp_path, ["bad", "good"])
+    change_weights(tmp_path, lambda weights: weights.update({key: torch.ones(3, 4)}))
+    with pytest.raises(UserError, match=f"1 weights that .*does not take .*{key}"):
+        open_model(tmp_path)
+
+
+def test_weights_of_the_encoder_are_never_left_over(tmp_path):
+    BertForMaskedLM(config()).save_pretrained(tmp_path)
+    change_weights(tmp_path, lambda weights: weights.update({"bert.encoder.layer.0.adapter.weight": torch.ones(3)}))
+    with pytest.raises(UserError, match=r"does not take .*layer\.0\.adapter"):
+        open_encoder(tmp_path)
+
+
+def test_the_pooler_of_a_classifier_is_one_of_its_weights(tmp_path):
+    write_model(tmp_path, ["bad", "good"])
+    change_weights(tmp_path, lambda weights: weights.pop("bert.pooler.dense.weight"))
+    with pytest.raises(UserError, match=r"lacks 1 of the weights .*bert\.pooler"):
+        open_model(tmp_path)
+
+
+def test_a_pooler_that_the_head_does_not_read_may_be_left_over(tmp_path):
+    BertForTokenClassification(config()).save_pretrained(tmp_path)
+    old = {"bert.pooler.dense.weight": torch.ones(16, 16), "bert.embeddings.position_ids": torch.arange(32)}
+    change_weights(tmp_path, lambda weights: weights.update(old))
+    assert open_model(tmp_path)
+
+
+def test_a_config_without_the_name_of_a_class_is_that_of_an_encoder(tmp_path):
+    write_model(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    del saved["architectures"]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    assert type(open_model(tmp_path)).__name__.endswith("BertModel")

@@ -11,6 +11,7 @@ import pytest
 import small_world
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from safetensors.torch import load_file, save_file
 from small_world import config as bert
 from transformers import BertForMaskedLM, BertForSequenceClassification, EvalPrediction
 
@@ -522,6 +523,16 @@ def test_a_checkpoint_without_some_weights_is_refused(two, tmp_path):
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
     with pytest.raises(UserError, match=r"lacks 16 of the weights .*bert\.encoder\.layer\.2"):
+        two.load_model(path)
+
+
+@pytest.mark.parametrize("kind", [BertForSequenceClassification, BertForMaskedLM])
+def test_a_checkpoint_with_weights_that_the_model_does_not_take_is_refused(two, tmp_path, kind):
+    path = saved(tmp_path / "relative", kind(bert(**two.head())))
+    weights = load_file(path / "model.safetensors")
+    weights["bert.encoder.layer.0.attention.self.distance_embedding.weight"] = torch.ones(3, 4)
+    save_file(weights, path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"1 weights that .* does not take .*distance_embedding"):
         two.load_model(path)
 
 

@@ -27,7 +27,7 @@ from secateur.measure.latency_sweep import measure_latency
 from secateur.measure.random_inputs import padded_inputs
 from secateur.run.recipe_groups import DataRecipe
 from secateur.surgery import checkpoint
-from secateur.surgery.opening import model_folder, open_model, open_tokenizer
+from secateur.surgery.opening import model_folder, open_encoder, open_model, open_tokenizer
 from secateur.system.errors import UserError
 from secateur.tasks.task import Task
 
@@ -49,7 +49,7 @@ def measure_latencies(
     refuse_existing(output)
     batch, tokens = batch_and_tokens(shape)
     protocol: dict[str, Any] = {"runtime": runtime, "dtype": dtype, "threads": threads, "repeats": repeats}
-    table = measure_latency(open_model(model), *names_of(units), batch=batch, tokens=tokens, **protocol)
+    table = measure_latency(open_encoder(model), *names_of(units), batch=batch, tokens=tokens, **protocol)
     table.save(output)
     if as_json:
         show_json({"file": str(output), **table.to_dict()})

@@ -29,7 +29,7 @@ from secateur.structure.space import UNITS
 from secateur.structure.tiles import EXAMPLES
 from secateur.surgery import checkpoint
 from secateur.surgery.cut import cut
-from secateur.surgery.opening import open_model, open_tokenizer
+from secateur.surgery.opening import open_encoder, open_model, open_tokenizer
 from secateur.system.errors import UserError
 from secateur.tasks import TASKS
 from secateur.training.terms import TERMS
@@ -62,7 +62,7 @@ def inspect_model(
     as_json: Json = False,
 ) -> None:
     """Show the layers, parameters, operations and prunable units of a model."""
-    inspection = inspect(open_model(model), tokens)
+    inspection = inspect(open_encoder(model), tokens)
     if as_json:
         show_json(inspection.to_dict())
     else:

@@ -127,7 +127,7 @@ def _full(row: Row, prefix: str, layer: str | None, same: Mapping[Axis, Axis]) -
 def _task_head(architecture: Architecture, model: PreTrainedModel) -> tuple[Row, ...]:
     name = type(model).__name__
     for suffix in sorted(architecture.heads, key=len, reverse=True):
-        if name.endswith(suffix):
+        if name.endswith(suffix) and (suffix != "Model" or model.base_model is model):  # no BertLMHeadModel
             return architecture.heads[suffix]
     raise UserError(
         f"the head of {name} is not supported: for {architecture.model_type!r} supported are "

@@ -5,13 +5,14 @@ It imports neither torch nor transformers before it is used: it runs with the fi
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from secateur.structure.architectures import ARCHITECTURES
-from secateur.system.compat.auto_classes import derive_classes
+from secateur.system.compat.auto_classes import derive_classes, stock_class
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 AUTO_CLASSES = {
     "Model": "AutoModel",
@@ -34,6 +35,32 @@ def auto_class(name: str) -> str:
         if name.endswith(suffix):
             return AUTO_CLASSES[suffix]
     raise ValueError(f"no class of transformers for {', '.join(AUTO_CLASSES)} is named {name!r}")
+
+
+def own_auto_class(config: PreTrainedConfig) -> str | None:
+    """The `AutoModelFor*` that builds the class which a dense checkpoint names; None if it names an unsupported head.
+
+    A config that names no class is taken to be that of a bare encoder.
+    """
+    if not config.architectures:
+        return "AutoModel"
+    return next((auto for auto, name in _stock_names(config).items() if name == config.architectures[0]), None)
+
+
+def supported_heads(config: PreTrainedConfig) -> str:
+    """The names of the classes of a family that can be opened, with commas between them."""
+    return ", ".join(_stock_names(config).values())
+
+
+def _stock_names(config: PreTrainedConfig) -> dict[str, str]:
+    """`AutoModelFor*` -> the name of the stock class that it builds for the config's family, where it builds one."""
+    import transformers
+
+    names = {}
+    for auto in dict.fromkeys(AUTO_CLASSES.values()):
+        with suppress(KeyError):
+            names[auto] = stock_class(getattr(transformers, auto), type(config)).__name__
+    return names
 
 
 def register() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,12 @@ import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.surgery import checkpoint
-from secateur.surgery.auto_classes import auto_class
+from secateur.surgery.auto_classes import own_auto_class, supported_heads
+from secateur.surgery.loaded_weights import check_encoder, check_whole
 from secateur.system.errors import UserError
 from secateur.system.load_report import without_load_report
+
+log = logging.getLogger(__name__)
 
 
 def model_folder(name: str | Path) -> Path:
@@ -25,41 +31,71 @@ def open_model(name: str | Path) -> PreTrainedModel:
     """A compact model, or a dense checkpoint in fp32 with the head that its config names; in evaluation mode.
 
     Raises:
-        UserError: it cannot be loaded, or lacks some of its weights.
+        UserError: it cannot be loaded, its head is not supported, or it lacks weights or has some that are not taken.
     """
-    folder = model_folder(name)
-    if folder.is_dir() and checkpoint.read_config(folder).to_dict().get("secateur"):
-        return checkpoint.load(folder)
-    model, missing = _load_dense(str(folder if folder.is_dir() else name), str(name))
-    if lost := sorted(key for key in missing if "pooler." not in key):
+    source, config = _located(name)
+    if getattr(config, "secateur", None):
+        return checkpoint.load(source)
+    auto = own_auto_class(config)
+    if auto is None:
         raise UserError(
-            f"model {str(name)!r} lacks {len(lost)} of its weights (the first is {lost[0]}): give a complete checkpoint"
+            f"model {str(name)!r} is a {config.architectures[0]}, whose head is not supported: give one of the class "
+            f"{supported_heads(config)}, or its encoder alone, saved from AutoModel"
         )
+    model, loading = _load_dense(auto, source, config, name)
+    check_whole(model, loading, f"model {str(name)!r}")
     return model.eval()
 
 
-def _load_dense(source: str, name: str) -> tuple[PreTrainedModel, set[str]]:
-    """The model, and the names of the weights that its checkpoint lacks."""
+def open_encoder(name: str | Path) -> PreTrainedModel:
+    """As `open_model`; of a dense checkpoint whose head is not supported its encoder, which is logged.
+
+    For what concerns the encoder alone: its layers, parameters and latency.
+
+    Raises:
+        UserError: as `open_model`, but for the head.
+    """
+    source, config = _located(name)
+    if getattr(config, "secateur", None) or own_auto_class(config):
+        return open_model(name)
+    model, loading = _load_dense("AutoModel", source, config, name)
+    check_encoder(model, loading, f"model {str(name)!r}")
+    log.warning("%s is a %s, whose head is not supported: this is its encoder", name, config.architectures[0])
+    return model.eval()
+
+
+def _located(name: str | Path) -> tuple[str, Any]:
+    """The folder of a model, or its name on the hub, and its config.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = model_folder(name)
+    if folder.is_dir():
+        return str(folder), checkpoint.read_config(folder)
+    with _explained(name):
+        return str(name), AutoConfig.from_pretrained(str(name))
+
+
+def _load_dense(auto: str, source: str, config: Any, name: str | Path) -> tuple[PreTrainedModel, dict[str, set[str]]]:
+    """The model, and the names of the weights that it lacks and that it does not take."""
+    kind: Any = getattr(transformers, auto)
+    with _explained(name), without_load_report():
+        model, loading = kind.from_pretrained(source, config=config, dtype=torch.float32, output_loading_info=True)
+    return model, loading
+
+
+@contextmanager
+def _explained(name: str | Path) -> Iterator[None]:
+    """Report damaged files, other folders and a hub out of reach, which raise errors of many types, in one sentence."""
     try:
-        config = AutoConfig.from_pretrained(source)
-        auto: Any = getattr(transformers, _own_class(config.architectures))
-        with without_load_report():
-            model, loading = auto.from_pretrained(source, config=config, dtype=torch.float32, output_loading_info=True)
-    except Exception as error:  # damaged files, other folders and a hub out of reach raise errors of many types
+        yield
+    except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"model {name!r} cannot be loaded ({reason}): give a folder written by save_pretrained, or a name on the "
-            "hub"
+            f"model {str(name)!r} cannot be loaded ({reason}): give a folder written by save_pretrained, or a name on "
+            "the hub"
         ) from error
-    return model, set(loading["missing_keys"])
-
-
-def _own_class(architectures: list[str] | None) -> str:
-    """The class that loads a checkpoint with its own head; that of the bare encoder for an unsupported head."""
-    try:
-        return auto_class((architectures or [""])[0])
-    except ValueError:
-        return "AutoModel"
 
 
 def open_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:

@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from secateur.surgery.loaded_weights import check_encoder, check_whole
 from secateur.system.errors import UserError, as_user_error
 from secateur.system.files import fingerprint
 from secateur.system.load_report import without_load_report
@@ -141,8 +142,8 @@ class Task(ABC):
                 is replaced by a new one.
 
         Raises:
-            UserError: there is no such checkpoint, it is incomplete or of another kind, or its head has another number
-                of labels.
+            UserError: there is no such checkpoint, it is incomplete or of another kind, has weights that the model does
+                not take, or its head has another number of labels.
         """
         source = f"model {str(name_or_path)!r}"
         config = read_config(name_or_path, **kwargs)
@@ -155,7 +156,7 @@ class Task(ABC):
         options = {"dtype": torch.float32, **head, **kwargs, "output_loading_info": True}
         with without_load_report(), as_user_error(f"{source} cannot be loaded", "give one written by save_pretrained"):
             model, loading = self.model_class.from_pretrained(name_or_path, **options)
-        _check_complete(model, loading["missing_keys"], has_head, source)
+        (check_whole if has_head else check_encoder)(model, loading, source)
         return model
 
     def is_finetuned(self, model_or_folder: PreTrainedModel | str | Path) -> bool:
@@ -243,17 +244,6 @@ def open_task(name: str, data: str, options: Mapping[str, Any], **shared: Any) -
         if key not in known:
             raise UserError(f"task {name!r} has no option {key!r}: it has {', '.join(known) or 'none'}")
     return kind.from_data(data, **shared, **options)
-
-
-def _check_complete(model: PreTrainedModel, missing: Sequence[str], has_head: bool, source: str) -> None:
-    """Refuse a checkpoint without some of its weights: only a new head, and the pooler under it, may be missing."""
-    inner = f"{model.base_model_prefix}."
-    lost = [key for key in sorted(missing) if has_head or (key.startswith(inner) and ".pooler." not in key)]
-    if lost:
-        raise UserError(
-            f"{source} lacks {len(lost)} of the weights that its config.json asks for "
-            f"(the first is {lost[0]}): give a complete checkpoint"
-        )
 
 
 __getattr__ = moved_names(

@@ -1,0 +1,70 @@
+"""Whether a checkpoint and the model that was loaded from it have the same weights.
+
+transformers reports weights that a model lacks, or does not take, and goes on: the model then computes something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from transformers import PreTrainedModel
+
+from secateur.system.errors import UserError
+
+
+def check_whole(model: PreTrainedModel, loading: Mapping[str, Collection[str]], source: str) -> None:
+    """Refuse a model that lacks weights, or does not take all those of its checkpoint.
+
+    A pooler that the head does not read may be left over, because older versions of transformers saved one with every
+    head; and a bare encoder may lack its pooler, because a checkpoint of a head without one does.
+
+    Args:
+        loading: what `from_pretrained` returns with `output_loading_info`.
+        source: the checkpoint, as the message calls it.
+
+    Raises:
+        UserError: naming the first weight.
+    """
+    bare = model.base_model is model and not model.can_generate()
+    _refuse_missing([key for key in loading["missing_keys"] if not (bare and _of_pooler(key))], source)
+    _refuse_unexpected(model, [key for key in loading["unexpected_keys"] if not _of_pooler(key)], source)
+
+
+def check_encoder(model: PreTrainedModel, loading: Mapping[str, Collection[str]], source: str) -> None:
+    """As `check_whole`, of a model whose head is new, or left out: only the encoder must be the checkpoint's.
+
+    Raises:
+        UserError: naming the first weight.
+    """
+    missing, unexpected = (
+        [key for key in loading[name] if _of_encoder(key, model) and not _of_pooler(key)]
+        for name in ("missing_keys", "unexpected_keys")
+    )
+    _refuse_missing(missing, source)
+    _refuse_unexpected(model, unexpected, source)
+
+
+def _refuse_missing(keys: Collection[str], source: str) -> None:
+    if keys:
+        raise UserError(
+            f"{source} lacks {len(keys)} of the weights that its config.json asks for "
+            f"(the first is {min(keys)}): give a complete checkpoint"
+        )
+
+
+def _refuse_unexpected(model: PreTrainedModel, keys: Collection[str], source: str) -> None:
+    if keys:
+        raise UserError(
+            f"{source} has {len(keys)} weights that {type(model).__name__} does not take (the first is {min(keys)}): "
+            "give a checkpoint that transformers loads whole, with adapters merged"
+        )
+
+
+def _of_pooler(key: str) -> bool:
+    return ".pooler." in f".{key}"
+
+
+def _of_encoder(key: str, model: PreTrainedModel) -> bool:
+    """Whether a weight, named with or without the prefix of the base model, is one of the base model's."""
+    base, prefix = model.base_model, f"{model.base_model_prefix}."
+    return key.startswith(prefix) or key.partition(".")[0] in dict(base.named_children())
