@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -80,16 +78,6 @@ def test_the_old_folder_returns_if_the_new_one_cannot_take_its_place(tmp_path, m
     with pytest.raises(UserError, match="nothing was written"), atomic_folder(tmp_path / "model"):
         pass
     assert names(tmp_path) == ["model"] and names(tmp_path / "model") == ["old.txt"]
-
-
-def test_folders_of_killed_writers_are_removed_and_those_of_living_ones_stay(tmp_path):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    for name in (f".model.{dead.pid}.abc", ".model.1.abc", f".other.{dead.pid}.abc"):
-        (tmp_path / name).mkdir()
-    with atomic_folder(tmp_path / "model"):
-        pass
-    assert names(tmp_path) == sorted([".model.1.abc", f".other.{dead.pid}.abc", "model"])
 
 
 def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path):

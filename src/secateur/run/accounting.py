@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from secateur.system import process_memory, processes
+from secateur.system.errors import UserError
 from secateur.system.files import merge_json, read_json
 
 SECONDS, MEMORY, WHOLE_RUN = "seconds.json", "memory.json", "run"
@@ -26,15 +27,20 @@ class Accounting:
     folder: Path
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time of the body to a stage when it ends without an error, and record its peak memory."""
+    def stage(self, name: str) -> Iterator[Stopwatch]:
+        """Add the time of the body to a stage, and record its peak memory, however the body ends.
+
+        A body that may be killed records what it has used so far by `Stopwatch.record`.
+        """
         self.reset_peak()
-        started = time.monotonic()
-        yield
-        self.record_peak(name)
-        if processes.is_main():
-            before = self._read(SECONDS).get(name, 0.0)
-            merge_json(self.folder / SECONDS, {name: round(before + time.monotonic() - started, 1)})
+        stopwatch = Stopwatch(self, name, time.monotonic(), self.seconds().get(name, 0.0))
+        try:
+            yield stopwatch
+        except BaseException:
+            with suppress(OSError, UserError):  # the error of the body is the one to report
+                stopwatch.record()
+            raise
+        stopwatch.record()
 
     def reset_peak(self) -> None:
         """Start a new measurement of the peak; what has been freed before does not count in it."""
@@ -64,3 +70,25 @@ class Accounting:
     def _read(self, name: str) -> dict[str, Any]:
         path = self.folder / name
         return read_json(path) if path.is_file() else {}
+
+
+@dataclass(frozen=True)
+class Stopwatch:
+    """The use of a stage by this attempt.
+
+    Attributes:
+        began: when this attempt did, by the monotonic clock.
+        before: seconds of earlier attempts.
+    """
+
+    accounting: Accounting
+    stage: str
+    began: float
+    before: float
+
+    def record(self) -> None:
+        """Write the seconds of all attempts until now, and the peak memory."""
+        self.accounting.record_peak(self.stage)
+        if processes.is_main():
+            seconds = round(self.before + time.monotonic() - self.began, 1)
+            merge_json(self.accounting.folder / SECONDS, {self.stage: seconds})

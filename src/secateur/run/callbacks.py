@@ -11,6 +11,7 @@ from transformers import TrainerCallback, TrainerControl
 
 from secateur.methods.method import Method
 from secateur.methods.schedules import Schedule
+from secateur.run.accounting import Stopwatch
 from secateur.system import process_memory, processes
 from secateur.system.files import append_json_line
 from secateur.training.trainer import PruningTrainer
@@ -35,6 +36,16 @@ class LogFile(TrainerCallback):
         rows = state.global_step * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         used = {"rows": rows, "seconds": round(time.monotonic() - self.began, 3), **process_memory.readings()}
         append_json_line(self.path, _position(args, state) | (logs or {}) | used)
+
+
+class Recorded(TrainerCallback):
+    """Records the time and memory of a stage whenever training logs, so that an attempt that is killed is counted."""
+
+    def __init__(self, stopwatch: Stopwatch) -> None:
+        self.stopwatch = stopwatch
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.stopwatch.record()
 
 
 class KeptUnitsFile(TrainerCallback):

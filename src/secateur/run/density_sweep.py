@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,10 +21,10 @@ from transformers import TrainerCallback
 
 from secateur.report.report import Report
 from secateur.run.context import Context
-from secateur.run.pipeline import begin, complete, prepare
+from secateur.run.pipeline import begin, complete, locked_if_unfinished, prepare
 from secateur.run.recipe import Recipe
 from secateur.run.run_data import RunData
-from secateur.run.run_folder import claim
+from secateur.run.run_folder import claim, locked
 from secateur.system import process_memory, processes
 
 
@@ -37,14 +38,23 @@ def sweep(recipe: Recipe, output: Path | str, callbacks: Sequence[TrainerCallbac
     contexts = [
         Context(one, folder / str(one.target.density), data, tuple(callbacks), shared=folder) for one in recipe.each()
     ]
-    tables = [prepare(context) for context in contexts]
-    processes.on_main(partial(claim, folder, recipe))
-    for context, table in zip(contexts, tables, strict=True):
-        begin(context, table)
+    with ExitStack() as locks:
+        if not all(context.finished for context in contexts):
+            locks.enter_context(locked(folder))
+        tables = [prepare(context) for context in contexts]
+        processes.on_main(partial(claim, folder, recipe))
+        for context, table in zip(contexts, tables, strict=True):
+            locks.enter_context(locked_if_unfinished(context))
+            begin(context, table)
+        return _reports(contexts)
+
+
+def _reports(contexts: Sequence[Context]) -> list[Report]:
+    """The reports of runs that have begun: the last one prunes for all, then the others recover."""
     *larger, lowest = contexts
     last = _completed(replace(lowest, branches=tuple(larger)))
     reports = [_completed(context) for context in larger]
-    processes.on_main(partial(shutil.rmtree, folder / "cache", ignore_errors=True))
+    processes.on_main(partial(shutil.rmtree, lowest.cache_folder, ignore_errors=True))
     return [*reports, last]
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ from secateur.run.context import Context
 from secateur.run.distillation import remove_state
 from secateur.run.recipe import Recipe
 from secateur.run.run_data import RunData
-from secateur.run.run_folder import claim
+from secateur.run.run_folder import claim, locked
 from secateur.run.stages import measure, outputs, prune, recover, teacher
 from secateur.run.stages.check import check
 from secateur.run.target import TABLE
@@ -77,8 +78,14 @@ def run(recipe: Recipe, output: Path | str, callbacks: Sequence[TrainerCallback]
 def run_context(context: Context) -> Report:
     """As `run`, for a context that exists already."""
     process_memory.reset_peak()
-    begin(context, prepare(context))
-    return complete(context)
+    with locked_if_unfinished(context):
+        begin(context, prepare(context))
+        return complete(context)
+
+
+def locked_if_unfinished(context: Context) -> AbstractContextManager[None]:
+    """The lock of a run's folder; a finished run is only read, which several processes may do at once."""
+    return nullcontext() if context.finished else locked(context.folder)
 
 
 def prepare(context: Context) -> LatencyTable | None:

@@ -1,23 +1,79 @@
-"""The folder of a run belongs to one recipe, with which an interrupted run is continued."""
+"""The folder of a run belongs to one recipe, with which an interrupted run is continued, and to one run at a time."""
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from secateur.report.recipe_keys import dotted, upgrade
 from secateur.run.recipe import Recipe, make
 from secateur.run.recipe_yaml import parse
+from secateur.system import processes
 from secateur.system.errors import UserError
 from secateur.system.files import atomic_write, write_json
 from secateur.system.version import VERSION
 
-UNCLAIMED = {"versions.json", "versions.json.partial", "recipe.yaml.partial", "recipe.partial"}
+LOCK = "lock"
+UNCLAIMED = {LOCK, "versions.json", "versions.json.partial", "recipe.yaml.partial", "recipe.partial"}
 """Files that a run of this version or of 0.1.0 may leave if it is killed before it has claimed its folder."""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The folder of a run, for this run alone: of several processes of it, the main one holds the lock.
+
+    The operating system releases the lock of a process that dies. A folder that is created for the lock is removed
+    again if nothing else is written to it.
+
+    Raises:
+        UserError: another run is using the folder, it is no run's, or it cannot be written.
+    """
+    with ExitStack() as held:
+        processes.on_main(lambda: held.enter_context(_lock(folder)))
+        yield
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    _refuse_foreign(folder)
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    lock = FileLock(folder / LOCK)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise UserError(
+            f"another process is running in {folder}: wait until it ends, or choose another folder"
+        ) from error
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+    try:
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        lock.release()
+        for path in created:
+            with suppress(OSError):  # it is not empty
+                path.rmdir()
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse a folder, or a file, that is not a run's and not empty."""
+    if (folder / "recipe.yaml").is_file() or not folder.exists():
+        return
+    if not folder.is_dir() or {entry.name for entry in folder.iterdir()} - UNCLAIMED:
+        raise UserError(f"{folder} exists and is no run of secateur: choose an empty or new folder")
+
+
+def _not_writable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write to {folder} ({error.strerror}): choose a folder that can be written")
 
 
 def claim(folder: Path, recipe: Recipe) -> None:
@@ -34,14 +90,13 @@ def claim(folder: Path, recipe: Recipe) -> None:
                 "choose another output folder, or repeat its command to go on"
             )
         return
-    if folder.exists() and (not folder.is_dir() or {entry.name for entry in folder.iterdir()} - UNCLAIMED):
-        raise UserError(f"{folder} exists and is no run of secateur: choose an empty or new folder")
+    _refuse_foreign(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "versions.json", versions())
         atomic_write(path, recipe.to_yaml())
     except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror}): choose a folder that can be written") from error
+        raise _not_writable(folder, error) from error
 
 
 def _differences(path: Path, recipe: Recipe) -> list[str]:

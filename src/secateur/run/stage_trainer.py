@@ -10,7 +10,7 @@ from transformers import EvalPrediction, PreTrainedModel, PrinterCallback
 from transformers.integrations import TensorBoardCallback
 
 from secateur.measure.evaluation import alone
-from secateur.run.callbacks import LogFile
+from secateur.run.callbacks import LogFile, Recorded
 from secateur.run.context import Context
 from secateur.run.run_data import Rows, RunData
 from secateur.run.training_arguments import training_arguments
@@ -90,7 +90,8 @@ def stage_trainer(
 def train(context: Context, trainer: PruningTrainer, stage: str) -> None:
     """Train from the last checkpoint, if there is one; time and memory count to `stage`."""
     checkpoint = processes.on_main(partial(last_checkpoint, str(trainer.args.output_dir)))
-    with context.accounting.stage(stage):
+    with context.accounting.stage(stage) as stopwatch:
+        trainer.add_callback(Recorded(stopwatch))
         trainer.train(resume_from_checkpoint=checkpoint)
 
 

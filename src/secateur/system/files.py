@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from secateur.system.errors import UserError
+from secateur.system.writers import remove_abandoned, temporary_folder
 
 
 @contextmanager
@@ -112,23 +108,15 @@ def fingerprint(chunks: Iterable[Any], digits: int = 16) -> str:
 
 
 def _temporary_folder(folder: Path) -> Path:
-    """A new folder beside `folder`, named after this process."""
+    """A new folder beside `folder`, after those of killed writers are removed."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(folder)
-        return Path(tempfile.mkdtemp(prefix=f".{folder.name}.{os.getpid()}.", dir=folder.parent))
+        remove_abandoned(folder)
+        return temporary_folder(folder)
     except OSError as error:
         raise UserError(
             f"cannot write to {folder.parent} ({error.strerror}): choose a folder that can be written"
         ) from error
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove the temporary folders that killed writers of this folder have left."""
-    for path in folder.parent.iterdir():
-        name = re.fullmatch(rf"\.{re.escape(folder.name)}\.(\d+)\.\w+", path.name)
-        if name and not psutil.pid_exists(int(name[1])):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _replace_folder(temporary: Path, folder: Path) -> None:
