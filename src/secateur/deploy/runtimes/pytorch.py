@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from secateur.deploy import pt2_format
 from secateur.deploy.graph import Batch, Graph, inference_copy, input_names
 from secateur.deploy.runtime import Arrays, Run, Runner, Runtime
 from secateur.deploy.runtimes import register
@@ -47,7 +48,7 @@ class PyTorch(Runtime):
         return Runner(self.name, dtype, self.version(dtype), threads, names, sum(tensors.values()), run)
 
     def open(self, path: Path, dtype: str, threads: int, inputs: tuple[str, ...]) -> Run:
-        return self._run(torch.export.load(path).module(), threads, inputs, torch.device("cpu"))
+        return self._run(pt2_format.load(path), threads, inputs, torch.device("cpu"))
 
     def _module(self, model: PreTrainedModel, dtype: str) -> nn.Module:
         return _Stock(inference_copy(model, dtype))
