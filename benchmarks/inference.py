@@ -253,7 +253,7 @@ LAYOUTS: dict[str, Callable[[list[int], list[int]], Layout]] = {
 class Separate(EncoderAttention):
     """An attention whose query, key and value are three matrix products, not one."""
 
-    def _at_once(self, hidden_states: Tensor) -> bool:
+    def _joins(self, hidden_states: Tensor) -> bool:
         return False
 
 

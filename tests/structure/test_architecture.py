@@ -1,4 +1,4 @@
-"""The labelled table: it names every parameter of every family, and refuses what it does not describe."""
+"""Binding an architecture to a model: every parameter is labelled, and models that it does not describe are refused."""
 
 from inspect import signature
 from typing import get_args
@@ -45,9 +45,9 @@ HEADS = (
     AutoModelForQuestionAnswering,
 )
 ENCODERS = [kind for kind, architecture in architectures.ARCHITECTURES.all().items() if len(architecture.stacks) == 1]
-WRITERS = sorted(set(architectures.ARCHITECTURES.all()) - set(ENCODERS))
+ENCODER_DECODERS = sorted(set(architectures.ARCHITECTURES.all()) - set(ENCODERS))
 KINDS = [(kind, auto) for kind in ENCODERS for auto in HEADS]
-KINDS += [(kind, auto) for kind in WRITERS for auto in (AutoModel, AutoModelForSeq2SeqLM)]
+KINDS += [(kind, auto) for kind in ENCODER_DECODERS for auto in (AutoModel, AutoModelForSeq2SeqLM)]
 # Sizes that are all different, so that no axis can pass for another.
 SIZES = {
     "vocab_size": 30,
@@ -56,15 +56,15 @@ SIZES = {
     "hidden_size": 8,
     "intermediate_size": 6,
 }
-# What families call these sizes, where it is not the same.
+# The keys of families whose configs have other names for these sizes.
 OTHER = {
     "distilbert": {"n_layers": 2, "n_heads": 2, "dim": 8, "hidden_dim": 6, "vocab_size": 30},
     "electra": {**SIZES, "embedding_size": 5},
 }
-WRITER = {"d_model": 8, "encoder_layers": 2, "decoder_layers": 1, "vocab_size": 30, "pad_token_id": 0}
-WRITER |= {f"{part}_attention_heads": 2 for part in ("encoder", "decoder")}
-WRITER |= {"encoder_ffn_dim": 6, "decoder_ffn_dim": 7}
-OTHER |= {"bart": WRITER, "marian": WRITER}
+ENCODER_DECODER = {"d_model": 8, "encoder_layers": 2, "decoder_layers": 1, "vocab_size": 30, "pad_token_id": 0}
+ENCODER_DECODER |= {f"{part}_attention_heads": 2 for part in ("encoder", "decoder")}
+ENCODER_DECODER |= {"encoder_ffn_dim": 6, "decoder_ffn_dim": 7}
+OTHER |= {"bart": ENCODER_DECODER, "marian": ENCODER_DECODER}
 OTHER["t5"] = {"d_model": 8, "d_kv": 3, "num_layers": 2, "num_decoder_layers": 1, "num_heads": 2, "d_ff": 6}
 OTHER["t5"] |= {"vocab_size": 30}
 
@@ -79,7 +79,7 @@ def bert():
     return tiny("bert")
 
 
-# What the table says
+# The table of a model
 
 
 @pytest.mark.parametrize(("kind", "auto"), KINDS)
@@ -149,7 +149,7 @@ def test_makers_readers_and_writers(bert):
 
 
 @pytest.mark.parametrize(("width", "axes"), [(5, (None, None)), (8, (None, "hidden"))])
-def test_embeddings_of_electra_write_to_the_stream_only_where_nothing_projects(width, axes):
+def test_embeddings_of_electra_are_on_the_residual_stream_only_if_they_are_not_projected(width, axes):
     config = AutoConfig.for_model("electra", **SIZES, embedding_size=width)
     parameters = bind(AutoModelForSequenceClassification.from_config(config)).parameters
     assert next(p.axes for p in parameters if p.name.endswith("word_embeddings.weight")) == axes
@@ -167,7 +167,7 @@ def test_factorised_embeddings_are_labelled(bert):
     assert axes == {"table.weight": (None, None), "projection.weight": ("hidden", None)}
 
 
-# What it refuses
+# Models that are refused
 
 
 def test_a_parameter_that_is_not_in_the_table_is_named(bert):
@@ -200,9 +200,9 @@ def test_a_decoder_is_refused(kind):
         bind(tiny(kind, is_decoder=True))
 
 
-def test_attentions_with_other_numbers_of_heads_are_refused():
+def test_attentions_with_different_numbers_of_heads_are_refused():
     with pytest.raises(UserError, match="encoder_attention_heads: 2, decoder_attention_heads: 4"):
-        bind(BartModel(BartConfig(**WRITER | {"decoder_attention_heads": 4})))
+        bind(BartModel(BartConfig(**ENCODER_DECODER | {"decoder_attention_heads": 4})))
 
 
 def test_half_of_an_encoder_decoder_is_refused():
@@ -218,7 +218,7 @@ def test_a_model_that_was_cut_is_refused(bert):
         bind(cut(bert, Plan.of(space, masks)))
 
 
-def test_what_encoder_decoders_are_not_made_for_is_refused_in_a_sentence():
+def test_operations_for_one_stack_refuse_an_encoder_decoder():
     model = tiny("t5", AutoModelForSeq2SeqLM)
     space = Space(model, "layer")
     asked = {

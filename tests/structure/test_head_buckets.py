@@ -38,7 +38,7 @@ def test_widths_are_the_widest_of_the_bucket_rounded_up():
     assert layout.order == (0, 2, 1)
 
 
-def test_what_a_layout_costs():
+def test_estimated_seconds_of_a_layout():
     costs = KernelCosts(call=1.0, project=2 * 8 * 128, attend=2 * 8 * 128 * 128, lanes=1)
     one, two = Layout.single(2), Layout(((0,), (1,)))
     assert attention_seconds(one, [4, 1], [6, 2], 1, costs) == 1 + (2 * 8 + 12 + 12) + (8 + 12)
@@ -48,7 +48,7 @@ def test_what_a_layout_costs():
 
 
 @given(sizes, costs)
-def test_the_choice_holds_every_head_once_and_beats_one_bucket_and_one_a_head(heads, costs):
+def test_the_cheapest_layout_has_every_head_once_and_beats_one_bucket_and_one_bucket_per_head(heads, costs):
     qk, vo = zip(*heads, strict=True)
     layout = cheapest_layout(qk, vo, 768, costs)
     assert sorted(layout.order) == list(range(len(heads)))
@@ -70,7 +70,7 @@ def test_heads_of_square_sizes_get_the_best_of_all_layouts(dims, costs):
     )
 
 
-def test_free_calls_are_taken_and_dear_ones_shared():
+def test_cheap_calls_give_many_buckets_and_expensive_ones_few():
     qk = vo = [8, 8, 64, 64]
     assert cheapest_layout(qk, vo, 768, KernelCosts(call=0.0)).buckets == ((0, 1), (2, 3))
     assert cheapest_layout(qk, vo, 768, KernelCosts(call=1.0)).buckets == ((0, 1, 2, 3),)
@@ -93,7 +93,7 @@ def many(model):
     return {"input_ids": ids, "attention_mask": (torch.arange(20) < torch.arange(5, 21).unsqueeze(1)).long()}
 
 
-def test_many_tokens_at_once_are_what_few_are(small, monkeypatch):
+def test_long_batches_give_the_same_outputs_as_short_ones(small, monkeypatch):
     batch = many(small)
     assert batch["input_ids"].numel() > attention.JOIN_FROM
     at_once = outputs(small, batch)[0]["logits"]
@@ -102,7 +102,7 @@ def test_many_tokens_at_once_are_what_few_are(small, monkeypatch):
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_nothing_is_remembered_of_weights_that_change(small, fused):
+def test_outputs_follow_weights_that_change(small, fused):
     """A fused optimizer step, and a change through `data`, leave no trace in a tensor's version."""
     batch = many(small)
     before = outputs(small, batch)[0]["logits"]
@@ -118,7 +118,7 @@ def test_nothing_is_remembered_of_weights_that_change(small, fused):
 # Sublayers that are gone
 
 
-def test_a_removed_sublayer_hands_the_stream_on_as_it_is():
+def test_a_removed_sublayer_returns_the_residual_stream_unchanged():
     """Not a copy with zeros added; where a family adds in its layer, there is nothing to spare."""
     model = tiny("bert")
     space = Space(model, "sublayer")

@@ -62,7 +62,7 @@ def random_masks(space, seed, soft):
 
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("seed", range(3))
-def test_json_there_and_back(model, seed, soft):
+def test_a_plan_survives_json(model, seed, soft):
     space = Space(model, *UNITS)
     plan = Plan.of(space, random_masks(space, seed, soft), method="grain", asked=0.4, embedding_rank=4)
     data = plan.to_dict(space)
@@ -71,7 +71,7 @@ def test_json_there_and_back(model, seed, soft):
     assert back.to_dict(space) == data
 
 
-def test_a_file_there_and_back(space, model, data, tmp_path):
+def test_a_plan_survives_a_file(space, model, data, tmp_path):
     Plan.from_dict(data, model).save(tmp_path / "plan.json", space)
     assert Plan.load(tmp_path / "plan.json", model).to_dict(space) == data
 
@@ -95,7 +95,7 @@ def test_kept_indices_are_written_as_ranges(data):
     assert data["achieved"]["prunable"] == (764 - 4 * (18 + 17) - 4 * 17) / 764
 
 
-def test_soft_masks_are_written_for_kept_units_alone(space):
+def test_soft_masks_are_written_for_kept_units_only(space):
     masks = space.ones()
     masks[space.slices["0.head"]] = torch.tensor([0.0, 0.25])
     groups = Plan.of(space, masks).to_dict(space)["groups"]
@@ -103,7 +103,7 @@ def test_soft_masks_are_written_for_kept_units_alone(space):
     assert "masks" not in groups["1.head"]
 
 
-def test_units_that_others_make_dead_are_closed(model):
+def test_units_that_are_dead_because_of_others_are_removed(model):
     space = Space(model, "qk", "vo")
     masks = space.ones()
     masks[space.slices["0.vo"]] = torch.tensor([0.0] * 4 + [0.5] * 4)
@@ -226,12 +226,12 @@ def test_a_plan_edited_by_hand_is_refused_in_one_sentence(model, data, path, val
 
 
 @pytest.mark.parametrize("junk", [None, [], "plan", 3, {}])
-def test_what_is_no_plan_is_refused(model, junk):
+def test_content_that_is_not_a_plan_is_refused(model, junk):
     with pytest.raises(UserError, match="not a plan"):
         Plan.from_dict(junk, model)
 
 
-def test_a_file_that_is_no_plan_is_refused_by_its_path(model, tmp_path):
+def test_the_refusal_of_a_file_names_its_path(model, tmp_path):
     for name, content in [
         ("missing.json", None),
         ("broken.json", b'{"version": 1'),

@@ -1,4 +1,4 @@
-"""One reading of masks answers every question about them."""
+"""A reading of masks: its counts, heads and layers, and how often masks are read."""
 
 import pytest
 import torch

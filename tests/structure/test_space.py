@@ -29,7 +29,7 @@ def everything(model):
 # The table of units
 
 
-def test_units_lie_in_the_order_of_the_units(dims):
+def test_groups_are_in_the_order_of_the_kinds_named(dims):
     assert list(dims.slices) == ["0.ffn", "1.ffn", "0.qk", "1.qk", "0.vo", "1.vo"]
     assert len(dims) == LAYERS * (FFN + 2 * HIDDEN) == dims.ones().numel()
     assert dims.slices["1.vo"].stop == len(dims)
@@ -48,7 +48,7 @@ def test_unknown_or_repeated_units_are_refused(model, names):
 # Closure: a unit that is dead because of others
 
 
-def test_a_head_without_vo_dims_dies_with_its_qk_dims(dims):
+def test_a_head_without_vo_dims_loses_its_qk_dims(dims):
     closed = dims.closure(without(dims, ("0.vo", slice(0, HEAD_DIM))))
     assert removed_units(dims, closed) == {"0.vo": [0, 1, 2, 3], "0.qk": [0, 1, 2, 3]}
 
@@ -58,29 +58,29 @@ def test_a_head_with_one_vo_dim_keeps_its_qk_dims(dims):
     assert torch.equal(dims.closure(kept), kept)
 
 
-def test_a_head_without_qk_dims_lives(dims):
+def test_a_head_without_qk_dims_is_kept(dims):
     kept = without(dims, ("0.qk", slice(0, HEAD_DIM)))
     assert torch.equal(dims.closure(kept), kept)
 
 
-def test_a_removed_head_takes_its_dims_and_a_head_without_vo_dims_is_removed(model):
+def test_a_removed_head_removes_its_dims_and_a_head_without_vo_dims_is_removed(model):
     space = UnitSpace(model, "head", "qk", "vo")
     dead = {"0.head": [1], "0.qk": [4, 5, 6, 7], "0.vo": [4, 5, 6, 7]}
     assert removed_units(space, space.closure(without(space, ("0.head", slice(1, 2))))) == dead
     assert removed_units(space, space.closure(without(space, ("0.vo", slice(4, 8))))) == dead
 
 
-def test_all_heads_dead_is_not_the_sublayer_dead(everything):
+def test_a_sublayer_without_heads_is_kept(everything):
     closed = everything.closure(without(everything, "0.head", "1.ffn"))
     assert set(removed_units(everything, closed)) == {"0.head", "0.qk", "0.vo", "1.ffn"}
 
 
-def test_a_removed_sublayer_takes_all_that_is_behind_it(everything):
+def test_a_removed_sublayer_removes_all_units_behind_it(everything):
     closed = everything.closure(without(everything, "0.attention", "1.mlp"))
     assert set(removed_units(everything, closed)) == {"0.attention", "0.head", "0.qk", "0.vo", "1.mlp", "1.ffn"}
 
 
-def test_closure_is_idempotent_and_never_revives(everything):
+def test_closure_is_idempotent_and_adds_no_unit(everything):
     noise = torch.Generator().manual_seed(0)
     for _ in range(20):
         kept = torch.rand(len(everything), generator=noise) < 0.6
@@ -115,7 +115,7 @@ def test_unit_cost(everything):
         assert everything.unit_cost()[rows].tolist() == [cost] * (rows.stop - rows.start), name
 
 
-def test_unit_cost_is_what_removing_the_unit_saves(everything):
+def test_unit_cost_is_the_saving_of_removing_the_unit(everything):
     whole = everything.parameters(everything.ones())
     for unit in range(len(everything)):
         masks = everything.ones()
@@ -139,7 +139,7 @@ def test_parameters_are_multilinear(model):
         torch.testing.assert_close(middle, low + 0.3 * (high - low))
 
 
-def test_scopes_count_what_they_say(model, dims):
+def test_the_parameters_of_each_scope(model, dims):
     embeddings = sum(p.numel() for p in model.bert.embeddings.parameters())
     layers = sum(p.numel() for p in model.bert.encoder.parameters())
     head = sum(p.numel() for p in [*model.bert.pooler.parameters(), *model.classifier.parameters()])
@@ -161,12 +161,12 @@ def test_bert_base_totals():
     ]
 
 
-def test_a_gate_takes_norm_and_bias_out_of_the_layers(everything):
+def test_a_removed_sublayer_removes_its_norm_and_bias(everything):
     lost = everything.total("layers") - everything.parameters(without(everything, "0.mlp"), "layers")
     assert lost == FFN * (2 * HIDDEN + 1) + HIDDEN + 2 * HIDDEN
 
 
-def test_marginal_cost_is_what_one_unit_changes(everything):
+def test_marginal_cost_is_the_change_by_one_unit(everything):
     noise = torch.Generator().manual_seed(0)
     kept = torch.rand(len(everything), generator=noise) < 0.9
     cost = everything.marginal_cost(kept)

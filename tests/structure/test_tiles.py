@@ -61,7 +61,7 @@ def test_a_group_is_a_weight_and_a_tile_is_inner_by_stream(model):
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_every_kind_of_tiles_is_there_for_every_architecture(kind, name):
+def test_every_architecture_has_every_kind_of_tiles(kind, name):
     name = name.replace("32x32", "8x8")
     space = Space(tiny(kind), name)
     part = name.split("/")[0]
@@ -73,7 +73,7 @@ def test_every_kind_of_tiles_is_there_for_every_architecture(kind, name):
 
 
 @pytest.mark.parametrize("units", [("attention/4x8", "ffn"), ("attention/head", "ffn/8x4", "vo"), ("ffn/tied", "qk")])
-def test_counts_are_those_of_every_weight_by_itself(model, units):
+def test_counts_equal_those_of_single_weights(model, units):
     space = Space(model, *units)
     for seed in range(3):
         masks = random_masks(space, 0.3, seed=seed)
@@ -89,7 +89,7 @@ def test_counts_are_those_of_every_weight_by_itself(model, units):
         assert int(space.parameters(space.closure(masks > 0))) == counted
 
 
-def test_an_index_without_a_tile_in_one_weight_takes_its_tiles_in_the_others(model):
+def test_an_index_without_a_tile_in_one_weight_loses_its_tiles_in_the_others(model):
     space = Space(model, "ffn/8x16")
     kept = space.ones().bool()
     rows = space.slices["0.ffn.down/8x16"]
@@ -101,7 +101,7 @@ def test_an_index_without_a_tile_in_one_weight_takes_its_tiles_in_the_others(mod
     assert int(space.lengths(kept.float())["0.ffn"]) == FFN - 8
 
 
-def test_filled_is_all_that_lies_in_what_is_left(model):
+def test_filled_keeps_all_tiles_in_the_remaining_rows_and_columns(model):
     space = Space(model, "attention/4x8", "ffn/8x4")
     for seed in range(3):
         kept = random_masks(space, 0.3, seed=seed) > 0
@@ -143,12 +143,12 @@ def test_above_closes_to_what_is_kept(model):
         (("tiles",), "or tiles such as attention/32x32"),
     ],
 )
-def test_what_does_not_fit_is_refused(model, units, message):
+def test_tiles_that_do_not_fit_are_refused(model, units, message):
     with pytest.raises(UserError, match=message):
         Space(model, *units)
 
 
-def test_tiles_know_no_multiples_and_no_time(model):
+def test_tiles_are_refused_with_round_to_and_with_a_latency(model):
     with pytest.raises(UserError, match="round_to 8 does not apply to tiles"):
         Space(model, "attention/4x8", "ffn", round_to=8)
     with pytest.raises(UserError, match=r"a latency does not depend on tiles \(attention/4x8, ffn\)"):
@@ -161,7 +161,7 @@ def test_groups_of_a_kind_cover_each_weight_once(model):
     assert len(names) == len(set(names)) == 4
 
 
-def test_a_model_that_shrinks_reads_its_masked_weights_in_long_batches_too():
+def test_a_shrunk_model_uses_its_masked_weights_in_long_batches_too():
     """Many tokens go through the joined weights of an attention that was cut, unless masks are on them."""
     model, ids = tiny("bert"), torch.randint(5, 50, (8, 40), generator=torch.Generator().manual_seed(0))
     space = Space(model, "attention/4x8")

@@ -81,9 +81,9 @@ def full_disk(folder, *args, **kwargs):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("there", [True, False], ids=["over a model", "anew"])
+@pytest.mark.parametrize("there", [True, False], ids=["over a model", "a new folder"])
 @pytest.mark.parametrize("failing", ["model", "tokenizer"])
-def test_a_failed_save_leaves_what_was_there(folder, monkeypatch, failing, there):
+def test_a_failed_save_leaves_the_folder_unchanged(folder, monkeypatch, failing, there):
     if not there:
         shutil.rmtree(folder)
     before = content(folder) if there else None
@@ -138,7 +138,7 @@ def test_saved_again_from_automodel_keeps_the_plan(which, tmp_path):
 # What `load` refuses
 
 
-def test_what_is_no_folder(tmp_path, folder):
+def test_a_path_that_is_not_a_folder(tmp_path, folder):
     assert_refused(tmp_path / "nothing", "is not a folder")
     assert_refused(folder / "config.json", "is not a folder")
     (tmp_path / "empty").mkdir()
@@ -151,7 +151,7 @@ def test_a_dense_folder(tmp_path):
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe", b"null", b"[]", b'"bert"'])
-def test_a_config_that_is_no_config(folder, text):
+def test_a_config_that_is_not_a_config(folder, text):
     (folder / "config.json").write_bytes(text)
     assert_refused(folder, "config.json is damaged" if text[:1] in b"{\xff" else "supported are bart, bert")
 
@@ -348,7 +348,7 @@ def test_any_change_of_the_secateur_key_is_refused(tmp_path):
     assert taken == []
 
 
-def test_the_last_bit_of_the_scale_is_the_platform_s(folder):
+def test_the_last_bit_of_the_scale_may_differ(folder):
     def change(config):
         spec = config["secateur"]["attention"][ATTENTION]
         spec["scale"] = math.nextafter(spec["scale"], 1.0)
@@ -365,7 +365,7 @@ def test_weights_cut_short(folder):
         assert_refused(folder, "model.safetensors is damaged")
 
 
-def test_a_flipped_bit_in_the_header_never_gives_other_weights(folder):
+def test_a_flipped_bit_in_the_header_is_refused_or_harmless(folder):
     file = folder / "model.safetensors"
     whole, expected = file.read_bytes(), load_file(file)
     (length,) = struct.unpack("<Q", whole[:8])
@@ -406,7 +406,7 @@ def test_weights_of_another_plan(folder, tmp_path, units):
 
 
 @pytest.mark.parametrize("text", ["", "{", "\x00"])
-def test_a_plan_that_is_no_json(folder, text):
+def test_a_plan_that_is_not_json(folder, text):
     (folder / "plan.json").write_text(text)
     assert_refused(folder, "plan.json is damaged")
 

@@ -42,7 +42,7 @@ def assert_same_outputs(model, name):
 
 @pytest.mark.parametrize("way", [load, with_automodel, with_its_own_code])
 @pytest.mark.parametrize("name", OUTPUTS)
-def test_an_older_folder_computes_what_it_did(name, way):
+def test_an_older_folder_gives_its_old_outputs(name, way):
     assert_same_outputs(way(FOLDERS / name), name)
 
 
@@ -56,7 +56,7 @@ def test_an_older_folder_is_saved_as_one_of_this_version(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
-def test_the_older_key_reads_as_the_plan_s(name, tmp_path):
+def test_the_older_key_is_read_as_the_structure_of_its_plan(name, tmp_path):
     """How an attention is called follows from the names of its modules, where version 1 leaves it out."""
     older = json.loads((FOLDERS / name / "config.json").read_text())["secateur"]
     assert older["version"] == 1

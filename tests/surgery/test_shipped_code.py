@@ -43,7 +43,7 @@ def sources():
     return [Path(part.__file__).read_text() for part in PARTS]
 
 
-def test_it_imports_torch_transformers_and_the_standard_library_alone():
+def test_it_imports_torch_transformers_and_the_standard_library_only():
     roots = set()
     for node in ast.walk(ast.parse(shipped_code())):
         if isinstance(node, ast.Import):
@@ -54,7 +54,7 @@ def test_it_imports_torch_transformers_and_the_standard_library_alone():
     assert roots <= {"torch", "transformers", *sys.stdlib_module_names}
 
 
-def test_it_holds_every_definition_of_its_sources_and_no_other():
+def test_it_contains_every_definition_of_its_sources_and_no_other():
     assert len(SOURCES) == len(PARTS)
     expected = {}
     for text in sources():
@@ -64,7 +64,7 @@ def test_it_holds_every_definition_of_its_sources_and_no_other():
     assert definitions(shipped_code()) == expected
 
 
-def test_comments_travel_and_imports_stand_once_at_the_top():
+def test_comments_are_kept_and_imports_are_once_at_the_top():
     lines = shipped_code().splitlines()
     imports = [line for line in lines if line.startswith(("import ", "from "))]
     assert max(Counter(imports).values()) == 1

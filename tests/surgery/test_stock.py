@@ -41,7 +41,7 @@ def test_a_uniform_cut_is_a_stock_model(which, tmp_path):
         (("hidden",), {"hidden": 4}, r"hidden \(28 of 32\)"),
     ],
 )
-def test_what_the_config_cannot_say_is_refused(units, removed, what):
+def test_a_shape_that_the_config_cannot_describe_is_refused(units, removed, what):
     model = tiny("bert")
     space = Space(model, *units)
     masks = space.ones()

@@ -25,7 +25,7 @@ from secateur.surgery.auto_classes import auto_class
 from secateur.surgery.schema import Structure
 from secateur.surgery.uncut import planned_structure
 from secateur.system.errors import UserError
-from secateur.system.files import atomic_folder
+from secateur.system.files import atomic_folder, read_json
 from secateur.system.load_report import without_load_report
 
 # What transformers and torch raise when they build a model from a damaged config or the wrong weights.
@@ -45,7 +45,7 @@ def save(
     """Write a model (cut or not), its tokenizer and its card to a folder, atomically.
 
     Raises:
-        UserError: the folder cannot be written; what was there before is still there.
+        UserError: the folder cannot be written; its previous content is unchanged.
     """
     with atomic_folder(folder, SafetensorError) as partial:
         model.save_pretrained(partial)
@@ -64,9 +64,9 @@ def load(folder: Path | str) -> PreTrainedModel:
     """Load a compact folder, in evaluation mode, with its plan.
 
     Raises:
-        UserError: the folder is not there, is no compact folder, or is damaged: its config, plan and weights must say
-            the same, also where the weights' shapes alone would not tell (the softmax scale, the sizes of heads), and
-            every file the bytes that `SHA256SUMS` tells.
+        UserError: the folder is missing, is not a compact folder, or is damaged. Its config, plan and weights must
+            agree, also in what the shapes of the weights do not show (the softmax scale, the sizes of heads), and every
+            file must have the digest that `SHA256SUMS` lists.
     """
     folder = Path(folder)
     try:
@@ -102,7 +102,7 @@ def check_structure(model: PreTrainedModel, folder: Path) -> None:
     """Refuse a config whose `secateur` key is not the one that cutting by the folder's plan writes.
 
     Raises:
-        UserError: they differ, or the plan is none for this config.
+        UserError: they differ, or the plan does not fit the config.
     """
     try:
         planned = planned_structure(model).to_dict()
@@ -117,13 +117,13 @@ def check_structure(model: PreTrainedModel, folder: Path) -> None:
 
 
 def _first_difference(left: Any, right: Any, path: str = "secateur") -> tuple[str, Any, Any]:
-    """Where two values of JSON differ, and what each has there, None for nothing; the path is empty if they do not."""
+    """The path at which two values of JSON differ, and both values there, None if missing; an empty path if equal."""
     if isinstance(left, dict) and isinstance(right, dict):
         pairs = ((f"{path}.{key}", left.get(key), right.get(key)) for key in sorted({*left, *right}))
-        found = (_first_difference(a, b, name) for name, a, b in pairs)
-        return next((one for one in found if one[0]), ("", None, None))
+        differences = (_first_difference(a, b, name) for name, a, b in pairs)
+        return next((one for one in differences if one[0]), ("", None, None))
     if isinstance(left, float) and isinstance(right, float) and math.isclose(left, right, rel_tol=1e-12):
-        return "", None, None  # the softmax scale is a power, of which the last bit is the platform's
+        return "", None, None  # the softmax scale is a power: its last bit depends on the platform
     return ("", None, None) if left == right else (path, left, right)
 
 
@@ -136,7 +136,7 @@ def read_config(folder: Path) -> Any:
     """The configuration of a local checkpoint.
 
     Raises:
-        UserError: the folder is not there or its config.json is missing or damaged.
+        UserError: the folder or its config.json is missing, or the config is damaged.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: give the path of a saved model")
@@ -157,38 +157,36 @@ def read_config(folder: Path) -> Any:
 
 
 def check_weights(folder: Path, layers: Any) -> None:
-    """Refuse a folder without readable safetensors, before anything is built from it.
+    """Refuse a folder without readable safetensors before a model is built from it.
 
     Raises:
-        UserError: no weights, a damaged file, or more layers than tensors, which would take for ever to build.
+        UserError: no weights, a damaged file, or a config with more layers than tensors, which would take too long to
+            build.
     """
-    files, found = sorted(folder.glob("*.safetensors")), 0
+    files, tensor_count = sorted(folder.glob("*.safetensors")), 0
     if not files:
         raise UserError(f"{folder} has no model.safetensors: expected a folder written by save_pretrained")
     for file in files:
         try:
             with safe_open(file, "pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 - not a mapping
-                    found += 1
+                    tensor_count += 1
                     if not torch.isfinite(tensors.get_tensor(name).float()).all():
                         raise UserError(f"{file} is damaged: {name} holds values that are not finite")
         except (SafetensorError, OSError) as error:
             raise UserError(f"{file} is damaged ({_first_line(error)}): copy or save the model again") from error
-    if not isinstance(layers, int) or layers > found:
+    if not isinstance(layers, int) or layers > tensor_count:
         raise UserError(
-            f"{folder}/config.json is damaged: it has {layers!r:.40} layers, and the weights {found} tensors"
+            f"{folder}/config.json is damaged: it has {layers!r:.40} layers, and the weights {tensor_count} tensors"
         )
 
 
-def _read_json(path: Path, what: str = "") -> Any:
+def _read_json(path: Path, failure: str) -> Any:
+    """The content of a JSON file; if it cannot be opened, an error that begins with `failure`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error}): expected JSON") from error
+        return read_json(path)
     except OSError as error:
-        if not what:
-            raise
-        raise UserError(f"{what}: {path.name} cannot be read ({error.strerror})") from error
+        raise UserError(f"{failure}: {path.name} cannot be read ({error.strerror})") from error
 
 
 def _first_line(error: Exception) -> str:

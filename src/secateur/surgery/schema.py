@@ -1,10 +1,10 @@
-"""The `secateur` key of a compact model's `config.json`: in what it differs from the stock model, path by path.
+"""The `secateur` key of a compact model's `config.json`: how it differs from the stock model, module by module.
 
 `Structure` is the one form in which the key is written, checked and read: `cut` makes one, `reshape` applies one to a
 model that is being cut and to a model that is being loaded. The key names only what differs from the stock model.
 
-Version 1 (secateur 0.1) did not say how an attention is called; the names of its modules imply it (`_called`).
-This file is part of the code in every compact folder, so it imports the standard library alone.
+Version 1 (secateur 0.1.0) does not contain how an attention is called; the names of its modules imply it
+(`_with_call`). This file is part of the code in every compact folder, so it imports the standard library only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ VERSION = 2
 OLDER = (1,)
 KEY = "the config's secateur key"
 CALLS = ("encoder", "encoder_bias", "seq2seq", "seq2seq_bias")
-"""How stock layers call their attention; each is a class of `compact.attention`."""
+"""How stock layers call their attention; for each there is a class in `compact.attention`."""
 REPLACEMENTS = ("zero", "empty", "identity", "skip")
 CALLS_OF_VERSION_1 = {
     "self": "encoder",  # BERT, RoBERTa, ELECTRA
@@ -36,15 +36,16 @@ class AttentionStructure:
 
     Attributes:
         call: one of `CALLS`.
-        query, key, value, output: names of the projections; `output` is None where another module has it.
-        causal: whether a token sees only itself and those before it, where no mask is given.
-        layer: number of the layer in its stack, under which a cache stores keys and values.
-        bias: name of the table of relative position biases, where the attention has it; else None.
-        heads: number of each stored head in the stock model, where a bias is added to the scores; else None.
+        query, key, value, output: names of the projections; `output` is None if it is not a child of the attention.
+        causal: whether a token attends only to itself and those before it when no mask is passed.
+        layer: number of the layer in its stack; a cache stores keys and values under it.
+        bias: name of the child that is the table of relative position biases; None if the attention has none.
+        heads: number of each stored head in the stock model if a relative position bias is added to the scores; else
+            None.
         qk, vo: dims that each stored head keeps.
         scale: factor of the scores before the softmax.
         buckets: number of heads in each bucket.
-        multiple: of which the width of every bucket is one.
+        multiple: the width of every bucket is a multiple of this.
     """
 
     call: str
@@ -67,7 +68,7 @@ class AttentionStructure:
         """Check the entry of the attention at `path`, and read it.
 
         Raises:
-            ValueError: what is wrong with it.
+            ValueError: the message names what is wrong.
         """
         if not isinstance(entry, dict) or set(entry) != {one.name for one in fields(cls)}:
             raise ValueError(
@@ -81,7 +82,7 @@ class AttentionStructure:
 
 @dataclass(frozen=True)
 class Structure:
-    """In what a compact model differs from the stock model: path of a module -> its new size, or what replaces it.
+    """How a compact model differs from the stock model: path of a module -> its new size, or what replaces it.
 
     Attributes:
         linear: `(out, in)` of a Linear.
@@ -102,15 +103,15 @@ class Structure:
     replaced: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Plain values, ready for JSON."""
         return {"version": VERSION, **_as_json(asdict(self))}
 
     @classmethod
     def from_dict(cls, data: Any) -> Structure:
-        """Check a `secateur` key of this version or an older one, before anything is built from it, and read it.
+        """Check a `secateur` key of this version or an older one before a model is built from it, and read it.
 
         Raises:
-            ValueError: what is wrong with it.
+            ValueError: the message names what is wrong.
         """
         version = data.get("version") if isinstance(data, dict) else type(data).__name__
         if not isinstance(data, dict) or type(version) is not int or version not in (*OLDER, VERSION):
@@ -122,7 +123,7 @@ class Structure:
         _check_sizes(parts)
         entries = parts["attention"]
         if version == 1:
-            entries = {path: _called(path, entry) for path, entry in entries.items()}
+            entries = {path: _with_call(path, entry) for path, entry in entries.items()}
         linear = {path: (out, into) for path, (out, into) in parts["linear"].items()}
         attention = {path: AttentionStructure.from_dict(path, entry) for path, entry in entries.items()}
         return cls(**parts | {"linear": linear, "attention": attention})
@@ -136,7 +137,7 @@ def _as_json(value: Any) -> Any:
 
 
 def _check_sizes(parts: Mapping[str, Any]) -> None:
-    """Refuse parts other than `attention` that hold anything but sizes and the names of replacements."""
+    """Check the parts other than `attention`: they hold sizes and the names of replacements only."""
     sizes = [[size] for part in ("norm", "embedding", "factorised", "bias") for size in parts[part].values()]
     if not all(_whole(size, 1) for size in [*sizes, *parts["linear"].values()]):
         raise ValueError(f"{KEY} has a size that is not a positive whole number")
@@ -147,7 +148,7 @@ def _check_sizes(parts: Mapping[str, Any]) -> None:
 
 
 def _wrong_part(entry: Mapping[str, Any]) -> str:
-    """What is wrong with the entry of an attention, '' if nothing is."""
+    """What is wrong with the entry of an attention; empty if it is correct."""
     names = [entry[name] for name in ("query", "key", "value")]
     names += [entry[name] for name in ("output", "bias") if entry[name] is not None]
     if entry["call"] not in CALLS or type(entry["causal"]) is not bool or not _whole([entry["layer"]], 0):
@@ -176,15 +177,15 @@ def _whole(sizes: Any, least: int) -> bool:
     return isinstance(sizes, list) and all(type(size) is int and size >= least for size in sizes)
 
 
-def _called(path: str, entry: Any) -> Any:
-    """An entry of version 1 with what version 2 says besides: every family of secateur 0.1 had names of its own."""
+def _with_call(path: str, entry: Any) -> Any:
+    """An entry of version 1 with the keys that version 2 adds, which follow from the names of modules."""
     name, numbers = path.rpartition(".")[2], [int(part) for part in path.split(".") if part.isdigit()]
     if not isinstance(entry, dict) or name not in CALLS_OF_VERSION_1 or not numbers:
         return entry
-    own, decoder = name in ("self_attn", "SelfAttention"), "decoder" in path.split(".")
+    self_attention, decoder = name in ("self_attn", "SelfAttention"), "decoder" in path.split(".")
     return {
         "call": CALLS_OF_VERSION_1[name],
-        "causal": own and decoder,
+        "causal": self_attention and decoder,
         "layer": numbers[0],
         "bias": "relative_attention_bias" if name == "SelfAttention" and numbers[0] == 0 else None,
         "heads": None,

@@ -1,7 +1,7 @@
-"""The one file of code that a compact folder carries, made of the modules of `compact` and the schema.
+"""The file of code in a compact folder, `modeling_secateur.py`, made from the modules of `compact` and the schema.
 
-The modules are joined in order of their imports. What they import from one another is left out, what they import from
-elsewhere stands once at the top; every other line is taken as it is, comments included.
+The modules are joined in the order of their imports. Imports from one another are left out, all other imports are
+collected at the top, and every other line, comments included, is copied unchanged.
 """
 
 from __future__ import annotations

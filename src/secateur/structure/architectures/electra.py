@@ -10,6 +10,7 @@ from dataclasses import replace
 from secateur.structure.architecture import Embedding, Linear, Norm
 from secateur.structure.architectures import register
 from secateur.structure.architectures.bert import ARCHITECTURE as BERT
+from secateur.structure.architectures.roberta import HEADS
 
 STEM = (
     Embedding("embeddings.word_embeddings", "embedding"),
@@ -24,14 +25,6 @@ ARCHITECTURE = replace(
     model_type="electra",
     stem=STEM,
     same=("embedding", "hidden", "embeddings_project"),
-    heads={
-        "Model": (),
-        "ForSequenceClassification": (
-            Linear("classifier.dense", None, "hidden"),
-            Linear("classifier.out_proj", None, None),
-        ),
-        "ForTokenClassification": (Linear("classifier", None, "hidden"),),
-        "ForQuestionAnswering": (Linear("qa_outputs", None, "hidden"),),
-    },
+    heads=HEADS,
 )
 register(ARCHITECTURE)

@@ -7,6 +7,7 @@ There are no token types.
 
 from secateur.structure.architecture import Architecture, Attention, Embedding, Linear, Norm, Stack
 from secateur.structure.architectures import register
+from secateur.structure.architectures.roberta import HEADS
 
 LAYER = (
     Linear("attention.attn.q", "qk", "hidden", behind="attention"),
@@ -30,14 +31,6 @@ ARCHITECTURE = Architecture(
         Embedding("encoder.relative_attention_bias", None),
         Linear("pooler.dense", None, "hidden"),
     ),
-    heads={
-        "Model": (),
-        "ForSequenceClassification": (
-            Linear("classifier.dense", None, "hidden"),
-            Linear("classifier.out_proj", None, None),
-        ),
-        "ForTokenClassification": (Linear("classifier", None, "hidden"),),
-        "ForQuestionAnswering": (Linear("qa_outputs", None, "hidden"),),
-    },
+    heads=HEADS,
 )
 register(ARCHITECTURE)

@@ -10,17 +10,16 @@ from secateur.structure.architecture import Linear
 from secateur.structure.architectures import register
 from secateur.structure.architectures.bert import ARCHITECTURE as BERT
 
-ARCHITECTURE = replace(
-    BERT,
-    model_type="roberta",
-    heads={
-        "Model": (),
-        "ForSequenceClassification": (
-            Linear("classifier.dense", None, "hidden"),
-            Linear("classifier.out_proj", None, None),
-        ),
-        "ForTokenClassification": (Linear("classifier", None, "hidden"),),
-        "ForQuestionAnswering": (Linear("qa_outputs", None, "hidden"),),
-    },
-)
+HEADS = {
+    "Model": (),
+    "ForSequenceClassification": (
+        Linear("classifier.dense", None, "hidden"),
+        Linear("classifier.out_proj", None, None),
+    ),
+    "ForTokenClassification": (Linear("classifier", None, "hidden"),),
+    "ForQuestionAnswering": (Linear("qa_outputs", None, "hidden"),),
+}
+"""The heads of RoBERTa, which ELECTRA and MPNet share."""
+
+ARCHITECTURE = replace(BERT, model_type="roberta", heads=HEADS)
 register(ARCHITECTURE)

@@ -1,8 +1,8 @@
-"""What a cut model is made of: stock Hugging Face modules with smaller tensors, and the modules of this package.
+"""The modules of a cut model that are not stock modules with smaller tensors, and the classes that load it.
 
-The package knows no architecture: the `secateur` key of `config.json` (`schema`) says, path by path, what to resize and
-what to replace, and `reshape` does it. A saved folder carries all of it as one file, `modeling_secateur.py`
-(`shipped_code`), so it imports torch, transformers and the standard library alone.
+The package contains nothing about a family: the `secateur` key of `config.json` (`schema`) lists the modules to resize
+and to replace, and `reshape` does it. A saved folder contains this package as one file, `modeling_secateur.py`
+(`shipped_code`), so it imports torch, transformers and the standard library only.
 """
 
 from secateur.surgery.compact.attention import CompactAttention

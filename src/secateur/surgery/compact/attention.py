@@ -1,4 +1,4 @@
-"""Attention whose heads have sizes of their own, one class for each way in which stock layers call their attention."""
+"""Attention whose heads differ in size: one class for each way in which stock layers call their attention."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from transformers import EncoderDecoderCache
 from secateur.surgery.schema import AttentionStructure
 
 JOIN_FROM = 256
-"""Tokens from which joining the weights of query, key and value, as large as some hundred tokens, pays."""
+"""From this number of tokens on, joining the weights of query, key and value costs less than it saves."""
 
 
 class CompactAttention(nn.Module):
-    """The heads of an attention, without the way in which it is called.
+    """The heads of an attention; subclasses add how it is called.
 
-    Query and key keep the same dims of a head, value and output others. The heads are stored in buckets, one after the
-    other, each head padded with zeros to the width of its bucket, so that one call of attention computes a bucket. Zero
+    Query and key keep the same dims of a head; value and output projection keep others. The heads are stored bucket by
+    bucket, each padded with zeros to the width of its bucket, so that one call of attention computes a bucket. Zero
     dims of query and key add nothing to the scores, and zero dims of the value meet zero columns of the output
     projection: the padding is exact and stays zero in training. The softmax scale is that of the unpruned heads.
     """
@@ -49,7 +49,7 @@ class CompactAttention(nn.Module):
         """Query, key and value of the same states, `(batch, tokens, dims as stored)` each; empty without heads."""
         if not self.buckets:
             return hidden_states[..., :0], hidden_states[..., :0], hidden_states[..., :0]
-        if not self._at_once(hidden_states):
+        if not self._joins(hidden_states):
             return (
                 self._projected(0, hidden_states),
                 self._projected(1, hidden_states),
@@ -70,15 +70,15 @@ class CompactAttention(nn.Module):
             masks = self._masks(mask, bias)
             split = (part.split(sizes, dim=-1) for part, sizes in zip(parts, self._sizes(), strict=True))
             buckets = zip(self.buckets, zip(*split, strict=True), masks, strict=True)
-            contexts = [self._mix(bucket[0], own, own_mask) for bucket, own, own_mask in buckets]
+            contexts = [self._attend_bucket(bucket[0], own, own_mask) for bucket, own, own_mask in buckets]
             context = contexts[0] if len(contexts) == 1 else torch.cat(contexts, dim=-1)
         output = getattr(self, self.output)(context) if self.output else context
         if self.training and bias is not None and not self.buckets:
-            output = output + 0.0 * bias.sum()  # a gradient of 0, as in the masked model: optimizers skip None
+            output = output + 0.0 * bias.sum()  # a gradient of 0, as in the masked model: None would be skipped
         return output
 
     def _masks(self, mask: Tensor | None, bias: Tensor | None) -> list[Tensor | None]:
-        """What is added to the scores of each bucket: the mask, and the bias of its heads."""
+        """The mask of each bucket: the mask of the tokens plus the relative position bias of its heads."""
         if bias is None or self.heads is None:
             return [mask] * len(self.buckets)
         own = bias[:, self.heads]
@@ -89,8 +89,8 @@ class CompactAttention(nn.Module):
             own = torch.where(mask, own, least) if mask.dtype == torch.bool else own + mask
         return list(own.split([heads for heads, _, _ in self.buckets], dim=1))
 
-    def _mix(self, heads: int, parts: tuple[Tensor, ...], mask: Tensor | None) -> Tensor:
-        """One call of attention: query, key and value `(batch, tokens, heads x width)` each, to the contexts."""
+    def _attend_bucket(self, heads: int, parts: tuple[Tensor, ...], mask: Tensor | None) -> Tensor:
+        """One call of attention: from query, key and value, `(batch, tokens, heads x width)` each, to the contexts."""
         batch, tokens, _ = parts[0].shape
         query, key, value = (part.view(batch, part.shape[1], heads, -1).transpose(1, 2) for part in parts)
         dropout, own = self.dropout.p if self.training else 0.0, value.shape[-1]
@@ -115,11 +115,11 @@ class CompactAttention(nn.Module):
         own = [getattr(getattr(self, name), kind) for name in self.names]
         return None if own[0] is None else torch.cat(own)
 
-    def _at_once(self, hidden_states: Tensor) -> bool:
-        """Whether one product of the joined weights is faster: for many tokens, or where joining is done once.
+    def _joins(self, hidden_states: Tensor) -> bool:
+        """Whether one product with the joined weights is faster: for many tokens, or if joining is done only once.
 
-        Compilers and exporters fold the joining. The joined weights are not kept here: optimizers change weights in
-        ways that leave no trace by which a copy could be known to be outdated.
+        Compilers and exporters fold the joining into a constant. The joined weights are not stored here, because a
+        change of the weights by an optimizer cannot be detected, and the copy would be outdated.
         """
         if _recorded():
             return True
@@ -139,7 +139,7 @@ class EncoderAttention(CompactAttention):
 
 
 class EncoderBiasAttention(CompactAttention):
-    """Self-attention of an encoder that looks up a relative position bias once and hands it to every layer."""
+    """Self-attention of an encoder that looks up a relative position bias once and passes it to every layer."""
 
     def forward(
         self,
@@ -155,7 +155,7 @@ class EncoderBiasAttention(CompactAttention):
 class Seq2SeqAttention(CompactAttention):
     """Attention of an encoder-decoder: self-attention, or cross-attention to other states (`key_value_states`).
 
-    While a text is generated, a cache holds the keys and values of all heads as those of one, whatever the buckets.
+    During generation, a cache holds the keys and values of all heads as those of a single head, whatever the buckets.
     """
 
     def forward(
@@ -202,10 +202,10 @@ class Seq2SeqAttention(CompactAttention):
 
 
 class Seq2SeqBiasAttention(Seq2SeqAttention):
-    """Attention of an encoder-decoder whose first layer looks up a relative position bias and hands it on.
+    """Attention of an encoder-decoder whose first layer looks up a relative position bias and passes it on.
 
-    The first layer returns the bias of every head of the stock model, whichever it has kept, because later layers read
-    it; each layer takes the part of its own heads.
+    The first layer returns the bias of every head of the stock model, also of heads that it does not keep, because
+    later layers use it; each layer selects its own heads.
     """
 
     def __init__(self, stock: Any, structure: AttentionStructure) -> None:
@@ -225,7 +225,7 @@ class Seq2SeqBiasAttention(Seq2SeqAttention):
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None, None]:
         past = past_key_values.get_seq_length(self.layer) if past_key_values is not None else 0
-        past = past.clone() if isinstance(past, Tensor) else past  # a static cache counts on in place
+        past = past.clone() if isinstance(past, Tensor) else past  # a static cache changes this tensor in place
         parts = self.states(hidden_states, key_value_states, past_key_values)
         if position_bias is None and self.compute_bias is not None:
             lengths = hidden_states.shape[1], parts[1].shape[1]
@@ -239,16 +239,16 @@ ATTENTIONS: Mapping[str, type[CompactAttention]] = {
     "seq2seq": Seq2SeqAttention,
     "seq2seq_bias": Seq2SeqBiasAttention,
 }
-"""How a stock layer calls its attention (`Attention.call` of the architecture) -> the class that answers to it."""
+"""How a stock layer calls its attention (`Attention.call` of the architecture) -> the class that is called so."""
 
 
 def _recorded() -> bool:
-    """Whether a compiler or an exporter records what is computed; they optimise it in their own way."""
+    """Whether a compiler or an exporter records the computation, which they then optimise themselves."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def _of_one_width(*parts: Tensor) -> Iterator[Tensor]:
-    """Heads padded with zeros to the widest part: PyTorch's fused attention on CPUs takes no other."""
+    """Heads padded with zeros to the widest part: PyTorch's fused attention on CPUs needs equal widths."""
     widest = max(part.shape[-1] for part in parts)
     return (functional.pad(part, (0, widest - part.shape[-1])) if part.shape[-1] < widest else part for part in parts)
 

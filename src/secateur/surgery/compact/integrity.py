@@ -1,8 +1,8 @@
-"""Whether the files of a compact folder are those that were saved: `SHA256SUMS`, and no links out of the folder.
+"""Check that the files of a compact folder are those that were saved: `SHA256SUMS`, and no links out of the folder.
 
-`SHA256SUMS` lists the files whose bytes belong together, as `sha256sum` writes and checks it: shapes alone would not
-reveal a flipped bit, the weights of another model or an edited key. Every `save_pretrained` writes it. It is optional:
-a folder without it is judged by its shapes.
+`SHA256SUMS` lists the digests of the files, in the format of `sha256sum`: shapes alone do not reveal a flipped bit, the
+weights of another model or an edited key. Every `save_pretrained` writes it. It is optional: of a folder without it
+only the shapes are checked.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SUM = re.compile(r"([0-9a-f]{64})  ([^/\\:]+)")  # a line: a digest, two spaces,
 
 
 class DamagedError(ValueError):
-    """A folder is not what was saved: one sentence, what is wrong with which file, and what to do."""
+    """A folder is not what was saved. The message is one sentence: which file, what is wrong, and what to do."""
 
 
 def sums(folder: Path, names: Iterable[str]) -> str:
@@ -36,7 +36,7 @@ def check_sums(folder: Path) -> None:
     Every file is read once: 0.05 s for 50 MB where the processor has instructions for SHA-256.
 
     Raises:
-        DamagedError: naming the file.
+        DamagedError: the message names the file.
     """
     if not (folder / SUMS).is_file():
         return
@@ -62,12 +62,12 @@ def _check_sum(folder: Path, name: str, digest: str) -> None:
 
 
 def check_places(folder: Path) -> None:
-    """Refuse to read anything outside the folder, where a link leads or a name in JSON points there.
+    """Refuse a folder in which a link, or a name in JSON, leads to a file outside it.
 
     Links into `blobs` are allowed, because the hub's cache stores its files so.
 
     Raises:
-        DamagedError: naming the file.
+        DamagedError: the message names the file.
     """
     for name in ("config.json", GENERATION, PLAN, SUMS, *(path.name for path in folder.glob("*.safetensors*"))):
         _check_place(folder, name)

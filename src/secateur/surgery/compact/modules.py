@@ -1,4 +1,4 @@
-"""Modules that take the place of stock ones where sublayers, units or columns are removed."""
+"""Modules that replace stock ones where sublayers or all their units are removed, or embeddings are factorised."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Bias(nn.Module):
-    """A Linear of which only the bias is left: the sublayer before it has no units, but its bias still contributes."""
+    """A Linear of which only the bias remains: its sublayer has no units, but its output bias still contributes."""
 
     def __init__(self, size: int, like: Tensor) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class FactorisedEmbedding(nn.Module):
 
     @classmethod
     def like(cls, stock: nn.Embedding, rank: int) -> FactorisedEmbedding:
-        """An embedding of a stock one's shape, device and type, not filled with its values."""
+        """An embedding with the shape, device and type of a stock one, but not its values."""
         options = {"device": stock.weight.device, "dtype": stock.weight.dtype}
         return cls(stock.num_embeddings, stock.embedding_dim, rank, stock.padding_idx, **options)
 

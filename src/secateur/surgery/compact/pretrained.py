@@ -1,4 +1,4 @@
-"""Compact model classes: a stock class of transformers that takes the shapes of the `secateur` key of its config."""
+"""Compact model classes: stock classes of transformers whose modules get the shapes in the config's `secateur` key."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def own_code() -> str:
 
 
 class Pruned(_Stock):
-    """Mixed into a stock model class, before it: gives a model the shapes that its config describes.
+    """A mixin before a stock model class: it gives a model the shapes that its config describes.
 
     Attributes:
-        stock: the stock class; a config without a `secateur` key gives one of its models.
+        stock: the stock class; `from_pretrained` builds it from a config without a `secateur` key.
         code: the text of the module that a saved folder carries. In a saved folder it is this very file.
         plan: content of the folder's `plan.json`.
     """
@@ -61,7 +61,7 @@ class Pruned(_Stock):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers; a checkpoint without a `secateur` key gives the stock class.
+        """As in transformers; a checkpoint without a `secateur` key is loaded as the stock class.
 
         Raises:
             DamagedError: a local folder's files are not those that were saved, or other weights than safetensors are
@@ -90,7 +90,7 @@ class Pruned(_Stock):
         return super()._from_config(config, **kwargs)
 
     def save_pretrained(self, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any) -> None:
-        """As in transformers, and the code and the plan that make the folder self-contained, and `SHA256SUMS`."""
+        """As in transformers; also writes the code, the plan and `SHA256SUMS`, which make the folder self-contained."""
         self._keys_to_ignore_on_save = None  # stock models compute sinusoids when loaded; here they may be cut
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
         if is_main_process:

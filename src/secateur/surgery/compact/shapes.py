@@ -1,4 +1,4 @@
-"""Give a stock model the shapes and modules that its `secateur` key describes."""
+"""Give a stock model the shapes and modules that the `secateur` key of its config describes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ REPLACED_BY: Mapping[str, Callable[[Any], nn.Module]] = {
 
 
 def _replace(model: nn.Module, structure: Structure) -> None:
-    """Put other modules in place of removed ones; those that `Skip` keeps as its children come first."""
+    """Replace removed modules; those that a `Skip` keeps as children are replaced before it."""
     for path, name in sorted(structure.replaced.items(), key=lambda item: item[1] == "skip"):
         stock = model.get_submodule(path)  # raises where there is none: `set_submodule` would add a new module
         model.set_submodule(path, REPLACED_BY[name](stock))
