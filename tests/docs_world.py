@@ -6,6 +6,7 @@ stands, and secateur refuses a name that does not exist here.
 
 import csv
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -62,7 +63,7 @@ def build(folder: Path) -> None:
     for name in ENCODERS:
         write_model(folder / name)
     for name in CLASSIFIERS:
-        write_model(folder / name, labels=2)
+        write_model(folder / name, labels=("bad", "good"))
     write_glue(folder / "glue" / "sst2")
     write_glue(folder / "data" / "reviews")
     for split, rows in (("train", 32), ("validation", 8)):
@@ -83,9 +84,9 @@ def build(folder: Path) -> None:
         pipeline.run(recipe.make(given | values), folder / name)
 
 
-def write_model(folder: Path, labels: int = 0) -> None:
+def write_model(folder: Path, labels: Sequence[str] = ()) -> None:
     """A random BERT of two layers with its tokenizer: a bare encoder, or a classifier."""
-    shape = config(**({"num_labels": labels} if labels else {}))
+    shape = config(**({"id2label": dict(enumerate(labels)), "label2id": {}} if labels else {}))
     shape.max_position_embeddings, shape.intermediate_size = TOKENS, 128
     shape.initializer_range = 0.5  # weights that matter, so that something of every kind is worth keeping
     torch.manual_seed(0)

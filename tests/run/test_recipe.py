@@ -21,6 +21,7 @@ OTHER = {
     "data.task": "tokens",
     "data.text": ("question", "sentence"),
     "data.label": "target",
+    "data.labels": ("no", "yes"),
     "data.metric": "f1",
     "data.rows": 100,
     "data.options": {"one": 1},
@@ -476,7 +477,7 @@ def test_every_flat_key_has_a_grouped_key():
     assert set(FLAT.values()) | {"model", "teacher", "seed", "data.source", "method.name"} == set(KEYS) - NEW
 
 
-NEW = {"distillation.terms"}
+NEW = {"data.labels", "distillation.terms"}
 """Keys that version 0.1.0 did not have."""
 
 

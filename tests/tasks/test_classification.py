@@ -227,14 +227,16 @@ def test_columns_can_be_named(tmp_path):
     ("labels", "names", "codes"),
     [
         (["pos", "neg"], ("neg", "pos"), {0, 1}),
-        (["10", "9"], ("10", "9"), {0, 1}),
+        (["10", "9"], ("9", "10"), {0, 1}),
+        (["010", "009"], ("009", "010"), {0, 1}),
+        ([5, 1, 3, 1], ("1", "3", "5"), {0, 1, 2}),
         ([0, 2], ("LABEL_0", "LABEL_1", "LABEL_2"), {0, 2}),
         ([True, False], ("false", "true"), {0, 1}),
         ([0.5, 2.0], None, {0.5, 2.0}),
     ],
 )
 def test_labels_are_classes_or_scores(tmp_path, labels, names, codes):
-    task = Classification.from_data(write(tmp_path / "data.jsonl", rows(label=labels * 10)))
+    task = Classification.from_data(write(tmp_path / "data.jsonl", rows(label=(labels * 10)[:20])))
     assert task.labels == names
     assert set(task.splits["train"]["label"]) == codes
     assert task.metric == ("accuracy" if names else "pearson_spearman")
@@ -299,6 +301,10 @@ def one_sentence(error):
         (rows(label=["a", ""] * 10), {}, r"10 of the 20 rows.*row 1,"),
         (rows(label=[1] * 20), {}, "the same label in 'label'"),
         (rows(label=[2.5] * 20), {}, "the same label in 'label'"),
+        (rows(label=[0.0, 1.0] * 10), {}, "may be classes or scores: name the classes by --labels"),
+        (rows(label=["a", "b"] * 10), {"scores": True}, "are no numbers"),
+        (rows(label=["a", "b"] * 10), {"labels": ["a", "c"]}, "names a, c, and the labels in 'label' have also b"),
+        (rows(), {"labels": ["no", "yes", "no"]}, "'no' twice"),
         (rows(label=[[0]] * 20), {}, "lists or records"),
         (rows(), {"metric": "matthew"}, r"'matthew' is not known for classes.*accuracy, f1, matthews"),
         (rows(), {"metric": "pearson"}, "'pearson' is not known for classes"),

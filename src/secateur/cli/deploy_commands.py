@@ -22,7 +22,7 @@ from secateur.deploy.runtime import DTYPES
 from secateur.deploy.runtimes import RUNTIMES
 from secateur.deploy.verify import Verification, verify, verify_folder
 from secateur.measure.benchmark import benchmark
-from secateur.measure.evaluation import batches, encoded, fitting_tokenizer, scores_beside_export
+from secateur.measure.evaluation import batches, encoded, fitted_to, scores_beside_export
 from secateur.measure.latency_sweep import measure_latency
 from secateur.measure.random_inputs import padded_inputs
 from secateur.run.recipe_groups import DataRecipe
@@ -146,7 +146,7 @@ def export_model(
         calibration = _batches(data, "train", folder, rows)
     check_request(output, dtype, calibration, opset)
     if data is not None:
-        fitting_tokenizer(data[1], model, folder)  # refuses a model that does not fit before anything is written
+        data = data[0], fitted_to(data[1], model, folder)[0]  # refuses a model that does not fit before writing
     values = export(model, output, dtype=dtype, calibration=calibration, opset=opset).to_dict()
     values |= _scores(model, folder, output, None, data)
     if as_json:
@@ -206,7 +206,7 @@ def _verify_export(
 ) -> tuple[Verification, dict[str, Any]]:
     model = open_model(folder)
     if data is not None:
-        fitting_tokenizer(data[1], model, folder)
+        data = data[0], fitted_to(data[1], model, folder)[0]
     verification = verify(_validation_inputs(model, folder, data), compact=model, exported=exported, dtype=dtype)
     return verification, verification.to_dict() | _scores(model, folder, exported, dtype, data)
 

@@ -14,7 +14,7 @@ from secateur.cli.options import Folder, Json, ModelName, Output, opened_data, r
 from secateur.cli.output import show_json, show_lines, show_table
 from secateur.cli.recipe_options import recipe_options
 from secateur.deploy.runtimes import RUNTIMES
-from secateur.measure.evaluation import encoded, fitting_tokenizer, scores
+from secateur.measure.evaluation import encoded, fitted_to, scores
 from secateur.measure.inspection import inspect
 from secateur.methods import METHODS
 from secateur.report.report_text import score_text, target_table
@@ -164,9 +164,9 @@ def _tokenizer_if_any(model: str) -> PreTrainedTokenizerBase | None:
 @recipe_options("data", "seed", without=("data.rows",), required=("data.source",))
 def evaluate(folder: Folder, given: dict[str, Any], as_json: Json = False) -> None:
     """Score a fine-tuned model, dense or compact, on validation data."""
-    data, task = opened_data(given)
+    data, read = opened_data(given)
     model = open_model(folder)
-    tokenizer = fitting_tokenizer(task, model, folder)
+    task, tokenizer = fitted_to(read, model, folder)
     computed = scores(model, task, encoded(task, "validation", tokenizer, data.max_length), tokenizer)
     rows = len(task.splits["validation"])
     if as_json:

@@ -15,7 +15,7 @@ from secateur.cli.options import SHAPES, Folder, Json, Shapes, Threads, opened_d
 from secateur.cli.output import show_json, show_lines
 from secateur.cli.recipe_options import names_of, recipe_options
 from secateur.cli.study_output import show_comparison, show_sensitivity
-from secateur.measure.evaluation import fitting_tokenizer
+from secateur.measure.evaluation import fitted_to
 from secateur.measure.sensitivity import DENSITIES, GRADIENT, ROWS, UNITS, sensitivity
 from secateur.report import comparison_page, comparison_text, run_page, sensitivity_page
 from secateur.report.report import Report
@@ -107,9 +107,9 @@ def study_sensitivity(
 
     Each group is cut to several densities, without training: the scores show where pruning costs least.
     """
-    data, task = opened_data({**given, "data.rows": 2 * rows})
-    dense = open_model(model)
-    tokenizer, kept = fitting_tokenizer(task, dense, model), _numbers(densities)
+    data, read = opened_data({**given, "data.rows": 2 * rows})
+    dense, kept = open_model(model), _numbers(densities)
+    task, tokenizer = fitted_to(read, dense, model)
     _make_folder(output)
     result = sensitivity(
         dense,

@@ -87,16 +87,17 @@ def runner_scores(
     return task.score(EvalPrediction(joined(outputs), joined(labels)), rows)
 
 
-def fitting_tokenizer(task: Task, model: PreTrainedModel, name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model that is fine-tuned for a task.
+def fitted_to(task: Task, model: PreTrainedModel, name: str) -> tuple[Task, PreTrainedTokenizerBase]:
+    """A task with its labels as a model has them that is fine-tuned for it, and the tokenizer of the model.
 
     Raises:
-        UserError: the model has no head for the task, other labels, or no tokenizer.
+        UserError: the model has no head for the task, labels that do not fit, or no tokenizer.
     """
+    task = task.fitted(model, "model")
     if not task.is_finetuned(model):
         raise UserError(f"{name} has no head for this data: give a model that is fine-tuned for it")
     task.check_labels(model, "model")
-    return open_tokenizer(name)
+    return task, open_tokenizer(name)
 
 
 def scores_beside_export(

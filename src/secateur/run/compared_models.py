@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from secateur.measure.benchmark import benchmark
 from secateur.measure.benchmark_result import BenchmarkResult
-from secateur.measure.evaluation import encoded, fitting_tokenizer, scores
+from secateur.measure.evaluation import encoded, fitted_to, scores
 from secateur.measure.inspected_model import ParameterCount
 from secateur.measure.inspection import inspect
 from secateur.measure.model_size import disk_bytes
@@ -62,7 +62,7 @@ def _data_of(run: FinishedRun, source: str | None) -> Task:
 def _scored(name: str, task: Task, max_length: int, prunable_of_teacher: int | None) -> ScoredModel:
     """One model on the validation rows; its density is of the prunable parameters of the runs' teacher."""
     model = open_model(name)
-    tokenizer = fitting_tokenizer(task, model, name)
+    task, tokenizer = fitted_to(task, model, name)
     computed = scores(model, task, encoded(task, "validation", tokenizer, max_length), tokenizer)
     prunable, compact = _prunable(model), bool(getattr(model.config, "secateur", None))
     return ScoredModel(

@@ -65,6 +65,12 @@ class DataRecipe(Strict):
     label: Annotated[str | None, Flag("--label")] = Field(
         None, description="column of labels; by default found by its usual name"
     )
+    labels: Annotated[tuple[str, ...] | None, Flag("--labels")] = Field(
+        None,
+        min_length=2,
+        description="labels of the data in the order of the model's outputs, or names for labels that are integers "
+        "from 0; by default the order on which data and model agree",
+    )
     metric: Annotated[str | None, Flag("--metric")] = Field(
         None, description="metric that is the main score; by default the task's first"
     )

@@ -37,8 +37,9 @@ def open_data(data: DataRecipe, seed: int) -> Task:
     Raises:
         UserError: the data cannot be read, or does not fit the task.
     """
-    columns = {name: value for name, value in (("text", data.text), ("label", data.label)) if value is not None}
-    return open_task(data.task, data.source, data.options, metric=data.metric, seed=seed, rows=data.rows, **columns)
+    named = {"text": data.text, "label": data.label, "labels": data.labels}
+    given = {name: value for name, value in named.items() if value is not None}
+    return open_task(data.task, data.source, data.options, metric=data.metric, seed=seed, rows=data.rows, **given)
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,15 @@ class RunData:
     recipe: Recipe
 
     @cached_property
-    def task(self) -> Task:
-        """The task, with its splits."""
+    def task_as_read(self) -> Task:
+        """The task, with its splits and the labels as the data has them."""
         return open_data(self.recipe.data, self.recipe.seed)
+
+    @cached_property
+    def task(self) -> Task:
+        """The task, with its labels as the head of the teacher has them, if it has a head for them already."""
+        recipe = self.recipe
+        return self.task_as_read.fitted(recipe.teacher or recipe.model, "teacher" if recipe.teacher else "model")
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -148,8 +155,9 @@ class RunData:
     def _key(self, model: PreTrainedModel) -> str:
         """16 hex digits that depend on all that affects the scores: the model, the task and its rows."""
         data = self.recipe.data
-        settings = [data.task, data.metric, data.source, data.text, data.label, data.options, self.validation_rows]
-        return fingerprint([json.dumps([model_fingerprint(model), *settings], sort_keys=True, default=str)])
+        settings = [data.task, data.metric, data.source, data.text, data.label, data.labels, data.options]
+        values = [model_fingerprint(model), *settings, self.validation_rows]
+        return fingerprint([json.dumps(values, sort_keys=True, default=str)])
 
 
 def _read_scores(path: Path) -> dict[str, float] | None:

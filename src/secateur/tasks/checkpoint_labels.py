@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from secateur.system.errors import UserError, as_user_error
-from secateur.tasks.columns import listed
+from secateur.tasks.labels import described
 from secateur.tasks.splits import is_path
 
 
@@ -48,23 +47,11 @@ def check_count(config: PreTrainedConfig, expected: PreTrainedConfig, owner: str
     """
     if config.num_labels != expected.num_labels:
         raise UserError(
-            f"{owner} has {_count(config)}, and the data has {_count(expected)}: "
+            f"{owner} has {described(head_labels(config))}, and the data has {described(head_labels(expected))}: "
             "give a model made for the data's labels, or one without a head"
         )
-
-
-def _count(config: PreTrainedConfig) -> str:
-    labels = head_labels(config)
-    if len(labels) == 1:
-        return "one output (a score)"
-    return f"{len(labels)} labels" + ("" if only_numbered(labels) else f" ({listed(labels)})")
 
 
 def head_labels(config: PreTrainedConfig) -> tuple[str, ...]:
     """The names of the labels, in the order of the outputs."""
     return tuple(name for _, name in sorted((config.id2label or {}).items()))
-
-
-def only_numbered(labels: Sequence[str]) -> bool:
-    """Whether the names are only numbers (LABEL_0, ... or 0, ...), which have no meaning."""
-    return all(name in (f"LABEL_{index}", str(index)) for index, name in enumerate(labels))

@@ -18,8 +18,9 @@ from transformers import AutoModelForSequenceClassification, EvalPrediction, Pre
 from secateur.system.errors import UserError
 from secateur.tasks import register
 from secateur.tasks.classification_data import LABELS, check_classes, prepare
+from secateur.tasks.labelled import LabelledTask
 from secateur.tasks.splits import first_rows, read_splits
-from secateur.tasks.task import Task, check_length
+from secateur.tasks.task import check_length
 
 CLASS_METRICS = ("accuracy", "f1", "matthews")  # the first is the default
 SCORE_METRICS = ("pearson_spearman", "pearson", "spearman")
@@ -27,7 +28,7 @@ SCORE_METRICS = ("pearson_spearman", "pearson", "spearman")
 
 @register("classification")
 @dataclass(frozen=True, eq=False)
-class Classification(Task):
+class Classification(LabelledTask):
     """One class, or one number, for a text or a pair of texts.
 
     Attributes:
@@ -54,19 +55,25 @@ class Classification(Task):
         *,
         text: Sequence[str] | None = None,
         label: str | None = None,
+        labels: Sequence[str] | None = None,
+        scores: bool = False,
         metric: str | None = None,
         seed: int = 0,
         rows: int | None = None,
     ) -> Classification:
         """Read `data` (see `read_splits`) and recognise its columns and labels.
 
-        Labels that are strings are classes, sorted; integers are classes 0..max, with the names that the data has for
-        them or else LABEL_0, LABEL_1, ...; numbers with a decimal point are the targets of a regression.
+        Labels that are strings are classes, sorted (numbers by their value); integers are classes 0..max, with the
+        names that the data has for them or else LABEL_0, LABEL_1, ..., and without a 0 those that occur, such as stars
+        from 1; numbers with a fraction are the targets of a regression. `fitted` puts classes in the order of a model.
 
         Args:
             data: a name on the hub, a folder, a file or "bbc".
             text: the one or two columns of text; by default the first of `TEXTS` that exist.
             label: the column to predict; by default the first of `LABELS` that exists.
+            labels: the labels in the order of the model's outputs, or names for the integers from 0; by default the
+                order of the data.
+            scores: whether numbers are the targets of a regression, also if they have no fractions.
             metric: the main score; by default accuracy, or pearson_spearman for regression.
             seed: chooses the rows of a validation split that the data lacks, and those that `rows` keeps.
             rows: how many training rows to keep, for a quick trial; all by default. Validation stays whole.
@@ -76,25 +83,20 @@ class Classification(Task):
                 validation has a class that training lacks; the metric is unknown; `rows` < 1.
         """
         candidates = (label,) if label else LABELS
-        prepared = partial(prepare, text=text, label=label)
+        prepared = partial(prepare, text=text, label=label, asked=labels, scores=scores)
         splits = read_splits(data, label=candidates, prepare=prepared, seed=seed)
         *columns, label = splits["train"].column_names
         check_classes(splits, label)
         feature = splits["train"].features[label]
-        labels = tuple(feature.names) if isinstance(feature, ClassLabel) else None
+        names = tuple(feature.names) if isinstance(feature, ClassLabel) else None
         if rows is not None:
             splits["train"] = first_rows(splits["train"], rows, seed)
-        return cls(splits, tuple(columns), label, labels, _choose_metric(metric, labels))
+        return cls(splits, tuple(columns), label, names, _choose_metric(metric, names))
 
     def head(self) -> dict[str, Any]:
         if self.labels is None:
             return {"num_labels": 1, "problem_type": "regression"}
-        return {
-            "num_labels": len(self.labels),
-            "id2label": dict(enumerate(self.labels)),
-            "label2id": {name: index for index, name in enumerate(self.labels)},
-            "problem_type": "single_label_classification",
-        }
+        return {**super().head(), "problem_type": "single_label_classification"}
 
     def encode(self, split: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int = 128) -> Dataset:
         """One of `splits`, or rows of one, as model inputs, unpadded.

@@ -9,7 +9,8 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Value
 
 from secateur.system.errors import UserError
-from secateur.tasks.columns import check_count, find_column, holds_text, listed, no_column, shared_columns
+from secateur.tasks.columns import find_column, holds_text, listed, no_column, shared_columns
+from secateur.tasks.labels import read_labels
 
 # Tried in order: pairs before single texts, because a pair may contain a column that is also a usual single text.
 TEXTS = (
@@ -30,12 +31,20 @@ LABELS = ("label", "labels", "target", "class", "category", "sentiment", "score"
 MOST_SCORE = float(np.finfo(np.float32).max)
 
 
-def prepare(splits: DatasetDict, text: Sequence[str] | None, label: str | None) -> DatasetDict:
+def prepare(
+    splits: DatasetDict,
+    text: Sequence[str] | None,
+    label: str | None,
+    asked: Sequence[str] | None = None,
+    scores: bool = False,
+) -> DatasetDict:
     """The splits with only the columns in use, texts first and label last, and classes by index.
 
     Args:
         splits: as read.
         text, label: the columns of text and of labels; by default the first of `TEXTS` and of `LABELS` that exist.
+        asked: the labels in the order that the user states.
+        scores: whether numbers are scores, also if they have no fractions.
 
     Raises:
         UserError: a column is missing, is empty, has gaps or holds neither classes nor scores.
@@ -49,9 +58,7 @@ def prepare(splits: DatasetDict, text: Sequence[str] | None, label: str | None) 
     for name, split in splits.items():
         _check_text(name, split, columns)
         _check_gaps(name, split, columns, label)
-    if splits["train"].features[label] == Value("bool"):
-        splits = splits.cast_column(label, Value("string"))
-    return splits.cast_column(label, _label_feature(splits, label))
+    return _labelled(splits, label, asked, scores)
 
 
 def _text_columns(shared: Sequence[str], text: Sequence[str] | None) -> tuple[str, ...]:
@@ -99,35 +106,42 @@ def _is_missing(label: Any) -> bool:
     return label is None or label == "" or (isinstance(label, int) and label < 0)
 
 
-def _label_feature(splits: DatasetDict, label: str) -> ClassLabel | Value:
-    """The feature of the labels: their classes, or float32 for scores.
+def _labelled(splits: DatasetDict, label: str, asked: Sequence[str] | None, scores: bool) -> DatasetDict:
+    """The splits with classes by index, or with scores in float32.
 
     Raises:
-        UserError: the splits have labels of different types, or neither classes nor scores.
+        UserError: the splits have labels of different types, or neither classes nor scores, or it is not clear which.
     """
     features = [split.features[label] for split in splits.values()]
     kinds = {_label_kind(feature) for feature in features}
     named = [feature for feature in features if isinstance(feature, ClassLabel)]
-    if kinds in ({"float"}, {"float", "int"}):
-        return Value("float32")
-    if kinds == {"string"}:
-        distinct = {value for split in splits.values() for value in split[label]}
-        check_count(len(distinct), label)
-        return ClassLabel(names=sorted(distinct))
-    if kinds == {"int"}:
-        highest = max(value for split in splits.values() for value in split[label])
-        check_count(highest + 1, label)
-        return ClassLabel(names=[f"LABEL_{index}" for index in range(highest + 1)])
-    if kinds <= {"class", "int"} and all(feature == named[0] for feature in named):
-        return named[0]
-    types = " and ".join(dict.fromkeys(map(_dtype, features)))
-    raise UserError(f"the labels in {label!r} are {types}: make all of them strings, integers or decimals")
+    numeric = kinds <= {"float", "int"}
+    if numeric and not asked and (scores or ("float" in kinds and not _all_whole(splits, label))):
+        return splits.cast_column(label, Value("float32"))
+    if scores:
+        raise UserError(f"the labels in {label!r} are no numbers: leave out the task's option scores")
+    if "float" in kinds and not asked:
+        raise UserError(
+            f"the labels in {label!r} are decimals without fractions, which may be classes or scores: name the classes "
+            "by --labels (data.labels), or set the task's option scores (--task-option scores=true)"
+        )
+    alike = len(kinds) == 1 or kinds == {"class", "int"} or numeric
+    if "other" in kinds or not alike or any(feature.names != named[0].names for feature in named):
+        types = " and ".join(dict.fromkeys(map(_dtype, features)))
+        raise UserError(f"the labels in {label!r} are {types}: make all of them strings, integers or decimals")
+    if named:
+        splits = splits.cast_column(label, named[0])
+    return read_labels(splits, label, asked).indexed(splits, label)
+
+
+def _all_whole(splits: DatasetDict, label: str) -> bool:
+    return all(float(value).is_integer() for split in splits.values() for value in split[label])
 
 
 def _label_kind(feature: Any) -> str:
     if isinstance(feature, ClassLabel):
         return "class"
-    return next((kind for kind in ("int", "float", "string") if kind in _dtype(feature)), "other")
+    return next((kind for kind in ("int", "float", "string", "bool") if kind in _dtype(feature)), "other")
 
 
 def _dtype(feature: Any) -> str:

@@ -30,13 +30,14 @@ from secateur.system.files import fingerprint
 from secateur.system.load_report import without_load_report
 from secateur.system.moved import moved_names
 from secateur.tasks import TASKS
-from secateur.tasks.checkpoint_labels import check_count, config_of, head_labels, only_numbered, read_config
+from secateur.tasks.checkpoint_labels import check_count, config_of, head_labels, read_config
 from secateur.tasks.columns import listed
+from secateur.tasks.labels import HINT, only_numbered
 
 EXAMPLE = "example"
 """Column of encoded rows: the index of the row of the split from which they are made, if one row makes several."""
 
-SHARED = ("data", "text", "label", "metric", "seed", "rows")
+SHARED = ("data", "text", "label", "labels", "metric", "seed", "rows")
 """Parameters that the `from_data` of any task may have; a recipe has keys of its own for these."""
 
 UNLABELLED = -100
@@ -169,6 +170,18 @@ class Task(ABC):
         expected = self.head().get("num_labels", config.num_labels)
         return self._has_head(config) and config.num_labels == expected
 
+    def fitted(self, model_or_folder: PreTrainedModel | str | Path, role: str) -> Task:
+        """The task with its labels as a checkpoint's head has them; a task without labels stays as it is.
+
+        Args:
+            model_or_folder: the checkpoint.
+            role: whose labels they are in a message, such as "teacher".
+
+        Raises:
+            UserError: the labels do not fit the head.
+        """
+        return self
+
     def check_labels(self, model: PreTrainedModel, role: str) -> None:
         """Refuse a model whose labels differ from those of the data in number, name (ignoring case) or order.
 
@@ -189,7 +202,7 @@ class Task(ABC):
         if named and odd:
             raise UserError(
                 f"the {role} has the labels {listed(theirs)}, and the data has {listed(ours)} (the first to differ are "
-                f"{odd[0][0]!r} and {odd[0][1]!r}): give a {role} made for the data's labels, in the same order"
+                f"{odd[0][0]!r} and {odd[0][1]!r}): {HINT}, or give a {role} made for these labels"
             )
 
     def fingerprint(self) -> str:
@@ -239,7 +252,10 @@ def open_task(name: str, data: str, options: Mapping[str, Any], **shared: Any) -
         UserError: there is no such task, or it has no such option; or `from_data` raises it.
     """
     kind = TASKS.get(name)
-    known = [key for key in signature(kind.from_data).parameters if key not in SHARED]
+    parameters = signature(kind.from_data).parameters
+    known = [key for key in parameters if key not in SHARED]
+    if "labels" in shared and "labels" not in parameters:
+        raise UserError(f"task {name!r} has no labels to name: leave out --labels (data.labels)")
     for key in options:
         if key not in known:
             raise UserError(f"task {name!r} has no option {key!r}: it has {', '.join(known) or 'none'}")

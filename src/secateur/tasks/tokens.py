@@ -18,8 +18,9 @@ from transformers import AutoModelForTokenClassification, BatchEncoding, EvalPre
 
 from secateur.system.errors import UserError
 from secateur.tasks import register
+from secateur.tasks.labelled import LabelledTask
 from secateur.tasks.splits import first_rows, read_splits
-from secateur.tasks.task import UNLABELLED, PaddingCollator, Task, check_length
+from secateur.tasks.task import UNLABELLED, PaddingCollator, check_length
 from secateur.tasks.token_data import OUTSIDE, are_entities, check_tags, prepare
 
 ENTITY_METRICS = ("f1", "precision", "recall", "accuracy")  # the first is the default
@@ -48,7 +49,7 @@ class TokenCollator(PaddingCollator):
 
 @register("tokens")
 @dataclass(frozen=True, eq=False)
-class Tokens(Task):
+class Tokens(LabelledTask):
     """A tag for every word of a sentence: named entities (CoNLL, tags in BIO) or parts of speech.
 
     Attributes:
@@ -105,13 +106,6 @@ class Tokens(Task):
         if rows is not None:
             splits["train"] = first_rows(splits["train"], rows, seed)
         return cls(splits, words, tags, labels, _choose_metric(metric, labels))
-
-    def head(self) -> dict[str, Any]:
-        return {
-            "num_labels": len(self.labels),
-            "id2label": dict(enumerate(self.labels)),
-            "label2id": {name: index for index, name in enumerate(self.labels)},
-        }
 
     def encode(self, split: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int = 128) -> Dataset:
         """One of `splits`, or rows of one, as model inputs, unpadded.

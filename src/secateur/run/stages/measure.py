@@ -83,7 +83,7 @@ def _measured(context: Context, scored: Scored) -> Report:
         verified=read_json(context.folder / VERIFIED),
         seconds=context.accounting.seconds(),
         versions=read_json(context.folder / "versions.json"),
-        data=task.fingerprint(),
+        data=context.data.task_as_read.fingerprint(),
         target=target,
         memory=context.accounting.memory(),
     )

@@ -1,0 +1,64 @@
+"""Tasks whose data has a column of labels, each of which is an output of the model's head."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from datasets import ClassLabel
+from transformers import PreTrainedModel
+
+from secateur.tasks.checkpoint_labels import config_of, head_labels
+from secateur.tasks.columns import listed
+from secateur.tasks.labels import Labels, Order, element_of, names_of_outputs, outputs_of
+from secateur.tasks.task import Task
+
+log = logging.getLogger(__name__)
+
+
+class LabelledTask(Task):
+    """A dataclass of a task with labels.
+
+    Attributes:
+        label: the column of labels, by their index in `labels`, or of lists of them; the last column of the splits.
+    """
+
+    label: str
+
+    def head(self) -> dict[str, Any]:
+        names = self.labels or ()
+        return {
+            "num_labels": len(names),
+            "id2label": dict(enumerate(names)),
+            "label2id": {name: index for index, name in enumerate(names)},
+        }
+
+    def fitted(self, model_or_folder: PreTrainedModel | str | Path, role: str) -> Task:
+        """The task with its labels in the order of a checkpoint's head, and by its names if it has any.
+
+        A checkpoint without a head for this kind of task leaves the labels as they are.
+
+        Raises:
+            UserError: the labels do not fit the head, or their order would be a guess (see `labels.outputs_of`); `role`
+                ("teacher") says in the message whose head it is.
+        """
+        config = config_of(model_or_folder)
+        if self.labels is None or not self._has_head(config):
+            return self
+        head = head_labels(config)
+        outputs = outputs_of(self.labels, self._order(), head, f"the {role}")
+        names = names_of_outputs(self.labels, outputs, head)
+        if names == self.labels:
+            return self
+        matched = [f"{name} is {names[output]}" for name, output in zip(self.labels, outputs, strict=True)]
+        log.info("labels of the data as outputs of the %s: %s", role, listed(matched))
+        labels = Labels(names, "data", dict(zip(self.labels, outputs, strict=True)))
+        task: Task = replace(cast(Any, self), splits=labels.indexed(self.splits, self.label), labels=names)
+        return task
+
+    def _order(self) -> Order:
+        feature = element_of(self.splits["train"].features[self.label])
+        order = feature.id if isinstance(feature, ClassLabel) else None
+        return order if order in ("asked", "sorted") else "data"
