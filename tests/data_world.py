@@ -159,7 +159,7 @@ CASES = {
     "no label": Case(CLASSIFICATION, {"d.csv": csv({"text": ["a"] * 20, "mood": [0] * 20})}, said="no label"),
     "no text": Case(CLASSIFICATION, {"d.csv": csv({"title": ["a"] * 20, "label": [0] * 20})}, said="no text"),
     "a column missing in validation": Case(
-        CLASSIFICATION, {"train.csv": csv(table()), "dev.csv": csv({"text": ["a"] * 2})}, said="no label"
+        CLASSIFICATION, {"train.csv": csv(table()), "dev.csv": csv({"text": ["a"] * 2})}, said="'dev' lacks the column"
     ),
     "two columns of one name": Case(
         CLASSIFICATION, {"d.csv": csv(table()).replace("text", "label", 1)}, said="'label'.*twice"

@@ -353,7 +353,7 @@ def test_data_that_does_not_exist_is_refused(data):
 
 
 def test_folders_and_files_that_cannot_be_read_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"no labelled split 'train'.*none"):
+    with pytest.raises(UserError, match=r"holds no file that can be read"):
         Classification.from_data(str(tmp_path))
     for name, content in (
         ("bad.parquet", b"PAR"),

@@ -1,39 +1,89 @@
-"""Files of rows: parquet, csv, tsv, jsonl and json."""
+"""Files of rows: parquet, csv, tsv, jsonl, json and lines of text, each also compressed by gzip."""
 
 from __future__ import annotations
 
+import gzip
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, concatenate_datasets
-from pyarrow import Table, csv, parquet, types
+from pyarrow import BufferReader, Table, csv, parquet, types
 
 from secateur.system.errors import UserError, as_user_error
+
+FORMS = (
+    "parquet, csv, tsv, jsonl, json or txt (one text a line), also compressed as .gz, or parallel lines in two files "
+    "such as train.en and train.de"
+)
+"""What can be read, for messages."""
+GZIP = ".gz"
+
+
+def form(path: Path) -> str:
+    """The suffix that names the form of a file, in lower case: ".csv" of a.csv and of a.csv.gz."""
+    return uncompressed(path).suffix.lower()
+
+
+def uncompressed(path: Path) -> Path:
+    """The path without the suffix of a compressed file."""
+    return path.with_suffix("") if path.suffix.lower() == GZIP else path
 
 
 def read_files(paths: Sequence[Path]) -> Dataset:
     """The rows of one split, which may be in several files of one form.
 
     Raises:
-        UserError: the files are of different forms, or cannot be read.
+        UserError: the files are of different forms, or of one that is not known, or cannot be read.
     """
-    if len({path.suffix for path in paths}) > 1:
-        raise UserError(f"{' and '.join(map(str, paths))} are the same split twice: keep one of them")
+    if len({(form(path), path.suffix) for path in paths}) > 1:
+        raise _twice(paths)
     pieces = []
     for path in paths:
+        if form(path) not in READERS:
+            raise UserError(f"data {str(path)!r} is of no form that can be read: give {FORMS}")
         with reading(path):
-            pieces.append(READERS[path.suffix.lower()](path))
+            pieces.append(READERS[form(path)](path))
     with reading(paths[0].parent):
         return concatenate_datasets(pieces)
+
+
+def read_parallel(paths: Mapping[str, Sequence[Path]]) -> Dataset:
+    """The rows of one split whose columns are files of parallel lines.
+
+    Args:
+        paths: the name of a column -> its file, and no other.
+
+    Raises:
+        UserError: a column has two files, a file cannot be read, or the files have different numbers of lines.
+    """
+    columns = {}
+    for name, files in paths.items():
+        if len(files) > 1:
+            raise _twice(files)
+        with reading(files[0]):
+            columns[name] = _lines(files[0])
+    if len({len(lines) for lines in columns.values()}) > 1:
+        counts = ", ".join(f"{paths[name][0]} has {len(lines):,} lines" for name, lines in columns.items())
+        raise UserError(f"{counts}: give parallel files, in which line n of each is the same text")
+    return Dataset.from_dict(columns)
+
+
+def _twice(paths: Sequence[Path]) -> UserError:
+    return UserError(f"{' and '.join(map(str, paths))} are the same split twice: keep one of them")
 
 
 def reading(data: str | Path) -> AbstractContextManager[None]:
     """A context in which any exception becomes a `UserError` about this data."""
     return as_user_error(f"data {str(data)!r} cannot be read", "give a readable file, folder or hub name")
+
+
+def _content(path: Path) -> bytes:
+    data = path.read_bytes()
+    return gzip.decompress(data) if path.suffix.lower() == GZIP else data
 
 
 def _dataset(table: Table) -> Dataset:
@@ -44,14 +94,15 @@ def _dataset(table: Table) -> Dataset:
 
 
 def _read_parquet(path: Path) -> Dataset:
-    return _dataset(parquet.read_table(path))
+    return _dataset(parquet.read_table(BufferReader(_content(path))))
 
 
 def _read_csv(path: Path, separator: str = ",", quote: str | bool = '"') -> Dataset:
     """The table, read in one block so that the type of a column depends on all its cells; "NA" is a text."""
-    whole = csv.ReadOptions(block_size=min(path.stat().st_size + 1, 2**31 - 1))
-    form = csv.ParseOptions(delimiter=separator, quote_char=quote, newlines_in_values=bool(quote))
-    table = csv.read_csv(path, read_options=whole, parse_options=form)
+    content = _content(path)
+    whole = csv.ReadOptions(block_size=min(len(content) + 1, 2**31 - 1))
+    options = csv.ParseOptions(delimiter=separator, quote_char=quote, newlines_in_values=bool(quote))
+    table = csv.read_csv(BufferReader(content), read_options=whole, parse_options=options)
     if odd := next((field.name for field in table.schema if types.is_binary(field.type)), None):
         raise ValueError(f"column {odd!r} is not text in UTF-8")
     return _dataset(table)
@@ -69,12 +120,26 @@ def _read_json(path: Path) -> Dataset:
     return Dataset.from_dict({name: [row.get(name) for row in content] for name in columns})
 
 
+def _read_lines(path: Path) -> Dataset:
+    return Dataset.from_dict({"text": _lines(path)})
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text; only a line feed ends one, as for the tools that write parallel files."""
+    lines = [line.removesuffix("\r") for line in _text(path).split("\n")]
+    return lines if lines[-1] else lines[:-1]
+
+
+def _text(path: Path) -> str:
+    return _content(path).decode("utf-8-sig")  # some editors put a byte-order mark before it
+
+
 def _parsed(path: Path) -> Any:
-    text = path.read_text(encoding="utf-8-sig")  # some editors put a byte-order mark before it
+    text = _text(path)
     try:
         return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
-        if path.suffix.lower() != ".jsonl" and error.msg != "Extra data":  # its first line is incomplete
+        if form(path) != ".jsonl" and error.msg != "Extra data":  # its first line is incomplete
             raise
         lines = enumerate(text.split("\n"), start=1)
         return [_row(line, number) for number, line in lines if line.strip()]
@@ -102,5 +167,6 @@ READERS: dict[str, Callable[[Path], Dataset]] = {
     ".tsv": partial(_read_csv, separator="\t", quote=False),
     ".jsonl": _read_json,
     ".json": _read_json,
+    ".txt": _read_lines,
 }
-"""Suffix of a file, in lower case -> the function that reads it."""
+"""Form of a file (see `form`) -> the function that reads it."""

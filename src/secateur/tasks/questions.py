@@ -19,7 +19,7 @@ from transformers import AutoModelForQuestionAnswering, EvalPrediction, PreTrain
 from secateur.system.errors import UserError
 from secateur.tasks import register
 from secateur.tasks.answers import Answer, exact_match, f1, normalise, ranked
-from secateur.tasks.question_data import prepare
+from secateur.tasks.question_data import ANSWERS, prepare
 from secateur.tasks.splits import first_rows, read_splits
 from secateur.tasks.task import EXAMPLE, PaddingCollator, Task, examples
 from secateur.tasks.window_outputs import WindowOutput, combined, outputs_of, token_scores
@@ -94,7 +94,8 @@ class Questions(Task):
                 split and all questions have the same context; a number is out of range; the metric is unknown.
         """
         _check_options(metric, doc_stride, max_answer_length, null_threshold)
-        splits = read_splits(data, prepare=partial(prepare, text=text, label=label, seed=seed), seed=seed)
+        prepared = partial(prepare, text=text, label=label, seed=seed)
+        splits = read_splits(data, label=(label,) if label else ANSWERS, prepare=prepared, seed=seed)
         unanswerable = any(not answers for split in splits.values() for answers in split["answers"])
         if rows is not None:
             splits["train"] = first_rows(splits["train"], rows, seed)

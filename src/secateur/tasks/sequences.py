@@ -135,7 +135,8 @@ class Sequences(Task):
         cls._check(metric, max_target_length)
         search = BeamSearch(beams, length_penalty, cls.usual_tokens if max_new_tokens is None else max_new_tokens)
         prepared = partial(prepare, text=text, label=label, usual=cls.columns)
-        splits = read_splits(data, validation=validation, prepare=prepared, seed=seed)
+        targets = (label,) if label else [target for _, target in cls.columns]
+        splits = read_splits(data, validation=validation, label=targets, prepare=prepared, seed=seed)
         if rows is not None:
             splits["train"] = first_rows(splits["train"], rows, seed)
         return cls(splits, metric or cls.metrics[0], search, prefix, max_target_length, fine_tuned)

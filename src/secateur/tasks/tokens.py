@@ -21,7 +21,7 @@ from secateur.tasks import register
 from secateur.tasks.labelled import LabelledTask
 from secateur.tasks.splits import first_rows, read_splits
 from secateur.tasks.task import UNLABELLED, PaddingCollator, check_length
-from secateur.tasks.token_data import OUTSIDE, are_entities, check_tags, prepare
+from secateur.tasks.token_data import OUTSIDE, TAGS, are_entities, check_tags, prepare
 
 ENTITY_METRICS = ("f1", "precision", "recall", "accuracy")  # the first is the default
 WORD_METRICS = ("accuracy",)
@@ -99,7 +99,8 @@ class Tokens(LabelledTask):
                 more or fewer tags than words; the tags have no names that say which entity they are; there is only one
                 tag; validation has a tag that training lacks; the metric is unknown; `rows` < 1.
         """
-        splits = read_splits(data, prepare=partial(prepare, text=text, label=label), seed=seed)
+        prepared = partial(prepare, text=text, label=label)
+        splits = read_splits(data, label=(label,) if label else TAGS, prepare=prepared, seed=seed)
         words, tags = splits["train"].column_names
         labels = tuple(splits["train"].features[tags].feature.names)
         check_tags(splits, tags, labels)

@@ -1,0 +1,198 @@
+"""Finding and reading splits: folders as the hub lays them, parallel lines, compressed files, splits without labels."""
+
+import gzip
+import logging
+
+import pytest
+from datasets import Dataset
+
+from secateur.system.errors import UserError
+from secateur.tasks.classification import Classification
+from secateur.tasks.questions import Questions
+from secateur.tasks.splits import read_splits
+from secateur.tasks.tokens import Tokens
+from secateur.tasks.translation import Translation
+
+TEXTS = [f"film {number}" for number in range(20)]
+LABELLED = "id,text,label\n" + "".join(f"{number},{text},{number % 2}\n" for number, text in enumerate(TEXTS))
+UNLABELLED = "id,text\n" + "".join(f"{number},other {number}\n" for number in range(7))
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content, encoding="utf-8", newline="")
+    return path
+
+
+def parquet(path, rows=6):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Dataset.from_dict({"text": TEXTS[:rows], "label": [0, 1] * (rows // 2)}).to_parquet(path)
+
+
+def sizes(splits):
+    return {name: len(split) for name, split in splits.items()}
+
+
+# ---- splits without labels
+
+
+@pytest.mark.parametrize(
+    "test",
+    [UNLABELLED, "text,label\nother,\nmore,\n", "text,label\nother,-1\nmore,-1\n", "text,target\nother,1\nmore,0\n"],
+    ids=["no column", "an empty column", "-1", "another column"],
+)
+def test_a_split_without_labels_counts_as_missing_and_is_named(tmp_path, test, caplog):
+    write(tmp_path / "train.csv", LABELLED)
+    write(tmp_path / "test.csv", test)
+    with caplog.at_level(logging.INFO, "secateur"):
+        task = Classification.from_data(str(tmp_path))
+    assert sizes(task.splits) == {"train": 18, "validation": 2}
+    assert {*task.splits["train"]["text"], *task.splits["validation"]["text"]} == {*TEXTS}
+    assert "'test' has no values in the column 'label'" in caplog.text
+
+
+def test_a_validation_split_without_the_column_is_refused(tmp_path):
+    write(tmp_path / "train.csv", LABELLED)
+    write(tmp_path / "dev.csv", UNLABELLED)
+    with pytest.raises(UserError, match="'dev' lacks the column 'label' of the training split: add it"):
+        Classification.from_data(str(tmp_path))
+
+
+def test_a_named_split_without_labels_is_refused(tmp_path):
+    write(tmp_path / "train.csv", LABELLED)
+    write(tmp_path / "test.csv", UNLABELLED)
+    with pytest.raises(UserError, match="no labelled split 'test' for validation"):
+        read_splits(tmp_path, validation="test", label=("label",))
+
+
+def test_every_task_leaves_out_a_split_without_labels(tmp_path):
+    def lines(folder, **splits):
+        for name, row in splits.items():
+            write(tmp_path / folder / f"{name}.jsonl", (row + "\n") * 20)
+        return str(tmp_path / folder)
+
+    tagged = lines("a", train='{"tokens": ["a", "b"], "tags": ["N", "V"]}', test='{"tokens": ["c", "d"]}')
+    empty = lines("b", train='{"tokens": ["a", "b"], "tags": ["N", "V"]}', test='{"tokens": ["c"], "tags": []}')
+    hidden = lines("c", train='{"tokens": ["a", "b"], "tags": [0, 1]}', test='{"tokens": ["c"], "tags": [-1]}')
+    for data in (tagged, empty, hidden):
+        assert sizes(Tokens.from_data(data).splits) == {"train": 18, "validation": 2}
+    texts = lines("d", train='{"source": "a", "target": "b"}', test='{"source": "c", "target": ""}')
+    assert sizes(Translation.from_data(texts).splits) == {"train": 18, "validation": 2}
+    asked = '{"question": "q?", "context": "a film %s", "answers": {"text": ["film"], "answer_start": [2]}}\n'
+    write(tmp_path / "e" / "train.jsonl", "".join(asked % number for number in range(20)))
+    lines("e", test='{"question": "q?", "context": "a film"}')
+    assert sizes(Questions.from_data(str(tmp_path / "e")).splits) == {"train": 18, "validation": 2}
+
+
+# ---- folders
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("data/train-00000-of-00002.parquet", "data/test-00000-of-00001.parquet"),
+        ("data/train-00000-of-00002-a09b74b3ef9c3b56.parquet", "data/test-00000-of-00001-b42a775f407cee45.parquet"),
+        ("plain_text/train-00000-of-00002.parquet", "plain_text/test-00000-of-00001.parquet"),
+        ("train/0000.parquet", "test/0000.parquet"),
+        ("default/train/0000.parquet", "default/test/0000.parquet"),
+    ],
+)
+def test_folders_as_the_hub_has_them(tmp_path, train, test):
+    write(tmp_path / "README.md", "# A data set")
+    write(tmp_path / "dataset_infos.json", "{}")
+    write(tmp_path / ".cache" / "train.csv", LABELLED)
+    parquet(tmp_path / train)
+    parquet(tmp_path / train.replace("00000-of", "00001-of").replace("0000.", "0001."))
+    parquet(tmp_path / test, 4)
+    assert sizes(read_splits(tmp_path)) == {"train": 12, "validation": 4}
+
+
+def test_a_folder_of_several_sets_is_refused_by_their_names(tmp_path):
+    for name in ("cola", "sst2"):
+        parquet(tmp_path / name / "train-00000-of-00001.parquet")
+    with pytest.raises(UserError, match=r"several sets of data \(cola, sst2\): give the folder of one"):
+        read_splits(tmp_path)
+    assert sizes(read_splits(tmp_path / "cola")) == {"train": 5, "validation": 1}
+
+
+# ---- forms
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "json", "parquet", "txt"])
+def test_a_compressed_file_is_read_as_the_file_itself(tmp_path, suffix):
+    rows = Dataset.from_dict({"text": TEXTS})
+    plain = tmp_path / f"train.{suffix}"
+    if suffix == "parquet":
+        rows.to_parquet(plain)
+    elif suffix.startswith("json"):
+        rows.to_json(plain, lines=suffix == "jsonl")
+    else:
+        write(plain, "\n".join(TEXTS if suffix == "txt" else ["text", *TEXTS]))
+    packed = tmp_path / "packed" / f"train.{suffix}.gz"
+    packed.parent.mkdir()
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    splits = [read_splits(data) for data in (plain, packed, packed.parent)]
+    assert splits[0]["train"].to_dict() == splits[1]["train"].to_dict() == splits[2]["train"].to_dict()
+    assert sizes(splits[0]) == {"train": 18, "validation": 2}
+    packed.write_bytes(b"no gzip")
+    with pytest.raises(UserError, match=r"train\..*gz' cannot be read"):
+        read_splits(packed)
+
+
+def parallel(folder, split, names=("{}.en", "{}.de"), count=20):
+    for name in names:
+        content = "".join(f"{name} line\u2028 {number}\n" for number in range(count))
+        path = write(folder / name.format(split), content)
+        if path.suffix == ".gz":
+            path.write_bytes(gzip.compress(content.encode()))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "columns"),
+    [
+        (("{}.en", "{}.de"), ("de", "en")),
+        (("{}.en.txt", "{}.de.txt"), ("de", "en")),
+        (("{}.en.gz", "{}.de.gz"), ("de", "en")),
+        (("{}.de-en.en", "{}.de-en.de"), ("de", "en")),
+        (("{}.source", "{}.target"), ("source", "target")),
+        (("{}.src", "{}.tgt"), ("src", "tgt")),
+        (("{}.pt_BR", "{}.en"), ("en", "pt_BR")),
+    ],
+)
+def test_parallel_lines_in_two_files(tmp_path, names, columns):
+    parallel(tmp_path, "train", names)
+    parallel(tmp_path, "valid", names, count=3)
+    splits = read_splits(tmp_path)
+    assert sizes(splits) == {"train": 20, "validation": 3}
+    assert tuple(splits["train"].column_names) == columns
+    task = Translation.from_data(str(tmp_path), text=columns[1], label=columns[0])
+    assert task.splits["train"][0]["source"].endswith(" line\u2028 0")
+    assert sizes(read_splits(tmp_path / names[0].format("train"))) == {"train": 18, "validation": 2}
+
+
+def test_a_split_of_one_side_only_is_no_split(tmp_path):
+    write(parallel(tmp_path, "train") / "test.en", "a line\n")
+    assert sizes(Translation.from_data(str(tmp_path), text="en", label="de").splits) == {"train": 18, "validation": 2}
+
+
+def test_other_files_beside_data_are_not_read(tmp_path):
+    write(tmp_path / "train.csv", LABELLED)
+    for name in ("train.py", "train.sh", "README.md", "train.log"):
+        write(tmp_path / name, "x\n")
+    assert sizes(Classification.from_data(str(tmp_path)).splits) == {"train": 18, "validation": 2}
+
+
+def test_files_that_are_not_parallel_are_refused_with_their_lines(tmp_path):
+    write(parallel(tmp_path, "train") / "train.de", "one\ntwo\n")
+    with pytest.raises(UserError, match=r"train\.de has 2 lines.*train\.en has 20 lines.*give parallel files"):
+        read_splits(tmp_path)
+    write(tmp_path / "train.de.txt", "one\n")
+    with pytest.raises(UserError, match="are the same split twice"):
+        read_splits(tmp_path)
+
+
+def test_a_refusal_lists_what_can_be_read(tmp_path):
+    for data in (write(tmp_path / "train.xml", "<a/>"), tmp_path, write(tmp_path / "lone" / "train.en", "a\n")):
+        with pytest.raises(UserError, match=r"parquet, csv, tsv, jsonl, json or txt .*\.gz.*train\.en and train\.de"):
+            read_splits(data)
