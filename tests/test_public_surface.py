@@ -62,6 +62,12 @@ def test_a_public_function_can_be_called_after_the_old_module_of_its_name_was_im
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.parametrize("module", ["secateur", "secateur.latency"])
+def test_a_latency_table_can_be_measured_under_its_public_paths(module):
+    code = f"from {module} import LatencyTable\nassert callable(LatencyTable.measure)"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
 def test_modules_that_are_called_have_the_parameters_of_their_function():
     assert parameters(import_module("secateur.measure")) == parameters(import_module("secateur.measure.bench").measure)
     assert parameters(import_module("secateur.export")) == parameters(import_module("secateur.deploy.export").export)

@@ -29,7 +29,7 @@ MOVED: Mapping[str, tuple[str, ...]] = {
     "secateur.counting": ("secateur.budget.units",),
     "secateur.errors": ("secateur.system.errors",),
     "secateur.export": ("secateur.deploy.export",),
-    "secateur.latency": ("secateur.budget.latency", "secateur.measure.latency_sweep"),
+    "secateur.latency": ("secateur.measure.latency_sweep", "secateur.budget.latency"),
     "secateur.objectives": ("secateur.training.objectives",),
     "secateur.plan": ("secateur.structure.plan", "secateur.structure.fingerprints"),
     "secateur.recipe": ("secateur.run.recipe",),
