@@ -83,7 +83,7 @@ def report(tmp_path_factory):
         save_file({key: value.clone() for key, value in known.items()}, root / f"{name}.safetensors")
         listed.append({"folder": str(root / name), "auto": AUTO_CLASSES[head]})
     (root / "cases.json").write_text(json.dumps(listed))
-    return elsewhere(root, "load,auto") | elsewhere(root, "neither,trusted")
+    return elsewhere(root, "load,auto,encoder") | elsewhere(root, "neither,trusted,trusted-encoder")
 
 
 def elsewhere(root, ways):
@@ -98,6 +98,13 @@ def elsewhere(root, ways):
 @pytest.mark.parametrize("way", ["load", "auto", "trusted", "neither"])
 @pytest.mark.parametrize("case", CASES)
 def test_saved_is_loaded_bit_for_bit(report, case, way):
+    assert report[f"{way} {case}"] == ""
+
+
+@pytest.mark.parametrize("way", ["encoder", "trusted-encoder"])
+@pytest.mark.parametrize("case", CASES)
+def test_the_encoder_alone_is_loaded_bit_for_bit(report, case, way):
+    """By `AutoModel`, whatever the head; its copies too."""
     assert report[f"{way} {case}"] == ""
 
 

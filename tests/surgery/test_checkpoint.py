@@ -135,6 +135,15 @@ def test_saved_again_from_automodel_keeps_the_plan(which, tmp_path):
     assert content(tmp_path / "second") == content(tmp_path / "first")
 
 
+def test_an_encoder_without_a_pooler_is_saved_and_loaded_without_one(tmp_path):
+    dense = transformers.BertModel(tiny("bert").config, add_pooling_layer=False).float().eval()
+    space = Space(dense, "hidden", "ffn")
+    small = cut(dense, Plan.of(space, random_masks(space)))
+    save(small, tmp_path / "model")
+    for loaded in (load(tmp_path / "model"), transformers.AutoModel.from_pretrained(tmp_path / "model")):
+        assert loaded.pooler is None and list(loaded.state_dict()) == list(small.state_dict())
+
+
 # What `load` refuses
 
 

@@ -47,6 +47,17 @@ def test_an_older_folder_gives_its_old_outputs(name, way):
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
+def test_the_encoder_of_an_older_folder_is_loaded_alone(name, tmp_path):
+    whole, encoder = load(FOLDERS / name), transformers.AutoModel.from_pretrained(FOLDERS / name)
+    state = whole.state_dict()
+    prefix = "" if whole.base_model is whole else f"{whole.base_model_prefix}."
+    assert encoder.num_parameters() <= whole.num_parameters()
+    assert all(torch.equal(value, state[prefix + key]) for key, value in encoder.state_dict().items())
+    save(encoder, tmp_path / "again")
+    assert load(tmp_path / "again").plan == whole.plan
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
 def test_an_older_folder_is_saved_as_one_of_this_version(name, tmp_path):
     model = load(FOLDERS / name)
     save(model, tmp_path / "again")

@@ -27,7 +27,7 @@ from secateur.measure.latency_sweep import measure_latency
 from secateur.measure.random_inputs import padded_inputs
 from secateur.run.recipe_groups import DataRecipe
 from secateur.surgery import checkpoint
-from secateur.surgery.opening import model_folder, open_encoder, open_model, open_tokenizer
+from secateur.surgery.opening import local_model_folder, open_encoder, open_model, open_tokenizer
 from secateur.system.errors import UserError
 from secateur.tasks.task import Task
 
@@ -195,7 +195,7 @@ def verify_model(
 
 
 def _verify_compact(folder: str, dense: str | None, data: OpenedData | None) -> tuple[Verification, dict[str, Any]]:
-    place = model_folder(folder)
+    place = local_model_folder(folder)
     inputs = _validation_inputs(checkpoint.load(place), folder, data)
     verification = verify_folder(place, inputs, None if dense is None else open_model(dense))
     return verification, verification.to_dict()

@@ -19,6 +19,7 @@ from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load
 from secateur.surgery.cut import cut
 from secateur.surgery.factorisation import factorise
+from secateur.surgery.hub import local_folder
 from secateur.surgery.masking import attached
 from secateur.surgery.uncut import uncut
 from secateur.system.errors import UserError
@@ -113,7 +114,7 @@ def verify_folder(
     model, plan = uncut(load(folder))
     compact = cut(model, plan)
     if dense is not None:
-        model, plan = dense, Plan.load(Path(folder) / "plan.json", dense)
+        model, plan = dense, Plan.load(local_folder(folder) / "plan.json", dense)
     return verify(batches, compact=compact, folder=folder, dense=model, plan=plan)
 
 

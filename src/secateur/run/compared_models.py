@@ -17,7 +17,7 @@ from secateur.run.comparable_times import KEPT_PROTOCOL
 from secateur.run.finished_run import FinishedRun
 from secateur.run.recipe import make_group
 from secateur.run.run_data import open_data
-from secateur.surgery.opening import model_folder, open_model
+from secateur.surgery.opening import local_model_folder, open_model
 from secateur.system.errors import UserError
 from secateur.tasks.task import Task
 
@@ -70,7 +70,7 @@ def _scored(name: str, task: Task, max_length: int, prunable_of_teacher: int | N
         score=computed[task.metric],
         density=prunable.kept / prunable_of_teacher if prunable is not None and prunable_of_teacher else None,
         parameters=model.num_parameters(),
-        bytes=disk_bytes(model_folder(name)) if compact else 4 * model.num_parameters(),
+        bytes=disk_bytes(local_model_folder(name)) if compact else 4 * model.num_parameters(),
     )
 
 

@@ -44,15 +44,15 @@ def own_auto_class(config: PreTrainedConfig) -> str | None:
     """
     if not config.architectures:
         return "AutoModel"
-    return next((auto for auto, name in _stock_names(config).items() if name == config.architectures[0]), None)
+    return next((auto for auto, name in stock_names(config).items() if name == config.architectures[0]), None)
 
 
 def supported_heads(config: PreTrainedConfig) -> str:
     """The names of the classes of a family that can be opened, with commas between them."""
-    return ", ".join(_stock_names(config).values())
+    return ", ".join(stock_names(config).values())
 
 
-def _stock_names(config: PreTrainedConfig) -> dict[str, str]:
+def stock_names(config: PreTrainedConfig) -> dict[str, str]:
     """`AutoModelFor*` -> the name of the stock class that it builds for the config's family, where it builds one."""
     import transformers
 

@@ -22,6 +22,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from secateur.structure.architectures import ARCHITECTURES
 from secateur.surgery import compact
 from secateur.surgery.auto_classes import auto_class
+from secateur.surgery.hub import local_folder
 from secateur.surgery.schema import Structure
 from secateur.surgery.uncut import planned_structure
 from secateur.system.errors import UserError
@@ -61,14 +62,17 @@ def save(
 
 
 def load(folder: Path | str) -> PreTrainedModel:
-    """Load a compact folder, in evaluation mode, with its plan.
+    """Load a compact folder, or a compact model on the hub, in evaluation mode, with its plan.
+
+    Args:
+        folder: a path; as text it may also be a name on the hub, `owner/name`.
 
     Raises:
         UserError: the folder is missing, is not a compact folder, or is damaged. Its config, plan and weights must
             agree, also in what the shapes of the weights do not show (the softmax scale, the sizes of heads), and every
             file must have the digest that `SHA256SUMS` lists.
     """
-    folder = Path(folder)
+    folder = local_folder(folder)
     try:
         compact.check_places(folder)
     except compact.DamagedError as error:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from secateur.structure.plan import Plan
 from secateur.structure.space import UnitSpace
 from secateur.surgery import compact
-from secateur.surgery.auto_classes import auto_class
+from secateur.surgery.auto_classes import auto_class, stock_names
 from secateur.surgery.factorisation import embedding_rank, factorise
 from secateur.surgery.folding import fold
 from secateur.surgery.kept_indices import kept_indices, select_kept
@@ -45,6 +45,15 @@ def cut(model: PreTrainedModel, plan: Plan) -> PreTrainedModel:
         entry = entries[name]
         parameter.copy_(select_kept(entry, fold(entry, state[name], space, plan.masks, sites), kept))
     return small.train(model.training)
+
+
+def _auto_map(kind: type[compact.Pruned], config: Any) -> dict[str, str]:
+    """`AutoModelFor*` -> the class in the shipped code that it loads: with the model's head, and its encoder alone."""
+    encoder = stock_names(config).get("AutoModel")
+    names = {"AutoModel": f"{compact.PREFIX}{encoder}"} if encoder else {}
+    return {
+        auto: f"{compact.CODE}.{name}" for auto, name in (names | {auto_class(kind.__name__): kind.__name__}).items()
+    }
 
 
 @torch.no_grad()
@@ -91,7 +100,10 @@ def _reshaped_copy(model: PreTrainedModel, structure: Structure) -> compact.Prun
     small: Any = copy.deepcopy(model)  # Any, because it changes its class in the next line
     small.__class__ = kind
     small.config.secateur = structure.to_dict()
-    small.config.auto_map = {auto_class(kind.__name__): f"{compact.CODE}.{kind.__name__}"}
+    small.config.architectures = [kind.__name__]
+    small.config.auto_map = _auto_map(kind, small.config)
+    if getattr(small, "pooler", model) is None:
+        setattr(small.config, compact.POOLING, False)
     with torch.device("meta"):
         kind(small.config)  # transformers learns what a class can record (hidden states) when one is constructed
     compact.reshape(small, structure)

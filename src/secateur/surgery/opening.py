@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 
 from secateur.surgery import checkpoint
 from secateur.surgery.auto_classes import own_auto_class, supported_heads
+from secateur.surgery.hub import local_folder
 from secateur.surgery.loaded_weights import check_encoder, check_whole
 from secateur.system.errors import UserError
 from secateur.system.load_report import without_load_report
@@ -25,6 +26,16 @@ def model_folder(name: str | Path) -> Path:
     """The folder of a model: of a finished run, the folder `model` in it."""
     inner = Path(name) / "model"
     return inner if inner.is_dir() and not (Path(name) / "config.json").is_file() else Path(name)
+
+
+def local_model_folder(name: str | Path) -> Path:
+    """As `model_folder`; of a model on the hub the folder in the cache, into which its files are downloaded.
+
+    Raises:
+        UserError: it is neither.
+    """
+    folder = model_folder(name)
+    return folder if folder.is_dir() else local_folder(name)
 
 
 def open_model(name: str | Path) -> PreTrainedModel:

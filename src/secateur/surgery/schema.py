@@ -10,7 +10,7 @@ Version 1 (secateur 0.1.0) does not contain how an attention is called; the name
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -101,6 +101,14 @@ class Structure:
     attention: Mapping[str, AttentionStructure] = field(default_factory=dict)
     bias: Mapping[str, int] = field(default_factory=dict)
     replaced: Mapping[str, str] = field(default_factory=dict)
+
+    def under(self, prefix: str, modules: Container[str]) -> Structure:
+        """The part that concerns the model under a prefix, whose modules are named without it."""
+        parts = {}
+        for part in fields(self):
+            named = {path.removeprefix(prefix): entry for path, entry in getattr(self, part.name).items()}
+            parts[part.name] = {path: entry for path, entry in named.items() if path in modules}
+        return Structure(**parts)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

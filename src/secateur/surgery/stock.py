@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from secateur.structure.architectures import ARCHITECTURES
 from secateur.structure.plan import Plan
 from secateur.structure.space import UnitSpace
-from secateur.surgery.uncut import uncut
+from secateur.surgery.uncut import build_stock, uncut
 from secateur.system.errors import UserError
 
 
@@ -37,8 +37,8 @@ def plain(small: PreTrainedModel) -> PreTrainedModel:
         delattr(config, key)
     config.num_hidden_layers = len(left)
     setattr(config, ARCHITECTURES.get(space.table.model_type).neurons, width)
-    kind: Any = type(dense)
-    model = kind(config).to(small.device, small.dtype)
+    model: Any = build_stock(type(dense), config)
+    model.to(small.device, small.dtype)
     model.load_state_dict(_renumbered(small.state_dict(), space, left))
     return model.train(small.training)
 

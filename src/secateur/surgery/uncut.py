@@ -84,12 +84,20 @@ def _stock(small: PreTrainedModel) -> PreTrainedModel:
     config = copy.deepcopy(small.config)
     config.secateur = config.auto_map = None
     kind: Any = type(small)
-    dense = kind.stock(config)
+    dense = build_stock(kind.stock, config)
     for name in dict(small.named_parameters()).keys() & compact.tied_names(dense):
         weight = dense.get_parameter(name)  # the config ties weights that are separate in the cut model
         path, _, leaf = name.rpartition(".")
         setattr(dense.get_submodule(path), leaf, torch.nn.Parameter(weight.detach().clone(), weight.requires_grad))
     return dense
+
+
+def build_stock(stock: Any, config: Any) -> PreTrainedModel:
+    """A new model of a stock class, without a pooler where its config says so."""
+    model: Any = stock(config)
+    if getattr(config, compact.POOLING, True) is False:
+        model.pooler = None
+    return model
 
 
 def _plan_over(dense: PreTrainedModel, small: PreTrainedModel) -> Plan:

@@ -8,13 +8,15 @@ and to replace, and `reshape` does it. A saved folder contains this package as o
 from secateur.surgery.compact.attention import CompactAttention
 from secateur.surgery.compact.integrity import PLAN, SUMS, DamagedError, check_places, sums
 from secateur.surgery.compact.modules import FactorisedEmbedding
-from secateur.surgery.compact.pretrained import CODE, Pruned, pruned
+from secateur.surgery.compact.pretrained import CODE, POOLING, PREFIX, Pruned, pruned
 from secateur.surgery.compact.shapes import first_names, reshape, tied_names
 from secateur.surgery.shipped_code import shipped_code
 
 __all__ = [
     "CODE",
     "PLAN",
+    "POOLING",
+    "PREFIX",
     "SUMS",
     "CompactAttention",
     "DamagedError",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import cached_file
 
 from secateur.surgery.compact.integrity import (
     GENERATION,
@@ -25,6 +28,12 @@ from secateur.surgery.schema import Structure
 
 CODE = "modeling_secateur"
 PREFIX = "Pruned"
+POOLING = "add_pooling_layer"
+"""The key of a config, and the argument of stock classes, that says whether a bare encoder has a pooler."""
+PLACE = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+"""The arguments of `from_pretrained` that say where files lie."""
+
+log = logging.getLogger(__name__)
 
 # Only a type checker sees the base that every stock class brings along; at run time the mixin has none of its own.
 if TYPE_CHECKING:
@@ -56,8 +65,30 @@ class Pruned(_Stock):
         self.plan: dict[str, Any] | None = None
         if getattr(config, "secateur", None):
             structure = Structure.from_dict(config.secateur)
+            whole = self._saved_class()
+            if whole is not None:
+                structure = self._as_encoder_of(whole, structure)
+            if getattr(config, POOLING, True) is False:
+                self.pooler = None
             config.secateur = structure.to_dict()
             reshape(self, structure)
+
+    def _saved_class(self) -> type[PreTrainedModel] | None:
+        """The stock class with a head that the folder was saved from, where this is the class of its encoder alone."""
+        name = str((self.config.architectures or [""])[0]).removeprefix(PREFIX)
+        whole = getattr(transformers, name, None) if name != self.stock.__name__ else None
+        is_encoder = self.base_model is self and not self.can_generate()
+        return whole if is_encoder and getattr(whole, "config_class", None) is self.config_class else None
+
+    def _as_encoder_of(self, whole: type[PreTrainedModel], structure: Structure) -> Structure:
+        """The part of a structure for the encoder, which has no pooler where the model with the head has none."""
+        with torch.device("meta"):
+            encoder = whole(self.config).base_model
+        if getattr(encoder, "pooler", None) is None and getattr(self, "pooler", None) is not None:
+            setattr(self.config, POOLING, False)
+        self.config.auto_map = {"AutoModel": f"{CODE}.{PREFIX}{self.stock.__name__}"}
+        own = {name for name, _ in self.named_modules()}
+        return structure.under(f"{self.base_model_prefix}.", own)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -68,17 +99,18 @@ class Pruned(_Stock):
                 asked for. What comes from the hub is as its client has checked it.
         """
         name, config = pretrained_model_name_or_path, kwargs.get("config")
+        place = {key: kwargs[key] for key in PLACE if key in kwargs}
         if config is None:
-            config = cls.config_class.from_pretrained(name)
+            config = cls.config_class.from_pretrained(name, **place)
         if not getattr(config, "secateur", None):
             return cls.stock.from_pretrained(name, *args, **kwargs)
         if kwargs.get("use_safetensors") is False or getattr(config, "transformers_weights", None):
             raise DamagedError(f"{name} asks for other weights than its model.safetensors: nothing else is opened")
-        folder = Path(name)
+        folder = Path(name, kwargs.get("subfolder") or "")
         if folder.is_dir():
             check_places(folder)
             check_sums(folder)
-        plan = read_object(folder / PLAN) if (folder / PLAN).is_file() else None
+        plan = _plan_of(name, place)
         loaded = super().from_pretrained(name, *args, **{**kwargs, "use_safetensors": True})
         (loaded[0] if isinstance(loaded, tuple) else loaded).plan = plan
         return loaded
@@ -96,6 +128,11 @@ class Pruned(_Stock):
         if is_main_process:
             self._write_beside(Path(save_directory))
 
+    def _upload_modified_files(self, working_dir: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, after all files of a compact folder are written: `push_to_hub=True` uploads early."""
+        self._write_beside(Path(working_dir))
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
+
     def _write_beside(self, folder: Path) -> None:
         """Write what a compact folder holds besides the config and the weights."""
         (folder / f"{CODE}.py").write_text(Pruned.code(), encoding="utf-8")
@@ -105,6 +142,16 @@ class Pruned(_Stock):
             (folder / PLAN).write_text(json.dumps(self.plan, indent=1) + "\n", encoding="utf-8")
             names.append(PLAN)
         (folder / SUMS).write_text(sums(folder, names), encoding="utf-8")
+
+
+def _plan_of(name: Any, place: dict[str, Any]) -> dict[str, Any] | None:
+    """The plan of a folder, or of a model on the hub; None if it has none, which is logged."""
+    try:
+        path = cached_file(name, PLAN, **place)
+    except OSError:
+        log.warning("%s has no %s: a copy saved from this model will have none either", name, PLAN)
+        return None
+    return read_object(Path(str(path)))
 
 
 def pruned(stock: type[PreTrainedModel]) -> type[Pruned]:

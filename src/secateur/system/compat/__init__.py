@@ -110,6 +110,11 @@ NAMES = (
     # surgery/compact
     Name("transformers.PreTrainedModel._from_config", "to build a compact model", ("config",)),
     Name("transformers.PreTrainedModel._keys_to_ignore_on_save", "to save sinusoids that were cut"),
+    Name(
+        "transformers.PreTrainedModel._upload_modified_files",
+        "to write all files before a model is uploaded",
+        ("working_dir", "repo_id"),
+    ),
     Name("torch.nn.Module._forward_hooks", "whether masks act on a projection", instance=True),
 )
 

@@ -1,0 +1,45 @@
+"""Models by their names on the hub: the folder in the hub's cache that holds the files of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from secateur.system.errors import UserError
+
+LEFT_OUT = ("*.bin", "*.h5", "*.msgpack", "*.ot", "*.onnx", "*.pt2", "*.xml", "*/*")
+"""Files of a model on the hub that are not downloaded: weights in other formats, exports, and folders."""
+
+
+def local_folder(name: str | Path) -> Path:
+    """A folder as it is, or that of a model on the hub, whose files are downloaded unless they are cached.
+
+    Args:
+        name: a path; as text it may also be a name on the hub, `owner/name`.
+
+    Raises:
+        UserError: no folder and no model on the hub has that name.
+    """
+    folder = Path(name)
+    if isinstance(name, Path) or folder.exists() or not may_be_on_hub(name):
+        return folder
+    try:
+        return Path(snapshot_download(name, ignore_patterns=list(LEFT_OUT)))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"{name} is not a folder, and not a model on the hub or in its cache ({reason}): give the path of a saved "
+            "model, or a name on the hub"
+        ) from error
+
+
+def may_be_on_hub(name: str) -> bool:
+    """Whether a name has the form of one on the hub."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True

@@ -1,0 +1,134 @@
+"""Compact models on the hub: what is loaded from there, or from a subfolder, and saved again loses nothing."""
+
+import shutil
+
+import huggingface_hub.constants
+import pytest
+import torch
+import transformers
+from tiny_models import random_masks, tiny
+from transformers import AutoModelForSequenceClassification as Auto
+
+from secateur.budget.space import Space
+from secateur.deploy.verify import verify_folder
+from secateur.structure.plan import Plan
+from secateur.surgery.checkpoint import load, save
+from secateur.surgery.cut import cut
+from secateur.surgery.hub import local_folder
+from secateur.surgery.opening import open_encoder, open_model
+from secateur.system.errors import UserError
+
+NAME, COMMIT = "someone/small", "0" * 40
+FILES = {"config.json", "model.safetensors", "modeling_secateur.py", "plan.json", "SHA256SUMS"}
+
+
+@pytest.fixture(scope="module")
+def small():
+    model = tiny("bert", dtype=torch.float32)
+    space = Space(model, "ffn", "qk", "vo")
+    return cut(model, Plan.of(space, random_masks(space)))
+
+
+@pytest.fixture
+def folder(small, tmp_path):
+    save(small, tmp_path / "small")
+    return tmp_path / "small"
+
+
+def into_cache(folder, cache, name=NAME):
+    """Lay the files of a folder as the hub's client does: links in a snapshot, the files themselves in `blobs`."""
+    home = cache / f"models--{name.replace('/', '--')}"
+    snapshot = home / "snapshots" / COMMIT
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            blob, link = home / "blobs" / path.name, snapshot / path.relative_to(folder)
+            for place in (blob, link):
+                place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, blob)
+            link.symlink_to(blob)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(COMMIT)
+    return snapshot
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache of the hub, from which alone models come."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_a_model_of_the_hub_is_loaded_with_its_plan(small, folder, cache, tmp_path):
+    snapshot = into_cache(folder, cache)
+    for model in (load(NAME), open_model(NAME), open_encoder(NAME), Auto.from_pretrained(NAME)):
+        assert model.plan == small.plan
+    assert local_folder(NAME) == snapshot
+    batch = {"input_ids": torch.tensor([[2, 5, 6, 3]])}
+    assert verify_folder(NAME, [batch]).passed
+
+
+def test_what_was_loaded_from_the_hub_is_saved_whole(small, folder, cache, tmp_path):
+    into_cache(folder, cache)
+    for number, kind in enumerate((Auto, transformers.AutoModel)):
+        kind.from_pretrained(NAME).save_pretrained(tmp_path / f"again-{number}")
+        assert {path.name for path in (tmp_path / f"again-{number}").iterdir()} == FILES
+        assert load(tmp_path / f"again-{number}").plan == small.plan
+
+
+@pytest.mark.parametrize("on_hub", [True, False])
+def test_what_was_loaded_from_a_subfolder_is_saved_whole(small, folder, cache, tmp_path, on_hub):
+    root = tmp_path / "root"
+    shutil.copytree(folder, root / "inner")
+    name = NAME if on_hub else root
+    if on_hub:
+        into_cache(root, cache)
+    for model in (Auto.from_pretrained(name, subfolder="inner"), type(small).from_pretrained(name, subfolder="inner")):
+        assert model.plan == small.plan
+        model.save_pretrained(tmp_path / "again")
+        assert load(tmp_path / "again").plan == small.plan
+
+
+def test_the_files_of_a_subfolder_are_checked(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "root" / "inner")
+    (tmp_path / "root" / "inner" / "plan.json").write_text("{}")
+    with pytest.raises(ValueError, match="is not the file that was saved"):
+        Auto.from_pretrained(tmp_path / "root", subfolder="inner")
+
+
+def test_a_model_of_the_hub_without_a_plan_is_loaded_with_a_warning(folder, cache, caplog):
+    (folder / "plan.json").unlink()
+    into_cache(folder, cache)
+    assert Auto.from_pretrained(NAME).plan is None
+    assert "has no plan.json" in caplog.text
+
+
+def test_a_name_that_is_neither_a_folder_nor_on_the_hub_is_refused(cache, tmp_path):
+    with pytest.raises(UserError, match="is not a folder, and not a model on the hub or in its cache") as refusal:
+        load("someone/nothing")
+    assert "\n" not in str(refusal.value)
+    with pytest.raises(UserError, match="is not a folder: give the path"):
+        load(str(tmp_path / "no" / "such" / "place"))
+
+
+def test_all_files_are_there_before_a_model_is_uploaded(small, monkeypatch, tmp_path):
+    uploaded = []
+
+    def upload(self, working_dir, repo_id, *args, **kwargs):
+        uploaded.append((repo_id, {path.name: path.read_bytes() for path in tmp_path.glob("model/*")}))
+
+    class Hub:
+        def create_repo(self, repo_id, **kwargs):
+            return type("Repo", (), {"repo_id": f"someone/{repo_id}"})
+
+    class Card:
+        def save(self, path):
+            pass
+
+    monkeypatch.setattr(transformers.modeling_utils, "hf_api", Hub)
+    monkeypatch.setattr(transformers.modeling_utils, "create_and_tag_model_card", lambda *args, **kwargs: Card())
+    monkeypatch.setattr(transformers.PreTrainedModel, "_upload_modified_files", upload)
+    small.save_pretrained(tmp_path / "model", push_to_hub=True)
+    ((repo, files),) = uploaded
+    assert repo == "someone/model" and set(files) == FILES
+    assert files == {path.name: path.read_bytes() for path in tmp_path.glob("model/*")}
+    assert load(tmp_path / "model").plan == small.plan
