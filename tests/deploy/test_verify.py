@@ -17,9 +17,9 @@ from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
 
 
-def world(which, folder, *units, **options):
+def world(which, folder, *units, dtype=torch.float32, **options):
     """(batches, what `verify` takes) of a model, its plan, its cut and the folder of that."""
-    dense = tiny(*which, dtype=torch.float32)
+    dense = tiny(*which, dtype=dtype)
     space = Space(dense, *units)
     plan = Plan.of(space, random_masks(space, soft=True), **options)
     small = cut(dense, plan)
@@ -48,6 +48,27 @@ def test_a_correct_folder_passes(which, units, rank, tmp_path):
     assert found.examples == 6 and found.scale > 0
     assert found.to_dict()["passed"] is True
     assert all(torch.equal(value, before[name]) for name, value in given["dense"].state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_model_in_low_precision_is_judged_by_its_own_rounding(dtype, tmp_path):
+    batches, given = world(("bert",), tmp_path / "small", "hidden", "head", dtype=dtype)
+    found = verify(batches, **given)
+    assert found.passed and found.compact_loaded == 0.0 and found.masked_compact > 1e-4 * found.scale
+    assert found.to_dict()["tolerance"] == found.tolerance == 8 * torch.finfo(dtype).eps
+    with torch.no_grad():
+        given["compact"].classifier.weight.mul_(1.5)
+    assert not verify(batches, compact=given["compact"], folder=given["folder"]).passed
+
+
+def test_verification_leaves_the_mode_of_each_module_as_it_was(bert):
+    batches, given = bert
+    for model in (given["dense"], given["compact"]):
+        model.train()
+        model.classifier.eval()
+    verify(batches, **given)
+    for model in (given["dense"], given["compact"]):
+        assert model.training and model.base_model.training and not model.classifier.training
 
 
 def test_only_the_given_models_are_compared(bert):

@@ -61,6 +61,24 @@ def test_cut_equals_masked(which, units, soft):
     assert_cut_equals_masked(model, Plan.of(space, masks), masks)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("which", LEADING)
+def test_cut_equals_masked_in_low_precision(which, dtype):
+    """Within 8 roundings of the largest output, and four times the error that the model itself has in this dtype."""
+    for units in UNIT_SETS:
+        model = tiny(*which, dtype=dtype)
+        plan = Plan.of(space := Space(model, *units), random_masks(space, density=0.8, soft=True))
+        with attached(model, space, plan.masks):
+            masked = outputs(model, inputs(model))[0]["logits"]
+        small = outputs(cut(model, plan), inputs(model))[0]["logits"]
+        with attached(model.double(), space, plan.masks.double()):
+            exact = outputs(model, inputs(model))[0]["logits"]
+        rounding = (masked.double() - exact).abs().max()
+        assert masked.dtype == small.dtype == dtype
+        allowed = 8 * torch.finfo(dtype).eps * exact.abs().max() + 4 * rounding
+        assert float((small.double() - masked.double()).abs().max()) <= float(allowed), units
+
+
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize(("which", "units"), SPACES)
 def test_cut_equals_masked_for_every_method(which, units, name):

@@ -7,7 +7,7 @@ from torch import nn
 
 from secateur import methods
 from secateur.budget.space import Space
-from secateur.surgery.masking import attach, attached
+from secateur.surgery.masking import Attachment, attach, attached
 from secateur.system.errors import UserError
 
 
@@ -71,4 +71,34 @@ def test_a_refused_attachment_leaves_the_model_unchanged():
     space, before = Space(model, "hidden", "ffn"), snapshot(model)
     with pytest.raises(UserError, match="OtherNorm"):
         attach(model, space, space.ones())
+    assert_as_before(model, before)
+
+
+def test_an_interrupted_attachment_leaves_the_model_unchanged(monkeypatch):
+    model = tiny("bert")
+    space, before = Space(model, "hidden", "ffn", "qk"), snapshot(model)
+    hooks = Attachment._hooks
+
+    def interrupted(self, row, *others):
+        if row.path.startswith("bert.encoder.layer.1"):
+            raise KeyboardInterrupt
+        return hooks(self, row, *others)
+
+    monkeypatch.setattr(Attachment, "_hooks", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        attach(model, space, space.ones())
+    assert_as_before(model, before)
+
+
+def test_masks_can_be_detached_again():
+    model = tiny("bert")
+    space, before = Space(model, "hidden", "ffn"), snapshot(model)
+    first = attach(model, space, space.ones())
+    first.detach()
+    first.detach()
+    assert_as_before(model, before)
+    second, masked = attach(model, space, space.ones()), snapshot(model)
+    first.detach()
+    assert_as_before(model, masked)  # the masks that another attachment has put on stay
+    second.detach()
     assert_as_before(model, before)

@@ -60,6 +60,13 @@ def test_a_method_without_scores_is_refused(space):
         Method(space).scores()
 
 
+def test_a_refused_plan_leaves_the_method_in_its_mode(space):
+    method = Magnitude(Space(space.model, "head")).train()
+    with pytest.raises(UserError, match="out of reach"):
+        method.plan(0.01)
+    assert method.training
+
+
 # Sizes that are multiples
 
 

@@ -525,12 +525,14 @@ def test_scores_of_a_model_are_those_of_its_best_spans():
     texts = [row(context=" ".join(["a good film and"] * n + ["a dull book"]), answers=("dull",)) for n in range(5)]
     task = task_of(*texts, doc_stride=2)
     rows = encoded(task, "validation", tokenizer(), 12)
-    model = BertForQuestionAnswering(bert()).eval()
+    model = BertForQuestionAnswering(bert()).train()
     right = [
         answer(model, tokenizer(), "a film", one["context"], max_length=12, doc_stride=2)[0].text == "dull"
         for one in texts
     ]
+    assert model.training and model.bert.training  # the caller's mode
     assert len(rows) > 5 and scores(model, task, rows, tokenizer())["exact_match"] == np.mean(right)
+    assert model.training and model.bert.training
 
 
 # ---- an answer

@@ -331,9 +331,9 @@ def test_an_evaluation_under_masks_generates_the_texts_of_the_cut_model(kind, ta
     )
     found = trainer.evaluate()
     texts = task.read(said[0], words).predictions
-    small = cut(model, method.plan(0.4)).eval()
+    small = cut(model, method.plan(0.4)).train()
     wanted = generate(small, words, task.splits["validation"]["source"][:], max_length=40, beams=2)
-    assert list(texts) == wanted
+    assert list(texts) == wanted and small.training and small.get_encoder().training
     assert wanted != generate(model, words, task.splits["validation"]["source"][:], max_length=40, beams=2)
     assert found["eval_loss"] > 0
 

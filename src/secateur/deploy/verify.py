@@ -23,6 +23,7 @@ from secateur.surgery.hub import local_folder
 from secateur.surgery.masking import attached
 from secateur.surgery.uncut import uncut
 from secateur.system.errors import UserError
+from secateur.system.model_state import evaluating
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Verification:
         scale: largest absolute logit, to which the differences are relative.
         compact_exported: model in memory, all of its outputs, against an exported file in its own runtime.
         dtype: the dtype that the exported file runs in.
+        tolerance: the largest allowed difference between models, relative to the largest logit: 1e-4 for rounding in
+            another order of summation, 8 roundings of the weights' dtype if that is less precise than fp32.
     """
 
     masked_compact: float | None
@@ -44,10 +47,11 @@ class Verification:
     scale: float
     compact_exported: float | None = None
     dtype: str | None = None
+    tolerance: float = TOLERANCE
 
     @property
     def passed(self) -> bool:
-        """Whether every difference is below 1e-4 of the largest logit (rounding of another order of summation).
+        """Whether every difference of models is at most `tolerance` of the largest logit.
 
         A file in another dtype than fp32 can only be judged by its scores: here its outputs must be finite.
         """
@@ -55,10 +59,10 @@ class Verification:
         if exported is not None and self.dtype is not None and not within(exported, self.scale, self.dtype):
             return False
         differences = [d for d in (self.masked_compact, self.compact_loaded) if d is not None]
-        return all(difference <= TOLERANCE * max(1.0, self.scale) for difference in differences)
+        return all(difference <= self.tolerance * max(1.0, self.scale) for difference in differences)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "passed": self.passed, "tolerance": TOLERANCE}
+        return {**asdict(self), "passed": self.passed}
 
 
 @torch.inference_mode()
@@ -73,6 +77,8 @@ def verify(
     dtype: str | None = None,
 ) -> Verification:
     """Compare a dense model under a plan's masks, its cut, the folder of the cut and its export, on the same batches.
+
+    The models run in evaluation mode, and have their own mode again afterwards.
 
     Args:
         batches: model inputs; labels are not needed.
@@ -93,14 +99,17 @@ def verify(
     kept = [dict(batch) for batch in batches]
     masked_compact = compact_loaded = compact_exported = None
     runs_in, scale = None, 0.0
-    if dense is not None and plan is not None:
-        masked_compact, scale = _masked_and_cut(dense, plan, kept)
-    if compact is not None and loaded is not None:
-        compact_loaded, scale = _largest(_outputs(compact.eval(), kept), _outputs(loaded, kept))
-    if compact is not None and exported is not None:
-        compact_exported, scale, runs_in = _exported(compact, Path(exported), dtype, kept)
+    given = [model for model in (dense, compact) if model is not None]
+    with evaluating(given):
+        if dense is not None and plan is not None:
+            masked_compact, scale = _masked_and_cut(dense, plan, kept)
+        if compact is not None and loaded is not None:
+            compact_loaded, scale = _largest(_outputs(compact, kept), _outputs(loaded, kept))
+        if compact is not None and exported is not None:
+            compact_exported, scale, runs_in = _exported(compact, Path(exported), dtype, kept)
     examples = sum(len(batch["input_ids"]) for batch in kept)
-    return Verification(masked_compact, compact_loaded, examples, scale, compact_exported, runs_in)
+    limit = max(_tolerance(model.dtype) for model in given)
+    return Verification(masked_compact, compact_loaded, examples, scale, compact_exported, runs_in, limit)
 
 
 def verify_folder(
@@ -123,8 +132,8 @@ def _masked_and_cut(dense: PreTrainedModel, plan: Plan, batches: list[dict[str, 
     if plan.embedding_rank and isinstance(dense.get_input_embeddings(), nn.Embedding):
         dense = factorise(dense, plan.embedding_rank)
     space = plan.space(dense)
-    small = cut(dense, plan).eval()
-    with attached(dense.eval(), space, plan.masks.to(dense.device)):
+    small = cut(dense, plan)
+    with attached(dense, space, plan.masks.to(dense.device)):
         masked = _outputs(dense, batches)
     return _largest(masked, _outputs(small, batches))
 
@@ -138,6 +147,11 @@ def _exported(
         raise UserError(f"{path} was made from other weights ({made_from}) than these ({here}): export this model")
     run = opened(path, dtype=dtype)
     return *difference(run, model, batches), run.dtype
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    """The allowed difference between two computations with weights of a dtype, relative to the largest logit."""
+    return max(TOLERANCE, 8 * torch.finfo(dtype).eps) if dtype in (torch.float16, torch.bfloat16) else TOLERANCE
 
 
 def _outputs(model: PreTrainedModel, batches: list[dict[str, Tensor]]) -> list[Tensor]:

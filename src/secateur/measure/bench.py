@@ -28,8 +28,9 @@ from secateur.measure.random_inputs import (
     vocabulary,
     with_target,
 )
-from secateur.measure.timing import Call, evaluating, machine, thread_count, times_in_turn
+from secateur.measure.timing import Call, machine, thread_count, times_in_turn
 from secateur.system.errors import UserError
+from secateur.system.model_state import evaluating
 
 PARTS = ("whole", "encoding", "decoding")
 """Parts of an encoder-decoder: a forward of source and target, one of the encoder, or the generation of a text."""

@@ -34,8 +34,9 @@ from secateur.measure.prepared_models import (
 )
 from secateur.measure.progress import accepts_say
 from secateur.measure.random_inputs import as_tensors, check_counts, check_models, random_inputs, vocabulary
-from secateur.measure.timing import evaluating, machine, median_and_quartiles, thread_count, times_in_turn
+from secateur.measure.timing import machine, median_and_quartiles, thread_count, times_in_turn
 from secateur.system.errors import UserError
+from secateur.system.model_state import evaluating
 
 log = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from secateur.deploy.runtime import Runner
 from secateur.surgery.opening import open_tokenizer
 from secateur.system import compat
 from secateur.system.errors import UserError
+from secateur.system.model_state import evaluating
 from secateur.tasks.task import UNLABELLED, Task
 from secateur.training.trainer import PruningTrainer
 
@@ -60,7 +61,8 @@ def scores(
         )
         collate, generate = task.collator(tokenizer), task.generate if task.generates else None
         trainer = PruningTrainer(model, args=args, data_collator=collate, generate=generate)
-        predicted: Any = trainer.predict(ordered)  # type: ignore[arg-type]  # a list serves as a Dataset
+        with evaluating([model]):
+            predicted: Any = trainer.predict(ordered)  # type: ignore[arg-type]  # a list serves as a Dataset
     return task.score(task.read(EvalPrediction(predicted.predictions, predicted.label_ids), tokenizer), ordered)
 
 

@@ -22,11 +22,11 @@ from secateur.measure.evaluation import BATCH, Row, encoded
 from secateur.measure.group_cuts import GroupCut, group_cuts, kept_units, layer_of, on_device, outputs_of_cuts
 from secateur.measure.progress import accepts_say
 from secateur.measure.sensitivity_result import Reaction, Sensitivity
-from secateur.measure.timing import evaluating
 from secateur.methods import METHODS
 from secateur.structure.space import Group
 from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
+from secateur.system.model_state import evaluating
 from secateur.tasks.task import Task, examples
 
 log = logging.getLogger(__name__)

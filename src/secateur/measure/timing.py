@@ -1,4 +1,4 @@
-"""Timing calls in turn, and the state of the process meanwhile: threads, and models in evaluation mode."""
+"""Timing calls in turn, and the number of threads meanwhile."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 Call = Callable[[], object]
 """One forward of one model, ready to be timed."""
@@ -75,19 +74,6 @@ def thread_count(threads: int | None) -> Iterator[int]:
         yield torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def evaluating(models: Sequence[PreTrainedModel]) -> Iterator[None]:
-    """Inside, every module is in evaluation mode; afterwards each has its former mode again."""
-    before = [(module, module.training) for model in models for module in model.modules()]
-    try:
-        for model in models:
-            model.eval()
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
 
 
 def machine(device: torch.device) -> str:

@@ -19,6 +19,7 @@ from secateur.methods.renamed import RenamedMembers
 from secateur.methods.schedules import Schedule, constant, cubic
 from secateur.structure.plan import Plan
 from secateur.system.errors import UserError
+from secateur.system.model_state import evaluating
 from secateur.system.moved import moved_names
 
 Amount = Schedule | float
@@ -192,10 +193,8 @@ class Method(RenamedMembers):
                 "a plan is for a share, a density or a number of units: give one of share, density and keep"
             )
         requested = self.space.requested_share(share, density) if keep is None else None
-        was_training = self.training
-        self.eval()
-        masks = self.chosen(requested) if requested is not None else self.exactly(cast(int, keep))
-        self.train(was_training)
+        with evaluating([self]):
+            masks = self.chosen(requested) if requested is not None else self.exactly(cast(int, keep))
         budget = self.space.budget
         return Plan.of(
             self.space,

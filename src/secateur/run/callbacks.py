@@ -14,6 +14,7 @@ from secateur.methods.schedules import Schedule
 from secateur.run.accounting import Stopwatch
 from secateur.system import process_memory, processes
 from secateur.system.files import append_json_line
+from secateur.system.model_state import evaluating
 from secateur.training.trainer import PruningTrainer
 
 
@@ -63,10 +64,8 @@ class KeptUnitsFile(TrainerCallback):
 
     def _kept(self) -> dict[str, int]:
         """Group -> number of units whose deterministic mask is open."""
-        was_training = self.method.training
-        self.method.eval()
-        kept = (self.method.masks() > 0).cpu()
-        self.method.train(was_training)
+        with evaluating([self.method]):
+            kept = (self.method.masks() > 0).cpu()
         return {name: int(kept[units].sum()) for name, units in self.method.space.slices.items()}
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -72,32 +72,37 @@ class Attachment:
         if getattr(self.model, ATTACHED, None) is not None:
             raise UserError("masks are attached to this model already: detach them first")
         self.stored = {axis: indices.to(self.model.device) for axis, indices in (stored or {}).items()}
-        self.handles = [
-            self.model.register_forward_pre_hook(self._begin),
-            self.model.register_forward_hook(self._end, always_call=True),
-        ]
-        if self.model.config.is_encoder_decoder:
-            self.handles.append(self.model.get_encoder().register_forward_pre_hook(self._begin_alone))
-        acting = {site for group in self.space.groups for site in group.sites}
-        setattr(self.model, ATTACHED, self)
-        modules = dict(self.model.named_modules())
         try:
-            for row in self.space.table.rows:
-                if row.path in modules:  # a cut attention without heads has no projections
-                    self.handles += self._hooks(row, modules[row.path], acting)
-        except UserError:
+            setattr(self.model, ATTACHED, self)
+            self._hook_model()
+            self._hook_sites()
+        except BaseException:  # an interrupt too must leave the model as it was
             self.detach()
             raise
 
     def detach(self) -> None:
-        """Detach the masks: the model has its own modules and keys again."""
+        """Detach the masks: the model has its own modules and keys again. Nothing happens if they are not attached."""
         for handle in self.handles:
             handle.remove()
         for module, stock in self.exchanged:
             module.__class__ = stock
-            del module.site
-        self.exchanged = []
-        delattr(self.model, ATTACHED)
+            vars(module).pop("site", None)
+        self.handles, self.exchanged = [], []
+        if getattr(self.model, ATTACHED, None) is self:
+            delattr(self.model, ATTACHED)
+
+    def _hook_model(self) -> None:
+        self.handles.append(self.model.register_forward_pre_hook(self._begin))
+        self.handles.append(self.model.register_forward_hook(self._end, always_call=True))
+        if self.model.config.is_encoder_decoder:
+            self.handles.append(self.model.get_encoder().register_forward_pre_hook(self._begin_alone))
+
+    def _hook_sites(self) -> None:
+        acting = {site for group in self.space.groups for site in group.sites}
+        modules = dict(self.model.named_modules())
+        for row in self.space.table.rows:
+            if row.path in modules:  # a cut attention without heads has no projections
+                self.handles += self._hooks(row, modules[row.path], acting)
 
     def _begin(self, module: nn.Module, args: Any) -> None:
         self.running = True
@@ -177,9 +182,9 @@ class Attachment:
     def _exchange(self, row: Row, module: nn.Module, stock: type[nn.Module], masked: type[nn.Module]) -> None:
         if type(module) is not stock:
             raise UserError(f"{row.path} is a {type(module).__name__}: only {stock.__name__} can be masked")
-        module.__class__ = masked
+        self.exchanged.append((module, stock))  # first, so that an interrupted exchange is undone
         module.site = (self, row)  # type: ignore[assignment]  # mypy does not follow the exchanged class
-        self.exchanged.append((module, stock))
+        module.__class__ = masked
 
 
 class MaskedLinear(nn.Linear):
@@ -217,15 +222,17 @@ class _KeptNorm(nn.Module):
 
 
 class MaskedLayerNorm(_KeptNorm, nn.LayerNorm):
-    """LayerNorm over the kept dims."""
+    """LayerNorm over the kept dims, with statistics in float32 at least, as PyTorch's own computes them."""
 
     def _over_kept(self, input: Tensor, hidden: Tensor) -> Tensor:
-        kept = (hidden != 0).to(input.dtype)
+        wide = _widened(input)
+        kept = (hidden != 0).to(wide.dtype)
         count = kept.sum()
-        mean = (input * kept).sum(-1, keepdim=True) / count
-        centred = (input - mean) * kept
+        mean = (wide * kept).sum(-1, keepdim=True) / count
+        centred = (wide - mean) * kept
         variance = centred.square().sum(-1, keepdim=True) / count
-        return (centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias) * hidden
+        output = (centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias) * hidden
+        return output.to(self.weight.dtype)  # that of the stock norm, under autocast too
 
 
 class MaskedRMSNorm(_KeptNorm):
@@ -236,9 +243,16 @@ class MaskedRMSNorm(_KeptNorm):
     """
 
     def _over_kept(self, input: Tensor, hidden: Tensor) -> Tensor:
-        kept = (hidden != 0).to(input.dtype)
+        wide, weight = _widened(input), cast(Tensor, self.weight)
+        kept = (hidden != 0).to(wide.dtype)
         factor = (len(kept) / kept.sum()).sqrt()
-        return super(_KeptNorm, self).forward(input * kept * factor) / factor * hidden
+        output = super(_KeptNorm, self).forward(wide * kept * factor) / factor * hidden
+        return output.to(weight.dtype)
+
+
+def _widened(input: Tensor) -> Tensor:
+    """In float32 at least: bfloat16 cannot even count the kept dims exactly."""
+    return input.to(torch.promote_types(input.dtype, torch.float32))
 
 
 @cache

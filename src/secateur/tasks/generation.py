@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.system.errors import UserError
+from secateur.system.model_state import evaluating
 from secateur.tasks.task import UNLABELLED, check_length
 
 FACTOR, MORE = 1.2, 10
@@ -107,10 +108,11 @@ def generate(
     check_length(max_length, tokenizer)
     rows = [tokenizer(prefix + text, truncation=True, max_length=max_length) for text in texts]
     order = sorted(range(len(rows)), key=lambda row: -len(rows[row]["input_ids"]))
-    generated, model = [""] * len(rows), model.eval()
-    for first in range(0, len(order), batch):
-        chosen = order[first : first + batch]
-        inputs = tokenizer.pad([rows[row] for row in chosen], return_tensors="pt").to(model.device)
-        for row, text in zip(chosen, decode(search(model, inputs).cpu(), tokenizer), strict=True):
-            generated[row] = text
+    generated = [""] * len(rows)
+    with evaluating([model]):
+        for first in range(0, len(order), batch):
+            chosen = order[first : first + batch]
+            inputs = tokenizer.pad([rows[row] for row in chosen], return_tensors="pt").to(model.device)
+            for row, text in zip(chosen, decode(search(model, inputs).cpu(), tokenizer), strict=True):
+                generated[row] = text
     return generated

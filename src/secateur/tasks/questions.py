@@ -211,7 +211,7 @@ def answer(
     """A model's answers to a question, the best first; replaces the pipeline that transformers 5 has removed.
 
     Args:
-        model: with a question-answering head, dense or compact; it is put into evaluation mode.
+        model: with a question-answering head, dense or compact; it runs in evaluation mode, and its mode is restored.
         tokenizer: the model's; a fast one.
         question: the question.
         context: the text that may hold its answer; a long one is split into windows.

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from secateur.system.model_state import evaluating
 from secateur.tasks.answers import Spans, best_spans, merged
 from secateur.tasks.windows import WindowCollator, unpacked
 
@@ -24,16 +25,17 @@ WindowOutput: TypeAlias = tuple[Any, Any, Mapping[str, Any]]
 def outputs_of(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]]
 ) -> list[WindowOutput]:
-    """The outputs of a model, which is put into evaluation mode, for encoded windows."""
+    """The outputs of a model in evaluation mode, for encoded windows; its own mode is restored."""
     batches = (list(rows[first : first + BATCH]) for first in range(0, len(rows), BATCH))
-    return [output for batch in batches for output in _batch_outputs(model, tokenizer, batch)]
+    with evaluating([model]):
+        return [output for batch in batches for output in _batch_outputs(model, tokenizer, batch)]
 
 
 def _batch_outputs(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]]
 ) -> Iterator[WindowOutput]:
     inputs = {name: value.to(model.device) for name, value in WindowCollator(tokenizer)(rows).items()}
-    outputs = model.eval()(**inputs)
+    outputs = model(**inputs)
     start, end = (logits.float().cpu().numpy() for logits in (outputs.start_logits, outputs.end_logits))
     return zip(start, end, rows, strict=True)
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from secateur.structure.fingerprints import model_fingerprint, tensor_chunks
 from secateur.system.errors import UserError
 from secateur.system.files import fingerprint
+from secateur.system.model_state import evaluating
 from secateur.training.array_cache import Draft
 from secateur.training.ragged import places_of
 from secateur.training.step import INDEX, UNLABELLED, decoder_inputs
@@ -77,11 +78,12 @@ class TeacherRun:
         for name, layers in ((STATES, self.layers), (TARGET_STATES, self.target_layers)):
             if name == STATES or self.target_starts is not None:
                 arrays[name] = draft.array(name, (self._length(name), len(layers), dims), "float16")
-        for numbers, outputs in self._outputs():
-            for name, block in outputs.items():
-                if name not in arrays:
-                    arrays[name] = draft.array(name, (self._length(name), *block.shape[-1:]), "float32")
-                arrays[name][self._places(name, numbers)] = block
+        with evaluating([self.teacher]):
+            for numbers, outputs in self._outputs():
+                for name, block in outputs.items():
+                    if name not in arrays:
+                        arrays[name] = draft.array(name, (self._length(name), *block.shape[-1:]), "float32")
+                    arrays[name][self._places(name, numbers)] = block
 
     def _length(self, name: str) -> int:
         """The number of entries of an array: rows, tokens, or tokens of targets."""
@@ -102,7 +104,6 @@ class TeacherRun:
         Raises:
             UserError: the rows are padded, or hidden states do not fit float16.
         """
-        self.teacher.eval()
         for first in range(0, len(self.order), self.batch):
             numbers = self.order[first : first + self.batch]
             inputs, target = self._inputs(numbers)

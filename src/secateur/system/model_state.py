@@ -1,0 +1,34 @@
+"""What is changed of a caller's model for a while, and restored afterwards whatever happens in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
+    """Within the block every module is in evaluation mode; afterwards each has its former mode again."""
+    before = [(module, module.training) for model in models for module in model.modules()]
+    try:
+        for model in models:
+            model.eval()
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """As `evaluating`, and within the block no parameter of the model requires a gradient."""
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    with evaluating([model]):
+        try:
+            model.requires_grad_(False)
+            yield
+        finally:
+            for parameter, trained in before:
+                parameter.requires_grad_(trained)
