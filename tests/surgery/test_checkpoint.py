@@ -4,6 +4,7 @@ import copy
 import errno
 import json
 import math
+import os
 import shutil
 import struct
 from dataclasses import replace
@@ -111,6 +112,17 @@ def test_a_file_is_not_replaced_by_a_folder(tmp_path):
     with pytest.raises(UserError, match="letter is a file"):
         save(small("head"), tmp_path / "letter")
     assert content(tmp_path) == {"letter": b"dear reader"}
+
+
+@pytest.mark.parametrize("writes", [save, lambda model, folder: model.save_pretrained(folder)])
+def test_weights_can_be_read_by_those_who_can_read_the_folder(tmp_path, writes):
+    before = os.umask(0o022)
+    try:
+        writes(small("ffn"), tmp_path / "model")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()} == {0o644}
+    assert (tmp_path / "model").stat().st_mode & 0o777 == 0o755
 
 
 # Through AutoModel

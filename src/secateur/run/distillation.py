@@ -22,6 +22,7 @@ from secateur.run.recipe import Recipe
 from secateur.structure.plan import Plan
 from secateur.surgery.optimizer_state import ORDERS, Moments, load_moments, save_moments
 from secateur.system.errors import UserError
+from secateur.system.files import atomic_path
 from secateur.training.objectives import STACKS, Hidden, Labels, Logits, Term
 from secateur.training.terms import TERMS
 
@@ -124,7 +125,8 @@ class Distillation:
 
 def save_state(folder: Path, terms: torch.nn.ModuleList, moments: dict[str, Moments]) -> None:
     """Write to a run's folder the weights of the terms, and the moments of `PARTS`, the model's as they are cut."""
-    save_file(terms.state_dict(), folder / WEIGHTS)
+    with atomic_path(folder / WEIGHTS) as path:
+        save_file(terms.state_dict(), path)
     for part in PARTS:
         save_moments(moments[part], folder / MOMENTS / f"{part}.safetensors")
 

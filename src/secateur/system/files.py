@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.system.errors import UserError
+from secateur.system.permissions import open_file, open_folder
 from secateur.system.writers import remove_abandoned, temporary_folder
 
 
@@ -29,6 +30,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     temporary = path.with_name(f"{path.name}.partial")
     try:
         yield temporary
+        open_file(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -59,7 +61,7 @@ def atomic_folder(folder: Path | str, *failures: type[Exception]) -> Iterator[Pa
     temporary = _temporary_folder(folder)
     try:
         yield temporary
-        temporary.chmod(0o755)
+        open_folder(temporary)
         _replace_folder(temporary, folder)
     except caught as error:
         raise UserError(

@@ -136,7 +136,10 @@ class Pruned(_Stock):
     def _write_beside(self, folder: Path) -> None:
         """Write what a compact folder holds besides the config and the weights."""
         (folder / f"{CODE}.py").write_text(Pruned.code(), encoding="utf-8")
-        names = ["config.json", f"{CODE}.py", *(path.name for path in folder.glob("model*.safetensors*"))]
+        weights = sorted(folder.glob("model*.safetensors*"))
+        for path in weights:
+            path.chmod((folder / "config.json").stat().st_mode & 0o777)  # safetensors writes 0600 whatever the umask is
+        names = ["config.json", f"{CODE}.py", *(path.name for path in weights)]
         names += [GENERATION] if (folder / GENERATION).is_file() else []
         if self.plan is not None:
             (folder / PLAN).write_text(json.dumps(self.plan, indent=1) + "\n", encoding="utf-8")
