@@ -36,6 +36,7 @@ OTHER = {
     "target.round_to": 8,
     "target.embedding_rank": 16,
     "distillation.start": "model",
+    "distillation.check_teacher": False,
     "distillation.temperature": 1.0,
     "distillation.divergence": True,
     "distillation.logits_weight": 0.5,
@@ -477,7 +478,7 @@ def test_every_flat_key_has_a_grouped_key():
     assert set(FLAT.values()) | {"model", "teacher", "seed", "data.source", "method.name"} == set(KEYS) - NEW
 
 
-NEW = {"data.labels", "distillation.terms"}
+NEW = {"data.labels", "distillation.check_teacher", "distillation.terms"}
 """Keys that version 0.1.0 did not have."""
 
 

@@ -185,6 +185,11 @@ class DistillationRecipe(Strict):
     start: Literal["teacher", "model"] = Field(
         "teacher", description="weights with which the student starts: those of the teacher, or of the model"
     )
+    check_teacher: bool = Field(
+        True,
+        description="refuse a teacher that reads other tokens than the model, or that scores no better than a constant "
+        "prediction",
+    )
     temperature: float = Field(8.0, gt=0, description="temperature of the softmax by which logits are distilled")
     divergence: bool = Field(
         False, description="distil logits by temperature^2 x KL divergence instead of cross-entropy"

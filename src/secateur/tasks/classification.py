@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -142,6 +142,14 @@ class Classification(LabelledTask):
             if self.labels is None:
                 return _score_metrics(logits.reshape(-1), labels)
             return _class_metrics(logits.argmax(-1), labels, binary=len(self.labels) == 2)
+
+    def baseline(self, rows: Sequence[Mapping[str, Any]]) -> float | None:
+        """The score of the commonest class, or of the best class if the metric is another; 0.0 for regression."""
+        if self.labels is None:
+            return 0.0
+        gold = np.array([row["labels"] for row in rows])
+        constant = (np.tile(np.eye(len(self.labels))[index], (len(rows), 1)) for index in np.unique(gold))
+        return max(self.compute_metrics(EvalPrediction(logits, gold))[self.metric] for logits in constant)
 
 
 def _choose_metric(metric: str | None, labels: tuple[str, ...] | None) -> str:

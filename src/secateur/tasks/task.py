@@ -102,6 +102,10 @@ class Task(ABC):
         """
         return self.compute_metrics(prediction)
 
+    def baseline(self, rows: Sequence[Mapping[str, Any]]) -> float | None:
+        """The `metric` of the best constant prediction for encoded rows; None if nothing constant is comparable."""
+        return None
+
     def generate(self, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
         """The tokens that a model in evaluation mode generates for a batch without labels, `(batch, tokens)`."""
         raise NotImplementedError(f"{type(self).__name__} generates: write generate(model, inputs)")

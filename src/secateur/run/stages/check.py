@@ -14,6 +14,7 @@ from secateur.run.context import Context
 from secateur.run.models import base_model, factorised, named_teacher
 from secateur.run.recipe import Recipe
 from secateur.run.target import latency_table, new_method, schedule_of, share_to_keep
+from secateur.run.teacher_check import check_score, check_tokens
 from secateur.surgery.checkpoint import read_config
 from secateur.system import compat, processes
 from secateur.system.errors import UserError
@@ -38,6 +39,7 @@ def check(context: Context) -> LatencyTable | None:
             "of the units"
         )
     context.data.check()
+    check_tokens(context)
     model = base_model(context)
     _check_teacher(context, model)
     student = factorised(recipe, model)
@@ -71,12 +73,13 @@ def _check_trackers(names: Sequence[str]) -> None:
 
 
 def _check_teacher(context: Context, model: PreTrainedModel) -> None:
-    """A teacher must suit the terms of the loss, and have the shapes of the student if that starts from its weights."""
+    """A teacher must suit the terms of the loss, have a score, and have the student's shapes if that starts from it."""
     teacher = named_teacher(context)
     for term in context.distillation.terms():
         term.bind(model, teacher or model)
     if teacher is None:
         return
+    check_score(context, teacher)
     shapes = [{name: tensor.shape for name, tensor in one.state_dict().items()} for one in (model, teacher)]
     if context.recipe.distillation.start == "teacher" and shapes[0] != shapes[1]:
         raise UserError("the student cannot start from a teacher of another shape: set distillation.start: model")

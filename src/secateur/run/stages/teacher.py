@@ -9,6 +9,7 @@ from transformers import set_seed
 from secateur.run.context import Context
 from secateur.run.models import base_model, teacher_name
 from secateur.run.stage_trainer import stage_trainer, train
+from secateur.run.teacher_check import warn_of_score
 from secateur.surgery.checkpoint import save
 from secateur.system import processes
 from secateur.training.objectives import Labels
@@ -34,4 +35,5 @@ def run(context: Context) -> None:
         learning_rate=training.teacher_learning_rate,
     )
     train(context, trainer, "teacher")
+    warn_of_score(context, model)
     processes.on_main(partial(save, model, context.teacher_folder, tokenizer=context.data.tokenizer))

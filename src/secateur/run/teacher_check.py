@@ -1,0 +1,108 @@
+"""The check of a teacher before anything is distilled from it: its tokens, and its score against a constant."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from secateur.measure.evaluation import encoded, scores
+from secateur.run.context import Context
+from secateur.surgery.opening import model_folder, open_tokenizer
+from secateur.system.errors import UserError
+
+log = logging.getLogger(__name__)
+
+TEXTS = 64
+"""Validation rows whose tokens are compared."""
+FILES = ("tokenizer*", "vocab*", "*.model")
+"""Files of a tokenizer."""
+ROWS = 512
+"""Validation rows that are scored, sampled by the seed."""
+
+
+def check_tokens(context: Context) -> None:
+    """Refuse a named teacher whose tokenizer makes other tokens of the data than the model's.
+
+    A teacher is given the tokens of the model. One without a tokenizer is only scored (`check_score`).
+
+    Raises:
+        UserError: some rows differ.
+    """
+    recipe, data = context.recipe, context.data
+    if recipe.teacher is None or not recipe.distillation.check_teacher:
+        return
+    tokenizer = _own_tokenizer(recipe.teacher)
+    if tokenizer is None:
+        log.info("the teacher has no tokenizer to compare with the model's")
+        return
+    first = range(min(TEXTS, len(data.task.splits["validation"])))
+    ours, theirs = (
+        [row["input_ids"] for row in encoded(data.task, "validation", words, recipe.data.max_length, first)]
+        for words in (data.tokenizer, tokenizer)
+    )
+    if ours != theirs:
+        other = sum(pair[0] != pair[1] for pair in zip(ours, theirs, strict=False)) or len(ours)
+        raise UserError(
+            f"the tokenizer of the teacher {recipe.teacher!r} makes other tokens than the model's of {other} of "
+            f"{len(ours)} validation rows, and the teacher is given the model's: give a teacher with the tokenizer of "
+            "the model, or set distillation.check_teacher: false"
+        )
+
+
+def _own_tokenizer(name: str) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a teacher; None if it has none, where transformers makes an empty one for a folder."""
+    folder = model_folder(name)
+    if folder.is_dir() and not any(path for pattern in FILES for path in folder.glob(pattern)):
+        return None
+    try:
+        return open_tokenizer(name)
+    except UserError:
+        return None
+
+
+def check_score(context: Context, teacher: PreTrainedModel) -> None:
+    """Refuse a teacher that scores no better than the best constant prediction. All processes must call it.
+
+    Raises:
+        UserError: it does not.
+    """
+    if fault := _fault(context, teacher):
+        raise UserError(
+            f"{fault}: give a teacher that is fine-tuned for this data, state the order of its labels by --labels "
+            "(data.labels), or set distillation.check_teacher: false"
+        )
+
+
+def warn_of_score(context: Context, teacher: PreTrainedModel) -> None:
+    """As `check_score`, but only log a warning: for a teacher that has been trained here."""
+    if fault := _fault(context, teacher):
+        log.warning("%s: train it for longer (training.teacher_epochs), or at another learning rate", fault)
+
+
+def _fault(context: Context, teacher: PreTrainedModel) -> str | None:
+    """What is wrong with the score of a teacher."""
+    if not context.recipe.distillation.check_teacher:
+        return None
+    task, rows = context.data.task, _sampled_rows(context)
+    constant = task.baseline(rows)
+    if constant is None:
+        return None
+    score = scores(teacher, task, rows, context.data.tokenizer)[task.metric]
+    if (score > constant) if task.greater_is_better else (score < constant):
+        return None
+    return (
+        f"the teacher has {task.metric} {score:.3f} on {len(rows)} validation rows, no better than {constant:.3f}, "
+        "which a constant prediction has"
+    )
+
+
+def _sampled_rows(context: Context) -> list[dict[str, object]]:
+    data, recipe = context.data, context.recipe
+    count = len(data.task.splits["validation"])
+    if count <= ROWS:
+        return data.validation_rows
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(recipe.seed))
+    sampled = sorted(order[:ROWS].tolist())
+    return encoded(data.task, "validation", data.tokenizer, recipe.data.max_length, sampled)

@@ -1,0 +1,93 @@
+"""A teacher is checked before anything is distilled from it: its tokens, its labels, and its score."""
+
+import json
+import logging
+
+import pytest
+from small_world import recipe_values, write_data, write_model
+
+from secateur.run import pipeline, recipe, teacher_check
+from secateur.run.context import Context
+from secateur.run.models import named_teacher
+from secateur.run.run_data import RunData
+from secateur.run.stages import check
+from secateur.system.errors import UserError
+
+
+@pytest.fixture
+def values(tmp_path):
+    model = write_model(tmp_path / "model", ["bad", "good"])
+    return recipe_values(model, write_data(tmp_path / "data.csv")) | {"training.epochs": 1}
+
+
+def context(values, folder):
+    wanted = recipe.make(values)
+    return Context(wanted, folder, RunData(wanted))
+
+
+def scored(monkeypatch, accuracy):
+    monkeypatch.setattr(teacher_check, "scores", lambda model, task, rows, words: {"accuracy": accuracy})
+
+
+def test_a_teacher_that_is_no_better_than_the_commonest_class_is_refused(values, tmp_path, monkeypatch):
+    monkeypatch.setattr(check, "check_score", teacher_check.check_score)  # other tests have random teachers
+    scored(monkeypatch, 0.5)
+    with pytest.raises(UserError, match=r"has accuracy 0\.500 on 4 validation rows, no better than 0\.500.*--labels"):
+        pipeline.run(recipe.make(values), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_better_teacher_and_a_switched_off_check_are_accepted(values, tmp_path, monkeypatch):
+    scored(monkeypatch, 0.75)
+    run = context(values, tmp_path / "run")
+    teacher_check.check_score(run, named_teacher(run))
+    scored(monkeypatch, 0.0)
+    teacher_check.check_score(context(values | {"distillation.check_teacher": False}, tmp_path / "run"), None)
+
+
+def test_a_bad_teacher_that_was_trained_here_is_warned_of(values, tmp_path, monkeypatch, caplog):
+    scored(monkeypatch, 0.5)
+    run = context(values, tmp_path / "run")
+    with caplog.at_level(logging.WARNING, "secateur"):
+        teacher_check.warn_of_score(run, named_teacher(run))
+    assert "no better than 0.500" in caplog.text and "teacher_epochs" in caplog.text
+
+
+def test_rows_are_sampled_where_there_are_many(values, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(teacher_check, "ROWS", 3)
+    monkeypatch.setattr(
+        teacher_check, "scores", lambda model, task, rows, words: seen.append(len(rows)) or {"accuracy": 1}
+    )
+    run = context(values, tmp_path / "run")
+    teacher_check.check_score(run, named_teacher(run))
+    assert seen == [3]
+
+
+def test_a_teacher_with_another_tokenizer_is_refused(values, tmp_path):
+    teacher = write_model(tmp_path / "teacher", ["bad", "good"])
+    teacher_check.check_tokens(context(values | {"teacher": teacher}, tmp_path / "run"))
+    file = tmp_path / "teacher" / "tokenizer.json"
+    words = json.loads(file.read_text())
+    vocabulary = words["model"]["vocab"]
+    vocabulary["fine"], vocabulary["dull"] = vocabulary["dull"], vocabulary["fine"]
+    file.write_text(json.dumps(words))
+    own = values | {"teacher": teacher}
+    with pytest.raises(UserError, match=r"makes other tokens than the model's of 4 of 4 validation rows"):
+        pipeline.run(recipe.make(own), tmp_path / "run")
+    teacher_check.check_tokens(context(own | {"distillation.check_teacher": False}, tmp_path / "run"))
+
+
+def test_a_teacher_without_a_tokenizer_is_only_scored(values, tmp_path):
+    teacher = write_model(tmp_path / "teacher", ["bad", "good"])
+    for file in (tmp_path / "teacher").glob("*token*"):
+        file.unlink()
+    teacher_check.check_tokens(context(values | {"teacher": teacher}, tmp_path / "run"))
+
+
+def test_labels_of_the_teacher_in_another_order_decide_the_order(values, tmp_path):
+    teacher = write_model(tmp_path / "teacher", ["good", "bad"])
+    run = context(values | {"teacher": teacher}, tmp_path / "run")
+    assert run.data.task.labels == ("good", "bad")
+    assert named_teacher(run).config.id2label == {0: "good", 1: "bad"}
+    assert run.data.task_as_read.labels == ("bad", "good")
