@@ -140,7 +140,7 @@ def export_model(
     With --data, both are scored, and int8 is calibrated on training rows.
     """
     refuse_existing(output)
-    model, data = open_model(folder), _data_if_given({**given, "data.rows": rows or None})
+    model, data = open_model(folder), _data_if_given({**given, "data.rows": rows or None}, folder)
     calibration = None
     if data is not None and dtype == "int8" and rows:
         calibration = _batches(data, "train", folder, rows)
@@ -179,7 +179,7 @@ def verify_model(
         raise UserError("--dtype is what an exported file runs in: give --exported with it")
     if dense is not None and exported is not None:
         raise UserError("--exported is compared with the folder's model alone: leave --dense out")
-    data = _data_if_given(given)
+    data = _data_if_given(given, folder)
     if exported is None:
         verification, values = _verify_compact(folder, dense, data)
     else:
@@ -211,8 +211,8 @@ def _verify_export(
     return verification, verification.to_dict() | _scores(model, folder, exported, dtype, data)
 
 
-def _data_if_given(given: Mapping[str, Any]) -> OpenedData | None:
-    return opened_data(given) if "data.source" in given else None
+def _data_if_given(given: Mapping[str, Any], model: str) -> OpenedData | None:
+    return opened_data(given, model) if "data.source" in given else None
 
 
 def _validation_inputs(model: PreTrainedModel, folder: str, data: OpenedData | None) -> list[dict[str, Tensor]]:

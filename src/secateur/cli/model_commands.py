@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +29,7 @@ from secateur.structure.tiles import EXAMPLES
 from secateur.surgery import checkpoint
 from secateur.surgery.cut import cut
 from secateur.surgery.opening import open_encoder, open_model, open_tokenizer
-from secateur.system.errors import UserError
+from secateur.system.errors import MissingPackage, UserError
 from secateur.tasks import TASKS
 from secateur.training.terms import TERMS
 
@@ -137,14 +136,14 @@ def cut_model(
     Without a density, a latency, a speed-up or a number of units to keep, the density is 0.5.
     """
     refuse_occupied(output)
-    dense, target = open_model(model), None
+    dense, tokenizer, target = open_model(model), _tokenizer_if_any(model), None
     if plan is not None:
         small = cut(dense, Plan.load(plan, dense))
     else:
         amount = {} if any(f"target.{name}" in given for name in AMOUNTS) else {"target.density": 0.5}
         recipes = (make_group(name, amount | given) for name in ("target", "method"))
         small, target = cut_without_training(dense, *recipes)
-    checkpoint.save(small, output, tokenizer=_tokenizer_if_any(model))
+    checkpoint.save(small, output, tokenizer=tokenizer)
     inspection = inspect(small)
     if as_json:
         show_json({"folder": str(output), **inspection.to_dict(), "target": target})
@@ -156,15 +155,21 @@ def cut_model(
 
 
 def _tokenizer_if_any(model: str) -> PreTrainedTokenizerBase | None:
-    with suppress(UserError):
+    try:
         return open_tokenizer(model)
-    return None
+    except MissingPackage:
+        raise
+    except UserError:
+        return None
 
 
 @recipe_options("data", "seed", without=("data.rows",), required=("data.source",))
 def evaluate(folder: Folder, given: dict[str, Any], as_json: Json = False) -> None:
-    """Score a fine-tuned model, dense or compact, on validation data."""
-    data, read = opened_data(given)
+    """Score a fine-tuned model, dense or compact, on validation data.
+
+    A model of a run is scored as the run has scored it: by its task, columns and lengths, unless others are given.
+    """
+    data, read = opened_data(given, folder)
     model = open_model(folder)
     task, tokenizer = fitted_to(read, model, folder)
     computed = scores(model, task, encoded(task, "validation", tokenizer, data.max_length), tokenizer)

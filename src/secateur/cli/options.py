@@ -11,6 +11,7 @@ import typer
 from secateur.run.recipe import make_group
 from secateur.run.recipe_groups import DataRecipe
 from secateur.run.run_data import open_data
+from secateur.run.run_values import with_run_values
 from secateur.system.errors import UserError
 from secateur.tasks.task import Task
 
@@ -31,14 +32,18 @@ Threads = Annotated[
 SHAPES = ("1x32", "8x128")
 
 
-def opened_data(given: Mapping[str, Any]) -> tuple[DataRecipe, Task]:
+def opened_data(given: Mapping[str, Any], model: str | None = None) -> tuple[DataRecipe, Task]:
     """The group `data` of what was given on the command line, and the task that it opens.
+
+    What was not given is that of the run that made `model`, if one has.
 
     Raises:
         UserError: a value does not fit, or the data cannot be read.
     """
-    data = make_group("data", {key: value for key, value in given.items() if key != "seed"})
-    return data, open_data(data, given.get("seed", 0))
+    values = dict(given) if model is None else with_run_values(given, model)
+    seed = values.pop("seed", 0)
+    data = make_group("data", values)
+    return data, open_data(data, seed)
 
 
 def refuse_existing(file: Path) -> None:

@@ -107,7 +107,7 @@ def study_sensitivity(
 
     Each group is cut to several densities, without training: the scores show where pruning costs least.
     """
-    data, read = opened_data({**given, "data.rows": 2 * rows})
+    data, read = opened_data({**given, "data.rows": 2 * rows}, model)
     dense, kept = open_model(model), _numbers(densities)
     task, tokenizer = fitted_to(read, dense, model)
     _make_folder(output)

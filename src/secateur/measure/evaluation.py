@@ -17,7 +17,7 @@ from secateur.surgery.opening import open_tokenizer
 from secateur.system import compat
 from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating
-from secateur.tasks.task import UNLABELLED, Task
+from secateur.tasks.task import UNLABELLED, Task, check_length
 from secateur.training.trainer import PruningTrainer
 
 Row = dict[str, Any]
@@ -47,8 +47,12 @@ def scores(
     """Every metric of the task over all encoded rows, in the dtype of the weights.
 
     Rows are sorted by length, the longest first: a batch takes as long as its longest text.
+
+    Raises:
+        UserError: a row has more tokens than the model has positions.
     """
     ordered = sorted(rows, key=lambda row: -len(row["input_ids"]))
+    check_length(len(ordered[0]["input_ids"]), model=model)
     with TemporaryDirectory() as folder:
         args = TrainingArguments(
             folder,

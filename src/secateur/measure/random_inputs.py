@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from secateur.structure.positions import positions
 from secateur.system.errors import UserError
 
 
@@ -74,17 +75,8 @@ def check_models(models: Sequence[PreTrainedModel], tokens: int) -> None:
                 f"expected a model with token inputs, got {type(model).__name__}, whose config has no "
                 "vocab_size: measure a text model"
             )
-        if (limit := _positions(model)) is not None and tokens > limit:
+        if (limit := positions(model)) is not None and tokens > limit:
             raise UserError(
                 f"expected at most {limit} tokens, the positions that {type(model).__name__} has, "
                 f"got {tokens}: lower tokens"
             )
-
-
-def _positions(model: PreTrainedModel) -> int | None:
-    """The longest sequence that the model can read, in tokens; None if its config sets no limit."""
-    limit = getattr(model.config, "max_position_embeddings", None)
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-            return module.num_embeddings - module.padding_idx - 1  # positions count from padding_idx + 1
-    return limit

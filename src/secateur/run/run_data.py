@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from filelock import FileLock
 from torch import Tensor
-from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.measure.evaluation import batches, encoded, scores
 from secateur.run.recipe import Recipe
 from secateur.run.recipe_groups import DataRecipe
 from secateur.structure.fingerprints import model_fingerprint
+from secateur.surgery.opening import open_tokenizer
 from secateur.system import processes
 from secateur.system.errors import UserError
 from secateur.system.files import atomic_write, fingerprint, read_json
@@ -62,12 +63,7 @@ class RunData:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of the model."""
-        try:
-            return AutoTokenizer.from_pretrained(self.recipe.model)
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(
-                f"{self.recipe.model} has no tokenizer that loads: give a model folder that holds one"
-            ) from error
+        return open_tokenizer(self.recipe.model)
 
     def check(self) -> None:
         """Check that the data suits the recipe.

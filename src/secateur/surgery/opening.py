@@ -16,7 +16,7 @@ from secateur.surgery import checkpoint
 from secateur.surgery.auto_classes import own_auto_class, supported_heads
 from secateur.surgery.hub import local_folder
 from secateur.surgery.loaded_weights import check_encoder, check_whole
-from secateur.system.errors import UserError
+from secateur.system.errors import MissingPackage, UserError
 from secateur.system.load_report import without_load_report
 
 log = logging.getLogger(__name__)
@@ -114,9 +114,16 @@ def open_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
 
     Raises:
         UserError: it has none, or one that cannot be loaded.
+        MissingPackage: it needs a package that is not installed.
     """
     folder = model_folder(name)
     try:
         return AutoTokenizer.from_pretrained(folder if folder.is_dir() else name)
+    except ImportError as error:
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0]
+        raise MissingPackage(
+            f"the tokenizer of {name} needs a package that is not installed ({reason}): run pip install "
+            "'secateur[tokenizers]'"
+        ) from error
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{name} has no tokenizer that loads: give a model folder that holds one") from error

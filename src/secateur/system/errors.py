@@ -11,6 +11,10 @@ class UserError(ValueError):
     """
 
 
+class MissingPackage(UserError):
+    """A package is needed that is not installed; the sentence says how to install it."""
+
+
 @contextmanager
 def as_user_error(failure: str, advice: str) -> Iterator[None]:
     """Turn any exception of the block into a `UserError`: libraries raise many types for damaged files and for the hub.

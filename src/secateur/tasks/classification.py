@@ -21,6 +21,7 @@ from secateur.tasks.classification_data import LABELS, check_classes, prepare
 from secateur.tasks.labelled import LabelledTask
 from secateur.tasks.splits import first_rows, read_splits
 from secateur.tasks.task import check_length
+from secateur.tasks.tokenizer_settings import kept_settings
 
 CLASS_METRICS = ("accuracy", "f1", "matthews")  # the first is the default
 SCORE_METRICS = ("pearson_spearman", "pearson", "spearman")
@@ -122,7 +123,8 @@ class Classification(LabelledTask):
             encoded = tokenizer(*texts, truncation=True, max_length=max_length)
             return {**encoded, "labels": batch[label], "length": [len(ids) for ids in encoded["input_ids"]]}
 
-        return split.map(tokens, batched=True, remove_columns=split.column_names, desc="tokenize")
+        with kept_settings(tokenizer):
+            return split.map(tokens, batched=True, remove_columns=split.column_names, desc="tokenize")
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """Every score by name: those in `CLASS_METRICS`, or in `SCORE_METRICS` for regression.

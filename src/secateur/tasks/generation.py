@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating
 from secateur.tasks.task import UNLABELLED, check_length
+from secateur.tasks.tokenizer_settings import kept_settings
 
 FACTOR, MORE = 1.2, 10
 """A text has at most `FACTOR` times the tokens of its source plus `MORE`, as in DSP (Li et al., TACL 2021)."""
@@ -105,8 +106,9 @@ def generate(
     search = BeamSearch(beams, length_penalty, max_new_tokens)
     if not all(text.strip() for text in texts):
         raise UserError("a text is empty: leave it out, or fill it")
-    check_length(max_length, tokenizer)
-    rows = [tokenizer(prefix + text, truncation=True, max_length=max_length) for text in texts]
+    check_length(max_length, tokenizer, model)
+    with kept_settings(tokenizer):
+        rows = [tokenizer(prefix + text, truncation=True, max_length=max_length) for text in texts]
     order = sorted(range(len(rows)), key=lambda row: -len(rows[row]["input_ids"]))
     generated = [""] * len(rows)
     with evaluating([model]):

@@ -21,7 +21,7 @@ from secateur.tasks import register
 from secateur.tasks.answers import Answer, exact_match, f1, normalise, ranked
 from secateur.tasks.question_data import ANSWERS, prepare
 from secateur.tasks.splits import first_rows, read_splits
-from secateur.tasks.task import EXAMPLE, PaddingCollator, Task, examples
+from secateur.tasks.task import EXAMPLE, PaddingCollator, Task, check_length, examples
 from secateur.tasks.window_outputs import WindowOutput, combined, outputs_of, token_scores
 from secateur.tasks.windows import WindowCollator, features, positions, windows
 
@@ -227,6 +227,7 @@ def answer(
         raise UserError("the question or the context is empty: give text for both")
     if not 1 <= most <= MOST:
         raise UserError(f"most is {most}: ask for 1 to {MOST} answers")
+    check_length(max_length, model=model)
     encoded = windows(tokenizer, [question], [context], max_length, doc_stride)
     rows = [dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)]
     spans, null = combined(outputs_of(model, tokenizer, rows), MOST, max_answer_length)

@@ -32,6 +32,7 @@ from secateur.tasks.generation import BeamSearch, decode
 from secateur.tasks.sequence_data import SOURCE, TARGET, prepare
 from secateur.tasks.splits import first_rows, read_splits
 from secateur.tasks.task import UNLABELLED, PaddingCollator, Task, check_length, config_of
+from secateur.tasks.tokenizer_settings import kept_settings
 
 UNTRAINED = "secateur_untrained"
 """The key in the config of a model that has been created and not trained yet (`run.new_model`)."""
@@ -170,8 +171,7 @@ class Sequences(Task):
             UserError: `max_length` or `max_target_length` is more than the tokenizer's model takes.
         """
         longest = self.max_target_length or max_length
-        for length in (max_length, longest):
-            check_length(length, tokenizer)
+        check_length(self.longest(max_length), tokenizer)
         prefix = self.prefix  # not `self`: `map` hashes what its function refers to
 
         def tokens(batch: dict[str, list[Any]]) -> dict[str, Any]:
@@ -181,7 +181,11 @@ class Sequences(Task):
             lengths = [len(ids) for ids in encoded["input_ids"]]
             return {**encoded, "labels": targets["input_ids"], "length": lengths, TARGET: batch[TARGET]}
 
-        return split.map(tokens, batched=True, remove_columns=[SOURCE], desc="tokenize")
+        with kept_settings(tokenizer):
+            return split.map(tokens, batched=True, remove_columns=[SOURCE], desc="tokenize")
+
+    def longest(self, max_length: int) -> int:
+        return max(max_length, self.max_target_length or 0)
 
     def load_model(self, name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
         """As `Task.load_model`; removes the mark `UNTRAINED`, because the loaded model is going to be trained."""

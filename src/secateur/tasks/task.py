@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from secateur.structure.positions import positions
 from secateur.surgery.loaded_weights import check_encoder, check_whole
 from secateur.system.errors import UserError, as_user_error
 from secateur.system.files import fingerprint
@@ -88,6 +89,10 @@ class Task(ABC):
     @abstractmethod
     def encode(self, split: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int = 128) -> Dataset:
         """The split as model inputs and labels, unpadded, with each row's number of tokens as `length`."""
+
+    def longest(self, max_length: int) -> int:
+        """The most tokens of anything that `encode` makes of a row, at this `max_length`."""
+        return max_length
 
     @abstractmethod
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
@@ -232,13 +237,20 @@ def examples(rows: Sequence[Mapping[str, Any]]) -> list[list[int]]:
     return list(by_example.values())
 
 
-def check_length(max_length: int, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_length(
+    max_length: int, tokenizer: PreTrainedTokenizerBase | None = None, model: PreTrainedModel | None = None
+) -> None:
     """Refuse rows of more tokens than the model takes.
 
     Raises:
-        UserError: `max_length` is more than the tokenizer's limit.
+        UserError: `max_length` is more than the tokenizer's limit, or than the model's positions. Many tokenizers have
+            no limit.
     """
-    limit = tokenizer.model_max_length
+    limits = (
+        None if tokenizer is None else tokenizer.model_max_length,
+        None if model is None else positions(model),
+    )
+    limit = min(limit for limit in (*limits, max_length) if limit is not None)
     if max_length > limit:
         raise UserError(f"max_length is {max_length}: give at most {limit}, which the model takes")
 

@@ -22,6 +22,7 @@ from secateur.tasks.labelled import LabelledTask
 from secateur.tasks.splits import first_rows, read_splits
 from secateur.tasks.task import UNLABELLED, PaddingCollator, check_length
 from secateur.tasks.token_data import OUTSIDE, TAGS, are_entities, check_tags, prepare
+from secateur.tasks.tokenizer_settings import kept_settings
 
 ENTITY_METRICS = ("f1", "precision", "recall", "accuracy")  # the first is the default
 WORD_METRICS = ("accuracy",)
@@ -142,7 +143,8 @@ class Tokens(LabelledTask):
             seen = [list(tokens_of_words) for tokens_of_words in first]
             return {**encoded, "labels": labels, "length": lengths, "tags": batch[label], "seen": seen}
 
-        return split.map(tokens, batched=True, remove_columns=split.column_names, desc="tokenize")
+        with kept_settings(tokenizer):
+            return split.map(tokens, batched=True, remove_columns=split.column_names, desc="tokenize")
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """Every score by name, over the words that the model sees: `ENTITY_METRICS`, or `WORD_METRICS`.

@@ -18,6 +18,7 @@ from secateur.system import compat
 from secateur.system.errors import UserError
 from secateur.tasks.question_data import NUMBER, TEXT
 from secateur.tasks.task import EXAMPLE, PaddingCollator, check_length, examples
+from secateur.tasks.tokenizer_settings import kept_settings
 
 FOR_SCORING = (EXAMPLE, "offsets", "nothing", "context", "answers", "length")
 """The columns of encoded rows that only `score` reads."""
@@ -66,15 +67,17 @@ def windows(
     longest_question = max_length // 3
     overlap = longest_question if overlap is None else overlap
     _check_tokenizer(tokenizer, max_length, overlap, longest_question)
-    questions, context_last = _cut_questions(questions, tokenizer, longest_question), tokenizer.padding_side == "right"
-    encoded = tokenizer(
-        *((questions, list(contexts)) if context_last else (list(contexts), questions)),
-        truncation="only_second" if context_last else "only_first",
-        max_length=max_length,
-        stride=overlap,
-        return_overflowing_tokens=True,
-        return_offsets_mapping=True,
-    )
+    context_last = tokenizer.padding_side == "right"
+    with kept_settings(tokenizer):
+        questions = _cut_questions(questions, tokenizer, longest_question)
+        encoded = tokenizer(
+            *((questions, list(contexts)) if context_last else (list(contexts), questions)),
+            truncation="only_second" if context_last else "only_first",
+            max_length=max_length,
+            stride=overlap,
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+        )
     own = encoded["overflow_to_sample_mapping"]
     offsets = [
         _offsets(spans, encoded.sequence_ids(row), int(context_last), contexts[own[row]])

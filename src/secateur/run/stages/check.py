@@ -18,6 +18,7 @@ from secateur.run.teacher_check import check_score, check_tokens
 from secateur.surgery.checkpoint import read_config
 from secateur.system import compat, processes
 from secateur.system.errors import UserError
+from secateur.tasks.task import check_length
 
 
 def check(context: Context) -> LatencyTable | None:
@@ -41,6 +42,7 @@ def check(context: Context) -> LatencyTable | None:
     context.data.check()
     check_tokens(context)
     model = base_model(context)
+    check_length(context.data.task.longest(recipe.data.max_length), model=model)
     _check_teacher(context, model)
     student = factorised(recipe, model)
     table = latency_table(recipe, context.folder, student)

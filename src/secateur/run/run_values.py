@@ -1,0 +1,41 @@
+"""The data settings of the run that made a model, so that the model is scored again as the run has scored it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from secateur.report.recipe_keys import dotted, upgrade
+from secateur.run.recipe import Recipe, make
+from secateur.run.recipe_yaml import parse
+
+MODELS = ("model", "teacher")
+"""The folders of models in the folder of a run."""
+OF_DATA = ("task", "text", "label", "labels", "metric", "max_length", "options")
+
+
+def with_run_values(given: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What was given, and what the run says that `name` is of: task, columns, labels, metric, length, options, seed.
+
+    Args:
+        given: dotted keys of a recipe.
+        name: a model, or the folder of a run. A model that no run has made adds nothing, and so does a run of another
+            task than the given one.
+    """
+    recipe = _recipe_of(Path(name))
+    if recipe is None or given.get("data.task", recipe.data.task) != recipe.data.task:
+        return dict(given)
+    values = {key: value for key, value in dotted(recipe.to_dict()).items() if value is not None}
+    kept = {f"data.{key}" for key in OF_DATA} | {"seed"}
+    own = {key: value for key, value in values.items() if key in kept}
+    options = {**own.get("data.options", {}), **given.get("data.options", {})}
+    return own | dict(given) | {"data.options": options}
+
+
+def _recipe_of(folder: Path) -> Recipe | None:
+    """The recipe of the run whose folder this is, or one of whose models."""
+    for place in (folder, *((folder.parent,) if folder.name in MODELS else ())):
+        if (path := place / "recipe.yaml").is_file():
+            return make(upgrade(dict(parse(path.read_text(encoding="utf-8"), str(path)))), str(path))
+    return None

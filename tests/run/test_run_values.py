@@ -1,0 +1,50 @@
+"""A model of a run is scored by the task, columns, labels, metric and length of the run, unless others are given."""
+
+import pytest
+
+from secateur.run import recipe
+from secateur.run.run_values import with_run_values
+
+OWN = {
+    "data.task": "questions",
+    "data.text": ("q", "c"),
+    "data.metric": "exact_match",
+    "data.max_length": 48,
+    "data.options": {"doc_stride": 8, "max_answer_length": 5},
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    made = recipe.make({"model": "m", "data": "elsewhere", "seed": 7, "data.rows": 9, **OWN})
+    (tmp_path / "recipe.yaml").write_text(made.to_yaml(), encoding="utf-8")
+    for name in ("model", "teacher", "cut"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize("place", ["", "model", "teacher"])
+def test_what_is_not_given_is_that_of_the_run(run, place):
+    values = with_run_values({"data.source": "here"}, str(run / place))
+    assert {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()} == {
+        **OWN,
+        "data.source": "here",
+        "seed": 7,
+    }
+
+
+def test_what_is_given_is_taken(run):
+    given = {"data.source": "here", "data.max_length": 16, "seed": 1, "data.options": {"doc_stride": 4}}
+    values = with_run_values(given, str(run))
+    assert (values["data.max_length"], values["seed"], values["data.metric"]) == (16, 1, "exact_match")
+    assert values["data.options"] == {"doc_stride": 4, "max_answer_length": 5}
+
+
+def test_another_task_takes_nothing_of_the_run(run):
+    given = {"data.source": "here", "data.task": "tokens"}
+    assert with_run_values(given, str(run)) == given
+
+
+@pytest.mark.parametrize("place", ["cut", "nowhere", "bert-base-uncased"])
+def test_a_model_of_no_run_adds_nothing(run, place):
+    assert with_run_values({"data.source": "here"}, str(run / place)) == {"data.source": "here"}

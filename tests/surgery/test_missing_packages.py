@@ -1,0 +1,38 @@
+"""A tokenizer whose package is not installed is refused in one sentence, before anything is done."""
+
+import pytest
+from small_world import write_model
+from transformers import AutoTokenizer
+from typer.testing import CliRunner
+
+from secateur.cli import app
+from secateur.run import recipe
+from secateur.run.run_data import RunData
+from secateur.surgery.opening import open_tokenizer
+from secateur.system.errors import MissingPackage
+
+MESSAGE = "\nMarianTokenizer requires the SentencePiece library but it was not found. Check out the\npage of its repo\n"
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch):
+    def missing(*args, **kwargs):
+        raise ImportError(MESSAGE)
+
+    folder = write_model(tmp_path / "model", ("bad", "good"))
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", missing)
+    return folder
+
+
+def test_it_is_refused_with_the_extra_to_install(model):
+    made = recipe.make({"model": str(model), "data": "none"})
+    for attempt in (lambda: open_tokenizer(model), lambda: RunData(made).tokenizer):
+        with pytest.raises(MissingPackage, match=r"SentencePiece.*secateur\[tokenizers\]") as error:
+            attempt()
+        assert "\n" not in str(error.value)
+
+
+def test_a_cut_model_never_lacks_its_tokenizer_in_silence(model, tmp_path):
+    result = CliRunner().invoke(app.app, ["cut", str(model), "--density", "0.5", "--output", str(tmp_path / "cut")])
+    assert isinstance(result.exception, MissingPackage) or "SentencePiece" in result.output
+    assert not (tmp_path / "cut").exists()
