@@ -9,7 +9,7 @@ from importlib import import_module
 
 import pytest
 import torch
-from small_world import write_data, write_model
+from small_world import tokenizer, write_data, write_model
 from tiny_models import inputs, random_masks, tiny
 from typer.testing import CliRunner
 
@@ -321,3 +321,37 @@ def test_verify_refuses_a_file_of_other_weights(world, tmp_path):
 
 def test_secateur_export_is_the_function():
     assert import_module("secateur").export is export
+
+
+TOKENIZERS = {
+    "without token types": ("bert", ["input_ids", "attention_mask"]),
+    "with token types that the model does not read": ("distilbert", ["input_ids", "token_type_ids", "attention_mask"]),
+}
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
+@pytest.mark.parametrize("case", TOKENIZERS)
+def test_the_inputs_of_a_file_are_those_of_the_tokenizer(case, suffix, tmp_path):
+    kind, names = TOKENIZERS[case]
+    model = tiny(kind, dtype=torch.float32)
+    found = export(model, tmp_path / f"model{suffix}", inputs=names)
+    assert set(found.facts.inputs) == set(names)
+    batch = {name: torch.ones(2, 5, dtype=torch.long) for name in names}
+    with torch.no_grad():
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    torch.testing.assert_close(torch.tensor(opened(found.path)(batch)[0]), logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", TOKENIZERS)
+def test_a_file_runs_on_what_the_tokenizer_of_its_folder_gives(case, tmp_path):
+    import onnxruntime
+
+    kind, names = TOKENIZERS[case]
+    tiny(kind, dtype=torch.float32).save_pretrained(tmp_path / "model")
+    words = tokenizer()
+    words.model_input_names = names
+    words.save_pretrained(tmp_path / "model")
+    done = CliRunner().invoke(app.app, ["export", str(tmp_path / "model"), "--output", str(tmp_path / "model.onnx")])
+    assert done.exit_code == 0, done.output
+    encoded = dict(words("a fine film", return_tensors="np"))
+    assert onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, encoded)

@@ -27,7 +27,7 @@ from secateur.measure.latency_sweep import measure_latency
 from secateur.measure.random_inputs import padded_inputs
 from secateur.run.recipe_groups import DataRecipe
 from secateur.surgery import checkpoint
-from secateur.surgery.opening import local_model_folder, open_encoder, open_model, open_tokenizer
+from secateur.surgery.opening import local_model_folder, open_encoder, open_model, open_tokenizer, tokenizer_if_any
 from secateur.system.errors import UserError
 from secateur.tasks.task import Task
 
@@ -147,12 +147,19 @@ def export_model(
     check_request(output, dtype, calibration, opset)
     if data is not None:
         data = data[0], fitted_to(data[1], model, folder)[0]  # refuses a model that does not fit before writing
-    values = export(model, output, dtype=dtype, calibration=calibration, opset=opset).to_dict()
+    inputs = _tokenizer_inputs(folder)
+    values = export(model, output, dtype=dtype, calibration=calibration, opset=opset, inputs=inputs).to_dict()
     values |= _scores(model, folder, output, None, data)
     if as_json:
         show_json(values)
     else:
         show_export(values)
+
+
+def _tokenizer_inputs(folder: str) -> list[str] | None:
+    """The names of what the tokenizer of a model gives; None if there is no tokenizer."""
+    tokenizer = tokenizer_if_any(folder)
+    return None if tokenizer is None else tokenizer.model_input_names
 
 
 @recipe_options("data", "seed", without=("data.rows",))

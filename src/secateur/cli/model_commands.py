@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from transformers import PreTrainedTokenizerBase
 
 from secateur.cli.model_output import show_inspection, show_names
 from secateur.cli.options import Folder, Json, ModelName, Output, opened_data, refuse_occupied
@@ -28,8 +27,7 @@ from secateur.structure.space import UNITS
 from secateur.structure.tiles import EXAMPLES
 from secateur.surgery import checkpoint
 from secateur.surgery.cut import cut
-from secateur.surgery.opening import open_encoder, open_model, open_tokenizer
-from secateur.system.errors import MissingPackage, UserError
+from secateur.surgery.opening import open_encoder, open_model, tokenizer_if_any
 from secateur.tasks import TASKS
 from secateur.training.terms import TERMS
 
@@ -136,7 +134,7 @@ def cut_model(
     Without a density, a latency, a speed-up or a number of units to keep, the density is 0.5.
     """
     refuse_occupied(output)
-    dense, tokenizer, target = open_model(model), _tokenizer_if_any(model), None
+    dense, tokenizer, target = open_model(model), tokenizer_if_any(model), None
     if plan is not None:
         small = cut(dense, Plan.load(plan, dense))
     else:
@@ -152,15 +150,6 @@ def cut_model(
     if target is not None:
         show_table(("", "dense", "cut"), target_table(target))
     show_lines(f"The model is in {output}.")
-
-
-def _tokenizer_if_any(model: str) -> PreTrainedTokenizerBase | None:
-    try:
-        return open_tokenizer(model)
-    except MissingPackage:
-        raise
-    except UserError:
-        return None
 
 
 @recipe_options("data", "seed", without=("data.rows",), required=("data.source",))

@@ -58,6 +58,7 @@ def export(
     dtype: str = "fp32",
     calibration: Sequence[Batch] | None = None,
     opset: int | None = None,
+    inputs: Sequence[str] | None = None,
 ) -> Exported:
     """Write a model for another runtime; batch and length stay free, outputs are float32.
 
@@ -72,6 +73,9 @@ def export(
             OpenVINO needs them. Without them ONNX Runtime takes the ranges from each batch, so that its outputs
             depend on the other rows of a batch.
         opset: version of ONNX's operators, 17 to 20; None takes 17.
+        inputs: names of the tokenizer's outputs, `tokenizer.model_input_names`, which the file takes as they are: token
+            types that the model does not read, and none where the tokenizer gives none. None takes those that the
+            model reads.
 
     Raises:
         UserError: the format does not have the dtype, the model is an encoder-decoder, a package is not installed, the
@@ -80,12 +84,12 @@ def export(
     """
     path = Path(path)
     with _replacing(path) as partial:
-        facts = write(model, partial, dtype, calibration=calibration, opset=opset)
-        inputs = probes(model)
-        largest, scale = difference(opened(partial), model, inputs)
+        facts = write(model, partial, dtype, calibration=calibration, opset=opset, inputs=inputs)
+        batches = probes(model)
+        largest, scale = difference(opened(partial), model, batches)
         _check(largest, scale, dtype, path)
         size = sum(file.stat().st_size for file in files_of(partial))
-    return Exported(path, facts, size, largest, scale, sum(len(batch["input_ids"]) for batch in inputs))
+    return Exported(path, facts, size, largest, scale, sum(len(batch["input_ids"]) for batch in batches))
 
 
 def opened(path: Path, *, dtype: str | None = None, threads: int | None = None) -> Runner:

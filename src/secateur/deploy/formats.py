@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from secateur.deploy import onnx_format, openvino_format, pt2_format
 from secateur.deploy.export_facts import ExportFacts
-from secateur.deploy.graph import Batch, Graph, as_arrays, input_names, weights_hash
+from secateur.deploy.graph import Batch, Graph, as_arrays, tokenizer_inputs, weights_hash
 from secateur.deploy.onnx_format import OPSETS
 from secateur.deploy.silence import silence
 from secateur.system.errors import UserError, as_user_error
@@ -115,6 +115,7 @@ def write(
     *,
     calibration: Sequence[Batch] | None = None,
     opset: int | None = None,
+    inputs: Sequence[str] | None = None,
 ) -> ExportFacts:
     """Write a model to a file whose suffix names the format; batch and length stay free. See `export.export`."""
     check_request(path, dtype, calibration, opset)
@@ -125,7 +126,7 @@ def write(
         )
     graph = Graph(model, "fp32" if dtype == "int8" else dtype)
     opset = opset or OPSETS[0]
-    facts = _facts(model, graph, path, dtype, calibration or (), opset)
+    facts = _facts(model, graph, path, dtype, calibration or (), opset, tokenizer_inputs(model, inputs))
     with silence():
         if path.suffix == ".pt2":
             pt2_format.write(graph, path, facts)
@@ -140,14 +141,20 @@ def write(
 
 
 def _facts(
-    model: PreTrainedModel, graph: Graph, path: Path, dtype: str, calibration: Sequence[Batch], opset: int
+    model: PreTrainedModel,
+    graph: Graph,
+    path: Path,
+    dtype: str,
+    calibration: Sequence[Batch],
+    opset: int,
+    inputs: tuple[str, ...],
 ) -> ExportFacts:
     packages = ("torch", "transformers", *known_format(path).packages_for(dtype))
     return ExportFacts(
         format=path.suffix.removeprefix("."),
         dtype=dtype,
         opset=opset if path.suffix == ".onnx" else None,
-        inputs=input_names(model),
+        inputs=inputs,
         outputs=graph.output_names(),
         source=weights_hash(model),
         model_class=type(model).__name__,

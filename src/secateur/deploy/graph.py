@@ -31,6 +31,7 @@ class Graph(nn.Module):
 
     The mask `(batch, tokens)` of 0 and 1 becomes an additive mask `(batch, 1, 1, tokens)`, which models use as it is.
     The masks that transformers builds itself depend on the values of the mask, which tracing would make constant.
+    Token types are an input of any model, for its tokenizer may give some; a model that has none does not read them.
     """
 
     def __init__(self, model: PreTrainedModel, dtype: str = "fp32") -> None:
@@ -38,13 +39,14 @@ class Graph(nn.Module):
         # The exporter sets the mode of all modules to that of the outermost one. Without a copy, the caller's model
         # would come back in training mode, with dropout, and then differ from its export.
         self.model = inference_copy(model, dtype)
+        self.typed = "token_type_ids" in input_names(model)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         dtype = self.model.dtype
         mask = (1 - attention_mask[:, None, None, :].to(dtype)) * torch.finfo(dtype).min
-        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        types = {"token_type_ids": token_type_ids} if self.typed and token_type_ids is not None else {}
         outputs = self.model(input_ids=input_ids, attention_mask=mask, return_dict=True, **types)
         return tuple(value.float() for value in outputs.values() if isinstance(value, Tensor))
 
@@ -65,6 +67,16 @@ def input_names(model: PreTrainedModel) -> tuple[str, ...]:
     typed = "token_type_ids" in signature(model.forward).parameters
     several = getattr(model.config, "type_vocab_size", 0) > 1
     return ("input_ids", "attention_mask", *(("token_type_ids",) if typed and several else ()))
+
+
+def tokenizer_inputs(model: PreTrainedModel, names: Sequence[str] | None) -> tuple[str, ...]:
+    """The inputs of an exported file: those of a tokenizer, or those that the model reads where no names are given.
+
+    A model gets ids and a mask from any tokenizer. Token types that its tokenizer does not give are zeros.
+    """
+    if names is None:
+        return input_names(model)
+    return ("input_ids", "attention_mask", *(("token_type_ids",) if "token_type_ids" in names else ()))
 
 
 def example_inputs(names: Sequence[str]) -> tuple[Tensor, ...]:

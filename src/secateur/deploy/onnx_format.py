@@ -6,6 +6,7 @@ five times faster to write.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,22 @@ def trace(graph: Graph, path: Path, facts: ExportFacts, opset: int) -> None:
         output_names=list(facts.outputs),
         dynamic_axes={name: {0: "batch", 1: "tokens"} for name in facts.inputs},
     )
+    _add_inputs(path, facts.inputs)
+
+
+def _add_inputs(path: Path, names: Sequence[str]) -> None:
+    """Add the inputs that the tracer left out because the model does not use them, such as a mask without attention."""
+    import onnx
+
+    model = onnx.load(path)
+    own = {port.name: port for port in model.graph.input}
+    if own.keys() >= set(names):
+        return
+    kind, shape = onnx.TensorProto.INT64, ("batch", "tokens")
+    ports = [own.get(name) or onnx.helper.make_tensor_value_info(name, kind, shape) for name in names]
+    del model.graph.input[:]
+    model.graph.input.extend(ports)
+    onnx.save(model, path)
 
 
 def write(traced: Path, path: Path, facts: ExportFacts, calibration: list[dict[str, np.ndarray]]) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur.deploy.graph import Batch, inference_copy
+from secateur.deploy.graph import Batch, inference_copy, input_names
 from secateur.deploy.runtime import Runner
 from secateur.deploy.runtimes import RUNTIMES
 from secateur.system.errors import UserError
@@ -72,11 +72,12 @@ def difference(run: Runner, model: PreTrainedModel, batches: Iterable[Batch]) ->
     of either is. Padded positions count too, because they are computed in the same way.
     """
     differences, sizes = [0.0], [0.0]
-    twin = inference_copy(model, "fp32")
+    twin, reads = inference_copy(model, "fp32"), input_names(model)
     for batch in batches:
         inputs = {name: torch.as_tensor(batch[name]) for name in run.inputs if name in batch}
         with torch.inference_mode():
-            outputs = twin(**{name: value.to(twin.device) for name, value in inputs.items()}, return_dict=True)
+            taken = {name: value.to(twin.device) for name, value in inputs.items() if name in reads}
+            outputs = twin(**taken, return_dict=True)
         expected = [value.float().cpu().numpy() for value in outputs.values() if isinstance(value, Tensor)]
         for own, other in zip(run(inputs), expected, strict=True):
             differences.append(np.abs(own - other).max())

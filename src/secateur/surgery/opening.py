@@ -127,3 +127,17 @@ def open_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
         ) from error
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{name} has no tokenizer that loads: give a model folder that holds one") from error
+
+
+def tokenizer_if_any(name: str | Path) -> PreTrainedTokenizerBase | None:
+    """The tokenizer that is saved with a model; None if it has none, or one that cannot be loaded.
+
+    Raises:
+        MissingPackage: as `open_tokenizer`.
+    """
+    try:
+        return open_tokenizer(name)
+    except MissingPackage:
+        raise
+    except UserError:
+        return None
