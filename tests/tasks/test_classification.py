@@ -305,7 +305,7 @@ def one_sentence(error):
         (rows(label=["a", "b"] * 10), {"scores": True}, "are no numbers"),
         (rows(label=["a", "b"] * 10), {"labels": ["a", "c"]}, "names a, c, and the labels in 'label' have also b"),
         (rows(), {"labels": ["no", "yes", "no"]}, "'no' twice"),
-        (rows(label=[[0]] * 20), {}, "lists or records"),
+        (rows(label=[[0]] * 20), {}, "are lists: take --task multilabel"),
         (rows(), {"metric": "matthew"}, r"'matthew' is not known for classes.*accuracy, f1, matthews"),
         (rows(), {"metric": "pearson"}, "'pearson' is not known for classes"),
         (rows(label=[0.5, 1] * 10), {"metric": "f1"}, r"'f1' is not known for regression.*spearman"),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 
 from secateur.run.context import Context
 from secateur.run.recipe import Recipe
 from secateur.structure.architecture import Embedding, Norm
 from secateur.structure.binding import bind
 from secateur.surgery.factorisation import factorise
+from secateur.tasks.checkpoint_labels import config_of
+from secateur.tasks.classification import MULTI_LABEL
 from secateur.training.dropout import set_dropout
 
 
@@ -53,6 +57,18 @@ def new_student(context: Context, teacher: PreTrainedModel) -> PreTrainedModel:
     if recipe.distillation.start == "teacher":
         student.load_state_dict(teacher.state_dict())
     return prepared(recipe, factorised(recipe, student), teacher)
+
+
+def problem_type_to_save(context: Context, trained: PreTrainedConfig) -> Any:
+    """The `problem_type` of the result: that of the teacher as it came, where training sets what it needs.
+
+    It decides how pipelines read the outputs: a sigmoid for one output without it, as in a re-ranker, none for a
+    regression. A teacher that was trained here has that of the task, as has a multi-label one that came without it.
+    """
+    own, name = context.data.task.head().get("problem_type"), teacher_name(context)
+    if own is None:
+        return trained.problem_type
+    return own if name is None or own == MULTI_LABEL else config_of(name).problem_type
 
 
 def factorised(recipe: Recipe, model: PreTrainedModel) -> PreTrainedModel:

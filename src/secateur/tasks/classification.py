@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,16 +14,23 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score, matthews_corrcoef
-from transformers import AutoModelForSequenceClassification, EvalPrediction, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSequenceClassification,
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from secateur.system.errors import UserError
 from secateur.tasks import register
+from secateur.tasks.checkpoint_labels import config_of
 from secateur.tasks.classification_data import LABELS, check_classes, prepare
 from secateur.tasks.labelled import LabelledTask
 from secateur.tasks.splits import first_rows, read_splits
-from secateur.tasks.task import check_length
+from secateur.tasks.task import Task, check_length
 from secateur.tasks.tokenizer_settings import kept_settings
 
+SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"
 CLASS_METRICS = ("accuracy", "f1", "matthews")  # the first is the default
 SCORE_METRICS = ("pearson_spearman", "pearson", "spearman")
 
@@ -42,6 +50,7 @@ class Classification(LabelledTask):
 
     model_class: ClassVar[Any] = AutoModelForSequenceClassification
     augmentable: ClassVar[bool] = True
+    problem_type: ClassVar[str] = SINGLE_LABEL
 
     splits: DatasetDict
     columns: tuple[str, ...]
@@ -97,7 +106,19 @@ class Classification(LabelledTask):
     def head(self) -> dict[str, Any]:
         if self.labels is None:
             return {"num_labels": 1, "problem_type": "regression"}
-        return {**super().head(), "problem_type": "single_label_classification"}
+        return {**super().head(), "problem_type": self.problem_type}
+
+    def fitted(self, model_or_folder: PreTrainedModel | str | Path, role: str) -> Task:
+        """As `LabelledTask.fitted`; a head for one label a row does not fit several, nor the other way round."""
+        config = config_of(model_or_folder)
+        if self._has_head(config) and config.problem_type == _other(self.problem_type):
+            one, own = (
+                ("several labels", "multilabel") if self.name == "classification" else ("one label", "classification")
+            )
+            raise UserError(
+                f"the {role} predicts {one} a row ({config.problem_type}): take --task {own}, or another {role}"
+            )
+        return super().fitted(model_or_folder, role)
 
     def encode(self, split: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int = 128) -> Dataset:
         """One of `splits`, or rows of one, as model inputs, unpadded.
@@ -152,6 +173,10 @@ class Classification(LabelledTask):
         gold = np.array([row["labels"] for row in rows])
         constant = (np.tile(np.eye(len(self.labels))[index], (len(rows), 1)) for index in np.unique(gold))
         return max(self.compute_metrics(EvalPrediction(logits, gold))[self.metric] for logits in constant)
+
+
+def _other(problem_type: str) -> str:
+    return SINGLE_LABEL if problem_type == MULTI_LABEL else MULTI_LABEL
 
 
 def _choose_metric(metric: str | None, labels: tuple[str, ...] | None) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Value
+from datasets import ClassLabel, Dataset, DatasetDict, LargeList, List, Value
 
 from secateur.system.errors import UserError
 from secateur.tasks.columns import find_column, holds_text, listed, no_column, shared_columns
@@ -50,18 +50,19 @@ def prepare(
         UserError: a column is missing, is empty, has gaps or holds neither classes nor scores.
     """
     shared = shared_columns(splits)
-    columns = _text_columns(shared, text)
+    columns = text_columns(shared, text)
     label = find_column("label", shared, label, LABELS)
     if label in columns:
         raise UserError(f"column {label!r} is both text and label: name another by `text` or `label`")
     splits = splits.select_columns([*columns, label])
     for name, split in splits.items():
-        _check_text(name, split, columns)
+        check_text(name, split, columns)
         _check_gaps(name, split, columns, label)
     return _labelled(splits, label, asked, scores)
 
 
-def _text_columns(shared: Sequence[str], text: Sequence[str] | None) -> tuple[str, ...]:
+def text_columns(shared: Sequence[str], text: Sequence[str] | None) -> tuple[str, ...]:
+    """The one or two columns of text: those that the user names, or the first of `TEXTS` that exist."""
     asked = (text,) if isinstance(text, str) else tuple(text or ())
     if len(asked) > 2:
         raise UserError(f"`text` names {len(asked)} columns: name one, or two for a pair of texts")
@@ -71,7 +72,8 @@ def _text_columns(shared: Sequence[str], text: Sequence[str] | None) -> tuple[st
     raise no_column("text", asked, shared)
 
 
-def _check_text(name: str, split: Dataset, columns: Sequence[str]) -> None:
+def check_text(name: str, split: Dataset, columns: Sequence[str]) -> None:
+    """Refuse a split with a column that holds no text, or nothing."""
     for column in columns:
         if not holds_text(split, column):
             held = _dtype(split.features[column])
@@ -128,6 +130,8 @@ def _labelled(splits: DatasetDict, label: str, asked: Sequence[str] | None, scor
     alike = len(kinds) == 1 or kinds == {"class", "int"} or numeric
     if "other" in kinds or not alike or any(feature.names != named[0].names for feature in named):
         types = " and ".join(dict.fromkeys(map(_dtype, features)))
+        if all(isinstance(feature, List | LargeList) for feature in features):
+            raise UserError(f"the labels in {label!r} are lists: take --task multilabel for several labels a row")
         raise UserError(f"the labels in {label!r} are {types}: make all of them strings, integers or decimals")
     if named:
         splits = splits.cast_column(label, named[0])

@@ -119,10 +119,10 @@ def _texts(split: Dataset, column: str) -> Iterator[str]:
     feature = split.features[column]
     element = element_of(feature)
     values = split[column][:] if feature is element else (value for row in split[column][:] for value in row)
-    return map(_text_by(element), values)
+    return map(text_by(element), values)
 
 
-def _text_by(feature: Any) -> Callable[[Any], str]:
+def text_by(feature: Any) -> Callable[[Any], str]:
     """What writes a label of this feature as text."""
     if isinstance(feature, ClassLabel):
         return lambda value: feature.names[value]
@@ -139,7 +139,7 @@ def element_of(feature: Any) -> Any:
 def _replaced(split: Dataset, column: str, feature: ClassLabel, index: Mapping[str, int]) -> Dataset:
     """The split with labels by index."""
     old = split.features[column]
-    text = _text_by(element_of(old))
+    text = text_by(element_of(old))
     if old is element_of(old):
         values: list[Any] = [index[text(value)] for value in split[column][:]]
         new: Any = feature

@@ -8,8 +8,12 @@ depend on terms, nor terms on methods.
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers import PreTrainedModel
 
 from secateur.system.errors import UserError
 from secateur.training.hidden_states import STACKS, Hidden, masked_mse
@@ -50,6 +54,8 @@ class Labels(Term):
         logits, labels = getattr(step.student, "logits", None), step.batch["labels"]
         if logits is None or logits.shape[-1] == 1:
             raise UserError("label_smoothing spreads a label over classes, and this model has none: set it to 0")
+        if labels.is_floating_point():
+            raise UserError("label_smoothing spreads a label over classes, and a row here has several: set it to 0")
         classes = logits.float().flatten(0, -2)
         return functional.cross_entropy(classes, labels.flatten(), label_smoothing=self.smoothing)
 
@@ -70,7 +76,9 @@ class Logits(Term):
     `-sum softmax(t / tau) log_softmax(s / tau)` (GRAIN section 5; its published code has no factor tau^2).
     With `divergence` it is `tau^2 KL(softmax(t / tau) || softmax(s / tau))` (CoFi eq. 7; Hinton et al., 2015): 0 where
     the logits agree, and with gradients that do not shrink as the temperature rises.
-    A model with one output is a regression: the mean squared error of the outputs, without a temperature.
+    A model with one output is a regression: the mean squared error of the outputs, without a temperature. A model whose
+    `problem_type` is multi_label_classification has a sigmoid for each label: the binary cross-entropy with the
+    teacher's probabilities (or tau^2 times the divergence), averaged over the labels as in the model's own loss.
 
     Raises:
         UserError: the temperature is not positive.
@@ -83,7 +91,10 @@ class Logits(Term):
         super().__init__(weight)
         if temperature <= 0:
             raise UserError(f"temperature {temperature} is not positive")
-        self.temperature, self.divergence = temperature, divergence
+        self.temperature, self.divergence, self.sigmoids = temperature, divergence, False
+
+    def bind(self, student: PreTrainedModel, teacher: Any) -> None:
+        self.sigmoids = student.config.problem_type == "multi_label_classification"
 
     def over(self, step: Step) -> str:
         logits = getattr(step.student, "logits", None)
@@ -95,9 +106,20 @@ class Logits(Term):
         if not hasattr(step.student, "logits"):
             return (self._of_positions("start_logits", step) + self._of_positions("end_logits", step)) / 2
         student, teacher = step.student.logits.float(), step.teacher.logits.float()
+        if self.sigmoids:
+            return self._of_labels(student, teacher)
         if student.shape[-1] == 1:
             return functional.mse_loss(student, teacher)
         return self._distilled(student, teacher, step)
+
+    def _of_labels(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """`()` of logits `(batch, labels)` in float32, each with a sigmoid."""
+        wanted = torch.sigmoid(teacher / self.temperature)
+        crossed = functional.binary_cross_entropy_with_logits(student / self.temperature, wanted)
+        if not self.divergence:
+            return crossed
+        entropy = functional.binary_cross_entropy_with_logits(teacher / self.temperature, wanted)
+        return self.temperature**2 * (crossed - entropy)
 
     def _of_positions(self, name: str, step: Step) -> Tensor:
         student, teacher = (_without_padding(getattr(outputs, name), step) for outputs in (step.student, step.teacher))

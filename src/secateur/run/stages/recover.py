@@ -10,7 +10,7 @@ from secateur.budget.space import Space
 from secateur.deploy.verify import verify
 from secateur.run.context import Context
 from secateur.run.distillation import CutModel
-from secateur.run.models import load_teacher, prepared
+from secateur.run.models import load_teacher, prepared, problem_type_to_save
 from secateur.run.stage_trainer import distilling_trainer, train
 from secateur.run.stages.cut import CUT_AT, VERIFIED, proved
 from secateur.run.stages.outputs import outputs_of
@@ -72,6 +72,7 @@ def _cut_model(context: Context, small: PreTrainedModel, teacher: PreTrainedMode
 def _save_result(context: Context, small: PreTrainedModel) -> None:
     """Save the result, which gets its final name once the files are verified to be the trained model."""
     unproved = context.folder / "unproved"
+    small.config.problem_type = problem_type_to_save(context, small.config)
     save(small, unproved, tokenizer=context.data.tokenizer)
     verified = proved(verify(context.data.batches(), compact=small, folder=unproved), "trained and saved")
     numbers = {"compact_loaded": verified.compact_loaded, "examples": verified.examples}

@@ -1,0 +1,111 @@
+"""Multi-label classification: any number of labels for a text or a pair of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+from datasets import Dataset, List, Value
+from numpy.typing import NDArray
+from sklearn.metrics import f1_score
+from transformers import EvalPrediction, PreTrainedTokenizerBase
+
+from secateur.system.errors import UserError
+from secateur.tasks import register
+from secateur.tasks.classification import MULTI_LABEL, Classification
+from secateur.tasks.multilabel_data import check_label_sets, prepare
+from secateur.tasks.splits import first_rows, read_splits
+
+METRICS = ("micro_f1", "macro_f1", "subset_accuracy")  # the first is the default
+
+
+@register("multilabel")
+@dataclass(frozen=True, eq=False)
+class MultiLabel(Classification):
+    """Any number of labels for a text or a pair of texts, each with a sigmoid of its own.
+
+    Attributes:
+        splits: "train" and "validation", with only `columns` and `label`: lists of the indices of labels in `labels`.
+        metric: the main score: one of `METRICS`.
+    """
+
+    problem_type: ClassVar[str] = MULTI_LABEL
+    labels: tuple[str, ...]
+
+    @classmethod
+    def from_data(  # type: ignore[override]  # a multi-label task has no scores
+        cls,
+        data: str,
+        *,
+        text: Sequence[str] | None = None,
+        label: str | None = None,
+        labels: Sequence[str] | None = None,
+        metric: str | None = None,
+        seed: int = 0,
+        rows: int | None = None,
+    ) -> MultiLabel:
+        """Read `data` (see `read_splits`) and recognise its columns and labels.
+
+        The labels of a row are a list of strings or integers, or a list with 0 or 1 for each label, or one label; or
+        each label has a column of 0 and 1.
+
+        Args:
+            data: a name on the hub, a folder or a file.
+            text: the one or two columns of text; by default the first of `TEXTS` that exist.
+            label: the column of labels, or several with commas between them, one for each label; by default the first
+                of `LABELS` that exists.
+            labels: the labels in the order of the model's outputs, or names for integers or for lists of 0 and 1.
+            metric: the main score; by default micro_f1.
+            seed: chooses the rows of a validation split that the data lacks, and those that `rows` keeps.
+            rows: how many training rows to keep, for a quick trial; all by default. Validation stays whole.
+
+        Raises:
+            UserError: the data cannot be read; a column is missing, is empty or has gaps; there is only one label;
+                validation has a label that training lacks; the metric is unknown; `rows` < 1.
+        """
+        splits = read_splits(data, prepare=partial(prepare, text=text, label=label, asked=labels), seed=seed)
+        *columns, column = splits["train"].column_names
+        names = tuple(splits["train"].features[column].feature.names)
+        check_label_sets(splits, column, names)
+        if metric is not None and metric not in METRICS:
+            raise UserError(f"metric {metric!r} is not known for several labels: choose one of {', '.join(METRICS)}")
+        if rows is not None:
+            splits["train"] = first_rows(splits["train"], rows, seed)
+        return cls(splits, tuple(columns), column, names, metric or METRICS[0])
+
+    def encode(self, split: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int = 128) -> Dataset:
+        """As for classification, with `labels` of 0.0 or 1.0 for each of the labels."""
+        encoded = super().encode(split, tokenizer, max_length)
+        chosen = [[float(index in row) for index in range(len(self.labels))] for row in split[self.label][:]]
+        return encoded.remove_columns("labels").add_column("labels", chosen, feature=List(Value("float32")))
+
+    def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Every score by name: `METRICS`. A label is predicted where its probability is over 0.5, its logit over 0.
+
+        micro_f1 counts all labels of all rows together, macro_f1 is the unweighted average over the labels, and
+        subset_accuracy is the fraction of rows whose labels are all right. An undefined F1 is 0.0.
+
+        Args:
+            prediction: logits `(rows, labels)`, alone or first of a tuple, and labels `(rows, labels)`.
+        """
+        outputs = prediction.predictions
+        predicted = np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs) > 0
+        return _scores(predicted, np.asarray(prediction.label_ids) > 0.5)
+
+    def baseline(self, rows: Sequence[Mapping[str, Any]]) -> float:
+        """The score of the best set of labels that is the same for every row: the commonest ones."""
+        gold = np.array([row["labels"] for row in rows]) > 0.5
+        commonest = np.argsort(-gold.sum(0), kind="stable")
+        sets = (np.isin(np.arange(len(commonest)), commonest[:count]) for count in range(len(commonest) + 1))
+        return max(_scores(np.tile(one, (len(gold), 1)), gold)[self.metric] for one in sets)
+
+
+def _scores(predicted: NDArray[Any], gold: NDArray[Any]) -> dict[str, float]:
+    return {
+        "micro_f1": float(f1_score(gold, predicted, average="micro", zero_division=0.0)),
+        "macro_f1": float(f1_score(gold, predicted, average="macro", zero_division=0.0)),
+        "subset_accuracy": float((predicted == gold).all(1).mean()),
+    }
