@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -22,9 +23,11 @@ from secateur.surgery.opening import open_tokenizer
 from secateur.system import processes
 from secateur.system.errors import UserError
 from secateur.system.files import atomic_write, fingerprint, read_json
-from secateur.tasks.task import Task, open_task
+from secateur.tasks.task import UNLABELLED, Task, open_task
 from secateur.training.augment import augmented
 from secateur.training.step import INDEX
+
+log = logging.getLogger(__name__)
 
 LENGTH_MULTIPLE = 4
 """Batches are padded to multiples of this: fewer shapes to compile and to cache (RESULTS.md)."""
@@ -102,9 +105,9 @@ class RunData:
         rows = partial(encoded, self.task, "train", self.tokenizer, self.recipe.data.max_length)
         count, held_out = len(self.task.splits["train"]), self.recipe.training.select
         if not held_out:
-            return [], rows()
+            return [], _learnable(rows())
         order = torch.randperm(count, generator=torch.Generator().manual_seed(self.recipe.seed)).tolist()
-        return rows(order[:held_out]), rows(sorted(order[held_out:]))
+        return _learnable(rows(order[:held_out])), _learnable(rows(sorted(order[held_out:])))
 
     @cached_property
     def validation_rows(self) -> Rows:
@@ -168,6 +171,22 @@ def _write_scores(path: Path, computed: dict[str, float]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         atomic_write(path, json.dumps(computed))
+
+
+def _learnable(rows: Rows) -> Rows:
+    """The rows without those all of whose tokens are unlabelled: alone in a batch, such a row has no loss.
+
+    Raises:
+        UserError: no row is left.
+    """
+    kept = [row for row in rows if not isinstance(own := row.get("labels"), list) or {*own} - {UNLABELLED}]
+    if len(kept) < len(rows):
+        log.info(
+            "%d of the %d training rows have no token with a label: they are left out", len(rows) - len(kept), len(rows)
+        )
+    if rows and not kept:
+        raise UserError(f"none of the {len(rows)} training rows has a token with a label: raise data.max_length")
+    return kept
 
 
 def _numbered(rows: Rows) -> Rows:

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, LargeList, List, Value
 
 from secateur.system.errors import UserError, as_user_error
-from secateur.tasks.columns import check_count, check_rows, find_column, is_text, listed, shared_columns
+from secateur.tasks.columns import check_rows, find_column, is_text, listed, shared_columns
+from secateur.tasks.labels import Labels, distinct, read_labels
+from secateur.tasks.tag_schemes import rank
 
 # Tried in order. Of the tags, those of entities come first.
 WORDS = ("tokens", "words", "sentence", "text")
 TAGS = ("ner_tags", "ner", "tags", "labels", "label", "pos_tags", "pos", "upos", "chunk_tags")
-OUTSIDE = "O"
-CONLL2003 = (OUTSIDE, *(f"{part}-{kind}" for kind in ("PER", "ORG", "LOC", "MISC") for part in "BI"))
-"""The tags 0 to 8 in the `ner_tags` of CoNLL-2003 (Tjong Kim Sang and De Meulder, 2003), in the order of `conll2003` on
-the hub, for copies of it without names."""
-ENTITY = re.compile(r"[BIES]-.+")  # the parts of an entity that seqeval reads
 
 
-def prepare(splits: DatasetDict, text: str | Sequence[str] | None, label: str | None) -> DatasetDict:
+def prepare(
+    splits: DatasetDict, text: str | Sequence[str] | None, label: str | None, labels: Sequence[str] | None = None
+) -> DatasetDict:
     """The splits with only the columns in use, words first and tags last, and tags by index.
 
     Args:
         splits: as read.
         text, label: the columns of words and of tags; by default the first of `WORDS` and of `TAGS` that exist.
+        labels: the tags in the order of the head's outputs, or names for integers from 0.
 
     Raises:
         UserError: a column is missing or holds no lists, a row is incomplete, or the tags have no names.
@@ -43,9 +42,8 @@ def prepare(splits: DatasetDict, text: str | Sequence[str] | None, label: str | 
     for name, split in splits.items():
         _check_kinds(name, split, words, tags)
         _check_rows(name, split, words, tags)
-    names = _tag_names(splits, tags)
-    with as_user_error(f"the tags in {tags!r} cannot be read", "give every tag a name"):
-        return splits.cast_column(tags, List(ClassLabel(names=names)))
+    splits = _same_names(splits, tags)
+    return _labels(splits, tags, labels).indexed(splits, tags)
 
 
 def _check_kinds(name: str, split: Dataset, words: str, tags: str) -> None:
@@ -78,29 +76,38 @@ def _is_missing(tag: Any) -> bool:
     return tag is None or tag == "" or (isinstance(tag, int) and tag < 0)
 
 
-def _tag_names(splits: DatasetDict, tags: str) -> list[str]:
-    """The names of the tags, in the order of the head's outputs.
+def _labels(splits: DatasetDict, tags: str, asked: Sequence[str] | None) -> Labels:
+    """The tags, in the order of the head's outputs.
 
     Raises:
         UserError: the splits have tags of different types, or neither names nor classes, or the integers of a column
             of entities have no names.
     """
+    kinds = {_kind(split.features[tags].feature) for split in splits.values()}
+    if kinds == {"int"} and tags.startswith("ner") and not asked:
+        raise UserError(
+            f"the tags in {tags!r} are integers without names, so which entity is which is unknown: name them in the "
+            "order of their numbers by --labels (data.labels), or write them as strings such as B-PER, or with a "
+            "ClassLabel"
+        )
+    if len(kinds) > 1 or not kinds <= {"class", "int", "string"}:
+        raise UserError(
+            f"the tags in {tags!r} are of {' and '.join(sorted(kinds))}: make all of them strings, or integers with "
+            "the same names"
+        )
+    names = sorted(distinct(splits, tags), key=rank) if kinds == {"string"} else None
+    return read_labels(splits, tags, asked, names)
+
+
+def _same_names(splits: DatasetDict, tags: str) -> DatasetDict:
+    """The splits, of which those with integers have the names that the others have for them."""
     features = [split.features[tags].feature for split in splits.values()]
-    kinds = {_kind(feature) for feature in features}
     named = [feature for feature in features if isinstance(feature, ClassLabel)]
-    distinct = {tag for split in splits.values() for row in split[tags] for tag in row}
-    if kinds == {"string"}:
-        check_count(len(distinct), tags)
-        return sorted(distinct, key=_rank)
-    if kinds == {"int"}:
-        check_count(max(distinct) + 1, tags)
-        return _conventional_names(tags, max(distinct) + 1)
-    if kinds <= {"class", "int"} and all(feature == named[0] for feature in named):
-        return list(named[0].names)
-    raise UserError(
-        f"the tags in {tags!r} are of {' and '.join(sorted(kinds))}: make all of them strings, or integers with the "
-        "same names"
-    )
+    others = {_kind(feature) for feature in features if not isinstance(feature, ClassLabel)}
+    if named and others == {"int"} and all(feature == named[0] for feature in named):
+        with as_user_error(f"the tags in {tags!r} cannot be read", "give every tag a name"):
+            return splits.cast_column(tags, List(named[0]))
+    return splits
 
 
 def _kind(feature: Any) -> str:
@@ -108,24 +115,6 @@ def _kind(feature: Any) -> str:
         return "class"
     dtype = feature.dtype if isinstance(feature, Value) else "lists or records"
     return next((kind for kind in ("int", "string") if kind in dtype), dtype)
-
-
-def _rank(tag: str) -> tuple[bool, str, str]:
-    """Sort key of a tag: O first, then by kind of entity, B before I; tags that do not mark entities by name."""
-    part, _, kind = tag.partition("-") if ENTITY.fullmatch(tag) else ("", "", tag)
-    return tag != OUTSIDE, kind, part
-
-
-def _conventional_names(tags: str, count: int) -> list[str]:
-    """Names for tags that are integers without names."""
-    if tags == "ner_tags" and count == len(CONLL2003):
-        return list(CONLL2003)
-    if tags.startswith("ner"):
-        raise UserError(
-            f"the {count} tags in {tags!r} are integers without names, so which entity is which is unknown: "
-            "write them as strings such as B-PER, or with a ClassLabel that names them"
-        )
-    return [f"LABEL_{index}" for index in range(count)]
 
 
 def check_tags(splits: DatasetDict, tags: str, labels: Sequence[str]) -> None:
@@ -143,8 +132,3 @@ def check_tags(splits: DatasetDict, tags: str, labels: Sequence[str]) -> None:
             f"validation has tags that no training row has ({unseen}): add training rows, remove these, or use "
             "another seed if validation is split off"
         )
-
-
-def are_entities(labels: Sequence[str]) -> bool:
-    """Whether tags with these names mark entities."""
-    return all(name == OUTSIDE or ENTITY.fullmatch(name) for name in labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,11 +19,15 @@ from transformers import AutoModelForTokenClassification, BatchEncoding, EvalPre
 
 from secateur.system.errors import UserError
 from secateur.tasks import register
+from secateur.tasks.columns import listed
 from secateur.tasks.labelled import LabelledTask
 from secateur.tasks.splits import first_rows, read_splits
+from secateur.tasks.tag_schemes import OUTSIDE, common_tags
 from secateur.tasks.task import UNLABELLED, PaddingCollator, check_length
-from secateur.tasks.token_data import OUTSIDE, TAGS, are_entities, check_tags, prepare
+from secateur.tasks.token_data import TAGS, check_tags, prepare
 from secateur.tasks.tokenizer_settings import kept_settings
+
+log = logging.getLogger(__name__)
 
 ENTITY_METRICS = ("f1", "precision", "recall", "accuracy")  # the first is the default
 WORD_METRICS = ("accuracy",)
@@ -78,6 +83,7 @@ class Tokens(LabelledTask):
         *,
         text: str | Sequence[str] | None = None,
         label: str | None = None,
+        labels: Sequence[str] | None = None,
         metric: str | None = None,
         seed: int = 0,
         rows: int | None = None,
@@ -85,12 +91,13 @@ class Tokens(LabelledTask):
         """Read `data` (see `read_splits`) and recognise its columns and tags.
 
         Tags that are strings are sorted by kind of entity, O first and B before I; integers have the names that
-        the data has for them, or else LABEL_0, LABEL_1, ...; in `ner_tags` 0 to 8 are those of `CONLL2003`.
+        the data or `labels` has for them, or else LABEL_0, LABEL_1, ..., but in a column of entities (ner, ner_tags).
 
         Args:
             data: a name on the hub, a folder or a file (parquet or json: a cell of csv cannot hold a list).
             text: the column of words; by default the first of `WORDS` that exists.
             label: the column of tags; by default the first of `TAGS` that exists.
+            labels: the tags in the order of the head's outputs, or names for integers from 0.
             metric: the main score; by default f1 of whole entities, or accuracy if the tags do not mark entities.
             seed: chooses the rows of a validation split that the data lacks, and those that `rows` keeps.
             rows: how many training rows to keep, for a quick trial; all by default. Validation stays whole.
@@ -100,14 +107,14 @@ class Tokens(LabelledTask):
                 more or fewer tags than words; the tags have no names that say which entity they are; there is only one
                 tag; validation has a tag that training lacks; the metric is unknown; `rows` < 1.
         """
-        prepared = partial(prepare, text=text, label=label)
+        prepared = partial(prepare, text=text, label=label, labels=labels)
         splits = read_splits(data, label=(label,) if label else TAGS, prepare=prepared, seed=seed)
         words, tags = splits["train"].column_names
-        labels = tuple(splits["train"].features[tags].feature.names)
-        check_tags(splits, tags, labels)
+        names = tuple(splits["train"].features[tags].feature.names)
+        check_tags(splits, tags, names)
         if rows is not None:
             splits["train"] = first_rows(splits["train"], rows, seed)
-        return cls(splits, words, tags, labels, _choose_metric(metric, labels))
+        return cls(splits, words, tags, names, _choose_metric(metric, names))
 
     def encode(self, split: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int = 128) -> Dataset:
         """One of `splits`, or rows of one, as model inputs, unpadded.
@@ -150,8 +157,9 @@ class Tokens(LabelledTask):
         """Every score by name, over the words that the model sees: `ENTITY_METRICS`, or `WORD_METRICS`.
 
         f1, precision and recall are those of whole entities, over all kinds together, by the rules of conlleval (the
-        default of seqeval): an entity is right if its kind, its first and its last word are. Tags in IOB1 are read as
-        well. What is undefined, such as the precision over no entity, is 0.0. accuracy is that of words.
+        default of seqeval): an entity is right if its kind, its first and its last word are. Tags are in any
+        scheme of `tag_schemes`. What is undefined, such as the precision over no entity, is 0.0. accuracy is that of
+        words.
 
         Args:
             prediction: logits `(rows, tokens, labels)`, alone or first of a tuple, and labels `(rows, tokens)`.
@@ -177,14 +185,18 @@ class Tokens(LabelledTask):
         guess = [[OUTSIDE if tag is None else self.labels[tag] for tag in row] for row in predicted]
         correct = [a == b for row, other in zip(true, guess, strict=True) for a, b in zip(row, other, strict=True)]
         accuracy = {"accuracy": float(np.mean(correct)) if correct else 0.0}
-        if not are_entities(self.labels):
+        if (common := common_tags(self.labels)) is None:
             return accuracy
+        marks = dict(zip(self.labels, common, strict=True))
+        true, guess = ([[marks.get(tag, OUTSIDE) for tag in row] for row in rows] for rows in (true, guess))
         precision, recall, f1, _ = precision_recall_fscore_support(true, guess, average="micro", zero_division=0)
         return {"f1": float(f1), "precision": float(precision), "recall": float(recall), **accuracy}
 
 
 def _choose_metric(metric: str | None, labels: Sequence[str]) -> str:
-    known = ENTITY_METRICS if are_entities(labels) else WORD_METRICS
+    known = WORD_METRICS if common_tags(labels) is None else ENTITY_METRICS
+    if known is WORD_METRICS and OUTSIDE in labels:
+        log.info("the tags (%s) mark entities in no known scheme, such as BIO: words are scored singly", listed(labels))
     if metric is not None and metric not in known:
         kind = "entities" if known is ENTITY_METRICS else "tags that do not mark entities (O, B-X, I-X)"
         raise UserError(f"metric {metric!r} is not known for {kind}: choose one of {', '.join(known)}")
