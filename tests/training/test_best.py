@@ -1,8 +1,12 @@
 """The best evaluation, kept and restored."""
 
+from types import SimpleNamespace
+
+import pytest
 from torch import nn
 
-from secateur.training.best import BestEvaluation
+from secateur.system.errors import UserError
+from secateur.training.best import BestEvaluation, greater_is_better
 
 
 def test_the_best_weights_are_restored_and_those_left_by_a_crash_do_not_count(tmp_path):
@@ -18,3 +22,31 @@ def test_the_best_weights_are_restored_and_those_left_by_a_crash_do_not_count(tm
     best.offer({"eval_f1": 0.1}, 2)  # training was resumed before step 2
     best.restore()
     assert model.weight.item() == 4.0
+
+
+def test_the_lowest_score_is_the_best_where_greater_is_not_better(tmp_path):
+    model = nn.Linear(1, 1, bias=False)
+    best = BestEvaluation(tmp_path / "best.safetensors", "error", {"model": model}, greater_is_better=False)
+    for step, score in enumerate((0.5, 0.2, 0.9, float("nan"))):
+        model.weight.data.fill_(step)
+        best.offer({"eval_error": score}, step)
+    best.restore()
+    assert model.weight.item() == 1.0
+    best.forget()
+    best.forget()
+    model.weight.data.fill_(7.0)
+    best.restore()
+    assert model.weight.item() == 7.0
+
+
+def test_a_metric_that_evaluations_lack_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"select='f1' is not among the metrics .* choose one of accuracy, loss$"):
+        BestEvaluation(tmp_path / "best.safetensors", "f1", {}).check({"eval_accuracy": 0.5, "eval_loss": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("said", "metric", "greater"),
+    [(None, "f1", True), (None, "loss", False), (False, "f1", False), (True, "loss", True)],
+)
+def test_whether_greater_is_better_is_as_the_arguments_say_or_as_in_trainer(said, metric, greater):
+    assert greater_is_better(SimpleNamespace(greater_is_better=said), metric) is greater

@@ -34,7 +34,19 @@ def collate(rows):
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def trainer(folder, scores, watch, *, method=True, select="score", objective=(), kind=Magnitude, **options):
+def trainer(
+    folder,
+    scores,
+    watch,
+    *,
+    method=True,
+    select="score",
+    objective=(),
+    kind=Magnitude,
+    teacher=None,
+    shrink=False,
+    **options,
+):
     """Six steps, scored after each; `scores` are what the evaluations find."""
     student = tiny("bert", dtype=torch.float32)
     space = Space(student, "ffn", "head")
@@ -45,7 +57,9 @@ def trainer(folder, scores, watch, *, method=True, select="score", objective=(),
     return PruningTrainer(
         student,
         method=kind(space, cubic(1.0, 0.6, begin=0.1, end=0.5)) if method else None,
-        objective=objective or [Labels()],
+        objective=objective,
+        teacher=teacher,
+        shrink=shrink,
         select=select,
         args=arguments(
             folder,
@@ -57,7 +71,7 @@ def trainer(folder, scores, watch, *, method=True, select="score", objective=(),
         eval_dataset=rows,
         data_collator=collate,
         compute_metrics=lambda prediction: {"score": next(found)},
-        callbacks=[watch],
+        callbacks=[watch] if watch is not None else None,
     )
 
 
@@ -100,6 +114,29 @@ def test_an_evaluation_outside_training_is_not_kept(tmp_path):
     made = trainer(tmp_path, [0.9], Watch())
     made.evaluate()
     assert not list(tmp_path.glob("best*"))
+
+
+def test_the_lowest_loss_is_selected(tmp_path):
+    watch = Watch()
+    made = trainer(tmp_path, [0.9, 0.1, 0.3, 0.3, 0.4, 0.2], watch, method=False, greater_is_better=False)
+    made.train()
+    assert_weights(made.model, watch.seen[1])
+
+
+def test_the_best_of_an_earlier_training_does_not_count(tmp_path):
+    trainer(tmp_path, [0.9] * 6, Watch(), method=False).train()
+    watch = Watch()
+    made = trainer(tmp_path, [0.1] * 6, watch, method=False)
+    made.train()
+    assert_weights(made.model, watch.seen[-1])
+
+
+def test_a_selection_by_an_unknown_metric_stops_at_the_first_evaluation(tmp_path):
+    watch = Watch()
+    made = trainer(tmp_path, [0.1] * 6, watch, select="f1")
+    with pytest.raises(UserError, match="select='f1' is not among the metrics of an evaluation: choose one of"):
+        made.train()
+    assert len(watch.seen) == 1
 
 
 # What the model must be for masks

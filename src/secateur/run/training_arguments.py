@@ -40,6 +40,7 @@ def training_arguments(
         **_batches(context),
         **_device(context.recipe),
         **_events(context.recipe, steps),
+        greater_is_better=context.data.task.greater_is_better,
         seed=context.recipe.seed,
         data_seed=context.recipe.seed,
         report_to=list(training.report_to),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,9 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import TrainingArguments
 
+from secateur.system.errors import UserError
 from secateur.system.files import atomic_path
 
 BEST = "best.safetensors"
@@ -19,22 +20,38 @@ BEST = "best.safetensors"
 
 @dataclass(frozen=True)
 class BestEvaluation:
-    """The weights of the evaluation with the highest score.
+    """The weights of the evaluation with the best score.
 
     Attributes:
         metric: the name of the score, without the prefix `eval_` of the logs.
         parts: the modules whose weights are kept and restored, by name.
+        greater_is_better: whether the highest score is the best; if not, the lowest is.
     """
 
     path: Path
     metric: str
     parts: Mapping[str, nn.Module]
+    greater_is_better: bool = True
+
+    def check(self, metrics: Mapping[str, float]) -> None:
+        """Refuse metrics of an evaluation that lack the score.
+
+        Raises:
+            UserError: the message names the metrics.
+        """
+        if f"eval_{self.metric}" not in metrics:
+            names = ", ".join(sorted(name.removeprefix("eval_") for name in metrics))
+            raise UserError(f"select={self.metric!r} is not among the metrics of an evaluation: choose one of {names}")
 
     def offer(self, metrics: Mapping[str, float], step: int) -> None:
-        """Save the present weights unless an earlier evaluation scored higher."""
-        score = metrics[f"eval_{self.metric}"]
-        if score >= self._score_before(step):
+        """Save the present weights unless an earlier evaluation scored better."""
+        score, before = metrics[f"eval_{self.metric}"], self._score_before(step)
+        if before is None or (score >= before if self.greater_is_better else score <= before):
             self._keep(score, step)
+
+    def forget(self) -> None:
+        """Remove what an earlier training has kept in this place."""
+        self.path.unlink(missing_ok=True)
 
     def restore(self) -> None:
         """Restore the weights of the best evaluation; if there is none, the weights are unchanged."""
@@ -46,13 +63,13 @@ class BestEvaluation:
             own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
             module.load_state_dict(own)
 
-    def _score_before(self, step: int) -> float:
+    def _score_before(self, step: int) -> float | None:
         """The best score of the earlier steps; one of a later step was left by a crash and does not count."""
         if not self.path.is_file():
-            return -math.inf
+            return None
         with safe_open(self.path, "pt") as file:
             note = file.metadata()
-        return float(note["score"]) if int(note["step"]) < step else -math.inf
+        return float(note["score"]) if int(note["step"]) < step else None
 
     def _keep(self, score: float, step: int) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,3 +82,8 @@ class BestEvaluation:
             for part, module in self.parts.items()
             for name, value in module.state_dict().items()
         }
+
+
+def greater_is_better(args: TrainingArguments, metric: str) -> bool:
+    """Whether a larger metric is better: as the arguments say; else a loss is the better the lower, as in Trainer."""
+    return not metric.endswith("loss") if args.greater_is_better is None else args.greater_is_better

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,3 +43,14 @@ class TrainingMasks:
         assert self.method is not None
         self.method.train(self.model.training)
         return self.method.masks()
+
+
+def masked(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of a trainer that runs under the masks, `self.masks`, whoever calls it."""
+
+    @wraps(call)
+    def under_masks(trainer: Any, *args: Any, **kwargs: Any) -> Any:
+        with trainer.masks.attached(trainer.args.device):
+            return call(trainer, *args, **kwargs)
+
+    return under_masks

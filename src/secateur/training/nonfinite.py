@@ -7,7 +7,8 @@ checkpoint or the end. Trainer's own filter, which waits in every micro-batch, m
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
@@ -54,6 +55,16 @@ class FiniteWatch:
                 f"{fault[0]} is not finite at step {fault[1]} of {self.state().max_steps} ({self.args.output_dir}): "
                 f"training stopped and saved nothing since; try a lower learning rate, a longer warmup{other}"
             )
+
+    @contextmanager
+    def named_as_cause(self) -> Iterator[None]:
+        """An error within the block is reported as the value that was not finite before it, if there was one."""
+        try:
+            yield
+        except Exception:
+            if self.accelerator.num_processes == 1:  # of several, others may not reach this line, and it waits
+                self.check()
+            raise
 
     def clear(self) -> None:
         """Forget everything, for a new training."""

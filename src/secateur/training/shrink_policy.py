@@ -55,6 +55,10 @@ class ShrinkPolicy:
         """Give the model and its moments their original shapes, with zeros where they were cut."""
         self._change(self.shrinking.restore)
 
+    def abandon(self) -> None:
+        """Restore the model after a training, which may have failed: without waiting for other processes."""
+        self.shrinking.restore(self.optimizer())
+
     def _density(self, units: Tensor) -> float:
         """The density that would be stored for these units: tiles are cut only with their whole row or column."""
         space = self.method.space

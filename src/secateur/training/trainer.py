@@ -14,14 +14,12 @@ Trainer does everything general: devices, mixed precision, accumulation, logging
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel, TrainerCallback
 
 from secateur.methods.method import Method
@@ -32,17 +30,19 @@ from secateur.system import process_memory
 from secateur.system.compat.trainer import HookedTrainer
 from secateur.training import checks
 from secateur.training.averaging import Averaging
-from secateur.training.best import BEST, BestEvaluation
+from secateur.training.best import BEST, BestEvaluation, greater_is_better
 from secateur.training.checkpoints import OwnCheckpoint
 from secateur.training.evidence import Evidence
+from secateur.training.foreign_arguments import check_arguments, check_evaluations, check_options
 from secateur.training.learning_rate import part_of_schedule
 from secateur.training.logs import TermAverages
 from secateur.training.loss import TermLoss
-from secateur.training.masks import TrainingMasks
+from secateur.training.masks import TrainingMasks, masked
 from secateur.training.micro_batches import SHARES, MicroBatches
+from secateur.training.models_in_training import StepCallback, fast_attention, restored_models
 from secateur.training.nonfinite import FiniteWatch
 from secateur.training.objectives import Labels
-from secateur.training.optimizer import add_groups, average_gradients, clip_gradients
+from secateur.training.optimizer import add_groups, average_gradients, clip_gradients, extend_schedule
 from secateur.training.samplers import StageOrder
 from secateur.training.shrink_policy import ShrinkPolicy
 from secateur.training.step import INDEX, Term
@@ -92,7 +92,7 @@ class PruningTrainer(HookedTrainer):
         *,
         method: Method | None = None,
         teacher: PreTrainedModel | CachedTeacher | None = None,
-        objective: Sequence[Term] = (),
+        objective: Sequence[Term] | None = None,
         begin: float = 0.0,
         end: float = 1.0,
         decay: tuple[float, float] | None = None,
@@ -102,15 +102,17 @@ class PruningTrainer(HookedTrainer):
         select: str | None = None,
         generate: Callable[[PreTrainedModel, Mapping[str, Tensor]], Tensor] | None = None,
         average: float = 0.0,
-        callbacks: Sequence[TrainerCallback] = (),
+        callbacks: Sequence[TrainerCallback] | None = None,
         **kwargs: Any,
     ) -> None:
+        check_options(kwargs)
+        check_arguments(kwargs.get("args"), pruning=method is not None, select=select, average=average)
         self.method, self.teacher, self.generate = method, teacher, generate
-        self.objective: list[Term] = list(objective) or [Labels()]
+        self.objective: list[Term] = list(objective or [Labels()])
         self.terms = nn.ModuleList(self.objective)
         self.window, self.decay = (begin, end), decay or (begin, end)
         self.earlier_moments, self.rows_seen = moments or {}, rows_seen
-        super().__init__(model, callbacks=[_StepCallback(self), *callbacks], **kwargs)
+        super().__init__(model, callbacks=[StepCallback(self), *(callbacks or ())], **kwargs)
         self.args.logging_nan_inf_filter = False  # `finite` replaces it
         checks.check_teacher(self.objective, teacher)
         checks.check_devices(self.args, self.sharded)
@@ -141,7 +143,8 @@ class PruningTrainer(HookedTrainer):
         self.best: BestEvaluation | None = None
         if select is not None:
             kept = {"model": self.model, "own": self.own_state}
-            self.best = BestEvaluation(Path(str(args.output_dir)) / BEST, select, kept)
+            place = Path(str(args.output_dir)) / BEST
+            self.best = BestEvaluation(place, select, kept, greater_is_better(args, select))
         restored = self.shrinking.cut_as_restored if self.shrinking is not None else lambda: None
         self.checkpointing = OwnCheckpoint(
             self.own_state, args, accelerator, lambda: self.state, self._check_weights, restored
@@ -166,24 +169,27 @@ class PruningTrainer(HookedTrainer):
 
     # Training
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As in Trainer, under the masks, which are removed from the model at the end."""
-        if isinstance(self.teacher, PreTrainedModel):
-            _freeze(self.teacher, self.args.device)
-        for term in self.objective:
-            term.bind(self.model, self.teacher)
-        self.terms.to(self.args.device)
-        self.finite.clear()
-        with self.masks.attached(self.args.device), fast_attention(self.args.device), process_memory.keep_free_pages():
-            try:
-                result = super().train(*args, **kwargs)
-            except Exception:
-                if self.accelerator.num_processes == 1:  # of several, others may not reach this line, and it waits
-                    self.finite.check()  # a value that is not finite may be the cause of the error
-                raise
-            self._check_weights()
-            self._choose_weights()
-        self.unwrap_forward()
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As in Trainer, under the masks. Afterwards, also if interrupted, the model is whole and without masks."""
+        if self.best is not None:
+            check_evaluations(self.args, self.best.metric)
+            if not resume_from_checkpoint and self.args.should_save:
+                self.best.forget()
+        device = self.args.device
+        with (
+            restored_models(self.teacher, device, self.unwrap_forward, self.shrinking),
+            fast_attention(device),
+            process_memory.keep_free_pages(),
+        ):
+            for term in self.objective:
+                term.bind(self.model, self.teacher)
+            self.terms.to(device)
+            self.finite.clear()
+            with self.masks.attached(device):
+                with self.finite.named_as_cause():
+                    result = super().train(resume_from_checkpoint, *args, **kwargs)
+                self._check_weights()
+                self._choose_weights()
         return result
 
     def _check_weights(self) -> None:
@@ -204,6 +210,7 @@ class PruningTrainer(HookedTrainer):
     def micro_batches_collected(self, batches: list[dict[str, Tensor]]) -> None:
         self.micro_batches.begin(batches, self.model.dtype)
 
+    @masked
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -259,16 +266,24 @@ class PruningTrainer(HookedTrainer):
 
     # Evaluation
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+    @masked
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         """As in Trainer, under the method's deterministic masks."""
-        with self.masks.attached(self.args.device):
-            metrics = super().evaluate(*args, **kwargs)
-        if self.best is not None and self.is_in_train and (self.method is None or self.method.reached_target()):
-            self.finite.check()
-            if self.args.should_save:
-                self.best.offer(metrics, self.state.global_step)
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if self.best is not None and self.is_in_train and metric_key_prefix == "eval":
+            self.best.check(metrics)
+            if self.method is None or self.method.reached_target():
+                self.finite.check()
+                if self.args.should_save:
+                    self.best.offer(metrics, self.state.global_step)
         return metrics
 
+    predict = masked(HookedTrainer.predict)
+    training_step = masked(HookedTrainer.training_step)
+
+    @masked
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Any, Any, Any]:
@@ -285,14 +300,18 @@ class PruningTrainer(HookedTrainer):
     # Optimizer
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """As in Trainer, with the parameters of the terms and of the method; called before the scheduler exists."""
+        """As in Trainer, with the parameters of terms and method, also in an optimizer that was passed in."""
         exists = self.optimizer is not None
-        optimizer = super().create_optimizer(model)
-        if not exists:
-            add_groups(optimizer, self.terms, self.method, self.args.weight_decay)
+        super().create_optimizer(model)
+        optimizer = self.plain_optimizer
+        assert optimizer is not None
+        added = add_groups(optimizer, self.terms, self.method, self.args.weight_decay)
+        if self.lr_scheduler is not None:
+            extend_schedule(self.lr_scheduler, added)
+        if not exists or not optimizer.state:
             for name, moments in self.earlier_moments.items():
                 set_moments(moments, optimizer, {"model": self.model, "terms": self.terms}[name])
-        return optimizer
+        return self.optimizer or optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """The part `decay` of Trainer's schedule over the whole run."""
@@ -320,25 +339,3 @@ class PruningTrainer(HookedTrainer):
 def _modules(**parts: nn.Module | None) -> nn.ModuleDict:
     """The parts that exist."""
     return nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
-
-
-def _freeze(teacher: nn.Module, device: torch.device) -> None:
-    teacher.to(device).eval().requires_grad_(False)
-
-
-def fast_attention(device: torch.device) -> AbstractContextManager[Any]:
-    """Unfused attention on CPUs, where the backward pass of PyTorch's fused attention is slow (RESULTS.md)."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
-
-
-class _StepCallback(TrainerCallback):
-    """Calls the trainer before and after every optimizer step."""
-
-    def __init__(self, trainer: PruningTrainer) -> None:
-        self.trainer = trainer
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.before_step()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.step_taken()

@@ -1,0 +1,61 @@
+"""The state of student and teacher while a student is trained, and what they are given back as."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import PreTrainedModel, TrainerCallback
+
+from secateur.system.model_state import frozen
+from secateur.training.shrink_policy import ShrinkPolicy
+
+
+@contextmanager
+def restored_models(
+    teacher: Any, device: torch.device, unwrap: Callable[[], None], shrinking: ShrinkPolicy | None
+) -> Iterator[None]:
+    """Within the block the teacher is frozen, on the device; afterwards, also if interrupted, both models are restored.
+
+    Args:
+        unwrap: removes the autocast of the student.
+        shrinking: what may have cut the student.
+    """
+    with ExitStack() as stack:
+        stack.callback(unwrap)
+        if shrinking is not None:
+            stack.callback(shrinking.abandon)
+        if isinstance(teacher, PreTrainedModel):
+            module: nn.Module = teacher
+            stack.enter_context(frozen(module.to(device)))
+        yield
+
+
+def fast_attention(device: torch.device) -> AbstractContextManager[Any]:
+    """Unfused attention on CPUs, where the backward pass of PyTorch's fused attention is slow (RESULTS.md)."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+
+
+class Steps(Protocol):
+    """What happens around an optimizer step."""
+
+    def before_step(self) -> None: ...
+
+    def step_taken(self) -> None: ...
+
+
+class StepCallback(TrainerCallback):
+    """Calls a trainer before and after every optimizer step."""
+
+    def __init__(self, trainer: Steps) -> None:
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.before_step()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.step_taken()

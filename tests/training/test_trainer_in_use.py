@@ -1,0 +1,134 @@
+"""A trainer as users call it: every forward is masked, the models come back whole, and nothing passed in is dropped."""
+
+import pytest
+import torch
+from test_trainer import QUIET, STEPS, Watch, collate, trainer
+from tiny_models import tiny
+from transformers import TrainerCallback, get_scheduler
+
+from secateur.methods.cofi import Cofi
+from secateur.methods.grain import Grain
+from secateur.surgery.masking import ATTACHED, attached
+from secateur.system.errors import UserError
+from secateur.training.hidden_states import Hidden
+from secateur.training.objectives import Logits
+
+# Every forward is masked
+
+
+class Forwards(TrainerCallback):
+    """The model's logits for a batch, at every event of a training."""
+
+    def __init__(self, batch):
+        self.batch, self.seen = batch, []
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        self.seen.append(masked_logits(model, self.batch))
+
+    on_step_end = on_evaluate = on_train_end = on_train_begin
+
+
+def masked_logits(model, batch):
+    """A forward of a model, and whether masks were on it."""
+    with torch.no_grad():
+        return getattr(model, ATTACHED, None) is not None, model(**batch).logits
+
+
+def test_every_forward_of_a_trainer_is_masked(tmp_path):
+    made = trainer(tmp_path, [], Watch(), select=None, **QUIET)
+    made.compute_metrics = None
+    made.method.alive[: len(made.method.alive) // 2] = False
+    batch = collate(made.eval_dataset)
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    with attached(made.model.eval(), made.method.space, made.method.alive.float()):
+        expected = made.model(**batch)
+    loss = float(expected.loss.detach())
+    predicted = made.predict(made.eval_dataset)
+    torch.testing.assert_close(torch.from_numpy(predicted.predictions), expected.logits.detach())
+    assert made.evaluate()["eval_loss"] == pytest.approx(loss, abs=1e-5)
+    assert predicted.metrics["test_loss"] == pytest.approx(loss, abs=1e-5)
+    _, logits, _ = made.prediction_step(made.model, dict(batch), False)
+    torch.testing.assert_close(logits, expected.logits.detach())
+    assert float(made.compute_loss(made.model, dict(batch)).detach()) == pytest.approx(loss, abs=1e-5)
+    assert not torch.allclose(made.model(**inputs).logits, expected.logits)  # the caller's model has no masks
+
+
+def test_a_forward_in_a_callback_is_masked(tmp_path):
+    made = trainer(tmp_path, [0.1] * 6, Watch(), select=None)
+    forwards = Forwards(collate(made.eval_dataset))
+    made.add_callback(forwards)
+    made.train()
+    assert len(forwards.seen) == 1 + 2 * STEPS + 1 and all(masked for masked, _ in forwards.seen)
+
+
+# What a training leaves of the models
+
+
+class Interrupt(TrainerCallback):
+    def __init__(self, error, step=4):
+        self.error, self.step = error, step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise self.error
+
+
+def state_of(model):
+    """What an interrupted training must not change: classes, forwards, hooks, shapes."""
+    modules = {
+        name: (type(module), "forward" in vars(module), len(module._forward_hooks), len(module._forward_pre_hooks))
+        for name, module in model.named_modules()
+    }
+    return modules, {name: (value.shape, value.requires_grad) for name, value in model.named_parameters()}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("full"), None], ids=["ctrl-c", "error", "none"])
+def test_a_training_gives_the_models_back_whole(tmp_path, error):
+    teacher = tiny("bert", dtype=torch.float32, seed=1).train()
+    teacher.classifier.bias.requires_grad_(False)
+    taught = state_of(teacher)
+    callback = Interrupt(error, step=4 if error is not None else 99)
+    options = {"select": None, "teacher": teacher, "objective": [Logits()], "shrink": True, "bf16": True, "kind": Grain}
+    made = trainer(tmp_path, [], callback, **options, **QUIET)
+    before, cuts = state_of(made.model), []
+    cut = made.shrinking.shrinking.cut
+    made.shrinking.shrinking.cut = lambda *args: (cut(*args), cuts.append(made.model.num_parameters()))
+    if error is None:
+        made.train()
+    else:
+        with pytest.raises(type(error)):
+            made.train()
+    assert cuts and cuts[-1] < sum(shape.numel() for shape, _ in before[1].values())
+    assert state_of(made.model) == before
+    assert state_of(teacher) == taught and teacher.training and teacher.bert.training
+    assert made.model(**collate(made.eval_dataset)).logits.dtype == torch.float32
+
+
+# What is passed in
+
+
+def test_nothing_may_be_none(tmp_path):
+    made = trainer(tmp_path, [], None, select=None, objective=None, **QUIET)
+    made.train()
+    assert made.state.global_step == STEPS
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_an_optimizer_that_is_passed_in_trains_gates_and_projections(tmp_path, scheduled):
+    teacher = tiny("bert", dtype=torch.float32, seed=1)
+    made = trainer(tmp_path, [], None, select=None, kind=Cofi, teacher=teacher, objective=[Hidden()], **QUIET)
+    optimizer = torch.optim.AdamW(made.model.parameters(), lr=1e-3)
+    made.optimizer = optimizer
+    if scheduled:
+        made.lr_scheduler = get_scheduler("linear", optimizer, 0, STEPS)
+    gates = [parameter.clone() for parameter in made.method.parameters()]
+    made.train()
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    trained = [parameter for part in (made.method, made.terms) for parameter in part.parameters()]
+    assert {id(parameter) for parameter in trained if parameter.requires_grad} <= held
+    assert all(not torch.equal(own, old) for own, old in zip(made.method.parameters(), gates, strict=True))
+
+
+def test_arguments_that_do_not_fit_are_refused_at_construction(tmp_path):
+    with pytest.raises(UserError, match=r"TrainingArguments\(auto_find_batch_size\) does not fit PruningTrainer"):
+        trainer(tmp_path, [], None, auto_find_batch_size=True)
