@@ -42,11 +42,11 @@ def check(context: Context) -> LatencyTable | None:
     context.data.check()
     check_tokens(context)
     model = base_model(context)
-    check_length(context.data.task.longest(recipe.data.max_length), model=model)
     _check_teacher(context, model)
     student = factorised(recipe, model)
     table = latency_table(recipe, context.folder, student)
     _check_method(recipe, new_method(recipe, student, table))
+    check_length(context.data.task.longest(recipe.data.max_length), model=model)
     for _, tokens in recipe.measurement.shapes:
         check_models([model], tokens)
     return table
