@@ -74,17 +74,24 @@ def test_a_refused_attachment_leaves_the_model_unchanged():
     assert_as_before(model, before)
 
 
-def test_an_interrupted_attachment_leaves_the_model_unchanged(monkeypatch):
+@pytest.mark.parametrize("name", ["_hook_row", "_multiply_input", "_exchange_norm"])
+def test_an_interrupted_attachment_leaves_the_model_unchanged(monkeypatch, name):
+    """Before a module, between its two hooks, or before its class is exchanged."""
     model = tiny("bert")
     space, before = Space(model, "hidden", "ffn", "qk"), snapshot(model)
-    hooks = Attachment._hooks
+    calls = iter(range(100))
 
-    def interrupted(self, row, *others):
-        if row.path.startswith("bert.encoder.layer.1"):
+    def interrupted(call, *args):
+        if next(calls) == 1:
             raise KeyboardInterrupt
-        return hooks(self, row, *others)
+        return call(*args)
 
-    monkeypatch.setattr(Attachment, "_hooks", interrupted)
+    if name == "_multiply_input":  # the second hook of a Linear that writes to the residual stream
+        register = torch.nn.Module.register_forward_pre_hook
+        monkeypatch.setattr(torch.nn.Module, "register_forward_pre_hook", lambda *args: interrupted(register, *args))
+    else:
+        call = getattr(Attachment, name)
+        monkeypatch.setattr(Attachment, name, lambda *args: interrupted(call, *args))
     with pytest.raises(KeyboardInterrupt):
         attach(model, space, space.ones())
     assert_as_before(model, before)

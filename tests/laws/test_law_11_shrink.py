@@ -19,6 +19,7 @@ from secateur.structure.plan import Plan
 from secateur.surgery.cut import cut
 from secateur.surgery.masking import attached
 from secateur.surgery.shrinking import Shrinking
+from secateur.system.errors import UserError
 from secateur.training.checkpoints import last_checkpoint
 from secateur.training.trainer import PruningTrainer
 
@@ -232,6 +233,17 @@ def test_moments_are_cut_with_their_weights():
         state = optimizer.state[parameter]
         assert state["step"] == 3.0 and torch.equal(state["exp_avg"], parameter * 2)
     assert len(optimizer.state) == len(list(model.parameters()))
+
+
+def test_factored_moments_are_refused_before_anything_is_cut():
+    model = tiny(*CLASSIFIERS[0].values[0])
+    space, shapes = Space(model, "ffn"), {name: value.shape for name, value in model.named_parameters()}
+    optimizer = torch.optim.Adafactor(model.parameters())
+    model(**inputs(model)).logits.sum().backward()
+    optimizer.step()
+    with pytest.raises(UserError, match=r"Adafactor keeps moments .*: train without shrink, or use AdamW"):
+        Shrinking(model, space).cut(torch.arange(len(space)) > 5, optimizer)
+    assert {name: value.shape for name, value in model.named_parameters()} == shapes
 
 
 def test_a_method_that_reads_the_weights_keeps_them(tmp_path):

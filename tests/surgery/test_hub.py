@@ -88,6 +88,13 @@ def test_what_was_loaded_from_a_subfolder_is_saved_whole(small, folder, cache, t
         assert load(tmp_path / "again").plan == small.plan
 
 
+def test_a_subfolder_in_the_cache_is_loaded_as_a_folder(small, folder, cache, tmp_path):
+    shutil.copytree(folder, tmp_path / "root" / "inner")
+    snapshot = into_cache(tmp_path / "root", cache)
+    for model in (load(snapshot / "inner"), Auto.from_pretrained(snapshot, subfolder="inner")):
+        assert model.plan == small.plan
+
+
 def test_the_files_of_a_subfolder_are_checked(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "root" / "inner")
     (tmp_path / "root" / "inner" / "plan.json").write_text("{}")

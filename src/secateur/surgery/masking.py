@@ -102,7 +102,7 @@ class Attachment:
         modules = dict(self.model.named_modules())
         for row in self.space.table.rows:
             if row.path in modules:  # a cut attention without heads has no projections
-                self.handles += self._hooks(row, modules[row.path], acting)
+                self._hook_row(row, modules[row.path], acting)
 
     def _begin(self, module: nn.Module, args: Any) -> None:
         self.running = True
@@ -127,19 +127,19 @@ class Attachment:
             if site in self.at_sites
         }
 
-    def _hooks(self, row: Row, module: nn.Module, acting: set[str]) -> list[RemovableHandle]:
+    def _hook_row(self, row: Row, module: nn.Module, acting: set[str]) -> None:
+        """Mask a module; each hook is noted at once, so that an interrupt finds all of them."""
         if isinstance(row, Norm):
             if {row.axis, row.behind} & acting and not isinstance(module, nn.Identity):  # Identity: already cut
                 self._exchange_norm(row, module)
-            return []
+            return
         has_weight = any(name == "weight" for name, _ in module.named_parameters(recurse=False))
         if f"{row.path}.weight" in self.space.tiled and has_weight:  # without a weight it is already cut
             self._exchange(row, module, nn.Linear, MaskedLinear)
-        written = [axis for axis in self._written(row) if axis in acting]
-        handles = [module.register_forward_hook(partial(self._multiply_output, written))] if written else []
+        if written := [axis for axis in self._written(row) if axis in acting]:
+            self.handles.append(module.register_forward_hook(partial(self._multiply_output, written)))
         if isinstance(row, Linear) and row.into in acting and (row.into != "hidden" or row.tied):
-            handles.append(module.register_forward_pre_hook(partial(self._multiply_input, row.into)))
-        return handles
+            self.handles.append(module.register_forward_pre_hook(partial(self._multiply_input, row.into)))
 
     def _written(self, row: Linear | Embedding) -> list[str]:
         """The sites at a row's output: the residual stream and the sublayer's gate, or QK dims at the query."""

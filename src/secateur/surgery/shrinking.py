@@ -23,6 +23,7 @@ from secateur.surgery import compact
 from secateur.surgery.kept_indices import kept_indices, select
 from secateur.surgery.optimizer_state import ORDERS, Moments
 from secateur.surgery.planned_structure import structure_of
+from secateur.system.errors import UserError
 
 STREAM = "hidden"
 
@@ -58,7 +59,12 @@ class Shrinking(nn.Module):
 
         Args:
             kept: `(N,)` bool, a subset of the units that the model still has.
+
+        Raises:
+            UserError: the optimizer's moments cannot be cut; nothing is changed.
         """
+        if optimizer is not None:
+            _check_moments(optimizer)
         plan = Plan.of(self.space, kept.float().cpu(), source="")
         reading = plan.read(self.space)
         wanted = {axis: indices for axis, indices in kept_indices(reading, plan).items() if axis != STREAM}
@@ -164,6 +170,17 @@ class Shrinking(nn.Module):
                     else value
                     for key, value in state.items()
                 }
+
+
+def _check_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an optimizer with state of another shape than that of its parameter, such as factored moments."""
+    for parameter, state in optimizer.state.items():
+        moments = [value for value in state.values() if torch.is_tensor(value) and value.numel() > 1]
+        if any(value.shape != parameter.shape for value in moments):
+            raise UserError(
+                f"{type(optimizer).__name__} keeps moments in other shapes than those of the weights, which cannot be "
+                "cut with them: train without shrink, or use AdamW"
+            )
 
 
 def _inverse(stored: Tensor, size: int) -> Tensor:

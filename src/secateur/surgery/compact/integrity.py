@@ -64,7 +64,7 @@ def _check_sum(folder: Path, name: str, digest: str) -> None:
 def check_places(folder: Path) -> None:
     """Refuse a folder in which a link, or a name in JSON, leads to a file outside it.
 
-    Links into `blobs` are allowed, because the hub's cache stores its files so.
+    Links into `blobs` are allowed, because the hub's cache stores its files so, those of subfolders too.
 
     Raises:
         DamagedError: the message names the file.
@@ -81,7 +81,8 @@ def check_places(folder: Path) -> None:
 def _check_place(folder: Path, name: str) -> None:
     path, home = folder / name, Path(os.path.realpath(folder))
     real = Path(os.path.realpath(path))
-    inside = real.is_relative_to(home) or real.parent == home.parent.parent / "blobs"
+    blobs = [parent.parent / "blobs" for parent in home.parents if parent.name == "snapshots"]
+    inside = real.is_relative_to(home) or real.parent in blobs
     if os.path.lexists(path) and not (inside and real.is_file()):
         raise DamagedError(f"{path} is no file of its folder: put the file itself there, not a link or a device")
 
