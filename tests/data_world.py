@@ -103,7 +103,7 @@ CASES = {
     # data that is accepted
     "labels are strings": Case(CLASSIFICATION, {"d.csv": csv(table(label=["good", "bad"] * 10))}, STRINGS),
     "labels are strings of digits": Case(
-        CLASSIFICATION, {"d.jsonl": lines(table(label=["10", "9"] * 10))}, ("10", "9")
+        CLASSIFICATION, {"d.jsonl": lines(table(label=["10", "9"] * 10))}, ("9", "10")
     ),
     "labels are true and false": Case(
         CLASSIFICATION, {"d.csv": csv(table(label=["true", "false"] * 10))}, ("false", "true")
