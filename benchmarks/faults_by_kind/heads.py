@@ -35,9 +35,9 @@ COMMANDS = ("cut", "export", "inspect")
 
 
 def heads(root: Path, scale: float) -> Iterator[Outcome]:
-    """Every class, in Python and by commands."""
+    """Every class that is not supported, and a part of the others by the scale, in Python and by commands."""
     for number, (kind, stock, supported) in enumerate(_classes()):
-        if number % max(1, round(1 / scale)):
+        if supported and number % max(1, round(1 / scale)):
             continue
         row = "a supported head" if supported else "another head"
         model = _model(kind, stock)

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import Adafactor, get_scheduler
 
 from secateur.system.errors import UserError
-from secateur.training.optimizer import add_groups, average_gradients, clip_gradients, extend_schedule
+from secateur.training.optimizer import add_groups, average_gradients, check_trains, clip_gradients, extend_schedule
 
 
 def test_groups_of_terms_and_method_are_added():
@@ -29,6 +29,14 @@ def test_parameters_that_the_optimizer_has_are_not_added_again():
     (added,) = add_groups(optimizer, nn.Module(), method, weight_decay=0.0)
     assert added["params"] == [scores]
     assert add_groups(optimizer, nn.Module(), method, weight_decay=0.0) == []
+
+
+def test_an_optimizer_of_another_model_is_refused():
+    model, other = nn.Linear(1, 1), nn.Linear(1, 1)
+    check_trains(torch.optim.SGD([model.bias], lr=0.1), model)
+    with pytest.raises(UserError, match="the SGD that was passed in has none of the model's parameters: make it from"):
+        check_trains(torch.optim.SGD(other.parameters(), lr=0.1), model)
+    check_trains(torch.optim.SGD(other.parameters(), lr=0.1), model.requires_grad_(False))  # the method alone trains
 
 
 def test_an_optimizer_that_cannot_maximise_is_refused():

@@ -15,6 +15,21 @@ from secateur.system.errors import UserError
 Group = dict[str, Any]
 
 
+def check_trains(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Refuse an optimizer that trains nothing of a model, because it was made from another.
+
+    Raises:
+        UserError: the model has parameters to train, and the optimizer none of them.
+    """
+    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if trained and not trained & held:
+        raise UserError(
+            f"the {type(optimizer).__name__} that was passed in has none of the model's parameters: make it from "
+            "those of the model that is trained"
+        )
+
+
 def add_groups(
     optimizer: torch.optim.Optimizer, terms: nn.Module, method: Method | None, weight_decay: float
 ) -> list[Group]:

@@ -42,7 +42,7 @@ from secateur.training.micro_batches import SHARES, MicroBatches
 from secateur.training.models_in_training import StepCallback, fast_attention, restored_models
 from secateur.training.nonfinite import FiniteWatch
 from secateur.training.objectives import Labels
-from secateur.training.optimizer import add_groups, average_gradients, clip_gradients, extend_schedule
+from secateur.training.optimizer import add_groups, average_gradients, check_trains, clip_gradients, extend_schedule
 from secateur.training.samplers import StageOrder
 from secateur.training.shrink_policy import ShrinkPolicy
 from secateur.training.step import INDEX, Term
@@ -305,6 +305,8 @@ class PruningTrainer(HookedTrainer):
         super().create_optimizer(model)
         optimizer = self.plain_optimizer
         assert optimizer is not None
+        if exists:
+            check_trains(optimizer, self.model)
         added = add_groups(optimizer, self.terms, self.method, self.args.weight_decay)
         if self.lr_scheduler is not None:
             extend_schedule(self.lr_scheduler, added)
