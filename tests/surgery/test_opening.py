@@ -21,7 +21,7 @@ from secateur.methods.magnitude import Magnitude
 from secateur.surgery.checkpoint import save
 from secateur.surgery.compact import Pruned
 from secateur.surgery.cut import cut
-from secateur.surgery.opening import model_folder, open_encoder, open_model, open_tokenizer
+from secateur.surgery.opening import check_vocabulary, model_folder, open_encoder, open_model, open_tokenizer
 from secateur.system.errors import UserError
 
 
@@ -112,6 +112,14 @@ def test_weights_that_the_model_does_not_take_are_refused(key, tmp_path):
     change_weights(tmp_path, lambda weights: weights.update({key: torch.ones(3, 4)}))
     with pytest.raises(UserError, match=f"1 weights that .*does not take .*{key}"):
         open_model(tmp_path)
+
+
+def test_a_tokenizer_of_more_tokens_than_embeddings_is_refused(folders):
+    model, words = open_model(folders / "dense"), open_tokenizer(folders / "dense")
+    check_vocabulary(words, model, "dense")
+    words.add_tokens(["[NEW]"])
+    with pytest.raises(UserError, match=r"dense has embeddings of 12 tokens.*'\[NEW\]' the number 12"):
+        check_vocabulary(words, model, "dense")
 
 
 def test_weights_of_the_encoder_are_never_left_over(tmp_path):

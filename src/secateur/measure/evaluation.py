@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from secateur.deploy.runtime import Runner
-from secateur.surgery.opening import open_tokenizer
+from secateur.surgery.opening import check_vocabulary, open_tokenizer
 from secateur.system import compat
 from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating
@@ -97,13 +97,16 @@ def fitted_to(task: Task, model: PreTrainedModel, name: str) -> tuple[Task, PreT
     """A task with its labels as a model has them that is fine-tuned for it, and the tokenizer of the model.
 
     Raises:
-        UserError: the model has no head for the task, labels that do not fit, or no tokenizer.
+        UserError: the model has no head for the task, labels that do not fit, or no tokenizer, or one of more
+            tokens than its embeddings have rows.
     """
     task = task.fitted(model, "model")
     if not task.is_finetuned(model):
         raise UserError(f"{name} has no head for this data: give a model that is fine-tuned for it")
     task.check_labels(model, "model")
-    return task, open_tokenizer(name)
+    tokenizer = open_tokenizer(name)
+    check_vocabulary(tokenizer, model, name)
+    return task, tokenizer
 
 
 def scores_beside_export(

@@ -129,6 +129,21 @@ def open_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
         raise UserError(f"{name} has no tokenizer that loads: give a model folder that holds one") from error
 
 
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str | Path) -> None:
+    """Refuse a model whose embeddings have no row for some of its tokenizer's tokens.
+
+    Raises:
+        UserError: naming the first of these tokens.
+    """
+    rows = model.config.vocab_size
+    beyond = min(((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows), default=None)
+    if beyond is not None:
+        raise UserError(
+            f"{name} has embeddings of {rows} tokens, and its tokenizer gives {beyond[1]!r} the number {beyond[0]}: "
+            "give a model with a row for every token, as resize_token_embeddings makes one"
+        )
+
+
 def tokenizer_if_any(name: str | Path) -> PreTrainedTokenizerBase | None:
     """The tokenizer that is saved with a model; None if it has none, or one that cannot be loaded.
 

@@ -16,6 +16,7 @@ from secateur.run.recipe import Recipe
 from secateur.run.target import latency_table, new_method, schedule_of, share_to_keep
 from secateur.run.teacher_check import check_score, check_tokens
 from secateur.surgery.checkpoint import read_config
+from secateur.surgery.opening import check_vocabulary
 from secateur.system import compat, processes
 from secateur.system.errors import UserError
 from secateur.tasks.task import check_length
@@ -42,6 +43,7 @@ def check(context: Context) -> LatencyTable | None:
     context.data.check()
     check_tokens(context)
     model = base_model(context)
+    check_vocabulary(context.data.tokenizer, model, recipe.model)
     _check_teacher(context, model)
     student = factorised(recipe, model)
     table = latency_table(recipe, context.folder, student)
