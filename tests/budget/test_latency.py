@@ -71,6 +71,13 @@ def test_a_damaged_table_is_refused(table, tmp_path, spoil):
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("version", [99, 0, "1", True, None])
+def test_a_table_of_another_version_is_refused_whatever_else_it_holds(tmp_path, version):
+    (tmp_path / "table.json").write_text(json.dumps({"version": version, "a key of that version": 1}))
+    with pytest.raises(UserError, match=r"table\.json has version .*, and this secateur reads 1 to 1"):
+        LatencyTable.load(tmp_path / "table.json")
+
+
 def test_a_table_of_another_model_or_other_units_is_refused(model, table):
     wider = Space(tiny("bert", dtype=torch.float32, **SIZES | {"intermediate_size": 21}))
     with pytest.raises(UserError, match="for another model: this one has ffn 21, not 20"):

@@ -93,7 +93,7 @@ def test_save_and_load(tmp_path):
     )
     REPORT.save(tmp_path)
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == to_markdown(REPORT)
-    assert json.loads((tmp_path / "report.json").read_text()) == REPORT.to_dict()
+    assert json.loads((tmp_path / "report.json").read_text()) == {"version": 2, **REPORT.to_dict()}
     assert Report.load(tmp_path) == REPORT
 
 

@@ -103,3 +103,19 @@ def test_a_damaged_recipe_is_refused(world, text):
     Path("finished/recipe.yaml").write_text(text)
     with pytest.raises(UserError, match=r"another recipe \(it differs in its keys\)|is not YAML"):
         claim(Path("finished"), recipe.make(VALUES))
+
+
+def test_files_have_a_version_and_those_of_later_versions_are_refused(tmp_path):
+    report = Report.load(FIXTURES / "finished")
+    report.save(tmp_path)
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written["version"] == 2 and Report.load(tmp_path) == report
+    (tmp_path / "report.json").write_text(json.dumps(written | {"version": 3, "new key": 1}))
+    with pytest.raises(UserError, match=r"report\.json has version 3, and this secateur reads 1 to 2"):
+        Report.load(tmp_path)
+    wanted = recipe.read(FIXTURES / "finished" / "recipe.yaml", {})
+    (tmp_path / "recipe.yaml").write_text(wanted.to_yaml())
+    assert wanted.to_yaml().startswith("version: 2\n") and recipe.read(tmp_path / "recipe.yaml", {}) == wanted
+    (tmp_path / "recipe.yaml").write_text("version: 3\nnew key: 1\n")
+    with pytest.raises(UserError, match=r"recipe\.yaml has version 3, and this secateur reads 1 to 2"):
+        recipe.read(tmp_path / "recipe.yaml", {})

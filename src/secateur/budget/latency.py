@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,7 +21,7 @@ from secateur.budget.allocation import SizeCosts, best_units, stored_sizes
 from secateur.budget.budget import Budget
 from secateur.structure.space import UNITS, UnitSpace
 from secateur.system.errors import UserError
-from secateur.system.files import atomic_write
+from secateur.system.files import atomic_write, check_version
 
 if TYPE_CHECKING:
     from secateur.budget.space import Space
@@ -94,15 +95,18 @@ class LatencyTable(Budget):
         Raises:
             UserError: the file cannot be read, or has another version or protocol.
         """
+        wrong = partial("{} is not a latency table ({}): give what `secateur latency` writes".format, path)
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
-            version = data.pop("version")
+            version = data.pop("version", 1)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(wrong(error)) from error
+        check_version(version, VERSION, path)
+        try:
             table = LatencyTable(**data | {name: np.array(data[name], dtype=float) for name in _ARRAYS})
             table._check_arrays()
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UserError(f"{path} is not a latency table ({error}): give what `secateur latency` writes") from error
-        if version != VERSION:
-            raise UserError(f"the latency table {path} has version {version!r}, this secateur reads {VERSION}")
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(wrong(error)) from error
         for name, wanted in protocol.items():
             if wanted is not None and table.protocol.get(name) != wanted:
                 raise UserError(

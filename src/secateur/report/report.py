@@ -10,9 +10,11 @@ from typing import Any
 
 from secateur.report.recipe_keys import upgrade
 from secateur.system.errors import UserError
-from secateur.system.files import write_json
+from secateur.system.files import check_version, write_json
 
 FILE = "report.json"
+VERSION = 2
+"""Of the file; version 1, of secateur 0.1.0, had no version and the flat keys of its recipes."""
 
 
 @dataclass(frozen=True)
@@ -69,21 +71,24 @@ class Report:
 
     def save(self, folder: Path) -> None:
         """Write `report.json`, which marks the run as finished. `run_page.write` writes the pages for people."""
-        write_json(folder / FILE, self.to_dict())
+        write_json(folder / FILE, {"version": VERSION, **self.to_dict()})
 
     @staticmethod
     def load(folder: Path | str) -> Report:
         """The report of a finished run, of this version or of 0.1.0.
 
         Raises:
-            UserError: there is none, or it is damaged.
+            UserError: there is none, it is damaged, or a later version wrote it.
         """
         path = Path(folder) / FILE
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
+            check_version(values.pop("version", 1), VERSION, path)
             values.pop("retention")
             values["recipe"] = upgrade(values["recipe"])
             return Report(**values)
+        except UserError:
+            raise
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(
                 f"{path} is not a report that can be read ({error}): give the folder of a finished run"

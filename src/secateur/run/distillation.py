@@ -33,7 +33,7 @@ PARTS = ("model", "terms")
 
 @dataclass(frozen=True)
 class CutModel:
-    """A cut model, with the plan by which it was cut, over a space of its teacher."""
+    """A cut model and its teacher, with the plan by which it was cut, over a space of the student before the cut."""
 
     model: PreTrainedModel
     teacher: PreTrainedModel

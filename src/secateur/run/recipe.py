@@ -36,10 +36,13 @@ from secateur.run.recipe_groups import (
 from secateur.run.recipe_yaml import dump, parse
 from secateur.system import processes
 from secateur.system.errors import UserError
+from secateur.system.files import check_version
 from secateur.tasks import TASKS
 
 __all__ = ["KEYS", "Recipe", "make", "make_group", "read", "upgrade"]
 
+VERSION = 2
+"""Of a recipe file. Version 1, of secateur 0.1.0, had flat keys. A file without a version may have either."""
 AMOUNTS = tuple(f"target.{name}" for name in recipe_rules.AMOUNTS)
 
 
@@ -80,8 +83,8 @@ class Recipe(Strict):
         return self.model_dump(mode="json")
 
     def to_yaml(self) -> str:
-        """The resolved recipe as YAML, every key."""
-        return dump(self.to_dict())
+        """The resolved recipe as YAML: the version of the file, and every key."""
+        return dump({"version": VERSION, **self.to_dict()})
 
 
 def _keys() -> dict[str, Any]:
@@ -123,7 +126,7 @@ def read(path: Path | str, overrides: Mapping[str, Any]) -> Recipe:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{source} cannot be read: {error}") from error
-    values = parse(text, source)
+    values = keys_of(text, source)
     if not isinstance(values, dict):
         raise UserError(f"{source} holds {type(values).__name__}: expected keys and values")
     _refuse_duplicates(values, source)
@@ -131,6 +134,18 @@ def read(path: Path | str, overrides: Mapping[str, Any]) -> Recipe:
     if any(theirs.get(name) is not None for name in AMOUNTS):
         ours = {name: value for name, value in ours.items() if name not in AMOUNTS}
     return _resolved(ours | theirs, str(path))
+
+
+def keys_of(text: str, source: str) -> Any:
+    """What the YAML of a recipe holds, without its version.
+
+    Raises:
+        UserError: it is not YAML, or a later version wrote it.
+    """
+    values = parse(text, source)
+    if isinstance(values, dict):
+        check_version(values.pop("version", VERSION), VERSION, source)
+    return values
 
 
 def _refuse_duplicates(values: Mapping[str, Any], source: str) -> None:

@@ -13,8 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from secateur.report.recipe_keys import dotted, upgrade
-from secateur.run.recipe import Recipe, make
-from secateur.run.recipe_yaml import parse
+from secateur.run.recipe import Recipe, keys_of, make
 from secateur.system import processes
 from secateur.system.errors import UserError
 from secateur.system.files import atomic_write, write_json
@@ -104,7 +103,7 @@ def _differences(path: Path, recipe: Recipe) -> list[str]:
 
     A key that the older version did not have has its default.
     """
-    values = parse(path.read_text(encoding="utf-8"), str(path))
+    values = keys_of(path.read_text(encoding="utf-8"), str(path))
     try:
         old = dotted(make(upgrade(dict(values)), str(path)).to_dict())
     except (TypeError, ValueError):  # it holds no keys and values, or they are not a recipe

@@ -89,6 +89,18 @@ def write_json(path: Path | str, value: Any) -> None:
     atomic_write(path, json.dumps(value, indent=1) + "\n")
 
 
+def check_version(version: Any, newest: int, path: Path | str) -> None:
+    """Check that a file has a version from 1 to `newest`, all of which are read.
+
+    Raises:
+        UserError: it has another one.
+    """
+    if type(version) is not int or not 1 <= version <= newest:
+        raise UserError(
+            f"{path} has version {version!r}, and this secateur reads 1 to {newest}: use a matching secateur"
+        )
+
+
 def merge_json(path: Path, values: Mapping[str, Any]) -> None:
     """Set keys of a small JSON file; the file and its folder are created if they are missing."""
     path.parent.mkdir(parents=True, exist_ok=True)

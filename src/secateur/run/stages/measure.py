@@ -16,7 +16,7 @@ from secateur.report import run_page
 from secateur.report.model_card import card
 from secateur.report.report import Report
 from secateur.run.context import Context
-from secateur.run.models import load_teacher
+from secateur.run.models import base_model, load_teacher
 from secateur.run.stages.cut import VERIFIED
 from secateur.run.target import read_latency_table
 from secateur.structure.plan import Plan
@@ -65,9 +65,10 @@ def _report(context: Context, scored: Scored) -> None:
 
 def _measured(context: Context, scored: Scored) -> Report:
     recipe, task, model, teacher = context.recipe, context.data.task, scored.model, scored.teacher
-    plan = Plan.load(context.model_folder / "plan.json", teacher)
+    dense = base_model(context)  # whose shape the plan fits; the teacher may have another one
+    plan = Plan.load(context.model_folder / "plan.json", dense)
     times = grid(model, teacher, recipe.measurement.shapes, repeats=recipe.measurement.repeats)
-    target = _target(context, scored, plan)
+    target = _target(context, model, dense, plan)
     context.accounting.record_peak("measure")
     return Report(
         recipe=recipe.to_dict(),
@@ -76,7 +77,7 @@ def _measured(context: Context, scored: Scored) -> Report:
         teacher_scores=scored.teacher_scores,
         rows={name: len(split) for name, split in task.splits.items()},
         density=dict(plan.achieved),
-        structure=plan.read(Space(teacher, *recipe.target.units)).summary(),
+        structure=plan.read(Space(dense, *recipe.target.units)).summary(),
         parameters={"teacher": teacher.num_parameters(), "model": model.num_parameters()},
         weight_bytes={"teacher": 4 * teacher.num_parameters(), "model": disk_bytes(context.model_folder)},
         latency=[measurement.to_dict() for measurement in times],
@@ -89,10 +90,10 @@ def _measured(context: Context, scored: Scored) -> Report:
     )
 
 
-def _target(context: Context, scored: Scored, plan: Plan) -> dict[str, Any] | None:
+def _target(context: Context, model: PreTrainedModel, dense: PreTrainedModel, plan: Plan) -> dict[str, Any] | None:
     """The time that was asked for and predicted, and the time that the result takes; None where no time was asked."""
     table = read_latency_table(context.folder)
     if table is None or plan.latency is None:
         return None
     repeats = context.recipe.measurement.repeats
-    return target_reached(plan.latency, measure_again(table, scored.model, scored.teacher, repeats))
+    return target_reached(plan.latency, measure_again(table, model, dense, repeats))

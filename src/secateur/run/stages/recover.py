@@ -10,7 +10,7 @@ from secateur.budget.space import Space
 from secateur.deploy.verify import verify
 from secateur.run.context import Context
 from secateur.run.distillation import CutModel
-from secateur.run.models import load_teacher, prepared, problem_type_to_save
+from secateur.run.models import base_model, load_teacher, prepared, problem_type_to_save
 from secateur.run.stage_trainer import distilling_trainer, train
 from secateur.run.stages.cut import CUT_AT, VERIFIED, proved
 from secateur.run.stages.outputs import outputs_of
@@ -45,7 +45,7 @@ def _trainer(context: Context, small: PreTrainedModel, begin: float, rows_seen: 
     """
     recipe, state, teacher = context.recipe, context.distillation, load_teacher(context)
     own_rate = recipe.training.recover_learning_rate
-    cut_model = _cut_model(context, prepared(recipe, small, teacher), teacher)
+    cut_model = _cut_model(context, small, teacher)
     set_seed(recipe.seed + 1)
     return distilling_trainer(
         context,
@@ -64,9 +64,11 @@ def _trainer(context: Context, small: PreTrainedModel, begin: float, rows_seen: 
 
 
 def _cut_model(context: Context, small: PreTrainedModel, teacher: PreTrainedModel) -> CutModel:
-    """The cut model with its plan; the teacher has the shape of the student before the cut."""
-    plan = Plan.load(context.cut_folder / "plan.json", teacher)
-    return CutModel(small, teacher, plan, Space(teacher, *context.recipe.target.units))
+    """The cut model with its plan, which fits the student before the cut; the teacher may have another shape."""
+    dense = base_model(context)
+    plan = Plan.load(context.cut_folder / "plan.json", dense)
+    model = prepared(context.recipe, small, dense)
+    return CutModel(model, teacher, plan, Space(dense, *context.recipe.target.units))
 
 
 def _save_result(context: Context, small: PreTrainedModel) -> None:
