@@ -122,7 +122,11 @@ def surface(value):
         own = [kind for kind in value.__mro__ if kind.__module__.startswith("secateur")]
         names = {name for kind in own for name in vars(kind) if name == "__init__" or not name.startswith("_")}
         methods = {name: getattr(value, name) for name in sorted(names)}
-        return {name: parameters(method) for name, method in methods.items() if inspect.isroutine(method)}
+        return {
+            name: parameters(method)
+            for name, method in methods.items()
+            if inspect.isroutine(method) and callable(method)
+        }
     return parameters(value) if callable(value) else type(value).__name__
 
 
