@@ -1,6 +1,5 @@
 """The command line: every verb on small things, what it prints, and what it says of a user's mistakes."""
 
-import errno
 import json
 import os
 import signal
@@ -14,7 +13,6 @@ from pathlib import Path
 import pytest
 import yaml
 from fake_clock import timer
-from safetensors import SafetensorError
 from small_world import config, recipe_values, write_data, write_model
 from transformers import BertForMaskedLM, BertForSequenceClassification, GPT2Config, GPT2Model
 from typer.testing import CliRunner
@@ -486,33 +484,6 @@ def test_a_method_that_learns_cannot_cut_untrained_weights(secateur, world, tmp_
     result = secateur("cut", world / "classifier", "--method", "grain", "--output", tmp_path / "small")
     assert refused(result, "'grain'", "secateur prune")
     assert not (tmp_path / "small").exists()
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        OSError(errno.ENOSPC, "No space left on device"),
-        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
-        RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 128 vs 22"),
-        RuntimeError("basic_ios::clear: iostream error"),
-    ],
-)
-def test_a_full_disk_is_told_in_one_sentence(secateur, world, tmp_path, monkeypatch, error):
-    def fail(*args, **kwargs):
-        raise error
-
-    monkeypatch.setattr(pipeline, "run", fail)
-    result = secateur("prune", "--recipe", world / "recipe.yaml", "--output", tmp_path / "run")
-    assert refused(result, "disk is full")
-
-
-def test_a_bug_keeps_its_traceback(secateur, world, tmp_path, monkeypatch):
-    def fail(*args, **kwargs):
-        raise RuntimeError("a bug")
-
-    monkeypatch.setattr(pipeline, "run", fail)
-    result = secateur("prune", "--recipe", world / "recipe.yaml", "--output", tmp_path / "run")
-    assert isinstance(result.exception, RuntimeError)
 
 
 # A real process, and a terminal

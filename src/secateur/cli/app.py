@@ -1,43 +1,34 @@
 """The command `secateur`: its general options, and what it prints of an error.
 
-Exit codes: 0 success; 1 `verify` found a difference; 2 a mistake of the user's, reported in one sentence; 130
-interrupted. Tables, or JSON under `--json`, go to stdout; progress, warnings and errors go to stderr.
+Exit codes: 0 success; 1 `verify` found a difference; 2 a mistake of the user's, reported in one sentence; 3 an
+unexpected error; 130 interrupted. Tables, or JSON under `--json`, go to stdout; progress, warnings and errors go to
+stderr.
 
 Nothing here imports torch or transformers: `--help` and `--version` answer at once.
 """
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Iterator
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from secateur.cli.commands import COMMANDS, Commands
+from secateur.cli.errors import UNEXPECTED, explained, unexpected
 from secateur.cli.logs import quiet_libraries, show_logs, show_warnings
 from secateur.cli.output import show_lines, show_message
 from secateur.system import processes
-from secateur.system.errors import UserError
 from secateur.system.registry import import_extension
 from secateur.system.version import VERSION
 
 RESUMABLE = ("prune", "demo")
-LOCKED = (errno.EROFS, errno.EACCES, errno.EPERM)
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-FULL_MESSAGES = (
-    "No space left on device",
-    "File too large",
-    "PytorchStreamWriter failed",
-    "unexpected pos ",
-    "iostream error",
-)
-"""How safetensors and PyTorch, which give no error number, report that a disk is full."""
+REPORTED: tuple[Any, ...] = (typer.Exit, typer.Abort, *typer.BadParameter.__bases__)
+"""What typer reports itself: the ends of a command, and words that it does not know."""
 
 
 class Verbs(TyperGroup):
-    """The group of all commands: a mistake of the user's is reported in one sentence, a bug with its traceback."""
+    """The group of all commands: a mistake of the user's is reported in one sentence, another error as it is."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes | {"commands": Commands()})
@@ -55,15 +46,13 @@ class Verbs(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             _report_interruption(ctx.invoked_subcommand)
-        except typer.Exit:
+        except REPORTED:
             raise
         except Exception as error:
             processes.let_main_report()
-            sentence = _explained(error)
-            if sentence is None:
-                raise
-            show_message(f"error: {' '.join(sentence.split())}")
-            raise typer.Exit(2) from None
+            sentence = explained(error)
+            show_message(f"error: {' '.join(sentence.split())}" if sentence else unexpected(error))
+            raise typer.Exit(2 if sentence else UNEXPECTED) from (None if sentence else error)
 
 
 def _prepare(extensions: list[str]) -> None:
@@ -79,25 +68,6 @@ def _report_interruption(command: str | None) -> NoReturn:
         resumable = ": the same command continues from the last checkpoint" if command in RESUMABLE else ""
         show_message(f"interrupted{resumable}")
     raise typer.Exit(130) from None
-
-
-def _explained(error: Exception) -> str | None:
-    """What the user can do about an error; None for a bug."""
-    if isinstance(error, UserError):
-        return str(error)
-    for cause in _causes(error):
-        if getattr(cause, "errno", None) in LOCKED:
-            return f"a place cannot be written ({cause}): choose another, or allow it and repeat the command"
-    for cause in _causes(error):
-        if getattr(cause, "errno", None) in FULL or any(message in str(cause) for message in FULL_MESSAGES):
-            return f"the disk is full ({cause}): free space and repeat the command"
-    return None
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 app = typer.Typer(
