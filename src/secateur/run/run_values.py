@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.report.recipe_keys import dotted, upgrade
-from secateur.run.recipe import Recipe, make
-from secateur.run.recipe_yaml import parse
+from secateur.run.recipe import Recipe, keys_of, make
 
 MODELS = ("model", "teacher")
 """The folders of models in the folder of a run."""
@@ -37,5 +36,5 @@ def _recipe_of(folder: Path) -> Recipe | None:
     """The recipe of the run whose folder this is, or one of whose models."""
     for place in (folder, *((folder.parent,) if folder.name in MODELS else ())):
         if (path := place / "recipe.yaml").is_file():
-            return make(upgrade(dict(parse(path.read_text(encoding="utf-8"), str(path)))), str(path))
+            return make(upgrade(dict(keys_of(path.read_text(encoding="utf-8"), str(path)))), str(path))
     return None
