@@ -13,6 +13,7 @@ from tiny_models import tiny
 from secateur.deploy import pt2_archive, pt2_format
 from secateur.deploy.export import export, opened
 from secateur.deploy.pt2_program import plain_program
+from secateur.deploy.runner import runner
 from secateur.system.errors import UserError
 
 PROGRAM = "models/model.json"
@@ -210,3 +211,19 @@ def test_an_archive_that_two_readers_could_read_differently_is_refused(written, 
     for path in (compressed, elsewhere, twice):
         with pytest.raises(UserError, match="is compressed, occurs twice or lies elsewhere"):
             opened(path)
+
+
+@pytest.mark.parametrize("inputs", [{}, [], [1], "input_ids"])
+def test_facts_without_names_of_inputs_are_damaged(written, tmp_path, inputs):
+    path = crafted(written, tmp_path / "edited.pt2", edit("extra/secateur", lambda facts: facts.update(inputs=inputs)))
+    with pytest.raises(UserError, match="damaged facts about itself"):
+        runner(path, "pytorch")
+
+
+def test_a_program_that_fails_when_it_is_run_is_refused_when_it_is_opened(written, monkeypatch):
+    def fails(*arrays):
+        raise RuntimeError("The size of tensor a (50) must match the size of tensor b (7)")
+
+    monkeypatch.setattr(pt2_format, "load", lambda path: fails)
+    with pytest.raises(UserError, match=r"cannot be opened .*size of tensor a.*: export the model again"):
+        runner(written, "pytorch")

@@ -40,5 +40,13 @@ class ExportFacts:
 
     @classmethod
     def from_json(cls, text: str) -> ExportFacts:
+        """The facts that `to_json` wrote.
+
+        Raises:
+            ValueError, TypeError, LookupError: the text is damaged, or names no inputs or outputs.
+        """
         values = json.loads(text)
+        for name in ("inputs", "outputs"):
+            if not (isinstance(values[name], list) and values[name] and all(isinstance(n, str) for n in values[name])):
+                raise ValueError(f"{name} must be a list of names")
         return cls(**values | {name: tuple(values[name]) for name in ("inputs", "outputs")})

@@ -113,7 +113,7 @@ class Runtime(ABC):
         """An exported file ready to run.
 
         Raises:
-            UserError: it is another runtime's, holds another dtype, or cannot be opened.
+            UserError: it is another runtime's, holds another dtype, or cannot be opened and run.
         """
         facts = read_facts(path)
         if path.suffix != self.suffix:
@@ -125,6 +125,7 @@ class Runtime(ABC):
         size = sum(file.stat().st_size for file in files_of(path))
         with as_user_error(f"{path} cannot be opened", "export the model again"):
             run = self.open(path, dtype, threads, facts.inputs)
+            run(as_arrays({"input_ids": [[0, 0]]}, facts.inputs))  # a damaged program may fail in its first run alone
         return Runner(self.name, dtype, self.version(dtype), threads, facts.inputs, size, run)
 
     def file_in(self, workspace: Path, dtype: str) -> Path:
