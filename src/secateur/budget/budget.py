@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from secateur.system.errors import UserError
-
 if TYPE_CHECKING:
     from secateur.budget.space import Space
 
@@ -37,10 +35,6 @@ class Budget(ABC):
     def floor(self, space: Space) -> float:
         """The lowest share that the units of the space can reach, with all units removed that may be."""
 
-    def smallest(self, space: Space) -> float:
-        """The lowest share of a model of which something is left."""
-        return self.floor(space)
-
     @abstractmethod
     def check(self, space: Space, share: float) -> None:
         """Check that a share is a fraction and that the space can reach it.
@@ -48,18 +42,6 @@ class Budget(ABC):
         Raises:
             UserError: it is not, or cannot; the message names the floor.
         """
-
-    def check_left(self, space: Space, kept: Tensor, share: float) -> None:
-        """Check that the final choice `kept` `(N,)` bool within a share leaves something of the layers.
-
-        Raises:
-            UserError: it leaves nothing.
-        """
-        if space.density(kept) == 0.0:
-            raise UserError(
-                f"pruning {', '.join(space.units)} to {share:.4g} of the {self.name} would leave nothing of the "
-                "layers: ask for more"
-            )
 
     @abstractmethod
     def choose(self, space: Space, scores: Tensor, share: float, alive: Tensor) -> Tensor:

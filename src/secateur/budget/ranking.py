@@ -17,7 +17,7 @@ SIZED = ("ffn", "qk", "vo", "hidden")
 
 def ranked(scores: Tensor, alive: Tensor | None = None) -> Tensor:
     """`(N,)` double: scores with NaN replaced by the lowest number, and -inf for units that are not `alive`."""
-    values = scores.detach().double().nan_to_num(nan=torch.finfo(torch.double).min, posinf=torch.inf)
+    values = scores.detach().double().nan_to_num(nan=torch.finfo(torch.double).min)
     return values if alive is None else values.masked_fill(~alive, -torch.inf)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -67,22 +66,6 @@ class Space(UnitSpace):
     def floor(self) -> float:
         """The lowest share that these units can reach."""
         return self.budget.floor(self)
-
-    @cached_property
-    def smallest(self) -> float:
-        """The lowest share of a model of which something is left."""
-        return self.budget.smallest(self)
-
-    @cached_property
-    def large(self) -> Tensor:
-        """`(N,)` bool: units of more than twice the parameters of the smallest, such as layers beside neurons."""
-        cost = self.unit_cost()
-        return cost > 2 * cost[cost > 0].min()
-
-    @cached_property
-    def mixed(self) -> bool:
-        """Whether some units are large, and parameters are counted, so that this matters to what fits."""
-        return self.budget.name == Parameters.name and bool(self.large.any())
 
     def requested_share(self, share: float | None, density: float | None) -> float:
         """The share that is passed under one of the two names, after a check that these units can reach it.

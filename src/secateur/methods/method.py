@@ -196,8 +196,6 @@ class Method(RenamedMembers):
         with evaluating([self]):
             masks = self.chosen(requested) if requested is not None else self.exactly(cast(int, keep))
         budget = self.space.budget
-        if requested is not None:
-            budget.check_left(self.space, masks > 0, requested)
         return Plan.of(
             self.space,
             masks,

@@ -139,7 +139,7 @@ class Michel(Scheduled):
         target = self._target_share()
         if target >= self.space.share(self.alive) - ROUNDING:
             return
-        self.alive.copy_(self.space.choose(self.scores_toward_the_end(), target, alive=self.alive))
+        self.alive.copy_(self.space.choose(self.scores(), target, alive=self.alive))
         if self.exact:
             self.importance.zero_()
 

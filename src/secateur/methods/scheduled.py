@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 from secateur.methods.method import Method
 
 
@@ -18,16 +15,4 @@ class Scheduled(Method):
         super().advance(progress)
         share = self.share_schedule(progress)
         if share < 1.0 and share < self.space.share(self.alive):
-            self.alive.copy_(self.space.choose(self.scores_toward_the_end(), share, alive=self.alive))
-
-    def scores_toward_the_end(self) -> Tensor:
-        """The scores, with the units first that the last share of the schedule would keep now.
-
-        They are first anyway if all units have about one size. Among units of different sizes, a large one could
-        otherwise stay until all small ones are removed, and then not fit into the last share.
-        """
-        scores = self.scores()
-        if not self.space.mixed:
-            return scores
-        last = self.space.choose(scores, self.share_schedule.stop, alive=self.alive)
-        return scores.masked_fill(last, torch.inf)
+            self.alive.copy_(self.space.choose(self.scores(), share, alive=self.alive))

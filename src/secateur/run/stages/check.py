@@ -90,12 +90,7 @@ def _check_teacher(context: Context, model: PreTrainedModel) -> None:
 
 
 def _check_method(recipe: Recipe, method: Method) -> None:
-    """Something must be left, and the schedule of the method must be one that the recipe can use."""
-    if (share := share_to_keep(recipe, method.space)) < method.space.smallest:
-        raise UserError(
-            f"density {share:g} would leave nothing of the layers, of which the smallest unit is "
-            f"{method.space.smallest:.4f}: ask for more"
-        )
+    """The schedule of the method must be one that the recipe can use."""
     if recipe.target.toward is not None:
         share = share_to_keep(recipe, method.space)
         if schedule_of(recipe, share)(0.0) < share:
