@@ -511,6 +511,8 @@ def test_a_real_process_is_interrupted_without_a_traceback(world, tmp_path):
         400,
         "--set",
         "training.checkpoints=400",
+        "--set",
+        "distillation.check_teacher=false",
     )
     process = subprocess.Popen(
         [sys.executable, "-m", "secateur.cli.app", *map(str, words)],
