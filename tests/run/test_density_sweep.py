@@ -1,6 +1,7 @@
 """Several densities from one pruning: each is what a run for it alone gives, and the dense model is trained once."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -74,6 +75,8 @@ def test_the_teacher_is_scored_once(values, swept, tmp_path, monkeypatch):
 def test_other_scores_are_computed_again(values, swept, tmp_path, change):
     """What the scores depend on is in the name under which they are kept."""
     teacher = swept[0] / "teacher"
+    if "teacher" in change:
+        change = {"teacher": str(shutil.copytree(teacher, tmp_path / "other"))}
     first = run_data.RunData(recipe.make(values))
     kept = first.teacher_scores(first.task.load_model(teacher), tmp_path)
     other = run_data.RunData(recipe.make(values | change))
