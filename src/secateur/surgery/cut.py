@@ -13,12 +13,12 @@ from secateur.structure.plan import Plan
 from secateur.structure.space import UnitSpace
 from secateur.surgery import compact
 from secateur.surgery.auto_classes import auto_class, stock_names
+from secateur.surgery.cut_structure import structure_of
 from secateur.surgery.factorisation import embedding_rank, factorise
 from secateur.surgery.folding import fold
 from secateur.surgery.kept_indices import kept_indices, select_kept
 from secateur.surgery.masking import ATTACHED
 from secateur.surgery.optimizer_state import ORDERS, Moments
-from secateur.surgery.planned_structure import structure_of
 from secateur.surgery.schema import Structure
 from secateur.system.errors import UserError
 from secateur.system.moved import make_callable

@@ -20,9 +20,9 @@ from secateur.structure.axis_table import Parameter
 from secateur.structure.plan import Plan
 from secateur.structure.space import UnitSpace
 from secateur.surgery import compact
+from secateur.surgery.cut_structure import structure_of
 from secateur.surgery.kept_indices import kept_indices, select
 from secateur.surgery.optimizer_state import ORDERS, Moments
-from secateur.surgery.planned_structure import structure_of
 from secateur.system.errors import UserError
 
 STREAM = "hidden"

@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 from secateur.structure.plan import Plan
 from secateur.structure.space import UnitSpace
 from secateur.surgery import compact
+from secateur.surgery.cut_structure import structure_of
 from secateur.surgery.factorisation import stock_embedding
 from secateur.surgery.kept_indices import kept_indices
-from secateur.surgery.planned_structure import structure_of
 from secateur.surgery.schema import Structure
 from secateur.system.errors import UserError
 
