@@ -12,7 +12,6 @@ Values that come as text otherwise (`Flag(..., text=True)`) are converted by the
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import wraps
 from inspect import Parameter, Signature, signature
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -48,7 +47,6 @@ def recipe_options(
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         keys = [key for key in marked() if _wanted(key, parts) and key not in without]
 
-        @wraps(command)
         def with_given(**values: Any) -> None:
             texts = {key: values.pop(_name(key)) for key in keys}
             given = {key: _converted(key, value) for key, value in texts.items() if value not in (None, [])}
@@ -61,7 +59,7 @@ def recipe_options(
             if name != "given"
         ]
         options = [_option(key, key in required, (defaults or {}).get(key)) for key in keys]
-        del with_given.__wrapped__  # type: ignore[attr-defined]  # or typer reads the signature of the command itself
+        with_given.__name__, with_given.__doc__ = command.__name__, command.__doc__
         with_given.__signature__ = Signature([*own, *options])  # type: ignore[attr-defined]  # what typer reads
         with_given.__annotations__ = {each.name: each.annotation for each in (*own, *options)}
         return with_given

@@ -53,7 +53,6 @@ def _deprecated(member: Any, message: str) -> Any:
 
 def _rename_state(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """Rename old entries of a saved state before it is loaded."""
-    renamed: Mapping[str, str] = getattr(module, "renamed_state")  # noqa: B009 - only registered by RenamedMembers
-    for old, new in renamed.items():
+    for old, new in cast(RenamedMembers, module).renamed_state.items():
         if prefix + old in state:
             state[prefix + new] = state.pop(prefix + old)

@@ -255,7 +255,7 @@ class PruningTrainer(HookedTrainer):
             self.shrinking.cut(self.method.alive)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """As in Trainer, with the average of each term since the last log and the method's readings."""
+        """As in Trainer, with the average of each term since the last log and the values that the method logs."""
         if "loss" in logs:
             self.finite.check()
             logs |= self.term_averages.take(self.average)
