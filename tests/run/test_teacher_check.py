@@ -11,7 +11,8 @@ from secateur.run.context import Context
 from secateur.run.models import named_teacher
 from secateur.run.run_data import RunData
 from secateur.run.stages import check
-from secateur.system.errors import UserError
+from secateur.surgery import opening
+from secateur.system.errors import MissingPackage, UserError
 
 
 @pytest.fixture
@@ -83,6 +84,16 @@ def test_a_teacher_without_a_tokenizer_is_only_scored(values, tmp_path):
     for file in (tmp_path / "teacher").glob("*token*"):
         file.unlink()
     teacher_check.check_tokens(context(values | {"teacher": teacher}, tmp_path / "run"))
+
+
+def test_a_teacher_whose_tokenizer_needs_a_package_is_not_left_unchecked(values, tmp_path, monkeypatch):
+    def missing(name):
+        raise MissingPackage("the tokenizer needs SentencePiece: install it")
+
+    monkeypatch.setattr(opening, "open_tokenizer", missing)
+    other = write_model(tmp_path / "other", ["bad", "good"])
+    with pytest.raises(MissingPackage, match="SentencePiece"):
+        teacher_check.check_tokens(context(values | {"teacher": str(other)}, tmp_path / "run"))
 
 
 def test_labels_of_the_teacher_in_another_order_decide_the_order(values, tmp_path):

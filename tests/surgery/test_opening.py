@@ -21,7 +21,14 @@ from secateur.methods.magnitude import Magnitude
 from secateur.surgery.checkpoint import save
 from secateur.surgery.compact import Pruned
 from secateur.surgery.cut import cut
-from secateur.surgery.opening import check_vocabulary, model_folder, open_encoder, open_model, open_tokenizer
+from secateur.surgery.opening import (
+    check_vocabulary,
+    model_folder,
+    open_encoder,
+    open_model,
+    open_tokenizer,
+    tokenizer_if_any,
+)
 from secateur.system.errors import UserError
 
 
@@ -112,6 +119,13 @@ def test_weights_that_the_model_does_not_take_are_refused(key, tmp_path):
     change_weights(tmp_path, lambda weights: weights.update({key: torch.ones(3, 4)}))
     with pytest.raises(UserError, match=f"1 weights that .*does not take .*{key}"):
         open_model(tmp_path)
+
+
+def test_a_folder_without_files_of_a_tokenizer_has_none(folders, tmp_path):
+    open_model(folders / "dense").save_pretrained(tmp_path / "bare")
+    with pytest.raises(UserError, match="bare has no tokenizer that loads: give a model folder that holds one"):
+        open_tokenizer(tmp_path / "bare")
+    assert tokenizer_if_any(tmp_path / "bare") is None
 
 
 def test_a_tokenizer_of_more_tokens_than_embeddings_is_refused(folders):

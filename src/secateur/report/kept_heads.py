@@ -11,7 +11,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from secateur.structure.plan import Plan
-from secateur.surgery.auto_classes import auto_class
+from secateur.surgery.auto_classes import auto_class_of
 from secateur.surgery.checkpoint import DAMAGE, read_config
 from secateur.system.compat.auto_classes import stock_class
 from secateur.system.errors import UserError
@@ -54,7 +54,7 @@ def _dense(folder: Path) -> PreTrainedModel:
     config = read_config(folder)
     config.secateur = config.auto_map = None
     try:
-        auto = getattr(transformers, auto_class(str((config.architectures or [""])[0])))
+        auto = getattr(transformers, auto_class_of(config))
         with torch.device("meta"):
             return stock_class(auto, type(config))(config)
     except DAMAGE as error:

@@ -17,7 +17,7 @@ from secateur.methods import METHODS
 from secateur.report import markdown
 from secateur.report.report import Report
 from secateur.report.report_text import footnotes, score_table, target_text
-from secateur.surgery.auto_classes import auto_class
+from secateur.surgery.auto_classes import auto_class_of
 
 INHERITED = ("license", "license_name", "license_link", "language")
 """Fields of the base model's card that apply to every model derived from it."""
@@ -79,7 +79,7 @@ def card(report: Report, model: PreTrainedModel) -> str:
         report: the report of the run; its recipe names the base model and the data.
         model: the compact model; its class decides how it is loaded.
     """
-    recipe, auto = report.recipe, auto_class((model.config.architectures or [""])[0])
+    recipe, auto = report.recipe, auto_class_of(model.config)
     method, source = recipe["method"]["name"], recipe["data"]["source"]
     name, base = f"{Path(recipe['model']).name}-{method}", header_of(recipe["model"])
     data = ModelCardData(

@@ -5,19 +5,17 @@ from __future__ import annotations
 import logging
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from secateur.measure.evaluation import encoded, scores
 from secateur.run.context import Context
-from secateur.surgery.opening import model_folder, open_tokenizer
+from secateur.surgery.opening import tokenizer_if_any
 from secateur.system.errors import UserError
 
 log = logging.getLogger(__name__)
 
 TEXTS = 64
 """Validation rows whose tokens are compared."""
-FILES = ("tokenizer*", "vocab*", "*.model")
-"""Files of a tokenizer."""
 ROWS = 512
 """Validation rows that are scored, sampled by the seed."""
 
@@ -29,11 +27,12 @@ def check_tokens(context: Context) -> None:
 
     Raises:
         UserError: some rows differ.
+        MissingPackage: the teacher's tokenizer needs a package that is not installed.
     """
     recipe, data = context.recipe, context.data
     if recipe.teacher is None or not recipe.distillation.check_teacher:
         return
-    tokenizer = _own_tokenizer(recipe.teacher)
+    tokenizer = tokenizer_if_any(recipe.teacher)
     if tokenizer is None:
         log.info("the teacher has no tokenizer to compare with the model's")
         return
@@ -49,17 +48,6 @@ def check_tokens(context: Context) -> None:
             f"{len(ours)} validation rows, and the teacher is given the model's: give a teacher with the tokenizer of "
             "the model, or set distillation.check_teacher: false"
         )
-
-
-def _own_tokenizer(name: str) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of a teacher; None if it has none, where transformers makes an empty one for a folder."""
-    folder = model_folder(name)
-    if folder.is_dir() and not any(path for pattern in FILES for path in folder.glob(pattern)):
-        return None
-    try:
-        return open_tokenizer(name)
-    except UserError:
-        return None
 
 
 def check_score(context: Context, teacher: PreTrainedModel) -> None:

@@ -37,6 +37,15 @@ def auto_class(name: str) -> str:
     raise ValueError(f"no class of transformers for {', '.join(AUTO_CLASSES)} is named {name!r}")
 
 
+def auto_class_of(config: PreTrainedConfig) -> str:
+    """The `AutoModelFor*` that loads the class which a config names, of a dense or of a compact model.
+
+    Raises:
+        ValueError: it names none that any of them loads.
+    """
+    return auto_class(str((config.architectures or [""])[0]))
+
+
 def own_auto_class(config: PreTrainedConfig) -> str | None:
     """The `AutoModelFor*` that builds the class which a dense checkpoint names; None if it names an unsupported head.
 

@@ -21,11 +21,11 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.structure.architectures import ARCHITECTURES
 from secateur.surgery import compact
-from secateur.surgery.auto_classes import auto_class
+from secateur.surgery.auto_classes import auto_class_of
 from secateur.surgery.hub import local_folder
 from secateur.surgery.schema import Structure
 from secateur.surgery.uncut import planned_structure
-from secateur.system.errors import UserError
+from secateur.system.errors import UserError, reason_of
 from secateur.system.files import atomic_folder, read_json
 from secateur.system.load_report import without_load_report
 
@@ -85,14 +85,14 @@ def load(folder: Path | str) -> PreTrainedModel:
     check_weights(folder, config.num_hidden_layers)
     _read_json(folder / "plan.json", f"{folder} cannot be loaded")
     try:
-        auto = getattr(transformers, auto_class(str((config.architectures or [""])[0])))
+        auto = getattr(transformers, auto_class_of(config))
         options = {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
         with without_load_report():
             model, found = auto.from_pretrained(folder, config=config, **options)
     except compact.DamagedError as error:
         raise UserError(str(error)) from error
     except DAMAGE as error:
-        raise UserError(f"{folder} cannot be loaded, its files do not belong together: {_first_line(error)}") from error
+        raise UserError(f"{folder} cannot be loaded, its files do not belong together: {reason_of(error)}") from error
     if odd := sorted({*found["missing_keys"], *found["unexpected_keys"]}):
         raise UserError(
             f"{folder} cannot be loaded, its files do not belong together: {odd[0]!r} is in the weights or in the "
@@ -111,7 +111,7 @@ def check_structure(model: PreTrainedModel, folder: Path) -> None:
     try:
         planned = planned_structure(model).to_dict()
     except DAMAGE as error:
-        raise UserError(f"{folder}/plan.json does not fit its config.json: {_first_line(error)}") from error
+        raise UserError(f"{folder}/plan.json does not fit its config.json: {reason_of(error)}") from error
     path, by_plan, by_config = _first_difference(planned, model.config.secateur)
     if path:
         raise UserError(
@@ -157,7 +157,7 @@ def read_config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder)
     except DAMAGE as error:
-        raise UserError(f"{folder}/config.json is damaged: {_first_line(error)}") from error
+        raise UserError(f"{folder}/config.json is damaged: {reason_of(error)}") from error
 
 
 def check_weights(folder: Path, layers: Any) -> None:
@@ -178,7 +178,7 @@ def check_weights(folder: Path, layers: Any) -> None:
                     if not torch.isfinite(tensors.get_tensor(name).float()).all():
                         raise UserError(f"{file} is damaged: {name} holds values that are not finite")
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{file} is damaged ({_first_line(error)}): copy or save the model again") from error
+            raise UserError(f"{file} is damaged ({reason_of(error)}): copy or save the model again") from error
     if not isinstance(layers, int) or layers > tensor_count:
         raise UserError(
             f"{folder}/config.json is damaged: it has {layers!r:.40} layers, and the weights {tensor_count} tensors"
@@ -191,7 +191,3 @@ def _read_json(path: Path, failure: str) -> Any:
         return read_json(path)
     except OSError as error:
         raise UserError(f"{failure}: {path.name} cannot be read ({error.strerror})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:300]

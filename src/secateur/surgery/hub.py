@@ -8,7 +8,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from secateur.system.errors import UserError
+from secateur.system.errors import UserError, reason_of
 
 LEFT_OUT = ("*.bin", "*.h5", "*.msgpack", "*.ot", "*.onnx", "*.pt2", "*.xml", "*/*")
 """Files of a model on the hub that are not downloaded: weights in other formats, exports, and folders."""
@@ -29,10 +29,9 @@ def local_folder(name: str | Path) -> Path:
     try:
         return Path(snapshot_download(name, ignore_patterns=list(LEFT_OUT)))
     except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"{name} is not a folder, and not a model on the hub or in its cache ({reason}): give the path of a saved "
-            "model, or a name on the hub"
+            f"{name} is not a folder, and not a model on the hub or in its cache ({reason_of(error)}): give the path "
+            "of a saved model, or a name on the hub"
         ) from error
 
 

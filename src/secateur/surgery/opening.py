@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,13 @@ from secateur.surgery import checkpoint
 from secateur.surgery.auto_classes import own_auto_class, supported_heads
 from secateur.surgery.hub import local_folder
 from secateur.surgery.loaded_weights import check_encoder, check_whole
-from secateur.system.errors import MissingPackage, UserError
+from secateur.system.errors import MissingPackage, UserError, as_user_error, reason_of
 from secateur.system.load_report import without_load_report
 
 log = logging.getLogger(__name__)
+
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")
+"""Files of a tokenizer; for a folder with none of them transformers makes an empty one."""
 
 
 def model_folder(name: str | Path) -> Path:
@@ -84,29 +86,22 @@ def _located(name: str | Path) -> tuple[str, Any]:
     folder = model_folder(name)
     if folder.is_dir():
         return str(folder), checkpoint.read_config(folder)
-    with _explained(name):
+    with _as_unloadable(name):
         return str(name), AutoConfig.from_pretrained(str(name))
 
 
 def _load_dense(auto: str, source: str, config: Any, name: str | Path) -> tuple[PreTrainedModel, dict[str, set[str]]]:
     """The model, and the names of the weights that it lacks and that it does not take."""
     kind: Any = getattr(transformers, auto)
-    with _explained(name), without_load_report():
+    with _as_unloadable(name), without_load_report():
         model, loading = kind.from_pretrained(source, config=config, dtype=torch.float32, output_loading_info=True)
     return model, loading
 
 
-@contextmanager
-def _explained(name: str | Path) -> Iterator[None]:
-    """Report damaged files, other folders and a hub out of reach, which raise errors of many types, in one sentence."""
-    try:
-        yield
-    except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(
-            f"model {str(name)!r} cannot be loaded ({reason}): give a folder written by save_pretrained, or a name on "
-            "the hub"
-        ) from error
+def _as_unloadable(name: str | Path) -> AbstractContextManager[None]:
+    """Report damaged files, other folders and a hub out of reach as a model that cannot be loaded."""
+    advice = "give a folder written by save_pretrained, or a name on the hub"
+    return as_user_error(f"model {str(name)!r} cannot be loaded", advice)
 
 
 def open_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
@@ -117,16 +112,19 @@ def open_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
         MissingPackage: it needs a package that is not installed.
     """
     folder = model_folder(name)
+    absent = f"{name} has no tokenizer that loads: give a model folder that holds one"
+    if folder.is_dir() and not any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
+        raise UserError(absent)
     try:
         return AutoTokenizer.from_pretrained(folder if folder.is_dir() else name)
     except ImportError as error:
-        reason = str(error).strip().partition("\n")[0].partition(". ")[0]
+        reason = reason_of(error).partition(". ")[0]
         raise MissingPackage(
             f"the tokenizer of {name} needs a package that is not installed ({reason}): run pip install "
             "'secateur[tokenizers]'"
         ) from error
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{name} has no tokenizer that loads: give a model folder that holds one") from error
+        raise UserError(absent) from error
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str | Path) -> None:

@@ -26,5 +26,9 @@ def as_user_error(failure: str, advice: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0].rstrip(".:") or type(error).__name__
-        raise UserError(f"{failure} ({reason}): {advice}") from error
+        raise UserError(f"{failure} ({reason_of(error)}): {advice}") from error
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of what an exception of a library says, to stand within a sentence; else the name of its type."""
+    return str(error).strip().partition("\n")[0][:300].rstrip(".:") or type(error).__name__
