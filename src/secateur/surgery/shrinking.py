@@ -9,7 +9,9 @@ width: its masks act at every module.
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -70,17 +72,13 @@ class Shrinking(nn.Module):
         wanted = {axis: indices for axis, indices in kept_indices(reading, plan).items() if axis != STREAM}
         shapes = copy.deepcopy(self._skeleton())
         compact.reshape(shapes, structure_of(self.space, plan, reading, wanted))
-        self._rebuild(shapes, wanted, optimizer)
-        self.stored = wanted
-        self.kept.copy_(kept)
+        self._rebuild(shapes, wanted, kept, optimizer)
 
     @torch.no_grad()
     def restore(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Give the model its full size again; weights that were cut away are 0."""
         if self.stored:
-            self._rebuild(copy.deepcopy(self._skeleton()), {}, optimizer)
-            self.stored = {}
-            self.kept.fill_(True)
+            self._rebuild(copy.deepcopy(self._skeleton()), {}, torch.ones_like(self.kept), optimizer)
 
     @torch.no_grad()
     def full_state(self) -> dict[str, Tensor]:
@@ -113,9 +111,17 @@ class Shrinking(nn.Module):
         return self._stock[0]
 
     def _rebuild(
-        self, shapes: PreTrainedModel, wanted: Mapping[str, Tensor], optimizer: torch.optim.Optimizer | None
+        self,
+        shapes: PreTrainedModel,
+        wanted: Mapping[str, Tensor],
+        kept: Tensor,
+        optimizer: torch.optim.Optimizer | None,
     ) -> None:
-        """Give the model new modules with the wanted indices of its weights, and the optimizer their parameters."""
+        """Give the model new modules with the wanted indices of its weights, and the optimizer their parameters.
+
+        Everything is computed before anything is assigned, so that an interrupt leaves the model and its optimizer as
+        they were.
+        """
         old, like = dict(self.model.named_parameters()), next(self.model.parameters())
         new: dict[str, nn.Parameter] = {}
         for name, blank in shapes.named_parameters():
@@ -126,10 +132,24 @@ class Shrinking(nn.Module):
         for name, buffer in shapes.named_buffers():
             if buffer.is_meta:  # the empty buffers of modules that replace removed ones
                 _assign(shapes, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=like.device))
-        if optimizer is not None:
-            self._move_moments(optimizer, old, new, wanted)
-        for name, module in shapes.train(self.model.training).named_children():
+        modules = dict(shapes.train(self.model.training).named_children())
+        moved = None if optimizer is None else self._moved(optimizer, old, new, wanted)
+        rebuilt = _Rebuilt(modules, wanted, kept, moved)
+        try:
+            self._take(rebuilt)
+        except BaseException:
+            self._take(rebuilt)  # a model with some of its new modules is of no use: an interrupt waits for the rest
+            raise
+
+    def _take(self, rebuilt: _Rebuilt) -> None:
+        """Assign what was computed. It may be called again if it was interrupted."""
+        for name, module in rebuilt.modules.items():
             setattr(self.model, name, module)
+        if rebuilt.moved is not None:
+            rebuilt.moved.assign()
+            self._removed = rebuilt.moved.removed
+        self.kept.copy_(rebuilt.kept)
+        self.stored = rebuilt.stored
 
     def _reindexed(self, entry: Parameter, old: Tensor | None, wanted: Mapping[str, Tensor], like: Tensor) -> Tensor:
         """A parameter, or a moment of one, at the wanted indices of its axes; 0 at indices that were not stored."""
@@ -146,30 +166,69 @@ class Shrinking(nn.Module):
             return like.new_zeros(sizes)
         return value.detach()
 
-    def _move_moments(
+    def _moved(
         self,
         optimizer: torch.optim.Optimizer,
         old: Mapping[str, Tensor],
         new: Mapping[str, nn.Parameter],
         wanted: Mapping[str, Tensor],
-    ) -> None:
-        """Exchange an optimizer's parameters and reduce their moments; removed parameters are noted for `restore`."""
+    ) -> _MovedOptimizer:
+        """An optimizer's parameters and moments after the exchange; removed parameters are noted for `restore`."""
         names = {id(parameter): name for name, parameter in old.items()}
+        groups, removed = [], dict(self._removed)
         for number, group in enumerate(optimizer.param_groups):
             mine = [(parameter, names.get(id(parameter))) for parameter in group["params"]]
-            group["params"] = [p if name is None else new[name] for p, name in mine if name is None or name in new]
-            group["params"] += [new[name] for name in self._removed if self._removed[name] == number and name in new]
-            self._removed |= {name: number for _, name in mine if name is not None and name not in new}
-        self._removed = {name: number for name, number in self._removed.items() if name not in new}
+            own = [p if name is None else new[name] for p, name in mine if name is None or name in new]
+            groups.append(own + [new[name] for name in removed if removed[name] == number and name in new])
+            removed |= {name: number for _, name in mine if name is not None and name not in new}
+        state = {parameter: own for parameter, own in optimizer.state.items() if id(parameter) not in names}
         for name, parameter in old.items():
-            state = optimizer.state.pop(parameter, {})
-            if name in new and state:
-                optimizer.state[new[name]] = {
-                    key: self._reindexed(self.entries[name], value, wanted, value)
-                    if torch.is_tensor(value) and value.shape == parameter.shape
-                    else value
-                    for key, value in state.items()
-                }
+            if name in new and optimizer.state.get(parameter):
+                state[new[name]] = self._moved_state(name, optimizer.state[parameter], parameter.shape, wanted)
+        removed = {name: number for name, number in removed.items() if name not in new}
+        return _MovedOptimizer(optimizer, groups, state, removed)
+
+    def _moved_state(
+        self, name: str, state: Mapping[str, Any], shape: torch.Size, wanted: Mapping[str, Tensor]
+    ) -> dict[str, Any]:
+        """The state of one parameter of that shape, with its moments at the wanted indices."""
+        return {
+            key: self._reindexed(self.entries[name], value, wanted, value)
+            if torch.is_tensor(value) and value.shape == shape
+            else value
+            for key, value in state.items()
+        }
+
+
+@dataclass(frozen=True)
+class _MovedOptimizer:
+    """What an optimizer has after its parameters were exchanged.
+
+    Attributes:
+        groups: the parameters of each of its groups.
+        state: parameter -> its state.
+        removed: names of parameters that it had and that the model has no longer -> the number of their group.
+    """
+
+    optimizer: torch.optim.Optimizer
+    groups: list[list[Tensor]]
+    state: dict[Tensor, dict[str, Any]]
+    removed: dict[str, int]
+
+    def assign(self) -> None:
+        for group, parameters in zip(self.optimizer.param_groups, self.groups, strict=True):
+            group["params"] = parameters
+        self.optimizer.state = defaultdict(dict, self.state)
+
+
+@dataclass(frozen=True)
+class _Rebuilt:
+    """New modules of a model by name, the indices that they store, the units that they keep, and their optimizer."""
+
+    modules: Mapping[str, nn.Module]
+    stored: Mapping[str, Tensor]
+    kept: Tensor
+    moved: _MovedOptimizer | None
 
 
 def _check_moments(optimizer: torch.optim.Optimizer) -> None:
