@@ -69,6 +69,9 @@ def test_a_row_with_one_label_is_a_list_of_one(tmp_path):
         ({"label": [["a"], ["a"], [], ["a"]]}, {}, "are all the same"),
         ({"label": [0.5, 0.25, 0.0, 1.0]}, {}, "are decimals"),
         ({"a": [0, 2, 1, 0], "b": [0, 1, 1, 0]}, {"label": "a,b"}, "column 'a' holds 2"),
+        ({"a": [0, 1, 1, 0], "b": [1, 0, 1, 0]}, {"label": "a,b,a"}, "names a column twice"),
+        ({"a": [0, 1, 1, 0], "b": [1, 0, 1, 0]}, {"label": "a,b", "labels": ("a", "b", "a")}, "has 'a' twice"),
+        ({"label": [[0, 1], [1, 0], [1, 1], [0, 0]]}, {"labels": ("a", "a")}, "has 'a' twice"),
         ({"label": SETS}, {"metric": "accuracy"}, "micro_f1, macro_f1, subset_accuracy"),
     ],
 )

@@ -97,9 +97,7 @@ def _asked_labels(
     texts: Collection[str], numbers: Mapping[str, int] | None, column: str, asked: Sequence[str]
 ) -> Labels:
     """The labels that the user states, in their order."""
-    if len(set(asked)) < len(asked):
-        twice = next(name for name in asked if list(asked).count(name) > 1)
-        raise UserError(f"data.labels has {twice!r} twice: name each label once")
+    check_asked(asked)
     if missing := sorted(set(texts) - set(asked)):
         if numbers is not None and max(numbers.values()) < len(asked):
             return _classes_from_zero(len(asked), column, asked)
@@ -108,6 +106,12 @@ def _asked_labels(
             "name every label of the data, in the order of the model's outputs"
         )
     return _in_order(asked, "asked")
+
+
+def check_asked(asked: Sequence[str]) -> None:
+    """Refuse labels of which the user states one twice."""
+    if twice := next((name for name in asked if list(asked).count(name) > 1), None):
+        raise UserError(f"data.labels has {twice!r} twice: name each label once")
 
 
 def distinct(splits: DatasetDict, column: str) -> set[str]:

@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict, LargeList, List, Value
 from secateur.system.errors import UserError
 from secateur.tasks.classification_data import LABELS, check_text, text_columns
 from secateur.tasks.columns import check_rows, find_column, listed, no_column, shared_columns
-from secateur.tasks.labels import Labels, element_of, read_labels, text_by
+from secateur.tasks.labels import Labels, check_asked, element_of, read_labels, text_by
 
 COLUMN = "labels"
 """The column of labels, where the data has a column for each."""
@@ -29,6 +29,7 @@ def prepare(
     Raises:
         UserError: a column is missing, is empty, has gaps or holds no labels.
     """
+    check_asked(asked or ())
     shared = shared_columns(splits)
     columns, own = text_columns(shared, text), _label_columns(shared, label)
     if both := set(columns) & set(own):
@@ -53,6 +54,8 @@ def _label_columns(shared: Sequence[str], label: str | None) -> list[str]:
     names = [name.strip() for name in label.split(",")]
     if not set(names) <= set(shared):
         raise no_column("label", names, shared)
+    if len(set(names)) < len(names):
+        raise UserError(f"`label` names a column twice ({listed(names)}): name each once")
     return names
 
 
