@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
-from faults_by_kind import archives, caches, dtypes, folders, heads, interrupts, optimizers, runs, training
+from faults_by_kind import archives, caches, dtypes, folders, heads, interrupts, labels, optimizers, runs, training
 from faults_by_kind.endings import TRACEBACK, VERDICTS, WRONG, Outcome
 
 PARTS: dict[str, Callable[[Path, float], Iterator[Outcome]]] = {
@@ -38,6 +38,7 @@ PARTS: dict[str, Callable[[Path, float], Iterator[Outcome]]] = {
     "heads": heads.heads,
     "dtypes": dtypes.dtypes,
     "caches": caches.caches,
+    "labels": labels.labels,
 }
 
 

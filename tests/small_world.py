@@ -14,14 +14,14 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "fine", "bad", "good", "dull",
 SHAPES = ((1, 8),)
 
 
-def tokenizer(max_length=32):
-    words = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    words.pre_tokenizer = Whitespace()
-    words.post_processor = BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+def tokenizer(max_length=32, words=WORDS):
+    pieces = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    pieces.pre_tokenizer = Whitespace()
+    pieces.post_processor = BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     names = ["input_ids", "token_type_ids", "attention_mask"]
     return PreTrainedTokenizerFast(
-        tokenizer_object=words, model_max_length=max_length, model_input_names=names, **special
+        tokenizer_object=pieces, model_max_length=max_length, model_input_names=names, **special
     )
 
 
