@@ -555,7 +555,7 @@ def test_compare_puts_a_run_beside_its_teacher_and_another_model(secateur, world
     assert teacher["score"] == outside["score"] == report.teacher_scores["accuracy"]
     assert (run["score"], run["density"]) == (report.scores["accuracy"], report.density["prunable"])
     assert (outside["density"], outside["bytes"]) == (1.0, report.weight_bytes["teacher"])
-    assert found == json.loads((tmp_path / "pages" / "compare.json").read_text())
+    assert {"version": 1, **found} == json.loads((tmp_path / "pages" / "compare.json").read_text())
     assert {path.name for path in (tmp_path / "pages").iterdir()} == {"compare.html", "compare.md", "compare.json"}
     shown = secateur("compare", *words).stdout
     assert "1 x 8 speed-up" in shown and "compare.html" in shown and "at the end of each run" in shown
@@ -591,7 +591,7 @@ def test_sensitivity_scores_every_group(secateur, world, tmp_path):
     groups += [f"{layer}.{kind}" for layer in (0, 1) for kind in ("attention", "mlp")]
     assert [one["group"] for one in found["reactions"]] == groups
     assert (found["rows"], found["evidence"], found["by"]) == (8, 8, "gradient")
-    assert found == json.loads((tmp_path / "pages" / "sensitivity.json").read_text())
+    assert {"version": 1, **found} == json.loads((tmp_path / "pages" / "sensitivity.json").read_text())
     shown = secateur("sensitivity", world / "classifier", *words, "--by", "magnitude", "--units", "ffn")
     assert "ffn, 24 units" in shown.stdout and "standard error" in shown.stdout and "2 cuts" not in shown.stderr
     assert "choosing units by magnitude" in shown.stderr

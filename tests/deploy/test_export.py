@@ -5,6 +5,7 @@ That fp32 says what the model says is law 13.
 
 import json
 import sys
+from dataclasses import asdict
 from importlib import import_module
 
 import pytest
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 
 from secateur.budget.space import Space
 from secateur.cli import app, deploy_commands
-from secateur.deploy import formats
+from secateur.deploy import export_facts, formats
 from secateur.deploy.export import TOLERANCE, export, opened, within
 from secateur.deploy.export_facts import ExportFacts
 from secateur.deploy.formats import read_facts
@@ -23,6 +24,7 @@ from secateur.structure.fingerprints import weights_fingerprint
 from secateur.structure.plan import Plan
 from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
+from secateur.system.file_format import FileFormat
 
 for package in ("onnx", "onnxruntime", "openvino", "nncf"):
     pytest.importorskip(package)
@@ -103,7 +105,7 @@ def test_a_file_describes_itself(small, tmp_path):
     assert (facts.format, facts.dtype, facts.opset) == ("onnx", "fp32", 20)
     assert facts.inputs == ("input_ids", "attention_mask", "token_type_ids")
     assert facts.source == weights_fingerprint(small)
-    assert ExportFacts.from_json(facts.to_json()) == facts
+    assert ExportFacts.from_json(facts.to_json(), found.path) == facts
     assert found.bytes == found.path.stat().st_size
     assert json.loads(json.dumps(found.to_dict()))["tolerance"] == TOLERANCE
 
@@ -117,6 +119,25 @@ def test_a_model_in_fp16_is_exported_from_its_weights(tmp_path):
         found.facts.source == weights_fingerprint(tiny("bert", dtype=torch.float16).float())
         and half.dtype == torch.float16
     )
+
+
+@pytest.mark.parametrize("suffix", formats.FORMATS)
+def test_an_exported_file_names_the_version_of_its_facts(small, tmp_path, monkeypatch, suffix):
+    path = tmp_path / f"model{suffix}"
+    facts = export(small, path).facts
+    assert {*tmp_path.iterdir()} == {*formats.files_of(path)}, "nothing else is written"
+    assert json.loads(facts.to_json())["version"] == 1 and read_facts(path) == facts
+    with monkeypatch.context() as older:
+        older.setattr(ExportFacts, "to_json", lambda self: json.dumps(asdict(self)))  # of 0.1.0
+        export(small, path)
+    assert read_facts(path) == facts
+    with monkeypatch.context() as later:
+        later.setattr(export_facts, "FORMAT", FileFormat(99))
+        export(small, path)
+    with pytest.raises(
+        UserError, match=rf"model{suffix} has version 99, and this secateur reads 1 to 1: update secateur"
+    ):
+        opened(path)
 
 
 def test_an_openvino_file_has_its_weights_in_a_second_file(small, tmp_path):

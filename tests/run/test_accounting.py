@@ -39,7 +39,7 @@ def test_a_killed_attempt_is_counted_up_to_its_last_log(tmp_path, clock):
     clock.seconds += 2
     with Accounting(tmp_path).stage("prune"):
         clock.seconds += 5
-    assert json.loads((tmp_path / "seconds.json").read_text()) == {"prune": 11.0}
+    assert json.loads((tmp_path / "seconds.json").read_text()) == {"version": 1, "prune": 11.0}
 
 
 def test_the_error_of_the_stage_is_reported_where_nothing_can_be_written(tmp_path, clock):

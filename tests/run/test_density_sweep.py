@@ -96,7 +96,12 @@ def test_damaged_scores_are_computed_again(values, swept, tmp_path):
     (kept,) = tmp_path.glob("scores-*.json")
     kept.write_text(kept.read_text()[:-5])
     assert own.teacher_scores(teacher, tmp_path) == whole
-    assert json.loads(kept.read_text()) == whole
+    assert json.loads(kept.read_text()) == {"version": 1, **whole}
+    kept.write_text(json.dumps(whole))  # as 0.1.0 wrote them
+    assert own.teacher_scores(teacher, tmp_path) == whole and "version" not in kept.read_text()
+    kept.write_text(json.dumps({"version": 99}))
+    with pytest.raises(UserError, match=r"scores-\w+\.json has version 99, .*: update secateur$"):
+        own.teacher_scores(teacher, tmp_path)
 
 
 @pytest.mark.parametrize("method", ["magnitude", "cofi"])

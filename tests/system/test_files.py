@@ -1,7 +1,6 @@
 """Atomic writes: after a failure the old content is there, and nothing else."""
 
 import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +8,11 @@ import pytest
 
 from secateur.system.errors import UserError
 from secateur.system.files import (
-    append_json_line,
     atomic_folder,
     atomic_path,
     atomic_write,
     fingerprint,
-    merge_json,
     read_json,
-    write_json,
 )
 
 
@@ -86,20 +82,6 @@ def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path):
         pass
     with pytest.raises(UserError, match="cannot write to"), atomic_folder(tmp_path / "model" / "inner"):
         pass
-
-
-def test_json_is_written_merged_and_read(tmp_path):
-    write_json(tmp_path / "a.json", {"x": 1})
-    assert (tmp_path / "a.json").read_text() == '{\n "x": 1\n}\n'
-    merge_json(tmp_path / "a.json", {"y": 2})
-    merge_json(tmp_path / "new" / "b.json", {"z": 3})
-    assert read_json(tmp_path / "a.json") == {"x": 1, "y": 2} and read_json(tmp_path / "new" / "b.json") == {"z": 3}
-    for step in (1, 2):
-        append_json_line(tmp_path / "log.jsonl", {"step": step})
-    assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [
-        {"step": 1},
-        {"step": 2},
-    ]
 
 
 def test_damaged_json_is_a_users_mistake_and_a_missing_file_is_not(tmp_path):

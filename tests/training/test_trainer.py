@@ -236,7 +236,7 @@ def test_a_broken_model_is_never_the_best(tmp_path):
     with pytest.raises(UserError, match="at step 5"):
         made.train()
     with safe_open(tmp_path / "best.safetensors", "pt") as best:
-        assert best.metadata() == {"score": "0.4", "step": "4"}
+        assert best.metadata() == {"version": "1", "score": "0.4", "step": "4"}
 
 
 def test_weights_are_inspected_before_they_become_the_result(tmp_path):

@@ -6,7 +6,6 @@ interpolated multilinearly. Costs never fall when a size grows.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,12 +20,13 @@ from secateur.budget.allocation import SizeCosts, best_units, stored_sizes
 from secateur.budget.budget import Budget
 from secateur.structure.space import UNITS, UnitSpace
 from secateur.system.errors import UserError
-from secateur.system.files import atomic_write, check_version
+from secateur.system.file_format import FileFormat, NewerVersion
 
 if TYPE_CHECKING:
     from secateur.budget.space import Space
 
-VERSION = 1
+FORMAT = FileFormat()
+"""Of a file with a table."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +79,11 @@ class LatencyTable(Budget):
             "call": dict(self.call),
             "grid": dict(self.grid),
         }
-        return {"version": VERSION, **plain, "dense_ms": self.dense_ms, **arrays}
+        return FORMAT.stamped({**plain, "dense_ms": self.dense_ms, **arrays})
 
     def save(self, path: Path | str) -> None:
         """Write the table as JSON."""
-        atomic_write(path, json.dumps(self.to_dict(), indent=1) + "\n")
+        FORMAT.write(path, self.to_dict())
 
     @staticmethod
     def load(path: Path | str, **protocol: int | str | None) -> LatencyTable:
@@ -97,15 +97,12 @@ class LatencyTable(Budget):
         """
         wrong = partial("{} is not a latency table ({}): give what `secateur latency` writes".format, path)
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-            version = data.pop("version", 1)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UserError(wrong(error)) from error
-        check_version(version, VERSION, path)
-        try:
+            data = FORMAT.read(path)
             table = LatencyTable(**data | {name: np.array(data[name], dtype=float) for name in _ARRAYS})
             table._check_arrays()
-        except (ValueError, TypeError, KeyError) as error:
+        except NewerVersion:
+            raise
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(wrong(error)) from error
         for name, wanted in protocol.items():
             if wanted is not None and table.protocol.get(name) != wanted:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,10 +23,14 @@ from secateur.run.finished_runs import read
 from secateur.run.run_comparison import compare
 from secateur.surgery.opening import open_model
 from secateur.system.errors import UserError
+from secateur.system.file_format import FileFormat
 
 Pages = Annotated[
     Path | None, typer.Option("--output", "-o", help="Folder for the page, the text and the JSON.", show_default="none")
 ]
+
+FORMAT = FileFormat()
+"""Of the JSON beside a page."""
 
 
 def report_run(
@@ -151,8 +154,9 @@ def _write_pages(folder: Path | None, name: str, values: Mapping[str, Any], page
     if folder is None:
         return
     with _writing(folder):
-        for suffix, text in {**pages, "json": json.dumps(values, indent=1) + "\n"}.items():
+        for suffix, text in pages.items():
             (folder / f"{name}.{suffix}").write_text(text, encoding="utf-8", errors="replace")
+        FORMAT.write(folder / f"{name}.json", values)
 
 
 @contextmanager

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from secateur.system.errors import as_user_error
+from secateur.system.file_format import FileFormat
 
 KEY = "secateur"
 """The key of the facts in a file's own metadata."""
+FORMAT = FileFormat()
 
 
 @dataclass(frozen=True)
@@ -36,17 +41,27 @@ class ExportFacts:
     versions: dict[str, str]
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        return json.dumps(FORMAT.stamped(asdict(self)))
 
     @classmethod
-    def from_json(cls, text: str) -> ExportFacts:
+    def from_json(cls, text: str, path: Path) -> ExportFacts:
         """The facts that `to_json` wrote.
 
+        Args:
+            path: of the file that holds them, for an error.
+
         Raises:
-            ValueError, TypeError, LookupError: the text is damaged, or names no inputs or outputs.
+            UserError: the text is damaged, names no inputs or outputs, or has a later version.
         """
-        values = json.loads(text)
-        for name in ("inputs", "outputs"):
-            if not (isinstance(values[name], list) and values[name] and all(isinstance(n, str) for n in values[name])):
-                raise ValueError(f"{name} must be a list of names")
-        return cls(**values | {name: tuple(values[name]) for name in ("inputs", "outputs")})
+        damaged = f"{path} holds damaged facts about itself", "export the model again"
+        with as_user_error(*damaged):
+            values = json.loads(text)
+        values = FORMAT.current(values, path)
+        with as_user_error(*damaged):
+            return cls(**values | {name: _names(name, values[name]) for name in ("inputs", "outputs")})
+
+
+def _names(key: str, names: object) -> tuple[str, ...]:
+    if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+        raise ValueError(f"{key} must be a list of names")
+    return tuple(names)

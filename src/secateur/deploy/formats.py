@@ -167,7 +167,8 @@ def read_facts(path: Path) -> ExportFacts:
     """The facts that an exported file holds about itself.
 
     Raises:
-        UserError: the file is missing, is damaged, was not written by secateur, or its package is not installed.
+        UserError: the file is missing or damaged, was not written by secateur, or by a later version of it, or its
+            package is not installed.
     """
     kind = known_format(path)
     if not path.is_file():
@@ -178,8 +179,7 @@ def read_facts(path: Path) -> ExportFacts:
         text = read(path)
     if not text:
         raise UserError(f"{path} was not written by secateur export: give a file that was")
-    with as_user_error(f"{path} holds damaged facts about itself", "export the model again"):
-        return ExportFacts.from_json(text)
+    return ExportFacts.from_json(text, path)
 
 
 def files_of(path: Path) -> list[Path]:

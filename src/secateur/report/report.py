@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,11 +9,17 @@ from typing import Any
 
 from secateur.report.recipe_keys import upgrade
 from secateur.system.errors import UserError
-from secateur.system.files import check_version, write_json
+from secateur.system.file_format import FileFormat, NewerVersion
 
 FILE = "report.json"
-VERSION = 2
-"""Of the file; version 1, of secateur 0.1.0, had no version and the flat keys of its recipes."""
+
+
+def _with_groups(values: dict[str, Any]) -> dict[str, Any]:
+    return values | {"recipe": upgrade(values["recipe"])}
+
+
+FORMAT = FileFormat(2, {1: _with_groups})
+"""Version 1, of secateur 0.1.0, had the flat keys of its recipes."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class Report:
 
     def save(self, folder: Path) -> None:
         """Write `report.json`, which marks the run as finished. `run_page.write` writes the pages for people."""
-        write_json(folder / FILE, {"version": VERSION, **self.to_dict()})
+        FORMAT.write(folder / FILE, self.to_dict())
 
     @staticmethod
     def load(folder: Path | str) -> Report:
@@ -82,12 +87,10 @@ class Report:
         """
         path = Path(folder) / FILE
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            check_version(values.pop("version", 1), VERSION, path)
+            values = FORMAT.read(path)
             values.pop("retention")
-            values["recipe"] = upgrade(values["recipe"])
             return Report(**values)
-        except UserError:
+        except NewerVersion:
             raise
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(

@@ -10,10 +10,15 @@ from typing import Any, TypeAlias
 
 from secateur.report import kept_heads
 from secateur.report.kept_heads import KeptHeads
+from secateur.system.errors import UserError
+from secateur.system.file_format import FileFormat, NewerVersion
 
 Line: TypeAlias = Mapping[str, Any]
 Curve: TypeAlias = tuple[list[float], list[float]]
 """Steps of a stage, and a value at each step."""
+LOG, PRUNED = "log.jsonl", "pruned.jsonl"
+FORMAT = FileFormat()
+"""Of each line of the two logs."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +72,24 @@ class RunLog:
     unread: int
 
 
+def check(folder: Path) -> None:
+    """Check that the logs of a run, if it has any, can be read.
+
+    Raises:
+        NewerVersion: a later version of secateur wrote them.
+    """
+    for name in (LOG, PRUNED):
+        _lines(folder / name, ())
+
+
 def read(folder: Path) -> RunLog:
     """The logs of a run, finished or not.
 
     Raises:
-        UserError: the model in the folder is damaged.
+        UserError: the model in the folder is damaged, or a later version wrote the logs.
     """
-    logged, unread = _lines(folder / "log.jsonl", ("stage", "step", "of"))
-    kept, unread_counts = _lines(folder / "pruned.jsonl", ("step", "of", "kept"))
+    logged, unread = _lines(folder / LOG, ("stage", "step", "of"))
+    kept, unread_counts = _lines(folder / PRUNED, ("step", "of", "kept"))
     names = dict.fromkeys(line["stage"] for line in logged)
     stages = tuple(_stage(name, [line for line in logged if line["stage"] == name]) for name in names)
     heads = kept_heads.read(folder / "model") if (folder / "model").is_dir() else None
@@ -85,16 +100,23 @@ def _lines(path: Path, needed: Sequence[str]) -> tuple[list[Line], int]:
     """The lines of a log that have the needed keys, and the number of the other lines; no lines without a log."""
     if not path.is_file():
         return [], 0
-    found = [_parsed(text) for text in path.read_text(encoding="utf-8", errors="replace").splitlines()]
-    good: list[Line] = [line for line in found if isinstance(line, dict) and all(key in line for key in needed)]
-    return good, len(found) - len(good)
+    lines = [_parsed(text, path) for text in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+    good: list[Line] = [line for line in lines if all(key in line for key in needed)]
+    return good, len(lines) - len(good)
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str, path: Path) -> Line:
+    """The values of a line, none if it is damaged.
+
+    Raises:
+        NewerVersion: a later version wrote it.
+    """
     try:
-        return json.loads(text)
-    except ValueError:
-        return None
+        return FORMAT.current(json.loads(text), path)
+    except NewerVersion:
+        raise
+    except (ValueError, UserError, RecursionError):
+        return {}
 
 
 def _stage(name: str, logged: Sequence[Line]) -> Stage:

@@ -1,8 +1,4 @@
-"""What a run has used, stage by stage and over all attempts: wall-clock seconds, and peak memory.
-
-RUN/seconds.json    stage -> seconds
-RUN/memory.json     stage -> peak in bytes, by kind of memory; "run" is the peak over all stages and between them
-"""
+"""What a run has used, stage by stage and over all attempts: wall-clock seconds, and peak memory (`records`)."""
 
 from __future__ import annotations
 
@@ -13,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from secateur.run.records import FORMAT, MEMORY, SECONDS
 from secateur.system import process_memory, processes
 from secateur.system.errors import UserError
-from secateur.system.files import merge_json, read_json
 
-SECONDS, MEMORY, WHOLE_RUN = "seconds.json", "memory.json", "run"
+WHOLE_RUN = "run"
 
 
 @dataclass(frozen=True)
@@ -52,24 +48,20 @@ class Accounting:
         """Record the peak since `reset_peak` of stages and of the run, unless an earlier attempt had a higher one."""
         if not processes.is_main():
             return
-        peaks, before = process_memory.peaks(), self._read(MEMORY)
+        peaks, before = process_memory.peaks(), FORMAT.read_if_any(self.folder / MEMORY)
         highest = {
             name: {kind: max(peak, before.get(name, {}).get(kind, 0)) for kind, peak in peaks.items()}
             for name in (*stages, WHOLE_RUN)
         }
-        merge_json(self.folder / MEMORY, {**highest, "counted": process_memory.description_of_peaks()})
+        FORMAT.merge(self.folder / MEMORY, {**highest, "counted": process_memory.description_of_peaks()})
 
     def seconds(self) -> dict[str, Any]:
         """Stage -> seconds."""
-        return self._read(SECONDS)
+        return FORMAT.read_if_any(self.folder / SECONDS)
 
     def memory(self) -> dict[str, Any]:
         """Stage, or "run" -> kind of memory -> bytes; "counted" -> how they were measured."""
-        return self._read(MEMORY)
-
-    def _read(self, name: str) -> dict[str, Any]:
-        path = self.folder / name
-        return read_json(path) if path.is_file() else {}
+        return FORMAT.read_if_any(self.folder / MEMORY)
 
 
 @dataclass(frozen=True)
@@ -91,4 +83,4 @@ class Stopwatch:
         self.accounting.record_peak(self.stage)
         if processes.is_main():
             seconds = round(self.before + time.monotonic() - self.began, 1)
-            merge_json(self.accounting.folder / SECONDS, {self.stage: seconds})
+            FORMAT.merge(self.accounting.folder / SECONDS, {self.stage: seconds})

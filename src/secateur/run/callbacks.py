@@ -11,9 +11,9 @@ from transformers import TrainerCallback, TrainerControl
 
 from secateur.methods.method import Method
 from secateur.methods.schedules import Schedule
+from secateur.report import run_log
 from secateur.run.accounting import Stopwatch
 from secateur.system import process_memory, processes
-from secateur.system.files import append_json_line
 from secateur.system.model_state import evaluating
 from secateur.training.trainer import PruningTrainer
 
@@ -36,7 +36,7 @@ class LogFile(TrainerCallback):
             return
         rows = state.global_step * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         used = {"rows": rows, "seconds": round(time.monotonic() - self.began, 3), **process_memory.readings()}
-        append_json_line(self.path, _position(args, state) | (logs or {}) | used)
+        run_log.FORMAT.append(self.path, _position(args, state) | (logs or {}) | used)
 
 
 class Recorded(TrainerCallback):
@@ -60,7 +60,8 @@ class KeptUnitsFile(TrainerCallback):
         if state.global_step == self.last_step or not processes.is_main():
             return
         self.last_step = state.global_step
-        append_json_line(self.path, _position(args, state) | {"progress": self.method.progress, "kept": self._kept()})
+        kept = {"progress": self.method.progress, "kept": self._kept()}
+        run_log.FORMAT.append(self.path, _position(args, state) | kept)
 
     def _kept(self) -> dict[str, int]:
         """Group -> number of units whose deterministic mask is open."""

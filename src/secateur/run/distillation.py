@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -22,11 +21,14 @@ from secateur.run.recipe import Recipe
 from secateur.structure.plan import Plan
 from secateur.surgery.optimizer_state import ORDERS, Moments, load_moments, save_moments
 from secateur.system.errors import UserError
-from secateur.system.files import atomic_path
+from secateur.system.file_format import FileFormat
+from secateur.system.tensor_file import load_tensors, save_tensors
 from secateur.training.objectives import STACKS, Hidden, Labels, Logits, Term
 from secateur.training.terms import TERMS
 
 WEIGHTS, MOMENTS = "terms.safetensors", "moments"
+FORMAT = FileFormat()
+"""Of the weights of the terms."""
 PARTS = ("model", "terms")
 """The parts of the optimizer whose moments are kept."""
 
@@ -94,7 +96,7 @@ class Distillation:
 
     def saved_terms(self, cut: CutModel) -> list[Term]:
         """The terms with their weights at the end of pruning, restricted to the cut model."""
-        return self._restricted(load_file(self.folder / WEIGHTS), cut)
+        return self._restricted(load_tensors(self.folder / WEIGHTS, FORMAT), cut)
 
     def saved_moments(self, cut: CutModel) -> dict[str, Moments]:
         """The moments of the optimizer of pruning, for the kept weights of the model and of the terms."""
@@ -105,7 +107,8 @@ class Distillation:
         """Moments of the terms' weights, cut by the code that cuts these weights: each stands in for its weight."""
         restricted: Moments = {name: {"step": state["step"]} for name, state in moments.items()}
         for order in ORDERS if moments else ():
-            values = load_file(self.folder / WEIGHTS) | {name: state[order] for name, state in moments.items()}
+            own = {name: state[order] for name, state in moments.items()}
+            values = load_tensors(self.folder / WEIGHTS, FORMAT) | own
             parameters = dict(torch.nn.ModuleList(self._restricted(values, cut)).named_parameters())
             for name in moments:
                 restricted[name][order] = parameters[name].detach()
@@ -125,8 +128,7 @@ class Distillation:
 
 def save_state(folder: Path, terms: torch.nn.ModuleList, moments: dict[str, Moments]) -> None:
     """Write to a run's folder the weights of the terms, and the moments of `PARTS`, the model's as they are cut."""
-    with atomic_path(folder / WEIGHTS) as path:
-        save_file(terms.state_dict(), path)
+    save_tensors(folder / WEIGHTS, terms.state_dict(), FORMAT)
     for part in PARTS:
         save_moments(moments[part], folder / MOMENTS / f"{part}.safetensors")
 

@@ -10,9 +10,9 @@ and a training is resumed from its last checkpoint.
     RUN/cut_at.json      progress at the cut          RUN/tensorboard          files of TensorBoard, if it is used
     RUN/teacher          the teacher, if trained here RUN/report.*             the numbers, with their protocol
 
-`run/distillation.py` and `run/accounting.py` list the files that they write. A run of several densities is a folder of
-such runs, the last of which prunes for all (`run/density_sweep.py`). Several processes train and score together, each
-on a part of every batch; the main process does everything else, and writes all files (`system/processes.py`).
+`run/distillation.py` and `run/records.py` list more files. A run of several densities is a folder of such runs, the
+last of which prunes for all (`run/density_sweep.py`). Several processes train and score together, each on a part of
+every batch; the main process does everything else, and writes all files (`system/processes.py`).
 """
 
 from __future__ import annotations

@@ -36,13 +36,13 @@ from secateur.run.recipe_groups import (
 from secateur.run.recipe_yaml import dump, parse
 from secateur.system import processes
 from secateur.system.errors import UserError
-from secateur.system.files import check_version
+from secateur.system.file_format import FileFormat
 from secateur.tasks import TASKS
 
 __all__ = ["KEYS", "Recipe", "make", "make_group", "read", "upgrade"]
 
-VERSION = 2
-"""Of a recipe file. Version 1, of secateur 0.1.0, had flat keys. A file without a version may have either."""
+FORMAT = FileFormat(2)
+"""Version 1, of secateur 0.1.0, had flat keys. They are read in a file of any version, because people write recipes."""
 AMOUNTS = tuple(f"target.{name}" for name in recipe_rules.AMOUNTS)
 
 
@@ -84,7 +84,7 @@ class Recipe(Strict):
 
     def to_yaml(self) -> str:
         """The resolved recipe as YAML: the version of the file, and every key."""
-        return dump({"version": VERSION, **self.to_dict()})
+        return dump(FORMAT.stamped(self.to_dict()))
 
 
 def _keys() -> dict[str, Any]:
@@ -143,9 +143,7 @@ def keys_of(text: str, source: str) -> Any:
         UserError: it is not YAML, or a later version wrote it.
     """
     values = parse(text, source)
-    if isinstance(values, dict):
-        check_version(values.pop("version", VERSION), VERSION, source)
-    return values
+    return FORMAT.current(values, source) if isinstance(values, dict) else values
 
 
 def _refuse_duplicates(values: Mapping[str, Any], source: str) -> None:

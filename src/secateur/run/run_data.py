@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,13 +21,16 @@ from secateur.structure.fingerprints import model_fingerprint
 from secateur.surgery.opening import open_tokenizer
 from secateur.system import processes
 from secateur.system.errors import UserError
-from secateur.system.files import atomic_write, fingerprint, read_json
+from secateur.system.file_format import FileFormat, NewerVersion
+from secateur.system.files import fingerprint
 from secateur.tasks.task import UNLABELLED, Task, open_task
 from secateur.training.augment import augmented
 from secateur.training.step import INDEX
 
 log = logging.getLogger(__name__)
 
+SCORES = FileFormat()
+"""Of the scores of a teacher that are kept for other runs."""
 LENGTH_MULTIPLE = 4
 """Batches are padded to multiples of this: fewer shapes to compile and to cache (RESULTS.md)."""
 
@@ -160,17 +162,24 @@ class RunData:
 
 
 def _read_scores(path: Path) -> dict[str, float] | None:
-    """The scores in a file; None if it does not exist or cannot be read."""
-    with suppress(OSError, UserError, TypeError, ValueError):
-        return dict(read_json(path))
-    return None
+    """The scores in a file; None if it does not exist or is damaged.
+
+    Raises:
+        NewerVersion: a later version wrote it.
+    """
+    try:
+        return SCORES.read(path)
+    except NewerVersion:
+        raise
+    except (OSError, UserError):
+        return None
 
 
 def _write_scores(path: Path, computed: dict[str, float]) -> None:
     """Write scores for other runs, some of which may be writing the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        atomic_write(path, json.dumps(computed))
+        SCORES.write(path, computed)
 
 
 def _learnable(rows: Rows) -> Rows:

@@ -14,13 +14,14 @@ from filelock import FileLock, Timeout
 
 from secateur.report.recipe_keys import dotted, upgrade
 from secateur.run.recipe import Recipe, keys_of, make
+from secateur.run.records import FORMAT, VERSIONS
 from secateur.system import processes
 from secateur.system.errors import UserError
-from secateur.system.files import atomic_write, write_json
+from secateur.system.files import atomic_write
 from secateur.system.version import VERSION
 
 LOCK = "lock"
-UNCLAIMED = {LOCK, "versions.json", "versions.json.partial", "recipe.yaml.partial", "recipe.partial"}
+UNCLAIMED = {LOCK, VERSIONS, f"{VERSIONS}.partial", "recipe.yaml.partial", "recipe.partial"}
 """Files that a run of this version or of 0.1.0 may leave if it is killed before it has claimed its folder."""
 
 
@@ -92,7 +93,7 @@ def claim(folder: Path, recipe: Recipe) -> None:
     _refuse_foreign(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "versions.json", versions())
+        FORMAT.write(folder / VERSIONS, versions())
         atomic_write(path, recipe.to_yaml())
     except OSError as error:
         raise _not_writable(folder, error) from error

@@ -14,11 +14,10 @@ from transformers import __version__ as transformers_version
 
 from secateur.structure.fingerprints import weights_fingerprint
 from secateur.structure.head_buckets import Layout, cheapest_layout
-from secateur.structure.plan_file import VERSION, checked, group_masks, group_to_dict, layout_from_dict, read_plan
+from secateur.structure.plan_file import FORMAT, checked, group_masks, group_to_dict, layout_from_dict, read_plan
 from secateur.structure.reading import Reading
 from secateur.structure.space import UnitSpace
 from secateur.system.errors import UserError
-from secateur.system.files import write_json
 
 
 @dataclass(frozen=True)
@@ -127,8 +126,7 @@ class Plan:
 
     def to_dict(self, space: UnitSpace) -> dict[str, Any]:
         """Plain values, ready for JSON: see `plan_file`."""
-        return {
-            "version": VERSION,
+        values = {
             "model_type": self.model_type,
             "method": self.method,
             "units": list(self.units),
@@ -142,6 +140,7 @@ class Plan:
             "versions": dict(self.versions),
             "groups": {name: group_to_dict(self.masks[rows]) for name, rows in space.slices.items()},
         }
+        return FORMAT.stamped(values)
 
     @staticmethod
     def from_dict(data: Any, model: PreTrainedModel) -> Plan:
@@ -164,7 +163,7 @@ class Plan:
 
     def save(self, path: Path | str, space: UnitSpace) -> None:
         """Write the plan as JSON."""
-        write_json(path, self.to_dict(space))
+        FORMAT.write(path, self.to_dict(space))
 
     @staticmethod
     def load(path: Path | str, model: PreTrainedModel) -> Plan:

@@ -1,7 +1,7 @@
 """The content of `plan.json`: plain values that are written from a plan, and checked when they are read.
 
 A plan may be edited by hand, so everything that is read is checked like any input. Version 1 (secateur 0.1.0) called
-the `units` of a plan `granularities`, and the `size` of a group `units`; `upgraded` reads it as version 2.
+the `units` of a plan `granularities`, and the `size` of a group `units`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor
 from secateur.structure.head_buckets import Layout
 from secateur.structure.space import Group
 from secateur.system.errors import UserError
+from secateur.system.file_format import FileFormat
 
-VERSION = 2
 KEYS = {
     "version", "model_type", "method", "units", "asked",
     "achieved", "embedding_rank", "layouts", "source", "versions", "groups",
@@ -40,11 +40,9 @@ def read_plan(path: Path | str) -> dict[str, Any]:
     return checked(data)
 
 
-def upgraded(data: Any) -> Any:
-    """Content of version 1 as version 2; anything else as it is."""
-    if not isinstance(data, dict) or type(data.get("version")) is not int or data["version"] != 1:
-        return data
-    renamed = _renamed(data, "granularities", "units") | {"version": VERSION}
+def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
+    """Content of version 1 as version 2."""
+    renamed: dict[str, Any] = _renamed(data, "granularities", "units")
     if isinstance(groups := data.get("groups"), dict):
         renamed["groups"] = {name: _renamed(group, "units", "size") for name, group in groups.items()}
     return renamed
@@ -57,18 +55,18 @@ def _renamed(data: Any, old: str, new: str) -> Any:
     return {new if key == old else key: value for key, value in data.items()}
 
 
+FORMAT = FileFormat(2, {1: _upgraded})
+
+
 def checked(data: Any) -> dict[str, Any]:
     """The content as version 2, with its keys and types checked; groups and layouts are checked when they are used.
 
     Raises:
         UserError: a key is missing or unknown, a value has the wrong type, or the version is not supported.
     """
-    data = upgraded(data)
+    if isinstance(data, dict) and "version" in data:  # first, because a later version may have other keys
+        data = FORMAT.stamped(FORMAT.current(data, "the plan"))
     _check_keys(data)
-    if data["version"] != VERSION:
-        raise UserError(
-            f"the plan has version {data['version']!r}, this secateur reads 1 and {VERSION}: use a matching secateur"
-        )
     names = data["units"]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise UserError(f"the plan's units must be a list of names, not {names!r}")

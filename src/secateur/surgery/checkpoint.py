@@ -26,6 +26,7 @@ from secateur.surgery.hub import local_folder
 from secateur.surgery.schema import Structure
 from secateur.surgery.uncut import planned_structure
 from secateur.system.errors import UserError, reason_of
+from secateur.system.file_format import NewerVersion
 from secateur.system.files import atomic_folder, read_json
 from secateur.system.load_report import without_load_report
 
@@ -110,6 +111,8 @@ def check_structure(model: PreTrainedModel, folder: Path) -> None:
     """
     try:
         planned = planned_structure(model).to_dict()
+    except NewerVersion as error:
+        raise UserError(f"{folder}/plan.json cannot be read: {error}") from error
     except DAMAGE as error:
         raise UserError(f"{folder}/plan.json does not fit its config.json: {reason_of(error)}") from error
     path, by_plan, by_config = _first_difference(planned, model.config.secateur)
@@ -153,7 +156,7 @@ def read_config(folder: Path) -> Any:
         try:
             Structure.from_dict(data["secateur"])
         except ValueError as error:
-            raise UserError(f"{folder}/config.json is damaged: {error}") from error
+            raise UserError(f"{folder}/config.json cannot be read: {error}") from error
     try:
         return AutoConfig.from_pretrained(folder)
     except DAMAGE as error:

@@ -10,15 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from secateur.system.files import atomic_path
+from secateur.system.file_format import FileFormat
+from secateur.system.tensor_file import load_tensors, save_tensors
 
 Moments = dict[str, dict[str, Tensor]]
 """Parameter -> `exp_avg` and `exp_avg_sq`, of its shape, and `step` `()`."""
 ORDERS: Mapping[str, int] = {"exp_avg": 1, "exp_avg_sq": 2}
 """Moment -> the power of the gradient whose running mean it is."""
+FORMAT = FileFormat()
+"""Of a file with moments."""
 
 
 def moments_of(optimizer: torch.optim.Optimizer, module: nn.Module) -> Moments:
@@ -44,15 +46,13 @@ def set_moments(moments: Moments, optimizer: torch.optim.Optimizer, module: nn.M
 def save_moments(moments: Moments, path: Path) -> None:
     """Write moments to a safetensors file, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {f"{key}.{name}": v.contiguous() for name, state in moments.items() for key, v in state.items()}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary)
+    save_tensors(path, {f"{key}.{name}": v for name, state in moments.items() for key, v in state.items()}, FORMAT)
 
 
 def load_moments(path: Path) -> Moments:
     """The moments that `save_moments` wrote."""
     moments: Moments = {}
-    for full_name, value in load_file(path).items():
+    for full_name, value in load_tensors(path, FORMAT).items():
         key, _, name = full_name.partition(".")
         moments.setdefault(name, {})[key] = value
     return moments

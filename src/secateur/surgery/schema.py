@@ -123,7 +123,9 @@ class Structure:
         """
         version = data.get("version") if isinstance(data, dict) else type(data).__name__
         if not isinstance(data, dict) or type(version) is not int or version not in (*OLDER, VERSION):
-            raise ValueError(f"{KEY} has version {version!r}: this code reads versions {OLDER[0]} to {VERSION}")
+            raise ValueError(
+                f"{KEY} has version {version!r}, and this code reads {OLDER[0]} to {VERSION}: update secateur"
+            )
         parts = {name: part for name, part in data.items() if name != "version"}
         names = [one.name for one in fields(cls)]
         if set(parts) != set(names) or not all(isinstance(part, dict) for part in parts.values()):

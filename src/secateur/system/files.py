@@ -1,4 +1,4 @@
-"""Files and folders that are written atomically, small JSON files, and fingerprints.
+"""Files and folders that are written atomically, reading JSON, and fingerprints.
 
 Everything is written under a temporary name in the same folder first and renamed at the end: a reader, or a run that is
 resumed after a crash, sees the old content or the new content, never a part of it.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,35 +82,6 @@ def read_json(path: Path | str) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): expected JSON") from error
-
-
-def write_json(path: Path | str, value: Any) -> None:
-    """Write a JSON file atomically, indented by one space."""
-    atomic_write(path, json.dumps(value, indent=1) + "\n")
-
-
-def check_version(version: Any, newest: int, path: Path | str) -> None:
-    """Check that a file has a version from 1 to `newest`, all of which are read.
-
-    Raises:
-        UserError: it has another one.
-    """
-    if type(version) is not int or not 1 <= version <= newest:
-        raise UserError(
-            f"{path} has version {version!r}, and this secateur reads 1 to {newest}: use a matching secateur"
-        )
-
-
-def merge_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Set keys of a small JSON file; the file and its folder are created if they are missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, (read_json(path) if path.is_file() else {}) | dict(values))
-
-
-def append_json_line(path: Path, values: Mapping[str, Any]) -> None:
-    """Append one line of JSON to a log; a reader must expect the last line to be incomplete after a crash."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(values) + "\n")
 
 
 def fingerprint(chunks: Iterable[Any], digits: int = 16) -> str:

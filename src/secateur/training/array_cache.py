@@ -13,7 +13,6 @@ stays readable there; its disk space is free when that process ends.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import zlib
@@ -28,6 +27,7 @@ import numpy as np
 from filelock import FileLock
 
 from secateur.system.errors import UserError
+from secateur.system.file_format import FileFormat, NewerVersion
 
 ABOUT, PARTIAL, LOCK = "about.json", "partial", "lock"
 KEY = "[0-9a-f]" * 16
@@ -35,6 +35,8 @@ KEY = "[0-9a-f]" * 16
 BLOCK = 1 << 20
 ROOM_FOR_ABOUT = 4096
 """Bytes that are reserved for `about.json`."""
+FORMAT = FileFormat()
+"""Of `about.json`."""
 
 
 @dataclass(frozen=True)
@@ -86,17 +88,19 @@ class ArrayCache:
         with self.user_errors():
             draft.finish()
             draft.folder.rename(entry)
-        return _opened(entry, json.loads((entry / ABOUT).read_text(encoding="utf-8")))
+        return _opened(entry, FORMAT.read(entry / ABOUT))
 
     def _read(self, key: str) -> dict[str, np.ndarray] | None:
         """The arrays of an entry, which becomes the most recently used; None if it is missing or damaged."""
         entry = self.folder / key
         try:
-            about = json.loads((entry / ABOUT).read_text(encoding="utf-8"))
+            about = FORMAT.read(entry / ABOUT)
             if any(_checksum(entry / name) != array["crc32"] for name, array in about.items()):
                 return None
             os.utime(entry)
             return _opened(entry, about)
+        except NewerVersion:
+            raise
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
 
@@ -156,7 +160,7 @@ class Draft:
         """Write `about.json`, by which a complete entry is told from a damaged one."""
         for name, array in self.about.items():
             array["crc32"] = _checksum(self.folder / name)
-        (self.folder / ABOUT).write_text(json.dumps(self.about), encoding="utf-8")
+        FORMAT.write(self.folder / ABOUT, self.about)
 
 
 def _opened(entry: Path, about: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from secateur.system.errors import UserError
-from secateur.system.files import atomic_path
+from secateur.system.file_format import FileFormat
+from secateur.system.tensor_file import load_tensors, read_notes, save_tensors
 
 BEST = "best.safetensors"
 """The file of a training's folder with the weights, the score and the step of its best evaluation."""
+FORMAT = FileFormat()
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class BestEvaluation:
         """Restore the weights of the best evaluation; if there is none, the weights are unchanged."""
         if not self.path.is_file():
             return
-        state = load_file(self.path)
+        state = load_tensors(self.path, FORMAT)
         for part, module in self.parts.items():
             prefix = f"{part}."
             own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
@@ -67,14 +67,12 @@ class BestEvaluation:
         """The best score of the earlier steps; one of a later step was left by a crash and does not count."""
         if not self.path.is_file():
             return None
-        with safe_open(self.path, "pt") as file:
-            note = file.metadata()
-        return float(note["score"]) if int(note["step"]) < step else None
+        notes = read_notes(self.path, FORMAT)
+        return float(notes["score"]) if int(notes["step"]) < step else None
 
     def _keep(self, score: float, step: int) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(self.path) as path:
-            save_file(self._state(), path, {"score": repr(score), "step": str(step)})
+        save_tensors(self.path, self._state(), FORMAT, {"score": repr(score), "step": str(step)})
 
     def _state(self) -> dict[str, Tensor]:
         return {

@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainerState, TrainingArguments
 
-from secateur.system.files import atomic_path
+from secateur.system.file_format import FileFormat
+from secateur.system.tensor_file import load_tensors, save_tensors
 
 STATE = "secateur.safetensors"
 """The file of a checkpoint with the state of the terms, the method, the shrinking and the averaging."""
+FORMAT = FileFormat(2)
+"""Version 1, of secateur 0.1.0, had other names of some entries, which methods understand (`RenamedMembers`)."""
 
 
 def last_checkpoint(folder: Path | str) -> str | None:
@@ -63,14 +65,13 @@ class OwnCheckpoint:
             remove_old(checkpoint, limit, self.state().best_model_checkpoint)
 
     def before_loading(self, checkpoint: Path) -> None:
-        self.own.load_state_dict(load_file(checkpoint / STATE))
+        self.own.load_state_dict(load_tensors(checkpoint / STATE, FORMAT))
         self.restored()
 
 
 def complete(checkpoint: Path, own: nn.Module) -> None:
     """Write a module's state into a checkpoint of Trainer's, which completes it."""
-    with atomic_path(checkpoint / STATE) as path:
-        save_file({name: value.contiguous() for name, value in own.state_dict().items()}, path)
+    save_tensors(checkpoint / STATE, own.state_dict(), FORMAT)
 
 
 def remove_old(newest: Path, limit: int | None, best: str | None) -> None:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from secateur.budget.latency import LatencyTable
 from secateur.measure.random_inputs import check_models
 from secateur.methods.method import Method
+from secateur.run import records
 from secateur.run.context import Context
 from secateur.run.models import base_model, factorised, named_teacher
 from secateur.run.recipe import Recipe
@@ -23,7 +24,7 @@ from secateur.tasks.task import check_length
 
 
 def check(context: Context) -> LatencyTable | None:
-    """Check that a recipe fits its model and its data, and return the latency table if it needs one.
+    """Check that a recipe fits its model, its data and its folder, and return the latency table if it needs one.
 
     All processes must call it.
 
@@ -31,6 +32,7 @@ def check(context: Context) -> LatencyTable | None:
         UserError: it does not fit.
     """
     recipe = context.recipe
+    records.check(context.folder)
     _check_processes(recipe)
     _check_trackers(recipe.training.report_to)
     if Path(recipe.model).is_dir():

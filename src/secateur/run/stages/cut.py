@@ -10,15 +10,13 @@ from secateur.deploy.verify import Verification, verify
 from secateur.methods.method import Method
 from secateur.run.context import Context
 from secateur.run.distillation import save_state
+from secateur.run.records import CUT_AT, FORMAT, VERIFIED
 from secateur.run.target import share_to_keep
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import save
 from secateur.surgery.cut import cut, cut_moments
 from secateur.surgery.zeroed_blocks import fill_zeroed_blocks
-from secateur.system.files import merge_json
 from secateur.training.trainer import PruningTrainer
-
-CUT_AT, VERIFIED = "cut_at.json", "verified.json"
 
 
 def cut_student(context: Context, student: PreTrainedModel, trainer: PruningTrainer) -> None:
@@ -35,8 +33,8 @@ def cut_student(context: Context, student: PreTrainedModel, trainer: PruningTrai
     moments = trainer.moments()
     moments["model"] = cut_moments(student, plan, moments["model"])
     save_state(context.folder, trainer.terms, moments)
-    merge_json(context.folder / VERIFIED, {"masked_compact": verified.masked_compact})
-    merge_json(context.folder / CUT_AT, {"progress": trainer.progress, "rows": trainer.rows_taken})
+    FORMAT.merge(context.folder / VERIFIED, {"masked_compact": verified.masked_compact})
+    FORMAT.merge(context.folder / CUT_AT, {"progress": trainer.progress, "rows": trainer.rows_taken})
     if method.fills_zeroed_blocks:
         fill_zeroed_blocks(small, context.recipe.seed)
     save(small, context.cut_folder, tokenizer=context.data.tokenizer)

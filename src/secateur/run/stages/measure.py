@@ -17,12 +17,12 @@ from secateur.report.model_card import card
 from secateur.report.report import Report
 from secateur.run.context import Context
 from secateur.run.models import base_model, load_teacher
-from secateur.run.stages.cut import VERIFIED
+from secateur.run.records import FORMAT, VERIFIED, VERSIONS
 from secateur.run.target import read_latency_table
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load
 from secateur.system import processes
-from secateur.system.files import atomic_write, read_json
+from secateur.system.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ def _measured(context: Context, scored: Scored) -> Report:
         parameters={"teacher": teacher.num_parameters(), "model": model.num_parameters()},
         weight_bytes={"teacher": 4 * teacher.num_parameters(), "model": disk_bytes(context.model_folder)},
         latency=[measurement.to_dict() for measurement in times],
-        verified=read_json(context.folder / VERIFIED),
+        verified=FORMAT.read(context.folder / VERIFIED),
         seconds=context.accounting.seconds(),
-        versions=read_json(context.folder / "versions.json"),
+        versions=FORMAT.read(context.folder / VERSIONS),
         data=context.data.task_as_read.fingerprint(),
         target=target,
         memory=context.accounting.memory(),

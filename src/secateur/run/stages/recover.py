@@ -11,14 +11,14 @@ from secateur.deploy.verify import verify
 from secateur.run.context import Context
 from secateur.run.distillation import CutModel
 from secateur.run.models import base_model, load_teacher, prepared, problem_type_to_save
+from secateur.run.records import CUT_AT, FORMAT, VERIFIED
 from secateur.run.stage_trainer import distilling_trainer, train
-from secateur.run.stages.cut import CUT_AT, VERIFIED, proved
+from secateur.run.stages.cut import proved
 from secateur.run.stages.outputs import outputs_of
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load, save
 from secateur.surgery.zeroed_blocks import kept_at_zero
 from secateur.system import processes
-from secateur.system.files import merge_json, read_json
 from secateur.training.trainer import PruningTrainer
 
 
@@ -30,7 +30,7 @@ def done(context: Context) -> bool:
 def run(context: Context) -> None:
     """Train the cut model for the rest of the run, if there is any, and save it."""
     small = load(context.cut_folder)
-    cut_at = read_json(context.folder / CUT_AT)
+    cut_at = FORMAT.read(context.folder / CUT_AT)
     if cut_at["progress"] < 1:
         trainer = _trainer(context, small, cut_at["progress"], cut_at["rows"])
         with kept_at_zero(small):
@@ -78,5 +78,5 @@ def _save_result(context: Context, small: PreTrainedModel) -> None:
     save(small, unproved, tokenizer=context.data.tokenizer)
     verified = proved(verify(context.data.batches(), compact=small, folder=unproved), "trained and saved")
     numbers = {"compact_loaded": verified.compact_loaded, "examples": verified.examples}
-    merge_json(context.folder / VERIFIED, numbers)
+    FORMAT.merge(context.folder / VERIFIED, numbers)
     unproved.rename(context.model_folder)

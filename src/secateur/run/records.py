@@ -1,0 +1,31 @@
+"""The small JSON files in which a run records what its later stages and its report need.
+
+RUN/versions.json    libraries and machine
+RUN/seconds.json     stage -> seconds
+RUN/memory.json      stage -> peak in bytes, by kind of memory; "run" is the peak over all stages and between them
+RUN/cut_at.json      progress and rows seen at the cut
+RUN/verified.json    differences of the outputs before and after the cut, and after saving
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from secateur.report import run_log
+from secateur.system.file_format import FileFormat
+
+VERSIONS, SECONDS, MEMORY = "versions.json", "seconds.json", "memory.json"
+CUT_AT, VERIFIED = "cut_at.json", "verified.json"
+FORMAT = FileFormat()
+"""Of each of these files."""
+
+
+def check(folder: Path) -> None:
+    """Check the records and the logs of an interrupted run before it continues.
+
+    Raises:
+        UserError: one is damaged, or a later version of secateur wrote it.
+    """
+    for name in (VERSIONS, SECONDS, MEMORY, CUT_AT, VERIFIED):
+        FORMAT.read_if_any(folder / name)
+    run_log.check(folder)
