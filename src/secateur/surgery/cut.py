@@ -20,6 +20,7 @@ from secateur.surgery.kept_indices import kept_indices, select_kept
 from secateur.surgery.masking import ATTACHED
 from secateur.surgery.optimizer_state import ORDERS, Moments
 from secateur.surgery.schema import Structure
+from secateur.system.compat.borrowed_model import unwrap_forward
 from secateur.system.errors import UserError
 from secateur.system.moved import make_callable
 
@@ -97,7 +98,8 @@ def _factorised(model: PreTrainedModel, plan: Plan) -> tuple[PreTrainedModel, Un
 def _reshaped_copy(model: PreTrainedModel, structure: Structure) -> compact.Pruned:
     """A copy of the model with the structure's shapes, its parameters not filled."""
     kind = compact.pruned(type(model))
-    small: Any = copy.deepcopy(model)  # Any, because it changes its class in the next line
+    small: Any = copy.deepcopy(model)  # Any, because it changes its class
+    unwrap_forward(small)
     small.__class__ = kind
     small.config.secateur = structure.to_dict()
     small.config.architectures = [kind.__name__]

@@ -70,7 +70,7 @@ class Shrinking(nn.Module):
         plan = Plan.of(self.space, kept.float().cpu(), source="")
         reading = plan.read(self.space)
         wanted = {axis: indices for axis, indices in kept_indices(reading, plan).items() if axis != STREAM}
-        shapes = copy.deepcopy(self._skeleton())
+        shapes = _copy(self._skeleton())
         compact.reshape(shapes, structure_of(self.space, plan, reading, wanted))
         self._rebuild(shapes, wanted, kept, optimizer)
 
@@ -78,7 +78,7 @@ class Shrinking(nn.Module):
     def restore(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Give the model its full size again; weights that were cut away are 0."""
         if self.stored:
-            self._rebuild(copy.deepcopy(self._skeleton()), {}, torch.ones_like(self.kept), optimizer)
+            self._rebuild(_copy(self._skeleton()), {}, torch.ones_like(self.kept), optimizer)
 
     @torch.no_grad()
     def full_state(self) -> dict[str, Tensor]:
@@ -107,7 +107,7 @@ class Shrinking(nn.Module):
                 id(parameter): nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
                 for parameter in self.model.parameters()
             }
-            self._stock = (copy.deepcopy(self.model, blank),)
+            self._stock = (_copy(self.model, blank),)
         return self._stock[0]
 
     def _rebuild(
@@ -229,6 +229,16 @@ class _Rebuilt:
     stored: Mapping[str, Tensor]
     kept: Tensor
     moved: _MovedOptimizer | None
+
+
+def _copy(model: PreTrainedModel, memo: Mapping[int, Any] | None = None) -> PreTrainedModel:
+    """A copy of a model that shares its configs, because what is set in these after a training is set in its modules.
+
+    Args:
+        memo: what else the copy takes over, as in `copy.deepcopy`.
+    """
+    configs = (vars(module).get("config") for module in model.modules())
+    return copy.deepcopy(model, {**(memo or {}), **{id(config): config for config in configs if config is not None}})
 
 
 def _check_moments(optimizer: torch.optim.Optimizer) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Protocol
 
@@ -16,17 +16,13 @@ from secateur.training.shrink_policy import ShrinkPolicy
 
 
 @contextmanager
-def restored_models(
-    teacher: Any, device: torch.device, unwrap: Callable[[], None], shrinking: ShrinkPolicy | None
-) -> Iterator[None]:
+def restored_models(teacher: Any, device: torch.device, shrinking: ShrinkPolicy | None) -> Iterator[None]:
     """Within the block the teacher is frozen, on the device; afterwards, also if interrupted, both models are restored.
 
     Args:
-        unwrap: removes the autocast of the student.
         shrinking: what may have cut the student.
     """
     with ExitStack() as stack:
-        stack.callback(unwrap)
         if shrinking is not None:
             stack.callback(shrinking.abandon)
         if isinstance(teacher, PreTrainedModel):

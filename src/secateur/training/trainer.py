@@ -177,7 +177,7 @@ class PruningTrainer(HookedTrainer):
                 self.best.forget()
         device = self.args.device
         with (
-            restored_models(self.teacher, device, self.unwrap_forward, self.shrinking),
+            restored_models(self.teacher, device, self.shrinking),
             fast_attention(device),
             process_memory.keep_free_pages(),
         ):

@@ -84,6 +84,10 @@ NAMES = (
     Name("accelerate.data_loader.BatchSamplerShard.num_processes", "the number of processes", instance=True),
     Name("accelerate.data_loader.BatchSamplerShard.split_batches", "whether batches are split already", instance=True),
     Name("accelerate.data_loader.SeedableRandomSampler.set_epoch", "to resume within an epoch", ("epoch",)),
+    # compat.borrowed_model
+    Name("accelerate.Accelerator._models", "to have a model prepared again", instance=True),
+    Name("accelerate.Accelerator._is_accelerate_prepared", "to have a model prepared again", instance=True),
+    Name("accelerate.Accelerator._original_forward", "to remove autocast from a model's forward", instance=True),
     # compat.auto_classes
     Name("transformers.AutoModelForSequenceClassification._model_mapping", "the table of an AutoModelFor*"),
     Name(f"{AUTO_TABLE}._extra_content", "to derive compact classes when they are looked up", instance=True),

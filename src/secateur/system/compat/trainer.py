@@ -6,6 +6,7 @@ Checked on transformers 5.23.0 and accelerate 1.15.0; the names are listed in `s
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,8 +15,10 @@ from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import BatchSampler, DataLoader, Sampler
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from secateur.system.compat.borrowed_model import Settings, set_settings, settings_of, unwrap_forward
 
 __all__ = ["HookedTrainer", "LengthGroupedSampler", "RowOrder", "SeedableRandomSampler"]
 
@@ -59,13 +62,23 @@ class Checkpointing(Protocol):
 class HookedTrainer(Trainer):
     """A Trainer that calls the hooks below, `row_order` and `checkpointing`; a subclass names nothing private.
 
-    A subclass sets `row_order` and `checkpointing` before it trains.
+    A subclass sets `row_order` and `checkpointing` before it trains. Once a training or an evaluation has ended, the
+    model has its own forward and settings again.
     """
 
+    model: PreTrainedModel
     row_order: RowOrder
     checkpointing: Checkpointing
     micro_batch_count = 1
     """The number of micro-batches of the present optimizer step."""
+    _settings: Settings | None = None
+    """The settings with which the model came, while it is trained or evaluated."""
+
+    def __init__(self, model: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
+        settings = settings_of(model)
+        super().__init__(model, *args, **kwargs)
+        self._use_cache = vars(model.config)["use_cache"]
+        set_settings(model, settings)
 
     def micro_batches_collected(self, batches: list[Batch]) -> None:
         """Called with all micro-batches of an optimizer step before the first is used; may change them."""
@@ -92,9 +105,26 @@ class HookedTrainer(Trainer):
         return self._prepare_inputs(batch)
 
     def unwrap_forward(self) -> None:
-        """Remove accelerate's autocast from the model's forward, so that the plain model is measured and saved."""
-        self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
-        vars(self.model).pop("forward", None)
+        """Remove accelerate's autocast and DDP from the model; the next training or evaluation prepares it again."""
+        unwrap_forward(self.model)
+        self.accelerator._models.clear()
+        self.model_wrapped = self.model
+
+    @contextmanager
+    def _borrowed(self) -> Iterator[None]:
+        """Within the block the model is prepared and set for training. Blocks may be nested; the outermost ends it."""
+        if self._settings is not None:
+            yield
+            return
+        self._settings = settings = settings_of(self.model)
+        try:
+            self.unwrap_forward()
+            vars(self.model.config)["use_cache"] = self._use_cache
+            yield
+        finally:
+            self.unwrap_forward()
+            set_settings(self.model, settings)
+            self._settings = None
 
     def rewrap(self) -> None:
         """Initialise the DDP wrapper again, in place because Trainer's loop refers to it, after parameters changed."""
@@ -107,6 +137,23 @@ class HookedTrainer(Trainer):
             handler.register_comm_hook(wrapper)
 
     # Overrides
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        with self._borrowed():
+            return super().train(*args, **kwargs)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        with self._borrowed():
+            return super().evaluation_loop(*args, **kwargs)
+
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
+        """As in Trainer, with the settings with which the model came."""
+        settings = settings_of(self.model)
+        try:
+            set_settings(self.model, settings if self._settings is None else self._settings)
+            super().save_model(*args, **kwargs)
+        finally:
+            set_settings(self.model, settings)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device) -> Any:
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
