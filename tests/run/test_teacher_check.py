@@ -4,7 +4,8 @@ import json
 import logging
 
 import pytest
-from small_world import recipe_values, write_data, write_model
+from small_world import config, recipe_values, write_data, write_model
+from transformers import BertForTokenClassification
 
 from secateur.run import pipeline, recipe, teacher_check
 from secateur.run.context import Context
@@ -94,6 +95,16 @@ def test_a_teacher_whose_tokenizer_needs_a_package_is_not_left_unchecked(values,
     other = write_model(tmp_path / "other", ["bad", "good"])
     with pytest.raises(MissingPackage, match="SentencePiece"):
         teacher_check.check_tokens(context(values | {"teacher": str(other)}, tmp_path / "run"))
+
+
+def test_a_teacher_without_a_head_for_the_task_is_refused(values, tmp_path):
+    headless = write_model(tmp_path / "headless")
+    with pytest.raises(UserError, match=r"the teacher is a BertModel, which has no head for the task 'classification'"):
+        pipeline.run(recipe.make(values | {"teacher": headless}), tmp_path / "run")
+    BertForTokenClassification(config(num_labels=2)).save_pretrained(tmp_path / "headless")
+    with pytest.raises(UserError, match="the teacher is a BertForTokenClassification, which has no head"):
+        pipeline.run(recipe.make(values | {"teacher": headless}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_labels_of_the_teacher_in_another_order_decide_the_order(values, tmp_path):

@@ -33,11 +33,12 @@ def named_teacher(context: Context) -> PreTrainedModel | None:
     """The model of `teacher_name`.
 
     Raises:
-        UserError: it cannot be loaded, or its labels are not those of the task.
+        UserError: it cannot be loaded, has no head for the task, or its labels are not those of the task.
     """
     name = teacher_name(context)
     if name is None:
         return None
+    context.data.task.check_head(name, "teacher")
     teacher = context.data.task.load_model(name)
     context.data.task.check_labels(teacher, "teacher")
     return teacher

@@ -179,6 +179,20 @@ class Task(ABC):
         expected = self.head().get("num_labels", config.num_labels)
         return self._has_head(config) and config.num_labels == expected
 
+    def check_head(self, model_or_folder: PreTrainedModel | str | Path, role: str) -> None:
+        """Refuse a checkpoint without a head for this kind of task, which would get a random one.
+
+        Raises:
+            UserError: it has none; `role` ("teacher") says in the message which checkpoint it is.
+        """
+        config = config_of(model_or_folder)
+        if not self._has_head(config):
+            kind = listed(config.architectures or ["model of no stated class"])
+            raise UserError(
+                f"the {role} is a {kind}, which has no head for the task {self.name!r}: give one that is fine-tuned "
+                "for it"
+            )
+
     def fitted(self, model_or_folder: PreTrainedModel | str | Path, role: str) -> Task:
         """The task with its labels as a checkpoint's head has them; a task without labels stays as it is.
 
