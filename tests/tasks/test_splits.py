@@ -107,6 +107,26 @@ def test_folders_as_the_hub_has_them(tmp_path, train, test):
     assert sizes(read_splits(tmp_path)) == {"train": 12, "validation": 4}
 
 
+@pytest.mark.parametrize(
+    ("pieces", "message"),
+    [
+        (("train-00000-of-00002.parquet",), "lacks piece 1, counted from 0, of the split of train-00000-of-00002"),
+        (("data/train-00001-of-00003.parquet", "data/train-00002-of-00003.parquet"), "lacks piece 0"),
+        (("train/a-00001-of-00002.parquet",), "lacks piece 0"),
+        (("train-00000-of-00001.parquet", "train-00000-of-00001-a0.parquet"), "several versions of the pieces"),
+        (
+            ("train-00000-of-00001.parquet", "train-00000-of-00002.parquet", "train-00001-of-00002.parquet"),
+            "several versions",
+        ),
+    ],
+)
+def test_a_split_of_which_a_piece_is_missing_or_there_twice_is_refused(tmp_path, pieces, message):
+    for piece in pieces:
+        parquet(tmp_path / piece)
+    with pytest.raises(UserError, match=message):
+        read_splits(tmp_path)
+
+
 def test_a_folder_of_several_sets_is_refused_by_their_names(tmp_path):
     for name in ("cola", "sst2"):
         parquet(tmp_path / name / "train-00000-of-00001.parquet")

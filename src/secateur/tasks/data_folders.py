@@ -17,8 +17,8 @@ Part = Callable[[], Dataset]  # reads one split when it is needed: a folder may 
 
 SIDE = re.compile(r"[a-z]{2,3}([_-][A-Za-z]{2,4})?|source|target")
 """The suffix of a file of parallel lines: a language, or the side of its texts."""
-PIECE = re.compile(r"-\d{5}-of-\d{5}(-[0-9a-f]+)?$")
-"""The end of the name of a file that holds a piece of a split, as on the hub."""
+PIECE = re.compile(r"-(\d{5})-of-(\d{5})(-[0-9a-f]+)?$")
+"""The end of the name of a file that holds a piece of a split, as on the hub: its number and how many there are."""
 PAIR = re.compile(r"\.[a-z]{2,3}-[a-z]{2,3}$")
 """The pair of languages in the name of a file of parallel lines, such as train.de-en.de."""
 METADATA = ("dataset_infos.json", "dataset_info.json")
@@ -57,7 +57,25 @@ def _parts(paths: Sequence[Path]) -> dict[str, Part]:
         own = _side(path)
         if form(path) in READERS and path.name not in METADATA and not (own and own[0] in parallel):
             files.setdefault(PIECE.sub("", uncompressed(path).stem), []).append(path)
-    return parallel | {name: partial(read_files, pieces) for name, pieces in _unversioned(files).items()}
+    return parallel | {name: partial(_read_pieces, pieces) for name, pieces in _unversioned(files).items()}
+
+
+def _read_pieces(paths: Sequence[Path]) -> Dataset:
+    """The rows of one split.
+
+    Raises:
+        UserError: as `read_files`, or a piece of the split is missing or has several versions.
+    """
+    found = [piece for path in paths if (piece := PIECE.search(uncompressed(path).stem))]
+    numbers, counts = [int(piece[1]) for piece in found], {int(piece[2]) for piece in found}
+    if len(counts) > 1 or len(set(numbers)) < len(numbers):
+        raise UserError(f"{paths[0].parent} has several versions of the pieces of {paths[0].name}: keep one of them")
+    if missing := sorted(set(range(max(counts, default=0))) - set(numbers)):
+        raise UserError(
+            f"{paths[0].parent} lacks piece {missing[0]}, counted from 0, of the split of {paths[0].name}: add it, or "
+            "merge the others into one file to use them alone"
+        )
+    return read_files(paths)
 
 
 def _parallel(paths: Sequence[Path]) -> dict[str, Part]:
@@ -87,7 +105,7 @@ def _unversioned(files: dict[str, list[Path]]) -> dict[str, list[Path]]:
 def _inner_parts(folder: Path, splits: Sequence[str]) -> dict[str, Part]:
     inner = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     pieces = {path.name: _rows_in(path) for path in inner if path.name in splits}
-    if named := {name: partial(read_files, paths) for name, paths in pieces.items() if paths}:
+    if named := {name: partial(_read_pieces, paths) for name, paths in pieces.items() if paths}:
         return dict(named)
     found = {path.name: parts for path in inner if (parts := folder_parts(path, splits))}
     if len(found) > 1:
