@@ -21,7 +21,21 @@ from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
-from faults_by_kind import archives, caches, dtypes, folders, heads, interrupts, labels, optimizers, runs, training
+from faults_by_kind import (
+    archives,
+    caches,
+    data_forms,
+    dtypes,
+    folders,
+    heads,
+    interrupts,
+    labels,
+    optimizers,
+    runs,
+    shared_folders,
+    teachers,
+    training,
+)
 from faults_by_kind.endings import TRACEBACK, VERDICTS, WRONG, Outcome
 
 PARTS: dict[str, Callable[[Path, float], Iterator[Outcome]]] = {
@@ -30,6 +44,7 @@ PARTS: dict[str, Callable[[Path, float], Iterator[Outcome]]] = {
     "names": folders.names,
     "disks": runs.disks,
     "kills": runs.kills,
+    "shared": shared_folders.shared_folders,
     "data": training.data,
     "losses": training.losses,
     "interrupts": interrupts.interrupts,
@@ -39,6 +54,8 @@ PARTS: dict[str, Callable[[Path, float], Iterator[Outcome]]] = {
     "dtypes": dtypes.dtypes,
     "caches": caches.caches,
     "labels": labels.labels,
+    "forms": data_forms.data_forms,
+    "teachers": teachers.teachers,
 }
 
 

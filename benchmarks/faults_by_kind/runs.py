@@ -45,7 +45,7 @@ def _prune(root: Path, run: Path) -> tuple[int, str]:
     return (1 if unexpected else done.exit_code), done.stderr + (repr(done.exception) if unexpected else "")
 
 
-def _job(root: Path, **values: Any) -> Path:
+def job(root: Path, **values: Any) -> Path:
     """Do a small run that trains a teacher, without a fault; its folder is what others are compared with."""
     model, data = write_model(root / "encoder"), write_data(root / "data.csv")
     wanted = recipe.make(recipe_values(model, data) | {"training.epochs": 2, "training.checkpoints": 4} | values)
@@ -54,7 +54,8 @@ def _job(root: Path, **values: Any) -> Path:
     return root / "whole"
 
 
-def _same_weights(left: Path, right: Path) -> bool:
+def same_weights(left: Path, right: Path) -> bool:
+    """Whether two runs have ended with the same weights."""
     one, other = (load_file(folder / "model" / "model.safetensors") for folder in (left, right))
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
@@ -63,7 +64,7 @@ def disks(root: Path, scale: float) -> Iterator[Outcome]:
     """A disk that becomes full in a run, which is then resumed with more space, and a disk that is read-only."""
     if os.geteuid() != 0:
         return
-    whole = _job(root)
+    whole = job(root)
     for kilobytes in range(4, 400, max(4, round(12 / scale))):
         with _disk(root / "disk", kilobytes) as disk:
             code, said = _prune(root, disk / "run")
@@ -76,7 +77,7 @@ def disks(root: Path, scale: float) -> Iterator[Outcome]:
             )
             subprocess.run(["mount", "-o", "remount,size=100m", disk], check=True)
             code, said = _prune(root, disk / "run")
-            verdict = TRACEBACK if code else RIGHT if _same_weights(whole, disk / "run") else WRONG
+            verdict = TRACEBACK if code else RIGHT if same_weights(whole, disk / "run") else WRONG
             yield "the same run with room again", verdict, f"{kilobytes} kB", said
     yield from _saves(root, whole)
     yield from _read_only(root, whole)
@@ -132,18 +133,18 @@ def _read_only(root: Path, whole: Path) -> Iterator[Outcome]:
 
 def kills(root: Path, scale: float) -> Iterator[Outcome]:
     """`secateur prune` is killed at a random moment; the same command must then end with the same weights."""
-    whole, draw = _job(root), random.Random(0)
-    seconds = _seconds(root, root / "timed")
+    whole, draw = job(root), random.Random(0)
+    seconds = seconds_of(root, root / "timed")
     for number in range(max(1, round(20 * scale))):
         run, moment = root / f"killed {number}", draw.uniform(0, seconds)
-        process = _start(root, run)
+        process = start(root, run)
         time.sleep(moment)
         process.send_signal(signal.SIGKILL)
         process.wait()
         there = sorted(path.name for path in run.iterdir()) if run.is_dir() else []
         code, said = _prune(root, run)
         litter = [path.name for path in run.glob(".*")] if code == 0 else []
-        verdict = TRACEBACK if code else RIGHT if _same_weights(whole, run) and not litter else WRONG
+        verdict = TRACEBACK if code else RIGHT if same_weights(whole, run) and not litter else WRONG
         yield (
             "run killed at a random moment",
             verdict,
@@ -152,7 +153,7 @@ def kills(root: Path, scale: float) -> Iterator[Outcome]:
         )
 
 
-def _start(root: Path, run: Path) -> subprocess.Popen[bytes]:
+def start(root: Path, run: Path) -> subprocess.Popen[bytes]:
     """Start the command in its own process, and return once its folder exists."""
     recipe = root / "recipe.yaml"
     words = [sys.executable, "-m", "secateur", "prune", "--recipe", str(recipe), "--output", str(run)]
@@ -162,8 +163,9 @@ def _start(root: Path, run: Path) -> subprocess.Popen[bytes]:
     return process
 
 
-def _seconds(root: Path, run: Path) -> float:
-    process = _start(root, run)
+def seconds_of(root: Path, run: Path) -> float:
+    """How long the command takes, from when its folder exists."""
+    process = start(root, run)
     started = time.monotonic()
     process.wait()
     return time.monotonic() - started
