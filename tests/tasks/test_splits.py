@@ -216,3 +216,30 @@ def test_a_refusal_lists_what_can_be_read(tmp_path):
     for data in (write(tmp_path / "train.xml", "<a/>"), tmp_path, write(tmp_path / "lone" / "train.en", "a\n")):
         with pytest.raises(UserError, match=r"parquet, csv, tsv, jsonl, json or txt .*\.gz.*train\.en and train\.de"):
             read_splits(data)
+
+
+# ---- names of columns
+
+
+@pytest.mark.parametrize("names", ["Text,Label", "SENTENCE,Sentiment", "Text,Category", "text,target"])
+def test_the_case_of_a_usual_name_is_ignored(tmp_path, names):
+    write(tmp_path / "train.csv", names + "\n" + "a,good\nb,bad\n" * 10)
+    write(tmp_path / "test.csv", names.split(",")[0] + "\nc\n")
+    task = Classification.from_data(str(tmp_path))
+    assert task.labels == ("bad", "good") and sizes(task.splits) == {"train": 18, "validation": 2}
+
+
+def test_a_name_that_is_exact_comes_before_one_that_is_not(tmp_path):
+    data = write(tmp_path / "d.csv", "Text,text,Label,label\n" + "A,a,x,0\nB,b,y,1\n" * 9)
+    task = Classification.from_data(str(data))
+    assert {*task.splits["train"]["text"]} == {"a", "b"} and task.label == "label"
+
+
+def test_a_missing_line_of_names_is_pointed_out(tmp_path):
+    data = write(tmp_path / "d.csv", "a fine film,1\n" + "a dull book,0\nanother fine film,1\n" * 9)
+    with pytest.raises(UserError, match=r"no text under a usual name: give one of a fine film, 1 .* write the names"):
+        Classification.from_data(str(data))
+    write(tmp_path / "two" / "train.csv", data.read_text())
+    write(tmp_path / "two" / "dev.csv", "a film,0\na book,1\n")
+    with pytest.raises(UserError, match=r"no column in common \(train has a fine film, 1 and validation has a film, 0"):
+        Classification.from_data(str(tmp_path / "two"))

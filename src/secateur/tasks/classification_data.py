@@ -9,7 +9,8 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, LargeList, List, Value
 
 from secateur.system.errors import UserError
-from secateur.tasks.columns import find_column, holds_text, listed, no_column, shared_columns
+from secateur.tasks.cells import typed
+from secateur.tasks.columns import find_column, holds_text, listed, no_column, shared_columns, usual_columns
 from secateur.tasks.labels import read_labels
 
 # Tried in order: pairs before single texts, because a pair may contain a column that is also a usual single text.
@@ -54,7 +55,7 @@ def prepare(
     label = find_column("label", shared, label, LABELS)
     if label in columns:
         raise UserError(f"column {label!r} is both text and label: name another by `text` or `label`")
-    splits = splits.select_columns([*columns, label])
+    splits = typed(splits.select_columns([*columns, label]), label, asked or ())
     for name, split in splits.items():
         check_text(name, split, columns)
         _check_gaps(name, split, columns, label)
@@ -66,9 +67,8 @@ def text_columns(shared: Sequence[str], text: Sequence[str] | None) -> tuple[str
     asked = (text,) if isinstance(text, str) else tuple(text or ())
     if len(asked) > 2:
         raise UserError(f"`text` names {len(asked)} columns: name one, or two for a pair of texts")
-    for columns in [asked] if asked else TEXTS:
-        if set(columns) <= set(shared):
-            return columns
+    if found := usual_columns(shared, TEXTS) if not asked else [asked] * (set(asked) <= set(shared)):
+        return found[0]
     raise no_column("text", asked, shared)
 
 

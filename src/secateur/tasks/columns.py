@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,14 +10,28 @@ from datasets import Dataset, DatasetDict, Value
 
 from secateur.system.errors import UserError
 
+NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 MOST_CLASSES = 100_000  # a column with more distinct values probably holds row numbers, identifiers or texts
 
 
 def shared_columns(splits: DatasetDict) -> list[str]:
-    """The columns that every split has, in the order of the training split."""
-    return [
-        name for name in splits["train"].column_names if all(name in split.column_names for split in splits.values())
-    ]
+    """The columns that every split has, in the order of the training split.
+
+    Raises:
+        UserError: the splits have no column in common.
+    """
+    names = splits["train"].column_names
+    shared = [name for name in names if all(name in split.column_names for split in splits.values())]
+    if not shared:
+        own = " and ".join(f"{name} has {listed(split.column_names)}" for name, split in splits.items())
+        raise UserError(f"the splits have no column in common ({own}): give all of them the same names of columns")
+    return shared
+
+
+def usual_columns(columns: Sequence[str], usual: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The columns of each usual group all of which exist; "Label" counts as "label" unless both exist."""
+    by_name = {column.casefold(): column for column in reversed(columns)} | {column: column for column in columns}
+    return [tuple(by_name[name] for name in group) for group in usual if set(group) <= by_name.keys()]
 
 
 def find_column(option: str, shared: Sequence[str], asked: str | None, usual: Sequence[str]) -> str:
@@ -31,16 +46,25 @@ def find_column(option: str, shared: Sequence[str], asked: str | None, usual: Se
     Raises:
         UserError: there is no such column.
     """
-    for name in [asked] if asked else usual:
-        if name in shared:
-            return name
-    raise no_column(option, [asked] if asked else [], shared)
+    if asked is None and (found := usual_columns(shared, [(name,) for name in usual])):
+        return found[0][0]
+    if asked is None or asked not in shared:
+        raise no_column(option, [] if asked is None else [asked], shared)
+    return asked
 
 
 def no_column(option: str, asked: Sequence[str], shared: Sequence[str]) -> UserError:
     """The error for columns that `option` names, or that have a usual name, and that do not exist."""
     missing = next((f"column {name!r}" for name in asked if name not in shared), f"{option} under a usual name")
-    return UserError(f"the data has no {missing}: give one of {listed(shared, 20) or 'none'} by `{option}`")
+    choice = f"{listed(shared, 20)} by `{option}`"
+    if any(map(_is_cell, shared)):
+        choice += ", or write the names of the columns before the first row"
+    return UserError(f"the data has no {missing}: give one of {choice}")
+
+
+def _is_cell(name: str) -> bool:
+    """Whether a name is rather a cell of the first row: a number, or a text of several words."""
+    return bool(NUMBER.fullmatch(name)) or len(name.split()) > 2
 
 
 def holds_text(split: Dataset, column: str) -> bool:

@@ -6,14 +6,14 @@ import gzip
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, concatenate_datasets
-from pyarrow import BufferReader, Table, csv, parquet, types
+from pyarrow import BufferReader, Table, parquet
 
 from secateur.system.errors import UserError, as_user_error
+from secateur.tasks.csv_files import read_cells
 
 FORMS = (
     "parquet, csv, tsv, jsonl, json or txt (one text a line), also compressed as .gz, or parallel lines in two files "
@@ -97,15 +97,13 @@ def _read_parquet(path: Path) -> Dataset:
     return _dataset(parquet.read_table(BufferReader(_content(path))))
 
 
-def _read_csv(path: Path, separator: str = ",", quote: str | bool = '"') -> Dataset:
-    """The table, read in one block so that the type of a column depends on all its cells; "NA" is a text."""
-    content = _content(path)
-    whole = csv.ReadOptions(block_size=min(len(content) + 1, 2**31 - 1))
-    options = csv.ParseOptions(delimiter=separator, quote_char=quote, newlines_in_values=bool(quote))
-    table = csv.read_csv(BufferReader(content), read_options=whole, parse_options=options)
-    if odd := next((field.name for field in table.schema if types.is_binary(field.type)), None):
-        raise ValueError(f"column {odd!r} is not text in UTF-8")
-    return _dataset(table)
+def _read_csv(path: Path) -> Dataset:
+    return read_cells(_content(path))
+
+
+def _read_tsv(path: Path) -> Dataset:
+    """As a csv file, but quotation marks are text."""
+    return read_cells(_content(path), "\t", None)
 
 
 def _read_json(path: Path) -> Dataset:
@@ -164,7 +162,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 READERS: dict[str, Callable[[Path], Dataset]] = {
     ".parquet": _read_parquet,
     ".csv": _read_csv,
-    ".tsv": partial(_read_csv, separator="\t", quote=False),
+    ".tsv": _read_tsv,
     ".jsonl": _read_json,
     ".json": _read_json,
     ".txt": _read_lines,

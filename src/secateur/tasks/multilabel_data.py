@@ -8,6 +8,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict, LargeList, List, Value
 
 from secateur.system.errors import UserError
+from secateur.tasks.cells import typed
 from secateur.tasks.classification_data import LABELS, check_text, text_columns
 from secateur.tasks.columns import check_rows, find_column, listed, no_column, shared_columns
 from secateur.tasks.labels import Labels, check_asked, element_of, read_labels, text_by
@@ -35,6 +36,8 @@ def prepare(
     if both := set(columns) & set(own):
         raise UserError(f"column {min(both)!r} is both text and label: name another by `text` or `label`")
     splits = splits.select_columns([*columns, *own])
+    for column in own:
+        splits = typed(splits, column, asked or ())
     for name, split in splits.items():
         check_text(name, split, columns)
         _check_rows(name, split, columns, own)

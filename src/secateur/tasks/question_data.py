@@ -9,7 +9,8 @@ import numpy as np
 from datasets import Dataset, DatasetDict, Features, List, Value
 
 from secateur.system.errors import UserError
-from secateur.tasks.columns import check_rows, find_column, no_column, shared_columns
+from secateur.tasks.cells import values_of
+from secateur.tasks.columns import check_rows, find_column, no_column, shared_columns, usual_columns
 
 # Tried in order.
 TEXTS = (("question", "context"), ("question", "passage"), ("question", "paragraph"), ("query", "context"))
@@ -65,9 +66,10 @@ def _text_columns(shared: Sequence[str], text: Sequence[str] | None) -> tuple[st
     named = (text,) if isinstance(text, str) else tuple(text or ())
     if named and len(named) != 2:
         raise UserError(f"`text` names {len(named)} columns: name two, that of the question and that of the context")
-    for question, context in [named] if named else TEXTS:
-        if {question, context} <= set(shared):
-            return question, context
+    found = usual_columns(shared, TEXTS) if not named else [named] * (set(named) <= set(shared))
+    if found:
+        question, context = found[0]
+        return question, context
     raise no_column("text", named, shared)
 
 
@@ -79,8 +81,8 @@ def _read(name: str, split: Dataset, columns: tuple[str, str, str]) -> Dataset:
     """
     questions, contexts, answers = (split[column][:] for column in columns)
     unknown = [None] * len(split)
-    starts = split[START][:] if START in split.column_names else unknown
-    impossible = split["is_impossible"][:] if "is_impossible" in split.column_names else unknown
+    starts = values_of(split, START) if START in split.column_names else unknown
+    impossible = values_of(split, "is_impossible") if "is_impossible" in split.column_names else unknown
     gold = [
         ([], []) if no_answer else _gold(own, start)
         for no_answer, own, start in zip(impossible, answers, starts, strict=True)
@@ -103,7 +105,7 @@ def _gold(answers: Any, start: Any) -> tuple[list[Any], list[Any]]:
     texts, starts = (answers.get("text"), answers.get(START)) if isinstance(answers, dict) else (answers, start)
     if isinstance(texts, list):
         return texts, starts if isinstance(starts, list) else [starts] * len(texts)
-    return ([], []) if texts is None else ([str(texts)], [starts])  # a column of years is numbers in csv
+    return ([], []) if texts is None else ([str(texts)], [starts])  # a column of years may be numbers
 
 
 def _check_rows(

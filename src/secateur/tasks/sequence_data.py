@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from datasets import Dataset, DatasetDict, Translation
 
 from secateur.system.errors import UserError
-from secateur.tasks.columns import holds_text, listed, no_column, shared_columns
+from secateur.tasks.cells import are_numbers
+from secateur.tasks.columns import holds_text, listed, no_column, shared_columns, usual_columns
 
 SOURCE, TARGET = "source", "target"
 """The columns of a prepared split."""
@@ -62,14 +63,14 @@ def _columns(
     for option, names in (("text", asked), ("label", (label,) if label else ())):
         if names and names[0] not in shared:
             raise no_column(option, names, shared)
-    candidates = [*usual, *_languages(splits["train"], shared)]
-    pairs = [pair for pair in candidates if set(pair) <= set(shared) and _agrees(pair, asked, label)]
+    candidates = [*((pair[0], pair[1]) for pair in usual_columns(shared, usual)), *_languages(splits["train"], shared)]
+    pairs = [pair for pair in candidates if _agrees(pair, asked, label)]
     if asked and label:
         pairs = [(asked[0], label)]
     if not pairs:
         raise UserError(
             f"the data has no source and target under usual names: name both by `text` and `label`, out of "
-            f"{listed(shared, 20) or 'none'}"
+            f"{listed(shared, 20)}"
         )
     if pairs[0][0] == pairs[0][1]:
         raise UserError(f"column {pairs[0][0]!r} is both source and target: name another by `text` or `label`")
@@ -82,7 +83,8 @@ def _agrees(pair: tuple[str, str], asked: Sequence[str], label: str | None) -> b
 
 def _languages(split: Dataset, shared: Sequence[str]) -> list[tuple[str, str]]:
     """The two columns of text that are named after languages, in both orders; none unless there are exactly two."""
-    languages = [name for name in shared if LANGUAGE.fullmatch(name) and name != "id" and holds_text(split, name)]
+    named = [name for name in shared if LANGUAGE.fullmatch(name) and name != "id" and holds_text(split, name)]
+    languages = [name for name in named if not are_numbers(split, name)]
     return [(languages[0], languages[1]), (languages[1], languages[0])] if len(languages) == 2 else []
 
 

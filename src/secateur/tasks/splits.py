@@ -13,7 +13,8 @@ import numpy as np
 from datasets import Dataset, DatasetDict, LargeList, List, load_dataset, load_from_disk
 
 from secateur.system.errors import UserError
-from secateur.tasks.columns import listed
+from secateur.tasks.cells import values_of
+from secateur.tasks.columns import listed, usual_columns
 from secateur.tasks.data_files import FORMS, READERS, form, reading
 from secateur.tasks.data_folders import Part, file_part, folder_parts
 
@@ -131,7 +132,7 @@ def _first(parts: dict[str, Part], names: Sequence[str], label: str | None = Non
 
 def _is_labelled(name: str, split: Dataset, label: str) -> bool:
     if label in split.column_names:
-        values = split[label][:]
+        values = values_of(split, label)
         return not all(map(_is_missing, values)) if name in HIDDEN else any(value != -1 for value in values)
     if name in HIDDEN:
         return False
@@ -167,7 +168,7 @@ def _split_off(rows: Dataset, label: Sequence[str], share: float, seed: int) -> 
 
 
 def _present(split: Dataset, names: Sequence[str]) -> str | None:
-    return next((name for name in names if name in split.column_names), None)
+    return next((found for (found,) in usual_columns(split.column_names, [(name,) for name in names])), None)
 
 
 def _read_bbc() -> Dataset:
