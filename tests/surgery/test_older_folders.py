@@ -10,7 +10,9 @@ import torch
 import transformers
 
 from secateur.surgery.checkpoint import load, save
+from secateur.surgery.cut import cut
 from secateur.surgery.schema import Structure
+from secateur.surgery.uncut import uncut
 
 FOLDERS = Path(__file__).parents[1] / "fixtures" / "v0_1_0" / "compact"
 OUTPUTS = json.loads((FOLDERS / "outputs.json").read_text())
@@ -64,6 +66,22 @@ def test_an_older_folder_is_saved_as_one_of_this_version(name, tmp_path):
     saved = json.loads((tmp_path / "again" / "config.json").read_text())["secateur"]
     assert saved["version"] == 2 and saved == model.config.secateur
     assert_same_outputs(load(tmp_path / "again"), name)
+
+
+@pytest.mark.parametrize("way", [load, with_automodel])
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_an_older_folder_that_is_saved_again_has_the_auto_map_of_a_new_one(name, way, tmp_path):
+    """Version 0.1.0 left the encoder out of it."""
+    model = way(FOLDERS / name)
+    save(model, tmp_path / "again")
+    save(cut(*uncut(model)), tmp_path / "new")
+    older, again, new = (
+        json.loads((place / "config.json").read_text())["auto_map"]
+        for place in (FOLDERS / name, tmp_path / "again", tmp_path / "new")
+    )
+    assert again == new == {"AutoModel": new["AutoModel"]} | older
+    encoder = transformers.AutoModel.from_pretrained(tmp_path / "again")
+    assert new["AutoModel"] == f"modeling_secateur.{type(encoder).__name__}"
 
 
 @pytest.mark.parametrize("name", OUTPUTS)

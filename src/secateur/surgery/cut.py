@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from secateur.structure.plan import Plan
 from secateur.structure.space import UnitSpace
 from secateur.surgery import compact
-from secateur.surgery.auto_classes import auto_class, stock_names
+from secateur.surgery.auto_classes import auto_class
 from secateur.surgery.cut_structure import structure_of
 from secateur.surgery.factorisation import embedding_rank, factorise
 from secateur.surgery.folding import fold
@@ -50,11 +50,7 @@ def cut(model: PreTrainedModel, plan: Plan) -> PreTrainedModel:
 
 def _auto_map(kind: type[compact.Pruned], config: Any) -> dict[str, str]:
     """`AutoModelFor*` -> the class in the shipped code that it loads: with the model's head, and its encoder alone."""
-    encoder = stock_names(config).get("AutoModel")
-    names = {"AutoModel": f"{compact.PREFIX}{encoder}"} if encoder else {}
-    return {
-        auto: f"{compact.CODE}.{name}" for auto, name in (names | {auto_class(kind.__name__): kind.__name__}).items()
-    }
+    return compact.with_encoder({auto_class(kind.__name__): f"{compact.CODE}.{kind.__name__}"}, config)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ and to replace, and `reshape` does it. A saved folder contains this package as o
 from secateur.surgery.compact.attention import CompactAttention
 from secateur.surgery.compact.integrity import PLAN, SUMS, DamagedError, check_places, sums
 from secateur.surgery.compact.modules import FactorisedEmbedding
-from secateur.surgery.compact.pretrained import CODE, POOLING, PREFIX, Pruned, pruned
+from secateur.surgery.compact.pretrained import CODE, POOLING, Pruned, pruned, with_encoder
 from secateur.surgery.compact.shapes import first_names, reshape, tied_names
 from secateur.surgery.shipped_code import shipped_code
 
@@ -16,7 +16,6 @@ __all__ = [
     "CODE",
     "PLAN",
     "POOLING",
-    "PREFIX",
     "SUMS",
     "CompactAttention",
     "DamagedError",
@@ -28,6 +27,7 @@ __all__ = [
     "reshape",
     "sums",
     "tied_names",
+    "with_encoder",
 ]
 
 Pruned.code = staticmethod(shipped_code)

@@ -65,6 +65,8 @@ class Pruned(_Stock):
         self.plan: dict[str, Any] | None = None
         if getattr(config, "secateur", None):
             structure = Structure.from_dict(config.secateur)
+            if getattr(config, "auto_map", None):
+                config.auto_map = with_encoder(config.auto_map, config)
             whole = self._saved_class()
             if whole is not None:
                 structure = self._as_encoder_of(whole, structure)
@@ -155,6 +157,17 @@ def _plan_of(name: Any, place: dict[str, Any]) -> dict[str, Any] | None:
         log.warning("%s has no %s: a copy saved from this model will have none either", name, PLAN)
         return None
     return read_object(Path(str(path)))
+
+
+def with_encoder(auto_map: dict[str, str], config: PreTrainedConfig) -> dict[str, str]:
+    """An `auto_map` to the code beside the config, with the class of the encoder alone, which secateur 0.1.0 left out.
+
+    A config from the hub names its repository before the class, `owner/name--modeling_secateur.PrunedBertModel`; a copy
+    that is saved has the code itself.
+    """
+    encoder: Any = transformers.MODEL_MAPPING.get(type(config), None)
+    names = {} if encoder is None else {"AutoModel": f"{CODE}.{PREFIX}{encoder.__name__.removeprefix(PREFIX)}"}
+    return names | {auto: name.rpartition("--")[2] for auto, name in auto_map.items()}
 
 
 def pruned(stock: type[PreTrainedModel]) -> type[Pruned]:
