@@ -13,6 +13,7 @@ from secateur.budget.space import Space
 from secateur.deploy.verify import verify_folder
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load, save
+from secateur.surgery.compact import with_encoder
 from secateur.surgery.cut import cut
 from secateur.surgery.hub import local_folder
 from secateur.surgery.opening import open_encoder, open_model
@@ -73,6 +74,14 @@ def test_what_was_loaded_from_the_hub_is_saved_whole(small, folder, cache, tmp_p
         kind.from_pretrained(NAME).save_pretrained(tmp_path / f"again-{number}")
         assert {path.name for path in (tmp_path / f"again-{number}").iterdir()} == FILES
         assert load(tmp_path / f"again-{number}").plan == small.plan
+
+
+def test_a_copy_of_a_model_of_the_hub_refers_to_the_code_in_its_own_folder(small):
+    """A config from the hub has the repository before the names of its classes."""
+    there = {auto: f"{NAME}--{name}" for auto, name in small.config.auto_map.items()}
+    assert (
+        with_encoder(there, small.config) == small.config.auto_map == with_encoder(small.config.auto_map, small.config)
+    )
 
 
 @pytest.mark.parametrize("on_hub", [True, False])

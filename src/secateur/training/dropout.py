@@ -17,5 +17,5 @@ def set_dropout(model: nn.Module, share: float) -> None:
         if isinstance(module, nn.Dropout):
             module.p = share
         for name, value in vars(module).items():
-            if name.endswith("dropout") and type(value) is float:
+            if name.endswith("dropout") and type(value) in (int, float):
                 setattr(module, name, share)

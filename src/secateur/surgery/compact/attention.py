@@ -26,7 +26,8 @@ class CompactAttention(nn.Module):
     projection: the padding is exact and stays zero in training. The softmax scale is that of the unpruned heads.
     """
 
-    dropout: nn.Dropout
+    dropout: Any
+    """Of the stock attention: a module, or in an encoder-decoder the probability itself."""
 
     def __init__(self, stock: Any, structure: AttentionStructure) -> None:  # Any: each family names its projections
         super().__init__()
@@ -35,7 +36,7 @@ class CompactAttention(nn.Module):
         self.heads = None if structure.heads is None else list(structure.heads)
         self.names = (structure.query, structure.key, structure.value)
         self.output = structure.output
-        self.dropout = stock.dropout if isinstance(stock.dropout, nn.Dropout) else nn.Dropout(stock.dropout)
+        self.dropout = stock.dropout
         if self.buckets:
             for name, sizes in zip(self.names, self._sizes(), strict=True):
                 projection = getattr(stock, name)
@@ -93,7 +94,7 @@ class CompactAttention(nn.Module):
         """One call of attention: from query, key and value, `(batch, tokens, heads x width)` each, to the contexts."""
         batch, tokens, _ = parts[0].shape
         query, key, value = (part.view(batch, part.shape[1], heads, -1).transpose(1, 2) for part in parts)
-        dropout, own = self.dropout.p if self.training else 0.0, value.shape[-1]
+        dropout, own = self.dropout_probability() if self.training else 0.0, value.shape[-1]
         if query.device.type == "cpu" and not (self.training or _recorded()):
             query, key, value = _of_one_width(query, key, value)
         causal = self.causal and mask is None and tokens > 1
@@ -101,6 +102,10 @@ class CompactAttention(nn.Module):
             query, key, value, attn_mask=mask, dropout_p=dropout, scale=self.scale, is_causal=causal
         )
         return context[..., :own].transpose(1, 2).reshape(batch, tokens, -1)
+
+    def dropout_probability(self) -> float:
+        """The probability of an attention weight to be dropped in training."""
+        return self.dropout.p
 
     def _sizes(self) -> list[list[int]]:
         """Dims of each bucket as stored: of the query, the key and the value."""
@@ -167,6 +172,9 @@ class Seq2SeqAttention(CompactAttention):
         **kwargs: Any,
     ) -> tuple[Tensor, None]:
         return self.attend(self.states(hidden_states, key_value_states, past_key_values), attention_mask), None
+
+    def dropout_probability(self) -> float:
+        return self.dropout
 
     def states(self, hidden_states: Tensor, others: Tensor | None, cache: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Query, and keys and values of all tokens so far, `(batch, tokens, dims as stored)` each.
