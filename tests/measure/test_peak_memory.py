@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from small_world import WORDS, write_model
+from transformers import AlbertConfig, AlbertForMaskedLM
 
 from secateur.measure import peak_memory
 from secateur.measure.peak_memory import Job, Peak
@@ -27,6 +28,13 @@ def test_a_child_loads_the_model_and_runs_it(tmp_path):
     assert list(found) == [(1, 4), (2, 16)]
     assert all(0 < peak.model < BLOCK < peak.process for peak in found.values())
     assert before.all()
+
+
+@LINUX
+def test_a_model_that_cannot_be_pruned_is_measured_with_its_head(tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    AlbertForMaskedLM(AlbertConfig(vocab_size=len(WORDS), embedding_size=8, **sizes)).save_pretrained(tmp_path)
+    assert peak_memory.peaks(job(tmp_path, shapes=((1, 4),))).keys() == {(1, 4)}
 
 
 def test_small_shapes_come_first(monkeypatch):

@@ -26,7 +26,7 @@ from secateur.deploy import gpu
 from secateur.deploy.runner import runner
 from secateur.measure.random_inputs import random_inputs
 from secateur.measure.timing import Call, thread_count
-from secateur.surgery.auto_classes import auto_class
+from secateur.surgery.auto_classes import auto_class_of
 from secateur.system import process_memory
 from secateur.system.errors import UserError
 from secateur.system.process_memory import measurable
@@ -114,9 +114,12 @@ def _prepared(job: Job) -> Callable[[int, int], Call]:
 
 
 def _opened(folder: Path) -> PreTrainedModel:
-    """A dense or compact model saved by this package, with its head."""
-    name = str((AutoConfig.from_pretrained(folder).architectures or [""])[0])
-    kind: Any = getattr(transformers, name, None) or getattr(transformers, auto_class(name))
+    """A model that the parent process has saved, of its own class, which may be any class of transformers.
+
+    `surgery.opening` opens only models that can be pruned, and a model to compare with need not be one.
+    """
+    config = AutoConfig.from_pretrained(folder)
+    kind: Any = getattr(transformers, config.architectures[0], None) or getattr(transformers, auto_class_of(config))
     return kind.from_pretrained(folder).eval()
 
 
