@@ -289,10 +289,10 @@ def default_of(field):
 
 
 def test_every_key_of_a_recipe_is_documented_in_order_with_its_default_and_meaning():
-    told = rows(read(DOCS / "recipes.md").partition("\n## Every key\n")[2].partition("\n## ")[0])
+    documented = rows(read(DOCS / "recipes.md").partition("\n## Every key\n")[2].partition("\n## ")[0])
     wanted = [[f"`{name}`", f"`{default_of(field)}`".strip("`")] for name, field in recipe.KEYS.items()]
-    assert [[key, default.strip("`")] for key, default, _ in told] == wanted
-    for key, _, meaning in told:
+    assert [[key, default.strip("`")] for key, default, _ in documented] == wanted
+    for key, _, meaning in documented:
         described = recipe.KEYS[key.strip("`")].description
         assert meaning and meaning.startswith(described or ""), f"{key}: {described}"
 
@@ -317,8 +317,8 @@ def test_every_method_has_a_page_with_its_arguments(name):
 @pytest.mark.parametrize("name", METHODS.all())
 def test_numbers_on_the_pages_of_methods_are_in_the_results(name):
     lines = set(read(ROOT / "RESULTS.md").splitlines())
-    told = section(DOCS / "methods" / f"{name}.md", "Our numbers")
-    numbers = [line for line in told.splitlines() if line.startswith("|") and set(line) - set("|- ")]
+    numbers_text = section(DOCS / "methods" / f"{name}.md", "Our numbers")
+    numbers = [line for line in numbers_text.splitlines() if line.startswith("|") and set(line) - set("|- ")]
     assert numbers and [line for line in numbers if line not in lines] == []
 
 
@@ -371,14 +371,14 @@ def sentences():
 
 
 def test_every_error_in_the_docs_is_one_that_secateur_raises():
-    told = [
+    refusals = [
         line
         for block in blocks(DOCS / "troubleshooting.md")
         if block.language == "text"
         for line in block.text.splitlines()
     ]
-    assert len(told) > 10
-    for line in told:
+    assert len(refusals) > 10
+    for line in refusals:
         message = line.removeprefix("error: ")
         assert message != line, line
         assert any(pattern.search(message) for pattern in sentences()), line

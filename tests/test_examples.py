@@ -37,6 +37,6 @@ def test_the_laws_hold_for_the_method_by_the_command_in_contributing():
     words = shlex.split(command[1], comments=True)
     name = words.index("taylor-once")
     words[name] = f"taylor-once and {SOME}"
-    told = run("-m", "pytest", "-p", "no:cacheprovider", *words)
-    passed = re.search(r"(\d+) passed", told)
-    assert passed and int(passed[1]) > 15 and "failed" not in told, told[-3000:]
+    output = run("-m", "pytest", "-p", "no:cacheprovider", *words)
+    passed = re.search(r"(\d+) passed", output)
+    assert passed and int(passed[1]) > 15 and "failed" not in output, output[-3000:]

@@ -90,13 +90,13 @@ def test_an_undamaged_folder_loads_in_every_way(world):
 
 
 def test_damaged_files_never_load_as_another_model(world):
-    found = sample(world, [*damages(world, random.Random(0), 8), *tensors(world)], 14)
-    assert_harmless(world, found, ("load", "auto"))
+    damaged = sample(world, [*damages(world, random.Random(0), 8), *tensors(world)], 14)
+    assert_harmless(world, damaged, ("load", "auto"))
 
 
 def test_damaged_files_never_load_as_another_model_without_secateur(world):
-    found = sample(world, [*damages(world, random.Random(1), 2), *tensors(world)], 5)
-    assert_harmless(world, found, ("trusted",))
+    damaged = sample(world, [*damages(world, random.Random(1), 2), *tensors(world)], 5)
+    assert_harmless(world, damaged, ("trusted",))
 
 
 def test_verify_reports_damaged_files_in_one_sentence(world):

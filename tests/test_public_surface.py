@@ -100,8 +100,8 @@ def test_names_that_are_not_public_any_more_say_so():
 def test_type_checkers_are_told_the_same_names_as_users():
     tree = ast.parse(Path(secateur.__file__).read_text(encoding="utf-8"))
     block = next(node for node in tree.body if isinstance(node, ast.If))
-    told = {alias.asname for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert told | {"__version__"} == set(secateur.__all__)
+    imported = {alias.asname for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert imported | {"__version__"} == set(secateur.__all__)
 
 
 # The snapshot

@@ -97,8 +97,8 @@ def test_prune_walks_through_several_densities(secateur, world, tmp_path):
     shown = secateur(*words)
     assert shown.exit_code == 0
     assert all(text in shown.stdout for text in ("teacher", "density 0.5", "density 0.3", "0.5/model", "0.3/model"))
-    told = json.loads(secateur(*words, "--json").stdout)
-    assert [report["recipe"]["target"]["density"] for report in told] == [0.5, 0.3]
+    reports = json.loads(secateur(*words, "--json").stdout)
+    assert [report["recipe"]["target"]["density"] for report in reports] == [0.5, 0.3]
     compared = json.loads(secateur("compare", tmp_path / "run", "--json").stdout)
     assert len(compared["points"]) == 3
 

@@ -58,19 +58,19 @@ BOUNDS = {
 
 @pytest.mark.parametrize(("dtype", "suffix"), BOUNDS)
 def test_a_smaller_dtype_is_close(small, dtype, suffix, tmp_path):
-    found = export(small, tmp_path / f"model{suffix}", dtype=dtype)
-    assert 0 < found.difference < BOUNDS[dtype, suffix] * found.scale
-    assert read_facts(found.path) == found.facts
-    assert (found.facts.dtype, found.facts.calibration) == (dtype, 0)
-    assert opened(found.path).dtype == dtype
+    exported = export(small, tmp_path / f"model{suffix}", dtype=dtype)
+    assert 0 < exported.difference < BOUNDS[dtype, suffix] * exported.scale
+    assert read_facts(exported.path) == exported.facts
+    assert (exported.facts.dtype, exported.facts.calibration) == (dtype, 0)
+    assert opened(exported.path).dtype == dtype
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".xml"])
 def test_calibrated_int8_is_close_and_does_not_depend_on_the_batch(small, calibration, suffix, tmp_path):
-    found = export(small, tmp_path / f"model{suffix}", dtype="int8", calibration=calibration)
-    assert 0 < found.difference < 0.15 * found.scale
-    assert read_facts(found.path).calibration == 24
-    run = opened(found.path)
+    exported = export(small, tmp_path / f"model{suffix}", dtype="int8", calibration=calibration)
+    assert 0 < exported.difference < 0.15 * exported.scale
+    assert read_facts(exported.path).calibration == 24
+    run = opened(exported.path)
     alone, beside = inputs(small, seed=1), inputs(small, seed=2)
     alone = {name: value[:1] for name, value in alone.items()}
     both = {name: torch.cat([value, beside[name]]) for name, value in alone.items()}
@@ -84,8 +84,8 @@ def test_a_model_without_attention_is_calibrated_without_a_mask(calibration, suf
     masks = space.ones()
     for layer in range(2):
         masks[space.slices[f"{layer}.head"]] = 0.0
-    found = export(cut(model, Plan.of(space, masks)), tmp_path / f"m{suffix}", dtype="int8", calibration=calibration)
-    assert found.facts.calibration == 24
+    exported = export(cut(model, Plan.of(space, masks)), tmp_path / f"m{suffix}", dtype="int8", calibration=calibration)
+    assert exported.facts.calibration == 24
 
 
 def test_int8_weights_have_a_scale_for_each_channel(small, tmp_path):
@@ -100,23 +100,23 @@ def test_int8_weights_have_a_scale_for_each_channel(small, tmp_path):
 
 
 def test_a_file_describes_itself(small, tmp_path):
-    found = export(small, tmp_path / "model.onnx", opset=20)
-    facts = found.facts
+    exported = export(small, tmp_path / "model.onnx", opset=20)
+    facts = exported.facts
     assert (facts.format, facts.dtype, facts.opset) == ("onnx", "fp32", 20)
     assert facts.inputs == ("input_ids", "attention_mask", "token_type_ids")
     assert facts.source == weights_fingerprint(small)
-    assert ExportFacts.from_json(facts.to_json(), found.path) == facts
-    assert found.bytes == found.path.stat().st_size
-    assert json.loads(json.dumps(found.to_dict()))["tolerance"] == TOLERANCE
+    assert ExportFacts.from_json(facts.to_json(), exported.path) == facts
+    assert exported.bytes == exported.path.stat().st_size
+    assert json.loads(json.dumps(exported.to_dict()))["tolerance"] == TOLERANCE
 
 
 def test_a_model_in_fp16_is_exported_from_its_weights(tmp_path):
     """Its own coarse sums are no difference; transformers loads a checkpoint in the dtype that it was saved in."""
     half = tiny("bert", dtype=torch.float16)
-    found = export(half, tmp_path / "model.onnx")
-    assert found.facts.dtype == "fp32" and found.difference < TOLERANCE * found.scale
+    exported = export(half, tmp_path / "model.onnx")
+    assert exported.facts.dtype == "fp32" and exported.difference < TOLERANCE * exported.scale
     assert (
-        found.facts.source == weights_fingerprint(tiny("bert", dtype=torch.float16).float())
+        exported.facts.source == weights_fingerprint(tiny("bert", dtype=torch.float16).float())
         and half.dtype == torch.float16
     )
 
@@ -141,9 +141,9 @@ def test_an_exported_file_names_the_version_of_its_facts(small, tmp_path, monkey
 
 
 def test_an_openvino_file_has_its_weights_in_a_second_file(small, tmp_path):
-    found = export(small, tmp_path / "new" / "model.xml")
+    exported = export(small, tmp_path / "new" / "model.xml")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["model.bin", "model.xml"]
-    assert found.bytes == sum(path.stat().st_size for path in (tmp_path / "new").iterdir())
+    assert exported.bytes == sum(path.stat().st_size for path in (tmp_path / "new").iterdir())
 
 
 def test_the_exported_model_is_unchanged(small, tmp_path):
@@ -263,13 +263,13 @@ def answer(*words):
 def test_the_command_calibrates_on_training_rows_and_scores_both(world, tmp_path):
     data = ("--data", world / "data.csv", "--max-length", 24)
     file = tmp_path / "model.onnx"
-    told = answer("export", world / "small", "--output", file, "--dtype", "int8", "--rows", 20, *data)
-    assert (told["facts"]["calibration"], told["facts"]["dtype"]) == (20, "int8")
+    exported = answer("export", world / "small", "--output", file, "--dtype", "int8", "--rows", 20, *data)
+    assert (exported["facts"]["calibration"], exported["facts"]["dtype"]) == (20, "int8")
     scored = answer("eval", world / "small", *data)
-    assert told["scores"]["source"] == scored["scores"]
-    assert told["scores"]["rows"] == scored["rows"] and told["scores"]["batch"] == 32
+    assert exported["scores"]["source"] == scored["scores"]
+    assert exported["scores"]["rows"] == scored["rows"] and exported["scores"]["batch"] == 32
     verified = answer("verify", world / "small", "--exported", file, *data)
-    assert verified["scores"] == told["scores"]
+    assert verified["scores"] == exported["scores"]
     assert verified["passed"] and verified["dtype"] == "int8" and verified["compact_loaded"] is None
     shown = secateur("verify", world / "small", "--exported", file, *data).stdout
     assert "of which only the score tells" in shown and "32 to a batch" in shown
@@ -355,12 +355,12 @@ TOKENIZERS = {
 def test_the_inputs_of_a_file_are_those_of_the_tokenizer(case, suffix, tmp_path):
     kind, names = TOKENIZERS[case]
     model = tiny(kind, dtype=torch.float32)
-    found = export(model, tmp_path / f"model{suffix}", inputs=names)
-    assert set(found.facts.inputs) == set(names)
+    exported = export(model, tmp_path / f"model{suffix}", inputs=names)
+    assert set(exported.facts.inputs) == set(names)
     batch = {name: torch.ones(2, 5, dtype=torch.long) for name in names}
     with torch.no_grad():
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    torch.testing.assert_close(torch.tensor(opened(found.path)(batch)[0]), logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.tensor(opened(exported.path)(batch)[0]), logits, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("case", TOKENIZERS)

@@ -43,19 +43,19 @@ def test_a_correct_folder_passes(which, units, rank, tmp_path):
     rank = rank if which[0] in ENCODERS else None  # an encoder-decoder's embeddings are not factorised
     batches, given = world(which, tmp_path / "small", *units, embedding_rank=rank)
     before = {name: value.clone() for name, value in given["dense"].state_dict().items()}
-    found = verify(batches, **given)
-    assert found.passed and found.masked_compact < 1e-4 * max(1.0, found.scale) and found.compact_loaded == 0.0
-    assert found.examples == 6 and found.scale > 0
-    assert found.to_dict()["passed"] is True
+    result = verify(batches, **given)
+    assert result.passed and result.masked_compact < 1e-4 * max(1.0, result.scale) and result.compact_loaded == 0.0
+    assert result.examples == 6 and result.scale > 0
+    assert result.to_dict()["passed"] is True
     assert all(torch.equal(value, before[name]) for name, value in given["dense"].state_dict().items())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_a_model_in_low_precision_is_judged_by_its_own_rounding(dtype, tmp_path):
     batches, given = world(("bert",), tmp_path / "small", "hidden", "head", dtype=dtype)
-    found = verify(batches, **given)
-    assert found.passed and found.compact_loaded == 0.0 and found.masked_compact > 1e-4 * found.scale
-    assert found.to_dict()["tolerance"] == found.tolerance == 8 * torch.finfo(dtype).eps
+    result = verify(batches, **given)
+    assert result.passed and result.compact_loaded == 0.0 and result.masked_compact > 1e-4 * result.scale
+    assert result.to_dict()["tolerance"] == result.tolerance == 8 * torch.finfo(dtype).eps
     with torch.no_grad():
         given["compact"].classifier.weight.mul_(1.5)
     assert not verify(batches, compact=given["compact"], folder=given["folder"]).passed
@@ -82,10 +82,10 @@ def test_an_export_is_compared_with_its_model(bert, dtype, tmp_path):
     pytest.importorskip("onnxruntime")
     batches, given = bert
     path = export(given["compact"], tmp_path / "model.onnx", dtype=dtype).path
-    found = verify(batches, compact=given["compact"], exported=path)
-    assert found.passed and found.masked_compact is found.compact_loaded is None
-    assert (found.dtype, found.examples) == (dtype, 6)
-    assert found.scale > 0 and (found.compact_exported < 1e-4 * max(1.0, found.scale)) == (dtype == "fp32")
+    result = verify(batches, compact=given["compact"], exported=path)
+    assert result.passed and result.masked_compact is result.compact_loaded is None
+    assert (result.dtype, result.examples) == (dtype, 6)
+    assert result.scale > 0 and (result.compact_exported < 1e-4 * max(1.0, result.scale)) == (dtype == "fp32")
     everything = verify(batches, **given, exported=path)
     assert everything.passed and None not in everything.to_dict().values()
 
@@ -121,9 +121,9 @@ def test_changed_weights_in_the_folder_fail(bert):
     with pytest.raises(UserError, match="is not the file that was saved"):
         verify(batches, **given)
     (given["folder"] / SUMS).unlink()
-    found = verify(batches, **given)
-    assert not found.passed and found.compact_loaded == pytest.approx(1.0, abs=1e-4)
-    assert found.masked_compact < 1e-4 * max(1.0, found.scale)
+    result = verify(batches, **given)
+    assert not result.passed and result.compact_loaded == pytest.approx(1.0, abs=1e-4)
+    assert result.masked_compact < 1e-4 * max(1.0, result.scale)
 
 
 def test_a_wrong_cut_fails(bert, monkeypatch):
@@ -135,8 +135,8 @@ def test_a_wrong_cut_fails(bert, monkeypatch):
 
     batches, given = bert
     monkeypatch.setattr(import_module("secateur.deploy.verify"), "cut", wrong)  # the package gives the function
-    found = verify(batches, **given)
-    assert not found.passed and found.masked_compact > 1e-3 and found.compact_loaded == 0.0
+    result = verify(batches, **given)
+    assert not result.passed and result.masked_compact > 1e-3 and result.compact_loaded == 0.0
 
 
 def test_a_difference_that_is_not_a_number_fails_in_any_batch(bert):

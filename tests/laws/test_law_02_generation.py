@@ -24,8 +24,8 @@ def generated(model, **how):
     """Ids and the logits of every step, for a padded batch; no text may end before the last step."""
     batch = {name: value for name, value in inputs(model).items() if not name.startswith("decoder")}
     options = {"max_new_tokens": STEPS, "min_new_tokens": STEPS, "do_sample": False}
-    told = {"return_dict_in_generate": True, "output_logits": True}
-    found = model.generate(**batch, **options, **told, **how)
+    recorded = {"return_dict_in_generate": True, "output_logits": True}
+    found = model.generate(**batch, **options, **recorded, **how)
     return found.sequences, torch.stack(found.logits)
 
 

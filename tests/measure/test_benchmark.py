@@ -64,17 +64,17 @@ def medians(monkeypatch):
     return given
 
 
-def rows(found):
-    return [(one.model, one.runtime, one.dtype) for one in found]
+def rows(results):
+    return [(one.model, one.runtime, one.dtype) for one in results]
 
 
 def test_all_rows_of_a_shape_take_turns(models, built):
-    found = benchmark(models, dense="dense", runtimes=("pytorch", "compiled"), dtypes=("fp32", "bf16"), **SHORT)
+    results = benchmark(models, dense="dense", runtimes=("pytorch", "compiled"), dtypes=("fp32", "bf16"), **SHORT)
     names = {id(model): name for name, model in models.items()}
     calls = [(names[id(model)], runtime, dtype) for model, runtime, dtype in built.calls]
-    assert len(found) == len(set(rows(found))) == 3 * 2 * 2
-    timed = [row for row in rows(found) for _ in range(1 + module.SETTLE)]
-    assert calls == rows(found) * SHORT["warmup"] + timed * SHORT["repeats"]
+    assert len(results) == len(set(rows(results))) == 3 * 2 * 2
+    timed = [row for row in rows(results) for _ in range(1 + module.SETTLE)]
+    assert calls == rows(results) * SHORT["warmup"] + timed * SHORT["repeats"]
 
 
 def test_every_row_sees_the_same_ids_below_the_vocabulary(models, built):
@@ -86,8 +86,8 @@ def test_every_row_sees_the_same_ids_below_the_vocabulary(models, built):
 
 
 def test_shapes_are_measured_one_after_the_other_and_once(models, built):
-    found = benchmark(models, **SHORT | {"shapes": ((2, 8), (1, 4), (2, 8))}, peak_memory=False)
-    assert [(one.batch, one.tokens) for one in found] == [(2, 8)] * 3 + [(1, 4)] * 3
+    results = benchmark(models, **SHORT | {"shapes": ((2, 8), (1, 4), (2, 8))}, peak_memory=False)
+    assert [(one.batch, one.tokens) for one in results] == [(2, 8)] * 3 + [(1, 4)] * 3
 
 
 def test_speed_ups_are_against_the_dense_model_in_the_same_runtime_and_in_pytorch_fp32(models, built, medians):
@@ -101,15 +101,15 @@ def test_speed_ups_are_against_the_dense_model_in_the_same_runtime_and_in_pytorc
 
 
 def test_the_baseline_is_always_measured(models, built):
-    found = benchmark(models, dense="dense", runtimes=("compiled",), dtypes=("bf16",), **SHORT)
-    assert rows(found)[0] == ("dense", "pytorch", "fp32")
-    assert len(found) == 4 and all(one.speed_up_baseline is not None for one in found)
-    assert found[0].speed_up == 1.0
+    results = benchmark(models, dense="dense", runtimes=("compiled",), dtypes=("bf16",), **SHORT)
+    assert rows(results)[0] == ("dense", "pytorch", "fp32")
+    assert len(results) == 4 and all(one.speed_up_baseline is not None for one in results)
+    assert results[0].speed_up == 1.0
 
 
 def test_without_a_dense_model_there_are_no_ratios(models, built):
-    found = benchmark(models, **SHORT)
-    assert {(one.speed_up, one.speed_up_baseline) for one in found} == {(None, None)}
+    results = benchmark(models, **SHORT)
+    assert {(one.speed_up, one.speed_up_baseline) for one in results} == {(None, None)}
 
 
 def test_a_result_has_its_whole_protocol(models, built):
@@ -179,13 +179,13 @@ def test_an_exported_file_runs_once_in_its_own_runtime_and_dtype(models, built, 
 def test_the_protocol_has_the_origin_of_the_ranges_of_int8(models, built, monkeypatch):
     monkeypatch.setattr(prepared_models, "check_runtime", lambda runtime, dtype: None)
     asked = {"runtimes": ("onnxruntime", "openvino"), "dtypes": ("fp32", "int8"), "peak_memory": False, **SHORT}
-    found = benchmark({"small": models["small"]}, **asked)
-    assert [one.protocol["int8_ranges"] for one in found] == ["none", "each batch", "none", "random ids"]
+    results = benchmark({"small": models["small"]}, **asked)
+    assert [one.protocol["int8_ranges"] for one in results] == ["none", "each batch", "none", "random ids"]
     assert built.calibration["openvino", "fp32"] is None
     assert built.calibration["openvino", "int8"][0]["input_ids"].shape == (1, 4)
     examples = [{"input_ids": torch.zeros(1, 4, dtype=torch.long)}]
-    found = benchmark({"small": models["small"]}, **asked, calibration=examples)
-    assert [one.protocol["int8_ranges"] for one in found] == ["none", "given examples", "none", "given examples"]
+    results = benchmark({"small": models["small"]}, **asked, calibration=examples)
+    assert [one.protocol["int8_ranges"] for one in results] == ["none", "given examples", "none", "given examples"]
     assert built.calibration["onnxruntime", "int8"] is examples
 
 
@@ -246,8 +246,8 @@ def test_on_a_gpu_files_and_other_runtimes_are_refused(models, exported, monkeyp
 
 
 def test_repeats_may_depend_on_the_shape(models, built):
-    found = benchmark(models, **SHORT | {"shapes": ((1, 4), (2, 4)), "repeats": lambda shape: 4 // shape[0]})
-    assert {(one.batch, one.protocol["repeats"]) for one in found} == {(1, 4), (2, 2)}
+    results = benchmark(models, **SHORT | {"shapes": ((1, 4), (2, 4)), "repeats": lambda shape: 4 // shape[0]})
+    assert {(one.batch, one.protocol["repeats"]) for one in results} == {(1, 4), (2, 2)}
 
 
 def test_progress_is_logged(models, built, caplog):

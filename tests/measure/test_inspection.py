@@ -16,26 +16,26 @@ FINE = ("ffn", "qk", "vo", "sublayer")
 def test_the_saving_of_a_group_is_what_cutting_it_removes(model):
     dense = tiny(model[0], shape=model[2])
     space = Space(dense, *FINE)
-    found = inspect(dense, tokens=16)
-    savings = {saving.group: saving for saving in found.savings}
+    inspection = inspect(dense, tokens=16)
+    savings = {saving.group: saving for saving in inspection.savings}
     assert set(savings) == {group.name for group in space.groups}
     for name, saving in savings.items():
         left = inspect(cut_without(dense, space, space.ones(), name), tokens=16)
-        assert saving.parameters == removed(found, left) > 0
-        assert saving.parameters_share == saving.parameters / found.parameters["prunable"].total
-        assert saving.flops == pytest.approx(found.flops.kept - left.flops.kept)
-        assert saving.flops_share == saving.flops / found.flops.kept
+        assert saving.parameters == removed(inspection, left) > 0
+        assert saving.parameters_share == saving.parameters / inspection.parameters["prunable"].total
+        assert saving.flops == pytest.approx(inspection.flops.kept - left.flops.kept)
+        assert saving.flops_share == saving.flops / inspection.flops.kept
 
 
 def test_the_savings_of_a_compact_model_are_of_what_it_keeps():
     dense, plan, masks = edge_cases("bert")
     space = plan.space(dense)
-    found = inspect(cut(dense, plan))
-    savings = {saving.group: saving for saving in found.savings}
+    inspection = inspect(cut(dense, plan))
+    savings = {saving.group: saving for saving in inspection.savings}
     for name in ("0.vo", "3.qk", "1.mlp", "1.attention"):
         saving, left = savings[name], inspect(cut_without(dense, space, masks, name))
-        assert saving.parameters == removed(found, left)
-        assert saving.parameters_share == pytest.approx(saving.parameters / found.parameters["prunable"].kept)
+        assert saving.parameters == removed(inspection, left)
+        assert saving.parameters_share == pytest.approx(saving.parameters / inspection.parameters["prunable"].kept)
 
 
 def cut_without(dense, space, masks, group):
@@ -61,12 +61,12 @@ def test_each_head_has_its_dims_and_each_sublayer_its_state():
 @pytest.mark.parametrize("name", ["bert", "t5"])
 def test_json_has_the_rows_of_the_plan_and_the_heads_one_by_one(name):
     dense, plan, _ = edge_cases("bert") if name == "bert" else dense_t5()
-    found = inspect(cut(dense, plan)).to_dict()
-    assert found["layers"] == plan.read(plan.space(dense)).summary()
-    for row, heads in zip(found["layers"], found["heads"], strict=False):  # the last row is the residual stream's
+    values = inspect(cut(dense, plan)).to_dict()
+    assert values["layers"] == plan.read(plan.space(dense)).summary()
+    for row, heads in zip(values["layers"], values["heads"], strict=False):  # the last row is the residual stream's
         assert row["layer"] == heads["layer"] and row["vo"].startswith(f"{sum(heads['vo'])}/")
         assert ("ffn" in row) == ("mlp" in heads)
-    assert found["padding"] == found["stored"] - found["zeros"] - found["parameters"]["model"]["kept"]
+    assert values["padding"] == values["stored"] - values["zeros"] - values["parameters"]["model"]["kept"]
 
 
 def dense_t5():

@@ -113,9 +113,9 @@ def machine(monkeypatch):
 
 
 def test_the_faster_product_is_the_rate(machine):
-    found = machine("fp32", slow=2.0, fast=0.5)
-    assert found.flops == 2 * 1024**3 / 0.5
-    assert found.product == "fast, 1024 x 1024"
+    rates = machine("fp32", slow=2.0, fast=0.5)
+    assert rates.flops == 2 * 1024**3 / 0.5
+    assert rates.product == "fast, 1024 x 1024"
 
 
 def test_a_copy_counts_reads_and_writes(machine):

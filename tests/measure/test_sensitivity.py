@@ -75,25 +75,25 @@ def study(world, **options):
 def test_each_score_is_that_of_the_cut_model(kind, request):
     model, task, words = world = request.getfixturevalue(kind)
     units = ("ffn", "head", "sublayer", "hidden")
-    found = study(world, units=units, densities=(0.3,), split="validation", rows=1000, by="magnitude")
+    result = study(world, units=units, densities=(0.3,), split="validation", rows=1000, by="magnitude")
     rows = encoded(task, "validation", words, 24)
     space = Space(model, *units)
     magnitudes = METHODS.get("magnitude")(space).scores()
-    assert found.dense == scores(model, task, rows, words)[task.metric]
-    assert found.rows == len(rows)
-    for group, reaction in zip(space.groups, found.reactions, strict=True):
+    assert result.dense == scores(model, task, rows, words)[task.metric]
+    assert result.rows == len(rows)
+    for group, reaction in zip(space.groups, result.reactions, strict=True):
         for count, score, saved in zip(reaction.kept, reaction.scores, reaction.saved, strict=True):
             plan = sec.Plan.of(space, cut_to(space, magnitudes, group, count))
             assert scores(cut(model, plan), task, rows, words)[task.metric] == score
             assert saved == pytest.approx(1.0 - plan.achieved["prunable"])
-    assert len({one.scores for one in found.reactions}) > 2  # otherwise the test could not fail
+    assert len({one.scores for one in result.reactions}) > 2  # otherwise the test could not fail
 
 
 @pytest.mark.parametrize("kind", ["world", "words"])
 def test_at_density_1_every_score_is_the_whole_models(kind, request):
-    found = study(request.getfixturevalue(kind), units=ALL, densities=(1.0,))
-    assert {reaction.scores for reaction in found.reactions} == {(found.dense,)}
-    assert {reaction.kept for reaction in found.reactions} == {(reaction.size,) for reaction in found.reactions}
+    result = study(request.getfixturevalue(kind), units=ALL, densities=(1.0,))
+    assert {reaction.scores for reaction in result.reactions} == {(result.dense,)}
+    assert {reaction.kept for reaction in result.reactions} == {(reaction.size,) for reaction in result.reactions}
 
 
 @pytest.mark.parametrize("model", CLASSIFIERS)
@@ -112,18 +112,18 @@ def test_reused_outputs_of_layers_equal_computed_ones(model):
 
 
 def test_every_group_appears_once(world):
-    found = study(world, units=ALL, densities=(0.5, 0.25))
+    result = study(world, units=ALL, densities=(0.5, 0.25))
     space = Space(world[0], *ALL)
-    assert [reaction.group for reaction in found.reactions] == [group.name for group in space.groups]
-    assert [reaction.size for reaction in found.reactions] == [group.size for group in space.groups]
+    assert [reaction.group for reaction in result.reactions] == [group.name for group in space.groups]
+    assert [reaction.size for reaction in result.reactions] == [group.size for group in space.groups]
     ones = sum(group.size == 1 for group in space.groups)
-    assert found.forwards == 2 * len(space.groups) - ones  # a group of one unit is removed at either density
+    assert result.forwards == 2 * len(space.groups) - ones  # a group of one unit is removed at either density
 
 
 def test_counts_are_rounded_down_but_the_residual_stream_keeps_a_dim(world):
-    found = {one.group: one.kept for one in study(world, units=ALL, densities=(0.99, 0.6, 0.3, 0.0)).reactions}
-    assert found["0.ffn"] == (23, 14, 7, 0) and found["1.head"] == (1, 1, 0, 0) and found["1.mlp"] == (0, 0, 0, 0)
-    assert found["hidden"] == (15, 9, 4, 1)
+    kept = {one.group: one.kept for one in study(world, units=ALL, densities=(0.99, 0.6, 0.3, 0.0)).reactions}
+    assert kept["0.ffn"] == (23, 14, 7, 0) and kept["1.head"] == (1, 1, 0, 0) and kept["1.mlp"] == (0, 0, 0, 0)
+    assert kept["hidden"] == (15, 9, 4, 1)
 
 
 # Which units are removed first
@@ -174,8 +174,8 @@ def test_removing_the_least_important_units_changes_the_loss_less(world):
 
 
 def test_rows_are_sampled_by_the_seed_and_units_are_chosen_on_other_rows(world):
-    found = (study(world, units=("ffn",), densities=(0.2,), seed=seed) for seed in (0, 0, 1))
-    first, again, other = (replace(one, seconds=0.0, seed=0) for one in found)
+    studies = (study(world, units=("ffn",), densities=(0.2,), seed=seed) for seed in (0, 0, 1))
+    first, again, other = (replace(one, seconds=0.0, seed=0) for one in studies)
     assert first == again and first != other
     assert (first.rows, first.evidence, first.split) == (32, 32, "train")
     most = study(world, rows=1000, units=("sublayer",))
@@ -185,9 +185,9 @@ def test_rows_are_sampled_by_the_seed_and_units_are_chosen_on_other_rows(world):
 
 def test_the_standard_error_of_an_accuracy_is_the_binomial_one(world, monkeypatch):
     monkeypatch.setattr(bootstrap, "RESAMPLES", 100)
-    found = study(world, rows=180, units=("sublayer",))
-    assert found.metric == "accuracy" and 0.1 < found.dense < 0.9
-    assert found.standard_error == pytest.approx(np.sqrt(found.dense * (1 - found.dense) / 180), rel=0.25)
+    result = study(world, rows=180, units=("sublayer",))
+    assert result.metric == "accuracy" and 0.1 < result.dense < 0.9
+    assert result.standard_error == pytest.approx(np.sqrt(result.dense * (1 - result.dense) / 180), rel=0.25)
 
 
 # The model is left unchanged
@@ -236,16 +236,16 @@ def test_a_model_is_left_unchanged_after_an_error(world, monkeypatch):
 
 
 def test_json_holds_every_number(world):
-    found = study(world, densities=(0.5, 0.25))
-    values = json.loads(json.dumps(found.to_dict()))
+    result = study(world, densities=(0.5, 0.25))
+    values = json.loads(json.dumps(result.to_dict()))
     assert values["densities"] == [0.5, 0.25]
-    assert [tuple(one["scores"]) for one in values["reactions"]] == [one.scores for one in found.reactions]
+    assert [tuple(one["scores"]) for one in values["reactions"]] == [one.scores for one in result.reactions]
 
 
 def test_a_drop_is_positive_for_a_worse_score(world):
-    found = study(world, units=("sublayer",), densities=(0.0,))
-    assert found.drop(found.dense - 0.1) == pytest.approx(0.1)
-    assert replace(found, greater_is_better=False).drop(found.dense + 0.1) == pytest.approx(0.1)
+    result = study(world, units=("sublayer",), densities=(0.0,))
+    assert result.drop(result.dense - 0.1) == pytest.approx(0.1)
+    assert replace(result, greater_is_better=False).drop(result.dense + 0.1) == pytest.approx(0.1)
 
 
 # Refusals

@@ -45,8 +45,8 @@ def write(folder, *, score=0.87, kept=0.05, seed=0, latency=None, recipe=(), **c
     return folder
 
 
-def by_name(found):
-    return {point.name: point for point in found.points}
+def by_name(comparison):
+    return {point.name: point for point in comparison.points}
 
 
 # What is one point
@@ -56,12 +56,13 @@ def test_runs_that_differ_in_the_seed_alone_are_one_point(tmp_path):
     scores = (0.86, 0.88, 0.90)
     runs = [write(tmp_path / str(seed), score=score, seed=seed) for seed, score in enumerate(scores)]
     runs.append(write(tmp_path / "other", score=0.80, recipe={"method": "random"}))
-    found = compare(read(runs))
-    assert [point.name for point in found.points] == ["teacher fine", "grain at density 0.05", "random at density 0.05"]
-    seeds = found.to_dict()["points"][1]
+    comparison = compare(read(runs))
+    names = [point.name for point in comparison.points]
+    assert names == ["teacher fine", "grain at density 0.05", "random at density 0.05"]
+    seeds = comparison.to_dict()["points"][1]
     assert seeds["n"] == 3 and seeds["score"] == pytest.approx({"mean": 0.88, "lowest": 0.86, "highest": 0.90})
-    assert table(found)[1][1][:4] == [" 2 grain at density 0.05", "3", "0.8800 (0.8600-0.9000)", "97.8%"]
-    assert [entry.place for entry in found.points[1].models] == [str(run) for run in runs[:3]]
+    assert table(comparison)[1][1][:4] == [" 2 grain at density 0.05", "3", "0.8800 (0.8600-0.9000)", "97.8%"]
+    assert [entry.place for entry in comparison.points[1].models] == [str(run) for run in runs[:3]]
 
 
 def test_names_distinguish_recipes_by_as_few_keys_as_possible(tmp_path):
@@ -70,8 +71,8 @@ def test_names_distinguish_recipes_by_as_few_keys_as_possible(tmp_path):
         {"training.epochs": 8.0, "method.begin": 0.1},
         {"training.epochs": 8.0, "method.begin": 0.1, "distillation.hidden": None},
     ]
-    found = compare(read([write(tmp_path / str(n), recipe=change) for n, change in enumerate(changes)]))
-    names = [point.name.removeprefix("grain at density 0.05, ") for point in found.points if point.origin == RUN]
+    comparison = compare(read([write(tmp_path / str(n), recipe=change) for n, change in enumerate(changes)]))
+    names = [point.name.removeprefix("grain at density 0.05, ") for point in comparison.points if point.origin == RUN]
     assert sorted(names) == [
         "method.begin 0.02, distillation.hidden every 2",
         "method.begin 0.1, distillation.hidden every 2",
@@ -85,8 +86,8 @@ def test_paths_and_measurement_settings_do_not_distinguish_recipes(tmp_path):
         "measurement.shapes": [[1, 8]],
         "distillation.match": "same",
     }  # "same" is the default of a later key
-    found = compare(read([write(tmp_path / "a"), write(tmp_path / "b", recipe=other, seed=1)]))
-    assert [len(point.models) for point in found.points] == [1, 2]
+    comparison = compare(read([write(tmp_path / "a"), write(tmp_path / "b", recipe=other, seed=1)]))
+    assert [len(point.models) for point in comparison.points] == [1, 2]
 
 
 def test_a_named_teacher_is_one_point_and_trained_ones_an_entry_a_run(tmp_path):
@@ -115,8 +116,8 @@ def test_the_runs_of_a_sweep_share_its_teacher(tmp_path):
 def test_other_models_of_equal_names_are_named_by_their_paths(tmp_path):
     places = ("a/small", "b/small", "c/model")
     entries = [ScoredModel(place, score=0.8, density=None, parameters=1, bytes=1) for place in places]
-    found = compare(read([write(tmp_path / "run")]), entries)
-    assert [point.name for point in found.points if point.origin == OUTSIDE] == ["a/small", "b/small", "c"]
+    comparison = compare(read([write(tmp_path / "run")]), entries)
+    assert [point.name for point in comparison.points if point.origin == OUTSIDE] == ["a/small", "b/small", "c"]
 
 
 # What is shown
@@ -137,28 +138,28 @@ def test_the_table_marks_the_pareto_front_of_each_criterion(tmp_path):
 
 
 def test_speed_ups_come_from_the_reports(tmp_path):
-    found = compare(
+    comparison = compare(
         read([write(tmp_path / "a", latency=timed(2.0)), write(tmp_path / "b", seed=1, latency=timed(4.0))])
     )
-    criterion = found.criteria[-1]
+    criterion = comparison.criteria[-1]
     assert (criterion.name, criterion.less) == ("1 x 32 speed-up", False)
-    assert [criterion.value(point) for point in found.points] == pytest.approx([1.0, (2.5 + 1.25) / 2])
-    assert any("at the end of each run" in note and "threads 2" in note for note in notes(found))
+    assert [criterion.value(point) for point in comparison.points] == pytest.approx([1.0, (2.5 + 1.25) / 2])
+    assert any("at the end of each run" in note and "threads 2" in note for note in notes(comparison))
 
 
 @pytest.mark.parametrize("key", ["threads", "dtype", "runtime", "device", "machine"])
 def test_speed_ups_under_different_protocols_are_left_out(tmp_path, key):
     runs = [write(tmp_path / "a"), write(tmp_path / "b", seed=1, latency=timed(2.0, **{key: "another"}))]
-    found = compare(read(runs))
-    assert [criterion.name for criterion in found.criteria] == ["density", "weights, MB"]
-    assert any(f"1 x 32 is left out because the runs differ in {key}: --measure" in note for note in notes(found))
+    comparison = compare(read(runs))
+    assert [criterion.name for criterion in comparison.criteria] == ["density", "weights, MB"]
+    assert any(f"1 x 32 is left out because the runs differ in {key}: --measure" in note for note in notes(comparison))
 
 
 def test_runs_that_measured_nothing_are_counted(tmp_path):
     runs = [write(tmp_path / "a"), write(tmp_path / "b", latency=[], recipe={"method": "random"})]
-    found = compare(read(runs))
-    assert [row[-1] for row in table(found)[1]] == ["1.00*", "2.50*", "-"]
-    assert "1 of 2 runs did not measure 1 x 32" in notes(found)
+    comparison = compare(read(runs))
+    assert [row[-1] for row in table(comparison)[1]] == ["1.00*", "2.50*", "-"]
+    assert "1 of 2 runs did not measure 1 x 32" in notes(comparison)
     assert any("--measure" in note for note in notes(compare(read(runs[1:]))))
 
 
@@ -167,35 +168,35 @@ def test_new_measurements_replace_those_of_the_reports(tmp_path):
     times = {"t/fine": 8.0, str(tmp_path / "a"): 2.0, "outside": 4.0}
     measured = {place: {(8, 128): Timing(ms, 8.0 / ms, THERE)} for place, ms in times.items()}
     outside = ScoredModel("outside", score=0.85, density=None, parameters=3, bytes=12_000_000)
-    found = compare(runs, [outside], measured)
-    assert [criterion.name for criterion in found.criteria] == ["density", "weights, MB", "8 x 128, ms"]
-    assert [point.origin for point in found.points] == [TEACHER, OUTSIDE, RUN]
-    assert [row[4:] for row in table(found)[1]] == [
+    comparison = compare(runs, [outside], measured)
+    assert [criterion.name for criterion in comparison.criteria] == ["density", "weights, MB", "8 x 128, ms"]
+    assert [point.origin for point in comparison.points] == [TEACHER, OUTSIDE, RUN]
+    assert [row[4:] for row in table(comparison)[1]] == [
         ["1.0000*", "90.9*", "8.00*"], ["-", "12.0*", "4.00"], ["0.0500*", "48.0*", "2.00*"],
     ]  # fmt: skip
-    assert any("all 3 models now, in turn" in note for note in notes(found))
+    assert any("all 3 models now, in turn" in note for note in notes(comparison))
 
 
 # Told
 
 
 def test_the_page_has_a_picture_for_each_criterion_and_escapes_names(tmp_path):
-    found = compare(read([write(tmp_path / "<b>&", seed=n, recipe={"teacher": "<i>"}) for n in (0,)]))
-    text = to_html(found)
-    assert text.count("<svg") == len(found.criteria) == 3
+    comparison = compare(read([write(tmp_path / "<b>&", seed=n, recipe={"teacher": "<i>"}) for n in (0,)]))
+    text = to_html(comparison)
+    assert text.count("<svg") == len(comparison.criteria) == 3
     assert "<script" not in text and "<i>" not in text and "<b>" not in text
     for part in text.split("<svg")[1:]:
         ElementTree.fromstring("<svg" + part[: part.index("</svg>") + 6])
 
 
 def test_json_and_markdown_hold_every_point(tmp_path):
-    found = compare(read([write(tmp_path / "a"), write(tmp_path / "b", seed=1)]))
-    told = json.loads(json.dumps(to_dict(found)))
-    assert told["points"][1]["entries"][0]["times"] == [
+    comparison = compare(read([write(tmp_path / "a"), write(tmp_path / "b", seed=1)]))
+    values = json.loads(json.dumps(to_dict(comparison)))
+    assert values["points"][1]["entries"][0]["times"] == [
         {"batch": 1, "tokens": 32, "latency_ms": 2.0, "speed_up": 2.5}
     ]  # fmt: skip
-    lines = to_markdown(found).splitlines()
-    assert sum(line.startswith("| ") for line in lines) == 2 + len(found.points)
+    lines = to_markdown(comparison).splitlines()
+    assert sum(line.startswith("| ") for line in lines) == 2 + len(comparison.points)
     assert lines[0] == "# 2 models by accuracy"
 
 

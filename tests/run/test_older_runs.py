@@ -72,13 +72,13 @@ def test_finished_runs_of_several_densities_are_returned_as_they_are(world):
 
 
 def test_reports_of_both_versions_count_as_one_recipe(world):
-    told = json.loads(Path("finished/report.json").read_text())
-    assert told["recipe"]["epochs"] == 4.0, "the fixture is flat"
+    older = json.loads(Path("finished/report.json").read_text())
+    assert older["recipe"]["epochs"] == 4.0, "the fixture is flat"
     assert Report.load("finished").recipe["training"]["epochs"] == 4.0
     shutil.copytree("finished", "rewritten")
-    Path("rewritten/report.json").write_text(json.dumps(told | {"recipe": recipe.make(VALUES).to_dict()}))
-    found = compare(read(["finished", "rewritten"]))
-    assert [len(point.models) for point in found.points if point.origin == "run"] == [2]
+    Path("rewritten/report.json").write_text(json.dumps(older | {"recipe": recipe.make(VALUES).to_dict()}))
+    comparison = compare(read(["finished", "rewritten"]))
+    assert [len(point.models) for point in comparison.points if point.origin == "run"] == [2]
 
 
 def test_another_recipe_is_refused_by_the_keys_that_differ(world):

@@ -245,8 +245,8 @@ def test_relu_replaces_gelu_if_the_config_says_so(finished, values, tmp_path):
     config.hidden_act = "relu"
     shutil.copytree(values["model"], tmp_path / "relu")
     BertModel(config).save_pretrained(tmp_path / "relu")
-    told = {"model": str(tmp_path / "relu"), "teacher": str(finished[0] / "teacher"), "training.epochs": 1}
-    wanted = recipe.make(values | told)
+    changes = {"model": str(tmp_path / "relu"), "teacher": str(finished[0] / "teacher"), "training.epochs": 1}
+    wanted = recipe.make(values | changes)
     context = Context(wanted, tmp_path / "run", RunData(wanted))
     teacher = load_teacher(context)
     weights, student = teacher.state_dict(), new_student(context, teacher)

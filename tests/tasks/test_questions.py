@@ -778,8 +778,8 @@ def test_the_command_knows_the_task(finished, values, tmp_path, secateur, monkey
     monkeypatch.setattr(bootstrap, "RESAMPLES", 2)
     folder, report = finished
     words = ("--data", values["data"], "--task", "questions", "--max-length", 24)
-    told = json.loads(secateur("eval", folder, *words, "--json"))
-    assert told == {"metric": "f1", "scores": report.scores, "rows": 12}
+    shown = json.loads(secateur("eval", folder, *words, "--json"))
+    assert shown == {"metric": "f1", "scores": report.scores, "rows": 12}
     strict = secateur("eval", folder, *words, "--task-option", "null_threshold=-1000", "--json")
     assert json.loads(strict)["scores"]["no_answer_exact_match"] == 1.0
     assert json.loads(secateur("verify", folder, *words, "--json"))["passed"]
@@ -825,10 +825,10 @@ def test_the_page_lists_the_options_and_the_defaults():
     page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8").partition("## `questions`")[2]
     page = page.partition("\n## ")[0]
     options = signature(Questions.from_data).parameters
-    told = dict(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", page, re.MULTILINE))
+    documented = dict(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", page, re.MULTILINE))
     shown = {"None": "null", "0.0": "0"}
     own = {name: str(one.default) for name, one in options.items() if name not in contract.SHARED}
-    assert told == {name: shown.get(value, value) for name, value in own.items()}
+    assert documented == {name: shown.get(value, value) for name, value in own.items()}
     for key, value in Questions.defaults.items():
         assert f"`{key}: {json.dumps(value)}`" in page
 

@@ -623,8 +623,8 @@ def test_a_new_model_needs_a_task_that_generates(tmp_path):
 
 def test_the_command_creates_trains_prunes_and_scores_a_model(data, tmp_path, secateur):
     sizes = [word for name, value in SIZES.items() for word in (f"--{name.replace('_', '-')}", value)]
-    told = json.loads(secateur("new", "--data", data, *sizes, "-o", tmp_path / "new", "--json"))
-    assert told["vocabulary"] <= 40
+    shown = json.loads(secateur("new", "--data", data, *sizes, "-o", tmp_path / "new", "--json"))
+    assert shown["vocabulary"] <= 40
     keys = {
         "training.epochs": 1,
         "training.teacher_epochs": 1,

@@ -292,6 +292,6 @@ def test_a_micro_batch_does_not_wait_for_the_device(tmp_path):
         made.compute_loss(made.model, batch)
         made.log({})
     assert whole.count == forward.count
-    with Waits() as told:
+    with Waits() as waits:
         made.log({"loss": 1.0})
-    assert told.count > 0
+    assert waits.count > 0
