@@ -14,8 +14,11 @@ from faults_by_kind.exact_models import CLASS_NAMES
 HEADS = ("names", "capitals", "none", "digits", "stars", "other names", "other task")
 """What the config of the model calls its outputs; "digits" are sorted as text."""
 FORMS = ("names", "ClassLabel", "integers", "digits", "codes", "from one", "decimals", "booleans", "marks", "columns")
-"""What the data writes for a class."""
+"""What the data writes for a class, as JSON but for `ClassLabel`, which parquet holds."""
+IN_CSV = " in csv"
+CSV_FORMS = tuple(form + IN_CSV for form in ("names", "integers", "codes", "from one"))
 ALONE = {"decimals": "classification", "booleans": "classification", "marks": "multilabel", "columns": "multilabel"}
+ALONE |= dict.fromkeys(CSV_FORMS, "classification")
 """Forms that only one task can read."""
 ABSENT = ("", "validation", "training", "everywhere")
 """The splits in which one of the classes does not occur."""
@@ -76,6 +79,11 @@ class Case:
 
     # The data
 
+    @property
+    def value(self) -> str:
+        """What the data writes for a class, in any file."""
+        return self.form.removesuffix(IN_CSV)
+
     def number(self, one: int) -> int:
         """A class as an integer from 0: its output, unless the head's own numbers are in another order."""
         return one if self.head == "digits" else self.outputs[one]
@@ -90,7 +98,7 @@ class Case:
             "from one": 1 + (one if self.head == "stars" else number),
             "decimals": float(number),
             "booleans": number == 1,
-        }.get(self.form, CLASS_NAMES[one])
+        }.get(self.value, CLASS_NAMES[one])
 
     @property
     def order(self) -> list[int]:
@@ -115,7 +123,7 @@ class Case:
     @property
     def possible(self) -> bool:
         """Whether the case can be written, and has one right outcome."""
-        by_name = self.form in ("names", "ClassLabel")
+        by_name = self.value in ("names", "ClassLabel")
         if ALONE.get(self.form, self.task) != self.task or (self.form == "booleans" and self.count > 2):
             return False
         if self.head == "other task" and self.task == "tokens":
@@ -127,7 +135,7 @@ class Case:
         if self.absent in ("", "validation"):
             return True
         # The numbers of fewer classes may be those of another head, and a single class is refused anyway.
-        plain = by_name or (self.form == "integers" and self.head != "stars")
+        plain = by_name or (self.value == "integers" and self.head != "stars")
         return self.count > 2 and plain and not self.option
 
     @property
@@ -138,21 +146,21 @@ class Case:
         return self.option == "stated" or self._settled_by_data()
 
     def _settled_by_data(self) -> bool:
-        if self.form == "names":
+        if self.value == "names":
             return self.head in NAMED
-        if self.form in ("ClassLabel", "columns"):
+        if self.value in ("ClassLabel", "columns"):
             return self.head in NAMED or self.numbered
-        if self.form in ("integers", "digits", "marks"):
+        if self.value in ("integers", "digits", "marks"):
             there = [one for one in range(self.count) if not (self.absent and one == ABSENT_CLASS)]
             complete = self.absent != "everywhere" or max(map(self.number, there)) + 1 == self.count
             return self.head == "digits" or complete
-        return (self.form == "from one" and self.head == "stars") or (self.form == "booleans" and self.numbered)
+        return (self.value == "from one" and self.head == "stars") or (self.value == "booleans" and self.numbered)
 
 
 def cases() -> Iterator[Case]:
     """All of them."""
     for task, counts in COUNTS.items():
-        for values in product(counts, HEADS, FORMS, ABSENT, OPTIONS):
+        for values in product(counts, HEADS, (*FORMS, *CSV_FORMS), ABSENT, OPTIONS):
             case = Case(task, *values)
             if case.possible:
                 yield case

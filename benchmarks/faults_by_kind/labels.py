@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from faults_by_kind.endings import Outcome
 from faults_by_kind.exact_models import CLASS_NAMES, class_sets, exact_model, text_of, with_outputs, words
-from faults_by_kind.label_cases import ABSENT_CLASS, Case, cases
+from faults_by_kind.label_cases import ABSENT_CLASS, CSV_FORMS, Case, cases
 from secateur.cli import app
 
 METRICS = {"classification": "accuracy", "multilabel": "subset_accuracy", "tokens": "accuracy"}
@@ -76,6 +76,8 @@ def _write_data(case: Case, folder: Path) -> None:
         table = [_row(case, row) for row in rows * 2]
         if case.form == "ClassLabel":
             Dataset.from_list(table, features=_features(case)).to_parquet(folder / f"{split}.parquet")
+        elif case.form in CSV_FORMS:
+            Dataset.from_list(table).to_csv(folder / f"{split}.csv", index=False)
         else:
             (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, table)))
 
