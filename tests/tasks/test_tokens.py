@@ -210,8 +210,6 @@ TAGS = rows()["ner_tags"]
         (rows(ner_tags=[["O", "", "B-PER"], *TAGS[1:]]), {}, r"1 of the 20 rows.*lack a word or a tag.*row 0"),
         (rows(ner_tags=[[0, 1, -100]] * 20), {}, "20 of the 20 rows.*lack a word or a tag"),
         (rows(ner_tags=[["O"] * 3] * 20), {}, "the same tag in 'ner_tags'"),
-        (rows(ner_tags=[[0, 1, 2]] * 20), {}, "the tags in 'ner_tags' are integers without names.*--labels"),
-        (rows(ner_tags=[[0, 1, 8]] * 20), {}, "the tags in 'ner_tags' are integers without names.*--labels"),
         (rows(), {"metric": "f2"}, r"'f2' is not known for entities: choose one of f1, precision, recall, accuracy"),
         (
             rows(ner_tags=[["N", "V", "N"]] * 20),

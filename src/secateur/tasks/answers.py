@@ -97,6 +97,11 @@ def normalise(text: str) -> str:
     return " ".join(ARTICLES.sub(" ", text.lower().translate(NO_PUNCTUATION)).split())
 
 
+def first_words(text: str, count: int) -> str:
+    """The first `count` words of a text."""
+    return " ".join(text.split(maxsplit=count)[:count])
+
+
 def exact_match(text: str, golds: Sequence[str]) -> float:
     """1.0 if the text equals a gold answer, both normalised, else 0.0; no gold answer counts as an empty one."""
     return float(any(normalise(text) == normalise(gold) for gold in golds or ("",)))

@@ -167,7 +167,10 @@ class Classification(LabelledTask):
             return _class_metrics(logits.argmax(-1), labels, binary=len(self.labels) == 2)
 
     def baseline(self, rows: Sequence[Mapping[str, Any]]) -> float | None:
-        """The score of the commonest class, or of the best class if the metric is another; 0.0 for regression."""
+        """The score of the commonest class, or of the best class if the metric is another.
+
+        For regression it is 0.0, because no constant is correlated with anything.
+        """
         if self.labels is None:
             return 0.0
         gold = np.array([row["labels"] for row in rows])

@@ -18,7 +18,7 @@ from transformers import AutoModelForQuestionAnswering, EvalPrediction, PreTrain
 
 from secateur.system.errors import UserError
 from secateur.tasks import register
-from secateur.tasks.answers import Answer, exact_match, f1, normalise, ranked
+from secateur.tasks.answers import Answer, exact_match, f1, first_words, normalise, ranked
 from secateur.tasks.question_data import ANSWERS, prepare
 from secateur.tasks.splits import first_rows, read_splits
 from secateur.tasks.task import EXAMPLE, PaddingCollator, Task, check_length, examples
@@ -28,6 +28,9 @@ from secateur.tasks.windows import WindowCollator, features, positions, windows
 METRICS = ("f1", "exact_match")  # the first is the default
 MOST = 20
 """Answers that are kept for a window and for a question (n-best of the script for SQuAD of Devlin et al.)."""
+
+BLIND = (1, 2, 4, 8, 16)
+"""Numbers of words of an answer that is the same part of any context (`Questions.baseline`)."""
 
 
 @register("questions")
@@ -181,6 +184,16 @@ class Questions(Task):
         with_answer, without = ([one for one in questions if one[2] is answered] for answered in (True, False))
         parts = zip(("has_answer_f1", "has_answer_exact_match"), _averages(with_answer), strict=True)
         return {**scores, **dict(parts), "no_answer_exact_match": _averages(without)[1]}
+
+    def baseline(self, rows: Sequence[Mapping[str, Any]]) -> float:
+        """The best score of one rule for all questions: no answer, or the first 1, 2, 4, ... words of the context."""
+        asked = [rows[windows_of_question[0]] for windows_of_question in examples(rows)]
+        golds = [self._golds(row["answers"]) for row in asked]
+        guesses = [[first_words(row["context"], count) for row in asked] for count in BLIND]
+        if self.unanswerable:
+            guesses.append([""] * len(asked))
+        measure = f1 if self.metric == "f1" else exact_match
+        return max(float(np.mean([measure(*pair) for pair in zip(guess, golds, strict=True)])) for guess in guesses)
 
     def _predicted(self, outputs: Sequence[WindowOutput]) -> str:
         """The predicted answer to one question, from the outputs for its windows; "" for "no answer"."""

@@ -227,6 +227,12 @@ class Sequences(Task):
         """As `compute_metrics`, against the whole targets, as the data has them."""
         return self.compute_metrics(EvalPrediction(prediction.predictions, np.array([row[TARGET] for row in rows])))
 
+    def baseline(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """None: a constant text scores about 0, and to compare with that, a teacher would have to generate texts.
+
+        Copies of the sources are no constant, and a good summariser may score less than the first sentences.
+        """
+
     @abstractmethod
     def score_texts(self, texts: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
         """`metrics` by name, of generated texts against target texts, pair by pair."""

@@ -9,7 +9,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, LargeList, List, Value
 
 from secateur.system.errors import UserError, as_user_error
 from secateur.tasks.columns import check_rows, find_column, is_text, listed, shared_columns
-from secateur.tasks.labels import Labels, distinct, read_labels
+from secateur.tasks.labels import Labels, distinct, only_numbered, read_labels
 from secateur.tasks.tag_schemes import rank
 
 # Tried in order. Of the tags, those of entities come first.
@@ -80,16 +80,9 @@ def _labels(splits: DatasetDict, tags: str, asked: Sequence[str] | None) -> Labe
     """The tags, in the order of the head's outputs.
 
     Raises:
-        UserError: the splits have tags of different types, or neither names nor classes, or the integers of a column
-            of entities have no names.
+        UserError: the splits have tags of different types, or neither names nor classes.
     """
     kinds = {_kind(split.features[tags].feature) for split in splits.values()}
-    if kinds == {"int"} and tags.startswith("ner") and not asked:
-        raise UserError(
-            f"the tags in {tags!r} are integers without names, so which entity is which is unknown: name them in the "
-            "order of their numbers by --labels (data.labels), or write them as strings such as B-PER, or with a "
-            "ClassLabel"
-        )
     if len(kinds) > 1 or not kinds <= {"class", "int", "string"}:
         raise UserError(
             f"the tags in {tags!r} are of {' and '.join(sorted(kinds))}: make all of them strings, or integers with "
@@ -108,6 +101,20 @@ def _same_names(splits: DatasetDict, tags: str) -> DatasetDict:
         with as_user_error(f"the tags in {tags!r} cannot be read", "give every tag a name"):
             return splits.cast_column(tags, List(named[0]))
     return splits
+
+
+def check_named(tags: str, labels: Sequence[str]) -> None:
+    """Refuse a column of entities whose tags are integers to which neither the data nor a model gives names.
+
+    Raises:
+        UserError: it is one.
+    """
+    if tags.casefold().startswith("ner") and only_numbered(labels):
+        raise UserError(
+            f"the tags in {tags!r} are integers without names, and the model has none for them, so which entity is "
+            "which is unknown: name them in the order of their numbers by --labels (data.labels), or write them as "
+            "strings such as B-PER, or with a ClassLabel"
+        )
 
 
 def _kind(feature: Any) -> str:

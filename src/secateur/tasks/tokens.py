@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
 from numpy.typing import NDArray
-from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
-from transformers import AutoModelForTokenClassification, BatchEncoding, EvalPrediction, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForTokenClassification,
+    BatchEncoding,
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from secateur.system.errors import UserError
 from secateur.tasks import register
 from secateur.tasks.columns import listed
 from secateur.tasks.labelled import LabelledTask
+from secateur.tasks.labels import only_numbered
 from secateur.tasks.splits import first_rows, read_splits
 from secateur.tasks.tag_schemes import OUTSIDE, common_tags
-from secateur.tasks.task import UNLABELLED, PaddingCollator, check_length
-from secateur.tasks.token_data import TAGS, check_tags, prepare
+from secateur.tasks.tag_scores import constant_score, tag_scores
+from secateur.tasks.task import UNLABELLED, PaddingCollator, Task, check_length
+from secateur.tasks.token_data import TAGS, check_named, check_tags, prepare
 from secateur.tasks.tokenizer_settings import kept_settings
 
 log = logging.getLogger(__name__)
@@ -65,6 +73,7 @@ class Tokens(LabelledTask):
         label: the column of tags.
         labels: the names of the tags, in the order of the head's outputs.
         metric: the main score: one of `ENTITY_METRICS`, or of `WORD_METRICS` if the tags do not mark entities.
+        asked_metric: the main score that the user has named, if any.
     """
 
     model_class: ClassVar[Any] = AutoModelForTokenClassification
@@ -75,6 +84,7 @@ class Tokens(LabelledTask):
     label: str
     labels: tuple[str, ...]
     metric: str
+    asked_metric: str | None = None
 
     @classmethod
     def from_data(
@@ -91,7 +101,7 @@ class Tokens(LabelledTask):
         """Read `data` (see `read_splits`) and recognise its columns and tags.
 
         Tags that are strings are sorted by kind of entity, O first and B before I; integers have the names that
-        the data or `labels` has for them, or else LABEL_0, LABEL_1, ..., but in a column of entities (ner, ner_tags).
+        the data or `labels` has for them, or else LABEL_0, LABEL_1, ..., until `fitted` takes the names of a model.
 
         Args:
             data: a name on the hub, a folder or a file (parquet or json: a cell of csv cannot hold a list).
@@ -104,8 +114,8 @@ class Tokens(LabelledTask):
 
         Raises:
             UserError: the data cannot be read; a column is missing or holds no lists; a row is empty, has a gap, or
-                more or fewer tags than words; the tags have no names that say which entity they are; there is only one
-                tag; validation has a tag that training lacks; the metric is unknown; `rows` < 1.
+                more or fewer tags than words; there is only one tag; validation has a tag that training lacks; the
+                metric is unknown; `rows` < 1.
         """
         prepared = partial(prepare, text=text, label=label, labels=labels)
         splits = read_splits(data, label=(label,) if label else TAGS, prepare=prepared, seed=seed)
@@ -114,7 +124,23 @@ class Tokens(LabelledTask):
         check_tags(splits, tags, names)
         if rows is not None:
             splits["train"] = first_rows(splits["train"], rows, seed)
-        return cls(splits, words, tags, names, _choose_metric(metric, names))
+        return cls(splits, words, tags, names, _choose_metric(metric, names), metric)
+
+    def fitted(self, model_or_folder: PreTrainedModel | str | Path, role: str) -> Task:
+        """As `LabelledTask.fitted`; the names of a model's tags also decide whether entities or words are scored.
+
+        Raises:
+            UserError: as there; or the tags in a column of entities (ner, ner_tags) are integers, and neither the data
+                nor the model has names for them.
+        """
+        task = cast("Tokens", super().fitted(model_or_folder, role))
+        check_named(task.label, task.labels)
+        metric = _choose_metric(task.asked_metric, task.labels, named=True)
+        return task if metric == task.metric else replace(task, metric=metric)
+
+    def head(self) -> dict[str, Any]:
+        check_named(self.label, self.labels)
+        return super().head()
 
     def encode(self, split: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int = 128) -> Dataset:
         """One of `splits`, or rows of one, as model inputs, unpadded.
@@ -167,6 +193,11 @@ class Tokens(LabelledTask):
         gold = [list(row[row != UNLABELLED]) for row in np.asarray(prediction.label_ids)]
         return self._metrics(gold, _predicted(prediction))
 
+    def baseline(self, rows: Sequence[Mapping[str, Any]]) -> float:
+        """The best score of one answer for all words (`constant_score`): the commonest tag, or words as entities."""
+        true = [[self.labels[tag] for tag in row["tags"]] for row in rows]
+        return constant_score(true, [row["seen"] for row in rows], self.labels, self.metric)
+
     def score(self, prediction: EvalPrediction, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """As `compute_metrics`, but over all words; the prediction for a word that the model does not see is O.
 
@@ -183,17 +214,13 @@ class Tokens(LabelledTask):
         """The scores of tags, by index, of each sentence; None is a word without a prediction."""
         true = [[self.labels[tag] for tag in row] for row in gold]
         guess = [[OUTSIDE if tag is None else self.labels[tag] for tag in row] for row in predicted]
-        correct = [a == b for row, other in zip(true, guess, strict=True) for a, b in zip(row, other, strict=True)]
-        accuracy = {"accuracy": float(np.mean(correct)) if correct else 0.0}
-        if (common := common_tags(self.labels)) is None:
-            return accuracy
-        marks = dict(zip(self.labels, common, strict=True))
-        true, guess = ([[marks.get(tag, OUTSIDE) for tag in row] for row in rows] for rows in (true, guess))
-        precision, recall, f1, _ = precision_recall_fscore_support(true, guess, average="micro", zero_division=0)
-        return {"f1": float(f1), "precision": float(precision), "recall": float(recall), **accuracy}
+        return tag_scores(true, guess, self.labels)
 
 
-def _choose_metric(metric: str | None, labels: Sequence[str]) -> str:
+def _choose_metric(metric: str | None, labels: Sequence[str], named: bool = False) -> str:
+    """The metric that the user has named, or the first; tags without names may still be `named` by a model."""
+    if metric in ENTITY_METRICS and only_numbered(labels) and not named:
+        return metric
     known = WORD_METRICS if common_tags(labels) is None else ENTITY_METRICS
     if known is WORD_METRICS and OUTSIDE in labels:
         log.info("the tags (%s) mark entities in no known scheme, such as BIO: words are scored singly", listed(labels))
