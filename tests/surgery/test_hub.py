@@ -111,6 +111,23 @@ def test_the_files_of_a_subfolder_are_checked(folder, tmp_path):
         Auto.from_pretrained(tmp_path / "root", subfolder="inner")
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "modeling_secateur.py", "plan.json"])
+@pytest.mark.parametrize("inner", ["", "inner"])
+def test_the_files_that_come_from_the_hub_are_checked(folder, cache, tmp_path, name, inner):
+    """Those that are downloaded; the tokenizer's, which are listed too, are not."""
+    root = tmp_path / "root"
+    shutil.copytree(folder, root / inner)
+    with (root / inner / "SHA256SUMS").open("a") as file:
+        file.write(f"{'0' * 64}  tokenizer.json\n")
+    snapshot = into_cache(root, cache)
+    assert Auto.from_pretrained(NAME, subfolder=inner).plan
+    blob = (snapshot / inner / name).resolve()
+    content = blob.read_bytes()
+    blob.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if name == "model.safetensors" else content + b"\n")
+    with pytest.raises(ValueError, match=rf"{name} is not the file that was saved: copy or save the model again"):
+        Auto.from_pretrained(NAME, subfolder=inner)
+
+
 def test_a_model_of_the_hub_without_a_plan_is_loaded_with_a_warning(folder, cache, caplog):
     (folder / "plan.json").unlink()
     into_cache(folder, cache)

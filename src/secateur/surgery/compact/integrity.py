@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -38,6 +38,19 @@ def check_sums(folder: Path) -> None:
     Raises:
         DamagedError: the message names the file.
     """
+    for name, digest in _listed(folder):
+        _check_sum(folder, name, digest)
+
+
+def check_downloaded(folder: Path) -> None:
+    """As `check_sums`, for a folder of the hub's cache: files that were not asked for are not in it."""
+    for name, digest in _listed(folder):
+        if (folder / name).is_file():
+            _check_sum(folder, name, digest)
+
+
+def _listed(folder: Path) -> Iterator[tuple[str, str]]:
+    """The names and digests in `SHA256SUMS`, none without it."""
     if not (folder / SUMS).is_file():
         return
     text = (folder / SUMS).read_text(encoding="utf-8", errors="replace")
@@ -47,7 +60,7 @@ def check_sums(folder: Path) -> None:
             raise DamagedError(
                 f"{folder / SUMS} is damaged: expected lines as sha256sum writes them; copy or save the model again"
             )
-        _check_sum(folder, match[2], match[1])
+        yield match[2], match[1]
 
 
 def _check_sum(folder: Path, name: str, digest: str) -> None:

@@ -18,6 +18,7 @@ from secateur.surgery.compact.integrity import (
     PLAN,
     SUMS,
     DamagedError,
+    check_downloaded,
     check_places,
     check_sums,
     read_object,
@@ -97,8 +98,8 @@ class Pruned(_Stock):
         """As in transformers; a checkpoint without a `secateur` key is loaded as the stock class.
 
         Raises:
-            DamagedError: a local folder's files are not those that were saved, or other weights than safetensors are
-                asked for. What comes from the hub is as its client has checked it.
+            DamagedError: the files of the folder, or those downloaded from the hub, are not those that were saved, or
+                other weights than safetensors are asked for.
         """
         name, config = pretrained_model_name_or_path, kwargs.get("config")
         place = {key: kwargs[key] for key in PLACE if key in kwargs}
@@ -114,6 +115,8 @@ class Pruned(_Stock):
             check_sums(folder)
         plan = _plan_of(name, place)
         loaded = super().from_pretrained(name, *args, **{**kwargs, "use_safetensors": True})
+        if not folder.is_dir() and (path := _file_of(name, SUMS, place)) is not None:
+            check_downloaded(path.parent)
         (loaded[0] if isinstance(loaded, tuple) else loaded).plan = plan
         return loaded
 
@@ -151,12 +154,19 @@ class Pruned(_Stock):
 
 def _plan_of(name: Any, place: dict[str, Any]) -> dict[str, Any] | None:
     """The plan of a folder, or of a model on the hub; None if it has none, which is logged."""
-    try:
-        path = cached_file(name, PLAN, **place)
-    except OSError:
+    path = _file_of(name, PLAN, place)
+    if path is None:
         log.warning("%s has no %s: a copy saved from this model will have none either", name, PLAN)
         return None
-    return read_object(Path(str(path)))
+    return read_object(path)
+
+
+def _file_of(name: Any, file: str, place: dict[str, Any]) -> Path | None:
+    """A file of a folder, or of a model on the hub, which downloads it; None if there is none."""
+    try:
+        return Path(str(cached_file(name, file, **place)))
+    except OSError:
+        return None
 
 
 def with_encoder(auto_map: dict[str, str], config: PreTrainedConfig) -> dict[str, str]:
