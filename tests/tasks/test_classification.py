@@ -2,6 +2,7 @@
 
 import csv
 import json
+import warnings
 from importlib.util import find_spec
 
 import datasets
@@ -16,7 +17,7 @@ from small_world import config as bert
 from transformers import BertForMaskedLM, BertForSequenceClassification, EvalPrediction
 
 from secateur.system.errors import UserError
-from secateur.tasks import TASKS
+from secateur.tasks import TASKS, classification
 from secateur.tasks import splits as reading
 from secateur.tasks.classification import Classification
 from secateur.tasks.splits import read_splits
@@ -582,6 +583,18 @@ def test_a_constant_prediction_has_no_correlation(two, scores, wanted):
         found = scores.compute_metrics(EvalPrediction(np.full((4, 1), value), np.array(wanted, float)))
         assert set(found.values()) == {0.0}
     assert set(scores.compute_metrics(EvalPrediction(np.ones((1, 1)), np.ones(1))).values()) == {0.0}
+
+
+def test_a_warning_about_the_scores_is_not_swallowed(two, monkeypatch):
+    """Undefined scores are computed without one."""
+
+    def warning(*args, **kwargs):
+        warnings.warn("too few rows", stacklevel=1)
+        return 0.5
+
+    monkeypatch.setattr(classification, "f1_score", warning)
+    with pytest.warns(UserWarning, match="too few rows"):
+        two.compute_metrics(EvalPrediction(logits([0, 1], 2), np.array([0, 1])))
 
 
 def test_the_main_score_is_one_of_the_metrics(two, scores, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -160,11 +159,9 @@ class Classification(LabelledTask):
         outputs = prediction.predictions
         logits = np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs)
         labels = np.asarray(prediction.label_ids)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about undefined scores, see above
-            if self.labels is None:
-                return _score_metrics(logits.reshape(-1), labels)
-            return _class_metrics(logits.argmax(-1), labels, binary=len(self.labels) == 2)
+        if self.labels is None:
+            return _score_metrics(logits.reshape(-1), labels)
+        return _class_metrics(logits.argmax(-1), labels, binary=len(self.labels) == 2)
 
     def baseline(self, rows: Sequence[Mapping[str, Any]]) -> float | None:
         """The score of the commonest class, or of the best class if the metric is another.
@@ -195,12 +192,12 @@ def _class_metrics(predicted: NDArray[Any], labels: NDArray[Any], binary: bool) 
     return {
         "accuracy": float((predicted == labels).mean()),
         "f1": float(f1),
-        "matthews": float(matthews_corrcoef(labels, predicted)),
+        "matthews": float(matthews_corrcoef(labels, predicted)) if len({*labels, *predicted}) > 1 else 0.0,
     }
 
 
 def _score_metrics(predicted: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
-    if len(labels) < 2:
+    if len(labels) < 2 or not (np.ptp(labels) and np.ptp(predicted)):
         return dict.fromkeys(SCORE_METRICS, 0.0)
     pearson = float(np.nan_to_num(pearsonr(predicted, labels).statistic))
     spearman = float(np.nan_to_num(spearmanr(predicted, labels).statistic))
