@@ -12,6 +12,16 @@ import pytest
 import torch
 from small_world import tokenizer, write_data, write_model
 from tiny_models import inputs, random_masks, tiny
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForMultipleChoice,
+    BertForNextSentencePrediction,
+    GPT2Config,
+    GPT2LMHeadModel,
+    ViTConfig,
+    ViTForImageClassification,
+)
 from typer.testing import CliRunner
 
 from secateur.budget.space import Space
@@ -20,6 +30,7 @@ from secateur.deploy import export_facts, formats
 from secateur.deploy.export import TOLERANCE, export, opened, within
 from secateur.deploy.export_facts import ExportFacts
 from secateur.deploy.formats import read_facts
+from secateur.measure.bench import measure
 from secateur.structure.fingerprints import weights_fingerprint
 from secateur.structure.plan import Plan
 from secateur.surgery.cut import cut
@@ -140,6 +151,38 @@ def test_an_exported_file_names_the_version_of_its_facts(small, tmp_path, monkey
         opened(path)
 
 
+SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
+OTHERS = {
+    "choices": lambda: BertForMultipleChoice(BertConfig(vocab_size=50, **SMALL)),
+    "pictures": lambda: ViTForImageClassification(ViTConfig(image_size=32, **SMALL)),
+    "causal": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=32, n_layer=1, n_head=4)),
+    "writes": lambda: tiny("t5", dtype=torch.float32),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_a_model_that_does_not_read_rows_of_tokens_is_refused(kind, suffix, tmp_path):
+    """In one sentence that says what can be exported, before anything is written."""
+    model = OTHERS[kind]()
+    named = (
+        "export of an encoder-decoder" if kind == "writes" else f"expected a text encoder .* got {type(model).__name__}"
+    )
+    with pytest.raises(UserError, match=named) as refusal:
+        export(model, tmp_path / f"model{suffix}")
+    assert "\n" not in str(refusal.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("head", [BertForMaskedLM, BertForNextSentencePrediction])
+def test_a_head_that_cannot_be_pruned_can_be_exported(head, tmp_path):
+    assert export(head(BertConfig(vocab_size=50, **SMALL)), tmp_path / "model.onnx").difference < TOLERANCE
+
+
+def test_choices_cannot_be_measured():
+    with pytest.raises(UserError, match="got BertForMultipleChoice, which reads several choices a row"):
+        measure(OTHERS["choices"](), batch=1, tokens=4)
+
+
 def test_an_openvino_file_has_its_weights_in_a_second_file(small, tmp_path):
     exported = export(small, tmp_path / "new" / "model.xml")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["model.bin", "model.xml"]
@@ -184,8 +227,7 @@ def test_a_failed_write_is_refused_and_leaves_nothing(small, case, tmp_path):
 def test_a_missing_package_is_named_with_the_command_that_installs_it(
     small, calibration, suffix, package, tmp_path, monkeypatch
 ):
-    find = formats.find_spec
-    monkeypatch.setattr(formats, "find_spec", lambda name: None if name == package else find(name))
+    monkeypatch.setitem(sys.modules, package, None)
     extra = {".onnx": "onnx", ".xml": "openvino"}[suffix]
     with pytest.raises(UserError, match=rf"{package} is not installed: run pip install 'secateur\[{extra}\]'"):
         export(small, tmp_path / f"model{suffix}", dtype="int8", calibration=calibration)

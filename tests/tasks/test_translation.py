@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -24,8 +25,7 @@ from secateur.run.new_tokenizer import ALGORITHMS, trained_tokenizer
 from secateur.run.run_data import RunData
 from secateur.structure.binding import bind
 from secateur.surgery.cut import cut
-from secateur.system.errors import UserError
-from secateur.tasks import sequences
+from secateur.system.errors import MissingPackage, UserError
 from secateur.tasks.generation import BeamSearch, generate
 from secateur.tasks.summarisation import Summarisation
 from secateur.tasks.task import open_task
@@ -165,10 +165,11 @@ def test_the_split_to_score_may_be_named(data, tmp_path):
     assert sizes == [3, 2]
 
 
-@pytest.mark.parametrize(("kind", "name"), [(Translations, "sacrebleu"), (Summarisation, "rouge-score")])
+@pytest.mark.parametrize(("kind", "name"), [(Translations, "sacrebleu"), (Summarisation, "rouge_score")])
 def test_a_missing_package_is_named_before_the_data_is_read(kind, name, monkeypatch):
-    monkeypatch.setattr(sequences, "find_spec", lambda module: None)
-    with pytest.raises(UserError, match=f"need a package that is not installed: run pip install {name}$"):
+    monkeypatch.setitem(sys.modules, name, None)
+    wanted = rf"need the package {name}, which is not installed: run pip install 'secateur\[texts\]'$"
+    with pytest.raises(MissingPackage, match=wanted):
         kind.from_data("nowhere")
 
 

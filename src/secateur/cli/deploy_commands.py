@@ -17,7 +17,7 @@ from secateur.cli.options import SHAPES, Folder, Json, ModelName, Shapes, Thread
 from secateur.cli.output import show_json, show_lines
 from secateur.cli.recipe_options import names_of, recipe_options
 from secateur.deploy.export import export, opened
-from secateur.deploy.formats import check_request
+from secateur.deploy.formats import check_packages, check_request
 from secateur.deploy.runtime import DTYPES
 from secateur.deploy.runtimes import RUNTIMES
 from secateur.deploy.verify import Verification, verify, verify_folder
@@ -140,6 +140,7 @@ def export_model(
     With --data, both are scored, and int8 is calibrated on training rows.
     """
     refuse_existing(output)
+    check_packages(output, dtype)
     model, data = open_model(folder), _data_if_given({**given, "data.rows": rows or None}, folder)
     calibration = None
     if data is not None and dtype == "int8" and rows:

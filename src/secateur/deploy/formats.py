@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,6 +20,7 @@ from secateur.deploy.graph import Batch, Graph, as_arrays, tokenizer_inputs, wei
 from secateur.deploy.onnx_format import OPSETS
 from secateur.deploy.silence import silence
 from secateur.system.errors import UserError, as_user_error
+from secateur.system.packages import require
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,11 @@ class Format:
         return (*self.packages, *(self.quantisers if dtype == "int8" else ()))
 
 
+EXPORTABLE = (
+    "a text encoder that reads (batch, tokens), without a head or with one for sequence or token classification, "
+    "question answering, masked words or next sentences"
+)
+"""What can be exported, for messages."""
 FORMATS = {
     ".onnx": Format("ONNX", ("fp32", "fp16", "int8"), "onnxruntime", packages=("onnx", "onnxruntime"), extra="onnx"),
     ".xml": Format(
@@ -59,17 +64,6 @@ FORMATS = {
 }
 
 
-def require(packages: Sequence[str], extra: str) -> None:
-    """Check that packages of an optional extra are installed.
-
-    Raises:
-        UserError: with the command that installs them.
-    """
-    absent = [name for name in packages if find_spec(name) is None]
-    if absent:
-        raise UserError(f"{' and '.join(absent)} is not installed: run pip install 'secateur[{extra}]'")
-
-
 def known_format(path: Path) -> Format:
     """The kind of file that a path's suffix names.
 
@@ -80,6 +74,16 @@ def known_format(path: Path) -> Format:
         kinds = ", ".join(f"{suffix} ({kind.name})" for suffix, kind in FORMATS.items())
         raise UserError(f"expected a file ending in one of {kinds}, got {path.name!r}: rename it")
     return FORMATS[path.suffix]
+
+
+def check_packages(path: Path, dtype: str) -> None:
+    """Check that the packages which write a dtype to a file are installed.
+
+    Raises:
+        UserError: one is missing, or the suffix names no kind of file.
+    """
+    kind = known_format(path)
+    require(kind.packages_for(dtype), kind.extra)
 
 
 def check_request(path: Path, dtype: str, calibration: Sequence[Batch] | None, opset: int | None) -> None:
@@ -103,7 +107,36 @@ def check_request(path: Path, dtype: str, calibration: Sequence[Batch] | None, o
         )
     if dtype == "int8" and kind.calibrated and calibration is None:
         raise UserError(f"int8 for {kind.name} needs examples for the ranges of activations: give calibration batches")
-    require(kind.packages_for(dtype), kind.extra)
+    check_packages(path, dtype)
+
+
+def check_exportable(model: PreTrainedModel) -> None:
+    """Refuse a model that is no function of tokens and a mask, both `(batch, tokens)`.
+
+    Raises:
+        UserError: an encoder-decoder, a decoder, or a model with inputs of other shapes.
+    """
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise UserError(
+            f"export of an encoder-decoder ({model.config.model_type}) is not supported: save the compact model and "
+            "run it in PyTorch"
+        )
+    check_rows_of_tokens(model)
+    if any(vars(module).get("is_causal") for module in model.modules()):
+        raise UserError(
+            f"expected {EXPORTABLE}, got {type(model).__name__}, whose attention is causal: run it in PyTorch"
+        )
+
+
+def check_rows_of_tokens(model: PreTrainedModel) -> None:
+    """Refuse a model whose inputs are not rows of tokens.
+
+    Raises:
+        UserError: it reads several choices a row, or no tokens.
+    """
+    name = type(model).__name__
+    if model.main_input_name != "input_ids" or name.endswith("ForMultipleChoice"):
+        raise UserError(f"expected {EXPORTABLE}, got {name}, which reads other inputs: run it in PyTorch")
 
 
 @torch.inference_mode(mode=False)
@@ -119,11 +152,7 @@ def write(
 ) -> ExportFacts:
     """Write a model to a file whose suffix names the format; batch and length stay free. See `export.export`."""
     check_request(path, dtype, calibration, opset)
-    if model.config.is_encoder_decoder:
-        raise UserError(
-            f"export of an encoder-decoder ({model.config.model_type}) is not supported: save the compact model and "
-            "run it in PyTorch"
-        )
+    check_exportable(model)
     graph = Graph(model, "fp32" if dtype == "int8" else dtype)
     opset = opset or OPSETS[0]
     facts = _facts(model, graph, path, dtype, calibration or (), opset, tokenizer_inputs(model, inputs))

@@ -18,9 +18,10 @@ from typing import Any, ClassVar
 import numpy as np
 from transformers import PreTrainedModel
 
-from secateur.deploy.formats import files_of, read_facts, require, write
+from secateur.deploy.formats import files_of, read_facts, write
 from secateur.deploy.graph import Batch, as_arrays
 from secateur.system.errors import UserError, as_user_error
+from secateur.system.packages import require
 
 DTYPES = ("fp32", "bf16", "fp16", "int8")
 

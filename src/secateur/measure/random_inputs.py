@@ -70,13 +70,22 @@ def check_models(models: Sequence[PreTrainedModel], tokens: int) -> None:
     if len(devices := sorted({str(model.device) for model in models})) > 1:
         raise UserError(f"expected all models on one device, got {' and '.join(devices)}: move them with model.to()")
     for model in models:
-        if getattr(model.config, "vocab_size", None) is None:
-            raise UserError(
-                f"expected a model with token inputs, got {type(model).__name__}, whose config has no "
-                "vocab_size: measure a text model"
-            )
+        _check_inputs(model)
         if (limit := positions(model)) is not None and tokens > limit:
             raise UserError(
                 f"expected at most {limit} tokens, the positions that {type(model).__name__} has, "
                 f"got {tokens}: lower tokens"
             )
+
+
+def _check_inputs(model: PreTrainedModel) -> None:
+    name = type(model).__name__
+    if getattr(model.config, "vocab_size", None) is None:
+        raise UserError(
+            f"expected a model with token inputs, got {name}, whose config has no vocab_size: measure a text model"
+        )
+    if name.endswith("ForMultipleChoice"):
+        raise UserError(
+            f"expected a model that reads (batch, tokens), got {name}, which reads several choices a row: measure its "
+            "encoder"
+        )

@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from secateur.system import compat
-from secateur.system.errors import UserError
+from secateur.system.errors import MissingPackage, UserError
 from secateur.tasks.generation import BeamSearch, decode
 from secateur.tasks.sequence_data import SOURCE, TARGET, prepare
 from secateur.tasks.splits import first_rows, read_splits
@@ -63,7 +63,7 @@ class Sequences(Task):
     Attributes:
         columns: pairs of columns, source and target, tried in this order.
         metrics: names of the scores, the first is the default.
-        package: the package that computes them: its name for import, and its name for pip.
+        package: the package that computes them: its name for import, and what pip installs.
         usual_tokens: the default of `max_new_tokens`.
         splits: "train" and "validation", with the columns "source" and "target".
         metric: the main score, one of `metrics`.
@@ -152,7 +152,10 @@ class Sequences(Task):
             )
         module, name = cls.package
         if find_spec(module) is None:
-            raise UserError(f"{' and '.join(cls.metrics)} need a package that is not installed: run pip install {name}")
+            raise MissingPackage(
+                f"{' and '.join(cls.metrics)} need the package {module}, which is not installed: "
+                f"run pip install {name!r}"
+            )
 
     def encode(self, split: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int = 128) -> Dataset:
         """One of `splits`, or rows of one, as model inputs, unpadded.

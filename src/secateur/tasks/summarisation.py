@@ -27,7 +27,7 @@ class Summarisation(Sequences):
         ("source", "target"),
     )
     metrics: ClassVar[tuple[str, ...]] = ("rougeL", "rouge1", "rouge2")
-    package: ClassVar[tuple[str, str]] = ("rouge_score", "rouge-score")
+    package: ClassVar[tuple[str, str]] = ("rouge_score", "secateur[texts]")
     usual_tokens: ClassVar[int | None] = 128
 
     def score_texts(self, texts: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
