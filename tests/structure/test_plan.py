@@ -157,6 +157,12 @@ def test_the_plans_of_0_1_0_are_upgraded(path):
         assert new["groups"][name]["size"] == group["units"] and new["groups"][name]["kept"] == group["kept"]
 
 
+def test_a_plan_of_a_later_version_is_refused_whatever_keys_it_has(model, data, tmp_path):
+    (tmp_path / "plan.json").write_text(json.dumps(data | {"version": 3, "a key of that version": 1}))
+    with pytest.raises(UserError, match=r"plan\.json has version 3, and this secateur reads 1 to 2: update secateur$"):
+        Plan.load(tmp_path / "plan.json", model)
+
+
 # What is refused
 
 DROP = object()

@@ -37,7 +37,7 @@ def read_plan(path: Path | str) -> dict[str, Any]:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not a readable plan ({error}): expected the JSON that `secateur` writes") from error
-    return checked(data)
+    return checked(data, f"the plan {path}")
 
 
 def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
@@ -58,14 +58,17 @@ def _renamed(data: Any, old: str, new: str) -> Any:
 FORMAT = FileFormat(2, {1: _upgraded})
 
 
-def checked(data: Any) -> dict[str, Any]:
+def checked(data: Any, source: str = "the plan") -> dict[str, Any]:
     """The content as version 2, with its keys and types checked; groups and layouts are checked when they are used.
+
+    Args:
+        source: what the plan is called in an error of its version.
 
     Raises:
         UserError: a key is missing or unknown, a value has the wrong type, or the version is not supported.
     """
     if isinstance(data, dict) and "version" in data:  # first, because a later version may have other keys
-        data = FORMAT.stamped(FORMAT.current(data, "the plan"))
+        data = FORMAT.stamped(FORMAT.current(data, source))
     _check_keys(data)
     names = data["units"]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
