@@ -380,7 +380,7 @@ def uncut(settled, tmp_path_factory):
 BETWEEN = [
     (cut, "cut", 1),
     (cut, "verify", 1),
-    (distillation, "save_file", 1),
+    (distillation, "save_tensors", 1),
     (distillation, "save_moments", 2),
     (cut, "save", 1),
     (recover, "load", 1),
