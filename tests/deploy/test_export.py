@@ -132,6 +132,27 @@ def test_a_model_in_fp16_is_exported_from_its_weights(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dtype": [[False], {}]},
+        {"format": None},
+        {"opset": "20"},
+        {"versions": []},
+        {"calibration": {}},
+        {"inputs": []},
+        {"outputs": "logits"},
+    ],
+)
+def test_facts_of_other_types_are_refused(tmp_path, change):
+    facts = ExportFacts("onnx", "fp32", 20, ("input_ids",), ("logits",), "0" * 16, "BertModel", 0, {})
+    path = tmp_path / "model.onnx"
+    assert ExportFacts.from_json(facts.to_json(), path) == facts
+    edited = json.dumps(json.loads(facts.to_json()) | change)
+    with pytest.raises(UserError, match=r"holds damaged facts about itself .*: export the model again"):
+        ExportFacts.from_json(edited, path)
+
+
 @pytest.mark.parametrize("suffix", formats.FORMATS)
 def test_an_exported_file_names_the_version_of_its_facts(small, tmp_path, monkeypatch, suffix):
     path = tmp_path / f"model{suffix}"

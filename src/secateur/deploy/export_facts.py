@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from secateur.system.errors import as_user_error
 from secateur.system.file_format import FileFormat
@@ -12,6 +14,9 @@ from secateur.system.file_format import FileFormat
 KEY = "secateur"
 """The key of the facts in a file's own metadata."""
 FORMAT = FileFormat()
+TEXTS = ("format", "dtype", "source", "model_class")
+TYPES: dict[str, Any] = {**dict.fromkeys(TEXTS, str), "opset": int | None, "calibration": int, "versions": dict}
+"""Types of the facts other than names."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +56,22 @@ class ExportFacts:
             path: of the file that holds them, for an error.
 
         Raises:
-            UserError: the text is damaged, names no inputs or outputs, or has a later version.
+            UserError: the text is damaged, has a value of another type, names no inputs or outputs, or has a later
+                version.
         """
         damaged = f"{path} holds damaged facts about itself", "export the model again"
         with as_user_error(*damaged):
             values = json.loads(text)
         values = FORMAT.current(values, path)
         with as_user_error(*damaged):
+            _check_types(values)
             return cls(**values | {name: _names(name, values[name]) for name in ("inputs", "outputs")})
+
+
+def _check_types(values: Mapping[str, Any]) -> None:
+    for key, kind in TYPES.items():
+        if not isinstance(values[key], kind):
+            raise ValueError(f"{key} must not be {values[key]!r}")
 
 
 def _names(key: str, names: object) -> tuple[str, ...]:
