@@ -1,6 +1,7 @@
 """Finding and reading splits: folders as the hub lays them, parallel lines, compressed files, splits without labels."""
 
 import gzip
+import json
 import logging
 
 import pytest
@@ -61,7 +62,7 @@ def test_a_validation_split_without_the_column_is_refused(tmp_path):
 def test_a_named_split_without_labels_is_refused(tmp_path):
     write(tmp_path / "train.csv", LABELLED)
     write(tmp_path / "test.csv", UNLABELLED)
-    with pytest.raises(UserError, match="no labelled split 'test' for validation"):
+    with pytest.raises(UserError, match=r"no labelled split 'test', with the column 'label' filled, for validation"):
         read_splits(tmp_path, validation="test", label=("label",))
 
 
@@ -82,6 +83,30 @@ def test_every_task_leaves_out_a_split_without_labels(tmp_path):
     write(tmp_path / "e" / "train.jsonl", "".join(asked % number for number in range(20)))
     lines("e", test='{"question": "q?", "context": "a film"}')
     assert sizes(Questions.from_data(str(tmp_path / "e")).splits) == {"train": 18, "validation": 2}
+
+
+PAIR = {"en": "a", "de": "b"}
+
+
+@pytest.mark.parametrize("as_record", [False, True])
+@pytest.mark.parametrize("test", [{"en": "a"}, {"en": "a", "de": ""}, {"en": "a", "de": None}])
+@pytest.mark.parametrize("named", [{}, {"text": "en", "label": "de"}])
+def test_a_test_split_of_sources_only_counts_as_missing(tmp_path, as_record, test, named):
+    row = (lambda texts: json.dumps({"translation": texts})) if as_record else json.dumps
+    write(tmp_path / "train.jsonl", (row(PAIR) + "\n") * 20)
+    write(tmp_path / "test.jsonl", (row(test) + "\n") * 5)
+    assert sizes(Translation.from_data(str(tmp_path), **named).splits) == {"train": 18, "validation": 2}
+    with pytest.raises(UserError, match="no labelled split 'test', with the column 'de' filled, for validation"):
+        Translation.from_data(str(tmp_path), validation="test", **named)
+
+
+def test_a_split_of_one_language_names_the_missing_column(tmp_path):
+    write(tmp_path / "train.jsonl", (json.dumps(PAIR) + "\n") * 20)
+    write(tmp_path / "dev.jsonl", '{"en": "a"}\n')
+    with pytest.raises(UserError, match="'dev' lacks the column 'de' of the training split: add it"):
+        Translation.from_data(str(tmp_path))
+    with pytest.raises(UserError, match="the validation split lacks the column 'de' of the training split: add it"):
+        Translation.from_data(str(tmp_path), text="de")
 
 
 # ---- folders

@@ -147,7 +147,11 @@ def test_columns_of_summaries_are_recognised(row, tmp_path):
         ({"en": "a", "de": "b"}, {"beams": 0}, "beams is 0: give at least 1"),
         ({"en": "a", "de": "b"}, {"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"en": "a", "de": "b"}, {"max_target_length": 1}, "max_target_length is 1: give at least 2"),
-        ({"en": "a", "de": "b"}, {"validation": "test"}, "no labelled split 'test' for validation"),
+        (
+            {"en": "a", "de": "b"},
+            {"validation": "test"},
+            "no labelled split 'test', with the column 'de' filled, for validation",
+        ),
     ],
 )
 def test_data_without_pairs_of_texts_is_refused_in_one_sentence(row, options, said, tmp_path):

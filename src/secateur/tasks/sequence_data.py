@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict, Translation
 
 from secateur.system.errors import UserError
 from secateur.tasks.cells import are_numbers
-from secateur.tasks.columns import holds_text, listed, no_column, shared_columns, usual_columns
+from secateur.tasks.columns import holds_text, listed, no_column, usual_columns
 
 SOURCE, TARGET = "source", "target"
 """The columns of a prepared split."""
@@ -32,8 +32,11 @@ def prepare(
     Raises:
         UserError: a column is missing or holds no text, both are the same, or a row lacks a text.
     """
-    splits = DatasetDict({name: _flat(split) for name, split in splits.items()})
-    source, target = _columns(splits, text, label, usual)
+    splits = DatasetDict({name: flat(split) for name, split in splits.items()})
+    source, target = columns_of(splits["train"], text, label, usual)
+    for name, split in splits.items():
+        if missing := [column for column in (source, target) if column not in split.column_names]:
+            raise UserError(f"the {name} split lacks the column {missing[0]!r} of the training split: add it")
     splits = splits.select_columns([source, target])
     splits = DatasetDict({name: _named(split, source, target) for name, split in splits.items()})
     for name, split in splits.items():
@@ -42,28 +45,34 @@ def prepare(
     return splits
 
 
-def _flat(split: Dataset) -> Dataset:
+def flat(split: Dataset) -> Dataset:
     """The split with a column for each language in place of `RECORD`, in the order of the data."""
     feature = split.features.get(RECORD)
     if not isinstance(feature, dict | Translation):
         return split
     names = [*(feature if isinstance(feature, dict) else feature.languages)]
     others = [name for name in split.column_names if name != RECORD and name not in names]
-    flat = split.select_columns([*others, RECORD]).flatten()
-    return flat.rename_columns({f"{RECORD}.{name}": name for name in names}).select_columns([*others, *names])
+    table = split.select_columns([*others, RECORD]).flatten().with_format("arrow")[:]
+    columns = [*others, *(f"{RECORD}.{name}" for name in names)]  # Arrow has the languages in an order of its own
+    return Dataset(table.select(columns).rename_columns([*others, *names]))
 
 
-def _columns(
-    splits: DatasetDict, text: str | Sequence[str] | None, label: str | None, usual: Sequence[tuple[str, str]]
+def columns_of(
+    split: Dataset, text: str | Sequence[str] | None, label: str | None, usual: Sequence[tuple[str, str]]
 ) -> tuple[str, str]:
-    shared = shared_columns(splits)
+    """The columns of source and target of the training split; the arguments are those of `prepare`.
+
+    Raises:
+        UserError: a column is missing, or both are the same.
+    """
+    shared = split.column_names
     asked = (text,) if isinstance(text, str) else tuple(text or ())
     if len(asked) > 1:
         raise UserError(f"`text` names {len(asked)} columns: name the one that holds the source")
     for option, names in (("text", asked), ("label", (label,) if label else ())):
         if names and names[0] not in shared:
             raise no_column(option, names, shared)
-    candidates = [*((pair[0], pair[1]) for pair in usual_columns(shared, usual)), *_languages(splits["train"], shared)]
+    candidates = [*((pair[0], pair[1]) for pair in usual_columns(shared, usual)), *_languages(split, shared)]
     pairs = [pair for pair in candidates if _agrees(pair, asked, label)]
     if asked and label:
         pairs = [(asked[0], label)]

@@ -29,7 +29,7 @@ from transformers import (
 from secateur.system import compat
 from secateur.system.errors import MissingPackage, UserError
 from secateur.tasks.generation import BeamSearch, decode
-from secateur.tasks.sequence_data import SOURCE, TARGET, prepare
+from secateur.tasks.sequence_data import SOURCE, TARGET, columns_of, flat, prepare
 from secateur.tasks.splits import first_rows, read_splits
 from secateur.tasks.task import UNLABELLED, PaddingCollator, Task, check_length, config_of
 from secateur.tasks.tokenizer_settings import kept_settings
@@ -136,8 +136,15 @@ class Sequences(Task):
         cls._check(metric, max_target_length)
         search = BeamSearch(beams, length_penalty, cls.usual_tokens if max_new_tokens is None else max_new_tokens)
         prepared = partial(prepare, text=text, label=label, usual=cls.columns)
-        targets = (label,) if label else [target for _, target in cls.columns]
-        splits = read_splits(data, validation=validation, label=targets, prepare=prepared, seed=seed)
+        columns = partial(columns_of, text=text, label=label, usual=cls.columns)
+        splits = read_splits(
+            data,
+            validation=validation,
+            each=flat,
+            label=lambda rows: columns(rows)[1:],
+            prepare=prepared,
+            seed=seed,
+        )
         if rows is not None:
             splits["train"] = first_rows(splits["train"], rows, seed)
         return cls(splits, metric or cls.metrics[0], search, prefix, max_target_length, fine_tuned)

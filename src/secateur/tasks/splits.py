@@ -32,7 +32,8 @@ def read_splits(
     *,
     train: str | None = None,
     validation: str | None = None,
-    label: Sequence[str] = (),
+    label: Sequence[str] | Callable[[Dataset], Sequence[str]] = (),
+    each: Callable[[Dataset], Dataset] | None = None,
     prepare: Callable[[DatasetDict], DatasetDict] | None = None,
     share: float = 0.1,
     seed: int = 0,
@@ -50,7 +51,8 @@ def read_splits(
         train: the split to train on (in a folder, a file without its suffix); by default the first of `TRAIN`
             that exists.
         validation: the split to evaluate on; by default the first of `VALIDATION` that exists.
-        label: names that the label's column may have, if the task has one.
+        label: names that the label's column may have, if the task has one, or what finds them in the training split.
+        each: applied to every split as it is read.
         prepare: applied before any split is divided, so that its messages number the rows as the files do.
         share: the fraction of the training rows, in (0, 1), to split off; at least one row is.
         seed: chooses the rows that are split off.
@@ -59,24 +61,31 @@ def read_splits(
         UserError: the data cannot be read, or has no rows, or no split of that name; or the validation split, if it is
             no "test", lacks the column of labels.
     """
-    parts = _find_parts(str(data))
+    parts: dict[str, Part] = {name: partial(_read, part, each) for name, part in _find_parts(str(data)).items()}
     rows = _first(parts, (train,) if train else TRAIN)
     if rows is None:
         raise _no_split(data, parts, train, "train")
-    splits = DatasetDict(train=rows)
+    splits, label = DatasetDict(train=rows), label(rows) if callable(label) else label
     held_out = _first(parts, (validation,) if validation else VALIDATION, _present(rows, label))
     if held_out is not None:
         splits["validation"] = held_out
     elif validation:
-        raise _no_split(data, parts, validation, "validation")
+        raise _no_split(data, parts, validation, "validation", _present(rows, label))
     if prepare:
         splits = prepare(splits)
     return splits if "validation" in splits else _split_off(splits["train"], label, share, seed)
 
 
-def _no_split(data: str | Path, parts: Mapping[str, Part], asked: str | None, use: str) -> UserError:
+def _read(part: Part, each: Callable[[Dataset], Dataset] | None) -> Dataset:
+    return each(part()) if each else part()
+
+
+def _no_split(
+    data: str | Path, parts: Mapping[str, Part], asked: str | None, use: str, label: str | None = None
+) -> UserError:
+    where = "" if label is None else f", with the column {label!r} filled,"
     return UserError(
-        f"data {str(data)!r} has no labelled split {asked or use!r} for {use}: "
+        f"data {str(data)!r} has no labelled split {asked or use!r}{where} for {use}: "
         f"give one of its splits ({listed(list(parts)) or 'none'})"
     )
 
