@@ -69,7 +69,7 @@ class Neurons(Budget):
         if not 0.0 < share <= 1.0:
             raise UserError("no share of neurons")
 
-    def choose(self, space, scores, share, alive):
+    def choose(self, space, scores, share, alive, last):
         return (scores.argsort(descending=True).argsort() < int(share * len(space))) & alive
 
 

@@ -1,4 +1,8 @@
-"""Law 5: a method reaches its density, to within one unit, or refuses and names the floor."""
+"""Law 5: a method reaches its density, to within one unit, or refuses and names the floor.
+
+A density into which no unit fits is refused as well: a model with nothing left is never the result. Where large units
+(layers) are mixed with small ones, a ranking reaches its density to within a small one (tests/budget/test_mixed_units).
+"""
 
 import math
 from functools import cache
@@ -63,12 +67,18 @@ def test_reached_or_refused(which, units, name, density):
         with pytest.raises(UserError, match=rf"out of reach.*{space.floor():.4f}"):
             method.plan(density)
         return
-    plan = method.plan(density)
+    try:
+        plan = method.plan(density)
+    except UserError as error:
+        assert "leaves nothing of the layers" in str(error)
+        assert density < largest_step(space)
+        return
     achieved = plan.achieved["prunable"]
     assert plan.asked == density
     assert achieved == space.density(plan.kept)
     assert achieved <= density + 1e-12
     assert density - achieved < largest_step(space)
+    assert achieved > 0
 
 
 @pytest.mark.parametrize("units", SETS, ids="-".join)

@@ -44,12 +44,16 @@ class Budget(ABC):
         """
 
     @abstractmethod
-    def choose(self, space: Space, scores: Tensor, share: float, alive: Tensor) -> Tensor:
-        """`(N,)` bool, closed: the best units within a share, among those that are `alive` `(N,)` bool."""
+    def choose(self, space: Space, scores: Tensor, share: float, alive: Tensor, last: float) -> Tensor:
+        """`(N,)` bool, closed: the best units within a share, among those that are `alive` `(N,)` bool.
+
+        `last` is the share that a schedule reaches in the end, `share` itself if there is none. Where units rank and
+        are of different sizes, enough must remain for it.
+        """
 
     def leading(self, space: Space, scores: Tensor, share: float, alive: Tensor) -> Tensor:
         """`(N,)` bool: the units that `choose` keeps, and units of the same rank that are dead because of others."""
-        return self.choose(space, scores, share, alive)
+        return self.choose(space, scores, share, alive, share)
 
     def record(self, space: Space, masks: Tensor, share: float | None) -> Mapping[str, Any] | None:
         """What a plan records besides its densities, as plain values; None for nothing."""

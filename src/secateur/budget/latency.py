@@ -201,7 +201,7 @@ class LatencyTable(Budget):
                 f"{', '.join(others)}"
             )
 
-    def choose(self, space: Space, scores: Tensor, share: float, alive: Tensor) -> Tensor:
+    def choose(self, space: Space, scores: Tensor, share: float, alive: Tensor, last: float) -> Tensor:
         """The units of the highest total value within a share, by `allocation.best_units`."""
         limit = share * self.dense_ms
         return space.closure(best_units(space, scores.double(), alive, self.costs, limit)) & alive

@@ -47,16 +47,21 @@ class Parameters(Budget):
                 f"{floor:.4f}; raise the density or add units from {', '.join(UNITS)}"
             )
 
-    def choose(self, space: Space, scores: Tensor, share: float, alive: Tensor) -> Tensor:
+    def choose(self, space: Space, scores: Tensor, share: float, alive: Tensor, last: float) -> Tensor:
         """The highest-scored units, as many as fit after closure and rounding.
 
         The achieved density is at most the requested one; units that are dead because of others leave room for the
-        next in rank. The units kept are a prefix of the ranking, plus those that round sizes up. The first unit that
-        does not fit ends the prefix, so that a large unit (a sublayer) can leave the density far below the requested
-        one.
+        next in rank. The units kept are a prefix of the ranking, plus those that round sizes up. Where a large unit,
+        such as a layer beside neurons, ends the prefix far below the density, it is ranked otherwise: at the last
+        share by `_selection`, and before it so that the units that would be kept at the last share come first.
         """
         values = ranked(scores, alive)
-        return space.closure(_highest_rounded(space, values, self._count(space, values, share))) & alive
+        if share > last and bool(space.large.any()):
+            values = values.masked_fill(self.choose(space, scores, last, alive, last), torch.inf)
+            count = self._count(space, values, share)
+        else:
+            values, count = self._selection(space, values, share)
+        return space.closure(_highest_rounded(space, values, count)) & alive
 
     def leading(self, space: Space, scores: Tensor, share: float, alive: Tensor) -> Tensor:
         """The alive units in the ranking of all units that `choose` keeps, or that are dead because of others.
@@ -64,10 +69,29 @@ class Parameters(Budget):
         A method that learns its masks keeps the latter open. If they were closed too, two units that need each other
         could not return: both masks would be 0, and so would the gradients of both.
         """
-        values = ranked(scores)
-        count = self._count(space, values, share)
+        values, count = self._selection(space, ranked(scores), share)
         open_units = with_best_hidden(space, highest(values, count), values)
         return (open_units | space.closure(_highest_rounded(space, values, count))) & alive
+
+    def _selection(self, space: Space, values: Tensor, share: float) -> tuple[Tensor, int]:
+        """The ranking by which units are kept within a share, and the number of them, the largest that fits.
+
+        If the next unit is large and there is room for a small one, it is ranked first, or left out if it does not fit
+        then. Each large unit is moved at most twice, so that this ends. If there are enough small units, what is kept
+        is then within one of them of the share.
+        """
+        values = values.clone()
+        while True:
+            count = self._count(space, values, share)
+            following = _in_rank(values, count)
+            room = share - self.share(space, _highest_rounded(space, values, count))
+            if following is None or not space.large[following] or room <= self._small_step(space):
+                return values, count
+            values[following] = -torch.inf if values[following] == torch.inf else torch.inf
+
+    def _small_step(self, space: Space) -> float:
+        """The density of the largest unit that is not large."""
+        return float(space.unit_cost()[~space.large].max()) / space.total() + TOLERANCE
 
     def _count(self, space: Space, values: Tensor, density: float) -> int:
         """The number of units that fit into a density, in the order of the ranking; units at -inf are left out."""
@@ -107,6 +131,11 @@ class Parameters(Budget):
 def _highest_rounded(space: Space, values: Tensor, count: int) -> Tensor:
     """`(N,)` bool: the `count` highest of `values`, the best hidden dim, and the units that round sizes up."""
     return rounded(space, with_best_hidden(space, highest(values, count), values), values, space.round_to)
+
+
+def _in_rank(values: Tensor, rank: int) -> int | None:
+    """The index of the value of a rank, from 0; None for ranks after the last value above -inf."""
+    return int(descending(values)[rank]) if rank < int((values > -torch.inf).sum()) else None
 
 
 def _with(kept: Tensor, units: Tensor, count: int) -> Tensor:

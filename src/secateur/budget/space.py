@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -67,6 +68,12 @@ class Space(UnitSpace):
         """The lowest share that these units can reach."""
         return self.budget.floor(self)
 
+    @cached_property
+    def large(self) -> Tensor:
+        """`(N,)` bool: units of more than twice the parameters of the smallest, such as layers beside neurons."""
+        cost = self.unit_cost()
+        return cost > 2 * cost[cost > 0].min()
+
     def requested_share(self, share: float | None, density: float | None) -> float:
         """The share that is passed under one of the two names, after a check that these units can reach it.
 
@@ -84,6 +91,18 @@ class Space(UnitSpace):
         self.budget.check(self, amounts[0])
         return amounts[0]
 
+    def check_something_left(self, kept: Tensor, share: float) -> None:
+        """Check that the units kept `(N,)` within a share leave a part of the layers.
+
+        Raises:
+            UserError: they leave nothing.
+        """
+        if self.density(kept) == 0.0:
+            raise UserError(
+                f"{share:.4g} of the {self.budget.name} is out of reach: pruning {', '.join(self.units)} to it leaves "
+                "nothing of the layers; ask for more, or name smaller units"
+            )
+
     def choose(
         self,
         scores: Tensor,
@@ -91,6 +110,7 @@ class Space(UnitSpace):
         alive: Tensor | None = None,
         *,
         density: float | None = None,
+        last: float | None = None,
     ) -> Tensor:
         """`(N,)` bool: the units to keep within a share of the budget, by their scores `(N,)`.
 
@@ -100,6 +120,8 @@ class Space(UnitSpace):
         Args:
             share: of the cost of the unpruned model.
             alive: `(N,)` bool; units that are not alive are never kept.
+            last: the share that a schedule reaches in the end, by default `share`: large units, such as layers, are
+                then removed so that it can still be reached.
             density: the same as `share`, where parameters are counted.
 
         Raises:
@@ -107,7 +129,7 @@ class Space(UnitSpace):
         """
         amount = self.requested_share(share, density)
         alive = torch.ones_like(scores, dtype=torch.bool) if alive is None else alive
-        return self.budget.choose(self, scores.detach(), amount, alive)
+        return self.budget.choose(self, scores.detach(), amount, alive, amount if last is None else last)
 
     def leading(self, scores: Tensor, share: float, alive: Tensor | None = None) -> Tensor:
         """`(N,)` bool: the units that `choose` keeps, and units of the same rank that are dead because of others."""

@@ -41,7 +41,7 @@ class Units(Budget):
             raise UserError(f"share {share} is not in (0, 1]: it is the fraction of units to keep")
         check_count(space, self.count(space, share))
 
-    def choose(self, space: Space, scores: Tensor, share: float, alive: Tensor) -> Tensor:
+    def choose(self, space: Space, scores: Tensor, share: float, alive: Tensor, last: float) -> Tensor:
         return highest_units(space, ranked(scores, alive), min(self.count(space, share), int(alive.sum())))
 
     @staticmethod

@@ -209,7 +209,7 @@ class Movement(Method):
         if self.faithful and self._counted(self.open) <= density <= 1.0:
             return self.open.float()
         among = self.open if self.faithful else self.alive
-        return self.budget.choose(self.space, self.scores(), density, among).float()
+        return self.budget.choose(self.space, self.scores(), density, among, density).float()
 
     def _counted(self, kept: Tensor) -> float:
         """The density of the cut model, including its zeroed blocks if they are filled."""

@@ -1,0 +1,106 @@
+"""Large units beside small ones: the density is reached to within a small unit, or refused before anything starts."""
+
+from functools import cache
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from space_world import bert
+
+from secateur import methods
+from secateur.budget.space import Space
+from secateur.methods.magnitude import Magnitude
+from secateur.system.errors import UserError
+
+LARGE, SMALL = ("layer", "sublayer", "head", "hidden"), ("ffn", "qk", "vo")
+
+SCHEDULED = (("layer", "ffn", "qk", "vo"), ("ffn", "head"), ("vo", "layer", "ffn", "qk"))
+
+
+@cache
+def space_of(units, layers=4):
+    return Space(bert(num_hidden_layers=layers), *units)
+
+
+@cache
+def small_step(space):
+    """The most that a small unit adds: the first VO dim of a head brings the QK dims of the head back to life."""
+    revived = space.table.head_dim * 2 * (space.table.sizes["hidden"] + 1)
+    return (float(space.unit_cost()[~space.large].max()) + revived) / space.total()
+
+
+@st.composite
+def mixes(draw):
+    """Units of which at least one is small in every sublayer, in any order, with large ones among them."""
+    large = draw(st.lists(st.sampled_from(LARGE), min_size=1, unique=True))
+    small = draw(st.sampled_from([("ffn", "vo"), ("ffn", "vo", "qk")]))
+    return tuple(draw(st.permutations([*large, *small])))
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(
+    units=mixes(),
+    density=st.floats(0.03, 1.0),
+    seed=st.integers(0, 2**32 - 1),
+    bias=st.sampled_from([-2.0, 0.0, 2.0]),
+)
+def test_a_density_is_reached_to_within_a_small_unit(units, density, seed, bias):
+    """Whatever the scores are, also where all large units rank below all small ones, or above them."""
+    space = space_of(units)
+    scores = torch.rand(len(space), generator=torch.Generator().manual_seed(seed)) + bias * space.large
+    kept = space.choose(scores, density)
+    reached = space.density(kept)
+    assert reached <= density + 1e-12
+    assert density - reached <= small_step(space)
+    assert torch.equal(space.closure(kept), kept)
+
+
+@pytest.mark.parametrize("name", ["grain", "magnitude", "random", "michel"])
+@pytest.mark.parametrize(
+    "units", [("layer", "ffn", "qk", "vo"), ("ffn", "head"), ("vo", "layer", "ffn", "qk")], ids="-".join
+)
+@pytest.mark.parametrize("density", [0.05, 0.3])
+def test_a_schedule_reaches_its_density(name, units, density):
+    """Where every layer ranks last, a schedule that removed them one after the other would leave nothing."""
+    space = space_of(units)
+    kind = methods.METHODS.get(name)
+    method = kind(space, density=kind.schedule(density, 0.0, 1.0))
+    method.scores = lambda: torch.where(space.large, 0.0, 1.0) + torch.linspace(0.0, 0.1, len(space))
+    for step in range(1, 41):
+        before = method.alive.clone()
+        method.advance(step / 40)
+        assert not (method.alive & ~before).any()
+    assert density - small_step(space) <= method.plan(density).achieved["prunable"] <= density
+
+
+def test_a_large_unit_goes_as_long_as_enough_is_left_without_it():
+    """Heads rank last here: they are removed one by one, and neurons only where a head would be too much."""
+    space = space_of(("head", "ffn"))
+    scores = torch.where(space.large, 0.0, 1.0) + torch.linspace(0.0, 0.1, len(space))
+    kept = space.choose(scores, 0.9)
+    heads, neurons = kept[space.large], kept[~space.large]
+    assert int((~heads).sum()) > 0 and int((~neurons).sum()) < int(space.unit_cost().max() / space.unit_cost().min())
+
+
+def test_small_units_alone_are_a_prefix_of_the_ranking():
+    space = space_of(SMALL)
+    assert not space.large.any()
+    scores = torch.rand(len(space), generator=torch.Generator().manual_seed(3))
+    kept = space.choose(scores, 0.3)
+    assert torch.equal(kept, space.closure(scores >= scores[kept].min()))
+
+
+@pytest.mark.parametrize("units", [("layer",), ("layer", "head")], ids="-".join)
+def test_a_density_that_leaves_nothing_is_refused_at_the_start(units):
+    """Heads leave the feed-forward networks of their layer, so that no layer fits into a tenth."""
+    with pytest.raises(UserError, match=r"0\.1 of the parameters is out of reach: .* leaves nothing of the layers"):
+        Magnitude(space_of(units, layers=2), density=0.1)
+
+
+def test_a_plan_that_leaves_nothing_is_an_error():
+    """The published ranking of GRAIN removes what is below its share, whatever is left."""
+    method = methods.METHODS.get("grain")(space_of(("ffn", "qk", "vo")), faithful=True)
+    method.alive.fill_(False)
+    with pytest.raises(UserError, match="leaves nothing of the layers"):
+        method.plan(0.05)
