@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -10,8 +11,17 @@ from transformers import TrainingArguments, get_scheduler
 
 from secateur.system.errors import UserError
 
+Rule = Callable[[int], float]
+"""The factor of a learning rate as a function of the optimizer step."""
 
-def part_of_schedule(args: TrainingArguments, optimizer: Optimizer, steps: int, part: tuple[float, float]) -> LambdaLR:
+
+def part_of_schedule(
+    args: TrainingArguments,
+    optimizer: Optimizer,
+    steps: int,
+    part: tuple[float, float],
+    restarts: Sequence[float] = (),
+) -> LambdaLR:
     """The schedule that `args` ask for, over a run of which these steps are a part.
 
     A group of the optimizer with `constant: True` keeps its learning rate.
@@ -19,28 +29,42 @@ def part_of_schedule(args: TrainingArguments, optimizer: Optimizer, steps: int, 
     Args:
         steps: optimizer steps of the stage.
         part: where in the run the stage begins and ends, in [0, 1].
+        restarts: where in the run the schedule starts again, in ascending order.
 
     Raises:
         UserError: the schedule is not a function of the step alone.
     """
     begin, end = part
     steps_of_run = round(steps / (end - begin))
-    warmup = args.get_warmup_steps(steps_of_run)
-    schedule = get_scheduler(args.lr_scheduler_type, optimizer, warmup, steps_of_run)
-    if not isinstance(schedule, LambdaLR):
-        raise UserError(f"lr_scheduler_type {args.lr_scheduler_type} cannot span stages: use linear or cosine")
-    shifted = [
-        _constant if group.get("constant") else _shifted(rule, round(steps_of_run * begin))
-        for rule, group in zip(schedule.lr_lambdas, optimizer.param_groups, strict=True)
+    starts = [round(steps_of_run * start) for start in (0.0, *restarts)]
+    rounds = [
+        _rules(args, optimizer, stop - start) for start, stop in zip(starts, [*starts[1:], steps_of_run], strict=True)
+    ]
+    rules = [
+        _constant if group.get("constant") else _in_rounds(starts, own, round(steps_of_run * begin))
+        for *own, group in zip(*rounds, optimizer.param_groups, strict=True)
     ]
     for group in optimizer.param_groups:
         group["lr"] = group.pop("initial_lr")  # where the first schedule has stored it
-    return LambdaLR(optimizer, shifted)
+    return LambdaLR(optimizer, rules)
 
 
-def _shifted(rule: Callable[[int], float], offset: int) -> Callable[[int], float]:
-    """The rule from its step `offset` on."""
-    return lambda step: rule(step + offset)
+def _rules(args: TrainingArguments, optimizer: Optimizer, steps: int) -> list[Rule]:
+    """For each group of the optimizer, the factor of its learning rate as a function of the step, over some steps."""
+    schedule = get_scheduler(args.lr_scheduler_type, optimizer, args.get_warmup_steps(steps), steps)
+    if not isinstance(schedule, LambdaLR):
+        raise UserError(f"lr_scheduler_type {args.lr_scheduler_type} cannot span stages: use linear or cosine")
+    return schedule.lr_lambdas
+
+
+def _in_rounds(starts: Sequence[int], rules: Sequence[Rule], offset: int) -> Rule:
+    """From its step `offset` on, the rule that consists of one rule for each round."""
+
+    def rule(step: int) -> float:
+        number = bisect_right(starts, step + offset) - 1
+        return rules[number](step + offset - starts[number])
+
+    return rule
 
 
 def _constant(step: int) -> float:

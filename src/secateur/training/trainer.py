@@ -60,6 +60,8 @@ class PruningTrainer(HookedTrainer):
         begin, end: the progress of the whole run, in [0, 1], at which this stage begins and ends.
         decay: the part of the learning-rate schedule that this stage runs through; by default `(begin, end)`, so that
             the schedule continues from stage to stage.
+        restarts: the progress of the whole run at which the learning rate starts again, with its warm-up; each part
+            between two of them has a schedule of its own.
         shrink: cut the model in place as units are removed, if the method allows it. When `train` returns, the model
             has its original shapes, with zeros where it was cut. The result is the same, and training is faster.
         moments: the optimizer state of an earlier stage (`PruningTrainer.moments`) with which this one begins.
@@ -96,6 +98,7 @@ class PruningTrainer(HookedTrainer):
         begin: float = 0.0,
         end: float = 1.0,
         decay: tuple[float, float] | None = None,
+        restarts: Sequence[float] = (),
         shrink: bool = False,
         moments: Mapping[str, Moments] | None = None,
         rows_seen: int = 0,
@@ -110,7 +113,7 @@ class PruningTrainer(HookedTrainer):
         self.method, self.teacher, self.generate = method, teacher, generate
         self.objective: list[Term] = list(objective or [Labels()])
         self.terms = nn.ModuleList(self.objective)
-        self.window, self.decay = (begin, end), decay or (begin, end)
+        self.window, self.decay, self.restarts = (begin, end), decay or (begin, end), tuple(restarts)
         self.earlier_moments, self.rows_seen = moments or {}, rows_seen
         super().__init__(model, callbacks=[StepCallback(self), *(callbacks or ())], **kwargs)
         self.args.logging_nan_inf_filter = False  # `finite` replaces it
@@ -319,7 +322,7 @@ class PruningTrainer(HookedTrainer):
         """The part `decay` of Trainer's schedule over the whole run."""
         if self.lr_scheduler is None:
             optimizer = optimizer or self.create_optimizer()
-            self.lr_scheduler = part_of_schedule(self.args, optimizer, num_training_steps, self.decay)
+            self.lr_scheduler = part_of_schedule(self.args, optimizer, num_training_steps, self.decay, self.restarts)
         return self.lr_scheduler
 
     # For the stages that follow
