@@ -14,6 +14,7 @@ from secateur.budget.space import Space
 from secateur.methods import METHODS
 from secateur.methods.cofi import Cofi
 from secateur.methods.grain import Grain
+from secateur.methods.rounds import CoarseRound
 from secateur.methods.schedules import cubic, linear
 from secateur.structure.plan import Plan
 from secateur.surgery.cut import cut
@@ -46,6 +47,12 @@ def gates(space):
 def every_other(space):
     """GRAIN that observes every other step."""
     return Grain(space, cubic(1.0, 0.2, begin=0.1, end=0.8), every=2)
+
+
+def in_rounds(space):
+    """GRAIN that removes one of the layers, and then finer units."""
+    layers = CoarseRound("layer", keep=1, begin=0.1, end=0.3)
+    return Grain(space, cubic(0.5, 0.2, begin=0.5, end=0.8), rounds=[layers])
 
 
 def trainer(which, kind, units, folder, *, shrink, seed=1, save="no", **extra):
@@ -123,6 +130,18 @@ def test_shrinking_changes_nothing_but_the_cost(which, name, units, tmp_path):
     assert own <= held
 
 
+@pytest.mark.parametrize("which", CLASSIFIERS)
+def test_shrinking_in_rounds_changes_nothing_but_the_cost(which, tmp_path):
+    trained = []
+    for shrink in (False, True):
+        torch.manual_seed(0)
+        trained.append(trainer(which, in_rounds, ("layer", *UNITS[0]), tmp_path, shrink=shrink))
+        sizes = Sizes(trained[-1])
+        trained[-1].train()
+    assert_close(result(trained[1]), result(trained[0]))
+    assert sizes.seen == sorted(sizes.seen, reverse=True) and len(set(sizes.seen)) > 2
+
+
 def test_tiles_are_cut_away_when_their_rows_are(tmp_path):
     """With a diagonal of tiles nothing can be cut; a layer without tiles can."""
     training = trainer(*CLASSIFIERS[0].values, "grain", ("attention/4x4", "ffn/4x4"), tmp_path, shrink=True)
@@ -164,7 +183,9 @@ def test_gates_that_never_settle_are_not_cut_away(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "units"), [("grain", UNITS[0]), (every_other, UNITS[0]), (gates, UNITS[3])], ids=["grain", "every", "cofi"]
+    ("kind", "units"),
+    [("grain", UNITS[0]), (every_other, UNITS[0]), (gates, UNITS[3]), (in_rounds, ("layer", *UNITS[0]))],
+    ids=["grain", "every", "cofi", "rounds"],
 )
 @pytest.mark.parametrize("step", [4, 7, 11])
 def test_a_resumed_run_has_the_shapes_that_it_had(tmp_path, step, kind, units):

@@ -19,7 +19,7 @@ Beyond the paper: `every` observes the gradient of only some steps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from torch import Tensor
 from secateur.budget.space import Space
 from secateur.methods import register
 from secateur.methods.method import Amount, Method
+from secateur.methods.rounds import CoarseRound
 from secateur.methods.scheduled import Scheduled
 from secateur.system.errors import UserError
 
@@ -38,6 +39,7 @@ class Grain(Scheduled):
     Args:
         space: usually `Space(model, "ffn", "qk", "vo")`; any units work.
         density: the schedule, `cubic(1.0, target, begin=0.2, end=0.4)` in the paper.
+        rounds: as of `Scheduled`.
         beta: smoothing of the importance (paper: 0.998).
         alpha: strength of the structure regularisation, 0 turns it off (paper: 0.3).
         separate: gradient separation; if False, the gradient of the hidden-state term is observed too.
@@ -57,6 +59,7 @@ class Grain(Scheduled):
         space: Space,
         share: Amount | None = None,
         density: Amount | None = None,
+        rounds: Sequence[CoarseRound] = (),
         *,
         beta: float = 0.998,
         alpha: float = 0.3,
@@ -64,7 +67,7 @@ class Grain(Scheduled):
         every: int = 1,
         faithful: bool = False,
     ) -> None:
-        super().__init__(space, share, density)
+        super().__init__(space, share, density, rounds)
         if faithful and (space.budget.name != "parameters" or space.round_to > 1):
             raise UserError(
                 "the published ranking is for parameters alone: leave faithful out, or latency and round_to"

@@ -61,6 +61,8 @@ class Method(RenamedMembers):
     """Names of the budgets (`Budget.name`) that the method supports; None for all."""
     monotone = True
     """Whether the masks never reopen a unit; if not, only units outside `alive` are removed permanently."""
+    in_rounds = False
+    """Whether it takes `rounds`, in which coarse units are pruned before the others (`methods/rounds.py`)."""
     reads_weights = False
     """Whether scores are computed from the weights of the whole model, which can then not be cut during training."""
     defaults: Mapping[str, Any] = {}
@@ -186,7 +188,7 @@ class Method(RenamedMembers):
 
         Raises:
             UserError: not exactly one of the three is given; the share cannot be reached with these units (the message
-                names the floor); or the number of units cannot be kept exactly.
+                names the floor), or leaves nothing of the layers; or the number of units cannot be kept exactly.
         """
         if [share, density, keep].count(None) != 2:
             raise UserError(
@@ -195,6 +197,8 @@ class Method(RenamedMembers):
         requested = self.space.requested_share(share, density) if keep is None else None
         with evaluating([self]):
             masks = self.chosen(requested) if requested is not None else self.exactly(cast(int, keep))
+        if requested is not None:
+            self.space.check_something_left(masks > 0, requested)
         budget = self.space.budget
         return Plan.of(
             self.space,
@@ -216,13 +220,14 @@ def _check_budget(method: type[Method], space: Space) -> None:
 
 
 def _schedule_of(space: Space, share: Amount | None, density: Amount | None) -> Schedule:
-    """The schedule that is passed under one of the two names; its last value must be reachable in the space."""
+    """The schedule that is passed under one of the two names; its last value must be within reach of the space."""
     if share is None and density is None:
         share = 1.0
     schedules = [
         amount if amount is None or isinstance(amount, Schedule) else constant(amount) for amount in (share, density)
     ]
-    space.requested_share(*(None if schedule is None else schedule.stop for schedule in schedules))
+    last = space.requested_share(*(None if schedule is None else schedule.stop for schedule in schedules))
+    space.check_something_left(space.choose(space.ones(), last), last)
     return next(schedule for schedule in schedules if schedule is not None)
 
 

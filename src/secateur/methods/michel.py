@@ -20,7 +20,7 @@ make all of them equal.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from torch import Tensor
 from secateur.budget.space import Space
 from secateur.methods import register
 from secateur.methods.method import Amount, Method
+from secateur.methods.rounds import CoarseRound
 from secateur.methods.scheduled import Scheduled
 from secateur.methods.schedules import Schedule, linear
 from secateur.system.errors import UserError
@@ -63,6 +64,7 @@ class Michel(Scheduled):
     Args:
         space: usually `Space(model, "head")`; any units work.
         density: the schedule. It is followed in steps of `step` units; each step is taken as soon as it begins.
+        rounds: as of `Scheduled`.
         step: units that are removed at a time, on average where units differ in size; by default a twelfth
             (paper: 12 of BERT's 144 heads, 4 of 72 in translation).
         exact: estimate the importance again after each removal; if not, that of the whole model decides all of them.
@@ -94,6 +96,7 @@ class Michel(Scheduled):
         space: Space,
         share: Amount | None = None,
         density: Amount | None = None,
+        rounds: Sequence[CoarseRound] = (),
         *,
         step: int | None = None,
         exact: bool = True,
@@ -101,7 +104,7 @@ class Michel(Scheduled):
         signed: bool = False,
         faithful: bool = False,
     ) -> None:
-        super().__init__(space, share, density)
+        super().__init__(space, share, density, rounds)
         step = math.ceil(len(space) / 12) if step is None else step
         if type(step) is not int or not 1 <= step <= len(space):
             raise UserError(f"step is {step!r}: expected a whole number of units from 1 to {len(space)}")
@@ -118,7 +121,7 @@ class Michel(Scheduled):
     @property
     def listens_to(self) -> Mapping[str, float]:
         target = self._target_share()
-        if target <= self.share_schedule.stop or (target < 1.0 and not self.exact):
+        if target <= self.share_schedule.stop or (target < self.share_schedule.start and not self.exact):
             return {}
         return {"labels": 1.0, "logits": 1.0}
 
@@ -127,8 +130,9 @@ class Michel(Scheduled):
 
     def _target_share(self) -> float:
         """The share after the step of `step` units that the schedule is in."""
-        passed = (1.0 - self.share_schedule(self.progress)) / self.step_share
-        target = 1.0 - math.ceil(passed - ROUNDING) * self.step_share
+        start = self.share_schedule.start
+        passed = (start - self.share_schedule(self.progress)) / self.step_share
+        target = start - math.ceil(passed - ROUNDING) * self.step_share
         return target if target > self.share_schedule.stop + ROUNDING else self.share_schedule.stop
 
     def reached_target(self) -> bool:
@@ -136,11 +140,11 @@ class Michel(Scheduled):
 
     def advance(self, progress: float) -> None:
         Method.advance(self, progress)
-        target = self._target_share()
-        if target >= self.space.share(self.alive) - ROUNDING:
-            return
-        self.alive.copy_(self.space.choose(self.scores(), target, alive=self.alive))
-        if self.exact:
+        before = self.alive.clone()
+        self.advance_rounds(progress)
+        if (target := self._target_share()) < self.space.share(self.alive) - ROUNDING:
+            self.keep_within(target)
+        if self.exact and not torch.equal(self.alive, before):
             self.importance.zero_()
 
     def scores(self) -> Tensor:

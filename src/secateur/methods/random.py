@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from secateur.budget.space import Space
 from secateur.methods import register
 from secateur.methods.method import Amount
+from secateur.methods.rounds import CoarseRound
 from secateur.methods.scheduled import Scheduled
 
 
@@ -18,9 +21,15 @@ class Random(Scheduled):
     order: Tensor
 
     def __init__(
-        self, space: Space, share: Amount | None = None, density: Amount | None = None, *, seed: int | None = None
+        self,
+        space: Space,
+        share: Amount | None = None,
+        density: Amount | None = None,
+        rounds: Sequence[CoarseRound] = (),
+        *,
+        seed: int | None = None,
     ) -> None:
-        super().__init__(space, share, density)
+        super().__init__(space, share, density, rounds)
         generator = torch.Generator().manual_seed(torch.initial_seed() if seed is None else seed)
         noise = torch.rand(len(space), generator=generator)
         self.register_buffer("order", noise.to(self.alive.device))

@@ -2,17 +2,79 @@
 
 from __future__ import annotations
 
-from secateur.methods.method import Method
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from secateur.budget.space import Space
+from secateur.methods.method import Amount, Method
+from secateur.methods.rounds import CoarseRound
 
 
 class Scheduled(Method):
-    """Keeps the highest-scored units within the share that the schedule returns for the present progress."""
+    """Keeps the highest-scored units within the share that the schedule returns for the present progress.
+
+    Example:
+        Two of six layers are left halfway, and the heads and dims of these from there on:
+
+        >>> space = Space(model, "layer", "ffn", "qk", "vo")
+        >>> method = Grain(
+        ...     space,
+        ...     density=cubic(2 / 6, 0.05, begin=0.5, end=0.55),
+        ...     rounds=[CoarseRound("layer", keep=2, begin=0.0, end=0.05)],
+        ... )
+
+    Args:
+        rounds: coarse rounds that come before the schedule. The units of their kinds are not pruned otherwise.
+
+    Raises:
+        UserError: a round does not fit the space.
+    """
+
+    in_rounds = True
+
+    def __init__(
+        self,
+        space: Space,
+        share: Amount | None = None,
+        density: Amount | None = None,
+        rounds: Sequence[CoarseRound] = (),
+    ) -> None:
+        super().__init__(space, share, density)
+        for one in rounds:
+            one.check(space)
+        self.rounds = tuple(rounds)
 
     def reached_target(self) -> bool:
         return self.share_schedule(self.progress) == self.share_schedule.stop
 
     def advance(self, progress: float) -> None:
         super().advance(progress)
-        share = self.share_schedule(progress)
-        if share < 1.0 and share < self.space.share(self.alive):
-            self.alive.copy_(self.space.choose(self.scores(), share, alive=self.alive))
+        self.advance_rounds(progress)
+        self.keep_within(self.share_schedule(progress))
+
+    def keep_within(self, share: float) -> None:
+        """Remove the lowest-ranked units once the schedule has begun, if the model costs more than a share."""
+        begun = not self.rounds or self.progress > self.share_schedule.begin
+        if begun and share < 1.0 and share < self.space.share(self.alive):
+            last = self.share_schedule.stop
+            self.alive.copy_(self.space.choose(self.ranking(), share, alive=self.alive, last=last))
+
+    def advance_rounds(self, progress: float) -> None:
+        """Remove the units that the coarse rounds no longer keep."""
+        for one in self.rounds:
+            own = one.units(self.space)
+            if int((own & self.alive).sum()) > one.count(progress, int(own.sum())):
+                self.alive.copy_(one.kept(self.space, self.scores(), self.alive, progress))
+
+    def ranking(self) -> Tensor:
+        """`(N,)`: the scores, with the units of coarse rounds before all others."""
+        scores = self.scores()
+        for one in self.rounds:
+            scores = scores.masked_fill(one.units(self.space), torch.inf)
+        return scores
+
+    def chosen(self, share: float) -> Tensor:
+        masks = self.masks().detach()
+        return masks * self.space.choose(self.ranking(), share, alive=masks > 0)

@@ -106,6 +106,11 @@ class TargetRecipe(Strict):
     keep: Annotated[int | None, Flag("--keep")] = Field(
         None, gt=0, description="exact number of units to keep, such as 12 of 144 heads, instead of a density"
     )
+    layers: Annotated[PositiveInt | None, Flag("--layers")] = Field(
+        None,
+        description="number of layers to keep: the others are removed, and the model recovers, before finer units are "
+        "pruned; needs `layer` among the units",
+    )
     toward: float | None = Field(
         None,
         description="lower density to which the schedule goes on, if the model is cut on the way there, at `density`",
@@ -171,6 +176,13 @@ class MethodRecipe(Strict):
     ramp: float = Field(
         1.0, gt=0, le=1, description="fraction of the time from begin to end over which the density decreases"
     )
+    layer_round: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="fraction of the run for the round of the layers, with the recovery from it, if target.layers is "
+        "set; begin and end are then fractions of each round",
+    )
     train: Literal["all", "scores"] = Field(
         "all", description="what is trained while pruning: all weights, or only the parameters of the method"
     )
@@ -234,9 +246,10 @@ class TrainingRecipe(Strict):
     learning_rate: Annotated[float, Flag("--learning-rate")] = Field(
         3e-4, gt=0, description="highest learning rate of the weights, reached after the warm-up"
     )
-    decay: Literal["run", "stage"] = Field(
+    decay: Literal["run", "stage", "round"] = Field(
         "run",
-        description="period over which the learning rate decreases to 0: the whole run, or the pruning stage only",
+        description="period over which the learning rate decreases to 0: the whole run, the pruning stage only, or "
+        "each round: once for the layers and once for finer units",
     )
     recover_learning_rate: float | None = Field(
         None, gt=0, description="constant learning rate of the recovery; needs decay: stage"

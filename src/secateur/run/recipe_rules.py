@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from secateur.methods import METHODS
 from secateur.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -104,6 +105,29 @@ def _toward_a_lower_density(recipe: Recipe) -> None:
         raise UserError(f"target.toward {toward:g} must be a density below target.density, which is {density}")
 
 
+def _layers_in_a_round(recipe: Recipe) -> None:
+    """A number of layers needs layers to choose from, finer units to prune after them, and a method that can wait."""
+    units, name = recipe.target.units, recipe.method.name
+    if recipe.target.layers is None:
+        return
+    if "layer" not in units or len(units) == 1:
+        raise UserError(
+            f"target.layers needs layer and finer units among target.units, which are {', '.join(units)}: name them, "
+            "such as layer,ffn,qk,vo"
+        )
+    if not METHODS.get(name).in_rounds:
+        others = ", ".join(other for other, kind in METHODS.all().items() if kind.in_rounds)
+        raise UserError(
+            f"target.layers needs a method that prunes in rounds, one of {others}, and {name} chooses layers together "
+            "with finer units: drop target.layers, or choose another method"
+        )
+
+
+def _rates_that_restart(recipe: Recipe) -> None:
+    if recipe.training.decay == "round" and recipe.target.layers is None:
+        raise UserError("training.decay: round needs more than one round: set target.layers, or training.decay: run")
+
+
 RULES = (
     _pruning_takes_time,
     _selection_needs_evaluations,
@@ -116,4 +140,6 @@ RULES = (
     _densities_are_fractions,
     _densities_differ,
     _toward_a_lower_density,
+    _layers_in_a_round,
+    _rates_that_restart,
 )

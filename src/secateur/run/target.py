@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +19,7 @@ from secateur.methods import METHODS
 from secateur.methods.method import Method
 from secateur.methods.schedules import Schedule
 from secateur.run.recipe import Recipe
+from secateur.run.run_rounds import coarse_rounds, in_last_round, share_after
 from secateur.system import processes
 from secateur.system.errors import UserError
 
@@ -64,11 +66,19 @@ def share_to_keep(recipe: Recipe, space: Space) -> float:
     return cast(LatencyTable, space.budget).share_of(target.latency, target.speedup)
 
 
-def schedule_of(recipe: Recipe, share: float) -> Schedule:
-    """The share as a function of the progress of the run, by the rule of the method; it ends at `toward`, if set."""
+def schedule_of(recipe: Recipe, share: float, start: float = 1.0) -> Schedule:
+    """The share as a function of the progress of the run, by the rule of the method; it ends at `toward`, if set.
+
+    Args:
+        start: the share that coarse rounds leave, with which it begins.
+    """
     method = recipe.method
-    end = method.begin + method.ramp * (method.end - method.begin)
-    return METHODS.get(method.name).schedule(recipe.target.toward or share, method.begin, end)
+    begin, end = (
+        in_last_round(recipe, progress)
+        for progress in (method.begin, method.begin + method.ramp * (method.end - method.begin))
+    )
+    schedule = METHODS.get(method.name).schedule(recipe.target.toward or share, begin, end)
+    return replace(schedule, start=start) if start < schedule.start else schedule
 
 
 def new_method(recipe: Recipe, model: PreTrainedModel, table: LatencyTable | None) -> Method:
@@ -80,8 +90,15 @@ def new_method(recipe: Recipe, model: PreTrainedModel, table: LatencyTable | Non
     budget: Budget = Units() if recipe.target.keep is not None else table or Parameters()
     space = Space(model, *recipe.target.units, budget=budget, round_to=recipe.target.round_to)
     kind: Any = METHODS.get(recipe.method.name)
-    schedule = schedule_of(recipe, share_to_keep(recipe, space))
+    rounds, share = coarse_rounds(recipe), share_to_keep(recipe, space)
+    start = share_after(rounds, space)
+    if share > start:
+        raise UserError(
+            f"{recipe.target.layers} layers have {start:.4f} of the {budget.name}, which is less than the {share:.4f} "
+            "asked for: raise target.layers, or ask for less"
+        )
+    options = {**recipe.method.options, **({"rounds": rounds} if rounds else {})}
     try:
-        return kind(space, schedule, **recipe.method.options)
+        return kind(space, schedule_of(recipe, share, start), **options)
     except TypeError as error:
         raise UserError(f"the options of {recipe.method.name!r} do not fit: {error}") from error

@@ -15,10 +15,11 @@ from secateur.methods.method import Method
 from secateur.run.callbacks import DensityReached, KeptUnitsFile
 from secateur.run.context import Context
 from secateur.run.models import base_model, factorised, load_teacher, new_student, prepared
+from secateur.run.run_rounds import end_of_pruning, restarts
 from secateur.run.stage_trainer import distilling_trainer, train
 from secateur.run.stages.cut import cut_student
 from secateur.run.stages.outputs import outputs_of
-from secateur.run.target import new_method, read_latency_table, schedule_of, share_to_keep
+from secateur.run.target import new_method, read_latency_table, share_to_keep
 from secateur.system import processes
 from secateur.training.teacher_cache import CachedTeacher
 from secateur.training.trainer import PruningTrainer
@@ -50,20 +51,21 @@ def _trainer(
 ) -> PruningTrainer:
     recipe = context.recipe
     settings, training = recipe.method, recipe.training
-    only_scores = settings.train == "scores"
+    only_scores, end = settings.train == "scores", end_of_pruning(recipe)
     if only_scores:
         student.requires_grad_(False)
     trainer = distilling_trainer(
         context,
         student,
         "prune",
-        training.epochs * settings.end,
+        training.epochs * end,
         teacher=outputs,
         objective=context.distillation.terms(),
         method=method,
-        end=settings.end,
+        end=end,
         shrink=settings.shrink and not only_scores,
-        decay=(0.0, settings.end) if training.decay == "run" else (0.0, 1.0),
+        decay=(0.0, 1.0) if training.decay == "stage" else (0.0, end),
+        restarts=restarts(recipe),
         learning_rate=training.learning_rate,
     )
     trainer.add_callback(KeptUnitsFile(context.folder / "pruned.jsonl", method))
@@ -81,7 +83,7 @@ def _watch_densities(context: Context, trainer: PruningTrainer, method: Method) 
 def _when_reached(context: Context, trainer: PruningTrainer, method: Method, action: Any) -> DensityReached:
     """Calls the action when the pruning reaches the density of the context's recipe."""
     share = share_to_keep(context.recipe, method.space)
-    return DensityReached(trainer, schedule_of(context.recipe, share), share, action)
+    return DensityReached(trainer, method.share_schedule, share, action)
 
 
 def _stop(control: TrainerControl) -> None:

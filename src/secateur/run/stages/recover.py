@@ -12,6 +12,7 @@ from secateur.run.context import Context
 from secateur.run.distillation import CutModel
 from secateur.run.models import base_model, load_teacher, prepared, problem_type_to_save
 from secateur.run.records import CUT_AT, FORMAT, VERIFIED
+from secateur.run.run_rounds import restarts
 from secateur.run.stage_trainer import distilling_trainer, train
 from secateur.run.stages.cut import proved
 from secateur.run.stages.outputs import outputs_of
@@ -55,6 +56,7 @@ def _trainer(context: Context, small: PreTrainedModel, begin: float, rows_seen: 
         teacher=outputs_of(context, teacher),
         objective=state.saved_terms(cut_model),
         begin=begin,
+        restarts=restarts(recipe),
         learning_rate=own_rate or recipe.training.learning_rate,
         constant=own_rate is not None,
         moments=None if own_rate is not None else state.saved_moments(cut_model),

@@ -1,0 +1,72 @@
+"""Coarse rounds: layers or sublayers are reduced to a number of them before finer units are pruned.
+
+A layer that is removed saves its norms, additions and calls as well as its weights, and what is left of the model can
+recover from it before its heads and dims are chosen. Within one ranking this cannot be decided: the estimated effect
+of a layer, for each of its parameters, is far below that of a neuron, so that all layers would be removed first.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from secateur.budget.ranking import highest, ranked
+from secateur.budget.space import Space
+from secateur.methods.schedules import linear
+from secateur.system.errors import UserError
+
+ROUNDING = 1e-9  # tolerance of counts
+COARSE = ("layer", "sublayer")
+"""Kinds of units that contain units of other kinds, and are pruned in rounds of their own, in this order."""
+
+
+@dataclass(frozen=True)
+class CoarseRound:
+    """One kind of units is reduced to a number, one unit after the other in equal intervals.
+
+    Attributes:
+        kind: of the units, one of `COARSE`.
+        keep: the number of them that is left.
+        begin: progress in [0, 1] at which the first unit is removed.
+        end: progress at which the last one is removed.
+    """
+
+    kind: str
+    keep: int
+    begin: float
+    end: float
+
+    def count(self, progress: float, total: int) -> int:
+        """The number of units to keep at a progress, of `total`."""
+        return math.ceil(linear(total, self.keep, begin=self.begin, end=self.end)(progress) - ROUNDING)
+
+    def units(self, space: Space) -> Tensor:
+        """`(N,)` bool: the units of its kind."""
+        own = torch.zeros(len(space), dtype=torch.bool, device=space.model.device)
+        for group, part in space.by_group(own):
+            part.fill_(group.kind == self.kind)
+        return own
+
+    def kept(self, space: Space, scores: Tensor, alive: Tensor, progress: float) -> Tensor:
+        """`(N,)` bool, closed: `alive`, and of the units of the kind only those of the highest scores."""
+        own = self.units(space)
+        count = self.count(progress, int(own.sum()))
+        return space.closure(alive & (~own | highest(ranked(scores, own & alive), count)))
+
+    def check(self, space: Space) -> None:
+        """Check that the round fits a space.
+
+        Raises:
+            UserError: the kind is not among its units, or the number is not one of theirs.
+        """
+        total = int(self.units(space).sum())
+        if self.kind not in COARSE or not total:
+            raise UserError(
+                f"a round of {self.kind!r} needs units of this kind, one of {', '.join(COARSE)}, and the space has "
+                f"{', '.join(space.units)}: name it among the units"
+            )
+        if not 1 <= self.keep <= total:
+            raise UserError(f"{self.keep} {self.kind}s cannot be kept: expected a number from 1 to {total}")

@@ -1,0 +1,91 @@
+"""Coarse rounds: layers go first, one after the other and by their own scores, and finer units after them."""
+
+import pytest
+import torch
+from space_world import bert
+
+from secateur.budget.space import Space
+from secateur.methods import METHODS
+from secateur.methods.rounds import CoarseRound
+from secateur.methods.schedules import cubic
+from secateur.system.errors import UserError
+
+UNITS = ("layer", "ffn", "qk", "vo")
+IN_ROUNDS = [name for name, kind in METHODS.all().items() if kind.in_rounds]
+
+
+def space_of(*units):
+    return Space(bert(num_hidden_layers=4), *units)
+
+
+def in_rounds(name, space, density=0.1):
+    """Two of four layers are left at 0.4, and the density is reached between 0.5 and 0.8."""
+    layers = CoarseRound("layer", keep=2, begin=0.1, end=0.4)
+    return METHODS.get(name)(space, cubic(0.5, density, begin=0.5, end=0.8), rounds=[layers])
+
+
+def test_units_go_one_after_the_other_in_equal_intervals():
+    one = CoarseRound("layer", keep=2, begin=0.2, end=0.6)
+    assert [one.count(progress, 6) for progress in (0.0, 0.2, 0.299, 0.3, 0.4, 0.5, 0.6, 1.0)] == [
+        6,
+        6,
+        6,
+        5,
+        4,
+        3,
+        2,
+        2,
+    ]
+
+
+def test_the_lowest_units_of_the_kind_go_with_all_that_they_contain():
+    space = space_of(*UNITS)
+    scores = torch.zeros(len(space))
+    scores[:4] = torch.tensor([0.3, 0.1, 0.4, 0.2])
+    kept = CoarseRound("layer", 2, 0.0, 1.0).kept(space, scores, space.ones().bool(), 1.0)
+    for name, rows in space.slices.items():
+        assert bool(kept[rows].all()) == (name[0] in "02") == bool(kept[rows].any()), name
+
+
+@pytest.mark.parametrize("name", IN_ROUNDS)
+def test_layers_first_and_finer_units_after_them(name):
+    space = space_of(*UNITS)
+    method = in_rounds(name, space)
+    method.scores = lambda: torch.linspace(0.0, 1.0, len(space))  # all layers rank below all other units
+    for step in range(1, 51):
+        before = method.alive.clone()
+        method.advance(step / 50)
+        assert not (method.alive & ~before).any()
+        layers, density = int(method.alive[:4].sum()), space.density(method.alive)
+        if method.progress <= 0.5:
+            assert density == pytest.approx(layers / 4) and not method.reached_target()
+        if method.progress >= 0.4:
+            assert layers == 2
+    assert method.reached_target()
+    achieved = method.plan(0.1).achieved["prunable"]
+    assert 0.1 - 3 * float(space.unit_cost()[-1]) / space.total() < achieved <= 0.1
+    assert bool(method.plan(0.1).kept[2:4].all())
+
+
+def test_a_plan_of_another_density_keeps_the_layers():
+    """The layers of a round stay, however low their scores are beside those of neurons."""
+    space = space_of(*UNITS)
+    method = in_rounds("random", space)
+    method.scores = lambda: torch.linspace(0.0, 1.0, len(space))
+    for step in range(1, 26):
+        method.advance(step / 50)
+    assert int(method.plan(0.05).kept[:4].sum()) == 2
+
+
+@pytest.mark.parametrize(
+    ("units", "round", "message"),
+    [
+        (("ffn",), CoarseRound("layer", 1, 0.0, 1.0), "a round of 'layer' needs units of this kind"),
+        (("head", "ffn"), CoarseRound("head", 1, 0.0, 1.0), "a round of 'head' needs units of this kind, one of layer"),
+        (UNITS, CoarseRound("layer", 5, 0.0, 1.0), "5 layers cannot be kept: expected a number from 1 to 4"),
+        (UNITS, CoarseRound("layer", 0, 0.0, 1.0), "0 layers cannot be kept"),
+    ],
+)
+def test_a_round_that_does_not_fit_is_refused(units, round, message):
+    with pytest.raises(UserError, match=message):
+        METHODS.get("random")(space_of(*units), density=0.9, rounds=[round])

@@ -1,0 +1,120 @@
+"""A run in rounds: layers first, then finer units; what it refuses, and that it is resumed."""
+
+import json
+
+import pytest
+from small_world import config, recipe_values, tokenizer, write_data
+from transformers import BertForSequenceClassification, TrainerCallback
+
+from secateur.run import pipeline, recipe
+from secateur.run.density_sweep import sweep
+from secateur.surgery.checkpoint import load
+from secateur.system.errors import UserError
+
+ROUNDS = {
+    "target.units": ["layer", "ffn", "qk", "vo"],
+    "target.layers": 2,
+    "target.density": 0.2,
+    "method.begin": 0.1,
+    "method.end": 0.5,
+    "training.decay": "round",
+    "training.evaluations": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def values(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    deep = config(num_labels=2, id2label={0: "bad", 1: "good"})
+    deep.num_hidden_layers = 4
+    BertForSequenceClassification(deep).save_pretrained(folder / "model")
+    tokenizer().save_pretrained(folder / "model")
+    return recipe_values(str(folder / "model"), write_data(folder / "data.csv")) | ROUNDS
+
+
+def kept(folder):
+    """For each line of pruned.jsonl the progress, the layers that are left, and the neurons of all layers."""
+    lines = [json.loads(line) for line in (folder / "pruned.jsonl").read_text().splitlines()]
+    return [
+        (
+            line["progress"],
+            sum(count for name, count in line["kept"].items() if name.endswith(".layer")),
+            sum(count for name, count in line["kept"].items() if name.endswith(".ffn")),
+        )
+        for line in lines
+    ]
+
+
+def test_layers_go_first_and_the_density_is_that_of_the_whole_model(values, tmp_path):
+    report = pipeline.run(recipe.make(values), tmp_path)
+    assert 0.15 < report.density["prunable"] <= 0.2
+    assert load(tmp_path / "model").config.num_hidden_layers == 2 or len(report.structure) >= 2
+    seen = kept(tmp_path)
+    assert seen[0][1:] == (4, 4 * 24)
+    assert all(neurons == layers * 24 for progress, layers, neurons in seen if progress <= 0.5)
+    assert all(layers == 2 for progress, layers, _ in seen if progress >= 0.25)
+    assert seen[-1][2] < 2 * 24
+
+
+class Stopped(Exception):
+    """Stands for a crash."""
+
+
+class StopAt(TrainerCallback):
+    """Fails at a step of the pruning."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if args.output_dir.endswith("prune") and state.global_step == self.step:
+            raise Stopped
+
+
+@pytest.mark.parametrize("step", [8, 23])
+def test_a_run_goes_on_in_the_round_in_which_it_stopped(values, tmp_path, step):
+    """Checkpoints are written at every seventh step of 30; layers are removed within 4 and 20, the rest after 20."""
+    whole = pipeline.run(recipe.make(values), tmp_path / "whole")
+    with pytest.raises(Stopped):
+        pipeline.run(recipe.make(values), tmp_path / "run", [StopAt(step)])
+    resumed = pipeline.run(recipe.make(values), tmp_path / "run")
+    assert resumed.structure == whole.structure and resumed.scores == whole.scores
+    mine, theirs = (load(tmp_path / name / "model").state_dict() for name in ("run", "whole"))
+    assert all(bool((mine[name] == theirs[name]).all()) for name in theirs)
+
+
+def test_several_densities_share_the_layers(values, tmp_path):
+    reports = sweep(recipe.make(values | {"target.density": [0.4, 0.2], "training.decay": "run"}), tmp_path)
+    assert [0.8 < report.density["prunable"] / asked <= 1 for report, asked in zip(reports, (0.4, 0.2), strict=True)]
+    assert all(report.density["prunable"] > 0 for report in reports)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"target.units": ["ffn", "vo"]}, "target.layers needs layer and finer units among target.units"),
+        ({"target.units": ["layer"]}, "target.layers needs layer and finer units among target.units"),
+        (
+            {"method": "cofi", "distillation.match": "same"},
+            "target.layers needs a method that prunes in rounds",
+        ),
+        ({"target.layers": None}, "training.decay: round needs more than one round"),
+        ({"target.layers": 0}, "greater than 0"),
+    ],
+)
+def test_a_recipe_in_rounds_must_fit(values, changed, message):
+    with pytest.raises(UserError, match=message):
+        recipe.make(values | changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"target.layers": 5}, "5 layers cannot be kept: expected a number from 1 to 4"),
+        ({"target.density": 0.6}, r"2 layers have 0\.5000 of the parameters, which is less than the 0\.6000 asked for"),
+    ],
+)
+def test_what_layers_cannot_reach_is_refused_before_anything_is_written(values, tmp_path, changed, message):
+    with pytest.raises(UserError, match=message):
+        pipeline.run(recipe.make(values | changed), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
