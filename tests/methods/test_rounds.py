@@ -3,6 +3,7 @@
 import pytest
 import torch
 from space_world import bert
+from tiny_models import WRITERS, tiny
 
 from secateur.budget.space import Space
 from secateur.methods import METHODS
@@ -45,6 +46,18 @@ def test_the_lowest_units_of_the_kind_go_with_all_that_they_contain():
     kept = CoarseRound("layer", 2, 0.0, 1.0).kept(space, scores, space.ones().bool(), 1.0)
     for name, rows in space.slices.items():
         assert bool(kept[rows].all()) == (name[0] in "02") == bool(kept[rows].any()), name
+
+
+@pytest.mark.parametrize("which", WRITERS)
+def test_each_stack_keeps_a_layer(which):
+    """Also where all layers of the decoder rank below those of the encoder."""
+    space = Space(tiny(*which), "layer", "ffn")
+    layers, stacks = int(CoarseRound("layer", 2, 0.0, 1.0).units(space).sum()), space.table.stacks
+    scores = torch.linspace(1.0, 0.0, len(space))
+    kept = CoarseRound("layer", stacks, 0.0, 1.0).kept(space, scores, space.ones().bool(), 1.0)[:layers]
+    assert [int(part.sum()) for part in kept.view(stacks, -1)] == [1] * stacks
+    with pytest.raises(UserError, match=f"1 layers cannot be kept: expected a number from 2 to {layers}"):
+        CoarseRound("layer", 1, 0.0, 1.0).check(space)
 
 
 @pytest.mark.parametrize("name", IN_ROUNDS)

@@ -3,9 +3,13 @@
 import json
 
 import pytest
+import torch
+from fake_clock import timer
 from small_world import config, recipe_values, tokenizer, write_data
-from transformers import BertForSequenceClassification, TrainerCallback
+from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, TrainerCallback
 
+from secateur.budget.latency import LatencyTable
+from secateur.budget.space import Space
 from secateur.run import pipeline, recipe
 from secateur.run.density_sweep import sweep
 from secateur.surgery.checkpoint import load
@@ -87,6 +91,20 @@ def test_several_densities_share_the_layers(values, tmp_path):
     reports = sweep(recipe.make(values | {"target.density": [0.4, 0.2], "training.decay": "run"}), tmp_path)
     assert [0.8 < report.density["prunable"] / asked <= 1 for report, asked in zip(reports, (0.4, 0.2), strict=True)]
     assert all(report.density["prunable"] > 0 for report in reports)
+
+
+def test_rounds_toward_a_speed_up(values, tmp_path):
+    """The first round keeps the number of layers, whatever they cost; the second one reaches the time."""
+    model = AutoModelForSequenceClassification.from_pretrained(values["model"])
+    table = LatencyTable.measure(model, "layer", "ffn", "qk", "vo", tokens=8, timer=timer(tokens=8))
+    table.save(tmp_path / "table.json")
+    speedup = 1.3 * table.dense_ms / table.predict(Space(model, "layer"), torch.tensor([1.0, 1.0, 0.0, 0.0]))
+    target = {"target.density": None, "target.speedup": speedup, "target.latency_table": str(tmp_path / "table.json")}
+    report = pipeline.run(recipe.make(values | target), tmp_path / "run")
+    assert report.target["predicted_ms"] <= table.dense_ms / speedup + 1e-9
+    seen = kept(tmp_path / "run")
+    assert all(neurons == layers * 24 for progress, layers, neurons in seen if progress <= 0.5)
+    assert seen[-1][1] == 2
 
 
 @pytest.mark.parametrize(

@@ -51,10 +51,25 @@ class CoarseRound:
         return own
 
     def kept(self, space: Space, scores: Tensor, alive: Tensor, progress: float) -> Tensor:
-        """`(N,)` bool, closed: `alive`, and of the units of the kind only those of the highest scores."""
+        """`(N,)` bool, closed: `alive`, and of the units of the kind only those of the highest scores.
+
+        The best unit of each stack of layers is among them.
+        """
         own = self.units(space)
+        values = ranked(scores, own & alive)
+        for units in self._stacks(space):
+            values[units[values[units].argmax()]] = torch.inf
         count = self.count(progress, int(own.sum()))
-        return space.closure(alive & (~own | highest(ranked(scores, own & alive), count)))
+        return space.closure(alive & (~own | highest(values, count)))
+
+    def _stacks(self, space: Space) -> list[Tensor]:
+        """The indices of the units of its kind in each stack: of names such as `0.layer`, or `decoder.0.layer`."""
+        stacks: dict[str, list[int]] = {}
+        for group in space.groups:
+            if group.kind == self.kind:
+                first = group.name.split(".")[0]
+                stacks.setdefault("" if first.isdigit() else first, []).append(space.slices[group.name].start)
+        return [torch.tensor(units, device=space.model.device) for units in stacks.values()]
 
     def check(self, space: Space) -> None:
         """Check that the round fits a space.
@@ -68,5 +83,7 @@ class CoarseRound:
                 f"a round of {self.kind!r} needs units of this kind, one of {', '.join(COARSE)}, and the space has "
                 f"{', '.join(space.units)}: name it among the units"
             )
-        if not 1 <= self.keep <= total:
-            raise UserError(f"{self.keep} {self.kind}s cannot be kept: expected a number from 1 to {total}")
+        if not space.table.stacks <= self.keep <= total:
+            raise UserError(
+                f"{self.keep} {self.kind}s cannot be kept: expected a number from {space.table.stacks} to {total}"
+            )
