@@ -268,3 +268,62 @@ def test_a_missing_line_of_names_is_pointed_out(tmp_path):
     write(tmp_path / "two" / "dev.csv", "a film,0\na book,1\n")
     with pytest.raises(UserError, match=r"no column in common \(train has a fine film, 1 and validation has a film, 0"):
         Classification.from_data(str(tmp_path / "two"))
+
+
+# ---- shards that do not say how many they are
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["train_{}", "test_{}"],
+        ["train-{}", "test-{}"],
+        ["data/train-0000{}", "data/test-0000{}"],
+        ["train.{}", "test"],
+        ["train/part-{}", "test/part-{}"],
+    ],
+)
+def test_numbered_files_are_the_pieces_of_a_split_in_their_order(tmp_path, names):
+    for name in names:
+        for number in range(12 if "train" in name and "0000" not in name and "{}" in name else 2):
+            path = tmp_path / f"{name.format(number)}.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Dataset.from_dict({"text": [f"{name} {number}"], "label": [number % 2]}).to_parquet(path)
+    splits = read_splits(tmp_path)
+    count = len(splits["train"])
+    assert count == (2 if "data" in names[0] else 12) and set(splits) == {"train", "validation"}
+    if "/part" not in names[0]:
+        assert splits["train"]["text"][:] == [f"{names[0]} {number}" for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    "name", ["part-{}", "part_{}", "000{}", "shard{}", "part-0000{}-2f1c9a3e-1b2c-4d5e-8f90-a1b2c3d4e5f6-c000.snappy"]
+)
+def test_numbered_files_without_the_name_of_a_split_are_training_rows(tmp_path, name):
+    for number in range(3):
+        parquet(tmp_path / f"{name.format(number)}.parquet")
+    assert sizes(read_splits(tmp_path)) == {"train": 16, "validation": 2}
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("train_0", "train_2"), "lacks the file number 1 beside train_0.parquet: add it"),
+        (("part-0", "part-1", "part-4"), "lacks the file number 2"),
+        (("train_1", "train-1"), "several files of one number"),
+        (("train_2019", "train_2020"), r"no labelled split 'train' .*train_2019, train_2020"),
+        (("test_0", "test_1"), r"no labelled split 'train' .*\(test\)"),
+        (("part-0", "shard-0"), r"no labelled split 'train' .*part-0, shard-0"),
+    ],
+)
+def test_numbered_files_that_are_no_pieces_or_not_all_are_refused(tmp_path, names, message):
+    for name in names:
+        parquet(tmp_path / f"{name}.parquet")
+    with pytest.raises(UserError, match=message):
+        read_splits(tmp_path)
+
+
+def test_a_file_with_the_name_of_a_split_comes_before_numbered_ones(tmp_path):
+    write(tmp_path / "train.csv", LABELLED)
+    write(tmp_path / "train_1.csv", LABELLED)
+    assert sizes(read_splits(tmp_path)) == {"train": 18, "validation": 2}

@@ -19,6 +19,10 @@ SIDE = re.compile(r"[a-z]{2,3}([_-][A-Za-z]{2,4})?|source|target")
 """The suffix of a file of parallel lines: a language, or the side of its texts."""
 PIECE = re.compile(r"-(\d{5})-of-(\d{5})(-[0-9a-f]+)?$")
 """The end of the name of a file that holds a piece of a split, as on the hub: its number and how many there are."""
+SHARD = re.compile(r"(.*?)[-_.]?(\d{1,5})(-[0-9a-f]{8}-.*)?")
+"""The name of a file that may be a piece of a split, without the number of pieces: train_0, train-1, part-0, 0000.
+
+Its parts are the name of the split, the number, and what Spark writes after it."""
 PAIR = re.compile(r"\.[a-z]{2,3}-[a-z]{2,3}$")
 """The pair of languages in the name of a file of parallel lines, such as train.de-en.de."""
 METADATA = ("dataset_infos.json", "dataset_info.json")
@@ -37,8 +41,9 @@ def file_part(path: Path) -> Part:
 def folder_parts(folder: Path, splits: Sequence[str]) -> dict[str, Part]:
     """The splits of a folder by name; none if no file in it can be read.
 
-    A split is a file, several pieces of one, files of parallel lines, or a folder with its name. If the files are all
-    in one inner folder ("data", or the name of a configuration on the hub), it is read in place of its parent.
+    A split is a file, several pieces of one, numbered files, files of parallel lines, or a folder with its name. If
+    the files are all in one inner folder ("data", or the name of a configuration on the hub), it is read in place of
+    its parent.
 
     Args:
         folder: with files.
@@ -47,20 +52,59 @@ def folder_parts(folder: Path, splits: Sequence[str]) -> dict[str, Part]:
     Raises:
         UserError: several inner folders hold data.
     """
-    return _parts([path for path in sorted(folder.iterdir()) if path.is_file()]) or _inner_parts(folder, splits)
+    paths = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    return _parts(paths, splits) or _inner_parts(folder, splits)
 
 
-def _parts(paths: Sequence[Path]) -> dict[str, Part]:
+def _parts(paths: Sequence[Path], splits: Sequence[str]) -> dict[str, Part]:
     parallel = _parallel(paths)
     files: dict[str, list[Path]] = {}
     for path in paths:
         own = _side(path)
         if form(path) in READERS and path.name not in METADATA and not (own and own[0] in parallel):
             files.setdefault(PIECE.sub("", uncompressed(path).stem), []).append(path)
-    return parallel | {name: partial(_read_pieces, pieces) for name, pieces in _unversioned(files).items()}
+    shards = _shards(files, splits)
+    return (
+        parallel
+        | {name: partial(read_pieces, pieces) for name, pieces in _unversioned(files).items()}
+        | {name: partial(_read_shards, pieces) for name, pieces in shards.items()}
+    )
 
 
-def _read_pieces(paths: Sequence[Path]) -> Dataset:
+def _shards(files: dict[str, list[Path]], splits: Sequence[str]) -> dict[str, list[tuple[int, Path]]]:
+    """The splits in numbered files, which are taken out of `files`: the number and the path of each file.
+
+    Numbers begin at 0 or 1; others may be years. Where no file has the name of a split, numbered files of one name,
+    such as part-0, are training rows.
+    """
+    numbered = {name: match for name in files if (match := SHARD.fullmatch(name))}
+    members: dict[str, list[str]] = {}
+    for name, match in numbered.items():
+        members.setdefault(match[1], []).append(name)
+    chosen = {name: own for name, own in members.items() if name in splits and name not in files}
+    if len(numbered) == len(files) and len(members) == 1 and not any(map(next(iter(members)).startswith, splits)):
+        chosen = {splits[0]: next(iter(members.values()))}
+    chosen = {name: own for name, own in chosen.items() if min(int(numbered[one][2]) for one in own) < 2}
+    return {
+        name: [(int(numbered[one][2]), path) for one in own for path in files.pop(one)] for name, own in chosen.items()
+    }
+
+
+def _read_shards(shards: Sequence[tuple[int, Path]]) -> Dataset:
+    """The rows of a split in numbered files, in the order of their numbers.
+
+    Raises:
+        UserError: as `read_files`, or a number between the first and the last is missing or occurs twice.
+    """
+    numbers, folder = sorted(number for number, _ in shards), shards[0][1].parent
+    if len(set(numbers)) < len(numbers):
+        raise UserError(f"{folder} has several files of one number beside {shards[0][1].name}: keep one of them")
+    if missing := set(range(numbers[0], numbers[-1])) - set(numbers):
+        raise UserError(f"{folder} lacks the file number {min(missing)} beside {shards[0][1].name}: add it")
+    return read_files([path for _, path in sorted(shards)])
+
+
+def read_pieces(paths: Sequence[Path]) -> Dataset:
     """The rows of one split.
 
     Raises:
@@ -105,7 +149,7 @@ def _unversioned(files: dict[str, list[Path]]) -> dict[str, list[Path]]:
 def _inner_parts(folder: Path, splits: Sequence[str]) -> dict[str, Part]:
     inner = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     pieces = {path.name: _rows_in(path) for path in inner if path.name in splits}
-    if named := {name: partial(_read_pieces, paths) for name, paths in pieces.items() if paths}:
+    if named := {name: partial(read_pieces, paths) for name, paths in pieces.items() if paths}:
         return dict(named)
     found = {path.name: parts for path in inner if (parts := folder_parts(path, splits))}
     if len(found) > 1:
