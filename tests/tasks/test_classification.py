@@ -17,7 +17,7 @@ from small_world import config as bert
 from transformers import BertForMaskedLM, BertForSequenceClassification, EvalPrediction
 
 from secateur.system.errors import UserError
-from secateur.tasks import TASKS, classification
+from secateur.tasks import TASKS, classification, repositories
 from secateur.tasks import splits as reading
 from secateur.tasks.classification import Classification
 from secateur.tasks.splits import read_splits
@@ -398,7 +398,7 @@ def test_names_on_the_hub_become_a_path_and_a_config(monkeypatch, name, asked):
         seen.append((path, config))
         return DatasetDict(train=Dataset.from_dict(rows(8)), validation_matched=Dataset.from_dict(rows(4)))
 
-    monkeypatch.setattr(reading, "load_dataset", load)
+    monkeypatch.setattr(repositories, "load_dataset", load)
     assert len(Classification.from_data(name).splits["validation"]) == 4
     assert seen == [asked]
 

