@@ -80,6 +80,62 @@ def test_unsuitable_labels_are_refused(tmp_path, columns, options, message):
         MultiLabel.from_data(write(tmp_path, columns), **options)
 
 
+def csv(folder, cells, column="label"):
+    rows = [f'"{TEXTS[i % 4]}","{cells[i % len(cells)]}"' for i in range(40)]
+    (folder / "rows.csv").write_text(f"text,{column}\n" + "\n".join(rows))
+    return str(folder / "rows.csv")
+
+
+@pytest.mark.parametrize(
+    ("cells", "options"),
+    [
+        (["toxic|threat", "[]", "obscene", "toxic"], {}),
+        (["toxic; threat", "[]", "obscene", "toxic"], {}),
+        (["toxic, threat", "[]", "obscene", "toxic"], {}),
+        (["['toxic', 'threat']", "[]", "['obscene']", "['toxic']"], {}),
+        (["[''toxic'', ''threat'']".replace("''", '""'), "[ ]", '[""obscene""]', "toxic"], {}),
+        (["[1, 0, 1]", "[0, 0, 0]", "[0,1,0]", "[1, 0, 0]"], {"labels": ("toxic", "obscene", "threat")}),
+        (["1|0|1", "0|0|0", "0|1|0", "1|0|0"], {"labels": ("toxic", "obscene", "threat")}),
+        (["0,2", "[]", "1", "0"], {"labels": ("toxic", "obscene", "threat")}),
+    ],
+)
+def test_several_labels_in_a_cell_are_read(tmp_path, cells, options):
+    task = MultiLabel.from_data(csv(tmp_path, cells), **options)
+    assert {*map(frozenset, sets_of(task))} == {*map(frozenset, SETS)}
+    assert {*task.labels} == {"toxic", "obscene", "threat"}
+
+
+def test_a_separator_in_a_label_is_no_separator(tmp_path):
+    single = ["Arts, crafts", "Sport", "Arts, crafts", "Food, wine"]
+    with pytest.raises(UserError, match=r"contain ',', which may .* write those of a row as \['a', 'b'\] or a\|b"):
+        MultiLabel.from_data(csv(tmp_path, single))
+    named = ("Arts, crafts", "Food, wine", "Sport")
+    assert sets_of(MultiLabel.from_data(csv(tmp_path, single), labels=named)) != []
+    assert MultiLabel.from_data(csv(tmp_path, single), labels=named).labels == named
+    assert MultiLabel.from_data(csv(tmp_path, ["Arts, crafts|Sport", "Sport"])).labels == ("Arts, crafts", "Sport")
+    few = MultiLabel.from_data(csv(tmp_path, ["a,b", "c"]), labels=("a", "b", "c"))
+    assert {len(row) for row in few.splits["train"]["label"]} == {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (["['a' 'b']", "['a']"], r"holds \"\['a' 'b'\]\", which is no list of labels: write \['a', 'b'\] or a\|b"),
+        (["[a, b]", "[a]"], r"'\[a, b\]', which is no list"),
+        (["a|b", ""], "lack a label"),
+        (["a", "", "b"], "lack a label"),
+    ],
+)
+def test_cells_that_hold_no_labels_are_refused(tmp_path, cells, message):
+    with pytest.raises(UserError, match=message):
+        MultiLabel.from_data(csv(tmp_path, cells))
+
+
+def test_lists_in_cells_are_no_classes(tmp_path):
+    with pytest.raises(UserError, match="are lists: take --task multilabel"):
+        Classification.from_data(csv(tmp_path, ["['a', 'b']", "['a']", "[]"]))
+
+
 def head(problem_type):
     names = dict(enumerate(("obscene", "threat", "toxic")))
     model = BertForSequenceClassification(config(id2label=names, label2id={}, problem_type=problem_type))

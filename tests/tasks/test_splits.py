@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from secateur.system.errors import UserError
 from secateur.tasks.classification import Classification
+from secateur.tasks.multilabel import MultiLabel
 from secateur.tasks.questions import Questions
 from secateur.tasks.splits import read_splits
 from secateur.tasks.tokens import Tokens
@@ -327,3 +328,49 @@ def test_a_file_with_the_name_of_a_split_comes_before_numbered_ones(tmp_path):
     write(tmp_path / "train.csv", LABELLED)
     write(tmp_path / "train_1.csv", LABELLED)
     assert sizes(read_splits(tmp_path)) == {"train": 18, "validation": 2}
+
+
+# ---- classes as folders or files, and records
+
+
+IMDB = ["train/pos/0_9", "train/pos/1_7", "train/neg/0_3", "train/urls_pos", "test/pos/0_10", "test/neg/0_2", "imdbEr"]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (IMDB, "neg/, pos/"),
+        (["pos/1", "pos/2", "neg/3"], "neg/, pos/"),
+        (["data/pos/1", "data/neg/3"], "neg/, pos/"),
+        (["pos", "neg"], "neg.txt, pos.txt"),
+        (["train/pos", "train/neg", "test/pos", "test/neg"], "neg.txt, pos.txt"),
+    ],
+)
+def test_texts_by_class_are_refused_by_the_names_of_the_classes(tmp_path, names, said):
+    for name in names:
+        write(tmp_path / f"{name}.txt", "a fine film\n")
+    with pytest.raises(UserError, match=f"has its texts in {said}, which may be classes .* parquet, csv") as error:
+        read_splits(tmp_path)
+    assert "one file with a column of texts and one of labels" in str(error.value)
+
+
+@pytest.mark.parametrize("beside", ["raw/pos/1.txt", "raw/1.txt", "neg.txt"])
+def test_texts_beside_the_file_of_a_split_are_not_read(tmp_path, beside):
+    write(tmp_path / "train.csv", LABELLED)
+    write(tmp_path / beside, "a fine film\n")
+    write(tmp_path / beside.replace("pos", "neg").replace("raw", "docs"), "a fine film\n")
+    assert sizes(read_splits(tmp_path)) == {"train": 18, "validation": 2}
+
+
+def test_fields_of_records_are_columns(tmp_path):
+    rows = [{"id": number, "data": {"text": text, "label": number % 2}} for number, text in enumerate(TEXTS)]
+    data = write(tmp_path / "train.jsonl", "\n".join(map(json.dumps, rows)))
+    with pytest.raises(UserError, match=r"no text under a usual name: give one of id, data.text, data.label by `text`"):
+        Classification.from_data(str(data))
+    with pytest.raises(UserError, match=r"no label under a usual name: give one of id, data.text, data.label"):
+        MultiLabel.from_data(str(data), text=["data.text"])
+    with pytest.raises(UserError, match=r"no text under a usual name: give one of id, data.text, data.label"):
+        Tokens.from_data(str(data))
+    write(tmp_path / "test.jsonl", json.dumps({"id": 1, "data": {"text": "other", "label": -1}}))
+    task = Classification.from_data(str(tmp_path), text=["data.text"], label="data.label")
+    assert sizes(task.splits) == {"train": 18, "validation": 2} and task.labels == ("LABEL_0", "LABEL_1")

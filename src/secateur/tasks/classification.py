@@ -24,6 +24,7 @@ from secateur.system.errors import UserError
 from secateur.tasks import register
 from secateur.tasks.checkpoint_labels import config_of
 from secateur.tasks.classification_data import LABELS, check_classes, prepare
+from secateur.tasks.columns import with_fields
 from secateur.tasks.labelled import LabelledTask
 from secateur.tasks.splits import first_rows, read_splits
 from secateur.tasks.task import Task, check_length
@@ -93,7 +94,7 @@ class Classification(LabelledTask):
         """
         candidates = (label,) if label else LABELS
         prepared = partial(prepare, text=text, label=label, asked=labels, scores=scores)
-        splits = read_splits(data, label=candidates, prepare=prepared, seed=seed)
+        splits = read_splits(data, label=candidates, each=with_fields, prepare=prepared, seed=seed)
         *columns, label = splits["train"].column_names
         check_classes(splits, label)
         feature = splits["train"].features[label]

@@ -11,6 +11,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, LargeList, List, Value
 from secateur.system.errors import UserError
 from secateur.tasks.cells import typed
 from secateur.tasks.columns import find_column, holds_text, listed, no_column, shared_columns, usual_columns
+from secateur.tasks.label_texts import are_lists
 from secateur.tasks.labels import read_labels
 
 # Tried in order: pairs before single texts, because a pair may contain a column that is also a usual single text.
@@ -131,11 +132,17 @@ def _labelled(splits: DatasetDict, label: str, asked: Sequence[str] | None, scor
     if "other" in kinds or not alike or any(feature.names != named[0].names for feature in named):
         types = " and ".join(dict.fromkeys(map(_dtype, features)))
         if all(isinstance(feature, List | LargeList) for feature in features):
-            raise UserError(f"the labels in {label!r} are lists: take --task multilabel for several labels a row")
+            raise _are_lists(label)
         raise UserError(f"the labels in {label!r} are {types}: make all of them strings, integers or decimals")
+    if kinds == {"string"} and are_lists(splits, label):
+        raise _are_lists(label)
     if named:
         splits = splits.cast_column(label, named[0])
     return read_labels(splits, label, asked).indexed(splits, label)
+
+
+def _are_lists(label: str) -> UserError:
+    return UserError(f"the labels in {label!r} are lists: take --task multilabel for several labels a row")
 
 
 def _all_whole(splits: DatasetDict, label: str) -> bool:

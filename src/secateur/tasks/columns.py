@@ -28,6 +28,13 @@ def shared_columns(splits: DatasetDict) -> list[str]:
     return shared
 
 
+def with_fields(split: Dataset) -> Dataset:
+    """The split with a column for each field of a record, such as data.text; a list of records stays one column."""
+    if not any(isinstance(feature, dict) for feature in split.features.values()):
+        return split
+    return split.with_format(None).flatten()  # the columns of a format would hide the new ones
+
+
 def usual_columns(columns: Sequence[str], usual: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """The columns of each usual group all of which exist; "Label" counts as "label" unless both exist."""
     by_name = {column.casefold(): column for column in reversed(columns)} | {column: column for column in columns}

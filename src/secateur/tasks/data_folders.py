@@ -10,6 +10,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from secateur.system.errors import UserError
+from secateur.tasks.class_files import check_no_classes
 from secateur.tasks.columns import listed
 from secateur.tasks.data_files import READERS, form, read_files, read_parallel, uncompressed
 
@@ -50,10 +51,12 @@ def folder_parts(folder: Path, splits: Sequence[str]) -> dict[str, Part]:
         splits: the usual names of splits, which inner folders may have.
 
     Raises:
-        UserError: several inner folders hold data.
+        UserError: several inner folders hold data, or files of text lie by class.
     """
-    paths = [path for path in sorted(folder.iterdir()) if path.is_file()]
-    return _parts(paths, splits) or _inner_parts(folder, splits)
+    parts = _parts([path for path in sorted(folder.iterdir()) if path.is_file()], splits)
+    if not parts.keys() & {*splits}:
+        check_no_classes(folder, splits)
+    return parts or _inner_parts(folder, splits)
 
 
 def _parts(paths: Sequence[Path], splits: Sequence[str]) -> dict[str, Part]:

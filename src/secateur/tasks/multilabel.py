@@ -16,6 +16,7 @@ from transformers import EvalPrediction, PreTrainedTokenizerBase
 from secateur.system.errors import UserError
 from secateur.tasks import register
 from secateur.tasks.classification import MULTI_LABEL, Classification
+from secateur.tasks.columns import with_fields
 from secateur.tasks.multilabel_data import check_label_sets, prepare
 from secateur.tasks.splits import first_rows, read_splits
 
@@ -49,8 +50,8 @@ class MultiLabel(Classification):
     ) -> MultiLabel:
         """Read `data` (see `read_splits`) and recognise its columns and labels.
 
-        The labels of a row are a list of strings or integers, or a list with 0 or 1 for each label, or one label; or
-        each label has a column of 0 and 1.
+        The labels of a row are a list of strings or integers, or a list with 0 or 1 for each label, or one label, or a
+        text of several (`label_texts`); or each label has a column of 0 and 1.
 
         Args:
             data: a name on the hub, a folder or a file.
@@ -66,7 +67,8 @@ class MultiLabel(Classification):
             UserError: the data cannot be read; a column is missing, is empty or has gaps; there is only one label;
                 validation has a label that training lacks; the metric is unknown; `rows` < 1.
         """
-        splits = read_splits(data, prepare=partial(prepare, text=text, label=label, asked=labels), seed=seed)
+        prepared = partial(prepare, text=text, label=label, asked=labels)
+        splits = read_splits(data, each=with_fields, prepare=prepared, seed=seed)
         *columns, column = splits["train"].column_names
         names = tuple(splits["train"].features[column].feature.names)
         check_label_sets(splits, column, names)

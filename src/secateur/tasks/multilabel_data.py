@@ -11,6 +11,7 @@ from secateur.system.errors import UserError
 from secateur.tasks.cells import typed
 from secateur.tasks.classification_data import LABELS, check_text, text_columns
 from secateur.tasks.columns import check_rows, find_column, listed, no_column, shared_columns
+from secateur.tasks.label_texts import with_lists
 from secateur.tasks.labels import Labels, check_asked, element_of, read_labels, text_by
 
 COLUMN = "labels"
@@ -36,6 +37,8 @@ def prepare(
     if both := set(columns) & set(own):
         raise UserError(f"column {min(both)!r} is both text and label: name another by `text` or `label`")
     splits = splits.select_columns([*columns, *own])
+    if len(own) == 1:
+        splits = with_lists(splits, own[0], asked or ())
     for column in own:
         splits = typed(splits, column, asked or ())
     for name, split in splits.items():
@@ -68,7 +71,7 @@ def _check_rows(name: str, split: Dataset, columns: Sequence[str], own: Sequence
     faults = {
         "lack a text": [None in row or not any(map(str.strip, row)) for row in texts],
         "lack a label (an empty list means that a row has none)": [
-            any(value is None or (isinstance(value, list) and None in value) for value in row) for row in labels
+            any(value in (None, "") or (isinstance(value, list) and None in value) for value in row) for row in labels
         ],
     }
     check_rows(name, faults)

@@ -25,7 +25,7 @@ from transformers import (
 
 from secateur.system.errors import UserError
 from secateur.tasks import register
-from secateur.tasks.columns import listed
+from secateur.tasks.columns import listed, with_fields
 from secateur.tasks.labelled import LabelledTask
 from secateur.tasks.labels import only_numbered
 from secateur.tasks.splits import first_rows, read_splits
@@ -118,7 +118,8 @@ class Tokens(LabelledTask):
                 metric is unknown; `rows` < 1.
         """
         prepared = partial(prepare, text=text, label=label, labels=labels)
-        splits = read_splits(data, label=(label,) if label else TAGS, prepare=prepared, seed=seed)
+        candidates = (label,) if label else TAGS
+        splits = read_splits(data, label=candidates, each=with_fields, prepare=prepared, seed=seed)
         words, tags = splits["train"].column_names
         names = tuple(splits["train"].features[tags].feature.names)
         check_tags(splits, tags, names)
