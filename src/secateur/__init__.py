@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from secateur.methods.michel import Michel as Michel
     from secateur.methods.movement import Movement as Movement
     from secateur.methods.random import Random as Random
+    from secateur.methods.rounds import CoarseRound as CoarseRound
     from secateur.methods.schedules import Schedule as Schedule
     from secateur.methods.schedules import constant as constant
     from secateur.methods.schedules import cubic as cubic
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from secateur.training.trainer import PruningTrainer as PruningTrainer
 
 _MODULE_OF = {
+    "CoarseRound": "methods.rounds",
     "Cofi": "methods.cofi",
     "Exported": "deploy.export",
     "Grain": "methods.grain",
