@@ -66,12 +66,16 @@ def test_labels_are_found_among_the_outputs(labels, order, names, outputs):
         (HAPPY, "data", ("sad", "glad")),
         (HAPPY, "asked", ("unhappy", "happy")),  # contradicts the names of the model
         (HAPPY, "asked", NUMBERED),
-        (HAPPY, "data", ("LABEL_0",)),
     ],
 )
 def test_a_guess_is_refused_with_the_option_that_states_the_order(labels, order, names):
     with pytest.raises(UserError, match=r"the model has .*, and the data has .*: name the data's labels .*--labels"):
         outputs_of(labels, order, names, "the model")
+
+
+def test_classes_for_one_output_are_refused_with_the_option_that_makes_them_scores():
+    with pytest.raises(UserError, match=r"the model has one output .*happy, unhappy.*--task-option scores=true"):
+        outputs_of(HAPPY, "data", ("LABEL_0",), "the model")
 
 
 def test_the_labels_of_the_data_are_put_in_the_order_of_a_head_and_it_is_said(tmp_path, caplog):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -77,7 +78,7 @@ def sensitivity(
     started, space = time.monotonic(), Space(model, *units)
     space.table.one_stack("the sensitivity")
     scored, evidence = _sampled_rows(task, tokenizer, split, rows, max_length, seed)
-    with evaluating([model]):
+    with evaluating([model]), _own_loss(model, task):
         cuts = _cuts(model, space, task.collator(tokenizer), evidence, by, densities)
         outputs, labels = _outputs(model, space, task, task.collator(tokenizer), cuts, scored)
     dense, *scores = [score(task, output, labels, scored) for output in outputs]
@@ -97,6 +98,17 @@ def sensitivity(
         forwards=len(cuts),
         seconds=time.monotonic() - started,
     )
+
+
+@contextmanager
+def _own_loss(model: PreTrainedModel, task: Task) -> Iterator[None]:
+    """A context in which the model computes the loss of the task; a forward with labels would set what is unset."""
+    came = model.config.problem_type
+    model.config.problem_type = task.head().get("problem_type", came)
+    try:
+        yield
+    finally:
+        model.config.problem_type = came
 
 
 def _cuts(

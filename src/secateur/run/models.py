@@ -66,10 +66,12 @@ def problem_type_to_save(context: Context, trained: PreTrainedConfig) -> Any:
     It decides how pipelines read the outputs: a sigmoid for one output without it, as in a re-ranker, none for a
     regression. A teacher that was trained here has that of the task, as has a multi-label one that came without it.
     """
-    own, name = context.data.task.head().get("problem_type"), teacher_name(context)
+    task, name = context.data.task, teacher_name(context)
+    own = task.head().get("problem_type")
     if own is None:
         return trained.problem_type
-    return own if name is None or own == MULTI_LABEL else config_of(name).problem_type
+    several = own == MULTI_LABEL and task.labels is not None
+    return own if name is None or several else config_of(name).problem_type
 
 
 def factorised(recipe: Recipe, model: PreTrainedModel) -> PreTrainedModel:

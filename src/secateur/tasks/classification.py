@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,6 +26,7 @@ from secateur.tasks.checkpoint_labels import config_of
 from secateur.tasks.classification_data import LABELS, check_classes, prepare
 from secateur.tasks.columns import with_fields
 from secateur.tasks.labelled import LabelledTask
+from secateur.tasks.one_output import SIGMOID, has_sigmoid
 from secateur.tasks.splits import first_rows, read_splits
 from secateur.tasks.task import Task, check_length
 from secateur.tasks.tokenizer_settings import kept_settings
@@ -46,6 +47,7 @@ class Classification(LabelledTask):
         label: the column to predict.
         labels: the names of the classes, in the order of the head's outputs; None for regression.
         metric: the main score: one of `CLASS_METRICS`, or of `SCORE_METRICS` for regression.
+        sigmoid: whether scores are compared with the sigmoid of the one output, as `fitted` finds out.
     """
 
     model_class: ClassVar[Any] = AutoModelForSequenceClassification
@@ -57,6 +59,7 @@ class Classification(LabelledTask):
     label: str
     labels: tuple[str, ...] | None
     metric: str
+    sigmoid: bool = False
 
     @classmethod
     def from_data(
@@ -105,12 +108,17 @@ class Classification(LabelledTask):
 
     def head(self) -> dict[str, Any]:
         if self.labels is None:
-            return {"num_labels": 1, "problem_type": "regression"}
+            return {"num_labels": 1, "problem_type": SIGMOID if self.sigmoid else "regression"}
         return {**super().head(), "problem_type": self.problem_type}
 
     def fitted(self, model_or_folder: PreTrainedModel | str | Path, role: str) -> Task:
-        """As `LabelledTask.fitted`; a head for one label a row does not fit several, nor the other way round."""
+        """As `LabelledTask.fitted`; a head for one label a row does not fit several, nor the other way round.
+
+        Scores are compared with the one output as the checkpoint means it (see `one_output`).
+        """
         config = config_of(model_or_folder)
+        if self.labels is None and self._has_head(config) and config.num_labels == 1:
+            return replace(self, sigmoid=has_sigmoid(config, self.splits, self.label))
         if self._has_head(config) and config.problem_type == _other(self.problem_type):
             one, own = (
                 ("several labels", "multilabel") if self.name == "classification" else ("one label", "classification")
@@ -131,18 +139,20 @@ class Classification(LabelledTask):
 
         Returns:
             The columns of the tokenizer (input_ids, attention_mask, perhaps token_type_ids), `labels` (class
-            index, or float) and `length` (tokens).
+            index, float, or for a sigmoid a list of a float) and `length` (tokens).
 
         Raises:
             UserError: `max_length` is more than the tokenizer's model takes.
         """
         check_length(max_length, tokenizer)
         columns, label = self.columns, self.label  # not `self`: `map` hashes what its function refers to
+        sigmoid = self.sigmoid
 
         def tokens(batch: dict[str, list[Any]]) -> dict[str, Any]:
             texts = (batch[column] for column in columns)
             encoded = tokenizer(*texts, truncation=True, max_length=max_length)
-            return {**encoded, "labels": batch[label], "length": [len(ids) for ids in encoded["input_ids"]]}
+            labels = [[value] for value in batch[label]] if sigmoid else batch[label]
+            return {**encoded, "labels": labels, "length": [len(ids) for ids in encoded["input_ids"]]}
 
         with kept_settings(tokenizer):
             return split.map(tokens, batched=True, remove_columns=split.column_names, desc="tokenize")
@@ -155,13 +165,14 @@ class Classification(LabelledTask):
         prediction, is 0.0.
 
         Args:
-            prediction: logits `(rows, labels)`, alone or first of a tuple, and labels `(rows,)`.
+            prediction: logits `(rows, labels)`, alone or first of a tuple, and labels `(rows,)`, or `(rows, 1)` for a
+                sigmoid.
         """
         outputs = prediction.predictions
         logits = np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs)
         labels = np.asarray(prediction.label_ids)
         if self.labels is None:
-            return _score_metrics(logits.reshape(-1), labels)
+            return _score_metrics(logits.reshape(-1), labels.reshape(-1))
         return _class_metrics(logits.argmax(-1), labels, binary=len(self.labels) == 2)
 
     def baseline(self, rows: Sequence[Mapping[str, Any]]) -> float | None:

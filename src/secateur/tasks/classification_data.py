@@ -30,6 +30,7 @@ TEXTS = (
     ("document",),
 )
 LABELS = ("label", "labels", "target", "class", "category", "sentiment", "score", "similarity")
+NUMBERS = ("int", "float", "bool")
 MOST_SCORE = float(np.finfo(np.float32).max)
 
 
@@ -119,7 +120,9 @@ def _labelled(splits: DatasetDict, label: str, asked: Sequence[str] | None, scor
     kinds = {_label_kind(feature) for feature in features}
     named = [feature for feature in features if isinstance(feature, ClassLabel)]
     numeric = kinds <= {"float", "int"}
-    if numeric and not asked and (scores or ("float" in kinds and not _all_whole(splits, label))):
+    if scores and not asked and all(map(_is_number, features)):
+        return splits.cast_column(label, Value("float32"))
+    if numeric and not asked and "float" in kinds and not _all_whole(splits, label):
         return splits.cast_column(label, Value("float32"))
     if scores:
         raise UserError(f"the labels in {label!r} are no numbers: leave out the task's option scores")
@@ -153,6 +156,11 @@ def _label_kind(feature: Any) -> str:
     if isinstance(feature, ClassLabel):
         return "class"
     return next((kind for kind in ("int", "float", "string", "bool") if kind in _dtype(feature)), "other")
+
+
+def _is_number(feature: Any) -> bool:
+    """Whether a label is a number: also a truth value, or one of two classes, which is 0 or 1."""
+    return len(feature.names) == 2 if isinstance(feature, ClassLabel) else _label_kind(feature) in NUMBERS
 
 
 def _dtype(feature: Any) -> str:

@@ -24,6 +24,7 @@ Order = Literal["asked", "data", "sorted"]
 """Where the order of labels comes from: the user, the data, or sorting strings."""
 
 HINT = "name the data's labels in the order of the model's outputs by --labels (data.labels)"
+SCORES_HINT = "let labels that are numbers, or true and false, be read as scores by --task-option scores=true"
 NUMBER = re.compile(r"(?:LABEL_)?(0|[1-9]\d*)")
 """A label that is only a number. With a leading zero it is a code, which is text."""
 
@@ -226,7 +227,8 @@ def _positions(wanted: Sequence[Any], among: Sequence[Any]) -> tuple[int, ...] |
 
 
 def _unmatched(labels: Sequence[str], head: Sequence[str], owner: str) -> UserError:
-    return UserError(f"{owner} has {described(head)}, and the data has {described(labels)}: {HINT}")
+    hint = HINT if len(head) > 1 else SCORES_HINT
+    return UserError(f"{owner} has {described(head)}, and the data has {described(labels)}: {hint}")
 
 
 def names_of_outputs(labels: Sequence[str], outputs: Sequence[int], head: Sequence[str]) -> tuple[str, ...]:

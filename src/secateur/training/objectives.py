@@ -30,6 +30,9 @@ PADDING_LOGIT = -1e9
 class Labels(Term):
     """The task's own loss, as the model computes it from `labels`.
 
+    For one output that is the squared error, but the binary cross-entropy if the model's `problem_type` is
+    multi_label_classification, with labels `(batch, 1)`, which a task sets for re-rankers (`tasks.one_output`).
+
     With `smoothing` it is the cross-entropy with labels of which that part is spread evenly over all classes (Szegedy
     et al., 2016). fairseq spreads it over the other classes: of V classes its smoothing is `smoothing (V - 1) / V`.
 
@@ -76,9 +79,10 @@ class Logits(Term):
     `-sum softmax(t / tau) log_softmax(s / tau)` (GRAIN section 5; its published code has no factor tau^2).
     With `divergence` it is `tau^2 KL(softmax(t / tau) || softmax(s / tau))` (CoFi eq. 7; Hinton et al., 2015): 0 where
     the logits agree, and with gradients that do not shrink as the temperature rises.
-    A model with one output is a regression: the mean squared error of the outputs, without a temperature. A model whose
-    `problem_type` is multi_label_classification has a sigmoid for each label: the binary cross-entropy with the
-    teacher's probabilities (or tau^2 times the divergence), averaged over the labels as in the model's own loss.
+    Of a model with one output, a score or a logit, it is the mean squared error of the outputs, without a temperature.
+    A model with several outputs whose `problem_type` is multi_label_classification has a sigmoid for each label: the
+    binary cross-entropy with the teacher's probabilities (or tau^2 times the divergence), averaged over the labels as
+    in the model's own loss.
 
     Raises:
         UserError: the temperature is not positive.
@@ -106,10 +110,10 @@ class Logits(Term):
         if not hasattr(step.student, "logits"):
             return (self._of_positions("start_logits", step) + self._of_positions("end_logits", step)) / 2
         student, teacher = step.student.logits.float(), step.teacher.logits.float()
-        if self.sigmoids:
-            return self._of_labels(student, teacher)
         if student.shape[-1] == 1:
             return functional.mse_loss(student, teacher)
+        if self.sigmoids:
+            return self._of_labels(student, teacher)
         return self._distilled(student, teacher, step)
 
     def _of_labels(self, student: Tensor, teacher: Tensor) -> Tensor:
