@@ -92,10 +92,10 @@ def test_small_units_alone_are_a_prefix_of_the_ranking():
 
 
 @pytest.mark.parametrize("units", [("layer",), ("layer", "head")], ids="-".join)
-def test_a_density_that_leaves_nothing_is_refused_at_the_start(units):
+def test_a_density_that_leaves_nothing_is_refused(units):
     """Heads leave the feed-forward networks of their layer, so that no layer fits into a tenth."""
     with pytest.raises(UserError, match=r"0\.1 of the parameters is out of reach: .* leaves nothing of the layers"):
-        Magnitude(space_of(units, layers=2), density=0.1)
+        Magnitude(space_of(units, layers=2)).plan(0.1)
 
 
 def test_a_plan_that_leaves_nothing_is_an_error():

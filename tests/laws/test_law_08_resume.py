@@ -119,7 +119,7 @@ MOMENTS_OF_A_CHECKPOINT = {
     "weights": (Trainer, "save_model"),
     "optimizer": (Trainer, "_save_optimizer_and_scheduler"),
     "random state": (Trainer, "_save_rng_state"),
-    "our state": (snapshots, "save_file"),
+    "our state": (snapshots, "save_tensors"),
     "the old one": (snapshots.shutil, "rmtree"),
 }
 

@@ -28,7 +28,8 @@ OTHER = {
     "data.max_length": 64,
     "method.name": "magnitude",
     "method.options": {"beta": 0.9, "faithful": True, "names": ["a", None]},
-    "target.units": ("head", "hidden"),
+    "target.units": ("layer", "head", "hidden"),
+    "target.layers": 2,
     "target.density": None,
     "target.latency": 5.0,
     "target.shape": (2, 16),
@@ -49,6 +50,7 @@ OTHER = {
     "distillation.label_smoothing": 0.1,
     "training.epochs": 1.5,
     "method.begin": 0.0,
+    "method.layer_round": 0.4,
     "method.end": 0.5,
     "method.ramp": 0.25,
     "method.train": "scores",
@@ -478,7 +480,13 @@ def test_every_flat_key_has_a_grouped_key():
     assert set(FLAT.values()) | {"model", "teacher", "seed", "data.source", "method.name"} == set(KEYS) - NEW
 
 
-NEW = {"data.labels", "distillation.check_teacher", "distillation.terms"}
+NEW = {
+    "data.labels",
+    "distillation.check_teacher",
+    "distillation.terms",
+    "method.layer_round",
+    "target.layers",
+}
 """Keys that version 0.1.0 did not have."""
 
 

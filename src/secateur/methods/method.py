@@ -226,8 +226,7 @@ def _schedule_of(space: Space, share: Amount | None, density: Amount | None) -> 
     schedules = [
         amount if amount is None or isinstance(amount, Schedule) else constant(amount) for amount in (share, density)
     ]
-    last = space.requested_share(*(None if schedule is None else schedule.stop for schedule in schedules))
-    space.check_something_left(space.choose(space.ones(), last), last)
+    space.requested_share(*(None if schedule is None else schedule.stop for schedule in schedules))
     return next(schedule for schedule in schedules if schedule is not None)
 
 

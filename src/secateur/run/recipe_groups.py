@@ -106,8 +106,9 @@ class TargetRecipe(Strict):
     keep: Annotated[int | None, Flag("--keep")] = Field(
         None, gt=0, description="exact number of units to keep, such as 12 of 144 heads, instead of a density"
     )
-    layers: Annotated[PositiveInt | None, Flag("--layers")] = Field(
+    layers: Annotated[int | None, Flag("--layers")] = Field(
         None,
+        gt=0,
         description="number of layers to keep: the others are removed, and the model recovers, before finer units are "
         "pruned; needs `layer` among the units",
     )
