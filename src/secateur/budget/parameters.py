@@ -84,14 +84,11 @@ class Parameters(Budget):
         while True:
             count = self._count(space, values, share)
             following = _in_rank(values, count)
-            room = share - self.share(space, _highest_rounded(space, values, count))
-            if following is None or not space.large[following] or room <= self._small_step(space):
+            if following is None or not space.large[following]:
+                return values, count
+            if share - self.share(space, _highest_rounded(space, values, count)) <= space.small_step + TOLERANCE:
                 return values, count
             values[following] = -torch.inf if values[following] == torch.inf else torch.inf
-
-    def _small_step(self, space: Space) -> float:
-        """The density of the largest unit that is not large."""
-        return float(space.unit_cost()[~space.large].max()) / space.total() + TOLERANCE
 
     def _count(self, space: Space, values: Tensor, density: float) -> int:
         """The number of units that fit into a density, in the order of the ranking; units at -inf are left out."""

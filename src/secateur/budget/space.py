@@ -74,6 +74,11 @@ class Space(UnitSpace):
         cost = self.unit_cost()
         return cost > 2 * cost[cost > 0].min()
 
+    @cached_property
+    def small_step(self) -> float:
+        """The density of the largest unit that is not large."""
+        return float(self.unit_cost()[~self.large].max()) / self.total()
+
     def requested_share(self, share: float | None, density: float | None) -> float:
         """The share that is passed under one of the two names, after a check that these units can reach it.
 
