@@ -90,6 +90,11 @@ def test_a_plan_of_another_density_keeps_the_layers():
     assert int(method.plan(0.05).kept[:4].sum()) == 2
 
 
+def test_the_published_ranking_has_one_round():
+    with pytest.raises(UserError, match="the published ranking is for parameters alone, in one round"):
+        METHODS.get("grain")(space_of(*UNITS), 0.5, rounds=[CoarseRound("layer", 2, 0.0, 1.0)], faithful=True)
+
+
 @pytest.mark.parametrize(
     ("units", "round", "message"),
     [

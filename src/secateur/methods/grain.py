@@ -49,7 +49,7 @@ class Grain(Scheduled):
 
     Raises:
         UserError: the share is out of reach, `every` is below 1, or `faithful` with a space that does not count
-            parameters or has a `round_to`.
+            parameters or has a `round_to`, or with rounds.
     """
 
     importance: Tensor
@@ -68,9 +68,10 @@ class Grain(Scheduled):
         faithful: bool = False,
     ) -> None:
         super().__init__(space, share, density, rounds)
-        if faithful and (space.budget.name != "parameters" or space.round_to > 1):
+        if faithful and (space.budget.name != "parameters" or space.round_to > 1 or rounds):
             raise UserError(
-                "the published ranking is for parameters alone: leave faithful out, or latency and round_to"
+                "the published ranking is for parameters alone, in one round: leave faithful out, or latency, "
+                "round_to and layers"
             )
         if type(every) is not int or every < 1:
             raise UserError(f"every is {every!r}: expected a whole number of steps from 1 on, 1 to observe all of them")
