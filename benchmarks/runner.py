@@ -48,8 +48,11 @@ def one(folder: Path, values: Mapping[str, Any], shared: Path, threads: int, par
 
 
 def several(root: Path, runs: Mapping[str, Mapping[str, Any]], jobs: int) -> None:
-    """Cache the outputs of the teacher, then do runs by name, `jobs` at once with the same number of cores each."""
-    cores = os.cpu_count() or 1
+    """Cache the outputs of the teacher, then do runs by name, `jobs` at once with the same number of threads each.
+
+    They have as many threads together as OMP_NUM_THREADS says, by default the number of cores.
+    """
+    cores = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     (root / "shared").mkdir(parents=True, exist_ok=True)
     one(root / "shared", next(iter(runs.values())), root, cores, "outputs")
     with ThreadPoolExecutor(jobs) as pool:

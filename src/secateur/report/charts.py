@@ -46,15 +46,19 @@ def by_head(kept: Sequence[Sequence[int]], size: int, labels: Sequence[str] = ()
 
 def by_layer(rows: Sequence[tuple[str, int, int]]) -> Figure:
     """A bar for each row (label, kept, total), with its numbers."""
+    return bars([(label, kept / total, f"{kept:,} / {total:,}") for label, kept, total in rows])
+
+
+def bars(rows: Sequence[tuple[str, float, str]]) -> Figure:
+    """A bar for each row (label, filled fraction, text beside it)."""
     with style():
-        widest = max(len(f"{kept:,} / {total:,}") for _, kept, total in rows)
+        widest = max(len(text) for _, _, text in rows)
         chart, axes = _rows(len(rows), heading=20, labels=[label for label, _, _ in rows], right=8 + 7 * widest)
         _fill(axes, [_box(0, row, 1) for row in range(len(rows))], TRACK)
-        _fill(axes, [_box(0, row, kept / total) for row, (_, kept, total) in enumerate(rows) if kept], FILLED)
+        _fill(axes, [_box(0, row, fraction) for row, (_, fraction, _) in enumerate(rows) if fraction], FILLED)
         axes.set_xlim(0, 1)
         axes.set_xticks([])
-        for row, (_, kept, total) in enumerate(rows):
-            text = f"{kept:,} / {total:,}"
+        for row, (_, _, text) in enumerate(rows):
             axes.annotate(text, (1, row + 0.5), (6, 0), textcoords="offset pixels", va="center")
     return chart
 

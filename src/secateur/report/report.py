@@ -45,6 +45,8 @@ class Report:
             (`latency_sweep.target_reached`).
         memory: stage, or `run` for all of it -> kind of memory -> peak bytes over all attempts, and under `counted`
             what is counted; None for a run that did not record it.
+        depth: for a run that has chosen its number of layers, that number under `layers`, `of` how many, the `trials`
+            with the score of each number, and the number of held-out training `rows` on which they were scored.
     """
 
     recipe: Mapping[str, Any]
@@ -63,6 +65,7 @@ class Report:
     data: str
     target: Mapping[str, Any] | None = None
     memory: Mapping[str, Any] | None = None
+    depth: Mapping[str, Any] | None = None
 
     @property
     def retention(self) -> float | None:

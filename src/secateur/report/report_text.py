@@ -96,6 +96,8 @@ def score_notes(report: Report) -> list[str]:
         "density, prunable: kept weights and inner biases of the layers over all of them (GRAIN's denominator); "
         "whole model: all parameters, embeddings and head included"
     )
+    if report.depth is not None:
+        notes.append(depth_sentence(report.depth, report.metric))
     if "filled" in report.density:
         notes.append(
             "with stored zeros: removed tiles count too where other tiles of the same weight are kept; within stored "
@@ -107,6 +109,20 @@ def score_notes(report: Report) -> list[str]:
         "wall-clock, s: " + ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in report.seconds.items()),
     ]
     return notes if report.memory is None else notes + _peak_notes(report.memory)
+
+
+def depth_sentence(depth: Mapping[str, Any], metric: str) -> str:
+    """What was chosen, from which scores on how many rows, without a full stop."""
+    scores = ", ".join(f"{trial_name(trial, depth)} {trial['score']:.4f}" for trial in depth["trials"])
+    chosen = f"{depth['layers']} of {depth['of']} layers are kept first"
+    if depth["layers"] == depth["of"]:
+        chosen = f"no layer of {depth['of']} is removed first"
+    return f"{chosen}, the best of short trials ({metric} on {depth['rows']:,} held-out training rows: {scores})"
+
+
+def trial_name(trial: Mapping[str, Any], depth: Mapping[str, Any]) -> str:
+    """The number of layers of a trial, in words."""
+    return "all layers" if trial["layers"] == depth["of"] else f"{trial['layers']} of {depth['of']}"
 
 
 def time_notes(report: Report) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from secateur.report import html, structure_section, training_section
+from secateur.report import depth_section, html, structure_section, training_section
 from secateur.report.html import (
     Content,
     DataTable,
@@ -49,6 +49,7 @@ def write(report: Report, folder: Path) -> None:
 def to_html(report: Report, log: RunLog) -> str:
     """A standalone page: the numbers of the report, and pictures of the run's logs."""
     optional = [
+        depth_section.section(report),
         structure_section.kept(report.structure, log.kept_heads),
         training_section.training(report, log),
         structure_section.pruning(log),

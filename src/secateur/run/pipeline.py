@@ -1,4 +1,4 @@
-"""The whole job, stage by stage: teacher, outputs, prune, recover, measure.
+"""The whole job, stage by stage: teacher, outputs, depth, prune, recover, measure.
 
 A stage writes its result to disk atomically, so that an interrupted run is resumed in the stage in which it stopped,
 and a training is resumed from its last checkpoint.
@@ -33,7 +33,7 @@ from secateur.run.distillation import remove_state
 from secateur.run.recipe import Recipe
 from secateur.run.run_data import RunData
 from secateur.run.run_folder import claim, locked
-from secateur.run.stages import measure, outputs, prune, recover, teacher
+from secateur.run.stages import depth, measure, outputs, prune, recover, teacher
 from secateur.run.stages.check import check
 from secateur.run.target import TABLE
 from secateur.system import process_memory, processes
@@ -57,6 +57,7 @@ class Stage:
 STAGES = (
     Stage("teacher", teacher.done, teacher.run),
     Stage("outputs", outputs.done, outputs.run),
+    Stage("depth", depth.done, depth.run),
     Stage("prune", prune.done, prune.run),  # includes the cut, because the result of pruning is in memory
     Stage("recover", recover.done, recover.run),
     Stage("measure", measure.done, measure.run),
@@ -118,7 +119,7 @@ def complete(context: Context) -> Report:
     names = processes.on_main(partial(_to_run, context))
     for stage in STAGES:
         if stage.name in names:
-            stage.run(context)
+            stage.run(depth.decided(context))
     processes.on_main(partial(_tidy, context))
     return Report.load(context.folder)
 
@@ -130,6 +131,7 @@ def _to_run(context: Context) -> list[str]:
 
 def _tidy(context: Context) -> None:
     """Remove the files that only an unfinished run needs."""
-    for leftover in ("teacher-training", "prune", "cut", "recover", "cache"):
+    trials = [path.name for path in context.folder.glob("depth-*")]
+    for leftover in ("teacher-training", *trials, "prune", "cut", "recover", "cache"):
         shutil.rmtree(context.folder / leftover, ignore_errors=True)
     remove_state(context.folder)

@@ -24,6 +24,7 @@ from secateur.methods import METHODS
 from secateur.report.recipe_keys import FLAT, dotted, grouped, upgrade
 from secateur.run import recipe_rules
 from secateur.run.recipe_groups import (
+    AUTO,
     DataRecipe,
     DistillationRecipe,
     Flag,
@@ -219,4 +220,19 @@ def _defaults(values: Mapping[str, Any]) -> dict[str, Any]:
         found |= dotted(TASKS.get(task).defaults)
     if any(values.get(amount) is not None for amount in AMOUNTS):
         found |= dict.fromkeys(AMOUNTS)
+    if _has_rounds({**found, **values}):
+        found |= {"target.layers": AUTO}
     return found
+
+
+def _has_rounds(values: Mapping[str, Any]) -> bool:
+    """Whether these values ask for layers beside finer units, by a method that prunes them in rounds of their own."""
+    units, options = values.get("target.units") or (), values.get("method.options") or {}
+    published = isinstance(options, dict) and options.get("faithful")
+    beside = "layer" in units and len(units) > 1
+    return beside and not published and values.get("target.keep") is None and METHODS.get(_method(values)).in_rounds
+
+
+def _method(values: Mapping[str, Any]) -> str:
+    name = values.get("method.name")
+    return name if isinstance(name, str) else str(MethodRecipe.model_fields["name"].default)

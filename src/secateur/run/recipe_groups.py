@@ -85,6 +85,10 @@ class DataRecipe(Strict):
     )
 
 
+AUTO = "auto"
+"""In place of a number that the run chooses itself."""
+
+
 class TargetRecipe(Strict):
     """What is pruned, and how much of it is kept: exactly one of density, latency, speedup and keep is set."""
 
@@ -106,11 +110,11 @@ class TargetRecipe(Strict):
     keep: Annotated[int | None, Flag("--keep")] = Field(
         None, gt=0, description="exact number of units to keep, such as 12 of 144 heads, instead of a density"
     )
-    layers: Annotated[int | None, Flag("--layers")] = Field(
+    layers: Annotated[PositiveInt | Literal["auto"] | None, Flag("--layers", text=True)] = Field(
         None,
-        gt=0,
         description="number of layers to keep: the others are removed, and the model recovers, before finer units are "
-        "pruned; needs `layer` among the units",
+        "pruned; auto: chosen by short trials on held-out training rows; needs `layer` among the units, with which "
+        "auto is the default of methods that prune in rounds",
     )
     toward: float | None = Field(
         None,
@@ -153,6 +157,14 @@ class TargetRecipe(Strict):
     def _batch_and_tokens(cls, value: Any) -> Any:
         return batch_and_tokens(value) if isinstance(value, str) else value
 
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _number_or_auto(cls, value: Any) -> Any:
+        """Text holds a number, as on the command line, or auto."""
+        if isinstance(value, str) and value != AUTO and not value.isdecimal():
+            raise PydanticCustomError("layers", "input should be a number of layers or auto")
+        return int(value) if isinstance(value, str) and value != AUTO else value
+
     @property
     def densities(self) -> tuple[float, ...]:
         """The target densities, the largest first; empty if the target is another quantity."""
@@ -183,6 +195,16 @@ class MethodRecipe(Strict):
         lt=1,
         description="fraction of the run for the round of the layers, with the recovery from it, if target.layers is "
         "set; begin and end are then fractions of each round",
+    )
+    trial: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="fraction of the steps of the run for each trial of a number of layers, if target.layers is auto",
+    )
+    trial_rows: PositiveInt = Field(
+        1000,
+        description="number of training rows that are held out of the trials and scored, at most a quarter of them",
     )
     train: Literal["all", "scores"] = Field(
         "all", description="what is trained while pruning: all weights, or only the parameters of the method"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from secateur.methods import METHODS
+from secateur.run.recipe_groups import AUTO
 from secateur.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -123,6 +124,14 @@ def _layers_in_a_round(recipe: Recipe) -> None:
         )
 
 
+def _amount_of_an_open_depth(recipe: Recipe) -> None:
+    if recipe.target.layers == AUTO and recipe.target.keep is not None:
+        raise UserError(
+            "target.layers: auto needs an amount that models of other depths share, and target.keep counts units: "
+            "name a number of layers, or ask for a density"
+        )
+
+
 def _rates_that_restart(recipe: Recipe) -> None:
     if recipe.training.decay == "round" and recipe.target.layers is None:
         raise UserError("training.decay: round needs more than one round: set target.layers, or training.decay: run")
@@ -141,5 +150,6 @@ RULES = (
     _densities_differ,
     _toward_a_lower_density,
     _layers_in_a_round,
+    _amount_of_an_open_depth,
     _rates_that_restart,
 )

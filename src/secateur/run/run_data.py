@@ -105,11 +105,36 @@ class RunData:
     def train_parts(self) -> tuple[Rows, Rows]:
         """Tokenized training rows: those held out for selection, sampled by the seed, and those to train on."""
         rows = partial(encoded, self.task, "train", self.tokenizer, self.recipe.data.max_length)
-        count, held_out = len(self.task.splits["train"]), self.recipe.training.select
+        held_out, order = self.recipe.training.select, self._shuffled
         if not held_out:
             return [], _learnable(rows())
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(self.recipe.seed)).tolist()
         return _learnable(rows(order[:held_out])), _learnable(rows(sorted(order[held_out:])))
+
+    @cached_property
+    def trial_parts(self) -> tuple[Rows, Rows]:
+        """For short trials: training rows that are held out and scored, and the rows for distillation without them.
+
+        The latter keep their numbers, by which a cached teacher knows them. They contain no text that is held out,
+        unless the data has no other texts.
+        """
+        select = self.recipe.training.select
+        chosen = sorted(self._shuffled[select : select + self.trial_count])
+        held_out = encoded(self.task, "train", self.tokenizer, self.recipe.data.max_length, chosen)
+        texts = {tuple(row["input_ids"]) for row in held_out}
+        others = [row for row in self.distillation_rows if tuple(row["input_ids"]) not in texts]
+        return held_out, others or self.distillation_rows
+
+    @property
+    def trial_count(self) -> int:
+        """The number of training rows that are held out of trials."""
+        left = len(self.task.splits["train"]) - self.recipe.training.select
+        return min(self.recipe.method.trial_rows, left // 4)
+
+    @cached_property
+    def _shuffled(self) -> list[int]:
+        """The indices of the training rows in a random order, by the seed."""
+        count = len(self.task.splits["train"])
+        return torch.randperm(count, generator=torch.Generator().manual_seed(self.recipe.seed)).tolist()
 
     @cached_property
     def validation_rows(self) -> Rows:

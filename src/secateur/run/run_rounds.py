@@ -6,11 +6,16 @@ is; in those before it the masks alone change, and the model shrinks with them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 from secateur.budget.space import Space
 from secateur.methods.rounds import CoarseRound
 from secateur.run.recipe import Recipe
+from secateur.run.recipe_groups import AUTO
+
+LAYER = "layer"
 
 
 def last_round(recipe: Recipe) -> float:
@@ -35,12 +40,57 @@ def restarts(recipe: Recipe) -> tuple[float, ...]:
     return (begin,) if begin and recipe.training.decay == "round" else ()
 
 
+def is_open(recipe: Recipe) -> bool:
+    """Whether the run itself chooses the number of layers (`stages/depth.py`)."""
+    return recipe.target.layers == AUTO
+
+
+def numbers_to_try(space: Space, share: float, largest: float) -> list[int]:
+    """The numbers of layers that are tried for a share of the budget of a space with layers, the smallest first.
+
+    They are all the layers, in one round of finer units; the number at which the layers that are left are as large a
+    part of the model as what is left in them is of the layers, which is the square root of the share; and half as many
+    again.
+
+    Args:
+        largest: the largest share at which the pruning cuts a model on its way; fewer layers than have it are not
+            tried.
+    """
+    total = int(CoarseRound(LAYER, 1, 0.0, 1.0).units(space).sum())
+    enough = next(n for n in range(space.table.stacks, total + 1) if n == total or _share(space, n) >= largest)
+    even = max(enough, math.ceil(total * math.sqrt(share)))
+    return sorted({even, min(total, math.ceil(1.5 * even)), total})
+
+
+def _share(space: Space, layers: int) -> float:
+    return share_after([CoarseRound(LAYER, layers, 0.0, 1.0)], space)
+
+
+def with_layers(recipe: Recipe, layers: int, total: int) -> Recipe:
+    """The recipe with a number of layers, of `total`; with all of them, finer units are pruned in one round."""
+    target: dict[str, Any] = {"layers": layers}
+    training = {}
+    if layers == total:
+        target = {"layers": None, "units": tuple(kind for kind in recipe.target.units if kind != LAYER)}
+        training = {"decay": "run"} if recipe.training.decay == "round" else {}
+    return changed(recipe, target=target, training=training)
+
+
+def changed(recipe: Recipe, **groups: dict[str, Any]) -> Recipe:
+    """The recipe with other values of some keys of its groups."""
+    return recipe.model_copy(
+        update={name: getattr(recipe, name).model_copy(update=values) for name, values in groups.items()}
+    )
+
+
 def coarse_rounds(recipe: Recipe) -> tuple[CoarseRound, ...]:
     """The round in which layers are removed, if their number is set."""
-    if recipe.target.layers is None:
+    layers = recipe.target.layers
+    if layers is None:
         return ()
+    assert not isinstance(layers, str), "the stage `depth` chooses a number"
     begin, end = (last_round(recipe) * progress for progress in (recipe.method.begin, recipe.method.end))
-    return (CoarseRound("layer", recipe.target.layers, begin, end),)
+    return (CoarseRound(LAYER, layers, begin, end),)
 
 
 def share_after(rounds: Sequence[CoarseRound], space: Space) -> float:

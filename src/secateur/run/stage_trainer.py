@@ -29,18 +29,21 @@ def distilling_trainer(
     *,
     teacher: PreTrainedModel | CachedTeacher,
     objective: Sequence[Term],
+    rows: Rows | None = None,
     **options: Any,
 ) -> PruningTrainer:
-    """The trainer of a stage that trains a student with a teacher, on the rows for distillation.
+    """The trainer of a stage that trains a student with a teacher.
 
-    `options` are as for `stage_trainer`.
+    Args:
+        rows: by default the training rows for distillation.
+        options: as for `stage_trainer`.
     """
     return stage_trainer(
         context,
         model,
         stage,
         epochs,
-        rows=context.data.distillation_rows,
+        rows=context.data.distillation_rows if rows is None else rows,
         teacher=teacher,
         objective=objective,
         select=context.data.task.metric if context.recipe.training.select else None,

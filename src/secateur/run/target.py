@@ -81,21 +81,26 @@ def schedule_of(recipe: Recipe, share: float, start: float = 1.0) -> Schedule:
     return replace(schedule, start=start) if start < schedule.start else schedule
 
 
+def space_of(recipe: Recipe, model: PreTrainedModel, table: LatencyTable | None) -> Space:
+    """All prunable units of the model before pruning, with the budget of the recipe's target."""
+    budget: Budget = Units() if recipe.target.keep is not None else table or Parameters()
+    return Space(model, *recipe.target.units, budget=budget, round_to=recipe.target.round_to)
+
+
 def new_method(recipe: Recipe, model: PreTrainedModel, table: LatencyTable | None) -> Method:
     """The recipe's method for the model before pruning.
 
     Raises:
         UserError: the options or the units do not fit the method, or the target cannot be reached.
     """
-    budget: Budget = Units() if recipe.target.keep is not None else table or Parameters()
-    space = Space(model, *recipe.target.units, budget=budget, round_to=recipe.target.round_to)
+    space = space_of(recipe, model, table)
     kind: Any = METHODS.get(recipe.method.name)
     rounds, share = coarse_rounds(recipe), share_to_keep(recipe, space)
     start = share_after(rounds, space)
     if share > start:
         raise UserError(
-            f"{recipe.target.layers} layers have {start:.4f} of the {budget.name}, which is less than the {share:.4f} "
-            "asked for: raise target.layers, or ask for less"
+            f"{recipe.target.layers} layers have {start:.4f} of the {space.budget.name}, which is less than the "
+            f"{share:.4f} asked for: raise target.layers, or ask for less"
         )
     space.check_something_left(space.choose(space.ones(), share), share)
     options = {**recipe.method.options, **({"rounds": rounds} if rounds else {})}

@@ -14,7 +14,8 @@ from secateur.run import records
 from secateur.run.context import Context
 from secateur.run.models import base_model, factorised, named_teacher
 from secateur.run.recipe import Recipe
-from secateur.run.target import latency_table, new_method, schedule_of, share_to_keep
+from secateur.run.run_rounds import is_open, numbers_to_try, with_layers
+from secateur.run.target import latency_table, new_method, schedule_of, share_to_keep, space_of
 from secateur.run.teacher_check import check_score, check_tokens
 from secateur.surgery.checkpoint import read_config
 from secateur.surgery.opening import check_vocabulary
@@ -49,7 +50,7 @@ def check(context: Context) -> LatencyTable | None:
     _check_teacher(context, model)
     student = factorised(recipe, model)
     table = latency_table(recipe, context.folder, student)
-    _check_method(recipe, new_method(recipe, student, table))
+    _check_depths(context, student, table)
     check_length(context.data.task.longest(recipe.data.max_length), model=model)
     for _, tokens in recipe.measurement.shapes:
         check_models([model], tokens)
@@ -89,6 +90,25 @@ def _check_teacher(context: Context, model: PreTrainedModel) -> None:
     shapes = [{name: tensor.shape for name, tensor in one.state_dict().items()} for one in (model, teacher)]
     if context.recipe.distillation.start == "teacher" and shapes[0] != shapes[1]:
         raise UserError("the student cannot start from a teacher of another shape: set distillation.start: model")
+
+
+def _check_depths(context: Context, student: PreTrainedModel, table: LatencyTable | None) -> None:
+    """The method must suit every number of layers that may be chosen, and trials need rows."""
+    recipe = context.recipe
+    if not is_open(recipe):
+        _check_method(recipe, new_method(recipe, student, table))
+        return
+    space = space_of(recipe, student, table)
+    share = share_to_keep(recipe, space)
+    numbers = numbers_to_try(space, share, share)
+    for layers in numbers:
+        decided = with_layers(recipe, layers, numbers[-1])
+        _check_method(decided, new_method(decided, student, table))
+    if not context.data.trial_count:
+        raise UserError(
+            "target.layers: auto holds out a quarter of the training rows, and there are "
+            f"{len(context.data.task.splits['train'])}: name a number of layers, or give at least 4 rows"
+        )
 
 
 def _check_method(recipe: Recipe, method: Method) -> None:

@@ -1,4 +1,4 @@
-"""Stage 5: the result is scored and timed against its teacher, and the report is written."""
+"""Stage 6: the result is scored and timed against its teacher, and the report is written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from secateur.report.model_card import card
 from secateur.report.report import Report
 from secateur.run.context import Context
 from secateur.run.models import base_model, load_teacher
-from secateur.run.records import FORMAT, VERIFIED, VERSIONS
+from secateur.run.records import DEPTH, FORMAT, VERIFIED, VERSIONS
 from secateur.run.target import read_latency_table
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load
@@ -87,6 +87,7 @@ def _measured(context: Context, scored: Scored) -> Report:
         data=context.data.task_as_read.fingerprint(),
         target=target,
         memory=context.accounting.memory(),
+        depth=FORMAT.read_if_any(context.folder / DEPTH) or None,
     )
 
 

@@ -1,4 +1,4 @@
-"""Stage 3: the student is pruned while the teacher is distilled into it, and then cut.
+"""Stage 4: the student is pruned while the teacher is distilled into it, and then cut.
 
 Runs for larger densities that branch off this pruning are cut when the schedule reaches their density.
 """
@@ -15,6 +15,7 @@ from secateur.methods.method import Method
 from secateur.run.callbacks import DensityReached, KeptUnitsFile
 from secateur.run.context import Context
 from secateur.run.models import base_model, factorised, load_teacher, new_student, prepared
+from secateur.run.run_data import Rows
 from secateur.run.run_rounds import end_of_pruning, restarts
 from secateur.run.stage_trainer import distilling_trainer, train
 from secateur.run.stages.cut import cut_student
@@ -49,18 +50,41 @@ def _models(context: Context) -> tuple[PreTrainedModel, PreTrainedModel | Cached
 def _trainer(
     context: Context, student: PreTrainedModel, outputs: PreTrainedModel | CachedTeacher, method: Method
 ) -> PruningTrainer:
+    """The trainer of the part of the run before the cut."""
+    trainer = pruning_trainer(context, student, outputs, method, "prune", end=end_of_pruning(context.recipe))
+    trainer.add_callback(KeptUnitsFile(context.folder / "pruned.jsonl", method))
+    return trainer
+
+
+def pruning_trainer(
+    context: Context,
+    student: PreTrainedModel,
+    outputs: PreTrainedModel | CachedTeacher,
+    method: Method,
+    stage: str,
+    end: float,
+    rows: Rows | None = None,
+) -> PruningTrainer:
+    """The trainer of a run from its beginning to `end`, a fraction of it, under the masks of its method.
+
+    Args:
+        outputs: of the teacher.
+        stage: the name of the folder that it trains in.
+        rows: to train on; by default the training rows for distillation.
+    """
     recipe = context.recipe
     settings, training = recipe.method, recipe.training
-    only_scores, end = settings.train == "scores", end_of_pruning(recipe)
+    only_scores = settings.train == "scores"
     if only_scores:
         student.requires_grad_(False)
-    trainer = distilling_trainer(
+    return distilling_trainer(
         context,
         student,
-        "prune",
+        stage,
         training.epochs * end,
         teacher=outputs,
         objective=context.distillation.terms(),
+        rows=rows,
         method=method,
         end=end,
         shrink=settings.shrink and not only_scores,
@@ -68,8 +92,6 @@ def _trainer(
         restarts=restarts(recipe),
         learning_rate=training.learning_rate,
     )
-    trainer.add_callback(KeptUnitsFile(context.folder / "pruned.jsonl", method))
-    return trainer
 
 
 def _watch_densities(context: Context, trainer: PruningTrainer, method: Method) -> None:

@@ -1,0 +1,133 @@
+"""Stage 3, if the recipe leaves the number of layers open: short trials of a few numbers, scored on held-out rows.
+
+A trial is a run with a fraction of the steps (`method.trial`), to the same target and with the same teacher, on the
+training rows without those that are held out and scored. The validation rows are not used. Each trial is recorded when
+it ends, so that an interrupted run does not repeat it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from secateur.measure.evaluation import scores
+from secateur.run.context import Context
+from secateur.run.models import load_teacher, new_student
+from secateur.run.recipe import Recipe
+from secateur.run.records import DEPTH, FORMAT
+from secateur.run.run_data import Rows
+from secateur.run.run_rounds import changed, is_open, numbers_to_try, with_layers
+from secateur.run.stages import prune
+from secateur.run.stages.outputs import outputs_of
+from secateur.run.stages.prune import pruning_trainer
+from secateur.run.target import new_method, read_latency_table, share_to_keep, space_of
+from secateur.surgery.masking import attached
+from secateur.system import processes
+from secateur.system.model_state import evaluating
+from secateur.training.teacher_cache import CachedTeacher
+
+log = logging.getLogger(__name__)
+
+CHOSEN, TOTAL, TRIALS, ROWS = "layers", "of", "trials", "rows"
+
+
+def done(context: Context) -> bool:
+    """Whether there is nothing to choose, or the choice is on disk, or the result of a later stage."""
+    return not is_open(context.recipe) or CHOSEN in _record(context) or prune.done(context)
+
+
+def run(context: Context) -> None:
+    """Try the numbers of layers, and write the choice. All processes must call it."""
+    with context.accounting.stage("depth"):
+        trials = Trials.of(context)
+        scored = {layers: trials.score(layers) for layers in trials.numbers}
+    processes.on_main(partial(_choose, context, scored))
+
+
+def decided(context: Context) -> Context:
+    """The context with the number of layers that was chosen, in its recipe and in those of its branches."""
+    record = _record(context)
+    if not is_open(context.recipe) or CHOSEN not in record:
+        return context
+    recipe = with_layers(context.recipe, record[CHOSEN], record[TOTAL])
+    return replace(context, recipe=recipe, branches=tuple(map(decided, context.branches)))
+
+
+def _record(context: Context) -> dict[str, Any]:
+    return FORMAT.read_if_any(context.folder / DEPTH)
+
+
+def _choose(context: Context, scored: Mapping[int, float]) -> None:
+    """Write the choice, for the branches as well, which have no trials of their own."""
+    greater = context.data.task.greater_is_better
+    best = max(scored, key=lambda layers: (scored[layers] if greater else -scored[layers], -layers))
+    log.info("%d of %d layers are kept, of which the trial was best", best, max(scored))
+    for one in (context, *context.branches):
+        FORMAT.merge(one.folder / DEPTH, _record(context) | {CHOSEN: best})
+
+
+@dataclass(frozen=True)
+class Trials:
+    """The trials of a run, each of which trains the student to the run's target with a number of layers.
+
+    Attributes:
+        numbers: of layers, the smallest first; the last is all of them.
+        outputs: of the teacher, for the training rows for distillation.
+        held_out, rows: the rows that are scored, and those that the trials are trained on.
+    """
+
+    context: Context
+    teacher: PreTrainedModel
+    outputs: PreTrainedModel | CachedTeacher
+    numbers: list[int]
+    held_out: Rows
+    rows: Rows
+
+    @classmethod
+    def of(cls, context: Context) -> Trials:
+        teacher = load_teacher(context)
+        student = new_student(context, teacher)
+        space = space_of(context.recipe, student, read_latency_table(context.folder))
+        shares = [share_to_keep(one.recipe, space) for one in (context, *context.branches)]
+        numbers = numbers_to_try(space, min(shares), max(shares))
+        return cls(context, teacher, outputs_of(context, teacher), numbers, *context.data.trial_parts)
+
+    def score(self, layers: int) -> float:
+        """The score of a number of layers on the held-out rows, which is recorded; all processes must call it."""
+        earlier: float | None = processes.on_main(partial(_scored, self.context, layers))
+        if earlier is not None:
+            return earlier
+        trial = replace(self.context, recipe=self._recipe(layers))
+        student = new_student(trial, self.teacher)
+        method = new_method(trial.recipe, student, read_latency_table(trial.folder))
+        pruning_trainer(trial, student, self.outputs, method, f"depth-{layers}", end=1.0, rows=self.rows).train()
+        with evaluating([method]), attached(student, method.space, method.masks().detach()):
+            score = scores(student, trial.data.task, self.held_out, trial.data.tokenizer)[trial.data.task.metric]
+        processes.on_main(partial(self._keep, layers, score))
+        return score
+
+    def _recipe(self, layers: int) -> Recipe:
+        """The recipe of a trial."""
+        recipe = self.context.recipe
+        epochs = recipe.training.epochs * recipe.method.trial
+        short = {"epochs": epochs, "evaluations": 0, "checkpoints": 0, "select": 0, "average": 0.0}
+        return changed(with_layers(recipe, layers, self.numbers[-1]), training=short)
+
+    def _keep(self, layers: int, score: float) -> None:
+        """Write the score of a trial, beside those before it."""
+        total, metric = self.numbers[-1], self.context.data.task.metric
+        log.info("%d of %d layers: %s %.4f in a trial", layers, total, metric, score)
+        trials = [*_record(self.context).get(TRIALS, []), {"layers": layers, "score": score}]
+        known = {TOTAL: total, ROWS: self.context.data.trial_count, TRIALS: trials}
+        FORMAT.merge(self.context.folder / DEPTH, known)
+
+
+def _scored(context: Context, layers: int) -> float | None:
+    """The score of a trial of an earlier attempt."""
+    trials = {trial["layers"]: trial["score"] for trial in _record(context).get(TRIALS, [])}
+    return trials.get(layers)

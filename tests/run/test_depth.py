@@ -1,0 +1,163 @@
+"""A run that chooses its number of layers: by trials on held-out training rows, once, for all its densities."""
+
+import json
+
+import pytest
+from small_world import config, recipe_values, tokenizer
+from transformers import BertForSequenceClassification
+
+from secateur.budget.parameters import Parameters
+from secateur.budget.space import Space
+from secateur.report.depth_section import section
+from secateur.report.report_text import footnotes
+from secateur.run import pipeline, recipe
+from secateur.run.density_sweep import sweep
+from secateur.run.run_data import RunData
+from secateur.run.run_rounds import is_open, numbers_to_try, with_layers
+from secateur.run.stages import depth
+from secateur.surgery.checkpoint import load
+from secateur.system.errors import UserError
+
+OPEN = {
+    "target.units": ["layer", "ffn", "qk", "vo"],
+    "target.density": 0.2,
+    "method.begin": 0.1,
+    "method.end": 0.5,
+    "method.trial": 0.2,
+    "training.decay": "round",
+    "training.evaluations": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def values(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    deep = config(num_labels=2, id2label={0: "bad", 1: "good"})
+    deep.num_hidden_layers = 4
+    BertForSequenceClassification(deep).save_pretrained(folder / "model")
+    tokenizer().save_pretrained(folder / "model")
+    words = ["a", "fine", "bad", "good", "dull", "film", "book"]
+    texts = [f"{first} {second} and {third}" for first in words for second in words for third in words[:2]]
+    lines = [f"{text},{('bad', 'good')['good' in text]}" for text in texts]
+    (folder / "data.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    return recipe_values(str(folder / "model"), str(folder / "data.csv")) | OPEN
+
+
+def record(folder):
+    values = json.loads((folder / "depth.json").read_text())
+    return {trial["layers"]: trial["score"] for trial in values["trials"]}, values["layers"], values["of"]
+
+
+def stages_of(folder):
+    return {json.loads(line)["stage"] for line in (folder / "log.jsonl").read_text().splitlines()}
+
+
+def test_layers_beside_finer_units_are_chosen_by_the_run_unless_a_number_is_named(values):
+    assert recipe.make(values).target.layers == "auto"
+    for changed in (
+        {"target.layers": None, "training.decay": "run"},
+        {"target.layers": 3},
+        {"target.units": ["ffn", "vo"], "training.decay": "run"},
+        {"target.units": ["layer"], "training.decay": "run"},
+        {"method": "cofi", "training.decay": "run"},
+        {"method.options": {"faithful": True}, "training.decay": "run"},
+        {"target.density": None, "target.keep": 30, "training.decay": "run"},
+    ):
+        assert not is_open(recipe.make(values | changed))
+
+
+@pytest.mark.parametrize(
+    ("share", "largest", "numbers"),
+    [(0.05, 0.05, [2, 3, 6]), (0.2, 0.2, [3, 5, 6]), (0.9, 0.9, [6]), (0.05, 0.4, [3, 5, 6]), (0.05, 1.0, [6])],
+)
+def test_the_numbers_that_are_tried(share, largest, numbers):
+    deep = config()
+    deep.num_hidden_layers = 6
+    space = Space(BertForSequenceClassification(deep), "layer", "ffn", "qk", "vo", budget=Parameters())
+    assert numbers_to_try(space, share, largest) == numbers
+
+
+def test_the_number_with_the_best_trial_is_kept_and_reported(values, tmp_path, monkeypatch):
+    real = depth.scores
+    monkeypatch.setattr(depth, "scores", lambda *arguments: real(*arguments) | {"accuracy": next(made_up)})
+    for scores, best in (([0.5, 0.75, 0.625], 3), ([0.75, 0.75, 0.25], 2), ([0.25, 0.5, 0.875], 4)):
+        made_up = iter(scores)
+        folder = tmp_path / str(best)
+        report = pipeline.run(recipe.make(values), folder)
+        assert record(folder) == (dict(zip((2, 3, 4), scores, strict=True)), best, 4)
+        assert report.depth["layers"] == best and report.depth["rows"] == len(
+            RunData(recipe.make(values)).trial_parts[0]
+        )
+        layers = [row for row in report.structure if row["layer"] != "stream"]
+        assert sum(not row["ffn"].startswith("0/") for row in layers) == best
+        assert 0.15 < report.density["prunable"] <= 0.2
+        assert {"depth-2", "depth-3", "depth-4", "prune", "recover"} <= stages_of(folder)
+        assert not list(folder.glob("depth-*")) and "depth" in report.seconds
+        said = f"{best} of 4 layers are kept first" if best < 4 else "no layer of 4 is removed first"
+        assert any(note.startswith(said) for note in footnotes(report))
+        assert len(section(report).contents) == 3
+        assert "Number of layers" in (folder / "report.html").read_text()
+
+
+def test_the_decided_run_is_the_run_that_names_the_number(values, tmp_path):
+    chosen = pipeline.run(recipe.make(values), tmp_path / "open")
+    best = chosen.depth["layers"]
+    named = with_layers(recipe.make(values), best, 4)
+    assert pipeline.run(named, tmp_path / "named").structure == chosen.structure
+    ours, theirs = (load(tmp_path / name / "model").state_dict() for name in ("open", "named"))
+    assert all(bool((ours[name] == theirs[name]).all()) for name in theirs)
+
+
+def test_an_interrupted_choice_repeats_no_trial(values, tmp_path, monkeypatch):
+    real, calls = depth.scores, []
+
+    def failing(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(depth, "scores", failing)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(recipe.make(values), tmp_path / "run")
+    report = pipeline.run(recipe.make(values), tmp_path / "run")
+    assert len(calls) == 4  # one that ended, one that was interrupted, and the two that were left
+    monkeypatch.setattr(depth, "scores", real)
+    assert pipeline.run(recipe.make(values), tmp_path / "whole").depth == report.depth
+
+
+def test_several_densities_share_the_choice(values, tmp_path):
+    reports = sweep(recipe.make(values | {"target.density": [0.6, 0.2]}), tmp_path)
+    assert reports[0].depth == reports[1].depth
+    assert [trial["layers"] for trial in reports[0].depth["trials"]] == [3, 4]
+    assert all(
+        0.75 < report.density["prunable"] / asked <= 1 for report, asked in zip(reports, (0.6, 0.2), strict=True)
+    )
+
+
+def test_what_is_held_out_is_not_trained_on(values):
+    data = RunData(recipe.make(values | {"method.trial_rows": 10}))
+    held_out, rows = data.trial_parts
+    assert len(held_out) == 10
+    assert not {tuple(row["input_ids"]) for row in held_out} & {tuple(row["input_ids"]) for row in rows}
+    by_number = {row["index"]: row for row in data.distillation_rows}
+    assert all(by_number[row["index"]] == row for row in rows) and len(rows) == len(by_number) - 10
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"target.layers": "many"}, "target.layers: input should be a number of layers or auto, not 'many'"),
+        ({"target.layers": "auto", "target.density": None, "target.keep": 30}, "name a number of layers"),
+        ({"method": "cofi", "target.layers": "auto"}, "target.layers needs a method that prunes in rounds"),
+        ({"data.rows": 3}, "give at least 4 rows"),
+    ],
+)
+def test_what_cannot_be_chosen_is_refused(values, tmp_path, changed, message):
+    with pytest.raises(UserError, match=message):
+        pipeline.run(recipe.make(values | changed), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_numbers_come_as_text_on_the_command_line(values):
+    assert recipe.make(values | {"target.layers": "2"}).target.layers == 2
