@@ -77,10 +77,25 @@ def test_the_numbers_that_are_tried(share, largest, numbers):
     assert numbers_to_try(space, share, largest) == numbers
 
 
+@pytest.mark.parametrize(
+    ("scores", "greater", "chosen"),
+    [
+        ((0.5, 0.75, 0.625), True, 3),
+        ((0.75, 0.75, 0.25), True, 2),
+        ((0.735, 0.5, 0.75), True, 2),
+        ((0.734, 0.5, 0.75), True, 6),
+        ((-0.11, -0.1, -0.2), True, 3),
+        ((1.03, 1.01, 1.0), False, 3),
+    ],
+)
+def test_the_fewest_layers_within_two_percent_of_the_best(scores, greater, chosen):
+    assert depth.choice(dict(zip((2, 3, 6), scores, strict=True)), greater) == chosen
+
+
 def test_the_number_with_the_best_trial_is_kept_and_reported(values, tmp_path, monkeypatch):
     real = depth.scores
     monkeypatch.setattr(depth, "scores", lambda *arguments: real(*arguments) | {"accuracy": next(made_up)})
-    for scores, best in (([0.5, 0.75, 0.625], 3), ([0.75, 0.75, 0.25], 2), ([0.25, 0.5, 0.875], 4)):
+    for scores, best in (([0.5, 0.74, 0.75], 3), ([0.25, 0.5, 0.875], 4)):
         made_up = iter(scores)
         folder = tmp_path / str(best)
         report = pipeline.run(recipe.make(values), folder)

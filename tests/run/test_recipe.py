@@ -51,6 +51,8 @@ OTHER = {
     "training.epochs": 1.5,
     "method.begin": 0.0,
     "method.layer_round": 0.4,
+    "method.trial": 0.2,
+    "method.trial_rows": 500,
     "method.end": 0.5,
     "method.ramp": 0.25,
     "method.train": "scores",
@@ -485,6 +487,8 @@ NEW = {
     "distillation.check_teacher",
     "distillation.terms",
     "method.layer_round",
+    "method.trial",
+    "method.trial_rows",
     "target.layers",
 }
 """Keys that version 0.1.0 did not have."""

@@ -117,7 +117,7 @@ def depth_sentence(depth: Mapping[str, Any], metric: str) -> str:
     chosen = f"{depth['layers']} of {depth['of']} layers are kept first"
     if depth["layers"] == depth["of"]:
         chosen = f"no layer of {depth['of']} is removed first"
-    return f"{chosen}, the best of short trials ({metric} on {depth['rows']:,} held-out training rows: {scores})"
+    return f"{chosen}, by short trials ({metric} on {depth['rows']:,} held-out training rows: {scores})"
 
 
 def trial_name(trial: Mapping[str, Any], depth: Mapping[str, Any]) -> str:

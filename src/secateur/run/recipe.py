@@ -227,9 +227,9 @@ def _defaults(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _has_rounds(values: Mapping[str, Any]) -> bool:
     """Whether these values ask for layers beside finer units, by a method that prunes them in rounds of their own."""
-    units, options = values.get("target.units") or (), values.get("method.options") or {}
+    units, options = values.get("target.units"), values.get("method.options")
+    beside = isinstance(units, list | tuple) and "layer" in units and len(units) > 1
     published = isinstance(options, dict) and options.get("faithful")
-    beside = "layer" in units and len(units) > 1
     return beside and not published and values.get("target.keep") is None and METHODS.get(_method(values)).in_rounds
 
 

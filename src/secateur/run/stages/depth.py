@@ -33,6 +33,12 @@ from secateur.training.teacher_cache import CachedTeacher
 
 log = logging.getLogger(__name__)
 
+TOLERANCE = 0.02
+"""The part of the best score that fewer layers may cost in a trial.
+
+At the same density a model of fewer layers is faster, and a trial overstates what they cost: they recover over more
+steps than a trial has (RESULTS.md).
+"""
 CHOSEN, TOTAL, TRIALS, ROWS = "layers", "of", "trials", "rows"
 
 
@@ -64,11 +70,21 @@ def _record(context: Context) -> dict[str, Any]:
 
 def _choose(context: Context, scored: Mapping[int, float]) -> None:
     """Write the choice, for the branches as well, which have no trials of their own."""
-    greater = context.data.task.greater_is_better
-    best = max(scored, key=lambda layers: (scored[layers] if greater else -scored[layers], -layers))
-    log.info("%d of %d layers are kept, of which the trial was best", best, max(scored))
+    chosen = choice(scored, context.data.task.greater_is_better)
+    log.info("%d of %d layers are kept", chosen, max(scored))
     for one in (context, *context.branches):
-        FORMAT.merge(one.folder / DEPTH, _record(context) | {CHOSEN: best})
+        FORMAT.merge(one.folder / DEPTH, _record(context) | {CHOSEN: chosen})
+
+
+def choice(scored: Mapping[int, float], greater_is_better: bool) -> int:
+    """The smallest number of layers whose trial comes within `TOLERANCE` of the best score.
+
+    Args:
+        scored: number of layers -> score of its trial.
+    """
+    sign = 1 if greater_is_better else -1
+    best = max(sign * score for score in scored.values())
+    return min(layers for layers, score in scored.items() if sign * score >= best - TOLERANCE * abs(best))
 
 
 @dataclass(frozen=True)
