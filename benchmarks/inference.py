@@ -1,6 +1,7 @@
 """How fast compact models run: BERT-base with published structures at 5%, and a real pruned model, in every runtime.
 
     python benchmarks/inference.py table   [--real FOLDER ... --dense FOLDER]   the table of RESULTS.md
+    python benchmarks/inference.py depths                                       the same 5% in 12, 6, 4 and 3 layers
     python benchmarks/inference.py scores  DATA FOLDER ...                      the score in each runtime and dtype
     python benchmarks/inference.py layouts                                      ways to run heads of different sizes
     python benchmarks/inference.py exchanges                                    without LayerNorm, with ReLU for GELU
@@ -72,6 +73,8 @@ GRAIN = {
     "GRAIN-like, few heads": (11, 21, 28.8, 32.9, 122.5),
     "GRAIN-like, many heads": (12, 86, 9.0, 8.6, 103.9),
 }
+DEPTHS = (12, 6, 4, 3)
+"""Layers into which the same heads and neurons are put."""
 COFI = ((3, 600), (3, 400), (2, 250), (1, 0), (0, 0), (0, 0), (0, 0), (0, 0), (0, 0), (0, 0), (1, 0), (1, 100))
 """Heads and neurons of each layer: early and last sublayers are kept, those in the middle removed (the authors' talk);
 764 of 768 hidden dims, as in their MNLI model at 95%."""
@@ -86,16 +89,27 @@ def dense_base() -> PreTrainedModel:
     return BertForSequenceClassification(BertConfig()).eval()
 
 
-def grain_like(model: PreTrainedModel, layers: int, heads: int, qk: float, vo: float, ffn: float) -> Plan:
-    """A plan whose sizes are spread evenly from 0.5 to 1.5 times the mean, in a random order."""
-    space, noise = Space(model, "ffn", "qk", "vo"), torch.Generator().manual_seed(0)
-    masks = torch.zeros(len(space))
+def grain_like(
+    model: PreTrainedModel, layers: int, heads: int, qk: float, vo: float, ffn: float, depth: int | None = None
+) -> Plan:
+    """A plan whose sizes are spread evenly from 0.5 to 1.5 times the mean, in a random order.
+
+    Args:
+        layers: that keep attention.
+        heads, qk, vo, ffn: the number of heads, the mean dims of a head, and the mean neurons of all layers.
+        depth: the layers that are kept, with the neurons of all; by default all.
+    """
+    space, noise = Space(model, "layer", "ffn", "qk", "vo"), torch.Generator().manual_seed(0)
+    masks, total = torch.zeros(len(space)), len(space.table.layers)
+    depth = depth or total
+    for layer in range(depth):
+        masks[space.slices[f"{layer}.layer"]] = 1.0
 
     def spread(mean: float, count: int, most: int) -> list[int]:
         sizes = torch.linspace(0.5, 1.5, count)[torch.randperm(count, generator=noise)] * mean
         return sizes.round().clamp(1, most).int().tolist()
 
-    neurons = spread(ffn, len(space.table.layers), space.table.sizes["0.ffn"])
+    neurons = spread(ffn * total / depth, depth, space.table.sizes["0.ffn"])
     sizes = {"qk": spread(qk, heads, space.table.head_dim), "vo": spread(vo, heads, space.table.head_dim)}
     for layer, count in enumerate(neurons):
         _keep(masks, space.slices[f"{layer}.ffn"], 0, count)
@@ -123,6 +137,14 @@ def _keep(masks: Tensor, rows: slice, first: int, count: int) -> None:
     masks[rows.start + first : rows.start + first + count] = 1.0
 
 
+def depths(model: PreTrainedModel) -> dict[str, Plan]:
+    """The heads and neurons of the published structure with few heads, in fewer layers."""
+    layers, heads, qk, vo, ffn = GRAIN["GRAIN-like, few heads"]
+    return {
+        f"{depth} of 12 layers": grain_like(model, min(layers, depth), heads, qk, vo, ffn, depth) for depth in DEPTHS
+    }
+
+
 def structures(model: PreTrainedModel) -> dict[str, Plan]:
     """The plans of the table for BERT-base."""
     plans = {name: grain_like(model, *sizes) for name, sizes in GRAIN.items()}
@@ -143,21 +165,45 @@ def table(
 ) -> None:
     """Latencies, speed-ups and distances from the roofline; `real` are folders of models cut from `dense`."""
     base = dense_base()
-    plans = structures(base)
-    density = {name: plan.achieved["layers"] for name, plan in plans.items()}
-    print("densities of all layers:", {name: f"{one:.4f} = 1/{1 / one:.1f}" for name, one in density.items()})
-    print("| runtime | model | " + " | ".join(f"{b} x {t}, ms" for b, t in SHAPES) + " | roofline | MB | peak, MB |")
-    print("|" + " --- |" * (5 + len(SHAPES)))
-    groups = [{"dense": base} | {name: sec.cut(base, plan) for name, plan in plans.items()}]
+    groups = [{"dense": base} | _cut(base, structures(base))]
     if real and dense is not None:
         teacher = BertForSequenceClassification.from_pretrained(dense, dtype=torch.float32).eval()
         groups.append({"dense MiniLM": teacher} | {place.parent.name: sec.load(place) for place in real})
+    _table(groups, "table", threads=threads, repeats=repeats, memory=memory, only=only)
+
+
+@app.command(name="depths")
+def depths_table(threads: int = 2, repeats: int = 7, only: str = "") -> None:
+    """The latencies of models of the same size and another depth."""
+    base = dense_base()
+    _table([{"dense": base} | _cut(base, depths(base))], "depths", threads=threads, repeats=repeats, only=only)
+
+
+def _cut(base: PreTrainedModel, plans: Mapping[str, Plan]) -> dict[str, PreTrainedModel]:
+    """The models of some plans, whose densities are printed."""
+    density = {name: plan.achieved["layers"] for name, plan in plans.items()}
+    print("densities of all layers:", {name: f"{one:.4f} = 1/{1 / one:.1f}" for name, one in density.items()})
+    return {name: sec.cut(base, plan) for name, plan in plans.items()}
+
+
+def _table(
+    groups: Sequence[Mapping[str, PreTrainedModel]],
+    name: str,
+    *,
+    threads: int,
+    repeats: int,
+    memory: bool = False,
+    only: str = "",
+) -> None:
+    """Print the rows of groups of models, the first of each of which is dense, and write their numbers to a file."""
+    print("| runtime | model | " + " | ".join(f"{b} x {t}, ms" for b, t in SHAPES) + " | roofline | MB | peak, MB |")
+    print("|" + " --- |" * (5 + len(SHAPES)))
     results: list[BenchmarkResult] = []
     for models in groups:
-        for runtime in (name for name in RUNTIMES if name.startswith(only)):
+        for runtime in (one for one in RUNTIMES if one.startswith(only)):
             results += _benchmark(models, runtime, threads, repeats, memory)
             OUT.mkdir(parents=True, exist_ok=True)
-            (OUT / "table.json").write_text(json.dumps([one.to_dict() for one in results], indent=1) + "\n")
+            (OUT / f"{name}.json").write_text(json.dumps([one.to_dict() for one in results], indent=1) + "\n")
 
 
 def _benchmark(

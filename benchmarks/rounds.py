@@ -1,7 +1,7 @@
 """MiniLM-L6: layers first and then what is inside them, beside width alone and depth alone, on five data sets.
 
     python benchmarks/rounds.py train  --data DIR --teacher DIR      every run of the tables, one folder each
-    python benchmarks/rounds.py depths --data DIR --teacher DIR      every depth, in short and in whole runs, held out
+    python benchmarks/rounds.py depths --data DIR --teacher DIR      every depth, in short or whole runs, held out
     python benchmarks/rounds.py table  --data DIR --teacher DIR      latencies in one process, and the tables
 
 `--data` is a folder with `sst2`, `conll2003`, `mrpc`, `stsb` and `squad` (train.parquet and validation.parquet, with
@@ -118,35 +118,40 @@ class Row:
     seeds: tuple[int, ...] = (0,)
 
 
+UNITS = ("layer", "ffn", "qk", "vo")
+AT = {"target.shape": [8, 128]}
+"""The shape of speed-ups."""
+
+
 def rounds(layers: int | str, **amount: float) -> dict[str, Any]:
     """Two rounds, to `density` or `speedup`."""
     target = {f"target.{name}": value for name, value in amount.items()}
-    units = {"target.units": ["layer", "ffn", "qk", "vo"], "target.layers": layers}
-    return {**units, **target, "training.decay": "round"}
+    return {"target.units": [*UNITS], "target.layers": layers, **target, "training.decay": "round"}
 
 
 WIDTH: dict[str, Any] = {"target.density": 0.05}
 DEPTH: dict[str, Any] = {"target.units": ["layer"], "target.density": 0.34}
-FIXED = (
+MAIN = (
+    *(Row(f"depth and width, {density:.2f}", rounds("auto", density=density)) for density in (0.10, 0.05, 0.03)),
+    *(Row(f"depth and width, {speed}x", {**rounds("auto", speedup=speed), **AT}) for speed in (5, 10, 15)),
     Row("2 layers, then 0.05", rounds(2, density=0.05), (0, 1, 2)),
     Row("width alone, 0.05", WIDTH, (0, 1, 2)),
+    Row("width alone, 10x", {"target.density": None, "target.speedup": 10, **AT}),
     Row("depth alone, 2 layers", DEPTH),
 )
-"""Rows of every task."""
+"""Rows of every task; `auto` chooses the number of layers by trials."""
 SST2 = (
     Row("2 layers, then 0.05, one learning rate schedule", rounds(2, density=0.05) | {"training.decay": "run"}),
     Row("3 layers, then 0.05", rounds(3, density=0.05)),
-    Row("2 layers, then 0.10", rounds(2, density=0.10)),
-    Row("2 layers, then 0.03", rounds(2, density=0.03)),
     Row("1 layer, then 0.05", rounds(1, density=0.05)),
-    Row("all units in one ranking, 0.05", {"target.density": 0.05, "target.units": ["layer", "ffn", "qk", "vo"]}),
+    Row("all units in one ranking, 0.05", {**WIDTH, "target.units": [*UNITS], "target.layers": None}),
 )
 """Further rows of SST-2."""
 
 
 def rows_of(task: str) -> tuple[Row, ...]:
     """The rows of a task's table."""
-    return (*FIXED, *SST2) if task == "sst2" else FIXED
+    return (*MAIN, *SST2) if task == "sst2" else MAIN
 
 
 def name_of(row: Row, seed: int) -> str:
