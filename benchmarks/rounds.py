@@ -119,8 +119,8 @@ class Row:
 
 
 UNITS = ("layer", "ffn", "qk", "vo")
-AT = {"target.shape": [8, 128]}
-"""The shape of speed-ups."""
+TIME: dict[str, Any] = {"target.density": None, "target.shape": [8, 128]}
+"""Of recipes whose target is a speed-up."""
 
 
 def rounds(layers: int | str, **amount: float) -> dict[str, Any]:
@@ -129,14 +129,30 @@ def rounds(layers: int | str, **amount: float) -> dict[str, Any]:
     return {"target.units": [*UNITS], "target.layers": layers, **target, "training.decay": "round"}
 
 
+def to_speedup(values: dict[str, Any]) -> dict[str, Any]:
+    """The latency table of a recipe whose target is a speed-up: measured once, for the runs of all tasks."""
+    if "target.speedup" not in values:
+        return {}
+    path = RUNS / "latency.json"
+    if not path.is_file():
+        from transformers import AutoModelForSequenceClassification
+
+        from secateur import LatencyTable
+
+        model = AutoModelForSequenceClassification.from_pretrained(base_model())
+        RUNS.mkdir(parents=True, exist_ok=True)
+        LatencyTable.measure(model, *UNITS, batch=8, tokens=128).save(path)
+    return {"target.latency_table": str(path)}
+
+
 WIDTH: dict[str, Any] = {"target.density": 0.05}
 DEPTH: dict[str, Any] = {"target.units": ["layer"], "target.density": 0.34}
 MAIN = (
     *(Row(f"depth and width, {density:.2f}", rounds("auto", density=density)) for density in (0.10, 0.05, 0.03)),
-    *(Row(f"depth and width, {speed}x", {**rounds("auto", speedup=speed), **AT}) for speed in (5, 10, 15)),
+    *(Row(f"depth and width, {speed}x", TIME | rounds("auto", speedup=speed)) for speed in (5, 10, 15)),
     Row("2 layers, then 0.05", rounds(2, density=0.05), (0, 1, 2)),
     Row("width alone, 0.05", WIDTH, (0, 1, 2)),
-    Row("width alone, 10x", {"target.density": None, "target.speedup": 10, **AT}),
+    Row("width alone, 10x", TIME | {"target.speedup": 10}),
     Row("depth alone, 2 layers", DEPTH),
 )
 """Rows of every task; `auto` chooses the number of layers by trials."""
@@ -183,7 +199,10 @@ def train(data: Folder, teacher: Folder, jobs: int = 2, task: str = "", label: s
             base = {**SHARED, **own.settings, "data": str(data / own.folder)}
             base["teacher"] = str(teacher_of(name, data, teacher))
             chosen = [(row, seed) for row in rows_of(name) if label in row.label for seed in seeds_of(name, row)]
-            runs = {name_of(row, seed): {**base, **row.changed, "seed": seed} for row, seed in chosen}
+            runs = {
+                name_of(row, seed): {**base, **row.changed, **to_speedup(row.changed), "seed": seed}
+                for row, seed in chosen
+            }
             several(RUNS / name, runs, jobs)
 
 
