@@ -4,7 +4,7 @@ import pytest
 import torch
 from space_world import FFN, HIDDEN, LAYERS, bert, removed_units, without
 
-from secateur.budget.parameters import Parameters
+from secateur.budget.parameters import TOLERANCE, Parameters, longest_prefix
 from secateur.budget.ranking import rounded
 from secateur.budget.space import Space
 from secateur.system.errors import UserError
@@ -189,3 +189,18 @@ def test_rounding_to_1_changes_nothing(larger_model):
     assert torch.equal(Space(larger_model).choose(scores, 0.3), Space(larger_model, round_to=1).choose(scores, 0.3))
     with pytest.raises(UserError, match="round_to 0 is below 1"):
         Space(larger_model, round_to=0)
+
+
+def test_the_longest_prefix_is_found_from_any_guess():
+    shares = [0.1 * (count // 2) for count in range(12)]  # units that are dead because of others cost nothing
+    for amount in (0.0, 0.05, 0.1, 0.2, 0.5, 1.0):
+        expected = max(count for count, share in enumerate(shares) if share <= amount + TOLERANCE)
+        for near in (None, *range(len(shares) + 2)):
+            assert longest_prefix(lambda count: shares[count], len(shares) - 1, amount, near) == expected
+
+
+def test_soft_masks_have_the_density_of_their_expected_count():
+    space = Space(bert(), "ffn", "vo", "attention/4x4", "head")
+    masks = torch.rand(len(space), generator=torch.Generator().manual_seed(0))
+    for scope in ("prunable", "layers", "model"):
+        assert space.density(masks, scope) == pytest.approx(float(space.parameters(masks, scope)) / space.total(scope))

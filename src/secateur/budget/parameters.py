@@ -36,7 +36,7 @@ class Parameters(Budget):
         return space.density(space.filled(masks > 0) if self.count_zeros else masks)
 
     def floor(self, space: Space) -> float:
-        return space.density(_highest_rounded(space, torch.zeros(len(space)), 0))
+        return space.density(_Ranking(space, torch.zeros(len(space)), space.density).first(0))
 
     def check(self, space: Space, share: float) -> None:
         if not 0.0 < share <= 1.0:
@@ -58,10 +58,11 @@ class Parameters(Budget):
         values = ranked(scores, alive)
         if share > last and bool(space.large.any()):
             values = values.masked_fill(self.choose(space, scores, last, alive, last), torch.inf)
-            count = self._count(space, values, share)
+            ranking = self._ranking(space, values)
+            count = longest_prefix(ranking.share, len(ranking), share)
         else:
-            values, count = self._selection(space, values, share)
-        return space.closure(_highest_rounded(space, values, count)) & alive
+            ranking, count = self._selection(space, values, share)
+        return space.closure(ranking.first(count)) & alive
 
     def leading(self, space: Space, scores: Tensor, share: float, alive: Tensor) -> Tensor:
         """The alive units in the ranking of all units that `choose` keeps, or that are dead because of others.
@@ -69,30 +70,33 @@ class Parameters(Budget):
         A method that learns its masks keeps the latter open. If they were closed too, two units that need each other
         could not return: both masks would be 0, and so would the gradients of both.
         """
-        values, count = self._selection(space, ranked(scores), share)
-        open_units = with_best_hidden(space, highest(values, count), values)
-        return (open_units | space.closure(_highest_rounded(space, values, count))) & alive
+        ranking, count = self._selection(space, ranked(scores), share)
+        open_units = with_best_hidden(space, highest(ranking.values, count), ranking.values)
+        return (open_units | space.closure(ranking.first(count))) & alive
 
-    def _selection(self, space: Space, values: Tensor, share: float) -> tuple[Tensor, int]:
+    def _selection(self, space: Space, values: Tensor, share: float) -> tuple[_Ranking, int]:
         """The ranking by which units are kept within a share, and the number of them, the largest that fits.
 
         If the next unit is large and there is room for a small one, it is ranked first, or left out if it does not fit
         then. Each large unit is moved at most twice, so that this ends. If there are enough small units, what is kept
         is then within one of them of the share.
         """
-        values = values.clone()
+        ranking = self._ranking(space, values)
+        count = longest_prefix(ranking.share, len(ranking), share)
         while True:
-            count = self._count(space, values, share)
-            following = _in_rank(values, count)
+            following = ranking.following(count)
             if following is None or not space.large[following]:
-                return values, count
-            if share - self.share(space, _highest_rounded(space, values, count)) <= space.small_step + TOLERANCE:
-                return values, count
-            values[following] = -torch.inf if values[following] == torch.inf else torch.inf
+                return ranking, count
+            if share - ranking.share(count) <= space.small_step + TOLERANCE:
+                return ranking, count
+            ranked_first = bool(ranking.values[following] == torch.inf)
+            values = ranking.values.clone()
+            values[following] = -torch.inf if ranked_first else torch.inf
+            ranking = self._ranking(space, values)
+            count = longest_prefix(ranking.share, len(ranking), share, near=count)
 
-    def _count(self, space: Space, values: Tensor, density: float) -> int:
-        """The number of units that fit into a density, in the order of the ranking; units at -inf are left out."""
-        return self._longest(space, partial(_highest_rounded, space, values), int((values > -torch.inf).sum()), density)
+    def _ranking(self, space: Space, values: Tensor) -> _Ranking:
+        return _Ranking(space, values, partial(self.share, space))
 
     def add_fitting_units(self, space: Space, kept: Tensor, scores: Tensor, density: float) -> Tensor:
         """`(N,)` bool: `kept`, and of the other units the highest-scored ones that still fit into `density`.
@@ -107,32 +111,74 @@ class Parameters(Budget):
             if not len(fitting):
                 return kept
             best = fitting[descending(scores[fitting])]
-            if count := self._longest(space, partial(_with, kept, best), len(best), density):
+            if count := longest_prefix(partial(self._share_with, space, kept, best), len(best), density):
                 kept = _with(kept, best, count)
             else:
                 refused[best[0]] = True
 
-    def _longest(self, space: Space, prefix: Callable[[int], Tensor], limit: int, density: float) -> int:
-        """The largest count up to `limit` whose units `prefix(count)` fit into `density`.
-
-        The units need not be closed, because a unit that is dead because of others costs nothing.
-        """
-        low, high = 0, limit
-        while low < high:
-            middle = (low + high + 1) // 2
-            fits = self.share(space, prefix(middle)) <= density + TOLERANCE
-            low, high = (middle, high) if fits else (low, middle - 1)
-        return low
+    def _share_with(self, space: Space, kept: Tensor, units: Tensor, count: int) -> float:
+        return self.share(space, _with(kept, units, count))
 
 
-def _highest_rounded(space: Space, values: Tensor, count: int) -> Tensor:
-    """`(N,)` bool: the `count` highest of `values`, the best hidden dim, and the units that round sizes up."""
-    return rounded(space, with_best_hidden(space, highest(values, count), values), values, space.round_to)
+class _Ranking:
+    """The units of a space in the order of their values `(N,)`; units at minus infinity are left out.
+
+    Args:
+        share_of: the share of the budget that units `(N,)` cost. They need not be closed, because a unit that is dead
+            because of others costs nothing.
+    """
+
+    def __init__(self, space: Space, values: Tensor, share_of: Callable[[Tensor], float]) -> None:
+        self.space, self.values, self.share_of = space, values, share_of
+        self.order = descending(values)[: int((values > -torch.inf).sum())]
+        self.shares: dict[int, float] = {}
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def first(self, count: int) -> Tensor:
+        """`(N,)` bool: the first `count` units, the best hidden dim, and the units that round sizes up."""
+        kept = _with(torch.zeros_like(self.values, dtype=torch.bool), self.order, count)
+        return rounded(self.space, with_best_hidden(self.space, kept, self.values), self.values, self.space.round_to)
+
+    def share(self, count: int) -> float:
+        """The share of the budget that the first `count` units cost."""
+        if count not in self.shares:
+            self.shares[count] = self.share_of(self.first(count))
+        return self.shares[count]
+
+    def following(self, count: int) -> int | None:
+        """The index of the unit after the first `count`; None after the last."""
+        return int(self.order[count]) if count < len(self) else None
 
 
-def _in_rank(values: Tensor, rank: int) -> int | None:
-    """The index of the value of a rank, from 0; None for ranks after the last value above -inf."""
-    return int(descending(values)[rank]) if rank < int((values > -torch.inf).sum()) else None
+def longest_prefix(share: Callable[[int], float], limit: int, amount: float, near: int | None = None) -> int:
+    """The largest count up to `limit` whose share is within an amount; shares grow with the count.
+
+    Args:
+        near: a count that is probably close to it.
+    """
+
+    def fits(count: int) -> bool:
+        return share(count) <= amount + TOLERANCE
+
+    low, high = (0, limit) if near is None else _around(min(near, limit), limit, fits)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def _around(near: int, limit: int, fits: Callable[[int], bool]) -> tuple[int, int]:
+    """The bounds of the largest count that fits, found in steps from `near` that double."""
+    step = 1
+    if near == 0 or fits(near):
+        while near + step <= limit and fits(near + step):
+            near, step = near + step, 2 * step
+        return near, min(near + step - 1, limit)
+    while near - step > 0 and not fits(near - step):
+        near, step = near - step, 2 * step
+    return max(near - step, 0), near - 1
 
 
 def _with(kept: Tensor, units: Tensor, count: int) -> Tensor:

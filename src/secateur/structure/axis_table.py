@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from secateur.structure.architecture import Attention, Axis, Linear, Row
 from secateur.system.errors import UserError
@@ -25,7 +26,7 @@ class Parameter:
     row: Row
     layer: str | None
 
-    @property
+    @cached_property
     def inner(self) -> bool:
         """Whether a dimension lies on an axis inside a layer (qk, vo, ffn): these parameters count in the density."""
         return any(axis is not None and axis != "hidden" for axis in self.axes)
@@ -40,7 +41,7 @@ class Sublayer:
     axes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AxisTable:
     """An architecture bound to a model: rows with full module paths and full axis names, and the size of each axis.
 

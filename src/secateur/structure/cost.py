@@ -6,7 +6,9 @@ counts, differentiable) and reports.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from functools import lru_cache
 from math import prod
 
 from torch import Tensor
@@ -34,23 +36,45 @@ def in_scope(parameter: Parameter, scope: str) -> bool:
 
 def kept_entries(parameter: Parameter, lengths: Lengths) -> Tensor | float:
     """Kept entries of one parameter. Lengths of inner axes include the sublayer's gate; others are multiplied by it."""
-    kept = prod((lengths[a] if a else n for a, n in zip(parameter.axes, parameter.shape, strict=True)), start=1.0)
-    behind = parameter.row.behind
-    return kept if behind is None or parameter.inner else kept * lengths[behind]
+    axes, fixed = _product(parameter)
+    return prod((lengths[axis] for axis in axes), start=float(fixed))
+
+
+def _product(parameter: Parameter) -> tuple[tuple[str, ...], int]:
+    """The axes and gates whose lengths are multiplied to count a parameter, and the size of its other dimensions."""
+    axes = [axis for axis in parameter.axes if axis]
+    if (gate := parameter.row.behind) is not None and not parameter.inner:
+        axes.append(gate)
+    return tuple(axes), prod(n for axis, n in zip(parameter.axes, parameter.shape, strict=True) if not axis)
+
+
+@lru_cache(maxsize=64)
+def _polynomial(table: AxisTable, scope: str, left_out: frozenset[str]) -> Mapping[tuple[str, ...], int]:
+    """Axes and gates -> the factor of the product of their lengths, in the number of parameters within a scope."""
+    factors: Counter[tuple[str, ...]] = Counter()
+    for parameter in table.parameters:
+        if in_scope(parameter, scope) and parameter.name not in left_out:
+            axes, fixed = _product(parameter)
+            factors[axes] += fixed
+    return factors
 
 
 def parameters(
-    table: AxisTable, lengths: Lengths, scope: str = "prunable", counted: Mapping[str, Tensor] | None = None
+    table: AxisTable, lengths: Lengths, scope: str = "prunable", counted: Mapping[str, Tensor | float] | None = None
 ) -> Tensor | float:
     """Kept parameters within a scope, `()`; see `in_scope` for the scopes.
 
     Args:
-        counted: name of a tiled weight -> its kept entries, `()`, which do not follow from the lengths.
+        counted: name of a tiled weight -> its kept entries, `()`, which do not follow from the lengths. They are in
+            every scope.
     """
-    own = counted or {}
-    return sum((own.get(p.name, kept_entries(p, lengths)) for p in table.parameters if in_scope(p, scope)), start=0.0)
+    tiled = counted or {}
+    factors = _polynomial(table, scope, frozenset(tiled))
+    products = (prod((lengths[axis] for axis in axes), start=float(factor)) for axes, factor in factors.items())
+    return sum(products, start=sum(tiled.values(), start=0.0))
 
 
+@lru_cache(maxsize=64)
 def total(table: AxisTable, scope: str = "prunable") -> int:
     """Parameters of the unpruned model within a scope."""
     return int(parameters(table, full(table), scope))

@@ -64,7 +64,8 @@ class Reading:
 
     def density(self, scope: str = "prunable") -> float:
         """Kept parameters over all parameters of the scope."""
-        return float(self.parameters(scope)) / cost.total(self.table, scope)
+        lengths, counts = _numbers(self.lengths), _numbers(self._tiled_counts)
+        return float(cost.parameters(self.table, lengths, scope, counts)) / cost.total(self.table, scope)
 
     def flops(self, tokens: int) -> float:
         """Floating point operations of the layers for one sequence of `tokens`; see `cost.flops`.
@@ -108,6 +109,11 @@ class Reading:
         axes = {axis: self.alive.get(f"{block}.{axis}") for axis in ("qk", "vo", "ffn")}
         sizes = {axis: _kept_of_all(alive) for axis, alive in axes.items() if alive is not None}
         return {"layer": layer_label(block), "heads": _kept_of_all(self.heads(block)), **sizes}
+
+
+def _numbers(lengths: Mapping[str, Tensor]) -> dict[str, float]:
+    """The values of tensors `()`, copied from their device at once."""
+    return dict(zip(lengths, torch.stack([*lengths.values()]).tolist(), strict=True)) if lengths else {}
 
 
 def _kept_of_all(alive: Tensor) -> str:

@@ -165,13 +165,15 @@ class UnitSpace:
         for group, grid in self.tiled.values():
             product[grid.axis] = product[grid.axis] * grid.present(masks[self.slices[group.name]])
         for sublayer in self.table.sublayers:
-            gate = product.setdefault(sublayer.gate, masks.new_ones(1))
+            if (gate := product.get(sublayer.gate)) is None:
+                product[sublayer.gate] = masks.new_ones(1)
+                continue
             for axis in sublayer.axes:
                 product[axis] = product[axis] * gate
         for attention in self.table.attentions:
             qk, vo = f"{attention.block}.qk", f"{attention.block}.vo"
-            heads = (product[vo] > 0).view(self.table.heads, -1).any(dim=1)
-            product[qk] = product[qk] * heads.repeat_interleave(self.table.head_dim)
+            heads = (product[vo] > 0).view(self.table.heads, -1).any(dim=1, keepdim=True)
+            product[qk] = (product[qk].view(self.table.heads, -1) * heads).flatten()
         return product
 
     def read(self, masks: Tensor) -> Reading:
