@@ -7,6 +7,7 @@ shapes (`SHAPES`), or takes other inputs than token ids (`inputs`).
 
 from functools import cache
 from inspect import signature
+from itertools import product
 
 import pytest
 import torch
@@ -73,12 +74,22 @@ UNIT_SETS = (
     ("attention/head", "ffn/8x4", "hidden", "vo"),
     ("ffn", "qk", "vo", "head", "sublayer", "hidden"),
 )
-# Models and units for what is asked of every method: two sets where only the table is another.
-SPACES = tuple(
-    pytest.param(*which.values, units, id=f"{which.id}-{'-'.join(units)}")
-    for which in LEADING
-    for units in (UNIT_SETS if which in CLASSIFIERS else (UNIT_SETS[0], UNIT_SETS[-1]))
-)
+
+
+def covering(models, unit_sets, methods):
+    """Arguments `which, units, name` for what is asked of every method: any two of the three meet in one of them.
+
+    All pairs in the two longest columns, with the values of the shortest in turn: a model, units and a method that
+    fail only together would be missed.
+    """
+    columns = (models, unit_sets, methods)
+    longest, middle, shortest = sorted(range(3), key=lambda number: len(columns[number]), reverse=True)
+    rows = []
+    for first, second in product(range(len(columns[longest])), range(len(columns[middle]))):
+        at = {longest: first, middle: second, shortest: (first + second) % len(columns[shortest])}
+        which, units, name = (column[at[number]] for number, column in enumerate(columns))
+        rows.append(pytest.param(*which.values, units, name, id=f"{which.id}-{'-'.join(units)}-{name}"))
+    return rows
 
 
 @cache

@@ -8,9 +8,9 @@ from tiny_models import (
     LEADING,
     METHODS,
     MODELS,
-    SPACES,
     UNIT_SETS,
     WRITERS,
+    covering,
     edge_cases,
     inputs,
     outputs,
@@ -79,9 +79,9 @@ def test_cut_equals_masked_in_low_precision(which, dtype):
         assert float((small.double() - masked.double()).abs().max()) <= float(allowed), units
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize(("which", "units"), SPACES)
+@pytest.mark.parametrize(("which", "units", "name"), covering(LEADING, UNIT_SETS, METHODS))
 def test_cut_equals_masked_for_every_method(which, units, name):
+    """Over cases in which any method meets any model and any units, and any units meet any model."""
     model = tiny(*which)
     method = taught(name, Space(model, *units), density=0.6)
     assert_cut_equals_masked(model, method.plan(density=0.4))

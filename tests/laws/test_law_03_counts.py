@@ -9,8 +9,8 @@ from tiny_models import (
     LEADING,
     METHODS,
     MODELS,
-    SPACES,
     UNIT_SETS,
+    covering,
     edge_cases,
     random_masks,
     taught,
@@ -60,9 +60,9 @@ def test_counted_equals_stored(which, units):
         assert_counted_equals_stored(model, Plan.of(space, random_masks(space, density, soft=soft)))
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize(("which", "units"), SPACES)
+@pytest.mark.parametrize(("which", "units", "name"), covering(LEADING, UNIT_SETS, METHODS))
 def test_counted_equals_stored_for_every_method(which, units, name):
+    """Over cases in which any method meets any model and any units, and any units meet any model."""
     model = tiny(*which)
     plan = taught(name, Space(model, *units), density=0.6).plan(density=0.4)
     assert_counted_equals_stored(model, plan)

@@ -11,13 +11,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import CLASSIFIERS, METHODS, UNIT_SETS, random_masks, taught, tiny
+from tiny_models import CLASSIFIERS, METHODS, UNIT_SETS, covering, random_masks, taught, tiny
 
 from secateur import methods
 from secateur.budget.space import Space
 from secateur.system.errors import UserError
 
-pytestmark = pytest.mark.parametrize("which", CLASSIFIERS)
 SETS = (*UNIT_SETS, ("vo",))
 
 
@@ -57,11 +56,11 @@ def largest_step(space):
     return max(steps) / space.total()
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("units", SETS, ids="-".join)
+@pytest.mark.parametrize(("which", "units", "name"), covering(CLASSIFIERS, SETS, METHODS))
 @settings(max_examples=10, deadline=None, derandomize=True, database=None)
 @given(density=st.floats(0.0, 1.0, exclude_min=True))
 def test_reached_or_refused(which, units, name, density):
+    """Over cases in which any method meets any model and any units, and any units meet any model."""
     space, method = space_of(which, units), informed(which, units, name)
     if density < space.floor():
         with pytest.raises(UserError, match=rf"out of reach.*{space.floor():.4f}"):
@@ -82,6 +81,7 @@ def test_reached_or_refused(which, units, name, density):
 
 
 @pytest.mark.parametrize("units", SETS, ids="-".join)
+@pytest.mark.parametrize("which", CLASSIFIERS)
 def test_no_plan_is_below_the_floor(which, units):
     space = space_of(which, units)
     for seed in range(5):
@@ -92,6 +92,7 @@ def test_no_plan_is_below_the_floor(which, units):
 
 
 @pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("which", CLASSIFIERS)
 def test_a_density_that_heads_alone_cannot_reach_is_refused(which, name):
     space = space_of(which, ("head",))
     floor = space.floor()
@@ -103,6 +104,7 @@ def test_a_density_that_heads_alone_cannot_reach_is_refused(which, name):
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("density", [0.0, -0.1, 1.5, float("nan")])
+@pytest.mark.parametrize("which", CLASSIFIERS)
 def test_a_density_is_a_fraction(which, name, density):
     with pytest.raises(UserError, match=r"not in \(0, 1\]"):
         methods.METHODS.get(name)(space_of(which, ("ffn",))).plan(density)

@@ -11,19 +11,19 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # for tiny_models, when run as a script
 
-from tiny_models import CLASSIFIERS, METHODS, UNIT_SETS, WRITERS, taught, tiny  # noqa: E402
+from tiny_models import CLASSIFIERS, METHODS, UNIT_SETS, WRITERS, covering, taught, tiny  # noqa: E402
 
 from secateur.budget.space import Space  # noqa: E402
 
 
 def as_json():
-    """`model method` -> the plan, everything constructed from seed 0."""
+    """`model-units-method` -> the plan, everything constructed from seed 0."""
     found = {}
-    for which in (*CLASSIFIERS, WRITERS[-1]):
-        for name in METHODS:
-            space = Space(tiny(*which.values[0]), *UNIT_SETS[-1])
-            plan = taught(name, space, density=0.6).plan(density=0.4)
-            found[f"{which.id} {name}"] = plan.to_dict(space)
+    for case in covering((*CLASSIFIERS, WRITERS[-1]), UNIT_SETS, METHODS):
+        which, units, name = case.values
+        space = Space(tiny(*which), *units)
+        plan = taught(name, space, density=0.6).plan(density=0.4)
+        found[case.id] = plan.to_dict(space)
     return json.dumps(found)
 
 

@@ -1,0 +1,20 @@
+"""The cases of the laws: any method meets any model and any units, and any units meet any model."""
+
+from itertools import combinations, product
+
+import pytest
+from tiny_models import CLASSIFIERS, LEADING, METHODS, MONOTONE, UNIT_SETS, covering
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [(LEADING, UNIT_SETS, METHODS), (LEADING, UNIT_SETS, MONOTONE), (CLASSIFIERS, UNIT_SETS, METHODS)],
+    ids=["methods", "monotone methods", "classifiers"],
+)
+def test_any_two_values_meet_in_a_case(columns):
+    models, unit_sets, methods = columns
+    cases = [case.values for case in covering(*columns)]
+    expected = ([which.values[0] for which in models], unit_sets, methods)
+    for first, second in combinations(range(3), 2):
+        assert {(case[first], case[second]) for case in cases} == {*product(expected[first], expected[second])}
+    assert len(cases) == len({*cases}) < len(models) * len(unit_sets) * len(methods)
