@@ -1,14 +1,14 @@
 """Run in a new process by law 4: load saved folders and compare them with the outputs recorded by the saving process.
 
-`load_elsewhere.py CASES WAYS`: CASES is JSON, a list of {folder, auto}; beside each folder lies
+`load_elsewhere.py CASES WAY...`: CASES is JSON, a list of {folder, auto, ways}; beside each folder lies
 `FOLDER.safetensors` with the state, the inputs and the outputs before saving. Prints JSON: `way folder` ->
-what differs, "" if nothing does.
+what differs, "" if nothing does, for those of the ways that a case names.
 """
 
 import json
 import sys
-from copy import deepcopy
 from inspect import signature
+from itertools import chain
 from pathlib import Path
 
 WAYS = {
@@ -25,20 +25,26 @@ def source(batch):
     return {name: batch[name] for name in ("input_ids", "attention_mask")}
 
 
+def align(model):
+    """Copy every tensor: mapped ones lie at odd addresses, where sums take another order."""
+    for tensor in chain(model.parameters(), model.buffers()):
+        tensor.data = tensor.data.clone()
+
+
 def compare(model, known) -> str:
     """The first difference between a loaded model and the tensors written before, "" if there is none."""
     state = {f"state.{name}": value for name, value in model.state_dict().items()}
     if set(state) != {name for name in known if name.startswith("state.")}:
         return "other keys"
     batch = {name.removeprefix("input."): value for name, value in known.items() if name.startswith("input.")}
-    aligned = deepcopy(model)  # mapped tensors lie at odd addresses, where sums take another order
+    align(model)
     with torch.no_grad():
-        found = aligned(**batch, output_hidden_states=True)
+        found = model(**batch, output_hidden_states=True)
     said = {f"output.{name}": value for name, value in found.items() if isinstance(value, torch.Tensor)}
     states = [state for name, states in found.items() if name.endswith("hidden_states") for state in states]
     said |= {f"output.hidden.{layer}": value for layer, value in enumerate(states)}
-    if aligned.can_generate():
-        said["output.written"] = aligned.generate(**source(batch), max_new_tokens=4, num_beams=2)
+    if model.can_generate():
+        said["output.written"] = model.generate(**source(batch), max_new_tokens=4, num_beams=2)
     for name, value in (state | said).items():
         if value.dtype != known[name].dtype or not torch.equal(value, known[name]):
             return f"{name} differs"
@@ -49,8 +55,9 @@ def compare_encoder(model, known) -> str:
     """The first difference between the hidden states of a model's encoder, loaded alone, and those written before."""
     batch = {name.removeprefix("input."): value for name, value in known.items() if name.startswith("input.")}
     taken = signature(model.forward).parameters
+    align(model)
     with torch.no_grad():
-        found = deepcopy(model)(**{n: v for n, v in batch.items() if n in taken}, output_hidden_states=True)
+        found = model(**{n: v for n, v in batch.items() if n in taken}, output_hidden_states=True)
     states = [state for name, states in found.items() if name.endswith("hidden_states") for state in states]
     for layer, state in enumerate(states):
         if not torch.equal(state, known[f"output.hidden.{layer}"]):
@@ -63,12 +70,13 @@ def check(way: str, auto, folder: Path) -> str:
     known = load_file(f"{folder}.safetensors")
     try:
         model = WAYS[way](auto, folder)
+        again = folder.with_name(f"{folder.name}-{way}-again")
+        if way != "auto":  # the same class as by `load`: no need to save that again
+            model.save_pretrained(again)
         compared = compare_encoder if "encoder" in way else compare
         wrong = compared(model, known)
-        if wrong or way == "auto":  # the same class as by `load`: no need to save that again
+        if wrong or way == "auto":
             return wrong
-        again = folder.with_name(f"{folder.name}-{way}-again")
-        model.save_pretrained(again)
         wrong = compared(WAYS["load" if way == "encoder" else way](auto, again), known)
         return f"saved again: {wrong}" if wrong else ""
     except Exception as error:
@@ -85,7 +93,7 @@ def refuse(auto, folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    ways = sys.argv[2].split(",")
+    ways = sys.argv[2:]
     if "trusted" in ways:
         sys.modules["secateur"] = None  # as if it were not installed
     else:
@@ -99,7 +107,7 @@ if __name__ == "__main__":
     report = {}
     for case in json.loads(Path(sys.argv[1]).read_text()):
         auto, folder = getattr(transformers, case["auto"]), Path(case["folder"])
-        for way in ways:
+        for way in (way for way in ways if way in case["ways"]):
             wrong = refuse(auto, folder) if way == "neither" else check(way, auto, folder)
             report[f"{way} {folder.name}"] = wrong
     print(json.dumps(report))
