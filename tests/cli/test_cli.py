@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -92,6 +93,23 @@ def test_prune_does_the_whole_job_and_shows_the_table(secateur, world, tmp_path)
     assert "prune: " in result.stderr and "recover: " in result.stderr
 
 
+def test_a_run_on_random_labels_ends_with_the_verdict_that_says_so(secateur, world, tmp_path):
+    """Nothing can be learned: no score is taken for a success, and nothing is said to be retained."""
+    coin = random.Random(0)
+    texts = [" ".join(coin.choices(["fine", "bad", "good", "dull", "film", "book"], k=6)) for _ in range(200)]
+    rows = [f"{text},{coin.choice(['no', 'no', 'yes'])}" for text in texts]
+    (tmp_path / "random.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    words = ("--set", "measurement.shapes=[]", "--epochs", 1, "--batch-size", 32, "--max-length", 24)
+    shown = secateur(
+        *("prune", world / "encoder", "--data", tmp_path / "random.csv", "--density", 0.4, *words),
+        *("--set", "training.teacher_epochs=1", "--output", tmp_path / "run"),
+    )
+    assert shown.exit_code == 0, shown.output
+    last = " ".join(shown.stdout.split("\n\n")[-1].split())
+    assert last.startswith("There was nothing to keep: the teacher is no better than a constant prediction")
+    assert Report.load(tmp_path / "run").retention is None
+
+
 def test_prune_walks_through_several_densities(secateur, world, tmp_path):
     words = ("prune", "--recipe", world / "recipe.yaml", "--density", "0.5,0.3", "--output", tmp_path / "run")
     shown = secateur(*words)
@@ -107,7 +125,9 @@ def test_prune_gives_the_same_report_again_as_json(secateur, world):
     result = secateur("prune", "--recipe", world / "recipe.yaml", "--output", world / "run", "--json")
     assert result.exit_code == 0, result.output
     written = json.loads((world / "run" / "report.json").read_text())
-    assert {"version": 2, **json.loads(result.stdout)} == written
+    shown = json.loads(result.stdout)
+    assert set(shown.pop("verdict")) == {"worked", "text", "advice"}
+    assert {"version": 2, **shown} == written
 
 
 def test_only_what_is_given_goes_before_the_recipe(secateur, world, tmp_path, monkeypatch):

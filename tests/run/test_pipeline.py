@@ -83,7 +83,8 @@ def test_the_report_has_the_achieved_density_and_scores(finished, values):
     assert report.parameters["model"] < report.parameters["teacher"]
     assert report.weight_bytes["model"] < report.weight_bytes["teacher"]
     assert report.rows == {"train": 36, "validation": 4}
-    assert report.retention == report.scores["accuracy"] / report.teacher_scores["accuracy"]
+    assert report.baseline == report.teacher_scores["accuracy"] == 0.5 and report.retention is None
+    assert report.standard_error == pytest.approx((0.5 * 0.5 / 3) ** 0.5)
     assert max(report.verified["masked_compact"], report.verified["compact_loaded"]) < 1e-5
     assert {"teacher", "prune", "recover"} <= set(report.seconds)
     (latency,) = report.latency

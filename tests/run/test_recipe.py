@@ -79,6 +79,7 @@ OTHER = {
     "training.teacher_learning_rate": 1e-4,
     "measurement.shapes": ((2, 16),),
     "measurement.repeats": 5,
+    "measurement.retention": 0.9,
 }
 
 
@@ -486,6 +487,7 @@ NEW = {
     "data.labels",
     "distillation.check_teacher",
     "distillation.terms",
+    "measurement.retention",
     "method.layer_round",
     "method.trial",
     "method.trial_rows",

@@ -15,6 +15,7 @@ from secateur.cli.progress import watching
 from secateur.cli.recipe_options import described, pairs_of, recipe_options
 from secateur.cli.run_output import show_report, show_sweep
 from secateur.report.recipe_keys import dotted
+from secateur.report.verdict import verdict
 from secateur.run import pipeline, recipe
 from secateur.run.density_sweep import sweep
 from secateur.run.recipe import Recipe
@@ -70,7 +71,7 @@ def _run(wanted: Recipe, output: Path, as_json: bool) -> None:
     if not processes.is_main():
         return
     if as_json:
-        values = [report.to_dict() for report in reports]
+        values = [{**report.to_dict(), "verdict": verdict(report).to_dict()} for report in reports]
         show_json(values if several else values[0])
     elif several:
         show_sweep(reports, output)

@@ -8,18 +8,19 @@ from pathlib import Path
 from secateur.cli.output import show_lines, show_notes, show_table
 from secateur.report.report import Report
 from secateur.report.report_text import footnotes, score_table, score_text, subject, target_text, title
+from secateur.report.verdict import verdict
 
 
 def show_report(report: Report, folder: Path) -> None:
-    """The scores, sizes and latencies of a run, how they were measured, and how to load the model."""
+    """The numbers of a run, how they were measured, how to load the model, and whether the run worked."""
     show_table(("", "teacher", "pruned"), score_table(report), f"{subject(report)}: {title(report)}")
     show_notes(footnotes(report))
     show_lines("", f"The model is in {folder / 'model'}, the report in {folder / 'report.html'}. To load it:", "")
-    show_lines("    import secateur", f'    model = secateur.load("{folder / "model"}")')
+    show_lines("    import secateur", f'    model = secateur.load("{folder / "model"}")', "", str(verdict(report)))
 
 
 def show_sweep(reports: Sequence[Report], folder: Path) -> None:
-    """The teacher and a row for each density, and how the last was measured."""
+    """The teacher, a row for each density, how the last was measured, and whether each of them worked."""
     first = reports[0]
     recipe, metric = first.recipe, first.metric
     shapes = [f"{one['protocol']['batch']} x {one['protocol']['tokens']}" for one in first.latency]
@@ -28,7 +29,8 @@ def show_sweep(reports: Sequence[Report], folder: Path) -> None:
     rows = [teacher, *(_density_row(report, folder) for report in reports)]
     show_table(columns, rows, f"{recipe['model']} on {recipe['data']['source']}: {recipe['method']['name']}")
     show_notes(footnotes(reports[-1]))
-    show_lines("", "To compare them:", "", f"    secateur compare {folder} --output comparison")
+    show_lines("", "To compare them:", "", f"    secateur compare {folder} --output comparison", "")
+    show_lines(*(f"{target_text(report)}: {verdict(report)}" for report in reports))
 
 
 def _density_row(report: Report, folder: Path) -> tuple[str, ...]:

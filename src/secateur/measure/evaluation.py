@@ -7,6 +7,7 @@ from functools import partial, reduce
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -17,13 +18,15 @@ from secateur.surgery.opening import check_vocabulary, open_tokenizer
 from secateur.system import compat
 from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating
-from secateur.tasks.task import UNLABELLED, Task, check_length
+from secateur.tasks.task import UNLABELLED, Task, check_length, examples
 from secateur.training.trainer import PruningTrainer
 
 Row = dict[str, Any]
 
 BATCH = 32
 """Rows of a batch in an evaluation."""
+GROUPS = 20
+"""Groups of examples of which each is left out once for a standard error, whose own error is then about a sixth."""
 
 
 def encoded(
@@ -46,10 +49,21 @@ def scores(
 ) -> dict[str, float]:
     """Every metric of the task over all encoded rows, in the dtype of the weights.
 
+    Raises:
+        UserError: a row has more tokens than the model has positions.
+    """
+    return task.score(*predicted(model, task, rows, tokenizer))
+
+
+def predicted(
+    model: PreTrainedModel, task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
+) -> tuple[EvalPrediction, list[Row]]:
+    """What the task scores, and the rows in its order.
+
     Rows are sorted by length, the longest first: a batch takes as long as its longest text.
 
     Raises:
-        UserError: a row has more tokens than the model has positions.
+        UserError: as `scores`.
     """
     ordered = sorted(rows, key=lambda row: -len(row["input_ids"]))
     check_length(len(ordered[0]["input_ids"]), model=model)
@@ -66,8 +80,49 @@ def scores(
         collate, generate = task.collator(tokenizer), task.generate if task.generates else None
         trainer = PruningTrainer(model, args=args, data_collator=collate, generate=generate)
         with evaluating([model]):
-            predicted: Any = trainer.predict(ordered)  # type: ignore[arg-type]  # a list serves as a Dataset
-    return task.score(task.read(EvalPrediction(predicted.predictions, predicted.label_ids), tokenizer), ordered)
+            outputs: Any = trainer.predict(ordered)  # type: ignore[arg-type]  # a list serves as a Dataset
+    return task.read(EvalPrediction(outputs.predictions, outputs.label_ids), tokenizer), ordered
+
+
+def standard_error(task: Task, prediction: EvalPrediction, rows: Sequence[Row]) -> float | None:
+    """The standard error of the task's main metric over the examples of some rows, by the jackknife over groups.
+
+    The metric is computed `GROUPS` times, each time without another group of examples (Efron and Tibshirani, An
+    Introduction to the Bootstrap, 1993, section 11.5), so that it may be any function of the examples. For a mean over
+    n examples it estimates the standard deviation over the root of n.
+
+    Args:
+        prediction: as `Task.score` takes it, in the order of `rows`.
+
+    Returns:
+        None for fewer than two examples, or where the metric is not finite without some group.
+    """
+    own = examples(rows)
+    count = min(GROUPS, len(own))
+    if count < 2:
+        return None
+    order = np.random.default_rng(0).permutation(len(own))
+    left_out = [_without(task, prediction, rows, own, group) for group in np.array_split(order, count)]
+    squares = np.square(np.array(left_out) - np.mean(left_out))
+    error = float(np.sqrt((count - 1) / count * squares.sum()))
+    return error if np.isfinite(error) else None
+
+
+def _without(
+    task: Task, prediction: EvalPrediction, rows: Sequence[Row], own: Sequence[Sequence[int]], group: np.ndarray
+) -> float:
+    """The main metric without a group of examples, whose rows are in `own`."""
+    absent = {index for example in group for index in own[example]}
+    kept = [index for index in range(len(rows)) if index not in absent]
+    parts = (_taken(part, kept) for part in (prediction.predictions, prediction.label_ids))
+    return task.score(EvalPrediction(*parts), [rows[index] for index in kept])[task.metric]
+
+
+def _taken(values: Any, kept: Sequence[int]) -> Any:
+    """The rows of an array, of a list, or of each part of a tuple."""
+    if isinstance(values, tuple):
+        return tuple(_taken(part, kept) for part in values)
+    return values[kept] if isinstance(values, np.ndarray) else [values[index] for index in kept]
 
 
 def runner_scores(

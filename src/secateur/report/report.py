@@ -47,6 +47,9 @@ class Report:
             what is counted; None for a run that did not record it.
         depth: for a run that has chosen its number of layers, that number under `layers`, `of` how many, the `trials`
             with the score of each number, and the number of held-out training `rows` on which they were scored.
+        standard_error: of the pruned model's main score (`evaluation.standard_error`); None where it is not known.
+        baseline: the main score of the best constant prediction, such as the commonest class; None where no constant
+            prediction compares, or for a run that did not record it.
     """
 
     recipe: Mapping[str, Any]
@@ -66,12 +69,14 @@ class Report:
     target: Mapping[str, Any] | None = None
     memory: Mapping[str, Any] | None = None
     depth: Mapping[str, Any] | None = None
+    standard_error: float | None = None
+    baseline: float | None = None
 
     @property
     def retention(self) -> float | None:
-        """The pruned model's score over the teacher's; None if the teacher scores 0."""
+        """The pruned model's score over the teacher's; None if the teacher is no better than a constant prediction."""
         teacher = self.teacher_scores[self.metric]
-        return self.scores[self.metric] / teacher if teacher else None
+        return self.scores[self.metric] / teacher if teacher > (self.baseline or 0.0) else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `retention` included."""

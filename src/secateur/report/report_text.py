@@ -7,6 +7,7 @@ from typing import Any
 
 from secateur.report import markdown
 from secateur.report.report import Report
+from secateur.report.verdict import verdict
 
 COLUMNS = ("layer", "heads", "qk", "vo", "ffn", "hidden")
 """Columns of the table of kept units, as `Reading.summary` names them."""
@@ -89,7 +90,9 @@ def score_notes(report: Report) -> list[str]:
         for name, score in report.scores.items()
         if name != report.metric
     ]
-    notes = [f"{report.metric} on {report.rows['validation']:,} validation rows, seed {report.recipe['seed']}, float32"]
+    error = "" if report.standard_error is None else f", standard error {report.standard_error:.4f}"
+    rows = f"{report.rows['validation']:,} validation rows"
+    notes = [f"{report.metric} on {rows}, seed {report.recipe['seed']}, float32{error}"]
     if others:
         notes.append(f"other scores, teacher and pruned: {', '.join(others)}")
     notes.append(
@@ -159,7 +162,14 @@ def _conditions(protocol: Mapping[str, Any]) -> str:
 def to_markdown(report: Report) -> str:
     """The table of scores, the table of kept units, and the footnotes."""
     recipe = report.recipe
-    lines = [f"# {title(report)}", "", f"`{recipe['model']}` on `{recipe['data']['source']}`", ""]
+    lines = [
+        f"# {title(report)}",
+        "",
+        f"`{recipe['model']}` on `{recipe['data']['source']}`",
+        "",
+        str(verdict(report)),
+        "",
+    ]
     lines += markdown.table(("", "teacher", "pruned"), score_table(report))
     lines += ["", "## What was kept (kept / total)", "", *markdown.table(COLUMNS, kept_table(report)), ""]
     lines += [f"- {note}" for note in footnotes(report)]

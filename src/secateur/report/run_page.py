@@ -16,6 +16,7 @@ from secateur.report.html import (
     Notes,
     Preformatted,
     Section,
+    Text,
 )
 from secateur.report.report import Report
 from secateur.report.report_text import (
@@ -28,6 +29,7 @@ from secateur.report.report_text import (
     to_markdown,
 )
 from secateur.report.run_log import RunLog, read
+from secateur.report.verdict import verdict
 from secateur.system.errors import UserError
 
 
@@ -61,7 +63,9 @@ def to_html(report: Report, log: RunLog) -> str:
 
 def _result(report: Report) -> Section:
     table = DataTable("Teacher and pruned model", ("", "teacher", "pruned"), score_table(report))
-    return Section("Result", [KeyNumbers(_key_numbers(report)), table, Notes(score_notes(report))])
+    numbers = KeyNumbers(_key_numbers(report))
+    contents: list[Content] = [Text(str(verdict(report))), numbers, table, Notes(score_notes(report))]
+    return Section("Result", contents)
 
 
 def _key_numbers(report: Report) -> list[tuple[str, str, str]]:

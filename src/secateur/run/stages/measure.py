@@ -27,11 +27,16 @@ from secateur.system.files import atomic_write
 
 @dataclass(frozen=True)
 class Scored:
-    """The result and its teacher, each with every metric of the task on the validation rows."""
+    """The result and its teacher, each with every metric of the task on the validation rows.
+
+    Attributes:
+        standard_error: of the result's main metric.
+    """
 
     model: PreTrainedModel
     teacher: PreTrainedModel
     scores: dict[str, float]
+    standard_error: float | None
     teacher_scores: dict[str, float]
 
 
@@ -44,7 +49,7 @@ def run(context: Context) -> None:
     """Score in all processes; time, and write the report, in the main one."""
     model, teacher = load(context.model_folder), load_teacher(context)
     context.accounting.reset_peak()
-    scored = Scored(model, teacher, context.data.scores(model), teacher_scores(context, teacher))
+    scored = Scored(model, teacher, *context.data.scores_with_error(model), teacher_scores(context, teacher))
     processes.on_main(partial(_report, context, scored))
 
 
@@ -87,6 +92,8 @@ def _measured(context: Context, scored: Scored) -> Report:
         data=context.data.task_as_read.fingerprint(),
         target=target,
         memory=context.accounting.memory(),
+        standard_error=scored.standard_error,
+        baseline=task.baseline(context.data.validation_rows),
         depth=FORMAT.read_if_any(context.folder / DEPTH) or None,
     )
 

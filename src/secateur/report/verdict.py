@@ -1,0 +1,82 @@
+"""Whether a run worked: what its model keeps of the teacher's score, with the standard error and a constant prediction.
+
+The verdict is the last line of `secateur prune` and the first of a run's report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from secateur.report.report import Report
+
+RETENTION = 0.95
+"""The part of the teacher's score from which a run worked, for a recipe that does not say (`measurement.retention`)."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result of a run in a sentence.
+
+    Attributes:
+        worked: whether the model keeps the part of its teacher's score that the recipe expects.
+        text: what it keeps.
+        advice: what to try, if it did not work.
+    """
+
+    worked: bool
+    text: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.advice}".rstrip()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {"worked": self.worked, "text": self.text, "advice": self.advice}
+
+
+def verdict(report: Report) -> Verdict:
+    """The verdict on a finished run.
+
+    It did not work if the teacher or the pruned model is no better than a constant prediction, and fell short if the
+    model keeps less of the teacher's score than the recipe expects.
+    """
+    metric, score, teacher = report.metric, report.scores[report.metric], report.teacher_scores[report.metric]
+    numbers = f"{_with_error(score, report.standard_error)} of {teacher:.4f}"
+    if report.baseline is not None:
+        numbers += f"; a constant prediction has {report.baseline:.4f}"
+    if report.retention is None:
+        text = f"There was nothing to keep: the teacher is no better than a constant prediction ({metric} {numbers})."
+        return Verdict(False, text, "Give more rows or a better teacher, or train one for longer (teacher_epochs).")
+    if score <= (report.baseline or 0.0):
+        text = f"It did not work: the model is no better than a constant prediction ({metric} {numbers})."
+        return Verdict(False, text, _advice(report.recipe))
+    kept = f"the model keeps {report.retention:.1%} of the teacher's {metric} ({numbers})"
+    expected = report.recipe.get("measurement", {}).get("retention", RETENTION)
+    if report.retention < expected:
+        return Verdict(False, f"It fell short: {kept}, less than {expected:.0%}.", _advice(report.recipe))
+    return Verdict(True, f"It worked: {kept}.")
+
+
+def _with_error(score: float, error: float | None) -> str:
+    return f"{score:.4f}" if error is None else f"{score:.4f} ± {error:.4f}"
+
+
+def _advice(recipe: Mapping[str, Any]) -> str:
+    """What usually helps a model that lost too much of its score."""
+    epochs = recipe.get("training", {}).get("epochs")
+    steps = "more steps" if epochs is None else f"more steps (--epochs {2 * epochs:g})"
+    return f"Try {steps}, {_more(recipe['target'])}, or another method."
+
+
+def _more(target: Mapping[str, Any]) -> str:
+    """A target that keeps twice as much."""
+    if (density := target.get("density")) is not None:
+        return f"a higher density (--density {min(1.0, 2 * density):.2g})"
+    if (latency := target.get("latency")) is not None:
+        return f"more time (--latency {2 * latency:.2g}ms)"
+    if (speedup := target.get("speedup")) is not None:
+        return f"a smaller speed-up (--speedup {max(1.1, speedup / 2):.2g})"
+    return f"more units (--keep {2 * target['keep']})"

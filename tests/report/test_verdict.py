@@ -1,0 +1,69 @@
+"""The verdict on a run: whether its model keeps enough of its teacher's score, and what to try if it does not."""
+
+from dataclasses import replace
+
+import pytest
+from made_up_run import REPORT
+
+from secateur.report.report_text import to_markdown
+from secateur.report.verdict import verdict
+
+
+def judged(score, teacher=0.9, baseline=0.5, error=0.0112, target=None, **recipe):
+    values = {**REPORT.recipe, **recipe} | ({"target": target} if target else {})
+    report = replace(
+        REPORT,
+        scores={"accuracy": score},
+        teacher_scores={"accuracy": teacher},
+        baseline=baseline,
+        standard_error=error,
+        recipe=values,
+    )
+    return verdict(report)
+
+
+def test_a_model_that_keeps_enough_worked():
+    one = judged(0.873)
+    assert one.worked and str(one) == (
+        "It worked: the model keeps 97.0% of the teacher's accuracy (0.8730 ± 0.0112 of 0.9000; a constant prediction "
+        "has 0.5000)."
+    )
+    assert str(judged(0.873, baseline=None, error=None)).endswith("(0.8730 of 0.9000).")
+
+
+def test_a_model_that_keeps_too_little_fell_short():
+    one = judged(0.81, training={"epochs": 6.0})
+    assert (
+        not one.worked and one.text.startswith("It fell short: the model keeps 90.0%") and "less than 95%" in one.text
+    )
+    assert one.advice == "Try more steps (--epochs 12), a higher density (--density 0.1), or another method."
+    assert judged(0.81, measurement={"retention": 0.9}).worked
+
+
+def test_a_model_that_is_no_better_than_a_constant_did_not_work():
+    """0.86 of 0.9 would be kept in name, and is what saying one class always gives."""
+    one = judged(0.86, baseline=0.86)
+    assert not one.worked and one.text.startswith("It did not work: the model is no better than a constant prediction")
+
+
+def test_a_teacher_that_is_no_better_than_a_constant_has_nothing_to_keep():
+    one = judged(0.26, teacher=0.27, baseline=0.276)
+    assert not one.worked and one.text.startswith("There was nothing to keep: the teacher is no better")
+    assert "train one for longer" in one.advice
+
+
+@pytest.mark.parametrize(
+    ("target", "advice"),
+    [
+        ({"density": 0.8}, "a higher density (--density 1)"),
+        ({"density": None, "latency": 5.0}, "more time (--latency 10ms)"),
+        ({"density": None, "latency": None, "speedup": 10.0}, "a smaller speed-up (--speedup 5)"),
+        ({"density": None, "latency": None, "speedup": None, "keep": 12}, "more units (--keep 24)"),
+    ],
+)
+def test_the_advice_is_of_the_kind_of_the_target(target, advice):
+    assert advice in judged(0.6, target=target).advice
+
+
+def test_the_report_says_it_first():
+    assert to_markdown(REPORT).splitlines()[4].startswith("It worked: the model keeps 97.0%")
