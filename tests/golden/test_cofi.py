@@ -786,15 +786,15 @@ def test_g12_saved_is_loaded_bit_for_bit_in_a_new_process(saved):
         known |= {f"output.{key}": value for key, value in said.items()}
         known |= {f"output.hidden.{layer}": value for layer, value in enumerate(states)}
         save_file({key: value.clone() for key, value in known.items()}, f"{folder}.safetensors")
-    auto = AUTO_CLASSES["ForSequenceClassification"]
+    auto, ways = AUTO_CLASSES["ForSequenceClassification"], ("load", "auto")
     cases = folder.with_name("cases.json")
-    cases.write_text(json.dumps([{"folder": str(folder), "auto": auto} for folder in saved]))
+    cases.write_text(json.dumps([{"folder": str(folder), "auto": auto, "ways": ways} for folder in saved]))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2] / "src")}
-    command = [sys.executable, "-W", "error", str(SCRIPT), str(cases), "load,auto"]
+    command = [sys.executable, "-W", "error", str(SCRIPT), str(cases), *ways]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     wrong = json.loads(done.stdout.splitlines()[-1])
-    assert wrong == {f"{way} {kind}": "" for way in ("load", "auto") for kind in ("bert", "roberta")}
+    assert wrong == {f"{way} {kind}": "" for way in ways for kind in ("bert", "roberta")}
 
 
 @pytest.mark.parametrize("damage", ["missing", "unknown"])
