@@ -85,8 +85,9 @@ def test_entry_points_of_an_installed_package_are_registered(installed):
     assert found(run(installed, "-c", LOOK_UP)) == EXPECTED
 
 
-@pytest.mark.parametrize("module", ["extension_of_mine", "extension_of_mine.py"])
-def test_the_command_line_imports_an_extension(module, decorated):
-    listed = json.loads(run(decorated, "-m", "secateur", "--import", module, "list", "--json"))
-    assert listed["method"]["mine"] == "Keeps the first units."
-    assert {"mine"} <= set(listed["task"]) & set(listed["architecture"])
+def test_the_command_line_imports_extensions_by_name_and_by_path(decorated):
+    (decorated / "other.py").write_text((decorated / "extension_of_mine.py").read_text().replace("'mine'", "'other'"))
+    imports = ("--import", "extension_of_mine", "--import", "other.py")
+    listed = json.loads(run(decorated, "-m", "secateur", *imports, "list", "--json"))
+    assert listed["method"]["mine"] == listed["method"]["other"] == "Keeps the first units."
+    assert {"mine", "other"} <= set(listed["task"]) & set(listed["architecture"])

@@ -6,8 +6,8 @@ Every row of a step counts alike.
 Rows are of different lengths, so that no two processes have as many tokens, and their number is none that batches
 divide. What is left is noise; SGD lets it stay what it is, where Adam blows up that of a gradient of 0 (key biases).
 
-As a script, one of the processes: `test_law_12_processes.py FOLDER MODULES...` writes `FOLDER/RANK.safetensors`; the
-modules have the methods that are not of this package.
+As a script, one of the processes: `test_law_12_processes.py FOLDER CASES MODULES...` writes `FOLDER/RANK.safetensors`
+for cases joined by commas; the modules have the methods that are not of this package.
 """
 
 import gc
@@ -21,7 +21,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # for tiny_models, when run as a script
 if __name__ == "__main__":
-    for module in sys.argv[2:]:
+    for module in sys.argv[3:]:
         import_module(module)  # which registers its methods
 
 import torch  # noqa: E402
@@ -128,11 +128,16 @@ def result(trainer):
     return found | {"sizes": torch.tensor(trainer.sizes)}
 
 
-def process(folder):
-    """The results of one of two processes in every case, with and without accumulation, and resumed."""
+def process(folder, cases):
+    """The results of one of two processes; with all cases those of accumulation and of a resumed run, too."""
+    found = {case: result(trained(folder, case, batch=BATCH // 2)) for case in cases}
+    if set(cases) == set(CASES):
+        found |= accumulated_and_resumed(folder)
+    return {f"{case}/{name}": value.contiguous() for case, values in found.items() for name, value in values.items()}
+
+
+def accumulated_and_resumed(folder):
     found = {}
-    for case in CASES:
-        found[case] = result(trained(folder, case, batch=BATCH // 2))
     found["accumulated"] = result(trained(folder, "tokens", batch=BATCH // 4, accumulate=2))
     whole = trained(folder / "saved", "lengths", batch=BATCH // 2, save="steps")
     assert sorted(path.name for path in (folder / "saved").iterdir()) == sorted(
@@ -141,15 +146,23 @@ def process(folder):
     last = str(folder / "saved" / "checkpoint-8")  # in the second epoch, after cuts
     found["saved"] = result(whole)
     found["resumed"] = result(trained(folder, "lengths", batch=BATCH // 2, seed=4, resume=last))
-    return {f"{case}/{name}": value.contiguous() for case, values in found.items() for name, value in values.items()}
+    return found
+
+
+def selected_cases(items):
+    """The cases of the tests of this file that will run; all, if some of these tests are of no case."""
+    own = [item for item in items if item.path == Path(__file__)]
+    cases = {item.callspec.params.get("case") if hasattr(item, "callspec") else None for item in own}
+    return list(CASES) if None in cases else sorted(cases)
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
+def ranks(request, tmp_path_factory):
     """For each of two processes: case -> its results."""
     found = []
+    cases = ",".join(selected_cases(request.session.items))
     others = {kind.__module__ for kind in methods.METHODS.all().values() if not kind.__module__.startswith("secateur.")}
-    for numbers in of_script(__file__, tmp_path_factory.mktemp("ranks"), *sorted(others)):
+    for numbers in of_script(__file__, tmp_path_factory.mktemp("ranks"), cases, *sorted(others)):
         cases = {}
         for name, value in numbers.items():
             case, _, own = name.partition("/")
@@ -208,4 +221,4 @@ if __name__ == "__main__":
     gc.freeze()
     torch.set_num_threads(1)
     place = Path(sys.argv[1])
-    save_file(process(place), place / f"{os.environ['RANK']}.safetensors")
+    save_file(process(place, sys.argv[2].split(",")), place / f"{os.environ['RANK']}.safetensors")
