@@ -107,3 +107,29 @@ def test_the_published_ranking_has_one_round():
 def test_a_round_that_does_not_fit_is_refused(units, round, message):
     with pytest.raises(UserError, match=message):
         METHODS.get("random")(space_of(*units), density=0.9, rounds=[round])
+
+
+@pytest.mark.parametrize("name", ["grain", "michel"])
+def test_no_evidence_is_collected_while_the_model_recovers(name):
+    """And what was collected before does not count: the evidence for finer units is that of the recovered model."""
+    space = space_of(*UNITS)
+    layers = CoarseRound("layer", keep=2, begin=0.1, end=0.4, recovered=0.6)
+    method = METHODS.get(name)(space, cubic(0.5, 0.1, begin=0.7, end=0.9), rounds=[layers])
+    for step in range(1, 21):
+        if step < 13:
+            method.observe(torch.ones(len(space)))
+        method.advance(step / 20)
+        if method.progress < 0.75:  # the last step of Michel is decided soon after it
+            assert bool(method.listens_to) == (not 0.4 <= method.progress < 0.6), step
+        if method.progress == 0.6:
+            assert name == "michel" or not method.importance.any()
+
+
+def test_magnitude_needs_no_evidence_and_knows_that_it_recovers():
+    layers = CoarseRound("layer", keep=2, begin=0.1, end=0.4, recovered=0.6)
+    method = METHODS.get("magnitude")(space_of(*UNITS), cubic(0.5, 0.1, begin=0.7, end=0.9), rounds=[layers])
+    seen = {}
+    for step in range(1, 11):
+        method.advance(step / 10)
+        seen[step] = method.recovering
+    assert [step for step, recovering in seen.items() if recovering] == [4, 5]

@@ -80,7 +80,7 @@ class Grain(Scheduled):
 
     @property
     def listens_to(self) -> Mapping[str, float]:
-        if self.progress >= self.share_schedule.end or self.steps % self.every:
+        if self.recovering or self.progress >= self.share_schedule.end or self.steps % self.every:
             return {}
         return {"labels": 1.0, "logits": 1.0, "hidden": 0.0 if self.separate else 1.0}
 
@@ -114,7 +114,10 @@ class Grain(Scheduled):
 
     def advance(self, progress: float) -> None:
         if not self.faithful:
+            before = self.recovering
             super().advance(progress)
+            if before and not self.recovering:
+                self.importance.zero_()  # the average starts again, of the model that has recovered
             return
         Method.advance(self, progress)
         if self.share_schedule.begin <= progress < self.share_schedule.end:

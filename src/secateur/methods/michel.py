@@ -121,7 +121,8 @@ class Michel(Scheduled):
     @property
     def listens_to(self) -> Mapping[str, float]:
         target = self._target_share()
-        if target <= self.share_schedule.stop or (target < self.share_schedule.start and not self.exact):
+        decided = target <= self.share_schedule.stop or (target < self.share_schedule.start and not self.exact)
+        if decided or self.recovering:
             return {}
         return {"labels": 1.0, "logits": 1.0}
 

@@ -32,12 +32,19 @@ class CoarseRound:
         keep: the number of them that is left.
         begin: progress in [0, 1] at which the first unit is removed.
         end: progress at which the last one is removed.
+        recovered: progress until which the model then recovers: methods collect no evidence between `end` and it, and
+            what they collected before does not count after it. By default they collect all the time.
     """
 
     kind: str
     keep: int
     begin: float
     end: float
+    recovered: float | None = None
+
+    def recovering(self, progress: float) -> bool:
+        """Whether the units have been removed, and the model recovers."""
+        return self.recovered is not None and self.end <= progress < self.recovered
 
     def count(self, progress: float, total: int) -> int:
         """The number of units to keep at a progress, of `total`."""

@@ -46,6 +46,11 @@ class Scheduled(Method):
             one.check(space)
         self.rounds = tuple(rounds)
 
+    @property
+    def recovering(self) -> bool:
+        """Whether the model recovers from a coarse round, in which no evidence is collected."""
+        return any(one.recovering(self.progress) for one in self.rounds)
+
     def reached_target(self) -> bool:
         return self.share_schedule(self.progress) == self.share_schedule.stop
 

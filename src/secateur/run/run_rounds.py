@@ -90,7 +90,7 @@ def coarse_rounds(recipe: Recipe) -> tuple[CoarseRound, ...]:
         return ()
     assert not isinstance(layers, str), "the stage `depth` chooses a number"
     begin, end = (last_round(recipe) * progress for progress in (recipe.method.begin, recipe.method.end))
-    return (CoarseRound(LAYER, layers, begin, end),)
+    return (CoarseRound(LAYER, layers, begin, end, recovered=last_round(recipe)),)
 
 
 def share_after(rounds: Sequence[CoarseRound], space: Space) -> float:
