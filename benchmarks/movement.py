@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from runner import Folder, base_model, compare, finished, hold_out, one, print_row, several, timings
+from runner import CONLL, Folder, base_model, compare, finished, hold_out, one, print_row, several, timings
 
 app = typer.Typer(add_completion=False)
 RUNS = Path("runs/movement")
@@ -33,6 +33,7 @@ TASKS: dict[str, dict[str, Any]] = {
     },
     "names": {
         "data.task": "tokens",
+        "data.labels": CONLL,
         "data.max_length": 128,
         "training.batch_size": 32,
         "training.epochs": 3,

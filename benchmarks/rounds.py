@@ -6,8 +6,9 @@
 
 `--data` is a folder with `sst2`, `conll2003`, `mrpc`, `stsb` and `squad` (train.parquet and validation.parquet, with
 the columns of the hub); `--teacher` is MiniLM-L6 fine-tuned on SST-2. The teachers of the other tasks are trained once,
-first. All runs of a task have the same number of steps. Finished runs are not repeated; `--jobs` runs that many at
-once, with one thread each.
+first. `base` is MPNet-base, which `python benchmarks/mpnet.py runs/mpnet` fetches, on a part of SST-2. All runs of a
+task have the same number of steps. Finished runs are not repeated; `--jobs` runs that many at once, with one thread
+each.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from statistics import mean
 from typing import Any
 
 import typer
-from runner import Folder, base_model, finished, hold_out, one, print_row, several, spread, timings
+from runner import CONLL, Folder, base_model, finished, hold_out, one, print_row, several, spread, timings
 
 app = typer.Typer(add_completion=False)
-RUNS = Path("runs/rounds")
+RUNS, MPNET = Path("runs/rounds"), Path("runs/mpnet")
 SHARED: dict[str, Any] = {
     "model": base_model(),
     "distillation.hidden": [2, 4, 6],
@@ -62,6 +63,7 @@ TASKS = {
         "conll2003",
         {
             "data.task": "tokens",
+            "data.labels": CONLL,
             "training.batch_size": 32,
             "training.epochs": 4,
             "training.warmup": 0.05,
@@ -91,6 +93,22 @@ TASKS = {
             "method.end": 0.2,
         },
         {"training.teacher_epochs": 4, "training.teacher_learning_rate": 1e-4},
+    ),
+    "base": Task(
+        "sst2",
+        {
+            "model": str(MPNET),
+            "data.rows": 16000,
+            "data.max_length": 64,
+            "distillation.hidden": [4, 8, 12],
+            "training.batch_size": 64,
+            "training.epochs": 4,
+            "training.warmup": 0.05,
+            "training.learning_rate": 5e-4,
+            "method.begin": 0.01,
+            "method.end": 0.2,
+        },
+        {"training.teacher_epochs": 1, "training.teacher_learning_rate": 5e-5},
     ),
     "questions": Task(
         "squad",
