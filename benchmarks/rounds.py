@@ -213,18 +213,20 @@ def teacher_of(task: str, data: Path, sst2: Path) -> Path:
 
 
 @app.command()
-def train(data: Folder, teacher: Folder, jobs: int = 2, task: str = "", label: str = "") -> None:
-    """Do every run that is not finished: those of one task, and of rows whose label contains a text."""
+def train(data: Folder, teacher: Folder, jobs: int = 2, task: str = "", label: str = "", seed: int = -1) -> None:
+    """Do every run that is not finished: those of one task, of rows whose label contains a text, or of one seed."""
     for name, own in TASKS.items():
         if name.startswith(task):
             base = {**SHARED, **own.settings, "data": str(data / own.folder)}
             base["teacher"] = str(teacher_of(name, data, teacher))
-            chosen = [(row, seed) for row in rows_of(name) if label in row.label for seed in seeds_of(name, row)]
+            chosen = [(row, one) for row in rows_of(name) if label in row.label for one in seeds_of(name, row)]
             runs = {
-                name_of(row, seed): {**base, **row.changed, **to_speedup(row.changed), "seed": seed}
-                for row, seed in chosen
+                name_of(row, one): {**base, **row.changed, **to_speedup(row.changed), "seed": one}
+                for row, one in chosen
+                if seed in (-1, one)
             }
-            several(RUNS / name, runs, jobs)
+            if runs:
+                several(RUNS / name, runs, jobs)
 
 
 @app.command()
