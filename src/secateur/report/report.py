@@ -50,6 +50,7 @@ class Report:
         standard_error: of the pruned model's main score (`evaluation.standard_error`); None where it is not known.
         baseline: the main score of the best constant prediction, such as the commonest class; None where no constant
             prediction compares, or for a run that did not record it.
+        scored: fingerprint of the validation rows; None for a run that did not record it.
     """
 
     recipe: Mapping[str, Any]
@@ -71,6 +72,7 @@ class Report:
     depth: Mapping[str, Any] | None = None
     standard_error: float | None = None
     baseline: float | None = None
+    scored: str | None = None
 
     @property
     def retention(self) -> float | None:

@@ -52,8 +52,15 @@ def _finished(folder: Path) -> FinishedRun:
 
 
 def _check_same(one: FinishedRun, other: FinishedRun) -> None:
-    """Refuse to compare scores on different rows or by different metrics."""
-    scored_on = [(run.report.data, run.report.rows["validation"], run.report.metric) for run in (one, other)]
+    """Refuse to compare scores on different rows or by different metrics.
+
+    The rows for training may differ. A run of an older version recorded only that of all its data.
+    """
+    both = (one.report, other.report)
+    recorded = all(report.scored is not None for report in both)
+    scored_on = [
+        (report.scored if recorded else report.data, report.rows["validation"], report.metric) for report in both
+    ]
     if scored_on[0] != scored_on[1]:
         described = [
             f"{run.folder} by {metric} on {rows:,} validation rows of {run.report.recipe['data']['source']} ({data})"

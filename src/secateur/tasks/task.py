@@ -228,13 +228,18 @@ class Task(ABC):
                 f"{odd[0][0]!r} and {odd[0][1]!r}): {HINT}, or give a {role} made for these labels"
             )
 
-    def fingerprint(self) -> str:
-        """12 hex digits that change if any column, row or label does, or their order, and only then."""
-        return fingerprint(self._contents(), digits=12)
+    def fingerprint(self, *splits: str) -> str:
+        """12 hex digits that change if any column, row or label of the splits does, or their order, and only then.
 
-    def _contents(self) -> Iterator[str]:
+        Args:
+            splits: by default all.
+        """
+        return fingerprint(self._contents(splits or tuple(self.splits)), digits=12)
+
+    def _contents(self, splits: Sequence[str]) -> Iterator[str]:
         yield json.dumps(self.labels)
-        for name, split in self.splits.items():
+        for name in splits:
+            split = self.splits[name]
             yield json.dumps([name, split.column_names])
             yield from (json.dumps(batch) for batch in split.iter(batch_size=1000))
 

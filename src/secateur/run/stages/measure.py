@@ -92,6 +92,7 @@ def _measured(context: Context, scored: Scored) -> Report:
         data=context.data.task_as_read.fingerprint(),
         target=target,
         memory=context.accounting.memory(),
+        scored=context.data.task_as_read.fingerprint("validation"),
         standard_error=scored.standard_error,
         baseline=task.baseline(context.data.validation_rows),
         depth=FORMAT.read_if_any(context.folder / DEPTH) or None,
