@@ -10,11 +10,14 @@ import pytest
 import tiny_models  # noqa: F401  # and with it secateur: before the freeze
 import torch
 import transformers
+from hypothesis import settings
 from typer.testing import CliRunner
 
 from secateur.cli import app
 from secateur.run.stages import check
 
+settings.register_profile("untimed", deadline=None)  # a timing is no test: the machine may be busy
+settings.load_profile("untimed")
 gc.freeze()  # what is imported stays; Trainer collects garbage after every run: half a second without this
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()

@@ -205,7 +205,7 @@ def test_json_and_markdown_hold_every_point(tmp_path):
 
 def test_runs_with_other_training_rows_are_compared_if_they_were_scored_on_the_same(tmp_path):
     runs = [write(tmp_path / "a", scored="89ab"), write(tmp_path / "b", seed=1, scored="89ab", data="4567")]
-    assert compare(read(runs)).points[1].to_dict()["n"] == 2
+    assert compare(read(runs)).to_dict()["points"][1]["n"] == 2
     with pytest.raises(UserError, match=r"\(89ab\) and .*\(cdef\): compare runs of one"):
         read([runs[0], write(tmp_path / "c", scored="cdef")])
     with pytest.raises(UserError, match="compare runs of one"):

@@ -66,8 +66,9 @@ def _with_error(score: float, error: float | None) -> str:
 
 def _advice(recipe: Mapping[str, Any]) -> str:
     """What usually helps a model that lost too much of its score."""
-    epochs = recipe.get("training", {}).get("epochs")
-    steps = "more steps" if epochs is None else f"more steps (--epochs {2 * epochs:g})"
+    training = recipe.get("training", {})
+    lengths = (f"--{name} {2 * training[name]:g}" for name in ("steps", "epochs") if training.get(name))
+    steps = f"more steps ({option})" if (option := next(lengths, None)) else "more steps"
     return f"Try {steps}, {_more(recipe['target'])}, or another method."
 
 

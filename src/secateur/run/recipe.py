@@ -44,6 +44,7 @@ __all__ = ["KEYS", "Recipe", "make", "make_group", "read", "upgrade"]
 
 FORMAT = FileFormat(2)
 """Version 1, of secateur 0.1.0, had flat keys. They are read in a file of any version, because people write recipes."""
+LENGTHS = ("training.epochs", "training.steps")
 AMOUNTS = tuple(f"target.{name}" for name in recipe_rules.AMOUNTS)
 
 
@@ -132,8 +133,9 @@ def read(path: Path | str, overrides: Mapping[str, Any]) -> Recipe:
         raise UserError(f"{source} holds {type(values).__name__}: expected keys and values")
     _refuse_duplicates(values, source)
     ours, theirs = _known(values, str(path)), _known(overrides, str(path))
-    if any(theirs.get(name) is not None for name in AMOUNTS):
-        ours = {name: value for name, value in ours.items() if name not in AMOUNTS}
+    for alternatives in (AMOUNTS, LENGTHS):
+        if any(theirs.get(name) is not None for name in alternatives):
+            ours = {name: value for name, value in ours.items() if name not in alternatives}
     return _resolved(ours | theirs, str(path))
 
 
@@ -220,6 +222,8 @@ def _defaults(values: Mapping[str, Any]) -> dict[str, Any]:
         found |= dotted(TASKS.get(task).defaults)
     if any(values.get(amount) is not None for amount in AMOUNTS):
         found |= dict.fromkeys(AMOUNTS)
+    if values.get("training.steps") is not None:
+        found |= {"training.epochs": None}
     if _has_rounds({**found, **values}):
         found |= {"target.layers": AUTO}
     return found

@@ -265,7 +265,12 @@ class DistillationRecipe(Strict):
 class TrainingRecipe(Strict):
     """How the weights are trained: those of the student in both stages, and those of a teacher trained first."""
 
-    epochs: Annotated[float, Flag("--epochs")] = Field(6.0, gt=0, description="epochs of pruning and recovery together")
+    epochs: Annotated[float | None, Flag("--epochs")] = Field(
+        6.0, gt=0, description="epochs of pruning and recovery together; null if steps is set"
+    )
+    steps: Annotated[int | None, Flag("--steps")] = Field(
+        None, gt=0, description="optimizer steps of pruning and recovery together, instead of epochs"
+    )
     batch_size: Annotated[int, Flag("--batch-size")] = Field(
         32, gt=0, description="training rows of a micro-batch, of all processes together"
     )

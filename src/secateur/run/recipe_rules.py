@@ -58,6 +58,12 @@ def _constant_rate_after_decay(recipe: Recipe) -> None:
         raise UserError("training.decay: stage and training.recover_learning_rate go together: set both or neither")
 
 
+def _one_length(recipe: Recipe) -> None:
+    training = recipe.training
+    if (training.epochs is None) == (training.steps is None):
+        raise UserError("training.epochs and training.steps are both the length of the run: set one of them")
+
+
 def _recovery_for_its_keys(recipe: Recipe) -> None:
     needed = recipe.training.average or recipe.training.recover_learning_rate is not None
     if recipe.method.end == 1 and needed:
@@ -143,6 +149,7 @@ RULES = (
     _selection_or_averaging,
     _augmented_texts_have_no_label,
     _constant_rate_after_decay,
+    _one_length,
     _recovery_for_its_keys,
     _one_amount,
     _shape_for_a_latency,

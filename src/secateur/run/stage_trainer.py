@@ -25,7 +25,7 @@ def distilling_trainer(
     context: Context,
     model: PreTrainedModel,
     stage: str,
-    epochs: float,
+    steps: int,
     *,
     teacher: PreTrainedModel | CachedTeacher,
     objective: Sequence[Term],
@@ -42,7 +42,7 @@ def distilling_trainer(
         context,
         model,
         stage,
-        epochs,
+        steps,
         rows=context.data.distillation_rows if rows is None else rows,
         teacher=teacher,
         objective=objective,
@@ -55,7 +55,7 @@ def stage_trainer(
     context: Context,
     model: PreTrainedModel,
     stage: str,
-    epochs: float,
+    steps: int,
     *,
     rows: Rows,
     learning_rate: float,
@@ -65,14 +65,14 @@ def stage_trainer(
     """The trainer of a stage in the folder `RUN/stage`.
 
     Args:
-        epochs, learning_rate, constant: as for `training_arguments`.
+        steps, learning_rate, constant: as for `training_arguments`.
         rows: to train on.
         options: of `PruningTrainer`.
     """
     data = context.data
     trainer = PruningTrainer(
         model,
-        args=training_arguments(context, stage, epochs, learning_rate=learning_rate, constant=constant),
+        args=training_arguments(context, stage, steps, learning_rate=learning_rate, constant=constant),
         generate=data.task.generate if data.task.generates else None,
         train_dataset=rows,
         eval_dataset=data.eval_rows,

@@ -17,18 +17,16 @@ LOGS = 50
 
 
 def training_arguments(
-    context: Context, stage: str, epochs: float, *, learning_rate: float, constant: bool = False
+    context: Context, stage: str, steps: int, *, learning_rate: float, constant: bool = False
 ) -> TrainingArguments:
     """The arguments of a stage that trains in the folder `RUN/stage`.
 
     Args:
-        epochs: over the training rows; copies made by augmentation add no steps.
+        steps: of the optimizer.
         learning_rate: the highest learning rate.
         constant: whether the learning rate stays constant after the warm-up.
     """
     training = context.recipe.training
-    steps_per_epoch = max(1, len(context.data.train_rows) // (training.batch_size * training.accumulate))
-    steps = max(1, round(epochs * steps_per_epoch))
     return TrainingArguments(
         str(context.folder / stage),
         max_steps=steps,
@@ -46,6 +44,28 @@ def training_arguments(
         report_to=list(training.report_to),
         run_name=f"{context.folder.name}-{stage}",
     )
+
+
+def steps_of_run(context: Context) -> float:
+    """Optimizer steps of pruning and recovery together, of which each stage takes a part and rounds it."""
+    training = context.recipe.training
+    return float(training.steps) if training.steps is not None else _steps_of(context, training.epochs or 0.0)
+
+
+def steps_of_teacher(context: Context) -> int:
+    """Optimizer steps of the training of a teacher."""
+    return rounded(_steps_of(context, context.recipe.training.teacher_epochs))
+
+
+def rounded(steps: float) -> int:
+    """A number of steps, at least one."""
+    return max(1, round(steps))
+
+
+def _steps_of(context: Context, epochs: float) -> float:
+    """Steps of epochs over the training rows; copies made by augmentation add none."""
+    training = context.recipe.training
+    return epochs * max(1, len(context.data.train_rows) // (training.batch_size * training.accumulate))
 
 
 def uses_bf16(recipe: Recipe) -> bool:

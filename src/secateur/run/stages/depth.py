@@ -26,6 +26,7 @@ from secateur.run.stages import prune
 from secateur.run.stages.outputs import outputs_of
 from secateur.run.stages.prune import pruning_trainer
 from secateur.run.target import new_method, read_latency_table, share_to_keep, space_of
+from secateur.run.training_arguments import rounded, steps_of_run
 from secateur.surgery.masking import attached
 from secateur.system import processes
 from secateur.system.model_state import evaluating
@@ -130,8 +131,8 @@ class Trials:
     def _recipe(self, layers: int) -> Recipe:
         """The recipe of a trial."""
         recipe = self.context.recipe
-        epochs = recipe.training.epochs * recipe.method.trial
-        short = {"epochs": epochs, "evaluations": 0, "checkpoints": 0, "select": 0, "average": 0.0}
+        steps = rounded(steps_of_run(self.context) * recipe.method.trial)
+        short = {"epochs": None, "steps": steps, "evaluations": 0, "checkpoints": 0, "select": 0, "average": 0.0}
         return changed(with_layers(recipe, layers, self.numbers[-1]), training=short)
 
     def _keep(self, layers: int, score: float) -> None:

@@ -21,6 +21,7 @@ from secateur.run.stage_trainer import distilling_trainer, train
 from secateur.run.stages.cut import cut_student
 from secateur.run.stages.outputs import outputs_of
 from secateur.run.target import new_method, read_latency_table, share_to_keep
+from secateur.run.training_arguments import rounded, steps_of_run
 from secateur.system import processes
 from secateur.training.teacher_cache import CachedTeacher
 from secateur.training.trainer import PruningTrainer
@@ -81,7 +82,7 @@ def pruning_trainer(
         context,
         student,
         stage,
-        training.epochs * end,
+        rounded(steps_of_run(context) * end),
         teacher=outputs,
         objective=context.distillation.terms(),
         rows=rows,

@@ -16,6 +16,7 @@ from secateur.run.run_rounds import restarts
 from secateur.run.stage_trainer import distilling_trainer, train
 from secateur.run.stages.cut import proved
 from secateur.run.stages.outputs import outputs_of
+from secateur.run.training_arguments import rounded, steps_of_run
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load, save
 from secateur.surgery.zeroed_blocks import kept_at_zero
@@ -52,7 +53,7 @@ def _trainer(context: Context, small: PreTrainedModel, begin: float, rows_seen: 
         context,
         small,
         "recover",
-        recipe.training.epochs * (1 - begin),
+        rounded(steps_of_run(context) * (1 - begin)),
         teacher=outputs_of(context, teacher),
         objective=state.saved_terms(cut_model),
         begin=begin,

@@ -10,6 +10,7 @@ from secateur.run.context import Context
 from secateur.run.models import base_model, teacher_name
 from secateur.run.stage_trainer import stage_trainer, train
 from secateur.run.teacher_check import warn_of_score
+from secateur.run.training_arguments import steps_of_teacher
 from secateur.surgery.checkpoint import save
 from secateur.system import processes
 from secateur.training.objectives import Labels
@@ -29,7 +30,7 @@ def run(context: Context) -> None:
         context,
         model,
         "teacher-training",
-        training.teacher_epochs,
+        steps_of_teacher(context),
         rows=context.data.train_rows,
         objective=[Labels(smoothing=context.recipe.distillation.label_smoothing)],
         learning_rate=training.teacher_learning_rate,
