@@ -48,7 +48,7 @@ def is_open(recipe: Recipe) -> bool:
 def numbers_to_try(space: Space, share: float, largest: float) -> list[int]:
     """The numbers of layers that are tried for a share of the budget of a space with layers, the smallest first.
 
-    They are all the layers, in one round of finer units; the number at which the layers that are left are as large a
+    They are all the layers, with one round of finer units; the number at which the layers that are left are as large a
     part of the model as what is left in them is of the layers, which is the square root of the share; and half as many
     again.
 

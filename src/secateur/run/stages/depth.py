@@ -49,10 +49,9 @@ def done(context: Context) -> bool:
 
 
 def run(context: Context) -> None:
-    """Try the numbers of layers, and write the choice. All processes must call it."""
+    """Try numbers of layers, and write the choice. All processes must call it."""
     with context.accounting.stage("depth"):
-        trials = Trials.of(context)
-        scored = {layers: trials.score(layers) for layers in trials.numbers}
+        scored = Trials.of(context).scored()
     processes.on_main(partial(_choose, context, scored))
 
 
@@ -113,6 +112,16 @@ class Trials:
         shares = [share_to_keep(one.recipe, space) for one in (context, *context.branches)]
         numbers = numbers_to_try(space, min(shares), max(shares))
         return cls(context, teacher, outputs_of(context, teacher), numbers, *context.data.trial_parts)
+
+    def scored(self) -> dict[int, float]:
+        """Number of layers -> score: of all layers, of the smallest number, and of others if that is not enough."""
+        fewest, *others = self.numbers
+        scored: dict[int, float] = {}
+        for layers in dict.fromkeys((self.numbers[-1], fewest, *others)):
+            scored[layers] = self.score(layers)
+            if fewest in scored and choice(scored, self.context.data.task.greater_is_better) == fewest:
+                break
+        return scored
 
     def score(self, layers: int) -> float:
         """The score of a number of layers on the held-out rows, which is recorded; all processes must call it."""
