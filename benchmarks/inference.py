@@ -169,14 +169,37 @@ def table(
     if real and dense is not None:
         teacher = BertForSequenceClassification.from_pretrained(dense, dtype=torch.float32).eval()
         groups.append({"dense MiniLM": teacher} | {place.parent.name: sec.load(place) for place in real})
-    _table(groups, "table", threads=threads, repeats=repeats, memory=memory, only=only)
+    print("| runtime | model | " + " | ".join(f"{b} x {t}, ms" for b, t in SHAPES) + " | roofline | MB | peak, MB |")
+    print("|" + " --- |" * (5 + len(SHAPES)))
+    results: list[BenchmarkResult] = []
+    for models in groups:
+        for runtime in (name for name in RUNTIMES if name.startswith(only)):
+            results += _benchmark(models, runtime, threads, repeats, memory)
+            OUT.mkdir(parents=True, exist_ok=True)
+            (OUT / "table.json").write_text(json.dumps([one.to_dict() for one in results], indent=1) + "\n")
 
 
 @app.command(name="depths")
-def depths_table(threads: int = 2, repeats: int = 7, only: str = "") -> None:
-    """The latencies of models of the same size and another depth."""
+def depths_table(threads: int = 2, repeats: int = 10) -> None:
+    """The latencies of models of the same size and another depth, in float32."""
     base = dense_base()
-    _table([{"dense": base} | _cut(base, depths(base))], "depths", threads=threads, repeats=repeats, only=only)
+    models = {"dense": base} | _cut(base, depths(base))
+    print("| runtime | model | 1 x 128, ms | 8 x 128, ms |\n| --- | --- | --- | --- |")
+    for runtime in ("pytorch", "onnxruntime", "openvino"):
+        results = benchmark(
+            models,
+            dense="dense",
+            runtimes=[runtime],
+            dtypes=["fp32"],
+            shapes=SHAPES[1:3],
+            repeats=lambda shape: 4 * repeats if shape[0] == 1 else repeats,
+            warmup=2,
+            threads=threads,
+            peak_memory=False,
+        )
+        for name in models:
+            cells = [_cell(one) for one in results if one.model == name and one.runtime == runtime]
+            print("| " + " | ".join([runtime, name, *cells]) + " |", flush=True)
 
 
 def _cut(base: PreTrainedModel, plans: Mapping[str, Plan]) -> dict[str, PreTrainedModel]:
@@ -184,26 +207,6 @@ def _cut(base: PreTrainedModel, plans: Mapping[str, Plan]) -> dict[str, PreTrain
     density = {name: plan.achieved["layers"] for name, plan in plans.items()}
     print("densities of all layers:", {name: f"{one:.4f} = 1/{1 / one:.1f}" for name, one in density.items()})
     return {name: sec.cut(base, plan) for name, plan in plans.items()}
-
-
-def _table(
-    groups: Sequence[Mapping[str, PreTrainedModel]],
-    name: str,
-    *,
-    threads: int,
-    repeats: int,
-    memory: bool = False,
-    only: str = "",
-) -> None:
-    """Print the rows of groups of models, the first of each of which is dense, and write their numbers to a file."""
-    print("| runtime | model | " + " | ".join(f"{b} x {t}, ms" for b, t in SHAPES) + " | roofline | MB | peak, MB |")
-    print("|" + " --- |" * (5 + len(SHAPES)))
-    results: list[BenchmarkResult] = []
-    for models in groups:
-        for runtime in (one for one in RUNTIMES if one.startswith(only)):
-            results += _benchmark(models, runtime, threads, repeats, memory)
-            OUT.mkdir(parents=True, exist_ok=True)
-            (OUT / f"{name}.json").write_text(json.dumps([one.to_dict() for one in results], indent=1) + "\n")
 
 
 def _benchmark(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from quiet import arguments
 from test_law_08_resume import collate, examples, terms
-from tiny_models import CLASSIFIERS, LEADING, WRITERS, inputs, tiny
+from tiny_models import CLASSIFIERS, LEADING, WRITERS, covering, inputs, tiny
 
 from secateur.budget.space import Space
 from secateur.methods import METHODS
@@ -28,12 +28,11 @@ STEPS = 12
 SHRINKING = tuple(name for name, kind in METHODS.all().items() if kind.monotone and not kind.reads_weights)
 UNITS = (("ffn", "qk", "vo"), ("head", "ffn"), ("sublayer", "ffn"), ("hidden", "head", "sublayer", "ffn", "qk", "vo"))
 UNITS += (("attention/head", "ffn/tied"),)
-# Every classifier with all of them; of the others, which differ in the table alone, each with all units at once.
-TRAINED = [
-    pytest.param(*which.values, units, id=f"{which.id}-{'-'.join(units)}")
-    for which in LEADING
-    for units in (UNITS if which in CLASSIFIERS else UNITS[3:4])
-]
+# Of the classifiers, any two of model, units and method meet; the others, which differ in the table alone, have each
+# method with all units at once.
+TRAINED = covering(CLASSIFIERS, UNITS, SHRINKING) + covering(
+    [which for which in LEADING if which not in CLASSIFIERS], UNITS[3:4], SHRINKING
+)
 
 
 def gates(space):
@@ -110,9 +109,8 @@ class Sizes:
         self.seen.append(self.trainer.model.num_parameters())
 
 
-@pytest.mark.parametrize("name", SHRINKING)
-@pytest.mark.parametrize(("which", "units"), TRAINED)
-def test_shrinking_changes_nothing_but_the_cost(which, name, units, tmp_path):
+@pytest.mark.parametrize(("which", "units", "name"), TRAINED)
+def test_shrinking_changes_nothing_but_the_cost(which, units, name, tmp_path):
     torch.manual_seed(0)
     plain = trainer(which, name, units, tmp_path, shrink=False)
     plain.train()
