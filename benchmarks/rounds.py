@@ -168,6 +168,7 @@ DEPTH: dict[str, Any] = {"target.units": ["layer"], "target.density": 0.34}
 MAIN = (
     Row("depth and width, 0.05", rounds("auto", density=0.05), (0, 1, 2)),
     Row("width alone, 0.05", WIDTH, (0, 1, 2)),
+    Row("2 layers, then 0.05", rounds(2, density=0.05)),
     Row("depth alone, 2 layers", DEPTH),
     Row("depth and width, 0.10", rounds("auto", density=0.10)),
     Row("depth and width, 0.03", rounds("auto", density=0.03)),
