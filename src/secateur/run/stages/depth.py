@@ -125,7 +125,7 @@ class Trials:
 
     def score(self, layers: int) -> float:
         """The score of a number of layers on the held-out rows, which is recorded; all processes must call it."""
-        earlier: float | None = processes.on_main(partial(_scored, self.context, layers))
+        earlier: float | None = processes.on_main(partial(_earlier_score, self.context, layers))
         if earlier is not None:
             return earlier
         trial = replace(self.context, recipe=self._recipe(layers))
@@ -153,7 +153,7 @@ class Trials:
         FORMAT.merge(self.context.folder / DEPTH, known)
 
 
-def _scored(context: Context, layers: int) -> float | None:
+def _earlier_score(context: Context, layers: int) -> float | None:
     """The score of a trial of an earlier attempt."""
     trials = {trial["layers"]: trial["score"] for trial in _record(context).get(TRIALS, [])}
     return trials.get(layers)
