@@ -110,6 +110,26 @@ def test_a_run_on_random_labels_ends_with_the_verdict_that_says_so(secateur, wor
     assert Report.load(tmp_path / "run").retention is None
 
 
+def test_a_dry_run_shows_what_would_be_done_and_does_nothing(secateur, world, tmp_path):
+    words = (
+        "prune",
+        "--recipe",
+        world / "recipe.yaml",
+        "--density",
+        "0.5,0.3",
+        "--output",
+        tmp_path / "run",
+        "--dry-run",
+    )
+    shown = secateur(*words)
+    assert shown.exit_code == 0 and not (tmp_path / "run").exists()
+    assert all(
+        part in shown.stdout for part in ("label, 2 classes: bad 18, good 18", "density 0.3", "steps of pruning")
+    )
+    lines = json.loads(secateur(*words, "--json").stdout)
+    assert next(iter(lines)) == "data" and lines["target"] == "density 0.3 of the parameters"
+
+
 def test_prune_walks_through_several_densities(secateur, world, tmp_path):
     words = ("prune", "--recipe", world / "recipe.yaml", "--density", "0.5,0.3", "--output", tmp_path / "run")
     shown = secateur(*words)

@@ -142,6 +142,12 @@ def test_an_interrupted_choice_repeats_no_trial(values, tmp_path, monkeypatch):
     assert pipeline.run(recipe.make(values), tmp_path / "whole").depth == report.depth
 
 
+def test_where_one_number_is_left_nothing_is_tried(values, tmp_path):
+    report = pipeline.run(recipe.make(values | {"target.density": 0.8}), tmp_path)
+    assert report.depth is None and not {"depth-4"} & stages_of(tmp_path)
+    assert 0.7 < report.density["prunable"] <= 0.8
+
+
 def test_several_densities_share_the_choice(values, tmp_path):
     reports = sweep(recipe.make(values | {"target.density": [0.6, 0.2]}), tmp_path)
     assert reports[0].depth == reports[1].depth

@@ -10,15 +10,17 @@ from typing import Annotated, Any
 import typer
 
 from secateur.cli.options import Json, Run
-from secateur.cli.output import show_json
+from secateur.cli.output import show_json, show_table
 from secateur.cli.progress import watching
 from secateur.cli.recipe_options import described, pairs_of, recipe_options
 from secateur.cli.run_output import show_report, show_sweep
 from secateur.report.recipe_keys import dotted
 from secateur.report.verdict import verdict
 from secateur.run import pipeline, recipe
+from secateur.run.context import Context
 from secateur.run.density_sweep import sweep
 from secateur.run.recipe import Recipe
+from secateur.run.run_data import RunData
 from secateur.system import processes
 from secateur.system.errors import UserError
 
@@ -44,6 +46,9 @@ def prune(
     others: Annotated[
         list[str] | None, typer.Option("--set", help="Any key of the recipe, as key=value; repeatable.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, show what the run would do, and stop.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run the whole job: train a teacher if needed, prune, cut, recover, measure, report.
@@ -52,7 +57,11 @@ def prune(
     """
     named = {} if model is None else {"model": model}
     values = named | given | pairs_of("--set", others or [])
-    _run(recipe.read(file, values) if file else _without_file(values), output, as_json)
+    wanted = recipe.read(file, values) if file else _without_file(values)
+    if dry_run:
+        _show_outlook(wanted, output, as_json)
+    else:
+        _run(wanted, output, as_json)
 
 
 def _without_file(values: Mapping[str, Any]) -> Recipe:
@@ -62,6 +71,18 @@ def _without_file(values: Mapping[str, Any]) -> Recipe:
             name = key.partition(".")[0]
             raise UserError(f"no {name} is given: name it on the command line or in a recipe file (--recipe)")
     return recipe.make(values, "the command line")
+
+
+def _show_outlook(wanted: Recipe, output: Path, as_json: bool) -> None:
+    """What the run would do; of several densities, the run for the lowest, which prunes for all."""
+    lowest = wanted.each()[-1] if len(wanted.target.densities) > 1 else wanted
+    lines = pipeline.dry_run(Context(lowest, output, RunData(lowest)))
+    if not processes.is_main():
+        return
+    if as_json:
+        show_json(dict(lines))
+    else:
+        show_table(("", "dry run"), lines)
 
 
 def _run(wanted: Recipe, output: Path, as_json: bool) -> None:

@@ -21,7 +21,7 @@ from transformers import TrainerCallback
 
 from secateur.report.report import Report
 from secateur.run.context import Context
-from secateur.run.pipeline import begin, complete, locked_if_unfinished, prepare
+from secateur.run.pipeline import announce, begin, complete, locked_if_unfinished, prepare
 from secateur.run.recipe import Recipe
 from secateur.run.run_data import RunData
 from secateur.run.run_folder import claim, locked
@@ -46,6 +46,8 @@ def sweep(recipe: Recipe, output: Path | str, callbacks: Sequence[TrainerCallbac
         for context, table in zip(contexts, tables, strict=True):
             locks.enter_context(locked_if_unfinished(context))
             begin(context, table)
+        *larger, lowest = contexts
+        announce(replace(lowest, branches=tuple(larger)), tables[-1])
         return _reports(contexts)
 
 

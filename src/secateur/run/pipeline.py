@@ -17,6 +17,7 @@ every batch; the main process does everything else, and writes all files (`syste
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -30,6 +31,7 @@ from secateur.budget.latency import LatencyTable
 from secateur.report.report import Report
 from secateur.run.context import Context
 from secateur.run.distillation import remove_state
+from secateur.run.outlook import Line, outlook
 from secateur.run.recipe import Recipe
 from secateur.run.run_data import RunData
 from secateur.run.run_folder import claim, locked
@@ -38,6 +40,8 @@ from secateur.run.stages.check import check
 from secateur.run.target import TABLE
 from secateur.system import process_memory, processes
 from secateur.system.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,23 @@ def run_context(context: Context) -> Report:
     """As `run`, for a context that exists already."""
     process_memory.reset_peak()
     with locked_if_unfinished(context):
-        begin(context, prepare(context))
+        table = prepare(context)
+        begin(context, table)
+        announce(context, table)
         return complete(context)
+
+
+def dry_run(context: Context) -> list[Line]:
+    """What a run has understood and is going to do, after all checks; nothing is written or trained.
+
+    A target latency is measured if its table is not given.
+
+    Raises:
+        UserError: as `run`, or the run is finished.
+    """
+    if context.finished:
+        raise UserError(f"the run in {context.folder} is finished: there is nothing left to do")
+    return outlook(context, prepare(context))
 
 
 def locked_if_unfinished(context: Context) -> AbstractContextManager[None]:
@@ -112,6 +131,12 @@ def begin(context: Context, table: LatencyTable | None) -> None:
             table.save(context.folder / TABLE)
 
     processes.on_main(work)
+
+
+def announce(context: Context, table: LatencyTable | None) -> None:
+    """Log what an unfinished run has understood and is going to do."""
+    for what, description in [] if context.finished else outlook(context, table):
+        log.info("%s: %s", what, description)
 
 
 def complete(context: Context) -> Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,6 +35,8 @@ from secateur.tasks.tokenizer_settings import kept_settings
 SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"
 CLASS_METRICS = ("accuracy", "f1", "matthews")  # the first is the default
 SCORE_METRICS = ("pearson_spearman", "pearson", "spearman")
+MOST = 20
+"""Classes that are described one by one."""
 
 
 @register("classification")
@@ -127,6 +130,20 @@ class Classification(LabelledTask):
                 f"the {role} predicts {one} a row ({config.problem_type}): take --task {own}, or another {role}"
             )
         return super().fitted(model_or_folder, role)
+
+    def described(self) -> dict[str, str]:
+        """As `LabelledTask.described`, with the number of training rows of each class."""
+        if self.labels is None:
+            return super().described()
+        counts = self._counts()
+        classes = [f"{name} {counts[index]:,}" for index, name in enumerate(self.labels)]
+        more = f", and {len(classes) - MOST:,} more" if len(classes) > MOST else ""
+        shown = f"{', '.join(classes[:MOST])}{more}"
+        return super().described() | {"labels": f"{self.label}, {len(self.labels)} classes: {shown}"}
+
+    def _counts(self) -> Counter[int]:
+        """Index of a class -> number of training rows."""
+        return Counter(self.splits["train"][self.label])
 
     def encode(self, split: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int = 128) -> Dataset:
         """One of `splits`, or rows of one, as model inputs, unpadded.

@@ -35,6 +35,13 @@ class LabelledTask(Task):
             "label2id": {name: index for index, name in enumerate(names)},
         }
 
+    def described(self) -> dict[str, str]:
+        """The columns of texts and of labels, and the labels in the order of the outputs."""
+        texts = [name for name in self.splits["train"].column_names if name != self.label]
+        what = "numbers" if self.labels is None else f"{len(self.labels)} labels"
+        named = "" if self.labels is None else f": {listed(self.labels)}"
+        return {"texts": ", ".join(texts), "labels": f"{self.label}, {what}{named}"}
+
     def fitted(self, model_or_folder: PreTrainedModel | str | Path, role: str) -> Task:
         """The task with its labels in the order of a checkpoint's head, and by its names if it has any.
 

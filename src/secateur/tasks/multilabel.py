@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -96,6 +97,9 @@ class MultiLabel(Classification):
         outputs = prediction.predictions
         predicted = np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs) > 0
         return _scores(predicted, np.asarray(prediction.label_ids) > 0.5)
+
+    def _counts(self) -> Counter[int]:
+        return Counter(index for row in self.splits["train"][self.label] for index in row)
 
     def baseline(self, rows: Sequence[Mapping[str, Any]]) -> float:
         """The score of the best set of labels that is the same for every row: the commonest ones."""

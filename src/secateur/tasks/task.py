@@ -111,6 +111,10 @@ class Task(ABC):
         """The `metric` of the best constant prediction for encoded rows; None if nothing constant is comparable."""
         return None
 
+    def described(self) -> dict[str, str]:
+        """What was recognised in the data, by name: by default the columns in use."""
+        return {"columns": ", ".join(self.splits["train"].column_names)}
+
     def generate(self, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
         """The tokens that a model in evaluation mode generates for a batch without labels, `(batch, tokens)`."""
         raise NotImplementedError(f"{type(self).__name__} generates: write generate(model, inputs)")

@@ -49,10 +49,13 @@ def done(context: Context) -> bool:
 
 
 def run(context: Context) -> None:
-    """Try numbers of layers, and write the choice. All processes must call it."""
+    """Try numbers of layers, unless there is but one, and write the choice. All processes must call it."""
     with context.accounting.stage("depth"):
-        scored = Trials.of(context).scored()
-    processes.on_main(partial(_choose, context, scored))
+        trials = Trials.of(context)
+        total = trials.numbers[-1]
+        greater = context.data.task.greater_is_better
+        chosen = choice(trials.scored(), greater) if len(trials.numbers) > 1 else total
+    processes.on_main(partial(_decide, context, chosen, total))
 
 
 def decided(context: Context) -> Context:
@@ -64,16 +67,21 @@ def decided(context: Context) -> Context:
     return replace(context, recipe=recipe, branches=tuple(map(decided, context.branches)))
 
 
+def reported(context: Context) -> dict[str, Any] | None:
+    """The trials and the choice; None for a run that tried nothing."""
+    record = _record(context)
+    return record if TRIALS in record else None
+
+
 def _record(context: Context) -> dict[str, Any]:
     return FORMAT.read_if_any(context.folder / DEPTH)
 
 
-def _choose(context: Context, scored: Mapping[int, float]) -> None:
+def _decide(context: Context, layers: int, total: int) -> None:
     """Write the choice, for the branches as well, which have no trials of their own."""
-    chosen = choice(scored, context.data.task.greater_is_better)
-    log.info("%d of %d layers are kept", chosen, max(scored))
+    log.info("%d of %d layers are kept", layers, total)
     for one in (context, *context.branches):
-        FORMAT.merge(one.folder / DEPTH, _record(context) | {CHOSEN: chosen})
+        FORMAT.merge(one.folder / DEPTH, _record(context) | {TOTAL: total, CHOSEN: layers})
 
 
 def choice(scored: Mapping[int, float], greater_is_better: bool) -> int:

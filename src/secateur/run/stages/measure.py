@@ -17,7 +17,8 @@ from secateur.report.model_card import card
 from secateur.report.report import Report
 from secateur.run.context import Context
 from secateur.run.models import base_model, load_teacher
-from secateur.run.records import DEPTH, FORMAT, VERIFIED, VERSIONS
+from secateur.run.records import FORMAT, VERIFIED, VERSIONS
+from secateur.run.stages import depth
 from secateur.run.target import read_latency_table
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load
@@ -95,7 +96,7 @@ def _measured(context: Context, scored: Scored) -> Report:
         scored=context.data.task_as_read.fingerprint("validation"),
         standard_error=scored.standard_error,
         baseline=task.baseline(context.data.validation_rows),
-        depth=FORMAT.read_if_any(context.folder / DEPTH) or None,
+        depth=depth.reported(context),
     )
 
 

@@ -1,0 +1,84 @@
+"""What a run says before it does anything: its data as it understood it, its stages with their steps."""
+
+import json
+
+import pytest
+from small_world import recipe_values, write_data, write_model, write_questions, write_sentences
+
+from secateur.run import pipeline, recipe
+from secateur.run.context import Context
+from secateur.run.run_data import RunData
+from secateur.system.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    write_model(folder / "encoder")
+    write_model(folder / "classifier", ["bad", "good"])
+    write_data(folder / "data.csv")
+    return folder
+
+
+def lines(world, output="run", model="encoder", **changed):
+    made = recipe.make(recipe_values(str(world / model), str(world / "data.csv")) | changed)
+    return dict(pipeline.dry_run(Context(made, world / output, RunData(made))))
+
+
+def test_the_data_is_described(world):
+    said = lines(world)
+    assert said["data"].endswith("data.csv") and said["texts"] == "text"
+    assert said["labels"] == "label, 2 classes: bad 18, good 18"
+    assert said["rows"] == "36 for training, 4 for validation, scored by accuracy"
+    assert said["lengths"] == "0.0% of the training rows reach 24 tokens, where longer texts are cut or divided"
+    cut = lines(world, **{"data.max_length": 8})
+    assert cut["lengths"].startswith("75.0% of the training rows reach 8 tokens")
+
+
+def test_the_stages_are_those_that_the_run_logs(world, tmp_path):
+    said = lines(world)
+    assert said["teacher"] == "trained first, in 9 steps of 4 rows"
+    assert said["training"] == "16 steps of pruning by grain, 20 of recovery, of 4 rows"
+    assert said["units"].startswith("ffn, qk, vo: ") and said["target"] == "density 0.3 of the parameters"
+    made = recipe.make(recipe_values(str(world / "encoder"), str(world / "data.csv")))
+    pipeline.run(made, tmp_path / "run")
+    logged = map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines())
+    assert {line["stage"]: line["of"] for line in logged} == {"teacher-training": 9, "prune": 16, "recover": 20}
+
+
+def test_a_named_teacher_and_other_targets(world):
+    assert lines(world, model="classifier")["teacher"].endswith("classifier")
+    assert lines(world, **{"target.units": ["head"], "target.density": None, "target.keep": 3})["target"] == "3 units"
+    assert "recovery" not in lines(world, **{"method.end": 1.0})["training"]
+
+
+def test_trials_of_layers_are_announced(world):
+    open_depth = {"target.units": ["layer", "ffn", "qk", "vo"], "method.trial": 0.5}
+    said = lines(world, **open_depth | {"target.density": 0.2})["depth"]
+    assert said == "2 and 1 layers are tried, in 18 steps each"
+    said = lines(world, **open_depth | {"target.density": 0.7})["depth"]
+    assert said == "all 2 layers are kept: fewer have less than the target"
+
+
+def test_nothing_is_written_and_mistakes_are_refused_as_by_the_run(world):
+    lines(world)
+    with pytest.raises(UserError, match="out of reach"):
+        lines(world, **{"target.units": ["head"], "target.density": 0.01})
+    assert not (world / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("write", "task", "labels"),
+    [(write_sentences, "tokens", "ner_tags, 5 labels: O, B-book"), (write_questions, "questions", None)],
+)
+def test_every_task_describes_its_data(world, tmp_path, write, task, labels):
+    changed = {"data": write(tmp_path / "rows.jsonl"), "data.task": task}
+    said = lines(world, **changed)
+    assert said.get("labels", "").startswith(labels or "") and said["rows"].startswith("36 for training")
+
+
+def test_a_finished_run_has_nothing_left_to_do(world, tmp_path):
+    made = recipe.make(recipe_values(str(world / "classifier"), str(world / "data.csv")) | {"training.epochs": 1})
+    pipeline.run(made, tmp_path / "run")
+    with pytest.raises(UserError, match="is finished: there is nothing left to do"):
+        pipeline.dry_run(Context(made, tmp_path / "run", RunData(made)))
