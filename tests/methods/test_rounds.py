@@ -7,7 +7,9 @@ from tiny_models import WRITERS, tiny
 
 from secateur.budget.space import Space
 from secateur.methods import METHODS
+from secateur.methods.magnitude import Magnitude
 from secateur.methods.rounds import CoarseRound
+from secateur.methods.scheduled import Scheduled
 from secateur.methods.schedules import cubic
 from secateur.system.errors import UserError
 
@@ -123,6 +125,17 @@ def test_no_evidence_is_collected_while_the_model_recovers(name):
             assert bool(method.listens_to) == (not 0.4 <= method.progress < 0.6), step
         if method.progress == 0.6:
             assert name == "michel" or not method.importance.any()
+
+
+def test_a_method_whose_constructor_takes_no_rounds_does_not_prune_in_them():
+    class OneRound(Scheduled):
+        def __init__(self, space, share=None, density=None):
+            super().__init__(space, share, density)
+
+    class Inherited(Magnitude):
+        pass
+
+    assert not OneRound.in_rounds and Inherited.in_rounds
 
 
 def test_magnitude_needs_no_evidence_and_knows_that_it_recovers():

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from small_world import recipe_values, write_data, write_model
 from test_pipeline import InterruptAt, NoTraining
 
-from secateur.measure.evaluation import scores
+from secateur.measure.evaluation import predicted, scores
 from secateur.run import pipeline, recipe, run_data
 from secateur.run.density_sweep import sweep
 from secateur.surgery.checkpoint import load
@@ -59,7 +59,9 @@ def test_the_teacher_and_the_dense_model_are_trained_once(swept):
 def test_the_teacher_is_scored_once(values, swept, tmp_path, monkeypatch):
     """By the first of the runs that share it; the numbers are those that a run for itself takes."""
     scored = []
-    monkeypatch.setattr(run_data, "scores", lambda model, *rest: scored.append(model) or scores(model, *rest))
+    for real in (scores, predicted):
+        counted = lambda model, *rest, real=real: scored.append(model) or real(model, *rest)  # noqa: E731
+        monkeypatch.setattr(run_data, real.__name__, counted)
     own = values | {"teacher": str(swept[0] / "teacher"), "target.density": DENSITIES[:2]}
     reports = sweep(recipe.make(own), tmp_path / "run")
     assert sum(model.num_parameters() == reports[0].parameters["teacher"] for model in scored) == 1

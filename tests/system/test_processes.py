@@ -100,7 +100,9 @@ def test_only_one_process_writes_files_and_logs(one, two):
 
 def test_only_one_process_prints(two):
     _, out, err = two
-    assert out.count("The model is in") == 1 and out.count("accuracy") == 2
+    assert (
+        out.count("The model is in") == 1 and out.count("accuracy") == 3
+    )  # in the table, its footnote and the verdict
     assert err.count("prune: 16 steps, continuing from step 4") == 1 and err.count("recover: 20 steps") == 1
     assert "Traceback" not in err
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +35,10 @@ class Scheduled(Method):
     """
 
     in_rounds = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.in_rounds = "rounds" in signature(cls.__init__).parameters  # a method of one's own may not take them
 
     def __init__(
         self,
