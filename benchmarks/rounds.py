@@ -272,17 +272,18 @@ def table(data: Folder, teacher: Folder, task: str = "", repeats: int = 20) -> N
             print(f"\n{name}\n")
             print_row(["model", "seeds", "score", "retention", "density", "layers", "seconds", "1 x 32", "8 x 128"])
             print_row(["---"] * 9)
-            _print_table(name, teacher_of(name, data, teacher), repeats)
+            _print_table(name, data, teacher_of(name, data, teacher), repeats)
 
 
-def _print_table(task: str, teacher: Path, repeats: int) -> None:
+def _print_table(task: str, data: Path, teacher: Path, repeats: int) -> None:
     from secateur.run.recipe import make
     from secateur.run.run_data import RunData
 
+    own = TASKS[task]
+    recipe = make({**SHARED, **own.settings, "data": str(data / own.folder), "teacher": str(teacher)})
+    dense = RunData(recipe).task.load_model(str(teacher))
     for row in rows_of(task):
         if done := finished([RUNS / task / name_of(row, seed) for seed in seeds_of(task, row)]):
-            recipe = make({**SHARED, **TASKS[task].settings, "data": "", "teacher": str(teacher)})
-            dense = RunData(recipe).task.load_model(str(teacher))
             print_row(_cells(row.label, done, dense, repeats))
 
 
