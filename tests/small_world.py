@@ -25,12 +25,12 @@ def tokenizer(max_length=32, words=WORDS):
     )
 
 
-def config(**head):
+def config(layers=2, **head):
     """A BERT of two layers for the tokenizer's words."""
     return BertConfig(
         vocab_size=len(WORDS),
         hidden_size=16,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         intermediate_size=24,
         max_position_embeddings=32,
@@ -38,11 +38,11 @@ def config(**head):
     )
 
 
-def write_model(folder, labels=()):
+def write_model(folder, labels=(), layers=2):
     """A random BERT with its tokenizer: a bare encoder, or a classifier of `labels`."""
     named = {"num_labels": len(labels), "id2label": dict(enumerate(labels))} if labels else {}
     torch.manual_seed(0)
-    (BertForSequenceClassification if labels else BertModel)(config(**named)).save_pretrained(folder)
+    (BertForSequenceClassification if labels else BertModel)(config(layers, **named)).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return str(folder)
 
@@ -113,3 +113,14 @@ def recipe_values(model, data):
         "measurement.repeats": 2,
         "training.bf16": False,
     }
+
+
+ROUNDS = {
+    "target.units": ["layer", "ffn", "qk", "vo"],
+    "target.density": 0.2,
+    "method.begin": 0.1,
+    "method.end": 0.5,
+    "training.decay": "round",
+    "training.evaluations": 0,
+}
+"""What changes `recipe_values` to two rounds of 20 steps each."""

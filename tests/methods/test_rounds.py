@@ -135,7 +135,10 @@ def test_a_method_whose_constructor_takes_no_rounds_does_not_prune_in_them():
     class Inherited(Magnitude):
         pass
 
-    assert not OneRound.in_rounds and Inherited.in_rounds
+    class Stated(Magnitude):
+        in_rounds = False
+
+    assert not OneRound.in_rounds and Inherited.in_rounds and not Stated.in_rounds
 
 
 def test_magnitude_needs_no_evidence_and_knows_that_it_recovers():

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from small_world import config, recipe_values, tokenizer
+from small_world import ROUNDS, config, recipe_values, write_model
 from transformers import BertForSequenceClassification
 
 from secateur.budget.parameters import Parameters
@@ -18,29 +18,17 @@ from secateur.run.stages import depth
 from secateur.surgery.checkpoint import load
 from secateur.system.errors import UserError
 
-OPEN = {
-    "target.units": ["layer", "ffn", "qk", "vo"],
-    "target.density": 0.2,
-    "method.begin": 0.1,
-    "method.end": 0.5,
-    "method.trial": 0.2,
-    "training.decay": "round",
-    "training.evaluations": 0,
-}
-
 
 @pytest.fixture(scope="module")
 def values(tmp_path_factory):
+    """A recipe that leaves the number of layers open, for data whose texts all differ."""
     folder = tmp_path_factory.mktemp("world")
-    deep = config(num_labels=2, id2label={0: "bad", 1: "good"})
-    deep.num_hidden_layers = 4
-    BertForSequenceClassification(deep).save_pretrained(folder / "model")
-    tokenizer().save_pretrained(folder / "model")
+    model = write_model(folder / "model", ["bad", "good"], layers=4)
     words = ["a", "fine", "bad", "good", "dull", "film", "book"]
     texts = [f"{first} {second} and {third}" for first in words for second in words for third in words[:2]]
     lines = [f"{text},{('bad', 'good')['good' in text]}" for text in texts]
     (folder / "data.csv").write_text("\n".join(["text,label", *lines]) + "\n")
-    return recipe_values(str(folder / "model"), str(folder / "data.csv")) | OPEN
+    return recipe_values(model, str(folder / "data.csv")) | ROUNDS | {"method.trial": 0.2}
 
 
 def record(folder):
@@ -71,9 +59,7 @@ def test_layers_beside_finer_units_are_chosen_by_the_run_unless_a_number_is_name
     [(0.05, 0.05, [2, 3, 6]), (0.2, 0.2, [3, 5, 6]), (0.9, 0.9, [6]), (0.05, 0.4, [3, 5, 6]), (0.05, 1.0, [6])],
 )
 def test_the_numbers_that_are_tried(share, largest, numbers):
-    deep = config()
-    deep.num_hidden_layers = 6
-    space = Space(BertForSequenceClassification(deep), "layer", "ffn", "qk", "vo", budget=Parameters())
+    space = Space(BertForSequenceClassification(config(layers=6)), "layer", "ffn", "qk", "vo", budget=Parameters())
     assert numbers_to_try(space, share, largest) == numbers
 
 

@@ -5,9 +5,7 @@ import json
 import pytest
 from small_world import recipe_values, write_data, write_model, write_questions, write_sentences
 
-from secateur.run import pipeline, recipe
-from secateur.run.context import Context
-from secateur.run.run_data import RunData
+from secateur.run import density_sweep, pipeline, recipe
 from secateur.system.errors import UserError
 
 
@@ -22,7 +20,7 @@ def world(tmp_path_factory):
 
 def lines(world, output="run", model="encoder", **changed):
     made = recipe.make(recipe_values(str(world / model), str(world / "data.csv")) | changed)
-    return dict(pipeline.dry_run(Context(made, world / output, RunData(made))))
+    return dict(pipeline.dry_run(made, world / output))
 
 
 def test_the_data_is_described(world):
@@ -60,6 +58,17 @@ def test_trials_of_layers_are_announced(world):
     assert said == "all 2 layers are kept: fewer have less than the target"
 
 
+def test_of_several_densities_all_are_checked_and_the_trials_suit_the_largest(world):
+    values = recipe_values(str(world / "classifier"), str(world / "data.csv"))
+    values |= {"target.units": ["layer", "ffn", "qk", "vo"], "target.density": [0.7, 0.2]}
+    said = dict(density_sweep.dry_run(recipe.make(values), world / "run"))
+    assert said["target"] == "density 0.2 of the parameters"
+    assert said["depth"] == "all 2 layers are kept: fewer have less than the target"
+    with pytest.raises(UserError, match="out of reach"):
+        density_sweep.dry_run(recipe.make(values | {"target.units": ["head"]}), world / "run")
+    assert not (world / "run").exists()
+
+
 def test_nothing_is_written_and_mistakes_are_refused_as_by_the_run(world):
     lines(world)
     with pytest.raises(UserError, match="out of reach"):
@@ -81,4 +90,4 @@ def test_a_finished_run_has_nothing_left_to_do(world, tmp_path):
     made = recipe.make(recipe_values(str(world / "classifier"), str(world / "data.csv")) | {"training.epochs": 1})
     pipeline.run(made, tmp_path / "run")
     with pytest.raises(UserError, match="is finished: there is nothing left to do"):
-        pipeline.dry_run(Context(made, tmp_path / "run", RunData(made)))
+        pipeline.dry_run(made, tmp_path / "run")

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 from fake_clock import timer
-from small_world import config, recipe_values, tokenizer, write_data
-from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, TrainerCallback
+from small_world import ROUNDS, recipe_values, write_data, write_model
+from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from secateur.budget.latency import LatencyTable
 from secateur.budget.space import Space
@@ -15,25 +15,12 @@ from secateur.run.density_sweep import sweep
 from secateur.surgery.checkpoint import load
 from secateur.system.errors import UserError
 
-ROUNDS = {
-    "target.units": ["layer", "ffn", "qk", "vo"],
-    "target.layers": 2,
-    "target.density": 0.2,
-    "method.begin": 0.1,
-    "method.end": 0.5,
-    "training.decay": "round",
-    "training.evaluations": 0,
-}
-
 
 @pytest.fixture(scope="module")
 def values(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
-    deep = config(num_labels=2, id2label={0: "bad", 1: "good"})
-    deep.num_hidden_layers = 4
-    BertForSequenceClassification(deep).save_pretrained(folder / "model")
-    tokenizer().save_pretrained(folder / "model")
-    return recipe_values(str(folder / "model"), write_data(folder / "data.csv")) | ROUNDS
+    model = write_model(folder / "model", ["bad", "good"], layers=4)
+    return recipe_values(model, write_data(folder / "data.csv")) | ROUNDS | {"target.layers": 2}
 
 
 def kept(folder):

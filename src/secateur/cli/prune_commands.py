@@ -16,11 +16,8 @@ from secateur.cli.recipe_options import described, pairs_of, recipe_options
 from secateur.cli.run_output import show_report, show_sweep
 from secateur.report.recipe_keys import dotted
 from secateur.report.verdict import verdict
-from secateur.run import pipeline, recipe
-from secateur.run.context import Context
-from secateur.run.density_sweep import sweep
+from secateur.run import density_sweep, pipeline, recipe
 from secateur.run.recipe import Recipe
-from secateur.run.run_data import RunData
 from secateur.system import processes
 from secateur.system.errors import UserError
 
@@ -74,9 +71,9 @@ def _without_file(values: Mapping[str, Any]) -> Recipe:
 
 
 def _show_outlook(wanted: Recipe, output: Path, as_json: bool) -> None:
-    """What the run would do; of several densities, the run for the lowest, which prunes for all."""
-    lowest = wanted.each()[-1] if len(wanted.target.densities) > 1 else wanted
-    lines = pipeline.dry_run(Context(lowest, output, RunData(lowest)))
+    """What the run would do."""
+    several = len(wanted.target.densities) > 1
+    lines = density_sweep.dry_run(wanted, output) if several else pipeline.dry_run(wanted, output)
     if not processes.is_main():
         return
     if as_json:
@@ -88,7 +85,7 @@ def _show_outlook(wanted: Recipe, output: Path, as_json: bool) -> None:
 def _run(wanted: Recipe, output: Path, as_json: bool) -> None:
     several = len(wanted.target.densities) > 1
     with watching() as watch:
-        reports = sweep(wanted, output, [watch]) if several else [pipeline.run(wanted, output, [watch])]
+        reports = density_sweep.sweep(wanted, output, [watch]) if several else [pipeline.run(wanted, output, [watch])]
     if not processes.is_main():
         return
     if as_json:

@@ -20,6 +20,7 @@ Beyond the paper: `every` observes the gradient of only some steps.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,6 +78,11 @@ class Grain(Scheduled):
             raise UserError(f"every is {every!r}: expected a whole number of steps from 1 on, 1 to observe all of them")
         self.beta, self.alpha, self.separate, self.every, self.faithful = beta, alpha, separate, every, faithful
         self.register_buffer("importance", torch.zeros_like(self.alive, dtype=torch.float))
+
+    @classmethod
+    def defaults_for(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The published ranking has one round."""
+        return {**cls.defaults, "target.layers": None} if options.get("faithful") else cls.defaults
 
     @property
     def listens_to(self) -> Mapping[str, float]:

@@ -38,7 +38,8 @@ class Scheduled(Method):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.in_rounds = "rounds" in signature(cls.__init__).parameters  # a method of one's own may not take them
+        if "in_rounds" not in cls.__dict__:
+            cls.in_rounds = "rounds" in signature(cls.__init__).parameters  # a method of one's own may not take them
 
     def __init__(
         self,

@@ -47,11 +47,12 @@ def verdict(report: Report) -> Verdict:
     numbers = f"{_with_error(score, report.standard_error)} of {teacher:.4f}"
     if report.baseline is not None:
         numbers += f"; a constant prediction has {report.baseline:.4f}"
+    constant = "0" if report.baseline is None else "a constant prediction"
     if report.retention is None:
-        text = f"There was nothing to keep: the teacher is no better than a constant prediction ({metric} {numbers})."
+        text = f"There was nothing to keep: the teacher is no better than {constant} ({metric} {numbers})."
         return Verdict(False, text, "Give more rows or a better teacher, or train one for longer (teacher_epochs).")
     if score <= (report.baseline or 0.0):
-        text = f"It did not work: the model is no better than a constant prediction ({metric} {numbers})."
+        text = f"It did not work: the model is no better than {constant} ({metric} {numbers})."
         return Verdict(False, text, _advice(report.recipe))
     kept = f"the model keeps {report.retention:.1%} of the teacher's {metric} ({numbers})"
     expected = report.recipe.get("measurement", {}).get("retention", RETENTION)

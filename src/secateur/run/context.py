@@ -36,6 +36,11 @@ class Context:
     branches: tuple[Context, ...] = ()
 
     @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        """The recipes whose models the pruning of this run cuts: its own, and those of its branches."""
+        return (self.recipe, *(branch.recipe for branch in self.branches))
+
+    @property
     def finished(self) -> bool:
         """Whether the report exists, which is written last."""
         return (self.folder / "report.json").is_file()

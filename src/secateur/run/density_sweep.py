@@ -21,7 +21,8 @@ from transformers import TrainerCallback
 
 from secateur.report.report import Report
 from secateur.run.context import Context
-from secateur.run.pipeline import announce, begin, complete, locked_if_unfinished, prepare
+from secateur.run.outlook import Line
+from secateur.run.pipeline import announce, begin, complete, dry_run_context, locked_if_unfinished, prepare
 from secateur.run.recipe import Recipe
 from secateur.run.run_data import RunData
 from secateur.run.run_folder import claim, locked
@@ -34,10 +35,7 @@ def sweep(recipe: Recipe, output: Path | str, callbacks: Sequence[TrainerCallbac
     Raises:
         UserError: anything that the user can fix; nothing half-written is left.
     """
-    folder, data = Path(output), RunData(recipe)  # runs that differ in their density alone share their data
-    contexts = [
-        Context(one, folder / str(one.target.density), data, tuple(callbacks), shared=folder) for one in recipe.each()
-    ]
+    folder, contexts = Path(output), _contexts(recipe, Path(output), callbacks)
     with ExitStack() as locks:
         if not all(context.finished for context in contexts):
             locks.enter_context(locked(folder))
@@ -46,15 +44,36 @@ def sweep(recipe: Recipe, output: Path | str, callbacks: Sequence[TrainerCallbac
         for context, table in zip(contexts, tables, strict=True):
             locks.enter_context(locked_if_unfinished(context))
             begin(context, table)
-        *larger, lowest = contexts
-        announce(replace(lowest, branches=tuple(larger)), tables[-1])
+        announce(contexts[-1], tables[-1])
         return _reports(contexts)
+
+
+def dry_run(recipe: Recipe, output: Path | str) -> list[Line]:
+    """As `pipeline.dry_run`, for several densities: all are checked, and described is the run that prunes for all.
+
+    Raises:
+        UserError: as `sweep`, or all runs are finished.
+    """
+    *larger, lowest = _contexts(recipe, Path(output))
+    for context in larger:
+        prepare(context)
+    return dry_run_context(lowest)
+
+
+def _contexts(recipe: Recipe, folder: Path, callbacks: Sequence[TrainerCallback] = ()) -> list[Context]:
+    """A run for each density, the largest first; the others are branches of the last one, which prunes for all.
+
+    They differ in their density alone, and so share their data.
+    """
+    of = partial(Context, data=RunData(recipe), callbacks=tuple(callbacks), shared=folder)
+    *larger, lowest = (of(one, folder / str(one.target.density)) for one in recipe.each())
+    return [*larger, replace(lowest, branches=tuple(larger))]
 
 
 def _reports(contexts: Sequence[Context]) -> list[Report]:
     """The reports of runs that have begun: the last one prunes for all, then the others recover."""
     *larger, lowest = contexts
-    last = _completed(replace(lowest, branches=tuple(larger)))
+    last = _completed(lowest)
     reports = [_completed(context) for context in larger]
     processes.on_main(partial(shutil.rmtree, lowest.cache_folder, ignore_errors=True))
     return [*reports, last]

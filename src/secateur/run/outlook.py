@@ -11,8 +11,8 @@ from secateur.budget.latency import LatencyTable
 from secateur.budget.space import Space
 from secateur.run.context import Context
 from secateur.run.models import base_model, factorised, teacher_name
-from secateur.run.run_rounds import end_of_pruning, is_open, numbers_to_try
-from secateur.run.target import share_to_keep, space_of
+from secateur.run.run_rounds import end_of_pruning, is_open
+from secateur.run.target import layers_to_try, share_to_keep, space_of
 from secateur.run.training_arguments import rounded, steps_of_run, steps_of_teacher
 
 Line = tuple[str, str]
@@ -70,8 +70,7 @@ def _target(context: Context, space: Space) -> str:
 
 
 def _trials(context: Context, space: Space, steps: int) -> str:
-    shares = [share_to_keep(one.recipe, space) for one in (context, *context.branches)]
-    *fewer, total = numbers_to_try(space, min(shares), max(shares))
+    *fewer, total = layers_to_try(context.recipes, space)
     if not fewer:
         return f"all {total} layers are kept: fewer have less than the target"
     perhaps = f", perhaps {' and '.join(map(str, fewer[1:]))}" if fewer[1:] else ""

@@ -90,7 +90,7 @@ def run_context(context: Context) -> Report:
         return complete(context)
 
 
-def dry_run(context: Context) -> list[Line]:
+def dry_run(recipe: Recipe, output: Path | str) -> list[Line]:
     """What a run has understood and is going to do, after all checks; nothing is written or trained.
 
     A target latency is measured if its table is not given.
@@ -98,6 +98,11 @@ def dry_run(context: Context) -> list[Line]:
     Raises:
         UserError: as `run`, or the run is finished.
     """
+    return dry_run_context(Context(recipe, Path(output), RunData(recipe)))
+
+
+def dry_run_context(context: Context) -> list[Line]:
+    """As `dry_run`, for a context that exists already."""
     if context.finished:
         raise UserError(f"the run in {context.folder} is finished: there is nothing left to do")
     return outlook(context, prepare(context))
@@ -135,7 +140,7 @@ def begin(context: Context, table: LatencyTable | None) -> None:
 
 def announce(context: Context, table: LatencyTable | None) -> None:
     """Log what an unfinished run has understood and is going to do."""
-    for what, description in [] if context.finished else outlook(context, table):
+    for what, description in [] if context.finished else outlook(depth.decided(context), table):
         log.info("%s: %s", what, description)
 
 

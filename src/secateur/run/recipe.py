@@ -214,29 +214,25 @@ def _one_sentence(source: str, *place: str) -> Iterator[None]:
 
 def _defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     """What the method and the task of a recipe prefer to the defaults of the groups; the task goes first."""
-    name, task, options = (values.get(key) for key in ("method.name", "data.task", "method.options"))
-    found: dict[str, Any] = {}
-    if isinstance(name, str):
-        found |= dotted(METHODS.get(name).defaults_for(options if isinstance(options, dict) else {}))
+    task, options = values.get("data.task"), values.get("method.options")
+    found = dotted(METHODS.get(_method(values)).defaults_for(options if isinstance(options, dict) else {}))
     if isinstance(task, str):
         found |= dotted(TASKS.get(task).defaults)
     if any(values.get(amount) is not None for amount in AMOUNTS):
         found |= dict.fromkeys(AMOUNTS)
     if values.get("training.steps") is not None:
         found |= {"training.epochs": None}
-    if _has_rounds({**found, **values}):
-        found |= {"target.layers": AUTO}
-    return found
+    return {"target.layers": AUTO, **found} if _has_rounds({**found, **values}) else found
 
 
 def _has_rounds(values: Mapping[str, Any]) -> bool:
     """Whether these values ask for layers beside finer units, by a method that prunes them in rounds of their own."""
-    units, options = values.get("target.units"), values.get("method.options")
+    units = values.get("target.units")
     beside = isinstance(units, list | tuple) and "layer" in units and len(units) > 1
-    published = isinstance(options, dict) and options.get("faithful")
-    return beside and not published and values.get("target.keep") is None and METHODS.get(_method(values)).in_rounds
+    return beside and values.get("target.keep") is None and METHODS.get(_method(values)).in_rounds
 
 
 def _method(values: Mapping[str, Any]) -> str:
+    """The name of the method, if that is a name."""
     name = values.get("method.name")
     return name if isinstance(name, str) else str(MethodRecipe.model_fields["name"].default)

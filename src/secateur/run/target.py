@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from secateur.methods import METHODS
 from secateur.methods.method import Method
 from secateur.methods.schedules import Schedule
 from secateur.run.recipe import Recipe
-from secateur.run.run_rounds import coarse_rounds, in_last_round, share_after
+from secateur.run.run_rounds import coarse_rounds, in_last_round, numbers_to_try, share_after
 from secateur.system import processes
 from secateur.system.errors import UserError
 
@@ -85,6 +86,12 @@ def space_of(recipe: Recipe, model: PreTrainedModel, table: LatencyTable | None)
     """All prunable units of the model before pruning, with the budget of the recipe's target."""
     budget: Budget = Units() if recipe.target.keep is not None else table or Parameters()
     return Space(model, *recipe.target.units, budget=budget, round_to=recipe.target.round_to)
+
+
+def layers_to_try(recipes: Sequence[Recipe], space: Space) -> list[int]:
+    """The numbers of layers that one pruning for these recipes tries, the smallest first (`numbers_to_try`)."""
+    shares = [share_to_keep(recipe, space) for recipe in recipes]
+    return numbers_to_try(space, min(shares), max(shares))
 
 
 def new_method(recipe: Recipe, model: PreTrainedModel, table: LatencyTable | None) -> Method:

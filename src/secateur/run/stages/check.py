@@ -14,8 +14,8 @@ from secateur.run import records
 from secateur.run.context import Context
 from secateur.run.models import base_model, factorised, named_teacher
 from secateur.run.recipe import Recipe
-from secateur.run.run_rounds import is_open, numbers_to_try, with_layers
-from secateur.run.target import latency_table, new_method, schedule_of, share_to_keep, space_of
+from secateur.run.run_rounds import is_open, with_layers
+from secateur.run.target import latency_table, layers_to_try, new_method, schedule_of, share_to_keep, space_of
 from secateur.run.teacher_check import check_score, check_tokens
 from secateur.surgery.checkpoint import read_config
 from secateur.surgery.opening import check_vocabulary
@@ -99,12 +99,11 @@ def _check_depths(context: Context, student: PreTrainedModel, table: LatencyTabl
         _check_method(recipe, new_method(recipe, student, table))
         return
     space = space_of(recipe, student, table)
-    share = share_to_keep(recipe, space)
-    numbers = numbers_to_try(space, share, share)
+    numbers = layers_to_try(context.recipes, space)
     for layers in numbers:
         decided = with_layers(recipe, layers, numbers[-1])
         _check_method(decided, new_method(decided, student, table))
-    if not context.data.trial_count:
+    if len(numbers) > 1 and not context.data.trial_count:
         raise UserError(
             "target.layers: auto holds out a quarter of the training rows, and there are "
             f"{len(context.data.task.splits['train'])}: name a number of layers, or give at least 4 rows"

@@ -21,11 +21,11 @@ from secateur.run.models import load_teacher, new_student
 from secateur.run.recipe import Recipe
 from secateur.run.records import DEPTH, FORMAT
 from secateur.run.run_data import Rows
-from secateur.run.run_rounds import changed, is_open, numbers_to_try, with_layers
+from secateur.run.run_rounds import changed, is_open, with_layers
 from secateur.run.stages import prune
 from secateur.run.stages.outputs import outputs_of
 from secateur.run.stages.prune import pruning_trainer
-from secateur.run.target import new_method, read_latency_table, share_to_keep, space_of
+from secateur.run.target import layers_to_try, new_method, read_latency_table, space_of
 from secateur.run.training_arguments import rounded, steps_of_run
 from secateur.surgery.masking import attached
 from secateur.system import processes
@@ -60,8 +60,7 @@ def run(context: Context) -> None:
 
 def decided(context: Context) -> Context:
     """The context with the number of layers that was chosen, in its recipe and in those of its branches."""
-    record = _record(context)
-    if not is_open(context.recipe) or CHOSEN not in record:
+    if not is_open(context.recipe) or CHOSEN not in (record := _record(context)):
         return context
     recipe = with_layers(context.recipe, record[CHOSEN], record[TOTAL])
     return replace(context, recipe=recipe, branches=tuple(map(decided, context.branches)))
@@ -117,8 +116,7 @@ class Trials:
         teacher = load_teacher(context)
         student = new_student(context, teacher)
         space = space_of(context.recipe, student, read_latency_table(context.folder))
-        shares = [share_to_keep(one.recipe, space) for one in (context, *context.branches)]
-        numbers = numbers_to_try(space, min(shares), max(shares))
+        numbers = layers_to_try(context.recipes, space)
         return cls(context, teacher, outputs_of(context, teacher), numbers, *context.data.trial_parts)
 
     def scored(self) -> dict[int, float]:
