@@ -19,7 +19,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from secateur.run.recipe import KEYS
-from secateur.run.recipe_groups import Flag
+from secateur.run.recipe_schema import Flag
 from secateur.run.recipe_yaml import parse
 from secateur.system.errors import UserError
 

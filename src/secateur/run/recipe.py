@@ -27,13 +27,12 @@ from secateur.run.recipe_groups import (
     AUTO,
     DataRecipe,
     DistillationRecipe,
-    Flag,
     MeasurementRecipe,
     MethodRecipe,
-    Strict,
     TargetRecipe,
     TrainingRecipe,
 )
+from secateur.run.recipe_schema import Flag, Strict
 from secateur.run.recipe_yaml import dump, parse
 from secateur.system import processes
 from secateur.system.errors import UserError
