@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from secateur.cli import app, recipe_options
 from secateur.cli.commands import Commands
 from secateur.run import recipe
-from secateur.run.recipe_groups import Flag, Strict
+from secateur.run.recipe_schema import Flag, Strict
 from secateur.system.errors import UserError
 
 
