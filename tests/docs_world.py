@@ -52,6 +52,10 @@ SMALLER = {
 """Text that needs a model of real size, real data or a GPU -> its replacement."""
 
 
+SHORTER = {"training.steps": 12, "training.teacher_steps": 64}
+"""Defaults of the recipes in README and docs, whose models need no thousands of steps."""
+
+
 def smaller(text: str) -> str:
     for original, replacement in SMALLER.items():
         text = re.sub(original, replacement, text)
@@ -81,7 +85,7 @@ def build(folder: Path) -> None:
         (folder / "recipes" / path.name).write_text(smaller(path.read_text(encoding="utf-8")), encoding="utf-8")
     for name, values in RUNS.items():
         given = {"model": "bert-base-sst2", "data": "glue/sst2", "target.density": 0.6, "training.bf16": False}
-        pipeline.run(recipe.make(given | values), folder / name)
+        pipeline.run(recipe.make(given | SHORTER | values), folder / name)
 
 
 def write_model(folder: Path, labels: Sequence[str] = ()) -> None:
@@ -105,7 +109,9 @@ def write_glue(folder: Path) -> None:
 
 
 def still(monkeypatch) -> None:
-    """Replace timing by fixed times and drawing by an empty picture, which the tests of pages do not need."""
+    """Replace timing by fixed times, drawing by an empty picture and defaults by `SHORTER`, as tests of pages need."""
+    resolved = recipe._defaults
+    monkeypatch.setattr(recipe, "_defaults", lambda values: SHORTER | resolved(values))
     known = Rates(flops=1e9, bandwidth=1e9, product="fp32 torch.mm, 8 x 8")
     monkeypatch.setattr(
         measure_stage, "grid", lambda model, against, shapes, repeats: grid(model, against, shapes, repeats=1)

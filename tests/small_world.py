@@ -105,6 +105,8 @@ def recipe_values(model, data):
         "target.density": 0.3,
         "training.epochs": 4,
         "training.teacher_epochs": 1,
+        "training.teacher_learning_rate": 5e-5,
+        "training.learning_rate": 3e-4,
         "method.begin": 0.1,
         "method.end": 0.45,
         "training.batch_size": 4,

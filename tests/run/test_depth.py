@@ -87,7 +87,7 @@ def test_the_number_with_the_best_trial_is_kept_and_reported(values, tmp_path, m
         report = pipeline.run(recipe.make(values), folder)
         assert record(folder) == (dict(zip((4, 2, 3), scores, strict=False)), best, 4)
         assert report.depth["layers"] == best and report.depth["rows"] == len(
-            RunData(recipe.make(values)).trial_parts[0]
+            RunData(recipe.make(values)).held_out_rows
         )
         layers = [row for row in report.structure if row["layer"] != "stream"]
         assert sum(not row["ffn"].startswith("0/") for row in layers) == best
@@ -145,7 +145,7 @@ def test_several_densities_share_the_choice(values, tmp_path):
 
 def test_what_is_held_out_is_not_trained_on(values):
     data = RunData(recipe.make(values | {"method.trial_rows": 10}))
-    held_out, rows = data.trial_parts
+    held_out, rows = data.held_out_rows, data.without_held_out(data.distillation_rows)
     assert len(held_out) == 10
     assert not {tuple(row["input_ids"]) for row in held_out} & {tuple(row["input_ids"]) for row in rows}
     by_number = {row["index"]: row for row in data.distillation_rows}

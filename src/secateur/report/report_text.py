@@ -99,6 +99,8 @@ def score_notes(report: Report) -> list[str]:
         "density, prunable: kept weights and inner biases of the layers over all of them (GRAIN's denominator); "
         "whole model: all parameters, embeddings and head included"
     )
+    if report.teacher is not None:
+        notes.append(teacher_sentence(report.teacher, report.metric))
     if report.depth is not None:
         notes.append(depth_sentence(report.depth, report.metric))
     if "filled" in report.density:
@@ -112,6 +114,19 @@ def score_notes(report: Report) -> list[str]:
         "wall-clock, s: " + ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in report.seconds.items()),
     ]
     return notes if report.memory is None else notes + _peak_notes(report.memory)
+
+
+def teacher_sentence(teacher: Mapping[str, Any], metric: str) -> str:
+    """How the teacher was trained, and from which scores on how many rows that was chosen, without a full stop."""
+    trained = f"the teacher was trained in {_setting(teacher)}"
+    if not teacher.get("trials"):
+        return trained
+    trials = ", ".join(f"{_setting(trial)} {trial['score']:.4f}" for trial in teacher["trials"])
+    return f"{trained}, chosen by short trials ({metric} on {teacher['rows']:,} held-out training rows: {trials})"
+
+
+def _setting(values: Mapping[str, Any]) -> str:
+    return f"{values['steps']:,} steps at {values['learning_rate']:.1e}"
 
 
 def depth_sentence(depth: Mapping[str, Any], metric: str) -> str:

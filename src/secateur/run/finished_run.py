@@ -9,7 +9,7 @@ from typing import Any
 
 from secateur.report.recipe_keys import dotted
 from secateur.report.report import Report
-from secateur.run.recipe import make
+from secateur.run.recipe import LENGTHS, make
 
 NOT_THE_RECIPE = (
     "seed",
@@ -48,4 +48,5 @@ class FinishedRun:
 
 @cache
 def _defaults() -> dict[str, Any]:
-    return dotted(make({"model": "", "data": ""}).to_dict())
+    """Of keys that a run may not state; each states its length in one of several ways."""
+    return dotted(make({"model": "", "data": ""}).to_dict()) | dict.fromkeys(LENGTHS)

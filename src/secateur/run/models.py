@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from secateur.structure.architecture import Embedding, Norm
 from secateur.structure.binding import bind
 from secateur.surgery.factorisation import factorise
 from secateur.tasks.checkpoint_labels import config_of
-from secateur.tasks.classification import MULTI_LABEL
+from secateur.tasks.classification import MULTI_LABEL, REGRESSION
 from secateur.training.dropout import set_dropout
 
 
@@ -21,6 +22,27 @@ def base_model(context: Context) -> PreTrainedModel:
     """The recipe's model with a head for the task. Where a teacher is named, a head for other labels is replaced."""
     recipe = context.recipe
     return context.data.task.load_model(recipe.model, ignore_mismatched_sizes=recipe.teacher is not None)
+
+
+def untrained_teacher(context: Context) -> PreTrainedModel:
+    """The recipe's model before it is trained to be the teacher.
+
+    The bias of a regression's head is the mean of the training scores: a head that starts at 0 spends the first part of
+    a short training on reaching it.
+    """
+    model, task = base_model(context), context.data.task
+    if task.head().get("problem_type") == REGRESSION:
+        scores = [float(row["labels"]) for row in context.data.train_rows]
+        output = _last_linear(model)
+        if output is not None:
+            torch.nn.init.constant_(output.bias, fmean(scores))
+    return model
+
+
+def _last_linear(model: PreTrainedModel) -> torch.nn.Linear | None:
+    """The Linear with a bias that computes the one output of a model, None if it has none."""
+    single = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == 1]
+    return single[-1] if single and single[-1].bias is not None else None
 
 
 def teacher_name(context: Context) -> str | None:

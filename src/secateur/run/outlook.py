@@ -44,7 +44,7 @@ def _stages(context: Context, table: LatencyTable | None) -> Iterator[Line]:
     """A line for the teacher and for each stage that trains."""
     recipe, batch = context.recipe, context.recipe.training.batch_size * context.recipe.training.accumulate
     name = teacher_name(context)
-    yield "teacher", name or f"trained first, in {steps_of_teacher(context):,} steps of {batch} rows"
+    yield "teacher", name or _training_of_teacher(context, batch)
     student = factorised(recipe, base_model(context))
     space = space_of(recipe, student, table)
     yield "units", f"{', '.join(space.units)}: {len(space):,} in all"
@@ -57,6 +57,13 @@ def _stages(context: Context, table: LatencyTable | None) -> Iterator[Line]:
     if end < 1:
         parts += f", {rounded(steps * (1 - end)):,} of recovery"
     yield "training", f"{parts}, of {batch} rows"
+
+
+def _training_of_teacher(context: Context, batch: int) -> str:
+    training, steps = context.recipe.training, steps_of_teacher(context)
+    length = f"{training.teacher_steps:,} steps at most, trials included," if steps is None else f"{steps:,} steps"
+    rate = "chosen by trials" if training.teacher_learning_rate is None else f"of {training.teacher_learning_rate:.1e}"
+    return f"trained first, in {length} of {batch} rows, at a learning rate {rate}"
 
 
 def _target(context: Context, space: Space) -> str:

@@ -162,6 +162,6 @@ def _to_run(context: Context) -> list[str]:
 def _tidy(context: Context) -> None:
     """Remove the files that only an unfinished run needs."""
     trials = [path.name for path in context.folder.glob("depth-*")]
-    for leftover in ("teacher-training", *trials, "prune", "cut", "recover", "cache"):
+    for leftover in ("teacher-training", "teacher-trial", *trials, "prune", "cut", "recover", "cache"):
         shutil.rmtree(context.folder / leftover, ignore_errors=True)
     remove_state(context.folder)

@@ -12,7 +12,7 @@ of its group (`recipe_groups`). The run folder keeps the resolved recipe.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -43,7 +43,7 @@ __all__ = ["KEYS", "Recipe", "make", "make_group", "read", "upgrade"]
 
 FORMAT = FileFormat(2)
 """Version 1, of secateur 0.1.0, had flat keys. They are read in a file of any version, because people write recipes."""
-LENGTHS = ("training.epochs", "training.steps")
+LENGTHS = ("training.steps", "training.epochs")
 AMOUNTS = tuple(f"target.{name}" for name in recipe_rules.AMOUNTS)
 
 
@@ -217,11 +217,17 @@ def _defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     found = dotted(METHODS.get(_method(values)).defaults_for(options if isinstance(options, dict) else {}))
     if isinstance(task, str):
         found |= dotted(TASKS.get(task).defaults)
-    if any(values.get(amount) is not None for amount in AMOUNTS):
-        found |= dict.fromkeys(AMOUNTS)
-    if values.get("training.steps") is not None:
-        found |= {"training.epochs": None}
+    for alternatives in (AMOUNTS, LENGTHS):
+        found |= _one_of(alternatives, values, found)
     return {"target.layers": AUTO, **found} if _has_rounds({**found, **values}) else found
+
+
+def _one_of(alternatives: Sequence[str], *sources: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of which a recipe sets one: their values in the first source that sets any, None for the others."""
+    for values in sources:
+        if any(values.get(key) is not None for key in alternatives):
+            return {key: values.get(key) for key in alternatives}
+    return {}
 
 
 def _has_rounds(values: Mapping[str, Any]) -> bool:

@@ -169,7 +169,8 @@ class MethodRecipe(Strict):
     )
     trial_rows: PositiveInt = Field(
         1000,
-        description="number of training rows that are held out of the trials and scored, at most a quarter of them",
+        description="number of training rows that are held out of trials, those of a teacher included, and scored; at "
+        "most a quarter of them",
     )
     train: Literal["all", "scores"] = Field(
         "all", description="what is trained while pruning: all weights, or only the parameters of the method"
@@ -226,18 +227,21 @@ class DistillationRecipe(Strict):
 class TrainingRecipe(Strict):
     """How the weights are trained: those of the student in both stages, and those of a teacher trained first."""
 
-    epochs: Annotated[float | None, Flag("--epochs")] = Field(
-        6.0, gt=0, description="epochs of pruning and recovery together; null if steps is set"
-    )
     steps: Annotated[int | None, Flag("--steps")] = Field(
-        None, gt=0, description="optimizer steps of pruning and recovery together, instead of epochs"
+        3000, gt=0, description="optimizer steps of pruning and recovery together; null if epochs is set"
+    )
+    epochs: Annotated[float | None, Flag("--epochs")] = Field(
+        None, gt=0, description="epochs of pruning and recovery together, instead of steps"
     )
     batch_size: Annotated[int, Flag("--batch-size")] = Field(
         32, gt=0, description="training rows of a micro-batch, of all processes together"
     )
     accumulate: int = Field(1, gt=0, description="micro-batches per optimizer step")
-    learning_rate: Annotated[float, Flag("--learning-rate")] = Field(
-        3e-4, gt=0, description="highest learning rate of the weights, reached after the warm-up"
+    learning_rate: Annotated[float | None, Flag("--learning-rate")] = Field(
+        None,
+        gt=0,
+        description="highest learning rate of the weights, reached after the warm-up; by default 0.384 / hidden size "
+        "of the model, such as 1e-3 for 384 and 5e-4 for 768",
     )
     decay: Literal["run", "stage", "round"] = Field(
         "run",
@@ -289,9 +293,22 @@ class TrainingRecipe(Strict):
         description="experiment trackers that get the logged values, named as in transformers: tensorboard, wandb, "
         "mlflow, ...",
     )
-    teacher_epochs: float = Field(3.0, gt=0, description="epochs of the training of a teacher")
-    teacher_learning_rate: float = Field(
-        5e-5, gt=0, description="highest learning rate of the training of a teacher, reached after the warm-up"
+    teacher_epochs: float | None = Field(
+        None,
+        gt=0,
+        description="epochs of the training of a teacher; by default its number of steps is chosen by short trainings "
+        "on held-out training rows",
+    )
+    teacher_learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="highest learning rate of the training of a teacher, reached after the warm-up; by default chosen "
+        "by short trainings, from 0.0384 / hidden size on",
+    )
+    teacher_steps: PositiveInt = Field(
+        3200,
+        description="optimizer steps of the training of a teacher at most, with those of the short trainings by which "
+        "its length and its learning rate are chosen",
     )
 
 

@@ -61,7 +61,7 @@ def _constant_rate_after_decay(recipe: Recipe) -> None:
 def _one_length(recipe: Recipe) -> None:
     training = recipe.training
     if (training.epochs is None) == (training.steps is None):
-        raise UserError("training.epochs and training.steps are both the length of the run: set one of them")
+        raise UserError("training.steps and training.epochs are both the length of the run: set one of them")
 
 
 def _recovery_for_its_keys(recipe: Recipe) -> None:

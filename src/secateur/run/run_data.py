@@ -111,18 +111,19 @@ class RunData:
         return _learnable(rows(order[:held_out])), _learnable(rows(sorted(order[held_out:])))
 
     @cached_property
-    def trial_parts(self) -> tuple[Rows, Rows]:
-        """For short trials: training rows that are held out and scored, and the rows for distillation without them.
-
-        The latter keep their numbers, by which a cached teacher knows them. They contain no text that is held out,
-        unless the data has no other texts.
-        """
+    def held_out_rows(self) -> Rows:
+        """Training rows that are held out of short trials and scored, sampled by the seed."""
         select = self.recipe.training.select
         chosen = sorted(self._shuffled[select : select + self.trial_count])
-        held_out = encoded(self.task, "train", self.tokenizer, self.recipe.data.max_length, chosen)
-        texts = {tuple(row["input_ids"]) for row in held_out}
-        others = [row for row in self.distillation_rows if tuple(row["input_ids"]) not in texts]
-        return held_out, others or self.distillation_rows
+        return encoded(self.task, "train", self.tokenizer, self.recipe.data.max_length, chosen)
+
+    def without_held_out(self, rows: Rows) -> Rows:
+        """Rows to train a trial on: those whose text is not held out; all of them if no other text is left.
+
+        They keep their numbers, by which a cached teacher knows them.
+        """
+        texts = {tuple(row["input_ids"]) for row in self.held_out_rows}
+        return [row for row in rows if tuple(row["input_ids"]) not in texts] or rows
 
     @property
     def trial_count(self) -> int:

@@ -10,10 +10,13 @@ from transformers import TrainingArguments
 from secateur.run.context import Context
 from secateur.run.recipe import Recipe
 from secateur.system import compat, processes
+from secateur.tasks.checkpoint_labels import config_of
 from secateur.training.step import INDEX
 
 LOGS = 50
 """The approximate number of log lines of a stage."""
+STUDENT_RATE, TEACHER_RATE = 0.384, 0.0384
+"""Learning rates of pruning, and of the training of a teacher, times the hidden size (RESULTS.md)."""
 
 
 def training_arguments(
@@ -46,15 +49,35 @@ def training_arguments(
     )
 
 
+def learning_rate_of_run(context: Context) -> float:
+    """The highest learning rate of pruning and recovery: that of the recipe, or one that suits the model's width."""
+    return context.recipe.training.learning_rate or _for_width(context, STUDENT_RATE)
+
+
+def first_teacher_rate(context: Context) -> float:
+    """The highest learning rate of the training of a teacher, or that with which the search for one begins."""
+    return context.recipe.training.teacher_learning_rate or _for_width(context, TEACHER_RATE)
+
+
+def _for_width(context: Context, rate: float) -> float:
+    """A learning rate for a model with a residual stream of width 1, for the width of the run's model.
+
+    AdamW changes each weight by about the learning rate, whatever the width, so that the change of a Linear's output
+    grows with the number of its inputs (Yang et al., Tensor Programs V, NeurIPS 2021, section 3).
+    """
+    return rate / int(config_of(context.recipe.model).hidden_size)
+
+
 def steps_of_run(context: Context) -> float:
     """Optimizer steps of pruning and recovery together, of which each stage takes a part and rounds it."""
     training = context.recipe.training
     return float(training.steps) if training.steps is not None else _steps_of(context, training.epochs or 0.0)
 
 
-def steps_of_teacher(context: Context) -> int:
-    """Optimizer steps of the training of a teacher."""
-    return rounded(_steps_of(context, context.recipe.training.teacher_epochs))
+def steps_of_teacher(context: Context) -> int | None:
+    """Optimizer steps of the training of a teacher, None where a search chooses them."""
+    epochs = context.recipe.training.teacher_epochs
+    return None if epochs is None else rounded(_steps_of(context, epochs))
 
 
 def rounded(steps: float) -> int:

@@ -33,6 +33,7 @@ from secateur.tasks.task import Task, check_length
 from secateur.tasks.tokenizer_settings import kept_settings
 
 SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"
+REGRESSION = "regression"
 CLASS_METRICS = ("accuracy", "f1", "matthews")  # the first is the default
 SCORE_METRICS = ("pearson_spearman", "pearson", "spearman")
 MOST = 20
@@ -111,7 +112,7 @@ class Classification(LabelledTask):
 
     def head(self) -> dict[str, Any]:
         if self.labels is None:
-            return {"num_labels": 1, "problem_type": SIGMOID if self.sigmoid else "regression"}
+            return {"num_labels": 1, "problem_type": SIGMOID if self.sigmoid else REGRESSION}
         return {**super().head(), "problem_type": self.problem_type}
 
     def fitted(self, model_or_folder: PreTrainedModel | str | Path, role: str) -> Task:

@@ -117,7 +117,9 @@ class Trials:
         student = new_student(context, teacher)
         space = space_of(context.recipe, student, read_latency_table(context.folder))
         numbers = layers_to_try(context.recipes, space)
-        return cls(context, teacher, outputs_of(context, teacher), numbers, *context.data.trial_parts)
+        data = context.data
+        rows = data.without_held_out(data.distillation_rows)
+        return cls(context, teacher, outputs_of(context, teacher), numbers, data.held_out_rows, rows)
 
     def scored(self) -> dict[int, float]:
         """Number of layers -> score: of all layers, of the smallest number, and of others if that is not enough."""

@@ -19,6 +19,7 @@ from secateur.run.context import Context
 from secateur.run.models import base_model, load_teacher
 from secateur.run.records import FORMAT, VERIFIED, VERSIONS
 from secateur.run.stages import depth
+from secateur.run.stages import teacher as teacher_stage
 from secateur.run.target import read_latency_table
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load
@@ -96,6 +97,7 @@ def _measured(context: Context, scored: Scored) -> Report:
         scored=context.data.task_as_read.fingerprint("validation"),
         standard_error=scored.standard_error,
         baseline=task.baseline(context.data.validation_rows),
+        teacher=teacher_stage.reported(context),
         depth=depth.reported(context),
     )
 

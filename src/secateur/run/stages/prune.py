@@ -21,7 +21,7 @@ from secateur.run.stage_trainer import distilling_trainer, train
 from secateur.run.stages.cut import cut_student
 from secateur.run.stages.outputs import outputs_of
 from secateur.run.target import new_method, read_latency_table, share_to_keep
-from secateur.run.training_arguments import rounded, steps_of_run
+from secateur.run.training_arguments import learning_rate_of_run, rounded, steps_of_run
 from secateur.system import processes
 from secateur.training.teacher_cache import CachedTeacher
 from secateur.training.trainer import PruningTrainer
@@ -91,7 +91,7 @@ def pruning_trainer(
         shrink=settings.shrink and not only_scores,
         decay=(0.0, 1.0) if training.decay == "stage" else (0.0, end),
         restarts=restarts(recipe),
-        learning_rate=training.learning_rate,
+        learning_rate=learning_rate_of_run(context),
     )
 
 

@@ -16,7 +16,7 @@ from secateur.run.run_rounds import restarts
 from secateur.run.stage_trainer import distilling_trainer, train
 from secateur.run.stages.cut import proved
 from secateur.run.stages.outputs import outputs_of
-from secateur.run.training_arguments import rounded, steps_of_run
+from secateur.run.training_arguments import learning_rate_of_run, rounded, steps_of_run
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load, save
 from secateur.surgery.zeroed_blocks import kept_at_zero
@@ -58,7 +58,7 @@ def _trainer(context: Context, small: PreTrainedModel, begin: float, rows_seen: 
         objective=state.saved_terms(cut_model),
         begin=begin,
         restarts=restarts(recipe),
-        learning_rate=own_rate or recipe.training.learning_rate,
+        learning_rate=own_rate or learning_rate_of_run(context),
         constant=own_rate is not None,
         moments=None if own_rate is not None else state.saved_moments(cut_model),
         rows_seen=rows_seen,

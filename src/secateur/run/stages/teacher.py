@@ -1,19 +1,39 @@
-"""Stage 1: the model itself is fine-tuned to be the teacher, unless it is fine-tuned already or a teacher is named."""
+"""Stage 1: the model itself is fine-tuned to be the teacher, unless it is fine-tuned already or a teacher is named.
+
+The learning rate and the number of steps, where the recipe leaves them open, are chosen by short trainings on the
+training rows without those that are held out and scored (`run/teacher_search.py`). Each is recorded when it ends, so
+that an interrupted run does not repeat it.
+"""
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 
+from secateur.measure.evaluation import scores
 from secateur.run.context import Context
-from secateur.run.models import base_model, teacher_name
+from secateur.run.models import teacher_name, untrained_teacher
+from secateur.run.records import FORMAT
+from secateur.run.run_data import Rows
+from secateur.run.run_rounds import changed
 from secateur.run.stage_trainer import stage_trainer, train
 from secateur.run.teacher_check import warn_of_score
-from secateur.run.training_arguments import steps_of_teacher
+from secateur.run.teacher_search import PARTS, Setting, TeacherSearch
+from secateur.run.training_arguments import first_teacher_rate, steps_of_teacher
 from secateur.surgery.checkpoint import save
 from secateur.system import processes
 from secateur.training.objectives import Labels
+from secateur.training.trainer import PruningTrainer
+
+log = logging.getLogger(__name__)
+
+TRIAL = "teacher-trial"
+"""The folder of the short trainings."""
+TRIALS, ROWS = "trials", "rows"
 
 
 def done(context: Context) -> bool:
@@ -23,18 +43,81 @@ def done(context: Context) -> bool:
 
 def run(context: Context) -> None:
     """Fine-tune the model, and save it as the teacher."""
-    training = context.recipe.training
-    set_seed(context.recipe.seed)
-    model = base_model(context)
-    trainer = stage_trainer(
-        context,
-        model,
-        "teacher-training",
-        steps_of_teacher(context),
-        rows=context.data.train_rows,
-        objective=[Labels(smoothing=context.recipe.distillation.label_smoothing)],
-        learning_rate=training.teacher_learning_rate,
-    )
+    with context.accounting.stage("teacher"):
+        setting = chosen(context)
+    model = new_model(context)
+    trainer = _trainer(context, model, "teacher-training", setting, context.data.train_rows)
     train(context, trainer, "teacher")
     warn_of_score(context, model)
     processes.on_main(partial(save, model, context.teacher_folder, tokenizer=context.data.tokenizer))
+
+
+def reported(context: Context) -> dict[str, Any] | None:
+    """How the teacher was trained, with the trials; None for one that was not trained here."""
+    return FORMAT.read_if_any(context.teacher_record) or None
+
+
+def new_model(context: Context) -> PreTrainedModel:
+    """The model with a new head, the same one each time."""
+    set_seed(context.recipe.seed)
+    return untrained_teacher(context)
+
+
+def chosen(context: Context) -> Setting:
+    """The setting of the training, which is recorded: that of the recipe, or that of a search."""
+    recipe = context.recipe.training
+    steps, rate = steps_of_teacher(context), first_teacher_rate(context)
+    open_rate, open_length = recipe.teacher_learning_rate is None, steps is None
+    first = Setting(rate, min(steps or recipe.teacher_steps, max(1, recipe.teacher_steps // PARTS)))
+    if not ((open_rate or open_length) and context.data.trial_count):
+        best = Setting(rate, steps or max(1, recipe.teacher_steps // 2))
+    else:
+        search = TeacherSearch(
+            first, partial(_score, context), recipe.teacher_steps, context.data.task.greater_is_better
+        )
+        if open_rate:
+            search.choose_rate()
+        best = replace(search.best, steps=steps or search.choose_length(open_rate))
+    processes.on_main(partial(_record, context, best.to_dict()))
+    return best
+
+
+def _score(context: Context, setting: Setting) -> float:
+    """The score of a model that is trained by a setting, on the held-out rows; all processes must call it."""
+    earlier: float | None = processes.on_main(partial(_earlier_score, context, setting))
+    if earlier is not None:
+        return earlier
+    data, model = context.data, new_model(context)
+    short = replace(context, recipe=changed(context.recipe, training={"evaluations": 0, "checkpoints": 0}))
+    _trainer(short, model, TRIAL, setting, data.without_held_out(data.train_rows)).train()
+    score = scores(model, data.task, data.held_out_rows, data.tokenizer)[data.task.metric]
+    log.info(
+        "teacher trial: %d steps at a learning rate of %g: %s %.4f",
+        *(setting.steps, setting.learning_rate, data.task.metric, score),
+    )
+    trials = [*FORMAT.read_if_any(context.teacher_record).get(TRIALS, []), setting.to_dict() | {"score": score}]
+    processes.on_main(partial(_record, context, {TRIALS: trials, ROWS: data.trial_count}))
+    return score
+
+
+def _trainer(context: Context, model: PreTrainedModel, stage: str, setting: Setting, rows: Rows) -> PruningTrainer:
+    return stage_trainer(
+        context,
+        model,
+        stage,
+        setting.steps,
+        rows=rows,
+        objective=[Labels(smoothing=context.recipe.distillation.label_smoothing)],
+        learning_rate=setting.learning_rate,
+    )
+
+
+def _earlier_score(context: Context, setting: Setting) -> float | None:
+    """The score of a trial of an earlier attempt."""
+    trials = FORMAT.read_if_any(context.teacher_record).get(TRIALS, [])
+    wanted = setting.to_dict()
+    return next((trial["score"] for trial in trials if trial.items() >= wanted.items()), None)
+
+
+def _record(context: Context, values: dict[str, Any]) -> None:
+    FORMAT.merge(context.teacher_record, values)

@@ -1,0 +1,92 @@
+"""The search for the learning rate and the length with which a teacher is trained, by short trainings.
+
+Each is scored on training rows that are held out of it. The learning rate is doubled while the score gains, or else
+halved; then the number of steps is doubled while that loses nothing. The teacher is trained on all rows afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+PARTS = 32
+"""The first trainings are this part of all the steps that the search may take with what follows it."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a teacher is trained: the highest learning rate, and the number of optimizer steps."""
+
+    learning_rate: float
+    steps: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+
+class TeacherSearch:
+    """A search from a first setting on.
+
+    Args:
+        first: the setting that is tried first.
+        score: trains a model by a setting and returns its score.
+        steps: the optimizer steps of all trainings at most, the last one included, for which half of them are left.
+        greater_is_better: whether a larger score is better.
+
+    Attributes:
+        best: the setting with the best score so far.
+    """
+
+    def __init__(
+        self, first: Setting, score: Callable[[Setting], float], steps: int, greater_is_better: bool = True
+    ) -> None:
+        self._score, self._steps, self._sign = score, steps, 1 if greater_is_better else -1
+        self._taken = 0
+        self.best, self._best_score = first, self._scored(first)
+
+    def choose_rate(self) -> None:
+        """Double the learning rate of the best setting while the score gains; if it never does, halve it."""
+        for factor in (2.0, 0.5):
+            start = self.best
+            while self._gains(replace(self.best, learning_rate=factor * self.best.learning_rate)):
+                pass
+            if self.best is not start:
+                return
+
+    def choose_length(self, other_rates: bool) -> int:
+        """Double the steps of the best setting while that loses nothing.
+
+        Args:
+            other_rates: whether half of the learning rate is tried where twice the steps lose.
+
+        Returns:
+            The steps of the last training: those of the best setting, or, if longer trainings were better to the end,
+            all that are left.
+        """
+        gained = True
+        while self._affords(longer := replace(self.best, steps=2 * self.best.steps)):
+            slower, before = replace(longer, learning_rate=longer.learning_rate / 2), self._best_score
+            if not (self._gains(longer, ties=True) or (other_rates and self._gains(slower))):
+                return self.best.steps
+            gained = self._best_score > before
+        return max(self.best.steps, self._steps - self._taken) if gained else self.best.steps
+
+    def _gains(self, setting: Setting, ties: bool = False) -> bool:
+        """Whether a setting, which becomes the best one, is better than that, or with `ties` as good."""
+        if not self._affords(setting):
+            return False
+        score = self._scored(setting)
+        better = score > self._best_score or (ties and score == self._best_score)
+        if better:
+            self.best, self._best_score = setting, score
+        return better
+
+    def _affords(self, setting: Setting) -> bool:
+        return self._taken + setting.steps <= self._steps // 2
+
+    def _scored(self, setting: Setting) -> float:
+        """The score of a setting, larger where it is better."""
+        self._taken += setting.steps
+        return self._sign * self._score(setting)
