@@ -306,7 +306,7 @@ class TrainingRecipe(Strict):
         "by short trainings, from 0.0384 / hidden size on",
     )
     teacher_steps: PositiveInt = Field(
-        3200,
+        2000,
         description="optimizer steps of the training of a teacher at most, with those of the short trainings by which "
         "its length and its learning rate are chosen",
     )
