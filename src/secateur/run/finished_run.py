@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,6 @@ class FinishedRun:
         return {key: value for key, value in resolved.items() if key not in NOT_THE_RECIPE}
 
 
-@cache
 def _defaults() -> dict[str, Any]:
     """Of keys that a run may not state; each states its length in one of several ways."""
     return dotted(make({"model": "", "data": ""}).to_dict()) | dict.fromkeys(LENGTHS)
