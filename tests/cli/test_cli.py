@@ -302,7 +302,7 @@ def test_verify_a_run_on_its_data(secateur, world):
     words = ("--data", world / "data.csv", "--max-length", 24)
     found = json.loads(secateur("verify", world / "run", *words, "--json").stdout)
     assert found["passed"] and found["examples"] == 4
-    assert "the same model: 4 validation rows" in secateur("verify", world / "run", *words).stdout
+    assert "the same model: 4 rows split off from training" in secateur("verify", world / "run", *words).stdout
 
 
 def test_verify_exits_with_1_where_models_differ(secateur, world, monkeypatch):

@@ -63,10 +63,18 @@ def test_hub_names_are_in_the_header_and_a_missing_licence_is_noted(finished):
     values = json.loads(json.dumps(report.to_dict()))
     values.pop("retention")
     values["recipe"]["model"], values["recipe"]["data"]["source"] = "someone/some-bert", "glue/sst2"
+    assert "split" not in scored_data(card(report, load(folder / "model"))), "the rows are split off from training"
+    values["splits"]["validation"] = "test"
     text = card(type(report)(**values), load(folder / "model"))
     header = yaml.safe_load(text.split("---\n")[1])
     assert header["base_model"] == "someone/some-bert" and header["datasets"] == "glue/sst2"
+    assert scored_data(text)["split"] == "test" and "accuracy on 4 test rows" in text
     assert "license" not in header and "whose card names no licence: ask its authors" in text
+
+
+def scored_data(text):
+    """The data of the first score in the header of a card."""
+    return yaml.safe_load(text.split("---\n")[1])["model-index"][0]["results"][0]["dataset"]
 
 
 @pytest.mark.parametrize("name", METHODS.all())

@@ -70,6 +70,15 @@ def test_markdown_has_numbers_structure_and_protocol():
     assert "latency" not in to_markdown(replace(REPORT, latency=[]))
 
 
+@pytest.mark.parametrize(("split", "rows"), [("test", "test rows"), (None, "rows split off from training")])
+def test_the_rows_have_the_name_of_their_split_in_the_data(tmp_path, split, rows):
+    report = replace(REPORT, splits={"train": "train", "validation": split})
+    report.save(tmp_path)
+    assert Report.load(tmp_path) == report
+    text = to_markdown(report)
+    assert f"accuracy on 1,872 {rows}, seed 3" in text and "validation rows" not in text
+
+
 def test_a_target_latency_is_shown_as_asked_predicted_and_measured(tmp_path):
     recipe = {**REPORT.recipe, "target": {"density": None, "latency": 5.0, "speedup": None}}
     report = replace(REPORT, recipe=recipe, target=TARGET)
@@ -259,7 +268,7 @@ def without(name):
     return json.dumps({key: value for key, value in REPORT.to_dict().items() if key != name}).encode()
 
 
-REQUIRED = [field.name for field in fields(Report) if field.default is MISSING]
+REQUIRED = [field.name for field in fields(Report) if field.default is field.default_factory is MISSING]
 DAMAGED = {
     "empty": b"",
     "cut short": json.dumps(REPORT.to_dict()).encode()[:-20],

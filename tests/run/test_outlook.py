@@ -27,10 +27,28 @@ def test_the_data_is_described(world):
     said = lines(world)
     assert said["data"].endswith("data.csv") and said["texts"] == "text"
     assert said["labels"] == "label, 2 classes: bad 18, good 18"
-    assert said["rows"] == "36 for training, 4 for validation, scored by accuracy"
-    assert said["lengths"] == "0.0% of the training rows reach 24 tokens, where longer texts are cut or divided"
+    assert said["rows"] == (
+        "36 for training (train), 4 for scoring by accuracy "
+        "(split off from train by the seed, because the data has no other labelled split)"
+    )
+    assert "guessed" not in said
+    assert said["lengths"] == "0.0% of the training rows reach 24 tokens, at which longer texts are truncated"
     cut = lines(world, **{"data.max_length": 8})
     assert cut["lengths"].startswith("75.0% of the training rows reach 8 tokens")
+
+
+@pytest.mark.parametrize(("split", "words"), [("dev", "dev"), ("test", "test, on which nothing is chosen")])
+def test_the_split_that_is_scored_and_what_was_guessed_are_named(world, tmp_path, split, words):
+    columns = "title,text,label,score\n"
+    rows = "".join(f"a fine book,a bad film,{number % 3},{number}\n" for number in range(12))
+    (tmp_path / "train.csv").write_text(columns + rows)
+    (tmp_path / f"{split}.csv").write_text(columns + rows)
+    said = lines(world, data=str(tmp_path))
+    assert said["rows"] == f"12 for training (train), 12 for scoring by accuracy ({words})"
+    assert said["guessed"] == (
+        "texts from text, not title (--text); labels from label, not score (--label); "
+        "classes from the integers in label, not scores (--task-option scores=true)"
+    )
 
 
 def test_the_stages_are_those_that_the_run_logs(world, tmp_path):
@@ -83,6 +101,8 @@ def test_nothing_is_written_and_mistakes_are_refused_as_by_the_run(world):
 def test_every_task_describes_its_data(world, tmp_path, write, task, labels):
     changed = {"data": write(tmp_path / "rows.jsonl"), "data.task": task}
     said = lines(world, **changed)
+    windows = "% of the training texts are longer than 24 tokens and are divided into windows"
+    assert said["lengths"].endswith(windows if task == "questions" else "at which longer texts are truncated")
     assert said.get("labels", "").startswith(labels or "") and said["rows"].startswith("36 for training")
 
 

@@ -130,7 +130,7 @@ def test_the_table_and_its_footnotes_name_every_number(finished):
     assert labels[:4] == ["accuracy", "retention", "density, prunable", "density, whole model"]
     assert {"parameters", "weights, MB", "latency 1 x 8, ms", "speed-up 1 x 8"} <= set(labels)
     notes = " ".join(footnotes(report))
-    assert "4 validation rows" in notes and "median of 2 forwards" in notes
+    assert "4 rows split off from training" in notes and "median of 2 forwards" in notes
 
 
 def test_the_run_folder_holds_the_result_and_how_it_was_made(finished, values):

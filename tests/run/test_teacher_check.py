@@ -34,7 +34,9 @@ def scored(monkeypatch, accuracy):
 def test_a_teacher_that_is_no_better_than_the_commonest_class_is_refused(values, tmp_path, monkeypatch):
     monkeypatch.setattr(check, "check_score", teacher_check.check_score)  # other tests have random teachers
     scored(monkeypatch, 0.5)
-    with pytest.raises(UserError, match=r"has accuracy 0\.500 on 4 validation rows, no better than 0\.500.*--labels"):
+    with pytest.raises(
+        UserError, match=r"has accuracy 0\.500 on 4 rows split off from training, no better than 0\.500.*--labels"
+    ):
         pipeline.run(recipe.make(values), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -75,7 +77,7 @@ def test_a_teacher_with_another_tokenizer_is_refused(values, tmp_path):
     vocabulary["fine"], vocabulary["dull"] = vocabulary["dull"], vocabulary["fine"]
     file.write_text(json.dumps(words))
     own = values | {"teacher": teacher}
-    with pytest.raises(UserError, match=r"makes other tokens than the model's of 4 of 4 validation rows"):
+    with pytest.raises(UserError, match=r"makes other tokens than the model's of 4 of 4 rows split off from training"):
         pipeline.run(recipe.make(own), tmp_path / "run")
     teacher_check.check_tokens(context(own | {"distillation.check_teacher": False}, tmp_path / "run"))
 

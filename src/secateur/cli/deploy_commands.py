@@ -195,7 +195,9 @@ def verify_model(
     if as_json:
         show_json(values)
     else:
-        show_verification(verification, "random inputs" if data is None else f"validation rows of {data[0].source}")
+        show_verification(
+            verification, "random inputs" if data is None else f"{data[1].origin.rows} of {data[0].source}"
+        )
         if "scores" in values:
             show_scores(values["scores"])
     if not verification.passed:

@@ -8,6 +8,7 @@ from typing import Any
 from secateur.cli.output import show_lines, show_table
 from secateur.deploy.verify import Verification
 from secateur.report.report_text import score_text
+from secateur.tasks.origin import rows_of
 
 
 def show_verification(verification: Verification, inputs: str) -> None:
@@ -46,4 +47,4 @@ def show_scores(scores: Mapping[str, Any]) -> None:
     exported = scores["exported"]
     both = [(name, score_text(score), score_text(exported[name])) for name, score in scores["source"].items()]
     show_table(("", "source", "exported"), both)
-    show_lines(f"on {scores['rows']:,} validation rows, {scores['batch']} to a batch")
+    show_lines(f"on {scores['rows']:,} {rows_of(scores['split'])}, {scores['batch']} to a batch")

@@ -162,9 +162,9 @@ def evaluate(folder: Folder, given: dict[str, Any], as_json: Json = False) -> No
     model = open_model(folder)
     task, tokenizer = fitted_to(read, model, folder)
     computed = scores(model, task, encoded(task, "validation", tokenizer, data.max_length), tokenizer)
-    rows = len(task.splits["validation"])
+    rows, origin = len(task.splits["validation"]), task.origin
     if as_json:
-        show_json({"metric": task.metric, "scores": computed, "rows": rows})
+        show_json({"metric": task.metric, "scores": computed, "rows": rows, "split": origin.scored})
     else:
         show_table(("", "score"), [(name, score_text(score)) for name, score in computed.items()])
-        show_lines(f"on {rows:,} validation rows of {data.source}")
+        show_lines(f"on {rows:,} {origin.rows} of {data.source}")

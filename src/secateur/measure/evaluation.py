@@ -167,13 +167,14 @@ def fitted_to(task: Task, model: PreTrainedModel, name: str) -> tuple[Task, PreT
 def scores_beside_export(
     model: PreTrainedModel, exported: Runner, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> dict[str, Any]:
-    """The scores of a model and of its export on the validation rows, with the metric, the rows and their batch."""
+    """The scores of a model and of its export on the scored rows, with the metric, the rows, their split and batch."""
     rows = encoded(task, "validation", tokenizer, max_length)
     return {
         "source": scores(model, task, rows, tokenizer),
         "exported": runner_scores(exported, task, rows, tokenizer),
         "metric": task.metric,
         "rows": len(task.splits["validation"]),
+        "split": task.origin.scored,
         "batch": BATCH,
     }
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
+from secateur.tasks.origin import rows_of
+
 SCORE = ".4f"
 """The format of a score."""
 ORIGINS = TEACHER, OUTSIDE, RUN = "teacher", "outside", "run"
@@ -122,7 +124,8 @@ class Comparison:
 
     Attributes:
         metric: the score's name; `greater` is whether larger scores are better.
-        data: fingerprint of the data; `rows` is the number of validation rows.
+        data: fingerprint of the data; `rows` is the number of scored rows.
+        split: the name of their split in the data; None for rows that are split off the training rows.
         measured: whether all latencies are of one benchmark, in turn; otherwise the speed-ups are from the reports.
         remarks: what was left out, and why.
     """
@@ -135,6 +138,7 @@ class Comparison:
     criteria: tuple[Criterion, ...]
     measured: bool = False
     remarks: tuple[str, ...] = ()
+    split: str | None = "validation"
 
     def front(self, criterion: Criterion) -> list[Point]:
         """The Pareto front of score and criterion, both rounded to their formats; the best criterion first."""
@@ -152,6 +156,11 @@ class Comparison:
         ]
 
     @property
+    def scored_rows(self) -> str:
+        """The number of scored rows and their split, such as "872 test rows"."""
+        return f"{self.rows:,} {rows_of(self.split)}"
+
+    @property
     def protocol(self) -> Mapping[str, Any] | None:
         """How the times were measured; None if there are none to compare."""
         models = (model for point in self.points for model in point.models)
@@ -164,6 +173,7 @@ class Comparison:
             "greater_is_better": self.greater,
             "data": self.data,
             "rows": self.rows,
+            "split": self.split,
             "measured": self.measured,
             "protocol": self.protocol and dict(self.protocol),
             "points": [self._point(point) for point in self.points],

@@ -28,7 +28,7 @@ def to_html(comparison: Comparison) -> str:
         html.Section("Models", [html.DataTable("Mean (lowest-highest); *: on the Pareto front", *table(comparison))]),
         html.Section("Folders", [html.DataTable("Folders of the models", ["", "folders"], places)]),
     ]
-    return html.render(title(comparison), sections, f"all on the same {comparison.rows:,} validation rows")
+    return html.render(title(comparison), sections, f"all on the same {comparison.scored_rows}")
 
 
 def _picture(comparison: Comparison, criterion: Criterion) -> str:

@@ -35,7 +35,7 @@ def table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 def notes(comparison: Comparison) -> list[str]:
     """Denominators and protocol of the numbers, and what was left out."""
     lines = [
-        f"{comparison.metric} on the same {comparison.rows:,} validation rows (data {comparison.data}); runs whose "
+        f"{comparison.metric} on the same {comparison.scored_rows} (data {comparison.data}); runs whose "
         "recipes differ only in the seed are one row: their mean (lowest-highest)",
         "*: on the Pareto front of score and this column, by the means shown: no other row is at least as good in both "
         "and better in one",

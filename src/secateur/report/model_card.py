@@ -102,7 +102,7 @@ def _pipeline(recipe: Mapping[str, Any], auto: str) -> str | None:
 def _results(report: Report, task: str) -> list[EvalResult]:
     data = str(report.recipe["data"]["source"])
     return [
-        EvalResult(task, data, Path(data).name, name, round(score, 4), dataset_split="validation")
+        EvalResult(task, data, Path(data).name, name, round(score, 4), dataset_split=report.splits["validation"])
         for name, score in report.scores.items()
     ]
 

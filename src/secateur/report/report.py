@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from secateur.report.recipe_keys import upgrade
 from secateur.system.errors import UserError
 from secateur.system.file_format import FileFormat, NewerVersion
+from secateur.tasks.origin import Origin, rows_of
 
 FILE = "report.json"
 
@@ -29,8 +30,9 @@ class Report:
     Attributes:
         recipe: the resolved recipe, in groups.
         metric: name of the main score.
-        teacher_scores: metric -> the teacher's score on the validation split; `scores` has those of the pruned model.
-        rows: split -> number of its rows.
+        teacher_scores: metric -> the teacher's score on the rows of "validation"; `scores` has those of the pruned
+            model.
+        rows: "train" and "validation" -> number of rows.
         density: scope -> fraction kept: `prunable` is the one that a recipe asks for, `model` counts all parameters,
             and `filled`, present with tiles, counts zeroed tiles that remain stored (`Plan.achieved`).
         structure: kept and total units, a row per layer (`Reading.summary`).
@@ -53,7 +55,8 @@ class Report:
         standard_error: of the pruned model's main score (`evaluation.standard_error`); None where it is not known.
         baseline: the main score of the best constant prediction, such as the commonest class; None where no constant
             prediction compares, or for a run that did not record it.
-        scored: fingerprint of the validation rows; None for a run that did not record it.
+        scored: fingerprint of the scored rows; None for a run that did not record it.
+        splits: "train" and "validation" -> the name of the split in the data (`Origin.names`).
     """
 
     recipe: Mapping[str, Any]
@@ -77,12 +80,18 @@ class Report:
     standard_error: float | None = None
     baseline: float | None = None
     scored: str | None = None
+    splits: Mapping[str, str | None] = field(default_factory=lambda: Origin().names)
 
     @property
     def retention(self) -> float | None:
         """The pruned model's score over the teacher's; None if the teacher is no better than a constant prediction."""
         teacher = self.teacher_scores[self.metric]
         return self.scores[self.metric] / teacher if teacher > (self.baseline or 0.0) else None
+
+    @property
+    def scored_rows(self) -> str:
+        """The number of scored rows and their split, such as "872 test rows"."""
+        return f"{self.rows['validation']:,} {rows_of(self.splits['validation'])}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `retention` included."""

@@ -91,8 +91,7 @@ def score_notes(report: Report) -> list[str]:
         if name != report.metric
     ]
     error = "" if report.standard_error is None else f", standard error {report.standard_error:.4f}"
-    rows = f"{report.rows['validation']:,} validation rows"
-    notes = [f"{report.metric} on {rows}, seed {report.recipe['seed']}, float32{error}"]
+    notes = [f"{report.metric} on {report.scored_rows}, seed {report.recipe['seed']}, float32{error}"]
     if others:
         notes.append(f"other scores, teacher and pruned: {', '.join(others)}")
     notes.append(

@@ -31,6 +31,7 @@ from secateur.report.report_text import (
 from secateur.report.run_log import RunLog, read
 from secateur.report.verdict import verdict
 from secateur.system.errors import UserError
+from secateur.tasks.origin import rows_of
 
 
 def write(report: Report, folder: Path) -> None:
@@ -89,7 +90,7 @@ def _key_numbers(report: Report) -> list[tuple[str, str, str]]:
 
 
 def _origin(report: Report) -> Section:
-    rows = [(f"{split} rows", f"{count:,}") for split, count in report.rows.items()]
+    rows = [(rows_of(report.splits.get(split, split)), f"{count:,}") for split, count in report.rows.items()]
     facts = [("data fingerprint", report.data), *rows, *report.versions.items()]
     recipe = yaml.safe_dump(dict(report.recipe), sort_keys=False, allow_unicode=True, default_flow_style=None)
     return Section("How it was made", [DataTable("Data and versions", ("what", "value"), facts), Preformatted(recipe)])

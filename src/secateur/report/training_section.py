@@ -10,6 +10,7 @@ from secateur.report import charts, svg
 from secateur.report.html import Content, Gallery, Notes, Picture, Section
 from secateur.report.report import Report
 from secateur.report.run_log import Curve, RunLog, Stage
+from secateur.tasks.origin import rows_of
 
 LABELS = {
     "teacher-training": "teacher",
@@ -27,7 +28,7 @@ def training(report: Report, log: RunLog) -> Section:
     """What training logged in each stage; without contents for a run without logs."""
     stages, held_out = log.stages, report.recipe.get("training", {}).get("select", 0)
     density, teacher = report.recipe["target"]["density"], report.teacher_scores[report.metric]
-    rows = f"{held_out:,} rows held out of training" if held_out else "the validation rows"
+    rows = f"{held_out:,} rows held out of training" if held_out else f"the {rows_of(report.splits['validation'])}"
     asked = None if density is None else ("asked", density)
     score = [_panel(stage, [f"eval_{report.metric}"]) for stage in stages]
     densities = [_panel(stage, ["density", *stage.keys("density_"), "share"]) for stage in stages]

@@ -63,10 +63,10 @@ def _check_same(one: FinishedRun, other: FinishedRun) -> None:
     ]
     if scored_on[0] != scored_on[1]:
         described = [
-            f"{run.folder} by {metric} on {rows:,} validation rows of {run.report.recipe['data']['source']} ({data})"
-            for run, (data, rows, metric) in zip((one, other), scored_on, strict=True)
+            f"{run.folder} by {metric} on {run.report.scored_rows} of {run.report.recipe['data']['source']} ({data})"
+            for run, (data, _, metric) in zip((one, other), scored_on, strict=True)
         ]
         raise UserError(
             f"these runs were scored differently, {described[0]} and {described[1]}: compare runs of one metric and "
-            "one data set with the same validation rows (sampled rows depend on the seed)"
+            "one data set with the same scored rows (sampled rows depend on the seed)"
         )

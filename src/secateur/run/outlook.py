@@ -11,9 +11,13 @@ from secateur.budget.latency import LatencyTable
 from secateur.budget.space import Space
 from secateur.run.context import Context
 from secateur.run.models import base_model, factorised, teacher_name
+from secateur.run.run_data import Rows
 from secateur.run.run_rounds import end_of_pruning, is_open
 from secateur.run.target import layers_to_try, share_to_keep, space_of
 from secateur.run.training_arguments import rounded, steps_of_run, steps_of_teacher
+from secateur.tasks.origin import Origin
+from secateur.tasks.splits import HIDDEN
+from secateur.tasks.task import EXAMPLE, examples
 
 Line = tuple[str, str]
 """What is described, and the description."""
@@ -32,12 +36,29 @@ def _data(context: Context) -> Iterator[Line]:
     task, recipe = context.data.task, context.recipe
     yield "data", recipe.data.source
     yield from task.described().items()
+    if task.origin.guesses:
+        yield "guessed", "; ".join(task.origin.guesses)
     rows = {name: f"{len(split):,}" for name, split in task.splits.items()}
-    yield "rows", f"{rows['train']} for training, {rows['validation']} for validation, scored by {task.metric}"
-    longest = recipe.data.max_length
-    reached = sum(len(row["input_ids"]) >= longest for row in context.data.train_rows)
-    share = reached / len(context.data.train_rows)
-    yield "lengths", f"{share:.1%} of the training rows reach {longest} tokens, where longer texts are cut or divided"
+    training, scored = f"{rows['train']} for training ({task.origin.train})", _scored(task.origin)
+    yield "rows", f"{training}, {rows['validation']} for scoring by {task.metric} ({scored})"
+    yield "lengths", _lengths(context.data.train_rows, recipe.data.max_length)
+
+
+def _scored(origin: Origin) -> str:
+    """Which rows are scored, and why they are not those of a validation split."""
+    if origin.scored is None:
+        return f"split off from {origin.train} by the seed, because the data has no other labelled split"
+    return f"{origin.scored}, on which nothing is chosen" if origin.scored in HIDDEN else origin.scored
+
+
+def _lengths(rows: Rows, longest: int) -> str:
+    """What happens to texts that are longer than the maximum: several rows are made of one, or it is truncated."""
+    if EXAMPLE in rows[0]:
+        own = examples(rows)
+        share = sum(len(windows) > 1 for windows in own) / len(own)
+        return f"{share:.1%} of the training texts are longer than {longest} tokens and are divided into windows"
+    share = sum(len(row["input_ids"]) >= longest for row in rows) / len(rows)
+    return f"{share:.1%} of the training rows reach {longest} tokens, at which longer texts are truncated"
 
 
 def _stages(context: Context, table: LatencyTable | None) -> Iterator[Line]:

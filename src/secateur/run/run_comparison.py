@@ -43,6 +43,7 @@ def compare(
         greater=TASKS.get(runs[0].recipe["data.task"]).greater_is_better,
         data=first.data,
         rows=first.rows["validation"],
+        split=first.splits["validation"],
         points=tuple(points),
         criteria=criteria(points, measured is not None),
         measured=measured is not None,

@@ -15,9 +15,9 @@ from secateur.system.errors import UserError
 log = logging.getLogger(__name__)
 
 TEXTS = 64
-"""Validation rows whose tokens are compared."""
+"""Scored rows whose tokens are compared."""
 ROWS = 512
-"""Validation rows that are scored, sampled by the seed."""
+"""Rows that are scored, sampled by the seed."""
 
 
 def check_tokens(context: Context) -> None:
@@ -45,8 +45,8 @@ def check_tokens(context: Context) -> None:
         other = sum(pair[0] != pair[1] for pair in zip(ours, theirs, strict=False)) or len(ours)
         raise UserError(
             f"the tokenizer of the teacher {recipe.teacher!r} makes other tokens than the model's of {other} of "
-            f"{len(ours)} validation rows, and the teacher is given the model's: give a teacher with the tokenizer of "
-            "the model, or set distillation.check_teacher: false"
+            f"{len(ours)} {data.task.origin.rows}, and the teacher is given the model's: give a teacher with the "
+            "tokenizer of the model, or set distillation.check_teacher: false"
         )
 
 
@@ -81,7 +81,7 @@ def _fault(context: Context, teacher: PreTrainedModel) -> str | None:
     if (score > constant) if task.greater_is_better else (score < constant):
         return None
     return (
-        f"the teacher has {task.metric} {score:.3f} on {len(rows)} validation rows, no better than {constant:.3f}, "
+        f"the teacher has {task.metric} {score:.3f} on {len(rows)} {task.origin.rows}, no better than {constant:.3f}, "
         "which a constant prediction has"
     )
 

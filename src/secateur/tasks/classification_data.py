@@ -13,6 +13,7 @@ from secateur.tasks.cells import typed
 from secateur.tasks.columns import find_column, holds_text, listed, no_column, shared_columns, usual_columns
 from secateur.tasks.label_texts import are_lists
 from secateur.tasks.labels import read_labels
+from secateur.tasks.origin import Origin, Splits, guessed_label, guessed_texts
 
 # Tried in order: pairs before single texts, because a pair may contain a column that is also a usual single text.
 TEXTS = (
@@ -40,7 +41,7 @@ def prepare(
     label: str | None,
     asked: Sequence[str] | None = None,
     scores: bool = False,
-) -> DatasetDict:
+) -> Splits:
     """The splits with only the columns in use, texts first and label last, and classes by index.
 
     Args:
@@ -54,14 +55,47 @@ def prepare(
     """
     shared = shared_columns(splits)
     columns = text_columns(shared, text)
-    label = find_column("label", shared, label, LABELS)
-    if label in columns:
-        raise UserError(f"column {label!r} is both text and label: name another by `text` or `label`")
-    splits = typed(splits.select_columns([*columns, label]), label, asked or ())
+    column = find_column("label", shared, label, LABELS)
+    if column in columns:
+        raise UserError(f"column {column!r} is both text and label: name another by `text` or `label`")
+    guesses = guessed_columns(splits["train"], shared, columns, text, column, label)
+    splits = typed(splits.select_columns([*columns, column]), column, asked or ())
     for name, split in splits.items():
         check_text(name, split, columns)
-        _check_gaps(name, split, columns, label)
-    return _labelled(splits, label, asked, scores)
+        _check_gaps(name, split, columns, column)
+    labelled = _labelled(splits, column, asked, scores)
+    if not asked and not scores:
+        guesses += _guessed_kind(column, splits["train"].features[column], labelled["train"].features[column])
+    return Splits(labelled, Origin(guesses=guesses))
+
+
+def guessed_columns(
+    split: Dataset,
+    shared: Sequence[str],
+    columns: Sequence[str],
+    text: Sequence[str] | None,
+    column: str,
+    label: str | None,
+) -> tuple[str, ...]:
+    """What was guessed about the columns of texts, of which the user names `text`, and the labels, `label`."""
+    return (
+        *guessed_texts(split, shared, columns, text, used={column, *LABELS}),
+        *guessed_label("labels", shared, column, label, LABELS, used=columns),
+    )
+
+
+def _guessed_kind(column: str, before: Any, after: Any) -> tuple[str, ...]:
+    """Whether numbers are classes or scores, unless the user says it or they can hardly be both (0 and 1).
+
+    Args:
+        column: of labels.
+        before, after: its feature as read and as the task has it.
+    """
+    if not isinstance(after, ClassLabel):
+        return (f"scores from the decimals in {column}, not classes (--labels)",)
+    if _label_kind(before) == "int" and len(after.names) > 2:
+        return (f"classes from the integers in {column}, not scores (--task-option scores=true)",)
+    return ()
 
 
 def text_columns(shared: Sequence[str], text: Sequence[str] | None) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, LargeList, List, Value
 
 from secateur.system.errors import UserError
 from secateur.tasks.columns import check_count, listed
+from secateur.tasks.origin import Splits, origin_of
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +44,14 @@ class Labels:
     order: Order
     index: Mapping[str, int]
 
-    def indexed(self, splits: DatasetDict, column: str) -> DatasetDict:
+    def indexed(self, splits: DatasetDict, column: str) -> Splits:
         """The splits with the labels of a column, or those in its lists, by index; the column becomes the last.
 
-        Its feature is a `ClassLabel` that keeps `order` as its `id`.
+        The splits keep their origin. The column's feature is a `ClassLabel` that keeps `order` as its `id`.
         """
         feature = ClassLabel(names=list(self.names), id=self.order)
-        return DatasetDict({name: _replaced(split, column, feature, self.index) for name, split in splits.items()})
+        indexed = {name: _replaced(split, column, feature, self.index) for name, split in splits.items()}
+        return Splits(indexed, origin_of(splits))
 
 
 def read_labels(

@@ -9,18 +9,17 @@ from datasets import Dataset, DatasetDict, LargeList, List, Value
 
 from secateur.system.errors import UserError
 from secateur.tasks.cells import typed
-from secateur.tasks.classification_data import LABELS, check_text, text_columns
+from secateur.tasks.classification_data import LABELS, check_text, guessed_columns, text_columns
 from secateur.tasks.columns import check_rows, find_column, listed, no_column, shared_columns
 from secateur.tasks.label_texts import with_lists
 from secateur.tasks.labels import Labels, check_asked, element_of, read_labels, text_by
+from secateur.tasks.origin import Origin, Splits
 
 COLUMN = "labels"
 """The column of labels, where the data has a column for each."""
 
 
-def prepare(
-    splits: DatasetDict, text: Sequence[str] | None, label: str | None, asked: Sequence[str] | None
-) -> DatasetDict:
+def prepare(splits: DatasetDict, text: Sequence[str] | None, label: str | None, asked: Sequence[str] | None) -> Splits:
     """The splits with only the columns in use, texts first, and lists of labels by index last.
 
     Args:
@@ -36,6 +35,7 @@ def prepare(
     columns, own = text_columns(shared, text), _label_columns(shared, label)
     if both := set(columns) & set(own):
         raise UserError(f"column {min(both)!r} is both text and label: name another by `text` or `label`")
+    guesses = guessed_columns(splits["train"], shared, columns, text, own[0], label)
     splits = splits.select_columns([*columns, *own])
     if len(own) == 1:
         splits = with_lists(splits, own[0], asked or ())
@@ -44,6 +44,11 @@ def prepare(
     for name, split in splits.items():
         check_text(name, split, columns)
         _check_rows(name, split, columns, own)
+    return Splits(_by_index(splits, own, asked), Origin(guesses=guesses))
+
+
+def _by_index(splits: DatasetDict, own: Sequence[str], asked: Sequence[str] | None) -> DatasetDict:
+    """The splits with a list of labels by index in each row, in place of the columns of labels."""
     if len(own) > 1:
         return _of_columns(splits, own, asked)
     if _are_marks(splits, own[0]):

@@ -11,6 +11,7 @@ from datasets import Dataset, DatasetDict, Features, List, Value
 from secateur.system.errors import UserError
 from secateur.tasks.cells import values_of
 from secateur.tasks.columns import check_rows, find_column, no_column, shared_columns, usual_columns
+from secateur.tasks.origin import Origin, Splits, guess, guessed_label
 
 # Tried in order.
 TEXTS = (("question", "context"), ("question", "passage"), ("question", "paragraph"), ("query", "context"))
@@ -23,7 +24,7 @@ SPLIT = Features({"question": TEXT, "context": TEXT, "answers": List(TEXT), "sta
 `starts` are their first characters."""
 
 
-def prepare(splits: DatasetDict, text: Sequence[str] | None, label: str | None, seed: int) -> DatasetDict:
+def prepare(splits: DatasetDict, text: Sequence[str] | None, label: str | None, seed: int) -> Splits:
     """The splits with the columns of `SPLIT`; without a validation split, a part of the contexts becomes it.
 
     Raises:
@@ -34,7 +35,18 @@ def prepare(splits: DatasetDict, text: Sequence[str] | None, label: str | None, 
     shared = shared_columns(flat)
     columns = (*_text_columns(shared, text), find_column("label", shared, label, ANSWERS))
     read = DatasetDict({name: _read(name, split, columns) for name, split in flat.items()})
-    return read if "validation" in read else _by_context(read["train"], seed)
+    whole = read if "validation" in read else _by_context(read["train"], seed)
+    return Splits(whole, Origin(columns=columns, guesses=_guesses(shared, columns, text, label)))
+
+
+def _guesses(
+    shared: Sequence[str], columns: tuple[str, str, str], text: Sequence[str] | None, label: str | None
+) -> tuple[str, ...]:
+    """What was guessed about the columns of texts and of answers, of which the user names `text` and `label`."""
+    *texts, answers = columns
+    others = {name for pair in usual_columns(shared, TEXTS) for name in pair if name not in texts}
+    of_texts = () if text else guess("questions and contexts", texts, sorted(others), "--text")
+    return (*of_texts, *guessed_label("answers", shared, answers, label, ANSWERS))
 
 
 def _flat(name: str, split: Dataset) -> Dataset:

@@ -10,6 +10,7 @@ from datasets import Dataset, DatasetDict, Translation
 from secateur.system.errors import UserError
 from secateur.tasks.cells import are_numbers
 from secateur.tasks.columns import holds_text, listed, no_column, usual_columns
+from secateur.tasks.origin import Origin, Splits, guess
 
 SOURCE, TARGET = "source", "target"
 """The columns of a prepared split."""
@@ -20,7 +21,7 @@ LANGUAGE = re.compile(r"[a-z]{2,3}([_-][A-Za-z]{2,4})?")  # en, deu, pt_BR, zh-H
 
 def prepare(
     splits: DatasetDict, text: str | Sequence[str] | None, label: str | None, usual: Sequence[tuple[str, str]]
-) -> DatasetDict:
+) -> Splits:
     """The splits with only the columns `SOURCE` and `TARGET`.
 
     Args:
@@ -33,7 +34,7 @@ def prepare(
         UserError: a column is missing or holds no text, both are the same, or a row lacks a text.
     """
     splits = DatasetDict({name: flat(split) for name, split in splits.items()})
-    source, target = columns_of(splits["train"], text, label, usual)
+    (source, target), *others = pairs_of(splits["train"], text, label, usual)
     for name, split in splits.items():
         if missing := [column for column in (source, target) if column not in split.column_names]:
             raise UserError(f"the {name} split lacks the column {missing[0]!r} of the training split: add it")
@@ -42,7 +43,9 @@ def prepare(
     for name, split in splits.items():
         _check_texts(name, split, {SOURCE: source, TARGET: target})
         _check_gaps(name, split)
-    return splits
+    other = others[0] if others else ()
+    guesses = guess("sources and targets", (source, target), other, "--text, --label")
+    return Splits(splits, Origin(columns=(source, target), guesses=guesses))
 
 
 def flat(split: Dataset) -> Dataset:
@@ -65,6 +68,13 @@ def columns_of(
     Raises:
         UserError: a column is missing, or both are the same.
     """
+    return pairs_of(split, text, label, usual)[0]
+
+
+def pairs_of(
+    split: Dataset, text: str | Sequence[str] | None, label: str | None, usual: Sequence[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """As `columns_of`, followed by the other pairs of columns that could be meant."""
     shared = split.column_names
     asked = (text,) if isinstance(text, str) else tuple(text or ())
     if len(asked) > 1:
@@ -72,10 +82,11 @@ def columns_of(
     for option, names in (("text", asked), ("label", (label,) if label else ())):
         if names and names[0] not in shared:
             raise no_column(option, names, shared)
-    candidates = [*((pair[0], pair[1]) for pair in usual_columns(shared, usual)), *_languages(split, shared)]
-    pairs = [pair for pair in candidates if _agrees(pair, asked, label)]
     if asked and label:
         pairs = [(asked[0], label)]
+    else:
+        candidates = ([(pair[0], pair[1]) for pair in usual_columns(shared, usual)], _languages(split, shared))
+        pairs = next(filter(None, ([one for one in own if _agrees(one, asked, label)] for own in candidates)), [])
     if not pairs:
         raise UserError(
             f"the data has no source and target under usual names: name both by `text` and `label`, out of "
@@ -83,7 +94,7 @@ def columns_of(
         )
     if pairs[0][0] == pairs[0][1]:
         raise UserError(f"column {pairs[0][0]!r} is both source and target: name another by `text` or `label`")
-    return pairs[0]
+    return pairs
 
 
 def _agrees(pair: tuple[str, str], asked: Sequence[str], label: str | None) -> bool:

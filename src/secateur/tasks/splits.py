@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ from secateur.tasks.cells import values_of
 from secateur.tasks.columns import listed, usual_columns
 from secateur.tasks.data_files import FORMS, READERS, form, reading
 from secateur.tasks.data_folders import Part, file_part, folder_parts
+from secateur.tasks.origin import Splits, origin_of
 from secateur.tasks.repositories import card_parts, card_states, load_repository, loaded_parts
 
 TRAIN = ("train", "training")
@@ -38,8 +40,8 @@ def read_splits(
     prepare: Callable[[DatasetDict], DatasetDict] | None = None,
     share: float = 0.1,
     seed: int = 0,
-) -> DatasetDict:
-    """Read a "train" and a "validation" split, whatever form the data has.
+) -> Splits:
+    """Read a "train" and a "validation" split, whatever form the data has; `origin` has their names in the data.
 
     Without a validation split, a part of the training rows becomes it, stratified by label. A split in which every
     label is -1 counts as missing, and so does a "test" without the column of labels or with empty labels alone: the
@@ -55,7 +57,8 @@ def read_splits(
         validation: the split to evaluate on; by default the first of `VALIDATION` that exists.
         label: names that the label's column may have, if the task has one, or what finds them in the training split.
         each: applied to every split as it is read.
-        prepare: applied before any split is divided, so that its messages number the rows as the files do.
+        prepare: applied before any split is divided, so that its messages number the rows as the files do; it may
+            return `Splits`, whose origin has what it guessed.
         share: the fraction of the training rows, in (0, 1), to split off; at least one row is.
         seed: chooses the rows that are split off.
 
@@ -64,18 +67,20 @@ def read_splits(
             no "test", lacks the column of labels.
     """
     parts: dict[str, Part] = {name: partial(_read, part, each) for name, part in _find_parts(str(data)).items()}
-    rows = _first(parts, (train,) if train else TRAIN)
-    if rows is None:
+    training, rows = _first(parts, (train,) if train else TRAIN)
+    if training is None or rows is None:
         raise _no_split(data, parts, train, "train")
     splits, label = DatasetDict(train=rows), label(rows) if callable(label) else label
-    held_out = _first(parts, (validation,) if validation else VALIDATION, _present(rows, label))
+    scored, held_out = _first(parts, (validation,) if validation else VALIDATION, _present(rows, label))
     if held_out is not None:
         splits["validation"] = held_out
     elif validation:
         raise _no_split(data, parts, validation, "validation", _present(rows, label))
     if prepare:
         splits = prepare(splits)
-    return splits if "validation" in splits else _split_off(splits["train"], label, share, seed)
+    origin = replace(origin_of(splits), train=training, scored=scored)
+    whole = splits if "validation" in splits else _split_off(splits["train"], label, share, seed)
+    return Splits(whole, origin)
 
 
 def _read(part: Part, each: Callable[[Dataset], Dataset] | None) -> Dataset:
@@ -130,17 +135,19 @@ def _hub_parts(name: str) -> dict[str, Part]:
     return loaded_parts(load_repository(path, config or None, name))
 
 
-def _first(parts: dict[str, Part], names: Sequence[str], label: str | None = None) -> Dataset | None:
-    """The first of these splits that exists and, if there is a column of labels, has a label."""
+def _first(
+    parts: dict[str, Part], names: Sequence[str], label: str | None = None
+) -> tuple[str, Dataset] | tuple[None, None]:
+    """The first of these splits that exists and, if there is a column of labels, has a label, with its name."""
     for name in names:
         if name in parts:
             split = parts[name]()
             if not len(split):
                 raise UserError(f"the split {name!r} has no rows: fill it or remove it")
             if label is None or _is_labelled(name, split, label):
-                return split
+                return name, split
             log.info("The split %r has no values in the column %r of the training split: it is left out.", name, label)
-    return None
+    return None, None
 
 
 def _is_labelled(name: str, split: Dataset, label: str) -> bool:

@@ -34,6 +34,7 @@ from secateur.tasks import TASKS
 from secateur.tasks.checkpoint_labels import check_count, config_of, head_labels, read_config
 from secateur.tasks.columns import listed
 from secateur.tasks.labels import HINT, only_numbered
+from secateur.tasks.origin import Origin, origin_of
 
 EXAMPLE = "example"
 """Column of encoded rows: the index of the row of the split from which they are made, if one row makes several."""
@@ -113,7 +114,12 @@ class Task(ABC):
 
     def described(self) -> dict[str, str]:
         """What was recognised in the data, by name: by default the columns in use."""
-        return {"columns": ", ".join(self.splits["train"].column_names)}
+        return {"columns": ", ".join(self.origin.columns or self.splits["train"].column_names)}
+
+    @property
+    def origin(self) -> Origin:
+        """Where the splits come from, if `read_splits` has read them."""
+        return origin_of(self.splits)
 
     def generate(self, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
         """The tokens that a model in evaluation mode generates for a batch without labels, `(batch, tokens)`."""

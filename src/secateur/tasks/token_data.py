@@ -10,6 +10,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, LargeList, List, Value
 from secateur.system.errors import UserError, as_user_error
 from secateur.tasks.columns import check_rows, find_column, is_text, listed, shared_columns
 from secateur.tasks.labels import Labels, distinct, only_numbered, read_labels
+from secateur.tasks.origin import Origin, Splits, guess, guessed_label
 from secateur.tasks.tag_schemes import rank
 
 # Tried in order. Of the tags, those of entities come first.
@@ -19,7 +20,7 @@ TAGS = ("ner_tags", "ner", "tags", "labels", "label", "pos_tags", "pos", "upos",
 
 def prepare(
     splits: DatasetDict, text: str | Sequence[str] | None, label: str | None, labels: Sequence[str] | None = None
-) -> DatasetDict:
+) -> Splits:
     """The splits with only the columns in use, words first and tags last, and tags by index.
 
     Args:
@@ -38,12 +39,24 @@ def prepare(
     tags = find_column("label", shared, label, TAGS)
     if words == tags:
         raise UserError(f"column {words!r} is both words and tags: name another by `text` or `label`")
+    guesses = _guesses(splits["train"], shared, (words, tags), named, label)
     splits = splits.select_columns([words, tags])
     for name, split in splits.items():
         _check_kinds(name, split, words, tags)
         _check_rows(name, split, words, tags)
     splits = _same_names(splits, tags)
-    return _labels(splits, tags, labels).indexed(splits, tags)
+    return Splits(_labels(splits, tags, labels).indexed(splits, tags), Origin(guesses=guesses))
+
+
+def _guesses(
+    split: Dataset, shared: Sequence[str], taken: tuple[str, str], text: Sequence[str], label: str | None
+) -> tuple[str, ...]:
+    """What was guessed about the columns of words and of tags, of which the user names `text` and `label`."""
+    lists = [name for name in shared if isinstance(split.features[name], List | LargeList)]
+    words, tags = taken
+    others = [name for name in lists if name in WORDS and name != words]
+    of_words = () if text else guess("words", [words], others, "--text")
+    return (*of_words, *guessed_label("tags", lists, tags, label, TAGS, used={words}))
 
 
 def _check_kinds(name: str, split: Dataset, words: str, tags: str) -> None:

@@ -29,7 +29,7 @@ from secateur.system.files import atomic_write
 
 @dataclass(frozen=True)
 class Scored:
-    """The result and its teacher, each with every metric of the task on the validation rows.
+    """The result and its teacher, each with every metric of the task on the scored rows.
 
     Attributes:
         standard_error: of the result's main metric.
@@ -95,6 +95,7 @@ def _measured(context: Context, scored: Scored) -> Report:
         target=target,
         memory=context.accounting.memory(),
         scored=context.data.task_as_read.fingerprint("validation"),
+        splits=task.origin.names,
         standard_error=scored.standard_error,
         baseline=task.baseline(context.data.validation_rows),
         teacher=teacher_stage.reported(context),
