@@ -6,6 +6,7 @@ import pytest
 from datasets import DatasetDict
 from small_world import write_model
 
+from secateur.system.errors import UserError
 from secateur.tasks.classification import Classification
 from secateur.tasks.multilabel import MultiLabel
 from secateur.tasks.origin import Origin, origin_of
@@ -57,6 +58,19 @@ def test_labels_in_the_order_of_a_model_keep_the_origin(tmp_path):
     assert task.labels == ("bad", "good")
     fitted = task.fitted(write_model(tmp_path / "model", ["good", "bad"]), "model")
     assert fitted.labels == ("good", "bad") and fitted.origin.scored == "test"
+
+
+def test_what_is_wrong_with_a_split_is_said_by_its_name(tmp_path):
+    write(tmp_path, "train", *LABELLED)
+    write(tmp_path, "test", *LABELLED, {"text": "", "label": "bad"})
+    with pytest.raises(UserError, match="10 of the 30 rows of the test split lack a text"):
+        Classification.from_data(str(tmp_path))
+    write(tmp_path, "test", {"text": "a film", "label": "fair"})
+    with pytest.raises(UserError, match=r"the test rows have labels that no training row has \(fair\)"):
+        Classification.from_data(str(tmp_path))
+    write(tmp_path, "test", {"sentence": "a film", "class": "good"})
+    with pytest.raises(UserError, match=r"train has text, label and test has sentence, class"):
+        MultiLabel.from_data(str(tmp_path))
 
 
 def test_splits_that_were_read_otherwise_have_the_default():

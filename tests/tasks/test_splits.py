@@ -106,7 +106,7 @@ def test_a_split_of_one_language_names_the_missing_column(tmp_path):
     write(tmp_path / "dev.jsonl", '{"en": "a"}\n')
     with pytest.raises(UserError, match="'dev' lacks the column 'de' of the training split: add it"):
         Translation.from_data(str(tmp_path))
-    with pytest.raises(UserError, match="the validation split lacks the column 'de' of the training split: add it"):
+    with pytest.raises(UserError, match="the dev split lacks the column 'de' of the training split: add it"):
         Translation.from_data(str(tmp_path), text="de")
 
 
@@ -267,7 +267,7 @@ def test_a_missing_line_of_names_is_pointed_out(tmp_path):
         Classification.from_data(str(data))
     write(tmp_path / "two" / "train.csv", data.read_text())
     write(tmp_path / "two" / "dev.csv", "a film,0\na book,1\n")
-    with pytest.raises(UserError, match=r"no column in common \(train has a fine film, 1 and validation has a film, 0"):
+    with pytest.raises(UserError, match=r"no column in common \(train has a fine film, 1 and dev has a film, 0"):
         Classification.from_data(str(tmp_path / "two"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from datasets import ClassLabel, Dataset, DatasetDict, LargeList, List, Value
 from secateur.system.errors import UserError
 from secateur.tasks.cells import typed
 from secateur.tasks.columns import find_column, holds_text, listed, no_column, shared_columns, usual_columns
+from secateur.tasks.guesses import guessed_label, guessed_texts
 from secateur.tasks.label_texts import are_lists
 from secateur.tasks.labels import read_labels
-from secateur.tasks.origin import Origin, Splits, guessed_label, guessed_texts
+from secateur.tasks.origin import Splits, origin_of
 
 # Tried in order: pairs before single texts, because a pair may contain a column that is also a usual single text.
 TEXTS = (
@@ -53,20 +55,20 @@ def prepare(
     Raises:
         UserError: a column is missing, is empty, has gaps or holds neither classes nor scores.
     """
-    shared = shared_columns(splits)
+    shared, origin = shared_columns(splits), origin_of(splits)
     columns = text_columns(shared, text)
     column = find_column("label", shared, label, LABELS)
     if column in columns:
         raise UserError(f"column {column!r} is both text and label: name another by `text` or `label`")
     guesses = guessed_columns(splits["train"], shared, columns, text, column, label)
     splits = typed(splits.select_columns([*columns, column]), column, asked or ())
-    for name, split in splits.items():
-        check_text(name, split, columns)
-        _check_gaps(name, split, columns, column)
+    for key, split in splits.items():
+        check_text(origin.name(key), split, columns)
+        _check_gaps(origin.name(key), split, columns, column)
     labelled = _labelled(splits, column, asked, scores)
     if not asked and not scores:
         guesses += _guessed_kind(column, splits["train"].features[column], labelled["train"].features[column])
-    return Splits(labelled, Origin(guesses=guesses))
+    return Splits(labelled, replace(origin, guesses=guesses))
 
 
 def guessed_columns(
@@ -216,5 +218,6 @@ def check_classes(splits: DatasetDict, label: str) -> None:
     if isinstance(feature, ClassLabel) and validation - train:
         unseen = listed([feature.names[index] for index in sorted(validation - train)])
         raise UserError(
-            f"validation has labels that no training row has ({unseen}): add training rows, or remove these"
+            f"the {origin_of(splits).rows} have labels that no training row has ({unseen}): add training rows, or "
+            "remove these"
         )

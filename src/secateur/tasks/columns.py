@@ -9,6 +9,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict, Value
 
 from secateur.system.errors import UserError
+from secateur.tasks.origin import origin_of
 
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 MOST_CLASSES = 100_000  # a column with more distinct values probably holds row numbers, identifiers or texts
@@ -23,7 +24,8 @@ def shared_columns(splits: DatasetDict) -> list[str]:
     names = splits["train"].column_names
     shared = [name for name in names if all(name in split.column_names for split in splits.values())]
     if not shared:
-        own = " and ".join(f"{name} has {listed(split.column_names)}" for name, split in splits.items())
+        origin = origin_of(splits)
+        own = " and ".join(f"{origin.name(key)} has {listed(split.column_names)}" for key, split in splits.items())
         raise UserError(f"the splits have no column in common ({own}): give all of them the same names of columns")
     return shared
 

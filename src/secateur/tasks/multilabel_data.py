@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from datasets import Dataset, DatasetDict, LargeList, List, Value
@@ -13,7 +14,7 @@ from secateur.tasks.classification_data import LABELS, check_text, guessed_colum
 from secateur.tasks.columns import check_rows, find_column, listed, no_column, shared_columns
 from secateur.tasks.label_texts import with_lists
 from secateur.tasks.labels import Labels, check_asked, element_of, read_labels, text_by
-from secateur.tasks.origin import Origin, Splits
+from secateur.tasks.origin import Splits, origin_of
 
 COLUMN = "labels"
 """The column of labels, where the data has a column for each."""
@@ -31,7 +32,7 @@ def prepare(splits: DatasetDict, text: Sequence[str] | None, label: str | None, 
         UserError: a column is missing, is empty, has gaps or holds no labels.
     """
     check_asked(asked or ())
-    shared = shared_columns(splits)
+    shared, origin = shared_columns(splits), origin_of(splits)
     columns, own = text_columns(shared, text), _label_columns(shared, label)
     if both := set(columns) & set(own):
         raise UserError(f"column {min(both)!r} is both text and label: name another by `text` or `label`")
@@ -41,10 +42,10 @@ def prepare(splits: DatasetDict, text: Sequence[str] | None, label: str | None, 
         splits = with_lists(splits, own[0], asked or ())
     for column in own:
         splits = typed(splits, column, asked or ())
-    for name, split in splits.items():
-        check_text(name, split, columns)
-        _check_rows(name, split, columns, own)
-    return Splits(_by_index(splits, own, asked), Origin(guesses=guesses))
+    for key, split in splits.items():
+        check_text(origin.name(key), split, columns)
+        _check_rows(origin.name(key), split, columns, own)
+    return Splits(_by_index(splits, own, asked), replace(origin, guesses=guesses))
 
 
 def _by_index(splits: DatasetDict, own: Sequence[str], asked: Sequence[str] | None) -> DatasetDict:
@@ -169,5 +170,6 @@ def check_label_sets(splits: DatasetDict, column: str, names: Sequence[str]) -> 
     if validation - train:
         unseen = listed([names[index] for index in sorted(validation - train)])
         raise UserError(
-            f"validation has labels that no training row has ({unseen}): add training rows, or remove these"
+            f"the {origin_of(splits).rows} have labels that no training row has ({unseen}): add training rows, or "
+            "remove these"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from datasets import Dataset, DatasetDict, Features, List, Value
 from secateur.system.errors import UserError
 from secateur.tasks.cells import values_of
 from secateur.tasks.columns import check_rows, find_column, no_column, shared_columns, usual_columns
-from secateur.tasks.origin import Origin, Splits, guess, guessed_label
+from secateur.tasks.guesses import guess, guessed_label
+from secateur.tasks.origin import Splits, origin_of
 
 # Tried in order.
 TEXTS = (("question", "context"), ("question", "passage"), ("question", "paragraph"), ("query", "context"))
@@ -31,12 +33,13 @@ def prepare(splits: DatasetDict, text: Sequence[str] | None, label: str | None, 
         UserError: a column is missing, a row is incomplete, no question of a split has an answer, or all questions of a
             split that has to be divided are of one context.
     """
-    flat = DatasetDict({name: _flat(name, split) for name, split in splits.items()})
+    origin = origin_of(splits)
+    flat = Splits({key: _flat(origin.name(key), split) for key, split in splits.items()}, origin)
     shared = shared_columns(flat)
     columns = (*_text_columns(shared, text), find_column("label", shared, label, ANSWERS))
-    read = DatasetDict({name: _read(name, split, columns) for name, split in flat.items()})
+    read = DatasetDict({key: _read(origin.name(key), split, columns) for key, split in flat.items()})
     whole = read if "validation" in read else _by_context(read["train"], seed)
-    return Splits(whole, Origin(columns=columns, guesses=_guesses(shared, columns, text, label)))
+    return Splits(whole, replace(origin, columns=columns, guesses=_guesses(shared, columns, text, label)))
 
 
 def _guesses(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from datasets import Dataset, DatasetDict, Translation
 
 from secateur.system.errors import UserError
 from secateur.tasks.cells import are_numbers
 from secateur.tasks.columns import holds_text, listed, no_column, usual_columns
-from secateur.tasks.origin import Origin, Splits, guess
+from secateur.tasks.guesses import guess
+from secateur.tasks.origin import Splits, origin_of
 
 SOURCE, TARGET = "source", "target"
 """The columns of a prepared split."""
@@ -33,19 +35,22 @@ def prepare(
     Raises:
         UserError: a column is missing or holds no text, both are the same, or a row lacks a text.
     """
-    splits = DatasetDict({name: flat(split) for name, split in splits.items()})
+    origin = origin_of(splits)
+    splits = DatasetDict({key: flat(split) for key, split in splits.items()})
     (source, target), *others = pairs_of(splits["train"], text, label, usual)
-    for name, split in splits.items():
+    for key, split in splits.items():
         if missing := [column for column in (source, target) if column not in split.column_names]:
-            raise UserError(f"the {name} split lacks the column {missing[0]!r} of the training split: add it")
+            raise UserError(
+                f"the {origin.name(key)} split lacks the column {missing[0]!r} of the training split: add it"
+            )
     splits = splits.select_columns([source, target])
     splits = DatasetDict({name: _named(split, source, target) for name, split in splits.items()})
-    for name, split in splits.items():
-        _check_texts(name, split, {SOURCE: source, TARGET: target})
-        _check_gaps(name, split)
+    for key, split in splits.items():
+        _check_texts(origin.name(key), split, {SOURCE: source, TARGET: target})
+        _check_gaps(origin.name(key), split)
     other = others[0] if others else ()
     guesses = guess("sources and targets", (source, target), other, "--text, --label")
-    return Splits(splits, Origin(columns=(source, target), guesses=guesses))
+    return Splits(splits, replace(origin, columns=(source, target), guesses=guesses))
 
 
 def flat(split: Dataset) -> Dataset:

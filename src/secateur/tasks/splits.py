@@ -18,7 +18,7 @@ from secateur.tasks.cells import values_of
 from secateur.tasks.columns import listed, usual_columns
 from secateur.tasks.data_files import FORMS, READERS, form, reading
 from secateur.tasks.data_folders import Part, file_part, folder_parts
-from secateur.tasks.origin import Splits, origin_of
+from secateur.tasks.origin import Origin, Splits, origin_of
 from secateur.tasks.repositories import card_parts, card_states, load_repository, loaded_parts
 
 TRAIN = ("train", "training")
@@ -70,12 +70,12 @@ def read_splits(
     training, rows = _first(parts, (train,) if train else TRAIN)
     if training is None or rows is None:
         raise _no_split(data, parts, train, "train")
-    splits, label = DatasetDict(train=rows), label(rows) if callable(label) else label
+    label = label(rows) if callable(label) else label
     scored, held_out = _first(parts, (validation,) if validation else VALIDATION, _present(rows, label))
-    if held_out is not None:
-        splits["validation"] = held_out
-    elif validation:
+    if held_out is None and validation:
         raise _no_split(data, parts, validation, "validation", _present(rows, label))
+    both = {"train": rows} if held_out is None else {"train": rows, "validation": held_out}
+    splits: DatasetDict = Splits(both, Origin(training, scored))
     if prepare:
         splits = prepare(splits)
     origin = replace(origin_of(splits), train=training, scored=scored)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, LargeList, List, Value
 
 from secateur.system.errors import UserError, as_user_error
 from secateur.tasks.columns import check_rows, find_column, is_text, listed, shared_columns
+from secateur.tasks.guesses import guess, guessed_label
 from secateur.tasks.labels import Labels, distinct, only_numbered, read_labels
-from secateur.tasks.origin import Origin, Splits, guess, guessed_label
+from secateur.tasks.origin import Splits, origin_of
 from secateur.tasks.tag_schemes import rank
 
 # Tried in order. Of the tags, those of entities come first.
@@ -31,7 +33,7 @@ def prepare(
     Raises:
         UserError: a column is missing or holds no lists, a row is incomplete, or the tags have no names.
     """
-    shared = shared_columns(splits)
+    shared, origin = shared_columns(splits), origin_of(splits)
     named = (text,) if isinstance(text, str) else tuple(text or ())
     if len(named) > 1:
         raise UserError(f"`text` names {len(named)} columns: name the one that holds the words")
@@ -41,11 +43,11 @@ def prepare(
         raise UserError(f"column {words!r} is both words and tags: name another by `text` or `label`")
     guesses = _guesses(splits["train"], shared, (words, tags), named, label)
     splits = splits.select_columns([words, tags])
-    for name, split in splits.items():
-        _check_kinds(name, split, words, tags)
-        _check_rows(name, split, words, tags)
+    for key, split in splits.items():
+        _check_kinds(origin.name(key), split, words, tags)
+        _check_rows(origin.name(key), split, words, tags)
     splits = _same_names(splits, tags)
-    return Splits(_labels(splits, tags, labels).indexed(splits, tags), Origin(guesses=guesses))
+    return Splits(_labels(splits, tags, labels).indexed(splits, tags), replace(origin, guesses=guesses))
 
 
 def _guesses(
@@ -149,6 +151,6 @@ def check_tags(splits: DatasetDict, tags: str, labels: Sequence[str]) -> None:
     if validation - train:
         unseen = listed([labels[tag] for tag in sorted(validation - train)])
         raise UserError(
-            f"validation has tags that no training row has ({unseen}): add training rows, remove these, or use "
-            "another seed if validation is split off"
+            f"the {origin_of(splits).rows} have tags that no training row has ({unseen}): add training rows, remove "
+            "these, or use another seed if the rows are split off"
         )
