@@ -8,9 +8,9 @@ from transformers import BertForSequenceClassification
 
 from secateur.budget.parameters import Parameters
 from secateur.budget.space import Space
-from secateur.report.depth_section import section
 from secateur.report.report_text import footnotes
-from secateur.run import pipeline, recipe
+from secateur.report.trials_section import layers as section
+from secateur.run import pipeline, recipe, trials
 from secateur.run.density_sweep import sweep
 from secateur.run.run_data import RunData
 from secateur.run.run_rounds import is_open, numbers_to_try, with_layers
@@ -79,8 +79,7 @@ def test_the_fewest_layers_within_two_percent_of_the_best(scores, greater, chose
 
 
 def test_the_number_with_the_best_trial_is_kept_and_reported(values, tmp_path, monkeypatch):
-    real = depth.scores
-    monkeypatch.setattr(depth, "scores", lambda *arguments: real(*arguments) | {"accuracy": next(made_up)})
+    monkeypatch.setattr(trials, "scores_with_error", lambda *arguments: ({"accuracy": next(made_up)}, 0.01))
     for scores, best in (((0.75, 0.5, 0.74), 3), ((0.875, 0.25, 0.5), 4), ((0.75, 0.74), 2)):
         made_up = iter(scores)
         folder = tmp_path / str(best)
@@ -111,7 +110,7 @@ def test_the_decided_run_is_the_run_that_names_the_number(values, tmp_path):
 
 
 def test_an_interrupted_choice_repeats_no_trial(values, tmp_path, monkeypatch):
-    real, calls = depth.scores, []
+    real, calls = trials.scores_with_error, []
 
     def failing(*arguments):
         calls.append(1)
@@ -119,12 +118,12 @@ def test_an_interrupted_choice_repeats_no_trial(values, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(depth, "scores", failing)
+    monkeypatch.setattr(trials, "scores_with_error", failing)
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(recipe.make(values), tmp_path / "run")
     report = pipeline.run(recipe.make(values), tmp_path / "run")
     assert len(calls) == 1 + len(report.depth["trials"])  # only that which was interrupted is repeated
-    monkeypatch.setattr(depth, "scores", real)
+    monkeypatch.setattr(trials, "scores_with_error", real)
     assert pipeline.run(recipe.make(values), tmp_path / "whole").depth == report.depth
 
 

@@ -182,7 +182,7 @@ def test_keys_that_need_each_other_are_checked(values, message):
 
 def test_the_other_values_are_every_key_and_no_default():
     other, least = values_of(make(OTHER)), values_of(make(LEAST))
-    excluded = {"target.speedup", "target.toward", "target.keep"}  # by the latency
+    excluded = {"target.speedup", "target.toward", "target.keep", "target.keep_score"}  # by the latency
     excluded |= {"training.augment", "training.average"}  # by labels_weight and select
     others = [key for key in KEYS if key not in excluded]
     assert sorted(OTHER) == sorted(others)
@@ -218,6 +218,9 @@ def test_a_target_of_the_command_overrides_the_target_of_the_file(tmp_path):
         ({"target.density": 0.2, "target.speedup": 4}, "exclude each other: ask for one of them"),
         ({"target.latency": 5, "target.speedup": 4}, "exclude each other: ask for one of them"),
         ({"target.keep": 12, "target.density": 0.2}, "exclude each other: ask for one of them"),
+        ({"target.keep_score": 0.97, "target.density": [0.4, 0.2]}, "density and keep_score exclude each other"),
+        ({"target.keep_score": 0.97, "target.toward": 0.1}, "must be a density below target.density"),
+        ({"target.keep_score": 1.1}, "target.keep_score: .* less than or equal to 1"),
         ({"target.keep": 12, "target.speedup": 4}, "exclude each other: ask for one of them"),
         ({"target.keep": 12, "target.shape": [8, 128]}, "go with a latency or a speedup"),
         ({"target.density": None}, "ask for one of density, latency, speedup, keep"),
@@ -294,6 +297,7 @@ NUMBERS = {
     "target.density",
     "target.speedup",
     "target.keep",
+    "target.keep_score",
     *(key for key, value in OTHER.items() if type(value) in (int, float)),
 }
 
@@ -496,6 +500,7 @@ NEW = {
     "method.trial",
     "method.trial_rows",
     "target.layers",
+    "target.keep_score",
 }
 """Keys that version 0.1.0 did not have."""
 

@@ -1,8 +1,8 @@
 """The command `secateur`: its general options, and what it prints of an error.
 
-Exit codes: 0 success; 1 `verify` found a difference; 2 a mistake of the user's, reported in one sentence; 3 an
-unexpected error; 130 interrupted. Tables, or JSON under `--json`, go to stdout; progress, warnings and errors go to
-stderr.
+Exit codes: 0 success; 1 `verify` found a difference; 2 a mistake of the user's, reported in one sentence; 3 the model
+keeps less of the score than `prune --keep-score` asked for; 4 an unexpected error; 130 interrupted. Tables, or JSON
+under `--json`, go to stdout; progress, warnings and errors go to stderr.
 
 Nothing here imports torch or transformers: `--help` and `--version` answer at once.
 """

@@ -18,7 +18,9 @@ from collections.abc import Iterator
 from secateur.system.errors import UserError
 from secateur.system.version import VERSION
 
-UNEXPECTED = 3
+GOAL_MISSED = 3
+"""The exit code of a finished run whose model keeps less of the score than `--keep-score` asked for."""
+UNEXPECTED = 4
 """The exit code of an error that is not the user's mistake."""
 LOCKED = (errno.EROFS, errno.EACCES, errno.EPERM)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from secateur.cli.errors import GOAL_MISSED
 from secateur.cli.options import Json, Run
 from secateur.cli.output import show_json, show_table
 from secateur.cli.progress import watching
 from secateur.cli.recipe_options import described, pairs_of, recipe_options
 from secateur.cli.run_output import show_report, show_sweep
 from secateur.report.recipe_keys import dotted
+from secateur.report.report import Report
 from secateur.report.verdict import verdict
 from secateur.run import density_sweep, pipeline, recipe
 from secateur.run.recipe import Recipe
@@ -56,7 +58,8 @@ def prune(
 ) -> None:
     """Run the whole job: train a teacher if needed, prune, cut, recover, measure, report.
 
-    The same command continues where an interrupted one stopped.
+    The same command continues where an interrupted one stopped. With --keep-score the exit code is 3 if the finished
+    model keeps less of the teacher's score.
     """
     named = {} if model is None else {"model": model}
     values = named | given | pairs_of("--set", others or [])
@@ -92,8 +95,14 @@ def _run(wanted: Recipe, output: Path, as_json: bool) -> None:
     several = len(wanted.target.densities) > 1
     with watching() as watch:
         reports = density_sweep.sweep(wanted, output, [watch]) if several else [pipeline.run(wanted, output, [watch])]
-    if not processes.is_main():
-        return
+    if processes.is_main():
+        _show(reports, output, several, as_json)
+    if any(report.goal is not None and not verdict(report).worked for report in reports):
+        raise typer.Exit(GOAL_MISSED)
+
+
+def _show(reports: Sequence[Report], output: Path, several: bool, as_json: bool) -> None:
+    """The report of a run, or those of a density sweep."""
     if as_json:
         values = [{**report.to_dict(), "verdict": verdict(report).to_dict()} for report in reports]
         show_json(values if several else values[0])

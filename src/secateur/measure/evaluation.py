@@ -55,6 +55,18 @@ def scores(
     return task.score(*predicted(model, task, rows, tokenizer))
 
 
+def scores_with_error(
+    model: PreTrainedModel, task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
+) -> tuple[dict[str, float], float | None]:
+    """As `scores`, with the standard error of the main metric.
+
+    Raises:
+        UserError: as `scores`.
+    """
+    prediction, ordered = predicted(model, task, rows, tokenizer)
+    return task.score(prediction, ordered), standard_error(task, prediction, ordered)
+
+
 def predicted(
     model: PreTrainedModel, task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[EvalPrediction, list[Row]]:

@@ -50,6 +50,10 @@ class Report:
         teacher: for a teacher that was trained in the run, the `learning_rate` and the `steps` of its training, and, if
             they were chosen, the `trials` with the score of each setting, and the number of held-out training `rows` on
             which they were scored.
+        goal: for a run that has chosen its density by a part of the teacher's score: that part under `keep_score`, the
+            `density`, the `trials` with the score of each and its `standard_error`, the number of held-out training
+            `rows` on which they were scored, the score that they `needed`, and the teacher's score on the validation
+            and the held-out rows under `teacher`. The recipe is that of the density.
         depth: for a run that has chosen its number of layers, that number under `layers`, `of` how many, the `trials`
             with the score of each number, and the number of held-out training `rows` on which they were scored.
         standard_error: of the pruned model's main score (`evaluation.standard_error`); None where it is not known.
@@ -76,6 +80,7 @@ class Report:
     target: Mapping[str, Any] | None = None
     memory: Mapping[str, Any] | None = None
     teacher: Mapping[str, Any] | None = None
+    goal: Mapping[str, Any] | None = None
     depth: Mapping[str, Any] | None = None
     standard_error: float | None = None
     baseline: float | None = None

@@ -100,6 +100,8 @@ def score_notes(report: Report) -> list[str]:
     )
     if report.teacher is not None:
         notes.append(teacher_sentence(report.teacher, report.metric))
+    if report.goal is not None:
+        notes.append(goal_sentence(report.goal, report.metric))
     if report.depth is not None:
         notes.append(depth_sentence(report.depth, report.metric))
     if "filled" in report.density:
@@ -126,6 +128,27 @@ def teacher_sentence(teacher: Mapping[str, Any], metric: str) -> str:
 
 def _setting(values: Mapping[str, Any]) -> str:
     return f"{values['steps']:,} steps at {values['learning_rate']:.1e}"
+
+
+def goal_sentence(goal: Mapping[str, Any], metric: str) -> str:
+    """The density that was chosen to keep a part of the score, and why, without a full stop."""
+    asked = f"{100 * goal['keep_score']:g}% of the teacher's {metric}"
+    tried, teacher = goal.get("trials", []), goal["teacher"]
+    if not tried:
+        return f"density {goal['density']:g}, to keep {asked}: no other density to choose from can be reached"
+    chosen = f"density {goal['density']:g} is the smallest that is expected to keep {asked}, by short trials"
+    if all(trial["density"] != goal["density"] for trial in tried):
+        chosen = f"density {goal['density']:g} is the largest to choose from: by short trials no other keeps {asked}"
+    trials = ", ".join(f"{trial['density']:g} {_trial_score(trial)}" for trial in tried)
+    return (
+        f"{chosen} ({metric} on {goal['rows']:,} held-out training rows: {trials}; needed by the standard error "
+        f"{goal['needed']:.4f}; teacher {teacher['held_out']:.4f}, on the scored rows {teacher['validation']:.4f})"
+    )
+
+
+def _trial_score(trial: Mapping[str, Any]) -> str:
+    error = trial["standard_error"]
+    return f"{trial['score']:.4f}" if error is None else f"{trial['score']:.4f} ± {error:.4f}"
 
 
 def depth_sentence(depth: Mapping[str, Any], metric: str) -> str:

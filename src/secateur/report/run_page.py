@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from secateur.report import depth_section, html, structure_section, training_section
+from secateur.report import html, structure_section, training_section, trials_section
 from secateur.report.html import (
     Content,
     DataTable,
@@ -52,7 +52,8 @@ def write(report: Report, folder: Path) -> None:
 def to_html(report: Report, log: RunLog) -> str:
     """A standalone page: the numbers of the report, and pictures of the run's logs."""
     optional = [
-        depth_section.section(report),
+        trials_section.density(report),
+        trials_section.layers(report),
         structure_section.kept(report.structure, log.kept_heads),
         training_section.training(report, log),
         structure_section.pruning(log),

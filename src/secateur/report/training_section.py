@@ -20,13 +20,17 @@ LABELS = {
 }
 """Name of a stage or value in the log -> its label, where that is clearer."""
 
+TRIALS = ("teacher-trial", "density-", "depth-")
+"""How the names of stages begin that are short trials: the report has their scores elsewhere."""
+
 Panel: TypeAlias = tuple[str, int, Mapping[str, Curve]]
 """A stage as `charts.over_stages` takes it: name, number of steps, and label -> curve."""
 
 
 def training(report: Report, log: RunLog) -> Section:
-    """What training logged in each stage; without contents for a run without logs."""
-    stages, held_out = log.stages, report.recipe.get("training", {}).get("select", 0)
+    """What training logged in each stage but trials; without contents for a run without logs."""
+    stages = [stage for stage in log.stages if not stage.name.startswith(TRIALS)]
+    held_out = report.recipe.get("training", {}).get("select", 0)
     density, teacher = report.recipe["target"]["density"], report.teacher_scores[report.metric]
     rows = f"{held_out:,} rows held out of training" if held_out else f"the {rows_of(report.splits['validation'])}"
     asked = None if density is None else ("asked", density)

@@ -57,7 +57,7 @@ def verdict(report: Report) -> Verdict:
     kept = f"the model keeps {report.retention:.1%} of the teacher's {metric} ({numbers})"
     expected = report.recipe.get("measurement", {}).get("retention", RETENTION)
     if report.retention < expected:
-        return Verdict(False, f"It fell short: {kept}, less than {expected:.0%}.", _advice(report.recipe))
+        return Verdict(False, f"It fell short: {kept}, less than {100 * expected:g}%.", _advice(report.recipe))
     return Verdict(True, f"It worked: {kept}.")
 
 

@@ -72,6 +72,13 @@ def load_teacher(context: Context) -> PreTrainedModel:
     return (teacher or context.data.task.load_model(context.teacher_folder)).eval()
 
 
+def teacher_scores(context: Context, teacher: PreTrainedModel) -> dict[str, float]:
+    """The teacher's scores on the validation rows, which runs with a cache share. All processes must call it."""
+    if not context.recipe.distillation.cache:
+        return context.data.scores(teacher)
+    return context.data.teacher_scores(teacher, context.cache_folder)
+
+
 def new_student(context: Context, teacher: PreTrainedModel) -> PreTrainedModel:
     """The model that pruning starts from: with the teacher's weights, or its own and a new head."""
     recipe = context.recipe

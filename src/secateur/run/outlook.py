@@ -13,8 +13,10 @@ from secateur.run.context import Context
 from secateur.run.models import base_model, factorised, teacher_name
 from secateur.run.run_data import Rows
 from secateur.run.run_rounds import end_of_pruning, is_open
+from secateur.run.score_goal import densities_to_try, leaves_density_open, most_trials
 from secateur.run.target import layers_to_try, share_to_keep, space_of
 from secateur.run.training_arguments import rounded, steps_of_run, steps_of_teacher
+from secateur.run.trials import steps_of_trial
 from secateur.tasks.origin import Origin
 from secateur.tasks.splits import HIDDEN
 from secateur.tasks.task import EXAMPLE, examples
@@ -70,9 +72,11 @@ def _stages(context: Context, table: LatencyTable | None) -> Iterator[Line]:
     space = space_of(recipe, student, table)
     yield "units", f"{', '.join(space.units)}: {len(space):,} in all"
     yield "target", _target(context, space)
-    steps = steps_of_run(context)
+    if leaves_density_open(recipe):
+        yield "density", _trials_of_densities(context, densities_to_try(recipe, student))
     if is_open(recipe):
-        yield "depth", _trials(context, space, rounded(steps * recipe.method.trial))
+        yield "depth", _trials(context, space)
+    steps = steps_of_run(context)
     end = end_of_pruning(recipe)
     parts = f"{rounded(steps * end):,} steps of pruning by {recipe.method.name}"
     if end < 1:
@@ -89,7 +93,10 @@ def _training_of_teacher(context: Context, batch: int) -> str:
 
 def _target(context: Context, space: Space) -> str:
     """The amount to keep, and the share of the budget that it is."""
-    target, share = context.recipe.target, share_to_keep(context.recipe, space)
+    target = context.recipe.target
+    if target.keep_score is not None:
+        return f"the smallest density that keeps {100 * target.keep_score:g}% of the teacher's score"
+    share = share_to_keep(context.recipe, space)
     if target.density is not None:
         return f"density {share:g} of the parameters"
     if target.keep is not None:
@@ -97,7 +104,17 @@ def _target(context: Context, space: Space) -> str:
     return f"{share:.1%} of the latency"
 
 
-def _trials(context: Context, space: Space, steps: int) -> str:
+def _trials_of_densities(context: Context, densities: list[float]) -> str:
+    named = ", ".join(f"{density:g}" for density in densities)
+    if len(densities) == 1:
+        return f"{named}: no other of the densities to choose from can be reached"
+    return f"{most_trials(len(densities))} of {named} are tried at most, in {steps_of_trial(context):,} steps each"
+
+
+def _trials(context: Context, space: Space) -> str:
+    steps = steps_of_trial(context)
+    if leaves_density_open(context.recipe):
+        return f"two or three numbers of layers are tried at that density, in {steps:,} steps each"
     *fewer, total = layers_to_try(context.recipes, space)
     if not fewer:
         return f"all {total} layers are kept: fewer have less than the target"

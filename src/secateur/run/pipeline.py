@@ -1,4 +1,4 @@
-"""The whole job, stage by stage: teacher, outputs, depth, prune, recover, measure.
+"""The whole job, stage by stage: teacher, outputs, density, depth, prune, recover, measure.
 
 A stage writes its result to disk atomically, so that an interrupted run is resumed in the stage in which it stopped,
 and a training is resumed from its last checkpoint.
@@ -35,7 +35,7 @@ from secateur.run.outlook import Line, outlook
 from secateur.run.recipe import Recipe
 from secateur.run.run_data import RunData
 from secateur.run.run_folder import claim, locked
-from secateur.run.stages import depth, measure, outputs, prune, recover, teacher
+from secateur.run.stages import density, depth, measure, outputs, prune, recover, teacher
 from secateur.run.stages.check import check
 from secateur.run.target import TABLE
 from secateur.system import process_memory, processes
@@ -61,6 +61,7 @@ class Stage:
 STAGES = (
     Stage("teacher", teacher.done, teacher.run),
     Stage("outputs", outputs.done, outputs.run),
+    Stage("density", density.done, density.run),
     Stage("depth", depth.done, depth.run),
     Stage("prune", prune.done, prune.run),  # includes the cut, because the result of pruning is in memory
     Stage("recover", recover.done, recover.run),
@@ -140,7 +141,7 @@ def begin(context: Context, table: LatencyTable | None) -> None:
 
 def announce(context: Context, table: LatencyTable | None) -> None:
     """Log what an unfinished run has understood and is going to do."""
-    for what, description in [] if context.finished else outlook(depth.decided(context), table):
+    for what, description in [] if context.finished else outlook(_decided(context), table):
         log.info("%s: %s", what, description)
 
 
@@ -149,9 +150,14 @@ def complete(context: Context) -> Report:
     names = processes.on_main(partial(_to_run, context))
     for stage in STAGES:
         if stage.name in names:
-            stage.run(depth.decided(context))
+            stage.run(_decided(context))
     processes.on_main(partial(_tidy, context))
     return Report.load(context.folder)
+
+
+def _decided(context: Context) -> Context:
+    """The context with what the run has chosen so far in its recipe."""
+    return depth.decided(density.decided(context))
 
 
 def _to_run(context: Context) -> list[str]:
@@ -161,7 +167,7 @@ def _to_run(context: Context) -> list[str]:
 
 def _tidy(context: Context) -> None:
     """Remove the files that only an unfinished run needs."""
-    trials = [path.name for path in context.folder.glob("depth-*")]
+    trials = [path.name for stage in ("density", "depth") for path in context.folder.glob(f"{stage}-*")]
     for leftover in ("teacher-training", "teacher-trial", *trials, "prune", "cut", "recover", "cache"):
         shutil.rmtree(context.folder / leftover, ignore_errors=True)
     remove_state(context.folder)

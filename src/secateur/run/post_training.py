@@ -31,6 +31,8 @@ def cut_without_training(
         UserError: the target is out of reach, or the method learns in training which units to keep.
     """
     check_amount(target)
+    if target.keep_score is not None:
+        raise UserError("a score is kept by training: use `secateur prune`, or ask for a density")
     if target.latency is None and target.speedup is None:
         return cut(dense, _plan(dense, target, method)), None
     table = _latency_table(dense, target)

@@ -55,7 +55,7 @@ AUTO = "auto"
 
 
 class TargetRecipe(Strict):
-    """What is pruned, and how much of it is kept: exactly one of density, latency, speedup and keep is set."""
+    """What is pruned, and how much is kept: exactly one of density, latency, speedup, keep and keep_score is set."""
 
     units: Annotated[tuple[str, ...], Flag("--units")] = Field(
         ("ffn", "qk", "vo"), min_length=1, description="kinds of units that may be pruned; `secateur list` shows all"
@@ -64,7 +64,7 @@ class TargetRecipe(Strict):
         0.05,
         description="density, the fraction of prunable parameters to keep; several, such as 0.4,0.2,0.1, give that "
         "many "
-        "models from one pruning; null if latency, speedup or keep is set",
+        "models from one pruning; null if another amount is set",
     )
     latency: Annotated[float | None, Flag("--latency", text=True)] = Field(
         None, gt=0, description="latency to reach, in milliseconds (5 or 5ms), instead of a density"
@@ -74,6 +74,13 @@ class TargetRecipe(Strict):
     )
     keep: Annotated[int | None, Flag("--keep")] = Field(
         None, gt=0, description="exact number of units to keep, such as 12 of 144 heads, instead of a density"
+    )
+    keep_score: Annotated[float | None, Flag("--keep-score")] = Field(
+        None,
+        gt=0,
+        le=1,
+        description="part of the teacher's score to keep, such as 0.97, instead of a density: the run chooses the "
+        "smallest density that keeps it, by short trials on held-out training rows",
     )
     layers: Annotated[PositiveInt | Literal["auto"] | None, Flag("--layers", text=True)] = Field(
         None,
@@ -165,7 +172,8 @@ class MethodRecipe(Strict):
         0.1,
         gt=0,
         le=1,
-        description="fraction of the steps of the run for each trial of a number of layers, if target.layers is auto",
+        description="fraction of the steps of the run for each trial of a density or of a number of layers, if "
+        "target.keep_score is set or target.layers is auto",
     )
     trial_rows: PositiveInt = Field(
         1000,
@@ -323,5 +331,6 @@ class MeasurementRecipe(Strict):
         0.95,
         ge=0,
         le=1,
-        description="part of the teacher's score from which the verdict says that the run worked",
+        description="part of the teacher's score from which the verdict says that the run worked; not used if "
+        "target.keep_score is set, which is that part",
     )

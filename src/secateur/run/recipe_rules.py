@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from secateur.run.recipe import Recipe
     from secateur.run.recipe_groups import TargetRecipe
 
-AMOUNTS = ("density", "latency", "speedup", "keep")
+AMOUNTS = ("density", "latency", "speedup", "keep", "keep_score")
 """Keys of `target` for the amount to keep; exactly one of them is set."""
 
 

@@ -14,7 +14,7 @@ from filelock import FileLock
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.measure.evaluation import batches, encoded, predicted, scores, standard_error
+from secateur.measure.evaluation import batches, encoded, scores, scores_with_error
 from secateur.run.recipe import Recipe
 from secateur.run.recipe_groups import DataRecipe
 from secateur.structure.fingerprints import model_fingerprint
@@ -171,8 +171,7 @@ class RunData:
 
     def scores_with_error(self, model: PreTrainedModel) -> tuple[dict[str, float], float | None]:
         """As `scores`, with the standard error of the main metric."""
-        prediction, rows = predicted(model, self.task, self.validation_rows, self.tokenizer)
-        return self.task.score(prediction, rows), standard_error(self.task, prediction, rows)
+        return scores_with_error(model, self.task, self.validation_rows, self.tokenizer)
 
     def teacher_scores(self, teacher: PreTrainedModel, folder: Path) -> dict[str, float]:
         """`scores` of a teacher, computed once and kept in `folder` for the runs that share it."""

@@ -67,13 +67,15 @@ def _share(space: Space, layers: int) -> float:
 
 
 def with_layers(recipe: Recipe, layers: int, total: int) -> Recipe:
-    """The recipe with a number of layers, of `total`; with all of them, finer units are pruned in one round."""
-    target: dict[str, Any] = {"layers": layers}
-    training = {}
-    if layers == total:
-        target = {"layers": None, "units": tuple(kind for kind in recipe.target.units if kind != LAYER)}
-        training = {"decay": "run"} if recipe.training.decay == "round" else {}
-    return changed(recipe, target=target, training=training)
+    """The recipe with a number of layers, of `total`."""
+    return with_all_layers(recipe) if layers == total else changed(recipe, target={"layers": layers})
+
+
+def with_all_layers(recipe: Recipe) -> Recipe:
+    """The recipe that removes no layers: finer units are pruned in one round."""
+    units = tuple(kind for kind in recipe.target.units if kind != LAYER)
+    training = {"decay": "run"} if recipe.training.decay == "round" else {}
+    return changed(recipe, target={"layers": None, "units": units}, training=training)
 
 
 def changed(recipe: Recipe, **groups: dict[str, Any]) -> Recipe:

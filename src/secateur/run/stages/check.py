@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -15,6 +16,7 @@ from secateur.run.context import Context
 from secateur.run.models import base_model, factorised, named_teacher
 from secateur.run.recipe import Recipe
 from secateur.run.run_rounds import is_open, with_layers
+from secateur.run.score_goal import densities_to_try, leaves_density_open, with_density
 from secateur.run.target import latency_table, layers_to_try, new_method, schedule_of, share_to_keep, space_of
 from secateur.run.teacher_check import check_score, check_tokens
 from secateur.surgery.checkpoint import read_config
@@ -50,7 +52,8 @@ def check(context: Context) -> LatencyTable | None:
     _check_teacher(context, model)
     student = factorised(recipe, model)
     table = latency_table(recipe, context.folder, student)
-    _check_depths(context, student, table)
+    for decided in _densities(context, student):
+        _check_depths(decided, student, table)
     check_length(context.data.task.longest(recipe.data.max_length), model=model)
     for _, tokens in recipe.measurement.shapes:
         check_models([model], tokens)
@@ -92,6 +95,27 @@ def _check_teacher(context: Context, model: PreTrainedModel) -> None:
         raise UserError("the student cannot start from a teacher of another shape: set distillation.start: model")
 
 
+def _densities(context: Context, student: PreTrainedModel) -> list[Context]:
+    """The context with each density that may be chosen, if the recipe leaves that open; trials need rows."""
+    recipe, task = context.recipe, context.data.task
+    if not leaves_density_open(recipe):
+        return [context]
+    if not task.greater_is_better:
+        raise UserError(
+            f"target.keep_score needs a metric of which more is better, and {task.metric} is none: ask for a density"
+        )
+    _check_trial_rows(context, "target.keep_score", "ask for a density")
+    return [replace(context, recipe=with_density(recipe, density)) for density in densities_to_try(recipe, student)]
+
+
+def _check_trial_rows(context: Context, key: str, instead: str) -> None:
+    if not context.data.trial_count:
+        raise UserError(
+            f"{key} holds out a quarter of the training rows, and there are "
+            f"{len(context.data.task.splits['train'])}: {instead}, or give at least 4 rows"
+        )
+
+
 def _check_depths(context: Context, student: PreTrainedModel, table: LatencyTable | None) -> None:
     """The method must suit every number of layers that may be chosen, and trials need rows."""
     recipe = context.recipe
@@ -103,11 +127,8 @@ def _check_depths(context: Context, student: PreTrainedModel, table: LatencyTabl
     for layers in numbers:
         decided = with_layers(recipe, layers, numbers[-1])
         _check_method(decided, new_method(decided, student, table))
-    if len(numbers) > 1 and not context.data.trial_count:
-        raise UserError(
-            "target.layers: auto holds out a quarter of the training rows, and there are "
-            f"{len(context.data.task.splits['train'])}: name a number of layers, or give at least 4 rows"
-        )
+    if len(numbers) > 1:
+        _check_trial_rows(context, "target.layers: auto", "name a number of layers")
 
 
 def _check_method(recipe: Recipe, method: Method) -> None:

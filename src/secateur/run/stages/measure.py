@@ -1,4 +1,4 @@
-"""Stage 6: the result is scored and timed against its teacher, and the report is written."""
+"""Stage 7: the result is scored and timed against its teacher, and the report is written."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from secateur.report import run_page
 from secateur.report.model_card import card
 from secateur.report.report import Report
 from secateur.run.context import Context
-from secateur.run.models import base_model, load_teacher
+from secateur.run.models import base_model, load_teacher, teacher_scores
 from secateur.run.records import FORMAT, VERIFIED, VERSIONS
-from secateur.run.stages import depth
+from secateur.run.stages import density, depth
 from secateur.run.stages import teacher as teacher_stage
 from secateur.run.target import read_latency_table
 from secateur.structure.plan import Plan
@@ -53,13 +53,6 @@ def run(context: Context) -> None:
     context.accounting.reset_peak()
     scored = Scored(model, teacher, *context.data.scores_with_error(model), teacher_scores(context, teacher))
     processes.on_main(partial(_report, context, scored))
-
-
-def teacher_scores(context: Context, teacher: PreTrainedModel) -> dict[str, float]:
-    """The teacher's scores, which runs with a cache share."""
-    if not context.recipe.distillation.cache:
-        return context.data.scores(teacher)
-    return context.data.teacher_scores(teacher, context.cache_folder)
 
 
 def _report(context: Context, scored: Scored) -> None:
@@ -99,6 +92,7 @@ def _measured(context: Context, scored: Scored) -> Report:
         standard_error=scored.standard_error,
         baseline=task.baseline(context.data.validation_rows),
         teacher=teacher_stage.reported(context),
+        goal=density.reported(context),
         depth=depth.reported(context),
     )
 

@@ -1,4 +1,4 @@
-"""Stage 4: the student is pruned while the teacher is distilled into it, and then cut.
+"""Stage 5: the student is pruned while the teacher is distilled into it, and then cut.
 
 Runs for larger densities that branch off this pruning are cut when the schedule reaches their density.
 """

@@ -1,4 +1,4 @@
-"""Stage 5: the cut model is trained further with the same teacher, and saved as the result."""
+"""Stage 6: the cut model is trained further with the same teacher, and saved as the result."""
 
 from __future__ import annotations
 

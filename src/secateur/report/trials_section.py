@@ -1,0 +1,38 @@
+"""The sections of a run's page about what it has chosen by short trials: its density, and its number of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from secateur.report import charts, svg
+from secateur.report.html import Content, DataTable, Gallery, Picture, Section, Text
+from secateur.report.report import Report
+from secateur.report.report_text import depth_sentence, goal_sentence, trial_name
+
+
+def density(report: Report) -> Section:
+    """The trials of densities; without contents for a run whose density was given."""
+    if report.goal is None:
+        return Section("Density", [])
+    trials = [(f"{trial['density']:g}", trial["score"]) for trial in report.goal.get("trials", [])]
+    return _section("Density", goal_sentence(report.goal, report.metric), "density", report.metric, trials)
+
+
+def layers(report: Report) -> Section:
+    """The trials of numbers of layers; without contents for a run that tried none."""
+    if report.depth is None:
+        return Section("Number of layers", [])
+    trials = [(trial_name(trial, report.depth), trial["score"]) for trial in report.depth["trials"]]
+    sentence = depth_sentence(report.depth, report.metric)
+    return _section("Number of layers", sentence, "layers kept", report.metric, trials)
+
+
+def _section(title: str, sentence: str, what: str, metric: str, trials: Sequence[tuple[str, float]]) -> Section:
+    """What was chosen, and the trials as a table and, for scores in [0, 1], a picture."""
+    rows = [(name, f"{score:.4f}") for name, score in trials]
+    contents: list[Content] = [Text(f"{sentence}.")]
+    if trials and all(0 <= score <= 1 for _, score in trials):
+        bars = [(name, score, f"{score:.4f}") for name, score in trials]
+        picture = f"{metric} of each trial"
+        contents.append(Gallery([Picture(svg.svg(charts.bars(bars), picture), picture)]))
+    return Section(title, [*contents, DataTable("Trials", (what, metric), rows)] if rows else contents)

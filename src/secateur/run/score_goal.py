@@ -1,0 +1,150 @@
+"""A part of the teacher's score as the target of a run: the densities to try, and what a trial has to reach.
+
+A trial is scored on training rows that are held out of it. The teacher has usually been trained on these rows, so that
+its score on them is too high to compare with. Therefore the goal is a part of the lower of two scores of the teacher:
+on these rows, and on the validation rows, by which the finished model is judged. A trial may lose more of that score
+than the finished model, because it recovers over a fraction of the steps (`GAIN`). On the other hand its student starts
+from what the teacher knows of the held-out rows, and validation rows may be harder than training rows. So a trial has
+to reach the goal by the standard error of its score.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from secateur.run.recipe import Recipe
+from secateur.run.run_rounds import changed, is_open, with_all_layers
+from secateur.run.target import new_method
+from secateur.run.trials import ERROR, SCORE
+from secateur.system.errors import UserError
+
+LADDER = (0.5, 0.33, 0.22, 0.15, 0.1, 0.07, 0.05, 0.03)
+"""Densities to choose from, the largest first: each about two thirds of the one before, so that three trials decide."""
+
+GAIN = 1 / 3
+"""What a run loses of the score, in logarithms, is taken to fall with this power of its steps.
+
+With 5.3 times the steps a run loses 0.48 times as much at density 0.05, and 0.57 times as much at 0.03 (GRAIN on SST-2,
+RESULTS.md), which are powers of 0.44 and 0.34.
+"""
+
+
+@dataclass(frozen=True)
+class ScoreGoal:
+    """The score that a model has to keep.
+
+    Attributes:
+        part: of the teacher's score.
+        trial: fraction of the steps of the run that a trial has.
+        validation, held_out: the teacher's main score on the rows of each.
+        constant: that of the best constant prediction for the held-out rows; None where none compares.
+    """
+
+    part: float
+    trial: float
+    validation: float
+    held_out: float
+    constant: float | None
+
+    @property
+    def teacher(self) -> float:
+        """The score of which a part is to be kept."""
+        return min(self.validation, self.held_out)
+
+    @property
+    def needed(self) -> float:
+        """The score that a trial has to reach on the held-out rows."""
+        return float(self.teacher * self.part ** (self.trial**-GAIN))
+
+    def check(self, metric: str) -> None:
+        """Refuse a teacher with nothing to keep.
+
+        Raises:
+            UserError: it is no better than a constant prediction, or than 0.
+        """
+        if self.teacher <= (self.constant or 0.0):
+            raise UserError(
+                f"the teacher has {metric} {self.teacher:.3f}, no better than {self.constant or 0.0:.3f}, which a "
+                "constant prediction has, so that there is no score to keep: give a better teacher, or train one for "
+                "longer"
+            )
+
+    def kept_by(self, trial: dict[str, Any]) -> bool:
+        """Whether a trial reached the score, by its standard error, and is better than a constant prediction."""
+        surely = trial[SCORE] - (trial[ERROR] or 0.0)
+        return surely >= self.needed and (self.constant is None or trial[SCORE] > self.constant)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {
+            "keep_score": self.part,
+            "needed": self.needed,
+            "teacher": {"validation": self.validation, "held_out": self.held_out},
+        }
+
+
+def leaves_density_open(recipe: Recipe) -> bool:
+    """Whether the run itself chooses the density (`stages/density.py`)."""
+    return recipe.target.keep_score is not None
+
+
+def with_density(recipe: Recipe, density: float) -> Recipe:
+    """The recipe with a density in place of the part of the score to keep, by which the result is still judged."""
+    expected = {"retention": recipe.target.keep_score}
+    return changed(recipe, target={"density": density, "keep_score": None}, measurement=expected)
+
+
+def recipe_to_try(recipe: Recipe, density: float) -> Recipe:
+    """The recipe of the trial of a density: with all layers, if their number is open too and chosen afterwards."""
+    wanted = with_density(recipe, density)
+    return with_all_layers(wanted) if is_open(recipe) else wanted
+
+
+def densities_to_try(recipe: Recipe, model: PreTrainedModel) -> list[float]:
+    """The densities of the ladder that can be reached, the largest first.
+
+    Args:
+        model: before pruning.
+
+    Raises:
+        UserError: there is none, for the reason of the last one.
+    """
+    reached, refused = [], None
+    for density in LADDER:
+        try:
+            new_method(recipe_to_try(recipe, density), model, None)
+        except UserError as error:
+            refused = error
+        else:
+            reached.append(density)
+    if refused is not None and not reached:
+        raise refused
+    return reached
+
+
+def most_trials(count: int) -> int:
+    """The largest number of trials in which `smallest` decides between that many densities."""
+    return math.ceil(math.log2(count))
+
+
+def smallest(densities: Sequence[float], keeps: Callable[[float], bool]) -> float:
+    """The smallest density that keeps the score, by bisection: a density is taken to keep what a smaller one keeps.
+
+    The largest is not tried: it is the choice if no other keeps the score.
+
+    Args:
+        densities: the largest first.
+    """
+    kept, lost = 0, len(densities)
+    while lost - kept > 1:
+        middle = (kept + lost) // 2
+        if keeps(densities[middle]):
+            kept = middle
+        else:
+            lost = middle
+    return densities[kept]

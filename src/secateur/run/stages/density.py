@@ -1,0 +1,82 @@
+"""Stage 3, if the recipe names a part of the teacher's score to keep: short trials of a few densities.
+
+`run/score_goal.py` says which densities, and when a trial keeps the score; `run/trials.py` what a trial is.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from secateur.run.context import Context
+from secateur.run.models import new_student, teacher_scores
+from secateur.run.records import DENSITY
+from secateur.run.score_goal import (
+    ScoreGoal,
+    densities_to_try,
+    leaves_density_open,
+    recipe_to_try,
+    smallest,
+    with_density,
+)
+from secateur.run.stages import prune
+from secateur.run.trials import Question, Trials
+from secateur.system import processes
+
+log = logging.getLogger(__name__)
+
+QUESTION = Question(DENSITY, "density")
+
+
+def done(context: Context) -> bool:
+    """Whether there is nothing to choose, or the choice is on disk, or the result of a later stage."""
+    return not leaves_density_open(context.recipe) or QUESTION.choice(context.folder) is not None or prune.done(context)
+
+
+def run(context: Context) -> None:
+    """Try densities, and write the choice. All processes must call it.
+
+    Raises:
+        UserError: the teacher has no score to keep.
+    """
+    with context.accounting.stage("density"):
+        trials = Trials.of(context, QUESTION)
+        goal = _goal(trials)
+        goal.check(context.data.task.metric)
+        densities = densities_to_try(context.recipe, new_student(context, trials.teacher))
+        chosen = smallest(densities, partial(_keeps, trials, goal))
+    processes.on_main(partial(_decide, context, goal, chosen))
+
+
+def decided(context: Context) -> Context:
+    """The context with the density that was chosen in its recipe."""
+    if not leaves_density_open(context.recipe) or (chosen := QUESTION.choice(context.folder)) is None:
+        return context
+    return replace(context, recipe=with_density(context.recipe, chosen))
+
+
+def reported(context: Context) -> dict[str, Any] | None:
+    """The goal, the trials and the choice; None for a run without a score to keep."""
+    record = QUESTION.record(context.folder)
+    return record or None
+
+
+def _goal(trials: Trials) -> ScoreGoal:
+    context, task = trials.context, trials.context.data.task
+    validation = teacher_scores(context, trials.teacher)[task.metric]
+    held_out, _ = trials.score(trials.teacher)
+    part, trial = context.recipe.target.keep_score or 0.0, context.recipe.method.trial
+    return ScoreGoal(part, trial, validation, held_out, constant=task.baseline(trials.held_out))
+
+
+def _keeps(trials: Trials, goal: ScoreGoal, density: float) -> bool:
+    """Whether the trial of a density keeps the score."""
+    recipe = recipe_to_try(trials.context.recipe, density)
+    return goal.kept_by(trials.trial(density, recipe, f"density {density:g}"))
+
+
+def _decide(context: Context, goal: ScoreGoal, density: float) -> None:
+    log.info("density %g is chosen, to keep %g%% of the teacher's score", density, 100 * goal.part)
+    QUESTION.write(context.folder, goal.to_dict() | {QUESTION.key: density})

@@ -1,0 +1,190 @@
+"""A run that keeps a part of its teacher's score: the density that trials choose, and the run at that density."""
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from made_up_run import REPORT
+from small_world import ROUNDS, config, recipe_values, write_data, write_model
+from transformers import BertForSequenceClassification
+from typer.testing import CliRunner
+
+from secateur.cli import app, errors, prune_commands
+from secateur.report import trials_section
+from secateur.report.report_text import footnotes, goal_sentence
+from secateur.run import pipeline, recipe, trials
+from secateur.run.post_training import cut_without_training
+from secateur.run.recipe_groups import MethodRecipe, TargetRecipe
+from secateur.run.score_goal import LADDER, ScoreGoal, densities_to_try, most_trials, smallest
+from secateur.surgery.checkpoint import load
+from secateur.system.errors import UserError
+from secateur.tasks.classification import Classification
+
+GOAL = ScoreGoal(0.97, trial=1.0, validation=0.9, held_out=0.95, constant=0.5)
+
+
+@pytest.mark.parametrize("least", [None, *LADDER])
+def test_the_smallest_density_that_keeps_the_score_takes_three_trials(least):
+    tried = []
+
+    def keeps(density):
+        tried.append(density)
+        return least is not None and density >= least
+
+    assert smallest(LADDER, keeps) == (least or LADDER[0])
+    assert len(tried) == len(set(tried)) == most_trials(len(LADDER)) == 3
+
+
+def test_of_one_density_nothing_is_tried():
+    assert smallest([0.5], None) == 0.5 and most_trials(1) == 0
+
+
+def test_the_ladder_goes_down_by_about_a_third():
+    assert all(0.6 <= lower / upper <= 0.72 for upper, lower in pairwise(LADDER))
+
+
+@pytest.mark.parametrize(
+    ("score", "error", "kept"),
+    [(0.89, 0.01, True), (0.88, 0.01, False), (0.873, None, True), (0.8729, None, False)],
+)
+def test_a_trial_keeps_the_part_of_the_lower_score_of_the_teacher_by_its_standard_error(score, error, kept):
+    assert GOAL.needed == pytest.approx(0.873)
+    assert GOAL.kept_by({"score": score, "standard_error": error}) is kept
+    assert replace(GOAL, validation=0.98).needed == pytest.approx(0.97 * 0.95)
+    assert replace(GOAL, trial=1 / 8).needed == pytest.approx(
+        0.97**2 * 0.9
+    )  # which recovers over an eighth of the steps
+
+
+def test_a_trial_that_is_no_better_than_a_constant_keeps_nothing():
+    assert not replace(GOAL, part=0.5).kept_by({"score": 0.5, "standard_error": None})
+
+
+@pytest.mark.parametrize(("teacher", "constant"), [(0.5, 0.5), (0.0, None), (-0.1, 0.0)])
+def test_a_teacher_without_a_score_to_keep_is_refused(teacher, constant):
+    with pytest.raises(UserError, match=r"no better than .* so that there is no score to keep"):
+        replace(GOAL, validation=teacher, constant=constant).check("accuracy")
+
+
+def values_of(folder, **changed):
+    values = recipe_values(str(folder / "model"), str(folder / "data.csv")) | {"training.evaluations": 0}
+    return values | {"target.density": None, "target.keep_score": 0.97, "method.trial": 0.2} | changed
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    write_model(folder / "model", ["bad", "good"])
+    write_data(folder / "data.csv")
+    return folder
+
+
+def test_only_densities_that_can_be_reached_are_tried():
+    model = BertForSequenceClassification(config(layers=2))
+    least = {"model": "m", "data": "d", "target.keep_score": 0.9}
+    heads = densities_to_try(recipe.make(least | {"target.units": ["head"]}), model)
+    assert heads == [density for density in LADDER if density >= min(heads)] and 0.03 not in heads
+    one_layer = {"target.units": ["layer", "ffn", "qk", "vo"], "target.layers": 1}
+    assert max(densities_to_try(recipe.make(least | one_layer), model)) == 0.5
+    with pytest.raises(UserError, match="options of 'grain' do not fit"):
+        densities_to_try(recipe.make(least | {"method.options": {"none": 1}}), model)
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    """Sets the scores of the teacher and the trials on held-out rows; a score that is no number is raised."""
+
+    def score(scores, *_):
+        if not isinstance(value := next(scores), float):
+            raise value
+        return {"accuracy": value}, 0.01
+
+    def use(*scores):
+        rest = iter(scores)
+        monkeypatch.setattr(trials, "scores_with_error", lambda *arguments: score(rest, *arguments))
+
+    monkeypatch.setattr(Classification, "baseline", lambda *arguments: 0.0)  # this teacher is an untrained one
+    return use
+
+
+def test_the_run_is_that_of_the_density_which_its_trials_choose(world, tmp_path, made_up):
+    wanted = recipe.make(values_of(world))
+    made_up(0.4, 0.95, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(wanted, tmp_path / "run")
+    made_up(0.4, 0.3, 0.35)  # the first trial is not repeated
+    report = pipeline.run(wanted, tmp_path / "run")
+    assert [(trial["density"], trial["score"]) for trial in report.goal["trials"]] == [
+        (0.1, 0.95),
+        (0.05, 0.3),
+        (0.07, 0.35),
+    ]
+    assert report.goal["density"] == report.recipe["target"]["density"] == 0.1
+    assert report.goal["keep_score"] == report.recipe["measurement"]["retention"] == 0.97
+    assert recipe.read(tmp_path / "run" / "recipe.yaml", {}) == wanted
+    assert not list((tmp_path / "run").glob("density-*"))
+    said = "density 0.1 is the smallest that is expected to keep 97% of the teacher's accuracy, by short trials"
+    assert any(note.startswith(said) for note in footnotes(report))
+    assert said in (tmp_path / "run" / "model" / "README.md").read_text()
+    assert len(trials_section.density(report).contents) == 3 and "density" in report.seconds
+    named = {"target.keep_score": None, "target.density": 0.1}
+    other = pipeline.run(recipe.make(values_of(world) | named), tmp_path / "named")
+    assert other.structure == report.structure and other.goal is None
+    ours, theirs = (load(tmp_path / name / "model").state_dict() for name in ("run", "named"))
+    assert all(bool((ours[name] == theirs[name]).all()) for name in theirs)
+
+
+def test_the_number_of_layers_is_chosen_at_that_density(world, tmp_path, made_up):
+    rounds = {key: value for key, value in ROUNDS.items() if key != "target.density"}
+    made_up(0.9, *(0.1, 0.9, 0.1), *(0.9, 0.9))
+    wanted = recipe.make(values_of(world) | rounds)
+    said = dict(pipeline.dry_run(wanted, tmp_path / "run"))
+    assert said["target"] == "the smallest density that keeps 97% of the teacher's score"
+    assert said["density"].startswith("3 of 0.5, 0.33, ") and said["density"].endswith("tried at most, in 7 steps each")
+    assert said["depth"] == "two or three numbers of layers are tried at that density, in 7 steps each"
+    report = pipeline.run(wanted, tmp_path / "run")
+    assert report.goal["density"] == 0.22 and report.recipe["target"]["keep_score"] is None
+    assert [trial["layers"] for trial in report.depth["trials"]] == [2, 1] and report.depth["layers"] == 1
+
+
+def test_where_none_keeps_the_score_the_largest_is_taken_and_said():
+    goal = GOAL.to_dict() | {"density": 0.5, "rows": 1000}
+    lost = [{"density": density, "score": 0.6, "standard_error": None} for density in (0.1, 0.22, 0.33)]
+    sentence = goal_sentence(goal | {"trials": lost}, "accuracy")
+    assert sentence.startswith("density 0.5 is the largest to choose from: by short trials no other keeps 97%")
+    assert "no other density to choose from can be reached" in goal_sentence(goal, "accuracy")
+
+
+@pytest.mark.parametrize(
+    ("changed", "greater", "message"),
+    [
+        ({"data.rows": 3}, True, "target.keep_score holds out a quarter of the training rows, and there are 3"),
+        ({}, False, "target.keep_score needs a metric of which more is better, and accuracy is none"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused(world, tmp_path, monkeypatch, changed, greater, message):
+    monkeypatch.setattr(Classification, "greater_is_better", greater)
+    values = values_of(world) | {"distillation.check_teacher": False} | changed
+    with pytest.raises(UserError, match=message):
+        pipeline.run(recipe.make(values), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_cut_without_training_keeps_no_score():
+    target = TargetRecipe(density=None, keep_score=0.97)
+    with pytest.raises(UserError, match="a score is kept by training: use `secateur prune`"):
+        cut_without_training(None, target, MethodRecipe())
+
+
+@pytest.mark.parametrize(
+    ("goal", "score", "code"), [(True, 0.88, 0), (True, 0.86, errors.GOAL_MISSED), (False, 0.86, 0)]
+)
+def test_the_exit_code_says_whether_the_score_is_kept(monkeypatch, tmp_path, goal, score, code):
+    values = {**REPORT.recipe, "measurement": {"retention": 0.97}}
+    kept = GOAL.to_dict() | {"density": 0.1} if goal else None
+    report = replace(REPORT, recipe=values, scores={"accuracy": score}, goal=kept)
+    monkeypatch.setattr(prune_commands.pipeline, "run", lambda *arguments: report)
+    words = ["prune", "m", "--data", "d", "--output", str(tmp_path), "--json"]
+    result = CliRunner().invoke(app.app, [*words, *(["--keep-score", "0.97"] if goal else [])])
+    assert result.exit_code == code and json.loads(result.stdout)["verdict"]["worked"] is (score > 0.87)
