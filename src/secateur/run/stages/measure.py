@@ -91,10 +91,14 @@ def _measured(context: Context, scored: Scored) -> Report:
         splits=task.origin.names,
         standard_error=scored.standard_error,
         baseline=task.baseline(context.data.validation_rows),
-        teacher=teacher_stage.reported(context),
-        goal=density.reported(context),
-        depth=depth.reported(context),
+        **_chosen(context),
     )
+
+
+def _chosen(context: Context) -> dict[str, Any]:
+    """What the run has chosen itself, with its trials."""
+    stages = {"teacher": teacher_stage, "goal": density, "depth": depth}
+    return {key: stage.reported(context) for key, stage in stages.items()}
 
 
 def _target(context: Context, model: PreTrainedModel, dense: PreTrainedModel, plan: Plan) -> dict[str, Any] | None:
