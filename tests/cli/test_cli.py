@@ -318,7 +318,7 @@ def test_eval_scores_a_model(secateur, world, model):
     result = secateur("eval", world / model, "--data", world / "data.csv", "--max-length", 24, "--json")
     found = json.loads(result.stdout)
     report = Report.load(world / "run")
-    assert (found["metric"], found["rows"]) == ("accuracy", 4)
+    assert (found["metric"], found["rows"], found["split"]) == ("accuracy", 4, None), "split off from training"
     assert found["scores"] == (report.scores if model == "run" else report.teacher_scores)
     assert "accuracy" in secateur("eval", world / model, "--data", world / "data.csv", "--max-length", 24).stdout
 

@@ -778,7 +778,7 @@ def test_the_command_knows_the_task(finished, values, tmp_path, secateur, monkey
     folder, report = finished
     words = ("--data", values["data"], "--task", "questions", "--max-length", 24)
     shown = json.loads(secateur("eval", folder, *words, "--json"))
-    assert shown == {"metric": "f1", "scores": report.scores, "rows": 12}
+    assert shown == {"metric": "f1", "scores": report.scores, "rows": 12, "split": "validation"}
     strict = secateur("eval", folder, *words, "--task-option", "null_threshold=-1000", "--json")
     assert json.loads(strict)["scores"]["no_answer_exact_match"] == 1.0
     assert json.loads(secateur("verify", folder, *words, "--json"))["passed"]
