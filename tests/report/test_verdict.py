@@ -31,6 +31,11 @@ def test_a_model_that_keeps_enough_worked():
     assert str(judged(0.873, baseline=None, error=None)).endswith("(0.8730 of 0.9000).")
 
 
+def test_a_model_that_is_better_than_its_teacher_by_more_than_its_error_tells_of_the_teacher():
+    assert judged(0.92).worked and "a teacher that is trained for longer may be better" in judged(0.92).advice
+    assert not judged(0.91).advice and judged(0.92, error=None).advice
+
+
 def test_a_model_that_keeps_too_little_fell_short():
     one = judged(0.81, training={"epochs": 6.0})
     assert (

@@ -14,6 +14,8 @@ from secateur.report.report import Report
 RETENTION = 0.95
 """The part of the teacher's score from which a run worked, for a recipe that does not say (`measurement.retention`)."""
 
+BETTER_TEACHER = "As it is better than its teacher, a teacher that is trained for longer may be better than both."
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -22,7 +24,7 @@ class Verdict:
     Attributes:
         worked: whether the model keeps the part of its teacher's score that the recipe expects.
         text: what it keeps.
-        advice: what to try, if it did not work.
+        advice: what to try, if it did not work, or if the teacher is not what it could be.
     """
 
     worked: bool
@@ -50,7 +52,7 @@ def verdict(report: Report) -> Verdict:
     constant = "0" if report.baseline is None else "a constant prediction"
     if report.retention is None:
         text = f"There was nothing to keep: the teacher is no better than {constant} ({metric} {numbers})."
-        return Verdict(False, text, "Give more rows or a better teacher, or train one for longer (teacher_epochs).")
+        return Verdict(False, text, "Give more rows or a better teacher, or train one for longer (teacher_steps).")
     if score <= (report.baseline or 0.0):
         text = f"It did not work: the model is no better than {constant} ({metric} {numbers})."
         return Verdict(False, text, _advice(report.recipe))
@@ -58,7 +60,8 @@ def verdict(report: Report) -> Verdict:
     expected = report.recipe.get("measurement", {}).get("retention", RETENTION)
     if report.retention < expected:
         return Verdict(False, f"It fell short: {kept}, less than {100 * expected:g}%.", _advice(report.recipe))
-    return Verdict(True, f"It worked: {kept}.")
+    better = score > teacher + (report.standard_error or 0.0)
+    return Verdict(True, f"It worked: {kept}.", BETTER_TEACHER if better else "")
 
 
 def _with_error(score: float, error: float | None) -> str:

@@ -66,7 +66,7 @@ def check_score(context: Context, teacher: PreTrainedModel) -> None:
 def warn_of_score(context: Context, teacher: PreTrainedModel) -> None:
     """As `check_score`, but only log a warning: for a teacher that has been trained here."""
     if fault := _fault(context, teacher):
-        log.warning("%s: train it for longer (training.teacher_epochs), or at another learning rate", fault)
+        log.warning("%s: give more rows, or train it for longer (training.teacher_steps, or teacher_epochs)", fault)
 
 
 def _fault(context: Context, teacher: PreTrainedModel) -> str | None:

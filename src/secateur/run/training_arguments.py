@@ -60,12 +60,12 @@ def first_teacher_rate(context: Context) -> float:
 
 
 def _for_width(context: Context, rate: float) -> float:
-    """A learning rate for a model with a residual stream of width 1, for the width of the run's model.
+    """A learning rate for a model with a residual stream of width 1, for the width of the run's model, in three digits.
 
     AdamW changes each weight by about the learning rate, whatever the width, so that the change of a Linear's output
-    grows with the number of its inputs (Yang et al., Tensor Programs V, NeurIPS 2021, section 3).
+    grows with the number of its inputs (Yang et al., Tensor Programs V, NeurIPS 2021).
     """
-    return rate / int(config_of(context.recipe.model).hidden_size)
+    return float(f"{rate / int(config_of(context.recipe.model).hidden_size):.3g}")
 
 
 def steps_of_run(context: Context) -> float:
