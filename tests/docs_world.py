@@ -52,7 +52,7 @@ SMALLER = {
 """Text that needs a model of real size, real data or a GPU -> its replacement."""
 
 
-SHORTER = {"training.steps": 12, "training.teacher_steps": 64}
+SHORTER = {"training.steps": 6, "training.teacher_steps": 16}
 """Defaults of the recipes in README and docs, whose models need no thousands of steps."""
 
 
