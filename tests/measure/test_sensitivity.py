@@ -80,7 +80,7 @@ def test_each_score_is_that_of_the_cut_model(kind, request):
     space = Space(model, *units)
     magnitudes = METHODS.get("magnitude")(space).scores()
     assert result.dense == scores(model, task, rows, words)[task.metric]
-    assert result.rows == len(rows)
+    assert (result.rows, result.split_name) == (len(rows), None)
     for group, reaction in zip(space.groups, result.reactions, strict=True):
         for count, score, saved in zip(reaction.kept, reaction.scores, reaction.saved, strict=True):
             plan = sec.Plan.of(space, cut_to(space, magnitudes, group, count))
@@ -177,7 +177,7 @@ def test_rows_are_sampled_by_the_seed_and_units_are_chosen_on_other_rows(world):
     studies = (study(world, units=("ffn",), densities=(0.2,), seed=seed) for seed in (0, 0, 1))
     first, again, other = (replace(one, seconds=0.0, seed=0) for one in studies)
     assert first == again and first != other
-    assert (first.rows, first.evidence, first.split) == (32, 32, "train")
+    assert (first.rows, first.evidence, first.split, first.split_name) == (32, 32, "train", "train")
     most = study(world, rows=1000, units=("sublayer",))
     assert (most.rows, most.evidence) == (180, 180)
     assert study(world, by="magnitude", units=("sublayer",)).evidence == 0

@@ -49,7 +49,7 @@ def test_the_page_has_a_heat_map_for_each_table_and_every_score():
 
 def test_the_notes_state_the_noise_the_rows_and_the_caveat():
     about_score, caveat, evidence, within, work = notes(STUDY)
-    assert "standard error 0.0100" in about_score and "1,024 rows of the train split" in about_score
+    assert "standard error 0.0100" in about_score and "1,024 train rows, sampled" in about_score
     assert "training rows" in caveat and "512 other training rows" in evidence
     assert "at density 0.25, 1 of 6 groups" in within
     assert work == "8 cuts in 12 s"

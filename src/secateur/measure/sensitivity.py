@@ -94,6 +94,7 @@ def sensitivity(
         rows=len(examples(scored)),
         evidence=len(examples(evidence)) if by == GRADIENT else 0,
         split=split,
+        split_name=task.origin.names[split],
         seed=seed,
         forwards=len(cuts),
         seconds=time.monotonic() - started,

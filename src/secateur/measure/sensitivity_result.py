@@ -47,7 +47,8 @@ class Sensitivity:
         reactions: an entry for each group.
         rows: number of examples that were scored.
         evidence: number of other training examples that decided which units are kept; 0 if none were needed.
-        split: the split of the scored rows.
+        split: the split of the scored rows, "train" or "validation"; `split_name` is its name in the data, None for
+            rows that are split off the training rows.
         seed: of the sampling of both and of the bootstrap.
         forwards: the number of cuts that were scored.
         seconds: the time that the study took.
@@ -66,6 +67,7 @@ class Sensitivity:
     seed: int
     forwards: int
     seconds: float
+    split_name: str | None = "train"
 
     def drop(self, score: float) -> float:
         """How much worse a score is than the whole model's."""

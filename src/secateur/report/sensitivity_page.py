@@ -5,6 +5,7 @@ from __future__ import annotations
 from secateur.measure.sensitivity_result import Sensitivity
 from secateur.report import html, svg
 from secateur.report.sensitivity_text import ScoreTable, notes, score_tables
+from secateur.tasks.origin import rows_of
 
 
 def to_html(study: Sensitivity, name: str) -> str:
@@ -16,7 +17,7 @@ def to_html(study: Sensitivity, name: str) -> str:
         f"of the {study.metric}, from 0 to {max(worst, 0.0):.3f} below the whole model's."
     )
     section = html.Section("One group cut at a time", [html.Text(legend), maps, html.Notes(notes(study))])
-    lead = f"{study.metric} of the whole model {study.dense:.4f} on {study.rows:,} rows of the {study.split} split"
+    lead = f"{study.metric} of the whole model {study.dense:.4f} on {study.rows:,} {rows_of(study.split_name)}"
     return html.render(f"Sensitivity of {name}", [section], lead)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from secateur.measure.sensitivity_result import Reaction, Sensitivity
+from secateur.tasks.origin import rows_of
 
 WARNINGS = {
     "train": "these are training rows, on which the model was fitted: they rank groups, but every score is too high",
-    "validation": "these are validation rows: do not report scores on them for choices that this study led to",
+    "validation": "do not report scores on these rows for choices that this study led to",
 }
 """The caveat about the rows of each split."""
 
@@ -55,7 +56,7 @@ def notes(study: Sensitivity) -> list[str]:
     within = sum(drop <= study.standard_error for drop in drops)
     return [
         f"{study.metric} of the whole model {study.dense:.4f}, standard error {study.standard_error:.4f} (bootstrap) "
-        f"on {study.rows:,} rows of the {study.split} split sampled with seed {study.seed}: smaller drops are noise",
+        f"on {study.rows:,} {rows_of(study.split_name)}, sampled with seed {study.seed}: smaller drops are noise",
         WARNINGS[study.split],
         f"kept units were chosen by {study.by} on {chosen}; nothing was trained, and each group was cut alone",
         f"at density {study.densities[-1]:g}, {within} of {len(drops)} groups stay within one standard error",
