@@ -8,6 +8,8 @@ from small_world import recipe_values, write_data, write_model, write_questions,
 from secateur.run import density_sweep, pipeline, recipe
 from secateur.system.errors import UserError
 
+KEEP_SCORE = {"target.density": None, "target.keep_score": 0.9}
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
@@ -37,13 +39,20 @@ def test_the_data_is_described(world):
     assert cut["lengths"].startswith("75.0% of the training rows reach 8 tokens")
 
 
-@pytest.mark.parametrize(("split", "words"), [("dev", "dev"), ("test", "test, on which nothing is chosen")])
-def test_the_split_that_is_scored_and_what_was_guessed_are_named(world, tmp_path, split, words):
+@pytest.mark.parametrize(
+    ("split", "changed", "words"),
+    [
+        ("dev", {}, "dev"),
+        ("test", {}, "test, on which nothing is chosen"),
+        ("test", KEEP_SCORE, "test, on which only the teacher's score sets the goal"),
+    ],
+)
+def test_the_split_that_is_scored_and_what_was_guessed_are_named(world, tmp_path, split, changed, words):
     columns = "title,text,label,score\n"
     rows = "".join(f"a fine book,a bad film,{number % 3},{number}\n" for number in range(12))
     (tmp_path / "train.csv").write_text(columns + rows)
     (tmp_path / f"{split}.csv").write_text(columns + rows)
-    said = lines(world, data=str(tmp_path))
+    said = lines(world, data=str(tmp_path), **changed)
     assert said["rows"] == f"12 for training (train), 12 for scoring by accuracy ({words})"
     assert said["guessed"] == (
         "texts from text, not title (--text); labels from label, not score (--label); "

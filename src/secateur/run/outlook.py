@@ -11,6 +11,7 @@ from secateur.budget.latency import LatencyTable
 from secateur.budget.space import Space
 from secateur.run.context import Context
 from secateur.run.models import base_model, factorised, teacher_name
+from secateur.run.recipe import Recipe
 from secateur.run.run_data import Rows
 from secateur.run.run_rounds import end_of_pruning, is_open
 from secateur.run.score_goal import densities_to_try, leaves_density_open, most_trials
@@ -41,16 +42,22 @@ def _data(context: Context) -> Iterator[Line]:
     if task.origin.guesses:
         yield "guessed", "; ".join(task.origin.guesses)
     rows = {name: f"{len(split):,}" for name, split in task.splits.items()}
-    training, scored = f"{rows['train']} for training ({task.origin.train})", _scored(task.origin)
+    training, scored = f"{rows['train']} for training ({task.origin.train})", _scored(task.origin, recipe)
     yield "rows", f"{training}, {rows['validation']} for scoring by {task.metric} ({scored})"
     yield "lengths", _lengths(context.data.train_rows, recipe.data.max_length)
 
 
-def _scored(origin: Origin) -> str:
-    """Which rows are scored, and why they are not those of a validation split."""
+def _scored(origin: Origin, recipe: Recipe) -> str:
+    """Which rows are scored, and why they are not those of a validation split; of a test split, what is chosen on it.
+
+    Only a part of the teacher's score as the target takes its score on these rows into account.
+    """
     if origin.scored is None:
         return f"split off from {origin.train} by the seed, because the data has no other labelled split"
-    return f"{origin.scored}, on which nothing is chosen" if origin.scored in HIDDEN else origin.scored
+    if origin.scored not in HIDDEN:
+        return origin.scored
+    goal = "only the teacher's score sets the goal" if leaves_density_open(recipe) else "nothing is chosen"
+    return f"{origin.scored}, on which {goal}"
 
 
 def _lengths(rows: Rows, longest: int) -> str:
