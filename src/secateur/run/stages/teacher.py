@@ -19,11 +19,11 @@ from secateur.run.context import Context
 from secateur.run.models import teacher_name, untrained_teacher
 from secateur.run.records import FORMAT
 from secateur.run.run_data import Rows
-from secateur.run.run_rounds import changed
 from secateur.run.stage_trainer import stage_trainer, train
 from secateur.run.teacher_check import warn_of_score
 from secateur.run.teacher_search import PARTS, Setting, TeacherSearch
 from secateur.run.training_arguments import first_teacher_rate, steps_of_teacher
+from secateur.run.trials import ROWS, SCORE, TRIALS, short
 from secateur.surgery.checkpoint import save
 from secateur.system import processes
 from secateur.training.objectives import Labels
@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 
 TRIAL = "teacher-trial"
 """The folder of the short trainings."""
-TRIALS, ROWS = "trials", "rows"
 
 
 def done(context: Context) -> bool:
@@ -88,14 +87,14 @@ def _score(context: Context, setting: Setting) -> float:
     if earlier is not None:
         return earlier
     data, model = context.data, new_model(context)
-    short = replace(context, recipe=changed(context.recipe, training={"evaluations": 0, "checkpoints": 0}))
-    _trainer(short, model, TRIAL, setting, data.without_held_out(data.train_rows)).train()
+    trial = replace(context, recipe=short(context.recipe, setting.steps))
+    _trainer(trial, model, TRIAL, setting, data.without_held_out(data.train_rows)).train()
     score = scores(model, data.task, data.held_out_rows, data.tokenizer)[data.task.metric]
     log.info(
         "teacher trial: %d steps at a learning rate of %g: %s %.4f",
         *(setting.steps, setting.learning_rate, data.task.metric, score),
     )
-    trials = [*FORMAT.read_if_any(context.teacher_record).get(TRIALS, []), setting.to_dict() | {"score": score}]
+    trials = [*FORMAT.read_if_any(context.teacher_record).get(TRIALS, []), setting.to_dict() | {SCORE: score}]
     processes.on_main(partial(_record, context, {TRIALS: trials, ROWS: data.trial_count}))
     return score
 
@@ -116,7 +115,7 @@ def _earlier_score(context: Context, setting: Setting) -> float | None:
     """The score of a trial of an earlier attempt."""
     trials = FORMAT.read_if_any(context.teacher_record).get(TRIALS, [])
     wanted = setting.to_dict()
-    return next((trial["score"] for trial in trials if trial.items() >= wanted.items()), None)
+    return next((trial[SCORE] for trial in trials if trial.items() >= wanted.items()), None)
 
 
 def _record(context: Context, values: dict[str, Any]) -> None:
