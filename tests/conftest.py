@@ -14,6 +14,7 @@ from hypothesis import settings
 from typer.testing import CliRunner
 
 from secateur.cli import app
+from secateur.run import outlook
 from secateur.run.stages import check
 
 settings.register_profile("untimed", deadline=None)  # a timing is no test: the machine may be busy
@@ -30,6 +31,14 @@ def random_teachers():
     """Let the random models of the tests be teachers: only tests/run/test_teacher_check.py checks their scores."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(check, "check_score", lambda context, teacher: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def untimed_runs():
+    """Let the runs of the tests time no steps before they begin: only tests/run/test_step_times.py measures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outlook, "measured", lambda context, space, table: None)
         yield
 
 

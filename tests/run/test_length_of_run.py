@@ -1,11 +1,14 @@
-"""The length of a run, in epochs or in optimizer steps."""
+"""The length of a run, in epochs, in optimizer steps or in minutes."""
 
 import json
 
 import pytest
 from small_world import recipe_values, write_data, write_model
+from transformers import TrainerCallback
 
-from secateur.run import pipeline, recipe
+from secateur.run import outlook, pipeline, recipe
+from secateur.run.costs import Costs, Speed
+from secateur.run.density_sweep import sweep
 from secateur.system.errors import UserError
 
 
@@ -37,5 +40,51 @@ def test_steps_on_the_command_line_replace_the_epochs_of_a_file_and_of_the_defau
 @pytest.mark.parametrize("steps", [20, None])
 def test_a_run_has_one_length(values, steps):
     epochs = None if steps is None else 3
-    with pytest.raises(UserError, match="are both the length of the run: set one of them"):
+    with pytest.raises(UserError, match="are the length of the run: set one of them"):
         recipe.make(values | {"training.epochs": epochs, "training.steps": steps})
+
+
+class Interrupted(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        raise KeyboardInterrupt
+
+
+@pytest.fixture
+def seconds_of_a_step(monkeypatch):
+    """Sets what is measured: the seconds of a step, whatever the model."""
+
+    def set_to(seconds):
+        speed = Speed(step=seconds, token=0.0)
+        costs = Costs(speed, {None: speed}, True, None, cache_bytes=0, weights=0, memory={})
+        monkeypatch.setattr(outlook, "measured", lambda context, space, table: costs)
+
+    return set_to
+
+
+def test_minutes_become_steps_that_stay_the_same_when_the_run_is_resumed(values, tmp_path, seconds_of_a_step):
+    made = recipe.make(values | {"training.epochs": None, "training.minutes": 0.5})
+    seconds_of_a_step(1.5)
+    ahead = pipeline.dry_run(made, tmp_path / "run")
+    assert ahead.steps == 20 and not (tmp_path / "run").exists()
+    assert dict(ahead.lines)["training"] == "9 steps of pruning by grain, 11 of recovery, of 4 rows"
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(made, tmp_path / "run", [Interrupted()])
+    seconds_of_a_step(0.1)
+    report = pipeline.run(made, tmp_path / "run")
+    assert steps_of(tmp_path / "run") == {"prune": 9, "recover": 11}
+    assert report.length == {"minutes": 0.5, "steps": 20}
+    assert (report.recipe["training"]["minutes"], report.recipe["training"]["steps"]) == (None, 20)
+
+
+def test_minutes_are_shared_by_the_densities_of_a_sweep(values, tmp_path, seconds_of_a_step):
+    seconds_of_a_step(3.0)
+    several = {"target.density": [0.6, 0.3], "training.epochs": None, "training.minutes": 1}
+    reports = sweep(recipe.make(values | several), tmp_path)
+    assert [report.length["steps"] for report in reports] == [20, 20]
+
+
+def test_too_few_minutes_are_refused_before_the_folder_is_touched(values, tmp_path, seconds_of_a_step):
+    seconds_of_a_step(60.0)
+    with pytest.raises(UserError, match=r"training\.minutes 3 are too short: 10 steps take about 10 minutes"):
+        pipeline.run(recipe.make(values | {"training.epochs": None, "training.minutes": 3}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

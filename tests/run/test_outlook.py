@@ -22,7 +22,7 @@ def world(tmp_path_factory):
 
 def lines(world, output="run", model="encoder", **changed):
     made = recipe.make(recipe_values(str(world / model), str(world / "data.csv")) | changed)
-    return dict(pipeline.dry_run(made, world / output))
+    return dict(pipeline.dry_run(made, world / output).lines)
 
 
 def test_the_data_is_described(world):
@@ -88,7 +88,7 @@ def test_trials_of_layers_are_announced(world):
 def test_of_several_densities_all_are_checked_and_the_trials_suit_the_largest(world):
     values = recipe_values(str(world / "classifier"), str(world / "data.csv"))
     values |= {"target.units": ["layer", "ffn", "qk", "vo"], "target.density": [0.7, 0.2]}
-    said = dict(density_sweep.dry_run(recipe.make(values), world / "run"))
+    said = dict(density_sweep.dry_run(recipe.make(values), world / "run").lines)
     assert said["target"] == "density 0.2 of the parameters"
     assert said["depth"] == "all 2 layers are kept: fewer have less than the target"
     with pytest.raises(UserError, match="out of reach"):

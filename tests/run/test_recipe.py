@@ -125,6 +125,7 @@ EXCLUDED = LEAST | {
     "target.toward": 0.1,
     "training.augment": 2,
     "training.average": 0.5,
+    "training.minutes": 2.5,
 }  # by others of those keys
 
 
@@ -183,7 +184,7 @@ def test_keys_that_need_each_other_are_checked(values, message):
 def test_the_other_values_are_every_key_and_no_default():
     other, least = values_of(make(OTHER)), values_of(make(LEAST))
     excluded = {"target.speedup", "target.toward", "target.keep", "target.keep_score"}  # by the latency
-    excluded |= {"training.augment", "training.average"}  # by labels_weight and select
+    excluded |= {"training.augment", "training.average", "training.minutes"}  # by labels_weight, select and steps
     others = [key for key in KEYS if key not in excluded]
     assert sorted(OTHER) == sorted(others)
     assert all(other[key] != least[key] for key in others)
@@ -496,6 +497,7 @@ NEW = {
     "measurement.retention",
     "training.steps",
     "training.teacher_steps",
+    "training.minutes",
     "method.layer_round",
     "method.trial",
     "method.trial_rows",

@@ -3,31 +3,46 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from transformers import TrainerCallback
 
 from secateur.cli import output
+from secateur.cli.time_left import TimeLeft
+from secateur.run.expected_stage import ExpectedStage, StageWatch
+from secateur.run.outlook import duration
 from secateur.system import processes
 
-STAGES = {"teacher-training": "teacher", "prune": "prune", "recover": "recover"}
+STAGES = {"teacher-training": "teacher", "teacher-trial": "teacher (trial)", "prune": "prune", "recover": "recover"}
 """The stages that train, by the name of the folder that they train in."""
-NEXT = {"teacher": "reading the teacher's outputs", "prune": "cutting", "recover": "measuring"}
+TRIALS = {"teacher-trial": "teacher-training"}
+"""Folders of trials, and that of the stage to which they belong; others have the name of their stage and a value."""
+NEXT = {"teacher-training": "reading the teacher's outputs", "prune": "cutting", "recover": "measuring"}
 """What follows each of them."""
 
 
-class Watch(TrainerCallback):
-    """Follows training: the stage, the step and the last metrics. A subclass shows them."""
+class Watch(StageWatch):
+    """Follows training: the stage, the step and the last metrics. A subclass shows them.
 
-    stage = ""
+    Attributes:
+        stage: its name.
+        place: where it is among the stages of the run, such as "stage 4 of 6"; empty if that is not known.
+    """
+
+    stage = place = folder = ""
 
     def __init__(self) -> None:
         self.metrics: dict[str, str] = {}
+        self.run = TimeLeft((), 0.0)
+        self.number: int | None = None
+        self.first = 0
+
+    def expect(self, stages: Sequence[ExpectedStage]) -> None:
+        self.run = TimeLeft(stages, time.monotonic())
 
     def begin(self, step: int, total: int) -> None:
         """A stage starts, at `step` where it continues from a checkpoint."""
@@ -39,9 +54,28 @@ class Watch(TrainerCallback):
         """The stage ends."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        folder = Path(args.output_dir).name
-        self.stage, self.metrics = STAGES.get(folder, folder), {}
+        folder = Path(args.output_dir)
+        self.folder, self.metrics, self.first = folder.name, {}, state.global_step
+        self.number, self.stage = self._number(folder), stage_name(folder.name)
+        self.place = "" if self.number is None else f"stage {self.number + 1} of {len(self.run.stages)}"
         self.begin(state.global_step, state.max_steps)
+
+    def _number(self, folder: Path) -> int | None:
+        """The number of the stage that trains in a folder, or to which a trial in this folder belongs."""
+        folders = [stage.folder for stage in self.run.stages]
+        trials = folder.with_name(TRIALS.get(folder.name, folder.name.partition("-")[0]))
+        found = [folders.index(one) for one in (folder, trials) if one in folders]
+        return found[0] if found else None
+
+    def left_over_all(self, step: int, total: int) -> str:
+        """The time left of the run after a step of the stage, such as "2 min"; empty if it is not known."""
+        if self.number is None or (stage := self.run.stages[self.number]).folder is None:
+            return ""
+        if stage.folder.name != self.folder:  # one of several trials
+            return ""
+        fraction = (step - self.first) / (total - self.first)
+        seconds = self.run.seconds(self.number, fraction, time.monotonic())
+        return "" if seconds is None else duration(seconds)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.advance(state.global_step, state.max_steps)
@@ -74,23 +108,25 @@ class Bars(Watch):
 
     def begin(self, step: int, total: int) -> None:
         self.progress.update(self.activity, visible=False)
-        self.bar = self.progress.add_task(self.stage, total=total, completed=step, metrics="")
+        title = ", ".join(filter(None, (self.stage, self.place)))
+        self.bar = self.progress.add_task(title, total=total, completed=step, metrics="")
 
     def advance(self, step: int, total: int) -> None:
-        metrics = "  ".join([f"{step}/{total}", *self.metrics.values()])
+        left = self.left_over_all(step, total)
+        metrics = "  ".join([f"{step}/{total}", *self.metrics.values(), *([f"{left} left in all,"] if left else [])])
         self.progress.update(self.bar, completed=step, metrics=metrics)
 
     def end(self) -> None:
-        self.progress.update(self.activity, visible=True, description=NEXT.get(self.stage, "working"))
+        self.progress.update(self.activity, visible=True, description=NEXT.get(self.folder, "working"))
 
 
 class Lines(Watch):
     """A plain line for every tenth of a stage, for logs."""
 
     def begin(self, step: int, total: int) -> None:
-        self.first, self.started = step, time.monotonic()
-        continued = f", continuing from step {step}" if step else ""
-        output.show_message(f"{self.stage}: {total} steps{continued}")
+        self.started = time.monotonic()
+        continued = f"continuing from step {step}" if step else ""
+        output.show_message(", ".join(filter(None, (f"{self.stage}: {total} steps", continued, self.place))))
 
     def advance(self, step: int, total: int) -> None:
         if 10 * step // total == 10 * (step - 1) // total:
@@ -98,7 +134,16 @@ class Lines(Watch):
         elapsed = time.monotonic() - self.started
         left = elapsed / (step - self.first) * (total - step)
         metrics = "".join(f"  {metric}" for metric in self.metrics.values())
-        output.show_message(f"{self.stage} {step}/{total}{metrics}  {_clock(elapsed)} elapsed, {_clock(left)} left")
+        in_all = f", {over_all} left in all" if (over_all := self.left_over_all(step, total)) else ""
+        times = f"{_clock(elapsed)} elapsed, {_clock(left)} left{in_all}"
+        output.show_message(f"{self.stage} {step}/{total}{metrics}  {times}")
+
+
+def stage_name(folder: str) -> str:
+    """What the stage that trains in a folder is called: `depth-3` is the trial of 3 layers."""
+    kind, _, value = folder.partition("-")
+    trials = {"depth": f"{value} layers (trial)", "density": f"density {value} (trial)"}
+    return trials[kind] if kind in trials else STAGES.get(folder, folder)
 
 
 def _clock(seconds: float) -> str:

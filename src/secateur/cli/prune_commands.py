@@ -82,13 +82,13 @@ def _without_file(values: Mapping[str, Any]) -> Recipe:
 def _show_outlook(wanted: Recipe, output: Path, as_json: bool) -> None:
     """What the run would do."""
     several = len(wanted.target.densities) > 1
-    lines = density_sweep.dry_run(wanted, output) if several else pipeline.dry_run(wanted, output)
+    ahead = density_sweep.dry_run(wanted, output) if several else pipeline.dry_run(wanted, output)
     if not processes.is_main():
         return
     if as_json:
-        show_json(dict(lines))
+        show_json(ahead.to_dict())
     else:
-        show_table(("", "dry run"), lines)
+        show_table(("", "dry run"), ahead.lines)
 
 
 def _run(wanted: Recipe, output: Path, as_json: bool) -> None:

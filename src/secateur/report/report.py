@@ -56,6 +56,7 @@ class Report:
             and the held-out rows under `teacher`. The recipe is that of the density.
         depth: for a run that has chosen its number of layers, that number under `layers`, `of` how many, the `trials`
             with the score of each number, and the number of held-out training `rows` on which they were scored.
+        length: for a run of a number of `minutes`, these and the `steps` that it decided on; None for another run.
         standard_error: of the pruned model's main score (`evaluation.standard_error`); None where it is not known.
         baseline: the main score of the best constant prediction, such as the commonest class; None where no constant
             prediction compares, or for a run that did not record it.
@@ -82,6 +83,7 @@ class Report:
     teacher: Mapping[str, Any] | None = None
     goal: Mapping[str, Any] | None = None
     depth: Mapping[str, Any] | None = None
+    length: Mapping[str, Any] | None = None
     standard_error: float | None = None
     baseline: float | None = None
     scored: str | None = None

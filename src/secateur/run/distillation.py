@@ -94,6 +94,10 @@ class Distillation:
 
     # After the cut
 
+    def new_terms(self, cut: CutModel) -> list[Term]:
+        """The terms with new weights, restricted to the cut model."""
+        return self._restricted(None, cut)
+
     def saved_terms(self, cut: CutModel) -> list[Term]:
         """The terms with their weights at the end of pruning, restricted to the cut model."""
         return self._restricted(load_tensors(self.folder / WEIGHTS, FORMAT), cut)
@@ -114,12 +118,13 @@ class Distillation:
                 restricted[name][order] = parameters[name].detach()
         return restricted
 
-    def _restricted(self, values: dict[str, Tensor], cut: CutModel) -> list[Term]:
-        """The terms with these weights, whose projections are cut to the hidden dims that are left."""
+    def _restricted(self, values: dict[str, Tensor] | None, cut: CutModel) -> list[Term]:
+        """The terms with these weights, or new ones, whose projections are cut to the hidden dims that are left."""
         terms = self.terms()
         for term in terms:
             term.bind(cut.model, cut.teacher)
-        torch.nn.ModuleList(terms).load_state_dict(values)
+        if values is not None:
+            torch.nn.ModuleList(terms).load_state_dict(values)
         left = cut.plan.read(cut.space)
         for term in terms:
             term.restrict(left.indices("hidden"), left.layers_left())

@@ -1,20 +1,28 @@
 """What a run has understood of its data, and what it is going to do: its first lines, and all that `--dry-run` shows.
 
-Nothing here trains, and nothing is written to the run's folder.
+Nothing is written to the run's folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from secateur.budget.latency import LatencyTable
 from secateur.budget.space import Space
+from secateur.run import run_length
 from secateur.run.context import Context
+from secateur.run.costs import Costs
+from secateur.run.estimate import disk_bytes, expected_stages, steps_for, with_middle_density
+from secateur.run.expected_stage import ExpectedStage
 from secateur.run.models import base_model, factorised, teacher_name
 from secateur.run.recipe import Recipe
 from secateur.run.run_data import Rows
 from secateur.run.run_rounds import end_of_pruning, is_open
 from secateur.run.score_goal import densities_to_try, leaves_density_open, most_trials
+from secateur.run.step_times import measured
 from secateur.run.target import layers_to_try, share_to_keep, space_of
 from secateur.run.training_arguments import rounded, steps_of_run, steps_of_teacher
 from secateur.run.trials import steps_of_trial
@@ -26,13 +34,56 @@ Line = tuple[str, str]
 """What is described, and the description."""
 
 
-def outlook(context: Context, table: LatencyTable | None) -> list[Line]:
-    """The data and the stages of a run that has been checked (`stages/check.py`).
+@dataclass(frozen=True)
+class Outlook:
+    """What a run is going to do.
+
+    Attributes:
+        lines: for people.
+        stages: in their order.
+        disk_bytes: that it needs at most; None where nothing has been measured.
+        memory_bytes: kind of memory -> expected peak.
+        steps: those that take the minutes of the recipe; None where the recipe has another length, or they are decided.
+    """
+
+    lines: list[Line]
+    stages: list[ExpectedStage]
+    disk_bytes: int | None = None
+    memory_bytes: Mapping[str, int] = field(default_factory=dict)
+    steps: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON: the lines, and the numbers of the stages."""
+        stages = [{"name": one.name, "seconds": one.seconds, "result": one.result or None} for one in self.stages]
+        numbers = {"stages": stages, "disk_bytes": self.disk_bytes, "memory_bytes": dict(self.memory_bytes)}
+        return {**dict(self.lines), "expected": numbers}
+
+
+def outlook(context: Context, table: LatencyTable | None) -> Outlook:
+    """The data and the stages of a run that has been checked, after the measurement of some steps.
 
     Args:
-        table: the latency table that the check returned.
+        context: with what is decided of it already.
+        table: the latency table that the check returned (`stages/check.py`).
+
+    Raises:
+        UserError: the minutes of the recipe are too few.
     """
-    return [*_data(context), *_stages(context, table)]
+    student = factorised(context.recipe, base_model(context))
+    densities = densities_to_try(context.recipe, student) if leaves_density_open(context.recipe) else []
+    settled = with_middle_density(context, densities)
+    space, trials = space_of(settled.recipe, student, table), most_trials(len(densities)) if densities else 0
+    costs, steps = measured(settled, space, table), None
+    if costs is not None and run_length.is_open(context.recipe):
+        steps = steps_for(settled, space, costs, trials)
+        context, settled = (run_length.with_steps(one, steps) for one in (context, settled))
+    stages = expected_stages(settled, space, costs, trials)
+    lines = [*_data(context), *_stages(context, space, densities)]
+    if costs is None:
+        return Outlook(lines, stages)
+    disk = disk_bytes(context, costs)
+    lines += _costs(context, stages, costs, disk)
+    return Outlook(lines, stages, disk, costs.memory, steps)
 
 
 def _data(context: Context) -> Iterator[Line]:
@@ -70,17 +121,15 @@ def _lengths(rows: Rows, longest: int) -> str:
     return f"{share:.1%} of the training rows reach {longest} tokens, at which longer texts are truncated"
 
 
-def _stages(context: Context, table: LatencyTable | None) -> Iterator[Line]:
+def _stages(context: Context, space: Space, densities: list[float]) -> Iterator[Line]:
     """A line for the teacher and for each stage that trains."""
     recipe, batch = context.recipe, context.recipe.training.batch_size * context.recipe.training.accumulate
     name = teacher_name(context)
     yield "teacher", name or _training_of_teacher(context, batch)
-    student = factorised(recipe, base_model(context))
-    space = space_of(recipe, student, table)
     yield "units", f"{', '.join(space.units)}: {len(space):,} in all"
     yield "target", _target(context, space)
     if leaves_density_open(recipe):
-        yield "density", _trials_of_densities(context, densities_to_try(recipe, student))
+        yield "density", _trials_of_densities(context, densities)
     if is_open(recipe):
         yield "depth", _trials(context, space)
     steps = steps_of_run(context)
@@ -127,3 +176,34 @@ def _trials(context: Context, space: Space) -> str:
         return f"all {total} layers are kept: fewer have less than the target"
     perhaps = f", perhaps {' and '.join(map(str, fewer[1:]))}" if fewer[1:] else ""
     return f"{total} and {fewer[0]} layers are tried{perhaps}, in {steps:,} steps each"
+
+
+def _costs(context: Context, stages: list[ExpectedStage], costs: Costs, disk: int) -> Iterator[Line]:
+    """The seconds of the stages, and the disk and the memory that they need."""
+    total = sum(stage.seconds or 0.0 for stage in stages)
+    unknown = ", without the scoring of generated texts" if context.data.task.generates else ""
+    yield "time", f"about {duration(total)}{unknown}: {', '.join(map(_described, stages))}"
+    folder = next(
+        parent for parent in (context.folder.absolute(), *context.folder.absolute().parents) if parent.exists()
+    )
+    yield "disk", f"at most {size(disk)}, {size(shutil.disk_usage(folder).free)} are free"
+    cached = f", and up to {size(costs.cache_bytes)} of cached outputs" if costs.cache_bytes else ""
+    yield "memory", ", ".join(f"about {size(peak)} {kind}" for kind, peak in costs.memory.items()) + cached
+
+
+def _described(stage: ExpectedStage) -> str:
+    if stage.result or stage.seconds is None:
+        return f"{stage.name} {stage.result or 'unknown'}"
+    return f"{stage.name} {duration(stage.seconds)}"
+
+
+def duration(seconds: float) -> str:
+    """A number of seconds, as exactly as an estimate is."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def size(count: float) -> str:
+    """A number of bytes, in MB (10^6) or GB (10^9)."""
+    return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"

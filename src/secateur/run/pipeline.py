@@ -29,9 +29,11 @@ from transformers import TrainerCallback
 
 from secateur.budget.latency import LatencyTable
 from secateur.report.report import Report
+from secateur.run import run_length
 from secateur.run.context import Context
 from secateur.run.distillation import remove_state
-from secateur.run.outlook import Line, outlook
+from secateur.run.expected_stage import StageWatch
+from secateur.run.outlook import Outlook, outlook
 from secateur.run.recipe import Recipe
 from secateur.run.run_data import RunData
 from secateur.run.run_folder import claim, locked
@@ -86,12 +88,13 @@ def run_context(context: Context) -> Report:
     process_memory.reset_peak()
     with locked_if_unfinished(context):
         table = prepare(context)
+        ahead = look_ahead(context, table)
         begin(context, table)
-        announce(context, table)
+        announce(context, ahead)
         return complete(context)
 
 
-def dry_run(recipe: Recipe, output: Path | str) -> list[Line]:
+def dry_run(recipe: Recipe, output: Path | str) -> Outlook:
     """What a run has understood and is going to do, after all checks; nothing is written or trained.
 
     A target latency is measured if its table is not given.
@@ -102,11 +105,12 @@ def dry_run(recipe: Recipe, output: Path | str) -> list[Line]:
     return dry_run_context(Context(recipe, Path(output), RunData(recipe)))
 
 
-def dry_run_context(context: Context) -> list[Line]:
+def dry_run_context(context: Context) -> Outlook:
     """As `dry_run`, for a context that exists already."""
     if context.finished:
         raise UserError(f"the run in {context.folder} is finished: there is nothing left to do")
-    return outlook(context, prepare(context))
+    table = prepare(context)
+    return outlook(decided(context), table)
 
 
 def locked_if_unfinished(context: Context) -> AbstractContextManager[None]:
@@ -139,10 +143,36 @@ def begin(context: Context, table: LatencyTable | None) -> None:
     processes.on_main(work)
 
 
-def announce(context: Context, table: LatencyTable | None) -> None:
-    """Log what an unfinished run has understood and is going to do."""
-    for what, description in [] if context.finished else outlook(_decided(context), table):
+def look_ahead(context: Context, table: LatencyTable | None) -> Outlook | None:
+    """What an unfinished run is going to do; None if nobody would read it, because steps are measured for it.
+
+    Raises:
+        UserError: the recipe gives too few minutes.
+    """
+    context = decided(context)
+    read = log.isEnabledFor(logging.INFO) or any(_watches(context)) or run_length.is_open(context.recipe)
+    return outlook(context, table) if read and not context.finished else None
+
+
+def announce(context: Context, ahead: Outlook | None) -> None:
+    """Log what a run that has begun is going to do, tell the callbacks, and write the steps that are decided."""
+    if ahead is None:
+        return
+    for what, description in ahead.lines:
         log.info("%s: %s", what, description)
+    for watch in _watches(context):
+        watch.expect(ahead.stages)
+    if ahead.steps is not None:
+        run_length.record(context, ahead.steps)
+
+
+def _watches(context: Context) -> list[StageWatch]:
+    return [callback for callback in context.callbacks if isinstance(callback, StageWatch)]
+
+
+def decided(context: Context) -> Context:
+    """The context with what the run has decided itself: its steps, its density, and its number of layers."""
+    return depth.decided(density.decided(run_length.decided(context)))
 
 
 def complete(context: Context) -> Report:
@@ -150,14 +180,9 @@ def complete(context: Context) -> Report:
     names = processes.on_main(partial(_to_run, context))
     for stage in STAGES:
         if stage.name in names:
-            stage.run(_decided(context))
+            stage.run(decided(context))
     processes.on_main(partial(_tidy, context))
     return Report.load(context.folder)
-
-
-def _decided(context: Context) -> Context:
-    """The context with what the run has chosen so far in its recipe."""
-    return depth.decided(density.decided(context))
 
 
 def _to_run(context: Context) -> list[str]:

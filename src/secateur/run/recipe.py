@@ -43,7 +43,7 @@ __all__ = ["KEYS", "Recipe", "make", "make_group", "read", "upgrade"]
 
 FORMAT = FileFormat(2)
 """Version 1, of secateur 0.1.0, had flat keys. They are read in a file of any version, because people write recipes."""
-LENGTHS = ("training.steps", "training.epochs")
+LENGTHS = tuple(f"training.{name}" for name in recipe_rules.LENGTHS)
 AMOUNTS = tuple(f"target.{name}" for name in recipe_rules.AMOUNTS)
 
 

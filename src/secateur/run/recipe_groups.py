@@ -236,10 +236,16 @@ class TrainingRecipe(Strict):
     """How the weights are trained: those of the student in both stages, and those of a teacher trained first."""
 
     steps: Annotated[int | None, Flag("--steps")] = Field(
-        3000, gt=0, description="optimizer steps of pruning and recovery together; null if epochs is set"
+        3000, gt=0, description="optimizer steps of pruning and recovery together; null if another length is set"
     )
     epochs: Annotated[float | None, Flag("--epochs")] = Field(
         None, gt=0, description="epochs of pruning and recovery together, instead of steps"
+    )
+    minutes: Annotated[float | None, Flag("--minutes")] = Field(
+        None,
+        gt=0,
+        description="minutes of pruning and recovery together, with the trials of layers before them, instead of "
+        "steps; these are computed from some measured ones before the first stage",
     )
     batch_size: Annotated[int, Flag("--batch-size")] = Field(
         32, gt=0, description="training rows of a micro-batch, of all processes together"

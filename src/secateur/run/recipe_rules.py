@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 AMOUNTS = ("density", "latency", "speedup", "keep", "keep_score")
 """Keys of `target` for the amount to keep; exactly one of them is set."""
+LENGTHS = ("steps", "epochs", "minutes")
+"""Keys of `training` for the length of the run; exactly one of them is set."""
 
 
 def check(recipe: Recipe) -> None:
@@ -59,9 +61,10 @@ def _constant_rate_after_decay(recipe: Recipe) -> None:
 
 
 def _one_length(recipe: Recipe) -> None:
-    training = recipe.training
-    if (training.epochs is None) == (training.steps is None):
-        raise UserError("training.steps and training.epochs are both the length of the run: set one of them")
+    asked = [f"training.{name}" for name in LENGTHS if getattr(recipe.training, name) is not None]
+    if len(asked) != 1:
+        names = " and ".join(asked) or "none of training.steps, training.epochs and training.minutes"
+        raise UserError(f"{names} are the length of the run: set one of them")
 
 
 def _recovery_for_its_keys(recipe: Recipe) -> None:

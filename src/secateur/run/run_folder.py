@@ -82,21 +82,32 @@ def claim(folder: Path, recipe: Recipe) -> None:
     Raises:
         UserError: it holds a run of another recipe, or something else, and is unchanged; or it cannot be written.
     """
+    check_claim(folder, recipe)
     path = folder / "recipe.yaml"
     if path.is_file():
-        if changed := _differences(path, recipe):
-            raise UserError(
-                f"{folder} holds a run of another recipe (it differs in {', '.join(changed)}): "
-                "choose another output folder, or repeat its command to go on"
-            )
         return
-    _refuse_foreign(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         FORMAT.write(folder / VERSIONS, versions())
         atomic_write(path, recipe.to_yaml())
     except OSError as error:
         raise _not_writable(folder, error) from error
+
+
+def check_claim(folder: Path, recipe: Recipe) -> None:
+    """Check that a folder is free for the run of a recipe, or holds it.
+
+    Raises:
+        UserError: it holds a run of another recipe, or something else.
+    """
+    path = folder / "recipe.yaml"
+    changed = _differences(path, recipe) if path.is_file() else []
+    if changed:
+        raise UserError(
+            f"{folder} holds a run of another recipe (it differs in {', '.join(changed)}): "
+            "choose another output folder, or repeat its command to go on"
+        )
+    _refuse_foreign(folder)
 
 
 def _differences(path: Path, recipe: Recipe) -> list[str]:

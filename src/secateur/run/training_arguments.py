@@ -71,6 +71,7 @@ def _for_width(context: Context, rate: float) -> float:
 def steps_of_run(context: Context) -> float:
     """Optimizer steps of pruning and recovery together, of which each stage takes a part and rounds it."""
     training = context.recipe.training
+    assert training.minutes is None, "the steps of a run of so many minutes are decided before"
     return float(training.steps) if training.steps is not None else _steps_of(context, training.epochs or 0.0)
 
 

@@ -51,6 +51,12 @@ class CachedTeacher:
         self.layers = {layer: place for place, layer in enumerate(layers)}
         self.target_layers = {layer: place for place, layer in enumerate(target_layers)}
 
+    @property
+    def nbytes(self) -> int:
+        """The size of the arrays."""
+        arrays = (self.logits, self.states, self.target_states)
+        return sum(array.nbytes for array in arrays if array is not None)
+
     @classmethod
     def of(
         cls,

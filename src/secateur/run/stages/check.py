@@ -15,6 +15,7 @@ from secateur.run import records
 from secateur.run.context import Context
 from secateur.run.models import base_model, factorised, named_teacher
 from secateur.run.recipe import Recipe
+from secateur.run.run_folder import check_claim
 from secateur.run.run_rounds import is_open, with_layers
 from secateur.run.score_goal import densities_to_try, leaves_density_open, with_density
 from secateur.run.target import latency_table, layers_to_try, new_method, schedule_of, share_to_keep, space_of
@@ -36,6 +37,7 @@ def check(context: Context) -> LatencyTable | None:
     """
     recipe = context.recipe
     records.check(context.folder)
+    check_claim(context.folder, recipe)
     _check_processes(recipe)
     _check_trackers(recipe.training.report_to)
     if Path(recipe.model).is_dir():
@@ -68,6 +70,10 @@ def _check_processes(recipe: Recipe) -> None:
         raise UserError(
             f"batch_size {size} cannot be shared by {count} processes: the rows of a batch are those of all of them, "
             "so give a multiple"
+        )
+    if count > 1 and recipe.training.minutes is not None:
+        raise UserError(
+            f"training.minutes are measured in one process, and this run has {count}: give training.steps instead"
         )
 
 

@@ -27,7 +27,7 @@ def cut_student(context: Context, student: PreTrainedModel, trainer: PruningTrai
         student: the student in its unpruned shape.
     """
     method = cast(Method, trainer.method)
-    plan = _plan(context, method)
+    plan = final_plan(context, method)
     small = cut(student, plan)
     verified = proved(verify(context.data.batches(), dense=student, plan=plan), "masked and cut")
     moments = trainer.moments()
@@ -40,7 +40,8 @@ def cut_student(context: Context, student: PreTrainedModel, trainer: PruningTrai
     save(small, context.cut_folder, tokenizer=context.data.tokenizer)
 
 
-def _plan(context: Context, method: Method) -> Plan:
+def final_plan(context: Context, method: Method) -> Plan:
+    """The plan of a method for the target of the run."""
     target = context.recipe.target
     if target.keep is not None:
         return method.plan(embedding_rank=target.embedding_rank, keep=target.keep)

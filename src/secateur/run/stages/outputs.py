@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from secateur.run.context import Context
 from secateur.run.models import load_teacher
+from secateur.run.run_data import Rows
 from secateur.run.training_arguments import uses_bf16
 from secateur.system import processes
 from secateur.training.teacher_cache import CachedTeacher
@@ -28,14 +29,19 @@ def outputs_of(context: Context, teacher: PreTrainedModel) -> PreTrainedModel | 
 
     All processes must call it: the main one computes, and the others read.
     """
-    recipe, data = context.recipe, context.data
-    if not recipe.distillation.cache:
+    if not context.recipe.distillation.cache:
         return teacher
+    with context.accounting.stage("cache"):
+        return processes.main_first(partial(cached_outputs, context, teacher, context.data.distillation_rows))
+
+
+def cached_outputs(context: Context, teacher: PreTrainedModel, rows: Rows) -> CachedTeacher:
+    """The outputs of the teacher for these rows, which are computed if they are missing."""
+    recipe, data = context.recipe, context.data
     layers, target_layers = context.distillation.layers(teacher.config)
-    outputs = partial(
-        CachedTeacher.of,
+    return CachedTeacher.of(
         teacher,
-        data.distillation_rows,
+        rows,
         data.task.collator(data.tokenizer),
         context.cache_folder,
         layers=layers,
@@ -43,5 +49,3 @@ def outputs_of(context: Context, teacher: PreTrainedModel) -> PreTrainedModel | 
         bf16=uses_bf16(recipe),
         limit_gb=recipe.distillation.cache_gb,
     )
-    with context.accounting.stage("cache"):
-        return processes.main_first(outputs)

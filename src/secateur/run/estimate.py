@@ -1,0 +1,252 @@
+"""What the stages of a run will take, in seconds, disk and memory, from the costs of its steps (`step_times`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+
+from secateur.budget.space import Space
+from secateur.run import run_length
+from secateur.run.context import Context
+from secateur.run.costs import Costs, Pace, Speed
+from secateur.run.expected_stage import ExpectedStage
+from secateur.run.models import teacher_name
+from secateur.run.recipe import Recipe
+from secateur.run.run_data import Rows
+from secateur.run.run_rounds import is_open, with_all_layers, with_layers
+from secateur.run.score_goal import with_density
+from secateur.run.stages import depth, measure, prune, recover, teacher
+from secateur.run.step_times import tokens_of, trial_recipes
+from secateur.run.training_arguments import rounded, steps_of_run, steps_of_teacher
+from secateur.run.trials import TRIALS, steps_of_trial
+from secateur.system.errors import UserError
+from secateur.system.files import read_json
+from secateur.training.array_cache import KEY
+from secateur.training.checkpoints import last_checkpoint
+
+FEWEST = 10
+"""Steps below which a number of minutes is refused."""
+WARMUP = 10
+"""Untimed forwards of each model before a latency is measured (`bench.measure`)."""
+FLOAT = 4
+"""Bytes of a weight, and of each of the two moments that the optimizer keeps of it."""
+
+
+def expected_stages(
+    context: Context, space: Space, costs: Costs | None, density_trials: int = 0
+) -> list[ExpectedStage]:
+    """The stages of a run and of its branches, in the order in which they run.
+
+    Where the number of layers is open, it is taken to be the smallest, which is chosen unless it scores worse.
+
+    Args:
+        space: of the model before pruning.
+        costs: what has been measured; None if nothing has.
+        density_trials: the number of trials of densities at most; the run has the density of `with_middle_density`.
+    """
+    own = Expectation.of(context, space, costs, density_trials)
+    stages = [*own.first_stages(), *own.last_stages()]
+    for branch in own.context.branches:
+        last = Expectation(branch, space, costs).last_stages()
+        stages += [replace(stage, name=f"{stage.name} ({branch.recipe.target.density:g})") for stage in last]
+    return stages
+
+
+def with_middle_density(context: Context, densities: Sequence[float]) -> Context:
+    """The context with the density that is tried first of those between which it chooses, the largest first."""
+    if not densities:
+        return context
+    return replace(context, recipe=with_density(context.recipe, densities[len(densities) // 2]))
+
+
+def steps_for(context: Context, space: Space, costs: Costs, density_trials: int = 0) -> int:
+    """The number of steps that take the minutes of the recipe.
+
+    Args:
+        space, costs, density_trials: as for `expected_stages`.
+
+    Raises:
+        UserError: there is time for less than `FEWEST`.
+    """
+    minutes = context.recipe.training.minutes or 0.0
+
+    def seconds(steps: int) -> float:
+        short = run_length.with_steps(context, steps)
+        return Expectation.of(short, space, costs, density_trials).training()
+
+    few, many = seconds(1_000), seconds(2_000)
+    step = (many - few) / 1_000
+    steps = int(1_000 + (60 * minutes - few) / step)
+    if steps < FEWEST:
+        needed = seconds(FEWEST) / 60
+        raise UserError(
+            f"training.minutes {minutes:g} are too short: {FEWEST} steps take about {needed:.2g} minutes with their "
+            "evaluations, so give more minutes"
+        )
+    return steps
+
+
+def disk_bytes(context: Context, costs: Costs) -> int:
+    """The disk that a run needs at most: the cached outputs, the teacher, and the checkpoints.
+
+    A checkpoint has the weights and two moments of each, and the next one is written before it is removed. The model
+    that is cut and its checkpoints are counted as if nothing were pruned.
+    """
+    model = FLOAT * costs.weights
+    saved = 0 if context.recipe.training.checkpoints == 0 else 3 * model
+    trained = model + saved if teacher_name(context) is None else 0
+    branches = 2 * model * len(context.branches)
+    return costs.cache_bytes + trained + 2 * saved + 2 * model + branches
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What is expected of one run.
+
+    Attributes:
+        context: of the run, whose density and number of layers are not open.
+        trials: number of layers -> recipe of the trial, of those that are sure to be run.
+        density_trials: number of trials of densities at most.
+    """
+
+    context: Context
+    space: Space
+    costs: Costs | None
+    trials: Mapping[int, Recipe] = field(default_factory=dict)
+    density_trials: int = 0
+
+    @classmethod
+    def of(cls, context: Context, space: Space, costs: Costs | None, density_trials: int) -> Expectation:
+        if not is_open(context.recipe):
+            return cls(context, space, costs, density_trials=density_trials)
+        recipes = trial_recipes(context, space)
+        *_, total = recipes
+        smallest = min(recipes)
+        trials = {total: recipes[total], smallest: recipes[smallest]} if smallest < total else {}
+        return cls(_with_layers(context, smallest, total), space, costs, trials, density_trials)
+
+    def first_stages(self) -> Iterator[ExpectedStage]:
+        """The stages until the cut."""
+        context = self.context
+        if teacher_name(context) is None:
+            yield self._training("teacher", "teacher-training", self.teaching, teacher.done(context))
+        if context.recipe.distillation.cache:
+            cached = any(context.cache_folder.glob(KEY)) or prune.done(context)
+            yield self._stage("outputs", self.outputs, "cached" if cached else "")
+        if self.density_trials:
+            yield self._training("densities (trials)", "density", self.trials_of_densities, False)
+        for layers in self.trials:
+            tried = _has_tried(context, layers) or prune.done(context)
+            trial = partial(self.trial, self.trials[layers])
+            yield self._training(f"{layers} layers (trial)", f"depth-{layers}", trial, tried)
+        yield self._training("prune", "prune", self.pruning, prune.done(context))
+
+    def last_stages(self) -> Iterator[ExpectedStage]:
+        """The stages after the cut."""
+        if self.context.recipe.method.end < 1 or self.context.recipe.target.toward is not None:
+            yield self._training("recover", "recover", self.recovery, recover.done(self.context))
+        yield self._stage("measure", self.measurement, "finished" if measure.done(self.context) else "")
+
+    def _training(self, name: str, folder: str, seconds: Callable[[], float], done: bool) -> ExpectedStage:
+        """A stage that trains; of one that was interrupted, the steps after its last checkpoint count."""
+        stage = self._stage(name, seconds, "finished" if done else "")
+        place = self.context.folder / folder
+        left = None if stage.seconds is None else stage.seconds * _part_left(place)
+        return replace(stage, folder=place, seconds=left)
+
+    def _stage(self, name: str, seconds: Callable[[], float | None], result: str) -> ExpectedStage:
+        if result:
+            return ExpectedStage(name, 0.0, result=result)
+        return ExpectedStage(name, None if self.costs is None else seconds())
+
+    # Seconds
+
+    def training(self) -> float:
+        """The trials of densities and layers, pruning and recovery."""
+        trials = self.trials_of_densities() + sum(map(self.trial, self.trials.values()))
+        return trials + self.pruning() + self.recovery()
+
+    def teaching(self) -> float:
+        """The training of the teacher, with its evaluations; at most, where trials choose its steps."""
+        costs = self._measured
+        assert costs.teacher_step is not None
+        steps = steps_of_teacher(self.context) or self.context.recipe.training.teacher_steps
+        return steps * costs.teacher_step + self._evaluations(costs.dense)
+
+    def outputs(self) -> float:
+        """The pass of the teacher over the rows for distillation."""
+        return tokens_of(self.context.data.distillation_rows) * self._measured.dense.token
+
+    def trials_of_densities(self) -> float:
+        """The trials of densities, which have all layers if their number is chosen afterwards."""
+        total = with_all_layers(self.context.recipe) if self.trials else self.context.recipe
+        return self.density_trials * self.trial(total)
+
+    def trial(self, recipe: Recipe) -> float:
+        """A trial: pruning to the target and recovery, without evaluations, and a score."""
+        pace = Pace(recipe, self.space, self._measured)
+        speed = pace.pruning(1.0)
+        return steps_of_trial(self.context) * speed.step + self._scoring(self.context.data.held_out_rows, pace.target)
+
+    def pruning(self) -> float:
+        """The steps until the cut, and their evaluations."""
+        speed = self._pace.pruning(self._pace.cut_at)
+        return rounded(steps_of_run(self.context) * self._pace.cut_at) * speed.step + self._evaluations(speed)
+
+    def recovery(self) -> float:
+        """The steps after the cut, and their evaluations."""
+        left = 1.0 - self._pace.cut_at
+        if not left:
+            return 0.0
+        speed = self._pace.target
+        return rounded(steps_of_run(self.context) * left) * speed.step + self._evaluations(speed)
+
+    def measurement(self) -> float | None:
+        """The scores of the result and its teacher on the validation rows, and their latencies."""
+        if self.context.data.task.generates:
+            return None
+        measurement = self.context.recipe.measurement
+        timed = sum(batch * tokens for batch, tokens in measurement.shapes) * (WARMUP + measurement.repeats)
+        tokens = timed + tokens_of(self.context.data.validation_rows)
+        return tokens * (self._measured.dense.token + self._pace.target.token)
+
+    def _evaluations(self, speed: Speed) -> float:
+        """The evaluations of a stage."""
+        count = self.context.recipe.training.evaluations
+        return count * self._scoring(self.context.data.eval_rows, speed) if count else 0.0
+
+    def _scoring(self, rows: Rows, speed: Speed) -> float:
+        """The time of scoring rows; 0 where texts are generated for it, which takes an unknown time."""
+        return 0.0 if self.context.data.task.generates else tokens_of(rows) * speed.token
+
+    @property
+    def _measured(self) -> Costs:
+        assert self.costs is not None, "the seconds of a stage are asked for where costs have been measured"
+        return self.costs
+
+    @cached_property
+    def _pace(self) -> Pace:
+        return Pace(self.context.recipe, self.space, self._measured)
+
+
+def _has_tried(context: Context, layers: int) -> bool:
+    """Whether a trial of this number of layers is recorded."""
+    trials = depth.QUESTION.record(context.folder).get(TRIALS, [])
+    return any(trial[depth.QUESTION.key] == layers for trial in trials)
+
+
+def _part_left(folder: Path) -> float:
+    """The part of the steps of a training in a folder that come after its last checkpoint."""
+    checkpoint = last_checkpoint(folder)
+    if checkpoint is None:
+        return 1.0
+    state = read_json(Path(checkpoint) / "trainer_state.json")
+    return 1.0 - state["global_step"] / state["max_steps"]
+
+
+def _with_layers(context: Context, layers: int, total: int) -> Context:
+    """The context, and its branches, with a number of layers."""
+    branches = tuple(_with_layers(branch, layers, total) for branch in context.branches)
+    return replace(context, recipe=with_layers(context.recipe, layers, total), branches=branches)

@@ -1,0 +1,33 @@
+"""The stages that are expected of a run, and the callbacks that are told of them before the first one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import TrainerCallback
+
+
+@dataclass(frozen=True)
+class ExpectedStage:
+    """A stage of a run.
+
+    Attributes:
+        name: for people.
+        seconds: that it will still take, 0 if its result exists; None if they are not known.
+        folder: in which it trains; None if it does not train.
+        result: what the disk holds of it: "cached" or "finished"; empty if it is to be run.
+    """
+
+    name: str
+    seconds: float | None
+    folder: Path | None = None
+    result: str = ""
+
+
+class StageWatch(TrainerCallback):
+    """A callback that is told what is expected of the run that it follows."""
+
+    def expect(self, stages: Sequence[ExpectedStage]) -> None:
+        """Called once, before the first stage, with all stages in their order."""

@@ -1,0 +1,314 @@
+"""The seconds of single steps of a run, and their memory, measured before its first stage.
+
+The student is trained for a few steps before it is pruned, and cut to the target at random, in a temporary folder: the
+cost of a step depends on the shapes of the weights and of the batches, hardly on which units are kept. The batches are
+those of the sampler at the middles of equal parts of its batches by length; the longest comes first, to reserve memory.
+The random state, the folder and the data of the run stay as they are.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, TrainerCallback
+
+from secateur.budget.latency import LatencyTable
+from secateur.budget.space import Space
+from secateur.run.context import Context
+from secateur.run.costs import Costs, Speed
+from secateur.run.distillation import CutModel
+from secateur.run.models import base_model, factorised, named_teacher, new_student, prepared, teacher_name
+from secateur.run.recipe import Recipe
+from secateur.run.run_data import Rows
+from secateur.run.run_rounds import changed, is_open, with_layers
+from secateur.run.stage_trainer import distilling_trainer, stage_trainer
+from secateur.run.stages.cut import final_plan
+from secateur.run.stages.outputs import cached_outputs
+from secateur.run.stages.prune import pruning_trainer
+from secateur.run.target import layers_to_try, new_method
+from secateur.run.training_arguments import learning_rate_of_run, uses_bf16
+from secateur.surgery.cut import cut
+from secateur.system import process_memory, processes
+from secateur.system.model_state import evaluating
+from secateur.training.objectives import Labels
+from secateur.training.samplers import ByLength
+from secateur.training.step import INDEX
+from secateur.training.teacher_cache import CachedTeacher
+from secateur.training.trainer import PruningTrainer
+
+LIMIT = 2.0
+"""Seconds after which no further step of the same model is timed."""
+PARTS, PASSES = 3, 2
+"""Batches that are timed, and how often: the shortest time of each counts, after its shapes have been compiled."""
+MOST_ROWS = 50_000
+"""Rows whose lengths are enough to know the batches."""
+SLIVER = 1e-6
+"""The part of the run in which steps before pruning are timed: the schedule has not begun."""
+
+
+def measured(context: Context, space: Space, table: LatencyTable | None) -> Costs | None:
+    """The costs of a run that has been checked; None with several processes, which would have to measure together.
+
+    Args:
+        space: of the model before pruning.
+        table: the latency table, if the target is a time.
+    """
+    if processes.count() > 1:
+        return None
+    with _undisturbed() as folder:
+        return Measurement.of(context, table, folder).costs(space)
+
+
+def trial_recipes(context: Context, space: Space) -> dict[int, Recipe]:
+    """Number of layers -> the recipe with it, of the numbers between which a run chooses, the smallest first."""
+    numbers = layers_to_try(context.recipes, space)
+    return {layers: with_layers(context.recipe, layers, numbers[-1]) for layers in numbers}
+
+
+@contextmanager
+def _undisturbed() -> Iterator[Path]:
+    """A temporary folder; afterwards the random generators are as they were before."""
+    python, arrays = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(), TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The rows of a few optimizer steps.
+
+    Attributes:
+        rows: of these steps, one step after the other.
+        tokens: of each step, with padding.
+        average: the tokens of a step of the run, with padding.
+    """
+
+    rows: Rows
+    tokens: list[int]
+    average: float
+
+    @classmethod
+    def of(cls, rows: Rows, batch: int, accumulate: int, seed: int) -> Sample:
+        """Steps of `accumulate` batches of rows: the longest step, and those at the middles of equal parts."""
+        rows = rows[:: -(-len(rows) // MOST_ROWS)]
+        lengths = [len(row["input_ids"]) for row in rows]
+        order = list(ByLength(min(batch, len(rows)), lengths, seed))
+        parts = [order[first : first + batch] for first in range(0, len(order), batch)]
+        steps = [parts[first : first + accumulate] for first in range(0, len(parts), accumulate)]
+        steps = sorted(steps[: len(rows) // (batch * accumulate)] or steps[:1], key=lambda step: _tokens(step, lengths))
+        middles = [steps[int((part + 0.5) / PARTS * len(steps))] for part in range(PARTS)]
+        chosen = [steps[-1], *middles * PASSES]
+        tokens = [_tokens(step, lengths) for step in steps]
+        numbers = [number for step in chosen for part in step for number in part]
+        numbered = [{**rows[number], INDEX: place} for place, number in enumerate(numbers)]
+        return cls(numbered, [_tokens(step, lengths) for step in chosen], sum(tokens) / len(tokens))
+
+    def seconds(self, timed: Sequence[float]) -> float:
+        """The seconds of a step of average length, from those of the first steps, of which the very first is slow."""
+        fastest: dict[int, float] = {}
+        for place, seconds in enumerate(timed[1:]):
+            fastest[place % PARTS] = min(seconds, fastest.get(place % PARTS, seconds))
+        if not fastest:
+            return timed[0] * self.average / self.tokens[0]
+        return sum(fastest.values()) * self.average / sum(self.tokens[1 + place] for place in fastest)
+
+
+def _tokens(step: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
+    return sum(len(part) * max(lengths[number] for number in part) for part in step)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The measurements of a run.
+
+    Attributes:
+        context: of the run, with a temporary folder and without evaluations, checkpoints and callbacks.
+        model: the teacher; before it is trained, the model that it starts from.
+    """
+
+    context: Context
+    table: LatencyTable | None
+    model: PreTrainedModel
+
+    @classmethod
+    def of(cls, context: Context, table: LatencyTable | None, folder: Path) -> Measurement:
+        steps = round((1 + PARTS * PASSES) / SLIVER)
+        only = {"evaluations": 0, "checkpoints": 0, "select": 0, "average": 0.0, "report_to": ()}
+        recipe = changed(context.recipe, training={"epochs": None, "minutes": None, "steps": steps, **only})
+        short = replace(context, recipe=recipe, folder=folder, shared=None, callbacks=())
+        return cls(short, table, (named_teacher(context) or base_model(context)).eval())
+
+    def costs(self, space: Space) -> Costs:
+        context = self.context
+        recipes = [*trial_recipes(context, space).values()] if is_open(context.recipe) else [context.recipe]
+        step, shrinks = self._dense_step(recipes[-1])
+        return Costs(
+            dense=Speed(step, self._token_seconds(self.model)),
+            targets={recipe.target.layers: self._target(recipe) for recipe in recipes},
+            shrinks=shrinks,
+            teacher_step=self._teacher_step() if teacher_name(context) is None else None,
+            cache_bytes=self._cache_bytes(),
+            weights=self._base.num_parameters(),
+            memory=process_memory.peaks(),
+        )
+
+    @cached_property
+    def _base(self) -> PreTrainedModel:
+        return base_model(self.context)
+
+    def _dense(self) -> PreTrainedModel:
+        """The model before pruning, a new copy."""
+        return copy.deepcopy(self._base)
+
+    @cached_property
+    def sample(self) -> Sample:
+        """Steps of the student."""
+        return self._sample_of(self.context.data.distillation_rows)
+
+    def _sample_of(self, rows: Rows) -> Sample:
+        training = self.context.recipe.training
+        return Sample.of(rows, training.batch_size, training.accumulate, self.context.recipe.seed)
+
+    @cached_property
+    def outputs(self) -> PreTrainedModel | CachedTeacher:
+        """Those of the teacher for the rows of the sample, cached if the recipe caches them."""
+        if not self.context.recipe.distillation.cache:
+            return self.model
+        return cached_outputs(self.context, self.model, self.sample.rows)
+
+    def _cache_bytes(self) -> int:
+        """The size of the outputs for all rows: nearly all of it is proportional to the tokens."""
+        if not isinstance(self.outputs, CachedTeacher):
+            return 0
+        rows, sampled = self.context.data.distillation_rows, self.sample.rows
+        return round(self.outputs.nbytes * tokens_of(rows) / tokens_of(sampled))
+
+    def _teacher_step(self) -> float:
+        sample, recipe = self._sample_of(self.context.data.train_rows), self.context.recipe
+        trainer = stage_trainer(
+            self.context,
+            self._dense(),
+            "teacher",
+            len(sample.tokens),
+            rows=sample.rows,
+            objective=[Labels(smoothing=recipe.distillation.label_smoothing)],
+            learning_rate=learning_rate_of_run(self.context),
+        )
+        return _timed(trainer, sample)
+
+    def _dense_step(self, recipe: Recipe) -> tuple[float, bool]:
+        """The seconds of a step before pruning, and whether the model shrinks later."""
+        context = replace(self.context, recipe=recipe)
+        student = new_student(context, self.model)
+        method = new_method(recipe, student, self.table)
+        trainer = pruning_trainer(context, student, self.outputs, method, "dense", end=SLIVER, rows=self.sample.rows)
+        return _timed(trainer, self.sample), trainer.shrinking is not None
+
+    def _target(self, recipe: Recipe) -> Speed:
+        context = replace(self.context, recipe=recipe)
+        cut_model = self._cut_at_random(context)
+        trainer = distilling_trainer(
+            context,
+            cut_model.model,
+            "target",
+            len(self.sample.tokens),
+            teacher=self.outputs,
+            objective=context.distillation.new_terms(cut_model),
+            rows=self.sample.rows,
+            learning_rate=learning_rate_of_run(self.context),
+        )
+        return Speed(_timed(trainer, self.sample), self._token_seconds(cut_model.model))
+
+    def _cut_at_random(self, context: Context) -> CutModel:
+        student = factorised(context.recipe, self._dense())
+        at_random = changed(context.recipe, method={"name": "random", "options": {"seed": 0}})
+        method = new_method(at_random, student, self.table)
+        method.advance(1.0)
+        plan = final_plan(context, method)
+        small = prepared(context.recipe, cut(student, plan), self._base)
+        return CutModel(small, self.model, plan, Space(self._base, *context.recipe.target.units))
+
+    def _token_seconds(self, model: PreTrainedModel) -> float:
+        """The fastest forward of each timed batch, for a token of it."""
+        began, seconds, tokens = time.perf_counter(), 0.0, 0
+        for batch in self._batches():
+            times = []
+            for _ in range(PASSES):
+                times.append(self._forward_seconds(model, batch))
+            seconds, tokens = seconds + min(times), tokens + batch["input_ids"].numel()
+            if time.perf_counter() - began > LIMIT:
+                break
+        return seconds / tokens
+
+    def _batches(self) -> Iterator[dict[str, Tensor]]:
+        """The batches of the sample, the longest left out, without the labels that only a loss needs."""
+        data, size = self.context.data, self.context.recipe.training.batch_size
+        left_out = {INDEX} if data.task.generates else {INDEX, *data.task.label_names}
+        step = len(self.sample.rows) // len(self.sample.tokens)
+        collate = data.collator()
+        for place in range(PARTS):
+            rows = self.sample.rows[(1 + place) * step :][: min(step, size)]
+            yield dict(collate([{name: row[name] for name in row if name not in left_out} for row in rows]))
+
+    def _forward_seconds(self, model: PreTrainedModel, batch: dict[str, Tensor]) -> float:
+        inputs: dict[str, Any] = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        bf16 = torch.autocast(model.device.type, torch.bfloat16, enabled=uses_bf16(self.context.recipe))
+        with evaluating([model]), torch.no_grad(), bf16:
+            began = _now()
+            model(**inputs, output_hidden_states=True)
+            return _now() - began
+
+
+def tokens_of(rows: Rows) -> int:
+    """The tokens of rows, without padding; a target is about as long as its text, and not counted."""
+    return sum(len(row["input_ids"]) for row in rows)
+
+
+class StepClock(TrainerCallback):
+    """Takes the seconds of every optimizer step, and ends the training after `LIMIT` seconds."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.began = self.last = _now()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        now = _now()
+        self.seconds.append(now - self.last)
+        self.last = now
+        if now - self.began > LIMIT:
+            control.should_training_stop = True
+
+
+def _timed(trainer: PruningTrainer, sample: Sample) -> float:
+    """The seconds of a step of average length."""
+    clock = StepClock()
+    trainer.add_callback(clock)
+    trainer.args.train_sampling_strategy = "sequential"
+    trainer.args.logging_steps = len(sample.tokens) + 1
+    trainer.train()
+    return sample.seconds(clock.seconds)
+
+
+def _now() -> float:
+    """The time when the device has done what it was asked to do."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,157 @@
+"""The arithmetic of an estimate, with made-up seconds of a step."""
+
+from dataclasses import replace
+
+import pytest
+from small_world import ROUNDS, recipe_values, write_data, write_model
+
+from secateur.run import recipe, run_length
+from secateur.run.context import Context
+from secateur.run.costs import Costs, Pace, Speed
+from secateur.run.estimate import disk_bytes, expected_stages, steps_for
+from secateur.run.models import base_model
+from secateur.run.run_data import RunData
+from secateur.run.step_times import Sample
+from secateur.run.target import space_of
+from secateur.system.errors import UserError
+
+COSTS = Costs(
+    dense=Speed(step=1.0, token=0.01),
+    targets={None: Speed(step=0.2, token=0.002), 1: Speed(step=0.1, token=0.001)},
+    shrinks=True,
+    teacher_step=0.5,
+    cache_bytes=1_000,
+    weights=100,
+    memory={"resident": 5_000},
+)
+PLAIN = {
+    "training.epochs": None,
+    "training.steps": 1_000,
+    "training.evaluations": 0,
+    "target.density": 0.2,
+    "method.begin": 0.1,
+    "method.end": 0.3,
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    write_model(folder / "encoder")
+    write_model(folder / "classifier", ["bad", "good"])
+    write_data(folder / "data.csv")
+    return folder
+
+
+def context_of(world, model="classifier", **changed):
+    made = recipe.make(recipe_values(str(world / model), str(world / "data.csv")) | PLAIN | changed)
+    return Context(made, world / "run", RunData(made))
+
+
+def space(context):
+    return space_of(context.recipe, base_model(context), None)
+
+
+def seconds(context, costs=COSTS):
+    return {stage.name: stage.seconds for stage in expected_stages(context, space(context), costs)}
+
+
+def test_steps_cost_what_the_schedule_keeps(world):
+    pace = Pace(context_of(world).recipe, space(context_of(world)), COSTS)
+    assert pace.cut_at == 0.3 and pace.target.step == pytest.approx(0.2)
+    assert pace.pruning(0.1).step == pytest.approx(1.0)  # the schedule has not begun
+    cubic = 0.2 + 0.8 * 0.25  # the average share between begin and end
+    wanted = (0.1 * 1.0 + 0.2 * (0.2 + 0.8 * (cubic - 0.2) / 0.8)) / 0.3
+    assert pace.pruning(0.3).step == pytest.approx(wanted, rel=1e-2)
+    assert replace(pace, costs=replace(COSTS, shrinks=False)).pruning(0.3) == COSTS.dense
+
+
+def test_a_cut_on_the_way_is_between_the_two_speeds_that_were_measured(world):
+    branch = context_of(world, **{"target.density": 0.6, "target.toward": 0.2})
+    pace = Pace(branch.recipe, space(branch), COSTS)
+    assert pace.target.step == pytest.approx(0.6)
+    assert 0.1 < pace.cut_at < 0.3
+    assert set(seconds(branch)) == {"outputs", "prune", "recover", "measure"}
+
+
+def test_a_round_of_layers_comes_first(world):
+    made = context_of(world, **ROUNDS | {"target.layers": 1}).recipe
+    own = space(context_of(world, **ROUNDS))
+    pace = Pace(made, own, COSTS)
+    assert pace.target.step == pytest.approx(0.1)
+    assert pace.pruning(0.05).step == pytest.approx(1.0)
+    after_layers = 0.1 + 0.9 * (0.5 - 0.2) / 0.8
+    whole, begin = pace.pruning(0.5).step * 0.5, pace.pruning(0.25).step * 0.25
+    assert (whole - begin) / 0.25 == pytest.approx(after_layers, rel=0.02)
+
+
+def test_the_seconds_of_each_stage(world):
+    context = context_of(world)
+    found, data = seconds(context), context.data
+    tokens = {
+        name: sum(len(row["input_ids"]) for row in getattr(data, f"{name}_rows")) for name in ("train", "validation")
+    }
+    assert found["outputs"] == pytest.approx(0.01 * tokens["train"])
+    assert found["recover"] == pytest.approx(700 * 0.2)
+    assert found["measure"] == pytest.approx((8 * (10 + 2) + tokens["validation"]) * (0.01 + 0.002))
+    assert list(found) == ["outputs", "prune", "recover", "measure"]
+    evaluated = seconds(context_of(world, **{"training.evaluations": 5}))
+    assert evaluated["recover"] - found["recover"] == pytest.approx(5 * 0.002 * tokens["validation"])
+    assert seconds(context_of(world, model="encoder"))["teacher"] == pytest.approx(9 * 0.5)
+    assert "recover" not in seconds(context_of(world, **{"method.end": 1.0}))
+    assert set(seconds(context, None).values()) == {None}
+
+
+def test_trials_of_layers_are_stages_and_the_smallest_number_is_expected(world):
+    context = context_of(world, **ROUNDS | {"target.layers": "auto", "method.trial": 0.1})
+    found = seconds(context)
+    assert list(found) == ["outputs", "2 layers (trial)", "1 layers (trial)", "prune", "recover", "measure"]
+    assert 0 < found["1 layers (trial)"] < 100 * 1.0
+    steps_after_cut = 1_000 * (1 - (0.5 + 0.5 * 0.5))
+    assert found["recover"] == pytest.approx(steps_after_cut * 0.1)
+
+
+def test_what_exists_takes_no_time(world, tmp_path):
+    context = replace(context_of(world), folder=tmp_path)
+    (tmp_path / "cache" / "0123456789abcdef").mkdir(parents=True)
+    stages = {stage.name: (stage.seconds, stage.result) for stage in expected_stages(context, space(context), COSTS)}
+    assert stages["outputs"] == (0.0, "cached") and stages["prune"][1] == ""
+    (tmp_path / "cut").mkdir()
+    stages = {stage.name: (stage.seconds, stage.result) for stage in expected_stages(context, space(context), COSTS)}
+    assert stages["prune"] == (0.0, "finished") and stages["recover"] == (pytest.approx(140), "")
+
+
+def test_minutes_are_those_of_pruning_and_recovery(world):
+    minutes = context_of(world, **{"training.steps": None, "training.minutes": 10, "training.evaluations": 4})
+    steps = steps_for(minutes, space(minutes), COSTS)
+    found = seconds(run_length.with_steps(minutes, steps))
+    assert found["prune"] + found["recover"] == pytest.approx(600, abs=1)
+    short = context_of(world, **{"training.steps": None, "training.minutes": 0.01})
+    with pytest.raises(UserError, match=r"training.minutes 0.01 are too short: 10 steps take about 0.0\d+ minutes"):
+        steps_for(short, space(short), COSTS)
+
+
+def test_disk_holds_the_cache_and_two_checkpoints(world):
+    assert disk_bytes(context_of(world), COSTS) == 1_000 + 2 * 1_200 + 800
+    assert disk_bytes(context_of(world, **{"training.checkpoints": 0}), COSTS) == 1_000 + 800
+    assert disk_bytes(context_of(world, model="encoder"), COSTS) == 1_000 + 3 * 1_200 + 1_200
+
+
+def test_a_sample_has_the_lengths_of_the_rows_and_their_average():
+    rows = [{"input_ids": [0] * (1 + number % 16)} for number in range(320)]
+    sample = Sample.of(rows, batch=8, accumulate=2, seed=0)
+    assert len(sample.tokens) == 7 and len(sample.rows) == 7 * 16
+    assert sample.tokens[0] == max(sample.tokens) > 200 and sample.tokens[1:4] == sample.tokens[4:]
+    assert sample.average == pytest.approx(16 * 8.5, rel=0.1)
+    proportional = [
+        9.0,
+        *(0.5 * tokens for tokens in sample.tokens[1:4]),
+        *(0.1 * tokens for tokens in sample.tokens[4:]),
+    ]
+    assert sample.seconds(proportional) == pytest.approx(0.1 * sample.average)
+    assert sample.seconds([0.01 * sample.tokens[0]]) == pytest.approx(0.01 * sample.average)
+
+
+def test_a_sample_of_fewer_rows_than_a_batch():
+    sample = Sample.of([{"input_ids": [0] * 3}] * 5, batch=8, accumulate=2, seed=0)
+    assert set(sample.tokens) == {15} and len(sample.rows) == 35
