@@ -16,9 +16,12 @@ from secateur.run.target import space_of
 from secateur.system.errors import UserError
 
 COSTS = Costs(
-    dense=Speed(step=1.0, token=0.01),
-    targets={None: Speed(step=0.2, token=0.002), 1: Speed(step=0.1, token=0.001)},
+    dense=Speed(step=1.0, token=0.01, scored=0.02),
+    targets={None: Speed(step=0.2, token=0.002, scored=0.004), 1: Speed(step=0.1, token=0.001, scored=0.002)},
     shrinks=True,
+    cut=0.0,
+    new_shape=0.0,
+    lengths=6,
     teacher_step=0.5,
     cache_bytes=1_000,
     weights=100,
@@ -66,6 +69,15 @@ def test_steps_cost_what_the_schedule_keeps(world):
     assert replace(pace, costs=replace(COSTS, shrinks=False)).pruning(0.3) == COSTS.dense
 
 
+def test_cuts_on_the_way_and_the_shapes_after_them_take_time(world):
+    costs = replace(COSTS, cut=3.0, new_shape=0.5)
+    pace = Pace(context_of(world).recipe, space(context_of(world)), costs)
+    assert pace.cutting(0.1, steps=100) == 0.0
+    assert pace.cutting(0.3, steps=300) == pytest.approx(5 * (3.0 + 0.5 * 6))  # 0.75 ** 5 is the last above 0.2
+    assert pace.cutting(0.3, steps=12) == pytest.approx(5 * (3.0 + 0.5 * 2))
+    assert replace(pace, costs=replace(costs, shrinks=False)).cutting(0.3, steps=300) == 0.0
+
+
 def test_a_cut_on_the_way_is_between_the_two_speeds_that_were_measured(world):
     branch = context_of(world, **{"target.density": 0.6, "target.toward": 0.2})
     pace = Pace(branch.recipe, space(branch), COSTS)
@@ -93,7 +105,7 @@ def test_the_seconds_of_each_stage(world):
     }
     assert found["outputs"] == pytest.approx(0.01 * tokens["train"])
     assert found["recover"] == pytest.approx(700 * 0.2)
-    assert found["measure"] == pytest.approx((8 * (10 + 2) + tokens["validation"]) * (0.01 + 0.002))
+    assert found["measure"] == pytest.approx((8 * (10 + 2) + tokens["validation"]) * (0.02 + 0.004))
     assert list(found) == ["outputs", "prune", "recover", "measure"]
     evaluated = seconds(context_of(world, **{"training.evaluations": 5}))
     assert evaluated["recover"] - found["recover"] == pytest.approx(5 * 0.002 * tokens["validation"])
@@ -149,6 +161,8 @@ def test_a_sample_has_the_lengths_of_the_rows_and_their_average():
         *(0.1 * tokens for tokens in sample.tokens[4:]),
     ]
     assert sample.seconds(proportional) == pytest.approx(0.1 * sample.average)
+    assert sample.new_shape(proportional) == pytest.approx(0.4 * sum(sample.tokens[1:4]) / 3)
+    assert sample.new_shape(proportional[:3]) == 0.0 and sample.lengths == 4
     assert sample.seconds([0.01 * sample.tokens[0]]) == pytest.approx(0.01 * sample.average)
 
 

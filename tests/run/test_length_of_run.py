@@ -54,8 +54,8 @@ def seconds_of_a_step(monkeypatch):
     """Sets what is measured: the seconds of a step, whatever the model."""
 
     def set_to(seconds):
-        speed = Speed(step=seconds, token=0.0)
-        costs = Costs(speed, {None: speed}, True, None, cache_bytes=0, weights=0, memory={})
+        speed = Speed(step=seconds, token=0.0, scored=0.0)
+        costs = Costs(speed, {None: speed}, False, 0.0, 0.0, 0, None, cache_bytes=0, weights=0, memory={})
         monkeypatch.setattr(outlook, "measured", lambda context, space, table: costs)
 
     return set_to

@@ -6,6 +6,7 @@ model to that at the target. A model that does not shrink while it is pruned cos
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,10 @@ from secateur.methods.schedules import linear
 from secateur.run.recipe import Recipe
 from secateur.run.run_rounds import coarse_rounds, end_of_pruning, share_after
 from secateur.run.target import schedule_of, share_to_keep
+from secateur.training.shrink_policy import ENOUGH
 
+ROUNDING = 1e-9
+"""Tolerance of a number of cuts."""
 POINTS = 200
 """Points of the schedule over which the time of a step is averaged."""
 
@@ -26,15 +30,18 @@ class Speed:
 
     Attributes:
         step: of an optimizer step, on a batch of average length.
-        token: of a forward without gradients, for each token of the batch.
+        token: of a forward without gradients in the precision of training, for each token of the batch.
+        scored: the same in the precision of the weights, in which results are scored and timed.
     """
 
     step: float
     token: float
+    scored: float
 
     def toward(self, other: Speed, fraction: float) -> Speed:
         """The speed at a fraction of the way from this one to another, in [0, 1]."""
-        return Speed(*(a + (b - a) * fraction for a, b in ((self.step, other.step), (self.token, other.token))))
+        pairs = ((self.step, other.step), (self.token, other.token), (self.scored, other.scored))
+        return Speed(*(a + (b - a) * fraction for a, b in pairs))
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,10 @@ class Costs:
         dense: the student before pruning, under its method, and the forward of the teacher.
         targets: number of layers that are kept first, None without such a round -> the student at the target.
         shrinks: whether the model is cut while it is pruned.
+        cut: seconds of a cut.
+        new_shape: seconds by which the first step on batches of a length takes longer after a cut, because libraries
+            compile code for each shape.
+        lengths: number of different lengths of batches.
         teacher_step: seconds of a step that trains the teacher; None if it is not trained by the run.
         cache_bytes: size of the cached outputs of the teacher; 0 without a cache.
         weights: number of weights of the student before pruning.
@@ -54,6 +65,9 @@ class Costs:
     dense: Speed
     targets: Mapping[int | str | None, Speed]
     shrinks: bool
+    cut: float
+    new_shape: float
+    lengths: int
     teacher_step: float | None
     cache_bytes: int
     weights: int
@@ -93,6 +107,14 @@ class Pace:
             return self.costs.dense
         share = sum(self._share((point + 0.5) / POINTS * end) for point in range(POINTS)) / POINTS
         return self._at(share)
+
+    def cutting(self, end: float, steps: float) -> float:
+        """The seconds of cutting the model while it is pruned until `end`, in that many steps, and of new shapes."""
+        if not self.costs.shrinks:
+            return 0.0
+        cuts = int(math.log(self._share(end)) / math.log(ENOUGH) + ROUNDING)
+        new_shapes = min(self.costs.lengths, steps / (cuts + 1))
+        return cuts * (self.costs.cut + self.costs.new_shape * new_shapes)
 
     def _share(self, progress: float) -> float:
         """The share of the budget that is kept at a progress of the run."""

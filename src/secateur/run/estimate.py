@@ -187,13 +187,15 @@ class Expectation:
     def trial(self, recipe: Recipe) -> float:
         """A trial: pruning to the target and recovery, without evaluations, and a score."""
         pace = Pace(recipe, self.space, self._measured)
-        speed = pace.pruning(1.0)
-        return steps_of_trial(self.context) * speed.step + self._scoring(self.context.data.held_out_rows, pace.target)
+        steps = steps_of_trial(self.context)
+        scored = self._scoring(self.context.data.held_out_rows, pace.target.scored)
+        return steps * pace.pruning(1.0).step + pace.cutting(1.0, steps) + scored
 
     def pruning(self) -> float:
         """The steps until the cut, and their evaluations."""
-        speed = self._pace.pruning(self._pace.cut_at)
-        return rounded(steps_of_run(self.context) * self._pace.cut_at) * speed.step + self._evaluations(speed)
+        end = self._pace.cut_at
+        speed, steps = self._pace.pruning(end), rounded(steps_of_run(self.context) * end)
+        return steps * speed.step + self._pace.cutting(end, steps) + self._evaluations(speed)
 
     def recovery(self) -> float:
         """The steps after the cut, and their evaluations."""
@@ -210,16 +212,16 @@ class Expectation:
         measurement = self.context.recipe.measurement
         timed = sum(batch * tokens for batch, tokens in measurement.shapes) * (WARMUP + measurement.repeats)
         tokens = timed + tokens_of(self.context.data.validation_rows)
-        return tokens * (self._measured.dense.token + self._pace.target.token)
+        return tokens * (self._measured.dense.scored + self._pace.target.scored)
 
     def _evaluations(self, speed: Speed) -> float:
         """The evaluations of a stage."""
         count = self.context.recipe.training.evaluations
-        return count * self._scoring(self.context.data.eval_rows, speed) if count else 0.0
+        return count * self._scoring(self.context.data.eval_rows, speed.token) if count else 0.0
 
-    def _scoring(self, rows: Rows, speed: Speed) -> float:
+    def _scoring(self, rows: Rows, token: float) -> float:
         """The time of scoring rows; 0 where texts are generated for it, which takes an unknown time."""
-        return 0.0 if self.context.data.task.generates else tokens_of(rows) * speed.token
+        return 0.0 if self.context.data.task.generates else tokens_of(rows) * token
 
     @property
     def _measured(self) -> Costs:

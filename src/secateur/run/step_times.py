@@ -31,7 +31,7 @@ from secateur.run.costs import Costs, Speed
 from secateur.run.distillation import CutModel
 from secateur.run.models import base_model, factorised, named_teacher, new_student, prepared, teacher_name
 from secateur.run.recipe import Recipe
-from secateur.run.run_data import Rows
+from secateur.run.run_data import LENGTH_MULTIPLE, Rows
 from secateur.run.run_rounds import changed, is_open, with_layers
 from secateur.run.stage_trainer import distilling_trainer, stage_trainer
 from secateur.run.stages.cut import final_plan
@@ -97,11 +97,13 @@ class Sample:
         rows: of these steps, one step after the other.
         tokens: of each step, with padding.
         average: the tokens of a step of the run, with padding.
+        lengths: the number of different lengths of batches of the run, as they are padded.
     """
 
     rows: Rows
     tokens: list[int]
     average: float
+    lengths: int
 
     @classmethod
     def of(cls, rows: Rows, batch: int, accumulate: int, seed: int) -> Sample:
@@ -115,9 +117,15 @@ class Sample:
         middles = [steps[int((part + 0.5) / PARTS * len(steps))] for part in range(PARTS)]
         chosen = [steps[-1], *middles * PASSES]
         tokens = [_tokens(step, lengths) for step in steps]
+        padded = {-(-max(lengths[number] for number in part) // LENGTH_MULTIPLE) for part in parts}
         numbers = [number for step in chosen for part in step for number in part]
         numbered = [{**rows[number], INDEX: place} for place, number in enumerate(numbers)]
-        return cls(numbered, [_tokens(step, lengths) for step in chosen], sum(tokens) / len(tokens))
+        return cls(numbered, [_tokens(step, lengths) for step in chosen], sum(tokens) / len(tokens), len(padded))
+
+    def new_shape(self, timed: Sequence[float]) -> float:
+        """The seconds by which the first step of a length takes longer than the next one; 0 if none was repeated."""
+        first, again = timed[1 : 1 + PARTS], timed[1 + PARTS :]
+        return max(0.0, sum(one - other for one, other in zip(first, again, strict=False))) / max(1, len(again))
 
     def seconds(self, timed: Sequence[float]) -> float:
         """The seconds of a step of average length, from those of the first steps, of which the very first is slow."""
@@ -131,6 +139,20 @@ class Sample:
 
 def _tokens(step: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
     return sum(len(part) * max(lengths[number] for number in part) for part in step)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is measured of the student at the target.
+
+    Attributes:
+        cut: seconds of the cut.
+        new_shape: as of `Costs`.
+    """
+
+    speed: Speed
+    cut: float
+    new_shape: float
 
 
 @dataclass(frozen=True)
@@ -158,10 +180,14 @@ class Measurement:
         context = self.context
         recipes = [*trial_recipes(context, space).values()] if is_open(context.recipe) else [context.recipe]
         step, shrinks = self._dense_step(recipes[-1])
+        targets = [self._target(recipe) for recipe in recipes]
         return Costs(
-            dense=Speed(step, self._token_seconds(self.model)),
-            targets={recipe.target.layers: self._target(recipe) for recipe in recipes},
+            dense=self._speed(step, self.model),
+            targets={recipe.target.layers: one.speed for recipe, one in zip(recipes, targets, strict=True)},
             shrinks=shrinks,
+            cut=targets[0].cut,
+            new_shape=targets[0].new_shape,
+            lengths=self.sample.lengths,
             teacher_step=self._teacher_step() if teacher_name(context) is None else None,
             cache_bytes=self._cache_bytes(),
             weights=self._base.num_parameters(),
@@ -210,7 +236,7 @@ class Measurement:
             objective=[Labels(smoothing=recipe.distillation.label_smoothing)],
             learning_rate=learning_rate_of_run(self.context),
         )
-        return _timed(trainer, sample)
+        return sample.seconds(_timed(trainer, sample))
 
     def _dense_step(self, recipe: Recipe) -> tuple[float, bool]:
         """The seconds of a step before pruning, and whether the model shrinks later."""
@@ -218,11 +244,13 @@ class Measurement:
         student = new_student(context, self.model)
         method = new_method(recipe, student, self.table)
         trainer = pruning_trainer(context, student, self.outputs, method, "dense", end=SLIVER, rows=self.sample.rows)
-        return _timed(trainer, self.sample), trainer.shrinking is not None
+        return self.sample.seconds(_timed(trainer, self.sample)), trainer.shrinking is not None
 
-    def _target(self, recipe: Recipe) -> Speed:
+    def _target(self, recipe: Recipe) -> Target:
         context = replace(self.context, recipe=recipe)
+        began = _now()
         cut_model = self._cut_at_random(context)
+        cut_seconds = _now() - began
         trainer = distilling_trainer(
             context,
             cut_model.model,
@@ -233,7 +261,9 @@ class Measurement:
             rows=self.sample.rows,
             learning_rate=learning_rate_of_run(self.context),
         )
-        return Speed(_timed(trainer, self.sample), self._token_seconds(cut_model.model))
+        timed = _timed(trainer, self.sample)
+        speed = self._speed(self.sample.seconds(timed), cut_model.model)
+        return Target(speed, cut_seconds, self.sample.new_shape(timed))
 
     def _cut_at_random(self, context: Context) -> CutModel:
         student = factorised(context.recipe, self._dense())
@@ -244,13 +274,18 @@ class Measurement:
         small = prepared(context.recipe, cut(student, plan), self._base)
         return CutModel(small, self.model, plan, Space(self._base, *context.recipe.target.units))
 
-    def _token_seconds(self, model: PreTrainedModel) -> float:
+    def _speed(self, step: float, model: PreTrainedModel) -> Speed:
+        trained = uses_bf16(self.context.recipe)
+        scored = self._token_seconds(model, bf16=False)
+        return Speed(step, self._token_seconds(model, bf16=True) if trained else scored, scored)
+
+    def _token_seconds(self, model: PreTrainedModel, bf16: bool) -> float:
         """The fastest forward of each timed batch, for a token of it."""
         began, seconds, tokens = time.perf_counter(), 0.0, 0
         for batch in self._batches():
             times = []
             for _ in range(PASSES):
-                times.append(self._forward_seconds(model, batch))
+                times.append(_forward_seconds(model, batch, bf16))
             seconds, tokens = seconds + min(times), tokens + batch["input_ids"].numel()
             if time.perf_counter() - began > LIMIT:
                 break
@@ -266,13 +301,14 @@ class Measurement:
             rows = self.sample.rows[(1 + place) * step :][: min(step, size)]
             yield dict(collate([{name: row[name] for name in row if name not in left_out} for row in rows]))
 
-    def _forward_seconds(self, model: PreTrainedModel, batch: dict[str, Tensor]) -> float:
-        inputs: dict[str, Any] = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        bf16 = torch.autocast(model.device.type, torch.bfloat16, enabled=uses_bf16(self.context.recipe))
-        with evaluating([model]), torch.no_grad(), bf16:
-            began = _now()
-            model(**inputs, output_hidden_states=True)
-            return _now() - began
+
+def _forward_seconds(model: PreTrainedModel, batch: dict[str, Tensor], bf16: bool) -> float:
+    inputs: dict[str, Any] = {name: tensor.to(model.device) for name, tensor in batch.items()}
+    autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=bf16)
+    with evaluating([model]), torch.no_grad(), autocast:
+        began = _now()
+        model(**inputs, output_hidden_states=True)
+        return _now() - began
 
 
 def tokens_of(rows: Rows) -> int:
@@ -297,14 +333,14 @@ class StepClock(TrainerCallback):
             control.should_training_stop = True
 
 
-def _timed(trainer: PruningTrainer, sample: Sample) -> float:
-    """The seconds of a step of average length."""
+def _timed(trainer: PruningTrainer, sample: Sample) -> list[float]:
+    """The seconds of each step of the sample, as far as the time allows."""
     clock = StepClock()
     trainer.add_callback(clock)
     trainer.args.train_sampling_strategy = "sequential"
     trainer.args.logging_steps = len(sample.tokens) + 1
     trainer.train()
-    return sample.seconds(clock.seconds)
+    return clock.seconds
 
 
 def _now() -> float:
