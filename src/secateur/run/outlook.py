@@ -42,7 +42,7 @@ class Outlook:
         lines: for people.
         stages: in their order.
         disk_bytes: that it needs at most; None where nothing has been measured.
-        memory_bytes: kind of memory -> expected peak.
+        memory_bytes: kind of memory -> peak of the steps that were measured, before anything is cut on the way.
         steps: those that take the minutes of the recipe; None where the recipe has another length, or they are decided.
     """
 
@@ -188,7 +188,9 @@ def _costs(context: Context, stages: list[ExpectedStage], costs: Costs, disk: in
     )
     yield "disk", f"at most {size(disk)}, {size(shutil.disk_usage(folder).free)} are free"
     cached = f", and up to {size(costs.cache_bytes)} of cached outputs" if costs.cache_bytes else ""
-    yield "memory", ", ".join(f"about {size(peak)} {kind}" for kind, peak in costs.memory.items()) + cached
+    shrinking = ", about twice that while the model shrinks" if costs.shrinks else ""
+    held = ", ".join(f"about {size(peak)} {kind}" for kind, peak in costs.memory.items())
+    yield "memory", f"{held}{shrinking}{cached}"  # each cut compiles code for new shapes, which is kept
 
 
 def _described(stage: ExpectedStage) -> str:
