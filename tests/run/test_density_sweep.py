@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from small_world import recipe_values, write_data, write_model
 from test_pipeline import InterruptAt, NoTraining
 
-from secateur.measure.evaluation import predicted, scores
+from secateur.measure.evaluation import scores, scores_with_error
 from secateur.run import pipeline, recipe, run_data
 from secateur.run.density_sweep import sweep
 from secateur.surgery.checkpoint import load
@@ -46,7 +46,8 @@ def test_there_is_a_finished_run_for_each_density(swept):
     for density, report in zip(DENSITIES, reports, strict=True):
         assert 0.6 * density < report.density["prunable"] <= density
         assert load(folder / str(density) / "model").num_parameters() == report.parameters["model"]
-    assert {path.name for path in folder.iterdir()} == {*map(str, DENSITIES), "recipe.yaml", "versions.json", "teacher"}
+    shared = {"recipe.yaml", "versions.json", "teacher", "teacher.json"}
+    assert {path.name for path in folder.iterdir()} == {*map(str, DENSITIES), *shared}
 
 
 def test_the_teacher_and_the_dense_model_are_trained_once(swept):
@@ -59,7 +60,7 @@ def test_the_teacher_and_the_dense_model_are_trained_once(swept):
 def test_the_teacher_is_scored_once(values, swept, tmp_path, monkeypatch):
     """By the first of the runs that share it; the numbers are those that a run for itself takes."""
     scored = []
-    for real in (scores, predicted):
+    for real in (scores, scores_with_error):
         counted = lambda model, *rest, real=real: scored.append(model) or real(model, *rest)  # noqa: E731
         monkeypatch.setattr(run_data, real.__name__, counted)
     own = values | {"teacher": str(swept[0] / "teacher"), "target.density": DENSITIES[:2]}
