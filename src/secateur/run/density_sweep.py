@@ -1,7 +1,7 @@
 """Several densities from one pruning: it passes through all of them, and a run that recovers branches off at each.
 
     RUN/recipe.yaml      the recipe, with all densities       RUN/0.4, RUN/0.2, ...   a finished run each
-    RUN/teacher          the teacher, if trained here         RUN/cache               its outputs, until all is done
+    RUN/teacher(.json)   the teacher, if trained here         RUN/cache               its outputs, until all is done
 
 The pruning is that of the lowest density. When its schedule reaches a larger density, the model is cut to that density
 and recovers from there to the end of the run, as in a run for it alone: a run whose recipe has `toward` set to the
