@@ -139,7 +139,7 @@ def test_the_number_of_layers_is_chosen_at_that_density(world, tmp_path, made_up
     rounds = {key: value for key, value in ROUNDS.items() if key != "target.density"}
     made_up(0.9, *(0.1, 0.9, 0.1), *(0.9, 0.9))
     wanted = recipe.make(values_of(world) | rounds)
-    said = dict(pipeline.dry_run(wanted, tmp_path / "run"))
+    said = dict(pipeline.dry_run(wanted, tmp_path / "run").lines)
     assert said["target"] == "the smallest density that keeps 97% of the teacher's score"
     assert said["density"].startswith("3 of 0.5, 0.33, ") and said["density"].endswith("tried at most, in 7 steps each")
     assert said["depth"] == "two or three numbers of layers are tried at that density, in 7 steps each"

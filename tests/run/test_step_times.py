@@ -1,5 +1,6 @@
 """Timing steps before a run: it finds the costs of every kind of run, and changes nothing of the run."""
 
+import logging
 import random
 
 import numpy as np
@@ -52,7 +53,8 @@ class Watch(StageWatch):
         self.stages = [stage.name for stage in stages]
 
 
-def test_a_run_that_has_been_timed_has_the_same_weights_and_random_state(world, tmp_path, monkeypatch):
+def test_a_run_that_has_been_timed_has_the_same_weights_and_random_state(world, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.WARNING, "secateur")  # as for users of the library, who need not read the first lines
     made = recipe.make(values(world, **{"training.epochs": 1}))
     states = []
 

@@ -122,7 +122,7 @@ def stage_of_teacher(values, folder):
 
 def test_a_run_says_how_its_teacher_was_trained_and_reports_it(world, tmp_path):
     made = recipe.make(values(world))
-    assert dict(pipeline.dry_run(made, tmp_path / "run"))["teacher"] == (
+    assert dict(pipeline.dry_run(made, tmp_path / "run").lines)["teacher"] == (
         "trained first, in 64 steps at most, trials included, of 4 rows, at a learning rate chosen by trials"
     )
     report = pipeline.run(made, tmp_path / "run")
@@ -137,6 +137,7 @@ def test_a_run_says_how_its_teacher_was_trained_and_reports_it(world, tmp_path):
 
 
 def test_an_interrupted_search_repeats_no_trial(world, tmp_path, monkeypatch):
+    made = values(world, **{"training.teacher_learning_rate": 0.01, "training.teacher_steps": 32})
     real, calls = teacher.scores, []
 
     def failing(*arguments):
@@ -147,11 +148,11 @@ def test_an_interrupted_search_repeats_no_trial(world, tmp_path, monkeypatch):
 
     monkeypatch.setattr(teacher, "scores", failing)
     with pytest.raises(KeyboardInterrupt):
-        stage_of_teacher(values(world), tmp_path / "run")
-    how = stage_of_teacher(values(world), tmp_path / "run")
+        stage_of_teacher(made, tmp_path / "run")
+    how = stage_of_teacher(made, tmp_path / "run")
     assert len(calls) == 1 + len(how["trials"])
     monkeypatch.setattr(teacher, "scores", real)
-    assert stage_of_teacher(values(world), tmp_path / "whole") == how
+    assert stage_of_teacher(made, tmp_path / "whole") == how
 
 
 @pytest.mark.parametrize(
@@ -188,7 +189,7 @@ def test_a_regression_starts_at_the_mean_of_its_scores(world, tmp_path):
 
 def test_a_regression_of_few_rows_is_learned(world, tmp_path):
     """From a head at 0 the same steps do not reach scores of which none is below 3."""
-    made = values(world, "scores.csv", **{"training.teacher_steps": 400})
+    made = values(world, "scores.csv", **{"training.teacher_learning_rate": 0.01, "training.teacher_steps": 200})
     stage_of_teacher(made, tmp_path)
     context = context_of(made, tmp_path)
     model = AutoModelForSequenceClassification.from_pretrained(context.teacher_folder)

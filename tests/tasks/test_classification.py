@@ -585,6 +585,12 @@ def test_a_constant_prediction_has_no_correlation(two, scores, wanted):
     assert set(scores.compute_metrics(EvalPrediction(np.ones((1, 1)), np.ones(1))).values()) == {0.0}
 
 
+def test_predictions_that_hardly_differ_are_correlated_without_a_warning(scores):
+    """As those of a head that has just begun at the mean of the scores: float32 has seven digits for them."""
+    found = np.float32(3.4) + np.float32(1e-6) * np.arange(4, dtype=np.float32)[:, None]
+    assert scores.compute_metrics(EvalPrediction(found, np.arange(4.0)))["pearson"] == pytest.approx(1.0, abs=0.05)
+
+
 def test_a_warning_about_the_scores_is_not_swallowed(two, monkeypatch):
     """Undefined scores are computed without one."""
 

@@ -190,7 +190,7 @@ class Classification(LabelledTask):
         logits = np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs)
         labels = np.asarray(prediction.label_ids)
         if self.labels is None:
-            return _score_metrics(logits.reshape(-1), labels.reshape(-1))
+            return _score_metrics(*(values.reshape(-1).astype(np.float64) for values in (logits, labels)))
         return _class_metrics(logits.argmax(-1), labels, binary=len(self.labels) == 2)
 
     def baseline(self, rows: Sequence[Mapping[str, Any]]) -> float | None:
