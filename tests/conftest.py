@@ -14,8 +14,11 @@ from hypothesis import settings
 from typer.testing import CliRunner
 
 from secateur.cli import app
+from secateur.report import svg
 from secateur.run import outlook
 from secateur.run.stages import check
+
+DRAW = svg.svg
 
 settings.register_profile("untimed", deadline=None)  # a timing is no test: the machine may be busy
 settings.load_profile("untimed")
@@ -40,6 +43,20 @@ def untimed_runs():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(outlook, "measured", lambda context, space, table: None)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def empty_pictures():
+    """Let the pages of runs have empty pictures, because drawing takes a quarter of the time of a tiny run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(svg, "svg", lambda figure, title, description="": "<svg></svg>")
+        yield
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Pages with real pictures."""
+    monkeypatch.setattr(svg, "svg", DRAW)
 
 
 @pytest.fixture

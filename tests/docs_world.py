@@ -17,7 +17,6 @@ from transformers import BertForSequenceClassification, BertModel, DataCollatorW
 from secateur.measure import latency_sweep, peak_memory, roofline
 from secateur.measure.bench import grid
 from secateur.measure.roofline import Rates
-from secateur.report import svg as pictures
 from secateur.run import pipeline, recipe
 from secateur.run.stages import measure as measure_stage
 
@@ -109,7 +108,7 @@ def write_glue(folder: Path) -> None:
 
 
 def still(monkeypatch) -> None:
-    """Replace timing by fixed times, drawing by an empty picture and defaults by `SHORTER`, as tests of pages need."""
+    """Replace timing by fixed times, and defaults by `SHORTER`, as tests of pages need."""
     resolved = recipe._defaults
     monkeypatch.setattr(recipe, "_defaults", lambda values: SHORTER | resolved(values))
     known = Rates(flops=1e9, bandwidth=1e9, product="fp32 torch.mm, 8 x 8")
@@ -121,4 +120,3 @@ def still(monkeypatch) -> None:
     )
     monkeypatch.setattr(roofline, "rates", lambda dtype, threads, device: known)
     monkeypatch.setattr(peak_memory, "measurable", lambda: False)
-    monkeypatch.setattr(pictures, "svg", lambda figure, title, description="": "<svg></svg>")

@@ -404,7 +404,8 @@ def test_verify_refuses_a_file_of_other_weights(world, tmp_path):
 
 
 def test_secateur_export_is_the_function():
-    assert import_module("secateur").export is export
+    """The name, until an old module of that name is imported, which can be called in its place."""
+    assert import_module("secateur").__getattr__("export") is export
 
 
 TOKENIZERS = {

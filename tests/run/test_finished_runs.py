@@ -180,7 +180,7 @@ def test_new_measurements_replace_those_of_the_reports(tmp_path):
 # Told
 
 
-def test_the_page_has_a_picture_for_each_criterion_and_escapes_names(tmp_path):
+def test_the_page_has_a_picture_for_each_criterion_and_escapes_names(tmp_path, drawn):
     comparison = compare(read([write(tmp_path / "<b>&", seed=n, recipe={"teacher": "<i>"}) for n in (0,)]))
     text = to_html(comparison)
     assert text.count("<svg") == len(comparison.criteria) == 3

@@ -60,7 +60,7 @@ def test_the_split_that_is_scored_and_what_was_guessed_are_named(world, tmp_path
     )
 
 
-def test_the_stages_are_those_that_the_run_logs(world, tmp_path):
+def test_the_stages_are_those_that_the_run_logs(world, tmp_path, drawn):
     said = lines(world)
     assert said["teacher"] == "trained first, in 9 steps of 4 rows, at a learning rate of 5.0e-05"
     assert said["training"] == "16 steps of pruning by grain, 20 of recovery, of 4 rows"
@@ -69,6 +69,7 @@ def test_the_stages_are_those_that_the_run_logs(world, tmp_path):
     pipeline.run(made, tmp_path / "run")
     logged = map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines())
     assert {line["stage"]: line["of"] for line in logged} == {"teacher-training": 9, "prune": 16, "recover": 20}
+    assert (tmp_path / "run" / "report.html").read_text().count("<path") > 20, "its pictures are drawn"
 
 
 def test_a_named_teacher_and_other_targets(world):
