@@ -11,7 +11,7 @@ import typer
 
 from secateur.cli.errors import GOAL_MISSED
 from secateur.cli.options import Json, Run
-from secateur.cli.output import show_json, show_table
+from secateur.cli.output import show_json, show_text_table
 from secateur.cli.progress import watching
 from secateur.cli.recipe_options import described, pairs_of, recipe_options
 from secateur.cli.run_output import show_report, show_sweep
@@ -88,7 +88,7 @@ def _show_outlook(wanted: Recipe, output: Path, as_json: bool) -> None:
     if as_json:
         show_json(ahead.to_dict())
     else:
-        show_table(("", "dry run"), ahead.lines)
+        show_text_table(("", "dry run"), ahead.lines)
 
 
 def _run(wanted: Recipe, output: Path, as_json: bool) -> None:
