@@ -20,13 +20,13 @@ from secateur.run.training_arguments import first_teacher_rate, learning_rate_of
 FIRST = Setting(1.0, 100)
 
 
-def searched(score, steps=3200, greater=True):
+def searched(score, steps=3200, greater=True, error=0.0):
     """A search over made-up scores, and the settings that it has tried."""
     tried = []
 
     def scored(setting):
         tried.append((setting.learning_rate, setting.steps))
-        return score(setting.learning_rate, setting.steps)
+        return score(setting.learning_rate, setting.steps), error
 
     return TeacherSearch(FIRST, scored, steps, greater), tried
 
@@ -56,6 +56,14 @@ def test_steps_are_doubled_while_that_loses_nothing():
     assert [steps for _, steps in tried] == [100, 200, 400]
 
 
+def test_a_longer_training_is_taken_that_loses_less_than_the_standard_error():
+    search, _ = searched(lambda rate, steps: -abs(steps - 200), error=250.0)
+    assert search.choose_length(other_rates=False) == 400  # which loses 200, and 800 loses 600
+    search, _ = searched(lambda rate, steps: -abs(rate - 2), error=250.0)
+    search.choose_rate()
+    assert search.best.learning_rate == 2
+
+
 def test_where_longer_trainings_were_better_to_the_end_all_steps_that_are_left_are_taken():
     search, tried = searched(lambda rate, steps: steps)
     assert [search.choose_length(other_rates=False), search.best.steps] == [3200 - 1500, 800]
@@ -77,7 +85,7 @@ def test_no_more_steps_are_taken_than_stated(score, steps):
 
     def scored(setting):
         taken.append(setting.steps)
-        return score(setting.learning_rate, setting.steps)
+        return score(setting.learning_rate, setting.steps), 0.0
 
     search = TeacherSearch(first, scored, steps)
     search.choose_rate()
@@ -138,7 +146,7 @@ def test_a_run_says_how_its_teacher_was_trained_and_reports_it(world, tmp_path):
 
 def test_an_interrupted_search_repeats_no_trial(world, tmp_path, monkeypatch):
     made = values(world, **{"training.teacher_learning_rate": 0.01, "training.teacher_steps": 32})
-    real, calls = teacher.scores, []
+    real, calls = teacher.scores_with_error, []
 
     def failing(*arguments):
         calls.append(1)
@@ -146,12 +154,12 @@ def test_an_interrupted_search_repeats_no_trial(world, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(teacher, "scores", failing)
+    monkeypatch.setattr(teacher, "scores_with_error", failing)
     with pytest.raises(KeyboardInterrupt):
         stage_of_teacher(made, tmp_path / "run")
     how = stage_of_teacher(made, tmp_path / "run")
     assert len(calls) == 1 + len(how["trials"])
-    monkeypatch.setattr(teacher, "scores", real)
+    monkeypatch.setattr(teacher, "scores_with_error", real)
     assert stage_of_teacher(made, tmp_path / "whole") == how
 
 

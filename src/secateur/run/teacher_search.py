@@ -1,14 +1,15 @@
 """The search for the learning rate and the length with which a teacher is trained, by short trainings.
 
 Each is scored on training rows that are held out of it. The learning rate is doubled while the score gains, or else
-halved; then the number of steps is doubled while that loses nothing. The teacher is trained on all rows afterwards.
+halved; then the number of steps is doubled while that loses no more than the standard error of the score, because the
+score of few rows says little, and a longer training seldom harms. The teacher is trained on all rows afterwards.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 PARTS = 32
 """The first trainings are this part of all the steps that the search may take with what follows it."""
@@ -26,25 +27,27 @@ class Setting:
         return asdict(self)
 
 
+Score: TypeAlias = Callable[[Setting], tuple[float, float]]
+"""Trains a model by a setting, and returns its score and the standard error of that."""
+
+
 class TeacherSearch:
     """A search from a first setting on.
 
     Args:
         first: the setting that is tried first.
-        score: trains a model by a setting and returns its score.
+        score: of a setting.
         steps: the optimizer steps of all trainings at most, the last one included, for which half of them are left.
         greater_is_better: whether a larger score is better.
 
     Attributes:
-        best: the setting with the best score so far.
+        best: the setting to choose so far.
     """
 
-    def __init__(
-        self, first: Setting, score: Callable[[Setting], float], steps: int, greater_is_better: bool = True
-    ) -> None:
+    def __init__(self, first: Setting, score: Score, steps: int, greater_is_better: bool = True) -> None:
         self._score, self._steps, self._sign = score, steps, 1 if greater_is_better else -1
         self._taken = 0
-        self.best, self._best_score = first, self._scored(first)
+        self.best, (self._best_score, _) = first, self._scored(first)
 
     def choose_rate(self) -> None:
         """Double the learning rate of the best setting while the score gains; if it never does, halve it."""
@@ -56,7 +59,7 @@ class TeacherSearch:
                 return
 
     def choose_length(self, other_rates: bool) -> int:
-        """Double the steps of the best setting while that loses nothing.
+        """Double the steps of the best setting while that loses no more than the standard error.
 
         Args:
             other_rates: whether half of the learning rate is tried where twice the steps lose.
@@ -68,25 +71,26 @@ class TeacherSearch:
         gained = True
         while self._affords(longer := replace(self.best, steps=2 * self.best.steps)):
             slower, before = replace(longer, learning_rate=longer.learning_rate / 2), self._best_score
-            if not (self._gains(longer, ties=True) or (other_rates and self._gains(slower))):
+            if not (self._gains(longer, about=True) or (other_rates and self._gains(slower))):
                 return self.best.steps
             gained = self._best_score > before
         return max(self.best.steps, self._steps - self._taken) if gained else self.best.steps
 
-    def _gains(self, setting: Setting, ties: bool = False) -> bool:
-        """Whether a setting, which becomes the best one, is better than that, or with `ties` as good."""
+    def _gains(self, setting: Setting, about: bool = False) -> bool:
+        """Whether a setting, which becomes the best one, is better than that, or with `about` as good by its error."""
         if not self._affords(setting):
             return False
-        score = self._scored(setting)
-        better = score > self._best_score or (ties and score == self._best_score)
+        score, error = self._scored(setting)
+        better = score > self._best_score or (about and score + error >= self._best_score)
         if better:
-            self.best, self._best_score = setting, score
+            self.best, self._best_score = setting, max(score, self._best_score)
         return better
 
     def _affords(self, setting: Setting) -> bool:
         return self._taken + setting.steps <= self._steps // 2
 
-    def _scored(self, setting: Setting) -> float:
-        """The score of a setting, larger where it is better."""
+    def _scored(self, setting: Setting) -> tuple[float, float]:
+        """The score of a setting, larger where it is better, and its standard error."""
         self._taken += setting.steps
-        return self._sign * self._score(setting)
+        score, error = self._score(setting)
+        return self._sign * score, error

@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, set_seed
 
-from secateur.measure.evaluation import scores
+from secateur.measure.evaluation import scores_with_error
 from secateur.run.context import Context
 from secateur.run.models import teacher_name, untrained_teacher
 from secateur.run.records import FORMAT
@@ -23,7 +23,7 @@ from secateur.run.stage_trainer import stage_trainer, train
 from secateur.run.teacher_check import warn_of_score
 from secateur.run.teacher_search import PARTS, Setting, TeacherSearch
 from secateur.run.training_arguments import first_teacher_rate, steps_of_teacher
-from secateur.run.trials import ROWS, SCORE, TRIALS, short
+from secateur.run.trials import ERROR, ROWS, SCORE, TRIALS, short
 from secateur.surgery.checkpoint import save
 from secateur.system import processes
 from secateur.training.objectives import Labels
@@ -81,22 +81,27 @@ def chosen(context: Context) -> Setting:
     return best
 
 
-def _score(context: Context, setting: Setting) -> float:
-    """The score of a model that is trained by a setting, on the held-out rows; all processes must call it."""
-    earlier: float | None = processes.on_main(partial(_earlier_score, context, setting))
+def _score(context: Context, setting: Setting) -> tuple[float, float]:
+    """The score of a model that is trained by a setting, on the held-out rows, and the standard error of that.
+
+    All processes must call it.
+    """
+    earlier: tuple[float, float] | None = processes.on_main(partial(_earlier_score, context, setting))
     if earlier is not None:
         return earlier
     data, model = context.data, new_model(context)
     trial = replace(context, recipe=short(context.recipe, setting.steps))
     _trainer(trial, model, TRIAL, setting, data.without_held_out(data.train_rows)).train()
-    score = scores(model, data.task, data.held_out_rows, data.tokenizer)[data.task.metric]
+    scores, error = scores_with_error(model, data.task, data.held_out_rows, data.tokenizer)
+    score = scores[data.task.metric]
     log.info(
         "teacher trial: %d steps at a learning rate of %g: %s %.4f",
         *(setting.steps, setting.learning_rate, data.task.metric, score),
     )
-    trials = [*FORMAT.read_if_any(context.teacher_record).get(TRIALS, []), setting.to_dict() | {SCORE: score}]
+    record = setting.to_dict() | {SCORE: score, ERROR: error}
+    trials = [*FORMAT.read_if_any(context.teacher_record).get(TRIALS, []), record]
     processes.on_main(partial(_record, context, {TRIALS: trials, ROWS: data.trial_count}))
-    return score
+    return score, error or 0.0
 
 
 def _trainer(context: Context, model: PreTrainedModel, stage: str, setting: Setting, rows: Rows) -> PruningTrainer:
@@ -111,11 +116,11 @@ def _trainer(context: Context, model: PreTrainedModel, stage: str, setting: Sett
     )
 
 
-def _earlier_score(context: Context, setting: Setting) -> float | None:
-    """The score of a trial of an earlier attempt."""
+def _earlier_score(context: Context, setting: Setting) -> tuple[float, float] | None:
+    """What `_score` returned for a setting in an earlier attempt."""
     trials = FORMAT.read_if_any(context.teacher_record).get(TRIALS, [])
     wanted = setting.to_dict()
-    return next((trial[SCORE] for trial in trials if trial.items() >= wanted.items()), None)
+    return next(((trial[SCORE], trial[ERROR] or 0.0) for trial in trials if trial.items() >= wanted.items()), None)
 
 
 def _record(context: Context, values: dict[str, Any]) -> None:
