@@ -10,7 +10,6 @@ from transformers import TrainerCallback
 from secateur.run.accounting import Accounting
 from secateur.run.distillation import Distillation
 from secateur.run.recipe import Recipe
-from secateur.run.records import TEACHER
 from secateur.run.run_data import RunData
 
 
@@ -50,11 +49,6 @@ class Context:
     def teacher_folder(self) -> Path:
         """The teacher, if it is trained here."""
         return (self.shared or self.folder) / "teacher"
-
-    @property
-    def teacher_record(self) -> Path:
-        """How the teacher was trained, if it was trained here (`stages/teacher.py`)."""
-        return (self.shared or self.folder) / TEACHER
 
     @property
     def cache_folder(self) -> Path:

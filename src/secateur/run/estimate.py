@@ -20,7 +20,7 @@ from secateur.run.score_goal import with_density
 from secateur.run.stages import depth, measure, prune, recover, teacher
 from secateur.run.step_times import tokens_of, trial_recipes
 from secateur.run.training_arguments import rounded, steps_of_run, steps_of_teacher
-from secateur.run.trials import TRIALS, steps_of_trial
+from secateur.run.trials import steps_of_trial
 from secateur.system.errors import UserError
 from secateur.system.files import read_json
 from secateur.training.array_cache import KEY
@@ -235,8 +235,7 @@ class Expectation:
 
 def _has_tried(context: Context, layers: int) -> bool:
     """Whether a trial of this number of layers is recorded."""
-    trials = depth.QUESTION.record(context.folder).get(TRIALS, [])
-    return any(trial[depth.QUESTION.key] == layers for trial in trials)
+    return depth.QUESTION.earlier(context.folder, {depth.QUESTION.key: layers}) is not None
 
 
 def _part_left(folder: Path) -> float:

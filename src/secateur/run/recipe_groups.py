@@ -244,7 +244,7 @@ class TrainingRecipe(Strict):
     minutes: Annotated[float | None, Flag("--minutes")] = Field(
         None,
         gt=0,
-        description="minutes of pruning and recovery together, with the trials of layers before them, instead of "
+        description="minutes of pruning and recovery together, with the trials before them, instead of "
         "steps; these are computed from some measured ones before the first stage",
     )
     batch_size: Annotated[int, Flag("--batch-size")] = Field(

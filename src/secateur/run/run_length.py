@@ -1,7 +1,7 @@
 """The length of a run in minutes: a number of optimizer steps, decided once (`estimate.steps_for`) and recorded.
 
-The minutes are those of pruning and recovery, with their evaluations, and of the trials of layers before them. They do
-not include the training of a teacher, its outputs, and the measurement of the result.
+The minutes are those of pruning and recovery, with their evaluations, and of the trials of densities and layers before
+them. They do not include the training of a teacher, its outputs, and the measurement of the result.
 """
 
 from __future__ import annotations

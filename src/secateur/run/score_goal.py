@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from secateur.run.recipe import Recipe
 from secateur.run.run_rounds import changed, is_open, with_all_layers
 from secateur.run.target import new_method
-from secateur.run.trials import ERROR, SCORE
+from secateur.run.trial_records import ERROR, SCORE
 from secateur.system.errors import UserError
 
 LADDER = (0.5, 0.33, 0.22, 0.15, 0.1, 0.07, 0.05, 0.03)

@@ -39,6 +39,7 @@ from secateur.run.stages.outputs import cached_outputs
 from secateur.run.stages.prune import pruning_trainer
 from secateur.run.target import layers_to_try, new_method
 from secateur.run.training_arguments import learning_rate_of_run, uses_bf16
+from secateur.run.trial_records import short
 from secateur.surgery.cut import cut
 from secateur.system import process_memory, processes
 from secateur.system.model_state import evaluating
@@ -171,10 +172,9 @@ class Measurement:
     @classmethod
     def of(cls, context: Context, table: LatencyTable | None, folder: Path) -> Measurement:
         steps = round((1 + PARTS * PASSES) / SLIVER)
-        only = {"evaluations": 0, "checkpoints": 0, "select": 0, "average": 0.0, "report_to": ()}
-        recipe = changed(context.recipe, training={"epochs": None, "minutes": None, "steps": steps, **only})
-        short = replace(context, recipe=recipe, folder=folder, shared=None, callbacks=())
-        return cls(short, table, (named_teacher(context) or base_model(context)).eval())
+        recipe = changed(short(context.recipe, steps), training={"report_to": ()})
+        alone = replace(context, recipe=recipe, folder=folder, shared=None, callbacks=())
+        return cls(alone, table, (named_teacher(context) or base_model(context)).eval())
 
     def costs(self, space: Space) -> Costs:
         context = self.context

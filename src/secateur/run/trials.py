@@ -1,14 +1,12 @@
 """Short trials, from which a run chooses what its recipe leaves open: its density, or its number of layers.
 
 A trial is a run with a fraction of the steps (`method.trial`) and the same teacher, on the training rows without those
-that are held out and scored. The pruned model is not scored on validation rows. Each trial is recorded when it ends, so
-that an interrupted run does not repeat it.
+that are held out and scored. The pruned model is not scored on validation rows.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,51 +18,18 @@ from secateur.measure.evaluation import scores_with_error
 from secateur.run.context import Context
 from secateur.run.models import load_teacher, new_student
 from secateur.run.recipe import Recipe
-from secateur.run.records import FORMAT
 from secateur.run.run_data import Rows
-from secateur.run.run_rounds import changed
 from secateur.run.stages.outputs import outputs_of
 from secateur.run.stages.prune import pruning_trainer
 from secateur.run.target import new_method, read_latency_table
 from secateur.run.training_arguments import rounded, steps_of_run
+from secateur.run.trial_records import ERROR, SCORE, Question, short
 from secateur.surgery.masking import attached
 from secateur.system import processes
 from secateur.system.model_state import evaluating
 from secateur.training.teacher_cache import CachedTeacher
 
 log = logging.getLogger(__name__)
-
-TRIALS, ROWS, SCORE, ERROR = "trials", "rows", "score", "standard_error"
-
-
-@dataclass(frozen=True)
-class Question:
-    """What a run chooses by trials, and the file in its folder that records them and the choice.
-
-    Attributes:
-        file: its name without the suffix is that of the stage.
-        key: of a trial's value in its record, and of the choice.
-    """
-
-    file: str
-    key: str
-
-    def record(self, folder: Path) -> dict[str, Any]:
-        """The trials so far, and what was chosen; empty before the first trial."""
-        return FORMAT.read_if_any(folder / self.file)
-
-    def write(self, folder: Path, values: Mapping[str, Any]) -> None:
-        """Set keys of the record."""
-        FORMAT.merge(folder / self.file, values)
-
-    def choice(self, folder: Path) -> Any:
-        """What was chosen; None if nothing has been."""
-        return self.record(folder).get(self.key)
-
-    def reported(self, folder: Path) -> dict[str, Any] | None:
-        """The record for the report; None for a run that tried nothing."""
-        record = self.record(folder)
-        return record if TRIALS in record else None
 
 
 @dataclass(frozen=True)
@@ -98,12 +63,14 @@ class Trials:
             recipe: of the whole run with that value.
             name: of the trial in the log.
         """
-        earlier: dict[str, Any] | None = processes.on_main(partial(self._earlier, value))
+        place, tried = self.context.folder, {self.question.key: value}
+        earlier: dict[str, Any] | None = processes.on_main(partial(self.question.earlier, place, tried))
         if earlier is not None:
             return earlier
         trained = self._trained(replace(self.context, recipe=short(recipe, steps_of_trial(self.context))), value)
-        record = {self.question.key: value, SCORE: trained[0], ERROR: trained[1]}
-        processes.on_main(partial(self._keep, record, name))
+        record = {**tried, SCORE: trained[0], ERROR: trained[1]}
+        log.info("%s: %s %.4f in a trial", name, self.context.data.task.metric, record[SCORE])
+        processes.on_main(partial(self.question.add, place, record, self.context.data.trial_count))
         return record
 
     def _trained(self, trial: Context, value: float) -> tuple[float, float | None]:
@@ -121,24 +88,7 @@ class Trials:
         scores, error = scores_with_error(model, task, self.held_out, tokenizer)
         return scores[task.metric], error
 
-    def _earlier(self, value: float) -> dict[str, Any] | None:
-        """The record of a trial of an earlier attempt."""
-        trials = self.question.record(self.context.folder).get(TRIALS, [])
-        return next((trial for trial in trials if trial[self.question.key] == value), None)
-
-    def _keep(self, record: dict[str, Any], name: str) -> None:
-        """Write the record of a trial, beside those before it."""
-        log.info("%s: %s %.4f in a trial", name, self.context.data.task.metric, record[SCORE])
-        trials = [*self.question.record(self.context.folder).get(TRIALS, []), record]
-        self.question.write(self.context.folder, {ROWS: self.context.data.trial_count, TRIALS: trials})
-
 
 def steps_of_trial(context: Context) -> int:
     """Optimizer steps of a trial."""
     return rounded(steps_of_run(context) * context.recipe.method.trial)
-
-
-def short(recipe: Recipe, steps: int) -> Recipe:
-    """The recipe of a trial: that of a run, with fewer steps and nothing beside the training."""
-    training = {"epochs": None, "steps": steps, "evaluations": 0, "checkpoints": 0, "select": 0, "average": 0.0}
-    return changed(recipe, training=training)

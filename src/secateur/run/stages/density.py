@@ -22,7 +22,8 @@ from secateur.run.score_goal import (
     with_density,
 )
 from secateur.run.stages import prune
-from secateur.run.trials import Question, Trials
+from secateur.run.trial_records import Question
+from secateur.run.trials import Trials
 from secateur.system import processes
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,8 @@ from secateur.run.records import DEPTH
 from secateur.run.run_rounds import is_open, with_layers
 from secateur.run.stages import prune
 from secateur.run.target import layers_to_try, read_latency_table, space_of
-from secateur.run.trials import SCORE, Question, Trials
+from secateur.run.trial_records import SCORE, Question
+from secateur.run.trials import Trials
 from secateur.system import processes
 
 log = logging.getLogger(__name__)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, set_seed
@@ -17,13 +18,13 @@ from transformers import PreTrainedModel, set_seed
 from secateur.measure.evaluation import scores_with_error
 from secateur.run.context import Context
 from secateur.run.models import teacher_name, untrained_teacher
-from secateur.run.records import FORMAT
+from secateur.run.records import TEACHER
 from secateur.run.run_data import Rows
 from secateur.run.stage_trainer import stage_trainer, train
 from secateur.run.teacher_check import warn_of_score
 from secateur.run.teacher_search import PARTS, Setting, TeacherSearch
 from secateur.run.training_arguments import first_teacher_rate, steps_of_teacher
-from secateur.run.trials import ERROR, ROWS, SCORE, TRIALS, short
+from secateur.run.trial_records import ERROR, SCORE, TrialRecord, short
 from secateur.surgery.checkpoint import save
 from secateur.system import processes
 from secateur.training.objectives import Labels
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 
 TRIAL = "teacher-trial"
 """The folder of the short trainings."""
+RECORD = TrialRecord(TEACHER)
+"""In the folder that has the teacher."""
 
 
 def done(context: Context) -> bool:
@@ -53,7 +56,7 @@ def run(context: Context) -> None:
 
 def reported(context: Context) -> dict[str, Any] | None:
     """How the teacher was trained, with the trials; None for one that was not trained here."""
-    return FORMAT.read_if_any(context.teacher_record) or None
+    return RECORD.record(_folder(context)) or None
 
 
 def new_model(context: Context) -> PreTrainedModel:
@@ -77,7 +80,7 @@ def chosen(context: Context) -> Setting:
         if open_rate:
             search.choose_rate()
         best = replace(search.best, steps=steps or search.choose_length(open_rate))
-    processes.on_main(partial(_record, context, best.to_dict()))
+    processes.on_main(partial(RECORD.write, _folder(context), best.to_dict()))
     return best
 
 
@@ -86,9 +89,9 @@ def _score(context: Context, setting: Setting) -> tuple[float, float]:
 
     All processes must call it.
     """
-    earlier: tuple[float, float] | None = processes.on_main(partial(_earlier_score, context, setting))
+    earlier: dict[str, Any] | None = processes.on_main(partial(RECORD.earlier, _folder(context), setting.to_dict()))
     if earlier is not None:
-        return earlier
+        return earlier[SCORE], earlier[ERROR] or 0.0
     data, model = context.data, new_model(context)
     trial = replace(context, recipe=short(context.recipe, setting.steps))
     _trainer(trial, model, TRIAL, setting, data.without_held_out(data.train_rows)).train()
@@ -99,8 +102,7 @@ def _score(context: Context, setting: Setting) -> tuple[float, float]:
         *(setting.steps, setting.learning_rate, data.task.metric, score),
     )
     record = setting.to_dict() | {SCORE: score, ERROR: error}
-    trials = [*FORMAT.read_if_any(context.teacher_record).get(TRIALS, []), record]
-    processes.on_main(partial(_record, context, {TRIALS: trials, ROWS: data.trial_count}))
+    processes.on_main(partial(RECORD.add, _folder(context), record, data.trial_count))
     return score, error or 0.0
 
 
@@ -116,12 +118,5 @@ def _trainer(context: Context, model: PreTrainedModel, stage: str, setting: Sett
     )
 
 
-def _earlier_score(context: Context, setting: Setting) -> tuple[float, float] | None:
-    """What `_score` returned for a setting in an earlier attempt."""
-    trials = FORMAT.read_if_any(context.teacher_record).get(TRIALS, [])
-    wanted = setting.to_dict()
-    return next(((trial[SCORE], trial[ERROR] or 0.0) for trial in trials if trial.items() >= wanted.items()), None)
-
-
-def _record(context: Context, values: dict[str, Any]) -> None:
-    FORMAT.merge(context.teacher_record, values)
+def _folder(context: Context) -> Path:
+    return context.teacher_folder.parent
