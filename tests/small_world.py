@@ -58,6 +58,14 @@ def write_data(path, label=lambda number: ("bad", "good")[number % 2], rows=40):
     return str(path)
 
 
+def write_world(folder):
+    """An encoder, a classifier and data.csv in a folder, which is returned."""
+    write_model(folder / "encoder")
+    write_model(folder / "classifier", ["bad", "good"])
+    write_data(folder / "data.csv")
+    return folder
+
+
 def write_sentences(path, rows=40):
     """A jsonl of `rows` short sentences with the names of films and books in them, tagged in BIO."""
     with path.open("w", encoding="utf-8") as file:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from small_world import ROUNDS, recipe_values, write_data, write_model
+from small_world import ROUNDS, recipe_values, write_world
 
 from secateur.run import recipe, run_length
 from secateur.run.context import Context
@@ -39,11 +39,7 @@ PLAIN = {
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("world")
-    write_model(folder / "encoder")
-    write_model(folder / "classifier", ["bad", "good"])
-    write_data(folder / "data.csv")
-    return folder
+    return write_world(tmp_path_factory.mktemp("world"))
 
 
 def context_of(world, model="classifier", **changed):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from small_world import recipe_values, write_data, write_model, write_questions, write_sentences
+from small_world import recipe_values, write_questions, write_sentences, write_world
 
 from secateur.run import density_sweep, pipeline, recipe
 from secateur.system.errors import UserError
@@ -13,11 +13,7 @@ KEEP_SCORE = {"target.density": None, "target.keep_score": 0.9}
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("world")
-    write_model(folder / "encoder")
-    write_model(folder / "classifier", ["bad", "good"])
-    write_data(folder / "data.csv")
-    return folder
+    return write_world(tmp_path_factory.mktemp("world"))
 
 
 def lines(world, output="run", model="encoder", **changed):

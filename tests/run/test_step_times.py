@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from small_world import ROUNDS, recipe_values, write_data, write_model, write_questions, write_sentences
+from small_world import ROUNDS, recipe_values, write_questions, write_sentences, write_world
 
 from secateur.run import outlook, pipeline, recipe, step_times
 from secateur.run.expected_stage import StageWatch
@@ -14,11 +14,7 @@ from secateur.run.expected_stage import StageWatch
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("world")
-    write_model(folder / "encoder")
-    write_model(folder / "classifier", ["bad", "good"])
-    write_data(folder / "data.csv")
-    return folder
+    return write_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(autouse=True)
