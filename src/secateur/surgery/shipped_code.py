@@ -14,6 +14,7 @@ ROOM = Path(__file__).parent
 SOURCES = (
     "schema.py",
     "compact/modules.py",
+    "compact/kernels.py",
     "compact/attention.py",
     "compact/shapes.py",
     "compact/integrity.py",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import EncoderDecoderCache
 
+from secateur.surgery.compact.kernels import KernelRules, aligned_mask, heads_of, recorded, rules_for
 from secateur.surgery.schema import AttentionStructure
 
 JOIN_FROM = 256
@@ -33,6 +34,7 @@ class CompactAttention(nn.Module):
         super().__init__()
         self.scale, self.causal, self.layer = structure.scale, structure.causal, structure.layer
         self.buckets = _buckets(structure)
+        self._widths = [width for _, *widths in self.buckets for width in widths]
         self.heads = None if structure.heads is None else list(structure.heads)
         self.names = (structure.query, structure.key, structure.value)
         self.output = structure.output
@@ -68,35 +70,37 @@ class CompactAttention(nn.Module):
         """
         context = parts[0]
         if self.buckets:
-            masks = self._masks(mask, bias)
+            rules = rules_for(context.device, self.training)
+            masks = self._masks(mask, bias, rules)
             split = (part.split(sizes, dim=-1) for part, sizes in zip(parts, self._sizes(), strict=True))
             buckets = zip(self.buckets, zip(*split, strict=True), masks, strict=True)
-            contexts = [self._attend_bucket(bucket[0], own, own_mask) for bucket, own, own_mask in buckets]
+            contexts = [self._attend_bucket(bucket, own, own_mask, rules) for bucket, own, own_mask in buckets]
             context = contexts[0] if len(contexts) == 1 else torch.cat(contexts, dim=-1)
         output = getattr(self, self.output)(context) if self.output else context
         if self.training and bias is not None and not self.buckets:
             output = output + 0.0 * bias.sum()  # a gradient of 0, as in the masked model: None would be skipped
         return output
 
-    def _masks(self, mask: Tensor | None, bias: Tensor | None) -> list[Tensor | None]:
+    def _masks(self, mask: Tensor | None, bias: Tensor | None, rules: KernelRules) -> list[Tensor | None]:
         """The mask of each bucket: the mask of the tokens plus the relative position bias of its heads."""
         if bias is None or self.heads is None:
-            return [mask] * len(self.buckets)
+            return [None if mask is None else aligned_mask(mask, rules)] * len(self.buckets)
         own = bias[:, self.heads]
         if mask is None and self.causal and own.shape[2] > 1:
             mask = torch.ones(own.shape[2:], dtype=torch.bool, device=own.device).tril()
         if mask is not None:
             least = torch.finfo(own.dtype).min
             own = torch.where(mask, own, least) if mask.dtype == torch.bool else own + mask
-        return list(own.split([heads for heads, _, _ in self.buckets], dim=1))
+        return list(aligned_mask(own, rules).split([heads for heads, _, _ in self.buckets], dim=1))
 
-    def _attend_bucket(self, heads: int, parts: tuple[Tensor, ...], mask: Tensor | None) -> Tensor:
+    def _attend_bucket(
+        self, bucket: tuple[int, int, int], parts: tuple[Tensor, ...], mask: Tensor | None, rules: KernelRules
+    ) -> Tensor:
         """One call of attention: from query, key and value, `(batch, tokens, heads x width)` each, to the contexts."""
         batch, tokens, _ = parts[0].shape
-        query, key, value = (part.view(batch, part.shape[1], heads, -1).transpose(1, 2) for part in parts)
-        dropout, own = self.dropout_probability() if self.training else 0.0, value.shape[-1]
-        if query.device.type == "cpu" and not (self.training or _recorded()):
-            query, key, value = _of_one_width(query, key, value)
+        heads, _, own = bucket
+        dropout = self.dropout_probability() if self.training else 0.0
+        query, key, value = heads_of(parts, heads, rules, rules.aligned(self._widths))
         causal = self.causal and mask is None and tokens > 1
         context = functional.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, dropout_p=dropout, scale=self.scale, is_causal=causal
@@ -126,7 +130,7 @@ class CompactAttention(nn.Module):
         Compilers and exporters fold the joining into a constant. The joined weights are not stored here, because a
         change of the weights by an optimizer cannot be detected, and the copy would be outdated.
         """
-        if _recorded():
+        if recorded():
             return True
         query = getattr(self, self.names[0])
         if query._forward_hooks or type(query) is not nn.Linear:  # masks act at its output, or at the weights
@@ -248,17 +252,6 @@ ATTENTIONS: Mapping[str, type[CompactAttention]] = {
     "seq2seq_bias": Seq2SeqBiasAttention,
 }
 """How a stock layer calls its attention (`Attention.call` of the architecture) -> the class that is called so."""
-
-
-def _recorded() -> bool:
-    """Whether a compiler or an exporter records the computation, which they then optimise themselves."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
-
-
-def _of_one_width(*parts: Tensor) -> Iterator[Tensor]:
-    """Heads padded with zeros to the widest part: PyTorch's fused attention on CPUs needs equal widths."""
-    widest = max(part.shape[-1] for part in parts)
-    return (functional.pad(part, (0, widest - part.shape[-1])) if part.shape[-1] < widest else part for part in parts)
 
 
 def _buckets(structure: AttentionStructure) -> list[tuple[int, int, int]]:
