@@ -19,6 +19,7 @@ from secateur import methods
 from secateur.budget.space import Space
 from secateur.methods.schedules import cubic
 from secateur.structure import architectures
+from secateur.structure.head_buckets import Layout
 from secateur.structure.plan import Plan
 from secateur.surgery.auto_classes import AUTO_CLASSES
 
@@ -74,6 +75,13 @@ UNIT_SETS = (
     ("attention/head", "ffn/8x4", "hidden", "vo"),
     ("ffn", "qk", "vo", "head", "sublayer", "hidden"),
 )
+
+# How the kept heads of an attention may be stored, given their number.
+LAYOUTS = {
+    "one a head": lambda heads: Layout(tuple((head,) for head in reversed(range(heads)))),
+    "interleaved": lambda heads: Layout(tuple(filter(None, (tuple(range(k, heads, 2)) for k in (1, 0)))), 4),
+    "rounded beyond the head": lambda heads: Layout(tuple([tuple(reversed(range(heads)))] * (heads > 0)), 16),
+}
 
 
 def covering(models, unit_sets, methods):
@@ -135,7 +143,7 @@ def tiny(kind, head=None, shape=0, *, seed=0, dtype=torch.float64, dropout=0.0, 
 
 
 def inputs(model, *, padded=True, seed=0):
-    """A batch of 3 x 7 token ids; `padded` ends the last two sequences early."""
+    """A batch of 3 x 7 token ids on the model's device; `padded` ends the last two sequences early."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(5, model.config.vocab_size, (3, 7), generator=generator)
     mask = torch.ones_like(ids)
@@ -150,7 +158,7 @@ def inputs(model, *, padded=True, seed=0):
         batch["decoder_attention_mask"] = torch.ones(3, 6, dtype=torch.long)
         if padded:
             batch["decoder_attention_mask"][0, 4:] = 0
-    return batch
+    return {name: value.to(model.device) for name, value in batch.items()}
 
 
 def outputs(model, batch):
@@ -195,6 +203,12 @@ def random_masks(space, density=0.5, *, soft=False, seed=0):
     if "hidden" in space.slices:
         kept[space.slices["hidden"].start] = True
     return values * kept
+
+
+def laid_out(plan, space, layout):
+    """The layouts of all attentions of a plan, as one of `LAYOUTS` has them."""
+    reading = plan.read(space)
+    return [layout(len(reading.head_sizes(number)[0])) for number in range(len(space.table.attentions))]
 
 
 def edge_cases(kind, shape=0, *, soft=False, hidden=True, **options):

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from law_assertions import assert_cut_equals_masked, assert_same, everything
 from tiny_models import (
     ARCHITECTURES,
     ENCODERS,
+    LAYOUTS,
     LEADING,
     METHODS,
     MODELS,
@@ -13,42 +15,17 @@ from tiny_models import (
     covering,
     edge_cases,
     inputs,
-    outputs,
+    laid_out,
     random_masks,
     taught,
     tiny,
 )
 
 from secateur.budget.space import Space
-from secateur.structure.head_buckets import Layout
 from secateur.structure.plan import Plan
 from secateur.surgery.cut import cut
 from secateur.surgery.factorisation import factorise
-from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
-
-
-def assert_cut_equals_masked(model, plan, masks=None, *, padded=True):
-    """`masks` before closure, if given: units that are dead because of others must not matter."""
-    space, batch = plan.space(model), inputs(model, padded=padded)
-    with attached(model, space, (plan.masks if masks is None else masks).to(model.dtype)):
-        masked, masked_states = outputs(model, batch)
-    small, small_states = outputs(cut(model, plan), batch)
-    assert set(small) == set(masked)
-    for name, tensor in masked.items():
-        stream = tensor.shape[-1] == space.table.sizes["hidden"] and tensor.shape != small[name].shape
-        assert_close(small[name], tensor[..., kept_stream(space, plan)] if stream else tensor)
-    for mine, theirs in zip(small_states, masked_states, strict=True):
-        assert_close(mine, theirs[..., kept_stream(space, plan)])
-
-
-def kept_stream(space, plan):
-    return space.effective(plan.masks)["hidden"] > 0
-
-
-def assert_close(mine, theirs):
-    assert bool(torch.isfinite(theirs).all())
-    torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
@@ -64,19 +41,10 @@ def test_cut_equals_masked(which, units, soft):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("which", LEADING)
 def test_cut_equals_masked_in_low_precision(which, dtype):
-    """Within 8 roundings of the largest output, and four times the error that the model itself has in this dtype."""
     for units in UNIT_SETS:
         model = tiny(*which, dtype=dtype)
-        plan = Plan.of(space := Space(model, *units), random_masks(space, density=0.8, soft=True))
-        with attached(model, space, plan.masks):
-            masked = outputs(model, inputs(model))[0]["logits"]
-        small = outputs(cut(model, plan), inputs(model))[0]["logits"]
-        with attached(model.double(), space, plan.masks.double()):
-            exact = outputs(model, inputs(model))[0]["logits"]
-        rounding = (masked.double() - exact).abs().max()
-        assert masked.dtype == small.dtype == dtype
-        allowed = 8 * torch.finfo(dtype).eps * exact.abs().max() + 4 * rounding
-        assert float((small.double() - masked.double()).abs().max()) <= float(allowed), units
+        space = Space(model, *units)
+        assert_cut_equals_masked(model, Plan.of(space, random_masks(space, density=0.8, soft=True)))
 
 
 @pytest.mark.parametrize(("which", "units", "name"), covering(LEADING, UNIT_SETS, METHODS))
@@ -120,7 +88,7 @@ def test_factorised_embeddings(kind):
     assert_cut_equals_masked(low_rank, Plan.of(Space(low_rank, "ffn", "hidden"), masks))
     batch = inputs(model)
     of_low_rank = cut(low_rank, Plan.of(Space(low_rank, "ffn", "hidden"), masks))
-    assert_close(outputs(small, batch)[0]["logits"], outputs(of_low_rank, batch)[0]["logits"])
+    assert_same(everything(small, batch), everything(of_low_rank, batch))
 
 
 @pytest.mark.parametrize("kind", sorted({*ARCHITECTURES} - {*ENCODERS}))
@@ -153,17 +121,10 @@ def test_cutting_leaves_the_model_as_it_was(which):
     assert getattr(model.config, "secateur", None) is None
 
 
-LAYOUTS = {
-    "one a head": lambda heads: Layout(tuple((head,) for head in reversed(range(heads)))),
-    "interleaved": lambda heads: Layout(tuple(filter(None, (tuple(range(k, heads, 2)) for k in (1, 0)))), 4),
-    "rounded beyond the head": lambda heads: Layout(tuple([tuple(reversed(range(heads)))] * (heads > 0)), 16),
-}
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_every_layout_is_exact(kind, layout):
     model, plan, masks = edge_cases(kind)
     space = plan.space(model)
-    layouts = [LAYOUTS[layout](len(plan.read(space).head_sizes(n)[0])) for n in range(len(space.table.attentions))]
+    layouts = laid_out(plan, space, LAYOUTS[layout])
     assert_cut_equals_masked(model, Plan.of(space, masks, layouts=layouts), masks)

@@ -4,6 +4,7 @@ With tiles they are those that are not 0, and what is stored is what the plan ha
 """
 
 import pytest
+from law_assertions import assert_counted_equals_stored
 from tiny_models import (
     CLASSIFIERS,
     LEADING,
@@ -19,36 +20,6 @@ from tiny_models import (
 
 from secateur.budget.space import Space
 from secateur.structure.plan import Plan
-from secateur.surgery.cut import cut
-
-
-def padding(space, small):
-    """Stored parameters that are there only to pad the heads of a layer to one width, by the structure."""
-    padded = {}
-    for attention in space.table.attentions:
-        if spec := small.config.secateur["attention"].get(attention.path):
-            padded |= {f"{attention.block}.qk": spec["qk"], f"{attention.block}.vo": spec["vo"]}
-    stored = dict(small.named_parameters())
-    total = 0
-    for parameter in space.table.parameters:
-        for dim, axis in enumerate(parameter.axes):
-            if axis in padded and parameter.name in stored:
-                tensor = stored[parameter.name]
-                total += (tensor.shape[dim] - sum(padded[axis])) * tensor[:].select(dim, 0).numel()
-    return total
-
-
-def assert_counted_equals_stored(model, plan):
-    space, small = plan.space(model), cut(model, plan)
-    stored = sum(parameter.numel() for parameter in small.parameters())
-    counted = stored - padding(space, small)
-    if space.tiled:
-        assert space.parameters(space.filled(plan.kept), "model") == counted
-        counted = sum(int(parameter.count_nonzero()) for parameter in small.parameters())
-    if plan.embedding_rank is None:
-        assert space.parameters(plan.kept, "model") == counted
-    assert plan.achieved["model"] == pytest.approx(counted / space.total("model"), abs=1e-12)
-    assert space.parameters(plan.kept, "layers") <= space.parameters(plan.kept, "model")
 
 
 @pytest.mark.parametrize("units", UNIT_SETS, ids="-".join)

@@ -2,21 +2,14 @@
 
 import pytest
 import torch
-from quiet import arguments
-from tiny_models import CLASSIFIERS, METHODS, tiny
+from tiny_models import CLASSIFIERS, METHODS
+from tiny_training import STEPS, losses, trainer
 from transformers import Trainer
 
-from secateur import methods
-from secateur.budget.space import Space
-from secateur.methods.schedules import cubic
 from secateur.training import checkpoints as snapshots
 from secateur.training.checkpoints import checkpoints, last_checkpoint
-from secateur.training.objectives import Hidden, Labels, Logits
-from secateur.training.trainer import PruningTrainer
 
-STEPS = 6
 CUTS = (1, 3, 5)  # in warm-up, while pruning, in recovery
-SCHEDULE = cubic(1.0, 0.4, begin=0.2, end=0.7)
 # Every model with every method; both are resumed at each of the steps, in turn.
 RESUMED = [
     pytest.param(*which.values, name, step := CUTS[(row + column) % len(CUTS)], id=f"{which.id}-{name}-{step}")
@@ -25,71 +18,12 @@ RESUMED = [
 ]
 
 
-def examples(writes=False, vocabulary=50):
-    """Rows with a label each, or, for a generating model, the target tokens."""
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(5, vocabulary, (24, 7), generator=generator)
-    lengths = torch.randint(3, 8, (24,), generator=generator)
-    mask = (torch.arange(7) < lengths[:, None]).long()
-    labels = ids.flip(1)[:, :5] if writes else ids[:, 0] % 2
-    rows = zip(ids, mask, labels, strict=True)
-    return [{"input_ids": i, "attention_mask": m, "labels": label} for i, m, label in rows]
-
-
-def terms(writes=False, **hidden):
-    """The terms of labels, logits and hidden states of every stack."""
-    stacks = ("encoder", "decoder") if writes else (None,)
-    return [
-        Labels(),
-        Logits(temperature=4.0),
-        *(Hidden(layers="every 1", stack=stack, **hidden) for stack in stacks),
-    ]
-
-
-def collate(rows):
-    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-
-
-def trainer(which, name, folder, *, seed=1, save="steps", keep=None):
-    """Student, method and terms from scratch; dropout is on, so the random state matters as well."""
-    student, teacher = (tiny(*which, dtype=torch.float32, dropout=0.1, seed=s) for s in (seed, 2))
-    space = Space(student, "ffn", "qk", "vo")
-    method = name and methods.METHODS.get(name)(space, SCHEDULE)
-    args = arguments(
-        folder,
-        STEPS,
-        gradient_accumulation_steps=2,
-        learning_rate=1e-2,
-        warmup_steps=1,
-        logging_strategy="steps",
-        logging_steps=1,
-        save_strategy=save,
-        save_steps=1,
-        save_total_limit=keep,
-    )
-    return PruningTrainer(
-        student,
-        method=method,
-        teacher=teacher,
-        objective=terms(),
-        args=args,
-        train_dataset=examples(),
-        data_collator=collate,
-    )
-
-
 def state(trainer):
     """Every number that a run ends with."""
     parts = {"model": trainer.model, "terms": trainer.terms}
     if trainer.method is not None:
         parts["method"] = trainer.method
     return torch.nn.ModuleDict(parts).state_dict()
-
-
-def losses(trainer):
-    """The log of every step, without its timings."""
-    entries = [entry for entry in trainer.state.log_history if "loss" in entry]
-    return [{key: value for key, value in entry.items() if "per_second" not in key} for entry in entries]
 
 
 def assert_same(resumed, whole):

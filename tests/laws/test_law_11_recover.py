@@ -6,9 +6,9 @@ Optimizer's moments, learning rate and the order of the rows go on where pruning
 import pytest
 import torch
 from quiet import arguments
-from test_law_08_resume import collate, examples, terms
 from test_law_11_shrink import SHRINKING
 from tiny_models import CLASSIFIERS, WRITERS, tiny
+from tiny_training import collate, examples, terms
 
 from secateur.budget.space import Space
 from secateur.methods import METHODS

@@ -7,8 +7,8 @@ A method that learns its masks and closes for good what has settled does so with
 import pytest
 import torch
 from quiet import arguments
-from test_law_08_resume import collate, examples, terms
 from tiny_models import CLASSIFIERS, LEADING, WRITERS, covering, inputs, tiny
+from tiny_training import collate, examples, terms
 
 from secateur.budget.space import Space
 from secateur.methods import METHODS

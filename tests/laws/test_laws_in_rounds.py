@@ -5,8 +5,7 @@ Laws 8 and 11 have their cases in rounds in `test_law_08_resume` and `test_law_1
 
 import pytest
 import torch
-from test_law_02_cut import assert_cut_equals_masked
-from test_law_03_counts import assert_counted_equals_stored
+from law_assertions import assert_counted_equals_stored, assert_cut_equals_masked
 from tiny_models import LEADING, inputs, learn, outputs, tiny
 
 from secateur.budget.space import Space

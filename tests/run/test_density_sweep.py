@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 import torch
+from interrupted_runs import InterruptAt, NoTraining
 from safetensors.torch import load_file
 from small_world import recipe_values, write_data, write_model
-from test_pipeline import InterruptAt, NoTraining
 
 from secateur.measure.evaluation import scores, scores_with_error
 from secateur.run import pipeline, recipe, run_data

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from fake_clock import timer
+from interrupted_runs import END, InterruptAt, NoTraining
 from safetensors.torch import load_file
 from small_world import recipe_values, write_data, write_model
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, TrainerCallback
@@ -27,23 +28,6 @@ from secateur.surgery import checkpoint
 from secateur.system import process_memory
 from secateur.system.errors import UserError
 
-END = None  # of a stage: its last checkpoint is there, its result is not
-
-
-class InterruptAt(TrainerCallback):
-    """Ctrl-C after a step of a stage, or at its end."""
-
-    def __init__(self, stage, step):
-        self.stage, self.step = stage, step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if Path(args.output_dir).name == self.stage and state.global_step == self.step:
-            raise KeyboardInterrupt
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if Path(args.output_dir).name == self.stage and self.step is END:
-            raise KeyboardInterrupt
-
 
 class Beginnings(TrainerCallback):
     """How many parameters the optimizer knows as a stage begins."""
@@ -53,11 +37,6 @@ class Beginnings(TrainerCallback):
 
     def on_train_begin(self, args, state, control, optimizer, **kwargs):
         self.known[Path(args.output_dir).name] = len(optimizer.state)
-
-
-class NoTraining(TrainerCallback):
-    def on_train_begin(self, args, state, control, **kwargs):
-        raise AssertionError("a finished run trains again")
 
 
 @pytest.fixture(scope="module")

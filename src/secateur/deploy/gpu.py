@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping
 from typing import cast
 
@@ -11,13 +12,17 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from secateur.system.errors import UserError
+from secateur.deploy.silence import silence
+from secateur.system.errors import UserError, as_user_error
 
 RUNTIMES = ("pytorch", "compiled", "cudagraph")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 CAPTURE_WARMUP = 3
 """Forwards on a side stream before a capture, in which libraries choose their kernels and allocate their memory."""
+
+TENSOR_FLOAT_32 = "TensorFloat32 tensor cores"
+"""How a compiler's advice begins to multiply fp32 in a lower precision, which a model in fp32 is not asked to do."""
 
 
 def check(runtime: str, dtype: str) -> None:
@@ -48,14 +53,21 @@ def placed(model: PreTrainedModel, dtype: str) -> PreTrainedModel:
 def forward(model: PreTrainedModel, runtime: str, inputs: Mapping[str, np.ndarray]) -> Callable[[], object]:
     """A function that runs a placed model once on inputs `(batch, tokens)`, which are copied to the GPU beforehand.
 
-    The function does not wait for the GPU. `compiled` is compiled for this one shape, and raises an error instead of
-    falling back to eager code.
+    The function does not wait for the GPU. `compiled` is compiled here for this one shape, and raises an error instead
+    of falling back to eager code.
+
+    Raises:
+        UserError: the model cannot be compiled, or captured as a CUDA graph.
     """
     tensors = {name: torch.from_numpy(array).to("cuda") for name, array in inputs.items()}
-    if runtime == "cudagraph":
-        return _captured(model, tensors)
-    run = torch.compile(model, dynamic=False, fullgraph=True) if runtime == "compiled" else model
+    if runtime == "pytorch":
+        return _eager(model, tensors)
+    others = ", ".join(one for one in RUNTIMES if one != runtime)
+    with as_user_error(f"{type(model).__name__} cannot be run as {runtime}", f"choose one of {others}"):
+        return _compiled(model, tensors) if runtime == "compiled" else _captured(model, tensors)
 
+
+def _eager(run: Callable[..., object], tensors: Mapping[str, Tensor]) -> Callable[[], object]:
     @torch.inference_mode()
     def call() -> object:
         return run(**tensors)
@@ -63,16 +75,27 @@ def forward(model: PreTrainedModel, runtime: str, inputs: Mapping[str, np.ndarra
     return call
 
 
+def _compiled(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> Callable[[], object]:
+    """The forward as compiled code for these shapes, which its first call makes."""
+    call = _eager(torch.compile(model, dynamic=False, fullgraph=True), tensors)
+    with silence(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", TENSOR_FLOAT_32, UserWarning)
+        call()
+    return call
+
+
 def _captured(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> Callable[[], object]:
     """The forward as a CUDA graph, which reads and writes the same memory each time."""
-    side = torch.cuda.Stream()
+    side, on_gpu = torch.cuda.Stream(), torch.device("cuda")
     side.wait_stream(torch.cuda.current_stream())
-    with torch.inference_mode(), torch.cuda.stream(side):
+    with torch.inference_mode(), torch.cuda.stream(side), on_gpu:
         for _ in range(CAPTURE_WARMUP):
             model(**tensors)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.inference_mode(), torch.cuda.graph(graph):
+    # What a model creates without naming a device, as MPNet its positions, would be copied from the CPU, which cannot
+    # be captured.
+    with torch.inference_mode(), torch.cuda.graph(graph), on_gpu:
         outputs = model(**tensors)
 
     def replay() -> object:

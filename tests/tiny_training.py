@@ -1,0 +1,79 @@
+"""Trainings of tiny models, of some steps each, for the laws of training."""
+
+import torch
+from quiet import arguments
+from tiny_models import tiny
+
+from secateur import methods
+from secateur.budget.space import Space
+from secateur.methods.schedules import cubic
+from secateur.training.objectives import Hidden, Labels, Logits
+from secateur.training.trainer import PruningTrainer
+
+STEPS = 6
+SCHEDULE = cubic(1.0, 0.4, begin=0.2, end=0.7)
+
+
+def examples(writes=False, vocabulary=50):
+    """Rows with a label each, or, for a generating model, the target tokens."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, vocabulary, (24, 7), generator=generator)
+    lengths = torch.randint(3, 8, (24,), generator=generator)
+    mask = (torch.arange(7) < lengths[:, None]).long()
+    labels = ids.flip(1)[:, :5] if writes else ids[:, 0] % 2
+    rows = zip(ids, mask, labels, strict=True)
+    return [{"input_ids": i, "attention_mask": m, "labels": label} for i, m, label in rows]
+
+
+def terms(writes=False, **hidden):
+    """The terms of labels, logits and hidden states of every stack."""
+    stacks = ("encoder", "decoder") if writes else (None,)
+    return [
+        Labels(),
+        Logits(temperature=4.0),
+        *(Hidden(layers="every 1", stack=stack, **hidden) for stack in stacks),
+    ]
+
+
+def collate(rows):
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def trainer(which, name, folder, *, seed=1, save="steps", keep=None, **others):
+    """Student, method and terms from scratch; dropout is on, so the random state matters as well.
+
+    Args:
+        save: when checkpoints are written, of which the last `keep` stay.
+        others: further arguments of the training.
+    """
+    student, teacher = (tiny(*which, dtype=torch.float32, dropout=0.1, seed=s) for s in (seed, 2))
+    space = Space(student, "ffn", "qk", "vo")
+    method = name and methods.METHODS.get(name)(space, SCHEDULE)
+    args = arguments(
+        folder,
+        STEPS,
+        gradient_accumulation_steps=2,
+        learning_rate=1e-2,
+        warmup_steps=1,
+        logging_strategy="steps",
+        logging_steps=1,
+        save_strategy=save,
+        save_steps=1,
+        save_total_limit=keep,
+        **others,
+    )
+    return PruningTrainer(
+        student,
+        method=method,
+        teacher=teacher,
+        objective=terms(),
+        args=args,
+        train_dataset=examples(),
+        data_collator=collate,
+    )
+
+
+def losses(trainer):
+    """The log of every step, without its timings."""
+    entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return [{key: value for key, value in entry.items() if "per_second" not in key} for entry in entries]
