@@ -207,19 +207,20 @@ def _published() -> Any:
             super().__init__(trainer.method, trainer.finite, cut=False)
             self.model = trainer.model
 
-        def add(self, values: Mapping[str, torch.Tensor], masks: torch.Tensor | None, micro_batches: int) -> None:
+        def gradient(
+            self, values: Mapping[str, torch.Tensor], masks: torch.Tensor | None, micro_batches: int
+        ) -> torch.Tensor | None:
             observed = self.method.listens_to if self.method is not None else {}
             first = sum(value for name, value in values.items() if observed.get(name, name == "logits"))
             assert isinstance(first, torch.Tensor)
             weights = [weight for weight in self.model.parameters() if weight.requires_grad]
             sources = weights if masks is None else [masks, *weights]
             gradients = torch.autograd.grad(first, sources, retain_graph=True, allow_unused=True)
-            if observed and masks is not None:
-                self.gradient = gradients[0].float()
+            return gradients[0].float() if observed and masks is not None else None
 
     class Published(PruningTrainer):
         def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **options)
+            super().__init__(*args, **options, cuda_graphs=False)
             self.evidence = Twice(self)
 
     return Published

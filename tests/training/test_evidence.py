@@ -31,7 +31,7 @@ def test_evidence_is_the_signed_gradient_of_the_whole_step():
         masks = torch.ones(2, requires_grad=True)
         loss = factor * masks
         values = {"labels": loss[0], "logits": loss[1], "hidden": loss.sum(), "mine": loss.sum()}
-        collected.add(values, masks, micro_batches=2)
+        collected.add(collected.gradient(values, masks, micro_batches=2))
     collected.hand_over(lambda gradient: gradient)
     assert [gradient.tolist() for gradient in method.observed] == [[2.0, -4.0]]
     collected.hand_over(lambda gradient: gradient)
@@ -41,15 +41,13 @@ def test_evidence_is_the_signed_gradient_of_the_whole_step():
 def test_terms_that_read_no_mask_are_no_evidence_where_the_model_is_cut():
     masks, elsewhere = torch.ones(2, requires_grad=True), torch.ones((), requires_grad=True)
     with pytest.raises(RuntimeError, match="have been used"):
-        evidence(Observing()).add({"labels": elsewhere * 2}, masks, micro_batches=1)
-    collected = evidence(Observing(), cut=True)
-    collected.add({"labels": elsewhere * 2}, masks, micro_batches=1)
-    assert collected.gradient.tolist() == [0.0, 0.0]
+        evidence(Observing()).gradient({"labels": elsewhere * 2}, masks, micro_batches=1)
+    gradient = evidence(Observing(), cut=True).gradient({"labels": elsewhere * 2}, masks, micro_batches=1)
+    assert gradient.tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("method", [None, Observing()])
 def test_without_masks_or_a_method_nothing_is_collected(method):
     masks = None if method else torch.ones(2, requires_grad=True)
-    collected = evidence(method)
-    collected.add({"labels": torch.ones((), requires_grad=True) * 2}, masks, micro_batches=1)
-    assert collected.gradient is None
+    values = {"labels": torch.ones((), requires_grad=True) * 2}
+    assert evidence(method).gradient(values, masks, micro_batches=1) is None

@@ -96,8 +96,8 @@ class Grain(Scheduled):
         The importance of a removed unit is 0, because its weights count as 0: the gradient at its mask is the effect
         of restoring it.
         """
-        finite = bool(torch.isfinite(gradient).all())
-        importance = self._regularised(gradient.abs() * self.alive) if finite else torch.zeros_like(gradient)
+        finite = torch.isfinite(gradient).all()  # a tensor, so that the host does not wait for a GPU
+        importance = torch.where(finite, self._regularised(gradient.abs() * self.alive), 0.0)
         beta = self.beta**self.every  # the steps that are not observed count as this one
         self.importance.mul_(beta).add_(importance, alpha=1.0 - beta)
 

@@ -289,6 +289,9 @@ class TrainingRecipe(Strict):
         0.0, ge=0, lt=1, description="dropout probability of the student; null: as in the model's config"
     )
     bf16: bool | None = Field(None, description="train under bf16 autocast; by default if the hardware supports it")
+    cuda_graphs: bool = Field(
+        True, description="on one GPU, replay steps of a shape of batch that occurred before as CUDA graphs"
+    )
     evaluations: int = Field(4, ge=0, description="number of evaluations per stage")
     evaluation_rows: int | None = Field(
         None,

@@ -31,10 +31,15 @@ log = logging.getLogger(__name__)
 
 SCORES = FileFormat()
 """Of the scores of a teacher that are kept for other runs."""
-LENGTH_MULTIPLE = 4
-"""Batches are padded to multiples of this: fewer shapes to compile and to cache (RESULTS.md)."""
+LENGTH_MULTIPLE, LENGTH_MULTIPLE_ON_GPU = 4, 8
+"""Batches are padded to multiples of this: fewer shapes to compile and to cache (RESULTS.md), or to record."""
 
 Rows = list[dict[str, Any]]
+
+
+def length_multiple() -> int:
+    """The number of tokens of which the lengths of batches are multiples on this machine."""
+    return LENGTH_MULTIPLE_ON_GPU if torch.cuda.is_available() else LENGTH_MULTIPLE
 
 
 def open_data(data: DataRecipe, seed: int) -> Task:
@@ -153,10 +158,10 @@ class RunData:
         return _numbered(encoded(self.task, "validation", self.tokenizer, self.recipe.data.max_length, range(most)))
 
     def collator(self) -> DataCollatorWithPadding:
-        """The task's collator, padding to multiples of `LENGTH_MULTIPLE` unless these can pass the model's maximum."""
+        """The task's collator, padding to multiples of `length_multiple` unless these can pass the model's maximum."""
         collate = self.task.collator(self.tokenizer)
-        if self.tokenizer.model_max_length % LENGTH_MULTIPLE == 0:
-            collate.pad_to_multiple_of = LENGTH_MULTIPLE
+        if self.tokenizer.model_max_length % length_multiple() == 0:
+            collate.pad_to_multiple_of = length_multiple()
         return collate
 
     def batches(self) -> list[dict[str, Tensor]]:

@@ -79,6 +79,7 @@ def stage_trainer(
         compute_metrics=partial(_evaluated, data),
         data_collator=data.collator(),
         processing_class=data.tokenizer,
+        cuda_graphs=context.recipe.training.cuda_graphs,
         callbacks=[LogFile(context.folder / "log.jsonl"), *context.callbacks],
         **options,
     )

@@ -31,7 +31,7 @@ from secateur.run.costs import Costs, Speed
 from secateur.run.distillation import CutModel
 from secateur.run.models import base_model, factorised, named_teacher, new_student, prepared, teacher_name
 from secateur.run.recipe import Recipe
-from secateur.run.run_data import LENGTH_MULTIPLE, Rows
+from secateur.run.run_data import Rows, length_multiple
 from secateur.run.run_rounds import changed, is_open, with_layers
 from secateur.run.stage_trainer import distilling_trainer, stage_trainer
 from secateur.run.stages.cut import final_plan
@@ -118,7 +118,7 @@ class Sample:
         middles = [steps[int((part + 0.5) / PARTS * len(steps))] for part in range(PARTS)]
         chosen = [steps[-1], *middles * PASSES]
         tokens = [_tokens(step, lengths) for step in steps]
-        padded = {-(-max(lengths[number] for number in part) // LENGTH_MULTIPLE) for part in parts}
+        padded = {-(-max(lengths[number] for number in part) // length_multiple()) for part in parts}
         numbers = [number for step in chosen for part in step for number in part]
         numbered = [{**rows[number], INDEX: place} for place, number in enumerate(numbers)]
         return cls(numbered, [_tokens(step, lengths) for step in chosen], sum(tokens) / len(tokens), len(padded))

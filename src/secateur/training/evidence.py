@@ -24,10 +24,14 @@ class Evidence:
 
     def __init__(self, method: Method | None, finite: FiniteWatch, *, cut: bool) -> None:
         self.method, self.finite, self.cut = method, finite, cut
-        self.gradient: Tensor | None = None
+        self._sum: Tensor | None = None
 
-    def add(self, values: Mapping[str, Tensor], masks: Tensor | None, micro_batches: int) -> None:
-        """Add a micro-batch.
+    def weights(self) -> Mapping[str, float]:
+        """The terms that the method observes in this step, with their weights."""
+        return self.method.listens_to if self.method is not None else {}
+
+    def gradient(self, values: Mapping[str, Tensor], masks: Tensor | None, micro_batches: int) -> Tensor | None:
+        """The gradient `(N,)` of a micro-batch; None if the method observes none.
 
         Args:
             values: the loss terms by name, `()` each.
@@ -36,22 +40,25 @@ class Evidence:
         """
         loss = self._observed(values)
         if loss is None or masks is None:
-            return
+            return None
         gradient = torch.autograd.grad(
             loss, masks, retain_graph=True, allow_unused=self.cut, materialize_grads=self.cut
         )[0]
-        gradient = gradient.float() / micro_batches
-        self.finite.watch("the gradient of the masks", gradient)
-        self.gradient = gradient if self.gradient is None else self.gradient + gradient
+        return gradient.float() / micro_batches
+
+    def add(self, gradient: Tensor | None) -> None:
+        """Add the gradient of a micro-batch."""
+        if gradient is not None:
+            self.finite.watch("the gradient of the masks", gradient)
+            self._sum = gradient if self._sum is None else self._sum + gradient
 
     def hand_over(self, average: Callable[[Tensor], Tensor]) -> None:
         """Let the method observe the step's gradient, averaged over the processes, and begin the next step."""
-        if self.method is not None and self.gradient is not None:
-            self.method.observe(average(self.gradient))
-        self.gradient = None
+        if self.method is not None and self._sum is not None:
+            self.method.observe(average(self._sum))
+        self._sum = None
 
     def _observed(self, values: Mapping[str, Tensor]) -> Tensor | None:
         """The weighted sum of the terms that the method observes in this step; None if it observes none."""
-        weights = self.method.listens_to if self.method is not None else {}
-        observed = [weight * values[name] for name, weight in weights.items() if weight and name in values]
+        observed = [weight * values[name] for name, weight in self.weights().items() if weight and name in values]
         return sum(observed[1:], start=observed[0]) if observed else None

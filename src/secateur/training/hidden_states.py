@@ -67,6 +67,7 @@ class Hidden(Term):
             names = ", ".join((SAME, *MATCHES))
             raise UserError(f"match {match!r} is not a way to match layers: choose from {names}")
         self.layers, self.project, self.match, self.stack = layers, project, match, stack
+        self.replayable = match not in SAMPLES
         self.projections = nn.ModuleDict()
         self.width = 0  # dims of the student's residual stream before it is cut
         self.depth = 0  # layers of the teacher

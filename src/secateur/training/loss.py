@@ -22,6 +22,7 @@ class TermLoss:
         student: the model that is trained, without a wrapper.
         teacher: frozen, or its cached outputs; None if no term needs one.
         label_names: keys of a batch that the teacher does not get, besides `labels`.
+        bf16: whether a teacher that runs does so under autocast, as the outputs of a cached one were computed.
     """
 
     def __init__(
@@ -30,19 +31,21 @@ class TermLoss:
         student: PreTrainedModel,
         teacher: PreTrainedModel | CachedTeacher | None,
         label_names: Sequence[str],
+        bf16: bool = False,
     ) -> None:
         self.terms, self.student, self.teacher = terms, student, teacher
         self.hidden = any(term.needs_hidden for term in terms)
         self.taught = teacher is not None and any(term.needs_teacher for term in terms)
-        self.left_out = {"labels", *label_names}
+        self.left_out, self.bf16 = {"labels", *label_names}, bf16
 
     def step(
         self,
         model: nn.Module,
-        batch: dict[str, Tensor],
+        batch: Mapping[str, Tensor],
         index: Tensor | None = None,
         attachment: Attachment | None = None,
         progress: float = 0.0,
+        taught: Any = None,
     ) -> Step:
         """Run the models over a batch.
 
@@ -50,10 +53,11 @@ class TermLoss:
             model: the student, as it may be wrapped.
             index: `(batch,)`, numbers of the rows, which a cached teacher needs.
             attachment: the masks on the student, if any.
+            taught: the teacher's outputs, if they were read before (`cached_outputs`).
         """
-        batch = self._with_decoder_inputs(batch)
+        batch = self.with_decoder_inputs(batch)
         student = model(**batch, output_hidden_states=self.hidden)
-        teacher = self._teacher_outputs(batch, index) if self.taught else None
+        teacher = taught if taught is not None or not self.taught else self._teacher_outputs(batch, index)
         if attachment is None:
             return Step(batch, student, teacher, progress=progress)
         return Step(batch, student, teacher, attachment.masks, attachment.at_sites, progress)
@@ -65,12 +69,17 @@ class TermLoss:
             return values
         return {term.name: values[term.name] * shares[term.over(step)] for term in self.terms}
 
-    def _with_decoder_inputs(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def with_decoder_inputs(self, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The batch with the inputs of a decoder: student and teacher must get the same."""
         if DECODER_INPUTS in batch or "labels" not in batch:
             return batch
         inputs = decoder_inputs(self.student, batch["labels"])
         return batch if inputs is None else {**batch, DECODER_INPUTS: inputs}
+
+    def cached_outputs(self, batch: Mapping[str, Tensor], index: Tensor | None) -> Any:
+        """The teacher's outputs where they are cached; None where the teacher runs, or no term needs one."""
+        cached = self.taught and isinstance(self.teacher, CachedTeacher)
+        return self._teacher_outputs(batch, index) if cached else None
 
     @torch.no_grad()
     def _teacher_outputs(self, batch: Mapping[str, Tensor], index: Tensor | None) -> Any:
@@ -80,4 +89,5 @@ class TermLoss:
             if index is None:
                 raise UserError(f"a cached teacher needs batches that carry {INDEX!r}, the numbers of their rows")
             inputs[INDEX] = index
-        return self.teacher(**inputs, output_hidden_states=self.hidden)
+        with torch.autocast(self.student.device.type, torch.bfloat16, enabled=self.bf16):
+            return self.teacher(**inputs, output_hidden_states=self.hidden)

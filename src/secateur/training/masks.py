@@ -25,6 +25,7 @@ class TrainingMasks:
     def __init__(self, model: PreTrainedModel, method: Method | None) -> None:
         self.model, self.method = model, method
         self.attachment: Attachment | None = None
+        self._fixed: Tensor | None = None
 
     @contextmanager
     def attached(self, device: torch.device) -> Iterator[None]:
@@ -33,13 +34,26 @@ class TrainingMasks:
             yield
             return
         self.method.to(device)
-        with attached(self.model, self.method.space, self._sample) as self.attachment:
+        with attached(self.model, self.method.space, self._of_forward) as self.attachment:
             try:
                 yield
             finally:
                 self.attachment = None
 
-    def _sample(self) -> Tensor:
+    @contextmanager
+    def fixed(self, masks: Tensor | None) -> Iterator[None]:
+        """Within the block every forward takes these masks `(N,)`."""
+        self._fixed = masks
+        try:
+            yield
+        finally:
+            self._fixed = None
+
+    def _of_forward(self) -> Tensor:
+        return self.sample() if self._fixed is None else self._fixed
+
+    def sample(self) -> Tensor:
+        """`(N,)`: the masks that the method samples for one forward; the deterministic ones outside of training."""
         assert self.method is not None
         self.method.train(self.model.training)
         return self.method.masks()

@@ -41,6 +41,7 @@ class Labels(Term):
     """
 
     name = "labels"
+    replayable = True
 
     def __init__(self, weight: float = 1.0, smoothing: float = 0.0) -> None:
         super().__init__(weight)
@@ -90,6 +91,7 @@ class Logits(Term):
 
     name = "logits"
     needs_teacher = True
+    replayable = True
 
     def __init__(self, temperature: float = 8.0, weight: float = 1.0, divergence: bool = False) -> None:
         super().__init__(weight)

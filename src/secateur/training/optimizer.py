@@ -15,6 +15,11 @@ from secateur.system.errors import UserError
 Group = dict[str, Any]
 
 
+def trained_by(optimizer: torch.optim.Optimizer | None) -> list[nn.Parameter]:
+    """The parameters of all groups of an optimizer; none without one."""
+    return [parameter for group in (optimizer.param_groups if optimizer else []) for parameter in group["params"]]
+
+
 def check_trains(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
     """Refuse an optimizer that trains nothing of a model, because it was made from another.
 
@@ -22,7 +27,7 @@ def check_trains(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
         UserError: the model has parameters to train, and the optimizer none of them.
     """
     trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    held = {id(parameter) for parameter in trained_by(optimizer)}
     if trained and not trained & held:
         raise UserError(
             f"the {type(optimizer).__name__} that was passed in has none of the model's parameters: make it from "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +26,7 @@ class ShrinkPolicy:
         keeps_best: whether the weights of an evaluation may be restored later. Nothing is then cut once the method has
             settled, so that these weights have the final shapes.
         optimizer: returns the optimizer whose moments are cut too, if it exists already.
-        rewrap: called after the parameters have been replaced.
+        replaced: called after the parameters have been replaced.
     """
 
     shrinking: Shrinking
@@ -34,7 +34,7 @@ class ShrinkPolicy:
     masks: TrainingMasks
     keeps_best: bool
     optimizer: Callable[[], torch.optim.Optimizer | None]
-    rewrap: Callable[[], None]
+    replaced: Sequence[Callable[[], None]]
 
     def due(self) -> bool:
         """Whether a cut would make the model much smaller than it is."""
@@ -71,5 +71,6 @@ class ShrinkPolicy:
         change(self.optimizer())
         if attachment is not None:
             attachment.attach(self.shrinking.stored)
-        self.rewrap()
+        for call in self.replaced:
+            call()
         process_memory.release_free_pages()

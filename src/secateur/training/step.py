@@ -49,11 +49,14 @@ class Term(nn.Module):
         weight: multiplies the value.
         needs_teacher: whether the term reads the teacher's outputs.
         needs_hidden: whether it reads hidden states.
+        replayable: whether its kernels depend only on the shapes of the batch, so that a GPU may replay them
+            (`replayed_steps`): it neither reads `progress` or a tensor's value, nor makes a choice on the host.
     """
 
     name: str
     needs_teacher = False
     needs_hidden = False
+    replayable = False
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()

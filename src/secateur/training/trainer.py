@@ -5,6 +5,7 @@ Trainer does everything general: devices, mixed precision, accumulation, logging
 - `masks`: the method's masks on the model in every forward;
 - `loss`: a list of terms, with the forward of student and teacher (`loss.py`);
 - `evidence`: the gradient of the masks that the method observes (`evidence.py`);
+- `replayed`: on a GPU, steps of a shape that occurred before are launched as one (`replayed_steps.py`);
 - `micro_batches`, `row_order`: micro-batches and processes act as one large batch, in an order that can be resumed;
 - `shrinking`, `averaging`, `best`: the shapes of the model while it is pruned, and the weights that are the result;
 - `finite`: stops a training whose losses, gradients or weights are not finite, before anything of it is saved;
@@ -27,11 +28,11 @@ from secateur.surgery.masking import Attachment
 from secateur.surgery.optimizer_state import Moments, moments_of, set_moments
 from secateur.surgery.shrinking import Shrinking
 from secateur.system import process_memory
-from secateur.system.compat.trainer import HookedTrainer
 from secateur.training import checks
 from secateur.training.averaging import Averaging
 from secateur.training.best import BEST, BestEvaluation, greater_is_better
 from secateur.training.checkpoints import OwnCheckpoint
+from secateur.training.evaluating import EvaluatingTrainer
 from secateur.training.evidence import Evidence
 from secateur.training.foreign_arguments import check_arguments, check_evaluations, check_options
 from secateur.training.learning_rate import part_of_schedule
@@ -43,13 +44,14 @@ from secateur.training.models_in_training import StepCallback, fast_attention, r
 from secateur.training.nonfinite import FiniteWatch
 from secateur.training.objectives import Labels
 from secateur.training.optimizer import add_groups, average_gradients, check_trains, clip_gradients, extend_schedule
+from secateur.training.replayed_steps import ReplayedSteps, StepValues, replayable
 from secateur.training.samplers import StageOrder
 from secateur.training.shrink_policy import ShrinkPolicy
 from secateur.training.step import INDEX, Term
 from secateur.training.teacher_cache import CachedTeacher
 
 
-class PruningTrainer(HookedTrainer):
+class PruningTrainer(EvaluatingTrainer):
     """Trains a model under a method's masks, or a cut model without a method.
 
     Args:
@@ -73,6 +75,7 @@ class PruningTrainer(HookedTrainer):
             labels; evaluations then use these in place of the outputs.
         average: the fraction of the steps, at the end, over which the weights are averaged for the result; 0 for none.
             It cannot be combined with a method or with `select`.
+        cuda_graphs: on one GPU, replay the steps of a shape of batch as CUDA graphs, if all terms allow it.
         **kwargs: Trainer's own arguments.
 
     Attributes:
@@ -87,6 +90,7 @@ class PruningTrainer(HookedTrainer):
 
     loss_is_scaled_for_ga = False
     model: PreTrainedModel
+    replayed: ReplayedSteps
 
     def __init__(
         self,
@@ -105,6 +109,7 @@ class PruningTrainer(HookedTrainer):
         select: str | None = None,
         generate: Callable[[PreTrainedModel, Mapping[str, Tensor]], Tensor] | None = None,
         average: float = 0.0,
+        cuda_graphs: bool = True,
         callbacks: Sequence[TrainerCallback] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -122,25 +127,28 @@ class PruningTrainer(HookedTrainer):
         checks.check_precision(self.args, method is not None)
         checks.check_average(average, method is not None or select is not None)
         checks.check_order(self.args, rows_seen)
-        self._make_parts(select, shrink, average)
+        self._make_parts(select, shrink, average, cuda_graphs)
 
-    def _make_parts(self, select: str | None, shrink: bool, average: float) -> None:
+    def _make_parts(self, select: str | None, shrink: bool, average: float, cuda_graphs: bool) -> None:
         method, args, accelerator = self.method, self.args, self.accelerator
         self.average = partial(accelerator.reduce, reduction="mean")
         self.masks = TrainingMasks(self.model, method)
         self.finite = FiniteWatch(args, accelerator, lambda: self.state)
         self.micro_batches = MicroBatches(method, accelerator)
         self.row_order = StageOrder(args.seed if args.data_seed is None else args.data_seed, self.rows_seen)
-        self.loss = TermLoss(self.objective, self.model, self.teacher, self.label_names)
+        self.loss = TermLoss(self.objective, self.model, self.teacher, self.label_names, args.bf16)
         self.term_averages = TermAverages()
         self.averaging = Averaging(self.model, average) if average else None
         self.shrinking: ShrinkPolicy | None = None
         if shrink and method is not None and method.shrinks:
             shrinking = Shrinking(self.model, method.space)
+            replaced = (self.rewrap, lambda: self.replayed.forget())
             self.shrinking = ShrinkPolicy(
-                shrinking, method, self.masks, select is not None, lambda: self.plain_optimizer, self.rewrap
+                shrinking, method, self.masks, select is not None, lambda: self.plain_optimizer, replaced
             )
         self.evidence = Evidence(method, self.finite, cut=self.shrinking is not None)
+        replays = cuda_graphs and replayable(args, accelerator, self.objective)
+        self.replayed = ReplayedSteps(replays, self.loss, self.masks, self.evidence, accelerator.backward)
         shrunk = self.shrinking.shrinking if self.shrinking is not None else None
         self.own_state = _modules(terms=self.terms, method=method, shrinking=shrunk, averaging=self.averaging)
         self.best: BestEvaluation | None = None
@@ -179,6 +187,7 @@ class PruningTrainer(HookedTrainer):
             if not resume_from_checkpoint and self.args.should_save:
                 self.best.forget()
         device = self.args.device
+        self.replayed.forget()
         with (
             restored_models(self.teacher, device, self.shrinking),
             fast_attention(device),
@@ -209,6 +218,7 @@ class PruningTrainer(HookedTrainer):
             self.averaging.take(self.state.global_step, self.state.max_steps)
         if self.shrinking is not None:
             self.shrinking.restore()
+        self.replayed.forget()
 
     def micro_batches_collected(self, batches: list[dict[str, Tensor]]) -> None:
         self.micro_batches.begin(batches, self.model.dtype)
@@ -224,15 +234,38 @@ class PruningTrainer(HookedTrainer):
             return (outputs.loss, outputs) if return_outputs else outputs.loss
         self.micro_batches.repeat_sample()
         step = self.loss.step(model, inputs, index, self.attachment, self.progress)
-        values = self.loss.values(step, shares)
+        terms = self.loss.values(step, shares)
+        loss = self._watched(StepValues(terms, self.evidence.gradient(terms, step.masks, self.micro_batch_count)))
+        return (loss, step.student) if return_outputs else loss
+
+    def _watched(self, values: StepValues) -> Tensor:
+        """The loss `()` of a micro-batch, the method's penalty included, whose parts are inspected and collected."""
         penalty = torch.as_tensor(self.method.penalty() if self.method is not None else 0.0)
-        for name, value in values.items():
+        for name, value in values.terms.items():
             self.finite.watch(f"the loss term {name!r}", value)
         self.finite.watch("the method's penalty", penalty)
-        self.term_averages.add(values)
-        self.evidence.add(values, step.masks, self.micro_batch_count)
-        loss = sum(values.values()) + penalty
-        return (loss, step.student) if return_outputs else loss
+        self.term_averages.add(values.terms)
+        self.evidence.add(values.evidence)
+        return sum(values.terms.values()) + penalty
+
+    @masked
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """As in Trainer, but a step of a shape that occurred before is replayed, where that is possible."""
+        if not self.replayed.enabled:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        batch: dict[str, Any] = dict(self.on_device(inputs))
+        index, shares = batch.pop(INDEX, None), batch.pop(SHARES, None)
+        self.micro_batches.repeat_sample()
+        values = self.replayed.step(model, batch, index, shares, self.micro_batch_count)
+        if values is None:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+            self.replayed.ran(self.plain_optimizer)
+            return loss
+        loss = self._watched(values) / self.micro_batch_count
+        if loss.requires_grad:
+            self.accelerator.backward(loss)  # of the penalty: that of the terms was replayed
+        return loss.detach()
 
     def gradient_norm_known(self, norm: Tensor) -> None:
         if not self.args.fp16:  # its scaler skips steps whose gradients are not finite, as it should
@@ -266,39 +299,6 @@ class PruningTrainer(HookedTrainer):
             logs |= self.method.log_values()
         logs["progress"] = self.progress
         super().log(logs, *args, **kwargs)
-
-    # Evaluation
-
-    @masked
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """As in Trainer, under the method's deterministic masks."""
-        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        if self.best is not None and self.is_in_train and metric_key_prefix == "eval":
-            self.best.check(metrics)
-            if self.method is None or self.method.reached_target():
-                self.finite.check()
-                if self.args.should_save:
-                    self.best.offer(metrics, self.state.global_step)
-        return metrics
-
-    predict = masked(HookedTrainer.predict)
-    training_step = masked(HookedTrainer.training_step)
-
-    @masked
-    def prediction_step(
-        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> tuple[Any, Any, Any]:
-        """As in Trainer, but with generated tokens in place of outputs if the task generates."""
-        if self.generate is None or prediction_loss_only:
-            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        inputs = self.on_device(inputs)
-        loss, _, _ = super().prediction_step(model, dict(inputs), True, ignore_keys)  # also samples the masks
-        labels = tuple(inputs.pop(name) for name in self.label_names)
-        with self.compute_loss_context_manager():
-            tokens = self.generate(self.model, inputs)
-        return loss, tokens, labels[0] if len(labels) == 1 else labels
 
     # Optimizer
 

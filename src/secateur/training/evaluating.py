@@ -1,0 +1,61 @@
+"""Evaluations in a training: under the masks, scored by what a model generates, and the best of them noted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from secateur.methods.method import Method
+from secateur.system.compat.trainer import HookedTrainer
+from secateur.training.best import BestEvaluation
+from secateur.training.masks import TrainingMasks, masked
+from secateur.training.nonfinite import FiniteWatch
+
+
+class EvaluatingTrainer(HookedTrainer):
+    """A Trainer that evaluates under the method's deterministic masks.
+
+    Attributes:
+        generate: returns the tokens `(batch, tokens)` that a model in evaluation mode generates for a batch without
+            labels; None to score the outputs.
+        best: notes the best evaluation, if one is to be chosen.
+    """
+
+    generate: Callable[[PreTrainedModel, Mapping[str, Tensor]], Tensor] | None
+    best: BestEvaluation | None
+    method: Method | None
+    masks: TrainingMasks
+    finite: FiniteWatch
+
+    @masked
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """As in Trainer, under the method's deterministic masks."""
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if self.best is not None and self.is_in_train and metric_key_prefix == "eval":
+            self.best.check(metrics)
+            if self.method is None or self.method.reached_target():
+                self.finite.check()
+                if self.args.should_save:
+                    self.best.offer(metrics, self.state.global_step)
+        return metrics
+
+    predict = masked(HookedTrainer.predict)
+
+    @masked
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Any, Any, Any]:
+        """As in Trainer, but with generated tokens in place of outputs if the task generates."""
+        if self.generate is None or prediction_loss_only:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        inputs = self.on_device(inputs)
+        loss, _, _ = super().prediction_step(model, dict(inputs), True, ignore_keys)  # also samples the masks
+        labels = tuple(inputs.pop(name) for name in self.label_names)
+        with self.compute_loss_context_manager():
+            tokens = self.generate(self.model, inputs)
+        return loss, tokens, labels[0] if len(labels) == 1 else labels
