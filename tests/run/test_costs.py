@@ -8,7 +8,8 @@ from small_world import ROUNDS, recipe_values, write_world
 from secateur.run import recipe, run_length
 from secateur.run.context import Context
 from secateur.run.costs import Costs, Pace, Speed
-from secateur.run.estimate import disk_bytes, expected_stages, steps_for
+from secateur.run.disk_space import bytes_of_run
+from secateur.run.estimate import expected_stages, steps_for
 from secateur.run.models import base_model
 from secateur.run.run_data import RunData
 from secateur.run.step_times import Sample
@@ -23,7 +24,6 @@ COSTS = Costs(
     new_shape=0.0,
     lengths=6,
     teacher_step=0.5,
-    cache_bytes=1_000,
     weights=100,
     memory={"resident": 5_000},
 )
@@ -139,10 +139,10 @@ def test_minutes_are_those_of_pruning_and_recovery(world):
         steps_for(short, space(short), COSTS)
 
 
-def test_disk_holds_the_cache_and_two_checkpoints(world):
-    assert disk_bytes(context_of(world), COSTS) == 1_000 + 2 * 1_200 + 800
-    assert disk_bytes(context_of(world, **{"training.checkpoints": 0}), COSTS) == 1_000 + 800
-    assert disk_bytes(context_of(world, model="encoder"), COSTS) == 1_000 + 3 * 1_200 + 1_200
+def test_disk_holds_two_checkpoints_and_the_models(world):
+    assert bytes_of_run(context_of(world), 100) == 2 * 1_200 + 800
+    assert bytes_of_run(context_of(world, **{"training.checkpoints": 0}), 100) == 800
+    assert bytes_of_run(context_of(world, model="encoder"), 100) == 3 * 1_200 + 1_200
 
 
 def test_a_sample_has_the_lengths_of_the_rows_and_their_average():

@@ -55,7 +55,7 @@ def seconds_of_a_step(monkeypatch):
 
     def set_to(seconds):
         speed = Speed(step=seconds, token=0.0, scored=0.0)
-        costs = Costs(speed, {None: speed}, False, 0.0, 0.0, 0, None, cache_bytes=0, weights=0, memory={})
+        costs = Costs(speed, {None: speed}, False, 0.0, 0.0, 0, None, weights=0, memory={})
         monkeypatch.setattr(outlook, "measured", lambda context, space, table: costs)
 
     return set_to

@@ -59,6 +59,7 @@ def test_the_split_that_is_scored_and_what_was_guessed_are_named(world, tmp_path
 def test_the_stages_are_those_that_the_run_logs(world, tmp_path, drawn):
     said = lines(world)
     assert said["teacher"] == "trained first, in 9 steps of 4 rows, at a learning rate of 5.0e-05"
+    assert said["cache"] == "the teacher's outputs are computed once and read from disk, 0 MB"
     assert said["training"] == "16 steps of pruning by grain, 20 of recovery, of 4 rows"
     assert said["units"].startswith("ffn, qk, vo: ") and said["target"] == "density 0.3 of the parameters"
     made = recipe.make(recipe_values(str(world / "encoder"), str(world / "data.csv")))
@@ -69,6 +70,9 @@ def test_the_stages_are_those_that_the_run_logs(world, tmp_path, drawn):
 
 
 def test_a_named_teacher_and_other_targets(world):
+    assert lines(world, **{"distillation.cache_gb": 1e-5})["cache"] == (
+        "the teacher runs beside the student in every step: its outputs take 0 MB, and distillation.cache_gb is 1e-05"
+    )
     assert lines(world, model="classifier")["teacher"].endswith("classifier")
     assert lines(world, **{"target.units": ["head"], "target.density": None, "target.keep": 3})["target"] == "3 units"
     assert "recovery" not in lines(world, **{"method.end": 1.0})["training"]

@@ -7,6 +7,7 @@ import pytest
 from small_world import recipe_values, write_data, write_model
 from transformers import PreTrainedModel, TrainerCallback
 
+from secateur.report.report_text import footnotes
 from secateur.run import pipeline, recipe
 from secateur.run.context import Context
 from secateur.run.run_data import RunData
@@ -90,9 +91,15 @@ def models():
     return [one for one in gc.get_objects() if isinstance(one, PreTrainedModel) and one.base_model is not one]
 
 
-@pytest.mark.parametrize(("cache", "count"), [(True, 1), (False, 2)])
-def test_a_stage_holds_no_model_that_it_does_not_train_with(values, tmp_path, cache, count):
-    """Only the student where the teacher's outputs are cached: neither the teacher nor the dense student stays."""
+@pytest.mark.parametrize(("limit_gb", "count"), [(8.0, 1), (1e-6, 2)])
+def test_a_stage_holds_no_model_that_it_does_not_train_with(values, tmp_path, limit_gb, count):
+    """Only the student where the teacher's outputs are cached: neither the teacher nor the dense student stays.
+
+    Where they are larger than the limit the run goes on with the teacher beside the student, and reports it.
+    """
     watch = Models()
-    pipeline.run(recipe.make(values | {"distillation.cache": cache}), tmp_path / "run", [watch])
+    report = pipeline.run(recipe.make(values | {"distillation.cache_gb": limit_gb}), tmp_path / "run", [watch])
     assert watch.alive == {"prune": count, "recover": count}
+    assert report.outputs["cached"] == ("cache" in report.seconds) == (count == 1)
+    notes = [note for note in footnotes(report) if "beside the student" in note]
+    assert len(notes) == count - 1 and all("distillation.cache_gb is 1e-06" in note for note in notes)

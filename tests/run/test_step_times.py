@@ -78,7 +78,7 @@ def test_a_run_that_has_been_timed_has_the_same_weights_and_random_state(world, 
 @pytest.mark.parametrize(
     "changed",
     [
-        {"method": "cofi", "distillation.cache": False},
+        {"method": "cofi", "distillation.cache_gb": 1e-6},
         {"target.units": ["head"], "target.density": None, "target.keep": 3, "training.accumulate": 2},
         {"target.units": ["hidden", "ffn"], "training.augment": 1, "training.select": 4},
         {**ROUNDS, "target.layers": "auto"},
@@ -90,6 +90,9 @@ def test_a_run_that_has_been_timed_has_the_same_weights_and_random_state(world, 
 def test_every_kind_of_recipe_is_timed(world, tmp_path, changed):
     ahead = pipeline.dry_run(recipe.make(values(world, **changed)), tmp_path / "run")
     assert all(stage.seconds > 0 for stage in ahead.stages)
+    cached = "distillation.cache_gb" not in changed
+    assert ("outputs" in [stage.name for stage in ahead.stages]) == cached
+    assert ("cached outputs" in dict(ahead.lines)["memory"]) == cached
 
 
 @pytest.mark.parametrize(("write", "task"), [(write_sentences, "tokens"), (write_questions, "questions")])

@@ -12,6 +12,7 @@ from secateur.system.errors import UserError
 from secateur.tasks.task import PaddingCollator
 from secateur.training.array_cache import ROOM_FOR_ABOUT
 from secateur.training.teacher_cache import CachedTeacher
+from secateur.training.teacher_run import TeacherRun
 
 LAYERS = (0, 2)
 TEXTS = ("a good film", "dull", "a fine book and a good film and a dull book", "bad and dull", "fine book", "good")
@@ -184,6 +185,13 @@ def test_a_damaged_entry_is_computed_again(teacher, tmp_path):
     assert torch.equal(first.logits, again.logits)
 
 
+@pytest.mark.parametrize("head", ["ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"])
+def test_the_size_is_known_before_the_teacher_runs_over_the_rows(head, tmp_path):
+    teacher = tiny("bert", head, dtype=torch.float32)
+    found = cached(teacher, tmp_path)
+    assert TeacherRun.of(teacher, ROWS, COLLATE, LAYERS).nbytes == found.nbytes + ROOM_FOR_ABOUT
+
+
 def test_the_limit_counts_logits_of_tokens_too(tmp_path):
     teacher = tiny("bert", "ForTokenClassification", dtype=torch.float32, num_labels=3)
     tokens = sum(len(row["input_ids"]) for row in ROWS)
@@ -194,24 +202,25 @@ def test_the_limit_counts_logits_of_tokens_too(tmp_path):
     cached(teacher, tmp_path, layers=(), limit_gb=needed / 1e9)
 
 
-def test_too_large_outputs_are_refused_before_the_teacher_runs(teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr(teacher, "forward", broken)
+def test_too_large_outputs_are_refused_after_one_row(teacher, tmp_path, monkeypatch):
+    forward, seen = teacher.forward, []
+    monkeypatch.setattr(teacher, "forward", lambda **inputs: seen.append(len(inputs["input_ids"])) or forward(**inputs))
     with pytest.raises(UserError, match="limit is 1e-06 GB: raise the limit") as refusal:
         cached(teacher, tmp_path / "cache", limit_gb=1e-6)
-    assert "\n" not in str(refusal.value)
+    assert "\n" not in str(refusal.value) and seen == [1]
     assert entries(tmp_path / "cache") == []
 
 
 def test_a_teacher_that_fails_leaves_no_entry(teacher, tmp_path, monkeypatch):
     forward, calls = teacher.forward, []
 
-    def fail_at_second(**inputs):
+    def fail_at_second_batch(**inputs):
         calls.append(inputs)
-        if len(calls) == 2:
+        if len(calls) == 3:  # the first shows the size
             raise RuntimeError("out of memory")
         return forward(**inputs)
 
-    monkeypatch.setattr(teacher, "forward", fail_at_second)
+    monkeypatch.setattr(teacher, "forward", fail_at_second_batch)
     with pytest.raises(RuntimeError, match="out of memory"):
         cached(teacher, tmp_path)
     assert entries(tmp_path) == []

@@ -57,6 +57,8 @@ class Report:
         depth: for a run that has chosen its number of layers, that number under `layers`, `of` how many, the `trials`
             with the score of each number, and the number of held-out training `rows` on which they were scored.
         length: for a run of a number of `minutes`, these and the `steps` that it decided on; None for another run.
+        outputs: whether the teacher's outputs were `cached`, their size in `bytes`, None if that was not computed,
+            and the reason `why` the teacher ran beside the student; None for a run that did not record it.
         standard_error: of the pruned model's main score (`evaluation.standard_error`); None where it is not known.
         baseline: the main score of the best constant prediction, such as the commonest class; None where no constant
             prediction compares, or for a run that did not record it.
@@ -84,6 +86,7 @@ class Report:
     goal: Mapping[str, Any] | None = None
     depth: Mapping[str, Any] | None = None
     length: Mapping[str, Any] | None = None
+    outputs: Mapping[str, Any] | None = None
     standard_error: float | None = None
     baseline: float | None = None
     scored: str | None = None

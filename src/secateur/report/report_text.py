@@ -98,12 +98,7 @@ def score_notes(report: Report) -> list[str]:
         "density, prunable: kept weights and inner biases of the layers over all of them (GRAIN's denominator); "
         "whole model: all parameters, embeddings and head included"
     )
-    if report.teacher is not None:
-        notes.append(teacher_sentence(report.teacher, report.metric))
-    if report.goal is not None:
-        notes.append(goal_sentence(report.goal, report.metric))
-    if report.depth is not None:
-        notes.append(depth_sentence(report.depth, report.metric))
+    notes += _choices(report)
     if "filled" in report.density:
         notes.append(
             "with stored zeros: removed tiles count too where other tiles of the same weight are kept; within stored "
@@ -115,6 +110,18 @@ def score_notes(report: Report) -> list[str]:
         "wall-clock, s: " + ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in report.seconds.items()),
     ]
     return notes if report.memory is None else notes + _peak_notes(report.memory)
+
+
+def _choices(report: Report) -> list[str]:
+    """Footnotes about what the run has chosen itself."""
+    notes = [] if report.teacher is None else [teacher_sentence(report.teacher, report.metric)]
+    if report.outputs is not None and not report.outputs["cached"]:
+        notes.append(f"the teacher ran beside the student in every step: {report.outputs['why']}")
+    if report.goal is not None:
+        notes.append(goal_sentence(report.goal, report.metric))
+    if report.depth is not None:
+        notes.append(depth_sentence(report.depth, report.metric))
+    return notes
 
 
 def teacher_sentence(teacher: Mapping[str, Any], metric: str) -> str:

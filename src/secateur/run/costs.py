@@ -57,7 +57,6 @@ class Costs:
             compile code for each shape.
         lengths: number of different lengths of batches.
         teacher_step: seconds of a step that trains the teacher; None if it is not trained by the run.
-        cache_bytes: size of the cached outputs of the teacher; 0 without a cache.
         weights: number of weights of the student before pruning.
         memory: kind of memory -> peak in bytes (`process_memory.peaks`).
     """
@@ -69,7 +68,6 @@ class Costs:
     new_shape: float
     lengths: int
     teacher_step: float | None
-    cache_bytes: int
     weights: int
     memory: Mapping[str, int]
 

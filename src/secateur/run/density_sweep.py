@@ -22,7 +22,16 @@ from transformers import TrainerCallback
 from secateur.report.report import Report
 from secateur.run.context import Context
 from secateur.run.outlook import Outlook
-from secateur.run.pipeline import announce, begin, complete, dry_run_context, locked_if_unfinished, look_ahead, prepare
+from secateur.run.pipeline import (
+    announce,
+    begin,
+    complete,
+    decide_cache,
+    dry_run_context,
+    locked_if_unfinished,
+    look_ahead,
+    prepare,
+)
 from secateur.run.recipe import Recipe
 from secateur.run.run_data import RunData
 from secateur.run.run_folder import claim, locked
@@ -40,12 +49,13 @@ def sweep(recipe: Recipe, output: Path | str, callbacks: Sequence[TrainerCallbac
         if not all(context.finished for context in contexts):
             locks.enter_context(locked(folder))
         tables = [prepare(context) for context in contexts]
-        ahead = look_ahead(contexts[-1], tables[-1])
+        cache = decide_cache(contexts[-1])
+        ahead = look_ahead(contexts[-1], tables[-1], cache)
         processes.on_main(partial(claim, folder, recipe))
         for context, table in zip(contexts, tables, strict=True):
             locks.enter_context(locked_if_unfinished(context))
             begin(context, table)
-        announce(contexts[-1], ahead)
+        announce(contexts[-1], ahead, cache)
         return _reports(contexts)
 
 

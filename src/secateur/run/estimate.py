@@ -1,4 +1,4 @@
-"""What the stages of a run will take, in seconds, disk and memory, from the costs of its steps (`step_times`)."""
+"""What the stages of a run will take, in seconds, from the costs of its steps (`step_times`)."""
 
 from __future__ import annotations
 
@@ -30,8 +30,6 @@ FEWEST = 10
 """Steps below which a number of minutes is refused."""
 WARMUP = 10
 """Untimed forwards of each model before a latency is measured (`bench.measure`)."""
-FLOAT = 4
-"""Bytes of a weight, and of each of the two moments that the optimizer keeps of it."""
 
 
 def expected_stages(
@@ -86,19 +84,6 @@ def steps_for(context: Context, space: Space, costs: Costs, density_trials: int 
             "evaluations, so give more minutes"
         )
     return steps
-
-
-def disk_bytes(context: Context, costs: Costs) -> int:
-    """The disk that a run needs at most: the cached outputs, the teacher, and the checkpoints.
-
-    A checkpoint has the weights and two moments of each, and the next one is written before it is removed. The model
-    that is cut and its checkpoints are counted as if nothing were pruned.
-    """
-    model = FLOAT * costs.weights
-    saved = 0 if context.recipe.training.checkpoints == 0 else 3 * model
-    trained = model + saved if teacher_name(context) is None else 0
-    branches = 2 * model * len(context.branches)
-    return costs.cache_bytes + trained + 2 * saved + 2 * model + branches
 
 
 @dataclass(frozen=True)

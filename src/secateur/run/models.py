@@ -73,9 +73,7 @@ def load_teacher(context: Context) -> PreTrainedModel:
 
 
 def teacher_scores(context: Context, teacher: PreTrainedModel) -> dict[str, float]:
-    """The teacher's scores on the validation rows, which runs with a cache share. All processes must call it."""
-    if not context.recipe.distillation.cache:
-        return context.data.scores(teacher)
+    """The teacher's scores on the validation rows, which are kept and shared. All processes must call it."""
     return context.data.teacher_scores(teacher, context.cache_folder)
 
 

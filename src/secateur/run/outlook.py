@@ -5,7 +5,6 @@ Nothing is written to the run's folder.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,9 +14,11 @@ from secateur.budget.space import Space
 from secateur.run import run_length
 from secateur.run.context import Context
 from secateur.run.costs import Costs
-from secateur.run.estimate import disk_bytes, expected_stages, steps_for, with_middle_density
+from secateur.run.disk_space import bytes_of_run, free_bytes, size
+from secateur.run.estimate import expected_stages, steps_for, with_middle_density
 from secateur.run.expected_stage import ExpectedStage
 from secateur.run.models import base_model, factorised, teacher_name
+from secateur.run.output_cache import Decision, with_decision
 from secateur.run.recipe import Recipe
 from secateur.run.run_data import Rows
 from secateur.run.run_rounds import end_of_pruning, is_open
@@ -59,16 +60,18 @@ class Outlook:
         return {**dict(self.lines), "expected": numbers}
 
 
-def outlook(context: Context, table: LatencyTable | None) -> Outlook:
+def outlook(context: Context, table: LatencyTable | None, cache: Decision) -> Outlook:
     """The data and the stages of a run that has been checked, after the measurement of some steps.
 
     Args:
         context: with what is decided of it already.
         table: the latency table that the check returned (`stages/check.py`).
+        cache: whether the teacher's outputs are cached.
 
     Raises:
         UserError: the minutes of the recipe are too few.
     """
+    context = with_decision(context, cache)
     student = factorised(context.recipe, base_model(context))
     densities = densities_to_try(context.recipe, student) if leaves_density_open(context.recipe) else []
     settled = with_middle_density(context, densities)
@@ -78,11 +81,11 @@ def outlook(context: Context, table: LatencyTable | None) -> Outlook:
         steps = steps_for(settled, space, costs, trials)
         context, settled = (run_length.with_steps(one, steps) for one in (context, settled))
     stages = expected_stages(settled, space, costs, trials)
-    lines = [*_data(context), *_stages(context, space, densities)]
+    lines = [*_data(context), *_stages(context, space, densities, cache)]
     if costs is None:
         return Outlook(lines, stages)
-    disk = disk_bytes(context, costs)
-    lines += _costs(context, stages, costs, disk)
+    disk = cache.disk_bytes + bytes_of_run(context, costs.weights)
+    lines += _costs(context, stages, costs, disk, cache.disk_bytes)
     return Outlook(lines, stages, disk, costs.memory, steps)
 
 
@@ -121,11 +124,12 @@ def _lengths(rows: Rows, longest: int) -> str:
     return f"{share:.1%} of the training rows reach {longest} tokens, at which longer texts are truncated"
 
 
-def _stages(context: Context, space: Space, densities: list[float]) -> Iterator[Line]:
+def _stages(context: Context, space: Space, densities: list[float], cache: Decision) -> Iterator[Line]:
     """A line for the teacher and for each stage that trains."""
     recipe, batch = context.recipe, context.recipe.training.batch_size * context.recipe.training.accumulate
     name = teacher_name(context)
     yield "teacher", name or _training_of_teacher(context, batch)
+    yield "cache", str(cache)
     yield "units", f"{', '.join(space.units)}: {len(space):,} in all"
     yield "target", _target(context, space)
     if leaves_density_open(recipe):
@@ -178,16 +182,13 @@ def _trials(context: Context, space: Space) -> str:
     return f"{total} and {fewer[0]} layers are tried{perhaps}, in {steps:,} steps each"
 
 
-def _costs(context: Context, stages: list[ExpectedStage], costs: Costs, disk: int) -> Iterator[Line]:
-    """The seconds of the stages, and the disk and the memory that they need."""
+def _costs(context: Context, stages: list[ExpectedStage], costs: Costs, disk: int, cache: int) -> Iterator[Line]:
+    """The seconds of the stages, and the disk and the memory that they need, of both that of the cached outputs."""
     total = sum(stage.seconds or 0.0 for stage in stages)
     unknown = ", without the scoring of generated texts" if context.data.task.generates else ""
     yield "time", f"about {duration(total)}{unknown}: {', '.join(map(_described, stages))}"
-    folder = next(
-        parent for parent in (context.folder.absolute(), *context.folder.absolute().parents) if parent.exists()
-    )
-    yield "disk", f"at most {size(disk)}, {size(shutil.disk_usage(folder).free)} are free"
-    cached = f", and up to {size(costs.cache_bytes)} of cached outputs" if costs.cache_bytes else ""
+    yield "disk", f"at most {size(disk)}, {size(free_bytes(context.folder))} are free"
+    cached = f", and up to {size(cache)} of cached outputs" if cache else ""
     shrinking = ", about twice that while the model shrinks" if costs.shrinks else ""
     held = ", ".join(f"about {size(peak)} {kind}" for kind, peak in costs.memory.items())
     yield "memory", f"{held}{shrinking}{cached}"  # each cut compiles code for new shapes, which is kept
@@ -204,8 +205,3 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
-
-
-def size(count: float) -> str:
-    """A number of bytes, in MB (10^6) or GB (10^9)."""
-    return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"

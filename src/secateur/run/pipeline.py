@@ -29,11 +29,12 @@ from transformers import TrainerCallback
 
 from secateur.budget.latency import LatencyTable
 from secateur.report.report import Report
-from secateur.run import run_length
+from secateur.run import output_cache, run_length
 from secateur.run.context import Context
 from secateur.run.distillation import remove_state
 from secateur.run.expected_stage import StageWatch
 from secateur.run.outlook import Outlook, outlook
+from secateur.run.output_cache import Decision
 from secateur.run.recipe import Recipe
 from secateur.run.run_data import RunData
 from secateur.run.run_folder import claim, locked
@@ -87,10 +88,10 @@ def run_context(context: Context) -> Report:
     """As `run`, for a context that exists already."""
     process_memory.reset_peak()
     with locked_if_unfinished(context):
-        table = prepare(context)
-        ahead = look_ahead(context, table)
+        table, cache = prepare(context), decide_cache(context)
+        ahead = look_ahead(context, table, cache)
         begin(context, table)
-        announce(context, ahead)
+        announce(context, ahead, cache)
         return complete(context)
 
 
@@ -110,7 +111,7 @@ def dry_run_context(context: Context) -> Outlook:
     if context.finished:
         raise UserError(f"the run in {context.folder} is finished: there is nothing left to do")
     table = prepare(context)
-    return outlook(decided(context), table)
+    return outlook(decided(context), table, output_cache.decision(context))
 
 
 def locked_if_unfinished(context: Context) -> AbstractContextManager[None]:
@@ -128,6 +129,11 @@ def prepare(context: Context) -> LatencyTable | None:
     return None if context.finished else check(context)
 
 
+def decide_cache(context: Context) -> Decision | None:
+    """Whether an unfinished run caches the teacher's outputs. All processes must call it."""
+    return None if context.finished else processes.on_main(partial(output_cache.decision, context))
+
+
 def begin(context: Context, table: LatencyTable | None) -> None:
     """Claim the folder of a run for its recipe, and write the latency table to it.
 
@@ -143,7 +149,7 @@ def begin(context: Context, table: LatencyTable | None) -> None:
     processes.on_main(work)
 
 
-def look_ahead(context: Context, table: LatencyTable | None) -> Outlook | None:
+def look_ahead(context: Context, table: LatencyTable | None, cache: Decision | None) -> Outlook | None:
     """What an unfinished run is going to do; None if nobody would read it, because steps are measured for it.
 
     Raises:
@@ -151,11 +157,13 @@ def look_ahead(context: Context, table: LatencyTable | None) -> Outlook | None:
     """
     context = decided(context)
     read = log.isEnabledFor(logging.INFO) or any(_watches(context)) or run_length.is_open(context.recipe)
-    return outlook(context, table) if read and not context.finished else None
+    return outlook(context, table, cache) if read and cache is not None else None
 
 
-def announce(context: Context, ahead: Outlook | None) -> None:
-    """Log what a run that has begun is going to do, tell the callbacks, and write the steps that are decided."""
+def announce(context: Context, ahead: Outlook | None, cache: Decision | None) -> None:
+    """Log what a run that has begun is going to do, tell the callbacks, and write what is decided."""
+    if cache is not None:
+        output_cache.record(context, cache)
     if ahead is None:
         return
     for what, description in ahead.lines:
@@ -171,13 +179,13 @@ def _watches(context: Context) -> list[StageWatch]:
 
 
 def decided(context: Context) -> Context:
-    """The context with what the run has decided itself: its steps, its density, and its number of layers."""
-    return depth.decided(density.decided(run_length.decided(context)))
+    """The context with what the run has decided itself: its cache, its steps, its density, and its layers."""
+    return depth.decided(density.decided(run_length.decided(output_cache.decided(context))))
 
 
 def complete(context: Context) -> Report:
     """Run the remaining stages of a run that has begun, and load its report."""
-    names = processes.on_main(partial(_to_run, context))
+    names = processes.on_main(partial(_to_run, output_cache.decided(context)))
     for stage in STAGES:
         if stage.name in names:
             stage.run(decided(context))

@@ -4,6 +4,7 @@ RUN/versions.json    libraries and machine
 RUN/seconds.json     stage -> seconds
 RUN/memory.json      stage -> peak in bytes, by kind of memory; "run" is the peak over all stages and between them
 RUN/length.json      the steps that were decided, if the recipe gives minutes
+RUN/outputs.json     whether the teacher's outputs are cached, their size, and why they are not
 RUN/teacher.json     how the teacher was trained, if it was trained here, and the trials of its settings
 RUN/density.json     trials of densities, and the density that was chosen, if the recipe names a score to keep
 RUN/depth.json       trials of numbers of layers, and the number that was chosen, if the recipe leaves it open
@@ -19,7 +20,7 @@ from secateur.report import run_log
 from secateur.system.file_format import FileFormat
 
 VERSIONS, SECONDS, MEMORY = "versions.json", "seconds.json", "memory.json"
-LENGTH, TEACHER = "length.json", "teacher.json"
+LENGTH, OUTPUTS, TEACHER = "length.json", "outputs.json", "teacher.json"
 DENSITY, DEPTH = "density.json", "depth.json"
 CUT_AT, VERIFIED = "cut_at.json", "verified.json"
 FORMAT = FileFormat()
@@ -32,6 +33,6 @@ def check(folder: Path) -> None:
     Raises:
         UserError: one is damaged, or a later version of secateur wrote it.
     """
-    for name in (VERSIONS, SECONDS, MEMORY, LENGTH, TEACHER, DENSITY, DEPTH, CUT_AT, VERIFIED):
+    for name in (VERSIONS, SECONDS, MEMORY, LENGTH, OUTPUTS, TEACHER, DENSITY, DEPTH, CUT_AT, VERIFIED):
         FORMAT.read_if_any(folder / name)
     run_log.check(folder)

@@ -42,6 +42,7 @@ from secateur.run.training_arguments import learning_rate_of_run, uses_bf16
 from secateur.run.trial_records import short
 from secateur.surgery.cut import cut
 from secateur.system import process_memory, processes
+from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating
 from secateur.training.objectives import Labels
 from secateur.training.samplers import ByLength
@@ -189,7 +190,6 @@ class Measurement:
             new_shape=targets[0].new_shape,
             lengths=self.sample.lengths,
             teacher_step=self._teacher_step() if teacher_name(context) is None else None,
-            cache_bytes=self._cache_bytes(),
             weights=self._base.num_parameters(),
             memory=process_memory.peaks(),
         )
@@ -213,17 +213,13 @@ class Measurement:
 
     @cached_property
     def outputs(self) -> PreTrainedModel | CachedTeacher:
-        """Those of the teacher for the rows of the sample, cached if the recipe caches them."""
+        """Those of the teacher for the rows of the sample, cached as the run will cache them, if it can."""
         if not self.context.recipe.distillation.cache:
             return self.model
-        return cached_outputs(self.context, self.model, self.sample.rows)
-
-    def _cache_bytes(self) -> int:
-        """The size of the outputs for all rows: nearly all of it is proportional to the tokens."""
-        if not isinstance(self.outputs, CachedTeacher):
-            return 0
-        rows, sampled = self.context.data.distillation_rows, self.sample.rows
-        return round(self.outputs.nbytes * tokens_of(rows) / tokens_of(sampled))
+        try:
+            return cached_outputs(self.context, self.model, self.sample.rows)
+        except UserError:  # the temporary folder is full, or what holds for the rows of the run
+            return self.model
 
     def _teacher_step(self) -> float:
         sample, recipe = self._sample_of(self.context.data.train_rows), self.context.recipe

@@ -16,12 +16,12 @@ from __future__ import annotations
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -37,6 +37,22 @@ ROOM_FOR_ABOUT = 4096
 """Bytes that are reserved for `about.json`."""
 FORMAT = FileFormat()
 """Of `about.json`."""
+
+
+class ArrayType(NamedTuple):
+    """What is known of an array before it is computed."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+def entry_bytes(arrays: Iterable[ArrayType]) -> int:
+    """The size of an entry with these arrays."""
+    return ROOM_FOR_ABOUT + sum(array.nbytes for array in arrays)
 
 
 @dataclass(frozen=True)
@@ -141,20 +157,19 @@ class Draft:
     def __init__(self, cache: ArrayCache) -> None:
         self.cache, self.folder = cache, cache.folder / PARTIAL
         self.about: dict[str, dict[str, Any]] = {}
-        self.size = ROOM_FOR_ABOUT
 
-    def array(self, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-        """A new array of the entry, of zeros, to be filled in; its disk space is allocated now.
+    def arrays(self, types: Mapping[str, ArrayType]) -> dict[str, np.ndarray]:
+        """The arrays of the entry by name, of zeros, to be filled in; their disk space is allocated now.
 
         Raises:
             UserError: the entry would be larger than the limit, or the disk is full.
         """
-        self.size += (size := prod(shape) * np.dtype(dtype).itemsize)
-        self.cache.make_room(self.size)
+        self.cache.make_room(entry_bytes(types.values()))
         with self.cache.user_errors():
-            _allocate(self.folder / name, size)
-        self.about[name] = {"shape": list(shape), "dtype": dtype}
-        return _mapped(self.folder / name, self.about[name], "r+")
+            for name, array in types.items():
+                _allocate(self.folder / name, array.nbytes)
+        self.about = {name: {"shape": list(array.shape), "dtype": array.dtype} for name, array in types.items()}
+        return {name: _mapped(self.folder / name, array, "r+") for name, array in self.about.items()}
 
     def finish(self) -> None:
         """Write `about.json`, by which a complete entry is told from a damaged one."""

@@ -19,8 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from secateur.training.array_cache import ArrayCache
-from secateur.training.ragged import padded, starts_of
-from secateur.training.step import has_decoder
+from secateur.training.ragged import padded
 from secateur.training.teacher_run import PER_ROW, POSITIONS, STATES, TARGET_STATES, Collate, Rows, TeacherRun
 
 ADVICE = "raise the limit, match fewer layers or turn the cache off"
@@ -88,11 +87,13 @@ class CachedTeacher:
             UserError: the outputs take more than `limit_gb`, or the disk is full; the rows are padded; hidden states
                 are beyond the range of float16.
         """
-        starts = starts_of(rows, "input_ids")
-        target_starts = starts_of(rows, "labels") if has_decoder(teacher) else None
-        run = TeacherRun(teacher, rows, collate, starts, target_starts, list(layers), list(target_layers), batch, bf16)
+        return cls.of_run(TeacherRun.of(teacher, rows, collate, layers, target_layers, batch, bf16), folder, limit_gb)
+
+    @classmethod
+    def of_run(cls, run: TeacherRun, folder: Path | str, limit_gb: float) -> CachedTeacher:
+        """As `of`, for a pass that is described already."""
         arrays = ArrayCache(Path(folder), 1e9 * limit_gb, ADVICE).get(run.key(), run.fill)
-        return cls(teacher.config, arrays, starts, layers, target_starts, target_layers)
+        return cls(run.teacher.config, arrays, run.starts, run.layers, run.target_starts, run.target_layers)
 
     def __call__(
         self,

@@ -17,9 +17,9 @@ from secateur.structure.fingerprints import model_fingerprint, tensor_chunks
 from secateur.system.errors import UserError
 from secateur.system.files import fingerprint
 from secateur.system.model_state import evaluating
-from secateur.training.array_cache import Draft
-from secateur.training.ragged import places_of
-from secateur.training.step import INDEX, UNLABELLED, decoder_inputs
+from secateur.training.array_cache import ArrayType, Draft, entry_bytes
+from secateur.training.ragged import places_of, starts_of
+from secateur.training.step import INDEX, UNLABELLED, decoder_inputs, has_decoder
 
 PER_ROW, PER_TOKEN, POSITIONS, PER_TARGET_TOKEN = "logits", "token_logits", "start_and_end_logits", "target_logits"
 """The possible names of the array of logits: `(rows, labels)`, `(tokens of all rows, labels)`, `(tokens of all rows,
@@ -55,6 +55,22 @@ class TeacherRun:
     batch: int
     bf16: bool
 
+    @classmethod
+    def of(
+        cls,
+        teacher: PreTrainedModel,
+        rows: Rows,
+        collate: Collate,
+        layers: Sequence[int] = (),
+        target_layers: Sequence[int] = (),
+        batch: int = 128,
+        bf16: bool = False,
+    ) -> TeacherRun:
+        """The pass over unpadded rows; arguments as for `CachedTeacher.of`."""
+        starts = starts_of(rows, "input_ids")
+        target_starts = starts_of(rows, "labels") if has_decoder(teacher) else None
+        return cls(teacher, rows, collate, starts, target_starts, list(layers), list(target_layers), batch, bf16)
+
     @cached_property
     def order(self) -> np.ndarray:
         """The numbers of the rows, the shortest first, so that batches have little padding."""
@@ -71,18 +87,40 @@ class TeacherRun:
         yield from tensor_chunks(sorted(ends.items()))
         yield from _row_chunks(self.rows, ends.keys() if self.target_starts is None else {*ends, "labels"})
 
+    @cached_property
+    def arrays(self) -> dict[str, ArrayType]:
+        """The shape and the dtype of each array by its name. The teacher runs over the shortest row to find them.
+
+        Raises:
+            UserError: that row is padded.
+        """
+        layers = {STATES: self.layers} | ({} if self.target_starts is None else {TARGET_STATES: self.target_layers})
+        dims = self.teacher.config.hidden_size
+        arrays = {name: ArrayType((self._length(name), len(own), dims), "float16") for name, own in layers.items()}
+        with torch.inference_mode(), evaluating([self.teacher]):
+            for name, block in self._logits(*self._run(self.order[:1])).items():
+                arrays[name] = ArrayType((self._length(name), *block.shape[1:]), "float32")
+        return arrays
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the entry on disk."""
+        return entry_bytes(self.arrays.values())
+
     @torch.inference_mode()
     def fill(self, draft: Draft) -> None:
-        """Write the logits and the hidden states of all rows."""
-        arrays, dims = {}, self.teacher.config.hidden_size
-        for name, layers in ((STATES, self.layers), (TARGET_STATES, self.target_layers)):
-            if name == STATES or self.target_starts is not None:
-                arrays[name] = draft.array(name, (self._length(name), len(layers), dims), "float16")
+        """Write the logits and the hidden states of all rows.
+
+        Raises:
+            UserError: they are larger than the limit, or the disk is full; the rows are padded; hidden states do not
+                fit float16.
+        """
+        arrays = draft.arrays(self.arrays)
         with evaluating([self.teacher]):
-            for numbers, outputs in self._outputs():
-                for name, block in outputs.items():
-                    if name not in arrays:
-                        arrays[name] = draft.array(name, (self._length(name), *block.shape[-1:]), "float32")
+            for first in range(0, len(self.order), self.batch):
+                numbers = self.order[first : first + self.batch]
+                ran = self._run(numbers)
+                for name, block in (self._logits(*ran) | self._states(*ran)).items():
                     arrays[name][self._places(name, numbers)] = block
 
     def _length(self, name: str) -> int:
@@ -98,36 +136,35 @@ class TeacherRun:
             return self.target_starts
         return self.starts
 
-    def _outputs(self) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-        """For each batch the numbers of its rows, and their entries in each array.
+    def _run(self, numbers: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray | None]:
+        """The teacher's outputs for a batch of rows, and which tokens of its inputs and of its targets are real.
 
         Raises:
-            UserError: the rows are padded, or hidden states do not fit float16.
+            UserError: the rows are padded.
         """
-        for first in range(0, len(self.order), self.batch):
-            numbers = self.order[first : first + self.batch]
-            inputs, target = self._inputs(numbers)
-            real = inputs["attention_mask"].cpu().numpy() > 0
-            _check_unpadded(real, self.starts, numbers)
-            outputs = self._forward(inputs)
-            if target is None:
-                states = {STATES: _states(outputs.hidden_states, self.layers, real)} if self.layers else {}
-                yield numbers, _logits(outputs, real) | states
-            else:
-                _check_unpadded(target, self._starts_of(PER_TARGET_TOKEN), numbers)
-                yield numbers, self._decoder_outputs(outputs, real, target)
+        inputs, target = self._inputs(numbers)
+        real = inputs["attention_mask"].cpu().numpy() > 0
+        _check_unpadded(real, self.starts, numbers)
+        if target is not None:
+            _check_unpadded(target, self._starts_of(PER_TARGET_TOKEN), numbers)
+        return self._forward(inputs), real, target
 
     def _forward(self, inputs: Mapping[str, Tensor]) -> Any:
         on_device = {name: value.to(self.teacher.device) for name, value in inputs.items()}
         with torch.autocast(self.teacher.device.type, torch.bfloat16, enabled=self.bf16):
             return self.teacher(**on_device, output_hidden_states=bool(self.layers or self.target_layers))
 
-    def _decoder_outputs(self, outputs: Any, real: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
-        """The entries of a batch, at the real tokens of its inputs and targets, for a teacher with a decoder."""
-        entries = {PER_TARGET_TOKEN: outputs.logits.float().cpu().numpy()[target]}
+    def _logits(self, outputs: Any, real: np.ndarray, target: np.ndarray | None) -> dict[str, np.ndarray]:
+        """The logits of a batch in float32, by the name of their array."""
+        return _logits(outputs, real) if target is None else {PER_TARGET_TOKEN: _floats(outputs.logits)[target]}
+
+    def _states(self, outputs: Any, real: np.ndarray, target: np.ndarray | None) -> dict[str, np.ndarray]:
+        """The hidden states of a batch, at the real tokens of its inputs and targets, by the name of their array."""
+        entries = {}
         if self.layers:
-            entries[STATES] = _states(outputs.encoder_hidden_states, self.layers, real)
-        if self.target_layers:
+            states = outputs.hidden_states if target is None else outputs.encoder_hidden_states
+            entries[STATES] = _states(states, self.layers, real)
+        if self.target_layers and target is not None:
             entries[TARGET_STATES] = _states(outputs.decoder_hidden_states, self.target_layers, target)
         return entries
 
@@ -164,10 +201,13 @@ def _states(states: Sequence[Tensor], layers: Sequence[int], real: np.ndarray) -
 def _logits(outputs: Any, real: np.ndarray) -> dict[str, np.ndarray]:
     """The logits of a batch in float32, by the name of their array; start and end of an answer are two labels."""
     if not hasattr(outputs, "logits"):
-        ends = torch.stack([outputs.start_logits, outputs.end_logits], dim=-1)
-        return {POSITIONS: ends.float().cpu().numpy()[real]}
-    logits = outputs.logits.float().cpu().numpy()
+        return {POSITIONS: _floats(torch.stack([outputs.start_logits, outputs.end_logits], dim=-1))[real]}
+    logits = _floats(outputs.logits)
     return {PER_ROW: logits} if logits.ndim == 2 else {PER_TOKEN: logits[real]}
+
+
+def _floats(tensor: Tensor) -> np.ndarray:
+    return tensor.float().cpu().numpy()
 
 
 def _row_chunks(rows: Rows, columns: Iterable[str]) -> Iterator[Any]:

@@ -15,7 +15,7 @@ from secateur.measure.model_size import disk_bytes
 from secateur.report import run_page
 from secateur.report.model_card import card
 from secateur.report.report import Report
-from secateur.run import run_length
+from secateur.run import output_cache, run_length
 from secateur.run.context import Context
 from secateur.run.models import base_model, load_teacher, teacher_scores
 from secateur.run.records import FORMAT, VERIFIED, VERSIONS
@@ -100,7 +100,7 @@ def _chosen(context: Context) -> dict[str, Any]:
     """What the run has chosen itself, with its trials."""
     stages = {"teacher": teacher_stage, "goal": density, "depth": depth}
     chosen = {key: stage.reported(context) for key, stage in stages.items()}
-    return chosen | {"length": run_length.reported(context)}
+    return chosen | {"length": run_length.reported(context), "outputs": output_cache.reported(context)}
 
 
 def _target(context: Context, model: PreTrainedModel, dense: PreTrainedModel, plan: Plan) -> dict[str, Any] | None:

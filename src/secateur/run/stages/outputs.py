@@ -1,17 +1,27 @@
-"""Stage 2: the teacher runs once over the training rows for distillation, and its outputs are cached on disk."""
+"""Stage 2: the teacher runs once over the training rows for distillation, and its outputs are cached on disk.
+
+`run/output_cache.py` decides before the first stage whether that is done. A cache that cannot be written then, such as
+on a disk that has filled, does not stop the run: from there on the teacher runs beside the student.
+"""
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 
 from transformers import PreTrainedModel
 
+from secateur.run import output_cache
 from secateur.run.context import Context
 from secateur.run.models import load_teacher
+from secateur.run.output_cache import teacher_run
 from secateur.run.run_data import Rows
-from secateur.run.training_arguments import uses_bf16
 from secateur.system import processes
+from secateur.system.errors import UserError
+from secateur.system.file_format import NewerVersion
 from secateur.training.teacher_cache import CachedTeacher
+
+log = logging.getLogger(__name__)
 
 
 def done(context: Context) -> bool:
@@ -28,24 +38,28 @@ def outputs_of(context: Context, teacher: PreTrainedModel) -> PreTrainedModel | 
     """The teacher as training uses it: its cached outputs, which are computed if they are missing, or the model itself.
 
     All processes must call it: the main one computes, and the others read.
+
+    Raises:
+        NewerVersion: a later version of secateur wrote the cache.
     """
     if not context.recipe.distillation.cache:
         return teacher
-    with context.accounting.stage("cache"):
-        return processes.main_first(partial(cached_outputs, context, teacher, context.data.distillation_rows))
+    try:
+        with context.accounting.stage("cache"):
+            return processes.main_first(partial(cached_outputs, context, teacher, context.data.distillation_rows))
+    except NewerVersion:
+        raise
+    except UserError as error:
+        log.warning("the teacher runs beside the student, because its outputs cannot be cached: %s", error)
+        output_cache.withdraw(context, str(error))
+        return teacher
 
 
 def cached_outputs(context: Context, teacher: PreTrainedModel, rows: Rows) -> CachedTeacher:
-    """The outputs of the teacher for these rows, which are computed if they are missing."""
-    recipe, data = context.recipe, context.data
-    layers, target_layers = context.distillation.layers(teacher.config)
-    return CachedTeacher.of(
-        teacher,
-        rows,
-        data.task.collator(data.tokenizer),
-        context.cache_folder,
-        layers=layers,
-        target_layers=target_layers,
-        bf16=uses_bf16(recipe),
-        limit_gb=recipe.distillation.cache_gb,
-    )
+    """The outputs of the teacher for these rows, which are computed if they are missing.
+
+    Raises:
+        UserError: they cannot be cached (`CachedTeacher.of`).
+    """
+    run = teacher_run(context, teacher, rows)
+    return CachedTeacher.of_run(run, context.cache_folder, context.recipe.distillation.cache_gb)

@@ -1,0 +1,142 @@
+"""Where the teacher's outputs do not fit, it runs beside the student: decided first, and with the same loss."""
+
+import errno
+import logging
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+from small_world import recipe_values, write_world
+
+from secateur.run import output_cache, pipeline, recipe
+from secateur.run.context import Context
+from secateur.run.disk_space import bytes_of_run
+from secateur.run.models import load_teacher, teacher_scores
+from secateur.run.output_cache import Decision, decide
+from secateur.run.run_data import RunData
+from secateur.run.stages import outputs
+from secateur.training.loss import TermLoss
+from secateur.training.teacher_cache import CachedTeacher
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return write_world(tmp_path_factory.mktemp("world"))
+
+
+def context_of(world, folder, **changed):
+    made = recipe.make(recipe_values(str(world / "classifier"), str(world / "data.csv")) | changed)
+    return Context(made, folder / "run", RunData(made))
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "limit_gb", "free", "cached", "why"),
+    [
+        (8_000_000_000, 8.0, 8e9, True, ""),
+        (9_600_000_000, 8.0, 1e12, False, "its outputs take 9.6 GB, and distillation.cache_gb is 8"),
+        (140_000_000_000, 200.0, 1.2e11, False, "its outputs take 140.0 GB, and the disk has 120.0 GB left for them"),
+        (1_000_000_000, 8.0, -1.0, False, "its outputs take 1.0 GB, and the disk has 0 MB left for them"),
+        (1_000_000_000, 8.0, float("inf"), True, ""),
+    ],
+)
+def test_outputs_are_cached_where_the_limit_and_the_disk_allow(nbytes, limit_gb, free, cached, why):
+    assert decide(nbytes, limit_gb, free) == Decision(cached, nbytes, why)
+
+
+def test_the_size_is_that_of_what_the_terms_read(world, tmp_path):
+    context = context_of(world, tmp_path)
+    rows = context.data.distillation_rows
+    tokens = sum(len(row["input_ids"]) for row in rows)
+    logits = 4 * 2 * len(rows)
+    alone = output_cache.decision(context_of(world, tmp_path, **{"distillation.hidden": None}))
+    whole = output_cache.decision(context)
+    assert alone.cached and whole.cached
+    assert whole.bytes - alone.bytes == 2 * tokens * 2 * 16 and alone.bytes >= logits  # layers 0 and 2, of 16 dims
+    assert output_cache.decision(context_of(world, tmp_path, **{"distillation.cache": False})) == Decision(
+        False, why="distillation.cache is false"
+    )
+    assert not context.folder.exists()
+
+
+def test_the_disk_must_hold_the_run_as_well_and_what_is_cached_already_fits(world, tmp_path, monkeypatch):
+    context = context_of(world, tmp_path)
+    teacher = load_teacher(context)
+    size, own = output_cache.decision(context).bytes, bytes_of_run(context, teacher.num_parameters())
+    monkeypatch.setattr(output_cache, "free_bytes", lambda folder: size + own)
+    assert output_cache.decision(context).cached
+    monkeypatch.setattr(output_cache, "free_bytes", lambda folder: size + own - 1)
+    assert not output_cache.decision(context).cached
+    outputs.outputs_of(context, teacher)
+    assert output_cache.decision(context).cached
+
+
+def test_a_resumed_run_follows_the_record(world, tmp_path, monkeypatch):
+    context = context_of(world, tmp_path)
+    branch = replace(context, folder=tmp_path / "branch")
+    both = replace(context, branches=(branch,))
+    output_cache.record(both, Decision(False, 9, "the disk was full"))
+    assert output_cache.decision(context) == Decision(False, 9, "the disk was full")
+    for one in (pipeline.decided(both), pipeline.decided(branch), *pipeline.decided(both).branches):
+        assert not one.recipe.distillation.cache
+    assert "outputs" not in pipeline._to_run(output_cache.decided(context))
+    output_cache.record(context, Decision(True, 9))
+    monkeypatch.setattr(output_cache, "free_bytes", lambda folder: 0)
+    assert output_cache.decision(context).cached and pipeline.decided(context).recipe.distillation.cache
+
+
+def test_a_disk_that_fills_leaves_the_teacher_beside_the_student(world, tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    context = context_of(world, tmp_path)
+    output_cache.record(context, decision := output_cache.decision(context))
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    caplog.set_level(logging.WARNING, "secateur")
+    teacher = load_teacher(context)
+    assert outputs.outputs_of(context, teacher) is teacher
+    (message,) = caplog.messages
+    assert "runs beside the student" in message and "No space left on device" in message and "\n" not in message
+    assert {path.name for path in context.cache_folder.iterdir()} <= {"lock"}
+    kept = output_cache.decision(context)
+    assert not kept.cached and kept.bytes == decision.bytes and "No space left" in kept.why
+    assert not pipeline.decided(context).recipe.distillation.cache
+
+
+def test_hidden_states_beyond_float16_do_not_stop_a_run(world, tmp_path):
+    context = context_of(world, tmp_path)
+    teacher = load_teacher(context)
+    with torch.no_grad():
+        teacher.base_model.encoder.layer[1].output.LayerNorm.weight.fill_(1e6)
+    assert output_cache.decision(context).cached
+    assert outputs.outputs_of(context, teacher) is teacher
+    assert "do not fit float16" in output_cache.decision(context).why
+
+
+def test_the_loss_is_the_same_whichever_way(world, tmp_path):
+    context = context_of(world, tmp_path)
+    teacher = load_teacher(context)
+    cached = outputs.outputs_of(context, teacher)
+    assert isinstance(cached, CachedTeacher)
+    batch = dict(context.data.collator()(context.data.distillation_rows[:6]))
+    index, student = batch.pop("index"), pipeline.prune.new_student(context, teacher).eval()
+    with torch.no_grad():
+        student.classifier.weight.add_(0.1)
+        student.base_model.embeddings.LayerNorm.weight.mul_(1.1)
+    values = []
+    for one in (teacher, cached):
+        terms = context.distillation.terms()
+        for term in terms:
+            term.bind(student, teacher)
+        loss = TermLoss(terms, student, one, ["labels"])
+        values.append({name: value.item() for name, value in loss.values(loss.step(student, batch, index)).items()})
+    assert values[1]["logits"] == pytest.approx(values[0]["logits"], rel=1e-6)
+    assert values[1]["hidden"] == pytest.approx(values[0]["hidden"], rel=1e-3) and values[0]["hidden"] > 1e-3
+
+
+def test_the_scores_of_a_teacher_are_shared_where_it_runs_beside_the_student(world, tmp_path, monkeypatch):
+    context = context_of(world, tmp_path, **{"distillation.cache": False})
+    teacher = load_teacher(context)
+    first = teacher_scores(context, teacher)
+    monkeypatch.setattr(RunData, "scores", lambda *_: pytest.fail("the teacher is scored again"))
+    assert teacher_scores(context, teacher) == first
