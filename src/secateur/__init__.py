@@ -153,3 +153,5 @@ after_import("transformers.models.auto.modeling_auto", _register_compact_classes
 # times layers of many widths are more: a BERT-base cut to a different width in every layer, in 16 lengths, has 3,500
 # (RESULTS.md).
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
+# PyTorch keeps descriptions of 1,024 of these shapes in a second cache, which takes as much memory and saves no time.
+os.environ.setdefault("LRU_CACHE_CAPACITY", "64")

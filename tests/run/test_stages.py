@@ -1,11 +1,13 @@
 """The stages of a run: which of them a folder still needs, who decides it, and which models each of them holds."""
 
+import dataclasses
 import gc
 from pathlib import Path
 
 import pytest
+import torch
 from small_world import recipe_values, write_data, write_model
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 from secateur.report.report_text import footnotes
 from secateur.run import pipeline, recipe
@@ -91,15 +93,39 @@ def models():
     return [one for one in gc.get_objects() if isinstance(one, PreTrainedModel) and one.base_model is not one]
 
 
+@pytest.fixture
+def left(monkeypatch):
+    """The models, trainers and optimizers that are in memory before each stage, while Python collects no garbage."""
+    at_first, found = {id(one) for one in large()}, []
+
+    def watched(stage):
+        def run(context):
+            found.extend((stage.name, type(one).__name__) for one in large() if id(one) not in at_first)
+            stage.run(context)
+
+        return dataclasses.replace(stage, run=run)
+
+    monkeypatch.setattr(pipeline, "STAGES", [watched(stage) for stage in pipeline.STAGES])
+    gc.disable()
+    yield found
+    gc.enable()
+
+
+def large():
+    kinds = PreTrainedModel | Trainer | torch.optim.Optimizer
+    return [one for one in gc.get_objects() if isinstance(one, kinds)]
+
+
 @pytest.mark.parametrize(("limit_gb", "count"), [(8.0, 1), (1e-6, 2)])
-def test_a_stage_holds_no_model_that_it_does_not_train_with(values, tmp_path, limit_gb, count):
+def test_a_stage_holds_no_model_that_it_does_not_train_with(values, tmp_path, left, limit_gb, count):
     """Only the student where the teacher's outputs are cached: neither the teacher nor the dense student stays.
 
     Where they are larger than the limit the run goes on with the teacher beside the student, and reports it.
+    Nothing large is left of the stages before: the memory of their optimizers is free when the next stage loads models.
     """
     watch = Models()
     report = pipeline.run(recipe.make(values | {"distillation.cache_gb": limit_gb}), tmp_path / "run", [watch])
-    assert watch.alive == {"prune": count, "recover": count}
+    assert watch.alive == {"prune": count, "recover": count} and not left
     assert report.outputs["cached"] == ("cache" in report.seconds) == (count == 1)
     notes = [note for note in footnotes(report) if "beside the student" in note]
     assert len(notes) == count - 1 and all("distillation.cache_gb is 1e-06" in note for note in notes)

@@ -1,6 +1,8 @@
 """Memory of this process: peaks and their reset, readings for the log, and the free pages of the allocator."""
 
+import gc
 import sys
+import weakref
 
 import pytest
 import torch
@@ -32,17 +34,66 @@ def test_a_mapped_file_is_resident_and_not_anonymous(tmp_path):
     assert grown["resident_mb"] > 0.9 * BLOCK > 0.5 * BLOCK > grown["anonymous_mb"]
 
 
-@LINUX
-def test_free_pages_are_returned_to_the_system():
+def with_holes():
+    """Small pieces in use; the freed pieces between them cannot be returned by cutting the heap at its end."""
     kept, pieces = [], []
-    for _ in range(4096):  # the freed pieces are between pieces in use, so the heap cannot be cut at its end
+    for _ in range(4096):
         pieces.append(torch.ones(16384, dtype=torch.uint8))
         kept.append(torch.ones(64, dtype=torch.uint8))
-    del pieces
+    return kept
+
+
+@LINUX
+def test_free_pages_are_returned_to_the_system():
+    kept = with_holes()
     before = process_memory.held(process_memory.ANONYMOUS)
     process_memory.release_free_pages()
     assert before - process_memory.held(process_memory.ANONYMOUS) > 0.4 * BLOCK
     assert all(piece.all() for piece in kept)
+
+
+@LINUX
+def test_free_pages_are_returned_within_a_training_once_they_are_many(monkeypatch):
+    process_memory.release_free_pages()
+    free = process_memory.FreePages()
+    kept = with_holes()
+    before = process_memory.held(process_memory.ANONYMOUS)
+    free.check()
+    assert before - process_memory.held(process_memory.ANONYMOUS) < 0.1 * BLOCK
+    monkeypatch.setattr(process_memory, "MOST_FREE", BLOCK // 2)
+    free.check()
+    assert before - process_memory.held(process_memory.ANONYMOUS) > 0.4 * BLOCK
+    assert all(piece.all() for piece in kept)
+
+
+class Cycle:
+    def __init__(self):
+        self.itself = self
+
+
+def test_objects_in_cycles_are_gone_after_a_release():
+    gone = weakref.ref(Cycle())
+    gc.disable()
+    try:
+        process_memory.release()
+    finally:
+        gc.enable()
+    assert gone() is None
+
+
+@LINUX
+def test_compiled_code_is_removed_where_the_process_has_grown(monkeypatch):
+    evicted = []
+    monkeypatch.setattr(process_memory.compiled_code, "evict", lambda: evicted.append(True))
+    monkeypatch.setattr(process_memory, "LEFT", {})
+    monkeypatch.setattr(process_memory, "MOST_CODE", BLOCK // 2)
+    process_memory.release_heap()
+    process_memory.release_heap()
+    assert not evicted
+    grown = torch.ones(BLOCK, dtype=torch.uint8)
+    process_memory.release_heap()
+    process_memory.release_heap()
+    assert evicted == [True] and grown.all()
 
 
 def _faults() -> int:

@@ -188,7 +188,9 @@ def complete(context: Context) -> Report:
     names = processes.on_main(partial(_to_run, output_cache.decided(context)))
     for stage in STAGES:
         if stage.name in names:
+            process_memory.release()
             stage.run(decided(context))
+    process_memory.release()
     processes.on_main(partial(_tidy, context))
     return Report.load(context.folder)
 

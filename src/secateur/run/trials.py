@@ -25,7 +25,7 @@ from secateur.run.target import new_method, read_latency_table
 from secateur.run.training_arguments import rounded, steps_of_run
 from secateur.run.trial_records import ERROR, SCORE, Question, short
 from secateur.surgery.masking import attached
-from secateur.system import processes
+from secateur.system import process_memory, processes
 from secateur.system.model_state import evaluating
 from secateur.training.teacher_cache import CachedTeacher
 
@@ -67,6 +67,7 @@ class Trials:
         earlier: dict[str, Any] | None = processes.on_main(partial(self.question.earlier, place, tried))
         if earlier is not None:
             return earlier
+        process_memory.release()
         trained = self._trained(replace(self.context, recipe=short(recipe, steps_of_trial(self.context))), value)
         record = {**tried, SCORE: trained[0], ERROR: trained[1]}
         log.info("%s: %s %.4f in a trial", name, self.context.data.task.metric, record[SCORE])

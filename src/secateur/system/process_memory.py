@@ -4,11 +4,15 @@ Resident memory is the part of a process that is in RAM: libraries, weights, act
 that are in use, which the system may reclaim at any time. Anonymous memory is the part of it that belongs to no file.
 On Linux the peak is `VmHWM` of the process's status, which can be reset; elsewhere it is `ru_maxrss`, the peak since
 the process began.
+
+Memory that nothing uses any more is returned at the end of each stage of a run (`release`), and free pages of the
+allocator within a training once they are many (`FreePages`).
 """
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,12 +21,21 @@ from typing import Any
 
 import torch
 
+from secateur.system import compiled_code
+
 STATUS = Path("/proc/self/status")
 CLEAR, CLEAR_PEAK = Path("/proc/self/clear_refs"), "5"
 NOW, ANONYMOUS, PEAK = "VmRSS", "RssAnon", "VmHWM"
 """Lines of the status."""
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of mallopt(3)
 DEFAULT_TRIM, MOST_MMAP = 128 * 2**10, 32 * 2**20  # bytes: glibc's default, and the most that it raises its own to
+
+MOST_FREE = 256 * 2**20
+"""Bytes of free pages that the allocator may keep within a training."""
+MOST_CODE = 256 * 2**20
+"""Bytes by which this process may grow before compiled code is removed, which takes a second."""
+LEFT: dict[str, int] = {}
+"""`ANONYMOUS` -> the bytes of it that the last `release_heap` has left."""
 
 
 def measurable() -> bool:
@@ -68,6 +81,49 @@ def description_of_peaks() -> str:
     since = "in the stage" if measurable() else "from the start of the process to the end of the stage"
     resident = f"highest resident memory of the process {since}, libraries and mapped files included"
     return f"{resident}; allocated: on the GPU, by PyTorch" if torch.cuda.is_initialized() else resident
+
+
+def release() -> None:
+    """Return what nothing uses any more: objects in cycles, free blocks of a GPU, compiled code and free pages.
+
+    Trainer, its optimizer and its model are in cycles of references, which the garbage collector finds late.
+    """
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    release_heap()
+
+
+def release_heap() -> None:
+    """Return the free pages, after the removal of compiled code if the process has grown by `MOST_CODE` without them.
+
+    The growth counts from call to call. What else has grown does no harm: the removal was for nothing then.
+    """
+    release_free_pages()
+    if not STATUS.exists():
+        return
+    if held(ANONYMOUS) > LEFT.get(ANONYMOUS, held(ANONYMOUS)) + MOST_CODE:
+        compiled_code.evict()
+        release_free_pages()
+    LEFT[ANONYMOUS] = held(ANONYMOUS)
+
+
+class FreePages:
+    """Keeps the free pages of the allocator few: they are returned when the process has grown by `MOST_FREE`.
+
+    In a training the blocks of tensors are split by small objects that stay (compiled code), so that new blocks are
+    taken for later tensors: after some hundred steps most of the heap is free and resident, unless it is returned. A
+    large model is affected in each step, which is long; a small model in few.
+    """
+
+    def __init__(self) -> None:
+        self.before = held(ANONYMOUS) if STATUS.exists() else 0
+
+    def check(self) -> None:
+        """Return the free pages if they may be many; to be called when little is in use, as after a step."""
+        if STATUS.exists() and held(ANONYMOUS) > self.before + MOST_FREE:
+            release_free_pages()
+            self.before = held(ANONYMOUS)
 
 
 def release_free_pages() -> None:

@@ -73,4 +73,4 @@ class ShrinkPolicy:
             attachment.attach(self.shrinking.stored)
         for call in self.replaced:
             call()
-        process_memory.release_free_pages()
+        process_memory.release_heap()

@@ -197,6 +197,7 @@ class PruningTrainer(EvaluatingTrainer):
                 term.bind(self.model, self.teacher)
             self.terms.to(device)
             self.finite.clear()
+            self.free_pages = process_memory.FreePages()
             with self.masks.attached(device):
                 with self.finite.named_as_cause():
                     result = super().train(resume_from_checkpoint, *args, **kwargs)
@@ -281,6 +282,7 @@ class PruningTrainer(EvaluatingTrainer):
     def step_taken(self) -> None:
         """After an optimizer step: the method observes the whole step's evidence and advances; the model may shrink."""
         self.own_state.zero_grad()  # Trainer clears the model's gradients only
+        self.free_pages.check()
         if self.averaging is not None:
             self.averaging.add(self.state.global_step, self.state.max_steps)
         if self.method is None:

@@ -26,7 +26,7 @@ from secateur.run.teacher_search import PARTS, Setting, TeacherSearch
 from secateur.run.training_arguments import first_teacher_rate, steps_of_teacher
 from secateur.run.trial_records import ERROR, SCORE, TrialRecord, short
 from secateur.surgery.checkpoint import save
-from secateur.system import processes
+from secateur.system import process_memory, processes
 from secateur.training.objectives import Labels
 from secateur.training.trainer import PruningTrainer
 
@@ -47,6 +47,7 @@ def run(context: Context) -> None:
     """Fine-tune the model, and save it as the teacher."""
     with context.accounting.stage("teacher"):
         setting = chosen(context)
+    process_memory.release()
     model = new_model(context)
     trainer = _trainer(context, model, "teacher-training", setting, context.data.train_rows)
     train(context, trainer, "teacher")
@@ -92,6 +93,7 @@ def _score(context: Context, setting: Setting) -> tuple[float, float]:
     earlier: dict[str, Any] | None = processes.on_main(partial(RECORD.earlier, _folder(context), setting.to_dict()))
     if earlier is not None:
         return earlier[SCORE], earlier[ERROR] or 0.0
+    process_memory.release()
     data, model = context.data, new_model(context)
     trial = replace(context, recipe=short(context.recipe, setting.steps))
     _trainer(trial, model, TRIAL, setting, data.without_held_out(data.train_rows)).train()
