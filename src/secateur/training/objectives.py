@@ -55,9 +55,10 @@ class Labels(Term):
     def forward(self, step: Step) -> Tensor:
         if not self.smoothing:
             return step.student.loss
-        logits, labels = getattr(step.student, "logits", None), step.batch["labels"]
+        logits = getattr(step.student, "logits", None)
         if logits is None or logits.shape[-1] == 1:
             raise UserError("label_smoothing spreads a label over classes, and this model has none: set it to 0")
+        labels = step.batch["labels"]
         if labels.is_floating_point():
             raise UserError("label_smoothing spreads a label over classes, and a row here has several: set it to 0")
         classes = logits.float().flatten(0, -2)

@@ -13,6 +13,7 @@ from secateur.measure.random_inputs import check_models
 from secateur.methods.method import Method
 from secateur.run import records
 from secateur.run.context import Context
+from secateur.run.loss_check import check_loss
 from secateur.run.models import base_model, factorised, named_teacher
 from secateur.run.recipe import Recipe
 from secateur.run.run_folder import check_claim
@@ -20,11 +21,13 @@ from secateur.run.run_rounds import is_open, with_layers
 from secateur.run.score_goal import densities_to_try, leaves_density_open, with_density
 from secateur.run.target import latency_table, layers_to_try, new_method, schedule_of, share_to_keep, space_of
 from secateur.run.teacher_check import check_score, check_tokens
+from secateur.run.training_arguments import training_arguments
 from secateur.surgery.checkpoint import read_config
 from secateur.surgery.opening import check_vocabulary
 from secateur.system import compat, processes
 from secateur.system.errors import UserError
 from secateur.tasks.task import check_length
+from secateur.training.checks import check_devices
 
 
 def check(context: Context) -> LatencyTable | None:
@@ -39,6 +42,7 @@ def check(context: Context) -> LatencyTable | None:
     records.check(context.folder)
     check_claim(context.folder, recipe)
     _check_processes(recipe)
+    _check_devices(context)
     _check_trackers(recipe.training.report_to)
     if Path(recipe.model).is_dir():
         read_config(Path(recipe.model))
@@ -51,7 +55,8 @@ def check(context: Context) -> LatencyTable | None:
     check_tokens(context)
     model = base_model(context)
     check_vocabulary(context.data.tokenizer, model, recipe.model)
-    _check_teacher(context, model)
+    teacher = named_teacher(context)
+    _check_teacher(context, model, teacher)
     student = factorised(recipe, model)
     table = latency_table(recipe, context.folder, student)
     for decided in _densities(context, student):
@@ -59,6 +64,7 @@ def check(context: Context) -> LatencyTable | None:
     check_length(context.data.task.longest(recipe.data.max_length), model=model)
     for _, tokens in recipe.measurement.shapes:
         check_models([model], tokens)
+    check_loss(context, student, teacher)
     return table
 
 
@@ -77,6 +83,15 @@ def _check_processes(recipe: Recipe) -> None:
         )
 
 
+def _check_devices(context: Context) -> None:
+    """Each process must see one device, which computes in the precision of training."""
+    try:
+        arguments = training_arguments(context, "prune", 1, learning_rate=1.0)
+    except ValueError as error:
+        raise UserError(f"this machine cannot train by the recipe ({error}): set training.bf16: false") from error
+    check_devices(arguments, sharded=False)
+
+
 def _check_trackers(names: Sequence[str]) -> None:
     """Refuse a tracker that Trainer does not know, or whose package is missing."""
     for name in names:
@@ -88,9 +103,8 @@ def _check_trackers(names: Sequence[str]) -> None:
             ) from error
 
 
-def _check_teacher(context: Context, model: PreTrainedModel) -> None:
+def _check_teacher(context: Context, model: PreTrainedModel, teacher: PreTrainedModel | None) -> None:
     """A teacher must suit the terms of the loss, have a score, and have the student's shapes if that starts from it."""
-    teacher = named_teacher(context)
     for term in context.distillation.terms():
         term.bind(model, teacher or model)
     if teacher is None:
