@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.deploy.silence import silence
+from secateur.system.compat.capture import creating_on
 from secateur.system.errors import UserError, as_user_error
 
 RUNTIMES = ("pytorch", "compiled", "cudagraph")
@@ -86,16 +87,14 @@ def _compiled(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> Callable
 
 def _captured(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> Callable[[], object]:
     """The forward as a CUDA graph, which reads and writes the same memory each time."""
-    side, on_gpu = torch.cuda.Stream(), torch.device("cuda")
+    side, device = torch.cuda.Stream(), torch.device("cuda")
     side.wait_stream(torch.cuda.current_stream())
-    with torch.inference_mode(), torch.cuda.stream(side), on_gpu:
+    with torch.inference_mode(), torch.cuda.stream(side), creating_on(device):
         for _ in range(CAPTURE_WARMUP):
             model(**tensors)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    # What a model creates without naming a device, as MPNet its positions, would be copied from the CPU, which cannot
-    # be captured.
-    with torch.inference_mode(), torch.cuda.graph(graph), on_gpu:
+    with torch.inference_mode(), torch.cuda.graph(graph), creating_on(device):
         outputs = model(**tensors)
 
     def replay() -> object:

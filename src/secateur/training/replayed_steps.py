@@ -21,6 +21,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
+from secateur.system.compat.capture import creating_on
 from secateur.training.evidence import Evidence
 from secateur.training.gradient_buffers import GradientBuffers
 from secateur.training.loss import TermLoss
@@ -58,7 +59,10 @@ class Capture:
     def __call__(self, compute: Callable[[], StepValues]) -> tuple[Callable[[], None], StepValues]:
         """Record a computation without running it: a function that replays it, and the values that this overwrites."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        with (
+            torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+            creating_on(torch.device("cuda")),
+        ):
             values = compute()
         return graph.replay, values
 
