@@ -177,7 +177,8 @@ class Cofi(Method):
         """`(N,)` masks at a counted density; kept units have their gate's `open_value`, to fold into the weights."""
         self.space.requested_share(density, None)
         scores = self.scores()
-        return torch.where(self.target.kept(scores, self.alive, density), GATE.open_value(scores), 0.0)
+        kept = self.target.kept(scores.cpu(), self.alive.cpu(), density)  # thousands of operations on few numbers
+        return torch.where(kept.to(scores.device), GATE.open_value(scores), 0.0)
 
     # The Lagrangian
 

@@ -54,6 +54,9 @@ class Grain(Scheduled):
     """
 
     importance: Tensor
+    vo_units: Tensor
+    vo_heads: Tensor
+    head_dims: Tensor
 
     def __init__(
         self,
@@ -78,6 +81,8 @@ class Grain(Scheduled):
             raise UserError(f"every is {every!r}: expected a whole number of steps from 1 on, 1 to observe all of them")
         self.beta, self.alpha, self.separate, self.every, self.faithful = beta, alpha, separate, every, faithful
         self.register_buffer("importance", torch.zeros_like(self.alive, dtype=torch.float))
+        for name, numbers in zip(("vo_units", "vo_heads", "head_dims"), _vo_dims_of_heads(space), strict=True):
+            self.register_buffer(name, numbers.to(self.alive.device), persistent=False)
 
     @classmethod
     def defaults_for(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -106,17 +111,12 @@ class Grain(Scheduled):
 
         As a result sparse heads are removed completely.
         """
-        if self.alpha == 0.0:
+        if self.alpha == 0.0 or not len(self.vo_units):
             return importance
-        importance = importance.clone()
-        heads = self.space.table.heads
-        for (group, own), (_, alive) in zip(
-            self.space.by_group(importance), self.space.by_group(self.alive), strict=True
-        ):
-            if group.kind == "vo":
-                kept = alive.view(heads, -1).float().mean(dim=1, keepdim=True)
-                own *= torch.tanh(kept / self.alpha).expand(-1, group.size // heads).flatten()
-        return importance
+        alive = self.alive[self.vo_units].float()
+        kept = alive.new_zeros(len(self.head_dims)).index_add(0, self.vo_heads, alive) / self.head_dims
+        own = importance[self.vo_units] * torch.tanh(kept / self.alpha)[self.vo_heads]
+        return importance.index_copy(0, self.vo_units, own)
 
     def advance(self, progress: float) -> None:
         if not self.faithful:
@@ -133,6 +133,19 @@ class Grain(Scheduled):
         if self.faithful:
             return self.importance
         return self.importance / self.space.unit_cost()
+
+
+def _vo_dims_of_heads(space: Space) -> tuple[Tensor, Tensor, Tensor]:
+    """The indices of the units that are VO dims, the number of the head of each, and the VO dims of each head."""
+    numbers = torch.arange(len(space))
+    units, heads, dims = [numbers[:0]], [numbers[:0]], [numbers[:0]]
+    for group in space.groups:
+        if group.kind == "vo":
+            size = group.size // space.table.heads
+            units.append(numbers[space.slices[group.name]])
+            heads.append(numbers[: group.size] // size + space.table.heads * (len(heads) - 1))
+            dims.append(torch.full((space.table.heads,), size))
+    return torch.cat(units), torch.cat(heads), torch.cat(dims)
 
 
 def published_ranking(space: Space, importance: Tensor, density: float, alive: Tensor) -> Tensor:

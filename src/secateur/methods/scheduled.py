@@ -52,6 +52,7 @@ class Scheduled(Method):
         for one in rounds:
             one.check(space)
         self.rounds = tuple(rounds)
+        self._kept_within = 1.0  # the share that units were last chosen for
 
     @property
     def recovering(self) -> bool:
@@ -69,9 +70,11 @@ class Scheduled(Method):
     def keep_within(self, share: float) -> None:
         """Remove the lowest-ranked units once the schedule has begun, if the model costs more than a share."""
         begun = not self.rounds or self.progress > self.share_schedule.begin
-        if begun and share < 1.0 and share < self.space.share(self.alive):
-            last = self.share_schedule.stop
-            self.alive.copy_(self.space.choose(self.ranking(), share, alive=self.alive, last=last))
+        if begun and share < self._kept_within:  # the host waits for a GPU only where the schedule goes on
+            self._kept_within = share
+            if share < self.space.share(self.alive):
+                last = self.share_schedule.stop
+                self.alive.copy_(self.space.choose(self.ranking(), share, alive=self.alive, last=last))
 
     def advance_rounds(self, progress: float) -> None:
         """Remove the units that the coarse rounds no longer keep."""

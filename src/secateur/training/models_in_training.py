@@ -32,8 +32,17 @@ def restored_models(teacher: Any, device: torch.device, shrinking: ShrinkPolicy 
 
 
 def fast_attention(device: torch.device) -> AbstractContextManager[Any]:
-    """Unfused attention on CPUs, where the backward pass of PyTorch's fused attention is slow (RESULTS.md)."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+    """The kernels of attention that training uses on a device.
+
+    Unfused on CPUs, where the backward pass of PyTorch's fused attention is slow (RESULTS.md). On NVIDIA GPUs not those
+    of cuDNN, which PyTorch prefers on Hopper: their backward pass of a masked attention fails with "misaligned address"
+    (seen with PyTorch 2.11 on an H200), or returns NaN for some lengths (pytorch/pytorch#196678).
+    """
+    if device.type == "cpu":
+        return sdpa_kernel(SDPBackend.MATH)
+    if device.type == "cuda":
+        return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
+    return nullcontext()
 
 
 class Steps(Protocol):
