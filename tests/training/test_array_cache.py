@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from secateur.system import process_memory
 from secateur.system.errors import UserError
 from secateur.training import array_cache
 from secateur.training.array_cache import ROOM_FOR_ABOUT, ArrayCache, ArrayType, entry_bytes
@@ -45,6 +46,22 @@ def test_an_entry_is_computed_once_and_memory_mapped(tmp_path):
     again = opened(tmp_path).get(A, never)["numbers"]
     assert isinstance(again, np.memmap) and not again.flags.writeable
     assert np.array_equal(made, np.arange(SIZE // 8)) and np.array_equal(again, made)
+
+
+@pytest.mark.skipif(not process_memory.measurable(), reason="only Linux reports resident memory")
+def test_pages_that_were_read_are_released_and_read_again(tmp_path):
+    def compute(draft):
+        (array,) = draft.arrays({"ones": ArrayType((2**25,), "uint8")}).values()
+        array[:] = 1
+        array_cache.release_pages(array)
+
+    before = process_memory.held(process_memory.NOW)
+    array = ArrayCache(tmp_path, 1e9, "").get(A, compute)["ones"]
+    assert process_memory.held(process_memory.NOW) - before < array.nbytes / 2
+    assert array.all()
+    assert process_memory.held(process_memory.NOW) - before > array.nbytes / 2
+    array_cache.release_pages(array)
+    assert process_memory.held(process_memory.NOW) - before < array.nbytes / 2 and array.all()
 
 
 def test_an_empty_array_is_kept(tmp_path):

@@ -10,6 +10,7 @@ from tiny_models import ENCODERS, tiny
 
 from secateur.system.errors import UserError
 from secateur.tasks.task import PaddingCollator
+from secateur.training import teacher_run
 from secateur.training.array_cache import ROOM_FOR_ABOUT
 from secateur.training.teacher_cache import CachedTeacher
 from secateur.training.teacher_run import TeacherRun
@@ -139,6 +140,20 @@ def test_settings_that_do_not_affect_outputs_do_not_change_the_key(teacher, tmp_
     relabelled = [{**row, "labels": number, "index": number} for number, row in enumerate(ROWS)]
     cached(twin, tmp_path, relabelled)
     assert len(entries(tmp_path)) == 1
+
+
+def test_long_rows_are_run_in_smaller_batches(teacher, tmp_path, monkeypatch):
+    """The memory of a batch is that of its tokens; the outputs are the same."""
+    first, _ = asked(cached(teacher, tmp_path / "rows"), [4, 2, 0])
+    most = 2 + max(len(row["input_ids"]) for row in ROWS)
+    monkeypatch.setattr(teacher_run, "MOST_TOKENS", most)
+    seen = []
+    teacher.register_forward_pre_hook(lambda _, args, inputs: seen.append(inputs["input_ids"].shape), with_kwargs=True)
+    again, _ = asked(CachedTeacher.of(teacher, ROWS, COLLATE, tmp_path / "tokens", layers=LAYERS, batch=4), [4, 2, 0])
+    rows, tokens = map(list, zip(*seen[1:], strict=True))  # without the row that shows the shapes of the outputs
+    assert sum(rows) == len(ROWS) and max(rows) > 1 == rows[-1]
+    assert all(count * longest <= most for count, longest in zip(rows, tokens, strict=True))
+    torch.testing.assert_close(again.logits, first.logits, rtol=1e-5, atol=1e-5)
 
 
 def test_all_arrays_are_memory_mapped(teacher, tmp_path):

@@ -24,22 +24,22 @@ FORMAT = FileFormat()
 
 
 def moments_of(optimizer: torch.optim.Optimizer, module: nn.Module) -> Moments:
-    """Copies of the optimizer's state of a module's parameters; those that it has never updated are left out."""
+    """The optimizer's own state of a module's parameters; those that it has never updated are left out."""
     states = {name: optimizer.state.get(parameter, {}) for name, parameter in module.named_parameters()}
     return {
-        name: {key: state[key].detach().clone() for key in (*ORDERS, "step") if key in state}
+        name: {key: state[key].detach() for key in (*ORDERS, "step") if key in state}
         for name, state in states.items()
         if state
     }
 
 
 def set_moments(moments: Moments, optimizer: torch.optim.Optimizer, module: nn.Module) -> None:
-    """Set an optimizer's state of those parameters of a module that it updates; others keep theirs."""
+    """Set an optimizer's state of those parameters of a module that it updates, to copies; others keep theirs."""
     own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     for name, parameter in module.named_parameters():
         if name in moments and id(parameter) in own:
             state = moments[name]
-            like = {key: state[key].to(parameter) for key in ORDERS if key in state}
+            like = {key: state[key].clone().to(parameter) for key in ORDERS if key in state}
             optimizer.state[parameter] = {**like, "step": state["step"].clone().to(parameter.device)}
 
 

@@ -13,6 +13,7 @@ stays readable there; its disk space is free when that process ends.
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 import zlib
@@ -186,6 +187,16 @@ def _mapped(path: Path, array: Mapping[str, Any], mode: Any) -> np.ndarray:
     """A file as a memory-mapped array; an empty file cannot be mapped."""
     shape = tuple(array["shape"])
     return np.memmap(path, array["dtype"], mode, shape=shape) if prod(shape) else np.zeros(shape, array["dtype"])
+
+
+def release_pages(array: np.ndarray) -> None:
+    """Take the pages of a mapped array out of the memory of this process; nothing is lost, and they can be read again.
+
+    Otherwise the process holds in the end all that it has ever read of the file, which counts as its memory.
+    """
+    mapped: Any = array.base
+    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # which Windows does not have
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _allocate(path: Path, size: int) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from secateur.training.array_cache import ArrayCache
+from secateur.training.array_cache import ArrayCache, release_pages
 from secateur.training.ragged import padded
 from secateur.training.teacher_run import PER_ROW, POSITIONS, STATES, TARGET_STATES, Collate, Rows, TeacherRun
 
@@ -51,10 +51,14 @@ class CachedTeacher:
         self.target_layers = {layer: place for place, layer in enumerate(target_layers)}
 
     @property
+    def arrays(self) -> list[np.ndarray]:
+        """All arrays."""
+        return [array for array in (self.logits, self.states, self.target_states) if array is not None]
+
+    @property
     def nbytes(self) -> int:
         """The size of the arrays."""
-        arrays = (self.logits, self.states, self.target_states)
-        return sum(array.nbytes for array in arrays if array is not None)
+        return sum(array.nbytes for array in self.arrays)
 
     @classmethod
     def of(
@@ -105,9 +109,17 @@ class CachedTeacher:
     ) -> SimpleNamespace:
         numbers = index.cpu().numpy()
         if decoder_input_ids is not None:
-            return self._with_decoder(numbers, attention_mask, decoder_input_ids, output_hidden_states)
+            outputs = self._with_decoder(numbers, attention_mask, decoder_input_ids, output_hidden_states)
+        else:
+            outputs = self._of_one_stack(numbers, attention_mask, output_hidden_states)
+        for array in self.arrays:
+            release_pages(array)
+        return outputs
+
+    def _of_one_stack(self, numbers: np.ndarray, attention_mask: Tensor, hidden: bool) -> SimpleNamespace:
+        """The outputs of a model without a decoder."""
         outputs = SimpleNamespace(**self._logits(numbers, attention_mask), hidden_states=None)
-        if output_hidden_states:
+        if hidden:
             outputs.hidden_states = self._by_layer(self._padded(self.states, numbers, attention_mask), self.layers)
         return outputs
 

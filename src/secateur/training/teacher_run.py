@@ -17,7 +17,7 @@ from secateur.structure.fingerprints import model_fingerprint, tensor_chunks
 from secateur.system.errors import UserError
 from secateur.system.files import fingerprint
 from secateur.system.model_state import evaluating
-from secateur.training.array_cache import ArrayType, Draft, entry_bytes
+from secateur.training.array_cache import ArrayType, Draft, entry_bytes, release_pages
 from secateur.training.ragged import places_of, starts_of
 from secateur.training.step import INDEX, UNLABELLED, decoder_inputs, has_decoder
 
@@ -28,6 +28,8 @@ STATES, TARGET_STATES = "states", "target_states"
 """The arrays of hidden states: `(tokens of all rows, layers, dims)`, and `(tokens of all targets, layers, dims)`."""
 LAYOUT = 2
 """The version of the layout of the arrays; it is part of the key, so that arrays of another layout are not read."""
+MOST_TOKENS = 4096
+"""Tokens of a batch at most, padding included: 0.7 GB of outputs and intermediate results of a model of base size."""
 
 Rows = Sequence[Mapping[str, Any]]
 Collate = Callable[[list[Any]], Mapping[str, Tensor]]
@@ -41,7 +43,7 @@ class TeacherRun:
         starts: of `input_ids`, as of `ragged.starts_of`.
         target_starts: of `labels`; None without a decoder.
         layers, target_layers: whose hidden states are kept; 0 is the embeddings.
-        batch: rows of a batch.
+        batch: rows of a batch at most.
         bf16: whether the teacher runs under autocast.
     """
 
@@ -117,11 +119,21 @@ class TeacherRun:
         """
         arrays = draft.arrays(self.arrays)
         with evaluating([self.teacher]):
-            for first in range(0, len(self.order), self.batch):
-                numbers = self.order[first : first + self.batch]
+            for numbers in self._batches():
                 ran = self._run(numbers)
                 for name, block in (self._logits(*ran) | self._states(*ran)).items():
                     arrays[name][self._places(name, numbers)] = block
+                    release_pages(arrays[name])
+
+    def _batches(self) -> Iterator[np.ndarray]:
+        """The numbers of the rows of each batch, whose last row is its longest: fewer rows where they are long."""
+        lengths, first = np.diff(self.starts)[self.order], 0
+        while first < len(self.order):
+            count = min(self.batch, len(self.order) - first)
+            while count > 1 and count * lengths[first + count - 1] > MOST_TOKENS:
+                count -= count // 2
+            yield self.order[first : first + count]
+            first += count
 
     def _length(self, name: str) -> int:
         """The number of entries of an array: rows, tokens, or tokens of targets."""
@@ -192,7 +204,7 @@ def _states(states: Sequence[Tensor], layers: Sequence[int], real: np.ndarray) -
     Raises:
         UserError: a value is beyond the range of float16.
     """
-    chosen = torch.stack([states[layer] for layer in layers], dim=2).half()
+    chosen = torch.stack([states[layer].half() for layer in layers], dim=2)
     if not chosen.isfinite().all():
         raise UserError("the teacher's hidden states do not fit float16: turn the cache off, or match other layers")
     return chosen.cpu().numpy()[real]

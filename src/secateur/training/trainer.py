@@ -318,6 +318,7 @@ class PruningTrainer(EvaluatingTrainer):
         if not exists or not optimizer.state:
             for name, moments in self.earlier_moments.items():
                 set_moments(moments, optimizer, {"model": self.model, "terms": self.terms}[name])
+            self.earlier_moments = {}
         return self.optimizer or optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
@@ -334,7 +335,7 @@ class PruningTrainer(EvaluatingTrainer):
         return self.model.state_dict() if self.shrinking is None else self.shrinking.shrinking.full_state()
 
     def moments(self) -> dict[str, Moments]:
-        """The optimizer's state for the `model`, in its original shapes with zeros where it was cut, and `terms`."""
+        """The optimizer's own state for the `model`, in its original shapes with 0 where it was cut, and `terms`."""
         optimizer = self.plain_optimizer
         assert optimizer is not None
         of_model = moments_of(optimizer, self.model)
