@@ -85,7 +85,7 @@ class CompactAttention(nn.Module):
         """The mask of each bucket: the mask of the tokens plus the relative position bias of its heads."""
         if bias is None or self.heads is None:
             return [None if mask is None else aligned_mask(mask, rules)] * len(self.buckets)
-        own = bias[:, self.heads]
+        own = _of_heads(bias, self.heads)
         if mask is None and self.causal and own.shape[2] > 1:
             mask = torch.ones(own.shape[2:], dtype=torch.bool, device=own.device).tril()
         if mask is not None:
@@ -252,6 +252,14 @@ ATTENTIONS: Mapping[str, type[CompactAttention]] = {
     "seq2seq_bias": Seq2SeqBiasAttention,
 }
 """How a stock layer calls its attention (`Attention.call` of the architecture) -> the class that is called so."""
+
+
+def _of_heads(bias: Tensor, heads: list[int]) -> Tensor:
+    """The bias of some heads: an index would be copied to a GPU in every call, which a CUDA graph cannot record."""
+    if recorded():
+        return bias[:, heads]
+    by_head = bias.unbind(1)
+    return torch.stack([by_head[head] for head in heads], dim=1)
 
 
 def _buckets(structure: AttentionStructure) -> list[tuple[int, int, int]]:
