@@ -21,7 +21,7 @@ STAGES = {"teacher-training": "teacher", "teacher-trial": "teacher (trial)", "pr
 """The stages that train, by the name of the folder that they train in."""
 TRIALS = {"teacher-trial": "teacher-training"}
 """Folders of trials, and that of the stage to which they belong; others have the name of their stage and a value."""
-NEXT = {"teacher-training": "reading the teacher's outputs", "prune": "cutting", "recover": "measuring"}
+NEXT = {"teacher-training": "preparing to prune", "prune": "cutting", "recover": "measuring"}
 """What follows each of them."""
 
 
