@@ -146,6 +146,19 @@ def test_only_so_many_shapes_are_recorded(monkeypatch, tmp_path):
     assert capture.count == 0
 
 
+def test_a_step_that_cannot_be_recorded_runs_as_without_graphs(monkeypatch, tmp_path, caplog):
+    def refuse(compute):
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    expected = Trained(tmp_path, kind=None).result()
+    training = Trained(tmp_path, kind=None)
+    training.replay(monkeypatch)
+    monkeypatch.setattr(replayed_steps, "Capture", lambda: refuse)
+    torch.testing.assert_close(training.result(), expected, rtol=0, atol=0)
+    assert not training.trainer.replayed.enabled
+    assert "without CUDA graphs, which cannot record them: operation not permitted" in caplog.text
+
+
 # When steps can be replayed
 
 

@@ -97,7 +97,7 @@ def _captured(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> Callable
     with torch.inference_mode(), torch.cuda.graph(graph), creating_on(device):
         outputs = model(**tensors)
 
-    def replay() -> object:
+    def replay(inputs: Mapping[str, Tensor] = tensors) -> object:  # which the graph reads, but does not keep
         graph.replay()
         return outputs
 

@@ -17,7 +17,7 @@ The sites of the masks:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from typing import Any, cast
 
@@ -29,6 +29,7 @@ from transformers import PreTrainedModel
 
 from secateur.structure.architecture import Embedding, Linear, Norm, Row
 from secateur.structure.space import UnitSpace
+from secateur.surgery.compact.kernels import reliable_kernels
 from secateur.system.errors import UserError
 
 ATTACHED = "_secateur_attachment"
@@ -58,6 +59,7 @@ class Attachment:
         self.exchanged: list[tuple[nn.Module, type[nn.Module]]] = []
         self.handles: list[RemovableHandle] = []
         self.running = False
+        self._kernels = ExitStack()
         self.attach()
 
     def attach(self, stored: Mapping[str, Tensor] | None = None) -> None:
@@ -106,10 +108,12 @@ class Attachment:
 
     def _begin(self, module: nn.Module, args: Any) -> None:
         self.running = True
+        self._kernels.enter_context(reliable_kernels(self.model.device))
         self._compute_masks()
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
         self.running = False
+        self._kernels.close()
 
     def _begin_alone(self, module: nn.Module, args: Any) -> None:
         if not self.running:

@@ -182,7 +182,8 @@ class Hidden(Term):
     def _exists(self, step: Step, depth: int, device: torch.device) -> Tensor:
         """`(depth,)` bool: the layers whose attention or feed-forward network is open in this forward."""
         if self.left is not None:
-            return self.left.to(device)
+            self.left = self.left.to(device)  # once: a copy from the host cannot be recorded
+            return self.left
         exists = torch.ones(depth, dtype=torch.bool, device=device)
         prefix = f"{self.stack}." if self.stack else ""
         for layer in range(depth):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel, TrainerCallback
 
+from secateur.surgery.compact.kernels import reliable_kernels
 from secateur.system.model_state import frozen
 from secateur.training.shrink_policy import ShrinkPolicy
 
@@ -34,15 +35,9 @@ def restored_models(teacher: Any, device: torch.device, shrinking: ShrinkPolicy 
 def fast_attention(device: torch.device) -> AbstractContextManager[Any]:
     """The kernels of attention that training uses on a device.
 
-    Unfused on CPUs, where the backward pass of PyTorch's fused attention is slow (RESULTS.md). On NVIDIA GPUs not those
-    of cuDNN, which PyTorch prefers on Hopper: their backward pass of a masked attention fails with "misaligned address"
-    (seen with PyTorch 2.11 on an H200), or returns NaN for some lengths (pytorch/pytorch#196678).
+    Unfused on CPUs, where the backward pass of PyTorch's fused attention is slow (RESULTS.md).
     """
-    if device.type == "cpu":
-        return sdpa_kernel(SDPBackend.MATH)
-    if device.type == "cuda":
-        return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
-    return nullcontext()
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else reliable_kernels(device)
 
 
 class Steps(Protocol):

@@ -12,6 +12,7 @@ masks is passed on to its own parameters there, so that every method can be used
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,8 @@ from secateur.training.masks import TrainingMasks
 from secateur.training.optimizer import trained_by
 from secateur.training.step import Term
 from secateur.training.tensor_trees import copied, copy_into, shapes_of
+
+log = logging.getLogger(__name__)
 
 MOST_GRAPHS = 128
 """Shapes that are recorded; batches of any further shape run without a graph."""
@@ -152,11 +155,13 @@ class ReplayedSteps:
         self._gradients.attach()
         if key in self._recorded:
             copy_into(self._recorded[key].inputs, inputs)
+        elif (recorded := self._record(model, copied(inputs), micro_batches)) is not None:
+            self._recorded[key] = recorded
         else:
-            self._recorded[key] = self._record(model, copied(inputs), micro_batches)
-        recorded = self._recorded[key]
-        recorded.replay()
-        values: StepValues = copied(recorded.values)
+            self.enabled = False
+            return None
+        self._recorded[key].replay()
+        values: StepValues = copied(self._recorded[key].values)
         if sampled is not None and sampled.requires_grad and values.of_masks is not None:
             sampled.backward(values.of_masks)
         return values
@@ -164,7 +169,9 @@ class ReplayedSteps:
     def _observed(self) -> tuple[tuple[str, float], ...]:
         return tuple(sorted(self.evidence.weights().items()))
 
-    def _record(self, model: nn.Module, inputs: Mapping[str, Any], micro_batches: int) -> _Recorded:
+    def _record(self, model: nn.Module, inputs: Mapping[str, Any], micro_batches: int) -> _Recorded | None:
+        """Record the step of a batch; None, with a warning, if a model or a term does what cannot be recorded."""
+
         def compute() -> StepValues:
             with self.masks.fixed(inputs["masks"]):
                 step = self.loss.step(model, inputs["batch"], attachment=self.masks.attachment, taught=inputs["taught"])
@@ -175,5 +182,10 @@ class ReplayedSteps:
             return StepValues({name: value.detach() for name, value in terms.items()}, evidence, of_masks)
 
         self._capture = self._capture or Capture()
-        replay, values = self._capture(compute)
+        try:
+            replay, values = self._capture(compute)
+        except RuntimeError as error:
+            cause = str(error).partition("\n")[0]
+            log.warning("training steps run without CUDA graphs, which cannot record them: %s", cause)
+            return None
         return _Recorded(inputs, replay, values)

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import EncoderDecoderCache
 
-from secateur.surgery.compact.kernels import KernelRules, aligned_mask, heads_of, recorded, rules_for
+from secateur.surgery.compact.kernels import (
+    KernelRules,
+    aligned_mask,
+    heads_of,
+    recorded,
+    reliable_kernels,
+    rules_for,
+)
 from secateur.surgery.schema import AttentionStructure
 
 JOIN_FROM = 256
@@ -74,7 +81,8 @@ class CompactAttention(nn.Module):
             masks = self._masks(mask, bias, rules)
             split = (part.split(sizes, dim=-1) for part, sizes in zip(parts, self._sizes(), strict=True))
             buckets = zip(self.buckets, zip(*split, strict=True), masks, strict=True)
-            contexts = [self._attend_bucket(bucket, own, own_mask, rules) for bucket, own, own_mask in buckets]
+            with reliable_kernels(context.device):
+                contexts = [self._attend_bucket(bucket, own, own_mask, rules) for bucket, own, own_mask in buckets]
             context = contexts[0] if len(contexts) == 1 else torch.cat(contexts, dim=-1)
         output = getattr(self, self.output)(context) if self.output else context
         if self.training and bias is not None and not self.buckets:

@@ -9,11 +9,14 @@ with zeros. Kernels on CPUs need the same width for query, key and value. Zero d
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 MASK_MULTIPLE = 16
 """PyTorch copies a mask whose rows do not begin at multiples of this number of elements."""
@@ -50,6 +53,17 @@ def rules_for(device: torch.device, training: bool) -> KernelRules:
     if device.type == "cuda":
         return CUDA
     return ANY if training or recorded() else CPU
+
+
+def reliable_kernels(device: torch.device) -> AbstractContextManager[Any]:
+    """Within the block, attention on an NVIDIA GPU does not use the kernels of cuDNN, which PyTorch prefers on Hopper.
+
+    The backward pass of theirs fails with "misaligned address" for masks whose rows are not aligned (PyTorch 2.11 on an
+    H200), and returns NaN for some lengths (pytorch/pytorch#196678). Compilers and exporters choose kernels themselves.
+    """
+    if device.type != "cuda" or recorded():
+        return nullcontext()
+    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
 def recorded() -> bool:
