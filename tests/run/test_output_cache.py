@@ -71,6 +71,22 @@ def test_the_disk_must_hold_the_run_as_well_and_what_is_cached_already_fits(worl
     assert output_cache.decision(context).cached
 
 
+def test_a_run_that_does_not_take_every_row_caches_none(world, tmp_path):
+    """Unless an earlier run has left the outputs."""
+    short = context_of(world, tmp_path, **{"training.epochs": 0.5})
+    rows, taken = len(short.data.distillation_rows), output_cache.rows_taken(short)
+    assert taken < rows
+    one = output_cache.decision(short)
+    assert (one.cached, one.why) == (False, f"the run trains on {taken} rows, and the cache has all {rows}")
+    branches = (replace(short, folder=tmp_path / "0.3"), replace(short, folder=tmp_path / "0.2"))
+    assert output_cache.rows_taken(replace(short, branches=branches)) == 2 * taken
+    assert (
+        output_cache.rows_taken(context_of(world, tmp_path, **{"training.epochs": None, "training.minutes": 1})) is None
+    )
+    outputs.outputs_of(short, load_teacher(short))
+    assert output_cache.decision(short).cached
+
+
 def test_a_resumed_run_follows_the_record(world, tmp_path, monkeypatch):
     context = context_of(world, tmp_path)
     branch = replace(context, folder=tmp_path / "branch")

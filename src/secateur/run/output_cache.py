@@ -3,11 +3,11 @@
 What the terms of the loss read is cached as a whole or not at all. Where they read hidden states and these do not fit,
 the teacher has to run in every step, and that forward returns its logits too, so that a cache of logits alone would
 save nothing. Where they read none, the cache has the logits alone. The loss is the same either way, up to the rounding
-of hidden states to float16.
+of hidden states to float16. A run that trains on fewer rows than there are does not compute the outputs of all of them.
 
-The decision depends on the size of the outputs, on `distillation.cache_gb` and on the free disk. It is recorded because
-the free disk changes: a run that is resumed follows the record. Outputs that cannot be written after all change it
-(`stages/outputs.py`).
+The decision depends on the size of the outputs, on `distillation.cache_gb`, on the free disk and on the number of
+steps. It is recorded because the free disk changes: a run that is resumed follows the record. Outputs that cannot be
+written after all change it (`stages/outputs.py`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from secateur.run.models import base_model, load_teacher, named_teacher
 from secateur.run.records import FORMAT, OUTPUTS
 from secateur.run.run_data import Rows
 from secateur.run.run_rounds import changed
-from secateur.run.training_arguments import uses_bf16
+from secateur.run.training_arguments import steps_of_run, uses_bf16
 from secateur.system import processes
 from secateur.system.errors import UserError
 from secateur.training.teacher_run import TeacherRun
@@ -122,6 +122,17 @@ def teacher_run(context: Context, teacher: PreTrainedModel, rows: Rows) -> Teach
     return TeacherRun.of(teacher, rows, collate, layers, target_layers, bf16=uses_bf16(context.recipe))
 
 
+def rows_taken(context: Context) -> int | None:
+    """The training rows that pruning and recovery take, repeated ones counted again; None if their steps are not known.
+
+    Each density of a sweep recovers on its own.
+    """
+    training = context.recipe.training
+    if training.minutes is not None:
+        return None
+    return round(steps_of_run(context) * training.batch_size * training.accumulate) * max(1, len(context.branches))
+
+
 def _write(context: Context, one: Decision) -> None:
     for each in (context, *context.branches):
         FORMAT.merge(each.folder / OUTPUTS, asdict(one))
@@ -135,6 +146,9 @@ def _made(context: Context) -> Decision:
     try:
         run = teacher_run(context, teacher, context.data.distillation_rows)
         one = decide(run.nbytes, limit, _free(context, teacher))
+        taken, rows = rows_taken(context), len(run.rows)
+        if one.cached and taken is not None and taken < rows:
+            one = Decision(False, run.nbytes, f"the run trains on {taken:,} rows, and the cache has all {rows:,}")
         exists = not one.cached and (context.cache_folder / run.key()).is_dir()
     except UserError as error:
         return Decision(False, why=str(error))
