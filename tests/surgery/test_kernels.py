@@ -1,14 +1,18 @@
 """What the fused attention kernels of a GPU are passed, seen without one: the CPU is given the rules of a GPU."""
 
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import inputs, tiny
 from torch import nn
 from torch.nn import functional
 
+from secateur.budget.space import Space
+from secateur.surgery import masking
 from secateur.surgery.compact import attention, kernels
 from secateur.surgery.compact.attention import EncoderBiasAttention
 from secateur.surgery.schema import AttentionStructure
@@ -137,3 +141,36 @@ def test_heads_of_multiples_of_8_are_not_copied():
 )
 def test_the_rules_follow_the_device(device, training, expected):
     assert kernels.rules_for(torch.device(device), training) == expected
+
+
+def test_attention_on_a_gpu_does_not_use_cudnn():
+    """These switches of PyTorch exist without a GPU too."""
+    enabled = torch.backends.cuda.cudnn_sdp_enabled()
+    with kernels.reliable_kernels(torch.device("cuda")):
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+        assert torch.backends.cuda.flash_sdp_enabled() and torch.backends.cuda.mem_efficient_sdp_enabled()
+    assert torch.backends.cuda.cudnn_sdp_enabled() == enabled
+    with kernels.reliable_kernels(torch.device("cpu")):
+        assert torch.backends.cuda.cudnn_sdp_enabled() == enabled
+
+
+def test_a_masked_forward_leaves_the_choice_of_kernels_as_it_was(monkeypatch):
+    """Also one that fails."""
+    entered = []
+
+    @contextmanager
+    def noted(device):
+        entered.append(device)
+        yield
+        entered.remove(device)
+
+    monkeypatch.setattr(masking, "reliable_kernels", noted)
+    model = tiny("bert")
+    space, batch, inside = Space(model, "ffn"), inputs(model), []
+    with masking.attached(model, space, space.ones()):
+        model.bert.encoder.register_forward_hook(lambda *_: inside.append(len(entered)))
+        model(**batch)
+        with pytest.raises(IndexError):
+            model(**{**batch, "input_ids": batch["input_ids"] + 1000})
+        model(**batch)
+    assert inside == [1, 1] and entered == []
