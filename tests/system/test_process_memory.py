@@ -85,7 +85,7 @@ def test_objects_in_cycles_are_gone_after_a_release():
 def test_compiled_code_is_removed_where_the_process_has_grown(monkeypatch):
     evicted = []
     monkeypatch.setattr(process_memory.compiled_code, "evict", lambda: evicted.append(True))
-    monkeypatch.setattr(process_memory, "LEFT", {})
+    monkeypatch.setattr(process_memory, "LOWEST", {})
     monkeypatch.setattr(process_memory, "MOST_CODE", BLOCK // 2)
     process_memory.release_heap()
     process_memory.release_heap()
@@ -94,6 +94,13 @@ def test_compiled_code_is_removed_where_the_process_has_grown(monkeypatch):
     process_memory.release_heap()
     process_memory.release_heap()
     assert evicted == [True] and grown.all()
+    del grown
+    process_memory.release_heap()
+    less = [torch.ones(BLOCK // 4, dtype=torch.uint8)]
+    process_memory.release_heap()
+    less += [torch.ones(BLOCK // 2, dtype=torch.uint8)]  # less than before in all, but code may be among it
+    process_memory.release_heap()
+    assert len(evicted) == 2
 
 
 def _faults() -> int:

@@ -43,7 +43,7 @@ class Outlook:
         lines: for people.
         stages: in their order.
         disk_bytes: that it needs at most; None where nothing has been measured.
-        memory_bytes: kind of memory -> peak of the steps that were measured, before anything is cut on the way.
+        memory_bytes: kind of memory -> peak of the steps that were measured (`costs.Costs`).
         steps: those that take the minutes of the recipe; None where the recipe has another length, or they are decided.
     """
 
@@ -85,7 +85,7 @@ def outlook(context: Context, table: LatencyTable | None, cache: Decision) -> Ou
     if costs is None:
         return Outlook(lines, stages)
     disk = cache.disk_bytes + bytes_of_run(context, costs.weights)
-    lines += _costs(context, stages, costs, disk, cache.disk_bytes)
+    lines += _costs(context, stages, costs, disk)
     return Outlook(lines, stages, disk, costs.memory, steps)
 
 
@@ -182,16 +182,13 @@ def _trials(context: Context, space: Space) -> str:
     return f"{total} and {fewer[0]} layers are tried{perhaps}, in {steps:,} steps each"
 
 
-def _costs(context: Context, stages: list[ExpectedStage], costs: Costs, disk: int, cache: int) -> Iterator[Line]:
-    """The seconds of the stages, and the disk and the memory that they need, of both that of the cached outputs."""
+def _costs(context: Context, stages: list[ExpectedStage], costs: Costs, disk: int) -> Iterator[Line]:
+    """The seconds of the stages, and the disk and the memory that they need."""
     total = sum(stage.seconds or 0.0 for stage in stages)
     unknown = ", without the scoring of generated texts" if context.data.task.generates else ""
     yield "time", f"about {duration(total)}{unknown}: {', '.join(map(_described, stages))}"
     yield "disk", f"at most {size(disk)}, {size(free_bytes(context.folder))} are free"
-    cached = f", and up to {size(cache)} of cached outputs" if cache else ""
-    shrinking = ", about twice that while the model shrinks" if costs.shrinks else ""
-    held = ", ".join(f"about {size(peak)} {kind}" for kind, peak in costs.memory.items())
-    yield "memory", f"{held}{shrinking}{cached}"  # each cut compiles code for new shapes, which is kept
+    yield "memory", ", ".join(f"about {size(peak)} {kind}" for kind, peak in costs.memory.items())
 
 
 def _described(stage: ExpectedStage) -> str:

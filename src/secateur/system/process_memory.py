@@ -34,8 +34,8 @@ MOST_FREE = 256 * 2**20
 """Bytes of free pages that the allocator may keep within a training."""
 MOST_CODE = 256 * 2**20
 """Bytes by which this process may grow before compiled code is removed, which takes a second."""
-LEFT: dict[str, int] = {}
-"""`ANONYMOUS` -> the bytes of it that the last `release_heap` has left."""
+LOWEST: dict[str, int] = {}
+"""`ANONYMOUS` -> the fewest bytes of it that a `release_heap` has left since compiled code was last removed."""
 
 
 def measurable() -> bool:
@@ -95,17 +95,20 @@ def release() -> None:
 
 
 def release_heap() -> None:
-    """Return the free pages, after the removal of compiled code if the process has grown by `MOST_CODE` without them.
+    """Return the free pages, and remove compiled code if the process has more than `MOST_CODE` above its lowest level.
 
-    The growth counts from call to call. What else has grown does no harm: the removal was for nothing then.
+    What else has grown since then does no harm: the removal was for nothing, and the level is a new one.
     """
     release_free_pages()
     if not STATUS.exists():
         return
-    if held(ANONYMOUS) > LEFT.get(ANONYMOUS, held(ANONYMOUS)) + MOST_CODE:
+    level = held(ANONYMOUS)
+    if level > LOWEST.get(ANONYMOUS, level) + MOST_CODE:
         compiled_code.evict()
         release_free_pages()
-    LEFT[ANONYMOUS] = held(ANONYMOUS)
+        LOWEST[ANONYMOUS] = held(ANONYMOUS)
+    else:
+        LOWEST[ANONYMOUS] = min(level, LOWEST.get(ANONYMOUS, level))
 
 
 class FreePages:
