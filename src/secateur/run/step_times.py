@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,11 +37,12 @@ from secateur.run.stage_trainer import distilling_trainer, stage_trainer
 from secateur.run.stages.cut import final_plan
 from secateur.run.stages.outputs import cached_outputs
 from secateur.run.stages.prune import pruning_trainer
+from secateur.run.step_memory import StepMemory
 from secateur.run.target import layers_to_try, new_method
 from secateur.run.training_arguments import learning_rate_of_run, uses_bf16
 from secateur.run.trial_records import short
 from secateur.surgery.cut import cut
-from secateur.system import process_memory, processes
+from secateur.system import processes
 from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating
 from secateur.training.objectives import Labels
@@ -164,11 +165,13 @@ class Measurement:
     Attributes:
         context: of the run, with a temporary folder and without evaluations, checkpoints and callbacks.
         model: the teacher; before it is trained, the model that it starts from.
+        memory: of all steps that were taken.
     """
 
     context: Context
     table: LatencyTable | None
     model: PreTrainedModel
+    memory: StepMemory = field(default_factory=StepMemory)
 
     @classmethod
     def of(cls, context: Context, table: LatencyTable | None, folder: Path) -> Measurement:
@@ -191,7 +194,7 @@ class Measurement:
             lengths=self.sample.lengths,
             teacher_step=self._teacher_step() if teacher_name(context) is None else None,
             weights=self._base.num_parameters(),
-            memory=process_memory.peaks(),
+            memory=self.memory.highest,
         )
 
     @cached_property
@@ -232,7 +235,7 @@ class Measurement:
             objective=[Labels(smoothing=recipe.distillation.label_smoothing)],
             learning_rate=learning_rate_of_run(self.context),
         )
-        return sample.seconds(_timed(trainer, sample))
+        return sample.seconds(self._timed(trainer, sample))
 
     def _dense_step(self, recipe: Recipe) -> tuple[float, bool]:
         """The seconds of a step before pruning, and whether the model shrinks later."""
@@ -240,7 +243,7 @@ class Measurement:
         student = new_student(context, self.model)
         method = new_method(recipe, student, self.table)
         trainer = pruning_trainer(context, student, self.outputs, method, "dense", end=SLIVER, rows=self.sample.rows)
-        return self.sample.seconds(_timed(trainer, self.sample)), trainer.shrinking is not None
+        return self.sample.seconds(self._timed(trainer, self.sample)), trainer.shrinking is not None
 
     def _target(self, recipe: Recipe) -> Target:
         context = replace(self.context, recipe=recipe)
@@ -257,7 +260,7 @@ class Measurement:
             rows=self.sample.rows,
             learning_rate=learning_rate_of_run(self.context),
         )
-        timed = _timed(trainer, self.sample)
+        timed = self._timed(trainer, self.sample)
         speed = self._speed(self.sample.seconds(timed), cut_model.model)
         return Target(speed, cut_seconds, self.sample.new_shape(timed))
 
@@ -269,6 +272,16 @@ class Measurement:
         plan = final_plan(context, method)
         small = prepared(context.recipe, cut(student, plan), self._base)
         return CutModel(small, self.model, plan, Space(self._base, *context.recipe.target.units))
+
+    def _timed(self, trainer: PruningTrainer, sample: Sample) -> list[float]:
+        """The seconds of each step of the sample, as far as the time allows."""
+        clock = StepClock()
+        trainer.add_callback(clock)
+        trainer.args.train_sampling_strategy = "sequential"
+        trainer.args.logging_steps = len(sample.tokens) + 1
+        with self.memory.of(trainer, min(1 + PARTS, sample.lengths), sample.lengths):
+            trainer.train()
+        return clock.seconds
 
     def _speed(self, step: float, model: PreTrainedModel) -> Speed:
         trained = uses_bf16(self.context.recipe)
@@ -327,16 +340,6 @@ class StepClock(TrainerCallback):
         self.last = now
         if now - self.began > LIMIT:
             control.should_training_stop = True
-
-
-def _timed(trainer: PruningTrainer, sample: Sample) -> list[float]:
-    """The seconds of each step of the sample, as far as the time allows."""
-    clock = StepClock()
-    trainer.add_callback(clock)
-    trainer.args.train_sampling_strategy = "sequential"
-    trainer.args.logging_steps = len(sample.tokens) + 1
-    trainer.train()
-    return clock.seconds
 
 
 def _now() -> float:

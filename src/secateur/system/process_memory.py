@@ -49,6 +49,11 @@ def held(line: str) -> int:
     return 1024 * int(entry.split()[1])
 
 
+def anonymous() -> int:
+    """Bytes of anonymous memory that this process holds; 0 if the system does not report it."""
+    return held(ANONYMOUS) if STATUS.exists() else 0
+
+
 def readings() -> dict[str, float]:
     """For a log: resident memory in MB (10^6 bytes), and its anonymous part; empty if the system does not report it."""
     if not STATUS.exists():
@@ -100,13 +105,11 @@ def release_heap() -> None:
     What else has grown since then does no harm: the removal was for nothing, and the level is a new one.
     """
     release_free_pages()
-    if not STATUS.exists():
-        return
-    level = held(ANONYMOUS)
+    level = anonymous()
     if level > LOWEST.get(ANONYMOUS, level) + MOST_CODE:
         compiled_code.evict()
         release_free_pages()
-        LOWEST[ANONYMOUS] = held(ANONYMOUS)
+        LOWEST[ANONYMOUS] = anonymous()
     else:
         LOWEST[ANONYMOUS] = min(level, LOWEST.get(ANONYMOUS, level))
 
@@ -120,13 +123,13 @@ class FreePages:
     """
 
     def __init__(self) -> None:
-        self.before = held(ANONYMOUS) if STATUS.exists() else 0
+        self.before = anonymous()
 
     def check(self) -> None:
         """Return the free pages if they may be many; to be called when little is in use, as after a step."""
-        if STATUS.exists() and held(ANONYMOUS) > self.before + MOST_FREE:
+        if anonymous() > self.before + MOST_FREE:
             release_free_pages()
-            self.before = held(ANONYMOUS)
+            self.before = anonymous()
 
 
 def release_free_pages() -> None:
