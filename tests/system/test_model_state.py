@@ -1,9 +1,15 @@
 """What is changed of a model for a while is restored, also where the block is interrupted."""
 
-import pytest
-from torch import nn
+from pathlib import Path
 
-from secateur.system.model_state import evaluating, frozen
+import pytest
+from small_world import write_model
+from torch import nn
+from transformers import BertModel
+
+from secateur.system.model_state import evaluating, frozen, in_own_memory
+
+MAPS = Path("/proc/self/maps")
 
 
 def modes(model):
@@ -31,3 +37,13 @@ def test_a_frozen_model_has_no_gradients():
     model = nn.Linear(1, 1)
     with frozen(model):
         assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="only Linux lists what a process has mapped")
+def test_the_file_of_a_model_is_not_kept_for_one_of_its_weights(tmp_path):
+    model = BertModel.from_pretrained(write_model(tmp_path))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert str(tmp_path) in MAPS.read_text()
+    in_own_memory(model)
+    assert str(tmp_path) not in MAPS.read_text()
+    assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())

@@ -13,6 +13,7 @@ from secateur.run.recipe import Recipe
 from secateur.structure.architecture import Embedding, Norm
 from secateur.structure.binding import bind
 from secateur.surgery.factorisation import factorise
+from secateur.system.model_state import in_own_memory
 from secateur.tasks.checkpoint_labels import config_of
 from secateur.tasks.classification import MULTI_LABEL, REGRESSION
 from secateur.training.dropout import set_dropout
@@ -82,6 +83,7 @@ def new_student(context: Context, teacher: PreTrainedModel) -> PreTrainedModel:
     recipe = context.recipe
     set_seed(recipe.seed)
     student = base_model(context)
+    in_own_memory(student)
     if recipe.distillation.start == "teacher":
         student.load_state_dict(teacher.state_dict())
     return prepared(recipe, factorised(recipe, student), teacher)

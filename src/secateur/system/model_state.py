@@ -1,4 +1,4 @@
-"""What is changed of a caller's model for a while, and restored afterwards whatever happens in between."""
+"""What is changed of a caller's model for a while, and restored afterwards whatever happens; and where weights are."""
 
 from __future__ import annotations
 
@@ -32,3 +32,13 @@ def frozen(model: nn.Module) -> Iterator[None]:
         finally:
             for parameter, trained in before:
                 parameter.requires_grad_(trained)
+
+
+def in_own_memory(model: nn.Module) -> None:
+    """Copy the weights of a loaded model, in place.
+
+    They are parts of one mapped file, whose changed pages stay in memory as long as any of the weights does: those of
+    a model that is cut on the way would stay until its end.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
