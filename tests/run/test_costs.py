@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 from small_world import ROUNDS, recipe_values, write_world
 
-from secateur.run import recipe, run_length
+from secateur.run import recipe, run_length, step_sample
 from secateur.run.context import Context
 from secateur.run.costs import Costs, Pace, Speed
 from secateur.run.disk_space import bytes_of_run
 from secateur.run.estimate import expected_stages, steps_for
 from secateur.run.models import base_model
 from secateur.run.run_data import RunData
-from secateur.run.step_times import Sample
+from secateur.run.step_sample import Sample
 from secateur.run.target import space_of
 from secateur.system.errors import UserError
 
@@ -160,6 +160,15 @@ def test_a_sample_has_the_lengths_of_the_rows_and_their_average():
     assert sample.new_shape(proportional) == pytest.approx(0.4 * sum(sample.tokens[1:4]) / 3)
     assert sample.new_shape(proportional[:3]) == 0.0 and sample.lengths == 4
     assert sample.seconds([0.01 * sample.tokens[0]]) == pytest.approx(0.01 * sample.average)
+
+
+def test_on_a_gpu_the_step_after_the_recorded_one_counts(monkeypatch):
+    monkeypatch.setattr(step_sample, "passes", lambda: 3)
+    sample = Sample.of([{"input_ids": [0] * 4}] * 64, batch=8, accumulate=1, seed=0)
+    assert len(sample.tokens) == 1 + 3 * 3
+    timed = [9.0, *[0.5] * 3, *[0.7] * 3, *[0.1] * 3]  # as without graphs, recorded, replayed
+    assert sample.seconds(timed) == pytest.approx(0.1)
+    assert sample.new_shape(timed) == pytest.approx(0.4 + 0.6)
 
 
 def test_a_sample_of_fewer_rows_than_a_batch():

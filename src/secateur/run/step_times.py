@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -31,13 +31,14 @@ from secateur.run.costs import Costs, Speed
 from secateur.run.distillation import CutModel
 from secateur.run.models import base_model, factorised, named_teacher, new_student, prepared, teacher_name
 from secateur.run.recipe import Recipe
-from secateur.run.run_data import Rows, length_multiple
+from secateur.run.run_data import Rows
 from secateur.run.run_rounds import changed, is_open, with_layers
 from secateur.run.stage_trainer import distilling_trainer, stage_trainer
 from secateur.run.stages.cut import final_plan
 from secateur.run.stages.outputs import cached_outputs
 from secateur.run.stages.prune import pruning_trainer
 from secateur.run.step_memory import StepMemory
+from secateur.run.step_sample import PARTS, Sample, passes
 from secateur.run.target import layers_to_try, new_method
 from secateur.run.training_arguments import learning_rate_of_run, uses_bf16
 from secateur.run.trial_records import short
@@ -46,17 +47,12 @@ from secateur.system import processes
 from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating
 from secateur.training.objectives import Labels
-from secateur.training.samplers import ByLength
 from secateur.training.step import INDEX
 from secateur.training.teacher_cache import CachedTeacher
 from secateur.training.trainer import PruningTrainer
 
 LIMIT = 2.0
 """Seconds after which no further step of the same model is timed."""
-PARTS, PASSES = 3, 2
-"""Batches that are timed, and how often: the shortest time of each counts, after its shapes have been compiled."""
-MOST_ROWS = 50_000
-"""Rows whose lengths are enough to know the batches."""
 SLIVER = 1e-6
 """The part of the run in which steps before pruning are timed: the schedule has not begun."""
 
@@ -93,58 +89,6 @@ def _undisturbed() -> Iterator[Path]:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """The rows of a few optimizer steps.
-
-    Attributes:
-        rows: of these steps, one step after the other.
-        tokens: of each step, with padding.
-        average: the tokens of a step of the run, with padding.
-        lengths: the number of different lengths of batches of the run, as they are padded.
-    """
-
-    rows: Rows
-    tokens: list[int]
-    average: float
-    lengths: int
-
-    @classmethod
-    def of(cls, rows: Rows, batch: int, accumulate: int, seed: int) -> Sample:
-        """Steps of `accumulate` batches of rows: the longest step, and those at the middles of equal parts."""
-        rows = rows[:: -(-len(rows) // MOST_ROWS)]
-        lengths = [len(row["input_ids"]) for row in rows]
-        order = list(ByLength(min(batch, len(rows)), lengths, seed))
-        parts = [order[first : first + batch] for first in range(0, len(order), batch)]
-        steps = [parts[first : first + accumulate] for first in range(0, len(parts), accumulate)]
-        steps = sorted(steps[: len(rows) // (batch * accumulate)] or steps[:1], key=lambda step: _tokens(step, lengths))
-        middles = [steps[int((part + 0.5) / PARTS * len(steps))] for part in range(PARTS)]
-        chosen = [steps[-1], *middles * PASSES]
-        tokens = [_tokens(step, lengths) for step in steps]
-        padded = {-(-max(lengths[number] for number in part) // length_multiple()) for part in parts}
-        numbers = [number for step in chosen for part in step for number in part]
-        numbered = [{**rows[number], INDEX: place} for place, number in enumerate(numbers)]
-        return cls(numbered, [_tokens(step, lengths) for step in chosen], sum(tokens) / len(tokens), len(padded))
-
-    def new_shape(self, timed: Sequence[float]) -> float:
-        """The seconds by which the first step of a length takes longer than the next one; 0 if none was repeated."""
-        first, again = timed[1 : 1 + PARTS], timed[1 + PARTS :]
-        return max(0.0, sum(one - other for one, other in zip(first, again, strict=False))) / max(1, len(again))
-
-    def seconds(self, timed: Sequence[float]) -> float:
-        """The seconds of a step of average length, from those of the first steps, of which the very first is slow."""
-        fastest: dict[int, float] = {}
-        for place, seconds in enumerate(timed[1:]):
-            fastest[place % PARTS] = min(seconds, fastest.get(place % PARTS, seconds))
-        if not fastest:
-            return timed[0] * self.average / self.tokens[0]
-        return sum(fastest.values()) * self.average / sum(self.tokens[1 + place] for place in fastest)
-
-
-def _tokens(step: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
-    return sum(len(part) * max(lengths[number] for number in part) for part in step)
-
-
-@dataclass(frozen=True)
 class Target:
     """What is measured of the student at the target.
 
@@ -175,7 +119,7 @@ class Measurement:
 
     @classmethod
     def of(cls, context: Context, table: LatencyTable | None, folder: Path) -> Measurement:
-        steps = round((1 + PARTS * PASSES) / SLIVER)
+        steps = round((1 + PARTS * passes()) / SLIVER)
         recipe = changed(short(context.recipe, steps), training={"report_to": ()})
         alone = replace(context, recipe=recipe, folder=folder, shared=None, callbacks=())
         return cls(alone, table, (named_teacher(context) or base_model(context)).eval())
@@ -293,7 +237,7 @@ class Measurement:
         began, seconds, tokens = time.perf_counter(), 0.0, 0
         for batch in self._batches():
             times = []
-            for _ in range(PASSES):
+            for _ in range(passes()):
                 times.append(_forward_seconds(model, batch, bf16))
             seconds, tokens = seconds + min(times), tokens + batch["input_ids"].numel()
             if time.perf_counter() - began > LIMIT:
