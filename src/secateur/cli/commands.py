@@ -34,7 +34,9 @@ COMMANDS: Mapping[str, Entry] = {
     ),
     "new": Entry("model_commands", "make_model", "Make an untrained model and its tokenizer from data alone."),
     "cut": Entry("model_commands", "cut_model", "Cut a model without training, by a method or by a plan."),
-    "eval": Entry("model_commands", "evaluate", "Score a fine-tuned model, dense or compact, on validation data."),
+    "eval": Entry(
+        "model_commands", "evaluate", "Score a fine-tuned model, dense or compact, on rows it was not trained on."
+    ),
     "latency": Entry(
         "deploy_commands", "measure_latencies", "Measure the latency table that --latency and --speedup need."
     ),

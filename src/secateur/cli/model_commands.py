@@ -154,7 +154,7 @@ def cut_model(
 
 @recipe_options("data", "seed", without=("data.rows",), required=("data.source",))
 def evaluate(folder: Folder, given: dict[str, Any], as_json: Json = False) -> None:
-    """Score a fine-tuned model, dense or compact, on validation data.
+    """Score a fine-tuned model, dense or compact, on rows it was not trained on.
 
     A model of a run is scored as the run has scored it: by its task, columns and lengths, unless others are given.
     """
