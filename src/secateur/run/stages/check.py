@@ -42,7 +42,6 @@ def check(context: Context) -> LatencyTable | None:
     records.check(context.folder)
     check_claim(context.folder, recipe)
     _check_processes(recipe)
-    _check_devices(context)
     _check_trackers(recipe.training.report_to)
     if Path(recipe.model).is_dir():
         read_config(Path(recipe.model))
@@ -54,6 +53,7 @@ def check(context: Context) -> LatencyTable | None:
     context.data.check()
     check_tokens(context)
     model = base_model(context)
+    _check_devices(context)
     check_vocabulary(context.data.tokenizer, model, recipe.model)
     teacher = named_teacher(context)
     _check_teacher(context, model, teacher)
