@@ -5,7 +5,8 @@ Compiling takes some ten seconds a model and shape, so that each dtype has one m
 
 import pytest
 import torch
-from test_law_13_on_gpu import assert_runtime_gives_outputs, edges, irregular
+from exported_models import edges, irregular
+from test_law_13_on_gpu import assert_runtime_gives_outputs
 from tiny_models import inputs
 
 CASES = [("bert", irregular, "bf16"), ("bert", edges, "fp16"), ("mpnet", irregular, "fp32")]

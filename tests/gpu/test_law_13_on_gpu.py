@@ -5,31 +5,12 @@ The exact outputs are those of the model on the CPU in float64.
 
 import pytest
 import torch
+from exported_models import dense, edges, irregular
 from law_assertions import assert_same, everything, in_float64
-from tiny_models import CLASSIFIERS, edge_cases, inputs, random_masks, tiny
+from tiny_models import CLASSIFIERS, inputs
 
-from secateur.budget.space import Space
 from secateur.deploy import gpu
 from secateur.measure.benchmark import benchmark
-from secateur.structure.plan import Plan
-from secateur.surgery.cut import cut
-
-
-def dense(which):
-    return tiny(*which, dtype=torch.float32, dropout=0.1)
-
-
-def irregular(which):
-    """Heads of different sizes, a narrower residual stream, factorised embeddings."""
-    model = dense(which)
-    space = Space(model, "ffn", "qk", "vo", "hidden")
-    return cut(model, Plan.of(space, random_masks(space, soft=True), embedding_rank=5))
-
-
-def edges(which):
-    """Every way in which units are dead."""
-    kind, _, shape = which
-    return cut(*edge_cases(kind, shape, soft=True, dtype=torch.float32, dropout=0.1)[:2])
 
 
 def batches(model):

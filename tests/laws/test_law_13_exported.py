@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from tiny_models import CLASSIFIERS, ENCODERS, MODELS, WRITERS, edge_cases, inputs, outputs, random_masks, tiny
+from exported_models import dense, edges, irregular
+from tiny_models import CLASSIFIERS, ENCODERS, MODELS, WRITERS, inputs, outputs
 
 from secateur.budget.space import Space
 from secateur.deploy.export import export, opened
@@ -13,26 +14,6 @@ from secateur.system.errors import UserError
 
 for package in ("onnx", "onnxruntime", "openvino"):
     pytest.importorskip(package)
-
-
-def dense(which):
-    return tiny(*which, dtype=torch.float32, dropout=0.1)
-
-
-def irregular(which):
-    """Heads of different sizes, a narrower residual stream, factorised embeddings."""
-    model = dense(which)
-    space = Space(model, "ffn", "qk", "vo", "hidden")
-    return cut(model, Plan.of(space, random_masks(space, soft=True), embedding_rank=5))
-
-
-def edges(which):
-    """Four layers with every way in which units are dead.
-
-    No head, no neuron, no attention, no FFN, heads without QK.
-    """
-    kind, _, shape = which
-    return cut(*edge_cases(kind, shape, soft=True, dtype=torch.float32, dropout=0.1)[:2])
 
 
 def batches(model):
