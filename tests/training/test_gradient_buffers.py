@@ -55,3 +55,13 @@ def test_parameters_that_get_a_gradient_later_are_added():
     buffers.attach()
     assert first.grad is place
     assert second.grad.tolist() == [1.0, 1.0]
+
+
+def test_a_parameter_that_was_frozen_has_no_gradient():
+    first, second = with_gradients((3,), (2,))
+    buffers = GradientBuffers()
+    buffers.include([first, second])
+    first.requires_grad_(False)
+    first.grad = second.grad = None
+    buffers.attach()
+    assert first.grad is None and second.grad.tolist() == [0.0, 0.0]

@@ -13,11 +13,12 @@ from quiet import arguments
 from tiny_models import tiny
 from tiny_training import collate, examples, terms
 from torch.fx.experimental.proxy_tensor import make_fx
+from transformers import TrainerCallback
 
 from secateur.budget.space import Space
 from secateur.methods import METHODS
 from secateur.methods.schedules import cubic
-from secateur.training import replayed_steps
+from secateur.training import replayed_steps, trainer
 from secateur.training.objectives import Hidden, Labels, Logits, Term
 from secateur.training.replayed_steps import replayable
 from secateur.training.teacher_cache import CachedTeacher
@@ -75,11 +76,13 @@ def tensors_of(values):
 class Trained:
     """A trainer of a tiny model, which replays its steps or not."""
 
-    def __init__(self, folder, *, which=("bert",), kind="grain", teacher=None, rows=None, **arguments_):
+    def __init__(
+        self, folder, *, which=("bert",), kind="grain", teacher=None, rows=None, of=PruningTrainer, **arguments_
+    ):
         student = tiny(*which, dtype=torch.float32, dropout=0.1, seed=1)
         space = Space(student, "ffn", "qk", "vo")
         rows = rows or examples(student.config.is_encoder_decoder)
-        self.trainer = PruningTrainer(
+        self.trainer = of(
             student,
             method=kind and METHODS.get(kind)(space, cubic(1.0, 0.4, begin=0.2, end=0.6)),
             teacher=teacher or tiny(*which, dtype=torch.float32, seed=2),
@@ -168,6 +171,33 @@ class Host(Term):
     name = "host"
 
 
+class OwnLoss(PruningTrainer):
+    def compute_loss(self, *args, **kwargs):
+        return super().compute_loss(*args, **kwargs)
+
+
+@pytest.mark.parametrize(("of", "expected"), [(PruningTrainer, True), (OwnLoss, False)])
+def test_a_loss_of_ones_own_is_computed_in_every_step(monkeypatch, tmp_path, of, expected):
+    monkeypatch.setattr(trainer, "replayable", lambda *given: True)
+    assert Trained(tmp_path, kind=None, of=of).trainer.replayed.enabled == expected
+
+
+def test_weights_that_a_callback_freezes_are_not_replayed_as_before(monkeypatch, tmp_path):
+    class Freeze(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            if state.global_step == 5:
+                model.bert.encoder.layer[0].requires_grad_(False)
+
+    results = []
+    for replayed in (False, True):
+        training = Trained(tmp_path, kind=None, weight_decay=0.0)
+        training.trainer.add_callback(Freeze())
+        if replayed:
+            assert training.replay(monkeypatch).count == 0
+        results.append(training.result())
+    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("expected", "changed", "term"),
     [
@@ -179,10 +209,12 @@ class Host(Term):
         (False, {"fp16": True}, Logits()),
         (False, {"gradient_checkpointing": True}, Logits()),
         (False, {"torch_compile": True}, Logits()),
+        (False, {"optim": "schedule_free_adamw"}, Logits()),
     ],
 )
 def test_steps_are_replayed_where_they_can_be(expected, changed, term):
     on_gpu = {"device": torch.device("cuda"), "fp16": False, "gradient_checkpointing": False, "torch_compile": False}
+    on_gpu["optim"] = "adamw_torch_fused"
     one_process = SimpleNamespace(num_processes=1)
     assert replayable(SimpleNamespace(**{**on_gpu, **changed}), one_process, [Labels(), term]) == expected
     assert not replayable(SimpleNamespace(**on_gpu), SimpleNamespace(num_processes=2), [Labels()])

@@ -33,7 +33,7 @@ class GradientBuffers:
     def attach(self) -> None:
         """Make these buffers the gradients of their parameters; the gradients that some have already are kept in them.
 
-        Gradients that are None count as 0.
+        Gradients that are None count as 0. Parameters that were frozen since are left without.
         """
         if all(parameter.grad is None for parameter in self._parameters):
             for memory in self._memory:
@@ -45,7 +45,8 @@ class GradientBuffers:
                 elif parameter.grad is not buffer:
                     buffer.copy_(parameter.grad)
         for parameter, buffer in zip(self._parameters, self._buffers, strict=True):
-            parameter.grad = buffer
+            if parameter.requires_grad:
+                parameter.grad = buffer
 
     def _allocate(self, parameters: list[nn.Parameter]) -> None:
         """One block of memory for parameters of one dtype, so that one call fills it with zeros."""

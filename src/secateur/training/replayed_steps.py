@@ -13,7 +13,7 @@ masks is passed on to its own parameters there, so that every method can be used
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,12 +73,14 @@ class Capture:
 def replayable(args: TrainingArguments, accelerator: Accelerator, terms: Iterable[Term]) -> bool:
     """Whether the steps of a training can be replayed: on one GPU, with terms that allow it.
 
-    A scaler of fp16 and gradient checkpointing read values on the host within a step.
+    A scaler of fp16 and gradient checkpointing read values on the host within a step, and a schedule-free optimizer
+    changes the weights before it.
     """
     return (
         args.device.type == "cuda"
         and accelerator.num_processes == 1
         and not (args.fp16 or args.gradient_checkpointing or args.torch_compile)
+        and not str(args.optim).startswith("schedule_free")
         and all(term.replayable for term in terms)
     )
 
@@ -141,7 +143,7 @@ class ReplayedSteps:
             micro_batches: of the optimizer step.
         """
         batch = self.loss.with_decoder_inputs(batch)
-        key = (shapes_of(batch), micro_batches, self._observed(), *(term.weight for term in self.loss.terms))
+        key = (shapes_of(batch), micro_batches, *self._settings(model))
         if key not in self._seen or (key not in self._recorded and len(self._recorded) >= MOST_GRAPHS):
             self._seen.add(key)
             return None
@@ -166,8 +168,11 @@ class ReplayedSteps:
             sampled.backward(values.of_masks)
         return values
 
-    def _observed(self) -> tuple[tuple[str, float], ...]:
-        return tuple(sorted(self.evidence.weights().items()))
+    def _settings(self, model: nn.Module) -> Iterator[Any]:
+        """What a recorded step takes as given and a callback may change: evidence, weights of terms, frozen weights."""
+        yield tuple(sorted(self.evidence.weights().items()))
+        yield tuple(term.weight for term in self.loss.terms)
+        yield tuple(parameter.requires_grad for parameter in model.parameters())
 
     def _record(self, model: nn.Module, inputs: Mapping[str, Any], micro_batches: int) -> _Recorded | None:
         """Record the step of a batch; None, with a warning, if a model or a term does what cannot be recorded."""

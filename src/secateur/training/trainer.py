@@ -127,7 +127,8 @@ class PruningTrainer(EvaluatingTrainer):
         checks.check_precision(self.args, method is not None)
         checks.check_average(average, method is not None or select is not None)
         checks.check_order(self.args, rows_seen)
-        self._make_parts(select, shrink, average, cuda_graphs)
+        own_loss = type(self).compute_loss is not PruningTrainer.compute_loss  # a recorded step would not call it
+        self._make_parts(select, shrink, average, cuda_graphs and not own_loss)
 
     def _make_parts(self, select: str | None, shrink: bool, average: float, cuda_graphs: bool) -> None:
         method, args, accelerator = self.method, self.args, self.accelerator
