@@ -58,8 +58,9 @@ def rules_for(device: torch.device, training: bool) -> KernelRules:
 def reliable_kernels(device: torch.device) -> AbstractContextManager[Any]:
     """Within the block, attention on an NVIDIA GPU does not use the kernels of cuDNN, which PyTorch prefers on Hopper.
 
-    The backward pass of theirs fails with "misaligned address" for masks whose rows are not aligned (PyTorch 2.11 on an
-    H200), and returns NaN for some lengths (pytorch/pytorch#196678). Compilers and exporters choose kernels themselves.
+    Their backward pass under a mask fails with "misaligned address" (seen with PyTorch 2.11 on an H200, in dense and in
+    cut models), or returns NaN for some lengths (pytorch/pytorch#196678). Compilers and exporters choose kernels
+    themselves.
     """
     if device.type != "cuda" or recorded():
         return nullcontext()
