@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.deploy.silence import silence
-from secateur.system.compat.capture import creating_on
+from secateur.system.compat.capture import captured, creating_on
 from secateur.system.errors import UserError, as_user_error
 
 RUNTIMES = ("pytorch", "compiled", "cudagraph")
@@ -93,12 +93,11 @@ def _captured(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> Callable
         for _ in range(CAPTURE_WARMUP):
             model(**tensors)
     torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.inference_mode(), torch.cuda.graph(graph), creating_on(device):
-        outputs = model(**tensors)
+    with torch.inference_mode():
+        run, outputs = captured(lambda: model(**tensors))
 
     def replay(inputs: Mapping[str, Tensor] = tensors) -> object:  # which the graph reads, but does not keep
-        graph.replay()
+        run()
         return outputs
 
     return replay

@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from secateur.system.compat.capture import creating_on
+from secateur.system.compat.capture import captured
 from secateur.training.evidence import Evidence
 from secateur.training.gradient_buffers import GradientBuffers
 from secateur.training.loss import TermLoss
@@ -60,14 +60,8 @@ class Capture:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, compute: Callable[[], StepValues]) -> tuple[Callable[[], None], StepValues]:
-        """Record a computation without running it: a function that replays it, and the values that this overwrites."""
-        graph = torch.cuda.CUDAGraph()
-        with (
-            torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
-            creating_on(torch.device("cuda")),
-        ):
-            values = compute()
-        return graph.replay, values
+        """As of `captured`."""
+        return captured(compute, self._pool)
 
 
 def replayable(args: TrainingArguments, accelerator: Accelerator, terms: Iterable[Term]) -> bool:

@@ -1,4 +1,4 @@
-"""Where tensors are created while a CUDA graph is captured, which cannot record a copy from the CPU.
+"""Capturing a CUDA graph, and where tensors are created meanwhile, since it cannot record a copy from the CPU.
 
 Models of transformers create some tensors on the CPU and move them (the positions of MPNet), and copy numbers to the
 GPU (`torch.tensor(0.0, device=...)`, for a mask), in some of its versions.
@@ -6,12 +6,31 @@ GPU (`torch.tensor(0.0, device=...)`, for a mask), in some of its versions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.overrides import TorchFunctionMode
+
+Outputs = TypeVar("Outputs")
+
+
+def captured(compute: Callable[[], Outputs], pool: Any = None) -> tuple[Callable[[], None], Outputs]:
+    """Record a computation as a CUDA graph without running it: a function that replays it, and what this overwrites.
+
+    The graph does not keep the tensors that the computation reads.
+
+    Args:
+        pool: of temporary memory, which several graphs may share.
+    """
+    graph = torch.cuda.CUDAGraph()
+    with (
+        torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),
+        creating_on(torch.device("cuda")),
+    ):
+        outputs = compute()
+    return graph.replay, outputs
 
 
 @contextmanager
