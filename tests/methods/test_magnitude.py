@@ -6,6 +6,7 @@ from tiny_models import tiny
 
 from secateur.budget.space import Space
 from secateur.methods.magnitude import Magnitude
+from secateur.methods.schedules import cubic
 from secateur.structure.space import UNITS
 
 
@@ -48,3 +49,14 @@ def test_the_unit_with_larger_weights_is_kept(sparse_model):
     plan = Magnitude(Space(sparse_model, "ffn")).plan(0.95)
     assert plan.masks.tolist() == [0.0, 1.0]
     assert plan.achieved["prunable"] == pytest.approx((76 + 9) / (76 + 18))
+
+
+def test_a_method_that_goes_back_to_a_checkpoint_prunes_again():
+    method = Magnitude(Space(tiny("bert"), "ffn"), cubic(1.0, 0.8, begin=0.0, end=0.5))
+    saved = {name: value.clone() for name, value in method.state_dict().items()}
+    method.advance(0.6)
+    pruned = method.alive.clone()
+    method.load_state_dict(saved)
+    assert bool(method.alive.all())
+    method.advance(0.6)
+    assert torch.equal(method.alive, pruned) and not bool(pruned.all())

@@ -59,6 +59,10 @@ class Scheduled(Method):
         """Whether the model recovers from a coarse round, in which no evidence is collected."""
         return any(one.recovering(self.progress) for one in self.rounds)
 
+    def set_extra_state(self, state: Tensor) -> None:
+        super().set_extra_state(state)
+        self._kept_within = 1.0  # the units of a checkpoint may be more than those chosen since
+
     def reached_target(self) -> bool:
         return self.share_schedule(self.progress) == self.share_schedule.stop
 
