@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from secateur.structure.head_buckets import Layout
+from secateur.structure.ranges import indices_in, ranges_of
 from secateur.structure.space import Group
 from secateur.system.errors import UserError
 from secateur.system.file_format import FileFormat
@@ -128,21 +129,10 @@ def layout_from_dict(data: Any) -> Layout:
 def group_to_dict(masks: Tensor) -> dict[str, Any]:
     """The masks `(size,)` of one group: kept indices as ranges, and mask values where they are not all 1."""
     values = masks[masks != 0]
-    data: dict[str, Any] = {"size": len(masks), "kept": _ranges(masks.nonzero().flatten().tolist())}
+    data: dict[str, Any] = {"size": len(masks), "kept": ranges_of(masks.nonzero().flatten().tolist())}
     if bool((values != 1.0).any()):
         data["masks"] = values.tolist()
     return data
-
-
-def _ranges(indices: list[int]) -> list[list[int]]:
-    """Sorted indices as [first, last] pairs, both included."""
-    ranges: list[list[int]] = []
-    for index in indices:
-        if ranges and ranges[-1][1] == index - 1:
-            ranges[-1][1] = index
-        else:
-            ranges.append([index, index])
-    return ranges
 
 
 def group_masks(group: Group, data: Any) -> Tensor:
@@ -157,24 +147,11 @@ def group_masks(group: Group, data: Any) -> Tensor:
         raise UserError(
             f"the plan's group {group.name!r} has the unknown key {min(unknown)!r}: size, kept and masks are known"
         )
-    masks = _masks_of_ranges(group, data["kept"])
+    masks = torch.zeros(group.size)
+    masks[indices_in(data["kept"], group.size, f"the plan's group {group.name!r}")] = 1.0
     if "masks" in data:
         values = data["masks"]
         if not isinstance(values, list) or len(values) != int(masks.sum()) or not all(type(v) is float for v in values):
             raise UserError(f"the plan's group {group.name!r} must have one mask value for each kept unit")
         masks[masks > 0] = torch.tensor(values)
-    return masks
-
-
-def _masks_of_ranges(group: Group, ranges: list[Any]) -> Tensor:
-    """`(size,)`: 1 within the ranges, which must be in ascending order and apart."""
-    masks, previous = torch.zeros(group.size), -1
-    for pair in ranges:
-        whole = isinstance(pair, list) and len(pair) == 2 and all(type(end) is int for end in pair)
-        if not whole or not previous < pair[0] <= pair[1] < group.size:
-            raise UserError(
-                f"the plan's group {group.name!r} has the range {pair!r}: expected ascending [first, last] within it"
-            )
-        masks[pair[0] : pair[1] + 1] = 1.0
-        previous = pair[1]
     return masks
