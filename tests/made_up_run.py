@@ -40,6 +40,10 @@ REPORT = Report(
     structure=[{"layer": 0, "heads": "2/4", "qk": "3/32", "vo": "5/32", "ffn": "7/48"}, {"layer": "stream"}],
     parameters={"teacher": 22_713_986, "model": 12_000_000},
     weight_bytes={"teacher": 90_855_944, "model": 48_000_000},
+    bytes={
+        "teacher": {"embeddings": 47_673_600, "layers": 42_588_000, "head": 594_344},
+        "model": {"embeddings": 46_000_000, "layers": 1_500_000, "head": 480_000},
+    },
     latency=[
         {"latency_ms": 2.0, "quartiles_ms": [1.9, 2.3], "speed_up": 2.5, "against": DENSE, "protocol": PROTOCOL},
     ],

@@ -14,8 +14,10 @@ from secateur.report.report import Report
 from secateur.report.report_text import footnotes, score_table, target_text, to_markdown
 from secateur.report.run_log import RunLog, read
 from secateur.report.run_page import to_html, write
+from secateur.report.size_text import headline
 from secateur.system.errors import UserError
 
+SIZES = "Where the bytes of the weights are"
 NOTHING = RunLog((), None, None, 0)
 
 
@@ -32,7 +34,7 @@ def test_the_table_has_every_number():
         ("density, prunable", "1", "0.0499"),
         ("density, whole model", "1", "0.5000"),
         ("parameters", "22,713,986", "12,000,000"),
-        ("weights, MB", "90.9", "48.0"),
+        ("weights, MB", "90.9", "48.0 (1.9x smaller)"),
         ("latency 1 x 32, ms", "5.00", "2.00"),
         ("speed-up 1 x 32", "1", "2.5x"),
     ]
@@ -132,6 +134,7 @@ def test_the_page_of_a_whole_run(whole):
         "How it was made",
     ]
     assert captions(page) == [
+        SIZES,
         "QK dims of each head, of 8",
         "VO dims of each head, of 8",
         "FFN neurons of each layer",
@@ -158,6 +161,22 @@ def test_the_page_has_the_numbers_their_protocol_and_their_origin():
         assert part in page
 
 
+def test_the_headline_has_size_speed_and_score():
+    line = "90.9 -> 48.0 MB, 1.9x smaller; 5.00 -> 2.00 ms, 2.5x faster at 1 x 32; accuracy 0.9000 -> 0.8730"
+    assert f"**{line}**" in to_markdown(REPORT).splitlines()
+    assert "48.0 MB90.9 → 48.0 MB, 1.9x smaller" in Reader(to_html(REPORT, NOTHING)).text
+    larger = replace(REPORT, weight_bytes={"teacher": 50_000, "model": 100_000}, latency=[])
+    assert headline(larger) == "0.05 -> 0.1 MB, 2.0x larger; accuracy 0.9000 -> 0.8730"
+
+
+def test_the_parts_of_the_bytes_are_shown_and_may_be_missing():
+    note = next(note for note in footnotes(REPORT) if note.startswith("where the bytes are"))
+    assert "embeddings 47.7 -> 46.0, layers 42.6 -> 1.5, head 0.594 -> 0.48" in note
+    older = replace(REPORT, bytes=None)
+    assert not any("bytes" in note for note in footnotes(older))
+    assert SIZES not in captions(to_html(older, NOTHING))
+
+
 def test_lines_and_bands_are_described_in_words(whole):
     words = [text.partition("</desc>")[0] for text in page_of(whole).split("<desc")[1:]]
     assert any("prune: density from 0.91 to 0.1" in text for text in words)
@@ -168,7 +187,7 @@ def test_lines_and_bands_are_described_in_words(whole):
 def test_what_a_run_did_not_write_is_left_out():
     page = to_html(REPORT, NOTHING)
     assert headings(page) == ["Result", "What was kept", "Latency", "How it was made"]
-    assert captions(page) == ["FFN neurons of each layer"]
+    assert captions(page) == [SIZES, "FFN neurons of each layer"]
     bare = to_html(replace(REPORT, latency=[]), NOTHING)
     assert headings(bare) == ["Result", "What was kept", "How it was made"]
     assert "speed" not in bare.partition("</dl>")[0]
@@ -185,7 +204,7 @@ def test_pictures_of_missing_values_are_left_out(whole):
     ]
     page = to_html(REPORT, RunLog(tuple(bare), None, None, 0))
     assert headings(page) == ["Result", "What was kept", "Training", "Latency", "How it was made"]
-    assert captions(page)[1:] == ["Density", "Terms of the loss, on a logarithmic scale"]
+    assert captions(page)[2:] == ["Density", "Terms of the loss, on a logarithmic scale"]
 
 
 def test_terms_of_the_loss_with_a_zero_have_a_linear_scale(tmp_path):
@@ -195,14 +214,14 @@ def test_terms_of_the_loss_with_a_zero_have_a_linear_scale(tmp_path):
 
 def test_heads_pruned_as_units_have_one_picture(tmp_path):
     page = page_of(write_run(tmp_path, REPORT, "head", "ffn"))
-    assert captions(page)[:2] == ["QK and VO dims of each head, of 8", "FFN neurons of each layer"]
+    assert captions(page)[1:3] == ["QK and VO dims of each head, of 8", "FFN neurons of each layer"]
     assert captions(page)[-2:] == ["Heads", "FFN neurons"]
 
 
 def test_the_residual_stream_has_a_picture_only_if_it_was_cut(tmp_path):
     whole, cut = ([{"layer": "stream", "hidden": hidden}] for hidden in ("16/16", "9/16"))
-    assert captions(to_html(replace(REPORT, structure=whole), NOTHING)) == []
-    assert captions(to_html(replace(REPORT, structure=cut), NOTHING)) == ["Dims of the residual stream"]
+    assert captions(to_html(replace(REPORT, structure=whole), NOTHING)) == [SIZES]
+    assert captions(to_html(replace(REPORT, structure=cut), NOTHING)) == [SIZES, "Dims of the residual stream"]
 
 
 def test_a_target_latency_is_on_the_page():

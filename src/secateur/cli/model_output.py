@@ -22,7 +22,7 @@ def show_inspection(inspection: Inspection) -> None:
     show_table(*inspection_text.layer_table(inspection, ascii_only), inspection_text.title(inspection))
     show_captions(inspection_text.captions(inspection, ascii_only))
     show_table(*inspection_text.count_table(inspection))
-    show_lines(inspection_text.storage(inspection), "")
+    show_lines(inspection_text.storage(inspection), inspection_text.sizes(inspection), "")
     show_table(*inspection_text.saving_table(inspection), inspection_text.SAVINGS_TITLE)
     if inspection.units:
         show_table(*inspection_text.unit_table(inspection))

@@ -8,6 +8,7 @@ from pathlib import Path
 from secateur.cli.output import show_lines, show_notes, show_table
 from secateur.report.report import Report
 from secateur.report.report_text import footnotes, score_table, score_text, subject, target_text, title
+from secateur.report.size_text import headline, megabytes
 from secateur.report.verdict import verdict
 
 
@@ -16,7 +17,8 @@ def show_report(report: Report, folder: Path) -> None:
     show_table(("", "teacher", "pruned"), score_table(report), f"{subject(report)}: {title(report)}")
     show_notes(footnotes(report))
     show_lines("", f"The model is in {folder / 'model'}, the report in {folder / 'report.html'}. To load it:", "")
-    show_lines("    import secateur", f'    model = secateur.load("{folder / "model"}")', "", str(verdict(report)))
+    show_lines("    import secateur", f'    model = secateur.load("{folder / "model"}")', "")
+    show_lines(headline(report), str(verdict(report)))
 
 
 def show_sweep(reports: Sequence[Report], folder: Path) -> None:
@@ -24,8 +26,17 @@ def show_sweep(reports: Sequence[Report], folder: Path) -> None:
     first = reports[0]
     recipe, metric = first.recipe, first.metric
     shapes = [f"{one['protocol']['batch']} x {one['protocol']['tokens']}" for one in first.latency]
-    columns = ("", metric, "retention", "parameters", *(f"speed-up {shape}" for shape in shapes), "model")
-    teacher = ("teacher", score_text(first.teacher_scores[metric]), "100%", f"{first.parameters['teacher']:,}")
+    columns = (
+        "",
+        metric,
+        "retention",
+        "parameters",
+        "weights, MB",
+        *(f"speed-up {shape}" for shape in shapes),
+        "model",
+    )
+    sizes = f"{first.parameters['teacher']:,}", megabytes(first.weight_bytes["teacher"])
+    teacher = ("teacher", score_text(first.teacher_scores[metric]), "100%", *sizes)
     rows = [teacher, *(_density_row(report, folder) for report in reports)]
     show_table(columns, rows, f"{recipe['model']} on {recipe['data']['source']}: {recipe['method']['name']}")
     show_notes(footnotes(reports[-1]))
@@ -39,6 +50,7 @@ def _density_row(report: Report, folder: Path) -> tuple[str, ...]:
         score_text(report.scores[report.metric]),
         "-" if report.retention is None else f"{report.retention:.1%}",
         f"{report.parameters['model']:,}",
+        megabytes(report.weight_bytes["model"]),
         *(f"{one['speed_up']:.1f}x" for one in report.latency),
         str(folder / str(report.recipe["target"]["density"]) / "model"),
     )

@@ -116,6 +116,7 @@ class Inspection:
         parameters: scope -> parameters; see `cost.SCOPES`.
         stored: numbers in the model's tensors.
         zeros: stored numbers of removed tiles.
+        bytes: part of the model -> bytes of its tensors as they are in memory; see `model_parts`.
         flops: operations of the layers.
         savings: of every group but the residual stream.
         units: the kinds of units to prune a dense model by; empty for a compact one.
@@ -132,6 +133,7 @@ class Inspection:
     parameters: Mapping[str, ParameterCount]
     stored: int
     zeros: int
+    bytes: Mapping[str, int]
     flops: Flops
     savings: tuple[Saving, ...]
     units: tuple[PrunableUnits, ...]
@@ -157,6 +159,7 @@ class Inspection:
             "stored": self.stored,
             "zeros": self.zeros,
             "padding": self.padding,
+            "bytes": dict(self.bytes),
             "flops": asdict(self.flops),
             "savings": [asdict(saving) for saving in self.savings],
             "units": [asdict(kind) for kind in self.units],

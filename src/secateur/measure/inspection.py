@@ -19,6 +19,7 @@ from secateur.measure.inspected_model import (
 )
 from secateur.structure.axis_table import layer_label
 from secateur.structure.cost import SCOPES
+from secateur.structure.model_parts import by_part
 from secateur.structure.plan import Plan
 from secateur.structure.reading import Reading
 from secateur.structure.space import UNITS, UnitSpace
@@ -54,6 +55,7 @@ def inspect(model: PreTrainedModel, tokens: int = 128) -> Inspection:
         parameters={scope: _parameters(space, plan, scope) for scope in SCOPES},
         stored=model.num_parameters(),
         zeros=round(float(filled - space.parameters(plan.kept))),
+        bytes=by_part(space.table, {name: p.nbytes for name, p in model.named_parameters()}),
         flops=Flops(tokens, space.flops(plan.masks, tokens), space.flops(space.ones().cpu(), tokens)),
         savings=_savings(dense, space, plan, tokens),
         units=() if compact else tuple(_prunable(model, kind) for kind in UNITS),

@@ -1,12 +1,22 @@
-"""The size of a model: its parameters, and the bytes of its weights on disk."""
+"""The size of a model: its parameters, and the bytes of its weights, in memory and on disk, by parts of the model."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel
 
+from secateur.structure.axis_table import AxisTable
+from secateur.structure.binding import bind
+from secateur.structure.model_parts import by_part
+from secateur.surgery.uncut import planned_space
 from secateur.system.errors import UserError
+
+FLOAT32 = 4
+"""Bytes of a number of a dense model, whose size is given in float32 whatever its file has."""
 
 
 def parameter_count(model: PreTrainedModel) -> int:
@@ -20,7 +30,56 @@ def disk_bytes(folder: str | Path) -> int:
     Raises:
         UserError: `folder` holds no such file.
     """
-    sizes = [file.stat().st_size for file in Path(folder).glob("*.safetensors")]
-    if not sizes:
+    return sum(file.stat().st_size for file in _weight_files(folder))
+
+
+def dense_parts(model: PreTrainedModel) -> dict[str, int] | None:
+    """Part of a dense or compact model -> bytes of its parameters in float32; None for a family without a table."""
+    table = table_of(model)
+    sizes = {name: FLOAT32 * parameter.numel() for name, parameter in model.named_parameters()}
+    return None if table is None else by_part(table, sizes)
+
+
+def stored_parts(folder: str | Path, model: PreTrainedModel) -> dict[str, int] | None:
+    """Part of a model -> bytes of its tensors in the files of its folder; None for a family without a table.
+
+    The headers of the files, with the names and shapes of the tensors, belong to no part.
+    """
+    table = table_of(model)
+    return None if table is None else by_part(table, tensor_bytes(folder))
+
+
+def table_of(model: PreTrainedModel) -> AxisTable | None:
+    """The table of a dense model, or of the model that a compact one was cut from; None if it has none."""
+    try:
+        return planned_space(model)[0].table if getattr(model.config, "secateur", None) else bind(model)
+    except UserError:
+        return None
+
+
+def tensor_bytes(folder: str | Path) -> dict[str, int]:
+    """Name -> bytes of every tensor in the *.safetensors files of a folder.
+
+    Raises:
+        UserError: `folder` holds no such file.
+    """
+    headers: dict[str, Any] = {}
+    for file in _weight_files(folder):
+        headers.update(_header(file))
+    offsets: Mapping[str, list[int]] = {name: entry["data_offsets"] for name, entry in headers.items()}
+    return {name: end - begin for name, (begin, end) in offsets.items()}
+
+
+def _header(file: Path) -> dict[str, Any]:
+    """The entries of the tensors in a file: a length of 8 bytes, and JSON of that length."""
+    with file.open("rb") as opened:
+        header: dict[str, Any] = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+    header.pop("__metadata__", None)
+    return header
+
+
+def _weight_files(folder: str | Path) -> list[Path]:
+    files = sorted(Path(folder).glob("*.safetensors"))
+    if not files:
         raise UserError(f"expected a model folder with *.safetensors files, got {folder}: give a saved model's folder")
-    return sum(sizes)
+    return files

@@ -63,6 +63,32 @@ def bars(rows: Sequence[tuple[str, float, str]]) -> Figure:
     return chart
 
 
+def stacked(rows: Sequence[tuple[str, Mapping[str, float], str]]) -> Figure:
+    """A bar for each row (label, part -> value, text beside it), of one coloured piece for each part.
+
+    The longest bar has the whole width.
+    """
+    with style():
+        widest = max(len(text) for _, _, text in rows)
+        chart, axes = _rows(len(rows), heading=24, labels=[label for label, _, _ in rows], right=8 + 7 * widest)
+        axes.set_xlim(0, max(sum(parts.values()) for _, parts, _ in rows) or 1)
+        axes.set_xticks([])
+        names = list(dict.fromkeys(name for _, parts, _ in rows for name in parts))
+        colours = dict(zip(names, SERIES, strict=False))
+        for name, colour in colours.items():
+            _fill(axes, [_piece(row, parts, name) for row, (_, parts, _) in enumerate(rows) if parts.get(name)], colour)
+        for row, (_, parts, text) in enumerate(rows):
+            axes.annotate(text, (sum(parts.values()), row + 0.5), (6, 0), textcoords="offset pixels", va="center")
+        _legend(chart, colours, None, marker="s")
+    return chart
+
+
+def _piece(row: int, parts: Mapping[str, float], name: str) -> Corners:
+    """The box of a part, after those of the parts before it."""
+    before = list(parts)[: list(parts).index(name)]
+    return _box(sum(parts[one] for one in before), row, parts[name])
+
+
 def by_time(curves: Sequence[tuple[str, Curve, int]], steps: int) -> Figure:
     """A band for each (label, units kept over steps, total), as high as the part that is kept at each step."""
     with style():
@@ -187,11 +213,18 @@ def _scale(axes: Axes, log: bool, floor: float | None) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}".replace("e-0", "e-")))
 
 
-def _legend(chart: Figure, colours: Mapping[str, str], level: tuple[str, float] | None) -> None:
-    """Add a legend above the panels; a single line needs none, as the caption names it."""
+def _legend(chart: Figure, colours: Mapping[str, str], level: tuple[str, float] | None, marker: str = "") -> None:
+    """Add a legend above the panels; a single line needs none, as the caption names it.
+
+    Args:
+        marker: what stands for a colour, in place of a line.
+    """
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
+    handles = [
+        Line2D([], [], color=colour, label=name, marker=marker, linestyle="" if marker else "-")
+        for name, colour in colours.items()
+    ]
     if level is not None:
         handles.append(Line2D([], [], color=COLOURS["muted"], linewidth=1.2, linestyle=(0, (4, 3)), label=level[0]))
     if len(handles) > 1:

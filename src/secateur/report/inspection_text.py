@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import TypeAlias
 
 from secateur.measure.inspected_model import Count, Inspection, Layer, State
+from secateur.report.size_text import parts_text
 
 BLOCKS = "·▁▂▃▄▅▆▇█"
 DIGITS = ".12345678"
@@ -84,6 +85,11 @@ def storage(inspection: Inspection) -> str:
     """How many numbers are stored, and which of them are no parameters of the pruned model."""
     zeros = f", {inspection.zeros:,} zeros of removed tiles" if inspection.zeros else ""
     return f"stored parameters: {inspection.stored:,}, among them {inspection.padding:,} of padding{zeros}"
+
+
+def sizes(inspection: Inspection) -> str:
+    """Where the bytes of the weights are."""
+    return f"weights, {parts_text(inspection.bytes)}"
 
 
 def saving_table(inspection: Inspection) -> TextTable:

@@ -17,6 +17,7 @@ from secateur.methods import METHODS
 from secateur.report import markdown
 from secateur.report.report import Report
 from secateur.report.report_text import footnotes, score_table, target_text
+from secateur.report.size_text import headline
 from secateur.surgery.auto_classes import auto_class_of
 
 INHERITED = ("license", "license_name", "license_link", "language")
@@ -125,7 +126,7 @@ def _summary(report: Report) -> str:
         f"`{recipe['model']}`, fine-tuned for `{recipe['data']['source']}` and pruned to "
         f"{report.density['prunable']:.1%} of the prunable parameters of its layers by structured pruning with "
         f"distillation (method `{recipe['method']['name']}`, target {target_text(report)}). It is an ordinary "
-        "checkpoint with smaller tensors."
+        f"checkpoint with smaller tensors.\n\n**{headline(report)}**"
     )
 
 

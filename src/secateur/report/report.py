@@ -38,6 +38,9 @@ class Report:
         structure: kept and total units, a row per layer (`Reading.summary`).
         parameters: numbers stored in the parameters, of the `teacher` and of the pruned `model`.
         weight_bytes: of the teacher's weights in float32, and of the compact folder's safetensors.
+        bytes: of the `teacher` and the `model`, part of the model (`model_parts`) -> bytes of its tensors, as in
+            `weight_bytes` but without the headers of files; None for a run that did not record it, or for a teacher of
+            a family without a table.
         latency: one `measurement.Measurement` for each shape, the teacher's inside it under `against`.
         verified: largest absolute differences of the logits, masked to compact and compact to loaded.
         seconds: wall-clock time by stage, over all attempts.
@@ -90,6 +93,7 @@ class Report:
     standard_error: float | None = None
     baseline: float | None = None
     scored: str | None = None
+    bytes: Mapping[str, Mapping[str, int]] | None = None
     splits: Mapping[str, str | None] = field(default_factory=lambda: Origin().names)
 
     @property

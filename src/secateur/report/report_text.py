@@ -7,6 +7,7 @@ from typing import Any
 
 from secateur.report import markdown
 from secateur.report.report import Report
+from secateur.report.size_text import headline, megabytes, parts_note, times_smaller
 from secateur.report.verdict import verdict
 
 COLUMNS = ("layer", "heads", "qk", "vo", "ffn", "hidden")
@@ -43,7 +44,7 @@ def score_table(report: Report) -> list[tuple[str, str, str]]:
         ("density, whole model", "1", f"{report.density['model']:.4f}"),
         *_tile_densities(report),
         ("parameters", f"{parameters['teacher']:,}", f"{parameters['model']:,}"),
-        ("weights, MB", f"{size['teacher'] / 1e6:.1f}", f"{size['model'] / 1e6:.1f}"),
+        ("weights, MB", megabytes(size["teacher"]), f"{megabytes(size['model'])} ({times_smaller(size)})"),
     ]
     for one in report.latency:
         dense = one["against"]["latency_ms"]
@@ -96,8 +97,9 @@ def score_notes(report: Report) -> list[str]:
         notes.append(f"other scores, teacher and pruned: {', '.join(others)}")
     notes.append(
         "density, prunable: kept weights and inner biases of the layers over all of them (GRAIN's denominator); "
-        "whole model: all parameters, embeddings and head included"
+        "whole model: all parameters, embeddings and head included, to which the size of the file corresponds"
     )
+    notes += parts_note(report)
     notes += _choices(report)
     if "filled" in report.density:
         notes.append(
@@ -212,6 +214,8 @@ def to_markdown(report: Report) -> str:
         f"`{recipe['model']}` on `{recipe['data']['source']}`",
         "",
         str(verdict(report)),
+        "",
+        f"**{headline(report)}**",
         "",
     ]
     lines += markdown.table(("", "teacher", "pruned"), score_table(report))

@@ -8,12 +8,13 @@ from typing import Any
 
 import yaml
 
-from secateur.report import html, structure_section, training_section, trials_section
+from secateur.report import charts, html, structure_section, svg, training_section, trials_section
 from secateur.report.html import (
     Content,
     DataTable,
     KeyNumbers,
     Notes,
+    Picture,
     Preformatted,
     Section,
     Text,
@@ -29,6 +30,7 @@ from secateur.report.report_text import (
     to_markdown,
 )
 from secateur.report.run_log import RunLog, read
+from secateur.report.size_text import largest_shape, megabytes, parts_note, size_change
 from secateur.report.verdict import verdict
 from secateur.system.errors import UserError
 from secateur.tasks.origin import rows_of
@@ -66,25 +68,33 @@ def to_html(report: Report, log: RunLog) -> str:
 def _result(report: Report) -> Section:
     table = DataTable("Teacher and pruned model", ("", "teacher", "pruned"), score_table(report))
     numbers = KeyNumbers(_key_numbers(report))
-    contents: list[Content] = [Text(str(verdict(report))), numbers, table, Notes(score_notes(report))]
+    contents: list[Content] = [Text(str(verdict(report))), numbers, *_sizes(report), table, Notes(score_notes(report))]
     return Section("Result", contents)
+
+
+def _sizes(report: Report) -> list[Content]:
+    """A picture of where the bytes of teacher and model are; none for a run that did not record it."""
+    if report.bytes is None:
+        return []
+    rows = [(name, dict(parts), f"{megabytes(sum(parts.values()))} MB") for name, parts in report.bytes.items()]
+    title = "Where the bytes of the weights are"
+    return [Picture(svg.svg(charts.stacked(rows), title, " ".join(parts_note(report))), title)]
 
 
 def _key_numbers(report: Report) -> list[tuple[str, str, str]]:
     """Score, density, size and speed: (name, value, note)."""
-    size, teacher = report.weight_bytes, f"teacher {report.teacher_scores[report.metric]:.4f}"
+    size, teacher = report.weight_bytes["model"], f"teacher {report.teacher_scores[report.metric]:.4f}"
     kept = "" if report.retention is None else f"{report.retention:.1%} of the "
     density = report.density
     numbers = [
         (report.metric, f"{report.scores[report.metric]:.4f}", kept + teacher),
         ("density", f"{density['prunable']:.1%}", f"prunable; whole model {density['model']:.1%}"),
-        ("weights", f"{size['model'] / 1e6:.1f} MB", f"teacher {size['teacher'] / 1e6:.1f} MB"),
+        ("weights", f"{megabytes(size)} MB", size_change(report.weight_bytes).replace("->", "→")),
     ]
     if report.target is not None:
         t = report.target
         numbers.append(("speed", f"{t['measured_speedup']:.1f}x", f"{t['measured_ms']:.1f} ms at {shape(t)}"))
-    elif report.latency:
-        largest = max(report.latency, key=lambda one: one["protocol"]["batch"] * one["protocol"]["tokens"])
+    elif (largest := largest_shape(report)) is not None:
         note = f"{largest['latency_ms']:.1f} ms at {shape(largest)}"
         numbers.append(("speed", f"{largest['speed_up']:.1f}x", note))
     return numbers

@@ -68,7 +68,7 @@ def criteria(points: Sequence[Point], measured: bool) -> tuple[Criterion, ...]:
     """Density, size, and the time at each shape: milliseconds if all were measured in turn, otherwise speed-ups."""
     chosen = [
         Criterion("density", lambda model: model.density, ".4f", logarithmic=True),
-        Criterion("weights, MB", lambda model: model.bytes / 1e6, ".1f"),
+        Criterion("weights, MB", lambda model: model.bytes / 1e6, ".1f", logarithmic=True),
     ]
     for shape in _shapes(points):
         if measured:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from secateur.budget.space import Space
 from secateur.measure.bench import grid
 from secateur.measure.latency_sweep import measure_again, target_reached
-from secateur.measure.model_size import disk_bytes
+from secateur.measure.model_size import dense_parts, disk_bytes, stored_parts
 from secateur.report import run_page
 from secateur.report.model_card import card
 from secateur.report.report import Report
@@ -81,6 +81,7 @@ def _measured(context: Context, scored: Scored) -> Report:
         structure=plan.read(Space(dense, *recipe.target.units)).summary(),
         parameters={"teacher": teacher.num_parameters(), "model": model.num_parameters()},
         weight_bytes={"teacher": 4 * teacher.num_parameters(), "model": disk_bytes(context.model_folder)},
+        bytes=_bytes_of_parts(context, scored),
         latency=[measurement.to_dict() for measurement in times],
         verified=FORMAT.read(context.folder / VERIFIED),
         seconds=context.accounting.seconds(),
@@ -94,6 +95,12 @@ def _measured(context: Context, scored: Scored) -> Report:
         baseline=task.baseline(context.data.validation_rows),
         **_chosen(context),
     )
+
+
+def _bytes_of_parts(context: Context, scored: Scored) -> dict[str, dict[str, int]] | None:
+    """Bytes of the parts of the teacher, in float32, and of the result as it is stored."""
+    teacher, model = dense_parts(scored.teacher), stored_parts(context.model_folder, scored.model)
+    return None if teacher is None or model is None else {"teacher": teacher, "model": model}
 
 
 def _chosen(context: Context) -> dict[str, Any]:

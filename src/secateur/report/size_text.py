@@ -1,0 +1,71 @@
+"""The size of a run's model in words: megabytes before and after beside speed and score, and where the bytes are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from secateur.report.report import Report
+
+MEGABYTE = 1e6
+
+
+def megabytes(count: float) -> str:
+    """Bytes in MB, which are 10^6 bytes: one decimal, or for less than 1 MB three digits."""
+    size = count / MEGABYTE
+    return f"{size:.1f}" if size >= 1 or not size else f"{size:.3g}"
+
+
+def headline(report: Report) -> str:
+    """Size, speed and score, before and after: "90.9 -> 5.6 MB, 16.2x smaller; 5.00 -> 2.00 ms, 2.5x faster ..."."""
+    before, after = report.teacher_scores[report.metric], report.scores[report.metric]
+    speed = largest_shape(report)
+    parts = [size_change(report.weight_bytes), *([] if speed is None else [_speed_change(speed)])]
+    return "; ".join([*parts, f"{report.metric} {before:.4f} -> {after:.4f}"])
+
+
+def size_change(weight_bytes: Mapping[str, int]) -> str:
+    """Bytes of the teacher's and the model's weights: "90.9 -> 5.6 MB, 16.2x smaller"."""
+    before, after = weight_bytes["teacher"], weight_bytes["model"]
+    return f"{megabytes(before)} -> {megabytes(after)} MB, {times_smaller(weight_bytes)}"
+
+
+def times_smaller(weight_bytes: Mapping[str, int]) -> str:
+    """How many times smaller than the teacher's weights those of the model are: "16.2x smaller"."""
+    return factor(weight_bytes["teacher"], weight_bytes["model"], "smaller", "larger")
+
+
+def factor(before: float, after: float, less: str, more: str) -> str:
+    """How many times less, or more: "16.2x smaller"."""
+    return f"{before / after:.1f}x {less}" if after <= before else f"{after / before:.1f}x {more}"
+
+
+def largest_shape(report: Report) -> Mapping[str, Any] | None:
+    """The measurement that a headline names: that of the largest shape; None if there is none."""
+    sizes = [one["protocol"]["batch"] * one["protocol"]["tokens"] for one in report.latency]
+    return report.latency[sizes.index(max(sizes))] if sizes else None
+
+
+def _speed_change(measured: Mapping[str, Any]) -> str:
+    before, after = measured["against"]["latency_ms"], measured["latency_ms"]
+    batch, tokens = measured["protocol"]["batch"], measured["protocol"]["tokens"]
+    change = factor(before, after, "faster", "slower")
+    return f"{before:.2f} -> {after:.2f} ms, {change} at {batch} x {tokens}"
+
+
+def parts_note(report: Report) -> list[str]:
+    """A footnote of the megabytes in each part of teacher and model; none for a run that did not record them."""
+    if report.bytes is None:
+        return []
+    teacher, model = report.bytes["teacher"], report.bytes["model"]
+    parts = ", ".join(f"{part} {megabytes(teacher[part])} -> {megabytes(model[part])}" for part in model)
+    return [
+        f"where the bytes are, MB, teacher (float32) -> model: {parts}; an output layer that shares the embeddings "
+        "counts there"
+    ]
+
+
+def parts_text(parts: Mapping[str, int]) -> str:
+    """The megabytes of each part of one model, and their sum: "MB: embeddings 46.9, layers 42.5, ..."."""
+    named = ", ".join(f"{part} {megabytes(count)}" for part, count in parts.items())
+    return f"MB: {named}, in all {megabytes(sum(parts.values()))}"

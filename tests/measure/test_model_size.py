@@ -1,0 +1,50 @@
+"""Where the bytes of a model are: by the table of its axes, in memory and on disk."""
+
+import pytest
+import torch
+from made_up_run import write_model
+from tiny_models import ARCHITECTURES, tiny
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from secateur.measure.model_size import dense_parts, disk_bytes, parameter_count, stored_parts, tensor_bytes
+from secateur.structure.binding import bind
+from secateur.structure.model_parts import PARTS, by_part
+from secateur.surgery.checkpoint import load
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_every_number_of_a_model_is_in_one_part(kind):
+    model = tiny(kind)
+    parts = dense_parts(model)
+    assert list(parts) == list(PARTS) and parts["embeddings"] and parts["layers"]
+    assert sum(parts.values()) == 4 * parameter_count(model)
+    words = model.get_input_embeddings().weight.numel()
+    assert 4 * words <= parts["embeddings"] < 4 * (words + 6_000)
+
+
+def test_an_output_layer_that_shares_the_embeddings_counts_there():
+    model = tiny("t5", "ForConditionalGeneration")
+    tied = dense_parts(model)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    assert tied["head"] == 0
+    assert dense_parts(model) == tied | {"head": 4 * 50 * 32}
+
+
+def test_tensors_that_replace_a_module_belong_to_its_part():
+    table = bind(tiny("bert"))
+    words = "bert.embeddings.word_embeddings"
+    sizes = {f"{words}.table.weight": 3, f"{words}.projection.weight": 5, "bert.encoder.layer.0.output.dense.weight": 7}
+    assert by_part(table, sizes | {"final_logits_bias": 11}) == {"embeddings": 8, "layers": 7, "head": 11}
+
+
+def test_the_parts_of_a_compact_folder_are_its_file_without_the_header(tmp_path):
+    write_model(tmp_path)
+    header = int.from_bytes((tmp_path / "model.safetensors").read_bytes()[:8], "little")
+    parts = stored_parts(tmp_path, load(tmp_path))
+    assert sum(parts.values()) == disk_bytes(tmp_path) - 8 - header == sum(tensor_bytes(tmp_path).values())
+    assert parts == dense_parts(load(tmp_path))
+
+
+def test_a_family_without_a_table_has_no_parts():
+    config = GPT2Config(vocab_size=9, n_embd=4, n_layer=1, n_head=1, n_positions=4)
+    assert dense_parts(GPT2LMHeadModel(config)) is None
