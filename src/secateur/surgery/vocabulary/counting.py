@@ -121,19 +121,33 @@ def coverage(
     texts = list(texts)
     if not texts:
         raise UserError("the coverage of a vocabulary needs at least one text, got none")
-    old = [*_split(backend_of(before), texts)]
-    new = [[vocabulary.kept[number] for number in row] for row in _split(backend_of(after), texts)]
-    unknown = algorithm_of(content := content_of(before)["model"]).unknown(content)
+    return rows_coverage(before, vocabulary, *([*_split(backend_of(one), texts)] for one in (before, after)))
+
+
+def rows_coverage(
+    tokenizer: PreTrainedTokenizerBase,
+    vocabulary: Vocabulary,
+    before: Sequence[Sequence[int]],
+    after: Sequence[Sequence[int]],
+) -> Coverage:
+    """As `coverage`, of texts that are encoded already, with special tokens or without.
+
+    Args:
+        tokenizer: the one before.
+        before, after: the numbers of the pieces of each text, by the tokenizer before and by the cut one.
+    """
+    unknown = algorithm_of(content := content_of(tokenizer)["model"]).unknown(content)
+    new = [[vocabulary.kept[number] for number in row] for row in after]
     return Coverage(
-        texts=len(texts),
-        same=sum(one == other for one, other in zip(old, new, strict=True)) / len(texts),
-        unknown_before=_share(old, unknown),
+        texts=len(before),
+        same=sum([*one] == other for one, other in zip(before, new, strict=True)) / len(before),
+        unknown_before=_share(before, unknown),
         unknown_after=_share(new, unknown),
-        longer=sum(map(len, new)) / max(sum(map(len, old)), 1),
+        longer=sum(map(len, new)) / max(sum(map(len, before)), 1),
     )
 
 
-def _share(rows: list[list[int]], piece: int | None) -> float:
+def _share(rows: Sequence[Sequence[int]], piece: int | None) -> float:
     """The share of a piece in all pieces of the rows."""
     return sum(row.count(piece) for row in rows if piece is not None) / max(sum(map(len, rows)), 1)
 
