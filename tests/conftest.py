@@ -2,6 +2,7 @@
 
 import gc
 import os
+from contextlib import contextmanager
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -14,15 +15,15 @@ from hypothesis import settings
 from typer.testing import CliRunner
 
 from secateur.cli import app
-from secateur.report import svg
+from secateur.report import charts, svg
 from secateur.run import outlook
 from secateur.run.stages import check
 
-DRAW = svg.svg
+PICTURES = ((charts, ("by_head", "by_layer", "bars", "by_time", "over_stages")), (svg, ("svg",)))
+DRAWING = [(module, name, getattr(module, name)) for module, names in PICTURES for name in names]
 
 settings.register_profile("untimed", deadline=None)  # a timing is no test: the machine may be busy
 settings.load_profile("untimed")
-gc.freeze()  # what is imported stays; Trainer collects garbage after every run: half a second without this
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -45,18 +46,45 @@ def untimed_runs():
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def little_garbage():
+    """Let the collector of garbage look only at what the module makes: Trainer collects ten times in a tiny run.
+
+    Whatever is older stays: the libraries, what they have imported late, and the tests, a million objects.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def empty_pictures():
-    """Let the pages of runs have empty pictures, because drawing takes a quarter of the time of a tiny run."""
+    """Let the pages of runs have empty pictures, because drawing takes a third of the time of a tiny run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(svg, "svg", lambda figure, title, description="": "<svg></svg>")
+        for module, name, _ in DRAWING:
+            patch.setattr(module, name, lambda *figure, **options: "<svg></svg>")
+        yield
+
+
+@contextmanager
+def drawing():
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name, real in DRAWING:
+            patch.setattr(module, name, real)
         yield
 
 
 @pytest.fixture
-def drawn(monkeypatch):
-    """Pages with real pictures."""
-    monkeypatch.setattr(svg, "svg", DRAW)
+def drawn():
+    """Pages with real pictures, in a test."""
+    with drawing():
+        yield
+
+
+@pytest.fixture(scope="module")
+def drawn_pages():
+    """Pages with real pictures, in a module."""
+    with drawing():
+        yield
 
 
 @pytest.fixture

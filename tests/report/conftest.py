@@ -2,13 +2,7 @@
 
 import pytest
 
-from secateur.report import svg
-
-DRAW = svg.svg
-
 
 @pytest.fixture(scope="module", autouse=True)
-def _drawn_pages():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(svg, "svg", DRAW)
-        yield
+def _every_page(drawn_pages):
+    """Every page of every module has its pictures."""
