@@ -92,7 +92,32 @@ def test_every_parameter_is_labelled_once_with_the_size_that_it_has(kind, auto):
     for parameter in table.parameters:
         assert len(parameter.axes) == len(parameter.shape)
         for axis, size in zip(parameter.axes, parameter.shape, strict=True):
-            assert axis is None or table.sizes[axis] == size
+            assert axis is None or {**table.sizes, **table.vocabularies}[axis] == size
+
+
+@pytest.mark.parametrize(("kind", "auto"), KINDS)
+def test_every_dimension_of_pieces_lies_on_the_vocabulary(kind, auto):
+    model = tiny(kind, auto)
+    table = bind(model)
+    assert table.vocabularies == {"vocabulary": 30}
+    labelled = {parameter.name: parameter.axes for parameter in table.parameters} | table.buffers
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        of_pieces = [dim for dim, size in enumerate(tensor.shape) if size == 30]
+        assert [dim for dim, axis in enumerate(labelled.get(name, ())) if axis == "vocabulary"] == of_pieces, name
+
+
+def test_a_decoder_with_embeddings_of_its_own_has_its_own_vocabulary():
+    table = bind(tiny("marian", AutoModelForSeq2SeqLM, share_encoder_decoder_embeddings=False, decoder_vocab_size=40))
+    assert table.vocabularies == {"vocabulary": 30, "target_vocabulary": 40}
+    assert table.buffers == {"final_logits_bias": (None, "target_vocabulary")}
+
+
+def test_the_vocabulary_counts_as_what_is_never_pruned():
+    model = tiny("bart", AutoModelForSeq2SeqLM)
+    space = Space(model, "hidden", "ffn")
+    assert "vocabulary" not in space.lengths(space.ones())
+    assert space.total("model") == sum(parameter.numel() for parameter in model.parameters())
+    assert not any(parameter.inner for parameter in space.table.parameters if parameter.layer is None)
 
 
 @pytest.mark.parametrize(("kind", "auto"), KINDS)
@@ -148,7 +173,7 @@ def test_makers_readers_and_writers(bert):
     assert table.embeddings == "bert.embeddings.word_embeddings"
 
 
-@pytest.mark.parametrize(("width", "axes"), [(5, (None, None)), (8, (None, "hidden"))])
+@pytest.mark.parametrize(("width", "axes"), [(5, ("vocabulary", None)), (8, ("vocabulary", "hidden"))])
 def test_embeddings_of_electra_are_on_the_residual_stream_only_if_they_are_not_projected(width, axes):
     config = AutoConfig.for_model("electra", **SIZES, embedding_size=width)
     parameters = bind(AutoModelForSequenceClassification.from_config(config)).parameters
@@ -164,7 +189,7 @@ def test_a_model_on_the_meta_device_has_a_table():
 def test_factorised_embeddings_are_labelled(bert):
     table = bind(factorise(bert, 3))
     axes = {p.name.rpartition("word_embeddings.")[2]: p.axes for p in table.parameters if "word_embeddings" in p.name}
-    assert axes == {"table.weight": (None, None), "projection.weight": ("hidden", None)}
+    assert axes == {"table.weight": ("vocabulary", None), "projection.weight": ("hidden", None)}
 
 
 # Models that are refused

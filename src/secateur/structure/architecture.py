@@ -5,8 +5,9 @@ the model's `AxisTable`. Masks, cost, surgery and reports are derived from that 
 
 The axes of a layer are `qk` (dims of queries and keys), `vo` (dims of values) and `ffn` (neurons). Binding puts the
 name of the layer in front: `3.ffn` in a family with one stack of layers, `encoder.3.ffn` and `decoder.3.ffn` in one
-with two, and `decoder.3.cross.vo` for the second attention of a layer. The residual stream is the axis `hidden`. A
-dimension that is never pruned (vocabulary, labels) has the axis `None`.
+with two, and `decoder.3.cross.vo` for the second attention of a layer. The residual stream is the axis `hidden`. The
+pieces of the tokenizer are the axis `vocabulary`; they are no units of a space, because they are cut by how often they
+occur in texts (`surgery.vocabulary`). A dimension that is never pruned (positions, labels) has the axis `None`.
 
 An encoder-decoder has one axis `hidden` for both stacks. Their residual streams have one width: word embeddings are
 usually shared by the encoder, the decoder and the output layer, and cross-attention reads the encoder's stream while it
@@ -16,12 +17,15 @@ writes to the decoder's. With one mask for both, every use of a shared weight ke
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import nn
 
 Axis = str | None
+VOCABULARIES = ("vocabulary", "target_vocabulary")
+"""The axes of pieces. The second is that of a decoder whose word embeddings may be its own; where they are the
+encoder's, binding makes it the first."""
 
 
 @dataclass(frozen=True)
@@ -70,17 +74,22 @@ class Norm:
 
 @dataclass(frozen=True)
 class Embedding:
-    """A lookup table `(rows, axis)`, or its factorisation: a table `(rows, rank)` and a projection `(axis, rank)`."""
+    """A lookup table `(rows, axis)`, or its factorisation: a table `(rows, rank)` and a projection `(axis, rank)`.
+
+    Attributes:
+        rows: `vocabulary` if there is a row for each piece of the tokenizer; None for positions and token types.
+    """
 
     path: str
     axis: Axis
     behind: str | None = None
+    rows: Axis = None
 
     def dims(self, module: nn.Module) -> dict[str, tuple[Axis, ...]]:
         """Name of each parameter -> the axes of its dimensions."""
         if isinstance(module, nn.Embedding):
-            return {"weight": (None, self.axis)}
-        return {"table.weight": (None, None), "projection.weight": (self.axis, None)}
+            return {"weight": (self.rows, self.axis)}
+        return {"table.weight": (self.rows, None), "projection.weight": (self.axis, None)}
 
 
 Row = Linear | Norm | Embedding
@@ -170,6 +179,10 @@ class Architecture:
         same: (axis, other, module): the first axis is the other one, unless the model has the module. ELECTRA's
             embeddings lie on the residual stream only in models that do not project them.
         neurons: the key of the family's config that holds the width of its feed-forward networks.
+        buffers: name of a buffer along the vocabulary, from the model's root -> the axes of its dimensions.
+        pieces: the keys of the family's config that hold the number of pieces.
+        counts_from_padding: whether positions are counted from the number of the padding token, which then must stay
+            as it is.
     """
 
     model_type: str
@@ -178,3 +191,6 @@ class Architecture:
     heads: Mapping[str, tuple[Row, ...]]
     same: tuple[str, str, str] | None = None
     neurons: str = "intermediate_size"
+    buffers: Mapping[str, tuple[Axis, ...]] = field(default_factory=dict)
+    pieces: tuple[str, ...] = ("vocab_size",)
+    counts_from_padding: bool = False

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from secateur.structure.architecture import Attention, Axis, Linear, Row
+from secateur.structure.architecture import VOCABULARIES, Attention, Axis, Linear, Row
 from secateur.system.errors import UserError
 
 
@@ -29,7 +29,7 @@ class Parameter:
     @cached_property
     def inner(self) -> bool:
         """Whether a dimension lies on an axis inside a layer (qk, vo, ffn): these parameters count in the density."""
-        return any(axis is not None and axis != "hidden" for axis in self.axes)
+        return any(axis not in (None, "hidden", *VOCABULARIES) for axis in self.axes)
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,10 @@ class AxisTable:
     """An architecture bound to a model: rows with full module paths and full axis names, and the size of each axis.
 
     Attributes:
+        sizes: of each axis but those of the vocabulary.
+        vocabularies: the same of the axes of the vocabulary: `vocabulary`, and `target_vocabulary` in a model whose
+            decoder has word embeddings of its own; empty in a family whose tables do not name them.
+        buffers: name of each buffer along the vocabulary -> the axes of its dimensions.
         shapes: path of each Linear -> `(out, into)`.
         layers: their names, `0` or `encoder.0`; each has the axis `ffn` and the gate `mlp`.
         stacks: how many stacks of layers there are.
@@ -67,6 +71,8 @@ class AxisTable:
     attentions: tuple[Attention, ...]
     sublayers: tuple[Sublayer, ...]
     embeddings: str
+    vocabularies: Mapping[str, int]
+    buffers: Mapping[str, tuple[Axis, ...]]
 
     @property
     def head_dim(self) -> int:

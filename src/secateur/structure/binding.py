@@ -12,12 +12,23 @@ from dataclasses import dataclass, replace
 from torch import nn
 from transformers import PreTrainedModel
 
-from secateur.structure.architecture import Architecture, Attention, Axis, Embedding, Linear, Row, Stack
+from secateur.structure.architecture import (
+    VOCABULARIES,
+    Architecture,
+    Attention,
+    Axis,
+    Embedding,
+    Linear,
+    Row,
+    Stack,
+)
 from secateur.structure.architectures import ARCHITECTURES
 from secateur.structure.axis_table import AxisTable, Parameter, Sublayer
 from secateur.system.errors import UserError
 
 Modules = Mapping[str, nn.Module]
+_Labelled = tuple[str, tuple[Axis, ...], tuple[int, ...]]
+"""The name of a tensor, its axes and its shape."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +66,18 @@ def _bind(architecture: Architecture, model: PreTrainedModel) -> AxisTable:
     prefix = "" if model.base_model is model else model.base_model_prefix + "."
     modules = dict(model.named_modules(remove_duplicate=False))
     stacks = [_layers(stack, prefix, modules, model) for stack in architecture.stacks]
-    rows = _rows(architecture, stacks, prefix, model, modules)
+    rows, buffers = _in_one_vocabulary(
+        _rows(architecture, stacks, prefix, model, modules), _buffers(architecture, model), modules
+    )
     parameters = _parameters(rows, model, modules)
+    sizes = _sizes([*((p.name, p.axes, p.shape) for p in parameters), *buffers])
     layers = tuple(name for one in stacks for name in one.prefixes)
     attentions = tuple(attention for one in stacks for attention in _attentions(one, modules))
     return AxisTable(
         model_type=architecture.model_type,
         rows=tuple(row for row, _ in rows),
         parameters=tuple(parameters),
-        sizes=_sizes(parameters),
+        sizes={axis: size for axis, size in sizes.items() if axis not in VOCABULARIES},
         shapes={row.path: _shape(modules[row.path]) for row, _ in rows if isinstance(row, Linear)},
         layers=layers,
         stacks=len(stacks),
@@ -71,6 +85,8 @@ def _bind(architecture: Architecture, model: PreTrainedModel) -> AxisTable:
         attentions=attentions,
         sublayers=tuple(_sublayers(layers, attentions)),
         embeddings=next(row.path for row, _ in rows if isinstance(row, Embedding)),
+        vocabularies={axis: size for axis, size in sizes.items() if axis in VOCABULARIES},
+        buffers={name: axes for name, axes, _ in buffers},
     )
 
 
@@ -135,6 +151,33 @@ def _task_head(architecture: Architecture, model: PreTrainedModel) -> tuple[Row,
     )
 
 
+def _buffers(architecture: Architecture, model: PreTrainedModel) -> list[_Labelled]:
+    """The labelled buffers that the model has."""
+    shapes = {name: tuple(buffer.shape) for name, buffer in model.named_buffers()}
+    return [(name, axes, shapes[name]) for name, axes in architecture.buffers.items() if name in shapes]
+
+
+def _in_one_vocabulary(
+    rows: list[tuple[Row, str | None]], buffers: list[_Labelled], modules: Modules
+) -> tuple[list[tuple[Row, str | None]], list[_Labelled]]:
+    """Rows and buffers in which tables of embeddings that share a weight have one axis of pieces, the first's."""
+    first: dict[int, Axis] = {}
+    same: dict[Axis, Axis] = {}
+    for row, _ in rows:
+        if isinstance(row, Embedding) and row.rows is not None:
+            table = next(modules[row.path].parameters())
+            same[row.rows] = first.setdefault(id(table), same.get(row.rows, row.rows))
+    return [(_with_axis(row, same), layer) for row, layer in rows], [
+        (name, tuple(same.get(axis, axis) for axis in axes), shape) for name, axes, shape in buffers
+    ]
+
+
+def _with_axis(row: Row, same: Mapping[Axis, Axis]) -> Row:
+    if isinstance(row, Embedding):
+        return replace(row, rows=same.get(row.rows, row.rows))
+    return replace(row, out=same.get(row.out, row.out)) if isinstance(row, Linear) else row
+
+
 def _tied(row: Row, own: set[str]) -> Row:
     return replace(row, tied=True) if isinstance(row, Linear) and f"{row.path}.weight" not in own else row
 
@@ -153,13 +196,13 @@ def _parameters(rows: Iterable[tuple[Row, str | None]], model: PreTrainedModel, 
     return [Parameter(name, axes, shapes[name], row, layer) for name, axes, row, layer in labelled if name in shapes]
 
 
-def _sizes(parameters: Iterable[Parameter]) -> dict[str, int]:
+def _sizes(tensors: Iterable[_Labelled]) -> dict[str, int]:
     sizes: dict[str, int] = {}
-    for parameter in parameters:
-        for axis, size in zip(parameter.axes, parameter.shape, strict=True):
+    for name, axes, shape in tensors:
+        for axis, size in zip(axes, shape, strict=True):
             if axis is not None and sizes.setdefault(axis, size) != size:
                 raise UserError(
-                    f"{parameter.name} has size {size} on the axis {axis!r} where other parameters have "
+                    f"{name} has size {size} on the axis {axis!r} where other parameters have "
                     f"{sizes[axis]}: the table does not describe this model"
                 )
     return sizes

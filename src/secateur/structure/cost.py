@@ -13,7 +13,7 @@ from math import prod
 
 from torch import Tensor
 
-from secateur.structure.architecture import Linear
+from secateur.structure.architecture import VOCABULARIES, Linear
 from secateur.structure.axis_table import AxisTable, Parameter
 
 Lengths = Mapping[str, Tensor | float]
@@ -42,10 +42,11 @@ def kept_entries(parameter: Parameter, lengths: Lengths) -> Tensor | float:
 
 def _product(parameter: Parameter) -> tuple[tuple[str, ...], int]:
     """The axes and gates whose lengths are multiplied to count a parameter, and the size of its other dimensions."""
-    axes = [axis for axis in parameter.axes if axis]
+    axes = [axis for axis in parameter.axes if axis and axis not in VOCABULARIES]
+    fixed = prod(n for axis, n in zip(parameter.axes, parameter.shape, strict=True) if axis not in axes)
     if (gate := parameter.row.behind) is not None and not parameter.inner:
         axes.append(gate)
-    return tuple(axes), prod(n for axis, n in zip(parameter.axes, parameter.shape, strict=True) if not axis)
+    return tuple(axes), fixed
 
 
 @lru_cache(maxsize=64)

@@ -45,9 +45,9 @@ DECODER = Stack(
     heads="decoder_attention_heads",
 )
 EMBEDDINGS = (
-    Embedding("shared", "hidden"),
-    Embedding("encoder.embed_tokens", "hidden"),
-    Embedding("decoder.embed_tokens", "hidden"),
+    Embedding("shared", "hidden", rows="vocabulary"),
+    Embedding("encoder.embed_tokens", "hidden", rows="vocabulary"),
+    Embedding("decoder.embed_tokens", "hidden", rows="vocabulary"),
     Embedding("encoder.embed_positions", "hidden"),
     Embedding("decoder.embed_positions", "hidden"),
 )
@@ -60,7 +60,8 @@ ARCHITECTURE = Architecture(
         Norm("encoder.layernorm_embedding", "hidden"),
         Norm("decoder.layernorm_embedding", "hidden"),
     ),
-    heads={"Model": (), "ForConditionalGeneration": (Linear("lm_head", None, "hidden"),)},
+    heads={"Model": (), "ForConditionalGeneration": (Linear("lm_head", "vocabulary", "hidden"),)},
     neurons="encoder_ffn_dim",
+    buffers={"final_logits_bias": (None, "vocabulary")},
 )
 register(ARCHITECTURE)

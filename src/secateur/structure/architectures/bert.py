@@ -8,7 +8,7 @@ from secateur.structure.architecture import Architecture, Attention, Embedding, 
 from secateur.structure.architectures import register
 
 STEM = (
-    Embedding("embeddings.word_embeddings", "hidden"),
+    Embedding("embeddings.word_embeddings", "hidden", rows="vocabulary"),
     Embedding("embeddings.position_embeddings", "hidden"),
     Embedding("embeddings.token_type_embeddings", "hidden"),
     Norm("embeddings.LayerNorm", "hidden"),

@@ -23,7 +23,7 @@ ARCHITECTURE = Architecture(
     model_type="distilbert",
     stacks=(Stack("transformer.layer", LAYER, (ATTENTION,)),),
     stem=(
-        Embedding("embeddings.word_embeddings", "hidden"),
+        Embedding("embeddings.word_embeddings", "hidden", rows="vocabulary"),
         Embedding("embeddings.position_embeddings", "hidden"),
         Norm("embeddings.LayerNorm", "hidden"),
     ),

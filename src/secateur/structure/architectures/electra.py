@@ -13,7 +13,7 @@ from secateur.structure.architectures.bert import ARCHITECTURE as BERT
 from secateur.structure.architectures.roberta import HEADS
 
 STEM = (
-    Embedding("embeddings.word_embeddings", "embedding"),
+    Embedding("embeddings.word_embeddings", "embedding", rows="vocabulary"),
     Embedding("embeddings.position_embeddings", "embedding"),
     Embedding("embeddings.token_type_embeddings", "embedding"),
     Norm("embeddings.LayerNorm", "embedding"),

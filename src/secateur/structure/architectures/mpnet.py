@@ -25,12 +25,13 @@ ARCHITECTURE = Architecture(
     model_type="mpnet",
     stacks=(Stack("encoder.layer", LAYER, (ATTENTION,)),),
     stem=(
-        Embedding("embeddings.word_embeddings", "hidden"),
+        Embedding("embeddings.word_embeddings", "hidden", rows="vocabulary"),
         Embedding("embeddings.position_embeddings", "hidden"),
         Norm("embeddings.LayerNorm", "hidden"),
         Embedding("encoder.relative_attention_bias", None),
         Linear("pooler.dense", None, "hidden"),
     ),
     heads=HEADS,
+    counts_from_padding=True,
 )
 register(ARCHITECTURE)

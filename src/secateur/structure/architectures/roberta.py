@@ -21,5 +21,5 @@ HEADS = {
 }
 """The heads of RoBERTa, which ELECTRA and MPNet share."""
 
-ARCHITECTURE = replace(BERT, model_type="roberta", heads=HEADS)
+ARCHITECTURE = replace(BERT, model_type="roberta", heads=HEADS, counts_from_padding=True)
 register(ARCHITECTURE)

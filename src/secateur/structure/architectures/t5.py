@@ -65,13 +65,13 @@ ARCHITECTURE = Architecture(
     model_type="t5",
     stacks=(ENCODER, DECODER),
     stem=(
-        Embedding("shared", "hidden"),
-        Embedding("encoder.embed_tokens", "hidden"),
-        Embedding("decoder.embed_tokens", "hidden"),
+        Embedding("shared", "hidden", rows="vocabulary"),
+        Embedding("encoder.embed_tokens", "hidden", rows="vocabulary"),
+        Embedding("decoder.embed_tokens", "hidden", rows="vocabulary"),
         Norm("encoder.final_layer_norm", "hidden", centred=False),
         Norm("decoder.final_layer_norm", "hidden", centred=False),
     ),
-    heads={"Model": (), "ForConditionalGeneration": (Linear("lm_head", None, "hidden"),)},
+    heads={"Model": (), "ForConditionalGeneration": (Linear("lm_head", "vocabulary", "hidden"),)},
     neurons="d_ff",
 )
 register(ARCHITECTURE)
