@@ -1,0 +1,91 @@
+"""Law 14: on texts whose pieces are all kept, a model with a cut vocabulary == the model before, bit for bit.
+
+Logits over the vocabulary are those of the kept pieces.
+"""
+
+import pytest
+import torch
+from law_assertions import everything
+from tiny_models import ENCODERS, MODELS, WRITERS, inputs, tiny
+
+from secateur.structure.vocabulary import Vocabulary
+from secateur.surgery.factorisation import factorise
+from secateur.surgery.vocabulary.rows import cut_rows
+from secateur.surgery.vocabulary.token_numbers import token_numbers
+
+FAMILIES = tuple({model.values[0][0]: model for model in WRITERS[::-1]}.values())
+GREEDY = {"max_new_tokens": 5, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+# A decoder with word embeddings of its own may have another tokenizer.
+SHARED = [model for model in MODELS if model.values[0] != ("marian", "MTModel", 1)]
+
+
+def every_second(model):
+    """The pieces that the model needs, and every second of the others."""
+    size = model.config.vocab_size
+    return Vocabulary(size, tuple(sorted({*range(1, size, 2)} | token_numbers(model))))
+
+
+def kept_inputs(model, vocabulary):
+    """A batch of kept pieces, and the same in the numbers after the cut."""
+    kept, batch = torch.tensor(vocabulary.kept), inputs(model)
+    new = {name: torch.searchsorted(kept, ids) for name, ids in batch.items() if name.endswith("input_ids")}
+    return batch | {name: kept[ids] for name, ids in new.items()}, batch | new
+
+
+def of_kept_pieces(tensors, vocabulary):
+    """Tensors by name, those over the vocabulary for the kept pieces alone."""
+    kept = torch.tensor(vocabulary.kept)
+    return {name: one[..., kept] if one.shape[-1] == vocabulary.size else one for name, one in tensors.items()}
+
+
+def assert_equal(mine, theirs):
+    assert mine.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert torch.equal(mine[name], tensor), name
+
+
+@pytest.mark.parametrize("which", SHARED)
+def test_the_same_outputs_bit_for_bit(which):
+    model = tiny(*which)
+    vocabulary = every_second(model)
+    small = cut_rows(model, vocabulary)
+    assert small.config.vocab_size == len(vocabulary) < model.config.vocab_size
+    assert not any(50 in tensor.shape for tensor in (*small.parameters(), *small.buffers()))
+    old, new = kept_inputs(model, vocabulary)
+    assert_equal(everything(small, new), of_kept_pieces(everything(model, old), vocabulary))
+
+
+@pytest.mark.parametrize("which", SHARED)
+def test_a_stock_checkpoint(which, tmp_path):
+    """The cut model is one that transformers builds from its config alone."""
+    model = tiny(*which, dtype=torch.float32).train()
+    vocabulary = every_second(model)
+    small = cut_rows(model, vocabulary)
+    assert type(small) is type(model) and small.training and small.dtype == torch.float32
+    small.save_pretrained(tmp_path)
+    loaded, info = type(model).from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values())
+    _, new = kept_inputs(model, vocabulary)
+    assert_equal(everything(loaded, new), everything(small.eval(), new))
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_factorised_embeddings(kind):
+    model = factorise(tiny(kind), 5)
+    vocabulary = every_second(model)
+    old, new = kept_inputs(model, vocabulary)
+    assert_equal(everything(cut_rows(model, vocabulary), new), everything(model, old))
+
+
+@pytest.mark.parametrize("which", FAMILIES)
+def test_generated_texts_are_the_same_where_their_pieces_are_kept(which):
+    model = tiny(*which)
+    source = {name: value for name, value in inputs(model).items() if not name.startswith("decoder")}
+    written = model.generate(**source, **GREEDY)
+    numbers = {*source["input_ids"].flatten().tolist(), *written.sequences.flatten().tolist()} | token_numbers(model)
+    vocabulary = Vocabulary(model.config.vocab_size, tuple(sorted(numbers)))
+    kept, small = torch.tensor(vocabulary.kept), cut_rows(model, vocabulary)
+    again = small.generate(**source | {"input_ids": torch.searchsorted(kept, source["input_ids"])}, **GREEDY)
+    assert torch.equal(kept[again.sequences], written.sequences)
+    for mine, theirs in zip(again.logits, written.logits, strict=True):
+        assert torch.equal(mine, theirs[:, kept])
