@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers import __version__ as transformers_version
 
+from secateur.structure import cost
+from secateur.structure.architecture import VOCABULARIES
+from secateur.structure.axis_table import AxisTable
 from secateur.structure.fingerprints import weights_fingerprint
 from secateur.structure.head_buckets import Layout, cheapest_layout
 from secateur.structure.plan_file import FORMAT, checked, group_masks, group_to_dict, layout_from_dict, read_plan
 from secateur.structure.reading import Reading
 from secateur.structure.space import UnitSpace
+from secateur.structure.vocabulary import Vocabulary
 from secateur.system.errors import UserError
 
 
@@ -30,9 +35,11 @@ class Plan:
         keep: number of units that was asked for, and is kept; else None.
         latency: ms asked for and predicted, and the protocol, if a latency was asked for; else None.
         achieved: scope (`prunable`, `layers`, `model`) -> density after closure; with tiles also `filled`, the density
-            of `prunable` with the zeros that are stored inside dense weights.
+            of `prunable` with the zeros that are stored inside dense weights. `model` is relative to the model before
+            its vocabulary was cut.
         embedding_rank: rank of the factorised word embeddings, None if they are not factorised.
         layouts: how the kept heads of each attention are stored and computed; they affect the speed only.
+        vocabulary: the pieces that are kept, None if all are.
         source: `weights_fingerprint` of the model that it was made from; it may be applied to other weights of the same
             shape.
     """
@@ -46,6 +53,7 @@ class Plan:
     layouts: tuple[Layout, ...] = ()
     latency: Mapping[str, Any] | None = None
     keep: int | None = None
+    vocabulary: Vocabulary | None = None
     model_type: str = ""
     source: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -60,6 +68,7 @@ class Plan:
         keep: int | None = None,
         latency: Mapping[str, Any] | None = None,
         embedding_rank: int | None = None,
+        vocabulary: Vocabulary | None = None,
         layouts: Sequence[Layout] | None = None,
         source: str | None = None,
     ) -> Plan:
@@ -69,15 +78,18 @@ class Plan:
             asked: the density asked for.
             keep: the number of units asked for.
             latency: the record of a latency asked for, see `Budget.record`.
+            vocabulary: the pieces that are kept; the space's model has all pieces, or the kept ones alone.
             layouts: of each attention's kept heads; None chooses the cheapest (`head_buckets.cheapest_layout`).
             source: fingerprint of the weights that the masks were made from; None computes that of the space's model,
                 which must then have weights (not be on `meta`).
 
         Raises:
             UserError: the masks have another length, values outside [0, 1] or more or fewer kept units than `keep`, the
-                embedding rank does not make the embeddings smaller, or the layouts are not of the kept heads.
+                embedding rank does not make the embeddings smaller, the vocabulary is not of the model, or the layouts
+                are not of the kept heads.
         """
         _check_masks(space, masks)
+        check_vocabulary(space.table, vocabulary)
         if embedding_rank is not None:
             _check_embeddings(space, embedding_rank)
         closed = masks.detach().float() * space.closure(masks > 0)
@@ -90,8 +102,9 @@ class Plan:
             masks=closed.cpu(),
             method=method,
             asked=asked,
-            achieved=_achieved(space, reading, kept, embedding_rank),
+            achieved=_achieved(space, reading, kept, embedding_rank, vocabulary),
             embedding_rank=embedding_rank,
+            vocabulary=vocabulary,
             layouts=_layouts(reading, layouts),
             latency=latency,
             keep=keep,
@@ -122,7 +135,21 @@ class Plan:
             raise UserError(
                 f"the plan has {len(self.masks)} units, this model has {len(space)}: use the plan's own model"
             )
+        check_vocabulary(space.table, self.vocabulary)
         return space
+
+    def with_vocabulary(self, model: PreTrainedModel, vocabulary: Vocabulary) -> Plan:
+        """The same units of a model of which only some pieces are kept.
+
+        Args:
+            model: the plan's own, with all pieces or with the kept ones alone.
+
+        Raises:
+            UserError: the plan or the vocabulary does not fit the model.
+        """
+        space = replace(self, vocabulary=vocabulary).space(model)
+        achieved = _achieved(space, self.read(space), self.kept, self.embedding_rank, vocabulary)
+        return replace(self, vocabulary=vocabulary, achieved=achieved)
 
     def to_dict(self, space: UnitSpace) -> dict[str, Any]:
         """Plain values, ready for JSON: see `plan_file`."""
@@ -136,6 +163,7 @@ class Plan:
             "layouts": [layout.to_dict() for layout in self.layouts],
             **({"latency": dict(self.latency)} if self.latency is not None else {}),
             **({"keep": self.keep} if self.keep is not None else {}),
+            **({"vocabulary": self.vocabulary.to_dict()} if self.vocabulary is not None else {}),
             "source": self.source,
             "versions": dict(self.versions),
             "groups": {name: group_to_dict(self.masks[rows]) for name, rows in space.slices.items()},
@@ -158,6 +186,7 @@ class Plan:
             raise UserError(f"the plan is for a {data['model_type']!r} model, this is a {space.table.model_type!r}")
         masks = torch.cat([group_masks(group, data["groups"][group.name]) for group in space.groups])
         same = {key: data.get(key) for key in ("method", "asked", "keep", "latency", "embedding_rank", "source")}
+        same["vocabulary"] = Vocabulary.from_dict(data["vocabulary"]) if "vocabulary" in data else None
         plan = Plan.of(space, masks, layouts=[layout_from_dict(one) for one in data["layouts"]], **same)
         return replace(plan, versions=data["versions"])
 
@@ -199,17 +228,47 @@ def check_rank(rows: int, size: int, rank: int) -> None:
         )
 
 
-def _achieved(space: UnitSpace, reading: Reading, kept: Tensor, rank: int | None) -> dict[str, float]:
-    """Scope -> density; in `model`, word embeddings that will be factorised count as a table and a projection."""
-    achieved = {scope: reading.density(scope) for scope in ("prunable", "layers", "model")}
+def check_vocabulary(table: AxisTable, vocabulary: Vocabulary | None) -> None:
+    """Refuse a vocabulary that is not one of the model, with all its rows or with the kept ones alone.
+
+    Raises:
+        UserError: the message names the numbers of rows.
+    """
+    rows = table.vocabularies.get(VOCABULARIES[0])
+    if vocabulary is not None and rows not in (vocabulary.size, len(vocabulary)):
+        raise UserError(
+            f"the plan keeps {len(vocabulary)} of {vocabulary.size} pieces, this model has {rows}: use the plan's own "
+            "model, before or after its vocabulary was cut"
+        )
+
+
+def _achieved(
+    space: UnitSpace, reading: Reading, kept: Tensor, rank: int | None, vocabulary: Vocabulary | None
+) -> dict[str, float]:
+    """Scope -> density."""
+    achieved = {scope: reading.density(scope) for scope in ("prunable", "layers")}
+    achieved["model"] = _density_of_model(reading, rank, vocabulary)
     if space.tiled:
         achieved["filled"] = space.density(space.filled(kept))
-    word = next((p for p in space.table.parameters if p.name == f"{space.table.embeddings}.weight"), None)
-    if rank is not None and word is not None:
-        rows, size = word.shape
-        width = int(reading.lengths[word.axes[1]]) if word.axes[1] else size
-        achieved["model"] -= (rows * width - rank * (rows + width)) / space.total("model")
     return achieved
+
+
+def _density_of_model(reading: Reading, rank: int | None, vocabulary: Vocabulary | None) -> float:
+    """Density of the whole model before its vocabulary is cut and its word embeddings are factorised."""
+    table, density = reading.table, reading.density("model")
+    total, before = cost.total(table, "model"), cost.total(table, "model")
+    rows = after = table.vocabularies.get(VOCABULARIES[0], 0)
+    if vocabulary is not None:
+        of_pieces = [p for p in table.parameters if VOCABULARIES[0] in p.axes]
+        after = len(vocabulary)
+        density -= (rows - after) * sum(float(cost.kept_entries(p, reading.lengths)) for p in of_pieces) / rows / total
+        before += (vocabulary.size - rows) * sum(prod(p.shape) for p in of_pieces) // rows
+    word = next((p for p in table.parameters if p.name == f"{table.embeddings}.weight"), None)
+    if rank is not None and word is not None:
+        width = int(reading.lengths[word.axes[1]]) if word.axes[1] else word.shape[1]
+        after = after or word.shape[0]
+        density -= (after * width - rank * (after + width)) / total
+    return density * (total / before)
 
 
 def _layouts(reading: Reading, layouts: Sequence[Layout] | None) -> tuple[Layout, ...]:

@@ -24,8 +24,8 @@ KEYS = {
     "version", "model_type", "method", "units", "asked",
     "achieved", "embedding_rank", "layouts", "source", "versions", "groups",
 }  # fmt: skip
-OPTIONAL = {"latency", "keep"}
-"""Keys that only a plan for a latency, or for a number of units, has."""
+OPTIONAL = {"latency", "keep", "vocabulary"}
+"""Keys that only a plan for a latency, for a number of units, or with a vocabulary that is cut, has."""
 
 
 def read_plan(path: Path | str) -> dict[str, Any]:

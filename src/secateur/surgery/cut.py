@@ -20,6 +20,7 @@ from secateur.surgery.kept_indices import kept_indices, select_kept
 from secateur.surgery.masking import ATTACHED
 from secateur.surgery.optimizer_state import ORDERS, Moments
 from secateur.surgery.schema import Structure
+from secateur.surgery.vocabulary.rows import cut_rows
 from secateur.system.compat.borrowed_model import unwrap_forward
 from secateur.system.errors import UserError
 from secateur.system.moved import make_callable
@@ -29,13 +30,15 @@ from secateur.system.moved import make_callable
 def cut(model: PreTrainedModel, plan: Plan) -> PreTrainedModel:
     """A new, smaller, ordinary model: `cut(m, p)(x) == masked(m, p)(x)` up to float noise. `model` is not changed.
 
+    A model with all pieces of the plan's vocabulary loses the others first (`vocabulary.rows.cut_rows`).
+
     Raises:
         UserError: the plan does not fit the model, or names another rank than its embeddings are factorised to already,
             or masks are still attached.
     """
     if getattr(model, ATTACHED, None) is not None:
         raise UserError("masks are attached to the model: detach them before cutting")
-    model, space = _factorised(model, plan)
+    model, space = _factorised(_in_vocabulary(model, plan), plan)
     plan = replace(plan, embedding_rank=embedding_rank(space))  # plan.json records the rank of an earlier factorisation
     reading, sites = plan.read(space), space.at_sites(plan.masks.double())
     kept = kept_indices(reading, plan)
@@ -62,6 +65,8 @@ def cut_moments(model: PreTrainedModel, plan: Plan, moments: Moments) -> Moments
     """
     space = plan.space(model)
     kept, sites = kept_indices(plan.read(space), plan), space.at_sites(plan.masks.double())
+    if plan.vocabulary is not None and space.table.vocabularies["vocabulary"] != len(plan.vocabulary):
+        kept["vocabulary"] = torch.tensor(plan.vocabulary.kept)
     reduced: Moments = {}
     for entry in space.table.parameters:
         for key, value in moments.get(entry.name, {}).items():
@@ -70,6 +75,13 @@ def cut_moments(model: PreTrainedModel, plan: Plan, moments: Moments) -> Moments
                 value = torch.where(factor > 0, select_kept(entry, value, kept) / factor ** ORDERS[key], 0.0)
             reduced.setdefault(entry.name, {})[key] = value
     return reduced
+
+
+def _in_vocabulary(model: PreTrainedModel, plan: Plan) -> PreTrainedModel:
+    """The model with the pieces of the plan's vocabulary alone, a copy if they are cut here."""
+    if plan.vocabulary is None or plan.space(model).table.vocabularies["vocabulary"] == len(plan.vocabulary):
+        return model
+    return cut_rows(model, plan.vocabulary)
 
 
 def _factorised(model: PreTrainedModel, plan: Plan) -> tuple[PreTrainedModel, UnitSpace]:

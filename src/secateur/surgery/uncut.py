@@ -103,6 +103,11 @@ def build_stock(stock: Any, config: Any) -> PreTrainedModel:
 def _plan_over(dense: PreTrainedModel, small: PreTrainedModel) -> Plan:
     """The plan of a cut model over its stock model, whose word embeddings are factorised as planned."""
     plan = Plan.from_dict(small.plan, dense)
+    if plan.vocabulary is not None and dense.config.vocab_size != len(plan.vocabulary):
+        raise UserError(
+            f"the plan keeps {len(plan.vocabulary)} pieces, and config.json has vocab_size {dense.config.vocab_size}: "
+            "expected the same number"
+        )
     if plan.embedding_rank:
         path = plan.space(dense).table.embeddings
         word = stock_embedding(dense, path)
