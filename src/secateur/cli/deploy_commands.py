@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,17 +17,18 @@ from secateur.cli.deploy_output import show_export, show_scores, show_verificati
 from secateur.cli.options import SHAPES, Folder, Json, ModelName, Shapes, Threads, Units, opened_data, refuse_existing
 from secateur.cli.output import show_json, show_lines
 from secateur.cli.recipe_options import names_of, recipe_options
+from secateur.deploy.compared_pieces import ComparedPieces, compared_pieces
 from secateur.deploy.export import export, opened
 from secateur.deploy.formats import check_packages, check_request
 from secateur.deploy.runtime import DTYPES
 from secateur.deploy.runtimes import RUNTIMES
 from secateur.deploy.verify import Verification, verify, verify_folder
 from secateur.measure.benchmark import benchmark
-from secateur.measure.evaluation import batches, encoded, fitted_to, scores_beside_export
+from secateur.measure.evaluation import batches, encoded, fitted_to, piece_rows, scores_beside_export
 from secateur.measure.latency_sweep import measure_latency
 from secateur.measure.random_inputs import padded_inputs
 from secateur.run.recipe_groups import DataRecipe
-from secateur.surgery import checkpoint
+from secateur.structure.plan_file import vocabulary_of
 from secateur.surgery.opening import local_model_folder, open_encoder, open_model, open_tokenizer, tokenizer_if_any
 from secateur.system.errors import UserError
 from secateur.tasks.task import Task
@@ -206,9 +208,30 @@ def verify_model(
 
 def _verify_compact(folder: str, dense: str | None, data: OpenedData | None) -> tuple[Verification, dict[str, Any]]:
     place = local_model_folder(folder)
-    inputs = _validation_inputs(checkpoint.load(place), folder, data)
-    verification = verify_folder(place, inputs, None if dense is None else open_model(dense))
+    whole = None if dense is None else open_model(dense)
+    verification = verify_folder(place, _validation_inputs(open_model(place), folder, data), whole)
+    if dense is not None and whole is not None:
+        verification = replace(verification, pieces=_compared_pieces(place, folder, dense, whole, data))
     return verification, verification.to_dict()
+
+
+def _compared_pieces(
+    place: Path, folder: str, dense: str, model: PreTrainedModel, data: OpenedData | None
+) -> ComparedPieces | None:
+    """How the tokenizers of a folder and of the dense model split rows of data, or random texts without data.
+
+    None if the folder has the dense model's vocabulary, or one of them has no tokenizer.
+    """
+    vocabulary = vocabulary_of(place / "plan.json")
+    before, after = tokenizer_if_any(dense), tokenizer_if_any(folder)
+    if vocabulary is None or before is None or after is None or model.config.vocab_size != vocabulary.size:
+        return None
+    if data is not None:
+        rows = [piece_rows(data[1], "validation", one, data[0].max_length) for one in (before, after)]
+    else:
+        texts = before.batch_decode(padded_inputs(model)["input_ids"], skip_special_tokens=True)
+        rows = [one(texts)["input_ids"] for one in (before, after)]
+    return compared_pieces(vocabulary, *rows)
 
 
 def _verify_export(

@@ -14,12 +14,18 @@ from secateur.tasks.origin import rows_of
 def show_verification(verification: Verification, inputs: str) -> None:
     """The largest differences and the verdict."""
     differences = {
+        "all pieces - kept pieces": verification.whole_kept,
         "masked - compact": verification.masked_compact,
         "compact - loaded": verification.compact_loaded,
         f"source - exported, {verification.dtype}": verification.compact_exported,
     }
     rows = [(pair, f"{largest:.2e}") for pair, largest in differences.items() if largest is not None]
     show_table(("", "largest difference"), rows)
+    if (pieces := verification.pieces) is not None:
+        show_lines(
+            f"{pieces.kept:,} of {pieces.texts:,} texts have kept pieces alone, and {pieces.equal:,} of these are split "
+            "as before"
+        )
     verdict = "the same model" if verification.passed else "NOT the same model"
     if verification.passed and verification.dtype not in (None, "fp32"):
         verdict = f"finite in {verification.dtype}, of which only the score tells"

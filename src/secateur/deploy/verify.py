@@ -11,17 +11,23 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from secateur.deploy.compared_pieces import ComparedPieces
 from secateur.deploy.export import TOLERANCE, opened, within
 from secateur.deploy.formats import read_facts
 from secateur.deploy.graph import weights_hash
 from secateur.deploy.runner import difference
+from secateur.structure.architecture import VOCABULARIES, Linear
+from secateur.structure.binding import bind
 from secateur.structure.plan import Plan
-from secateur.surgery.checkpoint import load
+from secateur.structure.vocabulary import Vocabulary
+from secateur.surgery.checkpoint import load, read_config
 from secateur.surgery.cut import cut
 from secateur.surgery.factorisation import factorise
 from secateur.surgery.hub import local_folder
 from secateur.surgery.masking import attached
+from secateur.surgery.opening import open_model
 from secateur.surgery.uncut import uncut
+from secateur.surgery.vocabulary.rows import cut_rows, row_count
 from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating
 
@@ -39,6 +45,8 @@ class Verification:
         dtype: the dtype that the exported file runs in.
         tolerance: the largest allowed difference between models, relative to the largest logit: 1e-4 for rounding in
             another order of summation, 8 roundings of the weights' dtype if that is less precise than fp32.
+        whole_kept: dense model with all pieces, against the one with the kept rows of its vocabulary, on kept pieces.
+        pieces: whether texts are split as before, if both tokenizers were compared.
     """
 
     masked_compact: float | None
@@ -48,17 +56,22 @@ class Verification:
     compact_exported: float | None = None
     dtype: str | None = None
     tolerance: float = TOLERANCE
+    whole_kept: float | None = None
+    pieces: ComparedPieces | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether every difference of models is at most `tolerance` of the largest logit.
+        """Whether every difference of models is at most `tolerance` of the largest logit, and all pieces are equal.
 
         A file in another dtype than fp32 can only be judged by its scores: here its outputs must be finite.
         """
         exported = self.compact_exported
         if exported is not None and self.dtype is not None and not within(exported, self.scale, self.dtype):
             return False
-        differences = [d for d in (self.masked_compact, self.compact_loaded) if d is not None]
+        if self.pieces is not None and not self.pieces.passed:
+            return False
+        compared = (self.whole_kept, self.masked_compact, self.compact_loaded)
+        differences = [difference for difference in compared if difference is not None]
         return all(difference <= self.tolerance * max(1.0, self.scale) for difference in differences)
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,10 +94,11 @@ def verify(
     The models run in evaluation mode, and have their own mode again afterwards.
 
     Args:
-        batches: model inputs; labels are not needed.
+        batches: model inputs; labels are not needed. If the plan has a vocabulary, the numbers of its pieces.
         compact: the cut model in memory, compared with the model loaded from `folder` and with `exported` (for which
             it may also be a dense model).
-        dense, plan: with both, the masked model (its embeddings factorised as planned) is compared with its cut.
+        dense, plan: with both, the masked model (its embeddings factorised as planned) is compared with its cut. A
+            dense model with all pieces of the plan's vocabulary is compared with its kept rows first.
         exported: a file written by `export` from `compact`.
         dtype: the dtype that the file runs in, if not its own: bf16 for an OpenVINO file in fp32.
 
@@ -97,11 +111,12 @@ def verify(
         )
     loaded = load(folder) if folder is not None else None
     kept = [dict(batch) for batch in batches]
-    masked_compact = compact_loaded = compact_exported = None
+    whole_kept = masked_compact = compact_loaded = compact_exported = None
     runs_in, scale = None, 0.0
     given = [model for model in (dense, compact) if model is not None]
     with evaluating(given):
         if dense is not None and plan is not None:
+            dense, whole_kept = _in_vocabulary(dense, plan.vocabulary, kept)
             masked_compact, scale = _masked_and_cut(dense, plan, kept)
         if compact is not None and loaded is not None:
             compact_loaded, scale = _largest(_outputs(compact, kept), _outputs(loaded, kept))
@@ -109,7 +124,7 @@ def verify(
             compact_exported, scale, runs_in = _exported(compact, Path(exported), dtype, kept)
     examples = sum(len(batch["input_ids"]) for batch in kept)
     limit = max(_tolerance(model.dtype) for model in given)
-    return Verification(masked_compact, compact_loaded, examples, scale, compact_exported, runs_in, limit)
+    return Verification(masked_compact, compact_loaded, examples, scale, compact_exported, runs_in, limit, whole_kept)
 
 
 def verify_folder(
@@ -118,13 +133,49 @@ def verify_folder(
     """As `verify`, of a compact folder alone: its weights, masked and cut again by its plan.
 
     Args:
+        folder: a compact folder, or an ordinary one of which only the vocabulary was cut, which needs `dense`.
         dense: a dense model to mask and cut instead of the folder's own weights.
     """
+    place = local_folder(folder)
+    if dense is not None and (place / "plan.json").is_file() and not getattr(read_config(place), "secateur", None):
+        return _verify_ordinary(place, batches, dense)
     model, plan = uncut(load(folder))
     compact = cut(model, plan)
     if dense is not None:
-        model, plan = dense, Plan.load(local_folder(folder) / "plan.json", dense)
+        model, plan = dense, Plan.load(place / "plan.json", dense)
     return verify(batches, compact=compact, folder=folder, dense=model, plan=plan)
+
+
+@torch.inference_mode()
+def _verify_ordinary(folder: Path, batches: Iterable[Mapping[str, Tensor]], dense: PreTrainedModel) -> Verification:
+    """As `verify_folder`, of a stock model with some pieces of a dense one."""
+    kept, plan, loaded = [dict(batch) for batch in batches], Plan.load(folder / "plan.json", dense), open_model(folder)
+    with evaluating([dense]):
+        small, whole_kept = _in_vocabulary(dense, plan.vocabulary, kept)
+        difference, scale = _largest(_outputs(small, kept), _outputs(loaded, kept))
+    examples = sum(len(batch["input_ids"]) for batch in kept)
+    return Verification(None, difference, examples, scale, tolerance=_tolerance(dense.dtype), whole_kept=whole_kept)
+
+
+def _in_vocabulary(
+    dense: PreTrainedModel, vocabulary: Vocabulary | None, batches: list[dict[str, Tensor]]
+) -> tuple[PreTrainedModel, float | None]:
+    """The model with the kept rows of a vocabulary, and its largest difference from the one with all rows."""
+    if vocabulary is None or row_count(dense) == len(vocabulary):
+        return dense, None
+    small, kept = cut_rows(dense, vocabulary), torch.tensor(vocabulary.kept)
+    over_pieces = any(isinstance(row, Linear) and row.out == VOCABULARIES[0] for row in bind(dense).rows)
+    ids = ("input_ids", "decoder_input_ids", *(["labels"] if over_pieces else []))
+    whole = _outputs(dense, [_renumbered(batch, ids, kept) for batch in batches])
+    return small, _largest([one[..., kept] if over_pieces else one for one in whole], _outputs(small, batches))[0]
+
+
+def _renumbered(batch: Mapping[str, Tensor], names: Iterable[str], kept: Tensor) -> dict[str, Tensor]:
+    """A batch whose tensors of that name hold the numbers of pieces before; negative ones stay."""
+    return {
+        **batch,
+        **{n: torch.where(batch[n] < 0, batch[n], kept[batch[n].clamp(min=0)]) for n in names if n in batch},
+    }
 
 
 def _masked_and_cut(dense: PreTrainedModel, plan: Plan, batches: list[dict[str, Tensor]]) -> tuple[float, float]:

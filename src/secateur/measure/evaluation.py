@@ -44,6 +44,16 @@ def encoded(
     return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
+def piece_rows(task: Task, split: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[list[int]]:
+    """The pieces of each example of a split, of its inputs and, if the task generates, of its target."""
+    rows = encoded(task, split, tokenizer, max_length)
+    names = ("input_ids", *(task.label_names if task.generates else ()))
+    return [
+        [number for index in group for name in names for number in rows[index][name] if number >= 0]
+        for group in examples(rows)
+    ]
+
+
 def scores(
     model: PreTrainedModel, task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, float]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from secateur.structure.head_buckets import Layout
 from secateur.structure.ranges import indices_in, ranges_of
 from secateur.structure.space import Group
+from secateur.structure.vocabulary import Vocabulary
 from secateur.system.errors import UserError
 from secateur.system.file_format import FileFormat
 
@@ -39,6 +40,16 @@ def read_plan(path: Path | str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not a readable plan ({error}): expected the JSON that `secateur` writes") from error
     return checked(data, f"the plan {path}")
+
+
+def vocabulary_of(path: Path | str) -> Vocabulary | None:
+    """The vocabulary of the plan in a file, None if all pieces are kept.
+
+    Raises:
+        UserError: as `read_plan`, or the vocabulary is damaged.
+    """
+    data = read_plan(path)
+    return Vocabulary.from_dict(data["vocabulary"]) if "vocabulary" in data else None
 
 
 def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
