@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -29,6 +30,7 @@ from secateur.measure.latency_sweep import measure_latency
 from secateur.measure.random_inputs import padded_inputs
 from secateur.run.recipe_groups import DataRecipe
 from secateur.structure.plan_file import vocabulary_of
+from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.opening import local_model_folder, open_encoder, open_model, open_tokenizer, tokenizer_if_any
 from secateur.system.errors import UserError
 from secateur.tasks.task import Task
@@ -208,28 +210,30 @@ def verify_model(
 
 def _verify_compact(folder: str, dense: str | None, data: OpenedData | None) -> tuple[Verification, dict[str, Any]]:
     place = local_model_folder(folder)
-    whole = None if dense is None else open_model(dense)
-    verification = verify_folder(place, _validation_inputs(open_model(place), folder, data), whole)
+    small, whole = open_model(place), None if dense is None else open_model(dense)
+    verification = verify_folder(place, _validation_inputs(small, folder, data), whole)
     if dense is not None and whole is not None:
-        verification = replace(verification, pieces=_compared_pieces(place, folder, dense, whole, data))
+        vocabulary = vocabulary_of(place / "plan.json")
+        if vocabulary is not None and vocabulary.size == whole.config.vocab_size != small.config.vocab_size:
+            verification = replace(verification, pieces=_compared_pieces(vocabulary, small, folder, dense, data))
     return verification, verification.to_dict()
 
 
 def _compared_pieces(
-    place: Path, folder: str, dense: str, model: PreTrainedModel, data: OpenedData | None
+    vocabulary: Vocabulary, small: PreTrainedModel, folder: str, dense: str, data: OpenedData | None
 ) -> ComparedPieces | None:
-    """How the tokenizers of a folder and of the dense model split rows of data, or random texts without data.
+    """How the tokenizers of a folder and of the dense model split rows of data, or texts of random pieces without data.
 
-    None if the folder has the dense model's vocabulary, or one of them has no tokenizer.
+    None if one of them has no tokenizer.
     """
-    vocabulary = vocabulary_of(place / "plan.json")
     before, after = tokenizer_if_any(dense), tokenizer_if_any(folder)
-    if vocabulary is None or before is None or after is None or model.config.vocab_size != vocabulary.size:
+    if before is None or after is None:
         return None
     if data is not None:
         rows = [piece_rows(data[1], "validation", one, data[0].max_length) for one in (before, after)]
     else:
-        texts = before.batch_decode(padded_inputs(model)["input_ids"], skip_special_tokens=True)
+        pieces = torch.tensor(vocabulary.kept)[padded_inputs(small)["input_ids"]]
+        texts = before.batch_decode(pieces, skip_special_tokens=True)
         rows = [one(texts)["input_ids"] for one in (before, after)]
     return compared_pieces(vocabulary, *rows)
 

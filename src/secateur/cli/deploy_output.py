@@ -22,10 +22,8 @@ def show_verification(verification: Verification, inputs: str) -> None:
     rows = [(pair, f"{largest:.2e}") for pair, largest in differences.items() if largest is not None]
     show_table(("", "largest difference"), rows)
     if (pieces := verification.pieces) is not None:
-        show_lines(
-            f"{pieces.kept:,} of {pieces.texts:,} texts have kept pieces alone, and {pieces.equal:,} of these are split "
-            "as before"
-        )
+        equal = f"{pieces.equal:,} of these are split as before"
+        show_lines(f"{pieces.kept:,} of {pieces.texts:,} texts have kept pieces alone, and {equal}")
     verdict = "the same model" if verification.passed else "NOT the same model"
     if verification.passed and verification.dtype not in (None, "fp32"):
         verdict = f"finite in {verification.dtype}, of which only the score tells"

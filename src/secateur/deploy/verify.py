@@ -172,10 +172,8 @@ def _in_vocabulary(
 
 def _renumbered(batch: Mapping[str, Tensor], names: Iterable[str], kept: Tensor) -> dict[str, Tensor]:
     """A batch whose tensors of that name hold the numbers of pieces before; negative ones stay."""
-    return {
-        **batch,
-        **{n: torch.where(batch[n] < 0, batch[n], kept[batch[n].clamp(min=0)]) for n in names if n in batch},
-    }
+    own = {name: batch[name] for name in names if name in batch}
+    return {**batch, **{name: torch.where(ids < 0, ids, kept[ids.clamp(min=0)]) for name, ids in own.items()}}
 
 
 def _masked_and_cut(dense: PreTrainedModel, plan: Plan, batches: list[dict[str, Tensor]]) -> tuple[float, float]:
