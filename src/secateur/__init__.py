@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from secateur.surgery.masking import attach as attach
     from secateur.surgery.masking import attached as attached
     from secateur.surgery.stock import plain as plain
+    from secateur.surgery.vocabulary.pruning import cut_vocabulary as cut_vocabulary
     from secateur.system.errors import UserError as UserError
     from secateur.training import terms as terms
     from secateur.training.objectives import Hidden as Hidden
@@ -99,6 +100,7 @@ _MODULE_OF = {
     "constant": "methods.schedules",
     "cubic": "methods.schedules",
     "cut": "surgery.cut",
+    "cut_vocabulary": "surgery.vocabulary.pruning",
     "exponential": "methods.schedules",
     "export": "deploy.export",
     "factorise": "surgery.factorisation",

@@ -33,7 +33,9 @@ COMMANDS: Mapping[str, Entry] = {
         "model_commands", "inspect_model", "Show the layers, parameters, operations and prunable units of a model."
     ),
     "new": Entry("model_commands", "make_model", "Make an untrained model and its tokenizer from data alone."),
-    "cut": Entry("model_commands", "cut_model", "Cut a model without training, by a method or by a plan."),
+    "cut": Entry(
+        "cut_commands", "cut_model", "Cut a model without training, by a method, by a plan, or to the pieces of texts."
+    ),
     "eval": Entry(
         "model_commands", "evaluate", "Score a fine-tuned model, dense or compact, on rows it was not trained on."
     ),

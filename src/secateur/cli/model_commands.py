@@ -1,8 +1,7 @@
-"""The parts of the job that handle one model: list what can be named, inspect, make, cut and score."""
+"""The parts of the job that handle one model: list what can be named, inspect, make and score."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,19 +14,13 @@ from secateur.deploy.runtimes import RUNTIMES
 from secateur.measure.evaluation import encoded, fitted_to, scores
 from secateur.measure.inspection import inspect
 from secateur.methods import METHODS
-from secateur.report.report_text import score_text, target_table
+from secateur.report.report_text import score_text
 from secateur.run import new_model
 from secateur.run.new_tokenizer import ALGORITHMS
-from secateur.run.post_training import cut_without_training
-from secateur.run.recipe import make_group
-from secateur.run.recipe_rules import AMOUNTS
 from secateur.structure.architectures import ARCHITECTURES
-from secateur.structure.plan import Plan
 from secateur.structure.space import UNITS
 from secateur.structure.tiles import EXAMPLES
-from secateur.surgery import checkpoint
-from secateur.surgery.cut import cut
-from secateur.surgery.opening import open_encoder, open_model, tokenizer_if_any
+from secateur.surgery.opening import open_encoder, open_model
 from secateur.tasks import TASKS
 from secateur.training.terms import TERMS
 
@@ -117,39 +110,6 @@ def make_model(
     else:
         show_table(("", "untrained"), [(name, f"{size:,}") for name, size in sizes.items()])
         show_lines(f"The model is in {output}.")
-
-
-@recipe_options("target", "method", defaults={"method.name": "magnitude"})
-def cut_model(
-    model: ModelName,
-    output: Output,
-    given: dict[str, Any],
-    plan: Annotated[
-        Path | None, typer.Option(help="Cut by this plan.json, which says the method, the density and the units.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Cut a model without training, by a method or by a plan.
-
-    Without a density, a latency, a speed-up or a number of units to keep, the density is 0.5.
-    """
-    refuse_occupied(output)
-    dense, tokenizer, target = open_model(model), tokenizer_if_any(model), None
-    if plan is not None:
-        small = cut(dense, Plan.load(plan, dense))
-    else:
-        amount = {} if any(f"target.{name}" in given for name in AMOUNTS) else {"target.density": 0.5}
-        recipes = (make_group(name, amount | given) for name in ("target", "method"))
-        small, target = cut_without_training(dense, *recipes)
-    checkpoint.save(small, output, tokenizer=tokenizer)
-    inspection = inspect(small)
-    if as_json:
-        show_json({"folder": str(output), **inspection.to_dict(), "target": target})
-        return
-    show_inspection(inspection)
-    if target is not None:
-        show_table(("", "dense", "cut"), target_table(target))
-    show_lines(f"The model is in {output}.")
 
 
 @recipe_options("data", "seed", without=("data.rows",), required=("data.source",))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from secateur.cli import output
 from secateur.cli.output import show_captions, show_lines, show_table, show_text_table
@@ -26,3 +27,17 @@ def show_inspection(inspection: Inspection) -> None:
     show_table(*inspection_text.saving_table(inspection), inspection_text.SAVINGS_TITLE)
     if inspection.units:
         show_table(*inspection_text.unit_table(inspection))
+
+
+def show_vocabulary(facts: Mapping[str, Any]) -> None:
+    """What a cut vocabulary changes, and how it splits the texts that it was made from."""
+    rows = [
+        ("pieces", f"{facts['size']:,}", f"{facts['kept']:,}"),
+        ("weights, MB", f"{facts['bytes_before'] / 1e6:.1f}", f"{facts['bytes_after'] / 1e6:.1f}"),
+    ]
+    covered = facts.get("coverage")
+    if covered is not None:
+        rows.append(("unknown pieces", f"{covered['unknown_before']:.2%}", f"{covered['unknown_after']:.2%}"))
+    show_table(("", "before", "after"), rows)
+    if covered is not None:
+        show_lines(f"{covered['same']:.1%} of the {covered['texts']:,} texts are split as before.")

@@ -15,7 +15,9 @@ from secateur.methods.method import Method
 from secateur.run.recipe_groups import MethodRecipe, TargetRecipe
 from secateur.run.recipe_rules import check_amount
 from secateur.structure.plan import Plan
+from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.cut import cut
+from secateur.surgery.vocabulary.rows import cut_rows
 from secateur.system.errors import UserError
 
 SHAPE = (8, 128)
@@ -23,9 +25,12 @@ SHAPE = (8, 128)
 
 
 def cut_without_training(
-    dense: PreTrainedModel, target: TargetRecipe, method: MethodRecipe
+    dense: PreTrainedModel, target: TargetRecipe, method: MethodRecipe, *, vocabulary: Vocabulary | None = None
 ) -> tuple[PreTrainedModel, dict[str, Any] | None]:
     """The cut model; where the target is a latency or a speed-up, also what was predicted and what is measured.
+
+    Args:
+        vocabulary: the pieces that are kept; the rest is cut first.
 
     Raises:
         UserError: the target is out of reach, or the method learns in training which units to keep.
@@ -33,11 +38,14 @@ def cut_without_training(
     check_amount(target)
     if target.keep_score is not None:
         raise UserError("a score is kept by training: use `secateur prune`, or ask for a density")
-    if target.latency is None and target.speedup is None:
-        return cut(dense, _plan(dense, target, method)), None
-    table = _latency_table(dense, target)
-    plan = _plan(dense, target, method, table)
-    small = cut(dense, plan)
+    narrow = dense if vocabulary is None else cut_rows(dense, vocabulary)
+    table = None if target.latency is None and target.speedup is None else _latency_table(narrow, target)
+    plan = _plan(narrow, target, method, table)
+    if vocabulary is not None:
+        plan = plan.with_vocabulary(narrow, vocabulary)
+    small = cut(narrow, plan)
+    if table is None:
+        return small, None
     return small, target_reached(plan.latency or {}, measure_again(table, small, dense))
 
 

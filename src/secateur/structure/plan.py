@@ -148,7 +148,7 @@ class Plan:
             UserError: the plan or the vocabulary does not fit the model.
         """
         space = replace(self, vocabulary=vocabulary).space(model)
-        achieved = _achieved(space, self.read(space), self.kept, self.embedding_rank, vocabulary)
+        achieved = _achieved(space, space.read(self.kept), self.kept, self.embedding_rank, vocabulary)
         return replace(self, vocabulary=vocabulary, achieved=achieved)
 
     def to_dict(self, space: UnitSpace) -> dict[str, Any]:

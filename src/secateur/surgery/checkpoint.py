@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,13 @@ def save(
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     card: str | None = None,
+    plan: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a model (cut or not), its tokenizer and its card to a folder, atomically.
+
+    Args:
+        plan: content of plan.json beside an ordinary model of which only the vocabulary was cut. A compact model has
+            its own.
 
     Raises:
         UserError: the folder cannot be written; its previous content is unchanged.
@@ -58,6 +64,8 @@ def save(
             added = [path.name for path in partial.iterdir() if path.is_file() and path.name not in own]
             with (partial / compact.SUMS).open("a", encoding="utf-8") as file:
                 file.write(compact.sums(partial, added))
+        if plan is not None:
+            (partial / compact.PLAN).write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
         if card is not None:
             (partial / "README.md").write_text(card, encoding="utf-8")
 

@@ -85,6 +85,8 @@ def _stock(small: PreTrainedModel) -> PreTrainedModel:
     config.secateur = config.auto_map = None
     kind: Any = type(small)
     dense = build_stock(kind.stock, config)
+    if (generation := getattr(small, "generation_config", None)) is not None:
+        dense.generation_config = copy.deepcopy(generation)
     for name in dict(small.named_parameters()).keys() & compact.tied_names(dense):
         weight = dense.get_parameter(name)  # the config ties weights that are separate in the cut model
         path, _, leaf = name.rpartition(".")

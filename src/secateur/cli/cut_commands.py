@@ -1,0 +1,180 @@
+"""Cut a model without training: by a method, by a plan, or to the pieces of its vocabulary that texts use."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from secateur.cli.model_output import show_inspection, show_vocabulary
+from secateur.cli.options import Json, ModelName, Output, refuse_occupied
+from secateur.cli.output import show_json, show_lines, show_table
+from secateur.cli.recipe_options import recipe_options
+from secateur.measure.inspection import inspect
+from secateur.report.report_text import target_table
+from secateur.run.post_training import cut_without_training
+from secateur.run.recipe import make_group
+from secateur.run.recipe_rules import AMOUNTS
+from secateur.structure.plan import Plan
+from secateur.structure.plan_file import vocabulary_of
+from secateur.structure.vocabulary import Vocabulary
+from secateur.surgery import checkpoint, compact
+from secateur.surgery.cut import cut
+from secateur.surgery.opening import open_model, open_tokenizer, tokenizer_if_any
+from secateur.surgery.vocabulary.counting import coverage
+from secateur.surgery.vocabulary.pruning import used_pieces, vocabulary_plan, with_pieces
+from secateur.surgery.vocabulary.texts import read_texts
+from secateur.surgery.vocabulary.tokenizer import backend_of, cut_tokenizer
+from secateur.system.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class Cut(NamedTuple):
+    """A model that was cut.
+
+    Attributes:
+        pieces: those of the model before that it keeps, None if all.
+        target: of a latency or a speed-up, what was reached.
+    """
+
+    model: PreTrainedModel
+    pieces: Vocabulary | None
+    target: dict[str, Any] | None = None
+
+
+@recipe_options("target", "method", defaults={"method.name": "magnitude"})
+def cut_model(
+    model: ModelName,
+    output: Output,
+    given: dict[str, Any],
+    plan: Annotated[
+        Path | None, typer.Option(help="Cut by this plan.json, which says the method, the density and the units.")
+    ] = None,
+    vocabulary: Annotated[
+        list[Path] | None,
+        typer.Option(help="Keep the pieces that these texts use: a file of plain text, one text a line; repeatable."),
+    ] = None,
+    min_count: Annotated[
+        int, typer.Option(help="How often a piece must occur in the texts of --vocabulary to be kept.", min=1)
+    ] = 1,
+    as_json: Json = False,
+) -> None:
+    """Cut a model without training, by a method, by a plan, or to the pieces of texts.
+
+    With --vocabulary alone nothing else is cut, and an ordinary model stays an ordinary one. Without it, and without a
+    density, a latency, a speed-up or a number of units to keep, the density is 0.5.
+    """
+    refuse_occupied(output)
+    texts = read_texts(vocabulary or [])
+    _check_plan(plan, texts)
+    tokenizer = _tokenizer(model, texts)
+    whole = open_model(model)
+    only_pieces = bool(texts) and plan is None and not set(given) - {"method.name"}
+    pieces = _used(whole, tokenizer, texts, min_count, only_pieces)
+    done = Cut(with_pieces(whole, pieces), pieces) if pieces and only_pieces else _cut(whole, pieces, plan, given)
+    before, tokenizer = tokenizer, _cut_tokenizer(tokenizer, done.pieces)
+    checkpoint.save(done.model, output, tokenizer=tokenizer, plan=_own_plan(whole, done))
+    facts = {} if done.pieces is None else _vocabulary_facts(whole, done, before, tokenizer, texts)
+    _show(done, output, facts, as_json)
+
+
+def _check_plan(plan: Path | None, texts: Sequence[str]) -> None:
+    if plan is not None and texts and vocabulary_of(plan) is not None:
+        raise UserError(f"{plan} says which pieces are kept: leave --vocabulary out, or cut by a plan without them")
+
+
+def _tokenizer(model: str, texts: Sequence[str]) -> PreTrainedTokenizerBase | None:
+    """The model's tokenizer, which must be a fast one if its vocabulary will be cut."""
+    if not texts:
+        return tokenizer_if_any(model)
+    tokenizer = open_tokenizer(model)
+    backend_of(tokenizer)  # raises
+    return tokenizer
+
+
+def _cut_tokenizer(
+    tokenizer: PreTrainedTokenizerBase | None, pieces: Vocabulary | None
+) -> PreTrainedTokenizerBase | None:
+    return tokenizer if tokenizer is None or pieces is None else cut_tokenizer(tokenizer, pieces)
+
+
+def _used(
+    whole: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    texts: Sequence[str],
+    min_count: int,
+    only_pieces: bool,
+) -> Vocabulary | None:
+    """The pieces that are kept; None if all are.
+
+    Raises:
+        UserError: all are, and nothing else is cut.
+    """
+    if tokenizer is None or not texts:
+        return None
+    pieces = used_pieces(whole, tokenizer, texts, min_count)
+    if len(pieces) < pieces.size:
+        return pieces
+    nothing = f"all {pieces.size:,} pieces of the model are in the texts or needed by its tokenizer"
+    if only_pieces:
+        raise UserError(f"{nothing}: there is nothing to cut; raise --min-count, or cut units too (--density)")
+    log.info("%s: the vocabulary stays as it is", nothing)
+    return None
+
+
+def _cut(whole: PreTrainedModel, pieces: Vocabulary | None, plan: Path | None, given: dict[str, Any]) -> Cut:
+    """The model cut by a plan or by a method, and to the pieces that are kept."""
+    if plan is None:
+        amount = {} if any(f"target.{name}" in given for name in AMOUNTS) else {"target.density": 0.5}
+        recipes = (make_group(name, amount | given) for name in ("target", "method"))
+        small, target = cut_without_training(whole, *recipes, vocabulary=pieces)
+        return Cut(small, pieces, target)
+    planned = Plan.load(plan, whole)
+    if pieces is not None:
+        planned = planned.with_vocabulary(whole, pieces)
+    small, kept = cut(whole, planned), planned.vocabulary
+    return Cut(small, None if small.config.vocab_size == whole.config.vocab_size else kept)
+
+
+def _own_plan(whole: PreTrainedModel, done: Cut) -> dict[str, Any] | None:
+    """The plan of an ordinary model of which only the vocabulary was cut; a compact one has its plan."""
+    if done.pieces is None or isinstance(done.model, compact.Pruned):
+        return None
+    plan = vocabulary_plan(whole, done.pieces)
+    return plan.to_dict(plan.space(whole))
+
+
+def _vocabulary_facts(
+    whole: PreTrainedModel,
+    done: Cut,
+    before: PreTrainedTokenizerBase | None,
+    after: PreTrainedTokenizerBase | None,
+    texts: Sequence[str],
+) -> dict[str, Any]:
+    """What a cut vocabulary changes: pieces, bytes of weights, and how the texts are split."""
+    counts = {"size": whole.config.vocab_size, "kept": done.model.config.vocab_size}
+    sizes = [sum(parameter.nbytes for parameter in model.parameters()) for model in (whole, done.model)]
+    facts: dict[str, Any] = {**counts, "bytes_before": sizes[0], "bytes_after": sizes[1]}
+    if before is not None and after is not None and done.pieces is not None and texts:
+        facts["coverage"] = coverage(before, after, done.pieces, texts).to_dict()
+    return facts
+
+
+def _show(done: Cut, output: Path, facts: dict[str, Any], as_json: bool) -> None:
+    inspection = inspect(done.model)
+    if as_json:
+        vocabulary = {"vocabulary": facts} if facts else {}
+        show_json({"folder": str(output), **inspection.to_dict(), "target": done.target, **vocabulary})
+        return
+    if isinstance(done.model, compact.Pruned):
+        show_inspection(inspection)
+    if facts:
+        show_vocabulary(facts)
+    if done.target is not None:
+        show_table(("", "dense", "cut"), target_table(done.target))
+    show_lines(f"The model is in {output}.")
