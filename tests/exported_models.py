@@ -1,6 +1,7 @@
 """The models of law 13: dense ones, and cut ones of irregular shapes, in float32 with dropout in their configs."""
 
 import torch
+from kept_pieces import every_second
 from tiny_models import edge_cases, random_masks, tiny
 
 from secateur.budget.space import Space
@@ -13,10 +14,10 @@ def dense(which):
 
 
 def irregular(which):
-    """Heads of different sizes, a narrower residual stream, factorised embeddings."""
+    """Heads of different sizes, a narrower residual stream, factorised embeddings of some pieces."""
     model = dense(which)
     space = Space(model, "ffn", "qk", "vo", "hidden")
-    return cut(model, Plan.of(space, random_masks(space, soft=True), embedding_rank=5))
+    return cut(model, Plan.of(space, random_masks(space, soft=True), embedding_rank=5, vocabulary=every_second(model)))
 
 
 def edges(which):

@@ -4,16 +4,20 @@ from importlib import import_module
 
 import pytest
 import torch
+from kept_pieces import every_second, in_both_numbers, shares_its_pieces
 from safetensors.torch import load_file, save_file
 from tiny_models import ENCODERS, LEADING, inputs, random_masks, tiny
 
 from secateur.budget.space import Space
+from secateur.deploy.compared_pieces import ComparedPieces, compared_pieces
 from secateur.deploy.export import export
-from secateur.deploy.verify import Verification, verify
+from secateur.deploy.verify import Verification, verify, verify_folder
 from secateur.structure.plan import Plan
+from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.checkpoint import save
 from secateur.surgery.compact import SUMS
 from secateur.surgery.cut import cut
+from secateur.surgery.vocabulary.pruning import vocabulary_plan, with_pieces
 from secateur.system.errors import UserError
 
 
@@ -146,3 +150,43 @@ def test_a_difference_that_is_not_a_number_fails_in_any_batch(bert):
         given["compact"].get_input_embeddings().weight[4] = float("nan")
     assert not verify(batches, compact=given["compact"], folder=given["folder"]).passed
     assert not verify(batches[::-1], compact=given["compact"], folder=given["folder"]).passed
+
+
+@pytest.mark.parametrize("which", filter(shares_its_pieces, LEADING))
+def test_a_folder_with_fewer_pieces_is_compared_with_the_model_with_all(which, tmp_path):
+    dense = tiny(*which, dtype=torch.float32)
+    space, vocabulary = Space(dense), every_second(dense)
+    small = cut(dense, Plan.of(space, random_masks(space), vocabulary=vocabulary))
+    save(small, tmp_path / "small")
+    batches = [in_both_numbers(inputs(dense), vocabulary)[1]]
+    alone = verify_folder(tmp_path / "small", batches)
+    assert alone.passed and alone.whole_kept is None and "whole_kept" not in alone.to_dict()
+    whole = verify_folder(tmp_path / "small", batches, dense)
+    assert whole.passed and whole.whole_kept == 0.0 and whole.compact_loaded == 0.0
+
+
+def test_an_ordinary_folder_with_fewer_pieces_is_compared_with_the_model_with_all(tmp_path):
+    dense = tiny("bert", dtype=torch.float32)
+    vocabulary = every_second(dense)
+    small, plan = with_pieces(dense, vocabulary), vocabulary_plan(dense, vocabulary)
+    save(small, tmp_path / "small", plan=plan.to_dict(plan.space(dense)))
+    batches = [in_both_numbers(inputs(dense), vocabulary)[1]]
+    result = verify_folder(tmp_path / "small", batches, dense)
+    assert result.passed and (result.whole_kept, result.compact_loaded, result.masked_compact) == (0.0, 0.0, None)
+    with torch.no_grad():
+        small.classifier.bias += 1.0
+    save(small, tmp_path / "other", plan=plan.to_dict(plan.space(dense)))
+    assert not verify_folder(tmp_path / "other", batches, dense).passed
+    with pytest.raises(UserError, match="not a compact folder"):
+        verify_folder(tmp_path / "small", batches)
+
+
+def test_texts_of_kept_pieces_must_be_split_as_before():
+    vocabulary = Vocabulary(6, (0, 1, 4))
+    before = [[0, 4], [1, 2], [], [4]]
+    right = compared_pieces(vocabulary, before, [[0, 2], [1, 1, 1], [], [2]])
+    assert right == ComparedPieces(texts=4, kept=3, equal=3) and right.passed
+    wrong = compared_pieces(vocabulary, before, [[0, 2], [1, 1, 1], [], [1]])
+    assert wrong.equal == 2 and not wrong.passed
+    same = {"masked_compact": 0.0, "compact_loaded": 0.0, "examples": 1, "scale": 1.0}
+    assert Verification(**same, pieces=right).passed and not Verification(**same, pieces=wrong).passed

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from law_assertions import assert_cut_equals_masked, assert_same, everything
+from kept_pieces import every_second, in_both_numbers, of_kept_pieces, shares_its_pieces
+from law_assertions import assert_cut_equals_masked, assert_same, everything, of_kept_stream, under_masks
 from tiny_models import (
     ARCHITECTURES,
     ENCODERS,
@@ -89,6 +90,17 @@ def test_factorised_embeddings(kind):
     batch = inputs(model)
     of_low_rank = cut(low_rank, Plan.of(Space(low_rank, "ffn", "hidden"), masks))
     assert_same(everything(small, batch), everything(of_low_rank, batch))
+
+
+@pytest.mark.parametrize("which", filter(shares_its_pieces, LEADING))
+def test_a_vocabulary_that_is_cut_too(which):
+    model = tiny(*which)
+    space, vocabulary = Space(model, "ffn", "qk", "vo", "hidden"), every_second(model)
+    plan = Plan.of(space, random_masks(space, soft=True), vocabulary=vocabulary)
+    old, new = in_both_numbers(inputs(model), vocabulary)
+    small = everything(cut(model, plan), new)
+    masked = of_kept_pieces(under_masks(model, space, plan.masks, old), vocabulary)
+    assert_same(small, of_kept_stream(masked, small, space, plan))
 
 
 @pytest.mark.parametrize("kind", sorted({*ARCHITECTURES} - {*ENCODERS}))

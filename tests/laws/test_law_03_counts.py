@@ -4,7 +4,8 @@ With tiles they are those that are not 0, and what is stored is what the plan ha
 """
 
 import pytest
-from law_assertions import assert_counted_equals_stored
+from kept_pieces import every_second, shares_its_pieces
+from law_assertions import assert_counted_equals_stored, padding
 from tiny_models import (
     CLASSIFIERS,
     LEADING,
@@ -20,6 +21,8 @@ from tiny_models import (
 
 from secateur.budget.space import Space
 from secateur.structure.plan import Plan
+from secateur.surgery.cut import cut
+from secateur.surgery.vocabulary.rows import cut_rows
 
 
 @pytest.mark.parametrize("units", UNIT_SETS, ids="-".join)
@@ -63,3 +66,23 @@ def test_counted_equals_stored_with_factorised_embeddings(which, units):
     model = tiny(*which)
     space = Space(model, *units)
     assert_counted_equals_stored(model, Plan.of(space, random_masks(space), embedding_rank=5))
+
+
+@pytest.mark.parametrize("rank", [None, 5])
+@pytest.mark.parametrize("which", filter(shares_its_pieces, LEADING))
+def test_the_density_of_the_model_is_relative_to_all_its_pieces(which, rank):
+    model = tiny(*which)
+    if rank and model.config.is_encoder_decoder:
+        pytest.skip("not factorised")
+    space, vocabulary = Space(model, "ffn", "vo", "hidden"), every_second(model)
+    masks = random_masks(space)
+    plan = Plan.of(space, masks, vocabulary=vocabulary, embedding_rank=rank)
+    small = cut(model, plan)
+    counted = sum(parameter.numel() for parameter in small.parameters()) - padding(space, small)
+    assert abs(plan.achieved["model"] - counted / space.total("model")) <= 1e-12
+    narrow = Space(cut_rows(model, vocabulary), *space.units)
+    again = Plan.of(narrow, masks, vocabulary=vocabulary, embedding_rank=rank)
+    without = Plan.of(narrow, masks, embedding_rank=rank)
+    for other in (again, without.with_vocabulary(model, vocabulary), without.with_vocabulary(narrow.model, vocabulary)):
+        assert other.achieved == pytest.approx(plan.achieved, rel=1e-12)
+    assert small.plan["achieved"] == plan.achieved and small.plan["vocabulary"] == vocabulary.to_dict()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from kept_pieces import every_second, shares_its_pieces
 from load_elsewhere import source
 from safetensors.torch import save_file
 from tiny_models import CLASSIFIERS, LEADING, MODELS, WRITERS, edge_cases, inputs, outputs, random_masks, tiny
@@ -32,6 +33,13 @@ def small(which, *units, density=0.5, soft=False, dtype=torch.float32, **options
     model = tiny(*which, dtype=dtype)
     space = Space(model, *units)
     return cut(model, Plan.of(space, random_masks(space, density, soft=soft), **options))
+
+
+def fewer_pieces(which):
+    """Cut with its vocabulary."""
+    model = tiny(*which, dtype=torch.float32)
+    space = Space(model, "ffn", "hidden")
+    return cut(model, Plan.of(space, random_masks(space), vocabulary=every_second(model)))
 
 
 def untied(which):
@@ -64,6 +72,7 @@ def cases():
                 "tiles": partial(small, which, "attention/4x8", "ffn/8x4", density=0.2),
                 "bfloat16": partial(small, which, "ffn", "head", soft=True, dtype=torch.bfloat16),
             }
+            makers |= {"vocabulary": partial(fewer_pieces, which)} if shares_its_pieces(model) else {}
         if model in CLASSIFIERS:
             makers |= {"rank": partial(small, which, "hidden", embedding_rank=5)}
         elif model in WRITERS and shape == 1:

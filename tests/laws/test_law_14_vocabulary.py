@@ -5,6 +5,7 @@ Logits over the vocabulary are those of the kept pieces.
 
 import pytest
 import torch
+from kept_pieces import every_second, in_both_numbers, of_kept_pieces, shares_its_pieces
 from law_assertions import everything
 from tiny_models import ENCODERS, MODELS, WRITERS, inputs, tiny
 
@@ -16,26 +17,7 @@ from secateur.surgery.vocabulary.token_numbers import token_numbers
 FAMILIES = tuple({model.values[0][0]: model for model in WRITERS[::-1]}.values())
 GREEDY = {"max_new_tokens": 5, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
 # A decoder with word embeddings of its own may have another tokenizer.
-SHARED = [model for model in MODELS if model.values[0] != ("marian", "MTModel", 1)]
-
-
-def every_second(model):
-    """The pieces that the model needs, and every second of the others."""
-    size = model.config.vocab_size
-    return Vocabulary(size, tuple(sorted({*range(1, size, 2)} | token_numbers(model))))
-
-
-def kept_inputs(model, vocabulary):
-    """A batch of kept pieces, and the same in the numbers after the cut."""
-    kept, batch = torch.tensor(vocabulary.kept), inputs(model)
-    new = {name: torch.searchsorted(kept, ids) for name, ids in batch.items() if name.endswith("input_ids")}
-    return batch | {name: kept[ids] for name, ids in new.items()}, batch | new
-
-
-def of_kept_pieces(tensors, vocabulary):
-    """Tensors by name, those over the vocabulary for the kept pieces alone."""
-    kept = torch.tensor(vocabulary.kept)
-    return {name: one[..., kept] if one.shape[-1] == vocabulary.size else one for name, one in tensors.items()}
+SHARED = [model for model in MODELS if shares_its_pieces(model)]
 
 
 def assert_equal(mine, theirs):
@@ -51,7 +33,7 @@ def test_the_same_outputs_bit_for_bit(which):
     small = cut_rows(model, vocabulary)
     assert small.config.vocab_size == len(vocabulary) < model.config.vocab_size
     assert not any(50 in tensor.shape for tensor in (*small.parameters(), *small.buffers()))
-    old, new = kept_inputs(model, vocabulary)
+    old, new = in_both_numbers(inputs(model), vocabulary)
     assert_equal(everything(small, new), of_kept_pieces(everything(model, old), vocabulary))
 
 
@@ -67,7 +49,7 @@ def test_a_stock_checkpoint(which, tmp_path):
     small.save_pretrained(tmp_path)
     loaded, info = type(model).from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values())
-    _, new = kept_inputs(model, vocabulary)
+    _, new = in_both_numbers(inputs(model), vocabulary)
     assert_equal(everything(loaded, new), everything(small.eval(), new))
 
 
@@ -75,7 +57,7 @@ def test_a_stock_checkpoint(which, tmp_path):
 def test_factorised_embeddings(kind):
     model = factorise(tiny(kind), 5)
     vocabulary = every_second(model)
-    old, new = kept_inputs(model, vocabulary)
+    old, new = in_both_numbers(inputs(model), vocabulary)
     assert_equal(everything(cut_rows(model, vocabulary), new), everything(model, old))
 
 

@@ -75,7 +75,9 @@ class Verification:
         return all(difference <= self.tolerance * max(1.0, self.scale) for difference in differences)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "passed": self.passed}
+        """Plain values; those of a vocabulary only if one was compared."""
+        values = {**asdict(self), "passed": self.passed}
+        return {name: one for name, one in values.items() if one is not None or name not in ("whole_kept", "pieces")}
 
 
 @torch.inference_mode()

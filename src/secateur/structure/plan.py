@@ -91,7 +91,7 @@ class Plan:
         _check_masks(space, masks)
         check_vocabulary(space.table, vocabulary)
         if embedding_rank is not None:
-            _check_embeddings(space, embedding_rank)
+            _check_embeddings(space, embedding_rank, vocabulary)
         closed = masks.detach().float() * space.closure(masks > 0)
         kept = closed > 0
         reading = space.read(kept)
@@ -207,12 +207,12 @@ def _check_masks(space: UnitSpace, masks: Tensor) -> None:
         raise UserError("masks must lie in [0, 1]; some are outside or not a number")
 
 
-def _check_embeddings(space: UnitSpace, rank: int) -> None:
+def _check_embeddings(space: UnitSpace, rank: int, vocabulary: Vocabulary | None) -> None:
     """Refuse a rank that the word embeddings cannot be factorised to."""
     space.table.one_stack("factorising the word embeddings")
     words: Any = space.model.get_input_embeddings()  # stock or factorised: both have the product as `weight`
     rows, size = words.weight.shape
-    check_rank(rows, size, rank)
+    check_rank(rows if vocabulary is None else len(vocabulary), size, rank)
 
 
 def check_rank(rows: int, size: int, rank: int) -> None:
