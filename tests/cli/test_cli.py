@@ -16,6 +16,7 @@ import yaml
 from fake_clock import timer
 from small_world import config, recipe_values, write_data, write_model
 from transformers import BertForMaskedLM, BertForSequenceClassification, GPT2Config, GPT2Model
+from transformers import pipeline as pipeline_of
 from typer.testing import CliRunner
 
 from secateur import __version__
@@ -239,6 +240,75 @@ def test_cut_inspect_and_verify_without_training(secateur, world, tmp_path, mode
     for words in ((), ("--dense", world / model)):
         found = json.loads(secateur("verify", tmp_path / "small", *words, "--json").stdout)
         assert found["passed"] and found["compact_loaded"] == 0.0 and found["masked_compact"] < 1e-5
+
+
+@pytest.fixture
+def texts(tmp_path):
+    """A file of texts with six of the eight words of the models."""
+    path = tmp_path / "texts.txt"
+    path.write_text("a fine film\n\na dull film and a good film\n", encoding="utf-8")
+    return path
+
+
+def test_cut_a_vocabulary_alone(secateur, world, tmp_path, texts):
+    cut = secateur("cut", world / "classifier", "--vocabulary", texts, "--output", tmp_path / "small", "--json")
+    assert cut.exit_code == 0, cut.output
+    facts = json.loads(cut.stdout)["vocabulary"]
+    assert (facts["size"], facts["kept"]) == (12, 10) and facts["bytes_before"] - facts["bytes_after"] == 2 * 16 * 4
+    assert facts["coverage"]["same"] == 1.0 and facts["coverage"]["texts"] == 2
+    config = json.loads((tmp_path / "small" / "config.json").read_text())
+    assert config["vocab_size"] == 10 and config["architectures"] == ["BertForSequenceClassification"]
+    assert "secateur" not in config and "auto_map" not in config
+    plan = json.loads((tmp_path / "small" / "plan.json").read_text())
+    assert plan["vocabulary"] == {"size": 12, "kept": [[0, 5], [7, 9], [11, 11]]}
+    classify = pipeline_of("text-classification", str(tmp_path / "small"))
+    assert classify("a dull film") == pipeline_of("text-classification", str(world / "classifier"))("a dull film")
+    found = json.loads(secateur("verify", tmp_path / "small", "--dense", world / "classifier", "--json").stdout)
+    assert found["passed"] and found["whole_kept"] == found["compact_loaded"] == 0.0
+    assert found["pieces"]["kept"] == found["pieces"]["equal"] == found["pieces"]["texts"] == 16
+    shown = secateur("verify", tmp_path / "small", "--dense", world / "classifier", "--data", world / "data.csv").stdout
+    assert "all pieces - kept pieces" in shown and "of these are split as before" in shown
+    shown = secateur("cut", tmp_path / "small", "--vocabulary", texts, "--output", tmp_path / "none")
+    assert refused(shown, "all 10 pieces of the model are in the texts or needed by its tokenizer", "nothing to cut")
+
+
+def test_cut_a_vocabulary_with_units_and_again(secateur, world, tmp_path, texts):
+    words = ("--vocabulary", texts, "--min-count", 2, "--density", 0.5)
+    cut = secateur("cut", world / "classifier", *words, "--output", tmp_path / "small")
+    assert cut.exit_code == 0 and "of the 2 texts are split as before" in cut.stdout, cut.output
+    config = json.loads((tmp_path / "small" / "config.json").read_text())
+    assert config["vocab_size"] == 6 and "secateur" in config
+    found = json.loads(secateur("verify", tmp_path / "small", "--dense", world / "classifier", "--json").stdout)
+    assert found["passed"] and found["pieces"]["texts"] == found["pieces"]["equal"]
+    plan = tmp_path / "small" / "plan.json"
+    secateur("cut", world / "classifier", "--plan", plan, "--output", tmp_path / "again")
+    for name in ("model.safetensors", "tokenizer.json"):
+        assert (tmp_path / "small" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    texts.write_text("a a a", encoding="utf-8")
+    fewer = secateur("cut", tmp_path / "small", "--vocabulary", texts, "--output", tmp_path / "fewer")
+    assert fewer.exit_code == 0, fewer.output
+    assert json.loads((tmp_path / "fewer" / "plan.json").read_text())["vocabulary"]["kept"] == [[0, 4]]
+    assert secateur("verify", tmp_path / "fewer", "--dense", world / "classifier").exit_code == 0
+    words = ("--plan", plan, "--vocabulary", texts)
+    result = secateur("cut", world / "classifier", *words, "--output", tmp_path / "two")
+    assert refused(result, "says which pieces are kept: leave --vocabulary out")
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "part"),
+    [
+        (None, (), "cannot be read (No such file or directory)"),
+        (b"", (), "holds no text"),
+        (b"\xff", (), "it is not UTF-8"),
+        (b"a", ("--min-count", 0), "--min-count"),
+    ],
+)
+def test_texts_that_cannot_be_used_are_refused_before_the_model_is_opened(secateur, tmp_path, content, words, part):
+    if content is not None:
+        (tmp_path / "texts.txt").write_bytes(content)
+    words = ("--vocabulary", tmp_path / "texts.txt", *words, "--output", tmp_path / "small")
+    result = secateur("cut", tmp_path / "no model", *words)
+    assert result.exit_code == 2 and part in result.stderr
 
 
 @pytest.fixture(scope="module")

@@ -162,7 +162,7 @@ def test_a_folder_with_fewer_pieces_is_compared_with_the_model_with_all(which, t
     alone = verify_folder(tmp_path / "small", batches)
     assert alone.passed and alone.whole_kept is None and "whole_kept" not in alone.to_dict()
     whole = verify_folder(tmp_path / "small", batches, dense)
-    assert whole.passed and whole.whole_kept == 0.0 and whole.compact_loaded == 0.0
+    assert whole.passed and whole.whole_kept < 1e-6 * whole.scale and whole.compact_loaded == 0.0
 
 
 def test_an_ordinary_folder_with_fewer_pieces_is_compared_with_the_model_with_all(tmp_path):
