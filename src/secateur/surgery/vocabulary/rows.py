@@ -16,6 +16,7 @@ from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery import compact
 from secateur.surgery.masking import ATTACHED
 from secateur.surgery.vocabulary.token_numbers import architecture_of, padding_numbers, renumber_configs, word_table
+from secateur.surgery.vocabulary.token_numbers import token_numbers as token_numbers
 from secateur.system.compat.borrowed_model import unwrap_forward
 from secateur.system.errors import UserError
 
