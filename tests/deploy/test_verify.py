@@ -4,7 +4,7 @@ from importlib import import_module
 
 import pytest
 import torch
-from kept_pieces import every_second, in_both_numbers, shares_its_pieces
+from kept_pieces import SHARING, every_second, in_both_numbers
 from safetensors.torch import load_file, save_file
 from tiny_models import ENCODERS, LEADING, inputs, random_masks, tiny
 
@@ -152,7 +152,7 @@ def test_a_difference_that_is_not_a_number_fails_in_any_batch(bert):
     assert not verify(batches[::-1], compact=given["compact"], folder=given["folder"]).passed
 
 
-@pytest.mark.parametrize("which", filter(shares_its_pieces, LEADING))
+@pytest.mark.parametrize("which", SHARING)
 def test_a_folder_with_fewer_pieces_is_compared_with_the_model_with_all(which, tmp_path):
     dense = tiny(*which, dtype=torch.float32)
     space, vocabulary = Space(dense), every_second(dense)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kept_pieces import every_second, in_both_numbers, of_kept_pieces, shares_its_pieces
+from kept_pieces import SHARING, every_second, in_both_numbers, of_kept_pieces
 from law_assertions import assert_cut_equals_masked, assert_same, everything, of_kept_stream, under_masks
 from tiny_models import (
     ARCHITECTURES,
@@ -92,7 +92,7 @@ def test_factorised_embeddings(kind):
     assert_same(everything(small, batch), everything(of_low_rank, batch))
 
 
-@pytest.mark.parametrize("which", filter(shares_its_pieces, LEADING))
+@pytest.mark.parametrize("which", SHARING)
 def test_a_vocabulary_that_is_cut_too(which):
     model = tiny(*which)
     space, vocabulary = Space(model, "ffn", "qk", "vo", "hidden"), every_second(model)

@@ -4,7 +4,7 @@ With tiles they are those that are not 0, and what is stored is what the plan ha
 """
 
 import pytest
-from kept_pieces import every_second, shares_its_pieces
+from kept_pieces import SHARING, every_second
 from law_assertions import assert_counted_equals_stored, padding
 from tiny_models import (
     CLASSIFIERS,
@@ -69,7 +69,7 @@ def test_counted_equals_stored_with_factorised_embeddings(which, units):
 
 
 @pytest.mark.parametrize("rank", [None, 5])
-@pytest.mark.parametrize("which", filter(shares_its_pieces, LEADING))
+@pytest.mark.parametrize("which", SHARING)
 def test_the_density_of_the_model_is_relative_to_all_its_pieces(which, rank):
     model = tiny(*which)
     if rank and model.config.is_encoder_decoder:

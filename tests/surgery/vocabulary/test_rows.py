@@ -36,14 +36,13 @@ def assert_same_model(one, other):
 
 
 def test_every_number_of_a_config_is_renumbered():
-    model = tiny(
-        "bart", pad_token_id=4, bos_token_id=6, eos_token_id=[8, 20], forced_eos_token_id=8, bad_words_ids=[[10]]
-    )
+    model = tiny("bart", pad_token_id=4, bos_token_id=6, eos_token_id=[8, 20], forced_eos_token_id=8)
     model.config.task_specific_params = {"summarization": {"decoder_start_token_id": 30, "max_length": 20}}
     model.generation_config = GenerationConfig(
         pad_token_id=4,
         eos_token_id=[8, 20],
         decoder_start_token_id=8,
+        bad_words_ids=[[10]],
         suppress_tokens=[12, 14],
         begin_suppress_tokens=[16],
         forced_decoder_ids=[[1, 18]],
@@ -55,7 +54,7 @@ def test_every_number_of_a_config_is_renumbered():
     small = cut_rows(model, Vocabulary(50, tuple(range(0, 50, 2))))
     config, generation = small.config, small.generation_config
     assert (config.vocab_size, config.pad_token_id, config.bos_token_id, config.eos_token_id) == (25, 2, 3, [4, 10])
-    assert (config.forced_eos_token_id, config.bad_words_ids, config.decoder_start_token_id) == (4, [[5]], 1)
+    assert (config.forced_eos_token_id, config.decoder_start_token_id, generation.bad_words_ids) == (4, 1, [[5]])
     assert config.task_specific_params == {"summarization": {"decoder_start_token_id": 15, "max_length": 20}}
     assert (generation.pad_token_id, generation.eos_token_id, generation.decoder_start_token_id) == (2, [4, 10], 4)
     assert (generation.suppress_tokens, generation.begin_suppress_tokens) == ([6, 7], [8])
