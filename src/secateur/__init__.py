@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from secateur.surgery.factorisation import factorise as factorise
     from secateur.surgery.masking import attach as attach
     from secateur.surgery.masking import attached as attached
+    from secateur.surgery.quantisation import quantise_embeddings as quantise_embeddings
     from secateur.surgery.stock import plain as plain
     from secateur.surgery.vocabulary.pruning import cut_vocabulary as cut_vocabulary
     from secateur.system.errors import UserError as UserError
@@ -110,6 +111,7 @@ _MODULE_OF = {
     "measure_latency": "measure.latency_sweep",
     "new_model": "run.new_model",
     "plain": "surgery.stock",
+    "quantise_embeddings": "surgery.quantisation",
     "save": "surgery.checkpoint",
     "sensitivity": "measure.sensitivity",
     "verify": "deploy.verify",

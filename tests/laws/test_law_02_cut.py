@@ -6,7 +6,6 @@ from kept_pieces import SHARING, every_second, in_both_numbers, of_kept_pieces
 from law_assertions import assert_cut_equals_masked, assert_same, everything, of_kept_stream, under_masks
 from tiny_models import (
     ARCHITECTURES,
-    ENCODERS,
     LAYOUTS,
     LEADING,
     METHODS,
@@ -26,7 +25,7 @@ from secateur.budget.space import Space
 from secateur.structure.plan import Plan
 from secateur.surgery.cut import cut
 from secateur.surgery.factorisation import factorise
-from secateur.system.errors import UserError
+from secateur.surgery.uncut import uncut
 
 
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
@@ -79,17 +78,18 @@ def test_everything_removed(which):
         assert_cut_equals_masked(model, Plan.of(space, masks))
 
 
-@pytest.mark.parametrize("kind", ENCODERS)
-def test_factorised_embeddings(kind):
-    model = tiny(kind)
+@pytest.mark.parametrize("rows", [None, "int8"])
+@pytest.mark.parametrize("which", LEADING)
+def test_factorised_embeddings(which, rows):
+    model = tiny(*which)
     space = Space(model, "ffn", "hidden")
-    masks = random_masks(space)
-    small = cut(model, Plan.of(space, masks, embedding_rank=5))
+    masks = random_masks(space, soft=True)
+    small = cut(model, Plan.of(space, masks, embedding_rank=5, embedding_rows=rows))
     low_rank = factorise(model, 5)
-    assert_cut_equals_masked(low_rank, Plan.of(Space(low_rank, "ffn", "hidden"), masks))
+    planned = Plan.of(Space(low_rank, "ffn", "hidden"), masks, embedding_rows=rows)
+    assert_cut_equals_masked(low_rank, planned)
     batch = inputs(model)
-    of_low_rank = cut(low_rank, Plan.of(Space(low_rank, "ffn", "hidden"), masks))
-    assert_same(everything(small, batch), everything(of_low_rank, batch))
+    assert_same(everything(small, batch), everything(cut(low_rank, planned), batch))
 
 
 @pytest.mark.parametrize("which", SHARING)
@@ -103,13 +103,16 @@ def test_a_vocabulary_that_is_cut_too(which):
     assert_same(small, of_kept_stream(masked, small, space, plan))
 
 
-@pytest.mark.parametrize("kind", sorted({*ARCHITECTURES} - {*ENCODERS}))
-def test_embeddings_of_encoder_and_decoder_are_not_factorised(kind):
-    model = tiny(kind)
-    space = Space(model, "ffn")
-    for refused in (lambda: factorise(model, 5), lambda: Plan.of(space, space.ones(), embedding_rank=5)):
-        with pytest.raises(UserError, match=r"factorising .* of an encoder-decoder .* not supported"):
-            refused()
+@pytest.mark.parametrize("which", LEADING)
+def test_embeddings_in_int8(which):
+    """The masked model has the rounded values; rounding what was rounded changes no bit."""
+    model = tiny(*which)
+    space = Space(model, "ffn", "hidden")
+    plan = Plan.of(space, random_masks(space, soft=True), embedding_rows="int8")
+    assert_cut_equals_masked(model, plan)
+    dense, again = uncut(small := cut(model, plan))
+    twice = cut(dense, again).state_dict()
+    assert [name for name, tensor in small.state_dict().items() if not torch.equal(tensor, twice[name])] == []
 
 
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])

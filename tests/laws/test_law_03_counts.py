@@ -7,7 +7,6 @@ import pytest
 from kept_pieces import SHARING, every_second
 from law_assertions import assert_counted_equals_stored, padding
 from tiny_models import (
-    CLASSIFIERS,
     LEADING,
     METHODS,
     MODELS,
@@ -61,19 +60,18 @@ def test_a_head_without_vo_dims_takes_qk_dims_that_no_group_covers(which, units)
 
 
 @pytest.mark.parametrize("units", [("ffn",), ("hidden",)], ids="-".join)
-@pytest.mark.parametrize("which", CLASSIFIERS)
-def test_counted_equals_stored_with_factorised_embeddings(which, units):
+@pytest.mark.parametrize("which", LEADING)
+def test_counted_equals_stored_with_thin_embeddings(which, units):
     model = tiny(*which)
     space = Space(model, *units)
-    assert_counted_equals_stored(model, Plan.of(space, random_masks(space), embedding_rank=5))
+    for thin in ({"embedding_rank": 5}, {"embedding_rows": "int8"}, {"embedding_rank": 5, "embedding_rows": "int8"}):
+        assert_counted_equals_stored(model, Plan.of(space, random_masks(space), **thin))
 
 
 @pytest.mark.parametrize("rank", [None, 5])
 @pytest.mark.parametrize("which", SHARING)
 def test_the_density_of_the_model_is_relative_to_all_its_pieces(which, rank):
     model = tiny(*which)
-    if rank and model.config.is_encoder_decoder:
-        pytest.skip("not factorised")
     space, vocabulary = Space(model, "ffn", "vo", "hidden"), every_second(model)
     masks = random_masks(space)
     plan = Plan.of(space, masks, vocabulary=vocabulary, embedding_rank=rank)

@@ -23,6 +23,7 @@ from secateur.structure.plan import Plan
 from secateur.surgery.auto_classes import AUTO_CLASSES
 from secateur.surgery.checkpoint import load, save
 from secateur.surgery.cut import cut
+from secateur.surgery.quantisation import quantise_embeddings
 
 HERE = Path(__file__).parent
 SINGLE = {"dtype": torch.float32}
@@ -50,6 +51,11 @@ def untied(which):
     return cut(model, Plan.of(space, random_masks(space)))
 
 
+def in_int8(which):
+    """Nothing is cut: without secateur the type of the rows alone must not let it load as a stock model."""
+    return quantise_embeddings(tiny(*which, dtype=torch.bfloat16))
+
+
 WAYS = ("load", "auto", "encoder", "trusted", "trusted-encoder", "neither")
 THOROUGH = (CLASSIFIERS[0], WRITERS[-1])
 
@@ -70,12 +76,13 @@ def cases():
                 "no-neurons": partial(small, which, "ffn", density=0.0),
                 "sublayers": partial(small, which, "sublayer"),
                 "tiles": partial(small, which, "attention/4x8", "ffn/8x4", density=0.2),
+                "rank": partial(small, which, "ffn", density=1.0, embedding_rank=5),
+                "thin": partial(small, which, "hidden", embedding_rank=5, embedding_rows="int8"),
+                "int8": partial(in_int8, which),
                 "bfloat16": partial(small, which, "ffn", "head", soft=True, dtype=torch.bfloat16),
             }
             makers |= {"vocabulary": partial(fewer_pieces, which)} if shares_its_pieces(model) else {}
-        if model in CLASSIFIERS:
-            makers |= {"rank": partial(small, which, "hidden", embedding_rank=5)}
-        elif model in WRITERS and shape == 1:
+        if model in WRITERS and shape == 1:
             makers |= {"untied": partial(untied, which)}
         for name, make in makers.items():
             ways = WAYS if name == "mixed" or model in THOROUGH else ("load", "trusted")

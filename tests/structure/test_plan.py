@@ -64,7 +64,9 @@ def random_masks(space, seed, soft):
 @pytest.mark.parametrize("seed", range(3))
 def test_a_plan_survives_json(model, seed, soft):
     space = Space(model, *UNITS)
-    plan = Plan.of(space, random_masks(space, seed, soft), method="grain", asked=0.4, embedding_rank=4)
+    plan = Plan.of(
+        space, random_masks(space, seed, soft), method="grain", asked=0.4, embedding_rank=4, embedding_rows="int8"
+    )
     data = plan.to_dict(space)
     back = Plan.from_dict(json.loads(json.dumps(data)), model)
     assert torch.equal(back.masks, plan.masks)
@@ -191,6 +193,8 @@ MUTATIONS = [
     (("embedding_rank",), -1, "embedding rank -1"),
     (("embedding_rank",), 2.0, "embedding_rank"),
     (("embedding_rank",), True, "embedding_rank"),
+    (("embedding_rows",), "int4", "embedding_rows must be int8"),
+    (("embedding_rows",), 8, "embedding_rows must be int8"),
     (("groups",), [], "groups"),
     (("groups", "0.ffn"), DROP, "'0.ffn'"),
     (("groups", "9.ffn"), {"size": 6, "kept": []}, "'9.ffn'"),

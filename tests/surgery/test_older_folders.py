@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
+from tiny_models import inputs, outputs, tiny
 
+from secateur.budget.space import Space
+from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load, save
 from secateur.surgery.cut import cut
 from secateur.surgery.schema import Structure
@@ -64,7 +68,7 @@ def test_an_older_folder_is_saved_as_one_of_this_version(name, tmp_path):
     model = load(FOLDERS / name)
     save(model, tmp_path / "again")
     saved = json.loads((tmp_path / "again" / "config.json").read_text())["secateur"]
-    assert saved["version"] == 2 and saved == model.config.secateur
+    assert saved["version"] == 3 and saved == model.config.secateur
     assert_same_outputs(load(tmp_path / "again"), name)
 
 
@@ -100,3 +104,21 @@ def test_a_damaged_key_of_version_1_is_refused():
             Structure.from_dict(older | {"attention": {path: wrong}})
     with pytest.raises(ValueError, match="wrongly"):
         Structure.from_dict(older | {"attention": {"no.such.place": entry}})
+
+
+def test_factorised_embeddings_of_a_key_of_version_2_have_no_empty_weight(tmp_path):
+    model = tiny("bert", dtype=torch.float32)
+    space = Space(model, "ffn")
+    small = cut(model, Plan.of(space, space.ones(), embedding_rank=5))
+    save(small, tmp_path)
+    (tmp_path / "SHA256SUMS").unlink()
+    config = json.loads((tmp_path / "config.json").read_text())
+    for part in ("quantised", "shared"):
+        del config["secateur"][part]
+    config["secateur"]["version"] = 2
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["bert.embeddings.word_embeddings.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    loaded = load(tmp_path)
+    assert torch.equal(outputs(loaded, inputs(model))[0]["logits"], outputs(small, inputs(model))[0]["logits"])

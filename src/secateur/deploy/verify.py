@@ -26,6 +26,7 @@ from secateur.surgery.factorisation import factorise
 from secateur.surgery.hub import local_folder
 from secateur.surgery.masking import attached
 from secateur.surgery.opening import open_model
+from secateur.surgery.quantisation import with_rounded_embeddings
 from secateur.surgery.uncut import uncut
 from secateur.surgery.vocabulary.rows import cut_rows, row_count
 from secateur.system.errors import UserError
@@ -99,8 +100,8 @@ def verify(
         batches: model inputs; labels are not needed. If the plan has a vocabulary, the numbers of its pieces.
         compact: the cut model in memory, compared with the model loaded from `folder` and with `exported` (for which
             it may also be a dense model).
-        dense, plan: with both, the masked model (its embeddings factorised as planned) is compared with its cut. A
-            dense model with all pieces of the plan's vocabulary is compared with its kept rows first.
+        dense, plan: with both, the masked model (its embeddings factorised and rounded as planned) is compared with
+            its cut. A dense model with all pieces of the plan's vocabulary is compared with its kept rows first.
         exported: a file written by `export` from `compact`.
         dtype: the dtype that the file runs in, if not its own: bf16 for an OpenVINO file in fp32.
 
@@ -182,6 +183,7 @@ def _masked_and_cut(dense: PreTrainedModel, plan: Plan, batches: list[dict[str, 
     """Largest difference between a model under a plan's masks and its cut, and the largest logit."""
     if plan.embedding_rank and isinstance(dense.get_input_embeddings(), nn.Embedding):
         dense = factorise(dense, plan.embedding_rank)
+    dense = with_rounded_embeddings(dense, plan)
     space = plan.space(dense)
     small = cut(dense, plan)
     with attached(dense, space, plan.masks.to(dense.device)):

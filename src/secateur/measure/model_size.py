@@ -13,6 +13,7 @@ from secateur.structure.axis_table import AxisTable
 from secateur.structure.binding import bind
 from secateur.structure.model_parts import by_part
 from secateur.surgery.uncut import planned_space
+from secateur.surgery.word_embeddings import quantised_tables
 from secateur.system.errors import UserError
 
 FLOAT32 = 4
@@ -20,8 +21,14 @@ FLOAT32 = 4
 
 
 def parameter_count(model: PreTrainedModel) -> int:
-    """Numbers stored in the model's parameters, padding included; a shared parameter counts once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    """Numbers stored in the model's weights, padding included; a shared weight counts once, scales do not count."""
+    return sum(_numbers(model).values())
+
+
+def _numbers(model: PreTrainedModel) -> dict[str, int]:
+    """Name of each parameter -> its numbers; the int8 rows of word embeddings, which are no parameters, are in it."""
+    numbers = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    return numbers | {f"{path}.rows": table.rows.numel() for path, table in quantised_tables(model).items()}
 
 
 def disk_bytes(folder: str | Path) -> int:
@@ -36,7 +43,7 @@ def disk_bytes(folder: str | Path) -> int:
 def dense_parts(model: PreTrainedModel) -> dict[str, int] | None:
     """Part of a dense or compact model -> bytes of its parameters in float32; None for a family without a table."""
     table = table_of(model)
-    sizes = {name: FLOAT32 * parameter.numel() for name, parameter in model.named_parameters()}
+    sizes = {name: FLOAT32 * numbers for name, numbers in _numbers(model).items()}
     return None if table is None else by_part(table, sizes)
 
 

@@ -13,6 +13,7 @@ from secateur.run.recipe import Recipe
 from secateur.structure.architecture import Embedding, Norm
 from secateur.structure.binding import bind
 from secateur.surgery.factorisation import factorise
+from secateur.surgery.word_embeddings import stored_tables, table_paths
 from secateur.system.model_state import in_own_memory
 from secateur.tasks.checkpoint_labels import config_of
 from secateur.tasks.classification import MULTI_LABEL, REGRESSION
@@ -117,8 +118,8 @@ def prepared(recipe: Recipe, model: PreTrainedModel, dense: PreTrainedModel) -> 
         dense: a stock model of the student's family and unpruned shape.
     """
     if recipe.training.freeze_embeddings:
-        table = model.get_input_embeddings()
-        (table if isinstance(table, torch.nn.Embedding) else table.table).requires_grad_(False)
+        for table in stored_tables(model, table_paths(bind(dense))).values():
+            table.requires_grad_(False)
     if recipe.training.freeze_embeddings == "all":
         own = dict(model.named_parameters())
         for name in _outside_layers(dense) & own.keys():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -165,8 +166,9 @@ def _in_one_vocabulary(
     same: dict[Axis, Axis] = {}
     for row, _ in rows:
         if isinstance(row, Embedding) and row.rows is not None:
-            table = next(modules[row.path].parameters())
-            same[row.rows] = first.setdefault(id(table), same.get(row.rows, row.rows))
+            table = next(modules[row.path].parameters(), None)  # None: it shares the factors of the first
+            number = id(table) if table is not None else next(iter(first))
+            same[row.rows] = first.setdefault(number, same.get(row.rows, row.rows))
     return [(_with_axis(row, same), layer) for row, layer in rows], [
         (name, tuple(same.get(axis, axis) for axis in axes), shape) for name, axes, shape in buffers
     ]
@@ -208,9 +210,9 @@ def _sizes(tensors: Iterable[_Labelled]) -> dict[str, int]:
     return sizes
 
 
-def _shape(module: nn.Module) -> tuple[int, int]:
-    out, into = module.get_parameter("weight").shape
-    return out, into
+def _shape(module: Any) -> tuple[int, int]:
+    """`(out, into)` of a Linear, or of an output layer that shares factorised word embeddings."""
+    return module.out_features, module.in_features
 
 
 def _check_all_labelled(table: AxisTable, model: PreTrainedModel) -> None:

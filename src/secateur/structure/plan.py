@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers import __version__ as transformers_version
 
 from secateur.structure import cost
-from secateur.structure.architecture import VOCABULARIES
+from secateur.structure.architecture import VOCABULARIES, Embedding
 from secateur.structure.axis_table import AxisTable
 from secateur.structure.fingerprints import weights_fingerprint
 from secateur.structure.head_buckets import Layout, cheapest_layout
@@ -23,6 +23,9 @@ from secateur.structure.reading import Reading
 from secateur.structure.space import UnitSpace
 from secateur.structure.vocabulary import Vocabulary
 from secateur.system.errors import UserError
+
+SAME = ("method", "asked", "keep", "latency", "embedding_rank", "embedding_rows", "source")
+"""Keys of `plan.json` whose values are arguments of `Plan.of`."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Plan:
             of `prunable` with the zeros that are stored inside dense weights. `model` is relative to the model before
             its vocabulary was cut.
         embedding_rank: rank of the factorised word embeddings, None if they are not factorised.
+        embedding_rows: "int8" if the rows of the word embeddings are stored so, None if they are not quantised.
         layouts: how the kept heads of each attention are stored and computed; they affect the speed only.
         vocabulary: the pieces that are kept, None if all are.
         source: `weights_fingerprint` of the model that it was made from; it may be applied to other weights of the same
@@ -57,6 +61,7 @@ class Plan:
     model_type: str = ""
     source: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    embedding_rows: str | None = None
 
     @staticmethod
     def of(
@@ -69,6 +74,7 @@ class Plan:
         latency: Mapping[str, Any] | None = None,
         embedding_rank: int | None = None,
         vocabulary: Vocabulary | None = None,
+        embedding_rows: str | None = None,
         layouts: Sequence[Layout] | None = None,
         source: str | None = None,
     ) -> Plan:
@@ -105,6 +111,7 @@ class Plan:
             achieved=_achieved(space, reading, kept, embedding_rank, vocabulary),
             embedding_rank=embedding_rank,
             vocabulary=vocabulary,
+            embedding_rows=embedding_rows,
             layouts=_layouts(reading, layouts),
             latency=latency,
             keep=keep,
@@ -164,6 +171,7 @@ class Plan:
             **({"latency": dict(self.latency)} if self.latency is not None else {}),
             **({"keep": self.keep} if self.keep is not None else {}),
             **({"vocabulary": self.vocabulary.to_dict()} if self.vocabulary is not None else {}),
+            **({"embedding_rows": self.embedding_rows} if self.embedding_rows is not None else {}),
             "source": self.source,
             "versions": dict(self.versions),
             "groups": {name: group_to_dict(self.masks[rows]) for name, rows in space.slices.items()},
@@ -185,7 +193,7 @@ class Plan:
         if data["model_type"] != space.table.model_type:
             raise UserError(f"the plan is for a {data['model_type']!r} model, this is a {space.table.model_type!r}")
         masks = torch.cat([group_masks(group, data["groups"][group.name]) for group in space.groups])
-        same = {key: data.get(key) for key in ("method", "asked", "keep", "latency", "embedding_rank", "source")}
+        same = {key: data.get(key) for key in SAME}
         same["vocabulary"] = Vocabulary.from_dict(data["vocabulary"]) if "vocabulary" in data else None
         plan = Plan.of(space, masks, layouts=[layout_from_dict(one) for one in data["layouts"]], **same)
         return replace(plan, versions=data["versions"])
@@ -209,10 +217,20 @@ def _check_masks(space: UnitSpace, masks: Tensor) -> None:
 
 def _check_embeddings(space: UnitSpace, rank: int, vocabulary: Vocabulary | None) -> None:
     """Refuse a rank that the word embeddings cannot be factorised to."""
-    space.table.one_stack("factorising the word embeddings")
-    words: Any = space.model.get_input_embeddings()  # stock or factorised: both have the product as `weight`
-    rows, size = words.weight.shape
-    check_rank(rows if vocabulary is None else len(vocabulary), size, rank)
+    for pieces, rows, size in _word_tables(space):
+        whole = vocabulary is None or pieces != VOCABULARIES[0]
+        check_rank(rows if whole else len(vocabulary), size, rank)
+
+
+def _word_tables(space: UnitSpace) -> Iterator[tuple[str, int, int]]:
+    """Axis of the rows, rows and size of each table of word embeddings with weights of its own, factorised or not."""
+    shapes = {parameter.name: parameter.shape for parameter in space.table.parameters}
+    for row in space.table.rows:
+        if isinstance(row, Embedding) and row.rows:
+            if (whole := shapes.get(f"{row.path}.weight")) is not None:
+                yield row.rows, whole[0], whole[1]
+            elif (factor := shapes.get(f"{row.path}.table.weight")) is not None:
+                yield row.rows, factor[0], shapes[f"{row.path}.projection.weight"][0]
 
 
 def check_rank(rows: int, size: int, rank: int) -> None:
@@ -263,12 +281,20 @@ def _density_of_model(reading: Reading, rank: int | None, vocabulary: Vocabulary
         after = len(vocabulary)
         density -= (rows - after) * sum(float(cost.kept_entries(p, reading.lengths)) for p in of_pieces) / rows / total
         before += (vocabulary.size - rows) * sum(prod(p.shape) for p in of_pieces) // rows
-    word = next((p for p in table.parameters if p.name == f"{table.embeddings}.weight"), None)
-    if rank is not None and word is not None:
-        width = int(reading.lengths[word.axes[1]]) if word.axes[1] else word.shape[1]
-        after = after or word.shape[0]
-        density -= (after * width - rank * (after + width)) / total
+    if rank is not None:
+        density -= _saved_by_factors(reading, rank, after) / total
     return density * (total / before)
+
+
+def _saved_by_factors(reading: Reading, rank: int, pieces: int) -> int:
+    """Parameters that word embeddings of so many pieces have more than their factors; 0 if they are factorised."""
+    saved = 0
+    for word in reading.table.parameters:
+        if isinstance(word.row, Embedding) and word.row.rows and word.name == f"{word.row.path}.weight":
+            rows = pieces if word.row.rows == VOCABULARIES[0] else word.shape[0]
+            width = int(reading.lengths[word.axes[1]]) if word.axes[1] else word.shape[1]
+            saved += rows * width - rank * (rows + width)
+    return saved
 
 
 def _layouts(reading: Reading, layouts: Sequence[Layout] | None) -> tuple[Layout, ...]:

@@ -25,8 +25,10 @@ KEYS = {
     "version", "model_type", "method", "units", "asked",
     "achieved", "embedding_rank", "layouts", "source", "versions", "groups",
 }  # fmt: skip
-OPTIONAL = {"latency", "keep", "vocabulary"}
-"""Keys that only a plan for a latency, for a number of units, or with a vocabulary that is cut, has."""
+OPTIONAL = {"latency", "keep", "vocabulary", "embedding_rows"}
+"""Keys that only a plan for a latency or a number of units, with a cut vocabulary or quantised word embeddings, has."""
+ROWS = ("int8",)
+"""What the rows of quantised word embeddings may be."""
 
 
 def read_plan(path: Path | str) -> dict[str, Any]:
@@ -106,6 +108,8 @@ def _check_numbers(data: Mapping[str, Any]) -> None:
         raise UserError(f"the plan's embedding_rank must be a whole number or null, not {rank!r}")
     if not (asked is None or (type(asked) in (int, float) and 0 < asked <= 1)):
         raise UserError(f"the plan's asked must be a density in (0, 1] or null, not {asked!r}")
+    if data.get("embedding_rows") not in (None, *ROWS):
+        raise UserError(f"the plan's embedding_rows must be int8, or be left out, not {data['embedding_rows']!r}")
     if type(keep) is not int:
         raise UserError(f"the plan's keep must be a whole number, or be left out, not {keep!r}")
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.structure.plan import Plan
@@ -16,11 +17,13 @@ from secateur.surgery.auto_classes import auto_class
 from secateur.surgery.cut_structure import structure_of
 from secateur.surgery.factorisation import embedding_rank, factorise
 from secateur.surgery.folding import fold
+from secateur.surgery.int8_rows import fill
 from secateur.surgery.kept_indices import kept_indices, select_kept
 from secateur.surgery.masking import ATTACHED
 from secateur.surgery.optimizer_state import ORDERS, Moments
 from secateur.surgery.schema import Structure
 from secateur.surgery.vocabulary.rows import cut_rows
+from secateur.surgery.word_embeddings import quantised_tables
 from secateur.system.compat.borrowed_model import unwrap_forward
 from secateur.system.errors import UserError
 from secateur.system.moved import make_callable
@@ -45,9 +48,14 @@ def cut(model: PreTrainedModel, plan: Plan) -> PreTrainedModel:
     small = _reshaped_copy(model, structure_of(space, plan, reading, kept))
     small.plan = plan.to_dict(space)
     state, entries = model.state_dict(), {entry.name: entry for entry in space.table.parameters}
+
+    def reduced(name: str) -> Tensor:
+        return select_kept(entries[name], fold(entries[name], state[name], space, plan.masks, sites), kept)
+
     for name, parameter in small.named_parameters():
-        entry = entries[name]
-        parameter.copy_(select_kept(entry, fold(entry, state[name], space, plan.masks, sites), kept))
+        parameter.copy_(reduced(name))
+    for path, embedding in quantised_tables(small).items():
+        fill(embedding, reduced(f"{path}.weight"))
     return small.train(model.training)
 
 

@@ -18,6 +18,7 @@ from secateur.structure.reading import Reading
 from secateur.structure.space import UnitSpace
 from secateur.surgery.factorisation import embedding_rank
 from secateur.surgery.schema import AttentionStructure, Structure
+from secateur.surgery.word_embeddings import shared_paths, table_paths
 
 CALLED = ("call", "query", "key", "value", "output", "causal", "layer", "bias")
 """Attributes of an attention that its structure takes from the table unchanged."""
@@ -40,12 +41,25 @@ def structure_of(space: UnitSpace, plan: Plan, reading: Reading, kept: Mapping[s
             parts[part][row.path] = value
         if value == "zero" and isinstance(row, Linear) and row.adds and gates[str(row.behind)] == 0.0:
             parts["replaced"][row.adds] = "skip"
-    if rank := embedding_rank(space):
-        parts["factorised"][table.embeddings] = rank
+    _thin(parts, space, plan)
     for number, attention in enumerate(table.attentions):
         if f"{attention.block}.vo" in kept:
             parts["attention"][attention.path] = _attention_structure(reading, plan, number)
     return Structure(**parts)
+
+
+def _thin(parts: dict[str, dict[str, Any]], space: UnitSpace, plan: Plan) -> None:
+    """Enter the word embeddings that are factorised or quantised; what shares their table has no size of its own."""
+    rank, owners = embedding_rank(space), table_paths(space.table)
+    if rank:
+        parts["factorised"] = dict.fromkeys(owners, rank)
+    if plan.embedding_rows:
+        parts["quantised"] = dict.fromkeys(owners, plan.embedding_rows)
+    if rank or plan.embedding_rows:
+        parts["shared"] = shared_paths(space.model, owners)
+    for path in parts["shared"]:
+        parts["linear"].pop(path, None)
+        parts["embedding"].pop(path, None)
 
 
 def _row_structure(row: Row, gates: Mapping[str, float], sizes: Mapping[str, int], table: AxisTable) -> tuple[str, Any]:

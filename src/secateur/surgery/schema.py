@@ -4,7 +4,8 @@
 model that is being cut and to a model that is being loaded. The key names only what differs from the stock model.
 
 Version 1 (secateur 0.1.0) does not contain how an attention is called; the names of its modules imply it
-(`_with_call`). This file is part of the code in every compact folder, so it imports the standard library only.
+(`_with_call`). Versions 1 and 2 have no quantised and no shared tables. This file is part of the code in every compact
+folder, so it imports the standard library only.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-VERSION = 2
-OLDER = (1,)
+VERSION = 3
+OLDER = (1, 2)
 KEY = "the config's secateur key"
 CALLS = ("encoder", "encoder_bias", "seq2seq", "seq2seq_bias")
 """How stock layers call their attention; for each there is a class in `compact.attention`."""
 REPLACEMENTS = ("zero", "empty", "identity", "skip")
+QUANTISED = ("int8",)
+"""The types of the rows of quantised word embeddings."""
+PARTS_OF_VERSION_3 = ("quantised", "shared")
 CALLS_OF_VERSION_1 = {
     "self": "encoder",  # BERT, RoBERTa, ELECTRA
     "attention": "encoder",  # DistilBERT
@@ -92,6 +96,8 @@ class Structure:
         attention: the heads that an attention keeps.
         bias: outputs of a Linear of which only the bias is left.
         replaced: one of `REPLACEMENTS`.
+        quantised: one of `QUANTISED`: the type of the rows of an embedding, or of the table of a factorised one.
+        shared: path of the factorised or quantised embedding whose table an embedding or an output layer uses.
     """
 
     linear: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -101,6 +107,8 @@ class Structure:
     attention: Mapping[str, AttentionStructure] = field(default_factory=dict)
     bias: Mapping[str, int] = field(default_factory=dict)
     replaced: Mapping[str, str] = field(default_factory=dict)
+    quantised: Mapping[str, str] = field(default_factory=dict)
+    shared: Mapping[str, str] = field(default_factory=dict)
 
     def under(self, prefix: str, modules: Container[str]) -> Structure:
         """The part that concerns the model under a prefix, whose modules are named without it."""
@@ -108,6 +116,7 @@ class Structure:
         for part in fields(self):
             named = {path.removeprefix(prefix): entry for path, entry in getattr(self, part.name).items()}
             parts[part.name] = {path: entry for path, entry in named.items() if path in modules}
+        parts["shared"] = {path: owner.removeprefix(prefix) for path, owner in parts["shared"].items()}
         return Structure(**parts)
 
     def to_dict(self) -> dict[str, Any]:
@@ -127,9 +136,10 @@ class Structure:
                 f"{KEY} has version {version!r}, and this code reads {OLDER[0]} to {VERSION}: update secateur"
             )
         parts = {name: part for name, part in data.items() if name != "version"}
-        names = [one.name for one in fields(cls)]
+        names = [one.name for one in fields(cls) if version == VERSION or one.name not in PARTS_OF_VERSION_3]
         if set(parts) != set(names) or not all(isinstance(part, dict) for part in parts.values()):
             raise ValueError(f"{KEY} must hold exactly {', '.join(sorted(names))} and version")
+        parts = {one.name: {} for one in fields(cls)} | parts
         _check_sizes(parts)
         entries = parts["attention"]
         if version == 1:
@@ -155,6 +165,10 @@ def _check_sizes(parts: Mapping[str, Any]) -> None:
         raise ValueError(f"{KEY} has a linear module without exactly two sizes")
     if not all(name in REPLACEMENTS for name in parts["replaced"].values()):
         raise ValueError(f"{KEY} replaces a module by something unknown: expected one of {', '.join(REPLACEMENTS)}")
+    if not all(name in QUANTISED for name in parts["quantised"].values()):
+        raise ValueError(f"{KEY} quantises an embedding to something unknown: expected {', '.join(QUANTISED)}")
+    if not all(isinstance(path, str) for path in parts["shared"].values()):
+        raise ValueError(f"{KEY} shares an embedding whose path is no text")
 
 
 def _wrong_part(entry: Mapping[str, Any]) -> str:

@@ -54,8 +54,9 @@ def _uniform(space: UnitSpace, plan: Plan) -> tuple[list[str], int]:
         full |= {f"{layer}.attention": 1, f"{layer}.mlp": 1}
     cut = [f"{axis} ({kept[axis]} of {size})" for axis, size in full.items() if kept[axis] != size]
     widths = sorted({kept[f"{layer}.ffn"] for layer in left})
-    if cut or len(widths) != 1 or plan.embedding_rank or widths == [0]:
-        odd = cut[0] if cut else f"FFN widths {widths}" if not plan.embedding_rank else "factorised embeddings"
+    thin = "factorised embeddings" if plan.embedding_rank else "embeddings in int8" if plan.embedding_rows else ""
+    if cut or len(widths) != 1 or thin or widths == [0]:
+        odd = cut[0] if cut else thin or f"FFN widths {widths}"
         raise UserError(
             f"a plain {table.model_type} config cannot describe {odd}: prune whole layers and the same number of FFN "
             "neurons in each layer (units layer, ffn, with a shape), or save the compact model"

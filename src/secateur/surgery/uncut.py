@@ -13,9 +13,9 @@ from secateur.structure.plan import Plan
 from secateur.structure.space import UnitSpace
 from secateur.surgery import compact
 from secateur.surgery.cut_structure import structure_of
-from secateur.surgery.factorisation import stock_embedding
 from secateur.surgery.kept_indices import kept_indices
 from secateur.surgery.schema import Structure
+from secateur.surgery.word_embeddings import factors_structure, quantised_tables
 from secateur.system.errors import UserError
 
 
@@ -44,7 +44,8 @@ def _copy_parameters(small: PreTrainedModel, dense: PreTrainedModel, plan: Plan)
     space = plan.space(dense)
     kept = kept_indices(plan.read(space), plan)
     entries = {entry.name: entry for entry in space.table.parameters}
-    for name, parameter in small.named_parameters():
+    tables = {f"{path}.weight": table.values() for path, table in quantised_tables(small).items()}
+    for name, parameter in (*small.named_parameters(), *tables.items()):
         entry = entries[name]
         indices = [kept.get(a or "", torch.arange(n)) for a, n in zip(entry.axes, entry.shape, strict=True)]
         if tuple(parameter.shape) != tuple(len(one) for one in indices):
@@ -111,7 +112,5 @@ def _plan_over(dense: PreTrainedModel, small: PreTrainedModel) -> Plan:
             "expected the same number"
         )
     if plan.embedding_rank:
-        path = plan.space(dense).table.embeddings
-        word = stock_embedding(dense, path)
-        dense.set_submodule(path, compact.FactorisedEmbedding.like(word, plan.embedding_rank))
+        compact.reshape(dense, factors_structure(dense, plan.space(dense).table, plan.embedding_rank))
     return plan

@@ -79,8 +79,7 @@ def _plan_filled_tiles(small: PreTrainedModel) -> None:
     """Keep every tile that is stored in the model's plan."""
     space, plan = planned_space(small)
     filled = torch.where(space.filled(plan.kept), plan.masks.masked_fill(plan.masks == 0, 1.0), 0.0)
-    same: dict[str, Any] = {
-        key: getattr(plan, key) for key in ("method", "asked", "embedding_rank", "vocabulary", "source")
-    }
+    names = ("method", "asked", "embedding_rank", "embedding_rows", "vocabulary", "source")
+    same: dict[str, Any] = {key: getattr(plan, key) for key in names}
     model: Any = small  # the type of a module has no attribute that is a plain value
     model.plan = Plan.of(space, filled, layouts=plan.layouts, **same).to_dict(space)

@@ -7,7 +7,7 @@ and to replace, and `reshape` does it. A saved folder contains this package as o
 
 from secateur.surgery.compact.attention import CompactAttention
 from secateur.surgery.compact.integrity import PLAN, SUMS, DamagedError, check_places, sums
-from secateur.surgery.compact.modules import FactorisedEmbedding
+from secateur.surgery.compact.modules import FactorisedEmbedding, QuantisedEmbedding, SharedEmbedding, SharedHead
 from secateur.surgery.compact.pretrained import CODE, POOLING, Pruned, pruned, with_encoder
 from secateur.surgery.compact.shapes import first_names, reshape, tied_names
 from secateur.surgery.shipped_code import shipped_code
@@ -21,6 +21,9 @@ __all__ = [
     "DamagedError",
     "FactorisedEmbedding",
     "Pruned",
+    "QuantisedEmbedding",
+    "SharedEmbedding",
+    "SharedHead",
     "check_places",
     "first_names",
     "pruned",

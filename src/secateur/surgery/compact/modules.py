@@ -1,10 +1,16 @@
-"""Modules that replace stock ones where sublayers or all their units are removed, or embeddings are factorised."""
+"""Modules that replace stock ones where sublayers or all their units are removed, or where word embeddings are thinner.
+
+Word embeddings are thinner as a product of two factors, in int8, or both.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class Bias(nn.Module):
@@ -58,24 +64,127 @@ class Empty(nn.Module):
         return input[..., :0]
 
 
-class FactorisedEmbedding(nn.Module):
-    """Word embeddings as a table `(rows, rank)` and a projection to `(size,)` without bias (GRAIN, section 4.4)."""
+def factor_of(stock: nn.Module) -> float:
+    """The factor by which an embedding multiplies the rows that it looks up; only BART's has one other than 1."""
+    return float(vars(stock).get("embed_scale", 1.0))
 
-    def __init__(self, rows: int, size: int, rank: int, padding_idx: int | None, **options: Any) -> None:
+
+class QuantisedEmbedding(nn.Module):
+    """Word embeddings in int8, a row at a time: row r is `scale[r] * rows[r]`.
+
+    The rows are buffers, not parameters: they have no gradient, and the modules around them can be trained. A scale
+    has 16 significant bits (`quantisation.quantised`), so that a product is exact in fp32, whatever computes it.
+
+    Attributes:
+        rows: `(rows, size)` of int8.
+        scale: `(rows,)` of fp32, also in a model that is cast to another type.
+        weight: `(rows, 0)`, in the type in which the model computes. No stock model accepts this shape, see `Zero`.
+    """
+
+    rows: Tensor
+    scale: Tensor
+    weight: Tensor
+
+    def __init__(self, like: Tensor, factor: float = 1.0) -> None:
+        """An embedding with the shape, device and type of a table `(rows, size)`, but not its values."""
+        super().__init__()
+        count, size = like.shape
+        self.register_buffer("rows", like.new_empty(count, size, dtype=torch.int8))
+        self.register_buffer("scale", like.new_empty(count, dtype=torch.float32))
+        self.register_buffer("weight", like.new_empty(count, 0))
+        self.factor = factor
+
+    def values(self) -> Tensor:
+        """The whole table `(rows, size)`, in the type in which the model computes."""
+        return (self.rows.float() * self.scale[:, None]).to(self.weight.dtype)
+
+    def lookup(self, input: Tensor) -> Tensor:
+        rows = functional.embedding(input, self.rows)
+        return (rows.float() * self.scale[input].unsqueeze(-1)).to(self.weight.dtype)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """`(..., size)` to `(..., rows)`, as an output layer that shares the table."""
+        return functional.linear(states, self.values())
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _multiplied(self.lookup(input), self.factor)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantisedEmbedding:
+        """As in PyTorch, but the scales stay in fp32."""
+        scale = self.scale
+        super()._apply(fn, recurse)
+        if self.scale.dtype != scale.dtype:
+            self.scale = scale.to(self.scale.device)
+        return self
+
+
+class FactorisedEmbedding(nn.Module):
+    """Word embeddings as a table `(rows, rank)` and a projection to `(size,)` without bias (GRAIN, section 4.4).
+
+    Attributes:
+        weight: `(rows, 0)`. No stock model accepts this shape, see `Zero`.
+    """
+
+    table: nn.Embedding | QuantisedEmbedding
+    weight: Tensor
+
+    def __init__(
+        self, rows: int, size: int, rank: int, padding_idx: int | None, factor: float = 1.0, **options: Any
+    ) -> None:
         super().__init__()
         self.table = nn.Embedding(rows, rank, padding_idx=padding_idx, **options)
         self.projection = nn.Linear(rank, size, bias=False, **options)
+        self.register_buffer("weight", torch.empty(rows, 0, **options))
+        self.factor = factor
 
     @classmethod
     def like(cls, stock: nn.Embedding, rank: int) -> FactorisedEmbedding:
         """An embedding with the shape, device and type of a stock one, but not its values."""
-        options = {"device": stock.weight.device, "dtype": stock.weight.dtype}
-        return cls(stock.num_embeddings, stock.embedding_dim, rank, stock.padding_idx, **options)
+        options: dict[str, Any] = {"device": stock.weight.device, "dtype": stock.weight.dtype}
+        rows, size = stock.num_embeddings, stock.embedding_dim
+        return cls(rows, size, rank, stock.padding_idx, factor_of(stock), **options)
 
-    @property
-    def weight(self) -> Tensor:
-        """The product `(rows, size)`, for code that reads the shape of an embedding."""
-        return self.table.weight @ self.projection.weight.T
+    def _factor(self) -> Tensor:
+        """The table `(rows, rank)`."""
+        return self.table.values() if isinstance(self.table, QuantisedEmbedding) else self.table.weight
+
+    def lookup(self, input: Tensor) -> Tensor:
+        return self.projection(self.table(input))
+
+    def logits(self, states: Tensor) -> Tensor:
+        """`(..., size)` to `(..., rows)`, as an output layer that shares the table and the projection."""
+        return functional.linear(functional.linear(states, self.projection.weight.T), self._factor())
 
     def forward(self, input: Tensor) -> Tensor:
-        return self.projection(self.table(input))
+        return _multiplied(self.lookup(input), self.factor)
+
+
+Table = QuantisedEmbedding | FactorisedEmbedding
+
+
+def _multiplied(rows: Tensor, factor: float) -> Tensor:
+    return rows if factor == 1.0 else rows * factor
+
+
+class SharedEmbedding(nn.Module):
+    """An embedding that looks up the table of another, as the encoder's and the decoder's do."""
+
+    def __init__(self, stock: nn.Module, table: Table) -> None:
+        super().__init__()
+        self.shared = (table,)  # a tuple: as a child, the table would have a second name among the weights
+        self.factor = factor_of(stock)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _multiplied(self.shared[0].lookup(input), self.factor)
+
+
+class SharedHead(nn.Module):
+    """An output layer without bias whose weight is the table of an embedding."""
+
+    def __init__(self, stock: nn.Linear, table: Table) -> None:
+        super().__init__()
+        self.shared = (table,)  # as in `SharedEmbedding`
+        self.in_features, self.out_features = stock.in_features, stock.out_features
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.shared[0].logits(input)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -75,6 +76,12 @@ class Pruned(_Stock):
                 self.pooler = None
             config.secateur = structure.to_dict()
             reshape(self, structure)
+            self._ignore_missing(f"{path}.weight" for path in structure.factorised)
+
+    def _ignore_missing(self, names: Iterable[str]) -> None:
+        """Load weights without these empty tensors, which folders with a key of version 1 or 2 do not have."""
+        known = self._keys_to_ignore_on_load_missing or []
+        self._keys_to_ignore_on_load_missing = [*known, *(f"^{re.escape(name)}$" for name in names)]
 
     def _saved_class(self) -> type[PreTrainedModel] | None:
         """The stock class with a head that the folder was saved from, where this is the class of its encoder alone."""

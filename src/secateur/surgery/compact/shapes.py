@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from torch import nn
 
 from secateur.surgery.compact.attention import ATTENTIONS
-from secateur.surgery.compact.modules import Bias, Empty, FactorisedEmbedding, Skip, Zero
+from secateur.surgery.compact.modules import (
+    Bias,
+    Empty,
+    FactorisedEmbedding,
+    QuantisedEmbedding,
+    SharedEmbedding,
+    SharedHead,
+    Skip,
+    Zero,
+    factor_of,
+)
 from secateur.surgery.schema import Structure
 
 
@@ -20,11 +30,11 @@ def reshape(model: nn.Module, structure: Structure) -> None:
     """
     tied = first_names(model)
     try:
-        for part in (_factorise, _resize_embeddings, _resize_norms, _resize_linears, _replace, _replace_attentions):
+        for part in PARTS:
             part(model, structure)
         for name, first in tied.items():
-            if name != first:
-                path, _, leaf = name.rpartition(".")
+            path, _, leaf = name.rpartition(".")
+            if name != first and path not in structure.shared:
                 setattr(model.get_submodule(path), leaf, model.get_parameter(first))
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"the secateur key of the config does not fit this model: {error}") from error
@@ -44,6 +54,37 @@ def _resize_embeddings(model: nn.Module, structure: Structure) -> None:
             _resize(module.projection, weight=(size, None), out_features=size)
         else:
             _resize(module, weight=(None, size), embedding_dim=size)
+
+
+def _quantise(model: nn.Module, structure: Structure) -> None:
+    for path in structure.quantised:
+        module = model.get_submodule(path)
+        factorised = isinstance(module, FactorisedEmbedding)
+        stock = module.table if factorised else module
+        if isinstance(stock, nn.Embedding):
+            name = f"{path}.table" if factorised else path
+            model.set_submodule(name, QuantisedEmbedding(stock.weight, factor_of(stock)))
+
+
+def _share(model: nn.Module, structure: Structure) -> None:
+    for path, owner in structure.shared.items():
+        stock, table = model.get_submodule(path), model.get_submodule(owner)
+        if isinstance(stock, SharedEmbedding | SharedHead):  # of a model that was factorised before it is cut
+            continue
+        if not isinstance(table, FactorisedEmbedding | QuantisedEmbedding):
+            raise TypeError(f"{owner} is a {type(table).__name__}")
+        model.set_submodule(
+            path, SharedHead(stock, table) if isinstance(stock, nn.Linear) else SharedEmbedding(stock, table)
+        )
+    for prefix, module in model.named_modules():
+        _untie(module, {path.removeprefix(f"{prefix}." if prefix else "") for path in structure.shared})
+
+
+def _untie(module: nn.Module, paths: Container[str]) -> None:
+    """Take modules at these paths out of what transformers ties: they have no weight of their own."""
+    for name in ("_tied_weights_keys", "all_tied_weights_keys"):
+        if keys := getattr(module, name, None):
+            setattr(module, name, {key: own for key, own in keys.items() if key.rpartition(".")[0] not in paths})
 
 
 def _resize_norms(model: nn.Module, structure: Structure) -> None:
@@ -78,6 +119,19 @@ def _replace(model: nn.Module, structure: Structure) -> None:
 def _replace_attentions(model: nn.Module, structure: Structure) -> None:
     for path, attention in structure.attention.items():
         model.set_submodule(path, ATTENTIONS[attention.call](model.get_submodule(path), attention))
+
+
+PARTS = (
+    _factorise,
+    _resize_embeddings,
+    _quantise,
+    _share,
+    _resize_norms,
+    _resize_linears,
+    _replace,
+    _replace_attentions,
+)
+"""The steps of `reshape`, in their order: a table has its size before it is quantised, and is there to be shared."""
 
 
 def _resize(module: nn.Module, **sizes: Any) -> None:
