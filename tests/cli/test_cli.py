@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from fake_clock import timer
+from safetensors import safe_open
 from small_world import config, recipe_values, write_data, write_model
 from transformers import BertForMaskedLM, BertForSequenceClassification, GPT2Config, GPT2Model
 from transformers import pipeline as pipeline_of
@@ -309,6 +310,21 @@ def test_texts_that_cannot_be_used_are_refused_before_the_model_is_opened(secate
     words = ("--vocabulary", tmp_path / "texts.txt", *words, "--output", tmp_path / "small")
     result = secateur("cut", tmp_path / "no model", *words)
     assert result.exit_code == 2 and part in result.stderr
+
+
+def test_cut_to_thinner_embeddings_and_16_bits_keeps_every_unit(secateur, world, tmp_path):
+    first, second = tmp_path / "rank", tmp_path / "int8"
+    for model, folder, words in (
+        (world / "classifier", first, ("--embedding-rank", 4)),
+        (first, second, ("--embedding-rows", "int8", "--store", "bf16")),
+    ):
+        result = secateur("cut", model, "--output", folder, *words, "--json")
+        assert result.exit_code == 0 and json.loads(result.stdout)["parameters"]["layers"]["density"] == 1.0
+    with safe_open(second / "model.safetensors", "pt") as file:
+        types = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - not a mapping
+    assert types == {"I8", "F32", "BF16"}
+    found = json.loads(secateur("verify", second, "--json").stdout)
+    assert found["passed"] and found["compact_loaded"] == 0.0
 
 
 @pytest.fixture(scope="module")

@@ -80,6 +80,8 @@ OTHER = {
     "training.teacher_epochs": 1.0,
     "training.teacher_learning_rate": 1e-4,
     "training.teacher_steps": 100,
+    "storage.dtype": "bf16",
+    "storage.embeddings": "int8",
     "measurement.shapes": ((2, 16),),
     "measurement.repeats": 5,
     "measurement.retention": 0.9,
@@ -492,6 +494,8 @@ def test_every_flat_key_has_a_grouped_key():
 
 
 NEW = {
+    "storage.dtype",
+    "storage.embeddings",
     "data.labels",
     "distillation.check_teacher",
     "distillation.terms",

@@ -16,7 +16,7 @@ from secateur.cli.output import show_json, show_lines, show_table
 from secateur.cli.recipe_options import recipe_options
 from secateur.measure.inspection import inspect
 from secateur.report.report_text import target_table
-from secateur.run.post_training import cut_without_training
+from secateur.run.post_training import cut_without_training, only_thinner, thinner
 from secateur.run.recipe import make_group
 from secateur.run.recipe_rules import AMOUNTS
 from secateur.structure.plan import Plan
@@ -25,6 +25,7 @@ from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery import checkpoint, compact
 from secateur.surgery.cut import cut
 from secateur.surgery.opening import open_model, open_tokenizer, tokenizer_if_any
+from secateur.surgery.storage import as_stored, stored_bytes
 from secateur.surgery.vocabulary.counting import coverage
 from secateur.surgery.vocabulary.pruning import used_pieces, vocabulary_plan, with_pieces
 from secateur.surgery.vocabulary.texts import read_texts
@@ -47,7 +48,7 @@ class Cut(NamedTuple):
     target: dict[str, Any] | None = None
 
 
-@recipe_options("target", "method", defaults={"method.name": "magnitude"})
+@recipe_options("target", "method", "storage", defaults={"method.name": "magnitude"})
 def cut_model(
     model: ModelName,
     output: Output,
@@ -66,8 +67,9 @@ def cut_model(
 ) -> None:
     """Cut a model without training, by a method, by a plan, or to the pieces of texts.
 
-    With --vocabulary alone nothing else is cut, and an ordinary model stays an ordinary one. Without it, and without a
-    density, a latency, a speed-up or a number of units to keep, the density is 0.5.
+    With --vocabulary alone nothing else is cut, and an ordinary model stays an ordinary one. With --embedding-rank,
+    --embedding-rows or --store, and nothing that says what to prune, every unit is kept, of a compact model too.
+    Without any of these, and without a density, a latency, a speed-up or a number of units to keep, the density is 0.5.
     """
     refuse_occupied(output)
     texts = read_texts(vocabulary or [])
@@ -77,9 +79,11 @@ def cut_model(
     only_pieces = bool(texts) and plan is None and not set(given) - {"method.name"}
     pieces = _used(whole, tokenizer, texts, min_count, only_pieces)
     done = Cut(with_pieces(whole, pieces), pieces) if pieces and only_pieces else _cut(whole, pieces, plan, given)
+    storage = make_group("storage", given)
+    done = done._replace(model=as_stored(done.model, dtype=storage.dtype, embeddings=storage.embeddings))
     before, tokenizer = tokenizer, _cut_tokenizer(tokenizer, done.pieces)
-    checkpoint.save(done.model, output, tokenizer=tokenizer, plan=_own_plan(whole, done))
-    facts = {} if done.pieces is None else _vocabulary_facts(whole, done, before, tokenizer, texts)
+    checkpoint.save(done.model, output, tokenizer=tokenizer, plan=_own_plan(whole, done), store=storage.dtype)
+    facts = {} if done.pieces is None else _vocabulary_facts(whole, done, before, tokenizer, texts, storage.dtype)
     _show(done, output, facts, as_json)
 
 
@@ -129,6 +133,10 @@ def _used(
 
 def _cut(whole: PreTrainedModel, pieces: Vocabulary | None, plan: Path | None, given: dict[str, Any]) -> Cut:
     """The model cut by a plan or by a method, and to the pieces that are kept."""
+    if plan is None and only_thinner(given):
+        thin = make_group("storage", given).embeddings != "fp32"
+        rank = make_group("target", given).embedding_rank
+        return Cut(thinner(whole, rank, pieces, compact=thin), pieces)
     if plan is None:
         amount = {} if any(f"target.{name}" in given for name in AMOUNTS) else {"target.density": 0.5}
         recipes = (make_group(name, amount | given) for name in ("target", "method"))
@@ -155,10 +163,11 @@ def _vocabulary_facts(
     before: PreTrainedTokenizerBase | None,
     after: PreTrainedTokenizerBase | None,
     texts: Sequence[str],
+    store: str,
 ) -> dict[str, Any]:
     """What a cut vocabulary changes: pieces, bytes of weights, and how the texts are split."""
     counts = {"size": whole.config.vocab_size, "kept": done.model.config.vocab_size}
-    sizes = [sum(parameter.nbytes for parameter in model.parameters()) for model in (whole, done.model)]
+    sizes = [stored_bytes(model, dtype) for model, dtype in ((whole, "fp32"), (done.model, store))]
     facts: dict[str, Any] = {**counts, "bytes_before": sizes[0], "bytes_after": sizes[1]}
     if before is not None and after is not None and done.pieces is not None and texts:
         facts["coverage"] = coverage(before, after, done.pieces, texts).to_dict()

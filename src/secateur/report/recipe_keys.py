@@ -64,6 +64,7 @@ GROUPS = {
         "teacher_epochs",
         "teacher_learning_rate",
     ),
+    "storage": (),
     "measurement": ("shapes", "repeats"),
 }
 """Group -> those of its keys that version 0.1.0 had under the same name, without the group."""

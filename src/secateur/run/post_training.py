@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -17,9 +18,11 @@ from secateur.run.recipe_rules import check_amount
 from secateur.structure.plan import Plan
 from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.cut import cut
+from secateur.surgery.vocabulary.pruning import with_pieces
 from secateur.surgery.vocabulary.rows import cut_rows
 from secateur.system.errors import UserError
 
+RANK = "target.embedding_rank"
 SHAPE = (8, 128)
 """(batch, tokens) of a latency or a speed-up, where neither the target nor its table says one."""
 
@@ -47,6 +50,32 @@ def cut_without_training(
     if table is None:
         return small, None
     return small, target_reached(plan.latency or {}, measure_again(table, small, dense))
+
+
+def only_thinner(given: Mapping[str, Any]) -> bool:
+    """Whether these keys ask for thinner word embeddings or another type of weights, and for no pruning."""
+    pruning = {key for key in given if key.startswith(("target.", "method."))} - {RANK, "method.name"}
+    return not pruning and any(key == RANK or key.startswith("storage.") for key in given)
+
+
+def thinner(
+    model: PreTrainedModel, rank: int | None, vocabulary: Vocabulary | None, *, compact: bool
+) -> PreTrainedModel:
+    """A model of which all units are kept, with word embeddings of a rank and of the pieces that are kept.
+
+    A compact model keeps the units that it has, and an ordinary one of whose embeddings the pieces alone are cut stays
+    an ordinary one unless it should become `compact`.
+
+    Raises:
+        UserError: a compact model should be factorised.
+    """
+    if not getattr(model.config, "secateur", None) and (compact or rank is not None):
+        space = Space(model)
+        plan = Plan.of(space, space.ones(), embedding_rank=rank, vocabulary=vocabulary)
+        return cut(model, plan)
+    if rank is not None:
+        raise UserError("the word embeddings of a compact model cannot be factorised: factorise the model before")
+    return model if vocabulary is None else with_pieces(model, vocabulary)
 
 
 def _plan(

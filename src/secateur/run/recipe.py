@@ -33,6 +33,7 @@ from secateur.run.recipe_groups import (
     TrainingRecipe,
 )
 from secateur.run.recipe_schema import Flag, Strict
+from secateur.run.recipe_storage import StorageRecipe
 from secateur.run.recipe_yaml import dump, parse
 from secateur.system import processes
 from secateur.system.errors import UserError
@@ -48,7 +49,7 @@ AMOUNTS = tuple(f"target.{name}" for name in recipe_rules.AMOUNTS)
 
 
 class Recipe(Strict):
-    """A run: the model, its teacher, and six groups of keys."""
+    """A run: the model, its teacher, and groups of keys."""
 
     model: str = Field(
         description="model to prune, a hub name or a folder; if it is not fine-tuned for the task, a teacher is "
@@ -65,6 +66,7 @@ class Recipe(Strict):
     method: MethodRecipe = MethodRecipe()
     distillation: DistillationRecipe = DistillationRecipe()
     training: TrainingRecipe = TrainingRecipe()
+    storage: StorageRecipe = StorageRecipe()
     measurement: MeasurementRecipe = MeasurementRecipe()
 
     def model_post_init(self, context: Any) -> None:

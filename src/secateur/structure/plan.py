@@ -218,8 +218,8 @@ def _check_masks(space: UnitSpace, masks: Tensor) -> None:
 def _check_embeddings(space: UnitSpace, rank: int, vocabulary: Vocabulary | None) -> None:
     """Refuse a rank that the word embeddings cannot be factorised to."""
     for pieces, rows, size in _word_tables(space):
-        whole = vocabulary is None or pieces != VOCABULARIES[0]
-        check_rank(rows if whole else len(vocabulary), size, rank)
+        fewer = vocabulary is not None and pieces == VOCABULARIES[0]
+        check_rank(len(vocabulary or ()) if fewer else rows, size, rank)
 
 
 def _word_tables(space: UnitSpace) -> Iterator[tuple[str, int, int]]:

@@ -25,6 +25,7 @@ from secateur.surgery import compact
 from secateur.surgery.auto_classes import auto_class_of
 from secateur.surgery.hub import local_folder
 from secateur.surgery.schema import Structure
+from secateur.surgery.storage import stored_state
 from secateur.surgery.uncut import planned_structure
 from secateur.system.errors import UserError, reason_of
 from secateur.system.file_format import NewerVersion
@@ -45,18 +46,22 @@ def save(
     tokenizer: PreTrainedTokenizerBase | None = None,
     card: str | None = None,
     plan: Mapping[str, Any] | None = None,
+    store: str | None = None,
 ) -> None:
     """Write a model (cut or not), its tokenizer and its card to a folder, atomically.
 
     Args:
         plan: content of plan.json beside an ordinary model of which only the vocabulary was cut. A compact model has
             its own.
+        store: type of the weights in the file, fp32, bf16 or fp16; None for the model's own. The config keeps the
+            model's own type, in which the weights are loaded.
 
     Raises:
         UserError: the folder cannot be written; its previous content is unchanged.
     """
+    state = None if store is None else stored_state(model, store)
     with atomic_folder(folder, SafetensorError) as partial:
-        model.save_pretrained(partial)
+        model.save_pretrained(partial, state_dict=state)
         own = {path.name for path in partial.iterdir()}
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)

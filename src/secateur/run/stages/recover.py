@@ -19,6 +19,7 @@ from secateur.run.stages.outputs import outputs_of
 from secateur.run.training_arguments import learning_rate_of_run, rounded, steps_of_run
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load, save
+from secateur.surgery.storage import as_stored
 from secateur.surgery.zeroed_blocks import kept_at_zero
 from secateur.system import processes
 from secateur.training.trainer import PruningTrainer
@@ -78,7 +79,9 @@ def _save_result(context: Context, small: PreTrainedModel) -> None:
     """Save the result, which gets its final name once the files are verified to be the trained model."""
     unproved = context.folder / "unproved"
     small.config.problem_type = problem_type_to_save(context, small.config)
-    save(small, unproved, tokenizer=context.data.tokenizer)
+    storage = context.recipe.storage
+    small = as_stored(small, dtype=storage.dtype, embeddings=storage.embeddings)
+    save(small, unproved, tokenizer=context.data.tokenizer, store=storage.dtype)
     verified = proved(verify(context.data.batches(), compact=small, folder=unproved), "trained and saved")
     numbers = {"compact_loaded": verified.compact_loaded, "examples": verified.examples}
     FORMAT.merge(context.folder / VERIFIED, numbers)
