@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from interrupted_runs import InterruptAt, NoTraining
+from interrupted_runs import CopyAt, InterruptAt, NoTraining, copy_of
 from safetensors.torch import load_file
 from small_world import recipe_values, write_data, write_model
 
@@ -22,14 +22,25 @@ DENSITIES = (0.6, 0.3, 0.15)
 def values(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     own = recipe_values(write_model(folder / "model"), write_data(folder / "data.csv"))
+    own |= {"training.evaluations": 1, "training.checkpoints": 2}
     return own | {"target.density": DENSITIES, "method.begin": 0.0, "method.end": 0.5}
 
 
+POINTS = [("prune", 3), ("prune", 14), ("recover", 12)]
+"""Before the first checkpoint, and after it."""
+
+
 @pytest.fixture(scope="module")
-def swept(values, tmp_path_factory):
+def copies(tmp_path_factory):
+    """The folder of what kills of the sweep leave."""
+    return tmp_path_factory.mktemp("copies")
+
+
+@pytest.fixture(scope="module")
+def swept(values, copies, tmp_path_factory):
     """(folder, reports) of an uninterrupted sweep."""
     folder = tmp_path_factory.mktemp("sweep") / "run"
-    return folder, sweep(recipe.make(values), folder)
+    return folder, sweep(recipe.make(values), folder, [CopyAt(folder, copies, *POINTS)])
 
 
 def weights(folder):
@@ -63,7 +74,7 @@ def test_the_teacher_is_scored_once(values, swept, tmp_path, monkeypatch):
     for real in (scores, scores_with_error):
         counted = lambda model, *rest, real=real: scored.append(model) or real(model, *rest)  # noqa: E731
         monkeypatch.setattr(run_data, real.__name__, counted)
-    own = values | {"teacher": str(swept[0] / "teacher"), "target.density": DENSITIES[:2]}
+    own = values | {"teacher": str(swept[0] / "teacher"), "target.density": DENSITIES[:2], "training.epochs": 1}
     reports = sweep(recipe.make(own), tmp_path / "run")
     assert sum(model.num_parameters() == reports[0].parameters["teacher"] for model in scored) == 1
     assert len(scored) == 3
@@ -110,8 +121,8 @@ def test_damaged_scores_are_computed_again(values, swept, tmp_path):
 @pytest.mark.parametrize("method", ["magnitude", "cofi"])
 def test_each_density_gives_the_result_of_a_run_for_it_alone(values, swept, tmp_path, method):
     """The law of the sweep: branching changes nothing, for the trunk and for the branches alike."""
-    folder, wanted = swept[0], recipe.make(values | {"method": method, "teacher": str(swept[0] / "teacher")})
-    folder = tmp_path / "sweep"
+    own = {"method": method, "teacher": str(swept[0] / "teacher"), "training.epochs": 2, "training.checkpoints": 0}
+    folder, wanted = tmp_path / "sweep", recipe.make(values | own)
     sweep(wanted, folder)
     for one in wanted.each()[1:]:
         pipeline.run(one, tmp_path / str(one.target.density))
@@ -124,10 +135,9 @@ def test_the_lowest_density_is_an_ordinary_run(values, swept, tmp_path):
     assert report.scores == swept[1][-1].scores
 
 
-@pytest.mark.parametrize(("stage", "step"), [("prune", 3), ("prune", 14), ("recover", 5)])
-def test_an_interrupted_sweep_gives_the_same_result(values, swept, tmp_path, stage, step):
-    with pytest.raises(KeyboardInterrupt):
-        sweep(recipe.make(values), tmp_path / "run", [InterruptAt(stage, step)])
+@pytest.mark.parametrize(("stage", "step"), POINTS)
+def test_a_killed_sweep_gives_the_same_result(values, swept, copies, tmp_path, stage, step):
+    shutil.copytree(copy_of(copies, stage, step), tmp_path / "run")
     reports = sweep(recipe.make(values), tmp_path / "run")
     for density in DENSITIES:
         assert same(weights(swept[0] / str(density)), weights(tmp_path / "run" / str(density)))

@@ -25,10 +25,18 @@ def values(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     model = write_model(folder / "model", ["bad", "good"], layers=4)
     words = ["a", "fine", "bad", "good", "dull", "film", "book"]
-    texts = [f"{first} {second} and {third}" for first in words for second in words for third in words[:2]]
+    texts = [f"{first} {second}" for first in words for second in words]
     lines = [f"{text},{('bad', 'good')['good' in text]}" for text in texts]
     (folder / "data.csv").write_text("\n".join(["text,label", *lines]) + "\n")
-    return recipe_values(model, str(folder / "data.csv")) | ROUNDS | {"method.trial": 0.2}
+    own = {"method.trial": 0.2, "training.checkpoints": 0}
+    return recipe_values(model, str(folder / "data.csv")) | ROUNDS | own
+
+
+@pytest.fixture(scope="module")
+def whole(values, tmp_path_factory):
+    """(folder, report) of a run that has chosen its number of layers."""
+    folder = tmp_path_factory.mktemp("open") / "run"
+    return folder, pipeline.run(recipe.make(values), folder)
 
 
 def record(folder):
@@ -100,16 +108,16 @@ def test_the_number_with_the_best_trial_is_kept_and_reported(values, tmp_path, m
         assert "Number of layers" in (folder / "report.html").read_text()
 
 
-def test_the_decided_run_is_the_run_that_names_the_number(values, tmp_path):
-    chosen = pipeline.run(recipe.make(values), tmp_path / "open")
+def test_the_decided_run_is_the_run_that_names_the_number(values, whole, tmp_path):
+    folder, chosen = whole
     best = chosen.depth["layers"]
     named = with_layers(recipe.make(values), best, 4)
-    assert pipeline.run(named, tmp_path / "named").structure == chosen.structure
-    ours, theirs = (load(tmp_path / name / "model").state_dict() for name in ("open", "named"))
+    assert pipeline.run(named, tmp_path).structure == chosen.structure
+    ours, theirs = (load(place / "model").state_dict() for place in (folder, tmp_path))
     assert all(bool((ours[name] == theirs[name]).all()) for name in theirs)
 
 
-def test_an_interrupted_choice_repeats_no_trial(values, tmp_path, monkeypatch):
+def test_an_interrupted_choice_repeats_no_trial(values, whole, tmp_path, monkeypatch):
     real, calls = trials.scores_with_error, []
 
     def failing(*arguments):
@@ -123,8 +131,7 @@ def test_an_interrupted_choice_repeats_no_trial(values, tmp_path, monkeypatch):
         pipeline.run(recipe.make(values), tmp_path / "run")
     report = pipeline.run(recipe.make(values), tmp_path / "run")
     assert len(calls) == 1 + len(report.depth["trials"])  # only that which was interrupted is repeated
-    monkeypatch.setattr(trials, "scores_with_error", real)
-    assert pipeline.run(recipe.make(values), tmp_path / "whole").depth == report.depth
+    assert whole[1].depth == report.depth
 
 
 def test_where_one_number_is_left_nothing_is_tried(values, tmp_path):

@@ -68,6 +68,7 @@ def test_impossible_terms_are_refused(states, tmp_path, terms, message):
 def test_a_run_with_a_further_term(states, tmp_path):
     model = write_model(tmp_path / "model", ["bad", "good"])
     values = recipe_values(model, write_data(tmp_path / "data.csv")) | {"training.epochs": 1}
+    values |= {"training.evaluations": 0, "training.checkpoints": 0}
     pipeline.run(recipe.make(values | {"distillation.terms": {"states": {}}}), tmp_path / "run")
     log = (tmp_path / "run" / "log.jsonl").read_text()
     assert log.count("loss_states") == log.count("loss_logits") > 0

@@ -15,7 +15,8 @@ from secateur.system.errors import UserError
 @pytest.fixture(scope="module")
 def values(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
-    return recipe_values(write_model(folder / "model", ["bad", "good"]), write_data(folder / "data.csv"))
+    own = recipe_values(write_model(folder / "model", ["bad", "good"]), write_data(folder / "data.csv"))
+    return own | {"training.evaluations": 0, "training.checkpoints": 0}
 
 
 def steps_of(folder):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from fake_clock import timer
-from interrupted_runs import END, InterruptAt, NoTraining
+from interrupted_runs import END, CopyAt, InterruptAt, NoTraining, copy_of
 from safetensors.torch import load_file
 from small_world import recipe_values, write_data, write_model
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, TrainerCallback
@@ -43,14 +43,25 @@ class Beginnings(TrainerCallback):
 def values(tmp_path_factory):
     """A recipe whose model has no head yet, so that a teacher is trained first."""
     folder = tmp_path_factory.mktemp("world")
-    return recipe_values(write_model(folder / "model"), write_data(folder / "data.csv"))
+    own = recipe_values(write_model(folder / "model"), write_data(folder / "data.csv"))
+    return own | {"training.evaluations": 1, "training.checkpoints": 2}
+
+
+POINTS = [("teacher-training", 6), ("prune", 1), ("prune", 13), ("prune", END), ("recover", 2), ("recover", 13)]
+"""Before, between and after the checkpoints of the stages of 9, 16 and 20 steps."""
 
 
 @pytest.fixture(scope="module")
-def finished(values, tmp_path_factory):
+def copies(tmp_path_factory):
+    """The folder of what kills of the finished run leave."""
+    return tmp_path_factory.mktemp("copies")
+
+
+@pytest.fixture(scope="module")
+def finished(values, copies, tmp_path_factory):
     """(folder, report) of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("run") / "finished"
-    return folder, pipeline.run(recipe.make(values), folder)
+    return folder, pipeline.run(recipe.make(values), folder, [CopyAt(folder, copies, *POINTS)])
 
 
 def test_the_report_has_the_achieved_density_and_scores(finished, values):
@@ -143,15 +154,10 @@ def test_the_model_loads(finished):
     assert ours.config.id2label == {0: "bad", 1: "good"}
 
 
-@pytest.mark.parametrize(
-    ("stage", "step"),
-    [("teacher-training", 5), ("prune", 1), ("prune", 13), ("prune", END), ("recover", 2), ("recover", 13)],
-)
-def test_an_interrupted_run_gives_the_same_result(finished, values, tmp_path, stage, step):
-    wanted = recipe.make(values)
-    with pytest.raises(KeyboardInterrupt):
-        pipeline.run(wanted, tmp_path / "run", [InterruptAt(stage, step)])
-    report = pipeline.run(wanted, tmp_path / "run")
+@pytest.mark.parametrize(("stage", "step"), POINTS)
+def test_a_killed_run_gives_the_same_result(finished, values, copies, tmp_path, stage, step):
+    shutil.copytree(copy_of(copies, stage, step), tmp_path / "run")
+    report = pipeline.run(recipe.make(values), tmp_path / "run")
     for name in ("teacher", "model"):
         whole = load_file(finished[0] / name / "model.safetensors")
         resumed = load_file(tmp_path / "run" / name / "model.safetensors")
@@ -327,7 +333,7 @@ def test_a_method_has_its_own_defaults(chosen):
 
 
 @pytest.mark.parametrize(("stage", "step"), [("prune", 9), ("prune", END), ("recover", 13)])
-def test_a_resumed_run_selects_the_same_evaluation(chosen, tmp_path, stage, step):
+def test_an_interrupted_run_selects_the_same_evaluation(chosen, tmp_path, stage, step):
     wanted, folder, report = chosen
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(wanted, tmp_path / "run", [InterruptAt(stage, step)])
@@ -350,12 +356,6 @@ def settled(values, finished):
     )
 
 
-@pytest.fixture(scope="module")
-def uncut(settled, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("uncut") / "run"
-    return folder, pipeline.run(settled, folder)
-
-
 # What a run does between its trainings, in this order, and how often it has done it by then.
 BETWEEN = [
     (cut, "cut", 1),
@@ -373,23 +373,37 @@ BETWEEN = [
 ]
 
 
-@pytest.mark.parametrize(("module", "action", "count"), BETWEEN)
-def test_a_run_killed_between_trainings_gives_the_same_result(
-    settled, uncut, tmp_path, monkeypatch, module, action, count
-):
+@pytest.fixture(scope="module")
+def uncut(settled, copies, tmp_path_factory):
+    """(folder, report) of an uninterrupted run, of which a copy is kept after each action of `BETWEEN`."""
+    folder = tmp_path_factory.mktemp("uncut") / "run"
+
+    def copying(module, action, count):
+        work, done = getattr(module, action), []
+
+        def copy(*args, **kwargs):
+            found = work(*args, **kwargs)
+            done.append(found)
+            if len(done) == count:
+                shutil.copytree(folder, after(copies, module, action))
+            return found
+
+        return copy
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module, action, count in BETWEEN:
+            patch.setattr(module, action, copying(module, action, count))
+        return folder, pipeline.run(settled, folder)
+
+
+def after(copies, module, action):
+    return copies / f"{module.__name__}-{action}"
+
+
+@pytest.mark.parametrize(("module", "action"), [between[:2] for between in BETWEEN])
+def test_a_run_killed_between_trainings_gives_the_same_result(settled, uncut, copies, tmp_path, module, action):
     """After each of these actions what comes next has not begun."""
-    work, done = getattr(module, action), []
-
-    def kill(*args, **kwargs):
-        found = work(*args, **kwargs)
-        done.append(found)
-        if len(done) == count:
-            raise KeyboardInterrupt
-        return found
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module, action, kill)
-        pipeline.run(settled, tmp_path / "run")
+    shutil.copytree(after(copies, module, action), tmp_path / "run")
     report = pipeline.run(settled, tmp_path / "run")
     whole, resumed = (load_file(place / "model" / "model.safetensors") for place in (uncut[0], tmp_path / "run"))
     assert whole.keys() == resumed.keys() and all(torch.equal(whole[key], resumed[key]) for key in whole)

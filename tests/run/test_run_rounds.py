@@ -23,6 +23,13 @@ def values(tmp_path_factory):
     return recipe_values(model, write_data(folder / "data.csv")) | ROUNDS | {"target.layers": 2}
 
 
+@pytest.fixture(scope="module")
+def whole(values, tmp_path_factory):
+    """(folder, report) of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return folder, pipeline.run(recipe.make(values), folder)
+
+
 def kept(folder):
     """For each line of pruned.jsonl the progress, the layers that are left, and the neurons of all layers."""
     lines = [json.loads(line) for line in (folder / "pruned.jsonl").read_text().splitlines()]
@@ -36,11 +43,11 @@ def kept(folder):
     ]
 
 
-def test_layers_go_first_and_the_density_is_that_of_the_whole_model(values, tmp_path):
-    report = pipeline.run(recipe.make(values), tmp_path)
+def test_layers_go_first_and_the_density_is_that_of_the_whole_model(whole):
+    folder, report = whole
     assert 0.15 < report.density["prunable"] <= 0.2
-    assert load(tmp_path / "model").config.num_hidden_layers == 2 or len(report.structure) >= 2
-    seen = kept(tmp_path)
+    assert load(folder / "model").config.num_hidden_layers == 2 or len(report.structure) >= 2
+    seen = kept(folder)
     assert seen[0][1:] == (4, 4 * 24)
     assert all(neurons == layers * 24 for progress, layers, neurons in seen if progress <= 0.5)
     assert all(layers == 2 for progress, layers, _ in seen if progress >= 0.25)
@@ -63,14 +70,14 @@ class StopAt(TrainerCallback):
 
 
 @pytest.mark.parametrize("step", [8, 23])
-def test_a_run_goes_on_in_the_round_in_which_it_stopped(values, tmp_path, step):
+def test_a_run_goes_on_in_the_round_in_which_it_stopped(values, whole, tmp_path, step):
     """Checkpoints are written at every seventh step of 30; layers are removed within 4 and 20, the rest after 20."""
-    whole = pipeline.run(recipe.make(values), tmp_path / "whole")
+    folder, report = whole
     with pytest.raises(Stopped):
-        pipeline.run(recipe.make(values), tmp_path / "run", [StopAt(step)])
-    resumed = pipeline.run(recipe.make(values), tmp_path / "run")
-    assert resumed.structure == whole.structure and resumed.scores == whole.scores
-    mine, theirs = (load(tmp_path / name / "model").state_dict() for name in ("run", "whole"))
+        pipeline.run(recipe.make(values), tmp_path, [StopAt(step)])
+    resumed = pipeline.run(recipe.make(values), tmp_path)
+    assert resumed.structure == report.structure and resumed.scores == report.scores
+    mine, theirs = (load(place / "model").state_dict() for place in (tmp_path, folder))
     assert all(bool((mine[name] == theirs[name]).all()) for name in theirs)
 
 

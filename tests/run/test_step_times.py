@@ -51,7 +51,7 @@ class Watch(StageWatch):
 
 def test_a_run_that_has_been_timed_has_the_same_weights_and_random_state(world, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.WARNING, "secateur")  # as for users of the library, who need not read the first lines
-    made = recipe.make(values(world, **{"training.epochs": 1}))
+    made = recipe.make(values(world, **{"training.epochs": 1, "training.evaluations": 1, "training.checkpoints": 0}))
     states = []
 
     def measured(*args):
