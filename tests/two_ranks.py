@@ -1,6 +1,7 @@
-"""How two processes are started on this machine, over gloo: by torchrun, or by accelerate."""
+"""How two processes are started on this machine, over gloo: by torchrun, by accelerate, or by their environment."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,19 +20,35 @@ ACCELERATE = (
 
 def launched(launcher, *arguments):
     """The launcher, running: its two processes are of this source, and take a thread each."""
+    return _started("-m", *launcher, *arguments)
+
+
+def of_script(script, folder, *words):
+    """What two processes of a script, called with a folder and words, write each to `folder/RANK.safetensors`.
+
+    They have the environment of torchrun, but not torchrun, whose imports take as long as theirs.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    ranks = [_started(script, folder, *words, RANK=rank, LOCAL_RANK=rank, **place) for rank in "01"]
+    try:
+        for rank in ranks:
+            _, errors = rank.communicate(timeout=300)
+            assert rank.returncode == 0, errors[-3000:]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    return [load_file(folder / f"{rank}.safetensors") for rank in range(2)]
+
+
+def _started(*arguments, **variables):
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1] / "src"), os.environ.get("PYTHONPATH", "")]),
         "GLOO_SOCKET_IFNAME": "lo",
     }
-    command = [sys.executable, "-m", *launcher, *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def of_script(script, folder, *words):
-    """What two processes of a script, called with a folder and words, write each to `folder/RANK.safetensors`."""
-    run = launched(TORCHRUN, script, folder, *words)
-    _, errors = run.communicate(timeout=300)
-    assert run.returncode == 0, errors[-3000:]
-    return [load_file(folder / f"{rank}.safetensors") for rank in range(2)]
+    command = [sys.executable, *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment | variables, **pipes)
