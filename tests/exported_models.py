@@ -1,5 +1,7 @@
 """The models of law 13: dense ones, and cut ones of irregular shapes, in float32 with dropout in their configs."""
 
+from dataclasses import replace
+
 import torch
 from kept_pieces import every_second
 from tiny_models import edge_cases, random_masks, tiny
@@ -14,16 +16,18 @@ def dense(which):
 
 
 def irregular(which):
-    """Heads of different sizes, a narrower residual stream, factorised embeddings of some pieces."""
+    """Heads of different sizes, a narrower residual stream, word embeddings of some pieces, factorised and in int8."""
     model = dense(which)
     space = Space(model, "ffn", "qk", "vo", "hidden")
-    return cut(model, Plan.of(space, random_masks(space, soft=True), embedding_rank=5, vocabulary=every_second(model)))
+    thin = {"embedding_rank": 5, "embedding_rows": "int8", "vocabulary": every_second(model)}
+    return cut(model, Plan.of(space, random_masks(space, soft=True), **thin))
 
 
 def edges(which):
-    """Four layers with every way in which units are dead.
+    """Four layers with every way in which units are dead, and word embeddings in int8.
 
     No head, no neuron, no attention, no FFN, heads without QK.
     """
     kind, _, shape = which
-    return cut(*edge_cases(kind, shape, soft=True, dtype=torch.float32, dropout=0.1)[:2])
+    model, plan, _ = edge_cases(kind, shape, soft=True, dtype=torch.float32, dropout=0.1)
+    return cut(model, replace(plan, embedding_rows="int8"))

@@ -217,9 +217,14 @@ def test_a_folder_with_other_files_is_left_alone(values, tmp_path):
 
 
 def test_a_fine_tuned_model_is_its_own_teacher(values, tmp_path):
+    """And its word embeddings are factorised, and the result is stored in fewer bits, as it is scored."""
     model = write_model(tmp_path / "classifier", ["bad", "good"])
     short = {"model": model, "training.epochs": 1, "method": "magnitude", "target.embedding_rank": 4}
+    short |= {"storage.embeddings": "int8", "storage.dtype": "bf16"}
     report = pipeline.run(recipe.make(values | short), tmp_path / "run")
+    stored = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert {str(tensor.dtype) for tensor in stored.values()} == {"torch.int8", "torch.float32", "torch.bfloat16"}
+    assert load(tmp_path / "run" / "model").plan["embedding_rows"] == "int8"
     assert not (tmp_path / "run" / "teacher").exists()
     assert "teacher" not in report.seconds
     assert report.parameters["teacher"] > report.parameters["model"]

@@ -294,7 +294,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("key", "value"), WRONG)
 def test_an_invalid_value_is_named_with_its_key(key, value):
-    refusal(LEAST | {key: value}, rf"^r\.yaml: {key}[.\w]*: .*, not ")
+    refusal(LEAST | {key: value}, rf"^r\.yaml: {key}[.\w-]*: .*, not ")
 
 
 NUMBERS = {

@@ -12,7 +12,7 @@ from secateur.run.context import Context
 from secateur.run.recipe import Recipe
 from secateur.structure.architecture import Embedding, Norm
 from secateur.structure.binding import bind
-from secateur.surgery.factorisation import factorise
+from secateur.surgery.factorisation import factorise, rank_for
 from secateur.surgery.word_embeddings import stored_tables, table_paths
 from secateur.system.model_state import in_own_memory
 from secateur.tasks.checkpoint_labels import config_of
@@ -106,7 +106,7 @@ def problem_type_to_save(context: Context, trained: PreTrainedConfig) -> Any:
 
 def factorised(recipe: Recipe, model: PreTrainedModel) -> PreTrainedModel:
     """The model with factorised word embeddings, if the recipe asks for them."""
-    rank = recipe.target.embedding_rank
+    rank = rank_for(recipe.target.embedding_rank, model)
     return factorise(model, rank) if rank else model
 
 

@@ -18,6 +18,7 @@ from secateur.run.recipe_rules import check_amount
 from secateur.structure.plan import Plan
 from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.cut import cut
+from secateur.surgery.factorisation import rank_for
 from secateur.surgery.vocabulary.pruning import with_pieces
 from secateur.surgery.vocabulary.rows import cut_rows
 from secateur.system.errors import UserError
@@ -59,7 +60,7 @@ def only_thinner(given: Mapping[str, Any]) -> bool:
 
 
 def thinner(
-    model: PreTrainedModel, rank: int | None, vocabulary: Vocabulary | None, *, compact: bool
+    model: PreTrainedModel, rank: int | str | None, vocabulary: Vocabulary | None, *, compact: bool
 ) -> PreTrainedModel:
     """A model of which all units are kept, with word embeddings of a rank and of the pieces that are kept.
 
@@ -70,9 +71,10 @@ def thinner(
         UserError: a compact model should be factorised.
     """
     if not getattr(model.config, "secateur", None) and (compact or rank is not None):
-        space = Space(model)
-        plan = Plan.of(space, space.ones(), embedding_rank=rank, vocabulary=vocabulary)
-        return cut(model, plan)
+        narrow = model if vocabulary is None else cut_rows(model, vocabulary)
+        space = Space(narrow)
+        plan = Plan.of(space, space.ones(), embedding_rank=rank_for(rank, narrow))
+        return cut(narrow, plan if vocabulary is None else plan.with_vocabulary(narrow, vocabulary))
     if rank is not None:
         raise UserError("the word embeddings of a compact model cannot be factorised: factorise the model before")
     return model if vocabulary is None else with_pieces(model, vocabulary)
@@ -82,14 +84,14 @@ def _plan(
     dense: PreTrainedModel, target: TargetRecipe, method: MethodRecipe, table: LatencyTable | None = None
 ) -> Plan:
     space = Space(dense, *target.units, budget=table or Parameters(), round_to=target.round_to)
-    choice = _post_training(space, method)
+    choice, rank = _post_training(space, method), rank_for(target.embedding_rank, dense)
     if table is not None:
-        return choice.plan(embedding_rank=target.embedding_rank, share=table.share_of(target.latency, target.speedup))
+        return choice.plan(embedding_rank=rank, share=table.share_of(target.latency, target.speedup))
     if target.keep is not None:
-        return choice.plan(embedding_rank=target.embedding_rank, keep=target.keep)
+        return choice.plan(embedding_rank=rank, keep=target.keep)
     if len(target.densities) > 1:
         raise UserError("a cut has one density: ask for one, or prune to several with `secateur prune`")
-    return choice.plan(embedding_rank=target.embedding_rank, density=target.densities[0])
+    return choice.plan(embedding_rank=rank, density=target.densities[0])
 
 
 def _latency_table(dense: PreTrainedModel, target: TargetRecipe) -> LatencyTable:

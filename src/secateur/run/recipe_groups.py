@@ -103,8 +103,10 @@ class TargetRecipe(Strict):
     round_to: Annotated[PositiveInt, Flag("--round-to")] = Field(
         1, description="round sizes up to multiples of this by keeping the best of the pruned units"
     )
-    embedding_rank: Annotated[int | None, Flag("--embedding-rank")] = Field(
-        None, gt=0, description="rank to which the word embeddings are factorised; by default they are not"
+    embedding_rank: Annotated[PositiveInt | Literal["auto"] | None, Flag("--embedding-rank", text=True)] = Field(
+        None,
+        description="rank to which the word embeddings are factorised; auto: the smallest that keeps 0.9 of the "
+        "squares of their values, if that makes them smaller; by default they are not",
     )
 
     @field_validator("density", mode="before")

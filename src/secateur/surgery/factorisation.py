@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import logging
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.structure.binding import bind
@@ -14,6 +15,47 @@ from secateur.structure.space import UnitSpace
 from secateur.surgery import compact
 from secateur.surgery.word_embeddings import factors_structure, table_paths
 from secateur.system.errors import UserError
+
+AUTO = "auto"
+"""In place of a rank that `rank_for` chooses."""
+ENERGY = 0.9
+"""The part of the squared values of a table that a chosen rank keeps.
+
+Without any training, a MiniLM-L6 and an MPNet-base lose 1 point of correlation on STS-B at 0.9 and 2 at 0.8, and their
+tables get a third and a half smaller. Most of the rest is in directions of equal size: a lower rank is to be asked for.
+"""
+
+log = logging.getLogger(__name__)
+
+
+def chosen_rank(weight: Tensor) -> int | None:
+    """The smallest rank at which the best approximation of a table keeps `ENERGY`, the sum of its squared values.
+
+    None if its factors would not be smaller than the table.
+    """
+    rows, size = weight.shape
+    exact = weight.detach().double()
+    energy = torch.linalg.eigvalsh(exact.T @ exact).flip(0).clamp(min=0).cumsum(0)  # squared singular values
+    rank = int((energy < ENERGY * energy[-1]).sum()) + 1
+    return rank if rank * (rows + size) < rows * size else None
+
+
+def rank_for(asked: int | str | None, model: PreTrainedModel) -> int | None:
+    """The rank that the word embeddings of a dense model are factorised to, None if they stay whole.
+
+    Args:
+        asked: the rank, None, or `AUTO`: the largest of the `chosen_rank` of its tables, which is logged.
+    """
+    if not isinstance(asked, str):
+        return asked
+    weights = [model.get_parameter(f"{path}.weight") for path in table_paths(bind(model))]
+    ranks = [chosen_rank(weight) for weight in weights]
+    rank, size = max((rank or 0 for rank in ranks), default=0), weights[0].shape[1]
+    if None in ranks or not rank:
+        log.info("the word embeddings stay whole: factors with %g of their energy would not be smaller", ENERGY)
+        return None
+    log.info("rank %d of %d keeps %g of the energy of the word embeddings", rank, size, ENERGY)
+    return rank
 
 
 def factorise(model: PreTrainedModel, rank: int) -> PreTrainedModel:

@@ -15,6 +15,7 @@ from secateur.run.target import share_to_keep
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import save
 from secateur.surgery.cut import cut, cut_moments
+from secateur.surgery.factorisation import embedding_rank
 from secateur.surgery.zeroed_blocks import fill_zeroed_blocks
 from secateur.training.trainer import PruningTrainer
 
@@ -42,10 +43,10 @@ def cut_student(context: Context, student: PreTrainedModel, trainer: PruningTrai
 
 def final_plan(context: Context, method: Method) -> Plan:
     """The plan of a method for the target of the run."""
-    target = context.recipe.target
+    target, rank = context.recipe.target, embedding_rank(method.space)
     if target.keep is not None:
-        return method.plan(embedding_rank=target.embedding_rank, keep=target.keep)
-    return method.plan(share_to_keep(context.recipe, method.space), target.embedding_rank)
+        return method.plan(embedding_rank=rank, keep=target.keep)
+    return method.plan(share_to_keep(context.recipe, method.space), rank)
 
 
 def proved(verification: Verification, what: str) -> Verification:

@@ -6,7 +6,7 @@ Runs for larger densities that branch off this pruning are cut when the schedule
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel, TrainerControl
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, TrainerControl
 from secateur.methods.method import Method
 from secateur.run.callbacks import DensityReached, KeptUnitsFile
 from secateur.run.context import Context
-from secateur.run.models import base_model, factorised, load_teacher, new_student, prepared
+from secateur.run.models import base_model, load_teacher, new_student, prepared
 from secateur.run.run_data import Rows
 from secateur.run.run_rounds import end_of_pruning, restarts
 from secateur.run.stage_trainer import distilling_trainer, train
@@ -22,6 +22,7 @@ from secateur.run.stages.cut import cut_student
 from secateur.run.stages.outputs import outputs_of
 from secateur.run.target import new_method, read_latency_table, share_to_keep
 from secateur.run.training_arguments import learning_rate_of_run, rounded, steps_of_run
+from secateur.surgery.factorisation import embedding_rank, factorise
 from secateur.system import processes
 from secateur.training.teacher_cache import CachedTeacher
 from secateur.training.trainer import PruningTrainer
@@ -119,6 +120,7 @@ def _cut_branch(branch: Context, trainer: PruningTrainer, control: TrainerContro
         return
     with torch.random.fork_rng():
         dense = base_model(branch)
-        whole: Any = prepared(branch.recipe, factorised(branch.recipe, dense), dense)
+        rank = embedding_rank(cast(Method, trainer.method).space)
+        whole: Any = prepared(branch.recipe, factorise(dense, rank) if rank else dense, dense)
         whole.to(trainer.model.device).load_state_dict(trainer.whole_state())
         cut_student(branch, whole, trainer)
