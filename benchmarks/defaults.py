@@ -122,6 +122,7 @@ def _score_of_teacher(name: str, data: Path, rate: float, epochs: int, threads: 
     """The score of a teacher with a named learning rate and length, which is trained unless it exists."""
     from secateur.run.recipe import make
     from secateur.run.run_data import RunData
+    from secateur.run.teacher_scores import kept_scores
 
     named = {"training.teacher_learning_rate": rate, "training.teacher_epochs": epochs}
     values = SETS[name].values(data) | named
@@ -131,7 +132,7 @@ def _score_of_teacher(name: str, data: Path, rate: float, epochs: int, threads: 
     if not (folder / "teacher").is_dir():
         return "-"
     run_data = RunData(make(values))
-    scores = run_data.teacher_scores(run_data.task.load_model(folder / "teacher").eval(), folder)
+    scores = kept_scores(run_data, run_data.task.load_model(folder / "teacher").eval(), folder)
     return f"{scores[run_data.task.metric]:.4f}"
 
 

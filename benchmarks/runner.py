@@ -88,9 +88,8 @@ def cache_outputs(context: Context) -> None:
     from secateur.run.stages.outputs import outputs_of
 
     train_teacher(context)
-    teacher = load_teacher(context)
-    outputs_of(context, teacher)
-    teacher_scores(context, teacher)
+    outputs_of(context, load_teacher(context))
+    teacher_scores(context, load_teacher(context.whole))
 
 
 PARTS = {"run": run, "teacher": train_teacher, "outputs": cache_outputs}
@@ -100,10 +99,10 @@ def main(part: str, values: str, folder: str, shared: str) -> None:
     """Do a part of the run whose recipe is `values`, as JSON."""
     from secateur.run.context import Context
     from secateur.run.recipe import make
-    from secateur.run.run_data import RunData
+    from secateur.run.vocabulary_data import data_of
 
     recipe = make(json.loads(values))
-    PARTS[part](Context(recipe, Path(folder), RunData(recipe), shared=Path(shared)))
+    PARTS[part](Context(recipe, Path(folder), data_of(recipe), shared=Path(shared)))
 
 
 # Data and results

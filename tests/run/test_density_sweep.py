@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 from small_world import recipe_values, write_data, write_model
 
 from secateur.measure.evaluation import scores, scores_with_error
-from secateur.run import pipeline, recipe, run_data
+from secateur.run import pipeline, recipe, run_data, teacher_scores
 from secateur.run.density_sweep import sweep
+from secateur.run.teacher_scores import kept_scores
 from secateur.surgery.checkpoint import load
 from secateur.system.errors import UserError
 
@@ -71,9 +72,9 @@ def test_the_teacher_and_the_dense_model_are_trained_once(swept):
 def test_the_teacher_is_scored_once(values, swept, tmp_path, monkeypatch):
     """By the first of the runs that share it; the numbers are those that a run for itself takes."""
     scored = []
-    for real in (scores, scores_with_error):
+    for real, place in ((scores, teacher_scores), (scores_with_error, run_data)):
         counted = lambda model, *rest, real=real: scored.append(model) or real(model, *rest)  # noqa: E731
-        monkeypatch.setattr(run_data, real.__name__, counted)
+        monkeypatch.setattr(place, real.__name__, counted)
     own = values | {"teacher": str(swept[0] / "teacher"), "target.density": DENSITIES[:2], "training.epochs": 1}
     reports = sweep(recipe.make(own), tmp_path / "run")
     assert sum(model.num_parameters() == reports[0].parameters["teacher"] for model in scored) == 1
@@ -92,30 +93,30 @@ def test_other_scores_are_computed_again(values, swept, tmp_path, change):
     if "teacher" in change:
         change = {"teacher": str(shutil.copytree(teacher, tmp_path / "other"))}
     first = run_data.RunData(recipe.make(values))
-    kept = first.teacher_scores(first.task.load_model(teacher), tmp_path)
+    kept = kept_scores(first, first.task.load_model(teacher), tmp_path)
     other = run_data.RunData(recipe.make(values | change))
     model = other.task.load_model(teacher)
     if "teacher" in change:
         model.classifier.bias.data[0] += 10
-    again = other.teacher_scores(model, tmp_path)
-    assert again == other.scores(model)
+    again = kept_scores(other, model, tmp_path)
+    assert again == scores(model, other.task, other.validation_rows, other.tokenizer)
     assert len(list(tmp_path.glob("scores-*.json"))) == 2
-    assert first.teacher_scores(first.task.load_model(teacher), tmp_path) == kept
+    assert kept_scores(first, first.task.load_model(teacher), tmp_path) == kept
 
 
 def test_damaged_scores_are_computed_again(values, swept, tmp_path):
     own = run_data.RunData(recipe.make(values))
     teacher = own.task.load_model(swept[0] / "teacher")
-    whole = own.teacher_scores(teacher, tmp_path)
+    whole = kept_scores(own, teacher, tmp_path)
     (kept,) = tmp_path.glob("scores-*.json")
     kept.write_text(kept.read_text()[:-5])
-    assert own.teacher_scores(teacher, tmp_path) == whole
+    assert kept_scores(own, teacher, tmp_path) == whole
     assert json.loads(kept.read_text()) == {"version": 1, **whole}
     kept.write_text(json.dumps(whole))  # as 0.1.0 wrote them
-    assert own.teacher_scores(teacher, tmp_path) == whole and "version" not in kept.read_text()
+    assert kept_scores(own, teacher, tmp_path) == whole and "version" not in kept.read_text()
     kept.write_text(json.dumps({"version": 99}))
     with pytest.raises(UserError, match=r"scores-\w+\.json has version 99, .*: update secateur$"):
-        own.teacher_scores(teacher, tmp_path)
+        kept_scores(own, teacher, tmp_path)
 
 
 @pytest.mark.parametrize("method", ["magnitude", "cofi"])

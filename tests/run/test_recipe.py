@@ -36,6 +36,9 @@ OTHER = {
     "target.latency_table": "table.json",
     "target.round_to": 8,
     "target.embedding_rank": 16,
+    "vocabulary.pieces": "task",
+    "vocabulary.texts": ("more.txt",),
+    "vocabulary.min_count": 2,
     "distillation.start": "model",
     "distillation.check_teacher": False,
     "distillation.temperature": 1.0,
@@ -509,6 +512,9 @@ NEW = {
     "method.trial_rows",
     "target.layers",
     "target.keep_score",
+    "vocabulary.pieces",
+    "vocabulary.texts",
+    "vocabulary.min_count",
 }
 """Keys that version 0.1.0 did not have."""
 

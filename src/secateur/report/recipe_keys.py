@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-SHORT = {"data": "source", "method": "name"}
+SHORT = {"data": "source", "method": "name", "vocabulary": "pieces"}
 """Group -> the key that a value means which stands for the whole group: `data: glue/sst2`."""
 
 GROUPS = {
@@ -66,6 +66,7 @@ GROUPS = {
     ),
     "storage": (),
     "measurement": ("shapes", "repeats"),
+    "vocabulary": (),
 }
 """Group -> those of its keys that version 0.1.0 had under the same name, without the group."""
 

@@ -62,6 +62,9 @@ class Report:
         length: for a run of a number of `minutes`, these and the `steps` that it decided on; None for another run.
         outputs: whether the teacher's outputs were `cached`, their size in `bytes`, None if that was not computed,
             and the reason `why` the teacher ran beside the student; None for a run that did not record it.
+        vocabulary: for a run that has cut it, the number of `pieces` of the `teacher` and of the `model`, and the
+            `coverage` of the scored rows: the share that keeps its tokens under `same`, and the share of unknown tokens
+            `unknown_before` and `unknown_after`; None for a run that keeps all pieces.
         standard_error: of the pruned model's main score (`evaluation.standard_error`); None where it is not known.
         baseline: the main score of the best constant prediction, such as the commonest class; None where no constant
             prediction compares, or for a run that did not record it.
@@ -90,6 +93,7 @@ class Report:
     depth: Mapping[str, Any] | None = None
     length: Mapping[str, Any] | None = None
     outputs: Mapping[str, Any] | None = None
+    vocabulary: Mapping[str, Any] | None = None
     standard_error: float | None = None
     baseline: float | None = None
     scored: str | None = None

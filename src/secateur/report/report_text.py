@@ -119,11 +119,23 @@ def _choices(report: Report) -> list[str]:
     notes = [] if report.teacher is None else [teacher_sentence(report.teacher, report.metric)]
     if report.outputs is not None and not report.outputs["cached"]:
         notes.append(f"the teacher ran beside the student in every step: {report.outputs['why']}")
+    if report.vocabulary is not None:
+        notes.append(f"vocabulary: {vocabulary_sentence(report.vocabulary)}")
     if report.goal is not None:
         notes.append(goal_sentence(report.goal, report.metric))
     if report.depth is not None:
         notes.append(depth_sentence(report.depth, report.metric))
     return notes
+
+
+def vocabulary_sentence(vocabulary: Mapping[str, Any]) -> str:
+    """How many pieces are kept, and what that changes in the scored rows, without a full stop."""
+    pieces, coverage = vocabulary["pieces"], vocabulary["coverage"]
+    return (
+        f"{pieces['model']:,} of {pieces['teacher']:,} pieces are kept, with which {coverage['same']:.1%} of "
+        f"the scored rows have the same tokens as before; unknown tokens {coverage['unknown_before']:.2%} before, "
+        f"{coverage['unknown_after']:.2%} after"
+    )
 
 
 def teacher_sentence(teacher: Mapping[str, Any], metric: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import TrainerCallback
@@ -39,6 +39,11 @@ class Context:
     def recipes(self) -> tuple[Recipe, ...]:
         """The recipes whose models the pruning of this run cuts: its own, and those of its branches."""
         return (self.recipe, *(branch.recipe for branch in self.branches))
+
+    @property
+    def whole(self) -> Context:
+        """The context of the teacher itself, which has its whole vocabulary and its own tokenizer."""
+        return replace(self, data=self.data.whole)
 
     @property
     def finished(self) -> bool:

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 
 from secateur.run.context import Context
 from secateur.run.recipe import Recipe
+from secateur.run.teacher_scores import kept_scores
 from secateur.structure.architecture import Embedding, Norm
 from secateur.structure.binding import bind
 from secateur.surgery.factorisation import factorise, rank_for
@@ -21,9 +22,13 @@ from secateur.training.dropout import set_dropout
 
 
 def base_model(context: Context) -> PreTrainedModel:
-    """The recipe's model with a head for the task. Where a teacher is named, a head for other labels is replaced."""
+    """The recipe's model with a head for the task. Where a teacher is named, a head for other labels is replaced.
+
+    As all models of a run, it has the rows of the vocabulary that the run keeps.
+    """
     recipe = context.recipe
-    return context.data.task.load_model(recipe.model, ignore_mismatched_sizes=recipe.teacher is not None)
+    model = context.data.task.load_model(recipe.model, ignore_mismatched_sizes=recipe.teacher is not None)
+    return context.data.with_kept_rows(model)
 
 
 def untrained_teacher(context: Context) -> PreTrainedModel:
@@ -65,18 +70,20 @@ def named_teacher(context: Context) -> PreTrainedModel | None:
     context.data.task.check_head(name, "teacher")
     teacher = context.data.task.load_model(name)
     context.data.task.check_labels(teacher, "teacher")
-    return teacher
+    return context.data.with_kept_rows(teacher)
 
 
 def load_teacher(context: Context) -> PreTrainedModel:
     """The teacher, in evaluation mode: the named one, or the one that the stage `teacher` has trained."""
     teacher = named_teacher(context)
-    return (teacher or context.data.task.load_model(context.teacher_folder)).eval()
+    if teacher is None:
+        teacher = context.data.with_kept_rows(context.data.task.load_model(context.teacher_folder))
+    return teacher.eval()
 
 
 def teacher_scores(context: Context, teacher: PreTrainedModel) -> dict[str, float]:
-    """The teacher's scores on the validation rows, which are kept and shared. All processes must call it."""
-    return context.data.teacher_scores(teacher, context.cache_folder)
+    """The scores of a whole teacher on the validation rows, which are kept and shared. All processes must call it."""
+    return kept_scores(context.data.whole, teacher, context.cache_folder)
 
 
 def new_student(context: Context, teacher: PreTrainedModel) -> PreTrainedModel:

@@ -11,6 +11,7 @@ from typing import Any
 
 from secateur.budget.latency import LatencyTable
 from secateur.budget.space import Space
+from secateur.report.report_text import vocabulary_sentence
 from secateur.run import run_length
 from secateur.run.context import Context
 from secateur.run.costs import Costs
@@ -27,6 +28,7 @@ from secateur.run.step_times import measured
 from secateur.run.target import layers_to_try, share_to_keep, space_of
 from secateur.run.training_arguments import rounded, steps_of_run, steps_of_teacher
 from secateur.run.trials import steps_of_trial
+from secateur.run.vocabulary_data import reported
 from secateur.tasks.origin import Origin
 from secateur.tasks.splits import HIDDEN
 from secateur.tasks.task import EXAMPLE, examples
@@ -98,6 +100,8 @@ def _data(context: Context) -> Iterator[Line]:
     rows = {name: f"{len(split):,}" for name, split in task.splits.items()}
     training, scored = f"{rows['train']} for training ({task.origin.train})", _scored(task.origin, recipe)
     yield "rows", f"{training}, {rows['validation']} for scoring by {task.metric} ({scored})"
+    if (vocabulary := reported(context.data)) is not None:
+        yield "vocabulary", vocabulary_sentence(vocabulary)
     yield "lengths", _lengths(context.data.train_rows, recipe.data.max_length)
 
 

@@ -36,11 +36,11 @@ from secateur.run.expected_stage import StageWatch
 from secateur.run.outlook import Outlook, outlook
 from secateur.run.output_cache import Decision
 from secateur.run.recipe import Recipe
-from secateur.run.run_data import RunData
 from secateur.run.run_folder import claim, locked
 from secateur.run.stages import density, depth, measure, outputs, prune, recover, teacher
 from secateur.run.stages.check import check
 from secateur.run.target import TABLE
+from secateur.run.vocabulary_data import data_of
 from secateur.system import process_memory, processes
 from secateur.system.errors import UserError
 
@@ -81,7 +81,7 @@ def run(recipe: Recipe, output: Path | str, callbacks: Sequence[TrainerCallback]
     """
     if len(recipe.target.densities) > 1:
         raise UserError("a run has one density: use `secateur.run.density_sweep.sweep` for several, or give one")
-    return run_context(Context(recipe, Path(output), RunData(recipe), tuple(callbacks)))
+    return run_context(Context(recipe, Path(output), data_of(recipe), tuple(callbacks)))
 
 
 def run_context(context: Context) -> Report:
@@ -103,7 +103,7 @@ def dry_run(recipe: Recipe, output: Path | str) -> Outlook:
     Raises:
         UserError: as `run`, or the run is finished.
     """
-    return dry_run_context(Context(recipe, Path(output), RunData(recipe)))
+    return dry_run_context(Context(recipe, Path(output), data_of(recipe)))
 
 
 def dry_run_context(context: Context) -> Outlook:

@@ -34,6 +34,7 @@ from secateur.run.recipe_groups import (
 )
 from secateur.run.recipe_schema import Flag, Strict
 from secateur.run.recipe_storage import StorageRecipe
+from secateur.run.recipe_vocabulary import VocabularyRecipe
 from secateur.run.recipe_yaml import dump, parse
 from secateur.system import processes
 from secateur.system.errors import UserError
@@ -63,6 +64,7 @@ class Recipe(Strict):
     seed: Annotated[int, Flag("--seed")] = Field(0, ge=0, description="seed of every random choice")
     data: DataRecipe
     target: TargetRecipe = TargetRecipe()
+    vocabulary: VocabularyRecipe = VocabularyRecipe()
     method: MethodRecipe = MethodRecipe()
     distillation: DistillationRecipe = DistillationRecipe()
     training: TrainingRecipe = TrainingRecipe()

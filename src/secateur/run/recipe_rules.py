@@ -141,6 +141,15 @@ def _amount_of_an_open_depth(recipe: Recipe) -> None:
         )
 
 
+def _texts_of_a_cut_vocabulary(recipe: Recipe) -> None:
+    vocabulary = recipe.vocabulary
+    if vocabulary.pieces == "all" and (vocabulary.texts or vocabulary.min_count > 1):
+        raise UserError(
+            "vocabulary.texts and vocabulary.min_count say which pieces are kept, and vocabulary.pieces is all: set it "
+            "to task (--vocabulary task), or drop them"
+        )
+
+
 def _rates_that_restart(recipe: Recipe) -> None:
     if recipe.training.decay == "round" and recipe.target.layers is None:
         raise UserError("training.decay: round needs more than one round: set target.layers, or training.decay: run")
@@ -161,5 +170,6 @@ RULES = (
     _toward_a_lower_density,
     _layers_in_a_round,
     _amount_of_an_open_depth,
+    _texts_of_a_cut_vocabulary,
     _rates_that_restart,
 )

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.measure.evaluation import batches, encoded, scores, scores_with_error
+from secateur.measure.evaluation import batches, encoded, scores_with_error
 from secateur.run.recipe import Recipe
 from secateur.run.recipe_groups import DataRecipe
-from secateur.structure.fingerprints import model_fingerprint
+from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.opening import open_tokenizer
-from secateur.system import processes
+from secateur.surgery.vocabulary.counting import Coverage
 from secateur.system.errors import UserError
-from secateur.system.file_format import FileFormat, NewerVersion
-from secateur.system.files import fingerprint
 from secateur.tasks.task import UNLABELLED, Task, open_task
 from secateur.training.augment import augmented
 from secateur.training.step import INDEX
 
 log = logging.getLogger(__name__)
 
-SCORES = FileFormat()
-"""Of the scores of a teacher that are kept for other runs."""
 LENGTH_MULTIPLE, LENGTH_MULTIPLE_ON_GPU = 4, 8
 """Batches are padded to multiples of this: fewer shapes to compile and to cache (RESULTS.md), or to record."""
 
@@ -74,6 +67,31 @@ class RunData:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of the model."""
         return open_tokenizer(self.recipe.model)
+
+    # The vocabulary, which `vocabulary_data.VocabularyData` cuts
+
+    @property
+    def whole(self) -> RunData:
+        """The same data, as the tokenizer of the teacher encodes them."""
+        return self
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The pieces that the models of the run keep; None for all."""
+        return None
+
+    @property
+    def coverage(self) -> Coverage | None:
+        """How many of the scored rows keep their tokens; None where the vocabulary is not cut."""
+        return None
+
+    def with_kept_rows(self, model: PreTrainedModel) -> PreTrainedModel:
+        """A model that reads the tokens of this data: of a dense one with all rows of the vocabulary, those kept.
+
+        Raises:
+            UserError: the model has another number of rows than the tokenizer that was cut.
+        """
+        return model
 
     def check(self) -> None:
         """Check that the data suits the recipe.
@@ -170,51 +188,9 @@ class RunData:
 
     # Scores
 
-    def scores(self, model: PreTrainedModel) -> dict[str, float]:
-        """Every metric of the task, on all validation rows. All processes must call it."""
-        return scores(model, self.task, self.validation_rows, self.tokenizer)
-
     def scores_with_error(self, model: PreTrainedModel) -> tuple[dict[str, float], float | None]:
         """As `scores`, with the standard error of the main metric."""
         return scores_with_error(model, self.task, self.validation_rows, self.tokenizer)
-
-    def teacher_scores(self, teacher: PreTrainedModel, folder: Path) -> dict[str, float]:
-        """`scores` of a teacher, computed once and kept in `folder` for the runs that share it."""
-        path = folder / f"scores-{self._key(teacher)}.json"
-        kept: dict[str, float] | None = processes.on_main(partial(_read_scores, path))
-        if kept is not None:
-            return kept
-        computed = self.scores(teacher)
-        processes.on_main(partial(_write_scores, path, computed))
-        return computed
-
-    def _key(self, model: PreTrainedModel) -> str:
-        """16 hex digits that depend on all that affects the scores: the model, the task and its rows."""
-        data = self.recipe.data
-        settings = [data.task, data.metric, data.source, data.text, data.label, data.labels, data.options]
-        values = [model_fingerprint(model), *settings, self.validation_rows]
-        return fingerprint([json.dumps(values, sort_keys=True, default=str)])
-
-
-def _read_scores(path: Path) -> dict[str, float] | None:
-    """The scores in a file; None if it does not exist or is damaged.
-
-    Raises:
-        NewerVersion: a later version wrote it.
-    """
-    try:
-        return SCORES.read(path)
-    except NewerVersion:
-        raise
-    except (OSError, UserError):
-        return None
-
-
-def _write_scores(path: Path, computed: dict[str, float]) -> None:
-    """Write scores for other runs, some of which may be writing the same file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        SCORES.write(path, computed)
 
 
 def _learnable(rows: Rows) -> Rows:

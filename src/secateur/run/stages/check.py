@@ -45,27 +45,41 @@ def check(context: Context) -> LatencyTable | None:
     _check_trackers(recipe.training.report_to)
     if Path(recipe.model).is_dir():
         read_config(Path(recipe.model))
-    if "hidden" in recipe.target.units and not recipe.distillation.hidden_projection:
-        raise UserError(
-            "distillation.hidden_projection: false needs the whole residual stream: leave it on, or take hidden out "
-            "of the units"
-        )
+    _check_projection(recipe)
     context.data.check()
-    check_tokens(context)
-    model = base_model(context)
-    _check_devices(context)
-    check_vocabulary(context.data.tokenizer, model, recipe.model)
-    teacher = named_teacher(context)
-    _check_teacher(context, model, teacher)
-    student = factorised(recipe, model)
+    model, teacher = _check_whole(context.whole)
+    student = factorised(recipe, context.data.with_kept_rows(model))
     table = latency_table(recipe, context.folder, student)
     for decided in _densities(context, student):
         _check_depths(decided, student, table)
     check_length(context.data.task.longest(recipe.data.max_length), model=model)
     for _, tokens in recipe.measurement.shapes:
         check_models([model], tokens)
-    check_loss(context, student, teacher)
+    check_loss(context, student, teacher and context.data.with_kept_rows(teacher))
     return table
+
+
+def _check_projection(recipe: Recipe) -> None:
+    if "hidden" in recipe.target.units and not recipe.distillation.hidden_projection:
+        raise UserError(
+            "distillation.hidden_projection: false needs the whole residual stream: leave it on, or take hidden out "
+            "of the units"
+        )
+
+
+def _check_whole(context: Context) -> tuple[PreTrainedModel, PreTrainedModel | None]:
+    """The recipe's model, which must suit its tokenizer, and the teacher that the recipe names, which must suit both.
+
+    Args:
+        context: with the whole vocabulary.
+    """
+    check_tokens(context)
+    model = base_model(context)
+    _check_devices(context)
+    check_vocabulary(context.data.tokenizer, model, context.recipe.model)
+    teacher = named_teacher(context)
+    _check_teacher(context, model, teacher)
+    return model, teacher
 
 
 def _check_processes(recipe: Recipe) -> None:

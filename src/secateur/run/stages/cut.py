@@ -28,7 +28,9 @@ def cut_student(context: Context, student: PreTrainedModel, trainer: PruningTrai
         student: the student in its unpruned shape.
     """
     method = cast(Method, trainer.method)
-    plan = final_plan(context, method)
+    plan, vocabulary = final_plan(context, method), context.data.vocabulary
+    if vocabulary is not None:
+        plan = plan.with_vocabulary(student, vocabulary)
     small = cut(student, plan)
     verified = proved(verify(context.data.batches(), dense=student, plan=plan), "masked and cut")
     moments = trainer.moments()

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from secateur.run.context import Context
-from secateur.run.models import new_student, teacher_scores
+from secateur.run.models import load_teacher, new_student, teacher_scores
 from secateur.run.records import DENSITY
 from secateur.run.score_goal import (
     ScoreGoal,
@@ -66,7 +66,7 @@ def reported(context: Context) -> dict[str, Any] | None:
 
 def _goal(trials: Trials) -> ScoreGoal:
     context, task = trials.context, trials.context.data.task
-    validation = teacher_scores(context, trials.teacher)[task.metric]
+    validation = teacher_scores(context, load_teacher(context.whole))[task.metric]
     held_out, _ = trials.score(trials.teacher)
     part, trial = context.recipe.target.keep_score or 0.0, context.recipe.method.trial
     return ScoreGoal(part, trial, validation, held_out, constant=task.baseline(trials.held_out))

@@ -15,7 +15,7 @@ from secateur.measure.model_size import dense_parts, disk_bytes, stored_parts
 from secateur.report import run_page
 from secateur.report.model_card import card
 from secateur.report.report import Report
-from secateur.run import output_cache, run_length
+from secateur.run import output_cache, run_length, vocabulary_data
 from secateur.run.context import Context
 from secateur.run.models import base_model, load_teacher, teacher_scores
 from secateur.run.records import FORMAT, VERIFIED, VERSIONS
@@ -50,7 +50,7 @@ def done(context: Context) -> bool:
 
 def run(context: Context) -> None:
     """Score in all processes; time, and write the report, in the main one."""
-    model, teacher = load(context.model_folder), load_teacher(context)
+    model, teacher = load(context.model_folder), load_teacher(context.whole)
     context.accounting.reset_peak()
     scored = Scored(model, teacher, *context.data.scores_with_error(model), teacher_scores(context, teacher))
     processes.on_main(partial(_report, context, scored))
@@ -107,6 +107,7 @@ def _chosen(context: Context) -> dict[str, Any]:
     """What the run has chosen itself, with its trials."""
     stages = {"teacher": teacher_stage, "goal": density, "depth": depth}
     chosen = {key: stage.reported(context) for key, stage in stages.items()}
+    chosen["vocabulary"] = vocabulary_data.reported(context.data)
     return chosen | {"length": run_length.reported(context), "outputs": output_cache.reported(context)}
 
 

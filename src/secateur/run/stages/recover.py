@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from transformers import PreTrainedModel, set_seed
 
@@ -18,10 +20,12 @@ from secateur.run.stages.cut import proved
 from secateur.run.stages.outputs import outputs_of
 from secateur.run.training_arguments import learning_rate_of_run, rounded, steps_of_run
 from secateur.structure.plan import Plan
+from secateur.structure.plan_file import read_plan
 from secateur.surgery.checkpoint import load, save
 from secateur.surgery.storage import as_stored
 from secateur.surgery.zeroed_blocks import kept_at_zero
 from secateur.system import processes
+from secateur.system.errors import UserError
 from secateur.training.trainer import PruningTrainer
 
 
@@ -33,12 +37,27 @@ def done(context: Context) -> bool:
 def run(context: Context) -> None:
     """Train the cut model for the rest of the run, if there is any, and save it."""
     small = load(context.cut_folder)
+    _check_vocabulary(context, read_plan(context.cut_folder / "plan.json"))
     cut_at = FORMAT.read(context.folder / CUT_AT)
     if cut_at["progress"] < 1:
         trainer = _trainer(context, small, cut_at["progress"], cut_at["rows"])
         with kept_at_zero(small):
             train(context, trainer, "recover")
     processes.on_main(partial(_save_result, context, small))
+
+
+def _check_vocabulary(context: Context, plan: Mapping[str, Any]) -> None:
+    """Refuse to go on with a cut model whose vocabulary is not that of the texts, because these have changed.
+
+    Args:
+        plan: of the cut model, as plain values.
+    """
+    ours = context.data.vocabulary
+    if plan.get("vocabulary") != (ours and ours.to_dict()):
+        raise UserError(
+            f"the texts or the tokenizer have other pieces than the cut model in {context.cut_folder}: start a new run "
+            "with another --output, or restore them"
+        )
 
 
 def _trainer(context: Context, small: PreTrainedModel, begin: float, rows_seen: int) -> PruningTrainer:

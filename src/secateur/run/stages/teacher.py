@@ -44,7 +44,8 @@ def done(context: Context) -> bool:
 
 
 def run(context: Context) -> None:
-    """Fine-tune the model, and save it as the teacher."""
+    """Fine-tune the model with its whole vocabulary, and save it as the teacher."""
+    context = context.whole
     with context.accounting.stage("teacher"):
         setting = chosen(context)
     process_memory.release()

@@ -1,0 +1,60 @@
+"""The scores of a teacher on the validation rows, computed once and kept in a file for the runs that share it."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+from filelock import FileLock
+from transformers import PreTrainedModel
+
+from secateur.measure.evaluation import scores
+from secateur.run.run_data import RunData
+from secateur.structure.fingerprints import model_fingerprint
+from secateur.system import processes
+from secateur.system.errors import UserError
+from secateur.system.file_format import FileFormat, NewerVersion
+from secateur.system.files import fingerprint
+
+FORMAT = FileFormat()
+
+
+def kept_scores(data: RunData, teacher: PreTrainedModel, folder: Path) -> dict[str, float]:
+    """Every metric of the task for a teacher, from a file in `folder`, or computed. All processes must call it."""
+    path = folder / f"scores-{_key(data, teacher)}.json"
+    kept: dict[str, float] | None = processes.on_main(partial(_read, path))
+    if kept is not None:
+        return kept
+    computed = scores(teacher, data.task, data.validation_rows, data.tokenizer)
+    processes.on_main(partial(_write, path, computed))
+    return computed
+
+
+def _key(data: RunData, teacher: PreTrainedModel) -> str:
+    """16 hex digits that depend on all that affects the scores: the model, the task and its rows."""
+    keys = data.recipe.data
+    settings = [keys.task, keys.metric, keys.source, keys.text, keys.label, keys.labels, keys.options]
+    values = [model_fingerprint(teacher), *settings, data.validation_rows]
+    return fingerprint([json.dumps(values, sort_keys=True, default=str)])
+
+
+def _read(path: Path) -> dict[str, float] | None:
+    """The scores in a file; None if it does not exist or is damaged.
+
+    Raises:
+        NewerVersion: a later version wrote it.
+    """
+    try:
+        return FORMAT.read(path)
+    except NewerVersion:
+        raise
+    except (OSError, UserError):
+        return None
+
+
+def _write(path: Path, computed: dict[str, float]) -> None:
+    """Write scores for other runs, some of which may be writing the same file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        FORMAT.write(path, computed)
