@@ -79,6 +79,8 @@ def build(folder: Path) -> None:
             (folder / "data" / name).mkdir(exist_ok=True)
             write_pairs(folder / "data" / name / f"{split}.jsonl", rows, *columns)
     write_data(folder / "reviews.csv")
+    for name in ("texts", "more"):
+        (folder / f"{name}.txt").write_text("a fine film\na dull film\n", encoding="utf-8")
     (folder / "recipes").mkdir()
     for path in (ROOT / "recipes").glob("*.yaml"):
         (folder / "recipes" / path.name).write_text(smaller(path.read_text(encoding="utf-8")), encoding="utf-8")
