@@ -1,8 +1,9 @@
 """Tokenizers of every algorithm and of several classes, trained on a few hundred made-up sentences."""
 
+import copy
 import json
 import random
-from functools import cache
+from functools import cache, partial
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
@@ -140,10 +141,28 @@ def _fast(pieces, **special):
     return PreTrainedTokenizerFast(tokenizer_object=pieces, model_max_length=64, **special)
 
 
-KINDS = {
-    maker.__name__: cache(maker)
-    for maker in (
-        bert, mpnet, roberta, t5, xlm_roberta, unigram_with_bytes, bpe_of_characters, bpe_of_words_with_ends, words
-    )
-}  # fmt: skip
-"""Name -> a function that makes the tokenizer, once; tests do not change it."""
+MAKERS = (
+    bert,
+    mpnet,
+    roberta,
+    t5,
+    xlm_roberta,
+    unigram_with_bytes,
+    bpe_of_characters,
+    bpe_of_words_with_ends,
+    words,
+)
+
+
+@cache
+def _trained(maker):
+    return maker()
+
+
+def _fresh(maker):
+    """A tokenizer of its own for each caller: a call with padding changes it."""
+    return copy.deepcopy(_trained(maker))
+
+
+KINDS = {maker.__name__: partial(_fresh, maker) for maker in MAKERS}
+"""Name -> a function that returns the tokenizer."""

@@ -28,11 +28,8 @@ def test_whole_texts_are_counted_without_special_tokens(name):
     tokenizer = KINDS[name]()
     rows = tokenizer(TEXTS, add_special_tokens=False)["input_ids"]
     tokenizer.backend_tokenizer.enable_truncation(2)
-    try:
-        assert text_counts(tokenizer, TEXTS, 900).tolist() == counts_of(rows, 900).tolist()
-        assert tokenizer.backend_tokenizer.truncation["max_length"] == 2
-    finally:
-        tokenizer.backend_tokenizer.no_truncation()
+    assert text_counts(tokenizer, TEXTS, 900).tolist() == counts_of(rows, 900).tolist()
+    assert tokenizer.backend_tokenizer.truncation["max_length"] == 2
 
 
 def test_words_that_are_split_already():
