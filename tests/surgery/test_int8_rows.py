@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from kept_pieces import every_second, in_both_numbers, of_kept_pieces
 from tiny_models import WRITERS, inputs, outputs, tiny
 
 from secateur.budget.space import Space
@@ -17,6 +18,7 @@ from secateur.surgery.cut import cut
 from secateur.surgery.int8_rows import quantised, rounded
 from secateur.surgery.quantisation import quantise_embeddings
 from secateur.surgery.uncut import uncut
+from secateur.surgery.vocabulary.pruning import with_pieces
 from secateur.surgery.word_embeddings import quantised_tables
 from secateur.system.errors import UserError
 
@@ -92,6 +94,21 @@ def test_a_compact_model_is_quantised_as_its_cut_would_be():
     assert all(torch.equal(tensor, state[name]) for name, tensor in at_once.state_dict().items())
     with pytest.raises(UserError, match="not in int8 yet"):
         quantise_embeddings(later)
+
+
+@pytest.mark.parametrize("kind", ["bert", "bart"])
+def test_pieces_are_cut_out_of_a_thin_compact_model(kind, tmp_path):
+    model = tiny(kind, dtype=torch.float32)
+    space, vocabulary = Space(model, "ffn"), every_second(model)
+    small = cut(model, Plan.of(space, space.ones(), embedding_rank=5, embedding_rows="int8"))
+    fewer = with_pieces(small, vocabulary)
+    save(fewer, tmp_path / "model")
+    state = load(tmp_path / "model").state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in fewer.state_dict().items())
+    old, new = in_both_numbers(inputs(model), vocabulary)
+    expected = of_kept_pieces(outputs(small, old)[0], vocabulary)
+    for name, value in outputs(fewer, new)[0].items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("which", WRITERS)

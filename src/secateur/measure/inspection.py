@@ -17,6 +17,7 @@ from secateur.measure.inspected_model import (
     Saving,
     State,
 )
+from secateur.measure.model_size import parameter_count
 from secateur.structure.axis_table import layer_label
 from secateur.structure.cost import SCOPES
 from secateur.structure.model_parts import by_part
@@ -53,7 +54,7 @@ def inspect(model: PreTrainedModel, tokens: int = 128) -> Inspection:
         hidden=_count(reading.alive["hidden"]),
         head_dim=space.table.head_dim,
         parameters={scope: _parameters(space, plan, scope) for scope in SCOPES},
-        stored=model.num_parameters(),
+        stored=parameter_count(model),
         zeros=round(float(filled - space.parameters(plan.kept))),
         bytes=by_part(space.table, {name: p.nbytes for name, p in model.named_parameters()}),
         flops=Flops(tokens, space.flops(plan.masks, tokens), space.flops(space.ones().cpu(), tokens)),

@@ -46,6 +46,7 @@ def cut_rows(model: PreTrainedModel, vocabulary: Vocabulary) -> PreTrainedModel:
     for row in table.rows:
         if isinstance(row, Embedding) and row.rows == VOCABULARY:
             _set_rows(word_table(model, row), vocabulary)
+            _set_marker(model.get_submodule(row.path), len(vocabulary))
         elif isinstance(row, Linear) and row.out == VOCABULARY:
             layer: Any = model.get_submodule(row.path)
             layer.out_features = len(vocabulary)
@@ -122,6 +123,12 @@ def _set_rows(table: nn.Embedding, vocabulary: Vocabulary) -> None:
         table.num_embeddings = len(vocabulary)
         if table.padding_idx is not None:
             table.padding_idx = vocabulary.renumbered([table.padding_idx])[0]
+
+
+def _set_marker(module: nn.Module, rows: int) -> None:
+    """Give the empty weight of factorised word embeddings their number of rows."""
+    if isinstance(module, compact.FactorisedEmbedding):
+        module.weight = module.weight.new_empty(rows, 0)
 
 
 def _assign(model: nn.Module, name: str, value: Tensor) -> None:

@@ -16,6 +16,7 @@ from secateur.structure.architecture import Architecture, Embedding
 from secateur.structure.architectures import ARCHITECTURES
 from secateur.structure.axis_table import AxisTable
 from secateur.structure.binding import bind
+from secateur.surgery.compact import SharedEmbedding
 
 Renumber = Callable[[int], int]
 
@@ -61,8 +62,10 @@ def padding_numbers(model: PreTrainedModel, table: AxisTable) -> set[int]:
 
 
 def word_table(model: PreTrainedModel, row: Embedding) -> nn.Embedding:
-    """The lookup table of word embeddings, which may be factorised."""
-    return next(m for m in model.get_submodule(row.path).modules() if isinstance(m, nn.Embedding))
+    """The lookup table of word embeddings, which may be factorised, and then be another module's."""
+    module = model.get_submodule(row.path)
+    owner = module.shared[0] if isinstance(module, SharedEmbedding) else module
+    return next(m for m in owner.modules() if isinstance(m, nn.Embedding))
 
 
 def architecture_of(model: PreTrainedModel) -> Architecture:
