@@ -1,5 +1,6 @@
 """Vocabulary pruning: a model and its tokenizer with only the pieces that texts use.
 
-The rows of word embeddings are chosen by a count, `counting`, and by what the algorithm of the tokenizer needs,
-`algorithms`. The tokenizer is rewritten by `tokenizer`.
+Pieces are chosen by how often they occur (`counting`) and by what the tokenizer's algorithm needs (`algorithms`). Then
+the tokenizer is rewritten (`tokenizer`, `content`), and the rows of the others are cut out of the model (`rows`).
+`pruning` does all of it.
 """
