@@ -3,6 +3,7 @@
 import gc
 import os
 from contextlib import contextmanager
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -19,6 +20,29 @@ from secateur.report import charts, svg
 from secateur.run import outlook
 from secateur.run.stages import check
 
+HERE = Path(__file__).parent
+LONG = (
+    "laws/test_law_04_saved.py",
+    "test_docs.py",
+    "laws/test_law_11_recover.py",
+    "laws/test_law_11_shrink.py",
+    "system/test_processes.py",
+    "laws/test_law_02_cut.py",
+    "cli/test_cli.py",
+    "run/test_pipeline.py",
+    "run/test_density_sweep.py",
+    "deploy/test_export.py",
+    "laws/test_law_13_exported.py",
+    "laws/test_law_12_processes.py",
+    "laws/test_law_08_resume.py",
+    "test_examples.py",
+    "tasks/test_translation.py",
+    "run/test_depth.py",
+    "tasks/test_questions.py",
+    "test_hard_use.py",
+    "test_public_surface.py",
+)
+"""The modules that take more than half a minute; every name is that of a file."""
 PICTURES = ((charts, ("by_head", "by_layer", "bars", "by_time", "over_stages")), (svg, ("svg",)))
 DRAWING = [(module, name, getattr(module, name)) for module, names in PICTURES for name in names]
 
@@ -28,6 +52,13 @@ torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 datasets.disable_progress_bars()
+
+
+def pytest_collection_modifyitems(items):
+    """Let the long modules begin first: of two workers none has nothing to do while the other one is in a long one."""
+    order = {HERE / name: number for number, name in enumerate(LONG)}
+    assert all(path.is_file() for path in order)
+    items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 @pytest.fixture(scope="session", autouse=True)
