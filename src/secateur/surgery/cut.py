@@ -122,10 +122,21 @@ def _reshaped_copy(model: PreTrainedModel, structure: Structure) -> compact.Prun
     small.config.auto_map = _auto_map(kind, small.config)
     if getattr(small, "pooler", model) is None:
         setattr(small.config, compact.POOLING, False)
-    with torch.device("meta"):
-        kind(small.config)  # transformers learns what a class can record (hidden states) when one is constructed
+    _construct_once(kind, small.config)
     compact.reshape(small, structure)
     return small
+
+
+def _construct_once(kind: type[compact.Pruned], config: Any) -> None:
+    """Construct a model of a class, unless it was done: transformers then learns what the class records as outputs."""
+    if kind not in _CONSTRUCTED:
+        with torch.device("meta"):
+            kind(config)
+        _CONSTRUCTED.add(kind)
+
+
+_CONSTRUCTED: set[type[compact.Pruned]] = set()
+"""Classes of compact models that were constructed in this process."""
 
 
 # In 0.1 `from secateur.surgery import cut` gave the function.
