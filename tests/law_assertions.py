@@ -78,20 +78,21 @@ def assert_ones_change_nothing(model, space, masks):
         assert_same(masked, stock, everything(in_float64(model), batch))
 
 
-def assert_cut_equals_masked(model, plan, masks=None, *, padded=True):
+def assert_cut_equals_masked(model, plan, masks=None, *, batches=None):
     """Law 2. `masks` before closure, if given: units that are dead because of others must not matter.
 
     Word embeddings that the plan stores in int8 are rounded to these values in the masked model.
     """
     model = with_rounded_embeddings(model, plan)
-    space, batch = plan.space(model), inputs(model, padded=padded)
+    space, compact = plan.space(model), cut(model, plan)
     masks = plan.masks if masks is None else masks
-    small = everything(cut(model, plan), batch)
-    masked = of_kept_stream(under_masks(model, space, masks, batch), small, space, plan)
-    exact = None
-    if model.dtype != torch.float64:
-        exact = of_kept_stream(under_masks(in_float64(model), space, masks, batch), small, space, plan)
-    assert_same(small, masked, exact)
+    for batch in batches or [inputs(model)]:
+        small = everything(compact, batch)
+        masked = of_kept_stream(under_masks(model, space, masks, batch), small, space, plan)
+        exact = None
+        if model.dtype != torch.float64:
+            exact = of_kept_stream(under_masks(in_float64(model), space, masks, batch), small, space, plan)
+        assert_same(small, masked, exact)
 
 
 def of_kept_stream(tensors, small, space, plan):

@@ -39,11 +39,12 @@ def collate(rows):
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def trainer(which, name, folder, *, seed=1, save="steps", keep=None, **others):
+def trainer(which, name, folder, *, seed=1, save="steps", every=1, keep=None, **others):
     """Student, method and terms from scratch; dropout is on, so the random state matters as well.
 
     Args:
         save: when checkpoints are written, of which the last `keep` stay.
+        every: the number of steps between two checkpoints.
         others: further arguments of the training.
     """
     student, teacher = (tiny(*which, dtype=torch.float32, dropout=0.1, seed=s) for s in (seed, 2))
@@ -58,7 +59,7 @@ def trainer(which, name, folder, *, seed=1, save="steps", keep=None, **others):
         logging_strategy="steps",
         logging_steps=1,
         save_strategy=save,
-        save_steps=1,
+        save_steps=every,
         save_total_limit=keep,
         **others,
     )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from law_assertions import assert_counted_equals_stored, assert_cut_equals_masked
-from tiny_models import LEADING, UNIT_SETS, edge_cases, random_masks, tiny
+from tiny_models import LEADING, UNIT_SETS, edge_cases, inputs, random_masks, tiny
 
 from secateur.budget.space import Space
 from secateur.structure.plan import Plan
@@ -24,7 +24,7 @@ def test_every_way_in_which_units_are_dead(which, dtype, device):
     model.to(device)
     for attention, padded in (("sdpa", True), ("sdpa", False), ("eager", True)):
         model.set_attn_implementation(attention)
-        assert_cut_equals_masked(model, plan, masks, padded=padded)
+        assert_cut_equals_masked(model, plan, masks, batches=[inputs(model, padded=padded)])
 
 
 @pytest.mark.parametrize("which", LEADING)

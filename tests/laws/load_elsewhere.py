@@ -1,8 +1,9 @@
 """Run in a new process by law 4: load saved folders and compare them with the outputs recorded by the saving process.
 
-`load_elsewhere.py CASES WAY...`: CASES is JSON, a list of {folder, auto, ways}; beside each folder lies
+`load_elsewhere.py CASES WAY...`: CASES is JSON, a list of {folder, auto, ways, again}; beside each folder lies
 `FOLDER.safetensors` with the state, the inputs and the outputs before saving. Prints JSON: `way folder` ->
-what differs, "" if nothing does, for those of the ways that a case names.
+what differs, "" if nothing does, for those of the ways that a case names. Unless `again` is false, what is loaded is
+saved, loaded and compared once more.
 """
 
 import json
@@ -65,22 +66,35 @@ def compare_encoder(model, known) -> str:
     return "in training mode" if model.training else "" if states else "no hidden states"
 
 
-def check(way: str, auto, folder: Path) -> str:
+def check(way: str, auto, folder: Path, saves_again: bool) -> str:
     """Load, compare, save again as transformers does, load that, compare."""
     known = load_file(f"{folder}.safetensors")
     try:
         model = WAYS[way](auto, folder)
         again = folder.with_name(f"{folder.name}-{way}-again")
-        if way != "auto":  # the same class as by `load`: no need to save that again
+        saves_again &= way != "auto"  # the same class as by `load`: no need to save that again
+        if saves_again:
             model.save_pretrained(again)
         compared = compare_encoder if "encoder" in way else compare
         wrong = compared(model, known)
-        if wrong or way == "auto":
+        if wrong or not saves_again:
             return wrong
         wrong = compared(WAYS["load" if way == "encoder" else way](auto, again), known)
         return f"saved again: {wrong}" if wrong else ""
     except Exception as error:
         return f"{type(error).__name__}: {str(error)[:300]}"
+
+
+def remembered(imports):
+    """The function that finds the imports of a file, but of a text only once: every folder has the same code."""
+    found = {}
+
+    def of(path):
+        if (text := Path(path).read_text(encoding="utf-8")) not in found:
+            found[text] = imports(path)
+        return found[text]
+
+    return of
 
 
 def refuse(auto, folder: Path) -> str:
@@ -101,13 +115,15 @@ if __name__ == "__main__":
     import torch
     import transformers
     from safetensors.torch import load_file
+    from transformers import dynamic_module_utils
 
+    dynamic_module_utils.get_imports = remembered(dynamic_module_utils.get_imports)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     report = {}
     for case in json.loads(Path(sys.argv[1]).read_text()):
         auto, folder = getattr(transformers, case["auto"]), Path(case["folder"])
         for way in (way for way in ways if way in case["ways"]):
-            wrong = refuse(auto, folder) if way == "neither" else check(way, auto, folder)
+            wrong = refuse(auto, folder) if way == "neither" else check(way, auto, folder, case.get("again", True))
             report[f"{way} {folder.name}"] = wrong
     print(json.dumps(report))

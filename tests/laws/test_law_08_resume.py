@@ -38,7 +38,7 @@ def assert_same(resumed, whole):
 
 @pytest.mark.parametrize(("which", "name", "step"), RESUMED)
 def test_a_resumed_run_equals_an_uninterrupted_one(which, name, step, tmp_path):
-    whole = trainer(which, name, tmp_path)
+    whole = trainer(which, name, tmp_path, every=step)
     whole.train()
     assert last_checkpoint(tmp_path) == str(tmp_path / f"checkpoint-{STEPS}")
     if name is not None:
@@ -77,14 +77,21 @@ def killed_at(monkeypatch, place, name, *, after):
     monkeypatch.setattr(place, name, kill)
 
 
+@pytest.fixture(scope="module")
+def with_one_checkpoint(tmp_path_factory):
+    """(model, trainer) of an uninterrupted training that keeps one checkpoint."""
+    which, folder = CLASSIFIERS[0].values[0], tmp_path_factory.mktemp("whole")
+    whole = trainer(which, "grain", folder, keep=1)
+    whole.train()
+    assert [path.name for path in checkpoints(folder)] == [f"checkpoint-{STEPS}"]
+    return which, whole
+
+
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("moment", MOMENTS_OF_A_CHECKPOINT)
-def test_there_is_always_a_complete_checkpoint(tmp_path, monkeypatch, moment, after):
+def test_there_is_always_a_complete_checkpoint(with_one_checkpoint, tmp_path, monkeypatch, moment, after):
     """With a limit of one there are never more than two checkpoints, and a run killed at any moment resumes."""
-    which = CLASSIFIERS[0].values[0]
-    whole = trainer(which, "grain", tmp_path / "whole", keep=1)
-    whole.train()
-    assert [path.name for path in checkpoints(tmp_path / "whole")] == [f"checkpoint-{STEPS}"]
+    which, whole = with_one_checkpoint
     with monkeypatch.context() as patch, pytest.raises(Killed):
         killed_at(patch, *MOMENTS_OF_A_CHECKPOINT[moment], after=after)
         trainer(which, "grain", tmp_path / "killed", keep=1).train()

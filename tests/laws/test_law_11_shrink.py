@@ -4,6 +4,9 @@ In float64 noise is noise: a gradient that went missing, a moment in the wrong p
 A method that learns its masks and closes for good what has settled does so with the cutting or without it.
 """
 
+from functools import cache
+from pathlib import Path
+
 import pytest
 import torch
 from quiet import arguments
@@ -180,21 +183,33 @@ def test_gates_that_never_settle_are_not_cut_away(tmp_path):
     assert trained.shrinking is None and bool(trained.method.alive.all())
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A function: the trainer of a kind of method over units, after an uninterrupted run with all its checkpoints."""
+
+    @cache
+    def trained(kind, units):
+        folder = tmp_path_factory.mktemp("whole")
+        found = trainer(CLASSIFIERS[0].values[0], kind, units, folder, shrink=True, save="steps")
+        found.train()
+        assert last_checkpoint(folder) == str(folder / f"checkpoint-{STEPS}")
+        assert not bool(found.method.alive.all())
+        return found
+
+    return trained
+
+
 @pytest.mark.parametrize(
     ("kind", "units"),
     [("grain", UNITS[0]), (every_other, UNITS[0]), (gates, UNITS[3]), (in_rounds, ("layer", *UNITS[0]))],
     ids=["grain", "every", "cofi", "rounds"],
 )
 @pytest.mark.parametrize("step", [4, 7, 11])
-def test_a_resumed_run_has_the_shapes_that_it_had(tmp_path, step, kind, units):
-    which = CLASSIFIERS[0].values[0]
-    whole = trainer(which, kind, units, tmp_path, shrink=True, save="steps")
-    whole.train()
-    assert last_checkpoint(tmp_path) == str(tmp_path / f"checkpoint-{STEPS}")
-    assert not bool(whole.method.alive.all())
-    resumed = trainer(which, kind, units, tmp_path / "resumed", shrink=True, seed=3)
-    resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
-    mine, theirs = result(resumed), result(whole)
+def test_a_resumed_run_has_the_shapes_that_it_had(whole, tmp_path, step, kind, units):
+    resumed = trainer(CLASSIFIERS[0].values[0], kind, units, tmp_path, shrink=True, seed=3)
+    checkpoint = Path(whole(kind, units).args.output_dir) / f"checkpoint-{step}"
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    mine, theirs = result(resumed), result(whole(kind, units))
     assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
 
 
