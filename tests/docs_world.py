@@ -51,7 +51,7 @@ SMALLER = {
 """Text that needs a model of real size, real data or a GPU -> its replacement."""
 
 
-SHORTER = {"training.steps": 6, "training.teacher_steps": 16}
+SHORTER = {"training.steps": 6, "training.teacher_steps": 16, "training.evaluations": 1, "training.checkpoints": 0}
 """Defaults of the recipes in README and docs, whose models need no thousands of steps."""
 
 
