@@ -267,7 +267,8 @@ def test_cut_a_vocabulary_alone(secateur, world, tmp_path, texts):
     found = json.loads(secateur("verify", tmp_path / "small", "--dense", world / "classifier", "--json").stdout)
     assert found["passed"] and found["whole_kept"] == found["compact_loaded"] == 0.0
     assert found["pieces"]["kept"] == found["pieces"]["equal"] == found["pieces"]["texts"] == 16
-    shown = secateur("verify", tmp_path / "small", "--dense", world / "classifier", "--data", world / "data.csv").stdout
+    words = ("--dense", world / "classifier", "--data", world / "data.csv", "--max-length", 24)
+    shown = secateur("verify", tmp_path / "small", *words).stdout
     assert "all pieces - kept pieces" in shown and "of these are split as before" in shown
     shown = secateur("cut", tmp_path / "small", "--vocabulary", texts, "--output", tmp_path / "none")
     assert refused(shown, "all 10 pieces of the model are in the texts or needed by its tokenizer", "nothing to cut")

@@ -21,7 +21,7 @@ from secateur.measure.model_size import parameter_count
 from secateur.structure.axis_table import layer_label
 from secateur.structure.cost import SCOPES
 from secateur.structure.model_parts import by_part
-from secateur.structure.plan import Plan
+from secateur.structure.plan import Plan, total_before
 from secateur.structure.reading import Reading
 from secateur.structure.space import UNITS, UnitSpace
 from secateur.surgery.uncut import uncut
@@ -76,7 +76,8 @@ def _whole(model: PreTrainedModel) -> tuple[PreTrainedModel, UnitSpace, Plan]:
 
 
 def _parameters(space: UnitSpace, plan: Plan, scope: str) -> ParameterCount:
-    density, total = plan.achieved[scope], space.total(scope)
+    density = plan.achieved[scope]
+    total = total_before(space.table, plan.vocabulary) if scope == "model" else space.total(scope)
     return ParameterCount(round(density * total), total, density)
 
 

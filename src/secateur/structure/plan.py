@@ -274,16 +274,24 @@ def _achieved(
 def _density_of_model(reading: Reading, rank: int | None, vocabulary: Vocabulary | None) -> float:
     """Density of the whole model before its vocabulary is cut and its word embeddings are factorised."""
     table, density = reading.table, reading.density("model")
-    total, before = cost.total(table, "model"), cost.total(table, "model")
-    rows = after = table.vocabularies.get(VOCABULARIES[0], 0)
-    if vocabulary is not None:
+    total, rows = cost.total(table, "model"), table.vocabularies.get(VOCABULARIES[0], 0)
+    after = rows if vocabulary is None else len(vocabulary)
+    if after != rows:
         of_pieces = [p for p in table.parameters if VOCABULARIES[0] in p.axes]
-        after = len(vocabulary)
         density -= (rows - after) * sum(float(cost.kept_entries(p, reading.lengths)) for p in of_pieces) / rows / total
-        before += (vocabulary.size - rows) * sum(prod(p.shape) for p in of_pieces) // rows
     if rank is not None:
         density -= _saved_by_factors(reading, rank, after) / total
-    return density * (total / before)
+    return density * (total / total_before(table, vocabulary))
+
+
+def total_before(table: AxisTable, vocabulary: Vocabulary | None) -> int:
+    """Parameters of the whole model before its vocabulary was cut."""
+    total = cost.total(table, "model")
+    if vocabulary is None:
+        return total
+    rows = table.vocabularies[VOCABULARIES[0]]
+    of_pieces = [p for p in table.parameters if VOCABULARIES[0] in p.axes]
+    return total + (vocabulary.size - rows) * sum(prod(p.shape) for p in of_pieces) // rows
 
 
 def _saved_by_factors(reading: Reading, rank: int, pieces: int) -> int:

@@ -12,6 +12,7 @@ from tiny_models import inputs, random_masks, tiny
 from transformers import BertForSequenceClassification, GenerationConfig
 
 from secateur.budget.space import Space
+from secateur.measure.inspection import inspect
 from secateur.structure.binding import bind
 from secateur.structure.plan import Plan
 from secateur.structure.vocabulary import Vocabulary
@@ -187,6 +188,14 @@ def test_a_vocabulary_edited_by_hand_is_refused(planned, data, message):
     model, plan = planned
     with pytest.raises(UserError, match=message):
         Plan.from_dict(plan.to_dict(plan.space(model)) | {"vocabulary": data}, model)
+
+
+def test_the_parameters_of_a_compact_model_are_counted_beside_all_pieces(planned):
+    model, plan = planned
+    counted = inspect(cut(model, plan))
+    whole = counted.parameters["model"]
+    assert (whole.total, whole.density) == (model.num_parameters(), pytest.approx(plan.achieved["model"], rel=1e-12))
+    assert whole.kept == counted.stored and counted.padding == 0
 
 
 # With a tokenizer
