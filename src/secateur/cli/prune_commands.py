@@ -25,7 +25,9 @@ from secateur.system.errors import UserError
 
 DEMO: dict[str, Any] = {
     "data": {"source": "bbc", "max_length": 64},
-    "target": {"density": 0.05},
+    "target": {"density": 0.05, "embedding_rank": "auto"},
+    "vocabulary": "task",
+    "storage": {"dtype": "bf16", "embeddings": "int8"},
     "method": {"name": "grain", "end": 0.1},
     "training": {
         "epochs": 10.0,
