@@ -97,6 +97,14 @@ def test_a_target_latency_is_shown_as_asked_predicted_and_measured(tmp_path):
     assert Report.load(tmp_path) == report
 
 
+def test_a_size_asked_for_is_beside_the_one_reached():
+    recipe = {**REPORT.recipe, "target": {"density": None, "size": 48_500_000}}
+    report = replace(REPORT, recipe=recipe)
+    assert target_text(report) == "48.5 MB"
+    rows = score_table(report)
+    assert rows[rows.index(("weights asked for, MB", "", "48.5")) - 1][0] == "weights, MB"
+
+
 def test_save_and_load(tmp_path):
     write(REPORT, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"report.md", "report.html"}, (

@@ -189,7 +189,7 @@ def test_keys_that_need_each_other_are_checked(values, message):
 
 def test_the_other_values_are_every_key_and_no_default():
     other, least = values_of(make(OTHER)), values_of(make(LEAST))
-    excluded = {"target.speedup", "target.toward", "target.keep", "target.keep_score"}  # by the latency
+    excluded = {"target.speedup", "target.toward", "target.keep", "target.keep_score", "target.size"}  # by the latency
     excluded |= {"training.augment", "training.average", "training.minutes"}  # by labels_weight, select and steps
     others = [key for key in KEYS if key not in excluded]
     assert sorted(OTHER) == sorted(others)
@@ -200,6 +200,12 @@ def test_the_other_values_are_every_key_and_no_default():
 def test_a_latency_may_have_a_unit(given, ms):
     recipe = make(LEAST | {"target.latency": given})
     assert (recipe.target.latency, recipe.target.density, recipe.target.speedup) == (ms, None, None)
+
+
+@pytest.mark.parametrize(("given", "count"), [("5MB", 5_000_000), ("800 kB", 800_000), (17, 17), ("17", 17)])
+def test_a_size_may_have_a_unit(given, count):
+    recipe = make(LEAST | {"target.size": given})
+    assert (recipe.target.size, recipe.target.density) == (count, None)
 
 
 def test_a_target_of_the_command_overrides_the_target_of_the_file(tmp_path):
@@ -230,7 +236,7 @@ def test_a_target_of_the_command_overrides_the_target_of_the_file(tmp_path):
         ({"target.keep_score": 1.1}, "target.keep_score: .* less than or equal to 1"),
         ({"target.keep": 12, "target.speedup": 4}, "exclude each other: ask for one of them"),
         ({"target.keep": 12, "target.shape": [8, 128]}, "go with a latency or a speedup"),
-        ({"target.density": None}, "ask for one of density, latency, speedup, keep"),
+        ({"target.density": None}, "ask for one of density, size, latency, speedup, keep"),
         ({"target.shape": [8, 128]}, "go with a latency or a speedup"),
         ({"target.latency_table": "t.json"}, "go with a latency or a speedup"),
         ({"target.speedup": 1.0}, "target.speedup: .* greater than 1"),
@@ -497,6 +503,7 @@ def test_every_flat_key_has_a_grouped_key():
 
 
 NEW = {
+    "target.size",
     "storage.dtype",
     "storage.embeddings",
     "data.labels",

@@ -36,7 +36,7 @@ class Parameters(Budget):
         return space.density(space.filled(masks > 0) if self.count_zeros else masks)
 
     def floor(self, space: Space) -> float:
-        return space.density(_Ranking(space, torch.zeros(len(space)), space.density).first(0))
+        return space.density(Ranking(space, torch.zeros(len(space)), space.density).first(0))
 
     def check(self, space: Space, share: float) -> None:
         if not 0.0 < share <= 1.0:
@@ -74,7 +74,7 @@ class Parameters(Budget):
         open_units = with_best_hidden(space, highest(ranking.values, count), ranking.values)
         return (open_units | space.closure(ranking.first(count))) & alive
 
-    def _selection(self, space: Space, values: Tensor, share: float) -> tuple[_Ranking, int]:
+    def _selection(self, space: Space, values: Tensor, share: float) -> tuple[Ranking, int]:
         """The ranking by which units are kept within a share, and the number of them, the largest that fits.
 
         If the next unit is large and there is room for a small one, it is ranked first, or left out if it does not fit
@@ -95,8 +95,8 @@ class Parameters(Budget):
             ranking = self._ranking(space, values)
             count = longest_prefix(ranking.share, len(ranking), share, near=count)
 
-    def _ranking(self, space: Space, values: Tensor) -> _Ranking:
-        return _Ranking(space, values, partial(self.share, space))
+    def _ranking(self, space: Space, values: Tensor) -> Ranking:
+        return Ranking(space, values, partial(self.share, space))
 
     def add_fitting_units(self, space: Space, kept: Tensor, scores: Tensor, density: float) -> Tensor:
         """`(N,)` bool: `kept`, and of the other units the highest-scored ones that still fit into `density`.
@@ -120,7 +120,7 @@ class Parameters(Budget):
         return self.share(space, _with(kept, units, count))
 
 
-class _Ranking:
+class Ranking:
     """The units of a space in the order of their values `(N,)`; units at minus infinity are left out.
 
     Args:

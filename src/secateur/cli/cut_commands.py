@@ -69,7 +69,7 @@ def cut_model(
 
     With --vocabulary alone nothing else is cut, and an ordinary model stays an ordinary one. With --embedding-rank,
     --embedding-rows or --store, and nothing that says what to prune, every unit is kept, of a compact model too.
-    Without any of these, and without a density, a latency, a speed-up or a number of units to keep, the density is 0.5.
+    Without any of these, and without a density, a size, a latency, a speed-up or a number of units, the density is 0.5.
     """
     refuse_occupied(output)
     texts = read_texts(vocabulary or [])
@@ -139,7 +139,7 @@ def _cut(whole: PreTrainedModel, pieces: Vocabulary | None, plan: Path | None, g
         return Cut(thinner(whole, rank, pieces, compact=thin), pieces)
     if plan is None:
         amount = {} if any(f"target.{name}" in given for name in AMOUNTS) else {"target.density": 0.5}
-        recipes = (make_group(name, amount | given) for name in ("target", "method"))
+        recipes = (make_group(name, amount | given) for name in ("target", "method", "storage"))
         small, target = cut_without_training(whole, *recipes, vocabulary=pieces)
         return Cut(small, pieces, target)
     planned = Plan.load(plan, whole)

@@ -25,6 +25,7 @@ from secateur.structure.plan import Plan, total_before
 from secateur.structure.reading import Reading
 from secateur.structure.space import UNITS, UnitSpace
 from secateur.surgery.uncut import uncut
+from secateur.system.model_state import saved_buffers
 
 PARTS = ("qk", "vo", "ffn", "sublayer", "hidden")
 """Kinds of units whose groups have the name of the axis or gate that they act on. Together they describe any cut."""
@@ -56,7 +57,7 @@ def inspect(model: PreTrainedModel, tokens: int = 128) -> Inspection:
         parameters={scope: _parameters(space, plan, scope) for scope in SCOPES},
         stored=parameter_count(model),
         zeros=round(float(filled - space.parameters(plan.kept))),
-        bytes=by_part(space.table, {name: p.nbytes for name, p in model.named_parameters()}),
+        bytes=_bytes(space, model),
         flops=Flops(tokens, space.flops(plan.masks, tokens), space.flops(space.ones().cpu(), tokens)),
         savings=_savings(dense, space, plan, tokens),
         units=() if compact else tuple(_prunable(model, kind) for kind in UNITS),
@@ -73,6 +74,11 @@ def _planned(model: PreTrainedModel) -> tuple[PreTrainedModel, UnitSpace, Plan]:
 def _whole(model: PreTrainedModel) -> tuple[PreTrainedModel, UnitSpace, Plan]:
     space = Space(model)
     return model, space, Plan.of(space, space.ones())
+
+
+def _bytes(space: UnitSpace, model: PreTrainedModel) -> dict[str, int]:
+    tensors = dict(model.named_parameters()) | saved_buffers(model)
+    return by_part(space.table, {name: tensor.nbytes for name, tensor in tensors.items()})
 
 
 def _parameters(space: UnitSpace, plan: Plan, scope: str) -> ParameterCount:

@@ -15,10 +15,12 @@ COLUMNS = ("layer", "heads", "qk", "vo", "ffn", "hidden")
 
 
 def target_text(report: Report) -> str:
-    """What the recipe asks for: "density 0.05", "keep 12", "5 ms" or "4x"."""
+    """What the recipe asks for: "density 0.05", "5 MB", "keep 12", "5 ms" or "4x"."""
     target = report.recipe["target"]
     if target["density"] is not None:
         return f"density {target['density']:g}"
+    if target.get("size") is not None:
+        return f"{megabytes(target['size'])} MB"
     if target.get("keep") is not None:
         return f"keep {target['keep']}"
     return f"{target['latency']:g} ms" if target["latency"] is not None else f"{target['speedup']:g}x"
@@ -45,12 +47,18 @@ def score_table(report: Report) -> list[tuple[str, str, str]]:
         *_tile_densities(report),
         ("parameters", f"{parameters['teacher']:,}", f"{parameters['model']:,}"),
         ("weights, MB", megabytes(size["teacher"]), f"{megabytes(size['model'])} ({times_smaller(size)})"),
+        *_asked_size(report.recipe["target"]),
     ]
     for one in report.latency:
         dense = one["against"]["latency_ms"]
         table.append((f"latency {shape(one)}, ms", f"{dense:.2f}", f"{one['latency_ms']:.2f}"))
         table.append((f"speed-up {shape(one)}", "1", f"{one['speed_up']:.1f}x"))
     return table if report.target is None else table + target_table(report.target)
+
+
+def _asked_size(target: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The row of a size that was asked for."""
+    return [] if target.get("size") is None else [("weights asked for, MB", "", megabytes(target["size"]))]
 
 
 def _tile_densities(report: Report) -> list[tuple[str, str, str]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from secateur.report.report import Report
+from secateur.report.size_text import megabytes
 
 RETENTION = 0.95
 """The part of the teacher's score from which a run worked, for a recipe that does not say (`measurement.retention`)."""
@@ -80,6 +81,8 @@ def _more(target: Mapping[str, Any]) -> str:
     """A target that keeps twice as much."""
     if (density := target.get("density")) is not None:
         return f"a higher density (--density {min(1.0, 2 * density):.2g})"
+    if (size := target.get("size")) is not None:
+        return f"a larger file (--size {megabytes(2 * size)}MB)"
     if (latency := target.get("latency")) is not None:
         return f"more time (--latency {2 * latency:.2g}ms)"
     if (speedup := target.get("speedup")) is not None:

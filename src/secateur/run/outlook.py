@@ -12,6 +12,7 @@ from typing import Any
 from secateur.budget.latency import LatencyTable
 from secateur.budget.space import Space
 from secateur.report.report_text import vocabulary_sentence
+from secateur.report.size_text import megabytes
 from secateur.run import run_length
 from secateur.run.context import Context
 from secateur.run.costs import Costs
@@ -161,6 +162,8 @@ def _target(context: Context, space: Space) -> str:
     if target.keep_score is not None:
         return f"the smallest density that keeps {100 * target.keep_score:g}% of the teacher's score"
     share = share_to_keep(context.recipe, space)
+    if target.size is not None:
+        return f"{megabytes(target.size)} MB of weights, which is about density {share:.4f} of the parameters"
     if target.density is not None:
         return f"density {share:g} of the parameters"
     if target.keep is not None:

@@ -15,10 +15,12 @@ from secateur.methods import METHODS
 from secateur.methods.method import Method
 from secateur.run.recipe_groups import MethodRecipe, TargetRecipe
 from secateur.run.recipe_rules import check_amount
+from secateur.run.recipe_storage import StorageRecipe
+from secateur.run.size_goal import SizeGoal, size_goal
 from secateur.structure.plan import Plan
 from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.cut import cut
-from secateur.surgery.factorisation import rank_for
+from secateur.surgery.factorisation import factorise, rank_for
 from secateur.surgery.vocabulary.pruning import with_pieces
 from secateur.surgery.vocabulary.rows import cut_rows
 from secateur.system.errors import UserError
@@ -29,11 +31,17 @@ SHAPE = (8, 128)
 
 
 def cut_without_training(
-    dense: PreTrainedModel, target: TargetRecipe, method: MethodRecipe, *, vocabulary: Vocabulary | None = None
+    dense: PreTrainedModel,
+    target: TargetRecipe,
+    method: MethodRecipe,
+    storage: StorageRecipe = StorageRecipe(),  # noqa: B008 - frozen
+    *,
+    vocabulary: Vocabulary | None = None,
 ) -> tuple[PreTrainedModel, dict[str, Any] | None]:
     """The cut model; where the target is a latency or a speed-up, also what was predicted and what is measured.
 
     Args:
+        storage: how the weights of the result will be written, on which a size depends.
         vocabulary: the pieces that are kept; the rest is cut first.
 
     Raises:
@@ -43,8 +51,11 @@ def cut_without_training(
     if target.keep_score is not None:
         raise UserError("a score is kept by training: use `secateur prune`, or ask for a density")
     narrow = dense if vocabulary is None else cut_rows(dense, vocabulary)
+    if target.size is not None and (rank := rank_for(target.embedding_rank, narrow)):
+        narrow = factorise(narrow, rank)  # because a size is that of the factors
     table = None if target.latency is None and target.speedup is None else _latency_table(narrow, target)
-    plan = _plan(narrow, target, method, table)
+    goal = None if target.size is None else size_goal(target, storage, narrow, pieces_cut=vocabulary is not None)
+    plan = _plan(narrow, target, method, table or goal)
     if vocabulary is not None:
         plan = plan.with_vocabulary(narrow, vocabulary)
     small = cut(narrow, plan)
@@ -81,10 +92,15 @@ def thinner(
 
 
 def _plan(
-    dense: PreTrainedModel, target: TargetRecipe, method: MethodRecipe, table: LatencyTable | None = None
+    dense: PreTrainedModel, target: TargetRecipe, method: MethodRecipe, goal: LatencyTable | SizeGoal | None = None
 ) -> Plan:
+    table = goal if isinstance(goal, LatencyTable) else None
     space = Space(dense, *target.units, budget=table or Parameters(), round_to=target.round_to)
-    choice, rank = _post_training(space, method), rank_for(target.embedding_rank, dense)
+    choice = _post_training(space, method)
+    if isinstance(goal, SizeGoal):
+        goal.check(space)
+        return goal.plan(choice, 1.0)
+    rank = rank_for(target.embedding_rank, dense)
     if table is not None:
         return choice.plan(embedding_rank=rank, share=table.share_of(target.latency, target.speedup))
     if target.keep is not None:

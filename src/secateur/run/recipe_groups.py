@@ -12,6 +12,7 @@ from pydantic import Field, PositiveInt, field_validator
 from pydantic_core import PydanticCustomError
 
 from secateur.budget.latency import batch_and_tokens, milliseconds
+from secateur.budget.size import byte_count
 from secateur.run.recipe_schema import Flag, Strict
 
 
@@ -55,7 +56,7 @@ AUTO = "auto"
 
 
 class TargetRecipe(Strict):
-    """What is pruned, and how much is kept: exactly one of density, latency, speedup, keep and keep_score is set."""
+    """What is pruned, and how much is kept: one of density, size, latency, speedup, keep and keep_score is set."""
 
     units: Annotated[tuple[str, ...], Flag("--units")] = Field(
         ("ffn", "qk", "vo"), min_length=1, description="kinds of units that may be pruned; `secateur list` shows all"
@@ -65,6 +66,12 @@ class TargetRecipe(Strict):
         description="density, the fraction of prunable parameters to keep; several, such as 0.4,0.2,0.1, give that "
         "many "
         "models from one pruning; null if another amount is set",
+    )
+    size: Annotated[int | None, Flag("--size", text=True)] = Field(
+        None,
+        gt=0,
+        description="size of the file of the weights to reach, such as 5MB, 800kB or a number of bytes, instead of a "
+        "density; a megabyte has 10^6 bytes",
     )
     latency: Annotated[float | None, Flag("--latency", text=True)] = Field(
         None, gt=0, description="latency to reach, in milliseconds (5 or 5ms), instead of a density"
@@ -120,6 +127,11 @@ class TargetRecipe(Strict):
     @classmethod
     def _largest_first(cls, value: Any) -> Any:
         return tuple(sorted(value, reverse=True)) if isinstance(value, tuple) else value
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _bytes(cls, value: Any) -> Any:
+        return byte_count(value) if isinstance(value, str) else value
 
     @field_validator("latency", mode="before")
     @classmethod

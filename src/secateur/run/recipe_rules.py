@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from secateur.run.recipe import Recipe
     from secateur.run.recipe_groups import TargetRecipe
 
-AMOUNTS = ("density", "latency", "speedup", "keep", "keep_score")
+AMOUNTS = ("density", "size", "latency", "speedup", "keep", "keep_score")
 """Keys of `target` for the amount to keep; exactly one of them is set."""
 LENGTHS = ("steps", "epochs", "minutes")
 """Keys of `training` for the length of the run; exactly one of them is set."""

@@ -21,6 +21,7 @@ from secateur.methods.method import Method
 from secateur.methods.schedules import Schedule
 from secateur.run.recipe import Recipe
 from secateur.run.run_rounds import coarse_rounds, in_last_round, numbers_to_try, share_after
+from secateur.run.size_goal import size_goal_of
 from secateur.system import processes
 from secateur.system.errors import UserError
 
@@ -56,9 +57,11 @@ def share_to_keep(recipe: Recipe, space: Space) -> float:
     """The share of the budget to keep: the cost of the kept units relative to the unpruned model.
 
     Raises:
-        UserError: the target is a number of units that the space cannot keep exactly.
+        UserError: the target is a number of units that the space cannot keep exactly, or a size out of reach.
     """
     target = recipe.target
+    if target.size is not None:
+        return size_goal_of(recipe, space).density(space)
     if target.density is not None:
         return target.densities[-1]
     if target.keep is not None:

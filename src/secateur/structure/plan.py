@@ -34,9 +34,11 @@ class Plan:
 
     Attributes:
         masks: `(N,)`; 0 removes a unit, 1 keeps it, a value between is folded into the weights.
-        asked: density that was asked for; None for a plan made by hand, for a latency or for a number of units.
+        asked: density that was asked for; None for a plan made by hand, or for another amount.
         keep: number of units that was asked for, and is kept; else None.
         latency: ms asked for and predicted, and the protocol, if a latency was asked for; else None.
+        size: the bytes of the file that were asked for, `asked_bytes`, and those that it has, `bytes`, if a size was
+            asked for; else None.
         achieved: scope (`prunable`, `layers`, `model`) -> density after closure; with tiles also `filled`, the density
             of `prunable` with the zeros that are stored inside dense weights. `model` is relative to the model before
             its vocabulary was cut.
@@ -58,6 +60,7 @@ class Plan:
     latency: Mapping[str, Any] | None = None
     keep: int | None = None
     vocabulary: Vocabulary | None = None
+    size: Mapping[str, int] | None = None
     model_type: str = ""
     source: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -169,6 +172,7 @@ class Plan:
             "embedding_rank": self.embedding_rank,
             "layouts": [layout.to_dict() for layout in self.layouts],
             **({"latency": dict(self.latency)} if self.latency is not None else {}),
+            **({"size": dict(self.size)} if self.size is not None else {}),
             **({"keep": self.keep} if self.keep is not None else {}),
             **({"vocabulary": self.vocabulary.to_dict()} if self.vocabulary is not None else {}),
             **({"embedding_rows": self.embedding_rows} if self.embedding_rows is not None else {}),
@@ -196,7 +200,7 @@ class Plan:
         same = {key: data.get(key) for key in SAME}
         same["vocabulary"] = Vocabulary.from_dict(data["vocabulary"]) if "vocabulary" in data else None
         plan = Plan.of(space, masks, layouts=[layout_from_dict(one) for one in data["layouts"]], **same)
-        return replace(plan, versions=data["versions"])
+        return replace(plan, versions=data["versions"], size=data.get("size"))
 
     def save(self, path: Path | str, space: UnitSpace) -> None:
         """Write the plan as JSON."""
@@ -307,13 +311,23 @@ def _saved_by_factors(reading: Reading, rank: int, pieces: int) -> int:
 
 def _layouts(reading: Reading, layouts: Sequence[Layout] | None) -> tuple[Layout, ...]:
     """A layout for each attention: those passed in, after checking that they fit the kept heads, or the cheapest."""
-    sizes = [reading.head_sizes(number) for number in range(len(reading.table.attentions))]
+    sizes = _head_sizes(reading)
     if layouts is None:
-        hidden = int(reading.alive["hidden"].sum())
-        return tuple(cheapest_layout(qk, vo, hidden) for qk, vo in sizes)
+        return cheapest_layouts(reading)
     fits = len(layouts) == len(sizes) and all(
         sorted(layout.order) == list(range(len(qk))) for layout, (qk, _) in zip(layouts, sizes, strict=True)
     )
     if not fits:
         raise UserError("the plan's layouts do not fit its heads: expected every kept head in one bucket")
     return tuple(layouts)
+
+
+def cheapest_layouts(reading: Reading) -> tuple[Layout, ...]:
+    """The cheapest layout of each attention (`head_buckets.cheapest_layout`)."""
+    hidden = int(reading.alive["hidden"].sum())
+    return tuple(cheapest_layout(qk, vo, hidden) for qk, vo in _head_sizes(reading))
+
+
+def _head_sizes(reading: Reading) -> list[tuple[list[int], list[int]]]:
+    """QK dims and VO dims of the kept heads of each attention."""
+    return [reading.head_sizes(number) for number in range(len(reading.table.attentions))]

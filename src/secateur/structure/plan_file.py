@@ -25,8 +25,8 @@ KEYS = {
     "version", "model_type", "method", "units", "asked",
     "achieved", "embedding_rank", "layouts", "source", "versions", "groups",
 }  # fmt: skip
-OPTIONAL = {"latency", "keep", "vocabulary", "embedding_rows"}
-"""Keys that only a plan for a latency or a number of units, with a cut vocabulary or quantised word embeddings, has."""
+OPTIONAL = {"latency", "keep", "size", "vocabulary", "embedding_rows"}
+"""Keys that only a plan for such an amount, with a cut vocabulary or with quantised word embeddings has."""
 ROWS = ("int8",)
 """What the rows of quantised word embeddings may be."""
 
@@ -90,7 +90,7 @@ def checked(data: Any, source: str = "the plan") -> dict[str, Any]:
     _check_numbers(data)
     _check_types(data, ("model_type", "method", "source"), str, "a string")
     _check_types(data, ("layouts",), list, "a list")
-    _check_types(data, ("achieved", "versions", "groups", *({"latency"} & set(data))), dict, "an object")
+    _check_types(data, ("achieved", "versions", "groups", *({"latency", "size"} & set(data))), dict, "an object")
     return dict(data)
 
 

@@ -11,6 +11,7 @@ from secateur.methods.method import Method
 from secateur.run.context import Context
 from secateur.run.distillation import save_state
 from secateur.run.records import CUT_AT, FORMAT, VERIFIED
+from secateur.run.size_goal import size_goal_of
 from secateur.run.target import share_to_keep
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import save
@@ -46,6 +47,9 @@ def cut_student(context: Context, student: PreTrainedModel, trainer: PruningTrai
 def final_plan(context: Context, method: Method) -> Plan:
     """The plan of a method for the target of the run."""
     target, rank = context.recipe.target, embedding_rank(method.space)
+    if target.size is not None:
+        goal = size_goal_of(context.recipe, method.space)
+        return goal.plan(method, share_to_keep(context.recipe, method.space))
     if target.keep is not None:
         return method.plan(embedding_rank=rank, keep=target.keep)
     return method.plan(share_to_keep(context.recipe, method.space), rank)

@@ -1,0 +1,160 @@
+"""A size of the weights as the target of a run or a cut: the density that has it, the plan that fits, and the refusals.
+
+Before training the density of the layers is solved for, with the vocabulary, the rank of the word embeddings and the
+types that are stored as they are set. The plan in the end is the largest within that density whose file has at most the
+bytes asked for, with the padding of heads, which depends on the choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from secateur.budget.size import (
+    Storage,
+    density_within,
+    kept_bytes,
+    largest_density,
+    least_bytes,
+    parts,
+    planned_bytes,
+    unpadded_bytes,
+    unpadded_tensors,
+)
+from secateur.budget.space import Space
+from secateur.methods.method import Method
+from secateur.report.size_text import megabytes, parts_text
+from secateur.run.recipe import Recipe
+from secateur.run.recipe_groups import TargetRecipe
+from secateur.run.recipe_storage import StorageRecipe
+from secateur.structure.plan import Plan
+from secateur.structure.space import UNITS
+from secateur.surgery.factorisation import embedding_rank
+from secateur.surgery.storage import STORED
+from secateur.system.errors import UserError
+from secateur.system.model_state import evaluating
+
+
+@dataclass(frozen=True)
+class SizeGoal:
+    """A size to reach.
+
+    Attributes:
+        size: bytes of the file of the weights, at most.
+        storage: how they are stored.
+        others: settings that are not in use and would make the file smaller by an unknown amount, as options.
+    """
+
+    size: int
+    storage: Storage
+    others: tuple[str, ...] = ()
+
+    def check(self, space: Space) -> None:
+        """Refuse a size out of reach.
+
+        Raises:
+            UserError: it is below the floor of these units, or above the size of the unpruned model.
+        """
+        whole = unpadded_bytes(space, space.ones(), self.storage)
+        if self.size > whole:
+            raise UserError(
+                f"{megabytes(self.size)} MB is more than the {megabytes(whole)} MB that the unpruned model has when it "
+                "is stored as asked for: ask for less, or for a density"
+            )
+        if self.size < self._least(space):
+            raise self._out_of_reach(space)
+
+    def density(self, space: Space) -> float:
+        """The density of the layers at which the file has the size.
+
+        Raises:
+            UserError: as `check`, or nothing of the layers would be left.
+        """
+        self.check(space)
+        if (density := density_within(space, self.storage, self.size)) == 0.0:
+            raise self._out_of_reach(space)
+        return density
+
+    def plan(self, method: Method, most: float) -> Plan:
+        """The largest plan of a method that fits, with the size asked for and its own.
+
+        Args:
+            most: the largest density.
+
+        Raises:
+            UserError: no plan fits that leaves anything of the layers.
+        """
+        space = method.space
+        cost = space.unit_cost()
+        step = float(cost[cost > 0].min()) / space.total() / 2
+        density = largest_density(partial(_kept_at, method), self._fits(space), most, step)
+        if density is None:
+            raise self._out_of_reach(space)
+        plan = method.plan(density, embedding_rank(space))
+        achieved = {"asked_bytes": self.size, "bytes": planned_bytes(space, plan, self.storage)}
+        return replace(plan, asked=None, size=achieved)
+
+    def _fits(self, space: Space) -> Callable[[Tensor], bool]:
+        return lambda kept: kept_bytes(space, kept, self.storage) <= self.size
+
+    def _least(self, space: Space) -> int:
+        return least_bytes(space, self.storage)
+
+    def _out_of_reach(self, space: Space) -> UserError:
+        """An error that names the floor, where its bytes are, and what would lower it."""
+        nothing = torch.zeros(len(space))
+        where = parts_text(parts(space, unpadded_tensors(space, nothing, self.storage)))
+        return UserError(
+            f"{megabytes(self.size)} MB is out of reach: with nothing kept of the units {', '.join(space.units)} the "
+            f"file has {megabytes(self._least(space))} MB ({where}); ask for more, or lower that by "
+            f"{', '.join(self._lower(space))}"
+        )
+
+    def _lower(self, space: Space) -> list[str]:
+        """What would lower the floor, with the floor that it gives where that is known."""
+        ways = list(self.others)
+        if not self.storage.int8_rows:
+            ways.append(f"--embedding-rows int8 ({self._floor(space, replace(self.storage, int8_rows=True))})")
+        if self.storage.dtype.itemsize > 2:
+            ways.append(f"--store bf16 ({self._floor(space, replace(self.storage, dtype=torch.bfloat16))})")
+        kinds = [kind for kind in UNITS if kind not in space.units and self._lowers(space, kind)]
+        return [*ways, *([f"more units ({', '.join(kinds)})"] if kinds else [])]
+
+    def _floor(self, space: Space, storage: Storage) -> str:
+        return f"{megabytes(least_bytes(space, storage))} MB"
+
+    def _lowers(self, space: Space, kind: str) -> bool:
+        wider = Space(space.model, *space.units, kind)
+        return self._least(wider) < self._least(space)
+
+
+def _kept_at(method: Method, density: float) -> Tensor | None:
+    """`(N,)` bool: the units that a method keeps at a density; None if that leaves nothing of the layers."""
+    if density < method.space.floor():
+        return None
+    with evaluating([method]):
+        kept = method.chosen(density) > 0
+    return kept if method.space.density(kept) else None
+
+
+def size_goal(target: TargetRecipe, storage: StorageRecipe, model: PreTrainedModel, *, pieces_cut: bool) -> SizeGoal:
+    """The goal of a target with a size.
+
+    Args:
+        model: before pruning, with the pieces of the vocabulary that are kept and embeddings of the target's rank.
+        pieces_cut: whether pieces of its vocabulary were removed.
+    """
+    used = {"--vocabulary": pieces_cut, "--embedding-rank auto": target.embedding_rank is not None}
+    stored = Storage(STORED[storage.dtype], model.dtype, int8_rows=storage.embeddings == "int8")
+    return SizeGoal(target.size or 0, stored, tuple(option for option, is_used in used.items() if not is_used))
+
+
+def size_goal_of(recipe: Recipe, space: Space) -> SizeGoal:
+    """The goal of a run, for the space of its student before pruning."""
+    pieces_cut = recipe.vocabulary.pieces != "all"
+    return size_goal(recipe.target, recipe.storage, space.model, pieces_cut=pieces_cut)
