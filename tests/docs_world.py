@@ -40,6 +40,7 @@ RUNS = {"runs/sst2": {}, "runs/magnitude": {"method": "magnitude"}}
 SMALLER = {
     r"embedding_rank([=:] ?)192": r"embedding_rank\g<1>4",
     r"--embedding-rank 192": "--embedding-rank 4",
+    r"--size 200MB": "--size 60kB",
     r"bf16=True": "bf16=True, use_cpu=True",
     r"select: 2000": "select: 4",
     r"evaluations: 80": "evaluations: 2",

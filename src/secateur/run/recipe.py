@@ -27,11 +27,11 @@ from secateur.run.recipe_groups import (
     AUTO,
     DataRecipe,
     DistillationRecipe,
-    MeasurementRecipe,
     MethodRecipe,
     TargetRecipe,
     TrainingRecipe,
 )
+from secateur.run.recipe_measurement import MeasurementRecipe
 from secateur.run.recipe_schema import Flag, Strict
 from secateur.run.recipe_storage import StorageRecipe
 from secateur.run.recipe_vocabulary import VocabularyRecipe
