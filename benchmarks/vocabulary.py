@@ -28,8 +28,8 @@ GRAIN: dict[str, Any] = {"target.density": 0.05}
 TASK: dict[str, Any] = GRAIN | {"vocabulary": "task"}
 ROWS = (
     Row("whole", GRAIN, (0, 1, 2)),
+    Row("whole, rank", GRAIN | {"target.embedding_rank": 128}, (0, 1, 2)),
     Row("task", TASK),
-    Row("task, rank", TASK | {"target.embedding_rank": 128}, (0, 1, 2)),
 )
 """What is trained. With the vocabulary of the task the weights of a run are those with the whole one."""
 DATA = ("sst2", "names", "questions")
@@ -51,12 +51,16 @@ class Variant:
 
 VARIANTS = (
     Variant("whole", "whole", pieces=False),
+    Variant("task, in the run", "task"),
     Variant("task", "whole"),
     Variant("task, int8 rows", "whole", embeddings="int8"),
     Variant("task, int8 rows, others bf16", "whole", embeddings="int8", dtype="bf16"),
-    Variant("task, rank 128", "task, rank"),
-    Variant("task, rank 128, int8 rows", "task, rank", embeddings="int8"),
-    Variant("task, rank 128, int8 rows, others bf16", "task, rank", embeddings="int8", dtype="bf16"),
+    Variant("whole, rank 128", "whole, rank", pieces=False),
+    Variant("whole, rank 128, int8 rows", "whole, rank", pieces=False, embeddings="int8"),
+    Variant("whole, rank 128, int8 rows, others bf16", "whole, rank", pieces=False, embeddings="int8", dtype="bf16"),
+    Variant("task, rank 128", "whole, rank"),
+    Variant("task, rank 128, int8 rows", "whole, rank", embeddings="int8"),
+    Variant("task, rank 128, int8 rows, others bf16", "whole, rank", embeddings="int8", dtype="bf16"),
 )
 
 
