@@ -7,6 +7,7 @@ from tiny_models import tiny
 from secateur import methods
 from secateur.budget.space import Space
 from secateur.methods.schedules import cubic
+from secateur.surgery.quantisation import quantise_embeddings
 from secateur.training.objectives import Hidden, Labels, Logits
 from secateur.training.trainer import PruningTrainer
 
@@ -42,6 +43,8 @@ def collate(rows):
 def trainer(which, name, folder, *, seed=1, save="steps", every=1, keep=None, **others):
     """Student, method and terms from scratch; dropout is on, so the random state matters as well.
 
+    A student that is not pruned is a compact one with word embeddings in int8.
+
     Args:
         save: when checkpoints are written, of which the last `keep` stay.
         every: the number of steps between two checkpoints.
@@ -50,6 +53,7 @@ def trainer(which, name, folder, *, seed=1, save="steps", every=1, keep=None, **
     student, teacher = (tiny(*which, dtype=torch.float32, dropout=0.1, seed=s) for s in (seed, 2))
     space = Space(student, "ffn", "qk", "vo")
     method = name and methods.METHODS.get(name)(space, SCHEDULE)
+    student = student if name else quantise_embeddings(student)
     args = arguments(
         folder,
         STEPS,

@@ -27,6 +27,7 @@ from transformers import PreTrainedModel
 
 from secateur.measure.random_inputs import with_target
 from secateur.measure.timing import thread_count, time_ms
+from secateur.surgery import compact
 from secateur.system import compat
 from secateur.system.errors import UserError
 
@@ -108,6 +109,8 @@ def floor(work: Work, dtype: str, rates: Rates) -> Floor:
 
 # The work of a model
 
+Table = nn.Embedding | compact.QuantisedEmbedding
+
 
 def work(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Work:
     """Count one forward by running it once, on tensors `(batch, tokens)`.
@@ -121,10 +124,10 @@ def work(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Work:
     model = copy.deepcopy(model)  # transformers leaves its hooks for hidden states on the model
     for parameter in model.parameters():
         parameter.requires_grad_(False)  # the counter follows gradients, even in no_grad
-    rows: dict[nn.Embedding, Tensor] = {}
+    rows: dict[Table, Tensor] = {}
     with ExitStack() as hooks, torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         for module in model.modules():
-            if isinstance(module, nn.Embedding):
+            if isinstance(module, Table):
                 hooks.callback(module.register_forward_hook(partial(_look_up, rows)).remove)
         outputs = model(**with_target(model, inputs), output_hidden_states=True)
     states = [state for name, own in outputs.items() if name.endswith("hidden_states") for state in own]
@@ -136,13 +139,13 @@ def work(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Work:
     return Work(counter.get_total_flops(), _weights(model, rows), activations)
 
 
-def _look_up(rows: dict[nn.Embedding, Tensor], module: nn.Embedding, inputs: tuple[Tensor, ...], _: Tensor) -> None:
+def _look_up(rows: dict[Table, Tensor], module: Table, inputs: tuple[Tensor, ...], _: Tensor) -> None:
     """Record which rows of an embedding have been looked up so far."""
     seen = rows.get(module, inputs[0].new_empty(0))
     rows[module] = torch.cat([seen, inputs[0].flatten()]).unique()
 
 
-def _weights(model: PreTrainedModel, rows: Mapping[nn.Embedding, Tensor]) -> int:
+def _weights(model: PreTrainedModel, rows: Mapping[Table, Tensor]) -> int:
     """Number of weights that one forward reads; of an embedding only the looked-up rows."""
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     tables -= {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}  # tied: all is read

@@ -79,6 +79,8 @@ class QuantisedEmbedding(nn.Module):
         rows: `(rows, size)` of int8.
         scale: `(rows,)` of fp32, also in a model that is cast to another type.
         weight: `(rows, 0)`, in the type in which the model computes. No stock model accepts this shape, see `Zero`.
+        embedding_dim: size of a row.
+        factor: by which looked-up rows are multiplied, see `factor_of`.
     """
 
     rows: Tensor
@@ -92,7 +94,7 @@ class QuantisedEmbedding(nn.Module):
         self.register_buffer("rows", like.new_empty(count, size, dtype=torch.int8))
         self.register_buffer("scale", like.new_empty(count, dtype=torch.float32))
         self.register_buffer("weight", like.new_empty(count, 0))
-        self.factor = factor
+        self.embedding_dim, self.factor = size, factor
 
     def values(self) -> Tensor:
         """The whole table `(rows, size)`, in the type in which the model computes."""
