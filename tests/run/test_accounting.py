@@ -30,11 +30,11 @@ def test_the_seconds_of_an_attempt_that_was_interrupted_are_counted(tmp_path, cl
     assert {"prune", "run"} <= accounting.memory().keys()
 
 
-def test_a_killed_attempt_is_counted_up_to_its_last_log(tmp_path, clock):
+def test_a_killed_attempt_is_counted_up_to_its_last_log_but_for_a_second(tmp_path, clock):
     killed = Accounting(tmp_path).stage("prune")
     recorded = Recorded(killed.__enter__())
-    for _ in range(2):
-        clock.seconds += 3
+    for seconds in (3, 3, 0.5):
+        clock.seconds += seconds
         recorded.on_log(None, None, None)
     clock.seconds += 2
     with Accounting(tmp_path).stage("prune"):

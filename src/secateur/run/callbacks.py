@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,13 +41,20 @@ class LogFile(TrainerCallback):
 
 
 class Recorded(TrainerCallback):
-    """Records the time and memory of a stage whenever training logs, so that an attempt that is killed is counted."""
+    """Records the time and memory of a stage when training logs, so that an attempt that is killed is counted.
+
+    A record is two files, so that logs of short steps are recorded once in `EVERY` seconds.
+    """
+
+    EVERY = 1.0
 
     def __init__(self, stopwatch: Stopwatch) -> None:
-        self.stopwatch = stopwatch
+        self.stopwatch, self.last = stopwatch, -math.inf
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.stopwatch.record()
+        if time.monotonic() - self.last >= self.EVERY:
+            self.last = time.monotonic()
+            self.stopwatch.record()
 
 
 class KeptUnitsFile(TrainerCallback):
