@@ -47,6 +47,8 @@ SMALLER = {
     r"keep([ :]) ?(12|36)\b": r"keep\g<1> 2",
     r"epochs: (20|40)\b": "epochs: 6",
     r"--width 256 --ffn 1024": "--width 16 --ffn 32 --vocabulary 60",
+    r"task: translation,": "task: translation, options: {max_new_tokens: 6},",
+    r"--task-option validation=test": "--task-option validation=test --task-option max_new_tokens=6",
     r"--task summarisation --data data/news": "--task summarisation --data data/news --width 16 --ffn 32",
 }
 """Text that needs a model of real size, real data or a GPU -> its replacement."""

@@ -1,6 +1,7 @@
 """README and docs are true: every block runs, every link leads somewhere, every table says what the code says."""
 
 import ast
+import gc
 import json
 import re
 import shlex
@@ -177,6 +178,7 @@ def place(world, tmp_path, monkeypatch):
         monkeypatch.setattr(registry, "_items", registry.all())  # a copy
     docs_world.still(monkeypatch)
     monkeypatch.chdir(tmp_path / "place")
+    gc.freeze()  # what the pages before it have imported
     return tmp_path / "place"
 
 

@@ -13,6 +13,7 @@ for cases joined by commas; the modules have the methods that are not of this pa
 import gc
 import os
 import sys
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -171,6 +172,12 @@ def ranks(request, tmp_path_factory):
     return found
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A function: case -> the results of one process that takes the rows of a step at once."""
+    return cache(lambda case: result(trained(tmp_path_factory.mktemp(case), case)))
+
+
 def assert_close(mine, theirs):
     assert mine.keys() == theirs.keys()
     assert torch.equal(mine["plan"] > 0, theirs["plan"] > 0) and torch.equal(mine["sizes"], theirs["sizes"])
@@ -186,24 +193,23 @@ def test_both_processes_have_the_same_bits(ranks):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_equal_one(ranks, case, tmp_path):
-    one = result(trained(tmp_path, case))
-    assert len(one["masks"].unique(dim=0)) > 2
-    assert_close(ranks[0][case], one)
+def test_two_processes_equal_one(ranks, alone, case):
+    assert len(alone(case)["masks"].unique(dim=0)) > 2
+    assert_close(ranks[0][case], alone(case))
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_micro_batches_equal_one_batch(case, tmp_path):
-    assert_close(result(trained(tmp_path, case, batch=BATCH // 4, accumulate=4)), result(trained(tmp_path, case)))
+def test_micro_batches_equal_one_batch(alone, case, tmp_path):
+    assert_close(result(trained(tmp_path, case, batch=BATCH // 4, accumulate=4)), alone(case))
 
 
-def test_micro_batches_in_two_processes_equal_one_batch(ranks, tmp_path):
-    assert_close(ranks[0]["accumulated"], result(trained(tmp_path, "tokens")))
+def test_micro_batches_in_two_processes_equal_one_batch(ranks, alone):
+    assert_close(ranks[0]["accumulated"], alone("tokens"))
 
 
-def test_means_of_means_would_be_another_result(tmp_path, monkeypatch):
+def test_means_of_means_would_be_another_result(alone, tmp_path, monkeypatch):
     """The law can fail: averaging the means of micro-batches differs by a thousand times the rounding error."""
-    whole = result(trained(tmp_path, "tokens"))
+    whole = alone("tokens")
     monkeypatch.setattr(micro_batches, "shares", lambda batches, *others: [None] * len(batches))
     parts = result(trained(tmp_path, "tokens", batch=BATCH // 4, accumulate=4))
     assert float((parts["log.loss_hidden"] - whole["log.loss_hidden"]).abs().max()) > 1000 * NOISE

@@ -1,6 +1,7 @@
 """A run in several processes: one of them writes and prints, a killed run can be resumed, and errors appear once."""
 
 import json
+import re
 import signal
 import time
 
@@ -103,7 +104,8 @@ def test_only_one_process_prints(two):
     assert (
         out.count("The model is in") == 1 and out.count("accuracy") == 3
     )  # in the table, its footnote and the verdict
-    assert err.count("prune: 16 steps, continuing from step 4") == 1 and err.count("recover: 20 steps") == 1
+    continued = re.findall(r"prune: 16 steps, continuing from step (?:4|8|12|16)\b", err)  # the kill is late or early
+    assert len(continued) == 1 and err.count("recover: 20 steps") == 1
     assert "Traceback" not in err
 
 
