@@ -12,7 +12,7 @@ from secateur.budget.space import Space
 from secateur.cli import model_output, output
 from secateur.measure.inspected_model import Count
 from secateur.measure.inspection import inspect
-from secateur.report.inspection_text import BLOCKS, bar, layer_table, saving_table
+from secateur.report.inspection_text import BLOCKS, bar, layer_table, saving_table, sizes
 from secateur.structure.plan import Plan
 from secateur.surgery.cut import cut
 
@@ -102,3 +102,9 @@ def test_a_terminal_of_ascii_gets_digits(monkeypatch):
     model_output.show_inspection(inspect(tiny("bert")))
     out.flush()
     assert b"8888" in out.buffer.getvalue()
+
+
+def test_the_megabytes_of_the_weights_and_where_they_are():
+    found = inspect(tiny("bert", dtype=torch.float32))
+    where = "embeddings 0.012, layers 0.06, head 0.00449"
+    assert sizes(found) == f"weights, MB: {sum(found.bytes.values()) / 1e6:.3g} ({where})"

@@ -180,6 +180,7 @@ def test_the_headline_has_size_speed_and_score():
 def test_the_parts_of_the_bytes_are_shown_and_may_be_missing():
     note = next(note for note in footnotes(REPORT) if note.startswith("where the bytes are"))
     assert "embeddings 47.7 -> 46.0, layers 42.6 -> 1.5, head 0.594 -> 0.48" in note
+    assert "shares" not in note
     older = replace(REPORT, bytes=None)
     assert not any("bytes" in note for note in footnotes(older))
     assert SIZES not in captions(to_html(older, NOTHING))

@@ -76,6 +76,9 @@ def test_a_named_teacher_and_other_targets(world):
     assert lines(world, model="classifier")["teacher"].endswith("classifier")
     assert lines(world, **{"target.units": ["head"], "target.density": None, "target.keep": 3})["target"] == "3 units"
     assert "recovery" not in lines(world, **{"method.end": 1.0})["training"]
+    sized = lines(world, **{"target.density": None, "target.size": "20kB"})
+    assert sized["target"].startswith("0.02 MB of weights, which is about density 0.")
+    assert sized["weights"].startswith("about 0.02 MB (embeddings 0.003"), "the most units that fit"
 
 
 def test_trials_of_layers_are_announced(world):

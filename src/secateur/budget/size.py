@@ -136,9 +136,17 @@ def density_within(space: Space, storage: Storage, size: int) -> float:
     Heads are not padded, and units of different kinds are removed alike. For neurons and the dims of heads, which are
     stored one by one, any other choice has the same size at this density.
     """
-    order = torch.randperm(len(space), generator=torch.Generator().manual_seed(0))
-    ranking = Ranking(space, order.double(), lambda kept: float(unpadded_bytes(space, kept, storage)))
+    ranking = Ranking(space, _random_scores(space), lambda kept: float(unpadded_bytes(space, kept, storage)))
     return space.density(ranking.first(longest_prefix(ranking.share, len(ranking), size)))
+
+
+def tensors_at(space: Space, storage: Storage, density: float) -> dict[str, StoredTensor]:
+    """The tensors of a model whose units are removed at random until it has a density, without the padding of heads."""
+    return unpadded_tensors(space, space.choose(_random_scores(space), density), storage)
+
+
+def _random_scores(space: Space) -> Tensor:
+    return torch.randperm(len(space), generator=torch.Generator().manual_seed(0)).double()
 
 
 def largest_density(

@@ -14,7 +14,7 @@ from secateur.cli.model_output import show_inspection, show_vocabulary
 from secateur.cli.options import Json, ModelName, Output, refuse_occupied
 from secateur.cli.output import show_json, show_lines, show_table
 from secateur.cli.recipe_options import recipe_options
-from secateur.measure.inspection import inspect
+from secateur.measure.inspection import inspect, with_stored_bytes
 from secateur.report.report_text import target_table
 from secateur.run.post_training import cut_without_training, only_thinner, thinner
 from secateur.run.recipe import make_group
@@ -175,7 +175,7 @@ def _vocabulary_facts(
 
 
 def _show(done: Cut, output: Path, facts: dict[str, Any], as_json: bool) -> None:
-    inspection = inspect(done.model)
+    inspection = with_stored_bytes(inspect(done.model), done.model, output)
     if as_json:
         vocabulary = {"vocabulary": facts} if facts else {}
         show_json({"folder": str(output), **inspection.to_dict(), "target": done.target, **vocabulary})

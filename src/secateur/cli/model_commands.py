@@ -12,7 +12,7 @@ from secateur.cli.output import show_json, show_lines, show_table
 from secateur.cli.recipe_options import recipe_options
 from secateur.deploy.runtimes import RUNTIMES
 from secateur.measure.evaluation import encoded, fitted_to, scores
-from secateur.measure.inspection import inspect
+from secateur.measure.inspection import inspect, with_stored_bytes
 from secateur.methods import METHODS
 from secateur.report.report_text import score_text
 from secateur.run import new_model
@@ -20,7 +20,7 @@ from secateur.run.new_tokenizer import ALGORITHMS
 from secateur.structure.architectures import ARCHITECTURES
 from secateur.structure.space import UNITS
 from secateur.structure.tiles import EXAMPLES
-from secateur.surgery.opening import open_encoder, open_model
+from secateur.surgery.opening import local_model_folder, open_encoder, open_model
 from secateur.tasks import TASKS
 from secateur.training.terms import TERMS
 
@@ -52,7 +52,10 @@ def inspect_model(
     as_json: Json = False,
 ) -> None:
     """Show the layers, parameters, operations and prunable units of a model."""
-    inspection = inspect(open_encoder(model), tokens)
+    opened = open_encoder(model)
+    inspection = inspect(opened, tokens)
+    if inspection.compact:
+        inspection = with_stored_bytes(inspection, opened, local_model_folder(model))
     if as_json:
         show_json(inspection.to_dict())
     else:

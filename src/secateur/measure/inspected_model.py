@@ -116,7 +116,7 @@ class Inspection:
         parameters: scope -> parameters; see `cost.SCOPES`.
         stored: numbers in the model's tensors.
         zeros: stored numbers of removed tiles.
-        bytes: part of the model -> bytes of its tensors as they are in memory; see `model_parts`.
+        bytes: part of the model -> bytes of its tensors in its file, or in memory without one; see `model_parts`.
         flops: operations of the layers.
         savings: of every group but the residual stream.
         units: the kinds of units to prune a dense model by; empty for a compact one.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -17,7 +20,7 @@ from secateur.measure.inspected_model import (
     Saving,
     State,
 )
-from secateur.measure.model_size import parameter_count
+from secateur.measure.model_size import parameter_count, stored_parts
 from secateur.structure.axis_table import layer_label
 from secateur.structure.cost import SCOPES
 from secateur.structure.model_parts import by_part
@@ -62,6 +65,12 @@ def inspect(model: PreTrainedModel, tokens: int = 128) -> Inspection:
         savings=_savings(dense, space, plan, tokens),
         units=() if compact else tuple(_prunable(model, kind) for kind in UNITS),
     )
+
+
+def with_stored_bytes(inspection: Inspection, model: PreTrainedModel, folder: Path) -> Inspection:
+    """The inspection of a model with the bytes of its file in a folder, whose types may be narrower than in memory."""
+    stored = stored_parts(folder, model)
+    return inspection if stored is None else replace(inspection, bytes=stored)
 
 
 def _planned(model: PreTrainedModel) -> tuple[PreTrainedModel, UnitSpace, Plan]:

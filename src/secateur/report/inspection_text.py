@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import TypeAlias
 
 from secateur.measure.inspected_model import Count, Inspection, Layer, State
-from secateur.report.size_text import parts_text
+from secateur.report.size_text import megabytes, parts_text
 
 BLOCKS = "·▁▂▃▄▅▆▇█"
 DIGITS = ".12345678"
@@ -88,8 +88,8 @@ def storage(inspection: Inspection) -> str:
 
 
 def sizes(inspection: Inspection) -> str:
-    """Where the bytes of the weights are."""
-    return f"weights, {parts_text(inspection.bytes)}"
+    """The megabytes of the weights, and where they are."""
+    return f"weights, MB: {megabytes(sum(inspection.bytes.values()))} ({parts_text(inspection.bytes)})"
 
 
 def saving_table(inspection: Inspection) -> TextTable:

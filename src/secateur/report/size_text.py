@@ -59,13 +59,10 @@ def parts_note(report: Report) -> list[str]:
         return []
     teacher, model = report.bytes["teacher"], report.bytes["model"]
     parts = ", ".join(f"{part} {megabytes(teacher[part])} -> {megabytes(model[part])}" for part in model)
-    return [
-        f"where the bytes are, MB, teacher (float32) -> model: {parts}; an output layer that shares the embeddings "
-        "counts there"
-    ]
+    shared = "" if teacher["head"] else "; the output layer shares the embeddings"
+    return [f"where the bytes are, MB, teacher (float32) -> model: {parts}{shared}"]
 
 
 def parts_text(parts: Mapping[str, int]) -> str:
-    """The megabytes of each part of one model, and their sum: "MB: embeddings 46.9, layers 42.5, ..."."""
-    named = ", ".join(f"{part} {megabytes(count)}" for part, count in parts.items())
-    return f"MB: {named}, in all {megabytes(sum(parts.values()))}"
+    """The megabytes of each part of one model: "embeddings 46.9, layers 42.5, head 0.6"."""
+    return ", ".join(f"{part} {megabytes(count)}" for part, count in parts.items())

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from secateur.budget.latency import LatencyTable
+from secateur.budget.parameters import Parameters
+from secateur.budget.size import file_bytes, parts, tensors_at
 from secateur.budget.space import Space
 from secateur.report.report_text import vocabulary_sentence
-from secateur.report.size_text import megabytes
+from secateur.report.size_text import megabytes, parts_text
 from secateur.run import run_length
 from secateur.run.context import Context
 from secateur.run.costs import Costs
@@ -25,6 +27,7 @@ from secateur.run.recipe import Recipe
 from secateur.run.run_data import Rows
 from secateur.run.run_rounds import end_of_pruning, is_open
 from secateur.run.score_goal import densities_to_try, leaves_density_open, most_trials
+from secateur.run.size_goal import size_goal_of
 from secateur.run.step_times import measured
 from secateur.run.target import layers_to_try, share_to_keep, space_of
 from secateur.run.training_arguments import rounded, steps_of_run, steps_of_teacher
@@ -137,6 +140,8 @@ def _stages(context: Context, space: Space, densities: list[float], cache: Decis
     yield "cache", str(cache)
     yield "units", f"{', '.join(space.units)}: {len(space):,} in all"
     yield "target", _target(context, space)
+    if space.budget.name == Parameters.name and not leaves_density_open(recipe):
+        yield "weights", _weights(recipe, space)
     if leaves_density_open(recipe):
         yield "density", _trials_of_densities(context, densities)
     if is_open(recipe):
@@ -169,6 +174,13 @@ def _target(context: Context, space: Space) -> str:
     if target.keep is not None:
         return f"{target.keep:,} units"
     return f"{share:.1%} of the latency"
+
+
+def _weights(recipe: Recipe, space: Space) -> str:
+    """The megabytes of the file of the result, and where they will be."""
+    tensors = tensors_at(space, size_goal_of(recipe, space).storage, share_to_keep(recipe, space))
+    where = parts_text(parts(space, tensors))
+    return f"about {megabytes(file_bytes(tensors))} MB ({where}), without the padding of heads of different sizes"
 
 
 def _trials_of_densities(context: Context, densities: list[float]) -> str:

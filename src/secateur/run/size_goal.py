@@ -111,7 +111,7 @@ class SizeGoal:
         where = parts_text(parts(space, unpadded_tensors(space, nothing, self.storage)))
         return UserError(
             f"{megabytes(self.size)} MB is out of reach: with nothing kept of the units {', '.join(space.units)} the "
-            f"file has {megabytes(self._least(space))} MB ({where}); ask for more, or lower that by "
+            f"file has {megabytes(self._least(space))} MB ({where}): ask for more, or lower that by "
             f"{', '.join(self._lower(space))}"
         )
 
