@@ -107,8 +107,10 @@ def test_a_run_on_random_labels_ends_with_the_verdict_that_says_so(secateur, wor
         *("--set", "training.teacher_epochs=1", "--output", tmp_path / "run"),
     )
     assert shown.exit_code == 0, shown.output
-    last = " ".join(shown.stdout.split("\n\n")[-1].split())
-    assert last.startswith("There was nothing to keep: the teacher is no better than a constant prediction")
+    summary, _, last = shown.stdout.split("\n\n")[-1].partition("\n")
+    assert "accuracy" in summary
+    verdict = " ".join(last.split())
+    assert verdict.startswith("There was nothing to keep: the teacher is no better than a constant prediction")
     assert Report.load(tmp_path / "run").retention is None
 
 
