@@ -76,7 +76,7 @@ def test_a_size_out_of_reach_names_the_floor_and_what_would_lower_it(dense):
         "--embedding-rank",
         "--embedding-rows int8 (0.0",
         "--store bf16 (0.01",
-        "--vocabulary, ",
+        "--vocabulary TEXTS, --embedding-rank auto, ",
     ):
         assert part in said
     assert said.endswith("more units (sublayer, layer, hidden)")
@@ -88,3 +88,12 @@ def test_a_size_above_that_of_the_model_is_refused(dense):
     assert "is more than the" in refusal(dense, target(whole + 1))
     small, _ = cut_without_training(dense, target(whole), MAGNITUDE)
     assert small.plan["achieved"]["model"] == 1.0
+
+
+def test_a_run_refuses_it_before_anything_is_trained(dense):
+    wanted = recipe.make({"model": "m", "data": "d", "target.size": "15kB", "storage.embeddings": "int8"})
+    with pytest.raises(UserError, match=r"lower that by --vocabulary task, --embedding-rank auto, --store bf16 \("):
+        new_method(wanted, dense, None)
+    fewer = recipe.make({"model": "m", "data": "d", "target.size": "15kB", "vocabulary.pieces": "task"})
+    with pytest.raises(UserError, match=r"lower that by --embedding-rank auto, --embedding-rows int8 \("):
+        new_method(fewer, dense, None)

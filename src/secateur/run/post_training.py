@@ -54,7 +54,8 @@ def cut_without_training(
     if target.size is not None and (rank := rank_for(target.embedding_rank, narrow)):
         narrow = factorise(narrow, rank)  # because a size is that of the factors
     table = None if target.latency is None and target.speedup is None else _latency_table(narrow, target)
-    goal = None if target.size is None else size_goal(target, storage, narrow, pieces_cut=vocabulary is not None)
+    fewer_pieces = "--vocabulary TEXTS" if vocabulary is None else None
+    goal = None if target.size is None else size_goal(target, storage, narrow, fewer_pieces)
     plan = _plan(narrow, target, method, table or goal)
     if vocabulary is not None:
         plan = plan.with_vocabulary(narrow, vocabulary)

@@ -142,19 +142,21 @@ def _kept_at(method: Method, density: float) -> Tensor | None:
     return kept if method.space.density(kept) else None
 
 
-def size_goal(target: TargetRecipe, storage: StorageRecipe, model: PreTrainedModel, *, pieces_cut: bool) -> SizeGoal:
+def size_goal(
+    target: TargetRecipe, storage: StorageRecipe, model: PreTrainedModel, fewer_pieces: str | None
+) -> SizeGoal:
     """The goal of a target with a size.
 
     Args:
         model: before pruning, with the pieces of the vocabulary that are kept and embeddings of the target's rank.
-        pieces_cut: whether pieces of its vocabulary were removed.
+        fewer_pieces: the option that would remove pieces; None if pieces were removed.
     """
-    used = {"--vocabulary": pieces_cut, "--embedding-rank auto": target.embedding_rank is not None}
+    others = (fewer_pieces, "--embedding-rank auto" if target.embedding_rank is None else None)
     stored = Storage(STORED[storage.dtype], model.dtype, int8_rows=storage.embeddings == "int8")
-    return SizeGoal(target.size or 0, stored, tuple(option for option, is_used in used.items() if not is_used))
+    return SizeGoal(target.size or 0, stored, tuple(option for option in others if option))
 
 
 def size_goal_of(recipe: Recipe, space: Space) -> SizeGoal:
     """The goal of a run, for the space of its student before pruning."""
-    pieces_cut = recipe.vocabulary.pieces != "all"
-    return size_goal(recipe.target, recipe.storage, space.model, pieces_cut=pieces_cut)
+    fewer_pieces = "--vocabulary task" if recipe.vocabulary.pieces == "all" else None
+    return size_goal(recipe.target, recipe.storage, space.model, fewer_pieces)
