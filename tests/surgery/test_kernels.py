@@ -34,7 +34,7 @@ def compact_attention(buckets, multiple=1):
     widths = attention._buckets(structure)
     wide = [sum(heads * bucket[part] for heads, *bucket in widths) for part in (0, 0, 1)]
     projections = {name: nn.Linear(HIDDEN, size) for name, size in zip("qkv", wide, strict=True)}
-    stock = SimpleNamespace(**projections, o=nn.Linear(wide[2], HIDDEN), dropout=nn.Dropout(0.0))
+    stock = nn.ModuleDict({**projections, "o": nn.Linear(wide[2], HIDDEN), "dropout": nn.Dropout(0.0)})
     return EncoderBiasAttention(stock, structure)
 
 

@@ -4,10 +4,12 @@ import sys
 
 import pytest
 import torch
-from tiny_models import CLASSIFIERS, inputs, tiny
+from tiny_models import CLASSIFIERS, LEADING, inputs, random_masks, tiny
 
 from secateur.budget.space import Space
+from secateur.structure.plan import Plan
 from secateur.surgery import shrinking as module
+from secateur.surgery.cut import cut
 from secateur.surgery.shrinking import Shrinking
 
 WHICH = CLASSIFIERS[0].values[0]
@@ -131,3 +133,12 @@ class at_line:
             if self.left == 0:
                 raise KeyboardInterrupt
         return self.trace
+
+
+@pytest.mark.parametrize("which", LEADING)
+def test_a_cut_model_has_its_parameters_in_the_order_of_the_stock_model(which):
+    """An optimizer's moments are saved by the number of a parameter, in this order."""
+    model = tiny(*which)
+    space = Space(model, "ffn", "qk", "vo")
+    names = [name for name, _ in cut(model, Plan.of(space, random_masks(space))).named_parameters()]
+    assert names == [name for name, _ in model.named_parameters() if name in set(names)]

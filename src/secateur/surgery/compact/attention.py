@@ -51,9 +51,10 @@ class CompactAttention(nn.Module):
                 projection = getattr(stock, name)
                 if projection.out_features != sum(sizes):
                     raise ValueError(f"{name} has {projection.out_features} outputs, its heads have {sum(sizes)}")
-                setattr(self, name, projection)
-        if self.output:
-            setattr(self, self.output, getattr(stock, self.output))
+        kept = {*(self.names if self.buckets else ()), self.output}
+        for name, module in stock.named_children():  # in its order, in which an optimizer's moments are stored
+            if name in kept:
+                self.add_module(name, module)
 
     def project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value of the same states, `(batch, tokens, dims as stored)` each; empty without heads."""
