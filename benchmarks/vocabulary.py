@@ -2,11 +2,12 @@
 
     python benchmarks/vocabulary.py train --data DIR --teacher DIR      every run of the tables, one folder each
     python benchmarks/vocabulary.py table --data DIR --teacher DIR      scores, sizes and latencies, in Markdown
+    python benchmarks/vocabulary.py texts --data DIR                    the vocabulary alone, and kinds of tokenizers
 
-`--data` is a folder with `sst2`, `conll2003` and `squad` (train.parquet and validation.parquet, with the columns of the
-hub); `--teacher` is MiniLM-L6 fine-tuned on SST-2. The teachers of the other tasks are trained once, first. All runs of
-a task have the same number of steps. Finished runs are not repeated. What needs no training is made of the finished
-models by `table`: the vocabulary of the task, rows in int8, and weights in bf16.
+`--data` is a folder with `sst2`, `conll2003`, `squad` and `multi30k` (train.parquet and validation.parquet, with the
+columns of the hub); `--teacher` is MiniLM-L6 fine-tuned on SST-2. The other teachers are trained once, first.
+All runs of a task have the same number of steps. Finished runs are not repeated. What needs no training is made of the
+finished models by `table`: the vocabulary of the task, rows in int8, and weights in bf16.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
+from time import perf_counter
 from typing import Any
 
 import typer
 from rounds import SHARED, TASKS, Row, name_of
-from runner import Folder, finished, one, print_row, several, spread, timings
+from runner import Folder, base_model, finished, one, print_row, several, spread, timings
 
 app = typer.Typer(add_completion=False)
 RUNS = Path("runs/vocabulary")
@@ -172,6 +174,87 @@ def _sizes(model: Any, variant: Variant, data: Any, exports: bool) -> list[str]:
             score = runner_scores(run, data.task, data.validation_rows, data.tokenizer)[data.task.metric]
             cells.append(f"{written.bytes / 1e6:.1f} ({score:.4f})")
     return cells
+
+
+TEXTS = {
+    "SST-2": ("sst2", "sentence"),
+    "CoNLL-2003": ("conll2003", "tokens"),
+    "SQuAD": ("squad", "context"),
+    "Multi30k, English": ("multi30k", "en"),
+}
+"""Name of a set of texts -> its folder and its column."""
+
+
+@app.command(name="texts")
+def cut_to_texts(data: Folder) -> None:
+    """Cut MiniLM-L6 alone to the English side of Multi30k, and three kinds of tokenizers to four sets of texts."""
+    _cut_alone(data)
+    train, validation = ({name: _texts(data, name, split) for name in TEXTS} for split in ("train", "validation"))
+    print_row(["tokenizer", "pieces", *TEXTS])
+    print_row(["---"] * (2 + len(TEXTS)))
+    for name, tokenizer in _tokenizers([text for texts in train.values() for text in texts]).items():
+        cells = [_kept(tokenizer, train[one], validation[one]) for one in TEXTS]
+        print_row([name, f"{len(tokenizer):,}", *cells])
+
+
+def _texts(data: Path, name: str, split: str) -> list[str]:
+    from datasets import Dataset
+
+    folder, column = TEXTS[name]
+    rows = Dataset.from_parquet(str(data / folder / f"{split}.parquet"))[column]
+    return list(dict.fromkeys(" ".join(row) if isinstance(row, list) else row for row in rows))
+
+
+def _cut_alone(data: Path) -> None:
+    """The time of a cut, the bytes, and the largest difference of an output on texts whose pieces are all kept."""
+    import torch
+
+    import secateur as sec
+    from secateur.surgery.opening import open_encoder, open_tokenizer
+
+    model, tokenizer = open_encoder(base_model()), open_tokenizer(base_model())
+    texts = _texts(data, "Multi30k, English", "train")
+    begin = perf_counter()
+    small, fewer, vocabulary = sec.cut_vocabulary(model, tokenizer, texts)
+    seconds, largest = perf_counter() - begin, 0.0
+    for first in range(0, 2000, 100):
+        states = []
+        for own, words in ((model, tokenizer), (small, fewer)):
+            inputs = words(texts[first : first + 100], padding=True, return_tensors="pt")
+            with torch.inference_mode():
+                states.append(own(**inputs).last_hidden_state)
+        largest = max(largest, float((states[0] - states[1]).abs().max()))
+    before, after = (4e-6 * one.num_parameters() for one in (model, small))
+    print(f"\n{len(vocabulary):,} of {vocabulary.size:,} pieces, {before:.1f} -> {after:.1f} MB in {seconds:.1f} s;")
+    print(f"largest difference of a hidden state on 2,000 of the texts: {largest:g}\n")
+
+
+def _tokenizers(texts: list[str]) -> dict[str, Any]:
+    """MiniLM-L6's tokenizer, and one of RoBERTa's and of T5's kind, which are trained on all texts."""
+    from tokenizers import ByteLevelBPETokenizer, SentencePieceUnigramTokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    from secateur.surgery.opening import open_tokenizer
+
+    bpe, unigram = ByteLevelBPETokenizer(), SentencePieceUnigramTokenizer()
+    bpe.train_from_iterator(texts, vocab_size=50265, special_tokens=["<s>", "<pad>", "</s>", "<unk>"])
+    unigram.train_from_iterator(texts, vocab_size=32100, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>")
+    made = {"byte-level BPE": bpe, "Unigram": unigram}
+    fast = {
+        name: PreTrainedTokenizerFast(tokenizer_object=one._tokenizer, unk_token="<unk>", pad_token="<pad>")
+        for name, one in made.items()
+    }
+    return {"WordPiece, MiniLM-L6's": open_tokenizer(base_model()), **fast}
+
+
+def _kept(tokenizer: Any, train: list[str], validation: list[str]) -> str:
+    """The number of kept pieces, and the share of validation texts with the same pieces."""
+    from secateur.surgery.vocabulary.counting import coverage, kept_pieces, text_counts
+    from secateur.surgery.vocabulary.tokenizer import cut_tokenizer
+
+    vocabulary = kept_pieces(tokenizer, text_counts(tokenizer, train, len(tokenizer)))
+    found = coverage(tokenizer, cut_tokenizer(tokenizer, vocabulary), vocabulary, validation)
+    return f"{len(vocabulary):,}, {found.same:.1%}"
 
 
 if __name__ == "__main__":
