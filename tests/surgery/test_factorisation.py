@@ -1,12 +1,10 @@
 """The rank of factorised word embeddings that is chosen by kept energy, and only where the factors are smaller."""
 
-import logging
-
 import pytest
 import torch
 from tiny_models import tiny
 
-from secateur.surgery.factorisation import chosen_rank, rank_for
+from secateur.surgery.factorisation import chosen_rank, rank_for, rank_text
 
 
 def of_rank(rank, rows=60, size=24, noise=0.0):
@@ -29,11 +27,11 @@ def test_a_table_whose_factors_would_not_be_smaller_stays_whole(weight):
     assert chosen_rank(weight) is None
 
 
-def test_a_rank_is_chosen_for_a_model_only_where_that_is_asked_and_is_logged(caplog):
-    caplog.set_level(logging.INFO, "secateur")
+def test_a_rank_is_chosen_for_a_model_only_where_that_is_asked():
     model = tiny("bert", dtype=torch.float32)
-    assert (rank_for(None, model), rank_for(7, model)) == (None, 7) and not caplog.messages
-    assert rank_for("auto", model) is None and "stay whole" in caplog.messages[-1]
+    assert (rank_for(None, model), rank_for(7, model), rank_for("auto", model)) == (None, 7, None)
+    assert rank_text(None).startswith("whole: factors with 0.9 of the squares")
     with torch.no_grad():
         model.get_input_embeddings().weight.copy_(of_rank(3, 50, 32))
-    assert rank_for("auto", model) in (1, 2, 3) and "of 32 keeps 0.9" in caplog.messages[-1]
+    assert (rank := rank_for("auto", model)) in (1, 2, 3)
+    assert rank_text(rank) == f"factorised to rank {rank}, which keeps 0.9 of the squares of their values"

@@ -11,7 +11,7 @@ from secateur.measure.benchmark_result import BenchmarkResult
 from secateur.measure.evaluation import encoded, fitted_to, scores
 from secateur.measure.inspected_model import ParameterCount
 from secateur.measure.inspection import inspect
-from secateur.measure.model_size import disk_bytes
+from secateur.measure.model_size import disk_bytes, parameter_count
 from secateur.report.comparison import ScoredModel, Shape, Timing
 from secateur.run.comparable_times import KEPT_PROTOCOL
 from secateur.run.finished_run import FinishedRun
@@ -69,7 +69,7 @@ def _scored(name: str, task: Task, max_length: int, prunable_of_teacher: int | N
         place=name,
         score=computed[task.metric],
         density=prunable.kept / prunable_of_teacher if prunable is not None and prunable_of_teacher else None,
-        parameters=model.num_parameters(),
+        parameters=parameter_count(model),
         bytes=disk_bytes(local_model_folder(name)) if compact else 4 * model.num_parameters(),
     )
 

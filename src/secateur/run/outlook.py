@@ -33,6 +33,7 @@ from secateur.run.target import layers_to_try, share_to_keep, space_of
 from secateur.run.training_arguments import rounded, steps_of_run, steps_of_teacher
 from secateur.run.trials import steps_of_trial
 from secateur.run.vocabulary_data import reported
+from secateur.surgery.factorisation import AUTO, embedding_rank, rank_text
 from secateur.tasks.origin import Origin
 from secateur.tasks.splits import HIDDEN
 from secateur.tasks.task import EXAMPLE, examples
@@ -139,6 +140,8 @@ def _stages(context: Context, space: Space, densities: list[float], cache: Decis
     yield "teacher", name or _training_of_teacher(context, batch)
     yield "cache", str(cache)
     yield "units", f"{', '.join(space.units)}: {len(space):,} in all"
+    if recipe.target.embedding_rank == AUTO:
+        yield "word embeddings", rank_text(embedding_rank(space))
     yield "target", _target(context, space)
     if space.budget.name == Parameters.name and not leaves_density_open(recipe):
         yield "weights", _weights(recipe, space)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,12 +21,14 @@ from secateur.run.size_goal import SizeGoal, size_goal
 from secateur.structure.plan import Plan
 from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.cut import cut
-from secateur.surgery.factorisation import factorise, rank_for
+from secateur.surgery.factorisation import AUTO, factorise, rank_for, rank_text
 from secateur.surgery.vocabulary.pruning import with_pieces
 from secateur.surgery.vocabulary.rows import cut_rows
 from secateur.system.errors import UserError
 
 RANK = "target.embedding_rank"
+log = logging.getLogger(__name__)
+
 SHAPE = (8, 128)
 """(batch, tokens) of a latency or a speed-up, where neither the target nor its table says one."""
 
@@ -51,7 +54,7 @@ def cut_without_training(
     if target.keep_score is not None:
         raise UserError("a score is kept by training: use `secateur prune`, or ask for a density")
     narrow = dense if vocabulary is None else cut_rows(dense, vocabulary)
-    if target.size is not None and (rank := rank_for(target.embedding_rank, narrow)):
+    if target.size is not None and (rank := _rank(target.embedding_rank, narrow)):
         narrow = factorise(narrow, rank)  # because a size is that of the factors
     table = None if target.latency is None and target.speedup is None else _latency_table(narrow, target)
     fewer_pieces = "--vocabulary TEXTS" if vocabulary is None else None
@@ -85,7 +88,7 @@ def thinner(
     if not getattr(model.config, "secateur", None) and (compact or rank is not None):
         narrow = model if vocabulary is None else cut_rows(model, vocabulary)
         space = Space(narrow)
-        plan = Plan.of(space, space.ones(), embedding_rank=rank_for(rank, narrow))
+        plan = Plan.of(space, space.ones(), embedding_rank=_rank(rank, narrow))
         return cut(narrow, plan if vocabulary is None else plan.with_vocabulary(narrow, vocabulary))
     if rank is not None:
         raise UserError("the word embeddings of a compact model cannot be factorised: factorise the model before")
@@ -101,7 +104,7 @@ def _plan(
     if isinstance(goal, SizeGoal):
         goal.check(space)
         return goal.plan(choice, 1.0)
-    rank = rank_for(target.embedding_rank, dense)
+    rank = _rank(target.embedding_rank, dense)
     if table is not None:
         return choice.plan(embedding_rank=rank, share=table.share_of(target.latency, target.speedup))
     if target.keep is not None:
@@ -130,3 +133,11 @@ def _post_training(space: Space, recipe: MethodRecipe) -> Method:
     if method.listens_to or method.param_groups():
         raise UserError(f"{recipe.name!r} learns its choice in training: use `secateur prune`, or cut by magnitude")
     return method
+
+
+def _rank(asked: int | str | None, model: PreTrainedModel) -> int | None:
+    """The rank of the word embeddings, which is logged where it is chosen here."""
+    rank = rank_for(asked, model)
+    if asked == AUTO:
+        log.info("word embeddings: %s", rank_text(rank))
+    return rank

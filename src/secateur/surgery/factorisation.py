@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +24,6 @@ Without any training, a MiniLM-L6 and an MPNet-base lose 1 point of correlation 
 tables get a third and a half smaller. Most of the rest is in directions of equal size: a lower rank is to be asked for.
 """
 
-log = logging.getLogger(__name__)
-
 
 def chosen_rank(weight: Tensor) -> int | None:
     """The smallest rank at which the best approximation of a table keeps `ENERGY`, the sum of its squared values.
@@ -44,18 +41,20 @@ def rank_for(asked: int | str | None, model: PreTrainedModel) -> int | None:
     """The rank that the word embeddings of a dense model are factorised to, None if they stay whole.
 
     Args:
-        asked: the rank, None, or `AUTO`: the largest of the `chosen_rank` of its tables, which is logged.
+        asked: the rank, None, or `AUTO`: the largest of the `chosen_rank` of its tables.
     """
     if not isinstance(asked, str):
         return asked
     weights = [model.get_parameter(f"{path}.weight") for path in table_paths(bind(model))]
     ranks = [chosen_rank(weight) for weight in weights]
-    rank, size = max((rank or 0 for rank in ranks), default=0), weights[0].shape[1]
-    if None in ranks or not rank:
-        log.info("the word embeddings stay whole: factors with %g of their energy would not be smaller", ENERGY)
-        return None
-    log.info("rank %d of %d keeps %g of the energy of the word embeddings", rank, size, ENERGY)
-    return rank
+    return None if None in ranks else max((rank or 0 for rank in ranks), default=0) or None
+
+
+def rank_text(rank: int | None) -> str:
+    """What `rank_for` chose of its own, in words."""
+    if rank is None:
+        return f"whole: factors with {ENERGY:g} of the squares of their values would not be smaller"
+    return f"factorised to rank {rank}, which keeps {ENERGY:g} of the squares of their values"
 
 
 def factorise(model: PreTrainedModel, rank: int) -> PreTrainedModel:

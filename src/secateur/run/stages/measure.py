@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from secateur.budget.space import Space
 from secateur.measure.bench import grid
 from secateur.measure.latency_sweep import measure_again, target_reached
-from secateur.measure.model_size import dense_parts, disk_bytes, stored_parts
+from secateur.measure.model_size import dense_parts, disk_bytes, parameter_count, stored_parts
 from secateur.report import run_page
 from secateur.report.model_card import card
 from secateur.report.report import Report
@@ -79,7 +79,7 @@ def _measured(context: Context, scored: Scored) -> Report:
         rows={name: len(split) for name, split in task.splits.items()},
         density=dict(plan.achieved),
         structure=plan.read(Space(dense, *recipe.target.units)).summary(),
-        parameters={"teacher": teacher.num_parameters(), "model": model.num_parameters()},
+        parameters={"teacher": parameter_count(teacher), "model": parameter_count(model)},
         weight_bytes={"teacher": 4 * teacher.num_parameters(), "model": disk_bytes(context.model_folder)},
         bytes=_bytes_of_parts(context, scored),
         latency=[measurement.to_dict() for measurement in times],
