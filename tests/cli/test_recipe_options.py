@@ -97,7 +97,7 @@ def test_every_mark_is_an_option_of_prune_and_every_data_mark_of_eval():
 def test_the_help_of_prune_has_a_panel_for_each_group():
     shown = CliRunner().invoke(app.app, ["prune", "--help"]).stdout
     titles = [line.removesuffix(":") for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")]
-    assert titles == ["Arguments", "Options", "Run", "Data", "Target", "Method", "Training", "Storage"]
+    assert titles == ["Arguments", "Options", "Run", "Data", "Target", "Vocabulary", "Method", "Training", "Storage"]
     assert all(described in " ".join(shown.split()) for described in ("Seed of ", "--latency-table"))
 
 

@@ -349,12 +349,10 @@ def test_g10_best_approximation_of_its_rank(bert, rank):
     whole = model.bert.embeddings.word_embeddings.weight.detach()
     new = factorise(model, rank).bert.embeddings.word_embeddings
     left, values, right = torch.linalg.svd(whole, full_matrices=False)
-    torch.testing.assert_close((whole - new.weight).norm(), values[rank:].square().sum().sqrt(), atol=1e-5, rtol=0)
-    best = left[:, :rank] * values[:rank] @ right[:rank]
-    torch.testing.assert_close(new.weight, best, atol=1e-5, rtol=0)
+    rows = new(torch.arange(50))
+    torch.testing.assert_close((whole - rows).norm(), values[rank:].square().sum().sqrt(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(rows, left[:, :rank] * values[:rank] @ right[:rank], atol=1e-5, rtol=0)
     assert sum(parameter.numel() for parameter in new.parameters()) == (50 + 32) * rank
-    ids = torch.arange(50)
-    torch.testing.assert_close(new(ids), best[ids], atol=1e-5, rtol=0)
 
 
 def test_g10_a_table_of_that_rank_is_reproduced(bert):
@@ -364,7 +362,7 @@ def test_g10_a_table_of_that_rank_is_reproduced(bert):
     with torch.no_grad():
         table.copy_(table[:, :12] @ table[:12])
     new = factorise(model, 12).bert.embeddings.word_embeddings
-    torch.testing.assert_close(new.weight, table, atol=1e-5, rtol=0)
+    torch.testing.assert_close(new(torch.arange(50)), table, atol=1e-5, rtol=0)
     with pytest.raises(UserError, match="shrink"):
         factorise(model, 32)
 

@@ -24,7 +24,7 @@ def scramble_pruned(space, alive):
         for parameter in space.table.parameters:
             weight = space.model.get_parameter(parameter.name)
             for dim, axis in enumerate(parameter.axes):
-                if axis is not None:
+                if axis in gone:
                     indices = gone[axis].nonzero().flatten()
                     shape = [len(indices) if d == dim else n for d, n in enumerate(weight.shape)]
                     weight.index_copy_(dim, indices, 10 * torch.randn(shape))

@@ -18,7 +18,7 @@ from secateur.budget.latency import LatencyTable
 from secateur.deploy.verify import verify
 from secateur.report.report import Report
 from secateur.report.report_text import footnotes, score_table, target_text
-from secateur.run import distillation, pipeline, recipe, run_data
+from secateur.run import distillation, pipeline, recipe, teacher_scores
 from secateur.run.accounting import Accounting
 from secateur.run.context import Context
 from secateur.run.models import load_teacher, new_student
@@ -225,6 +225,8 @@ def test_a_fine_tuned_model_is_its_own_teacher(values, tmp_path):
     stored = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert {str(tensor.dtype) for tensor in stored.values()} == {"torch.int8", "torch.float32", "torch.bfloat16"}
     assert load(tmp_path / "run" / "model").plan["embedding_rows"] == "int8"
+    counted = sum(one.numel() for name, one in stored.items() if not name.endswith(".scale"))
+    assert report.parameters["model"] == counted, "rows in int8 are parameters too, though not for PyTorch"
     assert not (tmp_path / "run" / "teacher").exists()
     assert "teacher" not in report.seconds
     assert report.parameters["teacher"] > report.parameters["model"]
@@ -372,7 +374,7 @@ BETWEEN = [
     (recover, "save", 1),
     (recover, "verify", 1),
     (measure, "load", 1),
-    (run_data, "scores", 1),
+    (teacher_scores, "scores", 1),
     (measure, "grid", 1),
     (measure, "card", 1),
 ]

@@ -26,9 +26,9 @@ from secateur.surgery.vocabulary.pruning import with_pieces
 from secateur.surgery.vocabulary.rows import cut_rows
 from secateur.system.errors import UserError
 
-RANK = "target.embedding_rank"
 log = logging.getLogger(__name__)
 
+RANK = "target.embedding_rank"
 SHAPE = (8, 128)
 """(batch, tokens) of a latency or a speed-up, where neither the target nor its table says one."""
 
