@@ -126,7 +126,7 @@ def _rows(task: str, data: Path, teacher: Path, repeats: int, exports: bool) -> 
     dense = own.task.load_model(teacher_of(task, data, teacher)).eval()
     best = _scores(own.whole, dense)[own.task.metric]
     size = f"{4e-6 * dense.num_parameters():.1f}"
-    yield ["teacher", "", f"{best:.4f}", "100.0%", f"{dense.config.vocab_size:,}", size]
+    yield ["teacher", "", f"{best:.4f}", "100.0%", f"{dense.config.vocab_size:,}", size, *[""] * (2 + len(EXPORTS))]
     for variant in VARIANTS:
         row = next(row for row in ROWS if row.label == variant.of)
         folders = finished([RUNS / task / name_of(row, seed) for seed in seeds_of(task, row)])
@@ -160,13 +160,15 @@ def _sizes(model: Any, variant: Variant, data: Any, exports: bool) -> list[str]:
     """MB of the weights as PyTorch loads them, and of each export with its score; int8 is calibrated."""
     import secateur as sec
     from secateur.deploy.export import opened
-    from secateur.measure.evaluation import batches, runner_scores
+    from secateur.measure.evaluation import batches, encoded, runner_scores
     from secateur.measure.model_size import disk_bytes
 
     with TemporaryDirectory() as folder:
         sec.save(model, Path(folder, "saved"), tokenizer=data.tokenizer, store=variant.dtype)
         cells = [f"{disk_bytes(Path(folder, 'saved')) / 1e6:.1f}"]
-        ranges = batches(data.task, data.train_rows[:256], data.tokenizer, limit=256) if exports else None
+        length = data.recipe.data.max_length
+        rows = encoded(data.task, "train", data.tokenizer, length, range(256)) if exports else []
+        ranges = batches(data.task, rows, data.tokenizer, limit=256) if rows else None
         for name, (suffix, dtype) in (EXPORTS if exports else {}).items():
             path = Path(folder, name.replace(" ", "-") + suffix)
             written = sec.export(model, path, dtype=dtype, calibration=ranges if dtype == "int8" else None)
