@@ -25,8 +25,7 @@ from secateur.system.errors import UserError
 
 DEMO: dict[str, Any] = {
     "data": {"source": "bbc", "max_length": 64},
-    "target": {"density": 0.05, "embedding_rank": "auto"},
-    "vocabulary": "task",
+    "target": {"density": 0.05, "embedding_rank": 128},
     "storage": {"dtype": "bf16", "embeddings": "int8"},
     "method": {"name": "grain", "end": 0.1},
     "training": {
