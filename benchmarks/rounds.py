@@ -202,11 +202,11 @@ def seeds_of(task: str, row: Row) -> tuple[int, ...]:
     return row.seeds if task == "sst2" else row.seeds[:1]
 
 
-def teacher_of(task: str, data: Path, sst2: Path) -> Path:
-    """The teacher of a task: that of SST-2 is `sst2`; the others are trained here, once."""
+def teacher_of(task: str, data: Path, sst2: Path, runs: Path = RUNS) -> Path:
+    """The teacher of a task: that of SST-2 is `sst2`; the others are trained in `runs`, once."""
     if task == "sst2":
         return sst2
-    folder, own = RUNS / task / "teacher-run", TASKS[task]
+    folder, own = runs / task / "teacher-run", TASKS[task]
     if not (folder / "teacher").is_dir():
         values = {**SHARED, **own.settings, **own.teacher, "data": str(data / own.folder)}
         one(folder, values, folder, 1, "teacher")

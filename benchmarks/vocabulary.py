@@ -21,8 +21,8 @@ from time import perf_counter
 from typing import Any
 
 import typer
-from rounds import SHARED, TASKS, Row, name_of
-from runner import Folder, base_model, finished, one, print_row, several, spread, timings
+from rounds import SHARED, TASKS, Row, name_of, seeds_of, teacher_of
+from runner import Folder, base_model, finished, print_row, several, spread, timings
 
 app = typer.Typer(add_completion=False)
 RUNS = Path("runs/vocabulary")
@@ -66,26 +66,15 @@ VARIANTS = (
 )
 
 
-def teacher_of(task: str, data: Path, sst2: Path) -> Path:
-    """The teacher of a task: that of SST-2 is `sst2`; the others are trained here, once."""
-    if task == "sst2":
-        return sst2
-    folder, own = RUNS / task / "teacher-run", TASKS[task]
-    if not (folder / "teacher").is_dir():
-        values = {**SHARED, **own.settings, **own.teacher, "data": str(data / own.folder)}
-        one(folder, values, folder, 1, "teacher")
-    return folder / "teacher"
-
-
 def values_of(task: str, data: Path, teacher: Path) -> dict[str, Any]:
     """What all recipes of a task have in common."""
     own = TASKS[task]
-    return {**SHARED, **own.settings, "data": str(data / own.folder), "teacher": str(teacher_of(task, data, teacher))}
-
-
-def seeds_of(task: str, row: Row) -> tuple[int, ...]:
-    """The seeds of a row."""
-    return row.seeds if task == "sst2" else row.seeds[:1]
+    return {
+        **SHARED,
+        **own.settings,
+        "data": str(data / own.folder),
+        "teacher": str(teacher_of(task, data, teacher, RUNS)),
+    }
 
 
 @app.command()
@@ -123,7 +112,7 @@ def _rows(task: str, data: Path, teacher: Path, repeats: int, exports: bool) -> 
     from secateur.run.vocabulary_data import data_of
 
     own = data_of(make(values_of(task, data, teacher) | TASK))
-    dense = own.task.load_model(teacher_of(task, data, teacher)).eval()
+    dense = own.task.load_model(teacher_of(task, data, teacher, RUNS)).eval()
     best = _scores(own.whole, dense)[own.task.metric]
     size = f"{4e-6 * dense.num_parameters():.1f}"
     yield ["teacher", "", f"{best:.4f}", "100.0%", f"{dense.config.vocab_size:,}", size, *[""] * (2 + len(EXPORTS))]

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 
 from secateur.run.context import Context
 from secateur.run.recipe import Recipe
+from secateur.run.run_data import recipe_model
 from secateur.run.teacher_scores import kept_scores
 from secateur.structure.architecture import Embedding, Norm
 from secateur.structure.binding import bind
@@ -22,13 +23,8 @@ from secateur.training.dropout import set_dropout
 
 
 def base_model(context: Context) -> PreTrainedModel:
-    """The recipe's model with a head for the task. Where a teacher is named, a head for other labels is replaced.
-
-    As all models of a run, it has the rows of the vocabulary that the run keeps.
-    """
-    recipe = context.recipe
-    model = context.data.task.load_model(recipe.model, ignore_mismatched_sizes=recipe.teacher is not None)
-    return context.data.with_kept_rows(model)
+    """The recipe's model; as all models of a run, it has the rows of the vocabulary that the run keeps."""
+    return context.data.with_kept_rows(recipe_model(context.recipe, context.data.task))
 
 
 def untrained_teacher(context: Context) -> PreTrainedModel:

@@ -46,6 +46,11 @@ def open_data(data: DataRecipe, seed: int) -> Task:
     return open_task(data.task, data.source, data.options, metric=data.metric, seed=seed, rows=data.rows, **given)
 
 
+def recipe_model(recipe: Recipe, task: Task) -> PreTrainedModel:
+    """The recipe's model with a head for the task. Where a teacher is named, a head for other labels is replaced."""
+    return task.load_model(recipe.model, ignore_mismatched_sizes=recipe.teacher is not None)
+
+
 @dataclass(frozen=True)
 class RunData:
     """The data of a recipe; each part is read when it is first used, and kept in memory."""

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.measure.evaluation import encoded
 from secateur.run.recipe import Recipe
-from secateur.run.run_data import Rows, RunData
+from secateur.run.run_data import Rows, RunData, recipe_model
 from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.vocabulary.counting import Coverage, counts_of, kept_pieces, rows_coverage, text_counts
 from secateur.surgery.vocabulary.rows import cut_rows
@@ -59,7 +59,7 @@ class VocabularyData(RunData):
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        model = self._model()
+        model = recipe_model(self.recipe, self.task)
         counts = self.counted_pieces(model.config.vocab_size)
         return kept_pieces(self.whole.tokenizer, counts, self.recipe.vocabulary.min_count, token_numbers(model))
 
@@ -72,10 +72,6 @@ class VocabularyData(RunData):
         texts, words = read_texts(self.recipe.vocabulary.texts), self.whole.tokenizer
         rows = encoded(self.task, "train", words, self.recipe.data.max_length)
         return counts_of(_tokens(self.task, rows), size) + text_counts(words, texts, size)
-
-    def _model(self) -> PreTrainedModel:
-        """The recipe's model, as `models.base_model` loads it, with all rows."""
-        return self.task.load_model(self.recipe.model, ignore_mismatched_sizes=self.recipe.teacher is not None)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -46,8 +46,8 @@ def rank_for(asked: int | str | None, model: PreTrainedModel) -> int | None:
     if not isinstance(asked, str):
         return asked
     weights = [model.get_parameter(f"{path}.weight") for path in table_paths(bind(model))]
-    ranks = [chosen_rank(weight) for weight in weights]
-    return None if None in ranks else max((rank or 0 for rank in ranks), default=0) or None
+    ranks = [rank for weight in weights if (rank := chosen_rank(weight)) is not None]
+    return max(ranks) if len(ranks) == len(weights) else None
 
 
 def rank_text(rank: int | None) -> str:

@@ -44,19 +44,24 @@ DECODER = Stack(
     name="decoder",
     heads="decoder_attention_heads",
 )
-EMBEDDINGS = (
-    Embedding("shared", "hidden", rows="vocabulary"),
-    Embedding("encoder.embed_tokens", "hidden", rows="vocabulary"),
-    Embedding("decoder.embed_tokens", "hidden", rows="vocabulary"),
-    Embedding("encoder.embed_positions", "hidden"),
-    Embedding("decoder.embed_positions", "hidden"),
-)
+
+
+def embeddings(target: str) -> tuple[Row, ...]:
+    """The rows of the embeddings; `target` is the axis of the pieces of the decoder."""
+    return (
+        Embedding("shared", "hidden", rows="vocabulary"),
+        Embedding("encoder.embed_tokens", "hidden", rows="vocabulary"),
+        Embedding("decoder.embed_tokens", "hidden", rows=target),
+        Embedding("encoder.embed_positions", "hidden"),
+        Embedding("decoder.embed_positions", "hidden"),
+    )
+
 
 ARCHITECTURE = Architecture(
     model_type="bart",
     stacks=(ENCODER, DECODER),
     stem=(
-        *EMBEDDINGS,
+        *embeddings("vocabulary"),
         Norm("encoder.layernorm_embedding", "hidden"),
         Norm("decoder.layernorm_embedding", "hidden"),
     ),

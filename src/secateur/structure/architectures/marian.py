@@ -6,20 +6,15 @@ may then be those of two tokenizers.
 
 from dataclasses import replace
 
-from secateur.structure.architecture import Embedding, Linear
+from secateur.structure.architecture import Linear
 from secateur.structure.architectures import register
 from secateur.structure.architectures.bart import ARCHITECTURE as BART
+from secateur.structure.architectures.bart import embeddings
 
 ARCHITECTURE = replace(
     BART,
     model_type="marian",
-    stem=(
-        Embedding("shared", "hidden", rows="vocabulary"),
-        Embedding("encoder.embed_tokens", "hidden", rows="vocabulary"),
-        Embedding("decoder.embed_tokens", "hidden", rows="target_vocabulary"),
-        Embedding("encoder.embed_positions", "hidden"),
-        Embedding("decoder.embed_positions", "hidden"),
-    ),
+    stem=embeddings("target_vocabulary"),
     heads={"Model": (), "MTModel": (Linear("lm_head", "target_vocabulary", "hidden"),)},
     buffers={"final_logits_bias": (None, "target_vocabulary")},
     pieces=("vocab_size", "decoder_vocab_size"),
