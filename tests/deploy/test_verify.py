@@ -17,7 +17,7 @@ from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.checkpoint import save
 from secateur.surgery.compact import SUMS
 from secateur.surgery.cut import cut
-from secateur.surgery.vocabulary.pruning import vocabulary_plan, with_pieces
+from secateur.surgery.vocabulary.pruning import with_pieces
 from secateur.system.errors import UserError
 
 
@@ -168,7 +168,7 @@ def test_a_folder_with_fewer_pieces_is_compared_with_the_model_with_all(which, t
 def test_an_ordinary_folder_with_fewer_pieces_is_compared_with_the_model_with_all(tmp_path):
     dense = tiny("bert", dtype=torch.float32)
     vocabulary = every_second(dense)
-    small, plan = with_pieces(dense, vocabulary), vocabulary_plan(dense, vocabulary)
+    small, plan = with_pieces(dense, vocabulary), Plan.of_all_units(dense, vocabulary=vocabulary)
     save(small, tmp_path / "small", plan=plan.to_dict(plan.space(dense)))
     batches = [in_both_numbers(inputs(dense), vocabulary)[1]]
     result = verify_folder(tmp_path / "small", batches, dense)

@@ -27,7 +27,7 @@ from secateur.surgery.cut import cut
 from secateur.surgery.opening import open_model, open_tokenizer, tokenizer_if_any
 from secateur.surgery.storage import as_stored, stored_bytes
 from secateur.surgery.vocabulary.counting import coverage
-from secateur.surgery.vocabulary.pruning import used_pieces, vocabulary_plan, with_pieces
+from secateur.surgery.vocabulary.pruning import used_pieces, with_pieces
 from secateur.surgery.vocabulary.texts import read_texts
 from secateur.surgery.vocabulary.tokenizer import backend_of, cut_tokenizer
 from secateur.system.errors import UserError
@@ -153,7 +153,7 @@ def _own_plan(whole: PreTrainedModel, done: Cut) -> dict[str, Any] | None:
     """The plan of an ordinary model of which only the vocabulary was cut; a compact one has its plan."""
     if done.pieces is None or isinstance(done.model, compact.Pruned):
         return None
-    plan = vocabulary_plan(whole, done.pieces)
+    plan = Plan.of_all_units(whole, vocabulary=done.pieces)
     return plan.to_dict(plan.space(whole))
 
 

@@ -87,9 +87,7 @@ def thinner(
     """
     if not getattr(model.config, "secateur", None) and (compact or rank is not None):
         narrow = model if vocabulary is None else cut_rows(model, vocabulary)
-        space = Space(narrow)
-        plan = Plan.of(space, space.ones(), embedding_rank=_rank(rank, narrow))
-        return cut(narrow, plan if vocabulary is None else plan.with_vocabulary(narrow, vocabulary))
+        return cut(narrow, Plan.of_all_units(narrow, embedding_rank=_rank(rank, narrow), vocabulary=vocabulary))
     if rank is not None:
         raise UserError("the word embeddings of a compact model cannot be factorised: factorise the model before")
     return model if vocabulary is None else with_pieces(model, vocabulary)

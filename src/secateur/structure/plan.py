@@ -123,6 +123,16 @@ class Plan:
             versions={"transformers": transformers_version, "torch": torch.__version__},
         )
 
+    @staticmethod
+    def of_all_units(model: PreTrainedModel, **same: Any) -> Plan:
+        """The plan that keeps every unit of a dense model, and changes its word embeddings alone.
+
+        Args:
+            same: as of `of`.
+        """
+        space = UnitSpace(model)
+        return Plan.of(space, torch.ones(len(space)), **same)
+
     @property
     def kept(self) -> Tensor:
         """`(N,)` bool."""

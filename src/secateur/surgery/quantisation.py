@@ -9,7 +9,6 @@ import torch
 from transformers import PreTrainedModel
 
 from secateur.structure.plan import Plan
-from secateur.structure.space import UnitSpace
 from secateur.surgery import compact
 from secateur.surgery.cut import cut
 from secateur.surgery.folding import fold
@@ -33,9 +32,7 @@ def quantise_embeddings(model: PreTrainedModel) -> PreTrainedModel:
         UserError: the embeddings are quantised already, or hold values that are not finite.
     """
     if not isinstance(model, compact.Pruned):
-        space = UnitSpace(model, "ffn")
-        plan = Plan.of(space, torch.ones(len(space)), embedding_rows="int8")
-        return cut(model, plan)
+        return cut(model, Plan.of_all_units(model, embedding_rows="int8"))
     if model.plan is None or model.plan.get("embedding_rows"):
         raise UserError("expected a model with its plan whose word embeddings are not in int8 yet: give another model")
     small: Any = copy.deepcopy(model)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.structure.plan import Plan
-from secateur.structure.space import UnitSpace
 from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery import compact
 from secateur.surgery.cut import cut
@@ -70,12 +67,6 @@ def with_pieces(model: PreTrainedModel, vocabulary: Vocabulary) -> PreTrainedMod
     narrow = cut_rows(dense, vocabulary)
     small = cut(narrow, plan.with_vocabulary(narrow, _of_first(vocabulary, plan.vocabulary)))
     return small.train(model.training)
-
-
-def vocabulary_plan(model: PreTrainedModel, vocabulary: Vocabulary, source: str | None = None) -> Plan:
-    """The plan of a dense model whose vocabulary alone is cut."""
-    space = UnitSpace(model)
-    return Plan.of(space, torch.ones(len(space)), vocabulary=vocabulary, source=source)
 
 
 def _of_first(vocabulary: Vocabulary, earlier: Vocabulary | None) -> Vocabulary:
