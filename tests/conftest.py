@@ -61,6 +61,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
+@pytest.fixture(autouse=True)
+def same_random_numbers():
+    """Let a test draw the same random numbers wherever it runs: alone, or after any others."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def random_teachers():
     """Let the random models of the tests be teachers: only tests/run/test_teacher_check.py checks their scores."""

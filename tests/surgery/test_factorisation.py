@@ -22,7 +22,9 @@ def test_the_chosen_rank_keeps_the_energy_and_one_less_does_not(rank):
     assert squares[: chosen - 1].sum() < 0.9 * squares.sum() <= squares[:chosen].sum()
 
 
-@pytest.mark.parametrize("weight", [torch.eye(24), torch.randn(30, 24), torch.ones(1, 8)], ids=["flat", "noise", "row"])
+@pytest.mark.parametrize(
+    "weight", [torch.eye(24), of_rank(24, rows=30, noise=20.0), torch.ones(1, 8)], ids=["flat", "noise", "row"]
+)
 def test_a_table_whose_factors_would_not_be_smaller_stays_whole(weight):
     assert chosen_rank(weight) is None
 
