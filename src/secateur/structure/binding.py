@@ -27,6 +27,8 @@ from secateur.structure.architectures import ARCHITECTURES
 from secateur.structure.axis_table import AxisTable, Parameter, Sublayer
 from secateur.system.errors import UserError
 
+SENTENCE_HEAD = "sentence_head"
+"""The submodule of an encoder that makes one vector of the states of all tokens (`surgery.sentence`)."""
 Modules = Mapping[str, nn.Module]
 _Labelled = tuple[str, tuple[Axis, ...], tuple[int, ...]]
 """The name of a tensor, its axes and its shape."""
@@ -114,7 +116,7 @@ def _rows(
     for one in stacks:
         for layer, start in one.prefixes.items():
             rows += [(_full(row, start, layer, same), layer) for row in one.stack.rows]
-    rows += [(row, None) for row in _task_head(architecture, model)]
+    rows += [(row, None) for row in (*_task_head(architecture, model), *_sentence_head(modules))]
     own = {name for name, _ in model.named_parameters()}  # a tied weight is in it under its first name only
     return [(_tied(row, own), layer) for row, layer in rows if row.path in modules]
 
@@ -150,6 +152,12 @@ def _task_head(architecture: Architecture, model: PreTrainedModel) -> tuple[Row,
         f"the head of {name} is not supported: for {architecture.model_type!r} supported are "
         f"{', '.join(architecture.heads)}; load the model with one of these classes"
     )
+
+
+def _sentence_head(modules: Modules) -> list[Row]:
+    """The linear layers of a sentence head, if the model has one, of which the first reads the residual stream."""
+    paths = [p for p, m in modules.items() if p.startswith(f"{SENTENCE_HEAD}.") and isinstance(m, nn.Linear)]
+    return [Linear(path, None, None if number else "hidden") for number, path in enumerate(paths)]
 
 
 def _buffers(architecture: Architecture, model: PreTrainedModel) -> list[_Labelled]:

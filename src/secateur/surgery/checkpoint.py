@@ -25,6 +25,8 @@ from secateur.surgery import compact
 from secateur.surgery.auto_classes import auto_class_of
 from secateur.surgery.hub import local_folder
 from secateur.surgery.schema import Structure
+from secateur.surgery.sentence.attach import attach_head, head_of, without_head
+from secateur.surgery.sentence.folder import read_head, write_head
 from secateur.surgery.storage import stored_state
 from secateur.surgery.uncut import planned_structure
 from secateur.system.errors import UserError, reason_of
@@ -59,10 +61,14 @@ def save(
     Raises:
         UserError: the folder cannot be written; its previous content is unchanged.
     """
-    state = None if store is None else stored_state(model, store)
+    state, head = None if store is None else stored_state(model, store), head_of(model)
+    if head is not None:
+        state = without_head(model.state_dict() if state is None else state)
     with atomic_folder(folder, SafetensorError) as partial:
         model.save_pretrained(partial, state_dict=state)
         own = {path.name for path in partial.iterdir()}
+        if head is not None:
+            write_head(head, partial)
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)
         if isinstance(model, compact.Pruned):
@@ -77,6 +83,8 @@ def save(
 
 def load(folder: Path | str) -> PreTrainedModel:
     """Load a compact folder, or a compact model on the hub, in evaluation mode, with its plan.
+
+    A folder of sentence-transformers gives the encoder with its sentence head: it returns `sentence_embedding`.
 
     Args:
         folder: a path; as text it may also be a name on the hub, `owner/name`.
@@ -113,7 +121,25 @@ def load(folder: Path | str) -> PreTrainedModel:
             "model that config.json describes, not in both"
         )
     check_structure(model, folder)
-    return model.eval()
+    return with_head(model, folder).eval()
+
+
+def with_head(model: PreTrainedModel, name: str | Path) -> PreTrainedModel:
+    """A bare encoder with the sentence head of its folder; any other model as it is.
+
+    Raises:
+        UserError: the head is not supported, cannot be read, or is that of an encoder of another width.
+    """
+    head = read_head(name) if model.base_model is model and not model.config.is_encoder_decoder else None
+    if head is None:
+        return model
+    norms = (getattr(model.config, "secateur", None) or {}).get("norm", {})
+    width = [model.config.hidden_size, *norms.values()][-1]
+    if head.width != width:
+        raise UserError(
+            f"{name} pools states of {head.width} dims, and its encoder has {width}: copy or save the model again"
+        )
+    return attach_head(model, head)
 
 
 def check_structure(model: PreTrainedModel, folder: Path) -> None:

@@ -22,6 +22,7 @@ from secateur.surgery.kept_indices import kept_indices, select_kept
 from secateur.surgery.masking import ATTACHED
 from secateur.surgery.optimizer_state import ORDERS, Moments
 from secateur.surgery.schema import Structure
+from secateur.surgery.sentence.attach import head_of, replace_head
 from secateur.surgery.vocabulary.rows import cut_rows
 from secateur.surgery.word_embeddings import quantised_tables
 from secateur.system.compat.borrowed_model import unwrap_forward
@@ -46,6 +47,8 @@ def cut(model: PreTrainedModel, plan: Plan) -> PreTrainedModel:
     reading, sites = plan.read(space), space.at_sites(plan.masks.double())
     kept = kept_indices(reading, plan)
     small = _reshaped_copy(model, structure_of(space, plan, reading, kept))
+    if (head := head_of(small)) is not None and "hidden" in kept:
+        replace_head(small, head.of_width(len(kept["hidden"])))
     small.plan = plan.to_dict(space)
     state, entries = model.state_dict(), {entry.name: entry for entry in space.table.parameters}
 

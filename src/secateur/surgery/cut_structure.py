@@ -18,6 +18,7 @@ from secateur.structure.reading import Reading
 from secateur.structure.space import UnitSpace
 from secateur.surgery.factorisation import embedding_rank
 from secateur.surgery.schema import AttentionStructure, Structure
+from secateur.surgery.sentence.attach import is_of_head
 from secateur.surgery.word_embeddings import shared_paths, table_paths
 
 CALLED = ("call", "query", "key", "value", "output", "causal", "layer", "bias")
@@ -35,7 +36,7 @@ def structure_of(space: UnitSpace, plan: Plan, reading: Reading, kept: Mapping[s
     gates = {sublayer.gate: float(reading.effective[sublayer.gate]) for sublayer in table.sublayers}
     sizes = {axis: len(indices) for axis, indices in kept.items()}
     parts: dict[str, dict[str, Any]] = {one.name: {} for one in fields(Structure)}
-    for row in table.rows:
+    for row in (row for row in table.rows if not is_of_head(row.path)):  # whose sizes are in files of its own
         part, value = _row_structure(row, gates, sizes, table)
         if part:
             parts[part][row.path] = value

@@ -43,6 +43,8 @@ def local_model_folder(name: str | Path) -> Path:
 def open_model(name: str | Path) -> PreTrainedModel:
     """A compact model, or a dense checkpoint in fp32 with the head that its config names; in evaluation mode.
 
+    An encoder in a folder of sentence-transformers has its sentence head, and returns `sentence_embedding`.
+
     Raises:
         UserError: it cannot be loaded, its head is not supported, or it lacks weights or has some that are not taken.
     """
@@ -57,7 +59,7 @@ def open_model(name: str | Path) -> PreTrainedModel:
         )
     model, loading = _load_dense(auto, source, config, name)
     check_whole(model, loading, f"model {str(name)!r}")
-    return model.eval()
+    return checkpoint.with_head(model, source).eval()
 
 
 def open_encoder(name: str | Path) -> PreTrainedModel:

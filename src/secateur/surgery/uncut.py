@@ -15,6 +15,7 @@ from secateur.surgery import compact
 from secateur.surgery.cut_structure import structure_of
 from secateur.surgery.kept_indices import kept_indices
 from secateur.surgery.schema import Structure
+from secateur.surgery.sentence.attach import attach_head, head_of
 from secateur.surgery.word_embeddings import factors_structure, quantised_tables
 from secateur.system.errors import UserError
 
@@ -88,6 +89,8 @@ def _stock(small: PreTrainedModel) -> PreTrainedModel:
     dense = build_stock(kind.stock, config)
     if (generation := getattr(small, "generation_config", None)) is not None:
         dense.generation_config = copy.deepcopy(generation)
+    if (head := head_of(small)) is not None:
+        attach_head(dense, copy.deepcopy(head).of_width(config.hidden_size))
     for name in dict(small.named_parameters()).keys() & compact.tied_names(dense):
         weight = dense.get_parameter(name)  # the config ties weights that are separate in the cut model
         path, _, leaf = name.rpartition(".")

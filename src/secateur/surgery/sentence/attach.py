@@ -1,0 +1,84 @@
+"""A sentence head on an encoder: the model then returns the vectors of its texts in place of the states of tokens.
+
+The head is a submodule of the model. Its weights are the model's: they are in the table of axes, cut where they read
+the residual stream, trained, and kept in checkpoints. In a saved folder they are in files of their own
+(`sentence.folder`), because the encoder in it is an ordinary one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from secateur.structure.binding import SENTENCE_HEAD
+from secateur.surgery.sentence.head import SentenceHead
+from secateur.system.errors import UserError
+
+OUTPUT = "sentence_embedding"
+"""The name of the vectors among the outputs of a model."""
+
+
+@dataclass
+class SentenceOutput(ModelOutput):
+    """The outputs of an encoder with a sentence head.
+
+    Attributes:
+        sentence_embedding: `(batch, size)`.
+        hidden_states: as of the encoder, where they are asked for.
+    """
+
+    sentence_embedding: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+def attach_head(model: PreTrainedModel, head: SentenceHead) -> PreTrainedModel:
+    """The model itself, with a head: its `forward` returns a `SentenceOutput`. It loses its pooler: no head reads it.
+
+    Raises:
+        UserError: the model is no bare encoder, or has a head already.
+    """
+    untyped: Any = model
+    if model.base_model is not model or model.config.is_encoder_decoder:
+        raise UserError(f"expected an encoder without a head for sentence embeddings, got {type(model).__name__}")
+    if head_of(model) is not None:
+        raise UserError("the model has a sentence head already: give the encoder alone")
+    if getattr(model, "pooler", None) is not None:
+        untyped.pooler = None
+    model.add_module(SENTENCE_HEAD, head.to(model.device, model.dtype).train(model.training))
+    model.register_forward_hook(_embed, with_kwargs=True)
+    return model
+
+
+def head_of(model: PreTrainedModel) -> SentenceHead | None:
+    """The sentence head of a model; None without one."""
+    return getattr(model, SENTENCE_HEAD, None)
+
+
+def replace_head(model: PreTrainedModel, head: SentenceHead) -> None:
+    """Give a model that has a sentence head another one."""
+    setattr(model, SENTENCE_HEAD, head.to(model.device, model.dtype).train(model.training))
+
+
+def is_of_head(name: str) -> bool:
+    """Whether a parameter or a module of a model, by its name, is one of its sentence head."""
+    return name.startswith(f"{SENTENCE_HEAD}.")
+
+
+def without_head(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The part of a model's state that is the encoder's."""
+    return {name: tensor for name, tensor in state.items() if not is_of_head(name)}
+
+
+def _embed(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: Any) -> SentenceOutput:
+    """The forward hook of a model with a head."""
+    states = outputs[0]
+    mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+    if mask is None:
+        mask = torch.ones(states.shape[:2], device=states.device)
+    return SentenceOutput(model.get_submodule(SENTENCE_HEAD)(states, mask), getattr(outputs, "hidden_states", None))

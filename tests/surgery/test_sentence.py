@@ -1,0 +1,166 @@
+"""Sentence heads: what they compute, and the folders of sentence-transformers in which they are kept."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from small_world import tokenizer, write_model
+from tiny_models import ENCODERS, inputs, random_masks, tiny
+
+from secateur.budget.space import Space
+from secateur.structure.plan import Plan
+from secateur.surgery.checkpoint import load, save
+from secateur.surgery.cut import cut
+from secateur.surgery.opening import open_model
+from secateur.surgery.sentence.attach import attach_head, head_of
+from secateur.surgery.sentence.folder import read_head, write_head
+from secateur.surgery.sentence.head import POOLINGS, Dense, SentenceHead, Settings
+from secateur.system.errors import UserError
+
+SETTINGS = Settings({"query": "query: ", "document": ""}, "query", "cosine", 24, True)
+
+
+def head_for(model, *, dense=True, poolings=("mean",), seed=0):
+    torch.manual_seed(seed)
+    width = model.config.hidden_size
+    layers = [Dense(width, 20, True, torch.nn.Tanh())] if dense else []
+    return SentenceHead(poolings, layers, width=width, settings=SETTINGS)
+
+
+def with_head(kind="bert", dtype=torch.float64, **options):
+    model = tiny(kind, "Model", dtype=dtype)
+    return attach_head(model, head_for(model, **options))
+
+
+def vectors(model, batch):
+    with torch.no_grad():
+        return model(**batch).sentence_embedding
+
+
+def small(model, *units, density=0.6):
+    space = Space(model, *units)
+    masks = random_masks(space, density, soft=True)
+    return cut(model, Plan.of(space, masks))
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
+@pytest.mark.parametrize("pooling", [*POOLINGS, ("cls", "mean")], ids=str)
+def test_poolings_compute_what_sentence_transformers_computes(pooling, left):
+    modules = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
+    states, mask = torch.randn(3, 6, 8), torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0]])
+    mask = mask.flip(1) if left else mask
+    theirs = modules.Pooling(8, pooling_mode=pooling)({"token_embeddings": states, "attention_mask": mask})
+    names = (pooling,) if isinstance(pooling, str) else pooling
+    head = SentenceHead(names, normalise=False, width=8)
+    ours = head(states, mask)
+    torch.testing.assert_close(ours, theirs["sentence_embedding"])
+    assert head.size == ours.shape[1] == 8 * len(names)
+    additive = (1 - mask[:, None, None, :].float()) * torch.finfo(torch.float32).min
+    torch.testing.assert_close(head(states, additive), ours)
+
+
+def test_vectors_have_length_one_after_the_layers():
+    model = with_head()
+    found = vectors(model, inputs(model))
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(3, dtype=found.dtype))
+    assert found.shape == (3, 20) and head_of(model).size == 20
+
+
+@pytest.mark.parametrize("dense", [True, False], ids=["dense", "pooled"])
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_a_model_with_a_head_is_saved_and_loaded_with_it(kind, dense, tmp_path):
+    model = with_head(kind, torch.float32, dense=dense)
+    one = small(model, "hidden", "ffn", "vo", "layer")
+    for name, saved in (("dense", model), ("small", one)):
+        save(saved, tmp_path / name)
+        again = open_model(tmp_path / name)
+        batch = inputs(model)
+        assert torch.equal(vectors(again, batch), vectors(saved, batch))
+        assert head_of(again).settings == SETTINGS
+        assert head_of(again).size == (20 if dense else head_of(saved).width)
+    assert head_of(one).width < head_of(model).width
+    assert torch.equal(vectors(load(tmp_path / "small"), batch), vectors(one, batch))
+
+
+def test_sentence_transformers_loads_a_folder_with_the_same_vectors(tmp_path):
+    library = pytest.importorskip("sentence_transformers")
+    model = open_model(write_model(tmp_path / "encoder"))
+    attach_head(model, head_for(model))
+    texts = ["good film and book", "a Dull film"]
+    for name, saved in (("dense", model), ("small", small(model, "hidden", "ffn", "qk"))):
+        save(saved, tmp_path / name, tokenizer=tokenizer())
+        theirs = library.SentenceTransformer(str(tmp_path / name), trust_remote_code=True, device="cpu")
+        assert theirs.prompts["query"] == "query: " and theirs.max_seq_length == 24
+        batch = tokenizer()([f"query: {text}".lower() for text in texts], padding=True, return_tensors="pt")
+        torch.testing.assert_close(torch.from_numpy(theirs.encode(texts)), vectors(saved, batch), rtol=1e-5, atol=1e-6)
+
+
+def test_a_folder_that_the_library_writes_now_is_read(tmp_path):
+    library = pytest.importorskip("sentence_transformers")
+    model = open_model(write_model(tmp_path / "encoder"))
+    attach_head(model, head_for(model, poolings=("max",)))
+    save(model, tmp_path / "ours", tokenizer=tokenizer())
+    library.SentenceTransformer(str(tmp_path / "ours"), device="cpu").save(str(tmp_path / "theirs"))
+    again = open_model(tmp_path / "theirs")
+    assert torch.equal(vectors(again, inputs(model)), vectors(model, inputs(model)))
+    assert head_of(again).settings.prompts == SETTINGS.prompts
+
+
+def folder(path, **files):
+    write_head(SentenceHead(("mean",), [Dense(16, 4)], width=16), path)
+    for name, content in files.items():
+        (path / name.replace("__", "/")).with_suffix(".json").write_text(json.dumps(content))
+    return path
+
+
+def module(kind, path=""):
+    return {"idx": 0, "name": "0", "path": path, "type": f"sentence_transformers.models.{kind}"}
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"modules": [module("Transformer"), module("WordWeights", "1")]}, "has the modules Transformer, WordWeights"),
+        ({"modules": [module("Transformer", "0_T"), module("Pooling", "1_Pooling")]}, "has its encoder in '0_T'"),
+        ({"modules": [module("Transformer"), module("Pooling", "../other")]}, "names folders outside it"),
+        ({"modules": {"no": "list"}}, "modules.json of .* cannot be read"),
+        ({"1_Pooling__config": {"word_embedding_dimension": 16}}, "asks for the pooling 'none'"),
+        ({"1_Pooling__config": {"embedding_dimension": 16, "pooling_mode": "median"}}, "the pooling 'median'"),
+        ({"1_Pooling__config": {"embedding_dimension": 12, "pooling_mode": "mean"}}, "of 12 dims that does not fit"),
+        ({"1_Pooling__config": {"pooling_mode": "mean", "include_prompt": False}}, "leaves the tokens of its prompt"),
+        ({"2_Dense__config": {"in_features": 16, "out_features": 4, "activation_function": "os.system"}}, "2_Dense of"),
+        ({"2_Dense__config": {"in_features": 16, "out_features": 5, "activation_function": "x"}}, "is not supported"),
+    ],
+)
+def test_a_folder_with_other_modules_is_refused_in_a_sentence(files, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        read_head(folder(tmp_path, **files))
+
+
+def test_a_folder_without_modules_has_no_head(tmp_path):
+    assert read_head(write_model(tmp_path / "encoder")) is None
+    assert read_head(Path(write_model(tmp_path / "classifier", ("bad", "good")))) is None
+
+
+def test_a_head_of_another_width_than_its_encoder_is_refused(tmp_path):
+    write_head(SentenceHead(("mean",), width=12), Path(write_model(tmp_path / "encoder")))
+    with pytest.raises(UserError, match="pools states of 12 dims, and its encoder has 16"):
+        open_model(tmp_path / "encoder")
+
+
+def test_a_head_is_refused_on_a_model_that_has_another():
+    classifier = tiny("bert", "ForSequenceClassification")
+    with pytest.raises(UserError, match="expected an encoder without a head"):
+        attach_head(classifier, head_for(classifier))
+    model = with_head()
+    with pytest.raises(UserError, match="has a sentence head already"):
+        attach_head(model, head_for(model))
+
+
+def test_the_way_back_changes_nothing_before_it_is_trained():
+    states, mask = torch.randn(2, 3, 8), torch.ones(2, 3)
+    head = SentenceHead(("mean",), width=8)
+    back = head.with_way_back()
+    torch.testing.assert_close(back(states, mask), head(states, mask))
+    assert back.of_width(5).size == 8 and head.of_width(5).size == 5
