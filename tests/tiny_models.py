@@ -22,6 +22,8 @@ from secateur.structure import architectures
 from secateur.structure.head_buckets import Layout
 from secateur.structure.plan import Plan
 from secateur.surgery.auto_classes import AUTO_CLASSES
+from secateur.surgery.sentence.attach import attach_head
+from secateur.surgery.sentence.head import Dense, SentenceHead
 
 # What a size may be called in a config, and the tiny value; a config takes the names that it knows.
 SIZES = {
@@ -64,6 +66,8 @@ CLASSIFIERS = tuple(model for model in MODELS if model.values[0][1] == "ForSeque
 WRITERS = tuple(model for model in MODELS if AUTO_CLASSES[model.values[0][1]] == "AutoModelForSeq2SeqLM")
 # A model of every family and shape, with the head of a task.
 LEADING = (*CLASSIFIERS, *WRITERS)
+# An encoder of every family with a head for sentence embeddings.
+SENTENCES = tuple(pytest.param((kind, "Sentence", 0), id=f"{kind}-Sentence") for kind in ENCODERS)
 UNIT_SETS = (
     ("ffn", "qk", "vo"),
     ("head", "ffn"),
@@ -122,6 +126,8 @@ class Exact(T5LayerNorm):
 
 def tiny(kind, head=None, shape=0, *, seed=0, dtype=torch.float64, dropout=0.0, **sizes):
     """A random model: every weight from N(0, 0.3), norms around 1, in evaluation mode; by default the leading one."""
+    if head == "Sentence":
+        return with_sentence_head(tiny(kind, "Model", shape, seed=seed, dtype=dtype, dropout=dropout, **sizes))
     head = head or leading(kind)
     known = default_sizes(kind)
     config = {name: size for names, size in SIZES.items() for name in names if name in known}
@@ -140,6 +146,12 @@ def tiny(kind, head=None, shape=0, *, seed=0, dtype=torch.float64, dropout=0.0, 
         if type(module) is T5LayerNorm and dtype == torch.float64:
             module.__class__ = Exact
     return model
+
+
+def with_sentence_head(model):
+    """A bare encoder with a head that pools its states, maps them to 20 dims and normalises these."""
+    width = model.config.hidden_size
+    return attach_head(model, SentenceHead(("mean",), [Dense(width, 20, True, torch.nn.Tanh())], width=width))
 
 
 def inputs(model, *, padded=True, seed=0):

@@ -2,14 +2,14 @@
 
 import pytest
 from law_assertions import assert_ones_change_nothing
-from tiny_models import MODELS, MONOTONE, UNIT_SETS, tiny
+from tiny_models import MODELS, MONOTONE, SENTENCES, UNIT_SETS, tiny
 
 from secateur.budget.space import Space
 from secateur.methods import METHODS
 
 
 @pytest.mark.parametrize("units", UNIT_SETS, ids="-".join)
-@pytest.mark.parametrize("which", MODELS)
+@pytest.mark.parametrize("which", (*MODELS, *SENTENCES))
 def test_ones_change_nothing(which, units):
     model = tiny(*which)
     space = Space(model, *units)

@@ -10,6 +10,7 @@ from tiny_models import (
     LEADING,
     METHODS,
     MODELS,
+    SENTENCES,
     UNIT_SETS,
     WRITERS,
     covering,
@@ -30,7 +31,7 @@ from secateur.surgery.uncut import uncut
 
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("units", UNIT_SETS, ids="-".join)
-@pytest.mark.parametrize("which", MODELS)
+@pytest.mark.parametrize("which", (*MODELS, *SENTENCES))
 def test_cut_equals_masked(which, units, soft):
     model = tiny(*which)
     space = Space(model, *units)

@@ -10,6 +10,7 @@ from tiny_models import (
     LEADING,
     METHODS,
     MODELS,
+    SENTENCES,
     UNIT_SETS,
     covering,
     edge_cases,
@@ -25,7 +26,7 @@ from secateur.surgery.vocabulary.rows import cut_rows
 
 
 @pytest.mark.parametrize("units", UNIT_SETS, ids="-".join)
-@pytest.mark.parametrize("which", MODELS)
+@pytest.mark.parametrize("which", (*MODELS, *SENTENCES))
 def test_counted_equals_stored(which, units):
     model = tiny(*which)
     space = Space(model, *units)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, MODELS, inputs, tiny
+from tiny_models import ARCHITECTURES, MODELS, SENTENCES, inputs, tiny
 
 from secateur.budget.space import Space
 from secateur.structure.architecture import Linear
@@ -54,7 +54,7 @@ def with_zeroed_constants(model):
 
 
 @pytest.mark.parametrize("kind", [*UNITS, "attention/4x8", "ffn/8x4", "attention/head", "ffn/tied"])
-@pytest.mark.parametrize("which", MODELS)
+@pytest.mark.parametrize("which", (*MODELS, *SENTENCES))
 def test_mask_gradient_is_the_taylor_sum(which, kind):
     model = with_zeroed_constants(tiny(*which))
     space = Space(model, kind)

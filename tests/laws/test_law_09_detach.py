@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import METHODS, MODELS, UNIT_SETS, inputs, tiny
+from tiny_models import METHODS, MODELS, SENTENCES, UNIT_SETS, inputs, tiny
 from torch import nn
 
 from secateur import methods
@@ -32,7 +32,7 @@ def assert_as_before(model, before):
 
 
 @pytest.mark.parametrize("units", UNIT_SETS, ids="-".join)
-@pytest.mark.parametrize("which", MODELS)
+@pytest.mark.parametrize("which", (*MODELS, *SENTENCES))
 def test_detach_restores_the_model(which, units):
     model = tiny(*which)
     space, before, batch = Space(model, *units), snapshot(model), inputs(model)

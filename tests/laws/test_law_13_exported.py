@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from exported_models import dense, edges, irregular
-from tiny_models import CLASSIFIERS, ENCODERS, MODELS, WRITERS, inputs, outputs
+from tiny_models import CLASSIFIERS, ENCODERS, MODELS, SENTENCES, WRITERS, inputs, outputs
 
 from secateur.budget.space import Space
 from secateur.deploy.export import export, opened
@@ -39,7 +39,7 @@ def assert_exported_is_model(model, path):
             np.testing.assert_allclose(mine, theirs.numpy(), rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
 
 
-@pytest.mark.parametrize("which", [model for model in MODELS if model.values[0][0] in ENCODERS])
+@pytest.mark.parametrize("which", [*(model for model in MODELS if model.values[0][0] in ENCODERS), *SENTENCES])
 def test_onnx_outputs_equal_those_of_a_compact_model_with_any_head(which, tmp_path):
     assert_exported_is_model(irregular(which), tmp_path / "model.onnx")
 

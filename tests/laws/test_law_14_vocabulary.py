@@ -7,7 +7,7 @@ import pytest
 import torch
 from kept_pieces import every_second, in_both_numbers, of_kept_pieces, shares_its_pieces
 from law_assertions import everything
-from tiny_models import LEADING, MODELS, WRITERS, inputs, tiny
+from tiny_models import LEADING, MODELS, SENTENCES, WRITERS, inputs, tiny
 
 from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.factorisation import factorise
@@ -17,7 +17,7 @@ from secateur.surgery.vocabulary.token_numbers import token_numbers
 FAMILIES = tuple({model.values[0][0]: model for model in WRITERS[::-1]}.values())
 GREEDY = {"max_new_tokens": 5, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
 # A decoder with word embeddings of its own may have another tokenizer.
-SHARED = [model for model in MODELS if shares_its_pieces(model)]
+SHARED = [*(model for model in MODELS if shares_its_pieces(model)), *SENTENCES]
 
 
 def assert_equal(mine, theirs, vocabulary):
