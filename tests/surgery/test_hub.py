@@ -42,7 +42,7 @@ def into_cache(folder, cache, name=NAME):
     snapshot = home / "snapshots" / COMMIT
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            blob, link = home / "blobs" / path.name, snapshot / path.relative_to(folder)
+            blob, link = home / "blobs" / "-".join(path.relative_to(folder).parts), snapshot / path.relative_to(folder)
             for place in (blob, link):
                 place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, blob)
@@ -66,6 +66,17 @@ def test_a_model_of_the_hub_is_loaded_with_its_plan(small, folder, cache, tmp_pa
     assert local_folder(NAME) == snapshot
     batch = {"input_ids": torch.tensor([[2, 5, 6, 3]])}
     assert verify_folder(NAME, [batch]).passed
+
+
+def test_a_sentence_head_comes_from_the_hub_with_its_encoder(cache, tmp_path):
+    model = tiny("bert", "Sentence", dtype=torch.float32)
+    space = Space(model, "hidden")
+    small = cut(model, Plan.of(space, random_masks(space)))
+    save(small, tmp_path / "sentences")
+    snapshot = into_cache(tmp_path / "sentences", cache)
+    batch = {"input_ids": torch.tensor([[2, 5, 6, 3]])}
+    for opened in (load(NAME), open_model(NAME), open_model(snapshot)):
+        assert torch.equal(opened(**batch).sentence_embedding, small(**batch).sentence_embedding)
 
 
 def test_what_was_loaded_from_the_hub_is_saved_whole(small, folder, cache, tmp_path):

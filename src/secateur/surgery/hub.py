@@ -12,6 +12,8 @@ from secateur.system.errors import UserError, reason_of
 
 LEFT_OUT = ("*.bin", "*.h5", "*.msgpack", "*.ot", "*.onnx", "*.pt2", "*.xml", "*/*")
 """Files of a model on the hub that are not downloaded: weights in other formats, exports, and folders."""
+HEAD, HEAD_FILES = "modules.json", ("?_*/config.json", "?_*/model.safetensors")
+"""The file that lists the modules of sentence-transformers, and those of the modules after the encoder."""
 
 
 def local_folder(name: str | Path) -> Path:
@@ -27,7 +29,10 @@ def local_folder(name: str | Path) -> Path:
     if isinstance(name, Path) or folder.exists() or not may_be_on_hub(name):
         return folder
     try:
-        return Path(snapshot_download(name, ignore_patterns=list(LEFT_OUT)))
+        place = Path(snapshot_download(name, ignore_patterns=list(LEFT_OUT)))
+        if (place / HEAD).is_file():
+            snapshot_download(name, allow_patterns=list(HEAD_FILES))
+        return place
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise UserError(
             f"{name} is not a folder, and not a model on the hub or in its cache ({reason_of(error)}): give the path "

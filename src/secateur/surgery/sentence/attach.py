@@ -38,18 +38,15 @@ class SentenceOutput(ModelOutput):
 
 
 def attach_head(model: PreTrainedModel, head: SentenceHead) -> PreTrainedModel:
-    """The model itself, with a head: its `forward` returns a `SentenceOutput`. It loses its pooler: no head reads it.
+    """The model itself, with a head: its `forward` returns a `SentenceOutput`.
 
     Raises:
         UserError: the model is no bare encoder, or has a head already.
     """
-    untyped: Any = model
     if model.base_model is not model or model.config.is_encoder_decoder:
         raise UserError(f"expected an encoder without a head for sentence embeddings, got {type(model).__name__}")
     if head_of(model) is not None:
         raise UserError("the model has a sentence head already: give the encoder alone")
-    if getattr(model, "pooler", None) is not None:
-        untyped.pooler = None
     model.add_module(SENTENCE_HEAD, head.to(model.device, model.dtype).train(model.training))
     model.register_forward_hook(_embed, with_kwargs=True)
     return model
