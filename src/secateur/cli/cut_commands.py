@@ -11,7 +11,7 @@ import typer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.cli.model_output import show_inspection, show_vocabulary
-from secateur.cli.options import Json, ModelName, Output, refuse_occupied
+from secateur.cli.options import Json, ModelName, Output
 from secateur.cli.output import show_json, show_lines, show_table
 from secateur.cli.recipe_options import recipe_options
 from secateur.measure.inspection import inspect, with_stored_bytes
@@ -31,6 +31,7 @@ from secateur.surgery.vocabulary.pruning import used_pieces, with_pieces
 from secateur.surgery.vocabulary.texts import read_texts
 from secateur.surgery.vocabulary.tokenizer import backend_of, cut_tokenizer
 from secateur.system.errors import UserError
+from secateur.system.files import refuse_occupied
 
 log = logging.getLogger(__name__)
 

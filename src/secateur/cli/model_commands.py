@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from secateur.cli.model_output import show_inspection, show_names
-from secateur.cli.options import Folder, Json, ModelName, Output, opened_data, refuse_occupied
+from secateur.cli.options import Folder, Json, ModelName, Output, opened_data
 from secateur.cli.output import show_json, show_lines, show_table
 from secateur.cli.recipe_options import recipe_options
 from secateur.deploy.runtimes import RUNTIMES
@@ -21,6 +21,7 @@ from secateur.structure.architectures import ARCHITECTURES
 from secateur.structure.space import UNITS
 from secateur.structure.tiles import EXAMPLES
 from secateur.surgery.opening import local_model_folder, open_encoder, open_model
+from secateur.system.files import refuse_occupied
 from secateur.tasks import TASKS
 from secateur.training.terms import TERMS
 

@@ -50,9 +50,3 @@ def refuse_existing(file: Path) -> None:
     """Refuse a file that would be replaced."""
     if file.exists():
         raise UserError(f"{file} is there already: choose a new file")
-
-
-def refuse_occupied(folder: Path) -> None:
-    """Refuse a folder that is not empty, which would be replaced."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there already and not empty: choose a new folder")

@@ -71,6 +71,16 @@ def atomic_folder(folder: Path | str, *failures: type[Exception]) -> Iterator[Pa
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def refuse_occupied(folder: Path) -> None:
+    """Refuse a folder that is not empty, which would be replaced.
+
+    Raises:
+        UserError: it is not empty, or is a file.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is there already and not empty: choose a new folder")
+
+
 def read_json(path: Path | str) -> Any:
     """The content of a JSON file.
 
