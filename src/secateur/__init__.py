@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from secateur.deploy import runtimes as runtimes
     from secateur.deploy.export import Exported as Exported
     from secateur.deploy.export import export as export
+    from secateur.deploy.hub_layout import ExportedFolder as ExportedFolder
+    from secateur.deploy.hub_layout import export_folder as export_folder
     from secateur.deploy.verify import Verification as Verification
     from secateur.deploy.verify import verify as verify
     from secateur.measure.bench import Measurement as Measurement
@@ -71,6 +73,7 @@ _MODULE_OF = {
     "CoarseRound": "methods.rounds",
     "Cofi": "methods.cofi",
     "Exported": "deploy.export",
+    "ExportedFolder": "deploy.hub_layout",
     "Grain": "methods.grain",
     "Hidden": "training.objectives",
     "Labels": "training.objectives",
@@ -104,6 +107,7 @@ _MODULE_OF = {
     "cut_vocabulary": "surgery.vocabulary.pruning",
     "exponential": "methods.schedules",
     "export": "deploy.export",
+    "export_folder": "deploy.hub_layout",
     "factorise": "surgery.factorisation",
     "linear": "methods.schedules",
     "load": "surgery.checkpoint",

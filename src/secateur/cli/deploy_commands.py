@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
@@ -14,13 +14,14 @@ from transformers import PreTrainedModel
 
 from secateur.budget.latency import batch_and_tokens
 from secateur.cli.benchmark_output import show_latencies, show_results
-from secateur.cli.deploy_output import show_export, show_scores, show_verification
+from secateur.cli.deploy_output import show_export, show_folder, show_scores, show_verification
 from secateur.cli.options import SHAPES, Folder, Json, ModelName, Shapes, Threads, Units, opened_data, refuse_existing
 from secateur.cli.output import show_json, show_lines
 from secateur.cli.recipe_options import names_of, recipe_options
 from secateur.deploy.compared_pieces import ComparedPieces, compared_pieces
 from secateur.deploy.export import export, opened
 from secateur.deploy.formats import check_packages, check_request
+from secateur.deploy.hub_layout import FILES, check_folder, export_folder
 from secateur.deploy.runtime import DTYPES
 from secateur.deploy.runtimes import RUNTIMES
 from secateur.deploy.verify import Verification, verify, verify_folder
@@ -131,7 +132,16 @@ def export_model(
         Path, typer.Option("--output", "-o", help="File to write: .onnx, .xml (OpenVINO IR) or .pt2 (torch.export).")
     ],
     given: dict[str, Any],
-    dtype: Annotated[str, typer.Option(help="fp32, fp16, bf16 (.pt2 only) or int8 (.onnx and .xml).")] = "fp32",
+    layout: Annotated[
+        Literal["file", "hub"], typer.Option(help="hub: the output is a folder that servers take, with ONNX files.")
+    ] = "file",
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="fp32, fp16, bf16 (.pt2 only) or int8 (.onnx and .xml).",
+            show_default="fp32; with --layout hub fp32 and int8",
+        ),
+    ] = None,
     rows: Annotated[
         int,
         typer.Option(help="Training rows to calibrate int8 on; 0 computes the ranges from each batch.", min=0),
@@ -143,22 +153,61 @@ def export_model(
 
     With --data, both are scored, and int8 is calibrated on training rows.
     """
-    refuse_existing(output)
-    check_packages(output, dtype)
-    model, data = open_model(folder), _data_if_given({**given, "data.rows": rows or None}, folder)
-    calibration = None
-    if data is not None and dtype == "int8" and rows:
-        calibration = _batches(data, "train", folder, rows)
-    check_request(output, dtype, calibration, opset)
-    if data is not None:
-        data = data[0], fitted_to(data[1], model, folder)[0]  # refuses a model that does not fit before writing
-    inputs = _tokenizer_inputs(folder)
-    values = export(model, output, dtype=dtype, calibration=calibration, opset=opset, inputs=inputs).to_dict()
-    values |= _scores(model, folder, output, None, data)
+    dtypes = (dtype,) if dtype else tuple(FILES) if layout == "hub" else ("fp32",)
+    if layout == "hub":
+        check_folder(output, dtypes)
+    else:
+        refuse_existing(output)
+        check_packages(output, dtypes[0])
+    data = _data_if_given({**given, "data.rows": rows or None}, folder)
+    if layout == "hub":
+        values = _export_folder(folder, output, dtypes, data, rows, opset)
+    else:
+        values = _export_file(folder, output, dtypes[0], data, rows, opset)
     if as_json:
         show_json(values)
     else:
-        show_export(values)
+        (show_folder if layout == "hub" else show_export)(values)
+
+
+def _export_file(
+    folder: str, output: Path, dtype: str, data: OpenedData | None, rows: int, opset: int | None
+) -> dict[str, Any]:
+    """One file, and both scores."""
+    model, calibration = open_model(folder), _calibration(data, (dtype,), folder, rows)
+    check_request(output, dtype, calibration, opset)
+    data = _fitted(data, model, folder)
+    inputs = _tokenizer_inputs(folder)
+    values = export(model, output, dtype=dtype, calibration=calibration, opset=opset, inputs=inputs).to_dict()
+    return values | _scores(model, folder, output, None, data)
+
+
+def _export_folder(
+    folder: str, output: Path, dtypes: tuple[str, ...], data: OpenedData | None, rows: int, opset: int | None
+) -> dict[str, Any]:
+    """A folder for servers, and the scores of the model and of each of its files."""
+    model, tokenizer = open_model(folder), open_tokenizer(folder)
+    calibration, data = _calibration(data, dtypes, folder, rows), _fitted(data, model, folder)
+    options: dict[str, Any] = {"dtypes": dtypes, "calibration": calibration, "opset": opset}
+    written = export_folder(model, output, tokenizer=tokenizer, **options)
+    files = [file.to_dict() | _scores(model, folder, file.path, None, data) for file in written.files]
+    return written.to_dict() | {"files": files}
+
+
+def _calibration(
+    data: OpenedData | None, dtypes: tuple[str, ...], folder: str, rows: int
+) -> list[dict[str, Tensor]] | None:
+    """Training rows for the ranges of int8; None where each batch gives its own."""
+    return _batches(data, "train", folder, rows) if data is not None and "int8" in dtypes and rows else None
+
+
+def _fitted(data: OpenedData | None, model: PreTrainedModel, folder: str) -> OpenedData | None:
+    """The data for a model's own labels.
+
+    Raises:
+        UserError: the model does not fit the data, before anything is written.
+    """
+    return None if data is None else (data[0], fitted_to(data[1], model, folder)[0])
 
 
 def _tokenizer_inputs(folder: str) -> list[str] | None:
@@ -242,8 +291,7 @@ def _verify_export(
     folder: str, exported: Path, dtype: str | None, data: OpenedData | None
 ) -> tuple[Verification, dict[str, Any]]:
     model = open_model(folder)
-    if data is not None:
-        data = data[0], fitted_to(data[1], model, folder)[0]
+    data = _fitted(data, model, folder)
     verification = verify(_validation_inputs(model, folder, data), compact=model, exported=exported, dtype=dtype)
     return verification, verification.to_dict() | _scores(model, folder, exported, dtype, data)
 

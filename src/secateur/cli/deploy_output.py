@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from secateur.cli.output import show_lines, show_table
@@ -46,9 +47,27 @@ def show_export(exported: Mapping[str, Any]) -> None:
     )
 
 
-def show_scores(scores: Mapping[str, Any]) -> None:
+def show_folder(exported: Mapping[str, Any]) -> None:
+    """The files of a folder for servers, each with its difference from the source and its scores."""
+    rows = [
+        (Path(file["path"]).name, file["facts"]["dtype"], f"{file['bytes'] / 1e6:.1f}", f"{file['difference']:.2e}")
+        for file in exported["files"]
+    ]
+    show_table(("file", "dtype", "size, MB", "largest difference"), rows)
+    for file in exported["files"]:
+        if "scores" in file:
+            show_scores(file["scores"], Path(file["path"]).name)
+    if exported["unstated"]:
+        show_lines(
+            f"config.json leaves out {', '.join(exported['unstated'])}, which differ between the layers: servers that "
+            "run the file do not read them, and those that build the network from the config cannot serve this model."
+        )
+    show_lines(f"{exported['path']} takes texts of up to {exported['max_length']:,} tokens.")
+
+
+def show_scores(scores: Mapping[str, Any], name: str = "exported") -> None:
     """The scores of a model and of its export, and the rows that they were computed on."""
     exported = scores["exported"]
     both = [(name, score_text(score), score_text(exported[name])) for name, score in scores["source"].items()]
-    show_table(("", "source", "exported"), both)
+    show_table(("", "source", name), both)
     show_lines(f"on {scores['rows']:,} {rows_of(scores['split'])}, {scores['batch']} to a batch")

@@ -123,7 +123,8 @@ def check_folder(
         UserError: it is not empty, a dtype has no place in it, or a package is not installed.
     """
     if not dtypes or not set(dtypes) <= set(FILES):
-        raise UserError(f"expected a dtype of {', '.join(FILES)} for the layout of the hub, got {', '.join(dtypes)}")
+        came = ", ".join(dtypes) or "none"
+        raise UserError(f"expected a dtype of {', '.join(FILES)} for the layout hub, got {came}: leave it out")
     refuse_occupied(folder)
     for dtype in dtypes:
         check_request(folder / FILES[dtype], dtype, calibration if dtype == "int8" else None, opset)

@@ -1,8 +1,8 @@
 """`config.json` of a model that is served as a file: stock keys that are true of it, and no code.
 
 Servers read the kind of model, its labels, its width, its layers and its positions from the config, and the network
-from the file. A cut model may have no single value for a key, such as the neurons of layers that differ: the key is left
-out, because a wrong one misleads.
+from the file. A cut model may have no single value for a key, such as the neurons of layers that differ: the key is
+left out, because a wrong one misleads.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ def server_config(model: PreTrainedModel) -> tuple[dict[str, Any], tuple[str, ..
     sizes = _kept_sizes(model) if isinstance(model, Pruned) else _stock_sizes(model)
     classifies = type(model).__name__.endswith("Classification")
     values = {name: value for name, value in values.items() if name not in OWN and (classifies or name not in LABELS)}
-    values |= {"architectures": [_stock_name(model)], POSITIONS: values.get(POSITIONS) or positions(model)}
+    values |= {"architectures": [_stock_name(model)], "dtype": "float32"}
+    values[POSITIONS] = values.get(POSITIONS) or positions(model)
+    if classifies:
+        values["label2id"] = {label: int(number) for number, label in values["id2label"].items()}
     for name, size in sizes.items():
         values |= {name: size, model.config.attribute_map.get(name, name): size}
     unstated = tuple(name for name, size in sizes.items() if size is None)

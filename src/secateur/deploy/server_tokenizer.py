@@ -1,9 +1,9 @@
 """The files of a tokenizer that servers read without transformers: `tokenizer.json` and what is beside it.
 
-Each of them limits the length of a text in its own place, and the strictest limit counts: `model_max_length` and
-`max_length` of `tokenizer_config.json` (fastembed), the truncation in `tokenizer.json` (the library tokenizers), and
-`max_seq_length` of `sentence_bert_config.json` (text-embeddings-inference, sentence-transformers). A checkpoint may have
-different ones, all-MiniLM-L6-v2 has 512, 128, 128 and 256; here all are the same.
+Each server finds the longest text in another place, and several places mean that the strictest counts: `max_length` and
+`model_max_length` in `tokenizer_config.json` (fastembed), the truncation in `tokenizer.json` (the library tokenizers),
+`max_seq_length` in `sentence_bert_config.json` (text-embeddings-inference, sentence-transformers). A checkpoint may
+have a different number in each: all-MiniLM-L6-v2 has 128, 512, 128 and 256. Here all are the same.
 """
 
 from __future__ import annotations
@@ -61,9 +61,7 @@ def length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, giv
     return min(known)
 
 
-def write_tokenizer(
-    tokenizer: PreTrainedTokenizerBase, folder: Path, length: int, *, lower_case: bool = False
-) -> None:
+def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, length: int, *, lower_case: bool = False) -> None:
     """Write the tokenizer's files, with one limit of the length, in tokens, in all of them.
 
     `tokenizer.json` truncates at it, and pads the texts of a batch to the longest: `Tokenizer.from_file` needs no more.
