@@ -16,6 +16,7 @@ from secateur.surgery.opening import open_model
 from secateur.surgery.sentence.attach import attach_head, head_of
 from secateur.surgery.sentence.folder import read_head, write_head
 from secateur.surgery.sentence.head import POOLINGS, Dense, SentenceHead, Settings
+from secateur.surgery.uncut import planned_structure
 from secateur.system.errors import UserError
 
 SETTINGS = Settings({"query": "query: ", "document": ""}, "query", "cosine", 24, True)
@@ -164,3 +165,8 @@ def test_the_way_back_changes_nothing_before_it_is_trained():
     back = head.with_way_back()
     torch.testing.assert_close(back(states, mask), head(states, mask))
     assert back.of_width(5).size == 8 and head.of_width(5).size == 5
+
+
+def test_the_structure_of_a_cut_model_with_a_head_follows_from_its_plan():
+    model = small(with_head(dtype=torch.float32), "hidden", "ffn")
+    assert planned_structure(model).to_dict() == model.config.secateur

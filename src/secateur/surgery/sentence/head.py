@@ -57,8 +57,9 @@ class Dense(nn.Module):
     def with_inputs(self, size: int) -> Dense:
         """A layer of the same kind with that many inputs, whose weights are not those of this one."""
         linear = self.linear
-        own = Dense(size, linear.out_features, linear.bias is not None, self.activation)
-        return own.to(linear.weight.device, linear.weight.dtype)
+        with linear.weight.device:  # also while a model is made of shapes alone, on `meta`
+            own = Dense(size, linear.out_features, linear.bias is not None, self.activation)
+        return own.to(linear.weight.dtype)
 
 
 class SentenceHead(nn.Module):
