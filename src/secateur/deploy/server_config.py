@@ -13,14 +13,12 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from secateur.structure.architectures import ARCHITECTURES
-from secateur.structure.positions import positions
 from secateur.surgery.compact import Pruned
 from secateur.surgery.uncut import planned_space
 
 OWN = ("secateur", "auto_map", "_name_or_path")
 """Keys that a server has no use for: how a cut model differs, which code builds it, and where it was opened."""
 LABELS = ("id2label", "label2id", "problem_type")
-POSITIONS = "max_position_embeddings"
 
 
 def server_config(model: PreTrainedModel) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -34,7 +32,6 @@ def server_config(model: PreTrainedModel) -> tuple[dict[str, Any], tuple[str, ..
     classifies = type(model).__name__.endswith("Classification")
     values = {name: value for name, value in values.items() if name not in OWN and (classifies or name not in LABELS)}
     values |= {"architectures": [_stock_name(model)], "dtype": "float32"}
-    values[POSITIONS] = values.get(POSITIONS) or positions(model)
     if classifies:
         values["label2id"] = {label: int(number) for number, label in values["id2label"].items()}
     for name, size in sizes.items():

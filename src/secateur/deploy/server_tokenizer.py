@@ -74,7 +74,7 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, length: in
     own.save_pretrained(folder)
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     _write_json(folder / CONFIG, {**config, "model_max_length": length, "max_length": length})
-    _write_json(folder / SPECIAL, {name: str(token) for name, token in _special(own).items()})
+    _write_json(folder / SPECIAL, {name: str(token) for name, token in own.special_tokens_map.items()})
     pieces = Tokenizer.from_file(str(folder / TOKENIZER))
     if lower_case:
         own_steps = [] if pieces.normalizer is None else [pieces.normalizer]
@@ -84,11 +84,6 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, length: in
         direction=own.padding_side, pad_id=own.pad_token_id, pad_type_id=own.pad_token_type_id, pad_token=own.pad_token
     )
     pieces.save(str(folder / TOKENIZER))
-
-
-def _special(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Role -> its token, of the roles that have exactly one."""
-    return {name: token for name, token in tokenizer.special_tokens_map.items() if not isinstance(token, list)}
 
 
 def write_length(folder: Path, length: int) -> None:
