@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from secateur.training.objectives import Hidden as Hidden
     from secateur.training.objectives import Labels as Labels
     from secateur.training.objectives import Logits as Logits
+    from secateur.training.objectives import MarginMSE as MarginMSE
     from secateur.training.objectives import Step as Step
     from secateur.training.objectives import Term as Term
     from secateur.training.trainer import PruningTrainer as PruningTrainer
@@ -80,6 +81,7 @@ _MODULE_OF = {
     "LatencyTable": "measure.latency_sweep",
     "Logits": "training.objectives",
     "Magnitude": "methods.magnitude",
+    "MarginMSE": "training.objectives",
     "Measurement": "measure.bench",
     "Method": "methods.method",
     "Michel": "methods.michel",

@@ -38,6 +38,18 @@ def test_an_order_continues_after_the_rows_that_were_taken():
     assert list(rest)[:36] == stream[164:]
 
 
+def test_rows_of_a_group_come_one_after_another():
+    lengths, groups = [1 + number % 400 for number in range(1200)], [[n, n + 400, n + 800] for n in range(400)]
+    order = ByLength(12, lengths, seed=2, groups=groups)
+    found = list(order)
+    assert sorted(found) == list(range(1200)) and len(order) == 1200
+    triples = [tuple(found[first : first + 3]) for first in range(0, 1200, 3)]
+    assert {*map(tuple, groups)} == {*triples}
+    batches = [[lengths[row] for row in found[first : first + 12]] for first in range(0, 1200, 12)]
+    assert mean(max(batch) - min(batch) for batch in batches) < 40  # a tenth of the longest
+    assert list(ByLength(12, lengths, seed=2, first=24, groups=groups))[:1176] == found[24:]
+
+
 def test_the_parts_of_a_batch_differ_by_one_row():
     batches = BatchSampler(SequentialSampler(range(11)), batch_size=2, drop_last=False)
     parts = SplitBatches(batches, processes=2)

@@ -53,8 +53,8 @@ def _evaluate(
 ) -> None:
     """Evaluate the terms on the first rows, under masks that keep everything."""
     batch = dict(context.data.collator()(rows[:ROWS]))
-    batch.pop(INDEX)
-    loss = TermLoss(terms, student, teacher, context.data.task.label_names)
+    index = batch.pop(INDEX)
+    loss = TermLoss(terms, student, teacher, context.data.task.label_names, rows=rows[:ROWS])
     space = Space(student, *context.recipe.target.units)
     with evaluating([student, teacher]), attached(student, space, space.ones()) as attachment:
-        loss.values(loss.step(student, batch, attachment=attachment))
+        loss.values(loss.step(student, batch, index, attachment))

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from secateur.surgery.masking import Attachment
 from secateur.system.errors import UserError
+from secateur.training.examples import examples_for
 from secateur.training.step import DECODER_INPUTS, INDEX, Step, Term, decoder_inputs
 from secateur.training.teacher_cache import CachedTeacher
 
@@ -23,6 +24,7 @@ class TermLoss:
         teacher: frozen, or its cached outputs; None if no term needs one.
         label_names: keys of a batch that the teacher does not get, besides `labels`.
         bf16: whether a teacher that runs does so under autocast, as the outputs of a cached one were computed.
+        rows: to train on, whose examples some terms need.
     """
 
     def __init__(
@@ -32,7 +34,9 @@ class TermLoss:
         teacher: PreTrainedModel | CachedTeacher | None,
         label_names: Sequence[str],
         bf16: bool = False,
+        rows: Any = None,
     ) -> None:
+        self.examples = examples_for(terms, rows)
         self.terms, self.student, self.teacher = terms, student, teacher
         self.hidden = any(term.needs_hidden for term in terms)
         self.taught = teacher is not None and any(term.needs_teacher for term in terms)
@@ -51,16 +55,17 @@ class TermLoss:
 
         Args:
             model: the student, as it may be wrapped.
-            index: `(batch,)`, numbers of the rows, which a cached teacher needs.
+            index: `(batch,)`, numbers of the rows, which a cached teacher and the examples need.
             attachment: the masks on the student, if any.
             taught: the teacher's outputs, if they were read before (`cached_outputs`).
         """
         batch = self.with_decoder_inputs(batch)
         student = model(**batch, output_hidden_states=self.hidden)
         teacher = taught if taught is not None or not self.taught else self._teacher_outputs(batch, index)
+        examples = None if self.examples is None else self.examples.of(_present(index, "a term of examples"))
         if attachment is None:
-            return Step(batch, student, teacher, progress=progress)
-        return Step(batch, student, teacher, attachment.masks, attachment.at_sites, progress)
+            return Step(batch, student, teacher, progress=progress, examples=examples)
+        return Step(batch, student, teacher, attachment.masks, attachment.at_sites, progress, examples)
 
     def values(self, step: Step, shares: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """The value `()` of each term by its name, with its weight, times the batch's share of what it averages."""
@@ -86,8 +91,17 @@ class TermLoss:
         assert self.teacher is not None
         inputs = {name: value for name, value in batch.items() if name not in self.left_out}
         if isinstance(self.teacher, CachedTeacher):
-            if index is None:
-                raise UserError(f"a cached teacher needs batches that carry {INDEX!r}, the numbers of their rows")
-            inputs[INDEX] = index
+            inputs[INDEX] = _present(index, "a cached teacher")
         with torch.autocast(self.student.device.type, torch.bfloat16, enabled=self.bf16):
             return self.teacher(**inputs, output_hidden_states=self.hidden)
+
+
+def _present(index: Tensor | None, what: str) -> Tensor:
+    """The numbers of the rows of a batch, which `what` needs.
+
+    Raises:
+        UserError: the batch has none.
+    """
+    if index is None:
+        raise UserError(f"{what} needs batches that carry {INDEX!r}, the numbers of their rows")
+    return index

@@ -13,6 +13,8 @@ DECODER_INPUTS = "decoder_input_ids"
 """The key of a batch with the tokens that a decoder reads: logits and decoder states are those of these tokens."""
 INDEX = "index"
 """The key of a batch with the numbers of its rows; `PruningTrainer` passes them to a cached teacher only."""
+EXAMPLE = "example"
+"""The key of a row, not of a batch, with the number of the example of the data that it is made of."""
 UNLABELLED = -100
 """The label of a token that the loss ignores."""
 
@@ -31,6 +33,7 @@ class Step:
         sites: the same masks by the place where they act: axis or gate of a sublayer -> values; empty when nothing is
             being pruned.
         progress: the fraction of the whole run that is done, in [0, 1].
+        examples: `(batch,)`, the number of each row's example, if a term needs it (`Term.needs_examples`).
     """
 
     batch: Mapping[str, Tensor]
@@ -39,6 +42,7 @@ class Step:
     masks: Tensor | None = None
     sites: Mapping[str, Tensor] = field(default_factory=dict)
     progress: float = 0.0
+    examples: Tensor | None = None
 
 
 class Term(nn.Module):
@@ -49,6 +53,7 @@ class Term(nn.Module):
         weight: multiplies the value.
         needs_teacher: whether the term reads the teacher's outputs.
         needs_hidden: whether it reads hidden states.
+        needs_examples: whether it compares rows of the same example, which are then put into the same batch.
         replayable: whether its kernels depend only on the shapes of the batch, so that a GPU may replay them
             (`replayed_steps`): it neither reads `progress` or a tensor's value, nor makes a choice on the host.
     """
@@ -56,6 +61,7 @@ class Term(nn.Module):
     name: str
     needs_teacher = False
     needs_hidden = False
+    needs_examples = False
     replayable = False
 
     def __init__(self, weight: float = 1.0) -> None:

@@ -45,7 +45,7 @@ from secateur.training.nonfinite import FiniteWatch
 from secateur.training.objectives import Labels
 from secateur.training.optimizer import add_groups, average_gradients, check_trains, clip_gradients, extend_schedule
 from secateur.training.replayed_steps import ReplayedSteps, StepValues, replayable
-from secateur.training.samplers import StageOrder
+from secateur.training.samplers import StageOrder, seed_of_order
 from secateur.training.shrink_policy import ShrinkPolicy
 from secateur.training.step import INDEX, Term
 from secateur.training.teacher_cache import CachedTeacher
@@ -136,8 +136,8 @@ class PruningTrainer(EvaluatingTrainer):
         self.masks = TrainingMasks(self.model, method)
         self.finite = FiniteWatch(args, accelerator, lambda: self.state)
         self.micro_batches = MicroBatches(method, accelerator)
-        self.row_order = StageOrder(args.seed if args.data_seed is None else args.data_seed, self.rows_seen)
-        self.loss = TermLoss(self.objective, self.model, self.teacher, self.label_names, args.bf16)
+        self.loss = TermLoss(self.objective, self.model, self.teacher, self.label_names, args.bf16, self.train_dataset)
+        self.row_order = StageOrder(seed_of_order(args), self.rows_seen, self.loss.examples)
         self.term_averages = TermAverages()
         self.averaging = Averaging(self.model, average) if average else None
         self.shrinking: ShrinkPolicy | None = None
