@@ -39,7 +39,7 @@ def random_tags(parts):
 
 
 def test_every_task_has_a_baseline_or_says_why_there_is_none():
-    for name in ("classification", "multilabel", "tokens", "questions", "translation", "summarisation"):
+    for name in ("classification", "multilabel", "tokens", "questions", "translation", "summarisation", "reranking"):
         assert TASKS.get(name).baseline is not Task.baseline
     assert "None: " in TASKS.get("translation").baseline.__doc__
 

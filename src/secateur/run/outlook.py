@@ -36,7 +36,7 @@ from secateur.run.vocabulary_data import reported
 from secateur.surgery.factorisation import AUTO, embedding_rank, rank_text
 from secateur.tasks.origin import Origin
 from secateur.tasks.splits import HIDDEN
-from secateur.tasks.task import EXAMPLE, examples
+from secateur.tasks.task import Task, examples
 
 Line = tuple[str, str]
 """What is described, and the description."""
@@ -107,7 +107,7 @@ def _data(context: Context) -> Iterator[Line]:
     yield "rows", f"{training}, {rows['validation']} for scoring by {task.metric} ({scored})"
     if (vocabulary := reported(context.data)) is not None:
         yield "vocabulary", vocabulary_sentence(vocabulary)
-    yield "lengths", _lengths(context.data.train_rows, recipe.data.max_length)
+    yield "lengths", _lengths(task, context.data.train_rows, recipe.data.max_length)
 
 
 def _scored(origin: Origin, recipe: Recipe) -> str:
@@ -123,9 +123,9 @@ def _scored(origin: Origin, recipe: Recipe) -> str:
     return f"{origin.scored}, on which {goal}"
 
 
-def _lengths(rows: Rows, longest: int) -> str:
+def _lengths(task: Task, rows: Rows, longest: int) -> str:
     """What happens to texts that are longer than the maximum: several rows are made of one, or it is truncated."""
-    if EXAMPLE in rows[0]:
+    if task.windows:
         own = examples(rows)
         share = sum(len(windows) > 1 for windows in own) / len(own)
         return f"{share:.1%} of the training texts are longer than {longest} tokens and are divided into windows"

@@ -122,7 +122,8 @@ class Classification(LabelledTask):
         """
         config = config_of(model_or_folder)
         if self.labels is None and self._has_head(config) and config.num_labels == 1:
-            return replace(self, sigmoid=has_sigmoid(config, self.splits, self.label))
+            scores = (value for split in self.splits.values() for value in split[self.label][:])
+            return replace(self, sigmoid=has_sigmoid(config, scores, self.label))
         if self._has_head(config) and config.problem_type == _other(self.problem_type):
             one, own = (
                 ("several labels", "multilabel") if self.name == "classification" else ("one label", "classification")

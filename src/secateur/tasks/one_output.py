@@ -8,8 +8,8 @@ sigmoid; pipelines apply the sigmoid, too.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
-from datasets import DatasetDict
 from transformers import PreTrainedConfig
 
 from secateur.system.errors import UserError
@@ -20,23 +20,22 @@ SIGMOID = "multi_label_classification"
 """The `problem_type` by which transformers computes the binary cross-entropy of each output, also of a single one."""
 
 
-def has_sigmoid(config: PreTrainedConfig, scores: DatasetDict, column: str) -> bool:
+def has_sigmoid(config: PreTrainedConfig, scores: Iterable[float], column: str) -> bool:
     """Whether the one output of a checkpoint is the logit of a probability.
 
     It is if the checkpoint has no `problem_type` and all scores are in [0, 1], or if its `problem_type` is `SIGMOID`.
 
     Args:
         config: of a checkpoint whose head has one output.
-        scores: the splits of a task.
-        column: of the scores.
+        scores: of all rows.
+        column: of the scores, for the message.
 
     Raises:
         UserError: the checkpoint states probabilities, and a score is none.
     """
     if config.problem_type not in (None, SIGMOID):
         return False
-    values = [value for split in scores.values() for value in split[column][:]]
-    odd = next((value for value in values if not 0 <= value <= 1), None)
+    odd = next((value for value in scores if not 0 <= value <= 1), None)
     if odd is not None and config.problem_type == SIGMOID:
         raise UserError(
             f"the model's output is a probability ({SIGMOID}), and column {column!r} holds {odd:g}: scale the scores "
@@ -45,3 +44,8 @@ def has_sigmoid(config: PreTrainedConfig, scores: DatasetDict, column: str) -> b
     kind = "a regression" if odd is not None else "a sigmoid, because all scores are in [0, 1]"
     log.info("the one output of the model is trained as %s", kind)
     return odd is None
+
+
+def are_probabilities(scores: Iterable[float]) -> bool:
+    """Whether all scores are in [0, 1]."""
+    return all(0 <= value <= 1 for value in scores)

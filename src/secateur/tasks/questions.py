@@ -51,6 +51,7 @@ class Questions(Task):
 
     model_class: ClassVar[Any] = AutoModelForQuestionAnswering
     collator_class: ClassVar[type[PaddingCollator]] = WindowCollator
+    windows: ClassVar[bool] = True
     label_names: ClassVar[tuple[str, ...]] = ("start_positions", "end_positions")
     defaults: ClassVar[Mapping[str, Any]] = {"data.max_length": 384, "measurement.shapes": ((1, 128), (8, 384))}
 

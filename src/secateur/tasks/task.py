@@ -64,6 +64,7 @@ class Task(ABC):
         defaults: keys of a recipe with this task, and their values if the recipe does not set them.
         greater_is_better: whether a larger `metric` is better.
         generates: whether the metric scores texts that the model generates (`generate`), not its outputs for a row.
+        windows: whether a text that is longer than the maximum becomes several rows; otherwise it is truncated.
         augmentable: whether a teacher may label a row whose words were dropped, swapped or cropped.
         splits: "train" and "validation", with only the columns in use.
         labels: the names of the outputs of the head, in order; None if they have no names.
@@ -76,6 +77,7 @@ class Task(ABC):
     label_names: ClassVar[tuple[str, ...]] = ("labels",)
     defaults: ClassVar[Mapping[str, Any]] = {}
     greater_is_better: ClassVar[bool] = True
+    windows: ClassVar[bool] = False
     augmentable: ClassVar[bool] = False
     generates: ClassVar[bool] = False
     splits: DatasetDict
