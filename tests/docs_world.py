@@ -6,19 +6,27 @@ stands, and secateur refuses a name that does not exist here.
 
 import csv
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from fake_clock import timer
 from small_world import config, tokenizer, write_data, write_pairs, write_questions, write_sentences
+from tiny_models import random_masks
 from transformers import BertForSequenceClassification, BertModel, DataCollatorWithPadding
 
+from secateur.budget.space import Space
 from secateur.measure import latency_sweep, peak_memory, roofline
 from secateur.measure.bench import grid
 from secateur.measure.roofline import Rates
 from secateur.run import pipeline, recipe
 from secateur.run.stages import measure as measure_stage
+from secateur.structure.plan import Plan
+from secateur.surgery.checkpoint import save
+from secateur.surgery.cut import cut
+from secateur.surgery.sentence.attach import attach_head
+from secateur.surgery.sentence.head import SentenceHead
 
 ROOT = Path(__file__).parents[1]
 TOKENS = 384  # that every model takes
@@ -36,6 +44,11 @@ ENCODERS = ("bert-base-uncased",)
 CLASSIFIERS = ("bert-base-sst2", "models/bert-sst2")
 RUNS = {"runs/sst2": {}, "runs/magnitude": {"method": "magnitude"}}
 """Finished runs that a page may use; a page may also replace them by its own."""
+
+EMBEDDERS = ("runs/mini",)
+"""Runs whose model makes sentence embeddings; only the model is there."""
+SERVERS = Path(sys.prefix, "serving", "bin", "python")
+"""The environment of blocks in `py`, with neither secateur nor torch: `make setup` makes it."""
 
 SMALLER = {
     r"embedding_rank([=:] ?)192": r"embedding_rank\g<1>4",
@@ -87,6 +100,8 @@ def build(folder: Path) -> None:
     (folder / "recipes").mkdir()
     for path in (ROOT / "recipes").glob("*.yaml"):
         (folder / "recipes" / path.name).write_text(smaller(path.read_text(encoding="utf-8")), encoding="utf-8")
+    for name in EMBEDDERS:
+        write_embedder(folder / name / "model")
     for name, values in RUNS.items():
         given = {"model": "bert-base-sst2", "data": "glue/sst2", "target.density": 0.6, "training.bf16": False}
         pipeline.run(recipe.make(given | SHORTER | values), folder / name)
@@ -100,6 +115,15 @@ def write_model(folder: Path, labels: Sequence[str] = ()) -> None:
     torch.manual_seed(0)
     (BertForSequenceClassification if labels else BertModel)(shape).save_pretrained(folder)
     tokenizer(TOKENS).save_pretrained(folder)
+
+
+def write_embedder(folder: Path) -> None:
+    """A cut encoder whose states are pooled and normalised, with its tokenizer."""
+    torch.manual_seed(0)
+    width = config().hidden_size
+    model = attach_head(BertModel(config()), SentenceHead(["mean"], width=width))
+    space = Space(model, "ffn")
+    save(cut(model, Plan.of(space, random_masks(space, 0.7))), folder, tokenizer=tokenizer())
 
 
 def write_glue(folder: Path) -> None:

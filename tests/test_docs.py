@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +19,7 @@ import pytest
 import transformers
 import typer
 import yaml
-from docs_world import NAMES, ROOT, RUNS, smaller
+from docs_world import EMBEDDERS, NAMES, ROOT, RUNS, SERVERS, smaller
 from typer.testing import CliRunner
 
 from secateur.cli import app
@@ -32,6 +33,8 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 LINKED = [*PAGES, ROOT / "RESULTS.md", ROOT / "CHANGELOG.md"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CHECKED_ELSEWHERE = ("js", "pbtxt")
+"""Blocks for other programs: `deploy/test_hub_layout.py` compares their names with exported files."""
 COMMAND = typer.main.get_command(app.app)
 VERBS = COMMAND.commands
 
@@ -95,16 +98,24 @@ class Page:
 
     def __init__(self):
         self.names = {"__name__": __name__, **NAMES}
-        self.given = set(RUNS)  # finished runs that the page has not made itself
+        self.given = {*RUNS, *EMBEDDERS}  # finished runs that the page has not made itself
 
     def run(self, block):
-        known = {"python": self._python, "bash": self._bash, "yaml": self._yaml, "json": self._json, "text": None}
+        known = {"python": self._python, "bash": self._bash, "yaml": self._yaml, "json": self._json, "py": self._served}
+        known |= dict.fromkeys(("text", *CHECKED_ELSEWHERE))
         assert block.language in known, f"{block.where}: a block in {block.language or 'no language'!r}"
         if (run := known[block.language]) is not None:
             run(smaller(block.text), block.where)
 
     def _python(self, text, where):
         exec(compile(text, where, "exec"), self.names)
+
+    def _served(self, text, where):
+        """Of an environment without secateur; only its syntax is checked where that was not made."""
+        compile(text, where, "exec")
+        if SERVERS.is_file():
+            done = subprocess.run([SERVERS, "-I", "-c", text], capture_output=True, text=True)
+            assert done.returncode == 0, f"{where}\n{done.stderr[-2000:]}"
 
     def _yaml(self, text, where):
         values = yaml.safe_load(text)
@@ -202,6 +213,7 @@ def test_every_block_runs(path, place):
         ("bash", "python examples/nothing.py\n"),
         ("bash", "rm -r runs\n"),
         ("python", "import secateur\nsecateur.lod('x')\n"),
+        ("py", "import fastembed as\n"),
         ("yaml", "densty: 0.1\n"),
         ("json", "{'a': 1}\n"),
     ],

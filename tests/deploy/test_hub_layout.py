@@ -5,7 +5,9 @@ text-embeddings-inference reads (its `router/src/lib.rs` and `backends/ort/src/l
 """
 
 import json
+import re
 import sys
+from pathlib import Path
 
 import onnx
 import pytest
@@ -149,6 +151,45 @@ def test_the_tokenizer_and_the_model_are_left_as_they_were(embedder):
     hub_layout.check_tokenizer(words)
     assert hub_layout.length_limit(embedder, words, 9) == 9
     assert words.model_max_length == 32 and words.backend_tokenizer.to_str() == before
+
+
+# Pages about other programs, whose blocks are not run here
+
+PAGES = Path(__file__).parents[2] / "docs" / "deploy"
+SUFFIXES = {"fp32": "", "q8": "_quantized"}
+"""Of the names of files, by the `dtype` of transformers.js: `DEFAULT_DTYPE_SUFFIX_MAPPING` in its source."""
+TYPES = {"TYPE_INT64": onnx.TensorProto.INT64, "TYPE_FP32": onnx.TensorProto.FLOAT}
+"""Types of Triton's configs."""
+
+
+def block(page, language):
+    text = (PAGES / page).read_text(encoding="utf-8")
+    return re.search(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[1]
+
+
+def test_the_config_for_triton_names_the_inputs_and_the_output(embeddings):
+    """Its dims are without the batch."""
+    graph = onnx.load(embeddings.path / FILES["fp32"]).graph
+    halves = block("triton.md", "pbtxt").split("output [")
+    for half, values in zip(halves, (graph.input, graph.output), strict=True):
+        found = re.findall(r'name: "(\w+)" data_type: (\w+) dims: \[ (.+?) \]', half)
+        assert {name: (TYPES[kind], len(dims.split(",")) + 1) for name, kind, dims in found} == ports(values)
+
+
+def test_the_javascript_names_files_and_an_output_that_are_there(embeddings):
+    code = block("transformers-js.md", "js")
+    dtypes = re.findall(r'dtype: "(\w+)"', code)
+    assert {f"onnx/model{SUFFIXES[dtype]}.onnx" for dtype in dtypes} == set(FILES.values())
+    outputs = re.findall(r"const \{ (\w+) \} = await model\(", code)
+    assert tuple(outputs) == read_facts(embeddings.path / FILES["fp32"]).outputs
+
+
+def test_the_page_about_text_embeddings_inference_names_its_keys():
+    text = (PAGES / "text-embeddings-inference.md").read_text(encoding="utf-8")
+    cells = (line.split("|")[1:3] for line in text.splitlines() if line.startswith("| `"))
+    rows = {file.strip(" `"): set(re.findall(r"`(\w+)`", keys)) for file, keys in cells}
+    assert rows["config.json"] == {*TEI_CONFIG, "id2label", "label2id"}
+    assert rows["1_Pooling/config.json"] == set(TEI_POOLING) and rows["sentence_bert_config.json"] == set(TEI_LENGTH)
 
 
 # What is refused, and what is left behind

@@ -8,7 +8,9 @@ from transformers import AutoModelForSequenceClassification
 from secateur.budget.space import Space
 from secateur.methods.cofi import Cofi
 from secateur.structure.plan import Plan
+from secateur.surgery.checkpoint import save
 from secateur.surgery.cut import cut
+from secateur.surgery.opening import open_model
 from secateur.surgery.stock import plain
 from secateur.system.errors import UserError
 
@@ -30,6 +32,18 @@ def test_a_uniform_cut_is_a_stock_model(which, tmp_path):
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path, dtype=torch.float64).eval()
     batch = inputs(model)
     torch.testing.assert_close(outputs(loaded, batch)[0], outputs(small, batch)[0], rtol=1e-12, atol=1e-12)
+
+
+def test_a_uniform_cut_keeps_its_sentence_head(tmp_path):
+    model = tiny("bert", "Sentence")
+    space = Space(model, "layer")
+    masks = space.ones()
+    masks[0] = 0.0
+    small = cut(model, Plan.of(space, masks))
+    save(plain(small), tmp_path)
+    loaded, batch = open_model(tmp_path).double(), inputs(model)
+    assert type(loaded) is type(model) and loaded.config.num_hidden_layers == 1
+    torch.testing.assert_close(loaded(**batch)[0], small(**batch)[0], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from secateur.structure.architectures import ARCHITECTURES
 from secateur.structure.plan import Plan
 from secateur.structure.space import UnitSpace
+from secateur.surgery.sentence.attach import attach_head, head_of
 from secateur.surgery.uncut import build_stock, uncut
 from secateur.system.errors import UserError
 
@@ -38,6 +39,8 @@ def plain(small: PreTrainedModel) -> PreTrainedModel:
     config.num_hidden_layers = len(left)
     setattr(config, ARCHITECTURES.get(space.table.model_type).neurons, width)
     model: Any = build_stock(type(dense), config)
+    if (head := head_of(small)) is not None:
+        attach_head(model, copy.deepcopy(head))
     model.to(small.device, small.dtype)
     model.load_state_dict(_renumbered(small.state_dict(), space, left))
     return model.train(small.training)
