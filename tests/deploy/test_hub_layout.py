@@ -13,16 +13,20 @@ import onnx
 import pytest
 from hub_models import LONGEST, classifier, embedding_model, own_tokenizer, reranker
 from small_world import tokenizer, write_data, write_model
-from tiny_models import tiny
+from tiny_models import random_masks, tiny
 from tokenizers import Tokenizer
 from transformers import PythonBackend
 from typer.testing import CliRunner
 
+from secateur.budget.space import Space
 from secateur.cli import app
 from secateur.deploy import hub_layout, server_tokenizer
 from secateur.deploy.export import export
 from secateur.deploy.formats import read_facts
 from secateur.deploy.hub_layout import FILES, export_folder
+from secateur.deploy.server_config import server_config
+from secateur.structure.plan import Plan
+from secateur.surgery.cut import cut
 from secateur.surgery.sentence.attach import head_of
 from secateur.surgery.sentence.folder import read_head
 from secateur.system.errors import UserError
@@ -117,6 +121,15 @@ def test_every_family_states_its_sizes_under_the_names_that_servers_know(kind, t
     sizes = {name: config[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
     assert sizes == {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     assert type(model.config)(**config).hidden_size == 32 and written.unstated == ()
+
+
+@pytest.mark.parametrize(("shape", "width"), [(0, None), (1, 24)])
+def test_embeddings_of_a_width_of_their_own_keep_it(shape, width):
+    """ELECTRA's lie on the residual stream in some models, and are narrower in others."""
+    model = tiny("electra", "ForSequenceClassification", shape)
+    space = Space(model, "hidden")
+    config, _ = server_config(cut(model, Plan.of(space, random_masks(space, 0.7))))
+    assert config["embedding_size"] == (width or config["hidden_size"]) < 32
 
 
 def test_the_modules_are_those_that_the_file_computes(embedder, embeddings):
@@ -295,7 +308,7 @@ def test_files_of_a_folder_are_measured_and_verified(world, tmp_path):
     assert done.exit_code == 0, done.output
     for part in (*(name.removeprefix("onnx/") for name in FILES.values()), "up to 32 tokens", str(folder)):
         assert part in done.stdout
-    assert ("leaves out intermediate_size" in done.stdout) == ("intermediate_size" not in read(folder, "config.json"))
+    assert "leaves out intermediate_size" in done.stdout and "intermediate_size" not in read(folder, "config.json")
     file = folder / FILES["fp32"]
     shape = ("--runtime", "onnxruntime", "--shape", "1x4", "--repeats", 1, "--no-memory", "--json")
     done = secateur("bench", file, "--against", world / "dense", *shape)

@@ -59,8 +59,8 @@ def show_folder(exported: Mapping[str, Any]) -> None:
             show_scores(file["scores"], Path(file["path"]).name)
     if exported["unstated"]:
         show_lines(
-            f"config.json leaves out {', '.join(exported['unstated'])}, which differ between the layers: servers that "
-            "run the file do not read them, and those that build the network from the config cannot serve this model."
+            f"config.json leaves out {', '.join(exported['unstated'])}, in which the layers differ: servers that run "
+            "the file do not read it, and those that build the network from the config cannot serve this model."
         )
     show_lines(f"{exported['path']} takes texts of up to {exported['max_length']:,} tokens.")
 

@@ -64,8 +64,8 @@ def _kept_sizes(model: PreTrainedModel) -> dict[str, int | None]:
             {int(reading.alive[f"{layer}.ffn"].sum()) for layer in left}
         ),
     }
-    if hasattr(model.config, "embedding_size"):
-        sizes["embedding_size"] = int(reading.alive["embedding"].sum()) if "embedding" in reading.alive else hidden
+    if getattr(model.config, "embedding_size", None) == model.config.hidden_size:
+        sizes["embedding_size"] = hidden  # another one is a width of their own, which is not pruned
     return sizes
 
 
