@@ -24,6 +24,7 @@ from secateur.deploy import hub_layout, server_tokenizer
 from secateur.deploy.export import export
 from secateur.deploy.formats import read_facts
 from secateur.deploy.hub_layout import FILES, export_folder
+from secateur.deploy.served_model import described_model, folder_of
 from secateur.deploy.server_config import server_config
 from secateur.structure.plan import Plan
 from secateur.surgery.cut import cut
@@ -300,6 +301,10 @@ def test_the_command_calibrates_scores_and_writes_both_files(world, tmp_path):
     assert files["fp32"]["scores"]["exported"] == files["fp32"]["scores"]["source"]
     assert files["int8"]["scores"]["rows"] == files["fp32"]["scores"]["rows"] > 0
     assert values["max_length"] == 32
+    for dtype, file in files.items():
+        done = secateur("eval", file["path"], "--data", world / "data.csv", "--max-length", 24, "--json")
+        scored = json.loads(done.stdout)
+        assert scored["scores"] == file["scores"]["exported"] and scored["rows"] == file["scores"]["rows"], dtype
 
 
 def test_files_of_a_folder_are_measured_and_verified(world, tmp_path):
@@ -316,6 +321,27 @@ def test_files_of_a_folder_are_measured_and_verified(world, tmp_path):
     assert ("model.onnx", "onnxruntime") in {(row["model"], row["runtime"]) for row in json.loads(done.stdout)}
     done = secateur("verify", world / "small", "--exported", file, "--data", world / "data.csv", "--max-length", 24)
     assert done.exit_code == 0 and "the same model" in done.stdout, done.output
+
+
+def test_a_file_elsewhere_is_not_scored_alone(world, tmp_path):
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"")
+    done = secateur("eval", file, "--data", world / "data.csv")
+    assert done.exit_code == 2 and "secateur verify --exported" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", ["distilbert", "electra"])
+def test_a_folder_describes_a_model_that_tasks_can_ask(kind, tmp_path):
+    """Its class, labels and head, also of a width that no number of heads divides."""
+    for head in ("ForSequenceClassification", "Sentence"):
+        model = tiny(kind, head, num_labels=3) if head != "Sentence" else tiny(kind, head)
+        space = Space(model, "hidden", "head")
+        small = cut(model, Plan.of(space, random_masks(space, 0.7)))
+        folder = export_folder(small, tmp_path / head, tokenizer=tokenizer(), dtypes=("fp32",)).path
+        found = described_model(folder)
+        assert type(found) is type(model) and found.config.num_labels == model.config.num_labels
+        assert found.config.hidden_size < 32 and (head_of(found) is None) == (head_of(small) is None)
+        assert folder_of(folder / FILES["fp32"]) == folder
 
 
 @pytest.mark.parametrize("dtype", FILES)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from secateur.cli.model_output import show_inspection, show_names
-from secateur.cli.options import Folder, Json, ModelName, Output, opened_data
+from secateur.cli.options import Json, ModelName, Output, opened_data
 from secateur.cli.output import show_json, show_lines, show_table
 from secateur.cli.recipe_options import recipe_options
+from secateur.deploy.export import opened
 from secateur.deploy.runtimes import RUNTIMES
-from secateur.measure.evaluation import encoded, fitted_to, scores
+from secateur.deploy.served_model import described_model, folder_of
+from secateur.measure.evaluation import encoded, fitted_to, runner_scores, scores
 from secateur.measure.inspection import inspect, with_stored_bytes
 from secateur.methods import METHODS
 from secateur.report.report_text import score_text
@@ -117,15 +120,25 @@ def make_model(
 
 
 @recipe_options("data", "seed", without=("data.rows",), required=("data.source",))
-def evaluate(folder: Folder, given: dict[str, Any], as_json: Json = False) -> None:
+def evaluate(
+    folder: Annotated[str, typer.Argument(help="A model folder, the folder of a run, or a file of --layout hub.")],
+    given: dict[str, Any],
+    as_json: Json = False,
+) -> None:
     """Score a fine-tuned model, dense or compact, on rows it was not trained on.
 
     A model of a run is scored as the run has scored it: by its task, columns and lengths, unless others are given.
     """
-    data, read = opened_data(given, folder)
-    model = open_model(folder)
-    task, tokenizer = fitted_to(read, model, folder)
-    computed = scores(model, task, encoded(task, "validation", tokenizer, data.max_length), tokenizer)
+    file = Path(folder) if Path(folder).is_file() else None
+    place = folder if file is None else str(folder_of(file))
+    data, read = opened_data(given, place)
+    model = open_model(place) if file is None else described_model(Path(place))
+    task, tokenizer = fitted_to(read, model, place)
+    encodings = encoded(task, "validation", tokenizer, data.max_length)
+    if file is None:
+        computed = scores(model, task, encodings, tokenizer)
+    else:
+        computed = runner_scores(opened(file), task, encodings, tokenizer)
     rows, origin = len(task.splits["validation"]), task.origin
     if as_json:
         show_json({"metric": task.metric, "scores": computed, "rows": rows, "split": origin.scored})
