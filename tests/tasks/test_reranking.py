@@ -169,6 +169,7 @@ def test_a_pair_is_a_row_that_names_its_query(tmp_path):
     query, passage = task.splits["train"][2]["query"], task.splits["train"][2]["passages"][1]
     assert rows[1]["input_ids"] == tokenizer()(query, passage)["input_ids"]
     assert max(len(row["input_ids"]) for row in rows) == 8
+    assert task.collator(tokenizer())(rows).keys() == {"input_ids", "token_type_ids", "attention_mask", "labels"}
 
 
 def test_the_scores_of_two_lists_by_hand(tmp_path):

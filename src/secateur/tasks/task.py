@@ -47,10 +47,10 @@ UNLABELLED = -100
 
 
 class PaddingCollator(DataCollatorWithPadding):
-    """Pads model inputs and labels; drops `length`, which only the sampler reads."""
+    """Pads model inputs and labels; drops `length` and `EXAMPLE`, which models do not take."""
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        return super().__call__([{k: v for k, v in row.items() if k != "length"} for row in features])
+        return super().__call__([{k: v for k, v in row.items() if k not in ("length", EXAMPLE)} for row in features])
 
 
 class Task(ABC):
