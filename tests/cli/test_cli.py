@@ -181,7 +181,8 @@ def test_the_recipes_that_we_ship_can_be_read(path):
 
 
 def test_the_demo_is_its_recipe(secateur, world, tmp_path, monkeypatch):
-    assert yaml.safe_load((RECIPES / "demo.yaml").read_text()) == prune_commands.DEMO
+    files = {"classification": "demo.yaml", "embedding": "demo-embedding.yaml"}
+    assert {task: yaml.safe_load((RECIPES / name).read_text()) for task, name in files.items()} == prune_commands.DEMOS
     seen = {}
     monkeypatch.setattr(
         pipeline,
