@@ -31,6 +31,7 @@ TASK: dict[str, Any] = GRAIN | {"vocabulary": "task"}
 ROWS = (
     Row("whole", GRAIN, (0, 1, 2)),
     Row("whole, rank", GRAIN | {"target.embedding_rank": 128}, (0, 1, 2)),
+    Row("whole, rank 64", GRAIN | {"target.embedding_rank": 64}),
     Row("task", TASK),
 )
 """What is trained. With the vocabulary of the task the weights of a run are those with the whole one."""
@@ -60,6 +61,8 @@ VARIANTS = (
     Variant("whole, rank 128", "whole, rank", pieces=False),
     Variant("whole, rank 128, int8 rows", "whole, rank", pieces=False, embeddings="int8"),
     Variant("whole, rank 128, int8 rows, others bf16", "whole, rank", pieces=False, embeddings="int8", dtype="bf16"),
+    Variant("whole, rank 64", "whole, rank 64", pieces=False),
+    Variant("whole, rank 64, int8 rows, others bf16", "whole, rank 64", pieces=False, embeddings="int8", dtype="bf16"),
     Variant("task, rank 128", "whole, rank"),
     Variant("task, rank 128, int8 rows", "whole, rank", embeddings="int8"),
     Variant("task, rank 128, int8 rows, others bf16", "whole, rank", embeddings="int8", dtype="bf16"),
