@@ -50,7 +50,7 @@ def test_onnx_outputs_equal_those_of_dense_and_irregular_models(which, make, tmp
     assert_exported_is_model(make(which), tmp_path / "model.onnx")
 
 
-# OpenVINO reads what ONNX says, so that one dense model is enough, and one whose vocabulary is cut; compiling takes time.
+# OpenVINO reads what ONNX says: one dense model is enough, and one whose vocabulary is cut. Compiling takes the time.
 CONVERTED = [(kind, edges) for kind in ENCODERS] + [(ENCODERS[0], make) for make in (dense, irregular)]
 
 
