@@ -204,7 +204,7 @@ def _published() -> Any:
 
     class Twice(Evidence):
         def __init__(self, trainer: PruningTrainer) -> None:
-            super().__init__(trainer.method, trainer.finite, cut=False)
+            super().__init__(trainer.method, trainer.finite, trainer.objective, cut=False)
             self.model = trainer.model
 
         def gradient(

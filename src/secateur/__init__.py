@@ -62,10 +62,13 @@ if TYPE_CHECKING:
     from secateur.surgery.vocabulary.pruning import cut_vocabulary as cut_vocabulary
     from secateur.system.errors import UserError as UserError
     from secateur.training import terms as terms
+    from secateur.training.objectives import Contrastive as Contrastive
+    from secateur.training.objectives import Embedding as Embedding
     from secateur.training.objectives import Hidden as Hidden
     from secateur.training.objectives import Labels as Labels
     from secateur.training.objectives import Logits as Logits
     from secateur.training.objectives import MarginMSE as MarginMSE
+    from secateur.training.objectives import Similarity as Similarity
     from secateur.training.objectives import Step as Step
     from secateur.training.objectives import Term as Term
     from secateur.training.trainer import PruningTrainer as PruningTrainer
@@ -73,6 +76,8 @@ if TYPE_CHECKING:
 _MODULE_OF = {
     "CoarseRound": "methods.rounds",
     "Cofi": "methods.cofi",
+    "Contrastive": "training.objectives",
+    "Embedding": "training.objectives",
     "Exported": "deploy.export",
     "ExportedFolder": "deploy.hub_layout",
     "Grain": "methods.grain",
@@ -92,6 +97,7 @@ _MODULE_OF = {
     "Random": "methods.random",
     "Schedule": "methods.schedules",
     "Sensitivity": "measure.sensitivity",
+    "Similarity": "training.objectives",
     "Space": "budget.space",
     "Step": "training.objectives",
     "Subset": "methods.subset",

@@ -29,7 +29,7 @@ from secateur.measure.benchmark import benchmark
 from secateur.measure.evaluation import batches, encoded, fitted_to, piece_rows, scores_beside_export
 from secateur.measure.latency_sweep import measure_latency
 from secateur.measure.random_inputs import padded_inputs
-from secateur.run.recipe_groups import DataRecipe
+from secateur.run.recipe_data import DataRecipe
 from secateur.structure.plan_file import vocabulary_of
 from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.opening import local_model_folder, open_encoder, open_model, open_tokenizer, tokenizer_if_any

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from secateur.run.recipe import make_group
-from secateur.run.recipe_groups import DataRecipe
+from secateur.run.recipe_data import DataRecipe
 from secateur.run.run_data import open_data
 from secateur.run.run_values import with_run_values
 from secateur.system.errors import UserError

@@ -9,7 +9,7 @@ import numpy as np
 from transformers import EvalPrediction
 
 from secateur.measure.evaluation import Row
-from secateur.tasks.task import EXAMPLE, Task, examples
+from secateur.tasks.task import EXAMPLE, Task, examples, of_all_examples
 
 RESAMPLES = 200
 """Resamples for the standard error."""
@@ -32,10 +32,14 @@ def _resampled_score(
     task: Task, outputs: Any, labels: Any, rows: Sequence[Row], sample: Sequence[Sequence[int]]
 ) -> float:
     """The score of a sample of examples, each given by the indices of its rows; one sampled twice counts twice."""
-    indices = [index for example in sample for index in example]
+    shared = of_all_examples(rows)
+    indices = [index for example in sample for index in example] + shared
     resampled = [{**rows[index], EXAMPLE: number} for number, example in enumerate(sample) for index in example]
+    resampled += [rows[index] for index in shared]
     return score(task, _at(outputs, indices), _at(labels, indices), resampled)
 
 
 def _at(values: Any, indices: Sequence[int]) -> Any:
+    if values is None:
+        return None
     return tuple(value[indices] for value in values) if isinstance(values, tuple) else values[indices]

@@ -141,7 +141,9 @@ def _without(
 
 
 def _taken(values: Any, kept: Sequence[int]) -> Any:
-    """The rows of an array, of a list, or of each part of a tuple."""
+    """The rows of an array, of a list, or of each part of a tuple; None as it is."""
+    if values is None:
+        return None
     if isinstance(values, tuple):
         return tuple(_taken(part, kept) for part in values)
     return values[kept] if isinstance(values, np.ndarray) else [values[index] for index in kept]
@@ -202,13 +204,13 @@ def scores_beside_export(
 
 
 def alone(values: Sequence[Any]) -> Any:
-    """Outputs or labels as Trainer passes them to a metric: the only one, or a tuple of several."""
-    return values[0] if len(values) == 1 else tuple(values)
+    """Outputs or labels as Trainer passes them to a metric: the only one, a tuple of several, or None for none."""
+    return tuple(values) if len(values) > 1 else next(iter(values), None)
 
 
 def joined(arrays: Sequence[Any]) -> Any:
     """Arrays of batches, or tuples of them, concatenated; those of different lengths are padded as Trainer does."""
-    return reduce(partial(compat.concatenate, padding=UNLABELLED), arrays)
+    return None if arrays[0] is None else reduce(partial(compat.concatenate, padding=UNLABELLED), arrays)
 
 
 def batches(

@@ -62,14 +62,16 @@ class Distillation:
             UserError: a further term is not registered, is a second one of its name, or does not take its arguments.
         """
         d = self.recipe.distillation
-        terms: list[Term] = [Logits(d.temperature, d.logits_weight, divergence=d.divergence), *self._hidden()]
+        terms: list[Term] = self._hidden()
+        if d.logits_weight:
+            terms.insert(0, Logits(d.temperature, d.logits_weight, divergence=d.divergence))
         if d.labels_weight:
             terms.append(Labels(d.labels_weight, smoothing=d.label_smoothing))
         terms += [_registered(name, arguments) for name, arguments in d.terms.items()]
         _check_names(terms)
         return terms
 
-    def _hidden(self) -> list[Hidden]:
+    def _hidden(self) -> list[Term]:
         """The terms of hidden states, if any: one, or one for each stack that the recipe names."""
         d = self.recipe.distillation
         if d.hidden is None:

@@ -15,7 +15,9 @@ from secateur.run.teacher_scores import kept_scores
 from secateur.structure.architecture import Embedding, Norm
 from secateur.structure.binding import bind
 from secateur.surgery.factorisation import factorise, rank_for
+from secateur.surgery.sentence.attach import head_of, replace_head
 from secateur.surgery.word_embeddings import stored_tables, table_paths
+from secateur.system.errors import UserError
 from secateur.system.model_state import in_own_memory
 from secateur.tasks.checkpoint_labels import config_of
 from secateur.tasks.classification import MULTI_LABEL, REGRESSION
@@ -90,7 +92,7 @@ def new_student(context: Context, teacher: PreTrainedModel) -> PreTrainedModel:
     in_own_memory(student)
     if recipe.distillation.start == "teacher":
         student.load_state_dict(teacher.state_dict())
-    return prepared(recipe, factorised(recipe, student), teacher)
+    return prepared(recipe, shaped(recipe, student), teacher)
 
 
 def problem_type_to_save(context: Context, trained: PreTrainedConfig) -> Any:
@@ -107,10 +109,21 @@ def problem_type_to_save(context: Context, trained: PreTrainedConfig) -> Any:
     return own if name is None or several else config_of(name).problem_type
 
 
-def factorised(recipe: Recipe, model: PreTrainedModel) -> PreTrainedModel:
-    """The model with factorised word embeddings, if the recipe asks for them."""
+def shaped(recipe: Recipe, model: PreTrainedModel) -> PreTrainedModel:
+    """The model as the student has its modules: with factorised word embeddings and a way back, if it should have them.
+
+    Raises:
+        UserError: a way back is asked for, and the model has no sentence head.
+    """
     rank = rank_for(recipe.target.embedding_rank, model)
-    return factorise(model, rank) if rank else model
+    shaped = factorise(model, rank) if rank else model
+    if recipe.target.output_dim is None:
+        return shaped
+    head = head_of(shaped)
+    if head is None:
+        raise UserError("target.output_dim is the width of sentence embeddings, and this task has none: leave it out")
+    replace_head(shaped, head.with_way_back())
+    return shaped
 
 
 def prepared(recipe: Recipe, model: PreTrainedModel, dense: PreTrainedModel) -> PreTrainedModel:

@@ -21,7 +21,7 @@ from secateur.run.costs import Costs
 from secateur.run.disk_space import bytes_of_run, free_bytes, size
 from secateur.run.estimate import expected_stages, steps_for, with_middle_density
 from secateur.run.expected_stage import ExpectedStage
-from secateur.run.models import base_model, factorised, teacher_name
+from secateur.run.models import base_model, shaped, teacher_name
 from secateur.run.output_cache import Decision, with_decision
 from secateur.run.recipe import Recipe
 from secateur.run.run_data import Rows
@@ -79,7 +79,7 @@ def outlook(context: Context, table: LatencyTable | None, cache: Decision) -> Ou
         UserError: the minutes of the recipe are too few.
     """
     context = with_decision(context, cache)
-    student = factorised(context.recipe, base_model(context))
+    student = shaped(context.recipe, base_model(context))
     densities = densities_to_try(context.recipe, student) if leaves_density_open(context.recipe) else []
     settled = with_middle_density(context, densities)
     space, trials = space_of(settled.recipe, student, table), most_trials(len(densities)) if densities else 0

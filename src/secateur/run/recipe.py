@@ -23,9 +23,9 @@ from pydantic import Field, ValidationError
 from secateur.methods import METHODS
 from secateur.report.recipe_keys import FLAT, dotted, grouped, upgrade
 from secateur.run import recipe_rules
+from secateur.run.recipe_data import DataRecipe
 from secateur.run.recipe_groups import (
     AUTO,
-    DataRecipe,
     DistillationRecipe,
     MethodRecipe,
     TargetRecipe,

@@ -13,7 +13,7 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 
 from secateur.measure.evaluation import batches, encoded, scores_with_error
 from secateur.run.recipe import Recipe
-from secateur.run.recipe_groups import DataRecipe
+from secateur.run.recipe_data import DataRecipe
 from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.opening import open_tokenizer
 from secateur.surgery.vocabulary.counting import Coverage
@@ -41,7 +41,7 @@ def open_data(data: DataRecipe, seed: int) -> Task:
     Raises:
         UserError: the data cannot be read, or does not fit the task.
     """
-    named = {"text": data.text, "label": data.label, "labels": data.labels}
+    named = {name: getattr(data, name) for name in ("text", "label", "labels", "evaluation", "pooling")}
     given = {name: value for name, value in named.items() if value is not None}
     return open_task(data.task, data.source, data.options, metric=data.metric, seed=seed, rows=data.rows, **given)
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from secateur.report.recipe_keys import dotted, upgrade
 from secateur.run.recipe import Recipe, keys_of, make
+from secateur.tasks import TASKS
 
 MODELS = ("model", "teacher")
 """The folders of models in the folder of a run."""
-OF_DATA = ("task", "text", "label", "labels", "metric", "max_length", "options")
+OF_DATA = ("task", "text", "label", "labels", "evaluation", "pooling", "metric", "max_length", "options")
 
 
 def with_run_values(given: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -28,7 +29,8 @@ def with_run_values(given: Mapping[str, Any], name: str) -> dict[str, Any]:
     values = {key: value for key, value in dotted(recipe.to_dict()).items() if value is not None}
     kept = {f"data.{key}" for key in OF_DATA} | {"seed"}
     own = {key: value for key, value in values.items() if key in kept}
-    options = {**own.get("data.options", {}), **given.get("data.options", {})}
+    against = {"reference": recipe.teacher or recipe.model} if TASKS.get(recipe.data.task).compares else {}
+    options = {**against, **own.get("data.options", {}), **given.get("data.options", {})}
     return own | dict(given) | {"data.options": options}
 
 

@@ -101,7 +101,9 @@ def train(context: Context, trainer: PruningTrainer, stage: str) -> None:
 
 def _evaluated(data: RunData, prediction: EvalPrediction) -> dict[str, float]:
     """The scores of an evaluation during training, in which Trainer has changed the order of the rows."""
-    *labels, numbers = prediction.label_ids
+    found: Any = prediction.label_ids
+    *labels, numbers = found if isinstance(found, tuple) else (found,)  # a task may have no labels
     rows = [data.eval_rows[number] for number in numbers]
-    predicted = data.task.read(EvalPrediction(prediction.predictions, alone(labels)), data.tokenizer)
+    predictions: Any = EvalPrediction(prediction.predictions, alone(labels))
+    predicted = data.task.read(predictions, data.tokenizer)
     return data.task.score(predicted, rows)

@@ -29,7 +29,7 @@ from secateur.budget.space import Space
 from secateur.run.context import Context
 from secateur.run.costs import Costs, Speed
 from secateur.run.distillation import CutModel
-from secateur.run.models import base_model, factorised, named_teacher, new_student, prepared, teacher_name
+from secateur.run.models import base_model, named_teacher, new_student, prepared, shaped, teacher_name
 from secateur.run.recipe import Recipe
 from secateur.run.run_data import Rows
 from secateur.run.run_rounds import changed, is_open, with_layers
@@ -209,7 +209,7 @@ class Measurement:
         return Target(speed, cut_seconds, self.sample.new_shape(timed))
 
     def _cut_at_random(self, context: Context) -> CutModel:
-        student = factorised(context.recipe, self._dense())
+        student = shaped(context.recipe, self._dense())
         at_random = changed(context.recipe, method={"name": "random", "options": {"seed": 0}})
         method = new_method(at_random, student, self.table)
         method.advance(1.0)

@@ -34,7 +34,7 @@ def kept_scores(data: RunData, teacher: PreTrainedModel, folder: Path) -> dict[s
 def _key(data: RunData, teacher: PreTrainedModel) -> str:
     """16 hex digits that depend on all that affects the scores: the model, the task and its rows."""
     keys = data.recipe.data
-    settings = [keys.task, keys.metric, keys.source, keys.text, keys.label, keys.labels, keys.options]
+    settings = [keys.task, keys.metric, keys.source, keys.text, keys.label, keys.labels, keys.options, keys.evaluation]
     values = [model_fingerprint(teacher), *settings, data.validation_rows]
     return fingerprint([json.dumps(values, sort_keys=True, default=str)])
 

@@ -54,11 +54,11 @@ def guessed_texts(
     """
     if asked:
         return ()
-    others = [name for name in shared if name not in taken and name not in used and _holds_words(split, name)]
+    others = [name for name in shared if name not in taken and name not in used and holds_words(split, name)]
     return guess("texts", taken, others, "--text")
 
 
-def _holds_words(split: Dataset, column: str) -> bool:
+def holds_words(split: Dataset, column: str) -> bool:
     """Whether a column holds a text of several words in the first rows."""
     if not holds_text(split, column):
         return False

@@ -37,10 +37,14 @@ from secateur.tasks.labels import HINT, only_numbered
 from secateur.tasks.origin import Origin, origin_of
 
 EXAMPLE = "example"
-"""Column of encoded rows: the index of the row of the split from which they are made, if one row makes several."""
+"""Column of encoded rows: the index of the row of the split from which they are made, if one row makes several. A row
+that belongs to every example has None."""
 
-SHARED = ("data", "text", "label", "labels", "metric", "seed", "rows")
+SHARED = ("data", "text", "label", "labels", "evaluation", "pooling", "metric", "seed", "rows")
 """Parameters that the `from_data` of any task may have; a recipe has keys of its own for these."""
+
+_OPTION_OF = {"evaluation": "--eval"}
+"""Shared parameter -> its option, where that has another name."""
 
 UNLABELLED = -100
 """The label that the losses of transformers ignore, and with which Trainer pads shorter rows of tokens."""
@@ -65,6 +69,7 @@ class Task(ABC):
         greater_is_better: whether a larger `metric` is better.
         generates: whether the metric scores texts that the model generates (`generate`), not its outputs for a row.
         windows: whether a text that is longer than the maximum becomes several rows; otherwise it is truncated.
+        compares: whether outputs are scored against those of a reference, the option `reference` of `from_data`.
         augmentable: whether a teacher may label a row whose words were dropped, swapped or cropped.
         splits: "train" and "validation", with only the columns in use.
         labels: the names of the outputs of the head, in order; None if they have no names.
@@ -78,6 +83,7 @@ class Task(ABC):
     defaults: ClassVar[Mapping[str, Any]] = {}
     greater_is_better: ClassVar[bool] = True
     windows: ClassVar[bool] = False
+    compares: ClassVar[bool] = False
     augmentable: ClassVar[bool] = False
     generates: ClassVar[bool] = False
     splits: DatasetDict
@@ -261,11 +267,19 @@ class Task(ABC):
 
 
 def examples(rows: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-    """The indices of the rows of each example, in the order of first rows; without `EXAMPLE` each row is an example."""
+    """The indices of the rows of each example, in the order of first rows; without `EXAMPLE` each row is an example.
+
+    Rows that belong to every example (`of_all_examples`) are left out.
+    """
     by_example: dict[Any, list[int]] = {}
     for index, row in enumerate(rows):
         by_example.setdefault(row.get(EXAMPLE, index), []).append(index)
-    return list(by_example.values())
+    return [own for example, own in by_example.items() if example is not None]
+
+
+def of_all_examples(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The indices of the rows that belong to every example, such as the documents of retrieval."""
+    return [index for index, row in enumerate(rows) if row.get(EXAMPLE, index) is None]
 
 
 def check_length(
@@ -301,8 +315,9 @@ def open_task(name: str, data: str, options: Mapping[str, Any], **shared: Any) -
     kind = TASKS.get(name)
     parameters = signature(kind.from_data).parameters
     known = [key for key in parameters if key not in SHARED]
-    if "labels" in shared and "labels" not in parameters:
-        raise UserError(f"task {name!r} has no labels to name: leave out --labels (data.labels)")
+    for key in shared:
+        if key not in parameters:
+            raise UserError(f"task {name!r} has no {key}: leave out {_OPTION_OF.get(key, f'--{key}')} (data.{key})")
     for key in options:
         if key not in known:
             raise UserError(f"task {name!r} has no option {key!r}: it has {', '.join(known) or 'none'}")

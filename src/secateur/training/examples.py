@@ -28,11 +28,16 @@ class Examples:
             by_example.setdefault(row[EXAMPLE], []).append(place)
         self.groups = list(by_example.values())
         index = torch.tensor([int(row[INDEX]) for row in rows])
-        self._numbers = torch.zeros(int(index.max()) + 1, dtype=torch.long)
-        self._numbers[index] = torch.tensor([int(row[EXAMPLE]) for row in rows])
+        ranks = {place: rank for group in self.groups for rank, place in enumerate(group)}
+        self._numbers = torch.zeros(int(index.max()) + 1, 2, dtype=torch.long)
+        self._numbers[index, 0] = torch.tensor([int(row[EXAMPLE]) for row in rows])
+        self._numbers[index, 1] = torch.tensor([ranks[place] for place in range(len(rows))])
 
     def of(self, index: Tensor) -> Tensor:
-        """The number of the example `(batch,)` of each of the rows `(batch,)`, on their device."""
+        """The number of the example of each of the rows `(batch,)`, and its place in that, `(batch, 2)`.
+
+        On the device of `index`. Places are counted from 0, in the order of the rows.
+        """
         self._numbers = self._numbers.to(index.device)
         return self._numbers[index]
 

@@ -18,10 +18,24 @@ from transformers import PreTrainedModel
 from secateur.system.errors import UserError
 from secateur.training.hidden_states import STACKS, Hidden, masked_mse
 from secateur.training.reranking_terms import MarginMSE
+from secateur.training.sentence_terms import Contrastive, Embedding, Similarity
 from secateur.training.step import DECODER_INPUTS, UNLABELLED, Step, Term, real_tokens
 from secateur.training.terms import register
 
-__all__ = ["STACKS", "UNLABELLED", "Hidden", "Labels", "Logits", "MarginMSE", "Step", "Term", "masked_mse"]
+__all__ = [
+    "STACKS",
+    "UNLABELLED",
+    "Contrastive",
+    "Embedding",
+    "Hidden",
+    "Labels",
+    "Logits",
+    "MarginMSE",
+    "Similarity",
+    "Step",
+    "Term",
+    "masked_mse",
+]
 
 PADDING_LOGIT = -1e9
 """A logit with softmax probability 0 at any temperature; finite, because 0 times it must be 0."""

@@ -26,11 +26,13 @@ class MarginMSE(Term):
     name = "margin"
     needs_teacher = True
     needs_examples = True
+    heard_as = "logits"
 
     def forward(self, step: Step) -> Tensor:
         assert step.examples is not None
         labels = step.batch["labels"].flatten()
         ahead = (step.student.logits - step.teacher.logits).float().flatten()
         errors = ahead[:, None] - ahead  # (batch, batch): of the margin of each row over each other
-        pairs = (step.examples[:, None] == step.examples) & (labels[:, None] > labels)
+        of = step.examples[:, 0]
+        pairs = (of[:, None] == of) & (labels[:, None] > labels)
         return (errors.square() * pairs).sum() / pairs.sum().clamp(min=1)

@@ -33,7 +33,8 @@ class Step:
         sites: the same masks by the place where they act: axis or gate of a sublayer -> values; empty when nothing is
             being pruned.
         progress: the fraction of the whole run that is done, in [0, 1].
-        examples: `(batch,)`, the number of each row's example, if a term needs it (`Term.needs_examples`).
+        examples: `(batch, 2)`, the number of each row's example and the row's place in it, if a term needs them
+            (`Term.needs_examples`).
     """
 
     batch: Mapping[str, Tensor]
@@ -54,6 +55,8 @@ class Term(nn.Module):
         needs_teacher: whether the term reads the teacher's outputs.
         needs_hidden: whether it reads hidden states.
         needs_examples: whether it compares rows of the same example, which are then put into the same batch.
+        heard_as: the name by which a method observes the term if it does not name the term itself: "labels" for what
+            stands for the task's own loss, "logits" for what compares the outputs of the models; None for none.
         replayable: whether its kernels depend only on the shapes of the batch, so that a GPU may replay them
             (`replayed_steps`): it neither reads `progress` or a tensor's value, nor makes a choice on the host.
     """
@@ -62,6 +65,7 @@ class Term(nn.Module):
     needs_teacher = False
     needs_hidden = False
     needs_examples = False
+    heard_as: str | None = None
     replayable = False
 
     def __init__(self, weight: float = 1.0) -> None:

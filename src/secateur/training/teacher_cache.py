@@ -5,6 +5,8 @@ or, for a model with a decoder, for each token of its target: `4 x tokens x labe
 vocabulary. Hidden states of the layers that terms read are kept in float16, for real tokens only: `2 x tokens x layers
 x dims` bytes. All arrays are memory-mapped. Their key is computed from the model, its weights and the rows, and their
 size is limited (`array_cache`).
+
+In place of logits, a model that returns a vector of each text has these in float32, `4 x dims` bytes a row.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from secateur.training.array_cache import ArrayCache, release_pages
 from secateur.training.ragged import padded
-from secateur.training.teacher_run import PER_ROW, POSITIONS, STATES, TARGET_STATES, Collate, Rows, TeacherRun
+from secateur.training.teacher_run import OF_ROWS, PER_ROW, POSITIONS, STATES, TARGET_STATES, Collate, Rows, TeacherRun
 
 ADVICE = "raise the limit, match fewer layers or turn the cache off"
 
@@ -29,9 +31,10 @@ class CachedTeacher:
     """The cached outputs of a teacher, called like the model for the rows of the cache.
 
     Called with `index` `(batch,)` and `attention_mask` `(batch, tokens)`, it returns `logits`, `(batch, labels)` or
-    `(batch, tokens, labels)`, or `start_logits` and `end_logits` `(batch, tokens)`, as the model does, and, for the
-    cached layers, `hidden_states[layer]` `(batch, tokens, dims)`; zeros at padding. For a model with a decoder it also
-    takes `decoder_input_ids`, and returns `encoder_hidden_states` and `decoder_hidden_states`.
+    `(batch, tokens, labels)`, or `start_logits` and `end_logits` `(batch, tokens)`, or `sentence_embedding`
+    `(batch, dims)`, as the model does, and, for the cached layers, `hidden_states[layer]` `(batch, tokens, dims)`;
+    zeros at padding. For a model with a decoder it also takes `decoder_input_ids`, and returns `encoder_hidden_states`
+    and `decoder_hidden_states`.
     """
 
     def __init__(
@@ -135,8 +138,9 @@ class CachedTeacher:
 
     def _logits(self, numbers: np.ndarray, mask: Tensor) -> dict[str, Tensor]:
         """The logits by their names in the outputs of the model."""
-        if self.name == PER_ROW:
-            return {"logits": torch.from_numpy(self.logits[numbers]).to(mask.device)}
+        if self.name in OF_ROWS:
+            name = "logits" if self.name == PER_ROW else "sentence_embedding"
+            return {name: torch.from_numpy(self.logits[numbers]).to(mask.device)}
         logits = self._padded(self.logits, numbers, mask)
         if self.name != POSITIONS:
             return {"logits": logits}

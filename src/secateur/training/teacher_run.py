@@ -24,6 +24,10 @@ from secateur.training.step import INDEX, UNLABELLED, decoder_inputs, has_decode
 PER_ROW, PER_TOKEN, POSITIONS, PER_TARGET_TOKEN = "logits", "token_logits", "start_and_end_logits", "target_logits"
 """The possible names of the array of logits: `(rows, labels)`, `(tokens of all rows, labels)`, `(tokens of all rows,
 2)` for the start and the end of an answer, or `(tokens of all targets, labels)`."""
+SENTENCES = "sentence_embeddings"
+"""The name of the array in place of logits for a model that returns a vector of each text: `(rows, dims)`."""
+OF_ROWS = (PER_ROW, SENTENCES)
+"""The arrays with one entry for each row."""
 STATES, TARGET_STATES = "states", "target_states"
 """The arrays of hidden states: `(tokens of all rows, layers, dims)`, and `(tokens of all targets, layers, dims)`."""
 LAYOUT = 2
@@ -137,11 +141,11 @@ class TeacherRun:
 
     def _length(self, name: str) -> int:
         """The number of entries of an array: rows, tokens, or tokens of targets."""
-        return len(self.rows) if name == PER_ROW else int(self._starts_of(name)[-1])
+        return len(self.rows) if name in OF_ROWS else int(self._starts_of(name)[-1])
 
     def _places(self, name: str, numbers: np.ndarray) -> np.ndarray:
         """The places of these rows' entries in an array."""
-        return numbers if name == PER_ROW else places_of(self._starts_of(name), numbers)
+        return numbers if name in OF_ROWS else places_of(self._starts_of(name), numbers)
 
     def _starts_of(self, name: str) -> np.ndarray:
         if self.target_starts is not None and name in (PER_TARGET_TOKEN, TARGET_STATES):
@@ -211,7 +215,12 @@ def _states(states: Sequence[Tensor], layers: Sequence[int], real: np.ndarray) -
 
 
 def _logits(outputs: Any, real: np.ndarray) -> dict[str, np.ndarray]:
-    """The logits of a batch in float32, by the name of their array; start and end of an answer are two labels."""
+    """The logits of a batch in float32, by the name of their array; start and end of an answer are two labels.
+
+    Those of a model without logits are its vectors of the texts.
+    """
+    if (vectors := getattr(outputs, "sentence_embedding", None)) is not None:
+        return {SENTENCES: _floats(vectors)}
     if not hasattr(outputs, "logits"):
         return {POSITIONS: _floats(torch.stack([outputs.start_logits, outputs.end_logits], dim=-1))[real]}
     logits = _floats(outputs.logits)

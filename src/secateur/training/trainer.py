@@ -147,7 +147,7 @@ class PruningTrainer(EvaluatingTrainer):
             self.shrinking = ShrinkPolicy(
                 shrinking, method, self.masks, select is not None, lambda: self.plain_optimizer, replaced
             )
-        self.evidence = Evidence(method, self.finite, cut=self.shrinking is not None)
+        self.evidence = Evidence(method, self.finite, self.objective, cut=self.shrinking is not None)
         replays = cuda_graphs and replayable(args, accelerator, self.objective)
         self.replayed = ReplayedSteps(replays, self.loss, self.masks, self.evidence, accelerator.backward)
         shrunk = self.shrinking.shrinking if self.shrinking is not None else None
@@ -233,7 +233,8 @@ class PruningTrainer(EvaluatingTrainer):
         index, shares = inputs.pop(INDEX, None), inputs.pop(SHARES, None)
         if not model.training:
             outputs = model(**inputs)
-            return (outputs.loss, outputs) if return_outputs else outputs.loss
+            loss = outputs.get("loss", torch.zeros((), device=self.args.device))  # a bare encoder has none
+            return (loss, outputs) if return_outputs else loss
         self.micro_batches.repeat_sample()
         step = self.loss.step(model, inputs, index, self.attachment, self.progress)
         terms = self.loss.values(step, shares)
@@ -339,10 +340,9 @@ class PruningTrainer(EvaluatingTrainer):
         """The optimizer's own state for the `model`, in its original shapes with 0 where it was cut, and `terms`."""
         optimizer = self.plain_optimizer
         assert optimizer is not None
-        of_model = moments_of(optimizer, self.model)
-        if self.shrinking is not None:
-            of_model = self.shrinking.shrinking.full_moments(of_model)
-        return {"model": of_model, "terms": moments_of(optimizer, self.terms)}
+        own = moments_of(optimizer, self.model)
+        full = own if self.shrinking is None else self.shrinking.shrinking.full_moments(own)
+        return {"model": full, "terms": moments_of(optimizer, self.terms)}
 
 
 def _modules(**parts: nn.Module | None) -> nn.ModuleDict:

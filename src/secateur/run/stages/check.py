@@ -14,7 +14,7 @@ from secateur.methods.method import Method
 from secateur.run import records
 from secateur.run.context import Context
 from secateur.run.loss_check import check_loss
-from secateur.run.models import base_model, factorised, named_teacher
+from secateur.run.models import base_model, named_teacher, shaped
 from secateur.run.recipe import Recipe
 from secateur.run.run_folder import check_claim
 from secateur.run.run_rounds import is_open, with_layers
@@ -48,7 +48,7 @@ def check(context: Context) -> LatencyTable | None:
     _check_projection(recipe)
     context.data.check()
     model, teacher = _check_whole(context.whole)
-    student = factorised(recipe, context.data.with_kept_rows(model))
+    student = shaped(recipe, context.data.with_kept_rows(model))
     table = latency_table(recipe, context.folder, student)
     for decided in _densities(context, student):
         _check_depths(decided, student, table)

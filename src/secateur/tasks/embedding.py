@@ -1,0 +1,285 @@
+"""Sentence embeddings: one vector for each text, by which texts are compared; the teacher's vectors are the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict
+from transformers import AutoModel, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
+
+from secateur.surgery.checkpoint import with_head
+from secateur.surgery.loaded_weights import check_encoder
+from secateur.surgery.opening import open_model, open_tokenizer
+from secateur.surgery.sentence.attach import attach_head, head_of
+from secateur.surgery.sentence.folder import new_head, read_head, read_settings
+from secateur.surgery.sentence.head import POOLINGS, Settings
+from secateur.system.errors import UserError, as_user_error
+from secateur.system.load_report import without_load_report
+from secateur.tasks import register
+from secateur.tasks.checkpoint_labels import read_config
+from secateur.tasks.columns import with_fields
+from secateur.tasks.embedding_data import (
+    DOCUMENT,
+    KIND,
+    MEMBER,
+    QUERY,
+    TEXT,
+    prepare,
+    row_by_row,
+    with_scored_texts,
+    without_held_out,
+)
+from secateur.tasks.embedding_scores import TEXT_METRICS, Evaluation, Vectors, read_evaluation, text_scores
+from secateur.tasks.splits import first_rows, read_splits
+from secateur.tasks.task import EXAMPLE, PaddingCollator, Task, check_length
+from secateur.tasks.tokenizer_settings import kept_settings
+
+PROMPTS = {QUERY: ("query",), DOCUMENT: ("document", "passage")}
+"""Kind of a text -> the names that its prompt may have, the first that the model has counts."""
+BATCH = 32
+"""Texts of a batch when the reference encodes them."""
+
+
+class TextCollator(PaddingCollator):
+    """Pads texts; drops what identifies them, which models do not take."""
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        dropped = (EXAMPLE, MEMBER)
+        return super().__call__([{k: v for k, v in row.items() if k not in dropped} for row in features])
+
+
+@register("embedding")
+@dataclass(frozen=True, eq=False)
+class SentenceEmbedding(Task):
+    """A vector for each text, from an encoder with a sentence head; the model is its own teacher.
+
+    Attributes:
+        splits: "train" with texts or pairs of texts (`embedding_data`), "validation" with the texts that are scored.
+        metric: the main score.
+        evaluation: what the texts are scored by; None for agreement with the reference.
+        pooling: of a bare encoder, whose folder names none.
+        prompts: texts to put before the others, by kind, in place of the model's own.
+        settings: of the model, as `fitted` finds them.
+        reference: the model whose vectors count as right where there is no evaluation.
+        labels: None, because vectors have none.
+    """
+
+    model_class: ClassVar[Any] = AutoModel
+    collator_class: ClassVar[type[PaddingCollator]] = TextCollator
+    label_names: ClassVar[tuple[str, ...]] = ()
+    augmentable: ClassVar[bool] = True
+    compares: ClassVar[bool] = True
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "data.max_length": 256,
+        "distillation.logits_weight": 0.0,
+        "distillation.labels_weight": 0.0,
+        "distillation.terms": {"embedding": {}, "similarity": {}},
+        "measurement.shapes": ((1, 32), (32, 128)),
+    }
+
+    splits: DatasetDict
+    metric: str
+    evaluation: Evaluation | None = None
+    pooling: str | None = None
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    settings: Settings = field(default_factory=Settings)
+    reference: str | None = None
+    labels: tuple[str, ...] | None = None
+
+    @classmethod
+    def from_data(
+        cls,
+        data: str,
+        *,
+        text: Sequence[str] | None = None,
+        evaluation: str | None = None,
+        pooling: str | None = None,
+        metric: str | None = None,
+        seed: int = 0,
+        rows: int | None = None,
+        pairs: bool | None = None,
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
+        reference: str | None = None,
+    ) -> SentenceEmbedding:
+        """Read `data` (see `read_splits`): texts, or pairs of texts that belong together.
+
+        Args:
+            data: a name on the hub, a folder or a file, such as lines of text; no labels are needed.
+            text: the columns of texts; by default all that hold texts of several words. Columns that are named as
+                pairs (anchor and positive, query and passage, with a negative or without) are pairs.
+            evaluation: a file of pairs with a number that says how similar they are, or a folder of retrieval in BEIR's
+                form (corpus, queries, qrels); by default texts that are split off are compared with the reference.
+            pooling: for an encoder whose folder names none: how the states of tokens become one vector.
+            metric: the main score; by default the first of the evaluation.
+            seed: chooses the texts that are split off, and those that `rows` keeps.
+            rows: how many training rows to keep.
+            pairs: whether rows are pairs; by default if their columns are named so.
+            query_prompt, document_prompt: texts to put before queries and anchors, and before documents and positives;
+                by default the model's.
+            reference: the model with whose vectors those of others are compared; by default the teacher.
+
+        Raises:
+            UserError: the data or the evaluation cannot be read; there is no text; an option or the metric is unknown.
+            MissingPackage: an evaluation needs sentence-transformers, which is not installed.
+        """
+        if pooling is not None and pooling not in POOLINGS:
+            raise UserError(f"pooling {pooling!r} is not known: choose one of {', '.join(POOLINGS)}")
+        scored = None if evaluation is None else read_evaluation(evaluation)
+        known = TEXT_METRICS if scored is None else scored.metrics
+        if metric is not None and metric not in known:
+            raise UserError(f"metric {metric!r} is not known for this evaluation: choose one of {', '.join(known)}")
+        splits = read_splits(data, each=with_fields, prepare=partial(prepare, text=text, pairs=pairs), seed=seed)
+        splits = with_scored_texts(splits, seed) if scored is None else without_held_out(splits, scored.texts())
+        if rows is not None:
+            splits["train"] = first_rows(splits["train"], rows, seed)
+        named = {QUERY: query_prompt, DOCUMENT: document_prompt}
+        prompts = {kind: prompt for kind, prompt in named.items() if prompt is not None}
+        return cls(splits, metric or known[0], scored, pooling, prompts, reference=reference)
+
+    # Models
+
+    def load_model(self, name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
+        """The encoder in float32 with its sentence head, without a pooler, which no sentence head reads.
+
+        Raises:
+            UserError: there is no such checkpoint, it is incomplete, or names no pooling.
+        """
+        config: Any = read_config(name_or_path)
+        if getattr(config, "secateur", None):
+            return open_model(name_or_path)
+        source = f"model {str(name_or_path)!r}"
+        self.check_head(name_or_path, "model")
+        with without_load_report(), as_user_error(f"{source} cannot be loaded", "give one written by save_pretrained"):
+            model, loading = AutoModel.from_pretrained(name_or_path, dtype=torch.float32, output_loading_info=True)
+        check_encoder(model, loading, source)
+        if getattr(model, "pooler", None) is not None:
+            model.pooler = None
+        return self._with_head(model, name_or_path)
+
+    def _with_head(self, model: PreTrainedModel, name: str | Path) -> PreTrainedModel:
+        """A bare encoder with the head of its folder, or with one of the pooling that was asked for."""
+        if self.pooling is None:
+            return with_head(model, name)
+        settings = read_settings(name)
+        return attach_head(model, new_head(self.pooling, int(model.config.hidden_size), settings))
+
+    def is_finetuned(self, model_or_folder: PreTrainedModel | str | Path) -> bool:
+        """Always: an encoder gives vectors as it is, and is never trained here first."""
+        return True
+
+    def check_head(self, model_or_folder: PreTrainedModel | str | Path, role: str) -> None:
+        """Refuse an encoder of which nothing says how its states become one vector.
+
+        Raises:
+            UserError: neither its folder nor an option names a pooling.
+        """
+        if isinstance(model_or_folder, PreTrainedModel):
+            own = head_of(model_or_folder)
+        else:
+            own = read_head(model_or_folder)
+        if own is None and self.pooling is None:
+            raise UserError(
+                f"the {role} is no sentence-transformers model, and nothing says how the states of its tokens become "
+                "one vector: name a pooling by --pooling (data.pooling), such as mean, or give a model with one"
+            )
+
+    def fitted(self, model_or_folder: PreTrainedModel | str | Path, role: str) -> Task:
+        """The task with the prompts and the longest text of a model; a folder is the reference, if none is named."""
+        if isinstance(model_or_folder, PreTrainedModel):
+            head = head_of(model_or_folder)
+            return self if head is None else replace(self, settings=head.settings)
+        folder = str(model_or_folder)
+        return replace(self, settings=read_settings(folder), reference=self.reference or folder)
+
+    # Rows
+
+    def longest(self, max_length: int) -> int:
+        return min(max_length, self.settings.max_length or max_length)
+
+    def encode(self, split: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int = 256) -> Dataset:
+        """One of `splits`, or rows of one, as model inputs, unpadded, one row for each text, with its prompt.
+
+        Args:
+            split: rows with the columns of `embedding_data`.
+            tokenizer: the model's.
+            max_length: tokens to keep of a text, special ones included; fewer if the model takes fewer.
+
+        Returns:
+            The columns of the tokenizer (input_ids, attention_mask, perhaps token_type_ids) and `length` (tokens); of
+            pairs also `example`, the index of the pair, whose anchor is the first of its rows; of scored texts
+            `member`, by which scores know a text, and `example`, if several belong together.
+        """
+        longest = min(self.longest(max_length), tokenizer.model_max_length)
+        check_length(longest, tokenizer)
+        prompts, lower = {kind: self.prompt(kind) for kind in (None, *PROMPTS)}, self.settings.lower_case
+
+        def tokens(batch: dict[str, list[Any]]) -> dict[str, Any]:
+            kinds = batch.get(KIND, [None] * len(batch[TEXT]))
+            texts = [prompts[kind] + text for kind, text in zip(kinds, batch[TEXT], strict=True)]
+            encoded = tokenizer([t.lower() for t in texts] if lower else texts, truncation=True, max_length=longest)
+            return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]]}
+
+        rows = row_by_row(split)
+        removed = [name for name in (TEXT, KIND) if name in rows.column_names]
+        with kept_settings(tokenizer):
+            return rows.map(tokens, batched=True, remove_columns=removed, desc="tokenize")
+
+    def prompt(self, kind: str | None) -> str:
+        """What is put before a text of a kind; for one of no stated kind the model's default prompt."""
+        if kind is None:
+            return self.settings.prompts.get(self.settings.default_prompt or "", "")
+        own = (self.settings.prompts[name] for name in PROMPTS[kind] if name in self.settings.prompts)
+        return self.prompts.get(kind, next(own, ""))
+
+    # Scores
+
+    def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """As `score`, of the scored texts in their order."""
+        return self.score(prediction, [{MEMBER: member} for member in self.splits["validation"][MEMBER]])
+
+    def score(self, prediction: EvalPrediction, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """The scores of vectors `(texts, dims)`: those of the evaluation, or the agreement with the reference.
+
+        Raises:
+            UserError: there is neither an evaluation nor a reference.
+        """
+        outputs = prediction.predictions
+        vectors = np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs, dtype=np.float32)
+        members = [row[MEMBER] for row in rows]
+        if self.evaluation is not None:
+            return self.evaluation.scores({member: place for place, member in enumerate(members)}, vectors)
+        return text_scores(vectors, self._of_reference[[int(member) for member in members]])
+
+    @cached_property
+    @torch.inference_mode()
+    def _of_reference(self) -> Vectors:
+        """The reference's vectors of the scored texts."""
+        if self.reference is None:
+            raise UserError(
+                "vectors of texts without labels are compared with those of a reference: name it by --task-option "
+                "reference=MODEL, or score pairs or retrieval by --eval"
+            )
+        model: Any = open_model(self.reference)
+        if head_of(model) is None:
+            model = self._with_head(model, self.reference)
+        model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
+        tokenizer = open_tokenizer(self.reference)
+        encoded = self.encode(self.splits["validation"], tokenizer, self.defaults["data.max_length"])
+        rows, collate = encoded.to_list(), self.collator(tokenizer)
+        vectors = np.zeros((len(rows), 0), np.float32)
+        order = sorted(range(len(rows)), key=lambda number: -len(rows[number]["input_ids"]))
+        for first in range(0, len(order), BATCH):
+            chosen = order[first : first + BATCH]
+            batch = collate([rows[number] for number in chosen])
+            found = model(**{name: value.to(model.device) for name, value in batch.items()}).sentence_embedding
+            if not vectors.shape[1]:
+                vectors = np.zeros((len(rows), found.shape[1]), np.float32)
+            vectors[chosen] = found.float().cpu().numpy()
+        return vectors

@@ -1,0 +1,304 @@
+"""Scores of sentence embeddings: agreement with a reference, similarities of pairs, and retrieval.
+
+Pairs with a score and retrieval are scored by the evaluators of sentence-transformers (extra `[embeddings]`), which get
+the vectors that were computed for our rows, so that every runtime is scored by one path.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+from torch import Tensor
+
+from secateur.system.errors import UserError
+from secateur.system.packages import require
+from secateur.tasks.columns import holds_text, listed, usual_columns
+from secateur.tasks.data_files import READERS, form, reading
+from secateur.tasks.embedding_data import DOCUMENT, KIND, MEMBER, QUERY, TEXT
+from secateur.tasks.task import EXAMPLE
+
+TEXT_METRICS = ("neighbours", "cosine")
+"""Of texts without labels, against the vectors of a reference; the first is the default."""
+NEIGHBOURS = 10
+"""Texts whose cosines with a text are the largest."""
+PAIR_COLUMNS = (("sentence1", "sentence2"), ("text1", "text2"), ("text_a", "text_b"), ("anchor", "positive"))
+SCORE_COLUMNS = ("score", "similarity", "label", "labels")
+EVALUATORS = "sentence_transformers.sentence_transformer.evaluation"
+
+Vectors = NDArray[np.float32]
+"""`(texts, dims)`."""
+
+
+def text_scores(vectors: Vectors, reference: Vectors) -> dict[str, float]:
+    """How far vectors of texts agree with those of a reference, in [0, 1] or, for cosines, in [-1, 1].
+
+    `cosine` is the mean cosine of a vector with the reference's of the same text; it is left out if their widths
+    differ. `neighbours` is the mean share of the ten nearest neighbours of a text among all the others, by cosine, that
+    are those by the reference's vectors; of all others if there are fewer.
+    """
+    own, other = _normalised(vectors), _normalised(reference)
+    scores = {"neighbours": _common_neighbours(own, other)}
+    return scores | ({"cosine": float((own * other).sum(-1).mean())} if own.shape == other.shape else {})
+
+
+def _common_neighbours(own: Vectors, other: Vectors) -> float:
+    """The mean share of common nearest neighbours, of normalised vectors; 1 for a single text."""
+    count = min(NEIGHBOURS, len(own) - 1)
+    if count < 1:
+        return 1.0
+    near, nearest = (_neighbours(each, count) for each in (own, other))
+    return float((near & nearest).sum(-1).mean() / count)
+
+
+def _neighbours(vectors: Vectors, count: int) -> NDArray[np.bool_]:
+    """`(texts, texts)`: which texts are the nearest to each; of equally near ones the first."""
+    cosines = vectors @ vectors.T
+    np.fill_diagonal(cosines, -np.inf)
+    first = np.argsort(-cosines, axis=-1, kind="stable")[:, :count]
+    near = np.zeros(cosines.shape, bool)
+    np.put_along_axis(near, first, True, axis=-1)
+    return near
+
+
+def _normalised(vectors: Vectors) -> Vectors:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+class Evaluation(ABC):
+    """Texts to encode, and what their vectors are scored by.
+
+    Attributes:
+        metrics: the names of the scores; the first is the default.
+    """
+
+    metrics: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def texts(self) -> Dataset:
+        """The texts, with the columns `TEXT`, `KIND`, `MEMBER` and `EXAMPLE`."""
+
+    @abstractmethod
+    def scores(self, vectors: Mapping[str, int], rows: Vectors) -> dict[str, float]:
+        """The scores of some of its texts.
+
+        Args:
+            vectors: `MEMBER` of a text -> its place in `rows`.
+        """
+
+    @abstractmethod
+    def contents(self) -> Iterator[str]:
+        """All that it holds besides the texts, for a fingerprint."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredPairs(Evaluation):
+    """Pairs of texts with a number that says how similar they are, in any unit: only its order and its line count."""
+
+    metrics = ("spearman", "pearson")
+    pairs: Sequence[tuple[str, str]]
+    gold: Sequence[float]
+
+    def texts(self) -> Dataset:
+        numbers = [(number, side) for number in range(len(self.pairs)) for side in (0, 1)]
+        return Dataset.from_dict(
+            {
+                TEXT: [self.pairs[number][side] for number, side in numbers],
+                MEMBER: [f"{number}.{side}" for number, side in numbers],
+                EXAMPLE: [number for number, _ in numbers],
+            }
+        )
+
+    def scores(self, vectors: Mapping[str, int], rows: Vectors) -> dict[str, float]:
+        whole = [number for number in range(len(self.pairs)) if f"{number}.0" in vectors and f"{number}.1" in vectors]
+        sides = ([f"{number}.{side}" for number in whole] for side in (0, 1))
+        gold = [self.gold[number] for number in whole]
+        evaluator = _evaluators().EmbeddingSimilarityEvaluator(
+            *sides, gold, similarity_fn_names=["cosine"], write_csv=False
+        )
+        computed = evaluator(Encoded(vectors, rows))
+        return {name: float(np.nan_to_num(computed[f"{name}_cosine"])) for name in self.metrics}
+
+    def contents(self) -> Iterator[str]:
+        yield json.dumps(list(self.gold))
+
+
+@dataclass(frozen=True, eq=False)
+class Retrieval(Evaluation):
+    """Queries, and which documents of a corpus answer each. An example is a query; the corpus belongs to all of them.
+
+    Attributes:
+        relevant: number of a query -> numbers of the documents.
+    """
+
+    metrics = ("ndcg@10", "mrr@10", "recall@10", "recall@100", "map@100")
+    queries: Sequence[str]
+    corpus: Sequence[str]
+    relevant: Sequence[Sequence[int]]
+
+    def texts(self) -> Dataset:
+        queries, corpus = range(len(self.queries)), range(len(self.corpus))
+        return Dataset.from_dict(
+            {
+                TEXT: [*self.queries, *self.corpus],
+                KIND: [QUERY] * len(self.queries) + [DOCUMENT] * len(self.corpus),
+                MEMBER: [f"q{number}" for number in queries] + [f"d{number}" for number in corpus],
+                EXAMPLE: [*queries, *[None] * len(self.corpus)],
+            }
+        )
+
+    def scores(self, vectors: Mapping[str, int], rows: Vectors) -> dict[str, float]:
+        names = [f"q{number}" for number in range(len(self.queries)) if f"q{number}" in vectors]
+        documents = [f"d{number}" for number in range(len(self.corpus)) if f"d{number}" in vectors]
+        evaluator = _evaluators().InformationRetrievalEvaluator(
+            {name: name for name in names},
+            {name: name for name in documents},
+            {name: {f"d{number}" for number in self.relevant[int(name[1:])]} for name in names},
+            ndcg_at_k=[10],
+            mrr_at_k=[10],
+            accuracy_at_k=[10],
+            precision_recall_at_k=[10, 100],
+            map_at_k=[100],
+            score_functions={"cosine": _cosines},
+            write_csv=False,
+        )
+        computed = evaluator(Encoded(vectors, rows))
+        return {name: float(computed[f"cosine_{name}"]) for name in self.metrics}
+
+    def contents(self) -> Iterator[str]:
+        yield json.dumps([list(own) for own in self.relevant])
+
+
+class Encoded:
+    """What an evaluator takes for a model: it looks up vectors that were computed already, by the names of texts."""
+
+    similarity_fn_name = "cosine"
+    model_card_data = None
+
+    def __init__(self, places: Mapping[str, int], rows: Vectors) -> None:
+        self.places, self.rows = places, rows
+
+    def encode(self, names: Sequence[str], **options: Any) -> Tensor:
+        """`(texts, dims)`."""
+        return torch.from_numpy(self.rows[[self.places[name] for name in names]])
+
+    encode_query = encode_document = encode
+
+
+def _cosines(one: Tensor, other: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(one, dim=-1) @ torch.nn.functional.normalize(other, dim=-1).T
+
+
+def _evaluators() -> Any:
+    return import_module(EVALUATORS)
+
+
+# Reading
+
+
+def read_evaluation(place: str) -> Evaluation:
+    """A file of pairs with scores, or a folder with queries, a corpus and qrels in the form of BEIR.
+
+    Raises:
+        UserError: it is neither, cannot be read, or lacks a column.
+        MissingPackage: sentence-transformers is not installed.
+    """
+    require(("sentence_transformers",), "embeddings")
+    path = Path(place).expanduser()
+    if path.is_dir():
+        return _read_retrieval(path)
+    if not path.is_file() or form(path) not in READERS:
+        raise UserError(
+            f"evaluation {place!r} is neither a file of pairs (csv, jsonl or parquet with two texts and a score) nor "
+            "a folder with corpus, queries and qrels: give one of these"
+        )
+    return _read_pairs(path)
+
+
+def _rows_of(path: Path) -> Dataset:
+    with reading(path):
+        return READERS[form(path)](path)
+
+
+def _read_pairs(path: Path) -> ScoredPairs:
+    rows = _rows_of(path)
+    pair = usual_columns(rows.column_names, PAIR_COLUMNS)
+    score = usual_columns(rows.column_names, [(name,) for name in SCORE_COLUMNS])
+    if not pair:  # two columns of text under other names
+        texts = [name for name in rows.column_names if holds_text(rows, name) and name not in (score or [()])[0]]
+        pair = [(texts[0], texts[1])] if len(texts) == 2 else []
+    if not pair or not score:
+        raise UserError(
+            f"{path} has the columns {listed(rows.column_names)}: expected two texts, such as sentence1 and sentence2, "
+            "and a score"
+        )
+    one, other = (rows[name][:] for name in pair[0])
+    try:
+        gold = [float(value) for value in rows[score[0][0]][:]]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the column {score[0][0]!r} of {path} holds {error}: give a number in every row") from error
+    if len(gold) < 2 or not np.isfinite(gold).all() or not all(one) or not all(other):
+        raise UserError(f"{path} lacks a text or a number, or has fewer than 2 rows: fill or remove such rows")
+    return ScoredPairs(list(zip(one, other, strict=True)), gold)
+
+
+def _read_retrieval(folder: Path) -> Retrieval:
+    corpus, queries = (_texts_by_id(_file_of(folder, name)) for name in ("corpus", "queries"))
+    relevant: dict[str, list[str]] = {}
+    for query, document in _qrels(folder):
+        relevant.setdefault(query, []).append(document)
+    asked = [name for name in queries if name in relevant]
+    missing = [name for own in relevant.values() for name in own if name not in corpus]
+    if missing or not asked:
+        what = f"the document {missing[0]!r}, which is not in the corpus" if missing else "no query of its queries"
+        raise UserError(f"the qrels of {folder} name {what}: give files that belong together")
+    places = {name: number for number, name in enumerate(corpus)}
+    return Retrieval(
+        [queries[name] for name in asked],
+        list(corpus.values()),
+        [[places[document] for document in dict.fromkeys(relevant[name])] for name in asked],
+    )
+
+
+def _file_of(folder: Path, name: str) -> Path:
+    found = [path for suffix in READERS for path in (folder / f"{name}{suffix}", folder / f"{name}{suffix}.gz")]
+    path = next((path for path in found if path.is_file()), None)
+    if path is None:
+        raise UserError(
+            f"{folder} has no {name}: give a folder with corpus.jsonl, queries.jsonl and qrels/test.tsv or qrels.tsv, "
+            "or with these as parquet"
+        )
+    return path
+
+
+def _texts_by_id(path: Path) -> dict[str, str]:
+    """The text of each identifier; a title goes before the text."""
+    rows = _rows_of(path)
+    names = usual_columns(rows.column_names, [("_id",), ("id",)])
+    if not names or TEXT not in rows.column_names:
+        raise UserError(f"{path} has the columns {listed(rows.column_names)}: expected _id and text")
+    titles = rows["title"][:] if "title" in rows.column_names else [""] * len(rows)
+    texts = (f"{title or ''} {text or ''}".strip() for title, text in zip(titles, rows[TEXT][:], strict=True))
+    return dict(zip(map(str, rows[names[0][0]][:]), texts, strict=True))
+
+
+def _qrels(folder: Path) -> Iterator[tuple[str, str]]:
+    """The queries and documents that belong together, those with a score above 0."""
+    path = next((one for one in (folder / "qrels").glob("test.*")), None) or _file_of(folder, "qrels")
+    rows = _rows_of(path)
+    columns = usual_columns(rows.column_names, [("query-id", "corpus-id"), ("query_id", "corpus_id")])
+    if not columns:
+        raise UserError(f"{path} has the columns {listed(rows.column_names)}: expected query-id, corpus-id and score")
+    scores = rows["score"][:] if "score" in rows.column_names else [1] * len(rows)
+    for query, document, score in zip(*(rows[name][:] for name in columns[0]), scores, strict=True):
+        if float(score) > 0:
+            yield str(query), str(document)

@@ -1,0 +1,198 @@
+"""Terms of the loss for models that return one vector of each text, `sentence_embedding` `(batch, dims)`.
+
+    objective = [Embedding(), Similarity(temperature=0.05)]      # a teacher's vectors, and their similarities
+    objective = [Contrastive(), Similarity()]                    # pairs of texts that belong together
+
+Distillation of the vectors themselves is that of Reimers and Gurevych (EMNLP 2020, arXiv 2004.09813), which takes the
+mean squared error.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from secateur.surgery.sentence.attach import head_of
+from secateur.system.errors import UserError
+from secateur.training.step import Step, Term
+from secateur.training.terms import register
+
+TEMPERATURE = 0.05
+"""Of the softmax over cosines, as in SimCSE (Gao et al., EMNLP 2021); in [-1, 1] they differ little without one."""
+NEVER = -1e9
+"""A logit with softmax probability 0; finite, because 0 times it must be 0."""
+
+
+def vectors(outputs: Any) -> Tensor:
+    """The vectors of a batch, `(batch, dims)`, in float32.
+
+    Raises:
+        UserError: the model returns none.
+    """
+    found = getattr(outputs, "sentence_embedding", None)
+    if found is None:
+        raise UserError(
+            "a term of sentence embeddings needs a model that returns them, and this one does not: take the task "
+            "embedding, with a sentence-transformers model or --pooling"
+        )
+    return found.float()
+
+
+@register("embedding")
+class Embedding(Term):
+    """The difference of the student's vector of a text from the teacher's, averaged over texts.
+
+    Where the vector is one of a residual stream whose hidden dims are pruned, only the dims that are left are compared;
+    the teacher's are normalised anew if its vectors have norm 1. Cutting these dims therefore does not change the
+    value. A head that ends in a Dense layer has vectors of one width, whatever its stream has, and all of them count.
+
+    Args:
+        loss: "cosine", 1 - the cosine of the vectors; or "mse", the squared error of an entry.
+
+    Raises:
+        UserError: the loss is another one; from `bind`, the models' vectors have different widths.
+    """
+
+    name = "embedding"
+    needs_teacher = True
+    heard_as = "logits"
+    replayable = True
+
+    def __init__(self, weight: float = 1.0, loss: str = "cosine") -> None:
+        super().__init__(weight)
+        _check("loss", loss, ("cosine", "mse"))
+        self.loss = loss
+        self.of_stream = self.normalised = False
+        self.dims: Tensor | None = None  # those left of the stream once the student was cut
+
+    def bind(self, student: PreTrainedModel, teacher: Any) -> None:
+        head = head_of(student)
+        self.of_stream = head is not None and not len(head.dense)
+        self.normalised = head is not None and head.normalise
+
+    def restrict(self, dims: Tensor, layers: Tensor) -> None:
+        self.dims = dims
+
+    def forward(self, step: Step) -> Tensor:
+        student, teacher = vectors(step.student), vectors(step.teacher)
+        kept = self._kept(step, teacher)
+        if kept is not None:
+            teacher = teacher[:, kept] if kept.dtype == torch.long else teacher * kept
+            teacher = functional.normalize(teacher, dim=-1) if self.normalised else teacher
+        _check_widths(student, teacher)
+        if self.loss == "cosine":
+            return 1.0 - functional.cosine_similarity(student, teacher, dim=-1).mean()
+        counted = student.shape[-1] if kept is None or kept.dtype == torch.long else kept.sum()
+        return (student - teacher).square().sum(-1).mean() / counted
+
+    def _kept(self, step: Step, teacher: Tensor) -> Tensor | None:
+        """The dims of the stream that are left: their indices, or 0 or 1 for each under masks; None for all.
+
+        The masks only say which they are. The target has no gradient.
+        """
+        if not self.of_stream:
+            return None
+        if self.dims is not None:
+            self.dims = self.dims.to(teacher.device)  # once: a copy from the host cannot be recorded
+            return self.dims
+        masks = step.sites.get("hidden")
+        return None if masks is None else (masks.detach() != 0).float()
+
+
+@register("similarity")
+class Similarity(Term):
+    """The difference of the cosines between the texts of a batch from the teacher's; the widths may differ.
+
+    Args:
+        loss: "kl", the divergence KL(teacher || student) of each text's distribution over the other texts, softmax of
+            their cosines at a temperature, averaged over texts; or "mse", the squared error of a cosine.
+        temperature: of the softmax.
+
+    The value is 0 for a batch of one text.
+
+    Raises:
+        UserError: the loss is another one, or the temperature is not positive.
+    """
+
+    name = "similarity"
+    needs_teacher = True
+    heard_as = "logits"
+    replayable = True
+
+    def __init__(self, weight: float = 1.0, loss: str = "kl", temperature: float = TEMPERATURE) -> None:
+        super().__init__(weight)
+        _check("loss", loss, ("kl", "mse"))
+        self.loss, self.temperature = loss, _positive(temperature)
+
+    def forward(self, step: Step) -> Tensor:
+        student, teacher = (cosines(own, own) for own in map(vectors, (step.student, step.teacher)))
+        itself = torch.eye(len(student), device=student.device, dtype=torch.bool)
+        if self.loss == "mse":
+            return (student - teacher).square().masked_fill(itself, 0.0).sum() / max(1, itself.numel() - len(itself))
+        log_student, log_teacher = (
+            functional.log_softmax((each / self.temperature).masked_fill(itself, NEVER), dim=-1)
+            for each in (student, teacher)
+        )
+        return (log_teacher.exp() * (log_teacher - log_student)).sum(-1).mean()
+
+
+@register("contrastive")
+class Contrastive(Term):
+    """The cross-entropy of finding each anchor's positive among all positives and negatives of the batch, by cosine.
+
+    InfoNCE (van den Oord et al. 2018, arXiv 1807.03748, eq. 4) with the other texts of the batch as negatives
+    (Henderson et al. 2017, arXiv 1705.00652, section 4.4: multiple negatives ranking): `-log softmax(cosines /
+    temperature)`, averaged over the pairs that are in one batch. The rows of an example are its anchor, its positive
+    and, if it has one, its negative. The value is 0 for a batch without a pair. It needs no teacher.
+
+    Raises:
+        UserError: the temperature is not positive; from the trainer, the rows of the data are no pairs.
+    """
+
+    name = "contrastive"
+    needs_examples = True
+    heard_as = "labels"
+    replayable = True
+
+    def __init__(self, weight: float = 1.0, temperature: float = TEMPERATURE) -> None:
+        super().__init__(weight)
+        self.temperature = _positive(temperature)
+
+    def forward(self, step: Step) -> Tensor:
+        assert step.examples is not None
+        examples, places = step.examples.unbind(dim=1)
+        rows = vectors(step.student)
+        anchors = (places == 0).unsqueeze(1)
+        logits = (cosines(rows, rows) / self.temperature).masked_fill(places == 0, NEVER)
+        pairs = (examples[:, None] == examples) & anchors & (places == 1)
+        found = functional.log_softmax(logits, dim=-1) * pairs
+        return -found.sum() / pairs.sum().clamp(min=1)
+
+
+def cosines(one: Tensor, other: Tensor) -> Tensor:
+    """`(rows, other rows)`: the cosines of vectors `(rows, dims)` with others `(other rows, dims)`."""
+    return functional.normalize(one, dim=-1) @ functional.normalize(other, dim=-1).T
+
+
+def _check(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UserError(f"{name} {value!r} is not known: choose one of {', '.join(known)}")
+
+
+def _positive(temperature: float) -> float:
+    if temperature <= 0:
+        raise UserError(f"temperature {temperature} is not positive")
+    return temperature
+
+
+def _check_widths(student: Tensor, teacher: Tensor) -> None:
+    if student.shape[-1] != teacher.shape[-1]:
+        raise UserError(
+            f"the student's vectors have {student.shape[-1]} dims and the teacher's {teacher.shape[-1]}, which the "
+            "term embedding cannot compare: ask for the teacher's width by --output-dim teacher, or take the term "
+            "similarity alone"
+        )
