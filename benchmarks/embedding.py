@@ -33,7 +33,7 @@ from embedding_rivals import (
     scores_by_metric,
     train_first_layers,
 )
-from runner import Folder, base_model, finished, print_row, several, spread
+from runner import Folder, base_model, finished, print_row, spread
 
 app = typer.Typer(add_completion=False)
 RUNS = Path("runs/embedding")
@@ -63,39 +63,46 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row of the table: its label, the model, what it changes, and its seeds."""
+class Sweep:
+    """One pruning of a model to several densities: its label, what it changes, and the densities for each seed."""
 
     label: str
     model: str
+    densities: dict[int, tuple[float, ...]]
     changed: dict[str, Any] = field(default_factory=dict)
-    seeds: tuple[int, ...] = (0,)
+
+    def folder(self, seed: int) -> Path:
+        """The folder of the sweep, or of its only run."""
+        return RUNS / self.model / f"{self.label.lower()}-{seed}"
+
+    def run(self, density: float, seed: int) -> Path:
+        """The folder of the run of one density."""
+        return self.folder(seed) / str(density) if len(self.densities[seed]) > 1 else self.folder(seed)
 
 
 SHARED: dict[str, Any] = {
     "data": str(TEXTS),
     "data.task": "embedding",
     "data.evaluation": str(CHOSEN_ON),
-    "training.batch_size": 64,
+    "data.max_length": 128,
+    "training.batch_size": 32,
     "training.warmup": 0.05,
     "training.evaluations": 0,
     "training.checkpoints": 1,
     "measurement.shapes": [],
     "method.begin": 0.01,
-    "method.end": 0.2,
+    "method.end": 0.15,
     "distillation.hidden_projection": False,
 }
 MODELS = {
-    "MiniLM-L6": Model(base_model(), {"training.steps": 2000, "distillation.hidden": [2, 4, 6]}),
-    "MPNet-base": Model("runs/mpnet", {"training.steps": 1000, "distillation.hidden": [4, 8, 12]}),
+    "MiniLM-L6": Model(base_model(), {"data.rows": 64000, "training.steps": 2000, "distillation.hidden": [2, 4, 6]}),
+    "MPNet-base": Model("runs/mpnet", {"data.rows": 32000, "training.steps": 1000, "distillation.hidden": [4, 8, 12]}),
 }
-COFI: dict[str, Any] = {"method": "cofi"}
-ROWS = (
-    *(Row(f"GRAIN {d:.2f}", "MiniLM-L6", {"target.density": d}, (0, 1) if d in (0.2, 0.05) else (0,))
-      for d in (0.4, 0.2, 0.1, 0.05)),
-    *(Row(f"CoFi {d:.2f}", "MiniLM-L6", COFI | {"target.density": d}) for d in (0.2, 0.05)),
-    *(Row(f"GRAIN {d:.2f}", "MPNet-base", {"target.density": d}) for d in (0.2, 0.05)),
-)  # fmt: skip
+SWEEPS = (
+    Sweep("GRAIN", "MiniLM-L6", {0: (0.4, 0.2, 0.1, 0.05), 1: (0.2, 0.05)}),
+    Sweep("GRAIN", "MPNet-base", {0: (0.2, 0.05)}),
+    Sweep("CoFi", "MiniLM-L6", {0: (0.2,)}, {"method": "cofi"}),
+)
 LAYERS = (3, 1)
 """First layers that a rival keeps."""
 
@@ -148,34 +155,29 @@ def _lines(name: str, rows: Iterator[dict[str, str]]) -> None:
 # Training
 
 
-def values_of(row: Row) -> dict[str, Any]:
-    """The recipe of a row, without its seed."""
-    model = MODELS[row.model]
-    return {**SHARED, "model": model.path, **model.settings, **row.changed}
-
-
-def folder_of(row: Row, seed: int) -> Path:
-    """The folder of a run."""
-    return RUNS / row.model / f"{row.label.lower().replace(' ', '-')}-{seed}"
+def values_of(model: str, changed: dict[str, Any]) -> dict[str, Any]:
+    """The recipe of a sweep, without its densities and its seed."""
+    own = MODELS[model]
+    return {**SHARED, "model": own.path, **own.settings, **changed}
 
 
 @app.command()
-def train(data: Folder, jobs: int = 1, model: str = "", label: str = "", seed: int = -1) -> None:
-    """Do every run that is not finished: those of one model, whose label begins so, or of one seed."""
+def train(data: Folder, model: str = "", label: str = "", seed: int = -1) -> None:
+    """Do every run that is not finished: those of one model, of one label (GRAIN, CoFi or layers), or of one seed."""
+    from secateur.run.density_sweep import sweep
+    from secateur.run.pipeline import run
+    from secateur.run.recipe import make
+
     texts(data)
-    for name in (name for name in MODELS if name.startswith(model)):
-        rows = [row for row in ROWS if row.model == name and row.label.startswith(label)]
-        runs = {
-            folder_of(row, number).name: {**values_of(row), "seed": number}
-            for row in rows
-            for number in row.seeds
-            if seed in (-1, number)
-        }
-        if runs:
-            several(RUNS / name, runs, jobs)
-        if seed in (-1, 0) and "first layers".startswith(label or "first"):
-            for layers in LAYERS:
-                train_first_layers(values_of(Row("", name)), layers, RUNS / name / f"layers-{layers}", RUNS / name)
+    for one in (one for one in SWEEPS if one.model.startswith(model) and one.label.startswith(label)):
+        for number, densities in one.densities.items():
+            if seed in (-1, number):
+                wanted = densities if len(densities) > 1 else densities[0]
+                values = values_of(one.model, one.changed) | {"target.density": wanted, "seed": number}
+                (sweep if len(densities) > 1 else run)(make(values), one.folder(number))
+    if "layers".startswith(label) and "MiniLM-L6".startswith(model) and seed in (-1, 0):
+        for layers in LAYERS:
+            train_first_layers(values_of("MiniLM-L6", {}), layers, RUNS / "MiniLM-L6" / f"layers-{layers}")
 
 
 # Results
@@ -227,9 +229,11 @@ def _lines_of(name: str) -> Iterator[Scored]:
     dense = scored("dense", [Path(MODELS[name].path)])
     yield dense
     yield Scored("dense, int8 in ONNX", *int8_scores(dense.model, evaluations))
-    for row in (row for row in ROWS if row.model == name):
-        if folders := finished([folder_of(row, seed) for seed in row.seeds]):
-            yield scored(row.label, [folder / "model" for folder in folders])
+    for one in (one for one in SWEEPS if one.model == name):
+        for density in one.densities[0]:
+            folders = [one.run(density, seed) for seed, own in one.densities.items() if density in own]
+            if folders := finished(folders):
+                yield scored(f"{one.label} {density:.2f}", [folder / "model" for folder in folders])
     for layers in LAYERS:
         if (place := RUNS / name / f"layers-{layers}" / "model").is_dir():
             yield scored(f"first {layers} layers", [place])

@@ -70,7 +70,7 @@ def int8_scores(model: Any, evaluations: list[Evaluated]) -> tuple[dict[str, lis
         return scores_by_metric([one.scores_of_runner(run) for one in evaluations]), written.bytes / 1e6
 
 
-def train_first_layers(values: Mapping[str, Any], layers: int, place: Path, shared: Path) -> None:
+def train_first_layers(values: Mapping[str, Any], layers: int, place: Path) -> None:
     """Train the first layers of a model with the terms, the texts and the steps of a recipe, and save the result."""
     import secateur as sec
     from secateur.run.context import Context
@@ -83,7 +83,7 @@ def train_first_layers(values: Mapping[str, Any], layers: int, place: Path, shar
     if (place / "model").is_dir():
         return
     recipe = make({**values, "distillation.hidden": "last", "distillation.match": "nearest"})
-    context = Context(recipe, place, RunData(recipe), shared=shared)
+    context = Context(recipe, place, RunData(recipe))
     student: Any = load_teacher(context)
     student.encoder.layer = student.encoder.layer[:layers]
     student.config.num_hidden_layers = layers
