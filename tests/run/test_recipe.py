@@ -22,6 +22,8 @@ OTHER = {
     "data.text": ("question", "sentence"),
     "data.label": "target",
     "data.labels": ("no", "yes"),
+    "data.evaluation": "pairs.csv",
+    "data.pooling": "cls",
     "data.metric": "f1",
     "data.rows": 100,
     "data.options": {"one": 1},
@@ -36,6 +38,7 @@ OTHER = {
     "target.latency_table": "table.json",
     "target.round_to": 8,
     "target.embedding_rank": 16,
+    "target.output_dim": "teacher",
     "vocabulary.pieces": "task",
     "vocabulary.texts": ("more.txt",),
     "vocabulary.min_count": 2,
@@ -503,6 +506,9 @@ def test_every_flat_key_has_a_grouped_key():
 
 
 NEW = {
+    "data.evaluation",
+    "data.pooling",
+    "target.output_dim",
     "target.size",
     "storage.dtype",
     "storage.embeddings",

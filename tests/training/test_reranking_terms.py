@@ -17,7 +17,7 @@ STUDENT, TEACHER = [2.0, 1.0, 0.5, 3.0, 0.0], [3.0, 0.0, 1.0, 1.0, 1.0]
 
 def step(student, labels, queries, teacher=TEACHER):
     outputs = [SequenceClassifierOutput(logits=torch.tensor(own)[:, None]) for own in (student, teacher)]
-    return Step({"labels": torch.tensor(labels)}, *outputs, examples=torch.tensor(queries))
+    return Step({"labels": torch.tensor(labels)}, *outputs, examples=torch.tensor([[query, 0] for query in queries]))
 
 
 @pytest.mark.parametrize("shape", [(5,), (5, 1)])
@@ -75,7 +75,7 @@ def test_a_batch_has_all_passages_of_its_queries(tmp_path):
 
     class Watching(MarginMSE):
         def forward(self, step):
-            seen.append((step.examples.tolist(), step.batch["input_ids"].tolist()))
+            seen.append((step.examples[:, 0].tolist(), step.batch["input_ids"].tolist()))
             return super().forward(step)
 
     numbered = rows()

@@ -148,7 +148,10 @@ def with_scored_texts(splits: Splits, seed: int) -> Splits:
 
 
 def without_held_out(splits: Splits, scored: Dataset) -> Splits:
-    """The splits with the texts of an evaluation to score; all rows but those with such a text are training rows."""
+    """The splits with the texts of an evaluation to score; all rows but those with such a text are training rows.
+
+    Documents may be trained on: in use, too, a model knows what it searches, and not what it is asked.
+    """
     train = splits["train"]
     if splits.origin.scored is None:
         train = concatenate_datasets([train, splits["validation"]])
@@ -162,7 +165,8 @@ def _without(train: Dataset, scored: Dataset) -> Dataset:
     Raises:
         UserError: no row is left.
     """
-    texts = set(scored[TEXT])
+    kinds = scored[KIND] if KIND in scored.column_names else [None] * len(scored)
+    texts = {text for text, kind in zip(scored[TEXT], kinds, strict=True) if kind != DOCUMENT}
     columns = [train[name][:] for name in train.column_names]
     left = [number for number, row in enumerate(zip(*columns, strict=True)) if texts.isdisjoint(row)]
     if not left:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -182,7 +183,7 @@ class Encoded:
     """What an evaluator takes for a model: it looks up vectors that were computed already, by the names of texts."""
 
     similarity_fn_name = "cosine"
-    model_card_data = None
+    model_card_data = SimpleNamespace(set_evaluation_metrics=lambda *arguments, **options: None)
 
     def __init__(self, places: Mapping[str, int], rows: Vectors) -> None:
         self.places, self.rows = places, rows

@@ -1,0 +1,206 @@
+"""Sentence embeddings: texts and pairs in, what is refused, the scores, and prompts."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from small_world import tokenizer, write_model
+from transformers import EvalPrediction
+
+from secateur.measure.evaluation import encoded, scores, scores_with_error
+from secateur.surgery.checkpoint import save
+from secateur.surgery.opening import open_model, open_tokenizer
+from secateur.surgery.sentence.attach import attach_head, head_of
+from secateur.surgery.sentence.head import SentenceHead, Settings
+from secateur.system.errors import UserError
+from secateur.tasks.embedding import SentenceEmbedding
+from secateur.tasks.embedding_scores import Retrieval, ScoredPairs, text_scores
+from secateur.tasks.task import examples, open_task
+
+WORDS = ["fine", "bad", "good", "dull", "film", "book"]
+TEXTS = [f"{one} {other}" for one in WORDS for other in WORDS]
+SCORED = [f"a {text}" for text in TEXTS]
+SETTINGS = Settings({"query": "a ", "document": "book and "}, None, "cosine", 12)
+
+
+def lines(path, texts=TEXTS):
+    path.write_text("\n".join(texts) + "\n")
+    return str(path)
+
+
+def rows_of(path, rows):
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return str(path)
+
+
+def embedder(folder, settings=SETTINGS):
+    model = open_model(write_model(folder / "encoder"))
+    attach_head(model, SentenceHead(["mean"], width=16, settings=settings))
+    save(model, folder / "embedder", tokenizer=tokenizer())
+    return str(folder / "embedder")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A sentence-transformers folder, its encoder alone, texts, pairs with scores, and a folder of retrieval."""
+    folder = tmp_path_factory.mktemp("embedding")
+    embedder(folder)
+    lines(folder / "texts.txt")
+    pairs = zip(SCORED, SCORED[7:], strict=False)
+    rows = [{"sentence1": one, "sentence2": other, "score": float(n % 5)} for n, (one, other) in enumerate(pairs)]
+    rows_of(folder / "pairs.jsonl", rows)
+    (folder / "retrieval" / "qrels").mkdir(parents=True)
+    rows_of(folder / "retrieval" / "corpus.jsonl", [{"_id": f"d{n}", "text": text} for n, text in enumerate(TEXTS)])
+    rows_of(folder / "retrieval" / "queries.jsonl", [{"_id": f"q{n}", "text": SCORED[n]} for n in range(8)])
+    qrels = ["query-id\tcorpus-id\tscore", *(f"q{n}\td{(n + 1) % 8}\t1" for n in range(8)), "q0\td9\t0"]
+    (folder / "retrieval" / "qrels" / "test.tsv").write_text("\n".join(qrels) + "\n")
+    return folder
+
+
+def read(world, name="texts.txt", **options):
+    return SentenceEmbedding.from_data(str(world / name), **options)
+
+
+def test_texts_are_read_once_each_and_some_are_split_off(world, tmp_path):
+    task = SentenceEmbedding.from_data(lines(tmp_path / "t.txt", [*TEXTS, "", *TEXTS[:9]]))
+    train, scored = (task.splits[name]["text"] for name in ("train", "validation"))
+    assert sorted([*train, *scored]) == sorted(TEXTS) and len(scored) == 4
+    assert task.metric == "neighbours" and task.labels is None and task.label_names == ()
+
+
+def test_columns_of_text_are_all_texts(tmp_path):
+    rows = [{"id": str(n), "one": text, "two": text.upper()} for n, text in enumerate(TEXTS)]
+    task = SentenceEmbedding.from_data(rows_of(tmp_path / "t.jsonl", rows))
+    assert len(task.splits["train"]) + len(task.splits["validation"]) == 2 * len(TEXTS)
+
+
+def test_pairs_keep_their_texts_together(world, tmp_path):
+    rows = [{"anchor": text, "positive": f"a {text}", "negative": "and"} for text in TEXTS]
+    task = SentenceEmbedding.from_data(rows_of(tmp_path / "p.jsonl", rows)).fitted(str(world / "embedder"), "model")
+    found = encoded(task, "train", open_tokenizer(world / "embedder"), 12)
+    words = tokenizer()
+    for own in examples(found):
+        anchor, positive, negative = (words.decode(found[n]["input_ids"][1:-1]) for n in own)
+        assert anchor.startswith("a ") and positive == f"book and {anchor}" and negative == "book and and"
+    assert len(examples(found)) == len(task.splits["train"])
+
+
+def test_no_training_text_is_scored(world, tmp_path):
+    task = read(world, evaluation=str(world / "pairs.jsonl"))
+    scored = set(task.splits["validation"]["text"])
+    assert task.metric == "spearman" and not scored & {*task.splits["train"]["text"]}
+    with pytest.raises(UserError, match="every training text is scored"):
+        SentenceEmbedding.from_data(lines(tmp_path / "t.txt", sorted(scored)), evaluation=str(world / "pairs.jsonl"))
+
+
+def test_prompts_are_the_models_unless_others_are_named(world):
+    own = read(world).fitted(str(world / "embedder"), "model")
+    assert [own.prompt(kind) for kind in (None, "query", "document")] == ["", "a ", "book and "]
+    other = read(world, query_prompt="good ").fitted(str(world / "embedder"), "model")
+    assert [other.prompt(kind) for kind in (None, "query", "document")] == ["", "good ", "book and "]
+    assert own.longest(256) == 12 and own.longest(8) == 8
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pooling": "median"}, "pooling 'median' is not known"),
+        ({"metric": "spearman"}, "'spearman' is not known for this evaluation: choose one of neighbours, cosine"),
+        ({"evaluation": "nowhere.csv"}, "is neither a file of pairs"),
+        ({"pairs": True}, "has no pairs of texts"),
+    ],
+)
+def test_what_does_not_fit_is_refused(world, options, message):
+    with pytest.raises(UserError, match=message):
+        read(world, **options)
+
+
+def test_other_tasks_refuse_an_evaluation_and_a_pooling():
+    with pytest.raises(UserError, match=r"task 'classification' has no evaluation: leave out --eval"):
+        open_task("classification", "bbc", {}, metric=None, seed=0, rows=None, evaluation="pairs.csv")
+
+
+def test_a_bare_encoder_needs_a_pooling(world):
+    encoder = str(world / "encoder")
+    with pytest.raises(UserError, match="name a pooling by --pooling"):
+        read(world).load_model(encoder)
+    model = read(world, pooling="cls").load_model(encoder)
+    assert head_of(model).poolings == ("cls",) and model.pooler is None
+
+
+# Scores
+
+
+def score(task, world, name="embedder"):
+    model, words = open_model(world / name), open_tokenizer(world / name)
+    return scores_with_error(model, task.fitted(str(world / "embedder"), "model"), encoded_rows(task, world), words)
+
+
+def encoded_rows(task, world):
+    fitted = task.fitted(str(world / "embedder"), "model")
+    return encoded(fitted, "validation", open_tokenizer(world / "embedder"), 256)
+
+
+def test_a_model_agrees_with_itself(world):
+    found, error = score(read(world), world)
+    assert found["neighbours"] == 1.0 and found["cosine"] == pytest.approx(1, abs=1e-6) and error == 0.0
+
+
+def test_scores_of_texts_by_hand():
+    reference = np.eye(12, dtype=np.float32)[:, :4] + np.arange(48).reshape(12, 4) / 100
+    assert text_scores(2 * reference, reference) == {"neighbours": 1.0, "cosine": pytest.approx(1.0)}
+    assert set(text_scores(reference[:, :3], reference)) == {"neighbours"}
+    flipped = reference.copy()
+    flipped[0] *= -1
+    assert text_scores(flipped, reference)["cosine"] == pytest.approx(10 / 12)
+
+
+def test_pairs_are_scored_by_the_rank_correlation_of_their_cosines(world):
+    task = read(world, evaluation=str(world / "pairs.jsonl"))
+    found, error = score(task, world)
+    rows = encoded_rows(task, world)
+    with torch.no_grad():
+        model = open_model(world / "embedder")
+        one, other = (
+            torch.cat(
+                [model(**open_tokenizer(world / "embedder")(t, return_tensors="pt")).sentence_embedding for t in own]
+            )
+            for own in zip(*task.evaluation.pairs, strict=True)
+        )
+    from scipy.stats import spearmanr
+
+    expected = spearmanr((one * other).sum(-1), task.evaluation.gold).statistic
+    assert found["spearman"] == pytest.approx(expected, abs=1e-4)
+    assert len(examples(rows)) == len(task.evaluation.pairs) and error > 0
+
+
+def test_retrieval_finds_what_the_qrels_name(world):
+    task = read(world, evaluation=str(world / "retrieval"))
+    assert isinstance(task.evaluation, Retrieval) and task.evaluation.relevant == [[(n + 1) % 8] for n in range(8)]
+    names = task.splits["validation"]["member"]
+    vectors = np.zeros((len(names), len(TEXTS)), np.float32)
+    for place, name in enumerate(names):
+        vectors[place, (int(name[1:]) + 1) % 8 if name[0] == "q" else int(name[1:])] = 1
+    perfect = task.score(EvalPrediction(vectors, None), [{"member": name} for name in names])
+    assert perfect == {name: 1.0 for name in ("ndcg@10", "mrr@10", "recall@10", "recall@100", "map@100")}
+    found, error = score(task, world)
+    assert 0 < found["ndcg@10"] < 1 and error > 0
+    assert len(examples(encoded_rows(task, world))) == 8, "an example is a query"
+
+
+def test_pairs_are_numbered_by_their_place(world):
+    task = read(world, evaluation=str(world / "pairs.jsonl"))
+    assert isinstance(task.evaluation, ScoredPairs)
+    vectors = np.random.default_rng(0).normal(size=(len(task.splits["validation"]), 4)).astype(np.float32)
+    order = np.random.default_rng(1).permutation(len(vectors))
+    rows = [{"member": name} for name in task.splits["validation"]["member"]]
+    whole = task.score(EvalPrediction(vectors, None), rows)
+    assert task.score(EvalPrediction(vectors[order], None), [rows[n] for n in order]) == pytest.approx(whole)
+
+
+def test_without_a_reference_or_an_evaluation_nothing_can_be_scored(world):
+    task = read(world)
+    model, words = open_model(world / "embedder"), open_tokenizer(world / "embedder")
+    with pytest.raises(UserError, match="reference=MODEL, or score pairs or retrieval by --eval"):
+        scores(model, task, encoded(task, "validation", words, 12), words)
