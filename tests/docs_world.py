@@ -96,12 +96,14 @@ def build(folder: Path) -> None:
             write_pairs(folder / "data" / name / f"{split}.jsonl", rows, *columns)
     write_data(folder / "reviews.csv")
     for name in ("texts", "more"):
-        (folder / f"{name}.txt").write_text("a fine film\na dull film\n", encoding="utf-8")
+        texts = [f"a {word} {kind}" for word in ("fine", "dull", "good", "bad") for kind in ("film", "book")]
+        (folder / f"{name}.txt").write_text("\n".join([*texts, ""]), encoding="utf-8")
     (folder / "recipes").mkdir()
     for path in (ROOT / "recipes").glob("*.yaml"):
         (folder / "recipes" / path.name).write_text(smaller(path.read_text(encoding="utf-8")), encoding="utf-8")
     for name in EMBEDDERS:
         write_embedder(folder / name / "model")
+    write_sentence_model(folder / "sentence-minilm")
     for name, values in RUNS.items():
         given = {"model": "bert-base-sst2", "data": "glue/sst2", "target.density": 0.6, "training.bf16": False}
         pipeline.run(recipe.make(given | SHORTER | values), folder / name)
@@ -124,6 +126,12 @@ def write_embedder(folder: Path) -> None:
     model = attach_head(BertModel(config()), SentenceHead(["mean"], width=width))
     space = Space(model, "ffn")
     save(cut(model, Plan.of(space, random_masks(space, 0.7))), folder, tokenizer=tokenizer())
+
+
+def write_sentence_model(folder: Path) -> None:
+    """An encoder whose states are pooled and normalised, as sentence-transformers has it."""
+    torch.manual_seed(0)
+    save(attach_head(BertModel(config()), SentenceHead(["mean"], width=16)), folder, tokenizer=tokenizer())
 
 
 def write_glue(folder: Path) -> None:
