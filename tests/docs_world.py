@@ -131,7 +131,9 @@ def write_embedder(folder: Path) -> None:
 def write_sentence_model(folder: Path) -> None:
     """An encoder whose states are pooled and normalised, as sentence-transformers has it."""
     torch.manual_seed(0)
-    save(attach_head(BertModel(config()), SentenceHead(["mean"], width=16)), folder, tokenizer=tokenizer())
+    shape = config()
+    shape.max_position_embeddings = TOKENS
+    save(attach_head(BertModel(shape), SentenceHead(["mean"], width=16)), folder, tokenizer=tokenizer(TOKENS))
 
 
 def write_glue(folder: Path) -> None:
