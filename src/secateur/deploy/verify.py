@@ -188,7 +188,16 @@ def _masked_and_cut(dense: PreTrainedModel, plan: Plan, batches: list[dict[str, 
     small = cut(dense, plan)
     with attached(dense, space, plan.masks.to(dense.device)):
         masked = _outputs(dense, batches)
-    return _largest(masked, _outputs(small, batches))
+    compact = _outputs(small, batches)
+    kept = plan.read(space).indices("hidden").cpu()
+    width = space.table.sizes["hidden"]
+    pairs = zip(masked, compact, strict=True)
+    return _largest([_of_stream(one, width, kept) if one.shape != own.shape else one for one, own in pairs], compact)
+
+
+def _of_stream(output: Tensor, width: int, kept: Tensor) -> Tensor:
+    """The kept dims of states `(..., dims)` of a residual stream of that width, or of several of them side by side."""
+    return output.unflatten(-1, (-1, width))[..., kept].flatten(-2)
 
 
 def _exported(

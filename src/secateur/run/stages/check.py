@@ -28,6 +28,7 @@ from secateur.system import compat, processes
 from secateur.system.errors import UserError
 from secateur.tasks.task import check_length
 from secateur.training.checks import check_devices
+from secateur.training.evidence import heard
 
 
 def check(context: Context) -> LatencyTable | None:
@@ -154,19 +155,20 @@ def _check_depths(context: Context, student: PreTrainedModel, table: LatencyTabl
     """The method must suit every number of layers that may be chosen, and trials need rows."""
     recipe = context.recipe
     if not is_open(recipe):
-        _check_method(recipe, new_method(recipe, student, table))
+        _check_method(context, recipe, new_method(recipe, student, table))
         return
     space = space_of(recipe, student, table)
     numbers = layers_to_try(context.recipes, space)
     for layers in numbers:
         decided = with_layers(recipe, layers, numbers[-1])
-        _check_method(decided, new_method(decided, student, table))
+        _check_method(context, decided, new_method(decided, student, table))
     if len(numbers) > 1:
         _check_trial_rows(context, "target.layers: auto", "name a number of layers")
 
 
-def _check_method(recipe: Recipe, method: Method) -> None:
-    """The schedule of the method must be one that the recipe can use."""
+def _check_method(context: Context, recipe: Recipe, method: Method) -> None:
+    """The schedule of the method must be one that the recipe can use, and the loss must have what it observes."""
+    heard(method.listens_to, context.distillation.terms())
     if recipe.target.toward is not None:
         share = share_to_keep(recipe, method.space)
         if schedule_of(recipe, share)(0.0) < share:

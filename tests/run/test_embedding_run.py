@@ -1,0 +1,119 @@
+"""Whole runs of the task `embedding`: from texts alone to a folder that sentence-transformers loads."""
+
+import json
+
+import pytest
+import torch
+from small_world import recipe_values, tokenizer, write_model
+
+from secateur.deploy.verify import verify_folder
+from secateur.measure.random_inputs import padded_inputs
+from secateur.report.report import Report
+from secateur.run import pipeline, recipe
+from secateur.surgery.checkpoint import load, save
+from secateur.surgery.opening import open_model, open_tokenizer
+from secateur.surgery.sentence.attach import attach_head, head_of
+from secateur.surgery.sentence.head import SentenceHead, Settings
+from secateur.system.errors import UserError
+
+WORDS = ["fine", "bad", "good", "dull", "film", "book"]
+TEXTS = [" ".join((one, other, "and") * (1 + n % 2)) for n, one in enumerate(WORDS) for other in WORDS]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A model of sentence-transformers and texts, which do not have all of its words."""
+    folder = tmp_path_factory.mktemp("embedding")
+    model = open_model(write_model(folder / "encoder"))
+    settings = Settings({"query": "a ", "document": ""}, None, "cosine", 24)
+    save(
+        attach_head(model, SentenceHead(["mean"], width=16, settings=settings)), folder / "model", tokenizer=tokenizer()
+    )
+    (folder / "texts.txt").write_text("\n".join(TEXTS) + "\n")
+    return folder
+
+
+def made(world, **changed):
+    values = recipe_values(str(world / "model"), str(world / "texts.txt"))
+    return recipe.make(values | {"data.task": "embedding", "target.density": 0.3} | changed)
+
+
+@pytest.fixture(scope="module")
+def run(world):
+    """The folder of a run that prunes everything: the residual stream with a way back, and the vocabulary."""
+    changed = {"target.units": ["hidden", "ffn"], "target.output_dim": "teacher", "vocabulary": "task"}
+    pipeline.run(made(world, **changed), world / "run")
+    return world / "run"
+
+
+def test_the_result_has_the_width_of_the_teacher_and_a_narrower_stream(run):
+    model = load(run / "model")
+    head = head_of(model)
+    assert head.size == 16 and head.width < 16 and len(head.dense) == 1
+    assert not torch.equal(head.dense[0].linear.weight, torch.eye(16)[:, : head.width]), "it was trained"
+    assert head.settings.prompts == {"query": "a ", "document": ""}
+    assert model.config.vocab_size == 11, "one of the words does not occur"
+    assert verify_folder(run / "model", [padded_inputs(model)]).passed
+
+
+def test_sentence_transformers_gives_the_same_vectors(run):
+    library = pytest.importorskip("sentence_transformers")
+    theirs = library.SentenceTransformer(str(run / "model"), trust_remote_code=True, device="cpu")
+    words, model = open_tokenizer(run / "model"), open_model(run / "model")
+    batch = words([f"a {text}" for text in TEXTS], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        mine = model(**batch).sentence_embedding
+    found = torch.from_numpy(theirs.encode_query(TEXTS, batch_size=64))
+    torch.testing.assert_close(found, mine, rtol=1e-4, atol=1e-5)
+
+
+def test_the_report_compares_with_the_teacher(run):
+    report = Report.load(run)
+    assert report.metric == "neighbours" and set(report.scores) == {"neighbours", "cosine"}
+    assert report.teacher_scores == {"neighbours": 1.0, "cosine": pytest.approx(1.0)}
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert any("loss_embedding" in row and "loss_similarity" in row and "loss_logits" not in row for row in log)
+
+
+def test_without_a_way_back_the_vectors_are_shorter(world):
+    changed = {"target.units": ["hidden", "ffn"], "measurement.shapes": []}
+    pipeline.run(made(world, **changed), world / "shorter")
+    model = load(world / "shorter" / "model")
+    assert head_of(model).size == head_of(model).width < 16
+    assert set(Report.load(world / "shorter").scores) == {"neighbours"}
+
+
+def test_pairs_are_learned_from(world, tmp_path):
+    rows = [{"anchor": text, "positive": f"a {text}"} for text in TEXTS]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    terms = {"similarity": {}, "contrastive": {}}
+    changed = {"data.source": str(tmp_path / "pairs.jsonl"), "distillation.terms": terms, "measurement.shapes": []}
+    pipeline.run(made(world, **changed), tmp_path / "run")
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    values = [row["loss_contrastive"] for row in log if "loss_contrastive" in row]
+    assert values and all(value > 0 for value in values)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"distillation.terms": {"contrastive": {}}}, "compares rows of the same example"),
+        ({"distillation.terms": {}}, "observes the gradient of the terms labels, logits, and the loss has only hidden"),
+        ({"model": "encoder"}, "name a pooling by --pooling"),
+        ({"data.label": "text"}, "task 'embedding' has no label: leave out --label"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(world, changed, message):
+    values = changed | ({"model": str(world / changed["model"])} if "model" in changed else {})
+    with pytest.raises(UserError, match=message):
+        pipeline.run(made(world, **values), world / "refused")
+    assert not (world / "refused").exists()
+
+
+def test_a_way_back_is_refused_for_other_tasks(tmp_path):
+    from small_world import write_world
+
+    folder = write_world(tmp_path)
+    values = recipe_values(str(folder / "encoder"), str(folder / "data.csv")) | {"target.output_dim": "teacher"}
+    with pytest.raises(UserError, match="this task has none: leave it out"):
+        pipeline.run(recipe.make(values), tmp_path / "run")
