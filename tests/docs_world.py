@@ -103,7 +103,8 @@ def build(folder: Path) -> None:
         (folder / "recipes" / path.name).write_text(smaller(path.read_text(encoding="utf-8")), encoding="utf-8")
     for name in EMBEDDERS:
         write_embedder(folder / name / "model")
-    write_sentence_model(folder / "sentence-minilm")
+    for name in ("sentence-minilm", "sentence-transformers/all-MiniLM-L6-v2"):
+        write_sentence_model(folder / name)
     for name, values in RUNS.items():
         given = {"model": "bert-base-sst2", "data": "glue/sst2", "target.density": 0.6, "training.bf16": False}
         pipeline.run(recipe.make(given | SHORTER | values), folder / name)
