@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from secateur.deploy.export_facts import KEY, ExportFacts
 from secateur.deploy.graph import Graph, example_inputs, only
+
+if TYPE_CHECKING:
+    import onnx
 
 OPSETS = range(17, 21)
 """LayerNormalization begins with 17; the tracing exporter ends at 20."""
@@ -73,6 +77,11 @@ def _quantise(path: Path, calibration: list[dict[str, np.ndarray]]) -> None:
 
     Activations have the ranges found on `calibration`, or those of each batch if it is empty. The products of two
     activations (scores and contexts of attention) stay in fp32, as does everything that is no product.
+
+    Weights that are multiplied take 7 of the 8 bits, -64 to 64, with which the file is right on every processor. One
+    with AVX2 or AVX-512 but without VNNI adds two products of an unsigned 8-bit activation and a weight in 16 signed
+    bits, and cuts larger sums off: 2 x 255 x 127 does not fit, 2 x 255 x 64 = 32,640 does. Tables whose rows are only
+    looked up take all 8 bits. (oneDNN, "Nuances of int8 computations"; ONNX Runtime, pull request 12088.)
     """
     import onnx
     from onnxruntime import quantization as ort
@@ -80,7 +89,7 @@ def _quantise(path: Path, calibration: list[dict[str, np.ndarray]]) -> None:
     model = onnx.load(path)
     model.graph.ClearField("value_info")  # the tracer's shapes contradict those that ONNX Runtime infers, which fails
     names = {port.name for port in model.graph.input}
-    shared = {"per_channel": True, "weight_type": ort.QuantType.QInt8}
+    shared = {"per_channel": True, "weight_type": ort.QuantType.QInt8, "reduce_range": True}
     if not calibration:
         ort.quantize_dynamic(model, path, **shared)
         return
@@ -91,9 +100,19 @@ def _quantise(path: Path, calibration: list[dict[str, np.ndarray]]) -> None:
         quant_format=ort.QuantFormat.QDQ,
         activation_type=ort.QuantType.QUInt8,
         op_types_to_quantize=["MatMul", "Gemm", "Gather"],
-        extra_options={"MatMulConstBOnly": True},
+        extra_options={"MatMulConstBOnly": True, "TensorQuantOverrides": _whole_range(model)},
         **shared,
     )
+
+
+def _whole_range(model: onnx.ModelProto) -> dict[str, list[dict[str, bool]]]:
+    """ONNX Runtime's options for the float tables that are only looked up; dynamic quantisation needs none."""
+    import onnx
+
+    looked_up = {node.input[0] for node in model.graph.node if node.op_type == "Gather"}
+    others = {name for node in model.graph.node for name in node.input[1 if node.op_type == "Gather" else 0 :]}
+    tables = {tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
+    return {name: [{"reduce_range": False}] for name in sorted(tables & looked_up - others)}
 
 
 class _Reader:
