@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from secateur.deploy.export import export as export
     from secateur.deploy.hub_layout import ExportedFolder as ExportedFolder
     from secateur.deploy.hub_layout import export_folder as export_folder
+    from secateur.deploy.publish import Published as Published
+    from secateur.deploy.publish import publish as publish
     from secateur.deploy.verify import Verification as Verification
     from secateur.deploy.verify import verify as verify
     from secateur.measure.bench import Measurement as Measurement
@@ -93,6 +95,7 @@ _MODULE_OF = {
     "Movement": "methods.movement",
     "Parameters": "budget.parameters",
     "Plan": "structure.plan",
+    "Published": "deploy.publish",
     "PruningTrainer": "training.trainer",
     "Random": "methods.random",
     "Schedule": "methods.schedules",
@@ -123,6 +126,7 @@ _MODULE_OF = {
     "measure_latency": "measure.latency_sweep",
     "new_model": "run.new_model",
     "plain": "surgery.stock",
+    "publish": "deploy.publish",
     "quantise_embeddings": "surgery.quantisation",
     "save": "surgery.checkpoint",
     "sensitivity": "measure.sensitivity",

@@ -2,17 +2,26 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
+import torch
 import yaml
 from huggingface_hub import ModelCard
-from small_world import recipe_values, write_data, write_model
+from small_world import config, recipe_values, tokenizer, write_data, write_model
+from transformers import BertModel
 
+from secateur.budget.space import Space
+from secateur.deploy.publish import publish
 from secateur.methods import METHODS
 from secateur.report.model_card import card, paper_of
 from secateur.report.report_text import footnotes, score_table
 from secateur.run import pipeline, recipe
-from secateur.surgery.checkpoint import load
+from secateur.structure.plan import Plan
+from secateur.surgery.checkpoint import load, save
+from secateur.surgery.cut import cut
+from secateur.surgery.sentence.attach import attach_head
+from secateur.surgery.sentence.head import SentenceHead
 
 HEADER = "---\nlicense: apache-2.0\nlanguage: en\npipeline_tag: fill-mask\n---\n# A model\n"
 
@@ -67,9 +76,49 @@ def test_hub_names_are_in_the_header_and_a_missing_licence_is_noted(finished):
     values["splits"]["validation"] = "test"
     text = card(type(report)(**values), load(folder / "model"))
     header = yaml.safe_load(text.split("---\n")[1])
-    assert header["base_model"] == "someone/some-bert" and header["datasets"] == "glue/sst2"
-    assert scored_data(text)["split"] == "test" and "accuracy on 4 test rows" in text
+    assert header["base_model"] == "someone/some-bert" and header["datasets"] == ["nyu-mll/glue"]
+    assert header["base_model_relation"] == "finetune"
+    data = scored_data(text)
+    assert (data["type"], data["config"], data["name"]) == ("nyu-mll/glue", "sst2", "glue/sst2")
+    assert data["split"] == "test" and "accuracy on 4 test rows" in text
     assert "license" not in header and "whose card names no licence: ask its authors" in text
+
+
+def test_the_card_of_an_embedding_model_loads_it_and_names_what_it_was_scored_on(finished, tmp_path):
+    report = finished[1]
+    data = report.recipe["data"] | {"task": "embedding", "evaluation": str(tmp_path / "pairs.csv")}
+    model = attach_head(BertModel(config()), SentenceHead(["mean"], width=config().hidden_size))
+    space = Space(model, "ffn")
+    model = cut(model, Plan.of(space, (torch.arange(len(space)) % 2).float()))
+    text = card(replace(report, recipe=report.recipe | {"data": data}), model)
+    save(model, tmp_path / "model", tokenizer=tokenizer(), card=text)
+    header = yaml.safe_load(text.split("---\n")[1])
+    assert (header["library_name"], header["pipeline_tag"]) == ("sentence-transformers", "sentence-similarity")
+    scored = scored_data(text)
+    assert scored == {"name": "pairs.csv", "type": "unknown"} and str(tmp_path) not in text
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        space = {}
+        exec(code.replace("path/to/this/folder", str(tmp_path / "model")), space)
+    assert space["model"].encode("a fine film").shape == (config().hidden_size,)
+
+
+def test_the_card_of_a_cross_encoder_names_its_task(finished):
+    folder, report = finished
+    data = report.recipe["data"] | {"task": "reranking", "source": "org/passages:dev"}
+    text = card(replace(report, recipe=report.recipe | {"data": data}), load(folder / "model"))
+    header = yaml.safe_load(text.split("---\n")[1])
+    assert (header["library_name"], header["pipeline_tag"]) == ("sentence-transformers", "text-ranking")
+    assert "CrossEncoder(" in text and header["datasets"] == ["org/passages"] and scored_data(text)["config"] == "dev"
+
+
+def test_the_folder_of_a_run_is_ready_to_be_published(finished):
+    """Its base model and its data are folders here, of which no path is in any file."""
+    folder, report = finished
+    assert report.recipe["model"].startswith("/")
+    done = publish(folder, "org/small", base_model="org/bert", dataset="org/reviews", dry_run=True)
+    header = done.header
+    assert done.missing == () and (header["base_model"], header["license"]) == ("org/bert", "apache-2.0")
+    assert header["base_model_relation"] == "finetune" and header["datasets"] == ["org/reviews"]
 
 
 def scored_data(text):

@@ -53,6 +53,9 @@ COMMANDS: Mapping[str, Entry] = {
     "verify": Entry(
         "deploy_commands", "verify_model", "Verify that the masked, the compact and the loaded model agree."
     ),
+    "publish": Entry(
+        "publish_commands", "publish_model", "Put a model on the hub, in one commit: all of it or nothing."
+    ),
     "report": Entry("study_commands", "report_run", "Write the report pages of a finished run again."),
     "compare": Entry("study_commands", "compare_runs", "Compare finished runs: score against density, size and speed."),
     "sensitivity": Entry("study_commands", "study_sensitivity", "Score a model with one group at a time cut."),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,23 +12,22 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import PreTrainedModel
 
+from secateur.deploy.card_metadata import OWN_TAGS, RANKING, RELATION, Kind, kind_of, on_hub
+from secateur.deploy.upload_set import PLACEHOLDER
 from secateur.methods import METHODS
 from secateur.report import markdown
 from secateur.report.report import Report
 from secateur.report.report_text import footnotes, score_table, target_text
 from secateur.report.size_text import headline
 from secateur.surgery.auto_classes import auto_class_of
+from secateur.tasks.splits import hub_source, is_path
 
+UNKNOWN = "unknown"
+"""The kind of data that is not on the hub, as sentence-transformers writes it."""
 INHERITED = ("license", "license_name", "license_link", "language")
 """Fields of the base model's card that apply to every model derived from it."""
-PIPELINES = {
-    "AutoModelForSequenceClassification": "text-classification",
-    "AutoModelForTokenClassification": "token-classification",
-    "AutoModelForQuestionAnswering": "question-answering",
-    "translation": "translation",
-    "summarisation": "summarization",
-}
-"""Task of a recipe, or for other tasks the class that loads the head -> the name of the task on the hub."""
+TASKS = {"translation": "translation", "summarisation": "summarization", "reranking": RANKING}
+"""Task of a recipe -> its name on the hub, where the model alone does not tell."""
 LOADING = """\
 ```python
 import secateur  # pip install secateur
@@ -52,6 +50,22 @@ from transformers import {auto}
 model = {auto}.from_pretrained("{folder}", trust_remote_code=True)
 ```
 """
+BY_SENTENCE_TRANSFORMERS = """\
+```python
+import secateur  # pip install secateur
+
+model = secateur.load("{folder}")
+```
+
+Its vectors, or the scores of its pairs, by sentence-transformers, with the code in the folder (read
+`modeling_secateur.py` first):
+
+```python
+from sentence_transformers import {loader}
+
+model = {loader}("{folder}", trust_remote_code=True)
+```
+"""
 GENERATOR = "AutoModelForSeq2SeqLM"
 """The head whose card shows how to generate text."""
 GENERATION = """\
@@ -60,7 +74,7 @@ To generate text (version 5 of transformers has no pipeline for it):
 ```python
 from transformers import AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
 inputs = tokenizer([{text!r}], return_tensors="pt", padding=True)
 print(tokenizer.batch_decode(model.generate(**inputs, num_beams=5), skip_special_tokens=True))
 ```
@@ -81,39 +95,45 @@ def card(report: Report, model: PreTrainedModel) -> str:
         model: the compact model; its class decides how it is loaded.
     """
     recipe, auto = report.recipe, auto_class_of(model.config)
-    method, source = recipe["method"]["name"], recipe["data"]["source"]
+    method, source = recipe["method"]["name"], hub_source(recipe["data"]["source"])
     name, base = f"{Path(recipe['model']).name}-{method}", header_of(recipe["model"])
+    base_model = recipe["model"] if on_hub(recipe["model"]) else base.get("base_model")
+    kind = kind_of(model, TASKS.get(recipe["data"].get("task")))
     data = ModelCardData(
         model_name=name,
-        base_model=recipe["model"] if is_hub_name(recipe["model"]) else base.get("base_model"),
-        datasets=source if is_hub_name(source) else None,
-        library_name="transformers",
-        pipeline_tag=_pipeline(recipe, auto),
-        tags=["pruned", "structured-pruning", "secateur", method],
-        eval_results=_results(report, _pipeline(recipe, auto) or "other"),
+        base_model=base_model,
+        base_model_relation=RELATION if base_model else None,
+        datasets=[source[0]] if source else None,
+        library_name=kind.library,
+        pipeline_tag=kind.task,
+        tags=[*OWN_TAGS, method, *kind.tags],
+        eval_results=_results(report, kind.task or "other"),
         **{key: base[key] for key in INHERITED if key in base},
     )
-    return f"---\n{data.to_yaml()}\n---\n\n{_body(report, auto, name, base)}"
-
-
-def _pipeline(recipe: Mapping[str, Any], auto: str) -> str | None:
-    return PIPELINES.get(recipe["data"]["task"], PIPELINES.get(auto))
+    return f"---\n{data.to_yaml()}\n---\n\n{_body(report, auto, kind, name, base)}"
 
 
 def _results(report: Report, task: str) -> list[EvalResult]:
-    data = str(report.recipe["data"]["source"])
+    """The scores, with the data that they are about: its name on the hub, or that of a file or folder."""
+    data = report.recipe["data"]
+    scored, split = data.get("evaluation"), report.splits["validation"]
+    if scored is None:
+        scored = data["source"]
+    else:
+        split = None
+    path, config = hub_source(scored) or (UNKNOWN, None)
+    of: dict[str, Any] = {"dataset_config": config, "dataset_split": split}
     return [
-        EvalResult(task, data, Path(data).name, name, round(score, 4), dataset_split=report.splits["validation"])
-        for name, score in report.scores.items()
+        EvalResult(task, path, shown(scored), metric, round(score, 4), **of) for metric, score in report.scores.items()
     ]
 
 
-def _body(report: Report, auto: str, name: str, base: dict[str, Any]) -> str:
+def _body(report: Report, auto: str, kind: Kind, name: str, base: dict[str, Any]) -> str:
     """The text below the header, in Markdown."""
     sections = [
         f"# {name}\n\n{_summary(report)}",
         f"## Numbers\n\n{_numbers(report)}",
-        f"## How to load it\n\n{_loading(report, auto)}",
+        f"## How to load it\n\n{_loading(report, auto, kind)}",
         f"## Sources\n\n{_sources(report, base)}",
         f"## Limits\n\n{LIMITS}",
     ]
@@ -123,7 +143,7 @@ def _body(report: Report, auto: str, name: str, base: dict[str, Any]) -> str:
 def _summary(report: Report) -> str:
     recipe = report.recipe
     return (
-        f"`{recipe['model']}`, fine-tuned for `{recipe['data']['source']}` and pruned to "
+        f"`{shown(recipe['model'])}`, fine-tuned for `{shown(recipe['data']['source'])}` and pruned to "
         f"{report.density['prunable']:.1%} of the prunable parameters of its layers by structured pruning with "
         f"distillation (method `{recipe['method']['name']}`, target {target_text(report)}). It is an ordinary "
         f"checkpoint with smaller tensors.\n\n**{headline(report)}**"
@@ -137,21 +157,24 @@ def _numbers(report: Report) -> str:
     return "\n".join([*table, "", *(f"- {note}" for note in notes)])
 
 
-def _loading(report: Report, auto: str) -> str:
-    loading = LOADING.format(folder="path/to/this/folder", auto=auto)
+def _loading(report: Report, auto: str, kind: Kind) -> str:
+    if kind.library == "sentence-transformers":
+        loader = "CrossEncoder" if kind.task == RANKING else "SentenceTransformer"
+        return BY_SENTENCE_TRANSFORMERS.format(folder=PLACEHOLDER, loader=loader).rstrip()
+    loading = LOADING.format(folder=PLACEHOLDER, auto=auto)
     if auto == GENERATOR:
         prefix = report.recipe["data"]["options"].get("prefix", "")
-        loading += "\n" + GENERATION.format(text=f"{prefix}a text")
+        loading += "\n" + GENERATION.format(folder=PLACEHOLDER, text=f"{prefix}a text")
     return loading.rstrip()
 
 
 def _sources(report: Report, base: dict[str, Any]) -> str:
-    recipe = report.recipe
+    recipe, data = report.recipe, shown(report.recipe["data"]["source"])
     return "\n".join(
         [
-            f"- base model: `{recipe['model']}`{_licence_text(base)}",
-            f"- teacher: `{recipe['teacher'] or 'the base model, fine-tuned'}`",
-            f"- data: `{recipe['data']['source']}`, {report.rows['train']:,} training rows, whose terms apply too",
+            f"- base model: `{shown(recipe['model'])}`{_licence_text(base)}",
+            f"- teacher: `{shown(recipe['teacher'] or 'the base model, fine-tuned')}`",
+            f"- data: `{data}`, {report.rows['train']:,} training rows, whose terms apply too",
             f"- method: {paper_of(METHODS.get(recipe['method']['name']))}",
             "- `plan.json` lists the kept units; made with [secateur](https://pypi.org/project/secateur)",
         ]
@@ -171,9 +194,9 @@ def paper_of(method: type[Any]) -> str:
     return (module.__doc__ or method.__doc__ or method.__name__).strip().partition("\n")[0].rstrip(".")
 
 
-def is_hub_name(name: str) -> bool:
-    """Whether a name is one on the hub, not a path or the name of an embedded data set."""
-    return not Path(name).exists() and "/" in name
+def shown(name: str) -> str:
+    """A name as a card says it: of a file or folder only the last part, for a card is read on other machines."""
+    return Path(name).name if Path(name).exists() or is_path(name) else name
 
 
 def header_of(name: str) -> dict[str, Any]:

@@ -127,12 +127,24 @@ def _folder_parts(folder: Path, config: str | None = None) -> dict[str, Part]:
     raise UserError(f"data {str(folder)!r} holds no file that can be read: give a file for each split, as {FORMS}")
 
 
-def _hub_parts(name: str) -> dict[str, Part]:
+def hub_source(name: str) -> tuple[str, str | None] | None:
+    """The repository on the hub and the configuration that a name of data means; None if it means other data."""
+    path = Path(name.rpartition(":")[0] or name).expanduser()
+    if name in EMBEDDED or path.exists() or Path(name).exists() or is_path(name) or form(Path(name)) in READERS:
+        return None
+    return _on_hub(name)
+
+
+def _on_hub(name: str) -> tuple[str, str | None]:
     path, _, config = name.partition(":")
     collection, _, member = path.partition("/")
     if collection in COLLECTIONS and member:
         path, config = COLLECTIONS[collection], member
-    return loaded_parts(load_repository(path, config or None, name))
+    return path, config or None
+
+
+def _hub_parts(name: str) -> dict[str, Part]:
+    return loaded_parts(load_repository(*_on_hub(name), name))
 
 
 def _first(

@@ -1,0 +1,215 @@
+"""The files of a model folder that are published, checked before any of them leaves this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from secateur.deploy.card_metadata import OWN_TAGS, RELATION, header_in, kind_of, with_keys
+from secateur.deploy.formats import read_facts
+from secateur.deploy.graph import weights_hash
+from secateur.deploy.machine_paths import SUFFIXES, paths_in
+from secateur.surgery import compact
+from secateur.surgery.hub import may_be_on_hub
+from secateur.surgery.opening import model_folder, open_model
+from secateur.system.errors import UserError
+
+CARD = "README.md"
+LEFT_OUT = (
+    ".*", "__pycache__", "*.partial", "training_args.bin", "pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl",
+    "*.pickle",
+)  # fmt: skip
+"""Names of files and folders that are not published: hidden ones, unfinished ones, and pickles, which run code."""
+PLACEHOLDER = "path/to/this/folder"
+"""What a card says in place of the model's name, until it has one."""
+NAMED = {
+    "base_model": re.compile(r"^- base model: `([^`\n]+)`", re.MULTILINE),
+    "datasets": re.compile(r"^- data: `([^`\n]+)`", re.MULTILINE),
+}
+"""Key of a card's header -> the line of the card of a run that names it."""
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What the user says about a model that its card may not know; None where nothing is said.
+
+    Attributes:
+        base_model, dataset: names on the hub.
+        license: as the hub abbreviates it, such as apache-2.0.
+    """
+
+    base_model: str | None = None
+    dataset: str | None = None
+    license: str | None = None
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """By the keys of a card's header."""
+        given = {"base_model": self.base_model, "datasets": self.dataset, "license": self.license}
+        return {key: value for key, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class UploadSet:
+    """The files that are published.
+
+    Attributes:
+        files: path in the repository -> a file, or its content where that is changed for the hub.
+        header: of the card, as the hub will read it.
+        left_out: paths in the folder that are not published.
+    """
+
+    files: Mapping[str, Path | bytes]
+    header: Mapping[str, Any]
+    left_out: tuple[str, ...]
+
+    def sizes(self) -> dict[str, int]:
+        """Path in the repository -> bytes."""
+        return {
+            name: len(content) if isinstance(content, bytes) else content.stat().st_size
+            for name, content in self.files.items()
+        }
+
+
+def upload_set(folder: Path, name: str, *, stated: Stated, onnx: Path | None, on_main: bool) -> UploadSet:
+    """The files of a model folder or of a finished run, with the card made ready for the hub.
+
+    Args:
+        name: of the repository; it takes the place of `PLACEHOLDER` in the card.
+        onnx: a folder of `export_folder`, of which the folder `onnx` is added.
+        on_main: whether the name alone leads to these files, so that the card can show it.
+
+    Raises:
+        UserError: the model cannot be loaded, or a file is not what was saved; there is no card, or it contradicts what
+            is stated; a text has a path of this machine; the ONNX files were made from another model.
+    """
+    folder = model_folder(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder: give that of a model, or of a finished run")
+    if not (folder / CARD).is_file():
+        raise UserError(f"{folder} has no {CARD}, the card that says what a model is: write one, then publish")
+    _check_stated(stated)
+    model = open_model(folder)
+    found, left_out = _found(folder)
+    if onnx is not None:
+        found |= _onnx_files(onnx, model)
+    text = _card(folder / CARD, model, stated, name if on_main else PLACEHOLDER)
+    files: dict[str, Path | bytes] = {**found, CARD: text.encode()}
+    if compact.SUMS in found:
+        files[compact.SUMS] = _sums(found[compact.SUMS], text.encode())
+    for place, path in found.items():
+        if place != CARD and place.endswith(SUFFIXES):
+            _check_paths(place, path.read_text(encoding="utf-8", errors="replace"))
+    header = header_in(text, CARD)
+    _check_sources(header)
+    return UploadSet(dict(sorted(files.items())), header, left_out)
+
+
+def _check_stated(stated: Stated) -> None:
+    for what, name in (("--base-model", stated.base_model), ("--dataset", stated.dataset)):
+        if name is not None and not may_be_on_hub(name):
+            raise UserError(f"{what} expects a name on the hub, such as org/name, got {name!r}")
+
+
+def _found(folder: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """Path in the repository -> file, and the paths that are left out."""
+    every = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    out = {place for place in every if any(fnmatch(part, glob) for part in place.parts for glob in LEFT_OUT)}
+    files = {place.as_posix(): path for place, path in every.items() if place not in out}
+    return files, tuple(sorted(place.as_posix() for place in out))
+
+
+def _onnx_files(folder: Path, model: PreTrainedModel) -> dict[str, Path]:
+    """The files in the folder `onnx` of an export, which must be of this model."""
+    files = {f"onnx/{path.name}": path for path in sorted((folder / "onnx").glob("*")) if path.is_file()}
+    graphs = [path for path in files.values() if path.suffix == ".onnx"]
+    if not graphs:
+        raise UserError(f"{folder} has no onnx/*.onnx: give a folder that secateur export --layout hub has written")
+    here = weights_hash(model)
+    for path in graphs:
+        if read_facts(path).source != here:
+            raise UserError(f"{path} was made from other weights than those that are published: export the model again")
+    return files
+
+
+# The card
+
+
+def _card(path: Path, model: PreTrainedModel, stated: Stated, name: str) -> str:
+    """The card with what its header lacks, the names on the hub, and the name by which the model is loaded."""
+    try:
+        text = path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not text in UTF-8: save it so") from error
+    for key, value in stated.keys.items():
+        if key in NAMED and (line := NAMED[key].search(text)):
+            text = _renamed(text, line[1], value)
+    text = text.replace(PLACEHOLDER, name)
+    header = header_in(text, str(path))
+    _check_agreement(header, stated, path)
+    _check_paths(CARD, text)
+    return with_keys(text, _missing(header, model, stated))
+
+
+def _renamed(text: str, old: str, new: str) -> str:
+    """A card in which a name is another one; a path, which the cards of secateur 0.1.0 have, wherever it stands."""
+    pattern = rf"{re.escape(old)}(?![\w/-])" if Path(old).is_absolute() else f"(?<=`){re.escape(old)}(?=`)"
+    return re.sub(pattern, lambda found: new, text)
+
+
+def _check_agreement(header: Mapping[str, Any], stated: Stated, path: Path) -> None:
+    for key, value in stated.keys.items():
+        own = header.get(key)
+        if own is not None and value not in ([own] if isinstance(own, str) else own):
+            raise UserError(f"{path} has {key} {own!r}, and {value!r} was given: correct the card, or leave it out")
+
+
+def _missing(header: Mapping[str, Any], model: PreTrainedModel, stated: Stated) -> dict[str, Any]:
+    """The keys that a card lacks, as far as they are known."""
+    kind, pruned = kind_of(model, header.get("pipeline_tag")), isinstance(model, compact.Pruned)
+    known: dict[str, Any] = {"library_name": kind.library, "pipeline_tag": kind.task, **stated.keys}
+    known["tags"] = [*(OWN_TAGS if pruned else ()), *kind.tags]
+    if isinstance(known.get("datasets"), str):
+        known["datasets"] = [known["datasets"]]
+    if "base_model" in {**header, **known}:
+        known["base_model_relation"] = RELATION
+    return {key: value for key, value in known.items() if value and key not in header}
+
+
+def _check_sources(header: Mapping[str, Any]) -> None:
+    """Refuse a card whose sources are not on the hub.
+
+    Raises:
+        UserError: with the option or the key to correct.
+    """
+    for key in ("base_model", "datasets"):
+        own = header.get(key) or []
+        for name in [own] if isinstance(own, str) else own:
+            if not may_be_on_hub(str(name)):
+                raise UserError(f"{CARD} has {key} {name!r}, which is no name on the hub: correct it, or leave it out")
+
+
+# Checks of what goes up
+
+
+def _sums(path: Path, card: bytes) -> bytes:
+    """`SHA256SUMS`, for the changed card too, if it lists the card."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    new = f"{hashlib.sha256(card).hexdigest()}  {CARD}"
+    return "".join(f"{new if line.endswith(f'  {CARD}') else line}\n" for line in lines).encode()
+
+
+def _check_paths(name: str, text: str) -> None:
+    """Refuse a text with a path of this machine."""
+    for line, path in paths_in(name, text):
+        advice = "give --base-model and --dataset, or write" if name == CARD else "write"
+        raise UserError(
+            f"{name}, line {line}, has a path of this machine, {path}: {advice} a name there that others know"
+        )
