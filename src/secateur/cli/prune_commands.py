@@ -126,7 +126,7 @@ def demo(
     task: Annotated[str, typer.Option(help=f"{' or '.join(DEMOS)}.")] = "classification",
     as_json: Json = False,
 ) -> None:
-    """Prune the MiniLM-L6 of a package on BBC news, in minutes: to 5% density, or as an embedding model to 20%."""
+    """Prune the MiniLM-L6 of a package on BBC news, in minutes: to 5%, or as an embedding model."""
     if task not in DEMOS:
         raise UserError(f"there is no demo of the task {task!r}: choose {' or '.join(DEMOS)}")
     package = find_spec(DEMO_MODEL)
