@@ -182,7 +182,8 @@ def train(data: Folder, model: str = "", label: str = "", seed: int = -1) -> Non
                 (sweep if len(densities) > 1 else run)(make(values), one.folder(number))
     if "layers".startswith(label) and "MiniLM-L6".startswith(model) and seed in (-1, 0):
         for layers in LAYERS:
-            train_first_layers(values_of("MiniLM-L6", {}), layers, RUNS / "MiniLM-L6" / f"layers-{layers}")
+            place = RUNS / "MiniLM-L6" / f"layers-{layers}"
+            train_first_layers(values_of("MiniLM-L6", {}), layers, place, SWEEPS[0].folder(0))
 
 
 # Results

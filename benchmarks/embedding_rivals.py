@@ -70,8 +70,12 @@ def int8_scores(model: Any, evaluations: list[Evaluated]) -> tuple[dict[str, lis
         return scores_by_metric([one.scores_of_runner(run) for one in evaluations]), written.bytes / 1e6
 
 
-def train_first_layers(values: Mapping[str, Any], layers: int, place: Path) -> None:
-    """Train the first layers of a model with the terms, the texts and the steps of a recipe, and save the result."""
+def train_first_layers(values: Mapping[str, Any], layers: int, place: Path, shared: Path) -> None:
+    """Train the first layers of a model with the terms, the texts and the steps of a recipe, and save the result.
+
+    Args:
+        shared: where the teacher's outputs are kept, those of a run too.
+    """
     import secateur as sec
     from secateur.run.context import Context
     from secateur.run.models import load_teacher
@@ -82,8 +86,8 @@ def train_first_layers(values: Mapping[str, Any], layers: int, place: Path) -> N
 
     if (place / "model").is_dir():
         return
-    recipe = make({**values, "distillation.hidden": "last", "distillation.match": "nearest"})
-    context = Context(recipe, place, RunData(recipe))
+    recipe = make({**values, "distillation.match": "nearest"})
+    context = Context(recipe, place, RunData(recipe), shared=shared)
     student: Any = load_teacher(context)
     student.encoder.layer = student.encoder.layer[:layers]
     student.config.num_hidden_layers = layers
