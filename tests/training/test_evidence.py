@@ -20,8 +20,9 @@ class Observing:
         self.observed.append(gradient)
 
 
-def evidence(method, **options):
-    return Evidence(method, SimpleNamespace(watch=lambda name, value: None), **{"cut": False} | options)
+def evidence(method, terms=("labels", "logits", "hidden", "mine"), cut=False):
+    own = [SimpleNamespace(name=name, heard_as=None) for name in terms]
+    return Evidence(method, SimpleNamespace(watch=lambda name, value: None), own, cut=cut)
 
 
 def test_evidence_is_the_signed_gradient_of_the_whole_step():
@@ -41,8 +42,8 @@ def test_evidence_is_the_signed_gradient_of_the_whole_step():
 def test_terms_that_read_no_mask_are_no_evidence_where_the_model_is_cut():
     masks, elsewhere = torch.ones(2, requires_grad=True), torch.ones((), requires_grad=True)
     with pytest.raises(RuntimeError, match="have been used"):
-        evidence(Observing()).gradient({"labels": elsewhere * 2}, masks, micro_batches=1)
-    gradient = evidence(Observing(), cut=True).gradient({"labels": elsewhere * 2}, masks, micro_batches=1)
+        evidence(Observing(), ["labels"]).gradient({"labels": elsewhere * 2}, masks, micro_batches=1)
+    gradient = evidence(Observing(), ["labels"], cut=True).gradient({"labels": elsewhere * 2}, masks, micro_batches=1)
     assert gradient.tolist() == [0.0, 0.0]
 
 

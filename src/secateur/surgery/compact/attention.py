@@ -51,7 +51,9 @@ class CompactAttention(nn.Module):
                 projection = getattr(stock, name)
                 if projection.out_features != sum(sizes):
                     raise ValueError(f"{name} has {projection.out_features} outputs, its heads have {sum(sizes)}")
-        kept = {*(self.names if self.buckets else ()), self.output}
+        kept = {*(self.names if self.buckets else ()), self.output} - {None}
+        if missing := kept - {name for name, _ in stock.named_children()}:
+            raise AttributeError(f"the attention has no {min(missing)}")
         for name, module in stock.named_children():  # in its order, in which an optimizer's moments are stored
             if name in kept:
                 self.add_module(name, module)
