@@ -51,4 +51,4 @@ def test_terms_that_read_no_mask_are_no_evidence_where_the_model_is_cut():
 def test_without_masks_or_a_method_nothing_is_collected(method):
     masks = None if method else torch.ones(2, requires_grad=True)
     values = {"labels": torch.ones((), requires_grad=True) * 2}
-    assert evidence(method).gradient(values, masks, micro_batches=1) is None
+    assert evidence(method, ["labels"]).gradient(values, masks, micro_batches=1) is None
