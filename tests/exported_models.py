@@ -11,13 +11,13 @@ from secateur.structure.plan import Plan
 from secateur.surgery.cut import cut
 
 
-def dense(which):
-    return tiny(*which, dtype=torch.float32, dropout=0.1)
+def dense(which, **sizes):
+    return tiny(*which, dtype=torch.float32, dropout=0.1, **sizes)
 
 
-def irregular(which):
+def irregular(which, **sizes):
     """Heads of different sizes, a narrower residual stream, word embeddings of some pieces, factorised and in int8."""
-    model = dense(which)
+    model = dense(which, **sizes)
     space = Space(model, "ffn", "qk", "vo", "hidden")
     thin = {"embedding_rank": 5, "embedding_rows": "int8", "vocabulary": every_second(model)}
     return cut(model, Plan.of(space, random_masks(space, soft=True), **thin))

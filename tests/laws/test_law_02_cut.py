@@ -6,6 +6,7 @@ from kept_pieces import SHARING, every_second, in_both_numbers, of_kept_pieces
 from law_assertions import assert_cut_equals_masked, assert_same, everything, of_kept_stream, under_masks
 from tiny_models import (
     ARCHITECTURES,
+    CLASSIFIERS,
     LAYOUTS,
     LEADING,
     METHODS,
@@ -37,6 +38,14 @@ def test_cut_equals_masked(which, units, soft):
     space = Space(model, *units)
     masks = random_masks(space, soft=soft)
     assert_cut_equals_masked(model, Plan.of(space, masks), masks)
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize("which", CLASSIFIERS)
+def test_cut_equals_masked_for_one_output(which, soft):
+    model = tiny(*which, num_labels=1)
+    space = Space(model, "hidden", "head", "sublayer", "ffn")
+    assert_cut_equals_masked(model, Plan.of(space, masks := random_masks(space, soft=soft)), masks)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -44,6 +44,11 @@ def test_onnx_outputs_equal_those_of_a_compact_model_with_any_head(which, tmp_pa
     assert_exported_is_model(irregular(which), tmp_path / "model.onnx")
 
 
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_one_output_is_exported_with_its_axis(suffix, tmp_path):
+    assert_exported_is_model(irregular(("bert", "ForSequenceClassification", 0), num_labels=1), tmp_path / f"m{suffix}")
+
+
 @pytest.mark.parametrize("make", [dense, edges], ids=lambda make: make.__name__)
 @pytest.mark.parametrize("which", CLASSIFIERS)
 def test_onnx_outputs_equal_those_of_dense_and_irregular_models(which, make, tmp_path):

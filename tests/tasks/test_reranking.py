@@ -2,16 +2,18 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict
+from scipy.stats import spearmanr
 from small_world import config, recipe_values, tokenizer, write_model
 from transformers import BertForSequenceClassification, EvalPrediction
 
 import secateur
-from secateur.measure.evaluation import encoded
+from secateur.measure.evaluation import encoded, predicted
 from secateur.run import pipeline, recipe
 from secateur.system.errors import UserError
 from secateur.tasks.reranking import Reranking
@@ -38,9 +40,9 @@ def alone(path):
     return write(path, [{"query": query, "passage": f"a {query} film"} for query in QUERIES])
 
 
-def cross_encoder(folder, outputs=1, **settings):
+def cross_encoder(folder, outputs=1, seed=0, **settings):
     """A model whose scores differ from pair to pair."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = BertForSequenceClassification(config(num_labels=outputs, **settings))
     torch.nn.init.normal_(model.classifier.weight)
     model.save_pretrained(folder)
@@ -182,8 +184,13 @@ def test_the_scores_of_two_lists_by_hand(tmp_path):
     assert found[NDCG] == pytest.approx((1 / np.log2(3) + 1) / 2)
     ranks = np.array([2, 3, 1, 5, 4, 6]), np.array([5.5, 2.5, 2.5, 5.5, 2.5, 2.5])
     assert found["spearman"] == pytest.approx(np.corrcoef(*ranks)[0, 1])
-    whole = task.compute_metrics(EvalPrediction(logits, labels))
-    assert whole[MRR] == pytest.approx(1 / 2)  # as one list: the passage with 9 first, then that with 5
+
+
+def test_metrics_without_rows_are_those_of_the_scored_pairs_in_order(tmp_path):
+    """Of both lists of four, the relevant passage is the first: it is on place 1 and on place 4."""
+    task = Reranking.from_data(with_negatives(tmp_path / "d.jsonl"))
+    logits, labels = np.array([9.0, 1, 2, 3, 0, 1, 2, 3]), np.array([1.0, 0, 0, 0] * 2)
+    assert task.compute_metrics(EvalPrediction(logits, labels))[MRR] == pytest.approx((1 + 1 / 4) / 2)
 
 
 def test_a_random_order_has_the_mean_of_all_orders():
@@ -224,6 +231,23 @@ def test_pairs_alone_need_a_model_that_scores_them(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_pairs_alone_are_compared_with_the_scores_of_the_teacher(tmp_path):
+    folder, other = (cross_encoder(tmp_path / f"{seed}", seed=seed) for seed in (0, 1))
+    task = Reranking.from_data(alone(tmp_path / "d.jsonl")).fitted(folder, "model")
+    assert task.metric == "spearman" and task.reference == folder
+    rows = encoded(task, "validation", tokenizer(), 6, [1, 0]) + encoded(task, "train", tokenizer(), 6, [3])
+    found = {name: predicted(task.load_model(name), task, rows, tokenizer()) for name in (folder, other)}
+    assert task.score(*found[folder])["spearman"] == pytest.approx(1)
+    first, second = (np.ravel(prediction.predictions) for prediction, _ in found.values())
+    expected = spearmanr(first, second).statistic
+    assert task.score(*found[other])["spearman"] == pytest.approx(expected) and abs(expected) < 0.99
+    fewer = EvalPrediction(second[:3], found[other][0].label_ids[:3])
+    ranks = spearmanr(first[:3], second[:3]).statistic
+    assert task.score(fewer, found[other][1][:3])["spearman"] == pytest.approx(ranks)
+    with pytest.raises(UserError, match=r"compared with those of a reference: name it by --task-option reference="):
+        replace(task, reference=None).score(*found[folder])
+
+
 def test_a_cross_encoder_with_a_default_prompt_is_refused(tmp_path):
     folder = cross_encoder(tmp_path / "model")
     settings = {"model_type": "CrossEncoder", "prompts": {"x": "find: "}, "default_prompt_name": "x"}
@@ -246,9 +270,10 @@ def test_a_cross_encoder_is_pruned_and_loads_as_one(saved_by_sentence_transforme
     from sentence_transformers import CrossEncoder
 
     values = recipe_values(saved_by_sentence_transformers, alone(tmp_path / "d.jsonl"))
-    own = {"data.task": "reranking", "distillation.terms": {"margin": {}}, "distillation.check_teacher": False}
+    own = {"data.task": "reranking", "distillation.terms": {"margin": {}}}
     report = pipeline.run(recipe.make(values | own | {"training.epochs": 2}), tmp_path / "run")
     assert {MRR, NDCG, "spearman"} <= report.scores.keys() and report.outputs["cached"]
+    assert report.metric == "spearman" and report.teacher_scores["spearman"] == pytest.approx(1)
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert any(entry.get("loss_margin", 0) > 0 for entry in log)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,14 +28,22 @@ from secateur.tasks.columns import with_fields
 from secateur.tasks.cross_encoders import with_activation
 from secateur.tasks.one_output import SIGMOID, are_probabilities, has_sigmoid
 from secateur.tasks.reranking_data import DRAWN, LABEL, LABELS, LISTED, QUERY, find_columns, prepare, with_drawn
+from secateur.tasks.reranking_reference import NUMBER, PAIR, Reference, numbered
 from secateur.tasks.reranking_scores import MRR, NDCG, random_order, ranking_scores
 from secateur.tasks.splits import first_rows, read_splits
-from secateur.tasks.task import EXAMPLE, Task, check_length, examples
+from secateur.tasks.task import EXAMPLE, PaddingCollator, Task, check_length, examples
 from secateur.tasks.tokenizer_settings import kept_settings
 
 SPEARMAN = "spearman"
 RELEVANT = 0.5
 """A passage whose label is larger is relevant, unless the user names another number."""
+
+
+class PairCollator(PaddingCollator):
+    """Pads pairs; drops what identifies them, which models do not take."""
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        return super().__call__([{k: v for k, v in row.items() if k != PAIR} for row in features])
 
 
 @register("reranking")
@@ -48,12 +56,15 @@ class Reranking(Task):
         metric: the main score: `MRR`, `NDCG` or `SPEARMAN`.
         labelled: whether the data says which passages are relevant. Otherwise a teacher scores the pairs, and each
             query's own passage stands for the relevant one.
+        reference: the model with whose scores outputs are compared where there are no labels.
         relevant: passages whose label is larger are relevant.
         sigmoid: whether labels are compared with the sigmoid of the one output, as `fitted` finds out.
         labels: None, because the output of the head has no name.
     """
 
     model_class: ClassVar[Any] = AutoModelForSequenceClassification
+    collator_class: ClassVar[type[PaddingCollator]] = PairCollator
+    compares: ClassVar[bool] = True
     defaults: ClassVar[Mapping[str, Any]] = {"measurement.shapes": ((1, 128), (32, 128))}
 
     splits: DatasetDict
@@ -61,6 +72,7 @@ class Reranking(Task):
     labelled: bool = True
     relevant: float = RELEVANT
     sigmoid: bool = False
+    reference: str | None = None
     labels: tuple[str, ...] | None = None
 
     @classmethod
@@ -75,6 +87,7 @@ class Reranking(Task):
         rows: int | None = None,
         negatives: int | None = None,
         relevant: float = RELEVANT,
+        reference: str | None = None,
     ) -> Reranking:
         """Read `data` (see `read_splits`): pairs with labels, queries with lists of passages, or pairs alone.
 
@@ -84,12 +97,14 @@ class Reranking(Task):
         Args:
             data: a name on the hub, a folder or a file.
             text, label: the columns, as for `reranking_data.prepare`.
-            metric: the main score; by default `MRR`, or `SPEARMAN` where no query has passages of both kinds.
+            metric: the main score; by default `MRR`, or `SPEARMAN` where there are no labels, or no query has passages
+                of both kinds.
             seed: chooses the queries of a validation split that the data lacks, those that `rows` keeps, and the
                 passages that are drawn.
             rows: how many training queries to keep, for a quick trial; all by default. Validation stays whole.
             negatives: passages to draw for each query; by default 4.
             relevant: as the attribute.
+            reference: as the attribute; by default the teacher. Where there are labels it is not used.
 
         Raises:
             UserError: the data cannot be read; a column is missing; a row is incomplete; passages cannot be drawn, or
@@ -108,8 +123,11 @@ class Reranking(Task):
             raise UserError("the data says which passages are not relevant: leave out the task's option negatives")
         if rows is not None:
             splits["train"] = first_rows(splits["train"], rows, seed)
+        if not columns.labelled:
+            numbered(splits)
         ranked = any(_both_kinds(own, relevant) for own in splits["validation"][LABEL])
-        task = cls(splits, _choose_metric(metric, ranked, relevant), columns.labelled, relevant)
+        main = _choose_metric(metric, ranked, relevant, columns.labelled)
+        task = cls(splits, main, columns.labelled, relevant, reference=reference)
         return replace(task, sigmoid=are_probabilities(task._numbers()))
 
     def head(self) -> dict[str, Any]:
@@ -133,7 +151,9 @@ class Reranking(Task):
             )
         if not self._has_head(config) or config.num_labels != 1:
             return self
-        return replace(self, sigmoid=has_sigmoid(config, self._numbers(), LABEL))
+        named = None if isinstance(model_or_folder, PreTrainedModel) else str(model_or_folder)
+        sigmoid = has_sigmoid(config, self._numbers(), LABEL)
+        return replace(self, sigmoid=sigmoid, reference=self.reference or named)
 
     def described(self) -> dict[str, str]:
         """The columns, the numbers of queries and of pairs, and what labels are."""
@@ -154,7 +174,8 @@ class Reranking(Task):
 
         Returns:
             The columns of the tokenizer (input_ids, attention_mask, perhaps token_type_ids), `labels` (a float, or for
-            a sigmoid a list of a float), `example`, the index of the row in the split, and `length` (tokens).
+            a sigmoid a list of a float), `example`, the index of the row in the split, `length` (tokens), and without
+            labels in the data `pair`, the number of the query and the place of the passage.
 
         Raises:
             UserError: `max_length` is more than the tokenizer's model takes.
@@ -168,8 +189,10 @@ class Reranking(Task):
             passages = [passage for own in batch[LISTED] for passage in own]
             labels = [number for own in batch[LABEL] for number in own]
             encoded = tokenizer(queries, passages, truncation=True, max_length=max_length)
+            named = {PAIR: _pairs(batch[NUMBER], counts)} if NUMBER in batch else {}
             return {
                 **encoded,
+                **named,
                 "labels": [[number] for number in labels] if sigmoid else labels,
                 EXAMPLE: [number for number, count in zip(numbers, counts, strict=True) for _ in range(count)],
                 "length": [len(ids) for ids in encoded["input_ids"]],
@@ -179,25 +202,50 @@ class Reranking(Task):
             return split.map(pairs, batched=True, with_indices=True, remove_columns=split.column_names, desc="tokenize")
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """As `score`, with all pairs as the passages of one query."""
-        return self.score(prediction, [{EXAMPLE: 0}] * len(prediction.label_ids))
+        """As `score`, of the scored pairs in their order."""
+        split = self.splits["validation"]
+        counts = list(map(len, split[LABEL]))
+        rows: list[dict[str, Any]] = [{EXAMPLE: number} for number, count in enumerate(counts) for _ in range(count)]
+        if not self.labelled:
+            rows = [{**row, PAIR: pair} for row, pair in zip(rows, _pairs(split[NUMBER], counts), strict=True)]
+        return self.score(prediction, rows)
 
     def score(self, prediction: EvalPrediction, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """`MRR` and `NDCG` within the list of each query that has passages of both kinds, and `SPEARMAN` of all pairs.
 
-        Rankings are left out where no query has both kinds. The correlation of a constant is 0.0.
+        `SPEARMAN` is the correlation with the labels, or with the scores of the reference where there are none; that of
+        a constant is 0.0. Rankings are left out where no query has both kinds.
 
         Args:
             prediction: logits `(pairs, 1)`, alone or first of a tuple, and labels `(pairs,)` or `(pairs, 1)`.
-            rows: the encoded pairs, with `example`.
+            rows: the encoded pairs, with `example`, and with `pair` where there are no labels.
+
+        Raises:
+            UserError: there are neither labels nor a reference.
         """
         outputs = prediction.predictions
         logits = np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs).reshape(-1).astype(np.float64)
         labels = np.asarray(prediction.label_ids).reshape(-1).astype(np.float64)
         lists = [(logits[own], labels[own] > self.relevant) for own in examples(rows)]
         ranked = [(scores, own) for scores, own in lists if own.any() and not own.all()]
-        ranking = ranking_scores(ranked) if ranked or self.metric != SPEARMAN else {}
-        return {**ranking, SPEARMAN: _spearman(logits, labels)}
+        found = ranking_scores(ranked) if ranked or self.metric != SPEARMAN else {}
+        if self.labelled or self.reference is not None or self.metric == SPEARMAN:
+            found[SPEARMAN] = _spearman(logits, labels if self.labelled else self._of_reference(rows))
+        return found
+
+    def _of_reference(self, rows: Sequence[Mapping[str, Any]]) -> NDArray[Any]:
+        """The scores `(pairs,)` of the reference."""
+        if self._reference is None:
+            raise UserError(
+                "scores of pairs without labels are compared with those of a reference: name it by --task-option "
+                "reference=MODEL, or choose another metric"
+            )
+        longest = max((len(row["input_ids"]) for row in rows if "input_ids" in row), default=128)
+        return self._reference.scores([(row[PAIR][0], row[PAIR][1]) for row in rows], longest)
+
+    @cached_property
+    def _reference(self) -> Reference | None:
+        return None if self.reference is None else Reference(self.reference, self.splits)
 
     def baseline(self, rows: Sequence[Mapping[str, Any]]) -> float | None:
         """The expected score of a random order; 0.0 for `SPEARMAN`. None where no query has passages of both kinds."""
@@ -213,6 +261,11 @@ class Reranking(Task):
         return (number for split in self.splits.values() for own in split[LABEL] for number in own)
 
 
+def _pairs(numbers: Sequence[int], counts: Sequence[int]) -> list[list[int]]:
+    """`PAIR` of each passage of queries with these numbers, and these numbers of passages."""
+    return [[number, place] for number, count in zip(numbers, counts, strict=True) for place in range(count)]
+
+
 def _both_kinds(labels: Sequence[float], relevant: float) -> bool:
     """Whether some of the passages of a query are relevant, and not all."""
     return min(labels) <= relevant < max(labels)
@@ -224,13 +277,13 @@ def _spearman(logits: NDArray[Any], labels: NDArray[Any]) -> float:
     return float(np.nan_to_num(spearmanr(logits, labels).statistic))
 
 
-def _choose_metric(metric: str | None, ranked: bool, relevant: float) -> str:
+def _choose_metric(metric: str | None, ranked: bool, relevant: float, labelled: bool) -> str:
     if metric in (MRR, NDCG) and not ranked:
         raise UserError(
             f"{metric} needs queries with passages that are relevant, whose label is over {relevant:g}, and others: "
             f"take {SPEARMAN}, or set the task's option relevant"
         )
-    return metric or (MRR if ranked else SPEARMAN)
+    return metric or (MRR if ranked and labelled else SPEARMAN)
 
 
 def _check_options(metric: str | None, negatives: Any, relevant: Any) -> None:

@@ -1,0 +1,81 @@
+"""The scores of a reference, such as the teacher, for pairs without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict
+from numpy.typing import NDArray
+
+from secateur.surgery.opening import open_model, open_tokenizer
+from secateur.tasks.reranking_data import LISTED, QUERY
+from secateur.tasks.tokenizer_settings import kept_settings
+
+NUMBER, PAIR = "number", "pair"
+"""The column of splits with the number of a query, and that of encoded rows with it and the place of the passage."""
+BATCH = 32
+"""Pairs of a batch when the reference scores them."""
+
+Pair = tuple[int, int]
+
+
+def numbered(splits: DatasetDict) -> None:
+    """Give all queries of the splits numbers, in place."""
+    first = 0
+    for key, split in list(splits.items()):
+        numbers: Any = list(range(first, first + len(split)))
+        splits[key] = split.add_column(NUMBER, numbers)  # type: ignore[call-arg]
+        first += len(split)
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A model whose scores of pairs count as right; it is opened and run when pairs are new.
+
+    Attributes:
+        name: a folder, or a name on the hub.
+        splits: which are `numbered`.
+    """
+
+    name: str
+    splits: Mapping[str, Dataset]
+    known: dict[Pair, float] = field(default_factory=dict)
+
+    def scores(self, pairs: Sequence[Pair], longest: int) -> NDArray[Any]:
+        """`(pairs,)`.
+
+        Args:
+            longest: tokens to keep of a pair that is new.
+
+        Raises:
+            UserError: the model cannot be opened, or has no tokenizer.
+        """
+        if missing := [pair for pair in pairs if pair not in self.known]:
+            self.known.update(zip(missing, self._run(missing, longest), strict=True))
+        return np.array([self.known[pair] for pair in pairs])
+
+    @torch.inference_mode()
+    def _run(self, pairs: Sequence[Pair], longest: int) -> list[float]:
+        texts = {
+            number: (query, passages)
+            for split in self.splits.values()
+            for number, query, passages in zip(split[NUMBER], split[QUERY], split[LISTED], strict=True)
+        }
+        chosen = [(texts[number][0], texts[number][1][place]) for number, place in pairs]
+        model, tokenizer = open_model(self.name), open_tokenizer(self.name)
+        model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")  # type: ignore[arg-type]
+        scores = np.zeros(len(pairs))
+        order = sorted(range(len(pairs)), key=lambda place: -len(chosen[place][1]))
+        for first in range(0, len(order), BATCH):
+            places = order[first : first + BATCH]
+            sides = zip(*(chosen[place] for place in places), strict=True)
+            with kept_settings(tokenizer):
+                batch = tokenizer(
+                    *map(list, sides), truncation=True, max_length=longest, padding=True, return_tensors="pt"
+                )
+            scores[places] = model(**batch.to(model.device)).logits.float().flatten().cpu().numpy()
+        return scores.tolist()
