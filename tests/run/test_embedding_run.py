@@ -94,11 +94,38 @@ def test_pairs_are_learned_from(world, tmp_path):
     assert values and all(value > 0 for value in values)
 
 
+SCORED = TEXTS[:6]
+TRIALS = {
+    "target.density": None,
+    "target.keep_score": 0.5,
+    "method.trial_rows": 6,
+    "method.trial": 0.2,
+    "training.select": 4,
+    "training.evaluations": 1,
+    "measurement.shapes": [],
+}
+"""Scores of training rows: of trials of a density, and of evaluations that choose the best weights."""
+
+
+@pytest.mark.parametrize("scored", [False, True], ids=["by the teacher", "by pairs with a score"])
+def test_training_rows_are_scored_by_the_teacher_whatever_the_result_is_scored_by(world, tmp_path, scored):
+    rows = [{"text1": one, "text2": TEXTS[-n - 1], "score": n} for n, one in enumerate(SCORED)]
+    (tmp_path / "scored.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    evaluation = {"data.evaluation": str(tmp_path / "scored.jsonl")} if scored else {}
+    pipeline.run(made(world, **TRIALS, **evaluation), tmp_path / "run")
+    report = Report.load(tmp_path / "run")
+    assert report.metric == ("spearman" if scored else "neighbours")
+    assert report.goal["teacher"]["held_out"] == 1.0 == report.goal["teacher"]["validation"]
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert any("eval_neighbours" in row for row in log) and not any("eval_spearman" in row for row in log)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"distillation.terms": {"contrastive": {}}}, "compares rows of the same example"),
         ({"distillation.terms": {}}, "observes the gradient of the terms labels, logits, and the loss has only hidden"),
+        ({"data.metric": "cosine", "target.units": ["hidden", "ffn"]}, "set target.output_dim: teacher"),
         ({"model": "encoder"}, "name a pooling by --pooling"),
         ({"data.label": "text"}, "task 'embedding' has no label: leave out --label"),
     ],

@@ -147,6 +147,16 @@ def test_a_model_agrees_with_itself(world):
     assert found["neighbours"] == 1.0 and found["cosine"] == pytest.approx(1, abs=1e-6) and error == 0.0
 
 
+def test_the_reference_reads_as_many_tokens_as_the_model_that_is_scored(world):
+    """A teacher agrees with itself also where texts are cut short, and its vectors are not those of whole texts."""
+    task = read(world).fitted(str(world / "embedder"), "model")
+    model, words = task.load_model(world / "embedder"), open_tokenizer(world / "embedder")
+    short, whole = (encoded(task, "validation", words, length) for length in (3, 256))
+    assert scores(model, task, short, words)["cosine"] == pytest.approx(1, abs=1e-6)
+    vectors = [task.reference.vectors(task, rows) for rows in (short, whole)]
+    assert not np.allclose(*vectors, atol=1e-3)
+
+
 def test_scores_of_texts_by_hand():
     reference = np.eye(12, dtype=np.float32)[:, :4] + np.arange(48).reshape(12, 4) / 100
     assert text_scores(2 * reference, reference) == {"neighbours": 1.0, "cosine": pytest.approx(1.0)}

@@ -69,9 +69,10 @@ def test_contrastive_is_the_cross_entropy_of_the_positive_among_all_but_anchors(
 
 
 @pytest.mark.parametrize("loss", ["cosine", "mse"])
-def test_a_cut_of_the_residual_stream_does_not_change_the_term(loss):
+@pytest.mark.parametrize("poolings", [["mean"], ["mean", "cls"]])
+def test_a_cut_of_the_residual_stream_does_not_change_the_term(loss, poolings):
     model, teacher = (
-        attach_head(m, SentenceHead(["mean"], width=32)) for m in (tiny("bert", "Model", seed=n) for n in (0, 1))
+        attach_head(m, SentenceHead(poolings, width=32)) for m in (tiny("bert", "Model", seed=n) for n in (0, 1))
     )
     space, batch = Space(model, "hidden", "ffn"), inputs(model)
     masks = random_masks(space, 0.5)
@@ -86,7 +87,7 @@ def test_a_cut_of_the_residual_stream_does_not_change_the_term(loss):
     term.restrict(reading.indices("hidden"), reading.layers_left())
     with torch.no_grad():
         after = term(Step(batch, small(**batch), teacher(**batch)))
-    assert small(**batch).sentence_embedding.shape[1] < 32
+    assert small(**batch).sentence_embedding.shape[1] < 32 * len(poolings)
     assert float(after) == pytest.approx(float(masked), rel=1e-6)  # vectors are compared in single
 
 

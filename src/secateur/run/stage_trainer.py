@@ -15,6 +15,7 @@ from secateur.run.context import Context
 from secateur.run.run_data import Rows, RunData
 from secateur.run.training_arguments import training_arguments
 from secateur.system import processes
+from secateur.tasks.task import Task
 from secateur.training.checkpoints import last_checkpoint
 from secateur.training.objectives import Term
 from secateur.training.teacher_cache import CachedTeacher
@@ -46,7 +47,7 @@ def distilling_trainer(
         rows=context.data.distillation_rows if rows is None else rows,
         teacher=teacher,
         objective=objective,
-        select=context.data.task.metric if context.recipe.training.select else None,
+        select=_eval_task(context.data).metric if context.recipe.training.select else None,
         **options,
     )
 
@@ -105,5 +106,10 @@ def _evaluated(data: RunData, prediction: EvalPrediction) -> dict[str, float]:
     *labels, numbers = found if isinstance(found, tuple) else (found,)  # a task may have no labels
     rows = [data.eval_rows[number] for number in numbers]
     predictions: Any = EvalPrediction(prediction.predictions, alone(labels))
-    predicted = data.task.read(predictions, data.tokenizer)
-    return data.task.score(predicted, rows)
+    task = _eval_task(data)
+    return task.score(task.read(predictions, data.tokenizer), rows)
+
+
+def _eval_task(data: RunData) -> Task:
+    """The task that scores the rows of evaluations within a stage."""
+    return data.task.of_training_rows() if data.recipe.training.select else data.task

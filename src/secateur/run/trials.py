@@ -70,7 +70,7 @@ class Trials:
         process_memory.release()
         trained = self._trained(replace(self.context, recipe=short(recipe, steps_of_trial(self.context))), value)
         record = {**tried, SCORE: trained[0], ERROR: trained[1]}
-        log.info("%s: %s %.4f in a trial", name, self.context.data.task.metric, record[SCORE])
+        log.info("%s: %s %.4f in a trial", name, self.context.data.task.of_training_rows().metric, record[SCORE])
         processes.on_main(partial(self.question.add, place, record, self.context.data.trial_count))
         return record
 
@@ -85,7 +85,7 @@ class Trials:
 
     def score(self, model: PreTrainedModel) -> tuple[float, float | None]:
         """A model's main score on the held-out rows, with its standard error. All processes must call it."""
-        task, tokenizer = self.context.data.task, self.context.data.tokenizer
+        task, tokenizer = self.context.data.task.of_training_rows(), self.context.data.tokenizer
         scores, error = scores_with_error(model, task, self.held_out, tokenizer)
         return scores[task.metric], error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from transformers import AutoModel, EvalPrediction, PreTrainedModel, PreTrainedT
 
 from secateur.surgery.checkpoint import with_head
 from secateur.surgery.loaded_weights import check_encoder
-from secateur.surgery.opening import open_model, open_tokenizer
+from secateur.surgery.opening import open_model
 from secateur.surgery.sentence.attach import attach_head, head_of
 from secateur.surgery.sentence.folder import new_head, read_head, read_settings
 from secateur.surgery.sentence.head import POOLINGS, Settings
@@ -35,22 +35,21 @@ from secateur.tasks.embedding_data import (
     with_scored_texts,
     without_held_out,
 )
-from secateur.tasks.embedding_scores import TEXT_METRICS, Evaluation, Vectors, read_evaluation, text_scores
+from secateur.tasks.embedding_reference import MOST_TOKENS, Reference
+from secateur.tasks.embedding_scores import COSINE, TEXT_METRICS, Evaluation, read_evaluation, text_scores
 from secateur.tasks.splits import first_rows, read_splits
 from secateur.tasks.task import EXAMPLE, PaddingCollator, Task, check_length
 from secateur.tasks.tokenizer_settings import kept_settings
 
 PROMPTS = {QUERY: ("query",), DOCUMENT: ("document", "passage")}
 """Kind of a text -> the names that its prompt may have, the first that the model has counts."""
-BATCH = 32
-"""Texts of a batch when the reference encodes them."""
 
 
 class TextCollator(PaddingCollator):
     """Pads texts; drops what identifies them, which models do not take."""
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        dropped = (EXAMPLE, MEMBER)
+        dropped = (EXAMPLE, MEMBER, TEXT, MOST_TOKENS)
         return super().__call__([{k: v for k, v in row.items() if k not in dropped} for row in features])
 
 
@@ -89,7 +88,7 @@ class SentenceEmbedding(Task):
     pooling: str | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
     settings: Settings = field(default_factory=Settings)
-    reference: str | None = None
+    reference: Reference | None = None
     labels: tuple[str, ...] | None = None
 
     @classmethod
@@ -141,7 +140,8 @@ class SentenceEmbedding(Task):
             splits["train"] = first_rows(splits["train"], rows, seed)
         named = {QUERY: query_prompt, DOCUMENT: document_prompt}
         prompts = {kind: prompt for kind, prompt in named.items() if prompt is not None}
-        return cls(splits, metric or known[0], scored, pooling, prompts, reference=reference)
+        compared = None if reference is None else Reference(reference)
+        return cls(splits, metric or known[0], scored, pooling, prompts, reference=compared)
 
     # Models
 
@@ -196,7 +196,7 @@ class SentenceEmbedding(Task):
             head = head_of(model_or_folder)
             return self if head is None else replace(self, settings=head.settings)
         folder = str(model_or_folder)
-        return replace(self, settings=read_settings(folder), reference=self.reference or folder)
+        return replace(self, settings=read_settings(folder), reference=self.reference or Reference(folder))
 
     # Rows
 
@@ -212,9 +212,10 @@ class SentenceEmbedding(Task):
             max_length: tokens to keep of a text, special ones included; fewer if the model takes fewer.
 
         Returns:
-            The columns of the tokenizer (input_ids, attention_mask, perhaps token_type_ids) and `length` (tokens); of
-            pairs also `example`, the index of the pair, whose anchor is the first of its rows; of scored texts
-            `member`, by which scores know a text, and `example`, if several belong together.
+            The columns of the tokenizer (input_ids, attention_mask, perhaps token_type_ids) and `length` (tokens); the
+            text with its prompt and `MOST_TOKENS`, by which the reference's vector is found; of pairs also `example`,
+            the index of the pair, whose anchor is the first of its rows; of scored texts `member`, by which an
+            evaluation knows a text, and `example`, if several belong together.
         """
         longest = min(self.longest(max_length), tokenizer.model_max_length)
         check_length(longest, tokenizer)
@@ -223,11 +224,13 @@ class SentenceEmbedding(Task):
         def tokens(batch: dict[str, list[Any]]) -> dict[str, Any]:
             kinds = batch.get(KIND, [None] * len(batch[TEXT]))
             texts = [prompts[kind] + text for kind, text in zip(kinds, batch[TEXT], strict=True)]
-            encoded = tokenizer([t.lower() for t in texts] if lower else texts, truncation=True, max_length=longest)
-            return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]]}
+            texts = [text.lower() for text in texts] if lower else texts
+            encoded = tokenizer(texts, truncation=True, max_length=longest)
+            own = {TEXT: texts, MOST_TOKENS: [longest] * len(texts)}
+            return {**encoded, **own, "length": [len(ids) for ids in encoded["input_ids"]]}
 
         rows = row_by_row(split)
-        removed = [name for name in (TEXT, KIND) if name in rows.column_names]
+        removed = [name for name in (KIND,) if name in rows.column_names]
         with kept_settings(tokenizer):
             return rows.map(tokens, batched=True, remove_columns=removed, desc="tokenize")
 
@@ -240,9 +243,22 @@ class SentenceEmbedding(Task):
 
     # Scores
 
+    def of_training_rows(self) -> Task:
+        """The task without the evaluation, whose texts training rows are not: agreement with the reference."""
+        return self if self.evaluation is None else replace(self, evaluation=None, metric=TEXT_METRICS[0])
+
+    @property
+    def of_one_width(self) -> bool:  # type: ignore[override]  # of other tasks it does not depend on the metric
+        """Whether the main score is a cosine with the reference."""
+        return self.evaluation is None and self.metric == COSINE
+
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """As `score`, of the scored texts in their order."""
-        return self.score(prediction, [{MEMBER: member} for member in self.splits["validation"][MEMBER]])
+        """Nothing can be said of vectors alone.
+
+        Raises:
+            NotImplementedError: always; `score` takes the texts, too.
+        """
+        raise NotImplementedError("vectors are scored together with their texts: call score(prediction, rows)")
 
     def score(self, prediction: EvalPrediction, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """The scores of vectors `(texts, dims)`: those of the evaluation, or the agreement with the reference.
@@ -252,34 +268,11 @@ class SentenceEmbedding(Task):
         """
         outputs = prediction.predictions
         vectors = np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs, dtype=np.float32)
-        members = [row[MEMBER] for row in rows]
         if self.evaluation is not None:
-            return self.evaluation.scores({member: place for place, member in enumerate(members)}, vectors)
-        return text_scores(vectors, self._of_reference[[int(member) for member in members]])
-
-    @cached_property
-    @torch.inference_mode()
-    def _of_reference(self) -> Vectors:
-        """The reference's vectors of the scored texts."""
+            return self.evaluation.scores({row[MEMBER]: place for place, row in enumerate(rows)}, vectors)
         if self.reference is None:
             raise UserError(
                 "vectors of texts without labels are compared with those of a reference: name it by --task-option "
                 "reference=MODEL, or score pairs or retrieval by --eval"
             )
-        model: Any = open_model(self.reference)
-        if head_of(model) is None:
-            model = self._with_head(model, self.reference)
-        model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
-        tokenizer = open_tokenizer(self.reference)
-        encoded = self.encode(self.splits["validation"], tokenizer, self.defaults["data.max_length"])
-        rows, collate = encoded.to_list(), self.collator(tokenizer)
-        vectors = np.zeros((len(rows), 0), np.float32)
-        order = sorted(range(len(rows)), key=lambda number: -len(rows[number]["input_ids"]))
-        for first in range(0, len(order), BATCH):
-            chosen = order[first : first + BATCH]
-            batch = collate([rows[number] for number in chosen])
-            found = model(**{name: value.to(model.device) for name, value in batch.items()}).sentence_embedding
-            if not vectors.shape[1]:
-                vectors = np.zeros((len(rows), found.shape[1]), np.float32)
-            vectors[chosen] = found.float().cpu().numpy()
-        return vectors
+        return text_scores(vectors, self.reference.vectors(self, rows))

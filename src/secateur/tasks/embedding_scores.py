@@ -28,7 +28,8 @@ from secateur.tasks.data_files import READERS, form, reading
 from secateur.tasks.embedding_data import DOCUMENT, KIND, MEMBER, QUERY, TEXT
 from secateur.tasks.task import EXAMPLE
 
-TEXT_METRICS = ("neighbours", "cosine")
+COSINE = "cosine"
+TEXT_METRICS = ("neighbours", COSINE)
 """Of texts without labels, against the vectors of a reference; the first is the default."""
 NEIGHBOURS = 10
 """Texts whose cosines with a text are the largest."""
@@ -49,7 +50,7 @@ def text_scores(vectors: Vectors, reference: Vectors) -> dict[str, float]:
     """
     own, other = _normalised(vectors), _normalised(reference)
     scores = {"neighbours": _common_neighbours(own, other)}
-    return scores | ({"cosine": float((own * other).sum(-1).mean())} if own.shape == other.shape else {})
+    return scores | ({COSINE: float((own * other).sum(-1).mean())} if own.shape == other.shape else {})
 
 
 def _common_neighbours(own: Vectors, other: Vectors) -> float:

@@ -69,6 +69,7 @@ class Task(ABC):
         greater_is_better: whether a larger `metric` is better.
         generates: whether the metric scores texts that the model generates (`generate`), not its outputs for a row.
         windows: whether a text that is longer than the maximum becomes several rows; otherwise it is truncated.
+        of_one_width: whether the main score needs outputs of the width of the reference's.
         compares: whether outputs are scored against those of a reference, the option `reference` of `from_data`.
         augmentable: whether a teacher may label a row whose words were dropped, swapped or cropped.
         splits: "train" and "validation", with only the columns in use.
@@ -84,6 +85,7 @@ class Task(ABC):
     greater_is_better: ClassVar[bool] = True
     windows: ClassVar[bool] = False
     compares: ClassVar[bool] = False
+    of_one_width: ClassVar[bool] = False
     augmentable: ClassVar[bool] = False
     generates: ClassVar[bool] = False
     splits: DatasetDict
@@ -115,6 +117,10 @@ class Task(ABC):
             rows: the encoded rows of a split (see `encode`).
         """
         return self.compute_metrics(prediction)
+
+    def of_training_rows(self) -> Task:
+        """The task that scores training rows that are held out, if these differ from the validation rows."""
+        return self
 
     def baseline(self, rows: Sequence[Mapping[str, Any]]) -> float | None:
         """The `metric` of the best constant prediction for encoded rows; None if nothing constant is comparable."""
@@ -252,18 +258,19 @@ class Task(ABC):
         Args:
             splits: by default all.
         """
-        return fingerprint(self._contents(splits or tuple(self.splits)), digits=12)
-
-    def _contents(self, splits: Sequence[str]) -> Iterator[str]:
-        yield json.dumps(self.labels)
-        for name in splits:
-            split = self.splits[name]
-            yield json.dumps([name, split.column_names])
-            yield from (json.dumps(batch) for batch in split.iter(batch_size=1000))
+        return fingerprint(_contents(self, splits or tuple(self.splits)), digits=12)
 
     def _has_head(self, config: PreTrainedConfig) -> bool:
         kind = self.model_class.__name__.removeprefix("AutoModel")  # such as "ForSequenceClassification"
         return any(name.endswith(kind) for name in config.architectures or ())
+
+
+def _contents(task: Task, splits: Sequence[str]) -> Iterator[str]:
+    yield json.dumps(task.labels)
+    for name in splits:
+        split = task.splits[name]
+        yield json.dumps([name, split.column_names])
+        yield from (json.dumps(batch) for batch in split.iter(batch_size=1000))
 
 
 def examples(rows: Sequence[Mapping[str, Any]]) -> list[list[int]]:

@@ -67,12 +67,14 @@ class Embedding(Term):
         _check("loss", loss, ("cosine", "mse"))
         self.loss = loss
         self.of_stream = self.normalised = False
+        self.poolings = 1  # whose vectors of the stream are concatenated
         self.dims: Tensor | None = None  # those left of the stream once the student was cut
 
     def bind(self, student: PreTrainedModel, teacher: Any) -> None:
         head = head_of(student)
         self.of_stream = head is not None and not len(head.dense)
         self.normalised = head is not None and head.normalise
+        self.poolings = 1 if head is None else len(head.poolings)
 
     def restrict(self, dims: Tensor, layers: Tensor) -> None:
         self.dims = dims
@@ -98,9 +100,10 @@ class Embedding(Term):
             return None
         if self.dims is not None:
             self.dims = self.dims.to(teacher.device)  # once: a copy from the host cannot be recorded
-            return self.dims
+            width = teacher.shape[-1] // self.poolings
+            return torch.cat([self.dims + width * number for number in range(self.poolings)])
         masks = step.sites.get("hidden")
-        return None if masks is None else (masks.detach() != 0).float()
+        return None if masks is None else (masks.detach() != 0).float().repeat(self.poolings)
 
 
 @register("similarity")

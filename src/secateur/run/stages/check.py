@@ -47,6 +47,7 @@ def check(context: Context) -> LatencyTable | None:
     if Path(recipe.model).is_dir():
         read_config(Path(recipe.model))
     _check_projection(recipe)
+    _check_width(context)
     context.data.check()
     model, teacher = _check_whole(context.whole)
     student = shaped(recipe, context.data.with_kept_rows(model))
@@ -58,6 +59,16 @@ def check(context: Context) -> LatencyTable | None:
         check_models([model], tokens)
     check_loss(context, student, teacher and context.data.with_kept_rows(teacher))
     return table
+
+
+def _check_width(context: Context) -> None:
+    """Refuse a score that pruned hidden dims leave undefined, because outputs get shorter than the teacher's."""
+    target, task = context.recipe.target, context.data.task
+    if "hidden" in target.units and target.output_dim is None and task.of_one_width:
+        raise UserError(
+            f"the metric {task.metric} compares outputs with the teacher's, and pruned hidden dims make them shorter: "
+            "set target.output_dim: teacher (--output-dim teacher), or choose another metric"
+        )
 
 
 def _check_projection(recipe: Recipe) -> None:

@@ -45,7 +45,7 @@ def run(context: Context) -> None:
     with context.accounting.stage("density"):
         trials = Trials.of(context, QUESTION)
         goal = _goal(trials)
-        goal.check(context.data.task.metric)
+        goal.check(context.data.task.of_training_rows().metric)
         densities = densities_to_try(context.recipe, new_student(context, trials.teacher))
         chosen = smallest(densities, partial(_keeps, trials, goal))
     processes.on_main(partial(_decide, context, goal, chosen))
@@ -66,8 +66,10 @@ def reported(context: Context) -> dict[str, Any] | None:
 
 def _goal(trials: Trials) -> ScoreGoal:
     context, task = trials.context, trials.context.data.task
-    validation = teacher_scores(context, load_teacher(context.whole))[task.metric]
     held_out, _ = trials.score(trials.teacher)
+    validation = teacher_scores(context, load_teacher(context.whole))[task.metric]
+    if task.of_training_rows().metric != task.metric:
+        validation = held_out  # a score of another kind sets no goal
     part, trial = context.recipe.target.keep_score or 0.0, context.recipe.method.trial
     return ScoreGoal(part, trial, validation, held_out, constant=task.baseline(trials.held_out))
 
