@@ -199,6 +199,17 @@ def test_retrieval_finds_what_the_qrels_name(world):
     assert len(examples(encoded_rows(task, world))) == 8, "an example is a query"
 
 
+def test_the_fingerprint_changes_with_the_scores_of_pairs(world, tmp_path):
+    """It is that of the scored texts only, not that of the training texts, which are the same."""
+    rows = [json.loads(line) for line in (world / "pairs.jsonl").read_text().splitlines()]
+    rows[0]["score"] += 1
+    one, other = (
+        read(world, evaluation=place) for place in (str(world / "pairs.jsonl"), rows_of(tmp_path / "p.jsonl", rows))
+    )
+    assert one.fingerprint() != other.fingerprint() and one.fingerprint("validation") != other.fingerprint("validation")
+    assert one.fingerprint("train") == other.fingerprint("train")
+
+
 def test_pairs_are_numbered_by_their_place(world):
     task = read(world, evaluation=str(world / "pairs.jsonl"))
     assert isinstance(task.evaluation, ScoredPairs)

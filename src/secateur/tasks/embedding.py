@@ -20,6 +20,7 @@ from secateur.surgery.sentence.attach import attach_head, head_of
 from secateur.surgery.sentence.folder import new_head, read_head, read_settings
 from secateur.surgery.sentence.head import POOLINGS, Settings
 from secateur.system.errors import UserError, as_user_error
+from secateur.system.files import fingerprint
 from secateur.system.load_report import without_load_report
 from secateur.tasks import register
 from secateur.tasks.checkpoint_labels import read_config
@@ -38,7 +39,7 @@ from secateur.tasks.embedding_data import (
 from secateur.tasks.embedding_reference import MOST_TOKENS, Reference
 from secateur.tasks.embedding_scores import COSINE, TEXT_METRICS, Evaluation, read_evaluation, text_scores
 from secateur.tasks.splits import first_rows, read_splits
-from secateur.tasks.task import EXAMPLE, PaddingCollator, Task, check_length
+from secateur.tasks.task import PaddingCollator, Task, check_length
 from secateur.tasks.tokenizer_settings import kept_settings
 
 PROMPTS = {QUERY: ("query",), DOCUMENT: ("document", "passage")}
@@ -49,7 +50,7 @@ class TextCollator(PaddingCollator):
     """Pads texts; drops what identifies them, which models do not take."""
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        dropped = (EXAMPLE, MEMBER, TEXT, MOST_TOKENS)
+        dropped = (MEMBER, TEXT, MOST_TOKENS)
         return super().__call__([{k: v for k, v in row.items() if k not in dropped} for row in features])
 
 
@@ -66,6 +67,7 @@ class SentenceEmbedding(Task):
         prompts: texts to put before the others, by kind, in place of the model's own.
         settings: of the model, as `fitted` finds them.
         reference: the model whose vectors count as right where there is no evaluation.
+        of_one_width: whether the main score is a cosine with the reference's vector.
         labels: None, because vectors have none.
     """
 
@@ -89,6 +91,7 @@ class SentenceEmbedding(Task):
     prompts: Mapping[str, str] = field(default_factory=dict)
     settings: Settings = field(default_factory=Settings)
     reference: Reference | None = None
+    of_one_width: bool = False
     labels: tuple[str, ...] | None = None
 
     @classmethod
@@ -141,7 +144,8 @@ class SentenceEmbedding(Task):
         named = {QUERY: query_prompt, DOCUMENT: document_prompt}
         prompts = {kind: prompt for kind, prompt in named.items() if prompt is not None}
         compared = None if reference is None else Reference(reference)
-        return cls(splits, metric or known[0], scored, pooling, prompts, reference=compared)
+        found = cls(splits, metric or known[0], scored, pooling, prompts, reference=compared)
+        return replace(found, of_one_width=scored is None and found.metric == COSINE)
 
     # Models
 
@@ -230,7 +234,7 @@ class SentenceEmbedding(Task):
             return {**encoded, **own, "length": [len(ids) for ids in encoded["input_ids"]]}
 
         rows = row_by_row(split)
-        removed = [name for name in (KIND,) if name in rows.column_names]
+        removed = [KIND] if KIND in rows.column_names else []
         with kept_settings(tokenizer):
             return rows.map(tokens, batched=True, remove_columns=removed, desc="tokenize")
 
@@ -241,16 +245,18 @@ class SentenceEmbedding(Task):
         own = (self.settings.prompts[name] for name in PROMPTS[kind] if name in self.settings.prompts)
         return self.prompts.get(kind, next(own, ""))
 
+    def fingerprint(self, *splits: str) -> str:
+        """As `Task.fingerprint`; it also changes with what the scored texts are compared with."""
+        own = super().fingerprint(*splits)
+        if self.evaluation is None or (splits and "validation" not in splits):
+            return own
+        return fingerprint([own, *self.evaluation.contents()], digits=12)
+
     # Scores
 
     def of_training_rows(self) -> Task:
         """The task without the evaluation, whose texts training rows are not: agreement with the reference."""
         return self if self.evaluation is None else replace(self, evaluation=None, metric=TEXT_METRICS[0])
-
-    @property
-    def of_one_width(self) -> bool:  # type: ignore[override]  # of other tasks it does not depend on the metric
-        """Whether the main score is a cosine with the reference."""
-        return self.evaluation is None and self.metric == COSINE
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """Nothing can be said of vectors alone.

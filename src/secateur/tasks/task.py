@@ -85,7 +85,7 @@ class Task(ABC):
     greater_is_better: ClassVar[bool] = True
     windows: ClassVar[bool] = False
     compares: ClassVar[bool] = False
-    of_one_width: ClassVar[bool] = False
+    of_one_width: bool = False
     augmentable: ClassVar[bool] = False
     generates: ClassVar[bool] = False
     splits: DatasetDict

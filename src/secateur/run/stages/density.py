@@ -67,8 +67,9 @@ def reported(context: Context) -> dict[str, Any] | None:
 def _goal(trials: Trials) -> ScoreGoal:
     context, task = trials.context, trials.context.data.task
     held_out, _ = trials.score(trials.teacher)
-    validation = teacher_scores(context, load_teacher(context.whole))[task.metric]
-    if task.of_training_rows().metric != task.metric:
+    if task.of_training_rows().metric == task.metric:
+        validation = teacher_scores(context, load_teacher(context.whole))[task.metric]
+    else:
         validation = held_out  # a score of another kind sets no goal
     part, trial = context.recipe.target.keep_score or 0.0, context.recipe.method.trial
     return ScoreGoal(part, trial, validation, held_out, constant=task.baseline(trials.held_out))
