@@ -4,12 +4,13 @@ import json
 
 import pytest
 import torch
-from small_world import recipe_values, tokenizer, write_model
+from small_world import recipe_values, tokenizer, write_model, write_world
 
 from secateur.deploy.verify import verify_folder
 from secateur.measure.random_inputs import padded_inputs
 from secateur.report.report import Report
 from secateur.run import pipeline, recipe
+from secateur.run.run_data import RunData
 from secateur.surgery.checkpoint import load, save
 from secateur.surgery.opening import open_model, open_tokenizer
 from secateur.surgery.sentence.attach import attach_head, head_of
@@ -120,6 +121,19 @@ def test_training_rows_are_scored_by_the_teacher_whatever_the_result_is_scored_b
     assert any("eval_neighbours" in row for row in log) and not any("eval_spearman" in row for row in log)
 
 
+def test_evaluations_on_some_queries_search_the_whole_corpus(world, tmp_path):
+    rows = {
+        "corpus": [{"_id": f"d{number}", "text": text} for number, text in enumerate(TEXTS)],
+        "queries": [{"_id": f"q{number}", "text": f"a {TEXTS[number]}"} for number in range(6)],
+        "qrels": [{"query-id": f"q{number}", "corpus-id": f"d{number}", "score": 1} for number in range(6)],
+    }
+    for name, own in rows.items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, own)))
+    data = RunData(made(world, **{"data.evaluation": str(tmp_path), "training.evaluation_rows": 2}))
+    members = [row["member"] for row in data.eval_rows]
+    assert members == ["q0", "q1", *(f"d{number}" for number in range(len(TEXTS)))]
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -138,8 +152,6 @@ def test_what_cannot_work_is_refused_before_anything_is_written(world, changed, 
 
 
 def test_a_way_back_is_refused_for_other_tasks(tmp_path):
-    from small_world import write_world
-
     folder = write_world(tmp_path)
     values = recipe_values(str(folder / "encoder"), str(folder / "data.csv")) | {"target.output_dim": "teacher"}
     with pytest.raises(UserError, match="this task has none: leave it out"):

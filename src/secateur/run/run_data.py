@@ -18,7 +18,7 @@ from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.opening import open_tokenizer
 from secateur.surgery.vocabulary.counting import Coverage
 from secateur.system.errors import UserError
-from secateur.tasks.task import UNLABELLED, Task, open_task
+from secateur.tasks.task import UNLABELLED, Task, examples, of_all_examples, open_task
 from secateur.training.augment import augmented
 from secateur.training.step import INDEX
 
@@ -178,7 +178,9 @@ class RunData:
         most, count = self.recipe.training.evaluation_rows, len(self.task.splits["validation"])
         if most is None or most >= count:
             return _numbered(self.validation_rows)
-        return _numbered(encoded(self.task, "validation", self.tokenizer, self.recipe.data.max_length, range(most)))
+        chosen = [number for example in examples(self.validation_rows)[:most] for number in example]
+        chosen += of_all_examples(self.validation_rows)
+        return _numbered([self.validation_rows[number] for number in chosen])
 
     def collator(self) -> DataCollatorWithPadding:
         """The task's collator, padding to multiples of `length_multiple` unless these can pass the model's maximum."""
