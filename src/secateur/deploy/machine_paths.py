@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 HOMES = ("/home/", "/Users/", "/root/")
+"""The beginnings of paths into somebody's home, on Linux and macOS, which no published text may have."""
 SYSTEM = ("bin", "boot", "dev", "etc", "lib", "lib64", "proc", "run", "sbin", "sys", "usr")
 """Folders that every machine has: a path in them tells nothing."""
 POSIX = re.compile(r"(?<![\w/.:~\\-])(?:file://)?(/[\w.@+-]+/[^\s`'\"<>|;,()\[\]{}]+)")
