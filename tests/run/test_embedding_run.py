@@ -73,6 +73,8 @@ def test_the_report_compares_with_the_teacher(run):
     assert report.metric == "neighbours" and set(report.scores) == {"neighbours", "cosine"}
     assert report.teacher_scores == {"neighbours": 1.0, "cosine": pytest.approx(1.0)}
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    evaluated = [row for row in log if "eval_neighbours" in row]
+    assert evaluated and not any("eval_loss" in row for row in evaluated), "there are no labels, and so no loss"
     assert any("loss_embedding" in row and "loss_similarity" in row and "loss_logits" not in row for row in log)
 
 

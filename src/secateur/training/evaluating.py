@@ -13,6 +13,7 @@ from secateur.system.compat.trainer import HookedTrainer
 from secateur.training.best import BestEvaluation
 from secateur.training.masks import TrainingMasks, masked
 from secateur.training.nonfinite import FiniteWatch
+from secateur.training.step import INDEX
 
 
 class EvaluatingTrainer(HookedTrainer):
@@ -45,6 +46,12 @@ class EvaluatingTrainer(HookedTrainer):
         return metrics
 
     predict = masked(HookedTrainer.predict)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As in Trainer, without the loss of an evaluation whose rows have no labels: there is none."""
+        if not set(self.label_names) - {INDEX}:
+            logs.pop("eval_loss", None)
+        super().log(logs, *args, **kwargs)
 
     @masked
     def prediction_step(
