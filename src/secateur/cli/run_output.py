@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from secateur.cli.output import show_lines, show_notes, show_table
+from secateur.report import other_densities_section
 from secateur.report.report import Report
 from secateur.report.report_text import footnotes, score_table, score_text, subject, target_text, title
 from secateur.report.size_text import headline, megabytes
@@ -18,6 +19,8 @@ def show_report(report: Report, folder: Path) -> None:
     show_notes(footnotes(report))
     show_lines("", f"The model is in {folder / 'model'}, the report in {folder / 'report.html'}. To load it:", "")
     show_lines("    import secateur", f'    model = secateur.load("{folder / "model"}")', "")
+    if (others := other_densities_section.sentence(report)) is not None:
+        show_lines(others)
     show_lines(headline(report), str(verdict(report)))
 
 

@@ -106,6 +106,17 @@ def predicted(
     return task.read(EvalPrediction(outputs.predictions, outputs.label_ids), tokenizer), ordered
 
 
+def in_order(prediction: EvalPrediction, rows: Sequence[Row]) -> tuple[EvalPrediction, list[Row]]:
+    """A prediction whose last labels are the numbers of its rows, without these labels, and its rows in its order.
+
+    Within a training, Trainer changes the order of the rows that it evaluates.
+    """
+    found: Any = prediction.label_ids
+    *labels, numbers = found if isinstance(found, tuple) else (found,)  # a task may have no labels
+    predictions: Any = prediction.predictions
+    return EvalPrediction(predictions, alone(labels)), [rows[number] for number in numbers]
+
+
 def standard_error(task: Task, prediction: EvalPrediction, rows: Sequence[Row]) -> float | None:
     """The standard error of the task's main metric over the examples of some rows, by the jackknife over groups.
 

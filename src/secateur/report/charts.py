@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from secateur.report.svg import COLOURS, SERIES, WIDTH, figure, style
+from secateur.report.svg import COLOURS, SERIES, WIDTH, figure, plain_powers, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -128,6 +128,34 @@ def over_stages(
                 axes.plot(x, y, color=colours.get(name, SERIES[-1]), marker=marker, clip_on=False)
         _scale(panels[0], log, floor)
         _legend(chart, {name: colours.get(name, SERIES[-1]) for name in names}, level)
+    return chart
+
+
+def expected(
+    rows: Sequence[tuple[float, float, float, float]], measured: tuple[float, float], level: tuple[str, float]
+) -> Figure:
+    """Expected values over the density, on a logarithmic scale, as a line in a band, and the one measured as a dot.
+
+    Args:
+        rows: (density, expected, lowest, highest).
+        measured: density and value.
+        level: label and value of a dashed line, to compare with.
+    """
+    with style():
+        chart = figure(WIDTH, 210)
+        axes = chart.add_subplot()
+        densities, _, low, high = zip(*sorted(rows), strict=True)
+        axes.fill_between(densities, low, high, color=FILLED, alpha=0.18, linewidth=0)
+        line = sorted([*((density, value) for density, value, _, _ in rows), measured])
+        axes.plot(*zip(*line, strict=True), color=FILLED)
+        axes.plot(*measured, "o", color=SERIES[1], clip_on=False)
+        axes.axhline(level[1], color=COLOURS["muted"], linewidth=1.2, linestyle=(0, (4, 3)))
+        axes.set_xscale("log")
+        plain_powers(axes.xaxis)
+        axes.grid(axis="y")
+        axes.set_xlabel("density")
+        _scale(axes, False, None)
+        _legend(chart, {"expected": FILLED, "this run": SERIES[1]}, level)
     return chart
 
 

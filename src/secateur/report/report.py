@@ -59,6 +59,9 @@ class Report:
             and the held-out rows under `teacher`. The recipe is that of the density.
         depth: for a run that has chosen its number of layers, that number under `layers`, `of` how many, the `trials`
             with the score of each number, and the number of held-out training `rows` on which they were scored.
+        ramp: scores of held-out training rows while the density decreased, before recovery: the `metric`, the number of
+            `rows`, the score of the `teacher` on them, and the `points`, each with its `step`, its prunable `density`,
+            the `score` and its `standard_error`; None for a run without them.
         length: for a run of a number of `minutes`, these and the `steps` that it decided on; None for another run.
         outputs: whether the teacher's outputs were `cached`, their size in `bytes`, None if that was not computed,
             and the reason `why` the teacher ran beside the student; None for a run that did not record it.
@@ -91,6 +94,7 @@ class Report:
     teacher: Mapping[str, Any] | None = None
     goal: Mapping[str, Any] | None = None
     depth: Mapping[str, Any] | None = None
+    ramp: Mapping[str, Any] | None = None
     length: Mapping[str, Any] | None = None
     outputs: Mapping[str, Any] | None = None
     vocabulary: Mapping[str, Any] | None = None

@@ -21,6 +21,10 @@ FORMAT = FileFormat()
 """Of each line of the two logs."""
 
 
+SCORING = ("eval_runtime", "ramp_runtime")
+"""Keys of a line about scores: the seconds that they took, of an evaluation or of the rows held out of the ramp."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """What training logged in one stage, over all its attempts.
@@ -121,7 +125,7 @@ def _parsed(text: str, path: Path) -> Line:
 
 def _stage(name: str, logged: Sequence[Line]) -> Stage:
     """The lines of one stage; an attempt that resumes from a checkpoint logs the steps after it again."""
-    last = {(line["step"], "eval_runtime" in line, "train_runtime" in line): line for line in logged}
+    last = {(line["step"], *(kind in line for kind in (*SCORING, "train_runtime"))): line for line in logged}
     lines = tuple(sorted(last.values(), key=lambda line: line["step"]))
     return Stage(name, logged[-1]["of"], lines, _rates(logged))
 
@@ -141,8 +145,8 @@ def _intervals(logged: Sequence[Line]) -> Iterator[tuple[Line, Line, float]]:
     """Each two consecutive logs of training, and the seconds of the evaluations between them."""
     evaluating, before = 0.0, None
     for line in logged:
-        if "eval_runtime" in line:
-            evaluating += line["eval_runtime"]
+        if scoring := [line[kind] for kind in SCORING if kind in line]:
+            evaluating += sum(scoring)
         elif "loss" in line and "seconds" in line and "rows" in line:
             if before is not None:
                 yield before, line, evaluating

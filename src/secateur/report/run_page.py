@@ -8,7 +8,15 @@ from typing import Any
 
 import yaml
 
-from secateur.report import charts, html, structure_section, svg, training_section, trials_section
+from secateur.report import (
+    charts,
+    html,
+    other_densities_section,
+    structure_section,
+    svg,
+    training_section,
+    trials_section,
+)
 from secateur.report.html import (
     Content,
     DataTable,
@@ -56,6 +64,7 @@ def to_html(report: Report, log: RunLog) -> str:
     optional = [
         trials_section.density(report),
         trials_section.layers(report),
+        other_densities_section.section(report),
         structure_section.kept(report.structure, log.kept_heads),
         training_section.training(report, log),
         structure_section.pruning(log),

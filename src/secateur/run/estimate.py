@@ -8,11 +8,12 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from secateur.budget.space import Space
-from secateur.run import run_length
+from secateur.run import ramp_scores, run_length
 from secateur.run.context import Context
 from secateur.run.costs import Costs, Pace, Speed
 from secateur.run.expected_stage import ExpectedStage
 from secateur.run.models import teacher_name
+from secateur.run.ramp_rows import RampRows
 from secateur.run.recipe import Recipe
 from secateur.run.run_data import Rows
 from secateur.run.run_rounds import is_open, with_all_layers, with_layers
@@ -177,10 +178,11 @@ class Expectation:
         return steps * pace.pruning(1.0).step + pace.cutting(1.0, steps) + scored
 
     def pruning(self) -> float:
-        """The steps until the cut, and their evaluations."""
+        """The steps until the cut, their evaluations, and the scores at some densities."""
         end = self._pace.cut_at
         speed, steps = self._pace.pruning(end), rounded(steps_of_run(self.context) * end)
-        return steps * speed.step + self._pace.cutting(end, steps) + self._evaluations(speed)
+        scored = (1 + len(ramp_scores.PASSED)) * self._scoring(RampRows(self.context.data).scored, speed.token)
+        return steps * speed.step + self._pace.cutting(end, steps) + self._evaluations(speed) + scored
 
     def recovery(self) -> float:
         """The steps after the cut, and their evaluations."""

@@ -163,6 +163,12 @@ class MethodRecipe(Strict):
         description="number of training rows that are held out of trials, those of a teacher included, and scored; at "
         "most a quarter of them",
     )
+    ramp_rows: int = Field(
+        200,
+        ge=0,
+        description="number of training rows that are held out of the prune stage and scored at some densities on the "
+        "way, from which the report predicts the scores of other densities; at most a tenth of them; 0: none",
+    )
     train: Literal["all", "scores"] = Field(
         "all", description="what is trained while pruning: all weights, or only the parameters of the method"
     )

@@ -8,6 +8,7 @@ RUN/outputs.json     whether the teacher's outputs are cached, their size, and w
 RUN/teacher.json     how the teacher was trained, if it was trained here, and the trials of its settings
 RUN/density.json     trials of densities, and the density that was chosen, if the recipe names a score to keep
 RUN/depth.json       trials of numbers of layers, and the number that was chosen, if the recipe leaves it open
+RUN/ramp.json        scores of held-out training rows while the density decreases
 RUN/cut_at.json      progress and rows seen at the cut
 RUN/verified.json    differences of the outputs before and after the cut, and after saving
 """
@@ -21,7 +22,7 @@ from secateur.system.file_format import FileFormat
 
 VERSIONS, SECONDS, MEMORY = "versions.json", "seconds.json", "memory.json"
 LENGTH, OUTPUTS, TEACHER = "length.json", "outputs.json", "teacher.json"
-DENSITY, DEPTH = "density.json", "depth.json"
+DENSITY, DEPTH, RAMP = "density.json", "depth.json", "ramp.json"
 CUT_AT, VERIFIED = "cut_at.json", "verified.json"
 FORMAT = FileFormat()
 """Of each of these files."""
@@ -33,6 +34,6 @@ def check(folder: Path) -> None:
     Raises:
         UserError: one is damaged, or a later version of secateur wrote it.
     """
-    for name in (VERSIONS, SECONDS, MEMORY, LENGTH, OUTPUTS, TEACHER, DENSITY, DEPTH, CUT_AT, VERIFIED):
+    for name in (VERSIONS, SECONDS, MEMORY, LENGTH, OUTPUTS, TEACHER, DENSITY, DEPTH, RAMP, CUT_AT, VERIFIED):
         FORMAT.read_if_any(folder / name)
     run_log.check(folder)

@@ -119,7 +119,7 @@ class RunData:
     @cached_property
     def train_rows(self) -> Rows:
         """The training rows, without those that are held out."""
-        return _numbered(self.train_parts[1])
+        return numbered(self.train_parts[1])
 
     @cached_property
     def distillation_rows(self) -> Rows:
@@ -127,13 +127,13 @@ class RunData:
         copies = self.recipe.training.augment
         if not copies:
             return self.train_rows
-        return _numbered(augmented(self.train_rows, self.tokenizer, copies, self.recipe.seed))
+        return numbered(augmented(self.train_rows, self.tokenizer, copies, self.recipe.seed))
 
     @cached_property
     def train_parts(self) -> tuple[Rows, Rows]:
         """Tokenized training rows: those held out for selection, sampled by the seed, and those to train on."""
         rows = partial(encoded, self.task, "train", self.tokenizer, self.recipe.data.max_length)
-        held_out, order = self.recipe.training.select, self._shuffled
+        held_out, order = self.recipe.training.select, self.shuffled
         if not held_out:
             return [], _learnable(rows())
         return _learnable(rows(order[:held_out])), _learnable(rows(sorted(order[held_out:])))
@@ -142,16 +142,12 @@ class RunData:
     def held_out_rows(self) -> Rows:
         """Training rows that are held out of short trials and scored, sampled by the seed."""
         select = self.recipe.training.select
-        chosen = sorted(self._shuffled[select : select + self.trial_count])
+        chosen = sorted(self.shuffled[select : select + self.trial_count])
         return encoded(self.task, "train", self.tokenizer, self.recipe.data.max_length, chosen)
 
     def without_held_out(self, rows: Rows) -> Rows:
-        """Rows to train a trial on: those whose text is not held out; all of them if no other text is left.
-
-        They keep their numbers, by which a cached teacher knows them.
-        """
-        texts = {tuple(row["input_ids"]) for row in self.held_out_rows}
-        return [row for row in rows if tuple(row["input_ids"]) not in texts] or rows
+        """Rows to train a trial on: those whose text is not held out; all of them if no other text is left."""
+        return without(rows, self.held_out_rows)
 
     @property
     def trial_count(self) -> int:
@@ -160,7 +156,7 @@ class RunData:
         return min(self.recipe.method.trial_rows, left // 4)
 
     @cached_property
-    def _shuffled(self) -> list[int]:
+    def shuffled(self) -> list[int]:
         """The indices of the training rows in a random order, by the seed."""
         count = len(self.task.splits["train"])
         return torch.randperm(count, generator=torch.Generator().manual_seed(self.recipe.seed)).tolist()
@@ -174,13 +170,13 @@ class RunData:
     def eval_rows(self) -> Rows:
         """The rows of evaluations within a stage: those held out of the training set, or validation rows."""
         if self.recipe.training.select:
-            return _numbered(self.train_parts[0])
+            return numbered(self.train_parts[0])
         most, count = self.recipe.training.evaluation_rows, len(self.task.splits["validation"])
         if most is None or most >= count:
-            return _numbered(self.validation_rows)
+            return numbered(self.validation_rows)
         chosen = [number for example in examples(self.validation_rows)[:most] for number in example]
         chosen += of_all_examples(self.validation_rows)
-        return _numbered([self.validation_rows[number] for number in chosen])
+        return numbered([self.validation_rows[number] for number in chosen])
 
     def collator(self) -> DataCollatorWithPadding:
         """The task's collator, padding to multiples of `length_multiple` unless these can pass the model's maximum."""
@@ -200,6 +196,15 @@ class RunData:
         return scores_with_error(model, self.task, self.validation_rows, self.tokenizer)
 
 
+def without(rows: Rows, held_out: Rows) -> Rows:
+    """The rows whose text is not held out; all of them if no other text is left.
+
+    They keep their numbers, by which a cached teacher knows them.
+    """
+    texts = {tuple(row["input_ids"]) for row in held_out}
+    return [row for row in rows if tuple(row["input_ids"]) not in texts] or rows
+
+
 def _learnable(rows: Rows) -> Rows:
     """The rows without those all of whose tokens are unlabelled: alone in a batch, such a row has no loss.
 
@@ -216,6 +221,6 @@ def _learnable(rows: Rows) -> Rows:
     return kept
 
 
-def _numbered(rows: Rows) -> Rows:
+def numbered(rows: Rows) -> Rows:
     """The rows with their numbers, by which a cached teacher and the evaluation identify them."""
     return [{**row, INDEX: number} for number, row in enumerate(rows)]

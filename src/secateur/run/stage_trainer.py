@@ -9,7 +9,7 @@ from typing import Any
 from transformers import EvalPrediction, PreTrainedModel, PrinterCallback
 from transformers.integrations import TensorBoardCallback
 
-from secateur.measure.evaluation import alone
+from secateur.measure.evaluation import in_order
 from secateur.run.callbacks import LogFile, Recorded
 from secateur.run.context import Context
 from secateur.run.run_data import Rows, RunData
@@ -101,12 +101,8 @@ def train(context: Context, trainer: PruningTrainer, stage: str) -> None:
 
 
 def _evaluated(data: RunData, prediction: EvalPrediction) -> dict[str, float]:
-    """The scores of an evaluation during training, in which Trainer has changed the order of the rows."""
-    found: Any = prediction.label_ids
-    *labels, numbers = found if isinstance(found, tuple) else (found,)  # a task may have no labels
-    rows = [data.eval_rows[number] for number in numbers]
-    predictions: Any = EvalPrediction(prediction.predictions, alone(labels))
-    task = _eval_task(data)
+    """The scores of an evaluation during training."""
+    task, (predictions, rows) = _eval_task(data), in_order(prediction, data.eval_rows)
     return task.score(task.read(predictions, data.tokenizer), rows)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import EvalPrediction, PreTrainedModel
 
 from secateur.methods.method import Method
 from secateur.system.compat.trainer import HookedTrainer
@@ -46,6 +46,18 @@ class EvaluatingTrainer(HookedTrainer):
         return metrics
 
     predict = masked(HookedTrainer.predict)
+
+    def outputs_of(self, rows: Sequence[Mapping[str, Any]]) -> EvalPrediction:
+        """What the model gives for rows under the deterministic masks, in an order of Trainer's; nothing is logged.
+
+        In a training it does not count as an evaluation: neither callbacks nor `best` are told.
+        """
+        scoring, self.compute_metrics = self.compute_metrics, None
+        try:
+            outputs = self.predict(cast(Any, rows))
+        finally:
+            self.compute_metrics = scoring
+        return EvalPrediction(outputs.predictions, cast(Any, outputs.label_ids))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As in Trainer, without the loss of an evaluation whose rows have no labels: there is none."""

@@ -15,7 +15,7 @@ from secateur.measure.model_size import dense_parts, disk_bytes, parameter_count
 from secateur.report import run_page
 from secateur.report.model_card import card
 from secateur.report.report import Report
-from secateur.run import output_cache, run_length, vocabulary_data
+from secateur.run import output_cache, ramp_scores, run_length, vocabulary_data
 from secateur.run.context import Context
 from secateur.run.models import base_model, load_teacher, teacher_scores
 from secateur.run.records import FORMAT, VERIFIED, VERSIONS
@@ -104,10 +104,11 @@ def _bytes_of_parts(context: Context, scored: Scored) -> dict[str, dict[str, int
 
 
 def _chosen(context: Context) -> dict[str, Any]:
-    """What the run has chosen itself, with its trials."""
+    """What the run has chosen itself, with its trials, and what it scored at other densities on the way."""
     stages = {"teacher": teacher_stage, "goal": density, "depth": depth}
     chosen = {key: stage.reported(context) for key, stage in stages.items()}
     chosen["vocabulary"] = vocabulary_data.reported(context.data)
+    chosen["ramp"] = ramp_scores.reported(context)
     return chosen | {"length": run_length.reported(context), "outputs": output_cache.reported(context)}
 
 

@@ -12,9 +12,12 @@ import torch
 from transformers import PreTrainedModel, TrainerControl
 
 from secateur.methods.method import Method
+from secateur.run import ramp_scores
 from secateur.run.callbacks import DensityReached, KeptUnitsFile
 from secateur.run.context import Context
 from secateur.run.models import base_model, load_teacher, new_student, prepared
+from secateur.run.ramp_rows import RampRows
+from secateur.run.ramp_scores import RampScores
 from secateur.run.run_data import Rows
 from secateur.run.run_rounds import end_of_pruning, restarts
 from secateur.run.stage_trainer import distilling_trainer, train
@@ -35,26 +38,35 @@ def done(context: Context) -> bool:
 
 def run(context: Context) -> None:
     """Prune, and write the cut model with all that recovery needs."""
-    student, outputs = _models(context)
+    ramp = RampRows(context.data)
+    student, outputs = _models(context, ramp)
     method = new_method(context.recipe, student, read_latency_table(context.folder))
-    trainer = _trainer(context, student, outputs, method)
+    trainer = _trainer(context, ramp, student, outputs, method)
     _watch_densities(context, trainer, method)
     train(context, trainer, "prune")
     processes.on_main(partial(cut_student, context, student, trainer))
 
 
-def _models(context: Context) -> tuple[PreTrainedModel, PreTrainedModel | CachedTeacher]:
+def _models(context: Context, ramp: RampRows) -> tuple[PreTrainedModel, PreTrainedModel | CachedTeacher]:
     """The student, and the teacher's outputs; if these are cached, the memory of the teacher is released."""
     teacher = load_teacher(context)
+    ramp_scores.begin(context, ramp, teacher)
     return new_student(context, teacher), outputs_of(context, teacher)
 
 
 def _trainer(
-    context: Context, student: PreTrainedModel, outputs: PreTrainedModel | CachedTeacher, method: Method
+    context: Context,
+    ramp: RampRows,
+    student: PreTrainedModel,
+    outputs: PreTrainedModel | CachedTeacher,
+    method: Method,
 ) -> PruningTrainer:
     """The trainer of the part of the run before the cut."""
-    trainer = pruning_trainer(context, student, outputs, method, "prune", end=end_of_pruning(context.recipe))
+    end = end_of_pruning(context.recipe)
+    trainer = pruning_trainer(context, student, outputs, method, "prune", end=end, rows=ramp.others)
     trainer.add_callback(KeptUnitsFile(context.folder / "pruned.jsonl", method))
+    if ramp.count:
+        trainer.add_callback(RampScores(context, ramp, trainer))
     return trainer
 
 
