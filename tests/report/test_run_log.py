@@ -53,9 +53,11 @@ def test_rates_are_rows_over_seconds_between_two_logs(tmp_path):
     assert stage_of(tmp_path, [timed(4, 1.0), timed(8, 2.0), timed(12, 6.0)]).rates == ([8, 12], [40.0, 10.0])
 
 
-def test_rates_exclude_the_time_of_evaluations(tmp_path):
-    evaluation = {"stage": "prune", "step": 6, "of": 20, "eval_runtime": 3.0, "seconds": 4.5, "rows": 60}
-    assert stage_of(tmp_path, [timed(4, 1.0), evaluation, timed(8, 5.0)]).rates == ([8], [40.0])
+@pytest.mark.parametrize("scored", ["eval_runtime", "ramp_runtime"])
+def test_rates_exclude_the_time_of_evaluations(tmp_path, scored):
+    evaluation = {"stage": "prune", "step": 8, "of": 20, scored: 3.0, "seconds": 4.5, "rows": 80}
+    stage = stage_of(tmp_path, [timed(4, 1.0), evaluation, timed(8, 5.0)])
+    assert stage.rates == ([8], [40.0]) and len(stage.lines) == 3
 
 
 def test_rates_do_not_span_two_attempts(tmp_path):

@@ -150,14 +150,15 @@ def _between(xs: Sequence[float], ys: Sequence[float], density: float) -> float:
 
 def walk_of(report: Report) -> Walk | None:
     """The walk of a run; None for one without scores on its ramp, without a score to keep, or that removed nothing."""
-    ramp, density = report.ramp, report.density["prunable"]
-    if ramp is None or len(ramp["points"]) < 2 or report.retention is None or not 0 < density < 1:
+    density, ramp = report.density["prunable"], report.ramp or {"points": []}
+    points = tuple(_point(point) for point in ramp["points"] if point["density"] > 0)
+    if len(points) < 2 or report.retention is None or not 0 < density < 1:
         return None
     return Walk(
         density,
         report.scores[report.metric],
         report.teacher_scores[report.metric],
-        tuple(_point(point) for point in ramp["points"] if point["density"] > 0),
+        points,
         ramp["teacher"],
         report.standard_error or 0.0,
         report.baseline or 0.0,

@@ -1,0 +1,103 @@
+"""Scores of held-out rows while a run prunes: of which rows, at which densities, and after an interruption."""
+
+import csv
+import json
+import random
+import shutil
+
+import pytest
+import torch
+from interrupted_runs import CopyAt, copy_of
+from safetensors.torch import load_file
+from small_world import WORDS, config, recipe_values, tokenizer
+from transformers import BertForSequenceClassification
+
+from secateur.measure.evaluation import scores_with_error
+from secateur.report.run_log import read
+from secateur.run import pipeline, recipe
+from secateur.run.ramp_rows import RampRows
+from secateur.run.ramp_scores import PASSED
+from secateur.run.run_data import RunData
+from secateur.surgery.checkpoint import load
+
+KILLED = ("prune", 14)
+"""After the checkpoint of step 9, and after the scores of a later step."""
+BEFORE_RECOVERY = ("recover", 1)
+
+
+@pytest.fixture(scope="module")
+def values(tmp_path_factory):
+    """A recipe of 40 steps over 540 different texts, for a random model whose answers depend on the text."""
+    folder, drawn = tmp_path_factory.mktemp("world"), random.Random(0)
+    torch.manual_seed(0)
+    labels = dict(enumerate(["bad", "good"]))
+    BertForSequenceClassification(config(num_labels=2, id2label=labels, initializer_range=0.6)).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    with (folder / "data.csv").open("w", encoding="utf-8", newline="") as file:
+        rows = [[" ".join(drawn.choices(WORDS[4:], k=9)), labels[number % 2]] for number in range(600)]
+        csv.writer(file).writerows([["text", "label"], *rows])
+    own = recipe_values(str(folder), str(folder / "data.csv")) | {"training.evaluations": 0, "training.checkpoints": 2}
+    return own | {"training.epochs": 0.3, "distillation.check_teacher": False}
+
+
+@pytest.fixture(scope="module")
+def whole(values, tmp_path_factory):
+    """(folder, report, copies) of an uninterrupted run, and what kills would leave of it."""
+    folder, copies = tmp_path_factory.mktemp("whole") / "run", tmp_path_factory.mktemp("copies")
+    report = pipeline.run(recipe.make(values), folder, [CopyAt(folder, copies, KILLED, BEFORE_RECOVERY)])
+    return folder, report, copies
+
+
+def test_a_tenth_of_the_rows_is_scored_once_after_each_density_and_at_the_end(whole):
+    _, report, _ = whole
+    ramp, densities = report.ramp, [point["density"] for point in report.ramp["points"]]
+    assert ramp["metric"] == "accuracy" and ramp["rows"] == 54 == report.rows["train"] // 10
+    assert densities == sorted(densities, reverse=True) and len(densities) == 3
+    for passed, density in zip(PASSED, densities[:2], strict=False):
+        assert 0.6 * passed < density <= passed
+    assert densities[-1] == pytest.approx(report.density["prunable"]) and ramp["points"][-1]["step"] == 18
+
+
+def test_the_last_score_is_that_of_the_cut_model_before_it_recovers(whole, values):
+    _, report, copies = whole
+    data = RunData(recipe.make(values))
+    small = load(copy_of(copies, *BEFORE_RECOVERY) / "cut")
+    found, error = scores_with_error(small, data.task, RampRows(data).scored, data.tokenizer)
+    last = report.ramp["points"][-1]
+    assert last["score"] == found["accuracy"] and last["standard_error"] == pytest.approx(error, rel=0.3)
+    assert len({point["score"] for point in report.ramp["points"]}) > 1
+
+
+def test_the_rows_are_training_rows_that_the_prune_stage_does_not_see(values):
+    data = RunData(recipe.make(values))
+    rows = RampRows(data)
+    scored, others = ({tuple(row["input_ids"]) for row in part} for part in (rows.scored, rows.others))
+    assert not scored & others and scored | others == {tuple(row["input_ids"]) for row in data.train_rows}
+    assert [row["index"] for row in rows.scored] == list(range(54))
+    assert all(data.train_rows[row["index"]] == row for row in rows.others)
+
+
+@pytest.mark.parametrize("changed", [{"method.ramp_rows": 0}, {"method.ramp_rows": 49}, {"method.end": 1.0}])
+def test_too_few_rows_or_no_recovery_leave_the_rows_to_training(values, changed):
+    data = RunData(recipe.make(values | changed))
+    rows = RampRows(data)
+    assert rows.count == 0 and rows.scored == [] and rows.others is data.distillation_rows
+
+
+def test_an_interrupted_run_neither_loses_nor_repeats_scores(whole, values, tmp_path):
+    folder, report, copies = whole
+    shutil.copytree(copy_of(copies, *KILLED), tmp_path / "run")
+    left = json.loads((tmp_path / "run" / "ramp.json").read_text())["points"]
+    assert [point["step"] for point in left] == [point["step"] for point in report.ramp["points"][:2]]
+    assert left[0]["step"] < 9 < left[1]["step"]  # the second is dropped, and scored again
+    resumed = pipeline.run(recipe.make(values), tmp_path / "run")
+    assert resumed.ramp == report.ramp
+    model, again = (load_file(place / "model" / "model.safetensors") for place in (folder, tmp_path / "run"))
+    assert all(torch.equal(model[name], again[name]) for name in model)
+
+
+def test_the_log_has_the_scores(whole):
+    folder, report, _ = whole
+    (stage,) = (stage for stage in read(folder).stages if stage.name == "prune")
+    steps, scores = stage.curve("ramp_accuracy")
+    assert list(zip(steps, scores, strict=True)) == [(p["step"], p["score"]) for p in report.ramp["points"]]
