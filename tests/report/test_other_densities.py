@@ -3,19 +3,22 @@
 import json
 import math
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 
 import pytest
 from made_up_run import REPORT
 from page_reader import Reader
+from typer.testing import CliRunner
 
+from secateur.cli import app
 from secateur.report.other_densities import DENSITIES, Point, Walk, layer_bytes, predict, walk_of
 from secateur.report.other_densities_section import sentence
 from secateur.report.report import Report
 from secateur.report.report_text import to_markdown
 from secateur.report.run_log import RunLog
 from secateur.report.run_page import to_html
+from secateur.run import pipeline
 
 PASSED = (0.6, 0.4, 0.2, 0.1, 0.05)
 NOTHING = RunLog((), None, None, 0)
@@ -122,6 +125,14 @@ def test_the_pages_show_each_density_and_the_run_itself(tmp_path):
     rows = [line.split()[1].rstrip(",") for line in lines[lines.index("## Other densities") + 4 :][:8]]
     assert rows == ["0.8", "0.6", "0.4", "0.3", "0.2", "0.1", "0.0499", "0.03"]
     assert sentence(report).startswith("At other densities expect accuracy at 0.1 about 0.8")
+
+
+def test_the_command_names_the_nearest_densities_and_gives_all_as_json(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "run", lambda *arguments: WALKED)
+    words = ["prune", "m", "--data", "d", "--output", str(tmp_path / "run")]
+    assert sentence(WALKED) in CliRunner().invoke(app.app, words).stdout.replace("\n", " ")
+    shown = json.loads(CliRunner().invoke(app.app, [*words, "--json"]).stdout)
+    assert shown["other_densities"] == [asdict(one) for one in predict(walk_of(WALKED))]
 
 
 def test_a_report_of_an_earlier_version_has_no_ramp(tmp_path):

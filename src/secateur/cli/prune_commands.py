@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from secateur.cli.output import show_json, show_text_table
 from secateur.cli.progress import watching
 from secateur.cli.recipe_options import described, pairs_of, recipe_options
 from secateur.cli.run_output import show_report, show_sweep
+from secateur.report.other_densities import predict, walk_of
 from secateur.report.recipe_keys import dotted
 from secateur.report.report import Report
 from secateur.report.verdict import verdict
@@ -113,12 +115,19 @@ def _run(wanted: Recipe, output: Path, as_json: bool) -> None:
 def _show(reports: Sequence[Report], output: Path, several: bool, as_json: bool) -> None:
     """The report of a run, or those of a density sweep."""
     if as_json:
-        values = [{**report.to_dict(), "verdict": verdict(report).to_dict()} for report in reports]
+        values = [_values(report) for report in reports]
         show_json(values if several else values[0])
     elif several:
         show_sweep(reports, output)
     else:
         show_report(reports[0], output)
+
+
+def _values(report: Report) -> dict[str, Any]:
+    """The report as plain values, with what follows from it: the verdict, and what to expect at other densities."""
+    walk = walk_of(report)
+    others = [] if walk is None else [asdict(expected) for expected in predict(walk)]
+    return {**report.to_dict(), "verdict": verdict(report).to_dict(), "other_densities": others}
 
 
 def demo(
