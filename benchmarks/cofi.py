@@ -1,8 +1,12 @@
-"""CoFi with MiniLM-L6: SST-2 and MRPC at densities 0.40 and 0.05, and an ablation of each kind of units.
+"""CoFi with MiniLM-L6: SST-2 and MRPC under both constraints, and an ablation of each kind of units.
 
     python benchmarks/cofi.py train   --data DIR --teacher DIR        every run of the tables, one folder each
     python benchmarks/cofi.py choose TASK --data DIR --teacher DIR SETTINGS...      on rows held out of training
     python benchmarks/cofi.py table   --data DIR --teacher DIR        latencies in one process, and the tables
+    python benchmarks/cofi.py curves                                  expected and scheduled density, and the gates
+
+`train --only NAME` does one run: its name is the density, the seed and, for that of the paper, the constraint, as in
+`0.05-0` and `0.05-0-lagrangian`.
 
 `--data` is a folder with `sst2` and `mrpc` (train.parquet and validation.parquet with GLUE's columns); `--teacher` is
 MiniLM-L6 fine-tuned on SST-2. The teacher for MRPC is trained once, first. Finished runs are not repeated.
@@ -20,8 +24,9 @@ from runner import Folder, base_model, compare, finished, hold_out, one, print_r
 
 app = typer.Typer(add_completion=False)
 RUNS = Path("runs/cofi")
-DENSITIES = (0.40, 0.05)
-SEEDS = (0, 1)
+DENSITIES = (0.40, 0.20, 0.05)
+SEEDS = (0, 1, 2)
+CONSTRAINTS = ("exact", "lagrangian")
 SHARED: dict[str, Any] = {
     "method": "cofi",
     "training.warmup": 0.02,
@@ -81,9 +86,15 @@ def recipes(task: str, data: Path, teacher: Path) -> dict[str, dict[str, Any]]:
     base = {**SHARED, **SETTINGS[task], "model": base_model(), "data": str(data / task)}
     base["teacher"] = str(teacher_of(task, data, teacher))
     runs = {
-        f"{density:g}-{seed}": {**base, "target.density": density, "seed": seed}
-        for density in DENSITIES
+        name_of(density, seed, constraint): {
+            **base,
+            "target.density": density,
+            "seed": seed,
+            "method.options": {**base["method.options"], "constraint": constraint},
+        }
         for seed in SEEDS
+        for density in DENSITIES
+        for constraint in CONSTRAINTS
     }
     if task == "sst2":
         low = {**base, "target.density": DENSITIES[-1]}
@@ -92,11 +103,17 @@ def recipes(task: str, data: Path, teacher: Path) -> dict[str, dict[str, Any]]:
     return runs
 
 
+def name_of(density: float, seed: int, constraint: str) -> str:
+    """The name of a run: the default constraint is left out."""
+    return f"{density:g}-{seed}" + ("" if constraint == CONSTRAINTS[0] else f"-{constraint}")
+
+
 @app.command()
-def train(data: Folder, teacher: Folder, jobs: int = 2, task: str = "") -> None:
-    """Do every run of the tables that is not finished."""
+def train(data: Folder, teacher: Folder, jobs: int = 2, task: str = "", only: list[str] | None = None) -> None:
+    """Do every run of the tables that is not finished, or of these the named ones, in their order."""
     for name in [name for name in SETTINGS if name.startswith(task)]:
-        several(RUNS / name, recipes(name, data, teacher), jobs)
+        runs = recipes(name, data, teacher)
+        several(RUNS / name, {one: runs[one] for one in only or runs}, jobs)
 
 
 @app.command()
@@ -124,13 +141,34 @@ def table(data: Folder, teacher: Folder, repeats: int = 30) -> None:
         print(" | ".join(f"{batch} x {tokens}" for batch, tokens in SHAPES) + " |")
         print("|" + " --- |" * (7 + len(SHAPES)))
         dense = _dense(teacher_of(task, data, teacher))
-        runs = {f"density {density:g}": [f"{density:g}-{seed}" for seed in SEEDS] for density in DENSITIES}
+        runs = {
+            f"density {density:g}, {constraint}": [name_of(density, seed, constraint) for seed in SEEDS]
+            for density in DENSITIES
+            for constraint in CONSTRAINTS
+        }
         if task == "sst2":
             runs["density 0.05, 8 epochs"] = [f"0.05-{seed}-longer" for seed in SEEDS]
             runs |= {f"0.05 {name}": [name] for name in ABLATIONS}
         for label, names in runs.items():
             rows |= _row(RUNS / task, label, names, dense, repeats)
     (RUNS / "table.json").write_text(json.dumps(rows, indent=1) + "\n")
+
+
+@app.command()
+def curves(task: str = "sst2", seed: int = 0, points: int = 10) -> None:
+    """Print what the logs of the runs of a seed say at some points of the pruning, in Markdown."""
+    from secateur.report import run_log
+
+    names = [name_of(density, seed, constraint) for density in DENSITIES for constraint in CONSTRAINTS]
+    for folder in finished([RUNS / task / name for name in names]):
+        (prune,) = [stage for stage in run_log.read(folder).stages if stage.name == "prune"]
+        lines = [line for line in prune.lines if "density_expected" in line]
+        keys = ["density_target", "density_expected", "density", *prune.keys("open_"), *prune.keys("gradient_")]
+        print(f"\n{folder.name}, {prune.steps} steps\n")
+        print_row(["step", *keys])
+        print_row(["---"] * (1 + len(keys)))
+        for line in lines[:: max(1, len(lines) // points)]:
+            print_row([str(line["step"]), *(f"{line[key]:.3g}" if key in line else "" for key in keys)])
 
 
 def _dense(folder: Path) -> Any:

@@ -41,6 +41,10 @@ class DensityTarget:
             return 1.0 - published_sparsity(self.space, open_probability)
         return self.space.parameters(open_probability) / self.space.total()
 
+    def density_of(self, log_alpha: Tensor) -> float:
+        """The expected density of gates `(N,)`, minus infinity where a unit is not alive."""
+        return self.space.density(self.gate.open_probability(log_alpha))
+
     def gaps(self, open_probability: Tensor, progress: float) -> list[Tensor]:
         return [(self.density(progress) - self.expected(open_probability)).view(1)]
 

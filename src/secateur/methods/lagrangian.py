@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from secateur.system.errors import UserError
 
 
 class Target(Protocol):
@@ -46,3 +48,18 @@ def penalty(gaps: Sequence[Tensor], multipliers: Tensor) -> Tensor:
     """
     constraints = zip(gaps, *multipliers, strict=True)
     return torch.stack([(l1 * gap + l2 * gap.square()).mean() for gap, l1, l2 in constraints]).sum()
+
+
+def refuse_other_constraint(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Check, before a state is loaded, that it has multipliers if and only if the module has.
+
+    Raises:
+        UserError: it was saved under the other constraint, as every state was until version 0.2.0.
+    """
+    saved, own = f"{prefix}multipliers" in state, getattr(module, "multipliers", None) is not None
+    if saved != own and f"{prefix}log_alpha" in state:
+        theirs, mine = ("lagrangian", "exact") if saved else ("exact", "lagrangian")
+        raise UserError(
+            f"the saved gates were trained with constraint={theirs}, and this run has constraint={mine}: "
+            f"set the option constraint={theirs} to go on with them, or start a new run"
+        )

@@ -123,7 +123,7 @@ class Method(RenamedMembers):
         """
 
     def advance(self, progress: float) -> None:
-        """Update the state after an optimizer step."""
+        """Update the state after an optimizer step, whose gradients the method's parameters still have."""
         self.progress = progress
         self.steps += 1
 

@@ -36,9 +36,13 @@ def training(report: Report, log: RunLog) -> Section:
     asked = None if density is None else ("asked", density)
     score = [_panel(stage, [f"eval_{report.metric}"]) for stage in stages]
     densities = [_panel(stage, ["density", *stage.keys("density_"), "share"]) for stage in stages]
+    gates = [_panel(stage, stage.keys("open_")) for stage in stages]
+    gradients = [_panel(stage, stage.keys("gradient_")) for stage in stages]
     memory = [_panel(stage, ["resident_mb", "anonymous_mb"]) for stage in stages]
     pictures = [
         *_lines("Density", densities, floor=0, level=asked),
+        *_lines("Probability that a gate is open, by kind of unit", gates, floor=0),
+        *_lines("Absolute gradient of a gate, by kind of unit, on a logarithmic scale", gradients, log=True),
         *_terms([_panel(stage, stage.keys("loss_")) for stage in stages]),
         *_lines(f"{report.metric} on {rows}", score, level=("teacher", teacher)),
         *_lines("Examples per second", [_rates(stage) for stage in stages], floor=0),
@@ -52,7 +56,7 @@ def training(report: Report, log: RunLog) -> Section:
 
 def _panel(stage: Stage, keys: Sequence[str]) -> Panel:
     """A stage with the curves of those of the keys that it logged, by their labels."""
-    curves = {re.sub("^(loss|eval|density)_", "", key): stage.curve(key) for key in keys}
+    curves = {re.sub("^(loss|eval|density|open|gradient)_", "", key): stage.curve(key) for key in keys}
     labelled = {LABELS.get(name, name): curve for name, curve in curves.items() if curve[0]}
     return _stage_name(stage), stage.steps, labelled
 

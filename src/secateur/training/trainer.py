@@ -283,15 +283,14 @@ class PruningTrainer(EvaluatingTrainer):
 
     def step_taken(self) -> None:
         """After an optimizer step: the method observes the whole step's evidence and advances; the model may shrink."""
+        if self.method is not None:
+            self.evidence.hand_over(self.average)
+            self.method.advance(self.progress)
         self.own_state.zero_grad()  # Trainer clears the model's gradients only
         self.free_pages.check()
         if self.averaging is not None:
             self.averaging.add(self.state.global_step, self.state.max_steps)
-        if self.method is None:
-            return
-        self.evidence.hand_over(self.average)
-        self.method.advance(self.progress)
-        if self.shrinking is not None and self.shrinking.due():
+        if self.method is not None and self.shrinking is not None and self.shrinking.due():
             self.shrinking.cut(self.method.alive)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:

@@ -1,0 +1,105 @@
+"""Gates that hold a density exactly: all of them are shifted by one number until it is the density asked for.
+
+After an optimizer step has moved log alpha of the gates to a, the projection returns
+
+    a_i <- clip(a_i + s, lowest, highest),  s the number at which the expected density is its target.
+
+A gate that rises therefore lowers all others: gates compete for a fixed density in every step.
+
+The shift is the same for every gate, whatever the cost of its unit. The optimizer of the gates, Adam, divides each
+gradient by its size: in a step every gate moves by at most the learning rate, a neuron like a whole sublayer, by how
+consistent its gradient is. An equal shift is therefore a price in the same currency, which a gate pays in every step
+and earns back if its gradient is consistent enough. A shift in proportion to what units cost (the derivative of the
+expected density by each probability) would close all sublayers, which cost hundreds of times as much as a neuron,
+before it moved a neuron: measured in `benchmarks/cofi.py`, section "shift".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+CLOSE = 5e-8
+"""The search aims at this much below the target, and ends this close to its aim: the target is never exceeded."""
+SECANTS, HALVINGS = 20, 28
+"""The most steps of a search in its bracket; it takes three as a rule."""
+
+
+def projected(
+    density: Callable[[Tensor], float],
+    log_alpha: Tensor,
+    alive: Tensor,
+    target: float,
+    bounds: tuple[float, float],
+    first: float,
+) -> Tensor:
+    """`(N,)` log alpha, shifted by one number and clamped, at which the density is the target, and never above it.
+
+    Where clamped gates cannot have that density, they come as near to it as they can: all alive gates are then at a
+    bound. With CoFi's bounds and units of all kinds that is a density of 0.993 at the most, and 0.0001 at the least.
+
+    Args:
+        density: the expected density of log alpha `(N,)` on the CPU, minus infinity where a unit is not alive. It grows
+            with every gate.
+        log_alpha: `(N,)`, within the bounds.
+        alive: `(N,)` bool; other gates are at the lower bound in the result.
+        bounds: the lowest and the highest log alpha.
+        first: the first shift to try, such as the distance that a gate moves in one step.
+    """
+    lowest, highest = bounds
+    gates, living = log_alpha.detach().cpu(), alive.cpu()  # hundreds of operations on few numbers
+
+    def shifted(shift: float) -> Tensor:
+        moved = (gates.double() + shift).clamp(lowest, highest).to(gates.dtype)
+        return moved.masked_fill(~living, lowest)
+
+    def excess(shift: float) -> float:
+        return density(shifted(shift).masked_fill(~living, -torch.inf)) - (target - CLOSE)
+
+    shift = root(excess, lowest - highest, highest - lowest, first)
+    return shifted(shift).to(log_alpha.device)
+
+
+def root(excess: Callable[[float], float], lowest: float, highest: float, first: float) -> float:
+    """A number in an interval at which a growing function is 0 to within `CLOSE`, or just below 0 where it jumps.
+
+    Zero is bracketed by steps that grow, then found by secants (the Illinois method), and at last by bisection. If the
+    function has one sign throughout, it is the end of the interval that is nearest to 0.
+
+    Args:
+        first: the first step from 0.
+    """
+    (low, below), (high, above) = _bracket(excess, lowest, highest, first)
+    rising = None
+    for step in range(SECANTS + HALVINGS):
+        secant = low + (high - low) * below / (below - above) if below < above else low
+        middle = secant if step < SECANTS else (low + high) / 2
+        if not low < middle < high:
+            break
+        if abs(value := excess(middle)) <= CLOSE:
+            return middle
+        if value < 0.0:
+            above = above / 2 if rising is True else above  # an end must not stay in place for long
+            low, below, rising = middle, value, True
+        else:
+            below = below / 2 if rising is False else below
+            high, above, rising = middle, value, False
+    return low
+
+
+def _bracket(
+    excess: Callable[[float], float], lowest: float, highest: float, first: float
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Two numbers with their values, the first at most 0 and the second above; or twice an end of the interval."""
+    here, step = (0.0, excess(0.0)), first
+    sign = -1.0 if here[1] > 0.0 else 1.0
+    while True:
+        number = min(max(sign * step, lowest), highest)
+        there = (number, excess(number))
+        if (there[1] > 0.0) != (here[1] > 0.0):
+            return (there, here) if sign < 0.0 else (here, there)
+        if number in (lowest, highest):
+            return there, there
+        here, step = there, 4 * step
