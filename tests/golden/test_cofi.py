@@ -496,7 +496,8 @@ def driven(density, *, faithful, ascend=True, steps=1500, ramp=800):
         max_position_embeddings=8,
     )  # fmt: skip
     space = Space(BertModel(config), *FAMILIES)
-    method = Cofi(space, linear(1.0, density, begin=0.0, end=ramp / 1500), faithful=faithful, seed=0)
+    schedule = linear(1.0, density, begin=0.0, end=ramp / 1500)
+    method = Cofi(space, schedule, faithful=faithful, constraint="lagrangian", seed=0)
     groups = method.param_groups()
     if not ascend:
         del groups[1]["maximize"]
@@ -594,7 +595,8 @@ def open_to(method, density):
 
 
 def test_g9_the_target_stays_reached_once_it_was(bert):
-    method = Cofi(Space(bert(), *FAMILIES), linear(1.0, 0.4, begin=0.0, end=0.5), tolerance=0.01).double()
+    schedule = linear(1.0, 0.4, begin=0.0, end=0.5)
+    method = Cofi(Space(bert(), *FAMILIES), schedule, tolerance=0.01, constraint="lagrangian").double()
     opened = []
     for progress, sparsity in [(0.3, 0.7), (0.5, 0.5), (0.6, 0.5899), (0.7, 0.5901), (0.8, 0.3)]:
         open_to(method, 1 - sparsity)
@@ -607,7 +609,10 @@ def test_g9_the_target_stays_reached_once_it_was(bert):
 def test_g9_scores_are_compared_only_at_the_counted_density(bert):
     """The expected density reaches the target, and the counted one of the published masks does not."""
     density = linear(1.0, 0.4, begin=0.0, end=0.5)
-    published, ours = (Cofi(Space(bert(), *FAMILIES), density, faithful=f).double().eval() for f in (True, False))
+    published, ours = (
+        Cofi(Space(bert(), *FAMILIES), density, faithful=faithful, constraint="lagrangian").double().eval()
+        for faithful in (True, False)
+    )
     for method in (published, ours):
         assert not method.reached_target()
         open_to(method, 0.3999)
@@ -622,9 +627,13 @@ def test_g9_scores_are_compared_only_at_the_counted_density(bert):
 # Beyond the paper: gates that settle
 
 
-def settling(space, *, settle=3, density=0.4, **options):
-    """Gates that may settle after half of a run; two thirds are closed, the others around 2."""
-    method = Cofi(space, linear(1.0, density, begin=0.0, end=0.5), settle=settle, seed=0, **options).double()
+def settling(space, *, settle=3, density=0.4, constraint="lagrangian", **options):
+    """Gates that may settle after half of a run; two thirds are closed, the others around 2.
+
+    They stay where the tests put them: the constraint adds a penalty, and does not shift them.
+    """
+    schedule = linear(1.0, density, begin=0.0, end=0.5)
+    method = Cofi(space, schedule, settle=settle, seed=0, constraint=constraint, **options).double()
     noise = torch.Generator().manual_seed(0)
     values = 2.0 + torch.randn(len(space), generator=noise, dtype=torch.double)
     set_gates(method, torch.where(torch.rand(len(space), generator=noise) < 2 / 3, LOWEST, values))

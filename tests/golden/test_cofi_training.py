@@ -308,11 +308,22 @@ def run(bert, rows, tmp_path):
     """
 
     def train(
-        folder="run", *, steps=6, begin=0.3, callbacks=(), dropout=0.0, resume=None, half_open=True, seed=0, **args
+        folder="run",
+        *,
+        steps=6,
+        begin=0.3,
+        callbacks=(),
+        dropout=0.0,
+        resume=None,
+        half_open=True,
+        seed=0,
+        constraint="lagrangian",
+        **args,
     ):
         student = bert(seed=seed, dropout=dropout, num_hidden_layers=4)
         student.bert.embeddings.requires_grad_(False)
-        method = Cofi(Space(student, *FAMILIES), linear(1.0, 0.4, begin=begin, end=0.8), seed=7)
+        schedule = linear(1.0, 0.4, begin=begin, end=0.8)
+        method = Cofi(Space(student, *FAMILIES), schedule, seed=7, constraint=constraint)
         if half_open:
             with torch.no_grad():
                 method.log_alpha.normal_(1.0, 1.0, generator=torch.Generator().manual_seed(seed))
@@ -345,6 +356,7 @@ class Wiring(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         method = self.trainer.method
         own = {"gates": method.log_alpha, "multipliers": method.multipliers}
+        own = {name: parameter for name, parameter in own.items() if parameter is not None}
         self.before = {name: parameter.detach().clone() for name, parameter in own.items()}
         self.gradients.append({n: None if p.grad is None else p.grad.clone() for n, p in own.items()})
         gradients = [p.grad for p in self.trainer.model.parameters() if p.grad is not None]
@@ -353,8 +365,8 @@ class Wiring(TrainerCallback):
 
     def on_optimizer_step(self, args, state, control, **kwargs):
         method = self.trainer.method
-        after = {"gates": method.log_alpha.detach(), "multipliers": method.multipliers.detach()}
-        self.moves.append({name: after[name] - value for name, value in self.before.items()})
+        after = {"gates": method.log_alpha, "multipliers": method.multipliers}
+        self.moves.append({name: after[name].detach() - value for name, value in self.before.items()})
 
 
 def test_g13_groups_have_their_own_rates_and_signs(run):
@@ -389,6 +401,23 @@ def test_g13_gates_descend_and_multipliers_ascend_once_pruning_has_begun(run):
     clear = gradient["gates"].abs() > 1e-4
     torch.testing.assert_close(move["gates"][clear], -0.01 * gradient["gates"][clear].sign(), atol=1e-5, rtol=0)
     assert int(clear.sum()) > 2
+
+
+def test_an_exact_constraint_moves_the_gates_by_the_loss_alone_and_is_met_in_every_step(run):
+    """The gates differ after six steps, and their gradients are in the log."""
+    wiring = Wiring()
+    trainer = run(constraint=None, callbacks=[wiring], logging_strategy="steps", logging_steps=1)
+    method, lines = trainer.method, [line for line in trainer.state.log_history if "loss" in line]
+    assert [group.get("maximize", False) for group in trainer.optimizer.param_groups] == [False] * 4
+    assert lines[0]["density_expected"] == 1.0 and "open_ffn" not in lines[0], "before pruning begins"
+    for line in lines[1:]:
+        assert line["density_target"] - 1e-6 < line["density_expected"] <= line["density_target"]
+    assert lines[-1]["density_target"] == 0.4
+    last = wiring.gradients[-1]["gates"].abs()
+    for kind in FAMILIES:
+        own = torch.cat([values for group, values in method.space.by_group(last) if group.kind == kind])
+        assert lines[-1][f"gradient_{kind}"] == pytest.approx(own.mean().item(), rel=1e-5) and own.mean() > 0
+    assert method.log_alpha.detach().std() > 0.1
 
 
 def test_g13_gates_are_clamped_after_every_step_before_pruning_begins_too(run):
