@@ -16,8 +16,8 @@ Where the default differs from the published code (`faithful=True` reproduces it
        published formula counts biases in the attention and not in the feed-forward networks.
     3. The constraint holds exactly: after every optimizer step all gates are shifted by one number until the expected
        density is that of the schedule, and there are neither multipliers nor a penalty. The multipliers of the paper
-       follow the ramp late: where the target is 0.05 at half of a run of 2,104 steps of pruning, the expected density
-       is still 0.372. `constraint="lagrangian"` is the paper's rule, without the other differences.
+       have to grow before they close a gate, so that the expected density follows the ramp late and then falls at
+       once. `constraint="lagrangian"` is the paper's rule, without its other properties.
     4. Masks of evaluation are calibrated: log alpha of all gates is shifted by one number until the counted density is
        the target. The published deterministic masks count far more than expected (0.454 for a target of 0.40). The
        plan is calibrated with and without `faithful`.

@@ -11,7 +11,7 @@ gradient by its size: in a step every gate moves by at most the learning rate, a
 consistent its gradient is. An equal shift is therefore a price in the same currency, which a gate pays in every step
 and earns back if its gradient is consistent enough. A shift in proportion to what units cost (the derivative of the
 expected density by each probability) would close all sublayers, which cost hundreds of times as much as a neuron,
-before it moved a neuron: measured in `benchmarks/cofi.py`, section "shift".
+before it moved a neuron.
 """
 
 from __future__ import annotations
