@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -11,13 +12,16 @@ import typer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.cli.model_output import show_inspection, show_vocabulary
-from secateur.cli.options import Json, ModelName, Output
+from secateur.cli.options import Json, ModelName, Output, opened_data
 from secateur.cli.output import show_json, show_lines, show_table
 from secateur.cli.recipe_options import recipe_options
+from secateur.measure.evaluation import encoded, fitted_to, scores
 from secateur.measure.inspection import inspect, with_stored_bytes
-from secateur.report.report_text import target_table
+from secateur.report.report_text import score_text, target_table
+from secateur.run.calibration import ROWS, Calibration
 from secateur.run.post_training import cut_without_training, only_thinner, thinner
 from secateur.run.recipe import make_group
+from secateur.run.recipe_data import DataRecipe
 from secateur.run.recipe_rules import AMOUNTS
 from secateur.structure.plan import Plan
 from secateur.structure.plan_file import vocabulary_of
@@ -28,10 +32,12 @@ from secateur.surgery.opening import open_model, open_tokenizer, tokenizer_if_an
 from secateur.surgery.storage import as_stored, stored_bytes
 from secateur.surgery.vocabulary.counting import coverage
 from secateur.surgery.vocabulary.pruning import used_pieces, with_pieces
+from secateur.surgery.vocabulary.rows import cut_rows
 from secateur.surgery.vocabulary.texts import read_texts
 from secateur.surgery.vocabulary.tokenizer import backend_of, cut_tokenizer
 from secateur.system.errors import UserError
 from secateur.system.files import refuse_occupied
+from secateur.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +55,51 @@ class Cut(NamedTuple):
     target: dict[str, Any] | None = None
 
 
-@recipe_options("target", "method", "storage", defaults={"method.name": "magnitude"})
+@dataclass(frozen=True)
+class CutRows:
+    """The data that a model is cut by: its training rows choose and refit, its others score."""
+
+    data: DataRecipe
+    task: Task
+    tokenizer: PreTrainedTokenizerBase
+    seed: int
+
+    @classmethod
+    def of(cls, given: dict[str, Any], model: PreTrainedModel, name: str) -> CutRows | None:
+        """The data that was given, in the tokens of a model that is fine-tuned for it; None where none was.
+
+        Raises:
+            UserError: the data cannot be read, or the model has no head for it.
+        """
+        if "data.source" not in given:
+            return None
+        data, read = opened_data(given)
+        return cls(data, *fitted_to(read, model, name), given.get("seed", 0))
+
+    def calibration(self, tokenizer: PreTrainedTokenizerBase | None, count: int) -> Calibration:
+        """The training rows that a cut looks at, in the tokens of a tokenizer that may have fewer pieces."""
+        return Calibration.sampled(self.task, tokenizer or self.tokenizer, self.data.max_length, count, self.seed)
+
+    def scores(
+        self, before: PreTrainedModel, after: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
+    ) -> dict[str, Any]:
+        """The main score of the model before and after, and on what."""
+        found = [self._score(before, self.tokenizer), self._score(after, tokenizer or self.tokenizer)]
+        count, origin = len(self.task.splits["validation"]), self.task.origin
+        return {
+            "metric": self.task.metric,
+            "before": found[0],
+            "after": found[1],
+            "rows": count,
+            "split": origin.scored,
+        }
+
+    def _score(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> float:
+        rows = encoded(self.task, "validation", tokenizer, self.data.max_length)
+        return scores(model, self.task, rows, tokenizer)[self.task.metric]
+
+
+@recipe_options("target", "method", "storage", "data", "seed")
 def cut_model(
     model: ModelName,
     output: Output,
@@ -64,9 +114,19 @@ def cut_model(
     min_count: Annotated[
         int, typer.Option(help="How often a piece must occur in the texts of --vocabulary to be kept.", min=1)
     ] = 1,
+    calibration_rows: Annotated[
+        int, typer.Option(help="Training rows of --data by which units are chosen and weights are refitted.", min=1)
+    ] = ROWS,
+    refit: Annotated[
+        bool, typer.Option(help="With --data, refit the weights that are left to the outputs of the dense model.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Cut a model without training, by a method, by a plan, or to the pieces of texts.
+
+    With --data the units are chosen by what the model does on some of its training rows, the weights that are left are
+    refitted in closed form, and the model is scored before and after: minutes, to decide whether to train. The method
+    is then obs by default, and magnitude without data.
 
     With --vocabulary alone nothing else is cut, and an ordinary model stays an ordinary one. With --embedding-rank,
     --embedding-rows or --store, and nothing that says what to prune, every unit is kept, of a compact model too.
@@ -75,17 +135,26 @@ def cut_model(
     refuse_occupied(output)
     texts = read_texts(vocabulary or [])
     _check_plan(plan, texts)
-    tokenizer = _tokenizer(model, texts)
+    given.setdefault("method.name", "obs" if "data.source" in given else "magnitude")
     whole = open_model(model)
+    rows = CutRows.of(given, whole, model)
+    tokenizer = _tokenizer(model, texts)
     only_pieces = bool(texts) and plan is None and not set(given) - {"method.name"}
     pieces = _used(whole, tokenizer, texts, min_count, only_pieces)
-    done = Cut(with_pieces(whole, pieces), pieces) if pieces and only_pieces else _cut(whole, pieces, plan, given)
+    if pieces and only_pieces:
+        done = Cut(with_pieces(whole, pieces), pieces)
+    else:
+        calibration = (
+            None if rows is None else rows.calibration(_cut_tokenizer(rows.tokenizer, pieces), calibration_rows)
+        )
+        done = _cut(whole, pieces, plan, given, calibration, refit)
     storage = make_group("storage", given)
     done = done._replace(model=as_stored(done.model, dtype=storage.dtype, embeddings=storage.embeddings))
     before, tokenizer = tokenizer, _cut_tokenizer(tokenizer, done.pieces)
     checkpoint.save(done.model, output, tokenizer=tokenizer, plan=_own_plan(whole, done), store=storage.dtype)
     facts = {} if done.pieces is None else _vocabulary_facts(whole, done, before, tokenizer, texts, storage.dtype)
-    _show(done, output, facts, as_json)
+    scored = None if rows is None else rows.scores(whole, done.model, _cut_tokenizer(rows.tokenizer, done.pieces))
+    _show(done, output, facts, scored, as_json)
 
 
 def _check_plan(plan: Path | None, texts: Sequence[str]) -> None:
@@ -132,7 +201,14 @@ def _used(
     return None
 
 
-def _cut(whole: PreTrainedModel, pieces: Vocabulary | None, plan: Path | None, given: dict[str, Any]) -> Cut:
+def _cut(
+    whole: PreTrainedModel,
+    pieces: Vocabulary | None,
+    plan: Path | None,
+    given: dict[str, Any],
+    calibration: Calibration | None,
+    refit: bool,
+) -> Cut:
     """The model cut by a plan or by a method, and to the pieces that are kept."""
     if plan is None and only_thinner(given):
         thin = make_group("storage", given).embeddings != "fp32"
@@ -141,12 +217,14 @@ def _cut(whole: PreTrainedModel, pieces: Vocabulary | None, plan: Path | None, g
     if plan is None:
         amount = {} if any(f"target.{name}" in given for name in AMOUNTS) else {"target.density": 0.5}
         recipes = (make_group(name, amount | given) for name in ("target", "method", "storage"))
-        small, target = cut_without_training(whole, *recipes, vocabulary=pieces)
+        small, target = cut_without_training(whole, *recipes, vocabulary=pieces, calibration=calibration, refit=refit)
         return Cut(small, pieces, target)
     planned = Plan.load(plan, whole)
     if pieces is not None:
         planned = planned.with_vocabulary(whole, pieces)
     small, kept = cut(whole, planned), planned.vocabulary
+    if calibration is not None and refit:
+        calibration.compensate(small, whole if kept is None else cut_rows(whole, kept), planned)
     return Cut(small, None if small.config.vocab_size == whole.config.vocab_size else kept)
 
 
@@ -175,11 +253,12 @@ def _vocabulary_facts(
     return facts
 
 
-def _show(done: Cut, output: Path, facts: dict[str, Any], as_json: bool) -> None:
+def _show(done: Cut, output: Path, facts: dict[str, Any], scored: dict[str, Any] | None, as_json: bool) -> None:
     inspection = with_stored_bytes(inspect(done.model), done.model, output)
     if as_json:
-        vocabulary = {"vocabulary": facts} if facts else {}
-        show_json({"folder": str(output), **inspection.to_dict(), "target": done.target, **vocabulary})
+        more = {"target": done.target, "vocabulary": facts or None, "scores": scored}
+        kept = {name: value for name, value in more.items() if value is not None or name == "target"}
+        show_json({"folder": str(output), **inspection.to_dict(), **kept})
         return
     if isinstance(done.model, compact.Pruned):
         show_inspection(inspection)
@@ -187,4 +266,8 @@ def _show(done: Cut, output: Path, facts: dict[str, Any], as_json: bool) -> None
         show_vocabulary(facts)
     if done.target is not None:
         show_table(("", "dense", "cut"), target_table(done.target))
+    if scored is not None:
+        values = [score_text(scored[name]) for name in ("before", "after")]
+        show_table(("", "dense", "cut"), [(scored["metric"], *values)])
+        show_lines(f"on {scored['rows']:,} rows of {scored['split']}, without training")
     show_lines(f"The model is in {output}.")

@@ -1,4 +1,4 @@
-"""Cut a model without training: the units that a method chooses from the weights alone."""
+"""Cut a model without training: the units that a method chooses from the weights, or from some rows of data too."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from secateur.budget.space import Space
 from secateur.measure.latency_sweep import measure_again, measure_latency, target_reached
 from secateur.methods import METHODS
 from secateur.methods.method import Method
+from secateur.run.calibration import Calibration
 from secateur.run.recipe_groups import MethodRecipe, TargetRecipe
 from secateur.run.recipe_rules import check_amount
 from secateur.run.recipe_storage import StorageRecipe
@@ -29,6 +30,7 @@ from secateur.system.errors import UserError
 log = logging.getLogger(__name__)
 
 RANK = "target.embedding_rank"
+LEAST_SHARE = 0.01
 SHAPE = (8, 128)
 """(batch, tokens) of a latency or a speed-up, where neither the target nor its table says one."""
 
@@ -40,15 +42,20 @@ def cut_without_training(
     storage: StorageRecipe = StorageRecipe(),  # noqa: B008 - frozen
     *,
     vocabulary: Vocabulary | None = None,
+    calibration: Calibration | None = None,
+    refit: bool = True,
 ) -> tuple[PreTrainedModel, dict[str, Any] | None]:
     """The cut model; where the target is a latency or a speed-up, also what was predicted and what is measured.
 
     Args:
         storage: how the weights of the result will be written, on which a size depends.
         vocabulary: the pieces that are kept; the rest is cut first.
+        calibration: rows, in the pieces that are kept, from which the method may learn.
+        refit: with these rows, whether the weights that are left are refitted to the dense model's outputs on them.
 
     Raises:
-        UserError: the target is out of reach, or the method learns in training which units to keep.
+        UserError: the target is out of reach, the method learns in training which units to keep, or it learns from rows
+            and there are none.
     """
     check_amount(target)
     if target.keep_score is not None:
@@ -59,10 +66,12 @@ def cut_without_training(
     table = None if target.latency is None and target.speedup is None else _latency_table(narrow, target)
     fewer_pieces = "--vocabulary TEXTS" if vocabulary is None else None
     goal = None if target.size is None else size_goal(target, storage, narrow, fewer_pieces)
-    plan = _plan(narrow, target, method, table or goal)
+    plan = _plan(narrow, target, method, calibration, table or goal)
     if vocabulary is not None:
         plan = plan.with_vocabulary(narrow, vocabulary)
     small = cut(narrow, plan)
+    if calibration is not None and refit:
+        calibration.compensate(small, narrow, plan)
     if table is None:
         return small, None
     return small, target_reached(plan.latency or {}, measure_again(table, small, dense))
@@ -94,11 +103,15 @@ def thinner(
 
 
 def _plan(
-    dense: PreTrainedModel, target: TargetRecipe, method: MethodRecipe, goal: LatencyTable | SizeGoal | None = None
+    dense: PreTrainedModel,
+    target: TargetRecipe,
+    method: MethodRecipe,
+    calibration: Calibration | None,
+    goal: LatencyTable | SizeGoal | None = None,
 ) -> Plan:
     table = goal if isinstance(goal, LatencyTable) else None
     space = Space(dense, *target.units, budget=table or Parameters(), round_to=target.round_to)
-    choice = _post_training(space, method)
+    choice = _post_training(space, method, calibration)
     if isinstance(goal, SizeGoal):
         goal.check(space)
         return goal.plan(choice, 1.0)
@@ -121,15 +134,23 @@ def _latency_table(dense: PreTrainedModel, target: TargetRecipe) -> LatencyTable
     return measure_latency(dense, *target.units, batch=batch, tokens=tokens)
 
 
-def _post_training(space: Space, recipe: MethodRecipe) -> Method:
-    """The method, which must be able to choose from the weights alone."""
+def _post_training(space: Space, recipe: MethodRecipe, calibration: Calibration | None) -> Method:
+    """The method, which must be able to choose without training, after it has seen the rows, if there are any.
+
+    Its schedule ends below the whole model, because methods observe nothing where there is nothing to prune.
+    """
     kind: Any = METHODS.get(recipe.name)
     try:
-        method: Method = kind(space, **recipe.options)
+        method: Method = kind(space, kind.schedule(max(space.floor(), LEAST_SHARE), 0.0, 1.0), **recipe.options)
     except TypeError as error:
         raise UserError(f"the options of {recipe.name!r} do not fit: {error}") from error
-    if method.listens_to or method.param_groups():
-        raise UserError(f"{recipe.name!r} learns its choice in training: use `secateur prune`, or cut by magnitude")
+    learns = method.calibrates or bool(method.listens_to)
+    if method.param_groups():
+        raise UserError(f"{recipe.name!r} learns its choice in training: use `secateur prune`, or cut by fisher or obs")
+    if learns and calibration is None:
+        raise UserError(f"{recipe.name!r} chooses by rows of data: name some by --data, or cut by magnitude")
+    if learns and calibration is not None:
+        calibration.teach(method)
     return method
 
 

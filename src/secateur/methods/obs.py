@@ -1,0 +1,193 @@
+"""Optimal brain surgeon over structures: the units whose removal, with the rest refitted, changes a sublayer least.
+
+Sources: Hassibi and Stork, Second Order Derivatives for Network Pruning, NIPS 1992; for structures, with units that go
+one by one, Kurtic et al., ZipLM, NeurIPS 2023, arXiv 2302.04089:
+    eq. 1  the loss of removing columns S of a Linear: `sum_i W_iS ((H^-1)_SS)^-1 W_iS^T`, H of its inputs   `_losses`
+    eq. 2  the weights that remain, `W - W_S ((H^-1)_SS)^-1 (H^-1)_S`, so that others take over              `_remove`
+    alg. 1 H^-1 without S, by block elimination, so that the next unit is chosen given those that are gone   `_subtract`
+
+H is the covariance of what the Linear reads on real tokens (`E x x^T` where it has no bias), with a ridge. The loss is
+the growth of the squared error of the sublayer's output; it needs no labels and no gradient. The weights stay as they
+are here: those of the chosen units are refitted when the model is cut (`surgery/compensation.py`).
+
+Where it differs from ZipLM:
+    1. The units of all sublayers are compared by the growth of the error over the variance of the sublayer's output,
+       per parameter. ZipLM searches for the sizes of sublayers by trying hundreds of models on a loss.
+    2. The choice is made once, on the dense model; a schedule follows its order.
+Before any input was read, inputs count as independent, with variance 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from secateur.budget.space import Space
+from secateur.methods import register
+from secateur.methods.method import Amount
+from secateur.methods.rounds import CoarseRound
+from secateur.methods.scheduled import Scheduled
+from secateur.structure.space import Group
+from secateur.surgery.input_moments import Batch, second_moments
+from secateur.system.errors import UserError
+from secateur.system.model_state import evaluating
+
+COLLECTED = 32
+"""Removals of single inputs that are subtracted from the matrices at once."""
+
+
+@register("obs")
+class Obs(Scheduled):
+    """Removes the units that a refitted sublayer misses least, by the second moments of its inputs; needs no labels.
+
+    Args:
+        space: of units that a Linear reads: `head`, `vo` and `ffn`.
+        density: the schedule.
+        rounds: as of `Scheduled`.
+        ridge: added to the diagonal of H, over its mean.
+
+    Attributes:
+        importance: `(N,)`: the growth of the relative error at the removal of each unit, given those that went before.
+
+    Raises:
+        UserError: other units, or a ridge that is not positive.
+
+    Example:
+        >>> method = Obs(Space(model, "head", "ffn"))
+        >>> method.calibrate(batches)
+        >>> plan = method.plan(0.6)
+    """
+
+    importance: Tensor
+    units = ("head", "vo", "ffn")
+    calibrates = True
+    defaults = {"target.units": ("head", "ffn")}
+
+    def __init__(
+        self,
+        space: Space,
+        share: Amount | None = None,
+        density: Amount | None = None,
+        rounds: Sequence[CoarseRound] = (),
+        *,
+        ridge: float = 0.01,
+    ) -> None:
+        super().__init__(space, share, density, rounds)
+        if not ridge > 0:
+            raise UserError(f"expected a ridge above 0, got {ridge}: inputs that always occur together need one")
+        self.ridge = ridge
+        self.register_buffer("importance", self._importance({}))
+
+    def calibrate(self, batches: Sequence[Batch]) -> None:
+        with evaluating([self.space.model]):
+            moments = second_moments(self.space.model, [self._reader(group) for group in self.space.groups], batches)
+        covariances: dict[str, Tensor] = {}
+        for path, one in moments.items():
+            centred = self.space.model.get_submodule(path).bias is not None
+            covariances[path] = one.covariance(centred=centred)[0]
+        self.importance.copy_(self._importance(covariances))
+
+    def scores(self) -> Tensor:
+        """`(N,)`: the importance per parameter."""
+        return self.importance / self.space.unit_cost()
+
+    def _reader(self, group: Group) -> str:
+        return self.space.table.reader(group.sites[0]).path
+
+    @torch.no_grad()
+    def _importance(self, covariances: dict[str, Tensor]) -> Tensor:
+        """`(N,)`, from the covariance of the inputs of each Linear, by its path; the identity for those without."""
+        found: list[Tensor] = []
+        for group in self.space.groups:
+            weight = self.space.model.get_parameter(f"{self._reader(group)}.weight").detach().double()
+            inputs = covariances.get(self._reader(group), torch.eye(weight.shape[1]).to(weight))
+            variance = (weight @ inputs * weight).sum().clamp(min=torch.finfo(torch.double).tiny)
+            width = group.axes[group.sites[0]]
+            found.append(removal_losses(weight, inputs, width, self.ridge) / variance)
+        return torch.cat(found).float()
+
+
+def removal_losses(weight: Tensor, inputs: Tensor, width: int = 1, ridge: float = 0.01) -> Tensor:
+    """`(units,)`: the growth of the squared error at the removal of each unit, one by one, the cheapest first.
+
+    A unit that went later never counts less than one that went before, so that the order is that of the removals.
+
+    Args:
+        weight: `(out, into)`, of the Linear that reads the units.
+        inputs: `(into, into)`, the covariance of its inputs.
+        width: inputs of one unit, which lie side by side.
+        ridge: over the mean of the diagonal of `inputs`.
+    """
+    damped = inputs + ridge * inputs.diagonal().mean().clamp(min=1e-12) * torch.eye(len(inputs)).to(inputs)
+    elimination = Elimination(weight, torch.cholesky_inverse(torch.linalg.cholesky(damped)), width)
+    losses, most = torch.zeros(len(inputs) // width).to(weight), 0.0
+    for _ in range(len(losses)):
+        unit, growth = elimination.remove_cheapest()
+        most = max(most, growth)
+        losses[unit] = most
+    return losses
+
+
+class Elimination:
+    """A Linear that loses units one by one, with the others refitted, and the inverse of H without these.
+
+    With P the inverse and S the inputs of a unit, `P_SS = L L^T`, `R = L^-1 P_S` and `C = W_S L^-T`, a removal is
+    `P - R^T R` and `W - C R`, and its loss the sum of the squares of C. Removals are collected and subtracted many at a
+    time, as one product of matrices.
+
+    Args:
+        weight: W `(out, into)`.
+        inverse: P `(into, into)`.
+        width: inputs of a unit.
+    """
+
+    def __init__(self, weight: Tensor, inverse: Tensor, width: int) -> None:
+        self.weight, self.inverse, self.width = weight, inverse, width
+        self.left = torch.arange(len(inverse) // width, device=weight.device)  # their numbers in the beginning
+        self.gone = torch.zeros(len(self.left), dtype=torch.bool, device=weight.device)
+        self._begin()
+
+    def _begin(self) -> None:
+        """No removals are collected; for units of one input, the diagonal of P and the squared norms of W's columns."""
+        self.rows, self.columns = self.inverse[:0], self.weight[:, :0]
+        self.diagonal, self.squares = self.inverse.diagonal().clone(), self.weight.square().sum(0)
+
+    def remove_cheapest(self) -> tuple[int, float]:
+        """Remove the unit of the lowest loss: its number in the beginning, and the loss."""
+        losses = (self.squares / self.diagonal if self.width == 1 else self._losses()).masked_fill(self.gone, torch.inf)
+        unit = int(losses.argmin())
+        number = int(self.left[unit])
+        self._remove(unit)
+        return number, float(losses[unit])
+
+    def _losses(self) -> Tensor:
+        """`(units,)`, of units of several inputs."""
+        blocks = self.inverse.view(len(self.left), self.width, len(self.left), self.width).diagonal(dim1=0, dim2=2)
+        columns = self.weight.view(len(self.weight), len(self.left), self.width).permute(1, 2, 0)
+        return (columns * torch.linalg.solve(blocks.permute(2, 0, 1), columns)).sum((1, 2))
+
+    def _remove(self, unit: int) -> None:
+        own = slice(unit * self.width, (unit + 1) * self.width)
+        present = self.inverse[own] - self.rows[:, own].T @ self.rows  # P_S
+        factor = torch.linalg.cholesky(present[:, own])
+        rows = torch.linalg.solve_triangular(factor, present, upper=False)
+        weight = self.weight[:, own] - self.columns @ self.rows[:, own]  # W_S
+        columns = torch.linalg.solve_triangular(factor, weight.T, upper=False).T
+        if self.width == 1:
+            product = columns.T @ self.weight - (columns.T @ self.columns) @ self.rows  # C^T W
+            self.squares += (rows * (columns.square().sum() * rows - 2 * product)).squeeze(0)
+            self.diagonal -= rows.square().squeeze(0)
+        self.rows, self.columns = torch.cat([self.rows, rows]), torch.cat([self.columns, columns], dim=1)
+        self.gone[unit] = True
+        if len(self.rows) >= COLLECTED or self.width > 1:
+            self._subtract()
+
+    def _subtract(self) -> None:
+        """Subtract the removals that were collected, and leave out what is gone."""
+        kept = (~self.gone).repeat_interleave(self.width)
+        self.inverse = self.inverse[kept][:, kept] - self.rows[:, kept].T @ self.rows[:, kept]
+        self.weight = self.weight[:, kept] - self.columns @ self.rows[:, kept]
+        self.left, self.gone = self.left[~self.gone], self.gone[~self.gone]
+        self._begin()

@@ -1,0 +1,142 @@
+"""Compensation: after a cut, each Linear that has lost inputs is refitted in closed form, without training.
+
+A Linear with weight W and bias b has read inputs x and written y = W x + b; after the cut it reads x', which lacks the
+removed units and comes from layers that were cut as well. Its new weight and bias minimise, over real tokens,
+
+    E |y - W' x' - b'|^2 + r |W' - W_kept|^2
+
+which are the normal equations of least squares, one covariance and one Cholesky decomposition for each Linear. They are
+solved from the bottom of the model to the top, so that each Linear repairs also what those below have left. This is the
+reconstruction of K-prune (Park et al., ICLR 2024) and of Kwon et al. (NeurIPS 2022), with the ridge r drawn to the
+weights that are kept in place of 0: where nothing is removed, nothing changes.
+
+    small = cut(model, plan)
+    compensate(small, model, plan, batches)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from secateur.structure.architecture import Linear
+from secateur.structure.axis_table import AxisTable
+from secateur.structure.plan import Plan
+from secateur.structure.space import UnitSpace
+from secateur.surgery.input_moments import Batch, Moments, in_order, inputs_at, outputs_at
+from secateur.system.errors import UserError
+from secateur.system.model_state import evaluating
+
+log = logging.getLogger(__name__)
+
+RIDGE = 0.01
+"""r over the mean variance of an input."""
+ROUNDING, TINY = 1e-5, 1e-30
+"""An error over the variance that float32 may have, and the least variance that is divided by."""
+
+
+@dataclass(frozen=True)
+class Refit:
+    """What compensation did to one Linear.
+
+    Attributes:
+        path: of the Linear.
+        before, after: the squared error of its outputs over their variance, on the tokens that it was refitted on.
+    """
+
+    path: str
+    before: float
+    after: float
+
+
+def compensate(
+    small: PreTrainedModel, dense: PreTrainedModel, plan: Plan, batches: Sequence[Batch], ridge: float = RIDGE
+) -> list[Refit]:
+    """Refit, from the bottom, the Linears of a cut model that read inside its sublayers; `small` is changed in place.
+
+    Args:
+        small: the model that `cut` has made of `dense` and `plan`.
+        dense: the model before, whose outputs are the target. It may be the same on other weights.
+        batches: of inputs; some thousand tokens, several for each input of a Linear.
+        ridge: how strongly weights stay what they are, over the mean variance of an input.
+
+    Returns:
+        What was refitted, in the order of the forward; nothing where the plan removes nothing.
+
+    Raises:
+        UserError: the units are tiles, the ridge is not positive, or there are no batches.
+    """
+    space = plan.space(dense)
+    _check(space, batches, ridge)
+    if bool((plan.masks == 1).all()):
+        return []
+    kept, done = plan.read(space).indices("hidden"), []
+    with evaluating([small, dense]), torch.no_grad():
+        paths = in_order(small, readers(space.table, small), batches[0])
+        targets = [outputs_at(dense, batch, paths) for batch in batches]
+        for path in paths:
+            own = [one.pop(path)[:, kept.to(dense.device)] for one in targets]
+            moments = _moments(small, path, own, batches)
+            done.append(refit(small.get_submodule(path), path, moments, ridge))
+            log.debug("%s: error %.4f before, %.4f after", path, done[-1].before, done[-1].after)
+    return done
+
+
+def readers(table: AxisTable, model: PreTrainedModel) -> list[str]:
+    """The paths of the Linears that read an axis inside a sublayer, and that the model still has."""
+    inner = {axis for sublayer in table.sublayers for axis in sublayer.axes}
+    modules = dict(model.named_modules())
+    return [
+        row.path
+        for row in table.rows
+        if isinstance(row, Linear) and row.into in inner and isinstance(modules.get(row.path), nn.Linear)
+    ]
+
+
+def _check(space: UnitSpace, batches: Sequence[Batch], ridge: float) -> None:
+    if space.tiled:
+        raise UserError("weights with tiles are not refitted, which would fill the zeros: leave compensation out")
+    if not batches or not ridge > 0:
+        raise UserError(f"expected batches and a ridge above 0, got {len(batches)} and {ridge}: give some rows of data")
+
+
+def _moments(model: PreTrainedModel, path: str, targets: Sequence[Tensor], batches: Sequence[Batch]) -> Moments:
+    """The moments of what a Linear of the cut model reads, with the targets `(tokens, out)` of each batch."""
+    moments: Moments | None = None
+    for batch, target in zip(batches, targets, strict=True):
+        inputs = inputs_at(model, batch, path)
+        moments = moments or Moments.empty(inputs.shape[-1], target.shape[-1], inputs.device)
+        moments.add(inputs, target)
+    assert moments is not None
+    return moments
+
+
+def refit(module: nn.Module, path: str, moments: Moments, ridge: float = RIDGE) -> Refit:
+    """Give a Linear the weight and the bias that fit its targets best; if they fit already, nothing changes.
+
+    With C the covariances and the residual `R = C_yx - W C_xx`, the new weight is `W + R (C_xx + r I)^-1`.
+    """
+    assert isinstance(module, nn.Linear)
+    weight, spread = module.weight.double(), max(float(moments.variance()), TINY)
+    before = float(moments.error(weight, module.bias)) / spread
+    if before < ROUNDING:
+        return Refit(path, before, before)
+    xx, yx = moments.covariance(centred=module.bias is not None)
+    module.weight.copy_(weight + solved(xx, yx - weight @ xx, ridge))
+    if module.bias is not None:
+        module.bias.copy_((moments.y - module.weight.double() @ moments.x) / max(1, moments.count))
+    return Refit(path, before, float(moments.error(module.weight.double(), module.bias)) / spread)
+
+
+def solved(xx: Tensor, residual: Tensor, ridge: float) -> Tensor:
+    """`(out, into)`: `residual (xx + r I)^-1`, with r relative to the mean of the diagonal; 0 without inputs."""
+    diagonal = xx.diagonal()
+    if not len(diagonal) or not float(diagonal.sum()) > 0:
+        return torch.zeros_like(residual)
+    factor = torch.linalg.cholesky(xx + ridge * diagonal.mean() * torch.eye(len(xx), dtype=xx.dtype, device=xx.device))
+    return torch.cholesky_solve(residual.T, factor).T

@@ -1,0 +1,170 @@
+"""Second moments of what a Linear reads and writes, over the real tokens of some batches.
+
+Least squares needs no more of the tokens than these sums: `compensation` refits a Linear by them, and the method OBS
+ranks units by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+Batch: TypeAlias = Mapping[str, Tensor]
+"""The inputs of one forward, as a collator makes them."""
+
+MASKS = ("attention_mask", "decoder_attention_mask")
+
+
+class Enough(BaseException):
+    """Ends a forward whose later modules are not needed."""
+
+
+@dataclass
+class Moments:
+    """Sums over tokens in float64: of inputs x `(into,)`, of targets y `(out,)`, and of their products.
+
+    Attributes:
+        count: of tokens.
+        x, y: the sums of inputs and of targets.
+        xx, yx, yy: of `x x^T` `(into, into)`, of `y x^T` `(out, into)`, and of the squares of targets `(out,)`.
+    """
+
+    count: int
+    x: Tensor
+    y: Tensor
+    xx: Tensor
+    yx: Tensor
+    yy: Tensor
+
+    @classmethod
+    def empty(cls, into: int, out: int, device: torch.device | str = "cpu") -> Moments:
+        """Sums over no tokens."""
+        zeros = partial(torch.zeros, dtype=torch.double, device=device)
+        return cls(0, zeros(into), zeros(out), zeros(into, into), zeros(out, into), zeros(out))
+
+    def add(self, inputs: Tensor, targets: Tensor) -> None:
+        """Add tokens, `(tokens, into)` and `(tokens, out)`; products of one batch are taken in its own dtype."""
+        self.count += len(inputs)
+        self.x += inputs.sum(0, dtype=torch.double)
+        self.y += targets.sum(0, dtype=torch.double)
+        self.xx += inputs.T @ inputs
+        self.yx += targets.T @ inputs
+        self.yy += targets.square().sum(0, dtype=torch.double)
+
+    def covariance(self, *, centred: bool) -> tuple[Tensor, Tensor]:
+        """Of inputs with inputs `(into, into)`, and of targets with inputs `(out, into)`; around 0 unless `centred`."""
+        count = max(1, self.count)
+        xx, yx = self.xx / count, self.yx / count
+        if not centred:
+            return xx, yx
+        x, y = self.x / count, self.y / count
+        return xx - torch.outer(x, x), yx - torch.outer(y, x)
+
+    def variance(self) -> Tensor:
+        """`()`: of the targets, summed over their entries."""
+        count = max(1, self.count)
+        return (self.yy / count - (self.y / count).square()).sum()
+
+    def error(self, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """`()`: the mean squared error of `W x + b` as the target, summed over entries; W `(out, into)` in float64."""
+        count = max(1, self.count)
+        xx, yx = self.xx / count, self.yx / count
+        squares = self.yy.sum() / count - 2 * (weight * yx).sum() + (weight @ xx * weight).sum()
+        if bias is None:
+            return squares.clamp(min=0)
+        offset = (self.y - weight @ self.x) / count
+        return (squares - 2 * (bias.double() * offset).sum() + bias.double().square().sum()).clamp(min=0)
+
+
+@contextmanager
+def reading(modules: Mapping[str, nn.Module], use: Callable[[str, Tensor, Tensor], None]) -> Iterator[None]:
+    """Inside, `use(name, inputs, outputs)` is called with what each Linear reads and writes, with all dimensions."""
+    handles = [
+        module.register_forward_hook(lambda _, args, output, name=name: use(name, args[0].detach(), output.detach()))
+        for name, module in modules.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def real_tokens(values: Tensor, batch: Batch) -> Tensor:
+    """`(tokens, dims)`: the tokens of `(batch, tokens, dims)` that are no padding, by the mask that has their shape."""
+    for name in MASKS:
+        mask = batch.get(name)
+        if mask is not None and mask.shape == values.shape[:-1]:
+            return values[mask.to(values.device).bool()]
+    return values.flatten(0, -2)
+
+
+def inputs_of(model: PreTrainedModel, batch: Batch) -> dict[str, Any]:
+    """A batch on the model's device."""
+    return {name: value.to(model.device) for name, value in batch.items()}
+
+
+@torch.no_grad()
+def inputs_at(model: PreTrainedModel, batch: Batch, path: str) -> Tensor:
+    """`(tokens, into)`: what one Linear reads; the forward ends there."""
+    found: list[Tensor] = []
+
+    def use(_: str, inputs: Tensor, outputs: Tensor) -> None:
+        found.append(real_tokens(inputs, batch))
+        raise Enough
+
+    try:
+        with reading({path: model.get_submodule(path)}, use):
+            model(**inputs_of(model, batch))
+    except Enough:
+        pass
+    return found[0]
+
+
+@torch.no_grad()
+def outputs_at(model: PreTrainedModel, batch: Batch, paths: Sequence[str]) -> dict[str, Tensor]:
+    """Path -> `(tokens, out)`: what some Linears write."""
+    found: dict[str, Tensor] = {}
+
+    def use(path: str, inputs: Tensor, outputs: Tensor) -> None:
+        found[path] = real_tokens(outputs, batch)
+
+    with reading({path: model.get_submodule(path) for path in paths}, use):
+        model(**inputs_of(model, batch))
+    return found
+
+
+@torch.no_grad()
+def second_moments(model: PreTrainedModel, paths: Sequence[str], batches: Iterable[Batch]) -> dict[str, Moments]:
+    """The moments of what Linears read and write, by their paths, over all batches."""
+    modules = {path: model.get_submodule(path) for path in paths}
+    found: dict[str, Moments] = {}
+    for batch in batches:
+
+        def use(path: str, inputs: Tensor, outputs: Tensor, batch: Batch = batch) -> None:
+            tokens, targets = real_tokens(inputs, batch), real_tokens(outputs, batch)
+            if path not in found:
+                found[path] = Moments.empty(tokens.shape[-1], targets.shape[-1], tokens.device)
+            found[path].add(tokens, targets)
+
+        with reading(modules, use):
+            model(**inputs_of(model, batch))
+    return found
+
+
+def in_order(model: PreTrainedModel, paths: Sequence[str], batch: Batch) -> list[str]:
+    """The paths in the order in which a forward of the model reaches them, without those that it does not reach."""
+    order: list[str] = []
+    with (
+        torch.no_grad(),
+        reading({path: model.get_submodule(path) for path in paths}, lambda path, *_: order.append(path)),
+    ):
+        model(**inputs_of(model, batch))
+    return list(dict.fromkeys(order))

@@ -1,0 +1,95 @@
+"""The refit of a Linear that lost inputs, beside a dense least-squares solution in float64."""
+
+import pytest
+import torch
+from tiny_models import inputs, tiny
+from torch import nn
+
+from secateur.budget.space import Space
+from secateur.structure.plan import Plan
+from secateur.surgery.compensation import compensate, refit
+from secateur.surgery.cut import cut
+from secateur.surgery.input_moments import Moments, inputs_at, real_tokens
+from secateur.system.errors import UserError
+
+TOKENS, INTO, OUT = 300, 12, 5
+
+
+@pytest.fixture
+def tokens():
+    """Inputs that go together, far from 0, and what a Linear of more inputs made of them."""
+    inputs_ = torch.randn(TOKENS, INTO).double() @ torch.randn(INTO, INTO).double() + 3
+    return inputs_, inputs_ @ torch.randn(INTO, OUT).double() + torch.randn(TOKENS, OUT).double() - 2
+
+
+def moments_of(inputs_, targets):
+    moments = Moments.empty(inputs_.shape[1], targets.shape[1])
+    for part in range(0, len(inputs_), 100):
+        moments.add(inputs_[part : part + 100], targets[part : part + 100])
+    return moments
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_refit_is_the_least_squares_solution(tokens, bias):
+    """Of the rows of the tokens, and of a row for each weight that draws it to what it was."""
+    inputs_, targets = tokens[0][:, :7], tokens[1]
+    module, ridge = nn.Linear(7, OUT, bias=bias, dtype=torch.double), 0.05
+    weight, moments = module.weight.detach().clone(), moments_of(inputs_, targets)
+    centred = (inputs_ - inputs_.mean(0), targets - targets.mean(0)) if bias else (inputs_, targets)
+    strength = (ridge * TOKENS * (centred[0].square().sum(0) / TOKENS).mean()).sqrt()
+    rows = torch.cat([centred[0], strength * torch.eye(7).double()])
+    wanted = torch.linalg.lstsq(rows, torch.cat([centred[1], strength * weight.T])).solution.T
+    with torch.no_grad():
+        refit(module, "one", moments, ridge)
+    assert torch.allclose(module.weight, wanted, rtol=1e-9)
+    if bias:
+        assert torch.allclose(module.bias, targets.mean(0) - wanted @ inputs_.mean(0), rtol=1e-9)
+
+
+def test_errors_are_those_of_the_tokens(tokens):
+    inputs_, targets = tokens
+    module = nn.Linear(INTO, OUT, dtype=torch.double).requires_grad_(False)
+    before = (module(inputs_) - targets).square().sum(1).mean() / targets.var(0, correction=0).sum()
+    done = refit(module, "one", moments_of(inputs_, targets))
+    after = (module(inputs_) - targets).square().sum(1).mean() / targets.var(0, correction=0).sum()
+    assert (done.before, done.after) == pytest.approx((float(before), float(after)), rel=1e-9)
+
+
+def test_a_linear_that_fits_is_left_alone(tokens):
+    module = nn.Linear(INTO, OUT, dtype=torch.double)
+    weight = module.weight.detach().clone()
+    with torch.no_grad():
+        refit(module, "one", moments_of(tokens[0], module(tokens[0])))
+    assert torch.equal(module.weight, weight)
+
+
+def test_only_the_bias_of_a_linear_without_inputs_is_refitted(tokens):
+    module = nn.Linear(1, OUT, dtype=torch.double)
+    module.weight = nn.Parameter(module.weight[:, :0])
+    with torch.no_grad():
+        refit(module, "one", moments_of(tokens[0][:, :0], tokens[1]))
+    assert torch.allclose(module.bias, tokens[1].mean(0))
+
+
+def test_padding_counts_for_nothing():
+    model = tiny("bert")
+    batch = inputs(model)
+    seen = inputs_at(model, batch, Space(model).table.reader("0.ffn").path)
+    assert len(seen) == int(batch["attention_mask"].sum())
+    assert len(real_tokens(torch.zeros(3, 9, 2), batch)) == 27  # no mask has this shape
+
+
+@pytest.mark.parametrize(
+    ("units", "count", "ridge", "message"),
+    [
+        (("ffn/8x4",), 1, 0.1, "tiles are not refitted"),
+        (("ffn",), 0, 0.1, "give some rows"),
+        (("ffn",), 1, 0.0, "ridge above 0"),
+    ],
+)
+def test_what_cannot_be_refitted_is_refused(units, count, ridge, message):
+    model = tiny("bert")
+    space = Space(model, *units)
+    plan = Plan.of(space, space.ones())
+    with pytest.raises(UserError, match=message):
+        compensate(cut(model, plan), model, plan, [inputs(model)] * count, ridge)
