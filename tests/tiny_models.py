@@ -92,7 +92,7 @@ def covering(models, unit_sets, methods):
     """Arguments `which, units, name` for what is asked of every method: any two of the three meet in one of them.
 
     All pairs in the two longest columns, with the values of the shortest in turn: a model, units and a method that
-    fail only together would be missed. A method that does not support the units takes its own.
+    fail only together would be missed.
     """
     columns = (models, unit_sets, methods)
     longest, middle, shortest = sorted(range(3), key=lambda number: len(columns[number]), reverse=True)
@@ -100,15 +100,8 @@ def covering(models, unit_sets, methods):
     for first, second in product(range(len(columns[longest])), range(len(columns[middle]))):
         at = {longest: first, middle: second, shortest: (first + second) % len(columns[shortest])}
         which, units, name = (column[at[number]] for number, column in enumerate(columns))
-        units = supported(name, units)
         rows.append(pytest.param(*which.values, units, name, id=f"{which.id}-{'-'.join(units)}-{name}"))
     return rows
-
-
-def supported(name, units):
-    """The units, or those that a method prefers if it does not support them."""
-    method = methods.METHODS.get(name)
-    return units if method.units is None or set(units) <= set(method.units) else method.defaults["target.units"]
 
 
 @cache

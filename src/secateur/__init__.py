@@ -36,11 +36,13 @@ if TYPE_CHECKING:
     from secateur.measure.sensitivity import Sensitivity as Sensitivity
     from secateur.measure.sensitivity import sensitivity as sensitivity
     from secateur.methods.cofi import Cofi as Cofi
+    from secateur.methods.fisher import Fisher as Fisher
     from secateur.methods.grain import Grain as Grain
     from secateur.methods.magnitude import Magnitude as Magnitude
     from secateur.methods.method import Method as Method
     from secateur.methods.michel import Michel as Michel
     from secateur.methods.movement import Movement as Movement
+    from secateur.methods.obs import Obs as Obs
     from secateur.methods.random import Random as Random
     from secateur.methods.rounds import CoarseRound as CoarseRound
     from secateur.methods.schedules import Schedule as Schedule
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from secateur.structure.plan import Plan as Plan
     from secateur.surgery.checkpoint import load as load
     from secateur.surgery.checkpoint import save as save
+    from secateur.surgery.compensation import compensate as compensate
     from secateur.surgery.cut import cut as cut
     from secateur.surgery.factorisation import factorise as factorise
     from secateur.surgery.masking import attach as attach
@@ -82,6 +85,7 @@ _MODULE_OF = {
     "Embedding": "training.objectives",
     "Exported": "deploy.export",
     "ExportedFolder": "deploy.hub_layout",
+    "Fisher": "methods.fisher",
     "Grain": "methods.grain",
     "Hidden": "training.objectives",
     "Labels": "training.objectives",
@@ -93,6 +97,7 @@ _MODULE_OF = {
     "Method": "methods.method",
     "Michel": "methods.michel",
     "Movement": "methods.movement",
+    "Obs": "methods.obs",
     "Parameters": "budget.parameters",
     "Plan": "structure.plan",
     "Published": "deploy.publish",
@@ -112,6 +117,7 @@ _MODULE_OF = {
     "attach": "surgery.masking",
     "attached": "surgery.masking",
     "benchmark": "measure.benchmark",
+    "compensate": "surgery.compensation",
     "constant": "methods.schedules",
     "cubic": "methods.schedules",
     "cut": "surgery.cut",

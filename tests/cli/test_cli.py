@@ -612,10 +612,27 @@ def test_foreign_folders_are_refused(secateur, world, tmp_path):
     assert refused(secateur("bench", world / "run", "--shape", "8"), "8x128")
 
 
-def test_a_method_that_learns_cannot_cut_untrained_weights(secateur, world, tmp_path):
-    result = secateur("cut", world / "classifier", "--method", "grain", "--output", tmp_path / "small")
-    assert refused(result, "'grain'", "secateur prune")
+@pytest.mark.parametrize(("method", "part"), [("grain", "--data"), ("cofi", "secateur prune"), ("obs", "--data")])
+def test_a_method_that_learns_cannot_cut_untrained_weights(secateur, world, tmp_path, method, part):
+    result = secateur("cut", world / "classifier", "--method", method, "--output", tmp_path / "small")
+    assert refused(result, f"'{method}'", part)
     assert not (tmp_path / "small").exists()
+
+
+@pytest.mark.parametrize("method", [(), ("--method", "obs"), ("--method", "grain", "--no-refit")])
+def test_cut_by_data_without_training(secateur, world, tmp_path, method):
+    words = ("--data", world / "data.csv", "--max-length", 24, "--calibration-rows", 6, "--density", 0.5, *method)
+    cut = secateur("cut", world / "classifier", *words, "--output", tmp_path / "small", "--json")
+    assert cut.exit_code == 0, cut.output
+    found = json.loads(cut.stdout)
+    assert found["method"] == (method[1] if method else "fisher") and found["scores"]["metric"] == "accuracy"
+    again = json.loads(secateur("eval", tmp_path / "small", *words[:4], "--json").stdout)
+    assert again["scores"]["accuracy"] == found["scores"]["after"] and again["rows"] == found["scores"]["rows"]
+    plan = ("--plan", tmp_path / "small" / "plan.json")
+    for name, more in (("plain", ()), ("refitted", words[:6])):
+        assert secateur("cut", world / "classifier", *plan, *more, "--output", tmp_path / name).exit_code == 0
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("small", "plain", "refitted")]
+    assert weights[0] == weights[1 if "--no-refit" in method else 2] and weights[1] != weights[2]
 
 
 # A real process, and a terminal

@@ -9,7 +9,8 @@ from secateur.budget.space import Space
 from secateur.structure.plan import Plan
 from secateur.surgery.compensation import compensate, refit
 from secateur.surgery.cut import cut
-from secateur.surgery.input_moments import Moments, inputs_at, real_tokens
+from secateur.surgery.input_moments import Moments, outputs_at, real_tokens
+from secateur.surgery.lockstep import in_lockstep
 from secateur.system.errors import UserError
 
 TOKENS, INTO, OUT = 300, 12, 5
@@ -74,8 +75,8 @@ def test_only_the_bias_of_a_linear_without_inputs_is_refitted(tokens):
 def test_padding_counts_for_nothing():
     model = tiny("bert")
     batch = inputs(model)
-    seen = inputs_at(model, batch, Space(model).table.reader("0.ffn").path)
-    assert len(seen) == int(batch["attention_mask"].sum())
+    path = Space(model).table.reader("0.ffn").path
+    assert len(outputs_at(model, batch, [path])[path]) == int(batch["attention_mask"].sum())
     assert len(real_tokens(torch.zeros(3, 9, 2), batch)) == 27  # no mask has this shape
 
 
@@ -93,3 +94,41 @@ def test_what_cannot_be_refitted_is_refused(units, count, ridge, message):
     plan = Plan.of(space, space.ones())
     with pytest.raises(UserError, match=message):
         compensate(cut(model, plan), model, plan, [inputs(model)] * count, ridge)
+
+
+# Forwards that wait for each other
+
+
+def test_batches_wait_for_each_other_in_front_of_each_module():
+    """What is changed in front of a module is what all batches pass, and so is all that comes behind it."""
+    model, changed = tiny("bert"), tiny("bert")
+    paths = [Space(model).table.reader(f"{layer}.ffn").path for layer in range(2)]
+    seen = []
+
+    def halve(name, inputs_):
+        seen.append((name, [tuple(one.shape) for one in inputs_]))
+        model.get_submodule(name).weight.data *= 0.5
+
+    batches = [inputs(model, seed=seed) for seed in range(4)]
+    with torch.no_grad():
+        in_lockstep(model, batches, {path: model.get_submodule(path) for path in paths}, halve)
+        for path in paths:
+            changed.get_submodule(path).weight.mul_(0.5)
+    assert seen == [(path, [(3, 7, 48)] * 4) for path in paths]
+    assert torch.equal(model(**batches[0]).logits, changed(**batches[0]).logits)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("where", ["in front of a module", "in the forward"])
+def test_what_goes_wrong_in_one_batch_ends_all(where):
+    model = tiny("bert")
+    path = Space(model).table.reader("1.ffn").path
+    batches = [inputs(model, seed=seed) for seed in range(3)]
+    if where == "in the forward":
+        batches[1] = batches[1] | {"input_ids": torch.full((3, 7), 99)}  # no such piece
+
+    def fail(name, inputs_):
+        raise ValueError("at the module")
+
+    with pytest.raises((ValueError, IndexError), match=r"at the module|index out of range"):
+        in_lockstep(model, batches, {path: model.get_submodule(path)}, fail)

@@ -76,6 +76,11 @@ class CutRows:
         data, read = opened_data(given)
         return cls(data, *fitted_to(read, model, name), given.get("seed", 0))
 
+    @property
+    def method(self) -> str:
+        """The method by default."""
+        return "fisher" if self.task.label_names else "obs"
+
     def calibration(self, tokenizer: PreTrainedTokenizerBase | None, count: int) -> Calibration:
         """The training rows that a cut looks at, in the tokens of a tokenizer that may have fewer pieces."""
         return Calibration.sampled(self.task, tokenizer or self.tokenizer, self.data.max_length, count, self.seed)
@@ -126,7 +131,7 @@ def cut_model(
 
     With --data the units are chosen by what the model does on some of its training rows, the weights that are left are
     refitted in closed form, and the model is scored before and after: minutes, to decide whether to train. The method
-    is then obs by default, and magnitude without data.
+    is then fisher by default, or obs where the data has no labels; without data it is magnitude.
 
     With --vocabulary alone nothing else is cut, and an ordinary model stays an ordinary one. With --embedding-rank,
     --embedding-rows or --store, and nothing that says what to prune, every unit is kept, of a compact model too.
@@ -135,9 +140,9 @@ def cut_model(
     refuse_occupied(output)
     texts = read_texts(vocabulary or [])
     _check_plan(plan, texts)
-    given.setdefault("method.name", "obs" if "data.source" in given else "magnitude")
     whole = open_model(model)
     rows = CutRows.of(given, whole, model)
+    given.setdefault("method.name", "magnitude" if rows is None else rows.method)
     tokenizer = _tokenizer(model, texts)
     only_pieces = bool(texts) and plan is None and not set(given) - {"method.name"}
     pieces = _used(whole, tokenizer, texts, min_count, only_pieces)

@@ -41,7 +41,7 @@ class Method(RenamedMembers):
 
     Raises:
         UserError: both `share` and `density` are given; the share is out of reach (the message names the floor); or
-            the method does not support the budget or the units of the space.
+            the method does not support the budget of the space.
 
     State that must survive a restart belongs in buffers and parameters, or in what `get_extra_state` adds.
 
@@ -59,8 +59,6 @@ class Method(RenamedMembers):
     alive: Tensor
     budgets: tuple[str, ...] | None = None
     """Names of the budgets (`Budget.name`) that the method supports; None for all."""
-    units: tuple[str, ...] | None = None
-    """Kinds of units that the method supports, see `structure.space.UNITS`; None for all."""
     calibrates = False
     """Whether it looks at the inputs of the whole model before anything is pruned, in `calibrate`."""
     monotone = True
@@ -75,7 +73,6 @@ class Method(RenamedMembers):
     def __init__(self, space: Space, share: Amount | None = None, density: Amount | None = None) -> None:
         super().__init__()
         _check_budget(type(self), space)
-        _check_units(type(self), space)
         self.space = space
         self.share_schedule = _schedule_of(space, share, density)
         self.progress, self.steps = 0.0, 0
@@ -224,14 +221,6 @@ def _check_budget(method: type[Method], space: Space) -> None:
         raise UserError(
             f"{method.__name__} follows a budget of {' or '.join(method.budgets)}, and this space counts "
             f"{space.budget.name}: ask for another budget, or choose another method"
-        )
-
-
-def _check_units(method: type[Method], space: Space) -> None:
-    if method.units is not None and (other := [kind for kind in space.units if kind not in method.units]):
-        raise UserError(
-            f"{method.__name__} prunes {', '.join(method.units)}, and not {', '.join(other)}: leave these units out, "
-            "or choose another method"
         )
 
 

@@ -14,12 +14,15 @@ Where it differs from ZipLM:
     1. The units of all sublayers are compared by the growth of the error over the variance of the sublayer's output,
        per parameter. ZipLM searches for the sizes of sublayers by trying hundreds of models on a loss.
     2. The choice is made once, on the dense model; a schedule follows its order.
+    3. Units that no Linear reads are ranked by the part of what they belong to that goes with them, without a refit: a
+       QK dim by its part of the squared products of query and key weights, a hidden dim by its part of the variance of
+       each sublayer's output, a tile by its part of the squared weights, a sublayer by 1.
 Before any input was read, inputs count as independent, with variance 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -29,6 +32,7 @@ from secateur.methods import register
 from secateur.methods.method import Amount
 from secateur.methods.rounds import CoarseRound
 from secateur.methods.scheduled import Scheduled
+from secateur.structure.architecture import Linear
 from secateur.structure.space import Group
 from secateur.surgery.input_moments import Batch, second_moments
 from secateur.system.errors import UserError
@@ -43,7 +47,7 @@ class Obs(Scheduled):
     """Removes the units that a refitted sublayer misses least, by the second moments of its inputs; needs no labels.
 
     Args:
-        space: of units that a Linear reads: `head`, `vo` and `ffn`.
+        space: usually `Space(model, "head", "ffn")`, units that a Linear reads; any units work.
         density: the schedule.
         rounds: as of `Scheduled`.
         ridge: added to the diagonal of H, over its mean.
@@ -52,7 +56,7 @@ class Obs(Scheduled):
         importance: `(N,)`: the growth of the relative error at the removal of each unit, given those that went before.
 
     Raises:
-        UserError: other units, or a ridge that is not positive.
+        UserError: the share is out of reach, or the ridge is not positive.
 
     Example:
         >>> method = Obs(Space(model, "head", "ffn"))
@@ -61,7 +65,6 @@ class Obs(Scheduled):
     """
 
     importance: Tensor
-    units = ("head", "vo", "ffn")
     calibrates = True
     defaults = {"target.units": ("head", "ffn")}
 
@@ -82,31 +85,75 @@ class Obs(Scheduled):
 
     def calibrate(self, batches: Sequence[Batch]) -> None:
         with evaluating([self.space.model]):
-            moments = second_moments(self.space.model, [self._reader(group) for group in self.space.groups], batches)
-        covariances: dict[str, Tensor] = {}
-        for path, one in moments.items():
-            centred = self.space.model.get_submodule(path).bias is not None
-            covariances[path] = one.covariance(centred=centred)[0]
+            moments = second_moments(self.space.model, self._readers, batches)
+        biased = {path for path in moments if self.space.model.get_submodule(path).bias is not None}
+        covariances = {path: one.covariance(centred=path in biased)[0] for path, one in moments.items()}
         self.importance.copy_(self._importance(covariances))
 
     def scores(self) -> Tensor:
         """`(N,)`: the importance per parameter."""
         return self.importance / self.space.unit_cost()
 
-    def _reader(self, group: Group) -> str:
-        return self.space.table.reader(group.sites[0]).path
+    @property
+    def _readers(self) -> list[str]:
+        """The paths of the Linears that read the inner axes of sublayers, and so write their outputs."""
+        inner = {axis for sublayer in self.space.table.sublayers for axis in sublayer.axes}
+        return [row.path for row in self.space.table.rows if isinstance(row, Linear) and row.into in inner]
 
     @torch.no_grad()
-    def _importance(self, covariances: dict[str, Tensor]) -> Tensor:
+    def _importance(self, covariances: Mapping[str, Tensor]) -> Tensor:
         """`(N,)`, from the covariance of the inputs of each Linear, by its path; the identity for those without."""
+        kinds = {"qk": self._of_products, "hidden": self._of_stream, "sublayer": _of_gates, "layer": _of_gates}
         found: list[Tensor] = []
         for group in self.space.groups:
-            weight = self.space.model.get_parameter(f"{self._reader(group)}.weight").detach().double()
-            inputs = covariances.get(self._reader(group), torch.eye(weight.shape[1]).to(weight))
-            variance = (weight @ inputs * weight).sum().clamp(min=torch.finfo(torch.double).tiny)
-            width = group.axes[group.sites[0]]
-            found.append(removal_losses(weight, inputs, width, self.ridge) / variance)
-        return torch.cat(found).float()
+            if group.grids:
+                found.append(self._of_tiles(group))
+            elif group.kind in kinds:
+                found.append(kinds[group.kind](group, covariances))
+            else:
+                found.append(self._of_inputs(group, covariances))
+        return torch.cat([one.float().to(self.alive.device) for one in found])
+
+    def _weight(self, path: str) -> Tensor:
+        return self.space.model.get_parameter(f"{path}.weight").detach().double()
+
+    def _of_inputs(self, group: Group, covariances: Mapping[str, Tensor]) -> Tensor:
+        """`(units,)` of a group that a Linear reads: what OBS says, over the variance of its output."""
+        path, width = self.space.table.reader(group.sites[0]).path, group.axes[group.sites[0]]
+        weight = self._weight(path)
+        inputs = covariances.get(path, torch.eye(weight.shape[1]).to(weight))
+        return removal_losses(weight, inputs, width, self.ridge) / _variances(weight, inputs).sum()
+
+    def _of_products(self, group: Group, _: Mapping[str, Tensor]) -> Tensor:
+        """`(units,)` of QK dims; of grouped queries those of a key together."""
+        query, *key = (self._weight(row.path).square().sum(1) for row in self.space.table.makers(group.sites[0]))
+        products = query * key[0].repeat_interleave(len(query) // len(key[0])) if key else query
+        return products / products.sum()
+
+    def _of_stream(self, _: Group, covariances: Mapping[str, Tensor]) -> Tensor:
+        """`(units,)` of the dims of the residual stream."""
+        parts = []
+        for path in self._readers:
+            weight = self._weight(path)
+            variances = _variances(weight, covariances.get(path, torch.eye(weight.shape[1]).to(weight)))
+            parts.append(variances / variances.sum())
+        return torch.stack(parts).sum(0)
+
+    def _of_tiles(self, group: Group) -> Tensor:
+        """`(units,)` of tiles."""
+        squares = [self._weight(grid.parameter.name.removesuffix(".weight")).square() for grid in group.grids]
+        sums = [grid.sums(own) / own.sum() for grid, own in zip(group.grids, squares, strict=True)]
+        return torch.stack(sums).sum(0)
+
+
+def _of_gates(group: Group, _: Mapping[str, Tensor]) -> Tensor:
+    """`(1,)`: the number of sublayers behind the gate."""
+    return torch.tensor([float(len(group.sites))])
+
+
+def _variances(weight: Tensor, inputs: Tensor) -> Tensor:
+    """`(out,)`: of the outputs, above 0."""
+    return (weight @ inputs * weight).sum(1).clamp(min=torch.finfo(torch.double).tiny)
 
 
 def removal_losses(weight: Tensor, inputs: Tensor, width: int = 1, ridge: float = 0.01) -> Tensor:

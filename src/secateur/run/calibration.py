@@ -14,6 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.measure.evaluation import BATCH, Row, encoded
 from secateur.methods.method import Method
+from secateur.run.context import Context
+from secateur.run.run_data import RunData
+from secateur.run.target import new_method, read_latency_table
 from secateur.structure.plan import Plan
 from secateur.surgery.compensation import Refit, compensate
 from secateur.surgery.input_moments import inputs_of
@@ -50,6 +53,13 @@ class Calibration:
         total = len(task.splits["train"])
         chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].tolist()
         return cls(task, tokenizer, tuple(encoded(task, "train", tokenizer, max_length, chosen)))
+
+    @classmethod
+    def of_run(cls, data: RunData, count: int = ROWS) -> Calibration:
+        """Of the rows that a run trains on, drawn by its seed; rows that are held out are not among them."""
+        rows = data.train_rows
+        chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(data.recipe.seed))[:count].tolist()
+        return cls(data.task, data.tokenizer, tuple(rows[number] for number in chosen))
 
     @cached_property
     def batches(self) -> list[dict[str, Tensor]]:
@@ -101,3 +111,11 @@ class Calibration:
                 yield
         finally:
             model.config.problem_type = came
+
+
+def calibrated_method(context: Context, student: PreTrainedModel) -> Method:
+    """The method of a run for a student before pruning, which has looked at it on training rows if it needs to."""
+    method = new_method(context.recipe, student, read_latency_table(context.folder))
+    if method.calibrates:
+        Calibration.of_run(context.data).teach(method)
+    return method

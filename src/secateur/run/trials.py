@@ -15,13 +15,13 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from secateur.measure.evaluation import scores_with_error
+from secateur.run.calibration import calibrated_method
 from secateur.run.context import Context
 from secateur.run.models import load_teacher, new_student
 from secateur.run.recipe import Recipe
 from secateur.run.run_data import Rows
 from secateur.run.stages.outputs import outputs_of
 from secateur.run.stages.prune import pruning_trainer
-from secateur.run.target import new_method, read_latency_table
 from secateur.run.training_arguments import rounded, steps_of_run
 from secateur.run.trial_records import ERROR, SCORE, Question, short
 from secateur.surgery.masking import attached
@@ -77,7 +77,7 @@ class Trials:
     def _trained(self, trial: Context, value: float) -> tuple[float, float | None]:
         """Train a trial, and score it under its masks: the score and its standard error."""
         student = new_student(trial, self.teacher)
-        method = new_method(trial.recipe, student, read_latency_table(trial.folder))
+        method = calibrated_method(trial, student)
         stage = f"{Path(self.question.file).stem}-{value}"
         pruning_trainer(trial, student, self.outputs, method, stage, end=1.0, rows=self.rows).train()
         with evaluating([method]), attached(student, method.space, method.masks().detach()):

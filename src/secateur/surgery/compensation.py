@@ -28,7 +28,8 @@ from secateur.structure.architecture import Linear
 from secateur.structure.axis_table import AxisTable
 from secateur.structure.plan import Plan
 from secateur.structure.space import UnitSpace
-from secateur.surgery.input_moments import Batch, Moments, in_order, inputs_at, outputs_at
+from secateur.surgery.input_moments import Batch, Moments, outputs_at, real_tokens
+from secateur.surgery.lockstep import in_lockstep
 from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating
 
@@ -75,15 +76,20 @@ def compensate(
     _check(space, batches, ridge)
     if bool((plan.masks == 1).all()):
         return []
-    kept, done = plan.read(space).indices("hidden"), []
-    with evaluating([small, dense]), torch.no_grad():
-        paths = in_order(small, readers(space.table, small), batches[0])
-        targets = [outputs_at(dense, batch, paths) for batch in batches]
-        for path in paths:
-            own = [one.pop(path)[:, kept.to(dense.device)] for one in targets]
-            moments = _moments(small, path, own, batches)
-            done.append(refit(small.get_submodule(path), path, moments, ridge))
-            log.debug("%s: error %.4f before, %.4f after", path, done[-1].before, done[-1].after)
+    kept = plan.read(space).indices("hidden")
+    done: list[Refit] = []
+    modules = {path: small.get_submodule(path) for path in readers(space.table, small)}
+
+    def arrived(path: str, inputs: Sequence[Tensor]) -> None:
+        moments = Moments.empty(inputs[0].shape[-1], len(kept), inputs[0].device)
+        for values, batch, target in zip(inputs, batches, targets, strict=True):
+            moments.add(real_tokens(values, batch), target.pop(path)[:, kept.to(values.device)])
+        done.append(refit(modules[path], path, moments, ridge))
+        log.debug("%s: error %.4f before, %.4f after", path, done[-1].before, done[-1].after)
+
+    with evaluating([small, dense]):
+        targets = [outputs_at(dense, batch, list(modules)) for batch in batches]
+        in_lockstep(small, batches, modules, arrived)
     return done
 
 
@@ -103,17 +109,6 @@ def _check(space: UnitSpace, batches: Sequence[Batch], ridge: float) -> None:
         raise UserError("weights with tiles are not refitted, which would fill the zeros: leave compensation out")
     if not batches or not ridge > 0:
         raise UserError(f"expected batches and a ridge above 0, got {len(batches)} and {ridge}: give some rows of data")
-
-
-def _moments(model: PreTrainedModel, path: str, targets: Sequence[Tensor], batches: Sequence[Batch]) -> Moments:
-    """The moments of what a Linear of the cut model reads, with the targets `(tokens, out)` of each batch."""
-    moments: Moments | None = None
-    for batch, target in zip(batches, targets, strict=True):
-        inputs = inputs_at(model, batch, path)
-        moments = moments or Moments.empty(inputs.shape[-1], target.shape[-1], inputs.device)
-        moments.add(inputs, target)
-    assert moments is not None
-    return moments
 
 
 def refit(module: nn.Module, path: str, moments: Moments, ridge: float = RIDGE) -> Refit:

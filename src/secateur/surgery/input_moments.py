@@ -22,10 +22,6 @@ Batch: TypeAlias = Mapping[str, Tensor]
 MASKS = ("attention_mask", "decoder_attention_mask")
 
 
-class Enough(BaseException):
-    """Ends a forward whose later modules are not needed."""
-
-
 @dataclass
 class Moments:
     """Sums over tokens in float64: of inputs x `(into,)`, of targets y `(out,)`, and of their products.
@@ -112,23 +108,6 @@ def inputs_of(model: PreTrainedModel, batch: Batch) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def inputs_at(model: PreTrainedModel, batch: Batch, path: str) -> Tensor:
-    """`(tokens, into)`: what one Linear reads; the forward ends there."""
-    found: list[Tensor] = []
-
-    def use(_: str, inputs: Tensor, outputs: Tensor) -> None:
-        found.append(real_tokens(inputs, batch))
-        raise Enough
-
-    try:
-        with reading({path: model.get_submodule(path)}, use):
-            model(**inputs_of(model, batch))
-    except Enough:
-        pass
-    return found[0]
-
-
-@torch.no_grad()
 def outputs_at(model: PreTrainedModel, batch: Batch, paths: Sequence[str]) -> dict[str, Tensor]:
     """Path -> `(tokens, out)`: what some Linears write."""
     found: dict[str, Tensor] = {}
@@ -157,14 +136,3 @@ def second_moments(model: PreTrainedModel, paths: Sequence[str], batches: Iterab
         with reading(modules, use):
             model(**inputs_of(model, batch))
     return found
-
-
-def in_order(model: PreTrainedModel, paths: Sequence[str], batch: Batch) -> list[str]:
-    """The paths in the order in which a forward of the model reaches them, without those that it does not reach."""
-    order: list[str] = []
-    with (
-        torch.no_grad(),
-        reading({path: model.get_submodule(path) for path in paths}, lambda path, *_: order.append(path)),
-    ):
-        model(**inputs_of(model, batch))
-    return list(dict.fromkeys(order))

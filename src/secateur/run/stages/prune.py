@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, TrainerControl
 
 from secateur.methods.method import Method
 from secateur.run import ramp_scores
+from secateur.run.calibration import calibrated_method
 from secateur.run.callbacks import DensityReached, KeptUnitsFile
 from secateur.run.context import Context
 from secateur.run.models import base_model, load_teacher, new_student, prepared
@@ -23,7 +24,7 @@ from secateur.run.run_rounds import end_of_pruning, restarts
 from secateur.run.stage_trainer import distilling_trainer, train
 from secateur.run.stages.cut import cut_student
 from secateur.run.stages.outputs import outputs_of
-from secateur.run.target import new_method, read_latency_table, share_to_keep
+from secateur.run.target import share_to_keep
 from secateur.run.training_arguments import learning_rate_of_run, rounded, steps_of_run
 from secateur.surgery.factorisation import embedding_rank, factorise
 from secateur.system import processes
@@ -40,7 +41,7 @@ def run(context: Context) -> None:
     """Prune, and write the cut model with all that recovery needs."""
     ramp = RampRows(context.data)
     student, outputs = _models(context, ramp)
-    method = new_method(context.recipe, student, read_latency_table(context.folder))
+    method = calibrated_method(context, student)
     trainer = _trainer(context, ramp, student, outputs, method)
     _watch_densities(context, trainer, method)
     train(context, trainer, "prune")
