@@ -3,9 +3,9 @@
     python benchmarks/fast.py measure --data DIR --teacher FOLDER     every cut, in one process; appends to a file
     python benchmarks/fast.py table                                  the table, in Markdown
 
-`--data` is a folder with train.parquet and validation.parquet, `--teacher` a model that is fine-tuned for them. Units are
-heads and neurons. A cut looks at 512 training rows, drawn by the seed; scored are the validation rows. Cuts that the file
-holds are not repeated. Seconds are those of choosing, cutting and refitting, without the scoring.
+`--data` is a folder with train.parquet and validation.parquet, `--teacher` a model that is fine-tuned for them. Units
+are heads and neurons. A cut looks at 512 training rows, drawn by the seed; scored are the validation rows. Cuts that
+the file holds are not repeated. Seconds are those of choosing, cutting and refitting, without the scoring.
 """
 
 from __future__ import annotations

@@ -1,0 +1,104 @@
+"""OBS beside brute force: every order of removals by a least-squares solution of what is left."""
+
+import pytest
+import torch
+from tiny_models import inputs, tiny
+
+from secateur.budget.space import Space
+from secateur.methods.obs import COLLECTED, Obs, removal_losses
+from secateur.surgery.compensation import compensate
+from secateur.surgery.cut import cut
+from secateur.system.errors import UserError
+
+RIDGE = 0.01
+
+
+def error(weight, moments, kept):
+    """The squared error of the best weight of the inputs that are kept, by the normal equations."""
+    left = torch.zeros_like(weight)
+    if kept:
+        left[:, kept] = torch.linalg.solve(moments[kept][:, kept], moments[kept] @ weight.T).T
+    lost = weight - left
+    return float((lost @ moments * lost).sum())
+
+
+def by_brute_force(weight, moments, width):
+    """Growth at each removal, always of the cheapest unit, never below that of the one before."""
+    units = list(range(weight.shape[1] // width))
+    losses, before, most = torch.zeros(len(units)).double(), 0.0, 0.0
+    while units:
+        errors = {}
+        for unit in units:
+            kept = [other * width + part for other in units if other != unit for part in range(width)]
+            errors[unit] = error(weight, moments, kept)
+        cheapest = min(errors, key=errors.get)
+        most = max(most, errors[cheapest] - before)
+        losses[cheapest], before = most, errors[cheapest]
+        units.remove(cheapest)
+    return losses
+
+
+@pytest.mark.parametrize(("width", "units"), [(1, 9), (1, COLLECTED + 8), (3, 5)])
+def test_losses_are_those_of_brute_force(width, units):
+    into = width * units
+    tokens = torch.randn(4 * into, into).double() @ torch.randn(into, into).double()
+    weight, moments = torch.randn(6, into).double(), tokens.T @ tokens / len(tokens)
+    damped = moments + RIDGE * moments.diagonal().mean() * torch.eye(into).double()
+    found = removal_losses(weight, moments, width, RIDGE)
+    assert torch.allclose(found, by_brute_force(weight, damped, width), rtol=1e-6)
+
+
+def with_a_twin(model):
+    """The model, whose neuron 7 of layer 1 computes what its neuron 3 computes."""
+    layer = model.bert.encoder.layer[1]
+    with torch.no_grad():
+        for parameter in layer.intermediate.dense.parameters():
+            parameter[7] = parameter[3]
+    return model
+
+
+def test_a_neuron_that_another_can_replace_goes_first_and_is_replaced():
+    model = with_a_twin(tiny("bert"))
+    batches = [inputs(model, seed=seed) for seed in range(30)]
+    space = Space(model, "ffn")
+    method = Obs(space, ridge=1e-6)
+    before = method.importance.clone()
+    method.calibrate(batches)
+    first = int(method.importance.argmin()) - space.slices["1.ffn"].start
+    assert first in (3, 7) and not torch.equal(before, method.importance)
+    plan = method.plan(density=1 - 0.99 * float(space.unit_cost()[0]) / space.total())
+    small = cut(model, plan)
+    assert int((~plan.kept).sum()) == 1
+    assert not torch.allclose(small(**batches[0]).logits, model(**batches[0]).logits)
+    compensate(small, model, plan, batches, ridge=1e-12)
+    assert torch.allclose(small(**batches[0]).logits, model(**batches[0]).logits, atol=1e-6)
+
+
+def test_before_any_inputs_are_read_they_count_as_independent():
+    """Then the loss of a neuron is the squared norm of the weights that read it, whichever others are gone."""
+    space = Space(tiny("bert"), "ffn")
+    weight = space.model.bert.encoder.layer[0].output.dense.weight.detach()
+    squares = weight.square().sum(0)
+    order = Obs(space).importance[space.slices["0.ffn"]].argsort()
+    assert torch.equal(order, squares.argsort())
+
+
+def test_units_that_no_linear_reads_are_ranked_by_their_part():
+    model = tiny("bert")
+    space = Space(model, "qk", "hidden", "sublayer", "layer", "ffn/8x4")
+    with torch.no_grad():
+        model.bert.encoder.layer[0].attention.self.query.weight[5] = 0.0
+        for layer in model.bert.encoder.layer:
+            layer.output.dense.weight[11] = layer.attention.output.dense.weight[11] = 0.0
+    method = Obs(space)
+    method.calibrate([inputs(model)])
+    parts = {name: method.importance[rows] for name, rows in space.slices.items()}
+    assert int(parts["0.qk"].argmin()) == 5 and int(parts["hidden"].argmin()) == 11
+    assert parts["0.attention"].item() == 1.0 and parts["1.layer"].item() == 2.0
+    assert float(parts["0.qk"].sum()) == pytest.approx(1.0)
+    assert all(bool((part >= 0).all()) for part in parts.values())
+
+
+def test_a_ridge_of_zero_is_refused():
+    with pytest.raises(UserError, match="ridge above 0"):
+        Obs(Space(tiny("bert"), "ffn"), ridge=0.0)
