@@ -25,6 +25,7 @@ class MadeUp(Strict):
     names: Annotated[tuple[str, ...] | None, Flag("--names")] = Field(None, description="names")
     extra: Annotated[dict[str, object], Flag("--extra")] = Field(default_factory=dict, description="arguments")
     amount: Annotated[float | tuple[float, ...], Flag("--amount", text=True)] = Field(0.1, description="amounts")
+    some: Annotated[tuple[str, ...], Flag("--some", switch=True)] = Field((), description="all, or some")
     unmarked: int = Field(0, description="not an option")
 
 
@@ -53,6 +54,7 @@ def called(monkeypatch):
 def test_only_what_is_given_arrives_converted_by_the_type_of_its_field(called):
     assert called() == ({}, 3)
     words = ("--count", "2", "--share", "0.25", "--no-fast", "--mode", "b", "--names", "x, y", "--own", "4")
+    assert called("--some")[0] == {"made_up.some": True} and called("--no-some")[0] == {"made_up.some": False}
     extra = ("--extra", "k=[1, 2]", "--extra", "beta=9e-1", "--amount", "0.4,0.2")
     given, own = called(*words, *extra)
     assert own == 4
@@ -75,7 +77,12 @@ def test_keys_can_be_required_left_out_and_have_defaults(called):
 
 def test_the_help_is_the_description_and_an_unmarked_field_has_no_option(called):
     shown = called("--help").stdout
-    assert "How many." in shown and "Names (with commas between them)." in shown and "--no-fast" in shown
+    assert (
+        "How many." in shown
+        and "Names (with commas between them)." in shown
+        and "All, or some." in shown
+        and "--no-fast" in shown
+    )
     assert "--unmarked" not in shown
 
 
@@ -97,7 +104,18 @@ def test_every_mark_is_an_option_of_prune_and_every_data_mark_of_eval():
 def test_the_help_of_prune_has_a_panel_for_each_group():
     shown = CliRunner().invoke(app.app, ["prune", "--help"]).stdout
     titles = [line.removesuffix(":") for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")]
-    assert titles == ["Arguments", "Options", "Run", "Data", "Target", "Vocabulary", "Method", "Training", "Storage"]
+    assert titles == [
+        "Arguments",
+        "Options",
+        "Run",
+        "Data",
+        "Target",
+        "Vocabulary",
+        "Method",
+        "Training",
+        "Storage",
+        "Measurement",
+    ]
     assert all(described in " ".join(shown.split()) for described in ("Seed of ", "--latency-table"))
 
 

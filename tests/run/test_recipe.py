@@ -92,6 +92,7 @@ OTHER = {
     "measurement.shapes": ((2, 16),),
     "measurement.repeats": 5,
     "measurement.retention": 0.9,
+    "measurement.baselines": ("int8", "tfidf"),
 }
 
 
@@ -517,6 +518,7 @@ NEW = {
     "distillation.check_teacher",
     "distillation.terms",
     "measurement.retention",
+    "measurement.baselines",
     "training.steps",
     "training.teacher_steps",
     "training.minutes",

@@ -19,6 +19,7 @@ from secateur.measure.inspection import inspect, with_stored_bytes
 from secateur.methods import METHODS
 from secateur.report.report_text import score_text
 from secateur.run import new_model
+from secateur.run.baselines import BASELINES
 from secateur.run.new_tokenizer import ALGORITHMS
 from secateur.structure.architectures import ARCHITECTURES
 from secateur.structure.space import UNITS
@@ -37,6 +38,7 @@ def list_names(as_json: Json = False) -> None:
         "task": _first_lines(TASKS.all()),
         "term": _first_lines(TERMS.all()),
         "runtime": _first_lines(RUNTIMES.all()),
+        "baseline": _first_lines(BASELINES.all()),
         "unit": _first_lines(UNITS) | dict(EXAMPLES),
     }
     if as_json:

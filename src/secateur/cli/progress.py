@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeE
 
 from secateur.cli import output
 from secateur.cli.time_left import TimeLeft
+from secateur.run.baselines.baseline import FOLDER as BASELINES
 from secateur.run.expected_stage import ExpectedStage, StageWatch
 from secateur.run.outlook import duration
 from secateur.system import processes
@@ -56,7 +57,7 @@ class Watch(StageWatch):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = Path(args.output_dir)
         self.folder, self.metrics, self.first = folder.name, {}, state.global_step
-        self.number, self.stage = self._number(folder), stage_name(folder.name)
+        self.number, self.stage = self._number(folder), _stage_name(folder)
         self.place = "" if self.number is None else f"stage {self.number + 1} of {len(self.run.stages)}"
         self.begin(state.global_step, state.max_steps)
 
@@ -137,6 +138,12 @@ class Lines(Watch):
         in_all = f", {over_all} left in all" if (over_all := self.left_over_all(step, total)) else ""
         times = f"{_clock(elapsed)} elapsed, {_clock(left)} left{in_all}"
         output.show_message(f"{self.stage} {step}/{total}{metrics}  {times}")
+
+
+def _stage_name(folder: Path) -> str:
+    """As `stage_name`; a baseline trains in a folder of its own."""
+    of_baseline = folder.parent.parent.name == BASELINES
+    return f"{folder.parent.name} (baseline)" if of_baseline else stage_name(folder.name)
 
 
 def stage_name(folder: str) -> str:

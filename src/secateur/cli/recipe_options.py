@@ -6,7 +6,8 @@ help text, its group the panel in which the help shows it, and its type says wha
     number, text    one value                          dict            key=value, repeatable
     bool            --name or --no-name                tuple of str    names with commas between them
 
-Values that come as text otherwise (`Flag(..., text=True)`) are converted by the recipe.
+Values that come as text otherwise (`Flag(..., text=True)`) or as a bool (`Flag(..., switch=True)`) are converted by the
+recipe.
 """
 
 from __future__ import annotations
@@ -94,13 +95,17 @@ def _option(key: str, required: bool, default: Any) -> Parameter:
 def described(key: str) -> str:
     """The help text of a key: its description as a sentence, and how to write what is no single value."""
     text = str(KEYS[key].description)
-    form = {dict: " (key=value, repeatable)", tuple: " (with commas between them)"}.get(_container(KEYS[key]), "")
+    forms = {dict: " (key=value, repeatable)", tuple: " (with commas between them)"}
+    mark = marked().get(key)
+    form = "" if mark is not None and mark.switch else forms.get(_container(KEYS[key]), "")
     return f"{text[:1].upper()}{text[1:]}{form}."
 
 
 def _kind(key: str) -> Any:
     """What typer converts the option to."""
     field, parts = KEYS[key], set(_parts(KEYS[key].annotation))
+    if marked()[key].switch:
+        return bool
     if marked()[key].text or _container(field) is tuple:
         return str
     if _container(field) is dict:
@@ -125,6 +130,8 @@ def _parts(kind: Any) -> Iterator[Any]:
 
 def _converted(key: str, value: Any) -> Any:
     container = _container(KEYS[key])
+    if isinstance(value, bool):
+        return value
     if container is dict:
         return pairs_of(marked()[key].name, value)
     return names_of(value) if container is tuple else value

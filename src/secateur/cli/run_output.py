@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from secateur.cli.output import show_lines, show_notes, show_table
-from secateur.report import other_densities_section
+from secateur.report import baselines, other_densities_section
 from secateur.report.report import Report
 from secateur.report.report_text import footnotes, score_table, score_text, subject, target_text, title
 from secateur.report.size_text import headline, megabytes
@@ -17,6 +17,11 @@ def show_report(report: Report, folder: Path) -> None:
     """The numbers of a run, how they were measured, how to load the model, and whether the run worked."""
     show_table(("", "teacher", "pruned"), score_table(report), f"{subject(report)}: {title(report)}")
     show_notes(footnotes(report))
+    if report.baselines is not None:
+        show_lines("")
+        if baselines.others(report):
+            show_table(*baselines.table(report), f"{baselines.HEADING}:")
+        show_notes(baselines.notes(report))
     show_lines("", f"The model is in {folder / 'model'}, the report in {folder / 'report.html'}. To load it:", "")
     show_lines("    import secateur", f'    model = secateur.load("{folder / "model"}")', "")
     if (others := other_densities_section.sentence(report)) is not None:

@@ -19,6 +19,7 @@ from secateur.measure.sensitivity import DENSITIES, GRADIENT, ROWS, UNITS, sensi
 from secateur.report import comparison_page, comparison_text, run_page, sensitivity_page
 from secateur.report.report import Report
 from secateur.run.compared_models import measure_models, score_models
+from secateur.run.finished_baselines import with_baselines
 from secateur.run.finished_runs import read
 from secateur.run.run_comparison import compare
 from secateur.surgery.opening import open_model
@@ -57,11 +58,19 @@ def compare_runs(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Where the runs' data is now, for --against.", show_default="where it was"),
+        typer.Option(help="Where the runs' data is now, for --against and --baselines.", show_default="where it was"),
     ] = None,
     measure: Annotated[
         bool,
         typer.Option("--measure", help="Measure all models now, instead of reading the speed-ups of the reports."),
+    ] = False,
+    baselines: Annotated[
+        bool,
+        typer.Option(
+            "--baselines",
+            help="Show the baselines of the runs too: what one would otherwise take. Those of a run that has none are "
+            "made, which takes as long as its training, and recorded.",
+        ),
     ] = False,
     shape: Shapes = None,
     repeats: Annotated[int, typer.Option(help="Forwards per latency.")] = 20,
@@ -74,10 +83,12 @@ def compare_runs(
         raise UserError("--shape and --threads are of a measurement made now: give --measure with them")
     finished = read(runs)
     _make_folder(output)
+    if baselines:
+        finished = with_baselines(finished, data)
     others = score_models(against or [], finished, data)
     shapes = [batch_and_tokens(text) for text in shape or SHAPES]
     times = measure_models(finished, others, shapes, repeats=repeats, threads=threads) if measure else None
-    comparison = compare(finished, others, times)
+    comparison = compare(finished, others, times, baselines=baselines)
     values = comparison_text.to_dict(comparison)
     pages = {"html": comparison_page.to_html(comparison), "md": comparison_text.to_markdown(comparison)}
     _write_pages(output, "compare", values, pages)

@@ -64,19 +64,10 @@ class CoarseRound:
         """
         own = self.units(space)
         values = ranked(scores, own & alive)
-        for units in self._stacks(space):
+        for units in stacks_of(space, self.kind):
             values[units[values[units].argmax()]] = torch.inf
         count = self.count(progress, int(own.sum()))
         return space.closure(alive & (~own | highest(values, count)))
-
-    def _stacks(self, space: Space) -> list[Tensor]:
-        """The indices of the units of its kind in each stack: of names such as `0.layer`, or `decoder.0.layer`."""
-        stacks: dict[str, list[int]] = {}
-        for group in space.groups:
-            if group.kind == self.kind:
-                first = group.name.split(".")[0]
-                stacks.setdefault("" if first.isdigit() else first, []).append(space.slices[group.name].start)
-        return [torch.tensor(units, device=space.model.device) for units in stacks.values()]
 
     def check(self, space: Space) -> None:
         """Check that the round fits a space.
@@ -94,3 +85,17 @@ class CoarseRound:
             raise UserError(
                 f"{self.keep} {self.kind}s cannot be kept: expected a number from {space.table.stacks} to {total}"
             )
+
+
+def stacks_of(space: Space, kind: str) -> list[Tensor]:
+    """The indices of the units of a kind in each stack of layers, from the bottom up: `0.layer`, or `decoder.0.layer`.
+
+    Args:
+        kind: one of `COARSE`.
+    """
+    stacks: dict[str, list[int]] = {}
+    for group in space.groups:
+        if group.kind == kind:
+            first = group.name.split(".")[0]
+            stacks.setdefault("" if first.isdigit() else first, []).append(space.slices[group.name].start)
+    return [torch.tensor(units, device=space.model.device) for units in stacks.values()]

@@ -17,7 +17,7 @@ from secateur.tasks.origin import rows_of
 
 SCORE = ".4f"
 """The format of a score."""
-ORIGINS = TEACHER, OUTSIDE, RUN = "teacher", "outside", "run"
+ORIGINS = TEACHER, OUTSIDE, BASELINE, RUN = "teacher", "outside", "baseline", "run"
 
 Shape = tuple[int, int]
 """(batch, tokens)"""
@@ -75,7 +75,7 @@ class ScoredModel:
 class Point:
     """Models that differ only in the seed: a row of the table and a dot of the pictures.
 
-    `origin` is `RUN`, `TEACHER` or `OUTSIDE`. Points of one method, or of one other origin, are a `series`.
+    `origin` is one of `ORIGINS`. Points of one method, or of one other origin, are a `series`.
     """
 
     name: str

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from secateur.report import html, svg
-from secateur.report.comparison import OUTSIDE, RUN, TEACHER, Comparison, Criterion, Point, score_of
+from secateur.report.comparison import BASELINE, OUTSIDE, RUN, TEACHER, Comparison, Criterion, Point, score_of
 from secateur.report.comparison_text import notes, table, title
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def _markers(comparison: Comparison) -> dict[str, tuple[str, str]]:
     markers = {name: (svg.SERIES[n % len(svg.SERIES)], "o") for n, name in enumerate(series)}
     origins = {point.origin for point in comparison.points}
     fixed = {TEACHER: (svg.COLOURS["ink"], "D"), OUTSIDE: (svg.COLOURS["muted"], "s")}
+    fixed[BASELINE] = (svg.COLOURS["muted"], "^")
     return {**{origin: marker for origin, marker in fixed.items() if origin in origins}, **markers}
 
 

@@ -68,6 +68,10 @@ class Report:
         vocabulary: for a run that has cut it, the number of `pieces` of the `teacher` and of the `model`, and the
             `coverage` of the scored rows: the share that keeps its tokens under `same`, and the share of unknown tokens
             `unknown_before` and `unknown_after`; None for a run that keeps all pieces.
+        baselines: for a run with what one would otherwise take: their `names`, a row for each model under `rows`
+            (`run.baselines.baseline.Row`, with its `retention` and its `latency`), the reason for each that is
+            `left_out`, the times of the `teacher` and the `pruned` model, and the `protocol` of all times; None for
+            other runs.
         standard_error: of the pruned model's main score (`evaluation.standard_error`); None where it is not known.
         baseline: the main score of the best constant prediction, such as the commonest class; None where no constant
             prediction compares, or for a run that did not record it.
@@ -98,6 +102,7 @@ class Report:
     length: Mapping[str, Any] | None = None
     outputs: Mapping[str, Any] | None = None
     vocabulary: Mapping[str, Any] | None = None
+    baselines: Mapping[str, Any] | None = None
     standard_error: float | None = None
     baseline: float | None = None
     scored: str | None = None

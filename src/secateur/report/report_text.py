@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from secateur.report import markdown, other_densities_section
+from secateur.report import baselines, markdown, other_densities_section
 from secateur.report.report import Report
 from secateur.report.size_text import headline, megabytes, parts_note, times_smaller
 from secateur.report.verdict import verdict
@@ -239,10 +239,19 @@ def to_markdown(report: Report) -> str:
         "",
     ]
     lines += markdown.table(("", "teacher", "pruned"), score_table(report))
+    lines += _baselines(report)
     lines += ["", "## What was kept (kept / total)", "", *markdown.table(COLUMNS, kept_table(report))]
     lines += [*other_densities_section.markdown_lines(report), ""]
     lines += [f"- {note}" for note in footnotes(report)]
     return "\n".join(lines) + "\n"
+
+
+def _baselines(report: Report) -> list[str]:
+    """The table of what one would otherwise take, and its notes; none for a run without baselines."""
+    if report.baselines is None:
+        return []
+    rows = markdown.table(*baselines.table(report)) if baselines.others(report) else []
+    return ["", f"## {baselines.HEADING}", "", *rows, "", *(f"- {note}" for note in baselines.notes(report))]
 
 
 def shape(measured: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from secateur.report import (
+    baselines,
     charts,
     html,
     other_densities_section,
@@ -62,6 +63,7 @@ def write(report: Report, folder: Path) -> None:
 def to_html(report: Report, log: RunLog) -> str:
     """A standalone page: the numbers of the report, and pictures of the run's logs."""
     optional = [
+        baselines.section(report),
         trials_section.density(report),
         trials_section.layers(report),
         other_densities_section.section(report),

@@ -6,9 +6,10 @@ The verdict is the last line of `secateur prune` and the first of a run's report
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from secateur.report import baselines
 from secateur.report.report import Report
 from secateur.report.size_text import megabytes
 
@@ -26,18 +27,20 @@ class Verdict:
         worked: whether the model keeps the part of its teacher's score that the recipe expects.
         text: what it keeps.
         advice: what to try, if it did not work, or if the teacher is not what it could be.
+        simpler: a baseline that is simpler and as good, or that there is none; empty for a run without baselines.
     """
 
     worked: bool
     text: str
     advice: str = ""
+    simpler: str = ""
 
     def __str__(self) -> str:
-        return f"{self.text} {self.advice}".rstrip()
+        return " ".join(filter(None, (self.text, self.advice, self.simpler)))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        return {"worked": self.worked, "text": self.text, "advice": self.advice}
+        return {"worked": self.worked, "text": self.text, "advice": self.advice, "simpler": self.simpler}
 
 
 def verdict(report: Report) -> Verdict:
@@ -46,6 +49,10 @@ def verdict(report: Report) -> Verdict:
     It did not work if the teacher or the pruned model is no better than a constant prediction, and fell short if the
     model keeps less of the teacher's score than the recipe expects.
     """
+    return replace(_judged(report), simpler=baselines.advice(report))
+
+
+def _judged(report: Report) -> Verdict:
     metric, score, teacher = report.metric, report.scores[report.metric], report.teacher_scores[report.metric]
     numbers = f"{_with_error(score, report.standard_error)} of {teacher:.4f}"
     if report.baseline is not None:

@@ -26,8 +26,8 @@ def times_of(latency: Iterable[Mapping[str, Any]]) -> dict[Shape, Timing]:
 
 
 def measured_times(point: Point, measured: Mapping[str, Mapping[Shape, Timing]]) -> Point:
-    """A point with the times that were measured in one benchmark, by the place of a model."""
-    return replace(point, models=tuple(replace(one, times=measured[one.place]) for one in point.models))
+    """A point with the times that were measured in one benchmark, by the place of a model; a baseline has none."""
+    return replace(point, models=tuple(replace(one, times=measured.get(one.place, {})) for one in point.models))
 
 
 def comparable(points: Sequence[Point]) -> tuple[list[Point], tuple[str, ...]]:

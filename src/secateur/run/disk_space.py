@@ -25,7 +25,8 @@ def bytes_of_run(context: Context, weights: int) -> int:
     saved = 0 if context.recipe.training.checkpoints == 0 else 3 * model
     trained = model + saved if teacher_name(context) is None else 0
     branches = 2 * model * len(context.branches)
-    return trained + 2 * saved + 2 * model + branches
+    baselines = 2 * model * len(context.recipe.measurement.baselines)
+    return trained + 2 * saved + 2 * model + branches + baselines
 
 
 def free_bytes(folder: Path) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from secateur.budget.space import Space
 from secateur.run import ramp_scores, run_length
+from secateur.run.baselines import BASELINES
 from secateur.run.context import Context
 from secateur.run.costs import Costs, Pace, Speed
 from secateur.run.expected_stage import ExpectedStage
@@ -18,7 +19,7 @@ from secateur.run.recipe import Recipe
 from secateur.run.run_data import Rows
 from secateur.run.run_rounds import is_open, with_all_layers, with_layers
 from secateur.run.score_goal import with_density
-from secateur.run.stages import depth, measure, prune, recover, teacher
+from secateur.run.stages import baselines, depth, measure, prune, recover, teacher
 from secateur.run.step_times import tokens_of, trial_recipes
 from secateur.run.training_arguments import rounded, steps_of_run, steps_of_teacher
 from secateur.run.trials import steps_of_trial
@@ -133,6 +134,8 @@ class Expectation:
         """The stages after the cut."""
         if self.context.recipe.method.end < 1 or self.context.recipe.target.toward is not None:
             yield self._training("recover", "recover", self.recovery, recover.done(self.context))
+        if self.context.recipe.measurement.baselines:
+            yield self._stage("baselines", self.baselines, "finished" if baselines.done(self.context) else "")
         yield self._stage("measure", self.measurement, "finished" if measure.done(self.context) else "")
 
     def _training(self, name: str, folder: str, seconds: Callable[[], float], done: bool) -> ExpectedStage:
@@ -191,6 +194,12 @@ class Expectation:
             return 0.0
         speed = self._pace.target
         return rounded(steps_of_run(self.context) * left) * speed.step + self._evaluations(speed)
+
+    def baselines(self) -> float:
+        """The training of those that are trained, at the speed of the result, to whose latency they are the nearest."""
+        trained = sum(BASELINES.get(name).trains for name in self.context.recipe.measurement.baselines)
+        speed = self._pace.target
+        return trained * (rounded(steps_of_run(self.context)) * speed.step + self._evaluations(speed))
 
     def measurement(self) -> float | None:
         """The scores of the result and its teacher on the validation rows, and their latencies."""

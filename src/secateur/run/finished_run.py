@@ -20,6 +20,7 @@ NOT_THE_RECIPE = (
     "training.report_to",
     "measurement.shapes",
     "measurement.repeats",
+    "measurement.baselines",
 )
 """Dotted keys in which two runs of one recipe may differ: seed, path of the data, measurement and storage."""
 

@@ -155,6 +155,8 @@ def _stages(context: Context, space: Space, densities: list[float], cache: Decis
     if end < 1:
         parts += f", {rounded(steps * (1 - end)):,} of recovery"
     yield "training", f"{parts}, of {batch} rows"
+    if names := recipe.measurement.baselines:
+        yield "baselines", f"{', '.join(names)}: what is trained of them takes as many steps"
 
 
 def _training_of_teacher(context: Context, batch: int) -> str:

@@ -1,4 +1,4 @@
-"""The whole job, stage by stage: teacher, outputs, density, depth, prune, recover, measure.
+"""The whole job, stage by stage: teacher, outputs, density, depth, prune, recover, baselines, measure.
 
 A stage writes its result to disk atomically, so that an interrupted run is resumed in the stage in which it stopped,
 and a training is resumed from its last checkpoint.
@@ -37,7 +37,7 @@ from secateur.run.outlook import Outlook, outlook
 from secateur.run.output_cache import Decision
 from secateur.run.recipe import Recipe
 from secateur.run.run_folder import claim, locked
-from secateur.run.stages import density, depth, measure, outputs, prune, recover, teacher
+from secateur.run.stages import baselines, density, depth, measure, outputs, prune, recover, teacher
 from secateur.run.stages.check import check
 from secateur.run.target import TABLE
 from secateur.run.vocabulary_data import data_of
@@ -68,6 +68,7 @@ STAGES = (
     Stage("depth", depth.done, depth.run),
     Stage("prune", prune.done, prune.run),  # includes the cut, because the result of pruning is in memory
     Stage("recover", recover.done, recover.run),
+    Stage("baselines", baselines.done, baselines.run),
     Stage("measure", measure.done, measure.run),
 )
 """The stages in the order in which they run."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import Field, PositiveInt
+from typing import Annotated, Any
 
-from secateur.run.recipe_schema import Strict
+from pydantic import Field, PositiveInt, field_validator
+
+from secateur.run.baselines import BASELINES
+from secateur.run.recipe_schema import Flag, Strict
 
 
 class MeasurementRecipe(Strict):
@@ -21,3 +24,19 @@ class MeasurementRecipe(Strict):
         description="part of the teacher's score from which the verdict says that the run worked; not used if "
         "target.keep_score is set, which is that part",
     )
+    baselines: Annotated[tuple[str, ...], Flag("--baselines", switch=True)] = Field(
+        (),
+        description="what is made, scored and timed beside the pruned model, of what one would otherwise take: true "
+        "for all that `secateur list` shows, or some of their names",
+    )
+
+    @field_validator("baselines", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        """All names for true, none for false, and a refusal of names that are not known."""
+        if isinstance(value, bool):
+            return tuple(BASELINES.all()) if value else ()
+        if isinstance(value, list | tuple):
+            for name in value:
+                BASELINES.get(str(name))
+        return value

@@ -16,10 +16,12 @@ class Flag:
     Attributes:
         name: the option, such as `--density`.
         text: whether the option takes any text, which the recipe converts.
+        switch: whether the option takes no value, and sets the key to true or false, which the recipe converts.
     """
 
     name: str
     text: bool = False
+    switch: bool = False
 
 
 class Strict(BaseModel):

@@ -9,6 +9,7 @@ RUN/teacher.json     how the teacher was trained, if it was trained here, and th
 RUN/density.json     trials of densities, and the density that was chosen, if the recipe names a score to keep
 RUN/depth.json       trials of numbers of layers, and the number that was chosen, if the recipe leaves it open
 RUN/ramp.json        scores of held-out training rows while the density decreases
+RUN/baselines.json   scores, sizes and times of the baselines, if the recipe asks for some
 RUN/cut_at.json      progress and rows seen at the cut
 RUN/verified.json    differences of the outputs before and after the cut, and after saving
 """
@@ -22,7 +23,7 @@ from secateur.system.file_format import FileFormat
 
 VERSIONS, SECONDS, MEMORY = "versions.json", "seconds.json", "memory.json"
 LENGTH, OUTPUTS, TEACHER = "length.json", "outputs.json", "teacher.json"
-DENSITY, DEPTH, RAMP = "density.json", "depth.json", "ramp.json"
+DENSITY, DEPTH, RAMP, BASELINES = "density.json", "depth.json", "ramp.json", "baselines.json"
 CUT_AT, VERIFIED = "cut_at.json", "verified.json"
 FORMAT = FileFormat()
 """Of each of these files."""
@@ -34,6 +35,7 @@ def check(folder: Path) -> None:
     Raises:
         UserError: one is damaged, or a later version of secateur wrote it.
     """
-    for name in (VERSIONS, SECONDS, MEMORY, LENGTH, OUTPUTS, TEACHER, DENSITY, DEPTH, RAMP, CUT_AT, VERIFIED):
+    stages = (LENGTH, OUTPUTS, TEACHER, DENSITY, DEPTH, RAMP, BASELINES, CUT_AT, VERIFIED)
+    for name in (VERSIONS, SECONDS, MEMORY, *stages):
         FORMAT.read_if_any(folder / name)
     run_log.check(folder)

@@ -11,6 +11,7 @@ from typing import Any
 from secateur.report.comparison import ORIGINS, OUTSIDE, RUN, TEACHER, Comparison, Point, ScoredModel, Shape, Timing
 from secateur.report.report_text import target_text
 from secateur.run.comparable_times import comparable, criteria, measured_times, times_of
+from secateur.run.compared_baselines import Named, baseline_points, baseline_remarks
 from secateur.run.finished_run import FinishedRun
 from secateur.system.errors import UserError
 from secateur.tasks import TASKS
@@ -20,6 +21,8 @@ def compare(
     runs: Sequence[FinishedRun],
     outside: Sequence[ScoredModel] = (),
     measured: Mapping[str, Mapping[Shape, Timing]] | None = None,
+    *,
+    baselines: bool = False,
 ) -> Comparison:
     """Compare finished runs, their dense teachers and other models.
 
@@ -28,6 +31,7 @@ def compare(
         outside: other models, scored on the same rows.
         measured: place of a model (its folder, or its name on the hub) -> its times in one benchmark; None takes the
             speed-ups of the reports.
+        baselines: whether the baselines of the runs are points too.
 
     Raises:
         UserError: there is no run.
@@ -35,7 +39,8 @@ def compare(
     if not runs:
         raise UserError("there is nothing to compare: give the folders of finished runs")
     first = runs[0].report
-    points = [*_teachers(runs), *_outsiders(outside), *_recipes(runs)]
+    named = _named(runs)
+    points = [*_teachers(runs), *_outsiders(outside), *_recipes(named), *(baseline_points(named) if baselines else [])]
     points, remarks = comparable(points) if measured is None else ([measured_times(p, measured) for p in points], ())
     points.sort(key=lambda p: (ORIGINS.index(p.origin), -round(p.models[0].density or 1.0, 2), -p.score))
     return Comparison(
@@ -47,7 +52,7 @@ def compare(
         points=tuple(points),
         criteria=criteria(points, measured is not None),
         measured=measured is not None,
-        remarks=remarks,
+        remarks=(*remarks, *(baseline_remarks(named) if baselines else ())),
     )
 
 
@@ -90,16 +95,18 @@ def _pruned(run: FinishedRun) -> ScoredModel:
     return ScoredModel(str(run.folder), score, density, *sizes, teacher, times_of(report.latency))
 
 
-def _recipes(runs: Sequence[FinishedRun]) -> list[Point]:
-    """A point for each recipe, with a model for each seed."""
+def _named(runs: Sequence[FinishedRun]) -> list[tuple[str, list[FinishedRun]]]:
+    """The runs by the names of their recipes, each with its seeds."""
     groups: dict[str, list[FinishedRun]] = {}
     for run in runs:
         groups.setdefault(json.dumps(run.recipe, sort_keys=True), []).append(run)
     names = _names([members[0] for members in groups.values()])
-    return [
-        Point(name, RUN, members[0].recipe["method.name"], tuple(map(_pruned, members)))
-        for name, members in zip(names, groups.values(), strict=True)
-    ]
+    return list(zip(names, groups.values(), strict=True))
+
+
+def _recipes(named: Named) -> list[Point]:
+    """A point for each recipe, with a model for each seed."""
+    return [Point(name, RUN, members[0].recipe["method.name"], tuple(map(_pruned, members))) for name, members in named]
 
 
 def _names(runs: Sequence[FinishedRun]) -> list[str]:

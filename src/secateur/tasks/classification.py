@@ -133,6 +133,14 @@ class Classification(LabelledTask):
             )
         return super().fitted(model_or_folder, role)
 
+    def texts_with_class(self, split: str) -> tuple[list[str], list[int]] | None:
+        """The text of each row of a split, a pair joined to one, and its class; None for scores and several labels."""
+        if self.labels is None or self.problem_type != SINGLE_LABEL:
+            return None
+        rows = self.splits[split]
+        texts = zip(*(rows[column][:] for column in self.columns), strict=True)
+        return [" ".join(one) for one in texts], list(rows[self.label][:])
+
     def described(self) -> dict[str, str]:
         """As `LabelledTask.described`, with the number of training rows of each class."""
         if self.labels is None:

@@ -42,6 +42,10 @@ class LabelledTask(Task):
         named = "" if self.labels is None else f": {listed(self.labels)}"
         return {"texts": ", ".join(texts), "labels": f"{self.label}, {what}{named}"}
 
+    def texts_with_class(self, split: str) -> tuple[list[str], list[int]] | None:
+        """The text of each row of a split, and its class; None for a task whose rows have no class each."""
+        return None
+
     def fitted(self, model_or_folder: PreTrainedModel | str | Path, role: str) -> Task:
         """The task with its labels in the order of a checkpoint's head, and by its names if it has any.
 

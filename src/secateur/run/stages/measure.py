@@ -1,4 +1,4 @@
-"""Stage 7: the result is scored and timed against its teacher, and the report is written."""
+"""Stage 8: the result is scored and timed against its teacher, and the report is written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from secateur.run import output_cache, ramp_scores, run_length, vocabulary_data
 from secateur.run.context import Context
 from secateur.run.models import base_model, load_teacher, teacher_scores
 from secateur.run.records import FORMAT, VERIFIED, VERSIONS
-from secateur.run.stages import density, depth
+from secateur.run.stages import baselines, density, depth
 from secateur.run.stages import teacher as teacher_stage
 from secateur.run.target import read_latency_table
 from secateur.structure.plan import Plan
@@ -104,9 +104,10 @@ def _bytes_of_parts(context: Context, scored: Scored) -> dict[str, dict[str, int
 
 
 def _chosen(context: Context) -> dict[str, Any]:
-    """What the run has chosen itself, with its trials, and what it scored at other densities on the way."""
+    """What the run has chosen itself, its scores at other densities on the way, and its baselines."""
     stages = {"teacher": teacher_stage, "goal": density, "depth": depth}
     chosen = {key: stage.reported(context) for key, stage in stages.items()}
+    chosen["baselines"] = baselines.reported(context)
     chosen["vocabulary"] = vocabulary_data.reported(context.data)
     chosen["ramp"] = ramp_scores.reported(context)
     return chosen | {"length": run_length.reported(context), "outputs": output_cache.reported(context)}

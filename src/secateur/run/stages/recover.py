@@ -43,7 +43,7 @@ def run(context: Context) -> None:
         trainer = _trainer(context, small, cut_at["progress"], cut_at["rows"])
         with kept_at_zero(small):
             train(context, trainer, "recover")
-    processes.on_main(partial(_save_result, context, small))
+    processes.on_main(partial(save_result, context, small))
 
 
 def _check_vocabulary(context: Context, plan: Mapping[str, Any]) -> None:
@@ -94,8 +94,8 @@ def _cut_model(context: Context, small: PreTrainedModel, teacher: PreTrainedMode
     return CutModel(model, teacher, plan, Space(dense, *context.recipe.target.units))
 
 
-def _save_result(context: Context, small: PreTrainedModel) -> None:
-    """Save the result, which gets its final name once the files are verified to be the trained model."""
+def save_result(context: Context, small: PreTrainedModel) -> None:
+    """Save the result of training, which gets its final name once the files are verified to be the trained model."""
     unproved = context.folder / "unproved"
     small.config.problem_type = problem_type_to_save(context, small.config)
     storage = context.recipe.storage

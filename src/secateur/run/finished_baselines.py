@@ -1,0 +1,67 @@
+"""Making the baselines of runs that are finished without them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from secateur.report import run_page
+from secateur.run.baselines import BASELINES
+from secateur.run.context import Context
+from secateur.run.finished_run import FinishedRun
+from secateur.run.recipe import Recipe, make
+from secateur.run.run_folder import locked
+from secateur.run.run_rounds import changed
+from secateur.run.stages import baselines
+from secateur.run.vocabulary_data import data_of
+from secateur.system.errors import UserError
+
+
+def with_baselines(runs: Sequence[FinishedRun], source: str | None = None) -> list[FinishedRun]:
+    """The runs, each with its baselines: those that it has recorded, or all, which are made now and recorded.
+
+    Args:
+        source: where the data of the runs is now; None where it was.
+
+    Raises:
+        UserError: the data has changed, the teacher is not there, or a folder is in use or cannot be written.
+    """
+    contexts = {run.folder: _context(run, source) for run in runs if run.report.baselines is None}
+    return [_made(run, contexts[run.folder]) if run.folder in contexts else run for run in runs]
+
+
+def _context(run: FinishedRun, source: str | None) -> Context:
+    """The context in which a run's baselines are made, after a check of its data."""
+    recipe = _recipe(run, source)
+    sweep = not (run.folder / "teacher").is_dir() and (run.folder.parent / "teacher").is_dir()
+    context = Context(recipe, run.folder, data_of(recipe), shared=run.folder.parent if sweep else None)
+    found = context.data.task_as_read.fingerprint()
+    if found != run.report.data:
+        raise UserError(
+            f"{recipe.data.source} is not the data of {run.folder} (fingerprint {found}, that of the run "
+            f"{run.report.data}): say by --data where that is"
+        )
+    return context
+
+
+def _recipe(run: FinishedRun, source: str | None) -> Recipe:
+    """The recipe of a run, with what it has decided itself, with all baselines."""
+    recipe = make(run.report.recipe, str(run.folder / "report.json"))
+    data = {} if source is None else {"source": source}
+    return changed(recipe, data=data, measurement={"baselines": tuple(BASELINES.all())})
+
+
+def _made(run: FinishedRun, context: Context) -> FinishedRun:
+    """The run after its baselines are made, in its folder; its report and its pages have them."""
+    existed = context.cache_folder.is_dir()
+    with locked(context.folder):
+        baselines.run(context)
+        seconds = {**run.report.seconds, **context.accounting.seconds()}
+        report = replace(run.report, baselines=baselines.reported(context), seconds=seconds)
+        run_page.write(report, context.folder)
+        report.save(context.folder)
+        if not existed:
+            shutil.rmtree(context.cache_folder, ignore_errors=True)
+    return FinishedRun(Path(context.folder), report)
