@@ -7,7 +7,7 @@ units, and neither the model family nor the loss nor the trainer.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -59,8 +59,6 @@ class Method(RenamedMembers):
     alive: Tensor
     budgets: tuple[str, ...] | None = None
     """Names of the budgets (`Budget.name`) that the method supports; None for all."""
-    calibrates = False
-    """Whether it looks at the inputs of the whole model before anything is pruned, in `calibrate`."""
     monotone = True
     """Whether the masks never reopen a unit; if not, only units outside `alive` are removed permanently."""
     in_rounds = False
@@ -123,9 +121,6 @@ class Method(RenamedMembers):
 
         It is the signed gradient of one whole optimizer step, averaged over devices.
         """
-
-    def calibrate(self, batches: Sequence[Mapping[str, Tensor]]) -> None:
-        """Look at the whole model on batches of its inputs, before anything is pruned."""
 
     def advance(self, progress: float) -> None:
         """Update the state after an optimizer step, whose gradients the method's parameters still have."""
@@ -214,6 +209,16 @@ class Method(RenamedMembers):
             latency=budget.record(self.space, masks > 0, requested),
             embedding_rank=embedding_rank,
         )
+
+
+@runtime_checkable
+class Calibrated(Protocol):
+    """A method that looks at the whole model on batches of its inputs, before anything is pruned."""
+
+    space: Space
+
+    def calibrate(self, batches: Sequence[Mapping[str, Tensor]]) -> None:
+        """Collect what scores need; calling it again begins anew."""
 
 
 def _check_budget(method: type[Method], space: Space) -> None:

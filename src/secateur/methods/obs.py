@@ -65,7 +65,6 @@ class Obs(Scheduled):
     """
 
     importance: Tensor
-    calibrates = True
     defaults = {"target.units": ("head", "ffn")}
 
     def __init__(

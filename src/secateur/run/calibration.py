@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.measure.evaluation import BATCH, Row, encoded
-from secateur.methods.method import Method
+from secateur.methods.method import Calibrated, Method
 from secateur.run.context import Context
 from secateur.run.run_data import RunData
 from secateur.run.target import new_method, read_latency_table
@@ -76,7 +76,7 @@ class Calibration:
             UserError: it observes a loss, and the data has no labels.
         """
         model = method.space.model
-        if method.calibrates:
+        if isinstance(method, Calibrated):
             with self._own_loss(model):
                 method.calibrate(self.batches)
         elif method.listens_to:
@@ -116,6 +116,6 @@ class Calibration:
 def calibrated_method(context: Context, student: PreTrainedModel) -> Method:
     """The method of a run for a student before pruning, which has looked at it on training rows if it needs to."""
     method = new_method(context.recipe, student, read_latency_table(context.folder))
-    if method.calibrates:
+    if isinstance(method, Calibrated):
         Calibration.of_run(context.data).teach(method)
     return method

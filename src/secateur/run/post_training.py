@@ -13,7 +13,7 @@ from secateur.budget.parameters import Parameters
 from secateur.budget.space import Space
 from secateur.measure.latency_sweep import measure_again, measure_latency, target_reached
 from secateur.methods import METHODS
-from secateur.methods.method import Method
+from secateur.methods.method import Calibrated, Method
 from secateur.run.calibration import Calibration
 from secateur.run.recipe_groups import MethodRecipe, TargetRecipe
 from secateur.run.recipe_rules import check_amount
@@ -144,7 +144,7 @@ def _post_training(space: Space, recipe: MethodRecipe, calibration: Calibration 
         method: Method = kind(space, kind.schedule(max(space.floor(), LEAST_SHARE), 0.0, 1.0), **recipe.options)
     except TypeError as error:
         raise UserError(f"the options of {recipe.name!r} do not fit: {error}") from error
-    learns = method.calibrates or bool(method.listens_to)
+    learns = isinstance(method, Calibrated) or bool(method.listens_to)
     if method.param_groups():
         raise UserError(f"{recipe.name!r} learns its choice in training: use `secateur prune`, or cut by fisher or obs")
     if learns and calibration is None:
