@@ -4,6 +4,7 @@ import csv
 import json
 import random
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,13 +17,14 @@ from secateur.measure.evaluation import scores_with_error
 from secateur.report.run_log import read
 from secateur.run import pipeline, recipe
 from secateur.run.ramp_rows import RampRows
-from secateur.run.ramp_scores import PASSED
+from secateur.run.ramp_scores import PASSED, RampScores
 from secateur.run.run_data import RunData
 from secateur.surgery.checkpoint import load
 
 KILLED = ("prune", 14)
 """After the checkpoint of step 9, and after the scores of a later step."""
 BEFORE_RECOVERY = ("recover", 1)
+FASTER = {"target.density": None, "target.speedup": 2.0}
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +84,15 @@ def test_too_few_rows_or_no_recovery_leave_the_rows_to_training(values, changed)
     data = RunData(recipe.make(values | changed))
     rows = RampRows(data)
     assert rows.count == 0 and rows.scored == [] and rows.others is data.distillation_rows
+
+
+@pytest.mark.parametrize(
+    ("target", "passed"),
+    [({"target.density": 0.05}, (0.6, 0.4, 0.2, 0.1)), ({"target.density": 0.19}, (0.6, 0.4)), (FASTER, PASSED)],
+)
+def test_the_density_of_the_end_is_scored_at_the_end_alone(values, target, passed):
+    context = SimpleNamespace(recipe=recipe.make(values | target))
+    assert tuple(RampScores(context, None, None).to_pass) == passed
 
 
 def test_an_interrupted_run_neither_loses_nor_repeats_scores(whole, values, tmp_path):

@@ -24,6 +24,8 @@ from secateur.training.trainer import PruningTrainer
 
 PASSED = (0.6, 0.4, 0.2, 0.1, 0.05)
 """Densities at which the model is scored when it has passed them, besides the one at which the ramp ends."""
+NEAR = 1.1
+"""Densities of `PASSED` that are not larger than this times the last one are left to the score at the end."""
 POINTS, ROWS, TEACHER = "points", "rows", "teacher"
 
 
@@ -58,6 +60,8 @@ class RampScores(TrainerCallback):
     def __init__(self, context: Context, rows: RampRows, trainer: PruningTrainer) -> None:
         self.context, self.rows, self.trainer = context, rows, trainer
         self.points: list[dict[str, Any]] = []
+        last = context.recipe.target.densities or (0.0,)  # another amount to keep says nothing of the density
+        self.to_pass = [density for density in PASSED if density > NEAR * last[-1]]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         earlier = processes.on_main(partial(_record, self.context.folder)).get(POINTS, [])
@@ -78,7 +82,7 @@ class RampScores(TrainerCallback):
     def _passed_one(self, density: float) -> bool:
         """Whether a density of `PASSED` has been passed since the last point."""
         lowest = min((point["density"] for point in self.points), default=1.0)
-        return any(density <= passed < lowest for passed in PASSED)
+        return any(density <= passed < lowest for passed in self.to_pass)
 
     def _score(self, step: int, density: float) -> None:
         """Add a point. All processes must call it."""
