@@ -107,8 +107,9 @@ def test_an_interrupted_run_neither_loses_nor_repeats_scores(whole, values, tmp_
     assert all(torch.equal(model[name], again[name]) for name in model)
 
 
-def test_the_log_has_the_scores(whole):
+def test_the_log_has_the_scores_beside_what_training_logs_at_these_steps(whole):
     folder, report, _ = whole
     (stage,) = (stage for stage in read(folder).stages if stage.name == "prune")
     steps, scores = stage.curve("ramp_accuracy")
     assert list(zip(steps, scores, strict=True)) == [(p["step"], p["score"]) for p in report.ramp["points"]]
+    assert stage.curve("loss")[0] == list(range(1, 19))

@@ -69,7 +69,9 @@ class RampScores(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step % args.logging_steps == 0 and self._passed_one(density := self._density):
+            due = control.should_log
             self._score(state.global_step, density)
+            control.should_log = due  # which the log of the score has reset
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not self.points or self.points[-1]["step"] < state.global_step:
