@@ -6,14 +6,16 @@
 `--data` is a folder with train.parquet and validation.parquet in the columns of GLUE's sst2; `--teacher` is a
 fine-tuned MiniLM-L6, from which the student starts. `train` goes on where it stopped. Each FOLDER is one of several
 densities, whose lowest run predicts the others; by default those of `train`. Runs of other recipes can be predicted
-from as well, if one pruning makes them.
+from as well, if one pruning makes them. *Without the ramp* is the same law with a flat ramp, which shows what its
+scores add.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from runner import Folder, base_model, print_row
@@ -48,33 +50,42 @@ def train(data: Folder, teacher: Folder, steps: int = 600, seed: int = 0, thread
 
 
 @app.command()
-def table(folders: list[Path] | None = None) -> None:
+def table(folders: Annotated[list[Path] | None, typer.Argument()] = None) -> None:
     """Print what the lowest density of each folder predicts for the others, and what they measured."""
-    print_row(["run", "density", "predicted", "interval", "measured", "error"])
+    print_row(["run", "density", "predicted", "interval", "without the ramp", "measured"])
     print_row(["---"] * 6)
     rows = [row for folder in folders or sorted(RUNS.iterdir()) for row in _compared(folder)]
-    errors = [abs(predicted - measured) for predicted, measured, _ in rows]
-    print(
-        f"\nmean absolute error {mean(errors):.4f}, largest {max(errors):.4f}, of {len(errors)} predictions; ", end=""
-    )
-    print(f"{sum(inside for *_, inside in rows)} of the measured scores are inside of their interval")
+    print(f"\nof {len(rows)} predictions, {sum(row.inside for row in rows)} intervals have the measured score")
+    for name, values in {"": [row.predicted for row in rows], ", without the ramp": [row.flat for row in rows]}.items():
+        errors = [abs(value - row.measured) for value, row in zip(values, rows, strict=True)]
+        print(f"mean absolute error{name} {mean(errors):.4f}, largest {max(errors):.4f}")
 
 
-def _compared(folder: Path) -> list[tuple[float, float, bool]]:
-    """(predicted, measured, whether that is inside of the interval) of a folder of several densities, printed too."""
+class Row(NamedTuple):
+    """A prediction: with the ramp and as if it were flat, the measured score, and whether the interval has it."""
+
+    predicted: float
+    flat: float
+    measured: float
+    inside: bool
+
+
+def _compared(folder: Path) -> list[Row]:
+    """The predictions of a folder of several densities, which are printed, too."""
     from secateur.report.other_densities import predict, walk_of
     from secateur.report.report import Report
 
     reports = {float(path.parent.name): Report.load(path.parent) for path in folder.glob("*/report.json")}
     lowest = reports.pop(min(reports))
-    walk, rows = walk_of(lowest), []
+    walk, rows, densities = walk_of(lowest), [], sorted(reports, reverse=True)
     if walk is None:
         raise typer.BadParameter(f"{folder} has no scores from which to predict")
-    for one in predict(walk, sorted(reports, reverse=True)):
+    flat = replace(walk, points=tuple(replace(point, score=0.0) for point in walk.points))
+    for one, without in zip(predict(walk, densities), predict(flat, densities), strict=True):
         measured = reports[one.density].scores[lowest.metric]
-        rows.append((one.score, measured, one.low <= measured <= one.high))
-        numbers = f"{one.score:.4f}", f"{one.low:.4f} to {one.high:.4f}", f"{measured:.4f}"
-        print_row([folder.name, f"{one.density:g}", *numbers, f"{one.score - measured:+.4f}"])
+        rows.append(Row(one.score, without.score, measured, one.low <= measured <= one.high))
+        numbers = f"{one.score:.4f}", f"{one.low:.4f} to {one.high:.4f}", f"{without.score:.4f}", f"{measured:.4f}"
+        print_row([folder.name, f"{one.density:g}", *numbers])
     return rows
 
 
