@@ -200,7 +200,7 @@ def test_the_demo_is_its_recipe(secateur, world, tmp_path, monkeypatch):
 
 def test_list_names_everything_that_is_registered(secateur):
     found = json.loads(secateur("list", "--json").stdout)
-    assert set(found) == {"architecture", "method", "task", "term", "runtime", "unit"}
+    assert set(found) == {"architecture", "method", "task", "term", "runtime", "baseline", "unit"}
     assert set(found["architecture"]) == set(ARCHITECTURES.all())
     assert set(found["method"]) == set(METHODS.all())
     assert all(about for kind in found.values() for about in kind.values())

@@ -38,6 +38,7 @@ DEMOS: dict[str, dict[str, Any]] = {
             "teacher_epochs": 2.0,
             "teacher_learning_rate": 5e-5,
         },
+        "measurement": {"baselines": ["int8", "tfidf"]},
     },
     "embedding": {
         "data": {"source": "bbc", "task": "embedding", "max_length": 64},
