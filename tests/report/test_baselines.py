@@ -76,6 +76,12 @@ def test_the_latency_is_that_of_the_largest_shape():
     assert baselines.advice(report(slow_where_large)).endswith("but slower.")
 
 
+def test_what_is_no_better_than_a_constant_prediction_is_never_named():
+    found = report(row("tfidf", 0.88, 1.0, 1))
+    assert baselines.advice(replace(found, baseline=0.879)).endswith("take that.")
+    assert baselines.advice(replace(found, baseline=0.88)) == baselines.AHEAD
+
+
 def test_without_an_error_the_score_itself_counts():
     assert baselines.advice(report(row("first-layers", 0.8729, 1.0, 1), error=None)) == baselines.AHEAD
     assert baselines.advice(report(row("first-layers", 0.873, 1.0, 1), error=None)).endswith("take that.")

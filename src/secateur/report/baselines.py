@@ -1,7 +1,8 @@
 """What a user would otherwise take than a run's model: a table, its notes, and advice where one is as good.
 
-A baseline is as good if its score is at least that of the pruned model, less its standard error. It is compared with
-the pruned model in its own runtime, in every dtype in which that was measured; otherwise with it in PyTorch.
+A baseline is as good if its score is at least that of the pruned model, less its standard error, and better than that
+of a constant prediction. It is compared with the pruned model in its own runtime, in every dtype in which that was
+measured; otherwise with it in PyTorch.
 """
 
 from __future__ import annotations
@@ -108,12 +109,17 @@ def _greater(report: Report) -> bool:
 def _equalled(report: Report, one: Candidate, sign: float) -> tuple[str, ...]:
     """In which of `latency` and `bytes` a baseline is no worse than the pruned model; in none if its score is worse."""
     against, error = _against(report, one), report.standard_error or 0.0
-    if any(sign * (one.score - form.score) < -error for form in against):
+    if any(sign * (one.score - form.score) < -error for form in against) or _constant(report, one, sign):
         return ()
     latencies = [(one.latency, form.latency) for form in against]
     as_fast = all(own is not None and ms is not None and own <= ms * (1 + TOLERANCE) for own, ms in latencies)
     as_small = all(one.bytes <= form.bytes for form in against)
     return (*(["latency"] if as_fast else []), *(["bytes"] if as_small else []))
+
+
+def _constant(report: Report, one: Candidate, sign: float) -> bool:
+    """Whether a baseline is no better than a constant prediction, which is simpler still."""
+    return report.baseline is not None and sign * (one.score - report.baseline) <= 0
 
 
 def _against(report: Report, one: Candidate) -> list[Candidate]:
