@@ -83,7 +83,7 @@ def test_before_any_inputs_are_read_they_count_as_independent():
     assert torch.equal(order, squares.argsort())
 
 
-def test_units_that_no_linear_reads_are_ranked_by_their_part():
+def test_units_that_no_linear_reads_are_ranked_by_the_variance_that_goes_with_them():
     model = tiny("bert")
     space = Space(model, "qk", "hidden", "sublayer", "layer", "ffn/8x4")
     with torch.no_grad():
@@ -94,8 +94,11 @@ def test_units_that_no_linear_reads_are_ranked_by_their_part():
     method.calibrate([inputs(model)])
     parts = {name: method.importance[rows] for name, rows in space.slices.items()}
     assert int(parts["0.qk"].argmin()) == 5 and int(parts["hidden"].argmin()) == 11
-    assert parts["0.attention"].item() == 1.0 and parts["1.layer"].item() == 2.0
-    assert float(parts["0.qk"].sum()) == pytest.approx(1.0)
+    assert float(parts["1.layer"]) == pytest.approx(float(parts["1.attention"] + parts["1.mlp"]))
+    assert float(parts["0.qk"].sum()) == pytest.approx(float(parts["0.attention"]))
+    tiles = sum(float(own.sum()) for name, own in parts.items() if name.startswith("0.ffn"))
+    assert tiles == pytest.approx(2 * float(parts["0.mlp"]))  # of both weights
+    assert float(parts["hidden"].sum()) == pytest.approx(float(parts["0.layer"] + parts["1.layer"]))
     assert all(bool((part >= 0).all()) for part in parts.values())
 
 

@@ -11,18 +11,20 @@ the growth of the squared error of the sublayer's output; it needs no labels and
 are here: those of the chosen units are refitted when the model is cut (`surgery/compensation.py`).
 
 Where it differs from ZipLM:
-    1. The units of all sublayers are compared by the growth of the error over the variance of the sublayer's output,
-       per parameter. ZipLM searches for the sizes of sublayers by trying hundreds of models on a loss.
+    1. The units of all sublayers are compared by the growth of the error, per parameter. ZipLM searches for the sizes
+       of sublayers by trying hundreds of models on a loss. (The error over the variance of the sublayer's output, tried
+       on held-out rows, is much worse: RESULTS.md.)
     2. The choice is made once, on the dense model; a schedule follows its order.
-    3. Units that no Linear reads are ranked by the part of what they belong to that goes with them, without a refit: a
-       QK dim by its part of the squared products of query and key weights, a hidden dim by its part of the variance of
-       each sublayer's output, a tile by its part of the squared weights, a sublayer by 1.
+    3. Units that no Linear reads are ranked by the variance of the outputs that go with them, without a refit: a hidden
+       dim by its part of the variance of each sublayer's output, a sublayer by all of it, a QK dim and a tile by a part
+       of it, that of the squared products of query and key weights, or of the squared weights.
 Before any input was read, inputs count as independent, with variance 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -38,6 +40,8 @@ from secateur.surgery.input_moments import Batch, second_moments
 from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating
 
+READ = ("ffn", "vo", "head")
+"""Kinds of units that a Linear reads."""
 COLLECTED = 32
 """Removals of single inputs that are subtracted from the matrices at once."""
 
@@ -53,7 +57,7 @@ class Obs(Scheduled):
         ridge: added to the diagonal of H, over its mean.
 
     Attributes:
-        importance: `(N,)`: the growth of the relative error at the removal of each unit, given those that went before.
+        importance: `(N,)`: the growth of the squared error at the removal of each unit, given those that went before.
 
     Raises:
         UserError: the share is out of reach, or the ridge is not positive.
@@ -102,57 +106,46 @@ class Obs(Scheduled):
     @torch.no_grad()
     def _importance(self, covariances: Mapping[str, Tensor]) -> Tensor:
         """`(N,)`, from the covariance of the inputs of each Linear, by its path; the identity for those without."""
-        kinds = {"qk": self._of_products, "hidden": self._of_stream, "sublayer": _of_gates, "layer": _of_gates}
-        found: list[Tensor] = []
-        for group in self.space.groups:
-            if group.grids:
-                found.append(self._of_tiles(group))
-            elif group.kind in kinds:
-                found.append(kinds[group.kind](group, covariances))
-            else:
-                found.append(self._of_inputs(group, covariances))
+
+        def inputs(path: str) -> Tensor:
+            return covariances.get(path, torch.eye(self._weight(path).shape[1]).to(self._weight(path)))
+
+        @cache
+        def variances(path: str) -> Tensor:
+            weight = self._weight(path)
+            return (weight @ inputs(path) * weight).sum(1)
+
+        found = [
+            self._read(group, inputs) if group.kind in READ else self._alone(group, variances)
+            for group in self.space.groups
+        ]
         return torch.cat([one.float().to(self.alive.device) for one in found])
+
+    def _read(self, group: Group, inputs: Callable[[str], Tensor]) -> Tensor:
+        """`(units,)` of a group that a Linear reads, from the covariance `(into, into)` of its inputs, by its path."""
+        path, width = self._reader(group.sites[0]), group.axes[group.sites[0]]
+        return removal_losses(self._weight(path), inputs(path), width, self.ridge)
+
+    def _alone(self, group: Group, variances: Callable[[str], Tensor]) -> Tensor:
+        """`(units,)` of another group, from the variances `(hidden,)` of the output of each sublayer, by its Linear."""
+        if group.kind == "hidden":
+            return torch.stack([variances(path) for path in self._readers]).sum(0)
+        if group.kind in ("sublayer", "layer"):
+            paths = [self.space.table.writer(gate).path for gate in group.sites]
+            return torch.stack([variances(path).sum() for path in paths]).sum().view(1)
+        if group.kind == "qk":
+            query, key = (self._weight(row.path).square().sum(1) for row in self.space.table.makers(group.sites[0]))
+            return query * key / (query * key).sum() * variances(self._reader(group.sites[0])).sum()
+        squares = [grid.sums(self._weight(grid.parameter.row.path).square()) for grid in group.grids]
+        scales = [variances(self._reader(grid.axis)).sum() for grid in group.grids]
+        return torch.stack([one / one.sum() * scale for one, scale in zip(squares, scales, strict=True)]).sum(0)
 
     def _weight(self, path: str) -> Tensor:
         return self.space.model.get_parameter(f"{path}.weight").detach().double()
 
-    def _of_inputs(self, group: Group, covariances: Mapping[str, Tensor]) -> Tensor:
-        """`(units,)` of a group that a Linear reads: what OBS says, over the variance of its output."""
-        path, width = self.space.table.reader(group.sites[0]).path, group.axes[group.sites[0]]
-        weight = self._weight(path)
-        inputs = covariances.get(path, torch.eye(weight.shape[1]).to(weight))
-        return removal_losses(weight, inputs, width, self.ridge) / _variances(weight, inputs).sum()
-
-    def _of_products(self, group: Group, _: Mapping[str, Tensor]) -> Tensor:
-        """`(units,)` of QK dims; of grouped queries those of a key together."""
-        query, *key = (self._weight(row.path).square().sum(1) for row in self.space.table.makers(group.sites[0]))
-        products = query * key[0].repeat_interleave(len(query) // len(key[0])) if key else query
-        return products / products.sum()
-
-    def _of_stream(self, _: Group, covariances: Mapping[str, Tensor]) -> Tensor:
-        """`(units,)` of the dims of the residual stream."""
-        parts = []
-        for path in self._readers:
-            weight = self._weight(path)
-            variances = _variances(weight, covariances.get(path, torch.eye(weight.shape[1]).to(weight)))
-            parts.append(variances / variances.sum())
-        return torch.stack(parts).sum(0)
-
-    def _of_tiles(self, group: Group) -> Tensor:
-        """`(units,)` of tiles."""
-        squares = [self._weight(grid.parameter.name.removesuffix(".weight")).square() for grid in group.grids]
-        sums = [grid.sums(own) / own.sum() for grid, own in zip(group.grids, squares, strict=True)]
-        return torch.stack(sums).sum(0)
-
-
-def _of_gates(group: Group, _: Mapping[str, Tensor]) -> Tensor:
-    """`(1,)`: the number of sublayers behind the gate."""
-    return torch.tensor([float(len(group.sites))])
-
-
-def _variances(weight: Tensor, inputs: Tensor) -> Tensor:
-    """`(out,)`: of the outputs, above 0."""
-    return (weight @ inputs * weight).sum(1).clamp(min=torch.finfo(torch.double).tiny)
+    def _reader(self, axis: str) -> str:
+        """The path of the Linear that reads an inner axis, or for QK dims of that which reads their attention."""
+        return self.space.table.reader(f"{axis.removesuffix('.qk')}.vo" if axis.endswith(".qk") else axis).path
 
 
 def removal_losses(weight: Tensor, inputs: Tensor, width: int = 1, ridge: float = 0.01) -> Tensor:
