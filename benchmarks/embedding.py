@@ -97,7 +97,16 @@ SHARED: dict[str, Any] = {
     "distillation.hidden_projection": False,
 }
 MODELS = {
-    "MiniLM-L6": Model(base_model(), {"data.rows": 64000, "training.steps": 2000, "distillation.hidden": [2, 4, 6]}),
+    "MiniLM-L6": Model(
+        base_model(),
+        {
+            "data.rows": 64000,
+            "training.steps": 4000,
+            "training.learning_rate": 3e-4,
+            "method.end": 0.1,
+            "distillation.hidden": [2, 4, 6],
+        },
+    ),
     "MPNet-base": Model("runs/mpnet", {"data.rows": 32000, "training.steps": 1000, "distillation.hidden": [4, 8, 12]}),
 }
 SWEEPS = (
