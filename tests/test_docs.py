@@ -233,7 +233,10 @@ def test_all_blocks_are_found():
 
 
 def test_every_command_and_option_in_the_docs_exists():
-    flags = {verb: {flag for option in command.params for flag in option.opts} for verb, command in VERBS.items()}
+    flags = {
+        verb: {flag for option in command.params for flag in (*option.opts, *option.secondary_opts)}
+        for verb, command in VERBS.items()
+    }
     general = {flag for option in COMMAND.params for flag in option.opts}
     every = set().union(*flags.values(), general, {"--help"})
     for path in PAGES:
