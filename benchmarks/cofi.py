@@ -5,8 +5,8 @@
     python benchmarks/cofi.py table   --data DIR --teacher DIR        latencies in one process, and the tables
     python benchmarks/cofi.py curves                                  expected and scheduled density, and the gates
 
-`train --only NAME` does one run: its name is the density, the seed and, for that of the paper, the constraint, as in
-`0.05-0` and `0.05-0-lagrangian`.
+`train --only NAME` does one run: its name is the density and the seed, and `exact` for the constraint that is not the
+paper's, as in `0.05-0` and `0.05-0-exact`.
 
 `--data` is a folder with `sst2` and `mrpc` (train.parquet and validation.parquet with GLUE's columns); `--teacher` is
 MiniLM-L6 fine-tuned on SST-2. The teacher for MRPC is trained once, first. Finished runs are not repeated.
@@ -26,7 +26,7 @@ app = typer.Typer(add_completion=False)
 RUNS = Path("runs/cofi")
 DENSITIES = (0.40, 0.20, 0.05)
 SEEDS = (0, 1, 2)
-CONSTRAINTS = ("exact", "lagrangian")
+CONSTRAINTS = ("lagrangian", "exact")
 SHARED: dict[str, Any] = {
     "method": "cofi",
     "training.warmup": 0.02,

@@ -406,7 +406,7 @@ def test_g13_gates_descend_and_multipliers_ascend_once_pruning_has_begun(run):
 def test_an_exact_constraint_moves_the_gates_by_the_loss_alone_and_is_met_in_every_step(run):
     """The gates differ after six steps, and their gradients are in the log."""
     wiring = Wiring()
-    trainer = run(constraint=None, callbacks=[wiring], logging_strategy="steps", logging_steps=1)
+    trainer = run(constraint="exact", callbacks=[wiring], logging_strategy="steps", logging_steps=1)
     method, lines = trainer.method, [line for line in trainer.state.log_history if "loss" in line]
     assert [group.get("maximize", False) for group in trainer.optimizer.param_groups] == [False] * 4
     assert lines[0]["density_expected"] == 1.0 and "open_ffn" not in lines[0], "before pruning begins"

@@ -5,7 +5,7 @@ Equations, by the paper's sections:
     sec 2.3  hard-concrete gates (Louizos et al., ICLR 2018)                                           `gates.py`
     sec 3.1  expected density from the probabilities that gates are open                               `expected`
     sec 3.1  the Lagrangian l1 (s - t) + l2 (s - t)^2; weights and gates descend, l1 and l2 ascend     `lagrangian.py`
-             by default in its place a projection onto the density of the schedule                     `projection.py`
+             on request in its place a projection onto the density of the schedule                     `projection.py`
     sec 4.1  linear ramp of the target                                                                 `schedule`
     sec 3.2  distillation is not part of the method: `Hidden(match=...)` and `Logits(divergence=True)` of `objectives`
 
@@ -14,17 +14,16 @@ Where the default differs from the published code (`faithful=True` reproduces it
        a typo" (issue 51 of their repository).
     2. The expected density is that of the space, the function that also counts parameters in every report. The
        published formula counts biases in the attention and not in the feed-forward networks.
-    3. The constraint holds exactly: after every optimizer step all gates are shifted by one number until the expected
-       density is that of the schedule, and there are neither multipliers nor a penalty. The multipliers of the paper
-       have to grow before they close a gate, so that the expected density follows the ramp late and then falls at
-       once. `constraint="lagrangian"` is the paper's rule, without its other properties.
-    4. Masks of evaluation are calibrated: log alpha of all gates is shifted by one number until the counted density is
+    3. Masks of evaluation are calibrated: log alpha of all gates is shifted by one number until the counted density is
        the target. The published deterministic masks count far more than expected (0.454 for a target of 0.40). The
        plan is calibrated with and without `faithful`.
 Properties of the published code that are not reproduced: noise is sampled on the CPU; the optimizer restarts when
 pruning begins; probabilities are clamped to [1e-6, 1 - 1e-6], which has no effect because log alpha is clamped.
 
 Beyond the paper:
+    - `constraint="exact"`: after every optimizer step all gates are shifted by one number until the expected density is
+      that of the schedule, and there are neither multipliers nor a penalty. Multipliers have to grow before they close
+      a gate, so that with them the expected density follows the ramp late.
     - `settle` removes gates permanently that have settled, so that the model shrinks while it is pruned. Once the ramp
       of the target has ended, every `settle` steps, those gates are removed that were closed in all of these steps and
       that the plan would not keep. Their masks are 0 from then on, also in the expected density.
@@ -78,7 +77,7 @@ class Cofi(Method):
         constraint: how the expected density follows the schedule. "exact" shifts all gates after every step until it is
             that of the schedule, within 1e-6 and never above it, or as near as gates come that stay between log 0.01
             and log 100; "lagrangian" adds a penalty whose multipliers the optimizer maximises over, as the paper does.
-            By default "exact", except with `faithful` or a `shape`, which have a Lagrangian.
+            By default "lagrangian", which `faithful` and a `shape` need.
         seed: of the start and the noise of the gates, the same on every rank; by default that of torch (`set_seed`).
 
     Attributes:
@@ -290,13 +289,13 @@ class Cofi(Method):
 
 
 def _is_exact(constraint: str | None, *, lagrangian_only: bool) -> bool:
-    """Whether a constraint is exact; one that is not named is, unless the other options need a Lagrangian."""
+    """Whether a constraint is exact; one that is not named is a Lagrangian, which some options need."""
     if constraint not in (None, "exact", "lagrangian") or (constraint == "exact" and lagrangian_only):
         raise UserError(
             f"constraint is {constraint!r}: expected exact or lagrangian, and exact without faithful and without a "
             "shape, which have a Lagrangian; leave it out"
         )
-    return constraint != "lagrangian" and not lagrangian_only
+    return constraint == "exact"
 
 
 def _counted(method: Cofi) -> float:
