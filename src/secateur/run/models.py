@@ -116,14 +116,14 @@ def shaped(recipe: Recipe, model: PreTrainedModel) -> PreTrainedModel:
         UserError: a way back is asked for, and the model has no sentence head.
     """
     rank = rank_for(recipe.target.embedding_rank, model)
-    shaped = factorise(model, rank) if rank else model
+    student = factorise(model, rank) if rank else model
     if recipe.target.output_dim is None:
-        return shaped
-    head = head_of(shaped)
+        return student
+    head = head_of(student)
     if head is None:
         raise UserError("target.output_dim is the width of sentence embeddings, and this task has none: leave it out")
-    replace_head(shaped, head.with_way_back())
-    return shaped
+    replace_head(student, head.with_way_back())
+    return student
 
 
 def prepared(recipe: Recipe, model: PreTrainedModel, dense: PreTrainedModel) -> PreTrainedModel:
