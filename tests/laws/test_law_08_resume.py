@@ -48,6 +48,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one(which, name, step, tmp_path):
     assert_same(resumed, whole)
 
 
+def test_a_resumed_run_under_an_exact_constraint_equals_an_uninterrupted_one(tmp_path):
+    which, step, options = CLASSIFIERS[0].values[0], CUTS[1], {"constraint": "exact"}
+    whole = trainer(which, "cofi", tmp_path, every=step, options=options)
+    whole.train()
+    resumed = trainer(which, "cofi", tmp_path / "resumed", seed=3, save="no", options=options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+    assert_same(resumed, whole)
+
+
 class Killed(BaseException):
     """An exception that neither our code nor Trainer catches."""
 

@@ -41,6 +41,7 @@ from secateur.training.trainer import PruningTrainer  # noqa: E402
 STEPS, ROWS, BATCH = 10, 43, 8  # an epoch is five batches of 8 rows and one of 3
 TOKENS = "ForTokenClassification"
 CASES = {name: (name, "random", "ForSequenceClassification") for name in METHODS}
+CASES |= {"exact": ("cofi", "random", "ForSequenceClassification")}  # its density held exactly
 CASES |= {"lengths": ("grain", "group_by_length", "ForSequenceClassification"), "tokens": ("grain", "random", TOKENS)}
 NOISE = 1e-6  # methods and terms keep their own numbers in float32
 
@@ -82,7 +83,9 @@ def trained(folder, case, *, batch=BATCH, accumulate=1, resume=None, seed=1, sav
     name, order, head = CASES[case]
     torch.manual_seed(0)
     student, teacher = (tiny("bert", head, seed=number) for number in (seed, 2))
-    method = methods.METHODS.get(name)(Space(student, "ffn", "qk", "vo"), cubic(1.0, 0.4, begin=0.2, end=0.7)).double()
+    space, schedule = Space(student, "ffn", "qk", "vo"), cubic(1.0, 0.4, begin=0.2, end=0.7)
+    options = {"constraint": "exact"} if case == "exact" else {}
+    method = methods.METHODS.get(name)(space, schedule, **options).double()
     objective = [Labels(), Logits(temperature=4.0), Hidden(layers="every 1")]
     for term in objective:
         term.bind(student, teacher)
