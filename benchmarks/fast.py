@@ -65,10 +65,10 @@ def _cut(dense: Any, task: Any, tokenizer: Any, name: str, density: float, refit
     from secateur.run.recipe import make_group
 
     begun = time.perf_counter()
-    calibration = Calibration.sampled(task, tokenizer, LENGTH, seed=seed)
+    calibration = Calibration.sampled(task, tokenizer, LENGTH, seed=seed, refit=refit)
     values = {"target.density": density, "method.name": name, "target.units": ["head", "ffn"]}
     groups = (make_group(group, values) for group in ("target", "method"))
-    small, _ = cut_without_training(dense, *groups, calibration=calibration, refit=refit)
+    small, _ = cut_without_training(dense, *groups, calibration=calibration)
     return small, time.perf_counter() - begun
 
 

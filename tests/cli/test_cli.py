@@ -31,6 +31,7 @@ from secateur.measure.roofline import Rates
 from secateur.methods import METHODS
 from secateur.report.report import Report
 from secateur.run import pipeline, recipe
+from secateur.run.calibration import Calibration
 from secateur.structure.architectures import ARCHITECTURES
 from secateur.tasks import TASKS
 from secateur.training.terms import TERMS
@@ -633,6 +634,31 @@ def test_cut_by_data_without_training(secateur, world, tmp_path, method):
         assert secateur("cut", world / "classifier", *plan, *more, "--output", tmp_path / name).exit_code == 0
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("small", "plain", "refitted")]
     assert weights[0] == weights[1 if "--no-refit" in method else 2] and weights[1] != weights[2]
+
+
+def test_cut_by_data_and_fewer_pieces(secateur, world, tmp_path, texts):
+    """Rows are read in the pieces that are kept, whether a plan or the texts say which."""
+    words = ("--data", world / "data.csv", "--max-length", 24, "--calibration-rows", 6)
+    first = (*words, "--vocabulary", texts, "--density", 0.5)
+    assert secateur("cut", world / "classifier", *first, "--output", tmp_path / "small").exit_code == 0
+    plan = ("--plan", tmp_path / "small" / "plan.json")
+    again = secateur("cut", world / "classifier", *words, *plan, "--output", tmp_path / "again")
+    assert again.exit_code == 0, again.output
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("small", "again")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "part"), [(("--density", 0.01), "out of reach"), (("--units", "ffn/8x8", "--density", 0.9), "--no-refit")]
+)
+def test_a_cut_by_data_refuses_before_anything_is_learned(secateur, world, tmp_path, monkeypatch, words, part):
+    def learn(*args):
+        raise AssertionError("it has begun to learn")
+
+    monkeypatch.setattr(Calibration, "teach", learn)
+    data = ("--data", world / "data.csv", "--max-length", 24)
+    result = secateur("cut", world / "classifier", *data, "--units", "head", *words, "--output", tmp_path / "small")
+    assert refused(result, part)
 
 
 # A real process, and a terminal

@@ -261,6 +261,7 @@ def test_a_drop_is_positive_for_a_worse_score(world):
         ({"split": "test"}, "train or validation, got 'test'"),
         ({"by": "gradeint"}, "got 'gradeint'"),
         ({"by": "grain"}, "chooses units by training: use gradient"),
+        ({"by": "fisher"}, "chooses units by training: use gradient"),
         ({"units": ("ffm",)}, "ffm"),
     ],
 )

@@ -83,7 +83,7 @@ def test_padding_counts_for_nothing():
 @pytest.mark.parametrize(
     ("units", "count", "ridge", "message"),
     [
-        (("ffn/8x4",), 1, 0.1, "tiles are not refitted"),
+        (("ffn/8x4",), 1, 0.1, "tiles cannot be refitted"),
         (("ffn",), 0, 0.1, "give some rows"),
         (("ffn",), 1, 0.0, "ridge above 0"),
     ],

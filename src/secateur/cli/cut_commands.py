@@ -19,7 +19,7 @@ from secateur.measure.evaluation import encoded, fitted_to, scores
 from secateur.measure.inspection import inspect, with_stored_bytes
 from secateur.report.report_text import score_text, target_table
 from secateur.run.calibration import ROWS, Calibration
-from secateur.run.post_training import cut_without_training, only_thinner, thinner
+from secateur.run.post_training import cut_by_plan, cut_without_training, only_thinner, thinner
 from secateur.run.recipe import make_group
 from secateur.run.recipe_data import DataRecipe
 from secateur.run.recipe_rules import AMOUNTS
@@ -27,12 +27,10 @@ from secateur.structure.plan import Plan
 from secateur.structure.plan_file import vocabulary_of
 from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery import checkpoint, compact
-from secateur.surgery.cut import cut
 from secateur.surgery.opening import open_model, open_tokenizer, tokenizer_if_any
 from secateur.surgery.storage import as_stored, stored_bytes
 from secateur.surgery.vocabulary.counting import coverage
 from secateur.surgery.vocabulary.pruning import used_pieces, with_pieces
-from secateur.surgery.vocabulary.rows import cut_rows
 from secateur.surgery.vocabulary.texts import read_texts
 from secateur.surgery.vocabulary.tokenizer import backend_of, cut_tokenizer
 from secateur.system.errors import UserError
@@ -63,10 +61,16 @@ class CutRows:
     task: Task
     tokenizer: PreTrainedTokenizerBase
     seed: int
+    count: int
+    refit: bool
 
     @classmethod
-    def of(cls, given: dict[str, Any], model: PreTrainedModel, name: str) -> CutRows | None:
+    def of(cls, given: dict[str, Any], model: PreTrainedModel, name: str, count: int, refit: bool) -> CutRows | None:
         """The data that was given, in the tokens of a model that is fine-tuned for it; None where none was.
+
+        Args:
+            count: of training rows to look at.
+            refit: whether the weights that are left are refitted on them.
 
         Raises:
             UserError: the data cannot be read, or the model has no head for it.
@@ -74,30 +78,31 @@ class CutRows:
         if "data.source" not in given:
             return None
         data, read = opened_data(given)
-        return cls(data, *fitted_to(read, model, name), given.get("seed", 0))
+        return cls(data, *fitted_to(read, model, name), given.get("seed", 0), count, refit)
 
     @property
     def method(self) -> str:
         """The method by default."""
         return "fisher" if self.task.label_names else "obs"
 
-    def calibration(self, tokenizer: PreTrainedTokenizerBase | None, count: int) -> Calibration:
-        """The training rows that a cut looks at, in the tokens of a tokenizer that may have fewer pieces."""
-        return Calibration.sampled(self.task, tokenizer or self.tokenizer, self.data.max_length, count, self.seed)
+    def calibration(self, pieces: Vocabulary | None) -> Calibration:
+        """The training rows that a cut looks at, in the tokens of the pieces that it keeps."""
+        tokenizer = self._tokenizer(pieces)
+        return Calibration.sampled(self.task, tokenizer, self.data.max_length, self.count, self.seed, refit=self.refit)
 
-    def scores(
-        self, before: PreTrainedModel, after: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
-    ) -> dict[str, Any]:
+    def scores(self, before: PreTrainedModel, done: Cut) -> dict[str, Any]:
         """The main score of the model before and after, and on what."""
-        found = [self._score(before, self.tokenizer), self._score(after, tokenizer or self.tokenizer)]
         count, origin = len(self.task.splits["validation"]), self.task.origin
         return {
             "metric": self.task.metric,
-            "before": found[0],
-            "after": found[1],
+            "before": self._score(before, self.tokenizer),
+            "after": self._score(done.model, self._tokenizer(done.pieces)),
             "rows": count,
             "split": origin.scored,
         }
+
+    def _tokenizer(self, pieces: Vocabulary | None) -> PreTrainedTokenizerBase:
+        return self.tokenizer if pieces is None else cut_tokenizer(self.tokenizer, pieces)
 
     def _score(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> float:
         rows = encoded(self.task, "validation", tokenizer, self.data.max_length)
@@ -141,7 +146,7 @@ def cut_model(
     texts = read_texts(vocabulary or [])
     _check_plan(plan, texts)
     whole = open_model(model)
-    rows = CutRows.of(given, whole, model)
+    rows = CutRows.of(given, whole, model, calibration_rows, refit)
     given.setdefault("method.name", "magnitude" if rows is None else rows.method)
     tokenizer = _tokenizer(model, texts)
     only_pieces = bool(texts) and plan is None and not set(given) - {"method.name"}
@@ -149,16 +154,13 @@ def cut_model(
     if pieces and only_pieces:
         done = Cut(with_pieces(whole, pieces), pieces)
     else:
-        calibration = (
-            None if rows is None else rows.calibration(_cut_tokenizer(rows.tokenizer, pieces), calibration_rows)
-        )
-        done = _cut(whole, pieces, plan, given, calibration, refit)
+        done = _cut(whole, pieces, plan, given, rows)
     storage = make_group("storage", given)
     done = done._replace(model=as_stored(done.model, dtype=storage.dtype, embeddings=storage.embeddings))
     before, tokenizer = tokenizer, _cut_tokenizer(tokenizer, done.pieces)
     checkpoint.save(done.model, output, tokenizer=tokenizer, plan=_own_plan(whole, done), store=storage.dtype)
     facts = {} if done.pieces is None else _vocabulary_facts(whole, done, before, tokenizer, texts, storage.dtype)
-    scored = None if rows is None else rows.scores(whole, done.model, _cut_tokenizer(rows.tokenizer, done.pieces))
+    scored = None if rows is None else rows.scores(whole, done)
     _show(done, output, facts, scored, as_json)
 
 
@@ -211,8 +213,7 @@ def _cut(
     pieces: Vocabulary | None,
     plan: Path | None,
     given: dict[str, Any],
-    calibration: Calibration | None,
-    refit: bool,
+    rows: CutRows | None,
 ) -> Cut:
     """The model cut by a plan or by a method, and to the pieces that are kept."""
     if plan is None and only_thinner(given):
@@ -222,14 +223,13 @@ def _cut(
     if plan is None:
         amount = {} if any(f"target.{name}" in given for name in AMOUNTS) else {"target.density": 0.5}
         recipes = (make_group(name, amount | given) for name in ("target", "method", "storage"))
-        small, target = cut_without_training(whole, *recipes, vocabulary=pieces, calibration=calibration, refit=refit)
+        calibration = None if rows is None else rows.calibration(pieces)
+        small, target = cut_without_training(whole, *recipes, vocabulary=pieces, calibration=calibration)
         return Cut(small, pieces, target)
     planned = Plan.load(plan, whole)
     if pieces is not None:
         planned = planned.with_vocabulary(whole, pieces)
-    small, kept = cut(whole, planned), planned.vocabulary
-    if calibration is not None and refit:
-        calibration.compensate(small, whole if kept is None else cut_rows(whole, kept), planned)
+    small, kept = cut_by_plan(whole, planned, None if rows is None else rows.calibration), planned.vocabulary
     return Cut(small, None if small.config.vocab_size == whole.config.vocab_size else kept)
 
 

@@ -29,6 +29,11 @@ GROUPS = 20
 """Groups of examples of which each is left out once for a standard error, whose own error is then about a sixth."""
 
 
+def shuffled(count: int, seed: int) -> list[int]:
+    """The numbers below `count` in a random order, by a seed."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+
+
 def encoded(
     task: Task, split: str, tokenizer: PreTrainedTokenizerBase, max_length: int, only: Sequence[int] | None = None
 ) -> list[Row]:

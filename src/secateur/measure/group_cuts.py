@@ -22,6 +22,7 @@ from secateur.budget.ranking import descending
 from secateur.budget.space import Space
 from secateur.measure.evaluation import alone, joined
 from secateur.structure.space import Group
+from secateur.surgery.input_moments import on_device
 from secateur.surgery.masking import attached
 
 log = logging.getLogger(__name__)
@@ -81,11 +82,6 @@ def outputs_of_cuts(
             own.append(alone([value.float().cpu().numpy() for value in output.values() if isinstance(value, Tensor)]))
         log.info("batch %d of %d", number, len(batches))
     return [joined(own) for own in outputs], joined(labels)
-
-
-def on_device(batch: Any, model: PreTrainedModel) -> dict[str, Tensor]:
-    """The tensors of a batch on the model's device."""
-    return {name: value.to(model.device) for name, value in batch.items()}
 
 
 def in_turn(

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -19,15 +18,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.budget.space import Space
 from secateur.measure.bootstrap import score, standard_error
-from secateur.measure.evaluation import BATCH, Row, encoded
-from secateur.measure.group_cuts import GroupCut, group_cuts, kept_units, layer_of, on_device, outputs_of_cuts
+from secateur.measure.evaluation import BATCH, Row, encoded, shuffled
+from secateur.measure.group_cuts import GroupCut, group_cuts, kept_units, layer_of, outputs_of_cuts
 from secateur.measure.progress import accepts_say
 from secateur.measure.sensitivity_result import Reaction, Sensitivity
+from secateur.measure.task_loss import mask_gradients, own_loss
 from secateur.methods import METHODS
+from secateur.methods.method import Calibrated, before_pruning
 from secateur.structure.space import Group
-from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
-from secateur.system.model_state import evaluating
 from secateur.tasks.task import Task, examples
 
 log = logging.getLogger(__name__)
@@ -78,7 +77,7 @@ def sensitivity(
     started, space = time.monotonic(), Space(model, *units)
     space.table.one_stack("the sensitivity")
     scored, evidence = _sampled_rows(task, tokenizer, split, rows, max_length, seed)
-    with evaluating([model]), _own_loss(model, task):
+    with own_loss(model, task):
         cuts = _cuts(model, space, task.collator(tokenizer), evidence, by, densities)
         outputs, labels = _outputs(model, space, task, task.collator(tokenizer), cuts, scored)
     dense, *scores = [score(task, output, labels, scored) for output in outputs]
@@ -92,24 +91,13 @@ def sensitivity(
         reactions=tuple(_reaction(space, group, densities, cuts, by_cut) for group in space.groups),
         by=by,
         rows=len(examples(scored)),
-        evidence=len(examples(evidence)) if by == GRADIENT else 0,
+        evidence=len(examples(evidence)) if by == GRADIENT or issubclass(METHODS.get(by), Calibrated) else 0,
         split=split,
         split_name=task.origin.names[split],
         seed=seed,
         forwards=len(cuts),
         seconds=time.monotonic() - started,
     )
-
-
-@contextmanager
-def _own_loss(model: PreTrainedModel, task: Task) -> Iterator[None]:
-    """A context in which the model computes the loss of the task; a forward with labels would set what is unset."""
-    came = model.config.problem_type
-    model.config.problem_type = task.head().get("problem_type", came)
-    try:
-        yield
-    finally:
-        model.config.problem_type = came
 
 
 def _cuts(
@@ -137,12 +125,7 @@ def _outputs(
 
 def importance(model: PreTrainedModel, space: Space, batches: Sequence[Any]) -> Tensor:
     """`(N,)` first-order importance of every unit: the sum over labelled batches of |d(task's loss)/d(mask)|."""
-    total = torch.zeros(len(space), device=model.device)
-    with torch.enable_grad(), attached(model, space, space.ones()) as attachment:
-        for batch in batches:
-            loss = model(**on_device(batch, model)).loss
-            total += torch.autograd.grad(loss, attachment.masks)[0].abs()
-    return total
+    return sum((gradient.abs() for gradient in mask_gradients(model, space, batches)), torch.zeros_like(space.ones()))
 
 
 def _check(densities: Sequence[float], rows: int, split: str, by: str) -> None:
@@ -165,8 +148,8 @@ def _sampled_rows(
 
     Both are sampled with the seed. Batches of rows of one length need no padding.
     """
-    train = _shuffled(len(task.splits["train"]), seed)
-    scored, evidence = _shuffled(len(task.splits[split]), seed)[:rows], train[:rows]
+    train = shuffled(len(task.splits["train"]), seed)
+    scored, evidence = shuffled(len(task.splits[split]), seed)[:rows], train[:rows]
     if split == "train":
         count = min(rows, len(train) // 2)
         if not count:
@@ -179,10 +162,6 @@ def _sampled_rows(
     return by_length, encoded(task, "train", tokenizer, max_length, evidence)
 
 
-def _shuffled(count: int, seed: int) -> list[int]:
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
-
-
 def _batches(rows: list[Row]) -> list[list[Row]]:
     return [rows[first : first + BATCH] for first in range(0, len(rows), BATCH)]
 
@@ -191,7 +170,9 @@ def _importance_by(model: PreTrainedModel, space: Space, by: str, batches: Seque
     """`(N,)` importance of each unit, to be compared with the others of its group."""
     if by == GRADIENT:
         return importance(model, space, batches)
-    method = METHODS.get(by)(space)
+    method = before_pruning(METHODS.get(by), space)
+    if isinstance(method, Calibrated):
+        method.calibrate(batches)
     if method.listens_to or method.param_groups():
         raise UserError(f"{by!r} chooses units by training: use {GRADIENT}, or magnitude")
     return method.scores()

@@ -168,9 +168,7 @@ class Cofi(Method):
 
     def masks(self) -> Tensor:
         """All ones before pruning begins; then a sample in training and deterministic masks in evaluation."""
-        if not self.begun:
-            return torch.ones_like(self.log_alpha)
-        if self.training:
+        if self.training and self.begun:
             self.draws += 1
             return GATE.sample(self.gates(), _noise(self.space, self.seed, self.draws - 1, self.log_alpha.device))
         return self._evaluation_masks()
@@ -179,8 +177,10 @@ class Cofi(Method):
     def _evaluation_masks(self) -> Tensor:
         """`(N,)` masks of evaluation: those of a plan at the present density, or where `faithful` the published ones.
 
-        They are computed once for each state of the method.
+        They are ones before pruning begins, and computed once for each state of the method.
         """
+        if not self.begun:
+            return torch.ones_like(self.log_alpha)
         if self.faithful:
             return torch.cat([GATE.deterministic(gates) for _, gates in self.space.by_group(self.gates())])
         state = (self.progress, compat.version_of(self.log_alpha), compat.version_of(self.alive))
@@ -257,7 +257,10 @@ class Cofi(Method):
 
     def reached_target(self) -> bool:
         """Whether the expected density has met the last target once, and the counted density does at present."""
-        return self.reached and _counted(self) <= self.share_schedule.stop + self.tolerance + 1e-9
+        return (
+            self.reached
+            and self.space.density(self._evaluation_masks() > 0) <= self.share_schedule.stop + self.tolerance + 1e-9
+        )
 
     @torch.no_grad()
     def log_values(self) -> dict[str, float]:
@@ -272,7 +275,11 @@ class Cofi(Method):
         """
         target = self.share_schedule(self.progress) if self.begun else 1.0
         expected = float(self.expected()) if self.begun else 1.0
-        values = {"density": _counted(self), "density_expected": expected, "density_target": target}
+        values = {
+            "density": self.space.density(self._evaluation_masks() > 0),
+            "density_expected": expected,
+            "density_target": target,
+        }
         if self.begun:
             values |= self.gate_log.take(GATE.open_probability(self.gates()), self.alive)
         if self.settle:
@@ -296,11 +303,6 @@ def _is_exact(constraint: str | None, *, lagrangian_only: bool) -> bool:
             "shape, which have a Lagrangian; leave it out"
         )
     return constraint == "exact"
-
-
-def _counted(method: Cofi) -> float:
-    """The counted density of the masks of evaluation; 1 before pruning begins."""
-    return method.space.density(method._evaluation_masks() > 0) if method.begun else 1.0
 
 
 def _start(space: Space, seed: int, faithful: bool) -> Tensor:

@@ -1,9 +1,9 @@
 """Pruning by the diagonal of the Fisher information of the masks (Kwon et al., NeurIPS 2022, arXiv 2204.09656).
 
-Equations, by the paper's sections:
-    eq. 8   the Fisher information of the masks, the mean over batches of `(dL/dm) (dL/dm)^T` at m = 1      `observe`
-    eq. 11  its diagonal: what the loss grows by when a unit is removed alone, up to a factor               `scores`
-    sec 4.1 the units of the lowest growth per cost are removed first                                       `scores`
+From its sections on the Fisher information and on the mask search:
+    the Fisher information of the masks, the mean over batches of `(dL/dm) (dL/dm)^T` at m = 1              `observe`
+    its diagonal: what the loss grows by when a unit is removed alone, up to a factor                       `observe`
+    the units of the lowest growth per cost are removed first                                               `scores`
 
 Like other methods it also works along a schedule, under training. The paper goes on without training: it rearranges
 masks within layers by the block diagonal, and tunes them by least squares. Here the refit of the weights at the cut has

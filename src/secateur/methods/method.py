@@ -26,6 +26,10 @@ Amount = Schedule | float
 """A share or a density, as a function of progress; a number is the final value, for use without training."""
 
 
+LEAST_SHARE = 0.01
+"""The end of the schedule of a method that does not follow it, where the units could reach less."""
+
+
 class Method(RenamedMembers):
     """Base class of pruning methods. A subclass must write `scores`; the other members have defaults.
 
@@ -211,11 +215,17 @@ class Method(RenamedMembers):
         )
 
 
+def before_pruning(kind: type[Method], space: Space, **options: Any) -> Method:
+    """A method whose whole schedule is ahead of it, to choose units without training.
+
+    It listens as in a run; a method at a constant share has nothing to prune and listens to nothing.
+    """
+    return kind(space, kind.schedule(max(space.floor(), LEAST_SHARE), 0.0, 1.0), **options)
+
+
 @runtime_checkable
 class Calibrated(Protocol):
     """A method that looks at the whole model on batches of its inputs, before anything is pruned."""
-
-    space: Space
 
     def calibrate(self, batches: Sequence[Mapping[str, Tensor]]) -> None:
         """Collect what scores need; calling it again begins anew."""

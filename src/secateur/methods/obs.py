@@ -1,10 +1,10 @@
 """Optimal brain surgeon over structures: the units whose removal, with the rest refitted, changes a sublayer least.
 
 Sources: Hassibi and Stork, Second Order Derivatives for Network Pruning, NIPS 1992; for structures, with units that go
-one by one, Kurtic et al., ZipLM, NeurIPS 2023, arXiv 2302.04089:
-    eq. 1  the loss of removing columns S of a Linear: `sum_i W_iS ((H^-1)_SS)^-1 W_iS^T`, H of its inputs   `_losses`
-    eq. 2  the weights that remain, `W - W_S ((H^-1)_SS)^-1 (H^-1)_S`, so that others take over              `_remove`
-    alg. 1 H^-1 without S, by block elimination, so that the next unit is chosen given those that are gone   `_subtract`
+one by one, Kurtic et al., ZipLM, NeurIPS 2023, arXiv 2302.04089, section 3:
+    the loss of removing the columns S of a Linear with inputs of second moments H: `sum_i W_iS ((H^-1)_SS)^-1 W_iS^T`
+    the weights that remain, so that others take over: `W - W_S ((H^-1)_SS)^-1 (H^-1)_S`
+    H^-1 without S, by block elimination, so that the next unit is chosen given those that are gone: `Elimination`
 
 H is the covariance of what the Linear reads on real tokens (`E x x^T` where it has no bias), with a ridge. The loss is
 the growth of the squared error of the sublayer's output; it needs no labels and no gradient. The weights stay as they
@@ -40,8 +40,6 @@ from secateur.surgery.input_moments import Batch, second_moments
 from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating
 
-READ = ("ffn", "vo", "head")
-"""Kinds of units that a Linear reads."""
 COLLECTED = 32
 """Removals of single inputs that are subtracted from the matrices at once."""
 
@@ -88,7 +86,8 @@ class Obs(Scheduled):
 
     def calibrate(self, batches: Sequence[Batch]) -> None:
         with evaluating([self.space.model]):
-            moments = second_moments(self.space.model, self._readers, batches)
+            paths = [row.path for row in self.space.table.readers.values()]
+            moments = second_moments(self.space.model, paths, batches)
         biased = {path for path in moments if self.space.model.get_submodule(path).bias is not None}
         covariances = {path: one.covariance(centred=path in biased)[0] for path, one in moments.items()}
         self.importance.copy_(self._importance(covariances))
@@ -96,12 +95,6 @@ class Obs(Scheduled):
     def scores(self) -> Tensor:
         """`(N,)`: the importance per parameter."""
         return self.importance / self.space.unit_cost()
-
-    @property
-    def _readers(self) -> list[str]:
-        """The paths of the Linears that read the inner axes of sublayers, and so write their outputs."""
-        inner = {axis for sublayer in self.space.table.sublayers for axis in sublayer.axes}
-        return [row.path for row in self.space.table.rows if isinstance(row, Linear) and row.into in inner]
 
     @torch.no_grad()
     def _importance(self, covariances: Mapping[str, Tensor]) -> Tensor:
@@ -116,36 +109,38 @@ class Obs(Scheduled):
             return (weight @ inputs(path) * weight).sum(1)
 
         found = [
-            self._read(group, inputs) if group.kind in READ else self._alone(group, variances)
+            self._alone(group, variances) if self._reader_of(group) is None else self._read(group, inputs)
             for group in self.space.groups
         ]
         return torch.cat([one.float().to(self.alive.device) for one in found])
 
+    def _reader_of(self, group: Group) -> Linear | None:
+        """The Linear that reads the units of a group."""
+        return self.space.table.readers.get(group.sites[0]) if group.sites else None
+
     def _read(self, group: Group, inputs: Callable[[str], Tensor]) -> Tensor:
         """`(units,)` of a group that a Linear reads, from the covariance `(into, into)` of its inputs, by its path."""
-        path, width = self._reader(group.sites[0]), group.axes[group.sites[0]]
+        path, width = self.space.table.reader(group.sites[0]).path, group.axes[group.sites[0]]
         return removal_losses(self._weight(path), inputs(path), width, self.ridge)
 
     def _alone(self, group: Group, variances: Callable[[str], Tensor]) -> Tensor:
         """`(units,)` of another group, from the variances `(hidden,)` of the output of each sublayer, by its Linear."""
+        table = self.space.table
+        gates = {axis: sublayer.gate for sublayer in table.sublayers for axis in sublayer.axes}
         if group.kind == "hidden":
-            return torch.stack([variances(path) for path in self._readers]).sum(0)
-        if group.kind in ("sublayer", "layer"):
-            paths = [self.space.table.writer(gate).path for gate in group.sites]
-            return torch.stack([variances(path).sum() for path in paths]).sum().view(1)
+            return torch.stack([variances(row.path) for row in table.readers.values()]).sum(0)
+        if group.grids:
+            squares = [grid.sums(self._weight(grid.parameter.row.path).square()) for grid in group.grids]
+            scales = [variances(table.writer(gates[grid.axis]).path).sum() for grid in group.grids]
+            return torch.stack([one / one.sum() * scale for one, scale in zip(squares, scales, strict=True)]).sum(0)
         if group.kind == "qk":
-            query, key = (self._weight(row.path).square().sum(1) for row in self.space.table.makers(group.sites[0]))
-            return query * key / (query * key).sum() * variances(self._reader(group.sites[0])).sum()
-        squares = [grid.sums(self._weight(grid.parameter.row.path).square()) for grid in group.grids]
-        scales = [variances(self._reader(grid.axis)).sum() for grid in group.grids]
-        return torch.stack([one / one.sum() * scale for one, scale in zip(squares, scales, strict=True)]).sum(0)
+            query, key = table.makers(group.sites[0])
+            products = self._weight(query.path).square().sum(1) * self._weight(key.path).square().sum(1)
+            return products / products.sum() * variances(table.writer(gates[group.sites[0]]).path).sum()
+        return torch.stack([variances(table.writer(gate).path).sum() for gate in group.sites]).sum().view(1)
 
     def _weight(self, path: str) -> Tensor:
         return self.space.model.get_parameter(f"{path}.weight").detach().double()
-
-    def _reader(self, axis: str) -> str:
-        """The path of the Linear that reads an inner axis, or for QK dims of that which reads their attention."""
-        return self.space.table.reader(f"{axis.removesuffix('.qk')}.vo" if axis.endswith(".qk") else axis).path
 
 
 def removal_losses(weight: Tensor, inputs: Tensor, width: int = 1, ridge: float = 0.01) -> Tensor:

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.measure.evaluation import BATCH, Row, encoded
+from secateur.measure.evaluation import BATCH, Row, encoded, shuffled
+from secateur.measure.task_loss import mask_gradients, own_loss
 from secateur.methods.method import Calibrated, Method
 from secateur.run.context import Context
 from secateur.run.run_data import RunData
 from secateur.run.target import new_method, read_latency_table
 from secateur.structure.plan import Plan
 from secateur.surgery.compensation import Refit, compensate
-from secateur.surgery.input_moments import inputs_of
-from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
-from secateur.system.model_state import evaluating
 from secateur.tasks.task import Task
 from secateur.training.step import INDEX
 
@@ -39,26 +34,34 @@ class Calibration:
     Attributes:
         task: with its labels as the model has them.
         rows: encoded, of the training split.
+        refit: whether a model is refitted on them after it was cut.
     """
 
     task: Task
     tokenizer: PreTrainedTokenizerBase
     rows: tuple[Row, ...]
+    refit: bool = True
 
     @classmethod
     def sampled(
-        cls, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, count: int = ROWS, seed: int = 0
+        cls,
+        task: Task,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        count: int = ROWS,
+        seed: int = 0,
+        *,
+        refit: bool = True,
     ) -> Calibration:
         """Rows of the training split, drawn by a seed: as many as asked for, or all of them."""
-        total = len(task.splits["train"])
-        chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].tolist()
-        return cls(task, tokenizer, tuple(encoded(task, "train", tokenizer, max_length, chosen)))
+        chosen = shuffled(len(task.splits["train"]), seed)[:count]
+        return cls(task, tokenizer, tuple(encoded(task, "train", tokenizer, max_length, chosen)), refit)
 
     @classmethod
     def of_run(cls, data: RunData, count: int = ROWS) -> Calibration:
         """Of the rows that a run trains on, drawn by its seed; rows that are held out are not among them."""
         rows = data.train_rows
-        chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(data.recipe.seed))[:count].tolist()
+        chosen = shuffled(len(rows), data.recipe.seed)[:count]
         return cls(data.task, data.tokenizer, tuple(rows[number] for number in chosen))
 
     @cached_property
@@ -77,7 +80,7 @@ class Calibration:
         """
         model = method.space.model
         if isinstance(method, Calibrated):
-            with self._own_loss(model):
+            with own_loss(model, self.task):
                 method.calibrate(self.batches)
         elif method.listens_to:
             if not self.task.label_names:
@@ -85,13 +88,15 @@ class Calibration:
                     f"{method.name!r} observes the loss of labels, which the task {self.task.name!r} has not: take "
                     "--method obs, which needs inputs alone"
                 )
-            with self._own_loss(model), torch.enable_grad(), attached(model, method.space, method.masks()) as masked:
-                for batch in self.batches:
-                    method.observe(torch.autograd.grad(model(**inputs_of(model, batch)).loss, masked.masks)[0])
+            with own_loss(model, self.task):
+                for gradient in mask_gradients(model, method.space, self.batches):
+                    method.observe(gradient)
 
     def compensate(self, small: PreTrainedModel, dense: PreTrainedModel, plan: Plan) -> list[Refit]:
-        """Refit the Linears of a cut model to the outputs of the dense one on these rows, in place."""
-        with self._own_loss(small), self._own_loss(dense):
+        """Refit the Linears of a cut model to the outputs of the dense one on these rows, in place, if `refit`."""
+        if not self.refit:
+            return []
+        with own_loss(small, self.task), own_loss(dense, self.task):
             done = compensate(small, dense, plan, self.batches)
         if done:
             before, after = (sum(getattr(one, name) for one in done) / len(done) for name in ("before", "after"))
@@ -100,17 +105,6 @@ class Calibration:
                 *(len(done), len(self.rows), before, after),
             )
         return done
-
-    @contextmanager
-    def _own_loss(self, model: PreTrainedModel) -> Iterator[None]:
-        """A context in which the model is in evaluation mode and has the loss of the task."""
-        came = model.config.problem_type
-        model.config.problem_type = self.task.head().get("problem_type", came)
-        try:
-            with evaluating([model]):
-                yield
-        finally:
-            model.config.problem_type = came
 
 
 def calibrated_method(context: Context, student: PreTrainedModel) -> Method:

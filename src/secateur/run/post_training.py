@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -13,7 +13,7 @@ from secateur.budget.parameters import Parameters
 from secateur.budget.space import Space
 from secateur.measure.latency_sweep import measure_again, measure_latency, target_reached
 from secateur.methods import METHODS
-from secateur.methods.method import Calibrated, Method
+from secateur.methods.method import Calibrated, Method, before_pruning
 from secateur.run.calibration import Calibration
 from secateur.run.recipe_groups import MethodRecipe, TargetRecipe
 from secateur.run.recipe_rules import check_amount
@@ -21,6 +21,7 @@ from secateur.run.recipe_storage import StorageRecipe
 from secateur.run.size_goal import SizeGoal, size_goal
 from secateur.structure.plan import Plan
 from secateur.structure.vocabulary import Vocabulary
+from secateur.surgery.compensation import check_refittable
 from secateur.surgery.cut import cut
 from secateur.surgery.factorisation import AUTO, factorise, rank_for, rank_text
 from secateur.surgery.vocabulary.pruning import with_pieces
@@ -30,7 +31,6 @@ from secateur.system.errors import UserError
 log = logging.getLogger(__name__)
 
 RANK = "target.embedding_rank"
-LEAST_SHARE = 0.01
 SHAPE = (8, 128)
 """(batch, tokens) of a latency or a speed-up, where neither the target nor its table says one."""
 
@@ -43,15 +43,14 @@ def cut_without_training(
     *,
     vocabulary: Vocabulary | None = None,
     calibration: Calibration | None = None,
-    refit: bool = True,
 ) -> tuple[PreTrainedModel, dict[str, Any] | None]:
     """The cut model; where the target is a latency or a speed-up, also what was predicted and what is measured.
 
     Args:
         storage: how the weights of the result will be written, on which a size depends.
         vocabulary: the pieces that are kept; the rest is cut first.
-        calibration: rows, in the pieces that are kept, from which the method may learn.
-        refit: with these rows, whether the weights that are left are refitted to the dense model's outputs on them.
+        calibration: rows, in the pieces that are kept, from which the method may learn, and to whose outputs of the
+            dense model the weights that are left are refitted.
 
     Raises:
         UserError: the target is out of reach, the method learns in training which units to keep, or it learns from rows
@@ -70,11 +69,29 @@ def cut_without_training(
     if vocabulary is not None:
         plan = plan.with_vocabulary(narrow, vocabulary)
     small = cut(narrow, plan)
-    if calibration is not None and refit:
+    if calibration is not None:
         calibration.compensate(small, narrow, plan)
     if table is None:
         return small, None
     return small, target_reached(plan.latency or {}, measure_again(table, small, dense))
+
+
+def cut_by_plan(
+    dense: PreTrainedModel, plan: Plan, calibration: Callable[[Vocabulary | None], Calibration] | None = None
+) -> PreTrainedModel:
+    """The model cut by a plan, and refitted on rows in the pieces that it keeps.
+
+    Args:
+        calibration: makes the rows, given these pieces.
+
+    Raises:
+        UserError: as `cut`, or weights with tiles should be refitted.
+    """
+    small = cut(dense, plan)
+    if calibration is not None:
+        narrow = dense if plan.vocabulary is None else cut_rows(dense, plan.vocabulary)
+        calibration(plan.vocabulary).compensate(small, narrow, plan)
+    return small
 
 
 def only_thinner(given: Mapping[str, Any]) -> bool:
@@ -110,7 +127,13 @@ def _plan(
     goal: LatencyTable | SizeGoal | None = None,
 ) -> Plan:
     table = goal if isinstance(goal, LatencyTable) else None
+    if len(target.densities) > 1:
+        raise UserError("a cut has one density: ask for one, or prune to several with `secateur prune`")
     space = Space(dense, *target.units, budget=table or Parameters(), round_to=target.round_to)
+    if target.densities:
+        space.requested_share(None, target.densities[0])  # before anything is learned from rows
+    if calibration is not None and calibration.refit:
+        check_refittable(space)
     choice = _post_training(space, method, calibration)
     if isinstance(goal, SizeGoal):
         goal.check(space)
@@ -120,8 +143,6 @@ def _plan(
         return choice.plan(embedding_rank=rank, share=table.share_of(target.latency, target.speedup))
     if target.keep is not None:
         return choice.plan(embedding_rank=rank, keep=target.keep)
-    if len(target.densities) > 1:
-        raise UserError("a cut has one density: ask for one, or prune to several with `secateur prune`")
     return choice.plan(embedding_rank=rank, density=target.densities[0])
 
 
@@ -135,13 +156,9 @@ def _latency_table(dense: PreTrainedModel, target: TargetRecipe) -> LatencyTable
 
 
 def _post_training(space: Space, recipe: MethodRecipe, calibration: Calibration | None) -> Method:
-    """The method, which must be able to choose without training, after it has seen the rows, if there are any.
-
-    Its schedule ends below the whole model, because methods observe nothing where there is nothing to prune.
-    """
-    kind: Any = METHODS.get(recipe.name)
+    """The method, which must be able to choose without training, after it has seen the rows, if there are any."""
     try:
-        method: Method = kind(space, kind.schedule(max(space.floor(), LEAST_SHARE), 0.0, 1.0), **recipe.options)
+        method = before_pruning(METHODS.get(recipe.name), space, **recipe.options)
     except TypeError as error:
         raise UserError(f"the options of {recipe.name!r} do not fit: {error}") from error
     learns = isinstance(method, Calibrated) or bool(method.listens_to)
@@ -149,7 +166,7 @@ def _post_training(space: Space, recipe: MethodRecipe, calibration: Calibration 
         raise UserError(f"{recipe.name!r} learns its choice in training: use `secateur prune`, or cut by fisher or obs")
     if learns and calibration is None:
         raise UserError(f"{recipe.name!r} chooses by rows of data: name some by --data, or cut by magnitude")
-    if learns and calibration is not None:
+    if calibration is not None:
         calibration.teach(method)
     return method
 

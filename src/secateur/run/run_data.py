@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.measure.evaluation import batches, encoded, scores_with_error
+from secateur.measure.evaluation import batches, encoded, scores_with_error, shuffled
 from secateur.run.recipe import Recipe
 from secateur.run.recipe_data import DataRecipe
 from secateur.structure.vocabulary import Vocabulary
@@ -158,8 +158,7 @@ class RunData:
     @cached_property
     def shuffled(self) -> list[int]:
         """The indices of the training rows in a random order, by the seed."""
-        count = len(self.task.splits["train"])
-        return torch.randperm(count, generator=torch.Generator().manual_seed(self.recipe.seed)).tolist()
+        return shuffled(len(self.task.splits["train"]), self.recipe.seed)
 
     @cached_property
     def validation_rows(self) -> Rows:

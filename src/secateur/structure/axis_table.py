@@ -104,6 +104,12 @@ class AxisTable:
         """The Linear whose input lies on an inner axis (`3.vo`, `3.ffn`)."""
         return next(row for row in self.rows if isinstance(row, Linear) and row.into == axis)
 
+    @property
+    def readers(self) -> dict[str, Linear]:
+        """Inner axis -> the Linear whose input lies on it, which writes its sublayer's output; QK axes have none."""
+        inner = {axis for sublayer in self.sublayers for axis in sublayer.axes}
+        return {row.into: row for row in self.rows if isinstance(row, Linear) and row.into in inner}
+
     def makers(self, axis: str) -> list[Linear]:
         """The Linears whose output lies on an inner axis, in the table's order (query before key)."""
         return [row for row in self.rows if isinstance(row, Linear) and row.out == axis]

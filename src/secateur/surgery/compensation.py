@@ -24,8 +24,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from secateur.structure.architecture import Linear
-from secateur.structure.axis_table import AxisTable
 from secateur.structure.plan import Plan
 from secateur.structure.space import UnitSpace
 from secateur.surgery.input_moments import Batch, Moments, outputs_at, real_tokens
@@ -73,12 +71,15 @@ def compensate(
         UserError: the units are tiles, the ridge is not positive, or there are no batches.
     """
     space = plan.space(dense)
-    _check(space, batches, ridge)
+    check_refittable(space)
+    if not batches or not ridge > 0:
+        raise UserError(f"expected batches and a ridge above 0, got {len(batches)} and {ridge}: give some rows of data")
     if bool((plan.masks == 1).all()):
         return []
     kept = plan.read(space).indices("hidden")
     done: list[Refit] = []
-    modules = {path: small.get_submodule(path) for path in readers(space.table, small)}
+    present = dict(small.named_modules())  # an attention without heads, or a sublayer that is gone, has no Linear
+    modules = {row.path: present[row.path] for row in space.table.readers.values() if row.path in present}
 
     def arrived(path: str, inputs: Sequence[Tensor]) -> None:
         moments = Moments.empty(inputs[0].shape[-1], len(kept), inputs[0].device)
@@ -93,22 +94,16 @@ def compensate(
     return done
 
 
-def readers(table: AxisTable, model: PreTrainedModel) -> list[str]:
-    """The paths of the Linears that read an axis inside a sublayer, and that the model still has."""
-    inner = {axis for sublayer in table.sublayers for axis in sublayer.axes}
-    modules = dict(model.named_modules())
-    return [
-        row.path
-        for row in table.rows
-        if isinstance(row, Linear) and row.into in inner and isinstance(modules.get(row.path), nn.Linear)
-    ]
+def check_refittable(space: UnitSpace) -> None:
+    """Refuse to refit weights with tiles, whose zeros would be filled.
 
-
-def _check(space: UnitSpace, batches: Sequence[Batch], ridge: float) -> None:
+    Raises:
+        UserError: a kind of unit is tiles.
+    """
     if space.tiled:
-        raise UserError("weights with tiles are not refitted, which would fill the zeros: leave compensation out")
-    if not batches or not ridge > 0:
-        raise UserError(f"expected batches and a ridge above 0, got {len(batches)} and {ridge}: give some rows of data")
+        raise UserError(
+            "weights with tiles cannot be refitted, which would fill their zeros: leave it out (--no-refit)"
+        )
 
 
 def refit(module: nn.Module, path: str, moments: Moments, ridge: float = RIDGE) -> Refit:

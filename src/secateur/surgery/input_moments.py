@@ -102,8 +102,8 @@ def real_tokens(values: Tensor, batch: Batch) -> Tensor:
     return values.flatten(0, -2)
 
 
-def inputs_of(model: PreTrainedModel, batch: Batch) -> dict[str, Any]:
-    """A batch on the model's device."""
+def on_device(batch: Batch, model: PreTrainedModel) -> dict[str, Any]:
+    """The tensors of a batch on the model's device."""
     return {name: value.to(model.device) for name, value in batch.items()}
 
 
@@ -116,7 +116,7 @@ def outputs_at(model: PreTrainedModel, batch: Batch, paths: Sequence[str]) -> di
         found[path] = real_tokens(outputs, batch)
 
     with reading({path: model.get_submodule(path) for path in paths}, use):
-        model(**inputs_of(model, batch))
+        model(**on_device(batch, model))
     return found
 
 
@@ -134,5 +134,5 @@ def second_moments(model: PreTrainedModel, paths: Sequence[str], batches: Iterab
             found[path].add(tokens, targets)
 
         with reading(modules, use):
-            model(**inputs_of(model, batch))
+            model(**on_device(batch, model))
     return found

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from secateur.surgery.input_moments import Batch, inputs_of
+from secateur.surgery.input_moments import Batch, on_device
 
 Arrived = Callable[[str, list[Tensor]], None]
 """Called with the name of a module and its input in each batch, with all dimensions, when all batches are there."""
@@ -62,7 +62,7 @@ class _Steps:
         self.own.number = number
         try:
             with self.turn, torch.no_grad():
-                model(**inputs_of(model, batch))
+                model(**on_device(batch, model))
         except BaseException:
             self.barrier.abort()
             raise
