@@ -8,6 +8,8 @@ from functools import cache, partial
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     BertTokenizer,
+    CamembertTokenizer,
+    DebertaV2Tokenizer,
     MPNetTokenizer,
     PreTrainedTokenizerFast,
     RobertaTokenizer,
@@ -74,6 +76,16 @@ def xlm_roberta():
     return XLMRobertaTokenizer(vocab=[*_unigram(["<s>", "<pad>", "</s>", "<unk>"]), ("<mask>", 0.0)])
 
 
+def camembert():
+    """Its first pieces are those that SentencePiece has and the model does not use."""
+    special = ["<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED", "<s>", "</s>"]
+    return CamembertTokenizer(vocab=[*_unigram(special), ("<mask>", 0.0)])
+
+
+def deberta_v2():
+    return DebertaV2Tokenizer(vocab=[*_unigram(["[PAD]", "[CLS]", "[SEP]", "[UNK]"]), ("[MASK]", 0.0)])
+
+
 def unigram_with_bytes():
     """An unknown character is split into its bytes."""
     scores = [*_unigram(["<pad>", "</s>", "<unk>"]), *((f"<0x{byte:02X}>", -20.0) for byte in range(256))]
@@ -88,7 +100,8 @@ def unigram_with_bytes():
 def _unigram(special):
     pieces = Tokenizer(models.Unigram())
     pieces.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=500, special_tokens=special, unk_token="<unk>", show_progress=False)
+    unknown = next(piece for piece in special if piece.lower().strip("<[]>") == "unk")
+    trainer = trainers.UnigramTrainer(vocab_size=500, special_tokens=special, unk_token=unknown, show_progress=False)
     pieces.train_from_iterator(sentences(), trainer)
     return [(piece, score) for piece, score in _model(pieces)["vocab"]]
 
@@ -147,6 +160,8 @@ MAKERS = (
     roberta,
     t5,
     xlm_roberta,
+    camembert,
+    deberta_v2,
     unigram_with_bytes,
     bpe_of_characters,
     bpe_of_words_with_ends,

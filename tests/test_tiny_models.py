@@ -1,9 +1,12 @@
 """The cases of the laws: any method meets any model and any units, and any units meet any model."""
 
+from dataclasses import replace
 from itertools import combinations, product
 
 import pytest
-from tiny_models import CLASSIFIERS, LEADING, METHODS, MONOTONE, UNIT_SETS, covering
+from tiny_models import CLASSIFIERS, LEADING, METHODS, MONOTONE, NAMESAKES, UNIT_SETS, covering
+
+from secateur.structure.architectures import ARCHITECTURES
 
 
 @pytest.mark.parametrize(
@@ -18,3 +21,8 @@ def test_any_two_values_meet_in_a_case(columns):
     for first, second in combinations(range(3), 2):
         assert {(case[first], case[second]) for case in cases} == {*product(expected[first], expected[second])}
     assert len(cases) == len({*cases}) < len(models) * len(unit_sets) * len(methods)
+
+
+@pytest.mark.parametrize(("kind", "other"), NAMESAKES.items())
+def test_families_of_which_the_laws_take_one_model_have_the_table_of_another(kind, other):
+    assert ARCHITECTURES.get(kind) == replace(ARCHITECTURES.get(other), model_type=kind)

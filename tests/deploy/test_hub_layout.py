@@ -13,7 +13,7 @@ import onnx
 import pytest
 from hub_models import LONGEST, classifier, embedding_model, own_tokenizer, reranker
 from small_world import tokenizer, write_data, write_model
-from tiny_models import random_masks, tiny
+from tiny_models import ENCODERS, random_masks, tiny
 from tokenizers import Tokenizer
 from transformers import PythonBackend
 from typer.testing import CliRunner
@@ -113,7 +113,7 @@ def test_the_config_states_what_is_left_of_a_cut_model(embedder, embeddings):
     assert not set(embeddings.unstated) & set(config)
 
 
-@pytest.mark.parametrize("kind", ["distilbert", "mpnet", "electra", "roberta"])
+@pytest.mark.parametrize("kind", ENCODERS)
 def test_every_family_states_its_sizes_under_the_names_that_servers_know(kind, tmp_path):
     model = tiny(kind, "Sentence")
     written = export_folder(model, tmp_path / "hub", tokenizer=tokenizer(), dtypes=("fp32",))

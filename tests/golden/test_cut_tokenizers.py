@@ -15,8 +15,8 @@ from small_tokenizers import KINDS, sentences
 from secateur.surgery.vocabulary.counting import coverage, kept_pieces, text_counts
 from secateur.surgery.vocabulary.tokenizer import cut_tokenizer
 
-ALGORITHMS = [name for name in KINDS if name not in ("mpnet", "xlm_roberta")]
-"""The tokenizers without those that differ from another one in their class only."""
+ALGORITHMS = [name for name in KINDS if name not in ("mpnet", "xlm_roberta", "camembert", "deberta_v2")]
+"""The tokenizers without those whose algorithm is that of another one."""
 DECODED = {"bert", "roberta", "t5", "unigram_with_bytes", "bpe_of_characters"}
 """Those that have a decoder, and split a word that they do not have."""
 USED = sentences(1, 40)

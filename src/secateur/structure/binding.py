@@ -229,7 +229,7 @@ def _check_all_labelled(table: AxisTable, model: PreTrainedModel) -> None:
     if missing:
         raise UserError(
             f"{len(missing)} parameters are not in the table of {table.model_type!r}, the first is {missing[0]!r}: "
-            f"label them in secateur/structure/architectures/{table.model_type}.py"
+            f"label them in secateur/structure/architectures/{table.model_type.replace('-', '_')}.py"
         )
 
 

@@ -22,6 +22,6 @@ def register(architecture: Architecture) -> Architecture:
         UserError: another architecture is registered for the same `model_type`.
 
     Example:
-        >>> CAMEMBERT = secateur.architectures.register(replace(ROBERTA, model_type="camembert"))
+        >>> DATA2VEC = secateur.architectures.register(replace(ROBERTA, model_type="data2vec-text"))
     """
     return ARCHITECTURES.register(architecture.model_type)(architecture)
