@@ -40,7 +40,7 @@ def collate(rows):
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def trainer(which, name, folder, *, seed=1, save="steps", every=1, keep=None, options=None, **others):
+def trainer(which, name, folder, *, seed=1, save="steps", every=1, keep=None, options=None, training=None, **others):
     """Student, method and terms from scratch; dropout is on, so the random state matters as well.
 
     A student that is not pruned is a compact one with word embeddings in int8.
@@ -49,6 +49,7 @@ def trainer(which, name, folder, *, seed=1, save="steps", every=1, keep=None, op
         save: when checkpoints are written, of which the last `keep` stay.
         every: the number of steps between two checkpoints.
         options: of the method.
+        training: further options of the trainer.
         others: further arguments of the training.
     """
     student, teacher = (tiny(*which, dtype=torch.float32, dropout=0.1, seed=s) for s in (seed, 2))
@@ -76,6 +77,7 @@ def trainer(which, name, folder, *, seed=1, save="steps", every=1, keep=None, op
         args=args,
         train_dataset=examples(),
         data_collator=collate,
+        **(training or {}),
     )
 
 

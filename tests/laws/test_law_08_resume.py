@@ -20,7 +20,7 @@ RESUMED = [
 
 def state(trainer):
     """Every number that a run ends with."""
-    parts = {"model": trainer.model, "terms": trainer.terms}
+    parts = {"model": trainer.model, "terms": trainer.terms, "refit": trainer.refit}
     if trainer.method is not None:
         parts["method"] = trainer.method
     return torch.nn.ModuleDict(parts).state_dict()
@@ -53,6 +53,16 @@ def test_a_resumed_run_under_an_exact_constraint_equals_an_uninterrupted_one(tmp
     whole = trainer(which, "cofi", tmp_path, every=step, options=options)
     whole.train()
     resumed = trainer(which, "cofi", tmp_path / "resumed", seed=3, save="no", options=options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+    assert_same(resumed, whole)
+
+
+@pytest.mark.parametrize("step", CUTS)
+def test_a_resumed_run_with_the_refit_equals_an_uninterrupted_one(step, tmp_path):
+    which, options = CLASSIFIERS[0].values[0], {"refit": True, "shrink": True}
+    whole = trainer(which, "grain", tmp_path, every=step, training=options)
+    whole.train()
+    resumed = trainer(which, "grain", tmp_path / "resumed", seed=3, save="no", training=options)
     resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
     assert_same(resumed, whole)
 

@@ -42,6 +42,7 @@ STEPS, ROWS, BATCH = 10, 43, 8  # an epoch is five batches of 8 rows and one of 
 TOKENS = "ForTokenClassification"
 CASES = {name: (name, "random", "ForSequenceClassification") for name in METHODS}
 CASES |= {"exact": ("cofi", "random", "ForSequenceClassification")}  # its density held exactly
+CASES |= {"refit": ("grain", "random", "ForSequenceClassification")}  # at each removal
 CASES |= {"lengths": ("grain", "group_by_length", "ForSequenceClassification"), "tokens": ("grain", "random", TOKENS)}
 NOISE = 1e-6  # methods and terms keep their own numbers in float32
 
@@ -115,6 +116,7 @@ def trained(folder, case, *, batch=BATCH, accumulate=1, resume=None, seed=1, sav
         train_dataset=examples(head),
         data_collator=collate,
         shrink=True,
+        refit=case == "refit",
     )
     trainer.train(resume_from_checkpoint=resume)
     return trainer
@@ -129,6 +131,7 @@ def result(trainer):
     for name in ("model", "method", "terms"):
         state = getattr(trainer, name).state_dict()
         found |= {f"{name}.{key}": value.detach().clone() for key, value in state.items()}
+    found |= {f"moments.{number}": own.xx / own.count for number, own in enumerate(trainer.refit.moments)}
     return found | {"sizes": torch.tensor(trainer.sizes)}
 
 

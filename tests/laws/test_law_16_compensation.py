@@ -1,15 +1,22 @@
-"""Law 16: compensation changes nothing where nothing is removed, and never makes a sublayer's output worse."""
+"""Law 16: compensation changes nothing where nothing is removed, and never makes a sublayer's output worse.
+
+While a model is trained it is the same whether the model is cut on the way or masked to the end.
+"""
 
 import copy
 
 import pytest
 import torch
-from tiny_models import LEADING, inputs, outputs, random_masks, tiny
+from test_law_11_shrink import SHRINKING, UNITS, Sizes, assert_close, gates, in_rounds, result, trainer
+from tiny_models import CLASSIFIERS, LEADING, WRITERS, inputs, outputs, random_masks, tiny
+from tiny_training import collate, examples
 
 from secateur.budget.space import Space
 from secateur.structure.plan import Plan
 from secateur.surgery.compensation import compensate
 from secateur.surgery.cut import cut
+from secateur.surgery.input_moments import outputs_at
+from secateur.surgery.masking import attached
 
 
 def batches(model, count=40):
@@ -60,3 +67,49 @@ def test_soft_masks_and_a_cut_residual_stream_are_refitted_to_the_dims_that_are_
     small = cut(model, plan)
     done = compensate(small, model, plan, batches(model))
     assert done and all(one.after <= one.before for one in done)
+
+
+# While a model is trained
+
+FIRST = CLASSIFIERS[0]
+TRAINED = [
+    *(pytest.param(*FIRST.values, name, UNITS[0], id=name) for name in SHRINKING),
+    pytest.param(*FIRST.values, gates, UNITS[3], id="settled gates"),
+    pytest.param(*FIRST.values, in_rounds, ("layer", *UNITS[0]), id="rounds"),
+    *(pytest.param(*which.values, "grain", UNITS[3], id=which.id) for which in (*CLASSIFIERS[1:], WRITERS[-1])),
+]
+
+
+def trained(which, kind, units, folder, **options):
+    torch.manual_seed(0)
+    training = trainer(which, kind, units, folder, **options)
+    sizes = Sizes(training)
+    training.train()
+    return training, sizes.seen
+
+
+@pytest.mark.parametrize(("which", "kind", "units"), TRAINED)
+def test_a_model_that_is_cut_on_the_way_is_refitted_as_the_masked_one(which, kind, units, tmp_path):
+    plain, _ = trained(which, kind, units, tmp_path, shrink=False, refit=True)
+    small, sizes = trained(which, kind, units, tmp_path, shrink=True, refit=True)
+    assert_close(result(small), result(plain))
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1] < 0.9 * sizes[0]
+
+
+@pytest.mark.parametrize("kind", ["grain", "cofi"])
+def test_what_a_plan_leaves_out_of_hard_and_soft_masks_is_made_up_for(kind, tmp_path):
+    """The first feed-forward network loses half of the neurons that it has left: on the rows of the training."""
+    training, _ = trained(FIRST.values[0], kind, UNITS[1], tmp_path, shrink=True, refit=True)
+    student, space, masks = training.model, training.method.space, training.method.eval().masks().detach().double()
+    fewer, own = masks.clone(), space.slices["0.ffn"]
+    fewer[own] *= (masks[own] > 0).cumsum(0) % 2
+    batch = {name: value for name, value in collate(examples()).items() if name != "labels"}
+    path = space.table.reader("0.ffn").path
+
+    def written(kept):
+        with attached(student, space, kept):
+            return outputs_at(student, batch, [path])[path]
+
+    wanted, plain = written(masks), written(fewer)
+    training.refit.to_plan(student, Plan.of(space, fewer))
+    assert (written(fewer) - wanted).square().mean() < 0.7 * (plain - wanted).square().mean()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_world import recipe_values, write_data, write_model
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 
@@ -14,6 +15,7 @@ from secateur.run import pipeline, recipe
 from secateur.run.context import Context
 from secateur.run.run_data import RunData
 from secateur.system import processes
+from secateur.system.errors import UserError
 
 SHORT = {"training.epochs": 1, "training.evaluations": 0, "training.checkpoints": 0}
 ALL = ["teacher", "outputs", "prune", "recover", "measure"]
@@ -131,3 +133,22 @@ def test_a_stage_holds_no_model_that_it_does_not_train_with(values, tmp_path, le
     assert report.outputs["cached"] == ("cache" in report.seconds) == (count == 1)
     notes = [note for note in footnotes(report) if "beside the student" in note]
     assert len(notes) == count - 1 and all("distillation.cache_gb is 1e-06" in note for note in notes)
+
+
+def test_a_run_is_refitted_where_its_recipe_says_so(values, tmp_path):
+    """From the same seed: units that leave at random are the same, and the weights that read them are not."""
+    files = []
+    for refit in (False, True):
+        changed = {"method.name": "random", "method.refit": refit, "method.end": 1.0, "target.density": 0.5}
+        pipeline.run(recipe.make(values | changed), tmp_path / str(refit))
+        files.append(load_file(tmp_path / str(refit) / "model" / "model.safetensors"))
+    assert files[0].keys() == files[1].keys()
+    readers = [name for name in files[0] if name.endswith("output.dense.weight")]
+    assert readers and not any(torch.equal(files[0][name], files[1][name]) for name in readers)
+
+
+def test_tiles_are_not_refitted_and_refused_before_the_folder_is_touched(values, tmp_path):
+    tiled = values | {"method.name": "random", "method.refit": True, "target.units": ["ffn/4x4"], "target.density": 0.9}
+    with pytest.raises(UserError, match=r"tiles cannot be refitted"):
+        pipeline.run(recipe.make(tiled), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

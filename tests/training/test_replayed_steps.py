@@ -77,7 +77,16 @@ class Trained:
     """A trainer of a tiny model, which replays its steps or not."""
 
     def __init__(
-        self, folder, *, which=("bert",), kind="grain", teacher=None, rows=None, of=PruningTrainer, **arguments_
+        self,
+        folder,
+        *,
+        which=("bert",),
+        kind="grain",
+        teacher=None,
+        rows=None,
+        of=PruningTrainer,
+        refit=False,
+        **arguments_,
     ):
         student = tiny(*which, dtype=torch.float32, dropout=0.1, seed=1)
         space = Space(student, "ffn", "qk", "vo")
@@ -91,6 +100,7 @@ class Trained:
             train_dataset=rows,
             data_collator=collate,
             shrink=True,
+            refit=refit,
         )
 
     def replay(self, monkeypatch):
@@ -120,6 +130,10 @@ def assert_same(monkeypatch, folder, **options):
 def test_a_replayed_training_is_the_training(monkeypatch, tmp_path, kind):
     """With masks that follow a schedule, that are sampled from gates, that are learned scores, and without masks."""
     assert_same(monkeypatch, tmp_path, kind=kind)
+
+
+def test_steps_that_gather_moments_for_the_refit_run_without_graphs(monkeypatch, tmp_path):
+    assert_same(monkeypatch, tmp_path, kind="grain", refit=True)
 
 
 def test_micro_batches_of_a_step_are_replayed_one_by_one(monkeypatch, tmp_path):

@@ -175,6 +175,11 @@ class MethodRecipe(Strict):
     shrink: bool = Field(
         True, description="cut the model in between while it is pruned, if the method removes units permanently"
     )
+    refit: bool = Field(
+        False,
+        description="whenever units are removed, change the weights that read them in closed form, so that the units "
+        "that are left make up for them",
+    )
 
 
 class DistillationRecipe(Strict):

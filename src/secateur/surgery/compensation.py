@@ -102,7 +102,8 @@ def check_refittable(space: UnitSpace) -> None:
     """
     if space.tiled:
         raise UserError(
-            "weights with tiles cannot be refitted, which would fill their zeros: leave it out (--no-refit)"
+            "weights with tiles cannot be refitted, which would fill their zeros: leave the refit out (--no-refit of a "
+            "cut, method.refit: false of a run)"
         )
 
 

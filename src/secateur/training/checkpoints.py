@@ -69,6 +69,11 @@ class OwnCheckpoint:
         self.restored()
 
 
+def parts_of(**parts: nn.Module | None) -> nn.ModuleDict:
+    """The parts that exist."""
+    return nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
+
+
 def complete(checkpoint: Path, own: nn.Module) -> None:
     """Write a module's state into a checkpoint of Trainer's, which completes it."""
     save_tensors(checkpoint / STATE, own.state_dict(), FORMAT)

@@ -7,7 +7,7 @@ Trainer does everything general: devices, mixed precision, accumulation, logging
 - `evidence`: the gradient of the masks that the method observes (`evidence.py`);
 - `replayed`: on a GPU, steps of a shape that occurred before are launched as one (`replayed_steps.py`);
 - `micro_batches`, `row_order`: micro-batches and processes act as one large batch, in an order that can be resumed;
-- `shrinking`, `averaging`, `best`: the shapes of the model while it is pruned, and the weights that are the result;
+- `shrinking`, `refit`, `averaging`, `best`: the model's shapes and weights as it is pruned, and those of the result;
 - `finite`: stops a training whose losses, gradients or weights are not finite, before anything of it is saved;
 - `checkpointing`: the state of all these in every checkpoint.
 """
@@ -31,7 +31,7 @@ from secateur.system import process_memory
 from secateur.training import checks
 from secateur.training.averaging import Averaging
 from secateur.training.best import BEST, BestEvaluation, greater_is_better
-from secateur.training.checkpoints import OwnCheckpoint
+from secateur.training.checkpoints import OwnCheckpoint, parts_of
 from secateur.training.evaluating import EvaluatingTrainer
 from secateur.training.evidence import Evidence
 from secateur.training.foreign_arguments import check_arguments, check_evaluations, check_options
@@ -45,6 +45,7 @@ from secateur.training.nonfinite import FiniteWatch
 from secateur.training.objectives import Labels
 from secateur.training.optimizer import add_groups, average_gradients, check_trains, clip_gradients, extend_schedule
 from secateur.training.replayed_steps import ReplayedSteps, StepValues, replayable
+from secateur.training.running_refit import RunningRefit
 from secateur.training.samplers import StageOrder, seed_of_order
 from secateur.training.shrink_policy import ShrinkPolicy
 from secateur.training.step import INDEX, Term
@@ -66,6 +67,7 @@ class PruningTrainer(EvaluatingTrainer):
             between two of them has a schedule of its own.
         shrink: cut the model in place as units are removed, if the method allows it. When `train` returns, the model
             has its original shapes, with zeros where it was cut. The result is the same, and training is faster.
+        refit: change weights at each removal, so that the units that are left make up for it (`running_refit`).
         moments: the optimizer state of an earlier stage (`PruningTrainer.moments`) with which this one begins.
         rows_seen: training rows that earlier stages have taken. The order of the rows continues after them, which
             needs rows grouped by length.
@@ -104,6 +106,7 @@ class PruningTrainer(EvaluatingTrainer):
         decay: tuple[float, float] | None = None,
         restarts: Sequence[float] = (),
         shrink: bool = False,
+        refit: bool = False,
         moments: Mapping[str, Moments] | None = None,
         rows_seen: int = 0,
         select: str | None = None,
@@ -117,7 +120,7 @@ class PruningTrainer(EvaluatingTrainer):
         check_arguments(kwargs.get("args"), pruning=method is not None, select=select, average=average)
         self.method, self.teacher, self.generate = method, teacher, generate
         self.objective: list[Term] = list(objective or [Labels()])
-        self.terms = nn.ModuleList(self.objective)
+        self.terms, self.term_averages = nn.ModuleList(self.objective), TermAverages()
         self.window, self.decay, self.restarts = (begin, end), decay or (begin, end), tuple(restarts)
         self.earlier_moments, self.rows_seen = moments or {}, rows_seen
         super().__init__(model, callbacks=[StepCallback(self), *(callbacks or ())], **kwargs)
@@ -128,17 +131,17 @@ class PruningTrainer(EvaluatingTrainer):
         checks.check_average(average, method is not None or select is not None)
         checks.check_order(self.args, rows_seen)
         own_loss = type(self).compute_loss is not PruningTrainer.compute_loss  # a recorded step would not call it
-        self._make_parts(select, shrink, average, cuda_graphs and not own_loss)
+        self._make_parts(select, shrink, refit, average, cuda_graphs and not own_loss)
 
-    def _make_parts(self, select: str | None, shrink: bool, average: float, cuda_graphs: bool) -> None:
+    def _make_parts(self, select: str | None, shrink: bool, refit: bool, average: float, cuda_graphs: bool) -> None:
         method, args, accelerator = self.method, self.args, self.accelerator
         self.average = partial(accelerator.reduce, reduction="mean")
         self.masks = TrainingMasks(self.model, method)
+        self.refit = RunningRefit(self.masks, refit, self.average)
         self.finite = FiniteWatch(args, accelerator, lambda: self.state)
         self.micro_batches = MicroBatches(method, accelerator)
         self.loss = TermLoss(self.objective, self.model, self.teacher, self.label_names, args.bf16, self.train_dataset)
         self.row_order = StageOrder(seed_of_order(args), self.rows_seen, self.loss.examples)
-        self.term_averages = TermAverages()
         self.averaging = Averaging(self.model, average) if average else None
         self.shrinking: ShrinkPolicy | None = None
         if shrink and method is not None and method.shrinks:
@@ -150,13 +153,13 @@ class PruningTrainer(EvaluatingTrainer):
         self.evidence = Evidence(method, self.finite, self.objective, cut=self.shrinking is not None)
         replays = cuda_graphs and replayable(args, accelerator, self.objective)
         self.replayed = ReplayedSteps(replays, self.loss, self.masks, self.evidence, accelerator.backward)
-        shrunk = self.shrinking.shrinking if self.shrinking is not None else None
-        self.own_state = _modules(terms=self.terms, method=method, shrinking=shrunk, averaging=self.averaging)
+        shrunk = getattr(self.shrinking, "shrinking", None)
+        others = {"method": method, "shrinking": shrunk, "averaging": self.averaging, "refit": self.refit}
+        self.own_state = parts_of(terms=self.terms, **others)
         self.best: BestEvaluation | None = None
         if select is not None:
             kept = {"model": self.model, "own": self.own_state}
-            place = Path(str(args.output_dir)) / BEST
-            self.best = BestEvaluation(place, select, kept, greater_is_better(args, select))
+            self.best = BestEvaluation(Path(str(args.output_dir)) / BEST, select, kept, greater_is_better(args, select))
         restored = self.shrinking.cut_as_restored if self.shrinking is not None else lambda: None
         self.checkpointing = OwnCheckpoint(
             self.own_state, args, accelerator, lambda: self.state, self._check_weights, restored
@@ -236,7 +239,8 @@ class PruningTrainer(EvaluatingTrainer):
             loss = outputs.get("loss", torch.zeros((), device=self.args.device))  # a bare encoder has none
             return (loss, outputs) if return_outputs else loss
         self.micro_batches.repeat_sample()
-        step = self.loss.step(model, inputs, index, self.attachment, self.progress)
+        with self.refit.watching(inputs, self.state.global_step):
+            step = self.loss.step(model, inputs, index, self.attachment, self.progress)
         terms = self.loss.values(step, shares)
         loss = self._watched(StepValues(terms, self.evidence.gradient(terms, step.masks, self.micro_batch_count)))
         return (loss, step.student) if return_outputs else loss
@@ -254,7 +258,7 @@ class PruningTrainer(EvaluatingTrainer):
     @masked
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """As in Trainer, but a step of a shape that occurred before is replayed, where that is possible."""
-        if not self.replayed.enabled:
+        if not self.replayed.enabled or self.refit.gathers(self.state.global_step):
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
         batch: dict[str, Any] = dict(self.on_device(inputs))
@@ -285,7 +289,8 @@ class PruningTrainer(EvaluatingTrainer):
         """After an optimizer step: the method observes the whole step's evidence and advances; the model may shrink."""
         if self.method is not None:
             self.evidence.hand_over(self.average)
-            self.method.advance(self.progress)
+            with self.refit.removals():
+                self.method.advance(self.progress)
         self.own_state.zero_grad()  # Trainer clears the model's gradients only
         self.free_pages.check()
         if self.averaging is not None:
@@ -342,8 +347,3 @@ class PruningTrainer(EvaluatingTrainer):
         own = moments_of(optimizer, self.model)
         full = own if self.shrinking is None else self.shrinking.shrinking.full_moments(own)
         return {"model": full, "terms": moments_of(optimizer, self.terms)}
-
-
-def _modules(**parts: nn.Module | None) -> nn.ModuleDict:
-    """The parts that exist."""
-    return nn.ModuleDict({name: part for name, part in parts.items() if part is not None})

@@ -23,6 +23,7 @@ from secateur.run.target import latency_table, layers_to_try, new_method, schedu
 from secateur.run.teacher_check import check_score, check_tokens
 from secateur.run.training_arguments import training_arguments
 from secateur.surgery.checkpoint import read_config
+from secateur.surgery.compensation import check_refittable
 from secateur.surgery.opening import check_vocabulary
 from secateur.system import compat, processes
 from secateur.system.errors import UserError
@@ -180,6 +181,8 @@ def _check_depths(context: Context, student: PreTrainedModel, table: LatencyTabl
 def _check_method(context: Context, recipe: Recipe, method: Method) -> None:
     """The schedule of the method must be one that the recipe can use, and the loss must have what it observes."""
     heard(method.listens_to, context.distillation.terms())
+    if recipe.method.refit:
+        check_refittable(method.space)
     if recipe.target.toward is not None:
         share = share_to_keep(recipe, method.space)
         if schedule_of(recipe, share)(0.0) < share:

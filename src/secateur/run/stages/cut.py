@@ -32,6 +32,7 @@ def cut_student(context: Context, student: PreTrainedModel, trainer: PruningTrai
     plan, vocabulary = final_plan(context, method), context.data.vocabulary
     if vocabulary is not None:
         plan = plan.with_vocabulary(student, vocabulary)
+    trainer.refit.to_plan(student, plan)
     small = cut(student, plan)
     verified = proved(verify(context.data.batches(), dense=student, plan=plan), "masked and cut")
     moments = trainer.moments()

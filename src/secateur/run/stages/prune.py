@@ -103,6 +103,7 @@ def pruning_trainer(
         method=method,
         end=end,
         shrink=settings.shrink and not only_scores,
+        refit=settings.refit,
         decay=(0.0, 1.0) if training.decay == "stage" else (0.0, end),
         restarts=restarts(recipe),
         learning_rate=learning_rate_of_run(context),
