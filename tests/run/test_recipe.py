@@ -284,7 +284,7 @@ WRONG = [
     ("distillation.temperature", 0),
     ("distillation.hidden", 3),
     ("distillation.hidden_weight", -1),
-    ("training.epochs", 0),
+    ("training.epochs", -1),
     ("training.epochs", float("inf")),
     ("method.begin", -0.1),
     ("method.begin", 1.1),
@@ -310,6 +310,12 @@ WRONG = [
 @pytest.mark.parametrize(("key", "value"), WRONG)
 def test_an_invalid_value_is_named_with_its_key(key, value):
     refusal(LEAST | {key: value}, rf"^r\.yaml: {key}[.\w-]*: .*, not ")
+
+
+@pytest.mark.parametrize(("key", "value"), [("epochs", 0), ("epochs", 0.0), ("steps", 0), ("minutes", 0)])
+def test_a_run_without_training_is_told_which_command_does_it(key, value):
+    text = refusal(LEAST | {f"training.{key}": value}, rf"^r\.yaml: training\.{key}: a length of 0 trains nothing")
+    assert "`secateur cut MODEL --data DATA --density 0.6`" in text
 
 
 NUMBERS = {

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from secateur.budget.latency import batch_and_tokens, milliseconds
 from secateur.budget.size import byte_count
 from secateur.run.recipe_schema import Flag, Strict
+from secateur.system.errors import UserError
 
 AUTO = "auto"
 """In place of a number that the run chooses itself."""
@@ -321,3 +322,14 @@ class TrainingRecipe(Strict):
         description="optimizer steps of the training of a teacher at most, with those of the short trainings by which "
         "its length and its learning rate are chosen",
     )
+
+    @field_validator("steps", "epochs", "minutes", mode="before")
+    @classmethod
+    def _some_training(cls, value: Any, info: ValidationInfo) -> Any:
+        """A run of no length is what another command does, which the message names."""
+        if type(value) in (int, float) and value == 0:
+            raise UserError(
+                f"training.{info.field_name}: a length of 0 trains nothing: cut, refit and score a model without "
+                "training by `secateur cut MODEL --data DATA --density 0.6`, or give a length above 0"
+            )
+        return value
