@@ -40,7 +40,7 @@ from secateur.measure.benchmark_result import BenchmarkResult
 from secateur.measure.evaluation import batches, encoded, runner_scores
 from secateur.structure.head_buckets import BATCH, TOKENS, Layout
 from secateur.structure.plan import Plan
-from secateur.surgery.compact.attention import EncoderAttention
+from secateur.surgery.compact.attention_calls import EncoderAttention
 from secateur.surgery.opening import open_model, open_tokenizer
 from secateur.surgery.schema import AttentionStructure
 from secateur.tasks import TASKS
@@ -447,9 +447,12 @@ def _attention(hidden: int, buckets: int, heads: int, width: int) -> Callable[[]
         causal=False,
         layer=0,
         bias=None,
+        dropout="dropout",
+        after=None,
         heads=None,
         qk=(width,) * count,
         vo=(width,) * count,
+        pairs=None,
         scale=0.125,
         buckets=(heads,) * buckets,
         multiple=1,

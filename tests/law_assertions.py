@@ -127,12 +127,21 @@ def padding(space, small):
     padded = {}
     for attention in space.table.attentions:
         if spec := small.config.secateur["attention"].get(attention.path):
-            padded |= {f"{attention.block}.qk": spec["qk"], f"{attention.block}.vo": spec["vo"]}
+            padded |= {f"{attention.block}.{axis}": padding_of_heads(spec, spec[axis]) for axis in ("qk", "vo")}
     stored = dict(small.named_parameters())
     total = 0
     for parameter in space.table.parameters:
         for dim, axis in enumerate(parameter.axes):
             if axis in padded and parameter.name in stored:
                 tensor = stored[parameter.name]
-                total += (tensor.shape[dim] - sum(padded[axis])) * tensor[:].select(dim, 0).numel()
+                total += padded[axis] * tensor[:].select(dim, 0).numel()
+    return total
+
+
+def padding_of_heads(spec, dims):
+    """Dims of zeros that pad the heads of each bucket to a multiple."""
+    total, left, multiple = -sum(dims), list(dims), spec["multiple"]
+    for heads in spec["buckets"]:
+        own, left = left[:heads], left[heads:]
+        total += heads * (-(-max(1, *own) // multiple) * multiple)
     return total

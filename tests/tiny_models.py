@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 from transformers import AutoConfig
+from transformers.models.modernbert import modeling_modernbert
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from secateur import methods
@@ -24,6 +25,7 @@ from secateur.structure.plan import Plan
 from secateur.surgery.auto_classes import AUTO_CLASSES
 from secateur.surgery.sentence.attach import attach_head
 from secateur.surgery.sentence.head import Dense, SentenceHead
+from secateur.system.casting import cast
 
 # What a size may be called in a config, and the tiny value; a config takes the names that it knows.
 SIZES = {
@@ -41,10 +43,15 @@ SIZES = {
 }
 # Families whose table depends on the config, or whose default config fits no tiny model.
 MARIAN = {"pad_token_id": 0, "eos_token_id": 2, "forced_eos_token_id": 2, "decoder_start_token_id": 0}
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "cls_token_id": 1, "eos_token_id": 2, "sep_token_id": 2}
 SHAPES = {
     "electra": ({"embedding_size": 32}, {"embedding_size": 24}),
     "bart": ({"scale_embedding": True},),
     "marian": (MARIAN, MARIAN | {"share_encoder_decoder_embeddings": False}),
+    "modernbert": (
+        SPECIAL | {"local_attention": 4},
+        SPECIAL | {"local_attention": 6, **dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias"), True)},
+    ),
     "t5": (
         {"decoder_start_token_id": 0},
         {"decoder_start_token_id": 0, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
@@ -124,6 +131,29 @@ def leading(kind):
     return next(model.values[0][1] for model in LEADING if model.values[0][0] == table)
 
 
+def exact_rotation(query, key, cos, sin, unsqueeze_dim=1):
+    """ModernBERT's rotation in its input's precision: the stock one takes single, whose noise would hide mistakes."""
+    if query.dtype != torch.float64:
+        return STOCK_ROTATION(query, key, cos, sin, unsqueeze_dim)
+    cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+    half = modeling_modernbert.rotate_half
+    return query * cos + half(query) * sin, key * cos + half(key) * sin
+
+
+def exact_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    """ModernBERT's eager attention in its input's precision: in single, a mask of the least double is infinite."""
+    if query.dtype != torch.float64:
+        return STOCK_ATTENTION(module, query, key, value, attention_mask, scaling, dropout, **kwargs)
+    scores = query @ key.transpose(2, 3) * scaling
+    weights = torch.dropout((scores if attention_mask is None else scores + attention_mask).softmax(-1), dropout, True)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+STOCK_ROTATION, STOCK_ATTENTION = modeling_modernbert.apply_rotary_pos_emb, modeling_modernbert.eager_attention_forward
+modeling_modernbert.apply_rotary_pos_emb = exact_rotation
+modeling_modernbert.eager_attention_forward = exact_attention
+
+
 class Exact(T5LayerNorm):
     """T5's norm in its input's precision: the stock one takes single, whose noise would hide mistakes."""
 
@@ -143,7 +173,8 @@ def tiny(kind, head=None, shape=0, *, seed=0, dtype=torch.float64, dropout=0.0, 
     config |= SHAPES.get(kind, ({},))[shape] | sizes
     auto = getattr(transformers, AUTO_CLASSES[head])
     torch.manual_seed(seed)
-    model = auto.from_config(AutoConfig.for_model(kind, **config)).to(dtype).eval()
+    model = auto.from_config(AutoConfig.for_model(kind, **config)).eval()
+    cast(model, dtype)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.normal_(1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0, 0.3)

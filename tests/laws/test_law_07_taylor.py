@@ -12,20 +12,27 @@ from secateur.surgery.masking import attached
 
 def taylor(space, products, group):
     """Sums over each unit of `products` (parameter -> W * dL/dW), by every set of weights that carries it."""
+    table = space.table
+
+    def by_unit(values):
+        """`(units,)`: sums of values over what the group has along its site, a gate or a row of indices."""
+        return group.by_unit(values, group.sites[0]).sum(1) if group.sites[0] in table.sizes else values.sum().view(1)
 
     def over(*rows):
         """`(units,)`: the products of the rows' parameters, summed over every dim but the group's axis."""
         total = torch.zeros(group.size, dtype=torch.float64)
-        for parameter in space.table.parameters:
+        for parameter in table.parameters:
             if parameter.row in rows:
                 dims = [dim for dim, axis in enumerate(parameter.axes) if axis not in group.sites]
-                product = products[parameter.name]
-                total += (product.sum(dims) if dims else product).view(group.size, -1).sum(1)
+                product = parameter.of(products[parameter.name])
+                total += by_unit(product.sum(dims) if dims else product)
         return total
 
     if group.grids:
-        return [sum(grid.sums(products[grid.parameter.name]) for grid in group.grids)]  # weights without their biases
-    table, site = space.table, group.sites[0]
+        return [
+            sum(grid.sums(grid.parameter.of(products[grid.parameter.name])) for grid in group.grids)
+        ]  # weights without their biases
+    site = group.sites[0]
     if group.kind in ("sublayer", "layer"):
         return [over(*(table.writer(gate) for gate in group.sites))]  # weights and biases
     if group.kind == "hidden":
@@ -34,7 +41,7 @@ def taylor(space, products, group):
     makers = [over(maker) for maker in table.makers(site)]  # with bias: query, and key; value; up
     if group.kind == "qk":
         return makers
-    columns = products[f"{table.reader(site).path}.weight"].sum(0).view(group.size, -1).sum(1)
+    columns = by_unit(products[f"{table.reader(site).path}.weight"].sum(0))
     return [columns] if group.kind == "ffn" else [columns, *makers]  # an activation follows up
 
 

@@ -1,6 +1,6 @@
 """Binding an architecture to a model: every parameter is labelled, and models that it does not describe are refused."""
 
-from inspect import signature
+from inspect import Parameter, signature
 from typing import get_args
 
 import pytest
@@ -32,7 +32,7 @@ from secateur.structure import architectures
 from secateur.structure.architecture import Call, Embedding, Linear, Norm
 from secateur.structure.binding import bind
 from secateur.structure.plan import Plan
-from secateur.surgery.compact.attention import ATTENTIONS
+from secateur.surgery.compact.attention_calls import ATTENTIONS
 from secateur.surgery.cut import cut
 from secateur.surgery.factorisation import factorise
 from secateur.surgery.stock import plain
@@ -60,6 +60,7 @@ SIZES = {
 OTHER = {
     "distilbert": {"n_layers": 2, "n_heads": 2, "dim": 8, "hidden_dim": 6, "vocab_size": 30},
     "electra": {**SIZES, "embedding_size": 5},
+    "modernbert": {**SIZES, **dict.fromkeys((f"{name}_token_id" for name in ("pad", "bos", "cls", "eos", "sep")), 0)},
 }
 ENCODER_DECODER = {"d_model": 8, "encoder_layers": 2, "decoder_layers": 1, "vocab_size": 30, "pad_token_id": 0}
 ENCODER_DECODER |= {f"{part}_attention_heads": 2 for part in ("encoder", "decoder")}
@@ -87,8 +88,9 @@ def test_every_parameter_is_labelled_once_with_the_size_that_it_has(kind, auto):
     model = tiny(kind, auto)
     table = bind(model)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    assert {parameter.name: parameter.shape for parameter in table.parameters} == shapes
-    assert len(table.parameters) == len(shapes)
+    parts = {name: [part.shape for part in own] for name, own in table.tensors.items()}
+    assert {name: (sum(one[0] for one in own), *own[0][1:]) for name, own in parts.items()} == shapes
+    assert all(len(own) == 1 or own[0].row.parts == len(own) for own in table.tensors.values())
     for parameter in table.parameters:
         assert len(parameter.axes) == len(parameter.shape)
         for axis, size in zip(parameter.axes, parameter.shape, strict=True):
@@ -265,12 +267,17 @@ def test_each_way_of_calling_an_attention_has_its_class():
 
 @pytest.mark.parametrize("kind", architectures.ARCHITECTURES.all())
 def test_a_compact_attention_takes_the_arguments_of_the_stock_one(kind):
-    """The parameters of its `forward` are the first of the stock module's, under the same names and in order."""
+    """The parameters of its `forward` are the first of the stock module's, under the same names and in order.
+
+    Those that it takes by name alone are somewhere among them.
+    """
     model = tiny(kind, AutoModel)
     for attention in bind(model).attentions:
         stock = [*signature(model.get_submodule(attention.path).forward).parameters]
-        taken = [*signature(ATTENTIONS[attention.call].forward).parameters][1:-1]  # without self and **kwargs
-        assert stock[: len(taken)] == taken
+        taken = [*signature(ATTENTIONS[attention.call].forward).parameters.values()][1:-1]  # without self and **kwargs
+        by_name = [one.name for one in taken if one.kind is Parameter.KEYWORD_ONLY]
+        in_order = [one.name for one in taken if one.name not in by_name]
+        assert stock[: len(in_order)] == in_order and set(by_name) <= set(stock)
 
 
 def test_the_bias_is_looked_up_where_the_table_of_biases_is():

@@ -66,7 +66,8 @@ def test_every_architecture_has_every_kind_of_tiles(kind, name):
     space = Space(tiny(kind), name)
     part = name.split("/")[0]
     attentions, networks = (2, 2) if kind in ENCODERS else (6, 4)  # a decoder's layer has two attentions
-    assert len(space.tiled) == (4 * attentions if part == "attention" else 2 * networks)
+    of_network = 1 + len(space.table.makers(f"{space.table.layers[0]}.ffn"))  # one more where it is gated
+    assert len(space.tiled) == (4 * attentions if part == "attention" else of_network * networks)
     assert space.density(space.ones()) == 1.0
     weights = sum(own.parameter.shape[0] * own.parameter.shape[1] for _, own in space.tiled.values())
     assert int(space.unit_cost().sum()) == weights

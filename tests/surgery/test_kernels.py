@@ -14,7 +14,7 @@ from torch.nn import functional
 from secateur.budget.space import Space
 from secateur.surgery import masking
 from secateur.surgery.compact import attention, kernels
-from secateur.surgery.compact.attention import EncoderBiasAttention
+from secateur.surgery.compact.attention_calls import EncoderBiasAttention
 from secateur.surgery.schema import AttentionStructure
 
 HIDDEN, STOCK_HEADS = 12, 6
@@ -28,8 +28,9 @@ def compact_attention(buckets, multiple=1):
     qk, vo = zip(*(head for bucket in buckets for head in bucket), strict=True)
     names = {"query": "q", "key": "k", "value": "v", "output": "o"}
     structure = AttentionStructure(
-        call="encoder_bias", **names, causal=False, layer=0, bias=None, heads=tuple(range(len(qk))), qk=qk, vo=vo,
-        scale=0.3, buckets=tuple(map(len, buckets)), multiple=multiple,
+        call="encoder_bias", **names, causal=False, layer=0, bias=None, dropout="dropout", after=None,
+        heads=tuple(range(len(qk))), qk=qk, vo=vo, pairs=None, scale=0.3, buckets=tuple(map(len, buckets)),
+        multiple=multiple,
     )  # fmt: skip
     widths = attention._buckets(structure)
     wide = [sum(heads * bucket[part] for heads, *bucket in widths) for part in (0, 0, 1)]

@@ -15,7 +15,7 @@ from secateur.budget.space import Space
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load, save
 from secateur.surgery.cut import cut
-from secateur.surgery.schema import Structure
+from secateur.surgery.schema import VERSION, Structure
 from secateur.surgery.uncut import uncut
 
 FOLDERS = Path(__file__).parents[1] / "fixtures" / "v0_1_0" / "compact"
@@ -68,7 +68,7 @@ def test_an_older_folder_is_saved_as_one_of_this_version(name, tmp_path):
     model = load(FOLDERS / name)
     save(model, tmp_path / "again")
     saved = json.loads((tmp_path / "again" / "config.json").read_text())["secateur"]
-    assert saved["version"] == 3 and saved == model.config.secateur
+    assert saved["version"] == VERSION and saved == model.config.secateur
     assert_same_outputs(load(tmp_path / "again"), name)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import lcm
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -181,13 +182,16 @@ class _Allocation:
         widths = []
         for number, axis in enumerate(("qk", "vo")):
             own = self.by_group.get(f"{layer}.{axis}")
-            widths.append(np.array([dim]) if own is None else self._multiples(dim))
-            if own is not None:
-                rows = own.reshape(heads, dim)
-                values = values + np.expand_dims(_best_totals(rows)[:, widths[-1] - 1], 2 - number)
-                if axis == "vo":
-                    has_vo = (rows > -np.inf).any(axis=1, keepdims=True)
-                    values = np.where(np.expand_dims(has_vo, 2), values, -np.inf)
+            if own is None:
+                widths.append(np.array([dim]))
+                continue
+            rows = own.reshape(heads, -1)
+            unit = dim // rows.shape[1]
+            widths.append(self._multiples(dim, unit))
+            values = values + np.expand_dims(_best_totals(rows)[:, widths[-1] // unit - 1], 2 - number)
+            if axis == "vo":
+                has_vo = (rows > -np.inf).any(axis=1, keepdims=True)
+                values = np.where(np.expand_dims(has_vo, 2), values, -np.inf)
         return np.broadcast_to(values, (heads, *(len(own) for own in widths))), widths
 
     def _mlp_options(self, layer: int) -> SizeOptions:
@@ -200,8 +204,9 @@ class _Allocation:
         sizes = np.hstack([np.full((len(widths), 3), ABSENT), widths[:, None]])
         return self._gated(SizeOptions(sizes, values), f"{layer}.mlp", [ABSENT] * 3 + [REMOVED])
 
-    def _multiples(self, whole: int) -> np.ndarray:
-        step = self.space.round_to
+    def _multiples(self, whole: int, unit: int = 1) -> np.ndarray:
+        """The sizes that `round_to` allows of an axis whose units have so many dims each, and the unpruned size."""
+        step = lcm(self.space.round_to, unit)
         return np.append(np.arange(step, whole, step), whole)
 
     def _gated(self, options: SizeOptions, gate: str, removed: list[int]) -> SizeOptions:
@@ -236,7 +241,9 @@ class _Allocation:
         self._keep_alive(kept, f"{layer}.head", best)
         for axis, dims in (("qk", qk), ("vo", vo)):
             if (own := self.by_group.get(f"{layer}.{axis}")) is not None:
-                kept[f"{layer}.{axis}"] = (_highest_values(own.reshape(len(best), -1), dims) & best[:, None]).ravel()
+                rows = own.reshape(len(best), -1)
+                units = dims * rows.shape[1] // self.space.table.head_dim
+                kept[f"{layer}.{axis}"] = (_highest_values(rows, units) & best[:, None]).ravel()
 
     def _keep_alive(self, kept: dict[str, np.ndarray], name: str, wanted: np.ndarray) -> None:
         if name in kept:

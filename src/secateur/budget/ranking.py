@@ -6,6 +6,8 @@ have a score of minus infinity and are never selected.
 
 from __future__ import annotations
 
+from math import lcm
+
 import torch
 from torch import Tensor
 
@@ -68,7 +70,9 @@ def rounded(space: UnitSpace, kept: Tensor, values: Tensor, multiple: int) -> Te
         if group.kind in SIZED:
             rows = space.slices[group.name]
             parts = space.table.heads if group.kind in ("qk", "vo") else 1
-            kept[rows] = _rounded_up(kept[rows].view(parts, -1), values[rows].view(parts, -1), multiple).flatten()
+            width = group.axes[group.sites[0]]
+            units = lcm(multiple, width) // width
+            kept[rows] = _rounded_up(kept[rows].view(parts, -1), values[rows].view(parts, -1), units).flatten()
     return kept
 
 

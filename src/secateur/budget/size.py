@@ -180,9 +180,11 @@ def _tensors(
 ) -> dict[str, StoredTensor]:
     lengths, biased = _lengths(reading, layouts), {p.row.path for p in space.table.parameters if _is_bias(p)}
     tensors: dict[str, StoredTensor] = {}
-    for parameter in space.table.parameters:
-        if (shape := _shape(parameter, lengths, parameter.row.path in biased)) is not None:
-            tensors |= _stored(parameter, shape, storage)
+    for parts in space.table.tensors.values():
+        shapes = [_shape(part, lengths, part.row.path in biased) for part in parts]
+        stored = [shape for shape in shapes if shape is not None]
+        if stored:
+            tensors |= _stored(parts[0], (sum(shape[0] for shape in stored), *stored[0][1:]), storage)
     return tensors | {name: _buffer(tensor, storage) for name, tensor in saved_buffers(space.model).items()}
 
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from secateur.deploy.export_facts import ExportFacts
 from secateur.deploy.formats import files_of, known_format, read_facts, write
 from secateur.deploy.graph import Batch
+from secateur.deploy.graph_masks import windows_of
 from secateur.deploy.runner import difference, runner
 from secateur.deploy.runtime import Runner
 from secateur.system.errors import UserError
@@ -114,11 +115,11 @@ def within(largest: float, scale: float, dtype: str) -> bool:
 
 
 def probes(model: PreTrainedModel) -> list[dict[str, torch.Tensor]]:
-    """Random ids at each of `SHAPES`; all rows but the first of a batch are padded."""
+    """Random ids at each of `SHAPES`, and longer than a window; all rows but the first of a batch are padded."""
     noise = torch.Generator().manual_seed(0)
     longest = getattr(model.config, "max_position_embeddings", 512) - 2  # a family may count positions from 2
     batches = []
-    for rows, tokens in SHAPES:
+    for rows, tokens in (*SHAPES, *((2, 2 * distance + 3) for distance in windows_of(model))):
         width = min(tokens, longest)
         ids = torch.randint(model.config.vocab_size, (rows, width), generator=noise)
         lengths = torch.randint(1, width + 1, (rows, 1), generator=noise)

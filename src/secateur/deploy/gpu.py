@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Mapping
-from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.deploy.silence import silence
+from secateur.system.casting import cast
 from secateur.system.compat.capture import captured, creating_on
 from secateur.system.errors import UserError, as_user_error
 
@@ -47,8 +47,9 @@ def version() -> str:
 
 def placed(model: PreTrainedModel, dtype: str) -> PreTrainedModel:
     """A copy of the model on the GPU in `dtype`, in evaluation mode."""
-    copied: nn.Module = copy.deepcopy(model)
-    return cast(PreTrainedModel, copied.to(device="cuda", dtype=DTYPES[dtype]).eval())
+    copied = copy.deepcopy(model).eval()
+    cast(copied, DTYPES[dtype], "cuda")
+    return copied
 
 
 def forward(model: PreTrainedModel, runtime: str, inputs: Mapping[str, np.ndarray]) -> Callable[[], object]:

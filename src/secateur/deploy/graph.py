@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from secateur.deploy.graph_masks import make_masks_of_tokens
 from secateur.structure.fingerprints import weights_fingerprint
+from secateur.system.casting import cast
 from secateur.system.errors import UserError
 
 Batch = Mapping[str, Tensor]
@@ -22,15 +24,15 @@ TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.flo
 
 def inference_copy(model: PreTrainedModel, dtype: str) -> PreTrainedModel:
     """A copy of the model in a dtype, every module in evaluation mode, without gradients."""
-    twin: Any = copy.deepcopy(model)
-    return twin.to(TORCH_DTYPES[dtype]).eval().requires_grad_(False)
+    twin: PreTrainedModel = copy.deepcopy(model)
+    cast(twin, TORCH_DTYPES[dtype])
+    return twin.eval().requires_grad_(False)
 
 
 class Graph(nn.Module):
     """A model as a function of arrays, its outputs as float32: what every exporter and compiler traces.
 
-    The mask `(batch, tokens)` of 0 and 1 becomes an additive mask `(batch, 1, 1, tokens)`, which models use as it is.
-    The masks that transformers builds itself depend on the values of the mask, which tracing would make constant.
+    The mask is that of the tokens, `(batch, tokens)` of 0 and 1; those of attention are made of it in the graph.
     Token types are an input of any model, for its tokenizer may give some; a model that has none does not read them.
     """
 
@@ -39,21 +41,21 @@ class Graph(nn.Module):
         # The exporter sets the mode of all modules to that of the outermost one. Without a copy, the caller's model
         # would come back in training mode, with dropout, and then differ from its export.
         self.model = inference_copy(model, dtype)
+        make_masks_of_tokens(self.model)
         self.typed = "token_type_ids" in input_names(model)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        dtype = self.model.dtype
-        mask = (1 - attention_mask[:, None, None, :].to(dtype)) * torch.finfo(dtype).min
         types = {"token_type_ids": token_type_ids} if self.typed and token_type_ids is not None else {}
-        outputs = self.model(input_ids=input_ids, attention_mask=mask, return_dict=True, **types)
+        outputs = self.model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **types)
         return tuple(value.float() for value in outputs.values() if isinstance(value, Tensor))
 
     def output_names(self) -> tuple[str, ...]:
         """The names of the tensors that the model returns, in the order of `forward`'s."""
         with torch.inference_mode():
-            outputs = self.model(*example_inputs(("input_ids",)), return_dict=True)
+            ids, mask = example_inputs(("input_ids", "attention_mask"))
+            outputs = self.model(ids, attention_mask=mask, return_dict=True)
         return tuple(name for name, value in outputs.items() if isinstance(value, Tensor))
 
 
@@ -67,6 +69,11 @@ def input_names(model: PreTrainedModel) -> tuple[str, ...]:
     typed = "token_type_ids" in signature(model.forward).parameters
     several = getattr(model.config, "type_vocab_size", 0) > 1
     return ("input_ids", "attention_mask", *(("token_type_ids",) if typed and several else ()))
+
+
+def of_tokens(name: str, output: Tensor | np.ndarray) -> bool:
+    """Whether an output, by its name in transformers, has a value for each token, `(batch, tokens, ...)`."""
+    return output.ndim > 2 or name in ("start_logits", "end_logits")
 
 
 def tokenizer_inputs(model: PreTrainedModel, names: Sequence[str] | None) -> tuple[str, ...]:

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.budget.latency import LatencyTable, check_measurable, model_shape, varied_sizes
 from secateur.measure.bench import measure
 from secateur.measure.measurement import Measurement
 from secateur.structure.plan import Plan
-from secateur.structure.space import UnitSpace
+from secateur.structure.space import Group, UnitSpace
 from secateur.surgery.cut import cut
 
 FRACTIONS = {"heads": (4, 2, 1), "qk": (4, 2, 1), "vo": (4, 2, 1), "ffn": (16, 4, 2, 1), "hidden": (2, 1)}
@@ -96,11 +97,16 @@ def measured_sizes(space: UnitSpace) -> dict[str, list[int]]:
     table = space.table
     whole = {"heads": table.heads, "qk": table.head_dim, "vo": table.head_dim}
     whole |= {"ffn": table.sizes["0.ffn"], "hidden": table.sizes["hidden"]}
-    varied = varied_sizes(space)
+    varied, least = varied_sizes(space), {"qk": 2 if table.attentions[0].rotary else 1}
     return {
-        axis: sorted({1, *(max(1, size // part) for part in FRACTIONS[axis])}) if axis in varied else [size]
+        axis: _fractions(size, FRACTIONS[axis], least.get(axis, 1)) if axis in varied else [size]
         for axis, size in whole.items()
     }
+
+
+def _fractions(size: int, parts: Sequence[int], least: int) -> list[int]:
+    """Fractions of a size, and the least, of which all are multiples."""
+    return sorted({least, *(max(1, size // part // least) * least for part in parts)})
 
 
 def _measured(
@@ -171,15 +177,21 @@ def _cut_to(space: UnitSpace, point: Sizes, hidden: int) -> PreTrainedModel:
     masks, table = whole.ones().cpu(), whole.table
     heads, qk, vo, neurons = point
     masks[whole.slices["hidden"]] = (torch.arange(table.sizes["hidden"]) < hidden).float()
-    index = torch.arange(table.heads * table.head_dim)
-    number, dim = index // table.head_dim, index % table.head_dim
+    groups = {group.name: group for group in whole.groups}
     for layer in table.layers:
         masks[whole.slices[f"{layer}.attention"]] = float(heads >= 0)
         masks[whole.slices[f"{layer}.mlp"]] = float(neurons >= 0)
         for axis, width in (("qk", qk), ("vo", vo)):
-            masks[whole.slices[f"{layer}.{axis}"]] = ((number < heads) & (dim < width)).float()
+            group = groups[f"{layer}.{axis}"]
+            number, first = torch.arange(group.size) // (group.size // table.heads), _first_dims(group, table.heads)
+            masks[whole.slices[group.name]] = ((number < heads) & (first < width)).float()
         masks[whole.slices[f"{layer}.ffn"]] = (torch.arange(table.sizes[f"{layer}.ffn"]) < neurons).float()
     return cut(space.model, Plan.of(whole, masks, source=""))
+
+
+def _first_dims(group: Group, heads: int) -> Tensor:
+    """`(units,)`: how many dims of its head the units before one have."""
+    return torch.arange(group.size) % (group.size // heads) * group.axes[group.sites[0]]
 
 
 def _rising(costs: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from secateur.methods import register
 from secateur.methods.scheduled import Scheduled
+from secateur.structure.axis_table import Parameter
 from secateur.structure.space import Group
 
 Sums = dict[str, Tensor]
@@ -37,10 +38,10 @@ class Magnitude(Scheduled):
         """`(size,)`: the root mean square of the weights on the axes and in the tiles of each unit."""
         total, count = torch.zeros(2, group.size, device=self.alive.device)
         for axis in group.axes:
-            total += squares[axis].view(group.size, -1).sum(1)
-            count += counts[axis].view(group.size, -1).sum(1)
+            total += group.by_unit(squares[axis], axis).sum(1)
+            count += group.by_unit(counts[axis], axis).sum(1)
         for grid in group.grids:
-            weight = self.space.model.get_parameter(grid.parameter.name).detach().float()
+            weight = self._values(grid.parameter)
             total += grid.sums(weight.square())
             count += grid.rows * grid.columns
         return (total / count).sqrt()
@@ -52,7 +53,7 @@ class Magnitude(Scheduled):
         for parameter in self.space.table.parameters:
             if not parameter.inner:
                 continue
-            weight = self.space.model.get_parameter(parameter.name).detach().float().square()
+            weight = self._values(parameter).square()
             for dim, axis in enumerate(parameter.axes):
                 sums = weight.movedim(dim, 0).reshape(weight.shape[dim], -1).sum(1)  # `sum(dim=())` sums all of a bias
                 _add(squares, axis, sums)
@@ -60,6 +61,9 @@ class Magnitude(Scheduled):
             _add(squares, parameter.row.behind, weight.sum().view(1))
             _add(counts, parameter.row.behind, weight.new_full((1,), weight.numel()))
         return squares, counts
+
+    def _values(self, parameter: Parameter) -> Tensor:
+        return parameter.of(self.space.model.get_parameter(parameter.name).detach().float())
 
 
 def _add(sums: Sums, axis: str | None, values: Tensor) -> None:

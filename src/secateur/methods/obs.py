@@ -35,6 +35,7 @@ from secateur.methods.method import Amount
 from secateur.methods.rounds import CoarseRound
 from secateur.methods.scheduled import Scheduled
 from secateur.structure.architecture import Linear
+from secateur.structure.axis_table import Parameter
 from secateur.structure.space import Group
 from secateur.surgery.input_moments import Batch, second_moments
 from secateur.system.errors import UserError
@@ -130,17 +131,20 @@ class Obs(Scheduled):
         if group.kind == "hidden":
             return torch.stack([variances(row.path) for row in table.readers.values()]).sum(0)
         if group.grids:
-            squares = [grid.sums(self._weight(grid.parameter.row.path).square()) for grid in group.grids]
+            squares = [grid.sums(self._values(grid.parameter).square()) for grid in group.grids]
             scales = [variances(table.writer(gates[grid.axis]).path).sum() for grid in group.grids]
             return torch.stack([one / one.sum() * scale for one, scale in zip(squares, scales, strict=True)]).sum(0)
         if group.kind == "qk":
-            query, key = table.makers(group.sites[0])
-            products = self._weight(query.path).square().sum(1) * self._weight(key.path).square().sum(1)
+            query, key = (self._values(table.weight(row)).square().sum(1) for row in table.makers(group.sites[0]))
+            products = group.by_unit(query * key, group.sites[0]).sum(1)
             return products / products.sum() * variances(table.writer(gates[group.sites[0]]).path).sum()
         return torch.stack([variances(table.writer(gate).path).sum() for gate in group.sites]).sum().view(1)
 
     def _weight(self, path: str) -> Tensor:
         return self.space.model.get_parameter(f"{path}.weight").detach().double()
+
+    def _values(self, parameter: Parameter) -> Tensor:
+        return parameter.of(self.space.model.get_parameter(parameter.name).detach().double())
 
 
 def removal_losses(weight: Tensor, inputs: Tensor, width: int = 1, ridge: float = 0.01) -> Tensor:

@@ -39,6 +39,8 @@ class Linear:
         adds: path of the module that adds the sublayer's output to the residual stream, where the family has one.
         tied: set when the table is bound: the weight is shared with an embedding, which counts it and carries its
             masks.
+        part, parts: the outputs of the module lie on `parts` axes in turn, each of the same number of outputs, and this
+            row is about that number `part`: see `in_turn`.
     """
 
     path: str
@@ -47,10 +49,22 @@ class Linear:
     behind: str | None = None
     adds: str | None = None
     tied: bool = False
+    part: int = 0
+    parts: int = 1
 
     def dims(self, module: nn.Module) -> dict[str, tuple[Axis, ...]]:
         """Name of each parameter -> the axes of its dimensions."""
         return {"weight": (self.out, self.into), "bias": (self.out,)}
+
+
+def in_turn(path: str, outs: tuple[Axis, ...], into: Axis, behind: str | None = None) -> tuple[Row, ...]:
+    """The rows of a Linear whose outputs are several things, one after the other: queries, keys and values, say.
+
+    Args:
+        outs: the axis of each, all of one size in the unpruned model. An axis may occur twice: a gate and what it
+            multiplies lie on the same neurons.
+    """
+    return tuple(Linear(path, out, into, behind, part=part, parts=len(outs)) for part, out in enumerate(outs))
 
 
 @dataclass(frozen=True)
@@ -95,18 +109,21 @@ class Embedding:
 Row = Linear | Norm | Embedding
 
 
-Call = Literal["encoder", "encoder_bias", "seq2seq", "seq2seq_bias"]
-"""How a stock layer calls its attention: the arguments, in order, and what is returned. None of them is rotary.
+Call = Literal["encoder", "encoder_bias", "rotary", "seq2seq", "seq2seq_bias"]
+"""How a stock layer calls its attention: the arguments, in order, and what is returned.
 
 `encoder`: `(hidden_states, attention_mask)`; returns `(output, probabilities)`.
 `encoder_bias`: `(hidden_states, attention_mask, position_bias)`, where the encoder looks up the relative position bias
     once, `(batch, heads, queries, keys)`, and passes it to every layer; returns `(output, ...)`.
+`rotary`: `(hidden_states, position_embeddings=, attention_mask=)`, where the encoder computes the cosines and the sines
+    of the rotary positions of the layer's kind, `(batch or 1, tokens, head dims)` each; returns `(output,
+    probabilities)`. Dims i and i + half of a head are one pair, which is rotated by one angle.
 `seq2seq`: `(hidden_states, key_value_states, past_key_values, attention_mask)`, with the states of the encoder
     (cross-attention) and a cache; returns `(output, probabilities)`.
 `seq2seq_bias`: `(hidden_states, mask, key_value_states, position_bias, past_key_values)`, where the first layer of a
     stack looks up the relative position bias, `(1, heads, queries, keys)`; returns `(output, bias, probabilities)`.
 
-For each there is a class in `secateur.surgery.compact.attention`.
+For each there is a class in `secateur.surgery.compact.attention_calls`.
 """
 
 
@@ -117,7 +134,7 @@ class Attention:
     Attributes:
         path: relative to the layer, and once bound from the model's root.
         call: how the layer calls it.
-        query, key, value: names of the projections.
+        query, key, value: names of the projections; one name if one Linear has all three as its parts.
         output: name of the output projection, where it is a child of the same module.
         block: prefix of the names of its axes and of its gate. Empty for the self-attention of a layer, `cross` for
             cross-attention; once bound with the layer in front, `3` or `decoder.3.cross`.
@@ -125,6 +142,12 @@ class Attention:
         causal: whether a token attends only to itself and those before it when no mask is passed.
         bias: name of the child that is the table of relative position biases, in the layer that has it; once bound,
             None in all others.
+        dropout: name of the attribute that is the dropout of the probabilities: a module, or a probability.
+        after: name of the child that the output of the projection `output` passes through, where there is one.
+        kinds: the key of the family's config that names the kind of each layer's attention, where layers differ: of all
+            tokens, or of a window around each. The stock model passes each kind its mask and its positions.
+        windows: kind -> the key of the config that holds the distance up to which its tokens attend to others.
+        kind: that of the layer, set when the table is bound.
         layer: number of the layer in its stack, set when the table is bound.
     """
 
@@ -138,12 +161,22 @@ class Attention:
     scale: float | None = None
     causal: bool = False
     bias: str | None = None
+    dropout: str = "dropout"
+    after: str | None = None
+    kinds: str | None = None
+    windows: Mapping[str, str] = field(default_factory=dict)
+    kind: str | None = None
     layer: int = 0
 
     @property
     def takes_bias(self) -> bool:
         """Whether a relative position bias is added to the scores."""
         return self.call in ("encoder_bias", "seq2seq_bias")
+
+    @property
+    def rotary(self) -> bool:
+        """Whether queries and keys are rotated, so that their dims can be kept in pairs alone."""
+        return self.call == "rotary"
 
 
 @dataclass(frozen=True)

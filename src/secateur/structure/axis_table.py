@@ -9,15 +9,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from torch import Tensor
+
 from secateur.structure.architecture import VOCABULARIES, Attention, Axis, Linear, Row
 from secateur.system.errors import UserError
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a model: its full name, the axis and the size of each dimension, and its row.
+    """One parameter of a model, or one part of it where its rows lie on several axes in turn.
 
-    `layer` is the name of its layer, None outside layers.
+    Attributes:
+        name: of the whole parameter.
+        axes, shape: of each dimension of the part.
+        row: what the table says of its module.
+        layer: name of its layer, None outside layers.
+        start: first row of the part in the whole parameter.
     """
 
     name: str
@@ -25,6 +32,20 @@ class Parameter:
     shape: tuple[int, ...]
     row: Row
     layer: str | None
+    start: int = 0
+
+    @property
+    def label(self) -> str:
+        """Its name, with its rows where it is a part: no other in the table has the same."""
+        return self.name + (f"[{self.start}:{self.start + self.shape[0]}]" if self._is_part else "")
+
+    @property
+    def _is_part(self) -> bool:
+        return isinstance(self.row, Linear) and self.row.parts > 1
+
+    def of(self, whole: Tensor) -> Tensor:
+        """Its rows, as a view, of a tensor of the whole parameter's shape."""
+        return whole.narrow(0, self.start, self.shape[0]) if self._is_part else whole
 
     @cached_property
     def inner(self) -> bool:
@@ -74,6 +95,31 @@ class AxisTable:
     vocabularies: Mapping[str, int]
     buffers: Mapping[str, tuple[Axis, ...]]
 
+    @cached_property
+    def tensors(self) -> dict[str, tuple[Parameter, ...]]:
+        """Name of each parameter of the model -> its parts in their order: one, unless its rows lie on several axes."""
+        parts: dict[str, tuple[Parameter, ...]] = {}
+        for parameter in self.parameters:
+            parts[parameter.name] = (*parts.get(parameter.name, ()), parameter)
+        return parts
+
+    @cached_property
+    def modules(self) -> dict[str, tuple[Row, ...]]:
+        """Path of each module -> its rows: one, unless its outputs lie on several axes in turn."""
+        rows: dict[str, tuple[Row, ...]] = {}
+        for row in self.rows:
+            rows[row.path] = (*rows.get(row.path, ()), row)
+        return rows
+
+    def weight(self, row: Linear) -> Parameter:
+        """The weight of a Linear, or of the part of one that a row is about."""
+        return next(one for one in self.tensors[f"{row.path}.weight"] if one.row is row)
+
+    @cached_property
+    def rotary(self) -> frozenset[str]:
+        """The axes of QK dims of which dims i and i + half of a head are rotated together."""
+        return frozenset(f"{attention.block}.qk" for attention in self.attentions if attention.rotary)
+
     @property
     def head_dim(self) -> int:
         """Dimensions of one head before pruning; the softmax scale stays that of a head of this size."""
@@ -104,7 +150,7 @@ class AxisTable:
         """The Linear whose input lies on an inner axis (`3.vo`, `3.ffn`)."""
         return next(row for row in self.rows if isinstance(row, Linear) and row.into == axis)
 
-    @property
+    @cached_property
     def readers(self) -> dict[str, Linear]:
         """Inner axis -> the Linear whose input lies on it, which writes its sublayer's output; QK axes have none."""
         inner = {axis for sublayer in self.sublayers for axis in sublayer.axes}

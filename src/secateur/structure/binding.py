@@ -75,7 +75,7 @@ def _bind(architecture: Architecture, model: PreTrainedModel) -> AxisTable:
     parameters = _parameters(rows, model, modules)
     sizes = _sizes([*((p.name, p.axes, p.shape) for p in parameters), *buffers])
     layers = tuple(name for one in stacks for name in one.prefixes)
-    attentions = tuple(attention for one in stacks for attention in _attentions(one, modules))
+    attentions = tuple(attention for one in stacks for attention in _attentions(one, modules, model.config))
     return AxisTable(
         model_type=architecture.model_type,
         rows=tuple(row for row, _ in rows),
@@ -118,7 +118,12 @@ def _rows(
             rows += [(_full(row, start, layer, same), layer) for row in one.stack.rows]
     rows += [(row, None) for row in (*_task_head(architecture, model), *_sentence_head(modules))]
     own = {name for name, _ in model.named_parameters()}  # a tied weight is in it under its first name only
-    return [(_tied(row, own), layer) for row, layer in rows if row.path in modules]
+    return [(_tied(row, own), layer) for row, layer in rows if _stands(modules.get(row.path))]
+
+
+def _stands(module: nn.Module | None) -> bool:
+    """Whether the model has the module of a row: an identity stands where a layer has none."""
+    return module is not None and not isinstance(module, nn.Identity)
 
 
 def _same_axes(architecture: Architecture, present: set[str]) -> dict[Axis, Axis]:
@@ -203,7 +208,21 @@ def _parameters(rows: Iterable[tuple[Row, str | None]], model: PreTrainedModel, 
         for row, layer in rows
         for name, axes in row.dims(modules[row.path]).items()
     ]
-    return [Parameter(name, axes, shapes[name], row, layer) for name, axes, row, layer in labelled if name in shapes]
+    return [_parameter(name, axes, shapes[name], row, layer) for name, axes, row, layer in labelled if name in shapes]
+
+
+def _parameter(name: str, axes: tuple[Axis, ...], shape: tuple[int, ...], row: Row, layer: str | None) -> Parameter:
+    """The parameter, or the part of it that the row is about.
+
+    Raises:
+        UserError: its rows cannot be divided into the parts that the table says.
+    """
+    if not isinstance(row, Linear) or row.parts == 1:
+        return Parameter(name, axes, shape, row, layer)
+    if shape[0] % row.parts:
+        raise UserError(f"{name} has {shape[0]} rows, not {row.parts} equal parts: the table does not describe it")
+    size = shape[0] // row.parts
+    return Parameter(name, axes, (size, *shape[1:]), row, layer, start=row.part * size)
 
 
 def _sizes(tensors: Iterable[_Labelled]) -> dict[str, int]:
@@ -236,20 +255,22 @@ def _check_all_labelled(table: AxisTable, model: PreTrainedModel) -> None:
 # Attentions and sublayers
 
 
-def _attentions(layers: _Layers, modules: Modules) -> list[Attention]:
+def _attentions(layers: _Layers, modules: Modules, config: Any) -> list[Attention]:
     """The attentions of a stack, all layers of one before the next."""
     return [
-        _in_layer(attention, number, name, start, modules)
+        _in_layer(attention, number, layers, modules, config)
         for attention in layers.stack.attentions
-        for number, (name, start) in enumerate(layers.prefixes.items())
+        for number in range(len(layers.prefixes))
     ]
 
 
-def _in_layer(attention: Attention, number: int, layer: str, prefix: str, modules: Modules) -> Attention:
-    """An attention of a stack with the paths and names that it has in one layer."""
+def _in_layer(attention: Attention, number: int, layers: _Layers, modules: Modules, config: Any) -> Attention:
+    """An attention of a stack with the paths and names that it has in the layer of that number."""
+    layer, prefix = [*layers.prefixes.items()][number]
     path, block = prefix + attention.path, ".".join(filter(None, (layer, attention.block)))
     bias = attention.bias if f"{path}.{attention.bias}" in modules else None
-    return replace(attention, path=path, block=block, layer=number, bias=bias)
+    kind = getattr(config, attention.kinds)[number] if attention.kinds else None
+    return replace(attention, path=path, block=block, layer=number, bias=bias, kind=kind)
 
 
 def _head_count(architecture: Architecture, model: PreTrainedModel) -> int:

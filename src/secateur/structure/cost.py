@@ -54,7 +54,7 @@ def _polynomial(table: AxisTable, scope: str, left_out: frozenset[str]) -> Mappi
     """Axes and gates -> the factor of the product of their lengths, in the number of parameters within a scope."""
     factors: Counter[tuple[str, ...]] = Counter()
     for parameter in table.parameters:
-        if in_scope(parameter, scope) and parameter.name not in left_out:
+        if in_scope(parameter, scope) and parameter.label not in left_out:
             axes, fixed = _product(parameter)
             factors[axes] += fixed
     return factors
@@ -66,7 +66,7 @@ def parameters(
     """Kept parameters within a scope, `()`; see `in_scope` for the scopes.
 
     Args:
-        counted: name of a tiled weight -> its kept entries, `()`, which do not follow from the lengths. They are in
+        counted: label of a tiled weight -> its kept entries, `()`, which do not follow from the lengths. They are in
             every scope.
     """
     tiled = counted or {}

@@ -79,20 +79,26 @@ def attention_seconds(layout: Layout, qk: Sequence[int], vo: Sequence[int], hidd
     return costs.call * len(heads) + projected + attended
 
 
-def cheapest_layout(qk: Sequence[int], vo: Sequence[int], hidden: int, costs: KernelCosts | None = None) -> Layout:
+def cheapest_layout(
+    qk: Sequence[int], vo: Sequence[int], hidden: int, costs: KernelCosts | None = None, *, pairs: bool = False
+) -> Layout:
     """The layout with the lowest estimated time for heads of these sizes.
 
     Heads are sorted by size and split into at most `MOST_BUCKETS` consecutive buckets; all splits are compared. Of
     layouts that cost the same, the one with fewer buckets is taken, then the one with less padding.
+
+    Args:
+        pairs: whether the width of every bucket must be even, as for dims that rotary positions rotate two by two.
     """
+    multiples = [2 * -(-multiple // 2) for multiple in MULTIPLES] if pairs else MULTIPLES
     if not qk:
-        return Layout.single(0)
+        return Layout((), multiples[0])
     costs = costs or KernelCosts()
     ranked = sorted(range(len(qk)), key=lambda head: (qk[head] + vo[head], head))
     options = [
         Layout(tuple(tuple(sorted(ranked[a:b])) for a, b in pairwise(ends)), multiple)
         for ends in _splits(len(qk))
-        for multiple in MULTIPLES
+        for multiple in multiples
     ]
     return min(options, key=lambda one: (attention_seconds(one, qk, vo, hidden, costs), len(one.buckets), one.multiple))
 

@@ -329,13 +329,22 @@ def _layouts(reading: Reading, layouts: Sequence[Layout] | None) -> tuple[Layout
     )
     if not fits:
         raise UserError("the plan's layouts do not fit its heads: expected every kept head in one bucket")
+    for layout, attention in zip(layouts, reading.table.attentions, strict=True):
+        if attention.rotary and layout.multiple % 2:
+            raise UserError(
+                f"the plan stores the heads of {attention.path} in multiples of {layout.multiple} dims: expected an "
+                "even number, because dims with rotary positions are kept in pairs"
+            )
     return tuple(layouts)
 
 
 def cheapest_layouts(reading: Reading) -> tuple[Layout, ...]:
     """The cheapest layout of each attention (`head_buckets.cheapest_layout`)."""
     hidden = int(reading.alive["hidden"].sum())
-    return tuple(cheapest_layout(qk, vo, hidden) for qk, vo in _head_sizes(reading))
+    return tuple(
+        cheapest_layout(qk, vo, hidden, pairs=attention.rotary)
+        for attention, (qk, vo) in zip(reading.table.attentions, _head_sizes(reading), strict=True)
+    )
 
 
 def _head_sizes(reading: Reading) -> list[tuple[list[int], list[int]]]:

@@ -22,7 +22,7 @@ class Reading:
     Attributes:
         table: the labelled table of the model.
         effective: axis -> `(size,)`, gate -> `(1,)`: see `Space.effective`.
-        tiles: name of a tiled weight -> how it is tiled, and the masks `(units,)` of its tiles.
+        tiles: label of a tiled weight -> how it is tiled, and the masks `(units,)` of its tiles.
 
     Example:
         >>> reading = space.read(kept)
@@ -55,7 +55,7 @@ class Reading:
 
     @cached_property
     def _tiled_counts(self) -> dict[str, Tensor]:
-        """Name of a tiled weight -> its kept entries, `()`."""
+        """Label of a tiled weight -> its kept entries, `()`."""
         counts = {}
         for name, (grid, masks) in self.tiles.items():
             out, into = (self.effective[axis or ""] for axis in grid.parameter.axes)

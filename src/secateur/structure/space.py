@@ -1,13 +1,13 @@
 """All prunable units of one model, end to end in one flat vector of length N: masks, scores and gradients are `(N,)`.
 
 A unit is kept or removed as a whole; a group is a row of units of one kind. The effective mask of an axis is the
-product, over the groups that act on it, of `mask.repeat_interleave(width)`. Counts, masks in the running model and cuts
+product, over the groups that act on it, of `Group.spread`. Counts, masks in the running model and cuts
 are derived from it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.structure import cost
+from secateur.structure.architecture import Linear
 from secateur.structure.axis_table import AxisTable, Parameter
 from secateur.structure.binding import bind
 from secateur.structure.reading import Reading
@@ -32,6 +33,8 @@ class Group:
         sites: those axes at which the mask of a unit is multiplied in the running model. A head covers QK and VO dims,
             and its mask acts on the VO dims alone.
         grids: of tiles, the weights that the units are parts of, at which their masks act.
+        stride: distance between the indices of one unit: 1 if they are consecutive, half of a head if they are the two
+            dims that a rotary position rotates together.
     """
 
     name: str
@@ -40,6 +43,18 @@ class Group:
     axes: Mapping[str, int]
     sites: tuple[str, ...]
     grids: tuple[Grid, ...] = ()
+    stride: int = 1
+
+    def spread(self, masks: Tensor, axis: str) -> Tensor:
+        """`(size of the axis,)`: the value of each index, from those of the units, `(size,)`."""
+        width = self.axes[axis]
+        if width == 1:
+            return masks
+        return masks.view(-1, 1, self.stride).expand(-1, width, self.stride).reshape(-1)
+
+    def by_unit(self, values: Tensor, axis: str) -> Tensor:
+        """`(size, width)`: the values of the indices of each unit, from those of all, `(size of the axis,)`."""
+        return values.view(-1, self.axes[axis], self.stride).transpose(1, 2).reshape(self.size, -1)
 
 
 def _ffn(table: AxisTable) -> list[Group]:
@@ -48,8 +63,13 @@ def _ffn(table: AxisTable) -> list[Group]:
 
 
 def _qk(table: AxisTable) -> list[Group]:
-    """Dimensions of queries and keys, for each head separately."""
-    return [_one_axis(table, "qk", attention.block) for attention in table.attentions]
+    """Dimensions of queries and keys, for each head separately; where positions are rotary, pairs of them."""
+
+    def pairs(block: str) -> Group:
+        axis, half = f"{block}.qk", table.head_dim // 2
+        return Group(axis, "qk", table.heads * half, {axis: 2}, (axis,), stride=half)
+
+    return [pairs(one.block) if one.rotary else _one_axis(table, "qk", one.block) for one in table.attentions]
 
 
 def _vo(table: AxisTable) -> list[Group]:
@@ -151,19 +171,19 @@ class UnitSpace:
 
     def at_sites(self, masks: Tensor) -> dict[str, Tensor]:
         """The factors of activations at each site: axis -> `(size,)`, a sublayer's gate -> `(1,)`."""
-        return self._product(masks, lambda group: {site: group.axes[site] for site in group.sites})
+        return self._product(masks, lambda group: group.sites)
 
     def effective(self, masks: Tensor) -> dict[str, Tensor]:
         """The effective mask of each index: axis -> `(size,)`, gate -> `(1,)`.
 
         A gate multiplies the axes behind it, a head without VO dims has no QK dims, and an index is 0 where one of the
-        tiled weights on its axis keeps no tile.
+        tiled weights on its axis keeps no tile, neither for itself nor for the dim that is rotated together with it.
         """
         product = self._product(masks, lambda group: group.axes)
         for name, size in self.table.sizes.items():
             product.setdefault(name, masks.new_ones(size))
         for group, grid in self.tiled.values():
-            product[grid.axis] = product[grid.axis] * grid.present(masks[self.slices[group.name]])
+            product[grid.axis] = product[grid.axis] * self._present(grid, masks[self.slices[group.name]])
         for sublayer in self.table.sublayers:
             if (gate := product.get(sublayer.gate)) is None:
                 product[sublayer.gate] = masks.new_ones(1)
@@ -176,6 +196,14 @@ class UnitSpace:
             product[qk] = (product[qk].view(self.table.heads, -1) * heads).flatten()
         return product
 
+    def _present(self, grid: Grid, masks: Tensor) -> Tensor:
+        """`(size of the inner axis,)` bool: the indices that a weight with these masks of its tiles needs."""
+        present = grid.present(masks)
+        if grid.axis not in self.table.rotary:
+            return present
+        pairs = present.view(self.table.heads, 2, -1)
+        return pairs.any(dim=1, keepdim=True).expand_as(pairs).reshape(-1)
+
     def read(self, masks: Tensor) -> Reading:
         """The effective masks of masks `(N,)`, computed once for all questions about them.
 
@@ -185,13 +213,13 @@ class UnitSpace:
         tiles = {name: (grid, masks[self.slices[group.name]]) for name, (group, grid) in self.tiled.items()}
         return Reading(self.table, self.effective(masks), tiles)
 
-    def _product(self, masks: Tensor, axes: Callable[[Group], Mapping[str, int]]) -> dict[str, Tensor]:
+    def _product(self, masks: Tensor, axes: Callable[[Group], Iterable[str]]) -> dict[str, Tensor]:
         product: dict[str, Tensor] = {}
         for group in self.groups:
             mask = masks[self.slices[group.name]]
-            for axis, width in axes(group).items():
-                repeated = mask.repeat_interleave(width) if width > 1 else mask
-                product[axis] = product[axis] * repeated if axis in product else repeated
+            for axis in axes(group):
+                own = group.spread(mask, axis)
+                product[axis] = product[axis] * own if axis in product else own
         return product
 
     def at_parameter(self, masks: Tensor, parameter: Parameter) -> Tensor | None:
@@ -200,12 +228,13 @@ class UnitSpace:
         The bias of an inner index is removed with the last tile of its row, so that a row without tiles is 0: the bias
         mask of block movement pruning. None where no mask of tiles acts.
         """
-        weight = f"{parameter.name.rpartition('.')[0]}.weight"
-        if weight not in self.tiled:
+        row = parameter.row
+        weight = self.table.weight(row) if isinstance(row, Linear) and not row.tied else None
+        if weight is None or weight.label not in self.tiled:
             return None
-        group, grid = self.tiled[weight]
+        group, grid = self.tiled[weight.label]
         own = masks[self.slices[group.name]]
-        if parameter.name == weight:
+        if parameter is weight:
             return grid.spread(own)
         return grid.present(own) if grid.inner == 0 else None
 
@@ -271,14 +300,14 @@ class UnitSpace:
         alive = self.read(kept).alive
         closed = kept.clone().bool()
         for group in self.groups:
-            reached = [alive[site].view(group.size, -1).any(dim=1) for site in group.sites]
+            reached = [group.by_unit(alive[site], site).any(dim=1) for site in group.sites]
             reached += [grid.touching(alive[grid.axis]) for grid in group.grids]
             closed[self.slices[group.name]] &= torch.stack(reached).any(dim=0)
         return closed
 
 
 def _by_weight(groups: tuple[Group, ...]) -> dict[str, tuple[Group, Grid]]:
-    """Name of a tiled weight -> its group, and how it is tiled.
+    """`Parameter.label` of a tiled weight -> its group, and how it is tiled.
 
     Raises:
         UserError: two kinds of units tile one weight.
@@ -286,6 +315,6 @@ def _by_weight(groups: tuple[Group, ...]) -> dict[str, tuple[Group, Grid]]:
     by_weight: dict[str, tuple[Group, Grid]] = {}
     for group in groups:
         for grid in group.grids:
-            if (other := by_weight.setdefault(grid.parameter.name, (group, grid))[0]) is not group:
+            if (other := by_weight.setdefault(grid.parameter.label, (group, grid))[0]) is not group:
                 raise UserError(f"{other.kind} and {group.kind} tile the same weights: name one of them")
     return by_weight

@@ -130,7 +130,7 @@ def _named(table: AxisTable, block: str, axis: str) -> list[tuple[str, Linear]]:
 
 
 def _grid(table: AxisTable, row: Linear, axis: str, extent: tuple[int, int]) -> Grid:
-    parameter = next(p for p in table.parameters if p.row is row and len(p.axes) == 2)
+    parameter = table.weight(row)
     sides = extent if row.out == axis else extent[::-1]
     if any(whole % side for whole, side in zip(parameter.shape, sides, strict=True)):
         raise UserError(

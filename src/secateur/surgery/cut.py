@@ -18,7 +18,7 @@ from secateur.surgery.cut_structure import structure_of
 from secateur.surgery.factorisation import embedding_rank, factorise
 from secateur.surgery.folding import fold
 from secateur.surgery.int8_rows import fill
-from secateur.surgery.kept_indices import kept_indices, select_kept
+from secateur.surgery.kept_indices import kept_indices, select_parts
 from secateur.surgery.masking import ATTACHED
 from secateur.surgery.optimizer_state import ORDERS, Moments
 from secateur.surgery.schema import Structure
@@ -50,10 +50,11 @@ def cut(model: PreTrainedModel, plan: Plan) -> PreTrainedModel:
     if (head := head_of(small)) is not None and "hidden" in kept:
         replace_head(small, head.of_width(len(kept["hidden"])))
     small.plan = plan.to_dict(space)
-    state, entries = model.state_dict(), {entry.name: entry for entry in space.table.parameters}
+    state = model.state_dict()
 
     def reduced(name: str) -> Tensor:
-        return select_kept(entries[name], fold(entries[name], state[name], space, plan.masks, sites), kept)
+        parts = space.table.tensors[name]
+        return select_parts(parts, (fold(one, one.of(state[name]), space, plan.masks, sites) for one in parts), kept)
 
     for name, parameter in small.named_parameters():
         parameter.copy_(reduced(name))
@@ -79,12 +80,15 @@ def cut_moments(model: PreTrainedModel, plan: Plan, moments: Moments) -> Moments
     if plan.vocabulary is not None and space.table.vocabularies["vocabulary"] != len(plan.vocabulary):
         kept["vocabulary"] = torch.tensor(plan.vocabulary.kept)
     reduced: Moments = {}
-    for entry in space.table.parameters:
-        for key, value in moments.get(entry.name, {}).items():
+    for name, parts in space.table.tensors.items():
+        for key, value in moments.get(name, {}).items():
             if key in ORDERS:
-                factor = select_kept(entry, fold(entry, torch.ones_like(value), space, plan.masks, sites), kept)
-                value = torch.where(factor > 0, select_kept(entry, value, kept) / factor ** ORDERS[key], 0.0)
-            reduced.setdefault(entry.name, {})[key] = value
+                values = [part.of(value) for part in parts]
+                ones = [torch.ones_like(own) for own in values]
+                folded = [fold(part, own, space, plan.masks, sites) for part, own in zip(parts, ones, strict=True)]
+                factor = select_parts(parts, folded, kept)
+                value = torch.where(factor > 0, select_parts(parts, values, kept) / factor ** ORDERS[key], 0.0)
+            reduced.setdefault(name, {})[key] = value
     return reduced
 
 

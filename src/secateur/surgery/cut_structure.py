@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from torch import Tensor
 
-from secateur.structure.architecture import Linear, Norm, Row
+from secateur.structure.architecture import Attention, Linear, Norm, Row
 from secateur.structure.axis_table import AxisTable
 from secateur.structure.plan import Plan
 from secateur.structure.reading import Reading
@@ -21,7 +21,7 @@ from secateur.surgery.schema import AttentionStructure, Structure
 from secateur.surgery.sentence.attach import is_of_head
 from secateur.surgery.word_embeddings import shared_paths, table_paths
 
-CALLED = ("call", "query", "key", "value", "output", "causal", "layer", "bias")
+CALLED = ("call", "query", "key", "value", "output", "causal", "layer", "bias", "dropout", "after")
 """Attributes of an attention that its structure takes from the table unchanged."""
 
 
@@ -36,10 +36,13 @@ def structure_of(space: UnitSpace, plan: Plan, reading: Reading, kept: Mapping[s
     gates = {sublayer.gate: float(reading.effective[sublayer.gate]) for sublayer in table.sublayers}
     sizes = {axis: len(indices) for axis, indices in kept.items()}
     parts: dict[str, dict[str, Any]] = {one.name: {} for one in fields(Structure)}
-    for row in (row for row in table.rows if not is_of_head(row.path)):  # whose sizes are in files of its own
-        part, value = _row_structure(row, gates, sizes, table)
+    for path, rows in table.modules.items():
+        if is_of_head(path):  # whose sizes are in files of its own
+            continue
+        part, value = _module_structure(rows, gates, sizes, table)
         if part:
-            parts[part][row.path] = value
+            parts[part][path] = value
+        row = rows[0]
         if value == "zero" and isinstance(row, Linear) and row.adds and gates[str(row.behind)] == 0.0:
             parts["replaced"][row.adds] = "skip"
     _thin(parts, space, plan)
@@ -63,31 +66,39 @@ def _thin(parts: dict[str, dict[str, Any]], space: UnitSpace, plan: Plan) -> Non
         parts["embedding"].pop(path, None)
 
 
-def _row_structure(row: Row, gates: Mapping[str, float], sizes: Mapping[str, int], table: AxisTable) -> tuple[str, Any]:
-    """The part of the structure that a row belongs to, and its entry there; ("", None) if the row does not change."""
+def _module_structure(
+    rows: Sequence[Row], gates: Mapping[str, float], sizes: Mapping[str, int], table: AxisTable
+) -> tuple[str, Any]:
+    """The part of the structure that a module belongs to, and its entry there; ("", None) if it does not change.
+
+    Args:
+        rows: of the module: several if its outputs lie on several axes in turn.
+    """
+    row = rows[0]
     closed = row.behind is not None and gates[row.behind] == 0.0
     if isinstance(row, Linear):
-        return _linear_structure(row, closed, sizes, table)
+        return _linear_structure([one for one in rows if isinstance(one, Linear)], closed, sizes, table)
     if isinstance(row, Norm) and closed:
         return "replaced", "identity"
     part = "norm" if isinstance(row, Norm) else "embedding"
     return (part, sizes[row.axis]) if row.axis and row.axis in sizes else ("", None)
 
 
-def _linear_structure(row: Linear, closed: bool, sizes: Mapping[str, int], table: AxisTable) -> tuple[str, Any]:
-    out, into = sizes.get(row.out or "", -1), sizes.get(row.into or "", -1)
+def _linear_structure(
+    rows: Sequence[Linear], closed: bool, sizes: Mapping[str, int], table: AxisTable
+) -> tuple[str, Any]:
+    row, (whole, into) = rows[0], table.shapes[rows[0].path]
     if row.out == "hidden" and closed:
         return "replaced", "zero"
+    out = sum(sizes.get(one.out or "", whole // one.parts) for one in rows)
     if out == 0:
         return "replaced", "empty"
-    if out < 0 and into < 0:
+    if not any(axis in sizes for one in rows for axis in (one.out, one.into)):
         return "", None
-    shape = table.shapes[row.path]
-    if into == 0 and any(parameter.name == f"{row.path}.bias" for parameter in table.parameters):
-        return "bias", out if out > 0 else shape[0]
-    if into == 0:
-        return "replaced", "zero"
-    return "linear", (out if out > 0 else shape[0], into if into > 0 else shape[1])
+    into = sizes.get(row.into or "", into)
+    if into == 0 and f"{row.path}.bias" in table.tensors:
+        return "bias", out
+    return ("replaced", "zero") if into == 0 else ("linear", (out, into))
 
 
 def _attention_structure(reading: Reading, plan: Plan, number: int) -> AttentionStructure:
@@ -100,7 +111,14 @@ def _attention_structure(reading: Reading, plan: Plan, number: int) -> Attention
         heads=tuple(heads[head] for head in layout.order) if attention.takes_bias else None,
         qk=tuple(qk[head] for head in layout.order),
         vo=tuple(vo[head] for head in layout.order),
+        pairs=_pairs(reading, attention, [heads[head] for head in layout.order]) if attention.rotary else None,
         scale=float(reading.table.head_dim**-0.5 if attention.scale is None else attention.scale),
         buckets=tuple(len(bucket) for bucket in layout.buckets),
         multiple=layout.multiple,
     )
+
+
+def _pairs(reading: Reading, attention: Attention, heads: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """The pairs of QK dims that each of these heads keeps: dims i and i + half of the head are pair i."""
+    kept = reading.by_head(f"{attention.block}.qk")
+    return tuple(tuple(kept[head, : kept.shape[1] // 2].nonzero().flatten().tolist()) for head in heads)

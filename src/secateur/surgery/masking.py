@@ -28,8 +28,10 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from secateur.structure.architecture import Embedding, Linear, Norm, Row
+from secateur.structure.axis_table import Parameter
 from secateur.structure.space import UnitSpace
 from secateur.surgery.compact.kernels import reliable_kernels
+from secateur.surgery.kept_indices import split_parts
 from secateur.system.errors import UserError
 
 ATTACHED = "_secateur_attachment"
@@ -102,9 +104,11 @@ class Attachment:
     def _hook_sites(self) -> None:
         acting = {site for group in self.space.groups for site in group.sites}
         modules = dict(self.model.named_modules())
-        for row in self.space.table.rows:
-            if row.path in modules:  # a cut attention without heads has no projections
-                self._hook_row(row, modules[row.path], acting)
+        for path, rows in self.space.table.modules.items():
+            if path in modules:  # a cut attention without heads has no projections
+                self._mask_weight(rows, modules[path])
+                for row in rows:
+                    self._hook_row(row, modules[path], acting)
 
     def _begin(self, module: nn.Module, args: Any) -> None:
         self.running = True
@@ -137,13 +141,20 @@ class Attachment:
             if {row.axis, row.behind} & acting and not isinstance(module, nn.Identity):  # Identity: already cut
                 self._exchange_norm(row, module)
             return
-        has_weight = any(name == "weight" for name, _ in module.named_parameters(recurse=False))
-        if f"{row.path}.weight" in self.space.tiled and has_weight:  # without a weight it is already cut
-            self._exchange(row, module, nn.Linear, MaskedLinear)
         if written := [axis for axis in self._written(row) if axis in acting]:
-            self.handles.append(module.register_forward_hook(partial(self._multiply_output, written)))
+            multiply = partial(self._multiply_output, written)
+            if isinstance(row, Linear) and row.parts > 1:
+                multiply = partial(self._multiply_part, row, written)
+            self.handles.append(module.register_forward_hook(multiply))
         if isinstance(row, Linear) and row.into in acting and (row.into != "hidden" or row.tied):
             self.handles.append(module.register_forward_pre_hook(partial(self._multiply_input, row.into)))
+
+    def _mask_weight(self, rows: tuple[Row, ...], module: nn.Module) -> None:
+        """Exchange the class of a Linear of which a weight is tiled."""
+        own = [row for row in rows if isinstance(row, Linear) and not row.tied]
+        has_weight = any(name == "weight" for name, _ in module.named_parameters(recurse=False))
+        if has_weight and any(self.space.table.weight(row).label in self.space.tiled for row in own):
+            self._exchange(rows[0], module, nn.Linear, MaskedLinear)  # without a weight it is already cut
 
     def _written(self, row: Linear | Embedding) -> list[str]:
         """The sites at a row's output: the residual stream and the sublayer's gate, or QK dims at the query."""
@@ -160,21 +171,32 @@ class Attachment:
             output = output * self.at_modules[axis].to(output.dtype)
         return output
 
+    def _multiply_part(self, row: Linear, axes: list[str], module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        parts = list(split_parts(self.space.table.tensors[f"{row.path}.weight"], output, self.stored, dim=-1))
+        parts[row.part] = self._multiply_output(axes, module, args, parts[row.part])
+        return torch.cat(parts, dim=-1)
+
     def _multiply_input(self, axis: str, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (args[0] * self.at_modules[axis].to(args[0].dtype), *args[1:])
 
     def at_weight(self, row: Row, module: nn.Linear) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of a tiled Linear, multiplied by the masks of this forward at the stored indices."""
-        entries = {entry.name: entry for entry in self.space.table.parameters if entry.row is row}
         masked = {}
         for name, own in module.named_parameters():
-            entry = entries[f"{row.path}.{name}"]
-            factor = self.space.at_parameter(self.masks, entry)
-            for dim, axis in enumerate(entry.axes):
-                if factor is not None and axis is not None and axis in self.stored:
-                    factor = factor.index_select(dim, self.stored[axis].clamp(min=0))  # padding is 0 in the weight
-            masked[name] = own if factor is None else own * factor.to(own.dtype)
+            parts = self.space.table.tensors[f"{row.path}.{name}"]
+            values = zip(parts, split_parts(parts, own, self.stored), strict=True)
+            masked[name] = torch.cat([self._tiled(part, value) for part, value in values])
         return masked["weight"], masked.get("bias")
+
+    def _tiled(self, part: Parameter, value: Tensor) -> Tensor:
+        """The stored values of a parameter, or of a part of one, multiplied by the masks of its tiles."""
+        factor = self.space.at_parameter(self.masks, part)
+        if factor is None:
+            return value
+        for dim, axis in enumerate(part.axes):
+            if axis is not None and axis in self.stored:
+                factor = factor.index_select(dim, self.stored[axis].clamp(min=0))  # padding is 0 in the weight
+        return value * factor.to(value.dtype)
 
     def _exchange_norm(self, row: Norm, module: nn.Module) -> None:
         if row.centred:
@@ -235,7 +257,8 @@ class MaskedLayerNorm(_KeptNorm, nn.LayerNorm):
         mean = (wide * kept).sum(-1, keepdim=True) / count
         centred = (wide - mean) * kept
         variance = centred.square().sum(-1, keepdim=True) / count
-        output = (centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias) * hidden
+        scaled = centred * torch.rsqrt(variance + self.eps) * self.weight
+        output = (scaled if self.bias is None else scaled + self.bias) * hidden
         return output.to(self.weight.dtype)  # that of the stock norm, under autocast too
 
 

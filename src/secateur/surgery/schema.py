@@ -4,8 +4,8 @@
 model that is being cut and to a model that is being loaded. The key names only what differs from the stock model.
 
 Version 1 (secateur 0.1.0) does not contain how an attention is called; the names of its modules imply it
-(`_with_call`). Versions 1 and 2 have no quantised and no shared tables. This file is part of the code in every compact
-folder, so it imports the standard library only.
+(`_with_call`). Versions 1 and 2 have no quantised and no shared tables, and versions before 4 no rotary attentions.
+This file is part of the code in every compact folder, so it imports the standard library only.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-VERSION = 3
-OLDER = (1, 2)
+VERSION = 4
+OLDER = (1, 2, 3)
 KEY = "the config's secateur key"
-CALLS = ("encoder", "encoder_bias", "seq2seq", "seq2seq_bias")
-"""How stock layers call their attention; for each there is a class in `compact.attention`."""
+CALLS = ("encoder", "encoder_bias", "rotary", "seq2seq", "seq2seq_bias")
+"""How stock layers call their attention; for each there is a class in `compact.attention_calls`."""
 REPLACEMENTS = ("zero", "empty", "identity", "skip")
 QUANTISED = ("int8",)
 """The types of the rows of quantised word embeddings."""
 PARTS_OF_VERSION_3 = ("quantised", "shared")
+BEFORE_VERSION_4: Mapping[str, Any] = {"dropout": "dropout", "after": None, "pairs": None}
+"""What an attention of an earlier version has under the keys that version 4 adds."""
 CALLS_OF_VERSION_1 = {
     "self": "encoder",  # BERT, RoBERTa, ELECTRA
     "attention": "encoder",  # DistilBERT
@@ -40,13 +42,18 @@ class AttentionStructure:
 
     Attributes:
         call: one of `CALLS`.
-        query, key, value, output: names of the projections; `output` is None if it is not a child of the attention.
+        query, key, value, output: names of the projections, one name if one Linear gives queries, keys and values;
+            `output` is None if it is not a child of the attention.
         causal: whether a token attends only to itself and those before it when no mask is passed.
         layer: number of the layer in its stack; a cache stores keys and values under it.
         bias: name of the child that is the table of relative position biases; None if the attention has none.
+        dropout: name of the stock attribute that is the dropout of the probabilities: a module, or a probability.
+        after: name of the child that the output passes through last, None if there is none.
         heads: number of each stored head in the stock model if a relative position bias is added to the scores; else
             None.
         qk, vo: dims that each stored head keeps.
+        pairs: of each stored head the pairs of QK dims that it keeps, if positions are rotary; pair i is rotated by
+            angle i. Its first dims are stored first, then its second ones.
         scale: factor of the scores before the softmax.
         buckets: number of heads in each bucket.
         multiple: the width of every bucket is a multiple of this.
@@ -60,9 +67,12 @@ class AttentionStructure:
     causal: bool
     layer: int
     bias: str | None
+    dropout: str
+    after: str | None
     heads: tuple[int, ...] | None
     qk: tuple[int, ...]
     vo: tuple[int, ...]
+    pairs: tuple[tuple[int, ...], ...] | None
     scale: float
     buckets: tuple[int, ...]
     multiple: int
@@ -80,8 +90,7 @@ class AttentionStructure:
             )
         if wrong := _wrong_part(entry):
             raise ValueError(f"{KEY} describes {wrong} of the attention {path!r} wrongly")
-        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in entry.items()}
-        return cls(**values)
+        return cls(**_as_tuples(entry))
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,7 @@ class Structure:
                 f"{KEY} has version {version!r}, and this code reads {OLDER[0]} to {VERSION}: update secateur"
             )
         parts = {name: part for name, part in data.items() if name != "version"}
-        names = [one.name for one in fields(cls) if version == VERSION or one.name not in PARTS_OF_VERSION_3]
+        names = [one.name for one in fields(cls) if version >= 3 or one.name not in PARTS_OF_VERSION_3]
         if set(parts) != set(names) or not all(isinstance(part, dict) for part in parts.values()):
             raise ValueError(f"{KEY} must hold exactly {', '.join(sorted(names))} and version")
         parts = {one.name: {} for one in fields(cls)} | parts
@@ -144,6 +153,8 @@ class Structure:
         entries = parts["attention"]
         if version == 1:
             entries = {path: _with_call(path, entry) for path, entry in entries.items()}
+        if version < VERSION:
+            entries = {path: _with_version_4(entry) for path, entry in entries.items()}
         linear = {path: (out, into) for path, (out, into) in parts["linear"].items()}
         attention = {path: AttentionStructure.from_dict(path, entry) for path, entry in entries.items()}
         return cls(**parts | {"linear": linear, "attention": attention})
@@ -154,6 +165,13 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _as_json(inner) for name, inner in value.items()}
     return [_as_json(inner) for inner in value] if isinstance(value, tuple) else value
+
+
+def _as_tuples(value: Any) -> Any:
+    """The value with tuples in place of lists."""
+    if isinstance(value, dict):
+        return {name: _as_tuples(inner) for name, inner in value.items()}
+    return tuple(_as_tuples(inner) for inner in value) if isinstance(value, list) else value
 
 
 def _check_sizes(parts: Mapping[str, Any]) -> None:
@@ -173,8 +191,8 @@ def _check_sizes(parts: Mapping[str, Any]) -> None:
 
 def _wrong_part(entry: Mapping[str, Any]) -> str:
     """What is wrong with the entry of an attention; empty if it is correct."""
-    names = [entry[name] for name in ("query", "key", "value")]
-    names += [entry[name] for name in ("output", "bias") if entry[name] is not None]
+    names = [entry[name] for name in ("query", "key", "value", "dropout")]
+    names += [entry[name] for name in ("output", "bias", "after") if entry[name] is not None]
     if entry["call"] not in CALLS or type(entry["causal"]) is not bool or not _whole([entry["layer"]], 0):
         return "the call"
     if not all(isinstance(name, str) for name in names):
@@ -193,12 +211,27 @@ def _wrong_heads(entry: Mapping[str, Any]) -> str:
     if not count == len(entry["vo"]) == sum(entry["buckets"]):
         return "the number of heads"
     heads = list(range(count)) if entry["heads"] is None else entry["heads"]
-    numbered = _whole(heads, 0) and len(set(heads)) == len(heads) == count
-    return "" if numbered else "the numbers of the heads"
+    if not (_whole(heads, 0) and len(set(heads)) == len(heads) == count):
+        return "the numbers of the heads"
+    return "" if _paired(entry) else "the pairs of rotary dims"
+
+
+def _paired(entry: Mapping[str, Any]) -> bool:
+    """Whether the pairs of dims are there if positions are rotary, as many as the heads have dims."""
+    pairs = entry["pairs"]
+    if entry["call"] != "rotary" or pairs is None:
+        return entry["call"] != "rotary" and pairs is None
+    rising = isinstance(pairs, list) and all(_whole(own, 0) and sorted(set(own)) == own for own in pairs)
+    return rising and [2 * len(own) for own in pairs] == entry["qk"] and entry["multiple"] % 2 == 0
 
 
 def _whole(sizes: Any, least: int) -> bool:
     return isinstance(sizes, list) and all(type(size) is int and size >= least for size in sizes)
+
+
+def _with_version_4(entry: Any) -> Any:
+    """An entry of an earlier version with the keys that version 4 adds."""
+    return {**BEFORE_VERSION_4, **entry} if isinstance(entry, dict) else entry
 
 
 def _with_call(path: str, entry: Any) -> Any:

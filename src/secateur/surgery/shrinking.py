@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from secateur.structure.plan import Plan
 from secateur.structure.space import UnitSpace
 from secateur.surgery import compact
 from secateur.surgery.cut_structure import structure_of
-from secateur.surgery.kept_indices import kept_indices, select
+from secateur.surgery.kept_indices import kept_indices, select, split_parts
 from secateur.surgery.optimizer_state import ORDERS, Moments
 from secateur.system.errors import UserError
 
@@ -44,7 +44,7 @@ class Shrinking(nn.Module):
     def __init__(self, model: PreTrainedModel, space: UnitSpace) -> None:
         super().__init__()
         self.space = space
-        self.entries: Mapping[str, Parameter] = {entry.name: entry for entry in space.table.parameters}
+        self.entries: Mapping[str, tuple[Parameter, ...]] = space.table.tensors
         self.register_buffer("kept", space.ones().bool())
         self.stored: Mapping[str, Tensor] = {}
         self._of = (model,)  # in a tuple, so that it is no submodule and its weights are not in `state_dict`
@@ -87,7 +87,7 @@ class Shrinking(nn.Module):
             return self.model.state_dict()
         skeleton, own = self._skeleton(), dict(self.model.named_parameters())
         like = next(iter(own.values()))
-        full = {name: self._reindexed(entry, own.get(name), {}, like) for name, entry in self.entries.items()}
+        full = {name: self._reindexed(parts, own.get(name), {}, like) for name, parts in self.entries.items()}
         return skeleton.state_dict() | {name: full[first] for name, first in compact.first_names(skeleton).items()}
 
     @torch.no_grad()
@@ -151,9 +151,17 @@ class Shrinking(nn.Module):
         self.kept.copy_(rebuilt.kept)
         self.stored = rebuilt.stored
 
-    def _reindexed(self, entry: Parameter, old: Tensor | None, wanted: Mapping[str, Tensor], like: Tensor) -> Tensor:
+    def _reindexed(
+        self, parts: Sequence[Parameter], old: Tensor | None, wanted: Mapping[str, Tensor], like: Tensor
+    ) -> Tensor:
         """A parameter, or a moment of one, at the wanted indices of its axes; 0 at indices that were not stored."""
-        value = old
+        values = [None] * len(parts) if old is None else split_parts(parts, old, self.stored)
+        own = [self._reindexed_part(part, one, wanted, like) for part, one in zip(parts, values, strict=True)]
+        return torch.cat(own)
+
+    def _reindexed_part(
+        self, entry: Parameter, value: Tensor | None, wanted: Mapping[str, Tensor], like: Tensor
+    ) -> Tensor:
         for dim, (axis, size) in enumerate(zip(entry.axes, entry.shape, strict=True)):
             if value is None or axis is None or (axis not in self.stored and axis not in wanted):
                 continue

@@ -19,6 +19,7 @@ from secateur.structure.plan import Plan
 from secateur.structure.space import UnitSpace
 from secateur.surgery.sentence.attach import attach_head, head_of
 from secateur.surgery.uncut import build_stock, uncut
+from secateur.system.casting import cast
 from secateur.system.errors import UserError
 
 
@@ -38,11 +39,20 @@ def plain(small: PreTrainedModel) -> PreTrainedModel:
         delattr(config, key)
     config.num_hidden_layers = len(left)
     setattr(config, ARCHITECTURES.get(space.table.model_type).neurons, width)
+    attentions = space.table.attentions
+    for key in {one.kinds for one in attentions if one.kinds}:
+        setattr(config, key, [one.kind for one in attentions if one.kinds == key and one.block in left])
     model: Any = build_stock(type(dense), config)
     if (head := head_of(small)) is not None:
         attach_head(model, copy.deepcopy(head))
-    model.to(small.device, small.dtype)
-    model.load_state_dict(_renumbered(small.state_dict(), space, left))
+    cast(model, small.dtype, small.device)
+    state = _renumbered(small.state_dict(), space, left)
+    if odd := sorted(state.keys() ^ model.state_dict().keys()):
+        raise UserError(
+            f"a plain {space.table.model_type} config cannot describe a model whose first layer is layer {left[0]} "
+            f"({odd[0]} is on one side only): keep the first layer, or save the compact model"
+        )
+    model.load_state_dict(state)
     return model.train(small.training)
 
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from secateur.structure.axis_table import Parameter
 from secateur.structure.plan import Plan
 from secateur.structure.space import UnitSpace
 from secateur.surgery import compact
 from secateur.surgery.cut_structure import structure_of
-from secateur.surgery.kept_indices import kept_indices
+from secateur.surgery.kept_indices import kept_indices, split_parts
 from secateur.surgery.schema import Structure
 from secateur.surgery.sentence.attach import attach_head, head_of
 from secateur.surgery.word_embeddings import factors_structure, quantised_tables
+from secateur.system.casting import cast
 from secateur.system.errors import UserError
 
 
@@ -29,8 +33,8 @@ def uncut(small: PreTrainedModel) -> tuple[PreTrainedModel, Plan]:
     Raises:
         UserError: `small` is not a cut model with its plan.
     """
-    dense: Any = _stock(small)  # Any, for the wrapper of transformers hides the types that `to` takes
-    dense.to(small.device, small.dtype).eval()
+    dense = _stock(small).eval()
+    cast(dense, small.dtype, small.device)
     plan = _plan_over(dense, small)
     plan = replace(plan, masks=plan.kept.float())
     _copy_parameters(small, dense, plan)
@@ -44,16 +48,22 @@ def _copy_parameters(small: PreTrainedModel, dense: PreTrainedModel, plan: Plan)
     """Copy every weight of a cut model to its position in the dense one."""
     space = plan.space(dense)
     kept = kept_indices(plan.read(space), plan)
-    entries = {entry.name: entry for entry in space.table.parameters}
     tables = {f"{path}.weight": table.values() for path, table in quantised_tables(small).items()}
     for name, parameter in (*small.named_parameters(), *tables.items()):
-        entry = entries[name]
-        indices = [kept.get(a or "", torch.arange(n)) for a, n in zip(entry.axes, entry.shape, strict=True)]
-        if tuple(parameter.shape) != tuple(len(one) for one in indices):
+        whole, parts = dense.get_parameter(name), space.table.tensors[name]
+        indices = [_stored_indices(part, kept) for part in parts]
+        rows, others = sum(len(one[0]) for one in indices), [len(one) for one in indices[0][1:]]
+        if list(parameter.shape) != [rows, *others]:
             raise UserError(f"{name} has not the shape that the plan says: plan and weights do not belong together")
-        in_dense = torch.meshgrid(*(one[one >= 0] for one in indices), indexing="ij")
-        in_small = torch.meshgrid(*((one >= 0).nonzero().flatten() for one in indices), indexing="ij")
-        dense.get_parameter(name)[in_dense] = parameter[in_small]
+        for part, own, small_part in zip(parts, indices, split_parts(parts, parameter, kept), strict=True):
+            in_dense = torch.meshgrid(*(one[one >= 0] for one in own), indexing="ij")
+            in_small = torch.meshgrid(*((one >= 0).nonzero().flatten() for one in own), indexing="ij")
+            part.of(whole)[in_dense] = small_part[in_small]
+
+
+def _stored_indices(part: Parameter, kept: Mapping[str, Tensor]) -> list[Tensor]:
+    """The index of each stored row, column and so on of a part, -1 for padding."""
+    return [kept.get(axis or "", torch.arange(size)) for axis, size in zip(part.axes, part.shape, strict=True)]
 
 
 def planned_structure(small: PreTrainedModel) -> Structure:

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from secateur.structure.axis_table import Parameter
 from secateur.structure.plan import Plan
-from secateur.surgery.kept_indices import kept_indices, select_kept
+from secateur.structure.space import UnitSpace
+from secateur.surgery.kept_indices import kept_indices, select_parts
 from secateur.surgery.uncut import planned_space
 
 SPREAD = 0.01
@@ -32,14 +34,19 @@ def zeroed_blocks(small: PreTrainedModel) -> dict[str, tuple[Tensor, Tensor]]:
     kept = kept_indices(plan.read(space), plan)
     stored = dict(small.named_parameters())
     blocks = {}
-    for name, (_, grid) in space.tiled.items():
-        mask = space.at_parameter(plan.masks, grid.parameter)
-        if name in stored and mask is not None:
-            parts = ((mask == 0).float(), torch.ones_like(mask))
-            zeroed, real = (select_kept(grid.parameter, part, kept).gt(0).to(stored[name].device) for part in parts)
-            if bool(zeroed.any()):
-                blocks[name] = zeroed, real
+    for name in stored.keys() & {grid.parameter.name for _, grid in space.tiled.values()}:
+        parts = space.table.tensors[name]
+        removed, whole = [_in_removed_tiles(space, plan, part) for part in parts], [torch.ones(p.shape) for p in parts]
+        zeroed, real = (select_parts(parts, own, kept).gt(0).to(stored[name].device) for own in (removed, whole))
+        if bool(zeroed.any()):
+            blocks[name] = zeroed, real
     return blocks
+
+
+def _in_removed_tiles(space: UnitSpace, plan: Plan, part: Parameter) -> Tensor:
+    """`(out, into)`: 1 in the tiles of a weight that the plan removes."""
+    mask = space.at_parameter(plan.masks, part)
+    return torch.zeros(part.shape) if mask is None else (mask == 0).float()
 
 
 @contextmanager

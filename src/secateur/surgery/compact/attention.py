@@ -1,15 +1,14 @@
-"""Attention whose heads differ in size: one class for each way in which stock layers call their attention."""
+"""Attention whose heads differ in size. How stock layers call theirs is in `attention_calls`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import EncoderDecoderCache
 
 from secateur.surgery.compact.kernels import (
     KernelRules,
@@ -21,6 +20,8 @@ from secateur.surgery.compact.kernels import (
 )
 from secateur.surgery.schema import AttentionStructure
 
+Angles = tuple[Tensor, Tensor]
+"""Cosines and sines of rotary positions."""
 JOIN_FROM = 256
 """From this number of tokens on, joining the weights of query, key and value costs less than it saves."""
 
@@ -34,9 +35,6 @@ class CompactAttention(nn.Module):
     projection: the padding is exact and stays zero in training. The softmax scale is that of the unpruned heads.
     """
 
-    dropout: Any
-    """Of the stock attention: a module, or in an encoder-decoder the probability itself."""
-
     def __init__(self, stock: Any, structure: AttentionStructure) -> None:  # Any: each family names its projections
         super().__init__()
         self.scale, self.causal, self.layer = structure.scale, structure.causal, structure.layer
@@ -44,24 +42,34 @@ class CompactAttention(nn.Module):
         self._widths = [width for _, *widths in self.buckets for width in widths]
         self.heads = None if structure.heads is None else list(structure.heads)
         self.names = (structure.query, structure.key, structure.value)
-        self.output = structure.output
-        self.dropout = stock.dropout
+        self.output, self.after = structure.output, structure.after
+        self.dropout: Any = getattr(stock, structure.dropout)  # a module, or the probability itself
         if self.buckets:
-            for name, sizes in zip(self.names, self._sizes(), strict=True):
-                projection = getattr(stock, name)
-                if projection.out_features != sum(sizes):
-                    raise ValueError(f"{name} has {projection.out_features} outputs, its heads have {sum(sizes)}")
-        kept = {*(self.names if self.buckets else ()), self.output} - {None}
+            self._check_outputs(stock)
+        kept = {*(self.names if self.buckets else ()), self.output, self.after} - {None}
         if missing := kept - {name for name, _ in stock.named_children()}:
             raise AttributeError(f"the attention has no {min(missing)}")
         for name, module in stock.named_children():  # in its order, in which an optimizer's moments are stored
             if name in kept:
                 self.add_module(name, module)
 
+    def _check_outputs(self, stock: Any) -> None:
+        """Check that each projection of the stock attention has the outputs that the heads have."""
+        wanted: dict[str, int] = {}
+        for name, sizes in zip(self.names, self._sizes(), strict=True):
+            wanted[name] = wanted.get(name, 0) + sum(sizes)
+        for name, size in wanted.items():
+            if (found := getattr(stock, name).out_features) != size:
+                raise ValueError(f"{name} has {found} outputs, its heads have {size}")
+
     def project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value of the same states, `(batch, tokens, dims as stored)` each; empty without heads."""
         if not self.buckets:
             return hidden_states[..., :0], hidden_states[..., :0], hidden_states[..., :0]
+        sizes = [sum(sizes) for sizes in self._sizes()]
+        if len(set(self.names)) == 1:
+            query, key, value = self._projected(0, hidden_states).split(sizes, dim=-1)
+            return query, key, value
         if not self._joins(hidden_states):
             return (
                 self._projected(0, hidden_states),
@@ -69,25 +77,34 @@ class CompactAttention(nn.Module):
                 self._projected(2, hidden_states),
             )
         joined = functional.linear(hidden_states, self._joined("weight"), self._joined("bias"))
-        query, key, value = joined.split([sum(sizes) for sizes in self._sizes()], dim=-1)
+        query, key, value = joined.split(sizes, dim=-1)
         return query, key, value
 
-    def attend(self, parts: tuple[Tensor, Tensor, Tensor], mask: Tensor | None, bias: Tensor | None = None) -> Tensor:
+    def attend(
+        self,
+        parts: tuple[Tensor, Tensor, Tensor],
+        mask: Tensor | None,
+        bias: Tensor | None = None,
+        angles: Sequence[Angles] | None = None,
+    ) -> Tensor:
         """The output of the sublayer, from query, keys and values.
 
         `mask` is additive or bool. `bias` `(batch or 1, heads of the stock model, queries, keys)` is added to the
-        scores.
+        scores. `angles` are those of each bucket, by which its queries and keys are rotated.
         """
         context = parts[0]
         if self.buckets:
             rules = rules_for(context.device, self.training)
             masks = self._masks(mask, bias, rules)
             split = (part.split(sizes, dim=-1) for part, sizes in zip(parts, self._sizes(), strict=True))
-            buckets = zip(self.buckets, zip(*split, strict=True), masks, strict=True)
+            each: Sequence[Angles | None] = angles or [None] * len(masks)
+            turned = [_rotated(*own) for own in zip(zip(*split, strict=True), each, strict=True)]
+            buckets = zip(self.buckets, turned, masks, strict=True)
             with reliable_kernels(context.device):
                 contexts = [self._attend_bucket(bucket, own, own_mask, rules) for bucket, own, own_mask in buckets]
             context = contexts[0] if len(contexts) == 1 else torch.cat(contexts, dim=-1)
         output = getattr(self, self.output)(context) if self.output else context
+        output = getattr(self, self.after)(output) if self.after else output
         if self.training and bias is not None and not self.buckets:
             output = output + 0.0 * bias.sum()  # a gradient of 0, as in the masked model: None would be skipped
         return output
@@ -120,7 +137,7 @@ class CompactAttention(nn.Module):
 
     def dropout_probability(self) -> float:
         """The probability of an attention weight to be dropped in training."""
-        return self.dropout.p
+        return float(self.dropout.p if isinstance(self.dropout, nn.Dropout) else self.dropout)
 
     def _sizes(self) -> list[list[int]]:
         """Dims of each bucket as stored: of the query, the key and the value."""
@@ -149,120 +166,23 @@ class CompactAttention(nn.Module):
         return not self.training and hidden_states.shape[:-1].numel() >= JOIN_FROM
 
 
-class EncoderAttention(CompactAttention):
-    """Self-attention of an encoder: called with the states and a mask, returns the output and no probabilities."""
+def _rotated(parts: tuple[Tensor, ...], angles: Angles | None) -> tuple[Tensor, ...]:
+    """Query and key of a bucket, rotated by the angles of their pairs, and its value as it is.
 
-    def forward(
-        self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
-    ) -> tuple[Tensor, None]:
-        return self.attend(self.project(hidden_states), attention_mask), None
-
-
-class EncoderBiasAttention(CompactAttention):
-    """Self-attention of an encoder that looks up a relative position bias once and passes it to every layer."""
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        position_bias: Tensor | None = None,
-        output_attentions: bool = False,
-        **kwargs: Any,
-    ) -> tuple[Tensor, None]:
-        return self.attend(self.project(hidden_states), attention_mask, position_bias), None
-
-
-class Seq2SeqAttention(CompactAttention):
-    """Attention of an encoder-decoder: self-attention, or cross-attention to other states (`key_value_states`).
-
-    During generation, a cache holds the keys and values of all heads as those of a single head, whatever the buckets.
+    In float32 at least, as in stock models: cosines of a long sequence have too few bits in bfloat16.
     """
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        key_value_states: Tensor | None = None,
-        past_key_values: Any = None,
-        attention_mask: Tensor | None = None,
-        **kwargs: Any,
-    ) -> tuple[Tensor, None]:
-        return self.attend(self.states(hidden_states, key_value_states, past_key_values), attention_mask), None
-
-    def dropout_probability(self) -> float:
-        return self.dropout
-
-    def states(self, hidden_states: Tensor, others: Tensor | None, cache: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, and keys and values of all tokens so far, `(batch, tokens, dims as stored)` each.
-
-        Without heads the query is empty, and the shape of the key gives the number of tokens.
-        """
-        if cache is None and others is None and self.buckets:
-            return self.project(hidden_states)
-        held, filled = self._held(cache, others is not None)
-        if filled and self.buckets:
-            return self._projected(0, hidden_states), filled.keys.squeeze(1), filled.values.squeeze(1)
-        query, key, value = self._separate(hidden_states, hidden_states if others is None else others)
-        if held is None or (others is not None and not self.buckets):
-            return query, key, value
-        key, value = held.update(key.unsqueeze(1), value.unsqueeze(1), self.layer)
-        if others is not None and held is not cache:
-            cache.is_updated[self.layer] = True
-        return query, key.squeeze(1), value.squeeze(1)
-
-    def _separate(self, hidden_states: Tensor, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The query of `hidden_states`, key and value of `source`."""
-        if self.buckets:
-            return self._projected(0, hidden_states), self._projected(1, source), self._projected(2, source)
-        one = source[..., :1]  # a cache does not know the length of states of width 0
-        return hidden_states[..., :0], one, one
-
-    def _held(self, cache: Any, cross: bool) -> tuple[Any, Any]:
-        """The part of a cache for this attention, and its layer if it holds all states of cross-attention already."""
-        if not isinstance(cache, EncoderDecoderCache):
-            return cache, None
-        held = cache.cross_attention_cache if cross else cache.self_attention_cache
-        return held, held.layers[self.layer] if cross and cache.is_updated.get(self.layer) else None
+    if angles is None:
+        return parts
+    query, key, value = parts
+    return _turned(query, *angles), _turned(key, *angles), value
 
 
-class Seq2SeqBiasAttention(Seq2SeqAttention):
-    """Attention of an encoder-decoder whose first layer looks up a relative position bias and passes it on.
-
-    The first layer returns the bias of every head of the stock model, also of heads that it does not keep, because
-    later layers use it; each layer selects its own heads.
-    """
-
-    def __init__(self, stock: Any, structure: AttentionStructure) -> None:
-        super().__init__(stock, structure)
-        self.compute_bias = None
-        if structure.bias:
-            setattr(self, structure.bias, getattr(stock, structure.bias))
-            self.compute_bias = stock.compute_bias  # the stock method: it reads the same embedding
-
-    def forward(  # type: ignore[override]  # called as the stock module that it replaces
-        self,
-        hidden_states: Tensor,
-        mask: Tensor | None = None,
-        key_value_states: Tensor | None = None,
-        position_bias: Tensor | None = None,
-        past_key_values: Any = None,
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None, None]:
-        past = past_key_values.get_seq_length(self.layer) if past_key_values is not None else 0
-        past = past.clone() if isinstance(past, Tensor) else past  # a static cache changes this tensor in place
-        parts = self.states(hidden_states, key_value_states, past_key_values)
-        if position_bias is None and self.compute_bias is not None:
-            lengths = hidden_states.shape[1], parts[1].shape[1]
-            position_bias = self.compute_bias(*lengths, device=hidden_states.device, past_seen_tokens=past)
-        return self.attend(parts, mask, position_bias), position_bias, None
-
-
-ATTENTIONS: Mapping[str, type[CompactAttention]] = {
-    "encoder": EncoderAttention,
-    "encoder_bias": EncoderBiasAttention,
-    "seq2seq": Seq2SeqAttention,
-    "seq2seq_bias": Seq2SeqBiasAttention,
-}
-"""How a stock layer calls its attention (`Attention.call` of the architecture) -> the class that is called so."""
+def _turned(part: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`(batch, tokens, heads x width)`, of which each head has the first dims of its pairs and then the second ones."""
+    wide = part.to(torch.promote_types(part.dtype, torch.float32))
+    first, second = wide.view(part.shape[0], part.shape[1], cos.shape[2], 2, -1).unbind(3)
+    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return turned.view(part.shape[0], part.shape[1], -1).to(part.dtype)
 
 
 def _of_heads(bias: Tensor, heads: list[int]) -> Tensor:

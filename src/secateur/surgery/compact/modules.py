@@ -22,15 +22,22 @@ class Bias(nn.Module):
         self.register_buffer("weight", like.new_empty(size, 0))  # no stock model accepts this shape, see `Zero`
 
     def forward(self, input: Tensor) -> Tensor:
-        return self.bias.expand(*input.shape[:-1], -1)
+        return _after(input, self.bias.expand(*input.shape[:-1], -1))
+
+
+def _after(input: Tensor, output: Tensor) -> Tensor:
+    """The output of a module whose input has width 0. In training, the modules before it get a gradient of 0.
+
+    So they do in the masked model: without any gradient, optimizers would skip their weights. It may be a norm, or the
+    embeddings of positions that all attentions read.
+    """
+    return output + input.sum() if input.requires_grad else output
 
 
 class Zero(nn.Module):
     """The output of a removed sublayer: a scalar 0, which the residual connection adds.
 
-    The empty `weight` makes a stock model refuse the checkpoint; transformers only warns of a missing tensor. In
-    training the 0 is a sum over an input of width 0, so that the modules before it, such as a norm, have a gradient of
-    0, as in the masked model. Without any gradient, optimizers would skip their weights.
+    The empty `weight` makes a stock model refuse the checkpoint; transformers only warns of a missing tensor.
     """
 
     def __init__(self, like: Tensor) -> None:
@@ -38,7 +45,7 @@ class Zero(nn.Module):
         self.register_buffer("weight", like.new_empty(0, 0))
 
     def forward(self, input: Tensor) -> Tensor:
-        return input.sum() if input.requires_grad else input.new_zeros(())
+        return _after(input, input.new_zeros(()))
 
 
 class Skip(nn.Module):
@@ -54,7 +61,7 @@ class Skip(nn.Module):
             self.add_module(name, child)
 
     def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
-        return input_tensor
+        return _after(hidden_states, input_tensor)
 
 
 class Empty(nn.Module):

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from secateur.surgery.compact.attention import ATTENTIONS
+from secateur.surgery.compact.attention_calls import ATTENTIONS
 from secateur.surgery.compact.modules import (
     Bias,
     Empty,
