@@ -21,8 +21,9 @@ from secateur.budget.space import Space
 from secateur.structure.architecture import VOCABULARIES, Embedding, Linear, Norm
 from secateur.structure.axis_table import Parameter
 from secateur.structure.head_buckets import Layout
+from secateur.structure.layouts import cheapest_layouts
 from secateur.structure.model_parts import by_part
-from secateur.structure.plan import Plan, cheapest_layouts
+from secateur.structure.plan import Plan
 from secateur.structure.reading import Reading
 from secateur.structure.space import UnitSpace
 from secateur.system.errors import UserError

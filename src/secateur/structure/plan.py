@@ -17,7 +17,8 @@ from secateur.structure import cost
 from secateur.structure.architecture import VOCABULARIES, Embedding
 from secateur.structure.axis_table import AxisTable
 from secateur.structure.fingerprints import weights_fingerprint
-from secateur.structure.head_buckets import Layout, cheapest_layout
+from secateur.structure.head_buckets import Layout
+from secateur.structure.layouts import fitting_layouts
 from secateur.structure.plan_file import FORMAT, checked, group_masks, group_to_dict, layout_from_dict, read_plan
 from secateur.structure.reading import Reading
 from secateur.structure.space import UnitSpace
@@ -88,7 +89,7 @@ class Plan:
             keep: the number of units asked for.
             latency: the record of a latency asked for, see `Budget.record`.
             vocabulary: the pieces that are kept; the space's model has all pieces, or the kept ones alone.
-            layouts: of each attention's kept heads; None chooses the cheapest (`head_buckets.cheapest_layout`).
+            layouts: of each attention's kept heads; None chooses the cheapest (`layouts.cheapest_layouts`).
             source: fingerprint of the weights that the masks were made from; None computes that of the space's model,
                 which must then have weights (not be on `meta`).
 
@@ -115,7 +116,7 @@ class Plan:
             embedding_rank=embedding_rank,
             vocabulary=vocabulary,
             embedding_rows=embedding_rows,
-            layouts=_layouts(reading, layouts),
+            layouts=fitting_layouts(reading, layouts),
             latency=latency,
             keep=keep,
             model_type=space.table.model_type,
@@ -317,36 +318,3 @@ def _saved_by_factors(reading: Reading, rank: int, pieces: int) -> int:
             width = int(reading.lengths[word.axes[1]]) if word.axes[1] else word.shape[1]
             saved += rows * width - rank * (rows + width)
     return saved
-
-
-def _layouts(reading: Reading, layouts: Sequence[Layout] | None) -> tuple[Layout, ...]:
-    """A layout for each attention: those passed in, after checking that they fit the kept heads, or the cheapest."""
-    sizes = _head_sizes(reading)
-    if layouts is None:
-        return cheapest_layouts(reading)
-    fits = len(layouts) == len(sizes) and all(
-        sorted(layout.order) == list(range(len(qk))) for layout, (qk, _) in zip(layouts, sizes, strict=True)
-    )
-    if not fits:
-        raise UserError("the plan's layouts do not fit its heads: expected every kept head in one bucket")
-    for layout, attention in zip(layouts, reading.table.attentions, strict=True):
-        if attention.rotary and layout.multiple % 2:
-            raise UserError(
-                f"the plan stores the heads of {attention.path} in multiples of {layout.multiple} dims: expected an "
-                "even number, because dims with rotary positions are kept in pairs"
-            )
-    return tuple(layouts)
-
-
-def cheapest_layouts(reading: Reading) -> tuple[Layout, ...]:
-    """The cheapest layout of each attention (`head_buckets.cheapest_layout`)."""
-    hidden = int(reading.alive["hidden"].sum())
-    return tuple(
-        cheapest_layout(qk, vo, hidden, pairs=attention.rotary)
-        for attention, (qk, vo) in zip(reading.table.attentions, _head_sizes(reading), strict=True)
-    )
-
-
-def _head_sizes(reading: Reading) -> list[tuple[list[int], list[int]]]:
-    """QK dims and VO dims of the kept heads of each attention."""
-    return [reading.head_sizes(number) for number in range(len(reading.table.attentions))]
