@@ -44,8 +44,15 @@ SIZES = {
 # Families whose table depends on the config, or whose default config fits no tiny model.
 MARIAN = {"pad_token_id": 0, "eos_token_id": 2, "forced_eos_token_id": 2, "decoder_start_token_id": 0}
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "cls_token_id": 1, "eos_token_id": 2, "sep_token_id": 2}
+DEBERTA = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
 SHAPES = {
     "electra": ({"embedding_size": 32}, {"embedding_size": 24}),
+    "deberta-v2": (
+        DEBERTA
+        | {"share_att_key": True, "norm_rel_ebd": "layer_norm", "position_biased_input": False}
+        | {"position_buckets": 4, "max_relative_positions": 16},
+        DEBERTA | {"max_relative_positions": 5, "type_vocab_size": 2, "embedding_size": 24, "intermediate_size": 80},
+    ),
     "bart": ({"scale_embedding": True},),
     "marian": (MARIAN, MARIAN | {"share_encoder_decoder_embeddings": False}),
     "modernbert": (
@@ -203,7 +210,7 @@ def inputs(model, *, padded=True, seed=0):
         ids = ids.masked_fill(mask == 0, model.config.pad_token_id)
     batch = {"input_ids": ids, "attention_mask": mask}
     if "token_type_ids" in signature(model.forward).parameters:
-        batch["token_type_ids"] = ids % model.config.type_vocab_size
+        batch["token_type_ids"] = ids % max(1, model.config.type_vocab_size)
     if model.config.is_encoder_decoder:
         batch["decoder_input_ids"] = torch.randint(5, model.config.vocab_size, (3, 6), generator=generator)
         batch["decoder_attention_mask"] = torch.ones(3, 6, dtype=torch.long)

@@ -48,7 +48,8 @@ def test_a_correct_folder_passes(which, units, rank, tmp_path):
     batches, given = world(which, tmp_path / "small", *units, embedding_rank=rank)
     before = {name: value.clone() for name, value in given["dense"].state_dict().items()}
     result = verify(batches, **given)
-    assert result.passed and result.masked_compact < 1e-4 * max(1.0, result.scale) and result.compact_loaded == 0.0
+    assert result.passed and result.masked_compact < 1e-4 * max(1.0, result.scale)
+    assert result.compact_loaded <= 1e-6 * result.scale  # products depend on where in memory loaded weights begin
     assert result.examples == 6 and result.scale > 0
     assert result.to_dict()["passed"] is True
     assert all(torch.equal(value, before[name]) for name, value in given["dense"].state_dict().items())

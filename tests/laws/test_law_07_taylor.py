@@ -38,9 +38,9 @@ def taylor(space, products, group):
     if group.kind == "hidden":
         writes = [row.out if isinstance(row, Linear) else row.axis for row in table.rows]
         return [over(*(row for row, axis in zip(table.rows, writes, strict=True) if axis == "hidden"))]
-    makers = [over(maker) for maker in table.makers(site)]  # with bias: query, and key; value; up
     if group.kind == "qk":
-        return makers
+        return [over(*table.queries(site)), over(*table.keys(site))]  # with bias
+    makers = [over(maker) for maker in table.makers(site)]  # with bias: value; up
     columns = by_unit(products[f"{table.reader(site).path}.weight"].sum(0))
     return [columns] if group.kind == "ffn" else [columns, *makers]  # an activation follows up
 

@@ -18,8 +18,8 @@ from transformers import (
     BartModel,
     BertConfig,
     BertForSequenceClassification,
-    DebertaV2Config,
-    DebertaV2ForSequenceClassification,
+    ErnieConfig,
+    ErnieForSequenceClassification,
     T5Config,
     T5EncoderModel,
 )
@@ -61,6 +61,7 @@ OTHER = {
     "distilbert": {"n_layers": 2, "n_heads": 2, "dim": 8, "hidden_dim": 6, "vocab_size": 30},
     "electra": {**SIZES, "embedding_size": 5},
     "modernbert": {**SIZES, **dict.fromkeys((f"{name}_token_id" for name in ("pad", "bos", "cls", "eos", "sep")), 0)},
+    "deberta-v2": {**SIZES, "embedding_size": 5, "relative_attention": True, "pos_att_type": "c2p|p2c"},
 }
 ENCODER_DECODER = {"d_model": 8, "encoder_layers": 2, "decoder_layers": 1, "vocab_size": 30, "pad_token_id": 0}
 ENCODER_DECODER |= {f"{part}_attention_heads": 2 for part in ("encoder", "decoder")}
@@ -210,9 +211,9 @@ def test_a_parameter_of_another_size_is_named(bert):
 
 
 def test_an_unsupported_architecture_names_the_supported_ones():
-    config = DebertaV2Config(**SIZES)
-    with pytest.raises(UserError, match=r"'deberta-v2' is not supported") as refusal:
-        bind(DebertaV2ForSequenceClassification(config))
+    config = ErnieConfig(**SIZES)
+    with pytest.raises(UserError, match=r"'ernie' is not supported") as refusal:
+        bind(ErnieForSequenceClassification(config))
     assert all(kind in str(refusal.value) for kind in architectures.ARCHITECTURES.all())
 
 

@@ -180,7 +180,7 @@ def test_a_config_that_is_not_a_config(folder, text):
 CONFIGS = {
     "unknown type": (
         lambda c: c.update(model_type="bort"),
-        "'bort': supported are bart, bert, camembert, distilbert, ",
+        "'bort': supported are bart, bert, camembert, deberta-v2, ",
     ),
     "no type": (lambda c: c.pop("model_type"), "supported are bart, bert"),
     "odd type": (lambda c: c.update(model_type=["bert"]), "supported are bart, bert"),

@@ -9,10 +9,19 @@ from pathlib import Path
 import pytest
 
 from secateur.surgery import schema
-from secateur.surgery.compact import attention, attention_calls, integrity, kernels, modules, pretrained, shapes
+from secateur.surgery.compact import (
+    attention,
+    attention_calls,
+    disentangled,
+    integrity,
+    kernels,
+    modules,
+    pretrained,
+    shapes,
+)
 from secateur.surgery.shipped_code import SOURCES, shipped_code
 
-PARTS = (schema, modules, kernels, attention, attention_calls, shapes, integrity, pretrained)
+PARTS = (schema, modules, kernels, attention, disentangled, attention_calls, shapes, integrity, pretrained)
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,9 @@ def _with_masks(forward: Callable[..., Any], attention: Attention, model: PreTra
 
 
 def _masks(tokens: Tensor, attention: Attention, model: PreTrainedModel) -> Any:
-    """An additive mask `(batch, 1, 1, tokens)`, or one for each kind of attention where the layers differ."""
+    """An additive mask `(batch, 1, 1, tokens)`, or one for each kind of attention; or that of the tokens as it is."""
+    if attention.takes_tokens:
+        return tokens
     mask = _additive(tokens[:, None, None, :], model.dtype)
     if attention.kinds is None:
         return mask

@@ -15,6 +15,8 @@ FOR_DEVELOPERS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, 
 
 The tracer warns that a graph may hold for the traced shape alone: every export is compared with its source on several.
 """
+COPIED = "To copy construct from a tensor"
+"""PyTorch's, where a model of transformers makes a tensor of a size, which is a tensor while it is traced."""
 ADVICE = "Please consider to run pre-processing before quantization"
 """ONNX Runtime's, on the root logger: its pre-processing fuses operators, which the exporter of PyTorch has done."""
 
@@ -31,6 +33,7 @@ def silence() -> Iterator[None]:
         with warnings.catch_warnings(), redirect_stdout(StringIO()):
             for category in FOR_DEVELOPERS:
                 warnings.simplefilter("ignore", category)
+            warnings.filterwarnings("ignore", COPIED, UserWarning)
             yield
     finally:
         root.removeFilter(_is_no_advice)

@@ -135,7 +135,9 @@ class Obs(Scheduled):
             scales = [variances(table.writer(gates[grid.axis]).path).sum() for grid in group.grids]
             return torch.stack([one / one.sum() * scale for one, scale in zip(squares, scales, strict=True)]).sum(0)
         if group.kind == "qk":
-            query, key = (self._values(table.weight(row)).square().sum(1) for row in table.makers(group.sites[0]))
+            sides = (table.queries(group.sites[0]), table.keys(group.sites[0]))
+            values = ([self._values(table.weight(row)) for row in side] for side in sides)
+            query, key = (torch.cat(own, dim=1).square().sum(1) for own in values)
             products = group.by_unit(query * key, group.sites[0]).sum(1)
             return products / products.sum() * variances(table.writer(gates[group.sites[0]]).path).sum()
         return torch.stack([variances(table.writer(gate).path).sum() for gate in group.sites]).sum().view(1)

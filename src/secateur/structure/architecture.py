@@ -41,6 +41,8 @@ class Linear:
             masks.
         part, parts: the outputs of the module lie on `parts` axes in turn, each of the same number of outputs, and this
             row is about that number `part`: see `in_turn`.
+        queries: whether it makes queries beside the first Linear on its axis, which always does: those of relative
+            positions. Masks of QK dims act at queries, so that they act once in every product with keys.
     """
 
     path: str
@@ -51,6 +53,7 @@ class Linear:
     tied: bool = False
     part: int = 0
     parts: int = 1
+    queries: bool = False
 
     def dims(self, module: nn.Module) -> dict[str, tuple[Axis, ...]]:
         """Name of each parameter -> the axes of its dimensions."""
@@ -92,12 +95,14 @@ class Embedding:
 
     Attributes:
         rows: `vocabulary` if there is a row for each piece of the tokenizer; None for positions and token types.
+        whole: whether the model reads all rows at once, as a tensor, and not by looking some of them up.
     """
 
     path: str
     axis: Axis
     behind: str | None = None
     rows: Axis = None
+    whole: bool = False
 
     def dims(self, module: nn.Module) -> dict[str, tuple[Axis, ...]]:
         """Name of each parameter -> the axes of its dimensions."""
@@ -109,7 +114,7 @@ class Embedding:
 Row = Linear | Norm | Embedding
 
 
-Call = Literal["encoder", "encoder_bias", "rotary", "seq2seq", "seq2seq_bias"]
+Call = Literal["encoder", "encoder_bias", "disentangled", "rotary", "seq2seq", "seq2seq_bias"]
 """How a stock layer calls its attention: the arguments, in order, and what is returned.
 
 `encoder`: `(hidden_states, attention_mask)`; returns `(output, probabilities)`.
@@ -118,6 +123,9 @@ Call = Literal["encoder", "encoder_bias", "rotary", "seq2seq", "seq2seq_bias"]
 `rotary`: `(hidden_states, position_embeddings=, attention_mask=)`, where the encoder computes the cosines and the sines
     of the rotary positions of the layer's kind, `(batch or 1, tokens, head dims)` each; returns `(output,
     probabilities)`. Dims i and i + half of a head are one pair, which is rotated by one angle.
+`disentangled`: `(hidden_states, attention_mask, output_attentions, query_states=, relative_pos=, rel_embeddings=)` with
+    a mask `(batch, 1, queries, keys)` and embeddings of relative positions, which keys and queries are compared with
+    too (DeBERTa); returns `(output, probabilities)`. Which of these scores there are is read off the stock module.
 `seq2seq`: `(hidden_states, key_value_states, past_key_values, attention_mask)`, with the states of the encoder
     (cross-attention) and a cache; returns `(output, probabilities)`.
 `seq2seq_bias`: `(hidden_states, mask, key_value_states, position_bias, past_key_values)`, where the first layer of a
@@ -169,6 +177,11 @@ class Attention:
     layer: int = 0
 
     @property
+    def takes_tokens(self) -> bool:
+        """Whether the encoder takes no other mask than that of the tokens, `(batch, tokens)`."""
+        return self.call == "disentangled"
+
+    @property
     def takes_bias(self) -> bool:
         """Whether a relative position bias is added to the scores."""
         return self.call in ("encoder_bias", "seq2seq_bias")
@@ -216,6 +229,8 @@ class Architecture:
         pieces: the keys of the family's config that hold the number of pieces.
         counts_from_padding: whether positions are counted from the number of the padding token, which then must stay
             as it is.
+        refused: path of a module that a model of the family may have and that cannot be pruned, relative to the base
+            model -> what it is.
     """
 
     model_type: str
@@ -227,3 +242,4 @@ class Architecture:
     buffers: Mapping[str, tuple[Axis, ...]] = field(default_factory=dict)
     pieces: tuple[str, ...] = ("vocab_size",)
     counts_from_padding: bool = False
+    refused: Mapping[str, str] = field(default_factory=dict)

@@ -160,6 +160,27 @@ class AxisTable:
         """The Linears whose output lies on an inner axis, in the table's order (query before key)."""
         return [row for row in self.rows if isinstance(row, Linear) and row.out == axis]
 
+    def queries(self, axis: str) -> list[Linear]:
+        """The makers of an axis of QK dims that make queries, at which its masks act; the others make keys."""
+        makers = self.makers(axis)
+        return [row for row in makers if row.queries or row is makers[0]]
+
+    def keys(self, axis: str) -> list[Linear]:
+        """The makers of an axis of QK dims that make keys."""
+        return [row for row in self.makers(axis) if row not in self.queries(axis)]
+
+    @cached_property
+    def products(self) -> dict[str, list[tuple[Row, ...]]]:
+        """Axis of QK dims -> the pairs of a query and a key whose products are summed.
+
+        Contents are compared with contents and with positions, positions only with contents.
+        """
+        pairs: dict[str, list[tuple[Row, ...]]] = {}
+        for axis in (f"{attention.block}.qk" for attention in self.attentions):
+            (query, *others), (key, *more) = self.queries(axis), self.keys(axis)
+            pairs[axis] = [(query, key), *((query, other) for other in more), *((other, key) for other in others)]
+        return pairs
+
 
 def layer_label(layer: str) -> int | str:
     """A layer in a report: its number where that is the whole name, else its name."""

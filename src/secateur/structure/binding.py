@@ -60,9 +60,17 @@ def bind(model: PreTrainedModel) -> AxisTable:
         raise UserError("the model was cut already: prune the model that it was cut from instead")
     if getattr(model.config, "is_decoder", False):
         raise UserError(f"a {kind} model with is_decoder=True is not supported: set is_decoder=False")
+    _check_refused(supported[kind], model)
     table = _bind(supported[kind], model)
     _check_all_labelled(table, model)
     return table
+
+
+def _check_refused(architecture: Architecture, model: PreTrainedModel) -> None:
+    modules = {name for name, _ in model.base_model.named_modules()}
+    for path, what in architecture.refused.items():
+        if path in modules:
+            raise UserError(f"this {architecture.model_type} model has {what}, which is not supported: use one without")
 
 
 def _bind(architecture: Architecture, model: PreTrainedModel) -> AxisTable:

@@ -55,12 +55,20 @@ class Reading:
 
     @cached_property
     def _tiled_counts(self) -> dict[str, Tensor]:
-        """Label of a tiled weight -> its kept entries, `()`."""
+        """Label of a tiled weight, and of its bias where that does not follow -> its kept entries, `()`."""
         counts = {}
         for name, (grid, masks) in self.tiles.items():
             out, into = (self.effective[axis or ""] for axis in grid.parameter.axes)
             counts[name] = grid.count(masks, (out, into))
+            if (bias := self._bias_of(grid)) is not None:
+                counts[bias] = (out * grid.present(masks)).sum()
         return counts
+
+    def _bias_of(self, grid: Grid) -> str | None:
+        """Name of the bias of a tiled weight if its rows can be empty at indices that other weights keep."""
+        if len(self.table.products.get(grid.axis, ())) < 2:
+            return None
+        return next((p.name for p in self.table.parameters if p.row is grid.parameter.row and len(p.axes) == 1), None)
 
     def density(self, scope: str = "prunable") -> float:
         """Kept parameters over all parameters of the scope."""

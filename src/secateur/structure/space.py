@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.structure import cost
-from secateur.structure.architecture import Linear
+from secateur.structure.architecture import Linear, Row
 from secateur.structure.axis_table import AxisTable, Parameter
 from secateur.structure.binding import bind
 from secateur.structure.reading import Reading
@@ -177,13 +177,14 @@ class UnitSpace:
         """The effective mask of each index: axis -> `(size,)`, gate -> `(1,)`.
 
         A gate multiplies the axes behind it, a head without VO dims has no QK dims, and an index is 0 where one of the
-        tiled weights on its axis keeps no tile, neither for itself nor for the dim that is rotated together with it.
+        tiled weights on its axis keeps no tile, neither for itself nor for the dim that is rotated together with it; of
+        QK dims, where that is so in every product of queries and keys.
         """
         product = self._product(masks, lambda group: group.axes)
         for name, size in self.table.sizes.items():
             product.setdefault(name, masks.new_ones(size))
-        for group, grid in self.tiled.values():
-            product[grid.axis] = product[grid.axis] * self._present(grid, masks[self.slices[group.name]])
+        for axis, present in self._present(masks).items():
+            product[axis] = product[axis] * present
         for sublayer in self.table.sublayers:
             if (gate := product.get(sublayer.gate)) is None:
                 product[sublayer.gate] = masks.new_ones(1)
@@ -196,7 +197,19 @@ class UnitSpace:
             product[qk] = (product[qk].view(self.table.heads, -1) * heads).flatten()
         return product
 
-    def _present(self, grid: Grid, masks: Tensor) -> Tensor:
+    def _present(self, masks: Tensor) -> dict[str, Tensor]:
+        """Axis of tiled weights -> the indices that their tiles leave, `(size of the axis,)` bool."""
+        by_axis: dict[str, dict[Row, Tensor]] = {}
+        for group, grid in self.tiled.values():
+            present = self._needed(grid, masks[self.slices[group.name]])
+            by_axis.setdefault(grid.axis, {})[grid.parameter.row] = present
+        needed = {axis: self.table.products.get(axis, [tuple(own)]) for axis, own in by_axis.items()}
+        return {
+            axis: torch.stack([torch.stack([own[row] for row in rows]).all(0) for rows in needed[axis]]).any(0)
+            for axis, own in by_axis.items()
+        }
+
+    def _needed(self, grid: Grid, masks: Tensor) -> Tensor:
         """`(size of the inner axis,)` bool: the indices that a weight with these masks of its tiles needs."""
         present = grid.present(masks)
         if grid.axis not in self.table.rotary:

@@ -20,7 +20,13 @@ from secateur.system.errors import UserError
 
 AXES = {"attention": ("qk", "vo"), "ffn": ("ffn",)}
 """Part of a layer, as in the name of a kind of tiles before the slash -> its inner axes."""
-NAMES = {"qk": ("query", "key"), "vo": ("value", "output"), "ffn": ("gate", "up", "down")}
+KINDS = ("", "position_")
+"""Of contents, and of relative positions, where these have projections of their own."""
+NAMES = {
+    "qk": ("query", "key", "position_query", "position_key"),
+    "vo": ("value", "output"),
+    "ffn": ("gate", "up", "down"),
+}
 """Names of the weights on an inner axis, those that write to it first; a network that is not gated has the last two."""
 EXAMPLES: Mapping[str, str] = {
     "attention/32x32": "Tiles of the weights of attentions, of any size: QK or VO dims by dims of the residual stream.",
@@ -124,8 +130,11 @@ def _tile_extent(table: AxisTable, part: str, size: str) -> tuple[int, int]:
 
 def _named(table: AxisTable, block: str, axis: str) -> list[tuple[str, Linear]]:
     """(name, row) of each weight on an inner axis; no weight reads the axis of queries and keys."""
-    makers = table.makers(f"{block}.{axis}")
-    rows = makers if axis == "qk" else [*makers, table.reader(f"{block}.{axis}")]
+    if axis == "qk":
+        sides = zip(("query", "key"), (table.queries(f"{block}.qk"), table.keys(f"{block}.qk")), strict=True)
+        found = {f"{kind}{name}": row for name, own in sides for kind, row in zip(KINDS, own, strict=False)}
+        return [(name, found[name]) for name in NAMES[axis] if name in found]
+    rows = [*table.makers(f"{block}.{axis}"), table.reader(f"{block}.{axis}")]
     return list(zip(NAMES[axis][-len(rows) :], rows, strict=True))
 
 

@@ -35,7 +35,7 @@ def fold(entry: Parameter, tensor: Tensor, space: UnitSpace, masks: Tensor, at_s
     factor = sites[row.behind] if row.behind in sites and row.out == "hidden" else torch.ones((), device=tensor.device)
     if row.out == "hidden":
         factor = factor * _along(entry.axes, "hidden", sites.get("hidden"), first_dim_only=True)
-    if row.out in sites and row.out.endswith(".qk") and space.table.makers(row.out)[0] == row:
+    if row.out in sites and row.out.endswith(".qk") and row in space.table.queries(row.out):
         factor = factor * _along(entry.axes, row.out, sites[row.out])
     if row.into in sites and row.into != "hidden":
         factor = factor * _along(entry.axes, row.into, sites[row.into])

@@ -8,6 +8,7 @@ The sites of the masks:
 
 - FFN neurons and VO dims: the input of the Linear that reads them;
 - QK dims: the output of the query only, because a mask on both query and key would be squared in the scores;
+- hidden dims of a table that is read as a whole: its weight;
 - sublayer gates and hidden dims: the output of every module that writes to the residual stream;
 - hidden dims also: the input of a Linear that shares the weight of the word embeddings, because the mask of a weight
   acts wherever the weight is used;
@@ -141,6 +142,10 @@ class Attachment:
             if {row.axis, row.behind} & acting and not isinstance(module, nn.Identity):  # Identity: already cut
                 self._exchange_norm(row, module)
             return
+        if isinstance(row, Embedding) and row.whole:
+            if row.axis in acting:
+                self._exchange(row, module, nn.Embedding, MaskedTable)
+            return
         if written := [axis for axis in self._written(row) if axis in acting]:
             multiply = partial(self._multiply_output, written)
             if isinstance(row, Linear) and row.parts > 1:
@@ -162,7 +167,7 @@ class Attachment:
             return [row.axis] if row.axis else []
         if row.out == "hidden":
             return ["hidden", row.behind] if row.behind else ["hidden"]
-        if row.out is not None and row.out.endswith(".qk") and self.space.table.makers(row.out)[0] is row:
+        if row.out is not None and row.out.endswith(".qk") and row in self.space.table.queries(row.out):
             return [row.out]
         return []
 
@@ -225,6 +230,21 @@ class MaskedLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         attachment, row = self.site
         return functional.linear(input, *attachment.at_weight(row, self))
+
+
+class MaskedTable(nn.Embedding):
+    """An embedding whose weight is read as a whole: while the model runs, the weight multiplied by the masks.
+
+    At other times it is the parameter, for all who read the weights of a model under masks.
+    """
+
+    site: tuple[Attachment, Embedding]
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        attachment, row = self.site
+        own = cast(Tensor, self._parameters["weight"])
+        return own * attachment.at_modules[str(row.axis)].to(own.dtype) if attachment.running else own
 
 
 class _KeptNorm(nn.Module):

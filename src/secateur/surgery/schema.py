@@ -18,7 +18,7 @@ from typing import Any
 VERSION = 4
 OLDER = (1, 2, 3)
 KEY = "the config's secateur key"
-CALLS = ("encoder", "encoder_bias", "rotary", "seq2seq", "seq2seq_bias")
+CALLS = ("encoder", "encoder_bias", "disentangled", "rotary", "seq2seq", "seq2seq_bias")
 """How stock layers call their attention; for each there is a class in `compact.attention_calls`."""
 REPLACEMENTS = ("zero", "empty", "identity", "skip")
 QUANTISED = ("int8",)
@@ -54,7 +54,7 @@ class AttentionStructure:
         qk, vo: dims that each stored head keeps.
         pairs: of each stored head the pairs of QK dims that it keeps, if positions are rotary; pair i is rotated by
             angle i. Its first dims are stored first, then its second ones.
-        scale: factor of the scores before the softmax.
+        scale: factor of the scores before the softmax; if they are a sum of n terms, it is divided by the root of n.
         buckets: number of heads in each bucket.
         multiple: the width of every bucket is a multiple of this.
     """

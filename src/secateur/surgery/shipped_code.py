@@ -16,6 +16,7 @@ SOURCES = (
     "compact/modules.py",
     "compact/kernels.py",
     "compact/attention.py",
+    "compact/disentangled.py",
     "compact/attention_calls.py",
     "compact/shapes.py",
     "compact/integrity.py",

@@ -111,9 +111,9 @@ class CompactAttention(nn.Module):
 
     def _masks(self, mask: Tensor | None, bias: Tensor | None, rules: KernelRules) -> list[Tensor | None]:
         """The mask of each bucket: the mask of the tokens plus the relative position bias of its heads."""
-        if bias is None or self.heads is None:
+        if bias is None:
             return [None if mask is None else aligned_mask(mask, rules)] * len(self.buckets)
-        own = _of_heads(bias, self.heads)
+        own = bias if self.heads is None else _of_heads(bias, self.heads)
         if mask is None and self.causal and own.shape[2] > 1:
             mask = torch.ones(own.shape[2:], dtype=torch.bool, device=own.device).tril()
         if mask is not None:

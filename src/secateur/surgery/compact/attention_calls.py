@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import EncoderDecoderCache
 
 from secateur.surgery.compact.attention import Angles, CompactAttention
+from secateur.surgery.compact.disentangled import DisentangledAttention
 from secateur.surgery.compact.kernels import recorded
 from secateur.surgery.schema import AttentionStructure
 
@@ -167,6 +168,7 @@ class Seq2SeqBiasAttention(Seq2SeqAttention):
 ATTENTIONS: Mapping[str, type[CompactAttention]] = {
     "encoder": EncoderAttention,
     "encoder_bias": EncoderBiasAttention,
+    "disentangled": DisentangledAttention,
     "rotary": RotaryAttention,
     "seq2seq": Seq2SeqAttention,
     "seq2seq_bias": Seq2SeqBiasAttention,
