@@ -116,7 +116,11 @@ def grain_like(
     for number in range(heads):
         layer, head = number % layers, number // layers
         for name, own in sizes.items():
-            _keep(masks, space.slices[f"{layer}.{name}"], head * space.table.head_dim, own[number])
+            rows = space.slices[f"{layer}.{name}"]
+            units = (
+                rows.stop - rows.start
+            ) // space.table.heads  # half as many as dims where they are rotated in pairs
+            _keep(masks, rows, head * units, round(own[number] * units / space.table.head_dim))
     return Plan.of(space, masks)
 
 
