@@ -24,9 +24,9 @@ SETTINGS: dict[str, Any] = {
     "method": "grain",
     "target.density": 0.10,
     "training.batch_size": 32,
-    "training.epochs": 0.7,
+    "training.epochs": 1.5,
     "training.learning_rate": 5e-4,
-    "training.teacher_epochs": 0.5,
+    "training.teacher_epochs": 1,
     "training.teacher_learning_rate": 2e-4,
     "training.evaluations": 0,
     "measurement.shapes": [],
@@ -83,11 +83,25 @@ def _both(here: str, bert: dict[str, Any], there: str) -> dict[str, Any]:
     return {f"{here}.{kind}": bert[f"{there}.{kind}"] for kind in ("weight", "bias")}
 
 
+def subset(data: Path, folder: Path, rows: int) -> Path:
+    """A data folder with so many rows of a training set, and all of its validation set."""
+    from datasets import Dataset
+
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        Dataset.from_parquet(str(data / "train.parquet")).shuffle(seed=0).select(range(rows)).to_parquet(
+            folder / "train.parquet"
+        )
+        Dataset.from_parquet(str(data / "validation.parquet")).to_parquet(folder / "validation.parquet")
+    return folder
+
+
 @app.command()
-def train(data: Folder, seed: int = 0, threads: int = 2) -> None:
-    """Make the model, fine-tune it, and prune it."""
+def train(data: Folder, seed: int = 0, rows: int = 16_000, threads: int = 2) -> None:
+    """Make the model, fine-tune it, and prune it, on some rows of the training set."""
     make(RUNS / "model")
-    values = {**SETTINGS, "model": str(RUNS / "model"), "data": str(data / "sst2"), "seed": seed}
+    own = subset(data / "sst2", RUNS / f"data-{rows}", rows)
+    values = {**SETTINGS, "model": str(RUNS / "model"), "data": str(own), "seed": seed}
     one(RUNS / f"sst2-{seed}", values, RUNS / "cache", threads)
 
 

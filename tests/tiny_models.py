@@ -5,6 +5,7 @@ once. A new family needs a line here only if its config calls a size by a new na
 shapes (`SHAPES`), takes other inputs than token ids (`inputs`), or is another one under its own name (`NAMESAKES`).
 """
 
+from dataclasses import replace
 from functools import cache
 from inspect import signature
 from itertools import product
@@ -265,8 +266,10 @@ def random_masks(space, density=0.5, *, soft=False, seed=0):
 
 def laid_out(plan, space, layout):
     """The layouts of all attentions of a plan, as one of `LAYOUTS` has them."""
-    reading = plan.read(space)
-    return [layout(len(reading.head_sizes(number)[0])) for number in range(len(space.table.attentions))]
+    reading, attentions = plan.read(space), space.table.attentions
+    own = [layout(len(reading.head_sizes(number)[0])) for number in range(len(attentions))]
+    least = [2 if attention.rotary else 1 for attention in attentions]  # rotary dims are stored in pairs
+    return [replace(one, multiple=max(one.multiple, pair)) for one, pair in zip(own, least, strict=True)]
 
 
 def edge_cases(kind, shape=0, *, soft=False, hidden=True, **options):

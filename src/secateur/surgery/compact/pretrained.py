@@ -136,6 +136,7 @@ class Pruned(_Stock):
     def save_pretrained(self, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any) -> None:
         """As in transformers; also writes the code, the plan and `SHA256SUMS`, which make the folder self-contained."""
         self._keys_to_ignore_on_save = None  # stock models compute sinusoids when loaded; here they may be cut
+        kwargs.setdefault("save_original_format", False)  # the names of an older format join weights of equal sizes
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
         if is_main_process:
             self._write_beside(Path(save_directory))

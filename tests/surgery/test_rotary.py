@@ -1,0 +1,114 @@
+"""Rotary positions and windows: inputs of every kind, pairs of dims, and what a uniform cut says of its layers."""
+
+import pytest
+import torch
+from law_assertions import assert_cut_equals_masked
+from tiny_models import inputs, random_masks, tiny
+
+from secateur.budget.ranking import rounded
+from secateur.budget.space import Space
+from secateur.measure.latency_sweep import measured_sizes
+from secateur.structure.head_buckets import Layout
+from secateur.structure.plan import Plan
+from secateur.surgery.cut import cut
+from secateur.surgery.schema import Structure
+from secateur.surgery.stock import plain
+from secateur.system.errors import UserError
+
+MEAN = {"classifier_pooling": "mean"}
+
+
+def batches(model):
+    """Far longer than a window and padded, one token, and inputs that a user may leave out or add."""
+    padded, full = inputs(model), inputs(model, padded=False)
+    long = {name: value.repeat(1, 5) for name, value in inputs(model, padded=False, seed=1).items()}
+    long["attention_mask"][1, 4:] = 0  # most of the padding sees nothing but padding
+    words = model.get_input_embeddings()(full["input_ids"]).detach()
+    return [
+        padded,
+        long,
+        {name: value[:, :1] for name, value in full.items()},
+        {"input_ids": full["input_ids"]},
+        {"inputs_embeds": words, "attention_mask": padded["attention_mask"]},
+        padded | {"position_ids": torch.arange(3, 10).flip(0).expand(3, 7)},
+    ]
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+def test_cut_equals_masked_for_inputs_of_every_kind(soft, attention):
+    model = tiny("modernbert", num_hidden_layers=4, **MEAN)
+    model.set_attn_implementation(attention)
+    space = Space(model, "ffn", "qk", "vo", "head")
+    masks = random_masks(space, 0.7, soft=soft)
+    assert_cut_equals_masked(model, Plan.of(space, masks), masks, batches=batches(model))
+
+
+def test_a_window_leaves_tokens_out():
+    """Else the inputs above would show nothing: far words change what a model without full attention says."""
+    found = []
+    for window in (4, 40):
+        model = tiny("modernbert", local_attention=window, layer_types=["sliding_attention"] * 2)
+        space = Space(model, "qk", "vo")
+        small = cut(model, Plan.of(space, random_masks(space, 0.7)))
+        batch = batches(small)[1]
+        other = batch | {"input_ids": batch["input_ids"].clone()}
+        other["input_ids"][:, -1] += 1
+        with torch.no_grad():
+            found.append(torch.equal(small(**batch).logits[0], small(**other).logits[0]))
+    assert found == [True, False]
+
+
+def test_a_unit_is_a_pair_of_dims():
+    model = tiny("modernbert")
+    space = Space(model, "qk")
+    assert len(space) == 2 * 4 * 4 and space.table.head_dim == 8
+    masks = space.ones()
+    masks[space.slices["1.qk"]][5] = 0.0  # the second pair of the second head
+    gone = (space.effective(masks)["1.qk"] == 0).nonzero().flatten().tolist()
+    assert gone == [8 + 1, 8 + 5]
+    structure = Structure.from_dict(cut(model, Plan.of(space, masks)).config.secateur)
+    (path,) = structure.attention
+    of_heads = dict(zip(structure.attention[path].qk, structure.attention[path].pairs, strict=True))
+    assert path == space.table.attentions[1].path and of_heads[6] == (0, 2, 3)
+    assert structure.linear[f"{path}.Wqkv"] == (sum((8, 6, 8, 8)) * 2 + 32 + padding(structure, path), 32)
+
+
+def padding(structure, path):
+    """Rows of zeros among queries and keys, if the layout pads the head that lost a pair."""
+    one = structure.attention[path]
+    return 2 * (32 - 30) if len(one.buckets) == 1 or one.multiple > 2 else 0
+
+
+def test_sizes_are_even():
+    model = tiny("modernbert")
+    space = Space(model, "qk", "vo")
+    assert all(size % 2 == 0 for size in measured_sizes(space)["qk"])
+    values = torch.rand(len(space), generator=torch.Generator().manual_seed(0))
+    kept = rounded(space, random_masks(space, 0.4) > 0, values, 4)
+    reading = space.read(kept.double())
+    assert {size % 4 for number in range(2) for size in reading.head_sizes(number)[0]} == {0}
+    odd = [Layout.single(len(reading.head_sizes(number)[0])) for number in range(2)]
+    with pytest.raises(UserError, match=r"^the plan stores the heads of model.layers.0.attn in multiples of 1 dims"):
+        Plan.of(space, kept.float(), layouts=odd)
+
+
+@pytest.mark.parametrize(("removed", "kinds"), [(1, ["full", "sliding", "full"]), (3, ["full", "sliding", "sliding"])])
+def test_a_uniform_cut_keeps_the_kinds_of_its_layers(removed, kinds):
+    model = tiny("modernbert", num_hidden_layers=4)
+    assert model.config.layer_types == [f"{kind}_attention" for kind in ("full", "sliding", "sliding", "full")]
+    space = Space(model, "layer")
+    masks = space.ones()
+    masks[removed] = 0.0
+    stock = plain(cut(model, Plan.of(space, masks)))
+    assert stock.config.layer_types == [f"{kind}_attention" for kind in kinds]
+
+
+def test_a_uniform_cut_without_the_first_layer_is_refused():
+    """The stock model's first layer has no norm before its attention."""
+    model = tiny("modernbert")
+    space = Space(model, "layer")
+    masks = space.ones()
+    masks[0] = 0.0
+    with pytest.raises(UserError, match=r"whose first layer is layer 1 \(model.layers.0.attn_norm.weight is on one"):
+        plain(cut(model, Plan.of(space, masks)))
