@@ -1,4 +1,4 @@
-"""The examples run, and the toy method of `examples/add_a_method.py` keeps the laws."""
+"""The examples run, and the method and the architecture that they add keep the laws."""
 
 import os
 import re
@@ -42,3 +42,23 @@ def test_the_laws_hold_for_the_method_by_the_command_in_contributing():
     output = run("-m", "pytest", "-p", "no:cacheprovider", *words)
     passed = re.search(r"(\d+) passed", output)
     assert passed and int(passed[1]) > 15 and "failed" not in output, output[-3000:]
+
+
+def test_the_example_of_an_architecture_cuts_what_it_masks():
+    density, difference = run("examples/add_an_architecture.py").splitlines()
+    assert density.startswith("density 0.25") and float(difference.split()[-1]) < 1e-5
+
+
+def test_the_laws_hold_for_the_architecture_by_the_command_in_the_docs():
+    """Laws 1 to 3, 7, 9 and 13 of those that the command runs, in a process of its own, as above."""
+    text = (ROOT / "docs" / "add-an-architecture.md").read_text(encoding="utf-8")
+    command = re.search(r"^PYTHONPATH=examples \.venv/bin/pytest (-p add_an_architecture .*)$", text, re.MULTILINE)
+    assert command, "docs/add-an-architecture.md does not say how the laws run over the example any more"
+    words = shlex.split(command[1])
+    words[words.index("tests/laws")] = "tests/laws/test_law_02_cut.py"
+    others = [
+        f"tests/laws/test_law_{name}.py" for name in ("01_ones", "03_counts", "07_taylor", "09_detach", "13_exported")
+    ]
+    output = run("-m", "pytest", "-p", "no:cacheprovider", *words, *others)
+    passed = re.search(r"(\d+) passed", output)
+    assert passed and int(passed[1]) > 100 and "failed" not in output, output[-3000:]

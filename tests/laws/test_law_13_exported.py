@@ -9,6 +9,7 @@ from tiny_models import CLASSIFIERS, ENCODERS, MODELS, SENTENCES, WRITERS, input
 from secateur.budget.space import Space
 from secateur.deploy.export import export, opened
 from secateur.deploy.graph import of_tokens
+from secateur.structure.architectures import ARCHITECTURES
 from secateur.structure.plan import Plan
 from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
@@ -90,7 +91,8 @@ PROGRAMS = [(dense, "ForQuestionAnswering"), (irregular, "Model"), (edges, "ForS
     [(kind, *PROGRAMS[index % len(PROGRAMS)]) for index, kind in enumerate(ENCODERS)],
 )
 def test_torch_export_outputs_equal_those_of_the_model(kind, make, head, tmp_path):
-    assert_exported_is_model(make((kind, head, 0)), tmp_path / "model.pt2")
+    heads = ARCHITECTURES.get(kind).heads
+    assert_exported_is_model(make((kind, head if head in heads else next(iter(heads)), 0)), tmp_path / "model.pt2")
 
 
 @pytest.mark.parametrize("which", WRITERS)
