@@ -28,16 +28,21 @@ def sizes_of(model):
             return set(range(size))
         return {index for first, last in groups[name]["kept"] for index in range(first, last + 1)}
 
+    def unit(name, size):
+        """Dims of a unit: rotary ones are kept in pairs."""
+        return size // groups[name]["size"] if name in groups else 1
+
     def layer_sizes(layer):
         of_layer = bool(kept(f"{layer}.layer", 1))
         gates = {name: of_layer and bool(kept(f"{layer}.{name}", 1)) for name in ("attention", "mlp")}
         living = kept(f"{layer}.head", whole["head"])
         dims = {axis: [0] * heads for axis in ("qk", "vo")}
         for axis, counts in dims.items():
+            own = unit(f"{layer}.{axis}", whole[axis])
             for index in kept(f"{layer}.{axis}", whole[axis]):
-                counts[index // dim] += index // dim in living
+                counts[index * own // dim] += own * (index * own // dim in living)
         alive = [head for head in range(heads) if dims["vo"][head]]
-        widest = [max([1, *(dims[axis][head] for head in alive)]) for axis in ("qk", "vo")]
+        widest = [max([unit(f"{layer}.{axis}", whole[axis]), *(dims[axis][head] for head in alive)]) for axis in dims]
         attention = (len(alive), *widest) if gates["attention"] else None
         return attention, len(kept(f"{layer}.ffn", whole["ffn"])) if gates["mlp"] else None
 

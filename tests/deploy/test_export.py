@@ -10,6 +10,7 @@ from importlib import import_module
 
 import pytest
 import torch
+from exported_models import irregular
 from small_world import tokenizer, write_data, write_model
 from tiny_models import inputs, random_masks, tiny
 from transformers import (
@@ -84,6 +85,13 @@ def test_a_smaller_dtype_is_close(small, dtype, suffix, tmp_path):
     assert read_facts(exported.path) == exported.facts
     assert (exported.facts.dtype, exported.facts.calibration) == (dtype, 0)
     assert opened(exported.path).dtype == dtype
+
+
+@pytest.mark.parametrize(("dtype", "suffix"), [("fp16", ".onnx"), ("int8", ".onnx")])
+@pytest.mark.parametrize("kind", ["modernbert", "deberta-v2"])
+def test_a_smaller_dtype_is_close_with_positions_in_the_attention(kind, dtype, suffix, tmp_path):
+    exported = export(irregular((kind, "ForSequenceClassification", 0)), tmp_path / f"model{suffix}", dtype=dtype)
+    assert 0 < exported.difference < BOUNDS[dtype, suffix] * exported.scale
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".xml"])

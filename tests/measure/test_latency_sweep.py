@@ -29,9 +29,20 @@ def table(model):
     return LatencyTable.measure(model, *UNITS, timer=timer())
 
 
+@pytest.fixture(scope="module", params=["bert", "modernbert"])
+def any_model(request):
+    return tiny(request.param, dtype=torch.float32, **SIZES)
+
+
+@pytest.fixture(scope="module")
+def any_table(any_model):
+    return LatencyTable.measure(any_model, *UNITS, timer=timer())
+
+
 @pytest.mark.parametrize("names", UNIT_SETS, ids="-".join)
 @pytest.mark.parametrize("seed", range(3))
-def test_the_latency_of_a_cut_is_predicted(model, table, names, seed):
+def test_the_latency_of_a_cut_is_predicted(any_model, any_table, names, seed):
+    model, table = any_model, any_table
     space = Space(model, *names)
     masks = space.closure(random_masks(space, 0.6, seed=seed) > 0).float()
     small = cut(model, Plan.of(space, masks, source=""))

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from fake_clock import SIZES, timer
 from law_assertions import assert_cut_equals_masked
 from tiny_models import inputs, random_masks, tiny
 
+from secateur.budget.latency import LatencyTable
 from secateur.budget.ranking import rounded
 from secateur.budget.space import Space
 from secateur.measure.latency_sweep import measured_sizes
@@ -112,3 +114,16 @@ def test_a_uniform_cut_without_the_first_layer_is_refused():
     masks[0] = 0.0
     with pytest.raises(UserError, match=r"whose first layer is layer 1 \(model.layers.0.attn_norm.weight is on one"):
         plain(cut(model, Plan.of(space, masks)))
+
+
+@pytest.mark.parametrize("round_to", [1, 4])
+def test_a_latency_is_met_with_whole_pairs(round_to):
+    model = tiny("modernbert", dtype=torch.float32, **SIZES | {"hidden_size": 32})
+    table = LatencyTable.measure(model, "ffn", "qk", "vo", timer=timer())
+    space = Space(model, "ffn", "qk", "vo", budget=table, round_to=round_to)
+    values = torch.rand(len(space), generator=torch.Generator().manual_seed(1))
+    kept = space.choose(values, 0.7)
+    assert table.predict(space, kept.float()) <= 0.7 * table.dense_ms
+    reading = space.read(kept.double())
+    sizes = {size for number in range(2) for size in reading.head_sizes(number)[0]}
+    assert sizes and all(size % max(2, round_to) == 0 for size in sizes)
