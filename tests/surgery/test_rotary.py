@@ -9,7 +9,10 @@ from tiny_models import inputs, random_masks, tiny
 from secateur.budget.latency import LatencyTable
 from secateur.budget.ranking import rounded
 from secateur.budget.space import Space
+from secateur.measure.inspected_model import Count
+from secateur.measure.inspection import inspect
 from secateur.measure.latency_sweep import measured_sizes
+from secateur.report.inspection_text import captions
 from secateur.structure.head_buckets import Layout
 from secateur.structure.plan import Plan
 from secateur.surgery.cut import cut
@@ -127,3 +130,14 @@ def test_a_latency_is_met_with_whole_pairs(round_to):
     reading = space.read(kept.double())
     sizes = {size for number in range(2) for size in reading.head_sizes(number)[0]}
     assert sizes and all(size % max(2, round_to) == 0 for size in sizes)
+
+
+def test_an_inspection_counts_the_layers_of_each_kind_of_attention():
+    model = tiny("modernbert", num_hidden_layers=4)
+    space = Space(model, "sublayer")
+    masks = space.ones()
+    masks[space.slices["1.attention"]] = 0.0
+    inspection = inspect(cut(model, Plan.of(space, masks)))
+    assert inspection.kinds == {"full_attention": Count(2, 2), "sliding_attention": Count(1, 2)}
+    assert "full attention in 2 of 2 layers, sliding attention in 1 of 2 layers" in captions(inspection)
+    assert inspect(tiny("bert")).kinds == {}

@@ -112,6 +112,7 @@ class Inspection:
         asked: the density that was asked for; see `Plan.asked`.
         layers: an entry for each layer, and one for each second attention.
         hidden: dims of the residual stream.
+        kinds: kind of attention -> how many layers keep one, where layers differ in it.
         head_dim: QK and VO dims of each head of the dense model.
         parameters: scope -> parameters; see `cost.SCOPES`.
         stored: numbers in the model's tensors.
@@ -129,6 +130,7 @@ class Inspection:
     asked: float | None
     layers: tuple[Layer, ...]
     hidden: Count
+    kinds: Mapping[str, Count]
     head_dim: int
     parameters: Mapping[str, ParameterCount]
     stored: int
@@ -154,6 +156,7 @@ class Inspection:
             "asked": self.asked,
             "layers": [*(_sizes(layer, self.head_dim) for layer in self.layers), stream],
             "heads": [_heads(layer) for layer in self.layers],
+            "kinds": {kind: _fraction(count) for kind, count in self.kinds.items()},
             "head_dim": self.head_dim,
             "parameters": {scope: asdict(count) for scope, count in self.parameters.items()},
             "stored": self.stored,

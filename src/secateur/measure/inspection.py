@@ -56,6 +56,7 @@ def inspect(model: PreTrainedModel, tokens: int = 128) -> Inspection:
         asked=plan.asked,
         layers=tuple(_layer(space, reading, block) for block in space.table.blocks),
         hidden=_count(reading.alive["hidden"]),
+        kinds={kind: Count(*counts) for kind, counts in reading.kinds().items()},
         head_dim=space.table.head_dim,
         parameters={scope: _parameters(space, plan, scope) for scope in SCOPES},
         stored=parameter_count(model),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TypeAlias
 
@@ -61,13 +61,20 @@ def bar(count: Count, ascii_only: bool = False) -> str:
 
 
 def captions(inspection: Inspection, ascii_only: bool = False) -> list[str]:
-    """The residual stream, which all layers share, and a legend of the characters."""
+    """The residual stream, which all layers share, the kinds of their attentions, and a legend of the characters."""
     hidden, levels = inspection.hidden, DIGITS if ascii_only else BLOCKS
     return [
         f"residual stream {bar(hidden, ascii_only)} {hidden.kept:,} of {hidden.total:,} dims",
+        *kinds_text({kind: (count.kept, count.total) for kind, count in inspection.kinds.items()}),
         f"QK, VO: one character per head, {levels[1]} to {levels[-1]} by the eighths of its {inspection.head_dim} dims "
         f"that are kept, {levels[0]} if none is",
     ]
+
+
+def kinds_text(kinds: Mapping[str, tuple[int, int]]) -> list[str]:
+    """How many layers of each kind of attention are left; nothing where all layers are of one kind."""
+    left = ", ".join(f"{kind.replace('_', ' ')} in {kept} of {total} layers" for kind, (kept, total) in kinds.items())
+    return [left] if left else []
 
 
 def count_table(inspection: Inspection) -> TextTable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -25,11 +25,13 @@ class KeptHeads:
         head_dim: QK and VO dims of each head before the cut.
         dims: `qk` and `vo` -> name of each layer (or of its second attention) -> the dims that each head kept.
         group_sizes: name of a group of the plan -> number of its units before the cut.
+        kinds: as `Reading.kinds`.
     """
 
     head_dim: int
     dims: Mapping[str, Mapping[str, list[int]]]
     group_sizes: Mapping[str, int]
+    kinds: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def read(folder: Path) -> KeptHeads:
@@ -46,7 +48,8 @@ def read(folder: Path) -> KeptHeads:
         axis: {block: reading.by_head(f"{block}.{axis}").sum(dim=1).tolist() for block in table.blocks}
         for axis in ("qk", "vo")
     }
-    return KeptHeads(table.head_dim, dims, {group.name: group.size for group in space.groups})
+    sizes = {group.name: group.size for group in space.groups}
+    return KeptHeads(table.head_dim, dims, sizes, reading.kinds())
 
 
 def _dense(folder: Path) -> PreTrainedModel:

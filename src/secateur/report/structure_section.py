@@ -7,6 +7,7 @@ from typing import Any
 
 from secateur.report import charts, svg
 from secateur.report.html import Content, DataTable, Folded, Gallery, Notes, Picture, Section, Text
+from secateur.report.inspection_text import kinds_text
 from secateur.report.kept_heads import KeptHeads
 from secateur.report.report_text import COLUMNS
 from secateur.report.run_log import Curve, RunLog
@@ -39,7 +40,8 @@ def kept(structure: Sequence[Mapping[str, Any]], heads: KeptHeads | None) -> Sec
     legend = Text("A row is a layer; the filled part of a box is the part that was kept.")
     contents: list[Content] = [legend, Gallery(pictures)] if pictures else []
     contents += [DataTable("Kept / total in each layer", COLUMNS[:-1], layers)]
-    contents += [Notes(hidden)] if hidden else []
+    notes = hidden + (kinds_text(heads.kinds) if heads is not None else [])
+    contents += [Notes(notes)] if notes else []
     contents += [Folded("Dims of each head", _head_tables(heads))] if heads is not None else []
     return Section("What was kept", contents)
 

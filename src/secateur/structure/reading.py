@@ -105,6 +105,15 @@ class Reading:
         gates = [[self.alive[s.gate] for s in self.table.sublayers if s.layer == layer] for layer in self.table.layers]
         return torch.stack([torch.cat(own).any() for own in gates])
 
+    def kinds(self) -> dict[str, tuple[int, int]]:
+        """Kind of attention -> how many attentions of it keep heads, and how many there are; {} where all are alike."""
+        counts: dict[str, tuple[int, int]] = {}
+        for attention in self.table.attentions:
+            if attention.kind is not None:
+                kept, total = counts.get(attention.kind, (0, 0))
+                counts[attention.kind] = kept + int(self.heads(attention.block).any()), total + 1
+        return counts
+
     def summary(self) -> list[dict[str, Any]]:
         """One row per layer: kept / total of heads, QK dims, VO dims and neurons; the residual stream in a last row.
 
