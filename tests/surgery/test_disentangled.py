@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from exported_models import irregular
 from law_assertions import assert_cut_equals_masked, everything
 from tiny_models import DEBERTA, inputs, random_masks, tiny
 
 from secateur.budget.space import Space
+from secateur.deploy.export import export
 from secateur.structure.plan import Plan
 from secateur.surgery.compact.disentangled import DisentangledAttention
 from secateur.surgery.cut import cut
@@ -91,6 +93,13 @@ def test_relative_embeddings_are_dropped_in_training_alone():
     small.train()
     drawn = [everything(small, batch)["logits"] for _ in range(2)]
     assert not torch.equal(*drawn) and not torch.equal(drawn[0], quiet[0])
+
+
+def test_int8_where_a_weight_projects_contents_and_positions(tmp_path):
+    """ONNX Runtime's quantiser must not take a product of two matrices for another kind of product."""
+    model = irregular(("deberta-v2", "ForSequenceClassification", 0))
+    found = export(model, tmp_path / "model.onnx", dtype="int8")
+    assert 0 < found.difference < 0.2 * found.scale
 
 
 def test_a_convolution_is_refused():

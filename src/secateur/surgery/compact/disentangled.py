@@ -89,13 +89,14 @@ class DisentangledAttention(CompactAttention):
         """Unscaled scores of contents with positions, `(batch, stored heads, tokens, other tokens)`.
 
         Compilers and exporters fold the projection of all relative embeddings into a constant. Otherwise those of the
-        distances are projected, if they are fewer.
+        distances are projected, if they are fewer. They are a batch of one, as contents are: exporters write a product
+        of two matrices in another way, and ONNX Runtime's quantiser then transposes the weight that both share.
         """
         project, rows = getattr(self, name), (by_distance + self.span).clamp(0, 2 * self.span - 1)
         if recorded() or len(rows) >= 2 * self.span:
-            projected = project(embeddings[: 2 * self.span])[rows]
+            projected = project(embeddings[None, : 2 * self.span])[0, rows]
         else:
-            projected = project(embeddings[rows])
+            projected = project(embeddings[rows][None])[0]
         sizes = self._sizes()[0]
         parts = zip(self.buckets, states.split(sizes, dim=-1), projected.split(sizes, dim=-1), strict=True)
         scores = [_products(own, of_distances, heads) for (heads, _, _), own, of_distances in parts]
