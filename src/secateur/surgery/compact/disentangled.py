@@ -89,8 +89,9 @@ class DisentangledAttention(CompactAttention):
         """Unscaled scores of contents with positions, `(batch, stored heads, tokens, other tokens)`.
 
         Compilers and exporters fold the projection of all relative embeddings into a constant. Otherwise those of the
-        distances are projected, if they are fewer. They are a batch of one, as contents are: exporters write a product
-        of two matrices in another way, and ONNX Runtime's quantiser then transposes the weight that both share.
+        distances are projected, if they are fewer. They are a batch of one, as contents are: a product of two matrices
+        is exported as another operator, whose weight ONNX Runtime's quantiser transposes, also if it is equal to
+        another one (those of a query and a key without dims), which the exporter stores once.
         """
         project, rows = getattr(self, name), (by_distance + self.span).clamp(0, 2 * self.span - 1)
         if recorded() or len(rows) >= 2 * self.span:
