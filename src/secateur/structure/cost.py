@@ -91,8 +91,8 @@ def flops(table: AxisTable, lengths: Lengths, tokens: int) -> Tensor | float:
     """Floating point operations of the layers for one sequence (a multiply-add is two).
 
     2 per weight and token, and 2 x tokens x (QK dims + VO dims) per token for attention scores and contexts; softmax,
-    norms and activations are left out. For an encoder-decoder, source and target have `tokens` tokens each, and the
-    target is processed in one forward pass, not generated.
+    norms, activations and scores of relative positions are left out. For an encoder-decoder, source and target have
+    `tokens` tokens each, and the target is processed in one forward pass, not generated.
     """
     weights = sum(
         kept_entries(p, lengths)
