@@ -226,6 +226,25 @@ def inputs(model, *, padded=True, seed=0):
     return {name: value.to(model.device) for name, value in batch.items()}
 
 
+def every_kind_of_inputs(model):
+    """Batches padded, of 35 tokens, of one token, without a mask, of embeddings, and with positions of their own.
+
+    35 tokens are more than a window or a table of relative positions holds; most padding sees nothing but padding.
+    """
+    padded, full = inputs(model), inputs(model, padded=False)
+    long = {name: value.repeat(1, 5) for name, value in inputs(model, padded=False, seed=1).items()}
+    long["attention_mask"][1, 4:] = long["attention_mask"][2, 20:] = 0
+    words = model.get_input_embeddings()(full["input_ids"]).detach()
+    return [
+        padded,
+        long,
+        {name: value[:, :1] for name, value in full.items()},
+        {"input_ids": full["input_ids"]},
+        {"inputs_embeds": words, "attention_mask": padded["attention_mask"]},
+        padded | {"position_ids": torch.arange(3, 10).flip(0).expand(3, 7)},
+    ]
+
+
 def outputs(model, batch):
     """Everything that a model says: output tensors by name, and hidden states `(batch, tokens, hidden)`."""
     with torch.no_grad():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from law_assertions import assert_cut_equals_masked, everything
-from tiny_models import DEBERTA, inputs, random_masks, tiny
+from tiny_models import DEBERTA, every_kind_of_inputs, inputs, random_masks, tiny
 
 from secateur.budget.space import Space
 from secateur.deploy.export import export
@@ -29,29 +29,13 @@ def model_of(terms, **more):
     return tiny("deberta-v2", shape=1, **DEBERTA | {"position_biased_input": True} | TERMS[terms], **more)
 
 
-def batches(model):
-    """More tokens than there are relative positions, one token, and inputs that a user may leave out or add."""
-    padded, one = inputs(model), inputs(model, padded=False)
-    longer = {name: torch.cat([value] * 5, dim=1) for name, value in inputs(model, padded=False, seed=1).items()}
-    longer["attention_mask"][1, 20:] = 0
-    words = model.get_input_embeddings()(one["input_ids"]).detach()
-    return [
-        padded,
-        longer,
-        {name: value[:, :1] for name, value in one.items()},
-        {"input_ids": one["input_ids"]},
-        {"inputs_embeds": words, "attention_mask": padded["attention_mask"]},
-        padded | {"position_ids": torch.arange(7).flip(0).expand(3, 7)},
-    ]
-
-
 @pytest.mark.filterwarnings("ignore:We strongly recommend passing in an `attention_mask`")
 @pytest.mark.parametrize("terms", TERMS)
 def test_cut_equals_masked_for_every_choice_of_terms_and_inputs(terms):
     model = model_of(terms)
     space = Space(model, "ffn", "qk", "vo", "head")
     masks = random_masks(space, 0.7, soft=True)
-    assert_cut_equals_masked(model, Plan.of(space, masks), masks, batches=batches(model))
+    assert_cut_equals_masked(model, Plan.of(space, masks), masks, batches=every_kind_of_inputs(model))
 
 
 @pytest.mark.parametrize("terms", ["position to content", "projections of their own", "a key of its own"])

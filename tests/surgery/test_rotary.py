@@ -4,7 +4,7 @@ import pytest
 import torch
 from fake_clock import SIZES, timer
 from law_assertions import assert_cut_equals_masked
-from tiny_models import inputs, random_masks, tiny
+from tiny_models import every_kind_of_inputs, random_masks, tiny
 
 from secateur.budget.latency import LatencyTable
 from secateur.budget.ranking import rounded
@@ -23,22 +23,6 @@ from secateur.system.errors import UserError
 MEAN = {"classifier_pooling": "mean"}
 
 
-def batches(model):
-    """Far longer than a window and padded, one token, and inputs that a user may leave out or add."""
-    padded, full = inputs(model), inputs(model, padded=False)
-    long = {name: value.repeat(1, 5) for name, value in inputs(model, padded=False, seed=1).items()}
-    long["attention_mask"][1, 4:] = 0  # most of the padding sees nothing but padding
-    words = model.get_input_embeddings()(full["input_ids"]).detach()
-    return [
-        padded,
-        long,
-        {name: value[:, :1] for name, value in full.items()},
-        {"input_ids": full["input_ids"]},
-        {"inputs_embeds": words, "attention_mask": padded["attention_mask"]},
-        padded | {"position_ids": torch.arange(3, 10).flip(0).expand(3, 7)},
-    ]
-
-
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 def test_cut_equals_masked_for_inputs_of_every_kind(soft, attention):
@@ -46,17 +30,17 @@ def test_cut_equals_masked_for_inputs_of_every_kind(soft, attention):
     model.set_attn_implementation(attention)
     space = Space(model, "ffn", "qk", "vo", "head")
     masks = random_masks(space, 0.7, soft=soft)
-    assert_cut_equals_masked(model, Plan.of(space, masks), masks, batches=batches(model))
+    assert_cut_equals_masked(model, Plan.of(space, masks), masks, batches=every_kind_of_inputs(model))
 
 
 def test_a_window_leaves_tokens_out():
-    """Else the inputs above would show nothing: far words change what a model without full attention says."""
+    """Else inputs longer than it would show nothing: far words change what a model without full attention says."""
     found = []
     for window in (4, 40):
         model = tiny("modernbert", local_attention=window, layer_types=["sliding_attention"] * 2)
         space = Space(model, "qk", "vo")
         small = cut(model, Plan.of(space, random_masks(space, 0.7)))
-        batch = batches(small)[1]
+        batch = every_kind_of_inputs(small)[1]
         other = batch | {"input_ids": batch["input_ids"].clone()}
         other["input_ids"][:, -1] += 1
         with torch.no_grad():
