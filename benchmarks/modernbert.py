@@ -118,7 +118,7 @@ def table(repeats: int = 30) -> None:
     print_row(["---"] * (4 + len(runtimes) * len(SHAPES)))
     for folder in finished(sorted(RUNS.glob("sst2-*"))):
         report, small = Report.load(folder), load(folder / "model")
-        dense = AutoModelForSequenceClassification.from_pretrained(folder / "teacher")
+        dense = AutoModelForSequenceClassification.from_pretrained(RUNS / "cache" / "teacher")
         times = [
             measure(small, dense, batch=batch, tokens=tokens, runtime=runtime, repeats=repeats)
             for runtime in runtimes
