@@ -3,7 +3,7 @@
 import pytest
 import torch
 from fake_clock import SIZES, timer
-from law_assertions import assert_cut_equals_masked
+from law_assertions import assert_counted_equals_stored, assert_cut_equals_masked
 from tiny_models import every_kind_of_inputs, random_masks, tiny
 
 from secateur.budget.latency import LatencyTable
@@ -67,6 +67,19 @@ def padding(structure, path):
     """Rows of zeros among queries and keys, if the layout pads the head that lost a pair."""
     one = structure.attention[path]
     return 2 * (32 - 30) if len(one.buckets) == 1 or one.multiple > 2 else 0
+
+
+def test_tiles_remove_a_pair_with_the_last_tile_of_both_its_dims():
+    """The bias of a dim without tiles is gone, though its row is stored for the other dim of the pair."""
+    model = tiny("modernbert", shape=1)
+    space = Space(model, "attention/4x32")
+    masks = space.ones()
+    masks[space.slices["0.attention.query/4x32"]] = torch.tensor([1, 0, 1, 1, 0, 0, 1, 1]).float()
+    masks[space.slices["1.attention.key/4x32"]] = torch.tensor([0, 1, 1, 1, 1, 1, 0, 0]).float()
+    plan = Plan.of(space, masks)
+    assert plan.read(space).head_sizes(0)[0] == [8, 8, 0, 8] and plan.read(space).head_sizes(1)[0] == [8, 8, 8, 0]
+    assert_counted_equals_stored(model, plan)
+    assert_cut_equals_masked(model, plan, masks)
 
 
 def test_sizes_are_even():

@@ -65,10 +65,13 @@ class Reading:
         return counts
 
     def _bias_of(self, grid: Grid) -> str | None:
-        """Name of the bias of a tiled weight if its rows can be empty at indices that other weights keep."""
-        if len(self.table.products.get(grid.axis, ())) < 2:
+        """Label of the bias of a tiled weight if its rows can be empty at indices that are kept.
+
+        Other products of queries and keys keep them, or the dims that rotary positions rotate together with them.
+        """
+        if len(self.table.products.get(grid.axis, ())) < 2 and grid.axis not in self.table.rotary:
             return None
-        return next((p.name for p in self.table.parameters if p.row is grid.parameter.row and len(p.axes) == 1), None)
+        return next((p.label for p in self.table.parameters if p.row is grid.parameter.row and len(p.axes) == 1), None)
 
     def density(self, scope: str = "prunable") -> float:
         """Kept parameters over all parameters of the scope."""
