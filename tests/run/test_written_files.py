@@ -25,7 +25,7 @@ OWN_NUMBERS = {
     "plan.json": [2],
     "report.json": [2],
     "recipe.yaml": [2],
-    "config.json": [3],
+    "config.json": [4],
     "secateur.safetensors": [2],
 }
 """File -> its version, where that is not 1."""

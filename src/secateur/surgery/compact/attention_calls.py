@@ -67,6 +67,8 @@ class RotaryAttention(CompactAttention):
 
     def _angles(self, cos: Tensor, sin: Tensor) -> list[Angles]:
         """Cosines and sines `(batch or 1, tokens, heads, pairs)` of each bucket, from those of one whole head."""
+        if not self.buckets:
+            return []
         index, sizes = self._pair_index(cos.device), [heads * width // 2 for heads, width, _ in self.buckets]
         own = (part.index_select(-1, index).split(sizes, dim=-1) for part in (cos, sin))
         shape = cos.shape[0], cos.shape[1]
