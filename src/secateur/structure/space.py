@@ -1,8 +1,8 @@
 """All prunable units of one model, end to end in one flat vector of length N: masks, scores and gradients are `(N,)`.
 
 A unit is kept or removed as a whole; a group is a row of units of one kind. The effective mask of an axis is the
-product, over the groups that act on it, of `Group.spread`. Counts, masks in the running model and cuts
-are derived from it.
+product, over the groups that act on it, of `Group.spread`. Counts, masks in the running model and cuts are derived from
+it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -20,8 +19,6 @@ from secateur.surgery.compact.kernels import (
 )
 from secateur.surgery.schema import AttentionStructure
 
-Angles = tuple[Tensor, Tensor]
-"""Cosines and sines of rotary positions."""
 JOIN_FROM = 256
 """From this number of tokens on, joining the weights of query, key and value costs less than it saves."""
 
@@ -80,26 +77,18 @@ class CompactAttention(nn.Module):
         query, key, value = joined.split(sizes, dim=-1)
         return query, key, value
 
-    def attend(
-        self,
-        parts: tuple[Tensor, Tensor, Tensor],
-        mask: Tensor | None,
-        bias: Tensor | None = None,
-        angles: Sequence[Angles] | None = None,
-    ) -> Tensor:
+    def attend(self, parts: tuple[Tensor, Tensor, Tensor], mask: Tensor | None, bias: Tensor | None = None) -> Tensor:
         """The output of the sublayer, from query, keys and values.
 
         `mask` is additive or bool. `bias` `(batch or 1, heads of the stock model, queries, keys)` is added to the
-        scores. `angles` are those of each bucket, by which its queries and keys are rotated.
+        scores.
         """
         context = parts[0]
         if self.buckets:
             rules = rules_for(context.device, self.training)
             masks = self._masks(mask, bias, rules)
             split = (part.split(sizes, dim=-1) for part, sizes in zip(parts, self._sizes(), strict=True))
-            each: Sequence[Angles | None] = angles or [None] * len(masks)
-            turned = [_rotated(*own) for own in zip(zip(*split, strict=True), each, strict=True)]
-            buckets = zip(self.buckets, turned, masks, strict=True)
+            buckets = zip(self.buckets, zip(*split, strict=True), masks, strict=True)
             with reliable_kernels(context.device):
                 contexts = [self._attend_bucket(bucket, own, own_mask, rules) for bucket, own, own_mask in buckets]
             context = contexts[0] if len(contexts) == 1 else torch.cat(contexts, dim=-1)
@@ -164,25 +153,6 @@ class CompactAttention(nn.Module):
         if query._forward_hooks or type(query) is not nn.Linear:  # masks act at its output, or at the weights
             return False
         return not self.training and hidden_states.shape[:-1].numel() >= JOIN_FROM
-
-
-def _rotated(parts: tuple[Tensor, ...], angles: Angles | None) -> tuple[Tensor, ...]:
-    """Query and key of a bucket, rotated by the angles of their pairs, and its value as it is.
-
-    In float32 at least, as in stock models: cosines of a long sequence have too few bits in bfloat16.
-    """
-    if angles is None:
-        return parts
-    query, key, value = parts
-    return _turned(query, *angles), _turned(key, *angles), value
-
-
-def _turned(part: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """`(batch, tokens, heads x width)`, of which each head has the first dims of its pairs and then the second ones."""
-    wide = part.to(torch.promote_types(part.dtype, torch.float32))
-    first, second = wide.view(part.shape[0], part.shape[1], cos.shape[2], 2, -1).unbind(3)
-    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-    return turned.view(part.shape[0], part.shape[1], -1).to(part.dtype)
 
 
 def _of_heads(bias: Tensor, heads: list[int]) -> Tensor:

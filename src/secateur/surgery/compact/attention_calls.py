@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import EncoderDecoderCache
 
-from secateur.surgery.compact.attention import Angles, CompactAttention
+from secateur.surgery.compact.attention import CompactAttention
 from secateur.surgery.compact.disentangled import DisentangledAttention
 from secateur.surgery.compact.kernels import recorded
 from secateur.surgery.schema import AttentionStructure
@@ -62,20 +62,28 @@ class RotaryAttention(CompactAttention):
         attention_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, None]:
-        parts = self.project(hidden_states)
-        return self.attend(parts, attention_mask, angles=self._angles(*position_embeddings)), None
+        query, key, value = self.project(hidden_states)
+        if self.buckets:
+            query, key = self._rotated((query, key), *position_embeddings)
+        return self.attend((query, key, value), attention_mask), None
 
-    def _angles(self, cos: Tensor, sin: Tensor) -> list[Angles]:
-        """Cosines and sines `(batch or 1, tokens, heads, pairs)` of each bucket, from those of one whole head."""
-        if not self.buckets:
-            return []
+    def _rotated(self, parts: tuple[Tensor, Tensor], cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """Query and key `(batch, tokens, dims as stored)`, each pair rotated by its angle.
+
+        In float32 at least, as in stock models: cosines of a long sequence have too few bits in bfloat16.
+
+        Args:
+            cos, sin: of the angles of one whole head, `(batch or 1, tokens, head dims)`.
+        """
         index, sizes = self._pair_index(cos.device), [heads * width // 2 for heads, width, _ in self.buckets]
-        own = (part.index_select(-1, index).split(sizes, dim=-1) for part in (cos, sin))
-        shape = cos.shape[0], cos.shape[1]
-        return [
-            (c.view(*shape, heads, -1), s.view(*shape, heads, -1))
-            for (heads, _, _), c, s in zip(self.buckets, *own, strict=True)
-        ]
+        angles = [angle.index_select(-1, index).split(sizes, dim=-1) for angle in (cos, sin)]
+        query, key = (self._turned(part, *angles) for part in parts)
+        return query, key
+
+    def _turned(self, part: Tensor, cos: Sequence[Tensor], sin: Sequence[Tensor]) -> Tensor:
+        """Query or key, from the cosines and sines of each bucket, `(batch or 1, tokens, heads x pairs)`."""
+        buckets = zip(self.buckets, part.split(self._sizes()[0], dim=-1), cos, sin, strict=True)
+        return torch.cat([_turned(own, heads, c, s) for (heads, _, _), own, c, s in buckets], dim=-1)
 
     def _pair_index(self, device: torch.device) -> Tensor:
         """The pairs as a tensor, which is made once for a device: a copy in every call could not be recorded."""
@@ -165,6 +173,18 @@ class Seq2SeqBiasAttention(Seq2SeqAttention):
             lengths = hidden_states.shape[1], parts[1].shape[1]
             position_bias = self.compute_bias(*lengths, device=hidden_states.device, past_seen_tokens=past)
         return self.attend(parts, mask, position_bias), position_bias, None
+
+
+def _turned(part: Tensor, heads: int, cos: Tensor, sin: Tensor) -> Tensor:
+    """`(batch, tokens, heads x width)` of a bucket, rotated by angles of `(batch or 1, tokens, heads x pairs)`.
+
+    A head has the first dims of its pairs, and then the second ones.
+    """
+    wide = part.to(torch.promote_types(part.dtype, torch.float32))
+    first, second = wide.view(part.shape[0], part.shape[1], heads, 2, -1).unbind(3)
+    cos, sin = (angle.view(angle.shape[0], angle.shape[1], heads, -1) for angle in (cos, sin))
+    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return turned.view(part.shape[0], part.shape[1], -1).to(part.dtype)
 
 
 ATTENTIONS: Mapping[str, type[CompactAttention]] = {
