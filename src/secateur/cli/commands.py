@@ -58,6 +58,9 @@ COMMANDS: Mapping[str, Entry] = {
     ),
     "report": Entry("study_commands", "report_run", "Write the report pages of a finished run again."),
     "compare": Entry("study_commands", "compare_runs", "Compare finished runs: score against density, size and speed."),
+    "doctor": Entry(
+        "doctor_commands", "doctor", "Show what this machine and this environment can do, for a report of a bug."
+    ),
     "sensitivity": Entry("study_commands", "study_sensitivity", "Score a model with one group at a time cut."),
 }
 

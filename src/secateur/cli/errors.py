@@ -76,7 +76,8 @@ def unexpected(error: Exception) -> str:
             file.write(details)
     except OSError:
         return f"{details}\n{what}"
-    return f"{what}\nThis is a bug of secateur: please report it with {file.name}, which has the traceback."
+    report = f"please report it with {file.name}, which has the traceback, and with the output of `secateur doctor`"
+    return f"{what}\nThis is a bug of secateur: {report}."
 
 
 def _details(error: Exception) -> str:

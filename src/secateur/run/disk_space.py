@@ -1,9 +1,6 @@
-"""The disk that a run needs besides the cached outputs of its teacher, and the disk that is free."""
+"""The disk that a run needs besides the cached outputs of its teacher."""
 
 from __future__ import annotations
-
-import shutil
-from pathlib import Path
 
 from secateur.run.context import Context
 from secateur.run.models import teacher_name
@@ -27,15 +24,3 @@ def bytes_of_run(context: Context, weights: int) -> int:
     branches = 2 * model * len(context.branches)
     baselines = 2 * model * len(context.recipe.measurement.baselines)
     return trained + 2 * saved + 2 * model + branches + baselines
-
-
-def free_bytes(folder: Path) -> int:
-    """The free disk where a folder is, or would be created."""
-    absolute = folder.absolute()
-    existing = next(parent for parent in (absolute, *absolute.parents) if parent.exists())
-    return shutil.disk_usage(existing).free
-
-
-def size(count: float) -> str:
-    """A number of bytes, in MB (10^6) or GB (10^9)."""
-    return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"

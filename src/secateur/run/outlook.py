@@ -18,7 +18,7 @@ from secateur.report.size_text import megabytes, parts_text
 from secateur.run import run_length
 from secateur.run.context import Context
 from secateur.run.costs import Costs
-from secateur.run.disk_space import bytes_of_run, free_bytes, size
+from secateur.run.disk_space import bytes_of_run
 from secateur.run.estimate import expected_stages, steps_for, with_middle_density
 from secateur.run.expected_stage import ExpectedStage
 from secateur.run.models import base_model, shaped, teacher_name
@@ -34,6 +34,7 @@ from secateur.run.training_arguments import rounded, steps_of_run, steps_of_teac
 from secateur.run.trials import steps_of_trial
 from secateur.run.vocabulary_data import reported
 from secateur.surgery.factorisation import AUTO, embedding_rank, rank_text
+from secateur.system.disk import free_bytes, size
 from secateur.tasks.origin import Origin
 from secateur.tasks.splits import HIDDEN
 from secateur.tasks.task import Task, examples

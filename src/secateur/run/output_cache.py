@@ -19,13 +19,14 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from secateur.run.context import Context
-from secateur.run.disk_space import bytes_of_run, free_bytes, size
+from secateur.run.disk_space import bytes_of_run
 from secateur.run.models import base_model, load_teacher, named_teacher
 from secateur.run.records import FORMAT, OUTPUTS
 from secateur.run.run_data import Rows
 from secateur.run.run_rounds import changed
 from secateur.run.training_arguments import steps_of_run, uses_bf16
 from secateur.system import processes
+from secateur.system.disk import free_bytes, size
 from secateur.system.errors import UserError
 from secateur.training.teacher_run import TeacherRun
 
