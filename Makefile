@@ -1,4 +1,4 @@
-# Four words: make demo, make test, make check, make clean. Each sets up the virtual environment when it has to.
+# make demo, make test, make check, make docs, make clean. Each sets up the virtual environment when it has to.
 
 PYTHON ?= python3
 VENV   := .venv
@@ -6,9 +6,11 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 # Servers of exported folders, in an environment that has neither secateur nor torch.
 SERVED := $(VENV)/serving/.ready
+# The tools of the site, which reads the source without importing it.
+SITE   := $(VENV)/docs/.ready
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test check clean
+.PHONY: setup demo test check docs clean
 
 setup: $(READY) $(SERVED)
 
@@ -25,6 +27,13 @@ $(READY): pyproject.toml constraints.txt
 $(SERVED): tests/deploy/serving.txt | $(READY)
 	$(PYTHON) -m venv $(VENV)/serving
 	$(VENV)/serving/bin/pip install -r tests/deploy/serving.txt
+	touch $@
+
+# The extra `docs` alone, without the package: its libraries are not needed.
+$(SITE): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)/docs
+	$(PYTHON) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'], sep='\n')" \
+	    | $(VENV)/docs/bin/pip install -c constraints.txt -r /dev/stdin
 	touch $@
 
 demo: $(READY)
@@ -44,6 +53,11 @@ check: $(READY) $(SERVED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2
+
+# The site, in build/site; a link that leads nowhere or a page outside of the navigation is an error.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(SITE)
+	$(VENV)/docs/bin/mkdocs build
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

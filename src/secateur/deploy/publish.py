@@ -89,7 +89,8 @@ def publish(
         folder: of a finished run, or of a model, compact or ordinary, with a `README.md`.
         name: `org/name`; a repository that is not there is made.
         onnx: a folder of `export_folder`, whose `onnx` files are added.
-        base_model, dataset: their names on the hub, where the card does not know them.
+        base_model: its name on the hub, where the card does not know it.
+        dataset: its name on the hub, likewise.
         license: as the hub abbreviates it, such as apache-2.0, where the card has none.
         private: whether a new repository is private.
         revision: a branch, which is made if it is missing.

@@ -100,8 +100,9 @@ def verify(
         batches: model inputs; labels are not needed. If the plan has a vocabulary, the numbers of its pieces.
         compact: the cut model in memory, compared with the model loaded from `folder` and with `exported` (for which
             it may also be a dense model).
-        dense, plan: with both, the masked model (its embeddings factorised and rounded as planned) is compared with
-            its cut. A dense model with all pieces of the plan's vocabulary is compared with its kept rows first.
+        dense: the model that was cut. With `plan`, the masked model (its embeddings factorised and rounded as planned)
+            is compared with its cut. One with all pieces of the plan's vocabulary is compared with its kept rows first.
+        plan: by which it was cut.
         exported: a file written by `export` from `compact`.
         dtype: the dtype that the file runs in, if not its own: bf16 for an OpenVINO file in fp32.
 

@@ -72,9 +72,11 @@ def new_model(
         folder: to write; what it holds is replaced.
         architecture: a family of transformers with an encoder and a decoder: marian (sinusoidal positions), bart
             (learned positions) or t5 (relative positions).
-        layers, decoder_layers: of the encoder, and of the decoder; by default as many.
+        layers: of the encoder.
+        decoder_layers: of the decoder; by default as many.
         heads: of every attention.
-        width, ffn: of the residual stream and of the feed-forward networks.
+        width: of the residual stream.
+        ffn: width of the feed-forward networks.
         dropout: in training.
         vocabulary: the largest number of tokens; small data gives fewer.
         tokenizer: "bpe" or "unigram" (`new_tokenizer.ALGORITHMS`).

@@ -95,7 +95,9 @@ def generate(
         prefix: text that is put before each source.
         max_length: tokens to keep of a source, special ones included.
         batch: number of sources in a batch; those of similar length are batched together.
-        beams, length_penalty, max_new_tokens: as in `BeamSearch`.
+        beams: as in `BeamSearch`.
+        length_penalty: as in `BeamSearch`.
+        max_new_tokens: as in `BeamSearch`.
 
     Returns:
         A text for each source, in the same order.

@@ -231,7 +231,9 @@ def answer(
         context: the text that may hold its answer; a long one is split into windows.
         most: number of answers to return, 1 to 20.
         nothing: whether "no answer" may be one of the answers, for a model trained on such questions.
-        max_length, doc_stride, max_answer_length: tokens, as in `Questions`.
+        max_length: tokens of a window, as in `Questions`.
+        doc_stride: tokens that two windows share, as in `Questions`.
+        max_answer_length: tokens of an answer at most, as in `Questions`.
 
     Raises:
         UserError: the question or the context is empty, a number is out of range, or as `windows` does.

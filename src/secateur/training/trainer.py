@@ -60,7 +60,8 @@ class PruningTrainer(EvaluatingTrainer):
         method: computes the masks; None trains the model as it is (a teacher, or a cut model that recovers).
         teacher: frozen; terms that distil need it. A `CachedTeacher` needs batches with the key `index`.
         objective: terms of the loss, summed with their weights; by default the task's own loss.
-        begin, end: the progress of the whole run, in [0, 1], at which this stage begins and ends.
+        begin: the progress of the whole run, in [0, 1], at which this stage begins.
+        end: the progress at which it ends.
         decay: the part of the learning-rate schedule that this stage runs through; by default `(begin, end)`, so that
             the schedule continues from stage to stage.
         restarts: the progress of the whole run at which the learning rate starts again, with its warm-up; each part
