@@ -50,7 +50,7 @@ from transformers import (
 )
 
 import secateur as sec
-from secateur.budget.latency import batch_and_tokens
+from secateur.budget.amounts import batch_and_tokens
 from secateur.budget.ranking import rounded
 from secateur.measure import roofline
 from secateur.measure.benchmark import benchmark

@@ -23,6 +23,7 @@ from docs_world import EMBEDDERS, NAMES, ROOT, RUNS, SERVERS, smaller
 from typer.testing import CliRunner
 
 from secateur.cli import app
+from secateur.cli.option_words import in_options
 from secateur.methods import METHODS
 from secateur.run import recipe
 from secateur.structure.architectures import ARCHITECTURES
@@ -381,7 +382,7 @@ def sentences():
                 parts = [node.value]
             else:
                 continue
-            texts = [part if isinstance(part, str) else None for part in parts]
+            texts = [in_options(part) if isinstance(part, str) else None for part in parts]  # as the command shows it
             if sum(len(text or "") for text in texts) >= 20:
                 found.append(re.compile("".join(".+" if text is None else re.escape(text) for text in texts)))
     return found

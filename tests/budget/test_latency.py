@@ -9,7 +9,8 @@ from fake_clock import SIZES, UNIT_SETS, timer
 from fake_clock import milliseconds as fake_ms
 from tiny_models import MONOTONE, learn, random_masks, tiny
 
-from secateur.budget.latency import LatencyTable, milliseconds
+from secateur.budget.amounts import milliseconds
+from secateur.budget.latency import LatencyTable
 from secateur.budget.space import Space
 from secateur.measure.latency_sweep import measure_latency
 from secateur.methods import METHODS

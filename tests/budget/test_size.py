@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from space_world import bert
 from tiny_models import LEADING, UNIT_SETS, random_masks, tiny
 
+from secateur.budget.amounts import byte_count
 from secateur.budget.size import (
     Storage,
-    byte_count,
     density_within,
     file_bytes,
     kept_bytes,

@@ -363,12 +363,12 @@ def test_cut_for_a_time_or_a_speedup(secateur, world, tmp_path, prices):
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (("--speedup", 2, "--density", 0.5), "density and speedup exclude each other"),
+        (("--speedup", 2, "--density", 0.5), "--density and --speedup exclude each other"),
         (("--latency", "soon"), "write it like 5ms"),
         (("--speedup", 2, "--shape", "8x32"), "was measured with tokens 8, not 32"),
         (("--speedup", 1000), "out of reach"),
         (("--speedup", 2, "--units", "hidden"), "without varying hidden"),
-        (("--density", 0.5, "--round-to", 0), "target.round_to: input should be greater than 0, not 0"),
+        (("--density", 0.5, "--round-to", 0), "--round-to: expected a number above 0, not 0"),
     ],
 )
 def test_a_time_that_cannot_be_had_is_refused(secateur, world, tmp_path, prices, words, part):
@@ -518,7 +518,7 @@ MISTAKES = {
     "unknown task": ("{classifier} --data {data} --set data.task=clasification", ["'classification'"]),
     "unknown option": ("{classifier} --data {data} --option gamma=1", ["gamma"]),
     "no pair": ("{classifier} --data {data} --set density", ["key=value"]),
-    "wrong value": ("{classifier} --data {data} --batch-size 0", ["batch_size", "0"]),
+    "wrong value": ("{classifier} --data {data} --batch-size 0", ["--batch-size", "0"]),
     "no density": ("{classifier} --data {data} --density 5", ["(0, 1]"]),
     "out of reach": (
         "{classifier} --data {data} --units head --density 0.1",
@@ -775,7 +775,7 @@ def test_sensitivity_refuses_a_users_mistakes(secateur, world, tmp_path):
     words = ("--data", world / "data.csv", "--max-length", 24)
     assert refused(secateur("sensitivity", world / "run", *words), "cut already")
     assert refused(secateur("sensitivity", world / "encoder", *words), "no head for this data")
-    assert refused(secateur("sensitivity", world / "classifier", *words, "--densities", "half"), "write them like")
+    assert refused(secateur("sensitivity", world / "classifier", *words, "--densities", "half"), "is no fraction")
     blocked = write_rows(tmp_path / "file", "a letter") / "out"
     small = ("--rows", 2, "--units", "sublayer", "--output", blocked)
     assert refused(secateur("sensitivity", world / "classifier", *words, *small), "cannot write", str(blocked))

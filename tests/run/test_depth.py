@@ -161,7 +161,7 @@ def test_what_is_held_out_is_not_trained_on(values):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"target.layers": "many"}, "target.layers: input should be a number of layers or auto, not 'many'"),
+        ({"target.layers": "many"}, "target.layers: expected a number of layers or auto, not 'many'"),
         ({"target.layers": "auto", "target.density": None, "target.keep": 30}, "name a number of layers"),
         ({"method": "cofi", "target.layers": "auto"}, "target.layers needs a method that prunes in rounds"),
         ({"data.rows": 3}, "give at least 4 rows"),

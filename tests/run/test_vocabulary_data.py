@@ -134,8 +134,8 @@ def interrupted(*arguments):
     [
         ({"vocabulary.min_count": 2}, "vocabulary.pieces is all: set it to task"),
         ({"vocabulary.texts": ["x.txt"]}, "vocabulary.pieces is all: set it to task"),
-        ({"vocabulary": "words"}, "vocabulary.pieces: input should be 'all' or 'task', not 'words'"),
-        ({"vocabulary.pieces": "task", "vocabulary.min_count": 0}, "vocabulary.min_count: input should be greater"),
+        ({"vocabulary": "words"}, "vocabulary.pieces: expected 'all' or 'task', not 'words'"),
+        ({"vocabulary.pieces": "task", "vocabulary.min_count": 0}, "vocabulary.min_count: expected a number above 0"),
     ],
 )
 def test_keys_that_do_not_fit_are_refused(change, message):

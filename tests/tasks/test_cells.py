@@ -98,6 +98,21 @@ def test_the_first_line_of_a_csv_file_shows_the_separator(tmp_path, separator, c
     assert f"separated by {separator!r}" in caplog.text
 
 
+def test_of_two_separators_in_the_first_line_the_one_that_divides_the_rows_counts(tmp_path):
+    for number, head in enumerate(("text;label, or class", "text;label|sure|twice")):
+        path = tmp_path / f"{number}.csv"
+        path.write_text("\n".join([head, *["a film, a book;1", "a book;0"] * 5]) + "\n")
+        name = head.partition(";")[2]
+        data = Classification.from_data(str(path), text=("text",), label=name)
+        assert {*data.splits["train"]["text"]} == {"a film, a book", "a book"}
+
+
+def test_two_separators_that_divide_alike_are_refused(tmp_path):
+    (tmp_path / "d.csv").write_text("text|sure,label\n" + "a|b,1\nc|d,0\n" * 3)
+    with pytest.raises(UserError, match=r"by comma \(text\|sure, label\) or bar \(text, sure,label\)"):
+        labels_of(str(tmp_path / "d.csv"))
+
+
 def test_a_row_of_too_few_cells_and_other_encodings_are_refused(tmp_path):
     path = tmp_path / "d.csv"
     path.write_text("text,label\na,1\nb\n")

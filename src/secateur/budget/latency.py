@@ -226,35 +226,6 @@ _ARRAYS = {
 }
 
 
-def milliseconds(text: str | float) -> float:
-    """`5ms`, `0.005 s`, or a bare number of milliseconds.
-
-    Raises:
-        UserError: it is none of these.
-    """
-    words = str(text).strip().lower()
-    for unit, factor in (("ms", 1.0), ("s", 1000.0), ("", 1.0)):
-        if words.endswith(unit):
-            try:
-                return factor * float(words.removesuffix(unit))
-            except ValueError:
-                break
-    raise UserError(f"latency {text!r} is not a time: write it like 5ms, 0.005s or 5, which are milliseconds")
-
-
-def batch_and_tokens(text: str) -> tuple[int, int]:
-    """The shape of an input: `8x128` is 8 rows of 128 tokens.
-
-    Raises:
-        UserError: it is none.
-    """
-    try:
-        batch, tokens = (int(number) for number in text.lower().split("x"))
-    except ValueError as error:
-        raise UserError(f"shape {text!r} is not batch x tokens: write it like 8x128") from error
-    return batch, tokens
-
-
 def model_shape(space: UnitSpace) -> dict[str, int | str]:
     """The sizes in which a table and a model must agree."""
     table = space.table

@@ -26,11 +26,8 @@ from secateur.structure.model_parts import by_part
 from secateur.structure.plan import Plan
 from secateur.structure.reading import Reading
 from secateur.structure.space import UnitSpace
-from secateur.system.errors import UserError
 from secateur.system.model_state import saved_buffers
 
-MULTIPLES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
-"""Units of a size in text; a megabyte is 10^6 bytes, as in the reports."""
 NAMES = {
     torch.int64: "I64",
     torch.float64: "F64",
@@ -40,21 +37,6 @@ NAMES = {
     torch.int8: "I8",
 }
 """Names of types in safetensors, in the order in which a file has their tensors."""
-
-
-def byte_count(text: str | float) -> int:
-    """`5MB`, `5 MB`, `800kB`, `1.2GB`, or a bare number of bytes.
-
-    Raises:
-        UserError: it is none of these.
-    """
-    words = str(text).strip().lower()
-    number = words.rstrip("kmgb").rstrip()
-    unit = words.removeprefix(number).strip() or "b"
-    try:
-        return round(float(number) * MULTIPLES[unit])
-    except (ValueError, KeyError, OverflowError):
-        raise UserError(f"size {text!r} is not a size: write it like 5MB, 800kB, 1.2GB or a number of bytes") from None
 
 
 @dataclass(frozen=True)

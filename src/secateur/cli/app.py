@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from secateur.cli.commands import COMMANDS, Commands
 from secateur.cli.errors import UNEXPECTED, explained, unexpected
 from secateur.cli.logs import quiet_libraries, show_logs, show_warnings
+from secateur.cli.option_words import in_plain_words
 from secateur.cli.output import show_lines, show_message
 from secateur.system import processes
 from secateur.system.registry import import_extension
@@ -46,8 +47,8 @@ class Verbs(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             _report_interruption(ctx.invoked_subcommand)
-        except REPORTED:
-            raise
+        except REPORTED as error:
+            raise in_plain_words(error) from None
         except Exception as error:
             processes.let_main_report()
             sentence = explained(error)

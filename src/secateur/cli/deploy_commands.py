@@ -12,7 +12,7 @@ import typer
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur.budget.latency import batch_and_tokens
+from secateur.budget.amounts import batch_and_tokens
 from secateur.cli.benchmark_output import show_latencies, show_results
 from secateur.cli.deploy_output import show_export, show_folder, show_scores, show_verification
 from secateur.cli.options import SHAPES, Folder, Json, ModelName, Shapes, Threads, Units, opened_data, refuse_existing

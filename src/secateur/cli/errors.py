@@ -15,7 +15,8 @@ import tempfile
 import traceback
 from collections.abc import Iterator
 
-from secateur.system.errors import UserError
+from secateur.cli.option_words import in_options
+from secateur.system.errors import InRecipe, UserError
 from secateur.system.version import VERSION
 
 GOAL_MISSED = 3
@@ -33,7 +34,7 @@ PYTORCH_WRITER = re.compile(r"PytorchStreamWriter failed|unexpected pos \d+ vs \
 def explained(error: Exception) -> str | None:
     """What the user can do about an error; None if it is not the user's mistake."""
     if isinstance(error, UserError):
-        return str(error)
+        return str(error) if isinstance(error, InRecipe) else in_options(str(error))
     for cause in _causes(error):
         number = _number(cause)
         if number in LOCKED and getattr(cause, "filename", None):

@@ -84,11 +84,11 @@ def prune(
 
 def _without_file(values: Mapping[str, Any]) -> Recipe:
     """A recipe from the command line alone."""
-    for key in ("model", "data.source"):
+    for key, place in (("model", "after the command"), ("data.source", "by --data")):
         if key not in dotted(values):
             name = key.partition(".")[0]
-            raise UserError(f"no {name} is given: name it on the command line or in a recipe file (--recipe)")
-    return recipe.make(values, "the command line")
+            raise UserError(f"no {name} is given: name it {place}, or in a recipe file (--recipe)")
+    return recipe.make(values, recipe.COMMAND_LINE)
 
 
 def _show_outlook(wanted: Recipe, output: Path, as_json: bool) -> None:

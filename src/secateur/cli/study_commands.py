@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from secateur.budget.latency import batch_and_tokens
+from secateur.budget.amounts import batch_and_tokens, fractions
 from secateur.cli.options import SHAPES, Folder, Json, Shapes, Threads, opened_data
 from secateur.cli.output import show_json, show_lines
 from secateur.cli.recipe_options import names_of, recipe_options
@@ -122,7 +122,7 @@ def study_sensitivity(
     Each group is cut to several densities, without training: the scores show where pruning costs least.
     """
     data, read = opened_data({**given, "data.rows": 2 * rows}, model)
-    dense, kept = open_model(model), _numbers(densities)
+    dense, kept = open_model(model), list(fractions(densities))
     task, tokenizer = fitted_to(read, dense, model)
     _make_folder(output)
     result = sensitivity(
@@ -144,13 +144,6 @@ def study_sensitivity(
     else:
         show_sensitivity(result, name)
         _show_page(output, "sensitivity")
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(number) for number in text.split(",")]
-    except ValueError as error:
-        raise UserError(f"densities {text!r} are no numbers: write them like 0.5,0.25") from error
 
 
 def _make_folder(folder: Path | None) -> None:

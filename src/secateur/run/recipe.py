@@ -12,7 +12,7 @@ of its group (`recipe_groups`). The run folder keeps the resolved recipe.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -24,6 +24,7 @@ from secateur.methods import METHODS
 from secateur.report.recipe_keys import FLAT, dotted, grouped, upgrade
 from secateur.run import recipe_rules
 from secateur.run.recipe_data import DataRecipe
+from secateur.run.recipe_errors import sentence
 from secateur.run.recipe_groups import (
     AUTO,
     DistillationRecipe,
@@ -37,7 +38,7 @@ from secateur.run.recipe_storage import StorageRecipe
 from secateur.run.recipe_vocabulary import VocabularyRecipe
 from secateur.run.recipe_yaml import dump, parse
 from secateur.system import processes
-from secateur.system.errors import UserError
+from secateur.system.errors import InRecipe, UserError
 from secateur.system.file_format import FileFormat
 from secateur.tasks import TASKS
 
@@ -46,6 +47,8 @@ __all__ = ["KEYS", "Recipe", "make", "make_group", "read", "upgrade"]
 FORMAT = FileFormat(2)
 """Version 1, of secateur 0.1.0, had flat keys. They are read in a file of any version, because people write recipes."""
 LENGTHS = tuple(f"training.{name}" for name in recipe_rules.LENGTHS)
+COMMAND_LINE = "the command line"
+"""The source of values whose errors speak of options, and name no source."""
 AMOUNTS = tuple(f"target.{name}" for name in recipe_rules.AMOUNTS)
 
 
@@ -139,7 +142,7 @@ def read(path: Path | str, overrides: Mapping[str, Any]) -> Recipe:
     for alternatives in (AMOUNTS, LENGTHS):
         if any(theirs.get(name) is not None for name in alternatives):
             ours = {name: value for name, value in ours.items() if name not in alternatives}
-    return _resolved(ours | theirs, str(path))
+    return _resolved(ours | theirs, str(path), theirs)
 
 
 def keys_of(text: str, source: str) -> Any:
@@ -181,13 +184,17 @@ def _refuse_unknown(key: Any, value: Any, source: str) -> None:
     raise UserError(f"{source} has the unknown key {key!r}: {hint}")
 
 
-def _resolved(values: dict[str, Any], source: str) -> Recipe:
-    """The recipe of values by dotted keys, with the defaults of its method and its task."""
-    with _one_sentence(source):
+def _resolved(values: dict[str, Any], source: str, options: Collection[str] = ()) -> Recipe:
+    """The recipe of values by dotted keys, with the defaults of its method and its task.
+
+    Args:
+        options: keys whose values are not those of the source, but of the command line.
+    """
+    with _one_sentence(source, options=options):
         return Recipe(**grouped(_defaults(values) | values))
 
 
-def make_group(name: str, values: Mapping[str, Any], source: str = "the command line") -> Any:
+def make_group(name: str, values: Mapping[str, Any], source: str = COMMAND_LINE) -> Any:
     """One group of a recipe, such as `data`, from values by dotted keys, of which those of other groups may be missing.
 
     The defaults of the method and the task count as in `make`.
@@ -202,17 +209,15 @@ def make_group(name: str, values: Mapping[str, Any], source: str = "the command 
 
 
 @contextmanager
-def _one_sentence(source: str, *place: str) -> Iterator[None]:
+def _one_sentence(source: str, *place: str, options: Collection[str] = ()) -> Iterator[None]:
     """Report the first value that does not fit; `place` is the group that is made, if it is not the whole recipe."""
     try:
         yield
     except ValidationError as error:
-        first = error.errors()[0]
-        if isinstance(cause := first.get("ctx", {}).get("error"), UserError):  # a rule, or a value that is no latency
-            raise UserError(f"{source}: {cause}") from error
-        where = ".".join(str(part) for part in (*place, *first["loc"]))
-        came = "" if first["type"] == "missing" else f", not {first['input']!r}"
-        raise UserError(f"{source}: {where}: {first['msg'].lower()}{came}") from error
+        text = sentence(error, place)
+        if source == COMMAND_LINE or text.partition(":")[0] in options:
+            raise UserError(text) from error
+        raise InRecipe(f"{source}: {text}") from error
 
 
 def _defaults(values: Mapping[str, Any]) -> dict[str, Any]:

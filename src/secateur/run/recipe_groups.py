@@ -11,8 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from secateur.budget.latency import batch_and_tokens, milliseconds
-from secateur.budget.size import byte_count
+from secateur.budget.amounts import batch_and_tokens, byte_count, fraction, fractions, milliseconds, multiple
 from secateur.run.recipe_schema import Flag, Strict
 from secateur.system.errors import UserError
 
@@ -28,9 +27,8 @@ class TargetRecipe(Strict):
     )
     density: Annotated[float | tuple[float, ...] | None, Flag("--density", text=True)] = Field(
         0.05,
-        description="density, the fraction of prunable parameters to keep; several, such as 0.4,0.2,0.1, give that "
-        "many "
-        "models from one pruning; null if another amount is set",
+        description="density, the fraction of prunable parameters to keep, such as 0.05 or 5%; several, such as "
+        "0.4,0.2,0.1, give that many models from one pruning; null if another amount is set",
     )
     size: Annotated[int | None, Flag("--size", text=True)] = Field(
         None,
@@ -41,18 +39,18 @@ class TargetRecipe(Strict):
     latency: Annotated[float | None, Flag("--latency", text=True)] = Field(
         None, gt=0, description="latency to reach, in milliseconds (5 or 5ms), instead of a density"
     )
-    speedup: Annotated[float | None, Flag("--speedup")] = Field(
+    speedup: Annotated[float | None, Flag("--speedup", text=True)] = Field(
         None, gt=1, description="speed-up over the unpruned model to reach, such as 2, instead of a density"
     )
     keep: Annotated[int | None, Flag("--keep")] = Field(
         None, gt=0, description="exact number of units to keep, such as 12 of 144 heads, instead of a density"
     )
-    keep_score: Annotated[float | None, Flag("--keep-score")] = Field(
+    keep_score: Annotated[float | None, Flag("--keep-score", text=True)] = Field(
         None,
         gt=0,
         le=1,
-        description="part of the teacher's score to keep, such as 0.97, instead of a density: the run chooses the "
-        "smallest density that keeps it, by short trials on held-out training rows",
+        description="part of the teacher's score to keep, such as 0.97 or 97%, instead of a density: the run chooses "
+        "the smallest density that keeps it, by short trials on held-out training rows",
     )
     layers: Annotated[PositiveInt | Literal["auto"] | None, Flag("--layers", text=True)] = Field(
         None,
@@ -88,10 +86,28 @@ class TargetRecipe(Strict):
 
     @field_validator("density", mode="before")
     @classmethod
-    def _split_densities(cls, value: Any) -> Any:
-        """Text with commas, as on the command line, holds several densities; a list of one is a number."""
-        parts = value.split(",") if isinstance(value, str) else value
-        return parts[0] if isinstance(parts, list | tuple) and len(parts) == 1 else parts
+    def _read_densities(cls, value: Any) -> Any:
+        """Text with commas, as on the command line, holds several densities; one of them is a number."""
+        if isinstance(value, list | tuple):
+            values = tuple(fraction(part) if isinstance(part, str) else part for part in value)
+        else:
+            values = fractions(value) if isinstance(value, str) else (value,)
+        return values[0] if len(values) == 1 else values
+
+    @field_validator("toward", mode="before")
+    @classmethod
+    def _read_density(cls, value: Any) -> Any:
+        return fraction(value) if isinstance(value, str) else value
+
+    @field_validator("keep_score", mode="before")
+    @classmethod
+    def _part_of_the_score(cls, value: Any) -> Any:
+        return fraction(value, "keep_score", "the teacher's score", 0.97) if isinstance(value, str) else value
+
+    @field_validator("speedup", mode="before")
+    @classmethod
+    def _speedup(cls, value: Any) -> Any:
+        return multiple(value) if isinstance(value, str) else value
 
     @field_validator("density")
     @classmethod
@@ -118,7 +134,7 @@ class TargetRecipe(Strict):
     def _number_or_auto(cls, value: Any) -> Any:
         """Text holds a number, as on the command line, or auto."""
         if isinstance(value, str) and value != AUTO and not value.isdecimal():
-            raise PydanticCustomError("layers", "input should be a number of layers or auto")
+            raise PydanticCustomError("layers", "expected a number of layers or auto")
         return int(value) if isinstance(value, str) and value != AUTO else value
 
     @property
@@ -268,8 +284,7 @@ class TrainingRecipe(Strict):
         0,
         ge=0,
         description="number of augmented copies of each training text, with words dropped, swapped or cropped, "
-        "which the "
-        "teacher labels",
+        "which the teacher labels",
     )
     average: float = Field(
         0.0,

@@ -84,9 +84,11 @@ def check_amount(target: TargetRecipe) -> None:
     """Refuse a target that does not say how much is kept, or says it twice."""
     asked = [name for name in AMOUNTS if getattr(target, name) is not None]
     if len(asked) > 1:
-        raise UserError(f"target: {' and '.join(asked)} exclude each other: ask for one of them")
+        names = " and ".join(f"target.{name}" for name in asked)
+        raise UserError(f"{names} exclude each other: ask for one of them")
     if not asked:
-        raise UserError(f"target says nothing of how much is kept: ask for one of {', '.join(AMOUNTS)}")
+        names = ", ".join(f"target.{name}" for name in AMOUNTS)
+        raise UserError(f"nothing says how much is kept: ask for one of {names}")
 
 
 def _shape_for_a_latency(recipe: Recipe) -> None:
@@ -100,7 +102,14 @@ def _shape_for_a_latency(recipe: Recipe) -> None:
 def _densities_are_fractions(recipe: Recipe) -> None:
     for density in recipe.target.densities:
         if not 0 < density <= 1:
-            raise UserError(f"density {density} is not in (0, 1]: it is the fraction of parameters to keep")
+            raise UserError(
+                f"density {density:g} is not in (0, 1], the fraction of the parameters to keep: {_meant(density)}"
+            )
+
+
+def _meant(density: float) -> str:
+    """What a density that is no fraction may have been meant as."""
+    return f"for {density:g} percent write {density / 100:g} or {density:g}%" if 1 < density <= 100 else "write 0.05"
 
 
 def _densities_differ(recipe: Recipe) -> None:

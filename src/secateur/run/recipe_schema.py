@@ -34,7 +34,7 @@ class Strict(BaseModel):
     def _no_bool_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse True for 1, which pydantic accepts: in a recipe it is a mistake."""
         if _bool_for_number(value, cls.model_fields[info.field_name or ""].annotation):
-            raise PydanticCustomError("number", "input should be a number")
+            raise PydanticCustomError("number", "expected a number")
         return value
 
 

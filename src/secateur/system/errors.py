@@ -15,6 +15,10 @@ class MissingPackage(UserError):
     """A package is needed that is not installed; the sentence says how to install it."""
 
 
+class InRecipe(UserError):
+    """A mistake in a recipe file, whose keys are the words of the sentence; of other mistakes, options are."""
+
+
 @contextmanager
 def as_user_error(failure: str, advice: str) -> Iterator[None]:
     """Turn any exception of the block into a `UserError`: libraries raise many types for damaged files and for the hub.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import StringIO
+from itertools import islice
 
 import pyarrow
 from datasets import Dataset, DatasetInfo, Features
@@ -13,14 +14,18 @@ from pyarrow import BufferReader, Table
 from pyarrow.csv import ConvertOptions, ParseOptions, ReadOptions, read_csv
 
 from secateur.tasks.cells import CELL
+from secateur.tasks.columns import listed
 
 log = logging.getLogger(__name__)
 
-SEPARATORS = ",;\t|"
-"""What may stand between the cells of a csv file: the first of these that the line of names contains."""
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+"""What may stand between the cells of a csv file, and how it is called."""
+QUOTE = '"'
+SNIFFED = 100
+"""Rows that decide where the line of names contains several of them."""
 
 
-def read_cells(content: bytes, separator: str | None = None, quote: str | None = '"') -> Dataset:
+def read_cells(content: bytes, separator: str | None = None, quote: str | None = QUOTE) -> Dataset:
     """The rows of a file whose first line has the names of the columns; every cell is text as it is written.
 
     Empty lines are no rows, nor are rows of empty cells at the end, as spreadsheets write them.
@@ -46,20 +51,43 @@ def read_cells(content: bytes, separator: str | None = None, quote: str | None =
 
 
 def _separator(text: str) -> str:
-    """The first of `SEPARATORS` that stands between names in the first line; a comma if none does."""
-    chosen = next((one for one in SEPARATORS if len(_first_row(text, one, '"')) > 1), SEPARATORS[0])
-    if chosen != SEPARATORS[0]:
+    """The separator that divides the line of names; of several, the one that divides the rows alike; else a comma.
+
+    Raises:
+        ValueError: several of them divide names and rows alike.
+    """
+    dividing = [one for one in SEPARATORS if len(_first_row(text, one, QUOTE)) > 1]
+    alike = dividing if len(dividing) < 2 else [one for one in dividing if _divides_alike(text, one)]
+    if len(alike) > 1:
+        ways = " or ".join(f"{SEPARATORS[one]} ({listed(_first_row(text, one, QUOTE))})" for one in alike)
+        raise ValueError(f"its columns can be told by {ways}; renaming or quoting one of them decides")
+    chosen = next(iter(alike or dividing), ",")
+    if chosen != ",":
         log.info("the columns of the csv file are separated by %r", chosen)
     return chosen
 
 
+def _divides_alike(text: str, separator: str) -> bool:
+    """Whether the first rows have as many cells as there are names."""
+    try:
+        rows = list(islice(_rows(text, separator, QUOTE), SNIFFED))
+    except csv.Error:  # of the reader: a cell is longer than it takes
+        return False
+    return all(len(row) == len(rows[0]) for row in rows)
+
+
 def _first_row(text: str, separator: str, quote: str | None) -> list[str]:
+    return next(_rows(text, separator, quote), [])
+
+
+def _rows(text: str, separator: str, quote: str | None) -> Iterator[list[str]]:
+    """The rows that are not empty."""
     lines = StringIO(text, newline="")
     if quote is None:
         rows = csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE)
     else:
         rows = csv.reader(lines, delimiter=separator, quotechar=quote)
-    return next(filter(None, rows), [])
+    return filter(None, rows)
 
 
 def _table(content: bytes, names: Sequence[str], separator: str, quote: str | None) -> Table:
