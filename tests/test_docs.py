@@ -340,6 +340,21 @@ def test_numbers_on_the_pages_of_methods_are_in_the_results(name):
     assert numbers and [line for line in numbers if line not in lines] == []
 
 
+@pytest.mark.parametrize("name", ["choose", "cost", "embeddings", "faq", "when-not"])
+def test_numbers_on_the_pages_for_deciding_are_in_the_results(name):
+    """Scores, percentages, speed-ups and decimals; `inline code` and blocks are commands, whose numbers are choices."""
+    text = re.sub(r"`[^`\n]+`|\]\([^)]+\)", "", prose(DOCS / f"{name}.md"))
+    numbers = re.findall(
+        r"(?<![\w.,-])(?:\d+(?:,\d{3})*(?:\.\d+)?(?:%|x(?= as)|x\b)|\d+\.\d+|\d+,\d{3})(?![\w,])", text
+    )
+    known, allowed = read(ROOT / "RESULTS.md"), {"3.10", "97%", "95%", "20x", "2x"}
+    assert [
+        number
+        for number in numbers
+        if number not in allowed and not re.search(rf"(?<![\d.]){re.escape(number)}", known)
+    ] == []
+
+
 def test_all_units_tasks_and_architectures_are_documented():
     assert [row[0].strip("`") for row in rows(section(DOCS / "concepts.md", "Units and groups"))] == list(UNITS)
     assert set(re.findall(r"^## `(\w+)`", read(DOCS / "tasks.md"), re.MULTILINE)) == set(TASKS.all())
