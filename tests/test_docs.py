@@ -33,6 +33,12 @@ from secateur.tasks import TASKS
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 LINKED = [*PAGES, ROOT / "RESULTS.md", ROOT / "CHANGELOG.md"]
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
+SMALL_NAMES = {
+    "classification": {"MODEL": "bert-base-uncased", "DATA": "reviews.csv", "DENSITY": 0.5, "STEPS": 4},
+    "embeddings": {"MODEL": "sentence-minilm", "DATA": "texts.txt", "DENSITY": 0.5, "STEPS": 4},
+}
+"""Notebook -> the names of its first cell, of the folder in which it runs here."""
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CHECKED_ELSEWHERE = ("js", "pbtxt")
 """Blocks for other programs: `deploy/test_hub_layout.py` compares their names with exported files."""
@@ -199,6 +205,21 @@ def test_every_block_runs(path, place):
     page = Page()
     for block in blocks(path):
         page.run(block)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+def test_every_notebook_runs(path, place):
+    """Its first cell names the model, the data and the amounts; the others run over tiny ones."""
+    cells = json.loads(read(path))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    names = {"__name__": __name__}
+    exec(compile(code[0], name_of(path), "exec"), names)
+    assert Path(names["MODEL"], "config.json").is_file() and names["DATA"] == "bbc"
+    names |= SMALL_NAMES[path.stem]
+    for number, text in enumerate(code[1:], 1):
+        exec(compile(text, f"{name_of(path)}, cell {number}", "exec"), names)
+    assert names["report"].density["prunable"] <= names["DENSITY"]
+    assert all(not cell["outputs"] for cell in cells if cell["cell_type"] == "code"), "clear what it has printed"
 
 
 @pytest.mark.parametrize(

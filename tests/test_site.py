@@ -32,7 +32,9 @@ def documented():
 
 
 def test_the_navigation_has_every_page_once():
-    assert sorted(in_navigation(CONFIG["nav"])) == sorted([*PAGES, *site_pages.root_pages().values()])
+    assert sorted(in_navigation(CONFIG["nav"])) == sorted(
+        [*PAGES, *site_pages.root_pages().values(), *site_pages.notebook_pages().values()]
+    )
 
 
 def test_the_reference_has_every_public_name_once():
@@ -73,4 +75,5 @@ def test_links_out_of_the_docs_lead_to_pages_that_show_files_whole():
     )
     assert site_pages.rewritten("[e](docs/fast.md)", "", "project/readme.md") == "[e](../fast.md)"
     licence = (ROOT / "LICENSE").read_text(encoding="utf-8").rstrip()
+    assert site_pages.notebook("examples/embeddings.ipynb").count("```python\n") == 5
     assert f"~~~~~~~~text\n{licence}\n~~~~~~~~" in site_pages.shown("LICENSE")

@@ -1,11 +1,13 @@
 """Hook of mkdocs: pages of the site that are not in `docs`, and links that hold both on the site and in the repository.
 
 In the repository a page links to any file by its relative path, as code hosts expect. On the site the Markdown files at
-the root are pages below `project/`, and every other file that a page links to is shown whole on a page below `source/`.
+the root are pages below `project/`, notebooks below `notebooks/`, and every other file that a page links to is shown
+whole on a page below `source/`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import posixpath
 import re
@@ -26,13 +28,19 @@ def root_pages() -> dict[str, str]:
     return {path.name: f"project/{path.stem.lower()}.md" for path in sorted(ROOT.glob("*.md"))}
 
 
+def notebook_pages() -> dict[str, str]:
+    """Page of the site for each notebook, such as `notebooks/embeddings.md`: path in the repository -> page."""
+    paths = sorted((ROOT / "examples").glob("*.ipynb"))
+    return {path.relative_to(ROOT).as_posix(): f"notebooks/{path.stem}.md" for path in paths}
+
+
 def page_of(target: str) -> str | None:
     """The page that shows this file or folder of the repository, within `docs`; None if there is no such file."""
     if not (ROOT / target).exists():
         return None
     if target.startswith("docs/"):
         return target.removeprefix("docs/")
-    return root_pages().get(target, f"source/{target}.md")
+    return (root_pages() | notebook_pages()).get(target, f"source/{target}.md")
 
 
 def outside(text: str, folder: str) -> dict[str, str]:
@@ -74,6 +82,13 @@ def shown(target: str) -> str:
     )
 
 
+def notebook(target: str) -> str:
+    """A notebook as a page: its text, and its code in blocks."""
+    cells = json.loads((ROOT / target).read_text(encoding="utf-8"))["cells"]
+    texts = [("".join(cell["source"]), cell["cell_type"]) for cell in cells]
+    return "\n\n".join(f"```python\n{text}\n```" if kind == "code" else text for text, kind in texts) + "\n"
+
+
 def generated() -> dict[str, str]:
     """Pages that are not in `docs`: page -> its text."""
     pages = {}
@@ -83,8 +98,8 @@ def generated() -> dict[str, str]:
         for page in outside(text, "" if folder == "." else folder).values():
             if page.startswith("source/"):
                 pages[page] = shown(page.removeprefix("source/").removesuffix(".md"))
-    pages |= {page: rewritten(texts[ROOT / name], "", page) for name, page in root_pages().items()}
-    return pages
+    pages |= {page: notebook(target) for target, page in notebook_pages().items()}
+    return pages | {page: rewritten(texts[ROOT / name], "", page) for name, page in root_pages().items()}
 
 
 # What mkdocs calls
@@ -115,6 +130,6 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Rewrite the links of a page of `docs`."""
     uri = page.file.src_uri
-    if uri in root_pages().values() or uri.startswith("source/"):
+    if uri.split("/")[0] in ("project", "notebooks", "source"):
         return markdown
     return rewritten(markdown, posixpath.normpath(posixpath.join("docs", posixpath.dirname(uri))), uri)
