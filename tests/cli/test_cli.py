@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from secateur import __version__
 from secateur.budget.latency import LatencyTable
-from secateur.cli import app, output, prune_commands
+from secateur.cli import app, demo_recipes, output
 from secateur.cli.progress import watching
 from secateur.deploy.runtimes import RUNTIMES
 from secateur.measure import peak_memory, roofline
@@ -184,7 +184,7 @@ def test_the_recipes_that_we_ship_can_be_read(path):
 
 def test_the_demo_is_its_recipe(secateur, world, tmp_path, monkeypatch):
     files = {"classification": "demo.yaml", "embedding": "demo-embedding.yaml"}
-    assert {task: yaml.safe_load((RECIPES / name).read_text()) for task, name in files.items()} == prune_commands.DEMOS
+    assert {task: yaml.safe_load((RECIPES / name).read_text()) for task, name in files.items()} == demo_recipes.DEMOS
     seen = {}
     monkeypatch.setattr(
         pipeline,

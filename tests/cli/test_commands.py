@@ -1,15 +1,22 @@
 """The table of commands, and that a command is imported when it is used."""
 
 import inspect
+import shlex
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 from typer.testing import CliRunner
 
+from secateur.budget.amounts import fractions
 from secateur.cli import app
 from secateur.cli.commands import COMMANDS, Commands
+from secateur.cli.recipe_options import marked
+from secateur.measure import sensitivity
+from secateur.run import calibration
 
+KEY_NAMES = {key.replace(".", "_") for key in marked()}
 HEAVY = ("torch", "transformers", "datasets", "sklearn", "matplotlib", "accelerate")
 
 
@@ -31,15 +38,74 @@ def test_a_mistyped_command_names_the_nearest():
     assert result.exit_code == 2 and "'prune'" in result.stderr
 
 
+@pytest.mark.parametrize("name", [name for name, entry in COMMANDS.items() if entry.example])
+def test_a_command_that_is_given_nothing_explains_itself_by_an_example_that_it_understands(name):
+    result = CliRunner().invoke(app.app, [name])
+    entry, command = COMMANDS[name], Commands()[name]
+    assert result.exit_code == 2 and "Traceback" not in result.stderr
+    shown = result.stderr.splitlines()
+    assert shown[0] == entry.summary and f"    {entry.example}" in shown
+    assert shown[-1] == f"All options: secateur {name} --help"
+    program, verb, *words = shlex.split(entry.example)
+    assert (program, verb) == ("secateur", name) and command.make_context(name, words).params
+    assert entry.example in CliRunner().invoke(app.app, [name, "--help"]).stdout
+
+
+@pytest.mark.parametrize("name", [name for name, entry in COMMANDS.items() if not entry.example])
+def test_a_command_without_an_example_needs_nothing(name):
+    assert not any(parameter.required for parameter in Commands()[name].params)
+
+
+def test_the_command_alone_says_how_to_begin():
+    shown = CliRunner().invoke(app.app, [], terminal_width=200)
+    assert COMMANDS["prune"].example in shown.output and "secateur demo" in shown.output
+
+
+@pytest.mark.parametrize(("typed", "offered"), [("secateur prune --den", "--density"), ("secateur ex", "export")])
+def test_the_shell_completes_commands_and_options(typed, offered):
+    asked = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" ")), "_SECATEUR_COMPLETE": "complete_bash"}
+    result = CliRunner().invoke(app.app, [], env=asked, prog_name="secateur")
+    assert result.stdout.split() == [offered]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_a_command_does_takes_what_is_declared(name):
+    declared = getattr(import_module(f"secateur.cli.{COMMANDS[name].module}"), COMMANDS[name].function)
+    done = import_module(f"secateur.cli.{COMMANDS[name].module.replace('_commands', '_work')}")
+    taken = set(inspect.signature(getattr(done, declared.__name__)).parameters)
+    assert taken - {"given"} == {each.name for each in Commands()[name].params if each.name not in KEY_NAMES | {"help"}}
+
+
+def test_the_defaults_that_are_declared_are_those_of_the_library():
+    cut, study = Commands()["cut"].params, Commands()["sensitivity"].params
+    defaults = {(each.name): each.default for each in (*cut, *study)}
+    assert defaults["calibration_rows"] == calibration.ROWS and defaults["rows"] == sensitivity.ROWS
+    assert defaults["by"] == sensitivity.GRADIENT
+    units = next(each.default for each in study if each.name == "units")
+    assert units == ",".join(sensitivity.UNITS) and fractions(defaults["densities"]) == sensitivity.DENSITIES
+
+
 @pytest.mark.parametrize("words", [["--help"], ["--version"]])
 def test_general_options_import_neither_torch_nor_a_command(words):
+    loaded = loaded_by(words)
+    assert not loaded & {*HEAVY, *(f"secateur.cli.{entry.module}" for entry in COMMANDS.values())}
+
+
+def test_help_mistakes_and_the_diagnosis_import_nothing_heavy():
+    words = [*([name, "--help"] for name in COMMANDS), ["prune", "m", "--steps", "many"], ["doctor"]]
+    assert not loaded_by(*words) & set(HEAVY)
+
+
+def loaded_by(*lines):
+    """The modules that are imported when the command is called with each of the lines of words."""
     code = (
         "import sys\n"
         "from secateur.cli.app import app\n"
-        f"try:\n    app({words!r})\nexcept SystemExit:\n    pass\n"
+        f"for words in {lines!r}:\n"
+        "    try:\n        app(words)\n    except SystemExit:\n        pass\n"
         "print(*sorted(sys.modules), file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stderr.splitlines()[-1].split())
     assert "secateur.cli.app" in loaded
-    assert not loaded & {*HEAVY, *(f"secateur.cli.{entry.module}" for entry in COMMANDS.values())}
+    return loaded

@@ -69,6 +69,13 @@ def test_only_what_is_given_arrives_converted_by_the_type_of_its_field(called):
     }
 
 
+def test_the_help_shows_the_default_of_every_key_that_has_one(called):
+    shown = called("--help", shown={"made_up.mode": "b, unless it is a"}).stdout
+    for option, text in {"--share": "(0.5)", "--mode": "(b, unless it is a)", "--amount": "(0.1)"}.items():
+        assert text in shown.partition(f"  {option}")[2].partition("\n  --")[0]
+    assert shown.count("[default:") == 4  # and that of its own option
+
+
 def test_keys_can_be_required_left_out_and_have_defaults(called):
     assert called("--count", "1", defaults={"made_up.mode": "b"})[0] == {"made_up.count": 1, "made_up.mode": "b"}
     assert "--count" in called(required=["made_up.count"]).stderr
@@ -115,6 +122,7 @@ def test_the_help_of_prune_has_a_panel_for_each_group():
         "Training",
         "Storage",
         "Measurement",
+        "Example",
     ]
     assert all(described in " ".join(shown.split()) for described in ("Seed of ", "--latency-table"))
 

@@ -24,6 +24,12 @@ from secateur.system.registry import import_extension
 from secateur.system.version import VERSION
 
 RESUMABLE = ("prune", "demo")
+BEGIN = (
+    ("secateur demo", "prune a small model on news, which needs neither a model nor data of your own: minutes"),
+    (COMMANDS["prune"].example, "prune a model for your data: any csv file with a column of texts and one of labels"),
+    ("secateur prune --help", "all options of a command"),
+    ("secateur doctor", "what this machine can do"),
+)
 REPORTED: tuple[Any, ...] = (typer.Exit, typer.Abort, *typer.BadParameter.__bases__)
 """What typer reports itself: the ends of a command, and words that it does not know."""
 
@@ -40,6 +46,10 @@ class Verbs(TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("To begin"):
+            formatter.write_dl(BEGIN)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -75,7 +85,6 @@ app = typer.Typer(
     cls=Verbs,
     help="Prune Transformers for a task and get back smaller, faster, ordinary models.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

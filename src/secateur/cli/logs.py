@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
 from secateur.cli.output import show_message
 from secateur.system import processes
+from secateur.system.on_import import after_import
 
 SHOWN = (UserWarning, FutureWarning, RuntimeWarning)
 """Categories that tell a user something. Python shows those for developers, such as DeprecationWarning, on request."""
@@ -87,17 +89,40 @@ def _library(filename: str) -> str:
 
 
 def quiet_libraries() -> None:
-    """Turn the progress bars of the libraries off, and send their warnings to the handler of the command line."""
-    import datasets
-    import huggingface_hub.utils
-    import transformers
+    """Turn the progress bars of the libraries off, and send their warnings to the handler of the command line.
 
-    transformers.logging.set_verbosity_warning()
-    transformers.logging.disable_progress_bar()
-    datasets.logging.set_verbosity_warning()
-    datasets.disable_progress_bars()
-    huggingface_hub.utils.disable_progress_bars()
-    for name in ("transformers", "datasets", "huggingface_hub"):
-        logger = logging.getLogger(name)
-        logger.handlers.clear()  # each has one of its own
-        logger.propagate = True
+    A library is set up when it is imported: a command that does not need it does not wait for it.
+    """
+    after_import("transformers.utils.logging", _quiet_transformers)
+    after_import("datasets.utils", _quiet_datasets)
+    after_import("huggingface_hub.utils", _quiet_hub)
+    after_import("huggingface_hub.utils.logging", partial(_hand_over, "huggingface_hub"))
+
+
+def _quiet_transformers() -> None:
+    from transformers.utils import logging as of_transformers
+
+    of_transformers.set_verbosity_warning()
+    of_transformers.disable_progress_bar()
+    _hand_over("transformers")
+
+
+def _quiet_datasets() -> None:
+    from datasets import utils
+
+    utils.logging.set_verbosity_warning()
+    utils.disable_progress_bars()
+    _hand_over("datasets")
+
+
+def _quiet_hub() -> None:
+    from huggingface_hub import utils
+
+    utils.disable_progress_bars()
+
+
+def _hand_over(library: str) -> None:
+    """Let the root logger handle what a library logs; each has a handler of its own."""
+    logger = logging.getLogger(library)
+    logger.handlers.clear()
+    logger.propagate = True

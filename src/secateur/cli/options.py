@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-
-from secateur.run.recipe import make_group
-from secateur.run.recipe_data import DataRecipe
-from secateur.run.run_data import open_data
-from secateur.run.run_values import with_run_values
-from secateur.system.errors import UserError
-from secateur.tasks.task import Task
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 ModelName = Annotated[str, typer.Argument(help="A hub name or a model folder, dense or compact.")]
@@ -30,23 +22,5 @@ Threads = Annotated[
 ]
 
 SHAPES = ("1x32", "8x128")
-
-
-def opened_data(given: Mapping[str, Any], model: str | None = None) -> tuple[DataRecipe, Task]:
-    """The group `data` of what was given on the command line, and the task that it opens.
-
-    What was not given is that of the run that made `model`, if one has.
-
-    Raises:
-        UserError: a value does not fit, or the data cannot be read.
-    """
-    values = dict(given) if model is None else with_run_values(given, model)
-    seed = values.pop("seed", 0)
-    data = make_group("data", values)
-    return data, open_data(data, seed)
-
-
-def refuse_existing(file: Path) -> None:
-    """Refuse a file that would be replaced."""
-    if file.exists():
-        raise UserError(f"{file} is there already: choose a new file")
+OF_RUN = {"data.task": "that of the run, or classification", "data.max_length": "that of the run, or 128"}
+"""The defaults of a command that takes the model of a run, which its run tells, as the help shows them."""

@@ -7,12 +7,11 @@ from typing import Annotated
 
 import typer
 
+from secateur.cli.done_by import done_by
 from secateur.cli.options import Folder, Json
-from secateur.cli.output import show_json, show_lines, show_table
-from secateur.deploy.hub_repository import MAIN
-from secateur.deploy.publish import Published, publish
 
 
+@done_by("publish_work")
 def publish_model(
     folder: Folder,
     name: Annotated[str, typer.Argument(help="ORG/NAME: the repository, which is made if it is not there.")],
@@ -29,7 +28,7 @@ def publish_model(
         Path | None, typer.Option(help="A folder of export --layout hub, whose onnx/ files are added.")
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
-    revision: Annotated[str, typer.Option(help="Branch, which is made if it is not there.")] = MAIN,
+    revision: Annotated[str, typer.Option(help="Branch, which is made if it is not there.")] = "main",
     message: Annotated[str | None, typer.Option(help="Message of the commit.")] = None,
     replace: Annotated[
         bool,
@@ -47,35 +46,3 @@ def publish_model(
     Files of the repository that have the same names are replaced, its card too. Keys that the card's header lacks are
     completed on the way; the folder stays as it is.
     """
-    done = publish(
-        folder,
-        name,
-        onnx=onnx,
-        base_model=base_model,
-        dataset=dataset,
-        license=license,
-        private=private,
-        revision=revision,
-        message=message,
-        replace=replace,
-        dry_run=dry_run,
-    )
-    if as_json:
-        show_json(done.to_dict())
-    else:
-        _show(done)
-
-
-def _show(done: Published) -> None:
-    total = sum(done.files.values())
-    show_table(("file", "bytes"), [*((name, f"{size:,}") for name, size in done.files.items()), ("all", f"{total:,}")])
-    if done.left_out:
-        show_lines(f"Not published: {', '.join(done.left_out)}.")
-    if done.deleted:
-        show_lines(f"Deleted from {done.name}: {', '.join(done.deleted)}.")
-    if done.missing:
-        show_lines(f"The header of the card does not say: {', '.join(done.missing)}.")
-    if done.address is None:
-        show_lines(f"Nothing was uploaded: these files would be {done.name}, branch {done.revision}.")
-    else:
-        show_lines(f"Published: {done.address}")

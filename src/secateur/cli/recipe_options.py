@@ -18,6 +18,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 from secateur.run.recipe import KEYS
 from secateur.run.recipe_schema import Flag
@@ -33,6 +34,7 @@ def recipe_options(
     without: Collection[str] = (),
     required: Collection[str] = (),
     defaults: Mapping[str, Any] | None = None,
+    shown: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator: give a command the options of the marked keys of a recipe.
 
@@ -43,6 +45,7 @@ def recipe_options(
         without: keys that are left out.
         required: keys that must be given.
         defaults: values of keys that are not given, which the help shows.
+        shown: what the help shows as the default of a key, where the command has another than the recipe.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -59,7 +62,8 @@ def recipe_options(
             for name, each in signature(command).parameters.items()
             if name != "given"
         ]
-        options = [_option(key, key in required, (defaults or {}).get(key)) for key in keys]
+        texts_of_defaults = {key: default_text(key) for key in keys} | dict(shown or {})
+        options = [_option(key, key in required, (defaults or {}).get(key), texts_of_defaults[key]) for key in keys]
         with_given.__name__, with_given.__doc__ = command.__name__, command.__doc__
         with_given.__signature__ = Signature([*own, *options])  # type: ignore[attr-defined]  # what typer reads
         with_given.__annotations__ = {each.name: each.annotation for each in (*own, *options)}
@@ -81,15 +85,25 @@ def _name(key: str) -> str:
     return key.replace(".", "_")
 
 
-def _option(key: str, required: bool, default: Any) -> Parameter:
-    """A parameter of a command, as typer reads it."""
+def _option(key: str, required: bool, default: Any, shown: str) -> Parameter:
+    """A parameter of a command, as typer reads it; `shown` is what its help says of the default, if anything."""
     mark, panel = marked()[key], key.rpartition(".")[0].capitalize() or GENERAL
     kind = _kind(key)
     flags = f"{mark.name}/--no-{mark.name.removeprefix('--')}" if kind is bool else mark.name
-    info = typer.Option(flags, help=described(key), show_default=default is not None, rich_help_panel=panel)
+    info = typer.Option(
+        flags, help=described(key), show_default=default is not None or shown or False, rich_help_panel=panel
+    )
     if required:
         return Parameter(_name(key), Parameter.KEYWORD_ONLY, annotation=Annotated[kind, info])
     return Parameter(_name(key), Parameter.KEYWORD_ONLY, annotation=Annotated[kind | None, info], default=default)
+
+
+def default_text(key: str) -> str:
+    """The default of a key as the help shows it; empty where there is none, or where the description tells it."""
+    value = KEYS[key].default
+    if value is PydanticUndefined or value is None or isinstance(value, bool):
+        return ""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def described(key: str) -> str:

@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from secateur.budget.amounts import batch_and_tokens, fractions
-from secateur.cli.options import SHAPES, Folder, Json, Shapes, Threads, opened_data
-from secateur.cli.output import show_json, show_lines
-from secateur.cli.recipe_options import names_of, recipe_options
-from secateur.cli.study_output import show_comparison, show_sensitivity
-from secateur.measure.evaluation import fitted_to
-from secateur.measure.sensitivity import DENSITIES, GRADIENT, ROWS, UNITS, sensitivity
-from secateur.report import comparison_page, comparison_text, run_page, sensitivity_page
-from secateur.report.report import Report
-from secateur.run.compared_models import measure_models, score_models
-from secateur.run.finished_baselines import with_baselines
-from secateur.run.finished_runs import read
-from secateur.run.run_comparison import compare
-from secateur.surgery.opening import open_model
-from secateur.system.errors import UserError
-from secateur.system.file_format import FileFormat
+from secateur.cli.done_by import done_by
+from secateur.cli.options import OF_RUN, Folder, Json, Shapes, Threads
+from secateur.cli.recipe_options import recipe_options
 
 Pages = Annotated[
     Path | None, typer.Option("--output", "-o", help="Folder for the page, the text and the JSON.", show_default="none")
 ]
 
-FORMAT = FileFormat()
-"""Of the JSON beside a page."""
 
-
+@done_by("study_work")
 def report_run(
     folder: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
     as_json: Json = False,
@@ -42,14 +25,9 @@ def report_run(
 
     report.md and report.html are made from its report, its plan and its logs.
     """
-    report = Report.load(folder)
-    run_page.write(report, folder)
-    if as_json:
-        show_json(report.to_dict())
-    else:
-        show_lines(f"The report is in {folder / 'report.html'}, and as text in {folder / 'report.md'}.")
 
 
+@done_by("study_work")
 def compare_runs(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs, or folders that hold such folders.")],
     against: Annotated[
@@ -79,40 +57,24 @@ def compare_runs(
     as_json: Json = False,
 ) -> None:
     """Compare finished runs: score against density, size and speed."""
-    if (shape or threads) and not measure:
-        raise UserError("--shape and --threads are of a measurement made now: give --measure with them")
-    finished = read(runs)
-    _make_folder(output)
-    if baselines:
-        finished = with_baselines(finished, data)
-    others = score_models(against or [], finished, data)
-    shapes = [batch_and_tokens(text) for text in shape or SHAPES]
-    times = measure_models(finished, others, shapes, repeats=repeats, threads=threads) if measure else None
-    comparison = compare(finished, others, times, baselines=baselines)
-    values = comparison_text.to_dict(comparison)
-    pages = {"html": comparison_page.to_html(comparison), "md": comparison_text.to_markdown(comparison)}
-    _write_pages(output, "compare", values, pages)
-    if as_json:
-        show_json(values)
-    else:
-        show_comparison(comparison)
-        _show_page(output, "compare")
 
 
-@recipe_options("data", "seed", without=("data.rows",), required=("data.source",))
+@recipe_options("data", "seed", without=("data.rows",), required=("data.source",), shown=OF_RUN)
+@done_by("study_work")
 def study_sensitivity(
     model: Folder,
     given: dict[str, Any],
     units: Annotated[
         str, typer.Option(help="Kinds of groups that are cut, with commas between them; see `secateur list`.")
-    ] = ",".join(UNITS),
+    ] = "ffn,qk,vo,head,sublayer",
     densities: Annotated[
-        str, typer.Option(help="Fractions of a group's units that are kept, with commas between them.")
-    ] = ",".join(map(str, DENSITIES)),
+        str,
+        typer.Option(help="Fractions of a group's units to keep, such as 0.5 or 50%, with commas between them."),
+    ] = "0.75,0.5,0.25,0.1",
     by: Annotated[
         str, typer.Option(help="What chooses the kept units: gradient, or a method that needs no training.")
-    ] = GRADIENT,
-    rows: Annotated[int, typer.Option(help="Rows to score on, and as many to choose units on.", min=1)] = ROWS,
+    ] = "gradient",
+    rows: Annotated[int, typer.Option(help="Rows to score on, and as many to choose units on.", min=1)] = 256,
     split: Annotated[str, typer.Option(help="Rows to score on: train or validation.")] = "train",
     output: Pages = None,
     as_json: Json = False,
@@ -121,56 +83,3 @@ def study_sensitivity(
 
     Each group is cut to several densities, without training: the scores show where pruning costs least.
     """
-    data, read = opened_data({**given, "data.rows": 2 * rows}, model)
-    dense, kept = open_model(model), list(fractions(densities))
-    task, tokenizer = fitted_to(read, dense, model)
-    _make_folder(output)
-    result = sensitivity(
-        dense,
-        task,
-        tokenizer,
-        units=names_of(units),
-        densities=kept,
-        rows=rows,
-        split=split,
-        by=by,
-        max_length=data.max_length,
-        seed=given.get("seed", 0),
-    )
-    name = Path(model).name
-    _write_pages(output, "sensitivity", result.to_dict(), {"html": sensitivity_page.to_html(result, name)})
-    if as_json:
-        show_json(result.to_dict())
-    else:
-        show_sensitivity(result, name)
-        _show_page(output, "sensitivity")
-
-
-def _make_folder(folder: Path | None) -> None:
-    """Make the folder of the pages, if they are wanted, before anything that takes long; it may exist."""
-    if folder is not None:
-        with _writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-
-
-def _write_pages(folder: Path | None, name: str, values: Mapping[str, Any], pages: Mapping[str, str]) -> None:
-    """Write the values as JSON and the pages by their suffixes, if they are wanted; those of before are replaced."""
-    if folder is None:
-        return
-    with _writing(folder):
-        for suffix, text in pages.items():
-            (folder / f"{name}.{suffix}").write_text(text, encoding="utf-8", errors="replace")
-        FORMAT.write(folder / f"{name}.json", values)
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror}): choose a folder that can be written") from error
-
-
-def _show_page(folder: Path | None, name: str) -> None:
-    if folder is not None:
-        show_lines("", f"The page is {folder / f'{name}.html'}.")

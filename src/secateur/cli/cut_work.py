@@ -1,0 +1,256 @@
+"""Cut a model without training: by a method, by a plan, or to the pieces of its vocabulary that texts use."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from secateur.cli.given_data import opened_data
+from secateur.cli.model_output import show_inspection, show_vocabulary
+from secateur.cli.output import show_json, show_lines, show_table
+from secateur.measure.evaluation import encoded, fitted_to, scores
+from secateur.measure.inspection import inspect, with_stored_bytes
+from secateur.report.report_text import score_text, target_table
+from secateur.run.calibration import Calibration
+from secateur.run.post_training import cut_by_plan, cut_without_training, only_thinner, thinner
+from secateur.run.recipe import make_group
+from secateur.run.recipe_data import DataRecipe
+from secateur.run.recipe_rules import AMOUNTS
+from secateur.structure.plan import Plan
+from secateur.structure.plan_file import vocabulary_of
+from secateur.structure.vocabulary import Vocabulary
+from secateur.surgery import checkpoint, compact
+from secateur.surgery.opening import open_model, open_tokenizer, tokenizer_if_any
+from secateur.surgery.storage import as_stored, stored_bytes
+from secateur.surgery.vocabulary.counting import coverage
+from secateur.surgery.vocabulary.pruning import used_pieces, with_pieces
+from secateur.surgery.vocabulary.texts import read_texts
+from secateur.surgery.vocabulary.tokenizer import backend_of, cut_tokenizer
+from secateur.system.errors import UserError
+from secateur.system.files import refuse_occupied
+from secateur.tasks.task import Task
+
+log = logging.getLogger(__name__)
+
+
+class Cut(NamedTuple):
+    """A model that was cut.
+
+    Attributes:
+        pieces: those of the model before that it keeps, None if all.
+        target: of a latency or a speed-up, what was reached.
+    """
+
+    model: PreTrainedModel
+    pieces: Vocabulary | None
+    target: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class CutRows:
+    """The data that a model is cut by: its training rows choose and refit, its others score."""
+
+    data: DataRecipe
+    task: Task
+    tokenizer: PreTrainedTokenizerBase
+    seed: int
+    count: int
+    refit: bool
+
+    @classmethod
+    def of(cls, given: dict[str, Any], model: PreTrainedModel, name: str, count: int, refit: bool) -> CutRows | None:
+        """The data that was given, in the tokens of a model that is fine-tuned for it; None where none was.
+
+        Args:
+            count: of training rows to look at.
+            refit: whether the weights that are left are refitted on them.
+
+        Raises:
+            UserError: the data cannot be read, or the model has no head for it.
+        """
+        if "data.source" not in given:
+            return None
+        data, read = opened_data(given)
+        return cls(data, *fitted_to(read, model, name), given.get("seed", 0), count, refit)
+
+    @property
+    def method(self) -> str:
+        """The method by default."""
+        return "fisher" if self.task.label_names else "obs"
+
+    def calibration(self, pieces: Vocabulary | None) -> Calibration:
+        """The training rows that a cut looks at, in the tokens of the pieces that it keeps."""
+        tokenizer = self._tokenizer(pieces)
+        return Calibration.sampled(self.task, tokenizer, self.data.max_length, self.count, self.seed, refit=self.refit)
+
+    def scores(self, before: PreTrainedModel, done: Cut) -> dict[str, Any]:
+        """The main score of the model before and after, and on what."""
+        count, origin = len(self.task.splits["validation"]), self.task.origin
+        return {
+            "metric": self.task.metric,
+            "before": self._score(before, self.tokenizer),
+            "after": self._score(done.model, self._tokenizer(done.pieces)),
+            "rows": count,
+            "split": origin.scored,
+        }
+
+    def _tokenizer(self, pieces: Vocabulary | None) -> PreTrainedTokenizerBase:
+        return self.tokenizer if pieces is None else cut_tokenizer(self.tokenizer, pieces)
+
+    def _score(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> float:
+        rows = encoded(self.task, "validation", tokenizer, self.data.max_length)
+        return scores(model, self.task, rows, tokenizer)[self.task.metric]
+
+
+def cut_model(
+    *,
+    model: str,
+    output: Path,
+    given: dict[str, Any],
+    plan: Path | None,
+    vocabulary: list[Path] | None,
+    min_count: int,
+    calibration_rows: int,
+    refit: bool,
+    as_json: bool,
+) -> None:
+    """What `secateur cut` does; the options are described where it is declared."""
+    refuse_occupied(output)
+    texts = read_texts(vocabulary or [])
+    _check_plan(plan, texts)
+    whole = open_model(model)
+    rows = CutRows.of(given, whole, model, calibration_rows, refit)
+    given.setdefault("method.name", "magnitude" if rows is None else rows.method)
+    tokenizer = _tokenizer(model, texts)
+    only_pieces = bool(texts) and plan is None and not set(given) - {"method.name"}
+    pieces = _used(whole, tokenizer, texts, min_count, only_pieces)
+    if pieces and only_pieces:
+        done = Cut(with_pieces(whole, pieces), pieces)
+    else:
+        done = _cut(whole, pieces, plan, given, rows)
+    storage = make_group("storage", given)
+    done = done._replace(model=as_stored(done.model, dtype=storage.dtype, embeddings=storage.embeddings))
+    before, tokenizer = tokenizer, _cut_tokenizer(tokenizer, done.pieces)
+    checkpoint.save(done.model, output, tokenizer=tokenizer, plan=_own_plan(whole, done), store=storage.dtype)
+    facts = {} if done.pieces is None else _vocabulary_facts(whole, done, before, tokenizer, texts, storage.dtype)
+    scored = None if rows is None else rows.scores(whole, done)
+    _show(done, output, facts, scored, as_json)
+
+
+def _check_plan(plan: Path | None, texts: Sequence[str]) -> None:
+    if plan is not None and texts and vocabulary_of(plan) is not None:
+        raise UserError(f"{plan} says which pieces are kept: leave --vocabulary out, or cut by a plan without them")
+
+
+def _tokenizer(model: str, texts: Sequence[str]) -> PreTrainedTokenizerBase | None:
+    """The model's tokenizer, which must be a fast one if its vocabulary will be cut."""
+    if not texts:
+        return tokenizer_if_any(model)
+    tokenizer = open_tokenizer(model)
+    backend_of(tokenizer)  # raises
+    return tokenizer
+
+
+def _cut_tokenizer(
+    tokenizer: PreTrainedTokenizerBase | None, pieces: Vocabulary | None
+) -> PreTrainedTokenizerBase | None:
+    return tokenizer if tokenizer is None or pieces is None else cut_tokenizer(tokenizer, pieces)
+
+
+def _used(
+    whole: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    texts: Sequence[str],
+    min_count: int,
+    only_pieces: bool,
+) -> Vocabulary | None:
+    """The pieces that are kept; None if all are.
+
+    Raises:
+        UserError: all are, and nothing else is cut.
+    """
+    if tokenizer is None or not texts:
+        return None
+    pieces = used_pieces(whole, tokenizer, texts, min_count)
+    if len(pieces) < pieces.size:
+        return pieces
+    nothing = f"all {pieces.size:,} pieces of the model are in the texts or needed by its tokenizer"
+    if only_pieces:
+        raise UserError(f"{nothing}: there is nothing to cut; raise --min-count, or cut units too (--density)")
+    log.info("%s: the vocabulary stays as it is", nothing)
+    return None
+
+
+def _cut(
+    whole: PreTrainedModel,
+    pieces: Vocabulary | None,
+    plan: Path | None,
+    given: dict[str, Any],
+    rows: CutRows | None,
+) -> Cut:
+    """The model cut by a plan or by a method, and to the pieces that are kept."""
+    if plan is None and only_thinner(given):
+        thin = make_group("storage", given).embeddings != "fp32"
+        rank = make_group("target", given).embedding_rank
+        return Cut(thinner(whole, rank, pieces, compact=thin), pieces)
+    if plan is None:
+        amount = {} if any(f"target.{name}" in given for name in AMOUNTS) else {"target.density": 0.5}
+        recipes = (make_group(name, amount | given) for name in ("target", "method", "storage"))
+        calibration = None if rows is None else rows.calibration(pieces)
+        small, target = cut_without_training(whole, *recipes, vocabulary=pieces, calibration=calibration)
+        return Cut(small, pieces, target)
+    planned = Plan.load(plan, whole)
+    if pieces is not None:
+        planned = planned.with_vocabulary(whole, pieces)
+    small, kept = cut_by_plan(whole, planned, None if rows is None else rows.calibration), planned.vocabulary
+    return Cut(small, None if small.config.vocab_size == whole.config.vocab_size else kept)
+
+
+def _own_plan(whole: PreTrainedModel, done: Cut) -> dict[str, Any] | None:
+    """The plan of an ordinary model of which only the vocabulary was cut; a compact one has its plan."""
+    if done.pieces is None or isinstance(done.model, compact.Pruned):
+        return None
+    plan = Plan.of_all_units(whole, vocabulary=done.pieces)
+    return plan.to_dict(plan.space(whole))
+
+
+def _vocabulary_facts(
+    whole: PreTrainedModel,
+    done: Cut,
+    before: PreTrainedTokenizerBase | None,
+    after: PreTrainedTokenizerBase | None,
+    texts: Sequence[str],
+    store: str,
+) -> dict[str, Any]:
+    """What a cut vocabulary changes: pieces, bytes of weights, and how the texts are split."""
+    counts = {"size": whole.config.vocab_size, "kept": done.model.config.vocab_size}
+    sizes = [stored_bytes(model, dtype) for model, dtype in ((whole, "fp32"), (done.model, store))]
+    facts: dict[str, Any] = {**counts, "bytes_before": sizes[0], "bytes_after": sizes[1]}
+    if before is not None and after is not None and done.pieces is not None and texts:
+        facts["coverage"] = coverage(before, after, done.pieces, texts).to_dict()
+    return facts
+
+
+def _show(done: Cut, output: Path, facts: dict[str, Any], scored: dict[str, Any] | None, as_json: bool) -> None:
+    inspection = with_stored_bytes(inspect(done.model), done.model, output)
+    if as_json:
+        more = {"target": done.target, "vocabulary": facts or None, "scores": scored}
+        kept = {name: value for name, value in more.items() if value is not None or name == "target"}
+        show_json({"folder": str(output), **inspection.to_dict(), **kept})
+        return
+    if isinstance(done.model, compact.Pruned):
+        show_inspection(inspection)
+    if facts:
+        show_vocabulary(facts)
+    if done.target is not None:
+        show_table(("", "dense", "cut"), target_table(done.target))
+    if scored is not None:
+        values = [score_text(scored[name]) for name in ("before", "after")]
+        show_table(("", "dense", "cut"), [(scored["metric"], *values)])
+        show_lines(f"on {scored['rows']:,} rows of {scored['split']}, without training")
+    show_lines(f"The model is in {output}.")
