@@ -31,7 +31,7 @@ from secateur.structure.space import UNITS
 from secateur.tasks import TASKS
 
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted(DOCS.rglob("*.md"))]
 LINKED = [*PAGES, ROOT / "RESULTS.md", ROOT / "CHANGELOG.md"]
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 SMALL_NAMES = {

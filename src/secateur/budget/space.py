@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -14,6 +13,7 @@ from secateur.budget.budget import Budget
 from secateur.budget.parameters import Parameters
 from secateur.structure.space import Group, UnitSpace
 from secateur.structure.tiles import is_tiled
+from secateur.system.deprecation import deprecated
 from secateur.system.errors import UserError
 
 
@@ -51,7 +51,7 @@ class Space(UnitSpace):
         if round_to > 1 and any(map(is_tiled, self.units)):
             raise UserError(f"round_to {round_to} does not apply to tiles, which have their own size: leave one out")
         if cost is not None:
-            warnings.warn("Space(cost=...) is now Space(budget=...)", DeprecationWarning, stacklevel=2)
+            deprecated("Space(cost=...)", "Space(budget=...)")
         self.budget = budget if cost is None else cost
         self.round_to = round_to
 
@@ -144,5 +144,5 @@ class Space(UnitSpace):
 
     def keep(self, scores: Tensor, density: float, alive: Tensor | None = None) -> Tensor:
         """Deprecated name of `choose`, whose `density` is the share of any budget."""
-        warnings.warn("Space.keep(...) is now Space.choose(...)", DeprecationWarning, stacklevel=2)
+        deprecated("Space.keep(...)", "Space.choose(...)")
         return self.choose(scores, density, alive)

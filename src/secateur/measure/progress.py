@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
+
+from secateur.system.deprecation import deprecated
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -32,8 +33,7 @@ def accepts_say(function: Callable[Parameters, Result]) -> Callable[Parameters, 
     def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         if "say" not in kwargs:
             return function(*args, **kwargs)
-        message = f"{function.__name__}(say=...) is deprecated: add a handler to the logger {LOGGER!r}"
-        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        deprecated(f"{function.__name__}(say=...)", f"add a handler to the logger {LOGGER!r}", how="is deprecated:")
         with _logging_to(kwargs.pop("say")):
             return function(*args, **kwargs)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, cast
 
 from torch import nn
+
+from secateur.system.deprecation import deprecated
 
 MEMBERS: Mapping[str, str] = {
     "readings": "log_values",
@@ -30,22 +31,22 @@ class RenamedMembers(nn.Module):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         for old, new in MEMBERS.items():
-            message = f"{cls.__name__}.{old} is now {cls.__name__}.{new}"
+            names = f"{cls.__name__}.{old}", f"{cls.__name__}.{new}"
             if old in vars(cls):
-                warnings.warn(message, DeprecationWarning, stacklevel=2)
+                deprecated(*names)
                 setattr(cls, new, vars(cls)[old])
             elif new in vars(cls):
-                setattr(cls, old, _deprecated(vars(cls)[new], message))
+                setattr(cls, old, _warning(vars(cls)[new], names))
 
 
-def _deprecated(member: Any, message: str) -> Any:
+def _warning(member: Any, names: tuple[str, str]) -> Any:
     """A method or property that warns and returns what `member` does."""
 
     function: Callable[[Any], Any] = cast(Any, member).fget if isinstance(member, property) else member
 
     @wraps(function)
     def call(self: Any) -> Any:
-        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        deprecated(*names)
         return function(self)
 
     return property(call) if isinstance(member, property) else call

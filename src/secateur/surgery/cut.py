@@ -147,4 +147,4 @@ _CONSTRUCTED: set[type[compact.Pruned]] = set()
 
 
 # In 0.1 `from secateur.surgery import cut` gave the function.
-make_callable(__name__, f"{__name__}:cut", notice="secateur.surgery.cut has moved to secateur.cut")
+make_callable(__name__, f"{__name__}:cut", moved=("secateur.surgery.cut", "secateur.cut"))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from importlib import import_module
@@ -17,6 +16,8 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
+
+from secateur.system.deprecation import deprecated
 
 MOVED: Mapping[str, tuple[str, ...]] = {
     "secateur.architecture": (
@@ -67,27 +68,27 @@ class CallableModule(ModuleType):
 
     Attributes:
         target: `module:function` that a call of the module calls.
-        notice: what a call warns of, if anything.
+        moved: the name in place of which to call it, and that which is public, if a call warns.
     """
 
     target: str
-    notice: str = ""
+    moved: tuple[str, str] | None = None
 
     @property
     def __signature__(self) -> inspect.Signature:
         return inspect.signature(_find(self.target))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.notice:
-            warnings.warn(self.notice, DeprecationWarning, stacklevel=2)
+        if self.moved:
+            deprecated(*self.moved, how="has moved to")
         return _find(self.target)(*args, **kwargs)
 
 
-def make_callable(module: str, function: str, notice: str = "") -> None:
+def make_callable(module: str, function: str, moved: tuple[str, str] | None = None) -> None:
     """Let a module that is being imported be called as one of its functions, or one of its modules' (`target`)."""
     found = sys.modules[module]
     found.__class__ = CallableModule
-    vars(found).update(target=function, notice=notice)
+    vars(found).update(target=function, moved=moved)
 
 
 def _find(place: str) -> Any:
@@ -111,8 +112,7 @@ class MovedModule(CallableModule):
         for path in MOVED[self.__name__]:
             module = import_module(path)
             if hasattr(module, new):
-                message = f"{self.__name__}.{name} has moved to {path}.{new}"
-                warnings.warn(message, DeprecationWarning, stacklevel=2)
+                deprecated(f"{self.__name__}.{name}", f"{path}.{new}", how="has moved to")
                 return getattr(module, new)
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
 
@@ -169,9 +169,7 @@ def moved_names(module: str, places: Mapping[str, str], frames: int = 1) -> Call
         if name not in places:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         value = _find(places[name])
-        warnings.warn(
-            f"{module}.{name} has moved to {places[name].replace(':', '.')}", DeprecationWarning, stacklevel=1 + frames
-        )
+        deprecated(f"{module}.{name}", places[name].replace(":", "."), how="has moved to", frames=frames)
         return value
 
     return __getattr__
