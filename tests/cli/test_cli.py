@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -436,8 +437,65 @@ def test_bench_measures_in_turn(secateur, world, rates):
 
 
 def test_bench_without_another_model_has_no_speed_up(secateur, world, rates):
-    shown = secateur("bench", world / "run", "--shape", "1x4", "--repeats", 1, "--no-memory").stdout
+    shown = secateur("bench", world / "classifier", "--shape", "1x4", "--repeats", 1, "--no-memory").stdout
     assert "speed-up" not in shown and "memory: not measured" in shown
+
+
+def test_bench_compares_the_model_of_a_run_with_its_teacher(secateur, world, rates):
+    words = ("--shape", "1x4", "--repeats", 1, "--no-memory", "--json")
+    found = json.loads(secateur("bench", world / "run", *words).stdout)
+    assert [one["model"] for one in found] == ["run", "classifier"]
+
+
+# A run knows itself
+
+
+def test_eval_and_verify_of_a_run_find_its_data(secateur, world):
+    report = Report.load(world / "run")
+    assert json.loads(secateur("eval", world / "run", "--json").stdout)["scores"] == report.scores
+    assert "rows split off from training" in secateur("verify", world / "run").stdout
+    assert refused(secateur("eval", world / "classifier"), "is of no run", "name it by --data")
+
+
+def test_data_of_a_run_that_are_gone_are_asked_for_and_not_needed_to_verify(secateur, world, tmp_path):
+    shutil.copytree(world / "run", tmp_path / "run")
+    text = (tmp_path / "run" / "recipe.yaml").read_text()
+    (tmp_path / "run" / "recipe.yaml").write_text(text.replace(str(world / "data.csv"), str(tmp_path / "gone.csv")))
+    assert refused(secateur("eval", tmp_path / "run"), "the data of the run cannot be read", "by --data")
+    verified = secateur("verify", tmp_path / "run")
+    assert verified.exit_code == 0 and "nothing is scored" in verified.stderr and "random inputs" in verified.stdout
+
+
+def test_predict_takes_texts_a_file_and_stdin(secateur, world, tmp_path):
+    words = ("predict", world / "run")
+    given = json.loads(secateur(*words, "good film", "bad", "--json").stdout)
+    assert [one["input"] for one in given] == ["good film", "bad"]
+    assert all(set(one["scores"]) == {"bad", "good"} and one["label"] in one["scores"] for one in given)
+    (tmp_path / "texts.txt").write_text("good film\n\nbad\n")
+    assert json.loads(secateur(*words, "--file", tmp_path / "texts.txt", "--json").stdout) == given
+    piped = CliRunner().invoke(app.app, [*map(str, words), "--json"], input="good film\nbad\n")
+    assert json.loads(piped.stdout) == given
+    assert "good film" in secateur(*words, "good film").stdout
+    (pair,) = json.loads(secateur(*words, "good film", "bad", "--pairs", "--json").stdout)
+    assert pair["input"] == ["good film", "bad"]
+    assert refused(secateur(*words, "good", "--pairs"), "every 2 texts are one input, and 1 are given")
+    assert refused(secateur(*words, "good", "--file", "x"), "give one of them")
+    assert refused(secateur(*words, "--file", tmp_path / "none.txt"), "none.txt cannot be read")
+
+
+def test_overwrite_replaces_a_model_and_nothing_else(secateur, world, tmp_path):
+    words = ("cut", world / "classifier", "--output", tmp_path / "small", "--json")
+    first = json.loads(secateur(*words).stdout)
+    assert refused(secateur(*words, "--density", 0.3), "replace it by --overwrite")
+    again = json.loads(secateur(*words, "--density", 0.3, "--overwrite").stdout)
+    assert again["parameters"] != first["parameters"]
+    before = sorted((tmp_path / "small").iterdir())
+    assert refused(secateur(*words, "--density", 0.0001, "--overwrite"))
+    assert sorted((tmp_path / "small").iterdir()) == before
+    (tmp_path / "letters").mkdir()
+    write_rows(tmp_path / "letters" / "letter.txt", "dear reader")
+    taken = secateur("cut", world / "classifier", "--output", tmp_path / "letters", "--overwrite")
+    assert refused(taken, "holds no model, so it is not replaced")
 
 
 def test_bench_takes_several_models_runtimes_and_dtypes(secateur, world, rates, monkeypatch):

@@ -65,7 +65,13 @@ COMMANDS: Mapping[str, Entry] = {
         "model_commands",
         "evaluate",
         "Score a fine-tuned model, dense or compact, on rows it was not trained on.",
-        example="secateur eval runs/reviews --data reviews.csv",
+        example="secateur eval runs/reviews",
+    ),
+    "predict": Entry(
+        "predict_commands",
+        "predict",
+        "Show what a model says of texts: classes, tags, answers, vectors, scores or texts, as its task has it.",
+        example="secateur predict runs/reviews 'a film that I would see again'",
     ),
     "latency": Entry(
         "deploy_commands",
@@ -83,7 +89,7 @@ COMMANDS: Mapping[str, Entry] = {
         "deploy_commands",
         "export_model",
         "Export a model to another runtime and compare it with its source.",
-        example="secateur export runs/reviews --output reviews.onnx",
+        example="secateur export runs/reviews --output served/reviews",
     ),
     "verify": Entry(
         "deploy_commands",

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from secateur.cli.done_by import done_by
-from secateur.cli.options import Json, ModelName, Output
+from secateur.cli.options import Json, ModelName, Output, Overwrite
 from secateur.cli.recipe_options import recipe_options
 
 
@@ -41,6 +41,7 @@ def cut_model(
     refit: Annotated[
         bool, typer.Option(help="With --data, refit the weights that are left to the outputs of the dense model.")
     ] = True,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Cut a model without training, by a method, by a plan, or to the pieces of texts.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.cli.given_data import opened_data
+from secateur.cli.given_data import opened_data, refuse_taken
 from secateur.cli.model_output import show_inspection, show_vocabulary
 from secateur.cli.output import show_json, show_lines, show_table
 from secateur.measure.evaluation import encoded, fitted_to, scores
@@ -32,7 +32,6 @@ from secateur.surgery.vocabulary.pruning import used_pieces, with_pieces
 from secateur.surgery.vocabulary.texts import read_texts
 from secateur.surgery.vocabulary.tokenizer import backend_of, cut_tokenizer
 from secateur.system.errors import UserError
-from secateur.system.files import refuse_occupied
 from secateur.tasks.task import Task
 
 log = logging.getLogger(__name__)
@@ -117,10 +116,11 @@ def cut_model(
     min_count: int,
     calibration_rows: int,
     refit: bool,
+    overwrite: bool,
     as_json: bool,
 ) -> None:
     """What `secateur cut` does; the options are described where it is declared."""
-    refuse_occupied(output)
+    refuse_taken(output, overwrite)
     texts = read_texts(vocabulary or [])
     _check_plan(plan, texts)
     whole = open_model(model)

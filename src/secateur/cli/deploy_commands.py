@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from secateur.cli.done_by import done_by
-from secateur.cli.options import OF_RUN, Folder, Json, ModelName, Shapes, Threads, Units
+from secateur.cli.options import OF_RUN, Folder, Json, ModelName, Overwrite, Shapes, Threads, Units
 from secateur.cli.recipe_options import recipe_options
 
 
@@ -22,6 +22,7 @@ def measure_latencies(
     dtype: Annotated[str | None, typer.Option(help="fp32, bf16, fp16 or int8.", show_default="as the weights")] = None,
     threads: Threads = None,
     repeats: Annotated[int, typer.Option(help="Forwards per latency.")] = 10,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Measure the latency table that --latency and --speedup need."""
@@ -32,7 +33,10 @@ def bench_model(
     folder: Annotated[str, typer.Argument(help="A model folder, the folder of a finished run, or an exported file.")],
     against: Annotated[
         list[str] | None,
-        typer.Option(help="Another folder or file to measure; repeatable. The first is the dense model."),
+        typer.Option(
+            help="Another folder or file to measure; repeatable. The first is the dense model.",
+            show_default="the teacher of the run",
+        ),
     ] = None,
     runtime: Annotated[
         list[str] | None,
@@ -61,12 +65,16 @@ def bench_model(
 def export_model(
     folder: Folder,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="File to write: .onnx, .xml (OpenVINO IR) or .pt2 (torch.export).")
+        Path, typer.Option("--output", "-o", help="Folder to write, or a file: .onnx, .xml (OpenVINO IR), .pt2.")
     ],
     given: dict[str, Any],
     layout: Annotated[
-        Literal["file", "hub"], typer.Option(help="hub: the output is a folder that servers take, with ONNX files.")
-    ] = "file",
+        Literal["file", "hub"] | None,
+        typer.Option(
+            help="hub: the output is a folder that servers take, with ONNX files, tokenizer and config.",
+            show_default="hub where the output has no ending, else file",
+        ),
+    ] = None,
     dtype: Annotated[
         str | None,
         typer.Option(
@@ -79,11 +87,13 @@ def export_model(
         typer.Option(help="Training rows to calibrate int8 on; 0 computes the ranges from each batch.", min=0),
     ] = 256,
     opset: Annotated[int | None, typer.Option(help="Opset of ONNX, 17 to 20.", show_default="17")] = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Export a model to another runtime and compare it with its source.
 
-    With --data, both are scored, and int8 is calibrated on training rows.
+    Without an ending of a file the output is a folder with tokenizer and config beside the files of the model, fp32
+    and int8. Both models are scored on the data of the run, or on --data, whose training rows also calibrate int8.
     """
 
 

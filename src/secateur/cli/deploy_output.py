@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,9 @@ from secateur.cli.output import show_lines, show_table
 from secateur.deploy.verify import Verification
 from secateur.report.report_text import score_text
 from secateur.tasks.origin import rows_of
+
+NOISE = 0.05
+"""The part by which two latencies differ without one being called slower."""
 
 
 def show_verification(verification: Verification, inputs: str) -> None:
@@ -57,12 +60,28 @@ def show_folder(exported: Mapping[str, Any]) -> None:
     for file in exported["files"]:
         if "scores" in file:
             show_scores(file["scores"], Path(file["path"]).name)
+    if exported["latency"]:
+        _show_times(exported["latency"])
     if exported["unstated"]:
         show_lines(
             f"config.json leaves out {', '.join(exported['unstated'])}, in which the layers differ: servers that run "
             "the file do not read it, and those that build the network from the config cannot serve this model."
         )
     show_lines(f"{exported['path']} takes texts of up to {exported['max_length']:,} tokens.")
+
+
+def _show_times(latency: Sequence[Mapping[str, Any]]) -> None:
+    """The latency of each file, and whether fewer bits are slower on this machine."""
+    rows = [(f"{one['batch']} x {one['tokens']}", one["dtype"], f"{one['latency_ms']:.2f}") for one in latency]
+    show_table(("on this machine", "dtype", "ms"), rows)
+    slower = [one for one in latency if one["speed_up"] < 1 - NOISE]
+    for dtype in dict.fromkeys(one["dtype"] for one in slower):
+        where = " and ".join(
+            f"{1 / one['speed_up']:.1f} times as long at {one['batch']} x {one['tokens']}"
+            for one in slower
+            if one["dtype"] == dtype
+        )
+        show_lines(f"{dtype} is slower than {latency[0]['dtype']} here: it takes {where}.")
 
 
 def show_scores(scores: Mapping[str, Any], name: str = "exported") -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,31 +15,33 @@ from transformers import PreTrainedModel
 from secateur.budget.amounts import batch_and_tokens
 from secateur.cli.benchmark_output import show_latencies, show_results
 from secateur.cli.deploy_output import show_export, show_folder, show_scores, show_verification
-from secateur.cli.given_data import opened_data, refuse_existing
+from secateur.cli.given_data import OpenedData, data_if_known, refuse_existing
 from secateur.cli.options import SHAPES
 from secateur.cli.output import show_json, show_lines
 from secateur.cli.recipe_options import names_of
 from secateur.deploy.compared_pieces import ComparedPieces, compared_pieces
 from secateur.deploy.export import export, opened
-from secateur.deploy.formats import check_packages, check_request
+from secateur.deploy.formats import check_packages, check_request, known_format
 from secateur.deploy.hub_layout import FILES, check_folder, export_folder
 from secateur.deploy.verify import Verification, verify, verify_folder
 from secateur.measure.benchmark import benchmark
 from secateur.measure.evaluation import batches, encoded, fitted_to, piece_rows, scores_beside_export
+from secateur.measure.export_times import latencies
 from secateur.measure.latency_sweep import measure_latency
 from secateur.measure.random_inputs import padded_inputs
-from secateur.run.recipe_data import DataRecipe
+from secateur.report.report import Report
+from secateur.run.finished_run import FinishedRun
 from secateur.structure.plan_file import vocabulary_of
 from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.opening import local_model_folder, open_encoder, open_model, open_tokenizer, tokenizer_if_any
 from secateur.system.errors import UserError
-from secateur.tasks.task import Task
 
-OpenedData = tuple[DataRecipe, Task]
+log = logging.getLogger(__name__)
 
 
 def measure_latencies(
     *,
+    overwrite: bool,
     model: str,
     output: Path,
     shape: str,
@@ -51,7 +53,7 @@ def measure_latencies(
     as_json: bool,
 ) -> None:
     """What `secateur latency` does; the options are described where it is declared."""
-    refuse_existing(output)
+    refuse_existing(output, overwrite)
     batch, tokens = batch_and_tokens(shape)
     protocol: dict[str, Any] = {"runtime": runtime, "dtype": dtype, "threads": threads, "repeats": repeats}
     table = measure_latency(open_encoder(model), *names_of(units), batch=batch, tokens=tokens, **protocol)
@@ -77,9 +79,9 @@ def bench_model(
     as_json: bool,
 ) -> None:
     """What `secateur bench` does; the options are described where it is declared."""
-    places = [folder, *(against or [])]
+    places = [folder, *(against or teacher_of(folder))]
     names = _labels(places)
-    dense = names[1] if against else None
+    dense = names[1] if len(names) > 1 else None
     results = benchmark(
         {name: _model_or_file(place) for name, place in zip(names, places, strict=True)},
         dense=dense,
@@ -101,6 +103,19 @@ def _model_or_file(place: str) -> PreTrainedModel | Path:
     return Path(place) if Path(place).is_file() else open_model(place)
 
 
+def teacher_of(folder: str) -> list[str]:
+    """The dense teacher of a finished run, which its model is compared with; nothing where it cannot be opened here."""
+    if not (Path(folder) / "report.json").is_file():
+        return []
+    place = FinishedRun(Path(folder), Report.load(folder)).teacher
+    try:
+        open_model(place)
+    except UserError as error:
+        log.info("the run's teacher is not measured: %s", error)
+        return []
+    return [place]
+
+
 def _labels(places: list[str]) -> list[str]:
     """The names of models in a table: those of their folders, or the whole paths where these are the same.
 
@@ -118,22 +133,25 @@ def export_model(
     folder: str,
     output: Path,
     given: dict[str, Any],
-    layout: Literal["file", "hub"],
+    layout: Literal["file", "hub"] | None,
     dtype: str | None,
     rows: int,
     opset: int | None,
+    overwrite: bool,
     as_json: bool,
 ) -> None:
     """What `secateur export` does; the options are described where it is declared."""
+    layout = layout or ("file" if output.suffix else "hub")
     dtypes = (dtype,) if dtype else tuple(FILES) if layout == "hub" else ("fp32",)
     if layout == "hub":
-        check_folder(output, dtypes)
+        check_folder(output, dtypes, overwrite=overwrite)
     else:
-        refuse_existing(output)
+        refuse_existing(output, overwrite)
         check_packages(output, dtypes[0])
-    data = _data_if_given({**given, "data.rows": rows or None}, folder)
+    data = data_if_known({**given, "data.rows": rows or None}, folder)
+    rows = rows if "data.source" in given or (layout == "file" and known_format(output).calibrated) else 0
     if layout == "hub":
-        values = _export_folder(folder, output, dtypes, data, rows, opset)
+        values = _export_folder(folder, output, dtypes, data, rows, opset, overwrite)
     else:
         values = _export_file(folder, output, dtypes[0], data, rows, opset)
     if as_json:
@@ -155,15 +173,22 @@ def _export_file(
 
 
 def _export_folder(
-    folder: str, output: Path, dtypes: tuple[str, ...], data: OpenedData | None, rows: int, opset: int | None
+    folder: str,
+    output: Path,
+    dtypes: tuple[str, ...],
+    data: OpenedData | None,
+    rows: int,
+    opset: int | None,
+    overwrite: bool,
 ) -> dict[str, Any]:
-    """A folder for servers, and the scores of the model and of each of its files."""
+    """A folder for servers, the scores of the model and of each of its files, and the latencies of these."""
     model, tokenizer = open_model(folder), open_tokenizer(folder)
     calibration, data = _calibration(data, dtypes, folder, rows), _fitted(data, model, folder)
-    options: dict[str, Any] = {"dtypes": dtypes, "calibration": calibration, "opset": opset}
+    options: dict[str, Any] = {"dtypes": dtypes, "calibration": calibration, "opset": opset, "overwrite": overwrite}
     written = export_folder(model, output, tokenizer=tokenizer, **options)
     files = [file.to_dict() | _scores(model, folder, file.path, None, data) for file in written.files]
-    return written.to_dict() | {"files": files}
+    times = latencies([file.path for file in written.files], written.max_length) if len(written.files) > 1 else []
+    return written.to_dict() | {"files": files, "latency": times}
 
 
 def _calibration(
@@ -202,7 +227,7 @@ def verify_model(
         raise UserError("--dtype is what an exported file runs in: give --exported with it")
     if dense is not None and exported is not None:
         raise UserError("--exported is compared with the folder's model alone: leave --dense out")
-    data = _data_if_given(given, folder)
+    data = data_if_known(given, folder)
     if exported is None:
         verification, values = _verify_compact(folder, dense, data)
     else:
@@ -256,10 +281,6 @@ def _verify_export(
     data = _fitted(data, model, folder)
     verification = verify(_validation_inputs(model, folder, data), compact=model, exported=exported, dtype=dtype)
     return verification, verification.to_dict() | _scores(model, folder, exported, dtype, data)
-
-
-def _data_if_given(given: Mapping[str, Any], model: str) -> OpenedData | None:
-    return opened_data(given, model) if "data.source" in given else None
 
 
 def _validation_inputs(model: PreTrainedModel, folder: str, data: OpenedData | None) -> list[dict[str, Tensor]]:

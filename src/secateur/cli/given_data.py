@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,24 +12,66 @@ from secateur.run.recipe_data import DataRecipe
 from secateur.run.run_data import open_data
 from secateur.run.run_values import with_run_values
 from secateur.system.errors import UserError
+from secateur.system.files import refuse_occupied, refuse_other_than_model
 from secateur.tasks.task import Task
 
+log = logging.getLogger(__name__)
 
-def opened_data(given: Mapping[str, Any], model: str | None = None) -> tuple[DataRecipe, Task]:
+
+OpenedData = tuple[DataRecipe, Task]
+
+
+def opened_data(given: Mapping[str, Any], model: str | None = None) -> OpenedData:
     """The group `data` of what was given on the command line, and the task that it opens.
 
-    What was not given is that of the run that made `model`, if one has.
+    What was not given is that of the run that made `model`, if one has, its data too.
 
     Raises:
-        UserError: a value does not fit, or the data cannot be read.
+        UserError: a value does not fit, or the data cannot be read, or none are given and no run tells any.
     """
     values = dict(given) if model is None else with_run_values(given, model)
+    if "data.source" not in values:
+        raise UserError(f"no data is given, and {model} is of no run, which would tell it: name it by --data")
     seed = values.pop("seed", 0)
     data = make_group("data", values)
-    return data, open_data(data, seed)
+    try:
+        return data, open_data(data, seed)
+    except UserError as error:
+        if "data.source" in given:
+            raise
+        raise UserError(f"the data of the run cannot be read ({error}): name where it is now by --data") from error
 
 
-def refuse_existing(file: Path) -> None:
-    """Refuse a file that would be replaced."""
-    if file.exists():
-        raise UserError(f"{file} is there already: choose a new file")
+def data_if_known(given: Mapping[str, Any], model: str) -> OpenedData | None:
+    """As `opened_data`, or None where no data is given and the run of the model tells none that can be read here.
+
+    Raises:
+        UserError: as `opened_data`, for data that is given.
+    """
+    if "data.source" in given:
+        return opened_data(given, model)
+    if "data.source" not in with_run_values(given, model):
+        return None
+    try:
+        return opened_data(given, model)
+    except UserError as error:
+        log.info("nothing is scored: %s", error)
+        return None
+
+
+def refuse_existing(file: Path, overwrite: bool = False) -> None:
+    """Refuse a file that would be replaced, unless that is asked for."""
+    if file.exists() and not overwrite:
+        raise UserError(f"{file} is there already: choose a new file, or replace it by --overwrite")
+
+
+def refuse_taken(folder: Path, overwrite: bool = False) -> None:
+    """Refuse a folder that is not empty, unless it is a model's, which is to be replaced.
+
+    Raises:
+        UserError: it would be replaced, or holds something else than a model.
+    """
+    if overwrite:
+        refuse_other_than_model(folder)
+    else:
+        refuse_occupied(folder)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from secateur.cli.done_by import done_by
-from secateur.cli.options import OF_RUN, Json, ModelName, Output
+from secateur.cli.options import OF_RUN, Json, ModelName, Output, Overwrite
 from secateur.cli.recipe_options import recipe_options
 
 
@@ -48,6 +48,7 @@ def make_model(
     vocabulary: Annotated[int, typer.Option(help="Largest number of tokens, shared by sources and targets.")] = 8000,
     tokenizer: Annotated[str, typer.Option(help="Algorithm of the tokenizer: bpe or unigram.")] = "bpe",
     max_length: Annotated[int, typer.Option(help="Largest number of tokens of a text.")] = 512,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Make an untrained model and its tokenizer from data alone.
@@ -56,7 +57,7 @@ def make_model(
     """
 
 
-@recipe_options("data", "seed", without=("data.rows",), required=("data.source",), shown=OF_RUN)
+@recipe_options("data", "seed", without=("data.rows",), shown=OF_RUN)
 @done_by("model_work")
 def evaluate(
     folder: Annotated[str, typer.Argument(help="A model folder, the folder of a run, or a file of --layout hub.")],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from secateur.cli.given_data import opened_data
+from secateur.cli.given_data import opened_data, refuse_taken
 from secateur.cli.model_output import show_inspection, show_names
 from secateur.cli.output import show_json, show_lines, show_table
 from secateur.deploy.export import opened
@@ -21,7 +21,6 @@ from secateur.structure.architectures import ARCHITECTURES
 from secateur.structure.space import UNITS
 from secateur.structure.tiles import EXAMPLES
 from secateur.surgery.opening import local_model_folder, open_encoder, open_model
-from secateur.system.files import refuse_occupied
 from secateur.tasks import TASKS
 from secateur.training.terms import TERMS
 
@@ -74,10 +73,11 @@ def make_model(
     vocabulary: int,
     tokenizer: str,
     max_length: int,
+    overwrite: bool,
     as_json: bool,
 ) -> None:
     """What `secateur new` does; the options are described where it is declared."""
-    refuse_occupied(output)
+    refuse_taken(output, overwrite)
     _, task = opened_data(given)
     model = new_model.new_model(
         task,

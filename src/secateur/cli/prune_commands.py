@@ -28,6 +28,13 @@ def prune(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, show what the run would do, and stop.")
     ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace the run that is in the folder, once the new one is finished; until then it is in OUTPUT.new.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run the whole job: train a teacher if needed, prune, cut, recover, measure, report.

@@ -21,6 +21,7 @@ from secateur.report.recipe_keys import dotted
 from secateur.report.report import Report
 from secateur.report.verdict import verdict
 from secateur.run import density_sweep, pipeline, recipe
+from secateur.run.job import run_job
 from secateur.run.recipe import Recipe
 from secateur.system import processes
 from secateur.system.errors import UserError
@@ -34,6 +35,7 @@ def prune(
     file: Path | None,
     others: list[str] | None,
     dry_run: bool,
+    overwrite: bool,
     as_json: bool,
 ) -> None:
     """What `secateur prune` does; the options are described where it is declared."""
@@ -43,7 +45,7 @@ def prune(
     if dry_run:
         _show_outlook(wanted, output, as_json)
     else:
-        _run(wanted, output, as_json)
+        _run(wanted, output, as_json, overwrite)
 
 
 def _without_file(values: Mapping[str, Any]) -> Recipe:
@@ -67,10 +69,10 @@ def _show_outlook(wanted: Recipe, output: Path, as_json: bool) -> None:
         show_text_table(("", "dry run"), ahead.lines)
 
 
-def _run(wanted: Recipe, output: Path, as_json: bool) -> None:
+def _run(wanted: Recipe, output: Path, as_json: bool, overwrite: bool = False) -> None:
     several = len(wanted.target.densities) > 1
     with watching() as watch:
-        reports = density_sweep.sweep(wanted, output, [watch]) if several else [pipeline.run(wanted, output, [watch])]
+        reports = run_job(wanted, output, [watch], overwrite=overwrite)
     if processes.is_main():
         _show(reports, output, several, as_json)
     if any(report.goal is not None and not verdict(report).worked for report in reports):

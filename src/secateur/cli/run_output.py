@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from secateur.cli.output import show_lines, show_notes, show_table
+from secateur.deploy.runtimes import RUNTIMES
 from secateur.report import baselines, other_densities_section
 from secateur.report.report import Report
 from secateur.report.report_text import footnotes, score_table, score_text, subject, target_text, title
 from secateur.report.size_text import headline, megabytes
 from secateur.report.verdict import verdict
+from secateur.system.packages import absent
+from secateur.tasks import TASKS
 
 
 def show_report(report: Report, folder: Path) -> None:
@@ -24,9 +27,22 @@ def show_report(report: Report, folder: Path) -> None:
         show_notes(baselines.notes(report))
     show_lines("", f"The model is in {folder / 'model'}, the report in {folder / 'report.html'}. To load it:", "")
     show_lines("    import secateur", f'    model = secateur.load("{folder / "model"}")', "")
+    show_lines("Next:", "", *(f"    {line}" for line in next_commands(report, folder)), "")
     if (others := other_densities_section.sentence(report)) is not None:
         show_lines(others)
     show_lines(headline(report), str(verdict(report)))
+
+
+def next_commands(report: Report, folder: Path) -> list[str]:
+    """What to do with the result: ask it, see in which of the installed runtimes it is fastest, and export it."""
+    kind = TASKS.get(report.recipe["data"]["task"])
+    texts = "" if kind.predictor is None else " ".join(f"'a {part}'" for part in kind.predictor.parts)
+    asked = [f"secateur predict {folder} {texts}"] if texts else []
+    if kind.generates:
+        return [*asked, f"secateur bench {folder}"]
+    others = [name for name, one in RUNTIMES.all().items() if one.packages and not absent(one.packages)]
+    fastest = "".join(f" --runtime {name}" for name in ("pytorch", *others))
+    return [*asked, f"secateur bench {folder}{fastest}", f"secateur export {folder} --output {folder}-onnx"]
 
 
 def show_sweep(reports: Sequence[Report], folder: Path) -> None:

@@ -59,7 +59,7 @@ def compare_runs(
     """Compare finished runs: score against density, size and speed."""
 
 
-@recipe_options("data", "seed", without=("data.rows",), required=("data.source",), shown=OF_RUN)
+@recipe_options("data", "seed", without=("data.rows",), shown=OF_RUN)
 @done_by("study_work")
 def study_sensitivity(
     model: Folder,

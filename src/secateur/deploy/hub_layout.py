@@ -28,7 +28,7 @@ from secateur.surgery.sentence.attach import head_of
 from secateur.surgery.sentence.folder import write_head
 from secateur.surgery.sentence.head import SentenceHead
 from secateur.system.errors import UserError
-from secateur.system.files import atomic_folder, refuse_occupied
+from secateur.system.files import atomic_folder, refuse_occupied, refuse_other_than_model
 
 FILES = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
 """dtype -> the file that servers look for."""
@@ -67,6 +67,7 @@ def export_folder(
     dtypes: Sequence[str] = tuple(FILES),
     calibration: Sequence[Batch] | None = None,
     opset: int | None = None,
+    overwrite: bool = False,
 ) -> ExportedFolder:
     """Write a model as a folder for text-embeddings-inference, fastembed, transformers.js and ONNX Runtime.
 
@@ -81,6 +82,7 @@ def export_folder(
         dtypes: fp32, int8 or both.
         calibration: inputs from which int8 takes the ranges of activations; without them each batch gives its own.
         opset: as of `export`.
+        overwrite: whether a folder with a model is replaced, once the new one is complete.
 
     Raises:
         UserError: before any work: the folder is not empty, the model is an encoder-decoder, the tokenizer has no
@@ -88,7 +90,7 @@ def export_folder(
             or the folder cannot be written.
     """
     folder, head = Path(folder), head_of(model)
-    check_folder(folder, dtypes, calibration, opset)
+    check_folder(folder, dtypes, calibration, opset, overwrite=overwrite)
     check_exportable(model)
     check_tokenizer(tokenizer)
     length = length_limit(model, tokenizer, None if head is None else head.settings.max_length)
@@ -115,7 +117,12 @@ def export_folder(
 
 
 def check_folder(
-    folder: Path, dtypes: Sequence[str], calibration: Sequence[Batch] | None = None, opset: int | None = None
+    folder: Path,
+    dtypes: Sequence[str],
+    calibration: Sequence[Batch] | None = None,
+    opset: int | None = None,
+    *,
+    overwrite: bool = False,
 ) -> None:
     """Refuse a folder that cannot be written, before a model is opened.
 
@@ -125,7 +132,7 @@ def check_folder(
     if not dtypes or not set(dtypes) <= set(FILES):
         came = ", ".join(dtypes) or "none"
         raise UserError(f"expected a dtype of {', '.join(FILES)} for the layout hub, got {came}: leave it out")
-    refuse_occupied(folder)
+    (refuse_other_than_model if overwrite else refuse_occupied)(folder)
     for dtype in dtypes:
         check_request(folder / FILES[dtype], dtype, calibration if dtype == "int8" else None, opset)
 

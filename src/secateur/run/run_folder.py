@@ -42,7 +42,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    _refuse_foreign(folder)
+    refuse_foreign(folder)
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     lock = FileLock(folder / LOCK)
     try:
@@ -64,7 +64,7 @@ def _lock(folder: Path) -> Iterator[None]:
                 path.rmdir()
 
 
-def _refuse_foreign(folder: Path) -> None:
+def refuse_foreign(folder: Path) -> None:
     """Refuse a folder, or a file, that is not a run's and not empty."""
     if (folder / "recipe.yaml").is_file() or not folder.exists():
         return
@@ -105,9 +105,9 @@ def check_claim(folder: Path, recipe: Recipe) -> None:
     if changed:
         raise UserError(
             f"{folder} holds a run of another recipe (it differs in {', '.join(changed)}): "
-            "choose another output folder, or repeat its command to go on"
+            "choose another output folder, repeat its command to go on, or replace it by --overwrite"
         )
-    _refuse_foreign(folder)
+    refuse_foreign(folder)
 
 
 def _differences(path: Path, recipe: Recipe) -> list[str]:

@@ -12,11 +12,11 @@ from secateur.tasks import TASKS
 
 MODELS = ("model", "teacher")
 """The folders of models in the folder of a run."""
-OF_DATA = ("task", "text", "label", "labels", "evaluation", "pooling", "metric", "max_length", "options")
+OF_DATA = ("source", "task", "text", "label", "labels", "evaluation", "pooling", "metric", "max_length", "options")
 
 
 def with_run_values(given: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What was given, and what the run says that `name` is of: task, columns, labels, metric, length, options, seed.
+    """What was given, and what the run says that `name` is of: data, columns, labels, metric, length, options, seed.
 
     Args:
         given: dotted keys of a recipe.

@@ -62,7 +62,7 @@ def atomic_folder(folder: Path | str, *failures: type[Exception]) -> Iterator[Pa
     try:
         yield temporary
         open_folder(temporary)
-        _replace_folder(temporary, folder)
+        replace_folder(temporary, folder)
     except caught as error:
         raise UserError(
             f"writing {folder} failed ({error}): nothing was written; free space or choose another folder"
@@ -78,7 +78,27 @@ def refuse_occupied(folder: Path) -> None:
         UserError: it is not empty, or is a file.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there already and not empty: choose a new folder")
+        raise UserError(f"{folder} is there already and not empty: choose a new folder, or replace it by --overwrite")
+
+
+def refuse_other_than_model(folder: Path) -> None:
+    """Refuse to replace anything but a folder with a model, or with nothing.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    if folder.exists() and not (folder / "config.json").is_file():
+        refuse_occupied_by_others(folder)
+
+
+def refuse_occupied_by_others(folder: Path) -> None:
+    """Refuse a folder that is not empty, which is no model's.
+
+    Raises:
+        UserError: it is not empty, or is a file.
+    """
+    if not folder.is_dir() or any(folder.iterdir()):
+        raise UserError(f"{folder} holds no model, so it is not replaced: choose a new folder")
 
 
 def read_json(path: Path | str) -> Any:
@@ -114,7 +134,7 @@ def _temporary_folder(folder: Path) -> Path:
         ) from error
 
 
-def _replace_folder(temporary: Path, folder: Path) -> None:
+def replace_folder(temporary: Path, folder: Path) -> None:
     """Rename over an existing folder; the old one is removed only once the new one is in its place."""
     if not folder.exists():
         temporary.rename(folder)

@@ -18,6 +18,10 @@ def require(packages: Sequence[str], extra: str) -> None:
     Raises:
         MissingPackage: with the command that installs them.
     """
-    absent = [name for name in packages if find_spec(name) is None]
-    if absent:
-        raise MissingPackage(f"{' and '.join(absent)} is not installed: run pip install 'secateur[{extra}]'")
+    if missing := absent(packages):
+        raise MissingPackage(f"{' and '.join(missing)} is not installed: run pip install 'secateur[{extra}]'")
+
+
+def absent(packages: Sequence[str]) -> list[str]:
+    """Those of the packages that are not installed."""
+    return [name for name in packages if find_spec(name) is None]

@@ -22,12 +22,13 @@ from transformers import (
 )
 
 from secateur.system.errors import UserError
-from secateur.tasks import register
+from secateur.tasks import predictors, register
 from secateur.tasks.checkpoint_labels import config_of
 from secateur.tasks.classification_data import LABELS, check_classes, prepare
 from secateur.tasks.columns import with_fields
 from secateur.tasks.labelled import LabelledTask
 from secateur.tasks.one_output import SIGMOID, has_sigmoid
+from secateur.tasks.predictors import Predictor
 from secateur.tasks.splits import first_rows, read_splits
 from secateur.tasks.task import Task, check_length
 from secateur.tasks.tokenizer_settings import kept_settings
@@ -55,6 +56,7 @@ class Classification(LabelledTask):
     """
 
     model_class: ClassVar[Any] = AutoModelForSequenceClassification
+    predictor: ClassVar[Predictor | None] = predictors.CLASSES
     augmentable: ClassVar[bool] = True
     problem_type: ClassVar[str] = SINGLE_LABEL
 

@@ -22,7 +22,7 @@ from secateur.surgery.sentence.head import POOLINGS, Settings
 from secateur.system.errors import UserError, as_user_error
 from secateur.system.files import fingerprint
 from secateur.system.load_report import without_load_report
-from secateur.tasks import register
+from secateur.tasks import predictors, register
 from secateur.tasks.checkpoint_labels import read_config
 from secateur.tasks.columns import with_fields
 from secateur.tasks.embedding_data import (
@@ -38,6 +38,7 @@ from secateur.tasks.embedding_data import (
 )
 from secateur.tasks.embedding_reference import MOST_TOKENS, Reference
 from secateur.tasks.embedding_scores import COSINE, TEXT_METRICS, Evaluation, read_evaluation, text_scores
+from secateur.tasks.predictors import Predictor
 from secateur.tasks.splits import first_rows, read_splits
 from secateur.tasks.task import PaddingCollator, Task, check_length
 from secateur.tasks.tokenizer_settings import kept_settings
@@ -72,6 +73,7 @@ class SentenceEmbedding(Task):
     """
 
     model_class: ClassVar[Any] = AutoModel
+    predictor: ClassVar[Predictor | None] = predictors.VECTORS
     collator_class: ClassVar[type[PaddingCollator]] = TextCollator
     label_names: ClassVar[tuple[str, ...]] = ()
     augmentable: ClassVar[bool] = True

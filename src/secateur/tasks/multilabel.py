@@ -15,10 +15,11 @@ from sklearn.metrics import f1_score
 from transformers import EvalPrediction, PreTrainedTokenizerBase
 
 from secateur.system.errors import UserError
-from secateur.tasks import register
+from secateur.tasks import predictors, register
 from secateur.tasks.classification import MULTI_LABEL, Classification
 from secateur.tasks.columns import with_fields
 from secateur.tasks.multilabel_data import check_label_sets, prepare
+from secateur.tasks.predictors import Predictor
 from secateur.tasks.splits import first_rows, read_splits
 
 METRICS = ("micro_f1", "macro_f1", "subset_accuracy")  # the first is the default
@@ -35,6 +36,7 @@ class MultiLabel(Classification):
     """
 
     problem_type: ClassVar[str] = MULTI_LABEL
+    predictor: ClassVar[Predictor | None] = predictors.LABEL_SETS
     labels: tuple[str, ...]
 
     @classmethod

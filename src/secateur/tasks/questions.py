@@ -17,8 +17,9 @@ from datasets import Dataset, DatasetDict
 from transformers import AutoModelForQuestionAnswering, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.system.errors import UserError
-from secateur.tasks import register
+from secateur.tasks import predictors, register
 from secateur.tasks.answers import Answer, exact_match, f1, first_words, normalise, ranked
+from secateur.tasks.predictors import Predictor
 from secateur.tasks.question_data import ANSWERS, prepare
 from secateur.tasks.splits import first_rows, read_splits
 from secateur.tasks.task import EXAMPLE, PaddingCollator, Task, check_length, examples
@@ -50,6 +51,7 @@ class Questions(Task):
     """
 
     model_class: ClassVar[Any] = AutoModelForQuestionAnswering
+    predictor: ClassVar[Predictor | None] = predictors.ANSWERS
     collator_class: ClassVar[type[PaddingCollator]] = WindowCollator
     windows: ClassVar[bool] = True
     label_names: ClassVar[tuple[str, ...]] = ("start_positions", "end_positions")

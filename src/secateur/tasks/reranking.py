@@ -21,12 +21,13 @@ from transformers import (
 
 from secateur.system.errors import UserError
 from secateur.system.packages import require
-from secateur.tasks import register
+from secateur.tasks import predictors, register
 from secateur.tasks.checkpoint_labels import config_of
 from secateur.tasks.classification import REGRESSION
 from secateur.tasks.columns import with_fields
 from secateur.tasks.cross_encoders import with_activation
 from secateur.tasks.one_output import SIGMOID, are_probabilities, has_sigmoid
+from secateur.tasks.predictors import Predictor
 from secateur.tasks.reranking_data import DRAWN, LABEL, LABELS, LISTED, QUERY, find_columns, prepare, with_drawn
 from secateur.tasks.reranking_reference import NUMBER, PAIR, Reference, numbered
 from secateur.tasks.reranking_scores import MRR, NDCG, random_order, ranking_scores
@@ -63,6 +64,7 @@ class Reranking(Task):
     """
 
     model_class: ClassVar[Any] = AutoModelForSequenceClassification
+    predictor: ClassVar[Predictor | None] = predictors.RELEVANCE
     collator_class: ClassVar[type[PaddingCollator]] = PairCollator
     compares: ClassVar[bool] = True
     defaults: ClassVar[Mapping[str, Any]] = {"measurement.shapes": ((1, 128), (32, 128))}

@@ -28,7 +28,9 @@ from transformers import (
 
 from secateur.system import compat
 from secateur.system.errors import MissingPackage, UserError
+from secateur.tasks import predictors
 from secateur.tasks.generation import BeamSearch, decode
+from secateur.tasks.predictors import Predictor
 from secateur.tasks.sequence_data import SOURCE, TARGET, columns_of, flat, prepare
 from secateur.tasks.splits import first_rows, read_splits
 from secateur.tasks.task import UNLABELLED, PaddingCollator, Task, check_length, config_of
@@ -76,6 +78,7 @@ class Sequences(Task):
     """
 
     model_class: ClassVar[Any] = AutoModelForSeq2SeqLM
+    predictor: ClassVar[Predictor | None] = predictors.TEXTS
     collator_class: ClassVar[type[PaddingCollator]] = SequenceCollator
     generates: ClassVar[bool] = True
     defaults: ClassVar[Mapping[str, Any]] = {

@@ -35,6 +35,7 @@ from secateur.tasks.checkpoint_labels import check_count, config_of, head_labels
 from secateur.tasks.columns import listed
 from secateur.tasks.labels import HINT, only_numbered
 from secateur.tasks.origin import Origin, origin_of
+from secateur.tasks.predictors import Predictor
 
 EXAMPLE = "example"
 """Column of encoded rows: the index of the row of the split from which they are made, if one row makes several. A row
@@ -71,6 +72,7 @@ class Task(ABC):
         windows: whether a text that is longer than the maximum becomes several rows; otherwise it is truncated.
         of_one_width: whether the main score needs outputs of the width of the reference's.
         compares: whether outputs are scored against those of a reference, the option `reference` of `from_data`.
+        predictor: how a model is asked for single texts; None if it cannot be.
         augmentable: whether a teacher may label a row whose words were dropped, swapped or cropped.
         splits: "train" and "validation", with only the columns in use.
         labels: the names of the outputs of the head, in order; None if they have no names.
@@ -88,6 +90,7 @@ class Task(ABC):
     of_one_width: bool = False
     augmentable: ClassVar[bool] = False
     generates: ClassVar[bool] = False
+    predictor: ClassVar[Predictor | None] = None
     splits: DatasetDict
     labels: tuple[str, ...] | None
     metric: str

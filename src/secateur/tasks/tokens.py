@@ -24,10 +24,11 @@ from transformers import (
 )
 
 from secateur.system.errors import UserError
-from secateur.tasks import register
+from secateur.tasks import predictors, register
 from secateur.tasks.columns import listed, with_fields
 from secateur.tasks.labelled import LabelledTask
 from secateur.tasks.labels import only_numbered
+from secateur.tasks.predictors import Predictor
 from secateur.tasks.splits import first_rows, read_splits
 from secateur.tasks.tag_schemes import OUTSIDE, common_tags
 from secateur.tasks.tag_scores import constant_score, tag_scores
@@ -77,6 +78,7 @@ class Tokens(LabelledTask):
     """
 
     model_class: ClassVar[Any] = AutoModelForTokenClassification
+    predictor: ClassVar[Predictor | None] = predictors.TAGS
     collator_class: ClassVar[type[PaddingCollator]] = TokenCollator
 
     splits: DatasetDict
@@ -166,12 +168,12 @@ class Tokens(LabelledTask):
             raise UserError(
                 "the tokenizer does not report which word a token is of: give a model with a fast tokenizer"
             )
-        _mark_first_word(tokenizer)
+        mark_first_word(tokenizer)
         words, label = self.words, self.label  # not `self`: `map` hashes what its function refers to
 
         def tokens(batch: dict[str, list[Any]]) -> dict[str, Any]:
             encoded = tokenizer(batch[words], is_split_into_words=True, truncation=True, max_length=max_length)
-            first = [_first_tokens(encoded, row) for row in range(len(batch[words]))]
+            first = [first_tokens(encoded, row) for row in range(len(batch[words]))]
             lengths = [len(ids) for ids in encoded["input_ids"]]
             labels = [_labels(*row) for row in zip(first, batch[label], lengths, strict=True)]
             seen = [list(tokens_of_words) for tokens_of_words in first]
@@ -231,7 +233,7 @@ def _choose_metric(metric: str | None, labels: Sequence[str], named: bool = Fals
     return metric or known[0]
 
 
-def _mark_first_word(tokenizer: PreTrainedTokenizerBase) -> None:
+def mark_first_word(tokenizer: PreTrainedTokenizerBase) -> None:
     """Let a byte-level tokenizer (RoBERTa) add a space before every word of a list; other tokenizers need none."""
     backend = tokenizer.backend_tokenizer
     if isinstance(backend.pre_tokenizer, ByteLevel) and not backend.pre_tokenizer.add_prefix_space:
@@ -239,7 +241,7 @@ def _mark_first_word(tokenizer: PreTrainedTokenizerBase) -> None:
         tokenizer.add_prefix_space = tokenizer.init_kwargs["add_prefix_space"] = True  # for saving and loading
 
 
-def _first_tokens(encoded: BatchEncoding, row: int) -> dict[int, int]:
+def first_tokens(encoded: BatchEncoding, row: int) -> dict[int, int]:
     """Index of a word -> index of its first token, for the words of a row that have one."""
     first: dict[int, int] = {}
     for token, word in enumerate(encoded.word_ids(row)):

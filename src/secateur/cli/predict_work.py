@@ -1,0 +1,96 @@
+"""What a model says of texts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from secateur.cli.output import show_json, show_text_table
+from secateur.run.recipe import make_group
+from secateur.run.run_values import with_run_values
+from secateur.surgery.opening import open_model, open_tokenizer
+from secateur.system.errors import UserError
+from secateur.tasks import TASKS
+from secateur.tasks.predictors import Asked, Prediction, Texts
+
+WIDTH = 60
+"""Characters of a text in the table."""
+NUMBERS = 4
+"""Numbers of a vector in the table."""
+
+
+def predict(
+    *,
+    folder: str,
+    given: dict[str, Any],
+    texts: list[str] | None,
+    file: Path | None,
+    pairs: bool,
+    as_json: bool,
+) -> None:
+    """What `secateur predict` does; the options are described where it is declared."""
+    data = make_group("data", {"data.source": "", **with_run_values(given, folder)})
+    predictor = TASKS.get(data.task).predictor
+    if predictor is None:
+        raise UserError(f"task {data.task!r} does not say how it predicts: set its class attribute predictor")
+    inputs = _inputs(texts or [], file, max(len(predictor.parts), 2 if pairs else 1))
+    model, tokenizer = open_model(folder), open_tokenizer(folder)
+    predictions = predictor(Asked(model, tokenizer, data.max_length, data.options), inputs)
+    if as_json:
+        show_json([_named(own) | prediction for own, prediction in zip(inputs, predictions, strict=True)])
+    else:
+        _show(inputs, predictions)
+
+
+def _inputs(texts: Sequence[str], file: Path | None, size: int) -> list[Texts]:
+    """The texts of each input, of the command line or of a file.
+
+    Raises:
+        UserError: there are both or none, the file cannot be read, or an input has too few texts.
+    """
+    if texts and file is not None:
+        raise UserError("texts are given, and a file of texts too: give one of them")
+    if not texts:
+        return [line.split("\t") if size > 1 else [line] for line in _lines(file)]
+    if len(texts) % size:
+        raise UserError(f"every {size} texts are one input, and {len(texts)} are given: give {size} for each")
+    return [texts[first : first + size] for first in range(0, len(texts), size)]
+
+
+def _lines(file: Path | None) -> list[str]:
+    """The lines of a file or of stdin that are not empty."""
+    if file is None and sys.stdin.isatty():
+        raise UserError("no text is given: write it behind the model, name a file by --file, or pipe texts in")
+    try:
+        content = sys.stdin.read() if file is None or str(file) == "-" else file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read ({error}): give a file of text in UTF-8") from error
+    return [line for line in content.splitlines() if line.strip()]
+
+
+def _named(texts: Texts) -> dict[str, Any]:
+    return {"input": texts[0] if len(texts) == 1 else list(texts)}
+
+
+def _show(inputs: Sequence[Texts], predictions: Sequence[Prediction]) -> None:
+    """A row for each input; what is longer than a cell is in the JSON."""
+    columns = [name for name in predictions[0] if name != "scores"]
+    rows = [
+        (_shortened(" | ".join(own)), *(_cell(prediction[name]) for name in columns))
+        for own, prediction in zip(inputs, predictions, strict=True)
+    ]
+    show_text_table(("input", *columns), rows)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, list) and value and isinstance(value[0], float):
+        return f"{len(value)} numbers: {', '.join(f'{number:.3f}' for number in value[:NUMBERS])}, ..."
+    return " ".join("-" if part is None else str(part) for part in value) if isinstance(value, list) else str(value)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= WIDTH else f"{text[: WIDTH - 3]}..."

@@ -1,0 +1,49 @@
+"""The whole job of a recipe, of one density or several, in a folder that may hold a run to replace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from transformers import TrainerCallback
+
+from secateur.report.report import Report
+from secateur.run import density_sweep, pipeline
+from secateur.run.recipe import Recipe
+from secateur.run.run_folder import refuse_foreign
+from secateur.system import processes
+from secateur.system.files import replace_folder
+
+UNFINISHED = ".new"
+"""What follows the name of a folder while the run that replaces the one in it is not finished."""
+
+
+def run_job(
+    recipe: Recipe, output: Path, callbacks: Sequence[TrainerCallback] = (), *, overwrite: bool = False
+) -> list[Report]:
+    """The reports of a recipe, the largest density first; the same call continues an interrupted job.
+
+    Args:
+        recipe: of one density, or of several.
+        output: the folder of the run, or of one for each density.
+        callbacks: for every training.
+        overwrite: whether a run that is in the folder is replaced: the new one is made beside it, in the folder of that
+            name and `.new`, and takes its place when it is finished, so that nothing is lost if it fails.
+
+    Raises:
+        UserError: anything that the user can fix; nothing half-written is left.
+    """
+    if not (overwrite and output.exists()):
+        return _reports(recipe, output, callbacks)
+    refuse_foreign(output)
+    beside = output.with_name(f"{output.name}{UNFINISHED}")
+    reports = _reports(recipe, beside, callbacks)
+    processes.on_main(partial(replace_folder, beside, output))
+    return reports
+
+
+def _reports(recipe: Recipe, output: Path, callbacks: Sequence[TrainerCallback]) -> list[Report]:
+    if len(recipe.target.densities) > 1:
+        return density_sweep.sweep(recipe, output, callbacks)
+    return [pipeline.run(recipe, output, callbacks)]

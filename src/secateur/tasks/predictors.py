@@ -1,0 +1,182 @@
+"""What a model says of a text, for each kind of task: no data are needed, labels are those of the model's config.
+
+A task names one of these as its `predictor`; a task of one's own that names none cannot be asked by `secateur predict`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from inspect import signature
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from secateur.surgery.sentence.attach import head_of
+from secateur.system.errors import UserError
+from secateur.system.model_state import evaluating
+from secateur.tasks.checkpoint_labels import head_labels
+from secateur.tasks.one_output import SIGMOID
+from secateur.tasks.tokenizer_settings import kept_settings
+
+BATCH = 32
+"""Texts in a batch."""
+
+Texts = Sequence[str]
+"""The texts of one input: one, or several that belong together."""
+Prediction = dict[str, Any]
+
+
+class Asked(NamedTuple):
+    """A model, its tokenizer, and how it is asked.
+
+    Attributes:
+        max_length: tokens to keep of an input, or of a window of a longer one.
+        options: of the task, as in a recipe.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    options: Mapping[str, Any]
+
+
+class Predictor(NamedTuple):
+    """How a kind of task is asked.
+
+    Attributes:
+        parts: the names of the texts of one input; a single name where one or several texts are the input.
+        predict: a prediction for each input.
+    """
+
+    parts: tuple[str, ...]
+    predict: Callable[[Asked, Sequence[Texts]], list[Prediction]]
+
+    def __call__(self, asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
+        """A prediction for each input, in their order.
+
+        Raises:
+            UserError: there are none, one is empty, or has another number of texts than the task takes.
+        """
+        if not inputs:
+            raise UserError("there is no text to predict for: give one, or a file of texts by --file")
+        for texts in inputs:
+            if len(self.parts) > 1 and len(texts) != len(self.parts):
+                raise UserError(
+                    f"expected {' and '.join(self.parts)} for each input, got {len(texts)} texts: give both"
+                )
+            if not all(text.strip() for text in texts):
+                raise UserError("a text is empty: leave it out, or fill it")
+        with kept_settings(asked.tokenizer):
+            return self.predict(asked, inputs)
+
+
+def _outputs(asked: Asked, inputs: Sequence[Texts]) -> Iterator[Any]:
+    """The outputs of the model, a batch at a time; a text that is too long is truncated."""
+    for first in range(0, len(inputs), BATCH):
+        columns = [list(texts) for texts in zip(*inputs[first : first + BATCH], strict=True)]
+        limit: dict[str, Any] = {"truncation": True, "max_length": asked.max_length, "padding": True}
+        batch = asked.tokenizer(*columns, **limit, return_tensors="pt").to(asked.model.device)
+        with evaluating([asked.model]), torch.inference_mode():
+            yield asked.model(**batch)
+
+
+def _logits(asked: Asked, inputs: Sequence[Texts]) -> Iterator[Tensor]:
+    """`(labels,)` of each input, on the CPU."""
+    return (row for output in _outputs(asked, inputs) for row in output.logits.float().cpu())
+
+
+def _classes(asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
+    """The class of the highest probability, and all probabilities; a number where the model has one output."""
+    config, labels = asked.model.config, head_labels(asked.model.config)
+    if config.num_labels == 1:
+        return _numbers(asked, inputs)
+    found = []
+    for row in _logits(asked, inputs):
+        scores = dict(zip(labels, row.softmax(-1).tolist(), strict=True))
+        best = max(scores, key=lambda label: scores[label])
+        found.append({"label": best, "score": scores[best], "scores": scores})
+    return found
+
+
+def _numbers(asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
+    """The one output of a model; a probability where it was trained as one."""
+    probability = asked.model.config.problem_type == SIGMOID
+    rows = [row.sigmoid() if probability else row for row in _logits(asked, inputs)]
+    return [{"score": float(row[0])} for row in rows]
+
+
+def _label_sets(asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
+    """All labels that are more probable than not, and the probability of each label."""
+    labels, found = head_labels(asked.model.config), []
+    for row in _logits(asked, inputs):
+        scores = dict(zip(labels, row.sigmoid().tolist(), strict=True))
+        found.append({"labels": [label for label, score in scores.items() if score > 0.5], "scores": scores})
+    return found
+
+
+def _tags(asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
+    """The tag of each word, at its first token; words are what white space separates, and None was truncated."""
+    from secateur.tasks.tokens import first_tokens, mark_first_word
+
+    mark_first_word(asked.tokenizer)
+    labels, found = head_labels(asked.model.config), []
+    for (text,) in inputs:
+        words = text.split()
+        limit: dict[str, Any] = {"truncation": True, "max_length": asked.max_length}
+        encoded = asked.tokenizer([words], is_split_into_words=True, **limit, return_tensors="pt")
+        with evaluating([asked.model]), torch.inference_mode():
+            (row,) = asked.model(**encoded.to(asked.model.device)).logits.argmax(-1).tolist()
+        first = first_tokens(encoded, 0)
+        tags = [labels[row[first[word]]] if word in first else None for word in range(len(words))]
+        found.append({"words": words, "tags": tags})
+    return found
+
+
+def _answers(asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
+    """The best answer to each question in its context, and its score."""
+    from secateur.tasks.questions import answer
+
+    options = _taken(answer, asked.options)
+    found = []
+    for question, context in inputs:
+        (best,) = answer(asked.model, asked.tokenizer, question, context, max_length=asked.max_length, **options)
+        found.append({"answer": best.text, "score": best.score, "start": best.start, "end": best.end})
+    return found
+
+
+def _texts(asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
+    """The text that the model generates for each source."""
+    from secateur.tasks.generation import generate
+
+    sources, options = [text for (text,) in inputs], _taken(generate, asked.options)
+    written = generate(asked.model, asked.tokenizer, sources, max_length=asked.max_length, **options)
+    return [{"text": text} for text in written]
+
+
+def _vectors(asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
+    """The vector of each text, with the model's default prompt."""
+    head = head_of(asked.model)
+    if head is None:
+        raise UserError("the model makes no vectors of texts: give a model for sentence embeddings")
+    settings = head.settings
+    prompt = settings.prompts.get(settings.default_prompt or "", "")
+    limit = min(asked.max_length, settings.max_length or asked.max_length)
+    texts = [(prompt + text.lower() if settings.lower_case else prompt + text,) for (text,) in inputs]
+    batches = _outputs(asked._replace(max_length=limit), texts)
+    return [{"vector": row.tolist()} for output in batches for row in output.sentence_embedding.float().cpu()]
+
+
+def _taken(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a task's options that a function takes too."""
+    return {name: value for name, value in options.items() if name in signature(function).parameters}
+
+
+CLASSES = Predictor(("text",), _classes)
+LABEL_SETS = Predictor(("text",), _label_sets)
+TAGS = Predictor(("text",), _tags)
+ANSWERS = Predictor(("question", "context"), _answers)
+TEXTS = Predictor(("text",), _texts)
+VECTORS = Predictor(("text",), _vectors)
+RELEVANCE = Predictor(("query", "passage"), _numbers)

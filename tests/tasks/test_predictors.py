@@ -1,0 +1,121 @@
+"""What a model says of texts, beside its outputs for each text alone."""
+
+import pytest
+import torch
+from small_world import config, tokenizer
+from transformers import (
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+    MarianConfig,
+    MarianMTModel,
+)
+
+from secateur.surgery.sentence.attach import attach_head
+from secateur.surgery.sentence.head import SentenceHead
+from secateur.system.errors import UserError
+from secateur.tasks import TASKS
+from secateur.tasks.predictors import Asked
+
+LONG, SHORT = "good film good book bad film", "bad film"
+
+
+def asked(model, **options):
+    return Asked(model.eval(), tokenizer(), 24, options)
+
+
+def made(kind, seed=0, **head):
+    torch.manual_seed(seed)
+    model = kind(config(**head))
+    torch.nn.init.normal_(model.get_input_embeddings().weight)  # so that texts differ
+    return model
+
+
+def logits(model, *texts):
+    with torch.inference_mode():
+        return model(**tokenizer()(*texts, return_tensors="pt")).logits[0]
+
+
+def test_the_class_is_the_most_probable_one_whatever_the_batch():
+    model = made(BertForSequenceClassification, id2label={0: "no", 1: "yes", 2: "so"})
+    found = TASKS.get("classification").predictor(asked(model), [[LONG], [SHORT]])
+    for text, one in zip((LONG, SHORT), found, strict=True):
+        expected = logits(model, text).softmax(-1)
+        assert list(one["scores"].values()) == pytest.approx(expected.tolist(), abs=1e-6)
+        assert one["label"] == ("no", "yes", "so")[expected.argmax()] and one["score"] == max(one["scores"].values())
+
+
+def test_pairs_and_numbers():
+    model = made(BertForSequenceClassification, num_labels=1)
+    (pair,) = TASKS.get("classification").predictor(asked(model), [[LONG, SHORT]])
+    assert pair["score"] == pytest.approx(float(logits(model, LONG, SHORT)), abs=1e-6)
+    (relevance,) = TASKS.get("reranking").predictor(asked(model), [[LONG, SHORT]])
+    assert relevance == pair
+    model.config.problem_type = "multi_label_classification"  # as a probability
+    (relevance,) = TASKS.get("reranking").predictor(asked(model), [[LONG, SHORT]])
+    assert relevance["score"] == pytest.approx(float(torch.sigmoid(logits(model, LONG, SHORT))), abs=1e-6)
+
+
+def test_label_sets_have_every_label_above_a_half():
+    model = made(BertForSequenceClassification, id2label=dict(enumerate("abcdef")))
+    (one,) = TASKS.get("multilabel").predictor(asked(model), [[LONG]])
+    expected = logits(model, LONG).sigmoid().tolist()
+    assert list(one["scores"].values()) == pytest.approx(expected, abs=1e-6)
+    assert one["labels"] == [name for name, score in zip("abcdef", expected, strict=True) if score > 0.5]
+
+
+def test_every_word_gets_the_tag_of_its_first_token_and_none_beyond_the_length():
+    model = made(BertForTokenClassification, id2label={0: "O", 1: "B-X", 2: "I-X"})
+    (one,) = TASKS.get("tokens").predictor(asked(model), [[LONG]])
+    best = logits(model, LONG).argmax(-1).tolist()
+    assert one["words"] == LONG.split()
+    assert one["tags"] == [("O", "B-X", "I-X")[tag] for tag in best[1:-1]]
+    (cut,) = TASKS.get("tokens").predictor(asked(model)._replace(max_length=5), [[LONG]])
+    assert cut["tags"][3:] == [None] * 3 and None not in cut["tags"][:3]
+
+
+def test_an_answer_is_a_part_of_its_context():
+    model = made(BertForQuestionAnswering)
+    (one,) = TASKS.get("questions").predictor(asked(model, max_answer_length=2, n_best=3), [[SHORT, LONG]])
+    assert one["answer"] == LONG[one["start"] : one["end"]] and 1 <= len(one["answer"].split()) <= 2
+
+
+def test_a_vector_is_that_of_the_text_alone():
+    model = made(BertModel)
+    attach_head(model, SentenceHead(("mean",), (), True, width=model.config.hidden_size))
+    _, short = TASKS.get("embedding").predictor(asked(model), [[LONG], [SHORT]])
+    with torch.inference_mode():
+        expected = model(**tokenizer()(SHORT, return_tensors="pt")).sentence_embedding[0]
+    assert short["vector"] == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_a_generated_text_takes_the_options_of_the_task():
+    words = tokenizer()
+    sizes = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2}
+    sizes |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "max_position_embeddings": 32}
+    ends = {"pad_token_id": words.pad_token_id, "eos_token_id": words.sep_token_id, "forced_eos_token_id": None}
+    torch.manual_seed(0)
+    model = MarianMTModel(
+        MarianConfig(vocab_size=len(words), decoder_start_token_id=words.pad_token_id, **ends, **sizes)
+    )
+    words.model_input_names = ["input_ids", "attention_mask"]
+    own = Asked(model, words, 24, {"max_new_tokens": 3, "beams": 1, "reference": "x"})
+    (one,) = TASKS.get("translation").predictor(own, [[LONG]])
+    assert list(one) == ["text"] and len(one["text"].split()) <= 3
+
+
+def test_what_is_no_input_is_refused():
+    classes, answers = (TASKS.get(name).predictor for name in ("classification", "questions"))
+    model = made(BertForSequenceClassification)
+    for predictor, inputs, words in (
+        (classes, [], "no text to predict for"),
+        (classes, [[LONG], [" "]], "a text is empty"),
+        (answers, [[LONG]], "expected question and context for each input, got 1 texts"),
+    ):
+        with pytest.raises(UserError, match=words):
+            predictor(asked(model), inputs)
+
+
+def test_every_task_of_the_package_predicts():
+    assert [name for name, kind in TASKS.all().items() if kind.predictor is None] == []
