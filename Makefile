@@ -1,4 +1,4 @@
-# make demo, make test, make check, make docs, make clean. Each sets up the virtual environment when it has to.
+# make demo, make test, make check, make docs, make release, make clean. Each sets up the virtual environment when it has to.
 
 PYTHON ?= python3
 VENV   := .venv
@@ -10,7 +10,7 @@ SERVED := $(VENV)/serving/.ready
 SITE   := $(VENV)/docs/.ready
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test check docs clean
+.PHONY: setup demo test check docs release clean
 
 setup: $(READY) $(SERVED)
 
@@ -58,6 +58,10 @@ check: $(READY) $(SERVED)
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(SITE)
 	$(VENV)/docs/bin/mkdocs build
+
+# sdist and wheel in dist, the wheel installed with each extra in an environment of its own; docs/releasing.md.
+release:
+	PYTHON=$(PYTHON) tools/release
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -29,6 +29,16 @@ def test_a_form_of_an_issue_has_what_a_code_host_needs_and_asks_for_commands_tha
     assert set(commands) <= set(typer.main.get_command(app.app).commands)
 
 
+def test_the_oldest_allowed_versions_are_those_that_are_tested():
+    script = (ROOT / ".ci" / "compat").read_text(encoding="utf-8")
+    rows = re.search(r"\$\{COMPAT:-([^}]+)\}", script)[1].split()
+    oldest = [min(tuple(map(int, row.split(":")[part].split("."))) for row in rows) for part in range(3)]
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    floors = [r'requires-python = ">=([\d.]+)"', r'"torch>=([\d.]+)"', r'"transformers>=([\d.]+),<6"']
+    allowed = [tuple(map(int, re.search(floor, project)[1].split("."))) for floor in floors]
+    assert [version[: len(floor)] for version, floor in zip(oldest, allowed, strict=True)] == allowed
+
+
 def test_the_request_to_merge_links_to_the_rules():
     template = ROOT / ".github" / "PULL_REQUEST_TEMPLATE.md"
     links = re.findall(r"\]\(([^)]+)\)", template.read_text(encoding="utf-8"))

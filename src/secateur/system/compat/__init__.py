@@ -163,10 +163,14 @@ def cpu_computes_bf16() -> bool:
 
 
 def compiled_shapes(limit: int) -> AbstractContextManager[None]:
-    """Within the block, `torch.compile` compiles a module for up to `limit` shapes before it gives up."""
+    """Within the block, `torch.compile` compiles a module for up to `limit` shapes before it gives up.
+
+    The limits have other names in PyTorch 2.6.
+    """
     import torch._dynamo
 
-    limits = {"recompile_limit": limit, "accumulated_recompile_limit": limit}
+    kind = "recompile" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size"
+    limits = {f"{kind}_limit": limit, f"accumulated_{kind}_limit": limit}
     patch: AbstractContextManager[None] = torch._dynamo.config.patch(limits)  # type: ignore[attr-defined]  # untyped
     return patch
 
