@@ -48,7 +48,7 @@ class LatencyTable(Budget):
         bare_mlp: `(hidden,)` ms of a feed-forward network of which only the output bias is left.
         dense_ms: the measured latency of the unpruned model, to which shares and speed-ups refer.
 
-    Example:
+    Examples:
         >>> table = LatencyTable.measure(model, "ffn", "qk", "vo", batch=8, tokens=128)
         >>> space = Space(model, "ffn", "qk", "vo", budget=table)
         >>> plan = Magnitude(space).plan(table.share_of(latency=5.0))

@@ -27,7 +27,7 @@ class Space(UnitSpace):
             network, the dims of the residual stream, and the QK and VO dims of each head.
         cost: deprecated name of `budget`.
 
-    Example:
+    Examples:
         >>> space = Space(model, "ffn", "qk", "vo")
         >>> kept = space.choose(scores, density=0.05)   # (N,) bool
         >>> space.density(kept)                         # at most 0.05

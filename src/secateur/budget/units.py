@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Units(Budget):
     """Counts units: a share is the number of units kept over the number of all units.
 
-    Example:
+    Examples:
         >>> space = Space(model, "head", budget=Units())
         >>> kept = space.choose(scores, 12 / len(space))     # (N,) bool, 12 of them True
     """

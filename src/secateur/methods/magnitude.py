@@ -23,7 +23,7 @@ Sums = dict[str, Tensor]
 class Magnitude(Scheduled):
     """Score = root mean square of the unit's weights; needs no training.
 
-    Example:
+    Examples:
         >>> plan = Magnitude(Space(model, "head", "ffn")).plan(0.5)
     """
 

@@ -61,7 +61,7 @@ class Obs(Scheduled):
     Raises:
         UserError: the share is out of reach, or the ridge is not positive.
 
-    Example:
+    Examples:
         >>> method = Obs(Space(model, "head", "ffn"))
         >>> method.calibrate(batches)
         >>> plan = method.plan(0.6)

@@ -17,7 +17,7 @@ from secateur.methods.rounds import CoarseRound
 class Scheduled(Method):
     """Keeps the highest-scored units within the share that the schedule returns for the present progress.
 
-    Example:
+    Examples:
         Two of six layers are left halfway, and the heads and dims of these from there on:
 
         >>> space = Space(model, "layer", "ffn", "qk", "vo")

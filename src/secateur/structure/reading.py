@@ -24,7 +24,7 @@ class Reading:
         effective: axis -> `(size,)`, gate -> `(1,)`: see `Space.effective`.
         tiles: label of a tiled weight -> how it is tiled, and the masks `(units,)` of its tiles.
 
-    Example:
+    Examples:
         >>> reading = space.read(kept)
         >>> reading.density(), reading.head_sizes(0), reading.indices("3.ffn")
     """

@@ -23,7 +23,7 @@ class Vocabulary:
     Raises:
         UserError: no row is kept, or the numbers are not ascending numbers of rows.
 
-    Example:
+    Examples:
         >>> vocabulary = Vocabulary(6, (0, 1, 4))
         >>> vocabulary.renumbered([4, 0])
         [2, 0]

@@ -21,7 +21,7 @@ def register(architecture: Architecture) -> Architecture:
     Raises:
         UserError: another architecture is registered for the same `model_type`.
 
-    Example:
+    Examples:
         >>> DATA2VEC = secateur.architectures.register(replace(ROBERTA, model_type="data2vec-text"))
     """
     return ARCHITECTURES.register(architecture.model_type)(architecture)

@@ -34,7 +34,7 @@ def cut_vocabulary(
     Raises:
         UserError: the tokenizer is not a fast one, or is not the model's, or a vocabulary cannot be cut.
 
-    Example:
+    Examples:
         >>> small, tokenizer, vocabulary = secateur.cut_vocabulary(model, tokenizer, texts)
         >>> len(vocabulary), vocabulary.size
         (7213, 30522)

@@ -34,7 +34,7 @@ def cut_rows(model: PreTrainedModel, vocabulary: Vocabulary) -> PreTrainedModel:
         UserError: the model is compact, has another number of rows, or has rows that cannot be cut; the vocabulary
             lacks a piece that its configs name; or masks are attached.
 
-    Example:
+    Examples:
         >>> small = cut_rows(model, Vocabulary(30522, (0, 100, 101, 102, 103, *range(1000, 9000))))
     """
     table = bind(model)

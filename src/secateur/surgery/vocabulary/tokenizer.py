@@ -29,7 +29,7 @@ def cut_tokenizer(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) ->
         UserError: the tokenizer is not one of that library, its vocabulary cannot be cut, or a piece that it needs is
             not kept.
 
-    Example:
+    Examples:
         >>> vocabulary = kept_pieces(tokenizer, text_counts(tokenizer, texts, model.config.vocab_size))
         >>> cut_tokenizer(tokenizer, vocabulary).save_pretrained("smaller")
     """
