@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -22,6 +23,22 @@ STAGES = {"teacher-training": "teacher", "teacher-trial": "teacher (trial)", "pr
 """The stages that train, by the name of the folder that they train in."""
 TRIALS = {"teacher-trial": "teacher-training"}
 """Folders of trials, and that of the stage to which they belong; others have the name of their stage and a value."""
+DOING = {
+    "teacher": "preparing the teacher",
+    "outputs": "computing the teacher's outputs",
+    "density": "choosing the density",
+    "depth": "choosing the layers",
+    "prune": "preparing to prune",
+    "recover": "preparing to recover",
+    "baselines": "making baselines",
+    "measure": "scoring and measuring",
+}
+"""What the stages of a run do, before or without training."""
+BAR = 10
+BAR_AND_CLOCKS = BAR + 2 * len("0:00:00") + 4
+"""Columns of a line besides its title and its numbers: the bar, two clocks, and the spaces between all."""
+SILENCE = 30.0
+"""Seconds after which a log gets a line that says what is done."""
 NEXT = {"teacher-training": "preparing to prune", "prune": "cutting", "recover": "measuring"}
 """What follows each of them."""
 
@@ -32,9 +49,11 @@ class Watch(StageWatch):
     Attributes:
         stage: its name.
         place: where it is among the stages of the run, such as "stage 4 of 6"; empty if that is not known.
+        doing: what is done now, between the steps of training too.
     """
 
     stage = place = folder = ""
+    doing = "reading data and model"
 
     def __init__(self) -> None:
         self.metrics: dict[str, str] = {}
@@ -45,20 +64,28 @@ class Watch(StageWatch):
     def expect(self, stages: Sequence[ExpectedStage]) -> None:
         self.run = TimeLeft(stages, time.monotonic())
 
+    def enter(self, stage: str) -> None:
+        self.doing = DOING.get(stage, stage)
+        self.end()
+
     def begin(self, step: int, total: int) -> None:
         """A stage starts, at `step` where it continues from a checkpoint."""
 
     def advance(self, step: int, total: int) -> None:
         """A step is completed."""
 
+    def evaluate(self) -> None:
+        """A batch of an evaluation within the stage is completed."""
+
     def end(self) -> None:
-        """The stage ends."""
+        """The training of a stage ends, or a stage begins that may not train: `doing` says what is done."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = Path(args.output_dir)
         self.folder, self.metrics, self.first = folder.name, {}, state.global_step
         self.number, self.stage = self._number(folder), _stage_name(folder)
         self.place = "" if self.number is None else f"stage {self.number + 1} of {len(self.run.stages)}"
+        self.doing = self.stage
         self.begin(state.global_step, state.max_steps)
 
     def _number(self, folder: Path) -> int | None:
@@ -79,9 +106,15 @@ class Watch(StageWatch):
         return "" if seconds is None else duration(seconds)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.doing = self.stage
         self.advance(state.global_step, state.max_steps)
 
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.doing = f"{self.stage}, evaluating"
+        self.evaluate()
+
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.doing = NEXT.get(self.folder, "working")
         self.end()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
@@ -109,27 +142,86 @@ class Bars(Watch):
 
     def begin(self, step: int, total: int) -> None:
         self.progress.update(self.activity, visible=False)
-        title = ", ".join(filter(None, (self.stage, self.place)))
-        self.bar = self.progress.add_task(title, total=total, completed=step, metrics="")
+        self.bar = self.progress.add_task(self._title(), total=total, completed=step, metrics="")
 
     def advance(self, step: int, total: int) -> None:
         left = self.left_over_all(step, total)
-        metrics = "  ".join([f"{step}/{total}", *self.metrics.values(), *([f"{left} left in all,"] if left else [])])
-        self.progress.update(self.bar, completed=step, metrics=metrics)
+        parts = [f"{step}/{total}", *([f"{left} left in all"] if left else []), *reversed(self.metrics.values())]
+        room = self.progress.console.width - len(self._title()) - BAR_AND_CLOCKS
+        self.progress.update(self.activity, visible=False)
+        self.progress.update(self.bar, completed=step, metrics=fitting(parts, room))
+
+    def evaluate(self) -> None:
+        self.progress.update(self.activity, visible=True, description=self.doing)
 
     def end(self) -> None:
-        self.progress.update(self.activity, visible=True, description=NEXT.get(self.folder, "working"))
+        self.progress.update(self.activity, visible=True, description=self.doing)
+
+    def _title(self) -> str:
+        return ", ".join(filter(None, (self.stage, self.place)))
+
+
+def fitting(parts: Sequence[str], width: int) -> str:
+    """The first parts that fit into a width, with two spaces between them; the first one always."""
+    shown = parts[0]
+    for part in parts[1:]:
+        if len(shown) + 2 + len(part) > width:
+            break
+        shown += f"  {part}"
+    return shown
 
 
 class Lines(Watch):
-    """A plain line for every tenth of a stage, for logs."""
+    """Plain lines for logs: for every tenth of a stage, and whenever `SILENCE` seconds have passed without one.
+
+    While `alive`, a thread sees to the latter, so that long evaluations and measurements are not silent either.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.since = self.last = time.monotonic()
+        self.line = ""
+
+    @contextmanager
+    def alive(self) -> Iterator[None]:
+        """Inside, a line says at least every `SILENCE` seconds what is done."""
+        ended = Event()
+
+        def beat() -> None:
+            while not ended.wait(min(1.0, SILENCE / 4)):
+                self.remind(time.monotonic())
+
+        thread = Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def remind(self, now: float) -> None:
+        """A line, if there was none for `SILENCE` seconds."""
+        if now - self.last >= SILENCE:
+            self.last = now
+            working = f"{self.doing}: still at work" if not self.line else f"{self.doing}: {self.line}"
+            output.show_message(f"{working}, {_clock(now - self.since)} since the run began")
+
+    def show(self, line: str) -> None:
+        self.last = time.monotonic()
+        output.show_message(line)
+
+    def end(self) -> None:
+        self.line = ""
+        self.show(self.doing)
 
     def begin(self, step: int, total: int) -> None:
         self.started = time.monotonic()
         continued = f"continuing from step {step}" if step else ""
-        output.show_message(", ".join(filter(None, (f"{self.stage}: {total} steps", continued, self.place))))
+        self.line = ""
+        self.show(", ".join(filter(None, (f"{self.stage}: {total} steps", continued, self.place))))
 
     def advance(self, step: int, total: int) -> None:
+        self.line = f"step {step} of {total}"
         if 10 * step // total == 10 * (step - 1) // total:
             return
         elapsed = time.monotonic() - self.started
@@ -137,7 +229,7 @@ class Lines(Watch):
         metrics = "".join(f"  {metric}" for metric in self.metrics.values())
         in_all = f", {over_all} left in all" if (over_all := self.left_over_all(step, total)) else ""
         times = f"{_clock(elapsed)} elapsed, {_clock(left)} left{in_all}"
-        output.show_message(f"{self.stage} {step}/{total}{metrics}  {times}")
+        self.show(f"{self.stage} {step}/{total}{metrics}  {times}")
 
 
 def _stage_name(folder: Path) -> str:
@@ -163,7 +255,9 @@ def watching() -> Iterator[Watch]:
     if not processes.is_main():
         yield Watch()
     elif not output.ERR.is_terminal:
-        yield Lines()
+        lines = Lines()
+        with lines.alive():
+            yield lines
     else:
         with Progress(*_columns(), console=output.ERR) as progress:
             bars = Bars(progress)
@@ -174,7 +268,7 @@ def watching() -> Iterator[Watch]:
 def _columns() -> list[ProgressColumn]:
     return [
         TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
+        BarColumn(bar_width=BAR),
         TextColumn("{task.fields[metrics]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),

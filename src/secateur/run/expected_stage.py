@@ -31,3 +31,6 @@ class StageWatch(TrainerCallback):
 
     def expect(self, stages: Sequence[ExpectedStage]) -> None:
         """Called once, before the first stage, with all stages in their order."""
+
+    def enter(self, stage: str) -> None:
+        """Called before each stage that is left, with its name; some of them do not train."""

@@ -190,6 +190,8 @@ def complete(context: Context) -> Report:
     for stage in STAGES:
         if stage.name in names:
             process_memory.release()
+            for watch in _watches(context):
+                watch.enter(stage.name)
             stage.run(decided(context))
     process_memory.release()
     processes.on_main(partial(_tidy, context))
