@@ -460,6 +460,8 @@ def _attention(hidden: int, buckets: int, heads: int, width: int) -> Callable[[]
         scale=0.125,
         buckets=(heads,) * buckets,
         multiple=1,
+        norms=(),
+        queries=None,
     )
     attention = EncoderAttention(stock, structure).eval()
     output, stream = torch.nn.Linear(count * width, hidden), torch.randn(BATCH, TOKENS, hidden)

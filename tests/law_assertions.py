@@ -13,6 +13,7 @@ import torch
 from tiny_models import Exact, inputs, outputs
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
+from secateur.structure.plan import Plan
 from secateur.surgery.cut import cut
 from secateur.surgery.masking import attached
 from secateur.surgery.quantisation import with_rounded_embeddings
@@ -124,10 +125,13 @@ def assert_counted_equals_stored(model, plan):
 
 def padding(space, small):
     """Stored parameters that are there only to pad the heads of a layer to one width, by the structure."""
-    padded = {}
+    padded, reading = {}, Plan.from_dict(small.plan, space.model).read(space)
     for attention in space.table.attentions:
         if spec := small.config.secateur["attention"].get(attention.path):
-            padded |= {f"{attention.block}.{axis}": padding_of_heads(spec, spec[axis]) for axis in ("qk", "vo")}
+            for axis in (f"{attention.block}.qk", f"{attention.block}.vo"):
+                keys, dims = [1] * len(spec["qk"]), spec[axis.rpartition(".")[2]]
+                padded[space.table.kv_axis(axis)] = stored_dims(spec, dims, keys) - sum(dims)
+                padded[axis] = stored_dims(spec, dims, spec["queries"] or keys) - int(reading.alive[axis].sum())
     stored = dict(small.named_parameters())
     total = 0
     for parameter in space.table.parameters:
@@ -138,10 +142,11 @@ def padding(space, small):
     return total
 
 
-def padding_of_heads(spec, dims):
-    """Dims of zeros that pad the heads of each bucket to a multiple."""
-    total, left, multiple = -sum(dims), list(dims), spec["multiple"]
-    for heads in spec["buckets"]:
-        own, left = left[:heads], left[heads:]
-        total += heads * (-(-max(1, *own) // multiple) * multiple)
+def stored_dims(spec, dims, heads):
+    """Dims of the heads of all buckets, padded to a multiple, with so many heads for each key."""
+    total, dims, heads, multiple = 0, list(dims), list(heads), spec["multiple"]
+    for keys in spec["buckets"]:
+        own, dims = dims[:keys], dims[keys:]
+        total += sum(heads[:keys]) * (-(-max(1, *own) // multiple) * multiple)
+        heads = heads[keys:]
     return total

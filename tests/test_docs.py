@@ -27,7 +27,7 @@ from secateur.cli.option_words import in_options
 from secateur.methods import METHODS
 from secateur.run import recipe
 from secateur.structure.architectures import ARCHITECTURES
-from secateur.structure.space import UNITS
+from secateur.structure.groups import UNITS
 from secateur.tasks import TASKS
 
 DOCS = ROOT / "docs"

@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers
 from transformers import AutoConfig
+from transformers.models.llama import modeling_llama
 from transformers.models.modernbert import modeling_modernbert
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
@@ -38,7 +39,8 @@ SIZES = {
     ("num_attention_heads", "n_heads", "n_head", "decoder_attention_heads"): 4,
     ("intermediate_size", "hidden_dim", "n_inner", "encoder_ffn_dim", "d_ff"): 48,
     ("decoder_ffn_dim",): 40,
-    ("d_kv",): 8,
+    ("d_kv", "head_dim"): 8,
+    ("num_key_value_heads",): 2,
     ("max_position_embeddings", "n_positions"): 40,
     ("num_labels",): 2,
 }
@@ -60,6 +62,10 @@ SHAPES = {
         SPECIAL | {"local_attention": 4},
         SPECIAL | {"local_attention": 6, **dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias"), True)},
     ),
+    "llama": (SPECIAL, SPECIAL | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
+    "qwen2": (SPECIAL | {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},),
+    "qwen3": (SPECIAL,),
+    "mistral": (SPECIAL | {"sliding_window": 4},),
     "t5": (
         {"decoder_start_token_id": 0},
         {"decoder_start_token_id": 0, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
@@ -67,7 +73,10 @@ SHAPES = {
 }
 
 # Family -> the one whose table it has: of it the laws take one model, because the other one's cover the table.
-NAMESAKES = {"camembert": "roberta", "xlm-roberta": "roberta"}
+NAMESAKES = {"camembert": "roberta", "xlm-roberta": "roberta", "qwen2": "llama", "mistral": "llama"}
+
+# Families whose QK dims are no units: their laws are in tests/structure/test_grouped_heads.py.
+WITHOUT_QK = ("qwen3",)
 
 
 def is_leading(head):
@@ -75,14 +84,15 @@ def is_leading(head):
     return head == "ForSequenceClassification" or AUTO_CLASSES[head] == "AutoModelForSeq2SeqLM"
 
 
-ARCHITECTURES = tuple(architectures.ARCHITECTURES.all())
-ENCODERS = tuple(kind for kind, one in architectures.ARCHITECTURES.all().items() if len(one.stacks) == 1)
+FAMILIES = {kind: one for kind, one in architectures.ARCHITECTURES.all().items() if kind not in WITHOUT_QK}
+ARCHITECTURES = tuple(FAMILIES)
+ENCODERS = tuple(kind for kind, one in FAMILIES.items() if not any(a.causal for s in one.stacks for a in s.attentions))
 METHODS = tuple(methods.METHODS.all())
 MONOTONE = tuple(name for name, method in methods.METHODS.all().items() if method.monotone)
 # Every head of every architecture, the leading one in every shape: heads do not depend on it. Arguments of `tiny`.
 MODELS = tuple(
     pytest.param((kind, head, shape), id=f"{kind}{shape or ''}-{head}")
-    for kind, architecture in architectures.ARCHITECTURES.all().items()
+    for kind, architecture in FAMILIES.items()
     for head in (("ForSequenceClassification",) if kind in NAMESAKES else architecture.heads)
     for shape in range(len(SHAPES.get(kind, ({},))) if is_leading(head) else 1)
 )
@@ -92,6 +102,8 @@ CLASSIFIERS = tuple(
     if model.values[0][1] == "ForSequenceClassification" and model.values[0][0] not in NAMESAKES
 )
 WRITERS = tuple(model for model in MODELS if AUTO_CLASSES[model.values[0][1]] == "AutoModelForSeq2SeqLM")
+# Decoders that generate, of every table.
+DECODERS = tuple(model for model in MODELS if model.values[0][1] == "ForCausalLM")
 # A model of every table and shape, with the head of a task.
 LEADING = (*CLASSIFIERS, *WRITERS)
 # An encoder of every family with a head for sentence embeddings.
@@ -163,13 +175,23 @@ def exact_attention(module, query, key, value, attention_mask, scaling, dropout=
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
+def exact_decoding(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    """Llama's eager attention in its input's precision: the stock one takes the softmax in single."""
+    if query.dtype != torch.float64:
+        return STOCK_DECODING(module, query, key, value, attention_mask, scaling, dropout, **kwargs)
+    shared = (states.repeat_interleave(module.num_key_value_groups, dim=1) for states in (key, value))
+    return exact_attention(module, query, *shared, attention_mask, scaling, dropout)
+
+
 STOCK_ROTATION, STOCK_ATTENTION = modeling_modernbert.apply_rotary_pos_emb, modeling_modernbert.eager_attention_forward
 modeling_modernbert.apply_rotary_pos_emb = exact_rotation
 modeling_modernbert.eager_attention_forward = exact_attention
+STOCK_DECODING = modeling_llama.eager_attention_forward
+modeling_llama.eager_attention_forward = exact_decoding
 
 
 class Exact(T5LayerNorm):
-    """T5's norm in its input's precision: the stock one takes single, whose noise would hide mistakes."""
+    """An RMSNorm in its input's precision: the stock ones take single, whose noise would hide mistakes."""
 
     def forward(self, hidden_states):
         variance = hidden_states.square().mean(-1, keepdim=True)
@@ -196,7 +218,7 @@ def tiny(kind, head=None, shape=0, *, seed=0, dtype=torch.float64, dropout=0.0, 
             if name == "final_logits_bias":
                 buffer.normal_()
     for module in model.modules():
-        if type(module) is T5LayerNorm and dtype == torch.float64:
+        if hasattr(module, "variance_epsilon") and dtype == torch.float64:  # an RMSNorm
             module.__class__ = Exact
     return model
 

@@ -18,8 +18,8 @@ from secateur.methods.cofi import Cofi
 from secateur.methods.grain import Grain
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.schedules import cubic
+from secateur.structure.groups import UNITS
 from secateur.structure.plan import Plan
-from secateur.structure.space import UNITS
 from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
 

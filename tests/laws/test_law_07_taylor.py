@@ -1,12 +1,14 @@
 """Law 7: a mask's gradient is the Taylor sum of the weights, `dL/dmask == sum(W * dL/dW)` over the unit."""
 
+from itertools import product
+
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, MODELS, SENTENCES, inputs, tiny
+from tiny_models import ARCHITECTURES, DECODERS, MODELS, SENTENCES, inputs, tiny
 
 from secateur.budget.space import Space
 from secateur.structure.architecture import Linear
-from secateur.structure.space import UNITS
+from secateur.structure.groups import UNITS
 from secateur.surgery.masking import attached
 
 
@@ -14,18 +16,19 @@ def taylor(space, products, group):
     """Sums over each unit of `products` (parameter -> W * dL/dW), by every set of weights that carries it."""
     table = space.table
 
-    def by_unit(values):
-        """`(units,)`: sums of values over what the group has along its site, a gate or a row of indices."""
-        return group.by_unit(values, group.sites[0]).sum(1) if group.sites[0] in table.sizes else values.sum().view(1)
+    def by_unit(values, axis):
+        """`(units,)`: sums of values over what the group has along an axis, a gate or a row of indices."""
+        return group.by_unit(values, axis).sum(1) if axis in table.sizes else values.sum().view(1)
 
     def over(*rows):
         """`(units,)`: the products of the rows' parameters, summed over every dim but the group's axis."""
         total = torch.zeros(group.size, dtype=torch.float64)
         for parameter in table.parameters:
             if parameter.row in rows:
-                dims = [dim for dim, axis in enumerate(parameter.axes) if axis not in group.sites]
-                product = parameter.of(products[parameter.name])
-                total += by_unit(product.sum(dims) if dims else product)
+                dims = [dim for dim, axis in enumerate(parameter.axes) if axis not in group.axes]
+                own_product = parameter.of(products[parameter.name])
+                own = next((axis for axis in parameter.axes if axis in group.axes), None)
+                total += by_unit(own_product.sum(dims) if dims else own_product, own)
         return total
 
     if group.grids:
@@ -40,8 +43,10 @@ def taylor(space, products, group):
         return [over(*(row for row, axis in zip(table.rows, writes, strict=True) if axis == "hidden"))]
     if group.kind == "qk":
         return [over(*table.queries(site)), over(*table.keys(site))]  # with bias
+    columns = by_unit(products[f"{table.reader(site).path}.weight"].sum(0), site)
+    if table.kv_axis(site) not in group.axes:  # a head whose value is that of others too
+        return [columns]
     makers = [over(maker) for maker in table.makers(site)]  # with bias: value; up
-    columns = by_unit(products[f"{table.reader(site).path}.weight"].sum(0))
     return [columns] if group.kind == "ffn" else [columns, *makers]  # an activation follows up
 
 
@@ -60,8 +65,13 @@ def with_zeroed_constants(model):
     return model
 
 
-@pytest.mark.parametrize("kind", [*UNITS, "attention/4x8", "ffn/8x4", "attention/head", "ffn/tied"])
-@pytest.mark.parametrize("which", (*MODELS, *SENTENCES))
+KINDS = (*(kind for kind in UNITS if kind != "kv_head"), "attention/4x8", "ffn/8x4", "attention/head", "ffn/tied")
+CASES = [*product((*MODELS, *SENTENCES), KINDS), *((which, "kv_head") for which in DECODERS)]
+
+
+@pytest.mark.parametrize(
+    ("which", "kind"), [pytest.param(*which.values, kind, id=f"{which.id}-{kind}") for which, kind in CASES]
+)
 def test_mask_gradient_is_the_taylor_sum(which, kind):
     model = with_zeroed_constants(tiny(*which))
     space = Space(model, kind)

@@ -13,8 +13,8 @@ from secateur.budget.space import Space
 from secateur.measure.latency_sweep import measure_latency, target_reached
 from secateur.measure.measurement import Measurement
 from secateur.methods.magnitude import Magnitude
+from secateur.structure.groups import UNITS
 from secateur.structure.plan import Plan
-from secateur.structure.space import UNITS
 from secateur.surgery.cut import cut
 
 

@@ -18,7 +18,7 @@ from secateur.measure.evaluation import encoded, scores
 from secateur.measure.group_cuts import cut_to, group_cuts, in_turn
 from secateur.measure.sensitivity import importance, sensitivity
 from secateur.methods import METHODS
-from secateur.structure.space import UNITS
+from secateur.structure.groups import UNITS
 from secateur.surgery.cut import cut
 from secateur.surgery.masking import attached
 from secateur.system.errors import UserError

@@ -7,7 +7,7 @@ from tiny_models import tiny
 from secateur.budget.space import Space
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.schedules import cubic
-from secateur.structure.space import UNITS
+from secateur.structure.groups import UNITS
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from transformers import (
 
 from secateur.budget.space import Space
 from secateur.structure.fingerprints import weights_fingerprint
+from secateur.structure.groups import UNITS
 from secateur.structure.plan import Plan
 from secateur.structure.plan_file import read_plan
-from secateur.structure.space import UNITS
 from secateur.system.errors import UserError
 
 OLD = Path(__file__).parents[1] / "fixtures" / "v0_1_0"

@@ -5,8 +5,9 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from secateur.budget.space import Space
+from secateur.structure.groups import UNITS
 from secateur.structure.plan import Plan
-from secateur.structure.space import UNITS, UnitSpace
+from secateur.structure.space import UnitSpace
 from secateur.surgery.cut import cut
 
 HEADS, HEAD_DIM, FFN = 2, 4, 6

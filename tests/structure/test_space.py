@@ -5,7 +5,8 @@ import torch
 from space_world import FFN, HEAD_DIM, HIDDEN, LAYERS, bert, removed_units, without
 from transformers import BertConfig, BertForSequenceClassification
 
-from secateur.structure.space import UNITS, UnitSpace
+from secateur.structure.groups import UNITS
+from secateur.structure.space import UnitSpace
 from secateur.system.errors import UserError
 
 

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from secateur.budget.allocation import SizeCosts, best_units, stored_sizes
 from secateur.budget.budget import Budget
-from secateur.structure.space import UNITS, UnitSpace
+from secateur.structure.groups import UNITS
+from secateur.structure.space import UnitSpace
 from secateur.system.errors import UserError
 from secateur.system.file_format import FileFormat, NewerVersion
 
@@ -243,9 +244,10 @@ def check_measurable(space: UnitSpace) -> None:
     """Check that a table can hold the latency of a space.
 
     Raises:
-        UserError: the space has tiles, or the model is an encoder-decoder.
+        UserError: the space has tiles, heads of the model share keys and values, or it is an encoder-decoder.
     """
     space.table.one_stack("a table of times")
+    space.table.own_keys("a table of times")
     if space.tiled:
         raise UserError(
             f"a latency does not depend on tiles ({', '.join(space.units)}): their zeros take as long as the weights "

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from secateur.budget.budget import Budget
 from secateur.budget.ranking import descending, highest, ranked, rounded, with_best_hidden
-from secateur.structure.space import UNITS
+from secateur.structure.groups import UNITS
 from secateur.system.errors import UserError
 
 if TYPE_CHECKING:

@@ -69,7 +69,7 @@ def rounded(space: UnitSpace, kept: Tensor, values: Tensor, multiple: int) -> Te
     for group in space.groups:
         if group.kind in SIZED:
             rows = space.slices[group.name]
-            parts = space.table.heads if group.kind in ("qk", "vo") else 1
+            parts = space.table.kv_heads if group.kind in ("qk", "vo") else 1
             width = group.axes[group.sites[0]]
             units = lcm(multiple, width) // width
             kept[rows] = _rounded_up(kept[rows].view(parts, -1), values[rows].view(parts, -1), units).flatten()

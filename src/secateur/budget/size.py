@@ -175,11 +175,12 @@ def _lengths(reading: Reading, layouts: Sequence[Layout]) -> dict[str, int]:
     """The stored length of every axis, with the padding of heads, and of every gate: 1 open, 0 removed."""
     lengths = {axis: int(alive.sum()) for axis, alive in reading.alive.items()}
     for number, (attention, layout) in enumerate(zip(reading.table.attentions, layouts, strict=True)):
-        axes = f"{attention.block}.qk", f"{attention.block}.vo"
+        axes, of_each = (f"{attention.block}.qk", f"{attention.block}.vo"), reading.heads_of_each(number)
         if any(lengths[axis] < reading.table.sizes[axis] for axis in axes):
             for axis, sizes in zip(axes, reading.head_sizes(number), strict=True):
-                widths = layout.widths(sizes)
-                lengths[axis] = sum(len(heads) * width for heads, width in zip(layout.buckets, widths, strict=True))
+                buckets = [*zip(layout.buckets, layout.widths(sizes), strict=True)]
+                lengths[reading.table.kv_axis(axis)] = sum(len(keys) * width for keys, width in buckets)
+                lengths[axis] = sum(sum(of_each[key] for key in keys) * width for keys, width in buckets)
     return lengths
 
 

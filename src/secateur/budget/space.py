@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 
 from secateur.budget.budget import Budget
 from secateur.budget.parameters import Parameters
-from secateur.structure.space import Group, UnitSpace
+from secateur.structure.groups import Group
+from secateur.structure.space import UnitSpace
 from secateur.structure.tiles import is_tiled
 from secateur.system.deprecation import deprecated
 from secateur.system.errors import UserError

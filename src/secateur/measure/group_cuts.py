@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from secateur.budget.ranking import descending
 from secateur.budget.space import Space
 from secateur.measure.evaluation import alone, joined
-from secateur.structure.space import Group
+from secateur.structure.groups import Group
 from secateur.surgery.input_moments import on_device
 from secateur.surgery.masking import attached
 

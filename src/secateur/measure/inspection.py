@@ -23,10 +23,11 @@ from secateur.measure.inspected_model import (
 from secateur.measure.model_size import parameter_count, stored_parts
 from secateur.structure.axis_table import layer_label
 from secateur.structure.cost import SCOPES
+from secateur.structure.groups import UNITS
 from secateur.structure.model_parts import by_part
 from secateur.structure.plan import Plan, total_before
 from secateur.structure.reading import Reading
-from secateur.structure.space import UNITS, UnitSpace
+from secateur.structure.space import UnitSpace
 from secateur.surgery.uncut import uncut
 from secateur.system.model_state import saved_buffers
 

@@ -19,8 +19,9 @@ from transformers import PreTrainedModel
 from secateur.budget.latency import LatencyTable, check_measurable, model_shape, varied_sizes
 from secateur.measure.bench import measure
 from secateur.measure.measurement import Measurement
+from secateur.structure.groups import Group
 from secateur.structure.plan import Plan
-from secateur.structure.space import Group, UnitSpace
+from secateur.structure.space import UnitSpace
 from secateur.surgery.cut import cut
 
 FRACTIONS = {"heads": (4, 2, 1), "qk": (4, 2, 1), "vo": (4, 2, 1), "ffn": (16, 4, 2, 1), "hidden": (2, 1)}

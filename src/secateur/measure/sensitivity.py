@@ -25,7 +25,7 @@ from secateur.measure.sensitivity_result import Reaction, Sensitivity
 from secateur.measure.task_loss import mask_gradients, own_loss
 from secateur.methods import METHODS
 from secateur.methods.method import Calibrated, before_pruning
-from secateur.structure.space import Group
+from secateur.structure.groups import Group
 from secateur.system.errors import UserError
 from secateur.tasks.task import Task, examples
 

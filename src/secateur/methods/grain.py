@@ -136,15 +136,18 @@ class Grain(Scheduled):
 
 
 def _vo_dims_of_heads(space: Space) -> tuple[Tensor, Tensor, Tensor]:
-    """The indices of the units that are VO dims, the number of the head of each, and the VO dims of each head."""
+    """The indices of the units that are VO dims, the number of the head of each, and the VO dims of each head.
+
+    Heads that share a value have their VO dims in common, and count as one here.
+    """
     numbers = torch.arange(len(space))
     units, heads, dims = [numbers[:0]], [numbers[:0]], [numbers[:0]]
     for group in space.groups:
         if group.kind == "vo":
-            size = group.size // space.table.heads
+            size = group.size // space.table.kv_heads
             units.append(numbers[space.slices[group.name]])
-            heads.append(numbers[: group.size] // size + space.table.heads * (len(heads) - 1))
-            dims.append(torch.full((space.table.heads,), size))
+            heads.append(numbers[: group.size] // size + space.table.kv_heads * (len(heads) - 1))
+            dims.append(torch.full((space.table.kv_heads,), size))
     return torch.cat(units), torch.cat(heads), torch.cat(dims)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from secateur.methods import register
 from secateur.methods.scheduled import Scheduled
 from secateur.structure.axis_table import Parameter
-from secateur.structure.space import Group
+from secateur.structure.groups import Group
 
 Sums = dict[str, Tensor]
 """A sum for each index of an axis, or for a gate."""

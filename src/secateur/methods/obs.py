@@ -36,7 +36,7 @@ from secateur.methods.rounds import CoarseRound
 from secateur.methods.scheduled import Scheduled
 from secateur.structure.architecture import Linear
 from secateur.structure.axis_table import Parameter
-from secateur.structure.space import Group
+from secateur.structure.groups import Group
 from secateur.surgery.input_moments import Batch, second_moments
 from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating

@@ -32,8 +32,8 @@ from secateur.report.size_text import megabytes, parts_text
 from secateur.run.recipe import Recipe
 from secateur.run.recipe_groups import TargetRecipe
 from secateur.run.recipe_storage import StorageRecipe
+from secateur.structure.groups import UNITS
 from secateur.structure.plan import Plan
-from secateur.structure.space import UNITS
 from secateur.surgery.factorisation import embedding_rank
 from secateur.surgery.storage import STORED
 from secateur.system.errors import UserError

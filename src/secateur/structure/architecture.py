@@ -5,9 +5,11 @@ the model's `AxisTable`. Masks, cost, surgery and reports are derived from that 
 
 The axes of a layer are `qk` (dims of queries and keys), `vo` (dims of values) and `ffn` (neurons). Binding puts the
 name of the layer in front: `3.ffn` in a family with one stack of layers, `encoder.3.ffn` and `decoder.3.ffn` in one
-with two, and `decoder.3.cross.vo` for the second attention of a layer. The residual stream is the axis `hidden`. The
-pieces of the tokenizer are the axis `vocabulary`; they are no units of a space, because they are cut by how often they
-occur in texts (`surgery.vocabulary`). A dimension that is never pruned (positions, labels) has the axis `None`.
+with two, and `decoder.3.cross.vo` for the second attention of a layer. Where several heads share one key and one value
+(grouped-query attention), `qk` and `vo` are the dims of the heads, and `key` and `value` those of the KV heads, which
+follow from them. The residual stream is the axis `hidden`. The pieces of the tokenizer are the axis `vocabulary`; they
+are no units of a space, because they are cut by how often they occur in texts (`surgery.vocabulary`). A dimension that
+is never pruned (positions, labels) has the axis `None`.
 
 An encoder-decoder has one axis `hidden` for both stacks. Their residual streams have one width: word embeddings are
 usually shared by the encoder, the decoder and the output layer, and cross-attention reads the encoder's stream while it
@@ -114,7 +116,7 @@ class Embedding:
 Row = Linear | Norm | Embedding
 
 
-Call = Literal["encoder", "encoder_bias", "disentangled", "rotary", "seq2seq", "seq2seq_bias"]
+Call = Literal["encoder", "encoder_bias", "disentangled", "rotary", "decoder", "seq2seq", "seq2seq_bias"]
 """How a stock layer calls its attention: the arguments, in order, and what is returned.
 
 `encoder`: `(hidden_states, attention_mask)`; returns `(output, probabilities)`.
@@ -123,6 +125,7 @@ Call = Literal["encoder", "encoder_bias", "disentangled", "rotary", "seq2seq", "
 `rotary`: `(hidden_states, position_embeddings=, attention_mask=)`, where the encoder computes the cosines and the sines
     of the rotary positions of the layer's kind, `(batch or 1, tokens, head dims)` each; returns `(output,
     probabilities)`. Dims i and i + half of a head are one pair, which is rotated by one angle.
+`decoder`: as `rotary`, with `past_key_values=`, a cache of keys and values.
 `disentangled`: `(hidden_states, attention_mask, output_attentions, query_states=, relative_pos=, rel_embeddings=)` with
     a mask `(batch, 1, queries, keys)` and embeddings of relative positions, which keys and queries are compared with
     too (DeBERTa); returns `(output, probabilities)`. Which of these scores there are is read off the stock module.
@@ -152,6 +155,8 @@ class Attention:
             None in all others.
         dropout: name of the attribute that is the dropout of the probabilities: a module, or a probability.
         after: name of the child that the output of the projection `output` passes through, where there is one.
+        norms: names of the children that norm the queries and the keys of each head, over all of its dims, before they
+            are rotated; in a model that has them, QK dims cannot be pruned one by one.
         kinds: the key of the family's config that names the kind of each layer's attention, where layers differ: of all
             tokens, or of a window around each. The stock model passes each kind its mask and its positions.
         windows: kind -> the key of the config that holds the distance up to which its tokens attend to others.
@@ -171,6 +176,7 @@ class Attention:
     bias: str | None = None
     dropout: str = "dropout"
     after: str | None = None
+    norms: tuple[str, ...] = ()
     kinds: str | None = None
     windows: Mapping[str, str] = field(default_factory=dict)
     kind: str | None = None
@@ -189,7 +195,7 @@ class Attention:
     @property
     def rotary(self) -> bool:
         """Whether queries and keys are rotated, so that their dims can be kept in pairs alone."""
-        return self.call == "rotary"
+        return self.call in ("rotary", "decoder")
 
 
 @dataclass(frozen=True)
@@ -203,6 +209,7 @@ class Stack:
             entry here, all layers of the stack.
         name: prefix of the layers' numbers in a family with several stacks.
         heads: the key of the family's config that holds the number of heads.
+        kv_heads: the key that holds the number of KV heads, each of which equally many heads share.
     """
 
     path: str
@@ -210,6 +217,7 @@ class Stack:
     attentions: tuple[Attention, ...]
     name: str = ""
     heads: str = "num_attention_heads"
+    kv_heads: str | None = None
 
 
 @dataclass(frozen=True)

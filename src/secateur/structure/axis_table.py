@@ -14,6 +14,9 @@ from torch import Tensor
 from secateur.structure.architecture import VOCABULARIES, Attention, Axis, Linear, Row
 from secateur.system.errors import UserError
 
+KV_AXES = {"qk": "key", "vo": "value"}
+"""Axis of the dims of heads -> that of the KV heads which several of them share."""
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -75,6 +78,7 @@ class AxisTable:
         layers: their names, `0` or `encoder.0`; each has the axis `ffn` and the gate `mlp`.
         stacks: how many stacks of layers there are.
         heads: of each attention.
+        kv_heads: the number of keys and values of each attention: that of its heads, unless several share them.
         attentions: stack by stack, and within a stack all layers of one attention before the next attention (the order
             of heads of differentiable subset pruning: encoder, cross-attention, decoder).
         sublayers: layer by layer.
@@ -89,6 +93,7 @@ class AxisTable:
     layers: tuple[str, ...]
     stacks: int
     heads: int
+    kv_heads: int
     attentions: tuple[Attention, ...]
     sublayers: tuple[Sublayer, ...]
     embeddings: str
@@ -118,7 +123,23 @@ class AxisTable:
     @cached_property
     def rotary(self) -> frozenset[str]:
         """The axes of QK dims of which dims i and i + half of a head are rotated together."""
-        return frozenset(f"{attention.block}.qk" for attention in self.attentions if attention.rotary)
+        axes = (f"{attention.block}.qk" for attention in self.attentions if attention.rotary)
+        return frozenset(own for axis in axes for own in (axis, self.kv_axis(axis)))
+
+    @cached_property
+    def kv_axes(self) -> dict[str, str]:
+        """Axis of the dims of heads (`3.qk`, `3.vo`) -> that of the KV heads which they share; empty if none do."""
+        pairs = ((f"{a.block}.{own}", f"{a.block}.{kv}") for a in self.attentions for own, kv in KV_AXES.items())
+        return {axis: kv for axis, kv in pairs if kv in self.sizes}
+
+    def kv_axis(self, axis: str) -> str:
+        """The axis of the KV heads for that of their heads; the axis itself where heads share none."""
+        return self.kv_axes.get(axis, axis)
+
+    def at_heads(self, values: Tensor, axis: str) -> Tensor:
+        """`(size of the axis,)`: values of the dims of KV heads, `(size of their axis,)`, at each head."""
+        shared = values.view(self.kv_heads, 1, -1)
+        return shared.expand(-1, self.sizes[axis] // values.numel(), -1).reshape(-1)
 
     @property
     def head_dim(self) -> int:
@@ -142,6 +163,17 @@ class AxisTable:
         if self.stacks > 1:
             raise UserError(f"{what} of an encoder-decoder ({self.model_type}) is not supported: use an encoder alone")
 
+    def own_keys(self, what: str) -> None:
+        """Refuse what is not made for heads that share keys and values.
+
+        Raises:
+            UserError: heads of the model share them.
+        """
+        if self.kv_axes:
+            raise UserError(
+                f"{what} of {self.model_type}, whose heads share keys and values, is not supported: ask for a density"
+            )
+
     def writer(self, sublayer: str) -> Linear:
         """The Linear through which a sublayer (`3.attention`) writes to the residual stream."""
         return next(r for r in self.rows if isinstance(r, Linear) and r.behind == sublayer and r.out == "hidden")
@@ -157,8 +189,9 @@ class AxisTable:
         return {row.into: row for row in self.rows if isinstance(row, Linear) and row.into in inner}
 
     def makers(self, axis: str) -> list[Linear]:
-        """The Linears whose output lies on an inner axis, in the table's order (query before key)."""
-        return [row for row in self.rows if isinstance(row, Linear) and row.out == axis]
+        """The Linears whose output lies on an inner axis or that of its KV heads, in order (query first)."""
+        own = {axis, self.kv_axis(axis)}
+        return [row for row in self.rows if isinstance(row, Linear) and row.out in own]
 
     def queries(self, axis: str) -> list[Linear]:
         """The makers of an axis of QK dims that make queries, at which its masks act; the others make keys."""

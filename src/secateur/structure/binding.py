@@ -24,7 +24,7 @@ from secateur.structure.architecture import (
     Stack,
 )
 from secateur.structure.architectures import ARCHITECTURES
-from secateur.structure.axis_table import AxisTable, Parameter, Sublayer
+from secateur.structure.axis_table import KV_AXES, AxisTable, Parameter, Sublayer
 from secateur.system.errors import UserError
 
 SENTENCE_HEAD = "sentence_head"
@@ -93,8 +93,9 @@ def _bind(architecture: Architecture, model: PreTrainedModel) -> AxisTable:
         layers=layers,
         stacks=len(stacks),
         heads=_head_count(architecture, model),
+        kv_heads=_kv_head_count(architecture, model),
         attentions=attentions,
-        sublayers=tuple(_sublayers(layers, attentions)),
+        sublayers=tuple(_sublayers(layers, attentions, sizes)),
         embeddings=next(row.path for row, _ in rows if isinstance(row, Embedding)),
         vocabularies={axis: size for axis, size in sizes.items() if axis in VOCABULARIES},
         buffers={name: axes for name, axes, _ in buffers},
@@ -292,10 +293,18 @@ def _head_count(architecture: Architecture, model: PreTrainedModel) -> int:
     return next(iter(counts.values()))
 
 
-def _sublayers(layers: Iterable[str], attentions: Iterable[Attention]) -> list[Sublayer]:
+def _kv_head_count(architecture: Architecture, model: PreTrainedModel) -> int:
+    """The number of KV heads, which divides that of heads."""
+    keys = [stack.kv_heads or stack.heads for stack in architecture.stacks]
+    return int(getattr(model.config, keys[0]))
+
+
+def _sublayers(layers: Iterable[str], attentions: Iterable[Attention], sizes: Mapping[str, int]) -> list[Sublayer]:
     sublayers = []
     for layer in layers:
         blocks = sorted(a.block for a in attentions if f"{a.block}.".startswith(f"{layer}."))
-        sublayers += [Sublayer(f"{block}.attention", layer, (f"{block}.qk", f"{block}.vo")) for block in blocks]
+        for block in blocks:
+            axes = (f"{block}.{axis}" for axis in (*KV_AXES.values(), *KV_AXES))
+            sublayers.append(Sublayer(f"{block}.attention", layer, tuple(axis for axis in axes if axis in sizes)))
         sublayers.append(Sublayer(f"{layer}.mlp", layer, (f"{layer}.ffn",)))
     return sublayers

@@ -5,6 +5,9 @@ widest one, and widths are rounded up to a multiple that matrix kernels are fast
 padding, many buckets more calls. `cheapest_layout` weighs both by kernel costs that were measured once
 (`benchmarks/inference.py prices`). The hardware that the model will run on is unknown when it is cut, so the costs are
 those of a server's CPU for a batch of 8 x 128 tokens.
+
+Heads that share a key and a value have one size and are in one bucket. What is numbered in a layout are the keys with
+their values: one of each head in most families.
 """
 
 from __future__ import annotations
@@ -62,25 +65,41 @@ class Layout:
         return {"buckets": [list(bucket) for bucket in self.buckets], "multiple": self.multiple}
 
 
-def attention_seconds(layout: Layout, qk: Sequence[int], vo: Sequence[int], hidden: int, costs: KernelCosts) -> float:
+def attention_seconds(
+    layout: Layout,
+    qk: Sequence[int],
+    vo: Sequence[int],
+    hidden: int,
+    costs: KernelCosts,
+    heads: Sequence[int] | None = None,
+) -> float:
     """Estimated seconds of an attention, all projections included, at `BATCH` x `TOKENS`.
 
     Args:
-        qk: QK dims of each kept head.
-        vo: VO dims of each kept head.
+        qk: QK dims of each kept key.
+        vo: VO dims of each kept value.
         hidden: width of the residual stream.
+        heads: how many heads share each key and value; by default one.
     """
-    heads = [len(bucket) for bucket in layout.buckets]
-    wide_qk, wide_vo = (sum(map(mul, heads, layout.widths(sizes))) for sizes in (qk, vo))
-    columns = _round_up(2 * wide_qk + wide_vo, costs.lanes) + _round_up(wide_vo, costs.lanes)
+    keys = [len(bucket) for bucket in layout.buckets]
+    queries = keys if heads is None else [sum(heads[key] for key in bucket) for bucket in layout.buckets]
+    widths = [layout.widths(sizes) for sizes in (qk, vo)]
+    (wide_q, wide_o), (wide_k, wide_v) = ([sum(map(mul, own, width)) for width in widths] for own in (queries, keys))
+    columns = _round_up(wide_q + wide_k + wide_v, costs.lanes) + _round_up(wide_o, costs.lanes)
     tokens = BATCH * TOKENS
     projected = 2 * tokens * hidden * columns / costs.project
-    attended = 2 * tokens * TOKENS * (wide_qk + wide_vo) / costs.attend
-    return costs.call * len(heads) + projected + attended
+    attended = 2 * tokens * TOKENS * (wide_q + wide_o) / costs.attend
+    return costs.call * len(keys) + projected + attended
 
 
 def cheapest_layout(
-    qk: Sequence[int], vo: Sequence[int], hidden: int, costs: KernelCosts | None = None, *, pairs: bool = False
+    qk: Sequence[int],
+    vo: Sequence[int],
+    hidden: int,
+    costs: KernelCosts | None = None,
+    *,
+    heads: Sequence[int] | None = None,
+    multiples: Sequence[int] = MULTIPLES,
 ) -> Layout:
     """The layout with the lowest estimated time for heads of these sizes.
 
@@ -88,9 +107,9 @@ def cheapest_layout(
     layouts that cost the same, the one with fewer buckets is taken, then the one with less padding.
 
     Args:
-        pairs: whether the width of every bucket must be even, as for dims that rotary positions rotate two by two.
+        heads: how many heads share each key and value; by default one.
+        multiples: of which the widths of buckets may be multiples.
     """
-    multiples = [2 * -(-multiple // 2) for multiple in MULTIPLES] if pairs else MULTIPLES
     if not qk:
         return Layout((), multiples[0])
     costs = costs or KernelCosts()
@@ -100,7 +119,10 @@ def cheapest_layout(
         for ends in _splits(len(qk))
         for multiple in multiples
     ]
-    return min(options, key=lambda one: (attention_seconds(one, qk, vo, hidden, costs), len(one.buckets), one.multiple))
+    return min(
+        options,
+        key=lambda one: (attention_seconds(one, qk, vo, hidden, costs, heads), len(one.buckets), one.multiple),
+    )
 
 
 def _splits(heads: int) -> list[tuple[int, ...]]:

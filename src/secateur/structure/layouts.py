@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from secateur.structure.head_buckets import Layout, cheapest_layout
+from secateur.structure.architecture import Attention
+from secateur.structure.head_buckets import MULTIPLES, Layout, cheapest_layout
 from secateur.structure.reading import Reading
 from secateur.system.errors import UserError
 
@@ -29,6 +30,11 @@ def fitting_layouts(reading: Reading, layouts: Sequence[Layout] | None) -> tuple
                 f"the plan stores the heads of {attention.path} in multiples of {layout.multiple} dims: expected an "
                 "even number, because dims with rotary positions are kept in pairs"
             )
+        if attention.norms and reading.table.head_dim % layout.multiple:
+            raise UserError(
+                f"the plan stores the heads of {attention.path} in multiples of {layout.multiple} dims: expected a "
+                f"number that divides {reading.table.head_dim}, because all dims of a head are normed"
+            )
     return tuple(layouts)
 
 
@@ -36,9 +42,17 @@ def cheapest_layouts(reading: Reading) -> tuple[Layout, ...]:
     """The cheapest layout of each attention (`head_buckets.cheapest_layout`)."""
     hidden = int(reading.alive["hidden"].sum())
     return tuple(
-        cheapest_layout(qk, vo, hidden, pairs=attention.rotary)
-        for attention, (qk, vo) in zip(reading.table.attentions, _head_sizes(reading), strict=True)
+        cheapest_layout(
+            *reading.head_sizes(number), hidden, heads=reading.heads_of_each(number), multiples=_multiples(attention)
+        )
+        for number, attention in enumerate(reading.table.attentions)
     )
+
+
+def _multiples(attention: Attention) -> tuple[int, ...]:
+    """Of which the widths of an attention may be multiples: even numbers if rotary, and no padding beside a norm."""
+    least = 2 if attention.rotary else 1
+    return (least,) if attention.norms else tuple(least * -(-multiple // least) for multiple in MULTIPLES)
 
 
 def _head_sizes(reading: Reading) -> list[tuple[list[int], list[int]]]:

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.structure.groups import Group
 from secateur.structure.head_buckets import Layout
 from secateur.structure.ranges import indices_in, ranges_of
-from secateur.structure.space import Group
 from secateur.structure.vocabulary import Vocabulary
 from secateur.system.errors import UserError
 from secateur.system.file_format import FileFormat

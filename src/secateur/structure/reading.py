@@ -97,11 +97,27 @@ class Reading:
         """`(heads,)` bool: the kept heads of an attention; a head without VO dims is removed."""
         return self.by_head(f"{block}.vo").any(dim=1)
 
+    def by_kv_head(self, axis: str) -> Tensor:
+        """`(KV heads, head_dim)` bool: the kept dims of the keys, `3.qk`, or of the values, `3.vo`."""
+        return self.alive[self.table.kv_axis(axis)].view(self.table.kv_heads, -1)
+
+    def sharing(self, block: str) -> Tensor:
+        """`(KV heads, heads of each)` bool: the kept heads of an attention by the key and value that they share."""
+        return self.heads(block).view(self.table.kv_heads, -1)
+
     def head_sizes(self, number: int) -> tuple[list[int], list[int]]:
-        """QK dims and VO dims of each kept head, in order, of the attention with that number in the table."""
+        """QK dims and VO dims of each kept KV head, in order, of the attention with that number in the table.
+
+        They are those of each kept head, unless heads share keys and values.
+        """
         block = self.table.attentions[number].block
-        qk, vo = (self.by_head(f"{block}.{axis}")[self.heads(block)].sum(dim=1).tolist() for axis in ("qk", "vo"))
+        kept = self.sharing(block).any(dim=1)
+        qk, vo = (self.by_kv_head(f"{block}.{axis}")[kept].sum(dim=1).tolist() for axis in ("qk", "vo"))
         return qk, vo
+
+    def heads_of_each(self, number: int) -> list[int]:
+        """The number of kept heads that share each kept KV head: 1 of each, unless heads share keys and values."""
+        return [n for n in self.sharing(self.table.attentions[number].block).sum(dim=1).tolist() if n]
 
     def layers_left(self) -> Tensor:
         """`(layers,)` bool: layers that keep an attention or the feed-forward network; the others are the identity."""

@@ -7,9 +7,7 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from math import prod
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -17,115 +15,12 @@ from transformers import PreTrainedModel
 
 from secateur.structure import cost
 from secateur.structure.architecture import Linear, Row
-from secateur.structure.axis_table import AxisTable, Parameter
+from secateur.structure.axis_table import Parameter
 from secateur.structure.binding import bind
+from secateur.structure.groups import UNITS, Group, tiles
 from secateur.structure.reading import Reading
-from secateur.structure.tiles import EXAMPLES, Grid, grids, is_tiled
+from secateur.structure.tiles import EXAMPLES, Grid, is_tiled
 from secateur.system.errors import UserError
-
-
-@dataclass(frozen=True)
-class Group:
-    """A row of units of one kind.
-
-    Attributes:
-        axes: axis -> how many consecutive indices of it one unit covers; none for tiles.
-        sites: those axes at which the mask of a unit is multiplied in the running model. A head covers QK and VO dims,
-            and its mask acts on the VO dims alone.
-        grids: of tiles, the weights that the units are parts of, at which their masks act.
-        stride: distance between the indices of one unit: 1 if they are consecutive, half of a head if they are the two
-            dims that a rotary position rotates together.
-    """
-
-    name: str
-    kind: str
-    size: int
-    axes: Mapping[str, int]
-    sites: tuple[str, ...]
-    grids: tuple[Grid, ...] = ()
-    stride: int = 1
-
-    def spread(self, masks: Tensor, axis: str) -> Tensor:
-        """`(size of the axis,)`: the value of each index, from those of the units, `(size,)`."""
-        width = self.axes[axis]
-        if width == 1:
-            return masks
-        return masks.view(-1, 1, self.stride).expand(-1, width, self.stride).reshape(-1)
-
-    def by_unit(self, values: Tensor, axis: str) -> Tensor:
-        """`(size, width)`: the values of the indices of each unit, from those of all, `(size of the axis,)`."""
-        return values.view(-1, self.axes[axis], self.stride).transpose(1, 2).reshape(self.size, -1)
-
-
-def _ffn(table: AxisTable) -> list[Group]:
-    """Neurons of the feed-forward networks."""
-    return [_one_axis(table, "ffn", layer) for layer in table.layers]
-
-
-def _qk(table: AxisTable) -> list[Group]:
-    """Dimensions of queries and keys, for each head separately; where positions are rotary, pairs of them."""
-
-    def pairs(block: str) -> Group:
-        axis, half = f"{block}.qk", table.head_dim // 2
-        return Group(axis, "qk", table.heads * half, {axis: 2}, (axis,), stride=half)
-
-    return [pairs(one.block) if one.rotary else _one_axis(table, "qk", one.block) for one in table.attentions]
-
-
-def _vo(table: AxisTable) -> list[Group]:
-    """Dimensions of values, for each head separately."""
-    return [_one_axis(table, "vo", attention.block) for attention in table.attentions]
-
-
-def _one_axis(table: AxisTable, name: str, block: str) -> Group:
-    axis = f"{block}.{name}"
-    return Group(axis, name, table.sizes[axis], {axis: 1}, (axis,))
-
-
-def _head(table: AxisTable) -> list[Group]:
-    """Whole attention heads."""
-
-    def group(block: str) -> Group:
-        axes = {f"{block}.vo": table.head_dim, f"{block}.qk": table.head_dim}
-        return Group(f"{block}.head", "head", table.heads, axes, (f"{block}.vo",))
-
-    return [group(attention.block) for attention in table.attentions]
-
-
-def _sublayer(table: AxisTable) -> list[Group]:
-    """Whole attentions and whole feed-forward networks."""
-    return [Group(one.gate, "sublayer", 1, {one.gate: 1}, (one.gate,)) for one in table.sublayers]
-
-
-def _layer(table: AxisTable) -> list[Group]:
-    """Whole layers: their attentions and feed-forward network."""
-
-    def group(layer: str) -> Group:
-        gates = tuple(one.gate for one in table.sublayers if one.layer == layer)
-        return Group(f"{layer}.layer", "layer", 1, dict.fromkeys(gates, 1), gates)
-
-    return [group(layer) for layer in table.layers]
-
-
-def _hidden(table: AxisTable) -> list[Group]:
-    """Dimensions of the residual stream."""
-    return [Group("hidden", "hidden", table.sizes["hidden"], {"hidden": 1}, ("hidden",))]
-
-
-def _tiles(table: AxisTable, kind: str) -> list[Group]:
-    """Rectangles of the weights of attentions or of feed-forward networks."""
-    return [Group(name, kind, prod(own[0].shape), {}, (), own) for name, own in grids(table, kind).items()]
-
-
-UNITS: Mapping[str, Callable[[AxisTable], list[Group]]] = {
-    "ffn": _ffn,
-    "qk": _qk,
-    "vo": _vo,
-    "head": _head,
-    "sublayer": _sublayer,
-    "layer": _layer,
-    "hidden": _hidden,
-}
 
 
 class UnitSpace:
@@ -155,7 +50,7 @@ class UnitSpace:
         self.groups = tuple(
             group
             for name in names
-            for group in (_tiles(self.table, name) if is_tiled(name) else UNITS[name](self.table))
+            for group in (tiles(self.table, name) if is_tiled(name) else UNITS[name](self.table))
         )
         self.tiled = _by_weight(self.groups)
         ends = torch.tensor([group.size for group in self.groups]).cumsum(0).tolist()
@@ -176,9 +71,10 @@ class UnitSpace:
     def effective(self, masks: Tensor) -> dict[str, Tensor]:
         """The effective mask of each index: axis -> `(size,)`, gate -> `(1,)`.
 
-        A gate multiplies the axes behind it, a head without VO dims has no QK dims, and an index is 0 where one of the
-        tiled weights on its axis keeps no tile, neither for itself nor for the dim that is rotated together with it; of
-        QK dims, where that is so in every product of queries and keys.
+        A gate multiplies the axes behind it, a head without VO dims has no QK dims, a key or a value of which no head
+        needs a dim does not have it, and an index is 0 where one of the tiled weights on its axis keeps no tile,
+        neither for itself nor for the dim that is rotated together with it; of QK dims, where that is so in every
+        product of queries and keys.
         """
         product = self._product(masks, lambda group: group.axes)
         for name, size in self.table.sizes.items():
@@ -195,14 +91,20 @@ class UnitSpace:
             qk, vo = f"{attention.block}.qk", f"{attention.block}.vo"
             heads = (product[vo] > 0).view(self.table.heads, -1).any(dim=1, keepdim=True)
             product[qk] = (product[qk].view(self.table.heads, -1) * heads).flatten()
+        for axis, kv in self.table.kv_axes.items():  # a key or a value is needed where a head that shares it needs it
+            needed = (product[axis] > 0).view(self.table.kv_heads, -1, self.table.head_dim).any(dim=1)
+            product[kv] = product[kv] * needed.flatten()
         return product
 
     def _present(self, masks: Tensor) -> dict[str, Tensor]:
         """Axis of tiled weights -> the indices that their tiles leave, `(size of the axis,)` bool."""
         by_axis: dict[str, dict[Row, Tensor]] = {}
+        of_heads = {kv: axis for axis, kv in self.table.kv_axes.items()}
         for group, grid in self.tiled.values():
-            present = self._needed(grid, masks[self.slices[group.name]])
-            by_axis.setdefault(grid.axis, {})[grid.parameter.row] = present
+            present, axis = self._needed(grid, masks[self.slices[group.name]]), of_heads.get(grid.axis, grid.axis)
+            if axis != grid.axis:
+                present = self.table.at_heads(present, axis)
+            by_axis.setdefault(axis, {})[grid.parameter.row] = present
         needed = {axis: self.table.products.get(axis, [tuple(own)]) for axis, own in by_axis.items()}
         return {
             axis: torch.stack([torch.stack([own[row] for row in rows]).all(0) for rows in needed[axis]]).any(0)
@@ -214,7 +116,7 @@ class UnitSpace:
         present = grid.present(masks)
         if grid.axis not in self.table.rotary:
             return present
-        pairs = present.view(self.table.heads, 2, -1)
+        pairs = present.view(-1, 2, self.table.head_dim // 2)
         return pairs.any(dim=1, keepdim=True).expand_as(pairs).reshape(-1)
 
     def read(self, masks: Tensor) -> Reading:

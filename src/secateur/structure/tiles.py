@@ -110,7 +110,7 @@ def grids(table: AxisTable, kind: str) -> dict[str, tuple[Grid, ...]]:
     groups: dict[str, tuple[Grid, ...]] = {}
     for block in table.layers if part == "ffn" else [attention.block for attention in table.attentions]:
         own = {
-            f"{block}.{part}.{name}/{size}": _grid(table, row, f"{block}.{axis}", extent)
+            f"{block}.{part}.{name}/{size}": _grid(table, row, extent)
             for axis in AXES[part]
             for name, row in _named(table, block, axis)
         }
@@ -138,9 +138,9 @@ def _named(table: AxisTable, block: str, axis: str) -> list[tuple[str, Linear]]:
     return list(zip(NAMES[axis][-len(rows) :], rows, strict=True))
 
 
-def _grid(table: AxisTable, row: Linear, axis: str, extent: tuple[int, int]) -> Grid:
+def _grid(table: AxisTable, row: Linear, extent: tuple[int, int]) -> Grid:
     parameter = table.weight(row)
-    sides = extent if row.out == axis else extent[::-1]
+    sides = extent[::-1] if row.out == "hidden" else extent
     if any(whole % side for whole, side in zip(parameter.shape, sides, strict=True)):
         raise UserError(
             f"tiles of {sides[0]} x {sides[1]} do not divide {parameter.name} of {parameter.shape[0]} x "

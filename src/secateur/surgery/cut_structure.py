@@ -21,7 +21,7 @@ from secateur.surgery.schema import AttentionStructure, Structure
 from secateur.surgery.sentence.attach import is_of_head
 from secateur.surgery.word_embeddings import shared_paths, table_paths
 
-CALLED = ("call", "query", "key", "value", "output", "causal", "layer", "bias", "dropout", "after")
+CALLED = ("call", "query", "key", "value", "output", "causal", "layer", "bias", "dropout", "after", "norms")
 """Attributes of an attention that its structure takes from the table unchanged."""
 
 
@@ -105,7 +105,8 @@ def _attention_structure(reading: Reading, plan: Plan, number: int) -> Attention
     """The structure of the attention of that number in the table."""
     attention, layout = reading.table.attentions[number], plan.layouts[number]
     qk, vo = reading.head_sizes(number)
-    heads = reading.heads(attention.block).nonzero().flatten().tolist()
+    sharing, of_each = reading.sharing(attention.block), reading.heads_of_each(number)
+    heads = sharing.any(dim=1).nonzero().flatten().tolist()
     return AttentionStructure(
         **{name: getattr(attention, name) for name in CALLED},
         heads=tuple(heads[head] for head in layout.order) if attention.takes_bias else None,
@@ -115,10 +116,11 @@ def _attention_structure(reading: Reading, plan: Plan, number: int) -> Attention
         scale=float(reading.table.head_dim**-0.5 if attention.scale is None else attention.scale),
         buckets=tuple(len(bucket) for bucket in layout.buckets),
         multiple=layout.multiple,
+        queries=tuple(of_each[head] for head in layout.order) if reading.table.kv_axes else None,
     )
 
 
 def _pairs(reading: Reading, attention: Attention, heads: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """The pairs of QK dims that each of these heads keeps: dims i and i + half of the head are pair i."""
-    kept = reading.by_head(f"{attention.block}.qk")
+    """The pairs of QK dims that each of these KV heads keeps: dims i and i + half of the head are pair i."""
+    kept = reading.by_kv_head(f"{attention.block}.qk")
     return tuple(tuple(kept[head, : kept.shape[1] // 2].nonzero().flatten().tolist()) for head in heads)

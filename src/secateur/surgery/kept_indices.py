@@ -23,32 +23,50 @@ def kept_indices(reading: Reading, plan: Plan) -> dict[str, Tensor]:
     alive, table = reading.alive, reading.table
     kept = {axis: reading.indices(axis) for axis in table.sizes if not bool(alive[axis].all())}
     for attention, layout in zip(table.attentions, plan.layouts, strict=True):
-        qk, vo = f"{attention.block}.qk", f"{attention.block}.vo"
-        if qk in kept or vo in kept:
-            heads = reading.heads(attention.block).nonzero().flatten()
-            kept[qk] = _by_bucket(reading.by_head(qk), heads, layout, runs=2 if attention.rotary else 1)
-            kept[vo] = _by_bucket(reading.by_head(vo), heads, layout)
+        axes = f"{attention.block}.qk", f"{attention.block}.vo"
+        if any(axis in kept for axis in axes):
+            sharing = reading.sharing(attention.block)
+            for axis, runs in zip(axes, (2 if attention.rotary else 1, 1), strict=True):
+                rows = _rows(reading.by_kv_head(axis), sharing.any(dim=1), layout, runs)
+                kept[table.kv_axis(axis)] = _at(rows, reading.by_kv_head(axis), sharing.any(dim=1, keepdim=True))
+                kept[axis] = _at(rows, reading.by_head(axis), sharing)
     return kept
 
 
-def _by_bucket(alive: Tensor, heads: Tensor, layout: Layout, runs: int = 1) -> Tensor:
-    """Kept indices of an axis, bucket by bucket and head by head, each head padded with -1 to its bucket's width.
+def _rows(alive: Tensor, kept: Tensor, layout: Layout, runs: int) -> dict[int, Tensor]:
+    """KV head -> its kept dims, padded with -1 to its bucket's width; the KV heads as they are stored.
 
     Args:
-        alive: `(heads of the model, head_dim)` bool.
-        heads: `(kept heads,)`, their numbers.
+        alive: `(KV heads, head_dim)` bool.
+        kept: `(KV heads,)` bool.
         runs: equal runs of a head that are padded one by one: 2 where the first half of a head's dims is rotated
             together with the second.
     """
+    heads = kept.nonzero().flatten()
     widths = layout.widths(alive[heads].sum(dim=1).tolist())
     size = alive.shape[1] // runs
-    rows = []
+    rows = {}
     for bucket, width in zip(layout.buckets, widths, strict=True):
         for head in heads[list(bucket)].tolist():
-            for number, run in enumerate(alive[head].view(runs, size)):
-                indices = run.nonzero().flatten() + head * alive.shape[1] + number * size
-                rows.append(functional.pad(indices, (0, width // runs - len(indices)), value=-1))
-    return torch.cat(rows) if rows else heads
+            own = [run.nonzero().flatten() + number * size for number, run in enumerate(alive[head].view(runs, size))]
+            rows[head] = torch.cat([functional.pad(one, (0, width // runs - len(one)), value=-1) for one in own])
+    return rows
+
+
+def _at(rows: Mapping[int, Tensor], alive: Tensor, kept: Tensor) -> Tensor:
+    """The stored indices of an axis, head by head the dims in `rows`, -1 for padding and for dims that are not alive.
+
+    Args:
+        rows: KV head -> its dims.
+        alive: `(heads, head_dim)` bool.
+        kept: `(KV heads, heads of each)` bool: the heads that share each, or itself alone.
+    """
+    dim, indices = alive.shape[1], []
+    for number, row in rows.items():
+        for head in (kept[number].nonzero().flatten() + number * kept.shape[1]).tolist():
+            present = (row >= 0) & alive[head][row.clamp(min=0)]
+            indices.append(torch.where(present, row + head * dim, -1))
+    return torch.cat(indices) if indices else kept.new_empty(0, dtype=torch.long)
 
 
 def select_kept(entry: Parameter, tensor: Tensor, kept: Mapping[str, Tensor]) -> Tensor:

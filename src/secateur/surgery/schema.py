@@ -4,7 +4,8 @@
 model that is being cut and to a model that is being loaded. The key names only what differs from the stock model.
 
 Version 1 (secateur 0.1.0) does not contain how an attention is called; the names of its modules imply it
-(`_with_call`). Versions 1 and 2 have no quantised and no shared tables, and versions before 4 no rotary attentions.
+(`_with_call`). Versions 1 and 2 have no quantised and no shared tables, versions before 4 no rotary attentions, and
+versions before 5 no heads that share keys and values.
 This file is part of the code in every compact folder, so it imports the standard library only.
 """
 
@@ -15,17 +16,22 @@ from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-VERSION = 4
-OLDER = (1, 2, 3)
+VERSION = 5
+OLDER = (1, 2, 3, 4)
 KEY = "the config's secateur key"
-CALLS = ("encoder", "encoder_bias", "disentangled", "rotary", "seq2seq", "seq2seq_bias")
+CALLS = ("encoder", "encoder_bias", "disentangled", "rotary", "decoder", "seq2seq", "seq2seq_bias")
+ROTARY = ("rotary", "decoder")
+"""Those of them whose queries and keys are rotated."""
 """How stock layers call their attention; for each there is a class in `compact.attention_calls`."""
 REPLACEMENTS = ("zero", "empty", "identity", "skip")
 QUANTISED = ("int8",)
 """The types of the rows of quantised word embeddings."""
 PARTS_OF_VERSION_3 = ("quantised", "shared")
-BEFORE_VERSION_4: Mapping[str, Any] = {"dropout": "dropout", "after": None, "pairs": None}
-"""What an attention of an earlier version has under the keys that version 4 adds."""
+ADDED: Mapping[int, Mapping[str, Any]] = {
+    4: {"dropout": "dropout", "after": None, "pairs": None},
+    5: {"norms": [], "queries": None},
+}
+"""Version -> the keys that it adds to an attention, with what an attention of an earlier version has under them."""
 CALLS_OF_VERSION_1 = {
     "self": "encoder",  # BERT, RoBERTa, ELECTRA
     "attention": "encoder",  # DistilBERT
@@ -49,14 +55,17 @@ class AttentionStructure:
         bias: name of the child that is the table of relative position biases; None if the attention has none.
         dropout: name of the stock attribute that is the dropout of the probabilities: a module, or a probability.
         after: name of the child that the output passes through last, None if there is none.
+        norms: names of the children that norm the queries and the keys of each head; empty if there are none.
         heads: number of each stored head in the stock model if a relative position bias is added to the scores; else
             None.
-        qk, vo: dims that each stored head keeps.
+        qk, vo: dims that each stored head keeps; where heads share keys and values, here and below, those of each
+            stored KV head.
         pairs: of each stored head the pairs of QK dims that it keeps, if positions are rotary; pair i is rotated by
             angle i. Its first dims are stored first, then its second ones.
         scale: factor of the scores before the softmax; if they are a sum of n terms, it is divided by the root of n.
         buckets: number of heads in each bucket.
         multiple: the width of every bucket is a multiple of this.
+        queries: how many heads share each stored KV head, None if none do.
     """
 
     call: str
@@ -76,6 +85,8 @@ class AttentionStructure:
     scale: float
     buckets: tuple[int, ...]
     multiple: int
+    norms: tuple[str, ...]
+    queries: tuple[int, ...] | None
 
     @classmethod
     def from_dict(cls, path: str, entry: Any) -> AttentionStructure:
@@ -153,8 +164,7 @@ class Structure:
         entries = parts["attention"]
         if version == 1:
             entries = {path: _with_call(path, entry) for path, entry in entries.items()}
-        if version < VERSION:
-            entries = {path: _with_version_4(entry) for path, entry in entries.items()}
+        entries = {path: _with_added(entry, version) for path, entry in entries.items()}
         linear = {path: (out, into) for path, (out, into) in parts["linear"].items()}
         attention = {path: AttentionStructure.from_dict(path, entry) for path, entry in entries.items()}
         return cls(**parts | {"linear": linear, "attention": attention})
@@ -193,6 +203,7 @@ def _wrong_part(entry: Mapping[str, Any]) -> str:
     """What is wrong with the entry of an attention; empty if it is correct."""
     names = [entry[name] for name in ("query", "key", "value", "dropout")]
     names += [entry[name] for name in ("output", "bias", "after") if entry[name] is not None]
+    names += entry["norms"] if isinstance(entry["norms"], list) else [entry["norms"]]
     if entry["call"] not in CALLS or type(entry["causal"]) is not bool or not _whole([entry["layer"]], 0):
         return "the call"
     if not all(isinstance(name, str) for name in names):
@@ -213,14 +224,17 @@ def _wrong_heads(entry: Mapping[str, Any]) -> str:
     heads = list(range(count)) if entry["heads"] is None else entry["heads"]
     if not (_whole(heads, 0) and len(set(heads)) == len(heads) == count):
         return "the numbers of the heads"
+    queries = entry["queries"]
+    if queries is not None and not (_whole(queries, 1) and len(queries) == count):
+        return "the heads that share keys and values"
     return "" if _paired(entry) else "the pairs of rotary dims"
 
 
 def _paired(entry: Mapping[str, Any]) -> bool:
     """Whether the pairs of dims are there if positions are rotary, as many as the heads have dims."""
     pairs = entry["pairs"]
-    if entry["call"] != "rotary" or pairs is None:
-        return entry["call"] != "rotary" and pairs is None
+    if entry["call"] not in ROTARY or pairs is None:
+        return entry["call"] not in ROTARY and pairs is None
     rising = isinstance(pairs, list) and all(_whole(own, 0) and sorted(set(own)) == own for own in pairs)
     return rising and [2 * len(own) for own in pairs] == entry["qk"] and entry["multiple"] % 2 == 0
 
@@ -229,9 +243,10 @@ def _whole(sizes: Any, least: int) -> bool:
     return isinstance(sizes, list) and all(type(size) is int and size >= least for size in sizes)
 
 
-def _with_version_4(entry: Any) -> Any:
-    """An entry of an earlier version with the keys that version 4 adds."""
-    return {**BEFORE_VERSION_4, **entry} if isinstance(entry, dict) else entry
+def _with_added(entry: Any, version: int) -> Any:
+    """An entry of a version with the keys that later versions add."""
+    added = {key: value for later, keys in ADDED.items() if later > version for key, value in keys.items()}
+    return {**added, **entry} if isinstance(entry, dict) else entry
 
 
 def _with_call(path: str, entry: Any) -> Any:

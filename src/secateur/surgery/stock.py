@@ -36,7 +36,7 @@ def plain(small: PreTrainedModel) -> PreTrainedModel:
     left, width = _uniform(space, plan)
     config = copy.deepcopy(dense.config)
     for key in ("secateur", "auto_map"):
-        delattr(config, key)
+        vars(config).pop(key, None)
     config.num_hidden_layers = len(left)
     setattr(config, ARCHITECTURES.get(space.table.model_type).neurons, width)
     attentions = space.table.attentions

@@ -94,7 +94,8 @@ def _stock(small: PreTrainedModel) -> PreTrainedModel:
     if getattr(small, "plan", None) is None:
         raise UserError("the model has no plan: expected a model that was cut, with its plan.json")
     config = copy.deepcopy(small.config)
-    config.secateur = config.auto_map = None
+    config.secateur = None
+    vars(config).pop("auto_map", None)
     kind: Any = type(small)
     dense = build_stock(kind.stock, config)
     if (generation := getattr(small, "generation_config", None)) is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,26 @@ JOIN_FROM = 256
 """From this number of tokens on, joining the weights of query, key and value costs less than it saves."""
 
 
+class Bucket(NamedTuple):
+    """Heads that are stored with one width.
+
+    Attributes:
+        keys: how many keys and values there are: one of each head, unless heads share them.
+        qk, vo: width of queries and keys, and of values.
+        sharing: how many heads share each key and value; empty if none do.
+    """
+
+    keys: int
+    qk: int
+    vo: int
+    sharing: tuple[int, ...] = ()
+
+    @property
+    def heads(self) -> int:
+        """How many heads there are."""
+        return sum(self.sharing) if self.sharing else self.keys
+
+
 class CompactAttention(nn.Module):
     """The heads of an attention; subclasses add how it is called.
 
@@ -36,14 +56,15 @@ class CompactAttention(nn.Module):
         super().__init__()
         self.scale, self.causal, self.layer = structure.scale, structure.causal, structure.layer
         self.buckets = _buckets(structure)
-        self._widths = [width for _, *widths in self.buckets for width in widths]
+        self._widths = [width for bucket in self.buckets for width in (bucket.qk, bucket.vo)]
         self.heads = None if structure.heads is None else list(structure.heads)
         self.names = (structure.query, structure.key, structure.value)
-        self.output, self.after = structure.output, structure.after
+        self.output, self.after, self.norms = structure.output, structure.after, structure.norms
         self.dropout: Any = getattr(stock, structure.dropout)  # a module, or the probability itself
         if self.buckets:
             self._check_outputs(stock)
-        kept = {*(self.names if self.buckets else ()), self.output, self.after} - {None}
+        names = (*(self.names if self.buckets else ()), *self.norms, self.output, self.after)
+        kept = {name for name in names if name is not None}
         if missing := kept - {name for name, _ in stock.named_children()}:
             raise AttributeError(f"the attention has no {min(missing)}")
         for name, module in stock.named_children():  # in its order, in which an optimizer's moments are stored
@@ -108,21 +129,23 @@ class CompactAttention(nn.Module):
         if mask is not None:
             least = torch.finfo(own.dtype).min
             own = torch.where(mask, own, least) if mask.dtype == torch.bool else own + mask
-        return list(aligned_mask(own, rules).split([heads for heads, _, _ in self.buckets], dim=1))
+        return list(aligned_mask(own, rules).split([bucket.heads for bucket in self.buckets], dim=1))
 
     def _attend_bucket(
-        self, bucket: tuple[int, int, int], parts: tuple[Tensor, ...], mask: Tensor | None, rules: KernelRules
+        self, bucket: Bucket, parts: tuple[Tensor, ...], mask: Tensor | None, rules: KernelRules
     ) -> Tensor:
         """One call of attention: from query, key and value, `(batch, tokens, heads x width)` each, to the contexts."""
         batch, tokens, _ = parts[0].shape
-        heads, _, own = bucket
         dropout = self.dropout_probability() if self.training else 0.0
+        heads = bucket.heads, bucket.keys, bucket.keys
         query, key, value = heads_of(parts, heads, rules, rules.aligned(self._widths))
+        if bucket.sharing:
+            key, value = _at_heads(key, bucket.sharing), _at_heads(value, bucket.sharing)
         causal = self.causal and mask is None and tokens > 1
         context = functional.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, dropout_p=dropout, scale=self.scale, is_causal=causal
         )
-        return context[..., :own].transpose(1, 2).reshape(batch, tokens, -1)
+        return context[..., : bucket.vo].transpose(1, 2).reshape(batch, tokens, -1)
 
     def dropout_probability(self) -> float:
         """The probability of an attention weight to be dropped in training."""
@@ -130,8 +153,9 @@ class CompactAttention(nn.Module):
 
     def _sizes(self) -> list[list[int]]:
         """Dims of each bucket as stored: of the query, the key and the value."""
-        sizes = [[heads * width for heads, width, _ in self.buckets]] * 2
-        return [*sizes, [heads * width for heads, _, width in self.buckets]]
+        queries = [bucket.heads * bucket.qk for bucket in self.buckets]
+        keys = [bucket.keys * bucket.qk for bucket in self.buckets]
+        return [queries, keys, [bucket.keys * bucket.vo for bucket in self.buckets]]
 
     def _projected(self, number: int, states: Tensor) -> Tensor:
         return getattr(self, self.names[number])(states)
@@ -163,14 +187,23 @@ def _of_heads(bias: Tensor, heads: list[int]) -> Tensor:
     return torch.stack([by_head[head] for head in heads], dim=1)
 
 
-def _buckets(structure: AttentionStructure) -> list[tuple[int, int, int]]:
-    """(heads, width of query and key, width of value) of each bucket."""
+def _at_heads(states: Tensor, sharing: tuple[int, ...]) -> Tensor:
+    """`(batch, heads, tokens, width)`: the keys or the values `(batch, keys, tokens, width)` of each head."""
+    batch, keys, tokens, width = states.shape
+    if len(set(sharing)) == 1:
+        shared = states.unsqueeze(2).expand(batch, keys, sharing[0], tokens, width)
+        return shared.reshape(batch, -1, tokens, width)
+    return torch.cat([states[:, n : n + 1].expand(-1, heads, -1, -1) for n, heads in enumerate(sharing)], dim=1)
+
+
+def _buckets(structure: AttentionStructure) -> list[Bucket]:
     ends = list(accumulate(structure.buckets, initial=0))
     return [
-        (
+        Bucket(
             end - start,
             _width(structure.qk[start:end], structure.multiple),
             _width(structure.vo[start:end], structure.multiple),
+            (structure.queries or ())[start:end],
         )
         for start, end in pairwise(ends)
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -47,12 +47,14 @@ class RotaryAttention(CompactAttention):
 
     def __init__(self, stock: Any, structure: AttentionStructure) -> None:
         super().__init__(stock, structure)
-        self.pairs: list[int] = []
+        self.pairs: tuple[list[int], list[int]] = [], []
         ends = list(accumulate(structure.buckets, initial=0))
-        for (start, end), (_, width, _) in zip(pairwise(ends), self.buckets, strict=True):
-            for own in (structure.pairs or ())[start:end]:
-                self.pairs += [*own, *[0] * (width // 2 - len(own))]  # of padding, whatever its angle is, 0 remains
-        self._index: Tensor | None = None
+        for (start, end), bucket in zip(pairwise(ends), self.buckets, strict=True):
+            for number, own in enumerate((structure.pairs or ())[start:end]):
+                row = [*own, *[0] * (bucket.qk // 2 - len(own))]  # of padding, whatever its angle is, 0 remains
+                self.pairs[0].extend(row * (bucket.sharing[number] if bucket.sharing else 1))
+                self.pairs[1].extend(row)
+        self._index: list[Tensor] = []
 
     def forward(
         self,
@@ -62,10 +64,25 @@ class RotaryAttention(CompactAttention):
         attention_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, None]:
-        query, key, value = self.project(hidden_states)
-        if self.buckets:
-            query, key = self._rotated((query, key), *position_embeddings)
-        return self.attend((query, key, value), attention_mask), None
+        return self.attend(self.rotated_parts(hidden_states, position_embeddings), attention_mask), None
+
+    def rotated_parts(self, states: Tensor, angles: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Query and key, normed where the family norms them and rotated, and value; see `project`.
+
+        Args:
+            angles: their cosines and sines, `(batch or 1, tokens, head dims)` each.
+        """
+        query, key, value = self.project(states)
+        if not self.buckets:
+            return query, key, value
+        if self.norms:
+            query, key = (self._normed(name, part) for name, part in zip(self.norms, (query, key), strict=True))
+        return *self._rotated((query, key), *angles), value
+
+    def _normed(self, name: str, part: Tensor) -> Tensor:
+        """Query or key with each head normed: all dims of a head are there (`architecture.Attention.norms`)."""
+        norm = getattr(self, name)
+        return norm(part.unflatten(-1, (-1, norm.weight.shape[0]))).flatten(-2)
 
     def _rotated(self, parts: tuple[Tensor, Tensor], cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         """Query and key `(batch, tokens, dims as stored)`, each pair rotated by its angle.
@@ -75,23 +92,54 @@ class RotaryAttention(CompactAttention):
         Args:
             cos, sin: of the angles of one whole head, `(batch or 1, tokens, head dims)`.
         """
-        index, sizes = self._pair_index(cos.device), [heads * width // 2 for heads, width, _ in self.buckets]
-        angles = [angle.index_select(-1, index).split(sizes, dim=-1) for angle in (cos, sin)]
-        query, key = (self._turned(part, *angles) for part in parts)
+        angles = [[angle.index_select(-1, own) for own in self._pair_index(cos.device)] for angle in (cos, sin)]
+        heads = [bucket.heads for bucket in self.buckets], [bucket.keys for bucket in self.buckets]
+        sides = zip(parts, heads, self._sizes()[:2], *angles, strict=True)
+        query, key = (self._turned(*side) for side in sides)
         return query, key
 
-    def _turned(self, part: Tensor, cos: Sequence[Tensor], sin: Sequence[Tensor]) -> Tensor:
-        """Query or key, from the cosines and sines of each bucket, `(batch or 1, tokens, heads x pairs)`."""
-        buckets = zip(self.buckets, part.split(self._sizes()[0], dim=-1), cos, sin, strict=True)
-        return torch.cat([_turned(own, heads, c, s) for (heads, _, _), own, c, s in buckets], dim=-1)
+    def _turned(self, part: Tensor, heads: list[int], sizes: list[int], cos: Tensor, sin: Tensor) -> Tensor:
+        """Query or key of so many heads and dims in each bucket, with angles of `(batch or 1, tokens, pairs)`."""
+        halves = [size // 2 for size in sizes]
+        buckets = zip(part.split(sizes, -1), heads, cos.split(halves, -1), sin.split(halves, -1), strict=True)
+        return torch.cat([_turned(*bucket) for bucket in buckets], dim=-1)
 
-    def _pair_index(self, device: torch.device) -> Tensor:
-        """The pairs as a tensor, which is made once for a device: a copy in every call could not be recorded."""
-        if recorded():
-            return torch.tensor(self.pairs, dtype=torch.long, device=device)
-        if self._index is None or self._index.device != device:
-            self._index = torch.tensor(self.pairs, dtype=torch.long, device=device)
-        return self._index
+    def _pair_index(self, device: torch.device) -> list[Tensor]:
+        """The pairs as tensors, which are made once for a device: a copy in every call could not be recorded.
+
+        Those of the queries, and those of the keys, which are the same unless heads share keys.
+        """
+        if not recorded() and self._index and self._index[0].device == device:
+            return self._index
+        queries, keys = (torch.tensor(own, dtype=torch.long, device=device) for own in self.pairs)
+        index = [queries, queries if len(queries) == len(keys) else keys]
+        if not recorded():
+            self._index = index
+        return index
+
+
+class DecoderAttention(RotaryAttention):
+    """Self-attention of a decoder: rotary positions, and a cache of rotated keys and of values.
+
+    The cache holds the keys and values of all heads as those of a single head, whatever the buckets.
+    """
+
+    def forward(  # type: ignore[override]  # called as the stock module that it replaces
+        self,
+        hidden_states: Tensor,
+        *,
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, None]:
+        query, key, value = self.rotated_parts(hidden_states, position_embeddings)
+        if past_key_values is not None:
+            if not self.buckets:
+                key = value = hidden_states[..., :1]  # a cache does not know the length of states of width 0
+            key, value = past_key_values.update(key.unsqueeze(1), value.unsqueeze(1), self.layer)
+            key, value = key.squeeze(1), value.squeeze(1)
+        return self.attend((query, key, value), attention_mask), None
 
 
 class Seq2SeqAttention(CompactAttention):
@@ -192,6 +240,7 @@ ATTENTIONS: Mapping[str, type[CompactAttention]] = {
     "encoder_bias": EncoderBiasAttention,
     "disentangled": DisentangledAttention,
     "rotary": RotaryAttention,
+    "decoder": DecoderAttention,
     "seq2seq": Seq2SeqAttention,
     "seq2seq_bias": Seq2SeqBiasAttention,
 }

@@ -99,8 +99,8 @@ class DisentangledAttention(CompactAttention):
         else:
             projected = project(embeddings[rows][None])[0]
         sizes = self._sizes()[0]
-        parts = zip(self.buckets, states.split(sizes, dim=-1), projected.split(sizes, dim=-1), strict=True)
-        scores = [_products(own, of_distances, heads) for (heads, _, _), own, of_distances in parts]
+        parts = zip(states.split(sizes, dim=-1), projected.split(sizes, dim=-1), self.buckets, strict=True)
+        scores = [_products(own, of_distances, bucket.heads) for own, of_distances, bucket in parts]
         return scores[0] if len(scores) == 1 else torch.cat(scores, dim=1)
 
 

@@ -72,14 +72,15 @@ def recorded() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
-def heads_of(parts: Sequence[Tensor], heads: int, rules: KernelRules, aligned: bool) -> list[Tensor]:
+def heads_of(parts: Sequence[Tensor], heads: Sequence[int], rules: KernelRules, aligned: bool) -> list[Tensor]:
     """Query, key and value of a bucket as kernels take them, `(batch, heads, tokens, width)` each.
 
     Args:
         parts: `(batch, tokens, heads x width)` each.
+        heads: of each.
         aligned: whether `parts` begin at multiples, as slices of tensors whose heads all do.
     """
-    shaped = [part.view(part.shape[0], part.shape[1], heads, -1) for part in parts]
+    shaped = [part.view(part.shape[0], part.shape[1], n, -1) for part, n in zip(parts, heads, strict=True)]
     widths = [part.shape[-1] for part in shaped]
     return [_padded(part, rules.width(part.shape[-1], *widths), aligned).transpose(1, 2) for part in shaped]
 

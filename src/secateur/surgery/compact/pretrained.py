@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -63,10 +64,12 @@ class Pruned(_Stock):
     code: ClassVar[Callable[[], str]] = staticmethod(own_code)
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(config, *args, **kwargs)
+        described = getattr(config, "secateur", None)
+        with _as_stock(config):
+            super().__init__(config, *args, **kwargs)
         self.plan: dict[str, Any] | None = None
-        if getattr(config, "secateur", None):
-            structure = Structure.from_dict(config.secateur)
+        if described:
+            structure = Structure.from_dict(described)
             if getattr(config, "auto_map", None):
                 config.auto_map = with_encoder(config.auto_map, config)
             whole = self._saved_class()
@@ -92,7 +95,7 @@ class Pruned(_Stock):
 
     def _as_encoder_of(self, whole: type[PreTrainedModel], structure: Structure) -> Structure:
         """The part of a structure for the encoder, which has no pooler where the model with the head has none."""
-        with torch.device("meta"):
+        with torch.device("meta"), _as_stock(self.config):
             encoder = whole(self.config).base_model
         if getattr(encoder, "pooler", None) is None and getattr(self, "pooler", None) is not None:
             setattr(self.config, POOLING, False)
@@ -158,6 +161,19 @@ class Pruned(_Stock):
             (folder / PLAN).write_text(json.dumps(self.plan, indent=1) + "\n", encoding="utf-8")
             names.append(PLAN)
         (folder / SUMS).write_text(sums(folder, names), encoding="utf-8")
+
+
+@contextmanager
+def _as_stock(config: Any) -> Iterator[None]:
+    """Within the block the config is that of a stock model: some stock classes build their encoder by `AutoModel`."""
+    described = getattr(config, "secateur", None)
+    if described:
+        config.secateur = None
+    try:
+        yield
+    finally:
+        if described:
+            config.secateur = described
 
 
 def _plan_of(name: Any, place: dict[str, Any]) -> dict[str, Any] | None:
