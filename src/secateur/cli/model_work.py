@@ -18,7 +18,7 @@ from secateur.report.report_text import score_text
 from secateur.run import new_model
 from secateur.run.baselines import BASELINES
 from secateur.structure.architectures import ARCHITECTURES
-from secateur.structure.space import UNITS
+from secateur.structure.groups import UNITS
 from secateur.structure.tiles import EXAMPLES
 from secateur.surgery.opening import local_model_folder, open_encoder, open_model
 from secateur.tasks import TASKS

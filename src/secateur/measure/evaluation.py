@@ -105,7 +105,13 @@ def predicted(
             report_to=[],
         )
         collate, generate = task.collator(tokenizer), task.generate if task.generates else None
-        trainer = PruningTrainer(model, args=args, data_collator=collate, generate=generate)
+        trainer = PruningTrainer(
+            model,
+            args=args,
+            data_collator=collate,
+            generate=generate,
+            preprocess_logits_for_metrics=task.condensed,
+        )
         with evaluating([model]):
             outputs: Any = trainer.predict(ordered)  # type: ignore[arg-type]  # a list serves as a Dataset
     return task.read(EvalPrediction(outputs.predictions, outputs.label_ids), tokenizer), ordered
@@ -183,9 +189,19 @@ def runner_scores(
     outputs, labels = [], []
     for first in range(0, len(rows), size):
         batch = dict(collate(list(rows[first : first + size])))
-        outputs.append(alone(run({name: batch[name] for name in run.inputs if name in batch})))
+        found = run({name: batch[name] for name in run.inputs if name in batch})
+        outputs.append(_condensed(task, alone(found), alone([batch[name] for name in task.label_names])))
         labels.append(alone([batch[name].numpy() for name in task.label_names]))
     return task.score(EvalPrediction(joined(outputs), joined(labels)), rows)
+
+
+def _condensed(task: Task, outputs: Any, labels: Any) -> Any:
+    """What the task's scores need of outputs as arrays."""
+    if task.condensed is None:
+        return outputs
+    if isinstance(outputs, tuple):
+        return tuple(part.numpy() for part in task.condensed(tuple(map(torch.from_numpy, outputs)), labels))
+    return task.condensed(torch.from_numpy(outputs), labels).numpy()
 
 
 def fitted_to(task: Task, model: PreTrainedModel, name: str) -> tuple[Task, PreTrainedTokenizerBase]:

@@ -78,6 +78,7 @@ def stage_trainer(
         train_dataset=rows,
         eval_dataset=data.eval_rows,
         compute_metrics=partial(_evaluated, data),
+        preprocess_logits_for_metrics=data.task.condensed,
         data_collator=data.collator(),
         processing_class=data.tokenizer,
         cuda_graphs=context.recipe.training.cuda_graphs,

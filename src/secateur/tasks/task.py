@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
@@ -73,6 +73,8 @@ class Task(ABC):
         of_one_width: whether the main score needs outputs of the width of the reference's.
         compares: whether outputs are scored against those of a reference, the option `reference` of `from_data`.
         predictor: how a model is asked for single texts; None if it cannot be.
+        condensed: from outputs and labels of a batch, tensors or tuples of them, to what scores need of the outputs;
+            None for all of them.
         augmentable: whether a teacher may label a row whose words were dropped, swapped or cropped.
         splits: "train" and "validation", with only the columns in use.
         labels: the names of the outputs of the head, in order; None if they have no names.
@@ -88,6 +90,7 @@ class Task(ABC):
     windows: ClassVar[bool] = False
     compares: ClassVar[bool] = False
     of_one_width: bool = False
+    condensed: ClassVar[Callable[[Any, Any], Any] | None] = None
     augmentable: ClassVar[bool] = False
     generates: ClassVar[bool] = False
     predictor: ClassVar[Predictor | None] = None
