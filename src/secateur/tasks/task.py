@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
@@ -90,7 +90,7 @@ class Task(ABC):
     windows: ClassVar[bool] = False
     compares: ClassVar[bool] = False
     of_one_width: bool = False
-    condensed: ClassVar[Callable[[Any, Any], Any] | None] = None
+    condensed: ClassVar[Any] = None
     augmentable: ClassVar[bool] = False
     generates: ClassVar[bool] = False
     predictor: ClassVar[Predictor | None] = None
