@@ -121,8 +121,11 @@ class Obs(Scheduled):
 
     def _read(self, group: Group, inputs: Callable[[str], Tensor]) -> Tensor:
         """`(units,)` of a group that a Linear reads, from the covariance `(into, into)` of its inputs, by its path."""
-        path, width = self.space.table.reader(group.sites[0]).path, group.axes[group.sites[0]]
-        return removal_losses(self._weight(path), inputs(path), width, self.ridge)
+        axis = group.sites[0]
+        path, size = self.space.table.reader(axis).path, self.space.table.sizes[axis]
+        order = group.by_unit(torch.arange(size), axis)  # of a value that heads share: the same dim of each
+        weight, covariance = self._weight(path)[:, order.flatten()], inputs(path)[order.flatten()][:, order.flatten()]
+        return removal_losses(weight, covariance, order.shape[1], self.ridge)
 
     def _alone(self, group: Group, variances: Callable[[str], Tensor]) -> Tensor:
         """`(units,)` of another group, from the variances `(hidden,)` of the output of each sublayer, by its Linear."""
@@ -138,7 +141,7 @@ class Obs(Scheduled):
             sides = (table.queries(group.sites[0]), table.keys(group.sites[0]))
             values = ([self._values(table.weight(row)) for row in side] for side in sides)
             query, key = (torch.cat(own, dim=1).square().sum(1) for own in values)
-            products = group.by_unit(query * key, group.sites[0]).sum(1)
+            products = group.by_unit(query * table.at_heads(key, group.sites[0]), group.sites[0]).sum(1)
             return products / products.sum() * variances(table.writer(gates[group.sites[0]]).path).sum()
         return torch.stack([variances(table.writer(gate).path).sum() for gate in group.sites]).sum().view(1)
 

@@ -137,7 +137,10 @@ class AxisTable:
         return self.kv_axes.get(axis, axis)
 
     def at_heads(self, values: Tensor, axis: str) -> Tensor:
-        """`(size of the axis,)`: values of the dims of KV heads, `(size of their axis,)`, at each head."""
+        """`(size of an axis of heads,)`: values of the dims of KV heads, `(size of their axis,)`, at each head.
+
+        They are the same where heads share none.
+        """
         shared = values.view(self.kv_heads, 1, -1)
         return shared.expand(-1, self.sizes[axis] // values.numel(), -1).reshape(-1)
 

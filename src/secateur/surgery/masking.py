@@ -32,7 +32,7 @@ from secateur.structure.architecture import Embedding, Linear, Norm, Row
 from secateur.structure.axis_table import Parameter
 from secateur.structure.space import UnitSpace
 from secateur.surgery.compact.kernels import reliable_kernels
-from secateur.surgery.kept_indices import split_parts
+from secateur.surgery.kept_indices import select, split_parts
 from secateur.system.errors import UserError
 
 ATTACHED = "_secateur_attachment"
@@ -200,7 +200,7 @@ class Attachment:
             return value
         for dim, axis in enumerate(part.axes):
             if axis is not None and axis in self.stored:
-                factor = factor.index_select(dim, self.stored[axis].clamp(min=0))  # padding is 0 in the weight
+                factor = select(factor, dim, self.stored[axis])  # 0 at padding, which must not learn
         return value * factor.to(value.dtype)
 
     def _exchange_norm(self, row: Norm, module: nn.Module) -> None:

@@ -25,7 +25,10 @@ SPREAD = 0.01
 
 
 def zeroed_blocks(small: PreTrainedModel) -> dict[str, tuple[Tensor, Tensor]]:
-    """Name of each weight with zeroed blocks -> two `(out, into)` bools: in a zeroed block, and not padding of heads.
+    """Name of each parameter that is held at 0 in part -> two bools of its shape: in a zeroed block, and no padding.
+
+    Parameters are tiled weights, and their biases, which are removed with the last tile of their row. Padding is held
+    at 0 as well: that of a head whose key others need too would learn.
 
     Raises:
         UserError: `small` is not a cut model with its plan.
@@ -34,26 +37,28 @@ def zeroed_blocks(small: PreTrainedModel) -> dict[str, tuple[Tensor, Tensor]]:
     kept = kept_indices(plan.read(space), plan)
     stored = dict(small.named_parameters())
     blocks = {}
-    for name in stored.keys() & {grid.parameter.name for _, grid in space.tiled.values()}:
-        parts = space.table.tensors[name]
+    rows = {grid.parameter.row for _, grid in space.tiled.values()}
+    for name, parts in space.table.tensors.items():
+        if name not in stored or not any(part.row in rows for part in parts):
+            continue
         removed, whole = [_in_removed_tiles(space, plan, part) for part in parts], [torch.ones(p.shape) for p in parts]
         zeroed, real = (select_parts(parts, own, kept).gt(0).to(stored[name].device) for own in (removed, whole))
-        if bool(zeroed.any()):
+        if bool((zeroed | ~real).any()):
             blocks[name] = zeroed, real
     return blocks
 
 
 def _in_removed_tiles(space: UnitSpace, plan: Plan, part: Parameter) -> Tensor:
-    """`(out, into)`: 1 in the tiles of a weight that the plan removes."""
+    """`(out, into)`, or `(out,)` of a bias: 1 in the tiles of a weight that the plan removes."""
     mask = space.at_parameter(plan.masks, part)
     return torch.zeros(part.shape) if mask is None else (mask == 0).float()
 
 
 @contextmanager
 def kept_at_zero(small: PreTrainedModel) -> Iterator[None]:
-    """Within, the gradient of zeroed blocks is 0: they stay 0 with any optimizer that does not move such weights."""
-    weights = dict(small.named_parameters())
-    handles = [weights[name].register_hook(_without(zeroed)) for name, (zeroed, _) in zeroed_blocks(small).items()]
+    """Within, the gradient of zeroed blocks and of padding is 0: they stay 0 with any optimizer that leaves such."""
+    weights, blocks = dict(small.named_parameters()), zeroed_blocks(small)
+    handles = [weights[name].register_hook(_without(zeroed | ~real)) for name, (zeroed, real) in blocks.items()]
     try:
         yield
     finally:
@@ -76,6 +81,8 @@ def fill_zeroed_blocks(small: PreTrainedModel, seed: int) -> None:
     generator, weights = torch.Generator().manual_seed(seed), dict(small.named_parameters())
     for name, (zeroed, real) in zeroed_blocks(small).items():
         weight = weights[name]
+        if weight.dim() < 2 or not bool(zeroed.any()):
+            continue
         mean, deviation = weight[real].mean(), SPREAD * weight[real].std()
         noise = torch.randn(weight.shape, generator=generator).to(weight)
         weight[zeroed] = (mean + deviation * noise)[zeroed]
