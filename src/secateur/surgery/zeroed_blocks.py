@@ -25,27 +25,29 @@ SPREAD = 0.01
 
 
 def zeroed_blocks(small: PreTrainedModel) -> dict[str, tuple[Tensor, Tensor]]:
-    """Name of each parameter that is held at 0 in part -> two bools of its shape: in a zeroed block, and no padding.
-
-    Parameters are tiled weights, and their biases, which are removed with the last tile of their row. Padding is held
-    at 0 as well: that of a head whose key others need too would learn.
+    """Name of each weight with zeroed blocks -> two `(out, into)` bools: in a zeroed block, and not padding of heads.
 
     Raises:
         UserError: `small` is not a cut model with its plan.
     """
+    return {name: own for name, own in _tiled(small).items() if own[0].dim() > 1 and bool(own[0].any())}
+
+
+def _tiled(small: PreTrainedModel) -> dict[str, tuple[Tensor, Tensor]]:
+    """Name of each tiled weight, and of its bias -> two bools of its shape: removed with its tiles, and not padding."""
     space, plan = planned_space(small)
     kept = kept_indices(plan.read(space), plan)
-    stored = dict(small.named_parameters())
-    blocks = {}
-    rows = {grid.parameter.row for _, grid in space.tiled.values()}
+    stored, rows = dict(small.named_parameters()), {grid.parameter.row for _, grid in space.tiled.values()}
+    found = {}
     for name, parts in space.table.tensors.items():
-        if name not in stored or not any(part.row in rows for part in parts):
-            continue
-        removed, whole = [_in_removed_tiles(space, plan, part) for part in parts], [torch.ones(p.shape) for p in parts]
-        zeroed, real = (select_parts(parts, own, kept).gt(0).to(stored[name].device) for own in (removed, whole))
-        if bool((zeroed | ~real).any()):
-            blocks[name] = zeroed, real
-    return blocks
+        if name in stored and any(part.row in rows for part in parts):
+            removed, whole = (
+                [_in_removed_tiles(space, plan, part) for part in parts],
+                [torch.ones(p.shape) for p in parts],
+            )
+            zeroed, real = (select_parts(parts, own, kept).gt(0).to(stored[name].device) for own in (removed, whole))
+            found[name] = zeroed, real
+    return found
 
 
 def _in_removed_tiles(space: UnitSpace, plan: Plan, part: Parameter) -> Tensor:
@@ -56,9 +58,13 @@ def _in_removed_tiles(space: UnitSpace, plan: Plan, part: Parameter) -> Tensor:
 
 @contextmanager
 def kept_at_zero(small: PreTrainedModel) -> Iterator[None]:
-    """Within, the gradient of zeroed blocks and of padding is 0: they stay 0 with any optimizer that leaves such."""
-    weights, blocks = dict(small.named_parameters()), zeroed_blocks(small)
-    handles = [weights[name].register_hook(_without(zeroed | ~real)) for name, (zeroed, real) in blocks.items()]
+    """Within, the gradient of zeroed blocks is 0: they stay 0 with any optimizer that does not move such weights.
+
+    So is that of a bias whose row has no tiles, and of padding, which would learn where heads share a key that another
+    of them needs.
+    """
+    weights = dict(small.named_parameters())
+    handles = [weights[name].register_hook(_without(zeroed | ~real)) for name, (zeroed, real) in _tiled(small).items()]
     try:
         yield
     finally:
@@ -81,8 +87,6 @@ def fill_zeroed_blocks(small: PreTrainedModel, seed: int) -> None:
     generator, weights = torch.Generator().manual_seed(seed), dict(small.named_parameters())
     for name, (zeroed, real) in zeroed_blocks(small).items():
         weight = weights[name]
-        if weight.dim() < 2 or not bool(zeroed.any()):
-            continue
         mean, deviation = weight[real].mean(), SPREAD * weight[real].std()
         noise = torch.randn(weight.shape, generator=generator).to(weight)
         weight[zeroed] = (mean + deviation * noise)[zeroed]
