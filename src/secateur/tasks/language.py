@@ -138,9 +138,7 @@ class Language(Task):
             labels: `(batch, tokens)`, alone or the first of several.
         """
         tokens = labels[0] if isinstance(labels, tuple) else labels  # beside it the numbers of the rows
-        logits, wanted = outputs[:, :-1].float(), tokens[:, 1:]
-        losses = functional.cross_entropy(logits.transpose(1, 2), wanted, reduction="none", ignore_index=UNLABELLED)
-        return torch.stack([losses, (logits.argmax(-1) == wanted).float()], dim=-1)
+        return torch.stack([_next_tokens(*row) for row in zip(outputs[:, :-1], tokens[:, 1:], strict=True)])
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """`METRICS` by name, over all next tokens; the predictions are as `condensed`."""
@@ -152,6 +150,12 @@ class Language(Task):
         """The share of the most frequent token among the next tokens."""
         counts = Counter(token for row in rows for token in row["labels"][1:])
         return max(counts.values()) / counts.total() if counts else None
+
+
+def _next_tokens(logits: Tensor, wanted: Tensor) -> Tensor:
+    """`(tokens, 2)` of one block, as in `Language.condensed`: the logits of a batch of blocks would be copied at once."""
+    losses = functional.cross_entropy(logits.float(), wanted, reduction="none", ignore_index=UNLABELLED)
+    return torch.stack([losses, (logits.argmax(-1) == wanted).float()], dim=-1)
 
 
 def _prepared(splits: DatasetDict, asked: Sequence[str]) -> Splits:
