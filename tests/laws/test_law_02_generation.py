@@ -4,9 +4,11 @@ Whatever is left of attentions: a cache that lost count of tokens, or gave one b
 the logits of every step. A text is also the same without a cache.
 """
 
+from itertools import product
+
 import pytest
 import torch
-from tiny_models import WRITERS, edge_cases, inputs, random_masks, tiny
+from tiny_models import DECODERS, WRITERS, edge_cases, inputs, random_masks, tiny
 
 from secateur.budget.space import Space
 from secateur.structure.head_buckets import Layout
@@ -17,6 +19,7 @@ from secateur.surgery.masking import attached
 STEPS = 5
 # A model of each family: what its shapes differ in (networks, embeddings) knows nothing of a cache.
 FAMILIES = tuple({model.values[0][0]: model for model in WRITERS}.values())
+ALL = (*FAMILIES, *DECODERS)
 WAYS = {"greedy": {}, "beam": {"num_beams": 2}}
 
 
@@ -45,20 +48,23 @@ def assert_cut_generates_as_masked(model, plan, **how):
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
-@pytest.mark.parametrize("which", FAMILIES)
+@pytest.mark.parametrize("which", ALL)
 def test_every_way_in_which_units_are_dead(which, soft, way):
-    kind, _, shape = which
-    model, plan, _ = edge_cases(kind, shape, soft=soft)
+    kind, head, shape = which
+    model, plan, _ = edge_cases(kind, shape, head=head, soft=soft)
     small = assert_cut_generates_as_masked(model, plan, **WAYS[way])
     if soft:
         assert_same(generated(small, **WAYS[way], use_cache=False), generated(small, **WAYS[way]))
 
 
 FIRST = [("encoder.0", "sdpa"), ("decoder.0", "sdpa"), ("decoder.0", "eager"), ("decoder.0.cross", "sdpa")]
+CASES = [*product(FAMILIES, FIRST), *product(DECODERS, [("0", "sdpa"), ("0", "eager")])]
 
 
-@pytest.mark.parametrize(("block", "attention"), FIRST)
-@pytest.mark.parametrize("which", FAMILIES)
+@pytest.mark.parametrize(
+    ("which", "block", "attention"),
+    [pytest.param(*which.values, *first, id=f"{which.id}-{'-'.join(first)}") for which, first in CASES],
+)
 def test_first_layers_without_heads(which, block, attention):
     """The cache counts tokens in the first layer, where T5 also computes its relative position bias."""
     model = tiny(*which)
@@ -70,22 +76,23 @@ def test_first_layers_without_heads(which, block, attention):
         assert_cut_generates_as_masked(model, Plan.of(space, masks), **WAYS["beam"])
 
 
-@pytest.mark.parametrize("which", FAMILIES)
+@pytest.mark.parametrize("which", ALL)
 def test_all_heads_removed(which):
     model = tiny(*which)
     space = Space(model, "head")
     assert_cut_generates_as_masked(model, Plan.of(space, torch.zeros(len(space))), **WAYS["beam"])
 
 
-@pytest.mark.parametrize("which", FAMILIES)
+@pytest.mark.parametrize("which", ALL)
 def test_heads_of_many_sizes_in_buckets(which):
     model = tiny(*which)
     space = Space(model, "qk", "vo")
     masks = random_masks(space, 0.4)
     reading = Plan.of(space, masks).read(space)
     heads = [len(reading.head_sizes(n)[0]) for n in range(len(space.table.attentions))]
-    layouts = [Layout(tuple((head,) for head in reversed(range(count)))) for count in heads]
-    assert max(heads) > 2
+    even = [2 if attention.rotary else 1 for attention in space.table.attentions]
+    layouts = [Layout(tuple((head,) for head in reversed(range(n))), pair) for n, pair in zip(heads, even, strict=True)]
+    assert max(heads) >= min(3, space.table.kv_heads)
     assert_cut_generates_as_masked(model, Plan.of(space, masks, layouts=layouts), **WAYS["beam"])
 
 
@@ -100,9 +107,9 @@ def test_masks_are_taken_where_the_encoder_is_called_alone(which):
         torch.testing.assert_close(model.get_encoder()(**source).last_hidden_state, wanted, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("which", (FAMILIES[0], FAMILIES[-1]))
+@pytest.mark.parametrize("which", (FAMILIES[0], FAMILIES[-1], *DECODERS))
 def test_a_cache_of_fixed_length_gives_the_same_texts(which):
-    kind, _, shape = which
-    small = cut(*edge_cases(kind, shape)[:2])
+    kind, head, shape = which
+    small = cut(*edge_cases(kind, shape, head=head)[:2])
     fixed = {"cache_implementation": "static", "disable_compile": True}
     assert_same(generated(small, **WAYS["beam"], **fixed), generated(small, **WAYS["beam"]))

@@ -153,7 +153,7 @@ class Language(Task):
 
 
 def _next_tokens(logits: Tensor, wanted: Tensor) -> Tensor:
-    """`(tokens, 2)` of one block, as in `Language.condensed`: the logits of a batch of blocks would be copied at once."""
+    """`(tokens, 2)` of one block, as in `Language.condensed`: a batch of them would be copied whole."""
     losses = functional.cross_entropy(logits.float(), wanted, reduction="none", ignore_index=UNLABELLED)
     return torch.stack([losses, (logits.argmax(-1) == wanted).float()], dim=-1)
 
