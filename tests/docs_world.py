@@ -14,7 +14,13 @@ import torch
 from fake_clock import timer
 from small_world import config, tokenizer, write_data, write_pairs, write_questions, write_sentences
 from tiny_models import random_masks
-from transformers import BertForSequenceClassification, BertModel, DataCollatorWithPadding
+from transformers import (
+    BertForSequenceClassification,
+    BertModel,
+    DataCollatorWithPadding,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from secateur.budget.space import Space
 from secateur.measure import latency_sweep, peak_memory, roofline
@@ -42,6 +48,7 @@ NAMES = {
 
 ENCODERS = ("bert-base-uncased",)
 CLASSIFIERS = ("bert-base-sst2", "models/bert-sst2")
+DECODERS = ("llama",)
 RUNS = {"runs/sst2": {}, "runs/magnitude": {"method": "magnitude"}}
 """Finished runs that a page may use; a page may also replace them by its own."""
 
@@ -83,6 +90,8 @@ def build(folder: Path) -> None:
         write_model(folder / name)
     for name in CLASSIFIERS:
         write_model(folder / name, labels=("bad", "good"))
+    for name in DECODERS:
+        write_decoder(folder / name)
     write_glue(folder / "glue" / "sst2")
     write_glue(folder / "data" / "reviews")
     for split, rows in (("train", 32), ("validation", 8)):
@@ -117,6 +126,15 @@ def write_model(folder: Path, labels: Sequence[str] = ()) -> None:
     shape.initializer_range = 0.5  # weights that matter, so that something of every kind is worth keeping
     torch.manual_seed(0)
     (BertForSequenceClassification if labels else BertModel)(shape).save_pretrained(folder)
+    tokenizer(TOKENS).save_pretrained(folder)
+
+
+def write_decoder(folder: Path) -> None:
+    """A random Llama of two layers, whose heads share keys in twos, with its tokenizer."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": config().vocab_size, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    shape = LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=TOKENS)
+    LlamaForCausalLM(shape).save_pretrained(folder)
     tokenizer(TOKENS).save_pretrained(folder)
 
 
