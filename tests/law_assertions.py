@@ -11,7 +11,6 @@ import copy
 
 import torch
 from tiny_models import Exact, inputs, outputs
-from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from secateur.structure.plan import Plan
 from secateur.surgery.cut import cut
@@ -26,7 +25,7 @@ def in_float64(model):
     """A copy of a model in double precision, in which every module computes."""
     exact = copy.deepcopy(model).double()
     for module in exact.modules():
-        if type(module) is T5LayerNorm:
+        if hasattr(module, "variance_epsilon"):  # an RMSNorm
             module.__class__ = Exact
     return exact
 

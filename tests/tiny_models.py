@@ -22,6 +22,7 @@ from secateur import methods
 from secateur.budget.space import Space
 from secateur.methods.schedules import cubic
 from secateur.structure import architectures
+from secateur.structure.groups import UNITS
 from secateur.structure.head_buckets import Layout
 from secateur.structure.plan import Plan
 from secateur.surgery.auto_classes import AUTO_CLASSES
@@ -108,6 +109,8 @@ DECODERS = tuple(model for model in MODELS if model.values[0][1] == "ForCausalLM
 LEADING = (*CLASSIFIERS, *WRITERS)
 # An encoder of every family with a head for sentence embeddings.
 SENTENCES = tuple(pytest.param((kind, "Sentence", 0), id=f"{kind}-Sentence") for kind in ENCODERS)
+# The kinds of units that every family has.
+COMMON_UNITS = tuple(kind for kind in UNITS if kind != "kv_head")
 UNIT_SETS = (
     ("ffn", "qk", "vo"),
     ("head", "ffn"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from fake_clock import SIZES, UNIT_SETS, timer
 from fake_clock import milliseconds as fake_ms
-from tiny_models import MONOTONE, learn, random_masks, tiny
+from tiny_models import COMMON_UNITS, MONOTONE, learn, random_masks, tiny
 
 from secateur.budget.amounts import milliseconds
 from secateur.budget.latency import LatencyTable
@@ -18,7 +18,6 @@ from secateur.methods.cofi import Cofi
 from secateur.methods.grain import Grain
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.schedules import cubic
-from secateur.structure.groups import UNITS
 from secateur.structure.plan import Plan
 from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
@@ -32,7 +31,7 @@ def model():
 @pytest.fixture(scope="module")
 def table(model):
     """Measured for every kind."""
-    return measure_latency(model, *UNITS, timer=timer())
+    return measure_latency(model, *COMMON_UNITS, timer=timer())
 
 
 # The table

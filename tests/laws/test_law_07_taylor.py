@@ -4,11 +4,10 @@ from itertools import product
 
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, DECODERS, MODELS, SENTENCES, inputs, tiny
+from tiny_models import ARCHITECTURES, COMMON_UNITS, DECODERS, MODELS, SENTENCES, inputs, tiny
 
 from secateur.budget.space import Space
 from secateur.structure.architecture import Linear
-from secateur.structure.groups import UNITS
 from secateur.surgery.masking import attached
 
 
@@ -65,7 +64,7 @@ def with_zeroed_constants(model):
     return model
 
 
-KINDS = (*(kind for kind in UNITS if kind != "kv_head"), "attention/4x8", "ffn/8x4", "attention/head", "ffn/tied")
+KINDS = (*COMMON_UNITS, "attention/4x8", "ffn/8x4", "attention/head", "ffn/tied")
 CASES = [*product((*MODELS, *SENTENCES), KINDS), *((which, "kv_head") for which in DECODERS)]
 
 

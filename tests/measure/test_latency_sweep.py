@@ -5,7 +5,7 @@ import pytest
 import torch
 from fake_clock import SIZES, UNIT_SETS, timer
 from fake_clock import milliseconds as fake_ms
-from tiny_models import random_masks, tiny
+from tiny_models import COMMON_UNITS, random_masks, tiny
 
 import secateur as sec
 from secateur.budget.latency import LatencyTable
@@ -13,7 +13,6 @@ from secateur.budget.space import Space
 from secateur.measure.latency_sweep import measure_latency, target_reached
 from secateur.measure.measurement import Measurement
 from secateur.methods.magnitude import Magnitude
-from secateur.structure.groups import UNITS
 from secateur.structure.plan import Plan
 from secateur.surgery.cut import cut
 
@@ -26,7 +25,7 @@ def model():
 @pytest.fixture(scope="module")
 def table(model):
     """A table measured for all kinds of units."""
-    return LatencyTable.measure(model, *UNITS, timer=timer())
+    return LatencyTable.measure(model, *COMMON_UNITS, timer=timer())
 
 
 @pytest.fixture(scope="module", params=["bert", "modernbert"])
@@ -36,7 +35,7 @@ def any_model(request):
 
 @pytest.fixture(scope="module")
 def any_table(any_model):
-    return LatencyTable.measure(any_model, *UNITS, timer=timer())
+    return LatencyTable.measure(any_model, *COMMON_UNITS, timer=timer())
 
 
 @pytest.mark.parametrize("names", UNIT_SETS, ids="-".join)
@@ -59,7 +58,7 @@ def test_slow_periods_of_the_machine_cancel_out(model):
 
 def test_costs_never_fall_with_size_even_with_a_noisy_clock(model):
     noise = np.random.default_rng(0).uniform(0.6, 1.4, 10**4)
-    table = LatencyTable.measure(model, *UNITS, timer=timer(noise=lambda turn: noise[turn]))
+    table = LatencyTable.measure(model, *COMMON_UNITS, timer=timer(noise=lambda turn: noise[turn]))
     for hidden in (1, 3, 8):
         costs = table.costs(hidden)
         for axis in range(3):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from small_world import tokenizer, write_data, write_model, write_sentences
-from tiny_models import CLASSIFIERS, inputs, tiny
+from tiny_models import CLASSIFIERS, COMMON_UNITS, inputs, tiny
 from torch import nn
 from transformers import BertForSequenceClassification, BertForTokenClassification
 
@@ -18,13 +18,12 @@ from secateur.measure.evaluation import encoded, scores
 from secateur.measure.group_cuts import cut_to, group_cuts, in_turn
 from secateur.measure.sensitivity import importance, sensitivity
 from secateur.methods import METHODS
-from secateur.structure.groups import UNITS
 from secateur.surgery.cut import cut
 from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
 from secateur.tasks import TASKS
 
-ALL = tuple(UNITS)
+ALL = tuple(COMMON_UNITS)
 LABELS = ["O", "B-book", "I-book", "B-film", "I-film"]
 
 

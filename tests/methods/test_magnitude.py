@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from tiny_models import tiny
+from tiny_models import COMMON_UNITS, tiny
 
 from secateur.budget.space import Space
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.schedules import cubic
-from secateur.structure.groups import UNITS
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +38,7 @@ MEAN_SQUARES = {
 }
 
 
-@pytest.mark.parametrize("kind", UNITS)
+@pytest.mark.parametrize("kind", COMMON_UNITS)
 def test_the_score_is_the_root_mean_square_of_the_weights_of_a_unit(sparse_model, kind):
     expected = torch.tensor(MEAN_SQUARES[kind]).float().sqrt()
     torch.testing.assert_close(Magnitude(Space(sparse_model, kind)).scores(), expected)

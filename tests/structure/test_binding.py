@@ -9,6 +9,7 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
@@ -23,7 +24,6 @@ from transformers import (
     T5Config,
     T5EncoderModel,
 )
-from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from secateur.budget.space import Space
 from secateur.measure.latency_sweep import measure_latency
@@ -44,9 +44,12 @@ HEADS = (
     AutoModelForTokenClassification,
     AutoModelForQuestionAnswering,
 )
-ENCODERS = [kind for kind, architecture in architectures.ARCHITECTURES.all().items() if len(architecture.stacks) == 1]
-ENCODER_DECODERS = sorted(set(architectures.ARCHITECTURES.all()) - set(ENCODERS))
+FAMILIES = architectures.ARCHITECTURES.all()
+DECODERS = [kind for kind, family in FAMILIES.items() if "ForCausalLM" in family.heads]
+ENCODERS = [kind for kind, family in FAMILIES.items() if len(family.stacks) == 1 and kind not in DECODERS]
+ENCODER_DECODERS = sorted({*FAMILIES} - {*ENCODERS, *DECODERS})
 KINDS = [(kind, auto) for kind in ENCODERS for auto in HEADS]
+KINDS += [(kind, auto) for kind in DECODERS for auto in (*HEADS[:2], AutoModelForCausalLM)]
 KINDS += [(kind, auto) for kind in ENCODER_DECODERS for auto in (AutoModel, AutoModelForSeq2SeqLM)]
 # Sizes that are all different, so that no axis can pass for another.
 SIZES = {
@@ -63,6 +66,8 @@ OTHER = {
     "modernbert": {**SIZES, **dict.fromkeys((f"{name}_token_id" for name in ("pad", "bos", "cls", "eos", "sep")), 0)},
     "deberta-v2": {**SIZES, "embedding_size": 5, "relative_attention": True, "pos_att_type": "c2p|p2c"},
 }
+DECODER = {**SIZES, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 2, "pad_token_id": 0}
+OTHER |= {kind: DECODER for kind in DECODERS}
 ENCODER_DECODER = {"d_model": 8, "encoder_layers": 2, "decoder_layers": 1, "vocab_size": 30, "pad_token_id": 0}
 ENCODER_DECODER |= {f"{part}_attention_heads": 2 for part in ("encoder", "decoder")}
 ENCODER_DECODER |= {"encoder_ffn_dim": 6, "decoder_ffn_dim": 7}
@@ -127,9 +132,11 @@ def test_the_vocabulary_counts_as_what_is_never_pruned():
 def test_rows_lead_to_modules_of_their_kind(kind, auto):
     model = tiny(kind, auto)
     for row in bind(model).rows:
-        norm = nn.LayerNorm if getattr(row, "centred", True) else T5LayerNorm
-        kinds = {Linear: nn.Linear, Norm: norm, Embedding: nn.Embedding}
-        assert isinstance(model.get_submodule(row.path), kinds[type(row)])
+        module, kinds = model.get_submodule(row.path), {Linear: nn.Linear, Norm: nn.LayerNorm, Embedding: nn.Embedding}
+        if getattr(row, "centred", True):
+            assert isinstance(module, kinds[type(row)])
+        else:
+            assert hasattr(module, "variance_epsilon") and not hasattr(module, "bias")  # an RMSNorm
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
@@ -138,6 +145,21 @@ def test_axes_and_sizes(kind):
     assert (table.layers, table.heads, table.head_dim) == (("0", "1"), 2, 4)
     inner = {f"{layer}.{axis}": size for layer in range(2) for axis, size in [("qk", 8), ("vo", 8), ("ffn", 6)]}
     assert table.sizes == {"hidden": 8, **inner}
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_axes_of_heads_that_share_keys_and_values(kind):
+    table = bind(tiny(kind))
+    assert (table.layers, table.heads, table.kv_heads, table.head_dim) == (("0", "1"), 4, 2, 2)
+    axes = [("qk", 8), ("vo", 8), ("key", 4), ("value", 4), ("ffn", 6)]
+    assert table.sizes == {"hidden": 8, **{f"{layer}.{axis}": size for layer in range(2) for axis, size in axes}}
+    assert table.kv_axes == {
+        f"{n}.{own}": f"{n}.{kv}" for n in range(2) for own, kv in (("qk", "key"), ("vo", "value"))
+    }
+    assert {sublayer.axes for sublayer in table.sublayers if sublayer.layer == "0"} == {
+        ("0.key", "0.value", "0.qk", "0.vo"),
+        ("0.ffn",),
+    }
 
 
 @pytest.mark.parametrize(("kind", "inner", "neurons"), [("bart", 8, 7), ("marian", 8, 7), ("t5", 6, 6)])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import COMMON_UNITS
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -15,7 +16,6 @@ from transformers import (
 
 from secateur.budget.space import Space
 from secateur.structure.fingerprints import weights_fingerprint
-from secateur.structure.groups import UNITS
 from secateur.structure.plan import Plan
 from secateur.structure.plan_file import read_plan
 from secateur.system.errors import UserError
@@ -63,7 +63,7 @@ def random_masks(space, seed, soft):
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_plan_survives_json(model, seed, soft):
-    space = Space(model, *UNITS)
+    space = Space(model, *COMMON_UNITS)
     plan = Plan.of(
         space, random_masks(space, seed, soft), method="grain", asked=0.4, embedding_rank=4, embedding_rows="int8"
     )

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from tiny_models import COMMON_UNITS
 from transformers import BertConfig, BertForSequenceClassification
 
 from secateur.budget.space import Space
-from secateur.structure.groups import UNITS
 from secateur.structure.plan import Plan
 from secateur.structure.space import UnitSpace
 from secateur.surgery.cut import cut
@@ -30,7 +30,9 @@ def random_kept(space, seed, share=0.6):
     return torch.rand(len(space), generator=torch.Generator().manual_seed(seed)) < share
 
 
-@pytest.mark.parametrize("names", [("ffn", "qk", "vo"), tuple(UNITS), ("attention/2x2", "ffn/2x2")], ids="-".join)
+@pytest.mark.parametrize(
+    "names", [("ffn", "qk", "vo"), tuple(COMMON_UNITS), ("attention/2x2", "ffn/2x2")], ids="-".join
+)
 def test_closing_changes_no_count(model, names):
     """So what fits a density need not be closed before it is counted."""
     space = Space(model, *names)
@@ -42,7 +44,7 @@ def test_closing_changes_no_count(model, names):
 
 
 def test_a_reading_counts_as_the_space_does(model):
-    space = Space(model, *UNITS)
+    space = Space(model, *COMMON_UNITS)
     masks = torch.rand(len(space), generator=torch.Generator().manual_seed(0))
     reading = space.read(masks)
     assert reading.density("model") == space.density(masks, "model")

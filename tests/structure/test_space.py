@@ -3,9 +3,9 @@
 import pytest
 import torch
 from space_world import FFN, HEAD_DIM, HIDDEN, LAYERS, bert, removed_units, without
+from tiny_models import COMMON_UNITS
 from transformers import BertConfig, BertForSequenceClassification
 
-from secateur.structure.groups import UNITS
 from secateur.structure.space import UnitSpace
 from secateur.system.errors import UserError
 
@@ -24,7 +24,7 @@ def dims(model):
 @pytest.fixture(scope="module")
 def everything(model):
     """Every kind at once."""
-    return UnitSpace(model, *UNITS)
+    return UnitSpace(model, *COMMON_UNITS)
 
 
 # The table of units

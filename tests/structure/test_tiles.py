@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, ENCODERS, random_masks, tiny
+from tiny_models import ARCHITECTURES, random_masks, tiny
 
 from secateur.budget.parameters import Parameters
 from secateur.budget.space import Space
@@ -65,7 +65,9 @@ def test_every_architecture_has_every_kind_of_tiles(kind, name):
     name = name.replace("32x32", "8x8")
     space = Space(tiny(kind), name)
     part = name.split("/")[0]
-    attentions, networks = (2, 2) if kind in ENCODERS else (6, 4)  # a decoder's layer has two attentions
+    attentions, networks = (
+        (2, 2) if len(space.table.attentions) == 2 else (6, 4)
+    )  # a decoder's layer has two attentions
     of_network = 1 + len(space.table.makers(f"{space.table.layers[0]}.ffn"))  # one more where it is gated
     assert len(space.tiled) == (4 * attentions if part == "attention" else of_network * networks)
     assert space.density(space.ones()) == 1.0

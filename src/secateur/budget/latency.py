@@ -18,7 +18,7 @@ from torch import Tensor
 
 from secateur.budget.allocation import SizeCosts, best_units, stored_sizes
 from secateur.budget.budget import Budget
-from secateur.structure.groups import UNITS
+from secateur.structure.groups import kinds_of
 from secateur.structure.space import UnitSpace
 from secateur.system.errors import UserError
 from secateur.system.file_format import FileFormat, NewerVersion
@@ -195,7 +195,7 @@ class LatencyTable(Budget):
                 f"({self._protocol_text()}); ask for less than that, and more than 0"
             )
         if share < (floor := self.floor(space)) * (1.0 - 1e-9):
-            others = [name for name in UNITS if name not in space.units]
+            others = [name for name in kinds_of(space.table) if name not in space.units]
             raise UserError(
                 f"{share * self.dense_ms:.4g} ms is out of reach: pruning only {', '.join(space.units)} leaves at "
                 f"least {floor * self.dense_ms:.4g} ms ({self._protocol_text()}); ask for more time or add units from "

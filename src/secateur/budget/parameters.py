@@ -12,7 +12,7 @@ from torch import Tensor
 
 from secateur.budget.budget import Budget
 from secateur.budget.ranking import descending, highest, ranked, rounded, with_best_hidden
-from secateur.structure.groups import UNITS
+from secateur.structure.groups import kinds_of
 from secateur.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Parameters(Budget):
         if share < (floor := self.floor(space)):
             raise UserError(
                 f"density {share:g} is out of reach: pruning only {', '.join(space.units)} leaves at least "
-                f"{floor:.4f}; raise the density or add units from {', '.join(UNITS)}"
+                f"{floor:.4f}; raise the density or add units from {', '.join(kinds_of(space.table))}"
             )
 
     def choose(self, space: Space, scores: Tensor, share: float, alive: Tensor, last: float) -> Tensor:

@@ -23,7 +23,7 @@ from secateur.measure.inspected_model import (
 from secateur.measure.model_size import parameter_count, stored_parts
 from secateur.structure.axis_table import layer_label
 from secateur.structure.cost import SCOPES
-from secateur.structure.groups import UNITS
+from secateur.structure.groups import kinds_of
 from secateur.structure.model_parts import by_part
 from secateur.structure.plan import Plan, total_before
 from secateur.structure.reading import Reading
@@ -65,7 +65,7 @@ def inspect(model: PreTrainedModel, tokens: int = 128) -> Inspection:
         bytes=_bytes(space, model),
         flops=Flops(tokens, space.flops(plan.masks, tokens), space.flops(space.ones().cpu(), tokens)),
         savings=_savings(dense, space, plan, tokens),
-        units=() if compact else tuple(_prunable(model, kind) for kind in UNITS),
+        units=() if compact else tuple(_prunable(model, kind) for kind in kinds_of(space.table)),
     )
 
 

@@ -32,7 +32,7 @@ from secateur.report.size_text import megabytes, parts_text
 from secateur.run.recipe import Recipe
 from secateur.run.recipe_groups import TargetRecipe
 from secateur.run.recipe_storage import StorageRecipe
-from secateur.structure.groups import UNITS
+from secateur.structure.groups import kinds_of
 from secateur.structure.plan import Plan
 from secateur.surgery.factorisation import embedding_rank
 from secateur.surgery.storage import STORED
@@ -122,7 +122,7 @@ class SizeGoal:
             ways.append(f"--embedding-rows int8 ({self._floor(space, replace(self.storage, int8_rows=True))})")
         if self.storage.dtype.itemsize > 2:
             ways.append(f"--store bf16 ({self._floor(space, replace(self.storage, dtype=torch.bfloat16))})")
-        kinds = [kind for kind in UNITS if kind not in space.units and self._lowers(space, kind)]
+        kinds = [kind for kind in kinds_of(space.table) if kind not in space.units and self._lowers(space, kind)]
         return [*ways, *([f"more units ({', '.join(kinds)})"] if kinds else [])]
 
     def _floor(self, space: Space, storage: Storage) -> str:

@@ -165,3 +165,10 @@ UNITS: Mapping[str, Callable[[AxisTable], list[Group]]] = {
     "layer": _layer,
     "hidden": _hidden,
 }
+
+
+def kinds_of(table: AxisTable) -> tuple[str, ...]:
+    """The kinds of units that a model has, tiles apart."""
+    normed = any(attention.norms for attention in table.attentions)
+    absent = {"kv_head"} if not table.kv_axes else set()
+    return tuple(kind for kind in UNITS if kind not in absent | ({"qk"} if normed else set()))
