@@ -145,14 +145,15 @@ def speed(model: Path, runs: Path = RUNS, batch: int = 1) -> None:
 def table(runs: Path = RUNS) -> None:
     """Print a row for each cut."""
     times = {(one["folder"], one["batch"]): one for one in _read(runs / "speed.jsonl")}
-    print_row("density", "method", "perplexity", "accuracy", "parameters, M", "seconds", "tokens/s, dense and cut", "")
-    print_row(*["---"] * 8)
+    head = ["density", "method", "perplexity", "accuracy", "parameters, M", "seconds", "tokens/s, dense and cut", ""]
+    print_row(head)
+    print_row(["---"] * len(head))
     for one in _read(runs / "cuts.jsonl"):
         folder = f"{one['method']}-{one['density']:g}-{one['seed']}"
         timed = times.get((folder, 1))
         tokens = ("", "") if timed is None else (f"{timed['dense']:.1f}, {timed['cut']:.1f}", f"{timed['ratio']:.2f}x")
         numbers = f"{one['perplexity']:.1f}", f"{one['accuracy']:.4f}", f"{one['parameters'] / 1e6:.1f}"
-        print_row(one["density"], one["method"], *numbers, round(one["seconds"]), *tokens)
+        print_row([str(one["density"]), one["method"], *numbers, f"{one['seconds']:.0f}", *tokens])
 
 
 def _read(file: Path) -> list[dict[str, Any]]:

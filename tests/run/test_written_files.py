@@ -25,7 +25,7 @@ OWN_NUMBERS = {
     "plan.json": [2],
     "report.json": [2],
     "recipe.yaml": [2],
-    "config.json": [4],
+    "config.json": [5],
     "secateur.safetensors": [2],
 }
 """File -> its version, where that is not 1."""

@@ -215,6 +215,8 @@ ELSEWHERE |= {
     "bias": None,
     "dropout": "dropout",
     "after": None,
+    "norms": [],
+    "queries": None,
     "pairs": None,
     "heads": None,
 }
@@ -223,7 +225,7 @@ KEYS = [
     ((), [], "version"),
     ((), {}, "version None"),
     (("version",), DROP, "version None"),
-    (("version",), 5, "version 5"),
+    (("version",), 6, "version 6"),
     (("version",), "1", "version '1'"),
     (("linear",), DROP, "exactly"),
     (("linear",), [], "exactly"),

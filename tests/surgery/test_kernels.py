@@ -30,10 +30,10 @@ def compact_attention(buckets, multiple=1):
     structure = AttentionStructure(
         call="encoder_bias", **names, causal=False, layer=0, bias=None, dropout="dropout", after=None,
         heads=tuple(range(len(qk))), qk=qk, vo=vo, pairs=None, scale=0.3, buckets=tuple(map(len, buckets)),
-        multiple=multiple,
+        multiple=multiple, norms=(), queries=None,
     )  # fmt: skip
     widths = attention._buckets(structure)
-    wide = [sum(heads * bucket[part] for heads, *bucket in widths) for part in (0, 0, 1)]
+    wide = [sum(bucket.keys * getattr(bucket, part) for bucket in widths) for part in ("qk", "qk", "vo")]
     projections = {name: nn.Linear(HIDDEN, size) for name, size in zip("qkv", wide, strict=True)}
     stock = nn.ModuleDict({**projections, "o": nn.Linear(wide[2], HIDDEN), "dropout": nn.Dropout(0.0)})
     return EncoderBiasAttention(stock, structure)
@@ -127,7 +127,9 @@ def test_gradients_are_those_of_unpadded_heads(on_gpu):
 def test_heads_of_multiples_of_8_are_not_copied():
     """A GPU whose plan was rounded to multiples pays nothing."""
     parts = [torch.randn(2, 3, 2 * 16) for _ in range(3)]
-    for part, given_to_kernel in zip(parts, kernels.heads_of(parts, 2, kernels.CUDA, aligned=True), strict=True):
+    for part, given_to_kernel in zip(
+        parts, kernels.heads_of(parts, (2, 2, 2), kernels.CUDA, aligned=True), strict=True
+    ):
         assert given_to_kernel.data_ptr() == part.data_ptr()
 
 

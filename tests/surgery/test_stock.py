@@ -31,7 +31,8 @@ def test_a_uniform_cut_is_a_stock_model(which, tmp_path):
     stock.save_pretrained(tmp_path)
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path, dtype=torch.float64).eval()
     batch = inputs(model)
-    torch.testing.assert_close(outputs(loaded, batch)[0], outputs(small, batch)[0], rtol=1e-12, atol=1e-12)
+    exactly = 1e-6 if which[0] == "llama" else 1e-12  # the loaded model takes its RMSNorm in single precision
+    torch.testing.assert_close(outputs(loaded, batch)[0], outputs(small, batch)[0], rtol=exactly, atol=exactly)
 
 
 def test_a_uniform_cut_keeps_its_sentence_head(tmp_path):

@@ -32,9 +32,18 @@ def auto_class(name: str) -> str:
     Raises:
         ValueError: none does.
     """
+    return AUTO_CLASSES[_head(name)]
+
+
+def _head(name: str) -> str:
+    """The end of a class's name that says what its head is: a key of `AUTO_CLASSES`.
+
+    Raises:
+        ValueError: it is none of them.
+    """
     for suffix in sorted(AUTO_CLASSES, key=len, reverse=True):
         if name.endswith(suffix):
-            return AUTO_CLASSES[suffix]
+            return suffix
     raise ValueError(f"no class of transformers for {', '.join(AUTO_CLASSES)} is named {name!r}")
 
 
@@ -63,14 +72,19 @@ def supported_heads(config: PreTrainedConfig) -> str:
 
 
 def stock_names(config: PreTrainedConfig) -> dict[str, str]:
-    """`AutoModelFor*` -> the name of the stock class that it builds for the config's family, where it builds one."""
+    """`AutoModelFor*` -> the name of the stock class that it builds for the config's family, where it builds one.
+
+    Of a registered family those with a head that it describes: Bart's decoder alone is none.
+    """
     import transformers
 
     names = {}
     for auto in dict.fromkeys(AUTO_CLASSES.values()):
         with suppress(KeyError):
             names[auto] = stock_class(getattr(transformers, auto), type(config)).__name__
-    return names
+    family = ARCHITECTURES.all().get(config.model_type)
+    heads = AUTO_CLASSES if family is None else family.heads
+    return {auto: name for auto, name in names.items() if _head(name) in heads and auto_class(name) == auto}
 
 
 def register() -> None:
