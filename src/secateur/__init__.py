@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from secateur.methods.subset import Subset as Subset
     from secateur.methods.voita import Voita as Voita
     from secateur.run.new_model import new_model as new_model
+    from secateur.run.prune_call import Pruned as Pruned
+    from secateur.run.prune_call import prune as prune
     from secateur.structure import architectures as architectures
     from secateur.structure.plan import Plan as Plan
     from secateur.surgery.checkpoint import load as load
@@ -101,6 +103,7 @@ _MODULE_OF = {
     "Parameters": "budget.parameters",
     "Plan": "structure.plan",
     "Published": "deploy.publish",
+    "Pruned": "run.prune_call",
     "PruningTrainer": "training.trainer",
     "Random": "methods.random",
     "Schedule": "methods.schedules",
@@ -132,6 +135,7 @@ _MODULE_OF = {
     "measure_latency": "measure.latency_sweep",
     "new_model": "run.new_model",
     "plain": "surgery.stock",
+    "prune": "run.prune_call",
     "publish": "deploy.publish",
     "quantise_embeddings": "surgery.quantisation",
     "save": "surgery.checkpoint",

@@ -30,6 +30,12 @@ LEAST_SHARE = 0.01
 """The end of the schedule of a method that does not follow it, where the units could reach less."""
 
 
+def _described(method: Method) -> str:
+    """What a method shows when it is printed."""
+    state = f"progress {method.progress:.2f}, {int(method.alive.sum()):,} of {len(method.alive):,} units alive"
+    return f"{type(method).__name__}({method.share_schedule}, {state}, {method.space!r})"
+
+
 class Method(RenamedMembers):
     """Base class of pruning methods. A subclass must write `scores`; the other members have defaults.
 
@@ -61,6 +67,7 @@ class Method(RenamedMembers):
 
     name: str
     alive: Tensor
+    __repr__ = _described
     budgets: tuple[str, ...] | None = None
     """Names of the budgets (`Budget.name`) that the method supports; None for all."""
     monotone = True

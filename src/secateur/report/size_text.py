@@ -24,6 +24,24 @@ def headline(report: Report) -> str:
     return "; ".join([*parts, f"{report.metric} {before:.4f} -> {after:.4f}"])
 
 
+def outcome(report: Report) -> str:
+    """What came out, in one line: "99.0% of the accuracy, 2.7x to 6.8x faster, 1.8x smaller"."""
+    before, after = report.teacher_scores[report.metric], report.scores[report.metric]
+    score = f"{report.metric} {before:.4f} -> {after:.4f}"
+    if report.retention is not None:
+        score = f"{report.retention:.1%} of the {report.metric}"
+    return ", ".join([score, *_speed_ups(report), times_smaller(report.weight_bytes)])
+
+
+def _speed_ups(report: Report) -> list[str]:
+    """The smallest and the largest speed-up that was measured."""
+    found = sorted(one["speed_up"] for one in report.latency)
+    if not found:
+        return []
+    texts = list(dict.fromkeys(f"{speed_up:.1f}x" for speed_up in (found[0], found[-1])))
+    return [f"{' to '.join(texts)} {'faster' if found[-1] > 1 else 'as fast'}"]
+
+
 def size_change(weight_bytes: Mapping[str, int]) -> str:
     """Bytes of the teacher's and the model's weights: "90.9 -> 5.6 MB, 16.2x smaller"."""
     before, after = weight_bytes["teacher"], weight_bytes["model"]

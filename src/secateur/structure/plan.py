@@ -29,7 +29,7 @@ SAME = ("method", "asked", "keep", "latency", "embedding_rank", "embedding_rows"
 """Keys of `plan.json` whose values are arguments of `Plan.of`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """Which units of a space are kept, the density asked for and achieved, and the origin of the choice.
 
@@ -66,6 +66,12 @@ class Plan:
     source: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     embedding_rows: str | None = None
+
+    def __repr__(self) -> str:
+        achieved = ", ".join(f"{density:.4f} of {scope}" for scope, density in self.achieved.items())
+        asked = "" if self.asked is None else f", asked for {self.asked:g}"
+        kept = f"{int((self.masks > 0).sum()):,} of {len(self.masks):,} units ({', '.join(self.units)})"
+        return f"Plan({self.model_type} by {self.method}: keeps {kept}, density {achieved}{asked})"
 
     @staticmethod
     def of(

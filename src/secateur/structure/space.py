@@ -57,6 +57,11 @@ class UnitSpace:
         starts = [0, *ends[:-1]]
         self.slices = {g.name: slice(a, b) for g, a, b in zip(self.groups, starts, ends, strict=True)}
 
+    def __repr__(self) -> str:
+        counts = {kind: sum(group.size for group in self.groups if group.kind == kind) for kind in self.units}
+        units = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
+        return f"{type(self).__name__}({self.table.model_type}: {units} in {len(self.groups)} groups)"
+
     def __len__(self) -> int:
         return sum(group.size for group in self.groups)
 

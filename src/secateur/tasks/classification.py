@@ -42,7 +42,7 @@ MOST = 20
 
 
 @register("classification")
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Classification(LabelledTask):
     """One class, or one number, for a text or a pair of texts.
 

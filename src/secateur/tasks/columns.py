@@ -121,3 +121,10 @@ def listed(names: Sequence[str], most: int = 8) -> str:
     """The first `most` names, separated by commas, and the number of the others."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def shown(task: Any) -> str:
+    """What a task is when it is printed: its rows, its metric and its labels."""
+    rows = ", ".join(f"{len(split):,} {name}" for name, split in task.splits.items())
+    labels = f", labels {listed(task.labels)}" if task.labels else ""
+    return f"{type(task).__name__}({rows} rows, {task.metric}{labels})"

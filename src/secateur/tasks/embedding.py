@@ -56,7 +56,7 @@ class TextCollator(PaddingCollator):
 
 
 @register("embedding")
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SentenceEmbedding(Task):
     """A vector for each text, from an encoder with a sentence head; the model is its own teacher.
 

@@ -26,7 +26,7 @@ METRICS = ("micro_f1", "macro_f1", "subset_accuracy")  # the first is the defaul
 
 
 @register("multilabel")
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MultiLabel(Classification):
     """Any number of labels for a text or a pair of texts, each with a sigmoid of its own.
 

@@ -35,7 +35,7 @@ BLIND = (1, 2, 4, 8, 16)
 
 
 @register("questions")
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Questions(Task):
     """The span of a context that answers a question (SQuAD 1.1), or "no answer" (SQuAD 2.0).
 

@@ -48,7 +48,7 @@ class PairCollator(PaddingCollator):
 
 
 @register("reranking")
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Reranking(Task):
     """How relevant a passage is to a query: one output for a pair, as a `CrossEncoder` of sentence-transformers has.
 

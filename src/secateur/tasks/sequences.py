@@ -58,7 +58,7 @@ class SequenceCollator(PaddingCollator):
         return torch.tensor([[*row, *[UNLABELLED] * (width - len(row))] for row in rows])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Sequences(Task):
     """A text generated from a text. A subclass names its scores, and the columns that its data usually has.
 

@@ -13,7 +13,7 @@ from secateur.tasks.sequences import Sequences
 
 
 @register("summarisation")
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Summarisation(Sequences):
     """A summary of a text. The scores are F1 in [0, 1], averaged over the rows."""
 

@@ -32,7 +32,7 @@ from secateur.system.load_report import without_load_report
 from secateur.system.moved import moved_names
 from secateur.tasks import TASKS
 from secateur.tasks.checkpoint_labels import check_count, config_of, head_labels, read_config
-from secateur.tasks.columns import listed
+from secateur.tasks.columns import listed, shown
 from secateur.tasks.labels import HINT, only_numbered
 from secateur.tasks.origin import Origin, origin_of
 from secateur.tasks.predictors import Predictor
@@ -97,6 +97,7 @@ class Task(ABC):
     splits: DatasetDict
     labels: tuple[str, ...] | None
     metric: str
+    __repr__ = shown
 
     @classmethod
     @abstractmethod

@@ -63,7 +63,7 @@ class TokenCollator(PaddingCollator):
 
 
 @register("tokens")
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Tokens(LabelledTask):
     """A tag for every word of a sentence: named entities (CoNLL, tags in BIO) or parts of speech.
 

@@ -11,7 +11,7 @@ from secateur.tasks.sequences import Sequences
 
 
 @register("translation")
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Translation(Sequences):
     """A text in another language. The scores are corpus scores of sacrebleu, in [0, 100]."""
 

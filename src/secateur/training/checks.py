@@ -1,14 +1,37 @@
-"""Checks of a `PruningTrainer` before it trains; each raises a `UserError` that says what to do instead."""
+"""Checks of a `PruningTrainer` before it trains; each raises a `UserError`, or says what it has changed."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import nn
 from transformers import TrainingArguments
 
+from secateur.system.casting import cast
 from secateur.system.errors import UserError
 from secateur.training.step import Term
+
+log = logging.getLogger(__name__)
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+def in_float32(model: Any, role: str) -> Any:
+    """A model, cast to float32 in place if it has weights of 16 bits, which is said; anything else as it is.
+
+    `from_pretrained` gives a model the type of its checkpoint. Updates of a training get lost in the rounding of 16
+    bits, and the projections of hidden states, which are float32, could not be multiplied with its outputs.
+    """
+    weights = model.parameters() if isinstance(model, nn.Module) else ()
+    found = next((weight.dtype for weight in weights if weight.dtype in HALF), None)
+    if found is not None:
+        name = str(found).removeprefix("torch.")
+        log.warning("the %s has weights in %s: they are cast to float32, in which it is trained", role, name)
+        cast(model, torch.float32)
+    return model
 
 
 def check_teacher(terms: Sequence[Term], teacher: Any) -> None:

@@ -119,12 +119,12 @@ class PruningTrainer(EvaluatingTrainer):
     ) -> None:
         check_options(kwargs)
         check_arguments(kwargs.get("args"), pruning=method is not None, select=select, average=average)
-        self.method, self.teacher, self.generate = method, teacher, generate
+        self.method, self.teacher, self.generate = method, checks.in_float32(teacher, "teacher"), generate
         self.objective: list[Term] = list(objective or [Labels()])
         self.terms, self.term_averages = nn.ModuleList(self.objective), TermAverages()
         self.window, self.decay, self.restarts = (begin, end), decay or (begin, end), tuple(restarts)
-        self.earlier_moments, self.rows_seen = moments or {}, rows_seen
-        super().__init__(model, callbacks=[StepCallback(self), *(callbacks or ())], **kwargs)
+        self.earlier_moments, self.rows_seen, own = moments or {}, rows_seen, [StepCallback(self), *(callbacks or ())]
+        super().__init__(checks.in_float32(model, "model"), callbacks=own, **kwargs)
         self.args.logging_nan_inf_filter = False  # `finite` replaces it
         checks.check_teacher(self.objective, teacher)
         checks.check_devices(self.args, self.sharded)

@@ -1,0 +1,111 @@
+"""`secateur.prune`: the whole job as one call, which does what the command of that name does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from secateur.report.report import Report
+from secateur.report.report_text import score_table
+from secateur.report.size_text import outcome
+from secateur.report.verdict import verdict
+from secateur.run.job import run_job
+from secateur.run.progress_bars import ProgressBars
+from secateur.run.recipe import COMMAND_LINE, KEYS, make
+from secateur.run.recipe_schema import Flag
+from secateur.surgery.opening import open_model
+from secateur.system.errors import UserError
+
+
+@dataclass(frozen=True, repr=False)
+class Pruned:
+    """A finished run, which shows itself, in a notebook as a table.
+
+    Attributes:
+        folder: of the run; the model is in `folder / "model"`, the page in `folder / "report.html"`.
+        report: all numbers, with how they were measured.
+    """
+
+    folder: Path
+    report: Report
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model, read from its folder."""
+        return open_model(self.folder)
+
+    @property
+    def scores(self) -> Mapping[str, float]:
+        """Name -> score, on rows that it was not trained on."""
+        return self.report.scores
+
+    def __repr__(self) -> str:
+        return f"Pruned({outcome(self.report)}; {self.folder})"
+
+    def _repr_html_(self) -> str:
+        """The outcome, the numbers beside those of the teacher, and the verdict."""
+        head = "".join(f"<th>{name}</th>" for name in ("", "teacher", "pruned"))
+        cells = [[f"<td>{escape(cell)}</td>" for cell in row] for row in score_table(self.report)]
+        rows = "".join(f"<tr>{''.join(row)}</tr>" for row in cells)
+        lines = f"<p>{escape(str(verdict(self.report)))}</p><p><code>{escape(str(self.folder))}</code></p>"
+        return f"<h4>{escape(outcome(self.report))}</h4><table><tr>{head}</tr>{rows}</table>{lines}"
+
+
+def prune(
+    model: str | Path,
+    data: str | Path,
+    *,
+    output: str | Path,
+    recipe: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> Pruned:
+    """Prune a model for data: train a teacher if needed, prune, cut, recover, measure, report.
+
+    The same call continues an interrupted run, and returns the result of a finished one.
+
+    Args:
+        model: a name on the hub or a folder, fine-tuned or not.
+        data: a name on the hub, a folder or a file.
+        output: the folder of the run.
+        recipe: further keys of a recipe, such as `{"training.select": 500}`.
+        overwrite: whether a run that is in the folder is replaced, once the new one is finished.
+        progress: whether each stage shows a bar.
+        options: those of `secateur prune`, with underscores: `density=0.2`, `method="grain"`, `label="stars"`, ...
+
+    Example:
+        >>> result = secateur.prune("bert-base-uncased", "reviews.csv", density=0.2, output="runs/reviews")
+        >>> result.model, result.scores
+
+    Raises:
+        UserError: an option is not known, or anything else that the user can fix; several densities are given, of which
+            the command makes a model each.
+    """
+    values = {"model": str(model), "data.source": str(data), **(recipe or {})}
+    wanted = make(values | {_key(name): value for name, value in options.items()}, COMMAND_LINE)
+    if len(wanted.target.densities) > 1:
+        raise UserError("this call makes one model: give one density, or several to the command `secateur prune`")
+    (report,) = run_job(wanted, Path(output), [ProgressBars()] if progress else [], overwrite=overwrite)
+    return Pruned(Path(output), report)
+
+
+def _key(option: str) -> str:
+    """The key of a recipe that an option of the command sets."""
+    keys = {
+        mark.name.removeprefix("--").replace("-", "_"): key
+        for key, field in KEYS.items()
+        for mark in field.metadata
+        if isinstance(mark, Flag)
+    }
+    if option not in keys:
+        near = get_close_matches(option, keys, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "options are those of `secateur prune`, with underscores"
+        raise UserError(f"prune has no option {option!r}: {hint}")
+    return keys[option]

@@ -1,0 +1,54 @@
+"""`secateur.prune` runs the recipe that the command runs, and its result shows the numbers of the report."""
+
+import re
+
+import pytest
+from made_up_run import REPORT
+from typer.testing import CliRunner
+
+import secateur
+from secateur.cli import app, prune_work
+from secateur.run import prune_call
+from secateur.run.prune_call import Pruned
+from secateur.system.errors import UserError
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The recipes, folders and words that jobs were asked for; none is run."""
+    found = []
+
+    def job(recipe, output, callbacks, *, overwrite):
+        found.append((recipe, output, overwrite))
+        return [REPORT]
+
+    monkeypatch.setattr(prune_call, "run_job", job)
+    monkeypatch.setattr(prune_work, "run_job", job)
+    monkeypatch.setattr(prune_work, "_show", lambda *shown: None)
+    return found
+
+
+def test_a_call_is_the_command_with_the_same_options(asked, tmp_path):
+    options = {"density": "20%", "method": "magnitude", "label": "stars", "epochs": 2, "keep_score": None}
+    result = secateur.prune("m", "d.csv", output=tmp_path, recipe={"training.select": 5}, overwrite=True, **options)
+    words = ["prune", "m", "--data", "d.csv", "--density", "20%", "--method", "magnitude", "--label", "stars"]
+    words += ["--epochs", "2", "--set", "training.select=5", "--overwrite", "--output", str(tmp_path)]
+    assert CliRunner().invoke(app.app, words).exit_code == 0
+    assert asked[0] == asked[1] and asked[0][1:] == (tmp_path, True)
+    assert result.scores == REPORT.scores and result.folder == tmp_path
+
+
+def test_options_that_are_not_known_and_several_densities_are_refused(asked, tmp_path):
+    with pytest.raises(UserError, match="no option 'densty': did you mean 'density'"):
+        secateur.prune("m", "d", output=tmp_path, densty=0.1)
+    with pytest.raises(UserError, match="give one density"):
+        secateur.prune("m", "d", output=tmp_path, density="40%,20%")
+    assert asked == []
+
+
+def test_a_result_shows_itself(tmp_path):
+    result = Pruned(tmp_path / "<run>", REPORT)
+    assert repr(result) == f"Pruned(97.0% of the accuracy, 2.5x faster, 1.9x smaller; {tmp_path / '<run>'})"
+    page = result._repr_html_()
+    assert "<run>" not in page and "&lt;run&gt;" in page and "97.0% of the accuracy" in page
+    assert re.findall("<td>(.*?)</td>", page)[:3] == ["accuracy", "0.9000", "0.8730"]
