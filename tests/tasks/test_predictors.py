@@ -8,6 +8,8 @@ from transformers import (
     BertForSequenceClassification,
     BertForTokenClassification,
     BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
     MarianConfig,
     MarianMTModel,
 )
@@ -103,6 +105,17 @@ def test_a_generated_text_takes_the_options_of_the_task():
     own = Asked(model, words, 24, {"max_new_tokens": 3, "beams": 1, "reference": "x"})
     (one,) = TASKS.get("translation").predictor(own, [[LONG]])
     assert list(one) == ["text"] and len(one["text"].split()) <= 3
+
+
+def test_a_continuation_is_what_the_model_generates_after_the_last_tokens():
+    words, sizes = tokenizer(), {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(words), num_attention_heads=2, eos_token_id=None, **sizes))
+    ids = words(LONG, add_special_tokens=False, return_tensors="pt")["input_ids"][:, -3:]
+    wanted = model.generate(ids, do_sample=False, max_new_tokens=4)[0, 3:]
+    own = Asked(model, words, 3, {"max_new_tokens": 4})
+    first, again = TASKS.get("language").predictor(own, [[LONG], [LONG]])
+    assert first == again == {"text": words.decode(wanted, skip_special_tokens=True)}
 
 
 def test_what_is_no_input_is_refused():

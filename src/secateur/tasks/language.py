@@ -15,10 +15,11 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, DataCollatorWithPadding, EvalPrediction, PreTrainedTokenizerBase
 
 from secateur.system.errors import UserError
-from secateur.tasks import register
+from secateur.tasks import predictors, register
 from secateur.tasks.columns import find_column, holds_text
 from secateur.tasks.guesses import guessed_texts
 from secateur.tasks.origin import Splits, origin_of
+from secateur.tasks.predictors import Predictor
 from secateur.tasks.splits import first_rows, read_splits
 from secateur.tasks.task import UNLABELLED, PaddingCollator, Task, check_length
 from secateur.tasks.tokenizer_settings import kept_settings
@@ -65,6 +66,7 @@ class Language(Task):
     model_class: ClassVar[Any] = AutoModelForCausalLM
     collator_class: ClassVar[type[PaddingCollator]] = BlockCollator
     defaults: ClassVar[Mapping[str, Any]] = {"distillation.cache": False, "distillation.temperature": 1.0}
+    predictor: ClassVar[Predictor | None] = predictors.CONTINUATIONS
 
     splits: DatasetDict
     metric: str = METRICS[0]

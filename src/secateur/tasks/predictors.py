@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from inspect import signature
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ from secateur.tasks.tokenizer_settings import kept_settings
 
 BATCH = 32
 """Texts in a batch."""
+NEW_TOKENS = 64
+"""Tokens of a continuation at most, by default."""
 
 Texts = Sequence[str]
 """The texts of one input: one, or several that belong together."""
@@ -155,6 +157,22 @@ def _texts(asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
     return [{"text": text} for text in written]
 
 
+def _continued(asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
+    """The most probable continuation of each text, token by token, up to the end of a text.
+
+    The option `max_new_tokens` is how many tokens it has at most.
+    """
+    options = {"do_sample": False, "max_new_tokens": int(asked.options.get("max_new_tokens", NEW_TOKENS))}
+    found, model = [], cast(Any, asked.model)
+    with evaluating([asked.model]):
+        for (text,) in inputs:  # one by one: padding would stand before a text
+            ids = asked.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+            given = ids[:, -asked.max_length :].to(asked.model.device)
+            written = model.generate(given, attention_mask=torch.ones_like(given), **options)[0]
+            found.append({"text": asked.tokenizer.decode(written[given.shape[1] :], skip_special_tokens=True)})
+    return found
+
+
 def _vectors(asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
     """The vector of each text, with the model's default prompt."""
     head = head_of(asked.model)
@@ -178,5 +196,6 @@ LABEL_SETS = Predictor(("text",), _label_sets)
 TAGS = Predictor(("text",), _tags)
 ANSWERS = Predictor(("question", "context"), _answers)
 TEXTS = Predictor(("text",), _texts)
+CONTINUATIONS = Predictor(("text",), _continued)
 VECTORS = Predictor(("text",), _vectors)
 RELEVANCE = Predictor(("query", "passage"), _numbers)
