@@ -12,7 +12,8 @@ from secateur.methods.schedules import linear
 from secateur.run import pipeline, recipe
 from secateur.run.calibration import Calibration
 from secateur.run.post_training import cut_without_training
-from secateur.run.recipe_groups import MethodRecipe, TargetRecipe
+from secateur.run.recipe_groups import MethodRecipe
+from secateur.run.recipe_target import TargetRecipe
 from secateur.run.run_data import RunData
 from secateur.surgery.opening import open_model
 from secateur.surgery.sentence.attach import attach_head

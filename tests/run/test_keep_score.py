@@ -15,7 +15,8 @@ from secateur.report import trials_section
 from secateur.report.report_text import footnotes, goal_sentence
 from secateur.run import pipeline, recipe, trials
 from secateur.run.post_training import cut_without_training
-from secateur.run.recipe_groups import MethodRecipe, TargetRecipe
+from secateur.run.recipe_groups import MethodRecipe
+from secateur.run.recipe_target import TargetRecipe
 from secateur.run.score_goal import LADDER, ScoreGoal, densities_to_try, most_trials, smallest
 from secateur.surgery.checkpoint import load
 from secateur.system.errors import UserError

@@ -135,6 +135,7 @@ def test_a_recipe_is_immutable():
 EXCLUDED = LEAST | {
     "target.density": 0.2,
     "target.toward": 0.1,
+    "target.uniform": True,
     "training.augment": 2,
     "training.average": 0.5,
     "training.minutes": 2.5,
@@ -196,6 +197,7 @@ def test_keys_that_need_each_other_are_checked(values, message):
 def test_the_other_values_are_every_key_and_no_default():
     other, least = values_of(make(OTHER)), values_of(make(LEAST))
     excluded = {"target.speedup", "target.toward", "target.keep", "target.keep_score", "target.size"}  # by the latency
+    excluded |= {"target.uniform"}
     excluded |= {"training.augment", "training.average", "training.minutes"}  # by labels_weight, select and steps
     others = [key for key in KEYS if key not in excluded]
     assert sorted(OTHER) == sorted(others)
@@ -515,6 +517,7 @@ def test_every_flat_key_has_a_grouped_key():
 
 
 NEW = {
+    "target.uniform",
     "data.evaluation",
     "data.pooling",
     "target.output_dim",

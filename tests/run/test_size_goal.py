@@ -11,7 +11,8 @@ from secateur.budget.space import Space
 from secateur.measure.model_size import disk_bytes
 from secateur.run import recipe
 from secateur.run.post_training import cut_without_training
-from secateur.run.recipe_groups import MethodRecipe, TargetRecipe
+from secateur.run.recipe_groups import MethodRecipe
+from secateur.run.recipe_target import TargetRecipe
 from secateur.run.stages.cut import final_plan
 from secateur.run.target import new_method, share_to_keep, space_of
 from secateur.structure.plan import Plan

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from tiny_models import CLASSIFIERS, inputs, outputs, tiny
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from secateur.budget.space import Space
+from secateur.budget.uniform import UniformParameters
 from secateur.methods.cofi import Cofi
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import save
@@ -58,6 +59,50 @@ def test_a_uniform_cut_keeps_its_sentence_head(tmp_path):
 )
 def test_a_shape_that_the_config_cannot_describe_is_refused(units, removed, what):
     model = tiny("bert")
+    space = Space(model, *units)
+    masks = space.ones()
+    for name, count in removed.items():
+        masks[space.slices[name]][:count] = 0.0
+    with pytest.raises(UserError, match=f"cannot describe {what}"):
+        plain(cut(model, Plan.of(space, masks)))
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "mistral"])
+def test_a_uniform_decoder_is_a_stock_model_with_fewer_heads_and_a_narrower_stream(kind, tmp_path):
+    sizes = {"num_hidden_layers": 3, "hidden_size": 64, "num_attention_heads": 8, "num_key_value_heads": 4}
+    model = tiny(kind, "ForCausalLM", dtype=torch.float32, **sizes)
+    units = ("kv_head", "ffn") if kind == "llama" else ("kv_head", "ffn", "hidden")
+    space = Space(model, *units, budget=UniformParameters(), round_to=8)
+    small = cut(model, Plan.of(space, space.choose(torch.rand(len(space)), density=0.5).float()))
+    plain(small).save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert type(loaded) is type(model) and not hasattr(loaded.config, "secateur")
+    assert loaded.config.num_attention_heads == 2 * loaded.config.num_key_value_heads < 8
+    assert (loaded.config.hidden_size < 64) == ("hidden" in units) and loaded.num_parameters() == small.num_parameters()
+    torch.testing.assert_close(loaded(**inputs(model)).logits, small(**inputs(model)).logits, rtol=1e-4, atol=1e-4)
+    written = [one.generate(**inputs(model), max_new_tokens=4, do_sample=False) for one in (loaded, small)]
+    assert torch.equal(*written)
+
+
+def test_a_number_of_heads_that_transformers_does_not_allow_for_llama_is_refused():
+    model = tiny("llama", num_attention_heads=8, num_key_value_heads=4, hidden_size=32)
+    space = Space(model, "kv_head")
+    masks = space.ones()
+    masks[[0, 4]] = 0.0  # three keys for six heads are left in both layers, and 32 is no multiple of 6
+    with pytest.raises(UserError, match=r"cannot describe what is kept.*not a multiple.*save the compact model"):
+        plain(cut(model, Plan.of(space, masks)))
+
+
+@pytest.mark.parametrize(
+    ("units", "removed", "what"),
+    [
+        (("head",), {"0.head": 1}, r"heads \[\(1, 2\), \(2, 2\)\] of the keys of its layers"),
+        (("kv_head",), {"0.kv_head": 1}, r"heads \[\(2,\), \(2, 2\)\] of the keys of its layers"),
+        (("vo",), {"0.vo": 1, "1.vo": 1}, r"0.vo \(30 of 32\)"),
+    ],
+)
+def test_heads_that_differ_from_layer_to_layer_are_refused(units, removed, what):
+    model = tiny("llama")
     space = Space(model, *units)
     masks = space.ones()
     for name, count in removed.items():

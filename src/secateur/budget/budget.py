@@ -23,9 +23,11 @@ class Budget(ABC):
 
     Attributes:
         name: what is counted, such as `parameters`; methods declare the budgets that they support by this name.
+        of_parameters: whether a share is a density.
     """
 
     name: ClassVar[str]
+    of_parameters: ClassVar[bool] = False
 
     @abstractmethod
     def share(self, space: Space, masks: Tensor) -> float:

@@ -30,6 +30,7 @@ class Parameters(Budget):
     """
 
     name = "parameters"
+    of_parameters = True
     count_zeros: bool = False
 
     def share(self, space: Space, masks: Tensor) -> float:
@@ -44,8 +45,12 @@ class Parameters(Budget):
         if share < (floor := self.floor(space)):
             raise UserError(
                 f"density {share:g} is out of reach: pruning only {', '.join(space.units)} leaves at least "
-                f"{floor:.4f}; raise the density or add units from {', '.join(kinds_of(space.table))}"
+                f"{floor:.4f}; raise the density or add units from {', '.join(self.kinds(space))}"
             )
+
+    def kinds(self, space: Space) -> tuple[str, ...]:
+        """The kinds of units that can be named."""
+        return kinds_of(space.table)
 
     def choose(self, space: Space, scores: Tensor, share: float, alive: Tensor, last: float) -> Tensor:
         """The highest-scored units, as many as fit after closure and rounding.

@@ -87,7 +87,7 @@ class Space(UnitSpace):
             UserError: both are given, or neither; a density is given where something other than parameters is counted;
                 or the share is not a fraction or out of reach.
         """
-        if density is not None and self.budget.name != Parameters.name:
+        if density is not None and not self.budget.of_parameters:
             raise UserError(
                 f"a density is a share of the parameters, and this space counts {self.budget.name}: ask for a share"
             )

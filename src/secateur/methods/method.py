@@ -12,7 +12,6 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor
 
-from secateur.budget.parameters import Parameters
 from secateur.budget.space import Space
 from secateur.budget.units import choose_exactly
 from secateur.methods.renamed import RenamedMembers
@@ -157,7 +156,7 @@ class Method(RenamedMembers):
 
     def log_values(self) -> dict[str, float]:
         """Numbers for the training log, by name: the density of the masks, and their share of another budget."""
-        other = {} if self.space.budget.name == Parameters.name else {"share": self.space.share(self.alive)}
+        other = {} if self.space.budget.of_parameters else {"share": self.space.share(self.alive)}
         return {"density": self.space.density(self.alive), **other}
 
     def reached_target(self) -> bool:
@@ -215,7 +214,7 @@ class Method(RenamedMembers):
             self.space,
             masks,
             method=self.name,
-            asked=requested if budget.name == Parameters.name else None,
+            asked=requested if budget.of_parameters else None,
             keep=keep,
             latency=budget.record(self.space, masks > 0, requested),
             embedding_rank=embedding_rank,

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from secateur.budget.latency import LatencyTable
-from secateur.budget.parameters import Parameters
 from secateur.budget.size import file_bytes, parts, tensors_at
 from secateur.budget.space import Space
 from secateur.report.report_text import vocabulary_sentence
@@ -144,7 +143,7 @@ def _stages(context: Context, space: Space, densities: list[float], cache: Decis
     if recipe.target.embedding_rank == AUTO:
         yield "word embeddings", rank_text(embedding_rank(space))
     yield "target", _target(context, space)
-    if space.budget.name == Parameters.name and not leaves_density_open(recipe):
+    if space.budget.of_parameters and not leaves_density_open(recipe):
         yield "weights", _weights(recipe, space)
     if leaves_density_open(recipe):
         yield "density", _trials_of_densities(context, densities)

@@ -9,16 +9,17 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from secateur.budget.latency import LatencyTable
-from secateur.budget.parameters import Parameters
 from secateur.budget.space import Space
 from secateur.measure.latency_sweep import measure_again, measure_latency, target_reached
 from secateur.methods import METHODS
 from secateur.methods.method import Calibrated, Method, before_pruning
 from secateur.run.calibration import Calibration
-from secateur.run.recipe_groups import MethodRecipe, TargetRecipe
-from secateur.run.recipe_rules import check_amount
+from secateur.run.recipe_groups import MethodRecipe
+from secateur.run.recipe_rules import check_amount, check_uniform
 from secateur.run.recipe_storage import StorageRecipe
+from secateur.run.recipe_target import TargetRecipe
 from secateur.run.size_goal import SizeGoal, size_goal
+from secateur.run.target import counted
 from secateur.structure.plan import Plan
 from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.compensation import check_refittable
@@ -57,6 +58,7 @@ def cut_without_training(
             and there are none.
     """
     check_amount(target)
+    check_uniform(target)
     if target.keep_score is not None:
         raise UserError("a score is kept by training: use `secateur prune`, or ask for a density")
     narrow = dense if vocabulary is None else cut_rows(dense, vocabulary)
@@ -129,7 +131,7 @@ def _plan(
     table = goal if isinstance(goal, LatencyTable) else None
     if len(target.densities) > 1:
         raise UserError("a cut has one density: ask for one, or prune to several with `secateur prune`")
-    space = Space(dense, *target.units, budget=table or Parameters(), round_to=target.round_to)
+    space = Space(dense, *target.units, budget=table or counted(target), round_to=target.round_to)
     if target.densities:
         space.requested_share(None, target.densities[0])  # before anything is learned from rows
     if calibration is not None and calibration.refit:

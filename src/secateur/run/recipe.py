@@ -26,15 +26,14 @@ from secateur.run import recipe_rules
 from secateur.run.recipe_data import DataRecipe
 from secateur.run.recipe_errors import sentence
 from secateur.run.recipe_groups import (
-    AUTO,
     DistillationRecipe,
     MethodRecipe,
-    TargetRecipe,
     TrainingRecipe,
 )
 from secateur.run.recipe_measurement import MeasurementRecipe
 from secateur.run.recipe_schema import Flag, Strict
 from secateur.run.recipe_storage import StorageRecipe
+from secateur.run.recipe_target import AUTO, TargetRecipe
 from secateur.run.recipe_vocabulary import VocabularyRecipe
 from secateur.run.recipe_yaml import dump, parse
 from secateur.system import processes

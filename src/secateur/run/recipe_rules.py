@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from secateur.methods import METHODS
-from secateur.run.recipe_groups import AUTO
+from secateur.run.recipe_target import AUTO
 from secateur.system.errors import UserError
 
 if TYPE_CHECKING:
     from secateur.run.recipe import Recipe
-    from secateur.run.recipe_groups import TargetRecipe
+    from secateur.run.recipe_target import TargetRecipe
 
 AMOUNTS = ("density", "size", "latency", "speedup", "keep", "keep_score")
 """Keys of `target` for the amount to keep; exactly one of them is set."""
@@ -89,6 +89,17 @@ def check_amount(target: TargetRecipe) -> None:
     if not asked:
         names = ", ".join(f"target.{name}" for name in AMOUNTS)
         raise UserError(f"nothing says how much is kept: ask for one of {names}")
+
+
+def _uniform_by_density(recipe: Recipe) -> None:
+    check_uniform(recipe.target)
+
+
+def check_uniform(target: TargetRecipe) -> None:
+    """Refuse uniform sizes with an amount that is not counted in parameters, or with removed layers."""
+    others = [name for name in ("size", "latency", "speedup", "keep", "layers") if getattr(target, name) is not None]
+    if target.uniform and others:
+        raise UserError(f"target.uniform goes with a density, and not with target.{others[0]}: drop one of them")
 
 
 def _shape_for_a_latency(recipe: Recipe) -> None:
@@ -173,6 +184,7 @@ RULES = (
     _one_length,
     _recovery_for_its_keys,
     _one_amount,
+    _uniform_by_density,
     _shape_for_a_latency,
     _densities_are_fractions,
     _densities_differ,

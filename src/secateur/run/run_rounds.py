@@ -13,7 +13,7 @@ from typing import Any
 from secateur.budget.space import Space
 from secateur.methods.rounds import CoarseRound
 from secateur.run.recipe import Recipe
-from secateur.run.recipe_groups import AUTO
+from secateur.run.recipe_target import AUTO
 
 LAYER = "layer"
 

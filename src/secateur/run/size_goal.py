@@ -30,8 +30,8 @@ from secateur.budget.space import Space
 from secateur.methods.method import Method
 from secateur.report.size_text import megabytes, parts_text
 from secateur.run.recipe import Recipe
-from secateur.run.recipe_groups import TargetRecipe
 from secateur.run.recipe_storage import StorageRecipe
+from secateur.run.recipe_target import TargetRecipe
 from secateur.structure.groups import kinds_of
 from secateur.structure.plan import Plan
 from secateur.surgery.factorisation import embedding_rank

@@ -14,12 +14,14 @@ from secateur.budget.budget import Budget
 from secateur.budget.latency import LatencyTable
 from secateur.budget.parameters import Parameters
 from secateur.budget.space import Space
+from secateur.budget.uniform import UniformParameters
 from secateur.budget.units import Units, check_count
 from secateur.measure.latency_sweep import measure_latency
 from secateur.methods import METHODS
 from secateur.methods.method import Method
 from secateur.methods.schedules import Schedule
 from secateur.run.recipe import Recipe
+from secateur.run.recipe_target import TargetRecipe
 from secateur.run.run_rounds import coarse_rounds, in_last_round, numbers_to_try, share_after
 from secateur.run.size_goal import size_goal_of
 from secateur.system import processes
@@ -87,8 +89,13 @@ def schedule_of(recipe: Recipe, share: float, start: float = 1.0) -> Schedule:
 
 def space_of(recipe: Recipe, model: PreTrainedModel, table: LatencyTable | None) -> Space:
     """All prunable units of the model before pruning, with the budget of the recipe's target."""
-    budget: Budget = Units() if recipe.target.keep is not None else table or Parameters()
+    budget: Budget = Units() if recipe.target.keep is not None else table or counted(recipe.target)
     return Space(model, *recipe.target.units, budget=budget, round_to=recipe.target.round_to)
+
+
+def counted(target: TargetRecipe) -> Parameters:
+    """The budget of a target that is a density."""
+    return UniformParameters() if target.uniform else Parameters()
 
 
 def layers_to_try(recipes: Sequence[Recipe], space: Space) -> list[int]:

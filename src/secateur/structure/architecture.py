@@ -233,6 +233,8 @@ class Architecture:
         same: (axis, other, module): the first axis is the other one, unless the model has the module. ELECTRA's
             embeddings lie on the residual stream only in models that do not project them.
         neurons: the key of the family's config that holds the width of its feed-forward networks.
+        head_dim: the key of the family's config that holds the dims of a head, where these do not follow from the width
+            of the residual stream and the number of heads: a stock model can then have fewer of both.
         buffers: name of a buffer along the vocabulary, from the model's root -> the axes of its dimensions.
         pieces: the keys of the family's config that hold the number of pieces.
         counts_from_padding: whether positions are counted from the number of the padding token, which then must stay
@@ -247,6 +249,7 @@ class Architecture:
     heads: Mapping[str, tuple[Row, ...]]
     same: tuple[str, str, str] | None = None
     neurons: str = "intermediate_size"
+    head_dim: str | None = None
     buffers: Mapping[str, tuple[Axis, ...]] = field(default_factory=dict)
     pieces: tuple[str, ...] = ("vocab_size",)
     counts_from_padding: bool = False

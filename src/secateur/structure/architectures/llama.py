@@ -38,5 +38,6 @@ ARCHITECTURE = Architecture(
         "ForCausalLM": (Linear("lm_head", "vocabulary", "hidden"),),
         "ForSequenceClassification": (Linear("score", None, "hidden"),),
     },
+    head_dim="head_dim",
 )
 register(ARCHITECTURE)
