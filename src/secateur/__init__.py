@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from secateur import tasks as tasks
     from secateur.budget.parameters import Parameters as Parameters
     from secateur.budget.space import Space as Space
+    from secateur.budget.uniform import UniformParameters as UniformParameters
     from secateur.budget.units import Units as Units
     from secateur.deploy import runtimes as runtimes
     from secateur.deploy.export import Exported as Exported
@@ -113,6 +114,7 @@ _MODULE_OF = {
     "Step": "training.objectives",
     "Subset": "methods.subset",
     "Term": "training.objectives",
+    "UniformParameters": "budget.uniform",
     "Units": "budget.units",
     "UserError": "system.errors",
     "Verification": "deploy.verify",
