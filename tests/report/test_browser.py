@@ -95,5 +95,5 @@ def test_a_page_fits_the_screen_of_a_browser(tmp_path, scheme):
         assert view["width"] == width and view["scroll"] <= width, "nothing is wider than the screen"
         assert view["colour"] == SCHEMES[scheme][1]
         assert view["requests"] == []
-        assert view["pictures"] == 11
+        assert view["pictures"] == 12
         assert view["odd"] == []

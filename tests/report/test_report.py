@@ -14,7 +14,7 @@ from secateur.report.report import Report
 from secateur.report.report_text import footnotes, score_table, target_text, to_markdown
 from secateur.report.run_log import RunLog, read
 from secateur.report.run_page import to_html, write
-from secateur.report.size_text import headline
+from secateur.report.size_text import headline, outcome
 from secateur.system.errors import UserError
 
 SIZES = "Where the bytes of the weights are"
@@ -56,7 +56,8 @@ def test_a_teacher_that_scores_0_has_no_retention(tmp_path):
 
 def test_markdown_has_numbers_structure_and_protocol():
     lines = to_markdown(REPORT).splitlines()
-    assert lines[0] == "# grain at density 0.05"
+    assert lines[0] == "# 97.0% of the accuracy, 2.5x faster, 1.9x smaller"
+    assert lines[2] == "m on d: grain at density 0.05"
     assert "| accuracy | 0.9000 | 0.8730 |" in lines
     assert "| 0 | 2/4 | 3/32 | 5/32 | 7/48 |  |" in lines
     notes = " ".join(line for line in lines if line.startswith("- "))
@@ -89,7 +90,7 @@ def test_a_target_latency_is_shown_as_asked_predicted_and_measured(tmp_path):
         ("predicted 1 x 32, ms", "20.00", "4.90 (4.1x)"),
         ("measured 1 x 32, ms", "20.02", "5.20 (3.9x)"),
     ]
-    assert to_markdown(report).startswith("# grain at 5 ms\n")
+    assert "m on d: grain at 5 ms\n" in to_markdown(report)
     fourfold = {**recipe, "target": {"density": None, "latency": None, "speedup": 4.0}}
     assert target_text(replace(report, recipe=fourfold)) == "4x"
     assert any(note.startswith("latency asked for") and "2 threads" in note for note in footnotes(report))
@@ -127,6 +128,26 @@ def captions(page):
     return [part.partition("</figcaption>")[0] for part in page.split("<figcaption>")[1:]]
 
 
+def test_the_outcome_has_the_range_of_speed_ups_and_the_score_where_nothing_was_to_keep():
+    slow = {**REPORT.latency[0], "speed_up": 0.8}
+    assert outcome(replace(REPORT, latency=[*REPORT.latency, slow])) == (
+        "97.0% of the accuracy, 0.8x to 2.5x faster, 1.9x smaller"
+    )
+    assert outcome(replace(REPORT, latency=[slow])) == "97.0% of the accuracy, 0.8x as fast, 1.9x smaller"
+    lost = replace(REPORT, latency=[], teacher_scores={"accuracy": 0.0}, scores={"accuracy": 0.0})
+    assert outcome(lost).endswith("1.9x smaller") and "faster" not in outcome(lost)
+
+
+def test_no_page_names_a_folder_of_this_machine(tmp_path):
+    paths = {"model": str(tmp_path / "bert"), "teacher": "/home/somebody/teacher"}
+    recipe = {**REPORT.recipe, **paths, "data": {"source": str(tmp_path / "d.csv"), "evaluation": "~/pairs.csv"}}
+    report = replace(REPORT, recipe=recipe)
+    for page in (to_html(report, NOTHING), to_markdown(report)):
+        assert "bert on d.csv: grain at density 0.05" in page
+        assert str(tmp_path) not in page and "somebody" not in page and "~/" not in page
+    assert "model: bert" in to_html(report, NOTHING) and "evaluation: pairs.csv" in to_html(report, NOTHING)
+
+
 def page_of(folder):
     return (folder / "report.html").read_text(encoding="utf-8")
 
@@ -139,6 +160,7 @@ def test_the_page_of_a_whole_run(whole):
         "Training",
         "Pruning over time",
         "Latency",
+        "To load it",
         "How it was made",
     ]
     assert captions(page) == [
@@ -195,10 +217,10 @@ def test_lines_and_bands_are_described_in_words(whole):
 
 def test_what_a_run_did_not_write_is_left_out():
     page = to_html(REPORT, NOTHING)
-    assert headings(page) == ["Result", "What was kept", "Latency", "How it was made"]
+    assert headings(page) == ["Result", "What was kept", "Latency", "To load it", "How it was made"]
     assert captions(page) == [SIZES, "FFN neurons of each layer"]
     bare = to_html(replace(REPORT, latency=[]), NOTHING)
-    assert headings(bare) == ["Result", "What was kept", "How it was made"]
+    assert headings(bare) == ["Result", "What was kept", "To load it", "How it was made"]
     assert "speed" not in bare.partition("</dl>")[0]
 
 
@@ -212,7 +234,7 @@ def test_pictures_of_missing_values_are_left_out(whole):
         for stage in read(whole).stages
     ]
     page = to_html(REPORT, RunLog(tuple(bare), None, None, 0))
-    assert headings(page) == ["Result", "What was kept", "Training", "Latency", "How it was made"]
+    assert headings(page) == ["Result", "What was kept", "Training", "Latency", "To load it", "How it was made"]
     assert captions(page)[2:] == ["Density", "Terms of the loss, on a logarithmic scale"]
 
 

@@ -35,7 +35,7 @@ def show_report(report: Report, folder: Path) -> None:
 
 def next_commands(report: Report, folder: Path) -> list[str]:
     """What to do with the result: ask it, see in which of the installed runtimes it is fastest, and export it."""
-    kind = TASKS.get(report.recipe["data"]["task"])
+    kind = TASKS.get(report.recipe["data"].get("task", "classification"))
     texts = "" if kind.predictor is None else " ".join(f"'a {part}'" for part in kind.predictor.parts)
     asked = [f"secateur predict {folder} {texts}"] if texts else []
     if kind.generates:

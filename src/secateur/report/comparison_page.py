@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from secateur.report import html, svg
 from secateur.report.comparison import BASELINE, OUTSIDE, RUN, TEACHER, Comparison, Criterion, Point, score_of
 from secateur.report.comparison_text import notes, table, title
+from secateur.tasks.splits import is_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +22,7 @@ def to_html(comparison: Comparison) -> str:
         for criterion in comparison.criteria
     ]
     places = [
-        [f"{number} {point.name}", ", ".join(model.place for model in point.models)]
+        [f"{number} {point.name}", ", ".join(_near(model.place) for model in point.models)]
         for number, point in enumerate(comparison.points, 1)
     ]
     sections = [
@@ -29,6 +31,11 @@ def to_html(comparison: Comparison) -> str:
         html.Section("Folders", [html.DataTable("Folders of the models", ["", "folders"], places)]),
     ]
     return html.render(title(comparison), sections, f"all on the same {comparison.scored_rows}")
+
+
+def _near(place: str) -> str:
+    """A folder by its last two parts, which tell runs apart on a page that is read elsewhere; a name on the hub."""
+    return "/".join(Path(place).parts[-2:]) if is_path(place) else place
 
 
 def _picture(comparison: Comparison, criterion: Criterion) -> str:

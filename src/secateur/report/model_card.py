@@ -16,11 +16,12 @@ from secateur.deploy.card_metadata import OWN_TAGS, RANKING, RELATION, Kind, kin
 from secateur.deploy.upload_set import PLACEHOLDER
 from secateur.methods import METHODS
 from secateur.report import markdown
+from secateur.report.names import shown
 from secateur.report.report import Report
 from secateur.report.report_text import footnotes, score_table, target_text
 from secateur.report.size_text import headline
 from secateur.surgery.auto_classes import auto_class_of
-from secateur.tasks.splits import hub_source, is_path
+from secateur.tasks.splits import hub_source
 
 UNKNOWN = "unknown"
 """The kind of data that is not on the hub, as sentence-transformers writes it."""
@@ -192,11 +193,6 @@ def paper_of(method: type[Any]) -> str:
     """The paper of a method: the first line of its module, which cites the paper."""
     module = sys.modules.get(method.__module__) or import_module(method.__module__)
     return (module.__doc__ or method.__doc__ or method.__name__).strip().partition("\n")[0].rstrip(".")
-
-
-def shown(name: str) -> str:
-    """A name as a card says it: of a file or folder only the last part, for a card is read on other machines."""
-    return Path(name).name if Path(name).exists() or is_path(name) else name
 
 
 def header_of(name: str) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from secateur.report import baselines, markdown, other_densities_section
+from secateur.report.names import shown
 from secateur.report.report import Report
-from secateur.report.size_text import headline, megabytes, parts_note, times_smaller
+from secateur.report.size_text import headline, megabytes, outcome, parts_note, times_smaller
 from secateur.report.verdict import verdict
 
 COLUMNS = ("layer", "heads", "qk", "vo", "ffn", "hidden")
@@ -33,7 +34,7 @@ def title(report: Report) -> str:
 
 def subject(report: Report) -> str:
     """The model and the data: "bert-base-uncased on glue/sst2"."""
-    return f"{report.recipe['model']} on {report.recipe['data']['source']}"
+    return f"{shown(report.recipe['model'])} on {shown(report.recipe['data']['source'])}"
 
 
 def score_table(report: Report) -> list[tuple[str, str, str]]:
@@ -227,11 +228,10 @@ def _conditions(protocol: Mapping[str, Any]) -> str:
 
 def to_markdown(report: Report) -> str:
     """The table of scores, the table of kept units, and the footnotes."""
-    recipe = report.recipe
     lines = [
-        f"# {title(report)}",
+        f"# {outcome(report)}",
         "",
-        f"`{recipe['model']}` on `{recipe['data']['source']}`",
+        f"{subject(report)}: {title(report)}",
         "",
         str(verdict(report)),
         "",

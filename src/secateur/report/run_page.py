@@ -21,6 +21,7 @@ from secateur.report import (
 from secateur.report.html import (
     Content,
     DataTable,
+    Folded,
     KeyNumbers,
     Notes,
     Picture,
@@ -28,6 +29,7 @@ from secateur.report.html import (
     Section,
     Text,
 )
+from secateur.report.names import without_paths
 from secateur.report.report import Report
 from secateur.report.report_text import (
     score_notes,
@@ -39,7 +41,7 @@ from secateur.report.report_text import (
     to_markdown,
 )
 from secateur.report.run_log import RunLog, read
-from secateur.report.size_text import largest_shape, megabytes, parts_note, size_change
+from secateur.report.size_text import largest_shape, megabytes, outcome, parts_note, size_change
 from secateur.report.verdict import verdict
 from secateur.system.errors import UserError
 from secateur.tasks.origin import rows_of
@@ -72,8 +74,9 @@ def to_html(report: Report, log: RunLog) -> str:
         structure_section.pruning(log),
         _latency(report),
     ]
-    sections = [_result(report), *(section for section in optional if section.contents), _origin(report)]
-    return html.render(title(report), sections, subject(report))
+    load = Section("To load it", [Preformatted(LOADING)])
+    sections = [_result(report), *(section for section in optional if section.contents), load, _origin(report)]
+    return html.render(outcome(report), sections, f"{subject(report)}: {title(report)}")
 
 
 def _result(report: Report) -> Section:
@@ -114,8 +117,18 @@ def _key_numbers(report: Report) -> list[tuple[str, str, str]]:
 def _origin(report: Report) -> Section:
     rows = [(rows_of(report.splits.get(split, split)), f"{count:,}") for split, count in report.rows.items()]
     facts = [("data fingerprint", report.data), *rows, *report.versions.items()]
-    recipe = yaml.safe_dump(dict(report.recipe), sort_keys=False, allow_unicode=True, default_flow_style=None)
-    return Section("How it was made", [DataTable("Data and versions", ("what", "value"), facts), Preformatted(recipe)])
+    recipe = without_paths(report.recipe)
+    text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    table = DataTable("Data and versions", ("what", "value"), facts)
+    return Section("How it was made", [table, Folded("The recipe", [Preformatted(text)])])
+
+
+LOADING = """\
+import secateur
+
+model = secateur.load("model")  # the folder beside this page
+"""
+"""How to load the model of a run, from the folder of its page."""
 
 
 def _latency(report: Report) -> Section:
