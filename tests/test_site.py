@@ -53,6 +53,14 @@ def test_other_names_of_the_reference_are_defined_where_it_says(name):
     assert re.search(rf"^(def|class) {attribute}\b", path.read_text(encoding="utf-8"), re.MULTILINE)
 
 
+def test_examples_in_docstrings_are_sections():
+    """`Example:` would be a note, and what it shows a quotation."""
+    for path in (ROOT / "src").rglob("*.py"):
+        assert not re.search(r"^ *Example:$", path.read_text(encoding="utf-8"), re.MULTILINE), (
+            f"{path}: write Examples:"
+        )
+
+
 def test_every_link_leads_to_a_page_of_the_site():
     pages = site_pages.generated()
     known = {*PAGES, *pages, *(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.*"))}

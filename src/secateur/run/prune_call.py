@@ -80,7 +80,7 @@ def prune(
         progress: whether each stage shows a bar.
         options: those of `secateur prune`, with underscores: `density=0.2`, `method="grain"`, `label="stars"`, ...
 
-    Example:
+    Examples:
         >>> result = secateur.prune("bert-base-uncased", "reviews.csv", density=0.2, output="runs/reviews")
         >>> result.model, result.scores
 
