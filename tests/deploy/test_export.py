@@ -194,6 +194,7 @@ SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "i
 OTHERS = {
     "choices": lambda: BertForMultipleChoice(BertConfig(vocab_size=50, **SMALL)),
     "pictures": lambda: ViTForImageClassification(ViTConfig(image_size=32, **SMALL)),
+    "a cut decoder": lambda: cut(model := tiny("llama", "ForCausalLM"), Plan.of_all_units(model)),
     "causal": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=32, n_layer=1, n_head=4)),
     "writes": lambda: tiny("t5", dtype=torch.float32),
 }

@@ -10,7 +10,8 @@ import torch
 from small_tokenizers import roberta
 from transformers import EvalPrediction, LlamaConfig, LlamaForCausalLM
 
-from secateur.measure.evaluation import encoded, scores_with_error
+from secateur.measure.evaluation import encoded, scores_with_error, shuffled
+from secateur.measure.sensitivity import sensitivity
 from secateur.system.errors import UserError
 from secateur.tasks.language import Language
 
@@ -99,6 +100,14 @@ def test_another_main_score_and_a_model_without_the_head_are_refused(data, model
     assert not task.is_finetuned(model)
     model.config.architectures = ["LlamaForCausalLM"]
     assert task.is_finetuned(model)
+
+
+def test_cuts_of_groups_are_scored_by_the_same_numbers(data, model):
+    """Outputs of cuts are condensed batch by batch, and not collected as logits."""
+    task, tokenizer = Language.from_data(data), roberta()
+    study = sensitivity(model, task, tokenizer, units=("ffn",), densities=(1.0, 0.5), rows=8, max_length=32)
+    rows = encoded(task, "train", tokenizer, 32, shuffled(40, 0)[:8])
+    assert study.dense == pytest.approx(scores_with_error(model, task, rows, tokenizer)[0]["accuracy"], abs=1e-6)
 
 
 def test_padding_is_on_the_right_without_labels(data):

@@ -38,7 +38,7 @@ def next_commands(report: Report, folder: Path) -> list[str]:
     kind = TASKS.get(report.recipe["data"].get("task", "classification"))
     texts = "" if kind.predictor is None else " ".join(f"'a {part}'" for part in kind.predictor.parts)
     asked = [f"secateur predict {folder} {texts}"] if texts else []
-    if kind.generates:
+    if not kind.exports:
         return [*asked, f"secateur bench {folder}"]
     others = [name for name, one in RUNTIMES.all().items() if one.packages and not absent(one.packages)]
     fastest = "".join(f" --runtime {name}" for name in ("pytorch", *others))

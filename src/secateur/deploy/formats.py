@@ -122,9 +122,10 @@ def check_exportable(model: PreTrainedModel) -> None:
             "run it in PyTorch"
         )
     check_rows_of_tokens(model)
-    if any(vars(module).get("is_causal") for module in model.modules()):
+    if any(vars(module).get("is_causal") or vars(module).get("causal") for module in model.modules()):
         raise UserError(
-            f"expected {EXPORTABLE}, got {type(model).__name__}, whose attention is causal: run it in PyTorch"
+            f"expected {EXPORTABLE}, got {type(model).__name__}, whose attention is causal: run it in PyTorch, or save "
+            "a uniform one as a stock model"
         )
 
 

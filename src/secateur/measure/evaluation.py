@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -192,8 +192,8 @@ def runner_scores(
     for first in range(0, len(rows), size):
         batch = dict(collate(list(rows[first : first + size])))
         found = run({name: batch[name] for name in run.inputs if name in batch})
-        outputs.append(_condensed(task, alone(found), alone([batch[name] for name in task.label_names])))
         labels.append(alone([batch[name].numpy() for name in task.label_names]))
+        outputs.append(condensed(task, alone(found), labels[-1]))
     return task.score(EvalPrediction(joined(outputs), joined(labels)), rows)
 
 
@@ -202,13 +202,21 @@ def rows_of_batch(task: Task, longest: int) -> int:
     return BATCH if task.condensed is None else max(1, min(BATCH, MOST_TOKENS // longest))
 
 
-def _condensed(task: Task, outputs: Any, labels: Any) -> Any:
-    """What the task's scores need of outputs as arrays."""
+def condensed(task: Task, outputs: Any, labels: Any) -> Any:
+    """What the task's scores need of the outputs of a batch.
+
+    Args:
+        outputs, labels: arrays `(batch, ...)`, or tuples of several.
+    """
     if task.condensed is None:
         return outputs
-    if isinstance(outputs, tuple):
-        return tuple(part.numpy() for part in task.condensed(tuple(map(torch.from_numpy, outputs)), labels))
-    return task.condensed(torch.from_numpy(outputs), labels).numpy()
+    given = (_on_arrays(torch.from_numpy, values) for values in (outputs, labels))
+    return _on_arrays(torch.Tensor.numpy, task.condensed(*given))
+
+
+def _on_arrays(function: Callable[[Any], Any], values: Any) -> Any:
+    """The values of a function of an array, or of each of a tuple."""
+    return tuple(map(function, values)) if isinstance(values, tuple) else function(values)
 
 
 def fitted_to(task: Task, model: PreTrainedModel, name: str) -> tuple[Task, PreTrainedTokenizerBase]:

@@ -20,10 +20,11 @@ from transformers import PreTrainedModel
 
 from secateur.budget.ranking import descending
 from secateur.budget.space import Space
-from secateur.measure.evaluation import alone, joined
+from secateur.measure.evaluation import alone, condensed, joined
 from secateur.structure.groups import Group
 from secateur.surgery.input_moments import on_device
 from secateur.surgery.masking import attached
+from secateur.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -70,16 +71,20 @@ def outputs_of_cuts(
     space: Space,
     cuts: Sequence[GroupCut],
     batches: Sequence[Any],
-    label_names: Sequence[str],
+    task: Task,
 ) -> tuple[list[Any], Any]:
-    """Outputs `(rows, ...)` on all batches, of the whole model first and then of each cut, and the rows' labels."""
+    """Outputs on all batches, of the whole model first and then of each cut, and the rows' labels.
+
+    Outputs are `(rows, ...)`, as the task's scores take them.
+    """
     outputs: list[list[Any]] = [[] for _ in range(len(cuts) + 1)]
     labels = []
     for number, batch in enumerate(batches, 1):
         inputs = on_device(batch, model)
-        labels.append(alone([inputs.pop(name).cpu().numpy() for name in label_names]))
+        labels.append(alone([inputs.pop(name).cpu().numpy() for name in task.label_names]))
         for own, output in zip(outputs, in_turn(model, space, cuts, inputs), strict=True):
-            own.append(alone([value.float().cpu().numpy() for value in output.values() if isinstance(value, Tensor)]))
+            values = alone([value.float().cpu().numpy() for value in output.values() if isinstance(value, Tensor)])
+            own.append(condensed(task, values, labels[-1]))
         log.info("batch %d of %d", number, len(batches))
     return [joined(own) for own in outputs], joined(labels)
 

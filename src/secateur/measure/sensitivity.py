@@ -120,7 +120,7 @@ def _outputs(
     """Outputs on the scored rows, of the whole model first and then of each cut, and the rows' labels."""
     log.info("scoring %d cuts on %d rows", len(cuts), len(examples(scored)))
     batches = [collate(rows) for rows in _batches(scored)]
-    return outputs_of_cuts(model, space, list(cuts.values()), batches, task.label_names)
+    return outputs_of_cuts(model, space, list(cuts.values()), batches, task)
 
 
 def importance(model: PreTrainedModel, space: Space, batches: Sequence[Any]) -> Tensor:

@@ -65,6 +65,7 @@ class Language(Task):
 
     model_class: ClassVar[Any] = AutoModelForCausalLM
     collator_class: ClassVar[type[PaddingCollator]] = BlockCollator
+    exports: ClassVar[bool] = False
     defaults: ClassVar[Mapping[str, Any]] = {"distillation.cache": False, "distillation.temperature": 1.0}
     predictor: ClassVar[Predictor | None] = predictors.CONTINUATIONS
 

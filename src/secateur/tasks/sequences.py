@@ -81,6 +81,7 @@ class Sequences(Task):
     predictor: ClassVar[Predictor | None] = predictors.TEXTS
     collator_class: ClassVar[type[PaddingCollator]] = SequenceCollator
     generates: ClassVar[bool] = True
+    exports: ClassVar[bool] = False
     defaults: ClassVar[Mapping[str, Any]] = {
         "distillation.label_smoothing": 0.1,
         "distillation.temperature": 1.0,  # at higher ones the size of the vocabulary dominates (RESULTS.md)

@@ -68,6 +68,7 @@ class Task(ABC):
         label_names: the keys of a batch that are labels, as the model names them.
         defaults: keys of a recipe with this task, and their values if the recipe does not set them.
         greater_is_better: whether a larger `metric` is better.
+        exports: whether models with the head run in other runtimes, as functions of tokens and a mask.
         generates: whether the metric scores texts that the model generates (`generate`), not its outputs for a row.
         windows: whether a text that is longer than the maximum becomes several rows; otherwise it is truncated.
         of_one_width: whether the main score needs outputs of the width of the reference's.
@@ -93,6 +94,7 @@ class Task(ABC):
     condensed: ClassVar[Any] = None
     augmentable: ClassVar[bool] = False
     generates: ClassVar[bool] = False
+    exports: ClassVar[bool] = True
     predictor: ClassVar[Predictor | None] = None
     splits: DatasetDict
     labels: tuple[str, ...] | None
