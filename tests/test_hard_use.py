@@ -260,12 +260,12 @@ KILLED = """
 import json, os, signal, sys
 from secateur.run import pipeline, recipe
 from secateur.system import files
-move = files._replace_folder
+move = files.replace_folder
 def killed(partial, folder):
     if folder.name == "cut":
         os.kill(os.getpid(), signal.SIGKILL)
     move(partial, folder)
-files._replace_folder = killed
+files.replace_folder = killed
 pipeline.run(recipe.make(json.loads(sys.argv[1])), sys.argv[2])
 """
 
