@@ -277,7 +277,7 @@ def test_a_run_for_a_speed_up_reports_the_requested_predicted_and_measured_one(t
     plan = json.loads((folder / "model" / "plan.json").read_text())
     assert plan["asked"] is None and plan["latency"]["predicted_ms"] == report.target["predicted_ms"]
     assert all((last - first + 1) for _, group in plan["groups"].items() for first, last in group["kept"])
-    assert target_text(report) == "1.5x" and "# grain at 1.5x" in (folder / "report.md").read_text()
+    assert target_text(report) == "1.5x" and ": grain at 1.5x" in (folder / "report.md").read_text()
 
 
 def test_a_resumed_run_keeps_its_latency_table(timed, tmp_path):
