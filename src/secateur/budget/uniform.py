@@ -38,7 +38,7 @@ class UniformParameters(Parameters):
     For every number of heads, as many neurons and hidden dims as fit are kept, the same fraction of both. Of these
     models the one is taken in which heads and the rest keep the most similar fractions.
 
-    Example:
+    Examples:
         >>> space = Space(model, "kv_head", "ffn", budget=UniformParameters())
         >>> kept = space.choose(scores, density=0.5)
     """
