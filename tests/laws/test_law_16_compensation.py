@@ -51,6 +51,20 @@ def test_every_linear_that_lost_inputs_is_refitted_and_none_gets_worse(which):
     assert min(one.after / one.before for one in done if one.before > 1e-5) < 0.9
 
 
+@pytest.mark.parametrize("which", LEADING)
+def test_of_a_layer_without_units_the_bias_is_refitted_if_there_is_one(which):
+    model = tiny(*which)
+    space = Space(model, "head", "ffn")
+    masks = random_masks(space, 0.7)
+    layer = space.table.layers[0]
+    masks[space.slices[f"{layer}.ffn"]] = masks[space.slices[f"{layer}.head"]] = 0.0
+    plan = Plan.of(space, masks)
+    done = compensate(cut(model, plan), model, plan, batches(model))
+    assert done and [one.path for one in done if one.before < one.after] == []
+    path = space.table.reader(f"{layer}.ffn").path
+    assert [one.path for one in done if one.path == path] == [path] * (f"{path}.bias" in space.table.tensors)
+
+
 def test_the_output_comes_nearer_to_that_of_the_model_before():
     model, small, again, _ = refitted(LEADING[0].values[0], 0.6, "head", "ffn")
     batch = inputs(model, seed=99)

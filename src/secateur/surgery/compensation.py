@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 
 from secateur.structure.plan import Plan
 from secateur.structure.space import UnitSpace
+from secateur.surgery.compact.modules import Bias
 from secateur.surgery.input_moments import Batch, Moments, outputs_at, real_tokens
 from secateur.surgery.lockstep import in_lockstep
 from secateur.system.errors import UserError
@@ -78,8 +79,9 @@ def compensate(
         return []
     kept = plan.read(space).indices("hidden")
     done: list[Refit] = []
-    present = dict(small.named_modules())  # an attention without heads, or a sublayer that is gone, has no Linear
-    modules = {row.path: present[row.path] for row in space.table.readers.values() if row.path in present}
+    present = dict(small.named_modules())  # without a bias nothing is left where nothing is read
+    linears = {path: module for path, module in present.items() if isinstance(module, nn.Linear | Bias)}
+    modules = {row.path: linears[row.path] for row in space.table.readers.values() if row.path in linears}
 
     def arrived(path: str, inputs: Sequence[Tensor]) -> None:
         moments = Moments.empty(inputs[0].shape[-1], len(kept), inputs[0].device)
@@ -112,7 +114,7 @@ def refit(module: nn.Module, path: str, moments: Moments, ridge: float = RIDGE) 
 
     With C the covariances and the residual `R = C_yx - W C_xx`, the new weight is `W + R (C_xx + r I)^-1`.
     """
-    assert isinstance(module, nn.Linear)
+    assert isinstance(module, nn.Linear | Bias)
     weight, spread = module.weight.double(), max(float(moments.variance()), TINY)
     before = float(moments.error(weight, module.bias)) / spread
     if before < ROUNDING:

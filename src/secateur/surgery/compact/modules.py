@@ -16,6 +16,8 @@ from torch.nn import functional
 class Bias(nn.Module):
     """A Linear of which only the bias remains: its sublayer has no units, but its output bias still contributes."""
 
+    weight: Tensor
+
     def __init__(self, size: int, like: Tensor) -> None:
         super().__init__()
         self.bias = nn.Parameter(like.new_empty(size))
