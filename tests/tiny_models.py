@@ -147,6 +147,19 @@ def covering(models, unit_sets, methods):
     return rows
 
 
+def meeting_units(models, unit_sets, methods):
+    """Arguments `which, units, name` for what takes long: any model meets any units, and any method meets any units.
+
+    A model and a method meet in some cases alone: a method knows nothing of a model but its units.
+    """
+    rows = []
+    for number, units in enumerate(unit_sets):
+        for turn in range(max(len(models), len(methods))):
+            which, name = models[turn % len(models)], methods[(turn + number) % len(methods)]
+            rows.append(pytest.param(*which.values, units, name, id=f"{which.id}-{'-'.join(units)}-{name}"))
+    return rows
+
+
 @cache
 def default_sizes(kind):
     """The attributes of a family's default config, under every name that it takes."""

@@ -17,7 +17,7 @@ import torch
 from kept_pieces import every_second, shares_its_pieces
 from load_elsewhere import source
 from safetensors.torch import save_file
-from tiny_models import CLASSIFIERS, LEADING, MODELS, WRITERS, edge_cases, inputs, outputs, random_masks, tiny
+from tiny_models import CLASSIFIERS, DECODERS, LEADING, MODELS, WRITERS, edge_cases, inputs, outputs, random_masks, tiny
 
 from secateur.budget.space import Space
 from secateur.structure.plan import Plan
@@ -58,7 +58,7 @@ def in_int8(which):
 
 
 WAYS = ("load", "auto", "encoder", "trusted", "trusted-encoder", "neither")
-THOROUGH = (CLASSIFIERS[0], WRITERS[-1])
+THOROUGH = (CLASSIFIERS[0], WRITERS[-1], *DECODERS)
 
 
 def cases():
@@ -73,16 +73,19 @@ def cases():
         if model in LEADING:
             makers |= {
                 "edges": lambda kind=kind, shape=shape: cut(*edge_cases(kind, shape, soft=True, **SINGLE)[:2]),
+                "tiles": partial(small, which, "attention/4x8", "ffn/8x4", density=0.2),
+                "thin": partial(small, which, "hidden", embedding_rank=5, embedding_rows="int8"),
+            }
+            makers |= {"vocabulary": partial(fewer_pieces, which)} if shares_its_pieces(model) else {}
+        if model in THOROUGH:
+            makers |= {
                 "no-heads": partial(small, which, "vo", density=0.0),
                 "no-neurons": partial(small, which, "ffn", density=0.0),
                 "sublayers": partial(small, which, "sublayer"),
-                "tiles": partial(small, which, "attention/4x8", "ffn/8x4", density=0.2),
                 "rank": partial(small, which, "ffn", density=1.0, embedding_rank=5),
-                "thin": partial(small, which, "hidden", embedding_rank=5, embedding_rows="int8"),
                 "int8": partial(in_int8, which),
                 "bfloat16": partial(small, which, "ffn", "head", soft=True, dtype=torch.bfloat16),
             }
-            makers |= {"vocabulary": partial(fewer_pieces, which)} if shares_its_pieces(model) else {}
         if model in WRITERS and shape == 1:
             makers |= {"untied": partial(untied, which)}
         for name, make in makers.items():

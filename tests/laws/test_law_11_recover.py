@@ -73,8 +73,14 @@ def distance(mine, wanted):
     return max(float((mine[key] - wanted[key]).abs().max()) for key in mine if mine[key].numel())
 
 
-@pytest.mark.parametrize("name", SHRINKING)
-@pytest.mark.parametrize("which", (*CLASSIFIERS, WRITERS[0], WRITERS[-1]))
+MODELS = (*CLASSIFIERS, WRITERS[0], WRITERS[-1])
+# Every model with a method, and every method with a model.
+MOST = max(len(MODELS), len(SHRINKING))
+PAIRS = [(MODELS[turn % len(MODELS)], SHRINKING[turn % len(SHRINKING)]) for turn in range(MOST)]
+CASES = [pytest.param(*which.values, name, id=f"{which.id}-{name}") for which, name in PAIRS]
+
+
+@pytest.mark.parametrize(("which", "name"), CASES)
 def test_a_cut_model_recovers_as_the_masked_one_does(which, name, tmp_path):
     """Cut while it is pruned by every method, and cut at the end alone by one."""
     whole = pruned(which, name, tmp_path, PRUNING + RECOVERY)

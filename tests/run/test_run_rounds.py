@@ -111,7 +111,7 @@ def test_rounds_toward_a_speed_up(values, tmp_path):
             "target.layers needs a method that prunes in rounds",
         ),
         ({"target.layers": None}, "training.decay: round needs more than one round"),
-        ({"target.layers": 0}, "greater than 0"),
+        ({"target.layers": 0}, "expected a number above 0"),
     ],
 )
 def test_a_recipe_in_rounds_must_fit(values, changed, message):
