@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from secateur.methods.subset import Subset as Subset
     from secateur.methods.voita import Voita as Voita
     from secateur.run.new_model import new_model as new_model
-    from secateur.run.prune_call import Pruned as Pruned
+    from secateur.run.prune_call import PruneResult as PruneResult
     from secateur.run.prune_call import prune as prune
     from secateur.structure import architectures as architectures
     from secateur.structure.plan import Plan as Plan
@@ -104,7 +104,7 @@ _MODULE_OF = {
     "Parameters": "budget.parameters",
     "Plan": "structure.plan",
     "Published": "deploy.publish",
-    "Pruned": "run.prune_call",
+    "PruneResult": "run.prune_call",
     "PruningTrainer": "training.trainer",
     "Random": "methods.random",
     "Schedule": "methods.schedules",

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 import secateur
 from secateur.cli import app, prune_work
 from secateur.run import prune_call
-from secateur.run.prune_call import Pruned
+from secateur.run.prune_call import PruneResult
 from secateur.system.errors import UserError
 
 
@@ -47,8 +47,8 @@ def test_options_that_are_not_known_and_several_densities_are_refused(asked, tmp
 
 
 def test_a_result_shows_itself(tmp_path):
-    result = Pruned(tmp_path / "<run>", REPORT)
-    assert repr(result) == f"Pruned(97.0% of the accuracy, 2.5x faster, 1.9x smaller; {tmp_path / '<run>'})"
+    result = PruneResult(tmp_path / "<run>", REPORT)
+    assert repr(result) == f"PruneResult(97.0% of the accuracy, 2.5x faster, 1.9x smaller; {tmp_path / '<run>'})"
     page = result._repr_html_()
     assert "<run>" not in page and "&lt;run&gt;" in page and "97.0% of the accuracy" in page
     assert re.findall("<td>(.*?)</td>", page)[:3] == ["accuracy", "0.9000", "0.8730"]

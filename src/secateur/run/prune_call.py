@@ -24,7 +24,7 @@ from secateur.system.errors import UserError
 
 
 @dataclass(frozen=True, repr=False)
-class Pruned:
+class PruneResult:
     """A finished run, which shows itself, in a notebook as a table.
 
     Attributes:
@@ -46,7 +46,7 @@ class Pruned:
         return self.report.scores
 
     def __repr__(self) -> str:
-        return f"Pruned({outcome(self.report)}; {self.folder})"
+        return f"PruneResult({outcome(self.report)}; {self.folder})"
 
     def _repr_html_(self) -> str:
         """The outcome, the numbers beside those of the teacher, and the verdict."""
@@ -66,7 +66,7 @@ def prune(
     overwrite: bool = False,
     progress: bool = True,
     **options: Any,
-) -> Pruned:
+) -> PruneResult:
     """Prune a model for data: train a teacher if needed, prune, cut, recover, measure, report.
 
     The same call continues an interrupted run, and returns the result of a finished one.
@@ -93,7 +93,7 @@ def prune(
     if len(wanted.target.densities) > 1:
         raise UserError("this call makes one model: give one density, or several to the command `secateur prune`")
     (report,) = run_job(wanted, Path(output), [ProgressBars()] if progress else [], overwrite=overwrite)
-    return Pruned(Path(output), report)
+    return PruneResult(Path(output), report)
 
 
 def _key(option: str) -> str:
