@@ -32,11 +32,17 @@ def fraction(text: str | float, name: str = "density", whole: str = "the paramet
         raise UserError(f"{name} {text!r} is no fraction of {whole}: write it like {like:g}, or like {100 * like:g}%")
     value = number / 100 if percent else number
     if not 0 <= value <= 1:
-        hint = (
-            f"for {number:g} percent write {number / 100:g} or {number:g}%" if 1 < number <= 100 else f"write {like:g}"
-        )
-        raise UserError(f"{name} {words} is not in (0, 1], the fraction of {whole} to keep: {hint}")
+        raise not_a_fraction(number, words, name, whole, like)
     return value
+
+
+def not_a_fraction(
+    number: float, words: str, name: str = "density", whole: str = "the parameters", like: float = 0.05
+) -> UserError:
+    """The error for a number beyond (0, 1], which says what was probably meant; see `fraction`."""
+    percent = f"for {number:g} percent write {number / 100:g} or {number:g}%"
+    hint = percent if 1 < number <= 100 else f"write {like:g}"
+    return UserError(f"{name} {words} is not in (0, 1], the fraction of {whole} to keep: {hint}")
 
 
 def fractions(text: str, name: str = "density") -> tuple[float, ...]:

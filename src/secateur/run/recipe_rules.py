@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from secateur.budget.amounts import not_a_fraction
 from secateur.methods import METHODS
 from secateur.run.recipe_target import AUTO
 from secateur.system.errors import UserError
@@ -113,14 +114,7 @@ def _shape_for_a_latency(recipe: Recipe) -> None:
 def _densities_are_fractions(recipe: Recipe) -> None:
     for density in recipe.target.densities:
         if not 0 < density <= 1:
-            raise UserError(
-                f"density {density:g} is not in (0, 1], the fraction of the parameters to keep: {_meant(density)}"
-            )
-
-
-def _meant(density: float) -> str:
-    """What a density that is no fraction may have been meant as."""
-    return f"for {density:g} percent write {density / 100:g} or {density:g}%" if 1 < density <= 100 else "write 0.05"
+            raise not_a_fraction(density, f"{density:g}")
 
 
 def _densities_differ(recipe: Recipe) -> None:
