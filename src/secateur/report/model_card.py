@@ -177,7 +177,7 @@ def _sources(report: Report, base: dict[str, Any]) -> str:
             f"- teacher: `{shown(recipe['teacher'] or 'the base model, fine-tuned')}`",
             f"- data: `{data}`, {report.rows['train']:,} training rows, whose terms apply too",
             f"- method: {paper_of(METHODS.get(recipe['method']['name']))}",
-            "- `plan.json` lists the kept units; made with [secateur](https://pypi.org/project/secateur)",
+            "- `plan.json` lists the kept units; made with secateur",
         ]
     )
 
