@@ -3,6 +3,7 @@
 A small part of `benchmarks/faults.py`, sampled by a seed.
 """
 
+import hashlib
 import json
 import os
 import random
@@ -108,8 +109,7 @@ def test_nothing_outside_the_folder_is_read_and_no_pickle_is_opened(world):
 
 
 def test_every_file_but_the_card_has_a_checksum_as_of_sha256sum(world):
-    listed = [line.split("  ")[1] for line in (world.folder / SUMS).read_text().splitlines()]
-    assert sorted(listed) == [name for name in world.names if name not in (SUMS, "README.md")]
+    assert sorted(listed(world.folder)) == [name for name in world.names if name not in (SUMS, "README.md")]
     if shutil.which("sha256sum"):
         subprocess.run(["sha256sum", "--check", "--strict", "--quiet", SUMS], cwd=world.folder, check=True)
 
@@ -117,10 +117,13 @@ def test_every_file_but_the_card_has_a_checksum_as_of_sha256sum(world):
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "plan.json", "tokenizer.json"])
 def test_a_deliberate_change_is_refused_and_can_be_accepted(world, tmp_path, name):
     folder = shutil.copytree(world.folder, tmp_path / "model")
-    write(name, (folder / name).read_bytes() + b" " * 8 if name.endswith("json") else other(world, name), folder)
+    if name == "config.json":
+        rewritten(name, json.loads((folder / name).read_text()) | {"colour": 1}, folder)
+    else:
+        write(name, (folder / name).read_bytes() + b" " * 8 if name.endswith("json") else other(world, name), folder)
     with pytest.raises(UserError, match=f"{name} is not the file that was saved.*remove its line in {SUMS}"):
         sec.load(folder)
-    kept = [line for line in (folder / SUMS).read_text().splitlines(keepends=True) if not line.endswith(f"{name}\n")]
+    kept = [line for line in (folder / SUMS).read_text().splitlines(keepends=True) if f"  {name}" not in line]
     (folder / SUMS).write_text("".join(kept))
     assert sec.load(folder)
 
@@ -150,7 +153,7 @@ def test_shards_have_checksums_too(world, tmp_path):
 
 
 def listed(folder):
-    return [line.split("  ")[1] for line in (folder / SUMS).read_text().splitlines()]
+    return [line.split("  ")[1].split()[0] for line in (folder / SUMS).read_text().splitlines()]
 
 
 def test_a_folder_without_checksums_loads(world, tmp_path):
@@ -181,6 +184,42 @@ def test_folders_with_unusual_names_load(world, tmp_path, name):
 
 
 # JSON that was edited
+
+
+def edited(world, folder, **keys):
+    shutil.copytree(world.folder, folder)
+    rewritten("config.json", json.loads((folder / "config.json").read_text()) | keys, folder)
+    return folder
+
+
+def test_labels_may_be_renamed_and_the_config_laid_out_otherwise(world, tmp_path):
+    ours = {"id2label": {"0": "bad", "1": "good"}, "label2id": {"bad": 0, "good": 1}, "_name_or_path": "ours/reviews"}
+    folder = edited(world, tmp_path / "model", **ours)
+    document = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(dict(reversed(document.items())), indent=7))
+    assert [world.judge(way, folder)[0] for way in WAYS] == [RIGHT] * len(WAYS)
+    sec.save(sec.load(folder), tmp_path / "again")
+    assert sec.load(tmp_path / "again").config.id2label == {0: "bad", 1: "good"}
+
+
+@pytest.mark.parametrize("key, value", [("problem_type", "regression"), ("layer_norm_eps", 1e-3), ("id2labels", {})])
+def test_other_keys_of_a_config_may_not_be_edited_in_any_way_of_loading(world, tmp_path, key, value):
+    folder = edited(world, tmp_path / "model", **{key: value})
+    for way in WAYS:
+        verdict, said = world.judge(way, folder)
+        assert verdict == REFUSED and "config.json is not the file that was saved" in said, (way, said)
+
+
+def test_a_digest_of_the_file_of_the_config_itself_is_still_checked(world, tmp_path):
+    """As secateur 0.1.0 wrote it."""
+    folder = shutil.copytree(world.folder, tmp_path / "model")
+    lines = [line for line in (folder / SUMS).read_text().splitlines() if not line.startswith("#")]
+    digest = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
+    (folder / SUMS).write_text("\n".join([*lines, f"{digest}  config.json"]) + "\n")
+    assert world.judge("load", folder)[0] == RIGHT
+    write("config.json", (folder / "config.json").read_bytes() + b"\n", folder)
+    with pytest.raises(UserError, match=r"config\.json is not the file that was saved"):
+        sec.load(folder)
 
 
 @pytest.mark.parametrize("sums", [True, False], ids=["sums", "no sums"])

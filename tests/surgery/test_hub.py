@@ -1,5 +1,6 @@
 """Compact models on the hub: what is loaded from there, or from a subfolder, and saved again loses nothing."""
 
+import json
 import shutil
 
 import huggingface_hub.constants
@@ -134,9 +135,21 @@ def test_the_files_that_come_from_the_hub_are_checked(folder, cache, tmp_path, n
     assert Auto.from_pretrained(NAME, subfolder=inner).plan
     blob = (snapshot / inner / name).resolve()
     content = blob.read_bytes()
-    blob.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if name == "model.safetensors" else content + b"\n")
+    blob.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if name == "model.safetensors" else other(content))
     with pytest.raises(ValueError, match=rf"{name} is not the file that was saved: copy or save the model again"):
         Auto.from_pretrained(NAME, subfolder=inner)
+
+
+def other(content):
+    """Text with other spaces, and another number in JSON."""
+    return content.replace(b": 1", b":  2", 1) + b"\n"
+
+
+def test_labels_of_a_model_of_the_hub_may_be_renamed(folder, cache):
+    snapshot = into_cache(folder, cache)
+    blob = (snapshot / "config.json").resolve()
+    blob.write_text(json.dumps(json.loads(blob.read_text()) | {"id2label": {"0": "bad", "1": "good"}}))
+    assert Auto.from_pretrained(NAME).config.id2label == {0: "bad", 1: "good"}
 
 
 def test_a_model_of_the_hub_without_a_plan_is_loaded_with_a_warning(folder, cache, caplog):

@@ -3,6 +3,9 @@
 `SHA256SUMS` lists the digests of the files, in the format of `sha256sum`: shapes alone do not reveal a flipped bit, the
 weights of another model or an edited key. Every `save_pretrained` writes it. It is optional: of a folder without it
 only the shapes are checked.
+
+The labels in `config.json` are their user's to rename. So the digest of that file is of its values without `FREE`, in a
+comment that `sha256sum` passes over. Secateur 0.1.0 listed the file itself, which is still checked so.
 """
 
 from __future__ import annotations
@@ -13,21 +16,50 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
+CONFIG = "config.json"
 PLAN = "plan.json"
 GENERATION = "generation_config.json"
 SUMS = "SHA256SUMS"
+FREE = ("_name_or_path", "id2label", "label2id")
+"""Keys of `config.json` that name things for people and change no output."""
 SUM = re.compile(r"([0-9a-f]{64})  ([^/\\:]+)")  # a line: a digest, two spaces, the name of a file in the folder
+SUM_OF_VALUES = re.compile(rf"# ([0-9a-f]{{64}})  ({re.escape(CONFIG)}) without (\w+(?:, \w+)*)")
 
 
 class DamagedError(ValueError):
     """A folder is not what was saved. The message is one sentence: which file, what is wrong, and what to do."""
 
 
+class Listed(NamedTuple):
+    """A line of `SHA256SUMS`.
+
+    Attributes:
+        name: of a file in the folder.
+        digest: SHA-256 of the file, or of its values without some keys.
+        free: those keys; None if the digest is of the file's bytes.
+    """
+
+    name: str
+    digest: str
+    free: tuple[str, ...] | None = None
+
+    def is_right(self, folder: Path) -> bool:
+        """Whether the file has this digest."""
+        path = folder / self.name
+        return self.digest == (_digest(path) if self.free is None else _digest_of_values(path, self.free))
+
+
 def sums(folder: Path, names: Iterable[str]) -> str:
     """Lines of `SHA256SUMS` for files of a folder."""
-    return "".join(f"{_digest(folder / name)}  {name}\n" for name in sorted(names))
+    return "".join(f"{_line(folder, name)}\n" for name in sorted(names))
+
+
+def _line(folder: Path, name: str) -> str:
+    if name == CONFIG:
+        return f"# {_digest_of_values(folder / name, FREE)}  {name} without {', '.join(FREE)}"
+    return f"{_digest(folder / name)}  {name}"
 
 
 def check_sums(folder: Path) -> None:
@@ -38,39 +70,42 @@ def check_sums(folder: Path) -> None:
     Raises:
         DamagedError: the message names the file.
     """
-    for name, digest in _listed(folder):
-        _check_sum(folder, name, digest)
+    for listed in _listed(folder):
+        _check_sum(folder, listed)
 
 
 def check_downloaded(folder: Path) -> None:
     """As `check_sums`, for a folder of the hub's cache: files that were not asked for are not in it."""
-    for name, digest in _listed(folder):
-        if (folder / name).is_file():
-            _check_sum(folder, name, digest)
+    for listed in _listed(folder):
+        if (folder / listed.name).is_file():
+            _check_sum(folder, listed)
 
 
-def _listed(folder: Path) -> Iterator[tuple[str, str]]:
-    """The names and digests in `SHA256SUMS`, none without it."""
+def _listed(folder: Path) -> Iterator[Listed]:
+    """The lines of `SHA256SUMS`, none without it."""
     if not (folder / SUMS).is_file():
         return
     text = (folder / SUMS).read_text(encoding="utf-8", errors="replace")
     for line in text.removesuffix("\n").split("\n"):
-        match = SUM.fullmatch(line)
-        if match is None:
+        if match := SUM.fullmatch(line):
+            yield Listed(match[2], match[1])
+        elif match := SUM_OF_VALUES.fullmatch(line):
+            yield Listed(match[2], match[1], tuple(match[3].split(", ")))
+        else:
             raise DamagedError(
                 f"{folder / SUMS} is damaged: expected lines as sha256sum writes them; copy or save the model again"
             )
-        yield match[2], match[1]
 
 
-def _check_sum(folder: Path, name: str, digest: str) -> None:
-    _check_place(folder, name)
-    if not (folder / name).is_file():
-        raise DamagedError(f"{folder / name} is missing, and {SUMS} lists it: copy the whole folder again")
-    if _digest(folder / name) != digest:
+def _check_sum(folder: Path, listed: Listed) -> None:
+    path = folder / listed.name
+    _check_place(folder, listed.name)
+    if not path.is_file():
+        raise DamagedError(f"{path} is missing, and {SUMS} lists it: copy the whole folder again")
+    if not listed.is_right(folder):
         raise DamagedError(
-            f"{folder / name} is not the file that was saved: copy or save the model again, or remove its line "
-            f"in {SUMS} if it was changed on purpose"
+            f"{path} is not the file that was saved: copy or save the model again, or remove its line "
+            f"in {SUMS} if it was changed on purpose{'; labels may be edited anyway' if listed.free else ''}"
         )
 
 
@@ -82,7 +117,7 @@ def check_places(folder: Path) -> None:
     Raises:
         DamagedError: the message names the file.
     """
-    for name in ("config.json", GENERATION, PLAN, SUMS, *(path.name for path in folder.glob("*.safetensors*"))):
+    for name in (CONFIG, GENERATION, PLAN, SUMS, *(path.name for path in folder.glob("*.safetensors*"))):
         _check_place(folder, name)
     for index in folder.glob("*.safetensors.index.json"):
         shards = read_object(index).get("weight_map")
@@ -106,6 +141,12 @@ def _digest(path: Path) -> str:
         while size := file.readinto(block):
             digest.update(block[:size])
     return digest.hexdigest()
+
+
+def _digest_of_values(path: Path, free: Iterable[str]) -> str:
+    """The digest of an object in a file of JSON without some keys: as compact JSON in ASCII, its keys sorted."""
+    values = {key: value for key, value in read_object(path).items() if key not in free}
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def read_object(path: Path) -> dict[str, Any]:
