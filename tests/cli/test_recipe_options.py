@@ -122,6 +122,7 @@ def test_the_help_of_prune_has_a_panel_for_each_group():
         "Training",
         "Storage",
         "Measurement",
+        "Card",
         "Example",
     ]
     assert all(described in " ".join(shown.split()) for described in ("Seed of ", "--latency-table"))

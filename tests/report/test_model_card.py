@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from transformers import BertModel
 
 from secateur.budget.space import Space
 from secateur.deploy.publish import publish
+from secateur.deploy.upload_set import Stated, upload_set
 from secateur.methods import METHODS
 from secateur.report.model_card import card, paper_of
 from secateur.report.report_text import footnotes, score_table
@@ -57,14 +59,40 @@ def test_the_card_has_every_number_of_the_report_with_its_protocol(finished):
     assert report.data in text
 
 
-def test_the_code_that_loads_the_model_runs(finished):
+def test_the_code_that_loads_and_runs_the_model_runs(finished, capsys):
     folder, report = finished
     text = (folder / "model" / "README.md").read_text()
-    first, second, _ = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    first, second, _, running = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     for code in (first, second):
         space = {}
         exec(code.replace("path/to/this/folder", str(folder / "model")), space)
         assert space["model"].num_parameters() == report.parameters["model"]
+    exec(running.replace("path/to/this/folder", str(folder / "model")), {})
+    assert "'label': 'good'" in (said := capsys.readouterr().out) or "'label': 'bad'" in said
+
+
+GIVEN = {"model_id": "org/small-bert", "base_model": "org/bert", "dataset": "org/reviews"}
+
+
+def test_names_that_the_recipe_gives_take_the_place_of_folders(finished):
+    folder, report = finished
+    text = card(replace(report, recipe=report.recipe | {"card": GIVEN}), load(folder / "model"))
+    header = yaml.safe_load(text.split("---\n")[1])
+    assert (header["base_model"], header["datasets"]) == ("org/bert", ["org/reviews"])
+    assert header["model-index"][0]["name"] == "small-bert" and scored_data(text)["type"] == "org/reviews"
+    assert "\n# small-bert\n" in text and "`org/bert`, fine-tuned for `org/reviews`" in text
+    assert 'secateur.load("org/small-bert")' in text and 'model="org/small-bert")' in text
+    assert "path/to" not in text and "data.csv" not in text.replace("data.csv, ", "")
+    assert "- base model: `org/bert`, licence apache-2.0" in text and "- data: `org/reviews`, " in text
+
+
+def test_a_card_is_published_under_another_name_than_the_recipe_gave(finished, tmp_path):
+    folder, report = finished
+    model = shutil.copytree(folder / "model", tmp_path / "model")
+    (model / "README.md").write_text(card(replace(report, recipe=report.recipe | {"card": GIVEN}), load(model)))
+    found = upload_set(model, "else/where", stated=Stated(), onnx=None, on_main=True)
+    text = found.files["README.md"].decode()
+    assert "org/small-bert" not in text and text.count('"else/where"') == 4
 
 
 def test_hub_names_are_in_the_header_and_a_missing_licence_is_noted(finished):

@@ -94,6 +94,9 @@ OTHER = {
     "measurement.repeats": 5,
     "measurement.retention": 0.9,
     "measurement.baselines": ("int8", "tfidf"),
+    "card.model_id": "org/small-bert",
+    "card.base_model": "org/bert",
+    "card.dataset": "org/reviews",
 }
 
 
@@ -350,6 +353,19 @@ def test_a_boolean_is_not_a_name(key):
         refusal(LEAST | {key: value}, rf"^r\.yaml: {key}[.\w]*: .*, not ")
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model_id", "small"),
+        ("model_id", "/home/me/small"),
+        ("base_model", "models/bert/"),
+        ("dataset", "./reviews.csv"),
+    ],
+)
+def test_the_names_of_a_card_are_names_on_the_hub(key, value):
+    refusal(LEAST | {f"card.{key}": value}, rf"card\.{key}: expected a name on the hub, .*owner/name, not '{value}'")
+
+
 def test_integers_and_whole_floats_are_interchangeable():
     recipe = make(
         LEAST
@@ -517,6 +533,9 @@ def test_every_flat_key_has_a_grouped_key():
 
 
 NEW = {
+    "card.model_id",
+    "card.base_model",
+    "card.dataset",
     "target.uniform",
     "data.evaluation",
     "data.pooling",

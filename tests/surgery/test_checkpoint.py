@@ -125,6 +125,19 @@ def test_weights_can_be_read_by_those_who_can_read_the_folder(tmp_path, writes):
     assert (tmp_path / "model").stat().st_mode & 0o777 == 0o755
 
 
+def test_a_copy_of_a_loaded_model_has_its_card_unless_there_is_one(tmp_path):
+    save(small("ffn"), tmp_path / "model", card="# ours, à nous\n")
+    auto = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
+    for number, model in enumerate((load(tmp_path / "model"), auto)):
+        model.save_pretrained(tmp_path / f"copy {number}")
+        assert (tmp_path / f"copy {number}" / "README.md").read_text(encoding="utf-8") == "# ours, à nous\n"
+    (tmp_path / "copy 0" / "README.md").write_text("# theirs\n")
+    auto.save_pretrained(tmp_path / "copy 0")
+    assert (tmp_path / "copy 0" / "README.md").read_text() == "# theirs\n"
+    save(auto, tmp_path / "copy 1", card="# new\n")
+    assert (tmp_path / "copy 1" / "README.md").read_text() == "# new\n"
+
+
 # Through AutoModel
 
 

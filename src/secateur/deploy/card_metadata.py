@@ -28,6 +28,7 @@ TASKS = {
     "AutoModelForSequenceClassification": "text-classification",
     "AutoModelForTokenClassification": "token-classification",
     "AutoModelForQuestionAnswering": "question-answering",
+    "AutoModelForCausalLM": "text-generation",
 }
 """The class that loads a head -> the name of its task on the hub; a model that writes texts may have several."""
 EMBEDDING, RANKING = "sentence-similarity", "text-ranking"

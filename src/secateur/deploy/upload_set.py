@@ -29,6 +29,8 @@ LEFT_OUT = (
 """Names of files and folders that are not published: hidden ones, unfinished ones, and pickles, which run code."""
 PLACEHOLDER = "path/to/this/folder"
 """What a card says in place of the model's name, until it has one."""
+LOADED = re.compile(r'secateur\.load\("([^"\n]+)"\)')
+"""The line of the card of a run that loads the model, by `PLACEHOLDER` or by the name that the recipe gave."""
 NAMED = {
     "base_model": re.compile(r"^- base model: `([^`\n]+)`", re.MULTILINE),
     "datasets": re.compile(r"^- data: `([^`\n]+)`", re.MULTILINE),
@@ -82,7 +84,7 @@ def upload_set(folder: Path, name: str, *, stated: Stated, onnx: Path | None, on
     """The files of a model folder or of a finished run, with the card made ready for the hub.
 
     Args:
-        name: of the repository; it takes the place of `PLACEHOLDER` in the card.
+        name: of the repository; in the code of the card it takes the place of `PLACEHOLDER` or of another name.
         onnx: a folder of `export_folder`, of which the folder `onnx` is added.
         on_main: whether the name alone leads to these files, so that the card can show it.
 
@@ -151,6 +153,8 @@ def _card(path: Path, model: PreTrainedModel, stated: Stated, name: str) -> str:
     for key, value in stated.keys.items():
         if key in NAMED and (line := NAMED[key].search(text)):
             text = _renamed(text, line[1], value)
+    if loaded := LOADED.search(text):
+        text = text.replace(f'"{loaded[1]}"', f'"{name}"')
     text = text.replace(PLACEHOLDER, name)
     header = header_in(text, str(path))
     _check_agreement(header, stated, path)

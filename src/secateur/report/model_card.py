@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from secateur.deploy.card_metadata import OWN_TAGS, RANKING, RELATION, Kind, kind_of, on_hub
 from secateur.deploy.upload_set import PLACEHOLDER
 from secateur.methods import METHODS
-from secateur.report import markdown
+from secateur.report import card_code, markdown
 from secateur.report.names import shown
 from secateur.report.report import Report
 from secateur.report.report_text import footnotes, score_table, target_text
@@ -29,59 +29,6 @@ INHERITED = ("license", "license_name", "license_link", "language")
 """Fields of the base model's card that apply to every model derived from it."""
 TASKS = {"translation": "translation", "summarisation": "summarization", "reranking": RANKING}
 """Task of a recipe -> its name on the hub, where the model alone does not tell."""
-LOADING = """\
-```python
-import secateur  # pip install secateur
-
-model = secateur.load("{folder}")
-```
-
-```python
-import secateur
-from transformers import {auto}
-
-model = {auto}.from_pretrained("{folder}")
-```
-
-Without secateur installed, by the code in the folder (read `modeling_secateur.py` first):
-
-```python
-from transformers import {auto}
-
-model = {auto}.from_pretrained("{folder}", trust_remote_code=True)
-```
-"""
-BY_SENTENCE_TRANSFORMERS = """\
-```python
-import secateur  # pip install secateur
-
-model = secateur.load("{folder}")
-```
-
-Its vectors, or the scores of its pairs, by sentence-transformers, with the code in the folder (read
-`modeling_secateur.py` first):
-
-```python
-from sentence_transformers import {loader}
-
-model = {loader}("{folder}", trust_remote_code=True)
-```
-"""
-GENERATOR = "AutoModelForSeq2SeqLM"
-"""The head whose card shows how to generate text."""
-GENERATION = """\
-To generate text (version 5 of transformers has no pipeline for it):
-
-```python
-from transformers import AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("{folder}")
-inputs = tokenizer([{text!r}], return_tensors="pt", padding=True)
-print(tokenizer.batch_decode(model.generate(**inputs, num_beams=5), skip_special_tokens=True))
-```
-"""
-
-
 LIMITS = (
     "The model was distilled for this task and this kind of text only. It has the biases of the base model and of the "
     "data, and pruning can cost more accuracy on rare inputs than the score shows."
@@ -97,14 +44,16 @@ def card(report: Report, model: PreTrainedModel) -> str:
     """
     recipe, auto = report.recipe, auto_class_of(model.config)
     method, source = recipe["method"]["name"], hub_source(recipe["data"]["source"])
-    name, base = f"{Path(recipe['model']).name}-{method}", header_of(recipe["model"])
-    base_model = recipe["model"] if on_hub(recipe["model"]) else base.get("base_model")
+    given, base = named(report), header_of(recipe["model"])
+    name = Path(given["model_id"] or f"{Path(given['base_model'] or recipe['model']).name}-{method}").name
+    base_model = given["base_model"] or (recipe["model"] if on_hub(recipe["model"]) else base.get("base_model"))
+    datasets = [source[0]] if source else None
     kind = kind_of(model, TASKS.get(recipe["data"].get("task")))
     data = ModelCardData(
         model_name=name,
         base_model=base_model,
         base_model_relation=RELATION if base_model else None,
-        datasets=[source[0]] if source else None,
+        datasets=[given["dataset"]] if given["dataset"] else datasets,
         library_name=kind.library,
         pipeline_tag=kind.task,
         tags=[*OWN_TAGS, method, *kind.tags],
@@ -114,16 +63,25 @@ def card(report: Report, model: PreTrainedModel) -> str:
     return f"---\n{data.to_yaml()}\n---\n\n{_body(report, auto, kind, name, base)}"
 
 
+def named(report: Report) -> dict[str, str | None]:
+    """The names on the hub that the recipe gives for the card, None for those that it does not give."""
+    return {"model_id": None, "base_model": None, "dataset": None, **report.recipe.get("card", {})}
+
+
+def _base_model(report: Report) -> str:
+    return named(report)["base_model"] or shown(report.recipe["model"])
+
+
+def _data(report: Report) -> str:
+    return named(report)["dataset"] or shown(report.recipe["data"]["source"])
+
+
 def _results(report: Report, task: str) -> list[EvalResult]:
     """The scores, with the data that they are about: its name on the hub, or that of a file or folder."""
-    data = report.recipe["data"]
-    scored, split = data.get("evaluation"), report.splits["validation"]
-    if scored is None:
-        scored = data["source"]
-    else:
-        split = None
+    other = report.recipe["data"].get("evaluation")
+    scored = other or named(report)["dataset"] or report.recipe["data"]["source"]
     path, config = hub_source(scored) or (UNKNOWN, None)
-    of: dict[str, Any] = {"dataset_config": config, "dataset_split": split}
+    of: dict[str, Any] = {"dataset_config": config, "dataset_split": None if other else report.splits["validation"]}
     return [
         EvalResult(task, path, shown(scored), metric, round(score, 4), **of) for metric, score in report.scores.items()
     ]
@@ -134,7 +92,7 @@ def _body(report: Report, auto: str, kind: Kind, name: str, base: dict[str, Any]
     sections = [
         f"# {name}\n\n{_summary(report)}",
         f"## Numbers\n\n{_numbers(report)}",
-        f"## How to load it\n\n{_loading(report, auto, kind)}",
+        *_code(report, auto, kind),
         f"## Sources\n\n{_sources(report, base)}",
         f"## Limits\n\n{LIMITS}",
     ]
@@ -144,7 +102,7 @@ def _body(report: Report, auto: str, kind: Kind, name: str, base: dict[str, Any]
 def _summary(report: Report) -> str:
     recipe = report.recipe
     return (
-        f"`{shown(recipe['model'])}`, fine-tuned for `{shown(recipe['data']['source'])}` and pruned to "
+        f"`{_base_model(report)}`, fine-tuned for `{_data(report)}` and pruned to "
         f"{report.density['prunable']:.1%} of the prunable parameters of its layers by structured pruning with "
         f"distillation (method `{recipe['method']['name']}`, target {target_text(report)}). It is an ordinary "
         f"checkpoint with smaller tensors.\n\n**{headline(report)}**"
@@ -158,24 +116,21 @@ def _numbers(report: Report) -> str:
     return "\n".join([*table, "", *(f"- {note}" for note in notes)])
 
 
-def _loading(report: Report, auto: str, kind: Kind) -> str:
-    if kind.library == "sentence-transformers":
-        loader = "CrossEncoder" if kind.task == RANKING else "SentenceTransformer"
-        return BY_SENTENCE_TRANSFORMERS.format(folder=PLACEHOLDER, loader=loader).rstrip()
-    loading = LOADING.format(folder=PLACEHOLDER, auto=auto)
-    if auto == GENERATOR:
-        prefix = report.recipe["data"]["options"].get("prefix", "")
-        loading += "\n" + GENERATION.format(folder=PLACEHOLDER, text=f"{prefix}a text")
-    return loading.rstrip()
+def _code(report: Report, auto: str, kind: Kind) -> list[str]:
+    """The sections that load the model and run it, by the name that it will have, or by that of a folder."""
+    folder, prefix = named(report)["model_id"] or PLACEHOLDER, report.recipe["data"]["options"].get("prefix", "")
+    running = card_code.running(folder, auto, kind, prefix)
+    run = [f"## How to run it\n\n{running}"] if running else []
+    return [f"## How to load it\n\n{card_code.loading(folder, auto, kind)}", *run]
 
 
 def _sources(report: Report, base: dict[str, Any]) -> str:
-    recipe, data = report.recipe, shown(report.recipe["data"]["source"])
+    recipe = report.recipe
     return "\n".join(
         [
-            f"- base model: `{shown(recipe['model'])}`{_licence_text(base)}",
+            f"- base model: `{_base_model(report)}`{_licence_text(base)}",
             f"- teacher: `{shown(recipe['teacher'] or 'the base model, fine-tuned')}`",
-            f"- data: `{data}`, {report.rows['train']:,} training rows, whose terms apply too",
+            f"- data: `{_data(report)}`, {report.rows['train']:,} training rows, whose terms apply too",
             f"- method: {paper_of(METHODS.get(recipe['method']['name']))}",
             "- `plan.json` lists the kept units; made with secateur",
         ]

@@ -66,6 +66,7 @@ GROUPS = {
     ),
     "storage": (),
     "measurement": ("shapes", "repeats"),
+    "card": (),
     "vocabulary": (),
 }
 """Group -> those of its keys that version 0.1.0 had under the same name, without the group."""

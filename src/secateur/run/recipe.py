@@ -23,6 +23,7 @@ from pydantic import Field, ValidationError
 from secateur.methods import METHODS
 from secateur.report.recipe_keys import FLAT, dotted, grouped, upgrade
 from secateur.run import recipe_rules
+from secateur.run.recipe_card import CardRecipe
 from secateur.run.recipe_data import DataRecipe
 from secateur.run.recipe_errors import sentence
 from secateur.run.recipe_groups import (
@@ -72,6 +73,7 @@ class Recipe(Strict):
     training: TrainingRecipe = TrainingRecipe()
     storage: StorageRecipe = StorageRecipe()
     measurement: MeasurementRecipe = MeasurementRecipe()
+    card: CardRecipe = CardRecipe()
 
     def model_post_init(self, context: Any) -> None:
         recipe_rules.check(self)

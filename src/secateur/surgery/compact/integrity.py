@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
+CARD = "README.md"
 CONFIG = "config.json"
 PLAN = "plan.json"
 GENERATION = "generation_config.json"
@@ -117,7 +118,7 @@ def check_places(folder: Path) -> None:
     Raises:
         DamagedError: the message names the file.
     """
-    for name in (CONFIG, GENERATION, PLAN, SUMS, *(path.name for path in folder.glob("*.safetensors*"))):
+    for name in (CARD, CONFIG, GENERATION, PLAN, SUMS, *(path.name for path in folder.glob("*.safetensors*"))):
         _check_place(folder, name)
     for index in folder.glob("*.safetensors.index.json"):
         shards = read_object(index).get("weight_map")

@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
 from secateur.surgery.compact.integrity import (
+    CARD,
     GENERATION,
     PLAN,
     SUMS,
@@ -30,6 +31,8 @@ from secateur.surgery.compact.shapes import reshape
 from secateur.surgery.schema import Structure
 
 CODE = "modeling_secateur"
+GENERATED = b"This model card has been automatically generated"
+"""In the card that transformers makes for a repository that has none."""
 PREFIX = "Pruned"
 POOLING = "add_pooling_layer"
 """The key of a config, and the argument of stock classes, that says whether a bare encoder has a pooler."""
@@ -57,11 +60,13 @@ class Pruned(_Stock):
         stock: the stock class; `from_pretrained` builds it from a config without a `secateur` key.
         code: the text of the module that a saved folder carries. In a saved folder it is this very file.
         plan: content of the folder's `plan.json`.
+        card: content of the folder's `README.md`, which a copy saved from this model has too.
     """
 
     stock: type[PreTrainedModel]
     config_class: type[PreTrainedConfig]
     code: ClassVar[Callable[[], str]] = staticmethod(own_code)
+    card: bytes | None = None
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         described = getattr(config, "secateur", None)
@@ -123,11 +128,12 @@ class Pruned(_Stock):
         if folder.is_dir():
             check_places(folder)
             check_sums(folder)
-        plan = _plan_of(name, place)
+        plan, card = _plan_of(name, place), _file_of(name, CARD, place)
         loaded = super().from_pretrained(name, *args, **{**kwargs, "use_safetensors": True})
         if not folder.is_dir() and (path := _file_of(name, SUMS, place)) is not None:
             check_downloaded(path.parent)
-        (loaded[0] if isinstance(loaded, tuple) else loaded).plan = plan
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.plan, model.card = plan, None if card is None else card.read_bytes()
         return loaded
 
     @classmethod
@@ -137,7 +143,10 @@ class Pruned(_Stock):
         return super()._from_config(config, **kwargs)
 
     def save_pretrained(self, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any) -> None:
-        """As in transformers; also writes the code, the plan and `SHA256SUMS`, which make the folder self-contained."""
+        """As in transformers; also writes the code, the plan and `SHA256SUMS`, which make the folder self-contained.
+
+        A folder without a card gets the one that the model was loaded with.
+        """
         self._keys_to_ignore_on_save = None  # stock models compute sinusoids when loaded; here they may be cut
         kwargs.setdefault("save_original_format", False)  # the names of an older format join weights of equal sizes
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
@@ -157,10 +166,16 @@ class Pruned(_Stock):
             path.chmod((folder / "config.json").stat().st_mode & 0o777)  # safetensors writes 0600 whatever the umask is
         names = ["config.json", f"{CODE}.py", *(path.name for path in weights)]
         names += [GENERATION] if (folder / GENERATION).is_file() else []
+        if self.card is not None and not _has_own_card(folder):
+            (folder / CARD).write_bytes(self.card)
         if self.plan is not None:
             (folder / PLAN).write_text(json.dumps(self.plan, indent=1) + "\n", encoding="utf-8")
             names.append(PLAN)
         (folder / SUMS).write_text(sums(folder, names), encoding="utf-8")
+
+
+def _has_own_card(folder: Path) -> bool:
+    return (folder / CARD).exists() and GENERATED not in (folder / CARD).read_bytes()
 
 
 @contextmanager
