@@ -364,3 +364,40 @@ def test_peaks_of_memory_are_noted_with_the_run_last():
     assert "peak memory, resident, MB: prune 2,000, run 3,000 (bytes at the highest)" in notes
     assert "peak memory, allocated, MB: run 5 (bytes at the highest)" in notes
     assert not any("peak memory" in note for note in footnotes(REPORT))
+
+
+# Each class
+
+
+def with_classes(count, teacher=0.9, change=-0.05):
+    """Classes of which each loses more than the one before."""
+    scores = [{"precision": 0.5, "recall": 0.25, "f1": teacher}, {"precision": 1.0, "recall": 0.0}]
+    return [
+        {
+            "name": f"<class {n}>",
+            "rows": 1000 + n,
+            "teacher": scores[0],
+            "model": scores[1] | {"f1": teacher + n * change},
+        }
+        for n in range(count)
+    ]
+
+
+def test_the_report_has_a_row_for_each_class_and_names_those_that_lost_most():
+    report = replace(REPORT, classes=with_classes(5))
+    sentence = "F1 has fallen in 4 of 5 classes, most in: <class 4> 0.900 to 0.700, <class 3> 0.900 to 0.750, "
+    text = to_markdown(report)
+    assert sentence in text
+    assert "| <class 4> | 1,004 | 0.500 | 1.000 | 0.250 | 0.000 | 0.900 | 0.700 | -0.200 |" in text
+    page = to_html(report, NOTHING)
+    assert "&lt;class 4&gt;" in page and "<details" not in page.partition("Each class")[2].partition("</section>")[0]
+    assert "Each class" not in to_markdown(REPORT) and "Each class" not in to_html(REPORT, NOTHING)
+
+
+def test_many_classes_are_folded_and_classes_that_were_not_recorded_are_dashes():
+    report = replace(REPORT, classes=[{**one, "teacher": None} for one in with_classes(77)])
+    part = to_html(report, NOTHING).partition("Each class")[2]
+    assert "All 77 classes" in part.partition("<details")[2].partition("</summary>")[0]
+    assert "were not recorded" in part and "<class 7>" not in to_markdown(report)
+    gained = replace(REPORT, classes=with_classes(3, change=0.01))
+    assert "F1 has fallen in none of 3 classes." in to_markdown(gained)

@@ -9,12 +9,14 @@ from interrupted_runs import CopyAt, InterruptAt, NoTraining, copy_of
 from safetensors.torch import load_file
 from small_world import recipe_values, write_data, write_model
 
-from secateur.measure.evaluation import scores, scores_with_error
+from secateur.measure.evaluation import scored as scored_without_error
+from secateur.measure.evaluation import scored_with_error, scores
 from secateur.run import pipeline, recipe, run_data, teacher_scores
 from secateur.run.density_sweep import sweep
-from secateur.run.teacher_scores import kept_scores
+from secateur.run.teacher_scores import kept_classes, kept_scores
 from secateur.surgery.checkpoint import load
 from secateur.system.errors import UserError
+from secateur.tasks.class_scores import ClassScore
 
 DENSITIES = (0.6, 0.3, 0.15)
 
@@ -72,7 +74,7 @@ def test_the_teacher_and_the_dense_model_are_trained_once(swept):
 def test_the_teacher_is_scored_once(values, swept, tmp_path, monkeypatch):
     """By the first of the runs that share it; the numbers are those that a run for itself takes."""
     scored = []
-    for real, place in ((scores, teacher_scores), (scores_with_error, run_data)):
+    for real, place in ((scored_without_error, teacher_scores), (scored_with_error, run_data)):
         counted = lambda model, *rest, real=real: scored.append(model) or real(model, *rest)  # noqa: E731
         monkeypatch.setattr(place, real.__name__, counted)
     own = values | {"teacher": str(swept[0] / "teacher"), "target.density": DENSITIES[:2], "training.epochs": 1}
@@ -111,9 +113,12 @@ def test_damaged_scores_are_computed_again(values, swept, tmp_path):
     (kept,) = tmp_path.glob("scores-*.json")
     kept.write_text(kept.read_text()[:-5])
     assert kept_scores(own, teacher, tmp_path) == whole
-    assert json.loads(kept.read_text()) == {"version": 1, **whole}
+    assert (written := json.loads(kept.read_text()))["version"] == 2 and written["scores"] == whole
+    assert [one["name"] for one in written["classes"]] == list(own.task.labels)
+    assert kept_classes(own, teacher, tmp_path) == [ClassScore(**one) for one in written["classes"]]
     kept.write_text(json.dumps(whole))  # as 0.1.0 wrote them
     assert kept_scores(own, teacher, tmp_path) == whole and "version" not in kept.read_text()
+    assert kept_classes(own, teacher, tmp_path) is None
     kept.write_text(json.dumps({"version": 99}))
     with pytest.raises(UserError, match=r"scores-\w+\.json has version 99, .*: update secateur$"):
         kept_scores(own, teacher, tmp_path)

@@ -201,4 +201,4 @@ def test_a_regression_of_few_rows_is_learned(world, tmp_path):
     stage_of_teacher(made, tmp_path)
     context = context_of(made, tmp_path)
     model = AutoModelForSequenceClassification.from_pretrained(context.teacher_folder)
-    assert context.data.scores_with_error(model)[0]["pearson_spearman"] > 0.8
+    assert context.data.scored_with_error(model)[0].scores["pearson_spearman"] > 0.8

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from secateur.surgery.opening import check_vocabulary, open_tokenizer
 from secateur.system import compat
 from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating
+from secateur.tasks.class_scores import ClassScore
+from secateur.tasks.labelled import LabelledTask
 from secateur.tasks.task import UNLABELLED, Task, check_length, examples
 from secateur.training.trainer import PruningTrainer
 
@@ -29,6 +31,18 @@ MOST_TOKENS = 2048
 """Tokens of a batch at most, for a task that condenses outputs: 0.4 GB of logits over 50,000 pieces."""
 GROUPS = 20
 """Groups of examples of which each is left out once for a standard error, whose own error is then about a sixth."""
+
+
+class Scored(NamedTuple):
+    """What a model scores on some rows.
+
+    Attributes:
+        scores: every metric of the task.
+        classes: the scores of each class; none for a task without classes.
+    """
+
+    scores: dict[str, float]
+    classes: list[ClassScore]
 
 
 def shuffled(count: int, seed: int) -> list[int]:
@@ -69,7 +83,33 @@ def scores(
     Raises:
         UserError: a row has more tokens than the model has positions.
     """
-    return task.score(*predicted(model, task, rows, tokenizer))
+    return scored(model, task, rows, tokenizer).scores
+
+
+def scored(model: PreTrainedModel, task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> Scored:
+    """As `scores`, with those of each class.
+
+    Raises:
+        UserError: as `scores`.
+    """
+    return _scored(task, *predicted(model, task, rows, tokenizer))
+
+
+def scored_with_error(
+    model: PreTrainedModel, task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
+) -> tuple[Scored, float | None]:
+    """As `scored`, with the standard error of the main metric.
+
+    Raises:
+        UserError: as `scores`.
+    """
+    prediction, ordered = predicted(model, task, rows, tokenizer)
+    return _scored(task, prediction, ordered), standard_error(task, prediction, ordered)
+
+
+def _scored(task: Task, prediction: EvalPrediction, rows: Sequence[Row]) -> Scored:
+    classes = task.class_scores(prediction, rows) if isinstance(task, LabelledTask) else []
+    return Scored(task.score(prediction, rows), classes)
 
 
 def scores_with_error(
@@ -80,8 +120,8 @@ def scores_with_error(
     Raises:
         UserError: as `scores`.
     """
-    prediction, ordered = predicted(model, task, rows, tokenizer)
-    return task.score(prediction, ordered), standard_error(task, prediction, ordered)
+    found, error = scored_with_error(model, task, rows, tokenizer)
+    return found.scores, error
 
 
 def predicted(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,9 @@ class Report:
         baseline: the main score of the best constant prediction, such as the commonest class; None where no constant
             prediction compares, or for a run that did not record it.
         scored: fingerprint of the scored rows; None for a run that did not record it.
+        classes: the scores of each class, in the order of the outputs: its `name`, its number of scored `rows`, and
+            `precision`, `recall` and `f1` of the `teacher` and the `model`, None where one was not recorded; None for
+            a task without classes.
         splits: "train" and "validation" -> the name of the split in the data (`Origin.names`).
     """
 
@@ -107,6 +110,7 @@ class Report:
     baseline: float | None = None
     scored: str | None = None
     bytes: Mapping[str, Mapping[str, int]] | None = None
+    classes: Sequence[Mapping[str, Any]] | None = None
     splits: Mapping[str, str | None] = field(default_factory=lambda: Origin().names)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from secateur.report import baselines, markdown, other_densities_section
+from secateur.report import baselines, classes_section, markdown, other_densities_section
 from secateur.report.names import shown
 from secateur.report.report import Report
 from secateur.report.size_text import headline, megabytes, outcome, parts_note, times_smaller
@@ -239,7 +239,7 @@ def to_markdown(report: Report) -> str:
         "",
     ]
     lines += markdown.table(("", "teacher", "pruned"), score_table(report))
-    lines += _baselines(report)
+    lines += [*classes_section.markdown_lines(report), *_baselines(report)]
     lines += ["", "## What was kept (kept / total)", "", *markdown.table(COLUMNS, kept_table(report))]
     lines += [*other_densities_section.markdown_lines(report), ""]
     lines += [f"- {note}" for note in footnotes(report)]

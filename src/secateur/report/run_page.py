@@ -11,6 +11,7 @@ import yaml
 from secateur.report import (
     baselines,
     charts,
+    classes_section,
     html,
     other_densities_section,
     structure_section,
@@ -65,6 +66,7 @@ def write(report: Report, folder: Path) -> None:
 def to_html(report: Report, log: RunLog) -> str:
     """A standalone page: the numbers of the report, and pictures of the run's logs."""
     optional = [
+        classes_section.section(report),
         baselines.section(report),
         trials_section.density(report),
         trials_section.layers(report),

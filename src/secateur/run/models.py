@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 from secateur.run.context import Context
 from secateur.run.recipe import Recipe
 from secateur.run.run_data import recipe_model
-from secateur.run.teacher_scores import kept_scores
+from secateur.run.teacher_scores import kept_classes, kept_scores
 from secateur.structure.architecture import Embedding, Norm
 from secateur.structure.binding import bind
 from secateur.surgery.factorisation import factorise, rank_for
@@ -20,6 +20,7 @@ from secateur.surgery.word_embeddings import stored_tables, table_paths
 from secateur.system.errors import UserError
 from secateur.system.model_state import in_own_memory
 from secateur.tasks.checkpoint_labels import config_of
+from secateur.tasks.class_scores import ClassScore
 from secateur.tasks.classification import MULTI_LABEL, REGRESSION
 from secateur.training.dropout import set_dropout
 
@@ -82,6 +83,11 @@ def load_teacher(context: Context) -> PreTrainedModel:
 def teacher_scores(context: Context, teacher: PreTrainedModel) -> dict[str, float]:
     """The scores of a whole teacher on the validation rows, which are kept and shared. All processes must call it."""
     return kept_scores(context.data.whole, teacher, context.cache_folder)
+
+
+def teacher_classes(context: Context, teacher: PreTrainedModel) -> list[ClassScore] | None:
+    """As `teacher_scores`, the scores of each class; None where an older version has kept the others alone."""
+    return kept_classes(context.data.whole, teacher, context.cache_folder)
 
 
 def new_student(context: Context, teacher: PreTrainedModel) -> PreTrainedModel:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.measure.evaluation import batches, encoded, scores_with_error, shuffled
+from secateur.measure.evaluation import Scored, batches, encoded, scored_with_error, shuffled
 from secateur.run.recipe import Recipe
 from secateur.run.recipe_data import DataRecipe
 from secateur.structure.vocabulary import Vocabulary
@@ -190,9 +190,9 @@ class RunData:
 
     # Scores
 
-    def scores_with_error(self, model: PreTrainedModel) -> tuple[dict[str, float], float | None]:
-        """As `scores`, with the standard error of the main metric."""
-        return scores_with_error(model, self.task, self.validation_rows, self.tokenizer)
+    def scored_with_error(self, model: PreTrainedModel) -> tuple[Scored, float | None]:
+        """The scores of a model, and the standard error of the main one."""
+        return scored_with_error(model, self.task, self.validation_rows, self.tokenizer)
 
 
 def without(rows: Rows, held_out: Rows) -> Rows:

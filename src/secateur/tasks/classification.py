@@ -24,6 +24,7 @@ from transformers import (
 from secateur.system.errors import UserError
 from secateur.tasks import predictors, register
 from secateur.tasks.checkpoint_labels import config_of
+from secateur.tasks.class_scores import ClassScore, of_classes
 from secateur.tasks.classification_data import LABELS, check_classes, prepare
 from secateur.tasks.columns import with_fields
 from secateur.tasks.labelled import LabelledTask
@@ -197,12 +198,16 @@ class Classification(LabelledTask):
             prediction: logits `(rows, labels)`, alone or first of a tuple, and labels `(rows,)`, or `(rows, 1)` for a
                 sigmoid.
         """
-        outputs = prediction.predictions
-        logits = np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs)
-        labels = np.asarray(prediction.label_ids)
+        logits, labels = logits_of(prediction), np.asarray(prediction.label_ids)
         if self.labels is None:
             return _score_metrics(*(values.reshape(-1).astype(np.float64) for values in (logits, labels)))
         return _class_metrics(logits.argmax(-1), labels, binary=len(self.labels) == 2)
+
+    def class_scores(self, prediction: EvalPrediction, rows: Sequence[Mapping[str, Any]]) -> list[ClassScore]:
+        """Those of each class, none for a regression."""
+        if self.labels is None:
+            return []
+        return of_classes(logits_of(prediction).argmax(-1), np.asarray(prediction.label_ids), self.labels)
 
     def baseline(self, rows: Sequence[Mapping[str, Any]]) -> float | None:
         """The score of the commonest class, or of the best class if the metric is another.
@@ -214,6 +219,12 @@ class Classification(LabelledTask):
         gold = np.array([row["labels"] for row in rows])
         constant = (np.tile(np.eye(len(self.labels))[index], (len(rows), 1)) for index in np.unique(gold))
         return max(self.compute_metrics(EvalPrediction(logits, gold))[self.metric] for logits in constant)
+
+
+def logits_of(prediction: EvalPrediction) -> NDArray[Any]:
+    """The logits `(rows, labels)` of a prediction, alone or first of a tuple."""
+    outputs = prediction.predictions
+    return np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs)
 
 
 def _other(problem_type: str) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from datasets import ClassLabel
-from transformers import PreTrainedModel
+from transformers import EvalPrediction, PreTrainedModel
 
 from secateur.tasks.checkpoint_labels import config_of, head_labels
+from secateur.tasks.class_scores import ClassScore
 from secateur.tasks.columns import listed
 from secateur.tasks.labels import Labels, Order, element_of, names_of_outputs, outputs_of
 from secateur.tasks.task import Task
@@ -45,6 +47,10 @@ class LabelledTask(Task):
     def texts_with_class(self, split: str) -> tuple[list[str], list[int]] | None:
         """The text of each row of a split, and its class; None for a task whose rows have no class each."""
         return None
+
+    def class_scores(self, prediction: EvalPrediction, rows: Sequence[Mapping[str, Any]]) -> list[ClassScore]:
+        """The scores of each class by itself, arguments as of `score`; none for a task whose labels are no classes."""
+        return []
 
     def fitted(self, model_or_folder: PreTrainedModel | str | Path, role: str) -> Task:
         """The task with its labels in the order of a checkpoint's head, and by its names if it has any.

@@ -16,7 +16,8 @@ from transformers import EvalPrediction, PreTrainedTokenizerBase
 
 from secateur.system.errors import UserError
 from secateur.tasks import predictors, register
-from secateur.tasks.classification import MULTI_LABEL, Classification
+from secateur.tasks.class_scores import ClassScore, of_indicators
+from secateur.tasks.classification import MULTI_LABEL, Classification, logits_of
 from secateur.tasks.columns import with_fields
 from secateur.tasks.multilabel_data import check_label_sets, prepare
 from secateur.tasks.predictors import Predictor
@@ -96,9 +97,11 @@ class MultiLabel(Classification):
         Args:
             prediction: logits `(rows, labels)`, alone or first of a tuple, and labels `(rows, labels)`.
         """
-        outputs = prediction.predictions
-        predicted = np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs) > 0
-        return _scores(predicted, np.asarray(prediction.label_ids) > 0.5)
+        return _scores(logits_of(prediction) > 0, np.asarray(prediction.label_ids) > 0.5)
+
+    def class_scores(self, prediction: EvalPrediction, rows: Sequence[Mapping[str, Any]]) -> list[ClassScore]:
+        """Those of each label."""
+        return of_indicators(logits_of(prediction) > 0, np.asarray(prediction.label_ids) > 0.5, self.labels)
 
     def _counts(self) -> Counter[int]:
         return Counter(index for row in self.splits["train"][self.label] for index in row)

@@ -25,13 +25,14 @@ from transformers import (
 
 from secateur.system.errors import UserError
 from secateur.tasks import predictors, register
+from secateur.tasks.class_scores import ClassScore, of_classes, of_entities
 from secateur.tasks.columns import listed, with_fields
 from secateur.tasks.labelled import LabelledTask
 from secateur.tasks.labels import only_numbered
 from secateur.tasks.predictors import Predictor
 from secateur.tasks.splits import first_rows, read_splits
 from secateur.tasks.tag_schemes import OUTSIDE, common_tags
-from secateur.tasks.tag_scores import constant_score, tag_scores
+from secateur.tasks.tag_scores import common_marks, constant_score, marked, tag_scores
 from secateur.tasks.task import UNLABELLED, PaddingCollator, Task, check_length
 from secateur.tasks.token_data import TAGS, check_named, check_tags, prepare
 from secateur.tasks.tokenizer_settings import kept_settings
@@ -206,18 +207,27 @@ class Tokens(LabelledTask):
 
         `words_cut_off` is the number of these words, which are beyond `max_length` or have no token.
         """
-        predicted = []
-        for row, tags in zip(rows, _predicted(prediction), strict=True):
-            seen = dict(zip(row["seen"], tags, strict=True))
-            predicted.append([seen.get(word) for word in range(len(row["tags"]))])
+        predicted = _of_all_words(prediction, rows)
         scores = self._metrics([row["tags"] for row in rows], predicted)
         return {**scores, CUT_OFF: sum(tag is None for row in predicted for tag in row)}
 
+    def class_scores(self, prediction: EvalPrediction, rows: Sequence[Mapping[str, Any]]) -> list[ClassScore]:
+        """Those of each kind of entity, over all words; of each tag of words where tags mark no entities."""
+        gold, predicted = [row["tags"] for row in rows], _of_all_words(prediction, rows)
+        marks = common_marks(self.labels)
+        if marks is None:
+            said = [-1 if tag is None else tag for row in predicted for tag in row]
+            return of_classes(np.array(said), np.array([tag for row in gold for tag in row]), self.labels)
+        return of_entities(*(marked(tags, marks) for tags in self._named(gold, predicted)))
+
     def _metrics(self, gold: Sequence[Sequence[int]], predicted: Sequence[Sequence[int | None]]) -> dict[str, float]:
         """The scores of tags, by index, of each sentence; None is a word without a prediction."""
-        true = [[self.labels[tag] for tag in row] for row in gold]
-        guess = [[OUTSIDE if tag is None else self.labels[tag] for tag in row] for row in predicted]
+        true, guess = self._named(gold, predicted)
         return tag_scores(true, guess, self.labels)
+
+    def _named(self, *tags: Sequence[Sequence[int | None]]) -> list[list[list[str]]]:
+        """Tags by name; a word without a prediction is O."""
+        return [[[OUTSIDE if tag is None else self.labels[tag] for tag in row] for row in rows] for rows in tags]
 
 
 def _choose_metric(metric: str | None, labels: Sequence[str], named: bool = False) -> str:
@@ -256,6 +266,15 @@ def _labels(first_tokens: Mapping[int, int], tags: Sequence[int], length: int) -
     for word, token in first_tokens.items():
         labels[token] = tags[word]
     return labels
+
+
+def _of_all_words(prediction: EvalPrediction, rows: Sequence[Mapping[str, Any]]) -> list[list[int | None]]:
+    """The predicted tag of every word of every row; None for a word that the model does not see."""
+    predicted = []
+    for row, tags in zip(rows, _predicted(prediction), strict=True):
+        seen = dict(zip(row["seen"], tags, strict=True))
+        predicted.append([seen.get(word) for word in range(len(row["tags"]))])
+    return predicted
 
 
 def _predicted(prediction: EvalPrediction) -> list[list[int]]:

@@ -69,11 +69,11 @@ class FewerLayers(Baseline):
             _train(own, teacher, layers, plan)
         processes.on_main(partial(shutil.rmtree, folder / STAGE, ignore_errors=True))
         model = load(own.model_folder)
-        scores, error = context.data.scores_with_error(model)
+        scored, error = context.data.scored_with_error(model)
         row = Row(
             name=self.name,
             what=f"{self.described(count, layers.total)}, trained alike",
-            score=scores[context.data.task.metric],
+            score=scored.scores[context.data.task.metric],
             standard_error=error,
             parameters=parameter_count(model),
             bytes=disk_bytes(own.model_folder),

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from secateur.budget.space import Space
+from secateur.measure import evaluation
 from secateur.measure.bench import grid
 from secateur.measure.latency_sweep import measure_again, target_reached
 from secateur.measure.model_size import dense_parts, disk_bytes, parameter_count, stored_parts
@@ -17,7 +18,7 @@ from secateur.report.model_card import card
 from secateur.report.report import Report
 from secateur.run import output_cache, ramp_scores, run_length, vocabulary_data
 from secateur.run.context import Context
-from secateur.run.models import base_model, load_teacher, teacher_scores
+from secateur.run.models import base_model, load_teacher, teacher_classes, teacher_scores
 from secateur.run.records import FORMAT, VERIFIED, VERSIONS
 from secateur.run.stages import baselines, density, depth
 from secateur.run.stages import teacher as teacher_stage
@@ -26,6 +27,7 @@ from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load
 from secateur.system import processes
 from secateur.system.files import atomic_write
+from secateur.tasks.class_scores import ClassScore
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,16 @@ class Scored:
     """The result and its teacher, each with every metric of the task on the scored rows.
 
     Attributes:
+        found: by the result.
         standard_error: of the result's main metric.
     """
 
     model: PreTrainedModel
     teacher: PreTrainedModel
-    scores: dict[str, float]
+    found: evaluation.Scored
     standard_error: float | None
     teacher_scores: dict[str, float]
+    teacher_classes: list[ClassScore] | None
 
 
 def done(context: Context) -> bool:
@@ -52,7 +56,8 @@ def run(context: Context) -> None:
     """Score in all processes; time, and write the report, in the main one."""
     model, teacher = load(context.model_folder), load_teacher(context.whole)
     context.accounting.reset_peak()
-    scored = Scored(model, teacher, *context.data.scores_with_error(model), teacher_scores(context, teacher))
+    of_teacher = teacher_scores(context, teacher), teacher_classes(context, teacher)
+    scored = Scored(model, teacher, *context.data.scored_with_error(model), *of_teacher)
     processes.on_main(partial(_report, context, scored))
 
 
@@ -74,7 +79,7 @@ def _measured(context: Context, scored: Scored) -> Report:
     return Report(
         recipe=recipe.to_dict(),
         metric=task.metric,
-        scores=scored.scores,
+        scores=scored.found.scores,
         teacher_scores=scored.teacher_scores,
         rows={name: len(split) for name, split in task.splits.items()},
         density=dict(plan.achieved),
@@ -93,8 +98,29 @@ def _measured(context: Context, scored: Scored) -> Report:
         splits=task.origin.names,
         standard_error=scored.standard_error,
         baseline=task.baseline(context.data.validation_rows),
+        classes=_by_class(scored),
         **_chosen(context),
     )
+
+
+def _by_class(scored: Scored) -> list[dict[str, Any]] | None:
+    """The scores of each class of the teacher and of the result; None for a task without classes.
+
+    A kind of entity of which the data has none is there if only one of the two predicts it.
+    """
+    theirs = {one.name: one for one in scored.teacher_classes or ()}
+    ours = {one.name: one for one in scored.found.classes}
+    rows = {name: one.rows for name, one in {**theirs, **ours}.items()}
+    each = {"teacher": theirs, "model": ours}
+    found = [
+        {"name": name, "rows": count, **{who: _three(own[name]) if name in own else None for who, own in each.items()}}
+        for name, count in rows.items()
+    ]
+    return found or None
+
+
+def _three(score: ClassScore) -> dict[str, float]:
+    return {"precision": score.precision, "recall": score.recall, "f1": score.f1}
 
 
 def _bytes_of_parts(context: Context, scored: Scored) -> dict[str, dict[str, int]] | None:
