@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from fake_clock import timer
+from rich.console import Console
 from safetensors import safe_open
 from small_world import config, recipe_values, write_data, write_model
 from transformers import BertForMaskedLM, BertForSequenceClassification, GPT2Config, GPT2Model
@@ -767,7 +768,8 @@ def test_a_real_process_is_interrupted_without_a_traceback(world, tmp_path):
 
 
 def test_a_terminal_gets_bars(world, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(output, "ERR", output.Console(stderr=True, force_terminal=True, width=120))
+    console = Console(stderr=True, force_terminal=True, width=120)
+    monkeypatch.setattr(output, "err", lambda: console)
     with watching() as watch:
         pipeline.run(recipe.read(world / "recipe.yaml", {"training.epochs": 1}), tmp_path / "run", [watch])
     shown = capsys.readouterr().err

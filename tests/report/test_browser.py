@@ -10,6 +10,9 @@ from dataclasses import replace
 import pytest
 from made_up_run import REPORT, TARGET, write_run
 
+from secateur.report import comparison_page
+from secateur.report.comparison import RUN, Comparison, Criterion, Point, ScoredModel
+
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = (
     "--headless",
@@ -71,12 +74,16 @@ def seen(folder, page, scheme):
         f'<iframe style="width: {width}px; height: 900px; border: 0" srcdoc="{html.escape(page)}"></iframe>'
         for width in WIDTHS
     )
-    harness = folder / f"{scheme}.html"
-    harness.write_text(LOOK.format(frames=frames), encoding="utf-8")
-    number, _ = SCHEMES[scheme]
+    return looked_at(folder, scheme, LOOK.format(frames=frames), SCHEMES[scheme][0])
+
+
+def looked_at(folder, name, text, scheme):
+    """What the script of a page put into its title as JSON, and the messages on the console."""
+    harness = folder / f"{name}.html"
+    harness.write_text(text, encoding="utf-8")
     command = [
-        *(CHROMIUM, *FLAGS, f"--blink-settings=preferredColorScheme={number}"),
-        *(f"--user-data-dir={folder / scheme}", "--dump-dom", harness.as_uri()),
+        *(CHROMIUM, *FLAGS, f"--blink-settings=preferredColorScheme={scheme}"),
+        *(f"--user-data-dir={folder / name}", "--dump-dom", harness.as_uri()),
     ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     title = re.search(r"<title>(.*?)</title>", result.stdout, re.DOTALL)[1]
@@ -97,3 +104,51 @@ def test_a_page_fits_the_screen_of_a_browser(tmp_path, scheme):
         assert view["requests"] == []
         assert view["pictures"] == 12
         assert view["odd"] == []
+
+
+# The sorting of a table, by the buttons that the script of the page makes, pressed by its own script
+SORT = """
+<!doctype html><meta charset="utf-8"><title>not yet</title>
+<iframe style="width: 360px; height: 900px; border: 0" srcdoc="{page}"></iframe>
+<script>
+window.onload = () => {{
+  const page = document.querySelector("iframe").contentDocument, found = [];
+  const heads = page.querySelectorAll(".sortable thead th"), root = page.documentElement;
+  const names = () => [...page.querySelectorAll(".sortable tbody th")].map(cell => cell.textContent.trim());
+  for (const head of [heads[2], heads[2], heads[0]]) {{
+    head.querySelector("button").click();
+    found.push([[...heads].map(one => one.getAttribute("aria-sort")), names()]);
+  }}
+  const point = page.querySelector(".point"), shown = () => getComputedStyle(point.lastChild).visibility;
+  const before = shown();
+  point.focus();
+  const rows = [...page.querySelectorAll(".sortable tbody th")];
+  const broken = rows.filter(cell => cell.getClientRects()[0].height > 45).length;
+  const fits = root.scrollWidth <= root.clientWidth;
+  document.body.innerHTML = "";
+  document.title = JSON.stringify({{sorted: found, labels: [before, shown()], fits: fits, broken: broken}});
+}};
+</script>
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed: apt-get install chromium")
+def test_a_comparison_is_sorted_by_its_heads_and_labels_its_points(tmp_path):
+    density = Criterion("density", lambda model: model.density, ".2f")
+    names = {"a model with a long name at density 0.25": (0.25, 0.8), "b": (None, 0.9), "c": (1.0, 0.95)}
+    points = [
+        Point(name, RUN, "made", (ScoredModel(name, score=score, density=x, parameters=1, bytes=1),))
+        for name, (x, score) in names.items()
+    ]
+    page = comparison_page.to_html(Comparison("accuracy", True, "0123", 100, tuple(points), (density,)))
+    found = looked_at(tmp_path, "sort", SORT.format(page=html.escape(page)), 1)[0]
+    first, second, third = found["sorted"]
+    assert [one[0] for one in found["sorted"]] == [
+        [None, None, "ascending", None, None],
+        [None, None, "descending", None, None],
+        ["ascending", None, None, None, None],
+    ]
+    assert [name.split()[1] for name in first[1]] == ["a", "b", "c"]
+    assert [name.split()[1] for name in second[1]] == ["c", "b", "a"]
+    assert [name.split()[1] for name in third[1]] == ["a", "b", "c"]
+    assert found["labels"] == ["hidden", "visible"] and found["fits"] and found["broken"] == 0

@@ -5,8 +5,10 @@ from itertools import product
 
 from hypothesis import given
 from hypothesis import strategies as st
+from page_reader import Reader
 
 from secateur.report.comparison import RUN, Comparison, Criterion, Point, ScoredModel
+from secateur.report.comparison_page import to_html
 
 PLACE = Criterion("density", lambda entry: entry.density, ".2f")
 FASTER = replace(PLACE, name="speed-up", less=False)
@@ -43,3 +45,16 @@ def test_what_is_off_the_front_is_beaten_by_what_is_on_it(places, less, greater)
     front = [places[int(point.name)] for point in found.front(criterion)]
     assert front and not any(beats(a, b) for a, b in product(front, front))
     assert all(place in front or any(beats(one, place) for one in front) for place in places)
+
+
+def test_every_point_has_a_label_for_pointer_finger_and_keyboard():
+    found = made([(1.0, 0.9), (0.5, 0.89), (0.5, 0.7), (None, 0.6)])
+    long = replace(found.points[2], name="<a name> " + "x" * 80)
+    page = to_html(replace(found, points=(*found.points[:2], long, found.points[3])))
+    points = [a for tag, a in Reader(page).elements if tag == "g" and a.get("class") == "point"]
+    assert [a["aria-label"] for a in points[:2]] == ["1 0, 0.9000 at 1.00", "2 1, 0.8900 at 0.50"]
+    assert [a["tabindex"] for a in points] == ["0"] * 3, "the last one has no density"
+    label = points[2]["aria-label"]
+    assert label.startswith("3 <a name> xxx") and "x…, 0.7000 at 0.50" in label and len(label) < 75
+    assert Reader(page).named("svg")[0]["role"] == "group" and Reader(page).named("script")
+    assert "<table" in page and ">1 0</th>" in page.replace("> 1 0<", ">1 0<")

@@ -1,5 +1,9 @@
 """Pages: all text is escaped, tables and headings are marked up as such, and nothing is requested from a network."""
 
+import hashlib
+import re
+from base64 import b64encode
+
 import pytest
 from page_reader import Reader
 
@@ -99,3 +103,16 @@ def test_a_page_has_a_light_and_a_dark_scheme():
     text = page_of()
     light, dark = text.split("@media (prefers-color-scheme: dark)")
     assert "--page: #fdfdfc" in light and "--page: #14171a" in dark
+
+
+SORTABLE = DataTable("all", ("model", "score"), [("a b", "0.9"), ("c", "0.8")], sortable=True)
+
+
+@pytest.mark.parametrize("part", [SORTABLE, Folded("more", [SORTABLE])])
+def test_the_script_that_sorts_tables_is_the_only_one_that_the_policy_allows(part):
+    page = page_of(part)
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    (policy,) = [a["content"] for a in Reader(page).named("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy == f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    assert [a.get("class") for a in Reader(page).named("table")] == ["sortable"]

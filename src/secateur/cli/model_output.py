@@ -19,7 +19,7 @@ def show_names(names: Mapping[str, Mapping[str, str]]) -> None:
 
 def show_inspection(inspection: Inspection) -> None:
     """What each layer keeps, the counts, the possible savings, and the kinds of units of a dense model."""
-    ascii_only = output.OUT.options.ascii_only
+    ascii_only = output.out().options.ascii_only
     show_table(*inspection_text.layer_table(inspection, ascii_only), inspection_text.title(inspection))
     show_captions(inspection_text.captions(inspection, ascii_only))
     show_table(*inspection_text.count_table(inspection))

@@ -254,12 +254,12 @@ def watching() -> Iterator[Watch]:
     """A callback that shows the progress of training; in other processes than the main one, it shows nothing."""
     if not processes.is_main():
         yield Watch()
-    elif not output.ERR.is_terminal:
+    elif not output.err().is_terminal:
         lines = Lines()
         with lines.alive():
             yield lines
     else:
-        with Progress(*_columns(), console=output.ERR) as progress:
+        with Progress(*_columns(), console=output.err()) as progress:
             bars = Bars(progress)
             yield bars
             progress.update(bars.activity, visible=False)

@@ -21,7 +21,7 @@ def section(report: Report) -> Section:
     """What has changed most, and the table, folded if it is long; without contents for a task without classes."""
     if not report.classes:
         return Section(TITLE, [])
-    table = DataTable(f"Scores of each class, on {report.scored_rows}", HEAD, _rows(report))
+    table = DataTable(f"Scores of each class, on {report.scored_rows}", HEAD, _rows(report), sortable=True)
     count = len(report.classes)
     shown: Content = table if count <= MOST else Folded(f"All {count:,} classes", [table])
     return Section(TITLE, [Text(sentence(report)), shown])

@@ -11,6 +11,9 @@ from secateur.report.comparison import BASELINE, OUTSIDE, RUN, TEACHER, Comparis
 from secateur.report.comparison_text import notes, table, title
 from secateur.tasks.splits import is_path
 
+LONGEST = 54
+"""Letters of a label, which fit the width of a picture."""
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -25,9 +28,11 @@ def to_html(comparison: Comparison) -> str:
         [f"{number} {point.name}", ", ".join(_near(model.place) for model in point.models)]
         for number, point in enumerate(comparison.points, 1)
     ]
+    head, rows = table(comparison)
+    models = html.DataTable("Mean (lowest-highest); *: on the Pareto front", ["model", *head[1:]], rows, sortable=True)
     sections = [
         html.Section("Score against density, size and speed", [html.Gallery(pictures), html.Notes(notes(comparison))]),
-        html.Section("Models", [html.DataTable("Mean (lowest-highest); *: on the Pareto front", *table(comparison))]),
+        html.Section("Models", [models]),
         html.Section("Folders", [html.DataTable("Folders of the models", ["", "folders"], places)]),
     ]
     return html.render(title(comparison), sections, f"all on the same {comparison.scored_rows}")
@@ -39,12 +44,13 @@ def _near(place: str) -> str:
 
 
 def _picture(comparison: Comparison, criterion: Criterion) -> str:
-    """A dot for each point, a bar from its lowest to its highest score, and the Pareto front."""
+    """A dot for each point, with a label, a bar from its lowest to its highest score, and the Pareto front."""
     with svg.style():
         figure = svg.figure(height=300)
         axes = figure.add_subplot()
         for series, marker in _markers(comparison).items():
-            _dots(axes, criterion, [point for point in comparison.points if point.series == series], marker)
+            own = [(n, point) for n, point in enumerate(comparison.points) if point.series == series]
+            _dots(axes, criterion, own, marker)
         _front(comparison, axes, criterion)
         if criterion.logarithmic:
             axes.set_xscale("log")
@@ -52,7 +58,21 @@ def _picture(comparison: Comparison, criterion: Criterion) -> str:
         axes.grid(True, axis="y")
         figure.legend(loc="outside lower center", ncols=3, columnspacing=1.0, handletextpad=0.2)
         best = ", ".join(f"{point.name} {point.score:.4f}" for point in comparison.front(criterion))
-        return svg.svg(figure, _caption(comparison, criterion), f"On the Pareto front: {best}.")
+        labels = {_gid(n): _lines(comparison, criterion, n) for n in range(len(comparison.points))}
+        return svg.svg(figure, _caption(comparison, criterion), f"On the Pareto front: {best}.", labels)
+
+
+def _gid(number: int) -> str:
+    return f"point-{number}"
+
+
+def _lines(comparison: Comparison, criterion: Criterion, number: int) -> tuple[str, str]:
+    """The label of a point: its number and name, as in the table, and what it is at."""
+    point = comparison.points[number]
+    value = criterion.value(point)
+    name = f"{number + 1} {point.name}"
+    short = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+    return short, f"{point.score:.4f} at {'-' if value is None else format(value, criterion.form)}"
 
 
 def _caption(comparison: Comparison, criterion: Criterion) -> str:
@@ -69,14 +89,14 @@ def _markers(comparison: Comparison) -> dict[str, tuple[str, str]]:
     return {**{origin: marker for origin, marker in fixed.items() if origin in origins}, **markers}
 
 
-def _dots(axes: Axes, criterion: Criterion, points: Sequence[Point], marker: tuple[str, str]) -> None:
+def _dots(axes: Axes, criterion: Criterion, points: Sequence[tuple[int, Point]], marker: tuple[str, str]) -> None:
     colour, symbol = marker
-    label = points[0].series
-    for point in points:
+    label = points[0][1].series
+    for number, point in points:
         x, scores = criterion.value(point), point.values(score_of)
         if x is not None:
             axes.plot([x, x], [min(scores), max(scores)], color=colour, linewidth=1.2, alpha=0.6)
-            axes.plot([x], [point.score], symbol, color=colour, label=label)
+            axes.plot([x], [point.score], symbol, color=colour, label=label, gid=_gid(number))
             label = "_"  # matplotlib leaves such labels out of the legend
 
 

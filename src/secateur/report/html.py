@@ -1,15 +1,19 @@
 """Standalone pages: headings, tables, pictures and text as one HTML file that needs no network.
 
 All text is escaped, since it contains names of models and data; only pictures are inserted unescaped, and must come
-from `svg.svg`. The page has no script, and its content security policy forbids scripts and requests.
+from `svg.svg`. Its content security policy forbids requests, and all scripts but the one that sorts tables, which is on
+pages with such a table.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Sequence
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.resources import files
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from secateur.report.svg import COLOURS, DARK
@@ -47,12 +51,17 @@ class Notes:
 
 @dataclass(frozen=True)
 class DataTable:
-    """A table of text: `head` names the columns, and the first cell of each row is the row's heading."""
+    """A table of text: `head` names the columns, and the first cell of each row is the row's heading.
+
+    One that is `sortable` is sorted by a click on the head of a column, by the numbers that cells begin with; its
+    headings of rows are not broken into lines.
+    """
 
     kind: ClassVar[str] = "table"
     caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
+    sortable: bool = False
 
     @property
     def wordy(self) -> list[bool]:
@@ -111,7 +120,25 @@ def render(title: str, sections: Sequence[Section], lead: str = "") -> str:
 
     The same arguments return the same page. Pictures on one page need different titles, from which their ids are made.
     """
-    return _template().render(title=title, sections=sections, lead=lead, light=COLOURS, dark=DARK)
+    tables = (one for section in sections for one in _flat(section.contents) if isinstance(one, DataTable))
+    script = _file("sort.js") if any(table.sortable for table in tables) else ""
+    allowed = f"; script-src 'sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" if script else ""
+    return _template().render(
+        title=title, sections=sections, lead=lead, light=COLOURS, dark=DARK, script=script, allowed=allowed
+    )
+
+
+def _flat(contents: Sequence[Content]) -> Iterator[Content]:
+    """The contents, and those that are folded in them."""
+    for one in contents:
+        yield one
+        if isinstance(one, Folded):
+            yield from _flat(one.contents)
+
+
+@cache
+def _file(name: str) -> str:
+    return (files("secateur.report") / "templates" / name).read_text(encoding="utf-8")
 
 
 @cache

@@ -9,7 +9,7 @@ import hashlib
 import io
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -58,6 +58,8 @@ SERIES = tuple(colour for role, colour in COLOURS.items() if role.startswith("se
 SVG, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 UNPRINTABLE = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML does not allow."""
+LETTER, LINE, REACH = 5.5, 13, 11
+"""Of a label, in pixels: the average width of a letter, the height of a line, and the radius that reacts."""
 HEX = re.compile(r"#[0-9a-f]{6}\b")
 DECIMALS = re.compile(r"-?\d+\.\d{3,}(?:e-?\d+)?")
 
@@ -122,11 +124,15 @@ def plain_powers(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def svg(figure: Figure, title: str, description: str = "") -> str:
+def svg(figure: Figure, title: str, description: str = "", labels: Mapping[str, Sequence[str]] | None = None) -> str:
     """A figure as an `<svg>` element for a page, with a title and a description for screen readers.
 
     It refers to nothing outside itself. The same figure and title return the same text. Ids are made from the title,
     which must therefore differ from that of every other picture on the page.
+
+    Args:
+        labels: gid of a marker in the figure -> lines that are shown beside it when it is pointed at, tapped or reached
+            by the keyboard.
     """
     import matplotlib
 
@@ -142,6 +148,7 @@ def svg(figure: Figure, title: str, description: str = "") -> str:
         element.tag = element.tag.removeprefix(SVG)
         element.attrib = dict(_attribute(name, value, prefix) for name, value in element.attrib.items())
     _describe(root, title, description, prefix)
+    _label(root, {prefix + identity: lines for identity, lines in (labels or {}).items()})
     return ElementTree.tostring(root, encoding="unicode")
 
 
@@ -189,5 +196,37 @@ def _describe(root: Element, title: str, description: str, prefix: str) -> None:
     for tag, identity, text in (("desc", "words", description), ("title", "title", title)):
         if text:
             element = Element(tag, {"id": prefix + identity})
-            element.text = UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+            element.text = _printable(text)
             root.insert(0, element)
+
+
+def _label(root: Element, labels: Mapping[str, Sequence[str]]) -> None:
+    """Put labels over the markers with these ids, above everything else; the style of the page hides and shows them."""
+    _, _, width, _ = map(float, root.attrib["viewBox"].split())
+    if labels:
+        root.attrib["role"] = "group"  # the markers of an image could not be reached
+    for group in [element for element in root.iter("g") if element.get("id") in labels]:
+        marker = next(group.iter("use"), None)
+        if marker is not None:
+            at = float(marker.attrib["x"]), float(marker.attrib["y"])
+            root.append(_point(*at, [_printable(line) for line in labels[group.attrib["id"]]], width))
+
+
+def _point(x: float, y: float, lines: Sequence[str], width: float) -> Element:
+    """What reacts at a marker, and its label: above it, or below it at the top of the picture, and within its sides."""
+    point = Element("g", {"class": "point", "tabindex": "0", "role": "img", "aria-label": ", ".join(lines)})
+    point.append(Element("circle", {"cx": f"{x:g}", "cy": f"{y:g}", "r": str(REACH)}))
+    half = min(LETTER * max(map(len, lines)), width) / 2
+    middle = min(max(x, half), width - half)
+    first = y - REACH - 3 - LINE * (len(lines) - 1)
+    first = first if first > LINE else y + REACH + LINE
+    for number, line in enumerate(lines):
+        place = {"x": f"{middle:.1f}", "y": f"{first + LINE * number:.1f}"}
+        text = Element("text", {**place, "text-anchor": "middle", "font-size": "11"})
+        text.text = line
+        point.append(text)
+    return point
+
+
+def _printable(text: str) -> str:
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
