@@ -124,9 +124,9 @@ window.onload = () => {{
   point.focus();
   const rows = [...page.querySelectorAll(".sortable tbody th")];
   const broken = rows.filter(cell => cell.getClientRects()[0].height > 45).length;
-  const fits = root.scrollWidth <= root.clientWidth;
+  const fits = root.scrollWidth <= root.clientWidth, labels = [before, shown()];
   document.body.innerHTML = "";
-  document.title = JSON.stringify({{sorted: found, labels: [before, shown()], fits: fits, broken: broken}});
+  document.title = JSON.stringify({{sorted: found, labels: labels, fits: fits, broken: broken}});
 }};
 </script>
 """

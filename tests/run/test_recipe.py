@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from secateur.methods import METHODS
 from secateur.report.recipe_keys import FLAT, dotted, grouped
+from secateur.run import recipe_yaml
 from secateur.run.recipe import KEYS, Recipe, make, read, upgrade
 from secateur.system.errors import UserError
 
@@ -443,6 +444,27 @@ def test_keys_of_a_merge_may_be_repeated(tmp_path):
     options = "{base: &base {a: 1, b: 2}, own: &own {<<: *base, a: 3}, last: {<<: *own}}"
     (tmp_path / "r.yaml").write_text(f"model: m\ndata: d\nmethod: {{options: {options}}}\n")
     assert read(tmp_path / "r.yaml", {}).method.options["last"] == {"a": 3, "b": 2}
+
+
+MERGES = {
+    "own keys win": ("{a: &a {x: 1, y: 2}, b: {<<: *a, y: 3}}", {"x": 1, "y": 3}),
+    "the first mapping wins": ("{a: &a {x: 1}, c: &c {x: 2, z: 4}, b: {<<: [*a, *c], y: 3}}", {"x": 1, "z": 4, "y": 3}),
+    "what overrides is merged first": ("{a: &a {x: 1}, c: &c {<<: *a, x: 2}, b: {<<: [*c, *a]}}", {"x": 2}),
+    "itself": ("{b: &b {<<: *b, x: 1}}", {"x": 1}),
+    "the key =": ("{a: &a {=: 1}, b: {<<: *a}}", {"=": 1}),
+    "a list as a key": ("{a: &a {x: 1}, b: {<<: *a, [1]: 2}}", "is not YAML"),
+    "no mapping": ("{b: {<<: 3}}", "expected a mapping for merging in line 1, but found a scalar"),
+}
+
+
+@pytest.mark.parametrize("name", MERGES)
+def test_mappings_are_merged_in_one_way_by_every_version_of_the_library(name):
+    text, expected = MERGES[name]
+    if isinstance(expected, dict):
+        assert recipe_yaml.parse(text, "the recipe")["b"] == expected
+    else:
+        with pytest.raises(UserError, match=expected):
+            recipe_yaml.parse(text, "the recipe")
 
 
 BROKEN = {

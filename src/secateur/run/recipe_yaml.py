@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, TypeAlias
 
 import yaml
 
 from secateur.system.errors import UserError
+
+MERGE, VALUE, TEXT = (f"tag:yaml.org,2002:{kind}" for kind in ("merge", "value", "str"))
+"""Tags of the keys `<<` and `=`, and of a text."""
+
+Pair: TypeAlias = "tuple[yaml.Node, yaml.Node]"
 
 
 def parse(text: str, source: str) -> Any:
@@ -38,7 +44,7 @@ class _DuplicateKeyError(yaml.YAMLError):
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a duplicate key, where PyYAML would silently take the last value."""
+    """Refuses a duplicate key, where PyYAML would silently take the last, and merges alike in any version."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -49,6 +55,37 @@ class _Loader(yaml.SafeLoader):
                 raise _DuplicateKeyError(f"the key {key.value!r} twice, the second time in line {line}")
             seen.add((key.tag, key.value))
         return node
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Replace a merge key `<<` by the pairs that it merges: a mapping's own keys win, then the first mapping's.
+
+        PyYAML 6.0.4 takes the value of a mapping before that of one that overrides it, where both were merged.
+        """
+        merged = [value for key, value in node.value if key.tag == MERGE]
+        own: list[Pair] = [(key, value) for key, value in node.value if key.tag != MERGE]
+        for key, _ in own:
+            key.tag = TEXT if key.tag == VALUE else key.tag
+        node.value = own  # before what is merged: that may be this very mapping
+        pairs: dict[Any, Pair] = {}
+        for mapping in (one for value in merged for one in _mappings(value)):
+            self.flatten_mapping(mapping)
+            for pair in mapping.value:
+                pairs.setdefault(_identity(pair), pair)
+        node.value = [*(pairs | {_identity(pair): pair for pair in own}).values()] if merged else own
+
+
+def _mappings(value: yaml.Node) -> Iterator[yaml.MappingNode]:
+    """The mappings that a merge key names: one, or a list of them."""
+    for one in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+        if not isinstance(one, yaml.MappingNode):
+            line = one.start_mark.line + 1
+            raise yaml.YAMLError(f"expected a mapping for merging in line {line}, but found a {one.id}")
+        yield one
+
+
+def _identity(pair: Pair) -> Any:
+    key = pair[0]
+    return (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
 
 
 class _Dumper(yaml.SafeDumper):
