@@ -79,8 +79,7 @@ def _measured(context: Context, scored: Scored) -> Report:
     return Report(
         recipe=recipe.to_dict(),
         metric=task.metric,
-        scores=scored.found.scores,
-        teacher_scores=scored.teacher_scores,
+        **_scores(scored),
         rows={name: len(split) for name, split in task.splits.items()},
         density=dict(plan.achieved),
         structure=plan.read(Space(dense, *recipe.target.units)).summary(),
@@ -96,11 +95,18 @@ def _measured(context: Context, scored: Scored) -> Report:
         memory=context.accounting.memory(),
         scored=context.data.task_as_read.fingerprint("validation"),
         splits=task.origin.names,
-        standard_error=scored.standard_error,
         baseline=task.baseline(context.data.validation_rows),
-        classes=_by_class(scored),
         **_chosen(context),
     )
+
+
+def _scores(scored: Scored) -> dict[str, Any]:
+    return {
+        "scores": scored.found.scores,
+        "teacher_scores": scored.teacher_scores,
+        "standard_error": scored.standard_error,
+        "classes": _by_class(scored),
+    }
 
 
 def _by_class(scored: Scored) -> list[dict[str, Any]] | None:
