@@ -4,10 +4,10 @@ import json
 import logging
 
 import pytest
-from small_world import write_model
+from small_world import write_data, write_model
 
 from secateur.run import recipe
-from secateur.run.run_data import RunData
+from secateur.run.run_data import RunData, tuning_rows
 from secateur.system.errors import UserError
 
 SENTENCE = {"tokens": ["a", "film"], "tags": ["O", "B-A"]}
@@ -28,3 +28,18 @@ def test_a_row_without_any_token_is_left_out_and_counted(tmp_path, caplog, held_
     short = RunData(recipe.make(words | {"data.max_length": 2}))
     with pytest.raises(UserError, match="none of the 10 training rows has a token with a label"):
         short.train_parts  # noqa: B018
+
+
+def test_rows_to_tune_by_are_held_out_of_all_training(tmp_path):
+    words = {"model": write_model(tmp_path / "model"), "data": write_data(tmp_path / "data.csv"), "data.max_length": 24}
+    data = RunData(recipe.make(words | {"training.select": 5, "data.tuning_rows": 6}))
+    total, (selected, rest) = len(data.task.splits["train"]), data.train_parts
+    own, trials = data.shuffled[5:11], data.shuffled[11 : 11 + data.trial_count]
+    assert (len(selected), len(rest), data.trial_count) == (5, total - 11, (total - 11) // 4)
+    encoded = [data.tokenizer(data.task.splits["train"][number]["text"])["input_ids"] for number in sorted(own)]
+    assert [row["input_ids"] for row in tuning_rows(data)] == encoded
+    assert not set(own) & set(trials) and len(data.held_out_rows) == len(trials)
+    assert len(data.eval_rows) == 5, "the selection goes first"
+    assert len(RunData(recipe.make(words | {"data.tuning_rows": 6})).eval_rows) == 6
+    with pytest.raises(UserError, match=r"^training.select: 30 and data.tuning_rows: 6 of the 36 training rows cannot"):
+        RunData(recipe.make(words | {"training.select": 30, "data.tuning_rows": 6})).check()

@@ -79,6 +79,8 @@ class Report:
         classes: the scores of each class, in the order of the outputs: its `name`, its number of scored `rows`, and
             `precision`, `recall` and `f1` of the `teacher` and the `model`, None where one was not recorded; None for
             a task without classes.
+        tuning: for a run that holds out training rows to tune by, their number under `rows`, the `score` of the pruned
+            model on them, and its `standard_error`; None for other runs.
         splits: "train" and "validation" -> the name of the split in the data (`Origin.names`).
     """
 
@@ -111,6 +113,7 @@ class Report:
     scored: str | None = None
     bytes: Mapping[str, Mapping[str, int]] | None = None
     classes: Sequence[Mapping[str, Any]] | None = None
+    tuning: Mapping[str, Any] | None = None
     splits: Mapping[str, str | None] = field(default_factory=lambda: Origin().names)
 
     @property

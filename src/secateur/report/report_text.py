@@ -126,6 +126,9 @@ def score_notes(report: Report) -> list[str]:
 def _choices(report: Report) -> list[str]:
     """Footnotes about what the run has chosen itself."""
     notes = [] if report.teacher is None else [teacher_sentence(report.teacher, report.metric)]
+    if report.tuning is not None:
+        rows, score = report.tuning["rows"], score_text(report.tuning["score"])
+        notes.append(f"{report.metric} {score} on {rows:,} training rows that were held out of all training to tune by")
     if report.outputs is not None and not report.outputs["cached"]:
         notes.append(f"the teacher ran beside the student in every step: {report.outputs['why']}")
     if report.vocabulary is not None:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from secateur.report import charts, svg
 from secateur.report.html import Content, Gallery, Notes, Picture, Section
+from secateur.report.recipe_keys import dotted
 from secateur.report.report import Report
 from secateur.report.run_log import Curve, RunLog, Stage
 from secateur.tasks.origin import rows_of
@@ -30,7 +31,8 @@ Panel: TypeAlias = tuple[str, int, Mapping[str, Curve]]
 def training(report: Report, log: RunLog) -> Section:
     """What training logged in each stage but trials; without contents for a run without logs."""
     stages = [stage for stage in log.stages if not stage.name.startswith(TRIALS)]
-    held_out = report.recipe.get("training", {}).get("select", 0)
+    keys = dotted(report.recipe)
+    held_out = keys.get("training.select", 0) or keys.get("data.tuning_rows", 0)
     density, teacher = report.recipe["target"]["density"], report.teacher_scores[report.metric]
     rows = f"{held_out:,} rows held out of training" if held_out else f"the {rows_of(report.splits['validation'])}"
     asked = None if density is None else ("asked", density)

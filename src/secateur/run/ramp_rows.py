@@ -21,17 +21,17 @@ class RampRows:
     @property
     def count(self) -> int:
         """The number of rows of the data: 0 if they would be too few, or if no recovery follows."""
-        select, method = self.data.recipe.training.select, self.data.recipe.method
-        count = min(method.ramp_rows, (len(self.data.task.splits["train"]) - select) // 10)
+        method = self.data.recipe.method
+        count = min(method.ramp_rows, (len(self.data.task.splits["train"]) - self.data.recipe.reserved) // 10)
         return count if count >= FEWEST and method.end < 1 else 0
 
     @cached_property
     def scored(self) -> Rows:
         """The rows that are scored, encoded and numbered."""
-        data, select = self.data, self.data.recipe.training.select
+        data = self.data
         if not self.count:
             return []
-        chosen = sorted(data.shuffled[select : select + self.count])
+        chosen = sorted(data.shuffled[data.recipe.reserved : data.recipe.reserved + self.count])
         return numbered(encoded(data.task, "train", data.tokenizer, data.recipe.data.max_length, chosen))
 
     @property

@@ -47,6 +47,8 @@ __all__ = ["KEYS", "Recipe", "make", "make_group", "read", "upgrade"]
 FORMAT = FileFormat(2)
 """Version 1, of secateur 0.1.0, had flat keys. They are read in a file of any version, because people write recipes."""
 LENGTHS = tuple(f"training.{name}" for name in recipe_rules.LENGTHS)
+SWEEP = "sweep"
+"""The block of a recipe file that `secateur sweep` reads; a recipe itself has none."""
 COMMAND_LINE = "the command line"
 """The source of values whose errors speak of options, and name no source."""
 AMOUNTS = tuple(f"target.{name}" for name in recipe_rules.AMOUNTS)
@@ -77,6 +79,11 @@ class Recipe(Strict):
 
     def model_post_init(self, context: Any) -> None:
         recipe_rules.check(self)
+
+    @property
+    def reserved(self) -> int:
+        """The number of training rows that nothing is trained on: those of the selection, then those to tune by."""
+        return self.training.select + self.data.tuning_rows
 
     def each(self) -> tuple[Recipe, ...]:
         """A recipe of one density for each of several, the largest first; all prune toward the last."""
@@ -121,7 +128,7 @@ def make(values: Mapping[str, Any], source: str = "the recipe") -> Recipe:
     Raises:
         UserError: an unknown key (naming the nearest), a missing one, or a value that does not fit.
     """
-    return _resolved(_known(values, source), source)
+    return _resolved(known(values, source), source)
 
 
 def read(path: Path | str, overrides: Mapping[str, Any]) -> Recipe:
@@ -129,6 +136,16 @@ def read(path: Path | str, overrides: Mapping[str, Any]) -> Recipe:
 
     Raises:
         UserError: the file cannot be read, is not YAML, or does not hold a recipe.
+    """
+    theirs = known(overrides, str(path))
+    return _resolved(with_values(known(read_values(path), str(path)), theirs), str(path), theirs)
+
+
+def read_values(path: Path | str) -> dict[str, Any]:
+    """What a recipe file holds, in any of the spellings; its keys are not checked.
+
+    Raises:
+        UserError: as `read`, of the file.
     """
     source = f"the recipe {path}"
     try:
@@ -139,11 +156,16 @@ def read(path: Path | str, overrides: Mapping[str, Any]) -> Recipe:
     if not isinstance(values, dict):
         raise UserError(f"{source} holds {type(values).__name__}: expected keys and values")
     _refuse_duplicates(values, source)
-    ours, theirs = _known(values, str(path)), _known(overrides, str(path))
+    return values
+
+
+def with_values(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by dotted keys with others in their place, which also replace their alternatives, as epochs do steps."""
+    kept = dict(ours)
     for alternatives in (AMOUNTS, LENGTHS):
         if any(theirs.get(name) is not None for name in alternatives):
-            ours = {name: value for name, value in ours.items() if name not in alternatives}
-    return _resolved(ours | theirs, str(path), theirs)
+            kept = {name: value for name, value in kept.items() if name not in alternatives}
+    return kept | dict(theirs)
 
 
 def keys_of(text: str, source: str) -> Any:
@@ -163,8 +185,12 @@ def _refuse_duplicates(values: Mapping[str, Any], source: str) -> None:
         raise UserError(f"{source} has the key {twice!r} twice, in two spellings: keep one of them")
 
 
-def _known(values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The values by dotted keys, each of which a recipe has; flat keys of version 0.1.0 are noticed once."""
+def known(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The values by dotted keys, each of which a recipe has; flat keys of version 0.1.0 are noticed once.
+
+    Raises:
+        UserError: a recipe has no such key.
+    """
     found = dotted(values)
     for key in found:
         if key not in KEYS:
@@ -176,6 +202,8 @@ def _known(values: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def _refuse_unknown(key: Any, value: Any, source: str) -> None:
+    if key == SWEEP:
+        raise UserError(f"{source} is of a sweep: run it by `secateur sweep`, or take its block {SWEEP!r} out")
     if key in Recipe.model_fields:
         raise UserError(f"{source}: {key}: expected keys and values, not {value!r}")
     spellings = {name.rpartition(".")[2]: name for name in KEYS} | FLAT
@@ -203,7 +231,7 @@ def make_group(name: str, values: Mapping[str, Any], source: str = COMMAND_LINE)
     Raises:
         UserError: as `make`.
     """
-    named = _known(values, source)
+    named = known(values, source)
     kind: Any = Recipe.model_fields[name].annotation
     with _one_sentence(source, name):
         return kind(**grouped(_defaults(named) | named).get(name, {}))

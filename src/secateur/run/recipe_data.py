@@ -45,6 +45,13 @@ class DataRecipe(Strict):
     rows: Annotated[int | None, Flag("--rows")] = Field(
         None, gt=0, description="number of training rows to use, sampled by the seed; by default all"
     )
+    tuning_rows: int = Field(
+        0,
+        ge=0,
+        description="number of training rows that are held out of all training, to choose settings by: evaluations "
+        "within a stage score them, and the report has their score beside that of the validation rows; `secateur "
+        "sweep` holds out some by itself",
+    )
     max_length: Annotated[int, Flag("--max-length")] = Field(
         128, gt=1, description="largest number of tokens of a text, or of a window of a longer one"
     )

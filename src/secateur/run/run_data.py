@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.measure.evaluation import Scored, batches, encoded, scored_with_error, shuffled
+from secateur.measure.evaluation import Scored, batches, encoded, scored_with_error, scores_with_error, shuffled
 from secateur.run.recipe import Recipe
 from secateur.run.recipe_data import DataRecipe
 from secateur.structure.vocabulary import Vocabulary
@@ -105,10 +105,10 @@ class RunData:
             UserError: too many rows are held out, or the texts of the task cannot be augmented.
         """
         select, count = self.recipe.training.select, len(self.task.splits["train"])
-        if select >= count:
-            raise UserError(
-                f"training.select: {select} of the {count} training rows cannot be held out: hold out fewer"
-            )
+        if self.recipe.reserved >= count:
+            keys = {"training.select": select, "data.tuning_rows": self.recipe.data.tuning_rows}
+            named = " and ".join(f"{key}: {number}" for key, number in keys.items() if number)
+            raise UserError(f"{named} of the {count} training rows cannot be held out: hold out fewer")
         if self.recipe.training.augment and not self.task.augmentable:
             raise UserError(
                 f"the texts of the task {self.recipe.data.task!r} cannot be augmented: set training.augment to 0"
@@ -133,16 +133,16 @@ class RunData:
     def train_parts(self) -> tuple[Rows, Rows]:
         """Tokenized training rows: those held out for selection, sampled by the seed, and those to train on."""
         rows = partial(encoded, self.task, "train", self.tokenizer, self.recipe.data.max_length)
-        held_out, order = self.recipe.training.select, self.shuffled
-        if not held_out:
+        order = self.shuffled
+        if not self.recipe.reserved:
             return [], _learnable(rows())
-        return _learnable(rows(order[:held_out])), _learnable(rows(sorted(order[held_out:])))
+        selected = order[: self.recipe.training.select]
+        return _learnable(rows(selected)) if selected else [], _learnable(rows(sorted(order[self.recipe.reserved :])))
 
     @cached_property
     def held_out_rows(self) -> Rows:
         """Training rows that are held out of short trials and scored, sampled by the seed."""
-        select = self.recipe.training.select
-        chosen = sorted(self.shuffled[select : select + self.trial_count])
+        chosen = sorted(self.shuffled[self.recipe.reserved : self.recipe.reserved + self.trial_count])
         return encoded(self.task, "train", self.tokenizer, self.recipe.data.max_length, chosen)
 
     def without_held_out(self, rows: Rows) -> Rows:
@@ -152,7 +152,7 @@ class RunData:
     @property
     def trial_count(self) -> int:
         """The number of training rows that are held out of trials."""
-        left = len(self.task.splits["train"]) - self.recipe.training.select
+        left = len(self.task.splits["train"]) - self.recipe.reserved
         return min(self.recipe.method.trial_rows, left // 4)
 
     @cached_property
@@ -167,15 +167,16 @@ class RunData:
 
     @cached_property
     def eval_rows(self) -> Rows:
-        """The rows of evaluations within a stage: those held out of the training set, or validation rows."""
+        """The rows of evaluations within a stage: those held out for the selection, those to tune by, or validation."""
         if self.recipe.training.select:
             return numbered(self.train_parts[0])
-        most, count = self.recipe.training.evaluation_rows, len(self.task.splits["validation"])
-        if most is None or most >= count:
-            return numbered(self.validation_rows)
-        chosen = [number for example in examples(self.validation_rows)[:most] for number in example]
-        chosen += of_all_examples(self.validation_rows)
-        return numbered([self.validation_rows[number] for number in chosen])
+        rows = tuning_rows(self) if self.recipe.data.tuning_rows else self.validation_rows
+        most, grouped = self.recipe.training.evaluation_rows, examples(rows)
+        if most is None or most >= len(grouped):
+            return numbered(rows)
+        chosen = [number for example in grouped[:most] for number in example]
+        chosen += of_all_examples(rows)
+        return numbered([rows[number] for number in chosen])
 
     def collator(self) -> DataCollatorWithPadding:
         """The task's collator, padding to multiples of `length_multiple` unless these can pass the model's maximum."""
@@ -193,6 +194,26 @@ class RunData:
     def scored_with_error(self, model: PreTrainedModel) -> tuple[Scored, float | None]:
         """The scores of a model, and the standard error of the main one."""
         return scored_with_error(model, self.task, self.validation_rows, self.tokenizer)
+
+
+def tuning_rows(data: RunData) -> Rows:
+    """Training rows that are held out of all training to choose settings by, sampled by the seed."""
+    chosen = sorted(data.shuffled[data.recipe.training.select : data.recipe.reserved])
+    return encoded(data.task, "train", data.tokenizer, data.recipe.data.max_length, chosen)
+
+
+def tuning_score(data: RunData, model: PreTrainedModel) -> dict[str, Any] | None:
+    """The main score of the rows to tune by, its standard error and their number; None where there are none."""
+    if not data.recipe.data.tuning_rows:
+        return None
+    task = data.task.of_training_rows()
+    scored, error = scores_with_error(model, task, tuning_rows(data), data.tokenizer)
+    return {"rows": data.recipe.data.tuning_rows, "score": scored[task.metric], "standard_error": error}
+
+
+def evaluation_task(data: RunData) -> Task:
+    """The task that scores the rows of evaluations within a stage."""
+    return data.task.of_training_rows() if data.recipe.reserved else data.task
 
 
 def without(rows: Rows, held_out: Rows) -> Rows:

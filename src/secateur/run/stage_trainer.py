@@ -12,10 +12,9 @@ from transformers.integrations import TensorBoardCallback
 from secateur.measure.evaluation import in_order
 from secateur.run.callbacks import LogFile, Recorded
 from secateur.run.context import Context
-from secateur.run.run_data import Rows, RunData
+from secateur.run.run_data import Rows, RunData, evaluation_task
 from secateur.run.training_arguments import training_arguments
 from secateur.system import processes
-from secateur.tasks.task import Task
 from secateur.training.checkpoints import last_checkpoint
 from secateur.training.objectives import Term
 from secateur.training.teacher_cache import CachedTeacher
@@ -47,7 +46,7 @@ def distilling_trainer(
         rows=context.data.distillation_rows if rows is None else rows,
         teacher=teacher,
         objective=objective,
-        select=_eval_task(context.data).metric if context.recipe.training.select else None,
+        select=evaluation_task(context.data).metric if context.recipe.training.select else None,
         **options,
     )
 
@@ -103,10 +102,5 @@ def train(context: Context, trainer: PruningTrainer, stage: str) -> None:
 
 def _evaluated(data: RunData, prediction: EvalPrediction) -> dict[str, float]:
     """The scores of an evaluation during training."""
-    task, (predictions, rows) = _eval_task(data), in_order(prediction, data.eval_rows)
+    task, (predictions, rows) = evaluation_task(data), in_order(prediction, data.eval_rows)
     return task.score(task.read(predictions, data.tokenizer), rows)
-
-
-def _eval_task(data: RunData) -> Task:
-    """The task that scores the rows of evaluations within a stage."""
-    return data.task.of_training_rows() if data.recipe.training.select else data.task

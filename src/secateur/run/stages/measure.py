@@ -20,6 +20,7 @@ from secateur.run import output_cache, ramp_scores, run_length, vocabulary_data
 from secateur.run.context import Context
 from secateur.run.models import base_model, load_teacher, teacher_classes, teacher_scores
 from secateur.run.records import FORMAT, VERIFIED, VERSIONS
+from secateur.run.run_data import tuning_score
 from secateur.run.stages import baselines, density, depth
 from secateur.run.stages import teacher as teacher_stage
 from secateur.run.target import read_latency_table
@@ -37,6 +38,7 @@ class Scored:
     Attributes:
         found: by the result.
         standard_error: of the result's main metric.
+        tuning: the result's score on the rows to tune by; None where there are none.
     """
 
     model: PreTrainedModel
@@ -45,6 +47,7 @@ class Scored:
     standard_error: float | None
     teacher_scores: dict[str, float]
     teacher_classes: list[ClassScore] | None
+    tuning: dict[str, Any] | None
 
 
 def done(context: Context) -> bool:
@@ -57,7 +60,8 @@ def run(context: Context) -> None:
     model, teacher = load(context.model_folder), load_teacher(context.whole)
     context.accounting.reset_peak()
     of_teacher = teacher_scores(context, teacher), teacher_classes(context, teacher)
-    scored = Scored(model, teacher, *context.data.scored_with_error(model), *of_teacher)
+    of_model = context.data.scored_with_error(model)
+    scored = Scored(model, teacher, *of_model, *of_teacher, tuning_score(context.data, model))
     processes.on_main(partial(_report, context, scored))
 
 
@@ -101,10 +105,12 @@ def _measured(context: Context, scored: Scored) -> Report:
 
 
 def _scores(scored: Scored) -> dict[str, Any]:
+    """The scores of the result and its teacher, by their names in the report."""
     return {
         "scores": scored.found.scores,
         "teacher_scores": scored.teacher_scores,
         "standard_error": scored.standard_error,
+        "tuning": scored.tuning,
         "classes": _by_class(scored),
     }
 
