@@ -63,6 +63,8 @@ SMALLER = {
     r"--size 200MB": "--size 60kB",
     r"bf16=True": "bf16=True, use_cpu=True",
     r"select: 2000": "select: 4",
+    r"steps: 1000": "steps: 6",
+    r"--trials 20": "--trials 2",
     r"evaluations: 80": "evaluations: 2",
     r"keep([ :]) ?(12|36)\b": r"keep\g<1> 2",
     r"epochs: (20|40)\b": "epochs: 6",

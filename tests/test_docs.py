@@ -127,7 +127,8 @@ class Page:
     def _yaml(self, text, where):
         values = yaml.safe_load(text)
         assert isinstance(values, dict), f"{where} holds no recipe"
-        recipe.make({"model": "m", "data": "d"} | values, where)
+        own = {key: value for key, value in values.items() if key != recipe.SWEEP}  # which its command checks
+        recipe.make({"model": "m", "data": "d"} | own, where)
         if named := re.match(r"# ([\w./-]+\.yaml)\n", text):
             Path(named[1]).write_text(text, encoding="utf-8")
 

@@ -23,7 +23,7 @@ from secateur.system import processes
 from secateur.system.registry import import_extension
 from secateur.system.version import VERSION
 
-RESUMABLE = ("prune", "demo")
+RESUMABLE = ("prune", "demo", "sweep")
 BEGIN = (
     ("secateur demo", "prune a small model on news, which needs neither a model nor data of your own: minutes"),
     (COMMANDS["prune"].example, "prune a model for your data: any csv file with a column of texts and one of labels"),

@@ -115,6 +115,12 @@ COMMANDS: Mapping[str, Entry] = {
         "Compare finished runs: score against density, size and speed.",
         example="secateur compare runs/one runs/other --output comparison",
     ),
+    "sweep": Entry(
+        "sweep_commands",
+        "sweep",
+        "Search the best values of a recipe's keys by trials, in several workers.",
+        example="secateur sweep sweep.yaml --trials 20 --output sweeps/reviews",
+    ),
     "doctor": Entry(
         "doctor_commands", "doctor", "Show what this machine and this environment can do, for a report of a bug."
     ),

@@ -25,6 +25,10 @@ NUMBER = re.compile(r"[-+]?[0-9]|-$")
 """Matches the start of a cell that holds a number, or a dash for a missing one."""
 
 
+SHORT = 12
+"""Characters up to which a cell stays on one line."""
+
+
 @dataclass(frozen=True)
 class KeyNumbers:
     """The most important numbers, in large type: (name, value, a note below it or "")."""
@@ -66,8 +70,16 @@ class DataTable:
     @property
     def wordy(self) -> list[bool]:
         """Whether each column but the first holds words, which are aligned to the left; numbers are to the right."""
-        columns = zip(*(row[1:] for row in self.rows), strict=True)
-        return [any(cell and not NUMBER.match(cell) for cell in column) for column in columns]
+        return [any(cell and not NUMBER.match(cell) for cell in column) for column in self._columns]
+
+    @property
+    def short(self) -> list[bool]:
+        """Whether each column but the first has short cells alone, which are not broken into lines."""
+        return [max(map(len, column)) <= SHORT for column in self._columns]
+
+    @property
+    def _columns(self) -> list[tuple[str, ...]]:
+        return list(zip(*(row[1:] for row in self.rows), strict=True))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from secateur.system.errors import UserError, as_user_error
 def read(folders: Iterable[Path | str]) -> list[FinishedRun]:
     """The runs in these folders; a folder that holds runs, such as that of a density sweep, stands for all of them.
 
+    That of a sweep stands for those of its trials that are finished.
+
     Raises:
         UserError: a folder holds no run, or its run is unfinished, damaged or named twice; or the runs were scored on
             different rows or by different metrics.
@@ -32,6 +34,8 @@ def _runs_in(folder: Path) -> list[Path]:
     """The folder itself if it is that of a run, or the folders of runs in it."""
     if (folder / "report.json").is_file():
         return [folder]
+    if (folder / "sweep.yaml").is_file():
+        return [place.parent for place in sorted(folder.glob("trials/*/report.json"))]
     if inner := [place.parent for place in sorted(folder.glob("*/recipe.yaml"))]:
         return inner
     if (folder / "recipe.yaml").is_file():

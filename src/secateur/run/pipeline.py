@@ -194,7 +194,7 @@ def complete(context: Context) -> Report:
                 watch.enter(stage.name)
             stage.run(decided(context))
     process_memory.release()
-    processes.on_main(partial(_tidy, context))
+    processes.on_main(partial(tidy, context))
     return Report.load(context.folder)
 
 
@@ -203,8 +203,8 @@ def _to_run(context: Context) -> list[str]:
     return [] if context.finished else [stage.name for stage in STAGES if not stage.done(context)]
 
 
-def _tidy(context: Context) -> None:
-    """Remove the files that only an unfinished run needs."""
+def tidy(context: Context) -> None:
+    """Remove the files that only an unfinished run needs, or one that is not going to be finished."""
     trials = [path.name for stage in ("density", "depth") for path in context.folder.glob(f"{stage}-*")]
     for leftover in ("teacher-training", "teacher-trial", *trials, "prune", "cut", "recover", "cache"):
         shutil.rmtree(context.folder / leftover, ignore_errors=True)

@@ -42,9 +42,9 @@ def _bool_for_number(value: Any, kind: Any) -> bool:
     """Whether `value` is or contains a bool where the type `kind`, or a type within it, is a number."""
     if isinstance(value, list | tuple):
         return any(_bool_for_number(item, part) for item in value for part in get_args(kind))
-    return isinstance(value, bool) and not {int, float}.isdisjoint(_types(kind))
+    return isinstance(value, bool) and not {int, float}.isdisjoint(types_within(kind))
 
 
-def _types(kind: Any) -> set[Any]:
+def types_within(kind: Any) -> set[Any]:
     """A type, and all types within it, such as those of a union or of an annotated type."""
-    return {kind}.union(*map(_types, get_args(kind)))
+    return {kind}.union(*map(types_within, get_args(kind)))

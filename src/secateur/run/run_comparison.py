@@ -117,7 +117,7 @@ def _names(runs: Sequence[FinishedRun]) -> list[str]:
         recipes = [runs[number].recipe for number in sharing]
         for key in sorted(_distinguishing(recipes), key=list(recipes[0]).index):
             for number, recipe in zip(sharing, recipes, strict=True):
-                names[number] += f", {key} {_brief(recipe[key])}"
+                names[number] += f", {key} {brief(recipe[key])}"
     return names
 
 
@@ -133,12 +133,12 @@ def _distinguishing(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
     return chosen
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any) -> str:
     """A value of a recipe in few characters."""
     if isinstance(value, dict):
-        return " ".join(f"{key}={_brief(inner)}" for key, inner in value.items()) or "none"
+        return " ".join(f"{key}={brief(inner)}" for key, inner in value.items()) or "none"
     if isinstance(value, list):
-        return "+".join(map(_brief, value)) or "none"
+        return "+".join(map(brief, value)) or "none"
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -24,6 +24,9 @@ from secateur.system.errors import UserError, as_user_error
 
 T = TypeVar("T")
 
+extensions: list[str] = []
+"""What `import_extension` has imported, by which another process can do the same."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -110,6 +113,7 @@ def import_extension(module: str) -> None:
         sys.path.insert(0, folder)
     with as_user_error(f"{module} cannot be imported", "give a module that Python finds, or the path of a .py file"):
         import_module(path.stem if is_file else module)
+    extensions.append(module)
 
 
 def _import_all(name: str) -> None:

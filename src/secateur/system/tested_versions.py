@@ -10,6 +10,7 @@ TESTED = {
     "onnx": "1.23.2",
     "onnxruntime": "1.31.1",
     "openvino": "2026.4.1",
+    "optuna": "5.0.0",
     "safetensors": "0.8.0",
     "sentence-transformers": "6.2.0",
     "tokenizers": "0.23.3",

@@ -47,19 +47,31 @@ def check(context: Context) -> LatencyTable | None:
     _check_trackers(recipe.training.report_to)
     if Path(recipe.model).is_dir():
         read_config(Path(recipe.model))
-    _check_projection(recipe)
-    _check_width(context)
     context.data.check()
     model, teacher = _check_whole(context.whole)
     student = shaped(recipe, context.data.with_kept_rows(model))
     table = latency_table(recipe, context.folder, student)
-    for decided in _densities(context, student):
-        _check_depths(decided, student, table)
+    check_target(context, student, table)
     check_length(context.data.task.longest(recipe.data.max_length), model=model)
     for _, tokens in recipe.measurement.shapes:
         check_models([model], tokens)
     check_loss(context, student, teacher and context.data.with_kept_rows(teacher))
     return table
+
+
+def check_target(context: Context, student: PreTrainedModel, table: LatencyTable | None) -> None:
+    """Check that the method can reach the target of a recipe by its units.
+
+    Args:
+        student: before pruning.
+
+    Raises:
+        UserError: it cannot.
+    """
+    _check_projection(context.recipe)
+    _check_width(context)
+    for decided in _densities(context, student):
+        _check_depths(decided, student, table)
 
 
 def _check_width(context: Context) -> None:

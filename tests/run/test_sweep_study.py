@@ -1,0 +1,249 @@
+"""The study of a sweep: what workers share, without any run; each trial is run once, and an interrupted one again."""
+
+import multiprocessing
+import shutil
+import time
+from itertools import product
+
+import pytest
+from optuna.storages import RDBStorage
+from sqlalchemy import create_engine, text
+
+from secateur.report.sweep import FAILED, FINISHED, RUNNING, STOPPED
+from secateur.run.sweep import study as module
+from secateur.run.sweep.block import Block, Sweep
+from secateur.run.sweep.study import ATTEMPTS, Stopped, SweepStudy, sqlite_url
+from secateur.system.errors import UserError
+
+OVER = {"target.density": {"low": 0.1, "high": 0.9}, "method.name": ["grain", "magnitude"]}
+VALUES = {"model": "m", "data.source": "d"}
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """An SQLite file with the tables of Optuna, whose making takes longer than a trial."""
+    path = tmp_path_factory.mktemp("empty") / "study.db"
+    RDBStorage(sqlite_url(path)).engine.dispose()
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _made_tables(tables, tmp_path):
+    shutil.copy(tables, tmp_path)
+
+
+def opened(folder, over=OVER, name="s", **block):
+    sweep = Sweep(VALUES, Block(over=over, **block), "s.yaml")
+    return SweepStudy(sqlite_url(folder / "study.db"), name, sweep, [False] * len(sweep.block.objectives))
+
+
+def worked(study, run, total):
+    """Run trials; what each call was given."""
+    seen = []
+
+    def watched(asked):
+        seen.append(asked)
+        return run(asked)
+
+    study.work(watched, total, lambda number: None, lambda running: None)
+    return seen
+
+
+def density(asked):
+    """A run whose score is its density."""
+    return [asked.point["target.density"]], {"score": asked.point["target.density"]}
+
+
+def test_trials_are_numbered_and_keep_what_came_out(tmp_path):
+    study = opened(tmp_path)
+    seen = worked(study, density, 3)
+    trials = study.trials()
+    assert [trial.number for trial in trials] == [asked.number for asked in seen] == [0, 1, 2]
+    assert all(trial.state == FINISHED and trial.values == (trial.point["target.density"],) for trial in trials)
+    assert trials[1].result == {"score": trials[1].values[0]} and trials[1].point == seen[1].point
+    assert worked(opened(tmp_path), density, 3) == [], "they are not run again"
+    assert [asked.number for asked in worked(opened(tmp_path), density, 4)] == [3], "one more is"
+
+
+def test_one_worker_repeats_and_trials_differ(tmp_path):
+    points = []
+    for name in ("one", "other"):
+        points.append([asked.point for asked in worked(opened(tmp_path, name=name, sampler="random"), density, 4)])
+    assert points[0] == points[1]
+    assert len({point["target.density"] for point in points[0]}) == 4
+
+
+def _worker(folder, total):
+    worked(opened(folder), lambda asked: time.sleep(0.05) or density(asked), total)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_two_processes_share_a_study_and_run_as_many_trials_as_asked_for(tmp_path):
+    opened(tmp_path)
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_worker, args=(tmp_path, 7)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    trials = opened(tmp_path).trials()
+    assert len(trials) == 7 and {trial.state for trial in trials} == {FINISHED}
+    assert len({trial.point["target.density"] for trial in trials}) == 7, "no two have the same random numbers"
+
+
+def test_a_grid_has_every_combination_once(tmp_path):
+    over = {"target.density": [0.1, 0.2, 0.4], "method.name": ["grain", "magnitude"]}
+    seen = worked(opened(tmp_path, over, sampler="grid"), density, 6)
+    assert [tuple(asked.point.values()) for asked in seen] == list(product(*over.values()))
+
+
+def test_values_that_were_tried_are_not_run_again(tmp_path):
+    study = opened(tmp_path, {"target.density": [0.1, 0.2]}, sampler="random")
+    seen = worked(study, density, 8)
+    assert len(seen) == 2
+    others = [trial for trial in study.trials() if trial.same_as is not None]
+    first = {asked.point["target.density"]: asked.number for asked in seen}
+    assert len(others) == 6
+    assert all(trial.same_as == first[trial.point["target.density"]] for trial in others)
+    assert all(trial.values == (trial.point["target.density"],) and trial.result for trial in others)
+
+
+# Interrupted trials
+
+
+def begun(study):
+    """A trial that another worker has begun."""
+    with pytest.warns(UserWarning, match="Heartbeat of storage"):
+        return study.study.ask()
+
+
+def interrupted(study):
+    """Ctrl-C in the first run."""
+
+    def run(asked):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        worked(study, run, 3)
+
+
+def killed(study, folder):
+    """What a worker leaves that was killed in its first run an hour ago."""
+    trial = begun(study)
+    for one in study.sweep.dimensions:
+        module._suggested(trial, one)
+    study.study._storage.record_heartbeat(trial._trial_id)
+    engine = create_engine(sqlite_url(folder / "study.db"))
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 hour')"))
+    engine.dispose()
+
+
+@pytest.mark.parametrize("how", ["interrupted", "killed"])
+def test_an_interrupted_trial_goes_on_in_its_folder(tmp_path, how):
+    study = opened(tmp_path)
+    interrupted(study) if how == "interrupted" else killed(study, tmp_path)
+    (before,) = study.trials()
+    seen = worked(opened(tmp_path), density, 3)
+    assert sorted(asked.number for asked in seen)[0] == 0 and len(seen) == 3
+    again = next(asked for asked in seen if asked.number == 0)
+    assert again.point == before.point
+    trials = opened(tmp_path).trials()
+    assert [trial.state for trial in trials] == [FINISHED] * 3 and len({trial.number for trial in trials}) == 3
+
+
+def test_a_trial_that_runs_elsewhere_is_left_alone_and_waited_for(tmp_path, monkeypatch):
+    study = opened(tmp_path)
+    elsewhere = begun(study)
+    waits = []
+
+    def pause(seconds):
+        waits.append([trial.state for trial in study.trials()])
+        study.study.tell(elsewhere, 0.5)
+
+    monkeypatch.setattr(module.time, "sleep", pause)
+    assert [asked.number for asked in worked(study, density, 2)] == [1]
+    assert waits == [[RUNNING, FINISHED]]
+
+
+def test_a_trial_that_kills_its_worker_each_time_is_given_up(tmp_path):
+    for _ in range(ATTEMPTS):
+        interrupted(opened(tmp_path))
+    study = opened(tmp_path)
+    worked(study, density, 2)
+    first, second = study.trials()
+    assert (first.state, second.state) == (FAILED, FINISHED)
+    assert first.why == f"its worker ended {ATTEMPTS} times"
+
+
+# Failing and stopping
+
+
+def test_a_failed_trial_is_recorded_and_the_others_go_on(tmp_path):
+    def run(asked):
+        if asked.number == 1:
+            raise UserError("it does not fit")
+        return density(asked)
+
+    study = opened(tmp_path)
+    worked(study, run, 3)
+    assert [trial.state for trial in study.trials()] == [FINISHED, FAILED, FINISHED]
+    assert study.trials()[1].why == "it does not fit"
+
+
+def test_three_failures_in_a_row_end_the_worker(tmp_path):
+    def run(asked):
+        raise UserError("the disk is full")
+
+    study = opened(tmp_path)
+    with pytest.raises(UserError, match="the disk is full"):
+        worked(study, run, 9)
+    assert [trial.state for trial in study.trials()] == [FAILED] * 3
+
+
+def reporting(asked):
+    """A run that scores 0.9 on the way, but from the seventh on 0.1."""
+    score = 0.9 if asked.number < 6 else 0.1
+    for percent in (50, 75):
+        if asked.report(percent, score):
+            raise Stopped
+    return [score], {}
+
+
+def test_a_trial_below_the_median_is_stopped(tmp_path):
+    study = opened(tmp_path)
+    worked(study, reporting, 8)
+    states = [trial.state for trial in study.trials()]
+    assert states == [FINISHED] * 6 + [STOPPED] * 2
+    assert study.trials()[-1].why == "score 0.1000 after 50% of the recovery"
+
+
+@pytest.mark.parametrize("block", [{"early_stopping": False}, {"objectives": ["score", "mb"]}])
+def test_no_trial_is_stopped_where_that_is_not_wanted_or_several_are_searched(tmp_path, block):
+    study = opened(tmp_path, **block)
+    worked(study, lambda asked: (reporting(asked)[0] * len(study.sweep.block.objectives), {}), 8)
+    assert {trial.state for trial in study.trials()} == {FINISHED}
+
+
+# What a study is of
+
+
+def test_another_sweep_is_refused_and_other_places_of_the_data_are_not(tmp_path):
+    opened(tmp_path)
+    with pytest.raises(UserError, match=r"the study 's' is of another sweep \(it differs in sweep.sampler\): choose"):
+        opened(tmp_path, sampler="random")
+    moved = Sweep({**VALUES, "model": "elsewhere"}, Block(over=OVER), "s.yaml")
+    SweepStudy(sqlite_url(tmp_path / "study.db"), "s", moved, [False])
+    with pytest.raises(UserError, match="the data base of the sweep cannot be opened"):
+        SweepStudy("nosuch://here", "s", moved, [False])
+
+
+def test_importance_tells_what_the_values_depend_on(tmp_path):
+    study = opened(tmp_path)
+    worked(study, density, module.FEWEST - 1)
+    assert study.importance() == {}
+    worked(study, density, 12)
+    shares = study.importance()["score"]
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert shares["target.density"] > 0.9, "the score is the density"
