@@ -5,9 +5,6 @@ Those on the loss and on training runs (G10, G11, G13) are in `test_cofi_trainin
 
 import json
 import math
-import os
-import subprocess
-import sys
 from copy import deepcopy
 from itertools import product
 from pathlib import Path
@@ -15,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from other_process import last_line
 from safetensors.torch import load_file, save_file
 from tiny_models import inputs, outputs, tiny
 from torch import nn
@@ -798,11 +796,7 @@ def test_g12_saved_is_loaded_bit_for_bit_in_a_new_process(saved):
     auto, ways = AUTO_CLASSES["ForSequenceClassification"], ("load", "auto")
     cases = folder.with_name("cases.json")
     cases.write_text(json.dumps([{"folder": str(folder), "auto": auto, "ways": ways} for folder in saved]))
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2] / "src")}
-    command = [sys.executable, "-W", "error", str(SCRIPT), str(cases), *ways]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    wrong = json.loads(done.stdout.splitlines()[-1])
+    wrong = json.loads(last_line(SCRIPT, cases, *ways))
     assert wrong == {f"{way} {kind}": "" for way in ways for kind in ("bert", "roberta")}
 
 

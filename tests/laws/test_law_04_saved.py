@@ -6,9 +6,6 @@ and without secateur, in these.
 """
 
 import json
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +13,7 @@ import pytest
 import torch
 from kept_pieces import every_second, shares_its_pieces
 from load_elsewhere import source
+from other_process import last_line
 from safetensors.torch import save_file
 from tiny_models import CLASSIFIERS, DECODERS, LEADING, MODELS, WRITERS, edge_cases, inputs, outputs, random_masks, tiny
 
@@ -120,12 +118,8 @@ def report(tmp_path_factory):
 
 
 def elsewhere(root, *ways):
-    paths = {"HF_MODULES_CACHE": str(root / "modules"), "PYTHONPATH": str(HERE.parents[1] / "src")}
-    environment = os.environ | paths | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-W", "error", str(HERE / "load_elsewhere.py"), str(root / "cases.json"), *ways]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    modules = str(root / "modules")
+    return json.loads(last_line(HERE / "load_elsewhere.py", root / "cases.json", *ways, HF_MODULES_CACHE=modules))
 
 
 @pytest.mark.parametrize(("case", "way"), [(case, way) for case, (ways, *_) in CASES.items() for way in ways])

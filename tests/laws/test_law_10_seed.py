@@ -1,8 +1,6 @@
 """Law 10: the same seed gives the same plan, in this process and in another."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # for tiny_models, when run as a script
 
+from other_process import last_line  # noqa: E402
 from tiny_models import CLASSIFIERS, METHODS, UNIT_SETS, WRITERS, covering, taught, tiny  # noqa: E402
 
 from secateur.budget.space import Space  # noqa: E402
@@ -30,12 +29,7 @@ def as_json():
 @pytest.fixture(scope="module")
 def here_and_elsewhere():
     """Plans of this process, of this process again, and of one with another hash seed."""
-    source = str(HERE.parents[1] / "src")
-    environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "error", __file__]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return as_json(), as_json(), done.stdout.splitlines()[-1]
+    return as_json(), as_json(), last_line(__file__, PYTHONHASHSEED="7")
 
 
 def test_same_seed_same_plan(here_and_elsewhere):
