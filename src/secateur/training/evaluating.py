@@ -75,6 +75,7 @@ class EvaluatingTrainer(HookedTrainer):
         inputs = self.on_device(inputs)
         loss, _, _ = super().prediction_step(model, dict(inputs), True, ignore_keys)  # also samples the masks
         labels = tuple(inputs.pop(name) for name in self.label_names)
+        inputs.pop(INDEX, None)  # a model does not generate from the numbers of its rows
         with self.compute_loss_context_manager():
             tokens = self.generate(self.model, inputs)
         return loss, tokens, labels[0] if len(labels) == 1 else labels
