@@ -20,6 +20,8 @@ from transformers import (
     DataCollatorWithPadding,
     LlamaConfig,
     LlamaForCausalLM,
+    MarianConfig,
+    MarianMTModel,
 )
 
 from secateur.budget.space import Space
@@ -49,6 +51,8 @@ NAMES = {
 ENCODERS = ("bert-base-uncased",)
 CLASSIFIERS = ("bert-base-sst2", "models/bert-sst2")
 DECODERS = ("llama",)
+WRITERS = ("runs/en-de",)
+"""Runs whose model translates; only the model is there."""
 RUNS = {"runs/sst2": {}, "runs/magnitude": {"method": "magnitude"}}
 """Finished runs that a page may use; a page may also replace them by its own."""
 
@@ -94,6 +98,8 @@ def build(folder: Path) -> None:
         write_model(folder / name, labels=("bad", "good"))
     for name in DECODERS:
         write_decoder(folder / name)
+    for name in WRITERS:
+        write_writer(folder / name / "model")
     write_glue(folder / "glue" / "sst2")
     write_glue(folder / "data" / "reviews")
     for split, rows in (("train", 32), ("validation", 8)):
@@ -138,6 +144,19 @@ def write_decoder(folder: Path) -> None:
     shape = LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=TOKENS)
     LlamaForCausalLM(shape).save_pretrained(folder)
     tokenizer(TOKENS).save_pretrained(folder)
+
+
+def write_writer(folder: Path) -> None:
+    """A cut Marian model of two and two layers, with its tokenizer."""
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "max_position_embeddings": TOKENS}
+    counts = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    special = {"pad_token_id": 0, "eos_token_id": 3, "forced_eos_token_id": 3, "decoder_start_token_id": 0}
+    model = MarianMTModel(MarianConfig(vocab_size=config().vocab_size, **sizes, **counts, **special))
+    space = Space(model, "ffn")
+    words = tokenizer(TOKENS)
+    words.model_input_names = ["input_ids", "attention_mask"]
+    save(cut(model, Plan.of(space, random_masks(space, 0.7))), folder, tokenizer=words)
 
 
 def write_embedder(folder: Path) -> None:

@@ -22,12 +22,14 @@ HEADS = {
 
 @cache
 def cases_of_columns():
-    """Column -> the cases of the test that its cells are of, or those with a word that follows the name of the test."""
+    """Column -> the cases of the tests that its cells are of, or those with a word that follows the name of a test."""
     found = {}
-    for column, link, test in rows(section(PAGE, "The tests")):
+    for column, link, tests in rows(section(PAGE, "The tests")):
         path = (DOCS / re.search(r"\((.*)\)", link)[1]).resolve()
-        name, _, word = test.strip("`]").partition("[")
-        found[column] = [case for case in cases(getattr(module(path), name)) if not word or word in case]
+        found[column] = []
+        for test in tests.split(", "):
+            name, _, word = test.strip("`]").partition("[")
+            found[column] += [case for case in cases(getattr(module(path), name)) if not word or word in case]
     return found
 
 

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from secateur.deploy.hub_layout import export_folder as export_folder
     from secateur.deploy.publish import Published as Published
     from secateur.deploy.publish import publish as publish
+    from secateur.deploy.seq2seq.folder import Seq2SeqFolder as Seq2SeqFolder
+    from secateur.deploy.seq2seq.folder import export_seq2seq as export_seq2seq
+    from secateur.deploy.seq2seq.folder import open_seq2seq as open_seq2seq
     from secateur.deploy.verify import Verification as Verification
     from secateur.deploy.verify import verify as verify
     from secateur.measure.bench import Measurement as Measurement
@@ -109,6 +112,7 @@ _MODULE_OF = {
     "Random": "methods.random",
     "Schedule": "methods.schedules",
     "Sensitivity": "measure.sensitivity",
+    "Seq2SeqFolder": "deploy.seq2seq.folder",
     "Similarity": "training.objectives",
     "Space": "budget.space",
     "Step": "training.objectives",
@@ -130,12 +134,14 @@ _MODULE_OF = {
     "exponential": "methods.schedules",
     "export": "deploy.export",
     "export_folder": "deploy.hub_layout",
+    "export_seq2seq": "deploy.seq2seq.folder",
     "factorise": "surgery.factorisation",
     "linear": "methods.schedules",
     "load": "surgery.checkpoint",
     "measure": "measure.bench",
     "measure_latency": "measure.latency_sweep",
     "new_model": "run.new_model",
+    "open_seq2seq": "deploy.seq2seq.folder",
     "plain": "surgery.stock",
     "prune": "run.prune_call",
     "publish": "deploy.publish",

@@ -26,7 +26,7 @@ from transformers import (
 from typer.testing import CliRunner
 
 from secateur.budget.space import Space
-from secateur.cli import app, deploy_work
+from secateur.cli import app, export_work, scored_export
 from secateur.deploy import export_facts, formats
 from secateur.deploy.export import TOLERANCE, export, opened, within
 from secateur.deploy.export_facts import ExportFacts
@@ -359,11 +359,11 @@ def test_the_command_calibrates_on_training_rows_and_scores_both(world, tmp_path
 
 def test_the_command_never_calibrates_on_validation_rows(world, tmp_path, monkeypatch):
     asked = []
-    encoded = deploy_work.encoded
+    encoded = scored_export.encoded
     monkeypatch.setattr(
-        deploy_work, "encoded", lambda task, split, *rest: asked.append(split) or encoded(task, split, *rest)
+        scored_export, "encoded", lambda task, split, *rest: asked.append(split) or encoded(task, split, *rest)
     )
-    monkeypatch.setattr(deploy_work, "_scores", lambda *rest: {})
+    monkeypatch.setattr(export_work, "scores", lambda *rest: {})
     words = ("--dtype", "int8", "--data", world / "data.csv", "--max-length", 24)
     done = secateur("export", world / "small", "--output", tmp_path / "model.onnx", *words)
     assert done.exit_code == 0 and asked == ["train"]

@@ -9,6 +9,7 @@ from tiny_models import CLASSIFIERS, ENCODERS, MODELS, SENTENCES, WRITERS, input
 from secateur.budget.space import Space
 from secateur.deploy.export import export, opened
 from secateur.deploy.graph import of_tokens
+from secateur.deploy.seq2seq.folder import export_seq2seq, open_seq2seq
 from secateur.structure.architectures import ARCHITECTURES
 from secateur.structure.plan import Plan
 from secateur.surgery.cut import cut
@@ -95,8 +96,37 @@ def test_torch_export_outputs_equal_those_of_the_model(kind, make, head, tmp_pat
     assert_exported_is_model(make((kind, head if head in heads else next(iter(heads)), 0)), tmp_path / "model.pt2")
 
 
+def assert_exported_writes_as_model(model, runtime, folder):
+    """Greedily and with beams, of sources padded and longer than any that the export itself compared."""
+    (found,) = export_seq2seq(model, folder, runtimes=(runtime,)).files
+    assert found.agreement.difference <= 1e-4 * max(1.0, found.agreement.scale)
+    assert found.agreement.equal == found.agreement.texts and not model.training
+    exported = open_seq2seq(folder, runtime)
+    for batch in batches(model):
+        source = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        for beams in (1, 3):
+            words = {"num_beams": beams, "do_sample": False, "max_new_tokens": 5}
+            assert torch.equal(exported.generate(**source, **words), model.generate(**source, **words))
+
+
 @pytest.mark.parametrize("which", WRITERS)
-def test_a_generating_model_is_refused(which, tmp_path):
-    with pytest.raises(UserError, match=r"export of an encoder-decoder .* is not supported"):
+def test_onnx_writes_what_an_encoder_decoder_writes(which, tmp_path):
+    """The edge cases of every family, in each of its shapes."""
+    assert_exported_writes_as_model(edges(which), "onnxruntime", tmp_path / "out")
+
+
+# One of each family, by turns dense and cut to a narrower stream with fewer pieces, in either runtime.
+KINDS = {which.values[0][0]: which for which in reversed(WRITERS)}
+WRITTEN = [(KINDS[kind], make) for kind, make in zip(sorted(KINDS), (dense, irregular, irregular), strict=True)]
+
+
+@pytest.mark.parametrize(("which", "make"), [(*which.values, make) for which, make in WRITTEN])
+def test_openvino_writes_what_an_encoder_decoder_writes(which, make, tmp_path):
+    assert_exported_writes_as_model(make(which), "openvino", tmp_path / "out")
+
+
+@pytest.mark.parametrize("which", WRITERS)
+def test_an_encoder_decoder_is_no_single_file(which, tmp_path):
+    with pytest.raises(UserError, match="is exported as two files in a folder"):
         export(dense(which), tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []

@@ -14,6 +14,7 @@ import two_ranks
 import two_writers
 from datasets import Dataset, DatasetDict, Translation
 from quiet import arguments
+from seq2seq_world import SIZES, write_digits, write_splits
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, EvalPrediction, PreTrainedTokenizerFast
 
 import secateur as sec
@@ -22,7 +23,7 @@ from secateur.report.report import Report
 from secateur.run import pipeline, recipe
 from secateur.run.new_model import new_model
 from secateur.run.new_tokenizer import ALGORITHMS, trained_tokenizer
-from secateur.run.run_data import RunData
+from secateur.run.run_data import RunData, numbered
 from secateur.structure.binding import bind
 from secateur.surgery.cut import cut
 from secateur.system.errors import MissingPackage, UserError
@@ -35,28 +36,12 @@ from secateur.training.step import INDEX
 from secateur.training.teacher_cache import CachedTeacher
 from secateur.training.trainer import PruningTrainer
 
-WORDS = ("null", "eins", "zwei", "drei", "vier")
-SIZES = {"layers": 2, "heads": 2, "width": 16, "ffn": 24, "dropout": 0.0, "vocabulary": 40, "max_length": 40}
 FAMILIES = ("marian", "bart", "t5")
-
-
-def write_digits(path, rows, source="source", target="target"):
-    """A jsonl of digits and their names in the other order, of 1 to 5 words; the same rows every time."""
-    draw = np.random.default_rng(rows)
-    with path.open("w", encoding="utf-8") as file:
-        for _ in range(rows):
-            digits = draw.integers(len(WORDS), size=draw.integers(1, 6))
-            names = " ".join(WORDS[digit] for digit in reversed(digits))
-            file.write(json.dumps({source: " ".join(map(str, digits)), target: names}) + "\n")
-    return str(path)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    for split, rows in (("train", 24), ("validation", 7)):
-        write_digits(folder / f"{split}.jsonl", rows)
-    return str(folder)
+    return write_splits(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -294,6 +279,13 @@ def test_scores_are_those_of_texts_generated_row_by_row(kind, beams, data, made)
     )
     options = {"beams": beams, "max_new_tokens": 6, "max_length": 40, "batch": 3}
     assert generate(model, words, task.splits["validation"]["source"][:], **options) == alone
+
+
+def test_rows_with_numbers_are_scored_as_those_without(task, made):
+    """As those that are scored while the density decreases."""
+    model, words = opened(task, made)
+    rows = encoded(task, "validation", words, 40)
+    assert scores(model, task, numbered(rows), words) == scores(model, task, rows, words)
 
 
 def test_the_length_of_a_text_is_limited_by_its_source_or_the_model(task, made):

@@ -61,7 +61,7 @@ def bench_model(
 
 
 @recipe_options("data", "seed", without=("data.rows",), shown=OF_RUN)
-@done_by("deploy_work")
+@done_by("export_work")
 def export_model(
     folder: Folder,
     output: Annotated[
@@ -73,6 +73,13 @@ def export_model(
         typer.Option(
             help="hub: the output is a folder that servers take, with ONNX files, tokenizer and config.",
             show_default="hub where the output has no ending, else file",
+        ),
+    ] = None,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of an encoder-decoder: onnxruntime or openvino; repeatable.",
+            show_default="onnxruntime",
         ),
     ] = None,
     dtype: Annotated[
@@ -93,7 +100,8 @@ def export_model(
     """Export a model to another runtime and compare it with its source.
 
     Without an ending of a file the output is a folder with tokenizer and config beside the files of the model, fp32
-    and int8. Both models are scored on the data of the run, or on --data, whose training rows also calibrate int8.
+    and int8. Of an encoder-decoder the folder has an encoder and a decoder with its cache. Both
+    models are scored on the data of the run, or on --data, whose training rows also calibrate int8.
     """
 
 
@@ -106,7 +114,10 @@ def verify_model(
         str | None, typer.Option(help="Also mask and cut this dense model by the folder's plan, and compare both.")
     ] = None,
     exported: Annotated[
-        Path | None, typer.Option(help="Compare this file with the folder's model instead; with --data also scores.")
+        Path | None,
+        typer.Option(
+            help="Compare this file, or folder of an encoder-decoder, with the folder's model; with --data also scores."
+        ),
     ] = None,
     dtype: Annotated[
         str | None,

@@ -70,6 +70,33 @@ def show_folder(exported: Mapping[str, Any]) -> None:
     show_lines(f"{exported['path']} takes texts of up to {exported['max_length']:,} tokens.")
 
 
+def show_seq2seq(exported: Mapping[str, Any]) -> None:
+    """The files of an encoder-decoder, each with its difference from the source, its scores and its times."""
+    sizes = [f"{file['bytes'] / 1e6:.1f} MB" for file in exported["files"]]
+    show_agreements(exported["files"], sizes)
+    times = [
+        (f"{one['tokens']} tokens, {one['beams']} {'beams' if one['beams'] > 1 else 'beam'}", one["runtime"],
+         one["dtype"], f"{one['latency_ms']:.1f}", f"{one['speed_up']:.1f}x")
+        for one in exported["latency"]
+    ]  # fmt: skip
+    show_table(("on this machine", "runtime", "dtype", "ms a text", "speed-up"), times)
+    show_lines(f"{exported['path']} has an encoder and a decoder with its cache for each.")
+
+
+def show_agreements(files: Sequence[Mapping[str, Any]], sizes: Sequence[str] = ()) -> None:
+    """How far encoders and decoders in other runtimes compute and write the same as their model, and their scores."""
+    rows = []
+    for number, file in enumerate(files):
+        found = file["agreement"]
+        texts = f"{found['equal']} of {found['texts']}"
+        rows.append((file["runtime"], file["dtype"], *sizes[number : number + 1], f"{found['difference']:.2e}", texts))
+    size = ("size",) if sizes else ()
+    show_table(("runtime", "dtype", *size, "largest difference", "equal texts"), rows)
+    for file in files:
+        if "scores" in file:
+            show_scores(file["scores"], f"{file['runtime']} {file['dtype']}")
+
+
 def _show_times(latency: Sequence[Mapping[str, Any]]) -> None:
     """The latency of each file, and whether fewer bits are slower on this machine."""
     rows = [(f"{one['batch']} x {one['tokens']}", one["dtype"], f"{one['latency_ms']:.2f}") for one in latency]

@@ -12,11 +12,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from secateur.deploy import onnx_format, openvino_format, pt2_format
 from secateur.deploy.export_facts import ExportFacts
-from secateur.deploy.graph import Batch, Graph, as_arrays, tokenizer_inputs, weights_hash
+from secateur.deploy.graph import Batch, Graph, Signature, as_arrays, encoder_signature, tokenizer_inputs, weights_hash
 from secateur.deploy.onnx_format import OPSETS
 from secateur.deploy.silence import silence
 from secateur.system.errors import UserError, as_user_error
@@ -86,6 +87,27 @@ def check_packages(path: Path, dtype: str) -> None:
     require(kind.packages_for(dtype), kind.extra)
 
 
+def check_dtype(path: Path, dtype: str) -> None:
+    """Refuse a dtype that a file cannot hold.
+
+    Raises:
+        UserError: naming those that it can; or the suffix names no kind of file.
+    """
+    kind = known_format(path)
+    if dtype not in kind.dtypes:
+        raise UserError(f"expected a dtype of {', '.join(kind.dtypes)} for {kind.name}, got {dtype!r}: choose another")
+
+
+def check_opset(opset: int | None) -> None:
+    """Refuse a version of ONNX's operators that cannot be written.
+
+    Raises:
+        UserError: naming those that can.
+    """
+    if opset is not None and opset not in OPSETS:
+        raise UserError(f"expected an opset from {OPSETS[0]} to {OPSETS[-1]}, got {opset}: leave it out")
+
+
 def check_request(path: Path, dtype: str, calibration: Sequence[Batch] | None, opset: int | None) -> None:
     """Refuse a file that cannot be written, before any work is done.
 
@@ -94,12 +116,10 @@ def check_request(path: Path, dtype: str, calibration: Sequence[Batch] | None, o
             package that is not installed.
     """
     kind = known_format(path)
-    if dtype not in kind.dtypes:
-        raise UserError(f"expected a dtype of {', '.join(kind.dtypes)} for {kind.name}, got {dtype!r}: choose another")
-    if opset is not None and (path.suffix != ".onnx" or opset not in OPSETS):
-        raise UserError(
-            f"expected an opset from {OPSETS[0]} to {OPSETS[-1]}, for .onnx alone, got {opset}: leave it out"
-        )
+    check_dtype(path, dtype)
+    if opset is not None and path.suffix != ".onnx":
+        raise UserError(f"expected an opset for .onnx alone, got {opset} for {path.suffix}: leave it out")
+    check_opset(opset)
     if calibration is not None and (dtype != "int8" or not len(calibration)):
         raise UserError(
             f"expected calibration of at least one batch, for int8 alone, got {len(calibration)} batches for {dtype}: "
@@ -118,8 +138,8 @@ def check_exportable(model: PreTrainedModel) -> None:
     """
     if getattr(model.config, "is_encoder_decoder", False):
         raise UserError(
-            f"export of an encoder-decoder ({model.config.model_type}) is not supported: save the compact model and "
-            "run it in PyTorch"
+            f"an encoder-decoder ({model.config.model_type}) is exported as two files in a folder: give a name without "
+            "an ending, or call export_seq2seq"
         )
     check_rows_of_tokens(model)
     if any(vars(module).get("is_causal") or vars(module).get("causal") for module in model.modules()):
@@ -154,38 +174,50 @@ def write(
     """Write a model to a file whose suffix names the format; batch and length stay free. See `export.export`."""
     check_request(path, dtype, calibration, opset)
     check_exportable(model)
-    graph = Graph(model, "fp32" if dtype == "int8" else dtype)
-    opset = opset or OPSETS[0]
-    facts = _facts(model, graph, path, dtype, calibration or (), opset, tokenizer_inputs(model, inputs))
+    graph = Graph(model, before_quantisation(dtype))
+    signature = encoder_signature(tokenizer_inputs(model, inputs), graph.output_names())
+    facts = facts_for(model, signature, path, dtype, calibration or (), opset)
+    if path.suffix != ".pt2":
+        write_traced(graph, signature, path, facts, calibration or ())
+        return facts
     with silence():
-        if path.suffix == ".pt2":
-            pt2_format.write(graph, path, facts)
-            return facts
-        arrays = [as_arrays(batch, facts.inputs) for batch in calibration or ()]
-        writer = onnx_format.write if path.suffix == ".onnx" else openvino_format.write
-        with TemporaryDirectory(dir=path.parent) as folder:
-            traced = Path(folder) / "traced.onnx"
-            onnx_format.trace(graph, traced, facts, opset)
-            writer(traced, path, facts, arrays)
+        pt2_format.write(graph, path, facts)
     return facts
 
 
-def _facts(
+def before_quantisation(dtype: str) -> str:
+    """The dtype in which a graph is traced of which a file in `dtype` is made."""
+    return "fp32" if dtype == "int8" else dtype
+
+
+def write_traced(
+    graph: nn.Module, signature: Signature, path: Path, facts: ExportFacts, calibration: Sequence[Batch] = ()
+) -> None:
+    """Write a graph to a file of ONNX or OpenVINO, in the dtype of the facts and with the facts in it."""
+    arrays = [as_arrays(batch, facts.inputs) for batch in calibration]
+    writer = onnx_format.write if path.suffix == ".onnx" else openvino_format.write
+    with silence(), TemporaryDirectory(dir=path.parent) as folder:
+        traced = Path(folder) / "traced.onnx"
+        onnx_format.trace(graph, traced, signature, facts.opset or OPSETS[0])
+        writer(traced, path, facts, arrays)
+
+
+def facts_for(
     model: PreTrainedModel,
-    graph: Graph,
+    signature: Signature,
     path: Path,
     dtype: str,
-    calibration: Sequence[Batch],
-    opset: int,
-    inputs: tuple[str, ...],
+    calibration: Sequence[Batch] = (),
+    opset: int | None = None,
 ) -> ExportFacts:
+    """The description of a file that is made of a model; `opset` is for ONNX alone, where None takes the oldest."""
     packages = ("torch", "transformers", *known_format(path).packages_for(dtype))
     return ExportFacts(
         format=path.suffix.removeprefix("."),
         dtype=dtype,
-        opset=opset if path.suffix == ".onnx" else None,
-        inputs=inputs,
-        outputs=graph.output_names(),
+        opset=(opset or OPSETS[0]) if path.suffix == ".onnx" else None,
+        inputs=tuple(signature.inputs),
+        outputs=signature.outputs,
         source=weights_hash(model),
         model_class=type(model).__name__,
         calibration=sum(len(batch["input_ids"]) for batch in calibration),
@@ -210,6 +242,17 @@ def read_facts(path: Path) -> ExportFacts:
     if not text:
         raise UserError(f"{path} was not written by secateur export: give a file that was")
     return ExportFacts.from_json(text, path)
+
+
+def check_made_from(path: Path, model: PreTrainedModel) -> None:
+    """Refuse a file that was made from other weights than a model's.
+
+    Raises:
+        UserError: it was; or its facts cannot be read.
+    """
+    made_from, here = read_facts(path).source, weights_hash(model)
+    if made_from != here:
+        raise UserError(f"{path} was made from other weights ({made_from}) than these ({here}): export this model")
 
 
 def files_of(path: Path) -> list[Path]:

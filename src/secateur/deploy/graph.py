@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
@@ -20,6 +21,21 @@ from secateur.system.errors import UserError
 Batch = Mapping[str, Tensor]
 
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The arrays that a traced function takes and returns.
+
+    Attributes:
+        inputs: name -> an example, none of whose free sizes is 1; in the order of the function's arguments.
+        outputs: names, in order.
+        free: name of an input or output -> the names of those of its axes that may have any size.
+    """
+
+    inputs: Mapping[str, Tensor]
+    outputs: tuple[str, ...]
+    free: Mapping[str, Mapping[int, str]]
 
 
 def inference_copy(model: PreTrainedModel, dtype: str) -> PreTrainedModel:
@@ -92,6 +108,12 @@ def example_inputs(names: Sequence[str]) -> tuple[Tensor, ...]:
     mask = torch.ones_like(ids)
     mask[1, 6:] = 0
     return tuple({"input_ids": ids, "attention_mask": mask, "token_type_ids": ids * 0}[name] for name in names)
+
+
+def encoder_signature(inputs: Sequence[str], outputs: tuple[str, ...]) -> Signature:
+    """That of a text encoder, whose inputs are all `(batch, tokens)`."""
+    example = dict(zip(inputs, example_inputs(inputs), strict=True))
+    return Signature(example, outputs, {name: {0: "batch", 1: "tokens"} for name in inputs})
 
 
 def as_arrays(batch: Mapping[str, Any], names: Sequence[str]) -> dict[str, np.ndarray]:

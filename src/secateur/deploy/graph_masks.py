@@ -27,9 +27,10 @@ def make_masks_of_tokens(model: PreTrainedModel) -> None:
 
 
 def windows_of(model: PreTrainedModel) -> list[int]:
-    """The distances up to which tokens attend to others, in an encoder whose layers differ in it."""
-    windows = _attention_of(model).windows.values()
-    return [getattr(model.config, key) for key in windows]
+    """The distances up to which tokens attend to others, in a model whose layers differ in it."""
+    stacks = ARCHITECTURES.get(model.config.model_type).stacks
+    keys = {key for stack in stacks for attention in stack.attentions for key in attention.windows.values()}
+    return [getattr(model.config, key) for key in sorted(keys)]
 
 
 def _attention_of(model: PreTrainedModel) -> Attention:
@@ -52,7 +53,7 @@ def _masks(tokens: Tensor, attention: Attention, model: PreTrainedModel) -> Any:
     """An additive mask `(batch, 1, 1, tokens)`, or one for each kind of attention; or that of the tokens as it is."""
     if attention.takes_tokens:
         return tokens
-    mask = _additive(tokens[:, None, None, :], model.dtype)
+    mask = additive(tokens[:, None, None, :], model.dtype)
     if attention.kinds is None:
         return mask
     kinds = set(getattr(model.config, attention.kinds))
@@ -68,9 +69,9 @@ def _within(mask: Tensor, window: str | None, model: PreTrainedModel) -> Tensor:
         return mask
     places = torch.arange(mask.shape[-1], device=mask.device)
     near = (places[:, None] - places).abs() <= getattr(model.config, window)
-    return torch.minimum(mask, _additive(near[None, None], mask.dtype))
+    return torch.minimum(mask, additive(near[None, None], mask.dtype))
 
 
-def _additive(there: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where there is 1 or True, and the least number elsewhere."""
+def additive(there: Tensor, dtype: torch.dtype) -> Tensor:
+    """The mask that is added to scores: 0 where there is 1 or True, and the least number elsewhere."""
     return (1 - there.to(dtype)) * torch.finfo(dtype).min

@@ -6,15 +6,15 @@ five times faster to write.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import nn
 
 from secateur.deploy.export_facts import KEY, ExportFacts
-from secateur.deploy.graph import Graph, example_inputs, only
+from secateur.deploy.graph import Signature, only
 
 if TYPE_CHECKING:
     import onnx
@@ -23,34 +23,43 @@ OPSETS = range(17, 21)
 """LayerNormalization begins with 17; the tracing exporter ends at 20."""
 
 
-def trace(graph: Graph, path: Path, facts: ExportFacts, opset: int) -> None:
-    """Write the graph as ONNX without facts; batch and length stay free."""
+def trace(graph: nn.Module, path: Path, signature: Signature, opset: int) -> None:
+    """Write the graph as ONNX without facts; the free axes of its signature stay free."""
     torch.onnx.export(
         graph,
-        example_inputs(facts.inputs),
+        tuple(signature.inputs.values()),
         str(path),
         dynamo=False,
         opset_version=opset,
-        input_names=list(facts.inputs),
-        output_names=list(facts.outputs),
-        dynamic_axes={name: {0: "batch", 1: "tokens"} for name in facts.inputs},
+        input_names=list(signature.inputs),
+        output_names=list(signature.outputs),
+        dynamic_axes=signature.free,
     )
-    _add_inputs(path, facts.inputs)
+    _add_inputs(path, signature)
 
 
-def _add_inputs(path: Path, names: Sequence[str]) -> None:
+def _add_inputs(path: Path, signature: Signature) -> None:
     """Add the inputs that the tracer left out because the model does not use them, such as a mask without attention."""
     import onnx
 
     model = onnx.load(path)
     own = {port.name: port for port in model.graph.input}
-    if own.keys() >= set(names):
+    if own.keys() >= signature.inputs.keys():
         return
-    kind, shape = onnx.TensorProto.INT64, ("batch", "tokens")
-    ports = [own.get(name) or onnx.helper.make_tensor_value_info(name, kind, shape) for name in names]
+    ports = [own.get(name) or _port(name, signature) for name in signature.inputs]
     del model.graph.input[:]
     model.graph.input.extend(ports)
     onnx.save(model, path)
+
+
+def _port(name: str, signature: Signature) -> onnx.ValueInfoProto:
+    """An input of a graph, with the type of its example and its free axes."""
+    import onnx
+
+    example, free = signature.inputs[name], signature.free.get(name, {})
+    shape = [free.get(axis, size) for axis, size in enumerate(example.shape)]
+    kind = onnx.TensorProto.FLOAT if example.is_floating_point() else onnx.TensorProto.INT64
+    return onnx.helper.make_tensor_value_info(name, kind, shape)
 
 
 def write(traced: Path, path: Path, facts: ExportFacts, calibration: list[dict[str, np.ndarray]]) -> None:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 from transformers import PreTrainedModel
 
+from secateur.deploy.export_facts import ExportFacts
 from secateur.deploy.formats import files_of, read_facts, write
 from secateur.deploy.graph import Batch, as_arrays
 from secateur.system.errors import UserError, as_user_error
@@ -111,10 +112,23 @@ class Runtime(ABC):
             return self.of_file(path, dtype, threads)
 
     def of_file(self, path: Path, dtype: str, threads: int) -> Runner:
-        """An exported file ready to run.
+        """An exported file of a text encoder ready to run.
 
         Raises:
             UserError: it is another runtime's, holds another dtype, or cannot be opened and run.
+        """
+        facts = self.check_file(path, dtype)
+        size = sum(file.stat().st_size for file in files_of(path))
+        with as_user_error(f"{path} cannot be opened", "export the model again"):
+            run = self.open(path, dtype, threads, facts.inputs)
+            run(as_arrays({"input_ids": [[0, 0]]}, facts.inputs))  # a damaged program may fail in its first run alone
+        return Runner(self.name, dtype, self.version(dtype), threads, facts.inputs, size, run)
+
+    def check_file(self, path: Path, dtype: str) -> ExportFacts:
+        """What a file says of itself, if it can be run in a dtype.
+
+        Raises:
+            UserError: it is another runtime's, holds another dtype, or was not written by secateur.
         """
         facts = read_facts(path)
         if path.suffix != self.suffix:
@@ -123,11 +137,7 @@ class Runtime(ABC):
             )
         if self.stored[dtype] != facts.dtype:
             raise UserError(f"{path} holds {facts.dtype}, from which {dtype} cannot be run: ask for {facts.dtype}")
-        size = sum(file.stat().st_size for file in files_of(path))
-        with as_user_error(f"{path} cannot be opened", "export the model again"):
-            run = self.open(path, dtype, threads, facts.inputs)
-            run(as_arrays({"input_ids": [[0, 0]]}, facts.inputs))  # a damaged program may fail in its first run alone
-        return Runner(self.name, dtype, self.version(dtype), threads, facts.inputs, size, run)
+        return facts
 
     def file_in(self, workspace: Path, dtype: str) -> Path:
         """Where `of_model` writes the file that a dtype is run from."""

@@ -13,8 +13,7 @@ from transformers import PreTrainedModel
 
 from secateur.deploy.compared_pieces import ComparedPieces
 from secateur.deploy.export import TOLERANCE, opened, within
-from secateur.deploy.formats import read_facts
-from secateur.deploy.graph import weights_hash
+from secateur.deploy.formats import check_made_from
 from secateur.deploy.runner import difference
 from secateur.structure.architecture import VOCABULARIES, Linear
 from secateur.structure.binding import bind
@@ -205,9 +204,7 @@ def _exported(
     model: PreTrainedModel, path: Path, dtype: str | None, batches: list[dict[str, Tensor]]
 ) -> tuple[float, float, str]:
     """Largest difference of a file's outputs from its model's, the largest output, and the dtype that it ran in."""
-    made_from, here = read_facts(path).source, weights_hash(model)
-    if made_from != here:
-        raise UserError(f"{path} was made from other weights ({made_from}) than these ({here}): export this model")
+    check_made_from(path, model)
     run = opened(path, dtype=dtype)
     return *difference(run, model, batches), run.dtype
 

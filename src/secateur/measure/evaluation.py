@@ -276,13 +276,18 @@ def fitted_to(task: Task, model: PreTrainedModel, name: str) -> tuple[Task, PreT
 
 
 def scores_beside_export(
-    model: PreTrainedModel, exported: Runner, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int
+    model: PreTrainedModel,
+    exported: Runner | PreTrainedModel,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
 ) -> dict[str, Any]:
     """The scores of a model and of its export on the scored rows, with the metric, the rows, their split and batch."""
     rows = encoded(task, "validation", tokenizer, max_length)
+    own = runner_scores if isinstance(exported, Runner) else scores
     return {
         "source": scores(model, task, rows, tokenizer),
-        "exported": runner_scores(exported, task, rows, tokenizer),
+        "exported": own(exported, task, rows, tokenizer),  # type: ignore[arg-type]  # each takes its own kind
         "metric": task.metric,
         "rows": len(task.splits["validation"]),
         "split": task.origin.scored,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from secateur.structure.positions import positions
 from secateur.system.errors import UserError
@@ -40,9 +40,9 @@ def with_target(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> d
     return {**inputs, "decoder_input_ids": inputs["input_ids"]}
 
 
-def is_encoder_decoder(model: PreTrainedModel) -> bool:
-    """Whether a model has a decoder that attends to an encoder."""
-    return bool(getattr(model.config, "is_encoder_decoder", False))
+def is_encoder_decoder(model: PreTrainedModel | PreTrainedConfig) -> bool:
+    """Whether a model, or that of a config, has a decoder that attends to an encoder."""
+    return bool(getattr(getattr(model, "config", model), "is_encoder_decoder", False))
 
 
 def vocabulary(models: Sequence[PreTrainedModel]) -> int:

@@ -1,0 +1,130 @@
+"""Export: a model for other runtimes, as a file or a folder, with the scores of both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from secateur.cli.deploy_output import show_export, show_folder, show_seq2seq
+from secateur.cli.given_data import OpenedData, data_if_known, refuse_existing
+from secateur.cli.output import show_json
+from secateur.cli.scored_export import batches_of, fitted, scores, scores_of
+from secateur.deploy.export import export
+from secateur.deploy.formats import check_packages, check_request, known_format
+from secateur.deploy.hub_layout import FILES, check_folder, export_folder
+from secateur.deploy.seq2seq.folder import check_seq2seq_folder, export_seq2seq, open_seq2seq
+from secateur.measure.export_times import generation_times, latencies
+from secateur.measure.random_inputs import is_encoder_decoder
+from secateur.surgery.checkpoint import read_config
+from secateur.surgery.opening import local_model_folder, open_model, open_tokenizer, tokenizer_if_any
+from secateur.system.errors import UserError
+
+
+def export_model(
+    *,
+    folder: str,
+    output: Path,
+    given: dict[str, Any],
+    layout: Literal["file", "hub"] | None,
+    runtime: list[str] | None,
+    dtype: str | None,
+    rows: int,
+    opset: int | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """What `secateur export` does; the options are described where it is declared."""
+    layout = layout or ("file" if output.suffix else "hub")
+    if layout == "hub" and is_encoder_decoder(read_config(local_model_folder(folder))):
+        values = _export_seq2seq(folder, output, runtime or ["onnxruntime"], dtype, given, opset, overwrite)
+        (show_json if as_json else show_seq2seq)(values)
+        return
+    if runtime and (layout == "file" or runtime != ["onnxruntime"]):
+        raise UserError(
+            "--runtime is for encoder-decoders, which are exported to a folder: the ending of a file names its "
+            "runtime, and a folder for servers has files for onnxruntime alone"
+        )
+    dtypes = (dtype,) if dtype else tuple(FILES) if layout == "hub" else ("fp32",)
+    if layout == "hub":
+        check_folder(output, dtypes, overwrite=overwrite)
+    else:
+        refuse_existing(output, overwrite)
+        check_packages(output, dtypes[0])
+    data = data_if_known({**given, "data.rows": rows or None}, folder)
+    rows = rows if "data.source" in given or (layout == "file" and known_format(output).calibrated) else 0
+    if layout == "hub":
+        values = _export_folder(folder, output, dtypes, data, rows, opset, overwrite)
+    else:
+        values = _export_file(folder, output, dtypes[0], data, rows, opset)
+    if as_json:
+        show_json(values)
+    else:
+        (show_folder if layout == "hub" else show_export)(values)
+
+
+def _export_file(
+    folder: str, output: Path, dtype: str, data: OpenedData | None, rows: int, opset: int | None
+) -> dict[str, Any]:
+    """One file, and both scores."""
+    model, calibration = open_model(folder), _calibration(data, (dtype,), folder, rows)
+    check_request(output, dtype, calibration, opset)
+    data = fitted(data, model, folder)
+    inputs = _tokenizer_inputs(folder)
+    values = export(model, output, dtype=dtype, calibration=calibration, opset=opset, inputs=inputs).to_dict()
+    return values | scores(model, folder, output, None, data)
+
+
+def _export_folder(
+    folder: str,
+    output: Path,
+    dtypes: tuple[str, ...],
+    data: OpenedData | None,
+    rows: int,
+    opset: int | None,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """A folder for servers, the scores of the model and of each of its files, and the latencies of these."""
+    model, tokenizer = open_model(folder), open_tokenizer(folder)
+    calibration, data = _calibration(data, dtypes, folder, rows), fitted(data, model, folder)
+    options: dict[str, Any] = {"dtypes": dtypes, "calibration": calibration, "opset": opset, "overwrite": overwrite}
+    written = export_folder(model, output, tokenizer=tokenizer, **options)
+    files = [file.to_dict() | scores(model, folder, file.path, None, data) for file in written.files]
+    times = latencies([file.path for file in written.files], written.max_length) if len(written.files) > 1 else []
+    return written.to_dict() | {"files": files, "latency": times}
+
+
+def _export_seq2seq(
+    folder: str,
+    output: Path,
+    runtimes: list[str],
+    dtype: str | None,
+    given: dict[str, Any],
+    opset: int | None,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """A folder with encoder and decoder for each runtime, their scores, and how long each takes to write a text."""
+    dtypes = (dtype,) if dtype else ("fp32", "int8")
+    check_seq2seq_folder(output, runtimes, dtypes, opset, overwrite=overwrite)
+    data = data_if_known(given, folder)
+    model, tokenizer = open_model(folder), tokenizer_if_any(folder)
+    data = fitted(data, model, folder)
+    options: dict[str, Any] = {"runtimes": runtimes, "dtypes": dtypes, "opset": opset, "overwrite": overwrite}
+    written = export_seq2seq(model, output, tokenizer=tokenizer, **options)
+    exported = {(one.runtime, one.dtype): open_seq2seq(output, one.runtime, one.dtype) for one in written.files}
+    files = [one.to_dict() | scores_of(model, folder, exported[one.runtime, one.dtype], data) for one in written.files]
+    return written.to_dict() | {"files": files, "latency": generation_times(model, exported)}
+
+
+def _calibration(
+    data: OpenedData | None, dtypes: tuple[str, ...], folder: str, rows: int
+) -> list[dict[str, Tensor]] | None:
+    """Training rows for the ranges of int8; None where each batch gives its own."""
+    return batches_of(data, "train", folder, rows) if data is not None and "int8" in dtypes and rows else None
+
+
+def _tokenizer_inputs(folder: str) -> list[str] | None:
+    """The names of what the tokenizer of a model gives; None if there is no tokenizer."""
+    tokenizer = tokenizer_if_any(folder)
+    return None if tokenizer is None else tokenizer.model_input_names

@@ -1,0 +1,49 @@
+"""The data of a command for a model: inputs to compare and to calibrate on, and the scores of an export beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from secateur.cli.given_data import OpenedData
+from secateur.deploy.export import opened
+from secateur.deploy.runtime import Runner
+from secateur.deploy.seq2seq.model import ExportedSeq2Seq
+from secateur.measure.evaluation import batches, encoded, fitted_to, scores_beside_export
+from secateur.surgery.opening import open_tokenizer
+
+
+def fitted(data: OpenedData | None, model: PreTrainedModel, folder: str) -> OpenedData | None:
+    """The data for a model's own labels.
+
+    Raises:
+        UserError: the model does not fit the data, before anything is written.
+    """
+    return None if data is None else (data[0], fitted_to(data[1], model, folder)[0])
+
+
+def batches_of(data: OpenedData, split: str, folder: str, limit: int = 64) -> list[dict[str, Tensor]]:
+    """The first rows of a split as inputs. Validation rows, on which int8 is scored, never calibrate it."""
+    recipe, task = data
+    tokenizer = open_tokenizer(folder)
+    return batches(task, encoded(task, split, tokenizer, recipe.max_length), tokenizer, limit=limit)
+
+
+def scores(
+    model: PreTrainedModel, folder: str, exported: Path, dtype: str | None, data: OpenedData | None
+) -> dict[str, Any]:
+    """The scores of a model and of its export under the key `scores`; nothing without data."""
+    return {} if data is None else scores_of(model, folder, opened(exported, dtype=dtype), data)
+
+
+def scores_of(
+    model: PreTrainedModel, folder: str, exported: Runner | ExportedSeq2Seq, data: OpenedData | None
+) -> dict[str, Any]:
+    """As `scores`, of an export that is open."""
+    if data is None:
+        return {}
+    recipe, task = data
+    return {"scores": scores_beside_export(model, exported, task, open_tokenizer(folder), recipe.max_length)}

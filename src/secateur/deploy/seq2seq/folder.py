@@ -1,0 +1,267 @@
+"""A folder with an exported encoder-decoder: its files, config and tokenizer, each file compared with the model.
+
+onnx/encoder_model.onnx, onnx/decoder_model.onnx         ONNX in fp32; `_fp16` or `_quantized` (int8) before the ending
+openvino/encoder_model.xml, openvino/decoder_model.xml   OpenVINO's IR, each with its weights in a .bin
+config.json, generation_config.json                      stock keys, by which texts are generated
+tokenizer.json and others                                of the tokenizer
+
+What the files take and return is in `graphs`. Other programs that generate expect another division of the work (with
+caches of equal heads in each layer, which a cut model does not have), so they do not read this folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from secateur.deploy.export import tolerance
+from secateur.deploy.formats import (
+    before_quantisation,
+    check_dtype,
+    check_made_from,
+    check_opset,
+    check_packages,
+    facts_for,
+    files_of,
+    write_traced,
+)
+from secateur.deploy.runtimes import RUNTIMES
+from secateur.deploy.seq2seq.agreement import Agreement, agreement, check_agreement
+from secateur.deploy.seq2seq.graphs import CacheLayout, DecoderGraph, EncoderGraph, example_step
+from secateur.deploy.seq2seq.model import ExportedSeq2Seq, Part, as_tensors
+from secateur.surgery.compact import Pruned
+from secateur.system.errors import UserError, as_user_error
+from secateur.system.files import atomic_folder, refuse_occupied, refuse_other_than_model
+
+FOLDERS = {"onnxruntime": "onnx", "openvino": "openvino"}
+"""Runtime -> the folder of its files."""
+DTYPES = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}
+"""dtype -> what the names of its files have before the ending."""
+PARTS = ("encoder", "decoder")
+OWN = ("secateur", "auto_map", "_name_or_path")
+"""Keys of a config that are of the checkpoint alone: how a cut model differs, its code, where it was opened."""
+
+COUNTS = ("layers", "attention_heads", "ffn_dim")
+SIZES = (
+    *(f"{stack}_{count}" for stack in ("encoder", "decoder") for count in COUNTS),
+    *("d_model", "d_ff", "d_kv", "hidden_size", "num_layers", "num_decoder_layers", "num_hidden_layers"),
+    *("num_heads", "num_attention_heads"),
+)
+"""Keys of configs that size layers, which a cut model may have in different sizes: nothing here builds layers."""
+
+
+@dataclass(frozen=True)
+class Seq2SeqFiles:
+    """Encoder and decoder for one runtime in one dtype, compared with the model.
+
+    Attributes:
+        runtime: the runtime that they are for.
+        dtype: of their weights.
+        encoder, decoder: the files.
+        bytes: the size of both.
+        agreement: how far they compute the same.
+    """
+
+    runtime: str
+    dtype: str
+    encoder: Path
+    decoder: Path
+    bytes: int
+    agreement: Agreement
+
+    def to_dict(self) -> dict[str, Any]:
+        paths = {"encoder": str(self.encoder), "decoder": str(self.decoder)}
+        return {**asdict(self), **paths, "tolerance": tolerance(self.dtype)}
+
+
+@dataclass(frozen=True)
+class Seq2SeqFolder:
+    """A folder that was written, and its files."""
+
+    path: Path
+    files: tuple[Seq2SeqFiles, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"path": str(self.path), "files": [one.to_dict() for one in self.files]}
+
+
+def export_seq2seq(
+    model: PreTrainedModel,
+    folder: Path | str,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    runtimes: Sequence[str] = ("onnxruntime",),
+    dtypes: Sequence[str] = ("fp32",),
+    opset: int | None = None,
+    overwrite: bool = False,
+) -> Seq2SeqFolder:
+    """Write an encoder-decoder for other runtimes: a file of its encoder and one of its decoder with a cache.
+
+    Batch and lengths stay free. The files are opened in their runtime and compared with the model: logits of steps of
+    several tokens and of one, and texts that are generated greedily and with beams. The folder is there only when all
+    of it has succeeded. int8 has weights in 8 bits; ONNX Runtime takes the ranges of activations from each batch, and
+    OpenVINO computes in fp32.
+
+    Args:
+        model: an encoder-decoder with a head that writes texts, dense or cut; it is left unchanged.
+        folder: new or empty.
+        tokenizer: saved beside the files.
+        runtimes: onnxruntime, openvino or both.
+        dtypes: of fp32, fp16 and int8.
+        opset: version of ONNX's operators, 17 to 20; None takes 17. For ONNX Runtime alone.
+        overwrite: whether a folder with a model is replaced, once the new one is complete.
+
+    Raises:
+        UserError: before any work: the folder is not empty, the model writes no texts, a runtime or dtype is unknown, a
+            package is not installed. After it: an fp32 file differs from the model by more than 1e-4 of the largest
+            logit or writes another text, or the folder cannot be written.
+    """
+    folder = Path(folder)
+    check_seq2seq_folder(folder, runtimes, dtypes, opset, overwrite=overwrite)
+    check_writes_texts(model)
+    layout = CacheLayout.of(model)
+    with atomic_folder(folder) as partial:
+        write_config(model, partial)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(partial)
+        files = [_written(model, layout, partial, runtime, dtype, opset) for runtime in runtimes for dtype in dtypes]
+    found = tuple(
+        replace(one, **{part: folder / getattr(one, part).relative_to(partial) for part in PARTS}) for one in files
+    )
+    return Seq2SeqFolder(folder, found)
+
+
+def open_seq2seq(
+    folder: Path | str, runtime: str = "onnxruntime", dtype: str = "fp32", *, threads: int | None = None
+) -> ExportedSeq2Seq:
+    """The files of a folder in their runtime, as a model that `generate` can be called on.
+
+    Args:
+        folder: of `export_seq2seq`.
+        runtime: onnxruntime or openvino.
+        dtype: a dtype of which the folder has files; of OpenVINO also bf16, which runs from those of fp32.
+        threads: intra-op threads; None takes PyTorch's present number.
+
+    Raises:
+        UserError: the folder has no such files, or they cannot be opened.
+    """
+    folder = Path(folder)
+    with as_user_error(f"{folder} cannot be read", "export the model again"):
+        config = AutoConfig.for_model(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        generation = GenerationConfig.from_pretrained(folder)
+    encoder, decoder = (_opened(folder, part, runtime, dtype, threads) for part in PARTS)
+    return ExportedSeq2Seq(config, generation, encoder, decoder)
+
+
+@torch.inference_mode()
+def verify_seq2seq(model: PreTrainedModel, folder: Path, runtime: str, dtype: str) -> tuple[ExportedSeq2Seq, Agreement]:
+    """The files of a runtime and dtype, and how far they compute the same as the model that they were made from.
+
+    Raises:
+        UserError: they were made from other weights, or cannot be opened.
+    """
+    for part in PARTS:
+        check_made_from(file_of(folder, part, runtime, dtype), model)
+    exported = open_seq2seq(folder, runtime, dtype)
+    return exported, agreement(model, exported)
+
+
+def files_in(folder: Path) -> list[tuple[str, str]]:
+    """The (runtime, dtype) of the files in a folder.
+
+    Raises:
+        UserError: there are none.
+    """
+    pairs = ((runtime, dtype) for runtime in FOLDERS for dtype in DTYPES)
+    found = [pair for pair in pairs if file_of(folder, "decoder", *pair).is_file()]
+    if not found:
+        raise UserError(f"expected a folder of secateur export with an encoder-decoder, got {folder}: give one")
+    return found
+
+
+def check_seq2seq_folder(
+    folder: Path, runtimes: Sequence[str], dtypes: Sequence[str], opset: int | None = None, *, overwrite: bool = False
+) -> None:
+    """Refuse a folder that cannot be written, before a model is opened.
+
+    Raises:
+        UserError: it is not empty, a runtime or dtype has no files, an opset is for another, or a package is missing.
+    """
+    for kind, known, given in (("runtime", FOLDERS, runtimes), ("dtype", DTYPES, dtypes)):
+        if not given or not set(given) <= set(known):
+            came = ", ".join(given) or "none"
+            raise UserError(
+                f"expected a {kind} of {', '.join(known)} for an encoder-decoder, got {came}: choose others"
+            )
+    (refuse_other_than_model if overwrite else refuse_occupied)(folder)
+    check_opset(opset)
+    for runtime in runtimes:
+        for dtype in dtypes:
+            path = file_of(folder, "encoder", runtime, dtype)
+            check_dtype(path, dtype)
+            check_packages(path, dtype)
+
+
+def check_writes_texts(model: PreTrainedModel) -> None:
+    """Refuse a model that has no encoder, or no head that writes texts.
+
+    Raises:
+        UserError: naming its class.
+    """
+    if not getattr(model.config, "is_encoder_decoder", False) or not model.can_generate():
+        raise UserError(
+            f"expected an encoder-decoder with a head that writes texts, got {type(model).__name__}: give such a model"
+        )
+
+
+def file_of(folder: Path, part: str, runtime: str, dtype: str) -> Path:
+    """The file of a part of the model for a runtime in a dtype."""
+    suffix = RUNTIMES.get(runtime).suffix
+    return folder / FOLDERS[runtime] / f"{part}_model{DTYPES[dtype]}{suffix}"
+
+
+def write_config(model: PreTrainedModel, folder: Path) -> None:
+    """Write `config.json` and `generation_config.json`, without code, and without sizes that differ by layer."""
+    values = json.loads(model.config.to_json_string(use_diff=False))
+    untrue = {*OWN, *(SIZES if isinstance(model, Pruned) else ())}
+    kept = {name: value for name, value in values.items() if name not in untrue and value is not None}
+    (folder / "config.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    generation: Any = model.generation_config
+    generation.save_pretrained(folder)
+
+
+def _written(
+    model: PreTrainedModel, layout: CacheLayout, folder: Path, runtime: str, dtype: str, opset: int | None
+) -> Seq2SeqFiles:
+    """Both files of a runtime in a dtype, compared with the model."""
+    traced = before_quantisation(dtype)
+    encoder, decoder = EncoderGraph(model, layout, traced), DecoderGraph(model, layout, traced)
+    signatures = encoder.signature(), decoder.signature(example_step(encoder, decoder))
+    paths = file_of(folder, PARTS[0], runtime, dtype), file_of(folder, PARTS[1], runtime, dtype)
+    for graph, signature, path in zip((encoder, decoder), signatures, paths, strict=True):
+        path.parent.mkdir(exist_ok=True)
+        write_traced(graph, signature, path, facts_for(model, signature, path, dtype, opset=opset))
+    with torch.inference_mode():
+        found = agreement(model, open_seq2seq(folder, runtime, dtype))
+    check_agreement(found, dtype, folder)
+    size = sum(file.stat().st_size for path in paths for file in files_of(path))
+    return Seq2SeqFiles(runtime, dtype, *paths, size, found)
+
+
+def _opened(folder: Path, part: str, runtime: str, dtype: str, threads: int | None) -> Part:
+    """A file of the folder, open in its runtime."""
+    if runtime not in FOLDERS:
+        raise UserError(f"expected a runtime of {', '.join(FOLDERS)}, got {runtime!r}: choose one of these")
+    engine = RUNTIMES.get(runtime)()
+    engine.check(dtype)
+    path = file_of(folder, part, runtime, engine.stored[dtype])
+    facts = engine.check_file(path, dtype)
+    with as_user_error(f"{path} cannot be opened", "export the model again"):
+        run = engine.open(path, dtype, threads or torch.get_num_threads(), facts.inputs)
+    return as_tensors(run, facts.outputs)
