@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from typer.testing import CliRunner
 
 from secateur.cli import app, errors
+from secateur.cli.option_words import in_options
 from secateur.system.errors import UserError
 
 RUST = "Error while serializing: I/O error: No space left on device (os error 28)"
@@ -82,3 +83,17 @@ def test_without_a_place_for_the_file_the_traceback_itself_is_shown(monkeypatch,
     monkeypatch.setattr(errors.tempfile, "tempdir", str(tmp_path / "missing"))
     shown = errors.unexpected(raised(RuntimeError("a bug")))
     assert "Traceback" in shown and shown.endswith("unexpected error: RuntimeError: a bug")
+
+
+@pytest.mark.parametrize(
+    ("sentence", "shown"),
+    [
+        ("no label: give one of a, b by `label`", "no label: give one of a, b by --label"),
+        ("name both by `text` and `label`, out of a", "name both by --text and --label, out of a"),
+        ("max_length is 128: give at most 32", "--max-length is 128: give at most 32"),
+        ("wrong: give another by `colour`", "wrong: give another by `colour`"),
+        ("the column 'max_length' by `text`", "the column 'max_length' by --text"),
+    ],
+)
+def test_arguments_of_a_task_are_named_as_options(sentence, shown):
+    assert in_options(sentence) == shown

@@ -154,5 +154,5 @@ def test_the_scores_of_a_teacher_are_shared_where_it_runs_beside_the_student(wor
     context = context_of(world, tmp_path, **{"distillation.cache": False})
     teacher = load_teacher(context)
     first = teacher_scores(context, teacher)
-    monkeypatch.setattr("secateur.run.teacher_scores.scores", lambda *_: pytest.fail("the teacher is scored again"))
+    monkeypatch.setattr("secateur.run.teacher_scores.scored", lambda *_: pytest.fail("the teacher is scored again"))
     assert teacher_scores(context, teacher) == first

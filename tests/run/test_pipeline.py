@@ -374,7 +374,7 @@ BETWEEN = [
     (recover, "save", 1),
     (recover, "verify", 1),
     (measure, "load", 1),
-    (teacher_scores, "scores", 1),
+    (teacher_scores, "scored", 1),
     (measure, "grid", 1),
     (measure, "card", 1),
 ]

@@ -10,6 +10,10 @@ KEY = re.compile(rf"(?P<verb>\bset )?(?<!['\"])\b(?P<key>[a-z]+(?:\.[a-z_]+)?)\b
 """A dotted key that is not quoted, perhaps with its value as in a recipe."""
 BEHIND = re.compile(r"(?<= )(?P<option>--[a-z-]+) \([a-z]+\.[a-z_]+\)")
 """An option with its key in brackets behind it."""
+ARGUMENT = re.compile(
+    r"(?<= by )`(?P<first>[a-z_]+)`(?: (?P<word>and|or) `(?P<second>[a-z_]+)`)?|^(?P<alone>max_length)\b"
+)
+"""An argument of a task that a sentence tells to give, or begins with."""
 PARSED = {
     "valid integer": "expected a whole number",
     "valid number": "expected a number",
@@ -38,7 +42,12 @@ def in_options(sentence: str) -> str:
             return found[0]
         return " ".join(filter(None, (found["verb"] and "set", flag, value)))
 
-    return KEY.sub(option, BEHIND.sub(r"\g<option>", sentence))
+    def argument(found: re.Match[str]) -> str:
+        names = [found[name] for name in ("first", "second", "alone") if found[name]]
+        options = [flags.get(f"data.{name}") for name in names]
+        return found[0] if None in options else f" {found['word']} ".join(filter(None, options))
+
+    return KEY.sub(option, ARGUMENT.sub(argument, BEHIND.sub(r"\g<option>", sentence)))
 
 
 def in_plain_words(error: Error) -> Error:
