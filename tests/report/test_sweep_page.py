@@ -52,12 +52,10 @@ def test_the_best_are_those_that_no_other_beats_in_everything():
 
 def test_the_table_has_every_trial_the_best_first():
     head, rows = table(RESULT)
-    assert head == [
-        *("trial", "state", "accuracy, held out", "speed-up, 8 x 128", "accuracy, validation", "density", "method")
-    ]
-    assert [row[0] for row in rows] == ["1*", "0*", "2", "3", "4", "5", "6"]
-    assert rows[0][1:] == ["finished", "0.9400", "2.00", "0.9300", "0.3", "grain"]
-    assert rows[5][1:] == ["running", "-", "-", "-", "-", "-"]
+    assert head == [*("trial", "accuracy, held out", "speed-up, 8 x 128", "accuracy, validation", "density", "method")]
+    assert [row[0] for row in rows] == ["1*", "0*", "2", "3 stopped", "4 failed", "5 running", "6"]
+    assert rows[0][1:] == ["0.9400", "2.00", "0.9300", "0.3", "grain"]
+    assert rows[5][1:] == ["-", "-", "-", "-", "-"]
     _, single = table(replace(RESULT, judged=RESULT.scored))
     assert len(single[0]) == len(head) - 1, "one score, where the rows are the same"
 

@@ -32,16 +32,17 @@ def label(result: SweepResult, name: str) -> str:
 
 
 def table(result: SweepResult) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: the best trials first, then the others in their order; a star at the best."""
+    """Head and rows: the best trials first, with a star, then the others in their order, with what is not finished."""
     names = list(result.objectives)
     validation = [f"{result.metric}, validation"] if result.judged != result.scored else []
     keys = list(dict.fromkeys(key for trial in result.trials for key in trial.point))
-    head = ["trial", "state", *(label(result, name) for name in names), *validation, *map(short_key, keys)]
+    head = ["trial", *(label(result, name) for name in names), *validation, *map(short_key, keys)]
     best = result.best
     rows = []
     for trial in [*best, *(trial for trial in result.trials if trial not in best)]:
         values = trial.values or [None] * len(names)
-        row = [f"{trial.number}{'*' if trial in best else ''}", trial.state]
+        mark = "*" if trial in best else "" if trial.state == FINISHED else f" {trial.state}"
+        row = [f"{trial.number}{mark}"]
         row += [value_text(name, value) for name, value in zip(names, values, strict=True)]
         row += [value_text("score", trial.result.get("score")) for _ in validation]
         rows.append([*row, *(setting(trial.point[key]) if key in trial.point else "-" for key in keys)])
