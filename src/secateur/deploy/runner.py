@@ -15,9 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.deploy.graph import Batch, inference_copy, input_names, of_tokens
-from secateur.deploy.runtime import Runner
+from secateur.deploy.runtime import Runner, positive_threads
 from secateur.deploy.runtimes import RUNTIMES
-from secateur.system.errors import UserError
 
 
 @torch.inference_mode(mode=False)
@@ -46,9 +45,7 @@ def runner(
             or the processor has no bf16.
     """
     check_runtime(runtime, dtype)
-    count = torch.get_num_threads() if threads is None else threads
-    if count < 1:
-        raise UserError(f"expected threads of at least 1, got {count}: raise it")
+    count = positive_threads(threads)
     engine = RUNTIMES.get(runtime)()
     if isinstance(model, Path):
         return engine.of_file(model, dtype, count)

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from transformers import PreTrainedModel
 
 from secateur.deploy.export_facts import ExportFacts
@@ -59,6 +60,17 @@ class Runner:
             UserError: `input_ids` is missing, or there is an input that the model does not take.
         """
         return self.run(as_arrays(inputs, self.inputs))
+
+
+def positive_threads(threads: int | None) -> int:
+    """A number of intra-op threads; None takes PyTorch's present one.
+
+    Raises:
+        UserError: it is not positive.
+    """
+    if threads is not None and threads < 1:
+        raise UserError(f"expected threads of at least 1, got {threads}: raise it")
+    return torch.get_num_threads() if threads is None else threads
 
 
 class Runtime(ABC):

@@ -31,21 +31,21 @@ from secateur.deploy.formats import (
     files_of,
     write_traced,
 )
+from secateur.deploy.runtime import positive_threads
 from secateur.deploy.runtimes import RUNTIMES
 from secateur.deploy.seq2seq.agreement import Agreement, agreement, check_agreement
 from secateur.deploy.seq2seq.graphs import CacheLayout, DecoderGraph, EncoderGraph, example_step
 from secateur.deploy.seq2seq.model import ExportedSeq2Seq, Part, as_tensors
+from secateur.deploy.server_config import OWN
 from secateur.surgery.compact import Pruned
 from secateur.system.errors import UserError, as_user_error
 from secateur.system.files import atomic_folder, refuse_occupied, refuse_other_than_model
 
 FOLDERS = {"onnxruntime": "onnx", "openvino": "openvino"}
 """Runtime -> the folder of its files."""
-DTYPES = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}
+ENDINGS = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}
 """dtype -> what the names of its files have before the ending."""
 PARTS = ("encoder", "decoder")
-OWN = ("secateur", "auto_map", "_name_or_path")
-"""Keys of a config that are of the checkpoint alone: how a cut model differs, its code, where it was opened."""
 
 COUNTS = ("layers", "attention_heads", "ffn_dim")
 SIZES = (
@@ -149,7 +149,7 @@ def open_seq2seq(
         threads: intra-op threads; None takes PyTorch's present number.
 
     Raises:
-        UserError: the folder has no such files, or they cannot be opened.
+        UserError: the folder has no such files, they cannot be opened, or threads are not positive.
     """
     folder = Path(folder)
     with as_user_error(f"{folder} cannot be read", "export the model again"):
@@ -178,7 +178,7 @@ def files_in(folder: Path) -> list[tuple[str, str]]:
     Raises:
         UserError: there are none.
     """
-    pairs = ((runtime, dtype) for runtime in FOLDERS for dtype in DTYPES)
+    pairs = ((runtime, dtype) for runtime in FOLDERS for dtype in ENDINGS)
     found = [pair for pair in pairs if file_of(folder, "decoder", *pair).is_file()]
     if not found:
         raise UserError(f"expected a folder of secateur export with an encoder-decoder, got {folder}: give one")
@@ -193,7 +193,7 @@ def check_seq2seq_folder(
     Raises:
         UserError: it is not empty, a runtime or dtype has no files, an opset is for another, or a package is missing.
     """
-    for kind, known, given in (("runtime", FOLDERS, runtimes), ("dtype", DTYPES, dtypes)):
+    for kind, known, given in (("runtime", FOLDERS, runtimes), ("dtype", ENDINGS, dtypes)):
         if not given or not set(given) <= set(known):
             came = ", ".join(given) or "none"
             raise UserError(
@@ -223,7 +223,7 @@ def check_writes_texts(model: PreTrainedModel) -> None:
 def file_of(folder: Path, part: str, runtime: str, dtype: str) -> Path:
     """The file of a part of the model for a runtime in a dtype."""
     suffix = RUNTIMES.get(runtime).suffix
-    return folder / FOLDERS[runtime] / f"{part}_model{DTYPES[dtype]}{suffix}"
+    return folder / FOLDERS[runtime] / f"{part}_model{ENDINGS[dtype]}{suffix}"
 
 
 def write_config(model: PreTrainedModel, folder: Path) -> None:
@@ -263,5 +263,5 @@ def _opened(folder: Path, part: str, runtime: str, dtype: str, threads: int | No
     path = file_of(folder, part, runtime, engine.stored[dtype])
     facts = engine.check_file(path, dtype)
     with as_user_error(f"{path} cannot be opened", "export the model again"):
-        run = engine.open(path, dtype, threads or torch.get_num_threads(), facts.inputs)
+        run = engine.open(path, dtype, positive_threads(threads), facts.inputs)
     return as_tensors(run, facts.outputs)
