@@ -3,8 +3,9 @@
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
-from secateur.cli import output, progress
+from secateur.cli import progress
 from secateur.cli.progress import Bars, Lines, fitting
 from secateur.run.expected_stage import ExpectedStage
 
@@ -23,7 +24,7 @@ def trained(watch, steps, total=12_000):
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_bars_fit_the_terminal_and_keep_the_time_left_first(width, capsys):
-    console = output.Console(width=width, force_terminal=True, stderr=True)
+    console = Console(width=width, force_terminal=True, stderr=True)
     with progress.Progress(*progress._columns(), console=console, auto_refresh=False) as shown:
         trained(Bars(shown), [11_000])
         lines = console.render_lines(shown.get_renderable(), pad=False)

@@ -58,3 +58,9 @@ def test_every_point_has_a_label_for_pointer_finger_and_keyboard():
     assert label.startswith("3 <a name> xxx") and "x…, 0.7000 at 0.50" in label and len(label) < 75
     assert Reader(page).named("svg")[0]["role"] == "group" and Reader(page).named("script")
     assert "<table" in page and ">1 0</th>" in page.replace("> 1 0<", ">1 0<")
+
+
+def test_points_that_lie_on_each_other_have_one_label():
+    page = Reader(to_html(made([(1.0, 0.9), (0.5, 0.7), (1.0, 0.9)])))
+    labels = [a["aria-label"] for tag, a in page.elements if tag == "g" and a.get("class") == "point"]
+    assert labels == ["1 0, 0.9000 at 1.00, 3 2, 0.9000 at 1.00", "2 1, 0.7000 at 0.50"]

@@ -20,7 +20,8 @@ from secateur.surgery.cut import cut
 def shown(found, monkeypatch, **terminal):
     """What the command line prints on a terminal of that kind."""
     out = io.StringIO()
-    monkeypatch.setattr(output, "OUT", Console(file=out, highlight=False, markup=False, **terminal))
+    console = Console(file=out, highlight=False, markup=False, **terminal)
+    monkeypatch.setattr(output, "out", lambda: console)
     model_output.show_inspection(found)
     return out.getvalue()
 
@@ -98,7 +99,8 @@ def test_no_color_is_respected(monkeypatch):
 
 def test_a_terminal_of_ascii_gets_digits(monkeypatch):
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    monkeypatch.setattr(output, "OUT", Console(file=out, highlight=False, markup=False, width=80))
+    console = Console(file=out, highlight=False, markup=False, width=80)
+    monkeypatch.setattr(output, "out", lambda: console)
     model_output.show_inspection(inspect(tiny("bert")))
     out.flush()
     assert b"8888" in out.buffer.getvalue()

@@ -39,7 +39,12 @@ BAR_AND_CLOCKS = BAR + 2 * len("0:00:00") + 4
 """Columns of a line besides its title and its numbers: the bar, two clocks, and the spaces between all."""
 SILENCE = 30.0
 """Seconds after which a log gets a line that says what is done."""
-NEXT = {"teacher-training": "preparing to prune", "prune": "cutting", "recover": "measuring"}
+NEXT = {
+    "teacher-trial": "scoring the trial",
+    "teacher-training": "preparing to prune",
+    "prune": "cutting",
+    "recover": "measuring",
+}
 """What follows each of them."""
 
 

@@ -205,11 +205,13 @@ def _label(root: Element, labels: Mapping[str, Sequence[str]]) -> None:
     _, _, width, _ = map(float, root.attrib["viewBox"].split())
     if labels:
         root.attrib["role"] = "group"  # the markers of an image could not be reached
+    lines: dict[tuple[float, float], list[str]] = {}
     for group in [element for element in root.iter("g") if element.get("id") in labels]:
         marker = next(group.iter("use"), None)
-        if marker is not None:
-            at = float(marker.attrib["x"]), float(marker.attrib["y"])
-            root.append(_point(*at, [_printable(line) for line in labels[group.attrib["id"]]], width))
+        if marker is not None:  # markers that lie on each other have one label, of all of them
+            at = round(float(marker.attrib["x"])), round(float(marker.attrib["y"]))
+            lines.setdefault(at, []).extend(map(_printable, labels[group.attrib["id"]]))
+    root.extend(_point(*at, own, width) for at, own in lines.items())
 
 
 def _point(x: float, y: float, lines: Sequence[str], width: float) -> Element:
