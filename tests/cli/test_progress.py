@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from secateur.cli import progress
+from secateur.cli import output, progress
 from secateur.cli.progress import Bars, Lines, fitting
 from secateur.run.expected_stage import ExpectedStage
 
