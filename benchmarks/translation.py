@@ -1,7 +1,8 @@
 """A translation model in other runtimes: BLEU and milliseconds a sentence, dense and pruned.
 
     python benchmarks/translation.py train --data DIR      the Marian model of heads.py, and its pruned runs
-    python benchmarks/translation.py serve --data DIR      exports, their BLEU on the test set, and their times
+    python benchmarks/translation.py scores --data DIR     exports, and the BLEU of each on the test set
+    python benchmarks/translation.py times --data DIR      milliseconds a sentence of each, on an idle machine
 
 `--data` is a folder with `multi30k` (en, de; with test.parquet). BLEU is of all 1,000 sentences of the test set, by
 beam search with 5 beams. Times are of `--sentences` of these, one at a time, greedily and with 5 beams, from tokens to
@@ -12,6 +13,7 @@ times.
 from __future__ import annotations
 
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from runner import Folder, several
 
 app = typer.Typer(add_completion=False)
 ROOT = heads.RUNS / "translation"
+SERVED = ROOT / "served"
 PRUNED: dict[str, dict[str, Any]] = {
     "GRAIN 0.4": {"method": "grain", "target.density": 0.4},
     "GRAIN 0.2": {"method": "grain", "target.density": 0.2},
@@ -39,58 +42,40 @@ def train(data: Folder, jobs: int = 1) -> None:
 
 
 @app.command()
-def serve(data: Folder, sentences: int = 100, threads: int = 2) -> None:
-    """Export each model, and print the tables."""
-    import torch
-
+def scores(data: Folder) -> None:
+    """Export each model, and print how far it agrees with PyTorch, and the BLEU and chrF2 of all on the test set."""
+    from secateur import export_seq2seq, tasks
+    from secateur.measure.evaluation import encoded
+    from secateur.measure.evaluation import scores as scores_of
     from secateur.surgery.opening import open_model, open_tokenizer
 
-    torch.set_num_threads(threads)
-    places = {"dense": heads.teacher_of("translation", data)}
-    places |= {name: ROOT / f"{name} 0" / "model" for name in PRUNED}
-    writers: Writers = {}
-    for name, place in places.items():
-        writers[name, "pytorch", "fp32"] = open_model(place).eval()
-        writers |= exported(name, place)
-    tokenizer = open_tokenizer(places["dense"])
-    print_scores(writers, data, tokenizer)
-    print_times(writers, data, tokenizer, sentences)
-
-
-def exported(name: str, place: Path) -> Writers:
-    """A model in every runtime and dtype; what is printed of it is the agreement with PyTorch."""
-    from secateur import export_seq2seq, open_seq2seq
-    from secateur.surgery.opening import open_model, open_tokenizer
-
-    folder = ROOT / "served" / name
-    options: dict[str, Any] = {"runtimes": RUNTIMES, "dtypes": DTYPES, "overwrite": True}
-    written = export_seq2seq(open_model(place), folder, tokenizer=open_tokenizer(place), **options)
-    for one in written.files:
-        found = one.agreement
-        equal = f"{found.equal} of {found.texts} texts equal"
-        print(f"{name}, {one.runtime} {one.dtype}: {one.bytes / 1e6:.2f} MB, {found.difference:.1e}, {equal}")
-    return {(name, one.runtime, one.dtype): open_seq2seq(folder, one.runtime, one.dtype) for one in written.files}
-
-
-def print_scores(writers: Writers, data: Path, tokenizer: Any) -> None:
-    """BLEU and chrF2 of each on the test set."""
-    from secateur import tasks
-    from secateur.measure.evaluation import encoded, scores
-
+    for name, place in places(data).items():
+        options: dict[str, Any] = {"runtimes": RUNTIMES, "dtypes": DTYPES, "overwrite": True}
+        written = export_seq2seq(open_model(place), SERVED / name, tokenizer=open_tokenizer(place), **options)
+        for one in written.files:
+            found = one.agreement
+            equal = f"{found.equal} of {found.texts} texts equal"
+            print(f"{name}, {one.runtime} {one.dtype}: {one.bytes / 1e6:.2f} MB, {found.difference:.1e}, {equal}")
+    writers, tokenizer = opened(data), open_tokenizer(places(data)["dense"])
     options = {**heads.COLUMNS["translation"], **heads.SCORED["translation"]}
     task = tasks.TASKS.get("translation").from_data(str(data / heads.FOLDERS["translation"]), **options)
     rows = encoded(task, "validation", tokenizer, heads.TASKS["translation"]["data.max_length"])
     print(f"\n| model | runtime | dtype | BLEU | chrF2 |\n|{' --- |' * 5}")
     for key, writer in writers.items():
-        found = scores(writer, task, rows, tokenizer)
-        print(f"| {' | '.join(key)} | {found['bleu']:.2f} | {found['chrf']:.2f} |", flush=True)
+        said = scores_of(writer, task, rows, tokenizer)
+        print(f"| {' | '.join(key)} | {said['bleu']:.2f} | {said['chrf']:.2f} |", flush=True)
 
 
-def print_times(writers: Writers, data: Path, tokenizer: Any, sentences: int) -> None:
-    """Milliseconds a sentence of each, and speed-ups over the dense model, in the same runtime and in PyTorch."""
+@app.command()
+def times(data: Folder, sentences: int = 100, threads: int = 2) -> None:
+    """Print milliseconds a sentence of each, and speed-ups over the dense model, in the same runtime and in PyTorch."""
     import torch
     from datasets import load_dataset
 
+    from secateur.surgery.opening import open_tokenizer
+
+    torch.set_num_threads(threads)
+    writers, tokenizer = opened(data), open_tokenizer(places(data)["dense"])
     file = str(data / heads.FOLDERS["translation"] / "test.parquet")
     texts = load_dataset("parquet", data_files=file, split="train")["en"][:sentences]
     rows = [tokenizer(text, return_tensors="pt") for text in texts]
@@ -107,6 +92,23 @@ def print_times(writers: Writers, data: Path, tokenizer: Any, sentences: int) ->
             ratios = (spent["dense", runtime, dtype] / seconds, spent["dense", "pytorch", "fp32"] / seconds)
             shown = " | ".join(f"{ratio:.2f}x" for ratio in ratios)
             print(f"| {' | '.join(key)} | {beams} | {1000 * seconds / len(rows):.1f} | {shown} |")
+
+
+def places(data: Path) -> dict[str, Path]:
+    """Name of a model -> its folder."""
+    return {"dense": heads.teacher_of("translation", data), **{name: ROOT / f"{name} 0" / "model" for name in PRUNED}}
+
+
+def opened(data: Path) -> Writers:
+    """Each model in PyTorch, and in every runtime and dtype to which it was exported."""
+    from secateur import open_seq2seq
+    from secateur.surgery.opening import open_model
+
+    found: Writers = {}
+    for name, place in places(data).items():
+        found[name, "pytorch", "fp32"] = open_model(place).eval()
+        found |= {(name, *one): open_seq2seq(SERVED / name, *one) for one in product(RUNTIMES, DTYPES)}
+    return found
 
 
 def spent_on(writers: Writers, rows: list[Any], beams: int) -> dict[tuple[str, str, str], float]:
