@@ -184,6 +184,15 @@ def test_int8_files_hold_weights_in_8_bits(tmp_path):
         assert matrices and {tensor.data_type for tensor in matrices} <= {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
 
 
+def test_a_tied_table_is_in_a_file_once(tmp_path):
+    """It is looked up in the decoder, and multiplied after it."""
+    model = tiny("marian", dtype=torch.float32)
+    export_seq2seq(model, tmp_path / "out")
+    file = onnx.load(file_of(tmp_path / "out", "decoder", "onnxruntime", "fp32"))
+    table = sorted(model.get_input_embeddings().weight.shape)
+    assert sum(sorted(tensor.dims) == table for tensor in file.graph.initializer) == 1
+
+
 def test_the_steps_of_a_graph_are_one_forward_of_the_model():
     """However long the steps are."""
     model, plan, _ = edge_cases("t5")

@@ -191,14 +191,24 @@ def before_quantisation(dtype: str) -> str:
 
 
 def write_traced(
-    graph: nn.Module, signature: Signature, path: Path, facts: ExportFacts, calibration: Sequence[Batch] = ()
+    graph: nn.Module,
+    signature: Signature,
+    path: Path,
+    facts: ExportFacts,
+    calibration: Sequence[Batch] = (),
+    *,
+    fold: bool = True,
 ) -> None:
-    """Write a graph to a file of ONNX or OpenVINO, in the dtype of the facts and with the facts in it."""
+    """Write a graph to a file of ONNX or OpenVINO, in the dtype of the facts and with the facts in it.
+
+    Args:
+        fold: as of `onnx_format.trace`.
+    """
     arrays = [as_arrays(batch, facts.inputs) for batch in calibration]
     writer = onnx_format.write if path.suffix == ".onnx" else openvino_format.write
     with silence(), TemporaryDirectory(dir=path.parent) as folder:
         traced = Path(folder) / "traced.onnx"
-        onnx_format.trace(graph, traced, signature, facts.opset or OPSETS[0])
+        onnx_format.trace(graph, traced, signature, facts.opset or OPSETS[0], fold=fold)
         writer(traced, path, facts, arrays)
 
 

@@ -23,13 +23,19 @@ OPSETS = range(17, 21)
 """LayerNormalization begins with 17; the tracing exporter ends at 20."""
 
 
-def trace(graph: nn.Module, path: Path, signature: Signature, opset: int) -> None:
-    """Write the graph as ONNX without facts; the free axes of its signature stay free."""
+def trace(graph: nn.Module, path: Path, signature: Signature, opset: int, *, fold: bool = True) -> None:
+    """Write the graph as ONNX without facts; the free axes of its signature stay free.
+
+    Args:
+        fold: whether what depends on weights alone is computed here: transposed weights, which quantisation needs. A
+            table that is looked up and multiplied is then stored twice. Runtimes fold what they need when they open it.
+    """
     torch.onnx.export(
         graph,
         tuple(signature.inputs.values()),
         str(path),
         dynamo=False,
+        do_constant_folding=fold,
         opset_version=opset,
         input_names=list(signature.inputs),
         output_names=list(signature.outputs),

@@ -246,7 +246,8 @@ def _written(
     paths = file_of(folder, PARTS[0], runtime, dtype), file_of(folder, PARTS[1], runtime, dtype)
     for graph, signature, path in zip((encoder, decoder), signatures, paths, strict=True):
         path.parent.mkdir(exist_ok=True)
-        write_traced(graph, signature, path, facts_for(model, signature, path, dtype, opset=opset))
+        facts = facts_for(model, signature, path, dtype, opset=opset)
+        write_traced(graph, signature, path, facts, fold=dtype == "int8")
     with torch.inference_mode():
         found = agreement(model, open_seq2seq(folder, runtime, dtype))
     check_agreement(found, dtype, folder)

@@ -2,8 +2,8 @@
 
 The encoder returns what the decoder needs of a source: the keys and values of cross-attention, which are the same for
 every token that is written, and a cache of self-attention that holds nothing yet. A step of the decoder takes these and
-returns logits and the cache with the new tokens in it. So no weight is in both files, no size is wired into the program
-that runs them, and the first step is like every other one:
+returns logits and the cache with the new tokens in it. So no weight but a shared table of word embeddings is in both
+files, no size is wired into the program that runs them, and the first step is like every other one:
 
     encoder: input_ids, attention_mask                                        -> past.*, cross.*
     decoder: decoder_input_ids, encoder_attention_mask, past.*, cross.*       -> logits, present.*
