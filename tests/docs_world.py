@@ -8,6 +8,7 @@ import csv
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,8 +26,10 @@ from transformers import (
 )
 
 from secateur.budget.space import Space
+from secateur.cli import export_work
 from secateur.measure import latency_sweep, peak_memory, roofline
 from secateur.measure.bench import grid
+from secateur.measure.export_times import generation_times
 from secateur.measure.roofline import Rates
 from secateur.run import pipeline, recipe
 from secateur.run.stages import measure as measure_stage
@@ -51,7 +54,7 @@ NAMES = {
 ENCODERS = ("bert-base-uncased",)
 CLASSIFIERS = ("bert-base-sst2", "models/bert-sst2")
 DECODERS = ("llama",)
-WRITERS = ("runs/en-de",)
+WRITERS = ("runs/marian",)
 """Runs whose model translates; only the model is there."""
 RUNS = {"runs/sst2": {}, "runs/magnitude": {"method": "magnitude"}}
 """Finished runs that a page may use; a page may also replace them by its own."""
@@ -191,6 +194,7 @@ def still(monkeypatch) -> None:
     resolved = recipe._defaults
     monkeypatch.setattr(recipe, "_defaults", lambda values: SHORTER | resolved(values))
     known = Rates(flops=1e9, bandwidth=1e9, product="fp32 torch.mm, 8 x 8")
+    monkeypatch.setattr(export_work, "generation_times", partial(generation_times, repeats=1))
     monkeypatch.setattr(
         measure_stage, "grid", lambda model, against, shapes, repeats: grid(model, against, shapes, repeats=1)
     )

@@ -205,9 +205,8 @@ OTHERS = {
 def test_a_model_that_does_not_read_rows_of_tokens_is_refused(kind, suffix, tmp_path):
     """In one sentence that says what can be exported, before anything is written."""
     model = OTHERS[kind]()
-    named = (
-        "export of an encoder-decoder" if kind == "writes" else f"expected a text encoder .* got {type(model).__name__}"
-    )
+    said = {"writes": "an encoder-decoder .* is exported as two files"}
+    named = said.get(kind, f"expected a text encoder .* got {type(model).__name__}")
     with pytest.raises(UserError, match=named) as refusal:
         export(model, tmp_path / f"model{suffix}")
     assert "\n" not in str(refusal.value) and not list(tmp_path.iterdir())

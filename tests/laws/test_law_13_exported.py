@@ -102,7 +102,8 @@ def assert_exported_writes_as_model(model, runtime, folder):
     assert found.agreement.difference <= 1e-4 * max(1.0, found.agreement.scale)
     assert found.agreement.equal == found.agreement.texts and not model.training
     exported = open_seq2seq(folder, runtime)
-    for batch in batches(model):
+    padded, _, _, long = batches(model)
+    for batch in (padded, long):
         source = {name: batch[name] for name in ("input_ids", "attention_mask")}
         for beams in (1, 3):
             words = {"num_beams": beams, "do_sample": False, "max_new_tokens": 5}

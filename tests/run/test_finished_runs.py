@@ -184,7 +184,7 @@ def test_the_page_has_a_picture_for_each_criterion_and_escapes_names(tmp_path, d
     comparison = compare(read([write(tmp_path / "<b>&", seed=n, recipe={"teacher": "<i>"}) for n in (0,)]))
     text = to_html(comparison)
     assert text.count("<svg") == len(comparison.criteria) == 3
-    assert "<script" not in text and "<i>" not in text and "<b>" not in text
+    assert text.count("<script") == 1 and "<i>" not in text and "<b>" not in text
     for part in text.split("<svg")[1:]:
         ElementTree.fromstring("<svg" + part[: part.index("</svg>") + 6])
 

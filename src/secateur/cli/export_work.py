@@ -14,7 +14,7 @@ from secateur.cli.scored_export import batches_of, fitted, scores, scores_of
 from secateur.deploy.export import export
 from secateur.deploy.formats import check_packages, check_request, known_format
 from secateur.deploy.hub_layout import FILES, check_folder, export_folder
-from secateur.deploy.seq2seq.folder import check_seq2seq_folder, export_seq2seq, open_seq2seq
+from secateur.deploy.seq2seq.folder import FOLDERS, check_seq2seq_folder, export_seq2seq, file_of, open_seq2seq
 from secateur.measure.export_times import generation_times, latencies
 from secateur.measure.random_inputs import is_encoder_decoder
 from secateur.surgery.checkpoint import read_config
@@ -37,6 +37,9 @@ def export_model(
 ) -> None:
     """What `secateur export` does; the options are described where it is declared."""
     layout = layout or ("file" if output.suffix else "hub")
+    if layout == "hub":
+        for name in {*(runtime or ["onnxruntime"])} & {*FOLDERS}:
+            check_packages(file_of(output, "encoder", name, "fp32"), "fp32")
     if layout == "hub" and is_encoder_decoder(read_config(local_model_folder(folder))):
         values = _export_seq2seq(folder, output, runtime or ["onnxruntime"], dtype, given, opset, overwrite)
         (show_json if as_json else show_seq2seq)(values)

@@ -41,7 +41,7 @@ def _kept(data: RunData, teacher: PreTrainedModel, folder: Path) -> dict[str, An
     if kept is not None:
         return kept
     found = scored(teacher, data.task, data.validation_rows, data.tokenizer)
-    computed = {"scores": found.scores, "classes": [one._asdict() for one in found.classes]}
+    computed = {"scores": found.scores, "classes": [one.to_dict() for one in found.classes]}
     processes.on_main(partial(_write, path, computed))
     return computed
 

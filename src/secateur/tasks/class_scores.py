@@ -26,6 +26,9 @@ class ClassScore(NamedTuple):
     recall: float
     f1: float
 
+    def to_dict(self) -> dict[str, Any]:
+        return dict(zip(type(self).__annotations__, self, strict=True))
+
 
 def of_indicators(predicted: NDArray[Any], gold: NDArray[Any], names: Sequence[str]) -> list[ClassScore]:
     """The scores of each of k classes.
