@@ -235,7 +235,7 @@ def test_another_sweep_is_refused_and_other_places_of_the_data_are_not(tmp_path)
         opened(tmp_path, sampler="random")
     moved = Sweep({**VALUES, "model": "elsewhere"}, Block(over=OVER), "s.yaml")
     SweepStudy(sqlite_url(tmp_path / "study.db"), "s", moved, [False])
-    with pytest.raises(UserError, match="the data base of the sweep cannot be opened"):
+    with pytest.raises(UserError, match="the database of the sweep cannot be opened"):
         SweepStudy("nosuch://here", "s", moved, [False])
 
 

@@ -26,12 +26,12 @@ def sweep(
     storage: Annotated[
         str | None,
         typer.Option(
-            help="URL of a data base that workers on several machines share, such as postgresql://HOST/NAME.",
+            help="URL of a database that workers on several machines share, such as postgresql://HOST/NAME.",
             show_default="an SQLite file in the folder",
         ),
     ] = None,
     study: Annotated[
-        str | None, typer.Option(help="Name of the study in the data base.", show_default="that of the folder")
+        str | None, typer.Option(help="Name of the study in the database.", show_default="that of the folder")
     ] = None,
     others: Annotated[
         list[str] | None, typer.Option("--set", help="Any key of the recipe, as key=value; repeatable.")

@@ -1,4 +1,4 @@
-"""The study of a sweep, which its workers share: trials in a data base, by Optuna.
+"""The study of a sweep, which its workers share: trials in a database, by Optuna.
 
 A trial that is interrupted, or whose worker has not been heard of for `GRACE` seconds, is failed, and another is added
 in its place, with the same values and the same folder, in which the run goes on. So a folder has the number of the
@@ -81,19 +81,19 @@ class SweepStudy:
     """The study of a sweep.
 
     Args:
-        url: of the data base.
+        url: of the database.
         name: of the study in it.
         less: for each objective, whether less is better.
 
     Raises:
-        UserError: the data base cannot be opened, or has a study of that name of another sweep.
+        UserError: the database cannot be opened, or has a study of that name of another sweep.
     """
 
     def __init__(self, url: str, name: str, sweep: Sweep, less: Sequence[bool]) -> None:
         self.sweep = sweep
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         pruner = optuna.pruners.MedianPruner() if sweep.stops_early else optuna.pruners.NopPruner()
-        with as_user_error("the data base of the sweep cannot be opened", "give another --storage"), _quiet():
+        with as_user_error("the database of the sweep cannot be opened", "give another --storage"), _quiet():
             self.study = optuna.create_study(
                 storage=_storage(url, self._again),
                 study_name=name,
@@ -262,7 +262,7 @@ def _importance(study: optuna.Study, place: int) -> dict[str, float]:
 
 
 def _storage(url: str, again: Callable[[optuna.Study, FrozenTrial], None]) -> RDBStorage:
-    """The data base. Processes that write to one SQLite file at once wait for each other."""
+    """The database. Processes that write to one SQLite file at once wait for each other."""
     options = {"connect_args": {"timeout": TIMEOUT}} if url.startswith("sqlite") else {}
     return RDBStorage(
         url,

@@ -49,7 +49,7 @@ class Worker:
 
         Args:
             trials: the number of trials of all workers; of a grid at most all combinations are run.
-            storage: the URL of a data base; by default an SQLite file in the folder.
+            storage: the URL of a database; by default an SQLite file in the folder.
             name: of the study; by default that of the folder.
 
         Raises:
