@@ -136,8 +136,8 @@ def verify_model(
     as_json: bool,
 ) -> None:
     """What `secateur verify` does; the options are described where it is declared."""
-    if dtype is not None and exported is None:
-        raise UserError("--dtype is what an exported file runs in: give --exported with it")
+    if dtype is not None and (exported is None or exported.is_dir()):
+        raise UserError("--dtype is what an exported file runs in: give --exported with a file, or leave it out")
     if dense is not None and exported is not None:
         raise UserError("--exported is compared with the folder's model alone: leave --dense out")
     data = data_if_known(given, folder)

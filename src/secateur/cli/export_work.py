@@ -14,7 +14,8 @@ from secateur.cli.scored_export import batches_of, fitted, scores, scores_of
 from secateur.deploy.export import export
 from secateur.deploy.formats import check_packages, check_request, known_format
 from secateur.deploy.hub_layout import FILES, check_folder, export_folder
-from secateur.deploy.seq2seq.folder import FOLDERS, check_seq2seq_folder, export_seq2seq, file_of, open_seq2seq
+from secateur.deploy.runtimes import RUNTIMES
+from secateur.deploy.seq2seq.folder import check_seq2seq_folder, export_seq2seq, open_seq2seq
 from secateur.measure.export_times import generation_times, latencies
 from secateur.measure.random_inputs import is_encoder_decoder
 from secateur.surgery.checkpoint import read_config
@@ -37,14 +38,14 @@ def export_model(
 ) -> None:
     """What `secateur export` does; the options are described where it is declared."""
     layout = layout or ("file" if output.suffix else "hub")
-    if layout == "hub":
-        for name in {*(runtime or ["onnxruntime"])} & {*FOLDERS}:
-            check_packages(file_of(output, "encoder", name, "fp32"), "fp32")
+    runtimes = runtime or ["onnxruntime"]
+    for name in runtimes if layout == "hub" else ():
+        check_packages(Path(f"model{RUNTIMES.get(name).suffix}"), "fp32")
     if layout == "hub" and is_encoder_decoder(read_config(local_model_folder(folder))):
-        values = _export_seq2seq(folder, output, runtime or ["onnxruntime"], dtype, given, opset, overwrite)
+        values = _export_seq2seq(folder, output, runtimes, dtype, given, opset, overwrite)
         (show_json if as_json else show_seq2seq)(values)
         return
-    if runtime and (layout == "file" or runtime != ["onnxruntime"]):
+    if runtime and (layout == "file" or runtimes != ["onnxruntime"]):
         raise UserError(
             "--runtime is for encoder-decoders, which are exported to a folder: the ending of a file names its "
             "runtime, and a folder for servers has files for onnxruntime alone"

@@ -81,6 +81,7 @@ class Runtime(ABC):
         suffix: the suffix of the exported files that it opens.
         stored: each dtype that it runs -> the dtype of the file from which it is run.
         packages: the packages that must be installed; `extra` is the optional extra of secateur that installs them.
+        folder: where an exported encoder-decoder has its files for this runtime; empty if it runs none.
     """
 
     name: ClassVar[str]
@@ -88,6 +89,7 @@ class Runtime(ABC):
     stored: ClassVar[Mapping[str, str]]
     packages: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = ""
+    folder: ClassVar[str] = ""
 
     @abstractmethod
     def open(self, path: Path, dtype: str, threads: int, inputs: tuple[str, ...]) -> Run:

@@ -284,10 +284,13 @@ def scores_beside_export(
 ) -> dict[str, Any]:
     """The scores of a model and of its export on the scored rows, with the metric, the rows, their split and batch."""
     rows = encoded(task, "validation", tokenizer, max_length)
-    own = runner_scores if isinstance(exported, Runner) else scores
+    if isinstance(exported, Runner):
+        theirs = runner_scores(exported, task, rows, tokenizer)
+    else:
+        theirs = scores(exported, task, rows, tokenizer)
     return {
         "source": scores(model, task, rows, tokenizer),
-        "exported": own(exported, task, rows, tokenizer),  # type: ignore[arg-type]  # each takes its own kind
+        "exported": theirs,
         "metric": task.metric,
         "rows": len(task.splits["validation"]),
         "split": task.origin.scored,

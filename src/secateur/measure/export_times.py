@@ -20,9 +20,10 @@ SHAPES = ((1, 32), (8, 128))
 REPEATS, WARMUP = 10, 2
 
 
-TEXTS = 5
-SOURCE, BEAMS = 32, (1, 5)
-"""Tokens of a source and of the text that is written of it, and the beams with which it is."""
+TEXTS, BEAMS = 5, (1, 5)
+"""Texts that each model writes with each number of beams."""
+SOURCE = 32
+"""Tokens of a source, and of the text that is written of it."""
 
 
 def generation_times(

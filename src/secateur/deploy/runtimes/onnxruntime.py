@@ -17,6 +17,7 @@ class OnnxRuntime(Runtime):
     stored = {"fp32": "fp32", "fp16": "fp16", "int8": "int8"}
     packages = ("onnxruntime",)
     extra = "onnx"
+    folder = "onnx"
 
     def open(self, path: Path, dtype: str, threads: int, inputs: tuple[str, ...]) -> Run:
         import onnxruntime

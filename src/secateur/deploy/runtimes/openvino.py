@@ -25,6 +25,7 @@ class OpenVino(Runtime):
     stored = {"fp32": "fp32", "bf16": "fp32", "fp16": "fp16", "int8": "int8"}
     packages = ("openvino",)
     extra = "openvino"
+    folder = "openvino"
 
     def check(self, dtype: str) -> None:
         super().check(dtype)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from secateur.deploy.export import probes, within
@@ -97,5 +98,6 @@ def _equal(model: Any, exported: Any, batch: dict[str, Tensor], beams: int) -> i
     own, other = (
         one.generate(**batch, num_beams=beams, do_sample=False, max_new_tokens=WRITTEN) for one in (model, exported)
     )
-    width = min(own.shape[1], other.shape[1])
-    return int((own[:, :width] == other[:, :width]).all(dim=1).sum()) if own.shape == other.shape else 0
+    longest, padding = max(own.shape[1], other.shape[1]), model.config.pad_token_id  # texts of a batch end alike
+    own, other = (functional.pad(one, (0, longest - one.shape[1]), value=padding) for one in (own, other))
+    return int((own == other).all(dim=1).sum())

@@ -2,7 +2,7 @@
 
 onnx/encoder_model.onnx, onnx/decoder_model.onnx         ONNX in fp32; `_fp16` or `_quantized` (int8) before the ending
 openvino/encoder_model.xml, openvino/decoder_model.xml   OpenVINO's IR, each with its weights in a .bin
-config.json, generation_config.json                      stock keys, by which texts are generated
+config.json, generation_config.json                      the keys by which texts are generated
 tokenizer.json and others                                of the tokenizer
 
 What the files take and return is in `graphs`. Other programs that generate expect another division of the work (with
@@ -12,6 +12,7 @@ caches of equal heads in each layer, which a cut model does not have), so they d
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -31,29 +32,21 @@ from secateur.deploy.formats import (
     files_of,
     write_traced,
 )
+from secateur.deploy.graph import inference_copy
 from secateur.deploy.runtime import positive_threads
 from secateur.deploy.runtimes import RUNTIMES
 from secateur.deploy.seq2seq.agreement import Agreement, agreement, check_agreement
 from secateur.deploy.seq2seq.graphs import CacheLayout, DecoderGraph, EncoderGraph, example_step
 from secateur.deploy.seq2seq.model import ExportedSeq2Seq, Part, as_tensors
-from secateur.deploy.server_config import OWN
-from secateur.surgery.compact import Pruned
 from secateur.system.errors import UserError, as_user_error
 from secateur.system.files import atomic_folder, refuse_occupied, refuse_other_than_model
 
-FOLDERS = {"onnxruntime": "onnx", "openvino": "openvino"}
-"""Runtime -> the folder of its files."""
 ENDINGS = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}
 """dtype -> what the names of its files have before the ending."""
 PARTS = ("encoder", "decoder")
 
-COUNTS = ("layers", "attention_heads", "ffn_dim")
-SIZES = (
-    *(f"{stack}_{count}" for stack in ("encoder", "decoder") for count in COUNTS),
-    *("d_model", "d_ff", "d_kv", "hidden_size", "num_layers", "num_decoder_layers", "num_hidden_layers"),
-    *("num_heads", "num_attention_heads"),
-)
-"""Keys of configs that size layers, which a cut model may have in different sizes: nothing here builds layers."""
+KEPT = re.compile(r"model_type|is_encoder_decoder|vocab_size|max_position_embeddings|\w+_token_id")
+"""Keys of `config.json` by which texts are generated. Others size layers, which may differ in a cut model."""
 
 
 @dataclass(frozen=True)
@@ -125,12 +118,13 @@ def export_seq2seq(
     folder = Path(folder)
     check_seq2seq_folder(folder, runtimes, dtypes, opset, overwrite=overwrite)
     check_writes_texts(model)
-    layout = CacheLayout.of(model)
+    twin = inference_copy(model, "fp32").cpu()
+    layout = CacheLayout.of(twin)
     with atomic_folder(folder) as partial:
         write_config(model, partial)
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)
-        files = [_written(model, layout, partial, runtime, dtype, opset) for runtime in runtimes for dtype in dtypes]
+        files = [_written(twin, layout, partial, runtime, dtype, opset) for runtime in runtimes for dtype in dtypes]
     found = tuple(
         replace(one, **{part: folder / getattr(one, part).relative_to(partial) for part in PARTS}) for one in files
     )
@@ -172,13 +166,18 @@ def verify_seq2seq(model: PreTrainedModel, folder: Path, runtime: str, dtype: st
     return exported, agreement(model, exported)
 
 
+def serving() -> dict[str, str]:
+    """Each runtime that runs encoder-decoders -> the folder of its files."""
+    return {name: kind.folder for name, kind in RUNTIMES.all().items() if kind.folder}
+
+
 def files_in(folder: Path) -> list[tuple[str, str]]:
     """The (runtime, dtype) of the files in a folder.
 
     Raises:
         UserError: there are none.
     """
-    pairs = ((runtime, dtype) for runtime in FOLDERS for dtype in ENDINGS)
+    pairs = ((runtime, dtype) for runtime in serving() for dtype in ENDINGS)
     found = [pair for pair in pairs if file_of(folder, "decoder", *pair).is_file()]
     if not found:
         raise UserError(f"expected a folder of secateur export with an encoder-decoder, got {folder}: give one")
@@ -193,7 +192,7 @@ def check_seq2seq_folder(
     Raises:
         UserError: it is not empty, a runtime or dtype has no files, an opset is for another, or a package is missing.
     """
-    for kind, known, given in (("runtime", FOLDERS, runtimes), ("dtype", ENDINGS, dtypes)):
+    for kind, known, given in (("runtime", serving(), runtimes), ("dtype", ENDINGS, dtypes)):
         if not given or not set(given) <= set(known):
             came = ", ".join(given) or "none"
             raise UserError(
@@ -222,15 +221,14 @@ def check_writes_texts(model: PreTrainedModel) -> None:
 
 def file_of(folder: Path, part: str, runtime: str, dtype: str) -> Path:
     """The file of a part of the model for a runtime in a dtype."""
-    suffix = RUNTIMES.get(runtime).suffix
-    return folder / FOLDERS[runtime] / f"{part}_model{ENDINGS[dtype]}{suffix}"
+    kind = RUNTIMES.get(runtime)
+    return folder / kind.folder / f"{part}_model{ENDINGS[dtype]}{kind.suffix}"
 
 
 def write_config(model: PreTrainedModel, folder: Path) -> None:
-    """Write `config.json` and `generation_config.json`, without code, and without sizes that differ by layer."""
+    """Write `config.json`, of which `KEPT` stays, and `generation_config.json`."""
     values = json.loads(model.config.to_json_string(use_diff=False))
-    untrue = {*OWN, *(SIZES if isinstance(model, Pruned) else ())}
-    kept = {name: value for name, value in values.items() if name not in untrue and value is not None}
+    kept = {name: value for name, value in values.items() if KEPT.fullmatch(name) and value is not None}
     (folder / "config.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
     generation: Any = model.generation_config
     generation.save_pretrained(folder)
@@ -257,8 +255,8 @@ def _written(
 
 def _opened(folder: Path, part: str, runtime: str, dtype: str, threads: int | None) -> Part:
     """A file of the folder, open in its runtime."""
-    if runtime not in FOLDERS:
-        raise UserError(f"expected a runtime of {', '.join(FOLDERS)}, got {runtime!r}: choose one of these")
+    if runtime not in serving():
+        raise UserError(f"expected a runtime of {', '.join(serving())}, got {runtime!r}: choose one of these")
     engine = RUNTIMES.get(runtime)()
     engine.check(dtype)
     path = file_of(folder, part, runtime, engine.stored[dtype])
