@@ -458,6 +458,18 @@ def test_eval_and_verify_of_a_run_find_its_data(secateur, world):
     assert refused(secateur("eval", world / "classifier"), "is of no run", "name it by --data")
 
 
+def test_eval_of_a_run_whose_labels_were_renamed_needs_no_labels(secateur, world, tmp_path):
+    """The names are in the reverse of their alphabetical order: sorting them would score the wrong outputs."""
+    report = Report.load(world / "run")
+    shutil.copytree(world / "run", tmp_path / "run")
+    path = tmp_path / "run" / "model" / "config.json"
+    renamed = json.loads(path.read_text()) | {"id2label": {"0": "zeta", "1": "alpha"}}
+    path.write_text(json.dumps(renamed | {"label2id": {"zeta": 0, "alpha": 1}}))
+    assert json.loads(secateur("eval", tmp_path / "run", "--json").stdout)["scores"] == report.scores
+    words = ("--data", world / "data.csv")
+    assert refused(secateur("eval", tmp_path / "run", *words), "zeta", "--labels"), "data that are given may be others"
+
+
 def test_data_of_a_run_that_are_gone_are_asked_for_and_not_needed_to_verify(secateur, world, tmp_path):
     shutil.copytree(world / "run", tmp_path / "run")
     text = (tmp_path / "run" / "recipe.yaml").read_text()

@@ -10,9 +10,10 @@ from typing import Any
 from secateur.run.recipe import make_group
 from secateur.run.recipe_data import DataRecipe
 from secateur.run.run_data import open_data
-from secateur.run.run_values import with_run_values
+from secateur.run.run_values import teacher_of, with_run_values
 from secateur.system.errors import UserError
 from secateur.system.files import refuse_occupied, refuse_other_than_model
+from secateur.tasks.labelled import LabelledTask
 from secateur.tasks.task import Task
 
 log = logging.getLogger(__name__)
@@ -35,11 +36,27 @@ def opened_data(given: Mapping[str, Any], model: str | None = None) -> OpenedDat
     seed = values.pop("seed", 0)
     data = make_group("data", values)
     try:
-        return data, open_data(data, seed)
+        task = open_data(data, seed)
     except UserError as error:
         if "data.source" in given:
             raise
         raise UserError(f"the data of the run cannot be read ({error}): name where it is now by --data") from error
+    own = model is not None and not {"data.source", "data.labels"} & given.keys()
+    return data, _labelled_as_in_run(task, str(model)) if own else task
+
+
+def _labelled_as_in_run(task: Task, model: str) -> Task:
+    """The data of a run with its labels in the order of the outputs, which a model of it may call by new names since.
+
+    They are those of the teacher; where it cannot be read, or has other labels, the model's are matched by name.
+    """
+    teacher = teacher_of(model)
+    if teacher is None or not isinstance(task, LabelledTask):
+        return task
+    try:
+        return task.in_order_of(teacher, "teacher")
+    except UserError:
+        return task
 
 
 def data_if_known(given: Mapping[str, Any], model: str) -> OpenedData | None:

@@ -9,6 +9,7 @@ from typing import Any
 from secateur.report.recipe_keys import dotted
 from secateur.report.report import Report
 from secateur.run.recipe import LENGTHS, make
+from secateur.run.run_values import place_of_teacher
 
 NOT_THE_RECIPE = (
     "seed",
@@ -35,9 +36,7 @@ class FinishedRun:
     @property
     def teacher(self) -> str:
         """The place of the dense teacher: named by the recipe, or trained by this run or by its density sweep."""
-        trained = (folder / "teacher" for folder in (self.folder, self.folder.parent))
-        named = self.recipe["teacher"]
-        return str(named or next((place for place in trained if place.is_dir()), self.recipe["model"]))
+        return place_of_teacher(self.folder, self.recipe["teacher"], self.recipe["model"])
 
     @property
     def recipe(self) -> dict[str, Any]:

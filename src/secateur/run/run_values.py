@@ -34,9 +34,29 @@ def with_run_values(given: Mapping[str, Any], name: str) -> dict[str, Any]:
     return own | dict(given) | {"data.options": options}
 
 
+def teacher_of(name: str) -> str | None:
+    """The place of the teacher of the run that `name` is of, whose outputs all its models have; None for no run."""
+    folder = _run_of(Path(name))
+    recipe = None if folder is None else _recipe_of(folder)
+    return None if folder is None or recipe is None else place_of_teacher(folder, recipe.teacher, recipe.model)
+
+
+def place_of_teacher(folder: Path, named: str | None, model: str) -> str:
+    """The place of the dense teacher: named by the recipe, trained by this run or its density sweep, or the model."""
+    trained = (place / "teacher" for place in (folder, folder.parent))
+    return named or next((str(place) for place in trained if place.is_dir()), model)
+
+
+def _run_of(folder: Path) -> Path | None:
+    """The run whose folder this is, or one of whose models."""
+    places = (folder, *((folder.parent,) if folder.name in MODELS else ()))
+    return next((place for place in places if (place / "recipe.yaml").is_file()), None)
+
+
 def _recipe_of(folder: Path) -> Recipe | None:
     """The recipe of the run whose folder this is, or one of whose models."""
-    for place in (folder, *((folder.parent,) if folder.name in MODELS else ())):
-        if (path := place / "recipe.yaml").is_file():
-            return make(upgrade(dict(keys_of(path.read_text(encoding="utf-8"), str(path)))), str(path))
-    return None
+    run = _run_of(folder)
+    if run is None:
+        return None
+    path = run / "recipe.yaml"
+    return make(upgrade(dict(keys_of(path.read_text(encoding="utf-8"), str(path)))), str(path))

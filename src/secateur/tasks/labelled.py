@@ -75,6 +75,18 @@ class LabelledTask(Task):
         task: Task = replace(cast(Any, self), splits=labels.indexed(self.splits, self.label), labels=names)
         return task
 
+    def in_order_of(self, folder: str | Path, role: str) -> Task:
+        """As `fitted`, for models that have the outputs of a checkpoint's head and may have other names for them.
+
+        Raises:
+            UserError: as `fitted`.
+        """
+        task = cast(LabelledTask, self.fitted(folder, role))
+        if task.labels is None or not self._has_head(config_of(folder)):
+            return task
+        labels = Labels(task.labels, "asked", {name: index for index, name in enumerate(task.labels)})
+        return cast(Task, replace(cast(Any, task), splits=labels.indexed(task.splits, task.label)))
+
     def _order(self) -> Order:
         feature = element_of(self.splits["train"].features[self.label])
         order = feature.id if isinstance(feature, ClassLabel) else None
