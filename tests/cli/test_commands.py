@@ -54,6 +54,16 @@ def test_a_command_that_is_given_nothing_explains_itself_by_an_example_that_it_u
     assert entry.example in CliRunner().invoke(app.app, [name, "--help"]).stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "missing"), [("cut m", "--output"), ("publish a", "name"), ("export -o x", "folder")]
+)
+def test_what_is_missing_is_named_with_an_example(words, missing):
+    result = CliRunner().invoke(app.app, words.split())
+    assert result.exit_code == 2
+    said = result.stderr.splitlines()[-1]
+    assert said.startswith(f"Error: {missing} is missing: give it, as in `{COMMANDS[words.split()[0]].example}` (")
+
+
 @pytest.mark.parametrize("name", [name for name, entry in COMMANDS.items() if not entry.example])
 def test_a_command_without_an_example_needs_nothing(name):
     assert not any(parameter.required for parameter in Commands()[name].params)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from secateur.cli.commands import COMMANDS, Commands
+from secateur.cli.commands import COMMANDS, USAGE_ERROR, Commands
 from secateur.cli.errors import UNEXPECTED, explained, unexpected
 from secateur.cli.logs import quiet_libraries, show_logs, show_warnings
 from secateur.cli.option_words import in_plain_words
@@ -30,7 +30,7 @@ BEGIN = (
     ("secateur prune --help", "all options of a command"),
     ("secateur doctor", "what this machine can do"),
 )
-REPORTED: tuple[Any, ...] = (typer.Exit, typer.Abort, *typer.BadParameter.__bases__)
+REPORTED: tuple[Any, ...] = (typer.Exit, typer.Abort, USAGE_ERROR)
 """What typer reports itself: the ends of a command, and words that it does not know."""
 
 

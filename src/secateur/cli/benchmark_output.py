@@ -100,7 +100,7 @@ def show_latencies(table: LatencyTable) -> None:
     p = table.protocol
     show_notes(
         [
-            f"{p['batch']} x {p['tokens']} tokens, median of {p['repeats']} forwards, {p['order']}, {p['threads']} "
-            f"threads, {p['dtype']}, {p['device']}, {p['runtime']}, {p['machine']}"
+            f"{p['batch']} x {p['tokens']} tokens, median of {p['repeats']} forwards, {p['order']}, "
+            f"threads {p['threads']}, {p['dtype']}, {p['device']}, {p['runtime']}, {p['machine']}"
         ]
     )

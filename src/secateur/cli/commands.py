@@ -11,6 +11,9 @@ from typer.core import TyperCommand
 
 from secateur.cli.output import show_message
 
+USAGE_ERROR: Any = typer.BadParameter.__bases__[0]
+"""The error of words that a command does not understand, which typer reports with the command's usage."""
+
 
 class Entry(NamedTuple):
     """Where a command is, and its line in the list of commands.
@@ -164,7 +167,17 @@ class Command(TyperCommand):
         if not args and not ctx.resilient_parsing and any(parameter.required for parameter in self.get_params(ctx)):
             show_message(self._explanation(ctx))
             raise typer.Exit(2)
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            if error.message or error.param is None:  # the error of what is missing has no message of its own
+                raise
+            raise USAGE_ERROR(self._missing(error.param), ctx=ctx) from None
+
+    def _missing(self, parameter: Any) -> str:
+        """The sentence on what a command was not given."""
+        example = f", as in `{self.entry.example}`" if self.entry.example else ""
+        return f"{parameter.opts[0]} is missing: give it{example} ({parameter.help.rstrip('.')})"
 
     def _explanation(self, ctx: Any) -> str:
         """What the command does, an example, what it must be given, and where all options are."""

@@ -9,6 +9,7 @@ from typing import Any
 from secateur.cli.output import show_lines, show_table
 from secateur.deploy.verify import Verification
 from secateur.report.report_text import score_text
+from secateur.system.quantities import quantity
 from secateur.tasks.origin import rows_of
 
 NOISE = 0.05
@@ -75,7 +76,7 @@ def show_seq2seq(exported: Mapping[str, Any]) -> None:
     sizes = [f"{file['bytes'] / 1e6:.1f} MB" for file in exported["files"]]
     show_agreements(exported["files"], sizes)
     times = [
-        (f"{one['tokens']} tokens, {one['beams']} {'beams' if one['beams'] > 1 else 'beam'}", one["runtime"],
+        (f"{quantity(one['tokens'], 'token')}, {quantity(one['beams'], 'beam')}", one["runtime"],
          one["dtype"], f"{one['latency_ms']:.1f}", f"{one['speed_up']:.1f}x")
         for one in exported["latency"]
     ]  # fmt: skip

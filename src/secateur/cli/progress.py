@@ -18,6 +18,7 @@ from secateur.run.baselines.baseline import FOLDER as BASELINES
 from secateur.run.expected_stage import ExpectedStage, StageWatch
 from secateur.run.outlook import duration
 from secateur.system import processes
+from secateur.system.quantities import quantity
 
 STAGES = {"teacher-training": "teacher", "teacher-trial": "teacher (trial)", "prune": "prune", "recover": "recover"}
 """The stages that train, by the name of the folder that they train in."""
@@ -223,7 +224,7 @@ class Lines(Watch):
         self.started = time.monotonic()
         continued = f"continuing from step {step}" if step else ""
         self.line = ""
-        self.show(", ".join(filter(None, (f"{self.stage}: {total} steps", continued, self.place))))
+        self.show(", ".join(filter(None, (f"{self.stage}: {quantity(total, 'step')}", continued, self.place))))
 
     def advance(self, step: int, total: int) -> None:
         self.line = f"step {step} of {total}"
@@ -246,8 +247,9 @@ def _stage_name(folder: Path) -> str:
 def stage_name(folder: str) -> str:
     """What the stage that trains in a folder is called: `depth-3` is the trial of 3 layers."""
     kind, _, value = folder.partition("-")
-    trials = {"depth": f"{value} layers (trial)", "density": f"density {value} (trial)"}
-    return trials[kind] if kind in trials else STAGES.get(folder, folder)
+    if kind == "depth":
+        return f"{quantity(int(value), 'layer')} (trial)"
+    return f"density {value} (trial)" if kind == "density" else STAGES.get(folder, folder)
 
 
 def _clock(seconds: float) -> str:

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from secateur.report.svg import COLOURS, SERIES, WIDTH, figure, plain_powers, style
+from secateur.system.quantities import quantity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,7 +97,7 @@ def by_time(curves: Sequence[tuple[str, Curve, int]], steps: int) -> Figure:
         _fill(axes, [_box(0, row, steps) for row in range(len(curves))], TRACK)
         _fill(axes, [_band(row, curve, total, steps) for row, (_, curve, total) in enumerate(curves)], FILLED)
         axes.set_xlim(0, steps)
-        axes.set_xticks([0, steps], ["0", f"{steps:,} steps"])
+        axes.set_xticks([0, steps], ["0", quantity(steps, "step")])
         _inward(axes)
     return chart
 
@@ -215,7 +216,7 @@ def _inward(axes: Axes) -> None:
 
 def _panel(axes: Axes, stage: str, steps: int, level: tuple[str, float] | None) -> None:
     axes.set_xlim(0, steps)
-    axes.set_xticks([steps / 2], [f"{stage}\n{steps:,} steps"])
+    axes.set_xticks([steps / 2], [f"{stage}\n{quantity(steps, 'step')}"])
     axes.tick_params(length=0)
     axes.grid(axis="y")
     axes.set_axisbelow(True)

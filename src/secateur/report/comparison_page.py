@@ -14,6 +14,9 @@ from secateur.tasks.splits import is_path
 LONGEST = 54
 """Letters of a label, which fit the width of a picture."""
 
+LEGEND = {TEACHER: "dense teacher", OUTSIDE: "model of no run"}
+"""Origin of points -> what the legend calls them; a series of runs has its own name."""
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -91,7 +94,8 @@ def _markers(comparison: Comparison) -> dict[str, tuple[str, str]]:
 
 def _dots(axes: Axes, criterion: Criterion, points: Sequence[tuple[int, Point]], marker: tuple[str, str]) -> None:
     colour, symbol = marker
-    label = points[0][1].series
+    series = points[0][1].series
+    label = LEGEND.get(series, series)
     for number, point in points:
         x, scores = criterion.value(point), point.values(score_of)
         if x is not None:

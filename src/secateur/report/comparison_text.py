@@ -9,11 +9,12 @@ from typing import Any
 
 from secateur.report import markdown
 from secateur.report.comparison import SCORE, Comparison, score_of
+from secateur.system.quantities import quantity
 
 
 def title(comparison: Comparison) -> str:
     """The title of a page: "3 models by accuracy"."""
-    return f"{len(comparison.points)} models by {comparison.metric}"
+    return f"{quantity(len(comparison.points), 'model')} by {comparison.metric}"
 
 
 def table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:

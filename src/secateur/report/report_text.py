@@ -10,6 +10,7 @@ from secateur.report.names import shown
 from secateur.report.report import Report
 from secateur.report.size_text import headline, megabytes, outcome, parts_note, times_smaller
 from secateur.report.verdict import verdict
+from secateur.system.quantities import quantity
 
 COLUMNS = ("layer", "heads", "qk", "vo", "ffn", "hidden")
 """Columns of the table of kept units, as `Reading.summary` names them."""
@@ -160,7 +161,7 @@ def teacher_sentence(teacher: Mapping[str, Any], metric: str) -> str:
 
 
 def _setting(values: Mapping[str, Any]) -> str:
-    return f"{values['steps']:,} steps at {values['learning_rate']:.1e}"
+    return f"{quantity(values['steps'], 'step')} at {values['learning_rate']:.1e}"
 
 
 def goal_sentence(goal: Mapping[str, Any], metric: str) -> str:
@@ -224,9 +225,9 @@ def _peak_notes(memory: Mapping[str, Any]) -> list[str]:
 
 
 def _conditions(protocol: Mapping[str, Any]) -> str:
-    threads = protocol["threads"]
-    counted = f"{threads} thread" if threads == 1 else f"{threads} threads"
-    return f"{counted}, {protocol['dtype']}, {protocol['runtime']}, {protocol['machine']}"
+    return (
+        f"{quantity(protocol['threads'], 'thread')}, {protocol['dtype']}, {protocol['runtime']}, {protocol['machine']}"
+    )
 
 
 def to_markdown(report: Report) -> str:

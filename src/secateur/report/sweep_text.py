@@ -7,6 +7,7 @@ from typing import Any
 
 from secateur.report.size_text import MEGABYTE, megabytes
 from secateur.report.sweep import FAILED, FINISHED, STOPPED, SweepResult, SweepTrial
+from secateur.system.quantities import quantity
 
 FORMS: Mapping[str, str] = {
     "score": ".4f",
@@ -20,7 +21,7 @@ FORMS: Mapping[str, str] = {
 
 def title(result: SweepResult) -> str:
     """The title of a page: "20 trials by score and speedup"."""
-    return f"{len(result.trials)} trials by {' and '.join(result.objectives)}"
+    return f"{quantity(len(result.trials), 'trial')} by {' and '.join(result.objectives)}"
 
 
 def label(result: SweepResult, name: str) -> str:
@@ -80,7 +81,7 @@ def notes(result: SweepResult) -> list[str]:
     else:
         lines.append(f"trials are chosen by the {result.scored} on which they are reported, which flatters the best")
     counts = ", ".join(f"{result.count(state)} {state}" for state in (FINISHED, STOPPED, FAILED))
-    lines.append(f"{result.asked} trials were asked for: {counts}, {result.unfinished} unfinished")
+    lines.append(f"asked for {quantity(result.asked, 'trial')}: {counts}, {result.unfinished} unfinished")
     lines += [f"trial {trial.number} {trial.state}: {trial.why}" for trial in result.trials if trial.why]
     same = [f"{trial.number} as {trial.same_as}" for trial in result.trials if trial.same_as is not None]
     return (

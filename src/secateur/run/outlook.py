@@ -34,6 +34,7 @@ from secateur.run.trials import steps_of_trial
 from secateur.run.vocabulary_data import reported
 from secateur.surgery.factorisation import AUTO, embedding_rank, rank_text
 from secateur.system.disk import free_bytes, size
+from secateur.system.quantities import quantity
 from secateur.tasks.origin import Origin
 from secateur.tasks.splits import HIDDEN
 from secateur.tasks.task import Task, examples
@@ -151,7 +152,7 @@ def _stages(context: Context, space: Space, densities: list[float], cache: Decis
         yield "depth", _trials(context, space)
     steps = steps_of_run(context)
     end = end_of_pruning(recipe)
-    parts = f"{rounded(steps * end):,} steps of pruning by {recipe.method.name}"
+    parts = f"{quantity(rounded(steps * end), 'step')} of pruning by {recipe.method.name}"
     if end < 1:
         parts += f", {rounded(steps * (1 - end)):,} of recovery"
     yield "training", f"{parts}, of {batch} rows"
@@ -161,7 +162,7 @@ def _stages(context: Context, space: Space, densities: list[float], cache: Decis
 
 def _training_of_teacher(context: Context, batch: int) -> str:
     training, steps = context.recipe.training, steps_of_teacher(context)
-    length = f"{training.teacher_steps:,} steps at most, trials included," if steps is None else f"{steps:,} steps"
+    length = f"{training.teacher_steps:,} steps at most, trials included," if steps is None else quantity(steps, "step")
     rate = "chosen by trials" if training.teacher_learning_rate is None else f"of {training.teacher_learning_rate:.1e}"
     return f"trained first, in {length} of {batch} rows, at a learning rate {rate}"
 
