@@ -24,9 +24,18 @@ from runner import Folder, several
 app = typer.Typer(add_completion=False)
 ROOT = heads.RUNS / "translation"
 SERVED = ROOT / "served"
+SHALLOW = {
+    "method": "grain",
+    "target.units": ("decoder.layer", "encoder.ffn", "encoder.qk", "encoder.vo"),
+    "target.layers": 1,
+    "target.layer_rule": "spread",
+}
+"""A decoder of one of three layers, and an encoder of which units are pruned."""
 PRUNED: dict[str, dict[str, Any]] = {
     "GRAIN 0.4": {"method": "grain", "target.density": 0.4},
     "GRAIN 0.2": {"method": "grain", "target.density": 0.2},
+    "shallow 0.6": {**SHALLOW, "target.density": 0.6},
+    "shallow 0.4": {**SHALLOW, "target.density": 0.4},
 }
 """Name of a run -> the keys by which it differs from the translation runs of heads.py."""
 RUNTIMES, DTYPES, BEAMS = ("onnxruntime", "openvino"), ("fp32", "int8"), (1, 5)

@@ -8,7 +8,7 @@ from tiny_models import WRITERS, tiny
 from secateur.budget.space import Space
 from secateur.methods import METHODS
 from secateur.methods.magnitude import Magnitude
-from secateur.methods.rounds import CoarseRound
+from secateur.methods.rounds import CoarseRound, in_proportion
 from secateur.methods.scheduled import Scheduled
 from secateur.methods.schedules import cubic
 from secateur.system.errors import UserError
@@ -60,6 +60,36 @@ def test_each_stack_keeps_a_layer(which):
     assert [int(part.sum()) for part in kept.view(stacks, -1)] == [1] * stacks
     with pytest.raises(UserError, match=f"1 layers cannot be kept: expected a number from 2 to {layers}"):
         CoarseRound("layer", 1, 0.0, 1.0).check(space)
+
+
+def test_layers_that_are_spread_are_those_that_are_left_in_the_end_whatever_their_scores():
+    """The middle of each half of six; the layers that go are those of the lowest scores among the others."""
+    space = Space(bert(num_hidden_layers=6), *UNITS)
+    scores = torch.zeros(len(space))
+    scores[:6] = torch.tensor([0.9, 0.0, 0.8, 0.7, 0.1, 0.6])
+    layers = CoarseRound("layer", 2, 0.0, 1.0, spread=True)
+    kept = [layers.kept(space, scores, space.ones().bool(), progress)[:6].nonzero().flatten() for progress in (0.5, 1)]
+    assert [list(map(int, left)) for left in kept] == [[0, 1, 2, 4], [1, 4]]
+
+
+@pytest.mark.parametrize("which", WRITERS)
+def test_a_round_of_one_stack_leaves_the_other_as_it_is(which):
+    """A shallow decoder: one layer is enough for a round that has no layers of the encoder."""
+    space = Space(tiny(*which), "decoder.layer", "encoder.ffn")
+    layers = CoarseRound("layer", keep=1, begin=0.0, end=1.0, spread=True)
+    layers.check(space)
+    kept = space.read(layers.kept(space, space.ones(), space.ones().bool(), 1.0))
+    gates = {one.gate: bool(kept.alive[one.gate].all()) for one in space.table.sublayers}
+    depth = len({one.layer for one in space.table.sublayers if one.layer.startswith("decoder")})
+    middle = f"decoder.{depth // 2}."
+    assert {gate for gate, alive in gates.items() if alive} == {
+        gate for gate in gates if gate.startswith(("encoder.", middle))
+    }
+
+
+@pytest.mark.parametrize(("count", "expected"), [(2, [1, 1]), (4, [3, 1]), (5, [4, 1]), (8, [6, 2])])
+def test_stacks_keep_in_proportion_to_their_layers_and_each_one(count, expected):
+    assert in_proportion(count, [6, 2]) == expected
 
 
 @pytest.mark.parametrize("name", IN_ROUNDS)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from space_world import FFN, HEAD_DIM, HIDDEN, LAYERS, bert, removed_units, without
-from tiny_models import COMMON_UNITS
+from tiny_models import COMMON_UNITS, WRITERS, tiny
 from transformers import BertConfig, BertForSequenceClassification
 
 from secateur.structure.space import UnitSpace
@@ -40,10 +40,33 @@ def test_default_units_are_those_of_grain(model):
     assert UnitSpace(model).units == ("ffn", "qk", "vo")
 
 
-@pytest.mark.parametrize("names", [("ffn", "heads"), ("ffn", "ffn")])
-def test_unknown_or_repeated_units_are_refused(model, names):
-    with pytest.raises(UserError, match="each at most once"):
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("ffn", "heads"), "units 'heads' are not known: expected one of ffn, qk"),
+        (("ffn", "ffn"), "units ffn, ffn name some units twice"),
+        (("encoder.ffn",), "bert has no ffn of 'encoder' alone .its layers are of one stack.: name ffn"),
+        (("encoder.heads",), "'encoder.heads' are not known"),
+    ],
+)
+def test_unknown_or_repeated_units_are_refused(model, names, message):
+    with pytest.raises(UserError, match=message):
         UnitSpace(model, *names)
+
+
+@pytest.mark.parametrize("which", WRITERS)
+def test_units_of_one_stack_are_those_of_both_without_the_other(which):
+    model = tiny(*which)
+    both, names = UnitSpace(model, "ffn", "attention/4x8"), ("encoder.ffn", "decoder.attention/4x8")
+    space = UnitSpace(model, *names)
+    assert (space.units, space.kinds) == (names, ("ffn", "attention/4x8"))
+    assert list(space.slices) == [
+        group.name for group in both.groups if group.name.startswith({"ffn": "encoder."}.get(group.kind, "decoder."))
+    ]
+    assert space.parameters(0 * space.ones()) > both.parameters(0 * both.ones())
+    for others, message in ((("ffn", "encoder.ffn"), "name some units twice"), (("decoder.hidden",), "name hidden")):
+        with pytest.raises(UserError, match=message):
+            UnitSpace(model, *others)
 
 
 # Closure: a unit that is dead because of others

@@ -471,7 +471,7 @@ PLANS = {
     "another version": (lambda p: p | {"version": 3}, "version 3"),
     "another family": (lambda p: p | {"model_type": "roberta"}, "for a 'roberta' model"),
     "other units": (lambda p: p | {"units": ["ffn"]}, "'0.qk' is on one side only"),
-    "no such unit": (lambda p: p | {"units": ["fnn"]}, "not a choice from"),
+    "no such unit": (lambda p: p | {"units": ["fnn"]}, "'fnn' are not known"),
     "factorised": (lambda p: p | {"embedding_rank": 5}, "factorised.bert.embeddings.word_embeddings is 5"),
     "a neuron more": (lambda p: edited(p, ("groups", "0.ffn", "kept"), [[0, 47]]), "0.intermediate.dense is nothing"),
     "out of range": (lambda p: edited(p, ("groups", "0.ffn", "kept"), [[0, 48]]), "within it"),

@@ -166,7 +166,7 @@ class _Allocation:
     def _attention_options(self, layer: int) -> SizeOptions:
         values, widths = self._head_values(layer)
         best = np.cumsum(-np.sort(-values, axis=0), axis=0)
-        removable = {"head", "vo"} & set(self.space.units)
+        removable = {"head", "vo"} & set(self.space.kinds)
         heads = range(1, len(values) + 1) if removable else [len(values)]
         sizes = np.stack(np.meshgrid(heads, *widths, indexing="ij"), axis=-1).reshape(-1, 3)
         totals = best[[count - 1 for count in heads]].ravel()

@@ -195,7 +195,7 @@ class LatencyTable(Budget):
                 f"({self._protocol_text()}); ask for less than that, and more than 0"
             )
         if share < (floor := self.floor(space)) * (1.0 - 1e-9):
-            others = [name for name in kinds_of(space.table) if name not in space.units]
+            others = [name for name in kinds_of(space.table) if name not in space.kinds]
             raise UserError(
                 f"{share * self.dense_ms:.4g} ms is out of reach: pruning only {', '.join(space.units)} leaves at "
                 f"least {floor * self.dense_ms:.4g} ms ({self._protocol_text()}); ask for more time or add units from "
@@ -237,7 +237,7 @@ def model_shape(space: UnitSpace) -> dict[str, int | str]:
 def varied_sizes(space: UnitSpace) -> list[str]:
     """The sizes that pruning these units can change."""
     causes = {"heads": {"head", "vo"}, "qk": {"qk"}, "vo": {"vo"}, "ffn": {"ffn"}, "hidden": {"hidden"}}
-    return [axis for axis, units in causes.items() if units & set(space.units)]
+    return [axis for axis, units in causes.items() if units & set(space.kinds)]
 
 
 def check_measurable(space: UnitSpace) -> None:

@@ -22,7 +22,8 @@ class Space(UnitSpace):
     """The prunable units of a model, in the order in which the kinds are named, each layer by layer.
 
     Args:
-        units: kinds of units, see `structure.space.UNITS`; by default `ffn`, `qk` and `vo`.
+        units: kinds of units, see `structure.groups.UNITS`, by default `ffn`, `qk` and `vo`; behind the name of a
+            stack, such as `encoder.ffn`, those of its layers alone.
         budget: what is counted when units are chosen: `Parameters`, `Units` or a `LatencyTable`.
         round_to: chosen sizes are multiples of this number, or the unpruned size: the neurons of a feed-forward
             network, the dims of the residual stream, and the QK and VO dims of each head.

@@ -54,7 +54,7 @@ class UniformParameters(Parameters):
         Raises:
             UserError: also where a kind of units is none of `KINDS`.
         """
-        if other := [kind for kind in space.units if kind not in KINDS]:
+        if other := [kind for kind in space.kinds if kind not in KINDS]:
             raise UserError(
                 f"{', '.join(other)} cannot be pruned to the same sizes in every layer: choose the units from "
                 f"{', '.join(KINDS)}, or leave uniform out"

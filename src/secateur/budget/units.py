@@ -90,10 +90,10 @@ def _dependent_kinds(space: Space) -> tuple[str, str] | None:
     for group in space.groups:
         if group.grids:
             return group.kind, group.kind
-    kinds = torch.tensor([space.units.index(group.kind) for group in space.groups])
+    kinds = torch.tensor([space.kinds.index(group.kind) for group in space.groups])
     of_unit = kinds.repeat_interleave(torch.tensor([group.size for group in space.groups])).to(space.model.device)
-    for number, name in enumerate(space.units):
+    for number, name in enumerate(space.kinds):
         kept = of_unit != number
         if bool((dead := kept & ~space.closure(kept)).any()):
-            return name, space.units[int(of_unit[dead][0])]
+            return name, space.kinds[int(of_unit[dead][0])]
     return None

@@ -121,7 +121,7 @@ class Movement(Method):
         self.strength, self.regulariser, self.minimum = strength, regulariser, minimum
         self.learning_rate, self.every = learning_rate, every
         check_choices(binariser, regulariser, every)
-        check_penalty_weights(weights or {}, space.units)
+        check_penalty_weights(weights or {}, space.kinds)
         check_threshold(threshold, binariser, minimum, faithful)
         check_variant(variant, tile, faithful, space.units)
         self.budget = Parameters(count_zeros=self.fills_zeroed_blocks)

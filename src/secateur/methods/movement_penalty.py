@@ -26,7 +26,7 @@ def published_weights(space: Space, kind_weights: Mapping[str, float]) -> Tensor
     """`(N,)`: equal weights for kinds, for the groups of a kind and for the units of a group, times the kind's own."""
     kinds = [group.kind for group in space.groups]
     weights = [
-        torch.full_like(own, kind_weights.get(group.kind, 1.0) / (len(space.units) * kinds.count(group.kind)))
+        torch.full_like(own, kind_weights.get(group.kind, 1.0) / (len(space.kinds) * kinds.count(group.kind)))
         / group.size
         for group, own in space.by_group(space.ones())
     ]

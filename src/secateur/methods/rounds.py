@@ -8,6 +8,7 @@ of a layer, for each of its parameters, is far below that of a neuron, so that a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from secateur.budget.ranking import highest, ranked
 from secateur.budget.space import Space
 from secateur.methods.schedules import linear
+from secateur.structure.unit_names import stack_of
 from secateur.system.errors import UserError
 
 ROUNDING = 1e-9  # tolerance of counts
@@ -34,6 +36,8 @@ class CoarseRound:
         end: progress at which the last one is removed.
         recovered: progress until which the model then recovers: methods collect no evidence between `end` and it, and
             what they collected before does not count after it. By default they collect all the time.
+        spread: keep units that are evenly spread over the depth of each stack, instead of those of the highest scores:
+            the rule by which NASH makes a decoder shallow (Ko et al., Findings of EMNLP 2023, section 4).
     """
 
     kind: str
@@ -41,6 +45,7 @@ class CoarseRound:
     begin: float
     end: float
     recovered: float | None = None
+    spread: bool = False
 
     def recovering(self, progress: float) -> bool:
         """Whether the units have been removed, and the model recovers."""
@@ -60,12 +65,13 @@ class CoarseRound:
     def kept(self, space: Space, scores: Tensor, alive: Tensor, progress: float) -> Tensor:
         """`(N,)` bool, closed: `alive`, and of the units of the kind only those of the highest scores.
 
-        The best unit of each stack of layers is among them.
+        The best unit of each stack of layers is among them; if they are `spread`, those that are left in the end.
         """
         own = self.units(space)
         values = ranked(scores, own & alive)
-        for units in stacks_of(space, self.kind):
-            values[units[values[units].argmax()]] = torch.inf
+        stacks = stacks_of(space, self.kind)
+        for units, last in zip(stacks, in_proportion(self.keep, [len(units) for units in stacks]), strict=True):
+            values[units[evenly_spread(last, len(units))] if self.spread else units[values[units].argmax()]] = torch.inf
         count = self.count(progress, int(own.sum()))
         return space.closure(alive & (~own | highest(values, count)))
 
@@ -81,14 +87,26 @@ class CoarseRound:
                 f"a round of {self.kind!r} needs units of this kind, one of {', '.join(COARSE)}, and the space has "
                 f"{', '.join(space.units)}: name it among the units"
             )
-        if not space.table.stacks <= self.keep <= total:
-            raise UserError(
-                f"{self.keep} {self.kind}s cannot be kept: expected a number from {space.table.stacks} to {total}"
-            )
+        fewest = len(stacks_of(space, self.kind))
+        if not fewest <= self.keep <= total:
+            raise UserError(f"{self.keep} {self.kind}s cannot be kept: expected a number from {fewest} to {total}")
+
+
+def in_proportion(count: int, sizes: Sequence[int]) -> list[int]:
+    """How many of `count` units each stack has, in proportion to its size; at least one."""
+    shares = [1] * len(sizes)
+    for _ in range(count - len(sizes)):
+        shares[min(range(len(sizes)), key=lambda stack: (shares[stack] + 0.5) / sizes[stack])] += 1
+    return shares
+
+
+def evenly_spread(count: int, total: int) -> list[int]:
+    """The middle one of each of `count` equal parts of a depth: 1 and 4 of 6, the first of which is 0."""
+    return [int((part + 0.5) * total / count) for part in range(count)]
 
 
 def stacks_of(space: Space, kind: str) -> list[Tensor]:
-    """The indices of the units of a kind in each stack of layers, from the bottom up: `0.layer`, or `decoder.0.layer`.
+    """The indices of the units of a kind in each stack of layers that has some, from the bottom up.
 
     Args:
         kind: one of `COARSE`.
@@ -96,6 +114,5 @@ def stacks_of(space: Space, kind: str) -> list[Tensor]:
     stacks: dict[str, list[int]] = {}
     for group in space.groups:
         if group.kind == kind:
-            first = group.name.split(".")[0]
-            stacks.setdefault("" if first.isdigit() else first, []).append(space.slices[group.name].start)
+            stacks.setdefault(stack_of(group.name), []).append(space.slices[group.name].start)
     return [torch.tensor(units, device=space.model.device) for units in stacks.values()]

@@ -73,7 +73,7 @@ def _check(space: Space, kind: str, units: int) -> None:
     groups = [group for group in space.groups if group.kind == kind]
     if not groups:
         raise UserError(
-            f"the shape names {kind!r}, the space has {', '.join(space.units)}: prune {kind!r} too, or leave it out"
+            f"the shape names {kind!r}, the space has {', '.join(space.kinds)}: prune {kind!r} too, or leave it out"
         )
     if len(sizes := sorted({group.size for group in groups})) > 1:
         raise UserError(

@@ -37,6 +37,7 @@ from secateur.run.recipe_storage import StorageRecipe
 from secateur.run.recipe_target import AUTO, TargetRecipe
 from secateur.run.recipe_vocabulary import VocabularyRecipe
 from secateur.run.recipe_yaml import dump, parse
+from secateur.structure.unit_names import kind_of
 from secateur.system import processes
 from secateur.system.errors import InRecipe, UserError
 from secateur.system.file_format import FileFormat
@@ -271,7 +272,8 @@ def _one_of(alternatives: Sequence[str], *sources: Mapping[str, Any]) -> dict[st
 def _has_rounds(values: Mapping[str, Any]) -> bool:
     """Whether these values ask for layers beside finer units, by a method that prunes them in rounds of their own."""
     units = values.get("target.units")
-    beside = isinstance(units, list | tuple) and "layer" in units and len(units) > 1
+    kinds = {kind_of(str(name)) for name in units} if isinstance(units, list | tuple) else set()
+    beside = "layer" in kinds and len(kinds) > 1
     return beside and values.get("target.keep") is None and METHODS.get(_method(values)).in_rounds
 
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from secateur.budget.amounts import not_a_fraction
 from secateur.methods import METHODS
-from secateur.run.recipe_target import AUTO
+from secateur.run.recipe_target import AUTO, SPREAD
+from secateur.structure.unit_names import kind_of
 from secateur.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -133,8 +134,11 @@ def _layers_in_a_round(recipe: Recipe) -> None:
     """A number of layers needs layers to choose from, finer units to prune after them, and a method that can wait."""
     units, name = recipe.target.units, recipe.method.name
     if recipe.target.layers is None:
+        if recipe.target.layer_rule == SPREAD:
+            raise UserError("target.layer_rule: spread needs a number of layers: set target.layers, or leave it out")
         return
-    if "layer" not in units or len(units) == 1:
+    kinds = {kind_of(name) for name in units}
+    if "layer" not in kinds or len(kinds) == 1:
         raise UserError(
             f"target.layers needs layer and finer units among target.units, which are {', '.join(units)}: name them, "
             "such as layer,ffn,qk,vo"

@@ -14,6 +14,10 @@ AUTO = "auto"
 """In place of a number that the run chooses itself."""
 
 
+SPREAD = "spread"
+"""The rule of layers that are evenly spread."""
+
+
 class TargetRecipe(Strict):
     """What is pruned, and how much is kept: one of density, size, latency, speedup, keep and keep_score is set."""
 
@@ -52,6 +56,11 @@ class TargetRecipe(Strict):
         description="number of layers to keep: the others are removed, and the model recovers, before finer units are "
         "pruned; auto: chosen by short trials on held-out training rows; needs `layer` among the units, with which "
         "auto is the default of methods that prune in rounds",
+    )
+    layer_rule: Annotated[Literal["scores", "spread"], Flag("--layer-rule")] = Field(
+        "scores",
+        description="which layers are kept, if there is a number of them: those of the highest scores, or some evenly "
+        "spread over the depth",
     )
     toward: float | None = Field(
         None,

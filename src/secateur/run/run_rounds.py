@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from secateur.budget.space import Space
-from secateur.methods.rounds import CoarseRound
+from secateur.methods.rounds import CoarseRound, stacks_of
 from secateur.run.recipe import Recipe
-from secateur.run.recipe_target import AUTO
+from secateur.run.recipe_target import AUTO, SPREAD
+from secateur.structure.unit_names import kind_of
 
 LAYER = "layer"
 
@@ -57,7 +58,8 @@ def numbers_to_try(space: Space, share: float, largest: float) -> list[int]:
             tried.
     """
     total = int(CoarseRound(LAYER, 1, 0.0, 1.0).units(space).sum())
-    enough = next(n for n in range(space.table.stacks, total + 1) if n == total or _share(space, n) >= largest)
+    fewest = len(stacks_of(space, LAYER))
+    enough = next(n for n in range(fewest, total + 1) if n == total or _share(space, n) >= largest)
     even = max(enough, math.ceil(total * math.sqrt(share)))
     return sorted({even, min(total, math.ceil(1.5 * even)), total})
 
@@ -73,9 +75,9 @@ def with_layers(recipe: Recipe, layers: int, total: int) -> Recipe:
 
 def with_all_layers(recipe: Recipe) -> Recipe:
     """The recipe that removes no layers: finer units are pruned in one round."""
-    units = tuple(kind for kind in recipe.target.units if kind != LAYER)
+    units = tuple(name for name in recipe.target.units if kind_of(name) != LAYER)
     training = {"decay": "run"} if recipe.training.decay == "round" else {}
-    return changed(recipe, target={"layers": None, "units": units}, training=training)
+    return changed(recipe, target={"layers": None, "layer_rule": "scores", "units": units}, training=training)
 
 
 def changed(recipe: Recipe, **groups: dict[str, Any]) -> Recipe:
@@ -92,7 +94,8 @@ def coarse_rounds(recipe: Recipe) -> tuple[CoarseRound, ...]:
         return ()
     assert not isinstance(layers, str), "the stage `depth` chooses a number"
     begin, end = (last_round(recipe) * progress for progress in (recipe.method.begin, recipe.method.end))
-    return (CoarseRound(LAYER, layers, begin, end, recovered=last_round(recipe)),)
+    spread = recipe.target.layer_rule == SPREAD
+    return (CoarseRound(LAYER, layers, begin, end, recovered=last_round(recipe), spread=spread),)
 
 
 def share_after(rounds: Sequence[CoarseRound], space: Space) -> float:

@@ -13,7 +13,8 @@ from math import prod
 from torch import Tensor
 
 from secateur.structure.axis_table import KV_AXES, AxisTable
-from secateur.structure.tiles import Grid, grids
+from secateur.structure.tiles import EXAMPLES, Grid, grids, is_tiled
+from secateur.structure.unit_names import kind_of, stack_of
 from secateur.system.errors import UserError
 
 
@@ -165,6 +166,29 @@ UNITS: Mapping[str, Callable[[AxisTable], list[Group]]] = {
     "layer": _layer,
     "hidden": _hidden,
 }
+
+
+def groups_of(table: AxisTable, name: str) -> list[Group]:
+    """The groups that a name chooses: all of a kind (`ffn`), or those of one stack (`encoder.ffn`).
+
+    Raises:
+        UserError: the kind is not known, or the model has no such stack, or no units of the kind in it.
+    """
+    kind, stack = kind_of(name), stack_of(name)
+    if kind not in UNITS and not is_tiled(kind):
+        raise UserError(
+            f"units {name!r} are not known: expected one of {', '.join(UNITS)}, tiles such as {', '.join(EXAMPLES)}, "
+            "or one of these behind a stack of layers, such as encoder.ffn"
+        )
+    groups = tiles(table, kind) if is_tiled(kind) else UNITS[kind](table)
+    if not stack:
+        return groups
+    found = [group for group in groups if stack_of(group.name) == stack]
+    if not found:
+        stacks = [one for one in dict.fromkeys(stack_of(layer) for layer in table.layers) if one]
+        of = " or ".join(stacks) or "one stack"
+        raise UserError(f"{table.model_type} has no {kind} of {stack!r} alone (its layers are of {of}): name {kind}")
+    return found
 
 
 def kinds_of(table: AxisTable) -> tuple[str, ...]:

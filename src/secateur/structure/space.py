@@ -17,9 +17,9 @@ from secateur.structure import cost
 from secateur.structure.architecture import Linear, Row
 from secateur.structure.axis_table import Parameter
 from secateur.structure.binding import bind
-from secateur.structure.groups import UNITS, Group, tiles
+from secateur.structure.groups import Group, groups_of
 from secateur.structure.reading import Reading
-from secateur.structure.tiles import EXAMPLES, Grid, is_tiled
+from secateur.structure.tiles import Grid
 from secateur.system.errors import UserError
 
 
@@ -30,35 +30,29 @@ class UnitSpace:
     keep, and which, is decided in `budget.space.Space`.
 
     Args:
-        units: kinds of units, see `UNITS`; by default `ffn`, `qk` and `vo`.
+        units: kinds of units, see `groups.UNITS`, by default `ffn`, `qk` and `vo`; behind the name of a stack, such as
+            `encoder.ffn`, those of its layers alone.
 
     Raises:
-        UserError: an unknown kind of unit, tiles that do not fit, or a model that `binding.bind` refuses.
+        UserError: an unknown kind of unit or stack, tiles that do not fit, or a model that `binding.bind` refuses.
     """
 
     def __init__(self, model: PreTrainedModel, *units: str) -> None:
         names = units or ("ffn", "qk", "vo")
-        unknown = [name for name in names if name not in UNITS and not is_tiled(name)]
-        if unknown or len(set(names)) < len(names):
-            raise UserError(
-                f"units {names} are not a choice from {', '.join(UNITS)}, each at most once, or tiles "
-                f"such as {', '.join(EXAMPLES)}"
-            )
         self.model = model
         self.units = tuple(names)
         self.table = bind(model)
-        self.groups = tuple(
-            group
-            for name in names
-            for group in (tiles(self.table, name) if is_tiled(name) else UNITS[name](self.table))
-        )
+        self.groups = tuple(group for name in names for group in groups_of(self.table, name))
+        self.kinds = tuple(dict.fromkeys(group.kind for group in self.groups))
+        if len({group.name for group in self.groups}) < len(self.groups):
+            raise UserError(f"units {', '.join(names)} name some units twice: name each kind, or each of a stack, once")
         self.tiled = _by_weight(self.groups)
         ends = torch.tensor([group.size for group in self.groups]).cumsum(0).tolist()
         starts = [0, *ends[:-1]]
         self.slices = {g.name: slice(a, b) for g, a, b in zip(self.groups, starts, ends, strict=True)}
 
     def __repr__(self) -> str:
-        counts = {kind: sum(group.size for group in self.groups if group.kind == kind) for kind in self.units}
+        counts = {kind: sum(group.size for group in self.groups if group.kind == kind) for kind in self.kinds}
         units = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
         return f"{type(self).__name__}({self.table.model_type}: {units} in {len(self.groups)} groups)"
 

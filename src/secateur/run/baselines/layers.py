@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, set_seed
 from secateur.budget.space import Space
 from secateur.measure.bench import measure
 from secateur.measure.model_size import disk_bytes, parameter_count
-from secateur.methods.rounds import stacks_of
+from secateur.methods.rounds import evenly_spread, stacks_of
 from secateur.run.baselines import register
 from secateur.run.baselines.baseline import FOLDER, FORMAT, Baseline, LeftOut, Row
 from secateur.run.context import Context
@@ -103,8 +103,7 @@ class SpreadLayers(FewerLayers):
 
     @staticmethod
     def kept(count: int, total: int) -> list[int]:
-        """The middle one of each of `count` equal parts: 1 and 4 of 6 (0 is the first)."""
-        return [int((part + 0.5) * total / count) for part in range(count)]
+        return evenly_spread(count, total)
 
     @staticmethod
     def described(count: int, total: int) -> str:
