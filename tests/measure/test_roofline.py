@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from tiny_models import edge_cases, inputs
+from tiny_models import edge_cases, inputs, tiny
 from transformers import BertConfig, BertForSequenceClassification
 
 from secateur.measure import roofline
@@ -67,13 +67,21 @@ def test_only_looked_up_rows_of_an_embedding_count():
     assert counted(model, batch, tokens).weights == rest + rows * HIDDEN
 
 
-def test_an_embedding_tied_to_a_linear_is_read_as_a_whole():
-    model = bert()
-    alone = counted(model).weights
+@pytest.mark.parametrize("kind", ["bart", "marian"])
+def test_positions_of_an_encoder_decoder_count_as_far_as_its_texts_go(kind):
+    """One of these modules is given a shape and the other one ids, and both compute the positions themselves."""
+    model, tokens = tiny(kind, "ForConditionalGeneration" if kind == "bart" else "MTModel", dtype=torch.float32), 7
+    tables = [module for name, module in model.named_modules() if name.endswith("embed_positions")]
+    unread = sum(table.weight.numel() - tokens * table.weight.shape[1] for table in tables)
+    assert len(tables) == 2 and counted(model, 2, tokens).weights == model.num_parameters() - unread
+
+
+def test_an_embedding_tied_to_a_linear_is_read_as_a_whole_and_once():
+    model, tokens = bert(), 7
     model.classifier = torch.nn.Linear(HIDDEN, WORDS, bias=False)
     model.classifier.weight = model.bert.embeddings.word_embeddings.weight
-    former = 2 * (HIDDEN + 1)
-    assert counted(model).weights >= alone - former + WORDS * HIDDEN
+    unread = (32 - tokens + 1) * HIDDEN  # positions, and one of two token types
+    assert counted(model, 2, tokens).weights == model.num_parameters() - unread
 
 
 def test_hidden_states_before_and_after_each_layer_are_activations():

@@ -13,21 +13,20 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from secateur.measure.random_inputs import with_target
 from secateur.measure.timing import thread_count, time_ms
-from secateur.surgery import compact
 from secateur.system import compat
 from secateur.system.errors import UserError
 
@@ -109,8 +108,6 @@ def floor(work: Work, dtype: str, rates: Rates) -> Floor:
 
 # The work of a model
 
-Table = nn.Embedding | compact.QuantisedEmbedding
-
 
 def work(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Work:
     """Count one forward by running it once, on tensors `(batch, tokens)`.
@@ -124,11 +121,8 @@ def work(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Work:
     model = copy.deepcopy(model)  # transformers leaves its hooks for hidden states on the model
     for parameter in model.parameters():
         parameter.requires_grad_(False)  # the counter follows gradients, even in no_grad
-    rows: dict[Table, Tensor] = {}
-    with ExitStack() as hooks, torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        for module in model.modules():
-            if isinstance(module, Table):
-                hooks.callback(module.register_forward_hook(partial(_look_up, rows)).remove)
+    looked_up = LookUps()
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, looked_up:
         outputs = model(**with_target(model, inputs), output_hidden_states=True)
     states = [state for name, own in outputs.items() if name.endswith("hidden_states") for state in own]
     if not states:
@@ -136,21 +130,34 @@ def work(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Work:
             f"expected a model with hidden states, got {type(model).__name__} without: leave the roofline out"
         )
     activations = sum(state.numel() for state in states)
-    return Work(counter.get_total_flops(), _weights(model, rows), activations)
+    return Work(counter.get_total_flops(), _weights(model, looked_up.rows), activations)
 
 
-def _look_up(rows: dict[Table, Tensor], module: Table, inputs: tuple[Tensor, ...], _: Tensor) -> None:
-    """Record which rows of an embedding have been looked up so far."""
-    seen = rows.get(module, inputs[0].new_empty(0))
-    rows[module] = torch.cat([seen, inputs[0].flatten()]).unique()
+class LookUps(TorchFunctionMode):
+    """Records which rows of which tables are looked up, whatever their modules are given: ids, or a shape.
+
+    Attributes:
+        rows: table `(rows, size)` -> the rows that have been looked up, once each.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: dict[Tensor, Tensor] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is functional.embedding:
+            indices, table = args[:2]
+            seen = self.rows.get(table, indices.new_empty(0))
+            self.rows[table] = torch.cat([seen, indices.flatten()]).unique()
+        return func(*args, **(kwargs or {}))
 
 
-def _weights(model: PreTrainedModel, rows: Mapping[Table, Tensor]) -> int:
-    """Number of weights that one forward reads; of an embedding only the looked-up rows."""
-    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    tables -= {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}  # tied: all is read
+def _weights(model: PreTrainedModel, rows: Mapping[Tensor, Tensor]) -> int:
+    """Number of weights that one forward reads; of a table only the looked-up rows, unless it is a Linear's weight."""
+    whole = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)} - whole
     read = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in tables)
-    return read + sum(len(seen) * module.embedding_dim for module, seen in rows.items())
+    return read + sum(len(seen) * table.shape[1] for table, seen in rows.items() if id(table) not in whole)
 
 
 # The rates of the machine
