@@ -8,7 +8,7 @@ from small_world import ROUNDS, recipe_values, write_world
 from secateur.run import recipe, run_length, step_sample
 from secateur.run.context import Context
 from secateur.run.costs import Costs, Pace, Speed
-from secateur.run.disk_space import bytes_of_run
+from secateur.run.disk_space import bytes_of_moments, bytes_of_run
 from secateur.run.estimate import expected_stages, steps_for
 from secateur.run.models import base_model
 from secateur.run.run_data import RunData
@@ -143,6 +143,14 @@ def test_disk_holds_two_checkpoints_and_the_models(world):
     assert bytes_of_run(context_of(world), 100) == 2 * 1_200 + 800
     assert bytes_of_run(context_of(world, **{"training.checkpoints": 0}), 100) == 800
     assert bytes_of_run(context_of(world, model="encoder"), 100) == 3 * 1_200 + 1_200
+    assert bytes_of_run(context_of(world), 100, moments=50) == 2 * 1_250 + 800
+    assert bytes_of_run(context_of(world, **{"training.checkpoints": 0}), 100, moments=50) == 800
+
+
+def test_moments_of_a_refit_are_on_disk_only_where_there_is_one(world):
+    model = base_model(context_of(world))
+    with_refit, without = (context_of(world, **{"method.refit": refit}).recipe for refit in (True, False))
+    assert bytes_of_moments(with_refit, model) > bytes_of_moments(without, model) == 0
 
 
 def test_a_sample_has_the_lengths_of_the_rows_and_their_average():

@@ -13,7 +13,7 @@ from secateur.structure.plan import Plan
 from secateur.surgery.input_moments import outputs_at
 from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
-from secateur.training.running_refit import EVERY
+from secateur.training.running_refit import EVERY, moments_bytes
 from secateur.training.trainer import PruningTrainer
 
 UNITS = ("ffn", "qk", "vo")
@@ -50,6 +50,8 @@ class Counted:
 def test_the_readers_of_what_may_leave_are_watched_in_some_steps(tmp_path):
     training = trained(tmp_path, steps=EVERY + 2, refit=True)
     assert list(training.refit.paths) == ["0.vo", "0.ffn", "1.vo", "1.ffn"]
+    numbers = sum(buffer.numel() for buffer in training.refit.buffers())
+    assert moments_bytes(training.method.space) == 4 * numbers > 0
     counted = Counted(training)
     training.train()
     changed = [now != before for before, now in zip([[0.0] * 4, *counted.counts], counted.counts, strict=False)]

@@ -17,7 +17,7 @@ from secateur.report.size_text import megabytes, parts_text
 from secateur.run import run_length
 from secateur.run.context import Context
 from secateur.run.costs import Costs
-from secateur.run.disk_space import bytes_of_run
+from secateur.run.disk_space import bytes_of_moments, bytes_of_run
 from secateur.run.estimate import expected_stages, steps_for, with_middle_density
 from secateur.run.expected_stage import ExpectedStage
 from secateur.run.models import base_model, shaped, teacher_name
@@ -92,7 +92,7 @@ def outlook(context: Context, table: LatencyTable | None, cache: Decision) -> Ou
     lines = [*_data(context), *_stages(context, space, densities, cache)]
     if costs is None:
         return Outlook(lines, stages)
-    disk = cache.disk_bytes + bytes_of_run(context, costs.weights)
+    disk = cache.disk_bytes + bytes_of_run(context, costs.weights, bytes_of_moments(context.recipe, student))
     lines += _costs(context, stages, costs, disk)
     return Outlook(lines, stages, disk, costs.memory, steps)
 

@@ -19,7 +19,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from secateur.run.context import Context
-from secateur.run.disk_space import bytes_of_run
+from secateur.run.disk_space import bytes_of_moments, bytes_of_run
 from secateur.run.models import base_model, load_teacher, named_teacher
 from secateur.run.records import FORMAT, OUTPUTS
 from secateur.run.run_data import Rows
@@ -165,4 +165,5 @@ def _teacher(context: Context) -> PreTrainedModel:
 
 def _free(context: Context, teacher: PreTrainedModel) -> int:
     """The disk that is left for the cache if all else that the run writes is on the same disk."""
-    return free_bytes(context.cache_folder) - bytes_of_run(context, teacher.num_parameters())
+    moments = bytes_of_moments(context.recipe, teacher)
+    return free_bytes(context.cache_folder) - bytes_of_run(context, teacher.num_parameters(), moments)

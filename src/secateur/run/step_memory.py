@@ -34,12 +34,14 @@ class StepMemory:
         before = process_memory.anonymous()
         yield
         peaks = process_memory.peaks()
-        code = process_memory.anonymous() - before - _state_bytes(trainer.plain_optimizer)
+        code = process_memory.anonymous() - before - _state_bytes(trainer)
         measured = max(1, min(measured, trainer.state.global_step))
         peaks["resident"] += max(0, code) * max(0, lengths - measured) // measured
         self.highest = {kind: max(peak, self.highest.get(kind, 0)) for kind, peak in peaks.items()}
 
 
-def _state_bytes(optimizer: torch.optim.Optimizer | None) -> int:
-    states = [] if optimizer is None else optimizer.state.values()
-    return sum(value.nbytes for state in states for value in state.values() if torch.is_tensor(value))
+def _state_bytes(trainer: PruningTrainer) -> int:
+    """Of the optimizer and of the refit, which the first steps fill."""
+    states = [] if trainer.plain_optimizer is None else trainer.plain_optimizer.state.values()
+    kept = [value for state in states for value in state.values() if torch.is_tensor(value)]
+    return sum(value.nbytes for value in (*kept, *trainer.refit.buffers()))

@@ -139,6 +139,12 @@ class RunningRefit(nn.Module):
         return {axis: module for axis, module in found.items() if isinstance(module, nn.Linear)}
 
 
+def moments_bytes(space: UnitSpace) -> int:
+    """The bytes of the moments of a model with these units, in float32: in memory and in a checkpoint."""
+    sizes = [space.table.sizes[axis] for axis in _losing(space)]
+    return torch.float32.itemsize * sum(size * size + size + 1 for size in sizes)
+
+
 def _losing(space: UnitSpace) -> dict[str, str]:
     """Axis -> the path of the Linear that reads it, of the axes at which units are masked."""
     sites = {site for group in space.groups for site in group.sites}
