@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 from kept_pieces import every_second
-from tiny_models import edge_cases, random_masks, tiny
+from tiny_models import edge_cases, of_images, random_masks, tiny
 
 from secateur.budget.space import Space
 from secateur.structure.plan import Plan
@@ -16,10 +16,14 @@ def dense(which, **sizes):
 
 
 def irregular(which, **sizes):
-    """Heads of different sizes, a narrower residual stream, word embeddings of some pieces, factorised and in int8."""
+    """Heads of different sizes, a narrower residual stream, word embeddings of some pieces, factorised and in int8.
+
+    A model of images has no word embeddings.
+    """
     model = dense(which, **sizes)
     space = Space(model, "ffn", "qk", "vo", "hidden")
-    thin = {"embedding_rank": 5, "embedding_rows": "int8", "vocabulary": every_second(model)}
+    thin = {"embedding_rank": 5, "embedding_rows": "int8"}
+    thin = {} if of_images(model) else thin | {"vocabulary": every_second(model)}
     return cut(model, Plan.of(space, random_masks(space, soft=True), **thin))
 
 
@@ -30,4 +34,4 @@ def edges(which):
     """
     kind, _, shape = which
     model, plan, _ = edge_cases(kind, shape, soft=True, dtype=torch.float32, dropout=0.1)
-    return cut(model, replace(plan, embedding_rows="int8"))
+    return cut(model, plan if of_images(model) else replace(plan, embedding_rows="int8"))

@@ -1,15 +1,16 @@
 """Models of which only some pieces are kept: inputs in the numbers before and after, and outputs over pieces."""
 
 import torch
-from tiny_models import LEADING
+from tiny_models import LEADING, OF_IMAGES
 
 from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.vocabulary.token_numbers import token_numbers
 
 
 def shares_its_pieces(which):
-    """Whether encoder and decoder have one vocabulary, of one of the models of `tiny_models`."""
-    return which.values[0][0] != "marian" or which.values[0][2] != 1
+    """Whether there is a vocabulary, one for encoder and decoder, of one of the models of `tiny_models`."""
+    kind, _, shape = which.values[0]
+    return kind not in OF_IMAGES and (kind, shape) != ("marian", 1)
 
 
 SHARING = tuple(model for model in LEADING if shares_its_pieces(model))

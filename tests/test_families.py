@@ -14,6 +14,7 @@ HEADS = {
     "ForSequenceClassification": "sequences",
     "ForTokenClassification": "tokens",
     "ForQuestionAnswering": "questions",
+    "ForImageClassification": "images",
     "ForCausalLM": "texts",
     "ForConditionalGeneration": "texts",
     "MTModel": "texts",

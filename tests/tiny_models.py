@@ -17,6 +17,7 @@ from transformers import AutoConfig
 from transformers.models.llama import modeling_llama
 from transformers.models.modernbert import modeling_modernbert
 from transformers.models.t5.modeling_t5 import T5LayerNorm
+from transformers.models.vit import modeling_vit
 
 from secateur import methods
 from secateur.budget.space import Space
@@ -44,6 +45,8 @@ SIZES = {
     ("num_key_value_heads",): 2,
     ("max_position_embeddings", "n_positions"): 40,
     ("num_labels",): 2,
+    ("image_size",): 8,
+    ("patch_size",): 4,
 }
 # Families whose table depends on the config, or whose default config fits no tiny model.
 MARIAN = {"pad_token_id": 0, "eos_token_id": 2, "forced_eos_token_id": 2, "decoder_start_token_id": 0}
@@ -67,6 +70,7 @@ SHAPES = {
     "qwen2": (SPECIAL | {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},),
     "qwen3": (SPECIAL,),
     "mistral": (SPECIAL | {"sliding_window": 4},),
+    "deit": ({"architectures": ["DeiTForImageClassification"]},),  # the AutoModel has two classes for it
     "t5": (
         {"decoder_start_token_id": 0},
         {"decoder_start_token_id": 0, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
@@ -74,39 +78,50 @@ SHAPES = {
 }
 
 # Family -> the one whose table it has: of it the laws take one model, because the other one's cover the table.
-NAMESAKES = {"camembert": "roberta", "xlm-roberta": "roberta", "qwen2": "llama", "mistral": "llama"}
+NAMESAKES = {"camembert": "roberta", "xlm-roberta": "roberta", "qwen2": "llama", "mistral": "llama", "deit": "vit"}
 
 # Families whose QK dims are no units: their laws are in tests/structure/test_grouped_heads.py.
 WITHOUT_QK = ("qwen3",)
 
 
+# The heads of classes: each family has one of them at most.
+OF_CLASSES = ("ForSequenceClassification", "ForImageClassification")
+
+
 def is_leading(head):
     """Whether a head is that of the first task of a family."""
-    return head == "ForSequenceClassification" or AUTO_CLASSES[head] == "AutoModelForSeq2SeqLM"
+    return head in OF_CLASSES or AUTO_CLASSES[head] == "AutoModelForSeq2SeqLM"
 
 
 FAMILIES = {kind: one for kind, one in architectures.ARCHITECTURES.all().items() if kind not in WITHOUT_QK}
 ARCHITECTURES = tuple(FAMILIES)
-ENCODERS = tuple(kind for kind, one in FAMILIES.items() if not any(a.causal for s in one.stacks for a in s.attentions))
+OF_IMAGES = tuple(kind for kind, one in FAMILIES.items() if "ForImageClassification" in one.heads)
+# The encoders of texts.
+ENCODERS = tuple(
+    kind
+    for kind, one in FAMILIES.items()
+    if kind not in OF_IMAGES and not any(a.causal for s in one.stacks for a in s.attentions)
+)
 METHODS = tuple(methods.METHODS.all())
 MONOTONE = tuple(name for name, method in methods.METHODS.all().items() if method.monotone)
 # Every head of every architecture, the leading one in every shape: heads do not depend on it. Arguments of `tiny`.
 MODELS = tuple(
     pytest.param((kind, head, shape), id=f"{kind}{shape or ''}-{head}")
     for kind, architecture in FAMILIES.items()
-    for head in (("ForSequenceClassification",) if kind in NAMESAKES else architecture.heads)
+    for head in architecture.heads
+    if kind not in NAMESAKES or head in OF_CLASSES
     for shape in range(len(SHAPES.get(kind, ({},))) if is_leading(head) else 1)
 )
 CLASSIFIERS = tuple(
-    model
-    for model in MODELS
-    if model.values[0][1] == "ForSequenceClassification" and model.values[0][0] not in NAMESAKES
+    model for model in MODELS if model.values[0][1] in OF_CLASSES and model.values[0][0] not in NAMESAKES
 )
 WRITERS = tuple(model for model in MODELS if AUTO_CLASSES[model.values[0][1]] == "AutoModelForSeq2SeqLM")
 # Decoders that generate, of every table.
 DECODERS = tuple(model for model in MODELS if model.values[0][1] == "ForCausalLM")
 # A model of every table and shape, with the head of a task.
 LEADING = (*CLASSIFIERS, *WRITERS)
+# Those of them that read words.
+READERS = tuple(model for model in LEADING if model.values[0][0] not in OF_IMAGES)
 # An encoder of every family with a head for sentence embeddings.
 SENTENCES = tuple(pytest.param((kind, "Sentence", 0), id=f"{kind}-Sentence") for kind in ENCODERS)
 # The kinds of units that every family has.
@@ -199,11 +214,20 @@ def exact_decoding(module, query, key, value, attention_mask, scaling, dropout=0
     return exact_attention(module, query, *shared, attention_mask, scaling, dropout)
 
 
+def exact_of_patches(module, query, key, value, attention_mask, dropout=0.0, scaling=None, **kwargs):
+    """ViT's eager attention in its input's precision: the stock one takes the softmax in single."""
+    if query.dtype != torch.float64:
+        return STOCK_OF_PATCHES(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+    return exact_attention(module, query, key, value, attention_mask, scaling, dropout)
+
+
 STOCK_ROTATION, STOCK_ATTENTION = modeling_modernbert.apply_rotary_pos_emb, modeling_modernbert.eager_attention_forward
 modeling_modernbert.apply_rotary_pos_emb = exact_rotation
 modeling_modernbert.eager_attention_forward = exact_attention
 STOCK_DECODING = modeling_llama.eager_attention_forward
 modeling_llama.eager_attention_forward = exact_decoding
+STOCK_OF_PATCHES = modeling_vit.eager_attention_forward
+modeling_vit.eager_attention_forward = exact_of_patches
 
 
 class Exact(T5LayerNorm):
@@ -245,9 +269,17 @@ def with_sentence_head(model):
     return attach_head(model, SentenceHead(("mean",), [Dense(width, 20, True, torch.nn.Tanh())], width=width))
 
 
+def of_images(model):
+    """Whether the model reads images, of 8 x 8 pixels here: they have no words, no length and no padding."""
+    return model.config.model_type in OF_IMAGES
+
+
 def inputs(model, *, padded=True, seed=0):
-    """A batch of 3 x 7 token ids on the model's device; `padded` ends the last two sequences early."""
+    """A batch of 3 x 7 token ids on the model's device; `padded` ends the last two sequences early. Or of 3 images."""
     generator = torch.Generator().manual_seed(seed)
+    if of_images(model):
+        images = torch.randn(3, model.config.num_channels, 8, 8, generator=generator, dtype=model.dtype)
+        return {"pixel_values": images.to(model.device)}
     ids = torch.randint(5, model.config.vocab_size, (3, 7), generator=generator)
     mask = torch.ones_like(ids)
     if padded:

@@ -2,7 +2,7 @@
 
 import torch
 from quiet import arguments
-from tiny_models import tiny
+from tiny_models import of_images, tiny
 
 from secateur import methods
 from secateur.budget.space import Space
@@ -15,6 +15,13 @@ STEPS = 6
 SCHEDULE = cubic(1.0, 0.4, begin=0.2, end=0.7)
 
 
+def images():
+    """Rows of images, each with a label."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(24, 3, 8, 8, generator=generator)
+    return [{"pixel_values": one, "labels": (one.mean() > 0).long()} for one in pixels]
+
+
 def examples(writes=False, vocabulary=50):
     """Rows with a label each, or, for a generating model, the target tokens."""
     generator = torch.Generator().manual_seed(0)
@@ -24,6 +31,11 @@ def examples(writes=False, vocabulary=50):
     labels = ids.flip(1)[:, :5] if writes else ids[:, 0] % 2
     rows = zip(ids, mask, labels, strict=True)
     return [{"input_ids": i, "attention_mask": m, "labels": label} for i, m, label in rows]
+
+
+def rows_for(model):
+    """Rows that a model reads, with a label each, or the target tokens of one that writes."""
+    return images() if of_images(model) else examples(model.config.is_encoder_decoder)
 
 
 def terms(writes=False, **hidden):
@@ -43,7 +55,7 @@ def collate(rows):
 def trainer(which, name, folder, *, seed=1, save="steps", every=1, keep=None, options=None, training=None, **others):
     """Student, method and terms from scratch; dropout is on, so the random state matters as well.
 
-    A student that is not pruned is a compact one with word embeddings in int8.
+    A student that is not pruned is a compact one with word embeddings in int8, if it has any.
 
     Args:
         save: when checkpoints are written, of which the last `keep` stay.
@@ -55,7 +67,7 @@ def trainer(which, name, folder, *, seed=1, save="steps", every=1, keep=None, op
     student, teacher = (tiny(*which, dtype=torch.float32, dropout=0.1, seed=s) for s in (seed, 2))
     space = Space(student, "ffn", "qk", "vo")
     method = name and methods.METHODS.get(name)(space, SCHEDULE, **(options or {}))
-    student = student if name else quantise_embeddings(student)
+    student = student if name or of_images(student) else quantise_embeddings(student)
     args = arguments(
         folder,
         STEPS,
@@ -75,7 +87,7 @@ def trainer(which, name, folder, *, seed=1, save="steps", every=1, keep=None, op
         teacher=teacher,
         objective=terms(),
         args=args,
-        train_dataset=examples(),
+        train_dataset=rows_for(student),
         data_collator=collate,
         **(training or {}),
     )

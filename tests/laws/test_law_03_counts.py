@@ -10,6 +10,7 @@ from tiny_models import (
     LEADING,
     METHODS,
     MODELS,
+    READERS,
     SENTENCES,
     UNIT_SETS,
     covering,
@@ -61,7 +62,7 @@ def test_a_head_without_vo_dims_takes_qk_dims_that_no_group_covers(which, units)
 
 
 @pytest.mark.parametrize("units", [("ffn",), ("hidden",)], ids="-".join)
-@pytest.mark.parametrize("which", LEADING)
+@pytest.mark.parametrize("which", READERS)
 def test_counted_equals_stored_with_thin_embeddings(which, units):
     model = tiny(*which)
     space = Space(model, *units)

@@ -15,7 +15,19 @@ from kept_pieces import every_second, shares_its_pieces
 from load_elsewhere import source
 from other_process import last_line
 from safetensors.torch import save_file
-from tiny_models import CLASSIFIERS, DECODERS, LEADING, MODELS, WRITERS, edge_cases, inputs, outputs, random_masks, tiny
+from tiny_models import (
+    CLASSIFIERS,
+    DECODERS,
+    LEADING,
+    MODELS,
+    READERS,
+    WRITERS,
+    edge_cases,
+    inputs,
+    outputs,
+    random_masks,
+    tiny,
+)
 
 from secateur.budget.space import Space
 from secateur.structure.plan import Plan
@@ -72,8 +84,9 @@ def cases():
             makers |= {
                 "edges": lambda kind=kind, shape=shape: cut(*edge_cases(kind, shape, soft=True, **SINGLE)[:2]),
                 "tiles": partial(small, which, "attention/4x8", "ffn/8x4", density=0.2),
-                "thin": partial(small, which, "hidden", embedding_rank=5, embedding_rows="int8"),
             }
+        if model in READERS:
+            makers["thin"] = partial(small, which, "hidden", embedding_rank=5, embedding_rows="int8")
             makers |= {"vocabulary": partial(fewer_pieces, which)} if shares_its_pieces(model) else {}
         if model in THOROUGH:
             makers |= {

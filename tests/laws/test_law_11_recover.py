@@ -8,7 +8,7 @@ import torch
 from quiet import arguments
 from test_law_11_shrink import SHRINKING
 from tiny_models import CLASSIFIERS, WRITERS, tiny
-from tiny_training import collate, examples, terms
+from tiny_training import collate, rows_for, terms
 
 from secateur.budget.space import Space
 from secateur.methods import METHODS
@@ -41,7 +41,7 @@ def trainer(model, which, folder, steps, **extra):
             warmup_steps=2,
             train_sampling_strategy="group_by_length",
         ),
-        train_dataset=examples(model.config.is_encoder_decoder),
+        train_dataset=rows_for(model),
         data_collator=collate,
         **{"objective": objective(model, teacher)} | extra,
     )

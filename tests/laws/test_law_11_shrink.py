@@ -11,7 +11,7 @@ import pytest
 import torch
 from quiet import arguments
 from tiny_models import CLASSIFIERS, LEADING, WRITERS, covering, inputs, meeting_units, tiny
-from tiny_training import collate, examples, terms
+from tiny_training import collate, examples, rows_for, terms
 
 from secateur.budget.space import Space
 from secateur.methods import METHODS
@@ -80,7 +80,7 @@ def trainer(which, kind, units, folder, *, shrink, seed=1, save="no", **extra):
         teacher=teacher,
         objective=terms(student.config.is_encoder_decoder, project=False),
         args=args,
-        train_dataset=examples(student.config.is_encoder_decoder),
+        train_dataset=rows_for(student),
         data_collator=collate,
         shrink=shrink,
         **extra,

@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 import torch
 from exported_models import dense, edges, irregular
-from tiny_models import CLASSIFIERS, ENCODERS, MODELS, SENTENCES, WRITERS, inputs, outputs
+from tiny_models import (
+    CLASSIFIERS,
+    ENCODERS,
+    MODELS,
+    OF_IMAGES,
+    SENTENCES,
+    WRITERS,
+    inputs,
+    leading,
+    of_images,
+    outputs,
+)
 
 from secateur.budget.space import Space
 from secateur.deploy.export import export, opened
@@ -15,12 +26,18 @@ from secateur.structure.plan import Plan
 from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
 
+EXPORTED = (*ENCODERS, *OF_IMAGES)
+
 for package in ("onnx", "onnxruntime", "openvino"):
     pytest.importorskip(package)
 
 
 def batches(model):
-    """3 x 7 padded and full, 1 x 7, and 3 x 28 with padding inside and at the end."""
+    """3 x 7 padded and full, 1 x 7, and 3 x 28 with padding inside and at the end; of images 3, 1 and 12."""
+    if of_images(model):
+        images = inputs(model)["pixel_values"]
+        yield from ({"pixel_values": own} for own in (images, images[:1], images.repeat(4, 1, 1, 1)))
+        return
     padded = inputs(model)
     yield padded
     yield inputs(model, padded=False, seed=1)
@@ -39,12 +56,14 @@ def assert_exported_is_model(model, path):
         assert found.facts.outputs == tuple(expected)
         for mine, (name, theirs) in zip(said, expected.items(), strict=True):
             assert mine.dtype == np.float32
-            if of_tokens(name, theirs):  # what a padded token says is nobody's, and outside of a window undefined
+            if (
+                of_tokens(name, theirs) and "attention_mask" in batch
+            ):  # what a padded token says is nobody's, and outside of a window undefined
                 mine, theirs = mine[batch["attention_mask"] > 0], theirs[batch["attention_mask"] > 0]
             np.testing.assert_allclose(mine, theirs.numpy(), rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
 
 
-@pytest.mark.parametrize("which", [*(model for model in MODELS if model.values[0][0] in ENCODERS), *SENTENCES])
+@pytest.mark.parametrize("which", [*(model for model in MODELS if model.values[0][0] in EXPORTED), *SENTENCES])
 def test_onnx_outputs_equal_those_of_a_compact_model_with_any_head(which, tmp_path):
     assert_exported_is_model(irregular(which), tmp_path / "model.onnx")
 
@@ -55,18 +74,18 @@ def test_one_output_is_exported_with_its_axis(suffix, tmp_path):
 
 
 @pytest.mark.parametrize("make", [dense, edges], ids=lambda make: make.__name__)
-@pytest.mark.parametrize("which", [model for model in CLASSIFIERS if model.values[0][0] in ENCODERS])
+@pytest.mark.parametrize("which", [model for model in CLASSIFIERS if model.values[0][0] in EXPORTED])
 def test_onnx_outputs_equal_those_of_dense_and_irregular_models(which, make, tmp_path):
     assert_exported_is_model(make(which), tmp_path / "model.onnx")
 
 
 # OpenVINO reads what ONNX says: one dense model is enough, and one whose vocabulary is cut. Compiling takes the time.
-CONVERTED = [(kind, edges) for kind in ENCODERS] + [(ENCODERS[0], make) for make in (dense, irregular)]
+CONVERTED = [(kind, edges) for kind in EXPORTED] + [(ENCODERS[0], make) for make in (dense, irregular)]
 
 
 @pytest.mark.parametrize(("kind", "make"), CONVERTED)
 def test_openvino_outputs_equal_those_of_the_model(kind, make, tmp_path):
-    assert_exported_is_model(make((kind, "ForSequenceClassification", 0)), tmp_path / "model.xml")
+    assert_exported_is_model(make((kind, leading(kind), 0)), tmp_path / "model.xml")
 
 
 def without_attention(which):
@@ -89,7 +108,7 @@ PROGRAMS = [(dense, "ForQuestionAnswering"), (irregular, "Model"), (edges, "ForS
 
 @pytest.mark.parametrize(
     ("kind", "make", "head"),
-    [(kind, *PROGRAMS[index % len(PROGRAMS)]) for index, kind in enumerate(ENCODERS)],
+    [(kind, *PROGRAMS[index % len(PROGRAMS)]) for index, kind in enumerate(EXPORTED)],
 )
 def test_torch_export_outputs_equal_those_of_the_model(kind, make, head, tmp_path):
     heads = ARCHITECTURES.get(kind).heads

@@ -10,6 +10,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
@@ -29,7 +30,7 @@ from secateur.budget.space import Space
 from secateur.measure.latency_sweep import measure_latency
 from secateur.methods.cofi import Cofi
 from secateur.structure import architectures
-from secateur.structure.architecture import Call, Embedding, Linear, Norm
+from secateur.structure.architecture import Call, Embedding, Linear, Norm, Patches
 from secateur.structure.binding import bind
 from secateur.structure.plan import Plan
 from secateur.surgery.compact.attention_calls import ATTENTIONS
@@ -46,11 +47,14 @@ HEADS = (
 )
 FAMILIES = architectures.ARCHITECTURES.all()
 DECODERS = [kind for kind, family in FAMILIES.items() if "ForCausalLM" in family.heads]
-ENCODERS = [kind for kind, family in FAMILIES.items() if len(family.stacks) == 1 and kind not in DECODERS]
-ENCODER_DECODERS = sorted({*FAMILIES} - {*ENCODERS, *DECODERS})
+OF_IMAGES = [kind for kind, family in FAMILIES.items() if "ForImageClassification" in family.heads]
+OTHERS = {*DECODERS, *OF_IMAGES}
+ENCODERS = [kind for kind, family in FAMILIES.items() if len(family.stacks) == 1 and kind not in OTHERS]
+ENCODER_DECODERS = sorted({*FAMILIES} - {*ENCODERS, *OTHERS})
 KINDS = [(kind, auto) for kind in ENCODERS for auto in HEADS]
 KINDS += [(kind, auto) for kind in DECODERS for auto in (*HEADS[:2], AutoModelForCausalLM)]
 KINDS += [(kind, auto) for kind in ENCODER_DECODERS for auto in (AutoModel, AutoModelForSeq2SeqLM)]
+IMAGES = [(kind, auto) for kind in OF_IMAGES for auto in (AutoModel, AutoModelForImageClassification)]
 # Sizes that are all different, so that no axis can pass for another.
 SIZES = {
     "vocab_size": 30,
@@ -72,6 +76,7 @@ ENCODER_DECODER = {"d_model": 8, "encoder_layers": 2, "decoder_layers": 1, "voca
 ENCODER_DECODER |= {f"{part}_attention_heads": 2 for part in ("encoder", "decoder")}
 ENCODER_DECODER |= {"encoder_ffn_dim": 6, "decoder_ffn_dim": 7}
 OTHER |= {"bart": ENCODER_DECODER, "marian": ENCODER_DECODER}
+OTHER["deit"] = SIZES | {"architectures": ["DeiTForImageClassification"]}  # the AutoModel has two classes for it
 OTHER["t5"] = {"d_model": 8, "d_kv": 3, "num_layers": 2, "num_decoder_layers": 1, "num_heads": 2, "d_ff": 6}
 OTHER["t5"] |= {"vocab_size": 30}
 
@@ -89,7 +94,7 @@ def bert():
 # The table of a model
 
 
-@pytest.mark.parametrize(("kind", "auto"), KINDS)
+@pytest.mark.parametrize(("kind", "auto"), [*KINDS, *IMAGES])
 def test_every_parameter_is_labelled_once_with_the_size_that_it_has(kind, auto):
     model = tiny(kind, auto)
     table = bind(model)
@@ -128,11 +133,12 @@ def test_the_vocabulary_counts_as_what_is_never_pruned():
     assert not any(parameter.inner for parameter in space.table.parameters if parameter.layer is None)
 
 
-@pytest.mark.parametrize(("kind", "auto"), KINDS)
+@pytest.mark.parametrize(("kind", "auto"), [*KINDS, *IMAGES])
 def test_rows_lead_to_modules_of_their_kind(kind, auto):
     model = tiny(kind, auto)
     for row in bind(model).rows:
-        module, kinds = model.get_submodule(row.path), {Linear: nn.Linear, Norm: nn.LayerNorm, Embedding: nn.Embedding}
+        kinds = {Linear: nn.Linear, Norm: nn.LayerNorm, Embedding: nn.Embedding, Patches: nn.Module}
+        module = model.get_submodule(row.path)
         if getattr(row, "centred", True):
             assert isinstance(module, kinds[type(row)])
         else:

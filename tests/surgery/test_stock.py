@@ -2,13 +2,15 @@
 
 import pytest
 import torch
+import transformers
 from tiny_models import CLASSIFIERS, inputs, outputs, tiny
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM
 
 from secateur.budget.space import Space
 from secateur.budget.uniform import UniformParameters
 from secateur.methods.cofi import Cofi
 from secateur.structure.plan import Plan
+from secateur.surgery.auto_classes import AUTO_CLASSES
 from secateur.surgery.checkpoint import save
 from secateur.surgery.cut import cut
 from secateur.surgery.opening import open_model
@@ -30,7 +32,7 @@ def test_a_uniform_cut_is_a_stock_model(which, tmp_path):
     assert type(stock) is type(model)
     assert (stock.config.num_hidden_layers, getattr(stock.config, "secateur", None)) == (2, None)
     stock.save_pretrained(tmp_path)
-    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path, dtype=torch.float64).eval()
+    loaded = getattr(transformers, AUTO_CLASSES[which[1]]).from_pretrained(tmp_path, dtype=torch.float64).eval()
     batch = inputs(model)
     exactly = 1e-6 if which[0] == "llama" else 1e-12  # the loaded model takes its RMSNorm in single precision
     torch.testing.assert_close(outputs(loaded, batch)[0], outputs(small, batch)[0], rtol=exactly, atol=exactly)
@@ -82,6 +84,17 @@ def test_a_uniform_decoder_is_a_stock_model_with_fewer_heads_and_a_narrower_stre
     torch.testing.assert_close(loaded(**inputs(model)).logits, small(**inputs(model)).logits, rtol=1e-4, atol=1e-4)
     written = [one.generate(**inputs(model), max_new_tokens=4, do_sample=False) for one in (loaded, small)]
     assert torch.equal(*written)
+
+
+def test_a_uniform_encoder_of_images_is_a_stock_model_with_fewer_heads_and_a_narrower_stream(tmp_path):
+    model = tiny("vit", num_hidden_layers=3, dtype=torch.float32)
+    space = Space(model, "head", "ffn", "hidden", budget=UniformParameters(), round_to=8)
+    small = cut(model, Plan.of(space, space.choose(torch.rand(len(space)), density=0.4).float()))
+    plain(small).save_pretrained(tmp_path)
+    loaded = transformers.AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert type(loaded) is type(model) and not hasattr(loaded.config, "secateur")
+    assert loaded.config.num_attention_heads < 4 and loaded.config.head_dim == 8 and loaded.config.hidden_size < 32
+    torch.testing.assert_close(loaded(**inputs(model)).logits, small(**inputs(model)).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_a_number_of_heads_that_transformers_does_not_allow_for_llama_is_refused():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import LEADING, random_masks, tiny
+from tiny_models import LEADING, inputs, random_masks, tiny
 
 from secateur.budget.space import Space
 from secateur.structure.plan import Plan
@@ -23,8 +23,7 @@ def test_dropout_is_set_wherever_a_family_keeps_it(which):
     """In training mode two forwards are the same without it, and differ with it."""
     kind, head, shape = which
     model = tiny(kind, head, shape, dropout=0.5).train()
-    ids = torch.arange(1, 13).view(2, 6)
-    given = {"input_ids": ids} | ({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})
+    given = inputs(model, padded=False)
     assert_dropout_is_set(model, given)
     space = Space(model, "qk", "vo")
     assert_dropout_is_set(cut(model, Plan.of(space, random_masks(space))), given)

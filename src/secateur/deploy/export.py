@@ -15,10 +15,11 @@ from transformers import PreTrainedModel
 
 from secateur.deploy.export_facts import ExportFacts
 from secateur.deploy.formats import files_of, known_format, read_facts, write
-from secateur.deploy.graph import Batch
+from secateur.deploy.graph import Batch, example_images, rows_of
 from secateur.deploy.graph_masks import windows_of
 from secateur.deploy.runner import difference, runner
 from secateur.deploy.runtime import Runner
+from secateur.structure.images import PIXELS, image_shape
 from secateur.system.errors import UserError
 
 TOLERANCE = 1e-4
@@ -67,7 +68,7 @@ def export(
     leaves that unchanged. There is no bf16 file for OpenVINO, which runs a file in fp32 as bf16.
 
     Args:
-        model: a text encoder with any head, dense or cut; it is left unchanged.
+        model: an encoder of texts or images with any head, dense or cut; it is left unchanged.
         path: ends in .onnx, .xml (OpenVINO's IR, with its weights in a .bin) or .pt2 (torch.export).
         dtype: fp32; fp16; bf16 (.pt2 only); or int8 (.onnx, .xml), in which weights have a scale per channel.
         calibration: inputs from which int8 takes the ranges of activations, a few hundred rows of the training data.
@@ -90,7 +91,7 @@ def export(
         largest, scale = difference(opened(partial), model, batches)
         _check(largest, scale, dtype, path)
         size = sum(file.stat().st_size for file in files_of(partial))
-    return Exported(path, facts, size, largest, scale, sum(len(batch["input_ids"]) for batch in batches))
+    return Exported(path, facts, size, largest, scale, sum(map(rows_of, batches)))
 
 
 def opened(path: Path, *, dtype: str | None = None, threads: int | None = None) -> Runner:
@@ -115,7 +116,12 @@ def within(largest: float, scale: float, dtype: str) -> bool:
 
 
 def probes(model: PreTrainedModel) -> list[dict[str, torch.Tensor]]:
-    """Random ids at each of `SHAPES`, and longer than a window; all rows but the first of a batch are padded."""
+    """Random ids at each of `SHAPES`, and longer than a window; all rows but the first of a batch are padded.
+
+    For a model that reads images, random pixels in as many rows.
+    """
+    if (shape := image_shape(model)) is not None:
+        return [{PIXELS: torch.from_numpy(example_images(shape, rows, tokens))} for rows, tokens in SHAPES]
     noise = torch.Generator().manual_seed(0)
     longest = getattr(model.config, "max_position_embeddings", 512) - 2  # a family may count positions from 2
     batches = []

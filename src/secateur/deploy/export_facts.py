@@ -8,6 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from secateur.deploy.graph import example_images
+from secateur.structure.images import PIXELS, ImageShape
 from secateur.system.errors import as_user_error
 from secateur.system.file_format import FileFormat
 
@@ -27,12 +31,13 @@ class ExportFacts:
         format: the kind of file, by its suffix: "onnx", "xml" or "pt2".
         dtype: of its weights: "fp32", "bf16", "fp16" or "int8".
         opset: version of ONNX's operators; None in another format.
-        inputs: names of the inputs, each `(batch, tokens)` of int64.
+        inputs: names of the inputs, each `(batch, tokens)` of int64; or images, `(batch, *image)` of float32.
         outputs: names of the outputs, in order; float32.
         source: hash of the weights that it was made from, `graph.weights_hash`.
         model_class: class of the model that it was made from.
         calibration: number of examples that gave the ranges of int8 activations; 0 if each batch gives its own.
         versions: of the packages that made it.
+        image: channels, height and width of the images that it reads; None if it reads no images.
     """
 
     format: str
@@ -44,9 +49,19 @@ class ExportFacts:
     model_class: str
     calibration: int
     versions: dict[str, str]
+    image: ImageShape | None = None
 
     def to_json(self) -> str:
-        return json.dumps(FORMAT.stamped(asdict(self)))
+        values = asdict(self)
+        if self.image is None:  # a key that other files do not have, so that every version can read these
+            del values["image"]
+        return json.dumps(FORMAT.stamped(values))
+
+    def example(self, batch: int = 1, tokens: int = 2) -> dict[str, np.ndarray]:
+        """Inputs that the file takes: tokens that are all 0, or random images, which become as many as they do."""
+        if self.image is not None:
+            return {PIXELS: example_images(self.image, batch)}
+        return {"input_ids": np.zeros((batch, tokens), dtype=np.int64)}
 
     @classmethod
     def from_json(cls, text: str, path: Path) -> ExportFacts:
@@ -65,7 +80,9 @@ class ExportFacts:
         values = FORMAT.current(values, path)
         with as_user_error(*damaged):
             _check_types(values)
-            return cls(**values | {name: _names(name, values[name]) for name in ("inputs", "outputs")})
+            image = _image(values["image"]) if "image" in values else None
+            names = {name: _names(name, values[name]) for name in ("inputs", "outputs")}
+            return cls(**values | names | {"image": image})
 
 
 def _check_types(values: Mapping[str, Any]) -> None:
@@ -78,3 +95,10 @@ def _names(key: str, names: object) -> tuple[str, ...]:
     if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
         raise ValueError(f"{key} must be a list of names")
     return tuple(names)
+
+
+def _image(shape: object) -> ImageShape:
+    if not (isinstance(shape, list) and len(shape) == 3 and all(type(size) is int and size > 0 for size in shape)):
+        raise ValueError("image must be a list of channels, height and width")
+    channels, height, width = shape
+    return channels, height, width

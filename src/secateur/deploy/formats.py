@@ -17,9 +17,18 @@ from transformers import PreTrainedModel
 
 from secateur.deploy import onnx_format, openvino_format, pt2_format
 from secateur.deploy.export_facts import ExportFacts
-from secateur.deploy.graph import Batch, Graph, Signature, as_arrays, encoder_signature, tokenizer_inputs, weights_hash
+from secateur.deploy.graph import (
+    Batch,
+    Signature,
+    as_arrays,
+    graph_of,
+    rows_of,
+    tokenizer_inputs,
+    weights_hash,
+)
 from secateur.deploy.onnx_format import OPSETS
 from secateur.deploy.silence import silence
+from secateur.structure.images import PIXELS, image_shape
 from secateur.system.errors import UserError, as_user_error
 from secateur.system.packages import require
 
@@ -156,7 +165,7 @@ def check_rows_of_tokens(model: PreTrainedModel) -> None:
         UserError: it reads several choices a row, or no tokens.
     """
     name = type(model).__name__
-    if model.main_input_name != "input_ids" or name.endswith("ForMultipleChoice"):
+    if model.main_input_name not in ("input_ids", PIXELS) or name.endswith("ForMultipleChoice"):
         raise UserError(f"expected {EXPORTABLE}, got {name}, which reads other inputs: run it in PyTorch")
 
 
@@ -174,14 +183,14 @@ def write(
     """Write a model to a file whose suffix names the format; batch and length stay free. See `export.export`."""
     check_request(path, dtype, calibration, opset)
     check_exportable(model)
-    graph = Graph(model, before_quantisation(dtype))
-    signature = encoder_signature(tokenizer_inputs(model, inputs), graph.output_names())
+    graph = graph_of(model, before_quantisation(dtype))
+    signature = graph.signature(tokenizer_inputs(model, inputs))
     facts = facts_for(model, signature, path, dtype, calibration or (), opset)
     if path.suffix != ".pt2":
         write_traced(graph, signature, path, facts, calibration or ())
         return facts
     with silence():
-        pt2_format.write(graph, path, facts)
+        pt2_format.write(graph, signature, path, facts)
     return facts
 
 
@@ -230,8 +239,9 @@ def facts_for(
         outputs=signature.outputs,
         source=weights_hash(model),
         model_class=type(model).__name__,
-        calibration=sum(len(batch["input_ids"]) for batch in calibration),
+        calibration=sum(map(rows_of, calibration)),
         versions={name: metadata.version(name) for name in packages},
+        image=image_shape(model),
     )
 
 

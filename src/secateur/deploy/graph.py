@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from secateur.deploy.graph_masks import make_masks_of_tokens
 from secateur.structure.fingerprints import weights_fingerprint
+from secateur.structure.images import PIXELS, ImageShape, image_shape
 from secateur.system.casting import cast
 from secateur.system.errors import UserError
 
@@ -67,12 +68,40 @@ class Graph(nn.Module):
         outputs = self.model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **types)
         return tuple(value.float() for value in outputs.values() if isinstance(value, Tensor))
 
-    def output_names(self) -> tuple[str, ...]:
-        """The names of the tensors that the model returns, in the order of `forward`'s."""
+    def signature(self, inputs: Sequence[str]) -> Signature:
+        """The arrays that it takes, under these names and each `(batch, tokens)`, and those that it returns."""
         with torch.inference_mode():
             ids, mask = example_inputs(("input_ids", "attention_mask"))
             outputs = self.model(ids, attention_mask=mask, return_dict=True)
-        return tuple(name for name, value in outputs.items() if isinstance(value, Tensor))
+        return encoder_signature(inputs, _tensor_names(outputs))
+
+
+class ImageGraph(nn.Module):
+    """As `Graph`, of a model that reads images; all images have one size, and need no mask."""
+
+    def __init__(self, model: PreTrainedModel, dtype: str = "fp32") -> None:
+        super().__init__()
+        self.model = inference_copy(model, dtype)
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        outputs = self.model(pixel_values=pixel_values, return_dict=True)
+        return tuple(value.float() for value in outputs.values() if isinstance(value, Tensor))
+
+    def signature(self, inputs: Sequence[str]) -> Signature:
+        """The images that it takes, of which the batch alone is free, and the arrays that it returns."""
+        example = torch.from_numpy(example_images(image_shape(self.model) or (0, 0, 0), rows=2))
+        with torch.inference_mode():
+            names = _tensor_names(self.model(pixel_values=example, return_dict=True))
+        return Signature({PIXELS: example}, names, {PIXELS: {0: "batch"}})
+
+
+def graph_of(model: PreTrainedModel, dtype: str = "fp32") -> Graph | ImageGraph:
+    """The model as a function of what it reads."""
+    return Graph(model, dtype) if image_shape(model) is None else ImageGraph(model, dtype)
+
+
+def _tensor_names(outputs: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(name for name, value in outputs.items() if isinstance(value, Tensor))
 
 
 def weights_hash(model: PreTrainedModel) -> str:
@@ -81,7 +110,9 @@ def weights_hash(model: PreTrainedModel) -> str:
 
 
 def input_names(model: PreTrainedModel) -> tuple[str, ...]:
-    """The inputs of a text encoder; token types only for a model that has more than one."""
+    """The inputs of an encoder of texts, token types only if it has more than one, or of images."""
+    if image_shape(model) is not None:
+        return (PIXELS,)
     typed = "token_type_ids" in signature(model.forward).parameters
     several = getattr(model.config, "type_vocab_size", 0) > 1
     return ("input_ids", "attention_mask", *(("token_type_ids",) if typed and several else ()))
@@ -97,7 +128,7 @@ def tokenizer_inputs(model: PreTrainedModel, names: Sequence[str] | None) -> tup
 
     A model gets ids and a mask from any tokenizer. Token types that its tokenizer does not give are zeros.
     """
-    if names is None:
+    if names is None or image_shape(model) is not None:
         return input_names(model)
     return ("input_ids", "attention_mask", *(("token_type_ids",) if "token_type_ids" in names else ()))
 
@@ -110,6 +141,11 @@ def example_inputs(names: Sequence[str]) -> tuple[Tensor, ...]:
     return tuple({"input_ids": ids, "attention_mask": mask, "token_type_ids": ids * 0}[name] for name in names)
 
 
+def example_images(shape: ImageShape, rows: int = 1, seed: int = 0) -> np.ndarray:
+    """`(rows, channels, height, width)` of float32: pixels from the standard normal distribution."""
+    return np.random.default_rng(seed).standard_normal((rows, *shape), dtype=np.float32)
+
+
 def encoder_signature(inputs: Sequence[str], outputs: tuple[str, ...]) -> Signature:
     """That of a text encoder, whose inputs are all `(batch, tokens)`."""
     example = dict(zip(inputs, example_inputs(inputs), strict=True))
@@ -117,17 +153,24 @@ def encoder_signature(inputs: Sequence[str], outputs: tuple[str, ...]) -> Signat
 
 
 def as_arrays(batch: Mapping[str, Any], names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The named inputs as int64 arrays; a missing mask is all ones, missing token types are zeros.
+    """The named inputs as int64 arrays; a missing mask is all ones, missing token types are zeros. Images are float32.
 
     Raises:
-        UserError: `input_ids` is missing, or the batch has an input that the model does not take.
+        UserError: the first input is missing, or the batch has an input that the model does not take.
     """
-    if "input_ids" not in batch or (unknown := sorted(set(batch) - set(names))):
-        came = unknown[0] if "input_ids" in batch else "no input_ids"
+    if names[0] not in batch or (unknown := sorted(set(batch) - set(names))):
+        came = unknown[0] if names[0] in batch else f"no {names[0]}"
         raise UserError(f"expected the inputs {', '.join(names)}, got {came}: give these alone")
-    ids = np.asarray(batch["input_ids"])
+    ids = np.asarray(batch[names[0]])
+    if names[0] == PIXELS:
+        return {PIXELS: np.ascontiguousarray(ids, dtype=np.float32)}
     default = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
     return {name: np.ascontiguousarray(batch.get(name, default[name]), dtype=np.int64) for name in names}
+
+
+def rows_of(batch: Mapping[str, Any]) -> int:
+    """The number of rows of a batch, by its first input."""
+    return len(next(iter(batch.values())))
 
 
 def only(names: set[str], inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -10,15 +10,14 @@ import torch
 from torch import nn
 
 from secateur.deploy.export_facts import KEY, ExportFacts
-from secateur.deploy.graph import Graph, example_inputs
+from secateur.deploy.graph import Signature
 from secateur.deploy.pt2_archive import plain_archive
 
 
-def write(graph: Graph, path: Path, facts: ExportFacts) -> None:
-    """Write a graph to a file; batch and length stay free."""
-    free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    example = example_inputs(facts.inputs)
-    program: Any = torch.export.export(graph, example, dynamic_shapes=(free,) * len(example))
+def write(graph: nn.Module, signature: Signature, path: Path, facts: ExportFacts) -> None:
+    """Write a graph to a file; the free axes of its signature stay free."""
+    free = tuple(dict.fromkeys(signature.free[name], torch.export.Dim.DYNAMIC) for name in signature.inputs)
+    program: Any = torch.export.export(graph, tuple(signature.inputs.values()), dynamic_shapes=free)
     program.example_inputs = None  # which would be pickled
     torch.export.save(program, path, extra_files={KEY: facts.to_json()})
 

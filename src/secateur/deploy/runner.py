@@ -32,7 +32,7 @@ def runner(
     """Make a model ready to run, in evaluation mode; the model that is passed is left unchanged.
 
     Args:
-        model: a text encoder, or a file written by `export`.
+        model: an encoder of texts or images, or a file written by `export`.
         runtime: a registered one, see `runtimes`.
         dtype: one of `runtime.DTYPES`; of a file, its own, or bf16 of one in fp32 for OpenVINO.
         threads: intra-op threads; None takes PyTorch's present number, whatever the runtime.
@@ -78,7 +78,8 @@ def difference(run: Runner, model: PreTrainedModel, batches: Iterable[Batch]) ->
             outputs = twin(**taken, return_dict=True)
         expected = {name: value.float().cpu().numpy() for name, value in outputs.items() if isinstance(value, Tensor)}
         for own, (name, other) in zip(run(inputs), expected.items(), strict=True):
-            real = np.asarray(batch["attention_mask"]) > 0 if of_tokens(name, other) else slice(None)
+            padded = "attention_mask" in batch and of_tokens(name, other)
+            real = np.asarray(batch["attention_mask"]) > 0 if padded else slice(None)
             differences.append(np.abs(own[real] - other[real]).max())
             sizes.append(np.abs(other[real]).max())
     return float(np.max(differences)), float(np.max(sizes))

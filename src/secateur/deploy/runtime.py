@@ -33,7 +33,7 @@ Run = Callable[[Arrays], list[np.ndarray]]
 
 @dataclass(frozen=True)
 class Runner:
-    """A model ready to run: named arrays `(batch, tokens)` in, all of its outputs as float32 arrays out.
+    """A model ready to run: named arrays `(batch, tokens)`, or images, in, all of its outputs as float32 arrays out.
 
     Attributes:
         runtime: the name of its runtime.
@@ -42,7 +42,7 @@ class Runner:
         threads: intra-op threads; PyTorch's number belongs to the process, is set at each call and stays set.
         inputs: the names of its inputs, such as ("input_ids", "attention_mask").
         bytes: of the weights as it runs them: exported files on disk, or the tensors of a PyTorch model.
-        run: the call itself, with int64 arrays for all of `inputs`.
+        run: the call itself, with arrays for all of `inputs`: int64, but for images float32.
     """
 
     runtime: str
@@ -57,7 +57,7 @@ class Runner:
         """Run the model; a missing mask is all ones, missing token types are zeros.
 
         Raises:
-            UserError: `input_ids` is missing, or there is an input that the model does not take.
+            UserError: its first input is missing, or there is an input that the model does not take.
         """
         return self.run(as_arrays(inputs, self.inputs))
 
@@ -126,7 +126,7 @@ class Runtime(ABC):
             return self.of_file(path, dtype, threads)
 
     def of_file(self, path: Path, dtype: str, threads: int) -> Runner:
-        """An exported file of a text encoder ready to run.
+        """An exported file of an encoder ready to run.
 
         Raises:
             UserError: it is another runtime's, holds another dtype, or cannot be opened and run.
@@ -135,7 +135,7 @@ class Runtime(ABC):
         size = sum(file.stat().st_size for file in files_of(path))
         with as_user_error(f"{path} cannot be opened", "export the model again"):
             run = self.open(path, dtype, threads, facts.inputs)
-            run(as_arrays({"input_ids": [[0, 0]]}, facts.inputs))  # a damaged program may fail in its first run alone
+            run(as_arrays(facts.example(), facts.inputs))  # a damaged program may fail in its first run alone
         return Runner(self.name, dtype, self.version(dtype), threads, facts.inputs, size, run)
 
     def check_file(self, path: Path, dtype: str) -> ExportFacts:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from secateur.deploy.compared_pieces import ComparedPieces
 from secateur.deploy.export import TOLERANCE, opened, within
 from secateur.deploy.formats import check_made_from
+from secateur.deploy.graph import rows_of
 from secateur.deploy.runner import difference
 from secateur.structure.architecture import VOCABULARIES, Linear
 from secateur.structure.binding import bind
@@ -125,7 +126,7 @@ def verify(
             compact_loaded, scale = _largest(_outputs(compact, kept), _outputs(loaded, kept))
         if compact is not None and exported is not None:
             compact_exported, scale, runs_in = _exported(compact, Path(exported), dtype, kept)
-    examples = sum(len(batch["input_ids"]) for batch in kept)
+    examples = sum(map(rows_of, kept))
     limit = max(_tolerance(model.dtype) for model in given)
     return Verification(masked_compact, compact_loaded, examples, scale, compact_exported, runs_in, limit, whole_kept)
 
@@ -156,7 +157,7 @@ def _verify_ordinary(folder: Path, batches: Iterable[Mapping[str, Tensor]], dens
     with evaluating([dense]):
         small, whole_kept = _in_vocabulary(dense, plan.vocabulary, kept)
         difference, scale = _largest(_outputs(small, kept), _outputs(loaded, kept))
-    examples = sum(len(batch["input_ids"]) for batch in kept)
+    examples = sum(map(rows_of, kept))
     return Verification(None, difference, examples, scale, tolerance=_tolerance(dense.dtype), whole_kept=whole_kept)
 
 

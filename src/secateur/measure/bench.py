@@ -25,7 +25,8 @@ from secateur.measure.random_inputs import (
     check_models,
     is_encoder_decoder,
     random_inputs,
-    vocabulary,
+    read_by,
+    tokens_read,
     with_target,
 )
 from secateur.measure.timing import Call, machine, thread_count, times_in_turn
@@ -59,10 +60,11 @@ def measure(
     dtypes in turn.
 
     Args:
-        model: a text encoder with `config.vocab_size`, stock or cut.
+        model: an encoder of texts with `config.vocab_size`, or of images, stock or cut.
         against: the model to compare with, on the same device; usually the dense one.
         batch: sequences in a forward.
-        tokens: tokens in each sequence, and in its target where there is a decoder.
+        tokens: tokens in each sequence, and in its target where there is a decoder; an image has those that its model
+            makes of it, whatever is asked for.
         repeats: timed forwards of each model.
         warmup: untimed forwards of each model at the start.
         threads: intra-op threads on the CPU; None takes PyTorch's present number.
@@ -87,9 +89,10 @@ def measure(
     models = [model] if against is None else [model, against]
     check_counts(batch=batch, tokens=tokens, repeats=repeats, warmup=warmup, threads=threads)
     check_models(models, tokens)
+    tokens = tokens_read(models, tokens)
     _check_dtype(models, runtime, dtype)
     _check_part(models, runtime, dtype, part)
-    inputs = random_inputs(vocabulary(models), batch, tokens, seed)
+    inputs = random_inputs(read_by(models), batch, tokens, seed)
     with thread_count(threads) as used, evaluating(models):
         forwards = [_forward(one, inputs, runtime, dtype, used, part) for one in models]
         with torch.inference_mode():
@@ -117,7 +120,8 @@ def grid(
     **protocol: Any,
 ) -> list[Measurement]:
     """The measurement at each (batch, tokens) shape, in that order; `protocol` is passed on to `measure`."""
-    return [measure(model, against, batch=batch, tokens=tokens, **protocol) for batch, tokens in shapes]
+    own = dict.fromkeys((batch, tokens_read([model], tokens)) for batch, tokens in shapes)
+    return [measure(model, against, batch=batch, tokens=tokens, **protocol) for batch, tokens in own]
 
 
 def _check_dtype(models: Sequence[PreTrainedModel], runtime: str, dtype: torch.dtype | str | None) -> None:

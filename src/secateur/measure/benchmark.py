@@ -33,7 +33,7 @@ from secateur.measure.prepared_models import (
     prepared,
 )
 from secateur.measure.progress import accepts_say
-from secateur.measure.random_inputs import as_tensors, check_counts, check_models, random_inputs, vocabulary
+from secateur.measure.random_inputs import as_tensors, check_counts, check_models, random_inputs, read_by, tokens_read
 from secateur.measure.timing import machine, median_and_quartiles, thread_count, times_in_turn
 from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating
@@ -66,12 +66,12 @@ def benchmark(
     rates of the machine are measured, then all times, and last the memory of each row in a process of its own.
 
     Args:
-        models: name in the results -> a text model on the CPU, or a file written by `export`, which runs in its own
-            dtype and in the runtime of its format.
+        models: name in the results -> a model of texts or images on the CPU, or a file written by `export`, which runs
+            in its own dtype and in the runtime of its format.
         dense: the name of the model that speed-ups are relative to; it is always measured in PyTorch fp32 too.
         runtimes: registered runtimes; on a GPU of `gpu.RUNTIMES`.
         dtypes: of `runtime.DTYPES`; on a GPU of `gpu.DTYPES`.
-        shapes: (batch, tokens) pairs.
+        shapes: (batch, tokens) pairs; an image has the tokens that its model makes of it.
         repeats: timed forwards of each row; or a function of the shape, to time short ones more often.
         warmup: untimed forwards of each row at the start.
         threads: intra-op threads of every runtime; None takes PyTorch's present number.
@@ -91,12 +91,13 @@ def benchmark(
     dense_or_cut = {name: model for name, model in models.items() if isinstance(model, PreTrainedModel)}
     check_counts(shapes=len(shapes), runtimes=len(runtimes), dtypes=len(dtypes))
     _check(dense_or_cut, dense, shapes)
+    shapes = [(batch, tokens_read(list(dense_or_cut.values()), tokens)) for batch, tokens in shapes]
     asked = configurations(models, dense, runtimes, dtypes, device)
     by_shape = {shape: repeats(shape) if callable(repeats) else repeats for shape in dict.fromkeys(shapes)}
     check_counts(repeats=min(by_shape.values()), warmup=warmup, threads=threads)
     whole = list(dense_or_cut.values())
     with TemporaryDirectory() as work, thread_count(threads) as used, evaluating(whole):
-        settings = Settings(by_shape, warmup, used, device, vocabulary(whole), seed, calibration, min(shapes))
+        settings = Settings(by_shape, warmup, used, device, read_by(whole), seed, calibration, min(shapes))
         places = (Path(work) / str(number) for number in count())
         ready = [prepared(one, models[one.name], settings, next(places)) for one in asked]
         log.info("measuring the peak rates of the machine")
@@ -135,7 +136,7 @@ def _at_shape(
     rates: Mapping[str, roofline.Rates],
 ) -> list[BenchmarkResult]:
     """The results of every prepared model, timed in turn at one shape."""
-    inputs = random_inputs(settings.vocabulary, *shape, settings.seed)
+    inputs = random_inputs(settings.reads, *shape, settings.seed)
     work = {name: roofline.work(model, as_tensors(inputs)) for name, model in models.items()}
     if settings.device == "cuda":
         torch.compiler.reset()  # PyTorch limits the number of shapes that the same code is compiled for
@@ -202,7 +203,7 @@ def _with_memory(
     peaks: dict[Configuration, dict[Shape, memory.Peak]] = {}
     for one in ready:
         source = str(file_or_folder(one, models[one.name], folders[one.name]))
-        job = memory.Job(source, one.runtime, one.dtype, settings.threads, settings.device, settings.vocabulary, shapes)
+        job = memory.Job(source, one.runtime, one.dtype, settings.threads, settings.device, settings.reads, shapes)
         peaks[one.configuration] = memory.peaks(job)
     return [
         replace(

@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers import PreTrainedModel
 
 from secateur.deploy.export import opened
+from secateur.deploy.formats import read_facts
 from secateur.deploy.graph import inference_copy
 from secateur.measure.random_inputs import as_tensors, random_inputs
 from secateur.measure.timing import median_and_quartiles, times_in_turn
@@ -57,20 +57,20 @@ def generation_times(
 
 
 def latencies(files: Sequence[Path], longest: int, repeats: int = REPEATS) -> list[dict[str, Any]]:
-    """The median milliseconds of a forward of each file at each of `SHAPES`, taken in turn, on tokens that are all 1.
+    """The median milliseconds of a forward of each file at each of `SHAPES`, taken in turn, on equal tokens or images.
 
     Args:
         files: of one model.
-        longest: most tokens that the model takes.
+        longest: most tokens that the model takes, or those that it makes of an image.
         repeats: forwards of each file.
 
     Returns:
         For each shape and file: `batch`, `tokens`, `dtype`, `latency_ms`, and `speed_up` over the first file.
     """
-    runners, found = [opened(file) for file in files], []
+    runners, found, facts = [opened(file) for file in files], [], read_facts(files[0])
     for batch, most in SHAPES:
-        tokens = min(most, longest)
-        inputs = {"input_ids": np.ones((batch, tokens), dtype=np.int64)}
+        tokens = longest if facts.image else min(most, longest)
+        inputs = facts.example(batch, tokens)
         times = times_in_turn([partial(runner, inputs) for runner in runners], repeats, WARMUP)
         medians = [median_and_quartiles(own)[0] for own in times]
         for runner, median in zip(runners, medians, strict=True):

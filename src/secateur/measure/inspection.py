@@ -21,6 +21,7 @@ from secateur.measure.inspected_model import (
     State,
 )
 from secateur.measure.model_size import parameter_count, stored_parts
+from secateur.measure.random_inputs import tokens_read
 from secateur.structure.axis_table import layer_label
 from secateur.structure.cost import SCOPES
 from secateur.structure.groups import kinds_of
@@ -40,11 +41,12 @@ def inspect(model: PreTrainedModel, tokens: int = 128) -> Inspection:
 
     Args:
         model: of a supported architecture.
-        tokens: length of the sequence that operations are counted for.
+        tokens: length of the sequence that operations are counted for; an image has the tokens that its model makes.
 
     Raises:
         UserError: the architecture or the head is not supported, or a compact model has no plan.
     """
+    tokens = tokens_read([model], tokens)
     compact = bool(getattr(model.config, "secateur", None))
     dense, space, plan = _planned(model) if compact else _whole(model)
     reading = plan.read(space)

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from secateur.budget.latency import LatencyTable, check_measurable, model_shape, varied_sizes
 from secateur.measure.bench import measure
 from secateur.measure.measurement import Measurement
+from secateur.measure.random_inputs import tokens_read
 from secateur.structure.groups import Group
 from secateur.structure.plan import Plan
 from secateur.structure.space import UnitSpace
@@ -59,7 +60,7 @@ def measure_latency(
         timer: in place of `bench.measure`, which otherwise gets batch, tokens, repeats and `protocol` (threads,
             runtime, dtype).
     """
-    call = {"batch": batch, "tokens": tokens, **protocol}
+    call = {"batch": batch, "tokens": tokens_read([model], tokens), **protocol}
     timer = timer or partial(measure, repeats=repeats, warmup=WARMUP, **call)
     space = UnitSpace(model, *units)
     check_measurable(space)

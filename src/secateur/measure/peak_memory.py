@@ -24,7 +24,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from secateur.deploy import gpu
 from secateur.deploy.runner import runner
-from secateur.measure.random_inputs import random_inputs
+from secateur.measure.random_inputs import Reads, random_inputs
 from secateur.measure.timing import Call, thread_count
 from secateur.surgery.auto_classes import auto_class_of
 from secateur.system import process_memory
@@ -58,7 +58,7 @@ class Job:
     dtype: str
     threads: int
     device: str
-    vocabulary: int
+    reads: Reads
     shapes: tuple[tuple[int, int], ...]
 
 
@@ -105,7 +105,7 @@ def _repeat(call: Call) -> None:
 
 def _prepared(job: Job) -> Callable[[int, int], Call]:
     """Load the model; the result returns one forward for a shape."""
-    place, inputs = Path(job.model), partial(random_inputs, job.vocabulary)
+    place, inputs = Path(job.model), partial(random_inputs, job.reads)
     if job.device == "cuda":
         placed = gpu.placed(_opened(place), job.dtype)
         return lambda batch, tokens: gpu.forward(placed, job.runtime, inputs(batch, tokens))

@@ -16,7 +16,7 @@ from secateur.deploy.formats import known_format, read_facts
 from secateur.deploy.graph import Batch
 from secateur.deploy.runner import check_runtime, runner
 from secateur.deploy.runtimes import RUNTIMES
-from secateur.measure.random_inputs import as_tensors, random_inputs
+from secateur.measure.random_inputs import Reads, as_tensors, random_inputs
 from secateur.measure.timing import Call
 from secateur.surgery import checkpoint
 from secateur.system.errors import UserError
@@ -51,7 +51,7 @@ class Settings:
     warmup: int
     threads: int
     device: str
-    vocabulary: int
+    reads: Reads
     seed: int
     calibration: Sequence[Batch] | None
     example: Shape
@@ -141,7 +141,7 @@ def _calibration(configuration: Configuration, model: Model, settings: Settings)
         return settings.calibration, "given examples"
     if configuration.runtime not in CALIBRATED:
         return None, "each batch"
-    return [as_tensors(random_inputs(settings.vocabulary, *settings.example, settings.seed))], "random ids"
+    return [as_tensors(random_inputs(settings.reads, *settings.example, settings.seed))], "random ids"
 
 
 def file_or_folder(one: PreparedModel, model: Model, folder: Path) -> Path:

@@ -8,13 +8,20 @@ import numpy as np
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from secateur.deploy.graph import example_images
+from secateur.structure.images import PIXELS, ImageShape, image_shape, image_tokens
 from secateur.structure.positions import positions
 from secateur.system.errors import UserError
 
+Reads = int | ImageShape
+"""What models read: ids below that number, or images of that shape."""
 
-def random_inputs(vocabulary: int, batch: int, tokens: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random ids below `vocabulary` and a mask of ones, both `(batch, tokens)`."""
-    ids = torch.randint(vocabulary, (batch, tokens), generator=torch.Generator().manual_seed(seed))
+
+def random_inputs(reads: Reads, batch: int, tokens: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random ids and a mask of ones, both `(batch, tokens)`; or `batch` random images."""
+    if not isinstance(reads, int):
+        return {PIXELS: example_images(reads, batch, seed)}
+    ids = torch.randint(reads, (batch, tokens), generator=torch.Generator().manual_seed(seed))
     return {"input_ids": ids.numpy(), "attention_mask": torch.ones_like(ids).numpy()}
 
 
@@ -24,7 +31,12 @@ def as_tensors(inputs: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
 
 
 def padded_inputs(model: PreTrainedModel, *, rows: int = 16, tokens: int = 24) -> dict[str, torch.Tensor]:
-    """A batch of random ids for a model, whose rows have different lengths, so that padding is part of a comparison."""
+    """A batch of random ids for a model, whose rows have different lengths, so that padding is part of a comparison.
+
+    For a model that reads images, so many of them.
+    """
+    if (shape := image_shape(model)) is not None:
+        return as_tensors(random_inputs(shape, rows, tokens))
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(model.config.vocab_size, (rows, tokens), generator=generator)
     lengths = torch.randint(1, tokens + 1, (rows, 1), generator=generator)
@@ -45,9 +57,22 @@ def is_encoder_decoder(model: PreTrainedModel | PreTrainedConfig) -> bool:
     return bool(getattr(getattr(model, "config", model), "is_encoder_decoder", False))
 
 
-def vocabulary(models: Sequence[PreTrainedModel]) -> int:
-    """The size of the smallest vocabulary: ids below it are valid for all models."""
-    return min(model.config.vocab_size for model in models)
+def read_by(models: Sequence[PreTrainedModel]) -> Reads:
+    """What all of these models read: the size of the smallest vocabulary, below which ids are valid, or images.
+
+    Raises:
+        UserError: they do not read the same.
+    """
+    shapes = {image_shape(model) for model in models}
+    if len(shapes) > 1:
+        raise UserError("expected models that all read texts, or images of one size, got others: measure them apart")
+    shape = shapes.pop()
+    return min(model.config.vocab_size for model in models) if shape is None else shape
+
+
+def tokens_read(models: Sequence[PreTrainedModel], asked: int) -> int:
+    """The tokens of a row: as many as are asked for, or those of an image, which has as many as its model makes."""
+    return next((own for model in models if (own := image_tokens(model)) is not None), asked)
 
 
 def check_counts(*, warmup: int = 0, **counts: int | None) -> None:
@@ -70,6 +95,8 @@ def check_models(models: Sequence[PreTrainedModel], tokens: int) -> None:
     if len(devices := sorted({str(model.device) for model in models})) > 1:
         raise UserError(f"expected all models on one device, got {' and '.join(devices)}: move them with model.to()")
     for model in models:
+        if image_tokens(model) is not None:
+            continue
         _check_inputs(model)
         if (limit := positions(model)) is not None and tokens > limit:
             raise UserError(
@@ -82,7 +109,8 @@ def _check_inputs(model: PreTrainedModel) -> None:
     name = type(model).__name__
     if getattr(model.config, "vocab_size", None) is None:
         raise UserError(
-            f"expected a model with token inputs, got {name}, whose config has no vocab_size: measure a text model"
+            f"expected a model with token inputs, got {name}, whose config has no vocab_size: measure a model of texts "
+            "or of images"
         )
     if name.endswith("ForMultipleChoice"):
         raise UserError(

@@ -113,7 +113,29 @@ class Embedding:
         return {"table.weight": (self.rows, None), "projection.weight": (self.axis, None)}
 
 
-Row = Linear | Norm | Embedding
+@dataclass(frozen=True)
+class Patches(Embedding):
+    """The module that embeds an image: a convolution makes a vector of each patch, and single tokens stand before them.
+
+    Its output is on the residual stream, where its masks act.
+
+    Attributes:
+        projection: path of the convolution, relative to the module: weight `(axis, channels, height, width)`.
+        tokens: names of the module's own parameters, `(1, tokens, axis)`: single tokens, and the positions of all; a
+            model need not have all of them.
+    """
+
+    projection: str = ""
+    tokens: tuple[str, ...] = ()
+
+    def dims(self, module: nn.Module) -> dict[str, tuple[Axis, ...]]:
+        """Name of each parameter -> the axes of its dimensions."""
+        weight, bias = f"{self.projection}.weight", f"{self.projection}.bias"
+        tokens = dict.fromkeys(self.tokens, (None, None, self.axis))
+        return {weight: (self.axis, None, None, None), bias: (self.axis,), **tokens}
+
+
+Row = Linear | Norm | Embedding  # Patches are embeddings
 
 
 Call = Literal["encoder", "encoder_bias", "disentangled", "rotary", "decoder", "seq2seq", "seq2seq_bias"]

@@ -177,6 +177,18 @@ class AxisTable:
                 f"{what} of {self.model_type}, whose heads share keys and values, is not supported: ask for a density"
             )
 
+    def own_words(self, what: str) -> None:
+        """Refuse what is done to word embeddings in a model that has none.
+
+        Raises:
+            UserError: the table names none.
+        """
+        if not self.vocabularies:
+            raise UserError(
+                f"{what} of a {self.model_type!r} model is not possible: it has no word embeddings, or its "
+                "architecture does not name them with rows='vocabulary' (docs/add-an-architecture.md); leave it out"
+            )
+
     def writer(self, sublayer: str) -> Linear:
         """The Linear through which a sublayer (`3.attention`) writes to the residual stream."""
         return next(r for r in self.rows if isinstance(r, Linear) and r.behind == sublayer and r.out == "hidden")

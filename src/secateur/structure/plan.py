@@ -106,7 +106,10 @@ class Plan:
         """
         _check_masks(space, masks)
         check_vocabulary(space.table, vocabulary)
+        if embedding_rows is not None:
+            space.table.own_words("word embeddings in int8")
         if embedding_rank is not None:
+            space.table.own_words("an embedding rank")
             _check_embeddings(space, embedding_rank, vocabulary)
         closed = masks.detach().float() * space.closure(masks > 0)
         kept = closed > 0

@@ -42,10 +42,15 @@ def rank_for(asked: int | str | None, model: PreTrainedModel) -> int | None:
 
     Args:
         asked: the rank, None, or `AUTO`: the largest of the `chosen_rank` of its tables.
+
+    Raises:
+        UserError: a rank is to be chosen for a model without word embeddings.
     """
     if not isinstance(asked, str):
         return asked
-    weights = [model.get_parameter(f"{path}.weight") for path in table_paths(bind(model))]
+    table = bind(model)
+    table.own_words("an embedding rank")
+    weights = [model.get_parameter(f"{path}.weight") for path in table_paths(table)]
     ranks = [rank for weight in weights if (rank := chosen_rank(weight)) is not None]
     return max(ranks) if len(ranks) == len(weights) else None
 
@@ -65,9 +70,10 @@ def factorise(model: PreTrainedModel, rank: int) -> PreTrainedModel:
     they share its factors.
 
     Raises:
-        UserError: the embeddings are factorised already, or the rank does not make them smaller.
+        UserError: there are no word embeddings, they are factorised already, or the rank does not make them smaller.
     """
     table = bind(model)
+    table.own_words("an embedding rank")
     model = copy.deepcopy(model)
     weights = {path: stock_embedding(model, path).weight.detach() for path in table_paths(table)}
     for weight in weights.values():

@@ -111,7 +111,7 @@ class Structure:
     Attributes:
         linear: `(out, in)` of a Linear.
         norm: dims of a norm.
-        embedding: dims of an embedding.
+        embedding: dims of an embedding, of words or of the patches of an image.
         factorised: rank of an embedding that is a table `(rows, rank)` and a projection `(dims, rank)`.
         attention: the heads that an attention keeps.
         bias: outputs of a Linear of which only the bias is left.

@@ -49,7 +49,7 @@ class MicroBatches:
 
 
 def shares(batches: list[Batch], dtype: torch.dtype, accelerator: Accelerator) -> list[dict[str, Tensor]]:
-    """The shares `()` of each micro-batch: of `rows`, and of `tokens` and `labels` if batches have them."""
+    """The shares `()` of each micro-batch: of `rows` and `tokens`, and of `labels` if batches have them."""
     counts = [_counts(batch) for batch in batches]
     rows = [torch.stack([torch.as_tensor(n, device=accelerator.device) for n in one.values()]) for one in counts]
     numbers = torch.stack(rows).to(torch.promote_types(dtype, torch.float))  # (micro-batches, kinds of counts)
@@ -58,10 +58,10 @@ def shares(batches: list[Batch], dtype: torch.dtype, accelerator: Accelerator) -
 
 
 def _counts(batch: Mapping[str, Tensor]) -> dict[str, int | Tensor]:
-    """The numbers of rows, real tokens and labels (not -100) of a batch."""
-    counts: dict[str, int | Tensor] = {"rows": len(next(iter(batch.values())))}
-    if "attention_mask" in batch:
-        counts["tokens"] = batch["attention_mask"].sum()
+    """The numbers of rows, real tokens and labels (not -100) of a batch; of tokens without a mask in units of a row."""
+    rows = len(next(iter(batch.values())))
+    counts: dict[str, int | Tensor] = {"rows": rows}
+    counts["tokens"] = batch["attention_mask"].sum() if "attention_mask" in batch else rows  # all have as many
     if "labels" in batch:
         counts["labels"] = (batch["labels"] != UNLABELLED).sum()
     return counts

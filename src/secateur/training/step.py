@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -15,6 +16,8 @@ INDEX = "index"
 """The key of a batch with the numbers of its rows; `PruningTrainer` passes them to a cached teacher only."""
 EXAMPLE = "example"
 """The key of a row, not of a batch, with the number of the example of the data that it is made of."""
+DIGEST = "digest"
+"""The key of a row, not of a batch, with the digest of what its inputs are made of, if the row has not them itself."""
 UNLABELLED = -100
 """The label of a token that the loss ignores."""
 
@@ -110,5 +113,13 @@ def decoder_inputs(model: PreTrainedModel, labels: Tensor) -> Tensor | None:
 
 
 def real_tokens(step: Step, of_target: bool) -> Tensor:
-    """`(batch, tokens)`, 1 for a real token and 0 for padding: of the target, or of the model's input."""
-    return (step.batch["labels"] != UNLABELLED).int() if of_target else step.batch["attention_mask"]
+    """`(batch, tokens)`, 1 for a real token and 0 for padding: of the target, or of the model's input.
+
+    Those of a batch without a mask, such as images, are all real.
+    """
+    if of_target:
+        return (step.batch["labels"] != UNLABELLED).int()
+    if (mask := step.batch.get("attention_mask")) is not None:
+        return mask
+    states: Tensor = step.student.hidden_states[0]
+    return torch.ones(states.shape[:2], dtype=torch.int, device=states.device)

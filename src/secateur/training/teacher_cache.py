@@ -30,11 +30,11 @@ ADVICE = "raise the limit, match fewer layers or turn the cache off"
 class CachedTeacher:
     """The cached outputs of a teacher, called like the model for the rows of the cache.
 
-    Called with `index` `(batch,)` and `attention_mask` `(batch, tokens)`, it returns `logits`, `(batch, labels)` or
-    `(batch, tokens, labels)`, or `start_logits` and `end_logits` `(batch, tokens)`, or `sentence_embedding`
-    `(batch, dims)`, as the model does, and, for the cached layers, `hidden_states[layer]` `(batch, tokens, dims)`;
-    zeros at padding. For a model with a decoder it also takes `decoder_input_ids`, and returns `encoder_hidden_states`
-    and `decoder_hidden_states`.
+    Called with `index` `(batch,)` and `attention_mask` `(batch, tokens)`, or without it for images, it returns
+    `logits`, `(batch, labels)` or `(batch, tokens, labels)`, or `start_logits` and `end_logits` `(batch, tokens)`, or
+    `sentence_embedding` `(batch, dims)`, as the model does, and, for the cached layers, `hidden_states[layer]`
+    `(batch, tokens, dims)`; zeros at padding. For a model with a decoder it also takes `decoder_input_ids`, and returns
+    `encoder_hidden_states` and `decoder_hidden_states`.
     """
 
     def __init__(
@@ -105,12 +105,14 @@ class CachedTeacher:
     def __call__(
         self,
         index: Tensor,
-        attention_mask: Tensor,
+        attention_mask: Tensor | None = None,
         output_hidden_states: bool = False,
         decoder_input_ids: Tensor | None = None,
         **inputs: Tensor,
     ) -> SimpleNamespace:
         numbers = index.cpu().numpy()
+        if attention_mask is None:
+            attention_mask = index.new_ones(len(numbers), int(self.starts[1]))
         if decoder_input_ids is not None:
             outputs = self._with_decoder(numbers, attention_mask, decoder_input_ids, output_hidden_states)
         else:

@@ -14,12 +14,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.structure.fingerprints import model_fingerprint, tensor_chunks
+from secateur.structure.images import image_tokens
 from secateur.system.errors import UserError
 from secateur.system.files import fingerprint
 from secateur.system.model_state import evaluating
 from secateur.training.array_cache import ArrayType, Draft, entry_bytes, release_pages
 from secateur.training.ragged import places_of, starts_of
-from secateur.training.step import INDEX, UNLABELLED, decoder_inputs, has_decoder
+from secateur.training.step import DIGEST, INDEX, UNLABELLED, decoder_inputs, has_decoder
 
 PER_ROW, PER_TOKEN, POSITIONS, PER_TARGET_TOKEN = "logits", "token_logits", "start_and_end_logits", "target_logits"
 """The possible names of the array of logits: `(rows, labels)`, `(tokens of all rows, labels)`, `(tokens of all rows,
@@ -44,7 +45,7 @@ class TeacherRun:
     """One pass of a teacher over rows, and the key of its outputs.
 
     Attributes:
-        starts: of `input_ids`, as of `ragged.starts_of`.
+        starts: of `input_ids`, as of `ragged.starts_of`; of images, which have equally many tokens.
         target_starts: of `labels`; None without a decoder.
         layers, target_layers: whose hidden states are kept; 0 is the embeddings.
         batch: rows of a batch at most.
@@ -73,7 +74,8 @@ class TeacherRun:
         bf16: bool = False,
     ) -> TeacherRun:
         """The pass over unpadded rows; arguments as for `CachedTeacher.of`."""
-        starts = starts_of(rows, "input_ids")
+        tokens = image_tokens(teacher)
+        starts = starts_of(rows, "input_ids") if tokens is None else tokens * np.arange(len(rows) + 1)
         target_starts = starts_of(rows, "labels") if has_decoder(teacher) else None
         return cls(teacher, rows, collate, starts, target_starts, list(layers), list(target_layers), batch, bf16)
 
@@ -91,7 +93,7 @@ class TeacherRun:
         layers = self.layers if self.target_starts is None else [self.layers, self.target_layers]
         yield f"{LAYOUT} {layers} {self.bf16} {model_fingerprint(self.teacher)}"
         yield from tensor_chunks(sorted(ends.items()))
-        yield from _row_chunks(self.rows, ends.keys() if self.target_starts is None else {*ends, "labels"})
+        yield from _row_chunks(self.rows, {*ends, DIGEST, *([] if self.target_starts is None else ["labels"])})
 
     @cached_property
     def arrays(self) -> dict[str, ArrayType]:
@@ -159,7 +161,8 @@ class TeacherRun:
             UserError: the rows are padded.
         """
         inputs, target = self._inputs(numbers)
-        real = inputs["attention_mask"].cpu().numpy() > 0
+        mask = inputs.get("attention_mask")
+        real = np.ones((len(numbers), self.starts[1]), bool) if mask is None else mask.cpu().numpy() > 0
         _check_unpadded(real, self.starts, numbers)
         if target is not None:
             _check_unpadded(target, self._starts_of(PER_TARGET_TOKEN), numbers)

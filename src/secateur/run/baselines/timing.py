@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from secateur.deploy.export import opened
 from secateur.deploy.runtime import Runner
-from secateur.measure.random_inputs import as_tensors, random_inputs, vocabulary, with_target
+from secateur.measure.random_inputs import as_tensors, random_inputs, read_by, tokens_read, with_target
 from secateur.measure.timing import Call, machine, median_and_quartiles, thread_count, times_in_turn
 from secateur.run.baselines.baseline import Row
 from secateur.run.context import Context
@@ -39,7 +39,9 @@ def timed(context: Context, rows: Sequence[Row]) -> tuple[Times, dict[str, Any] 
         return {}, None
     with thread_count(None) as threads:
         models = _models(context, rows, threads)
-        medians = {shape: _medians(models, shape, measurement.repeats) for shape in measurement.shapes}
+        whole = [model for model in models.values() if isinstance(model, PreTrainedModel)]
+        shapes = dict.fromkeys((batch, tokens_read(whole, tokens)) for batch, tokens in measurement.shapes)
+        medians = {shape: _medians(models, shape, measurement.repeats) for shape in shapes}
     for row in rows:
         for one in row.latency or ():
             medians[one["batch"], one["tokens"]][row.name] = one["latency_ms"]
@@ -65,7 +67,7 @@ def _alone(rows: Sequence[Row]) -> list[str]:
 def _medians(models: Mapping[str, Timed], shape: tuple[int, int], repeats: int) -> dict[str, float]:
     """Name -> the median milliseconds of a forward on random ids without padding, taken in turn."""
     torch_models = [model for model in models.values() if isinstance(model, PreTrainedModel)]
-    inputs = random_inputs(vocabulary(torch_models), *shape)
+    inputs = random_inputs(read_by(torch_models), *shape)
     calls: list[Call] = []
     for model in models.values():
         if isinstance(model, PreTrainedModel):

@@ -52,8 +52,19 @@ def _resize_embeddings(model: nn.Module, structure: Structure) -> None:
         module = model.get_submodule(path)
         if isinstance(module, FactorisedEmbedding):
             _resize(module.projection, weight=(size, None), out_features=size)
-        else:
+        elif isinstance(module, nn.Embedding):
             _resize(module, weight=(None, size), embedding_dim=size)
+        else:
+            _resize_patches(module, size)
+
+
+def _resize_patches(module: nn.Module, size: int) -> None:
+    """Resize the module that embeds an image: the vectors that it makes of patches, and its own single tokens."""
+    for name, _ in module.named_parameters(recurse=False):
+        _resize(module, **{name: (None, None, size)})
+    for child in module.modules():
+        if isinstance(child, nn.Conv2d):
+            _resize(child, weight=(size, None, None, None), bias=(size,), out_channels=size)
 
 
 def _quantise(model: nn.Module, structure: Structure) -> None:

@@ -63,11 +63,7 @@ def row_count(model: PreTrainedModel) -> int:
 
 
 def _rows(table: AxisTable) -> int:
-    if VOCABULARY not in table.vocabularies:
-        raise UserError(
-            f"the vocabulary of a {table.model_type!r} model cannot be cut: its architecture must name the word "
-            "embeddings with rows='vocabulary' (docs/add-an-architecture.md)"
-        )
+    table.own_words("cutting the vocabulary")
     return table.vocabularies[VOCABULARY]
 
 

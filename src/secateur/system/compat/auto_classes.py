@@ -31,22 +31,26 @@ class DerivedClasses(dict[Any, Any]):
     def __contains__(self, config: object) -> bool:
         return super().__contains__(config) or self._derives(config)
 
-    def __getitem__(self, config: ConfigClass) -> ModelClass:
+    def __getitem__(self, config: ConfigClass) -> ModelClass | tuple[ModelClass, ...]:
         if not self._derives(config):
             return super().__getitem__(config)
-        return self.derive(self.stock_class(config))
+        first, *others = self._stock_classes(config)
+        return (self.derive(first), *others) if others else self.derive(first)
 
     def stock_class(self, config: ConfigClass) -> ModelClass:
-        """The registered class of a config's class, else the stock one.
+        """The registered class of a config's class, else the stock one: the first, where a config may name another.
 
         Raises:
             KeyError: there is neither.
         """
+        return self._stock_classes(config)[0]
+
+    def _stock_classes(self, config: ConfigClass) -> tuple[ModelClass, ...]:
         if super().__contains__(config):
-            return super().__getitem__(config)
+            return (super().__getitem__(config),)
         kind = config.model_type
-        found: ModelClass = self.table._load_attr_from_module(kind, self.table._model_mapping[kind])
-        return found
+        found = self.table._load_attr_from_module(kind, self.table._model_mapping[kind])
+        return found if isinstance(found, tuple) else (found,)
 
     def _derives(self, config: object) -> bool:
         """Whether this table holds a class for the config's class, and one is derived from it."""
@@ -73,5 +77,5 @@ def stock_class(auto: Any, config: ConfigClass) -> ModelClass:
     table = auto._model_mapping
     if isinstance(table._extra_content, DerivedClasses):
         return table._extra_content.stock_class(config)
-    found: ModelClass = table[config]
-    return found
+    found: Any = table[config]
+    return found[0] if isinstance(found, tuple) else found

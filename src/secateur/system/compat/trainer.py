@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -147,12 +148,17 @@ class HookedTrainer(Trainer):
             return super().evaluation_loop(*args, **kwargs)
 
     def save_model(self, *args: Any, **kwargs: Any) -> None:
-        """As in Trainer, with the settings with which the model came."""
+        """As in Trainer, with the settings with which the model came and its own names of weights.
+
+        Trainer writes the names of an older format where the family has one, and does not know them when it resumes.
+        """
         settings = settings_of(self.model)
         try:
             set_settings(self.model, settings if self._settings is None else self._settings)
+            vars(self.model)["save_pretrained"] = partial(self.model.save_pretrained, save_original_format=False)
             super().save_model(*args, **kwargs)
         finally:
+            vars(self.model).pop("save_pretrained", None)
             set_settings(self.model, settings)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device) -> Any:
@@ -171,6 +177,11 @@ class HookedTrainer(Trainer):
         return loader
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        """As in Trainer, but in the order of rows of this class; rows without token ids, of images, have one length."""
+        rows: Any = self.train_dataset
+        if self.args.train_sampling_strategy == "group_by_length" and rows and "input_ids" not in rows[0]:
+            size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+            return self.row_order.by_length([1] * len(rows), size * self.args.world_size)
         sampler = super()._get_train_sampler(*args, **kwargs)
         if not isinstance(sampler, LengthGroupedSampler):
             return sampler
