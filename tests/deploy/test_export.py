@@ -14,14 +14,14 @@ from exported_models import irregular
 from small_world import tokenizer, write_data, write_model
 from tiny_models import inputs, random_masks, tiny
 from transformers import (
+    ASTConfig,
+    ASTForAudioClassification,
     BertConfig,
     BertForMaskedLM,
     BertForMultipleChoice,
     BertForNextSentencePrediction,
     GPT2Config,
     GPT2LMHeadModel,
-    ViTConfig,
-    ViTForImageClassification,
 )
 from typer.testing import CliRunner
 
@@ -193,7 +193,7 @@ def test_an_exported_file_names_the_version_of_its_facts(small, tmp_path, monkey
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
 OTHERS = {
     "choices": lambda: BertForMultipleChoice(BertConfig(vocab_size=50, **SMALL)),
-    "pictures": lambda: ViTForImageClassification(ViTConfig(image_size=32, **SMALL)),
+    "sounds": lambda: ASTForAudioClassification(ASTConfig(num_mel_bins=16, max_length=32, **SMALL)),
     "a cut decoder": lambda: cut(model := tiny("llama", "ForCausalLM"), Plan.of_all_units(model)),
     "causal": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=32, n_layer=1, n_head=4)),
     "writes": lambda: tiny("t5", dtype=torch.float32),

@@ -80,7 +80,7 @@ class ExportFacts:
         values = FORMAT.current(values, path)
         with as_user_error(*damaged):
             _check_types(values)
-            image = _image(values["image"]) if "image" in values else None
+            image = None if values.get("image") is None else _image(values["image"])
             names = {name: _names(name, values[name]) for name in ("inputs", "outputs")}
             return cls(**values | names | {"image": image})
 

@@ -56,7 +56,7 @@ class Format:
 
 EXPORTABLE = (
     "a text encoder that reads (batch, tokens), without a head or with one for sequence or token classification, "
-    "question answering, masked words or next sentences"
+    "question answering, masked words or next sentences, or an encoder of images"
 )
 """What can be exported, for messages."""
 FORMATS = {

@@ -25,7 +25,7 @@ def is_image_family(model_type: str) -> bool:
 
 def image_shape(model: PreTrainedModel) -> ImageShape | None:
     """The shape of the images that a model reads; None for a model that reads something else."""
-    if model.main_input_name != PIXELS:
+    if getattr(model, "main_input_name", None) != PIXELS:
         return None
     config: Any = model.config
     size = config.image_size
