@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 
 from secateur.budget.space import Space
 from secateur.cli import app, export_work, scored_export
-from secateur.deploy import export_facts, formats
+from secateur.deploy import export_facts, formats, graph
 from secateur.deploy.export import TOLERANCE, export, opened, within
 from secateur.deploy.export_facts import ExportFacts
 from secateur.deploy.formats import read_facts
@@ -277,11 +277,11 @@ def test_an_export_that_differs_is_refused_and_the_old_file_stays(small, tmp_pat
     export(small, path)
     before = path.read_bytes()
 
-    class Unscaled(formats.Graph):
+    class Unscaled(graph.Graph):
         def forward(self, *arrays):
             return tuple(value * 1.001 for value in super().forward(*arrays))
 
-    monkeypatch.setattr(formats, "Graph", Unscaled)
+    monkeypatch.setattr(graph, "Graph", Unscaled)
     with pytest.raises(UserError, match=r"would differ from its model by .* nothing was written"):
         export(small, path)
     assert path.read_bytes() == before
