@@ -16,6 +16,7 @@ from secateur.report.sweep import FINISHED
 from secateur.run.finished_runs import read
 from secateur.run.run_comparison import compare
 from secateur.run.sweep import check as checking
+from secateur.run.sweep import workers
 from secateur.run.sweep.block import read_sweep
 from secateur.run.sweep.study import Stopped
 from secateur.run.sweep.trial import run_trial
@@ -181,6 +182,16 @@ def test_an_incomplete_sweep_is_no_success(file, monkeypatch):
     )
     assert shown.exit_code == 2
     assert "because worker 1 with exit code -9, worker 2 with exit code 1 ended: repeat the command" in shown.stderr
+
+
+def test_a_worker_that_is_killed_is_reported(tmp_path, monkeypatch):
+    killed = tmp_path / "python"
+    killed.write_text("#!/bin/sh\nkill -9 $$\n")
+    killed.chmod(0o755)
+    monkeypatch.setattr(workers.sys, "executable", str(killed))
+    lines = []
+    assert run_workers(["sweep"], 1, lines.append) == [-9]
+    assert lines == ["worker 1: killed by signal 9; another one takes its trial over, or the same command again"]
 
 
 def test_what_workers_say_has_their_number():

@@ -49,3 +49,5 @@ def _pass_on(number: int, worker: subprocess.Popen[str], show: Callable[[str], N
     with worker.stderr as lines:
         for line in lines:
             show(f"worker {number}: {line.rstrip()}")
+    if (code := worker.wait()) < 0:
+        show(f"worker {number}: killed by signal {-code}; another one takes its trial over, or the same command again")
