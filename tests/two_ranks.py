@@ -28,9 +28,11 @@ def of_script(script, folder, *words):
 
     They have the environment of torchrun, but not torchrun, whose imports take as long as theirs.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    with socket.socket() as free, socket.socket() as other:
+        for one in (free, other):
+            one.bind(("127.0.0.1", 0))
+        ports = {"MASTER_PORT": str(free.getsockname()[1]), "OTHER_PORT": str(other.getsockname()[1])}
+        place = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", **ports}
     ranks = [_started(script, folder, *words, RANK=rank, LOCAL_RANK=rank, **place) for rank in "01"]
     try:
         for rank in ranks:

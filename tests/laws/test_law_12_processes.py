@@ -5,6 +5,7 @@ Every row of a step counts alike.
 
 Rows are of different lengths, so that no two processes have as many tokens, and their number is none that batches
 divide. What is left is noise; SGD lets it stay what it is, where Adam blows up that of a gradient of 0 (key biases).
+Cases in parts are of a decoder without biases, which FSDP splits among the processes.
 
 As a script, one of the processes: `test_law_12_processes.py FOLDER CASES MODULES...` writes `FOLDER/RANK.safetensors`
 for cases joined by commas; the modules have the methods that are not of this package.
@@ -12,7 +13,9 @@ for cases joined by commas; the modules have the methods that are not of this pa
 
 import gc
 import os
+import signal
 import sys
+import traceback
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -44,6 +47,12 @@ CASES = {name: (name, "random", "ForSequenceClassification") for name in METHODS
 CASES |= {"exact": ("cofi", "random", "ForSequenceClassification")}  # its density held exactly
 CASES |= {"refit": ("grain", "random", "ForSequenceClassification")}  # at each removal
 CASES |= {"lengths": ("grain", "group_by_length", "ForSequenceClassification"), "tokens": ("grain", "random", TOKENS)}
+WRITER = "ForCausalLM"
+PARTS = {f"{name} in parts": (name, "random", WRITER) for name in ("grain", "cofi", "magnitude")}
+DIES_AFTER = 6
+"""Steps after which one of two processes is killed."""
+IN_PARTS = ("resumed in parts", "recovered in parts")
+"""Results of two processes beside those of the cases."""
 NOISE = 1e-6  # methods and terms keep their own numbers in float32
 
 
@@ -53,8 +62,8 @@ def examples(head):
     rows = []
     for number in range(ROWS):
         ids = torch.randint(5, 50, (3 + 5 * number % 7,), generator=generator)
-        labels = ids % 2 if head == TOKENS else ids[0] % 2
-        if head == TOKENS:
+        labels = {TOKENS: ids % 2, WRITER: ids.clone()}.get(head, ids[0] % 2)
+        if labels.dim():
             labels[: number % 3] = -100
         rows.append({"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels})
     return rows
@@ -73,17 +82,21 @@ def collate(rows):
 class Watched(PruningTrainer):
     """Records the masks after every step and the number of parameters of the model."""
 
+    dies = False
+
     def step_taken(self):
+        if self.dies and self.state.global_step > DIES_AFTER:
+            os.kill(os.getpid(), signal.SIGKILL)
         super().step_taken()
         self.kept = [*getattr(self, "kept", []), self.method.eval().masks().detach().clone()]
         self.sizes = [*getattr(self, "sizes", []), sum(p.numel() for p in self.model_wrapped.parameters())]
 
 
-def trained(folder, case, *, batch=BATCH, accumulate=1, resume=None, seed=1, save="no"):
+def trained(folder, case, *, batch=BATCH, accumulate=1, resume=None, seed=1, save="no", dies=False):
     """A trainer after ten steps of a method: `batch` rows of a process in each micro-batch."""
-    name, order, head = CASES[case]
+    name, order, head = (CASES | PARTS)[case]
     torch.manual_seed(0)
-    student, teacher = (tiny("bert", head, seed=number) for number in (seed, 2))
+    student, teacher = (tiny("llama" if case in PARTS else "bert", head, seed=number) for number in (seed, 2))
     space, schedule = Space(student, "ffn", "qk", "vo"), cubic(1.0, 0.4, begin=0.2, end=0.7)
     options = {"constraint": "exact"} if case == "exact" else {}
     method = methods.METHODS.get(name)(space, schedule, **options).double()
@@ -96,8 +109,6 @@ def trained(folder, case, *, batch=BATCH, accumulate=1, resume=None, seed=1, sav
         STEPS,
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=accumulate,
-        learning_rate=0.05,
-        optim="sgd",
         max_grad_norm=0.5,
         warmup_steps=1,
         logging_strategy="steps",
@@ -106,6 +117,7 @@ def trained(folder, case, *, batch=BATCH, accumulate=1, resume=None, seed=1, sav
         save_steps=1,
         train_sampling_strategy=order,
         data_seed=3,
+        **own_arguments(case),
     )
     trainer = Watched(
         student,
@@ -114,12 +126,32 @@ def trained(folder, case, *, batch=BATCH, accumulate=1, resume=None, seed=1, sav
         objective=objective,
         args=args,
         train_dataset=examples(head),
+        eval_dataset=examples(head),
         data_collator=collate,
         shrink=True,
         refit=case == "refit",
+        select="loss" if case == "magnitude in parts" else None,
     )
+    trainer.dies = dies
     trainer.train(resume_from_checkpoint=resume)
     return trainer
+
+
+def own_arguments(case):
+    """The optimizer of a case, and whether processes split the model."""
+    if case not in PARTS:
+        return {"learning_rate": 0.05, "optim": "sgd"}
+    evaluated = {"eval_strategy": "steps", "eval_steps": 3} if case == "magnitude in parts" else {}
+    split = {"fsdp": True, "fsdp_config": {"version": 2}} if "WORLD_SIZE" in os.environ else {}
+    return {"learning_rate": 0.01, "optim": "adamw_torch_fused", **evaluated, **split}
+
+
+def recovered(folder, batch=BATCH):
+    """The weights of a decoder after three steps without a method, of which the last two are averaged."""
+    args = arguments(folder, 3, per_device_train_batch_size=batch, data_seed=3, **own_arguments("grain in parts"))
+    student, rows = tiny("llama", WRITER, seed=1), examples(WRITER)
+    PruningTrainer(student, args=args, train_dataset=rows, data_collator=collate, average=0.5).train()
+    return student.state_dict()
 
 
 def result(trainer):
@@ -132,14 +164,18 @@ def result(trainer):
         state = getattr(trainer, name).state_dict()
         found |= {f"{name}.{key}": value.detach().clone() for key, value in state.items()}
     found |= {f"moments.{number}": own.xx / own.count for number, own in enumerate(trainer.refit.moments)}
+    own = trainer.moments()["model"]
+    found |= {f"moments.{name}.{key}": value for name, state in own.items() for key, value in state.items()}
     return found | {"sizes": torch.tensor(trainer.sizes)}
 
 
 def process(folder, cases):
     """The results of one of two processes; with all cases those of accumulation and of a resumed run, too."""
+    everything = set(cases) == set(CASES | PARTS)
+    status = ended(lambda: dying(folder)) if everything else 0  # first, as connections do not outlive a fork
     found = {case: result(trained(folder, case, batch=BATCH // 2)) for case in cases}
-    if set(cases) == set(CASES):
-        found |= accumulated_and_resumed(folder)
+    if everything:
+        found |= accumulated_and_resumed(folder) | after_a_death(folder, status)
     return {f"{case}/{name}": value.contiguous() for case, values in found.items() for name, value in values.items()}
 
 
@@ -156,20 +192,59 @@ def accumulated_and_resumed(folder):
     return found
 
 
+def dying(folder):
+    """Train in parts until the second process is killed."""
+    trained(folder / "killed", "grain in parts", batch=BATCH // 2, save="steps", dies=os.environ["RANK"] == "1")
+
+
+def after_a_death(folder, status):
+    """Results of a run in parts that lost one process, and was started again; and of a recovery in parts.
+
+    Args:
+        status: with which this process ended.
+    """
+    last = str(folder / "killed" / f"checkpoint-{DIES_AFTER}")
+    resumed = result(trained(folder, "grain in parts", batch=BATCH // 2, seed=4, resume=last))
+    return {
+        "resumed in parts": resumed | {"status": torch.tensor(status)},
+        "recovered in parts": recovered(folder, BATCH // 2),
+    }
+
+
+def ended(work):
+    """How a fork that worked has ended: its exit status, or, below 0, the signal. It has connections of its own."""
+    child = os.fork()
+    if child == 0:
+        os.environ["MASTER_PORT"] = os.environ["OTHER_PORT"]
+        try:
+            work()
+        except Exception:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def selected_cases(items):
     """The cases of the tests of this file that will run; all, if some of these tests are of no case."""
     own = [item for item in items if item.path == Path(__file__)]
     cases = {item.callspec.params.get("case") if hasattr(item, "callspec") else None for item in own}
-    return list(CASES) if None in cases else sorted(cases)
+    return list(CASES | PARTS) if None in cases else sorted(cases)
 
 
 @pytest.fixture(scope="module")
-def ranks(request, tmp_path_factory):
+def folder(tmp_path_factory):
+    """In which both processes write."""
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def ranks(request, folder):
     """For each of two processes: case -> its results."""
     found = []
     cases = ",".join(selected_cases(request.session.items))
     others = {kind.__module__ for kind in methods.METHODS.all().values() if not kind.__module__.startswith("secateur.")}
-    for numbers in of_script(__file__, tmp_path_factory.mktemp("ranks"), cases, *sorted(others)):
+    for numbers in of_script(__file__, folder, cases, *sorted(others)):
         cases = {}
         for name, value in numbers.items():
             case, _, own = name.partition("/")
@@ -184,21 +259,26 @@ def alone(tmp_path_factory):
     return cache(lambda case: result(trained(tmp_path_factory.mktemp(case), case)))
 
 
+def distance(mine, theirs):
+    """The largest difference, relative to values above 1."""
+    return float(((mine - theirs) / theirs.abs().clamp(min=1)).abs().max())
+
+
 def assert_close(mine, theirs):
     assert mine.keys() == theirs.keys()
     assert torch.equal(mine["plan"] > 0, theirs["plan"] > 0) and torch.equal(mine["sizes"], theirs["sizes"])
-    far = {name: float((mine[name] - theirs[name]).abs().max()) for name in mine if mine[name].is_floating_point()}
-    assert {name: distance for name, distance in far.items() if distance > NOISE} == {}
+    far = {name: distance(mine[name], theirs[name]) for name in mine if mine[name].is_floating_point()}
+    assert {name: apart for name, apart in far.items() if apart > NOISE} == {}
 
 
 def test_both_processes_have_the_same_bits(ranks):
     first, second = ranks
-    assert first.keys() == second.keys() == {*CASES, "accumulated", "saved", "resumed"}
+    assert first.keys() == second.keys() == {*CASES, *PARTS, "accumulated", "saved", *IN_PARTS, "resumed"}
     for case, values in first.items():
-        assert [name for name in values if not torch.equal(values[name], second[case][name])] == [], case
+        assert {name for name in values if not torch.equal(values[name], second[case][name])} <= {"status"}, case
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", CASES | PARTS)
 def test_two_processes_equal_one(ranks, alone, case):
     assert len(alone(case)["masks"].unique(dim=0)) > 2
     assert_close(ranks[0][case], alone(case))
@@ -227,6 +307,28 @@ def test_two_processes_resume_where_they_stopped(ranks):
     assert whole["sizes"].unique().numel() > 1
     weights = [name for name in whole if name.startswith(("model.", "method.", "terms.", "plan"))]
     assert [name for name in weights if not torch.equal(whole[name], resumed[name])] == []
+
+
+def test_a_run_in_parts_goes_on_after_the_death_of_a_process(ranks):
+    """Both are started again, and resume from the last checkpoint, which is whole."""
+    whole, resumed = ranks[0]["grain in parts"], ranks[0]["resumed in parts"]
+    assert [int(one["resumed in parts"]["status"]) for one in ranks] == [1, -signal.SIGKILL]
+    weights = [name for name in whole if name.startswith(("model.", "method.", "terms.", "plan", "moments."))]
+    assert [name for name in weights if not torch.equal(whole[name], resumed[name])] == []
+
+
+def test_one_process_resumes_from_a_checkpoint_of_parts(ranks, alone, folder, tmp_path):
+    last = str(folder / "killed" / f"checkpoint-{DIES_AFTER}")
+    resumed = result(trained(tmp_path, "grain in parts", seed=4, resume=last))
+    whole = alone("grain in parts")
+    assert {name for name in resumed if name.startswith("moments.")} == {n for n in whole if n.startswith("moments.")}
+    weights = [name for name in resumed if name.startswith(("model.", "plan", "moments."))]
+    assert max(distance(whole[name], resumed[name]) for name in weights) < NOISE
+
+
+def test_a_recovery_in_parts_equals_that_of_one_process(ranks, tmp_path):
+    whole, parts = recovered(tmp_path), ranks[0]["recovered in parts"]
+    assert max(distance(value, parts[name]) for name, value in whole.items()) < 10 * NOISE  # of a loss in float32
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ REFUSED = {
     "optim": {"optim": "lomo"},
 }
 # What TrainingArguments itself refuses to take on this machine: set on them afterwards.
-SET = {"deepspeed": {"zero_optimization": {}}, "fsdp": "full_shard", "parallelism_config": object()}
+SET = {"deepspeed": {"zero_optimization": {}}, "parallelism_config": object()}
 
 
 def refused(args, pruning=True, select=None, average=0.0):

@@ -10,6 +10,10 @@ from secateur.training.micro_batches import SHARES, MicroBatches
 
 ALONE = SimpleNamespace(num_processes=1, device=torch.device("cpu"), reduce=lambda tensor, reduction: tensor)
 """Stands for the accelerator of a single process."""
+MODEL = SimpleNamespace(
+    dtype=torch.float32, config=SimpleNamespace(is_encoder_decoder=False), can_generate=lambda: False
+)
+"""Stands for a model that classifies."""
 
 
 class Sampling:
@@ -44,20 +48,27 @@ def test_shares_are_counts_divided_by_their_average():
     assert all(float(first[name] + second[name]) == pytest.approx(2) for name in first)
 
 
+def test_the_label_of_a_first_token_is_counted_only_where_an_output_predicts_it():
+    batches = [batch([3, 1], [[0, 1, 2], [3, -100, -100]]), batch([2, 2], [[0, 1], [-100, 1]])]
+    whole = [float(one["labels"]) for one in micro_batches.shares(batches, torch.float32, ALONE)]
+    predicted = [float(one["labels"]) for one in micro_batches.shares(batches, torch.float32, ALONE, unused=1)]
+    assert whole == pytest.approx([8 / 7, 6 / 7]) and predicted == [1.0, 1.0]
+
+
 def test_one_micro_batch_in_one_process_has_no_shares():
     batches = [batch([2], [0])]
-    MicroBatches(None, ALONE).begin(batches, torch.float32)
+    MicroBatches(MODEL, None, ALONE).begin(batches)
     assert SHARES not in batches[0]
 
 
 def test_the_micro_batches_of_a_step_repeat_one_sample():
     method = Sampling()
-    micro = MicroBatches(method, ALONE)
-    micro.begin([batch([2], [0]), batch([3], [1])], torch.float32)
+    micro = MicroBatches(MODEL, method, ALONE)
+    micro.begin([batch([2], [0]), batch([3], [1])])
     method.state += 1  # the first micro-batch has sampled
     micro.repeat_sample()
     assert method.state.tolist() == [0.0]
-    micro.begin([batch([2], [0])], torch.float32)
+    micro.begin([batch([2], [0])])
     method.state += 1
     micro.repeat_sample()
     assert method.state.tolist() == [1.0], "a single one samples as it likes"

@@ -150,11 +150,11 @@ def test_a_process_with_several_gpus_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("shards", ["is_fsdp_enabled", "is_deepspeed_enabled"])
-def test_shards_are_refused(tmp_path, monkeypatch, shards):
+def test_shards_that_others_make_are_refused(tmp_path, monkeypatch, shards):
     made = trainer(tmp_path, [], Watch())
     monkeypatch.setattr(made, shards, True)
-    with pytest.raises(UserError, match="need the whole model in each process: train with DDP, not in shards"):
-        check_devices(made.args, made.sharded)
+    with pytest.raises(UserError, match=r"an accelerator that splits models .* make no Accelerator before the trainer"):
+        check_devices(made.args, made.sharded_elsewhere)
 
 
 # What is not finite

@@ -14,6 +14,7 @@ from secateur.methods import register
 from secateur.methods.scheduled import Scheduled
 from secateur.structure.axis_table import Parameter
 from secateur.structure.groups import Group
+from secateur.system.sharding import whole
 
 Sums = dict[str, Tensor]
 """A sum for each index of an axis, or for a gate."""
@@ -63,7 +64,7 @@ class Magnitude(Scheduled):
         return squares, counts
 
     def _values(self, parameter: Parameter) -> Tensor:
-        return parameter.of(self.space.model.get_parameter(parameter.name).detach().float())
+        return parameter.of(whole(self.space.model.get_parameter(parameter.name).detach()).float())
 
 
 def _add(sums: Sums, axis: str | None, values: Tensor) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.system.file_format import FileFormat
+from secateur.system.sharding import whole
 from secateur.system.tensor_file import load_tensors, save_tensors
 
 Moments = dict[str, dict[str, Tensor]]
@@ -27,7 +28,7 @@ def moments_of(optimizer: torch.optim.Optimizer, module: nn.Module) -> Moments:
     """The optimizer's own state of a module's parameters; those that it has never updated are left out."""
     states = {name: optimizer.state.get(parameter, {}) for name, parameter in module.named_parameters()}
     return {
-        name: {key: state[key].detach() for key in (*ORDERS, "step") if key in state}
+        name: {key: whole(state[key].detach()) for key in (*ORDERS, "step") if key in state}
         for name, state in states.items()
         if state
     }

@@ -8,7 +8,6 @@ width: its masks act at every module.
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from secateur.surgery.cut_structure import structure_of
 from secateur.surgery.kept_indices import kept_indices, select, split_parts
 from secateur.surgery.optimizer_state import ORDERS, Moments
 from secateur.system.errors import UserError
+from secateur.system.sharding import blank_copy, copy_of, gathered, nothing_like, whole_state
 
 STREAM = "hidden"
 
@@ -70,7 +70,7 @@ class Shrinking(nn.Module):
         plan = Plan.of(self.space, kept.float().cpu(), source="")
         reading = plan.read(self.space)
         wanted = {axis: indices for axis, indices in kept_indices(reading, plan).items() if axis != STREAM}
-        shapes = _copy(self._skeleton())
+        shapes = copy_of(self.skeleton())
         compact.reshape(shapes, structure_of(self.space, plan, reading, wanted))
         self._rebuild(shapes, wanted, kept, optimizer)
 
@@ -78,15 +78,15 @@ class Shrinking(nn.Module):
     def restore(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Give the model its full size again; weights that were cut away are 0."""
         if self.stored:
-            self._rebuild(_copy(self._skeleton()), {}, torch.ones_like(self.kept), optimizer)
+            self._rebuild(copy_of(self.skeleton()), {}, torch.ones_like(self.kept), optimizer)
 
     @torch.no_grad()
     def full_state(self) -> dict[str, Tensor]:
         """The state of the model in its full size, with 0 for weights that were cut away."""
         if not self.stored:
-            return self.model.state_dict()
-        skeleton, own = self._skeleton(), dict(self.model.named_parameters())
-        like = next(iter(own.values()))
+            return whole_state(self.model)
+        skeleton, own = self.skeleton(), dict(self.model.named_parameters())
+        like = nothing_like(next(iter(own.values())))
         full = {name: self._reindexed(parts, own.get(name), {}, like) for name, parts in self.entries.items()}
         return skeleton.state_dict() | {name: full[first] for name, first in compact.first_names(skeleton).items()}
 
@@ -100,14 +100,10 @@ class Shrinking(nn.Module):
             for name, state in moments.items()
         }
 
-    def _skeleton(self) -> PreTrainedModel:
-        """The model in its full size, without weights."""
+    def skeleton(self) -> PreTrainedModel:
+        """The model in its full size, without weights; of a model in parts only if it was asked for before."""
         if not self._stock:
-            blank: dict[int, Any] = {
-                id(parameter): nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
-                for parameter in self.model.parameters()
-            }
-            self._stock = (_copy(self.model, blank),)
+            self._stock = (blank_copy(self.model),)
         return self._stock[0]
 
     def _rebuild(
@@ -122,7 +118,7 @@ class Shrinking(nn.Module):
         Everything is computed before anything is assigned, so that an interrupt leaves the model and its optimizer as
         they were.
         """
-        old, like = dict(self.model.named_parameters()), next(self.model.parameters())
+        old, like = dict(self.model.named_parameters()), nothing_like(next(self.model.parameters()))
         new: dict[str, nn.Parameter] = {}
         for name, blank in shapes.named_parameters():
             value = self._reindexed(self.entries[name], old.get(name), wanted, like)
@@ -155,7 +151,7 @@ class Shrinking(nn.Module):
         self, parts: Sequence[Parameter], old: Tensor | None, wanted: Mapping[str, Tensor], like: Tensor
     ) -> Tensor:
         """A parameter, or a moment of one, at the wanted indices of its axes; 0 at indices that were not stored."""
-        values = [None] * len(parts) if old is None else split_parts(parts, old, self.stored)
+        values = [None] * len(parts) if old is None else split_parts(parts, gathered(old), self.stored)
         own = [self._reindexed_part(part, one, wanted, like) for part, one in zip(parts, values, strict=True)]
         return torch.cat(own)
 
@@ -237,16 +233,6 @@ class _Rebuilt:
     stored: Mapping[str, Tensor]
     kept: Tensor
     moved: _MovedOptimizer | None
-
-
-def _copy(model: PreTrainedModel, memo: Mapping[int, Any] | None = None) -> PreTrainedModel:
-    """A copy of a model that shares its configs, because what is set in these after a training is set in its modules.
-
-    Args:
-        memo: what else the copy takes over, as in `copy.deepcopy`.
-    """
-    configs = (vars(module).get("config") for module in model.modules())
-    return copy.deepcopy(model, {**(memo or {}), **{id(config): config for config in configs if config is not None}})
 
 
 def _check_moments(optimizer: torch.optim.Optimizer) -> None:

@@ -82,6 +82,11 @@ def let_main_report() -> None:
         time.sleep(GRACE)
 
 
+def is_set(variable: str) -> bool:
+    """Whether a variable by which accelerate's launcher asks for something is set."""
+    return os.environ.get(variable, "false").lower() in ("true", "1")
+
+
 def refuse_sharding() -> None:
     """Refuse a launcher that would give each process a part of the model.
 
@@ -89,7 +94,7 @@ def refuse_sharding() -> None:
         UserError: the launcher is set to FSDP, DeepSpeed or Megatron-LM.
     """
     for variable, name in SHARDING.items():
-        if os.environ.get(variable, "false").lower() in ("true", "1"):
+        if is_set(variable):
             raise UserError(
                 f"{name} splits the model among processes, and pruning needs the whole model in each: start "
                 "with torchrun, or with accelerate launch --multi_gpu, which average gradients of whole models (DDP)"

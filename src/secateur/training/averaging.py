@@ -8,10 +8,12 @@ learning rate falls to 0 the weights converge by themselves, and the average ove
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+
+from secateur.system.sharding import whole
 
 
 class Averaging(nn.Module):
@@ -24,7 +26,7 @@ class Averaging(nn.Module):
         mean: `(P,)` float32, of all trainable parameters end to end; 0 before the first step that counts.
 
     Args:
-        model: whose weights are averaged; the parameters must stay the same objects.
+        model: whose weights are averaged.
         part: the last part of all steps, in (0, 1]; at least one step counts.
     """
 
@@ -33,8 +35,8 @@ class Averaging(nn.Module):
     def __init__(self, model: nn.Module, part: float) -> None:
         super().__init__()
         self.part = part
-        self._weights: Sequence[nn.Parameter] = [weight for weight in model.parameters() if weight.requires_grad]
-        size = sum(weight.numel() for weight in self._weights)
+        self._of = (model,)  # in a tuple, so that it is no submodule
+        size = sum(weight.numel() for weight in self._weights())
         self.register_buffer("mean", torch.zeros(size, dtype=torch.float32, device=next(model.parameters()).device))
 
     @torch.no_grad()
@@ -42,7 +44,7 @@ class Averaging(nn.Module):
         """Add the weights as they are after `step`, from 1, of `steps`; before the last part of them do nothing."""
         if count := self._counted(step, steps):
             for mean, weight in self._pairs():
-                mean.lerp_(weight.float(), 1 / count)
+                mean.lerp_(whole(weight).float().to(mean.device), 1 / count)
 
     @torch.no_grad()
     def take(self, step: int, steps: int) -> None:
@@ -57,6 +59,10 @@ class Averaging(nn.Module):
 
     def _pairs(self) -> Iterator[tuple[Tensor, nn.Parameter]]:
         """Each weight with its average, a view of `mean`."""
-        means = self.mean.split([weight.numel() for weight in self._weights])
-        for mean, weight in zip(means, self._weights, strict=True):
-            yield mean.view_as(weight), weight
+        weights = self._weights()
+        means = self.mean.split([weight.numel() for weight in weights])
+        for mean, weight in zip(means, weights, strict=True):
+            yield mean.view(weight.shape), weight
+
+    def _weights(self) -> list[nn.Parameter]:
+        return [weight for weight in self._of[0].parameters() if weight.requires_grad]

@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 
 from secateur.system.casting import cast
 from secateur.system.errors import UserError
+from secateur.system.sharding import Sharding
 from secateur.training.step import Term
 
 log = logging.getLogger(__name__)
@@ -42,16 +43,29 @@ def check_teacher(terms: Sequence[Term], teacher: Any) -> None:
 
 
 def check_devices(args: TrainingArguments, sharded: bool) -> None:
-    """Refuse a process that has a part of the model only, or several copies of it."""
+    """Refuse a process that has several copies of the model, or parts of it that others have made.
+
+    Args:
+        sharded: whether accelerate itself, or DeepSpeed, splits the model.
+    """
     if sharded:
         raise UserError(
-            "masks, scores and cuts need the whole model in each process: train with DDP, not in shards (FSDP, "
-            "DeepSpeed)"
+            "an accelerator that splits models (FSDP, DeepSpeed) exists already, and masks and cuts need to split the "
+            "model themselves: train with DDP or FSDP, and make no Accelerator before the trainer"
         )
     if args.n_gpu > 1:
         raise UserError(
             f"one process sees {args.n_gpu} GPUs: start one for each (torchrun --nproc_per_node {args.n_gpu}), or show "
             "it one (CUDA_VISIBLE_DEVICES)"
+        )
+
+
+def check_sharding(sharding: Sharding | None, refit: bool, generates: bool) -> None:
+    """Refuse what needs the whole model in each process while it is split among them."""
+    used = "refit" if refit else "generate" if generates else None
+    if sharding is not None and used:
+        raise UserError(
+            f"{used} needs the whole model in each process, and FSDP gives each a part: leave it out, or train with DDP"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -31,6 +32,9 @@ class EvaluatingTrainer(HookedTrainer):
     masks: TrainingMasks
     finite: FiniteWatch
 
+    def rebuilding(self) -> AbstractContextManager[None]:
+        return self.masks.lifted()
+
     @masked
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
@@ -41,8 +45,9 @@ class EvaluatingTrainer(HookedTrainer):
             self.best.check(metrics)
             if self.method is None or self.method.reached_target():
                 self.finite.check()
-                if self.args.should_save:
-                    self.best.offer(metrics, self.state.global_step)
+                with self.whole_states():
+                    if self.args.should_save:
+                        self.best.offer(metrics, self.state.global_step)
         return metrics
 
     predict = masked(HookedTrainer.predict)

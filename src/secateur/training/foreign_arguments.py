@@ -69,19 +69,13 @@ MISFITS = (
     Misfit(
         "deepspeed",
         lambda args: args.deepspeed,
-        "masks and cuts need the whole model in each process: train with DDP (torchrun)",
-        always=True,
-    ),
-    Misfit(
-        "fsdp",
-        lambda args: args.fsdp,
-        "masks and cuts need the whole model in each process: train with DDP (torchrun)",
+        "masks and cuts need the whole model in each process: train with DDP or FSDP",
         always=True,
     ),
     Misfit(
         "parallelism_config",
         lambda args: args.parallelism_config is not None,
-        "masks and cuts need the whole model in each process: train with DDP (torchrun)",
+        "masks and cuts need the whole model in each process: train with DDP or FSDP",
         always=True,
     ),
     Misfit(

@@ -37,7 +37,8 @@ class TermLoss:
         rows: Any = None,
     ) -> None:
         self.examples = examples_for(terms, rows)
-        self.terms, self.student, self.teacher = terms, student, teacher
+        self.terms, self.student = terms, student
+        self.teacher: Any = teacher
         self.hidden = any(term.needs_hidden for term in terms)
         self.taught = teacher is not None and any(term.needs_teacher for term in terms)
         self.left_out, self.bf16 = {"labels", *label_names}, bf16

@@ -41,6 +41,15 @@ class TrainingMasks:
                 self.attachment = None
 
     @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Within the block, in which the model's modules may be exchanged, the masks that are on it are off."""
+        if self.attachment is not None:
+            self.attachment.detach()
+        yield
+        if self.attachment is not None:
+            self.attachment.attach(self.attachment.stored)
+
+    @contextmanager
     def fixed(self, masks: Tensor | None) -> Iterator[None]:
         """Within the block every forward takes these masks `(N,)`."""
         self._fixed = masks

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from secateur.methods.method import Method
-from secateur.training.step import UNLABELLED
+from secateur.training.step import UNLABELLED, predicts_next
 
 Batch = dict[str, Tensor]
 
@@ -24,20 +25,21 @@ SHARES = "secateur_shares"
 
 
 class MicroBatches:
-    """The micro-batches of the present optimizer step."""
+    """The micro-batches of the present optimizer step.
 
-    def __init__(self, method: Method | None, accelerator: Accelerator) -> None:
-        self.method, self.accelerator = method, accelerator
+    Args:
+        model: that is trained; its shares have its type, or float32 if that is more precise.
+    """
+
+    def __init__(self, model: PreTrainedModel, method: Method | None, accelerator: Accelerator) -> None:
+        self.model, self.method, self.accelerator = model, method, accelerator
         self._random_state: Tensor | None = None  # of the method, at the beginning of the step
 
-    def begin(self, batches: list[Batch], dtype: torch.dtype) -> None:
-        """Begin a step: give each micro-batch its shares if there are several, in this or in other processes.
-
-        Args:
-            dtype: of the model; shares have it, or float32 if that is more precise.
-        """
+    def begin(self, batches: list[Batch]) -> None:
+        """Begin a step: give each micro-batch its shares if there are several, in this or in other processes."""
         if batches and (len(batches) > 1 or self.accelerator.num_processes > 1):
-            for batch, own in zip(batches, shares(batches, dtype, self.accelerator), strict=True):
+            dtype, unused = self.model.dtype, int(predicts_next(self.model))
+            for batch, own in zip(batches, shares(batches, dtype, self.accelerator, unused), strict=True):
                 batch[SHARES] = own  # type: ignore[assignment]  # taken out again before the model gets the batch
         if self.method is not None:
             self._random_state = self.method.get_extra_state() if len(batches) > 1 else None
@@ -48,20 +50,27 @@ class MicroBatches:
             self.method.set_extra_state(self._random_state)
 
 
-def shares(batches: list[Batch], dtype: torch.dtype, accelerator: Accelerator) -> list[dict[str, Tensor]]:
-    """The shares `()` of each micro-batch: of `rows` and `tokens`, and of `labels` if batches have them."""
-    counts = [_counts(batch) for batch in batches]
+def shares(
+    batches: list[Batch], dtype: torch.dtype, accelerator: Accelerator, unused: int = 0
+) -> list[dict[str, Tensor]]:
+    """The shares `()` of each micro-batch: of `rows` and `tokens`, and of `labels` if batches have them.
+
+    Args:
+        unused: the labels at the beginning of each row that no output predicts.
+    """
+    counts = [_counts(batch, unused) for batch in batches]
     rows = [torch.stack([torch.as_tensor(n, device=accelerator.device) for n in one.values()]) for one in counts]
     numbers = torch.stack(rows).to(torch.promote_types(dtype, torch.float))  # (micro-batches, kinds of counts)
     mean = accelerator.reduce(numbers.mean(dim=0), reduction="mean")
     return [dict(zip(counts[0], own, strict=True)) for own in numbers / mean]
 
 
-def _counts(batch: Mapping[str, Tensor]) -> dict[str, int | Tensor]:
+def _counts(batch: Mapping[str, Tensor], unused: int) -> dict[str, int | Tensor]:
     """The numbers of rows, real tokens and labels (not -100) of a batch; of tokens without a mask in units of a row."""
     rows = len(next(iter(batch.values())))
     counts: dict[str, int | Tensor] = {"rows": rows}
     counts["tokens"] = batch["attention_mask"].sum() if "attention_mask" in batch else rows  # all have as many
     if "labels" in batch:
-        counts["labels"] = (batch["labels"] != UNLABELLED).sum()
+        labels = batch["labels"]
+        counts["labels"] = ((labels[:, unused:] if unused else labels) != UNLABELLED).sum()
     return counts

@@ -13,22 +13,33 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from secateur.surgery.compact.kernels import reliable_kernels
 from secateur.system.model_state import frozen
+from secateur.system.sharding import ShardedModel, Sharding, twin
+from secateur.training.loss import TermLoss
 from secateur.training.shrink_policy import ShrinkPolicy
 
 
 @contextmanager
-def restored_models(teacher: Any, device: torch.device, shrinking: ShrinkPolicy | None) -> Iterator[None]:
+def restored_models(
+    loss: TermLoss, device: torch.device, shrinking: ShrinkPolicy | None, sharding: Sharding | None
+) -> Iterator[None]:
     """Within the block the teacher is frozen, on the device; afterwards, also if interrupted, both models are restored.
 
     Args:
+        loss: whose teacher is split within the block, if the student is; its own weights stay whole, where they are.
         shrinking: what may have cut the student.
     """
+    teacher = loss.teacher
     with ExitStack() as stack:
         if shrinking is not None:
+            if sharding is not None:
+                shrinking.shrinking.skeleton()  # of a model in parts none could be made
             stack.callback(shrinking.abandon)
         if isinstance(teacher, PreTrainedModel):
             module: nn.Module = teacher
-            stack.enter_context(frozen(module.to(device)))
+            stack.enter_context(frozen(module.to(device) if sharding is None else module))
+            if sharding is not None:
+                stack.callback(setattr, loss, "teacher", teacher)
+                loss.teacher = ShardedModel(twin(teacher), sharding, trained=False)
         yield
 
 

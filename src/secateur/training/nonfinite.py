@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import TrainerState, TrainingArguments
 
 from secateur.system.errors import UserError
+from secateur.system.sharding import own_part
 
 
 class FiniteWatch:
@@ -33,7 +34,7 @@ class FiniteWatch:
         """Inspect a value of any shape, of the optimizer step that comes next, without waiting for the device."""
         if name not in self._first:
             self._first[name] = torch.full((), math.inf, device=self.args.device)
-        first, finite = self._first[name], value.detach().isfinite().all().to(self.args.device)
+        first, finite = self._first[name], own_part(value.detach()).isfinite().all().to(self.args.device)
         self._first[name] = torch.where(finite, first, first.clamp(max=self._step()))
 
     def watch_weights(self, *modules: nn.Module) -> None:

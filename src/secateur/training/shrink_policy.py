@@ -11,6 +11,7 @@ from torch import Tensor
 from secateur.methods.method import Method
 from secateur.surgery.shrinking import Shrinking
 from secateur.system import process_memory
+from secateur.system.sharding import is_sharded
 from secateur.training.masks import TrainingMasks
 
 ENOUGH = 0.75
@@ -56,8 +57,12 @@ class ShrinkPolicy:
         self._change(self.shrinking.restore)
 
     def abandon(self) -> None:
-        """Restore the model after a training, which may have failed: without waiting for other processes."""
-        self.shrinking.restore(self.optimizer())
+        """Restore the model after a training, which may have failed: without waiting for other processes.
+
+        A model in parts stays as it is, because the other processes would have to help.
+        """
+        if not is_sharded(self.shrinking.model):
+            self.shrinking.restore(self.optimizer())
 
     def _density(self, units: Tensor) -> float:
         """The density that would be stored for these units: tiles are cut only with their whole row or column."""

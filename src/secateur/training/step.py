@@ -107,6 +107,11 @@ def has_decoder(model: PreTrainedModel) -> bool:
     return bool(model.config.is_encoder_decoder and model.can_generate())
 
 
+def predicts_next(model: PreTrainedModel) -> bool:
+    """Whether the output at a token predicts the label of the next one, so that a row's first label is not used."""
+    return bool(not model.config.is_encoder_decoder and model.can_generate())
+
+
 def decoder_inputs(model: PreTrainedModel, labels: Tensor) -> Tensor | None:
     """The inputs of the decoder for `labels` `(batch, tokens)`, which are shifted right; None without a decoder."""
     return cast(Any, model).prepare_decoder_input_ids_from_labels(labels) if has_decoder(model) else None

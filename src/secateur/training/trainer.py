@@ -87,8 +87,8 @@ class PruningTrainer(EvaluatingTrainer):
         own_state: the modules whose state each checkpoint keeps besides Trainer's files.
 
     Raises:
-        UserError: a term needs a teacher and there is none, fp16 with a method, sharding, several GPUs in one process,
-            or averaging where it is not possible; from `train`, a loss, gradient or weight is not finite.
+        UserError: a term needs a teacher and there is none, fp16 with a method, several GPUs in one process, or
+            averaging or parts (FSDP) where they are not possible; from `train`, a value is not finite.
     """
 
     loss_is_scaled_for_ga = False
@@ -127,7 +127,8 @@ class PruningTrainer(EvaluatingTrainer):
         super().__init__(checks.in_float32(model, "model"), callbacks=own, **kwargs)
         self.args.logging_nan_inf_filter = False  # `finite` replaces it
         checks.check_teacher(self.objective, teacher)
-        checks.check_devices(self.args, self.sharded)
+        checks.check_devices(self.args, self.sharded_elsewhere)
+        checks.check_sharding(self.sharding, refit, generate is not None)
         checks.check_precision(self.args, method is not None)
         checks.check_average(average, method is not None or select is not None)
         checks.check_order(self.args, rows_seen)
@@ -140,7 +141,7 @@ class PruningTrainer(EvaluatingTrainer):
         self.masks = TrainingMasks(self.model, method)
         self.refit = RunningRefit(self.masks, refit, self.average)
         self.finite = FiniteWatch(args, accelerator, lambda: self.state)
-        self.micro_batches = MicroBatches(method, accelerator)
+        self.micro_batches = MicroBatches(self.model, method, accelerator)
         self.loss = TermLoss(self.objective, self.model, self.teacher, self.label_names, args.bf16, self.train_dataset)
         self.row_order = StageOrder(seed_of_order(args), self.rows_seen, self.loss.examples)
         self.averaging = Averaging(self.model, average) if average else None
@@ -154,9 +155,8 @@ class PruningTrainer(EvaluatingTrainer):
         self.evidence = Evidence(method, self.finite, self.objective, cut=self.shrinking is not None)
         replays = cuda_graphs and replayable(args, accelerator, self.objective)
         self.replayed = ReplayedSteps(replays, self.loss, self.masks, self.evidence, accelerator.backward)
-        shrunk = getattr(self.shrinking, "shrinking", None)
-        others = {"method": method, "shrinking": shrunk, "averaging": self.averaging, "refit": self.refit}
-        self.own_state = parts_of(terms=self.terms, **others)
+        cut, mean = getattr(self.shrinking, "shrinking", None), self.averaging
+        self.own_state = parts_of(terms=self.terms, method=method, shrinking=cut, averaging=mean, refit=self.refit)
         self.best: BestEvaluation | None = None
         if select is not None:
             kept = {"model": self.model, "own": self.own_state}
@@ -194,7 +194,7 @@ class PruningTrainer(EvaluatingTrainer):
         device = self.args.device
         self.replayed.forget()
         with (
-            restored_models(self.teacher, device, self.shrinking),
+            restored_models(self.loss, device, self.shrinking, self.sharding),
             fast_attention(device),
             process_memory.keep_free_pages(),
         ):
@@ -227,7 +227,7 @@ class PruningTrainer(EvaluatingTrainer):
         self.replayed.forget()
 
     def micro_batches_collected(self, batches: list[dict[str, Tensor]]) -> None:
-        self.micro_batches.begin(batches, self.model.dtype)
+        self.micro_batches.begin(batches)
 
     @masked
     def compute_loss(

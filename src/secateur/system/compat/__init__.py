@@ -14,10 +14,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CHECKED = {"transformers": "5.23.0", "accelerate": "1.15.0", "torch": "2.13.0"}
 """Library -> the version on which its names were checked last."""
@@ -71,8 +74,8 @@ NAMES = (
         "to see all micro-batches of an optimizer step",
         ("epoch_iterator", "num_batches", "device"),
     ),
-    Name("transformers.Trainer.is_fsdp_enabled", "to refuse sharded models", instance=True),
-    Name("transformers.Trainer.is_deepspeed_enabled", "to refuse sharded models", instance=True),
+    Name("transformers.Trainer.is_fsdp_enabled", "to refuse models that accelerate splits", instance=True),
+    Name("transformers.Trainer.is_deepspeed_enabled", "to refuse models that DeepSpeed splits", instance=True),
     Name("transformers.Trainer.model_wrapped", "the model as DDP wraps it", instance=True),
     Name("accelerate.Accelerator.ddp_handler", "the options with which DDP wraps a model", instance=True),
     Name(
@@ -84,6 +87,14 @@ NAMES = (
     Name("accelerate.data_loader.BatchSamplerShard.num_processes", "the number of processes", instance=True),
     Name("accelerate.data_loader.BatchSamplerShard.split_batches", "whether batches are split already", instance=True),
     Name("accelerate.data_loader.SeedableRandomSampler.set_epoch", "to resume within an epoch", ("epoch",)),
+    # compat.sharding_trainer
+    Name("transformers.Trainer.create_accelerator_and_postprocess", "to be told of whole models", ()),
+    Name("transformers.Trainer._wrap_model", "to split a model", ("model", "training", "dataloader")),
+    Name("transformers.Trainer._move_model_to_device", "to leave a model that is split", ("model", "device")),
+    Name("transformers.Trainer._save_optimizer_and_scheduler", "to save whole moments", ("output_dir",)),
+    Name("transformers.Trainer._load_optimizer_and_scheduler", "to read parts of moments", ("checkpoint",)),
+    Name("transformers.TrainingArguments.fsdp_plugin_args", "the settings of FSDP", instance=True),
+    Name("transformers.PreTrainedModel._no_split_modules", "the classes of a model's layers"),
     # compat.borrowed_model
     Name("accelerate.Accelerator._models", "to have a model prepared again", instance=True),
     Name("accelerate.Accelerator._is_accelerate_prepared", "to have a model prepared again", instance=True),
@@ -173,6 +184,11 @@ def compiled_shapes(limit: int) -> AbstractContextManager[None]:
     limits = {f"{kind}_limit": limit, f"accumulated_{kind}_limit": limit}
     patch: AbstractContextManager[None] = torch._dynamo.config.patch(limits)  # type: ignore[attr-defined]  # untyped
     return patch
+
+
+def layer_classes(model: PreTrainedModel) -> tuple[str, ...]:
+    """The names of the classes of a model's layers, which libraries place on a device as a whole."""
+    return tuple(model._no_split_modules or ())
 
 
 def multiplies_int8() -> bool:

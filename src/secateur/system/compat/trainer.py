@@ -16,10 +16,12 @@ from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import BatchSampler, DataLoader, Sampler
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from secateur.system.compat.borrowed_model import Settings, set_settings, settings_of, unwrap_forward
+from secateur.system.compat.sharding_trainer import ShardingTrainer
+from secateur.system.sharding import whole
 
 __all__ = ["HookedTrainer", "LengthGroupedSampler", "RowOrder", "SeedableRandomSampler"]
 
@@ -60,7 +62,7 @@ class Checkpointing(Protocol):
         """Called before Trainer loads the model's weights from a checkpoint."""
 
 
-class HookedTrainer(Trainer):
+class HookedTrainer(ShardingTrainer):
     """A Trainer that calls the hooks below, `row_order` and `checkpointing`; a subclass names nothing private.
 
     A subclass sets `row_order` and `checkpointing` before it trains. Once a training or an evaluation has ended, the
@@ -92,14 +94,9 @@ class HookedTrainer(Trainer):
         return self.control.should_training_stop or self.state.global_step >= self.state.max_steps
 
     @property
-    def sharded(self) -> bool:
-        """Whether each process holds a part of the model only."""
+    def sharded_elsewhere(self) -> bool:
+        """Whether accelerate itself, or DeepSpeed, splits the model."""
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
-
-    @property
-    def plain_optimizer(self) -> torch.optim.Optimizer | None:
-        """The optimizer without accelerate's wrapper; None before it is created, as when a checkpoint is loaded."""
-        return getattr(self.optimizer, "optimizer", self.optimizer)
 
     def on_device(self, batch: Batch) -> Batch:
         """The batch with its tensors on the device."""
@@ -113,7 +110,10 @@ class HookedTrainer(Trainer):
 
     @contextmanager
     def _borrowed(self) -> Iterator[None]:
-        """Within the block the model is prepared and set for training. Blocks may be nested; the outermost ends it."""
+        """Within the block the model is prepared and set for training. Blocks may be nested; the outermost ends it.
+
+        A model in parts is whole again afterwards, but for an error.
+        """
         if self._settings is not None:
             yield
             return
@@ -122,13 +122,16 @@ class HookedTrainer(Trainer):
             self.unwrap_forward()
             vars(self.model.config)["use_cache"] = self._use_cache
             yield
+            self.gather()  # not after an error: other processes may not answer
         finally:
             self.unwrap_forward()
             set_settings(self.model, settings)
             self._settings = None
 
     def rewrap(self) -> None:
-        """Initialise the DDP wrapper again, in place because Trainer's loop refers to it, after parameters changed."""
+        """Initialise the wrapper again, in place because Trainer's loop refers to it, after parameters changed."""
+        if self.in_parts is not None:
+            self.split(trained=True)
         wrapper, handler = self.model_wrapped, self.accelerator.ddp_handler
         if not isinstance(wrapper, DistributedDataParallel):
             return
@@ -196,8 +199,8 @@ class HookedTrainer(Trainer):
         super()._run_epoch(*args, **kwargs)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        self.gradient_norm_known(torch.as_tensor(norm))
+        norm = whole(torch.as_tensor(super()._get_grad_norm(model, grad_norm=grad_norm)))
+        self.gradient_norm_known(norm)
         return norm
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
