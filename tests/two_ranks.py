@@ -13,9 +13,12 @@ TORCHRUN = (
     *("--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"),
 )
 ACCELERATE = (
-    *("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
+    *("accelerate.commands.launch", "--use_fsdp", "--num_processes", "2", "--num_machines", "1"),
+    *("--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"),
+    *("--fsdp_cpu_ram_efficient_loading", "false"),
     *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
 )
+"""The models are split."""
 
 
 def launched(launcher, *arguments):

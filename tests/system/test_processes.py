@@ -14,6 +14,7 @@ from small_world import recipe_values, write_data, write_model
 from two_ranks import ACCELERATE, TORCHRUN, launched
 
 from secateur.run import pipeline, recipe
+from secateur.run.stages import check
 from secateur.surgery import checkpoint
 from secateur.system import processes
 from secateur.system.errors import UserError
@@ -138,8 +139,23 @@ def test_the_rank_decides_which_process_is_the_main_one_and_reports_errors_first
 @pytest.mark.parametrize(("variable", "name"), processes.SHARDING.items())
 def test_a_launcher_that_shards_is_refused_before_the_folder_is_touched(monkeypatch, world, tmp_path, variable, name):
     monkeypatch.setenv(variable, "true")
-    with pytest.raises(UserError, match=f"^{name} splits the model .* start with torchrun.*DDP"):
+    with pytest.raises(UserError, match=f"^{name} splits the model .* start with torchrun.*FSDP of version 2"):
         pipeline.run(recipe.read(world, {}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"method.refit": True}, "method.refit"),
+        ({"target.units": ["ffn/4x4"], "target.density": 0.8}, "tiles cannot be trained in parts"),
+    ],
+)
+def test_what_needs_whole_models_is_refused_in_parts(monkeypatch, world, tmp_path, options, what):
+    monkeypatch.setattr(check, "sharding_of", lambda args: object())
+    monkeypatch.setattr(processes, "in_parts", lambda: True)
+    with pytest.raises(UserError, match=f"^{what}.*start with torchrun"):
+        pipeline.run(recipe.read(world, options), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -1,7 +1,14 @@
 """Models in parts: what is refused of FSDP, and copies; that parts equal the whole is law 12."""
 
+import re
+from itertools import pairwise
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils import DistributedType
 from quiet import arguments
 from tiny_models import tiny
 from torch import nn
@@ -11,6 +18,7 @@ from secateur.system.compat.sharding_trainer import sharding_of
 from secateur.system.errors import UserError
 from secateur.training import checks
 
+PAGE = Path(__file__).parents[2] / "docs" / "scale.md"
 REFUSED = {
     "fsdp_version: 1": {"version": 1},
     "fsdp_cpu_ram_efficient_loading": {"cpu_ram_efficient_loading": True},
@@ -49,6 +57,33 @@ def test_a_launcher_asks_for_parts_and_one_process_has_none(tmp_path, monkeypatc
     monkeypatch.setattr(type(args), "world_size", 2)
     made = sharding_of(args)
     assert made == sharding.Sharding(args.device, ("LlamaDecoderLayer",), frees=False)
+
+
+def test_the_documented_configuration_asks_for_parts(tmp_path, monkeypatch):
+    found = re.search(r"```text\n(# fsdp.yaml\n.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "fsdp.yaml").write_text(found[1], encoding="utf-8")
+    config = load_config_from_file(str(tmp_path / "fsdp.yaml"))
+    assert config.distributed_type == DistributedType.FSDP
+    for key, value in {**config.fsdp_config, "accelerate_use_fsdp": "true"}.items():
+        monkeypatch.setenv(key.upper(), str(value))
+    args = arguments(tmp_path, 1)
+    monkeypatch.setattr(type(args), "world_size", 8)
+    assert sharding_of(args) == sharding.Sharding(args.device)
+
+
+def test_the_documented_manifest_gives_each_pod_its_number_and_the_name_of_the_first():
+    found = re.search(r"```text\n(apiVersion.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    service, job = yaml.safe_load_all(found[1])
+    pod = job["spec"]["template"]["spec"]
+    assert pod["subdomain"] == service["metadata"]["name"] and job["spec"]["completionMode"] == "Indexed"
+    assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
+    words = pod["containers"][0]["args"][0].split()
+    options = dict(pairwise(words))
+    assert options["--machine_rank"] == "$JOB_COMPLETION_INDEX"
+    assert options["--main_process_ip"] == f"{job['metadata']['name']}-0.{pod['subdomain']}"
+    assert int(options["--num_machines"]) == job["spec"]["completions"] == job["spec"]["parallelism"]
+    gpus = pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"]
+    assert int(options["--num_processes"]) == gpus * job["spec"]["completions"]
 
 
 def test_a_model_without_known_layers_is_refused():

@@ -24,8 +24,9 @@ PATIENCE = timedelta(days=7)
 """How long the others wait for the main process; a launcher ends them if it dies."""
 GRACE = 60.0
 """Seconds for which another process that failed waits, so that the main process can report its error first."""
+FSDP = "ACCELERATE_USE_FSDP"
+"""The variable by which accelerate's launcher asks for FSDP."""
 SHARDING = {
-    "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
 }
@@ -87,17 +88,22 @@ def is_set(variable: str) -> bool:
     return os.environ.get(variable, "false").lower() in ("true", "1")
 
 
+def in_parts() -> bool:
+    """Whether models are trained in parts: by FSDP, in several processes."""
+    return count() > 1 and is_set(FSDP)
+
+
 def refuse_sharding() -> None:
-    """Refuse a launcher that would give each process a part of the model.
+    """Refuse a launcher that would split models in a way that masks and cuts cannot follow.
 
     Raises:
-        UserError: the launcher is set to FSDP, DeepSpeed or Megatron-LM.
+        UserError: the launcher is set to DeepSpeed or Megatron-LM.
     """
     for variable, name in SHARDING.items():
         if is_set(variable):
             raise UserError(
-                f"{name} splits the model among processes, and pruning needs the whole model in each: start "
-                "with torchrun, or with accelerate launch --multi_gpu, which average gradients of whole models (DDP)"
+                f"{name} splits the model among processes in a way that masks and cuts cannot follow: start with "
+                "torchrun or accelerate launch --multi_gpu, or, if the model does not fit, with FSDP of version 2"
             )
 
 

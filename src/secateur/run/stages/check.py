@@ -26,6 +26,7 @@ from secateur.surgery.checkpoint import read_config
 from secateur.surgery.compensation import check_refittable
 from secateur.surgery.opening import check_vocabulary
 from secateur.system import compat, processes
+from secateur.system.compat.sharding_trainer import sharding_of
 from secateur.system.errors import UserError
 from secateur.tasks.task import check_length
 from secateur.training.checks import check_devices
@@ -129,6 +130,22 @@ def _check_devices(context: Context) -> None:
     except ValueError as error:
         raise UserError(f"this machine cannot train by the recipe ({error}): set training.bf16: false") from error
     check_devices(arguments, sharded=False)
+    if sharding_of(arguments) is not None:
+        _check_parts(context)
+
+
+def _check_parts(context: Context) -> None:
+    """Refuse what needs a whole model in each process while it is trained in parts."""
+    used = {
+        "method.refit": context.recipe.method.refit,
+        "scores of generated texts": context.data.task.generates,
+        "several densities of one pruning": bool(context.branches),
+    }
+    for what in (name for name, wanted in used.items() if wanted):
+        raise UserError(
+            f"{what} needs a whole model in each process, and FSDP gives each a part: leave it out, or start with "
+            "torchrun or accelerate launch --multi_gpu"
+        )
 
 
 def _check_trackers(names: Sequence[str]) -> None:
@@ -192,6 +209,8 @@ def _check_depths(context: Context, student: PreTrainedModel, table: LatencyTabl
 
 def _check_method(context: Context, recipe: Recipe, method: Method) -> None:
     """The schedule of the method must be one that the recipe can use, and the loss must have what it observes."""
+    if method.space.tiled and processes.in_parts():
+        raise UserError("tiles cannot be trained in parts (FSDP): choose other units, or start with torchrun")
     heard(method.listens_to, context.distillation.terms())
     if recipe.method.refit:
         check_refittable(method.space)

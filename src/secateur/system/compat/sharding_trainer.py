@@ -21,8 +21,6 @@ from secateur.system import processes
 from secateur.system.errors import UserError
 from secateur.system.sharding import ShardedModel, Sharding, gathered_parts, gathered_state, split_loaded
 
-USES_FSDP = "ACCELERATE_USE_FSDP"
-"""The variable by which `accelerate launch` asks for FSDP."""
 OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"
 """Trainer's files of a checkpoint."""
 
@@ -133,7 +131,7 @@ def sharding_of(args: TrainingArguments) -> Sharding | None:
     Raises:
         UserError: they ask for something of FSDP that is not supported.
     """
-    if args.fsdp_plugin_args is None and not processes.is_set(USES_FSDP):
+    if args.fsdp_plugin_args is None and not processes.is_set(processes.FSDP):
         return None
     from accelerate.utils import FullyShardedDataParallelPlugin
 
@@ -182,12 +180,12 @@ def _check(plugin: Any, args: TrainingArguments) -> None:
 @contextmanager
 def _whole_models(args: TrainingArguments) -> Iterator[None]:
     """Within the block an accelerator is made as for whole models, whatever the launcher and the arguments ask for."""
-    asked, os.environ[USES_FSDP] = os.environ.get(USES_FSDP), "false"
+    asked, os.environ[processes.FSDP] = os.environ.get(processes.FSDP), "false"
     plugin, args.fsdp_plugin_args = args.fsdp_plugin_args, None
     try:
         yield
     finally:
         args.fsdp_plugin_args = plugin
-        del os.environ[USES_FSDP]
+        del os.environ[processes.FSDP]
         if asked is not None:
-            os.environ[USES_FSDP] = asked
+            os.environ[processes.FSDP] = asked
