@@ -14,7 +14,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -139,11 +139,10 @@ class Sharding:
         Raises:
             UserError: no layers of it are known.
         """
-        from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         layers, root = self._layers_of(model), _Root(model)
-        mesh = init_device_mesh(self.device.type, (torch.distributed.get_world_size(),))
+        mesh = _mesh(self.device.type, torch.distributed.get_world_size())
         policy: Callable[..., Any] = MixedPrecisionPolicy
         if self.bf16:
             policy = partial(MixedPrecisionPolicy, param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
@@ -165,6 +164,14 @@ class Sharding:
                 "fsdp_transformer_layer_cls_to_wrap"
             )
         return layers
+
+
+@cache
+def _mesh(kind: str, processes: int) -> Any:
+    """All processes in a row; once for all models, as each could have connections of its own."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    return init_device_mesh(kind, (processes,))
 
 
 class _Root(nn.Module):
@@ -278,13 +285,20 @@ def _exchange(
     state: dict[Tensor, Any] = {}
     for old, own in optimizer.state.items():
         parameter = new.get(id(old))
-        state[old if parameter is None else parameter] = {
-            key: converted(value, parameter) if parameter is not None and _is_moment(value, old) else value
-            for key, value in own.items()
-        }
+        if parameter is None:
+            state[old] = own
+        else:
+            state[parameter] = {key: _with(parameter, value, old, converted) for key, value in own.items()}
     for group in optimizer.param_groups:
         group["params"] = [new.get(id(parameter), parameter) for parameter in group["params"]]
     optimizer.state = defaultdict(dict, state)
+
+
+def _with(parameter: Tensor, value: Any, old: Tensor, converted: Callable[[Tensor, Tensor], Tensor]) -> Any:
+    """A value of an optimizer's state that goes with a new parameter: a moment converted, a count on its device."""
+    if not torch.is_tensor(value):
+        return value
+    return converted(value, parameter) if _is_moment(value, old) else value.to(parameter.device)
 
 
 def _is_moment(value: Any, parameter: Tensor) -> bool:

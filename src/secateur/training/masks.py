@@ -29,7 +29,10 @@ class TrainingMasks:
 
     @contextmanager
     def attached(self, device: torch.device) -> Iterator[None]:
-        """Within the block, every forward is masked. Blocks may be nested; the outermost removes the masks."""
+        """Within the block, every forward is masked. Blocks may be nested; the outermost removes the masks.
+
+        Afterwards the method is where the model is, which may have been gathered on the CPU.
+        """
         if self.method is None or self.attachment is not None:
             yield
             return
@@ -39,6 +42,7 @@ class TrainingMasks:
                 yield
             finally:
                 self.attachment = None
+                self.method.to(self.model.device)
 
     @contextmanager
     def lifted(self) -> Iterator[None]:
