@@ -25,7 +25,7 @@ from secateur.surgery.cut_structure import structure_of
 from secateur.surgery.kept_indices import kept_indices, select, split_parts
 from secateur.surgery.optimizer_state import ORDERS, Moments
 from secateur.system.errors import UserError
-from secateur.system.sharding import blank_copy, copy_of, gathered, nothing_like, whole_state
+from secateur.system.sharding import blank_copy, copy_of, gathered, nothing_like, part_like, whole_state
 
 STREAM = "hidden"
 
@@ -197,7 +197,7 @@ class Shrinking(nn.Module):
     ) -> dict[str, Any]:
         """The state of one parameter of that shape, with its moments at the wanted indices."""
         return {
-            key: self._reindexed(self.entries[name], value, wanted, value)
+            key: part_like(self._reindexed(self.entries[name], value, wanted, value), value)
             if torch.is_tensor(value) and value.shape == shape
             else value
             for key, value in state.items()

@@ -72,15 +72,16 @@ def gathered_parts(model: nn.Module, keep: bool = True) -> dict[str, Tensor]:
 
 
 def part_like(value: Tensor, like: Tensor) -> Tensor:
-    """The part of a whole tensor that this process holds of another one, on the device of that.
+    """The part of a whole tensor that this process holds, if another one is in parts; else, or if it is one, itself.
 
     Args:
         value: equal in all processes.
-        like: split by its first dim, and of the same shape.
+        like: split by its first dim among processes, on whose devices the parts are.
     """
     from torch.distributed.tensor import DTensor
 
-    assert isinstance(like, DTensor)
+    if not isinstance(like, DTensor) or isinstance(value, DTensor):
+        return value
     size = -(-len(value) // like.device_mesh.size())
     own = value[like.device_mesh.get_local_rank() * size :][:size]
     local = own.to(like.to_local()).contiguous()
@@ -88,8 +89,8 @@ def part_like(value: Tensor, like: Tensor) -> Tensor:
         local if local.data_ptr() != own.data_ptr() else local.clone(),
         like.device_mesh,
         like.placements,
-        shape=like.shape,
-        stride=like.stride(),
+        shape=value.shape,
+        stride=value.stride(),
     )
 
 
@@ -312,9 +313,7 @@ def split_loaded(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dic
     of = dict(zip(numbers, parameters, strict=True))
     own = {
         number: {
-            key: part_like(value, of[number])
-            if hasattr(of[number], "to_local") and not hasattr(value, "to_local") and _is_moment(value, of[number])
-            else value
+            key: part_like(value, of[number]) if _is_moment(value, of[number]) else value
             for key, value in moments.items()
         }
         for number, moments in state["state"].items()

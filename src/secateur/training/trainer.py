@@ -28,6 +28,7 @@ from secateur.surgery.masking import Attachment
 from secateur.surgery.optimizer_state import Moments, moments_of, set_moments
 from secateur.surgery.shrinking import Shrinking
 from secateur.system import process_memory
+from secateur.system.sharding import whole_state
 from secateur.training import checks
 from secateur.training.averaging import Averaging
 from secateur.training.best import BEST, BestEvaluation, greater_is_better
@@ -339,12 +340,11 @@ class PruningTrainer(EvaluatingTrainer):
 
     def whole_state(self) -> dict[str, Tensor]:
         """The model's state dict in its original shapes, with zeros where it was cut."""
-        return self.model.state_dict() if self.shrinking is None else self.shrinking.shrinking.full_state()
+        return whole_state(self.model) if self.shrinking is None else self.shrinking.shrinking.full_state()
 
     def moments(self) -> dict[str, Moments]:
         """The optimizer's own state for the `model`, in its original shapes with 0 where it was cut, and `terms`."""
-        optimizer = self.plain_optimizer
-        assert optimizer is not None
+        optimizer: Any = self.plain_optimizer
         own = moments_of(optimizer, self.model)
         full = own if self.shrinking is None else self.shrinking.shrinking.full_moments(own)
         return {"model": full, "terms": moments_of(optimizer, self.terms)}
