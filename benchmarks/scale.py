@@ -54,9 +54,9 @@ SMALL: dict[str, Any] = {
 }
 SMALL |= {"num_key_value_heads": 4, "vocab_size": 1024}
 ROWS, LENGTH, STEPS = 4, 128, 8
-SPLIT, HOST, SAVED = 20, 16, 12
+SPLIT, HOST, SAVED = 20, 8, 12
 """Bytes for each parameter: split among GPUs (weight, gradient and two moments of the student in float32, weight of the
-teacher), at most in the memory of the host for each process, and in a checkpoint."""
+teacher), in the memory of the host for each process (both as they are loaded), and in a checkpoint."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.system.file_format import FileFormat
-from secateur.system.sharding import whole
+from secateur.system.sharding import gathered, is_part
 from secateur.system.tensor_file import load_tensors, save_tensors
 
 Moments = dict[str, dict[str, Tensor]]
@@ -24,14 +24,21 @@ FORMAT = FileFormat()
 """Of a file with moments."""
 
 
-def moments_of(optimizer: torch.optim.Optimizer, module: nn.Module) -> Moments:
-    """The optimizer's own state of a module's parameters; those that it has never updated are left out."""
-    states = {name: optimizer.state.get(parameter, {}) for name, parameter in module.named_parameters()}
-    return {
-        name: {key: whole(state[key].detach()) for key in (*ORDERS, "step") if key in state}
-        for name, state in states.items()
-        if state
-    }
+def moments_of(optimizer: torch.optim.Optimizer, module: nn.Module, keep: bool = True) -> Moments:
+    """The optimizer's own state of a module's parameters; those that it has never updated are left out.
+
+    Args:
+        keep: whether this process needs moments of which processes hold parts, which they all must gather; if not, it
+            gets none of these.
+    """
+    moments: Moments = {}
+    for name, parameter in module.named_parameters():
+        state = optimizer.state.get(parameter, {})
+        own = {key: state[key].detach() for key in (*ORDERS, "step") if key in state}
+        full = {key: gathered(value) for key, value in own.items()}
+        if own and (keep or not any(map(is_part, own.values()))):
+            moments[name] = full
+    return moments
 
 
 def set_moments(moments: Moments, optimizer: torch.optim.Optimizer, module: nn.Module) -> None:

@@ -25,29 +25,36 @@ from secateur.system import compat
 from secateur.system.errors import UserError
 
 
+def is_part(tensor: Any) -> bool:
+    """Whether this process holds a part of a tensor."""
+    return hasattr(tensor, "full_tensor")
+
+
 def is_sharded(model: nn.Module) -> bool:
     """Whether this process holds parts of a model's parameters."""
-    return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+    return any(map(is_part, model.parameters()))
 
 
 def whole(tensor: Tensor) -> Tensor:
     """A tensor of which processes hold parts, whole, on its device, in each of them; any other tensor as it is."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    part: Any = tensor
+    return part.full_tensor() if is_part(part) else part
 
 
 def gathered(tensor: Tensor) -> Tensor:
     """As `whole`, on the CPU; any other tensor as it is."""
-    return whole(tensor).cpu() if hasattr(tensor, "full_tensor") else tensor
+    return whole(tensor).cpu() if is_part(tensor) else tensor
 
 
 def nothing_like(tensor: Tensor) -> Tensor:
     """`(0,)`, of the type and in the place of what `gathered` gives for a tensor."""
-    return torch.empty(0, dtype=tensor.dtype, device="cpu" if hasattr(tensor, "full_tensor") else tensor.device)
+    return torch.empty(0, dtype=tensor.dtype, device="cpu" if is_part(tensor) else tensor.device)
 
 
 def own_part(tensor: Tensor) -> Tensor:
     """The part of a tensor that this process holds; any other tensor as it is."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    part: Any = tensor
+    return part.to_local() if is_part(part) else part
 
 
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
@@ -64,7 +71,7 @@ def gathered_parts(model: nn.Module, keep: bool = True) -> dict[str, Tensor]:
     gathered: dict[int, Tensor] = {}
     names: dict[str, int] = {}
     for name, part in model.named_parameters(remove_duplicate=False):
-        if hasattr(part, "full_tensor") and id(part) not in gathered:
+        if is_part(part) and id(part) not in gathered:
             value = whole(part.detach())
             gathered[id(part)] = value.cpu() if keep else value.new_empty(0)
         names[name] = id(part)
@@ -242,7 +249,11 @@ class ShardedModel(nn.Module):
 
     @torch.no_grad()
     def gather(self, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Make the model, and an optimizer's moments, whole again, on the CPU; all processes must call it."""
+        """Make the model whole again, on the CPU; all processes must call it.
+
+        Args:
+            optimizer: gets the whole parameters. Its moments stay in parts.
+        """
         (model,), blank = self._of, self._blank[0]
         before = dict(model.named_parameters())
         after = {
@@ -251,7 +262,7 @@ class ShardedModel(nn.Module):
         }
         if optimizer is not None:
             new = {id(old): after[name] for name, old in before.items()}
-            _exchange(optimizer, new, lambda value, like: whole(value).to(like))
+            _exchange(optimizer, new, lambda moment, like: moment)
         _fill(blank, model, after)
         for name, child in blank.named_children():
             setattr(model, name, child)
@@ -328,7 +339,7 @@ def gathered_state(optimizer: torch.optim.Optimizer, keep: bool) -> dict[str, An
     """
 
     def of_process(value: Any) -> Any:
-        if not hasattr(value, "full_tensor"):
+        if not is_part(value):
             return value
         full = whole(value)
         return full.cpu() if keep else full.new_empty(0)

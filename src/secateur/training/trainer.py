@@ -343,8 +343,8 @@ class PruningTrainer(EvaluatingTrainer):
         return whole_state(self.model) if self.shrinking is None else self.shrinking.shrinking.full_state()
 
     def moments(self) -> dict[str, Moments]:
-        """The optimizer's own state for the `model`, in its original shapes with 0 where it was cut, and `terms`."""
+        """Moments for the whole `model`, 0 where it was cut (of parts in the main process alone), and for `terms`."""
         optimizer: Any = self.plain_optimizer
-        own = moments_of(optimizer, self.model)
+        own = moments_of(optimizer, self.model, keep=self.args.should_save)
         full = own if self.shrinking is None else self.shrinking.shrinking.full_moments(own)
         return {"model": full, "terms": moments_of(optimizer, self.terms)}

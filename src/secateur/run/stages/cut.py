@@ -17,16 +17,20 @@ from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import save
 from secateur.surgery.cut import cut, cut_moments
 from secateur.surgery.factorisation import embedding_rank
+from secateur.surgery.optimizer_state import Moments
 from secateur.surgery.zeroed_blocks import fill_zeroed_blocks
 from secateur.training.trainer import PruningTrainer
 
 
-def cut_student(context: Context, student: PreTrainedModel, trainer: PruningTrainer) -> None:
+def cut_student(
+    context: Context, student: PreTrainedModel, trainer: PruningTrainer, moments: dict[str, Moments]
+) -> None:
     """Cut a student by the present plan of its trainer's method, and write all that recovery needs, the model last.
 
     Args:
         context: of the run that recovers, which is the trainer's own or branches off it.
         student: the student in its unpruned shape.
+        moments: of the trainer.
     """
     method = cast(Method, trainer.method)
     plan, vocabulary = final_plan(context, method), context.data.vocabulary
@@ -35,9 +39,8 @@ def cut_student(context: Context, student: PreTrainedModel, trainer: PruningTrai
     trainer.refit.to_plan(student, plan)
     small = cut(student, plan)
     verified = proved(verify(context.data.batches(), dense=student, plan=plan), "masked and cut")
-    moments = trainer.moments()
-    moments["model"] = cut_moments(student, plan, moments["model"])
-    save_state(context.folder, trainer.terms, moments)
+    own = {**moments, "model": cut_moments(student, plan, moments["model"])}
+    save_state(context.folder, trainer.terms, own)
     FORMAT.merge(context.folder / VERIFIED, {"masked_compact": verified.masked_compact})
     FORMAT.merge(context.folder / CUT_AT, {"progress": trainer.progress, "rows": trainer.rows_taken})
     if method.fills_zeroed_blocks:

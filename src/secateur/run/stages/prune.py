@@ -45,7 +45,7 @@ def run(context: Context) -> None:
     trainer = _trainer(context, ramp, student, outputs, method)
     _watch_densities(context, trainer, method)
     train(context, trainer, "prune")
-    processes.on_main(partial(cut_student, context, student, trainer))
+    processes.on_main(partial(cut_student, context, student, trainer, trainer.moments()))
 
 
 def _models(context: Context, ramp: RampRows) -> tuple[PreTrainedModel, PreTrainedModel | CachedTeacher]:
@@ -137,4 +137,4 @@ def _cut_branch(branch: Context, trainer: PruningTrainer, control: TrainerContro
         rank = embedding_rank(cast(Method, trainer.method).space)
         whole: Any = prepared(branch.recipe, factorise(dense, rank) if rank else dense, dense)
         whole.to(trainer.model.device).load_state_dict(trainer.whole_state())
-        cut_student(branch, whole, trainer)
+        cut_student(branch, whole, trainer, trainer.moments())

@@ -60,7 +60,7 @@ class ShardingTrainer(Trainer):
         return self.in_parts
 
     def gather(self) -> None:
-        """Make the model and its moments whole again, if they are split; all processes must call it."""
+        """Make the model whole again, if it is split; all processes must call it."""
         if self.in_parts is None:
             return
         with self.rebuilding():
