@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from fake_clock import timer
+from PIL import Image
 from small_world import config, tokenizer, write_data, write_pairs, write_questions, write_sentences
 from tiny_models import random_masks
 from transformers import (
@@ -23,6 +24,9 @@ from transformers import (
     LlamaForCausalLM,
     MarianConfig,
     MarianMTModel,
+    ViTConfig,
+    ViTImageProcessorPil,
+    ViTModel,
 )
 
 from secateur.budget.space import Space
@@ -99,6 +103,8 @@ def build(folder: Path) -> None:
         write_model(folder / name)
     for name in CLASSIFIERS:
         write_model(folder / name, labels=("bad", "good"))
+    write_vit(folder / "models" / "vit")
+    write_images(folder / "data" / "digits")
     for name in DECODERS:
         write_decoder(folder / name)
     for name in WRITERS:
@@ -138,6 +144,22 @@ def write_model(folder: Path, labels: Sequence[str] = ()) -> None:
     torch.manual_seed(0)
     (BertForSequenceClassification if labels else BertModel)(shape).save_pretrained(folder)
     tokenizer(TOKENS).save_pretrained(folder)
+
+
+def write_vit(folder: Path) -> None:
+    """A random ViT of two layers without a head, with its image processor."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    ViTModel(ViTConfig(**sizes, image_size=8, patch_size=4)).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder)
+
+
+def write_images(folder: Path) -> None:
+    """Ten pictures of each of two classes."""
+    for name, shade in (("dark", 30), ("light", 220)):
+        (folder / name).mkdir(parents=True)
+        for number in range(10):
+            Image.new("RGB", (12, 8), (shade, shade + number, shade)).save(folder / name / f"{number}.png")
 
 
 def write_decoder(folder: Path) -> None:

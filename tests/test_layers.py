@@ -26,7 +26,7 @@ ROOMS = {
 }
 # The modules beside the rooms: the public surface, and the command `python -m secateur`.
 ROOMS |= {"__init__": " ".join(ROOMS), "__main__": "cli"}
-TRAINERS = {"system/compat/trainer", "system/compat/sharding_trainer"}
+TRAINERS = {"system/compat/trainer", "system/compat/sharding_trainer", "system/compat/ordered_trainer"}
 """The modules that know the trainers of transformers."""
 
 

@@ -12,7 +12,7 @@ from secateur.system.errors import UserError
 from secateur.tasks import TASKS
 from secateur.tasks.generation import generate
 from secateur.tasks.questions import answer
-from secateur.tasks.task import check_length
+from secateur.tasks.rows import check_length
 
 WRITERS = {"classification": write_data, "tokens": write_sentences, "questions": write_questions}
 SUFFIXES = {"classification": "csv"}

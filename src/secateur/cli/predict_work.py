@@ -10,7 +10,9 @@ from typing import Any
 from secateur.cli.output import show_json, show_text_table
 from secateur.run.recipe import make_group
 from secateur.run.run_values import with_run_values
-from secateur.surgery.opening import open_model, open_tokenizer
+from secateur.surgery.auto_classes import auto_class_of
+from secateur.surgery.checkpoint import read_config
+from secateur.surgery.opening import local_model_folder, open_model, open_tokenizer
 from secateur.system.errors import UserError
 from secateur.tasks import TASKS
 from secateur.tasks.predictors import Asked, Prediction, Texts
@@ -31,7 +33,9 @@ def predict(
     as_json: bool,
 ) -> None:
     """What `secateur predict` does; the options are described where it is declared."""
-    data = make_group("data", {"data.source": "", **with_run_values(given, folder)})
+    known = with_run_values(given, folder)
+    task = {} if "data.task" in known else _task_of_head(folder)
+    data = make_group("data", {"data.source": "", **task, **known})
     predictor = TASKS.get(data.task).predictor
     if predictor is None:
         raise UserError(f"task {data.task!r} does not say how it predicts: set its class attribute predictor")
@@ -42,6 +46,16 @@ def predict(
         show_json([_named(own) | prediction for own, prediction in zip(inputs, predictions, strict=True)])
     else:
         _show(inputs, predictions)
+
+
+def _task_of_head(folder: str) -> dict[str, str]:
+    """The task of a model's head, if only one task has such a head."""
+    try:
+        auto = auto_class_of(read_config(local_model_folder(folder)))
+    except ValueError:  # a head that no task has
+        return {}
+    names = [name for name, kind in TASKS.all().items() if kind.model_class.__name__ == auto]
+    return {"data.task": names[0]} if len(names) == 1 else {}
 
 
 def _inputs(texts: Sequence[str], file: Path | None, size: int) -> list[Texts]:

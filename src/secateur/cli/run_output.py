@@ -36,13 +36,19 @@ def show_report(report: Report, folder: Path) -> None:
 def next_commands(report: Report, folder: Path) -> list[str]:
     """What to do with the result: ask it, see in which of the installed runtimes it is fastest, and export it."""
     kind = TASKS.get(report.recipe["data"].get("task", "classification"))
-    texts = "" if kind.predictor is None else " ".join(f"'a {part}'" for part in kind.predictor.parts)
+    texts = "" if kind.predictor is None else " ".join(map(_shown, kind.predictor.parts))
     asked = [f"secateur predict {folder} {texts}"] if texts else []
     if not kind.exports:
         return [*asked, f"secateur bench {folder}"]
     others = [name for name, one in RUNTIMES.all().items() if one.packages and not absent(one.packages)]
     fastest = "".join(f" --runtime {name}" for name in ("pytorch", *others))
-    return [*asked, f"secateur bench {folder}{fastest}", f"secateur export {folder} --output {folder}-onnx"]
+    exported = f"{folder}-onnx" if kind.lengths else f"{folder}.onnx"  # a folder is for servers of texts
+    return [*asked, f"secateur bench {folder}{fastest}", f"secateur export {folder} --output {exported}"]
+
+
+def _shown(part: str) -> str:
+    """A part of an input as a word of the command line."""
+    return f"'{'an' if part[0] in 'aeiou' else 'a'} {part}'"
 
 
 def show_sweep(reports: Sequence[Report], folder: Path) -> None:

@@ -29,6 +29,7 @@ TASKS = {
     "AutoModelForTokenClassification": "token-classification",
     "AutoModelForQuestionAnswering": "question-answering",
     "AutoModelForCausalLM": "text-generation",
+    "AutoModelForImageClassification": "image-classification",
 }
 """The class that loads a head -> the name of its task on the hub; a model that writes texts may have several."""
 EMBEDDING, RANKING = "sentence-similarity", "text-ranking"

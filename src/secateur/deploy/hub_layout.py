@@ -24,6 +24,7 @@ from secateur.deploy.formats import check_exportable, check_request
 from secateur.deploy.graph import Batch
 from secateur.deploy.server_config import server_config
 from secateur.deploy.server_tokenizer import check_tokenizer, length_limit, write_length, write_tokenizer
+from secateur.structure.images import image_shape
 from secateur.surgery.sentence.attach import head_of
 from secateur.surgery.sentence.folder import write_head
 from secateur.surgery.sentence.head import SentenceHead
@@ -92,6 +93,10 @@ def export_folder(
     folder, head = Path(folder), head_of(model)
     check_folder(folder, dtypes, calibration, opset, overwrite=overwrite)
     check_exportable(model)
+    if image_shape(model) is not None:
+        raise UserError(
+            f"a folder is for servers of texts, and {type(model).__name__} reads images: name a file, as model.onnx"
+        )
     check_tokenizer(tokenizer)
     length = length_limit(model, tokenizer, None if head is None else head.settings.max_length)
     config, unstated = server_config(model)

@@ -20,7 +20,8 @@ from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating
 from secateur.tasks.class_scores import ClassScore
 from secateur.tasks.labelled import LabelledTask
-from secateur.tasks.task import UNLABELLED, Task, check_length, examples
+from secateur.tasks.rows import check_length, length_of
+from secateur.tasks.task import UNLABELLED, Task, examples
 from secateur.training.trainer import PruningTrainer
 
 Row = dict[str, Any]
@@ -134,12 +135,12 @@ def predicted(
     Raises:
         UserError: as `scores`.
     """
-    ordered = sorted(rows, key=lambda row: -len(row["input_ids"]))
-    check_length(len(ordered[0]["input_ids"]), model=model)
+    ordered = sorted(rows, key=lambda row: -length_of(row))
+    check_length(length_of(ordered[0]), model=model)
     with TemporaryDirectory() as folder:
         args = TrainingArguments(
             folder,
-            per_device_eval_batch_size=rows_of_batch(task, len(ordered[0]["input_ids"])),
+            per_device_eval_batch_size=rows_of_batch(task, length_of(ordered[0])),
             use_cpu=not torch.accelerator.is_available(),
             remove_unused_columns=False,
             label_names=list(task.label_names),

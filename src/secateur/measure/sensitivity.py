@@ -27,6 +27,7 @@ from secateur.methods import METHODS
 from secateur.methods.method import Calibrated, before_pruning
 from secateur.structure.groups import Group
 from secateur.system.errors import UserError
+from secateur.tasks.rows import length_of
 from secateur.tasks.task import Task, examples
 
 log = logging.getLogger(__name__)
@@ -158,7 +159,7 @@ def _sampled_rows(
                 "add rows"
             )
         scored, evidence = train[:count], train[count : 2 * count]
-    by_length = sorted(encoded(task, split, tokenizer, max_length, scored), key=lambda row: len(row["input_ids"]))
+    by_length = sorted(encoded(task, split, tokenizer, max_length, scored), key=length_of)
     return by_length, encoded(task, "train", tokenizer, max_length, evidence)
 
 

@@ -48,6 +48,7 @@ PIPELINES = {
     "text-classification": "A text of the kind that it was trained on.",
     "token-classification": "Marie Curie was born in Warsaw.",
     "text-generation": "The beginning of a text",
+    "image-classification": "picture.png",
 }
 """Task on the hub that transformers has a pipeline for -> an input of it."""
 BY_LOADER = """\

@@ -18,6 +18,7 @@ from secateur.run.target import new_method, read_latency_table
 from secateur.structure.plan import Plan
 from secateur.surgery.compensation import Refit, compensate
 from secateur.system.errors import UserError
+from secateur.tasks.rows import length_of
 from secateur.tasks.task import Task
 from secateur.training.step import INDEX
 
@@ -67,9 +68,9 @@ class Calibration:
     @cached_property
     def batches(self) -> list[dict[str, Tensor]]:
         """Rows of similar lengths together, because padding is computed too."""
-        rows = sorted(self.rows, key=lambda row: len(row["input_ids"]))
+        rows = sorted(self.rows, key=length_of)
         collate = self.task.collator(self.tokenizer)
-        size = rows_of_batch(self.task, len(rows[-1]["input_ids"]))
+        size = rows_of_batch(self.task, length_of(rows[-1]))
         groups = [rows[first : first + size] for first in range(0, len(rows), size)]
         return [{name: value for name, value in collate(group).items() if name != INDEX} for group in groups]
 

@@ -36,6 +36,7 @@ from secateur.surgery.factorisation import AUTO, embedding_rank, rank_text
 from secateur.system.disk import free_bytes, size
 from secateur.system.quantities import quantity
 from secateur.tasks.origin import Origin
+from secateur.tasks.rows import length_of
 from secateur.tasks.splits import HIDDEN
 from secateur.tasks.task import Task, examples
 
@@ -126,11 +127,13 @@ def _scored(origin: Origin, recipe: Recipe) -> str:
 
 def _lengths(task: Task, rows: Rows, longest: int) -> str:
     """What happens to texts that are longer than the maximum: several rows are made of one, or it is truncated."""
+    if not task.lengths:
+        return "all rows have equally many tokens"
     if task.windows:
         own = examples(rows)
         share = sum(len(windows) > 1 for windows in own) / len(own)
         return f"{share:.1%} of the training texts are longer than {longest} tokens and are divided into windows"
-    share = sum(len(row["input_ids"]) >= longest for row in rows) / len(rows)
+    share = sum(length_of(row) >= longest for row in rows) / len(rows)
     return f"{share:.1%} of the training rows reach {longest} tokens, at which longer texts are truncated"
 
 

@@ -251,14 +251,31 @@ def _one_sentence(source: str, *place: str, options: Collection[str] = ()) -> It
 
 
 def _defaults(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What the method and the task of a recipe prefer to the defaults of the groups; the task goes first."""
+    """What the method and the task of a recipe prefer to the defaults of the groups; the task goes first.
+
+    A task that is not named is the only one that the data can be of, if there is one.
+    """
     task, options = values.get("data.task"), values.get("method.options")
     found = dotted(METHODS.get(_method(values)).defaults_for(options if isinstance(options, dict) else {}))
+    source = values.get("data.source")
+    if task is None and isinstance(source, str) and (only := _recognised(source)) is not None:
+        task = found["data.task"] = only
     if isinstance(task, str):
         found |= dotted(TASKS.get(task).defaults)
     for alternatives in (AMOUNTS, LENGTHS):
         found |= _one_of(alternatives, values, found)
     return {"target.layers": AUTO, **found} if _has_rounds({**found, **values}) else found
+
+
+def _recognised(data: str) -> str | None:
+    """The name of the task that a file or a folder can only be data of; None if there is none, or several."""
+    path = Path(data).expanduser()
+    names = (
+        [name for name, kind in TASKS.all().items() if kind.recognises and kind.recognises(path)]
+        if path.exists()
+        else []
+    )
+    return names[0] if len(names) == 1 else None
 
 
 def _one_of(alternatives: Sequence[str], *sources: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ class DataRecipe(Strict):
         description="data set: a hub name such as glue/sst2, a folder, a file, or bbc for the embedded corpus"
     )
     task: Annotated[str, Flag("--task")] = Field(
-        "classification", description="name of the task; `secateur list` shows all"
+        "classification",
+        description="name of the task; `secateur list` shows all; a folder of images is of `images` if none is named",
     )
     text: Annotated[tuple[str, ...] | None, Flag("--text")] = Field(
         None, description="columns of text; by default found by their usual names"

@@ -18,6 +18,7 @@ from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.opening import open_tokenizer
 from secateur.surgery.vocabulary.counting import Coverage
 from secateur.system.errors import UserError
+from secateur.tasks.rows import identity_of
 from secateur.tasks.task import UNLABELLED, Task, examples, of_all_examples, open_task
 from secateur.training.augment import augmented
 from secateur.training.step import INDEX
@@ -221,8 +222,8 @@ def without(rows: Rows, held_out: Rows) -> Rows:
 
     They keep their numbers, by which a cached teacher knows them.
     """
-    texts = {tuple(row["input_ids"]) for row in held_out}
-    return [row for row in rows if tuple(row["input_ids"]) not in texts] or rows
+    texts = {identity_of(row) for row in held_out}
+    return [row for row in rows if identity_of(row) not in texts] or rows
 
 
 def _learnable(rows: Rows) -> Rows:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from secateur.run.run_data import Rows, length_multiple
+from secateur.tasks.rows import length_of
 from secateur.training.samplers import ByLength
 from secateur.training.step import INDEX
 
@@ -42,7 +43,7 @@ class Sample:
     def of(cls, rows: Rows, batch: int, accumulate: int, seed: int) -> Sample:
         """Steps of `accumulate` batches of rows: the longest step, and those at the middles of equal parts."""
         rows = rows[:: -(-len(rows) // MOST_ROWS)]
-        lengths = [len(row["input_ids"]) for row in rows]
+        lengths = [length_of(row) for row in rows]
         order = list(ByLength(min(batch, len(rows)), lengths, seed))
         parts = [order[first : first + batch] for first in range(0, len(order), batch)]
         steps = [parts[first : first + accumulate] for first in range(0, len(parts), accumulate)]

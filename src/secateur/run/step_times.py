@@ -46,6 +46,7 @@ from secateur.surgery.cut import cut
 from secateur.system import processes
 from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating
+from secateur.tasks.rows import length_of
 from secateur.training.objectives import Labels
 from secateur.training.step import INDEX
 from secateur.training.teacher_cache import CachedTeacher
@@ -239,7 +240,7 @@ class Measurement:
             times = []
             for _ in range(passes()):
                 times.append(_forward_seconds(model, batch, bf16))
-            seconds, tokens = seconds + min(times), tokens + batch["input_ids"].numel()
+            seconds, tokens = seconds + min(times), tokens + _tokens_in(batch)
             if time.perf_counter() - began > LIMIT:
                 break
         return seconds / tokens
@@ -264,9 +265,14 @@ def _forward_seconds(model: PreTrainedModel, batch: dict[str, Tensor], bf16: boo
         return _now() - began
 
 
+def _tokens_in(batch: dict[str, Tensor]) -> int:
+    """The tokens of a batch, with padding, in the units of `tokens_of`."""
+    return batch["input_ids"].numel() if "input_ids" in batch else len(next(iter(batch.values())))
+
+
 def tokens_of(rows: Rows) -> int:
-    """The tokens of rows, without padding; a target is about as long as its text, and not counted."""
-    return sum(len(row["input_ids"]) for row in rows)
+    """The tokens of rows, without padding; a target is about as long as its text, and not counted. Or the images."""
+    return sum(map(length_of, rows))
 
 
 class StepClock(TrainerCallback):

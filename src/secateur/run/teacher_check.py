@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.measure.evaluation import encoded, scores
 from secateur.run.context import Context
 from secateur.surgery.opening import tokenizer_if_any
 from secateur.system.errors import UserError
+from secateur.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +41,7 @@ def check_tokens(context: Context) -> None:
         return
     first = range(min(TEXTS, len(data.task.splits["validation"])))
     ours, theirs = (
-        [row["input_ids"] for row in encoded(data.task, "validation", words, recipe.data.max_length, first)]
+        _read(data.task, encoded(data.task, "validation", words, recipe.data.max_length, first), words)
         for words in (data.tokenizer, tokenizer)
     )
     if ours != theirs:
@@ -48,6 +51,14 @@ def check_tokens(context: Context) -> None:
             f"{len(ours)} {data.task.origin.rows}, and the teacher is given the model's: give a teacher with the "
             "tokenizer of the model, or set distillation.check_teacher: false"
         )
+
+
+def _read(task: Task, rows: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+    """What a tokenizer makes of the input of each row that it has encoded: token ids, or pixels."""
+    if task.lengths:
+        return [row["input_ids"] for row in rows]
+    collate, name = task.collator(tokenizer), tokenizer.model_input_names[0]
+    return [collate([dict(row)])[name].tolist() for row in rows]
 
 
 def check_score(context: Context, teacher: PreTrainedModel) -> None:

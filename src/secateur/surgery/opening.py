@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from secateur.structure.images import is_image_family
 from secateur.surgery import checkpoint
 from secateur.surgery.auto_classes import own_auto_class, supported_heads
 from secateur.surgery.hub import local_folder
+from secateur.surgery.image_reader import ImageReader
 from secateur.surgery.loaded_weights import check_encoder, check_whole
 from secateur.system.errors import MissingPackage, UserError, as_user_error, reason_of
 from secateur.system.load_report import without_load_report
@@ -107,13 +109,15 @@ def _as_unloadable(name: str | Path) -> AbstractContextManager[None]:
 
 
 def open_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer that is saved with a model.
+    """The tokenizer that is saved with a model; for a model that reads images an `ImageReader`, in place of one.
 
     Raises:
         UserError: it has none, or one that cannot be loaded.
         MissingPackage: it needs a package that is not installed.
     """
     folder = model_folder(name)
+    if is_image_family(_model_type(folder if folder.is_dir() else name)):
+        return cast(PreTrainedTokenizerBase, ImageReader.open(folder if folder.is_dir() else name))
     absent = f"{name} has no tokenizer that loads: give a model folder that holds one"
     if folder.is_dir() and not any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
         raise UserError(absent)
@@ -129,12 +133,25 @@ def open_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
         raise UserError(absent) from error
 
 
+def _model_type(name: str | Path) -> str:
+    """The family that a config names; empty if there is no config."""
+    try:
+        values, _ = PreTrainedConfig.get_config_dict(str(name))
+    except (OSError, ValueError):
+        return ""
+    return str(values.get("model_type", ""))
+
+
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str | Path) -> None:
-    """Refuse a model whose embeddings have no row for some of its tokenizer's tokens.
+    """Refuse a model whose embeddings have no row for some of its tokenizer's tokens, or that reads other images.
 
     Raises:
-        UserError: naming the first of these tokens.
+        UserError: naming the first of these tokens, or the size of the images.
     """
+    reader: Any = tokenizer
+    if isinstance(reader, ImageReader):
+        reader.check(model, str(name))
+        return
     rows = model.config.vocab_size
     beyond = min(((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows), default=None)
     if beyond is not None:

@@ -30,8 +30,9 @@ from secateur.tasks.columns import with_fields
 from secateur.tasks.labelled import LabelledTask
 from secateur.tasks.one_output import SIGMOID, has_sigmoid
 from secateur.tasks.predictors import Predictor
+from secateur.tasks.rows import check_length
 from secateur.tasks.splits import first_rows, read_splits
-from secateur.tasks.task import Task, check_length
+from secateur.tasks.task import Task
 from secateur.tasks.tokenizer_settings import kept_settings
 
 SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"
@@ -111,7 +112,7 @@ class Classification(LabelledTask):
         names = tuple(feature.names) if isinstance(feature, ClassLabel) else None
         if rows is not None:
             splits["train"] = first_rows(splits["train"], rows, seed)
-        return cls(splits, tuple(columns), label, names, _choose_metric(metric, names))
+        return cls(splits, tuple(columns), label, names, choose_metric(metric, names))
 
     def head(self) -> dict[str, Any]:
         if self.labels is None:
@@ -231,7 +232,12 @@ def _other(problem_type: str) -> str:
     return SINGLE_LABEL if problem_type == MULTI_LABEL else MULTI_LABEL
 
 
-def _choose_metric(metric: str | None, labels: tuple[str, ...] | None) -> str:
+def choose_metric(metric: str | None, labels: tuple[str, ...] | None) -> str:
+    """The metric that is asked for, or the first one.
+
+    Raises:
+        UserError: it is not known for classes, or, without labels, for scores.
+    """
     known = SCORE_METRICS if labels is None else CLASS_METRICS
     if metric is not None and metric not in known:
         kind = "regression" if labels is None else "classes"

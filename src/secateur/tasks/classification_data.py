@@ -65,10 +65,10 @@ def prepare(
     for key, split in splits.items():
         check_text(origin.name(key), split, columns)
         _check_gaps(origin.name(key), split, columns, column)
-    labelled = _labelled(splits, column, asked, scores)
+    ready = labelled(splits, column, asked, scores)
     if not asked and not scores:
-        guesses += _guessed_kind(column, splits["train"].features[column], labelled["train"].features[column])
-    return Splits(labelled, replace(origin, guesses=guesses))
+        guesses += _guessed_kind(column, splits["train"].features[column], ready["train"].features[column])
+    return Splits(ready, replace(origin, guesses=guesses))
 
 
 def guessed_columns(
@@ -146,7 +146,7 @@ def _is_missing(label: Any) -> bool:
     return label is None or label == "" or (isinstance(label, int) and label < 0)
 
 
-def _labelled(splits: DatasetDict, label: str, asked: Sequence[str] | None, scores: bool) -> DatasetDict:
+def labelled(splits: DatasetDict, label: str, asked: Sequence[str] | None, scores: bool) -> DatasetDict:
     """The splits with classes by index, or with scores in float32.
 
     Raises:

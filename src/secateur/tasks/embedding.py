@@ -39,8 +39,9 @@ from secateur.tasks.embedding_data import (
 from secateur.tasks.embedding_reference import MOST_TOKENS, Reference
 from secateur.tasks.embedding_scores import COSINE, TEXT_METRICS, Evaluation, read_evaluation, text_scores
 from secateur.tasks.predictors import Predictor
+from secateur.tasks.rows import check_length
 from secateur.tasks.splits import first_rows, read_splits
-from secateur.tasks.task import PaddingCollator, Task, check_length
+from secateur.tasks.task import PaddingCollator, Task
 from secateur.tasks.tokenizer_settings import kept_settings
 
 PROMPTS = {QUERY: ("query",), DOCUMENT: ("document", "passage")}

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating
-from secateur.tasks.task import UNLABELLED, check_length
+from secateur.tasks.rows import check_length
+from secateur.tasks.task import UNLABELLED
 from secateur.tasks.tokenizer_settings import kept_settings
 
 FACTOR, MORE = 1.2, 10

@@ -20,8 +20,9 @@ from secateur.tasks.columns import find_column, holds_text
 from secateur.tasks.guesses import guessed_texts
 from secateur.tasks.origin import Splits, origin_of
 from secateur.tasks.predictors import Predictor
+from secateur.tasks.rows import check_length
 from secateur.tasks.splits import first_rows, read_splits
-from secateur.tasks.task import UNLABELLED, PaddingCollator, Task, check_length
+from secateur.tasks.task import UNLABELLED, PaddingCollator, Task
 from secateur.tasks.tokenizer_settings import kept_settings
 
 TEXT = "text"

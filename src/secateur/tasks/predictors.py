@@ -62,7 +62,8 @@ class Predictor(NamedTuple):
             UserError: there are none, one is empty, or has another number of texts than the task takes.
         """
         if not inputs:
-            raise UserError("there is no text to predict for: give one, or a file of texts by --file")
+            what = self.parts[0]
+            raise UserError(f"there is no {what} to predict for: give one, or a file with one a line by --file")
         for texts in inputs:
             if len(self.parts) > 1 and len(texts) != len(self.parts):
                 raise UserError(
@@ -94,12 +95,25 @@ def _classes(asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
     config, labels = asked.model.config, head_labels(asked.model.config)
     if config.num_labels == 1:
         return _numbers(asked, inputs)
-    found = []
-    for row in _logits(asked, inputs):
-        scores = dict(zip(labels, row.softmax(-1).tolist(), strict=True))
-        best = max(scores, key=lambda label: scores[label])
-        found.append({"label": best, "score": scores[best], "scores": scores})
+    return [_of_class(row, labels) for row in _logits(asked, inputs)]
+
+
+def _images(asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
+    """As `_classes`, of images by the paths of their files."""
+    read, labels, found = cast(Any, asked.tokenizer), head_labels(asked.model.config), []
+    for first in range(0, len(inputs), BATCH):
+        pixels = read([{"bytes": None, "path": path} for (path,) in inputs[first : first + BATCH]])
+        with evaluating([asked.model]), torch.inference_mode():
+            logits = asked.model(pixel_values=pixels.to(asked.model.device)).logits.float().cpu()
+        found += [_of_class(row, labels) for row in logits]
     return found
+
+
+def _of_class(logits: Tensor, labels: Sequence[str]) -> Prediction:
+    """The class of the highest probability, and all probabilities, of logits `(labels,)`."""
+    scores = dict(zip(labels, logits.softmax(-1).tolist(), strict=True))
+    best = max(scores, key=lambda label: scores[label])
+    return {"label": best, "score": scores[best], "scores": scores}
 
 
 def _numbers(asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
@@ -192,6 +206,7 @@ def _taken(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str
 
 
 CLASSES = Predictor(("text",), _classes)
+IMAGES = Predictor(("image",), _images)
 LABEL_SETS = Predictor(("text",), _label_sets)
 TAGS = Predictor(("text",), _tags)
 ANSWERS = Predictor(("question", "context"), _answers)

@@ -31,8 +31,9 @@ from secateur.tasks.predictors import Predictor
 from secateur.tasks.reranking_data import DRAWN, LABEL, LABELS, LISTED, QUERY, find_columns, prepare, with_drawn
 from secateur.tasks.reranking_reference import NUMBER, PAIR, Reference, numbered
 from secateur.tasks.reranking_scores import MRR, NDCG, random_order, ranking_scores
+from secateur.tasks.rows import check_length
 from secateur.tasks.splits import first_rows, read_splits
-from secateur.tasks.task import EXAMPLE, PaddingCollator, Task, check_length, examples
+from secateur.tasks.task import EXAMPLE, PaddingCollator, Task, examples
 from secateur.tasks.tokenizer_settings import kept_settings
 
 SPEARMAN = "spearman"

@@ -31,9 +31,10 @@ from secateur.system.errors import MissingPackage, UserError
 from secateur.tasks import predictors
 from secateur.tasks.generation import BeamSearch, decode
 from secateur.tasks.predictors import Predictor
+from secateur.tasks.rows import check_length
 from secateur.tasks.sequence_data import SOURCE, TARGET, columns_of, flat, prepare
 from secateur.tasks.splits import first_rows, read_splits
-from secateur.tasks.task import UNLABELLED, PaddingCollator, Task, check_length, config_of
+from secateur.tasks.task import UNLABELLED, PaddingCollator, Task, config_of
 from secateur.tasks.tokenizer_settings import kept_settings
 
 UNTRAINED = "secateur_untrained"

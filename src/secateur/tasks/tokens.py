@@ -30,10 +30,11 @@ from secateur.tasks.columns import listed, with_fields
 from secateur.tasks.labelled import LabelledTask
 from secateur.tasks.labels import only_numbered
 from secateur.tasks.predictors import Predictor
+from secateur.tasks.rows import check_length
 from secateur.tasks.splits import first_rows, read_splits
 from secateur.tasks.tag_schemes import OUTSIDE, common_tags
 from secateur.tasks.tag_scores import common_marks, constant_score, marked, tag_scores
-from secateur.tasks.task import UNLABELLED, PaddingCollator, Task, check_length
+from secateur.tasks.task import UNLABELLED, PaddingCollator, Task
 from secateur.tasks.token_data import TAGS, check_named, check_tags, prepare
 from secateur.tasks.tokenizer_settings import kept_settings
 

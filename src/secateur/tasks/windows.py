@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerBase
 from secateur.system import compat
 from secateur.system.errors import UserError
 from secateur.tasks.question_data import NUMBER, TEXT
-from secateur.tasks.task import EXAMPLE, PaddingCollator, check_length, examples
+from secateur.tasks.rows import check_length
+from secateur.tasks.task import EXAMPLE, PaddingCollator, examples
 from secateur.tasks.tokenizer_settings import kept_settings
 
 FOR_SCORING = (EXAMPLE, "offsets", "nothing", "context", "answers", "length")

@@ -28,7 +28,7 @@ from secateur.surgery.opening import check_vocabulary
 from secateur.system import compat, processes
 from secateur.system.compat.sharding_trainer import sharding_of
 from secateur.system.errors import UserError
-from secateur.tasks.task import check_length
+from secateur.tasks.rows import check_length
 from secateur.training.checks import check_devices
 from secateur.training.evidence import heard
 

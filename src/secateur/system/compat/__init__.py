@@ -60,6 +60,7 @@ NAMES = (
     # compat.trainer
     Name("transformers.Trainer._run_epoch", "to end a training that resumes at its last step", EPOCH),
     Name("transformers.Trainer._get_train_sampler", "to order rows reproducibly by length", ("train_dataset",)),
+    Name("transformers.Trainer._get_eval_sampler", "to keep the order of rows of images", ("eval_dataset",)),
     Name("transformers.Trainer._get_grad_norm", "to check the gradient's norm", ("model", "grad_norm")),
     Name("transformers.Trainer._prepare_inputs", "to move a batch to the device", ("inputs",)),
     Name("transformers.Trainer._save_checkpoint", "to complete a checkpoint", ("model", "trial")),

@@ -15,34 +15,17 @@ import torch
 from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import BatchSampler, DataLoader, Sampler
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from secateur.system.compat.borrowed_model import Settings, set_settings, settings_of, unwrap_forward
+from secateur.system.compat.ordered_trainer import LengthGroupedSampler, OrderedTrainer, RowOrder
 from secateur.system.compat.sharding_trainer import ShardingTrainer
 from secateur.system.sharding import whole
 
 __all__ = ["HookedTrainer", "LengthGroupedSampler", "RowOrder", "SeedableRandomSampler"]
 
 Batch = dict[str, Tensor]
-
-
-class RowOrder(Protocol):
-    """Decides in which order training takes rows, and which process takes which."""
-
-    def by_length(self, lengths: list[int], batch_size: int) -> Sampler[int]:
-        """The order of rows of these lengths (tokens) in which rows of similar length are batched together.
-
-        Args:
-            batch_size: rows of one batch of all processes together.
-        """
-
-    def split(self, batches: BatchSampler, processes: int) -> BatchSampler:
-        """The batches of all processes: each of `batches` is divided into `processes` parts."""
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Called when an epoch begins, or when a resumed training continues within it."""
 
 
 class Checkpointing(Protocol):
@@ -62,7 +45,7 @@ class Checkpointing(Protocol):
         """Called before Trainer loads the model's weights from a checkpoint."""
 
 
-class HookedTrainer(ShardingTrainer):
+class HookedTrainer(OrderedTrainer, ShardingTrainer):
     """A Trainer that calls the hooks below, `row_order` and `checkpointing`; a subclass names nothing private.
 
     A subclass sets `row_order` and `checkpointing` before it trains. Once a training or an evaluation has ended, the
@@ -70,7 +53,6 @@ class HookedTrainer(ShardingTrainer):
     """
 
     model: PreTrainedModel
-    row_order: RowOrder
     checkpointing: Checkpointing
     micro_batch_count = 1
     """The number of micro-batches of the present optimizer step."""
@@ -178,17 +160,6 @@ class HookedTrainer(ShardingTrainer):
             shard.batch_sampler = self.row_order.split(shard.batch_sampler, shard.num_processes)
             shard.batch_size = None  # the parts may differ in size
         return loader
-
-    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
-        """As in Trainer, but in the order of rows of this class; rows without token ids, of images, have one length."""
-        rows: Any = self.train_dataset
-        if self.args.train_sampling_strategy == "group_by_length" and rows and "input_ids" not in rows[0]:
-            size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-            return self.row_order.by_length([1] * len(rows), size * self.args.world_size)
-        sampler = super()._get_train_sampler(*args, **kwargs)
-        if not isinstance(sampler, LengthGroupedSampler):
-            return sampler
-        return self.row_order.by_length(sampler.lengths, sampler.batch_size * self.args.world_size)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """As in Trainer, which would take one step too many if it resumed at its last step."""
