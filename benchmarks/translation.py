@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import heads
 import typer
@@ -39,6 +39,7 @@ PRUNED: dict[str, dict[str, Any]] = {
 }
 """Name of a run -> the keys by which it differs from the translation runs of heads.py."""
 RUNTIMES, DTYPES, BEAMS = ("onnxruntime", "openvino"), ("fp32", "int8"), (1, 5)
+Only = Annotated[list[str] | None, typer.Option(help="Name of a model; repeatable; all by default.")]
 Writers = dict[tuple[str, str, str], Any]
 """(model, runtime, dtype) -> something that generates."""
 
@@ -51,21 +52,21 @@ def train(data: Folder, jobs: int = 1) -> None:
 
 
 @app.command()
-def scores(data: Folder) -> None:
+def scores(data: Folder, only: Only = None) -> None:
     """Export each model, and print how far it agrees with PyTorch, and the BLEU and chrF2 of all on the test set."""
     from secateur import export_seq2seq, tasks
     from secateur.measure.evaluation import encoded
     from secateur.measure.evaluation import scores as scores_of
     from secateur.surgery.opening import open_model, open_tokenizer
 
-    for name, place in places(data).items():
+    for name, place in places(data, only).items():
         options: dict[str, Any] = {"runtimes": RUNTIMES, "dtypes": DTYPES, "overwrite": True}
         written = export_seq2seq(open_model(place), SERVED / name, tokenizer=open_tokenizer(place), **options)
         for one in written.files:
             found = one.agreement
             equal = f"{found.equal} of {found.texts} texts equal"
             print(f"{name}, {one.runtime} {one.dtype}: {one.bytes / 1e6:.2f} MB, {found.difference:.1e}, {equal}")
-    writers, tokenizer = opened(data), open_tokenizer(places(data)["dense"])
+    writers, tokenizer = opened(places(data, only)), open_tokenizer(places(data)["dense"])
     options = {**heads.COLUMNS["translation"], **heads.SCORED["translation"]}
     task = tasks.TASKS.get("translation").from_data(str(data / heads.FOLDERS["translation"]), **options)
     rows = encoded(task, "validation", tokenizer, heads.TASKS["translation"]["data.max_length"])
@@ -84,7 +85,7 @@ def times(data: Folder, sentences: int = 100, threads: int = 2) -> None:
     from secateur.surgery.opening import open_tokenizer
 
     torch.set_num_threads(threads)
-    writers, tokenizer = opened(data), open_tokenizer(places(data)["dense"])
+    writers, tokenizer = opened(places(data)), open_tokenizer(places(data)["dense"])
     file = str(data / heads.FOLDERS["translation"] / "test.parquet")
     texts = load_dataset("parquet", data_files=file, split="train")["en"][:sentences]
     rows = [tokenizer(text, return_tensors="pt") for text in texts]
@@ -103,18 +104,20 @@ def times(data: Folder, sentences: int = 100, threads: int = 2) -> None:
             print(f"| {' | '.join(key)} | {beams} | {1000 * seconds / len(rows):.1f} | {shown} |")
 
 
-def places(data: Path) -> dict[str, Path]:
-    """Name of a model -> its folder."""
-    return {"dense": heads.teacher_of("translation", data), **{name: ROOT / f"{name} 0" / "model" for name in PRUNED}}
+def places(data: Path, only: list[str] | None = None) -> dict[str, Path]:
+    """Name of a model -> its folder; of all models, or of some."""
+    pruned = {name: ROOT / f"{name} 0" / "model" for name in PRUNED}
+    found = {"dense": heads.teacher_of("translation", data), **pruned}
+    return {name: place for name, place in found.items() if not only or name in only}
 
 
-def opened(data: Path) -> Writers:
+def opened(models: dict[str, Path]) -> Writers:
     """Each model in PyTorch, and in every runtime and dtype to which it was exported."""
     from secateur import open_seq2seq
     from secateur.surgery.opening import open_model
 
     found: Writers = {}
-    for name, place in places(data).items():
+    for name, place in models.items():
         found[name, "pytorch", "fp32"] = open_model(place).eval()
         found |= {(name, *one): open_seq2seq(SERVED / name, *one) for one in product(RUNTIMES, DTYPES)}
     return found

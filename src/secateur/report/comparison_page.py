@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from secateur.report import html, svg
 from secateur.report.comparison import BASELINE, OUTSIDE, RUN, TEACHER, Comparison, Criterion, Point, score_of
 from secateur.report.comparison_text import notes, table, title
+from secateur.report.point_numbers import number_points
 from secateur.tasks.splits import is_path
 
 LONGEST = 54
@@ -54,12 +55,12 @@ def _picture(comparison: Comparison, criterion: Criterion) -> str:
         for series, marker in _markers(comparison).items():
             own = [(n, point) for n, point in enumerate(comparison.points) if point.series == series]
             _dots(axes, criterion, own, marker)
-        _front(comparison, axes, criterion)
         if criterion.logarithmic:
             axes.set_xscale("log")
             svg.plain_powers(axes.xaxis)
         axes.grid(True, axis="y")
         figure.legend(loc="outside lower center", ncols=3, columnspacing=1.0, handletextpad=0.2)
+        _front(comparison, axes, criterion)
         best = ", ".join(f"{point.name} {point.score:.4f}" for point in comparison.front(criterion))
         labels = {_gid(n): _lines(comparison, criterion, n) for n in range(len(comparison.points))}
         return svg.svg(figure, _caption(comparison, criterion), f"On the Pareto front: {best}.", labels)
@@ -111,6 +112,4 @@ def _front(comparison: Comparison, axes: Axes, criterion: Criterion) -> None:
     axes.plot(
         [x for x, _ in front], [point.score for _, point in front], color=svg.COLOURS["muted"], linewidth=1.0, zorder=1
     )
-    for x, point in front:
-        number = str(comparison.points.index(point) + 1)
-        axes.annotate(number, (x, point.score), (0, 6), textcoords="offset points", ha="center", fontsize=9)
+    number_points(axes, {str(comparison.points.index(point) + 1): (x, point.score) for x, point in front})

@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from secateur.report import html, svg
+from secateur.report.point_numbers import number_points
 from secateur.report.sweep import FAILED, FINISHED, STOPPED, SweepResult, SweepTrial
 from secateur.report.sweep_text import command, label, notes, setting, short_key, table, title, value_text
 
@@ -86,10 +87,6 @@ def _front(result: SweepResult, y: str, x: str) -> str:
         if len(result.objectives) == 2:
             axes.plot(*_coordinates(result, best, (y, x)), color=svg.SERIES[0], linewidth=1.0, zorder=1)
         _dots(axes, result, best, (y, x), "Pareto front", svg.SERIES[0])
-        for place, trial in enumerate(best):
-            where = (_value(result, trial, x), _value(result, trial, y))
-            offset = (0, 6 if place % 2 == 0 else -13)  # numbers of neighbours do not cover each other
-            axes.annotate(str(trial.number), where, offset, textcoords="offset points", ha="center", fontsize=9)
         if x in LOGARITHMIC and _spread(result, x) > 3:
             axes.set_xscale("log")
             svg.plain_powers(axes.xaxis)
@@ -97,6 +94,7 @@ def _front(result: SweepResult, y: str, x: str) -> str:
         axes.margins(y=0.12)
         axes.grid(True, axis="y")
         figure.legend(loc="outside lower center", ncols=2, columnspacing=1.0, handletextpad=0.2)
+        number_points(axes, {str(one.number): (_value(result, one, x), _value(result, one, y)) for one in best})
         words = ", ".join(f"trial {trial.number}" for trial in best)
         return svg.svg(figure, _front_caption(result, y, x), f"On the Pareto front: {words}.")
 
