@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_models import inputs, tiny
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
 from secateur.system.errors import UserError
@@ -89,3 +90,17 @@ def test_terms_that_distil_need_a_teacher(tmp_path):
             objective=[Labels(), Logits(), Hidden()],
             args=TrainingArguments(tmp_path, use_cpu=True),
         )
+
+
+def test_smoothed_labels_of_a_decoder_are_those_of_the_next_token():
+    """Without smoothing the loss is the model's own; with it a part of the loss of evenly spread labels is added."""
+    model = tiny("llama", "ForCausalLM")
+    batch = inputs(model)
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    student = model(**batch, labels=labels)
+    term = Labels(smoothing=0.25)
+    term.bind(model, None)
+    counted = labels[:, 1:] != -100
+    spread = -student.logits[:, :-1].float().log_softmax(-1).mean(-1)[counted].mean()
+    expected = 0.75 * student.loss + 0.25 * spread
+    assert torch.allclose(term(Step({**batch, "labels": labels}, student)).double(), expected.double(), atol=1e-6)

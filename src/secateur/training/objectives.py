@@ -19,7 +19,7 @@ from secateur.system.errors import UserError
 from secateur.training.hidden_states import STACKS, Hidden, masked_mse
 from secateur.training.reranking_terms import MarginMSE
 from secateur.training.sentence_terms import Contrastive, Embedding, Similarity
-from secateur.training.step import DECODER_INPUTS, UNLABELLED, Step, Term, real_tokens
+from secateur.training.step import DECODER_INPUTS, UNLABELLED, Step, Term, predicts_next, real_tokens
 from secateur.training.terms import register
 
 __all__ = [
@@ -62,7 +62,10 @@ class Labels(Term):
         super().__init__(weight)
         if not 0 <= smoothing < 1:
             raise UserError(f"smoothing {smoothing} is not in [0, 1): it is the part of a label that all classes share")
-        self.smoothing = smoothing
+        self.smoothing, self.of_next = smoothing, False  # whether an output is of the next token
+
+    def bind(self, student: PreTrainedModel, teacher: Any) -> None:
+        self.of_next = predicts_next(student)
 
     def over(self, step: Step) -> str:
         return "labels" if "labels" in step.batch else "rows"
@@ -76,6 +79,8 @@ class Labels(Term):
         labels = step.batch["labels"]
         if labels.is_floating_point():
             raise UserError("label_smoothing spreads a label over classes, and a row here has several: set it to 0")
+        if self.of_next:
+            logits, labels = logits[:, :-1], labels[:, 1:]
         classes = logits.float().flatten(0, -2)
         return functional.cross_entropy(classes, labels.flatten(), label_smoothing=self.smoothing)
 
