@@ -32,6 +32,7 @@ from secateur.surgery.vocabulary.pruning import used_pieces, with_pieces
 from secateur.surgery.vocabulary.texts import read_texts
 from secateur.surgery.vocabulary.tokenizer import backend_of, cut_tokenizer
 from secateur.system.errors import UserError
+from secateur.tasks.origin import rows_of
 from secateur.tasks.task import Task
 
 log = logging.getLogger(__name__)
@@ -208,7 +209,8 @@ def _cut(
     if pieces is not None:
         planned = planned.with_vocabulary(whole, pieces)
     small, kept = cut_by_plan(whole, planned, None if rows is None else rows.calibration), planned.vocabulary
-    return Cut(small, None if small.config.vocab_size == whole.config.vocab_size else kept)
+    cut_here = kept is not None and small.config.vocab_size != whole.config.vocab_size
+    return Cut(small, kept if cut_here else None)
 
 
 def _own_plan(whole: PreTrainedModel, done: Cut) -> dict[str, Any] | None:
@@ -252,5 +254,5 @@ def _show(done: Cut, output: Path, facts: dict[str, Any], scored: dict[str, Any]
     if scored is not None:
         values = [score_text(scored[name]) for name in ("before", "after")]
         show_table(("", "dense", "cut"), [(scored["metric"], *values)])
-        show_lines(f"on {scored['rows']:,} rows of {scored['split']}, without training")
+        show_lines(f"on {scored['rows']:,} {rows_of(scored['split'])}, without training")
     show_lines(f"The model is in {output}.")

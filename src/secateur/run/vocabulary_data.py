@@ -21,7 +21,7 @@ from secateur.run.recipe import Recipe
 from secateur.run.run_data import Rows, RunData, recipe_model
 from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.vocabulary.counting import Coverage, counts_of, kept_pieces, rows_coverage, text_counts
-from secateur.surgery.vocabulary.rows import cut_rows
+from secateur.surgery.vocabulary.rows import cut_rows, row_count
 from secateur.surgery.vocabulary.texts import read_texts
 from secateur.surgery.vocabulary.token_numbers import token_numbers
 from secateur.surgery.vocabulary.tokenizer import cut_tokenizer
@@ -60,7 +60,7 @@ class VocabularyData(RunData):
     @cached_property
     def vocabulary(self) -> Vocabulary:
         model = recipe_model(self.recipe, self.task)
-        counts = self.counted_pieces(model.config.vocab_size)
+        counts = self.counted_pieces(row_count(model))
         return kept_pieces(self.whole.tokenizer, counts, self.recipe.vocabulary.min_count, token_numbers(model))
 
     def counted_pieces(self, size: int) -> Tensor:

@@ -100,7 +100,7 @@ def test_what_cannot_be_cut_is_refused(monkeypatch):
     with pytest.raises(UserError, match="was cut already"):
         cut_rows(cut(model, Plan.of(space, space.ones())), vocabulary)
     monkeypatch.setattr(rows, "bind", lambda model: replace(bind(model), vocabularies={}))
-    with pytest.raises(UserError, match="must name the word embeddings with rows='vocabulary'"):
+    with pytest.raises(UserError, match="architecture does not name them with rows='vocabulary'"):
         cut_rows(model, vocabulary)
 
 

@@ -11,7 +11,7 @@ from secateur.surgery import compact
 from secateur.surgery.cut import cut
 from secateur.surgery.uncut import planned_space, uncut
 from secateur.surgery.vocabulary.counting import Text, kept_pieces, text_counts
-from secateur.surgery.vocabulary.rows import cut_rows
+from secateur.surgery.vocabulary.rows import cut_rows, row_count
 from secateur.surgery.vocabulary.token_numbers import token_numbers
 from secateur.surgery.vocabulary.tokenizer import cut_tokenizer
 
@@ -51,8 +51,9 @@ def used_pieces(
     Raises:
         UserError: as `cut_vocabulary`.
     """
-    counts = text_counts(tokenizer, texts, model.config.vocab_size)
-    return kept_pieces(tokenizer, counts, min_count, token_numbers(_dense(model)))
+    dense = _dense(model)
+    counts = text_counts(tokenizer, texts, row_count(dense))
+    return kept_pieces(tokenizer, counts, min_count, token_numbers(dense))
 
 
 def with_pieces(model: PreTrainedModel, vocabulary: Vocabulary) -> PreTrainedModel:
