@@ -17,7 +17,7 @@ BLOCK = 64 * 2**20
 
 
 def job(folder, **changes):
-    asked = {"runtime": "pytorch", "dtype": "fp32", "threads": 1, "device": "cpu", "vocabulary": len(WORDS)}
+    asked = {"runtime": "pytorch", "dtype": "fp32", "threads": 1, "device": "cpu", "reads": len(WORDS)}
     return Job(**{"model": str(folder), "shapes": ((2, 16), (1, 4)), **asked, **changes})
 
 

@@ -142,8 +142,8 @@ def test_above_closes_to_what_is_kept(model):
         (("attention/0x8",), "is not a kind of tiles"),
         (("attention/4x8", "attention/8x4"), "attention/4x8 and attention/8x4 tile the same weights"),
         (("ffn/tied", "ffn/8x4"), "ffn/tied and ffn/8x4 tile the same weights"),
-        (("attention/4x8", "attention/4x8"), "each at most once"),
-        (("tiles",), "or tiles such as attention/32x32"),
+        (("attention/4x8", "attention/4x8"), "name some units twice"),
+        (("tiles",), "tiles such as attention/32x32"),
     ],
 )
 def test_tiles_that_do_not_fit_are_refused(model, units, message):
