@@ -2,6 +2,7 @@
 
 import ast
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,9 @@ def test_shipped_code_stands_alone(module):
 @pytest.mark.parametrize("module", MODULES)
 def test_no_module_is_named_utils_or_helpers(module):
     assert not {"utils", "common", "helpers", "core"} & set(module.split("/")), "name the file after what it does"
+
+
+def test_no_two_files_of_tests_have_one_name():
+    """They are imported by their names alone, so that of two only the first would be collected."""
+    names = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []

@@ -8,8 +8,11 @@ from secateur.run.step_memory import StepMemory
 from secateur.system import process_memory
 
 
-def trained(steps, optimizer=None):
-    return SimpleNamespace(plain_optimizer=optimizer, state=SimpleNamespace(global_step=steps))
+def trained(steps, optimizer=None, moments=0):
+    """`moments`: bytes of those of a refit."""
+    refit = torch.nn.Module()
+    refit.register_buffer("xx", torch.zeros(moments, dtype=torch.uint8))
+    return SimpleNamespace(plain_optimizer=optimizer, refit=refit, state=SimpleNamespace(global_step=steps))
 
 
 def test_code_is_predicted_for_all_lengths_and_moments_are_no_code(monkeypatch):
@@ -30,3 +33,4 @@ def test_code_is_predicted_for_all_lengths_and_moments_are_no_code(monkeypatch):
     weight.sum().backward()
     optimizer.step()
     assert take(trained(4, optimizer), lengths=16, peak=8_000, grown=800) == 8_000
+    assert take(trained(4, optimizer, moments=300), lengths=16, peak=8_500, grown=1_100) == 8_500
