@@ -13,7 +13,7 @@ from quiet import arguments
 from tiny_models import tiny
 from torch import nn
 
-from secateur.system import sharding
+from secateur.system import model_copies, sharding
 from secateur.system.compat.sharding_trainer import sharding_of
 from secateur.system.errors import UserError
 from secateur.training import checks
@@ -101,7 +101,7 @@ def test_what_needs_the_whole_model_is_refused(refit, generates, name):
 
 def test_a_twin_has_the_weights_of_a_model_and_trains_none():
     model = tiny("llama", "ForCausalLM", shape=1)
-    twin = sharding.twin(model)
+    twin = model_copies.twin(model)
     pairs = list(zip(twin.parameters(), model.parameters(), strict=True))
     assert all(mine.data_ptr() == its.data_ptr() and not mine.requires_grad for mine, its in pairs)
     assert twin.lm_head.weight is twin.model.embed_tokens.weight and twin.config is model.config

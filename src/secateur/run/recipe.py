@@ -270,11 +270,9 @@ def _defaults(values: Mapping[str, Any]) -> dict[str, Any]:
 def _recognised(data: str) -> str | None:
     """The name of the task that a file or a folder can only be data of; None if there is none, or several."""
     path = Path(data).expanduser()
-    names = (
-        [name for name, kind in TASKS.all().items() if kind.recognises and kind.recognises(path)]
-        if path.exists()
-        else []
-    )
+    if not path.exists():
+        return None
+    names = [name for name, kind in TASKS.all().items() if kind.recognises and kind.recognises(path)]
     return names[0] if len(names) == 1 else None
 
 

@@ -121,17 +121,18 @@ class Patches(Embedding):
 
     Attributes:
         projection: path of the convolution, relative to the module: weight `(axis, channels, height, width)`.
-        tokens: names of the module's own parameters, `(1, tokens, axis)`: single tokens, and the positions of all; a
-            model need not have all of them.
+        tokens: names of the module's own parameters for single tokens, `(1, 1, axis)`; a model need not have all.
+        positions: name of its own parameter for the positions of all tokens, `(1, tokens, axis)`.
     """
 
     projection: str = ""
     tokens: tuple[str, ...] = ()
+    positions: str = ""
 
     def dims(self, module: nn.Module) -> dict[str, tuple[Axis, ...]]:
         """Name of each parameter -> the axes of its dimensions."""
         weight, bias = f"{self.projection}.weight", f"{self.projection}.bias"
-        tokens = dict.fromkeys(self.tokens, (None, None, self.axis))
+        tokens = dict.fromkeys((*self.tokens, self.positions), (None, None, self.axis))
         return {weight: (self.axis, None, None, None), bias: (self.axis,), **tokens}
 
 

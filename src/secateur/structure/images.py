@@ -19,8 +19,14 @@ ImageShape = tuple[int, int, int]
 
 def is_image_family(model_type: str) -> bool:
     """Whether a family is registered whose models read images."""
+    return _patches(model_type) is not None
+
+
+def _patches(model_type: str) -> Patches | None:
+    """The row of a family's table that embeds images; None if the family is not registered, or reads something else."""
     family = ARCHITECTURES.all().get(model_type)
-    return family is not None and any(isinstance(row, Patches) for row in family.stem)
+    rows = () if family is None else family.stem
+    return next((row for row in rows if isinstance(row, Patches)), None)
 
 
 def image_shape(model: PreTrainedModel) -> ImageShape | None:
@@ -35,7 +41,7 @@ def image_shape(model: PreTrainedModel) -> ImageShape | None:
 
 def image_tokens(model: PreTrainedModel) -> int | None:
     """The tokens of an image, its patches and single tokens: all positions; None for a model that reads no images."""
-    if image_shape(model) is None:
+    patches = None if image_shape(model) is None else _patches(model.config.model_type)
+    if patches is None:
         return None
-    named = model.named_parameters()
-    return next((int(own.shape[1]) for name, own in named if name.endswith("position_embeddings")), None)
+    return int(model.base_model.get_parameter(f"{patches.path}.{patches.positions}").shape[1])

@@ -25,7 +25,8 @@ from secateur.surgery.cut_structure import structure_of
 from secateur.surgery.kept_indices import kept_indices, select, split_parts
 from secateur.surgery.optimizer_state import ORDERS, Moments
 from secateur.system.errors import UserError
-from secateur.system.sharding import blank_copy, copy_of, gathered, nothing_like, part_like, whole_state
+from secateur.system.model_copies import blank_copy, copy_of
+from secateur.system.sharding import gathered, nothing_like, part_like, whole_state
 
 STREAM = "hidden"
 

@@ -9,7 +9,6 @@ Gathering is the work of all processes: each of them must call what does it, in 
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from transformers import PreTrainedModel
 
 from secateur.system import compat
 from secateur.system.errors import UserError
+from secateur.system.model_copies import blank_copy
 
 
 def is_part(tensor: Any) -> bool:
@@ -68,14 +68,14 @@ def gathered_parts(model: nn.Module, keep: bool = True) -> dict[str, Tensor]:
     Args:
         keep: whether this process needs them; if not, it only gives its parts, and nothing is returned.
     """
-    gathered: dict[int, Tensor] = {}
+    values: dict[int, Tensor] = {}
     names: dict[str, int] = {}
     for name, part in model.named_parameters(remove_duplicate=False):
-        if is_part(part) and id(part) not in gathered:
+        if is_part(part) and id(part) not in values:
             value = whole(part.detach())
-            gathered[id(part)] = value.cpu() if keep else value.new_empty(0)
+            values[id(part)] = value.cpu() if keep else value.new_empty(0)
         names[name] = id(part)
-    return {name: gathered[part] for name, part in names.items() if part in gathered} if keep else {}
+    return {name: values[part] for name, part in names.items() if part in values} if keep else {}
 
 
 def part_like(value: Tensor, like: Tensor) -> Tensor:
@@ -99,30 +99,6 @@ def part_like(value: Tensor, like: Tensor) -> Tensor:
         shape=value.shape,
         stride=value.stride(),
     )
-
-
-def blank_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of a model without weights, which shares its configs."""
-    memo: dict[int, Any] = {
-        id(parameter): nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
-        for parameter in model.parameters()
-    }
-    return copy_of(model, memo)
-
-
-def twin(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of a model that has its weights, in the same memory, and trains none of them."""
-    return copy_of(model, {id(weight): nn.Parameter(weight.detach(), False) for weight in model.parameters()})
-
-
-def copy_of(model: PreTrainedModel, memo: Mapping[int, Any] | None = None) -> PreTrainedModel:
-    """A copy of a model that shares its configs, because what is set in these after a training is set in its modules.
-
-    Args:
-        memo: what else the copy takes over, as in `copy.deepcopy`.
-    """
-    configs = (vars(module).get("config") for module in model.modules())
-    return copy.deepcopy(model, {**(memo or {}), **{id(config): config for config in configs if config is not None}})
 
 
 @dataclass(frozen=True)

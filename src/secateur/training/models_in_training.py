@@ -12,8 +12,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel, TrainerCallback
 
 from secateur.surgery.compact.kernels import reliable_kernels
+from secateur.system.model_copies import twin
 from secateur.system.model_state import frozen
-from secateur.system.sharding import ShardedModel, Sharding, twin
+from secateur.system.sharding import ShardedModel, Sharding
 from secateur.training.loss import TermLoss
 from secateur.training.shrink_policy import ShrinkPolicy
 

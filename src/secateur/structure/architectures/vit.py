@@ -7,8 +7,14 @@ a pooler, its outputs are not pruned. DeiT reuses these layers.
 from secateur.structure.architecture import Architecture, Attention, Linear, Norm, Patches, Stack
 from secateur.structure.architectures import register
 
-TOKENS = ("cls_token", "distillation_token", "mask_token", "position_embeddings")  # the second in DeiT
-PATCHES = Patches("embeddings", "hidden", projection="patch_embeddings.projection", tokens=TOKENS)
+TOKENS = ("cls_token", "distillation_token", "mask_token")  # the second in DeiT
+PATCHES = Patches(
+    "embeddings",
+    "hidden",
+    projection="patch_embeddings.projection",
+    tokens=TOKENS,
+    positions="position_embeddings",
+)
 LAYER = (
     Norm("layernorm_before", "hidden", behind="attention"),
     Linear("attention.q_proj", "qk", "hidden", behind="attention"),
