@@ -1,9 +1,15 @@
-"""How two processes are started on this machine, over gloo: by torchrun, by accelerate, or by their environment."""
+"""How two processes are started on this machine, over gloo: by torchrun, by accelerate, or by their environment.
+
+As a script, the command of secateur in two processes, without a launcher.
+"""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -29,25 +35,64 @@ def launched(launcher, *arguments):
 def of_script(script, folder, *words):
     """What two processes of a script, called with a folder and words, write each to `folder/RANK.safetensors`.
 
-    They have the environment of torchrun, but not torchrun, whose imports take as long as theirs.
+    They have the environment of torchrun, but not torchrun, whose imports take as long as theirs; the script lets
+    `in_both` do its work.
     """
+    status, _, errors = ended(script, folder, *words)
+    assert status == 0, errors[-3000:]
+    return [load_file(folder / f"{rank}.safetensors") for rank in range(2)]
+
+
+def ended(script, *words):
+    """(status, stdout, stderr) of a script that lets `in_both` do its work."""
     with socket.socket() as free, socket.socket() as other:
         for one in (free, other):
             one.bind(("127.0.0.1", 0))
         ports = {"MASTER_PORT": str(free.getsockname()[1]), "OTHER_PORT": str(other.getsockname()[1])}
-        place = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", **ports}
-    ranks = [_started(script, folder, *words, RANK=rank, LOCAL_RANK=rank, **place) for rank in "01"]
+    place = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", **ports}
+    parent = _started(script, *words, group=True, **place)
     try:
-        for rank in ranks:
-            _, errors = rank.communicate(timeout=300)
-            assert rank.returncode == 0, errors[-3000:]
+        out, errors = parent.communicate(timeout=300)
     finally:
-        for rank in ranks:
-            rank.kill()
-    return [load_file(folder / f"{rank}.safetensors") for rank in range(2)]
+        with suppress(ProcessLookupError):
+            os.killpg(parent.pid, signal.SIGKILL)
+    return parent.returncode, out, errors
 
 
-def _started(*arguments, **variables):
+def in_both(work):
+    """Let two forks work, which share what is imported already; as launchers do, end both when one of them fails."""
+    working = set()
+    for rank in "01":
+        if (child := os.fork()) == 0:
+            os.environ |= {"RANK": rank, "LOCAL_RANK": rank}
+            os._exit(_status_of(work))
+        working.add(child)
+    status = 0
+    while working and not status:
+        child, code = os.wait()
+        working.remove(child)
+        status = abs(os.waitstatus_to_exitcode(code))
+    for child in working:
+        os.kill(child, signal.SIGKILL)
+    sys.exit(status)
+
+
+def _status_of(work):
+    """The exit status of a process that works."""
+    try:
+        work()
+        status = 0
+    except SystemExit as end:
+        status = end.code
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return status
+
+
+def _started(*arguments, group=False, **variables):
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
@@ -56,4 +101,11 @@ def _started(*arguments, **variables):
     }
     command = [sys.executable, *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=environment | variables, **pipes)
+    return subprocess.Popen(command, env=environment | variables, start_new_session=group, **pipes)
+
+
+if __name__ == "__main__":
+    from secateur.cli import app
+    from secateur.run import pipeline  # noqa: F401  # before the fork
+
+    in_both(app.main)

@@ -1,6 +1,6 @@
-"""One process of a training that is scored by what the model writes: `two_writers.py FOLDER DATA MODEL`.
+"""Both processes of a training that is scored by what the model writes: `two_writers.py FOLDER DATA MODEL`.
 
-It writes `FOLDER/RANK.safetensors`: the weights after two steps of four rows, and the scores.
+Each writes `FOLDER/RANK.safetensors`: the weights after two steps of four rows, and the scores.
 """
 
 import os
@@ -11,6 +11,7 @@ import torch
 from quiet import arguments
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
+from two_ranks import in_both
 
 from secateur.measure.evaluation import encoded
 from secateur.tasks.translation import Translation
@@ -51,5 +52,5 @@ def written(folder, data, model, batch):
 if __name__ == "__main__":
     folder, data, model = sys.argv[1:]
     torch.set_num_threads(1)
-    found = written(Path(folder) / "training", data, model, 2)
-    save_file(found, Path(folder) / f"{os.environ['RANK']}.safetensors")
+    training, files = Path(folder) / "training", Path(folder)
+    in_both(lambda: save_file(written(training, data, model, 2), files / f"{os.environ['RANK']}.safetensors"))

@@ -1,7 +1,7 @@
 """G13's run of CoFi, in one process or in two that average their gradients.
 
-As a script, one of the processes: `two_processes.py FOLDER` writes `FOLDER/RANK.safetensors` with what it saw and
-what it ended with.
+As a script, both processes: `two_processes.py FOLDER` writes `FOLDER/RANK.safetensors` with what each saw and what it
+ended with.
 """
 
 import os
@@ -15,6 +15,7 @@ from golden_bert import build_bert
 from quiet import arguments
 from safetensors.torch import save_file
 from torch import Tensor
+from two_ranks import in_both
 
 from secateur.budget.space import Space
 from secateur.methods.cofi import Cofi
@@ -75,4 +76,5 @@ def run(folder: Path | str, batch: int) -> dict[str, Tensor]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    save_file(run(sys.argv[1], batch=4), Path(sys.argv[1]) / f"{os.environ['RANK']}.safetensors")
+    place = Path(sys.argv[1])
+    in_both(lambda: save_file(run(place, batch=4), place / f"{os.environ['RANK']}.safetensors"))

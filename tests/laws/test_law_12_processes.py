@@ -7,7 +7,7 @@ Rows are of different lengths, so that no two processes have as many tokens, and
 divide. What is left is noise; SGD lets it stay what it is, where Adam blows up that of a gradient of 0 (key biases).
 Cases in parts are of a decoder without biases, which FSDP splits among the processes.
 
-As a script, one of the processes: `test_law_12_processes.py FOLDER CASES MODULES...` writes `FOLDER/RANK.safetensors`
+As a script, both processes: `test_law_12_processes.py FOLDER CASES MODULES...` writes `FOLDER/RANK.safetensors`
 for cases joined by commas; the modules have the methods that are not of this package.
 """
 
@@ -32,7 +32,7 @@ import torch  # noqa: E402
 from quiet import arguments  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from tiny_models import METHODS, tiny  # noqa: E402
-from two_ranks import of_script  # noqa: E402
+from two_ranks import in_both, of_script  # noqa: E402
 
 from secateur import methods  # noqa: E402
 from secateur.budget.space import Space  # noqa: E402
@@ -337,4 +337,4 @@ if __name__ == "__main__":
     gc.freeze()
     torch.set_num_threads(1)
     place = Path(sys.argv[1])
-    save_file(process(place, sys.argv[2].split(",")), place / f"{os.environ['RANK']}.safetensors")
+    in_both(lambda: save_file(process(place, sys.argv[2].split(",")), place / f"{os.environ['RANK']}.safetensors"))

@@ -8,10 +8,11 @@ import time
 import psutil
 import pytest
 import torch
+import two_ranks
 import yaml
 from safetensors.torch import load_file
 from small_world import recipe_values, write_data, write_model
-from two_ranks import ACCELERATE, TORCHRUN, launched
+from two_ranks import ACCELERATE, TORCHRUN, ended, launched
 
 from secateur.run import pipeline, recipe
 from secateur.run.stages import check
@@ -109,9 +110,8 @@ def test_only_one_process_prints(two):
 
 
 def test_an_error_of_the_main_process_is_printed_once_and_ends_all_processes(world, two):
-    run = start(TORCHRUN, world, two[0], "--seed", "5")
-    out, err = run.communicate(timeout=120)
-    assert run.returncode != 0 and not out
+    status, out, err = ended(two_ranks.__file__, "prune", "--recipe", world, "--output", two[0], "--seed", "5")
+    assert status != 0 and not out
     assert err.count("holds a run of another recipe (it differs in seed)") == 1
 
 
