@@ -9,7 +9,8 @@ import numpy as np
 from transformers import EvalPrediction
 
 from secateur.measure.evaluation import Row
-from secateur.tasks.task import EXAMPLE, Task, examples, of_all_examples
+from secateur.structure.encoded_rows import EXAMPLE
+from secateur.tasks.task import Task, examples, of_all_examples
 
 RESAMPLES = 200
 """Resamples for the standard error."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from secateur.deploy.runtime import Runner
+from secateur.structure.encoded_rows import UNLABELLED
 from secateur.surgery.opening import check_vocabulary, open_tokenizer
 from secateur.system import compat
 from secateur.system.errors import UserError
@@ -21,7 +22,7 @@ from secateur.system.model_state import evaluating
 from secateur.tasks.class_scores import ClassScore
 from secateur.tasks.labelled import LabelledTask
 from secateur.tasks.rows import check_length, length_of
-from secateur.tasks.task import UNLABELLED, Task, examples
+from secateur.tasks.task import Task, examples
 from secateur.training.trainer import PruningTrainer
 
 Row = dict[str, Any]

@@ -14,12 +14,13 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 from secateur.measure.evaluation import Scored, batches, encoded, scored_with_error, scores_with_error, shuffled
 from secateur.run.recipe import Recipe
 from secateur.run.recipe_data import DataRecipe
+from secateur.structure.encoded_rows import UNLABELLED
 from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.opening import open_tokenizer
 from secateur.surgery.vocabulary.counting import Coverage
 from secateur.system.errors import UserError
 from secateur.tasks.rows import identity_of
-from secateur.tasks.task import UNLABELLED, Task, examples, of_all_examples, open_task
+from secateur.tasks.task import Task, examples, of_all_examples, open_task
 from secateur.training.augment import augmented
 from secateur.training.step import INDEX
 

@@ -19,13 +19,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from secateur.measure.evaluation import encoded
 from secateur.run.recipe import Recipe
 from secateur.run.run_data import Rows, RunData, recipe_model
+from secateur.structure.encoded_rows import UNLABELLED
 from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.vocabulary.counting import Coverage, counts_of, kept_pieces, rows_coverage, text_counts
 from secateur.surgery.vocabulary.rows import cut_rows, row_count
 from secateur.surgery.vocabulary.texts import read_texts
 from secateur.surgery.vocabulary.token_numbers import token_numbers
 from secateur.surgery.vocabulary.tokenizer import cut_tokenizer
-from secateur.tasks.task import UNLABELLED, Task, examples
+from secateur.tasks.task import Task, examples
 
 
 def data_of(recipe: Recipe) -> RunData:

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
+from secateur.structure.encoded_rows import EXAMPLE
 from secateur.system.errors import UserError
 from secateur.tasks.columns import holds_text, listed, no_column, shared_columns, usual_columns
 from secateur.tasks.guesses import holds_words
 from secateur.tasks.origin import Splits, origin_of
-from secateur.tasks.task import EXAMPLE
 
 TEXT, KIND = "text", "kind"
 """The columns of single texts; without a kind they are of none that is stated."""

@@ -21,12 +21,12 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor
 
+from secateur.structure.encoded_rows import EXAMPLE
 from secateur.system.errors import UserError
 from secateur.system.packages import require
 from secateur.tasks.columns import holds_text, listed, usual_columns
 from secateur.tasks.data_files import READERS, form, reading
 from secateur.tasks.embedding_data import DOCUMENT, KIND, MEMBER, QUERY, TEXT
-from secateur.tasks.task import EXAMPLE
 
 COSINE = "cosine"
 TEXT_METRICS = ("neighbours", COSINE)

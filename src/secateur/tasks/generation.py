@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from secateur.structure.encoded_rows import UNLABELLED
 from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating
 from secateur.tasks.rows import check_length
-from secateur.tasks.task import UNLABELLED
 from secateur.tasks.tokenizer_settings import kept_settings
 
 FACTOR, MORE = 1.2, 10

@@ -9,13 +9,13 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, Image, Value
 
+from secateur.structure.encoded_rows import DIGEST
 from secateur.surgery.image_reader import opened
 from secateur.system.errors import UserError
 from secateur.tasks.classification_data import LABELS, labelled
 from secateur.tasks.columns import find_column, shared_columns
 from secateur.tasks.image_files import FILE, IMAGE
 from secateur.tasks.origin import Splits, origin_of
-from secateur.tasks.rows import DIGEST
 
 COLUMNS = (IMAGE, "img", "picture", "photo")
 """Usual names of the column of images, tried in order."""

@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import AutoModelForImageClassification
 
+from secateur.structure.encoded_rows import DIGEST, EXAMPLE
 from secateur.surgery.image_reader import ImageReader
 from secateur.system.errors import UserError
 from secateur.tasks import predictors, register
@@ -20,9 +21,7 @@ from secateur.tasks.classification_data import LABELS, check_classes
 from secateur.tasks.image_data import CLASSES, prepare, unopened
 from secateur.tasks.image_files import image_parts
 from secateur.tasks.predictors import Predictor
-from secateur.tasks.rows import DIGEST
 from secateur.tasks.splits import TRAIN, VALIDATION, first_rows, read_splits
-from secateur.tasks.task import EXAMPLE
 
 
 class ImageCollator:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, DataCollatorWithPadding, EvalPrediction, PreTrainedTokenizerBase
 
+from secateur.structure.encoded_rows import UNLABELLED
 from secateur.system.errors import UserError
 from secateur.tasks import predictors, register
 from secateur.tasks.columns import find_column, holds_text
@@ -22,7 +23,7 @@ from secateur.tasks.origin import Splits, origin_of
 from secateur.tasks.predictors import Predictor
 from secateur.tasks.rows import check_length
 from secateur.tasks.splits import first_rows, read_splits
-from secateur.tasks.task import UNLABELLED, PaddingCollator, Task
+from secateur.tasks.task import PaddingCollator, Task
 from secateur.tasks.tokenizer_settings import kept_settings
 
 TEXT = "text"

@@ -16,6 +16,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import AutoModelForQuestionAnswering, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
+from secateur.structure.encoded_rows import EXAMPLE
 from secateur.system.errors import UserError
 from secateur.tasks import predictors, register
 from secateur.tasks.answers import Answer, exact_match, f1, first_words, normalise, ranked
@@ -23,7 +24,7 @@ from secateur.tasks.predictors import Predictor
 from secateur.tasks.question_data import ANSWERS, prepare
 from secateur.tasks.rows import check_length
 from secateur.tasks.splits import first_rows, read_splits
-from secateur.tasks.task import EXAMPLE, PaddingCollator, Task, examples
+from secateur.tasks.task import PaddingCollator, Task, examples
 from secateur.tasks.window_outputs import WindowOutput, combined, outputs_of, token_scores
 from secateur.tasks.windows import WindowCollator, features, positions, windows
 

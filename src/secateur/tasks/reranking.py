@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from secateur.structure.encoded_rows import EXAMPLE
 from secateur.system.errors import UserError
 from secateur.system.packages import require
 from secateur.tasks import predictors, register
@@ -33,7 +34,7 @@ from secateur.tasks.reranking_reference import NUMBER, PAIR, Reference, numbered
 from secateur.tasks.reranking_scores import MRR, NDCG, random_order, ranking_scores
 from secateur.tasks.rows import check_length
 from secateur.tasks.splits import first_rows, read_splits
-from secateur.tasks.task import EXAMPLE, PaddingCollator, Task, examples
+from secateur.tasks.task import PaddingCollator, Task, examples
 from secateur.tasks.tokenizer_settings import kept_settings
 
 SPEARMAN = "spearman"

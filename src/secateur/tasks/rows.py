@@ -7,11 +7,9 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from secateur.structure.encoded_rows import DIGEST
 from secateur.structure.positions import positions
 from secateur.system.errors import UserError
-
-DIGEST = "digest"
-"""Column of encoded rows with the digest of an input that they name and do not hold, as an image in a file."""
 
 
 def length_of(row: Mapping[str, Any]) -> int:

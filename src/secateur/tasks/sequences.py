@@ -26,6 +26,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from secateur.structure.encoded_rows import UNLABELLED
 from secateur.system import compat
 from secateur.system.errors import MissingPackage, UserError
 from secateur.tasks import predictors
@@ -34,7 +35,7 @@ from secateur.tasks.predictors import Predictor
 from secateur.tasks.rows import check_length
 from secateur.tasks.sequence_data import SOURCE, TARGET, columns_of, flat, prepare
 from secateur.tasks.splits import first_rows, read_splits
-from secateur.tasks.task import UNLABELLED, PaddingCollator, Task, config_of
+from secateur.tasks.task import PaddingCollator, Task, config_of
 from secateur.tasks.tokenizer_settings import kept_settings
 
 UNTRAINED = "secateur_untrained"

@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from secateur.structure.encoded_rows import EXAMPLE
 from secateur.surgery.loaded_weights import check_encoder, check_whole
 from secateur.system.errors import UserError, as_user_error
 from secateur.system.files import fingerprint
@@ -36,18 +37,11 @@ from secateur.tasks.labels import HINT, only_numbered
 from secateur.tasks.origin import Origin, origin_of
 from secateur.tasks.predictors import Predictor
 
-EXAMPLE = "example"
-"""Column of encoded rows: the index of the row of the split from which they are made, if one row makes several. A row
-that belongs to every example has None."""
-
 SHARED = ("data", "text", "label", "labels", "evaluation", "pooling", "metric", "seed", "rows")
 """Parameters that the `from_data` of any task may have; a recipe has keys of its own for these."""
 
 _OPTION_OF = {"evaluation": "--eval"}
 """Shared parameter -> its option, where that has another name."""
-
-UNLABELLED = -100
-"""The label that the losses of transformers ignore, and with which Trainer pads shorter rows of tokens."""
 
 
 class PaddingCollator(DataCollatorWithPadding):

@@ -23,6 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from secateur.structure.encoded_rows import UNLABELLED
 from secateur.system.errors import UserError
 from secateur.tasks import predictors, register
 from secateur.tasks.class_scores import ClassScore, of_classes, of_entities
@@ -34,7 +35,7 @@ from secateur.tasks.rows import check_length
 from secateur.tasks.splits import first_rows, read_splits
 from secateur.tasks.tag_schemes import OUTSIDE, common_tags
 from secateur.tasks.tag_scores import common_marks, constant_score, marked, tag_scores
-from secateur.tasks.task import UNLABELLED, PaddingCollator, Task
+from secateur.tasks.task import PaddingCollator, Task
 from secateur.tasks.token_data import TAGS, check_named, check_tags, prepare
 from secateur.tasks.tokenizer_settings import kept_settings
 

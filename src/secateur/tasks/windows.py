@@ -14,11 +14,12 @@ from datasets import Features, List, Value
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from secateur.structure.encoded_rows import EXAMPLE
 from secateur.system import compat
 from secateur.system.errors import UserError
 from secateur.tasks.question_data import NUMBER, TEXT
 from secateur.tasks.rows import check_length
-from secateur.tasks.task import EXAMPLE, PaddingCollator, examples
+from secateur.tasks.task import PaddingCollator, examples
 from secateur.tasks.tokenizer_settings import kept_settings
 
 FOR_SCORING = (EXAMPLE, "offsets", "nothing", "context", "answers", "length")

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.structure.encoded_rows import EXAMPLE
 from secateur.system.errors import UserError
-from secateur.training.step import EXAMPLE, INDEX, Term
+from secateur.training.step import INDEX, Term
 
 
 class Examples:

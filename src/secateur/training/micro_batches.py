@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.methods.method import Method
-from secateur.training.step import UNLABELLED, predicts_next
+from secateur.structure.encoded_rows import UNLABELLED
+from secateur.training.step import predicts_next
 
 Batch = dict[str, Tensor]
 

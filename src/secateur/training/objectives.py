@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from secateur.structure.encoded_rows import UNLABELLED
 from secateur.system.errors import UserError
 from secateur.training.hidden_states import STACKS, Hidden, masked_mse
 from secateur.training.reranking_terms import MarginMSE
 from secateur.training.sentence_terms import Contrastive, Embedding, Similarity
-from secateur.training.step import DECODER_INPUTS, UNLABELLED, Step, Term, predicts_next, real_tokens
+from secateur.training.step import DECODER_INPUTS, Step, Term, predicts_next, real_tokens
 from secateur.training.terms import register
 
 __all__ = [

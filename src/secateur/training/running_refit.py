@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.methods.method import Method
+from secateur.structure.encoded_rows import UNLABELLED
 from secateur.structure.plan import Plan
 from secateur.structure.space import UnitSpace
 from secateur.surgery.compensation import check_refittable
@@ -25,7 +26,6 @@ from secateur.surgery.input_moments import reading, real_tokens
 from secateur.surgery.running_moments import RunningMoments
 from secateur.system.model_state import evaluating
 from secateur.training.masks import TrainingMasks
-from secateur.training.step import UNLABELLED
 
 DECODER = "decoder_attention_mask"
 EVERY = 4

@@ -10,16 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from secateur.structure.encoded_rows import UNLABELLED
+
 DECODER_INPUTS = "decoder_input_ids"
 """The key of a batch with the tokens that a decoder reads: logits and decoder states are those of these tokens."""
 INDEX = "index"
 """The key of a batch with the numbers of its rows; `PruningTrainer` passes them to a cached teacher only."""
-EXAMPLE = "example"
-"""The key of a row, not of a batch, with the number of the example of the data that it is made of."""
-DIGEST = "digest"
-"""The key of a row, not of a batch, with the digest of what its inputs are made of, if the row has not them itself."""
-UNLABELLED = -100
-"""The label of a token that the loss ignores."""
 
 
 @dataclass(frozen=True)

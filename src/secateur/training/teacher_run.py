@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from secateur.structure.encoded_rows import DIGEST, UNLABELLED
 from secateur.structure.fingerprints import model_fingerprint, tensor_chunks
 from secateur.structure.images import image_tokens
 from secateur.system.errors import UserError
@@ -20,7 +21,7 @@ from secateur.system.files import fingerprint
 from secateur.system.model_state import evaluating
 from secateur.training.array_cache import ArrayType, Draft, entry_bytes, release_pages
 from secateur.training.ragged import places_of, starts_of
-from secateur.training.step import DIGEST, INDEX, UNLABELLED, decoder_inputs, has_decoder
+from secateur.training.step import INDEX, decoder_inputs, has_decoder
 
 PER_ROW, PER_TOKEN, POSITIONS, PER_TARGET_TOKEN = "logits", "token_logits", "start_and_end_logits", "target_logits"
 """The possible names of the array of logits: `(rows, labels)`, `(tokens of all rows, labels)`, `(tokens of all rows,
