@@ -8,7 +8,7 @@ shapes (`SHAPES`), takes other inputs than token ids (`inputs`), or is another o
 from dataclasses import replace
 from functools import cache
 from inspect import signature
-from itertools import product
+from itertools import cycle, product
 
 import pytest
 import torch
@@ -138,6 +138,15 @@ UNIT_SETS = (
     ("ffn", "qk", "vo", "head", "sublayer", "hidden"),
 )
 
+# A model and units, `which, units`: those with the head of a first task have each set. The other heads, which read the
+# states of a stack, have all units at once.
+FIRST = tuple(model for model in MODELS if is_leading(model.values[0][1]))
+IN_UNITS = tuple(
+    pytest.param(*which.values, units, id=f"{which.id}-{'-'.join(units)}")
+    for which in (*MODELS, *SENTENCES)
+    for units in (UNIT_SETS if which in FIRST else UNIT_SETS[-2:])
+)
+
 # How the kept heads of an attention may be stored, given their number.
 LAYOUTS = {
     "one a head": lambda heads: Layout(tuple((head,) for head in reversed(range(heads)))),
@@ -160,6 +169,15 @@ def covering(models, unit_sets, methods):
         which, units, name = (column[at[number]] for number, column in enumerate(columns))
         rows.append(pytest.param(*which.values, units, name, id=f"{which.id}-{'-'.join(units)}-{name}"))
     return rows
+
+
+def for_every_method(models, unit_sets, methods):
+    """Arguments `which, units, name` for what is asked of methods: any method meets any units, of models in turn."""
+    pairs = product(unit_sets, methods)
+    return [
+        pytest.param(*which.values, units, name, id=f"{which.id}-{'-'.join(units)}-{name}")
+        for (units, name), which in zip(pairs, cycle(models), strict=False)
+    ]
 
 
 def meeting_units(models, unit_sets, methods):

@@ -2,14 +2,13 @@
 
 import pytest
 from law_assertions import assert_ones_change_nothing
-from tiny_models import MODELS, MONOTONE, SENTENCES, UNIT_SETS, tiny
+from tiny_models import IN_UNITS, MONOTONE, UNIT_SETS, tiny
 
 from secateur.budget.space import Space
 from secateur.methods import METHODS
 
 
-@pytest.mark.parametrize("units", UNIT_SETS, ids="-".join)
-@pytest.mark.parametrize("which", (*MODELS, *SENTENCES))
+@pytest.mark.parametrize(("which", "units"), IN_UNITS)
 def test_ones_change_nothing(which, units):
     model = tiny(*which)
     space = Space(model, *units)

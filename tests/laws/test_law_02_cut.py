@@ -7,18 +7,16 @@ from law_assertions import assert_cut_equals_masked, assert_same, everything, of
 from tiny_models import (
     ARCHITECTURES,
     CLASSIFIERS,
+    IN_UNITS,
     LAYOUTS,
     LEADING,
     METHODS,
-    MODELS,
     READERS,
-    SENTENCES,
     UNIT_SETS,
     WRITERS,
     covering,
     edge_cases,
     inputs,
-    is_leading,
     laid_out,
     random_masks,
     taught,
@@ -31,19 +29,9 @@ from secateur.surgery.cut import cut
 from secateur.surgery.factorisation import factorise
 from secateur.surgery.uncut import uncut
 
-FIRST = [which for which in MODELS if is_leading(which.values[0][1])]
-# The other heads of a family, which read its states, meet all of its units at once.
-OTHERS = [*(which for which in MODELS if which not in FIRST), *SENTENCES]
-CASES = [
-    pytest.param(*which.values, units, id=f"{which.id}-{'-'.join(units)}")
-    for models, sets in ((FIRST, UNIT_SETS), (OTHERS, UNIT_SETS[-2:]))
-    for which in models
-    for units in sets
-]
-
 
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
-@pytest.mark.parametrize(("which", "units"), CASES)
+@pytest.mark.parametrize(("which", "units"), IN_UNITS)
 def test_cut_equals_masked(which, units, soft):
     model = tiny(*which)
     space = Space(model, *units)

@@ -7,14 +7,13 @@ import pytest
 from kept_pieces import SHARING, every_second
 from law_assertions import assert_counted_equals_stored, padding
 from tiny_models import (
+    IN_UNITS,
     LEADING,
     METHODS,
-    MODELS,
     READERS,
-    SENTENCES,
     UNIT_SETS,
-    covering,
     edge_cases,
+    for_every_method,
     random_masks,
     taught,
     tiny,
@@ -26,8 +25,7 @@ from secateur.surgery.cut import cut
 from secateur.surgery.vocabulary.rows import cut_rows
 
 
-@pytest.mark.parametrize("units", UNIT_SETS, ids="-".join)
-@pytest.mark.parametrize("which", (*MODELS, *SENTENCES))
+@pytest.mark.parametrize(("which", "units"), IN_UNITS)
 def test_counted_equals_stored(which, units):
     model = tiny(*which)
     space = Space(model, *units)
@@ -35,9 +33,8 @@ def test_counted_equals_stored(which, units):
         assert_counted_equals_stored(model, Plan.of(space, random_masks(space, density, soft=soft)))
 
 
-@pytest.mark.parametrize(("which", "units", "name"), covering(LEADING, UNIT_SETS, METHODS))
+@pytest.mark.parametrize(("which", "units", "name"), for_every_method(LEADING, UNIT_SETS, METHODS))
 def test_counted_equals_stored_for_every_method(which, units, name):
-    """Over cases in which any method meets any model and any units, and any units meet any model."""
     model = tiny(*which)
     plan = taught(name, Space(model, *units), density=0.6).plan(density=0.4)
     assert_counted_equals_stored(model, plan)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import LEADING, MONOTONE, UNIT_SETS, covering, learn, tiny
+from tiny_models import LEADING, MONOTONE, UNIT_SETS, for_every_method, learn, tiny
 
 from secateur.budget.space import Space
 from secateur.methods import METHODS
@@ -11,9 +11,8 @@ from secateur.methods.schedules import cubic
 STEPS = 12
 
 
-@pytest.mark.parametrize(("which", "units", "name"), covering(LEADING, UNIT_SETS, MONOTONE))
+@pytest.mark.parametrize(("which", "units", "name"), for_every_method(LEADING, UNIT_SETS, MONOTONE))
 def test_pruned_stays_pruned(which, units, name):
-    """Over cases in which any method meets any model and any units, and any units meet any model."""
     model = tiny(*which)
     space = Space(model, *units)
     schedule = cubic(1.0, 0.4, begin=0.2, end=0.8)

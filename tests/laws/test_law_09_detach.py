@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import METHODS, MODELS, SENTENCES, UNIT_SETS, inputs, tiny
+from tiny_models import IN_UNITS, METHODS, UNIT_SETS, inputs, tiny
 from torch import nn
 
 from secateur import methods
@@ -31,8 +31,7 @@ def assert_as_before(model, before):
     assert all(torch.equal(state[name], before[1][name]) for name in state)
 
 
-@pytest.mark.parametrize("units", UNIT_SETS, ids="-".join)
-@pytest.mark.parametrize("which", (*MODELS, *SENTENCES))
+@pytest.mark.parametrize(("which", "units"), IN_UNITS)
 def test_detach_restores_the_model(which, units):
     model = tiny(*which)
     space, before, batch = Space(model, *units), snapshot(model), inputs(model)
