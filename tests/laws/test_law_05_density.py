@@ -57,7 +57,7 @@ def largest_step(space):
 
 
 @pytest.mark.parametrize(("which", "units", "name"), covering(CLASSIFIERS, SETS, METHODS))
-@settings(max_examples=10, deadline=None, derandomize=True, database=None)
+@settings(max_examples=6, deadline=None, derandomize=True, database=None)
 @given(density=st.floats(0.0, 1.0, exclude_min=True))
 def test_reached_or_refused(which, units, name, density):
     """Over cases in which any method meets any model and any units, and any units meet any model."""
