@@ -7,7 +7,7 @@ import copy
 
 import pytest
 import torch
-from test_law_11_shrink import SHRINKING, UNITS, Sizes, assert_close, gates, in_rounds, result, trainer
+from test_law_11_shrink import SETTLED, SHRINKING, STEPS, UNITS, Sizes, assert_close, gates, in_rounds, result, trainer
 from tiny_models import CLASSIFIERS, LEADING, WRITERS, inputs, outputs, random_masks, tiny
 from tiny_training import collate, examples
 
@@ -96,7 +96,7 @@ TRAINED = [
 
 def trained(which, kind, units, folder, **options):
     torch.manual_seed(0)
-    training = trainer(which, kind, units, folder, **options)
+    training = trainer(which, kind, units, folder, steps=SETTLED if kind is gates else STEPS, **options)
     sizes = Sizes(training)
     training.train()
     return training, sizes.seen
