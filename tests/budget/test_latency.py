@@ -47,10 +47,25 @@ def test_a_loaded_table_equals_the_saved_one(model, table, tmp_path):
     assert loaded.protocol["runtime"] == "a fake"
 
 
+def test_a_table_of_version_1_is_read(table, tmp_path):
+    data = table.to_dict()
+    own = data.pop("blocks")["layers"]
+    grid = {name: sizes for name, sizes in own.pop("grid").items() if name != "sharing"} | {
+        "hidden": data.pop("hidden")
+    }
+    own["attention"] = [sizes[0] for sizes in own["attention"]]
+    call = {name: value for name, value in data["call"].items() if name not in ("part", "beams")}
+    (tmp_path / "table.json").write_text(json.dumps({**data, **own, "version": 1, "grid": grid, "call": call}))
+    loaded = LatencyTable.load(tmp_path / "table.json", batch=8, part="whole", beams=1)
+    assert loaded.to_dict() == {**table.to_dict(), "call": call}
+
+
 def test_a_table_of_another_protocol_is_refused(table, tmp_path):
     table.save(tmp_path / "table.json")
     with pytest.raises(UserError, match=r"was measured with tokens 128, not 32: measure another"):
         LatencyTable.load(tmp_path / "table.json", batch=8, tokens=32)
+    with pytest.raises(UserError, match=r"was measured with part whole, not generation: measure another"):
+        LatencyTable.load(tmp_path / "table.json", part="generation")
 
 
 @pytest.mark.parametrize("spoil", ["cut short", "other version", "no rest", "other grid", "not a number"])
@@ -61,9 +76,9 @@ def test_a_damaged_table_is_refused(table, tmp_path, spoil):
     elif spoil == "no rest":
         del data["rest"]
     elif spoil == "other grid":
-        data["grid"]["ffn"] = [1, 20]
+        data["blocks"]["layers"]["grid"]["ffn"] = [1, 20]
     elif spoil == "not a number":
-        data["mlp"][0][0] = float("nan")
+        data["blocks"]["layers"]["mlp"][0][0] = float("nan")
     text = json.dumps(data)
     (tmp_path / "table.json").write_text(text[:-9] if spoil == "cut short" else text)
     with pytest.raises(UserError, match=r"table\.json") as refusal:
@@ -74,7 +89,7 @@ def test_a_damaged_table_is_refused(table, tmp_path, spoil):
 @pytest.mark.parametrize("version", [99, 0, "1", True, None])
 def test_a_table_of_another_version_is_refused_whatever_else_it_holds(tmp_path, version):
     (tmp_path / "table.json").write_text(json.dumps({"version": version, "a key of that version": 1}))
-    with pytest.raises(UserError, match=r"table\.json has version .*, and this secateur reads 1 to 1"):
+    with pytest.raises(UserError, match=r"table\.json has version .*, and this secateur reads 1 to 2"):
         LatencyTable.load(tmp_path / "table.json")
 
 
@@ -139,7 +154,7 @@ def unit_values(space, scores, alive):
     ids=str,
 )
 def test_the_kept_units_have_the_highest_total_value(names, layers):
-    """Compared with all choices, for several limits, with and without units that are not alive."""
+    """Compared with all choices that keep the best layer, for several limits, with and without dead units."""
     model = tiny("bert", num_hidden_layers=layers, dtype=torch.float32, **TINY)
     space = Space(model, *names, budget=measure_latency(model, *names, timer=timer()))
     choices = all_choices(space)
@@ -150,6 +165,9 @@ def test_the_kept_units_have_the_highest_total_value(names, layers):
         alive = choices[int((prices < limit_by_cost(prices, gone)).nonzero()[-1])]
         values = unit_values(space, scores, alive)
         own = (choices & ~alive).sum(dim=1) == 0
+        if layers_of := [space.slices[f"{layer}.layer"].start for layer in range(layers) if "layer" in names]:
+            best_layer = max((index for index in layers_of if alive[index]), key=lambda index: float(scores[index]))
+            own &= choices[:, best_layer]
         for part in (0.1, 0.4, 0.7, 1.0):
             limit = float(prices[own].quantile(part))
             kept = space.choose(scores, limit / space.budget.dense_ms, alive=alive)

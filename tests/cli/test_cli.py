@@ -385,7 +385,8 @@ def test_latency_measures_a_table(secateur, world, tmp_path):
     assert found.exit_code == 0, found.output
     table = LatencyTable.load(tmp_path / "table.json", batch=1, tokens=4)
     assert json.loads(found.stdout) == {"file": str(tmp_path / "table.json"), **table.to_dict()}
-    assert table.grid["ffn"] == [1, 6, 12, 24] and table.grid["heads"] == [2]
+    grid = table.blocks["layers"].grid
+    assert grid["ffn"] == [1, 6, 12, 24] and grid["heads"] == [2] and table.call["part"] == "whole"
     again = secateur("latency", world / "classifier", "--output", tmp_path / "table.json", *words)
     assert refused(again, "is there already")
     shown = secateur("latency", world / "classifier", "--output", tmp_path / "other.json", *words).stdout

@@ -17,6 +17,7 @@ from transformers import (
 from secateur.deploy.runtime import Runner
 from secateur.measure import bench
 from secateur.measure.bench import grid, measure
+from secateur.measure.generation import PARTS
 from secateur.measure.measurement import Measurement
 from secateur.measure.model_size import disk_bytes
 from secateur.measure.timing import median_and_quartiles, times_in_turn
@@ -269,7 +270,7 @@ def test_parts_of_an_encoder_decoder_are_timed_by_themselves(kind):
     model.get_decoder().register_forward_hook(count("decoder"))
     forwards = SHORT["repeats"] + SHORT["warmup"]
     found = {}
-    for part in bench.PARTS:
+    for part in PARTS:
         counts.update(encoder=0, decoder=0)
         found[part] = measure(model, part=part, **SHORT).protocol["part"], dict(counts)
     assert found == {
@@ -277,6 +278,7 @@ def test_parts_of_an_encoder_decoder_are_timed_by_themselves(kind):
         "encoding": ("encoding", {"encoder": forwards, "decoder": 0}),
         # the source is encoded once, and each generation takes a step per token
         "decoding": ("decoding, 5 beams", {"encoder": 1, "decoder": forwards * SHORT["tokens"]}),
+        "generation": ("generation, 5 beams", {"encoder": forwards, "decoder": forwards * SHORT["tokens"]}),
     }
 
 
@@ -289,7 +291,8 @@ def test_the_summary_names_the_part():
 @pytest.mark.parametrize(
     ("part", "runtime", "message"),
     [
-        ("reading", "pytorch", "expected part whole, encoding, decoding, got 'reading'"),
+        ("reading", "pytorch", "expected part whole, encoding, decoding, generation, got 'reading'"),
+        ("generation", "pytorch", "expected a model that generates text for part 'generation', got BertForSeq"),
         ("decoding", "pytorch", "expected an encoder-decoder for part 'decoding', got BertForSequenceClassification"),
         ("encoding", "onnxruntime", "encoding is measured in PyTorch"),
     ],

@@ -52,7 +52,7 @@ def test_the_latency_of_a_cut_is_predicted(any_model, any_table, names, seed):
 def test_slow_periods_of_the_machine_cancel_out(model):
     slow = LatencyTable.measure(model, "ffn", timer=timer(pace=lambda turn: 3.0 if turn % 3 == 1 else 1.0))
     steady = LatencyTable.measure(model, "ffn", timer=timer())
-    np.testing.assert_allclose(slow.mlp, steady.mlp, rtol=1e-9)
+    np.testing.assert_allclose(slow.blocks["layers"].mlp, steady.blocks["layers"].mlp, rtol=1e-9)
     assert slow.dense_ms == pytest.approx(steady.dense_ms)
 
 
@@ -60,14 +60,15 @@ def test_costs_never_fall_with_size_even_with_a_noisy_clock(model):
     noise = np.random.default_rng(0).uniform(0.6, 1.4, 10**4)
     table = LatencyTable.measure(model, *COMMON_UNITS, timer=timer(noise=lambda turn: noise[turn]))
     for hidden in (1, 3, 8):
-        costs = table.costs(hidden)
-        for axis in range(3):
-            assert np.diff(costs.attention, axis=axis).min() >= -1e-12
+        costs = table.costs(hidden).kinds["layers"]
+        for axis in range(4):
+            assert np.diff(costs.attention, axis=axis).min(initial=0.0) >= -1e-12
         assert np.diff(costs.mlp).min() >= -1e-12
         assert costs.attention.min() >= costs.bare_attention >= 0
         assert costs.mlp.min() >= costs.bare_mlp >= 0
         wider = table.costs(min(8, hidden + 2))
-        assert (wider.attention >= costs.attention - 1e-12).all() and wider.rest >= costs.rest
+        assert (wider.kinds["layers"].attention >= costs.attention - 1e-12).all()
+        assert wider.rest >= table.costs(hidden).rest
 
 
 def test_the_target_is_recorded_as_asked_predicted_and_measured(model, table):

@@ -1,7 +1,8 @@
-"""Latency as the budget: measured milliseconds of the sizes that the sublayers of a model may have.
+"""Latency as the budget: measured milliseconds of the sizes that the blocks of a model may have.
 
-A `LatencyTable` holds the costs of the sizes that `measure.latency_sweep` has measured on cut models. Other sizes are
-interpolated multilinearly. Costs never fall when a size grows.
+A `LatencyTable` holds the costs of the sizes that `measure.latency_sweep` has measured on cut models, for each kind of
+block (`size_costs`): one in most models, three in an encoder-decoder. Other sizes are interpolated multilinearly. Costs
+never fall when a size grows. What is timed is one forward pass, or the generation of a text, with its cache.
 """
 
 from __future__ import annotations
@@ -11,42 +12,64 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from secateur.budget.allocation import SizeCosts, best_units, stored_sizes
+from secateur.budget.allocation import best_units, lowest_cost, stored_sizes
+from secateur.budget.block_times import BlockTimes, size_weights
 from secateur.budget.budget import Budget
+from secateur.budget.size_costs import ModelCosts
+from secateur.structure.axis_table import AxisTable
 from secateur.structure.groups import kinds_of
 from secateur.structure.space import UnitSpace
+from secateur.structure.unit_names import block_of, kind_of_block, stack_of
 from secateur.system.errors import UserError
 from secateur.system.file_format import FileFormat, NewerVersion
 
 if TYPE_CHECKING:
     from secateur.budget.space import Space
 
-FORMAT = FileFormat()
+
+def _with_blocks(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of version 1, of models with one kind of block and no shared keys, as version 2 has them."""
+    grid = dict(values["grid"])
+    hidden = grid.pop("hidden")
+    own = {name: values[name] for name in ("bare_attention", "mlp", "bare_mlp")}
+    blocks = {"layers": {"grid": {**grid, "sharing": [1]}, "attention": [[a] for a in values["attention"]], **own}}
+    kept = {name: values[name] for name in ("shape", "protocol", "call", "rest", "dense_ms")}
+    return {**kept, "hidden": hidden, "blocks": blocks}
+
+
+FORMAT = FileFormat(2, {1: _with_blocks})
 """Of a file with a table."""
+UNSAID = {"part": "whole", "beams": 1}
+"""What was timed, where the call of a table does not say it."""
+CAUSES = {
+    "heads": {"head", "kv_head", "vo"},
+    "sharing": {"head"},
+    "qk": {"qk"},
+    "vo": {"vo"},
+    "ffn": {"ffn"},
+}
+"""The sizes of a block, and the kinds of units that change each when they are pruned."""
 
 
 @dataclass(frozen=True, eq=False)
 class LatencyTable(Budget):
-    """Milliseconds of one forward pass by the sizes that are kept, for one model shape and one protocol.
+    """Milliseconds of one forward pass or one generation by the sizes that are kept, for one model and one protocol.
 
     A share is the predicted latency over that of the unpruned model.
 
     Attributes:
-        shape: of the unpruned model: `model_type`, layers, heads, head_dim, ffn, hidden.
+        shape: of the unpruned model: `model_type`, heads, head_dim, hidden, the layers and the neurons of each stack,
+            and the KV heads where several heads share one.
         protocol: how it was measured: batch, tokens, runtime, dtype, threads, device, machine, ...
         call: the arguments of `bench.measure` with this protocol.
-        grid: the measured sizes of heads, qk, vo, ffn and hidden, each in ascending order up to the unpruned size,
-            which is the only one where a size was not varied.
-        rest: `(hidden,)` ms of everything except the sublayers.
-        attention: `(heads, qk, vo, hidden)` ms of the attention of one layer.
-        bare_attention: `(hidden,)` ms of an attention of which only the output bias is left.
-        mlp: `(ffn, hidden)` ms of the feed-forward network of one layer.
-        bare_mlp: `(hidden,)` ms of a feed-forward network of which only the output bias is left.
+        hidden: the measured widths of the residual stream, in ascending order.
+        rest: `(hidden,)` ms of everything except the blocks.
+        blocks: kind of block -> the times of one.
         dense_ms: the measured latency of the unpruned model, to which shares and speed-ups refer.
 
     Examples:
@@ -62,93 +85,79 @@ class LatencyTable(Budget):
     shape: Mapping[str, int | str]
     protocol: Mapping[str, int | str]
     call: Mapping[str, int | str | None]
-    grid: Mapping[str, list[int]]
+    hidden: list[int]
     rest: np.ndarray
-    attention: np.ndarray
-    bare_attention: np.ndarray
-    mlp: np.ndarray
-    bare_mlp: np.ndarray
+    blocks: Mapping[str, BlockTimes]
     dense_ms: float
-    _costs: dict[int, SizeCosts] = field(default_factory=dict, repr=False)
+    _costs: dict[int, ModelCosts] = field(default_factory=dict, repr=False)
+    _floors: WeakKeyDictionary[UnitSpace, float] = field(default_factory=WeakKeyDictionary, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
-        plain = {
-            "shape": dict(self.shape),
-            "protocol": dict(self.protocol),
-            "call": dict(self.call),
-            "grid": dict(self.grid),
-        }
-        return FORMAT.stamped({**plain, "dense_ms": self.dense_ms, **arrays})
+        plain = {"shape": dict(self.shape), "protocol": dict(self.protocol), "call": dict(self.call)}
+        blocks = {kind: own.to_dict() for kind, own in self.blocks.items()}
+        times = {"hidden": list(self.hidden), "rest": self.rest.tolist(), "blocks": blocks}
+        return FORMAT.stamped({**plain, "dense_ms": self.dense_ms, **times})
 
     def save(self, path: Path | str) -> None:
         """Write the table as JSON."""
         FORMAT.write(path, self.to_dict())
 
     @staticmethod
-    def load(path: Path | str, **protocol: int | str | None) -> LatencyTable:
+    def load(path: Path | str, **call: int | str | None) -> LatencyTable:
         """A table that `save` wrote.
 
         Args:
-            protocol: required values of its protocol, such as batch=8, tokens=128; None accepts any value.
+            call: required arguments of its call, such as batch=8, tokens=128, part="generation"; None accepts any
+                value.
 
         Raises:
-            UserError: the file cannot be read, or has another version or protocol.
+            UserError: the file cannot be read, has another version, or was measured by another call.
         """
         wrong = partial("{} is not a latency table ({}): give what `secateur latency` writes".format, path)
         try:
-            data = FORMAT.read(path)
-            table = LatencyTable(**data | {name: np.array(data[name], dtype=float) for name in _ARRAYS})
-            table._check_arrays()
+            table = LatencyTable._of(FORMAT.read(path))
         except NewerVersion:
             raise
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
             raise UserError(wrong(error)) from error
-        for name, wanted in protocol.items():
-            if wanted is not None and table.protocol.get(name) != wanted:
+        for name, wanted in call.items():
+            measured = table.call.get(name, UNSAID.get(name))
+            if wanted is not None and measured != wanted:
                 raise UserError(
-                    f"the latency table {path} was measured with {name} {table.protocol.get(name)}, not {wanted}: "
+                    f"the latency table {path} was measured with {name} {measured}, not {wanted}: "
                     "measure another one with `secateur latency`, or ask for this one's"
                 )
         return table
 
-    def _check_arrays(self) -> None:
-        counts = {name: len(values) for name, values in self.grid.items()}
-        for name, axes in _ARRAYS.items():
-            array = getattr(self, name)
-            if array.shape != tuple(counts[axis] for axis in axes) or not np.isfinite(array).all():
-                raise ValueError(f"{name} does not fit its grid")
+    @staticmethod
+    def _of(values: dict[str, Any]) -> LatencyTable:
+        blocks = {kind: BlockTimes.of(own) for kind, own in values["blocks"].items()}
+        table = LatencyTable(**values | {"rest": np.array(values["rest"], dtype=float), "blocks": blocks})
+        widths = {len(own.bare_attention) for own in blocks.values()} | {len(table.rest)}
+        if widths != {len(table.hidden)} or not np.isfinite(table.rest).all():
+            raise ValueError("rest does not fit the widths of the residual stream")
+        return table
 
     # Prediction
 
-    def costs(self, hidden: int) -> SizeCosts:
+    def costs(self, hidden: int) -> ModelCosts:
         """The costs of all sizes at one width of the residual stream, in milliseconds."""
         if hidden not in self._costs:
-            self._costs[hidden] = self._interpolated(hidden)
+            stream = size_weights(self.hidden)[hidden - 1]
+            kinds = {kind: own.costs(stream) for kind, own in self.blocks.items()}
+            self._costs[hidden] = ModelCosts(float(self.rest @ stream), kinds)
         return self._costs[hidden]
 
-    def _interpolated(self, hidden: int) -> SizeCosts:
-        stream = _weights(self.grid["hidden"])[hidden - 1]
-        heads, qk, vo, ffn = (_weights(self.grid[axis]) for axis in ("heads", "qk", "vo", "ffn"))
-        return SizeCosts(
-            rest=float(self.rest @ stream),
-            attention=np.einsum("ai,bj,ck,ijk->abc", heads, qk, vo, self.attention @ stream, optimize=True),
-            bare_attention=float(self.bare_attention @ stream),
-            mlp=ffn @ (self.mlp @ stream),
-            bare_mlp=float(self.bare_mlp @ stream),
-        )
-
     def predict(self, space: UnitSpace, masks: Tensor) -> float:
-        """Milliseconds of one forward pass of the model cut by `masks` `(N,)`: its total cost, at most `dense_ms`.
+        """Milliseconds of the model cut by `masks` `(N,)`: its total cost, at most `dense_ms`.
 
         Raises:
             UserError: the table is for a model of another shape, or was measured for other units.
         """
         self._check_space(space)
         hidden, sizes = stored_sizes(space, masks > 0)
-        costs = self.costs(hidden)
-        return min(costs.rest + float(costs.of(sizes).sum()), self.dense_ms)
+        return min(self.costs(hidden).total(sizes), self.dense_ms)
 
     def share_of(self, latency: float | None = None, speedup: float | None = None) -> float:
         """The share that corresponds to a `latency` in ms, or to a `speedup` over the unpruned model."""
@@ -168,7 +177,9 @@ class LatencyTable(Budget):
             raise UserError(
                 f"the latency table is for another model: this one has {', '.join(differences)}; measure one for it"
             )
-        if fixed := [axis for axis in varied_sizes(space) if len(self.grid[axis]) == 1 and self.grid[axis][0] > 1]:
+        needed = [(size, self.blocks[kind].grid[size]) for kind, own in varied_sizes(space).items() for size in own]
+        needed += [("hidden", self.hidden)] if "hidden" in space.kinds else []
+        if fixed := dict.fromkeys(size for size, grid in needed if len(grid) == 1 and grid[0] > 1):
             raise UserError(
                 f"the latency table was measured without varying {', '.join(fixed)}: measure one with the units "
                 f"{', '.join(space.units)}"
@@ -180,7 +191,10 @@ class LatencyTable(Budget):
         return self.predict(space, masks) / self.dense_ms
 
     def floor(self, space: Space) -> float:
-        return self.share(space, _cheapest(space))
+        self._check_space(space)
+        if space not in self._floors:
+            self._floors[space] = min(lowest_cost(space, self.costs), self.dense_ms) / self.dense_ms
+        return self._floors[space]
 
     def check(self, space: Space, share: float) -> None:
         """Check that a share is a fraction in reach, and that a table can hold the latency of the space.
@@ -215,56 +229,48 @@ class LatencyTable(Budget):
 
     def _protocol_text(self) -> str:
         p = self.protocol
-        return f"{p.get('batch')} x {p.get('tokens')} tokens, {p.get('runtime')}, {p.get('threads')} threads"
-
-
-_ARRAYS = {
-    "rest": ("hidden",),
-    "attention": ("heads", "qk", "vo", "hidden"),
-    "bare_attention": ("hidden",),
-    "mlp": ("ffn", "hidden"),
-    "bare_mlp": ("hidden",),
-}
+        part = "" if p.get("part", "whole") == "whole" else f"{p['part']}, "
+        return f"{p.get('batch')} x {p.get('tokens')} tokens, {part}{p.get('runtime')}, {p.get('threads')} threads"
 
 
 def model_shape(space: UnitSpace) -> dict[str, int | str]:
     """The sizes in which a table and a model must agree."""
     table = space.table
-    whole = {"heads": table.heads, "head_dim": table.head_dim, "ffn": table.sizes["0.ffn"]}
-    return {"model_type": table.model_type, "layers": len(table.layers), **whole, "hidden": table.sizes["hidden"]}
+    shape: dict[str, int | str] = {"model_type": table.model_type}
+    for stack in dict.fromkeys(map(stack_of, table.layers)):
+        own = [layer for layer in table.layers if stack_of(layer) == stack]
+        prefix = f"{stack}." if stack else ""
+        shape |= {f"{prefix}layers": len(own), f"{prefix}ffn": table.sizes[f"{own[0]}.ffn"]}
+    shape |= {"heads": table.heads, "head_dim": table.head_dim, "hidden": table.sizes["hidden"]}
+    return shape | ({"kv_heads": table.kv_heads} if table.kv_axes else {})
 
 
-def varied_sizes(space: UnitSpace) -> list[str]:
-    """The sizes that pruning these units can change."""
-    causes = {"heads": {"head", "vo"}, "qk": {"qk"}, "vo": {"vo"}, "ffn": {"ffn"}, "hidden": {"hidden"}}
-    return [axis for axis, units in causes.items() if units & set(space.kinds)]
+def blocks_by_kind(table: AxisTable) -> dict[str, list[str]]:
+    """Kind of block -> the blocks of it."""
+    found: dict[str, list[str]] = {}
+    for block in table.blocks:
+        found.setdefault(kind_of_block(block), []).append(block)
+    return found
+
+
+def varied_sizes(space: UnitSpace) -> dict[str, list[str]]:
+    """Kind of block -> the sizes that pruning these units can change in it."""
+    causes = {size: units for size, units in CAUSES.items() if size != "sharing" or space.table.kv_axes}
+    found = {}
+    for kind, blocks in blocks_by_kind(space.table).items():
+        units = {group.kind for group in space.groups if block_of(group.name) == blocks[0]}
+        found[kind] = [size for size, own in causes.items() if own & units]
+    return found
 
 
 def check_measurable(space: UnitSpace) -> None:
     """Check that a table can hold the latency of a space.
 
     Raises:
-        UserError: the space has tiles, heads of the model share keys and values, or it is an encoder-decoder.
+        UserError: the space has tiles.
     """
-    space.table.one_stack("a table of times")
-    space.table.own_keys("a table of times")
     if space.tiled:
         raise UserError(
             f"a latency does not depend on tiles ({', '.join(space.units)}): their zeros take as long as the weights "
             "that they lie in; ask for a density, or for a latency with other units"
         )
-
-
-def _cheapest(space: Space) -> Tensor:
-    """`(N,)` bool: all units removed that may be; of the residual stream the smallest width that `round_to` allows."""
-    kept = torch.zeros(len(space), dtype=torch.bool)
-    if "hidden" in space.slices:
-        start = space.slices["hidden"].start
-        kept[start : start + min(space.round_to, space.table.sizes["hidden"])] = True
-    return kept
-
-
-def _weights(grid: list[int]) -> np.ndarray:
-    """`(unpruned size, points)`: the interpolation weights of the measured points for sizes 1, 2, ... ."""
-    whole = np.arange(1, grid[-1] + 1)
-    return np.stack([np.interp(whole, grid, point) for point in np.eye(len(grid))], axis=1)

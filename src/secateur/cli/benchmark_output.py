@@ -8,6 +8,7 @@ from secateur.budget.latency import LatencyTable
 from secateur.cli.output import show_notes, show_table
 from secateur.measure.benchmark_result import BenchmarkResult
 from secateur.measure.prepared_models import BASELINE
+from secateur.structure.unit_names import stack_of
 
 
 def show_results(results: Sequence[BenchmarkResult], dense: str | None) -> None:
@@ -85,22 +86,35 @@ def _int8_ranges(results: Sequence[BenchmarkResult]) -> list[str]:
 
 def show_latencies(table: LatencyTable) -> None:
     """The latency of the parts of the unpruned model, their sum, and the latency measured for the whole model."""
-    costs, layers = table.costs(table.grid["hidden"][-1]), int(table.shape["layers"])
-    attention, mlp = float(costs.attention[-1, -1, -1]), float(costs.mlp[-1])
-    rows = {
-        "attention, per layer": attention,
-        "attention without heads (bias only)": costs.bare_attention,
-        "feed-forward network, per layer": mlp,
-        "feed-forward network without neurons (bias only)": costs.bare_mlp,
-        "outside the layers": costs.rest,
-        "the model, sum of these": costs.rest + layers * (attention + mlp),
-        "the model, measured": table.dense_ms,
-    }
+    costs = table.costs(table.hidden[-1])
+    rows: dict[str, float] = {}
+    whole = costs.rest
+    for kind, own in costs.kinds.items():
+        of, layers = ("" if kind == "layers" else f"{kind}: "), _layers(table, kind)
+        whole += layers * float(own.attention.flat[-1])
+        rows |= {
+            f"{of}attention, per layer": float(own.attention.flat[-1]),
+            f"{of}attention without heads (bias only)": own.bare_attention,
+        }
+        if own.mlp.size:
+            whole += layers * float(own.mlp[-1])
+            rows |= {
+                f"{of}feed-forward network, per layer": float(own.mlp[-1]),
+                f"{of}feed-forward network without neurons (bias only)": own.bare_mlp,
+            }
+    rows |= {"outside the layers": costs.rest, "the model, sum of these": whole, "the model, measured": table.dense_ms}
     show_table(("", "ms"), [(name, f"{ms:.3f}") for name, ms in rows.items()])
     p = table.protocol
+    what = "forwards" if p.get("part", "whole") == "whole" else f"runs ({p['part']})"
     show_notes(
         [
-            f"{p['batch']} x {p['tokens']} tokens, median of {p['repeats']} forwards, {p['order']}, "
+            f"{p['batch']} x {p['tokens']} tokens, median of {p['repeats']} {what}, {p['order']}, "
             f"threads {p['threads']}, {p['dtype']}, {p['device']}, {p['runtime']}, {p['machine']}"
         ]
     )
+
+
+def _layers(table: LatencyTable, kind: str) -> int:
+    """How many layers have a block of a kind (`unit_names.kind_of_block`)."""
+    stack = stack_of(f"{kind}.")
+    return int(table.shape[f"{stack}.layers" if f"{stack}.layers" in table.shape else "layers"])

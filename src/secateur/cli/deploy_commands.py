@@ -18,10 +18,17 @@ def measure_latencies(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write; a new one.")],
     shape: Annotated[str, typer.Option(help="batch x tokens, such as 8x128.")] = "8x128",
     units: Units = "ffn,qk,vo",
+    timed: Annotated[
+        Literal["forward", "generation"] | None,
+        typer.Option(
+            help="A forward, or the generation of as many tokens with the cache.", show_default="as the model is used"
+        ),
+    ] = None,
+    beams: Annotated[int, typer.Option(help="Beams of a generation; 1 is greedy.")] = 1,
     runtime: Annotated[str, typer.Option(help="A runtime; see `secateur list`.")] = "pytorch",
     dtype: Annotated[str | None, typer.Option(help="fp32, bf16, fp16 or int8.", show_default="as the weights")] = None,
     threads: Threads = None,
-    repeats: Annotated[int, typer.Option(help="Forwards per latency.")] = 10,
+    repeats: Annotated[int, typer.Option(help="Forwards per latency; of generations half as many.")] = 10,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:

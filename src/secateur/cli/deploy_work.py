@@ -25,6 +25,7 @@ from secateur.deploy.seq2seq.folder import files_in, verify_seq2seq
 from secateur.deploy.verify import Verification, verify, verify_folder
 from secateur.measure.benchmark import benchmark
 from secateur.measure.evaluation import piece_rows
+from secateur.measure.generation import part_of
 from secateur.measure.latency_sweep import measure_latency
 from secateur.measure.random_inputs import padded_inputs
 from secateur.report.report import Report
@@ -44,6 +45,8 @@ def measure_latencies(
     output: Path,
     shape: str,
     units: str,
+    timed: str | None,
+    beams: int,
     runtime: str,
     dtype: str | None,
     threads: int | None,
@@ -53,8 +56,10 @@ def measure_latencies(
     """What `secateur latency` does; the options are described where it is declared."""
     refuse_existing(output, overwrite)
     batch, tokens = batch_and_tokens(shape)
+    opened = open_encoder(model)
     protocol: dict[str, Any] = {"runtime": runtime, "dtype": dtype, "threads": threads, "repeats": repeats}
-    table = measure_latency(open_encoder(model), *names_of(units), batch=batch, tokens=tokens, **protocol)
+    protocol |= {"part": part_of(opened, timed), "beams": beams}
+    table = measure_latency(opened, *names_of(units), batch=batch, tokens=tokens, **protocol)
     table.save(output)
     if as_json:
         show_json({"file": str(output), **table.to_dict()})

@@ -6,7 +6,6 @@ quartiles are reported, with the protocol of the measurement.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -18,6 +17,7 @@ from transformers import PreTrainedModel
 
 from secateur.deploy.runner import check_runtime, runner
 from secateur.deploy.runtime import DTYPES
+from secateur.measure.generation import BEAMS, WHOLE, call_of_part, check_part, part_text
 from secateur.measure.measurement import Measurement, Protocol, summary
 from secateur.measure.random_inputs import (
     as_tensors,
@@ -27,16 +27,10 @@ from secateur.measure.random_inputs import (
     random_inputs,
     read_by,
     tokens_read,
-    with_target,
 )
 from secateur.measure.timing import Call, machine, thread_count, times_in_turn
 from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating
-
-PARTS = ("whole", "encoding", "decoding")
-"""Parts of an encoder-decoder: a forward of source and target, one of the encoder, or the generation of a text."""
-BEAMS = 5
-"""Beams of the timed generation, as usual in translation."""
 
 
 def measure(
@@ -50,10 +44,11 @@ def measure(
     threads: int | None = None,
     runtime: str = "pytorch",
     dtype: torch.dtype | str | None = None,
-    part: str = "whole",
+    part: str = WHOLE,
+    beams: int = BEAMS,
     seed: int = 0,
 ) -> Measurement:
-    """Time full forwards of `model`, in turn with `against`, on random token ids without padding.
+    """Time full forwards or generations of `model`, in turn with `against`, on random token ids without padding.
 
     The models run in evaluation and inference mode on their own device. Their modes and the number of threads are
     restored afterwards, and PyTorch's random state is not used. `benchmark.benchmark` measures more models, runtimes or
@@ -73,9 +68,11 @@ def measure(
             `runtime.DTYPES` runs both models in that dtype, cast or quantised before anything is timed;
             `torch.bfloat16` or `torch.float16` runs PyTorch under autocast, which is entered for each forward, so that
             casting the weights is part of the time.
-        part: what is timed of an encoder-decoder in PyTorch: "whole", one forward of source and target; "encoding",
-            one forward of its encoder; "decoding", the generation of `tokens` tokens by beam search with the cache,
-            from an encoded source.
+        part: what is timed in PyTorch (`generation.PARTS`): "whole", one forward, of source and target where there is
+            a decoder to an encoder; "generation", that of `tokens` tokens with the cache, from as many of its source or
+            of its beginning; of an encoder-decoder also "encoding", one forward of its encoder, and "decoding", the
+            generation from an encoded source.
+        beams: of the search by which text is generated; 1 is greedy.
         seed: seed of the random token ids.
 
     Returns:
@@ -84,17 +81,20 @@ def measure(
     Raises:
         UserError: a number out of range, more tokens than a model has positions, a model whose inputs are not
             tokens, models on different devices, an unsupported dtype, a runtime that is unknown or not installed, or a
-            part that a model does not have.
+            part that a model does not have (`generation.check_part`).
     """
     models = [model] if against is None else [model, against]
     check_counts(batch=batch, tokens=tokens, repeats=repeats, warmup=warmup, threads=threads)
     check_models(models, tokens)
     tokens = tokens_read(models, tokens)
     _check_dtype(models, runtime, dtype)
-    _check_part(models, runtime, dtype, part)
+    if part != WHOLE and _needs_runner(runtime, dtype):
+        raise UserError(f"{part} is measured in PyTorch in the dtype of the weights: leave runtime and dtype out")
+    for one in models:
+        check_part(one, part, tokens, beams)
     inputs = random_inputs(read_by(models), batch, tokens, seed)
     with thread_count(threads) as used, evaluating(models):
-        forwards = [_forward(one, inputs, runtime, dtype, used, part) for one in models]
+        forwards = [_forward(one, inputs, runtime, dtype, used, (part, beams)) for one in models]
         with torch.inference_mode():
             times = times_in_turn([call for call, _ in forwards], repeats, warmup, device=model.device)
     shared: Protocol = {
@@ -138,20 +138,6 @@ def _check_dtype(models: Sequence[PreTrainedModel], runtime: str, dtype: torch.d
         raise UserError(f"expected models on the CPU for {runtime} in {dtype}, got them on {place}: move them there")
 
 
-def _check_part(models: Sequence[PreTrainedModel], runtime: str, dtype: torch.dtype | str | None, part: str) -> None:
-    """Refuse an unknown part, or one that these models do not have."""
-    if part not in PARTS:
-        raise UserError(f"expected part {', '.join(PARTS)}, got {part!r}: choose one of these")
-    if part == "whole":
-        return
-    if _needs_runner(runtime, dtype):
-        raise UserError(f"{part} is measured in PyTorch in the dtype of the weights: leave runtime and dtype out")
-    for model in models:
-        if not is_encoder_decoder(model):
-            kind = type(model).__name__
-            raise UserError(f"expected an encoder-decoder for part {part!r}, got {kind}: leave part out")
-
-
 def _needs_runner(runtime: str, dtype: torch.dtype | str | None) -> bool:
     """Whether a `Runner` runs the models, not the models themselves."""
     return runtime != "pytorch" or isinstance(dtype, str)
@@ -163,7 +149,7 @@ def _forward(
     runtime: str,
     dtype: torch.dtype | str | None,
     threads: int,
-    part: str = "whole",
+    part: tuple[str, int] = (WHOLE, 1),
 ) -> tuple[Call, Protocol]:
     """One forward of the model, or of a part of it, and how it runs."""
     attention = getattr(model.config, "_attn_implementation", None) or "unknown"
@@ -172,43 +158,16 @@ def _forward(
         return partial(ready, inputs), {"dtype": ready.dtype, "runtime": ready.version, "attention": attention}
     tensors = {name: tensor.to(model.device) for name, tensor in as_tensors(inputs).items()}
     own, cast = _short(model.dtype), dtype if isinstance(dtype, torch.dtype) else None
-    run = _of_part(model, tensors, part)
+    run = call_of_part(model, tensors, *part)
 
     def forward() -> None:
         with _autocast(model.device, cast):
             run()
 
     protocol: Protocol = {"dtype": own if cast is None else f"{_short(cast)} autocast of {own}", "attention": attention}
-    if is_encoder_decoder(model):
-        protocol["part"] = f"decoding, {BEAMS} beams" if part == "decoding" else part
+    if is_encoder_decoder(model) or part[0] != WHOLE:
+        protocol["part"] = part_text(*part)
     return forward, {**protocol, "runtime": f"pytorch {torch.__version__}"}
-
-
-def _of_part(model: PreTrainedModel, tensors: Mapping[str, torch.Tensor], part: str) -> Call:
-    """One forward of the model, or of a part of it (`PARTS`)."""
-    if part == "whole":
-        return partial(model, **with_target(model, tensors))
-    encoder: Any = model.get_encoder()
-    return partial(encoder, **tensors) if part == "encoding" else _generation(model, encoder, tensors)
-
-
-def _generation(model: Any, encoder: Any, tensors: Mapping[str, torch.Tensor]) -> Call:
-    """The generation of as many tokens as the source has, from a source that is encoded here, once."""
-    tokens = tensors["input_ids"].shape[1]
-    with torch.inference_mode():
-        encoded = encoder(**tensors)
-
-    def generate() -> None:
-        model.generate(
-            encoder_outputs=copy.copy(encoded),  # `generate` repeats it for the beams, in place
-            attention_mask=tensors["attention_mask"],
-            num_beams=BEAMS,
-            do_sample=False,
-            min_new_tokens=tokens,
-            max_new_tokens=tokens,
-        )
-
-    return generate
 
 
 def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:

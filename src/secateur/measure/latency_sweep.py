@@ -1,7 +1,8 @@
 """Measuring a latency table: real cut models, timed in turn with one reference.
 
-All layers get the same attention and no feed-forward network, or the other way round. The additional time over a model
-with neither, divided by the number of layers, is the cost of one sublayer.
+All blocks of one kind get the same attention and no feed-forward network, or the other way round, and those of other
+kinds neither. The additional time over a model without any, divided by the number of these blocks, is the cost of one
+sublayer.
 """
 
 from __future__ import annotations
@@ -16,32 +17,34 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur.budget.latency import LatencyTable, check_measurable, model_shape, varied_sizes
+from secateur.budget.block_times import BlockTimes
+from secateur.budget.latency import LatencyTable, blocks_by_kind, check_measurable, model_shape, varied_sizes
+from secateur.budget.size_costs import NOTHING, OF_ATTENTION, REMOVED, SIZES
 from secateur.measure.bench import measure
+from secateur.measure.generation import GENERATION, WHOLE, check_part
 from secateur.measure.measurement import Measurement
 from secateur.measure.random_inputs import tokens_read
-from secateur.structure.groups import Group
+from secateur.structure.axis_table import AxisTable
+from secateur.structure.groups import Group, kinds_of
 from secateur.structure.plan import Plan
 from secateur.structure.space import UnitSpace
 from secateur.surgery.cut import cut
 
-FRACTIONS = {"heads": (4, 2, 1), "qk": (4, 2, 1), "vo": (4, 2, 1), "ffn": (16, 4, 2, 1), "hidden": (2, 1)}
-"""The sizes measured of each axis: 1, and the unpruned size divided by these numbers."""
+FRACTIONS = {"heads": (4, 2, 1), "sharing": (4, 2, 1), "qk": (4, 2, 1), "vo": (4, 2, 1), "ffn": (16, 4, 2, 1)}
+OF_STREAM = (2, 1)
+"""The sizes measured of each axis, and of the residual stream: 1, and the unpruned size divided by these numbers."""
+REPEATS = 10
+"""Timed forwards of each model; generations, which take many, are timed half as often."""
 WARMUP = 3
-"""Untimed forwards of each model."""
+"""Untimed forwards of each model; one generation."""
 
 Timer = Callable[[PreTrainedModel, PreTrainedModel], Measurement]
 """Times a model in turn with another, as `bench.measure` does: `(model, against)` -> the measurement of both."""
 
 Sizes = tuple[int, ...]
-"""Heads, QK width, VO width and neurons of every layer: 0 heads or neurons keep only the output bias, -1 nothing."""
-
-ATTENTION = ("heads", "qk", "vo")
-"""The sizes of an attention."""
-EMPTY: Sizes = (-1, -1, -1, -1)
-BARE_ATTENTION: Sizes = (0, 0, 0, -1)
-BARE_MLP: Sizes = (-1, -1, -1, 0)
-"""Layers without sublayers, and with only the output bias of one of them."""
+"""Sizes of a block (`SIZES`): 0 heads or neurons keep only the output bias, -1 nothing."""
+BARE_ATTENTION: Sizes = (0, 0, 0, 0, REMOVED)
+BARE_MLP: Sizes = (REMOVED, REMOVED, REMOVED, REMOVED, 0)
 
 
 def measure_latency(
@@ -49,19 +52,33 @@ def measure_latency(
     *units: str,
     batch: int = 8,
     tokens: int = 128,
-    repeats: int = 10,
+    part: str = WHOLE,
+    beams: int = 1,
+    repeats: int = REPEATS,
     timer: Timer | None = None,
     **protocol: Any,
 ) -> LatencyTable:
     """Measure the sizes that pruning these units can lead to; this takes minutes for a model of 100M parameters.
 
     Args:
-        repeats: timed forward passes of each cut model, in turn with the reference.
-        timer: in place of `bench.measure`, which otherwise gets batch, tokens, repeats and `protocol` (threads,
-            runtime, dtype).
+        part: what is timed, "whole" or "generation" (`bench.measure`).
+        beams: of a generation; 1 is greedy.
+        repeats: timed forward passes of each cut model, in turn with the reference; of generations half as many.
+        timer: in place of `bench.measure`, which otherwise gets these and `protocol` (threads, runtime, dtype).
+
+    Raises:
+        UserError: tiles are no units of a latency, the model has no such part, or `bench.measure` refuses the protocol.
     """
-    call = {"batch": batch, "tokens": tokens_read([model], tokens), **protocol}
-    timer = timer or partial(measure, repeats=repeats, warmup=WARMUP, **call)
+    call: dict[str, Any] = {
+        "batch": batch,
+        "tokens": tokens_read([model], tokens),
+        "part": part,
+        "beams": beams,
+        **protocol,
+    }
+    often = (max(1, repeats // 2), 1) if part == GENERATION else (repeats, WARMUP)
+    timer = timer or partial(measure, repeats=often[0], warmup=often[1], **call)
+    check_part(model, part, call["tokens"], beams)
     space = UnitSpace(model, *units)
     check_measurable(space)
     return _measured(space, measured_sizes(space), timer, call)
@@ -73,8 +90,14 @@ LatencyTable.measure = staticmethod(measure_latency)  # the public name, besides
 def measure_again(
     table: LatencyTable, model: PreTrainedModel, against: PreTrainedModel, repeats: int = 50
 ) -> Measurement:
-    """The latency of a model that was cut by this table, with the table's protocol, in turn with the dense model."""
+    """The latency of a model that was cut by this table, with the table's protocol, in turn with the dense model.
+
+    Args:
+        repeats: of forward passes; a tenth of generations.
+    """
     call: dict[str, Any] = dict(table.call)
+    if call.get("part") == GENERATION:
+        return measure(model, against, repeats=max(1, repeats // 10), warmup=1, **call)
     return measure(model, against, repeats=repeats, **call)
 
 
@@ -94,16 +117,24 @@ def target_reached(record: Mapping[str, Any], measured: Measurement) -> dict[str
     }
 
 
-def measured_sizes(space: UnitSpace) -> dict[str, list[int]]:
-    """The sizes to measure of each axis; of an axis that pruning cannot change, only the unpruned size."""
-    table = space.table
-    whole = {"heads": table.heads, "qk": table.head_dim, "vo": table.head_dim}
-    whole |= {"ffn": table.sizes["0.ffn"], "hidden": table.sizes["hidden"]}
-    varied, least = varied_sizes(space), {"qk": 2 if table.attentions[0].rotary else 1}
-    return {
-        axis: _fractions(size, FRACTIONS[axis], least.get(axis, 1)) if axis in varied else [size]
-        for axis, size in whole.items()
-    }
+def measured_sizes(space: UnitSpace) -> dict[str, dict[str, list[int]]]:
+    """Kind of block -> the sizes to measure of each axis; of one that pruning cannot change, only the unpruned size."""
+    table, varied = space.table, varied_sizes(space)
+    least = {"qk": 2 if table.attentions[0].rotary else 1}
+    found = {}
+    for kind, blocks in blocks_by_kind(table).items():
+        found[kind] = {
+            axis: _fractions(size, FRACTIONS[axis], least.get(axis, 1)) if axis in varied[kind] else [size]
+            for axis, size in _whole_sizes(table, blocks[0]).items()
+        }
+    return found
+
+
+def _whole_sizes(table: AxisTable, block: str) -> dict[str, int]:
+    """The unpruned sizes of a block."""
+    shared = table.heads // table.kv_heads
+    whole = {"heads": table.kv_heads, "sharing": shared, "qk": table.head_dim, "vo": table.head_dim}
+    return whole | ({"ffn": table.sizes[f"{block}.ffn"]} if block in table.layers else {})
 
 
 def _fractions(size: int, parts: Sequence[int], least: int) -> list[int]:
@@ -112,42 +143,68 @@ def _fractions(size: int, parts: Sequence[int], least: int) -> list[int]:
 
 
 def _measured(
-    space: UnitSpace, grid: Mapping[str, list[int]], timer: Timer, call: Mapping[str, int | str | None]
+    space: UnitSpace,
+    grids: Mapping[str, Mapping[str, list[int]]],
+    timer: Timer,
+    call: Mapping[str, int | str | None],
 ) -> LatencyTable:
-    """Time every point of the grid, in turn with one reference, which removes the drift of the machine."""
-    attentions = [(*sizes, -1) for sizes in product(*(grid[name] for name in ATTENTION))]
-    mlps = [(-1, -1, -1, neurons) for neurons in grid["ffn"]]
-    times, clock = _times(space, grid, timer, [EMPTY, BARE_ATTENTION, BARE_MLP, *attentions, *mlps])
-    rest = times[0]
-    bare_attention, bare_mlp, *costs = np.maximum(times[1:] - rest, 0.0) / len(space.table.layers)
-    shape = [len(grid[name]) for name in (*ATTENTION, "hidden")]
-    attention, mlp = np.array(costs[: len(attentions)]).reshape(shape), np.array(costs[len(attentions) :])
-    bare_attention, bare_mlp = _rising(bare_attention), _rising(bare_mlp)
+    """Time every point of the grids, in turn with one reference, which removes the drift of the machine."""
+    whole = space.table.sizes["hidden"]
+    widths = _fractions(whole, OF_STREAM, 1) if "hidden" in space.kinds else [whole]
+    clock = _RelativeClock(timer, _cut_to(space, {kind: _middle(grid) for kind, grid in grids.items()}, whole))
+    points = {kind: _points(grid) for kind, grid in grids.items()}
+    for hidden in widths:
+        clock.time((hidden, None), _cut_to(space, {}, hidden))
+        for kind, own in points.items():
+            for point in own:
+                clock.time((hidden, kind, point), _cut_to(space, {kind: point}, hidden))
+    clock.time("dense", space.model)
+    ms = clock.milliseconds()
+    rest = np.array([ms[hidden, None] for hidden in widths])
+    blocks = {}
+    for kind, of_kind in blocks_by_kind(space.table).items():
+        times = np.array([[ms[hidden, kind, point] for hidden in widths] for point in points[kind]])
+        blocks[kind] = _block_times(grids[kind], np.maximum(times - rest, 0.0) / len(of_kind))
     return LatencyTable(
         shape=model_shape(space),
         protocol=clock.protocol,
         call=call,
-        grid=dict(grid),
+        hidden=widths,
         rest=_rising(rest),
-        attention=np.maximum(_rising(attention), bare_attention),
-        bare_attention=bare_attention,
-        mlp=np.maximum(_rising(mlp), bare_mlp),
-        bare_mlp=bare_mlp,
-        dense_ms=clock.milliseconds()["dense"],
+        blocks=blocks,
+        dense_ms=ms["dense"],
     )
 
 
-def _times(
-    space: UnitSpace, grid: Mapping[str, list[int]], timer: Timer, points: Sequence[Sizes]
-) -> tuple[np.ndarray, _RelativeClock]:
-    """Milliseconds `(points, hidden sizes)`, and the clock, which has also timed the unpruned model as `dense`."""
-    middle = (*(max(1, grid[name][-1] // 2) for name in ATTENTION), 0)
-    clock = _RelativeClock(timer, _cut_to(space, middle, grid["hidden"][-1]))
-    for hidden, point in product(grid["hidden"], points):
-        clock.time((hidden, point), _cut_to(space, point, hidden))
-    clock.time("dense", space.model)
-    ms = clock.milliseconds()
-    return np.array([[ms[hidden, point] for hidden in grid["hidden"]] for point in points]), clock
+def _points(grid: Mapping[str, list[int]]) -> list[Sizes]:
+    """The sizes to time of one kind of block: bare sublayers, then attentions, then feed-forward networks, if any."""
+    attentions = [(*sizes, REMOVED) for sizes in product(*(grid[axis] for axis in OF_ATTENTION))]
+    mlps = [(*NOTHING[:4], neurons) for neurons in grid.get("ffn", ())]
+    return [BARE_ATTENTION, *([BARE_MLP] if mlps else []), *attentions, *mlps]
+
+
+def _middle(grid: Mapping[str, list[int]]) -> Sizes:
+    """An attention of half the sizes."""
+    return (*(max(1, grid[axis][-1] // 2) for axis in OF_ATTENTION), 0)
+
+
+def _block_times(grid: Mapping[str, list[int]], costs: np.ndarray) -> BlockTimes:
+    """The times of one block from those of its `_points`, `(points, hidden)`."""
+    hidden = costs.shape[1]
+    attention_shape = [len(grid[axis]) for axis in OF_ATTENTION]
+    bare_attention, costs = _rising(costs[0]), costs[1:]
+    bare_mlp = np.zeros(hidden)
+    if "ffn" in grid:
+        bare_mlp, costs = _rising(costs[0]), costs[1:]
+    count = int(np.prod(attention_shape))
+    attention, mlp = costs[:count].reshape(*attention_shape, hidden), costs[count:]
+    return BlockTimes(
+        grid=dict(grid),
+        attention=np.maximum(_rising(attention), bare_attention),
+        bare_attention=bare_attention,
+        mlp=np.maximum(_rising(mlp), bare_mlp) if mlp.size else mlp,
+        bare_mlp=bare_mlp,
+    )
 
 
 class _RelativeClock:
@@ -173,27 +230,43 @@ class _RelativeClock:
         return {name: multiple * float(np.median(self.references)) for name, multiple in self.multiples.items()}
 
 
-def _cut_to(space: UnitSpace, point: Sizes, hidden: int) -> PreTrainedModel:
-    """The model with every layer cut to the first units of these sizes."""
-    whole = UnitSpace(space.model, "sublayer", "qk", "vo", "ffn", "hidden")
+def _cut_to(space: UnitSpace, points: Mapping[str, Sizes], hidden: int) -> PreTrainedModel:
+    """The model with every block of a kind cut to the first units of these sizes, and the others without sublayers."""
+    whole = UnitSpace(space.model, *(kind for kind in kinds_of(space.table) if kind not in ("layer", "kv_head")))
     masks, table = whole.ones().cpu(), whole.table
-    heads, qk, vo, neurons = point
     masks[whole.slices["hidden"]] = (torch.arange(table.sizes["hidden"]) < hidden).float()
     groups = {group.name: group for group in whole.groups}
-    for layer in table.layers:
-        masks[whole.slices[f"{layer}.attention"]] = float(heads >= 0)
-        masks[whole.slices[f"{layer}.mlp"]] = float(neurons >= 0)
-        for axis, width in (("qk", qk), ("vo", vo)):
-            group = groups[f"{layer}.{axis}"]
-            number, first = torch.arange(group.size) // (group.size // table.heads), _first_dims(group, table.heads)
-            masks[whole.slices[group.name]] = ((number < heads) & (first < width)).float()
-        masks[whole.slices[f"{layer}.ffn"]] = (torch.arange(table.sizes[f"{layer}.ffn"]) < neurons).float()
+    for kind, blocks in blocks_by_kind(table).items():
+        sizes = dict(zip(SIZES, points.get(kind, NOTHING), strict=True))
+        for block in blocks:
+            for name, own in _block_masks(table, groups, block, sizes).items():
+                masks[whole.slices[name]] = own.float()
     return cut(space.model, Plan.of(whole, masks, source=""))
 
 
-def _first_dims(group: Group, heads: int) -> Tensor:
+def _block_masks(
+    table: AxisTable, groups: Mapping[str, Group], block: str, sizes: Mapping[str, int]
+) -> dict[str, Tensor]:
+    """Group -> the units of a block that are kept, bool."""
+    keys, heads = table.kv_heads, torch.arange(table.heads)
+    each = table.heads // keys
+    found = {
+        f"{block}.attention": torch.tensor([sizes["heads"] >= 0]),
+        f"{block}.head": (heads // each < sizes["heads"]) & (heads % each < sizes["sharing"]),
+    }
+    for axis in ("qk", "vo"):
+        if (group := groups.get(f"{block}.{axis}")) is not None:
+            number = torch.arange(group.size) // (group.size // keys)
+            found[group.name] = (number < sizes["heads"]) & (_first_dims(group, keys) < sizes[axis])
+    if block in table.layers:
+        found[f"{block}.mlp"] = torch.tensor([sizes["ffn"] >= 0])
+        found[f"{block}.ffn"] = torch.arange(table.sizes[f"{block}.ffn"]) < sizes["ffn"]
+    return found
+
+
+def _first_dims(group: Group, keys: int) -> Tensor:
     """`(units,)`: how many dims of its head the units before one have."""
-    return torch.arange(group.size) % (group.size // heads) * group.axes[group.sites[0]]
+    return torch.arange(group.size) % (group.size // keys) * group.axes[group.sites[0]]
 
 
 def _rising(costs: np.ndarray) -> np.ndarray:

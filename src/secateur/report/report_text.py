@@ -259,8 +259,10 @@ def _baselines(report: Report) -> list[str]:
 
 
 def shape(measured: Mapping[str, Any]) -> str:
-    """Batch x tokens of a measurement, from its protocol."""
-    return f"{measured['protocol']['batch']} x {measured['protocol']['tokens']}"
+    """Batch x tokens of a measurement, and what was timed where it is not a whole forward, from its protocol."""
+    protocol = measured["protocol"]
+    part = protocol.get("part", "whole")
+    return f"{protocol['batch']} x {protocol['tokens']}" + ("" if part == "whole" else f", {part}")
 
 
 def score_text(score: float) -> str:

@@ -10,16 +10,16 @@ from transformers import PreTrainedModel
 
 from secateur.budget.latency import LatencyTable
 from secateur.budget.space import Space
-from secateur.measure.latency_sweep import measure_again, measure_latency, target_reached
+from secateur.measure.latency_sweep import measure_again, target_reached
 from secateur.methods import METHODS
 from secateur.methods.method import Calibrated, Method, before_pruning
 from secateur.run.calibration import Calibration
 from secateur.run.recipe_groups import MethodRecipe
-from secateur.run.recipe_rules import check_amount, check_uniform
+from secateur.run.recipe_rules import check_amount, check_protocol, check_uniform
 from secateur.run.recipe_storage import StorageRecipe
 from secateur.run.recipe_target import TargetRecipe
 from secateur.run.size_goal import SizeGoal, size_goal
-from secateur.run.target import counted
+from secateur.run.target import counted, given_table, measured_table
 from secateur.structure.plan import Plan
 from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.compensation import check_refittable
@@ -59,6 +59,7 @@ def cut_without_training(
     """
     check_amount(target)
     check_uniform(target)
+    check_protocol(target)
     if target.keep_score is not None:
         raise UserError("a score is kept by training: use `secateur prune`, or ask for a density")
     narrow = dense if vocabulary is None else cut_rows(dense, vocabulary)
@@ -150,11 +151,7 @@ def _plan(
 
 def _latency_table(dense: PreTrainedModel, target: TargetRecipe) -> LatencyTable:
     """The table of the target's file, which must be of the target's shape, or one that is measured now."""
-    if target.latency_table is not None:
-        batch, tokens = target.shape or (None, None)
-        return LatencyTable.load(target.latency_table, batch=batch, tokens=tokens)
-    batch, tokens = target.shape or SHAPE
-    return measure_latency(dense, *target.units, batch=batch, tokens=tokens)
+    return given_table(target) if target.latency_table is not None else measured_table(target, dense, SHAPE)
 
 
 def _post_training(space: Space, recipe: MethodRecipe, calibration: Calibration | None) -> Method:

@@ -104,11 +104,21 @@ def check_uniform(target: TargetRecipe) -> None:
         raise UserError(f"target.uniform goes with a density, and not with target.{others[0]}: drop one of them")
 
 
-def _shape_for_a_latency(recipe: Recipe) -> None:
-    target = recipe.target
-    if target.latency is None and target.speedup is None and (target.shape or target.latency_table):
+def _protocol_of_a_latency(recipe: Recipe) -> None:
+    check_protocol(recipe.target)
+
+
+def check_protocol(target: TargetRecipe) -> None:
+    """Refuse a protocol of times where no time is asked for, and beams of a forward."""
+    given = [name for name in ("shape", "timed", "latency_table") if getattr(target, name)]
+    given += ["beams"] if target.beams > 1 else []
+    if target.latency is None and target.speedup is None and given:
+        names = " and ".join(f"target.{name}" for name in given)
+        raise UserError(f"{names} say how a latency or a speedup is measured: ask for one, or drop them")
+    if target.timed == "forward" and target.beams > 1:
         raise UserError(
-            "target.shape and target.latency_table go with a latency or a speedup: ask for one, or drop them"
+            f"target.beams {target.beams} are of a generation, and target.timed is forward: set it to generation, or "
+            "drop the beams"
         )
 
 
@@ -183,7 +193,7 @@ RULES = (
     _recovery_for_its_keys,
     _one_amount,
     _uniform_by_density,
-    _shape_for_a_latency,
+    _protocol_of_a_latency,
     _densities_are_fractions,
     _densities_differ,
     _toward_a_lower_density,

@@ -71,6 +71,14 @@ class TargetRecipe(Strict):
         description="shape of the latency or speed-up, [batch, tokens] or 8x128; by default the first of "
         "measurement.shapes, or that of the table",
     )
+    timed: Annotated[Literal["forward", "generation"] | None, Flag("--timed")] = Field(
+        None,
+        description="what the latency or speed-up is of: a forward, or the generation of as many tokens as the shape "
+        "says from as many of a source or a beginning, with the cache; by default generation where a model generates",
+    )
+    beams: Annotated[PositiveInt, Flag("--beams")] = Field(
+        1, description="beams of the generation that is timed; 1 is greedy"
+    )
     latency_table: Annotated[str | None, Flag("--latency-table")] = Field(
         None, description="latency table, a file written by `secateur latency`; by default measured when the run starts"
     )

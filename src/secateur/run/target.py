@@ -16,6 +16,7 @@ from secateur.budget.parameters import Parameters
 from secateur.budget.space import Space
 from secateur.budget.uniform import UniformParameters
 from secateur.budget.units import Units, check_count
+from secateur.measure.generation import TIMED, part_of
 from secateur.measure.latency_sweep import measure_latency
 from secateur.methods import METHODS
 from secateur.methods.method import Method
@@ -44,10 +45,36 @@ def latency_table(recipe: Recipe, folder: Path, model: PreTrainedModel) -> Laten
     if kept.is_file():
         return LatencyTable.load(kept)
     if target.latency_table is not None:
-        batch, tokens = target.shape or (None, None)
-        return LatencyTable.load(target.latency_table, batch=batch, tokens=tokens)
-    batch, tokens = target.shape or recipe.measurement.shapes[0]
-    return processes.on_main(partial(measure_latency, model, *target.units, batch=batch, tokens=tokens))
+        return given_table(target)
+    shape = target.shape or recipe.measurement.shapes[0]
+    return processes.on_main(partial(measured_table, target, model, shape))
+
+
+def given_table(target: TargetRecipe) -> LatencyTable:
+    """The latency table that a target names, which must be of the protocol that it asks for.
+
+    Raises:
+        UserError: the table cannot be read, or was measured by another protocol.
+    """
+    assert target.latency_table is not None
+    batch, tokens = target.shape or (None, None)
+    part = TIMED[target.timed] if target.timed else None
+    beams = target.beams if target.beams > 1 or target.timed else None
+    return LatencyTable.load(target.latency_table, batch=batch, tokens=tokens, part=part, beams=beams)
+
+
+def measured_table(target: TargetRecipe, model: PreTrainedModel, shape: tuple[int, int]) -> LatencyTable:
+    """A latency table of a model by the protocol of a target.
+
+    Args:
+        shape: batch and tokens, where the target says none.
+
+    Raises:
+        UserError: the model cannot be measured so.
+    """
+    batch, tokens = target.shape or shape
+    part = part_of(model, target.timed)
+    return measure_latency(model, *target.units, batch=batch, tokens=tokens, part=part, beams=target.beams)
 
 
 def read_latency_table(folder: Path) -> LatencyTable | None:

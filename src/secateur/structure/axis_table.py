@@ -166,17 +166,6 @@ class AxisTable:
         if self.stacks > 1:
             raise UserError(f"{what} of an encoder-decoder ({self.model_type}) is not supported: use an encoder alone")
 
-    def own_keys(self, what: str) -> None:
-        """Refuse what is not made for heads that share keys and values.
-
-        Raises:
-            UserError: heads of the model share them.
-        """
-        if self.kv_axes:
-            raise UserError(
-                f"{what} of {self.model_type}, whose heads share keys and values, is not supported: ask for a density"
-            )
-
     def own_words(self, what: str) -> None:
         """Refuse what is done to word embeddings in a model that has none.
 

@@ -1,0 +1,85 @@
+"""The measured milliseconds of one kind of block of a model, and of the sizes between those measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from secateur.budget.size_costs import OF_ATTENTION, SIZES, SizeCosts
+
+
+@dataclass(frozen=True, eq=False)
+class BlockTimes:
+    """Milliseconds of one block at the sizes and the widths of the residual stream that were measured.
+
+    Attributes:
+        grid: the measured sizes of `SIZES`, each in ascending order up to the unpruned size, which is the only one
+            where a size was not varied; no `ffn` in blocks without a feed-forward network.
+        attention: `(heads, sharing, qk, vo, hidden)`.
+        bare_attention: `(hidden,)` of an attention of which only the output bias is left.
+        mlp: `(ffn, hidden)`, empty in blocks without a feed-forward network.
+        bare_mlp: `(hidden,)` of a feed-forward network of which only the output bias is left.
+
+    Raises:
+        ValueError: an array does not fit the grid, or holds what is no number.
+    """
+
+    grid: Mapping[str, list[int]]
+    attention: np.ndarray
+    bare_attention: np.ndarray
+    mlp: np.ndarray
+    bare_mlp: np.ndarray
+
+    def __post_init__(self) -> None:
+        widths = len(self.bare_attention)
+        counts = {name: len(self.grid.get(name, ())) for name in SIZES}
+        expected = {
+            "attention": (*(counts[name] for name in OF_ATTENTION), widths),
+            "bare_attention": (widths,),
+            "mlp": (counts["ffn"], widths),
+            "bare_mlp": (widths,),
+        }
+        for name, shape in expected.items():
+            array = getattr(self, name)
+            if array.shape != shape or not np.isfinite(array).all():
+                raise ValueError(f"{name} does not fit its grid")
+
+    @staticmethod
+    def of(values: Mapping[str, Any]) -> BlockTimes:
+        """Those that `to_dict` wrote.
+
+        Raises:
+            KeyError, ValueError: they are damaged.
+        """
+        widths = len(values["bare_attention"])
+        arrays = {name: np.array(values[name], dtype=float) for name in ("attention", "bare_attention", "bare_mlp")}
+        return BlockTimes(grid=values["grid"], mlp=np.array(values["mlp"], dtype=float).reshape(-1, widths), **arrays)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        arrays = ("attention", "bare_attention", "mlp", "bare_mlp")
+        return {"grid": dict(self.grid), **{name: getattr(self, name).tolist() for name in arrays}}
+
+    def costs(self, stream: np.ndarray) -> SizeCosts:
+        """The costs of all sizes, interpolated multilinearly.
+
+        Args:
+            stream: `(hidden,)` the weights of the measured widths of the residual stream.
+        """
+        weights = [size_weights(self.grid[name]) for name in OF_ATTENTION]
+        mlp = self.mlp @ stream
+        return SizeCosts(
+            attention=np.einsum("ai,bj,ck,dl,ijkl->abcd", *weights, self.attention @ stream, optimize=True),
+            bare_attention=float(self.bare_attention @ stream),
+            mlp=size_weights(self.grid["ffn"]) @ mlp if mlp.size else mlp,
+            bare_mlp=float(self.bare_mlp @ stream),
+        )
+
+
+def size_weights(grid: list[int]) -> np.ndarray:
+    """`(unpruned size, points)`: the interpolation weights of the measured points for sizes 1, 2, ... ."""
+    whole = np.arange(1, grid[-1] + 1)
+    return np.stack([np.interp(whole, grid, point) for point in np.eye(len(grid))], axis=1)
