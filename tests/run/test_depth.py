@@ -4,16 +4,18 @@ import json
 
 import pytest
 from small_world import ROUNDS, config, recipe_values, write_model
+from tiny_models import tiny
 from transformers import BertForSequenceClassification
 
 from secateur.budget.parameters import Parameters
 from secateur.budget.space import Space
+from secateur.methods.rounds import CoarseRound
 from secateur.report.report_text import footnotes
 from secateur.report.trials_section import layers as section
 from secateur.run import pipeline, recipe, trials
 from secateur.run.density_sweep import sweep
 from secateur.run.run_data import RunData
-from secateur.run.run_rounds import is_open, numbers_to_try, with_layers
+from secateur.run.run_rounds import is_open, numbers_to_try, share_after, with_layers
 from secateur.run.stages import depth
 from secateur.surgery.checkpoint import load
 from secateur.system.errors import UserError
@@ -69,6 +71,21 @@ def test_layers_beside_finer_units_are_chosen_by_the_run_unless_a_number_is_name
 def test_the_numbers_that_are_tried(share, largest, numbers):
     space = Space(BertForSequenceClassification(config(layers=6)), "layer", "ffn", "qk", "vo", budget=Parameters())
     assert numbers_to_try(space, share, largest) == numbers
+
+
+def test_all_layers_are_tried_only_where_finer_units_reach_the_target():
+    space = Space(BertForSequenceClassification(config(layers=6)), "layer", "head", budget=Parameters())
+    least = space.budget.floor(Space(space.model, "head", budget=Parameters()))
+    assert numbers_to_try(space, 1.01 * least, least)[-1] == 6
+    assert 6 not in numbers_to_try(space, 0.99 * least, 0.99 * least)
+
+
+def test_the_share_of_a_number_of_layers_is_that_of_the_costlier_stack():
+    space = Space(tiny("marian"), "layer", "ffn", budget=Parameters())
+    costlier = space.ones()
+    costlier[space.slices["encoder.0.layer"]] = 0.0
+    shares = [share_after([CoarseRound("layer", keep, 0.0, 1.0)], space) for keep in (3, 4)]
+    assert shares == pytest.approx([space.share(costlier), 1.0])
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_trials_of_layers_are_announced(world):
     said = lines(world, **open_depth | {"target.density": 0.2})["depth"]
     assert said == "2 and 1 layers are tried, in 18 steps each"
     said = lines(world, **open_depth | {"target.density": 0.7})["depth"]
-    assert said == "all 2 layers are kept: fewer have less than the target"
+    assert said == "2 of 2 layers are kept: no other number can reach the target"
 
 
 def test_of_several_densities_all_are_checked_and_the_trials_suit_the_largest(world):
@@ -94,7 +94,7 @@ def test_of_several_densities_all_are_checked_and_the_trials_suit_the_largest(wo
     values |= {"target.units": ["layer", "ffn", "qk", "vo"], "target.density": [0.7, 0.2]}
     said = dict(density_sweep.dry_run(recipe.make(values), world / "run").lines)
     assert said["target"] == "density 0.2 of the parameters"
-    assert said["depth"] == "all 2 layers are kept: fewer have less than the target"
+    assert said["depth"] == "2 of 2 layers are kept: no other number can reach the target"
     with pytest.raises(UserError, match="out of reach"):
         density_sweep.dry_run(recipe.make(values | {"target.units": ["head"]}), world / "run")
     assert not (world / "run").exists()

@@ -17,7 +17,7 @@ from secateur.run.models import teacher_name
 from secateur.run.ramp_rows import RampRows
 from secateur.run.recipe import Recipe
 from secateur.run.run_data import Rows
-from secateur.run.run_rounds import is_open, with_all_layers, with_layers
+from secateur.run.run_rounds import is_open, total_layers, with_all_layers, with_layers
 from secateur.run.score_goal import with_density
 from secateur.run.stages import baselines, depth, measure, prune, recover, teacher
 from secateur.run.step_times import tokens_of, trial_recipes
@@ -109,10 +109,9 @@ class Expectation:
         if not is_open(context.recipe):
             return cls(context, space, costs, density_trials=density_trials)
         recipes = trial_recipes(context, space)
-        *_, total = recipes
-        smallest = min(recipes)
-        trials = {total: recipes[total], smallest: recipes[smallest]} if smallest < total else {}
-        return cls(_with_layers(context, smallest, total), space, costs, trials, density_trials)
+        smallest, most = min(recipes), max(recipes)
+        trials = {layers: recipes[layers] for layers in (most, smallest)} if smallest < most else {}
+        return cls(_with_layers(context, smallest, total_layers(space)), space, costs, trials, density_trials)
 
     def first_stages(self) -> Iterator[ExpectedStage]:
         """The stages until the cut."""

@@ -24,7 +24,7 @@ from secateur.run.models import base_model, shaped, teacher_name
 from secateur.run.output_cache import Decision, with_decision
 from secateur.run.recipe import Recipe
 from secateur.run.run_data import Rows
-from secateur.run.run_rounds import end_of_pruning, is_open
+from secateur.run.run_rounds import end_of_pruning, is_open, total_layers
 from secateur.run.score_goal import densities_to_try, leaves_density_open, most_trials
 from secateur.run.size_goal import size_goal_of
 from secateur.run.step_times import measured
@@ -203,11 +203,11 @@ def _trials(context: Context, space: Space) -> str:
     steps = steps_of_trial(context)
     if leaves_density_open(context.recipe):
         return f"two or three numbers of layers are tried at that density, in {steps:,} steps each"
-    *fewer, total = layers_to_try(context.recipes, space)
+    *fewer, most = layers_to_try(context.recipes, space)
     if not fewer:
-        return f"all {total} layers are kept: fewer have less than the target"
+        return f"{most} of {total_layers(space)} layers are kept: no other number can reach the target"
     perhaps = f", perhaps {' and '.join(map(str, fewer[1:]))}" if fewer[1:] else ""
-    return f"{total} and {fewer[0]} layers are tried{perhaps}, in {steps:,} steps each"
+    return f"{most} and {fewer[0]} layers are tried{perhaps}, in {steps:,} steps each"
 
 
 def _costs(context: Context, stages: list[ExpectedStage], costs: Costs, disk: int) -> Iterator[Line]:

@@ -7,8 +7,10 @@ is; in those before it the masks alone change, and the model shrinks with them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+from torch import Tensor
 
 from secateur.budget.space import Space
 from secateur.methods.rounds import CoarseRound, stacks_of
@@ -49,19 +51,33 @@ def is_open(recipe: Recipe) -> bool:
 def numbers_to_try(space: Space, share: float, largest: float) -> list[int]:
     """The numbers of layers that are tried for a share of the budget of a space with layers, the smallest first.
 
-    They are all the layers, with one round of finer units; the number at which the layers that are left are as large a
-    part of the model as what is left in them is of the layers, which is the square root of the share; and half as many
-    again.
+    They are all the layers, with one round of finer units, if these alone can reach the share; the number at which the
+    layers that are left are as large a part of the model as what is left in them is of the layers, which is the square
+    root of the share; and half as many again.
 
     Args:
         largest: the largest share at which the pruning cuts a model on its way; fewer layers than have it are not
             tried.
     """
-    total = int(CoarseRound(LAYER, 1, 0.0, 1.0).units(space).sum())
+    total = total_layers(space)
     fewest = len(stacks_of(space, LAYER))
     enough = next(n for n in range(fewest, total + 1) if n == total or _share(space, n) >= largest)
     even = max(enough, math.ceil(total * math.sqrt(share)))
-    return sorted({even, min(total, math.ceil(1.5 * even)), total})
+    numbers = {even, min(total, math.ceil(1.5 * even)), total}
+    finer = Space(space.model, *finer_units(space.units), budget=space.budget, round_to=space.round_to)
+    if space.budget.floor(finer) > share and len(numbers) > 1:
+        numbers.remove(total)
+    return sorted(numbers)
+
+
+def total_layers(space: Space) -> int:
+    """The number of layers that are units of a space."""
+    return int(CoarseRound(LAYER, 1, 0.0, 1.0).units(space).sum())
+
+
+def finer_units(names: Iterable[str]) -> tuple[str, ...]:
+    """The units without layers."""
+    return tuple(name for name in names if kind_of(name) != LAYER)
 
 
 def _share(space: Space, layers: int) -> float:
@@ -75,7 +91,7 @@ def with_layers(recipe: Recipe, layers: int, total: int) -> Recipe:
 
 def with_all_layers(recipe: Recipe) -> Recipe:
     """The recipe that removes no layers: finer units are pruned in one round."""
-    units = tuple(name for name in recipe.target.units if kind_of(name) != LAYER)
+    units = finer_units(recipe.target.units)
     training = {"decay": "run"} if recipe.training.decay == "round" else {}
     return changed(recipe, target={"layers": None, "layer_rule": "scores", "units": units}, training=training)
 
@@ -99,8 +115,16 @@ def coarse_rounds(recipe: Recipe) -> tuple[CoarseRound, ...]:
 
 
 def share_after(rounds: Sequence[CoarseRound], space: Space) -> float:
-    """The share of the budget of a space that is left after coarse rounds, whichever units they keep."""
-    kept = space.ones().bool()
+    """The largest share of the budget of a space that coarse rounds leave, whichever stack they keep most units of."""
+    if not rounds:
+        return 1.0
+    return max(_share_of_most(rounds, space, units) for units in stacks_of(space, rounds[-1].kind))
+
+
+def _share_of_most(rounds: Sequence[CoarseRound], space: Space, preferred: Tensor) -> float:
+    """The share that coarse rounds leave if these units have the highest scores."""
+    kept, scores = space.ones().bool(), space.ones()
+    scores[preferred] = 2.0
     for one in rounds:
-        kept = one.kept(space, space.ones(), kept, progress=1.0)
+        kept = one.kept(space, scores, kept, progress=1.0)
     return space.share(kept)

@@ -32,7 +32,7 @@ from secateur.run.distillation import CutModel
 from secateur.run.models import base_model, named_teacher, new_student, prepared, shaped, teacher_name
 from secateur.run.recipe import Recipe
 from secateur.run.run_data import Rows
-from secateur.run.run_rounds import changed, is_open, with_layers
+from secateur.run.run_rounds import changed, is_open, total_layers, with_layers
 from secateur.run.stage_trainer import distilling_trainer, stage_trainer
 from secateur.run.stages.cut import final_plan
 from secateur.run.stages.outputs import cached_outputs
@@ -73,8 +73,8 @@ def measured(context: Context, space: Space, table: LatencyTable | None) -> Cost
 
 def trial_recipes(context: Context, space: Space) -> dict[int, Recipe]:
     """Number of layers -> the recipe with it, of the numbers between which a run chooses, the smallest first."""
-    numbers = layers_to_try(context.recipes, space)
-    return {layers: with_layers(context.recipe, layers, numbers[-1]) for layers in numbers}
+    total = total_layers(space)
+    return {layers: with_layers(context.recipe, layers, total) for layers in layers_to_try(context.recipes, space)}
 
 
 @contextmanager

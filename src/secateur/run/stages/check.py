@@ -17,7 +17,7 @@ from secateur.run.loss_check import check_loss
 from secateur.run.models import base_model, named_teacher, shaped
 from secateur.run.recipe import Recipe
 from secateur.run.run_folder import check_claim
-from secateur.run.run_rounds import is_open, with_layers
+from secateur.run.run_rounds import is_open, total_layers, with_layers
 from secateur.run.score_goal import densities_to_try, leaves_density_open, with_density
 from secateur.run.target import latency_table, layers_to_try, new_method, schedule_of, share_to_keep, space_of
 from secateur.run.teacher_check import check_score, check_tokens
@@ -201,7 +201,7 @@ def _check_depths(context: Context, student: PreTrainedModel, table: LatencyTabl
     space = space_of(recipe, student, table)
     numbers = layers_to_try(context.recipes, space)
     for layers in numbers:
-        decided = with_layers(recipe, layers, numbers[-1])
+        decided = with_layers(recipe, layers, total_layers(space))
         _check_method(context, decided, new_method(decided, student, table))
     if len(numbers) > 1:
         _check_trial_rows(context, "target.layers: auto", "name a number of layers")

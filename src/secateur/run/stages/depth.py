@@ -11,7 +11,7 @@ from typing import Any
 from secateur.run.context import Context
 from secateur.run.models import new_student
 from secateur.run.records import DEPTH
-from secateur.run.run_rounds import is_open, with_layers
+from secateur.run.run_rounds import is_open, total_layers, with_layers
 from secateur.run.stages import prune
 from secateur.run.target import layers_to_try, read_latency_table, space_of
 from secateur.run.trial_records import SCORE, Question
@@ -39,10 +39,10 @@ def run(context: Context) -> None:
     """Try numbers of layers, unless there is but one, and write the choice. All processes must call it."""
     with context.accounting.stage("depth"):
         trials = Trials.of(context, QUESTION)
-        numbers = _numbers(trials)
+        numbers, total = _numbers(trials)
         greater = context.data.task.greater_is_better
-        chosen = choice(_scored(trials, numbers), greater) if len(numbers) > 1 else numbers[-1]
-    processes.on_main(partial(_decide, context, chosen, numbers[-1]))
+        chosen = choice(_scored(trials, numbers, total), greater) if len(numbers) > 1 else numbers[-1]
+    processes.on_main(partial(_decide, context, chosen, total))
 
 
 def decided(context: Context) -> Context:
@@ -78,18 +78,19 @@ def choice(scored: Mapping[int, float], greater_is_better: bool) -> int:
     return min(layers for layers, score in scored.items() if sign * score >= best - TOLERANCE * abs(best))
 
 
-def _numbers(trials: Trials) -> list[int]:
-    """The numbers of layers to try, the smallest first; the last is all of them."""
+def _numbers(trials: Trials) -> tuple[list[int], int]:
+    """The numbers of layers to try, the smallest first, and that of all layers."""
     context = trials.context
     student = new_student(context, trials.teacher)
-    return layers_to_try(context.recipes, space_of(context.recipe, student, read_latency_table(context.folder)))
+    space = space_of(context.recipe, student, read_latency_table(context.folder))
+    return layers_to_try(context.recipes, space), total_layers(space)
 
 
-def _scored(trials: Trials, numbers: list[int]) -> dict[int, float]:
-    """Number of layers -> score: of all layers, of the smallest number, and of others if that is not enough."""
-    fewest, *others = numbers
-    total, scored = numbers[-1], dict[int, float]()
-    for layers in dict.fromkeys((total, fewest, *others)):
+def _scored(trials: Trials, numbers: list[int], total: int) -> dict[int, float]:
+    """Number of layers -> score: of the largest number, of the smallest, and of others if that is not enough."""
+    fewest, *_, most = numbers
+    scored = dict[int, float]()
+    for layers in dict.fromkeys((most, *numbers)):
         recipe = with_layers(trials.context.recipe, layers, total)
         scored[layers] = trials.trial(layers, recipe, f"{layers} of {total} layers")[SCORE]
         if fewest in scored and choice(scored, trials.context.data.task.greater_is_better) == fewest:
