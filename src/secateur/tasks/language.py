@@ -68,7 +68,11 @@ class Language(Task):
     model_class: ClassVar[Any] = AutoModelForCausalLM
     collator_class: ClassVar[type[PaddingCollator]] = BlockCollator
     exports: ClassVar[bool] = False
-    defaults: ClassVar[Mapping[str, Any]] = {"distillation.cache": False, "distillation.temperature": 1.0}
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "distillation.cache": False,
+        "distillation.temperature": 1.0,
+        "distillation.hidden": None,  # their squares are large in some dims of decoders: 38,757 beside 6 of the logits
+    }
     predictor: ClassVar[Predictor | None] = predictors.CONTINUATIONS
 
     splits: DatasetDict
