@@ -53,6 +53,7 @@ def test_a_table_of_version_1_is_read(table, tmp_path):
     grid = {name: sizes for name, sizes in own.pop("grid").items() if name != "sharing"} | {
         "hidden": data.pop("hidden")
     }
+    assert own.pop("count") == data["shape"]["layers"]
     own["attention"] = [sizes[0] for sizes in own["attention"]]
     call = {name: value for name, value in data["call"].items() if name not in ("part", "beams")}
     (tmp_path / "table.json").write_text(json.dumps({**data, **own, "version": 1, "grid": grid, "call": call}))

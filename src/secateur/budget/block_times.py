@@ -16,6 +16,7 @@ class BlockTimes:
     """Milliseconds of one block at the sizes and the widths of the residual stream that were measured.
 
     Attributes:
+        count: how many of these blocks the unpruned model has.
         grid: the measured sizes of `SIZES`, each in ascending order up to the unpruned size, which is the only one
             where a size was not varied; no `ffn` in blocks without a feed-forward network.
         attention: `(heads, sharing, qk, vo, hidden)`.
@@ -27,6 +28,7 @@ class BlockTimes:
         ValueError: an array does not fit the grid, or holds what is no number.
     """
 
+    count: int
     grid: Mapping[str, list[int]]
     attention: np.ndarray
     bare_attention: np.ndarray
@@ -56,12 +58,13 @@ class BlockTimes:
         """
         widths = len(values["bare_attention"])
         arrays = {name: np.array(values[name], dtype=float) for name in ("attention", "bare_attention", "bare_mlp")}
-        return BlockTimes(grid=values["grid"], mlp=np.array(values["mlp"], dtype=float).reshape(-1, widths), **arrays)
+        arrays["mlp"] = np.array(values["mlp"], dtype=float).reshape(-1, widths)
+        return BlockTimes(count=values["count"], grid=values["grid"], **arrays)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         arrays = ("attention", "bare_attention", "mlp", "bare_mlp")
-        return {"grid": dict(self.grid), **{name: getattr(self, name).tolist() for name in arrays}}
+        return {"count": self.count, "grid": dict(self.grid), **{name: getattr(self, name).tolist() for name in arrays}}
 
     def costs(self, stream: np.ndarray) -> SizeCosts:
         """The costs of all sizes, interpolated multilinearly.

@@ -37,7 +37,8 @@ def _with_blocks(values: dict[str, Any]) -> dict[str, Any]:
     grid = dict(values["grid"])
     hidden = grid.pop("hidden")
     own = {name: values[name] for name in ("bare_attention", "mlp", "bare_mlp")}
-    blocks = {"layers": {"grid": {**grid, "sharing": [1]}, "attention": [[a] for a in values["attention"]], **own}}
+    own |= {"count": values["shape"]["layers"], "grid": {**grid, "sharing": [1]}}
+    blocks = {"layers": own | {"attention": [[sizes] for sizes in values["attention"]]}}
     kept = {name: values[name] for name in ("shape", "protocol", "call", "rest", "dense_ms")}
     return {**kept, "hidden": hidden, "blocks": blocks}
 

@@ -8,7 +8,6 @@ from secateur.budget.latency import LatencyTable
 from secateur.cli.output import show_notes, show_table
 from secateur.measure.benchmark_result import BenchmarkResult
 from secateur.measure.prepared_models import BASELINE
-from secateur.structure.unit_names import stack_of
 
 
 def show_results(results: Sequence[BenchmarkResult], dense: str | None) -> None:
@@ -90,14 +89,14 @@ def show_latencies(table: LatencyTable) -> None:
     rows: dict[str, float] = {}
     whole = costs.rest
     for kind, own in costs.kinds.items():
-        of, layers = ("" if kind == "layers" else f"{kind}: "), _layers(table, kind)
-        whole += layers * float(own.attention.flat[-1])
+        of, count = ("" if kind == "layers" else f"{kind}: "), table.blocks[kind].count
+        whole += count * float(own.attention.flat[-1])
         rows |= {
             f"{of}attention, per layer": float(own.attention.flat[-1]),
             f"{of}attention without heads (bias only)": own.bare_attention,
         }
         if own.mlp.size:
-            whole += layers * float(own.mlp[-1])
+            whole += count * float(own.mlp[-1])
             rows |= {
                 f"{of}feed-forward network, per layer": float(own.mlp[-1]),
                 f"{of}feed-forward network without neurons (bias only)": own.bare_mlp,
@@ -112,9 +111,3 @@ def show_latencies(table: LatencyTable) -> None:
             f"threads {p['threads']}, {p['dtype']}, {p['device']}, {p['runtime']}, {p['machine']}"
         ]
     )
-
-
-def _layers(table: LatencyTable, kind: str) -> int:
-    """How many layers have a block of a kind (`unit_names.kind_of_block`)."""
-    stack = stack_of(f"{kind}.")
-    return int(table.shape[f"{stack}.layers" if f"{stack}.layers" in table.shape else "layers"])

@@ -164,7 +164,7 @@ def _measured(
     blocks = {}
     for kind, of_kind in blocks_by_kind(space.table).items():
         times = np.array([[ms[hidden, kind, point] for hidden in widths] for point in points[kind]])
-        blocks[kind] = _block_times(grids[kind], np.maximum(times - rest, 0.0) / len(of_kind))
+        blocks[kind] = _block_times(len(of_kind), grids[kind], np.maximum(times - rest, 0.0))
     return LatencyTable(
         shape=model_shape(space),
         protocol=clock.protocol,
@@ -188,17 +188,18 @@ def _middle(grid: Mapping[str, list[int]]) -> Sizes:
     return (*(max(1, grid[axis][-1] // 2) for axis in OF_ATTENTION), 0)
 
 
-def _block_times(grid: Mapping[str, list[int]], costs: np.ndarray) -> BlockTimes:
-    """The times of one block from those of its `_points`, `(points, hidden)`."""
-    hidden = costs.shape[1]
+def _block_times(count: int, grid: Mapping[str, list[int]], times: np.ndarray) -> BlockTimes:
+    """The times of one block from those of `count` alike at its `_points`, `(points, hidden)`."""
+    costs, hidden = times / count, times.shape[1]
     attention_shape = [len(grid[axis]) for axis in OF_ATTENTION]
     bare_attention, costs = _rising(costs[0]), costs[1:]
     bare_mlp = np.zeros(hidden)
     if "ffn" in grid:
         bare_mlp, costs = _rising(costs[0]), costs[1:]
-    count = int(np.prod(attention_shape))
-    attention, mlp = costs[:count].reshape(*attention_shape, hidden), costs[count:]
+    attentions = int(np.prod(attention_shape))
+    attention, mlp = costs[:attentions].reshape(*attention_shape, hidden), costs[attentions:]
     return BlockTimes(
+        count=count,
         grid=dict(grid),
         attention=np.maximum(_rising(attention), bare_attention),
         bare_attention=bare_attention,
