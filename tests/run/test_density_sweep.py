@@ -12,8 +12,10 @@ from small_world import recipe_values, write_data, write_model
 from secateur.measure.evaluation import scored as scored_without_error
 from secateur.measure.evaluation import scored_with_error, scores
 from secateur.run import pipeline, recipe, run_data, teacher_scores
+from secateur.run.context import Context
 from secateur.run.density_sweep import sweep
 from secateur.run.teacher_scores import kept_classes, kept_scores
+from secateur.run.vocabulary_data import data_of
 from secateur.surgery.checkpoint import load
 from secateur.system.errors import UserError
 from secateur.tasks.class_scores import ClassScore
@@ -206,5 +208,10 @@ def test_another_sweep_is_refused_in_the_same_folder(values, swept):
 
 
 def test_a_run_of_one_density_refuses_several(values, tmp_path):
+    several = recipe.make(values)
+    for begin in (pipeline.run, pipeline.dry_run):
+        with pytest.raises(UserError, match="a run has one density"):
+            begin(several, tmp_path / "run")
     with pytest.raises(UserError, match="a run has one density"):
-        pipeline.run(recipe.make(values), tmp_path / "run")
+        pipeline.run_context(Context(several, tmp_path / "run", data_of(several)))
+    assert not (tmp_path / "run").exists()

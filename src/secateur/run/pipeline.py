@@ -80,8 +80,6 @@ def run(recipe: Recipe, output: Path | str, callbacks: Sequence[TrainerCallback]
     Raises:
         UserError: anything that the user can fix; nothing half-written is left.
     """
-    if len(recipe.target.densities) > 1:
-        raise UserError("a run has one density: use `secateur.run.density_sweep.sweep` for several, or give one")
     return run_context(Context(recipe, Path(output), data_of(recipe), tuple(callbacks)))
 
 

@@ -42,6 +42,8 @@ def check(context: Context) -> LatencyTable | None:
         UserError: it does not fit.
     """
     recipe = context.recipe
+    if len(recipe.target.densities) > 1:
+        raise UserError("a run has one density: use `secateur.run.density_sweep.sweep` for several, or give one")
     records.check(context.folder)
     check_claim(context.folder, recipe)
     _check_processes(recipe)
