@@ -51,23 +51,20 @@ def is_open(recipe: Recipe) -> bool:
 def numbers_to_try(space: Space, share: float, largest: float) -> list[int]:
     """The numbers of layers that are tried for a share of the budget of a space with layers, the smallest first.
 
-    They are all the layers, with one round of finer units, if these alone can reach the share; the number at which the
-    layers that are left are as large a part of the model as what is left in them is of the layers, which is the square
-    root of the share; and half as many again.
+    They are all the layers, with one round of finer units, or one less where these alone cannot reach the share; the
+    number at which the layers that are left are as large a part of the model as what is left in them is of the layers,
+    which is the square root of the share; and half as many again.
 
     Args:
         largest: the largest share at which the pruning cuts a model on its way; fewer layers than have it are not
             tried.
     """
-    total = total_layers(space)
-    fewest = len(stacks_of(space, LAYER))
-    enough = next(n for n in range(fewest, total + 1) if n == total or _share(space, n) >= largest)
-    even = max(enough, math.ceil(total * math.sqrt(share)))
-    numbers = {even, min(total, math.ceil(1.5 * even)), total}
+    total, fewest = total_layers(space), len(stacks_of(space, LAYER))
     finer = Space(space.model, *finer_units(space.units), budget=space.budget, round_to=space.round_to)
-    if space.budget.floor(finer) > share and len(numbers) > 1:
-        numbers.remove(total)
-    return sorted(numbers)
+    most = total if space.budget.floor(finer) <= share else max(fewest, total - 1)
+    enough = next(n for n in range(fewest, total + 1) if n == total or _share(space, n) >= largest)
+    even = min(most, max(enough, math.ceil(total * math.sqrt(share))))
+    return sorted({even, min(most, math.ceil(1.5 * even)), most})
 
 
 def total_layers(space: Space) -> int:
