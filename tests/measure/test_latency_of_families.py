@@ -125,7 +125,11 @@ def test_a_table_of_one_stack_is_refused_for_units_of_the_other():
     ],
 )
 def test_what_is_timed_is_what_a_model_is_used_for(kind, head, timed, part):
-    assert part_of(tiny(kind, head), timed) == part
+    model = tiny(kind, head)
+    assert part_of(model, timed) == part
+    if part == "whole":
+        with pytest.raises(UserError, match="4 beams are of a generation, and of .* a forward is timed"):
+            part_of(model, timed, beams=4)
 
 
 @pytest.mark.parametrize(

@@ -255,10 +255,6 @@ def test_a_target_of_the_command_overrides_the_target_of_the_file(tmp_path):
         ({"target.density": None}, "ask for one of target.density, target.size, target.latency"),
         ({"target.shape": [8, 128]}, "target.shape say how a latency"),
         ({"target.latency_table": "t.json", "target.beams": 4}, "target.latency_table and target.beams say how a"),
-        (
-            {"target.density": None, "target.speedup": 2, "target.timed": "forward", "target.beams": 4},
-            "target.beams 4 are of a generation",
-        ),
         ({"target.density": None, "target.speedup": 2, "target.timed": "decoding"}, "target.timed"),
         ({"target.speedup": 1.0}, "target.speedup: .* above 1"),
         ({"target.latency": "soon"}, "write it like 5ms"),

@@ -58,7 +58,7 @@ def measure_latencies(
     batch, tokens = batch_and_tokens(shape)
     opened = open_encoder(model)
     protocol: dict[str, Any] = {"runtime": runtime, "dtype": dtype, "threads": threads, "repeats": repeats}
-    protocol |= {"part": part_of(opened, timed), "beams": beams}
+    protocol |= {"part": part_of(opened, timed, beams), "beams": beams}
     table = measure_latency(opened, *names_of(units), batch=batch, tokens=tokens, **protocol)
     table.save(output)
     if as_json:

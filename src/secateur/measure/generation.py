@@ -26,11 +26,19 @@ BEAMS = 5
 """Beams of a timed generation, as usual in translation."""
 
 
-def part_of(model: PreTrainedModel, timed: str | None) -> str:
-    """The part that a target times: by default what a model is served for, generation if it can generate text."""
-    if timed is None:
-        return GENERATION if model.can_generate() else WHOLE
-    return TIMED[timed]
+def part_of(model: PreTrainedModel, timed: str | None, beams: int = 1) -> str:
+    """The part that a target times: by default what a model is served for, generation if it can generate text.
+
+    Raises:
+        UserError: several beams are named, and a forward has none.
+    """
+    part = TIMED[timed] if timed is not None else GENERATION if model.can_generate() else WHOLE
+    if part == WHOLE and beams > 1:
+        raise UserError(
+            f"{beams} beams are of a generation, and of {type(model).__name__} a forward is timed: leave them out, or "
+            "ask for the generation of a model that writes text"
+        )
+    return part
 
 
 def check_part(model: PreTrainedModel, part: str, tokens: int, beams: int) -> None:

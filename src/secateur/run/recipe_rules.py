@@ -115,11 +115,6 @@ def check_protocol(target: TargetRecipe) -> None:
     if target.latency is None and target.speedup is None and given:
         names = " and ".join(f"target.{name}" for name in given)
         raise UserError(f"{names} say how a latency or a speedup is measured: ask for one, or drop them")
-    if target.timed == "forward" and target.beams > 1:
-        raise UserError(
-            f"target.beams {target.beams} are of a generation, and target.timed is forward: set it to generation, or "
-            "drop the beams"
-        )
 
 
 def _densities_are_fractions(recipe: Recipe) -> None:

@@ -73,7 +73,7 @@ def measured_table(target: TargetRecipe, model: PreTrainedModel, shape: tuple[in
         UserError: the model cannot be measured so.
     """
     batch, tokens = target.shape or shape
-    part = part_of(model, target.timed)
+    part = part_of(model, target.timed, target.beams)
     return measure_latency(model, *target.units, batch=batch, tokens=tokens, part=part, beams=target.beams)
 
 
