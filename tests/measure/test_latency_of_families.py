@@ -128,7 +128,7 @@ def test_what_is_timed_is_what_a_model_is_used_for(kind, head, timed, part):
     model = tiny(kind, head)
     assert part_of(model, timed) == part
     if part == "whole":
-        with pytest.raises(UserError, match="4 beams are of a generation, and of .* a forward is timed"):
+        with pytest.raises(UserError, match=r"4 beams are of a generation, and of .* a forward is timed"):
             part_of(model, timed, beams=4)
 
 

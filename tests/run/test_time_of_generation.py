@@ -17,12 +17,16 @@ def test_a_decoder_is_pruned_to_a_time_of_its_generation(tmp_path):
     (tmp_path / "texts.txt").write_text("a fine film\na dull and bad book\n" * 40)
     dense = AutoModelForCausalLM.from_pretrained(tmp_path / "llama")
     units, call = ["layer", "kv_head", "head", "ffn"], {"batch": 1, "tokens": 4, "part": "generation", "beams": 2}
-    LatencyTable.measure(dense, *units, timer=timer(clock=by_weights), **call).save(tmp_path / "table.json")
+    table = LatencyTable.measure(dense, *units, timer=timer(clock=by_weights), **call)
+    table.save(tmp_path / "table.json")
     values = recipe_values(str(tmp_path / "llama"), str(tmp_path / "texts.txt"))
     values |= {"teacher": str(tmp_path / "llama"), "data.task": "language", "target.units": units}
     values |= {"target.density": None, "target.speedup": 2.2, "target.timed": "generation", "target.beams": 2}
     values |= {"target.latency_table": str(tmp_path / "table.json"), "distillation.check_teacher": False}
     values |= {"training.epochs": 2, "target.layers": 1, "target.shape": (1, 4)}
+    said = dict(pipeline.dry_run(recipe.make(values), tmp_path / "run").lines)["target"]
+    times = f"{table.dense_ms / 2.2:.4g} of {table.dense_ms:.4g} ms"
+    assert said == f"45.5% of the latency, {times} (8 x 128 tokens, a fake, 1 threads)"
     report = pipeline.run(recipe.make(values), tmp_path / "run")
     assert report.target["asked_speedup"] == pytest.approx(2.2) and report.target["predicted_speedup"] >= 2.2
     assert report.target["protocol"]["part"] == "generation, 2 beams" and report.target["measured_ms"] > 0

@@ -207,13 +207,13 @@ class LatencyTable(Budget):
         if not 0.0 < share <= 1.0 + 1e-9:
             raise UserError(
                 f"{share * self.dense_ms:.4g} ms cannot be the target: the unpruned model takes {self.dense_ms:.4g} ms "
-                f"({self._protocol_text()}); ask for less than that, and more than 0"
+                f"({self.protocol_text()}); ask for less than that, and more than 0"
             )
         if share < (floor := self.floor(space)) * (1.0 - 1e-9):
             others = [name for name in kinds_of(space.table) if name not in space.kinds]
             raise UserError(
                 f"{share * self.dense_ms:.4g} ms is out of reach: pruning only {', '.join(space.units)} leaves at "
-                f"least {floor * self.dense_ms:.4g} ms ({self._protocol_text()}); ask for more time or add units from "
+                f"least {floor * self.dense_ms:.4g} ms ({self.protocol_text()}); ask for more time or add units from "
                 f"{', '.join(others)}"
             )
 
@@ -228,7 +228,8 @@ class LatencyTable(Budget):
         times = {"asked_ms": asked, "predicted_ms": self.predict(space, masks), "unpruned_ms": self.dense_ms}
         return {**times, "protocol": dict(self.protocol)}
 
-    def _protocol_text(self) -> str:
+    def protocol_text(self) -> str:
+        """How it was measured, in a few words."""
         p = self.protocol
         part = "" if p.get("part", "whole") == "whole" else f"{p['part']}, "
         return f"{p.get('batch')} x {p.get('tokens')} tokens, {part}{p.get('runtime')}, {p.get('threads')} threads"

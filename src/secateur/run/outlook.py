@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from secateur.budget.latency import LatencyTable
 from secateur.budget.size import file_bytes, parts, tensors_at
@@ -182,7 +182,9 @@ def _target(context: Context, space: Space) -> str:
         return f"density {share:g} of the parameters"
     if target.keep is not None:
         return f"{target.keep:,} units"
-    return f"{share:.1%} of the latency"
+    table = cast(LatencyTable, space.budget)  # no other amount is left
+    ms = f"{share * table.dense_ms:.4g} of {table.dense_ms:.4g} ms"
+    return f"{share:.1%} of the latency, {ms} ({table.protocol_text()})"
 
 
 def _weights(recipe: Recipe, space: Space) -> str:
