@@ -5,7 +5,8 @@ Every row of a step counts alike.
 
 Rows are of different lengths, so that no two processes have as many tokens, and their number is none that batches
 divide. What is left is noise; SGD lets it stay what it is, where Adam blows up that of a gradient of 0 (key biases).
-Cases in parts are of a decoder without biases, which FSDP splits among the processes.
+Cases in parts are of a decoder without biases, which FSDP splits among the processes. The second process has its models
+on `meta`, and so no weights of its own.
 
 As a script, both processes: `test_law_12_processes.py FOLDER CASES MODULES...` writes `FOLDER/RANK.safetensors`
 for cases joined by commas; the modules have the methods that are not of this package.
@@ -16,6 +17,7 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import nullcontext
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -37,6 +39,7 @@ from two_ranks import in_both, of_script  # noqa: E402
 from secateur import methods  # noqa: E402
 from secateur.budget.space import Space  # noqa: E402
 from secateur.methods.schedules import cubic  # noqa: E402
+from secateur.system.parts import own_part  # noqa: E402
 from secateur.training import micro_batches  # noqa: E402
 from secateur.training.objectives import Hidden, Labels, Logits  # noqa: E402
 from secateur.training.trainer import PruningTrainer  # noqa: E402
@@ -53,6 +56,8 @@ DIES_AFTER = 6
 """Steps after which one of two processes is killed."""
 IN_PARTS = ("resumed in parts", "recovered in parts")
 """Results of two processes beside those of the cases."""
+HELD = "held"
+"""The numbers of weights of both models that a process holds after each step."""
 NOISE = 1e-6  # methods and terms keep their own numbers in float32
 
 
@@ -80,7 +85,7 @@ def collate(rows):
 
 
 class Watched(PruningTrainer):
-    """Records the masks after every step and the number of parameters of the model."""
+    """Records the masks after every step, the number of parameters of the model, and that of this process alone."""
 
     dies = False
 
@@ -90,13 +95,21 @@ class Watched(PruningTrainer):
         super().step_taken()
         self.kept = [*getattr(self, "kept", []), self.method.eval().masks().detach().clone()]
         self.sizes = [*getattr(self, "sizes", []), sum(p.numel() for p in self.model_wrapped.parameters())]
+        held = [own_part(p).numel() for model in (self.model, self.loss.teacher) for p in model.parameters()]
+        self.held = [*getattr(self, "held", []), sum(held)]
+
+
+def without_models(case):
+    """Whether this process has the shapes of the models of a case alone."""
+    return case in PARTS and os.environ.get("RANK") == "1"
 
 
 def trained(folder, case, *, batch=BATCH, accumulate=1, resume=None, seed=1, save="no", dies=False):
     """A trainer after ten steps of a method: `batch` rows of a process in each micro-batch."""
     name, order, head = (CASES | PARTS)[case]
     torch.manual_seed(0)
-    student, teacher = (tiny("llama" if case in PARTS else "bert", head, seed=number) for number in (seed, 2))
+    with torch.device("meta") if without_models(case) else nullcontext():
+        student, teacher = (tiny("llama" if case in PARTS else "bert", head, seed=number) for number in (seed, 2))
     space, schedule = Space(student, "ffn", "qk", "vo"), cubic(1.0, 0.4, begin=0.2, end=0.7)
     options = {"constraint": "exact"} if case == "exact" else {}
     method = methods.METHODS.get(name)(space, schedule, **options).double()
@@ -156,17 +169,22 @@ def recovered(folder, batch=BATCH):
 
 def result(trainer):
     """Every number that a training ends with, its masks at every step, its plan, its losses and its sizes."""
-    found = {"masks": torch.stack(trainer.kept), "plan": trainer.method.plan(0.4).masks}
+    found = {"masks": torch.stack(trainer.kept)}
+    blank = [own.is_meta for model in (trainer.model, trainer.teacher) for own in model.parameters()]
+    if any(blank):
+        assert all(blank)
+    else:
+        found["plan"] = trainer.method.plan(0.4).masks
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     for name in ("loss", "loss_labels", "loss_logits", "loss_hidden", "grad_norm"):
         found[f"log.{name}"] = torch.tensor([entry[name] for entry in logs])
     for name in ("model", "method", "terms"):
         state = getattr(trainer, name).state_dict()
-        found |= {f"{name}.{key}": value.detach().clone() for key, value in state.items()}
+        found |= {f"{name}.{key}": value.detach().clone() for key, value in state.items() if not value.is_meta}
     found |= {f"moments.{number}": own.xx / own.count for number, own in enumerate(trainer.refit.moments)}
     own = trainer.moments()["model"]
     found |= {f"moments.model.{name}.{key}": value for name, state in own.items() for key, value in state.items()}
-    return found | {"sizes": torch.tensor(trainer.sizes)}
+    return found | {"sizes": torch.tensor(trainer.sizes), HELD: torch.tensor(trainer.held)}
 
 
 def process(folder, cases):
@@ -266,6 +284,7 @@ def distance(mine, theirs):
 
 def assert_close(mine, theirs):
     assert mine.keys() == theirs.keys()
+    mine = {name: value for name, value in mine.items() if name != HELD}
     assert torch.equal(mine["plan"] > 0, theirs["plan"] > 0) and torch.equal(mine["sizes"], theirs["sizes"])
     far = {name: distance(mine[name], theirs[name]) for name in mine if mine[name].is_floating_point()}
     assert {name: apart for name, apart in far.items() if apart > NOISE} == {}
@@ -276,8 +295,18 @@ def test_both_processes_have_the_same_bits(ranks):
     assert first.keys() == second.keys() == {*CASES, *PARTS, "accumulated", "saved", *IN_PARTS, "resumed"}
     for case, values in first.items():
         other = second[case]
-        assert {name for name in other if not torch.equal(values[name], other[name])} <= {"status"}, case
-        assert all(name.startswith("moments.model") for name in values.keys() - other.keys()), case
+        assert {name for name in other if not torch.equal(values[name], other[name])} <= {"status", HELD}, case
+        of_main = ("moments.model", "model.", "plan") if case in {*PARTS, *IN_PARTS} else ()
+        assert all(name.startswith(of_main) for name in values.keys() - other.keys()), case
+
+
+@pytest.mark.parametrize("case", PARTS)
+def test_each_process_holds_a_part_of_both_models(ranks, alone, case):
+    """About half of them, whose cut is that of the whole; `result` has found no weights in the second afterwards."""
+    whole, mine, theirs = alone(case)[HELD], *(one[case][HELD] for one in ranks)
+    assert "plan" in ranks[0][case] and "plan" not in ranks[1][case]
+    assert torch.equal(mine + theirs, whole)
+    assert (mine / whole).max() < 0.55 and (theirs / whole).max() < 0.55
 
 
 @pytest.mark.parametrize("case", CASES | PARTS)

@@ -91,7 +91,7 @@ def _dependent_kinds(space: Space) -> tuple[str, str] | None:
         if group.grids:
             return group.kind, group.kind
     kinds = torch.tensor([space.kinds.index(group.kind) for group in space.groups])
-    of_unit = kinds.repeat_interleave(torch.tensor([group.size for group in space.groups])).to(space.model.device)
+    of_unit = kinds.repeat_interleave(torch.tensor([group.size for group in space.groups])).to(space.device)
     for number, name in enumerate(space.kinds):
         kept = of_unit != number
         if bool((dead := kept & ~space.closure(kept)).any()):

@@ -311,7 +311,7 @@ def _start(space: Space, seed: int, faithful: bool) -> Tensor:
     if faithful:
         for group, gates in space.by_group(start):
             gates -= 10.0 * (group.kind == "ffn")
-    return start.to(space.model.device)
+    return start.to(space.device)
 
 
 def _noise(space: Space, seed: int, draw: int, device: torch.device) -> Tensor:

@@ -61,7 +61,7 @@ class Gated(Method):
         rows = len(self.space.groups)
         bound = (6.0 / (rows + len(self.space) / rows)) ** 0.5
         noise = torch.rand(len(self.space), generator=torch.Generator().manual_seed(self.seed)) * 2 - 1
-        return (bound * noise).to(self.space.model.device)
+        return (bound * noise).to(self.space.device)
 
     def uniform_noise(self, like: Tensor) -> Tensor:
         """`(N,)`, sampled uniformly from (0, 1) on the device of `like` and in its dtype.

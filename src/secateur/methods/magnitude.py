@@ -14,7 +14,7 @@ from secateur.methods import register
 from secateur.methods.scheduled import Scheduled
 from secateur.structure.axis_table import Parameter
 from secateur.structure.groups import Group
-from secateur.system.sharding import whole
+from secateur.system.parts import whole
 
 Sums = dict[str, Tensor]
 """A sum for each index of an axis, or for a gate."""

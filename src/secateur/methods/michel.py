@@ -48,7 +48,7 @@ def normalised(space: Space, importance: Tensor) -> Tensor:
 def _normalised_together(space: Space) -> Iterator[Tensor]:
     """Indices of units that share a norm: those of a group, or of all groups of a kind with one unit each."""
     singles: dict[str, list[Tensor]] = {}
-    numbers = torch.arange(len(space), device=space.model.device)
+    numbers = torch.arange(len(space), device=space.device)
     for group, rows in space.by_group(numbers):
         if group.size > 1:
             yield rows

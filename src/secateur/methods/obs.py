@@ -39,7 +39,7 @@ from secateur.structure.axis_table import Parameter
 from secateur.structure.groups import Group
 from secateur.surgery.input_moments import Batch, second_moments
 from secateur.system.errors import UserError
-from secateur.system.model_state import evaluating
+from secateur.system.model_state import evaluating, without_weights
 
 COLLECTED = 32
 """Removals of single inputs that are subtracted from the matrices at once."""
@@ -99,7 +99,12 @@ class Obs(Scheduled):
 
     @torch.no_grad()
     def _importance(self, covariances: Mapping[str, Tensor]) -> Tensor:
-        """`(N,)`, from the covariance of the inputs of each Linear, by its path; the identity for those without."""
+        """`(N,)`, from the covariance of the inputs of each Linear, by its path; the identity for those without.
+
+        Zeros for a model without weights: they are set by the process that has these.
+        """
+        if without_weights(self.space.model):
+            return torch.zeros(len(self.space))
 
         def inputs(path: str) -> Tensor:
             return covariances.get(path, torch.eye(self._weight(path).shape[1]).to(self._weight(path)))

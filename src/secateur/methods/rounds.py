@@ -57,7 +57,7 @@ class CoarseRound:
 
     def units(self, space: Space) -> Tensor:
         """`(N,)` bool: the units of its kind."""
-        own = torch.zeros(len(space), dtype=torch.bool, device=space.model.device)
+        own = torch.zeros(len(space), dtype=torch.bool, device=space.device)
         for group, part in space.by_group(own):
             part.fill_(group.kind == self.kind)
         return own
@@ -115,4 +115,4 @@ def stacks_of(space: Space, kind: str) -> list[Tensor]:
     for group in space.groups:
         if group.kind == kind:
             stacks.setdefault(stack_of(group.name), []).append(space.slices[group.name].start)
-    return [torch.tensor(units, device=space.model.device) for units in stacks.values()]
+    return [torch.tensor(units, device=space.device) for units in stacks.values()]

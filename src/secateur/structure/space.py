@@ -21,6 +21,7 @@ from secateur.structure.groups import Group, groups_of
 from secateur.structure.reading import Reading
 from secateur.structure.tiles import Grid
 from secateur.system.errors import UserError
+from secateur.system.model_state import device_of
 
 
 class UnitSpace:
@@ -61,7 +62,12 @@ class UnitSpace:
 
     def ones(self) -> Tensor:
         """`(N,)` of ones on the model's device: everything kept."""
-        return torch.ones(len(self), device=self.model.device)
+        return torch.ones(len(self), device=self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is; the CPU if it has no weights here."""
+        return device_of(self.model)
 
     def at_sites(self, masks: Tensor) -> dict[str, Tensor]:
         """The factors of activations at each site: axis -> `(size,)`, a sublayer's gate -> `(1,)`."""

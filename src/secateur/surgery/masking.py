@@ -76,7 +76,7 @@ class Attachment:
         """
         if getattr(self.model, ATTACHED, None) is not None:
             raise UserError("masks are attached to this model already: detach them first")
-        self.stored = {axis: indices.to(self.model.device) for axis, indices in (stored or {}).items()}
+        self.stored = {axis: indices.to(self.space.device) for axis, indices in (stored or {}).items()}
         try:
             setattr(self.model, ATTACHED, self)
             self._hook_model()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.system.file_format import FileFormat
-from secateur.system.sharding import gathered, is_part
+from secateur.system.parts import gathered, is_part
 from secateur.system.tensor_file import load_tensors, save_tensors
 
 Moments = dict[str, dict[str, Tensor]]
@@ -35,7 +35,7 @@ def moments_of(optimizer: torch.optim.Optimizer, module: nn.Module, keep: bool =
     for name, parameter in module.named_parameters():
         state = optimizer.state.get(parameter, {})
         own = {key: state[key].detach() for key in (*ORDERS, "step") if key in state}
-        full = {key: gathered(value) for key, value in own.items()}
+        full = {key: gathered(value, keep) for key, value in own.items()}
         if own and (keep or not any(map(is_part, own.values()))):
             moments[name] = full
     return moments
@@ -48,7 +48,8 @@ def set_moments(moments: Moments, optimizer: torch.optim.Optimizer, module: nn.M
         if name in moments and id(parameter) in own:
             state = moments[name]
             like = {key: state[key].clone().to(parameter) for key in ORDERS if key in state}
-            optimizer.state[parameter] = {**like, "step": state["step"].clone().to(parameter.device)}
+            step = state["step"].clone()  # a count, which a process has that has no weights
+            optimizer.state[parameter] = {**like, "step": step if parameter.is_meta else step.to(parameter.device)}
 
 
 def save_moments(moments: Moments, path: Path) -> None:

@@ -26,7 +26,7 @@ from secateur.surgery.kept_indices import kept_indices, select, split_parts
 from secateur.surgery.optimizer_state import ORDERS, Moments
 from secateur.system.errors import UserError
 from secateur.system.model_copies import blank_copy, copy_of
-from secateur.system.sharding import gathered, nothing_like, part_like, whole_state
+from secateur.system.parts import gathered, nothing_like, part_like, whole_state
 
 STREAM = "hidden"
 
@@ -117,13 +117,15 @@ class Shrinking(nn.Module):
         """Give the model new modules with the wanted indices of its weights, and the optimizer their parameters.
 
         Everything is computed before anything is assigned, so that an interrupt leaves the model and its optimizer as
-        they were.
+        they were. Of a model in parts each process gathers one weight after the other, and keeps its part of the new
+        one.
         """
-        old, like = dict(self.model.named_parameters()), nothing_like(next(self.model.parameters()))
+        old, some = dict(self.model.named_parameters()), next(self.model.parameters())
+        like = nothing_like(some)
         new: dict[str, nn.Parameter] = {}
         for name, blank in shapes.named_parameters():
             value = self._reindexed(self.entries[name], old.get(name), wanted, like)
-            new[name] = nn.Parameter(value, requires_grad=blank.requires_grad)
+            new[name] = nn.Parameter(part_like(value, some), requires_grad=blank.requires_grad)
         for name, first in compact.first_names(shapes).items():
             _assign(shapes, name, new[first])
         for name, buffer in shapes.named_buffers():

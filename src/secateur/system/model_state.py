@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 
@@ -32,6 +33,17 @@ def frozen(model: nn.Module) -> Iterator[None]:
         finally:
             for parameter, trained in before:
                 parameter.requires_grad_(trained)
+
+
+def without_weights(model: nn.Module) -> bool:
+    """Whether a model has shapes alone, as where another process has its weights."""
+    return any(parameter.is_meta for parameter in model.parameters())
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the weights of a model are; the CPU for one without weights or without parameters."""
+    devices = (parameter.device for parameter in model.parameters() if not parameter.is_meta)
+    return next(devices, torch.device("cpu"))
 
 
 def in_own_memory(model: nn.Module) -> None:

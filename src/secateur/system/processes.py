@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
@@ -45,17 +46,20 @@ def is_main() -> bool:
 def on_main(work: Callable[[], T]) -> T:
     """Call `work` in the main process only, and return its result in all processes, which wait for it.
 
+    A call within `work` is one of the main process alone.
+
     Raises:
         UserError: raised by `work`; every process raises it.
     """
-    if count() == 1:
+    if count() == 1 or _waited_for:
         return work()
     from torch import distributed
 
     result_and_error: list[Any] = [None, None]
     if is_main():
         try:
-            result_and_error[0] = work()
+            with _while_others_wait():
+                result_and_error[0] = work()
         except UserError as error:
             result_and_error[1] = error
     distributed.broadcast_object_list(result_and_error, src=0, group=_group())
@@ -64,6 +68,30 @@ def on_main(work: Callable[[], T]) -> T:
     if raised is not None:
         raise raised
     return result
+
+
+_waited_for: list[bool] = []
+"""Not empty while the others wait for this process."""
+
+
+@contextmanager
+def _while_others_wait() -> Iterator[None]:
+    _waited_for.append(True)
+    try:
+        yield
+    finally:
+        _waited_for.pop()
+
+
+def where_whole(work: Callable[[], T]) -> T:
+    """Call `work`, which needs the values of whole models, in every process that has them: in parts the main one alone.
+
+    All processes return its result.
+
+    Raises:
+        UserError: raised by `work`; every process raises it.
+    """
+    return on_main(work) if in_parts() else work()
 
 
 def main_first(work: Callable[[], T]) -> T:

@@ -4,13 +4,15 @@ Each parameter is split by its first dim among the processes. A layer gathers it
 gradients are averaged over the processes into the parts that these hold; the optimizer updates the parts. What is no
 parameter of the model, such as masks, is whole and equal in every process.
 
-Gathering is the work of all processes: each of them must call what does it, in the same order.
+Only the main process (rank 0) needs the weights of a model that is split, and hands every other its parts, one weight
+after the other; there the model may be on `meta`. Gathered again, it is whole in the processes that had it whole.
+
+Splitting and gathering are the work of all processes: each must call what does it, in the same order.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -22,83 +24,10 @@ from transformers import PreTrainedModel
 
 from secateur.system import compat
 from secateur.system.errors import UserError
-from secateur.system.model_copies import blank_copy
-
-
-def is_part(tensor: Any) -> bool:
-    """Whether this process holds a part of a tensor."""
-    return hasattr(tensor, "full_tensor")
-
-
-def is_sharded(model: nn.Module) -> bool:
-    """Whether this process holds parts of a model's parameters."""
-    return any(map(is_part, model.parameters()))
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor of which processes hold parts, whole, on its device, in each of them; any other tensor as it is."""
-    part: Any = tensor
-    return part.full_tensor() if is_part(part) else part
-
-
-def gathered(tensor: Tensor) -> Tensor:
-    """As `whole`, on the CPU; any other tensor as it is."""
-    return whole(tensor).cpu() if is_part(tensor) else tensor
-
-
-def nothing_like(tensor: Tensor) -> Tensor:
-    """`(0,)`, of the type and in the place of what `gathered` gives for a tensor."""
-    return torch.empty(0, dtype=tensor.dtype, device="cpu" if is_part(tensor) else tensor.device)
-
-
-def own_part(tensor: Tensor) -> Tensor:
-    """The part of a tensor that this process holds; any other tensor as it is."""
-    part: Any = tensor
-    return part.to_local() if is_part(part) else part
-
-
-def whole_state(model: nn.Module) -> dict[str, Tensor]:
-    """A model's state dict with whole tensors, those of parts on the CPU; all processes must call it."""
-    return model.state_dict() | gathered_parts(model)
-
-
-def gathered_parts(model: nn.Module, keep: bool = True) -> dict[str, Tensor]:
-    """The whole values, on the CPU, of those parameters of which processes hold parts; all processes must call it.
-
-    Args:
-        keep: whether this process needs them; if not, it only gives its parts, and nothing is returned.
-    """
-    values: dict[int, Tensor] = {}
-    names: dict[str, int] = {}
-    for name, part in model.named_parameters(remove_duplicate=False):
-        if is_part(part) and id(part) not in values:
-            value = whole(part.detach())
-            values[id(part)] = value.cpu() if keep else value.new_empty(0)
-        names[name] = id(part)
-    return {name: values[part] for name, part in names.items() if part in values} if keep else {}
-
-
-def part_like(value: Tensor, like: Tensor) -> Tensor:
-    """The part of a whole tensor that this process holds, if another one is in parts; else, or if it is one, itself.
-
-    Args:
-        value: equal in all processes.
-        like: split by its first dim among processes, on whose devices the parts are.
-    """
-    from torch.distributed.tensor import DTensor
-
-    if not isinstance(like, DTensor) or isinstance(value, DTensor):
-        return value
-    size = -(-len(value) // like.device_mesh.size())
-    own = value[like.device_mesh.get_local_rank() * size :][:size]
-    local = own.to(like.to_local()).contiguous()
-    return DTensor.from_local(
-        local if local.data_ptr() != own.data_ptr() else local.clone(),
-        like.device_mesh,
-        like.placements,
-        shape=value.shape,
-        stride=value.stride(),
-    )
+from secateur.system.model_copies import blank, blank_copy
+from secateur.system.model_state import without_weights
+from secateur.system.optimizer_parts import exchange
+from secateur.system.parts import gathered, part_from_main
 
 
 @dataclass(frozen=True)
@@ -120,12 +49,23 @@ class Sharding:
     def split(self, model: PreTrainedModel, *, trained: bool) -> nn.Module:
         """Split a model in place, and return what is called in place of it.
 
+        Args:
+            model: whole in the main process, or in parts already, as after a cut.
+
         Raises:
             UserError: no layers of it are known.
         """
+        layers, values = self._layers_of(model), _taken_out(model)
+        root = self._wrapped(model, layers, trained)
+        _put_in(model, values)
+        _share_buffers(model, self.device)
+        return root
+
+    def _wrapped(self, model: PreTrainedModel, layers: list[nn.Module], trained: bool) -> nn.Module:
+        """The outermost module of the parts of a model without weights."""
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-        layers, root = self._layers_of(model), _Root(model)
+        root = _Root(model)
         mesh = _mesh(self.device.type, torch.distributed.get_world_size())
         policy: Callable[..., Any] = MixedPrecisionPolicy
         if self.bf16:
@@ -158,6 +98,38 @@ def _mesh(kind: str, processes: int) -> Any:
     return init_device_mesh(kind, (processes,))
 
 
+def _taken_out(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of a model by their first names; in their place it gets blank ones, tied as they were."""
+    values, blanks = dict(model.named_parameters()), dict[int, nn.Parameter]()
+    for name, own in list(model.named_parameters(remove_duplicate=False)):
+        new = blanks.setdefault(id(own), nn.Parameter(blank(own), requires_grad=own.requires_grad))
+        path, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(path), leaf, new)
+    return values
+
+
+@torch.no_grad()
+def _put_in(model: nn.Module, values: dict[str, nn.Parameter]) -> None:
+    """Give a model that was split without weights its parts of these values, each of which is given up then."""
+    parts: dict[int, nn.Parameter] = {}
+    state: dict[str, Tensor] = {}
+    for name, own in model.named_parameters(remove_duplicate=False):
+        if id(own) not in parts:
+            part = part_from_main(values.pop(name), own)
+            parts[id(own)] = nn.Parameter(part.detach(), requires_grad=own.requires_grad)
+        state[name] = parts[id(own)]
+    model.load_state_dict(state, strict=False, assign=True)  # as PyTorch documents it for parts of models on `meta`
+
+
+def _share_buffers(model: nn.Module, device: torch.device) -> None:
+    """Give the buffers of a model their values in the main process, on the device; files do not have all of them."""
+    for name, buffer in list(model.named_buffers()):
+        own = torch.empty_like(buffer, device=device) if buffer.is_meta else buffer.to(device).contiguous()
+        torch.distributed.broadcast(own, src=0)
+        path, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(path), leaf, own)
+
+
 class _Root(nn.Module):
     """The outermost module that is split, so that the model itself keeps its class."""
 
@@ -174,9 +146,11 @@ class ShardedModel(nn.Module):
 
     Attributes:
         root: the outermost module of the parts.
+        keeps: whether this process has the model whole before and after: the main one, and any other that does not have
+            it on `meta`.
 
     Args:
-        model: whole, and equal in all processes; it is split in place.
+        model: whole in the main process, and of the same shapes in the others; it is split in place.
         optimizer: whose parameters and moments are split with the model, if it exists.
         trained: whether there will be backward passes.
     """
@@ -192,7 +166,9 @@ class ShardedModel(nn.Module):
         trained: bool = True,
     ) -> None:
         super().__init__()
-        self.sharding, self.trained = sharding, trained
+        self.sharding, self.trained, self.keeps = sharding, trained, not without_weights(model)
+        if torch.distributed.get_rank() == 0 and not self.keeps:
+            raise UserError("the main process has a model without weights (on meta): only the others may")
         self._of = (model,)  # in a tuple, because it is a submodule of `root`
         self._blank: tuple[PreTrainedModel, ...] = ()  # the model without weights, as it is when whole
         self.split(optimizer)
@@ -221,11 +197,11 @@ class ShardedModel(nn.Module):
         self.root = self.sharding.split(model, trained=self.trained)
         after = dict(model.named_parameters())
         if optimizer is not None:
-            _exchange(optimizer, {id(old): after[name] for name, old in before.items()}, part_like)
+            exchange(optimizer, {id(old): after[name] for name, old in before.items()}, part_from_main)
 
     @torch.no_grad()
     def gather(self, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Make the model whole again, on the CPU; all processes must call it.
+        """Make the model whole again, on the CPU, where it was whole before; all processes must call it.
 
         Args:
             optimizer: gets the whole parameters. Its moments stay in parts.
@@ -233,12 +209,12 @@ class ShardedModel(nn.Module):
         (model,), blank = self._of, self._blank[0]
         before = dict(model.named_parameters())
         after = {
-            name: nn.Parameter(gathered(part.detach()), requires_grad=part.requires_grad)
+            name: nn.Parameter(gathered(part.detach(), self.keeps), requires_grad=part.requires_grad)
             for name, part in before.items()
         }
         if optimizer is not None:
             new = {id(old): after[name] for name, old in before.items()}
-            _exchange(optimizer, new, lambda moment, like: moment)
+            exchange(optimizer, new, lambda moment, like: moment)
         _fill(blank, model, after)
         for name, child in blank.named_children():
             setattr(model, name, child)
@@ -257,69 +233,3 @@ def _fill(blank: PreTrainedModel, model: PreTrainedModel, parameters: Mapping[st
         blank.get_buffer(name).copy_(buffer)
     for own, other in zip(blank.modules(), model.modules(), strict=True):
         own.training = other.training
-
-
-def _exchange(
-    optimizer: torch.optim.Optimizer,
-    new: Mapping[int, nn.Parameter],
-    converted: Callable[[Tensor, Tensor], Tensor],
-) -> None:
-    """Give an optimizer other parameters in place of its own, and convert the moments of these.
-
-    Args:
-        new: by the `id` of the parameter that the optimizer has.
-        converted: a moment, like its new parameter.
-    """
-    state: dict[Tensor, Any] = {}
-    for old, own in optimizer.state.items():
-        parameter = new.get(id(old))
-        if parameter is None:
-            state[old] = own
-        else:
-            state[parameter] = {key: _with(parameter, value, old, converted) for key, value in own.items()}
-    for group in optimizer.param_groups:
-        group["params"] = [new.get(id(parameter), parameter) for parameter in group["params"]]
-    optimizer.state = defaultdict(dict, state)
-
-
-def _with(parameter: Tensor, value: Any, old: Tensor, converted: Callable[[Tensor, Tensor], Tensor]) -> Any:
-    """A value of an optimizer's state that goes with a new parameter: a moment converted, a count on its device."""
-    if not torch.is_tensor(value):
-        return value
-    return converted(value, parameter) if _is_moment(value, old) else value.to(parameter.device)
-
-
-def _is_moment(value: Any, parameter: Tensor) -> bool:
-    return torch.is_tensor(value) and value.dim() > 0 and value.shape == parameter.shape
-
-
-def split_loaded(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """A state dict of an optimizer with whole moments, with those that this process holds of its parameters' shapes."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    numbers = [number for group in state["param_groups"] for number in group["params"]]
-    of = dict(zip(numbers, parameters, strict=True))
-    own = {
-        number: {
-            key: part_like(value, of[number]) if _is_moment(value, of[number]) else value
-            for key, value in moments.items()
-        }
-        for number, moments in state["state"].items()
-    }
-    return {**state, "state": own}
-
-
-def gathered_state(optimizer: torch.optim.Optimizer, keep: bool) -> dict[str, Any]:
-    """An optimizer's state dict with whole moments on the CPU; without moments where it is not kept.
-
-    All processes must call it.
-    """
-
-    def of_process(value: Any) -> Any:
-        if not is_part(value):
-            return value
-        full = whole(value)
-        return full.cpu() if keep else full.new_empty(0)
-
-    state = optimizer.state_dict()
-    moments = {number: {key: of_process(value) for key, value in own.items()} for number, own in state["state"].items()}
-    return {**state, "state": moments}

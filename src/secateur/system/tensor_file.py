@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from secateur.system.file_format import VERSION, FileFormat
 from secateur.system.files import atomic_path
@@ -31,6 +31,23 @@ def load_tensors(path: Path | str, file_format: FileFormat) -> dict[str, Tensor]
     with safe_open(path, "pt") as file:
         _notes(file.metadata(), path, file_format)
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+
+
+def load_into(module: nn.Module, path: Path | str, file_format: FileFormat, prefix: str = "") -> None:
+    """Load a module's state from a file. What the module has on `meta` is not read: another process has it.
+
+    Args:
+        prefix: of the names of its tensors in the file; others are left out.
+
+    Raises:
+        UserError: a later version wrote the file.
+    """
+    elsewhere = {name: own for name, own in module.state_dict().items() if own.is_meta}
+    with safe_open(path, "pt") as file:
+        _notes(file.metadata(), path, file_format)
+        names = [name.removeprefix(prefix) for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+        state = {name: file.get_tensor(prefix + name) for name in names if name not in elsewhere}
+    module.load_state_dict(state | elsewhere)
 
 
 def read_notes(path: Path | str, file_format: FileFormat) -> dict[str, str]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from secateur.system.sharding import whole
+from secateur.system.parts import whole
 
 
 class Averaging(nn.Module):

@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 
 from secateur.system.errors import UserError
 from secateur.system.file_format import FileFormat
-from secateur.system.tensor_file import load_tensors, read_notes, save_tensors
+from secateur.system.tensor_file import load_into, read_notes, save_tensors
 
 BEST = "best.safetensors"
 """The file of a training's folder with the weights, the score and the step of its best evaluation."""
@@ -57,11 +57,8 @@ class BestEvaluation:
         """Restore the weights of the best evaluation; if there is none, the weights are unchanged."""
         if not self.path.is_file():
             return
-        state = load_tensors(self.path, FORMAT)
         for part, module in self.parts.items():
-            prefix = f"{part}."
-            own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-            module.load_state_dict(own)
+            load_into(module, self.path, FORMAT, f"{part}.")
 
     def _score_before(self, step: int) -> float | None:
         """The best score of the earlier steps; one of a later step was left by a crash and does not count."""

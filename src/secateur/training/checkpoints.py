@@ -16,7 +16,7 @@ from torch import nn
 from transformers import TrainerState, TrainingArguments
 
 from secateur.system.file_format import FileFormat
-from secateur.system.tensor_file import load_tensors, save_tensors
+from secateur.system.tensor_file import load_into, save_tensors
 
 STATE = "secateur.safetensors"
 """The file of a checkpoint with the state of the terms, the method, the shrinking and the averaging."""
@@ -65,7 +65,7 @@ class OwnCheckpoint:
             remove_old(checkpoint, limit, self.state().best_model_checkpoint)
 
     def before_loading(self, checkpoint: Path) -> None:
-        self.own.load_state_dict(load_tensors(checkpoint / STATE, FORMAT))
+        load_into(self.own, checkpoint / STATE, FORMAT)
         self.restored()
 
 

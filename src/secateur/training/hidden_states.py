@@ -11,6 +11,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from secateur.system.errors import UserError
+from secateur.system.model_state import device_of
 from secateur.training.layer_matching import MATCHES, SAME, SAMPLES, layer_numbers
 from secateur.training.step import Step, Term, real_tokens
 from secateur.training.terms import register
@@ -103,7 +104,8 @@ class Hidden(Term):
         self.width, target = student.config.hidden_size, teacher.config.hidden_size
         matched = self.matched(self.depth)
         for name in map(str, matched) if self.match == SAME else [SHARED]:
-            self.projections[name] = _identity(self.width, target).to(student.device) if self.project else nn.Identity()
+            own = _identity(self.width, target).to(device_of(student)) if self.project else nn.Identity()
+            self.projections[name] = own
 
     def _depths(self, student: PreTrainedModel, teacher: Any) -> tuple[int, int]:
         """The layers of the student and of the teacher, which must fit each other."""

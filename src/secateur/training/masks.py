@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from secateur.methods.method import Method
 from secateur.surgery.masking import Attachment, attached
+from secateur.system.model_state import device_of
 
 
 class TrainingMasks:
@@ -42,7 +43,7 @@ class TrainingMasks:
                 yield
             finally:
                 self.attachment = None
-                self.method.to(self.model.device)
+                self.method.to(device_of(self.model))
 
     @contextmanager
     def lifted(self) -> Iterator[None]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import TrainerState, TrainingArguments
 
 from secateur.system.errors import UserError
-from secateur.system.sharding import own_part
+from secateur.system.parts import own_part
 
 
 class FiniteWatch:
@@ -31,9 +31,14 @@ class FiniteWatch:
         self._first: dict[str, Tensor] = {}  # name -> step, infinity while every value was finite
 
     def watch(self, name: str, value: Tensor) -> None:
-        """Inspect a value of any shape, of the optimizer step that comes next, without waiting for the device."""
+        """Inspect a value of any shape, of the optimizer step that comes next, without waiting for the device.
+
+        Nothing is wrong with a value that only another process has.
+        """
         if name not in self._first:
             self._first[name] = torch.full((), math.inf, device=self.args.device)
+        if value.is_meta:
+            return
         first, finite = self._first[name], own_part(value.detach()).isfinite().all().to(self.args.device)
         self._first[name] = torch.where(finite, first, first.clamp(max=self._step()))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from secateur.methods.method import Method
 from secateur.surgery.shrinking import Shrinking
 from secateur.system import process_memory
-from secateur.system.sharding import is_sharded
+from secateur.system.parts import is_sharded
 from secateur.training.masks import TrainingMasks
 
 ENOUGH = 0.75

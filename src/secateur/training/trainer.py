@@ -28,7 +28,7 @@ from secateur.surgery.masking import Attachment
 from secateur.surgery.optimizer_state import Moments, moments_of, set_moments
 from secateur.surgery.shrinking import Shrinking
 from secateur.system import process_memory
-from secateur.system.sharding import whole_state
+from secateur.system.parts import whole_state
 from secateur.training import checks
 from secateur.training.averaging import Averaging
 from secateur.training.best import BEST, BestEvaluation, greater_is_better

@@ -19,7 +19,9 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from secateur.system import processes
 from secateur.system.errors import UserError
-from secateur.system.sharding import ShardedModel, Sharding, gathered_parts, gathered_state, split_loaded
+from secateur.system.optimizer_parts import gathered_state, split_loaded
+from secateur.system.parts import gathered_parts
+from secateur.system.sharding import ShardedModel, Sharding
 
 OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"
 """Trainer's files of a checkpoint."""

@@ -21,7 +21,8 @@ from transformers import PreTrainedModel
 from secateur.system.compat.borrowed_model import Settings, set_settings, settings_of, unwrap_forward
 from secateur.system.compat.ordered_trainer import LengthGroupedSampler, OrderedTrainer, RowOrder
 from secateur.system.compat.sharding_trainer import ShardingTrainer
-from secateur.system.sharding import whole
+from secateur.system.model_state import without_weights
+from secateur.system.parts import whole
 
 __all__ = ["HookedTrainer", "LengthGroupedSampler", "RowOrder", "SeedableRandomSampler"]
 
@@ -186,4 +187,5 @@ class HookedTrainer(OrderedTrainer, ShardingTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.checkpointing.before_loading(Path(resume_from_checkpoint))
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if not without_weights(self.model):  # else the main process reads them, and hands out the parts
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
