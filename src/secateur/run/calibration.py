@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,6 +17,7 @@ from secateur.run.run_data import RunData
 from secateur.run.target import new_method, read_latency_table
 from secateur.structure.plan import Plan
 from secateur.surgery.compensation import Refit, compensate
+from secateur.system import processes
 from secateur.system.errors import UserError
 from secateur.tasks.rows import length_of
 from secateur.tasks.task import Task
@@ -113,5 +114,7 @@ def calibrated_method(context: Context, student: PreTrainedModel) -> Method:
     """The method of a run for a student before pruning, which has looked at it on training rows if it needs to."""
     method = new_method(context.recipe, student, read_latency_table(context.folder))
     if isinstance(method, Calibrated):
-        Calibration.of_run(context.data).teach(method)
+        processes.where_whole(partial(Calibration.of_run(context.data).teach, method))
+    if processes.in_parts():  # weights that only the main process has may have told it something
+        method.load_state_dict(processes.on_main(method.state_dict))
     return method

@@ -19,9 +19,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from secateur.budget.space import Space
 from secateur.run.recipe import Recipe
 from secateur.structure.plan import Plan
-from secateur.surgery.optimizer_state import ORDERS, Moments, load_moments, save_moments
+from secateur.surgery.optimizer_state import ORDERS, Moments, blank_moments, load_moments, save_moments
 from secateur.system.errors import UserError
 from secateur.system.file_format import FileFormat
+from secateur.system.model_state import without_weights
 from secateur.system.tensor_file import load_tensors, save_tensors
 from secateur.training.objectives import STACKS, Hidden, Labels, Logits, Term
 from secateur.training.terms import TERMS
@@ -105,8 +106,13 @@ class Distillation:
         return self._restricted(load_tensors(self.folder / WEIGHTS, FORMAT), cut)
 
     def saved_moments(self, cut: CutModel) -> dict[str, Moments]:
-        """The moments of the optimizer of pruning, for the kept weights of the model and of the terms."""
+        """The moments of the optimizer of pruning, for the kept weights of the model and of the terms.
+
+        In parts, only the main process has those of the model; the others have their shapes, on `meta`.
+        """
         saved = {part: load_moments(self.folder / MOMENTS / f"{part}.safetensors") for part in PARTS}
+        if without_weights(cut.model):
+            saved["model"] = blank_moments(saved["model"])
         return saved | {"terms": self._restricted_moments(saved["terms"], cut)}
 
     def _restricted_moments(self, moments: Moments, cut: CutModel) -> Moments:

@@ -1,7 +1,13 @@
-"""The models of a run: the teacher, and the student that starts from it."""
+"""The models of a run: the teacher, and the student that starts from it.
+
+Where they are trained in parts, only the main process has their weights (`system/main_models.py`), and every process
+must call what returns a model; while the others wait for the main process, it alone.
+"""
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -14,10 +20,12 @@ from secateur.run.run_data import recipe_model
 from secateur.run.teacher_scores import kept_classes, kept_scores
 from secateur.structure.architecture import Embedding, Norm
 from secateur.structure.binding import bind
+from secateur.surgery.checkpoint import load
 from secateur.surgery.factorisation import factorise, rank_for
 from secateur.surgery.sentence.attach import head_of, replace_head
 from secateur.surgery.word_embeddings import stored_tables, table_paths
 from secateur.system.errors import UserError
+from secateur.system.main_models import held_by_main
 from secateur.system.model_state import in_own_memory
 from secateur.tasks.checkpoint_labels import config_of
 from secateur.tasks.class_scores import ClassScore
@@ -27,7 +35,7 @@ from secateur.training.dropout import set_dropout
 
 def base_model(context: Context) -> PreTrainedModel:
     """The recipe's model; as all models of a run, it has the rows of the vocabulary that the run keeps."""
-    return context.data.with_kept_rows(recipe_model(context.recipe, context.data.task))
+    return held_by_main(lambda: context.data.with_kept_rows(recipe_model(context.recipe, context.data.task)))
 
 
 def untrained_teacher(context: Context) -> PreTrainedModel:
@@ -36,6 +44,10 @@ def untrained_teacher(context: Context) -> PreTrainedModel:
     The bias of a regression's head is the mean of the training scores: a head that starts at 0 spends the first part of
     a short training on reaching it.
     """
+    return held_by_main(partial(_untrained_teacher, context))
+
+
+def _untrained_teacher(context: Context) -> PreTrainedModel:
     model, task = base_model(context), context.data.task
     if task.head().get("problem_type") == REGRESSION:
         scores = [float(row["labels"]) for row in context.data.train_rows]
@@ -67,6 +79,10 @@ def named_teacher(context: Context) -> PreTrainedModel | None:
     if name is None:
         return None
     context.data.task.check_head(name, "teacher")
+    return held_by_main(partial(_named, context, name))
+
+
+def _named(context: Context, name: str) -> PreTrainedModel:
     teacher = context.data.task.load_model(name)
     context.data.task.check_labels(teacher, "teacher")
     return context.data.with_kept_rows(teacher)
@@ -76,8 +92,17 @@ def load_teacher(context: Context) -> PreTrainedModel:
     """The teacher, in evaluation mode: the named one, or the one that the stage `teacher` has trained."""
     teacher = named_teacher(context)
     if teacher is None:
-        teacher = context.data.with_kept_rows(context.data.task.load_model(context.teacher_folder))
+        teacher = held_by_main(partial(_trained_here, context))
     return teacher.eval()
+
+
+def _trained_here(context: Context) -> PreTrainedModel:
+    return context.data.with_kept_rows(context.data.task.load_model(context.teacher_folder))
+
+
+def load_cut(folder: Path) -> PreTrainedModel:
+    """A compact model of the run."""
+    return held_by_main(partial(load, folder))
 
 
 def teacher_scores(context: Context, teacher: PreTrainedModel) -> dict[str, float]:
@@ -92,6 +117,10 @@ def teacher_classes(context: Context, teacher: PreTrainedModel) -> list[ClassSco
 
 def new_student(context: Context, teacher: PreTrainedModel) -> PreTrainedModel:
     """The model that pruning starts from: with the teacher's weights, or its own and a new head."""
+    return held_by_main(partial(_new_student, context, teacher))
+
+
+def _new_student(context: Context, teacher: PreTrainedModel) -> PreTrainedModel:
     recipe = context.recipe
     set_seed(recipe.seed)
     student = base_model(context)

@@ -109,8 +109,8 @@ def dry_run_context(context: Context) -> Outlook:
     """As `dry_run`, for a context that exists already."""
     if context.finished:
         raise UserError(f"the run in {context.folder} is finished: there is nothing left to do")
-    table = prepare(context)
-    return outlook(decided(context), table, output_cache.decision(context))
+    table, cache = prepare(context), processes.where_whole(partial(output_cache.decision, context))
+    return processes.where_whole(partial(outlook, decided(context), table, cache))
 
 
 def locked_if_unfinished(context: Context) -> AbstractContextManager[None]:
@@ -154,7 +154,10 @@ def look_ahead(context: Context, table: LatencyTable | None, cache: Decision | N
     Raises:
         UserError: the recipe gives too few minutes.
     """
-    context = decided(context)
+    return processes.where_whole(partial(_ahead, decided(context), table, cache))
+
+
+def _ahead(context: Context, table: LatencyTable | None, cache: Decision | None) -> Outlook | None:
     read = log.isEnabledFor(logging.INFO) or any(_watches(context)) or run_length.is_open(context.recipe)
     return outlook(context, table, cache) if read and cache is not None else None
 

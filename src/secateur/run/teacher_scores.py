@@ -36,14 +36,19 @@ def kept_classes(data: RunData, teacher: PreTrainedModel, folder: Path) -> list[
 
 
 def _kept(data: RunData, teacher: PreTrainedModel, folder: Path) -> dict[str, Any]:
-    path = folder / f"scores-{_key(data, teacher)}.json"
-    kept: dict[str, Any] | None = processes.on_main(partial(_read, path))
+    path, kept = processes.on_main(lambda: _found(data, teacher, folder))
     if kept is not None:
         return kept
     found = scored(teacher, data.task, data.validation_rows, data.tokenizer)
     computed = {"scores": found.scores, "classes": [one.to_dict() for one in found.classes]}
     processes.on_main(partial(_write, path, computed))
     return computed
+
+
+def _found(data: RunData, teacher: PreTrainedModel, folder: Path) -> tuple[Path, dict[str, Any] | None]:
+    """The file of the scores, and what it holds, if it exists. Only the main process has all weights to name it by."""
+    path = folder / f"scores-{_key(data, teacher)}.json"
+    return path, _read(path)
 
 
 def _key(data: RunData, teacher: PreTrainedModel) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.system.file_format import FileFormat
+from secateur.system.model_copies import blank
 from secateur.system.parts import gathered, is_part
 from secateur.system.tensor_file import load_tensors, save_tensors
 
@@ -52,6 +53,14 @@ def set_moments(moments: Moments, optimizer: torch.optim.Optimizer, module: nn.M
             optimizer.state[parameter] = {**like, "step": step if parameter.is_meta else step.to(parameter.device)}
 
 
+def blank_moments(moments: Moments) -> Moments:
+    """The shapes of moments, on `meta`, and their counts: for a model without weights, which another process has."""
+    return {
+        name: {key: blank(value) if key in ORDERS else value for key, value in state.items()}
+        for name, state in moments.items()
+    }
+
+
 def save_moments(moments: Moments, path: Path) -> None:
     """Write moments to a safetensors file, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +68,7 @@ def save_moments(moments: Moments, path: Path) -> None:
 
 
 def load_moments(path: Path) -> Moments:
-    """The moments that `save_moments` wrote."""
+    """The moments that `save_moments` wrote; of those in a file only what is used comes into memory."""
     moments: Moments = {}
     for full_name, value in load_tensors(path, FORMAT).items():
         key, _, name = full_name.partition(".")

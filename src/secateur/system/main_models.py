@@ -6,6 +6,7 @@ when the model is split (`sharding`).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -37,5 +38,12 @@ def held_by_main(load: Callable[[], M]) -> M:
     blank, state = processes.on_main(work)
     if own:
         return own[0]
+    _construct_one_like(blank)
     torch.set_rng_state(state)
     return blank
+
+
+def _construct_one_like(model: PreTrainedModel) -> None:
+    """Construct a model of the same classes: transformers notes then which outputs they can return, for all of them."""
+    with torch.device("meta"):
+        type(model)(copy.deepcopy(model.config))

@@ -97,9 +97,13 @@ class CachedTeacher:
         return cls.of_run(TeacherRun.of(teacher, rows, collate, layers, target_layers, batch, bf16), folder, limit_gb)
 
     @classmethod
-    def of_run(cls, run: TeacherRun, folder: Path | str, limit_gb: float) -> CachedTeacher:
-        """As `of`, for a pass that is described already."""
-        arrays = ArrayCache(Path(folder), 1e9 * limit_gb, ADVICE).get(run.key(), run.fill)
+    def of_run(cls, run: TeacherRun, folder: Path | str, limit_gb: float, key: str | None = None) -> CachedTeacher:
+        """As `of`, for a pass that is described already.
+
+        Args:
+            key: of the run, where another process has the teacher's weights.
+        """
+        arrays = ArrayCache(Path(folder), 1e9 * limit_gb, ADVICE).get(key or run.key(), run.fill)
         return cls(run.teacher.config, arrays, run.starts, run.layers, run.target_starts, run.target_layers)
 
     def __call__(

@@ -28,7 +28,7 @@ from secateur.run.baselines import register
 from secateur.run.baselines.baseline import FOLDER, FORMAT, Baseline, LeftOut, Row
 from secateur.run.context import Context
 from secateur.run.distillation import CutModel
-from secateur.run.models import base_model, load_teacher, new_student, prepared
+from secateur.run.models import base_model, load_cut, load_teacher, new_student, prepared
 from secateur.run.run_rounds import LAYER
 from secateur.run.stage_trainer import distilling_trainer, train
 from secateur.run.stages.outputs import outputs_of
@@ -39,6 +39,7 @@ from secateur.surgery.checkpoint import load
 from secateur.surgery.cut import cut
 from secateur.surgery.factorisation import embedding_rank
 from secateur.system import processes
+from secateur.system.main_models import held_by_main
 
 COUNT, STAGE = "layers.json", "train"
 
@@ -64,11 +65,11 @@ class FewerLayers(Baseline):
         layers = LayerCuts(student)
         count = processes.on_main(partial(decided_count, context, layers))
         own = replace(context, folder=folder, shared=context.shared or context.folder, branches=())
-        plan = layers.plan(count, self)
+        plan = processes.where_whole(partial(layers.plan, count, self))
         if not own.model_folder.is_dir():
             _train(own, teacher, layers, plan)
         processes.on_main(partial(shutil.rmtree, folder / STAGE, ignore_errors=True))
-        model = load(own.model_folder)
+        model = load_cut(own.model_folder)
         scored, error = context.data.scored_with_error(model)
         row = Row(
             name=self.name,
@@ -193,7 +194,7 @@ def _train(context: Context, teacher: PreTrainedModel, layers: LayerCuts, plan: 
         context: of the baseline, whose folder is its own.
     """
     recipe = context.recipe
-    small = _cut(context, layers.student, plan)
+    small = held_by_main(partial(_cut, context, layers.student, plan))
     model = prepared(recipe, small, base_model(context))
     set_seed(recipe.seed)
     trainer = distilling_trainer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -52,6 +53,16 @@ def check(context: Context) -> LatencyTable | None:
         read_config(Path(recipe.model))
     context.data.check()
     model, teacher = _check_whole(context.whole)
+    return processes.where_whole(partial(_check_student, context, model, teacher))
+
+
+def _check_student(context: Context, model: PreTrainedModel, teacher: PreTrainedModel | None) -> LatencyTable | None:
+    """Check what the student is, and what is done with it; the latency table, if the recipe needs one.
+
+    Args:
+        model, teacher: with the whole vocabulary.
+    """
+    recipe = context.recipe
     student = shaped(recipe, context.data.with_kept_rows(model))
     table = latency_table(recipe, context.folder, student)
     check_target(context, student, table)

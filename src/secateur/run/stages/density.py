@@ -46,7 +46,9 @@ def run(context: Context) -> None:
         trials = Trials.of(context, QUESTION)
         goal = _goal(trials)
         goal.check(context.data.task.of_training_rows().metric)
-        densities = densities_to_try(context.recipe, new_student(context, trials.teacher))
+        densities = processes.where_whole(
+            lambda: densities_to_try(context.recipe, new_student(context, trials.teacher))
+        )
         chosen = smallest(densities, partial(_keeps, trials, goal))
     processes.on_main(partial(_decide, context, goal, chosen))
 

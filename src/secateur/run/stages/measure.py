@@ -18,14 +18,13 @@ from secateur.report.model_card import card
 from secateur.report.report import Report
 from secateur.run import output_cache, ramp_scores, run_length, vocabulary_data
 from secateur.run.context import Context
-from secateur.run.models import base_model, load_teacher, teacher_classes, teacher_scores
+from secateur.run.models import base_model, load_cut, load_teacher, teacher_classes, teacher_scores
 from secateur.run.records import FORMAT, VERIFIED, VERSIONS
 from secateur.run.run_data import tuning_score
 from secateur.run.stages import baselines, density, depth
 from secateur.run.stages import teacher as teacher_stage
 from secateur.run.target import read_latency_table
 from secateur.structure.plan import Plan
-from secateur.surgery.checkpoint import load
 from secateur.system import processes
 from secateur.system.files import atomic_write
 from secateur.tasks.class_scores import ClassScore
@@ -57,7 +56,7 @@ def done(context: Context) -> bool:
 
 def run(context: Context) -> None:
     """Score in all processes; time, and write the report, in the main one."""
-    model, teacher = load(context.model_folder), load_teacher(context.whole)
+    model, teacher = load_cut(context.model_folder), load_teacher(context.whole)
     context.accounting.reset_peak()
     of_teacher = teacher_scores(context, teacher), teacher_classes(context, teacher)
     of_model = context.data.scored_with_error(model)

@@ -20,6 +20,7 @@ from secateur.system import processes
 from secateur.system.errors import UserError
 from secateur.system.file_format import NewerVersion
 from secateur.training.teacher_cache import CachedTeacher
+from secateur.training.teacher_run import TeacherRun
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,9 @@ def outputs_of(context: Context, teacher: PreTrainedModel) -> PreTrainedModel | 
         return teacher
     try:
         with context.accounting.stage("cache"):
-            return processes.main_first(partial(cached_outputs, context, teacher, context.data.distillation_rows))
+            run = teacher_run(context, teacher, context.data.distillation_rows)
+            key = processes.where_whole(run.key)
+            return processes.main_first(partial(_cached, context, run, key))
     except NewerVersion:
         raise
     except UserError as error:
@@ -62,4 +65,8 @@ def cached_outputs(context: Context, teacher: PreTrainedModel, rows: Rows) -> Ca
         UserError: they cannot be cached (`CachedTeacher.of`).
     """
     run = teacher_run(context, teacher, rows)
-    return CachedTeacher.of_run(run, context.cache_folder, context.recipe.distillation.cache_gb)
+    return _cached(context, run, run.key())
+
+
+def _cached(context: Context, run: TeacherRun, key: str) -> CachedTeacher:
+    return CachedTeacher.of_run(run, context.cache_folder, context.recipe.distillation.cache_gb, key)

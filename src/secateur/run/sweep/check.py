@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from secateur.run.context import Context
@@ -14,6 +15,7 @@ from secateur.run.stages import check as stage
 from secateur.run.sweep.block import Point, Sweep, in_trial, recipes_to_check
 from secateur.run.target import latency_table
 from secateur.run.vocabulary_data import data_of
+from secateur.system import processes
 from secateur.system.errors import UserError
 
 TUNING_ROWS = 1000
@@ -55,7 +57,7 @@ def check(sweep: Sweep, folder: Path) -> Context:
         raise in_trial(first_point, error) from error
     for point, recipe in others[:MOST_MODELS]:
         try:
-            _check_target(context, recipe)
+            processes.where_whole(partial(_check_target, context, recipe))
         except UserError as error:
             raise in_trial(point, error) from error
     return context
