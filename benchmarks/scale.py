@@ -54,9 +54,9 @@ SMALL: dict[str, Any] = {
 }
 SMALL |= {"num_key_value_heads": 4, "vocab_size": 1024}
 ROWS, LENGTH, STEPS = 4, 128, 8
-SPLIT, HOST, SAVED = 20, 8, 12
+SPLIT, HOST, SAVED = 20, 16, 12
 """Bytes for each parameter: split among GPUs (weight, gradient and two moments of the student in float32, weight of the
-teacher), in the memory of the host for each process (both as they are loaded), and in a checkpoint."""
+teacher), in the memory of the host of the main process (student, teacher and two moments), and in a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -162,9 +162,7 @@ def table(ratio: float, tokens: int = 2048, memory: float = 80.0, share: float =
         share: of it for weights and their moments; the rest is for activations.
         tflops: of a GPU in large products in bf16, which should be measured (`secateur bench`).
     """
-    print(
-        "| shape | parameters, B | GFLOP a token | split, GB | GPUs | host, GB a process | checkpoint, GB | GPU hours |"
-    )
+    print("| shape | parameters, B | GFLOP a token | split, GB | GPUs | host, GB | checkpoint, GB | GPU hours |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for name, shape in SHAPES.items():
         own = counts(shape, tokens)

@@ -4,7 +4,9 @@ import json
 import re
 import signal
 import time
+from functools import partial
 
+import only_main_loads
 import psutil
 import pytest
 import torch
@@ -57,7 +59,10 @@ def lines(path):
 
 @pytest.fixture(scope="module")
 def two(world, tmp_path_factory):
-    """(folder, stdout, stderr) of a run in two processes that is killed while it prunes, and then resumed."""
+    """(folder, stdout, stderr) of a run in two processes that is killed while it prunes, and then resumed.
+
+    Resumed, it is in parts, and only the main process may load models.
+    """
     folder = tmp_path_factory.mktemp("two") / "run"
     run = start(TORCHRUN, world, folder)
     while not list(folder.glob("prune/checkpoint-*/secateur.safetensors")):
@@ -65,7 +70,7 @@ def two(world, tmp_path_factory):
         time.sleep(0.02)
     kill(run)
     assert not (folder / "cut").exists()
-    again = start(ACCELERATE, world, folder)
+    again = launched(ACCELERATE, only_main_loads.__file__, "prune", "--recipe", world, "--output", folder)
     out, err = again.communicate(timeout=300)
     assert again.returncode == 0, err[-3000:]
     return folder, out, err
@@ -122,6 +127,31 @@ def test_a_single_process_is_the_main_process(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")  # as a cluster sets it without starting processes of this run
     assert (processes.count(), processes.is_main()) == (1, True)
     assert processes.on_main(lambda: 3) == processes.main_first(lambda: 3) == 3
+
+
+def test_a_call_within_the_work_of_the_main_process_is_its_alone(monkeypatch):
+    for name, value in {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    calls = []
+    monkeypatch.setattr(processes, "_group", lambda: None)
+    monkeypatch.setattr(torch.distributed, "broadcast_object_list", lambda *args, **kwargs: calls.append("broadcast"))
+    monkeypatch.setattr(torch.distributed, "barrier", lambda **kwargs: None)
+    assert processes.on_main(lambda: processes.on_main(lambda: 1) + processes.main_first(lambda: 2)) == 3
+    assert calls == ["broadcast"]
+    with pytest.raises(UserError, match="wrong"):
+        processes.on_main(partial(_fail, UserError("wrong")))
+    assert processes.on_main(lambda: 4) == 4 and len(calls) == 3
+
+
+def _fail(error):
+    raise error
+
+
+def test_values_of_whole_models_are_where_these_are(monkeypatch):
+    monkeypatch.setattr(processes, "on_main", lambda work: ("of the main process", work()))
+    assert processes.where_whole(lambda: 1) == 1
+    monkeypatch.setattr(processes, "in_parts", lambda: True)
+    assert processes.where_whole(lambda: 1) == ("of the main process", 1)
 
 
 @pytest.mark.parametrize(("rank", "main"), [("0", True), ("3", False)])

@@ -92,6 +92,13 @@ def test_a_model_without_known_layers_is_refused():
         unknown.split(tiny("llama", "ForCausalLM"), trained=True)
 
 
+def test_the_main_process_must_have_the_weights(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
+    shapes = model_copies.blank_copy(tiny("llama", "ForCausalLM"))
+    with pytest.raises(UserError, match="the main process has a model without weights"):
+        sharding.ShardedModel(shapes, sharding.Sharding(torch.device("cpu")))
+
+
 @pytest.mark.parametrize(("refit", "generates", "name"), [(True, False, "refit"), (False, True, "generate")])
 def test_what_needs_the_whole_model_is_refused(refit, generates, name):
     checks.check_sharding(None, refit, generates)

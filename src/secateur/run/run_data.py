@@ -48,9 +48,13 @@ def open_data(data: DataRecipe, seed: int) -> Task:
     return open_task(data.task, data.source, data.options, metric=data.metric, seed=seed, rows=data.rows, **given)
 
 
-def recipe_model(recipe: Recipe, task: Task) -> PreTrainedModel:
-    """The recipe's model with a head for the task. Where a teacher is named, a head for other labels is replaced."""
-    return task.load_model(recipe.model, ignore_mismatched_sizes=recipe.teacher is not None)
+def recipe_model(recipe: Recipe, task: Task, **options: Any) -> PreTrainedModel:
+    """The recipe's model with a head for the task. Where a teacher is named, a head for other labels is replaced.
+
+    Args:
+        options: as of `Task.load_model`.
+    """
+    return task.load_model(recipe.model, ignore_mismatched_sizes=recipe.teacher is not None, **options)
 
 
 @dataclass(frozen=True)

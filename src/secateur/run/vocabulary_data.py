@@ -60,7 +60,7 @@ class VocabularyData(RunData):
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        model = recipe_model(self.recipe, self.task)
+        model = recipe_model(self.recipe, self.task, dtype="auto")  # weights that are not used stay in their file
         counts = self.counted_pieces(row_count(model))
         return kept_pieces(self.whole.tokenizer, counts, self.recipe.vocabulary.min_count, token_numbers(model))
 

@@ -57,7 +57,7 @@ class PruningTrainer(EvaluatingTrainer):
     """Trains a model under a method's masks, or a cut model without a method.
 
     Args:
-        model: the student.
+        model: the student; in parts (FSDP) processes other than the main one may have it, and the teacher, on `meta`.
         method: computes the masks; None trains the model as it is (a teacher, or a cut model that recovers).
         teacher: frozen; terms that distil need it. A `CachedTeacher` needs batches with the key `index`.
         objective: terms of the loss, summed with their weights; by default the task's own loss.

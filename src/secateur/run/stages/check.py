@@ -122,7 +122,7 @@ def _check_whole(context: Context) -> tuple[PreTrainedModel, PreTrainedModel | N
 
 
 def _check_processes(recipe: Recipe) -> None:
-    """Each process must have a whole model, and the same number of rows of each batch."""
+    """No launcher may split models but as this package does, and each process must have as many rows of a batch."""
     processes.refuse_sharding()
     size, count = recipe.training.batch_size, processes.count()
     if size % count:

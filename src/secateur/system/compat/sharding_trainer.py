@@ -2,7 +2,8 @@
 
 Trainer's own path for FSDP refuses parameters that are none of the model's, such as a method's, and leaves the model
 in parts. Here Trainer is told of several processes with whole models, and the model is split where it would be
-wrapped by DDP. Checkpoints are the same files as without FSDP, so that any number of processes can resume from one.
+wrapped by DDP; only the main process needs its weights. Checkpoints are the same files as without FSDP, so that any
+number of processes can resume from one.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class ShardingTrainer(Trainer):
         return self.in_parts
 
     def gather(self) -> None:
-        """Make the model whole again, if it is split; all processes must call it."""
+        """Make the model whole again, if it is split, where it was before; all processes must call it."""
         if self.in_parts is None:
             return
         with self.rebuilding():
@@ -158,7 +159,7 @@ def _check(plugin: Any, args: TrainingArguments) -> None:
     refused = {
         "fsdp_cpu_ram_efficient_loading": (
             plugin.cpu_ram_efficient_loading,
-            "each process splits a model that it has loaded: set it to false",
+            "the main process has the weights, and gives the others their parts: set it to false",
         ),
         "fsdp_offload_params": (
             type(plugin.cpu_offload).__name__ == "CPUOffloadPolicy",
