@@ -11,6 +11,7 @@ from secateur.structure.plan import Plan
 from secateur.surgery.cut import cut
 from secateur.surgery.optimizer_state import blank_moments
 from secateur.system import model_copies, processes
+from secateur.system.errors import UserError
 from secateur.system.file_format import FileFormat
 from secateur.system.main_models import held_by_main
 from secateur.system.model_state import device_of, without_weights
@@ -67,7 +68,10 @@ def test_a_process_of_whole_models_loads_its_own():
 
 def test_a_model_without_weights_is_on_the_cpu_for_all_that_goes_with_it():
     model = model_copies.blank_copy(tiny("llama"))
-    assert device_of(model) == Space(model, "ffn").ones().device == torch.device("cpu")
+    space = Space(model, "ffn")
+    assert device_of(model) == space.ones().device == torch.device("cpu")
+    with pytest.raises(UserError, match="make it in the main process"):
+        Plan.of(space, space.ones())
 
 
 def test_what_another_process_has_is_not_read_from_a_file(tmp_path):

@@ -100,7 +100,7 @@ def _trained_here(context: Context) -> PreTrainedModel:
     return context.data.with_kept_rows(context.data.task.load_model(context.teacher_folder))
 
 
-def load_cut(folder: Path) -> PreTrainedModel:
+def load_compact(folder: Path) -> PreTrainedModel:
     """A compact model of the run."""
     return held_by_main(partial(load, folder))
 

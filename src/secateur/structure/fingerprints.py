@@ -16,14 +16,25 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from secateur.system.errors import UserError
 from secateur.system.files import fingerprint
+from secateur.system.model_state import without_weights
 
 NOT_COMPUTED_WITH = ("_name_or_path", "problem_type")
 """Keys of a config on which no output depends: where the model was loaded from, and how its loss is computed."""
 
 
 def weights_fingerprint(model: PreTrainedModel) -> str:
-    """16 hex digits that identify a model's tensors by name, shape and value: the `source` of a plan."""
+    """16 hex digits that identify a model's tensors by name, shape and value: the `source` of a plan.
+
+    Raises:
+        UserError: another process has the weights.
+    """
+    if without_weights(model):
+        raise UserError(
+            "a plan names the weights that it was made from, and this process has none (they are on meta): "
+            "make it in the main process"
+        )
     return fingerprint(
         chunk
         for name, tensor in sorted(model.state_dict().items())

@@ -11,7 +11,6 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from secateur.system.errors import UserError
-from secateur.system.model_state import device_of
 from secateur.training.layer_matching import MATCHES, SAME, SAMPLES, layer_numbers
 from secateur.training.step import Step, Term, real_tokens
 from secateur.training.terms import register
@@ -103,9 +102,9 @@ class Hidden(Term):
         self.own = slice(-depth, None) if self.stack == "decoder" else slice(depth)
         self.width, target = student.config.hidden_size, teacher.config.hidden_size
         matched = self.matched(self.depth)
+        device = "cpu" if student.device.type == "meta" else student.device  # another process may have its weights
         for name in map(str, matched) if self.match == SAME else [SHARED]:
-            own = _identity(self.width, target).to(device_of(student)) if self.project else nn.Identity()
-            self.projections[name] = own
+            self.projections[name] = _identity(self.width, target).to(device) if self.project else nn.Identity()
 
     def _depths(self, student: PreTrainedModel, teacher: Any) -> tuple[int, int]:
         """The layers of the student and of the teacher, which must fit each other."""

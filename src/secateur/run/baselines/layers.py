@@ -28,7 +28,7 @@ from secateur.run.baselines import register
 from secateur.run.baselines.baseline import FOLDER, FORMAT, Baseline, LeftOut, Row
 from secateur.run.context import Context
 from secateur.run.distillation import CutModel
-from secateur.run.models import base_model, load_cut, load_teacher, new_student, prepared
+from secateur.run.models import base_model, load_compact, load_teacher, new_student, prepared
 from secateur.run.run_rounds import LAYER
 from secateur.run.stage_trainer import distilling_trainer, train
 from secateur.run.stages.outputs import outputs_of
@@ -69,7 +69,7 @@ class FewerLayers(Baseline):
         if not own.model_folder.is_dir():
             _train(own, teacher, layers, plan)
         processes.on_main(partial(shutil.rmtree, folder / STAGE, ignore_errors=True))
-        model = load_cut(own.model_folder)
+        model = load_compact(own.model_folder)
         scored, error = context.data.scored_with_error(model)
         row = Row(
             name=self.name,

@@ -18,7 +18,7 @@ from secateur.report.model_card import card
 from secateur.report.report import Report
 from secateur.run import output_cache, ramp_scores, run_length, vocabulary_data
 from secateur.run.context import Context
-from secateur.run.models import base_model, load_cut, load_teacher, teacher_classes, teacher_scores
+from secateur.run.models import base_model, load_compact, load_teacher, teacher_classes, teacher_scores
 from secateur.run.records import FORMAT, VERIFIED, VERSIONS
 from secateur.run.run_data import tuning_score
 from secateur.run.stages import baselines, density, depth
@@ -56,7 +56,7 @@ def done(context: Context) -> bool:
 
 def run(context: Context) -> None:
     """Score in all processes; time, and write the report, in the main one."""
-    model, teacher = load_cut(context.model_folder), load_teacher(context.whole)
+    model, teacher = load_compact(context.model_folder), load_teacher(context.whole)
     context.accounting.reset_peak()
     of_teacher = teacher_scores(context, teacher), teacher_classes(context, teacher)
     of_model = context.data.scored_with_error(model)

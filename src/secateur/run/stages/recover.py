@@ -12,7 +12,7 @@ from secateur.budget.space import Space
 from secateur.deploy.verify import verify
 from secateur.run.context import Context
 from secateur.run.distillation import CutModel
-from secateur.run.models import base_model, load_cut, load_teacher, prepared, problem_type_to_save
+from secateur.run.models import base_model, load_compact, load_teacher, prepared, problem_type_to_save
 from secateur.run.records import CUT_AT, FORMAT, VERIFIED
 from secateur.run.run_rounds import restarts
 from secateur.run.stage_trainer import distilling_trainer, train
@@ -36,7 +36,7 @@ def done(context: Context) -> bool:
 
 def run(context: Context) -> None:
     """Train the cut model for the rest of the run, if there is any, and save it."""
-    small = load_cut(context.cut_folder)
+    small = load_compact(context.cut_folder)
     _check_vocabulary(context, read_plan(context.cut_folder / "plan.json"))
     cut_at = FORMAT.read(context.folder / CUT_AT)
     if cut_at["progress"] < 1:
