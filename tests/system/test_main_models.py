@@ -4,9 +4,11 @@ import pickle
 
 import pytest
 import torch
-from tiny_models import FIRST, tiny
+from tiny_models import FIRST, METHODS, tiny
 
+from secateur import methods
 from secateur.budget.space import Space
+from secateur.methods.schedules import cubic
 from secateur.structure.plan import Plan
 from secateur.surgery.cut import cut
 from secateur.surgery.optimizer_state import blank_moments
@@ -72,6 +74,20 @@ def test_a_model_without_weights_is_on_the_cpu_for_all_that_goes_with_it():
     assert device_of(model) == space.ones().device == torch.device("cpu")
     with pytest.raises(UserError, match="make it in the main process"):
         Plan.of(space, space.ones())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_that_is_made_without_weights_takes_over_what_the_main_process_knows(name):
+    """And removes then the same units as its does, unless it reads weights, of which parts are gathered."""
+    model, kind = tiny("llama", "ForCausalLM"), methods.METHODS.get(name)
+    spaces = [Space(one, "head", "ffn") for one in (model, model_copies.blank_copy(model))]
+    mine, its = (kind(space, cubic(1.0, 0.7, begin=0.2, end=0.7)) for space in spaces)
+    its.load_state_dict(mine.state_dict())
+    for one in (mine, its):
+        one.train()
+        if not kind.reads_weights:
+            one.advance(0.5)
+    assert torch.equal(mine.eval().masks(), its.eval().masks())
 
 
 def test_what_another_process_has_is_not_read_from_a_file(tmp_path):
