@@ -15,6 +15,7 @@ from torch import Tensor
 from secateur.budget.budget import Budget
 from secateur.budget.ranking import highest_units, ranked
 from secateur.system.errors import UserError
+from secateur.system.model_state import device_of
 
 if TYPE_CHECKING:
     from secateur.budget.space import Space
@@ -91,7 +92,7 @@ def _dependent_kinds(space: Space) -> tuple[str, str] | None:
         if group.grids:
             return group.kind, group.kind
     kinds = torch.tensor([space.kinds.index(group.kind) for group in space.groups])
-    of_unit = kinds.repeat_interleave(torch.tensor([group.size for group in space.groups])).to(space.device)
+    of_unit = kinds.repeat_interleave(torch.tensor([group.size for group in space.groups])).to(device_of(space.model))
     for number, name in enumerate(space.kinds):
         kept = of_unit != number
         if bool((dead := kept & ~space.closure(kept)).any()):

@@ -53,6 +53,7 @@ from secateur.methods.settling import Settling
 from secateur.methods.shape_target import ShapeTarget
 from secateur.system import compat
 from secateur.system.errors import UserError
+from secateur.system.model_state import device_of
 
 GATE = HardConcrete(temperature=2 / 3)
 BOUNDS = (math.log(0.01), math.log(100.0))  # log alpha is clamped to these after every step
@@ -311,7 +312,7 @@ def _start(space: Space, seed: int, faithful: bool) -> Tensor:
     if faithful:
         for group, gates in space.by_group(start):
             gates -= 10.0 * (group.kind == "ffn")
-    return start.to(space.device)
+    return start.to(device_of(space.model))
 
 
 def _noise(space: Space, seed: int, draw: int, device: torch.device) -> Tensor:

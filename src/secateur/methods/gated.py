@@ -11,6 +11,7 @@ from secateur.budget.space import Space
 from secateur.budget.units import choose_exactly
 from secateur.methods.method import Amount, Method
 from secateur.methods.noise import generator, seed_or_default
+from secateur.system.model_state import device_of
 
 
 class Gated(Method):
@@ -61,7 +62,7 @@ class Gated(Method):
         rows = len(self.space.groups)
         bound = (6.0 / (rows + len(self.space) / rows)) ** 0.5
         noise = torch.rand(len(self.space), generator=torch.Generator().manual_seed(self.seed)) * 2 - 1
-        return (bound * noise).to(self.space.device)
+        return (bound * noise).to(device_of(self.space.model))
 
     def uniform_noise(self, like: Tensor) -> Tensor:
         """`(N,)`, sampled uniformly from (0, 1) on the device of `like` and in its dtype.

@@ -32,6 +32,7 @@ from secateur.methods.rounds import CoarseRound
 from secateur.methods.scheduled import Scheduled
 from secateur.methods.schedules import Schedule, linear
 from secateur.system.errors import UserError
+from secateur.system.model_state import device_of
 
 SMALLEST_NORM = 1e-20  # is added to a norm
 ROUNDING = 1e-9  # tolerance of shares
@@ -48,7 +49,7 @@ def normalised(space: Space, importance: Tensor) -> Tensor:
 def _normalised_together(space: Space) -> Iterator[Tensor]:
     """Indices of units that share a norm: those of a group, or of all groups of a kind with one unit each."""
     singles: dict[str, list[Tensor]] = {}
-    numbers = torch.arange(len(space), device=space.device)
+    numbers = torch.arange(len(space), device=device_of(space.model))
     for group, rows in space.by_group(numbers):
         if group.size > 1:
             yield rows

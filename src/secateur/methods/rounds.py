@@ -19,6 +19,7 @@ from secateur.budget.space import Space
 from secateur.methods.schedules import linear
 from secateur.structure.unit_names import stack_of
 from secateur.system.errors import UserError
+from secateur.system.model_state import device_of
 
 ROUNDING = 1e-9  # tolerance of counts
 COARSE = ("layer", "sublayer")
@@ -57,7 +58,7 @@ class CoarseRound:
 
     def units(self, space: Space) -> Tensor:
         """`(N,)` bool: the units of its kind."""
-        own = torch.zeros(len(space), dtype=torch.bool, device=space.device)
+        own = torch.zeros(len(space), dtype=torch.bool, device=device_of(space.model))
         for group, part in space.by_group(own):
             part.fill_(group.kind == self.kind)
         return own
@@ -115,4 +116,4 @@ def stacks_of(space: Space, kind: str) -> list[Tensor]:
     for group in space.groups:
         if group.kind == kind:
             stacks.setdefault(stack_of(group.name), []).append(space.slices[group.name].start)
-    return [torch.tensor(units, device=space.device) for units in stacks.values()]
+    return [torch.tensor(units, device=device_of(space.model)) for units in stacks.values()]

@@ -61,13 +61,8 @@ class UnitSpace:
         return sum(group.size for group in self.groups)
 
     def ones(self) -> Tensor:
-        """`(N,)` of ones on the model's device: everything kept."""
-        return torch.ones(len(self), device=self.device)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is; the CPU if it has no weights here."""
-        return device_of(self.model)
+        """`(N,)` of ones on the model's device (`model_state.device_of`): everything kept."""
+        return torch.ones(len(self), device=device_of(self.model))
 
     def at_sites(self, masks: Tensor) -> dict[str, Tensor]:
         """The factors of activations at each site: axis -> `(size,)`, a sublayer's gate -> `(1,)`."""

@@ -34,6 +34,7 @@ from secateur.structure.space import UnitSpace
 from secateur.surgery.compact.kernels import reliable_kernels
 from secateur.surgery.kept_indices import select, split_parts
 from secateur.system.errors import UserError
+from secateur.system.model_state import device_of
 
 ATTACHED = "_secateur_attachment"
 """The attribute of a model that holds its `Attachment` while masks are attached."""
@@ -76,7 +77,7 @@ class Attachment:
         """
         if getattr(self.model, ATTACHED, None) is not None:
             raise UserError("masks are attached to this model already: detach them first")
-        self.stored = {axis: indices.to(self.space.device) for axis, indices in (stored or {}).items()}
+        self.stored = {axis: indices.to(device_of(self.model)) for axis, indices in (stored or {}).items()}
         try:
             setattr(self.model, ATTACHED, self)
             self._hook_model()
