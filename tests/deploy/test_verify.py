@@ -144,6 +144,16 @@ def test_a_wrong_cut_fails(bert, monkeypatch):
     assert not result.passed and result.masked_compact > 1e-3 and result.compact_loaded == 0.0
 
 
+def test_what_fp32_rounds_too_coarsely_is_compared_in_float64(bert, monkeypatch):
+    """As where activations are so large that a cut that is right misses the tolerance."""
+    batches, given = bert
+    cut_alone = {name: given[name] for name in ("dense", "plan")}
+    assert verify(batches, **cut_alone).masked_compact > 1e-9
+    monkeypatch.setattr(import_module("secateur.deploy.verify"), "_tolerance", lambda dtype: 1e-9)
+    result = verify(batches, **cut_alone)
+    assert result.passed and result.masked_compact < 1e-9 and given["dense"].dtype == torch.float32
+
+
 def test_a_difference_that_is_not_a_number_fails_in_any_batch(bert):
     batches, given = bert
     batches[1]["input_ids"][0, 1] = 4  # a word that `inputs` never draws

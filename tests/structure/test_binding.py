@@ -27,7 +27,6 @@ from transformers import (
 )
 
 from secateur.budget.space import Space
-from secateur.measure.latency_sweep import measure_latency
 from secateur.methods.cofi import Cofi
 from secateur.structure import architectures
 from secateur.structure.architecture import Call, Embedding, Linear, Norm, Patches
@@ -278,7 +277,6 @@ def test_operations_for_one_stack_refuse_an_encoder_decoder():
     model = tiny("t5", AutoModelForSeq2SeqLM)
     space = Space(model, "layer")
     asked = {
-        "a table of times": lambda: measure_latency(model, "ffn", batch=1, tokens=4),
         "a plain checkpoint": lambda: plain(cut(model, Plan.of(space, space.ones()))),
         "the published accounting": lambda: Cofi(Space(model, "head", "ffn"), faithful=True),
     }
