@@ -85,7 +85,7 @@ def test_tiles_remove_a_pair_with_the_last_tile_of_both_its_dims():
 def test_sizes_are_even():
     model = tiny("modernbert")
     space = Space(model, "qk", "vo")
-    assert all(size % 2 == 0 for size in measured_sizes(space)["qk"])
+    assert all(size % 2 == 0 for size in measured_sizes(space)["layers"]["qk"])
     values = torch.rand(len(space), generator=torch.Generator().manual_seed(0))
     kept = rounded(space, random_masks(space, 0.4) > 0, values, 4)
     reading = space.read(kept.double())
