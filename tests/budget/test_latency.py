@@ -65,6 +65,9 @@ def test_a_table_of_another_protocol_is_refused(table, tmp_path):
     table.save(tmp_path / "table.json")
     with pytest.raises(UserError, match=r"was measured with tokens 128, not 32: measure another"):
         LatencyTable.load(tmp_path / "table.json", batch=8, tokens=32)
+    assert table.call.get("threads") is None and LatencyTable.load(tmp_path / "table.json", threads=1)
+    with pytest.raises(UserError, match=r"was measured with threads 1, not 2: measure another"):
+        LatencyTable.load(tmp_path / "table.json", threads=2)
     with pytest.raises(UserError, match=r"was measured with part whole, not generation: measure another"):
         LatencyTable.load(tmp_path / "table.json", part="generation")
 

@@ -110,7 +110,7 @@ class LatencyTable(Budget):
 
         Args:
             call: required arguments of its call, such as batch=8, tokens=128, part="generation"; None accepts any
-                value.
+                value. What the call left open, such as threads, is what its protocol says.
 
         Raises:
             UserError: the file cannot be read, has another version, or was measured by another call.
@@ -122,8 +122,9 @@ class LatencyTable(Budget):
             raise
         except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
             raise UserError(wrong(error)) from error
+        known = {**UNSAID, **table.protocol, **{name: own for name, own in table.call.items() if own is not None}}
         for name, wanted in call.items():
-            measured = table.call.get(name, UNSAID.get(name))
+            measured = known.get(name)
             if wanted is not None and measured != wanted:
                 raise UserError(
                     f"the latency table {path} was measured with {name} {measured}, not {wanted}: "
