@@ -27,6 +27,7 @@ from secateur.structure.space import UnitSpace
 from secateur.structure.unit_names import block_of, kind_of_block, stack_of
 from secateur.system.errors import UserError
 from secateur.system.file_format import FileFormat, NewerVersion
+from secateur.system.quantities import timed_part
 
 if TYPE_CHECKING:
     from secateur.budget.space import Space
@@ -232,7 +233,7 @@ class LatencyTable(Budget):
     def protocol_text(self) -> str:
         """How it was measured, in a few words."""
         p = self.protocol
-        part = "" if p.get("part", "whole") == "whole" else f"{p['part']}, "
+        part = f"{own}, " if (own := timed_part(p)) else ""
         return f"{p.get('batch')} x {p.get('tokens')} tokens, {part}{p.get('runtime')}, {p.get('threads')} threads"
 
 

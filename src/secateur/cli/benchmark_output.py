@@ -8,6 +8,7 @@ from secateur.budget.latency import LatencyTable
 from secateur.cli.output import show_notes, show_table
 from secateur.measure.benchmark_result import BenchmarkResult
 from secateur.measure.prepared_models import BASELINE
+from secateur.system.quantities import timed_part
 
 
 def show_results(results: Sequence[BenchmarkResult], dense: str | None) -> None:
@@ -104,7 +105,7 @@ def show_latencies(table: LatencyTable) -> None:
     rows |= {"outside the layers": costs.rest, "the model, sum of these": whole, "the model, measured": table.dense_ms}
     show_table(("", "ms"), [(name, f"{ms:.3f}") for name, ms in rows.items()])
     p = table.protocol
-    what = "forwards" if p.get("part", "whole") == "whole" else f"runs ({p['part']})"
+    what = f"runs ({part})" if (part := timed_part(p)) else "forwards"
     show_notes(
         [
             f"{p['batch']} x {p['tokens']} tokens, median of {p['repeats']} {what}, {p['order']}, "

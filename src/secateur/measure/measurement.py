@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from secateur.measure.model_size import parameter_count
 from secateur.measure.timing import median_and_quartiles
+from secateur.system.quantities import timed_part
 
 Protocol: TypeAlias = dict[str, int | str]
 """How a number was measured: name of a condition -> its value."""
@@ -52,7 +53,7 @@ class Measurement:
             result += f"; {self.speed_up:.2f}x the speed of {self.against._latency()}"
             result += f", {self.against.parameters:,} parameters"
         p = self.protocol
-        part = f"{p['part']}, " if p.get("part", "whole") != "whole" else ""
+        part = f"{own}, " if (own := timed_part(p)) else ""
         return (
             f"{result}\n"
             f"{part}batch {p['batch']} x {p['tokens']} tokens, median of {p['repeats']} (quartiles) after "

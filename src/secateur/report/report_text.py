@@ -10,7 +10,7 @@ from secateur.report.names import shown
 from secateur.report.report import Report
 from secateur.report.size_text import headline, megabytes, outcome, parts_note, times_smaller
 from secateur.report.verdict import verdict
-from secateur.system.quantities import quantity
+from secateur.system.quantities import quantity, timed_part
 
 COLUMNS = ("layer", "heads", "qk", "vo", "ffn", "hidden")
 """Columns of the table of kept units, as `Reading.summary` names them."""
@@ -261,8 +261,8 @@ def _baselines(report: Report) -> list[str]:
 def shape(measured: Mapping[str, Any]) -> str:
     """Batch x tokens of a measurement, and what was timed where it is not a whole forward, from its protocol."""
     protocol = measured["protocol"]
-    part = protocol.get("part", "whole")
-    return f"{protocol['batch']} x {protocol['tokens']}" + ("" if part == "whole" else f", {part}")
+    part = f", {own}" if (own := timed_part(protocol)) else ""
+    return f"{protocol['batch']} x {protocol['tokens']}{part}"
 
 
 def score_text(score: float) -> str:

@@ -1,8 +1,17 @@
-"""A number with what it counts, as messages and reports say it."""
+"""Texts of numbers and protocols, as messages and reports say them."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 
 def quantity(count: int, noun: str) -> str:
     """A number and a noun that takes an s: "1 step", "2,000 steps"."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def timed_part(protocol: Mapping[str, Any]) -> str:
+    """What the protocol of a time says that was timed; empty for a whole forward."""
+    part = str(protocol.get("part", "whole"))
+    return "" if part == "whole" else part
