@@ -29,7 +29,7 @@ def move(method, by, progress):
 
 def held(space, density=0.4, **options):
     """A method whose gates are spread around 0 and hold a density."""
-    method = Cofi(space, density, seed=0, constraint="exact", **options).double()
+    method = Cofi(space, density, seed=0, constraint="exact", evidence=0.0, **options).double()
     with torch.no_grad():
         method.log_alpha.copy_(noise(method, 1, 1.5))
     method.advance(0.5)
@@ -53,7 +53,7 @@ def density_by_hand(space, gates):
 @pytest.mark.parametrize("density", [0.05, 0.4, 0.9])
 def test_the_projection_is_that_of_a_bisection_by_hand(bert, density):
     """All gates are shifted by the one number at which the product formula, written out, is the density."""
-    method = Cofi(Space(bert(), *FAMILIES), density, seed=0, constraint="exact").double()
+    method = Cofi(Space(bert(), *FAMILIES), density, seed=0, constraint="exact", evidence=0.0).double()
     moved = noise(method, 2, 2.0)
     with torch.no_grad():
         method.log_alpha.copy_(moved)
@@ -73,7 +73,9 @@ def test_the_projection_is_that_of_a_bisection_by_hand(bert, density):
 def test_the_expected_density_is_the_schedules_at_every_step_of_a_ramp(kind, dtype):
     """Whatever the steps of the optimizer are, and never above it."""
     space = Space(tiny(kind), *FAMILIES)
-    method = Cofi(space, linear(1.0, 0.05, begin=0.1, end=0.6), learning_rate=0.1, seed=0, constraint="exact").to(dtype)
+    method = Cofi(
+        space, linear(1.0, 0.05, begin=0.1, end=0.6), learning_rate=0.1, seed=0, constraint="exact", evidence=0.0
+    ).to(dtype)
     reached = []
     for step in range(1, 41):
         move(method, noise(method, step, 0.5), step / 40)
@@ -115,7 +117,7 @@ def test_a_density_that_clamped_gates_cannot_have_is_approached(bert):
     """The attentions are not pruned: a closed neuron is still open with a probability of 0.047."""
     space = Space(bert(), "ffn")
     density = space.floor() + 0.01
-    method = Cofi(space, linear(1.0, density, end=0.5), seed=0, constraint="exact").double()
+    method = Cofi(space, linear(1.0, density, end=0.5), seed=0, constraint="exact", evidence=0.0).double()
     method.advance(0.0005)
     assert bool((method.log_alpha == HIGHEST).all()), "0.9993 is more than the 0.9987 of gates at their upper bound"
     move(method, noise(method, 0), 1.0)
@@ -128,7 +130,7 @@ def test_a_density_that_clamped_gates_cannot_have_is_approached(bert):
 def test_removed_gates_leave_their_density_to_the_others(bert):
     """Gates that settle are removed after the ramp; the density is exact before and after, in float32."""
     space = Space(bert(), *FAMILIES)
-    method = Cofi(space, linear(1.0, 0.1, end=0.5), settle=3, seed=0, constraint="exact")
+    method = Cofi(space, linear(1.0, 0.1, end=0.5), settle=3, seed=0, constraint="exact", evidence=0.0)
     drift = torch.where(torch.rand(len(space), generator=torch.Generator().manual_seed(0)) < 0.4, -1.0, 1.0)
     for step in range(1, 13):
         move(method, drift, step / 12)
@@ -153,7 +155,7 @@ def test_the_options_that_need_a_lagrangian_have_one(bert):
         assert Cofi(space, 0.9, **options).multipliers is not None
     for options in ({"faithful": True}, {"shape": {"ffn": 12}}):
         with pytest.raises(UserError, match="exact without faithful and without a shape"):
-            Cofi(space, 0.9, constraint="exact", **options)
+            Cofi(space, 0.9, constraint="exact", evidence=0.0, **options)
     with pytest.raises(UserError, match="constraint is 'projected': expected exact or lagrangian"):
         Cofi(space, 0.9, constraint="projected")
 

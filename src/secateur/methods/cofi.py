@@ -41,12 +41,14 @@ from torch import Tensor, nn
 
 from secateur.budget.space import Space
 from secateur.methods import register
+from secateur.methods.cofi_options import is_exact, weight_of_evidence
 from secateur.methods.density_target import DensityTarget
 from secateur.methods.gate_log import GateLog
 from secateur.methods.gates import EPSILON, HardConcrete
 from secateur.methods.lagrangian import Target, penalty, refuse_other_constraint
 from secateur.methods.method import Amount, Method
 from secateur.methods.noise import generator, seed_or_default
+from secateur.methods.prior import EvidencePrior
 from secateur.methods.projection import projected
 from secateur.methods.schedules import Schedule, linear
 from secateur.methods.settling import Settling
@@ -56,6 +58,7 @@ from secateur.system.errors import UserError
 from secateur.system.model_state import device_of
 
 GATE = HardConcrete(temperature=2 / 3)
+LEARNING_RATES = {True: 0.1, False: 0.01}  # of the gates, where the constraint is exact, and where it is a Lagrangian
 BOUNDS = (math.log(0.01), math.log(100.0))  # log alpha is clamped to these after every step
 
 
@@ -67,7 +70,8 @@ class Cofi(Method):
         space: usually `Space(model, "hidden", "head", "sublayer", "ffn")`; any units work.
         density: the ramp of the target, `linear(1.0, target, begin=b, end=e)`; before `begin` nothing is masked.
         learning_rate: of gates and multipliers, constant. It is about the change of log alpha in one step by the loss,
-            so that closing a gate takes 6.2 / learning_rate steps (paper: 0.01).
+            so that closing a gate takes 6.2 / learning_rate steps. By default 0.1 with an exact constraint and 0.01, as
+            in the paper, with a Lagrangian.
         shape: number of units to keep of each kind, the same in every layer, as the target in place of the density
             (`{"layer": 8, "head": 6, "ffn": 512, "hidden": 320}`); the density is then an upper limit.
         tolerance: by how much the density may exceed its target where evaluations are compared (paper: 0, or 0.01 at
@@ -75,10 +79,12 @@ class Cofi(Method):
         settle: number of steps for which a gate must have been closed to be removed permanently, after the ramp of
             the target; 0 for never.
         faithful: the published start and parameter count, the Lagrangian, and uncalibrated masks in evaluation.
+        evidence: the weight of the evidence in log alpha (`prior.py`), where the constraint is exact; 0 for none. By
+            default 2.
         constraint: how the expected density follows the schedule. "exact" shifts all gates after every step until it is
             that of the schedule, within 1e-6 and never above it, or as near as gates come that stay between log 0.01
             and log 100; "lagrangian" adds a penalty whose multipliers the optimizer maximises over, as the paper does.
-            By default "lagrangian", which `faithful` and a `shape` need.
+            By default "exact", but "lagrangian" with `faithful` or a `shape`, which need it.
         seed: of the start and the noise of the gates, the same on every rank; by default that of torch (`set_seed`).
 
     Attributes:
@@ -86,6 +92,8 @@ class Cofi(Method):
         multipliers: `(2, constraints)`, l1 and l2 of the Lagrangian; None where the constraint is exact.
         reached: whether the expected density has met the last target at least once, or is held as near to it as it can.
         settling: which gates have settled; its period is `settle` steps.
+        prior: the part of log alpha that is evidence; None for none. With it log alpha is clamped where it is read
+            alone, so that gates which are fully open or closed keep their order.
 
     Raises:
         UserError: the density is out of reach, the shape does not fit the space, the space counts a latency, `settle`
@@ -114,24 +122,28 @@ class Cofi(Method):
         share: Amount | None = None,
         density: Amount | None = None,
         *,
-        learning_rate: float = 0.01,
+        learning_rate: float | None = None,
         shape: Mapping[str, int] | None = None,
         tolerance: float = 0.0,
         settle: int = 0,
         faithful: bool = False,
+        evidence: float | None = None,
         constraint: str | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__(space, share, density)
-        exact = _is_exact(constraint, lagrangian_only=faithful or shape is not None)
+        exact = is_exact(constraint, lagrangian_only=faithful or shape is not None)
         if type(settle) is not int or settle < 0 or (settle and faithful):
             raise UserError(
                 f"settle is {settle!r}: expected a whole number of steps, 0 for never; and leave faithful out to settle"
             )
         if faithful:
             space.table.one_stack("the published accounting")
-        self.learning_rate, self.tolerance, self.faithful = learning_rate, tolerance, faithful
+        self.learning_rate = learning_rate if learning_rate is not None else LEARNING_RATES[exact]
+        self.tolerance, self.faithful = tolerance, faithful
         self.settle = settle
+        weight = weight_of_evidence(evidence, exact=exact)
+        self.prior = EvidencePrior(space, weight) if weight else None
         self.seed = seed_or_default(seed)
         self.draws, self.reached = 0, False
         self.density_target = DensityTarget(space, self.share_schedule, GATE, published=faithful)
@@ -156,6 +168,16 @@ class Cofi(Method):
     def shrinks(self) -> bool:
         return self.settle > 0
 
+    # Evidence
+
+    @property
+    def listens_to(self) -> Mapping[str, float]:
+        return {} if self.prior is None or self.begun else {"labels": 1.0, "logits": 1.0}
+
+    def observe(self, gradient: Tensor) -> None:
+        if self.prior is not None:
+            self.prior.observe(gradient)
+
     # Masks
 
     @property
@@ -164,8 +186,8 @@ class Cofi(Method):
         return self.progress >= self.share_schedule.begin
 
     def gates(self) -> Tensor:
-        """`(N,)` log alpha; minus infinity, without a gradient, where a unit is not alive."""
-        return self.where_alive(self.log_alpha)
+        """`(N,)` log alpha as it is read; minus infinity, without a gradient, where a unit is not alive."""
+        return self.where_alive(self.log_alpha if self.prior is None else self.log_alpha.clamp(*BOUNDS))
 
     def masks(self) -> Tensor:
         """All ones before pruning begins; then a sample in training and deterministic masks in evaluation."""
@@ -194,7 +216,7 @@ class Cofi(Method):
         self.space.requested_share(density, None)
         scores = self.scores()
         kept = self.target.kept(scores.cpu(), self.alive.cpu(), density)  # thousands of operations on few numbers
-        return torch.where(kept.to(scores.device), GATE.open_value(scores), 0.0)
+        return torch.where(kept.to(scores.device), GATE.open_value(self.gates().detach()), 0.0)
 
     # The constraint
 
@@ -232,11 +254,19 @@ class Cofi(Method):
 
     def _hold(self) -> None:
         """Clamp the gates, and shift them to the density of the schedule if the constraint is exact."""
-        self.log_alpha.clamp_(*BOUNDS).masked_fill_(~self.alive, BOUNDS[0])
-        if self.multipliers is None and self.begun:
-            density, first = self.share_schedule(self.progress), self.learning_rate
-            held = projected(self.density_target.density_of, self.log_alpha, self.alive, density, BOUNDS, first)
-            self.log_alpha.copy_(held)
+        self._clamp()
+        if self.multipliers is not None or not self.begun:
+            return
+        if self.prior is not None:
+            self.log_alpha.add_(self.prior.change(GATE.open_probability(self.gates())))
+        density, first = self.share_schedule(self.progress), self.learning_rate
+        held = projected(self.density_target.density_of, self.log_alpha, self.alive, density, BOUNDS, first)
+        self.log_alpha.copy_(held)
+        self._clamp()
+
+    def _clamp(self) -> None:
+        if self.prior is None:
+            self.log_alpha.clamp_(*BOUNDS).masked_fill_(~self.alive, BOUNDS[0])
 
     def _settle(self, ramp_ended: bool) -> None:
         """Remove the gates permanently that have settled, if the ramp of the target has ended.
@@ -254,7 +284,7 @@ class Cofi(Method):
     # Scores and the log
 
     def scores(self) -> Tensor:
-        return self.gates().detach()
+        return self.where_alive(self.log_alpha.detach())
 
     def reached_target(self) -> bool:
         """Whether the expected density has met the last target once, and the counted density does at present."""
@@ -294,16 +324,6 @@ class Cofi(Method):
     def set_extra_state(self, state: Tensor) -> None:
         super().set_extra_state(state)
         self.draws, self.reached, self.seed = int(state[-3]), bool(state[-2]), int(state[-1])
-
-
-def _is_exact(constraint: str | None, *, lagrangian_only: bool) -> bool:
-    """Whether a constraint is exact; one that is not named is a Lagrangian, which some options need."""
-    if constraint not in (None, "exact", "lagrangian") or (constraint == "exact" and lagrangian_only):
-        raise UserError(
-            f"constraint is {constraint!r}: expected exact or lagrangian, and exact without faithful and without a "
-            "shape, which have a Lagrangian; leave it out"
-        )
-    return constraint == "exact"
 
 
 def _start(space: Space, seed: int, faithful: bool) -> Tensor:

@@ -35,7 +35,7 @@ def projected(
     bounds: tuple[float, float],
     first: float,
 ) -> Tensor:
-    """`(N,)` log alpha, shifted by one number and clamped, at which the density is the target, and never above it.
+    """`(N,)` log alpha, shifted by the number at which its density, once clamped, is the target, and never above it.
 
     Where clamped gates cannot have that density, they come as near to it as they can: all alive gates are then at a
     bound. With CoFi's bounds and units of all kinds that is a density of 0.993 at the most, and 0.0001 at the least.
@@ -43,22 +43,22 @@ def projected(
     Args:
         density: the expected density of log alpha `(N,)` on the CPU, minus infinity where a unit is not alive. It grows
             with every gate.
-        log_alpha: `(N,)`, within the bounds.
+        log_alpha: `(N,)`.
         alive: `(N,)` bool; other gates are at the lower bound in the result.
-        bounds: the lowest and the highest log alpha.
+        bounds: the lowest and the highest log alpha, to which the caller clamps where it is read.
         first: the first shift to try, such as the distance that a gate moves in one step.
     """
     lowest, highest = bounds
     gates, living = log_alpha.detach().cpu(), alive.cpu()  # hundreds of operations on few numbers
 
     def shifted(shift: float) -> Tensor:
-        moved = (gates.double() + shift).clamp(lowest, highest).to(gates.dtype)
-        return moved.masked_fill(~living, lowest)
+        return (gates.double() + shift).to(gates.dtype)
 
     def excess(shift: float) -> float:
-        return density(shifted(shift).masked_fill(~living, -torch.inf)) - (target - CLOSE)
+        return density(shifted(shift).clamp(lowest, highest).masked_fill(~living, -torch.inf)) - (target - CLOSE)
 
-    shift = root(excess, lowest - highest, highest - lowest, first)
+    least, most = gates[living].min(), gates[living].max()
+    shift = root(excess, min(lowest - float(most), 0.0), max(highest - float(least), 0.0), first)
     return shifted(shift).to(log_alpha.device)
 
 

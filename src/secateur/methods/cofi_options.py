@@ -1,0 +1,39 @@
+"""Which options of CoFi go together."""
+
+from __future__ import annotations
+
+import math
+
+from secateur.system.errors import UserError
+
+EVIDENCE = 2.0
+"""The default weight of the evidence, where the constraint is exact."""
+
+
+def is_exact(constraint: str | None, *, lagrangian_only: bool) -> bool:
+    """Whether a constraint is exact; one that is not named is, unless other options need a Lagrangian.
+
+    Raises:
+        UserError: the name is unknown, or "exact" beside such an option.
+    """
+    if constraint not in (None, "exact", "lagrangian") or (constraint == "exact" and lagrangian_only):
+        raise UserError(
+            f"constraint is {constraint!r}: expected exact or lagrangian, and exact without faithful and without a "
+            "shape, which have a Lagrangian; leave it out"
+        )
+    return constraint != "lagrangian" and not lagrangian_only
+
+
+def weight_of_evidence(evidence: float | None, *, exact: bool) -> float:
+    """The weight of the evidence; without an exact constraint there is none.
+
+    Raises:
+        UserError: it is below 0 or not finite, or there is to be one with a Lagrangian.
+    """
+    weight = EVIDENCE * exact if evidence is None else evidence
+    if not 0.0 <= weight < math.inf or (weight and not exact):
+        raise UserError(
+            f"evidence is {evidence!r}: expected a weight from 0 on, and an exact constraint, by which gates compete: "
+            "set constraint=exact, or leave evidence out"
+        )
+    return weight
