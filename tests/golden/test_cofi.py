@@ -230,7 +230,7 @@ def test_g3_published_start_of_bert_base(base):
 
 
 def test_g3_our_start_is_open(base):
-    method = Cofi(base(*FAMILIES), seed=0).eval()
+    method = Cofi(base(*FAMILIES), seed=0, constraint="lagrangian").eval()
     assert method.log_alpha.mean().item() == pytest.approx(10.0, abs=0.01)
     assert 1 - method.expected().item() < 1e-4
     assert bool((method.masks() > 0).all())
@@ -250,7 +250,7 @@ def test_g3_bounds_of_the_clamp(base, gate, sparsity, within):
 @pytest.mark.parametrize("seed", range(6))
 def test_g4_the_expected_density_is_the_counted_one_where_gates_are_certain(bert, seed):
     space = Space(bert(num_hidden_layers=3), *FAMILIES)
-    method, kept = Cofi(space), random_kept(space, 0.6, seed)
+    method, kept = Cofi(space, constraint="lagrangian"), random_kept(space, 0.6, seed)
     set_gates(method, 2e3 * kept - 1e3)
     assert method.expected().item() == pytest.approx(space.density(kept), abs=1e-9)
     stored = sum(p.numel() for p in cut(space.model, Plan.of(space, kept)).bert.encoder.parameters())
@@ -264,7 +264,7 @@ def test_g4_published_formulas_never_agree_with_each_other(base):
     assert 1 - method.expected().item() == pytest.approx(0.000542005, abs=5e-8)
     counted = 1 - counted_as_published(method.space, torch.ones(len(method.space))) / published_size(method.space)
     assert counted == pytest.approx(0.000975610, abs=5e-10)
-    exact = Cofi(method.space)
+    exact = Cofi(method.space, constraint="lagrangian")
     set_gates(exact, 1e3)
     assert exact.expected().item() == 1.0
 

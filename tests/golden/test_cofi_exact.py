@@ -151,11 +151,12 @@ def test_an_exact_constraint_has_no_multipliers_and_no_penalty(bert):
 
 def test_the_options_that_need_a_lagrangian_have_one(bert):
     space = Space(bert(), "head", "ffn")
-    for options in ({"faithful": True}, {"shape": {"ffn": 12}}, {}):
+    assert Cofi(space, 0.9).multipliers is None
+    for options in ({"faithful": True}, {"shape": {"ffn": 12}}):
         assert Cofi(space, 0.9, **options).multipliers is not None
     for options in ({"faithful": True}, {"shape": {"ffn": 12}}):
         with pytest.raises(UserError, match="exact without faithful and without a shape"):
-            Cofi(space, 0.9, constraint="exact", evidence=0.0, **options)
+            Cofi(space, 0.9, constraint="exact", **options)
     with pytest.raises(UserError, match="constraint is 'projected': expected exact or lagrangian"):
         Cofi(space, 0.9, constraint="projected")
 

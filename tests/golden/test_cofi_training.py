@@ -318,12 +318,15 @@ def run(bert, rows, tmp_path):
         half_open=True,
         seed=0,
         constraint="lagrangian",
+        evidence=None,
         **args,
     ):
         student = bert(seed=seed, dropout=dropout, num_hidden_layers=4)
         student.bert.embeddings.requires_grad_(False)
         schedule = linear(1.0, 0.4, begin=begin, end=0.8)
-        method = Cofi(Space(student, *FAMILIES), schedule, seed=7, constraint=constraint)
+        method = Cofi(
+            Space(student, *FAMILIES), schedule, learning_rate=0.01, seed=7, constraint=constraint, evidence=evidence
+        )
         if half_open:
             with torch.no_grad():
                 method.log_alpha.normal_(1.0, 1.0, generator=torch.Generator().manual_seed(seed))
@@ -406,7 +409,7 @@ def test_g13_gates_descend_and_multipliers_ascend_once_pruning_has_begun(run):
 def test_an_exact_constraint_moves_the_gates_by_the_loss_alone_and_is_met_in_every_step(run):
     """The gates differ after six steps, and their gradients are in the log."""
     wiring = Wiring()
-    trainer = run(constraint="exact", callbacks=[wiring], logging_strategy="steps", logging_steps=1)
+    trainer = run(constraint="exact", evidence=0.0, callbacks=[wiring], logging_strategy="steps", logging_steps=1)
     method, lines = trainer.method, [line for line in trainer.state.log_history if "loss" in line]
     assert [group.get("maximize", False) for group in trainer.optimizer.param_groups] == [False] * 4
     assert lines[0]["density_expected"] == 1.0 and "open_ffn" not in lines[0], "before pruning begins"

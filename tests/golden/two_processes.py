@@ -51,7 +51,7 @@ def run(folder: Path | str, batch: int) -> dict[str, Tensor]:
     student = build_bert(seed=0)
     space = Space(student, "hidden", "head", "sublayer", "ffn")
     schedule = linear(1.0, 0.4, begin=0.1, end=0.8)
-    method = Cofi(space, schedule, learning_rate=0.1)
+    method = Cofi(space, schedule, learning_rate=0.1, constraint="lagrangian")
     with torch.no_grad():
         method.log_alpha.normal_(1.0, 1.0)  # half-open gates, in which every example has a say
     backend = "gloo" if "RANK" in os.environ else None

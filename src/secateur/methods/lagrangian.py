@@ -51,15 +51,25 @@ def penalty(gaps: Sequence[Tensor], multipliers: Tensor) -> Tensor:
 
 
 def refuse_other_constraint(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Check, before a state is loaded, that it has multipliers if and only if the module has.
+    """Check, before a state is loaded, that it has multipliers, and evidence, if and only if the module has.
 
     Raises:
-        UserError: it was saved under the other constraint, as every state was until version 0.2.0.
+        UserError: it was saved under the other constraint, as every state was until version 0.2.0, or it has evidence
+            and the module has none, or the reverse.
     """
+    if f"{prefix}log_alpha" not in state:
+        return
     saved, own = f"{prefix}multipliers" in state, getattr(module, "multipliers", None) is not None
-    if saved != own and f"{prefix}log_alpha" in state:
+    if saved != own:
         theirs, mine = ("lagrangian", "exact") if saved else ("exact", "lagrangian")
         raise UserError(
             f"the saved gates were trained with constraint={theirs}, and this run has constraint={mine}: "
             f"set the option constraint={theirs} to go on with them, or start a new run"
+        )
+    saved, own = f"{prefix}prior.odds" in state, getattr(module, "prior", None) is not None
+    if saved != own:
+        theirs, mine = ("with", "without") if saved else ("without", "with")
+        raise UserError(
+            f"the saved gates were trained {theirs} evidence, and this run is {mine} it: set the option evidence as it "
+            "was, 0 for none, to go on with them, or start a new run"
         )
