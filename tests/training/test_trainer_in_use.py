@@ -116,7 +116,7 @@ def test_nothing_may_be_none(tmp_path):
 @pytest.mark.parametrize("scheduled", [False, True])
 def test_an_optimizer_that_is_passed_in_trains_gates_and_projections(tmp_path, scheduled):
     teacher = tiny("bert", dtype=torch.float32, seed=1)
-    made = trainer(tmp_path, [], None, select=None, kind=Cofi, teacher=teacher, objective=[Hidden()], **QUIET)
+    made = trainer(tmp_path, [], None, select=None, kind=Cofi, teacher=teacher, objective=[Logits(), Hidden()], **QUIET)
     optimizer = torch.optim.AdamW(made.model.parameters(), lr=1e-3)
     made.optimizer = optimizer
     if scheduled:
