@@ -82,7 +82,7 @@ def test_evidence_is_observed_before_pruning_begins_and_no_longer(bert):
 
 @pytest.mark.parametrize("kind", ["bert", "t5", "llama"])
 def test_the_density_is_the_schedules_along_a_whole_ramp(kind):
-    """From where gates with evidence start, far outside of the bounds within which they are read."""
+    """Gates with evidence are not clamped, so that any density is in reach."""
     space = Space(tiny(kind), *FAMILIES)
     method = observed(space, linear(1.0, 0.05, begin=0.2, end=0.7))
     for step in range(8, 41):
@@ -91,9 +91,8 @@ def test_the_density_is_the_schedules_along_a_whole_ramp(kind):
             method.log_alpha += 0.3 * torch.randn(len(space), generator=noise, dtype=torch.double)
         method.advance(step / 40)
         target = method.share_schedule(method.progress)
-        if target < 0.99:
-            assert target - 1e-6 < method.expected().item() <= target
-    assert method.log_alpha.min() < BOUNDS[0] and method.log_alpha.max() > BOUNDS[1], "not clamped where it is stored"
+        assert target - 1e-6 < method.expected().item() <= target
+    assert method.log_alpha.min() < BOUNDS[0] and method.log_alpha.max() > BOUNDS[1]
     plan = method.eval().plan(density=0.05)
     assert 0.04 < space.density(plan.kept) <= 0.05
 
@@ -103,7 +102,7 @@ def test_gates_that_are_fully_open_keep_their_order(bert):
     space = Space(bert(), "ffn", "head")
     method = observed(space, linear(1.0, 0.5, begin=0.2, end=0.6))
     method.advance(0.2)
-    assert bool((method.gates() == BOUNDS[1]).all())
+    assert bool((GATE.open_probability(method.gates()) > 0.9999).all())
     worth = gradients(space).square().sum(0) / space.unit_cost()
     ranked = 2.0 * worth.log()[method.scores().argsort()]
     assert (ranked[:-1] - ranked[1:]).max() < 0.08, "but for the noise of the start"

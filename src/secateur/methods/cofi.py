@@ -58,6 +58,7 @@ from secateur.system.errors import UserError
 from secateur.system.model_state import device_of
 
 GATE = HardConcrete(temperature=2 / 3)
+CERTAIN = (-20.0, 20.0)  # log alpha of gates that are closed, and open, but for a probability of 1e-8
 LEARNING_RATES = {True: 0.1, False: 0.01}  # of the gates, where the constraint is exact, and where it is a Lagrangian
 BOUNDS = (math.log(0.01), math.log(100.0))  # log alpha is clamped to these after every step
 
@@ -92,8 +93,8 @@ class Cofi(Method):
         multipliers: `(2, constraints)`, l1 and l2 of the Lagrangian; None where the constraint is exact.
         reached: whether the expected density has met the last target at least once, or is held as near to it as it can.
         settling: which gates have settled; its period is `settle` steps.
-        prior: the part of log alpha that is evidence; None for none. With it log alpha is clamped where it is read
-            alone, so that gates which are fully open or closed keep their order.
+        prior: the part of log alpha that is evidence; None for none. With it log alpha is not clamped, so that gates
+            whose units are clearly worth their cost, or clearly not, are open or closed with certainty.
 
     Raises:
         UserError: the density is out of reach, the shape does not fit the space, the space counts a latency, `settle`
@@ -186,8 +187,8 @@ class Cofi(Method):
         return self.progress >= self.share_schedule.begin
 
     def gates(self) -> Tensor:
-        """`(N,)` log alpha as it is read; minus infinity, without a gradient, where a unit is not alive."""
-        return self.where_alive(self.log_alpha if self.prior is None else self.log_alpha.clamp(*BOUNDS))
+        """`(N,)` log alpha; minus infinity, without a gradient, where a unit is not alive."""
+        return self.where_alive(self.log_alpha)
 
     def masks(self) -> Tensor:
         """All ones before pruning begins; then a sample in training and deterministic masks in evaluation."""
@@ -216,7 +217,7 @@ class Cofi(Method):
         self.space.requested_share(density, None)
         scores = self.scores()
         kept = self.target.kept(scores.cpu(), self.alive.cpu(), density)  # thousands of operations on few numbers
-        return torch.where(kept.to(scores.device), GATE.open_value(self.gates().detach()), 0.0)
+        return torch.where(kept.to(scores.device), GATE.open_value(scores), 0.0)
 
     # The constraint
 
@@ -259,8 +260,9 @@ class Cofi(Method):
             return
         if self.prior is not None:
             self.log_alpha.add_(self.prior.change(GATE.open_probability(self.gates())))
+        bounds = BOUNDS if self.prior is None else CERTAIN
         density, first = self.share_schedule(self.progress), self.learning_rate
-        held = projected(self.density_target.density_of, self.log_alpha, self.alive, density, BOUNDS, first)
+        held = projected(self.density_target.density_of, self.log_alpha, self.alive, density, bounds, first)
         self.log_alpha.copy_(held)
         self._clamp()
 
@@ -284,7 +286,7 @@ class Cofi(Method):
     # Scores and the log
 
     def scores(self) -> Tensor:
-        return self.where_alive(self.log_alpha.detach())
+        return self.gates().detach()
 
     def reached_target(self) -> bool:
         """Whether the expected density has met the last target once, and the counted density does at present."""
