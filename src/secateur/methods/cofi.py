@@ -5,7 +5,7 @@ Equations, by the paper's sections:
     sec 2.3  hard-concrete gates (Louizos et al., ICLR 2018)                                           `gates.py`
     sec 3.1  expected density from the probabilities that gates are open                               `expected`
     sec 3.1  the Lagrangian l1 (s - t) + l2 (s - t)^2; weights and gates descend, l1 and l2 ascend     `lagrangian.py`
-             on request in its place a projection onto the density of the schedule                     `projection.py`
+             by default in its place a projection onto the density of the schedule                     `projection.py`
     sec 4.1  linear ramp of the target                                                                 `schedule`
     sec 3.2  distillation is not part of the method: `Hidden(match=...)` and `Logits(divergence=True)` of `objectives`
 
@@ -21,9 +21,10 @@ Properties of the published code that are not reproduced: noise is sampled on th
 pruning begins; probabilities are clamped to [1e-6, 1 - 1e-6], which has no effect because log alpha is clamped.
 
 Beyond the paper:
-    - `constraint="exact"`: after every optimizer step all gates are shifted by one number until the expected density is
-      that of the schedule, and there are neither multipliers nor a penalty. Multipliers have to grow before they close
-      a gate, so that with them the expected density follows the ramp late.
+    - `constraint="exact"`, the default: after every optimizer step all gates are shifted by one number until the
+      expected density is that of the schedule, and there are neither multipliers nor a penalty. Multipliers have to
+      grow before they close a gate, so that with them the expected density follows the ramp late.
+    - `evidence`: gates have a prior, by what units are worth and what they cost (`prior.py`), and are then not clamped.
     - `settle` removes gates permanently that have settled, so that the model shrinks while it is pruned. Once the ramp
       of the target has ended, every `settle` steps, those gates are removed that were closed in all of these steps and
       that the plan would not keep. Their masks are 0 from then on, also in the expected density.

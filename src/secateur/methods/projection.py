@@ -2,16 +2,14 @@
 
 After an optimizer step has moved log alpha of the gates to a, the projection returns
 
-    a_i <- clip(a_i + s, lowest, highest),  s the number at which the expected density is its target.
+    a_i <- a_i + s,  s the number at which the expected density is its target.
 
 A gate that rises therefore lowers all others: gates compete for a fixed density in every step.
 
-The shift is the same for every gate, whatever the cost of its unit. The optimizer of the gates, Adam, divides each
-gradient by its size: in a step every gate moves by at most the learning rate, a neuron like a whole sublayer, by how
-consistent its gradient is. An equal shift is therefore a price in the same currency, which a gate pays in every step
-and earns back if its gradient is consistent enough. A shift in proportion to what units cost (the derivative of the
-expected density by each probability) would close all sublayers, which cost hundreds of times as much as a neuron,
-before it moved a neuron.
+The shift is the same for every gate, whatever the cost of its unit: a price in log odds. It is fair where the odds say
+what units are worth over what they cost, which is what the prior by evidence is for (`prior.py`). A shift in proportion
+to the cost (the derivative of the expected density by each probability) would close all sublayers, which cost hundreds
+of times as much as a neuron, before it moved a neuron.
 """
 
 from __future__ import annotations
