@@ -158,5 +158,5 @@ def test_evidence_needs_an_exact_constraint(bert, options):
 def test_a_state_of_gates_with_other_evidence_is_refused(bert, saved, own):
     space = Space(bert(), "head")
     state = torch.nn.ModuleDict({"method": Cofi(space, 0.9, evidence=saved)}).state_dict()
-    with pytest.raises(UserError, match="set the option evidence as it was"):
+    with pytest.raises(UserError, match="whose option evidence is as it was"):
         torch.nn.ModuleDict({"method": Cofi(space, 0.9, evidence=own)}).load_state_dict(state)

@@ -167,7 +167,7 @@ def test_a_state_of_the_other_constraint_is_refused(bert, saved, own):
     space = Space(bert(), "head")
     state = torch.nn.ModuleDict({"method": Cofi(space, 0.9, constraint=saved)}).state_dict()
     torch.nn.ModuleDict({"method": Cofi(space, 0.9, constraint=saved)}).load_state_dict(state)
-    with pytest.raises(UserError, match=f"trained with constraint={saved}.*set the option constraint={saved}"):
+    with pytest.raises(UserError, match=f"trained with constraint={saved}.*into a method with constraint={saved}"):
         torch.nn.ModuleDict({"method": Cofi(space, 0.9, constraint=own)}).load_state_dict(state)
 
 

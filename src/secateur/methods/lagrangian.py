@@ -64,12 +64,12 @@ def refuse_other_constraint(module: nn.Module, state: dict[str, Any], prefix: st
         theirs, mine = ("lagrangian", "exact") if saved else ("exact", "lagrangian")
         raise UserError(
             f"the saved gates were trained with constraint={theirs}, and this run has constraint={mine}: "
-            f"set the option constraint={theirs} to go on with them, or start a new run"
+            f"load them into a method with constraint={theirs}, or start a new run in another folder"
         )
     saved, own = f"{prefix}prior.odds" in state, getattr(module, "prior", None) is not None
     if saved != own:
         theirs, mine = ("with", "without") if saved else ("without", "with")
         raise UserError(
-            f"the saved gates were trained {theirs} evidence, and this run is {mine} it: set the option evidence as it "
-            "was, 0 for none, to go on with them, or start a new run"
+            f"the saved gates were trained {theirs} evidence, and this run is {mine} it: load them into a method whose "
+            "option evidence is as it was, 0 for none, or start a new run in another folder"
         )
