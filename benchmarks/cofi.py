@@ -63,6 +63,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "without-sublayers": {"target.units": ["hidden", "head", "ffn"]},
     "without-layer-distillation": {"distillation.hidden": None},
 }
+HIGHER_RATE = {"training.learning_rate": 1e-3}
 LONGER = {"training.epochs": 8, "method.begin": 0.002, "method.end": 0.05}  # as many steps of pruning
 SHAPES = ((8, 128), (32, 128))
 
@@ -105,6 +106,8 @@ def recipes(task: str, data: Path, teacher: Path) -> dict[str, dict[str, Any]]:
         options = {**base["method.options"], "constraint": "lagrangian"}
         low = {**base, "target.density": DENSITIES[-1], "method.options": options}
         runs |= {f"{DENSITIES[-1]:g}-{seed}-longer": {**low, **LONGER, "seed": seed} for seed in SEEDS}
+        exact = {**base, "target.density": DENSITIES[-1], **CONSTRAINTS["exact"], **HIGHER_RATE}
+        runs |= {f"{DENSITIES[-1]:g}-{seed}-higher-rate": {**exact, "seed": seed} for seed in SEEDS}
         runs |= {name: {**low, **change} for name, change in ABLATIONS.items()}
     return runs
 
@@ -153,6 +156,7 @@ def table(data: Folder, teacher: Folder, repeats: int = 30) -> None:
             for constraint in CONSTRAINTS
         }
         if task == "sst2":
+            runs["density 0.05, exact, higher learning rate"] = [f"0.05-{seed}-higher-rate" for seed in SEEDS]
             runs["density 0.05, 8 epochs"] = [f"0.05-{seed}-longer" for seed in SEEDS]
             runs |= {f"0.05 {name}": [name] for name in ABLATIONS}
         for label, names in runs.items():
