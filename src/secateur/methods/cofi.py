@@ -84,8 +84,9 @@ class Cofi(Method):
         evidence: the weight of the evidence in log alpha (`prior.py`), where the constraint is exact; 0 for none. By
             default 2.
         constraint: how the expected density follows the schedule. "exact" shifts all gates after every step until it is
-            that of the schedule, within 1e-6 and never above it, or as near as gates come that stay between log 0.01
-            and log 100; "lagrangian" adds a penalty whose multipliers the optimizer maximises over, as the paper does.
+            that of the schedule, within 1e-6 and never above it, or without evidence as near as gates come that stay
+            between log 0.01 and log 100; "lagrangian" adds a penalty whose multipliers the optimizer maximises over, as
+            the paper does.
             By default "exact", but "lagrangian" with `faithful` or a `shape`, which need it.
         seed: of the start and the noise of the gates, the same on every rank; by default that of torch (`set_seed`).
 
@@ -268,6 +269,7 @@ class Cofi(Method):
         self._clamp()
 
     def _clamp(self) -> None:
+        """Keep the gates within the bounds of the paper, unless evidence tells them apart."""
         if self.prior is None:
             self.log_alpha.clamp_(*BOUNDS).masked_fill_(~self.alive, BOUNDS[0])
 

@@ -40,7 +40,7 @@ class EvidencePrior(nn.Module):
 
     Attributes:
         information: `(N,)`, the sum of squared gradients.
-        odds: `(N,)`, `w (log I - log c)` as it is in the gates.
+        odds: `(N,)`, `w (log I - log c)` as it is in the gates, without what the price has taken from all of them.
     """
 
     information: Tensor

@@ -36,13 +36,14 @@ def projected(
     """`(N,)` log alpha, shifted by the number at which its density, once clamped, is the target, and never above it.
 
     Where clamped gates cannot have that density, they come as near to it as they can: all alive gates are then at a
-    bound. With CoFi's bounds and units of all kinds that is a density of 0.993 at the most, and 0.0001 at the least.
+    bound, or beyond it. With the paper's bounds and units of all kinds that is a density of 0.993 at the most, and
+    0.0001 at the least.
 
     Args:
         density: the expected density of log alpha `(N,)` on the CPU, minus infinity where a unit is not alive. It grows
             with every gate.
         log_alpha: `(N,)`.
-        alive: `(N,)` bool; other gates are at the lower bound in the result.
+        alive: `(N,)` bool; other gates count as closed.
         bounds: the lowest and the highest log alpha, to which the caller clamps where it is read.
         first: the first shift to try, such as the distance that a gate moves in one step.
     """
