@@ -135,13 +135,13 @@ def choose(task: str, data: Folder, teacher: Folder, settings: list[str], jobs: 
 
 
 @app.command()
-def table(data: Folder, teacher: Folder, repeats: int = 30) -> None:
-    """Measure every model against the dense one, interleaved in this process, and print the tables in Markdown."""
+def table(data: Folder, teacher: Folder, repeats: int = 30, only: str = "") -> None:
+    """Measure every model, or those of one task, against the dense one in turn, and print the tables in Markdown."""
     import transformers
 
     transformers.logging.set_verbosity_error()
     rows: dict[str, Any] = {}
-    for task in SETTINGS:
+    for task in [name for name in SETTINGS if name.startswith(only)]:
         print(f"\n### {task}\n")
         print(
             "| run | seeds | score | retention | density of all layers | layers, heads, FFN, hidden | seconds | ",
