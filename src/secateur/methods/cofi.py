@@ -47,9 +47,9 @@ from secateur.methods.density_target import DensityTarget
 from secateur.methods.gate_log import GateLog
 from secateur.methods.gates import EPSILON, HardConcrete
 from secateur.methods.lagrangian import Target, penalty, refuse_other_constraint
-from secateur.methods.method import Amount, Method
+from secateur.methods.method import Amount
 from secateur.methods.noise import generator, seed_or_default
-from secateur.methods.prior import EvidencePrior
+from secateur.methods.prior import EvidencePrior, Informed
 from secateur.methods.projection import projected
 from secateur.methods.schedules import Schedule, linear
 from secateur.methods.settling import Settling
@@ -65,7 +65,7 @@ BOUNDS = (math.log(0.01), math.log(100.0))  # log alpha is clamped to these afte
 
 
 @register("cofi")
-class Cofi(Method):
+class Cofi(Informed):
     """Learns hard-concrete gates over every unit together with the weights, at an expected density that is given.
 
     Args:
@@ -171,22 +171,7 @@ class Cofi(Method):
     def shrinks(self) -> bool:
         return self.settle > 0
 
-    # Evidence
-
-    @property
-    def listens_to(self) -> Mapping[str, float]:
-        return {} if self.prior is None or self.begun else {"labels": 1.0, "logits": 1.0}
-
-    def observe(self, gradient: Tensor) -> None:
-        if self.prior is not None:
-            self.prior.observe(gradient)
-
     # Masks
-
-    @property
-    def begun(self) -> bool:
-        """Whether pruning has begun: before that, all masks are 1."""
-        return self.progress >= self.share_schedule.begin
 
     def gates(self) -> Tensor:
         """`(N,)` log alpha; minus infinity, without a gradient, where a unit is not alive."""
@@ -257,7 +242,7 @@ class Cofi(Method):
 
     def _hold(self) -> None:
         """Clamp the gates, and shift them to the density of the schedule if the constraint is exact."""
-        self._clamp()
+        _clamp(self.log_alpha, self.alive, self.prior)
         if self.multipliers is not None or not self.begun:
             return
         if self.prior is not None:
@@ -265,13 +250,7 @@ class Cofi(Method):
         bounds = BOUNDS if self.prior is None else CERTAIN
         density, first = self.share_schedule(self.progress), self.learning_rate
         held = projected(self.density_target.density_of, self.log_alpha, self.alive, density, bounds, first)
-        self.log_alpha.copy_(held)
-        self._clamp()
-
-    def _clamp(self) -> None:
-        """Keep the gates within the bounds of the paper, unless evidence tells them apart."""
-        if self.prior is None:
-            self.log_alpha.clamp_(*BOUNDS).masked_fill_(~self.alive, BOUNDS[0])
+        _clamp(self.log_alpha.copy_(held), self.alive, self.prior)
 
     def _settle(self, ramp_ended: bool) -> None:
         """Remove the gates permanently that have settled, if the ramp of the target has ended.
@@ -329,6 +308,12 @@ class Cofi(Method):
     def set_extra_state(self, state: Tensor) -> None:
         super().set_extra_state(state)
         self.draws, self.reached, self.seed = int(state[-3]), bool(state[-2]), int(state[-1])
+
+
+def _clamp(log_alpha: Tensor, alive: Tensor, prior: EvidencePrior | None) -> None:
+    """Keep gates within the bounds of the paper, unless evidence tells them apart."""
+    if prior is None:
+        log_alpha.clamp_(*BOUNDS).masked_fill_(~alive, BOUNDS[0])
 
 
 def _start(space: Space, seed: int, faithful: bool) -> Tensor:

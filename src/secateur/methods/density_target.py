@@ -16,7 +16,7 @@ from secateur.budget.space import Space
 from secateur.methods.gates import HardConcrete
 from secateur.methods.schedules import Schedule
 
-MAX_SHIFT = 30.0  # a shift of log alpha that opens, or closes, any gate
+MAX_SHIFT = 30.0  # a shift of log alpha that opens, or closes, any gate within 20 of 0
 BISECTIONS = 30
 
 
@@ -55,8 +55,8 @@ class DensityTarget:
         them. Log alpha of all other gates is shifted by one number, the largest at which the deterministic masks fit.
         The highest-scored other units that still fit are added, unless the space has a `round_to`.
         """
-        single = self._kept_singles(scores, alive, density)
-        low, high = -MAX_SHIFT, MAX_SHIFT
+        single, reach = self._kept_singles(scores, alive, density), _reach(scores)
+        low, high = -reach, reach
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
             fits = self.space.density(self._shifted(scores, single, middle)) <= density + 1e-12
@@ -75,10 +75,10 @@ class DensityTarget:
         singles = singles[alive[singles]]
         gates = scores[singles]
         ranked = singles[descending(gates)]
-        count = int((self.gate.open_probability(gates) >= 0.5).sum())
-        while count < len(ranked) and self.space.density(self._shifted(scores, ranked[:count], MAX_SHIFT)) < density:
+        count, reach = int((self.gate.open_probability(gates) >= 0.5).sum()), _reach(scores)
+        while count < len(ranked) and self.space.density(self._shifted(scores, ranked[:count], reach)) < density:
             count += 1
-        while count > 0 and self.space.density(self._shifted(scores, ranked[:count], -MAX_SHIFT)) > density:
+        while count > 0 and self.space.density(self._shifted(scores, ranked[:count], -reach)) > density:
             count -= 1
         return ranked[:count]
 
@@ -93,6 +93,12 @@ class DensityTarget:
         kept[single] = True
         kept = with_best_hidden(self.space, kept, shifted)
         return self.space.closure(rounded(self.space, kept, shifted, self.space.round_to))
+
+
+def _reach(scores: Tensor) -> float:
+    """A shift that opens, or closes, every gate whose log alpha is finite; gates with evidence may be far from 0."""
+    farthest = scores[scores.isfinite()].abs().max() if bool(scores.isfinite().any()) else 0.0
+    return max(MAX_SHIFT, float(farthest) + 10.0)
 
 
 def published_size(space: Space) -> int:

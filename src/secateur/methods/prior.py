@@ -20,11 +20,13 @@ the density, its cost falls by d / s^2 beside the cost of other units.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from secateur.budget.space import Space
+from secateur.methods.method import Method
 from secateur.system.model_state import device_of
 
 LEAST = 1e-4
@@ -76,3 +78,22 @@ class EvidencePrior(nn.Module):
         before = self.odds.clone()
         self.odds.copy_(self.weight * odds)
         return self.odds - before
+
+
+class Informed(Method):
+    """A method whose gates may have a prior, for which it observes gradients until pruning begins."""
+
+    prior: EvidencePrior | None
+
+    @property
+    def begun(self) -> bool:
+        """Whether pruning has begun: before that, all masks are 1."""
+        return self.progress >= self.share_schedule.begin
+
+    @property
+    def listens_to(self) -> Mapping[str, float]:
+        return {} if self.prior is None or self.begun else {"labels": 1.0, "logits": 1.0}
+
+    def observe(self, gradient: Tensor) -> None:
+        if self.prior is not None:
+            self.prior.observe(gradient)
