@@ -100,8 +100,9 @@ class Cofi(Informed):
 
     Raises:
         UserError: the density is out of reach, the shape does not fit the space, the space counts a latency, `settle`
-            is below 0 or combined with `faithful`, or `constraint` is unknown or "exact" with `faithful` or a `shape`;
-            from `load_state_dict`, the state is that of the other constraint.
+            is below 0 or combined with `faithful`, `constraint` is unknown or "exact" with `faithful` or a `shape`, or
+            `evidence` is no weight or has no exact constraint; from `load_state_dict`, the state is that of the other
+            constraint, or has evidence and this method has none, or the reverse.
     """
 
     renamed_state = {name: f"settling.{name}" for name in ("shut", "idle", "reopened")}
