@@ -1,11 +1,12 @@
-"""MiniLM-L6 at 5%, with all pieces of its vocabulary and with those of the task: score, bytes and latency.
+"""Models at 5%, with all pieces of their vocabulary and with those of the task: score, bytes and latency.
 
     python benchmarks/vocabulary.py train --data DIR --teacher DIR      every run of the tables, one folder each
     python benchmarks/vocabulary.py table --data DIR --teacher DIR      scores, sizes and latencies, in Markdown
     python benchmarks/vocabulary.py texts --data DIR                    the vocabulary alone, and kinds of tokenizers
 
 `--data` is a folder with `sst2`, `conll2003`, `squad` and `multi30k` (train.parquet and validation.parquet, with the
-columns of the hub); `--teacher` is MiniLM-L6 fine-tuned on SST-2. The other teachers are trained once, first.
+columns of the hub); `--teacher` is MiniLM-L6 fine-tuned on SST-2. The other teachers are trained once, first. The model
+is MiniLM-L6; in the task `base` it is MPNet-base on a part of SST-2, as in `rounds.py`.
 All runs of a task have the same number of steps. Finished runs are not repeated. What needs no training is made of the
 finished models by `table`: the vocabulary of the task, rows in int8, and weights in bf16.
 """
@@ -28,14 +29,22 @@ app = typer.Typer(add_completion=False)
 RUNS = Path("runs/vocabulary")
 GRAIN: dict[str, Any] = {"target.density": 0.05}
 TASK: dict[str, Any] = GRAIN | {"vocabulary": "task"}
-ROWS = (
-    Row("whole", GRAIN, (0, 1, 2)),
-    Row("whole, rank", GRAIN | {"target.embedding_rank": 128}, (0, 1, 2)),
-    Row("whole, rank 64", GRAIN | {"target.embedding_rank": 64}),
-    Row("task", TASK),
-)
-"""What is trained. With the vocabulary of the task the weights of a run are those with the whole one."""
-DATA = ("sst2", "names", "questions")
+RANKS = {"base": (256,)}
+"""Task -> ranks of the table of word embeddings, whose width is 768 in MPNet-base; 128 and 64 where it is 384."""
+
+
+def rows_of(task: str) -> tuple[Row, ...]:
+    """What is trained. With the vocabulary of the task the weights of a run are those with the whole one."""
+    ranks = [Row(f"whole, rank {rank}", GRAIN | {"target.embedding_rank": rank}, (0, 1, 2)) for rank in ranks_of(task)]
+    return (Row("whole", GRAIN, (0, 1, 2)), *ranks, Row("task", TASK))
+
+
+def ranks_of(task: str) -> tuple[int, ...]:
+    """The ranks that are tried."""
+    return RANKS.get(task, (128, 64))
+
+
+DATA = ("sst2", "names", "questions", "base")
 SHAPES = ((1, 32), (8, 128))
 EXPORTS = {"ONNX": (".onnx", "fp32"), "ONNX int8": (".onnx", "int8"), "OpenVINO int8": (".xml", "int8")}
 """Column -> the suffix and the dtype of the file."""
@@ -52,21 +61,23 @@ class Variant:
     dtype: str = "fp32"
 
 
-VARIANTS = (
-    Variant("whole", "whole", pieces=False),
-    Variant("task, in the run", "task"),
-    Variant("task", "whole"),
-    Variant("task, int8 rows", "whole", embeddings="int8"),
-    Variant("task, int8 rows, others bf16", "whole", embeddings="int8", dtype="bf16"),
-    Variant("whole, rank 128", "whole, rank", pieces=False),
-    Variant("whole, rank 128, int8 rows", "whole, rank", pieces=False, embeddings="int8"),
-    Variant("whole, rank 128, int8 rows, others bf16", "whole, rank", pieces=False, embeddings="int8", dtype="bf16"),
-    Variant("whole, rank 64", "whole, rank 64", pieces=False),
-    Variant("whole, rank 64, int8 rows, others bf16", "whole, rank 64", pieces=False, embeddings="int8", dtype="bf16"),
-    Variant("task, rank 128", "whole, rank"),
-    Variant("task, rank 128, int8 rows", "whole, rank", embeddings="int8"),
-    Variant("task, rank 128, int8 rows, others bf16", "whole, rank", embeddings="int8", dtype="bf16"),
-)
+STORED = {
+    "": {},
+    ", int8 rows": {"embeddings": "int8"},
+    ", int8 rows, others bf16": {"embeddings": "int8", "dtype": "bf16"},
+}
+"""Part of a label -> how weights are stored."""
+
+
+def variants_of(task: str, label: str = "") -> list[Variant]:
+    """The variants of a task's models whose label contains a text."""
+    made = [
+        Variant(("task" if pieces else "whole") + rank + bits, "whole" + rank, pieces, **stored)
+        for rank in ("", *(f", rank {rank}" for rank in ranks_of(task)))
+        for pieces in (False, True)
+        for bits, stored in STORED.items()
+    ]
+    return [one for one in (*made, Variant("task, in the run", "task")) if label in one.label]
 
 
 def values_of(task: str, data: Path, teacher: Path) -> dict[str, Any]:
@@ -87,7 +98,7 @@ def train(data: Folder, teacher: Folder, jobs: int = 1, task: str = "", label: s
         base = values_of(name, data, teacher)
         runs = {
             name_of(row, number): {**base, **row.changed, "seed": number}
-            for row in ROWS
+            for row in rows_of(name)
             for number in seeds_of(name, row)
             if seed in (-1, number) and label in ("", row.label)
         }
@@ -95,8 +106,13 @@ def train(data: Folder, teacher: Folder, jobs: int = 1, task: str = "", label: s
 
 
 @app.command()
-def table(data: Folder, teacher: Folder, task: str = "", repeats: int = 20, exports: bool = True) -> None:
-    """Score every variant on the validation rows, and measure that of the first seed: its files, and its latency."""
+def table(
+    data: Folder, teacher: Folder, task: str = "", label: str = "", repeats: int = 20, exports: bool = True
+) -> None:
+    """Score every variant on the validation rows, and measure that of the first seed: its files, and its latency.
+
+    `label` is part of the labels of those that are wanted.
+    """
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -104,11 +120,13 @@ def table(data: Folder, teacher: Folder, task: str = "", repeats: int = 20, expo
         print(f"\n{name}\n")
         print_row(["variant", "seeds", "score", "of the teacher's", "pieces", "PyTorch", *EXPORTS, "1 x 32", "8 x 128"])
         print_row(["---"] * (8 + len(EXPORTS)))
-        for cells in _rows(name, data, teacher, repeats, exports):
+        for cells in _rows(name, variants_of(name, label), data, teacher, repeats, exports):
             print_row(cells)
 
 
-def _rows(task: str, data: Path, teacher: Path, repeats: int, exports: bool) -> Iterator[list[str]]:
+def _rows(
+    task: str, variants: list[Variant], data: Path, teacher: Path, repeats: int, exports: bool
+) -> Iterator[list[str]]:
     """The cells of each variant of a task of which a run is finished."""
     import secateur as sec
     from secateur.run.recipe import make
@@ -119,8 +137,8 @@ def _rows(task: str, data: Path, teacher: Path, repeats: int, exports: bool) -> 
     best = _scores(own.whole, dense)[own.task.metric]
     size = f"{4e-6 * dense.num_parameters():.1f}"
     yield ["teacher", "", f"{best:.4f}", "100.0%", f"{dense.config.vocab_size:,}", size, *[""] * (2 + len(EXPORTS))]
-    for variant in VARIANTS:
-        row = next(row for row in ROWS if row.label == variant.of)
+    for variant in variants:
+        row = next(row for row in rows_of(task) if row.label == variant.of)
         folders = finished([RUNS / task / name_of(row, seed) for seed in seeds_of(task, row)])
         models = [_made(sec.load(folder / "model"), variant, own) for folder in folders]
         if models:
