@@ -4,6 +4,8 @@ import json
 
 import pytest
 import torch
+from interrupted_runs import CopyAt, copy_of
+from safetensors.torch import load_file
 from small_world import WORDS, recipe_values, write_data, write_model, write_pairs, write_world
 
 from secateur.report.report_text import vocabulary_sentence
@@ -123,6 +125,22 @@ def test_texts_that_changed_since_the_cut_are_refused(world, monkeypatch):
     own.write_text(own.read_text().replace("dull", "bad"))
     with pytest.raises(UserError, match=r"other pieces than the cut model in .*cut: start a new run"):
         pipeline.run(run, folder)
+
+
+SMALL = {"vocabulary": "task", "target.embedding_rank": 4, "storage.embeddings": "int8", "storage.dtype": "bf16"}
+
+
+def test_a_killed_run_with_a_small_table_gives_the_same_file(world, tmp_path):
+    """Law 8, of a run with fewer pieces, factorised embeddings, rows in int8 and other weights in bf16."""
+    run = made(world, "classifier", **SMALL, **{"training.checkpoints": 2})
+    whole, copies = tmp_path / "whole", tmp_path / "copies"
+    pipeline.run(run, whole, [CopyAt(whole, copies, ("prune", 13), ("recover", 13))])
+    for stage in ("prune", "recover"):
+        again = copy_of(copies, stage, 13)
+        pipeline.run(run, again)
+        mine, theirs = (load_file(folder / "model" / "model.safetensors") for folder in (again, whole))
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[name], theirs[name]) for name in theirs), stage
 
 
 def interrupted(*arguments):
