@@ -124,6 +124,8 @@ LEADING = (*CLASSIFIERS, *WRITERS)
 READERS = tuple(model for model in LEADING if model.values[0][0] not in OF_IMAGES)
 # An encoder of every family with a head for sentence embeddings.
 SENTENCES = tuple(pytest.param((kind, "Sentence", 0), id=f"{kind}-Sentence") for kind in ENCODERS)
+# One whose vectors have a width of their own, and one whose vectors are states of its residual stream.
+VECTORS = (SENTENCES[0], pytest.param((ENCODERS[0], "Pooled", 0), id=f"{ENCODERS[0]}-Pooled"))
 # The kinds of units that every family has.
 COMMON_UNITS = tuple(kind for kind in UNITS if kind != "kv_head")
 UNIT_SETS = (
@@ -258,8 +260,9 @@ class Exact(T5LayerNorm):
 
 def tiny(kind, head=None, shape=0, *, seed=0, dtype=torch.float64, dropout=0.0, **sizes):
     """A random model: every weight from N(0, 0.3), norms around 1, in evaluation mode; by default the leading one."""
-    if head == "Sentence":
-        return with_sentence_head(tiny(kind, "Model", shape, seed=seed, dtype=dtype, dropout=dropout, **sizes))
+    if head in ("Sentence", "Pooled"):
+        encoder = tiny(kind, "Model", shape, seed=seed, dtype=dtype, dropout=dropout, **sizes)
+        return with_sentence_head(encoder, dense=head == "Sentence")
     head = head or leading(kind)
     known = default_sizes(kind)
     config = {name: size for names, size in SIZES.items() for name in names if name in known}
@@ -281,10 +284,11 @@ def tiny(kind, head=None, shape=0, *, seed=0, dtype=torch.float64, dropout=0.0, 
     return model
 
 
-def with_sentence_head(model):
-    """A bare encoder with a head that pools its states, maps them to 20 dims and normalises these."""
+def with_sentence_head(model, dense=True):
+    """A bare encoder with a head that pools its states and normalises them; with `dense` it maps them to 20 dims."""
     width = model.config.hidden_size
-    return attach_head(model, SentenceHead(("mean",), [Dense(width, 20, True, torch.nn.Tanh())], width=width))
+    maps = [Dense(width, 20, True, torch.nn.Tanh())] if dense else []
+    return attach_head(model, SentenceHead(("mean",), maps, width=width))
 
 
 def of_images(model):

@@ -8,7 +8,9 @@ from secateur import methods
 from secateur.budget.space import Space
 from secateur.methods.schedules import cubic
 from secateur.surgery.quantisation import quantise_embeddings
+from secateur.surgery.sentence.attach import head_of
 from secateur.training.objectives import Hidden, Labels, Logits
+from secateur.training.sentence_terms import Embedding, Similarity
 from secateur.training.trainer import PruningTrainer
 
 STEPS = 6
@@ -34,18 +36,20 @@ def examples(writes=False, vocabulary=50):
 
 
 def rows_for(model):
-    """Rows that a model reads, with a label each, or the target tokens of one that writes."""
-    return images() if of_images(model) else examples(model.config.is_encoder_decoder)
+    """Rows that a model reads, with a label each, or the target tokens of one that writes; texts alone for vectors."""
+    if of_images(model):
+        return images()
+    rows = examples(model.config.is_encoder_decoder)
+    if head_of(model) is None:
+        return rows
+    return [{name: value for name, value in row.items() if name != "labels"} for row in rows]
 
 
-def terms(writes=False, **hidden):
-    """The terms of labels, logits and hidden states of every stack."""
-    stacks = ("encoder", "decoder") if writes else (None,)
-    return [
-        Labels(),
-        Logits(temperature=4.0),
-        *(Hidden(layers="every 1", stack=stack, **hidden) for stack in stacks),
-    ]
+def terms(model, **hidden):
+    """The terms of labels and logits, or of the vectors of a sentence head, and of hidden states of every stack."""
+    stacks = ("encoder", "decoder") if model.config.is_encoder_decoder else (None,)
+    of_head = [Labels(), Logits(temperature=4.0)] if head_of(model) is None else [Embedding(), Similarity()]
+    return [*of_head, *(Hidden(layers="every 1", stack=stack, **hidden) for stack in stacks)]
 
 
 def collate(rows):
@@ -85,7 +89,7 @@ def trainer(which, name, folder, *, seed=1, save="steps", every=1, keep=None, op
         student,
         method=method,
         teacher=teacher,
-        objective=terms(),
+        objective=terms(student),
         args=args,
         train_dataset=rows_for(student),
         data_collator=collate,

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import CLASSIFIERS, METHODS
+from tiny_models import CLASSIFIERS, METHODS, VECTORS
 from tiny_training import STEPS, losses, trainer
 from transformers import Trainer
 
@@ -12,11 +12,12 @@ from secateur.training.checkpoints import checkpoints, last_checkpoint
 CUTS = (1, 3, 5)  # in warm-up, while pruning, in recovery
 # Any model and any method are resumed at each of the steps, but seldom together: a method knows of a model only its
 # units. A student without a method, which is a compact one, is each of the models.
+MODELS = (*CLASSIFIERS, *VECTORS)
 RESUMED = [
     (which, METHODS[(row * len(CUTS) + column) % len(METHODS)], step)
-    for row, which in enumerate(CLASSIFIERS)
+    for row, which in enumerate(MODELS)
     for column, step in enumerate(CUTS)
-] + [(which, None, CUTS[row % len(CUTS)]) for row, which in enumerate(CLASSIFIERS)]
+] + [(which, None, CUTS[row % len(CUTS)]) for row, which in enumerate(MODELS)]
 RESUMED = [pytest.param(*which.values, name, step, id=f"{which.id}-{name}-{step}") for which, name, step in RESUMED]
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from quiet import arguments
 from test_law_11_shrink import SHRINKING
-from tiny_models import CLASSIFIERS, WRITERS, tiny
+from tiny_models import CLASSIFIERS, VECTORS, WRITERS, tiny
 from tiny_training import collate, rows_for, terms
 
 from secateur.budget.space import Space
@@ -21,7 +21,7 @@ END = PRUNING / (PRUNING + RECOVERY)
 
 
 def objective(model, teacher):
-    chosen = terms(model.config.is_encoder_decoder)
+    chosen = terms(model)
     for term in chosen:
         term.bind(model, teacher)
     return [term.double() for term in chosen]
@@ -73,7 +73,7 @@ def distance(mine, wanted):
     return max(float((mine[key] - wanted[key]).abs().max()) for key in mine if mine[key].numel())
 
 
-MODELS = (*CLASSIFIERS, WRITERS[0], WRITERS[-1])
+MODELS = (*CLASSIFIERS, *VECTORS, WRITERS[0], WRITERS[-1])
 # Every model with a method, and every method with a model.
 MOST = max(len(MODELS), len(SHRINKING))
 PAIRS = [(MODELS[turn % len(MODELS)], SHRINKING[turn % len(SHRINKING)]) for turn in range(MOST)]

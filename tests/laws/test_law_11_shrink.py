@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from quiet import arguments
-from tiny_models import CLASSIFIERS, LEADING, WRITERS, inputs, meeting_units, tiny
+from tiny_models import CLASSIFIERS, LEADING, VECTORS, WRITERS, inputs, meeting_units, tiny
 from tiny_training import collate, examples, rows_for, terms
 
 from secateur.budget.space import Space
@@ -36,7 +36,8 @@ UNITS += (("attention/head", "ffn/tied"),)
 # Any model meets all units at once, any classifier tiles too, and any method any units. Models are cut in fewer units
 # too: classifiers in rounds, below, and all in `test_a_shrunk_model_is_the_masked_one_and_comes_back`.
 TRAINED = meeting_units(LEADING, UNITS[3:4], SHRINKING) + meeting_units(CLASSIFIERS, UNITS[4:], SHRINKING)
-TRAINED += meeting_units(CLASSIFIERS[: len(SHRINKING)], UNITS[:3], SHRINKING)
+TRAINED += meeting_units((*CLASSIFIERS[: len(SHRINKING)], *VECTORS), UNITS[:3], SHRINKING)
+TRAINED += meeting_units(VECTORS, UNITS[3:4], SHRINKING)
 
 
 def gates(space):
@@ -77,7 +78,7 @@ def trainer(which, kind, units, folder, *, shrink, seed=1, save="no", steps=STEP
         student,
         method=method,
         teacher=teacher,
-        objective=terms(student.config.is_encoder_decoder, project=False),
+        objective=terms(student, project=False),
         args=args,
         train_dataset=rows_for(student),
         data_collator=collate,
@@ -158,7 +159,7 @@ def test_tiles_are_cut_away_when_their_rows_are(tmp_path):
 
 @pytest.mark.parametrize(
     ("which", "units"),
-    [pytest.param(*which.values, UNITS[3], id=which.id) for which in (*CLASSIFIERS, WRITERS[-1])]
+    [pytest.param(*which.values, UNITS[3], id=which.id) for which in (*CLASSIFIERS, *VECTORS, WRITERS[-1])]
     + [pytest.param(*CLASSIFIERS[0].values, units, id="-".join(units)) for units in UNITS[:3]],
 )
 def test_cutting_settled_gates_changes_nothing_but_the_cost(which, units, tmp_path):

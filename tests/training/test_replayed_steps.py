@@ -95,7 +95,7 @@ class Trained:
             student,
             method=kind and METHODS.get(kind)(space, cubic(1.0, 0.4, begin=0.2, end=0.6)),
             teacher=teacher or tiny(*which, dtype=torch.float32, seed=2),
-            objective=terms(student.config.is_encoder_decoder, project=True),
+            objective=terms(student, project=True),
             args=arguments(folder, STEPS, remove_unused_columns=False, **arguments_),
             train_dataset=rows,
             data_collator=collate,

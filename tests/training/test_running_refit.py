@@ -27,7 +27,7 @@ def trained(folder, *units, steps=6, which=("bert",), share=None, **options):
         student,
         method=method,
         teacher=tiny(*which, seed=2),
-        objective=terms(student.config.is_encoder_decoder, project=False),
+        objective=terms(student, project=False),
         args=arguments(folder, steps),
         train_dataset=examples(student.config.is_encoder_decoder),
         data_collator=collate,
