@@ -43,6 +43,7 @@ OTHER = {
     "target.latency_table": "table.json",
     "target.round_to": 8,
     "target.embedding_rank": 16,
+    "target.embedding_svd": "plain",
     "target.output_dim": "teacher",
     "vocabulary.pieces": "task",
     "vocabulary.texts": ("more.txt",),
@@ -560,6 +561,7 @@ def test_every_flat_key_has_a_grouped_key():
 
 
 NEW = {
+    "target.embedding_svd",
     "card.model_id",
     "card.base_model",
     "card.dataset",

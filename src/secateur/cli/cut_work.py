@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.cli.given_data import opened_data, refuse_taken
 from secateur.cli.model_output import show_inspection, show_vocabulary
 from secateur.cli.output import show_json, show_lines, show_table
-from secateur.measure.evaluation import encoded, fitted_to, scores
+from secateur.measure.evaluation import encoded, fitted_to, scores, shuffled
 from secateur.measure.inspection import inspect, with_stored_bytes
 from secateur.report.report_text import score_text, target_table
 from secateur.run.calibration import Calibration
@@ -21,13 +23,14 @@ from secateur.run.post_training import cut_by_plan, cut_without_training, only_t
 from secateur.run.recipe import make_group
 from secateur.run.recipe_data import DataRecipe
 from secateur.run.recipe_rules import AMOUNTS
+from secateur.run.run_data import tokens_of
 from secateur.structure.plan import Plan
 from secateur.structure.plan_file import vocabulary_of
 from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery import checkpoint, compact
 from secateur.surgery.opening import open_model, open_tokenizer, tokenizer_if_any
 from secateur.surgery.storage import as_stored, stored_bytes
-from secateur.surgery.vocabulary.counting import coverage
+from secateur.surgery.vocabulary.counting import counts_of, coverage, text_counts
 from secateur.surgery.vocabulary.pruning import used_pieces, with_pieces
 from secateur.surgery.vocabulary.texts import read_texts
 from secateur.surgery.vocabulary.tokenizer import backend_of, cut_tokenizer
@@ -36,6 +39,9 @@ from secateur.tasks.origin import rows_of
 from secateur.tasks.task import Task
 
 log = logging.getLogger(__name__)
+
+COUNTED = 20_000
+"""Training rows that are enough to know how often a piece occurs."""
 
 
 class Cut(NamedTuple):
@@ -88,6 +94,15 @@ class CutRows:
         tokenizer = self._tokenizer(pieces)
         return Calibration.sampled(self.task, tokenizer, self.data.max_length, self.count, self.seed, refit=self.refit)
 
+    def piece_counts(self, pieces: Vocabulary | None) -> Tensor | None:
+        """How often each piece that is kept occurs in `COUNTED` training rows, drawn by the seed; None for images."""
+        if not self.task.lengths:
+            return None
+        tokenizer = self._tokenizer(pieces)
+        chosen = shuffled(len(self.task.splits["train"]), self.seed)[:COUNTED]
+        rows = encoded(self.task, "train", tokenizer, self.data.max_length, chosen)
+        return counts_of(tokens_of(self.task, rows), len(tokenizer))
+
     def scores(self, before: PreTrainedModel, done: Cut) -> dict[str, Any]:
         """The main score of the model before and after, and on what."""
         count, origin = len(self.task.splits["validation"]), self.task.origin
@@ -133,7 +148,8 @@ def cut_model(
     if pieces and only_pieces:
         done = Cut(with_pieces(whole, pieces), pieces)
     else:
-        done = _cut(whole, pieces, plan, given, rows)
+        counted = partial(_counts, rows, tokenizer, texts, make_group("target", given).embedding_svd)
+        done = _cut(whole, pieces, plan, given, rows, counted)
     storage = make_group("storage", given)
     done = done._replace(model=as_stored(done.model, dtype=storage.dtype, embeddings=storage.embeddings))
     before, tokenizer = tokenizer, _cut_tokenizer(tokenizer, done.pieces)
@@ -193,24 +209,48 @@ def _cut(
     plan: Path | None,
     given: dict[str, Any],
     rows: CutRows | None,
+    counted: Callable[[Vocabulary | None], Tensor | None],
 ) -> Cut:
-    """The model cut by a plan or by a method, and to the pieces that are kept."""
+    """The model cut by a plan or by a method, and to the pieces that are kept.
+
+    Args:
+        counted: how often each piece that is kept occurs.
+    """
+    rank = make_group("target", given).embedding_rank
+    counts = None if rank is None else counted(pieces)
     if plan is None and only_thinner(given):
         thin = make_group("storage", given).embeddings != "fp32"
-        rank = make_group("target", given).embedding_rank
-        return Cut(thinner(whole, rank, pieces, compact=thin), pieces)
+        return Cut(thinner(whole, rank, pieces, counts, compact=thin), pieces)
     if plan is None:
         amount = {} if any(f"target.{name}" in given for name in AMOUNTS) else {"target.density": 0.5}
         recipes = (make_group(name, amount | given) for name in ("target", "method", "storage"))
         calibration = None if rows is None else rows.calibration(pieces)
-        small, target = cut_without_training(whole, *recipes, vocabulary=pieces, calibration=calibration)
+        small, target = cut_without_training(whole, *recipes, vocabulary=pieces, calibration=calibration, counts=counts)
         return Cut(small, pieces, target)
     planned = Plan.load(plan, whole)
     if pieces is not None:
         planned = planned.with_vocabulary(whole, pieces)
-    small, kept = cut_by_plan(whole, planned, None if rows is None else rows.calibration), planned.vocabulary
+    kept = planned.vocabulary
+    counts = counted(kept) if planned.embedding_rank else None
+    small = cut_by_plan(whole, planned, None if rows is None else rows.calibration, counts)
     cut_here = kept is not None and small.config.vocab_size != whole.config.vocab_size
     return Cut(small, kept if cut_here else None)
+
+
+def _counts(
+    rows: CutRows | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    texts: Sequence[str],
+    svd: str,
+    pieces: Vocabulary | None,
+) -> Tensor | None:
+    """How often each piece that is kept occurs in the data, or else in the texts of the vocabulary; None without."""
+    if svd == "plain":
+        return None
+    if rows is not None:
+        return rows.piece_counts(pieces)
+    kept = _cut_tokenizer(tokenizer, pieces)
+    return text_counts(kept, texts, len(kept)) if kept is not None and texts else None
 
 
 def _own_plan(whole: PreTrainedModel, done: Cut) -> dict[str, Any] | None:

@@ -127,7 +127,7 @@ def _new_student(context: Context, teacher: PreTrainedModel) -> PreTrainedModel:
     in_own_memory(student)
     if recipe.distillation.start == "teacher":
         student.load_state_dict(teacher.state_dict())
-    return prepared(recipe, shaped(recipe, student), teacher)
+    return prepared(recipe, shaped(context, student), teacher)
 
 
 def problem_type_to_save(context: Context, trained: PreTrainedConfig) -> Any:
@@ -144,15 +144,18 @@ def problem_type_to_save(context: Context, trained: PreTrainedConfig) -> Any:
     return own if name is None or several else config_of(name).problem_type
 
 
-def shaped(recipe: Recipe, model: PreTrainedModel) -> PreTrainedModel:
+def shaped(context: Context, model: PreTrainedModel) -> PreTrainedModel:
     """The model as the student has its modules: with factorised word embeddings and a way back, if it should have them.
 
     Raises:
         UserError: a way back is asked for, and the model has no sentence head.
     """
-    rank = rank_for(recipe.target.embedding_rank, model)
-    student = factorise(model, rank) if rank else model
-    if recipe.target.output_dim is None:
+    target = context.recipe.target
+    weighted = target.embedding_rank is not None and target.embedding_svd == "frequency"
+    counts = context.data.piece_counts if weighted else None
+    rank = rank_for(target.embedding_rank, model, counts)
+    student = factorise(model, rank, counts) if rank else model
+    if target.output_dim is None:
         return student
     head = head_of(student)
     if head is None:

@@ -81,7 +81,7 @@ def outlook(context: Context, table: LatencyTable | None, cache: Decision) -> Ou
         UserError: the minutes of the recipe are too few.
     """
     context = with_decision(context, cache)
-    student = shaped(context.recipe, base_model(context))
+    student = shaped(context, base_model(context))
     densities = densities_to_try(context.recipe, student) if leaves_density_open(context.recipe) else []
     settled = with_middle_density(context, densities)
     space, trials = space_of(settled.recipe, student, table), most_trials(len(densities)) if densities else 0

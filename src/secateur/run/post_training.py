@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.budget.latency import LatencyTable
@@ -31,7 +32,7 @@ from secateur.system.errors import UserError
 
 log = logging.getLogger(__name__)
 
-RANK = "target.embedding_rank"
+RANK, SVD = "target.embedding_rank", "target.embedding_svd"
 SHAPE = (8, 128)
 """(batch, tokens) of a latency or a speed-up, where neither the target nor its table says one."""
 
@@ -44,6 +45,7 @@ def cut_without_training(
     *,
     vocabulary: Vocabulary | None = None,
     calibration: Calibration | None = None,
+    counts: Tensor | None = None,
 ) -> tuple[PreTrainedModel, dict[str, Any] | None]:
     """The cut model; where the target is a latency or a speed-up, also what was predicted and what is measured.
 
@@ -52,6 +54,7 @@ def cut_without_training(
         vocabulary: the pieces that are kept; the rest is cut first.
         calibration: rows, in the pieces that are kept, from which the method may learn, and to whose outputs of the
             dense model the weights that are left are refitted.
+        counts: of the pieces that are kept, by which rows of the word embeddings are weighted (`factorise`).
 
     Raises:
         UserError: the target is out of reach, the method learns in training which units to keep, or it learns from rows
@@ -63,15 +66,16 @@ def cut_without_training(
     if target.keep_score is not None:
         raise UserError("a score is kept by training: use `secateur prune`, or ask for a density")
     narrow = dense if vocabulary is None else cut_rows(dense, vocabulary)
-    if target.size is not None and (rank := _rank(target.embedding_rank, narrow)):
-        narrow = factorise(narrow, rank)  # because a size is that of the factors
+    rank = _rank(target.embedding_rank, narrow, counts)
+    if target.size is not None and rank:
+        narrow = factorise(narrow, rank, counts)  # because a size is that of the factors
     table = None if target.latency is None and target.speedup is None else _latency_table(narrow, target)
     fewer_pieces = "--vocabulary TEXTS" if vocabulary is None else None
     goal = None if target.size is None else size_goal(target, storage, narrow, fewer_pieces)
-    plan = _plan(narrow, target, method, calibration, table or goal)
+    plan = _plan(narrow, target, rank, method, calibration, table or goal)
     if vocabulary is not None:
         plan = plan.with_vocabulary(narrow, vocabulary)
-    small = cut(narrow, plan)
+    small = cut(narrow, plan, counts)
     if calibration is not None:
         calibration.compensate(small, narrow, plan)
     if table is None:
@@ -80,17 +84,21 @@ def cut_without_training(
 
 
 def cut_by_plan(
-    dense: PreTrainedModel, plan: Plan, calibration: Callable[[Vocabulary | None], Calibration] | None = None
+    dense: PreTrainedModel,
+    plan: Plan,
+    calibration: Callable[[Vocabulary | None], Calibration] | None = None,
+    counts: Tensor | None = None,
 ) -> PreTrainedModel:
     """The model cut by a plan, and refitted on rows in the pieces that it keeps.
 
     Args:
         calibration: makes the rows, given these pieces.
+        counts: of these pieces, by which rows of the word embeddings are weighted (`factorise`).
 
     Raises:
         UserError: as `cut`, or weights with tiles should be refitted.
     """
-    small = cut(dense, plan)
+    small = cut(dense, plan, counts)
     if calibration is not None:
         narrow = dense if plan.vocabulary is None else cut_rows(dense, plan.vocabulary)
         calibration(plan.vocabulary).compensate(small, narrow, plan)
@@ -99,24 +107,33 @@ def cut_by_plan(
 
 def only_thinner(given: Mapping[str, Any]) -> bool:
     """Whether these keys ask for thinner word embeddings or another type of weights, and for no pruning."""
-    pruning = {key for key in given if key.startswith(("target.", "method."))} - {RANK, "method.name"}
+    pruning = {key for key in given if key.startswith(("target.", "method."))} - {RANK, SVD, "method.name"}
     return not pruning and any(key == RANK or key.startswith("storage.") for key in given)
 
 
 def thinner(
-    model: PreTrainedModel, rank: int | str | None, vocabulary: Vocabulary | None, *, compact: bool
+    model: PreTrainedModel,
+    rank: int | str | None,
+    vocabulary: Vocabulary | None,
+    counts: Tensor | None = None,
+    *,
+    compact: bool,
 ) -> PreTrainedModel:
     """A model of which all units are kept, with word embeddings of a rank and of the pieces that are kept.
 
     A compact model keeps the units that it has, and an ordinary one of whose embeddings the pieces alone are cut stays
     an ordinary one unless it should become `compact`.
 
+    Args:
+        counts: of the pieces that are kept, by which rows of the word embeddings are weighted (`factorise`).
+
     Raises:
         UserError: a compact model should be factorised.
     """
     if not getattr(model.config, "secateur", None) and (compact or rank is not None):
         narrow = model if vocabulary is None else cut_rows(model, vocabulary)
-        return cut(narrow, Plan.of_all_units(narrow, embedding_rank=_rank(rank, narrow), vocabulary=vocabulary))
+        plan = Plan.of_all_units(narrow, embedding_rank=_rank(rank, narrow, counts), vocabulary=vocabulary)
+        return cut(narrow, plan, counts)
     if rank is not None:
         raise UserError("the word embeddings of a compact model cannot be factorised: factorise the model before")
     return model if vocabulary is None else with_pieces(model, vocabulary)
@@ -125,6 +142,7 @@ def thinner(
 def _plan(
     dense: PreTrainedModel,
     target: TargetRecipe,
+    rank: int | None,
     method: MethodRecipe,
     calibration: Calibration | None,
     goal: LatencyTable | SizeGoal | None = None,
@@ -141,7 +159,6 @@ def _plan(
     if isinstance(goal, SizeGoal):
         goal.check(space)
         return goal.plan(choice, 1.0)
-    rank = _rank(target.embedding_rank, dense)
     if table is not None:
         return choice.plan(embedding_rank=rank, share=table.share_of(target.latency, target.speedup))
     if target.keep is not None:
@@ -170,9 +187,9 @@ def _post_training(space: Space, recipe: MethodRecipe, calibration: Calibration 
     return method
 
 
-def _rank(asked: int | str | None, model: PreTrainedModel) -> int | None:
+def _rank(asked: int | str | None, model: PreTrainedModel, counts: Tensor | None) -> int | None:
     """The rank of the word embeddings, which is logged where it is chosen here."""
-    rank = rank_for(asked, model)
+    rank = rank_for(asked, model, counts)
     if asked == AUTO:
         log.info("word embeddings: %s", rank_text(rank))
     return rank

@@ -95,6 +95,11 @@ class TargetRecipe(Strict):
         description="rank to which the word embeddings are factorised; auto: the smallest that keeps 0.9 of the "
         "squares of their values, if that makes them smaller; by default they are not",
     )
+    embedding_svd: Annotated[Literal["frequency", "plain"], Flag("--embedding-svd")] = Field(
+        "frequency",
+        description="how word embeddings are factorised: frequency, each row weighted by how often its piece occurs in "
+        "the training texts; plain, all rows alike",
+    )
     output_dim: Annotated[Literal["teacher"] | None, Flag("--output-dim")] = Field(
         None,
         description="width of the vectors of a pruned embedding model: teacher, by a linear layer that leads back to "

@@ -210,7 +210,7 @@ class Measurement:
         return Target(speed, cut_seconds, self.sample.new_shape(timed))
 
     def _cut_at_random(self, context: Context) -> CutModel:
-        student = shaped(context.recipe, self._dense())
+        student = shaped(context, self._dense())
         at_random = changed(context.recipe, method={"name": "random", "options": {"seed": 0}})
         method = new_method(at_random, student, self.table)
         method.advance(1.0)

@@ -8,7 +8,6 @@ recipe, its texts and its model, so that a run which is resumed comes to the sam
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,8 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.measure.evaluation import encoded
 from secateur.run.recipe import Recipe
-from secateur.run.run_data import Rows, RunData, recipe_model
-from secateur.structure.encoded_rows import UNLABELLED
+from secateur.run.run_data import Rows, RunData, recipe_model, tokens_of
 from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.vocabulary.counting import Coverage, counts_of, kept_pieces, rows_coverage, text_counts
 from secateur.surgery.vocabulary.rows import cut_rows, row_count
@@ -72,7 +70,7 @@ class VocabularyData(RunData):
         """
         texts, words = read_texts(self.recipe.vocabulary.texts), self.whole.tokenizer
         rows = encoded(self.task, "train", words, self.recipe.data.max_length)
-        return counts_of(_tokens(self.task, rows), size) + text_counts(words, texts, size)
+        return counts_of(tokens_of(self.task, rows), size) + text_counts(words, texts, size)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -87,17 +85,9 @@ class VocabularyData(RunData):
         return cut_rows(model, self.vocabulary)
 
 
-def _tokens(task: Task, rows: Rows) -> Iterator[Sequence[int]]:
-    """The tokens of rows; of a task that generates, those of the targets too."""
-    for row in rows:
-        yield row["input_ids"]
-        if task.generates:
-            yield [number for number in row["labels"] if number != UNLABELLED]
-
-
 def _by_example(task: Task, rows: Rows) -> list[list[int]]:
     """The tokens of each example, of all its rows."""
     return [
-        [number for index in own for tokens in _tokens(task, [rows[index]]) for number in tokens]
+        [number for index in own for tokens in tokens_of(task, [rows[index]]) for number in tokens]
         for own in examples(rows)
     ]

@@ -31,10 +31,14 @@ from secateur.system.moved import make_callable
 
 
 @torch.no_grad()
-def cut(model: PreTrainedModel, plan: Plan) -> PreTrainedModel:
+def cut(model: PreTrainedModel, plan: Plan, counts: Tensor | None = None) -> PreTrainedModel:
     """A new, smaller, ordinary model: `cut(m, p)(x) == masked(m, p)(x)` up to float noise. `model` is not changed.
 
     A model with all pieces of the plan's vocabulary loses the others first (`vocabulary.rows.cut_rows`).
+
+    Args:
+        counts: how often each piece that is kept occurs in texts, by which the word embeddings are weighted where the
+            plan factorises them (`factorise`); by default all are alike.
 
     Raises:
         UserError: the plan does not fit the model, or names another rank than its embeddings are factorised to already,
@@ -42,7 +46,7 @@ def cut(model: PreTrainedModel, plan: Plan) -> PreTrainedModel:
     """
     if getattr(model, ATTACHED, None) is not None:
         raise UserError("masks are attached to the model: detach them before cutting")
-    model, space = _factorised(_in_vocabulary(model, plan), plan)
+    model, space = _factorised(_in_vocabulary(model, plan), plan, counts)
     plan = replace(plan, embedding_rank=embedding_rank(space))  # plan.json records the rank of an earlier factorisation
     reading, sites = plan.read(space), space.at_sites(plan.masks.double())
     kept = kept_indices(reading, plan)
@@ -99,7 +103,7 @@ def _in_vocabulary(model: PreTrainedModel, plan: Plan) -> PreTrainedModel:
     return cut_rows(model, plan.vocabulary)
 
 
-def _factorised(model: PreTrainedModel, plan: Plan) -> tuple[PreTrainedModel, UnitSpace]:
+def _factorised(model: PreTrainedModel, plan: Plan, counts: Tensor | None) -> tuple[PreTrainedModel, UnitSpace]:
     """The model with word embeddings of the plan's rank, a copy if they are factorised here, and its space.
 
     Raises:
@@ -113,7 +117,7 @@ def _factorised(model: PreTrainedModel, plan: Plan) -> tuple[PreTrainedModel, Un
             f"rank {rank} already: plan for that rank, or cut the model that was not factorised"
         )
     if plan.embedding_rank and not rank:
-        model = factorise(model, plan.embedding_rank)
+        model = factorise(model, plan.embedding_rank, counts)
         space = plan.space(model)
     return model, space
 

@@ -63,7 +63,7 @@ def _check_student(context: Context, model: PreTrainedModel, teacher: PreTrained
         model, teacher: with the whole vocabulary.
     """
     recipe = context.recipe
-    student = shaped(recipe, context.data.with_kept_rows(model))
+    student = shaped(context, context.data.with_kept_rows(model))
     table = latency_table(recipe, context.folder, student)
     check_target(context, student, table)
     check_length(context.data.task.longest(recipe.data.max_length), model=model)

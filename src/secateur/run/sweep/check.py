@@ -69,7 +69,7 @@ def _check_target(context: Context, recipe: Recipe) -> None:
     if (target.latency or target.speedup) and target.latency_table is None:
         return
     own = replace(context, recipe=recipe, data=context.data if same else data_of(recipe))
-    student = shaped(recipe, base_model(own))
+    student = shaped(own, base_model(own))
     stage.check_target(own, student, latency_table(recipe, own.folder, student))
 
 
