@@ -33,6 +33,10 @@ RANKS = {"base": (256,)}
 """Task -> ranks of the table of word embeddings, whose width is 768 in MPNet-base; 128 and 64 where it is 384."""
 
 
+SHORTER: dict[str, dict[str, Any]] = {"questions": {"training.epochs": 1}}
+"""Task -> what its runs have other than in `rounds.py`."""
+
+
 def rows_of(task: str) -> tuple[Row, ...]:
     """What is trained. With the vocabulary of the task the weights of a run are those with the whole one."""
     ranks = [Row(f"whole, rank {rank}", GRAIN | {"target.embedding_rank": rank}, (0, 1, 2)) for rank in ranks_of(task)]
@@ -86,6 +90,7 @@ def values_of(task: str, data: Path, teacher: Path) -> dict[str, Any]:
     return {
         **SHARED,
         **own.settings,
+        **SHORTER.get(task, {}),
         "data": str(data / own.folder),
         "teacher": str(teacher_of(task, data, teacher, RUNS)),
     }
