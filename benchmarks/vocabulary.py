@@ -3,6 +3,7 @@
     python benchmarks/vocabulary.py train --data DIR --teacher DIR      every run of the tables, one folder each
     python benchmarks/vocabulary.py table --data DIR --teacher DIR      scores, sizes and latencies, in Markdown
     python benchmarks/vocabulary.py texts --data DIR                    the vocabulary alone, and kinds of tokenizers
+    python benchmarks/vocabulary.py ranks --data DIR --teacher DIR      ranks alone, without training
 
 `--data` is a folder with `sst2`, `conll2003`, `squad` and `multi30k` (train.parquet and validation.parquet, with the
 columns of the hub); `--teacher` is MiniLM-L6 fine-tuned on SST-2. The other teachers are trained once, first. The model
@@ -191,6 +192,39 @@ def _sizes(model: Any, variant: Variant, data: Any, exports: bool) -> list[str]:
             score = runner_scores(run, data.task, data.validation_rows, data.tokenizer)[data.task.metric]
             cells.append(f"{written.bytes / 1e6:.1f} ({score:.4f})")
     return cells
+
+
+@app.command()
+def ranks(data: Folder, teacher: Folder) -> None:
+    """Factorise the word embeddings of SST-2's teacher, with all rows alike and weighted, and score it untrained."""
+    import secateur as sec
+    from secateur.run.recipe import make
+    from secateur.run.run_data import RunData
+
+    own = RunData(make(values_of("sst2", data, teacher) | GRAIN))
+    dense = own.task.load_model(teacher).eval()
+    logits = _logits(own, dense)
+    print_row(["rank", "alike: score", "error", "weighted: score", "error"])
+    print_row(["---"] * 5)
+    print_row(["whole", f"{_scores(own, dense)[own.task.metric]:.4f}", "0", "", ""])
+    for rank in (32, 64, 96, 128, 192, 256):
+        cells = []
+        for counts in (None, own.piece_counts):
+            model = sec.factorise(dense, rank, counts).eval()
+            error = float((_logits(own, model) - logits).square().mean() / logits.var(0).mean())
+            cells += [f"{_scores(own, model)[own.task.metric]:.4f}", f"{error:.1%}"]
+        print_row([str(rank), *cells])
+
+
+def _logits(data: Any, model: Any) -> Any:
+    """Of the validation rows, `(rows, classes)`."""
+    import torch
+
+    from secateur.measure.evaluation import batches
+
+    rows = batches(data.task, data.validation_rows, data.tokenizer, limit=len(data.validation_rows))
+    with torch.inference_mode():
+        return torch.cat([model(**batch).logits for batch in rows])
 
 
 TEXTS = {
