@@ -200,6 +200,7 @@ def ranks(data: Folder, teacher: Folder) -> None:
     import secateur as sec
     from secateur.run.recipe import make
     from secateur.run.run_data import RunData
+    from secateur.run.vocabulary_data import piece_counts
 
     own = RunData(make(values_of("sst2", data, teacher) | GRAIN))
     dense = own.task.load_model(teacher).eval()
@@ -209,7 +210,7 @@ def ranks(data: Folder, teacher: Folder) -> None:
     print_row(["whole", f"{_scores(own, dense)[own.task.metric]:.4f}", "0", "", ""])
     for rank in (32, 64, 96, 128, 192, 256):
         cells = []
-        for counts in (None, own.piece_counts):
+        for counts in (None, piece_counts(own)):
             model = sec.factorise(dense, rank, counts).eval()
             error = float((_logits(own, model) - logits).square().mean() / logits.var(0).mean())
             cells += [f"{_scores(own, model)[own.task.metric]:.4f}", f"{error:.1%}"]

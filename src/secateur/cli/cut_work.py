@@ -23,7 +23,7 @@ from secateur.run.post_training import cut_by_plan, cut_without_training, only_t
 from secateur.run.recipe import make_group
 from secateur.run.recipe_data import DataRecipe
 from secateur.run.recipe_rules import AMOUNTS
-from secateur.run.run_data import tokens_of
+from secateur.run.vocabulary_data import tokens_of
 from secateur.structure.plan import Plan
 from secateur.structure.plan_file import vocabulary_of
 from secateur.structure.vocabulary import Vocabulary

@@ -18,6 +18,7 @@ from secateur.run.context import Context
 from secateur.run.recipe import Recipe
 from secateur.run.run_data import recipe_model
 from secateur.run.teacher_scores import kept_classes, kept_scores
+from secateur.run.vocabulary_data import piece_counts
 from secateur.structure.architecture import Embedding, Norm
 from secateur.structure.binding import bind
 from secateur.surgery.checkpoint import load
@@ -152,7 +153,7 @@ def shaped(context: Context, model: PreTrainedModel) -> PreTrainedModel:
     """
     target = context.recipe.target
     weighted = target.embedding_rank is not None and target.embedding_svd == "frequency"
-    counts = context.data.piece_counts if weighted else None
+    counts = piece_counts(context.data) if weighted else None
     rank = rank_for(target.embedding_rank, model, counts)
     student = factorise(model, rank, counts) if rank else model
     if target.output_dim is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -18,7 +17,7 @@ from secateur.run.recipe_data import DataRecipe
 from secateur.structure.encoded_rows import UNLABELLED
 from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.opening import open_tokenizer
-from secateur.surgery.vocabulary.counting import Coverage, counts_of
+from secateur.surgery.vocabulary.counting import Coverage
 from secateur.system.errors import UserError
 from secateur.tasks.rows import identity_of
 from secateur.tasks.task import Task, examples, of_all_examples, open_task
@@ -129,13 +128,6 @@ class RunData:
         return numbered(self.train_parts[1])
 
     @cached_property
-    def piece_counts(self) -> Tensor | None:
-        """How often each piece of the tokenizer occurs in the training rows, `(pieces,)`; None for images."""
-        if not self.task.lengths:
-            return None
-        return counts_of(tokens_of(self.task, self.train_rows), len(self.tokenizer))
-
-    @cached_property
     def distillation_rows(self) -> Rows:
         """The training rows for distillation: those of the data, and augmented copies of them without labels."""
         copies = self.recipe.training.augment
@@ -208,14 +200,6 @@ class RunData:
     def scored_with_error(self, model: PreTrainedModel) -> tuple[Scored, float | None]:
         """The scores of a model, and the standard error of the main one."""
         return scored_with_error(model, self.task, self.validation_rows, self.tokenizer)
-
-
-def tokens_of(task: Task, rows: Rows) -> Iterator[Sequence[int]]:
-    """The tokens of rows; of a task that generates, those of the targets too."""
-    for row in rows:
-        yield row["input_ids"]
-        if task.generates:
-            yield [number for number in row["labels"] if number != UNLABELLED]
 
 
 def tuning_rows(data: RunData) -> Rows:

@@ -8,6 +8,7 @@ recipe, its texts and its model, so that a run which is resumed comes to the sam
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,7 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.measure.evaluation import encoded
 from secateur.run.recipe import Recipe
-from secateur.run.run_data import Rows, RunData, recipe_model, tokens_of
+from secateur.run.run_data import Rows, RunData, recipe_model
+from secateur.structure.encoded_rows import UNLABELLED
 from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.vocabulary.counting import Coverage, counts_of, kept_pieces, rows_coverage, text_counts
 from secateur.surgery.vocabulary.rows import cut_rows, row_count
@@ -83,6 +85,21 @@ class VocabularyData(RunData):
 
     def with_kept_rows(self, model: PreTrainedModel) -> PreTrainedModel:
         return cut_rows(model, self.vocabulary)
+
+
+def piece_counts(data: RunData) -> Tensor | None:
+    """How often each piece of the data's tokenizer occurs in the training rows, `(pieces,)`; None for images."""
+    if not data.task.lengths:
+        return None
+    return counts_of(tokens_of(data.task, data.train_rows), len(data.tokenizer))
+
+
+def tokens_of(task: Task, rows: Rows) -> Iterator[Sequence[int]]:
+    """The tokens of rows; of a task that generates, those of the targets too."""
+    for row in rows:
+        yield row["input_ids"]
+        if task.generates:
+            yield [number for number in row["labels"] if number != UNLABELLED]
 
 
 def _by_example(task: Task, rows: Rows) -> list[list[int]]:
