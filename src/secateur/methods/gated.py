@@ -9,12 +9,12 @@ from torch import Tensor
 
 from secateur.budget.space import Space
 from secateur.budget.units import choose_exactly
-from secateur.methods.method import Amount, Method
+from secateur.methods.method import Amount, Waiting
 from secateur.methods.noise import generator, seed_or_default
 from secateur.system.model_state import device_of
 
 
-class Gated(Method):
+class Gated(Waiting):
     """Keeps the highest-scored units, as many as the last share of the schedule allows; any unit may be reopened.
 
     In a space that counts units, that number is fixed. In a space that counts parameters, it is the number of
@@ -75,11 +75,6 @@ class Gated(Method):
         noise = torch.rand(len(self.space), generator=own, device=like.device, dtype=like.dtype)
         limits = torch.finfo(like.dtype)
         return noise.clamp(limits.tiny, 1.0 - limits.eps)
-
-    @property
-    def begun(self) -> bool:
-        """Whether pruning has begun: before that, all masks are 1."""
-        return self.progress >= self.share_schedule.begin
 
     def group_of(self, parameter: Tensor) -> dict[str, Any]:
         """The parameter group of the gates, for `param_groups`: without weight decay, at `learning_rate`."""

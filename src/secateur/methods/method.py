@@ -221,6 +221,15 @@ class Method(RenamedMembers):
         )
 
 
+class Waiting(Method):
+    """A method whose masks are all 1 until its schedule begins."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether pruning has begun."""
+        return self.progress >= self.share_schedule.begin
+
+
 def before_pruning(kind: type[Method], space: Space, **options: Any) -> Method:
     """A method whose whole schedule is ahead of it, to choose units without training.
 

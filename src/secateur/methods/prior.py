@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.budget.space import Space
-from secateur.methods.method import Method
+from secateur.methods.method import Waiting
 from secateur.system.model_state import device_of
 
 LEAST = 1e-4
@@ -80,15 +80,10 @@ class EvidencePrior(nn.Module):
         return self.odds - before
 
 
-class Informed(Method):
+class Informed(Waiting):
     """A method whose gates may have a prior, for which it observes gradients until pruning begins."""
 
     prior: EvidencePrior | None
-
-    @property
-    def begun(self) -> bool:
-        """Whether pruning has begun: before that, all masks are 1."""
-        return self.progress >= self.share_schedule.begin
 
     @property
     def listens_to(self) -> Mapping[str, float]:
