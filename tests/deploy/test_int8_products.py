@@ -99,6 +99,18 @@ def test_two_products_fit_into_16_bits_whatever_the_activations(file):
         assert 2 * LARGEST_ACTIVATION * largest <= LARGEST_SUM and largest >= 63, "7 bits, and all of them"
 
 
+def test_results_of_products_keep_all_their_bits(file):
+    """Outliers among them would leave few of 8 bits to the others."""
+    if file.path.suffix != ".onnx":
+        pytest.skip("NNCF decides for OpenVINO, which smooths outliers")
+    import onnx
+
+    graph = onnx.load(file.path).graph
+    products = {node.output[0] for node in graph.node if node.op_type in ("MatMul", "Gemm", "MatMulInteger")}
+    rounded = {node.input[0] for node in graph.node if node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear")}
+    assert len(products) >= linears(file.model) and rounded and not products & rounded
+
+
 def test_tables_that_are_looked_up_have_all_8_bits(file):
     _, looked_up = file.weights()
     tables = [module for module in file.model.modules() if isinstance(module, torch.nn.Embedding)]
