@@ -30,12 +30,14 @@ app = typer.Typer(add_completion=False)
 RUNS = Path("runs/vocabulary")
 GRAIN: dict[str, Any] = {"target.density": 0.05}
 TASK: dict[str, Any] = GRAIN | {"vocabulary": "task"}
+DATA = ("sst2", "names", "questions", "base")
 RANKS = {"base": (256,)}
 """Task -> ranks of the table of word embeddings, whose width is 768 in MPNet-base; 128 and 64 where it is 384."""
-
-
 SHORTER: dict[str, dict[str, Any]] = {"questions": {"training.epochs": 1}}
 """Task -> what its runs have other than in `rounds.py`."""
+SHAPES = ((1, 32), (8, 128))
+EXPORTS = {"ONNX": (".onnx", "fp32"), "ONNX int8": (".onnx", "int8"), "OpenVINO int8": (".xml", "int8")}
+"""Column -> the suffix and the dtype of the file."""
 
 
 def rows_of(task: str) -> tuple[Row, ...]:
@@ -47,12 +49,6 @@ def rows_of(task: str) -> tuple[Row, ...]:
 def ranks_of(task: str) -> tuple[int, ...]:
     """The ranks that are tried."""
     return RANKS.get(task, (128, 64))
-
-
-DATA = ("sst2", "names", "questions", "base")
-SHAPES = ((1, 32), (8, 128))
-EXPORTS = {"ONNX": (".onnx", "fp32"), "ONNX int8": (".onnx", "int8"), "OpenVINO int8": (".xml", "int8")}
-"""Column -> the suffix and the dtype of the file."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +206,7 @@ def ranks(data: Folder, teacher: Folder) -> None:
     print_row(["whole", f"{_scores(own, dense)[own.task.metric]:.4f}", "0", "", ""])
     for rank in (32, 64, 96, 128, 192, 256):
         cells = []
-        for counts in (None, piece_counts(own)):
+        for counts in (None, piece_counts(own.task, own.train_rows, own.tokenizer)):
             model = sec.factorise(dense, rank, counts).eval()
             error = float((_logits(own, model) - logits).square().mean() / logits.var(0).mean())
             cells += [f"{_scores(own, model)[own.task.metric]:.4f}", f"{error:.1%}"]

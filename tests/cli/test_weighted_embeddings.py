@@ -88,7 +88,7 @@ def test_a_run_begins_with_rows_weighted_by_its_training_texts(world, tmp_path, 
     context = Context(data.recipe, tmp_path / "run", data)
     teacher = load_teacher(context)
     counts = counted(data)[[*range(12)] if data.vocabulary is None else [*data.vocabulary.kept]]
-    assert torch.equal(piece_counts(data), counts) and counts.sum() > 200
+    assert torch.equal(piece_counts(data.task, data.train_rows, data.tokenizer), counts) and counts.sum() > 200
     expected = factorise(teacher, 4, counts if svd == "frequency" else None)
     assert torch.equal(product(new_student(context, teacher)), product(expected))
 
@@ -101,4 +101,4 @@ def test_pieces_of_targets_count_too(tmp_path):
     values = recipe_values(str(tmp_path / "encoder"), str(tmp_path / "pairs.jsonl")) | {"data.task": "translation"}
     data = data_of(recipe.make(values))
     few = len(data.train_rows)
-    assert piece_counts(data)[[4, 7, 9]].tolist() == [few, few, few]
+    assert piece_counts(data.task, data.train_rows, data.tokenizer)[[4, 7, 9]].tolist() == [few, few, few]

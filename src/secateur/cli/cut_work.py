@@ -23,14 +23,14 @@ from secateur.run.post_training import cut_by_plan, cut_without_training, only_t
 from secateur.run.recipe import make_group
 from secateur.run.recipe_data import DataRecipe
 from secateur.run.recipe_rules import AMOUNTS
-from secateur.run.vocabulary_data import tokens_of
+from secateur.run.vocabulary_data import piece_counts
 from secateur.structure.plan import Plan
 from secateur.structure.plan_file import vocabulary_of
 from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery import checkpoint, compact
 from secateur.surgery.opening import open_model, open_tokenizer, tokenizer_if_any
 from secateur.surgery.storage import as_stored, stored_bytes
-from secateur.surgery.vocabulary.counting import counts_of, coverage, text_counts
+from secateur.surgery.vocabulary.counting import coverage, text_counts
 from secateur.surgery.vocabulary.pruning import used_pieces, with_pieces
 from secateur.surgery.vocabulary.texts import read_texts
 from secateur.surgery.vocabulary.tokenizer import backend_of, cut_tokenizer
@@ -96,12 +96,10 @@ class CutRows:
 
     def piece_counts(self, pieces: Vocabulary | None) -> Tensor | None:
         """How often each piece that is kept occurs in `COUNTED` training rows, drawn by the seed; None for images."""
-        if not self.task.lengths:
-            return None
         tokenizer = self._tokenizer(pieces)
         chosen = shuffled(len(self.task.splits["train"]), self.seed)[:COUNTED]
         rows = encoded(self.task, "train", tokenizer, self.data.max_length, chosen)
-        return counts_of(tokens_of(self.task, rows), len(tokenizer))
+        return piece_counts(self.task, rows, tokenizer)
 
     def scores(self, before: PreTrainedModel, done: Cut) -> dict[str, Any]:
         """The main score of the model before and after, and on what."""

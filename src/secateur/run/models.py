@@ -153,7 +153,8 @@ def shaped(context: Context, model: PreTrainedModel) -> PreTrainedModel:
     """
     target = context.recipe.target
     weighted = target.embedding_rank is not None and target.embedding_svd == "frequency"
-    counts = piece_counts(context.data) if weighted else None
+    data = context.data
+    counts = piece_counts(data.task, data.train_rows, data.tokenizer) if weighted else None
     rank = rank_for(target.embedding_rank, model, counts)
     student = factorise(model, rank, counts) if rank else model
     if target.output_dim is None:

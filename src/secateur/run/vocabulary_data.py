@@ -72,7 +72,7 @@ class VocabularyData(RunData):
         """
         texts, words = read_texts(self.recipe.vocabulary.texts), self.whole.tokenizer
         rows = encoded(self.task, "train", words, self.recipe.data.max_length)
-        return counts_of(tokens_of(self.task, rows), size) + text_counts(words, texts, size)
+        return counts_of(_tokens(self.task, rows), size) + text_counts(words, texts, size)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -87,14 +87,12 @@ class VocabularyData(RunData):
         return cut_rows(model, self.vocabulary)
 
 
-def piece_counts(data: RunData) -> Tensor | None:
-    """How often each piece of the data's tokenizer occurs in the training rows, `(pieces,)`; None for images."""
-    if not data.task.lengths:
-        return None
-    return counts_of(tokens_of(data.task, data.train_rows), len(data.tokenizer))
+def piece_counts(task: Task, rows: Rows, tokenizer: PreTrainedTokenizerBase) -> Tensor | None:
+    """How often each piece of a tokenizer occurs in rows that it has encoded, `(pieces,)`; None for images."""
+    return counts_of(_tokens(task, rows), len(tokenizer)) if task.lengths else None
 
 
-def tokens_of(task: Task, rows: Rows) -> Iterator[Sequence[int]]:
+def _tokens(task: Task, rows: Rows) -> Iterator[Sequence[int]]:
     """The tokens of rows; of a task that generates, those of the targets too."""
     for row in rows:
         yield row["input_ids"]
@@ -105,6 +103,6 @@ def tokens_of(task: Task, rows: Rows) -> Iterator[Sequence[int]]:
 def _by_example(task: Task, rows: Rows) -> list[list[int]]:
     """The tokens of each example, of all its rows."""
     return [
-        [number for index in own for tokens in tokens_of(task, [rows[index]]) for number in tokens]
+        [number for index in own for tokens in _tokens(task, [rows[index]]) for number in tokens]
         for own in examples(rows)
     ]

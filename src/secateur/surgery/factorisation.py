@@ -1,7 +1,7 @@
 """Word embeddings as a product of two smaller matrices: a low-rank approximation, weighted by the frequency of pieces.
 
 A table's spectrum is flat, but texts use few of its rows often. With each row weighted by how often it is used on
-SST-2, MiniLM-L6 has at rank 128 the error in its logits that it has at 263 with all rows alike (RESULTS.md).
+SST-2, the logits of MiniLM-L6 are nearer at rank 128 than at 256 with all rows alike (RESULTS.md).
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ AUTO = "auto"
 ENERGY = 0.9
 """The part of the squared values of a table that a chosen rank keeps.
 
-Without any training, a MiniLM-L6 and an MPNet-base lose 1 point of correlation on STS-B at 0.9 and 2 at 0.8, and their
-tables get a third and a half smaller. Most of the rest is in directions of equal size: a lower rank is to be asked for.
+Without any training, with all rows alike, a MiniLM-L6 and an MPNet-base lose 1 point of correlation on STS-B at 0.9 and
+2 at 0.8, and their tables get a third and a half smaller. Most of the rest is in directions of equal size: a lower rank
+is to be asked for.
 """
 
 
