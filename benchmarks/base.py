@@ -107,16 +107,25 @@ def train(
     parallel: int = 1,
     steps: int = 0,
     teacher_steps: int = 0,
+    teacher_epochs: float = 0.0,
+    teacher_rate: float = 0.0,
     rows: int = 0,
     checkpoints: int = 4,
 ) -> None:
     """Do every row whose folder contains a text, `parallel` processes at once, each with the same number of threads.
 
-    The steps of a row, those of a teacher with its trials and the number of training rows can be set for all.
+    The steps of a row, those of a teacher with its trials, and the number of training rows can be set for all. A
+    teacher of some epochs at some learning rate has no trials.
     """
     if model == MPNET:
         mpnet.main(MPNET)
-    lengths = {"training.steps": steps, "training.teacher_steps": teacher_steps, "data.rows": rows}
+    lengths = {
+        "training.steps": steps,
+        "training.teacher_steps": teacher_steps,
+        "training.teacher_epochs": teacher_epochs,
+        "training.teacher_learning_rate": teacher_rate,
+        "data.rows": rows,
+    }
     changed: dict[str, Any] = {key: value for key, value in lengths.items() if value}
     changed |= {"training.checkpoints": checkpoints} | ({"training.epochs": None} if steps else {})
     chosen = [row for row in ROWS if only in f"{row.task}/{row.name}-{seed}"]
