@@ -110,6 +110,14 @@ def test_by_default_the_last_weights_are_the_result(tmp_path):
     assert not list(tmp_path.glob("best*"))
 
 
+def test_free_pages_are_returned_with_every_batch_of_an_evaluation(tmp_path, monkeypatch):
+    made, checked = trainer(tmp_path, [0.9], Watch()), []
+    made.args.per_device_eval_batch_size = 2
+    monkeypatch.setattr(made.free_pages, "check", lambda: checked.append(True))
+    made.evaluate()
+    assert len(checked) == 4
+
+
 def test_an_evaluation_outside_training_is_not_kept(tmp_path):
     made = trainer(tmp_path, [0.9], Watch())
     made.evaluate()

@@ -11,6 +11,7 @@ from transformers import EvalPrediction, PreTrainedModel
 
 from secateur.methods.method import Method
 from secateur.system.compat.trainer import HookedTrainer
+from secateur.system.process_memory import FreePages
 from secateur.training.best import BestEvaluation
 from secateur.training.masks import TrainingMasks, masked
 from secateur.training.nonfinite import FiniteWatch
@@ -24,6 +25,7 @@ class EvaluatingTrainer(HookedTrainer):
         generate: returns the tokens `(batch, tokens)` that a model in evaluation mode generates for a batch without
             labels; None to score the outputs.
         best: notes the best evaluation, if one is to be chosen.
+        free_pages: of the allocator, which are kept few.
     """
 
     generate: Callable[[PreTrainedModel, Mapping[str, Tensor]], Tensor] | None
@@ -31,6 +33,7 @@ class EvaluatingTrainer(HookedTrainer):
     method: Method | None
     masks: TrainingMasks
     finite: FiniteWatch
+    free_pages: FreePages
 
     def rebuilding(self) -> AbstractContextManager[None]:
         return self.masks.lifted()
@@ -75,6 +78,7 @@ class EvaluatingTrainer(HookedTrainer):
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Any, Any, Any]:
         """As in Trainer, but with generated tokens in place of outputs if the task generates."""
+        self.free_pages.check()
         if self.generate is None or prediction_loss_only:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         inputs = self.on_device(inputs)

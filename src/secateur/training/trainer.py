@@ -139,7 +139,7 @@ class PruningTrainer(EvaluatingTrainer):
     def _make_parts(self, select: str | None, shrink: bool, refit: bool, average: float, cuda_graphs: bool) -> None:
         method, args, accelerator = self.method, self.args, self.accelerator
         self.average = partial(accelerator.reduce, reduction="mean")
-        self.masks = TrainingMasks(self.model, method)
+        self.masks, self.free_pages = TrainingMasks(self.model, method), process_memory.FreePages()
         self.refit = RunningRefit(self.masks, refit, self.average)
         self.finite = FiniteWatch(args, accelerator, lambda: self.state)
         self.micro_batches = MicroBatches(self.model, method, accelerator)
