@@ -82,7 +82,7 @@ class CutRows:
         if "data.source" not in given:
             return None
         data, read = opened_data(given)
-        return cls(data, *fitted_to(read, model, name), given.get("seed", 0), count, refit)
+        return cls(data, *fitted_to(read, model, name, own_reference=True), given.get("seed", 0), count, refit)
 
     @property
     def method(self) -> str:

@@ -22,7 +22,7 @@ def fitted(data: OpenedData | None, model: PreTrainedModel, folder: str) -> Open
     Raises:
         UserError: the model does not fit the data, before anything is written.
     """
-    return None if data is None else (data[0], fitted_to(data[1], model, folder)[0])
+    return None if data is None else (data[0], fitted_to(data[1], model, folder, own_reference=True)[0])
 
 
 def batches_of(data: OpenedData, split: str, folder: str, limit: int = 64) -> list[dict[str, Tensor]]:

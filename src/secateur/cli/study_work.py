@@ -88,7 +88,7 @@ def study_sensitivity(
     """What `secateur sensitivity` does; the options are described where it is declared."""
     data, read = opened_data({**given, "data.rows": 2 * rows}, model)
     dense, kept = open_model(model), list(fractions(densities))
-    task, tokenizer = fitted_to(read, dense, model)
+    task, tokenizer = fitted_to(read, dense, model, own_reference=True)
     _make_folder(output)
     result = sensitivity(
         dense,

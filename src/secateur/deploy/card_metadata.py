@@ -17,10 +17,10 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from transformers import PreTrainedModel
 
 from secateur.surgery.auto_classes import auto_class_of
+from secateur.surgery.cross_encoders import KEY as CROSS_ENCODER
 from secateur.surgery.hub import may_be_on_hub
 from secateur.surgery.sentence.attach import head_of
 from secateur.system.errors import UserError, reason_of
-from secateur.tasks.cross_encoders import KEY as CROSS_ENCODER
 
 RELATION = "finetune"
 TASKS = {

@@ -15,11 +15,12 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 
 from secateur.deploy.runtime import Runner
 from secateur.structure.encoded_rows import UNLABELLED
-from secateur.surgery.opening import check_vocabulary, open_tokenizer
+from secateur.surgery.opening import check_vocabulary, model_folder, open_tokenizer
 from secateur.system import compat
 from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating
 from secateur.tasks.class_scores import ClassScore
+from secateur.tasks.compared import ComparedTask
 from secateur.tasks.labelled import LabelledTask
 from secateur.tasks.rows import check_length, length_of
 from secateur.tasks.task import Task, examples
@@ -261,13 +262,25 @@ def _on_arrays(function: Callable[[Any], Any], values: Any) -> Any:
     return tuple(map(function, values)) if isinstance(values, tuple) else function(values)
 
 
-def fitted_to(task: Task, model: PreTrainedModel, name: str) -> tuple[Task, PreTrainedTokenizerBase]:
+def fitted_to(
+    task: Task, model: PreTrainedModel, name: str, *, asked: bool = True, own_reference: bool = False
+) -> tuple[Task, PreTrainedTokenizerBase]:
     """A task with its labels as a model has them that is fine-tuned for it, and the tokenizer of the model.
+
+    Args:
+        model: which the task may give a sentence head.
+        asked: whether the options of the task were given for this model.
+        own_reference: whether the model itself is the reference, where the task needs one and none is named.
 
     Raises:
         UserError: the model has no head for the task, labels that do not fit, or no tokenizer, or one of more
-            tokens than its embeddings have rows.
+            tokens than its embeddings have rows; or nothing can be scored.
     """
+    if isinstance(task, ComparedTask):
+        place = str(model_folder(name))
+        task.adapt(model, place, asked=asked)
+        task = task.with_reference(place) if own_reference else task
+        task.check_scored()
     task = task.fitted(model, "model")
     if not task.is_finetuned(model):
         raise UserError(f"{name} has no head for this data: give a model that is fine-tuned for it")

@@ -19,6 +19,7 @@ from secateur.run.recipe import make_group
 from secateur.run.run_data import open_data
 from secateur.surgery.opening import local_model_folder, open_model
 from secateur.system.errors import UserError
+from secateur.tasks.compared import ComparedTask
 from secateur.tasks.task import Task
 
 
@@ -56,13 +57,13 @@ def _data_of(run: FinishedRun, source: str | None) -> Task:
             f"{place} is not the data of the runs (fingerprint {task.fingerprint()}, theirs {report.data}): "
             "say by --data where that is"
         )
-    return task
+    return task.with_reference(run.teacher) if isinstance(task, ComparedTask) else task
 
 
 def _scored(name: str, task: Task, max_length: int, prunable_of_teacher: int | None) -> ScoredModel:
     """One model on the validation rows; its density is of the prunable parameters of the runs' teacher."""
     model = open_model(name)
-    task, tokenizer = fitted_to(task, model, name)
+    task, tokenizer = fitted_to(task, model, name, asked=False)
     computed = scores(model, task, encoded(task, "validation", tokenizer, max_length), tokenizer)
     prunable, compact = _prunable(model), bool(getattr(model.config, "secateur", None))
     return ScoredModel(

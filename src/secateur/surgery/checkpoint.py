@@ -133,13 +133,18 @@ def with_head(model: PreTrainedModel, name: str | Path) -> PreTrainedModel:
     head = read_head(name) if model.base_model is model and not model.config.is_encoder_decoder else None
     if head is None:
         return model
-    norms = (getattr(model.config, "secateur", None) or {}).get("norm", {})
-    width = [model.config.hidden_size, *norms.values()][-1]
-    if head.width != width:
+    if head.width != stream_width(model):
         raise UserError(
-            f"{name} pools states of {head.width} dims, and its encoder has {width}: copy or save the model again"
+            f"{name} pools states of {head.width} dims, and its encoder has {stream_width(model)}: copy or save the "
+            "model again"
         )
     return attach_head(model, head)
+
+
+def stream_width(model: PreTrainedModel) -> int:
+    """The width of the states that an encoder returns, in dims; less than its config's where dims were cut."""
+    norms = (getattr(model.config, "secateur", None) or {}).get("norm", {})
+    return int([model.config.hidden_size, *norms.values()][-1])
 
 
 def check_structure(model: PreTrainedModel, folder: Path) -> None:

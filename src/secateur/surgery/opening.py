@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from secateur.structure.images import is_image_family
 from secateur.surgery import checkpoint
 from secateur.surgery.auto_classes import own_auto_class, supported_heads
+from secateur.surgery.cross_encoders import with_activation
 from secateur.surgery.hub import local_folder
 from secateur.surgery.image_reader import ImageReader
 from secateur.surgery.loaded_weights import check_encoder, check_whole
@@ -45,7 +46,8 @@ def local_model_folder(name: str | Path) -> Path:
 def open_model(name: str | Path) -> PreTrainedModel:
     """A compact model, or a dense checkpoint in fp32 with the head that its config names; in evaluation mode.
 
-    An encoder in a folder of sentence-transformers has its sentence head, and returns `sentence_embedding`.
+    An encoder in a folder of sentence-transformers has its sentence head, and returns `sentence_embedding`; the config
+    of a `CrossEncoder` has its activation.
 
     Raises:
         UserError: it cannot be loaded, its head is not supported, or it lacks weights or has some that are not taken.
@@ -61,7 +63,7 @@ def open_model(name: str | Path) -> PreTrainedModel:
         )
     model, loading = _load_dense(auto, source, config, name)
     check_whole(model, loading, f"model {str(name)!r}")
-    return checkpoint.with_head(model, source).eval()
+    return checkpoint.with_head(with_activation(model, source), source).eval()
 
 
 def open_encoder(name: str | Path) -> PreTrainedModel:

@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import AutoModel, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.surgery.checkpoint import with_head
+from secateur.surgery.checkpoint import stream_width, with_head
 from secateur.surgery.loaded_weights import check_encoder
 from secateur.surgery.opening import open_model
 from secateur.surgery.sentence.attach import attach_head, head_of
@@ -25,6 +25,7 @@ from secateur.system.load_report import without_load_report
 from secateur.tasks import predictors, register
 from secateur.tasks.checkpoint_labels import read_config
 from secateur.tasks.columns import with_fields
+from secateur.tasks.compared import ComparedTask
 from secateur.tasks.embedding_data import (
     DOCUMENT,
     KIND,
@@ -58,7 +59,7 @@ class TextCollator(PaddingCollator):
 
 @register("embedding")
 @dataclass(frozen=True, eq=False, repr=False)
-class SentenceEmbedding(Task):
+class SentenceEmbedding(ComparedTask):
     """A vector for each text, from an encoder with a sentence head; the model is its own teacher.
 
     Attributes:
@@ -78,7 +79,6 @@ class SentenceEmbedding(Task):
     collator_class: ClassVar[type[PaddingCollator]] = TextCollator
     label_names: ClassVar[tuple[str, ...]] = ()
     augmentable: ClassVar[bool] = True
-    compares: ClassVar[bool] = True
     defaults: ClassVar[Mapping[str, Any]] = {
         "data.max_length": 256,
         "distillation.logits_weight": 0.0,
@@ -168,14 +168,35 @@ class SentenceEmbedding(Task):
         check_encoder(model, loading, source)
         if getattr(model, "pooler", None) is not None:
             model.pooler = None
-        return self._with_head(model, name_or_path)
+        model = with_head(model, name_or_path)
+        self.adapt(model, str(name_or_path))
+        return model
 
-    def _with_head(self, model: PreTrainedModel, name: str | Path) -> PreTrainedModel:
-        """A bare encoder with the head of its folder, or with one of the pooling that was asked for."""
-        if self.pooling is None:
-            return with_head(model, name)
-        settings = read_settings(name)
-        return attach_head(model, new_head(self.pooling, int(model.config.hidden_size), settings))
+    def adapt(self, model: PreTrainedModel, name: str, *, asked: bool = True) -> None:
+        """Give an encoder whose folder names no pooling the one that was asked for.
+
+        Raises:
+            UserError: nothing names a pooling, or its folder names another than was asked for.
+        """
+        self.check_head(model, "model")
+        own = head_of(model)
+        if own is None:
+            attach_head(model, new_head(str(self.pooling), stream_width(model), read_settings(name)))
+        elif asked and self.pooling is not None and own.poolings != (self.pooling,):
+            raise UserError(
+                f"model {name!r} has a pooling of its own, {' and '.join(own.poolings)}: leave out --pooling "
+                "(data.pooling)"
+            )
+
+    def with_reference(self, name: str) -> SentenceEmbedding:
+        return self if self.reference else replace(self, reference=Reference(name))
+
+    def check_scored(self) -> None:
+        if self.evaluation is None and self.reference is None:
+            raise UserError(
+                "vectors of texts without labels are compared with those of a reference: name it by --task-option "
+                "reference=MODEL, or score pairs or retrieval by --eval"
+            )
 
     def is_finetuned(self, model_or_folder: PreTrainedModel | str | Path) -> bool:
         """Always: an encoder gives vectors as it is, and is never trained here first."""
@@ -203,7 +224,7 @@ class SentenceEmbedding(Task):
             head = head_of(model_or_folder)
             return self if head is None else replace(self, settings=head.settings)
         folder = str(model_or_folder)
-        return replace(self, settings=read_settings(folder), reference=self.reference or Reference(folder))
+        return replace(self, settings=read_settings(folder)).with_reference(folder)
 
     # Rows
 
@@ -279,9 +300,6 @@ class SentenceEmbedding(Task):
         vectors = np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs, dtype=np.float32)
         if self.evaluation is not None:
             return self.evaluation.scores({row[MEMBER]: place for place, row in enumerate(rows)}, vectors)
-        if self.reference is None:
-            raise UserError(
-                "vectors of texts without labels are compared with those of a reference: name it by --task-option "
-                "reference=MODEL, or score pairs or retrieval by --eval"
-            )
+        self.check_scored()
+        assert self.reference is not None
         return text_scores(vectors, self.reference.vectors(self, rows))

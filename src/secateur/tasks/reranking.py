@@ -20,13 +20,14 @@ from transformers import (
 )
 
 from secateur.structure.encoded_rows import EXAMPLE
+from secateur.surgery.cross_encoders import settings
 from secateur.system.errors import UserError
 from secateur.system.packages import require
 from secateur.tasks import predictors, register
 from secateur.tasks.checkpoint_labels import config_of
 from secateur.tasks.classification import REGRESSION
 from secateur.tasks.columns import with_fields
-from secateur.tasks.cross_encoders import with_activation
+from secateur.tasks.compared import ComparedTask
 from secateur.tasks.one_output import SIGMOID, are_probabilities, has_sigmoid
 from secateur.tasks.predictors import Predictor
 from secateur.tasks.reranking_data import DRAWN, LABEL, LABELS, LISTED, QUERY, find_columns, prepare, with_drawn
@@ -51,7 +52,7 @@ class PairCollator(PaddingCollator):
 
 @register("reranking")
 @dataclass(frozen=True, eq=False, repr=False)
-class Reranking(Task):
+class Reranking(ComparedTask):
     """How relevant a passage is to a query: one output for a pair, as a `CrossEncoder` of sentence-transformers has.
 
     Attributes:
@@ -68,7 +69,6 @@ class Reranking(Task):
     model_class: ClassVar[Any] = AutoModelForSequenceClassification
     predictor: ClassVar[Predictor | None] = predictors.RELEVANCE
     collator_class: ClassVar[type[PaddingCollator]] = PairCollator
-    compares: ClassVar[bool] = True
     defaults: ClassVar[Mapping[str, Any]] = {"measurement.shapes": ((1, 128), (32, 128))}
 
     splits: DatasetDict
@@ -138,8 +138,31 @@ class Reranking(Task):
         return {"num_labels": 1, "problem_type": SIGMOID if self.sigmoid else REGRESSION}
 
     def load_model(self, name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
-        """As `Task.load_model`; the config gets the activation that a `CrossEncoder` has saved beside it."""
-        return with_activation(super().load_model(name_or_path, **kwargs), name_or_path)
+        """As `Task.load_model`.
+
+        Raises:
+            UserError: as there; or as `adapt`.
+        """
+        _check_prompt(str(name_or_path))
+        return super().load_model(name_or_path, **kwargs)
+
+    def adapt(self, model: PreTrainedModel, name: str, *, asked: bool = True) -> None:
+        """Nothing: no option says anything about a model.
+
+        Raises:
+            UserError: the model is a cross-encoder that puts a prompt before its texts.
+        """
+        _check_prompt(name)
+
+    def with_reference(self, name: str) -> Reranking:
+        return self if self.reference else replace(self, reference=name)
+
+    def check_scored(self) -> None:
+        if self.metric == SPEARMAN and not self.labelled and self.reference is None:
+            raise UserError(
+                "scores of pairs without labels are compared with those of a reference: name it by --task-option "
+                "reference=MODEL, or choose another metric"
+            )
 
     def fitted(self, model_or_folder: PreTrainedModel | str | Path, role: str) -> Task:
         """The task with its labels compared with the one output as a checkpoint means it (see `one_output`).
@@ -155,9 +178,8 @@ class Reranking(Task):
             )
         if not self._has_head(config) or config.num_labels != 1:
             return self
-        named = None if isinstance(model_or_folder, PreTrainedModel) else str(model_or_folder)
-        sigmoid = has_sigmoid(config, self._numbers(), LABEL)
-        return replace(self, sigmoid=sigmoid, reference=self.reference or named)
+        fitted = replace(self, sigmoid=has_sigmoid(config, self._numbers(), LABEL))
+        return fitted if isinstance(model_or_folder, PreTrainedModel) else fitted.with_reference(str(model_or_folder))
 
     def described(self) -> dict[str, str]:
         """The columns, the numbers of queries and of pairs, and what labels are."""
@@ -227,6 +249,7 @@ class Reranking(Task):
         Raises:
             UserError: there are neither labels nor a reference.
         """
+        self.check_scored()
         outputs = prediction.predictions
         logits = np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs).reshape(-1).astype(np.float64)
         labels = np.asarray(prediction.label_ids).reshape(-1).astype(np.float64)
@@ -239,11 +262,7 @@ class Reranking(Task):
 
     def _of_reference(self, rows: Sequence[Mapping[str, Any]]) -> NDArray[Any]:
         """The scores `(pairs,)` of the reference."""
-        if self._reference is None:
-            raise UserError(
-                "scores of pairs without labels are compared with those of a reference: name it by --task-option "
-                "reference=MODEL, or choose another metric"
-            )
+        assert self._reference is not None, "`check_scored` has refused it"
         longest = max((len(row["input_ids"]) for row in rows if "input_ids" in row), default=128)
         return self._reference.scores([(row[PAIR][0], row[PAIR][1]) for row in rows], longest)
 
@@ -273,6 +292,15 @@ def _pairs(numbers: Sequence[int], counts: Sequence[int]) -> list[list[int]]:
 def _both_kinds(labels: Sequence[float], relevant: float) -> bool:
     """Whether some of the passages of a query are relevant, and not all."""
     return min(labels) <= relevant < max(labels)
+
+
+def _check_prompt(name: str) -> None:
+    prompt = settings(name).get("default_prompt_name")
+    if prompt:
+        raise UserError(
+            f"model {name!r} puts the prompt {prompt!r} before its texts, which the task reranking does not: give a "
+            "cross-encoder without a default prompt"
+        )
 
 
 def _spearman(logits: NDArray[Any], labels: NDArray[Any]) -> float:

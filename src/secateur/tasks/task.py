@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from secateur.structure.encoded_rows import EXAMPLE
+from secateur.surgery.cross_encoders import with_activation
 from secateur.surgery.loaded_weights import check_encoder, check_whole
 from secateur.system.errors import UserError, as_user_error
 from secateur.system.files import fingerprint
@@ -197,7 +198,7 @@ class Task(ABC):
         with without_load_report(), as_user_error(f"{source} cannot be loaded", "give one written by save_pretrained"):
             model, loading = self.model_class.from_pretrained(name_or_path, **options)
         (check_whole if has_head else check_encoder)(model, loading, source)
-        return model
+        return with_activation(model, name_or_path) if has_head else model
 
     def is_finetuned(self, model_or_folder: PreTrainedModel | str | Path) -> bool:
         """Whether a checkpoint has a head for this kind of task already, with the right number of labels.

@@ -12,30 +12,22 @@ from pathlib import Path
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
-from secateur.system.errors import UserError
-
+CLASSIFIER = "ForSequenceClassification"
+"""How the class of the model in such a folder ends."""
 FILE, KEY, ACTIVATION = "config_sentence_transformers.json", "sentence_transformers", "activation_fn"
 
 
 def with_activation(model: PreTrainedModel, name_or_path: str | Path) -> PreTrainedModel:
-    """A model whose config names the activation of the `CrossEncoder` that it was loaded from, if it was from one.
-
-    Raises:
-        UserError: the cross-encoder puts a prompt before its texts.
-    """
-    settings = _settings(name_or_path)
-    if settings.get("default_prompt_name"):
-        raise UserError(
-            f"model {str(name_or_path)!r} puts the prompt {settings['default_prompt_name']!r} before its texts, which "
-            "the task reranking does not: give a cross-encoder without a default prompt"
-        )
-    own = getattr(model.config, KEY, None) or {}
-    if settings.get(ACTIVATION) and ACTIVATION not in own:
-        setattr(model.config, KEY, {**own, ACTIVATION: settings[ACTIVATION]})
+    """A model whose config names the activation of the `CrossEncoder` that it was loaded from, if it was from one."""
+    if not type(model).__name__.endswith(CLASSIFIER):
+        return model
+    own, activation = getattr(model.config, KEY, None) or {}, settings(name_or_path).get(ACTIVATION)
+    if activation and ACTIVATION not in own:
+        setattr(model.config, KEY, {**own, ACTIVATION: activation})
     return model
 
 
-def _settings(name_or_path: str | Path) -> dict[str, str]:
+def settings(name_or_path: str | Path) -> dict[str, str]:
     """The settings of sentence-transformers beside a model; empty without any, or without a `CrossEncoder`'s."""
     found = cached_file(
         str(name_or_path),
@@ -43,5 +35,5 @@ def _settings(name_or_path: str | Path) -> dict[str, str]:
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
-    settings = json.loads(Path(found).read_text(encoding="utf-8")) if found else {}
-    return settings if settings.get("model_type") == "CrossEncoder" else {}
+    values = json.loads(Path(found).read_text(encoding="utf-8")) if found else {}
+    return values if values.get("model_type") == "CrossEncoder" else {}
