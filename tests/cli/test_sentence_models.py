@@ -77,6 +77,25 @@ def test_texts_alone_are_compared_with_the_model_that_is_cut_or_exported(world, 
     assert alone.exit_code == 2 and "name it by --task-option reference=MODEL" in alone.stderr
 
 
+def test_a_sensitivity_needs_labels_for_gradients_alone(world, options):
+    own = ("sensitivity", world / "encoder", "--pooling", "mean", "--units", "ffn", "--densities", 0.5, "--rows", 16)
+    found = values_of(*own, *options, "--by", "magnitude")
+    assert found["metric"] == "neighbours" and found["dense"] == 1.0  # of training rows, with the model itself
+    refused = secateur(*own, *options)
+    assert refused.exit_code == 2 and "by gradient needs a loss of labels" in refused.stderr
+
+
+def test_a_prediction_refuses_what_it_does_not_read(world, tmp_path):
+    folder = write_model(tmp_path / "classifier", ["bad", "good"])
+    for words, message in (
+        (("--task-option", "nonsense=1"), "a prediction of the task 'classification' has no option 'nonsense'"),
+        (("--max-length", 64), "--max-length is 64: give at most 32, which the model takes"),
+    ):
+        done = secateur("predict", folder, "a fine film", *words)
+        assert done.exit_code == 2 and message in done.stderr
+    assert values_of("predict", folder, " ".join(["film"] * 50))[0]["label"] in ("bad", "good")
+
+
 def test_a_cross_encoder_keeps_its_activation_however_it_is_cut(tmp_path):
     from sentence_transformers import CrossEncoder
 

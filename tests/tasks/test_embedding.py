@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from small_world import tokenizer, write_model
-from transformers import EvalPrediction
+from small_world import config, tokenizer, write_model
+from transformers import BertModel, EvalPrediction
 
 from secateur.measure.evaluation import encoded, scores, scores_with_error
 from secateur.surgery.checkpoint import save
@@ -92,6 +92,25 @@ def test_no_training_text_is_scored(world, tmp_path):
     assert task.metric == "spearman" and not scored & {*task.splits["train"]["text"]}
     with pytest.raises(UserError, match="every training text is scored"):
         SentenceEmbedding.from_data(lines(tmp_path / "t.txt", sorted(scored)), evaluation=str(world / "pairs.jsonl"))
+
+
+def test_a_scored_text_with_spaces_around_it_is_no_training_text(world, tmp_path):
+    rows = [{"sentence1": f" {text} ", "sentence2": "a film", "score": n} for n, text in enumerate(TEXTS[:9])]
+    task = read(world, evaluation=rows_of(tmp_path / "pairs.jsonl", rows))
+    assert {*TEXTS[:9]} <= {*task.splits["validation"]["text"]} and not {*TEXTS[:9]} & {*task.splits["train"]["text"]}
+
+
+def test_a_reference_with_fewer_positions_reads_the_first_tokens(world, tmp_path):
+    torch.manual_seed(1)
+    large = BertModel(config())
+    large.config.max_position_embeddings = 64
+    large = attach_head(BertModel(large.config), SentenceHead(["mean"], width=16))
+    save(large, tmp_path / "large", tokenizer=tokenizer(max_length=64))
+    texts = lines(tmp_path / "long.txt", [" ".join([text] * 20) for text in TEXTS])
+    task = SentenceEmbedding.from_data(texts, reference=str(world / "embedder")).fitted(large, "model")
+    rows = encoded(task, "validation", tokenizer(max_length=64), 64)
+    assert max(len(row["input_ids"]) for row in rows) > 32
+    assert 0.0 <= scores(large, task, rows, tokenizer(max_length=64))["neighbours"] <= 1.0
 
 
 def test_prompts_are_the_models_unless_others_are_named(world):

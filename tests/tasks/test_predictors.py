@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from secateur.surgery.sentence.attach import attach_head
-from secateur.surgery.sentence.head import SentenceHead
+from secateur.surgery.sentence.head import SentenceHead, Settings
 from secateur.system.errors import UserError
 from secateur.tasks import TASKS
 from secateur.tasks.predictors import Asked
@@ -92,6 +92,33 @@ def test_a_vector_is_that_of_the_text_alone():
     assert short["vector"] == pytest.approx(expected.tolist(), abs=1e-6)
 
 
+def test_prompts_are_lowered_with_their_texts():
+    model = made(BertModel)
+    settings = Settings({"own": "GOOD "}, "own", "cosine", None, lower_case=True)
+    attach_head(model, SentenceHead(("mean",), (), True, width=model.config.hidden_size, settings=settings))
+    (found,) = TASKS.get("embedding").predictor(asked(model), [["FILM"]])
+    with torch.inference_mode():
+        expected = model(**tokenizer()("good film", return_tensors="pt")).sentence_embedding[0]
+    assert found["vector"] == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("task", "kind", "texts"),
+    [
+        ("classification", BertForSequenceClassification, 1),
+        ("tokens", BertForTokenClassification, 1),
+        ("questions", BertForQuestionAnswering, 2),
+        ("reranking", BertForSequenceClassification, 2),
+    ],
+)
+def test_no_more_tokens_are_read_than_the_model_has_positions(task, kind, texts):
+    model, text = made(kind, num_labels=1 if task == "reranking" else 2), " ".join(["film"] * 50)
+    own = Asked(model.eval(), tokenizer(max_length=10**30), 384, {})
+    found = TASKS.get(task).predictor(own, [[SHORT, text][-texts:]])
+    within = TASKS.get(task).predictor(own._replace(max_length=32), [[SHORT, text][-texts:]])
+    assert found == within and len(found) == 1
+
+
 def test_a_generated_text_takes_the_options_of_the_task():
     words = tokenizer()
     sizes = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2}
@@ -116,6 +143,8 @@ def test_a_continuation_is_what_the_model_generates_after_the_last_tokens():
     own = Asked(model, words, 3, {"max_new_tokens": 4})
     first, again = TASKS.get("language").predictor(own, [[LONG], [LONG]])
     assert first == again == {"text": words.decode(wanted, skip_special_tokens=True)}
+    model.config.max_position_embeddings = 7  # four of them for what follows
+    assert TASKS.get("language").predictor(own._replace(max_length=9), [[LONG]]) == [first]
 
 
 def test_what_is_no_input_is_refused():

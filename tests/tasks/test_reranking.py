@@ -85,6 +85,19 @@ def test_labels_belong_to_the_passages_of_a_query(tmp_path, form):
     assert Reranking.from_data(write(tmp_path / "d.jsonl", ROWS[form]), relevant=0.3).metric == MRR
 
 
+def test_a_label_that_is_the_limit_is_not_relevant(tmp_path):
+    rows = [{"query": q, "passage": p, "label": n} for q in MANY for p, n in (("a", 0.3), ("b", 0.9), ("c", 0.0))]
+    task = Reranking.from_data(write(tmp_path / "d.jsonl", rows), relevant=0.3)
+    count = len(task.splits["validation"])
+    labels = np.array([[0.3, 0.9, 0.0]] * count, np.float32).reshape(-1, 1)
+    best_first = EvalPrediction(np.array([[3.0, 2.0, 1.0]] * count).reshape(-1, 1), labels)
+    encodings = [{"example": n // 3, "labels": float(label)} for n, label in enumerate(labels.ravel())]
+    assert task.score(best_first, encodings)[MRR] == 0.5 == task.compute_metrics(best_first)[MRR]
+    assert task.baseline(encodings) == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+    none = [{"query": q, "passage": p, "label": n} for q in MANY for p, n in (("a", 0.3), ("b", 0.0))]
+    assert Reranking.from_data(write(tmp_path / "n.jsonl", none), relevant=0.3).metric == "spearman"
+
+
 @pytest.mark.parametrize("form", JUDGED)
 def test_positives_and_negatives_have_the_labels_1_and_0(tmp_path, form):
     task = Reranking.from_data(write(tmp_path / "d.jsonl", JUDGED[form]))

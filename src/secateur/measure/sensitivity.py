@@ -72,9 +72,15 @@ def sensitivity(
         seed: for the sampling of the rows and the bootstrap.
 
     Raises:
-        UserError: a number out of range, an unknown name, or a model that `Space` refuses.
+        UserError: a number out of range, an unknown name, a gradient of a task without labels, or a model that `Space`
+            refuses.
     """
     _check(densities, rows, split, by)
+    if by == GRADIENT and not task.label_names:
+        raise UserError(
+            f"by {GRADIENT} needs a loss of labels, which the task {task.name!r} has not: take magnitude or obs"
+        )
+    task = task.of_training_rows() if split == "train" else task
     started, space = time.monotonic(), Space(model, *units)
     space.table.one_stack("the sensitivity")
     scored, evidence = _sampled_rows(task, tokenizer, split, rows, max_length, seed)

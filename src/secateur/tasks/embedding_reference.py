@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from secateur.surgery.opening import open_tokenizer
 from secateur.system.model_state import evaluating
 from secateur.tasks.embedding_data import TEXT
+from secateur.tasks.rows import most_tokens
 from secateur.tasks.tokenizer_settings import kept_settings
 
 if TYPE_CHECKING:
@@ -52,8 +53,12 @@ class Reference:
         model, tokenizer = task.load_model(self.name), open_tokenizer(self.name)
         torch.nn.Module.to(model, torch.accelerator.current_accelerator() or torch.device("cpu"))
         collate = task.collator(tokenizer)
+        limit = most_tokens(tokenizer, model)
         with kept_settings(tokenizer):
-            rows = [(dict(tokenizer(text, truncation=True, max_length=most)), (text, most)) for text, most in texts]
+            rows = [
+                (dict(tokenizer(text, truncation=True, max_length=min(most, limit or most))), (text, most))
+                for text, most in texts
+            ]
         rows.sort(key=lambda row: -len(row[0]["input_ids"]))
         with evaluating([model]):
             for first in range(0, len(rows), BATCH):

@@ -243,7 +243,7 @@ def _read_pairs(path: Path) -> ScoredPairs:
             f"{path} has the columns {listed(rows.column_names)}: expected two texts, such as sentence1 and sentence2, "
             "and a score"
         )
-    one, other = (rows[name][:] for name in pair[0])
+    one, other = ([(text or "").strip() for text in rows[name][:]] for name in pair[0])
     try:
         gold = [float(value) for value in rows[score[0][0]][:]]
     except (TypeError, ValueError) as error:

@@ -6,7 +6,6 @@ A task names one of these as its `predictor`; a task of one's own that names non
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from inspect import signature
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -18,6 +17,7 @@ from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating
 from secateur.tasks.checkpoint_labels import head_labels
 from secateur.tasks.one_output import SIGMOID
+from secateur.tasks.rows import most_tokens
 from secateur.tasks.tokenizer_settings import kept_settings
 
 BATCH = 32
@@ -34,7 +34,7 @@ class Asked(NamedTuple):
     """A model, its tokenizer, and how it is asked.
 
     Attributes:
-        max_length: tokens to keep of an input, or of a window of a longer one.
+        max_length: tokens to keep of an input, or of a window of a longer one; fewer if the model takes fewer.
         options: of the task, as in a recipe.
     """
 
@@ -43,6 +43,10 @@ class Asked(NamedTuple):
     max_length: int
     options: Mapping[str, Any]
 
+    def within(self, most: int | None) -> Asked:
+        """The same, with no more tokens than that; None for no limit."""
+        return self if most is None else self._replace(max_length=min(self.max_length, most))
+
 
 class Predictor(NamedTuple):
     """How a kind of task is asked.
@@ -50,10 +54,12 @@ class Predictor(NamedTuple):
     Attributes:
         parts: the names of the texts of one input; a single name where one or several texts are the input.
         predict: a prediction for each input.
+        options: of the task, that it reads; None if that is not known.
     """
 
     parts: tuple[str, ...]
     predict: Callable[[Asked, Sequence[Texts]], list[Prediction]]
+    options: tuple[str, ...] | None = None
 
     def __call__(self, asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
         """A prediction for each input, in their order.
@@ -72,7 +78,7 @@ class Predictor(NamedTuple):
             if not all(text.strip() for text in texts):
                 raise UserError("a text is empty: leave it out, or fill it")
         with kept_settings(asked.tokenizer):
-            return self.predict(asked, inputs)
+            return self.predict(asked.within(most_tokens(asked.tokenizer, asked.model)), inputs)
 
 
 def _outputs(asked: Asked, inputs: Sequence[Texts]) -> Iterator[Any]:
@@ -154,7 +160,7 @@ def _answers(asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
     """The best answer to each question in its context, and its score."""
     from secateur.tasks.questions import answer
 
-    options = _taken(answer, asked.options)
+    options = _taken(ANSWERS, asked)
     found = []
     for question, context in inputs:
         (best,) = answer(asked.model, asked.tokenizer, question, context, max_length=asked.max_length, **options)
@@ -166,7 +172,7 @@ def _texts(asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
     """The text that the model generates for each source."""
     from secateur.tasks.generation import generate
 
-    sources, options = [text for (text,) in inputs], _taken(generate, asked.options)
+    sources, options = [text for (text,) in inputs], _taken(TEXTS, asked)
     written = generate(asked.model, asked.tokenizer, sources, max_length=asked.max_length, **options)
     return [{"text": text} for text in written]
 
@@ -176,7 +182,10 @@ def _continued(asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
 
     The option `max_new_tokens` is how many tokens it has at most.
     """
-    options = {"do_sample": False, "max_new_tokens": int(asked.options.get("max_new_tokens", NEW_TOKENS))}
+    new = int(asked.options.get("max_new_tokens", NEW_TOKENS))
+    options = {"do_sample": False, "max_new_tokens": new}
+    room = most_tokens(model=asked.model)
+    asked = asked.within(None if room is None else max(1, room - new))
     found, model = [], cast(Any, asked.model)
     with evaluating([asked.model]):
         for (text,) in inputs:  # one by one: padding would stand before a text
@@ -194,23 +203,23 @@ def _vectors(asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
         raise UserError("the model makes no vectors of texts: give a model for sentence embeddings")
     settings = head.settings
     prompt = settings.prompts.get(settings.default_prompt or "", "")
-    limit = min(asked.max_length, settings.max_length or asked.max_length)
-    texts = [(prompt + text.lower() if settings.lower_case else prompt + text,) for (text,) in inputs]
-    batches = _outputs(asked._replace(max_length=limit), texts)
+    texts = [prompt + text for (text,) in inputs]
+    texts = [text.lower() for text in texts] if settings.lower_case else texts
+    batches = _outputs(asked.within(settings.max_length), [(text,) for text in texts])
     return [{"vector": row.tolist()} for output in batches for row in output.sentence_embedding.float().cpu()]
 
 
-def _taken(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a task's options that a function takes too."""
-    return {name: value for name, value in options.items() if name in signature(function).parameters}
+def _taken(predictor: Predictor, asked: Asked) -> dict[str, Any]:
+    """Those of a task's options that a predictor reads."""
+    return {name: value for name, value in asked.options.items() if name in (predictor.options or ())}
 
 
-CLASSES = Predictor(("text",), _classes)
-IMAGES = Predictor(("image",), _images)
-LABEL_SETS = Predictor(("text",), _label_sets)
-TAGS = Predictor(("text",), _tags)
-ANSWERS = Predictor(("question", "context"), _answers)
-TEXTS = Predictor(("text",), _texts)
-CONTINUATIONS = Predictor(("text",), _continued)
-VECTORS = Predictor(("text",), _vectors)
-RELEVANCE = Predictor(("query", "passage"), _numbers)
+CLASSES = Predictor(("text",), _classes, ())
+IMAGES = Predictor(("image",), _images, ())
+LABEL_SETS = Predictor(("text",), _label_sets, ())
+TAGS = Predictor(("text",), _tags, ())
+ANSWERS = Predictor(("question", "context"), _answers, ("doc_stride", "max_answer_length", "nothing"))
+TEXTS = Predictor(("text",), _texts, ("prefix", "beams", "length_penalty", "max_new_tokens"))
+CONTINUATIONS = Predictor(("text",), _continued, ("max_new_tokens",))
+VECTORS = Predictor(("text",), _vectors, ())
+RELEVANCE = Predictor(("query", "passage"), _numbers, ())

@@ -253,7 +253,7 @@ class Reranking(ComparedTask):
         outputs = prediction.predictions
         logits = np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs).reshape(-1).astype(np.float64)
         labels = np.asarray(prediction.label_ids).reshape(-1).astype(np.float64)
-        lists = [(logits[own], labels[own] > self.relevant) for own in examples(rows)]
+        lists = [(logits[own], labels[own] > _as_label(self.relevant)) for own in examples(rows)]
         ranked = [(scores, own) for scores, own in lists if own.any() and not own.all()]
         found = ranking_scores(ranked) if ranked or self.metric != SPEARMAN else {}
         if self.labelled or self.reference is not None or self.metric == SPEARMAN:
@@ -275,7 +275,7 @@ class Reranking(ComparedTask):
         if self.metric == SPEARMAN:
             return 0.0
         labels = np.array([row["labels"] for row in rows], dtype=np.float64).reshape(-1)
-        lists = [labels[own] > self.relevant for own in examples(rows)]
+        lists = [labels[own] > _as_label(self.relevant) for own in examples(rows)]
         ranked = [own for own in lists if own.any() and not own.all()]
         return random_order(self.metric, ranked) if ranked else None
 
@@ -291,7 +291,12 @@ def _pairs(numbers: Sequence[int], counts: Sequence[int]) -> list[list[int]]:
 
 def _both_kinds(labels: Sequence[float], relevant: float) -> bool:
     """Whether some of the passages of a query are relevant, and not all."""
-    return min(labels) <= relevant < max(labels)
+    return min(labels) <= _as_label(relevant) < max(labels)
+
+
+def _as_label(number: float) -> float:
+    """A number as a label that is equal to it is kept, in float32."""
+    return float(np.float32(number))
 
 
 def _check_prompt(name: str) -> None:

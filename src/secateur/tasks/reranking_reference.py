@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from secateur.surgery.opening import open_model, open_tokenizer
 from secateur.tasks.reranking_data import LISTED, QUERY
+from secateur.tasks.rows import most_tokens
 from secateur.tasks.tokenizer_settings import kept_settings
 
 NUMBER, PAIR = "number", "pair"
@@ -49,7 +50,7 @@ class Reference:
         """`(pairs,)`.
 
         Args:
-            longest: tokens to keep of a pair that is new.
+            longest: tokens to keep of a pair that is new; fewer if the model takes fewer.
 
         Raises:
             UserError: the model cannot be opened, or has no tokenizer.
@@ -68,6 +69,7 @@ class Reference:
         chosen = [(texts[number][0], texts[number][1][place]) for number, place in pairs]
         model, tokenizer = open_model(self.name), open_tokenizer(self.name)
         model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")  # type: ignore[arg-type]
+        longest = min(longest, most_tokens(tokenizer, model) or longest)
         scores = np.zeros(len(pairs))
         order = sorted(range(len(pairs)), key=lambda place: -len(chosen[place][1]))
         for first in range(0, len(order), BATCH):

@@ -31,10 +31,15 @@ def check_length(
         UserError: `max_length` is more than the tokenizer's limit, or than the model's positions. Many tokenizers have
             no limit.
     """
+    limit = most_tokens(tokenizer, model)
+    if limit is not None and max_length > limit:
+        raise UserError(f"max_length is {max_length}: give at most {limit}, which the model takes")
+
+
+def most_tokens(tokenizer: PreTrainedTokenizerBase | None = None, model: PreTrainedModel | None = None) -> int | None:
+    """The most tokens that a model takes, by its tokenizer and by its positions; None if neither has a limit."""
     limits = (
-        None if tokenizer is None else tokenizer.model_max_length,
+        getattr(tokenizer, "model_max_length", None),  # which what reads images has not
         None if model is None else positions(model),
     )
-    limit = min(limit for limit in (*limits, max_length) if limit is not None)
-    if max_length > limit:
-        raise UserError(f"max_length is {max_length}: give at most {limit}, which the model takes")
+    return min((limit for limit in limits if limit is not None), default=None)
