@@ -4,6 +4,7 @@ That fp32 says what the model says is law 13.
 """
 
 import json
+import shutil
 import sys
 from dataclasses import asdict
 from importlib import import_module
@@ -32,6 +33,8 @@ from secateur.deploy.export import TOLERANCE, export, opened, within
 from secateur.deploy.export_facts import ExportFacts
 from secateur.deploy.formats import read_facts
 from secateur.measure.bench import measure
+from secateur.run import recipe
+from secateur.run.recipe_yaml import dump
 from secateur.structure.fingerprints import weights_fingerprint
 from secateur.structure.plan import Plan
 from secateur.surgery.cut import cut
@@ -369,6 +372,29 @@ def test_the_command_never_calibrates_on_validation_rows(world, tmp_path, monkey
     done = secateur("export", world / "small", "--output", tmp_path / "ranges.onnx", *words, "--rows", 0)
     assert done.exit_code == 0 and asked == ["train"]
     assert read_facts(tmp_path / "ranges.onnx").calibration == 0
+
+
+def test_rows_that_are_asked_for_calibrate_or_are_refused(world, tmp_path):
+    shutil.copytree(world / "small", tmp_path / "run" / "model")
+    values = {"model": str(world / "dense"), "data.source": str(world / "data.csv"), "data.max_length": 24}
+    (tmp_path / "run" / "recipe.yaml").write_text(dump(recipe.make(values).to_dict()), encoding="utf-8")
+    words = ("export", tmp_path / "run", "--dtype", "int8")
+    own = answer(*words, "--output", tmp_path / "own.onnx", "--rows", 16)
+    assert own["facts"]["calibration"] == 16 and "scores" in own
+    assert answer(*words, "--output", tmp_path / "each.onnx")["facts"]["calibration"] == 0
+    for changed, message in (
+        (("export", world / "small", "--dtype", "int8", "--rows", 16), "no data can be read here: name it by --data"),
+        (("export", tmp_path / "run", "--rows", 16), "for the ranges of int8, and the dtype is fp32: leave it out"),
+    ):
+        done = secateur(*changed, "--output", tmp_path / "refused.onnx")
+        assert done.exit_code == 2 and message in done.stderr and not (tmp_path / "refused.onnx").exists()
+
+
+def test_the_weights_of_another_file_are_not_replaced(world, tmp_path):
+    (tmp_path / "model.bin").write_bytes(b"precious")
+    done = secateur("export", world / "small", "--output", tmp_path / "model.xml")
+    assert done.exit_code == 2 and "model.bin is there already" in done.stderr
+    assert (tmp_path / "model.bin").read_bytes() == b"precious" and not (tmp_path / "model.xml").exists()
 
 
 @pytest.mark.parametrize("name", ["dense", "small"])

@@ -12,8 +12,8 @@ from hub_models import classifier, embedding_model, own_tokenizer, reranker
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import OfflineModeIsEnabled
 from recorded_hub import RecordedHub, refusal
-from safetensors.torch import save_file
-from small_world import config, tokenizer
+from safetensors.torch import load_file, save_file
+from small_world import config, tokenizer, write_model
 from tiny_models import random_masks, tiny
 from transformers import BertForQuestionAnswering, BertForTokenClassification
 from typer.testing import CliRunner
@@ -105,6 +105,64 @@ def test_an_embedding_model_keeps_its_modules(tmp_path):
     with torch.no_grad():
         assert torch.equal(again(**batch).sentence_embedding, model(**batch).sentence_embedding)
     assert head_of(again).settings == head_of(model).settings
+
+
+def test_the_files_of_sentence_transformers_are_checked_too(tmp_path):
+    save(embedding_model(), tmp_path / "model", tokenizer=own_tokenizer(), card=CARD)
+    pooling = tmp_path / "model" / "1_Pooling" / "config.json"
+    for path in (pooling, tmp_path / "model" / "2_Dense" / "model.safetensors"):
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        for use in (load, lambda folder: publish(folder, NAME, dry_run=True)):
+            with pytest.raises(UserError, match=f"{path.parent.name}/{path.name} is not the file that was saved"):
+                use(tmp_path / "model")
+        path.write_bytes(content)
+    assert publish(tmp_path / "model", NAME, dry_run=True).files
+
+
+def test_weights_in_a_pickle_alone_are_refused(tmp_path):
+    folder = Path(write_model(tmp_path / "model", ["bad", "good"]))
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    (folder / "README.md").write_text(CARD)
+    with pytest.raises(UserError, match="has its weights in a pickle, which is not published"):
+        publish(folder, NAME, dry_run=True)
+
+
+NUMBERED = """\
+---
+model-index:
+- name: x
+  results:
+  - task:
+      type: text-classification
+    dataset:
+      name: sst2
+      type: unknown
+    metrics:
+    - type: accuracy
+      value: 0.5
+---
+
+`sst2`, fine-tuned for `sst2` and pruned
+
+- base model: `sst2`, licence unknown
+- data: `sst2`, 3 rows
+"""
+
+
+@pytest.mark.parametrize("stated", [("org/bert", "glue/sst2"), ("org/bert", None), (None, "glue/sst2")], ids=str)
+def test_a_model_and_its_data_may_have_one_name(run, stated):
+    (run / "model" / "README.md").write_text(NUMBERED)
+    (run / "model" / "SHA256SUMS").unlink()
+    hub = RecordedHub()
+    publish(run, NAME, base_model=stated[0], dataset=stated[1], api=hub)
+    text = hub.files["main"]["README.md"].decode()
+    model, data = (name or "sst2" for name in stated)
+    for line in (f"`{model}`, fine-tuned for `{data}` and", f"- base model: `{model}`, lic", f"- data: `{data}`, 3"):
+        assert line in text
+    (result,) = ModelCard(text).data.eval_results
+    assert (result.dataset_name, result.dataset_type) == (data, "unknown" if stated[1] is None else data)
 
 
 def test_sums_that_list_the_card_are_those_of_the_changed_card(run, tmp_path):

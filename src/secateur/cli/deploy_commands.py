@@ -97,9 +97,13 @@ def export_model(
         ),
     ] = None,
     rows: Annotated[
-        int,
-        typer.Option(help="Training rows to calibrate int8 on; 0 computes the ranges from each batch.", min=0),
-    ] = 256,
+        int | None,
+        typer.Option(
+            help="Training rows to calibrate int8 on; 0 computes the ranges from each batch.",
+            show_default="256 with --data, and for OpenVINO",
+            min=0,
+        ),
+    ] = None,
     opset: Annotated[int | None, typer.Option(help="Opset of ONNX, 17 to 20.", show_default="17")] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,

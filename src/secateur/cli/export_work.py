@@ -12,7 +12,7 @@ from secateur.cli.given_data import OpenedData, data_if_known, refuse_existing
 from secateur.cli.output import show_json
 from secateur.cli.scored_export import batches_of, fitted, scores, scores_of
 from secateur.deploy.export import export
-from secateur.deploy.formats import check_packages, check_request, known_format
+from secateur.deploy.formats import check_packages, check_request, files_of, known_format
 from secateur.deploy.hub_layout import FILES, check_folder, export_folder
 from secateur.deploy.runtimes import RUNTIMES
 from secateur.deploy.seq2seq.folder import check_seq2seq_folder, export_seq2seq, open_seq2seq
@@ -21,6 +21,9 @@ from secateur.measure.random_inputs import is_encoder_decoder
 from secateur.surgery.checkpoint import read_config
 from secateur.surgery.opening import local_model_folder, open_model, open_tokenizer, tokenizer_if_any
 from secateur.system.errors import UserError
+
+ROWS = 256
+"""Training rows that int8 is calibrated on by default."""
 
 
 def export_model(
@@ -31,7 +34,7 @@ def export_model(
     layout: Literal["file", "hub"] | None,
     runtime: list[str] | None,
     dtype: str | None,
-    rows: int,
+    rows: int | None,
     opset: int | None,
     overwrite: bool,
     as_json: bool,
@@ -42,6 +45,8 @@ def export_model(
     for name in runtimes if layout == "hub" else ():
         check_packages(Path(f"model{RUNTIMES.get(name).suffix}"), "fp32")
     if layout == "hub" and is_encoder_decoder(read_config(local_model_folder(folder))):
+        if rows:
+            raise UserError("int8 of an encoder-decoder has the ranges of each batch: leave out --rows")
         values = _export_seq2seq(folder, output, runtimes, dtype, given, opset, overwrite)
         (show_json if as_json else show_seq2seq)(values)
         return
@@ -54,18 +59,38 @@ def export_model(
     if layout == "hub":
         check_folder(output, dtypes, overwrite=overwrite)
     else:
-        refuse_existing(output, overwrite)
+        for file in files_of(output):
+            refuse_existing(file, overwrite)
         check_packages(output, dtypes[0])
-    data = data_if_known({**given, "data.rows": rows or None}, folder)
-    rows = rows if "data.source" in given or (layout == "file" and known_format(output).calibrated) else 0
+    data = data_if_known({**given, "data.rows": ROWS if rows is None else rows or None}, folder)
+    calibrated = "data.source" in given or (layout == "file" and known_format(output).calibrated)
+    count = _rows(rows, data, dtypes, calibrated)
     if layout == "hub":
-        values = _export_folder(folder, output, dtypes, data, rows, opset, overwrite)
+        values = _export_folder(folder, output, dtypes, data, count, opset, overwrite)
     else:
-        values = _export_file(folder, output, dtypes[0], data, rows, opset)
+        values = _export_file(folder, output, dtypes[0], data, count, opset)
     if as_json:
         show_json(values)
     else:
         (show_folder if layout == "hub" else show_export)(values)
+
+
+def _rows(asked: int | None, data: OpenedData | None, dtypes: tuple[str, ...], calibrated: bool) -> int:
+    """The number of training rows that int8 is calibrated on; 0 where each batch has its own ranges.
+
+    Args:
+        calibrated: whether it is by default, where there is data.
+
+    Raises:
+        UserError: rows are asked for that cannot be read, or that no file needs.
+    """
+    if asked and "int8" not in dtypes:
+        raise UserError(f"--rows are for the ranges of int8, and the dtype is {dtypes[0]}: leave it out")
+    if asked and data is None:
+        raise UserError("--rows are training rows, and no data can be read here: name it by --data")
+    if asked is None:
+        return ROWS if calibrated else 0
+    return asked
 
 
 def _export_file(

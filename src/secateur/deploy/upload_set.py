@@ -36,6 +36,8 @@ NAMED = {
     "datasets": re.compile(r"^- data: `([^`\n]+)`", re.MULTILINE),
 }
 """Key of a card's header -> the line of the card of a run that names it."""
+SUMMARY = re.compile(r"`([^`\n]+)`, fine-tuned for `([^`\n]+)`")
+"""What the first sentence of the card of a run says, the values of `NAMED` in their order."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ def upload_set(folder: Path, name: str, *, stated: Stated, onnx: Path | None, on
 
     Raises:
         UserError: the model cannot be loaded, or a file is not what was saved; there is no card, or it contradicts what
-            is stated; a text has a path of this machine; the ONNX files were made from another model.
+            is stated; there are no weights in safetensors; a text has a path of this machine; the ONNX files were made
+            from another model.
     """
     folder = model_folder(folder)
     if not folder.is_dir():
@@ -100,6 +103,8 @@ def upload_set(folder: Path, name: str, *, stated: Stated, onnx: Path | None, on
     _check_stated(stated)
     model = open_model(folder)
     found, left_out = _found(folder)
+    if not any(fnmatch(place, "*.safetensors") for place in found):
+        raise UserError(f"{folder} has its weights in a pickle, which is not published: save it by save_pretrained")
     if onnx is not None:
         found |= _onnx_files(onnx, model)
     text = _card(folder / CARD, model, stated, name if on_main else PLACEHOLDER)
@@ -150,9 +155,7 @@ def _card(path: Path, model: PreTrainedModel, stated: Stated, name: str) -> str:
         text = path.read_bytes().decode()
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text in UTF-8: save it so") from error
-    for key, value in stated.keys.items():
-        if key in NAMED and (line := NAMED[key].search(text)):
-            text = _renamed(text, line[1], value)
+    text = _with_names(text, stated)
     if loaded := LOADED.search(text):
         text = text.replace(f'"{loaded[1]}"', f'"{name}"')
     text = text.replace(PLACEHOLDER, name)
@@ -162,10 +165,28 @@ def _card(path: Path, model: PreTrainedModel, stated: Stated, name: str) -> str:
     return with_keys(text, _missing(header, model, stated))
 
 
-def _renamed(text: str, old: str, new: str) -> str:
-    """A card in which a name is another one; a path, which the cards of secateur 0.1.0 have, wherever it stands."""
-    pattern = rf"{re.escape(old)}(?![\w/-])" if Path(old).is_absolute() else f"(?<=`){re.escape(old)}(?=`)"
-    return re.sub(pattern, lambda found: new, text)
+def _with_names(text: str, stated: Stated) -> str:
+    """The card of a run with the names on the hub that are stated, in place of those of files and folders here."""
+    old = {key: line[1] for key, pattern in NAMED.items() if (line := pattern.search(text))}
+    new = {key: value for key, value in stated.keys.items() if key in old}
+    if "datasets" in new:  # of the numbers in the header
+        numbers = rf"(\bname: ){re.escape(old['datasets'])}(\r?\n *type: )unknown\b"
+        text = re.sub(numbers, lambda found: found[1] + new["datasets"] + found[2] + new["datasets"], text)
+    if len({*old.values()}) == len(old):
+        return _renamed(text, {old[key]: value for key, value in new.items()})
+    for key, value in new.items():  # model and data have one name: only where it is clear which of them is meant
+        if line := NAMED[key].search(text):
+            text = text[: line.start(1)] + value + text[line.end(1) :]
+    names = [new.get(key, name) for key, name in old.items()]
+    return SUMMARY.sub(lambda found: "`{}`, fine-tuned for `{}`".format(*names), text, count=1)
+
+
+def _renamed(text: str, names: Mapping[str, str]) -> str:
+    """A card with new names for old ones; a path, which the cards of secateur 0.1.0 have, wherever it stands."""
+    patterns = (
+        rf"{re.escape(old)}(?![\w/-])" if Path(old).is_absolute() else f"(?<=`){re.escape(old)}(?=`)" for old in names
+    )
+    return re.sub("|".join(patterns), lambda found: names[found[0]], text) if names else text
 
 
 def _check_agreement(header: Mapping[str, Any], stated: Stated, path: Path) -> None:

@@ -72,7 +72,8 @@ def save(
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)
         if isinstance(model, compact.Pruned):
-            added = [path.name for path in partial.iterdir() if path.is_file() and path.name not in own]
+            files = [path.relative_to(partial).as_posix() for path in partial.rglob("*") if path.is_file()]
+            added = [name for name in files if name not in own]
             with (partial / compact.SUMS).open("a", encoding="utf-8") as file:
                 file.write(compact.sums(partial, added))
         if plan is not None:

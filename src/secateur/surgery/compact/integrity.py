@@ -25,7 +25,7 @@ GENERATION = "generation_config.json"
 SUMS = "SHA256SUMS"
 FREE = ("_name_or_path", "id2label", "label2id")
 """Keys of `config.json` that name things for people and change no output."""
-SUM = re.compile(r"([0-9a-f]{64})  ([^/\\:]+)")  # a line: a digest, two spaces, the name of a file in the folder
+SUM = re.compile(r"([0-9a-f]{64})  ([^\\:]+)")  # a line: a digest, two spaces, the path of a file in the folder
 SUM_OF_VALUES = re.compile(rf"# ([0-9a-f]{{64}})  ({re.escape(CONFIG)}) without (\w+(?:, \w+)*)")
 
 
@@ -37,7 +37,7 @@ class Listed(NamedTuple):
     """A line of `SHA256SUMS`.
 
     Attributes:
-        name: of a file in the folder.
+        name: of a file in the folder, with its subfolder if it is in one.
         digest: SHA-256 of the file, or of its values without some keys.
         free: those keys; None if the digest is of the file's bytes.
     """
