@@ -56,12 +56,7 @@ def export_model(
             "runtime, and a folder for servers has files for onnxruntime alone"
         )
     dtypes = (dtype,) if dtype else tuple(FILES) if layout == "hub" else ("fp32",)
-    if layout == "hub":
-        check_folder(output, dtypes, overwrite=overwrite)
-    else:
-        for file in files_of(output):
-            refuse_existing(file, overwrite)
-        check_packages(output, dtypes[0])
+    _check_output(output, layout, dtypes, overwrite)
     data = data_if_known({**given, "data.rows": ROWS if rows is None else rows or None}, folder)
     calibrated = "data.source" in given or (layout == "file" and known_format(output).calibrated)
     count = _rows(rows, data, dtypes, calibrated)
@@ -73,6 +68,16 @@ def export_model(
         show_json(values)
     else:
         (show_folder if layout == "hub" else show_export)(values)
+
+
+def _check_output(output: Path, layout: str, dtypes: tuple[str, ...], overwrite: bool) -> None:
+    """Refuse what cannot be written, before a model is opened."""
+    if layout == "hub":
+        check_folder(output, dtypes, overwrite=overwrite)
+        return
+    for file in files_of(output):
+        refuse_existing(file, overwrite)
+    check_packages(output, dtypes[0])
 
 
 def _rows(asked: int | None, data: OpenedData | None, dtypes: tuple[str, ...], calibrated: bool) -> int:
