@@ -1,27 +1,36 @@
 """A run is replaced by one that is finished, and by nothing else."""
 
-from types import SimpleNamespace
-
 import pytest
 
-from secateur.run import job
+from secateur.run import job, recipe
 from secateur.system.errors import UserError
 
-RECIPE = SimpleNamespace(target=SimpleNamespace(densities=(0.4,)))
+VALUES = {"model": "m", "data": "d", "target.density": 0.4}
+RECIPE, OTHER = recipe.make(VALUES), recipe.make(VALUES | {"seed": 1})
+SEVERAL = recipe.make(VALUES | {"target.density": (0.4, 0.2)})
+
+
+def write(folder, own, *finished):
+    """A run's folder that holds its recipe, and in these folders a report."""
+    folder.mkdir()
+    (folder / "recipe.yaml").write_text(own.to_yaml())
+    for place in finished:
+        (folder / place).mkdir(exist_ok=True)
+        (folder / place / "report.json").write_text("{}")
+    return folder
 
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "recipe.yaml").write_text("old")
-    return tmp_path / "run"
+    """A finished run of another recipe."""
+    return write(tmp_path / "run", OTHER, ".")
 
 
 def running(monkeypatch, result):
-    def run(recipe, output, callbacks):
+    def run(wanted, output, callbacks):
         output.mkdir(exist_ok=True)
-        (output / "recipe.yaml").write_text("new")
-        if isinstance(result, Exception):
+        (output / "recipe.yaml").write_text(wanted.to_yaml())
+        if isinstance(result, BaseException):
             raise result
         return result
 
@@ -31,7 +40,7 @@ def running(monkeypatch, result):
 def test_a_finished_run_takes_the_place_of_the_old_one(folder, monkeypatch):
     running(monkeypatch, "report")
     assert job.run_job(RECIPE, folder, overwrite=True) == ["report"]
-    assert (folder / "recipe.yaml").read_text() == "new"
+    assert (folder / "recipe.yaml").read_text() == RECIPE.to_yaml()
     assert [path.name for path in folder.parent.iterdir()] == ["run"]
 
 
@@ -39,8 +48,41 @@ def test_a_run_that_fails_leaves_the_old_one_and_goes_on_beside_it(folder, monke
     running(monkeypatch, UserError("stopped"))
     with pytest.raises(UserError, match="stopped"):
         job.run_job(RECIPE, folder, overwrite=True)
-    assert (folder / "recipe.yaml").read_text() == "old"
-    assert (folder.with_name("run.new") / "recipe.yaml").read_text() == "new"
+    assert (folder / "recipe.yaml").read_text() == OTHER.to_yaml()
+    assert (folder.with_name("run.new") / "recipe.yaml").read_text() == RECIPE.to_yaml()
+
+
+def test_an_interrupted_first_run_is_continued(tmp_path, monkeypatch):
+    running(monkeypatch, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        job.run_job(RECIPE, tmp_path / "run", overwrite=True)
+    (tmp_path / "run" / "prune").mkdir()
+    running(monkeypatch, "report")
+    assert job.run_job(RECIPE, tmp_path / "run", overwrite=True) == ["report"]
+    assert (tmp_path / "run" / "prune").is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted", "finished", "place"),
+    [
+        (RECIPE, RECIPE, [], "run"),
+        (RECIPE, RECIPE, ["."], "run.new"),
+        (OTHER, RECIPE, [], "run.new"),
+        (SEVERAL, SEVERAL, ["0.2"], "run"),
+        (SEVERAL, SEVERAL, ["0.4", "0.2"], "run.new"),
+        (SEVERAL, RECIPE, [], "run.new"),
+    ],
+)
+def test_only_an_unfinished_run_of_the_same_recipe_is_not_replaced(tmp_path, own, wanted, finished, place):
+    folder = write(tmp_path / "run", own, *finished)
+    assert job.folder_of_job(wanted, folder, overwrite=True).name == place
+    assert job.folder_of_job(wanted, folder, overwrite=False) == folder
+
+
+def test_a_run_whose_recipe_cannot_be_read_is_replaced(folder):
+    (folder / "recipe.yaml").write_text("{")
+    assert job.folder_of_job(RECIPE, folder, overwrite=True).name == "run.new"
 
 
 def test_what_is_no_run_is_not_replaced(tmp_path, monkeypatch):

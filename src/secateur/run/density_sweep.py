@@ -33,7 +33,7 @@ from secateur.run.pipeline import (
     prepare,
 )
 from secateur.run.recipe import Recipe
-from secateur.run.run_folder import claim, locked
+from secateur.run.run_folder import claim, folders_of, locked
 from secateur.run.vocabulary_data import data_of
 from secateur.system import process_memory, processes
 
@@ -77,7 +77,7 @@ def _contexts(recipe: Recipe, folder: Path, callbacks: Sequence[TrainerCallback]
     They differ in their density alone, and so share their data.
     """
     of = partial(Context, data=data_of(recipe), callbacks=tuple(callbacks), shared=folder)
-    *larger, lowest = (of(one, folder / str(one.target.density)) for one in recipe.each())
+    *larger, lowest = map(of, recipe.each(), folders_of(recipe, folder))
     return [*larger, replace(lowest, branches=tuple(larger))]
 
 

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 from secateur.report.report import Report
 from secateur.run import density_sweep, pipeline
 from secateur.run.recipe import Recipe
-from secateur.run.run_folder import refuse_foreign
+from secateur.run.run_folder import holds_unfinished, refuse_foreign
 from secateur.system import processes
 from secateur.system.files import replace_folder
 
@@ -29,18 +29,29 @@ def run_job(
         output: the folder of the run, or of one for each density.
         callbacks: for every training.
         overwrite: whether a run that is in the folder is replaced: the new one is made beside it, in the folder of that
-            name and `.new`, and takes its place when it is finished, so that nothing is lost if it fails.
+            name and `.new`, and takes its place when it is finished, so that nothing is lost if it fails. An unfinished
+            run of this recipe is continued.
 
     Raises:
         UserError: anything that the user can fix; nothing half-written is left.
     """
-    if not (overwrite and output.exists()):
-        return _reports(recipe, output, callbacks)
-    refuse_foreign(output)
-    beside = output.with_name(f"{output.name}{UNFINISHED}")
-    reports = _reports(recipe, beside, callbacks)
-    processes.on_main(partial(replace_folder, beside, output))
+    folder = processes.on_main(partial(folder_of_job, recipe, output, overwrite))
+    reports = _reports(recipe, folder, callbacks)
+    if folder != output:
+        processes.on_main(partial(replace_folder, folder, output))
     return reports
+
+
+def folder_of_job(recipe: Recipe, output: Path, overwrite: bool) -> Path:
+    """Where a job is done: in its folder, or beside a run that it replaces. Its own unfinished run is continued.
+
+    Raises:
+        UserError: what would be replaced is no run.
+    """
+    if not overwrite or not output.exists() or holds_unfinished(output, recipe):
+        return output
+    refuse_foreign(output)
+    return output.with_name(f"{output.name}{UNFINISHED}")
 
 
 def _reports(recipe: Recipe, output: Path, callbacks: Sequence[TrainerCallback]) -> list[Report]:

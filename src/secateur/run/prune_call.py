@@ -76,7 +76,8 @@ def prune(
         data: a name on the hub, a folder or a file.
         output: the folder of the run.
         recipe: further keys of a recipe, such as `{"training.select": 500}`.
-        overwrite: whether a run that is in the folder is replaced, once the new one is finished.
+        overwrite: whether a run that is in the folder is replaced, once the new one is finished. An unfinished one of
+            the same recipe is continued.
         progress: whether each stage shows a bar.
         options: those of `secateur prune`, with underscores: `density=0.2`, `method="grain"`, `label="stars"`, ...
 

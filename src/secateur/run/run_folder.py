@@ -110,6 +110,22 @@ def check_claim(folder: Path, recipe: Recipe) -> None:
     refuse_foreign(folder)
 
 
+def holds_unfinished(folder: Path, recipe: Recipe) -> bool:
+    """Whether a folder holds the run of this recipe, which is not finished. One that cannot be read is another's."""
+    try:
+        check_claim(folder, recipe)
+    except UserError:
+        return False
+    reports = [place / "report.json" for place in folders_of(recipe, folder)]
+    return (folder / "recipe.yaml").is_file() and not all(map(Path.is_file, reports))
+
+
+def folders_of(recipe: Recipe, folder: Path) -> list[Path]:
+    """The folder of a run, or those of each density in it, the largest first."""
+    several = [folder / str(density) for density in recipe.target.densities]
+    return several if len(several) > 1 else [folder]
+
+
 def _differences(path: Path, recipe: Recipe) -> list[str]:
     """Dotted keys in which the recipe of a run's folder, of this version or an older one, differs from `recipe`.
 
