@@ -512,6 +512,16 @@ def test_overwrite_replaces_a_model_and_nothing_else(secateur, world, tmp_path):
     assert refused(taken, "holds no model, so it is not replaced")
 
 
+@pytest.mark.parametrize("command", ["cut", "export"])
+def test_a_command_does_not_replace_what_it_reads(secateur, world, tmp_path, command):
+    model = shutil.copytree(world / "classifier", tmp_path / "model")
+    data = Path(shutil.copy(world / "data.csv", model))
+    words = (command, "--output", model, "--overwrite")
+    assert refused(secateur(*words, model), f"{model} is read, and replacing {model} would delete it")
+    assert refused(secateur(*words, world / "classifier", "--data", data), f"{data} is read")
+    assert data.is_file() and (model / "model.safetensors").is_file()
+
+
 def test_bench_takes_several_models_runtimes_and_dtypes(secateur, world, rates, monkeypatch):
     peaks = {(1, 4): Peak(300_000_000, 20_000_000)}
     monkeypatch.setattr(peak_memory, "peaks", lambda job: peaks)

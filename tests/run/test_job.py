@@ -1,5 +1,7 @@
 """A run is replaced by one that is finished, and by nothing else."""
 
+from pathlib import Path
+
 import pytest
 
 from secateur.run import job, recipe
@@ -83,6 +85,33 @@ def test_only_an_unfinished_run_of_the_same_recipe_is_not_replaced(tmp_path, own
 def test_a_run_whose_recipe_cannot_be_read_is_replaced(folder):
     (folder / "recipe.yaml").write_text("{")
     assert job.folder_of_job(RECIPE, folder, overwrite=True).name == "run.new"
+
+
+@pytest.mark.parametrize(
+    ("key", "with_keys"),
+    [
+        ("model", {}),
+        ("teacher", {}),
+        ("data.source", {}),
+        ("data.evaluation", {}),
+        ("vocabulary.texts", {"vocabulary.pieces": "task"}),
+        ("target.latency_table", {"target.density": None, "target.speedup": 2}),
+    ],
+)
+def test_what_the_job_reads_is_not_replaced(folder, monkeypatch, key, with_keys):
+    running(monkeypatch, "report")
+    place = folder / "read"
+    place.touch()
+    wanted = recipe.make(VALUES | with_keys | {key: [str(place)] if key == "vocabulary.texts" else str(place)})
+    with pytest.raises(UserError, match=r"run/read is read, and replacing .*run would delete it"):
+        job.run_job(wanted, folder, overwrite=True)
+    assert place.exists()
+
+
+def test_the_current_folder_is_not_replaced(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError, match="the current folder"):
+        job.run_job(RECIPE, Path("."), overwrite=True)
 
 
 def test_what_is_no_run_is_not_replaced(tmp_path, monkeypatch):

@@ -13,6 +13,8 @@ from secateur.system.files import (
     atomic_write,
     fingerprint,
     read_json,
+    refuse_current,
+    refuse_lost,
 )
 
 
@@ -96,3 +98,27 @@ def test_a_fingerprint_is_the_sha256_of_its_chunks_end_to_end():
     chunks = ["grüße", b"bytes", np.arange(3, dtype=np.uint8)]
     assert fingerprint(chunks) == hashlib.sha256("grüße".encode() + b"bytes\x00\x01\x02").hexdigest()[:16]
     assert len(fingerprint([], digits=64)) == 64
+
+
+def test_what_is_read_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run" / "teacher").mkdir(parents=True)
+    (tmp_path / "run" / "data.csv").write_text("")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "link").symlink_to("run")
+    for place in ("run/teacher", "run/data.csv", tmp_path / "run", "link/teacher", "other/../run"):
+        with pytest.raises(UserError, match=f"{place} is read, and replacing run would delete it: choose another"):
+            refuse_lost(Path("run"), ["elsewhere", place])
+    refuse_lost(Path("run"), [None, "run/none", "runner", "other", "bert-base-uncased", "x" * 5000])
+
+
+def test_the_current_folder_is_not_replaced(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    refuse_current(tmp_path)
+    monkeypatch.chdir(tmp_path / "run")
+    for place in (".", "..", "../run"):
+        with pytest.raises(UserError, match="the current folder, which is not replaced"):
+            refuse_current(Path(place))
+    refuse_current(Path("inner"))
+    with pytest.raises(UserError, match="the current folder"), atomic_folder(Path(".")):
+        pass

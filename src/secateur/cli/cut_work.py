@@ -20,7 +20,7 @@ from secateur.measure.inspection import inspect, with_stored_bytes
 from secateur.report.report_text import score_text, target_table
 from secateur.run.calibration import Calibration
 from secateur.run.post_training import cut_by_plan, cut_without_training, only_thinner, thinner
-from secateur.run.recipe import make_group
+from secateur.run.recipe import make_group, places_of
 from secateur.run.recipe_data import DataRecipe
 from secateur.run.recipe_rules import AMOUNTS
 from secateur.run.vocabulary_data import piece_counts
@@ -134,7 +134,7 @@ def cut_model(
     as_json: bool,
 ) -> None:
     """What `secateur cut` does; the options are described where it is declared."""
-    refuse_taken(output, overwrite)
+    refuse_taken(output, overwrite, [model, plan, *(vocabulary or []), *places_of(given)])
     texts = read_texts(vocabulary or [])
     _check_plan(plan, texts)
     whole = open_model(model)

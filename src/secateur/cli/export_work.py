@@ -18,9 +18,11 @@ from secateur.deploy.runtimes import RUNTIMES
 from secateur.deploy.seq2seq.folder import check_seq2seq_folder, export_seq2seq, open_seq2seq
 from secateur.measure.export_times import generation_times, latencies
 from secateur.measure.random_inputs import is_encoder_decoder
+from secateur.run.recipe import places_of
 from secateur.surgery.checkpoint import read_config
 from secateur.surgery.opening import local_model_folder, open_model, open_tokenizer, tokenizer_if_any
 from secateur.system.errors import UserError
+from secateur.system.files import refuse_lost
 
 ROWS = 256
 """Training rows that int8 is calibrated on by default."""
@@ -40,6 +42,7 @@ def export_model(
     as_json: bool,
 ) -> None:
     """What `secateur export` does; the options are described where it is declared."""
+    refuse_lost(output, [folder, *places_of(given)])
     layout = layout or ("file" if output.suffix else "hub")
     runtimes = runtime or ["onnxruntime"]
     for name in runtimes if layout == "hub" else ():

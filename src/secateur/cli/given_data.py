@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from secateur.run.recipe_data import DataRecipe
 from secateur.run.run_data import open_data
 from secateur.run.run_values import teacher_of, with_run_values
 from secateur.system.errors import UserError
-from secateur.system.files import refuse_occupied, refuse_other_than_model
+from secateur.system.files import refuse_lost, refuse_occupied, refuse_other_than_model
 from secateur.tasks.labelled import LabelledTask
 from secateur.tasks.task import Task
 
@@ -82,12 +82,16 @@ def refuse_existing(file: Path, overwrite: bool = False) -> None:
         raise UserError(f"{file} is there already: choose a new file, or replace it by --overwrite")
 
 
-def refuse_taken(folder: Path, overwrite: bool = False) -> None:
+def refuse_taken(folder: Path, overwrite: bool, read: Iterable[str | Path | None]) -> None:
     """Refuse a folder that is not empty, unless it is a model's, which is to be replaced.
 
+    Args:
+        read: files and folders that the command reads.
+
     Raises:
-        UserError: it would be replaced, or holds something else than a model.
+        UserError: it would be replaced, or holds something else than a model, or something that is read.
     """
+    refuse_lost(folder, read)
     if overwrite:
         refuse_other_than_model(folder)
     else:

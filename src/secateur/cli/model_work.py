@@ -17,6 +17,7 @@ from secateur.methods import METHODS
 from secateur.report.report_text import score_text
 from secateur.run import new_model
 from secateur.run.baselines import BASELINES
+from secateur.run.recipe import places_of
 from secateur.structure.architectures import ARCHITECTURES
 from secateur.structure.groups import UNITS
 from secateur.structure.tiles import EXAMPLES
@@ -77,7 +78,7 @@ def make_model(
     as_json: bool,
 ) -> None:
     """What `secateur new` does; the options are described where it is declared."""
-    refuse_taken(output, overwrite)
+    refuse_taken(output, overwrite, places_of(given))
     _, task = opened_data(given)
     model = new_model.new_model(
         task,

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
+from secateur.report.recipe_keys import dotted
 from secateur.report.report import Report
 from secateur.run import density_sweep, pipeline
-from secateur.run.recipe import Recipe
+from secateur.run.recipe import Recipe, places_of
 from secateur.run.run_folder import holds_unfinished, refuse_foreign
 from secateur.system import processes
-from secateur.system.files import replace_folder
+from secateur.system.files import refuse_current, refuse_lost, replace_folder
 
 UNFINISHED = ".new"
 """What follows the name of a folder while the run that replaces the one in it is not finished."""
@@ -46,11 +47,13 @@ def folder_of_job(recipe: Recipe, output: Path, overwrite: bool) -> Path:
     """Where a job is done: in its folder, or beside a run that it replaces. Its own unfinished run is continued.
 
     Raises:
-        UserError: what would be replaced is no run.
+        UserError: what would be replaced is no run, or is the current folder, or holds what the job reads.
     """
     if not overwrite or not output.exists() or holds_unfinished(output, recipe):
         return output
     refuse_foreign(output)
+    refuse_current(output)
+    refuse_lost(output, places_of(dotted(recipe.to_dict())))
     return output.with_name(f"{output.name}{UNFINISHED}")
 
 

@@ -52,6 +52,8 @@ SWEEP = "sweep"
 """The block of a recipe file that `secateur sweep` reads; a recipe itself has none."""
 COMMAND_LINE = "the command line"
 """The source of values whose errors speak of options, and name no source."""
+PLACES = ("model", "teacher", "data.source", "data.evaluation", "vocabulary.texts", "target.latency_table")
+"""Dotted keys that name files and folders, or something on the hub."""
 AMOUNTS = tuple(f"target.{name}" for name in recipe_rules.AMOUNTS)
 
 
@@ -177,6 +179,12 @@ def keys_of(text: str, source: str) -> Any:
     """
     values = parse(text, source)
     return FORMAT.current(values, source) if isinstance(values, dict) else values
+
+
+def places_of(values: Mapping[str, Any]) -> list[str]:
+    """The files and folders, or names on the hub, in values by dotted keys."""
+    named = [values.get(key) or () for key in PLACES]
+    return [place for value in named for place in ((value,) if isinstance(value, str) else value)]
 
 
 def _refuse_duplicates(values: Mapping[str, Any], source: str) -> None:

@@ -52,11 +52,12 @@ def atomic_folder(folder: Path | str, *failures: type[Exception]) -> Iterator[Pa
         failures: exceptions with which a library reports, besides `OSError`, that it cannot write.
 
     Raises:
-        UserError: the place cannot be written (disk full, read-only); nothing is left behind.
+        UserError: it is the current folder, or cannot be written (disk full, read-only); nothing is left behind.
     """
     folder = Path(folder)
     if folder.is_file():
         raise UserError(f"{folder} is a file: choose a folder that is new, or one to replace")
+    refuse_current(folder)
     caught: tuple[type[Exception], ...] = (OSError, *failures)
     temporary = _temporary_folder(folder)
     try:
@@ -71,12 +72,38 @@ def atomic_folder(folder: Path | str, *failures: type[Exception]) -> Iterator[Pa
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def refuse_current(folder: Path) -> None:
+    """Refuse to replace the folder in which this process is, or one that holds it.
+
+    Raises:
+        UserError: it is such a folder.
+    """
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise UserError(f"{folder} is or holds the current folder, which is not replaced: choose another folder")
+
+
+def refuse_lost(folder: Path, places: Iterable[str | Path | None]) -> None:
+    """Refuse to replace a folder, or a file, by something that is made from what it holds.
+
+    Args:
+        places: files and folders that are read; None, and a name that is not on this disk, are passed over.
+
+    Raises:
+        UserError: one of them would be deleted.
+    """
+    whole = folder.resolve()
+    for place in (Path(place) for place in places if place is not None):
+        if place.resolve().is_relative_to(whole) and place.exists():
+            raise UserError(f"{place} is read, and replacing {folder} would delete it: choose another output")
+
+
 def refuse_occupied(folder: Path) -> None:
     """Refuse a folder that is not empty, which would be replaced.
 
     Raises:
-        UserError: it is not empty, or is a file.
+        UserError: it is not empty, or is a file, or the current folder.
     """
+    refuse_current(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already and not empty: choose a new folder, or replace it by --overwrite")
 
@@ -85,8 +112,9 @@ def refuse_other_than_model(folder: Path) -> None:
     """Refuse to replace anything but a folder with a model, or with nothing.
 
     Raises:
-        UserError: it holds something else.
+        UserError: it holds something else, or is the current folder.
     """
+    refuse_current(folder)
     if folder.exists() and not (folder / "config.json").is_file():
         refuse_occupied_by_others(folder)
 
