@@ -12,6 +12,7 @@ from secateur.report.comparison_page import to_html
 from secateur.report.comparison_text import notes, table, to_dict, to_markdown
 from secateur.report.recipe_keys import upgrade
 from secateur.run.finished_runs import read
+from secateur.run.recipe import make
 from secateur.run.run_comparison import compare
 from secateur.system.errors import UserError
 
@@ -105,12 +106,21 @@ def test_the_runs_of_a_sweep_share_its_teacher(tmp_path):
     for density in ("0.4", "0.1"):
         folder = write(tmp_path / density, recipe={"teacher": None, "target.density": float(density)})
         (folder / "recipe.yaml").touch()
-    (tmp_path / "recipe.yaml").touch()
+    several = make({**RECIPE, "teacher": None, "target.density": (0.4, 0.1)})
+    (tmp_path / "recipe.yaml").write_text(several.to_yaml(), encoding="utf-8")
     (tmp_path / "teacher").mkdir()
     runs = read([tmp_path])
     assert [run.folder.name for run in runs] == ["0.1", "0.4"]
     assert {run.teacher for run in runs} == {str(tmp_path / "teacher")}
     assert len(compare(runs).points) == 3
+
+
+def test_a_folder_called_teacher_beside_a_run_is_not_its_teacher(tmp_path):
+    (tmp_path / "teacher").mkdir()
+    named = {"teacher": str(tmp_path / "teacher")}
+    runs = read([write(tmp_path / "own", recipe={"teacher": None}), write(tmp_path / "named", recipe=named)])
+    assert [run.teacher for run in runs] == ["m", str(tmp_path / "teacher")]
+    assert {p.name for p in compare(runs).points if p.origin == TEACHER} == {"teacher m", f"teacher {tmp_path.name}"}
 
 
 def test_other_models_of_equal_names_are_named_by_their_paths(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from secateur.run import recipe
-from secateur.run.run_values import with_run_values
+from secateur.run.run_values import place_of_teacher, with_run_values
 
 OWN = {
     "data.task": "questions",
@@ -48,3 +48,40 @@ def test_another_task_takes_nothing_of_the_run(run):
 @pytest.mark.parametrize("place", ["cut", "nowhere", "bert-base-uncased"])
 def test_a_model_of_no_run_adds_nothing(run, place):
     assert with_run_values({"data.source": "here"}, str(run / place)) == {"data.source": "here"}
+
+
+def held_by(tmp_path, kind):
+    """The folder of a run beside a folder called teacher, in a folder of this kind."""
+    parent = tmp_path / ("trials" if "trials" in kind else "runs")
+    for name in ("teacher", "0.4"):
+        (parent / name).mkdir(parents=True)
+    values = {"model": "m", "data": "d"}
+    texts = {
+        "densities": recipe.make(values | {"target.density": (0.4, 0.2)}).to_yaml(),
+        "other densities": recipe.make(values | {"target.density": (0.3, 0.2)}).to_yaml(),
+        "one density": recipe.make(values | {"target.density": 0.4}).to_yaml(),
+        "a recipe of somebody": "sweep: {trials: 4}",
+        "no recipe": "notes",
+    }
+    if kind in texts:
+        (parent / "recipe.yaml").write_text(texts[kind], encoding="utf-8")
+    if kind == "trials of a sweep":
+        (tmp_path / "sweep.yaml").touch()
+    return parent / "0.4"
+
+
+@pytest.mark.parametrize("kind", ["densities", "trials of a sweep"])
+def test_the_teacher_of_the_runs_that_share_it_is_beside_them(tmp_path, kind):
+    folder = held_by(tmp_path, kind)
+    assert place_of_teacher(folder, None, "m") == str(folder.parent / "teacher")
+
+
+@pytest.mark.parametrize(
+    "kind", ["runs", "trials", "other densities", "one density", "a recipe of somebody", "no recipe"]
+)
+def test_another_folder_called_teacher_is_not_the_teacher(tmp_path, kind):
+    folder = held_by(tmp_path, kind)
+    assert place_of_teacher(folder, None, "m") == "m"
+    assert place_of_teacher(folder, "named", "m") == "named"
+    (folder / "teacher").mkdir()
+    assert place_of_teacher(folder, None, "m") == str(folder / "teacher")

@@ -14,6 +14,7 @@ from secateur.run.finished_run import FinishedRun
 from secateur.run.recipe import Recipe, make
 from secateur.run.run_folder import locked
 from secateur.run.run_rounds import changed
+from secateur.run.run_values import shared_folder
 from secateur.run.stages import baselines
 from secateur.run.vocabulary_data import data_of
 from secateur.system.errors import UserError
@@ -35,8 +36,7 @@ def with_baselines(runs: Sequence[FinishedRun], source: str | None = None) -> li
 def _context(run: FinishedRun, source: str | None) -> Context:
     """The context in which a run's baselines are made, after a check of its data."""
     recipe = _recipe(run, source)
-    sweep = not (run.folder / "teacher").is_dir() and (run.folder.parent / "teacher").is_dir()
-    context = Context(recipe, run.folder, data_of(recipe), shared=run.folder.parent if sweep else None)
+    context = Context(recipe, run.folder, data_of(recipe), shared=shared_folder(run.folder))
     found = context.data.task_as_read.fingerprint()
     if found != run.report.data:
         raise UserError(

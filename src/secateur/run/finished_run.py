@@ -35,7 +35,7 @@ class FinishedRun:
 
     @property
     def teacher(self) -> str:
-        """The place of the dense teacher: named by the recipe, or trained by this run or by its density sweep."""
+        """The place of the dense teacher, as of `place_of_teacher`."""
         return place_of_teacher(self.folder, self.recipe["teacher"], self.recipe["model"])
 
     @property

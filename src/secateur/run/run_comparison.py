@@ -62,7 +62,7 @@ def _teachers(runs: Sequence[FinishedRun]) -> list[Point]:
     for one in map(_teacher, runs):
         earlier = models.get((one.place, one.score), one)
         models[one.place, one.score] = replace(earlier, times={**one.times, **earlier.times})
-    trained = {str(folder / "teacher") for run in runs for folder in (run.folder, run.folder.parent)}
+    trained = {run.teacher for run in runs if run.teacher not in (run.recipe["teacher"], run.recipe["model"])}
     by_name: dict[str, list[ScoredModel]] = {}
     for model in models.values():
         name = "teacher" if model.place in trained else f"teacher {_short(model.place)}"

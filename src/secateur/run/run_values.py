@@ -8,6 +8,7 @@ from typing import Any
 
 from secateur.report.recipe_keys import dotted, upgrade
 from secateur.run.recipe import Recipe, keys_of, make
+from secateur.run.run_folder import folders_of
 from secateur.tasks import TASKS
 
 MODELS = ("model", "teacher")
@@ -42,9 +43,21 @@ def teacher_of(name: str) -> str | None:
 
 
 def place_of_teacher(folder: Path, named: str | None, model: str) -> str:
-    """The place of the dense teacher: named by the recipe, trained by this run or its density sweep, or the model."""
-    trained = (place / "teacher" for place in (folder, folder.parent))
+    """The place of the dense teacher: named by the recipe, trained by this run or its sweep, or the model."""
+    trained = (place / "teacher" for place in (folder, shared_folder(folder)) if place is not None)
     return named or next((str(place) for place in trained if place.is_dir()), model)
+
+
+def shared_folder(folder: Path) -> Path | None:
+    """What a run shares with others: the folder of its density sweep, or of the trials of its sweep; None if alone."""
+    parent = folder.parent
+    if parent.name == "trials" and (parent.parent / "sweep.yaml").is_file():
+        return parent
+    try:
+        recipe = _recipe_of(parent)
+    except (TypeError, ValueError):  # it is no recipe, or that of a sweep, or of a later version
+        return None
+    return parent if recipe is not None and folder in folders_of(recipe, parent) else None
 
 
 def _run_of(folder: Path) -> Path | None:
