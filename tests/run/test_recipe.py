@@ -257,6 +257,8 @@ def test_a_target_of_the_command_overrides_the_target_of_the_file(tmp_path):
         ({"target.shape": [8, 128]}, "target.shape say how a latency"),
         ({"target.latency_table": "t.json", "target.beams": 4}, "target.latency_table and target.beams say how a"),
         ({"target.density": None, "target.speedup": 2, "target.timed": "decoding"}, "target.timed"),
+        ({"target.speedup": 2, "measurement.shapes": []}, "is measured at a shape: set target.shape, such as 8x128"),
+        ({"target.latency": 2, "measurement.shapes": []}, "is measured at a shape"),
         ({"target.speedup": 1.0}, "target.speedup: .* above 1"),
         ({"target.latency": "soon"}, "write it like 5ms"),
         ({"target.latency": 0}, "target.latency: .* above 0"),
@@ -265,6 +267,13 @@ def test_a_target_of_the_command_overrides_the_target_of_the_file(tmp_path):
 )
 def test_impossible_times_and_speed_ups_are_refused(values, message):
     refusal(LEAST | values, message)
+
+
+def test_a_time_is_measured_at_a_shape_of_its_own_or_of_its_table():
+    none = {"target.speedup": 2, "measurement.shapes": []}
+    for shape in ({"target.shape": "8x128"}, {"target.latency_table": "t.json"}):
+        assert make(LEAST | none | shape).measurement.shapes == ()
+    assert make(LEAST | {"measurement.shapes": []}).target.density == 0.05
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,16 @@ def check_protocol(target: TargetRecipe) -> None:
         raise UserError(f"{names} say how a latency or a speedup is measured: ask for one, or drop them")
 
 
+def _shape_of_a_time(recipe: Recipe) -> None:
+    target = recipe.target
+    known = target.latency_table or target.shape or recipe.measurement.shapes
+    if not known and (target.latency is not None or target.speedup is not None):
+        raise UserError(
+            "measurement.shapes is empty, and a latency or a speedup is measured at a shape: set target.shape, such as "
+            "8x128"
+        )
+
+
 def _densities_are_fractions(recipe: Recipe) -> None:
     for density in recipe.target.densities:
         if not 0 < density <= 1:
@@ -189,6 +199,7 @@ RULES = (
     _one_amount,
     _uniform_by_density,
     _protocol_of_a_latency,
+    _shape_of_a_time,
     _densities_are_fractions,
     _densities_differ,
     _toward_a_lower_density,
