@@ -1,6 +1,7 @@
 """A run that chooses its number of layers: by trials on held-out training rows, once, for all its densities."""
 
 import json
+import shutil
 
 import pytest
 from small_world import ROUNDS, config, recipe_values, write_model
@@ -158,12 +159,15 @@ def test_where_one_number_is_left_nothing_is_tried(values, tmp_path):
 
 
 def test_several_densities_share_the_choice(values, tmp_path):
-    reports = sweep(recipe.make(values | {"target.density": [0.6, 0.2]}), tmp_path)
+    made = recipe.make(values | {"target.density": [0.6, 0.2]})
+    reports = sweep(made, tmp_path)
     assert reports[0].depth == reports[1].depth
     assert [trial["layers"] for trial in reports[0].depth["trials"]] == [4, 3]
     assert all(
         0.75 < report.density["prunable"] / asked <= 1 for report, asked in zip(reports, (0.6, 0.2), strict=True)
     )
+    shutil.rmtree(tmp_path / "0.6")
+    assert [one.depth for one in sweep(made, tmp_path)] == [one.depth for one in reports]
 
 
 def test_what_is_held_out_is_not_trained_on(values):

@@ -1,6 +1,7 @@
 """The length of a run, in epochs, in optimizer steps or in minutes."""
 
 import json
+import shutil
 
 import pytest
 from small_world import recipe_values, write_data, write_model
@@ -80,8 +81,12 @@ def test_minutes_become_steps_that_stay_the_same_when_the_run_is_resumed(values,
 def test_minutes_are_shared_by_the_densities_of_a_sweep(values, tmp_path, seconds_of_a_step):
     seconds_of_a_step(3.0)
     several = {"target.density": [0.6, 0.3], "training.epochs": None, "training.minutes": 1}
-    reports = sweep(recipe.make(values | several), tmp_path)
+    made = recipe.make(values | several)
+    reports = sweep(made, tmp_path)
     assert [report.length["steps"] for report in reports] == [20, 20]
+    shutil.rmtree(tmp_path / "0.6")
+    seconds_of_a_step(0.1)
+    assert [(one.length, one.scores) for one in sweep(made, tmp_path)] == [(one.length, one.scores) for one in reports]
 
 
 def test_too_few_minutes_are_refused_before_the_folder_is_touched(values, tmp_path, seconds_of_a_step):

@@ -33,6 +33,7 @@ from secateur.run.pipeline import (
     prepare,
 )
 from secateur.run.recipe import Recipe
+from secateur.run.records import DEPTH, FORMAT, LENGTH, OUTPUTS
 from secateur.run.run_folder import claim, folders_of, locked
 from secateur.run.vocabulary_data import data_of
 from secateur.system import process_memory, processes
@@ -55,6 +56,7 @@ def sweep(recipe: Recipe, output: Path | str, callbacks: Sequence[TrainerCallbac
         for context, table in zip(contexts, tables, strict=True):
             locks.enter_context(locked_if_unfinished(context))
             begin(context, table)
+        processes.on_main(partial(_share_decisions, contexts[-1]))
         announce(contexts[-1], ahead, cache)
         return _reports(contexts)
 
@@ -79,6 +81,15 @@ def _contexts(recipe: Recipe, folder: Path, callbacks: Sequence[TrainerCallback]
     of = partial(Context, data=data_of(recipe), callbacks=tuple(callbacks), shared=folder)
     *larger, lowest = map(of, recipe.each(), folders_of(recipe, folder))
     return [*larger, replace(lowest, branches=tuple(larger))]
+
+
+def _share_decisions(lowest: Context) -> None:
+    """Give branches what the run that prunes for all has decided in an earlier attempt, if their folders lack it."""
+    for name in (LENGTH, OUTPUTS, DEPTH):
+        decision = FORMAT.read_if_any(lowest.folder / name)
+        for branch in lowest.branches:
+            if decision and not (branch.folder / name).exists():
+                FORMAT.write(branch.folder / name, decision)
 
 
 def _reports(contexts: Sequence[Context]) -> list[Report]:
