@@ -13,7 +13,8 @@ from secateur.measure.evaluation import scored as scored_without_error
 from secateur.measure.evaluation import scored_with_error, scores
 from secateur.run import pipeline, recipe, run_data, teacher_scores
 from secateur.run.context import Context
-from secateur.run.density_sweep import sweep
+from secateur.run.density_sweep import contexts_of, sweep
+from secateur.run.output_cache import rows_taken
 from secateur.run.teacher_scores import kept_classes, kept_scores
 from secateur.run.vocabulary_data import data_of
 from secateur.surgery.checkpoint import load
@@ -179,6 +180,15 @@ def test_pruned_units_are_recorded_as_they_are_removed(swept):
     assert set(lines[-1]["kept"]) == {f"{layer}.{kind}" for layer in (0, 1) for kind in ("ffn", "qk", "vo")}
     kept = {f"{row['layer']}.ffn": row["ffn"] for row in reports[-1].structure if "ffn" in row}
     assert all(kept[name].split()[0].startswith(str(lines[-1]["kept"][name])) for name in kept)
+
+
+def test_the_rows_that_a_sweep_takes_are_known_before(values, swept):
+    taken = {}
+    for density in DENSITIES:
+        for line in map(json.loads, (swept[0] / str(density) / "log.jsonl").read_text().splitlines()):
+            taken[density, line["stage"]] = line["rows"]
+    trained = sum(rows for (_, stage), rows in taken.items() if stage != "teacher-training")
+    assert rows_taken(contexts_of(recipe.make(values), swept[0])[-1]) == pytest.approx(trained, rel=0.05)
 
 
 def test_log_lines_carry_rows_and_seconds(swept):

@@ -45,7 +45,7 @@ def sweep(recipe: Recipe, output: Path | str, callbacks: Sequence[TrainerCallbac
     Raises:
         UserError: anything that the user can fix; nothing half-written is left.
     """
-    folder, contexts = Path(output), _contexts(recipe, Path(output), callbacks)
+    folder, contexts = Path(output), contexts_of(recipe, Path(output), callbacks)
     with ExitStack() as locks:
         if not all(context.finished for context in contexts):
             locks.enter_context(locked(folder))
@@ -67,13 +67,13 @@ def dry_run(recipe: Recipe, output: Path | str) -> Outlook:
     Raises:
         UserError: as `sweep`, or all runs are finished.
     """
-    *larger, lowest = _contexts(recipe, Path(output))
+    *larger, lowest = contexts_of(recipe, Path(output))
     for context in larger:
         prepare(context)
     return dry_run_context(lowest)
 
 
-def _contexts(recipe: Recipe, folder: Path, callbacks: Sequence[TrainerCallback] = ()) -> list[Context]:
+def contexts_of(recipe: Recipe, folder: Path, callbacks: Sequence[TrainerCallback] = ()) -> list[Context]:
     """A run for each density, the largest first; the others are branches of the last one, which prunes for all.
 
     They differ in their density alone, and so share their data.

@@ -21,9 +21,11 @@ from transformers import PreTrainedModel
 from secateur.run.context import Context
 from secateur.run.disk_space import bytes_of_moments, bytes_of_run
 from secateur.run.models import base_model, load_teacher, named_teacher
+from secateur.run.recipe import Recipe
 from secateur.run.records import FORMAT, OUTPUTS
 from secateur.run.run_data import Rows
-from secateur.run.run_rounds import changed
+from secateur.run.run_rounds import changed, end_of_pruning
+from secateur.run.target import schedule_of
 from secateur.run.training_arguments import steps_of_run, uses_bf16
 from secateur.system import processes
 from secateur.system.disk import free_bytes, size
@@ -126,12 +128,20 @@ def teacher_run(context: Context, teacher: PreTrainedModel, rows: Rows) -> Teach
 def rows_taken(context: Context) -> int | None:
     """The training rows that pruning and recovery take, repeated ones counted again; None if their steps are not known.
 
-    Each density of a sweep recovers on its own.
+    Each branch recovers on its own, from its cut to the end of the run.
     """
     training = context.recipe.training
     if training.minutes is not None:
         return None
-    return round(steps_of_run(context) * training.batch_size * training.accumulate) * max(1, len(context.branches))
+    runs = 1.0 + sum(1.0 - _cut_at(branch.recipe) for branch in context.branches)
+    return round(steps_of_run(context) * training.batch_size * training.accumulate * runs)
+
+
+def _cut_at(recipe: Recipe) -> float:
+    """About the progress at which a branch is cut: where a schedule from the whole model reaches its density."""
+    (density,), end = recipe.target.densities, end_of_pruning(recipe)
+    schedule, points = schedule_of(recipe, density), 100
+    return next((end * n / points for n in range(points) if schedule(end * n / points) <= density), end)
 
 
 def _write(context: Context, one: Decision) -> None:
