@@ -115,6 +115,18 @@ def test_the_runs_of_a_sweep_share_its_teacher(tmp_path):
     assert len(compare(runs).points) == 3
 
 
+def test_a_folder_of_runs_stands_for_those_of_its_density_sweeps_and_sweeps(tmp_path):
+    runs = [write(tmp_path / name) for name in ("alone", "search/trials/0001", "walk/0.1", "walk/0.4")]
+    for place in (*runs, tmp_path / "search" / "trials" / "0002", tmp_path / "walk"):
+        place.mkdir(exist_ok=True)
+        (place / "recipe.yaml").touch()
+    (tmp_path / "search" / "sweep.yaml").touch()
+    assert [run.folder for run in read([tmp_path])] == runs
+    (tmp_path / "walk" / "0.4" / "report.json").unlink()
+    with pytest.raises(UserError, match=r"the run in \S*walk/0\.4 is not finished"):
+        read([tmp_path])
+
+
 def test_a_folder_called_teacher_beside_a_run_is_not_its_teacher(tmp_path):
     (tmp_path / "teacher").mkdir()
     named = {"teacher": str(tmp_path / "teacher")}

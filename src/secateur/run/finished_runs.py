@@ -31,13 +31,14 @@ def read(folders: Iterable[Path | str]) -> list[FinishedRun]:
 
 
 def _runs_in(folder: Path) -> list[Path]:
-    """The folder itself if it is that of a run, or the folders of runs in it."""
+    """The folder itself if it is that of a run, or those of the runs in it, also within density sweeps and sweeps."""
     if (folder / "report.json").is_file():
         return [folder]
     if (folder / "sweep.yaml").is_file():
         return [place.parent for place in sorted(folder.glob("trials/*/report.json"))]
-    if inner := [place.parent for place in sorted(folder.glob("*/recipe.yaml"))]:
-        return inner
+    held = [path.parent for name in ("recipe.yaml", "sweep.yaml") for path in folder.glob(f"*/{name}")]
+    if held:
+        return [run for place in sorted(held) for run in _runs_in(place)]
     if (folder / "recipe.yaml").is_file():
         return [folder]
     raise UserError(
