@@ -66,6 +66,14 @@ def test_runs_that_differ_in_the_seed_alone_are_one_point(tmp_path):
     assert [entry.place for entry in comparison.points[1].models] == [str(run) for run in runs[:3]]
 
 
+def test_nothing_is_kept_of_a_teacher_that_is_no_better_than_a_constant(tmp_path):
+    constant = {"teacher_scores": {"accuracy": 0.5}, "baseline": 0.5}
+    runs = [write(tmp_path / "a", score=0.5, **constant), write(tmp_path / "b", seed=1, score=0.6, **constant)]
+    comparison = compare(read(runs))
+    assert [row[3] for row in table(comparison)[1]] == ["-", "-"]
+    assert [run.report.retention for run in read(runs)] == [None, None]
+
+
 def test_names_distinguish_recipes_by_as_few_keys_as_possible(tmp_path):
     changes = [
         {},

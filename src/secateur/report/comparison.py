@@ -46,6 +46,7 @@ class ScoredModel:
         bytes: of the weights; in float32 for a dense model.
         teacher: place and score of the dense teacher; a teacher's own for a teacher, None for a model of no run.
         times: by (batch, tokens).
+        constant: the score of a constant prediction, 0 if there is none.
     """
 
     place: str
@@ -55,6 +56,7 @@ class ScoredModel:
     bytes: int
     teacher: tuple[str, float] | None = None
     times: Mapping[Shape, Timing] = field(default_factory=dict)
+    constant: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `retention` included."""
@@ -67,8 +69,8 @@ class ScoredModel:
 
     @property
     def retention(self) -> float | None:
-        """The score over the teacher's; None without a teacher, or with one that scores 0."""
-        return self.score / self.teacher[1] if self.teacher and self.teacher[1] else None
+        """The score over the teacher's; None without a teacher, or with one no better than a constant prediction."""
+        return self.score / self.teacher[1] if self.teacher and self.teacher[1] > self.constant else None
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ def _model(run: FinishedRun, row: Mapping[str, Any]) -> ScoredModel:
         bytes=int(row["bytes"]),
         teacher=(run.teacher, report.teacher_scores[report.metric]),
         times=_times(run, row),
+        constant=report.baseline or 0.0,
     )
 
 

@@ -84,7 +84,7 @@ def _teacher(run: FinishedRun) -> ScoredModel:
     score = report.teacher_scores[report.metric]
     times = {shape: replace(time, speed_up=1.0) for shape, time in times_of(report.latency).items()}
     sizes = int(report.parameters["teacher"]), int(report.weight_bytes["teacher"])
-    return ScoredModel(run.teacher, score, 1.0, *sizes, (run.teacher, score), times)
+    return ScoredModel(run.teacher, score, 1.0, *sizes, (run.teacher, score), times, report.baseline or 0.0)
 
 
 def _pruned(run: FinishedRun) -> ScoredModel:
@@ -92,7 +92,8 @@ def _pruned(run: FinishedRun) -> ScoredModel:
     teacher = run.teacher, report.teacher_scores[report.metric]
     sizes = int(report.parameters["model"]), int(report.weight_bytes["model"])
     score, density = report.scores[report.metric], report.density["prunable"]
-    return ScoredModel(str(run.folder), score, density, *sizes, teacher, times_of(report.latency))
+    times = times_of(report.latency)
+    return ScoredModel(str(run.folder), score, density, *sizes, teacher, times, report.baseline or 0.0)
 
 
 def _named(runs: Sequence[FinishedRun]) -> list[tuple[str, list[FinishedRun]]]:
