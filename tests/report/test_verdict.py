@@ -62,12 +62,22 @@ def test_a_teacher_that_is_no_better_than_a_constant_has_nothing_to_keep():
     [
         ({"density": 0.8}, "a higher density (--density 1)"),
         ({"density": None, "latency": 5.0}, "more time (--latency 10ms)"),
+        ({"density": None, "latency": 60.0}, "more time (--latency 120ms)"),
         ({"density": None, "latency": None, "speedup": 10.0}, "a smaller speed-up (--speedup 5)"),
+        ({"density": None, "latency": None, "speedup": 1.5}, "a smaller speed-up (--speedup 1.1)"),
         ({"density": None, "latency": None, "speedup": None, "keep": 12}, "more units (--keep 24)"),
     ],
 )
 def test_the_advice_is_of_the_kind_of_the_target(target, advice):
     assert advice in judged(0.6, target=target).advice
+
+
+@pytest.mark.parametrize("target", [{"density": 1.0}, {"density": None, "latency": None, "speedup": 1.1}])
+def test_no_more_is_advised_than_there_is(target):
+    assert (
+        judged(0.6, target=target, training={"epochs": 6.0}).advice
+        == "Try more steps (--epochs 12), or another method."
+    )
 
 
 def test_the_report_says_it_first():

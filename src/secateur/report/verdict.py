@@ -15,6 +15,8 @@ from secateur.report.size_text import megabytes
 
 RETENTION = 0.95
 """The part of the teacher's score from which a run worked, for a recipe that does not say (`measurement.retention`)."""
+LEAST_SPEEDUP = 1.1
+"""The smallest speed-up that is advised."""
 
 BETTER_TEACHER = "As it is better than its teacher, a teacher that is trained for longer may be better than both."
 
@@ -81,17 +83,19 @@ def _advice(recipe: Mapping[str, Any]) -> str:
     training = recipe.get("training", {})
     lengths = (f"--{name} {2 * training[name]:g}" for name in ("steps", "epochs") if training.get(name))
     steps = f"more steps ({option})" if (option := next(lengths, None)) else "more steps"
-    return f"Try {steps}, {_more(recipe['target'])}, or another method."
+    more = _more(recipe["target"])
+    return f"Try {steps}, {more}, or another method." if more else f"Try {steps}, or another method."
 
 
 def _more(target: Mapping[str, Any]) -> str:
-    """A target that keeps twice as much."""
+    """A target that keeps twice as much, or as much as there is; empty if this one does already."""
     if (density := target.get("density")) is not None:
-        return f"a higher density (--density {min(1.0, 2 * density):.2g})"
+        return f"a higher density (--density {min(1.0, 2 * density):.2g})" if density < 1 else ""
     if (size := target.get("size")) is not None:
         return f"a larger file (--size {megabytes(2 * size)}MB)"
     if (latency := target.get("latency")) is not None:
-        return f"more time (--latency {2 * latency:.2g}ms)"
+        return f"more time (--latency {2 * latency:g}ms)"
     if (speedup := target.get("speedup")) is not None:
-        return f"a smaller speed-up (--speedup {max(1.1, speedup / 2):.2g})"
+        less = max(LEAST_SPEEDUP, speedup / 2)
+        return f"a smaller speed-up (--speedup {less:.2g})" if less < speedup else ""
     return f"more units (--keep {2 * target['keep']})"
