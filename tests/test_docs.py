@@ -337,6 +337,18 @@ def test_every_key_of_a_recipe_is_documented_in_order_with_its_default_and_meani
         assert meaning and meaning.startswith(described or ""), f"{key}: {described}"
 
 
+def test_every_key_that_a_page_names_is_one_of_a_recipe():
+    groups = {key.partition(".")[0] for key in recipe.KEYS if "." in key}
+    named = re.compile(rf"({'|'.join(groups)})\.[a-z0-9_]+")
+    wrong = {
+        (path.name, found[0])
+        for path in PAGES
+        for words in inline(path)
+        if (found := named.match(words)) and found[0] not in recipe.KEYS
+    }
+    assert not wrong
+
+
 def test_every_recipe_file_is_documented():
     files = {path.name for path in (ROOT / "recipes").glob("*.yaml")}
     assert {

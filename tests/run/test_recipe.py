@@ -284,6 +284,7 @@ def test_a_time_is_measured_at_a_shape_of_its_own_or_of_its_table():
         ("training.epoch", "did you mean 'training.epochs'"),
         ("trainin", "did you mean 'training'"),
         ("method.nme", "did you mean 'method.name'"),
+        ("training.cache", "did you mean 'distillation.cache'"),
         ("zzz", "known are model, teacher, seed, data"),
         (3, "kn"),
     ],

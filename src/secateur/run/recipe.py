@@ -217,7 +217,8 @@ def _refuse_unknown(key: Any, value: Any, source: str) -> None:
         raise UserError(f"{source}: {key}: expected keys and values, not {value!r}")
     spellings = {name.rpartition(".")[2]: name for name in KEYS} | FLAT
     spellings |= {name: name for name in (*KEYS, *Recipe.model_fields)}
-    near = get_close_matches(str(key), spellings, n=1)
+    last = str(key).rpartition(".")[2]
+    near = [last] if last in spellings else get_close_matches(str(key), spellings, n=1)
     hint = f"did you mean {spellings[near[0]]!r}?" if near else f"known are {', '.join(Recipe.model_fields)}"
     raise UserError(f"{source} has the unknown key {key!r}: {hint}")
 
