@@ -66,6 +66,18 @@ def test_runs_that_differ_in_the_seed_alone_are_one_point(tmp_path):
     assert [entry.place for entry in comparison.points[1].models] == [str(run) for run in runs[:3]]
 
 
+def test_what_a_run_has_decided_itself_does_not_distinguish_recipes(tmp_path):
+    for seed, steps in enumerate((811, 823)):
+        length = {"training.epochs": None, "training.steps": steps}
+        write(tmp_path / "timed" / str(seed), seed=seed, recipe=length, length={"minutes": 10, "steps": steps})
+    for seed, density in enumerate((0.2, 0.3)):
+        chosen = {"target.density": density, "measurement.retention": 0.97}
+        write(tmp_path / "kept" / str(seed), seed=seed, recipe=chosen, goal={"keep_score": 0.97, "density": density})
+    runs = read([tmp_path / kind / str(seed) for kind in ("timed", "kept") for seed in (0, 1)])
+    points = {point.name: len(point.models) for point in compare(runs).points if point.origin == RUN}
+    assert points == {"grain at density 0.05": 2, "grain at 97% of the score": 2}
+
+
 def test_nothing_is_kept_of_a_teacher_that_is_no_better_than_a_constant(tmp_path):
     constant = {"teacher_scores": {"accuracy": 0.5}, "baseline": 0.5}
     runs = [write(tmp_path / "a", score=0.5, **constant), write(tmp_path / "b", seed=1, score=0.6, **constant)]

@@ -21,6 +21,7 @@ NOT_THE_RECIPE = (
     "training.report_to",
     "measurement.shapes",
     "measurement.repeats",
+    "measurement.retention",
     "measurement.baselines",
 )
 """Dotted keys in which two runs of one recipe may differ: seed, path of the data, measurement and storage."""
@@ -40,9 +41,22 @@ class FinishedRun:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """Dotted keys on which the result depends, without the seed; keys newer than the run have their defaults."""
-        resolved = _defaults() | dotted(self.report.recipe)
+        """Dotted keys on which the result depends, without the seed; keys newer than the run have their defaults.
+
+        The length and the amount are those that were given; a number of layers that the run has chosen counts as given.
+        """
+        resolved = _defaults() | dotted(self.report.recipe) | _given(self.report)
         return {key: value for key, value in resolved.items() if key not in NOT_THE_RECIPE}
+
+
+def _given(report: Report) -> dict[str, Any]:
+    """The keys of which the report's recipe has what followed from them: minutes, and the part of the score to keep."""
+    given: dict[str, Any] = {}
+    if report.length is not None:
+        given |= {"training.minutes": report.length["minutes"], "training.steps": None}
+    if report.goal is not None:
+        given |= {"target.keep_score": report.goal["keep_score"], "target.density": None}
+    return given
 
 
 def _defaults() -> dict[str, Any]:

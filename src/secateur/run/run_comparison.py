@@ -112,7 +112,7 @@ def _recipes(named: Named) -> list[Point]:
 
 def _names(runs: Sequence[FinishedRun]) -> list[str]:
     """Method and target of each run; if several have both in common, also the keys that distinguish their recipes."""
-    names = [f"{run.recipe['method.name']} at {target_text(run.report)}" for run in runs]
+    names = [f"{run.recipe['method.name']} at {_target(run)}" for run in runs]
     for name in {name for name in names if names.count(name) > 1}:
         sharing = [number for number, other in enumerate(names) if other == name]
         recipes = [runs[number].recipe for number in sharing]
@@ -120,6 +120,12 @@ def _names(runs: Sequence[FinishedRun]) -> list[str]:
             for number, recipe in zip(sharing, recipes, strict=True):
                 names[number] += f", {key} {brief(recipe[key])}"
     return names
+
+
+def _target(run: FinishedRun) -> str:
+    """What the recipe asks for; of a density that the run has chosen the part of the score that it was to keep."""
+    part = run.recipe["target.keep_score"]
+    return target_text(run.report) if part is None else f"{100 * part:g}% of the score"
 
 
 def _distinguishing(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
