@@ -13,7 +13,8 @@ from secateur.measure.evaluation import scored as scored_without_error
 from secateur.measure.evaluation import scored_with_error, scores
 from secateur.run import pipeline, recipe, run_data, teacher_scores
 from secateur.run.context import Context
-from secateur.run.density_sweep import contexts_of, sweep
+from secateur.run.density_sweep import contexts_of, dry_run, sweep
+from secateur.run.expected_stage import StageWatch
 from secateur.run.output_cache import rows_taken
 from secateur.run.teacher_scores import kept_classes, kept_scores
 from secateur.run.vocabulary_data import data_of
@@ -212,9 +213,34 @@ def test_impossible_densities_are_refused_before_the_folder_is_touched(values, t
     assert not (tmp_path / "run").exists()
 
 
-def test_another_sweep_is_refused_in_the_same_folder(values, swept):
+class Expected(StageWatch):
+    def expect(self, stages):
+        self.left = [stage.name for stage in stages if not stage.result]
+
+
+def test_what_is_left_of_a_sweep_is_said_when_its_lowest_density_is_finished(values, swept, tmp_path):
+    made = recipe.make(values)
+    with pytest.raises(UserError, match=f"the run in {swept[0]} is finished: there is nothing left to do"):
+        dry_run(made, swept[0])
+    left = shutil.copytree(swept[0], tmp_path / "run")
+    (left / "0.6" / "report.json").unlink()
+    shutil.rmtree(left / "0.3")
+    ahead, watch = dry_run(made, left), Expected()
+    assert [stage.name for stage in ahead.stages if not stage.result] == [
+        "measure (0.6)",
+        "recover (0.3)",
+        "measure (0.3)",
+    ]
+    sweep(made, left, [watch])
+    assert watch.left == ["measure (0.6)", "recover (0.3)", "measure (0.3)"]
+
+
+@pytest.mark.parametrize("begin", [sweep, dry_run])
+def test_another_sweep_is_refused_in_the_same_folder(values, swept, begin):
     with pytest.raises(UserError, match=r"another recipe \(it differs in target.density"):
-        sweep(recipe.make(values | {"target.density": (0.6, 0.15)}), swept[0])
+        begin(recipe.make(values | {"target.density": (0.6, 0.15)}), swept[0])
+    with pytest.raises(UserError, match=r"another recipe \(it differs in target.density"):
+        begin(recipe.make(values), swept[0] / "0.15")
 
 
 def test_a_run_of_one_density_refuses_several(values, tmp_path):

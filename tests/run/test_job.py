@@ -82,6 +82,14 @@ def test_only_an_unfinished_run_of_the_same_recipe_is_not_replaced(tmp_path, own
     assert job.folder_of_job(wanted, folder, overwrite=False) == folder
 
 
+def test_a_dry_run_describes_the_run_that_replaces_one(folder, monkeypatch):
+    monkeypatch.setattr(job.pipeline, "dry_run", lambda wanted, place: place.name)
+    monkeypatch.setattr(job.density_sweep, "dry_run", lambda wanted, place: f"several in {place.name}")
+    assert job.dry_run_job(RECIPE, folder, overwrite=True) == "run.new"
+    assert job.dry_run_job(RECIPE, folder) == "run"
+    assert job.dry_run_job(SEVERAL, folder, overwrite=True) == "several in run.new"
+
+
 def test_a_run_whose_recipe_cannot_be_read_is_replaced(folder):
     (folder / "recipe.yaml").write_text("{")
     assert job.folder_of_job(RECIPE, folder, overwrite=True).name == "run.new"

@@ -10,7 +10,7 @@ from small_world import ROUNDS, config, recipe_values, write_data, write_model
 from transformers import BertForSequenceClassification
 from typer.testing import CliRunner
 
-from secateur.cli import app, errors, prune_work
+from secateur.cli import app, errors
 from secateur.report import trials_section
 from secateur.report.report_text import footnotes, goal_sentence
 from secateur.run import pipeline, recipe, trials
@@ -185,7 +185,7 @@ def test_the_exit_code_says_whether_the_score_is_kept(monkeypatch, tmp_path, goa
     values = {**REPORT.recipe, "measurement": {"retention": 0.97}}
     kept = GOAL.to_dict() | {"density": 0.1} if goal else None
     report = replace(REPORT, recipe=values, scores={"accuracy": score}, goal=kept)
-    monkeypatch.setattr(prune_work.pipeline, "run", lambda *arguments: report)
+    monkeypatch.setattr(pipeline, "run", lambda *arguments: report)
     words = ["prune", "m", "--data", "d", "--output", str(tmp_path), "--json"]
     result = CliRunner().invoke(app.app, [*words, *(["--keep-score", "0.97"] if goal else [])])
     assert result.exit_code == code and json.loads(result.stdout)["verdict"]["worked"] is (score > 0.87)

@@ -124,3 +124,6 @@ def test_a_finished_run_has_nothing_left_to_do(world, tmp_path):
     pipeline.run(made, tmp_path / "run")
     with pytest.raises(UserError, match="is finished: there is nothing left to do"):
         pipeline.dry_run(made, tmp_path / "run")
+    another = recipe.make(recipe_values(str(world / "classifier"), str(world / "data.csv")))
+    with pytest.raises(UserError, match=r"another recipe \(it differs in training.epochs\)"):
+        pipeline.dry_run(another, tmp_path / "run")

@@ -20,8 +20,8 @@ from secateur.report.other_densities import predict, walk_of
 from secateur.report.recipe_keys import dotted
 from secateur.report.report import Report
 from secateur.report.verdict import verdict
-from secateur.run import density_sweep, pipeline, recipe
-from secateur.run.job import run_job
+from secateur.run import recipe
+from secateur.run.job import dry_run_job, run_job
 from secateur.run.recipe import Recipe
 from secateur.system import processes
 from secateur.system.errors import UserError
@@ -43,7 +43,7 @@ def prune(
     values = named | given | pairs_of("--set", others or [])
     wanted = recipe.read(file, values) if file else _without_file(values)
     if dry_run:
-        _show_outlook(wanted, output, as_json)
+        _show_outlook(wanted, output, as_json, overwrite)
     else:
         _run(wanted, output, as_json, overwrite)
 
@@ -57,10 +57,9 @@ def _without_file(values: Mapping[str, Any]) -> Recipe:
     return recipe.make(values, recipe.COMMAND_LINE)
 
 
-def _show_outlook(wanted: Recipe, output: Path, as_json: bool) -> None:
+def _show_outlook(wanted: Recipe, output: Path, as_json: bool, overwrite: bool) -> None:
     """What the run would do."""
-    several = len(wanted.target.densities) > 1
-    ahead = density_sweep.dry_run(wanted, output) if several else pipeline.dry_run(wanted, output)
+    ahead = dry_run_job(wanted, output, overwrite=overwrite)
     if not processes.is_main():
         return
     if as_json:

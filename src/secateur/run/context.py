@@ -51,6 +51,11 @@ class Context:
         return (self.folder / "report.json").is_file()
 
     @property
+    def all_finished(self) -> bool:
+        """Whether the branches of this run are finished too."""
+        return all(one.finished for one in (self, *self.branches))
+
+    @property
     def teacher_folder(self) -> Path:
         """The teacher, if it is trained here."""
         return (self.shared or self.folder) / "teacher"

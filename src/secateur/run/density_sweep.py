@@ -34,7 +34,7 @@ from secateur.run.pipeline import (
 )
 from secateur.run.recipe import Recipe
 from secateur.run.records import DEPTH, FORMAT, LENGTH, OUTPUTS
-from secateur.run.run_folder import claim, folders_of, locked
+from secateur.run.run_folder import check_claim, claim, folders_of, locked
 from secateur.run.vocabulary_data import data_of
 from secateur.system import process_memory, processes
 
@@ -47,7 +47,7 @@ def sweep(recipe: Recipe, output: Path | str, callbacks: Sequence[TrainerCallbac
     """
     folder, contexts = Path(output), contexts_of(recipe, Path(output), callbacks)
     with ExitStack() as locks:
-        if not all(context.finished for context in contexts):
+        if not contexts[-1].all_finished:
             locks.enter_context(locked(folder))
         tables = [prepare(context) for context in contexts]
         cache = decide_cache(contexts[-1])
@@ -67,10 +67,8 @@ def dry_run(recipe: Recipe, output: Path | str) -> Outlook:
     Raises:
         UserError: as `sweep`, or all runs are finished.
     """
-    *larger, lowest = contexts_of(recipe, Path(output))
-    for context in larger:
-        prepare(context)
-    return dry_run_context(lowest)
+    check_claim(Path(output), recipe)
+    return dry_run_context(contexts_of(recipe, Path(output))[-1])
 
 
 def contexts_of(recipe: Recipe, folder: Path, callbacks: Sequence[TrainerCallback] = ()) -> list[Context]:

@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 from secateur.report.recipe_keys import dotted
 from secateur.report.report import Report
 from secateur.run import density_sweep, pipeline
+from secateur.run.outlook import Outlook
 from secateur.run.recipe import Recipe, places_of
 from secateur.run.run_folder import holds_unfinished, refuse_foreign
 from secateur.system import processes
@@ -37,10 +38,24 @@ def run_job(
         UserError: anything that the user can fix; nothing half-written is left.
     """
     folder = processes.on_main(partial(folder_of_job, recipe, output, overwrite))
-    reports = _reports(recipe, folder, callbacks)
+    if len(recipe.target.densities) > 1:
+        reports = density_sweep.sweep(recipe, folder, callbacks)
+    else:
+        reports = [pipeline.run(recipe, folder, callbacks)]
     if folder != output:
         processes.on_main(partial(replace_folder, folder, output))
     return reports
+
+
+def dry_run_job(recipe: Recipe, output: Path, *, overwrite: bool = False) -> Outlook:
+    """What `run_job` has understood and is going to do, after all checks; nothing is written or trained.
+
+    Raises:
+        UserError: as `run_job`, or the job is finished.
+    """
+    folder = processes.on_main(partial(folder_of_job, recipe, output, overwrite))
+    several = len(recipe.target.densities) > 1
+    return density_sweep.dry_run(recipe, folder) if several else pipeline.dry_run(recipe, folder)
 
 
 def folder_of_job(recipe: Recipe, output: Path, overwrite: bool) -> Path:
@@ -55,9 +70,3 @@ def folder_of_job(recipe: Recipe, output: Path, overwrite: bool) -> Path:
     refuse_current(output)
     refuse_lost(output, places_of(dotted(recipe.to_dict())))
     return output.with_name(f"{output.name}{UNFINISHED}")
-
-
-def _reports(recipe: Recipe, output: Path, callbacks: Sequence[TrainerCallback]) -> list[Report]:
-    if len(recipe.target.densities) > 1:
-        return density_sweep.sweep(recipe, output, callbacks)
-    return [pipeline.run(recipe, output, callbacks)]

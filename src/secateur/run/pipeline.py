@@ -36,7 +36,7 @@ from secateur.run.expected_stage import StageWatch
 from secateur.run.outlook import Outlook, outlook
 from secateur.run.output_cache import Decision
 from secateur.run.recipe import Recipe
-from secateur.run.run_folder import claim, locked
+from secateur.run.run_folder import check_claim, claim, locked
 from secateur.run.stages import baselines, density, depth, measure, outputs, prune, recover, teacher
 from secateur.run.stages.check import check
 from secateur.run.target import TABLE
@@ -106,9 +106,12 @@ def dry_run(recipe: Recipe, output: Path | str) -> Outlook:
 
 
 def dry_run_context(context: Context) -> Outlook:
-    """As `dry_run`, for a context that exists already."""
-    if context.finished:
-        raise UserError(f"the run in {context.folder} is finished: there is nothing left to do")
+    """As `dry_run`, for a context that exists already, with its branches."""
+    check_claim(context.folder, context.recipe)
+    if context.all_finished:
+        raise UserError(f"the run in {context.shared or context.folder} is finished: there is nothing left to do")
+    for branch in context.branches:
+        prepare(branch)
     table, cache = prepare(context), processes.where_whole(partial(output_cache.decision, context))
     return processes.where_whole(partial(outlook, decided(context), table, cache))
 
@@ -129,8 +132,8 @@ def prepare(context: Context) -> LatencyTable | None:
 
 
 def decide_cache(context: Context) -> Decision | None:
-    """Whether an unfinished run caches the teacher's outputs. All processes must call it."""
-    return None if context.finished else processes.on_main(partial(output_cache.decision, context))
+    """Whether a run caches the teacher's outputs; None if all is finished. All processes must call it."""
+    return None if context.all_finished else processes.on_main(partial(output_cache.decision, context))
 
 
 def begin(context: Context, table: LatencyTable | None) -> None:
@@ -149,7 +152,7 @@ def begin(context: Context, table: LatencyTable | None) -> None:
 
 
 def look_ahead(context: Context, table: LatencyTable | None, cache: Decision | None) -> Outlook | None:
-    """What an unfinished run is going to do; None if nobody would read it, because steps are measured for it.
+    """What a run is going to do; None if all is finished, or nobody would read it, because steps are measured for it.
 
     Raises:
         UserError: the recipe gives too few minutes.
@@ -164,7 +167,7 @@ def _ahead(context: Context, table: LatencyTable | None, cache: Decision | None)
 
 def announce(context: Context, ahead: Outlook | None, cache: Decision | None) -> None:
     """Log what a run that has begun is going to do, tell the callbacks, and write what is decided."""
-    if cache is not None:
+    if cache is not None and not context.finished:
         output_cache.record(context, cache)
     if ahead is None:
         return
