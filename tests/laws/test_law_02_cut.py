@@ -78,6 +78,25 @@ def test_every_way_in_which_units_are_dead(which, soft, hidden, attention):
     assert_cut_equals_masked(model, plan, masks, batches=batches)
 
 
+@pytest.mark.parametrize("attention", ["flex_attention", "flash_attention_2"])
+@pytest.mark.parametrize("which", LEADING)
+def test_a_model_of_another_attention_is_cut_to_one_of_sdpa(which, attention):
+    """Of flex attention masks are no tensors, of flash attention they are `(batch, tokens)`."""
+    model = tiny(*which)
+    space = Space(model, "head", "ffn")
+    plan = Plan.of(space, random_masks(space))
+    batch = inputs(model)
+    masked = under_masks(model, space, plan.masks, batch)
+    for config in {
+        id(module.config): module.config for module in model.modules() if hasattr(module, "config")
+    }.values():
+        config._attn_implementation = attention
+    small = cut(model, plan)
+    assert_same(everything(small, batch), masked)
+    small.set_attn_implementation(attention)
+    assert_same(everything(small, batch), masked)
+
+
 @pytest.mark.parametrize("which", LEADING)
 def test_everything_removed(which):
     model = tiny(*which)

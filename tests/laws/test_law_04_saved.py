@@ -161,3 +161,12 @@ def test_the_plan_is_saved_and_the_folder_can_be_replaced(which, tmp_path):
     assert all(torch.equal(state[name], expected[name]) for name in state)
     loaded.save_pretrained(tmp_path / "again")
     assert load(tmp_path / "again").plan == second.plan
+
+
+@pytest.mark.parametrize("which", LEADING)
+def test_a_folder_is_loaded_with_masks_for_sdpa_whatever_attention_is_asked_for(which, tmp_path):
+    model = small(which, "head", "ffn")
+    save(model, tmp_path / "model")
+    loaded = type(model).from_pretrained(tmp_path / "model", attn_implementation="flex_attention").eval()
+    (said, _), (known, _) = outputs(loaded, inputs(model)), outputs(model, inputs(model))
+    assert all(torch.equal(said[name], known[name]) for name in known)

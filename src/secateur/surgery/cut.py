@@ -133,6 +133,9 @@ def _reshaped_copy(model: PreTrainedModel, structure: Structure) -> compact.Prun
     small.config.auto_map = _auto_map(kind, small.config)
     if getattr(small, "pooler", model) is None:
         setattr(small.config, compact.POOLING, False)
+    small.set_attn_implementation(
+        small.config._attn_implementation
+    )  # not that of the stock model if it has other masks
     _construct_once(kind, small.config)
     compact.reshape(small, structure)
     return small

@@ -38,6 +38,8 @@ POOLING = "add_pooling_layer"
 """The key of a config, and the argument of stock classes, that says whether a bare encoder has a pooler."""
 PLACE = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 """The arguments of `from_pretrained` that say where files lie."""
+OF_SDPA = (None, "eager", "sdpa")
+"""Values of `attn_implementation` with which a stock model makes masks that SDPA takes; None is its default."""
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +72,8 @@ class Pruned(_Stock):
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         described = getattr(config, "secateur", None)
+        if described:
+            config._attn_implementation = _of_sdpa(config._attn_implementation)
         with _as_stock(config):
             super().__init__(config, *args, **kwargs)
         self.plan: dict[str, Any] | None = None
@@ -142,6 +146,10 @@ class Pruned(_Stock):
             return cls.stock._from_config(config, **kwargs)
         return super()._from_config(config, **kwargs)
 
+    def set_attn_implementation(self, attn_implementation: Any, *args: Any, **kwargs: Any) -> None:
+        """As in transformers, but only `eager` and `sdpa` can be set: compact attention calls SDPA with either."""
+        super().set_attn_implementation(_of_sdpa(attn_implementation), *args, **kwargs)
+
     def save_pretrained(self, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any) -> None:
         """As in transformers; also writes the code, the plan and `SHA256SUMS`, which make the folder self-contained.
 
@@ -172,6 +180,14 @@ class Pruned(_Stock):
             (folder / PLAN).write_text(json.dumps(self.plan, indent=1) + "\n", encoding="utf-8")
             names.append(PLAN)
         (folder / SUMS).write_text(sums(folder, names), encoding="utf-8")
+
+
+def _of_sdpa(attn_implementation: Any) -> Any:
+    """What is asked for, or None, the default, if its masks are others than those of SDPA, which is said."""
+    if attn_implementation in OF_SDPA:
+        return attn_implementation
+    log.warning("a cut model computes attention by SDPA: attn_implementation %s is not used", attn_implementation)
+    return None
 
 
 def _has_own_card(folder: Path) -> bool:
