@@ -188,3 +188,32 @@ def test_the_root_is_found_from_any_first_step(function, zero, first):
     found = root(function, -5.0, 5.0, first)
     assert found == pytest.approx(zero, abs=5e-3) and -5.0 <= found <= 5.0
     assert abs(function(found)) <= 5e-8 or zero in (0.4, -5.0, 5.0)
+
+
+@pytest.mark.parametrize(("lowest", "highest"), [(-5.0, 5.0), (float("nan"), float("nan"))])
+def test_the_search_for_a_root_ends_where_there_are_no_numbers(lowest, highest):
+    asked = []
+
+    def function(x):
+        asked.append(x)
+        assert len(asked) < 100
+        return float("nan")
+
+    root(function, lowest, highest, 0.1)
+
+
+def test_gates_of_a_training_that_has_diverged_are_not_searched_for_a_density(bert):
+    """The trainer then names what was not finite."""
+    method = held(Space(bert(), *FAMILIES), settle=1)
+    by = torch.zeros_like(method.log_alpha)
+    by[3] = float("nan")
+    method.density_target.density_of = lambda log_alpha: pytest.fail("of no number")
+    move(method, by, 1.0)
+    assert bool(method.log_alpha.isnan().any()) and len(method.eval().masks()) == len(method.space)
+
+
+@pytest.mark.parametrize("learning_rate", [0.0, -0.1, float("nan")])
+@pytest.mark.parametrize("constraint", ["exact", "lagrangian"])
+def test_gates_that_would_not_move_are_refused(bert, constraint, learning_rate):
+    with pytest.raises(UserError, match="expected learning_rate above 0, got"):
+        Cofi(Space(bert(), "head"), 0.9, constraint=constraint, learning_rate=learning_rate)

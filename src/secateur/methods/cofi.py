@@ -42,7 +42,7 @@ from torch import Tensor, nn
 
 from secateur.budget.space import Space
 from secateur.methods import register
-from secateur.methods.cofi_options import is_exact, weight_of_evidence
+from secateur.methods.cofi_options import is_exact, learning_rate_of_gates, weight_of_evidence
 from secateur.methods.density_target import DensityTarget
 from secateur.methods.gate_log import GateLog
 from secateur.methods.gates import EPSILON, HardConcrete
@@ -60,7 +60,6 @@ from secateur.system.model_state import device_of
 
 GATE = HardConcrete(temperature=2 / 3)
 CERTAIN = (-20.0, 20.0)  # log alpha of gates that are closed, and open, but for a probability of 1e-8
-LEARNING_RATES = {True: 0.1, False: 0.01}  # of the gates, where the constraint is exact, and where it is a Lagrangian
 BOUNDS = (math.log(0.01), math.log(100.0))  # log alpha is clamped to these after every step
 
 
@@ -99,10 +98,11 @@ class Cofi(Informed):
             whose units are clearly worth their cost, or clearly not, are open or closed with certainty.
 
     Raises:
-        UserError: the density is out of reach, the shape does not fit the space, the space counts a latency, `settle`
-            is below 0 or combined with `faithful`, `constraint` is unknown or "exact" with `faithful` or a `shape`, or
-            `evidence` is no weight or has no exact constraint; from `load_state_dict`, the state is that of the other
-            constraint, or has evidence and this method has none, or the reverse.
+        UserError: the density is out of reach, the shape does not fit the space, the space counts a latency,
+            `learning_rate` is not above 0, `settle` is below 0 or combined with `faithful`, `constraint` is unknown or
+            "exact" with `faithful` or a `shape`, or `evidence` is no weight or has no exact constraint; from
+            `load_state_dict`, the state is that of the other constraint, or has evidence and this method has none, or
+            the reverse.
     """
 
     renamed_state = {name: f"settling.{name}" for name in ("shut", "idle", "reopened")}
@@ -143,7 +143,7 @@ class Cofi(Informed):
             )
         if faithful:
             space.table.one_stack("the published accounting")
-        self.learning_rate = learning_rate if learning_rate is not None else LEARNING_RATES[exact]
+        self.learning_rate = learning_rate_of_gates(learning_rate, exact=exact)
         self.tolerance, self.faithful = tolerance, faithful
         self.settle = settle
         weight = weight_of_evidence(evidence, exact=exact)

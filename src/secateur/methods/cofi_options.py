@@ -8,6 +8,8 @@ from secateur.system.errors import UserError
 
 EVIDENCE = 2.0
 """The default weight of the evidence, where the constraint is exact."""
+LEARNING_RATES = {True: 0.1, False: 0.01}
+"""The default learning rates of the gates, where the constraint is exact, and where it is a Lagrangian."""
 
 
 def is_exact(constraint: str | None, *, lagrangian_only: bool) -> bool:
@@ -22,6 +24,18 @@ def is_exact(constraint: str | None, *, lagrangian_only: bool) -> bool:
             "shape, which have a Lagrangian; leave it out"
         )
     return constraint != "lagrangian" and not lagrangian_only
+
+
+def learning_rate_of_gates(learning_rate: float | None, *, exact: bool) -> float:
+    """The learning rate of the gates.
+
+    Raises:
+        UserError: it is not above 0: the gates would never move.
+    """
+    chosen = LEARNING_RATES[exact] if learning_rate is None else learning_rate
+    if not chosen > 0:
+        raise UserError(f"expected learning_rate above 0, got {chosen}: raise it")
+    return chosen
 
 
 def weight_of_evidence(evidence: float | None, *, exact: bool) -> float:

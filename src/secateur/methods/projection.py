@@ -37,7 +37,8 @@ def projected(
 
     Where clamped gates cannot have that density, they come as near to it as they can: all alive gates are then at a
     bound, or beyond it. With the paper's bounds and units of all kinds that is a density of 0.993 at the most, and
-    0.0001 at the least.
+    0.0001 at the least. Gates of a training that has diverged have no density: where an alive one is not finite, all
+    stay as they are.
 
     Args:
         density: the expected density of log alpha `(N,)` on the CPU, minus infinity where a unit is not alive. It grows
@@ -45,10 +46,12 @@ def projected(
         log_alpha: `(N,)`.
         alive: `(N,)` bool; other gates count as closed.
         bounds: the lowest and the highest log alpha, to which the caller clamps where it is read.
-        first: the first shift to try, such as the distance that a gate moves in one step.
+        first: the first shift to try, above 0, such as the distance that a gate moves in one step.
     """
     lowest, highest = bounds
     gates, living = log_alpha.detach().cpu(), alive.cpu()  # hundreds of operations on few numbers
+    if not bool(gates[living].isfinite().all()):
+        return log_alpha.detach()
 
     def shifted(shift: float) -> Tensor:
         return (gates.double() + shift).to(gates.dtype)
@@ -68,7 +71,7 @@ def root(excess: Callable[[float], float], lowest: float, highest: float, first:
     function has one sign throughout, it is the end of the interval that is nearest to 0.
 
     Args:
-        first: the first step from 0.
+        first: the first step from 0, above 0.
     """
     (low, below), (high, above) = _bracket(excess, lowest, highest, first)
     rising = None
@@ -99,6 +102,6 @@ def _bracket(
         there = (number, excess(number))
         if (there[1] > 0.0) != (here[1] > 0.0):
             return (there, here) if sign < 0.0 else (here, there)
-        if number in (lowest, highest):
+        if not lowest < number < highest:
             return there, there
         here, step = there, 4 * step
