@@ -1,5 +1,6 @@
 """What the trainer refuses before it trains; more in `test_trainer.py`."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from secateur.methods.grain import Grain
 from secateur.methods.schedules import cubic
 from secateur.system.errors import UserError
 from secateur.training import checks
-from secateur.training.objectives import Hidden, Logits
+from secateur.training.objectives import Hidden, Labels, Logits
 from secateur.training.trainer import PruningTrainer
 
 
@@ -22,6 +23,27 @@ def test_rows_seen_need_an_order_by_length():
     checks.check_order(args, 0)
     with pytest.raises(UserError, match="continues an order by length"):
         checks.check_order(args, 8)
+
+
+def test_terms_of_one_name_are_refused(tmp_path):
+    """All but the last of them would have no part in the loss."""
+    terms = [Labels(), Hidden([1]), Hidden([2])]
+    model, teacher = (tiny("bert", "ForSequenceClassification") for _ in range(2))
+    with pytest.raises(UserError, match="several terms of the objective have the name 'hidden'"):
+        PruningTrainer(model, teacher=teacher, objective=terms, args=arguments(tmp_path, 1))
+    terms[2].name = "hidden_2"
+    PruningTrainer(model, teacher=teacher, objective=terms, args=arguments(tmp_path, 1))
+
+
+@pytest.mark.parametrize("shared", ["", "classifier"])
+def test_a_teacher_that_shares_weights_with_the_student_is_refused(tmp_path, shared):
+    """They would be frozen as the teacher's, and the training would change nothing."""
+    model = tiny("bert", "ForSequenceClassification")
+    teacher = copy.deepcopy(model) if shared else model
+    if shared:
+        teacher.set_submodule(shared, model.get_submodule(shared))
+    with pytest.raises(UserError, match=r"shares weights with the model.*copy\.deepcopy"):
+        PruningTrainer(model, teacher=teacher, objective=[Logits()], args=arguments(tmp_path, 1))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

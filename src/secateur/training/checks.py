@@ -35,11 +35,23 @@ def in_float32(model: Any, role: str) -> Any:
     return model
 
 
-def check_teacher(terms: Sequence[Term], teacher: Any) -> None:
-    """Refuse terms that compare with a teacher when there is none."""
-    names = [term.name for term in terms if term.needs_teacher and teacher is None]
-    if names:
-        raise UserError(f"the terms {', '.join(names)} need a teacher and none is given: pass teacher=")
+def check_objective(terms: Sequence[Term], model: nn.Module, teacher: Any) -> None:
+    """Refuse terms of one name, terms without the teacher that they need, and a teacher that is trained itself."""
+    names = [term.name for term in terms]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(
+            f"several terms of the objective have the name {twice[0]!r}, by which terms are told apart: make them one "
+            "term, or give each a name of its own (term.name)"
+        )
+    untaught = [term.name for term in terms if term.needs_teacher and teacher is None]
+    if untaught:
+        raise UserError(f"the terms {', '.join(untaught)} need a teacher and none is given: pass teacher=")
+    weights = teacher.parameters() if isinstance(teacher, nn.Module) else ()
+    if not {id(weight) for weight in model.parameters()}.isdisjoint(map(id, weights)):
+        raise UserError(
+            "the teacher shares weights with the model, which are frozen as the teacher's: pass a copy as teacher, "
+            "copy.deepcopy(model)"
+        )
 
 
 def check_devices(args: TrainingArguments, sharded: bool) -> None:

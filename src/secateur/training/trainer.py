@@ -88,8 +88,8 @@ class PruningTrainer(EvaluatingTrainer):
         own_state: the modules whose state each checkpoint keeps besides Trainer's files.
 
     Raises:
-        UserError: a term needs a teacher and there is none, fp16 with a method, several GPUs in one process, or
-            averaging or parts (FSDP) where they are not possible; from `train`, a value is not finite.
+        UserError: terms of one name, a term without its teacher, a teacher that shares weights with the model, fp16
+            with a method, several GPUs, averaging or FSDP where not possible; from `train`, a value is not finite.
     """
 
     loss_is_scaled_for_ga = False
@@ -127,7 +127,7 @@ class PruningTrainer(EvaluatingTrainer):
         self.earlier_moments, self.rows_seen, own = moments or {}, rows_seen, [StepCallback(self), *(callbacks or ())]
         super().__init__(checks.in_float32(model, "model"), callbacks=own, **kwargs)
         self.args.logging_nan_inf_filter = False  # `finite` replaces it
-        checks.check_teacher(self.objective, teacher)
+        checks.check_objective(self.objective, self.model, teacher)
         checks.check_devices(self.args, self.sharded_elsewhere)
         checks.check_sharding(self.sharding, refit, generate is not None)
         checks.check_precision(self.args, method is not None)
