@@ -8,6 +8,8 @@ from torch import nn
 from secateur.system.errors import UserError
 from secateur.training.best import BestEvaluation, greater_is_better
 
+NAN = float("nan")
+
 
 def test_the_best_weights_are_restored_and_those_left_by_a_crash_do_not_count(tmp_path):
     model = nn.Linear(1, 1, bias=False)
@@ -37,6 +39,21 @@ def test_the_lowest_score_is_the_best_where_greater_is_not_better(tmp_path):
     model.weight.data.fill_(7.0)
     best.restore()
     assert model.weight.item() == 7.0
+
+
+@pytest.mark.parametrize("greater", [True, False])
+@pytest.mark.parametrize(
+    ("scores", "best_step"), [((NAN, 0.3, NAN), 1), ((NAN, NAN, 0.3), 2), ((0.3, NAN, NAN), 0), ((NAN, NAN, NAN), 2)]
+)
+def test_a_score_that_is_no_number_is_worse_than_any(tmp_path, greater, scores, best_step):
+    """A correlation of constant predictions is none, as early in a training."""
+    model = nn.Linear(1, 1, bias=False)
+    best = BestEvaluation(tmp_path / "best.safetensors", "pearson", {"model": model}, greater)
+    for step, score in enumerate(scores):
+        model.weight.data.fill_(step)
+        best.offer({"eval_pearson": score}, step)
+    best.restore()
+    assert model.weight.item() == best_step
 
 
 def test_a_metric_that_evaluations_lack_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ class BestEvaluation:
             raise UserError(f"select={self.metric!r} is not among the metrics of an evaluation: choose one of {names}")
 
     def offer(self, metrics: Mapping[str, float], step: int) -> None:
-        """Save the present weights unless an earlier evaluation scored better."""
+        """Save the present weights unless an earlier evaluation scored better, as any number does than NaN."""
         score, before = metrics[f"eval_{self.metric}"], self._score_before(step)
         if before is None or (score >= before if self.greater_is_better else score <= before):
             self._keep(score, step)
@@ -61,11 +62,15 @@ class BestEvaluation:
             load_into(module, self.path, FORMAT, f"{part}.")
 
     def _score_before(self, step: int) -> float | None:
-        """The best score of the earlier steps; one of a later step was left by a crash and does not count."""
+        """The best score of the earlier steps, if it is a number.
+
+        One of a later step was left by a crash and does not count.
+        """
         if not self.path.is_file():
             return None
         notes = read_notes(self.path, FORMAT)
-        return float(notes["score"]) if int(notes["step"]) < step else None
+        score = float(notes["score"])
+        return None if math.isnan(score) or int(notes["step"]) >= step else score
 
     def _keep(self, score: float, step: int) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
