@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainingArguments, get_scheduler
+from transformers import SchedulerType, TrainingArguments, get_scheduler
 
 from secateur.system.errors import UserError
 
@@ -24,7 +25,8 @@ def part_of_schedule(
 ) -> LambdaLR:
     """The schedule that `args` ask for, over a run of which these steps are a part.
 
-    A group of the optimizer with `constant: True` keeps its learning rate.
+    A group of the optimizer with `constant: True` keeps its learning rate. Numbers of steps in `args` are those of the
+    run, or of each part between two restarts.
 
     Args:
         steps: optimizer steps of the stage.
@@ -32,7 +34,7 @@ def part_of_schedule(
         restarts: where in the run the schedule starts again, in ascending order.
 
     Raises:
-        UserError: the schedule is not a function of the step alone.
+        UserError: the schedule is not a function of the step alone, or its options do not fit it.
     """
     begin, end = part
     steps_of_run = round(steps / (end - begin))
@@ -51,9 +53,14 @@ def part_of_schedule(
 
 def _rules(args: TrainingArguments, optimizer: Optimizer, steps: int) -> list[Rule]:
     """For each group of the optimizer, the factor of its learning rate as a function of the step, over some steps."""
-    schedule = get_scheduler(args.lr_scheduler_type, optimizer, args.get_warmup_steps(steps), steps)
+    kind, warmup = SchedulerType(args.lr_scheduler_type).value, args.get_warmup_steps(steps)
+    options: Any = args.lr_scheduler_kwargs or {}  # a text of the command line was read as a dict
+    try:
+        schedule = get_scheduler(kind, optimizer, warmup, steps, options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"lr_scheduler_kwargs {options} do not fit lr_scheduler_type {kind}: {error}") from error
     if not isinstance(schedule, LambdaLR):
-        raise UserError(f"lr_scheduler_type {args.lr_scheduler_type} cannot span stages: use linear or cosine")
+        raise UserError(f"lr_scheduler_type {kind} cannot span stages: use linear or cosine")
     return schedule.lr_lambdas
 
 
