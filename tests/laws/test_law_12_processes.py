@@ -181,7 +181,7 @@ def result(trainer):
     for name in ("model", "method", "terms"):
         state = getattr(trainer, name).state_dict()
         found |= {f"{name}.{key}": value.detach().clone() for key, value in state.items() if not value.is_meta}
-    found |= {f"moments.{number}": own.xx / own.count for number, own in enumerate(trainer.refit.moments)}
+    found |= {f"moments.{number}": own.products / own.count for number, own in enumerate(trainer.refit.moments)}
     own = trainer.moments()["model"]
     found |= {f"moments.model.{name}.{key}": value for name, state in own.items() for key, value in state.items()}
     return found | {"sizes": torch.tensor(trainer.sizes), HELD: torch.tensor(trainer.held)}

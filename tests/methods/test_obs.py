@@ -102,6 +102,18 @@ def test_units_that_no_linear_reads_are_ranked_by_the_variance_that_goes_with_th
     assert all(bool((part >= 0).all()) for part in parts.values())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_inputs_far_from_0_are_ranked(dtype):
+    """Values with a bias of 30, beside which they vary little: their covariance has no eigenvalue below 0."""
+    model = tiny("bert", dtype=dtype)
+    with torch.no_grad():
+        for layer in model.bert.encoder.layer:
+            layer.attention.self.value.bias.fill_(30.0)
+    method = Obs(Space(model, "vo"), ridge=1e-6)
+    method.calibrate([inputs(model, seed=seed) for seed in range(20)])
+    assert bool(method.scores().isfinite().all()) and bool((method.scores() > 0).any())
+
+
 def test_a_ridge_of_zero_is_refused():
     with pytest.raises(UserError, match="ridge above 0"):
         Obs(Space(tiny("bert"), "ffn"), ridge=0.0)

@@ -7,7 +7,7 @@ from torch import nn
 
 from secateur.budget.space import Space
 from secateur.structure.plan import Plan
-from secateur.surgery.compensation import compensate, refit
+from secateur.surgery.compensation import compensate, refit, solved
 from secateur.surgery.cut import cut
 from secateur.surgery.input_moments import Moments, outputs_at, real_tokens
 from secateur.surgery.lockstep import in_lockstep
@@ -45,6 +45,30 @@ def test_refit_is_the_least_squares_solution(tokens, bias):
     assert torch.allclose(module.weight, wanted, rtol=1e-9)
     if bias:
         assert torch.allclose(module.bias, targets.mean(0) - wanted @ inputs_.mean(0), rtol=1e-9)
+
+
+@pytest.mark.parametrize("far", [0, 10, 300])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_covariances_of_inputs_far_from_0_are_those_of_float64(dtype, far):
+    """Of values as they are in their own type, whose products would be rounded to noise."""
+    values = (torch.randn(TOKENS, INTO) + far).to(dtype)
+    xx, yx = moments_of(values, values[:, :OUT]).covariance(centred=True)
+    wanted = torch.cov(values.double().T, correction=0)
+    assert torch.allclose(xx, wanted, atol=1e-9) and torch.allclose(yx, wanted[:OUT], atol=1e-9)
+
+
+def test_values_that_are_not_finite_are_refused(tokens):
+    inputs_ = tokens[0].clone()
+    inputs_[3, 2] = torch.inf
+    with pytest.raises(UserError, match="one reads or writes values that are not finite"):
+        refit(nn.Linear(INTO, OUT, dtype=torch.double), "one", moments_of(inputs_, tokens[1]))
+
+
+def test_a_ridge_below_the_rounding_of_a_covariance_is_raised():
+    covariance = torch.tensor([[1.0, 1.05], [1.05, 1.0]])  # of float32 that lost its digits: an eigenvalue is -0.05
+    found = solved(covariance, torch.ones(1, 2), ridge=0.001)
+    assert torch.allclose(found @ (covariance + 0.1 * torch.eye(2)), torch.ones(1, 2))
+    assert not bool(solved(torch.full((2, 2), torch.nan), torch.ones(1, 2), 0.1).any())
 
 
 def test_errors_are_those_of_the_tokens(tokens):

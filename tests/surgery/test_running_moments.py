@@ -1,5 +1,8 @@
 """The refit of a Linear at a removal, beside a dense least-squares solution in float64."""
 
+import threading
+from functools import partial
+
 import pytest
 import torch
 
@@ -62,8 +65,51 @@ def test_a_linear_that_was_cut_has_the_same_moments(batches):
         cut.begin()
         cut.collect(torch.where(columns < 0, 99.0, batch[:, columns.clamp(min=0)]), columns)
         cut.settle(lambda tensor: tensor)
-    assert torch.allclose(cut.xx, moments.xx, rtol=1e-12) and torch.allclose(cut.x, moments.x, rtol=1e-12)
-    assert cut.count == moments.count
+    assert torch.allclose(cut.products, moments.products, rtol=1e-12)
+    assert torch.allclose(cut.mean, moments.mean, rtol=1e-12) and cut.count == moments.count
+
+
+@pytest.mark.parametrize("far", [0, 30, 1000])
+def test_covariances_of_inputs_far_from_0_are_those_of_float64(batches, far):
+    """In float32, in which the difference of the sums would be noise."""
+    inputs = [(batch + far).float() for batch in batches]
+    moments, exact = moments_of(inputs), moments_of([one.double() for one in inputs])
+    assert moments.products.dtype == torch.float32
+    error = (moments.products / moments.count - exact.products / exact.count).abs().max()
+    assert error < 1e-5 * (exact.products / exact.count).abs().max()
+
+
+def test_processes_have_the_moments_of_all_tokens(batches):
+    """Each with other tokens, of which one has none; what is averaged are sums, in lockstep."""
+    whole, ranks = RunningMoments(INTO, batches[0]), [RunningMoments(INTO, batches[0]) for _ in range(3)]
+    for own in (whole, *ranks):
+        own.begin()
+    for own, tokens in zip(ranks, (batches[0], batches[1] + 5, batches[2][:0]), strict=True):
+        own.collect(tokens, torch.arange(INTO))
+        whole.collect(tokens, torch.arange(INTO))
+    whole.settle(lambda tensor: tensor)
+    in_lockstep(ranks)
+    for own in ranks:
+        assert torch.allclose(3 * own.count, whole.count) and torch.allclose(own.mean, whole.mean)
+        assert torch.allclose(3 * own.products, whole.products)
+
+
+def in_lockstep(ranks):
+    """Settle the moments of several processes, each in a thread."""
+    barrier, posted = threading.Barrier(len(ranks)), [None] * len(ranks)
+
+    def average(rank, tensor):
+        posted[rank] = tensor
+        barrier.wait()
+        mean = torch.stack(posted).mean(0)
+        barrier.wait()
+        return mean
+
+    threads = [threading.Thread(target=own.settle, args=(partial(average, rank),)) for rank, own in enumerate(ranks)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def test_what_contributed_nothing_is_not_made_up_for(batches):
@@ -79,5 +125,5 @@ def test_without_inputs_the_bias_takes_over_the_mean(batches):
     assert torch.allclose(offset, (batches[0] @ weight.T).mean(0))
 
 
-def test_sums_are_in_single_precision_at_least():
-    assert RunningMoments(3, torch.zeros(1, dtype=torch.bfloat16)).xx.dtype == torch.float32
+def test_moments_are_in_single_precision_at_least():
+    assert RunningMoments(3, torch.zeros(1, dtype=torch.bfloat16)).products.dtype == torch.float32

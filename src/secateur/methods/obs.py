@@ -89,6 +89,8 @@ class Obs(Scheduled):
         with evaluating([self.space.model]):
             paths = [row.path for row in self.space.table.readers.values()]
             moments = second_moments(self.space.model, paths, batches)
+        for path, one in moments.items():
+            one.check(path)
         biased = {path for path in moments if self.space.model.get_submodule(path).bias is not None}
         covariances = {path: one.covariance(centred=path in biased)[0] for path, one in moments.items()}
         self.importance.copy_(self._importance(covariances))

@@ -69,7 +69,7 @@ def compensate(
         What was refitted, in the order of the forward; nothing where the plan removes nothing.
 
     Raises:
-        UserError: the units are tiles, the ridge is not positive, or there are no batches.
+        UserError: the units are tiles, the ridge is not positive, there are no batches, or a value is not finite.
     """
     space = plan.space(dense)
     check_refittable(space)
@@ -113,8 +113,12 @@ def refit(module: nn.Module, path: str, moments: Moments, ridge: float = RIDGE) 
     """Give a Linear the weight and the bias that fit its targets best; if they fit already, nothing changes.
 
     With C the covariances and the residual `R = C_yx - W C_xx`, the new weight is `W + R (C_xx + r I)^-1`.
+
+    Raises:
+        UserError: the moments are not finite.
     """
     assert isinstance(module, nn.Linear | Bias)
+    moments.check(path)
     weight, spread = module.weight.double(), max(float(moments.variance()), TINY)
     before = float(moments.error(weight, module.bias)) / spread
     if before < ROUNDING:
@@ -127,9 +131,16 @@ def refit(module: nn.Module, path: str, moments: Moments, ridge: float = RIDGE) 
 
 
 def solved(xx: Tensor, residual: Tensor, ridge: float) -> Tensor:
-    """`(out, into)`: `residual (xx + r I)^-1`, with r relative to the mean of the diagonal; 0 without inputs."""
+    """`(out, into)`: `residual (xx + r I)^-1`, with r relative to the mean of the diagonal; 0 without finite inputs.
+
+    Where the rounding of `xx` in float32 is more than the ridge, it is raised.
+    """
     diagonal = xx.diagonal()
-    if not len(diagonal) or not float(diagonal.sum()) > 0:
+    if not len(diagonal) or not 0 < float(diagonal.sum()) < torch.inf:
         return torch.zeros_like(residual)
-    factor = torch.linalg.cholesky(xx + ridge * diagonal.mean() * torch.eye(len(xx), dtype=xx.dtype, device=xx.device))
+    damped = xx + ridge * diagonal.mean() * torch.eye(len(xx), dtype=xx.dtype, device=xx.device)
+    try:
+        factor = torch.linalg.cholesky(damped)
+    except torch.linalg.LinAlgError:
+        return solved(xx, residual, 10 * ridge)
     return torch.cholesky_solve(residual.T, factor).T

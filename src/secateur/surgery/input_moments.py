@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from secateur.system.errors import UserError
+
 Batch: TypeAlias = Mapping[str, Tensor]
 """The inputs of one forward, as a collator makes them."""
 
@@ -46,13 +48,26 @@ class Moments:
         return cls(0, zeros(into), zeros(out), zeros(into, into), zeros(out, into), zeros(out))
 
     def add(self, inputs: Tensor, targets: Tensor) -> None:
-        """Add tokens, `(tokens, into)` and `(tokens, out)`; products of one batch are taken in its own dtype."""
+        """Add tokens, `(tokens, into)` and `(tokens, out)`.
+
+        Products are taken in float64: of inputs far from 0, a covariance is a small difference of large sums.
+        """
+        inputs, targets = inputs.double(), targets.double()
         self.count += len(inputs)
-        self.x += inputs.sum(0, dtype=torch.double)
-        self.y += targets.sum(0, dtype=torch.double)
+        self.x += inputs.sum(0)
+        self.y += targets.sum(0)
         self.xx += inputs.T @ inputs
         self.yx += targets.T @ inputs
-        self.yy += targets.square().sum(0, dtype=torch.double)
+        self.yy += targets.square().sum(0)
+
+    def check(self, path: str) -> None:
+        """Refuse sums that are not finite.
+
+        Raises:
+            UserError: the Linear at `path` has read or written such values.
+        """
+        if not bool((self.xx.diagonal().sum() + self.yy.sum()).isfinite()):
+            raise UserError(f"{path} reads or writes values that are not finite: use the model in fp32, or repair it")
 
     def covariance(self, *, centred: bool) -> tuple[Tensor, Tensor]:
         """Of inputs with inputs `(into, into)`, and of targets with inputs `(out, into)`; around 0 unless `centred`."""

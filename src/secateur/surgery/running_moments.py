@@ -17,6 +17,7 @@ nothing is made up for it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,33 +25,51 @@ from torch import Tensor, nn
 from secateur.surgery.compensation import RIDGE, solved
 
 DECAY = 0.9
-"""What is left of the sums whenever tokens are added: the window is some ten additions long."""
+"""What is left of the weight of older tokens whenever some are added: the window is some ten additions long."""
+
+LEAST = 1e-30
+"""The least number of tokens that is divided by."""
+
+
+class Part(NamedTuple):
+    """The moments of some tokens: how many they are `()`, the mean `(into,)`, and the sums of products `(into, into)`.
+
+    Products are those of inputs less their mean: of inputs far from 0, a difference of large sums would leave noise.
+    """
+
+    tokens: Tensor
+    mean: Tensor
+    products: Tensor
+
+    def around(self, mean: Tensor) -> Tensor:
+        """`(into, into)`: the sums of products of inputs less another mean."""
+        return torch.addr(self.products, self.tokens * (self.mean - mean), self.mean - mean)
 
 
 class RunningMoments(nn.Module):
-    """Decaying sums over tokens, with as many inputs as the Linear had before pruning.
+    """Moments of tokens, the older the lighter, with as many inputs as the Linear had before pruning.
 
     Attributes:
         count: `()`, of tokens.
-        x: `(into,)`, of the inputs.
-        xx: `(into, into)`, of their products.
+        mean: `(into,)`, of the inputs.
+        products: `(into, into)`, the sums of the products of inputs less their mean.
     """
 
     count: Tensor
-    x: Tensor
-    xx: Tensor
+    mean: Tensor
+    products: Tensor
 
     def __init__(self, into: int, like: Tensor) -> None:
-        """`like`: a tensor whose device the sums have, and whose dtype, but float32 at least."""
+        """`like`: a tensor whose device the moments have, and whose dtype, but float32 at least."""
         super().__init__()
         dtype = torch.promote_types(like.dtype, torch.float32)
-        for name, shape in {"count": (), "x": (into,), "xx": (into, into)}.items():
+        for name, shape in {"count": (), "mean": (into,), "products": (into, into)}.items():
             self.register_buffer(name, torch.zeros(shape, dtype=dtype, device=like.device))
-        self._new: list[Tensor] = []
+        self._new: Part | None = None
 
     def begin(self) -> None:
         """Begin to collect tokens, unless that has begun."""
-        self._new = self._new or [torch.zeros_like(total) for total in (self.count, self.x, self.xx)]
+        self._new = self._new or self._nothing()
 
     def collect(self, inputs: Tensor, columns: Tensor) -> None:
         """Collect tokens `(tokens, stored)`.
@@ -58,18 +77,27 @@ class RunningMoments(nn.Module):
         Args:
             columns: `(stored,)`, the number of each stored input before pruning, -1 for padding.
         """
+        assert self._new is not None
         present = columns >= 0
-        values, where = inputs[:, present].to(self.x.dtype), columns[present]
-        count, x, xx = self._new
-        count += len(values)
-        x[where] += values.sum(0)
-        xx[where.unsqueeze(1), where] += values.T @ values
+        values, where = inputs[:, present].to(self.mean.dtype), columns[present]
+        mean, part = values.sum(0) / max(1, len(values)), self._nothing()
+        values = values - mean
+        part.tokens.fill_(len(values))
+        part.mean[where] = mean
+        part.products[where.unsqueeze(1), where] = values.T @ values
+        self._new = _joined(self._new, part)
 
     def settle(self, average: Callable[[Tensor], Tensor]) -> None:
-        """Add what was collected to the sums, averaged over the processes."""
-        for total, new in zip((self.count, self.x, self.xx), self._new, strict=False):
-            total.mul_(DECAY).add_(average(new))
-        self._new = []
+        """Add what was collected to the moments, averaged over the processes."""
+        if self._new is None:
+            return
+        own, count = self._new, average(self._new.tokens)
+        mean = average(own.tokens * own.mean) / count.clamp(min=LEAST)
+        new = Part(count, mean, average(own.around(mean)))
+        joined = _joined(Part(DECAY * self.count, self.mean, DECAY * self.products), new)
+        for total, value in zip((self.count, self.mean, self.products), joined, strict=True):
+            total.copy_(value)
+        self._new = None
 
     def made_up(self, weight: Tensor, removed: Tensor, kept: Tensor, *, centred: bool) -> tuple[Tensor, Tensor]:
         """The change of the weight `(out, into)`, 0 but for kept inputs, and of the bias `(out,)`.
@@ -79,11 +107,21 @@ class RunningMoments(nn.Module):
             removed, kept: `(into,)` bool, the inputs that leave and those that stay.
             centred: whether there is a bias; without one moments are around 0.
         """
-        count = self.count.clamp(min=1)
-        mean, xx = self.x / count, self.xx / count
-        if centred:
-            xx = xx - torch.outer(mean, mean)
+        mean, xx = self.mean, self.products / self.count.clamp(min=LEAST)
+        if not centred:
+            xx = xx + torch.outer(mean, mean)
         lost = weight.to(xx.dtype)[:, removed]
         change = torch.zeros_like(weight, dtype=xx.dtype)
         change[:, kept] = solved(xx[kept][:, kept], lost @ xx[removed][:, kept], RIDGE)
         return change, lost @ mean[removed] - change @ mean
+
+    def _nothing(self) -> Part:
+        """The moments of no tokens."""
+        return Part(torch.zeros_like(self.count), torch.zeros_like(self.mean), torch.zeros_like(self.products))
+
+
+def _joined(one: Part, other: Part) -> Part:
+    """The moments of the tokens of both."""
+    tokens = one.tokens + other.tokens
+    mean = (one.tokens * one.mean + other.tokens * other.mean) / tokens.clamp(min=LEAST)
+    return Part(tokens, mean, one.around(mean) + other.around(mean))
