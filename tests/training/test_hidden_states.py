@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_models import inputs, tiny
 from torch import nn
 
 from secateur.system.errors import UserError
@@ -62,6 +63,25 @@ def test_hidden_is_a_sum_over_layers_of_the_error_on_real_tokens():
 def test_masked_mse_equals_a_value_computed_by_hand():
     states, real = torch.arange(12.0).view(1, 3, 4), torch.tensor([[[1], [1], [0]]])
     assert masked_mse(states, torch.zeros_like(states), real).item() == 17.5
+
+
+def test_states_without_a_real_token_have_no_loss():
+    states = torch.randn(2, 3, 4)
+    assert masked_mse(states, states + 1, torch.zeros(2, 3, 1)) == 0
+
+
+def test_without_a_mask_all_tokens_of_an_encoder_are_real():
+    """Its states have a name of their own."""
+    models = [tiny("bart", "ForConditionalGeneration", dtype=torch.float32) for _ in range(2)]
+    with torch.no_grad():
+        models[1].model.encoder.layers[0].fc1.weight.mul_(2)
+    term, batch = Hidden([1, 2], stack="encoder"), inputs(models[0], padded=False)
+    term.bind(*models)
+    values = []
+    for one in (batch, {name: ids for name, ids in batch.items() if name != "attention_mask"}):
+        outputs = (model.eval()(**one, output_hidden_states=True) for model in models)
+        values.append(term(Step(one, *outputs)))
+    assert values[0] > 0 and values[0] == values[1]
 
 
 def test_projections_start_as_the_identity_and_may_widen():

@@ -55,6 +55,14 @@ def test_the_label_of_a_first_token_is_counted_only_where_an_output_predicts_it(
     assert whole == pytest.approx([8 / 7, 6 / 7]) and predicted == [1.0, 1.0]
 
 
+def test_what_no_micro_batch_has_is_shared_by_none():
+    """Of a single label in several, its micro-batch has all."""
+    none, one = batch([2], [[-100, -100]]), batch([2], [[-100, 1]])
+    assert [float(own["labels"]) for own in micro_batches.shares([none, none], torch.float32, ALONE)] == [0.0, 0.0]
+    whole = micro_batches.shares([none, one, none, none], torch.float32, ALONE)
+    assert [float(own["labels"]) for own in whole] == [0.0, 4.0, 0.0, 0.0]
+
+
 def test_one_micro_batch_in_one_process_has_no_shares():
     batches = [batch([2], [0])]
     MicroBatches(MODEL, None, ALONE).begin(batches)

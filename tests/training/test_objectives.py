@@ -9,7 +9,7 @@ from tiny_models import inputs, tiny
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
 from secateur.system.errors import UserError
-from secateur.training.objectives import Hidden, Labels, Logits, Step, Term
+from secateur.training.objectives import UNLABELLED, Hidden, Labels, Logits, Step, Term
 from secateur.training.trainer import PruningTrainer
 
 
@@ -26,6 +26,45 @@ def says(logits, *hidden, **more):
 def test_labels_is_the_loss_of_the_model():
     loss = torch.tensor(0.25, requires_grad=True)
     assert Labels()(Step({}, says([[0.0]], loss=loss))) is loss
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(("kind", "head"), [("bert", "ForTokenClassification"), ("llama", "ForCausalLM")])
+def test_a_batch_without_labels_has_no_loss_and_no_gradient(kind, head, smoothing):
+    """The first label of a row of a decoder, which no output predicts, is none."""
+    model = tiny(kind, head, dtype=torch.float32).train()
+    batch = inputs(model, padded=False)
+    batch["labels"] = torch.full_like(batch["input_ids"], UNLABELLED)
+    batch["labels"][:, 0] = 1 if kind == "llama" else UNLABELLED
+    term = Labels(smoothing=smoothing)
+    term.bind(model, None)
+    value = term(Step(batch, model(**batch)))
+    value.backward()
+    assert value == 0
+    assert all(not bool(weight.grad.any()) for weight in model.parameters() if weight.grad is not None)
+
+
+def test_logits_without_a_real_token_have_no_loss():
+    student = torch.randn(2, 4, 3, requires_grad=True)
+    step = Step({"attention_mask": torch.zeros(2, 4)}, SimpleNamespace(logits=student), SimpleNamespace(logits=student))
+    value = Logits()(step)
+    value.backward()
+    assert value == 0 and not bool(student.grad.any())
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 3), (2, 4)], ids=["tokens", "answers"])
+def test_without_a_mask_all_tokens_are_real(shape):
+    """As of packed rows, of which no hidden states are asked for either."""
+    student, teacher = (outputs_of(torch.randn(shape)) for _ in range(2))
+    whole = {"attention_mask": torch.ones(2, 4, dtype=torch.long)}
+    assert Logits()(Step({}, student, teacher)) == Logits()(Step(whole, student, teacher))
+
+
+def outputs_of(logits):
+    """Outputs of a model of tokens, or of one of answers."""
+    if logits.dim() == 3:
+        return SimpleNamespace(logits=logits)
+    return SimpleNamespace(start_logits=logits, end_logits=2 * logits)
 
 
 @pytest.mark.parametrize(("temperature", "loss"), [(8.0, 0.687327), (1.0, 0.432465)])

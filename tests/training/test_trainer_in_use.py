@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from quiet import arguments
 from test_trainer import QUIET, STEPS, Watch, collate, trainer
 from tiny_models import tiny
 from transformers import TrainerCallback, get_scheduler
@@ -11,7 +12,8 @@ from secateur.methods.grain import Grain
 from secateur.surgery.masking import ATTACHED, attached
 from secateur.system.errors import UserError
 from secateur.training.hidden_states import Hidden
-from secateur.training.objectives import Logits
+from secateur.training.objectives import Labels, Logits
+from secateur.training.trainer import PruningTrainer
 
 # Every forward is masked
 
@@ -105,6 +107,29 @@ def test_a_training_gives_the_models_back_whole(tmp_path, error):
 
 
 # What is passed in
+
+
+def test_a_micro_batch_without_labels_is_trained_as_in_one_batch(tmp_path):
+    """A row of which no token is labelled, alone in its micro-batch; in the second step no row has a label."""
+    rows = [{"input_ids": torch.full((6,), 5 + n), "labels": torch.full((6,), n % 2)} for n in range(8)]
+    for n in (1, 4, 5, 6, 7):
+        rows[n]["labels"] = torch.full((6,), -100)
+    trained = []
+    for size in (1, 4):
+        model, teacher = (tiny("bert", "ForTokenClassification", dtype=torch.float32) for _ in range(2))
+        with torch.no_grad():
+            teacher.classifier.weight.mul_(2)
+        args = arguments(
+            tmp_path,
+            2,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=4 // size,
+            train_sampling_strategy="sequential",
+        )
+        terms = [Labels(), Logits()]
+        PruningTrainer(model, teacher=teacher, objective=terms, args=args, train_dataset=rows).train()
+        trained.append(model.classifier.weight)
+    assert torch.allclose(*trained, atol=1e-5)
 
 
 def test_nothing_may_be_none(tmp_path):

@@ -146,7 +146,7 @@ class Hidden(Term):
         return "labels" if self.stack == "decoder" else "tokens"
 
     def forward(self, step: Step) -> Tensor:
-        real = real_tokens(step, of_target=self.stack == "decoder").unsqueeze(-1)
+        real = real_tokens(step, self.stack == "decoder", like=self._states(step.student)[0]).unsqueeze(-1)
         if self.match != SAME:
             return self._matched_again(step, real)
         total = torch.zeros((), device=real.device)
@@ -202,9 +202,9 @@ def _identity(width: int, target: int) -> nn.Linear:
 
 
 def masked_mse(student: Tensor, teacher: Tensor, real: Tensor) -> Tensor:
-    """Squared error over real tokens, mean per entry, `()`.
+    """Squared error over real tokens, mean per entry, `()`; 0 without any.
 
     `student` and `teacher` are `(batch, tokens, dims)`, `real` is `(batch, tokens, 1)`, 0 or 1.
     """
     error = functional.mse_loss(student * real, teacher * real, reduction="sum")
-    return error / (real.sum() * student.shape[-1])
+    return error / (real.sum().clamp(min=1) * student.shape[-1])

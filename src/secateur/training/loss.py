@@ -69,11 +69,15 @@ class TermLoss:
         return Step(batch, student, teacher, attachment.masks, attachment.at_sites, progress, examples)
 
     def values(self, step: Step, shares: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """The value `()` of each term by its name, with its weight, times the batch's share of what it averages."""
+        """The value `()` of each term by its name, with its weight, times the batch's share of what it averages.
+
+        Of a share of 0 it is 0: the average over nothing may be no number.
+        """
         values = {term.name: term.weight * term(step) for term in self.terms}
         if shares is None:
             return values
-        return {term.name: values[term.name] * shares[term.over(step)] for term in self.terms}
+        own = {term.name: shares[term.over(step)] for term in self.terms}
+        return {name: torch.where(own[name] > 0, value * own[name], 0.0) for name, value in values.items()}
 
     def with_decoder_inputs(self, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The batch with the inputs of a decoder: student and teacher must get the same."""

@@ -63,7 +63,8 @@ def shares(
     rows = [torch.stack([torch.as_tensor(n, device=accelerator.device) for n in one.values()]) for one in counts]
     numbers = torch.stack(rows).to(torch.promote_types(dtype, torch.float))  # (micro-batches, kinds of counts)
     mean = accelerator.reduce(numbers.mean(dim=0), reduction="mean")
-    return [dict(zip(counts[0], own, strict=True)) for own in numbers / mean]
+    parts = numbers / mean.clamp(min=torch.finfo(mean.dtype).tiny)  # 0 of what no micro-batch has
+    return [dict(zip(counts[0], own, strict=True)) for own in parts]
 
 
 def _counts(batch: Mapping[str, Tensor], unused: int) -> dict[str, int | Tensor]:

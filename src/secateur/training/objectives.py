@@ -51,6 +51,7 @@ class Labels(Term):
 
     With `smoothing` it is the cross-entropy with labels of which that part is spread evenly over all classes (Szegedy
     et al., 2016). fairseq spreads it over the other classes: of V classes its smoothing is `smoothing (V - 1) / V`.
+    The value is 0 for a batch without a label.
 
     Raises:
         UserError: `smoothing` is not in [0, 1), or the model has no classes to spread it over.
@@ -72,8 +73,15 @@ class Labels(Term):
         return "labels" if "labels" in step.batch else "rows"
 
     def forward(self, step: Step) -> Tensor:
-        if not self.smoothing:
-            return step.student.loss
+        loss: Tensor = self._smoothed(step) if self.smoothing else step.student.loss
+        labels = step.batch.get("labels")
+        if labels is None or labels.is_floating_point():
+            return loss
+        counted = labels[:, 1:] if self.of_next else labels
+        return torch.where((counted != UNLABELLED).any(), loss, 0.0)  # an average over no labels is none
+
+    def _smoothed(self, step: Step) -> Tensor:
+        """`()`: the cross-entropy with smoothed labels."""
         logits = getattr(step.student, "logits", None)
         if logits is None or logits.shape[-1] == 1:
             raise UserError("label_smoothing spreads a label over classes, and this model has none: set it to 0")
@@ -164,12 +172,12 @@ class Logits(Term):
 
 def _without_padding(logits: Tensor, step: Step) -> Tensor:
     """Logits `(batch, tokens)` in float32; padding gets probability 0 and no gradient."""
-    return logits.float().masked_fill(step.batch["attention_mask"] == 0, PADDING_LOGIT)
+    return logits.float().masked_fill(real_tokens(step, of_target=False, like=logits) == 0, PADDING_LOGIT)
 
 
 def _mean(values: Tensor, step: Step) -> Tensor:
-    """`()`: over examples `(batch,)`, or over real tokens `(batch, tokens)`, special ones included."""
+    """`()`: over examples `(batch,)`, or over real tokens `(batch, tokens)`, special ones included; 0 without any."""
     if values.dim() == 1:
         return values.mean()
-    real = real_tokens(step, of_target=DECODER_INPUTS in step.batch)
-    return (values * real).sum() / real.sum()
+    real = real_tokens(step, of_target=DECODER_INPUTS in step.batch, like=values)
+    return (values * real).sum() / real.sum().clamp(min=1)

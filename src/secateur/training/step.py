@@ -113,14 +113,14 @@ def decoder_inputs(model: PreTrainedModel, labels: Tensor) -> Tensor | None:
     return cast(Any, model).prepare_decoder_input_ids_from_labels(labels) if has_decoder(model) else None
 
 
-def real_tokens(step: Step, of_target: bool) -> Tensor:
+def real_tokens(step: Step, of_target: bool, like: Tensor) -> Tensor:
     """`(batch, tokens)`, 1 for a real token and 0 for padding: of the target, or of the model's input.
 
-    Those of a batch without a mask, such as images, are all real.
+    Those of a batch without a mask, such as images, are all real: they are as many as those of `like`, `(batch, tokens,
+    ...)`.
     """
     if of_target:
         return (step.batch["labels"] != UNLABELLED).int()
     if (mask := step.batch.get("attention_mask")) is not None:
         return mask
-    states: Tensor = step.student.hidden_states[0]
-    return torch.ones(states.shape[:2], dtype=torch.int, device=states.device)
+    return torch.ones(like.shape[:2], dtype=torch.int, device=like.device)
