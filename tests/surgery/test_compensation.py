@@ -9,7 +9,7 @@ from secateur.budget.space import Space
 from secateur.structure.plan import Plan
 from secateur.surgery.compensation import compensate, refit, solved
 from secateur.surgery.cut import cut
-from secateur.surgery.input_moments import Moments, outputs_at, real_tokens
+from secateur.surgery.input_moments import Moments, outputs_at, real_tokens, second_moments
 from secateur.surgery.lockstep import in_lockstep
 from secateur.system.errors import UserError
 
@@ -101,7 +101,26 @@ def test_padding_counts_for_nothing():
     batch = inputs(model)
     path = Space(model).table.reader("0.ffn").path
     assert len(outputs_at(model, batch, [path])[path]) == int(batch["attention_mask"].sum())
-    assert len(real_tokens(torch.zeros(3, 9, 2), batch)) == 27  # no mask has this shape
+    assert len(real_tokens(torch.zeros(3, 9, 2), batch, path)) == 27  # no mask has this shape
+
+
+@pytest.mark.parametrize("width", [7, 10])
+@pytest.mark.parametrize("said_by", ["labels", "mask"])
+def test_tokens_of_a_decoder_are_those_of_the_target(said_by, width):
+    """Also where source and target are padded to one width, and in cross-attention."""
+    model = tiny("marian", "MTModel")
+    batch = {name: ids for name, ids in inputs(model).items() if not name.startswith("decoder")}
+    real = torch.arange(width) < torch.tensor([[6], [2], [5]])
+    batch["labels"] = torch.full((3, width), 9).masked_fill(~real, -100)
+    if said_by == "mask":
+        real[0, 5] = False
+        batch["decoder_attention_mask"] = real.long()
+    readers = Space(model).table.readers
+    moments = second_moments(model, [row.path for row in readers.values()], [batch])
+    counts = {axis: moments[row.path].count for axis, row in readers.items()}
+    source, target = int(batch["attention_mask"].sum()), int(real.sum())
+    assert source != target and "decoder.0.cross.vo" in counts
+    assert counts == {axis: target if axis.startswith("decoder") else source for axis in counts}
 
 
 @pytest.mark.parametrize(

@@ -69,11 +69,13 @@ def test_what_cannot_lose_units_is_not_watched(tmp_path):
 def test_targets_count_without_their_padding(tmp_path):
     training = trained(tmp_path, "ffn", which=("t5",), refit=True)
     labels = torch.tensor([[5, 6, -100], [7, -100, -100]])
-    model, batch = training.model, {**inputs(training.model, seed=3), "labels": labels}
-    batch["input_ids"], batch["attention_mask"] = batch["input_ids"][:2], batch["attention_mask"][:2]
+    model, rows = training.model, inputs(training.model, seed=3)
+    batch = {name: rows[name][:2] for name in ("input_ids", "attention_mask")} | {"labels": labels}
     with attached(model, training.method.space, training.method.masks().double()), training.refit.watching(batch, 0):
-        model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels)
-    counts = {axis: float(own._new[0]) for axis, own in zip(training.refit.paths, training.refit.moments, strict=True)}
+        model(**batch)
+    counts = {
+        axis: float(own._new.tokens) for axis, own in zip(training.refit.paths, training.refit.moments, strict=True)
+    }
     assert counts == {
         axis: 3.0 if axis.startswith("decoder") else float(batch["attention_mask"].sum()) for axis in counts
     }

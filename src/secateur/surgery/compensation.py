@@ -86,7 +86,7 @@ def compensate(
     def arrived(path: str, inputs: Sequence[Tensor]) -> None:
         moments = Moments.empty(inputs[0].shape[-1], len(kept), inputs[0].device)
         for values, batch, target in zip(inputs, batches, targets, strict=True):
-            moments.add(real_tokens(values, batch), target.pop(path)[:, kept.to(values.device)])
+            moments.add(real_tokens(values, batch, path), target.pop(path)[:, kept.to(values.device)])
         done.append(refit(modules[path], path, moments, ridge))
         log.debug("%s: error %.4f before, %.4f after", path, done[-1].before, done[-1].after)
 

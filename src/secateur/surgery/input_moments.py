@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from secateur.structure.encoded_rows import UNLABELLED
 from secateur.system.errors import UserError
 
 Batch: TypeAlias = Mapping[str, Tensor]
 """The inputs of one forward, as a collator makes them."""
 
-MASKS = ("attention_mask", "decoder_attention_mask")
+DECODER = "decoder"
+"""The part of a module's path that tells that it is in the decoder of an encoder-decoder."""
 
 
 @dataclass
@@ -108,13 +110,27 @@ def reading(modules: Mapping[str, nn.Module], use: Callable[[str, Tensor, Tensor
             handle.remove()
 
 
-def real_tokens(values: Tensor, batch: Batch) -> Tensor:
-    """`(tokens, dims)`: the tokens of `(batch, tokens, dims)` that are no padding, by the mask that has their shape."""
-    for name in MASKS:
-        mask = batch.get(name)
-        if mask is not None and mask.shape == values.shape[:-1]:
-            return values[mask.to(values.device).bool()]
+def real_tokens(values: Tensor, batch: Batch, path: str) -> Tensor:
+    """`(tokens, dims)`: the tokens of `(batch, tokens, dims)` that are no padding; all of a batch without a mask.
+
+    In a decoder they are tokens of the target. Keys and values of cross-attention, which read the source there, are
+    not asked for.
+
+    Args:
+        path: of the Linear that reads or writes the values.
+    """
+    mask = _target_mask(batch) if DECODER in path.split(".") else batch.get("attention_mask")
+    if mask is not None and mask.shape == values.shape[:-1]:
+        return values[mask.to(values.device).bool()]
     return values.flatten(0, -2)
+
+
+def _target_mask(batch: Batch) -> Tensor | None:
+    """`(batch, tokens)`: which tokens of the target are no padding, if the batch says so."""
+    mask, labels = batch.get("decoder_attention_mask"), batch.get("labels")
+    if mask is None and labels is not None and labels.dim() == 2:
+        return labels != UNLABELLED
+    return mask
 
 
 def on_device(batch: Batch, model: PreTrainedModel) -> dict[str, Any]:
@@ -128,7 +144,7 @@ def outputs_at(model: PreTrainedModel, batch: Batch, paths: Sequence[str]) -> di
     found: dict[str, Tensor] = {}
 
     def use(path: str, inputs: Tensor, outputs: Tensor) -> None:
-        found[path] = real_tokens(outputs, batch)
+        found[path] = real_tokens(outputs, batch, path)
 
     with reading({path: model.get_submodule(path) for path in paths}, use):
         model(**on_device(batch, model))
@@ -143,7 +159,7 @@ def second_moments(model: PreTrainedModel, paths: Sequence[str], batches: Iterab
     for batch in batches:
 
         def use(path: str, inputs: Tensor, outputs: Tensor, batch: Batch = batch) -> None:
-            tokens, targets = real_tokens(inputs, batch), real_tokens(outputs, batch)
+            tokens, targets = real_tokens(inputs, batch, path), real_tokens(outputs, batch, path)
             if path not in found:
                 found[path] = Moments.empty(tokens.shape[-1], targets.shape[-1], tokens.device)
             found[path].add(tokens, targets)

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.methods.method import Method
-from secateur.structure.encoded_rows import UNLABELLED
 from secateur.structure.plan import Plan
 from secateur.structure.space import UnitSpace
 from secateur.surgery.compensation import check_refittable
@@ -27,7 +26,6 @@ from secateur.surgery.running_moments import RunningMoments
 from secateur.system.model_state import evaluating
 from secateur.training.masks import TrainingMasks
 
-DECODER = "decoder_attention_mask"
 EVERY = 4
 """Moments are gathered in one of this many optimizer steps."""
 
@@ -75,11 +73,11 @@ class RunningRefit(nn.Module):
             yield
             return
         self.to(self.masks.model.device)
-        own, stored, tokens_of = self._by_axis(), self._stored(), _with_targets(batch)
+        own, stored = self._by_axis(), self._stored()
 
         def use(axis: str, inputs: Tensor, outputs: Tensor) -> None:
             with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
-                tokens = real_tokens(inputs, tokens_of)
+                tokens = real_tokens(inputs, batch, self.paths[axis])
                 own[axis].collect(tokens, _columns(stored, axis, tokens))
 
         for moments in own.values():
@@ -166,9 +164,3 @@ def _make_up(module: nn.Linear, columns: Tensor, moments: RunningMoments, remove
     module.weight[:, present] = whole[:, where] + weight[:, where].to(whole.dtype)
     if module.bias is not None:
         module.bias.add_(bias.to(whole.dtype))
-
-
-def _with_targets(batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """A batch with the mask of its target tokens, if it has some."""
-    labels = batch.get("labels")
-    return batch if labels is None or labels.dim() < 2 else {**batch, DECODER: labels != UNLABELLED}
