@@ -23,19 +23,20 @@ def batches(model, count=40):
     return [inputs(model, seed=seed) for seed in range(count)]
 
 
-def refitted(which, density, *units):
+def refitted(which, density, *units, soft=False):
     """A model, its plan, its cut, and the same cut refitted."""
     model = tiny(*which)
     space = Space(model, *units)
-    plan = Plan.of(space, random_masks(space, density))
+    plan = Plan.of(space, random_masks(space, density, soft=soft))
     small = cut(model, plan)
     again = copy.deepcopy(small)
     return model, small, again, compensate(again, model, plan, batches(model))
 
 
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("which", LEADING)
-def test_nothing_changes_where_nothing_is_removed(which):
-    _, small, again, done = refitted(which, 1.1, "head", "ffn")
+def test_nothing_changes_where_nothing_is_removed(which, soft):
+    _, small, again, done = refitted(which, 1.1, "head", "ffn", "hidden", soft=soft)
     assert done == []
     for (name, before), after in zip(small.named_parameters(), again.parameters(), strict=True):
         assert torch.equal(before, after), name
@@ -75,12 +76,20 @@ def test_the_output_comes_nearer_to_that_of_the_model_before():
 
 
 def test_soft_masks_and_a_cut_residual_stream_are_refitted_to_the_dims_that_are_left():
-    model = tiny("bert")
-    space = Space(model, "hidden", "ffn")
-    plan = Plan.of(space, random_masks(space, 0.7, soft=True))
-    small = cut(model, plan)
-    done = compensate(small, model, plan, batches(model))
+    """And to the masks of what is kept: a neuron alone is removed, and little is lost, so that little changes."""
+    model, _, _, done = refitted(("bert",), 0.7, "hidden", "ffn", soft=True)
     assert done and all(one.after <= one.before for one in done)
+    space = Space(model, "hidden", "ffn", "sublayer")
+    masks = random_masks(space, 1.1, soft=True)
+    softened = masks.clone()
+    masks[space.slices["0.ffn"].start] = 0.0
+    plan, batch = Plan.of(space, masks), inputs(model, seed=99)
+    small = cut(model, plan)
+    with attached(model, space, softened):
+        wanted = outputs(model, batch)[1][-1]
+    plain = outputs(small, batch)[1][-1]
+    compensate(small, model, plan, batches(model))
+    assert (outputs(small, batch)[1][-1] - wanted).square().mean() < (plain - wanted).square().mean()
 
 
 # While a model is trained

@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +31,7 @@ from secateur.structure.space import UnitSpace
 from secateur.surgery.compact.modules import Bias
 from secateur.surgery.input_moments import Batch, Moments, outputs_at, real_tokens
 from secateur.surgery.lockstep import in_lockstep
+from secateur.surgery.masking import attached
 from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating
 
@@ -61,7 +64,8 @@ def compensate(
 
     Args:
         small: the model that `cut` has made of `dense` and `plan`.
-        dense: the model before, whose outputs are the target. It may be the same on other weights.
+        dense: the model before, whose outputs are the target, with soft masks of units that are kept. It may be the
+            same on other weights.
         batches: of inputs; some thousand tokens, several for each input of a Linear.
         ridge: how strongly weights stay what they are, over the mean variance of an input.
 
@@ -75,7 +79,7 @@ def compensate(
     check_refittable(space)
     if not batches or not ridge > 0:
         raise UserError(f"expected batches and a ridge above 0, got {len(batches)} and {ridge}: give some rows of data")
-    if bool((plan.masks == 1).all()):
+    if bool((plan.masks > 0).all()):
         return []
     kept = plan.read(space).indices("hidden")
     done: list[Refit] = []
@@ -91,9 +95,18 @@ def compensate(
         log.debug("%s: error %.4f before, %.4f after", path, done[-1].before, done[-1].after)
 
     with evaluating([small, dense]):
-        targets = [outputs_at(dense, batch, list(modules)) for batch in batches]
+        with _softened(dense, plan, space):
+            targets = [outputs_at(dense, batch, list(modules)) for batch in batches]
         in_lockstep(small, batches, modules, arrived)
     return done
+
+
+def _softened(dense: PreTrainedModel, plan: Plan, space: UnitSpace) -> AbstractContextManager[Any]:
+    """Within the block a model has the soft masks of a plan, and still what the plan removes."""
+    masks = torch.where(plan.masks > 0, plan.masks, 1.0)
+    if bool((masks == 1).all()):
+        return nullcontext()
+    return attached(dense, space, masks.to(dense.device, torch.promote_types(dense.dtype, torch.float32)))
 
 
 def check_refittable(space: UnitSpace) -> None:
