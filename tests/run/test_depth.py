@@ -1,6 +1,7 @@
 """A run that chooses its number of layers: by trials on held-out training rows, once, for all its densities."""
 
 import json
+import math
 import shutil
 
 import pytest
@@ -98,6 +99,8 @@ def test_the_share_of_a_number_of_layers_is_that_of_the_costlier_stack():
         ((0.734, 0.5, 0.75), True, 6),
         ((-0.11, -0.1, -0.2), True, 3),
         ((1.03, 1.01, 1.0), False, 3),
+        ((math.nan, 0.5, 0.75), True, 6),
+        ((math.nan, math.nan, 0.0), False, 6),
     ],
 )
 def test_the_fewest_layers_within_two_percent_of_the_best(scores, greater, chosen):

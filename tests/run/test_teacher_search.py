@@ -1,6 +1,7 @@
 """The search for the learning rate and the length of a teacher's training, alone and in a run."""
 
 import json
+import math
 from statistics import fmean
 
 import pytest
@@ -46,6 +47,12 @@ def test_the_learning_rate_with_the_best_score(best, tried, greater):
     search.choose_rate()
     assert search.best == Setting(best, 100)
     assert [rate for rate, _ in seen] == tried
+
+
+def test_a_score_that_is_no_number_is_the_worst():
+    search, seen = searched(lambda rate, steps: math.nan if rate == 1.0 else -rate)
+    search.choose_rate()
+    assert search.best == Setting(2.0, 100) and [rate for rate, _ in seen] == [1, 2, 4]
 
 
 def test_steps_are_doubled_while_that_loses_nothing():

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
+from secateur.run.trial_records import gain
+
 PARTS = 32
 """The first trainings are this part of all the steps that the search may take with what follows it."""
 
@@ -45,7 +47,7 @@ class TeacherSearch:
     """
 
     def __init__(self, first: Setting, score: Score, steps: int, greater_is_better: bool = True) -> None:
-        self._score, self._steps, self._sign = score, steps, 1 if greater_is_better else -1
+        self._score, self._steps, self._greater_is_better = score, steps, greater_is_better
         self._taken = 0
         self.best, (self._best_score, _) = first, self._scored(first)
 
@@ -93,4 +95,4 @@ class TeacherSearch:
         """The score of a setting, larger where it is better, and its standard error."""
         self._taken += setting.steps
         score, error = self._score(setting)
-        return self._sign * score, error
+        return gain(score, self._greater_is_better), error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,13 @@ class Question(TrialRecord):
         """The record for the report; None for a run that tried nothing."""
         record = self.record(folder)
         return record if TRIALS in record else None
+
+
+def gain(score: float, greater_is_better: bool) -> float:
+    """The score of a trial, larger where it is better; minus infinity for one that is no number."""
+    if math.isnan(score):
+        return -math.inf
+    return score if greater_is_better else -score
 
 
 def short(recipe: Recipe, steps: int) -> Recipe:

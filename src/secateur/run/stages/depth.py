@@ -14,7 +14,7 @@ from secateur.run.records import DEPTH
 from secateur.run.run_rounds import is_open, total_layers, with_layers
 from secateur.run.stages import prune
 from secateur.run.target import layers_to_try, read_latency_table, space_of
-from secateur.run.trial_records import SCORE, Question
+from secateur.run.trial_records import SCORE, Question, gain
 from secateur.run.trials import Trials
 from secateur.system import processes
 
@@ -73,9 +73,9 @@ def choice(scored: Mapping[int, float], greater_is_better: bool) -> int:
     Args:
         scored: number of layers -> score of its trial.
     """
-    sign = 1 if greater_is_better else -1
-    best = max(sign * score for score in scored.values())
-    return min(layers for layers, score in scored.items() if sign * score >= best - TOLERANCE * abs(best))
+    gains = {layers: gain(score, greater_is_better) for layers, score in scored.items()}
+    best = max(gains.values())
+    return min(layers for layers, own in gains.items() if own >= best - TOLERANCE * abs(best))
 
 
 def _numbers(trials: Trials) -> tuple[list[int], int]:
