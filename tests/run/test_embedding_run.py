@@ -9,7 +9,8 @@ from small_world import recipe_values, tokenizer, write_model, write_world
 from secateur.deploy.verify import verify_folder
 from secateur.measure.random_inputs import padded_inputs
 from secateur.report.report import Report
-from secateur.run import pipeline, recipe
+from secateur.run import finished_runs, pipeline, recipe
+from secateur.run.compared_models import score_models
 from secateur.run.run_data import RunData
 from secateur.surgery.checkpoint import load, save
 from secateur.surgery.opening import open_model, open_tokenizer
@@ -76,6 +77,12 @@ def test_the_report_compares_with_the_teacher(run):
     evaluated = [row for row in log if "eval_neighbours" in row]
     assert evaluated and not any("eval_loss" in row for row in evaluated), "there are no labels, and so no loss"
     assert any("loss_embedding" in row and "loss_similarity" in row and "loss_logits" not in row for row in log)
+
+
+def test_a_model_of_no_run_is_compared_with_the_teacher_of_the_run(world, run):
+    (teacher, pruned) = score_models([str(world / "model"), str(run)], finished_runs.read([run]))
+    assert teacher.score == 1.0
+    assert pruned.score == pytest.approx(Report.load(run).scores["neighbours"], abs=1e-6)
 
 
 def test_without_a_way_back_the_vectors_are_shorter(world):
