@@ -393,6 +393,12 @@ def test_all_units_tasks_and_architectures_are_documented():
     assert [row[0].strip("`") for row in rows(section(DOCS / "concepts.md", "Units and groups"))] == list(UNITS)
     assert set(re.findall(r"^## `(\w+)`", read(DOCS / "tasks.md"), re.MULTILINE)) == set(TASKS.all())
     assert set(ARCHITECTURES.all()) <= {row[0].strip("`") for row in rows(read(DOCS / "add-an-architecture.md"))}
+    assert f"supported are {', '.join(ARCHITECTURES.all())};" in read(DOCS / "troubleshooting.md")
+
+
+def test_the_methods_that_prune_in_rounds_are_named():
+    names = [f"`{name}`" for name, method in sorted(METHODS.all().items()) if method.in_rounds]
+    assert f"({', '.join(names)}) prune in rounds" in " ".join(read(DOCS / "concepts.md").split())
 
 
 # The disk format

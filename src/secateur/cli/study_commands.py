@@ -47,7 +47,7 @@ def compare_runs(
         typer.Option(
             "--baselines",
             help="Show the baselines of the runs too: what one would otherwise take. Those of a run that has none are "
-            "made, which takes as long as its training, and recorded.",
+            "made, which takes about twice its training, and recorded.",
         ),
     ] = False,
     shape: Shapes = None,
