@@ -133,9 +133,7 @@ def _reshaped_copy(model: PreTrainedModel, structure: Structure) -> compact.Prun
     small.config.auto_map = _auto_map(kind, small.config)
     if getattr(small, "pooler", model) is None:
         setattr(small.config, compact.POOLING, False)
-    small.set_attn_implementation(
-        small.config._attn_implementation
-    )  # not that of the stock model if it has other masks
+    small.set_attn_implementation(small.config._attn_implementation)  # that of the model, if its masks are for SDPA
     _construct_once(kind, small.config)
     compact.reshape(small, structure)
     return small

@@ -149,6 +149,8 @@ class Pruned(_Stock):
     def set_attn_implementation(self, attn_implementation: Any, *args: Any, **kwargs: Any) -> None:
         """As in transformers, but only `eager` and `sdpa` can be set: compact attention calls SDPA with either."""
         super().set_attn_implementation(_of_sdpa(attn_implementation), *args, **kwargs)
+        if self.config._attn_implementation not in OF_SDPA:  # the family cannot change it, as MPNet
+            self.config._attn_implementation = "eager"
 
     def save_pretrained(self, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any) -> None:
         """As in transformers; also writes the code, the plan and `SHA256SUMS`, which make the folder self-contained.
