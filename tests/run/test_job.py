@@ -90,6 +90,16 @@ def test_a_dry_run_describes_the_run_that_replaces_one(folder, monkeypatch):
     assert job.dry_run_job(SEVERAL, folder, overwrite=True) == "several in run.new"
 
 
+def test_what_an_interrupted_replacement_of_another_recipe_has_left_is_not_replaced(folder):
+    beside = folder.with_name("run.new")
+    beside.mkdir()
+    (beside / "recipe.yaml").write_text(OTHER.to_yaml())
+    with pytest.raises(UserError, match=r"run\.new is where .* repeat its command, or remove that folder"):
+        job.folder_of_job(RECIPE, folder, overwrite=True)
+    (beside / "recipe.yaml").write_text(RECIPE.to_yaml())
+    assert job.folder_of_job(RECIPE, folder, overwrite=True) == beside
+
+
 def test_a_run_whose_recipe_cannot_be_read_is_replaced(folder):
     (folder / "recipe.yaml").write_text("{")
     assert job.folder_of_job(RECIPE, folder, overwrite=True).name == "run.new"

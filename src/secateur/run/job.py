@@ -13,8 +13,9 @@ from secateur.report.report import Report
 from secateur.run import density_sweep, pipeline
 from secateur.run.outlook import Outlook
 from secateur.run.recipe import Recipe, places_of
-from secateur.run.run_folder import holds_unfinished, refuse_foreign
+from secateur.run.run_folder import check_claim, holds_unfinished, refuse_foreign
 from secateur.system import processes
+from secateur.system.errors import UserError
 from secateur.system.files import refuse_current, refuse_lost, replace_folder
 
 UNFINISHED = ".new"
@@ -62,11 +63,20 @@ def folder_of_job(recipe: Recipe, output: Path, overwrite: bool) -> Path:
     """Where a job is done: in its folder, or beside a run that it replaces. Its own unfinished run is continued.
 
     Raises:
-        UserError: what would be replaced is no run, or is the current folder, or holds what the job reads.
+        UserError: what would be replaced is no run, or is the current folder, or holds what the job reads; or the
+            folder beside it has something else than this job.
     """
     if not overwrite or not output.exists() or holds_unfinished(output, recipe):
         return output
     refuse_foreign(output)
     refuse_current(output)
     refuse_lost(output, places_of(dotted(recipe.to_dict())))
-    return output.with_name(f"{output.name}{UNFINISHED}")
+    beside = output.with_name(f"{output.name}{UNFINISHED}")
+    try:
+        check_claim(beside, recipe)
+    except UserError as error:
+        raise UserError(
+            f"{beside} is where the run that replaces {output} is made, and has something else, such as an interrupted "
+            "one of another recipe: repeat its command, or remove that folder"
+        ) from error
+    return beside
