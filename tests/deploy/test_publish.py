@@ -125,6 +125,8 @@ def test_weights_in_a_pickle_alone_are_refused(tmp_path):
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     (folder / "README.md").write_text(CARD)
+    (folder / "2_Dense").mkdir()
+    save_file({"weight": torch.ones(1)}, folder / "2_Dense" / "model.safetensors")  # which are not the encoder's
     with pytest.raises(UserError, match="has its weights in a pickle, which is not published"):
         publish(folder, NAME, dry_run=True)
 

@@ -103,7 +103,7 @@ def upload_set(folder: Path, name: str, *, stated: Stated, onnx: Path | None, on
     _check_stated(stated)
     model = open_model(folder)
     found, left_out = _found(folder)
-    if not any(fnmatch(place, "*.safetensors") for place in found):
+    if not any(place.endswith(".safetensors") and "/" not in place for place in found):
         raise UserError(f"{folder} has its weights in a pickle, which is not published: save it by save_pretrained")
     if onnx is not None:
         found |= _onnx_files(onnx, model)
