@@ -10,6 +10,7 @@ from secateur.report.recipe_keys import dotted, upgrade
 from secateur.run.recipe import Recipe, keys_of, make
 from secateur.run.run_folder import folders_of
 from secateur.tasks import TASKS
+from secateur.tasks.compared import ComparedTask
 
 MODELS = ("model", "teacher")
 """The folders of models in the folder of a run."""
@@ -30,7 +31,8 @@ def with_run_values(given: Mapping[str, Any], name: str) -> dict[str, Any]:
     values = {key: value for key, value in dotted(recipe.to_dict()).items() if value is not None}
     kept = {f"data.{key}" for key in OF_DATA} | {"seed"}
     own = {key: value for key, value in values.items() if key in kept}
-    against = {"reference": recipe.teacher or recipe.model} if TASKS.get(recipe.data.task).compares else {}
+    compared = issubclass(TASKS.get(recipe.data.task), ComparedTask)
+    against = {"reference": recipe.teacher or recipe.model} if compared else {}
     options = {**against, **own.get("data.options", {}), **given.get("data.options", {})}
     return own | dict(given) | {"data.options": options}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
 
 from transformers import PreTrainedModel
 
@@ -11,9 +10,10 @@ from secateur.tasks.task import Task
 
 
 class ComparedTask(Task):
-    """A task whose outputs are scored against those of a reference where the data does not say what is right."""
+    """A task whose outputs are scored against those of a reference where the data does not say what is right.
 
-    compares: ClassVar[bool] = True
+    The reference is the option `reference` of `from_data`.
+    """
 
     @abstractmethod
     def adapt(self, model: PreTrainedModel, name: str, *, asked: bool = True) -> None:

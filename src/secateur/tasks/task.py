@@ -67,7 +67,6 @@ class Task(ABC):
         lengths: whether inputs have different numbers of tokens.
         windows: whether a text that is longer than the maximum becomes several rows; otherwise it is truncated.
         of_one_width: whether the main score needs outputs of the width of the reference's.
-        compares: whether outputs are scored against those of a reference, the option `reference` of `from_data`.
         predictor: how a model is asked for single texts; None if it cannot be.
         condensed: from outputs and labels of a batch, tensors or tuples of them, to what scores need of the outputs;
             None for all of them.
@@ -86,7 +85,6 @@ class Task(ABC):
     greater_is_better: ClassVar[bool] = True
     lengths: ClassVar[bool] = True
     windows: ClassVar[bool] = False
-    compares: ClassVar[bool] = False
     of_one_width: bool = False
     condensed: ClassVar[Any] = None
     recognises: ClassVar[Callable[[Path], bool] | None] = None
