@@ -109,13 +109,14 @@ def train(
     teacher_steps: int = 0,
     teacher_epochs: float = 0.0,
     teacher_rate: float = 0.0,
+    batch_size: int = 0,
     rows: int = 0,
     checkpoints: int = 4,
 ) -> None:
     """Do every row whose folder contains a text, `parallel` processes at once, each with the same number of threads.
 
-    The steps of a row, those of a teacher with its trials, and the number of training rows can be set for all. A
-    teacher of some epochs at some learning rate has no trials.
+    The steps of a row, those of a teacher with its trials, the rows of a step and the number of training rows can be
+    set for all. A teacher of some epochs at some learning rate has no trials.
     """
     if model == MPNET:
         mpnet.main(MPNET)
@@ -124,6 +125,7 @@ def train(
         "training.teacher_steps": teacher_steps,
         "training.teacher_epochs": teacher_epochs,
         "training.teacher_learning_rate": teacher_rate,
+        "training.batch_size": batch_size,
         "data.rows": rows,
     }
     changed: dict[str, Any] = {key: value for key, value in lengths.items() if value}
