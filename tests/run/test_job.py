@@ -54,6 +54,13 @@ def test_a_run_that_fails_leaves_the_old_one_and_goes_on_beside_it(folder, monke
     assert (folder.with_name("run.new") / "recipe.yaml").read_text() == RECIPE.to_yaml()
 
 
+def test_what_an_option_of_the_data_names_is_not_replaced(folder):
+    (folder / "teacher").mkdir()
+    for options in ({"reference": str(folder / "teacher")}, {"negatives": ["few", str(folder)]}):
+        with pytest.raises(UserError, match="is read, and replacing"):
+            job.folder_of_job(recipe.make(VALUES | {"data.options": options}), folder, overwrite=True)
+
+
 def test_an_interrupted_first_run_is_continued(tmp_path, monkeypatch):
     running(monkeypatch, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):

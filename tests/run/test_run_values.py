@@ -1,9 +1,11 @@
 """A model of a run is scored by the task, columns, labels, metric and length of the run, unless others are given."""
 
+from pathlib import Path
+
 import pytest
 
 from secateur.run import recipe
-from secateur.run.run_values import place_of_teacher, with_run_values
+from secateur.run.run_values import place_of_teacher, teacher_of, with_run_values
 
 OWN = {
     "data.task": "questions",
@@ -71,9 +73,14 @@ def held_by(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["densities", "trials of a sweep"])
-def test_the_teacher_of_the_runs_that_share_it_is_beside_them(tmp_path, kind):
+def test_the_teacher_of_the_runs_that_share_it_is_beside_them(tmp_path, monkeypatch, kind):
     folder = held_by(tmp_path, kind)
     assert place_of_teacher(folder, None, "m") == str(folder.parent / "teacher")
+    (folder / "model").mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    assert place_of_teacher(Path(), None, "m") == str(folder.parent / "teacher")
+    monkeypatch.chdir(folder / "model")
+    assert place_of_teacher(Path(".."), None, "m") == str(folder.parent / "teacher")
 
 
 @pytest.mark.parametrize(
@@ -85,3 +92,12 @@ def test_another_folder_called_teacher_is_not_the_teacher(tmp_path, kind):
     assert place_of_teacher(folder, "named", "m") == "named"
     (folder / "teacher").mkdir()
     assert place_of_teacher(folder, None, "m") == str(folder / "teacher")
+
+
+def test_a_model_is_of_the_run_that_holds_it_from_within_too(tmp_path, monkeypatch):
+    values = {"model": "m", "data": "d", "target.density": 0.4, "data.max_length": 77}
+    (tmp_path / "model").mkdir()
+    (tmp_path / "recipe.yaml").write_text(recipe.make(values).to_yaml())
+    monkeypatch.chdir(tmp_path / "model")
+    assert with_run_values({}, ".")["data.max_length"] == 77
+    assert teacher_of(".") == "m"

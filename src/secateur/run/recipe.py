@@ -12,7 +12,7 @@ of its group (`recipe_groups`). The run folder keeps the resolved recipe.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -53,7 +53,7 @@ SWEEP = "sweep"
 COMMAND_LINE = "the command line"
 """The source of values whose errors speak of options, and name no source."""
 PLACES = ("model", "teacher", "data.source", "data.evaluation", "vocabulary.texts", "target.latency_table")
-"""Dotted keys that name files and folders, or something on the hub."""
+"""Dotted keys that name files and folders, or something on the hub, as options of the data may do."""
 AMOUNTS = tuple(f"target.{name}" for name in recipe_rules.AMOUNTS)
 
 
@@ -182,9 +182,14 @@ def keys_of(text: str, source: str) -> Any:
 
 
 def places_of(values: Mapping[str, Any]) -> list[str]:
-    """The files and folders, or names on the hub, in values by dotted keys."""
-    named = [values.get(key) or () for key in PLACES]
+    """The files and folders, or names on the hub, in values by dotted keys; each text in data.options may be one."""
+    named = [*(values.get(key) or () for key in PLACES), *_texts_in((values.get("data.options") or {}).values())]
     return [place for value in named for place in ((value,) if isinstance(value, str) else value)]
+
+
+def _texts_in(values: Iterable[Any]) -> list[str]:
+    flat = [item for value in values for item in (value if isinstance(value, (list, tuple)) else (value,))]
+    return [item for item in flat if isinstance(item, str)]
 
 
 def _refuse_duplicates(values: Mapping[str, Any], source: str) -> None:

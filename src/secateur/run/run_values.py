@@ -52,6 +52,7 @@ def place_of_teacher(folder: Path, named: str | None, model: str) -> str:
 
 def shared_folder(folder: Path) -> Path | None:
     """What a run shares with others: the folder of its density sweep, or of the trials of its sweep; None if alone."""
+    folder = _named(folder)
     parent = folder.parent
     if parent.name == "trials" and (parent.parent / "sweep.yaml").is_file():
         return parent
@@ -64,8 +65,14 @@ def shared_folder(folder: Path) -> Path | None:
 
 def _run_of(folder: Path) -> Path | None:
     """The run whose folder this is, or one of whose models."""
+    folder = _named(folder)
     places = (folder, *((folder.parent,) if folder.name in MODELS else ()))
     return next((place for place in places if (place / "recipe.yaml").is_file()), None)
+
+
+def _named(folder: Path) -> Path:
+    """A folder by a path that ends in its name, as `.` and `..` do not."""
+    return folder if folder.name not in ("", "..") else folder.resolve()
 
 
 def _recipe_of(folder: Path) -> Recipe | None:
