@@ -71,7 +71,7 @@ def write_sentences(path, rows=40):
     with path.open("w", encoding="utf-8") as file:
         for number in range(rows):
             kind = ("film", "book")[number % 2]
-            words = [*["a", "fine", "and"] * (number % 3), "good", kind, *["bad", "and"] * (number % 4 // 2)]
+            words = [*["a", "fine", "and"] * (number % 4), "good", kind, *["bad", "and"] * (number % 8 // 4)]
             tags = [f"{part}-{kind}" for part in "BI"]
             tags = ["O"] * words.index("good") + tags + ["O"] * (len(words) - words.index(kind) - 1)
             file.write(json.dumps({"tokens": words, "ner_tags": tags}) + "\n")

@@ -8,6 +8,7 @@ from small_world import write_model
 
 from secateur.system.errors import UserError
 from secateur.tasks.classification import Classification
+from secateur.tasks.language import Language
 from secateur.tasks.multilabel import MultiLabel
 from secateur.tasks.origin import Origin, origin_of
 from secateur.tasks.questions import Questions
@@ -70,7 +71,7 @@ def test_what_is_wrong_with_a_split_is_said_by_its_name(tmp_path):
         Classification.from_data(str(tmp_path))
     write(tmp_path, "test", {"sentence": "a film", "class": "good"})
     with pytest.raises(UserError, match=r"train has text, label and test has sentence, class"):
-        MultiLabel.from_data(str(tmp_path))
+        Language.from_data(str(tmp_path))
 
 
 def test_splits_that_were_read_otherwise_have_the_default():

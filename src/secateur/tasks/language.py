@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, DataCollatorWithPadding, EvalPred
 from secateur.structure.encoded_rows import UNLABELLED
 from secateur.system.errors import UserError
 from secateur.tasks import predictors, register
-from secateur.tasks.columns import find_column, holds_text
+from secateur.tasks.columns import find_column, holds_text, shared_columns
 from secateur.tasks.guesses import guessed_texts
 from secateur.tasks.origin import Splits, origin_of
 from secateur.tasks.predictors import Predictor
@@ -174,7 +174,7 @@ def _prepared(splits: DatasetDict, asked: Sequence[str]) -> Splits:
         UserError: there is no such column, it holds no text, or a split has no text.
     """
     origin, train = origin_of(splits), splits["train"]
-    shared = [name for name in train.column_names if all(name in split.column_names for split in splits.values())]
+    shared = shared_columns(splits)
     column = find_column("text", shared, asked[0] if asked else None, USUAL)
     texts = {}
     for key, split in splits.items():

@@ -19,7 +19,7 @@ from secateur.tasks import predictors, register
 from secateur.tasks.class_scores import ClassScore, of_indicators
 from secateur.tasks.classification import MULTI_LABEL, Classification, logits_of
 from secateur.tasks.columns import with_fields
-from secateur.tasks.multilabel_data import check_label_sets, prepare
+from secateur.tasks.multilabel_data import check_label_sets, possible_labels, prepare
 from secateur.tasks.predictors import Predictor
 from secateur.tasks.splits import first_rows, read_splits
 
@@ -72,7 +72,7 @@ class MultiLabel(Classification):
                 validation has a label that training lacks; the metric is unknown; `rows` < 1.
         """
         prepared = partial(prepare, text=text, label=label, asked=labels)
-        splits = read_splits(data, each=with_fields, prepare=prepared, seed=seed)
+        splits = read_splits(data, label=possible_labels(label), each=with_fields, prepare=prepared, seed=seed)
         *columns, column = splits["train"].column_names
         names = tuple(splits["train"].features[column].feature.names)
         check_label_sets(splits, column, names)

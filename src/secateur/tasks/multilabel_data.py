@@ -71,6 +71,11 @@ def _label_columns(shared: Sequence[str], label: str | None) -> list[str]:
     return names
 
 
+def possible_labels(label: str | None) -> tuple[str, ...]:
+    """Names that the column of labels may have, or the first of several, before and after `prepare`."""
+    return LABELS if label is None else (label, label.partition(",")[0].strip(), COLUMN)
+
+
 def _check_rows(name: str, split: Dataset, columns: Sequence[str], own: Sequence[str]) -> None:
     texts = list(zip(*(split[column][:] for column in columns), strict=True))
     labels = list(zip(*(split[column][:] for column in own), strict=True))

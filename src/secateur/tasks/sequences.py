@@ -149,6 +149,7 @@ class Sequences(Task):
             each=flat,
             label=lambda rows: columns(rows)[1:],
             prepare=prepared,
+            stratified=False,
             seed=seed,
         )
         if rows is not None:

@@ -10,8 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from datasets import Dataset, DatasetDict, LargeList, List, load_from_disk
+from datasets import Dataset, DatasetDict, load_from_disk
 
 from secateur.system.errors import UserError
 from secateur.tasks.cells import values_of
@@ -21,6 +20,7 @@ from secateur.tasks.data_folders import Part, file_part, folder_parts
 from secateur.tasks.image_files import image_parts
 from secateur.tasks.origin import Origin, Splits, origin_of
 from secateur.tasks.repositories import card_parts, card_states, load_repository, loaded_parts
+from secateur.tasks.split_off import split_off
 
 TRAIN = ("train", "training")
 VALIDATION = ("validation", "validation_matched", "dev", "dev_matched", "valid", "val", "test")
@@ -39,12 +39,13 @@ def read_splits(
     label: Sequence[str] | Callable[[Dataset], Sequence[str]] = (),
     each: Callable[[Dataset], Dataset] | None = None,
     prepare: Callable[[DatasetDict], DatasetDict] | None = None,
+    stratified: bool = True,
     share: float = 0.1,
     seed: int = 0,
 ) -> Splits:
     """Read a "train" and a "validation" split, whatever form the data has; `origin` has their names in the data.
 
-    Without a validation split, a part of the training rows becomes it, stratified by label. A split in which every
+    Without a validation split, a part of the training rows becomes it (`split_off`). A split in which every
     label is -1 counts as missing, and so does a "test" without the column of labels or with empty labels alone: the
     labels of test splits are often hidden in one of these ways.
 
@@ -61,8 +62,7 @@ def read_splits(
         each: applied to every split as it is read.
         prepare: applied before any split is divided, so that its messages number the rows as the files do; it may
             return `Splits`, whose origin has what it guessed.
-        share: the fraction of the training rows, in (0, 1), to split off; at least one row is.
-        seed: chooses the rows that are split off.
+        stratified, share, seed: as in `split_off`.
 
     Raises:
         UserError: the data cannot be read, or has no rows, or no split of that name; or the validation split, if it is
@@ -81,8 +81,10 @@ def read_splits(
     if prepare:
         splits = prepare(splits)
     origin = replace(origin_of(splits), train=training, scored=scored)
-    whole = splits if "validation" in splits else _split_off(splits["train"], label, share, seed)
-    return Splits(whole, origin)
+    if "validation" not in splits:
+        rows = splits["train"]
+        splits = split_off(rows, _present(rows, label), share, seed, stratified)
+    return Splits(splits, origin)
 
 
 def _read(part: Part, each: Callable[[Dataset], Dataset] | None) -> Dataset:
@@ -180,25 +182,6 @@ def _is_missing(value: Any) -> bool:
     if isinstance(value, list):
         return all(map(_is_missing, value))
     return value is None or value in ("", -1) or value != value
-
-
-def _split_off(rows: Dataset, label: Sequence[str], share: float, seed: int) -> DatasetDict:
-    """Validation rows: shuffled, sorted by label, every k-th; one row of each class always stays in training."""
-    if len(rows) < 2:
-        raise UserError("the data has 1 row: give at least 2, one to train on and one to evaluate on")
-    order = np.random.default_rng(seed).permutation(len(rows))
-    free = order
-    column = _present(rows, label)
-    if column is not None and not isinstance(rows.features[column], List | LargeList):
-        labels = rows[column][:]
-        scores = isinstance(labels[0], float)
-        values = np.array(labels if scores else [str(value) for value in labels])
-        order = order[np.argsort(values[order], kind="stable")]
-        repeated = np.append(False, values[order][1:] == values[order][:-1])
-        free = order if scores or not repeated.any() else order[repeated]
-    count = min(max(1, round(share * len(rows))), len(free), len(rows) - 1)
-    chosen = np.sort(free[np.arange(count) * len(free) // count])
-    return DatasetDict(train=rows.select(np.setdiff1d(order, chosen)), validation=rows.select(chosen))
 
 
 def _present(split: Dataset, names: Sequence[str]) -> str | None:

@@ -1,0 +1,81 @@
+"""Validation rows that are split off: stratified, no class without a row on either side, and no text on both."""
+
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+
+from secateur.tasks.multilabel import MultiLabel
+from secateur.tasks.split_off import split_off
+from secateur.tasks.translation import Translation
+
+SEEDS = range(8)
+
+
+def labelled(*labels):
+    return Dataset.from_dict({"text": [f"text {number}" for number in range(len(labels))], "label": list(labels)})
+
+
+def of_classes(*counts, names=None):
+    """Rows of so many of each class, all of them different."""
+    rows = labelled(*(number for number, count in enumerate(counts) for _ in range(count)))
+    feature = ClassLabel(names=names or [f"class {number}" for number in range(len(counts))])
+    return rows.cast(Features(text=Value("string"), label=feature))
+
+
+@pytest.mark.parametrize("rare", [2, 4, 9, 10, 15, 30])
+@pytest.mark.parametrize("first", [False, True])
+def test_a_rare_class_has_its_part_of_the_rows(rare, first):
+    counts = (rare, 200 - rare) if first else (200 - rare, rare)
+    for seed in SEEDS:
+        scored = split_off(of_classes(*counts), "label", 0.1, seed)["validation"]["label"][:]
+        assert abs(scored.count(0 if first else 1) - max(1, rare / 10)) <= 0.5
+        assert 20 <= len(scored) <= 21
+
+
+def test_a_class_of_one_row_is_not_split_off_and_more_classes_than_rows_to_split_off_are_drawn():
+    assert 1 not in split_off(of_classes(30, 1, 30), "label", 0.1, 0)["validation"]["label"][:]
+    many = split_off(of_classes(*[4] * 50), "label", 0.1, 0)["validation"]
+    assert len(many) == 20 == len({*many["label"]})
+
+
+def test_equal_texts_are_on_one_side():
+    rows = Dataset.from_dict({"text": [f"text {n // 2}" for n in range(60)], "label": ["a", "b", "c"] * 20})
+    for seed in SEEDS:
+        splits = split_off(rows, "label", 0.1, seed)
+        assert not {*splits["train"]["text"]} & {*splits["validation"]["text"]}
+        assert len(splits["validation"]) == 6
+        assert len(splits["train"]) == 54
+
+
+def test_few_texts_that_are_repeated_are_split_by_rows():
+    rows = Dataset.from_dict({"text": ["good film", "bad film"] * 20, "label": [1, 0] * 20})
+    assert sorted(split_off(rows, "label", 0.1, 0)["validation"]["label"]) == [0, 0, 1, 1]
+
+
+def test_target_texts_are_no_classes(tmp_path):
+    lines = [f"one {n}\tun {max(n, 3)}" for n in range(50)]  # four equal targets
+    (tmp_path / "pairs.tsv").write_text("\n".join(["source\ttarget", *lines]))
+    assert len(Translation.from_data(str(tmp_path / "pairs.tsv")).splits["validation"]) == 5
+
+
+def test_the_only_row_of_a_label_among_several_stays():
+    rows = labelled(*[["a"], ["b"], ["a", "b"]] * 12, ["a", "once"], ["twice"], ["b", "twice"])
+    for seed in SEEDS:
+        splits = split_off(rows, "label", 0.1, seed)
+        train, scored = ({name for own in splits[key]["label"] for name in own} for key in ("train", "validation"))
+        assert train == {"a", "b", "once", "twice"}
+        assert "once" not in scored
+
+
+def write(folder, **splits):
+    for name, lines in splits.items():
+        (folder / f"{name}.csv").write_text("\n".join(lines))
+    return str(folder)
+
+
+@pytest.mark.parametrize("hidden", [["text", "a text", "another"], ["text,rude,loud", "a text,-1,-1", "another,-1,-1"]])
+def test_a_test_split_without_columns_of_labels_is_left_out(tmp_path, hidden):
+    lines = [f"text {n},{n % 2},{n % 3 % 2}" for n in range(30)]
+    data = write(tmp_path, train=["text,rude,loud", *lines], test=hidden)
+    task = MultiLabel.from_data(data, label="rude, loud")
+    assert task.origin.scored is None
+    assert len(task.splits["validation"]) == 3
