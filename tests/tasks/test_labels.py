@@ -3,10 +3,11 @@
 import json
 import logging
 
+import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from small_world import config
-from transformers import BertForSequenceClassification
+from transformers import BertForSequenceClassification, EvalPrediction
 
 from secateur.system.errors import UserError
 from secateur.tasks.classification import Classification
@@ -87,6 +88,18 @@ def test_the_labels_of_the_data_are_put_in_the_order_of_a_head_and_it_is_said(tm
     assert [by_text(fitted)[f"row {i}"] for i in range(3)] == [2, 1, 0]
     fitted.check_labels(head("Contradiction", "Neutral", "Entailment"), "teacher")
     assert fitted.head()["id2label"] == {0: "Contradiction", 1: "Neutral", 2: "Entailment"}
+
+
+@pytest.mark.parametrize("order", [("bad", "good"), ("good", "bad")])
+def test_f1_of_two_classes_is_that_of_one_class_whatever_the_order_of_a_head(tmp_path, order):
+    task = task_of(tmp_path, ["bad", "good"], metric="f1")
+    fitted = task.fitted(head(*order), "model")
+    assert fitted.labels == order
+    assert fitted.labels[fitted.positive] == "good"
+    assert fitted.described()["labels"].endswith("; f1 is that of good")
+    gold = np.array([order.index(name) for name in ("good", "good", "bad", "bad", "bad")])
+    said = np.array([order.index(name) for name in ("good", "bad", "good", "bad", "bad")])
+    assert fitted.compute_metrics(EvalPrediction(np.eye(2)[said], gold))["f1"] == pytest.approx(1 / 2)
 
 
 def test_a_class_that_the_data_lacks_stays_an_output(tmp_path):

@@ -55,6 +55,7 @@ class Classification(LabelledTask):
         labels: the names of the classes, in the order of the head's outputs; None for regression.
         metric: the main score: one of `CLASS_METRICS`, or of `SCORE_METRICS` for regression.
         sigmoid: whether scores are compared with the sigmoid of the one output, as `fitted` finds out.
+        positive: of two classes the index of the one whose F1 is `f1`: the second in the order of the data.
     """
 
     model_class: ClassVar[Any] = AutoModelForSequenceClassification
@@ -68,6 +69,7 @@ class Classification(LabelledTask):
     labels: tuple[str, ...] | None
     metric: str
     sigmoid: bool = False
+    positive: int = 1
 
     @classmethod
     def from_data(
@@ -137,6 +139,9 @@ class Classification(LabelledTask):
             )
         return super().fitted(model_or_folder, role)
 
+    def _moved(self, outputs: Sequence[int]) -> dict[str, Any]:
+        return {"positive": outputs[self.positive]} if len(outputs) == 2 else {}
+
     def texts_with_class(self, split: str) -> tuple[list[str], list[int]] | None:
         """The text of each row of a split, a pair joined to one, and its class; None for scores and several labels."""
         if self.labels is None or self.problem_type != SINGLE_LABEL:
@@ -152,7 +157,8 @@ class Classification(LabelledTask):
         counts = self._counts()
         classes = [f"{name} {counts[index]:,}" for index, name in enumerate(self.labels)]
         more = f", and {len(classes) - MOST:,} more" if len(classes) > MOST else ""
-        shown = f"{', '.join(classes[:MOST])}{more}"
+        scored = f"; f1 is that of {self.labels[self.positive]}" if len(classes) == 2 and self.metric == "f1" else ""
+        shown = f"{', '.join(classes[:MOST])}{more}{scored}"
         return super().described() | {"labels": f"{self.label}, {len(self.labels)} classes: {shown}"}
 
     def _counts(self) -> Counter[int]:
@@ -191,7 +197,7 @@ class Classification(LabelledTask):
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """Every score by name: those in `CLASS_METRICS`, or in `SCORE_METRICS` for regression.
 
-        `f1` is that of class 1 if there are two classes, else the unweighted average over the classes that occur.
+        `f1` is that of class `positive` if there are two, else the unweighted average over the classes that occur.
         `pearson_spearman` is the average of the two. What is undefined, such as the correlation of a constant
         prediction, is 0.0.
 
@@ -202,7 +208,7 @@ class Classification(LabelledTask):
         logits, labels = logits_of(prediction), np.asarray(prediction.label_ids)
         if self.labels is None:
             return _score_metrics(*(values.reshape(-1).astype(np.float64) for values in (logits, labels)))
-        return _class_metrics(logits.argmax(-1), labels, binary=len(self.labels) == 2)
+        return _class_metrics(logits.argmax(-1), labels, self.positive if len(self.labels) == 2 else None)
 
     def class_scores(self, prediction: EvalPrediction, rows: Sequence[Mapping[str, Any]]) -> list[ClassScore]:
         """Those of each class, none for a regression."""
@@ -245,8 +251,9 @@ def choose_metric(metric: str | None, labels: tuple[str, ...] | None) -> str:
     return metric or known[0]
 
 
-def _class_metrics(predicted: NDArray[Any], labels: NDArray[Any], binary: bool) -> dict[str, float]:
-    f1 = f1_score(labels, predicted, labels=[1] if binary else None, average="macro", zero_division=0.0)
+def _class_metrics(predicted: NDArray[Any], labels: NDArray[Any], positive: int | None) -> dict[str, float]:
+    counted = None if positive is None else [positive]
+    f1 = f1_score(labels, predicted, labels=counted, average="macro", zero_division=0.0)
     return {
         "accuracy": float((predicted == labels).mean()),
         "f1": float(f1),

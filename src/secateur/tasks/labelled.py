@@ -72,8 +72,13 @@ class LabelledTask(Task):
         matched = [f"{name} is {names[output]}" for name, output in zip(self.labels, outputs, strict=True)]
         log.info("labels of the data as outputs of the %s: %s", role, listed(matched))
         labels = Labels(names, "data", dict(zip(self.labels, outputs, strict=True)))
-        task: Task = replace(cast(Any, self), splits=labels.indexed(self.splits, self.label), labels=names)
+        moved = {"splits": labels.indexed(self.splits, self.label), "labels": names, **self._moved(outputs)}
+        task: Task = replace(cast(Any, self), **moved)
         return task
+
+    def _moved(self, outputs: Sequence[int]) -> dict[str, Any]:
+        """Own attributes that name a label by its index, after label i of the data has become output outputs[i]."""
+        return {}
 
     def in_order_of(self, folder: str | Path, role: str) -> Task:
         """As `fitted`, for models that have the outputs of a checkpoint's head and may have other names for them.
