@@ -1,5 +1,6 @@
 """Comparisons: the Pareto front of score and cost."""
 
+import re
 from dataclasses import replace
 from itertools import product
 
@@ -9,8 +10,11 @@ from page_reader import Reader
 
 from secateur.report.comparison import RUN, Comparison, Criterion, Point, ScoredModel
 from secateur.report.comparison_page import to_html
+from secateur.report.comparison_text import notes
 
 PLACE = Criterion("density", lambda entry: entry.density, ".2f")
+SCORED = [(0.9, None), (0.8, 0.03), (0.7, 0.01)]
+"""Scores of models with their standard errors."""
 FASTER = replace(PLACE, name="speed-up", less=False)
 
 
@@ -64,3 +68,13 @@ def test_points_that_lie_on_each_other_have_one_label():
     page = Reader(to_html(made([(1.0, 0.9), (0.5, 0.7), (1.0, 0.9)])))
     labels = [a["aria-label"] for tag, a in page.elements if tag == "g" and a.get("class") == "point"]
     assert labels == ["1 0, 0.9000 at 1.00, 3 2, 0.9000 at 1.00", "2 1, 0.7000 at 0.50"]
+
+
+def test_the_noise_is_the_standard_error_of_the_best_point_that_has_one():
+    models = [ScoredModel(str(n), score, 1.0, 1, 1, standard_error=error) for n, (score, error) in enumerate(SCORED)]
+    points = tuple(Point(model.place, RUN, "made", (model,)) for model in models)
+    for greater, best in ((True, "0.8000 of 1 has a standard error of 0.0300"), (False, "0.7000 of 2 has .* 0.0100")):
+        (note,) = (one for one in notes(Comparison("f1", greater, "0123", 1000, points, (PLACE,))) if "noise" in one)
+        assert re.search(f"f1 {best} on 1,000 rows; smaller differences are not significant", note)
+    unknown = Comparison("f1", True, "0123", 1000, points[:1], (PLACE,))
+    assert not any("noise" in one for one in notes(unknown))

@@ -47,6 +47,7 @@ class ScoredModel:
         teacher: place and score of the dense teacher; a teacher's own for a teacher, None for a model of no run.
         times: by (batch, tokens).
         constant: the score of a constant prediction, 0 if there is none.
+        standard_error: of the score; None where it is not known.
     """
 
     place: str
@@ -57,6 +58,7 @@ class ScoredModel:
     teacher: tuple[str, float] | None = None
     times: Mapping[Shape, Timing] = field(default_factory=dict)
     constant: float = 0.0
+    standard_error: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `retention` included."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
 from statistics import fmean
 from typing import Any
 
 from secateur.report import markdown
-from secateur.report.comparison import SCORE, Comparison, score_of
+from secateur.report.comparison import SCORE, Comparison, ScoredModel, score_of
 from secateur.system.quantities import quantity
 
 
@@ -42,13 +41,23 @@ def notes(comparison: Comparison) -> list[str]:
         "and better in one",
         "density: weights and inner biases kept in the layers, over those of the dense teacher",
     ]
-    best = max(point.score for point in comparison.points)
-    if 0.0 < best < 1.0:
-        lines.append(
-            f"noise: a fraction of {best:.2f} of {comparison.rows:,} rows has a binomial standard error of "
-            f"{sqrt(best * (1 - best) / comparison.rows):.4f}; smaller differences are not significant"
-        )
-    return [*lines, _speed_note(comparison), *comparison.remarks]
+    return [*lines, *_noise_note(comparison), _speed_note(comparison), *comparison.remarks]
+
+
+def _noise_note(comparison: Comparison) -> list[str]:
+    """The standard error of the best score that has one."""
+    known = [(point, errors) for point in comparison.points if (errors := point.values(_error_of))]
+    if not known:
+        return []
+    point, errors = (max if comparison.greater else min)(known, key=lambda one: one[0].score)
+    return [
+        f"noise: {comparison.metric} {point.score:{SCORE}} of {point.name} has a standard error of {fmean(errors):.4f} "
+        f"on {comparison.rows:,} rows; smaller differences are not significant"
+    ]
+
+
+def _error_of(model: ScoredModel) -> float | None:
+    return model.standard_error
 
 
 def _speed_note(comparison: Comparison) -> str:

@@ -54,6 +54,7 @@ def _model(run: FinishedRun, row: Mapping[str, Any]) -> ScoredModel:
         teacher=(run.teacher, report.teacher_scores[report.metric]),
         times=_times(run, row),
         constant=report.baseline or 0.0,
+        standard_error=row.get("standard_error"),
     )
 
 

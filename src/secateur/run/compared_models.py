@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from secateur.measure.benchmark import benchmark
 from secateur.measure.benchmark_result import BenchmarkResult
-from secateur.measure.evaluation import encoded, fitted_to, scores
+from secateur.measure.evaluation import encoded, fitted_to, scores_with_error
 from secateur.measure.inspected_model import ParameterCount
 from secateur.measure.inspection import inspect
 from secateur.measure.model_size import disk_bytes, parameter_count
@@ -64,7 +64,8 @@ def _scored(name: str, task: Task, max_length: int, prunable_of_teacher: int | N
     """One model on the validation rows; its density is of the prunable parameters of the runs' teacher."""
     model = open_model(name)
     task, tokenizer = fitted_to(task, model, name, asked=False)
-    computed = scores(model, task, encoded(task, "validation", tokenizer, max_length), tokenizer)
+    rows = encoded(task, "validation", tokenizer, max_length)
+    computed, error = scores_with_error(model, task, rows, tokenizer)
     prunable, compact = _prunable(model), bool(getattr(model.config, "secateur", None))
     return ScoredModel(
         place=name,
@@ -72,6 +73,7 @@ def _scored(name: str, task: Task, max_length: int, prunable_of_teacher: int | N
         density=prunable.kept / prunable_of_teacher if prunable is not None and prunable_of_teacher else None,
         parameters=parameter_count(model),
         bytes=disk_bytes(local_model_folder(name)) if compact else 4 * model.num_parameters(),
+        standard_error=error,
     )
 
 

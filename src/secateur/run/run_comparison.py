@@ -93,7 +93,8 @@ def _pruned(run: FinishedRun) -> ScoredModel:
     sizes = int(report.parameters["model"]), int(report.weight_bytes["model"])
     score, density = report.scores[report.metric], report.density["prunable"]
     times = times_of(report.latency)
-    return ScoredModel(str(run.folder), score, density, *sizes, teacher, times, report.baseline or 0.0)
+    constant, error = report.baseline or 0.0, report.standard_error
+    return ScoredModel(str(run.folder), score, density, *sizes, teacher, times, constant, error)
 
 
 def _named(runs: Sequence[FinishedRun]) -> list[tuple[str, list[FinishedRun]]]:
