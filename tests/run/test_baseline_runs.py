@@ -234,6 +234,16 @@ def test_a_missing_package_is_named_and_the_run_goes_on(values, whole, tmp_path,
     assert not (tmp_path / "baselines" / "int8" / "result.json").exists(), "it is made once the package is there"
 
 
+def test_texts_of_words_of_one_letter_have_logistic_regression_and_texts_without_words_have_none(
+    values, tmp_path, unscored
+):
+    assert fitted(["a c", "a d", "b c", "b d"], [0, 0, 1, 1]).predict(["a", "b"]).tolist() == [0, 1]
+    marks = [f"{'!' * (number + 1)},{('good', 'bad')[number % 2]}" for number in range(40)]
+    (tmp_path / "marks.csv").write_text("\n".join(["text,label", *marks]))
+    reason = left_out(values, tmp_path, "tfidf", **{"data.source": str(tmp_path / "marks.csv")})
+    assert "cannot be trained on these texts (empty vocabulary" in reason
+
+
 def test_a_task_without_classes_has_no_logistic_regression(values, tmp_path, unscored):
     scores = write_data(tmp_path / "scores.csv", lambda number: f"{number / 7:.3f}")
     assert "has no texts with one class each" in left_out(values, tmp_path, "tfidf", **{"data.source": scores})

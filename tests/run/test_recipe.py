@@ -326,6 +326,7 @@ WRONG = [
     ("measurement.shapes", [[1, 2, 3]]),
     ("measurement.shapes", [[0, 8]]),
     ("seed", -1),
+    ("seed", 2**32),
 ]
 
 

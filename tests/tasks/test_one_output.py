@@ -90,6 +90,15 @@ def test_two_classes_with_names_can_be_scores(tmp_path):
     assert {*Classification.from_data(str(tmp_path / "d"), scores=True).splits["train"]["label"]} == {0.0, 1.0}
 
 
+def test_integers_that_are_scores_may_be_negative(tmp_path):
+    rows = [json.dumps({"text": f"text {number}", "label": number % 5 - 2}) for number in range(40)]
+    (tmp_path / "d.jsonl").write_text("\n".join(rows))
+    task = Classification.from_data(str(tmp_path / "d.jsonl"), scores=True)
+    assert {*task.splits["train"]["label"]} == {-2.0, -1.0, 0.0, 1.0, 2.0}
+    with pytest.raises(UserError, match="a class of -1 is no label"):
+        Classification.from_data(str(tmp_path / "d.jsonl"))
+
+
 def test_scores_do_not_depend_on_the_kind_of_the_head(tmp_path):
     task = Classification.from_data(data(tmp_path, [0.1, 0.9, 0.4]))
     logits, gold = np.array([[0.1], [2.0], [-1.0]]), np.array([0.1, 0.9, 0.4])

@@ -182,6 +182,18 @@ def test_a_question_marked_impossible_has_no_answer(tmp_path):
     assert [] in flat["train"]["answers"][:] + flat["validation"]["answers"][:]
 
 
+@pytest.mark.parametrize(
+    ("no", "yes"), [(False, True), (0, 1), ("false", "True"), ("no", "YES"), (None, 1.0), ("", "1")]
+)
+def test_whether_a_question_is_impossible_may_be_written_in_any_usual_way(tmp_path, no, yes):
+    (tmp_path / "flat.jsonl").write_text(lines(hub(6, is_impossible=[yes] + [no] * 5)))
+    found = Questions.from_data(str(tmp_path / "flat.jsonl")).splits
+    assert sum(not answers for split in found.values() for answers in split["answers"]) == 1
+    (tmp_path / "flat.jsonl").write_text(lines(hub(6, is_impossible=["perhaps"] * 6)))
+    with pytest.raises(UserError, match=r"'is_impossible' of the train split holds 'perhaps': write true or false"):
+        Questions.from_data(str(tmp_path / "flat.jsonl"))
+
+
 @pytest.mark.parametrize("name", ["squad", "squad_v2", "rajpurkar/squad"])
 def test_names_on_the_hub_become_a_path_and_a_config(monkeypatch, name):
     seen = []

@@ -69,7 +69,7 @@ class Recipe(Strict):
         description="fine-tuned teacher, a hub name or a folder; by default the model itself, or the teacher that "
         "is trained from it",
     )
-    seed: Annotated[int, Flag("--seed")] = Field(0, ge=0, description="seed of every random choice")
+    seed: Annotated[int, Flag("--seed")] = Field(0, ge=0, lt=2**32, description="seed of every random choice")
     data: DataRecipe
     target: TargetRecipe = TargetRecipe()
     vocabulary: VocabularyRecipe = VocabularyRecipe()

@@ -64,7 +64,7 @@ def prepare(
     splits = typed(splits.select_columns([*columns, column]), column, asked or ())
     for key, split in splits.items():
         check_text(origin.name(key), split, columns)
-        _check_gaps(origin.name(key), split, columns, column)
+        _check_gaps(origin.name(key), split, columns, column, scores)
     ready = labelled(splits, column, asked, scores)
     if not asked and not scores:
         guesses += _guessed_kind(column, splits["train"].features[column], ready["train"].features[column])
@@ -120,10 +120,14 @@ def check_text(name: str, split: Dataset, columns: Sequence[str]) -> None:
             raise UserError(f"column {column!r} of the {name} split is empty: name another by `text`")
 
 
-def _check_gaps(name: str, split: Dataset, columns: Sequence[str], label: str) -> None:
-    """Refuse rows without a label, with a text that is None, or with blank texts only (one of a pair may be blank)."""
+def _check_gaps(name: str, split: Dataset, columns: Sequence[str], label: str, scores: bool) -> None:
+    """Refuse rows without a label, with a text that is None, or with blank texts only (one of a pair may be blank).
+
+    Args:
+        scores: whether integers are scores, which may be negative.
+    """
     texts = zip(*(split[column][:] for column in columns), strict=True)
-    unlabelled = [_is_missing(value) for value in split[label][:]]
+    unlabelled = [_is_missing(value) and not (scores and isinstance(value, int)) for value in split[label][:]]
     if all(unlabelled):
         raise UserError(f"column {label!r} of the {name} split is empty: name another by `label`")
     gaps = [

@@ -18,7 +18,9 @@ from secateur.tasks.origin import Splits, origin_of
 # Tried in order.
 TEXTS = (("question", "context"), ("question", "passage"), ("question", "paragraph"), ("query", "context"))
 ANSWERS = ("answers", "answer")
-START = "answer_start"
+START, IMPOSSIBLE = "answer_start", "is_impossible"
+TRUE, FALSE = {"true", "yes", "1", "1.0"}, {"false", "no", "0", "0.0", ""}
+"""What a column of truth values may hold, in any case."""
 
 TEXT, NUMBER = Value("string"), Value("int64")
 SPLIT = Features({"question": TEXT, "context": TEXT, "answers": List(TEXT), "starts": List(NUMBER)})
@@ -97,7 +99,8 @@ def _read(name: str, split: Dataset, columns: tuple[str, str, str]) -> Dataset:
     questions, contexts, answers = (split[column][:] for column in columns)
     unknown = [None] * len(split)
     starts = values_of(split, START) if START in split.column_names else unknown
-    impossible = values_of(split, "is_impossible") if "is_impossible" in split.column_names else unknown
+    said = values_of(split, IMPOSSIBLE) if IMPOSSIBLE in split.column_names else unknown
+    impossible = [_is_true(name, value) for value in said]
     gold = [
         ([], []) if no_answer else _gold(own, start)
         for no_answer, own, start in zip(impossible, answers, starts, strict=True)
@@ -108,6 +111,14 @@ def _read(name: str, split: Dataset, columns: tuple[str, str, str]) -> Dataset:
     texts, firsts = map(list, zip(*gold, strict=True))
     columns_of_split = {"question": questions, "context": contexts, "answers": texts, "starts": firsts}
     return Dataset.from_dict(columns_of_split, features=SPLIT)
+
+
+def _is_true(name: str, value: Any) -> bool:
+    """Whether a question is said to have no answer; what is missing says nothing."""
+    text = "" if value is None or value != value else str(value).strip().casefold()
+    if text not in TRUE | FALSE:
+        raise UserError(f"column {IMPOSSIBLE!r} of the {name} split holds {value!r}: write true or false")
+    return text in TRUE
 
 
 def _gold(answers: Any, start: Any) -> tuple[list[Any], list[Any]]:

@@ -25,9 +25,12 @@ from secateur.run.baselines import register
 from secateur.run.baselines.baseline import FORMAT, Baseline, LeftOut, Row
 from secateur.run.context import Context
 from secateur.system import processes
+from secateur.system.errors import reason_of
 from secateur.system.tensor_file import save_tensors
 from secateur.tasks.labelled import LabelledTask
 
+WORD = r"(?u)\b\w+\b"
+"""A word may have one letter, as a text that is a sequence of residues or bases has."""
 WORDS, INVERSE_PENALTY, ITERATIONS = (1, 2), 10.0, 1000
 """Words of a term; the constant C of scikit-learn; the most steps of its solver."""
 NEVER = -1e9
@@ -47,14 +50,17 @@ def _rows(context: Context, folder: Path) -> list[Row]:
     """The model of words, scored on the validation rows.
 
     Raises:
-        LeftOut: the task has no texts with one class each.
+        LeftOut: the task has no texts with one class each, or they have no words.
     """
     task = context.data.task
     texts = [task.texts_with_class(split) if isinstance(task, LabelledTask) else None for split in SPLITS]
     train, scored = texts
     if train is None or scored is None or task.labels is None:
         raise LeftOut(f"the task {context.recipe.data.task!r} has no texts with one class each for logistic regression")
-    model = fitted(*train)
+    try:
+        model = fitted(*train)
+    except ValueError as error:
+        raise LeftOut(f"logistic regression cannot be trained on these texts ({reason_of(error)})") from error
     logits = logits_of(model, scored[0], len(task.labels))
     prediction, rows = EvalPrediction(logits, np.array(scored[1])), context.data.validation_rows
     size = _save(model, folder)
@@ -75,7 +81,7 @@ def _rows(context: Context, folder: Path) -> list[Row]:
 
 def fitted(texts: Sequence[str], classes: Sequence[int]) -> Pipeline:
     """A model of words, trained on texts and the number of the class of each."""
-    vectorizer = TfidfVectorizer(ngram_range=WORDS, sublinear_tf=True)
+    vectorizer = TfidfVectorizer(ngram_range=WORDS, sublinear_tf=True, token_pattern=WORD)
     return make_pipeline(vectorizer, LogisticRegression(C=INVERSE_PENALTY, max_iter=ITERATIONS)).fit(texts, classes)
 
 
