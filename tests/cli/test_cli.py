@@ -485,11 +485,13 @@ def test_predict_takes_texts_a_file_and_stdin(secateur, world, tmp_path):
     given = json.loads(secateur(*words, "good film", "bad", "--json").stdout)
     assert [one["input"] for one in given] == ["good film", "bad"]
     assert all(set(one["scores"]) == {"bad", "good"} and one["label"] in one["scores"] for one in given)
-    (tmp_path / "texts.txt").write_text("good film\n\nbad\n")
+    (tmp_path / "texts.txt").write_bytes(b"good film\n\nbad\r\n")
     assert json.loads(secateur(*words, "--file", tmp_path / "texts.txt", "--json").stdout) == given
     piped = CliRunner().invoke(app.app, [*map(str, words), "--json"], input="good film\nbad\n")
     assert json.loads(piped.stdout) == given
     assert "good film" in secateur(*words, "good film").stdout
+    (tmp_path / "breaks.txt").write_bytes("good\u2028film\x0cbad\n".encode())
+    assert len(json.loads(secateur(*words, "--file", tmp_path / "breaks.txt", "--json").stdout)) == 1
     (pair,) = json.loads(secateur(*words, "good film", "bad", "--pairs", "--json").stdout)
     assert pair["input"] == ["good film", "bad"]
     assert refused(secateur(*words, "good", "--pairs"), "every 2 texts are one input, and 1 are given")

@@ -83,7 +83,9 @@ def test_a_random_tagger_as_teacher_is_refused_with_its_score(tmp_path, monkeypa
     data = sentences(tmp_path / "d.jsonl", tags)
     task = Tokens.from_data(data)
     model = random_model(tmp_path / "model", BertForTokenClassification, task.labels)
-    with pytest.raises(UserError, match=rf"the teacher has {task.metric} 0\.\d+ on [67] .*rows.*, no better than 0\.\d+"):
+    with pytest.raises(
+        UserError, match=rf"the teacher has {task.metric} 0\.\d+ on [67] .*rows.*, no better than 0\.\d+"
+    ):
         pipeline.run(recipe.make(recipe_values(model, data) | {"data.task": "tokens"}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

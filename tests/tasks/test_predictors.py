@@ -1,5 +1,7 @@
 """What a model says of texts, beside its outputs for each text alone."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from small_world import config, tokenizer
@@ -17,7 +19,7 @@ from transformers import (
 from secateur.surgery.sentence.attach import attach_head
 from secateur.surgery.sentence.head import SentenceHead, Settings
 from secateur.system.errors import UserError
-from secateur.tasks import TASKS
+from secateur.tasks import TASKS, generation
 from secateur.tasks.predictors import Asked
 
 LONG, SHORT = "good film good book bad film", "bad film"
@@ -119,7 +121,8 @@ def test_no_more_tokens_are_read_than_the_model_has_positions(task, kind, texts)
     assert found == within and len(found) == 1
 
 
-def test_a_generated_text_takes_the_options_of_the_task():
+def translator():
+    """A small Marian of random weights that never ends a text, and its tokenizer."""
     words = tokenizer()
     sizes = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2}
     sizes |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "max_position_embeddings": 32}
@@ -129,9 +132,42 @@ def test_a_generated_text_takes_the_options_of_the_task():
         MarianConfig(vocab_size=len(words), decoder_start_token_id=words.pad_token_id, **ends, **sizes)
     )
     words.model_input_names = ["input_ids", "attention_mask"]
+    return model, words
+
+
+def test_a_generated_text_takes_the_options_of_the_task():
+    model, words = translator()
     own = Asked(model, words, 24, {"max_new_tokens": 3, "beams": 1, "reference": "x"})
     (one,) = TASKS.get("translation").predictor(own, [[LONG]])
     assert list(one) == ["text"] and len(one["text"].split()) <= 3
+
+
+def test_a_summary_has_at_most_the_tokens_of_the_task(monkeypatch):
+    asked_for = []
+    monkeypatch.setattr(generation, "generate", lambda *inputs, **options: asked_for.append(options) or [""])
+    summaries = TASKS.get("summarisation")
+    for options in ({}, {"beams": 1}, {"max_new_tokens": 3}):
+        summaries.predictor(Asked(*translator(), 24, options), [[LONG]])
+    assert [own["max_new_tokens"] for own in asked_for] == [summaries.usual_tokens, summaries.usual_tokens, 3]
+
+
+def test_no_answer_is_one_only_if_it_may_be_and_exceeds_the_best_by_more_than_the_threshold():
+    model, answers = made(BertForQuestionAnswering), TASKS.get("questions").predictor
+    (plain,) = answers(asked(model), [["film", LONG]])
+    assert plain["answer"]
+    for threshold, none in ((-1000.0, True), (1000.0, False)):
+        (found,) = answers(asked(model, nothing=True, null_threshold=threshold), [["film", LONG]])
+        assert (not found["answer"]) == none
+
+
+def test_how_a_model_is_asked_is_told_by_the_data():
+    one, two = SimpleNamespace(columns=("text",)), SimpleNamespace(columns=("premise", "hypothesis"))
+    for name in ("classification", "multilabel"):
+        told = TASKS.get(name).predictor.told
+        assert (told(one), told(two)) == ({}, {"pairs": True})
+    told = TASKS.get("questions").predictor.told
+    assert [told(SimpleNamespace(unanswerable=value)) for value in (True, False)] == [{"nothing": True}, {}]
+    assert TASKS.get("tokens").predictor.told(one) == {}
 
 
 def test_a_continuation_is_what_the_model_generates_after_the_last_tokens():

@@ -24,7 +24,7 @@ def predict(
         typer.Option(
             "--pairs",
             help="Every two texts are one input, as a premise and a hypothesis; in a file a tab is between them. "
-            "Tasks that always need two, such as a question and its context, need no --pairs.",
+            "Tasks that always need two, such as a question and its context, and runs on pairs need no --pairs.",
         ),
     ] = False,
     as_json: Json = False,

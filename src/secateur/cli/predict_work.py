@@ -9,7 +9,7 @@ from typing import Any
 
 from secateur.cli.output import show_json, show_text_table
 from secateur.run.recipe import make_group
-from secateur.run.run_values import with_run_values
+from secateur.run.run_values import asked_as, with_run_values
 from secateur.surgery.auto_classes import auto_class_of
 from secateur.surgery.checkpoint import read_config
 from secateur.surgery.opening import local_model_folder, open_model, open_tokenizer
@@ -42,11 +42,13 @@ def predict(
     if predictor is None:
         raise UserError(f"task {data.task!r} does not say how it predicts: set its class attribute predictor")
     _check_options(given.get("data.options", {}), data.task, predictor)
+    told = asked_as(folder, data.task)
+    pairs = told.pop("pairs", False) or pairs
     inputs = _inputs(texts or [], file, max(len(predictor.parts), 2 if pairs else 1))
     model, tokenizer = open_model(folder), open_tokenizer(folder)
     if "data.max_length" in given:
         check_length(data.max_length, tokenizer, model)
-    predictions = predictor(Asked(model, tokenizer, data.max_length, data.options), inputs)
+    predictions = predictor(Asked(model, tokenizer, data.max_length, told | data.options), inputs)
     if as_json:
         show_json([_named(own) | prediction for own, prediction in zip(inputs, predictions, strict=True)])
     else:
@@ -88,14 +90,14 @@ def _inputs(texts: Sequence[str], file: Path | None, size: int) -> list[Texts]:
 
 
 def _lines(file: Path | None) -> list[str]:
-    """The lines of a file or of stdin that are not empty."""
+    """The lines of a file or of stdin that are not empty; only a line feed ends one, as in files of data."""
     if file is None and sys.stdin.isatty():
         raise UserError("no text is given: write it behind the model, name a file by --file, or pipe texts in")
     try:
         content = sys.stdin.read() if file is None or str(file) == "-" else file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read ({error}): give a file of text in UTF-8") from error
-    return [line for line in content.splitlines() if line.strip()]
+    return [line.removesuffix("\r") for line in content.split("\n") if line.strip()]
 
 
 def _named(texts: Texts) -> dict[str, Any]:

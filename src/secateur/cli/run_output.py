@@ -36,7 +36,9 @@ def show_report(report: Report, folder: Path) -> None:
 def next_commands(report: Report, folder: Path) -> list[str]:
     """What to do with the result: ask it, see in which of the installed runtimes it is fastest, and export it."""
     kind = TASKS.get(report.recipe["data"].get("task", "classification"))
-    texts = "" if kind.predictor is None else " ".join(map(_shown, kind.predictor.parts))
+    parts = () if kind.predictor is None else kind.predictor.parts
+    parts = (*parts, f"other {parts[0]}") if report.asked.get("pairs") else parts
+    texts = " ".join(map(_shown, parts))
     asked = [f"secateur predict {folder} {texts}"] if texts else []
     if not kind.exports:
         return [*asked, f"secateur bench {folder}"]
@@ -47,8 +49,8 @@ def next_commands(report: Report, folder: Path) -> list[str]:
 
 
 def _shown(part: str) -> str:
-    """A part of an input as a word of the command line."""
-    return f"'{'an' if part[0] in 'aeiou' else 'a'} {part}'"
+    """A part of an input as a word of the command line: 'a text', 'another text'."""
+    return f"'{'an' if part[0] in 'aeiou' else 'a'}{'' if part.startswith('other ') else ' '}{part}'"
 
 
 def show_sweep(reports: Sequence[Report], folder: Path) -> None:

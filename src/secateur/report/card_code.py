@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from secateur.deploy.card_metadata import RANKING, Kind
 
 LOADING = """\
@@ -41,9 +43,10 @@ import secateur  # or trust_remote_code=True below, without secateur
 from transformers import pipeline
 
 model = pipeline("{task}", model="{folder}")
-print(model("{text}"))
+print(model({given}))
 ```
 """
+PAIR = '{"text": "A text of the kind that it was trained on.", "text_pair": "The other text of the pair."}'
 PIPELINES = {
     "text-classification": "A text of the kind that it was trained on.",
     "token-classification": "Marie Curie was born in Warsaw.",
@@ -91,11 +94,12 @@ def loading(folder: str, auto: str, kind: Kind) -> str:
     return LOADING.format(folder=folder, auto=auto).rstrip()
 
 
-def running(folder: str, auto: str, kind: Kind, prefix: str = "") -> str:
+def running(folder: str, auto: str, kind: Kind, prefix: str = "", pairs: bool = False) -> str:
     """How to run a model on an input, in Markdown; empty for one that transformers has no short way for.
 
     Args:
         prefix: of every text, of a model that generates.
+        pairs: whether a class is one of a pair of texts.
     """
     if kind.library == "sentence-transformers":
         loader = "CrossEncoder" if kind.task == RANKING else "SentenceTransformer"
@@ -103,5 +107,6 @@ def running(folder: str, auto: str, kind: Kind, prefix: str = "") -> str:
     if auto == GENERATOR:
         return GENERATION.format(folder=folder, text=f"{prefix}a text").rstrip()
     if kind.task in PIPELINES:
-        return PIPELINE.format(task=kind.task, folder=folder, text=PIPELINES[kind.task]).rstrip()
+        given = PAIR if pairs else json.dumps(PIPELINES[kind.task])
+        return PIPELINE.format(task=kind.task, folder=folder, given=given).rstrip()
     return ""

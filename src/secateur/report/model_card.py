@@ -119,7 +119,7 @@ def _numbers(report: Report) -> str:
 def _code(report: Report, auto: str, kind: Kind) -> list[str]:
     """The sections that load the model and run it, by the name that it will have, or by that of a folder."""
     folder, prefix = named(report)["model_id"] or PLACEHOLDER, report.recipe["data"]["options"].get("prefix", "")
-    running = card_code.running(folder, auto, kind, prefix)
+    running = card_code.running(folder, auto, kind, prefix, pairs=bool(report.asked.get("pairs")))
     run = [f"## How to run it\n\n{running}"] if running else []
     return [f"## How to load it\n\n{card_code.loading(folder, auto, kind)}", *run]
 

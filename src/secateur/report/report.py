@@ -82,6 +82,8 @@ class Report:
         tuning: for a run that holds out training rows to tune by, their number under `rows`, the `score` of the pruned
             model on them, and its `standard_error`; None for other runs.
         splits: "train" and "validation" -> the name of the split in the data (`Origin.names`).
+        asked: how the model is asked as the data are (`Predictor.told`): `pairs` of texts, or options of a prediction
+            that no recipe has.
     """
 
     recipe: Mapping[str, Any]
@@ -115,6 +117,7 @@ class Report:
     classes: Sequence[Mapping[str, Any]] | None = None
     tuning: Mapping[str, Any] | None = None
     splits: Mapping[str, str | None] = field(default_factory=lambda: Origin().names)
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def retention(self) -> float | None:

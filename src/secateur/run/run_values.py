@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.report.recipe_keys import dotted, upgrade
+from secateur.report.report import Report
 from secateur.run.recipe import Recipe, keys_of, make
 from secateur.run.run_folder import folders_of
 from secateur.tasks import TASKS
@@ -42,6 +43,14 @@ def teacher_of(name: str) -> str | None:
     folder = _run_of(Path(name))
     recipe = None if folder is None else _recipe_of(folder)
     return None if folder is None or recipe is None else place_of_teacher(folder, recipe.teacher, recipe.model)
+
+
+def asked_as(name: str, task: str) -> dict[str, Any]:
+    """How the run of this task that `name` is of asks its model (`Report.asked`); nothing for no finished run."""
+    folder, recipe = _run_of(Path(name)), _recipe_of(Path(name))
+    if folder is None or recipe is None or recipe.data.task != task or not (folder / "report.json").is_file():
+        return {}
+    return dict(Report.load(folder).asked)
 
 
 def place_of_teacher(folder: Path, named: str | None, model: str) -> str:

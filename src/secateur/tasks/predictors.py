@@ -24,10 +24,16 @@ BATCH = 32
 """Texts in a batch."""
 NEW_TOKENS = 64
 """Tokens of a continuation at most, by default."""
+SUMMARY_TOKENS = 128
+"""Tokens of a summary at most, by default."""
 
 Texts = Sequence[str]
 """The texts of one input: one, or several that belong together."""
 Prediction = dict[str, Any]
+
+
+def _nothing_told(task: Any) -> dict[str, Any]:
+    return {}
 
 
 class Asked(NamedTuple):
@@ -55,11 +61,13 @@ class Predictor(NamedTuple):
         parts: the names of the texts of one input; a single name where one or several texts are the input.
         predict: a prediction for each input.
         options: of the task, that it reads; None if that is not known.
+        told: how a model of a task with these data is asked as they are: `pairs`, or options.
     """
 
     parts: tuple[str, ...]
     predict: Callable[[Asked, Sequence[Texts]], list[Prediction]]
     options: tuple[str, ...] | None = None
+    told: Callable[[Any], dict[str, Any]] = _nothing_told
 
     def __call__(self, asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
         """A prediction for each input, in their order.
@@ -170,9 +178,18 @@ def _answers(asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
 
 def _texts(asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
     """The text that the model generates for each source."""
+    return _generated(asked, inputs, _taken(TEXTS, asked))
+
+
+def _summaries(asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
+    """The summary that the model generates of each text."""
+    return _generated(asked, inputs, {"max_new_tokens": SUMMARY_TOKENS, **_taken(SUMMARIES, asked)})
+
+
+def _generated(asked: Asked, inputs: Sequence[Texts], options: Mapping[str, Any]) -> list[Prediction]:
     from secateur.tasks.generation import generate
 
-    sources, options = [text for (text,) in inputs], _taken(TEXTS, asked)
+    sources = [text for (text,) in inputs]
     written = generate(asked.model, asked.tokenizer, sources, max_length=asked.max_length, **options)
     return [{"text": text} for text in written]
 
@@ -214,12 +231,22 @@ def _taken(predictor: Predictor, asked: Asked) -> dict[str, Any]:
     return {name: value for name, value in asked.options.items() if name in (predictor.options or ())}
 
 
-CLASSES = Predictor(("text",), _classes, ())
+def _pairs(task: Any) -> dict[str, Any]:
+    return {"pairs": True} if len(task.columns) == 2 else {}
+
+
+def _no_answer(task: Any) -> dict[str, Any]:
+    return {"nothing": True} if task.unanswerable else {}
+
+
+CLASSES = Predictor(("text",), _classes, (), _pairs)
 IMAGES = Predictor(("image",), _images, ())
-LABEL_SETS = Predictor(("text",), _label_sets, ())
+LABEL_SETS = Predictor(("text",), _label_sets, (), _pairs)
 TAGS = Predictor(("text",), _tags, ())
-ANSWERS = Predictor(("question", "context"), _answers, ("doc_stride", "max_answer_length", "nothing"))
+OF_ANSWERS = ("doc_stride", "max_answer_length", "nothing", "null_threshold")
+ANSWERS = Predictor(("question", "context"), _answers, OF_ANSWERS, _no_answer)
 TEXTS = Predictor(("text",), _texts, ("prefix", "beams", "length_penalty", "max_new_tokens"))
+SUMMARIES = Predictor(("text",), _summaries, TEXTS.options)
 CONTINUATIONS = Predictor(("text",), _continued, ("max_new_tokens",))
 VECTORS = Predictor(("text",), _vectors, ())
 RELEVANCE = Predictor(("query", "passage"), _numbers, ())

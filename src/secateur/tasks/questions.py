@@ -225,6 +225,7 @@ def answer(
     max_length: int = 384,
     doc_stride: int | None = None,
     max_answer_length: int = 30,
+    null_threshold: float = 0.0,
 ) -> list[Answer]:
     """A model's answers to a question, the best first; replaces the pipeline that transformers 5 has removed.
 
@@ -238,11 +239,12 @@ def answer(
         max_length: tokens of a window, as in `Questions`.
         doc_stride: tokens that two windows share, as in `Questions`.
         max_answer_length: tokens of an answer at most, as in `Questions`.
+        null_threshold: as in `Questions`; the score of "no answer" is given less it.
 
     Raises:
         UserError: the question or the context is empty, a number is out of range, or as `windows` does.
     """
-    _check_options(None, doc_stride, max_answer_length, 0.0)
+    _check_options(None, doc_stride, max_answer_length, null_threshold)
     if not question.strip() or not context.strip():
         raise UserError("the question or the context is empty: give text for both")
     if not 1 <= most <= MOST:
@@ -251,7 +253,7 @@ def answer(
     encoded = windows(tokenizer, [question], [context], max_length, doc_stride)
     rows = [dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)]
     spans, null = combined(outputs_of(model, tokenizer, rows), MOST, max_answer_length)
-    return ranked(context, spans, most, null if nothing else None)
+    return ranked(context, spans, most, null - null_threshold if nothing else None)
 
 
 def _averages(questions: Sequence[tuple[float, float, bool]]) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from secateur.tasks import register
+from secateur.tasks import predictors, register
 from secateur.tasks.sequences import Sequences
 
 
@@ -28,7 +28,8 @@ class Summarisation(Sequences):
     )
     metrics: ClassVar[tuple[str, ...]] = ("rougeL", "rouge1", "rouge2")
     package: ClassVar[tuple[str, str]] = ("rouge_score", "secateur[texts]")
-    usual_tokens: ClassVar[int | None] = 128
+    usual_tokens: ClassVar[int | None] = predictors.SUMMARY_TOKENS
+    predictor: ClassVar[predictors.Predictor | None] = predictors.SUMMARIES
 
     def score_texts(self, texts: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
         """ROUGE-1, ROUGE-2 and ROUGE-L of words that are stemmed by Porter's rules."""

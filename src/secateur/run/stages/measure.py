@@ -98,6 +98,7 @@ def _measured(context: Context, scored: Scored) -> Report:
         memory=context.accounting.memory(),
         scored=context.data.task_as_read.fingerprint("validation"),
         splits=task.origin.names,
+        asked={} if task.predictor is None else task.predictor.told(task),
         baseline=task.baseline(context.data.validation_rows),
         **_chosen(context),
     )
