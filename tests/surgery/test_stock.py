@@ -86,6 +86,36 @@ def test_a_uniform_decoder_is_a_stock_model_with_fewer_heads_and_a_narrower_stre
     assert torch.equal(*written)
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "mistral"])
+def test_a_uniform_decoder_with_tied_embeddings_is_a_stock_model(kind, tmp_path):
+    model = tiny(kind, "ForCausalLM", dtype=torch.float32, num_hidden_layers=3, tie_word_embeddings=True)
+    space = Space(model, "layer", "ffn")
+    masks = space.ones()
+    masks[space.slices["1.layer"]] = 0.0
+    for group in space.groups:
+        if group.kind == "ffn":
+            masks[space.slices[group.name]][::2] = 0.0
+    small = cut(model, Plan.of(space, masks))
+    plain(small).save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight
+    assert loaded.num_parameters() == small.num_parameters() and loaded.config.num_hidden_layers == 2
+    torch.testing.assert_close(loaded(**inputs(model)).logits, small(**inputs(model)).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_only_a_name_in_a_layer_is_put_down_to_the_first_layer():
+    model = tiny("modernbert")
+    space = Space(model, "layer")
+    masks = space.ones()
+    masks[space.slices["0.layer"]] = 0.0
+    with pytest.raises(UserError, match=r"first layer is layer 1 \(.*attn_norm.*\): keep the first layer"):
+        plain(cut(model, Plan.of(space, masks)))
+    small = cut(model, Plan.of(space, space.ones()))
+    small.model.register_buffer("scale", torch.ones(1))
+    with pytest.raises(UserError, match=r"cannot describe this model \(model.scale.*\): save the compact model"):
+        plain(small)
+
+
 def test_a_uniform_encoder_of_images_is_a_stock_model_with_fewer_heads_and_a_narrower_stream(tmp_path):
     model = tiny("vit", num_hidden_layers=3, dtype=torch.float32)
     space = Space(model, "head", "ffn", "hidden", budget=UniformParameters(), round_to=8)

@@ -20,6 +20,7 @@ from secateur.structure.architectures import ARCHITECTURES
 from secateur.structure.plan import Plan
 from secateur.structure.reading import Reading
 from secateur.structure.space import UnitSpace
+from secateur.surgery import compact
 from secateur.surgery.sentence.attach import attach_head, head_of
 from secateur.surgery.uncut import build_stock, uncut
 from secateur.system.casting import cast
@@ -51,14 +52,21 @@ def plain(small: PreTrainedModel) -> PreTrainedModel:
     if (head := head_of(small)) is not None:
         attach_head(model, copy.deepcopy(head))
     cast(model, small.dtype, small.device)
-    state = _renumbered(small.state_dict(), space, left)
+    state = _renumbered(small, space, left)
     if odd := sorted(state.keys() ^ model.state_dict().keys()):
-        raise UserError(
-            f"a plain {space.table.model_type} config cannot describe a model whose first layer is layer {left[0]} "
-            f"({odd[0]} is on one side only): keep the first layer, or save the compact model"
-        )
+        raise _other_names(space, left, odd[0])
     model.load_state_dict(state)
     return model.train(small.training)
+
+
+def _other_names(space: UnitSpace, left: list[str], odd: str) -> UserError:
+    """An error that names a tensor which only one of the two models has."""
+    in_a_layer = any(part.isdigit() for part in odd.split("."))
+    what = f"a model whose first layer is layer {left[0]}" if in_a_layer else "this model"
+    return UserError(
+        f"a plain {space.table.model_type} config cannot describe {what} ({odd} is on one side only): "
+        f"{'keep the first layer, or ' if in_a_layer else ''}save the compact model"
+    )
 
 
 def _checked(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -126,13 +134,13 @@ def _sizes_of_heads(space: UnitSpace, reading: Reading, left: list[str], family:
     return heads | dims
 
 
-def _renumbered(state: dict[str, Tensor], space: UnitSpace, left: list[str]) -> dict[str, Tensor]:
-    """The state without the removed layers, the others numbered without gaps."""
+def _renumbered(small: PreTrainedModel, space: UnitSpace, left: list[str]) -> dict[str, Tensor]:
+    """The state without the removed layers, the others numbered without gaps, tied weights under all of their names."""
     layers = {parameter.name: parameter.layer for parameter in space.table.parameters}
-    renamed = {}
-    for name, tensor in state.items():
-        layer = layers.get(name)
-        if layer is None and name in layers:
+    first, renamed = compact.first_names(small), {}
+    for name, tensor in small.state_dict().items():
+        layer = layers.get(first.get(name, name))
+        if layer is None:
             renamed[name] = tensor
         elif layer in left:
             renamed[name.replace(f".{layer}.", f".{left.index(layer)}.", 1)] = tensor
