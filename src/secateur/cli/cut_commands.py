@@ -26,7 +26,11 @@ def cut_model(
     output: Output,
     given: dict[str, Any],
     plan: Annotated[
-        Path | None, typer.Option(help="Cut by this plan.json, which says the method, the density and the units.")
+        Path | None,
+        typer.Option(
+            help="Cut by this plan.json, which says the units that are kept, the method and the rank of the word "
+            "embeddings: options that say these too are refused."
+        ),
     ] = None,
     vocabulary: Annotated[
         list[Path] | None,

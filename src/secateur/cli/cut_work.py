@@ -19,7 +19,7 @@ from secateur.measure.evaluation import encoded, fitted_to, scores, shuffled
 from secateur.measure.inspection import inspect, with_stored_bytes
 from secateur.report.report_text import score_text, target_table
 from secateur.run.calibration import Calibration
-from secateur.run.post_training import cut_by_plan, cut_without_training, only_thinner, thinner
+from secateur.run.post_training import cut_by_plan, cut_without_training, only_thinner, says_what_is_cut, thinner
 from secateur.run.recipe import make_group, places_of
 from secateur.run.recipe_data import DataRecipe
 from secateur.run.recipe_rules import AMOUNTS
@@ -136,7 +136,7 @@ def cut_model(
     """What `secateur cut` does; the options are described where it is declared."""
     refuse_taken(output, overwrite, [model, plan, *(vocabulary or []), *places_of(given)])
     texts = read_texts(vocabulary or [])
-    _check_plan(plan, texts)
+    _check_plan(plan, given, texts)
     whole = open_model(model)
     rows = CutRows.of(given, whole, model, calibration_rows, refit)
     given.setdefault("method.name", "magnitude" if rows is None else rows.method)
@@ -157,8 +157,15 @@ def cut_model(
     _show(done, output, facts, scored, as_json)
 
 
-def _check_plan(plan: Path | None, texts: Sequence[str]) -> None:
-    if plan is not None and texts and vocabulary_of(plan) is not None:
+def _check_plan(plan: Path | None, given: dict[str, Any], texts: Sequence[str]) -> None:
+    """Refuse beside a plan what it says already."""
+    if plan is None:
+        return
+    if said := says_what_is_cut(given):
+        raise UserError(
+            f"{plan} says what is kept, and by what method: leave {' and '.join(said)} out, or cut without a plan"
+        )
+    if texts and vocabulary_of(plan) is not None:
         raise UserError(f"{plan} says which pieces are kept: leave --vocabulary out, or cut by a plan without them")
 
 

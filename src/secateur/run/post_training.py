@@ -105,9 +105,14 @@ def cut_by_plan(
     return small
 
 
+def says_what_is_cut(given: Mapping[str, Any]) -> list[str]:
+    """The keys among these that a plan decides: what is kept, and by what method."""
+    return [key for key in given if key.startswith(("target.", "method.")) and key != SVD]
+
+
 def only_thinner(given: Mapping[str, Any]) -> bool:
     """Whether these keys ask for thinner word embeddings or another type of weights, and for no pruning."""
-    pruning = {key for key in given if key.startswith(("target.", "method."))} - {RANK, SVD, "method.name"}
+    pruning = {*says_what_is_cut(given)} - {RANK, "method.name"}
     return not pruning and any(key == RANK or key.startswith("storage.") for key in given)
 
 
