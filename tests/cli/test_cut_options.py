@@ -65,3 +65,39 @@ def test_what_a_plan_does_not_say_is_taken_beside_it(world, tmp_path):
     found, half = json.loads(result.stdout), json.loads((world / "half/plan.json").read_text())
     assert found["vocabulary"]["kept"] == 10
     assert found["parameters"]["prunable"]["density"] == half["achieved"]["prunable"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [(), ("--seed", 1), ("--embedding-svd", "plain"), ("--data",), ("--data", "--no-refit", "--store", "bf16")],
+)
+def test_a_vocabulary_removes_units_only_where_an_option_says_so(world, tmp_path, words):
+    data = ("--data", world / "data.csv", "--max-length", 24)
+    given = [part for word in words for part in (data if word == "--data" else (word,))]
+    cut = ("cut", world / "classifier", "--vocabulary", world / "texts.txt", *given)
+    result = secateur(*cut, "--output", tmp_path / "small", "--json")
+    assert result.exit_code == 0, result.output
+    found, config = json.loads(result.stdout), json.loads((tmp_path / "small/config.json").read_text())
+    assert "secateur" not in config and config["vocab_size"] == found["vocabulary"]["kept"] == 10
+    assert ("scores" in found) == ("--data" in words)
+    if words[-1:] == ("--data",):
+        again = json.loads(secateur("eval", tmp_path / "small", *data, "--json").stdout)
+        assert again["scores"]["accuracy"] == found["scores"]["after"]
+    again = secateur("cut", tmp_path / "small", *cut[2:], "--output", tmp_path / "none")
+    assert ("--store" in words) == (again.exit_code == 0) and ("--store" in words or refused(again, "nothing to cut"))
+
+
+def test_a_vocabulary_of_a_compact_model_is_cut_with_data_beside_it(world, tmp_path):
+    data = ("--data", world / "data.csv", "--max-length", 24)
+    cut = ("cut", world / "half", "--vocabulary", world / "texts.txt", *data, "--output", tmp_path / "small", "--json")
+    result = secateur(*cut)
+    assert result.exit_code == 0, result.output
+    half, found = json.loads((world / "half/plan.json").read_text()), json.loads(result.stdout)
+    assert found["parameters"]["prunable"]["density"] == half["achieved"]["prunable"] and "scores" in found
+
+
+@pytest.mark.parametrize("kept", [("--vocabulary", "texts.txt"), ("--embedding-rank", 4), ("--store", "bf16")])
+def test_a_method_without_an_amount_is_refused_where_all_units_are_kept(world, tmp_path, kept):
+    kept = [world / word if word == "texts.txt" else word for word in kept]
+    result = secateur("cut", tmp_path / "no model", *kept, "--method", "random", "--output", tmp_path / "small")
+    assert refused(result, "--method random chooses units, and nothing says how many", "add --density")

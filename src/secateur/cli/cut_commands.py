@@ -54,7 +54,8 @@ def cut_model(
     refitted in closed form, and the model is scored before and after: minutes, to decide whether to train. The method
     is then fisher by default, or obs where the data has no labels; without data it is magnitude.
 
-    With --vocabulary alone nothing else is cut, and an ordinary model stays an ordinary one. With --embedding-rank,
-    --embedding-rows or --store, and nothing that says what to prune, every unit is kept, of a compact model too.
-    Without any of these, and without a density, a size, a latency, a speed-up or a number of units, the density is 0.5.
+    With --vocabulary, --embedding-rank, --embedding-rows or --store, and no option that says what to prune (of a
+    target, or of a method), every unit is kept, of a compact model too; with --data it is scored before and after. With
+    --vocabulary or --store alone an ordinary model stays an ordinary one. Without any of these, and without a density,
+    a size, a latency, a speed-up or a number of units, the density is 0.5.
     """

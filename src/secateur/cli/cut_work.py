@@ -19,7 +19,14 @@ from secateur.measure.evaluation import encoded, fitted_to, scores, shuffled
 from secateur.measure.inspection import inspect, with_stored_bytes
 from secateur.report.report_text import score_text, target_table
 from secateur.run.calibration import Calibration
-from secateur.run.post_training import cut_by_plan, cut_without_training, only_thinner, says_what_is_cut, thinner
+from secateur.run.post_training import (
+    changes_weights,
+    cut_by_plan,
+    cut_without_training,
+    only_thinner,
+    says_what_is_cut,
+    thinner,
+)
 from secateur.run.recipe import make_group, places_of
 from secateur.run.recipe_data import DataRecipe
 from secateur.run.recipe_rules import AMOUNTS
@@ -31,7 +38,7 @@ from secateur.surgery import checkpoint, compact
 from secateur.surgery.opening import open_model, open_tokenizer, tokenizer_if_any
 from secateur.surgery.storage import as_stored, stored_bytes
 from secateur.surgery.vocabulary.counting import coverage, text_counts
-from secateur.surgery.vocabulary.pruning import used_pieces, with_pieces
+from secateur.surgery.vocabulary.pruning import used_pieces
 from secateur.surgery.vocabulary.texts import read_texts
 from secateur.surgery.vocabulary.tokenizer import backend_of, cut_tokenizer
 from secateur.system.errors import UserError
@@ -40,6 +47,8 @@ from secateur.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
+Counted = Callable[[Vocabulary | None], Tensor | None]
+"""How often each piece that is kept occurs, given these pieces."""
 COUNTED = 20_000
 """Training rows that are enough to know how often a piece occurs."""
 
@@ -137,16 +146,16 @@ def cut_model(
     refuse_taken(output, overwrite, [model, plan, *(vocabulary or []), *places_of(given)])
     texts = read_texts(vocabulary or [])
     _check_plan(plan, given, texts)
+    all_units = plan is None and only_thinner(given, bool(texts))
     whole = open_model(model)
     rows = CutRows.of(given, whole, model, calibration_rows, refit)
     given.setdefault("method.name", "magnitude" if rows is None else rows.method)
     tokenizer = _tokenizer(model, texts)
-    only_pieces = bool(texts) and plan is None and not set(given) - {"method.name"}
-    pieces = _used(whole, tokenizer, texts, min_count, only_pieces)
-    if pieces and only_pieces:
-        done = Cut(with_pieces(whole, pieces), pieces)
+    pieces = _used(whole, tokenizer, texts, min_count, only_pieces=all_units and not changes_weights(given))
+    counted = partial(_counts, rows, tokenizer, texts, make_group("target", given).embedding_svd)
+    if all_units:
+        done = Cut(_thinner(whole, pieces, given, counted), pieces)
     else:
-        counted = partial(_counts, rows, tokenizer, texts, make_group("target", given).embedding_svd)
         done = _cut(whole, pieces, plan, given, rows, counted)
     storage = make_group("storage", given)
     done = done._replace(model=as_stored(done.model, dtype=storage.dtype, embeddings=storage.embeddings))
@@ -189,9 +198,13 @@ def _used(
     tokenizer: PreTrainedTokenizerBase | None,
     texts: Sequence[str],
     min_count: int,
+    *,
     only_pieces: bool,
 ) -> Vocabulary | None:
     """The pieces that are kept; None if all are.
+
+    Args:
+        only_pieces: whether nothing else is changed.
 
     Raises:
         UserError: all are, and nothing else is cut.
@@ -208,25 +221,26 @@ def _used(
     return None
 
 
+def _thinner(
+    whole: PreTrainedModel, pieces: Vocabulary | None, given: dict[str, Any], counted: Counted
+) -> PreTrainedModel:
+    """The model with all its units, with the pieces that are kept and word embeddings as asked for."""
+    rank = make_group("target", given).embedding_rank
+    counts = None if rank is None else counted(pieces)
+    return thinner(whole, rank, pieces, counts, compact=make_group("storage", given).embeddings != "fp32")
+
+
 def _cut(
     whole: PreTrainedModel,
     pieces: Vocabulary | None,
     plan: Path | None,
     given: dict[str, Any],
     rows: CutRows | None,
-    counted: Callable[[Vocabulary | None], Tensor | None],
+    counted: Counted,
 ) -> Cut:
-    """The model cut by a plan or by a method, and to the pieces that are kept.
-
-    Args:
-        counted: how often each piece that is kept occurs.
-    """
-    rank = make_group("target", given).embedding_rank
-    counts = None if rank is None else counted(pieces)
-    if plan is None and only_thinner(given):
-        thin = make_group("storage", given).embeddings != "fp32"
-        return Cut(thinner(whole, rank, pieces, counts, compact=thin), pieces)
+    """The model cut by a plan or by a method, and to the pieces that are kept."""
     if plan is None:
+        counts = None if make_group("target", given).embedding_rank is None else counted(pieces)
         amount = {} if any(f"target.{name}" in given for name in AMOUNTS) else {"target.density": 0.5}
         recipes = (make_group(name, amount | given) for name in ("target", "method", "storage"))
         calibration = None if rows is None else rows.calibration(pieces)

@@ -110,10 +110,29 @@ def says_what_is_cut(given: Mapping[str, Any]) -> list[str]:
     return [key for key in given if key.startswith(("target.", "method.")) and key != SVD]
 
 
-def only_thinner(given: Mapping[str, Any]) -> bool:
-    """Whether these keys ask for thinner word embeddings or another type of weights, and for no pruning."""
-    pruning = {*says_what_is_cut(given)} - {RANK, "method.name"}
-    return not pruning and any(key == RANK or key.startswith("storage.") for key in given)
+def only_thinner(given: Mapping[str, Any], fewer_pieces: bool) -> bool:
+    """Whether these keys ask for thinner word embeddings or another type of weights, and for no pruning.
+
+    Args:
+        fewer_pieces: whether pieces of the vocabulary are removed, which are no units either.
+
+    Raises:
+        UserError: they do, and name the method that would prune.
+    """
+    prunes = {*says_what_is_cut(given)} - {RANK, "method.name"}
+    kept = not prunes and (fewer_pieces or changes_weights(given))
+    if kept and "method.name" in given:
+        raise UserError(
+            f"method.name {given['method.name']} chooses units, and nothing says how many: all are kept with fewer "
+            "pieces, thinner word embeddings or another type of weights alone; add target.density, or leave the method "
+            "out"
+        )
+    return kept
+
+
+def changes_weights(given: Mapping[str, Any]) -> bool:
+    """Whether these keys ask for thinner word embeddings or another type of weights."""
+    return any(key == RANK or key.startswith("storage.") for key in given)
 
 
 def thinner(
