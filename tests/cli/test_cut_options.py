@@ -101,3 +101,20 @@ def test_a_method_without_an_amount_is_refused_where_all_units_are_kept(world, t
     kept = [world / word if word == "texts.txt" else word for word in kept]
     result = secateur("cut", tmp_path / "no model", *kept, "--method", "random", "--output", tmp_path / "small")
     assert refused(result, "--method random chooses units, and nothing says how many", "add --density")
+
+
+@pytest.mark.parametrize("rank", [(), ("--embedding-rank", 4)])
+def test_a_plan_with_a_vocabulary_is_taken_by_the_model_whose_vocabulary_was_cut(world, tmp_path, rank):
+    data = ("--data", world / "data.csv", "--max-length", 24)
+    texts = ("--vocabulary", world / "texts.txt")
+    for name, words in (("narrow", texts), ("both", (*texts, *rank, *data, "--density", 0.5))):
+        assert secateur("cut", world / "classifier", *words, "--output", tmp_path / name).exit_code == 0
+    plan, found = ("--plan", tmp_path / "both/plan.json"), {}
+    for model in (world / "classifier", tmp_path / "narrow"):
+        result = secateur("cut", model, *plan, *data, "--output", tmp_path / model.name / "small", "--json")
+        assert result.exit_code == 0, result.output
+        found[model.name] = json.loads(result.stdout)["scores"]["after"]
+    folders = (tmp_path / "both", tmp_path / "classifier/small", tmp_path / "narrow/small")
+    assert found["narrow"] == found["classifier"]
+    assert len({(folder / "model.safetensors").read_bytes() for folder in folders}) == 1
+    assert len({(folder / "tokenizer.json").read_bytes() for folder in folders}) == 1

@@ -249,11 +249,9 @@ def _cut(
     planned = Plan.load(plan, whole)
     if pieces is not None:
         planned = planned.with_vocabulary(whole, pieces)
-    kept = planned.vocabulary
+    kept = planned.pieces_left_to_cut(whole)
     counts = counted(kept) if planned.embedding_rank else None
-    small = cut_by_plan(whole, planned, None if rows is None else rows.calibration, counts)
-    cut_here = kept is not None and small.config.vocab_size != whole.config.vocab_size
-    return Cut(small, kept if cut_here else None)
+    return Cut(cut_by_plan(whole, planned, None if rows is None else rows.calibration, counts), kept)
 
 
 def _counts(

@@ -28,7 +28,7 @@ from secateur.surgery.masking import attached
 from secateur.surgery.opening import open_model
 from secateur.surgery.quantisation import with_rounded_embeddings
 from secateur.surgery.uncut import uncut
-from secateur.surgery.vocabulary.rows import cut_rows, row_count
+from secateur.surgery.vocabulary.rows import cut_rows
 from secateur.system.errors import UserError
 from secateur.system.model_copies import copy_of
 from secateur.system.model_state import evaluating
@@ -122,7 +122,7 @@ def verify(
     given = [model for model in (dense, compact) if model is not None]
     with evaluating(given):
         if dense is not None and plan is not None:
-            dense, whole_kept = _in_vocabulary(dense, plan.vocabulary, kept)
+            dense, whole_kept = _in_vocabulary(dense, plan.pieces_left_to_cut(dense), kept)
             masked_compact, scale = _masked_and_cut(dense, plan, kept)
         if compact is not None and loaded is not None:
             compact_loaded, scale = _largest(_outputs(compact, kept), _outputs(loaded, kept))
@@ -157,7 +157,7 @@ def _verify_ordinary(folder: Path, batches: Iterable[Mapping[str, Tensor]], dens
     """As `verify_folder`, of a stock model with some pieces of a dense one."""
     kept, plan, loaded = [dict(batch) for batch in batches], Plan.load(folder / "plan.json", dense), open_model(folder)
     with evaluating([dense]):
-        small, whole_kept = _in_vocabulary(dense, plan.vocabulary, kept)
+        small, whole_kept = _in_vocabulary(dense, plan.pieces_left_to_cut(dense), kept)
         difference, scale = _largest(_outputs(small, kept), _outputs(loaded, kept))
     examples = sum(map(rows_of, kept))
     return Verification(None, difference, examples, scale, tolerance=_tolerance(dense.dtype), whole_kept=whole_kept)
@@ -167,7 +167,7 @@ def _in_vocabulary(
     dense: PreTrainedModel, vocabulary: Vocabulary | None, batches: list[dict[str, Tensor]]
 ) -> tuple[PreTrainedModel, float | None]:
     """The model with the kept rows of a vocabulary, and its largest difference from the one with all rows."""
-    if vocabulary is None or row_count(dense) == len(vocabulary):
+    if vocabulary is None:
         return dense, None
     small, kept = cut_rows(dense, vocabulary), torch.tensor(vocabulary.kept)
     over_pieces = any(isinstance(row, Linear) and row.out == VOCABULARIES[0] for row in bind(dense).rows)

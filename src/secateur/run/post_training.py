@@ -24,7 +24,7 @@ from secateur.run.target import counted, given_table, measured_table
 from secateur.structure.plan import Plan
 from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.compensation import check_refittable
-from secateur.surgery.cut import cut
+from secateur.surgery.cut import cut, in_vocabulary
 from secateur.surgery.factorisation import AUTO, factorise, rank_for, rank_text
 from secateur.surgery.vocabulary.pruning import with_pieces
 from secateur.surgery.vocabulary.rows import cut_rows
@@ -92,16 +92,16 @@ def cut_by_plan(
     """The model cut by a plan, and refitted on rows in the pieces that it keeps.
 
     Args:
-        calibration: makes the rows, given these pieces.
-        counts: of these pieces, by which rows of the word embeddings are weighted (`factorise`).
+        calibration: makes the rows, given the pieces that are kept of more; None where the model keeps all that it has.
+        counts: of the pieces that the plan keeps, by which rows of the word embeddings are weighted (`factorise`).
 
     Raises:
         UserError: as `cut`, or weights with tiles should be refitted.
     """
-    small = cut(dense, plan, counts)
+    narrow = in_vocabulary(dense, plan)
+    small = cut(narrow, plan, counts)
     if calibration is not None:
-        narrow = dense if plan.vocabulary is None else cut_rows(dense, plan.vocabulary)
-        calibration(plan.vocabulary).compensate(small, narrow, plan)
+        calibration(plan.pieces_left_to_cut(dense)).compensate(small, narrow, plan)
     return small
 
 

@@ -168,6 +168,17 @@ class Plan:
         check_vocabulary(space.table, self.vocabulary)
         return space
 
+    def pieces_left_to_cut(self, model: PreTrainedModel) -> Vocabulary | None:
+        """The pieces of a model with more of them that are kept; None where the model keeps all that it has.
+
+        Raises:
+            UserError: as `space`.
+        """
+        space = self.space(model)
+        if self.vocabulary is None or space.table.vocabularies[VOCABULARIES[0]] == len(self.vocabulary):
+            return None
+        return self.vocabulary
+
     def with_vocabulary(self, model: PreTrainedModel, vocabulary: Vocabulary) -> Plan:
         """The same units of a model of which only some pieces are kept.
 

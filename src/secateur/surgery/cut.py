@@ -46,7 +46,7 @@ def cut(model: PreTrainedModel, plan: Plan, counts: Tensor | None = None) -> Pre
     """
     if getattr(model, ATTACHED, None) is not None:
         raise UserError("masks are attached to the model: detach them before cutting")
-    model, space = _factorised(_in_vocabulary(model, plan), plan, counts)
+    model, space = _factorised(in_vocabulary(model, plan), plan, counts)
     plan = replace(plan, embedding_rank=embedding_rank(space))  # plan.json records the rank of an earlier factorisation
     reading, sites = plan.read(space), space.at_sites(plan.masks.double())
     kept = kept_indices(reading, plan)
@@ -81,8 +81,8 @@ def cut_moments(model: PreTrainedModel, plan: Plan, moments: Moments) -> Moments
     """
     space = plan.space(model)
     kept, sites = kept_indices(plan.read(space), plan), space.at_sites(plan.masks.double())
-    if plan.vocabulary is not None and space.table.vocabularies["vocabulary"] != len(plan.vocabulary):
-        kept["vocabulary"] = torch.tensor(plan.vocabulary.kept)
+    if (pieces := plan.pieces_left_to_cut(model)) is not None:
+        kept["vocabulary"] = torch.tensor(pieces.kept)
     reduced: Moments = {}
     for name, parts in space.table.tensors.items():
         for key, value in moments.get(name, {}).items():
@@ -96,11 +96,10 @@ def cut_moments(model: PreTrainedModel, plan: Plan, moments: Moments) -> Moments
     return reduced
 
 
-def _in_vocabulary(model: PreTrainedModel, plan: Plan) -> PreTrainedModel:
+def in_vocabulary(model: PreTrainedModel, plan: Plan) -> PreTrainedModel:
     """The model with the pieces of the plan's vocabulary alone, a copy if they are cut here."""
-    if plan.vocabulary is None or plan.space(model).table.vocabularies["vocabulary"] == len(plan.vocabulary):
-        return model
-    return cut_rows(model, plan.vocabulary)
+    pieces = plan.pieces_left_to_cut(model)
+    return model if pieces is None else cut_rows(model, pieces)
 
 
 def _factorised(model: PreTrainedModel, plan: Plan, counts: Tensor | None) -> tuple[PreTrainedModel, UnitSpace]:
