@@ -204,3 +204,19 @@ def test_soft_masks_have_the_density_of_their_expected_count():
     masks = torch.rand(len(space), generator=torch.Generator().manual_seed(0))
     for scope in ("prunable", "layers", "model"):
         assert space.density(masks, scope) == pytest.approx(float(space.parameters(masks, scope)) / space.total(scope))
+
+
+@pytest.mark.parametrize("units", [("qk", "vo", "ffn"), ("layer", "head", "ffn"), ("ffn", "hidden", "head")])
+def test_something_fits_where_the_smallest_unit_does(model, units):
+    """Whatever stands first in the space: the first dims of values return with all dims of their queries."""
+    space = Space(model, *units)
+    kept = space.ones() * 0
+    kept[space.slices["0.ffn"]][0] = 1
+    for name in ("0.layer", "hidden"):
+        if name in space.slices:
+            kept[space.slices[name]][0] = 1
+    least = space.density(kept)
+    assert least > 0
+    space.check_something_fits(least * 1.01)
+    with pytest.raises(UserError, match="leaves nothing of the layers"):
+        space.check_something_fits(least * 0.3)

@@ -733,7 +733,16 @@ def test_cut_by_data_and_fewer_pieces(secateur, world, tmp_path, texts):
 
 
 @pytest.mark.parametrize(
-    ("words", "part"), [(("--density", 0.01), "out of reach"), (("--units", "ffn/8x8", "--density", 0.9), "--no-refit")]
+    ("words", "part"),
+    [
+        (("--units", "head", "--density", 0.01), "out of reach"),
+        (("--units", "head,ffn/8x8", "--density", 0.9), "--no-refit"),
+        (("--density", 0.5, "--embedding-rank", 9999), "embedding rank 9999 is not between 1 and"),
+        (("--size", "1kB"), "out of reach"),
+        (("--units", "qk,vo", "--keep", 5), "cannot be exact"),
+        (("--keep", 100_000), "not a number of units"),
+        (("--units", "ffn,hidden,qk,vo", "--density", 0.00001), "leaves nothing of the layers"),
+    ],
 )
 def test_a_cut_by_data_refuses_before_anything_is_learned(secateur, world, tmp_path, monkeypatch, words, part):
     def learn(*args):
@@ -741,7 +750,7 @@ def test_a_cut_by_data_refuses_before_anything_is_learned(secateur, world, tmp_p
 
     monkeypatch.setattr(Calibration, "teach", learn)
     data = ("--data", world / "data.csv", "--max-length", 24)
-    result = secateur("cut", world / "classifier", *data, "--units", "head", *words, "--output", tmp_path / "small")
+    result = secateur("cut", world / "classifier", *data, *words, "--output", tmp_path / "small")
     assert refused(result, part)
 
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from secateur.budget.budget import Budget
 from secateur.budget.parameters import Parameters
+from secateur.budget.ranking import with_best_hidden
 from secateur.structure.groups import Group
 from secateur.structure.space import UnitSpace
 from secateur.structure.tiles import is_tiled
@@ -109,6 +110,17 @@ class Space(UnitSpace):
                 f"{share:.4g} of the {self.budget.name} is out of reach: pruning {', '.join(self.units)} to it leaves "
                 "nothing of the layers; ask for more, or name smaller units"
             )
+
+    def check_something_fits(self, share: float) -> None:
+        """Check that some units fit into a share, of which the smallest are chosen first.
+
+        Raises:
+            UserError: as `requested_share`, or none fit.
+        """
+        nothing = self.ones().double() * 0
+        cost = self.marginal_cost(with_best_hidden(self, nothing > 0, nothing))
+        smallest_first = -cost.masked_fill(cost <= 0, float(cost.max()) + 1)  # a unit that is dead alone comes last
+        self.check_something_left(self.choose(smallest_first, share), share)
 
     def choose(
         self,

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from secateur.budget.latency import LatencyTable
 from secateur.budget.space import Space
+from secateur.budget.units import check_count
 from secateur.measure.latency_sweep import measure_again, target_reached
 from secateur.methods import METHODS
 from secateur.methods.method import Calibrated, Method, before_pruning
@@ -21,7 +22,8 @@ from secateur.run.recipe_storage import StorageRecipe
 from secateur.run.recipe_target import TargetRecipe
 from secateur.run.size_goal import SizeGoal, size_goal
 from secateur.run.target import counted, given_table, measured_table
-from secateur.structure.plan import Plan
+from secateur.structure.binding import bind
+from secateur.structure.plan import Plan, check_embedding_rank
 from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.compensation import check_refittable
 from secateur.surgery.cut import cut, in_vocabulary
@@ -175,19 +177,28 @@ def _plan(
     if len(target.densities) > 1:
         raise UserError("a cut has one density: ask for one, or prune to several with `secateur prune`")
     space = Space(dense, *target.units, budget=table or counted(target), round_to=target.round_to)
-    if target.densities:
-        space.requested_share(None, target.densities[0])  # before anything is learned from rows
     if calibration is not None and calibration.refit:
         check_refittable(space)
-    choice = _post_training(space, method, calibration)
     if isinstance(goal, SizeGoal):
         goal.check(space)
-        return goal.plan(choice, 1.0)
-    if table is not None:
-        return choice.plan(embedding_rank=rank, share=table.share_of(target.latency, target.speedup))
+        return goal.plan(_post_training(space, method, calibration), 1.0)
+    share = _share(space, target, table)
+    choice = _post_training(space, method, calibration)
+    return choice.plan(share, embedding_rank=rank, keep=target.keep)
+
+
+def _share(space: Space, target: TargetRecipe, table: LatencyTable | None) -> float | None:
+    """The share of the space's budget that a target asks for; None where it is a number of units.
+
+    Raises:
+        UserError: these units cannot reach it, or cannot be of that number.
+    """
     if target.keep is not None:
-        return choice.plan(embedding_rank=rank, keep=target.keep)
-    return choice.plan(embedding_rank=rank, density=target.densities[0])
+        check_count(space, target.keep)
+        return None
+    share = target.densities[0] if table is None else table.share_of(target.latency, target.speedup)
+    space.check_something_fits(share)
+    return share
 
 
 def _latency_table(dense: PreTrainedModel, target: TargetRecipe) -> LatencyTable:
@@ -212,8 +223,14 @@ def _post_training(space: Space, recipe: MethodRecipe, calibration: Calibration 
 
 
 def _rank(asked: int | str | None, model: PreTrainedModel, counts: Tensor | None) -> int | None:
-    """The rank of the word embeddings, which is logged where it is chosen here."""
+    """The rank of the word embeddings, which is logged where it is chosen here.
+
+    Raises:
+        UserError: they cannot have it.
+    """
     rank = rank_for(asked, model, counts)
+    if rank is not None:
+        check_embedding_rank(bind(model), rank)
     if asked == AUTO:
         log.info("word embeddings: %s", rank_text(rank))
     return rank

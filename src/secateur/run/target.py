@@ -146,7 +146,7 @@ def new_method(recipe: Recipe, model: PreTrainedModel, table: LatencyTable | Non
             f"{recipe.target.layers} layers have {start:.4f} of the {space.budget.name}, which is less than the "
             f"{share:.4f} asked for: raise target.layers, or ask for less"
         )
-    space.check_something_left(space.choose(space.ones(), share), share)
+    space.check_something_fits(share)
     options = {**recipe.method.options, **({"rounds": rounds} if rounds else {})}
     try:
         return kind(space, schedule_of(recipe, share, start), **options)

@@ -109,8 +109,7 @@ class Plan:
         if embedding_rows is not None:
             space.table.own_words("word embeddings in int8")
         if embedding_rank is not None:
-            space.table.own_words("an embedding rank")
-            _check_embeddings(space, embedding_rank, vocabulary)
+            check_embedding_rank(space.table, embedding_rank, vocabulary)
         closed = masks.detach().float() * space.closure(masks > 0)
         kept = closed > 0
         reading = space.read(kept)
@@ -250,17 +249,22 @@ def _check_masks(space: UnitSpace, masks: Tensor) -> None:
         raise UserError("masks must lie in [0, 1]; some are outside or not a number")
 
 
-def _check_embeddings(space: UnitSpace, rank: int, vocabulary: Vocabulary | None) -> None:
-    """Refuse a rank that the word embeddings cannot be factorised to."""
-    for pieces, rows, size in _word_tables(space):
+def check_embedding_rank(table: AxisTable, rank: int, vocabulary: Vocabulary | None = None) -> None:
+    """Refuse a rank that the word embeddings of a model, with the pieces that are kept, cannot be factorised to.
+
+    Raises:
+        UserError: there are none, or it does not make them smaller.
+    """
+    table.own_words("an embedding rank")
+    for pieces, rows, size in _word_tables(table):
         fewer = vocabulary is not None and pieces == VOCABULARIES[0]
         check_rank(len(vocabulary or ()) if fewer else rows, size, rank)
 
 
-def _word_tables(space: UnitSpace) -> Iterator[tuple[str, int, int]]:
+def _word_tables(table: AxisTable) -> Iterator[tuple[str, int, int]]:
     """Axis of the rows, rows and size of each table of word embeddings with weights of its own, factorised or not."""
-    shapes = {parameter.name: parameter.shape for parameter in space.table.parameters}
-    for row in space.table.rows:
+    shapes = {parameter.name: parameter.shape for parameter in table.parameters}
+    for row in table.rows:
         if isinstance(row, Embedding) and row.rows:
             if (whole := shapes.get(f"{row.path}.weight")) is not None:
                 yield row.rows, whole[0], whole[1]
