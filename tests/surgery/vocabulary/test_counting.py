@@ -3,9 +3,12 @@
 import json
 
 import pytest
+import torch
 from small_tokenizers import KINDS, sentences
+from tiny_models import tiny
 
 from secateur.surgery.vocabulary.counting import Coverage, counts_of, coverage, kept_pieces, text_counts
+from secateur.surgery.vocabulary.pruning import cut_vocabulary
 from secateur.surgery.vocabulary.tokenizer import cut_tokenizer
 from secateur.system.errors import UserError
 
@@ -96,3 +99,41 @@ def test_coverage_of_no_texts_is_refused():
     vocabulary = kept_pieces(tokenizer, text_counts(tokenizer, TEXTS, len(tokenizer)))
     with pytest.raises(UserError, match="at least one text"):
         coverage(tokenizer, tokenizer, vocabulary, [])
+
+
+@pytest.mark.parametrize(
+    ("texts", "what"),
+    [
+        ("a fine film", "got one str: give a list"),
+        (b"a fine film", "got one bytes: give a list"),
+        ({"text": ["a film"]}, "got one dict: give a list"),
+        (None, "got one NoneType: give a list"),
+        (["a film", None], "text 2 is None: expected a str"),
+        (["a film", 3], "text 2 is 3: expected a str"),
+        ([[1, 2]], r"text 1 is \[1, 2\]: expected a str"),
+        ([b"a film"], "text 1 is b'a film': expected a str"),
+        ([{"text": "a film"}], "text 1 is .*: expected a str"),
+        ([], "the texts have no piece"),
+        (iter([]), "the texts have no piece"),
+        ([""], "the texts have no piece"),
+    ],
+)
+def test_what_is_no_list_of_texts_is_refused(texts, what):
+    tokenizer = KINDS["bert"]()
+    model = tiny("bert", vocab_size=len(tokenizer))
+    with pytest.raises(UserError, match=what):
+        cut_vocabulary(model, tokenizer, texts)
+
+
+def test_the_coverage_of_one_text_in_place_of_a_list_is_refused():
+    tokenizer = KINDS["bert"]()
+    vocabulary = kept_pieces(tokenizer, text_counts(tokenizer, TEXTS, len(tokenizer)))
+    with pytest.raises(UserError, match="got one str: give a list of texts"):
+        coverage(tokenizer, tokenizer, vocabulary, TEXTS[0])
+
+
+def test_texts_and_lists_of_words_may_be_mixed():
+    tokenizer = KINDS["bert"]()
+    mixed = [text.split() if number % 2 else text for number, text in enumerate(TEXTS)]
+    whole = [" ".join(text) if isinstance(text, list) else text for text in mixed]
+    assert torch.equal(*(text_counts(tokenizer, texts, len(tokenizer)) for texts in (mixed, whole)))

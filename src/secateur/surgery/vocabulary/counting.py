@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import count, groupby, islice
 from typing import Any, TypeVar
 
 import torch
@@ -52,9 +53,28 @@ def text_counts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[Text], size:
     """How often each piece occurs in whole texts, `(size,)`, int64, without special tokens.
 
     Raises:
-        UserError: the tokenizer is not a fast one, or has a piece whose number is not less than the size.
+        UserError: the tokenizer is not a fast one, or has a piece whose number is not less than the size; or these are
+            no texts.
     """
-    return counts_of(_split(backend_of(tokenizer), texts), size)
+    return counts_of(_split(backend_of(tokenizer), checked_texts(texts)), size)
+
+
+def checked_texts(texts: Iterable[Text]) -> Iterator[Text]:
+    """The texts, of which one that is none is refused when it is reached.
+
+    Raises:
+        UserError: they are one text, whose characters would be taken for texts, or a mapping.
+    """
+    if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
+        raise UserError(f"expected several texts, got one {type(texts).__name__}: give a list of texts")
+    return map(_checked, count(1), texts)
+
+
+def _checked(number: int, text: Text) -> Text:
+    words = text if isinstance(text, Sequence) else (None,)
+    if not isinstance(text, str) and not all(isinstance(word, str) for word in words):
+        raise UserError(f"text {number} is {reprlib.repr(text)}: expected a str, or a list of its words")
+    return text
 
 
 def kept_pieces(
@@ -116,9 +136,9 @@ def coverage(
     """Split texts with a tokenizer and with the one that `cut_tokenizer` made of it, and compare.
 
     Raises:
-        UserError: there is no text.
+        UserError: there is no text, or one is none.
     """
-    texts = list(texts)
+    texts = list(checked_texts(texts))
     if not texts:
         raise UserError("the coverage of a vocabulary needs at least one text, got none")
     return rows_coverage(before, vocabulary, *([*_split(backend_of(one), texts)] for one in (before, after)))
@@ -159,9 +179,9 @@ def _split(backend: Tokenizer, texts: Iterable[Text]) -> Iterator[list[int]]:
     whole.no_truncation()
     whole.no_padding()
     for batch in _batches(texts):
-        split = not isinstance(batch[0], str)
-        for encoding in whole.encode_batch_fast(batch, is_pretokenized=split, add_special_tokens=False):
-            yield encoding.ids
+        for split, alike in groupby(batch, lambda text: not isinstance(text, str)):
+            for encoding in whole.encode_batch_fast([*alike], is_pretokenized=split, add_special_tokens=False):
+                yield encoding.ids
 
 
 def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:

@@ -14,6 +14,7 @@ from secateur.surgery.vocabulary.counting import Text, kept_pieces, text_counts
 from secateur.surgery.vocabulary.rows import cut_rows, row_count
 from secateur.surgery.vocabulary.token_numbers import token_numbers
 from secateur.surgery.vocabulary.tokenizer import cut_tokenizer
+from secateur.system.errors import UserError
 
 
 def cut_vocabulary(
@@ -32,7 +33,8 @@ def cut_vocabulary(
         min_count: how often a piece must occur in them to be kept.
 
     Raises:
-        UserError: the tokenizer is not a fast one, or is not the model's, or a vocabulary cannot be cut.
+        UserError: the tokenizer is not a fast one, or is not the model's, or a vocabulary cannot be cut; or these are
+            no texts, or one in place of a list.
 
     Examples:
         >>> small, tokenizer, vocabulary = secateur.cut_vocabulary(model, tokenizer, texts)
@@ -53,6 +55,8 @@ def used_pieces(
     """
     dense = _dense(model)
     counts = text_counts(tokenizer, texts, row_count(dense))
+    if not bool(counts.any()):
+        raise UserError("the texts have no piece of the vocabulary, of which nothing would be left: give some texts")
     return kept_pieces(tokenizer, counts, min_count, token_numbers(dense))
 
 
