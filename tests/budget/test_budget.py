@@ -8,6 +8,7 @@ from secateur.budget.budget import Budget
 from secateur.budget.parameters import Parameters
 from secateur.budget.space import Space
 from secateur.budget.units import Units
+from secateur.methods.grain import Grain
 from secateur.methods.magnitude import Magnitude
 from secateur.structure.space import UnitSpace
 from secateur.system.errors import UserError
@@ -80,6 +81,32 @@ def test_a_budget_of_a_user_can_be_followed(model):
     assert plan.asked is None and plan.latency is None, "a share of neurons is not a density"
 
 
-def test_round_to_is_checked(model):
-    with pytest.raises(UserError, match="round_to 0 is below 1"):
-        Space(model, round_to=0)
+@pytest.mark.parametrize("number", [0, "2", 1.5, None])
+def test_round_to_is_checked(model, number):
+    with pytest.raises(UserError, match=f"round_to {number!r} is not a whole number from 1"):
+        Space(model, round_to=number)
+
+
+def test_a_list_of_units_in_place_of_single_ones_is_refused(model):
+    with pytest.raises(UserError, match=r"\['ffn', 'vo'\] is no kind of units: name each by itself"):
+        Space(model, ["ffn", "vo"])
+
+
+@pytest.mark.parametrize("amount", ["0.5", "5%", True, [0.5]])
+def test_a_share_that_is_no_number_is_refused(model, amount):
+    space = Space(model, "ffn")
+    for name, ask in (
+        ("share", lambda: space.choose(space.ones(), amount)),
+        ("share", lambda: Magnitude(space).plan(amount)),
+        ("density", lambda: Magnitude(space).plan(density=amount)),
+        ("share", lambda: Magnitude(space, amount)),
+        ("density", lambda: Grain(space, density=amount)),
+    ):
+        with pytest.raises(UserError) as refused:
+            ask()
+        assert str(refused.value) == f"{name} {amount!r} is not a number: give a fraction such as 0.05"
+
+
+def test_a_share_of_another_library_is_a_plain_number_in_the_plan(model):
+    plan = Magnitude(Space(model, "ffn", "qk", "vo")).plan(torch.tensor(0.5))
+    assert type(plan.asked) is float and plan.asked == 0.5

@@ -187,7 +187,7 @@ def test_rounding_never_keeps_a_unit_that_is_not_alive(larger_model):
 def test_rounding_to_1_changes_nothing(larger_model):
     scores = torch.rand(len(Space(larger_model)), generator=torch.Generator().manual_seed(0))
     assert torch.equal(Space(larger_model).choose(scores, 0.3), Space(larger_model, round_to=1).choose(scores, 0.3))
-    with pytest.raises(UserError, match="round_to 0 is below 1"):
+    with pytest.raises(UserError, match="round_to 0 is not a whole number from 1"):
         Space(larger_model, round_to=0)
 
 

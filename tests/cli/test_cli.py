@@ -737,7 +737,7 @@ def test_cut_by_data_and_fewer_pieces(secateur, world, tmp_path, texts):
     [
         (("--units", "head", "--density", 0.01), "out of reach"),
         (("--units", "head,ffn/8x8", "--density", 0.9), "--no-refit"),
-        (("--density", 0.5, "--embedding-rank", 9999), "embedding rank 9999 is not between 1 and"),
+        (("--density", 0.5, "--embedding-rank", 9999), "embedding rank 9999 is not a whole number from 1 to"),
         (("--size", "1kB"), "out of reach"),
         (("--units", "qk,vo", "--keep", 5), "cannot be exact"),
         (("--keep", 100_000), "not a number of units"),

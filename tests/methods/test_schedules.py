@@ -94,3 +94,9 @@ def test_attributes_round_trip():
 def test_bad_arguments_are_refused(build, message):
     with pytest.raises(UserError, match=message):
         build()
+
+
+@pytest.mark.parametrize("name", ["start", "stop", "begin", "end"])
+def test_a_schedule_of_what_is_no_number_is_refused(name):
+    with pytest.raises(UserError, match=f"expected a number as {name}, got '0.5'"):
+        Schedule(**{"curve": "linear", "start": 1.0, "stop": 0.5, name: "0.5"})

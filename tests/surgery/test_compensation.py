@@ -129,6 +129,7 @@ def test_tokens_of_a_decoder_are_those_of_the_target(said_by, width):
         (("ffn/8x4",), 1, 0.1, "tiles cannot be refitted"),
         (("ffn",), 0, 0.1, "give some rows"),
         (("ffn",), 1, 0.0, "ridge above 0"),
+        (("ffn",), 1, "1", "ridge above 0, got 1 and '1'"),
     ],
 )
 def test_what_cannot_be_refitted_is_refused(units, count, ridge, message):
@@ -137,6 +138,20 @@ def test_what_cannot_be_refitted_is_refused(units, count, ridge, message):
     plan = Plan.of(space, space.ones())
     with pytest.raises(UserError, match=message):
         compensate(cut(model, plan), model, plan, [inputs(model)] * count, ridge)
+
+
+def test_batches_may_come_from_a_generator():
+    model = tiny("bert")
+    space = Space(model, "ffn")
+    masks = space.ones()
+    masks[::2] = 0.0
+    plan = Plan.of(space, masks)
+    batches = [inputs(model), inputs(model)]
+    wanted, own = cut(model, plan), cut(model, plan)
+    assert compensate(own, model, plan, iter(batches)) == compensate(wanted, model, plan, batches) != []
+    assert all(torch.equal(*pair) for pair in zip(own.parameters(), wanted.parameters(), strict=True))
+    with pytest.raises(UserError, match="the inputs of one: give a list of batches"):
+        compensate(own, model, plan, inputs(model))
 
 
 # Forwards that wait for each other

@@ -89,3 +89,13 @@ def test_a_cut_is_that_of_the_model_with_weighted_factors():
 def test_counts_of_more_pieces_than_rows_are_refused():
     with pytest.raises(UserError, match=r"expected counts of at most 50 pieces, which the model has, got 51"):
         factorise(tiny("bert"), 5, torch.ones(51))
+
+
+@pytest.mark.parametrize("rank", [0, 20, 1.5, True, "auto", "8", None])
+def test_a_rank_that_is_no_number_of_columns_is_refused(rank):
+    model = tiny("bert")
+    with pytest.raises(UserError, match=f"embedding rank {rank!r} is not a whole number from 1 to 19: it must shrink"):
+        factorise(model, rank)
+    if rank is not None:
+        with pytest.raises(UserError, match=f"embedding rank {rank!r} is not a whole number"):
+            Plan.of_all_units(model, embedding_rank=rank)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from typing import SupportsFloat
 
 import torch
 from torch import Tensor
@@ -49,8 +50,10 @@ class Space(UnitSpace):
         cost: Budget | None = None,
     ) -> None:
         super().__init__(model, *units)
-        if round_to < 1:
-            raise UserError(f"round_to {round_to} is below 1: sizes are rounded up to a multiple of it, 1 leaves them")
+        if not isinstance(round_to, int) or round_to < 1:
+            raise UserError(
+                f"round_to {round_to!r} is not a whole number from 1: sizes are rounded up to multiples of it"
+            )
         if round_to > 1 and any(map(is_tiled, self.units)):
             raise UserError(f"round_to {round_to} does not apply to tiles, which have their own size: leave one out")
         if cost is not None:
@@ -87,7 +90,7 @@ class Space(UnitSpace):
 
         Raises:
             UserError: both are given, or neither; a density is given where something other than parameters is counted;
-                or the share is not a fraction or out of reach.
+                or the share is not a number, not a fraction or out of reach.
         """
         if density is not None and not self.budget.of_parameters:
             raise UserError(
@@ -96,8 +99,12 @@ class Space(UnitSpace):
         amounts = [amount for amount in (share, density) if amount is not None]
         if len(amounts) != 1:
             raise UserError("expected one of share and density: the share of the budget, or of the parameters, to keep")
-        self.budget.check(self, amounts[0])
-        return amounts[0]
+        if isinstance(amounts[0], bool) or not isinstance(amounts[0], SupportsFloat):
+            name = "density" if share is None else "share"
+            raise UserError(f"{name} {amounts[0]!r} is not a number: give a fraction such as 0.05")
+        amount = float(amounts[0])
+        self.budget.check(self, amount)
+        return amount
 
     def check_something_left(self, kept: Tensor, share: float) -> None:
         """Check that the units kept `(N,)` within a share leave a part of the layers.

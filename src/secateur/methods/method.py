@@ -258,11 +258,9 @@ def _schedule_of(space: Space, share: Amount | None, density: Amount | None) -> 
     """The schedule that is passed under one of the two names; its last value must be within reach of the space."""
     if share is None and density is None:
         share = 1.0
-    schedules = [
-        amount if amount is None or isinstance(amount, Schedule) else constant(amount) for amount in (share, density)
-    ]
-    space.requested_share(*(None if schedule is None else schedule.stop for schedule in schedules))
-    return next(schedule for schedule in schedules if schedule is not None)
+    last = space.requested_share(*(one.stop if isinstance(one, Schedule) else one for one in (share, density)))
+    given = density if share is None else share
+    return given if isinstance(given, Schedule) else constant(last)
 
 
 __getattr__ = moved_names(

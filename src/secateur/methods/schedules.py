@@ -12,6 +12,7 @@ Example::
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import SupportsFloat
 
 from secateur.system.errors import UserError
 
@@ -51,7 +52,7 @@ class Schedule:
         end: progress in [`begin`, 1] at which it reaches `stop`. With `end == begin` it jumps just after `begin`.
 
     Raises:
-        UserError: an unknown curve, a value that is not finite, or `begin` and `end` out of order.
+        UserError: an unknown curve, a value that is no finite number, or `begin` and `end` out of order.
     """
 
     curve: str
@@ -63,8 +64,11 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.curve not in _CURVES:
             raise UserError(f"expected a curve among {', '.join(_CURVES)}, got {self.curve!r}: choose one of these")
-        for name in ("start", "stop"):
-            if not math.isfinite(value := getattr(self, name)):
+        for name in ("start", "stop", "begin", "end"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, SupportsFloat):
+                raise UserError(f"expected a number as {name}, got {value!r}: give one such as 0.5")
+            if name in ("start", "stop") and not math.isfinite(value):
                 raise UserError(f"expected a finite {name}, got {value}: give an ordinary number")
         if not 0.0 <= self.begin <= self.end <= 1.0:
             raise UserError(

@@ -279,9 +279,10 @@ def check_rank(rows: int, size: int, rank: int) -> None:
         UserError: the message names the largest possible rank.
     """
     largest = (rows * size - 1) // (rows + size)
-    if not 0 < rank <= largest:
+    if type(rank) is not int or not 0 < rank <= largest:
         raise UserError(
-            f"embedding rank {rank} is not between 1 and {largest}: it must shrink the table {rows} x {size}"
+            f"embedding rank {rank!r} is not a whole number from 1 to {largest}: it must shrink the table {rows} x "
+            f"{size}"
         )
 
 

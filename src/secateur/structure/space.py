@@ -40,6 +40,8 @@ class UnitSpace:
 
     def __init__(self, model: PreTrainedModel, *units: str) -> None:
         names = units or ("ffn", "qk", "vo")
+        if others := [name for name in names if not isinstance(name, str)]:
+            raise UserError(f"{others[0]!r} is no kind of units: name each by itself, as in Space(model, 'ffn', 'vo')")
         self.model = model
         self.units = tuple(names)
         self.table = bind(model)

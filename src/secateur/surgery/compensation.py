@@ -17,10 +17,10 @@ weights that are kept in place of 0: where nothing is removed, nothing changes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsFloat
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ class Refit:
 
 
 def compensate(
-    small: PreTrainedModel, dense: PreTrainedModel, plan: Plan, batches: Sequence[Batch], ridge: float = RIDGE
+    small: PreTrainedModel, dense: PreTrainedModel, plan: Plan, batches: Iterable[Batch], ridge: float = RIDGE
 ) -> list[Refit]:
     """Refit, from the bottom, the Linears of a cut model that read inside its sublayers; `small` is changed in place.
 
@@ -77,8 +77,13 @@ def compensate(
     """
     space = plan.space(dense)
     check_refittable(space)
-    if not batches or not ridge > 0:
-        raise UserError(f"expected batches and a ridge above 0, got {len(batches)} and {ridge}: give some rows of data")
+    if isinstance(batches, Mapping):
+        raise UserError("expected several batches, got the inputs of one: give a list of batches")
+    batches = list(batches)
+    if not batches or not isinstance(ridge, SupportsFloat) or not ridge > 0:
+        raise UserError(
+            f"expected batches and a ridge above 0, got {len(batches)} and {ridge!r}: give some rows of data"
+        )
     if bool((plan.masks > 0).all()):
         return []
     kept = plan.read(space).indices("hidden")
