@@ -7,8 +7,9 @@ From its sections on the Fisher information and on the mask search:
 
 Like other methods it also works along a schedule, under training. The paper goes on without training: it rearranges
 masks within layers by the block diagonal, and tunes them by least squares. Here the refit of the weights at the cut has
-that part (`surgery/compensation.py`). The published code takes the gradient of a batch of 32 rows, as here, where the
-definition has that of one row.
+that part (`surgery/compensation.py`). The published code takes the gradient of a batch of 32 rows where the
+definition has that of one row. So does a cut here, of fewer rows for a language model (`evaluation.rows_of_batch`),
+and a run that of its own batches.
 """
 
 from __future__ import annotations
