@@ -47,7 +47,7 @@ WORDS = {"type": "WordLevel", "unk_token": "[UNK]", "vocab": numbered("[PAD]", "
 @pytest.mark.parametrize(
     ("model", "wanted", "kept"),
     [
-        (WORDPIECE, ["##ab"], {"[UNK]", "a", "b", "##a", "##b", "###", "é", "##ab"}),
+        (WORDPIECE, ["##ab"], {"[PAD]", "[UNK]", "a", "b", "##a", "##b", "###", "é", "##ab"}),
         (BPE, [], {"a", "b", "c", "<0x0A>"}),
         (BPE, ["ca"], {"a", "b", "c", "<0x0A>", "ca"}),
         (BPE, ["abc"], {"a", "b", "c", "<0x0A>", "ab", "bc", "abc"}),  # by either way
@@ -59,6 +59,13 @@ WORDS = {"type": "WordLevel", "unk_token": "[UNK]", "vocab": numbered("[PAD]", "
 )
 def test_closure(model, wanted, kept):
     assert closure(model, *wanted) == kept
+
+
+def test_pieces_that_alone_hold_a_character_are_kept():
+    """`ab` falls into `a` and `##b`; there is no `##x` and no `q` for the others, and `xb` needs only `x` and `##b`."""
+    pieces = ("[UNK]", "a", "b", "x", "##b", "##q", "ab", "xb", "##xb", "bx", "qb", "##bqb")
+    model = WORDPIECE | {"vocab": numbered(*pieces)}
+    assert closure(model) == {*pieces} - {"ab", "xb", "##bqb"} | {"[UNK]"}
 
 
 def test_merges_stay_in_order():

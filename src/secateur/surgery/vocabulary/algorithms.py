@@ -13,7 +13,8 @@ wanted, the closure adds those without which a text of wanted pieces could be sp
   with the smallest score is kept as well.
 
 Single characters are kept by each of them, so that a word with a piece that was removed falls into smaller pieces and
-not into the unknown token.
+not into the unknown token. Of WordPiece, whose vocabulary may have a character inside longer pieces alone, these are
+kept; as it never goes back, a word may still become unknown where a piece before such a one was removed.
 """
 
 from __future__ import annotations
@@ -101,7 +102,17 @@ def _words_closure(model: Model, wanted: set[int]) -> set[int]:
 
 
 def _wordpiece_closure(model: Model, wanted: set[int]) -> set[int]:
-    return wanted | _characters(model)
+    """Pieces with a character that has no piece of its own at its place are the only ones that hold it."""
+    pieces, prefix = pieces_of(model), model["continuing_subword_prefix"]
+    only = {number for piece, number in pieces.items() if not pieces.keys() >= _single(piece, prefix)}
+    return wanted | _characters(model) | only
+
+
+def _single(piece: str, prefix: str) -> set[str]:
+    """The pieces of one character that a piece of WordPiece would fall into."""
+    first = "" if not piece.startswith(prefix) else prefix
+    body = piece.removeprefix(prefix)
+    return {first + body[:1], *(prefix + character for character in body[1:])}
 
 
 # Byte-pair encoding
