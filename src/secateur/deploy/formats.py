@@ -158,6 +158,15 @@ def check_exportable(model: PreTrainedModel) -> None:
         )
 
 
+def is_exportable(model: PreTrainedModel) -> bool:
+    """Whether `check_exportable` accepts a model."""
+    try:
+        check_exportable(model)
+    except UserError:
+        return False
+    return True
+
+
 def check_rows_of_tokens(model: PreTrainedModel) -> None:
     """Refuse a model whose inputs are not rows of tokens.
 

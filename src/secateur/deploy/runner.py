@@ -32,7 +32,7 @@ def runner(
     """Make a model ready to run, in evaluation mode; the model that is passed is left unchanged.
 
     Args:
-        model: an encoder of texts or images, or a file written by `export`.
+        model: an encoder of texts or images, in PyTorch also a decoder, or a file written by `export`.
         runtime: a registered one, see `runtimes`.
         dtype: one of `runtime.DTYPES`; of a file, its own, or bf16 of one in fp32 for OpenVINO.
         threads: intra-op threads; None takes PyTorch's present number, whatever the runtime.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.deploy import pt2_format
+from secateur.deploy.formats import is_exportable
 from secateur.deploy.graph import Batch, graph_of, inference_copy, input_names
 from secateur.deploy.runtime import Arrays, Run, Runner, Runtime
 from secateur.deploy.runtimes import register
@@ -62,7 +63,8 @@ class Compiled(PyTorch):
     """`torch.compile` with frozen, packed weights; the first call of each shape compiles, for some seconds."""
 
     def _module(self, model: PreTrainedModel, dtype: str) -> nn.Module:
-        return graph_of(model, dtype)
+        # The graph makes masks of padding alone: a model that it does not describe makes its own.
+        return graph_of(model, dtype) if is_exportable(model) else super()._module(model, dtype)
 
     def _run(self, module: nn.Module, threads: int, names: tuple[str, ...], device: torch.device) -> Run:
         # Compiled and frozen code is guarded by the grad and inference modes, which must be the same at each call.
