@@ -6,7 +6,7 @@ Attention to the tokens before alone, over all of them or within a window, is th
 import pytest
 import torch
 from exported_models import dense, irregular
-from tiny_models import FAMILIES, WITHOUT_QK, inputs, tiny
+from tiny_models import FAMILIES, WITHOUT_QK, WRITERS, inputs, names_of, tiny
 
 from secateur.deploy.runner import difference, runner
 from secateur.deploy.runtime import Runtime
@@ -32,6 +32,13 @@ def test_the_runtimes_and_the_decoders_are_those_that_are_known():
 def test_a_decoder_has_its_own_outputs_in_every_runtime_of_pytorch(kind, runtime):
     model = tiny(kind, "ForCausalLM", dtype=torch.float32)
     assert_run_as_model(model, runtime, inputs(model), inputs(model, padded=False, seed=1))
+
+
+@pytest.mark.parametrize("runtime", IN_PYTORCH)
+@pytest.mark.parametrize("kind", sorted({which.values[0][0] for which in WRITERS}))
+def test_an_encoder_decoder_has_its_own_outputs_of_its_source_as_the_target(kind, runtime):
+    model = tiny(kind, dtype=torch.float32, **dict.fromkeys(names_of(kind, "num_hidden_layers", "decoder_layers"), 1))
+    assert_run_as_model(model, runtime, {name: inputs(model)[name] for name in ("input_ids", "attention_mask")})
 
 
 @pytest.mark.parametrize("runtime", IN_PYTORCH)

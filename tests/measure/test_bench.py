@@ -8,6 +8,7 @@ import torch
 from tiny_models import tiny
 from torch import nn
 from transformers import (
+    BartForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
     RobertaConfig,
@@ -280,6 +281,19 @@ def test_parts_of_an_encoder_decoder_are_timed_by_themselves(kind):
         "decoding": ("decoding, 5 beams", {"encoder": 1, "decoder": forwards * SHORT["tokens"]}),
         "generation": ("generation, 5 beams", {"encoder": forwards, "decoder": forwards * SHORT["tokens"]}),
     }
+
+
+@pytest.mark.parametrize("kind", ["marian", "t5"])
+def test_an_encoder_decoder_is_timed_with_its_target_in_a_dtype_too(kind):
+    model = tiny(kind, dtype=torch.float32)
+    protocol = measure(model, dtype="fp32", **SHORT).protocol
+    assert (protocol["dtype"], protocol["part"]) == ("fp32", "whole")
+
+
+def test_an_encoder_decoder_that_classifies_is_refused_for_its_ends_of_texts():
+    model = BartForSequenceClassification(tiny("bart").config)
+    with pytest.raises(UserError, match="any ids, got BartForSequenceClassification, which needs the end of a text"):
+        measure(model, **SHORT)
 
 
 def test_the_summary_names_the_part():

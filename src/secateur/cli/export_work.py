@@ -13,11 +13,11 @@ from secateur.cli.output import show_json
 from secateur.cli.scored_export import batches_of, fitted, scores, scores_of
 from secateur.deploy.export import export
 from secateur.deploy.formats import check_packages, check_request, files_of, known_format
+from secateur.deploy.graph import is_encoder_decoder
 from secateur.deploy.hub_layout import FILES, check_folder, export_folder
 from secateur.deploy.runtimes import RUNTIMES
 from secateur.deploy.seq2seq.folder import check_seq2seq_folder, export_seq2seq, open_seq2seq
 from secateur.measure.export_times import generation_times, latencies
-from secateur.measure.random_inputs import is_encoder_decoder
 from secateur.run.recipe import places_of
 from secateur.surgery.checkpoint import read_config
 from secateur.surgery.opening import local_model_folder, open_model, open_tokenizer, tokenizer_if_any

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from secateur.deploy.graph import with_target
 from secateur.deploy.silence import silence
 from secateur.system.casting import cast
 from secateur.system.compat.capture import captured, creating_on
@@ -55,13 +56,14 @@ def placed(model: PreTrainedModel, dtype: str) -> PreTrainedModel:
 def forward(model: PreTrainedModel, runtime: str, inputs: Mapping[str, np.ndarray]) -> Callable[[], object]:
     """A function that runs a placed model once on inputs `(batch, tokens)`, which are copied to the GPU beforehand.
 
+    An encoder-decoder gets its source as the target too, as in every measurement.
     The function does not wait for the GPU. `compiled` is compiled here for this one shape, and raises an error instead
     of falling back to eager code.
 
     Raises:
         UserError: the model cannot be compiled, or captured as a CUDA graph.
     """
-    tensors = {name: torch.from_numpy(array).to("cuda") for name, array in inputs.items()}
+    tensors = with_target(model, {name: torch.from_numpy(array).to("cuda") for name, array in inputs.items()})
     if runtime == "pytorch":
         return _eager(model, tensors)
     others = ", ".join(one for one in RUNTIMES if one != runtime)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from secateur.deploy.graph_masks import make_masks_of_tokens
 from secateur.structure.fingerprints import weights_fingerprint
@@ -121,6 +121,18 @@ def input_names(model: PreTrainedModel) -> tuple[str, ...]:
 def of_tokens(name: str, output: Tensor | np.ndarray) -> bool:
     """Whether an output, by its name in transformers, has a value for each token, `(batch, tokens, ...)`."""
     return output.ndim > 2 or name in ("start_logits", "end_logits")
+
+
+def with_target(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs of a model; an encoder-decoder without decoder inputs gets the source as the target too."""
+    if not is_encoder_decoder(model) or "decoder_input_ids" in inputs:
+        return dict(inputs)
+    return {**inputs, "decoder_input_ids": inputs["input_ids"]}
+
+
+def is_encoder_decoder(model: PreTrainedModel | PreTrainedConfig) -> bool:
+    """Whether a model, or that of a config, has a decoder that attends to an encoder."""
+    return bool(getattr(getattr(model, "config", model), "is_encoder_decoder", False))
 
 
 def tokenizer_inputs(model: PreTrainedModel, names: Sequence[str] | None) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur.deploy.graph import Batch, inference_copy, input_names, of_tokens
+from secateur.deploy.graph import Batch, inference_copy, input_names, of_tokens, with_target
 from secateur.deploy.runtime import Runner, positive_threads
 from secateur.deploy.runtimes import RUNTIMES
 
@@ -75,7 +75,7 @@ def difference(run: Runner, model: PreTrainedModel, batches: Iterable[Batch]) ->
         inputs = {name: torch.as_tensor(batch[name]) for name in run.inputs if name in batch}
         with torch.inference_mode():
             taken = {name: value.to(twin.device) for name, value in inputs.items() if name in reads}
-            outputs = twin(**taken, return_dict=True)
+            outputs = twin(**with_target(twin, taken), return_dict=True)
         expected = {name: value.float().cpu().numpy() for name, value in outputs.items() if isinstance(value, Tensor)}
         for own, (name, other) in zip(run(inputs), expected.items(), strict=True):
             padded = "attention_mask" in batch and of_tokens(name, other)

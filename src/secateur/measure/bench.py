@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from secateur.deploy.graph import is_encoder_decoder
 from secateur.deploy.runner import check_runtime, runner
 from secateur.deploy.runtime import DTYPES
 from secateur.measure.generation import BEAMS, WHOLE, call_of_part, check_part, part_text
@@ -23,7 +24,6 @@ from secateur.measure.random_inputs import (
     as_tensors,
     check_counts,
     check_models,
-    is_encoder_decoder,
     random_inputs,
     read_by,
     tokens_read,
@@ -152,10 +152,12 @@ def _forward(
     part: tuple[str, int] = (WHOLE, 1),
 ) -> tuple[Call, Protocol]:
     """One forward of the model, or of a part of it, and how it runs."""
-    attention = getattr(model.config, "_attn_implementation", None) or "unknown"
+    shared: Protocol = {"attention": getattr(model.config, "_attn_implementation", None) or "unknown"}
+    if is_encoder_decoder(model) or part[0] != WHOLE:
+        shared["part"] = part_text(*part)
     if _needs_runner(runtime, dtype):
         ready = runner(model, runtime, str(dtype or "fp32"), threads=threads)
-        return partial(ready, inputs), {"dtype": ready.dtype, "runtime": ready.version, "attention": attention}
+        return partial(ready, inputs), {"dtype": ready.dtype, **shared, "runtime": ready.version}
     tensors = {name: tensor.to(model.device) for name, tensor in as_tensors(inputs).items()}
     own, cast = _short(model.dtype), dtype if isinstance(dtype, torch.dtype) else None
     run = call_of_part(model, tensors, *part)
@@ -164,10 +166,8 @@ def _forward(
         with _autocast(model.device, cast):
             run()
 
-    protocol: Protocol = {"dtype": own if cast is None else f"{_short(cast)} autocast of {own}", "attention": attention}
-    if is_encoder_decoder(model) or part[0] != WHOLE:
-        protocol["part"] = part_text(*part)
-    return forward, {**protocol, "runtime": f"pytorch {torch.__version__}"}
+    name = own if cast is None else f"{_short(cast)} autocast of {own}"
+    return forward, {"dtype": name, **shared, "runtime": f"pytorch {torch.__version__}"}
 
 
 def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from secateur.measure.random_inputs import is_encoder_decoder, with_target
+from secateur.deploy.graph import is_encoder_decoder, with_target
 from secateur.measure.timing import Call
 from secateur.structure.positions import positions
 from secateur.system.errors import UserError

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from secateur.deploy.graph import example_images
+from secateur.deploy.graph import example_images, is_encoder_decoder, with_target
 from secateur.structure.images import PIXELS, ImageShape, image_shape, image_tokens
 from secateur.structure.positions import positions
 from secateur.system.errors import UserError
@@ -43,18 +43,6 @@ def padded_inputs(model: PreTrainedModel, *, rows: int = 16, tokens: int = 24) -
     mask = (torch.arange(tokens) < lengths).long()
     padded = torch.where(mask > 0, ids, model.config.pad_token_id or 0)
     return with_target(model, {"input_ids": padded, "attention_mask": mask})
-
-
-def with_target(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The inputs of a model; an encoder-decoder without decoder inputs gets the source as the target too."""
-    if not is_encoder_decoder(model) or "decoder_input_ids" in inputs:
-        return dict(inputs)
-    return {**inputs, "decoder_input_ids": inputs["input_ids"]}
-
-
-def is_encoder_decoder(model: PreTrainedModel | PreTrainedConfig) -> bool:
-    """Whether a model, or that of a config, has a decoder that attends to an encoder."""
-    return bool(getattr(getattr(model, "config", model), "is_encoder_decoder", False))
 
 
 def read_by(models: Sequence[PreTrainedModel]) -> Reads:
@@ -116,4 +104,9 @@ def _check_inputs(model: PreTrainedModel) -> None:
         raise UserError(
             f"expected a model that reads (batch, tokens), got {name}, which reads several choices a row: measure its "
             "encoder"
+        )
+    if is_encoder_decoder(model) and name.endswith("ForSequenceClassification"):
+        raise UserError(
+            f"expected a model that reads any ids, got {name}, which needs the end of a text in each row: measure it "
+            "without this head"
         )

@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from secateur.measure.random_inputs import with_target
+from secateur.deploy.graph import with_target
 from secateur.measure.timing import thread_count, time_ms
 from secateur.system import compat
 from secateur.system.errors import UserError

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from secateur.deploy import pt2_format
 from secateur.deploy.formats import is_exportable
-from secateur.deploy.graph import Batch, graph_of, inference_copy, input_names
+from secateur.deploy.graph import Batch, graph_of, inference_copy, input_names, with_target
 from secateur.deploy.runtime import Arrays, Run, Runner, Runtime
 from secateur.deploy.runtimes import register
 from secateur.deploy.silence import silence
@@ -72,14 +72,18 @@ class Compiled(PyTorch):
 
 
 class _Stock(nn.Module):
-    """A model as it is usually run: transformers builds its masks. All of its outputs are float32."""
+    """A model as it is usually run: transformers builds its masks. All of its outputs are float32.
+
+    An encoder-decoder gets its source as the target too.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, *arrays: Tensor) -> tuple[Tensor, ...]:
-        outputs = self.model(**dict(zip(input_names(self.model), arrays, strict=True)), return_dict=True)
+        inputs = dict(zip(input_names(self.model), arrays, strict=True))
+        outputs = self.model(**with_target(self.model, inputs), return_dict=True)
         return tuple(value.float() for value in outputs.values() if isinstance(value, Tensor))
 
 

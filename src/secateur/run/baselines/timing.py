@@ -10,8 +10,9 @@ import torch
 from transformers import PreTrainedModel
 
 from secateur.deploy.export import opened
+from secateur.deploy.graph import with_target
 from secateur.deploy.runtime import Runner
-from secateur.measure.random_inputs import as_tensors, random_inputs, read_by, tokens_read, with_target
+from secateur.measure.random_inputs import as_tensors, random_inputs, read_by, tokens_read
 from secateur.measure.timing import Call, machine, median_and_quartiles, thread_count, times_in_turn
 from secateur.run.baselines.baseline import Row
 from secateur.run.context import Context
