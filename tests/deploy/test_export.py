@@ -6,7 +6,7 @@ That fp32 says what the model says is law 13.
 import json
 import shutil
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import import_module
 
 import pytest
@@ -161,6 +161,9 @@ def test_a_model_in_fp16_is_exported_from_its_weights(tmp_path):
         {"opset": "20"},
         {"versions": []},
         {"calibration": {}},
+        {"vocabulary": 0},
+        {"vocabulary": True},
+        {"positions": "40"},
         {"inputs": []},
         {"outputs": "logits"},
     ],
@@ -179,16 +182,19 @@ def test_an_exported_file_names_the_version_of_its_facts(small, tmp_path, monkey
     path = tmp_path / f"model{suffix}"
     facts = export(small, path).facts
     assert {*tmp_path.iterdir()} == {*formats.files_of(path)}, "nothing else is written"
-    assert json.loads(facts.to_json())["version"] == 1 and read_facts(path) == facts
+    assert json.loads(facts.to_json())["version"] == 2 and read_facts(path) == facts
+    assert (facts.vocabulary, facts.positions) == (50, 40)
+    unknown = {"vocabulary": None, "positions": None}
+    of_0_1_0 = {name: one for name, one in asdict(facts).items() if name not in ("image", *unknown)}
     with monkeypatch.context() as older:
-        older.setattr(ExportFacts, "to_json", lambda self: json.dumps(asdict(self)))  # of 0.1.0
+        older.setattr(ExportFacts, "to_json", lambda self: json.dumps(of_0_1_0))
         export(small, path)
-    assert read_facts(path) == facts
+    assert read_facts(path) == replace(facts, **unknown)
     with monkeypatch.context() as later:
         later.setattr(export_facts, "FORMAT", FileFormat(99))
         export(small, path)
     with pytest.raises(
-        UserError, match=rf"model{suffix} has version 99, and this secateur reads 1 to 1: update secateur"
+        UserError, match=rf"model{suffix} has version 99, and this secateur reads 1 to 2: update secateur"
     ):
         opened(path)
 

@@ -10,6 +10,7 @@ import torch
 from small_world import WORDS, config
 from transformers import BertForSequenceClassification
 
+from secateur.deploy.export_facts import ExportFacts
 from secateur.deploy.runtime import Runner
 from secateur.measure import prepared_models
 from secateur.measure.benchmark import benchmark
@@ -30,7 +31,7 @@ def models():
 @pytest.fixture
 def built(monkeypatch):
     """Runners that only record which model ran on which inputs, on a machine of known rates."""
-    log = SimpleNamespace(calls=[], inputs=[], calibration={}, threads=set(), jobs=[])
+    log = SimpleNamespace(calls=[], inputs=[], calibration={}, threads=set(), jobs=[], fails=None)
 
     def runner(model, runtime, dtype, *, threads, workspace, calibration):
         name = (model, runtime, dtype)
@@ -38,6 +39,8 @@ def built(monkeypatch):
         log.threads.add(threads)
 
         def run(inputs):
+            if (runtime, dtype) == log.fails:
+                raise RuntimeError("out of bounds")
             log.calls.append(name)
             log.inputs.append(inputs)
 
@@ -158,9 +161,16 @@ def test_memory_may_be_left_out_or_not_measurable(models, built, monkeypatch):
 
 
 @pytest.fixture
-def exported(monkeypatch, tmp_path):
-    """The path of an int8 file for ONNX Runtime, of which only the dtype is read."""
-    monkeypatch.setattr(prepared_models, "read_facts", lambda path: SimpleNamespace(dtype="int8"))
+def recorded():
+    """What the facts of `exported` record."""
+    return {"vocabulary": 6, "positions": 12}
+
+
+@pytest.fixture
+def exported(monkeypatch, tmp_path, recorded):
+    """The path of an int8 file for ONNX Runtime, of which only the facts are read."""
+    facts = ExportFacts("onnx", "int8", 17, ("input_ids",), ("logits",), "0" * 16, "BertModel", 0, {})
+    monkeypatch.setattr(prepared_models, "read_facts", lambda path: replace(facts, **recorded))
     return tmp_path / "small.onnx"
 
 
@@ -174,6 +184,31 @@ def test_an_exported_file_runs_once_in_its_own_runtime_and_dtype(models, built, 
     assert last.protocol["int8_ranges"] == last.protocol["attention"] == "as exported"
     assert built.calibration["onnxruntime", "int8"] is None
     assert built.jobs[-1].model == str(exported)
+
+
+def test_every_row_sees_ids_below_the_vocabulary_of_a_file_too(models, built, exported):
+    benchmark({**models, "file": exported}, **SHORT | {"shapes": ((8, 12),)})
+    assert max(inputs["input_ids"].max() for inputs in built.inputs) == 5
+    assert {job.reads for job in built.jobs} == {6}
+
+
+def test_a_file_with_too_few_positions_or_of_images_is_refused_before_anything_is_built(
+    models, exported, recorded, monkeypatch
+):
+    monkeypatch.setattr(module, "prepared", None)
+    with pytest.raises(UserError, match="at most 12 tokens, the positions that file has, got 13"):
+        benchmark({**models, "file": exported}, **SHORT | {"shapes": ((1, 4), (1, 13))})
+    recorded.update(vocabulary=None, positions=None, image=(3, 8, 8))
+    with pytest.raises(UserError, match="expected models that all read texts"):
+        benchmark({**models, "file": exported}, **SHORT)
+
+
+def test_a_file_that_records_no_vocabulary_is_refused_where_it_cannot_run(models, built, exported, recorded):
+    recorded.clear()
+    benchmark({**models, "file": exported}, **SHORT)
+    built.fails = ("onnxruntime", "int8")
+    with pytest.raises(UserError, match=r"small.onnx cannot run 1 x 4 tokens of ids below \d+ \(out of bounds\): "):
+        benchmark({**models, "file": exported}, **SHORT)
 
 
 def test_the_protocol_has_the_origin_of_the_ranges_of_int8(models, built, monkeypatch):

@@ -17,8 +17,10 @@ from secateur.system.file_format import FileFormat
 
 KEY = "secateur"
 """The key of the facts in a file's own metadata."""
-FORMAT = FileFormat()
+FORMAT = FileFormat(2)
+"""Version 1 has no `vocabulary` and no `positions`."""
 TEXTS = ("format", "dtype", "source", "model_class")
+SIZES = ("vocabulary", "positions")
 TYPES: dict[str, Any] = {**dict.fromkeys(TEXTS, str), "opset": int | None, "calibration": int, "versions": dict}
 """Types of the facts other than names."""
 
@@ -38,6 +40,8 @@ class ExportFacts:
         calibration: number of examples that gave the ranges of int8 activations; 0 if each batch gives its own.
         versions: of the packages that made it.
         image: channels, height and width of the images that it reads; None if it reads no images.
+        vocabulary: number of pieces, below which its ids lie; None if it reads images, or does not record it.
+        positions: the longest sequence that it reads, in tokens; None if it has no limit, or does not record it.
     """
 
     format: str
@@ -50,12 +54,13 @@ class ExportFacts:
     calibration: int
     versions: dict[str, str]
     image: ImageShape | None = None
+    vocabulary: int | None = None
+    positions: int | None = None
 
     def to_json(self) -> str:
         values = asdict(self)
-        if self.image is None:  # a key that other files do not have, so that every version can read these
-            del values["image"]
-        return json.dumps(FORMAT.stamped(values))
+        optional = {name for name in ("image", *SIZES) if values[name] is None}
+        return json.dumps(FORMAT.stamped({name: one for name, one in values.items() if name not in optional}))
 
     def example(self, batch: int = 1, tokens: int = 2) -> dict[str, np.ndarray]:
         """Inputs that the file takes: tokens that are all 0, or random images, which become as many as they do."""
@@ -89,6 +94,10 @@ def _check_types(values: Mapping[str, Any]) -> None:
     for key, kind in TYPES.items():
         if not isinstance(values[key], kind):
             raise ValueError(f"{key} must not be {values[key]!r}")
+    for key in SIZES:
+        size = values.get(key)
+        if size is not None and not (type(size) is int and size > 0):
+            raise ValueError(f"{key} must not be {size!r}")
 
 
 def _names(key: str, names: object) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ from secateur.deploy.graph import (
 from secateur.deploy.onnx_format import OPSETS
 from secateur.deploy.silence import silence
 from secateur.structure.images import PIXELS, image_shape
+from secateur.structure.positions import positions
 from secateur.system.errors import UserError, as_user_error
 from secateur.system.packages import require
 
@@ -251,6 +252,8 @@ def facts_for(
         calibration=sum(map(rows_of, calibration)),
         versions={name: metadata.version(name) for name in packages},
         image=image_shape(model),
+        vocabulary=getattr(model.config, "vocab_size", None),
+        positions=positions(model) if image_shape(model) is None else None,
     )
 
 

@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 import torch
 from transformers import PreTrainedModel
 
+from secateur.deploy.export_facts import ExportFacts
 from secateur.deploy.graph import Batch
 from secateur.measure import peak_memory as memory
 from secateur.measure import roofline
@@ -29,11 +30,20 @@ from secateur.measure.prepared_models import (
     Settings,
     Shape,
     configurations,
+    exported_files,
     file_or_folder,
     prepared,
 )
 from secateur.measure.progress import accepts_say
-from secateur.measure.random_inputs import as_tensors, check_counts, check_models, random_inputs, read_by, tokens_read
+from secateur.measure.random_inputs import (
+    as_tensors,
+    check_counts,
+    check_models,
+    check_positions,
+    random_inputs,
+    read_by,
+    tokens_read,
+)
 from secateur.measure.timing import machine, median_and_quartiles, thread_count, times_in_turn
 from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating
@@ -90,14 +100,16 @@ def benchmark(
     """
     dense_or_cut = {name: model for name, model in models.items() if isinstance(model, PreTrainedModel)}
     check_counts(shapes=len(shapes), runtimes=len(runtimes), dtypes=len(dtypes))
-    _check(dense_or_cut, dense, shapes)
+    files = exported_files(models)
+    _check(dense_or_cut, files, dense, shapes)
     shapes = [(batch, tokens_read(list(dense_or_cut.values()), tokens)) for batch, tokens in shapes]
-    asked = configurations(models, dense, runtimes, dtypes, device)
+    asked = configurations(models, files, dense, runtimes, dtypes, device)
     by_shape = {shape: repeats(shape) if callable(repeats) else repeats for shape in dict.fromkeys(shapes)}
     check_counts(repeats=min(by_shape.values()), warmup=warmup, threads=threads)
     whole = list(dense_or_cut.values())
     with TemporaryDirectory() as work, thread_count(threads) as used, evaluating(whole):
-        settings = Settings(by_shape, warmup, used, device, read_by(whole), seed, calibration, min(shapes))
+        reads = read_by(whole, files.values())
+        settings = Settings(by_shape, warmup, used, device, reads, seed, calibration, min(shapes))
         places = (Path(work) / str(number) for number in count())
         ready = [prepared(one, models[one.name], settings, next(places)) for one in asked]
         log.info("measuring the peak rates of the machine")
@@ -112,8 +124,10 @@ def benchmark(
     return with_speed_ups(results, dense)
 
 
-def _check(models: Mapping[str, PreTrainedModel], dense: str | None, shapes: Sequence[Shape]) -> None:
-    """Refuse models that cannot be compared or have too few positions, before anything is built."""
+def _check(
+    models: Mapping[str, PreTrainedModel], files: Mapping[str, ExportFacts], dense: str | None, shapes: Sequence[Shape]
+) -> None:
+    """Refuse models and files that cannot be compared or have too few positions, before anything is built."""
     if dense is not None and dense not in models:
         raise UserError(
             f"expected the dense model first among those to compare with, got {dense!r}, an exported file: "
@@ -126,6 +140,8 @@ def _check(models: Mapping[str, PreTrainedModel], dense: str | None, shapes: Seq
     for batch, tokens in shapes:
         check_counts(batch=batch, tokens=tokens)
         check_models(list(models.values()), tokens)
+        for name, facts in files.items():
+            check_positions(name, facts.positions, tokens)
 
 
 def _at_shape(

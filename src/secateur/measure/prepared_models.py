@@ -12,14 +12,16 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from secateur.deploy import gpu
+from secateur.deploy.export_facts import ExportFacts
 from secateur.deploy.formats import known_format, read_facts
 from secateur.deploy.graph import Batch
 from secateur.deploy.runner import check_runtime, runner
+from secateur.deploy.runtime import Runner
 from secateur.deploy.runtimes import RUNTIMES
 from secateur.measure.random_inputs import Reads, as_tensors, random_inputs
 from secateur.measure.timing import Call
 from secateur.surgery import checkpoint
-from secateur.system.errors import UserError
+from secateur.system.errors import UserError, as_user_error
 
 DEVICES = ("cpu", "cuda")
 BASELINE = ("pytorch", "fp32")
@@ -84,12 +86,29 @@ class PreparedModel:
         return Configuration(self.name, self.runtime, self.dtype)
 
 
+def exported_files(models: Mapping[str, Model]) -> dict[str, ExportFacts]:
+    """Name -> what each exported file among the models says of itself.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    return {name: read_facts(path) for name, path in models.items() if isinstance(path, Path)}
+
+
 def configurations(
-    models: Mapping[str, Model], dense: str | None, runtimes: Sequence[str], dtypes: Sequence[str], device: str
+    models: Mapping[str, Model],
+    files: Mapping[str, ExportFacts],
+    dense: str | None,
+    runtimes: Sequence[str],
+    dtypes: Sequence[str],
+    device: str,
 ) -> list[Configuration]:
     """Every configuration in the order of the turns: runtime by runtime, then exported files.
 
     The dense model's baseline comes first if it is not among those requested.
+
+    Args:
+        files: the facts of those that are exported files (`exported_files`).
 
     Raises:
         UserError: an unknown device, or a combination that the device does not run.
@@ -99,22 +118,26 @@ def configurations(
     pairs = [(runtime, dtype) for runtime in dict.fromkeys(runtimes) for dtype in dict.fromkeys(dtypes)]
     for pair in pairs:
         (gpu.check if device == "cuda" else check_runtime)(*pair)
-    asked = [Configuration(name, *pair) for pair in pairs for name in models if not isinstance(models[name], Path)]
+    asked = [Configuration(name, *pair) for pair in pairs for name in models if name not in files]
     if dense is not None and (baseline := Configuration(dense, *BASELINE)) not in asked:
         asked.insert(0, baseline)
-    files = {name: model for name, model in models.items() if isinstance(model, Path)}
     if files and device == "cuda":
         raise UserError(f"expected model folders on a GPU, got the exported file {next(iter(files))}: leave it out")
-    return asked + [_of_file(name, path) for name, path in files.items()]
+    return asked + [_of_file(name, models[name], facts) for name, facts in files.items()]
 
 
-def _of_file(name: str, path: Path) -> Configuration:
+def _of_file(name: str, path: Model, facts: ExportFacts) -> Configuration:
     """An exported file in its own dtype, in the runtime that opens it."""
-    return Configuration(name, known_format(path).runtime, read_facts(path).dtype)
+    assert isinstance(path, Path)
+    return Configuration(name, known_format(path).runtime, facts.dtype)
 
 
 def prepared(configuration: Configuration, model: Model, settings: Settings, folder: Path) -> PreparedModel:
-    """Prepare a model; files that its runtime needs are written to `folder`."""
+    """Prepare a model; files that its runtime needs are written to `folder`.
+
+    Raises:
+        UserError: it cannot be prepared, or an exported file does not run on the inputs of a shape.
+    """
     name, runtime, dtype = configuration.name, configuration.runtime, configuration.dtype
     if settings.device == "cuda":
         assert isinstance(model, PreTrainedModel)
@@ -124,8 +147,19 @@ def prepared(configuration: Configuration, model: Model, settings: Settings, fol
     examples, ranges = _calibration(configuration, model, settings)
     options: Any = {"threads": settings.threads, "workspace": folder, "calibration": examples}
     ready = runner(model, runtime, dtype, **options)
+    if isinstance(model, Path):
+        _check_shapes(ready, model, settings)
     prepare = partial(partial, ready)
     return PreparedModel(name, ready.runtime, ready.dtype, ready.version, ready.bytes, prepare, folder, ranges)
+
+
+def _check_shapes(ready: Runner, path: Path, settings: Settings) -> None:
+    """Run an exported file once at each shape: one of an older version records neither vocabulary nor positions."""
+    for batch, tokens in settings.repeats:
+        ids = f" of ids below {settings.reads}" if isinstance(settings.reads, int) else ""
+        advice = "compare it with models of no larger vocabulary, lower tokens, or export it again"
+        with as_user_error(f"{path} cannot run {batch} x {tokens} tokens{ids}", advice):
+            ready(random_inputs(settings.reads, batch, tokens, settings.seed))
 
 
 def _calibration(configuration: Configuration, model: Model, settings: Settings) -> tuple[Sequence[Batch] | None, str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from secateur.deploy.export_facts import ExportFacts
 from secateur.deploy.graph import example_images, is_encoder_decoder, with_target
 from secateur.structure.images import PIXELS, ImageShape, image_shape, image_tokens
 from secateur.structure.positions import positions
@@ -45,17 +46,21 @@ def padded_inputs(model: PreTrainedModel, *, rows: int = 16, tokens: int = 24) -
     return with_target(model, {"input_ids": padded, "attention_mask": mask})
 
 
-def read_by(models: Sequence[PreTrainedModel]) -> Reads:
-    """What all of these models read: the size of the smallest vocabulary, below which ids are valid, or images.
+def read_by(models: Sequence[PreTrainedModel], files: Iterable[ExportFacts] = ()) -> Reads:
+    """What all of these models and exported files read: ids below the smallest vocabulary, or images.
 
     Raises:
         UserError: they do not read the same.
     """
-    shapes = {image_shape(model) for model in models}
+    files = list(files)
+    shapes = {image_shape(model) for model in models} | {facts.image for facts in files}
     if len(shapes) > 1:
         raise UserError("expected models that all read texts, or images of one size, got others: measure them apart")
     shape = shapes.pop()
-    return min(model.config.vocab_size for model in models) if shape is None else shape
+    if shape is not None:
+        return shape
+    recorded = (facts.vocabulary for facts in files if facts.vocabulary is not None)
+    return min([*(model.config.vocab_size for model in models), *recorded])
 
 
 def tokens_read(models: Sequence[PreTrainedModel], asked: int) -> int:
@@ -86,11 +91,17 @@ def check_models(models: Sequence[PreTrainedModel], tokens: int) -> None:
         if image_tokens(model) is not None:
             continue
         _check_inputs(model)
-        if (limit := positions(model)) is not None and tokens > limit:
-            raise UserError(
-                f"expected at most {limit} tokens, the positions that {type(model).__name__} has, "
-                f"got {tokens}: lower tokens"
-            )
+        check_positions(type(model).__name__, positions(model), tokens)
+
+
+def check_positions(name: str, limit: int | None, tokens: int) -> None:
+    """Refuse more tokens than what is called `name` has positions; None is no limit.
+
+    Raises:
+        UserError: naming both numbers.
+    """
+    if limit is not None and tokens > limit:
+        raise UserError(f"expected at most {limit} tokens, the positions that {name} has, got {tokens}: lower tokens")
 
 
 def _check_inputs(model: PreTrainedModel) -> None:

@@ -25,7 +25,7 @@ class OnnxRuntime(Runtime):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.log_severity_level = 3  # errors only
+        options.log_severity_level = 4  # fatal ones alone: an error is raised too
         options.add_session_config_entry("session.force_spinning_stop", "1")  # idle threads would slow other runtimes
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         names = {port.name for port in session.get_inputs()}
