@@ -11,11 +11,12 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
 from hub_models import LONGEST, classifier, embedding_model, own_tokenizer, reranker
 from small_world import tokenizer, write_data, write_model
-from tiny_models import ENCODERS, random_masks, tiny
+from tiny_models import ENCODERS, names_of, random_masks, tiny
 from tokenizers import Tokenizer
-from transformers import PythonBackend
+from transformers import AutoConfig, PythonBackend
 from typer.testing import CliRunner
 
 from secateur.budget.space import Space
@@ -122,6 +123,28 @@ def test_every_family_states_its_sizes_under_the_names_that_servers_know(kind, t
     sizes = {name: config[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
     assert sizes == {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     assert type(model.config)(**config).hidden_size == 32 and written.unstated == ()
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_a_model_without_its_first_layer_is_described_by_a_config_that_transformers_reads(kind, tmp_path):
+    model = tiny(kind, "Sentence", **dict.fromkeys(names_of(kind, "num_hidden_layers"), 4))
+    space = Space(model, "layer")
+    small = cut(model, Plan.of(space, torch.tensor([0.0, 1.0, 1.0, 1.0])))
+    written = export_folder(small, tmp_path / "hub", tokenizer=tokenizer(), dtypes=("fp32",))
+    config = AutoConfig.from_pretrained(written.path)
+    assert config.num_hidden_layers == 3 and written.unstated == ()
+    if kind == "modernbert":  # every third layer attends to all tokens
+        assert config.layer_types == ["sliding_attention", "sliding_attention", "full_attention"]
+    assert head_of(described_model(written.path)) is not None
+
+
+def test_a_config_that_transformers_does_not_read_is_refused_before_anything_is_traced(tmp_path, monkeypatch):
+    model = tiny("modernbert", "Sentence")
+    monkeypatch.setattr(hub_layout, "export", None)
+    model.config.layer_types = model.config.layer_types[:1]
+    with pytest.raises(UserError, match=r"transformers does not read the config of this model \(.*\): export a file"):
+        export_folder(model, tmp_path / "hub", tokenizer=tokenizer())
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("shape", "width"), [(0, None), (1, 24)])

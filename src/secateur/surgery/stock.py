@@ -9,6 +9,7 @@ number of keys, each shared by the same number of heads, and the stream may be n
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from secateur.structure.architecture import Architecture
 from secateur.structure.architectures import ARCHITECTURES
+from secateur.structure.axis_table import AxisTable
 from secateur.structure.plan import Plan
 from secateur.structure.reading import Reading
 from secateur.structure.space import UnitSpace
@@ -43,9 +45,8 @@ def plain(small: PreTrainedModel) -> PreTrainedModel:
         vars(config).pop(key, None)
     for key, size in sizes.items():
         setattr(config, key, size)
-    attentions = space.table.attentions
-    for key in {one.kinds for one in attentions if one.kinds}:
-        setattr(config, key, [one.kind for one in attentions if one.kinds == key and one.block in left])
+    for key, kinds in kinds_left(space.table, left).items():
+        setattr(config, key, kinds)
     model: Any = build_stock(type(dense), _checked(config))
     if (generation := getattr(dense, "generation_config", None)) is not None:
         model.generation_config = copy.deepcopy(generation)
@@ -67,6 +68,12 @@ def _other_names(space: UnitSpace, left: list[str], odd: str) -> UserError:
         f"a plain {space.table.model_type} config cannot describe {what} ({odd} is on one side only): "
         f"{'keep the first layer, or ' if in_a_layer else ''}save the compact model"
     )
+
+
+def kinds_left(table: AxisTable, left: Collection[str]) -> dict[str, list[str | None]]:
+    """The key of a config that names the kind of each layer's attention -> those of the layers that are left."""
+    keys = dict.fromkeys(one.kinds for one in table.attentions if one.kinds)
+    return {key: [one.kind for one in table.attentions if one.kinds == key and one.block in left] for key in keys}
 
 
 def _checked(config: PreTrainedConfig) -> PreTrainedConfig:
