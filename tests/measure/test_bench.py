@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from tiny_models import tiny
@@ -21,6 +22,7 @@ from secateur.measure.bench import grid, measure
 from secateur.measure.generation import PARTS
 from secateur.measure.measurement import Measurement
 from secateur.measure.model_size import disk_bytes
+from secateur.measure.prepared_models import random_calibration
 from secateur.measure.timing import median_and_quartiles, times_in_turn
 from secateur.system.errors import UserError
 
@@ -111,7 +113,7 @@ def test_median_and_quartiles_of_known_times():
 def test_another_runtime_or_dtype_is_a_runner_of_both_models(bert, smaller, monkeypatch):
     calls = []
 
-    def runner(model, runtime, dtype, threads):
+    def runner(model, runtime, dtype, threads, calibration):
         def run(inputs):
             calls.append((model, tuple(inputs), inputs["input_ids"].shape))
 
@@ -129,6 +131,21 @@ def test_another_runtime_or_dtype_is_a_runner_of_both_models(bert, smaller, monk
 def test_pytorch_in_bf16_casts_the_weights(bert):
     assert measure(bert, dtype="bf16", **SHORT).protocol["dtype"] == "bf16"
     assert bert.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("runtime", "origin"), [("openvino", "random ids"), ("onnxruntime", "each batch")])
+def test_int8_says_what_determined_the_ranges_of_its_activations(bert, smaller, runtime, origin):
+    pytest.importorskip(runtime)
+    pytest.importorskip("nncf" if runtime == "openvino" else "onnx")
+    found = measure(smaller, bert, runtime=runtime, dtype="int8", **SHORT)
+    assert found.protocol["int8_ranges"] == found.against.protocol["int8_ranges"] == origin
+    assert f", int8 (ranges of activations from {origin}), " in str(found)
+
+
+def test_images_are_the_ranges_of_a_model_that_reads_images():
+    images = {"pixel_values": np.zeros((1, 3, 8, 8), dtype=np.float32)}
+    (batch,), origin = random_calibration("openvino", "int8", images)
+    assert (batch["pixel_values"].shape, origin) == ((1, 3, 8, 8), "random images")
 
 
 def test_forward_sees_inference_on_unpadded_ids_within_both_vocabularies():

@@ -8,7 +8,7 @@ from secateur.budget.latency import LatencyTable
 from secateur.cli.output import show_notes, show_table
 from secateur.measure.benchmark_result import BenchmarkResult
 from secateur.measure.prepared_models import BASELINE
-from secateur.system.quantities import timed_part
+from secateur.system.quantities import measured_dtype, timed_part
 
 
 def show_results(results: Sequence[BenchmarkResult], dense: str | None) -> None:
@@ -109,6 +109,6 @@ def show_latencies(table: LatencyTable) -> None:
     show_notes(
         [
             f"{p['batch']} x {p['tokens']} tokens, median of {p['repeats']} {what}, {p['order']}, "
-            f"threads {p['threads']}, {p['dtype']}, {p['device']}, {p['runtime']}, {p['machine']}"
+            f"threads {p['threads']}, {measured_dtype(p)}, {p['device']}, {p['runtime']}, {p['machine']}"
         ]
     )

@@ -20,6 +20,7 @@ from secateur.deploy.runner import check_runtime, runner
 from secateur.deploy.runtime import DTYPES
 from secateur.measure.generation import BEAMS, WHOLE, call_of_part, check_part, part_text
 from secateur.measure.measurement import Measurement, Protocol, summary
+from secateur.measure.prepared_models import random_calibration
 from secateur.measure.random_inputs import (
     as_tensors,
     check_counts,
@@ -65,7 +66,8 @@ def measure(
         threads: intra-op threads on the CPU; None takes PyTorch's present number.
         runtime: a registered runtime, for both models.
         dtype: None runs the weights as they are (in another runtime than PyTorch: as fp32); a name of
-            `runtime.DTYPES` runs both models in that dtype, cast or quantised before anything is timed;
+            `runtime.DTYPES` runs both models in that dtype, cast or quantised before anything is timed (int8 of
+            OpenVINO with ranges of activations from the random inputs, which does not change its times);
             `torch.bfloat16` or `torch.float16` runs PyTorch under autocast, which is entered for each forward, so that
             casting the weights is part of the time.
         part: what is timed in PyTorch (`generation.PARTS`): "whole", one forward, of source and target where there is
@@ -156,7 +158,11 @@ def _forward(
     if is_encoder_decoder(model) or part[0] != WHOLE:
         shared["part"] = part_text(*part)
     if _needs_runner(runtime, dtype):
-        ready = runner(model, runtime, str(dtype or "fp32"), threads=threads)
+        name = str(dtype or "fp32")
+        examples, ranges = random_calibration(runtime, name, inputs)
+        if name == "int8":
+            shared["int8_ranges"] = ranges
+        ready = runner(model, runtime, name, threads=threads, calibration=examples)
         return partial(ready, inputs), {"dtype": ready.dtype, **shared, "runtime": ready.version}
     tensors = {name: tensor.to(model.device) for name, tensor in as_tensors(inputs).items()}
     own, cast = _short(model.dtype), dtype if isinstance(dtype, torch.dtype) else None
@@ -166,8 +172,8 @@ def _forward(
         with _autocast(model.device, cast):
             run()
 
-    name = own if cast is None else f"{_short(cast)} autocast of {own}"
-    return forward, {"dtype": name, **shared, "runtime": f"pytorch {torch.__version__}"}
+    mixed = own if cast is None else f"{_short(cast)} autocast of {own}"
+    return forward, {"dtype": mixed, **shared, "runtime": f"pytorch {torch.__version__}"}
 
 
 def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from secateur.measure.model_size import parameter_count
 from secateur.measure.timing import median_and_quartiles
-from secateur.system.quantities import timed_part
+from secateur.system.quantities import measured_dtype, timed_part
 
 Protocol: TypeAlias = dict[str, int | str]
 """How a number was measured: name of a condition -> its value."""
@@ -25,7 +25,8 @@ class Measurement:
         quartiles_ms: first and third quartile of that time, in milliseconds.
         parameters: numbers stored in the model's parameters, padding included; a shared parameter counts once.
         protocol: how it was measured: batch and tokens (the shape), repeats, warmup, threads, dtype, device,
-            runtime, attention (implementation), machine, order and seed; for an encoder-decoder also the part.
+            runtime, attention (implementation), machine, order and seed; for an encoder-decoder also the part, in int8
+            what determined the ranges of activations (int8_ranges).
         against: the measurement of the model it is compared with; None if the model was measured alone.
     """
 
@@ -57,7 +58,7 @@ class Measurement:
         return (
             f"{result}\n"
             f"{part}batch {p['batch']} x {p['tokens']} tokens, median of {p['repeats']} (quartiles) after "
-            f"{p['warmup']} to warm up, {p['order']}, threads {p['threads']}, {p['dtype']}, "
+            f"{p['warmup']} to warm up, {p['order']}, threads {p['threads']}, {measured_dtype(p)}, "
             f"attention {p['attention']}, {p['device']}, {p['runtime']}, {p['machine']}"
         )
 

@@ -163,19 +163,27 @@ def _check_shapes(ready: Runner, path: Path, settings: Settings) -> None:
 
 
 def _calibration(configuration: Configuration, model: Model, settings: Settings) -> tuple[Sequence[Batch] | None, str]:
-    """Calibration inputs for int8, and the name of their origin.
-
-    Random ids replace missing inputs where a runtime needs some: they change the scores of int8, not its times.
-    """
-    if configuration.dtype != "int8":
-        return None, "none"
-    if isinstance(model, Path):
+    """Calibration inputs for int8, and the name of their origin."""
+    runtime, dtype = configuration.runtime, configuration.dtype
+    if dtype == "int8" and isinstance(model, Path):
         return None, "as exported"
-    if settings.calibration is not None:
+    if dtype == "int8" and settings.calibration is not None:
         return settings.calibration, "given examples"
-    if configuration.runtime not in CALIBRATED:
+    return random_calibration(runtime, dtype, random_inputs(settings.reads, *settings.example, settings.seed))
+
+
+def random_calibration(
+    runtime: str, dtype: str, inputs: Mapping[str, np.ndarray]
+) -> tuple[Sequence[Batch] | None, str]:
+    """Calibration inputs where none are given, and the name of what determines the ranges of activations.
+
+    Random inputs take their place where int8 of a runtime needs some: they change its scores, not its times.
+    """
+    if dtype != "int8":
+        return None, "none"
+    if runtime not in CALIBRATED:
         return None, "each batch"
-    return [as_tensors(random_inputs(settings.reads, *settings.example, settings.seed))], "random ids"
+    return [as_tensors(inputs)], "random ids" if "input_ids" in inputs else "random images"
 
 
 def file_or_folder(one: PreparedModel, model: Model, folder: Path) -> Path:

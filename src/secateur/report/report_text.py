@@ -10,7 +10,7 @@ from secateur.report.names import shown
 from secateur.report.report import Report
 from secateur.report.size_text import headline, megabytes, outcome, parts_note, times_smaller
 from secateur.report.verdict import verdict
-from secateur.system.quantities import quantity, timed_part
+from secateur.system.quantities import measured_dtype, quantity, timed_part
 
 COLUMNS = ("layer", "heads", "qk", "vo", "ffn", "hidden")
 """Columns of the table of kept units, as `Reading.summary` names them."""
@@ -225,9 +225,8 @@ def _peak_notes(memory: Mapping[str, Any]) -> list[str]:
 
 
 def _conditions(protocol: Mapping[str, Any]) -> str:
-    return (
-        f"{quantity(protocol['threads'], 'thread')}, {protocol['dtype']}, {protocol['runtime']}, {protocol['machine']}"
-    )
+    threads, dtype = quantity(protocol["threads"], "thread"), measured_dtype(protocol)
+    return f"{threads}, {dtype}, {protocol['runtime']}, {protocol['machine']}"
 
 
 def to_markdown(report: Report) -> str:
