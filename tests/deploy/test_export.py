@@ -3,6 +3,7 @@
 That fp32 says what the model says is law 13.
 """
 
+import copy
 import json
 import shutil
 import sys
@@ -107,6 +108,16 @@ def test_calibrated_int8_is_close_and_does_not_depend_on_the_batch(small, calibr
     alone = {name: value[:1] for name, value in alone.items()}
     both = {name: torch.cat([value, beside[name]]) for name, value in alone.items()}
     assert abs(run(alone)[0][0] - run(both)[0][0]).max() < 1e-5
+
+
+@pytest.mark.parametrize(("suffix", "calibrated"), [(".onnx", True), (".onnx", False), (".xml", True)])
+def test_int8_is_written_in_silence(small, calibration, suffix, calibrated, tmp_path, capfd, caplog):
+    """Tools print on the file descriptors too; and equal biases, stored once, have a note of their own."""
+    equal = copy.deepcopy(small)
+    with torch.no_grad():
+        equal.bert.pooler.dense.bias.copy_(equal.bert.embeddings.LayerNorm.bias)
+    export(equal, tmp_path / f"model{suffix}", dtype="int8", calibration=calibration if calibrated else None)
+    assert capfd.readouterr() == ("", "") and caplog.messages == []
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".xml"])
