@@ -55,6 +55,15 @@ def test_a_correct_folder_passes(which, units, rank, tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in given["dense"].state_dict().items())
 
 
+def test_no_rows_are_refused_before_anything_is_opened(bert, tmp_path):
+    empty = {"input_ids": torch.zeros(0, 4, dtype=torch.long)}
+    for none in ([], iter([]), [empty]):
+        with pytest.raises(UserError, match="expected batches of inputs to compare outputs on, got no rows"):
+            verify(none, **bert[1] | {"folder": tmp_path / "missing"})
+        with pytest.raises(UserError, match="expected batches of inputs to compare outputs on, got no rows"):
+            verify_folder(tmp_path / "missing", none)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_a_model_in_low_precision_is_judged_by_its_own_rounding(dtype, tmp_path):
     batches, given = world(("bert",), tmp_path / "small", "hidden", "head", dtype=dtype)

@@ -117,3 +117,9 @@ def test_inputs_far_from_0_are_ranked(dtype):
 def test_a_ridge_of_zero_is_refused():
     with pytest.raises(UserError, match="ridge above 0"):
         Obs(Space(tiny("bert"), "ffn"), ridge=0.0)
+
+
+def test_no_batches_are_refused():
+    """Without covariances it would rank units by their weights alone."""
+    with pytest.raises(UserError, match="expected batches of inputs to calibrate Obs on, got none"):
+        Obs(Space(tiny("bert"), "ffn")).calibrate([])

@@ -109,14 +109,14 @@ def verify(
         dtype: the dtype that the file runs in, if not its own: bf16 for an OpenVINO file in fp32.
 
     Raises:
-        UserError: there is nothing to compare, or the file was made from other weights or cannot be run.
+        UserError: there is nothing to compare or no batch, or the file was made from other weights or cannot be run.
     """
     if (dense is None or plan is None) and (compact is None or (folder is None and exported is None)):
         raise UserError(
             "there is nothing to compare: give dense and plan, or compact and folder, or compact and exported, or all"
         )
+    kept = _kept(batches)
     loaded = load(folder) if folder is not None else None
-    kept = [dict(batch) for batch in batches]
     whole_kept = masked_compact = compact_loaded = compact_exported = None
     runs_in, scale = None, 0.0
     given = [model for model in (dense, compact) if model is not None]
@@ -142,20 +142,32 @@ def verify_folder(
         folder: a compact folder, or an ordinary one of which only the vocabulary was cut, which needs `dense`.
         dense: a dense model to mask and cut instead of the folder's own weights.
     """
-    place = local_folder(folder)
+    kept, place = _kept(batches), local_folder(folder)
     if dense is not None and (place / "plan.json").is_file() and not getattr(read_config(place), "secateur", None):
-        return _verify_ordinary(place, batches, dense)
+        return _verify_ordinary(place, kept, dense)
     model, plan = uncut(load(folder))
     compact = cut(model, plan)
     if dense is not None:
         model, plan = dense, Plan.load(place / "plan.json", dense)
-    return verify(batches, compact=compact, folder=folder, dense=model, plan=plan)
+    return verify(kept, compact=compact, folder=folder, dense=model, plan=plan)
+
+
+def _kept(batches: Iterable[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """The batches as a list, which several models are run on.
+
+    Raises:
+        UserError: there are none.
+    """
+    kept = [dict(batch) for batch in batches]
+    if not sum(map(rows_of, kept)):
+        raise UserError("expected batches of inputs to compare outputs on, got no rows: give some rows of data")
+    return kept
 
 
 @torch.inference_mode()
-def _verify_ordinary(folder: Path, batches: Iterable[Mapping[str, Tensor]], dense: PreTrainedModel) -> Verification:
+def _verify_ordinary(folder: Path, kept: list[dict[str, Tensor]], dense: PreTrainedModel) -> Verification:
     """As `verify_folder`, of a stock model with some pieces of a dense one."""
-    kept, plan, loaded = [dict(batch) for batch in batches], Plan.load(folder / "plan.json", dense), open_model(folder)
+    plan, loaded = Plan.load(folder / "plan.json", dense), open_model(folder)
     with evaluating([dense]):
         small, whole_kept = _in_vocabulary(dense, plan.pieces_left_to_cut(dense), kept)
         difference, scale = _largest(_outputs(small, kept), _outputs(loaded, kept))

@@ -86,6 +86,8 @@ class Obs(Scheduled):
         self.register_buffer("importance", self._importance({}))
 
     def calibrate(self, batches: Sequence[Batch]) -> None:
+        if not batches:
+            raise UserError("expected batches of inputs to calibrate Obs on, got none: give some rows of data")
         with evaluating([self.space.model]):
             paths = [row.path for row in self.space.table.readers.values()]
             moments = second_moments(self.space.model, paths, batches)
