@@ -97,9 +97,9 @@ def test_a_failed_save_leaves_the_folder_unchanged(folder, monkeypatch, failing,
     assert not there or content(folder) == before
 
 
-def test_a_folder_is_replaced_as_a_whole(folder):
+def test_a_folder_is_replaced_as_a_whole_where_that_is_asked_for(folder):
     (folder / "left over.txt").write_text("from before")
-    save(small("head"), folder, card="# a card\n")
+    save(small("head"), folder, card="# a card\n", replace=True)
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
     files = content(folder)
     own = {"config.json", "model.safetensors", "modeling_secateur.py", "plan.json"}

@@ -160,7 +160,8 @@ def cut_model(
     storage = make_group("storage", given)
     done = done._replace(model=as_stored(done.model, dtype=storage.dtype, embeddings=storage.embeddings))
     before, tokenizer = tokenizer, _cut_tokenizer(tokenizer, done.pieces)
-    checkpoint.save(done.model, output, tokenizer=tokenizer, plan=_own_plan(whole, done), store=storage.dtype)
+    written: dict[str, Any] = {"tokenizer": tokenizer, "plan": _own_plan(whole, done), "store": storage.dtype}
+    checkpoint.save(done.model, output, **written, replace=True)
     facts = {} if done.pieces is None else _vocabulary_facts(whole, done, before, tokenizer, texts, storage.dtype)
     scored = None if rows is None else rows.scores(whole, done)
     _show(done, output, facts, scored, as_json)

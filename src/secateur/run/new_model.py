@@ -69,7 +69,7 @@ def new_model(
 
     Args:
         task: translation or summarisation, on data.
-        folder: to write; what it holds is replaced.
+        folder: to write; a model and a tokenizer in it are replaced, and other files stay, as by `save`.
         architecture: a family of transformers with an encoder and a decoder: marian (sinusoidal positions), bart
             (learned positions) or t5 (relative positions).
         layers: of the encoder.

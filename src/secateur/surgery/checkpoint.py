@@ -24,6 +24,7 @@ from secateur.structure.architectures import ARCHITECTURES
 from secateur.surgery import compact
 from secateur.surgery.auto_classes import auto_class_of
 from secateur.surgery.hub import local_folder
+from secateur.surgery.model_files import copy_card, copy_tokenizer, is_kept
 from secateur.surgery.schema import Structure
 from secateur.surgery.sentence.attach import attach_head, head_of, without_head
 from secateur.surgery.sentence.folder import read_head, write_head
@@ -49,37 +50,52 @@ def save(
     card: str | None = None,
     plan: Mapping[str, Any] | None = None,
     store: str | None = None,
+    replace: bool = False,
 ) -> None:
     """Write a model (cut or not), its tokenizer and its card to a folder, atomically.
+
+    Like `save_pretrained` it adds to a folder that is there: the files of a model in it are replaced, shards of other
+    numbers and the files of a sentence head too; everything else stays as it is, also in a folder that holds no model.
+    Without a tokenizer or a card the one that is there stays, and `SHA256SUMS` of a cut model lists that tokenizer.
 
     Args:
         plan: content of plan.json beside an ordinary model of which only the vocabulary was cut. A compact model has
             its own.
         store: type of the weights in the file, fp32, bf16 or fp16; None for the model's own. The config keeps the
             model's own type, in which the weights are loaded.
+        replace: whether all that is in the folder is removed, in place of the files of a model alone.
 
     Raises:
         UserError: the folder cannot be written; its previous content is unchanged.
     """
-    state, head = None if store is None else stored_state(model, store), head_of(model)
+    folder, state, head = Path(folder), None if store is None else stored_state(model, store), head_of(model)
     if head is not None:
         state = without_head(model.state_dict() if state is None else state)
-    with atomic_folder(folder, SafetensorError) as partial:
+    keep = None if replace else is_kept(folder, new_tokenizer=tokenizer is not None)
+    with atomic_folder(folder, SafetensorError, keep=keep) as partial:
+        if card is None and not replace:
+            copy_card(folder, partial)
         model.save_pretrained(partial, state_dict=state)
         own = {path.name for path in partial.iterdir()}
         if head is not None:
             write_head(head, partial)
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)
+        elif not replace:
+            copy_tokenizer(folder, partial)
         if isinstance(model, compact.Pruned):
-            files = [path.relative_to(partial).as_posix() for path in partial.rglob("*") if path.is_file()]
-            added = [name for name in files if name not in own]
-            with (partial / compact.SUMS).open("a", encoding="utf-8") as file:
-                file.write(compact.sums(partial, added))
+            _list_beside(own, partial)
         if plan is not None:
             (partial / compact.PLAN).write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
         if card is not None:
             (partial / "README.md").write_text(card, encoding="utf-8")
+
+
+def _list_beside(listed: set[str], folder: Path) -> None:
+    """Add the files that were written beside a cut model to `SHA256SUMS`, which lists its own."""
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    with (folder / compact.SUMS).open("a", encoding="utf-8") as file:
+        file.write(compact.sums(folder, [name for name in files if name not in listed]))
 
 
 def load(folder: Path | str) -> PreTrainedModel:

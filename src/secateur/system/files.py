@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from secateur.system.errors import UserError
@@ -43,13 +44,17 @@ def atomic_write(path: Path | str, text: str) -> None:
 
 
 @contextmanager
-def atomic_folder(folder: Path | str, *failures: type[Exception]) -> Iterator[Path]:
+def atomic_folder(
+    folder: Path | str, *failures: type[Exception], keep: Callable[[PurePath], bool] | None = None
+) -> Iterator[Path]:
     """A temporary folder that becomes `folder` when the block ends without an exception, and is removed otherwise.
 
     A folder that exists is replaced at the end only, so nothing is lost when writing fails.
 
     Args:
         failures: exceptions with which a library reports, besides `OSError`, that it cannot write.
+        keep: whether a file or folder in the old folder, by its path in it, stays where none of that name was written;
+            None keeps nothing.
 
     Raises:
         UserError: it is the current folder, or cannot be written (disk full, read-only); nothing is left behind.
@@ -57,12 +62,15 @@ def atomic_folder(folder: Path | str, *failures: type[Exception]) -> Iterator[Pa
     folder = Path(folder)
     if folder.is_file():
         raise UserError(f"{folder} is a file: choose a folder that is new, or one to replace")
+    folder = folder.resolve() if folder.is_symlink() else folder
     refuse_current(folder)
     caught: tuple[type[Exception], ...] = (OSError, *failures)
     temporary = _temporary_folder(folder)
     try:
         yield temporary
         open_folder(temporary)
+        if keep is not None and folder.exists():
+            _keep(folder, temporary, keep)
         replace_folder(temporary, folder)
     except caught as error:
         raise UserError(
@@ -70,6 +78,33 @@ def atomic_folder(folder: Path | str, *failures: type[Exception]) -> Iterator[Pa
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _keep(old: Path, new: Path, keep: Callable[[PurePath], bool]) -> None:
+    """Give a folder what is kept of another one: the same files by a second name, or copies where a disk has none."""
+
+    def left_out(place: str, names: list[str]) -> list[str]:
+        paths = (Path(place, name) for name in names)
+        return [path.name for path in paths if _is_replaced(path, new / path.relative_to(old)) or not kept(path)]
+
+    def kept(path: Path) -> bool:
+        return keep(path.relative_to(old))
+
+    shutil.copytree(old, new, symlinks=True, ignore=left_out, copy_function=_link, dirs_exist_ok=True)
+
+
+def _is_replaced(old: Path, new: Path) -> bool:
+    """Whether a file has the place of another; a folder and a file of one name are an error, which linking them is."""
+    return new.is_file() and not old.is_dir()
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except FileExistsError:
+        raise
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def refuse_current(folder: Path) -> None:

@@ -45,7 +45,7 @@ def cut_student(
     FORMAT.merge(context.folder / CUT_AT, {"progress": trainer.progress, "rows": trainer.rows_taken})
     if method.fills_zeroed_blocks:
         fill_zeroed_blocks(small, context.recipe.seed)
-    save(small, context.cut_folder, tokenizer=context.data.tokenizer)
+    save(small, context.cut_folder, tokenizer=context.data.tokenizer, replace=True)
 
 
 def final_plan(context: Context, method: Method) -> Plan:

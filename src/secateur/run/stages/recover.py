@@ -100,7 +100,7 @@ def save_result(context: Context, small: PreTrainedModel) -> None:
     small.config.problem_type = problem_type_to_save(context, small.config)
     storage = context.recipe.storage
     small = as_stored(small, dtype=storage.dtype, embeddings=storage.embeddings)
-    save(small, unproved, tokenizer=context.data.tokenizer, store=storage.dtype)
+    save(small, unproved, tokenizer=context.data.tokenizer, store=storage.dtype, replace=True)
     verified = proved(verify(context.data.batches(), compact=small, folder=unproved), "trained and saved")
     numbers = {"compact_loaded": verified.compact_loaded, "examples": verified.examples}
     FORMAT.merge(context.folder / VERIFIED, numbers)

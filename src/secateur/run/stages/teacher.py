@@ -53,7 +53,8 @@ def run(context: Context) -> None:
     trainer = _trainer(context, model, "teacher-training", setting, context.data.train_rows)
     train(context, trainer, "teacher")
     warn_of_score(context, model)
-    processes.on_main(partial(save, model, context.teacher_folder, tokenizer=context.data.tokenizer))
+    tokenizer = context.data.tokenizer
+    processes.on_main(partial(save, model, context.teacher_folder, tokenizer=tokenizer, replace=True))
 
 
 def reported(context: Context) -> dict[str, Any] | None:
