@@ -1,6 +1,8 @@
 """Atomic writes: after a failure the old content is there, and nothing else."""
 
+import errno
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from secateur.system.files import (
     read_json,
     refuse_current,
     refuse_lost,
+    refuse_unwritable,
 )
 
 
@@ -122,3 +125,31 @@ def test_the_current_folder_is_not_replaced(tmp_path, monkeypatch):
     refuse_current(Path("inner"))
     with pytest.raises(UserError, match="the current folder"), atomic_folder(Path(".")):
         pass
+
+
+def test_the_folder_of_a_file_is_made(tmp_path):
+    atomic_write(tmp_path / "new" / "folder" / "note.txt", "new")
+    assert (tmp_path / "new" / "folder" / "note.txt").read_text() == "new"
+
+
+def test_a_file_that_cannot_be_written_is_reported_in_one_sentence(tmp_path):
+    atomic_write(tmp_path / "note.txt", "old")
+    (tmp_path / "folder").mkdir()
+    for place in ("folder", "note.txt/inner", "note.txt/in/ner"):
+        with pytest.raises(UserError, match=rf"writing .*{place} failed \(.+\): nothing was written") as refusal:
+            atomic_write(tmp_path / place, "new")
+        assert "\n" not in str(refusal.value)
+    with pytest.raises(UserError, match="No space left on device"), atomic_path(tmp_path / "note.txt"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert names(tmp_path) == ["folder", "note.txt"] and (tmp_path / "note.txt").read_text() == "old"
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "note.txt").write_text("old")
+    for place in ("note.txt", "new", "new/folder/note.txt"):
+        refuse_unwritable(tmp_path / place)
+    with pytest.raises(UserError, match=r"because .*note\.txt is a file"):
+        refuse_unwritable(tmp_path / "note.txt" / "in" / "ner")
+    monkeypatch.setattr(os, "access", lambda place, mode: place != tmp_path)
+    with pytest.raises(UserError, match=f"cannot be written in {tmp_path}: allow it"):
+        refuse_unwritable(tmp_path / "new" / "folder")

@@ -12,7 +12,7 @@ from secateur.run.recipe_data import DataRecipe
 from secateur.run.run_data import open_data
 from secateur.run.run_values import teacher_of, with_run_values
 from secateur.system.errors import UserError
-from secateur.system.files import refuse_lost, refuse_occupied, refuse_other_than_model
+from secateur.system.files import refuse_lost, refuse_occupied, refuse_other_than_model, refuse_unwritable_file
 from secateur.tasks.labelled import LabelledTask
 from secateur.tasks.task import Task
 
@@ -77,7 +77,12 @@ def data_if_known(given: Mapping[str, Any], model: str) -> OpenedData | None:
 
 
 def refuse_existing(file: Path, overwrite: bool = False) -> None:
-    """Refuse a file that would be replaced, unless that is asked for."""
+    """Refuse a file that would be replaced, unless that is asked for, and one that cannot be written.
+
+    Raises:
+        UserError: it is such a file, or a folder.
+    """
+    refuse_unwritable_file(file)
     if file.exists() and not overwrite:
         raise UserError(f"{file} is there already: choose a new file, or replace it by --overwrite")
 

@@ -24,9 +24,12 @@ from secateur.run.run_comparison import compare
 from secateur.surgery.opening import open_model
 from secateur.system.errors import UserError
 from secateur.system.file_format import FileFormat
+from secateur.system.files import refuse_unwritable_file
 
 FORMAT = FileFormat()
 """Of the JSON beside a page."""
+SUFFIXES = ("html", "md", "json")
+"""Of a page, its text and its values."""
 
 
 def report_run(*, folder: Path, as_json: bool) -> None:
@@ -56,7 +59,7 @@ def compare_runs(
     if (shape or threads) and not measure:
         raise UserError("--shape and --threads are of a measurement made now: give --measure with them")
     finished = read(runs)
-    _make_folder(output)
+    _make_folder(output, "compare")
     if baselines:
         finished = with_baselines(finished, data)
     others = score_models(against or [], finished, data)
@@ -89,7 +92,7 @@ def study_sensitivity(
     data, read = opened_data({**given, "data.rows": 2 * rows}, model)
     dense, kept = open_model(model), list(fractions(densities))
     task, tokenizer = fitted_to(read, dense, model, own_reference=True)
-    _make_folder(output)
+    _make_folder(output, "sensitivity")
     result = sensitivity(
         dense,
         task,
@@ -111,11 +114,17 @@ def study_sensitivity(
         _show_page(output, "sensitivity")
 
 
-def _make_folder(folder: Path | None) -> None:
-    """Make the folder of the pages, if they are wanted, before anything that takes long; it may exist."""
+def _make_folder(folder: Path | None, name: str) -> None:
+    """Make the folder of the pages, if they are wanted, before anything that takes long; it may exist.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     if folder is not None:
         with _writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
+        for suffix in SUFFIXES:
+            refuse_unwritable_file(folder / f"{name}.{suffix}")
 
 
 def _write_pages(folder: Path | None, name: str, values: Mapping[str, Any], pages: Mapping[str, str]) -> None:

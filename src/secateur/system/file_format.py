@@ -76,7 +76,11 @@ class FileFormat:
             )
 
     def write(self, path: Path | str, values: Mapping[str, Any]) -> None:
-        """Write a JSON file atomically, indented by one space."""
+        """Write a JSON file atomically, indented by one space; its folder is made if it is missing.
+
+        Raises:
+            UserError: it cannot be written.
+        """
         atomic_write(path, json.dumps(self.stamped(values), indent=1) + "\n")
 
     def read(self, path: Path | str) -> dict[str, Any]:
@@ -94,7 +98,6 @@ class FileFormat:
 
     def merge(self, path: Path, values: Mapping[str, Any]) -> None:
         """Set keys of a small JSON file; the file and its folder are created if they are missing."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.write(path, self.read_if_any(path) | dict(values))
 
     def append(self, path: Path, values: Mapping[str, Any]) -> None:

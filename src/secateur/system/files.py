@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -25,20 +25,33 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """A temporary path beside `path`, whose file replaces `path` when the block ends without an exception.
 
     One process at a time may write a path: the temporary name is fixed, so that a file left by a killed process is
-    overwritten by the next one.
+    overwritten by the next one. The folder of `path` is made if it is missing.
+
+    Raises:
+        UserError: it cannot be written (disk full, read-only, a folder has its name); nothing is left behind.
     """
     path = Path(path)
     temporary = path.with_name(f"{path.name}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         open_file(temporary)
         temporary.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"writing {path} failed ({error.strerror or error}): nothing was written; free space or choose another file"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def atomic_write(path: Path | str, text: str) -> None:
-    """Write a text file atomically, in UTF-8."""
+    """Write a text file atomically, in UTF-8.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -117,6 +130,30 @@ def refuse_current(folder: Path) -> None:
         raise UserError(f"{folder} is or holds the current folder, which is not replaced: choose another folder")
 
 
+def refuse_unwritable(path: Path) -> None:
+    """Refuse a file or a folder that cannot be written in its place, before what it is to hold is made.
+
+    Raises:
+        UserError: the folder that holds it, or in which that will be made, is a file or cannot be written.
+    """
+    place = next(parent for parent in path.absolute().parents if parent.exists())
+    if not place.is_dir():
+        raise UserError(f"{path} cannot be written, because {place} is a file: choose another place")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"{path} cannot be written in {place}: allow it, or choose another place")
+
+
+def refuse_unwritable_file(file: Path) -> None:
+    """Refuse a file that cannot be written, or in whose place a folder is.
+
+    Raises:
+        UserError: it is such a file.
+    """
+    if file.is_dir():
+        raise UserError(f"{file} is a folder: give the name of a file to write")
+    refuse_unwritable(file)
+
+
 def refuse_lost(folder: Path, places: Iterable[str | Path | None]) -> None:
     """Refuse to replace a folder, or a file, by something that is made from what it holds.
 
@@ -136,9 +173,10 @@ def refuse_occupied(folder: Path) -> None:
     """Refuse a folder that is not empty, which would be replaced.
 
     Raises:
-        UserError: it is not empty, or is a file, or the current folder.
+        UserError: it is not empty, or is a file, or the current folder, or cannot be written.
     """
     refuse_current(folder)
+    refuse_unwritable(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already and not empty: choose a new folder, or replace it by --overwrite")
 
@@ -147,9 +185,10 @@ def refuse_other_than_model(folder: Path) -> None:
     """Refuse to replace anything but a folder with a model, or with nothing.
 
     Raises:
-        UserError: it holds something else, or is the current folder.
+        UserError: it holds something else, or is the current folder, or cannot be written.
     """
     refuse_current(folder)
+    refuse_unwritable(folder)
     if folder.exists() and not (folder / "config.json").is_file():
         refuse_occupied_by_others(folder)
 
