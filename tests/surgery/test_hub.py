@@ -7,17 +7,20 @@ import huggingface_hub.constants
 import pytest
 import torch
 import transformers
+from huggingface_hub.utils import filter_repo_objects
+from small_world import tokenizer
 from tiny_models import random_masks, tiny
 from transformers import AutoModelForSequenceClassification as Auto
 
 from secateur.budget.space import Space
 from secateur.deploy.verify import verify_folder
 from secateur.structure.plan import Plan
+from secateur.surgery import hub
 from secateur.surgery.checkpoint import load, save
 from secateur.surgery.compact import with_encoder
 from secateur.surgery.cut import cut
 from secateur.surgery.hub import local_folder
-from secateur.surgery.opening import open_encoder, open_model
+from secateur.surgery.opening import open_encoder, open_model, open_tokenizer
 from secateur.system.errors import UserError
 
 NAME, COMMIT = "someone/small", "0" * 40
@@ -78,6 +81,42 @@ def test_a_sentence_head_comes_from_the_hub_with_its_encoder(cache, tmp_path):
     batch = {"input_ids": torch.tensor([[2, 5, 6, 3]])}
     for opened in (load(NAME), open_model(NAME), open_model(snapshot)):
         assert torch.equal(opened(**batch).sentence_embedding, small(**batch).sentence_embedding)
+
+
+@pytest.fixture
+def downloaded(monkeypatch, folder, tmp_path):
+    """Downloads come from `folder`; gives the place to which they go."""
+
+    def download(name, allow_patterns=None, ignore_patterns=None):
+        files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        for file in filter_repo_objects(files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns):
+            (tmp_path / "snapshot" / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(folder / file, tmp_path / "snapshot" / file)
+        return str(tmp_path / "snapshot")
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    return tmp_path / "snapshot"
+
+
+def test_files_in_folders_that_are_listed_come_from_the_hub_and_exports_do_not(small, folder, downloaded):
+    words = tokenizer()
+    words.chat_template = {"default": "{{ messages }}", "rag [1]": "{{ documents }}"}
+    save(small, folder, tokenizer=words)
+    for export in ("onnx/model.onnx", "openvino/openvino_model.xml", "2_Other/model.safetensors"):
+        (folder / export).parent.mkdir()
+        (folder / export).write_bytes(b"large")
+    assert load(NAME).plan == small.plan
+    assert [path.name for path in downloaded.iterdir() if path.is_dir()] == ["additional_chat_templates"]
+    assert open_tokenizer(downloaded).chat_template == words.chat_template
+    (downloaded / "additional_chat_templates" / "rag [1].jinja").write_text("{{ other }}")
+    with pytest.raises(UserError, match=r"rag \[1\]\.jinja is not the file that was saved"):
+        load(downloaded)
+
+
+def test_damaged_sums_of_a_model_of_the_hub_are_named(folder, downloaded):
+    (folder / "SHA256SUMS").write_text("no sum\n")
+    with pytest.raises(UserError, match="SHA256SUMS is damaged: expected lines as sha256sum writes them"):
+        load(NAME)
 
 
 def test_what_was_loaded_from_the_hub_is_saved_whole(small, folder, cache, tmp_path):

@@ -71,19 +71,23 @@ def check_sums(folder: Path) -> None:
     Raises:
         DamagedError: the message names the file.
     """
-    for listed in _listed(folder):
+    for listed in listed_files(folder):
         _check_sum(folder, listed)
 
 
 def check_downloaded(folder: Path) -> None:
     """As `check_sums`, for a folder of the hub's cache: files that were not asked for are not in it."""
-    for listed in _listed(folder):
+    for listed in listed_files(folder):
         if (folder / listed.name).is_file():
             _check_sum(folder, listed)
 
 
-def _listed(folder: Path) -> Iterator[Listed]:
-    """The lines of `SHA256SUMS`, none without it."""
+def listed_files(folder: Path) -> Iterator[Listed]:
+    """The lines of `SHA256SUMS`, none without it.
+
+    Raises:
+        DamagedError: there are other lines in it.
+    """
     if not (folder / SUMS).is_file():
         return
     text = (folder / SUMS).read_text(encoding="utf-8", errors="replace")
