@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from kept_pieces import every_second, shares_its_pieces
 from load_elsewhere import source
 from other_process import last_line
@@ -31,6 +32,7 @@ from tiny_models import (
 )
 
 from secateur.budget.space import Space
+from secateur.structure.architectures import ARCHITECTURES
 from secateur.structure.plan import Plan
 from secateur.surgery.auto_classes import AUTO_CLASSES
 from secateur.surgery.checkpoint import load, save
@@ -115,21 +117,25 @@ def report(tmp_path_factory):
     root = tmp_path_factory.mktemp("saved")
     listed = []
     for name, (ways, head, make) in CASES.items():
-        model = make()
-        save(model, root / name)
-        batch = inputs(model)
-        said, states = outputs(model, batch)
-        known = {f"state.{key}": value for key, value in model.state_dict().items()}
-        known |= {f"input.{key}": value for key, value in batch.items()}
-        known |= {f"output.{key}": value for key, value in said.items()}
-        known |= {f"output.hidden.{layer}": value for layer, value in enumerate(states)}
-        if model.can_generate():
-            known["output.written"] = model.generate(**source(batch), max_new_tokens=4, num_beams=2)
-        save_file({key: value.clone() for key, value in known.items()}, root / f"{name}.safetensors")
+        save(model := make(), root / name)
         again = ways == WAYS and is_leading(head)
-        listed.append({"folder": str(root / name), "auto": AUTO_CLASSES[head], "ways": ways, "again": again})
+        listed.append(recorded(model, root / name) | {"auto": AUTO_CLASSES[head], "ways": ways, "again": again})
     (root / "cases.json").write_text(json.dumps(listed))
     return elsewhere(root, *WAYS[:3]) | elsewhere(root, *WAYS[3:])
+
+
+def recorded(model, folder):
+    """A case of `load_elsewhere`, whose tensors are written beside the folder of the model."""
+    batch = inputs(model)
+    said, states = outputs(model, batch)
+    known = {f"state.{key}": value for key, value in model.state_dict().items()}
+    known |= {f"input.{key}": value for key, value in batch.items()}
+    known |= {f"output.{key}": value for key, value in said.items()}
+    known |= {f"output.hidden.{layer}": value for layer, value in enumerate(states)}
+    if model.can_generate():
+        known["output.written"] = model.generate(**source(batch), max_new_tokens=4, num_beams=2)
+    save_file({key: value.clone() for key, value in known.items()}, folder.with_name(f"{folder.name}.safetensors"))
+    return {"folder": str(folder)}
 
 
 def elsewhere(root, *ways):
@@ -143,8 +149,52 @@ def test_saved_is_loaded_bit_for_bit(report, case, way):
     assert report[f"{way} {case}"] == ""
 
 
+OTHER_HEADS = {
+    f"{'-'.join(map(str, which))}-{auto}": (which, auto)
+    for which in (one.values[0] for one in CLASSIFIERS)
+    for auto in ("AutoModelForTokenClassification", "AutoModelForQuestionAnswering", "AutoModel")
+    if {"ForSequenceClassification", "ForTokenClassification"} <= {*ARCHITECTURES.all()[which[0]].heads}
+}
+HEADED_WAYS = ("load", "auto", "trusted", "encoder", "trusted-encoder", "neither")
+
+
+@pytest.fixture(scope="module")
+def with_other_heads(tmp_path_factory):
+    """As `report`, of models that were loaded with another head than they were cut with, and saved with it."""
+    root = tmp_path_factory.mktemp("heads")
+    listed = []
+    for name, (which, auto) in OTHER_HEADS.items():
+        save(small(which, "ffn", "qk", "vo", "head"), root / "first")
+        labels = {} if auto == "AutoModel" or "Question" in auto else {"num_labels": 5}
+        model = getattr(transformers, auto).from_pretrained(root / "first", **labels, ignore_mismatched_sizes=True)
+        model.eval().save_pretrained(root / name)
+        listed.append(recorded(model, root / name) | {"auto": auto, "ways": HEADED_WAYS, "again": False})
+    (root / "cases.json").write_text(json.dumps(listed))
+    return elsewhere(root, "load", "auto", "encoder") | elsewhere(root, "trusted", "trusted-encoder", "neither")
+
+
+@pytest.mark.parametrize("way", HEADED_WAYS)
+@pytest.mark.parametrize("case", OTHER_HEADS)
+def test_a_model_that_was_given_another_head_is_loaded_bit_for_bit(with_other_heads, case, way):
+    assert with_other_heads[f"{way} {case}"] == ""
+
+
+@pytest.mark.parametrize("auto", ["AutoModelForTokenClassification", "AutoModel"])
+def test_the_config_names_the_code_of_the_head_that_a_model_has(auto, tmp_path):
+    save(small(("bert", "ForSequenceClassification", 0), "ffn"), tmp_path / "first")
+    config = json.loads((tmp_path / "first" / "config.json").read_text())
+    words = {"AutoTokenizer": ["words.Slow", None]}
+    (tmp_path / "first" / "config.json").write_text(json.dumps(config | {"auto_map": config["auto_map"] | words}))
+    (tmp_path / "first" / "SHA256SUMS").unlink()
+    model = getattr(transformers, auto).from_pretrained(tmp_path / "first")
+    encoder = {"AutoModel": "modeling_secateur.PrunedBertModel"}
+    own = {} if auto == "AutoModel" else {auto: "modeling_secateur.PrunedBertForTokenClassification"}
+    model.save_pretrained(tmp_path / "second")
+    assert json.loads((tmp_path / "second" / "config.json").read_text())["auto_map"] == words | encoder | own
+
+
 @pytest.mark.parametrize("which", LEADING)
-def test_the_plan_is_saved_and_the_folder_can_be_replaced(which, tmp_path):
+def test_the_plan_is_saved_and_the_model_in_a_folder_can_be_replaced(which, tmp_path):
     first, second = small(which, "ffn"), small(which, "head", "hidden")
     save(first, tmp_path / "model", card="# a card\n")
     save(second, tmp_path / "model")
@@ -152,7 +202,8 @@ def test_the_plan_is_saved_and_the_folder_can_be_replaced(which, tmp_path):
     if first.can_generate():
         assert "generation_config.json" in (tmp_path / "model" / "SHA256SUMS").read_text()
         files.remove("generation_config.json")
-    assert files == {"config.json", "model.safetensors", "modeling_secateur.py", "plan.json", "SHA256SUMS"}
+    own = {"config.json", "model.safetensors", "modeling_secateur.py", "plan.json", "SHA256SUMS"}
+    assert files == own | {"README.md"}  # the card stays until another one is given
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     loaded = load(tmp_path / "model")
     assert loaded.plan == second.plan

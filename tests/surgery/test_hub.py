@@ -1,5 +1,6 @@
 """Compact models on the hub: what is loaded from there, or from a subfolder, and saved again loses nothing."""
 
+import copy
 import json
 import shutil
 
@@ -17,7 +18,7 @@ from secateur.deploy.verify import verify_folder
 from secateur.structure.plan import Plan
 from secateur.surgery import hub
 from secateur.surgery.checkpoint import load, save
-from secateur.surgery.compact import with_encoder
+from secateur.surgery.compact import auto_map
 from secateur.surgery.cut import cut
 from secateur.surgery.hub import local_folder
 from secateur.surgery.opening import open_encoder, open_model, open_tokenizer
@@ -129,10 +130,14 @@ def test_what_was_loaded_from_the_hub_is_saved_whole(small, folder, cache, tmp_p
 
 def test_a_copy_of_a_model_of_the_hub_refers_to_the_code_in_its_own_folder(small):
     """A config from the hub has the repository before the names of its classes."""
-    there = {auto: f"{NAME}--{name}" for auto, name in small.config.auto_map.items()}
-    assert (
-        with_encoder(there, small.config) == small.config.auto_map == with_encoder(small.config.auto_map, small.config)
-    )
+    own = small.config.auto_map
+    config = copy.deepcopy(small.config)
+    config.auto_map = {auto: f"{NAME}--{name}" for auto, name in own.items()}
+    assert auto_map(small.stock, config) == own == auto_map(small.stock, small.config)
+    assert own == {
+        "AutoModel": "modeling_secateur.PrunedBertModel",
+        "AutoModelForSequenceClassification": "modeling_secateur.PrunedBertForSequenceClassification",
+    }
 
 
 @pytest.mark.parametrize("on_hub", [True, False])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from secateur.surgery import schema
+from secateur.surgery import auto_names, schema
 from secateur.surgery.compact import (
     attention,
     attention_calls,
@@ -21,7 +21,7 @@ from secateur.surgery.compact import (
 )
 from secateur.surgery.shipped_code import SOURCES, shipped_code
 
-PARTS = (schema, modules, kernels, attention, disentangled, attention_calls, shapes, integrity, pretrained)
+PARTS = (schema, modules, kernels, attention, disentangled, attention_calls, shapes, integrity, auto_names, pretrained)
 
 
 @pytest.fixture(scope="module")

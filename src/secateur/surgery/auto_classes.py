@@ -9,43 +9,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from secateur.structure.architectures import ARCHITECTURES
+from secateur.surgery.auto_names import AUTO_CLASSES, auto_class, head_in
 from secateur.system.compat.auto_classes import derive_classes, stock_class
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
-
-AUTO_CLASSES = {
-    "Model": "AutoModel",
-    "ForSequenceClassification": "AutoModelForSequenceClassification",
-    "ForTokenClassification": "AutoModelForTokenClassification",
-    "ForQuestionAnswering": "AutoModelForQuestionAnswering",
-    "ForImageClassification": "AutoModelForImageClassification",
-    "ForCausalLM": "AutoModelForCausalLM",
-    "ForConditionalGeneration": "AutoModelForSeq2SeqLM",
-    "MTModel": "AutoModelForSeq2SeqLM",
-}
-"""End of a model class's name -> the `AutoModelFor*` that loads it."""
-
-
-def auto_class(name: str) -> str:
-    """The `AutoModelFor*` that loads a model class of this name.
-
-    Raises:
-        ValueError: none does.
-    """
-    return AUTO_CLASSES[_head(name)]
-
-
-def _head(name: str) -> str:
-    """The end of a class's name that says what its head is: a key of `AUTO_CLASSES`.
-
-    Raises:
-        ValueError: it is none of them.
-    """
-    for suffix in sorted(AUTO_CLASSES, key=len, reverse=True):
-        if name.endswith(suffix):
-            return suffix
-    raise ValueError(f"no class of transformers for {', '.join(AUTO_CLASSES)} is named {name!r}")
 
 
 def auto_class_of(config: PreTrainedConfig) -> str:
@@ -85,7 +53,7 @@ def stock_names(config: PreTrainedConfig) -> dict[str, str]:
             names[auto] = stock_class(getattr(transformers, auto), type(config)).__name__
     family = ARCHITECTURES.all().get(config.model_type)
     heads = AUTO_CLASSES if family is None else family.heads
-    return {auto: name for auto, name in names.items() if _head(name) in heads and auto_class(name) == auto}
+    return {auto: name for auto, name in names.items() if head_in(name) in heads and auto_class(name) == auto}
 
 
 def register() -> None:

@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 from secateur.structure.plan import Plan
 from secateur.structure.space import UnitSpace
 from secateur.surgery import compact
-from secateur.surgery.auto_classes import auto_class
 from secateur.surgery.cut_structure import structure_of
 from secateur.surgery.factorisation import embedding_rank, factorise
 from secateur.surgery.folding import fold
@@ -65,11 +64,6 @@ def cut(model: PreTrainedModel, plan: Plan, counts: Tensor | None = None) -> Pre
     for path, embedding in quantised_tables(small).items():
         fill(embedding, reduced(f"{path}.weight"))
     return small.train(model.training)
-
-
-def _auto_map(kind: type[compact.Pruned], config: Any) -> dict[str, str]:
-    """`AutoModelFor*` -> the class in the shipped code that it loads: with the model's head, and its encoder alone."""
-    return compact.with_encoder({auto_class(kind.__name__): f"{compact.CODE}.{kind.__name__}"}, config)
 
 
 @torch.no_grad()
@@ -129,7 +123,7 @@ def _reshaped_copy(model: PreTrainedModel, structure: Structure) -> compact.Prun
     small.__class__ = kind
     small.config.secateur = structure.to_dict()
     small.config.architectures = [kind.__name__]
-    small.config.auto_map = _auto_map(kind, small.config)
+    small.config.auto_map = compact.auto_map(kind.stock, small.config)
     if getattr(small, "pooler", model) is None:
         setattr(small.config, compact.POOLING, False)
     small.set_attn_implementation(small.config._attn_implementation)  # that of the model, if its masks are for SDPA

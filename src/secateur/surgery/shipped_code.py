@@ -20,6 +20,7 @@ SOURCES = (
     "compact/attention_calls.py",
     "compact/shapes.py",
     "compact/integrity.py",
+    "auto_names.py",
     "compact/pretrained.py",
 )
 DOCSTRING = '''"""The classes of models that secateur has cut, for places where secateur is not installed.

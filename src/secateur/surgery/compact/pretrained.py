@@ -6,7 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,6 +15,7 @@ import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
+from secateur.surgery.auto_names import auto_class
 from secateur.surgery.compact.integrity import (
     CARD,
     GENERATION,
@@ -79,8 +80,7 @@ class Pruned(_Stock):
         self.plan: dict[str, Any] | None = None
         if described:
             structure = Structure.from_dict(described)
-            if getattr(config, "auto_map", None):
-                config.auto_map = with_encoder(config.auto_map, config)
+            config.auto_map = auto_map(self.stock, config)
             whole = self._saved_class()
             if whole is not None:
                 structure = self._as_encoder_of(whole, structure)
@@ -108,7 +108,6 @@ class Pruned(_Stock):
             encoder = whole(self.config).base_model
         if getattr(encoder, "pooler", None) is None and getattr(self, "pooler", None) is not None:
             setattr(self.config, POOLING, False)
-        self.config.auto_map = {"AutoModel": f"{CODE}.{PREFIX}{self.stock.__name__}"}
         own = {name for name, _ in self.named_modules()}
         return structure.under(f"{self.base_model_prefix}.", own)
 
@@ -226,15 +225,19 @@ def _file_of(name: Any, file: str, place: dict[str, Any]) -> Path | None:
         return None
 
 
-def with_encoder(auto_map: dict[str, str], config: PreTrainedConfig) -> dict[str, str]:
-    """An `auto_map` to the code beside the config, with the class of the encoder alone, which secateur 0.1.0 left out.
+def auto_map(stock: type[PreTrainedModel], config: PreTrainedConfig) -> dict[str, str]:
+    """`AutoModelFor*` -> the class in the code beside the config that it loads, for the compact class of a stock one.
 
-    A config from the hub names its repository before the class, `owner/name--modeling_secateur.PrunedBertModel`; a copy
-    that is saved has the code itself.
+    It names that class and the one of its encoder alone. What a config says of other classes is of a model with another
+    head, or of the repository that it comes from; what it says of no model, such as a tokenizer, stays.
     """
     encoder: Any = transformers.MODEL_MAPPING.get(type(config), None)
-    names = {} if encoder is None else {"AutoModel": f"{CODE}.{PREFIX}{encoder.__name__.removeprefix(PREFIX)}"}
-    return names | {auto: name.rpartition("--")[2] for auto, name in auto_map.items()}
+    named = {} if encoder is None else {"AutoModel": encoder.__name__}
+    with suppress(ValueError):
+        named[auto_class(stock.__name__)] = stock.__name__
+    known = getattr(config, "auto_map", None) or {}
+    others = {auto: name for auto, name in known.items() if not auto.startswith("AutoModel")}
+    return others | {auto: f"{CODE}.{PREFIX}{name.removeprefix(PREFIX)}" for auto, name in named.items()}
 
 
 def pruned(stock: type[PreTrainedModel]) -> type[Pruned]:

@@ -1,0 +1,39 @@
+"""Which `AutoModelFor*` of transformers loads a model class, by the end of its name.
+
+A saved folder contains this module (`shipped_code`). It imports nothing.
+"""
+
+from __future__ import annotations
+
+AUTO_CLASSES = {
+    "Model": "AutoModel",
+    "ForSequenceClassification": "AutoModelForSequenceClassification",
+    "ForTokenClassification": "AutoModelForTokenClassification",
+    "ForQuestionAnswering": "AutoModelForQuestionAnswering",
+    "ForImageClassification": "AutoModelForImageClassification",
+    "ForCausalLM": "AutoModelForCausalLM",
+    "ForConditionalGeneration": "AutoModelForSeq2SeqLM",
+    "MTModel": "AutoModelForSeq2SeqLM",
+}
+"""End of a model class's name -> the `AutoModelFor*` that loads it."""
+
+
+def auto_class(name: str) -> str:
+    """The `AutoModelFor*` that loads a model class of this name.
+
+    Raises:
+        ValueError: none does.
+    """
+    return AUTO_CLASSES[head_in(name)]
+
+
+def head_in(name: str) -> str:
+    """The end of a class's name that says what its head is: a key of `AUTO_CLASSES`.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    for suffix in sorted(AUTO_CLASSES, key=len, reverse=True):
+        if name.endswith(suffix):
+            return suffix
+    raise ValueError(f"no class of transformers for {', '.join(AUTO_CLASSES)} is named {name!r}")
