@@ -154,7 +154,13 @@ OTHER_HEADS = {
     for which in (one.values[0] for one in CLASSIFIERS)
     for auto in ("AutoModelForTokenClassification", "AutoModelForQuestionAnswering", "AutoModel")
     if {"ForSequenceClassification", "ForTokenClassification"} <= {*ARCHITECTURES.all()[which[0]].heads}
+} | {
+    f"{kind}-Model-{AUTO_CLASSES[head]}": ((kind, "Model", 0), AUTO_CLASSES[head])
+    for kind, family in ARCHITECTURES.all().items()
+    for head in family.heads
+    if head != "Model"
 }
+OF_LABELS = ("AutoModelForSequenceClassification", "AutoModelForTokenClassification")
 HEADED_WAYS = ("load", "auto", "trusted", "encoder", "trusted-encoder", "neither")
 
 
@@ -164,8 +170,8 @@ def with_other_heads(tmp_path_factory):
     root = tmp_path_factory.mktemp("heads")
     listed = []
     for name, (which, auto) in OTHER_HEADS.items():
-        save(small(which, "ffn", "qk", "vo", "head"), root / "first")
-        labels = {} if auto == "AutoModel" or "Question" in auto else {"num_labels": 5}
+        save(small(which, "ffn", "vo", "head"), root / "first")
+        labels = {"num_labels": 5} if auto in OF_LABELS else {}
         model = getattr(transformers, auto).from_pretrained(root / "first", **labels, ignore_mismatched_sizes=True)
         model.eval().save_pretrained(root / name)
         listed.append(recorded(model, root / name) | {"auto": auto, "ways": HEADED_WAYS, "again": False})
@@ -177,6 +183,42 @@ def with_other_heads(tmp_path_factory):
 @pytest.mark.parametrize("case", OTHER_HEADS)
 def test_a_model_that_was_given_another_head_is_loaded_bit_for_bit(with_other_heads, case, way):
     assert with_other_heads[f"{way} {case}"] == ""
+
+
+@pytest.mark.parametrize("which", [(kind, "Model", 0) for kind in ARCHITECTURES.all()])
+def test_a_new_head_has_the_encoder_that_was_saved_alone(which, tmp_path):
+    head = next(head for head in ARCHITECTURES.all()[which[0]].heads if head != "Model")
+    model = small(which, "ffn", "vo")
+    save(model, tmp_path / "encoder")
+    headed = getattr(transformers, AUTO_CLASSES[head]).from_pretrained(tmp_path / "encoder")
+    state, below = model.state_dict(), headed.base_model.state_dict()
+    same = [name for name in state if name in below and torch.equal(state[name], below[name])]
+    assert all(name in same or name.startswith("pooler.") for name in state)
+    headed.save_pretrained(tmp_path / "headed")
+    again = transformers.AutoModel.from_pretrained(tmp_path / "headed").state_dict()
+    assert all(torch.equal(again[name], below[name]) for name in again)
+
+
+@pytest.mark.parametrize(
+    ("which", "auto", "units", "rank", "part"),
+    [
+        (("bert", "Model", 0), "AutoModelForSequenceClassification", ("hidden",), None, "a new head reads 32 dims"),
+        (("t5", "Model", 0), "AutoModelForSeq2SeqLM", ("hidden",), None, "a new head reads 32 dims"),
+        (("llama", "Model", 0), "AutoModelForCausalLM", ("ffn",), 5, "a new head of words does not share factorised"),
+        (
+            ("bert", "ForSequenceClassification", 0),
+            "AutoModelForTokenClassification",
+            ("hidden",),
+            None,
+            "reads 32 dims",
+        ),
+    ],
+)
+def test_a_new_head_that_does_not_fit_is_refused_in_one_sentence(which, auto, units, rank, part, tmp_path):
+    save(small(which, *units, embedding_rank=rank), tmp_path / "model")
+    with pytest.raises(ValueError, match=f"{part}.*: give the dense model its head first, as [A-Z]") as refusal:
+        getattr(transformers, auto).from_pretrained(tmp_path / "model")
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("auto", ["AutoModelForTokenClassification", "AutoModel"])

@@ -130,6 +130,11 @@ class Structure:
     quantised: Mapping[str, str] = field(default_factory=dict)
     shared: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def modules(self) -> set[str]:
+        """The names of all modules that it is about."""
+        return {path for part in fields(self) for path in getattr(self, part.name)}
+
     def under(self, prefix: str, modules: Container[str]) -> Structure:
         """The part that concerns the model under a prefix, whose modules are named without it."""
         parts = {}
@@ -137,6 +142,15 @@ class Structure:
             named = {path.removeprefix(prefix): entry for path, entry in getattr(self, part.name).items()}
             parts[part.name] = {path: entry for path, entry in named.items() if path in modules}
         parts["shared"] = {path: owner.removeprefix(prefix) for path, owner in parts["shared"].items()}
+        return Structure(**parts)
+
+    def within(self, prefix: str, modules: Container[str]) -> Structure:
+        """What it is for a model that has this one under a prefix; what is not among its `modules` is left out."""
+        parts = {}
+        for part in fields(self):
+            named = {f"{prefix}{path}": entry for path, entry in getattr(self, part.name).items()}
+            parts[part.name] = {path: entry for path, entry in named.items() if path in modules}
+        parts["shared"] = {path: f"{prefix}{owner}" for path, owner in parts["shared"].items()}
         return Structure(**parts)
 
     def to_dict(self) -> dict[str, Any]:

@@ -84,6 +84,8 @@ class Pruned(_Stock):
             whole = self._saved_class()
             if whole is not None:
                 structure = self._as_encoder_of(whole, structure)
+            elif self._has_head() and (saved := _saved_name(config)) != self.stock.__name__:
+                structure = self._with_new_head(saved, structure)
             if getattr(config, POOLING, True) is False:
                 self.pooler = None
             config.secateur = structure.to_dict()
@@ -97,7 +99,7 @@ class Pruned(_Stock):
 
     def _saved_class(self) -> type[PreTrainedModel] | None:
         """The stock class with a head that the folder was saved from, where this is the class of its encoder alone."""
-        name = str((self.config.architectures or [""])[0]).removeprefix(PREFIX)
+        name = _saved_name(self.config)
         whole = getattr(transformers, name, None) if name != self.stock.__name__ else None
         is_encoder = self.base_model is self and not self.can_generate()
         return whole if is_encoder and getattr(whole, "config_class", None) is self.config_class else None
@@ -110,6 +112,32 @@ class Pruned(_Stock):
             setattr(self.config, POOLING, False)
         own = {name for name, _ in self.named_modules()}
         return structure.under(f"{self.base_model_prefix}.", own)
+
+    def _has_head(self) -> bool:
+        return self.base_model is not self or self.can_generate()
+
+    def _with_new_head(self, saved: str, structure: Structure) -> Structure:
+        """The structure for this class, whose new head has the shapes of the stock class.
+
+        Args:
+            saved: the stock class that the folder was saved from: one with another head, or the model without one.
+
+        Raises:
+            ValueError: a head of these shapes does not fit the rest of the model.
+        """
+        own, bare = {name for name, _ in self.named_modules()}, saved == _encoder_name(self.config)
+        advice = f"give the dense model its head first, as {self.stock.__name__}, and cut that"
+        if structure.norm and (bare or not structure.modules <= own):
+            width = list(structure.norm.values())[-1]
+            raise ValueError(
+                f"a new head reads {self.config.hidden_size} dims, and the model was cut to {width} of them: {advice}"
+            )
+        if not bare:
+            return structure
+        if self.get_output_embeddings() is not None and (structure.factorised or structure.quantised):
+            raise ValueError(f"a new head of words does not share factorised or int8 embeddings: {advice}")
+        vars(self.config).pop(POOLING, None)  # a head that needs a pooler has a new one
+        return structure.within("" if self.base_model is self else f"{self.base_model_prefix}.", own)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -231,13 +259,24 @@ def auto_map(stock: type[PreTrainedModel], config: PreTrainedConfig) -> dict[str
     It names that class and the one of its encoder alone. What a config says of other classes is of a model with another
     head, or of the repository that it comes from; what it says of no model, such as a tokenizer, stays.
     """
-    encoder: Any = transformers.MODEL_MAPPING.get(type(config), None)
-    named = {} if encoder is None else {"AutoModel": encoder.__name__}
+    encoder = _encoder_name(config)
+    named = {} if encoder is None else {"AutoModel": encoder}
     with suppress(ValueError):
         named[auto_class(stock.__name__)] = stock.__name__
     known = getattr(config, "auto_map", None) or {}
     others = {auto: name for auto, name in known.items() if not auto.startswith("AutoModel")}
-    return others | {auto: f"{CODE}.{PREFIX}{name.removeprefix(PREFIX)}" for auto, name in named.items()}
+    return others | {auto: f"{CODE}.{PREFIX}{name}" for auto, name in named.items()}
+
+
+def _saved_name(config: PreTrainedConfig) -> str:
+    """The name of the stock class that a folder was saved from; nothing if its config does not say."""
+    return str((config.architectures or [""])[0]).removeprefix(PREFIX)
+
+
+def _encoder_name(config: PreTrainedConfig) -> str | None:
+    """The name of a family's stock class without a head; None if there is none."""
+    encoder: Any = transformers.MODEL_MAPPING.get(type(config), None)
+    return None if encoder is None else encoder.__name__.removeprefix(PREFIX)
 
 
 def pruned(stock: type[PreTrainedModel]) -> type[Pruned]:
