@@ -221,6 +221,16 @@ def test_a_new_head_that_does_not_fit_is_refused_in_one_sentence(which, auto, un
     assert "\n" not in str(refusal.value)
 
 
+def test_another_number_of_labels_is_had_or_refused(tmp_path):
+    which = "llama", "ForSequenceClassification", 0
+    save(small(which, "ffn"), tmp_path / "whole")
+    save(small(which, "hidden"), tmp_path / "thin")
+    auto, more = transformers.AutoModelForSequenceClassification, {"num_labels": 5, "ignore_mismatched_sizes": True}
+    assert auto.from_pretrained(tmp_path / "whole", **more).score.out_features == 5
+    with pytest.raises(ValueError, match="asks for 5 outputs of score, and the model was cut with 2"):
+        auto.from_pretrained(tmp_path / "thin", **more)
+
+
 @pytest.mark.parametrize("auto", ["AutoModelForTokenClassification", "AutoModel"])
 def test_the_config_names_the_code_of_the_head_that_a_model_has(auto, tmp_path):
     save(small(("bert", "ForSequenceClassification", 0), "ffn"), tmp_path / "first")

@@ -86,6 +86,7 @@ class Pruned(_Stock):
                 structure = self._as_encoder_of(whole, structure)
             elif self._has_head() and (saved := _saved_name(config)) != self.stock.__name__:
                 structure = self._with_new_head(saved, structure)
+            self._check_outputs(structure)
             if getattr(config, POOLING, True) is False:
                 self.pooler = None
             config.secateur = structure.to_dict()
@@ -138,6 +139,22 @@ class Pruned(_Stock):
             raise ValueError(f"a new head of words does not share factorised or int8 embeddings: {advice}")
         vars(self.config).pop(POOLING, None)  # a head that needs a pooler has a new one
         return structure.within("" if self.base_model is self else f"{self.base_model_prefix}.", own)
+
+    def _check_outputs(self, structure: Structure) -> None:
+        """Refuse a head whose outputs, which are never cut, are not as many as the config asks for.
+
+        Raises:
+            ValueError: they are not.
+        """
+        below = f"{self.base_model_prefix}."
+        for path, (outputs, _) in structure.linear.items() if self.base_model is not self else ():
+            stock = dict(self.named_modules()).get(path)
+            asked = getattr(stock, "out_features", outputs)
+            if not path.startswith(below) and asked != outputs:
+                raise ValueError(
+                    f"the config asks for {asked} outputs of {path}, and the model was cut with {outputs}: its hidden "
+                    f"dims were cut too, so give the dense model {asked} first, and cut that"
+                )
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
