@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,22 @@ OWN_NUMBERS = {
     "secateur.safetensors": [2],
 }
 """File -> its version, where that is not 1."""
+OF_EVERY_VERSION = (
+    "recipe.yaml",
+    "versions.json",
+    "seconds.json",
+    "memory.json",
+    "cut_at.json",
+    "verified.json",
+    "log.jsonl",
+    "pruned.jsonl",
+    "cache/*/about.json",
+    "cut/plan.json",
+    "terms.safetensors",
+    "moments/model.safetensors",
+    "recover/*/secateur.safetensors",
+)
+"""Files of an interrupted run that it reads when it goes on."""
 
 
 class Interrupt(TrainerCallback):
@@ -103,6 +120,20 @@ def test_every_file_of_a_finished_run_names_its_version(interrupted, values, tmp
     assert {"log.jsonl", "pruned.jsonl", "plan.json", "config.json"} <= names
 
 
+def test_an_interrupted_run_does_not_go_on_with_other_data(interrupted, values, tmp_path):
+    folder = shutil.copytree(interrupted["recover"], tmp_path / "run")
+    (folder / "data.json").write_text(json.dumps({"version": 1, "fingerprint": "0123456789ab"}))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(
+        UserError, match=r"the data has changed since the run in .* began \(fingerprint 0123456789ab, now"
+    ):
+        pipeline.run(recipe.make(values), folder)
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    (folder / "data.json").unlink()  # as of an older version
+    report = pipeline.run(recipe.make(values), folder)
+    assert json.loads((folder / "data.json").read_text())["fingerprint"] == report.data
+
+
 def made_later(path):
     """Gives a file the version 99."""
     if path.suffix == ".safetensors":
@@ -116,26 +147,10 @@ def made_later(path):
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "recipe.yaml",
-        "versions.json",
-        "seconds.json",
-        "memory.json",
-        "cut_at.json",
-        "verified.json",
-        "log.jsonl",
-        "pruned.jsonl",
-        "cache/*/about.json",
-        "cut/plan.json",
-        "terms.safetensors",
-        "moments/model.safetensors",
-        "recover/*/secateur.safetensors",
-    ],
+    ("origin", "name"), [*product(("this version", "0.1.0"), OF_EVERY_VERSION), ("this version", "data.json")]
 )
-@pytest.mark.parametrize("origin", ["this version", "0.1.0"])
 def test_a_file_of_a_later_version_stops_a_run_that_would_continue(
-    interrupted, values, tmp_path, monkeypatch, name, origin
+    interrupted, values, tmp_path, monkeypatch, origin, name
 ):
     if origin == "0.1.0":
         shutil.copytree(FIXTURES, tmp_path / "world")
