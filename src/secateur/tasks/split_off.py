@@ -45,7 +45,7 @@ def split_off(rows: Dataset, label: str | None, share: float, seed: int, stratif
     order = np.random.default_rng(seed).permutation(groups)
     count = min(max(1, round(share * groups)), groups - 1)
     if label is None or not stratified:
-        chosen = order[:count]
+        chosen = _spread(order, count)
     elif isinstance((values := rows[label][:])[0], float):
         chosen = _spread(order[np.argsort(np.array(values)[_first(group_of)][order], kind="stable")], count)
     else:
@@ -97,11 +97,11 @@ def _of_classes(order: Groups, labels: Sequence[tuple[Any, ...]], count: int) ->
             free.append(group)
         seen.update(labels[group])
     if not free:  # every label occurs once
-        return order[:count]
+        return _spread(order, count)
     by_class: dict[Any, list[int]] = {}
     for group in free:
         by_class.setdefault(labels[group], []).append(group)
-    chosen = _spread(np.array([group for name in sorted(by_class, key=str) for group in by_class[name]]), count)
+    chosen = _spread(np.array([group for name in sorted(by_class, key=_texts) for group in by_class[name]]), count)
     if len(by_class) > count:
         return chosen
     missing = [own[0] for own in by_class.values() if not np.isin(own, chosen).any()]
@@ -111,4 +111,8 @@ def _of_classes(order: Groups, labels: Sequence[tuple[Any, ...]], count: int) ->
 def _spread(groups: Groups, count: int) -> Groups:
     """That many of them at equal distances; all if there are fewer."""
     count = min(count, len(groups))
-    return groups[(2 * np.arange(count) + 1) * len(groups) // (2 * count)]
+    return groups[np.arange(count) * len(groups) // count]
+
+
+def _texts(labels: tuple[Any, ...]) -> list[str]:
+    return [str(label) for label in labels]
