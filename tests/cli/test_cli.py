@@ -641,7 +641,7 @@ def test_a_folder_that_cannot_be_written_is_refused(secateur, world, tmp_path):
     file = write_rows(tmp_path / "file", "a letter")
     words = (world / "classifier", "--output", file / "out")
     assert refused(secateur("prune", *words, "--data", world / "data.csv", *SHORT), "cannot write", str(file))
-    assert refused(secateur("cut", *words), "cannot write", str(file))
+    assert refused(secateur("cut", *words), "cannot be written", str(file))
     assert file.read_text() == "a letter\n"
 
 

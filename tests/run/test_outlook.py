@@ -108,15 +108,15 @@ def test_nothing_is_written_and_mistakes_are_refused_as_by_the_run(world):
 
 
 @pytest.mark.parametrize(
-    ("write", "task", "labels"),
-    [(write_sentences, "tokens", "ner_tags, 5 labels: O, B-book"), (write_questions, "questions", None)],
+    ("write", "task", "labels", "rows"),
+    [(write_sentences, "tokens", "ner_tags, 5 labels: O, B-book", 35), (write_questions, "questions", None, 36)],
 )
-def test_every_task_describes_its_data(world, tmp_path, write, task, labels):
+def test_every_task_describes_its_data(world, tmp_path, write, task, labels, rows):
     changed = {"data": write(tmp_path / "rows.jsonl"), "data.task": task}
     said = lines(world, **changed)
     windows = "% of the training texts are longer than 24 tokens and are divided into windows"
     assert said["lengths"].endswith(windows if task == "questions" else "at which longer texts are truncated")
-    assert said.get("labels", "").startswith(labels or "") and said["rows"].startswith("36 for training")
+    assert said.get("labels", "").startswith(labels or "") and said["rows"].startswith(f"{rows} for training")
 
 
 def test_a_finished_run_has_nothing_left_to_do(world, tmp_path):

@@ -122,16 +122,16 @@ def test_every_file_of_a_finished_run_names_its_version(interrupted, values, tmp
 
 def test_an_interrupted_run_does_not_go_on_with_other_data(interrupted, values, tmp_path):
     folder = shutil.copytree(interrupted["recover"], tmp_path / "run")
-    (folder / "data.json").write_text(json.dumps({"version": 1, "fingerprint": "0123456789ab"}))
+    (folder / "fingerprint.json").write_text(json.dumps({"version": 1, "fingerprint": "0123456789ab"}))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with pytest.raises(
         UserError, match=r"the data has changed since the run in .* began \(fingerprint 0123456789ab, now"
     ):
         pipeline.run(recipe.make(values), folder)
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    (folder / "data.json").unlink()  # as of an older version
+    (folder / "fingerprint.json").unlink()  # as of an older version
     report = pipeline.run(recipe.make(values), folder)
-    assert json.loads((folder / "data.json").read_text())["fingerprint"] == report.data
+    assert json.loads((folder / "fingerprint.json").read_text())["fingerprint"] == report.data
 
 
 def made_later(path):
@@ -147,7 +147,7 @@ def made_later(path):
 
 
 @pytest.mark.parametrize(
-    ("origin", "name"), [*product(("this version", "0.1.0"), OF_EVERY_VERSION), ("this version", "data.json")]
+    ("origin", "name"), [*product(("this version", "0.1.0"), OF_EVERY_VERSION), ("this version", "fingerprint.json")]
 )
 def test_a_file_of_a_later_version_stops_a_run_that_would_continue(
     interrupted, values, tmp_path, monkeypatch, origin, name

@@ -1,12 +1,12 @@
-"""RUN/data.json: the fingerprint of the data with which a run began, so that it does not go on with others."""
+"""RUN/fingerprint.json: the fingerprint of the data with which a run began, so that it does not go on with others."""
 
 from __future__ import annotations
 
 from secateur.run.context import Context
-from secateur.run.records import DATA, FORMAT
+from secateur.run.records import FINGERPRINT, FORMAT
 from secateur.system.errors import UserError
 
-FINGERPRINT = "fingerprint"
+KEY = "fingerprint"
 
 
 def check(context: Context) -> None:
@@ -15,7 +15,7 @@ def check(context: Context) -> None:
     Raises:
         UserError: a row, a label or the order of rows has changed, or other rows are split off for validation.
     """
-    begun = FORMAT.read_if_any(context.folder / DATA).get(FINGERPRINT)
+    begun = FORMAT.read_if_any(context.folder / FINGERPRINT).get(KEY)
     if begun is not None and begun != (now := context.data.task_as_read.fingerprint()):
         raise UserError(
             f"the data has changed since the run in {context.folder} began (fingerprint {begun}, now {now}): restore "
@@ -25,6 +25,6 @@ def check(context: Context) -> None:
 
 def record(context: Context) -> None:
     """Write the fingerprint of the data of a run that begins."""
-    path = context.folder / DATA
+    path = context.folder / FINGERPRINT
     if not path.is_file():
-        FORMAT.write(path, {FINGERPRINT: context.data.task_as_read.fingerprint()})
+        FORMAT.write(path, {KEY: context.data.task_as_read.fingerprint()})

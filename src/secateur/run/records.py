@@ -1,7 +1,7 @@
 """The small JSON files in which a run records what its later stages and its report need.
 
 RUN/versions.json    libraries and machine
-RUN/data.json        the fingerprint of the data
+RUN/fingerprint.json the fingerprint of the data
 RUN/seconds.json     stage -> seconds
 RUN/memory.json      stage -> peak in bytes, by kind of memory; "run" is the peak over all stages and between them
 RUN/length.json      the steps that were decided, if the recipe gives minutes
@@ -22,7 +22,7 @@ from pathlib import Path
 from secateur.report import run_log
 from secateur.system.file_format import FileFormat
 
-VERSIONS, DATA, SECONDS, MEMORY = "versions.json", "data.json", "seconds.json", "memory.json"
+VERSIONS, FINGERPRINT, SECONDS, MEMORY = "versions.json", "fingerprint.json", "seconds.json", "memory.json"
 LENGTH, OUTPUTS, TEACHER = "length.json", "outputs.json", "teacher.json"
 DENSITY, DEPTH, RAMP, BASELINES = "density.json", "depth.json", "ramp.json", "baselines.json"
 CUT_AT, VERIFIED = "cut_at.json", "verified.json"
@@ -37,6 +37,6 @@ def check(folder: Path) -> None:
         UserError: one is damaged, or a later version of secateur wrote it.
     """
     stages = (LENGTH, OUTPUTS, TEACHER, DENSITY, DEPTH, RAMP, BASELINES, CUT_AT, VERIFIED)
-    for name in (VERSIONS, DATA, SECONDS, MEMORY, *stages):
+    for name in (VERSIONS, FINGERPRINT, SECONDS, MEMORY, *stages):
         FORMAT.read_if_any(folder / name)
     run_log.check(folder)
