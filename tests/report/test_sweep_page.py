@@ -74,7 +74,9 @@ def test_the_page_shows_the_front_the_importance_and_how_to_repeat():
     titles = [ElementTree.fromstring(svg).find("{*}title").text for svg in pictures]
     assert titles == ["accuracy, held out against speed-up, 8 x 128", "What accuracy, held out depends on"]
     assert "On the Pareto front: trial 1, trial 0." in page
-    assert command(TRIALS[6]).split()[3] == "trials/0000/recipe.yaml", "of a repeated trial the run is the first one"
+    assert command(TRIALS[6], "a/b").split()[3] == "a/b/trials/0000/recipe.yaml", (
+        "of a repeated trial the run is the first one"
+    )
     assert command(TRIALS[1]) in Reader(page).text
     assert "<b>" not in page
     three = replace(

@@ -145,6 +145,14 @@ def test_a_target_that_cannot_be_reached_is_refused_before_anything_is_written(f
     assert not (tmp_path / "out").exists()
 
 
+def test_an_objective_of_a_time_without_a_shape_is_refused_before_anything_is_written(file, tmp_path):
+    values = yaml.safe_load(file.read_text())
+    values["measurement.shapes"], values["sweep"]["objectives"] = [], ["score", "speedup"]
+    (tmp_path / "untimed.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    refused(tmp_path / "untimed.yaml", tmp_path / "out", "the objective speedup is: give measurement.shapes")
+    assert not (tmp_path / "out").exists()
+
+
 def test_another_sweep_and_other_folders_are_refused(file, swept, tmp_path):
     refused(file, swept[0], "holds another sweep (it differs in training.epochs)", overrides={"training.epochs": 2})
     (tmp_path / "mine.txt").write_text("mine")

@@ -167,9 +167,30 @@ def test_a_trial_that_runs_elsewhere_is_left_alone_and_waited_for(tmp_path, monk
     assert waits == [[RUNNING, FINISHED]]
 
 
+def test_a_trial_that_is_interrupted_many_times_goes_on(tmp_path):
+    for _ in range(ATTEMPTS + 2):
+        interrupted(opened(tmp_path))
+    study = opened(tmp_path)
+    seen = worked(study, density, 2)
+    assert (len(seen), seen[0].number) == (2, 0)
+    assert [trial.state for trial in study.trials()] == [FINISHED, FINISHED]
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
+def test_another_seed_has_other_trials(tmp_path, sampler):
+    values = []
+    for seed in range(3):
+        wide = {"target.density": {"low": 0.05, "high": 0.95}}
+        own = opened(tmp_path, wide, f"of seed {seed}", sampler=sampler, seed=seed)
+        values += [asked.point["target.density"] for asked in worked(own, density, 4)]
+    assert len({*values}) == len(values)
+
+
 def test_a_trial_that_kills_its_worker_each_time_is_given_up(tmp_path):
     for _ in range(ATTEMPTS):
-        interrupted(opened(tmp_path))
+        study = opened(tmp_path)
+        study._fail_stale()
+        killed(study, tmp_path)
     study = opened(tmp_path)
     worked(study, density, 2)
     first, second = study.trials()

@@ -79,5 +79,5 @@ def _show(result: SweepResult, folder: Path, as_json: bool) -> None:
         return
     show_table(*sweep_text.table(result), sweep_text.title(result))
     show_notes(sweep_text.notes(result))
-    show_lines("", f"The page is {folder / PAGE}. To repeat the best, in {folder}:", "")
-    show_lines(*(f"    {sweep_text.command(trial)}" for trial in result.best))
+    show_lines("", f"The page is {folder / PAGE}. To repeat the best:", "")
+    show_lines(*(f"    {sweep_text.command(trial, folder.as_posix())}" for trial in result.best))

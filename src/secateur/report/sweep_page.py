@@ -48,7 +48,8 @@ def _best(result: SweepResult) -> list[html.Content]:
         html.KeyNumbers(numbers),
         html.DataTable("Values of the best trials", ["trial", *map(short_key, keys)], rows),
         html.Text(
-            "To repeat them with the rows that were held out among the training rows, in the folder of the sweep:"
+            "To repeat them with the rows that were held out among the training rows, where the sweep was started "
+            "(SWEEP is its folder):"
         ),
         html.Preformatted(lines),
     ]

@@ -89,7 +89,11 @@ def notes(result: SweepResult) -> list[str]:
     )
 
 
-def command(trial: SweepTrial) -> str:
-    """The command that repeats a trial, in the folder of the sweep; the rows to tune by are learned from then."""
-    recipe = f"trials/{trial.name}/recipe.yaml"
-    return f"secateur prune --recipe {recipe} --set data.tuning_rows=0 --output best-{trial.name}"
+def command(trial: SweepTrial, folder: str = "SWEEP") -> str:
+    """The command that repeats a trial where the sweep was started; the rows to tune by are learned from then.
+
+    Args:
+        folder: of the sweep, seen from there.
+    """
+    recipe = f"{folder}/trials/{trial.name}/recipe.yaml"
+    return f"secateur prune --recipe {recipe} --set data.tuning_rows=0 --output {folder}/best-{trial.name}"

@@ -13,6 +13,7 @@ from secateur.run.models import base_model, shaped
 from secateur.run.recipe import Recipe
 from secateur.run.stages import check as stage
 from secateur.run.sweep.block import Point, Sweep, in_trial, recipes_to_check
+from secateur.run.sweep.objectives import OBJECTIVES
 from secateur.run.target import latency_table
 from secateur.run.vocabulary_data import data_of
 from secateur.system import processes
@@ -50,6 +51,9 @@ def check(sweep: Sweep, folder: Path) -> Context:
     """
     recipes = list(recipes_to_check(sweep))
     (first_point, first), *others = _differing(recipes)
+    timed = [name for name in sweep.block.objectives if OBJECTIVES[name].timed]
+    if timed and not first.measurement.shapes:
+        raise UserError(f"no shape is measured, of which the objective {timed[0]} is: give measurement.shapes")
     context = Context(first, folder / "check", data_of(first), shared=folder)
     try:
         stage.check(context)

@@ -21,10 +21,12 @@ class Objective:
     Attributes:
         less: whether less is better; None where the metric says it.
         of: the report of a run -> the number; None if the run did not measure it.
+        timed: whether it is of a shape that the run measures.
     """
 
     less: bool | None
     of: Callable[[Report], float | None]
+    timed: bool = False
 
 
 def tuned_score(report: Report) -> float:
@@ -40,8 +42,8 @@ def _measured(report: Report, name: str) -> float | None:
 
 OBJECTIVES: Mapping[str, Objective] = {
     SCORE: Objective(None, tuned_score),
-    "speedup": Objective(False, lambda report: _measured(report, "speed_up")),
-    "ms": Objective(True, lambda report: _measured(report, "latency_ms")),
+    "speedup": Objective(False, lambda report: _measured(report, "speed_up"), timed=True),
+    "ms": Objective(True, lambda report: _measured(report, "latency_ms"), timed=True),
     "mb": Objective(True, lambda report: report.weight_bytes["model"] / MEGABYTE),
     "parameters": Objective(True, lambda report: float(report.parameters["model"])),
 }

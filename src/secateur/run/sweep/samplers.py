@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
@@ -37,14 +38,14 @@ def sampler_of(sweep: Sweep, place: Callable[[Study, int], int]) -> BaseSampler:
 
 
 class Seeded(BaseSampler):
-    """A sampler that begins anew for each trial, with a seed of that trial."""
+    """A sampler that begins anew for each trial, with a seed of its own: of no other trial, and of no other sweep's."""
 
     def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
         self.make, self.seed = make, seed
         self.inner = make(seed)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        self.inner = self.make(self.seed + trial.number)
+        self.inner = self.make(int(np.random.SeedSequence([self.seed, trial.number]).generate_state(1)[0]))
         self.inner.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:

@@ -172,7 +172,7 @@ class SweepStudy:
                 failures.append(error)
                 raise
             except KeyboardInterrupt:
-                self._again(self.study, trial.study.get_trials(deepcopy=False)[trial.number])
+                _enqueue(self.study, trial.study.get_trials(deepcopy=False)[trial.number], attempts=0)
                 raise
             failures.clear()
             trial.set_user_attr(RESULT, dict(result))
@@ -202,11 +202,9 @@ class SweepStudy:
 
     @staticmethod
     def _again(study: optuna.Study, trial: FrozenTrial) -> None:
-        """Add a trial in the place of one that was interrupted; by it the run in the same folder goes on."""
-        attempt = trial.user_attrs.get(ATTEMPT, 1)
-        if attempt < ATTEMPTS:
-            first = trial.user_attrs.get(FIRST, trial.number)
-            study.enqueue_trial(trial.params, user_attrs={FIRST: first, ATTEMPT: attempt + 1})
+        """Add a trial in the place of one whose worker was killed, unless that has happened too often."""
+        if trial.user_attrs.get(ATTEMPT, 1) < ATTEMPTS:
+            _enqueue(study, trial, attempts=1)
 
     # Results
 
@@ -301,3 +299,13 @@ def _suggested(trial: optuna.Trial, one: Dimension) -> Any:
     if one.whole:
         return trial.suggest_int(one.key, int(one.low), int(one.high), step=int(one.step or 1), log=one.log)
     return trial.suggest_float(one.key, one.low, one.high, step=one.step, log=one.log)
+
+
+def _enqueue(study: optuna.Study, trial: FrozenTrial, attempts: int) -> None:
+    """Add a trial in the place of one that ended early; by it the run in the same folder goes on.
+
+    Args:
+        attempts: by how many it has more of them.
+    """
+    first, attempt = trial.user_attrs.get(FIRST, trial.number), trial.user_attrs.get(ATTEMPT, 1)
+    study.enqueue_trial(trial.params, user_attrs={FIRST: first, ATTEMPT: attempt + attempts})
