@@ -58,12 +58,12 @@ def compare_runs(
     """What `secateur compare` does; the options are described where it is declared."""
     if (shape or threads) and not measure:
         raise UserError("--shape and --threads are of a measurement made now: give --measure with them")
+    shapes = [batch_and_tokens(text) for text in shape or SHAPES]
     finished = read(runs)
     _make_folder(output, "compare")
+    others = score_models(against or [], finished, data)
     if baselines:
         finished = with_baselines(finished, data)
-    others = score_models(against or [], finished, data)
-    shapes = [batch_and_tokens(text) for text in shape or SHAPES]
     times = measure_models(finished, others, shapes, repeats=repeats, threads=threads) if measure else None
     comparison = compare(finished, others, times, baselines=baselines)
     values = comparison_text.to_dict(comparison)

@@ -29,6 +29,7 @@ from secateur.structure.groups import Group, kinds_of
 from secateur.structure.plan import Plan
 from secateur.structure.space import UnitSpace
 from secateur.surgery.cut import cut
+from secateur.system.errors import UserError
 
 FRACTIONS = {"heads": (4, 2, 1), "sharing": (4, 2, 1), "qk": (4, 2, 1), "vo": (4, 2, 1), "ffn": (16, 4, 2, 1)}
 OF_STREAM = (2, 1)
@@ -67,8 +68,11 @@ def measure_latency(
         timer: in place of `bench.measure`, which otherwise gets these and `protocol` (threads, runtime, dtype).
 
     Raises:
-        UserError: tiles are no units of a latency, the model has no such part, or `bench.measure` refuses the protocol.
+        UserError: tiles are no units of a latency, the model has no such part, the dtype is one of autocast, which a
+            table does not record, or `bench.measure` refuses the protocol.
     """
+    if isinstance(protocol.get("dtype"), torch.dtype):
+        raise UserError(f"a latency table is of a dtype by its name, such as 'bf16', got {protocol['dtype']}: name it")
     call: dict[str, Any] = {
         "batch": batch,
         "tokens": tokens_read([model], tokens),

@@ -181,7 +181,9 @@ def _importance_by(model: PreTrainedModel, space: Space, by: str, batches: Seque
     if isinstance(method, Calibrated):
         method.calibrate(batches)
     if method.listens_to or method.param_groups():
-        raise UserError(f"{by!r} chooses units by training: use {GRADIENT}, or magnitude")
+        raise UserError(
+            f"{by!r} learns from gradients of a training, which a sensitivity does not do: use {GRADIENT}, or magnitude"
+        )
     return method.scores()
 
 
