@@ -76,7 +76,7 @@ def test_all_trials_share_one_teacher_and_its_folder_is_tidy(swept):
         "sweep.yaml",
         "trials",
     }
-    beside = {"teacher", "teacher.json", "log.jsonl", "seconds.json", "memory.json"}
+    beside = {"teacher", "teacher.json", "fingerprint.json", "log.jsonl", "seconds.json", "memory.json"}
     assert {path.name for path in (folder / "trials").iterdir()} == {"0000", "0001", *beside}
 
 
@@ -109,7 +109,7 @@ def test_the_page_has_every_trial_and_the_command_of_the_best(swept):
     assert "trials by score and mb" in found.text
     for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
         ElementTree.fromstring(svg)
-    assert f"secateur prune --recipe trials/{result.best[0].name}/recipe.yaml" in page
+    assert f"secateur prune --recipe SWEEP/trials/{result.best[0].name}/recipe.yaml" in page
     assert str(folder.parent) not in page, "no page names a folder of the machine"
 
 
@@ -151,6 +151,14 @@ def test_an_objective_of_a_time_without_a_shape_is_refused_before_anything_is_wr
     (tmp_path / "untimed.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     refused(tmp_path / "untimed.yaml", tmp_path / "out", "the objective speedup is: give measurement.shapes")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_does_not_go_on_with_other_data(file, swept, tmp_path):
+    begun = swept[0] / "trials" / "fingerprint.json"
+    known = begun.read_text()
+    begun.write_text(json.dumps(json.loads(known) | {"data": "0123456789ab"}))
+    refused(file, swept[0], "the data changed since the run in", "began: restore what it began with")
+    begun.write_text(known)
 
 
 def test_another_sweep_and_other_folders_are_refused(file, swept, tmp_path):

@@ -123,7 +123,7 @@ def test_texts_that_changed_since_the_cut_are_refused(world, monkeypatch):
         patched.setattr("secateur.run.stages.recover.train", interrupted)
         pipeline.run(run, folder)
     own.write_text(own.read_text().replace("dull", "bad"))
-    with pytest.raises(UserError, match="the data has changed since the run"):
+    with pytest.raises(UserError, match="the data changed since the run"):
         pipeline.run(run, folder)
     (folder / "fingerprint.json").unlink()  # as of an older version
     with pytest.raises(UserError, match=r"other pieces than the cut model in .*cut: start a new run"):

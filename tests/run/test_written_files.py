@@ -120,18 +120,19 @@ def test_every_file_of_a_finished_run_names_its_version(interrupted, values, tmp
     assert {"log.jsonl", "pruned.jsonl", "plan.json", "config.json"} <= names
 
 
-def test_an_interrupted_run_does_not_go_on_with_other_data(interrupted, values, tmp_path):
+@pytest.mark.parametrize(("key", "what"), [("data", "the data"), ("model", "the weights of the model")])
+def test_an_interrupted_run_does_not_go_on_with_other_data_or_weights(interrupted, values, tmp_path, key, what):
     folder = shutil.copytree(interrupted["recover"], tmp_path / "run")
-    (folder / "fingerprint.json").write_text(json.dumps({"version": 1, "fingerprint": "0123456789ab"}))
+    begun = json.loads((folder / "fingerprint.json").read_text())
+    (folder / "fingerprint.json").write_text(json.dumps(begun | {key: "0123456789ab"}))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with pytest.raises(
-        UserError, match=r"the data has changed since the run in .* began \(fingerprint 0123456789ab, now"
-    ):
+    with pytest.raises(UserError, match=f"^{what} changed since the run in .* began: restore what it began with"):
         pipeline.run(recipe.make(values), folder)
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     (folder / "fingerprint.json").unlink()  # as of an older version
     report = pipeline.run(recipe.make(values), folder)
-    assert json.loads((folder / "fingerprint.json").read_text())["fingerprint"] == report.data
+    written = json.loads((folder / "fingerprint.json").read_text())
+    assert (written["data"], written) == (report.data, begun)
 
 
 def made_later(path):

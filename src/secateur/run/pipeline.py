@@ -29,7 +29,7 @@ from transformers import TrainerCallback
 
 from secateur.budget.latency import LatencyTable
 from secateur.report.report import Report
-from secateur.run import data_record, output_cache, run_length
+from secateur.run import begun_with, output_cache, run_length
 from secateur.run.context import Context
 from secateur.run.distillation import remove_state
 from secateur.run.expected_stage import StageWatch
@@ -146,7 +146,7 @@ def begin(context: Context, table: LatencyTable | None) -> None:
     def work() -> None:
         claim(context.folder, context.recipe)
         if not context.finished:
-            data_record.record(context)
+            begun_with.record(context)
         if table is not None:
             table.save(context.folder / TABLE)
 

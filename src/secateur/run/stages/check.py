@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from secateur.budget.latency import LatencyTable
 from secateur.measure.random_inputs import check_models
 from secateur.methods.method import Method
-from secateur.run import data_record, records
+from secateur.run import begun_with, records
 from secateur.run.context import Context
 from secateur.run.loss_check import check_loss
 from secateur.run.models import base_model, named_teacher, shaped
@@ -52,7 +52,7 @@ def check(context: Context) -> LatencyTable | None:
     if Path(recipe.model).is_dir():
         read_config(Path(recipe.model))
     context.data.check()
-    processes.on_main(partial(data_record.check, context))
+    processes.on_main(partial(begun_with.check, context))
     model, teacher = _check_whole(context.whole)
     return processes.where_whole(partial(_check_student, context, model, teacher))
 

@@ -12,6 +12,7 @@ from typing import Any
 from secateur.report.names import shown
 from secateur.report.sweep import FAILED, FINISHED, RUNNING, STOPPED, SweepResult, SweepTrial
 from secateur.report.sweep_text import value_text
+from secateur.run import begun_with
 from secateur.run.context import Context
 from secateur.run.stages import teacher
 from secateur.run.sweep import folder as files
@@ -62,10 +63,13 @@ class Worker:
         context = check(sweep, folder / files.TRIALS)
         less = list(_directions(sweep, context).values())
         total = min(trials, len(sweep.grid)) if sweep.block.sampler == "grid" else trials
+        all_trials = replace(context, folder=folder / files.TRIALS)
+        begun_with.check(all_trials)
         with files.locked(folder):
             files.claim(folder, sweep)
+            begun_with.record(all_trials)
             study = SweepStudy(storage or sqlite_url(folder / files.STUDY), name or folder.resolve().name, sweep, less)
-            _prepare_teacher(replace(context, folder=folder / files.TRIALS))
+            _prepare_teacher(all_trials)
         return cls(sweep, folder, study, context, total)
 
     def work(self) -> SweepResult:

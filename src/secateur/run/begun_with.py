@@ -1,0 +1,61 @@
+"""RUN/fingerprint.json: the data and the weights with which a run began, so that it does not go on with others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from secateur.run.context import Context
+from secateur.run.records import FINGERPRINT, FORMAT
+from secateur.surgery.model_files import WEIGHTS
+from secateur.surgery.opening import model_folder
+from secateur.system.errors import UserError
+from secateur.system.files import fingerprint
+
+NAMES = {"data": "the data", "model": "the weights of the model", "teacher": "the weights of the teacher"}
+"""Key of a fingerprint -> of what it is."""
+CHUNK = 2**24
+
+
+def check(context: Context) -> None:
+    """Check that an interrupted run has what it began with, of which a run of an older version has no record.
+
+    Raises:
+        UserError: a row, a label or the order of rows has changed, or other rows are split off for validation, or a
+            folder has other weights.
+    """
+    begun = FORMAT.read_if_any(context.folder / FINGERPRINT)
+    now = _fingerprints(context) if begun else {}
+    changed = [what for name, what in NAMES.items() if begun.get(name) != now.get(name)]
+    if changed:
+        raise UserError(
+            f"{' and '.join(changed)} changed since the run in {context.folder} began: restore what it began with to "
+            "go on, or choose another output folder"
+        )
+
+
+def record(context: Context) -> None:
+    """Write the fingerprints of a run that begins."""
+    path = context.folder / FINGERPRINT
+    if not path.is_file():
+        FORMAT.write(path, _fingerprints(context))
+
+
+def _fingerprints(context: Context) -> dict[str, str | None]:
+    """By the keys of `NAMES`; None for a model that is not named, or on the hub."""
+    recipe = context.recipe
+    weights = {"model": _of_weights(recipe.model), "teacher": _of_weights(recipe.teacher)}
+    return {"data": context.data.task_as_read.fingerprint(), **weights}
+
+
+def _of_weights(place: str | None) -> str | None:
+    folder = None if place is None else model_folder(place)
+    return None if folder is None or not folder.is_dir() else fingerprint(_bytes_of_weights(folder))
+
+
+def _bytes_of_weights(folder: Path) -> Iterator[str | bytes]:
+    for path in sorted(path for path in folder.iterdir() if WEIGHTS.fullmatch(path.name)):
+        yield path.name
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                yield chunk
