@@ -137,6 +137,7 @@ def test_what_is_timed_is_what_a_model_is_used_for(kind, head, timed, part):
 )
 def test_generations_are_timed_and_timed_again(kind, head, units):
     model = tiny(kind, head, dtype=torch.float32)
+    model.generation_config.update(num_beams=3, num_return_sequences=3)  # not read, as the beams are those of the table
     table = measure_latency(model, *units, batch=1, tokens=3, part="generation", beams=2, repeats=2)
     assert table.protocol["part"] == "generation, 2 beams" and table.protocol["repeats"] == 1
     space = Space(model, *units, budget=table)

@@ -179,6 +179,8 @@ def test_a_continuation_is_what_the_model_generates_after_the_last_tokens():
     own = Asked(model, words, 3, {"max_new_tokens": 4})
     first, again = TASKS.get("language").predictor(own, [[LONG], [LONG]])
     assert first == again == {"text": words.decode(wanted, skip_special_tokens=True)}
+    model.generation_config.update(num_beams=3, num_return_sequences=2, return_dict_in_generate=True)
+    assert TASKS.get("language").predictor(own, [[LONG]]) == [first]
     model.config.max_position_embeddings = 7  # four of them for what follows
     assert TASKS.get("language").predictor(own._replace(max_length=9), [[LONG]]) == [first]
 

@@ -281,6 +281,36 @@ def test_scores_are_those_of_texts_generated_row_by_row(kind, beams, data, made)
     assert generate(model, words, task.splits["validation"]["source"][:], **options) == alone
 
 
+@pytest.mark.parametrize(
+    "left",
+    [
+        {"num_beams": 4, "num_return_sequences": 2},
+        {"return_dict_in_generate": True},
+        {"num_beams": 4, "num_beam_groups": 2},
+        {"penalty_alpha": 0.6, "top_k": 4},
+        {"prompt_lookup_num_tokens": 2},
+    ],
+    ids=lambda left: list(left)[-1],
+)
+@pytest.mark.parametrize("beams", [1, 4])
+def test_a_source_has_one_text_whatever_search_the_generation_config_asks_for(beams, left, data, made):
+    task = Translations.from_data(data, beams=beams, max_new_tokens=6)
+    model, words = opened(task, made)
+    rows, inputs = (
+        encoded(task, "validation", words, 40),
+        words(["1 2 3", "4", "0 1"], return_tensors="pt", padding=True),
+    )
+    expected, texts = scores(model, task, rows, words), task.search(model, inputs)
+    model.generation_config.update(**left)
+    assert torch.equal(task.search(model, inputs), texts) and len(texts) == 3
+    assert scores(model, task, rows, words) == expected
+
+
+def test_another_number_of_texts_than_of_targets_is_refused(task):
+    with pytest.raises(UserError, match="expected a generated text for each of 2 targets, got 4: generate one for"):
+        task.compute_metrics(EvalPrediction(np.array(["a", "b", "c", "d"]), np.array(["a", "b"])))
+
+
 def test_rows_with_numbers_are_scored_as_those_without(task, made):
     """As those that are scored while the density decreases."""
     model, words = opened(task, made)

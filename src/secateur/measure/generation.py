@@ -14,6 +14,7 @@ from secateur.deploy.graph import is_encoder_decoder, with_target
 from secateur.measure.timing import Call
 from secateur.structure.positions import positions
 from secateur.system.errors import UserError
+from secateur.tasks.generation import ONE_TEXT
 
 WHOLE, GENERATION = "whole", "generation"
 OF_ENCODER_DECODERS = ("encoding", "decoding")
@@ -116,4 +117,5 @@ def _generate(model: Any, tokens: int, beams: int, inputs: Mapping[str, Any]) ->
         min_new_tokens=tokens,
         max_new_tokens=tokens,
         pad_token_id=0 if padding is None else padding,  # no text ends before the others
+        **ONE_TEXT,
     )

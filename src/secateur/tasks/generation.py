@@ -20,6 +20,18 @@ from secateur.tasks.tokenizer_settings import kept_settings
 FACTOR, MORE = 1.2, 10
 """A text has at most `FACTOR` times the tokens of its source plus `MORE`, as in DSP (Li et al., TACL 2021)."""
 
+ONE_TEXT: Mapping[str, Any] = {
+    "num_return_sequences": 1,
+    "return_dict_in_generate": False,
+    "num_beam_groups": None,
+    "penalty_alpha": None,
+    "prompt_lookup_num_tokens": None,
+    "assistant_early_exit": None,
+    "dola_layers": None,
+}
+"""What `generate` is told to return one text for each source, as tokens, by the search of the caller and no other that
+the generation config of a model may ask for."""
+
 
 @dataclass(frozen=True)
 class BeamSearch:
@@ -47,7 +59,8 @@ class BeamSearch:
     def __call__(self, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
         """The tokens that a model generates, `(batch, tokens)`, padded with its padding token.
 
-        The model's generation config sets everything else (repeated n-grams, minimum length, ...).
+        There is one text for each source. What the model's generation config says of the number of texts and of another
+        search is not read; it sets everything else (repeated n-grams, minimum length, ...).
 
         Args:
             model: in evaluation mode.
@@ -60,6 +73,7 @@ class BeamSearch:
             do_sample=False,
             length_penalty=self.length_penalty,
             max_new_tokens=self.longest_text(model, inputs["input_ids"].shape[1]),
+            **ONE_TEXT,
         )
 
     def longest_text(self, model: PreTrainedModel, longest_source: int) -> int:

@@ -199,8 +199,10 @@ def _continued(asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
 
     The option `max_new_tokens` is how many tokens it has at most.
     """
+    from secateur.tasks.generation import ONE_TEXT
+
     new = int(asked.options.get("max_new_tokens", NEW_TOKENS))
-    options = {"do_sample": False, "max_new_tokens": new}
+    options = {"num_beams": 1, "do_sample": False, "max_new_tokens": new, **ONE_TEXT}
     room = most_tokens(model=asked.model)
     asked = asked.within(None if room is None else max(1, room - new))
     found, model = [], cast(Any, asked.model)

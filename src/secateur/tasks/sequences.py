@@ -231,12 +231,17 @@ class Sequences(Task):
         """`metrics` by name, of generated texts against target texts.
 
         Raises:
-            UserError: the predictions are not texts; generate them and pass what `read` returns.
+            UserError: the predictions are not texts; generate them and pass what `read` returns. Or there is another
+                number of them than of targets.
         """
         texts, targets = list(prediction.predictions), list(prediction.label_ids)
         if not all(isinstance(text, str) for text in (*texts, *targets)):
             raise UserError(
                 f"the task {self.name!r} is scored on generated texts, and these are logits: generate first"
+            )
+        if len(texts) != len(targets):
+            raise UserError(
+                f"expected a generated text for each of {len(targets)} targets, got {len(texts)}: generate one for each"
             )
         return self.score_texts(texts, targets)
 
