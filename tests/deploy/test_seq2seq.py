@@ -185,6 +185,40 @@ def test_texts_are_compared_one_by_one_whatever_else_their_batch_writes():
     assert agreement._equal(short, long, {}, 1) == agreement._equal(long, short, {}, 1) == 1
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_beams": 4, "num_return_sequences": 2},
+        {"num_beams": 4, "num_beam_groups": 2},
+        {"prompt_lookup_num_tokens": 3},
+        {"return_dict_in_generate": True},
+        {"temperature": 0.7},
+        {"length_penalty": 2.0},
+        {"stop_strings": ["a"]},
+    ],
+    ids=lambda options: list(options)[-1],
+)
+def test_any_option_of_generation_is_kept_and_none_changes_the_comparison(options, tmp_path):
+    model = tiny("marian", dtype=torch.float32)
+    model.generation_config.update(**options)
+    (found,) = export_seq2seq(model, tmp_path / "out").files
+    assert found.agreement.equal == found.agreement.texts == 20
+    generation = open_seq2seq(tmp_path / "out").generation_config
+    assert {name: getattr(generation, name) for name in options} == options
+    exported, _ = folder.verify_seq2seq(model, tmp_path / "out", "onnxruntime", "fp32")
+    assert {name: getattr(exported.generation_config, name) for name in options} == options
+
+
+@pytest.mark.parametrize("option", [{"num_return_sequences": 2}, {"early_stopping": "soon"}])
+def test_options_that_generate_refuses_are_refused_before_any_work(option, tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "inference_copy", lambda *_: pytest.fail("the model was copied"))
+    model, ((name, value),) = tiny("marian", dtype=torch.float32), option.items()
+    setattr(model.generation_config, name, value)
+    with pytest.raises(UserError, match=f"generation config of the model is invalid .*`{name}`.*: change it in gen"):
+        export_seq2seq(model, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_files_that_differ_from_their_model_leave_nothing_behind(tmp_path, monkeypatch):
     compared = folder.agreement
     monkeypatch.setattr(folder, "agreement", lambda *both: agreement.Agreement(**vars(compared(*both)) | {"equal": 3}))

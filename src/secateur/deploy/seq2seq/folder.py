@@ -111,9 +111,9 @@ def export_seq2seq(
         overwrite: whether a folder with a model is replaced, once the new one is complete.
 
     Raises:
-        UserError: before any work: the folder is not empty, the model writes no texts, a runtime or dtype is unknown, a
-            package is not installed. After it: an fp32 file differs from the model by more than 1e-4 of the largest
-            logit or writes another text, or the folder cannot be written.
+        UserError: before any work: the folder is not empty, the model writes no texts, its generation config is
+            invalid, a runtime or dtype is unknown, a package is not installed. After it: an fp32 file differs from the
+            model by more than 1e-4 of the largest logit or writes another text, or the folder cannot be written.
     """
     folder = Path(folder)
     check_seq2seq_folder(folder, runtimes, dtypes, opset, overwrite=overwrite)
@@ -208,15 +208,18 @@ def check_seq2seq_folder(
 
 
 def check_writes_texts(model: PreTrainedModel) -> None:
-    """Refuse a model that has no encoder, or no head that writes texts.
+    """Refuse a model that has no encoder, no head that writes texts, or options of which `generate` writes none.
 
     Raises:
-        UserError: naming its class.
+        UserError: naming its class, or the option of its generation config.
     """
     if not getattr(model.config, "is_encoder_decoder", False) or not model.can_generate():
         raise UserError(
             f"expected an encoder-decoder with a head that writes texts, got {type(model).__name__}: give such a model"
         )
+    generation: Any = model.generation_config
+    with as_user_error("the generation config of the model is invalid", "change it in generation_config.json"):
+        generation.validate()
 
 
 def file_of(folder: Path, part: str, runtime: str, dtype: str) -> Path:
@@ -231,7 +234,8 @@ def write_config(model: PreTrainedModel, folder: Path) -> None:
     kept = {name: value for name, value in values.items() if KEPT.fullmatch(name) and value is not None}
     (folder / "config.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
     generation: Any = model.generation_config
-    generation.save_pretrained(folder)
+    # `save_pretrained` refuses options without effect (a temperature of beam search), which `generate` ignores
+    generation.to_json_file(folder / "generation_config.json", keys_to_pop=["compile_config"])
 
 
 def _written(
