@@ -102,6 +102,16 @@ def test_texts_are_those_of_the_model(world, exported):
             assert generate(served, tokenizer, texts, **words) == generate(small, tokenizer, texts, **words)
 
 
+def test_beginnings_of_texts_are_read_and_a_mask_of_them_is_refused(world, exported):
+    """As docs/deploy/encoder-decoders.md says."""
+    small, served = load(world / "small"), open_seq2seq(world / "served")
+    ids, begun = torch.tensor([[5, 6, 7, 3], [8, 6, 9, 3]]), torch.tensor([[2, 5, 6], [2, 7, 8]])
+    given = {"decoder_input_ids": begun, "num_beams": 2, "max_new_tokens": 5}
+    assert torch.equal(served.generate(ids, **given), small.generate(ids, **given))
+    with pytest.raises(ValueError, match="'decoder_attention_mask'"):
+        served.generate(ids, decoder_attention_mask=torch.ones_like(begun), **given)
+
+
 def test_a_loop_in_numpy_writes_what_generate_writes(world, exported):
     """The protocol of the two files, as docs/deploy/encoder-decoders.md gives it."""
     import onnxruntime
