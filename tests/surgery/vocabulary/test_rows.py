@@ -1,5 +1,6 @@
 """Rows of pieces are cut out of models, and the numbers in all their configs follow."""
 
+import json
 from copy import deepcopy
 from dataclasses import replace
 
@@ -9,13 +10,14 @@ from kept_pieces import every_second, in_both_numbers
 from law_assertions import everything
 from small_world import WORDS, tokenizer, write_model
 from tiny_models import inputs, random_masks, tiny
-from transformers import BertForSequenceClassification, GenerationConfig
+from transformers import AutoModelForSeq2SeqLM, BertForSequenceClassification, GenerationConfig
 
 from secateur.budget.space import Space
 from secateur.measure.inspection import inspect
 from secateur.structure.binding import bind
 from secateur.structure.plan import Plan
 from secateur.structure.vocabulary import Vocabulary
+from secateur.surgery.checkpoint import save
 from secateur.surgery.cut import cut, cut_moments
 from secateur.surgery.masking import attached
 from secateur.surgery.stock import plain
@@ -153,6 +155,21 @@ def test_a_compact_model_loses_pieces_again(planned):
     assert_same_model(direct, again)
     dense, back = uncut(again)
     assert dense.config.vocab_size == len(second) and back.vocabulary.size == 50
+
+
+def test_options_without_effect_are_saved_as_they_were_published(tmp_path):
+    """Transformers refuses them in a generation config that was changed since it was loaded."""
+    tiny("t5").save_pretrained(tmp_path / "dense")
+    path = tmp_path / "dense" / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"temperature": 0.7, "suppress_tokens": [9]}))
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "dense")
+    small = with_pieces(model, Vocabulary(50, (0, 1, 9)))
+    save(small, tmp_path / "small")
+    saved = GenerationConfig.from_pretrained(tmp_path / "small")
+    assert (saved.temperature, saved.suppress_tokens) == (0.7, [2])
+    small.generation_config.top_p = 0.5  # a change of the user's own is refused as ever
+    with pytest.raises(ValueError, match="top_p"):
+        save(small, tmp_path / "small")
 
 
 def test_a_generation_config_goes_with_a_compact_model():

@@ -17,6 +17,7 @@ from secateur.structure.architectures import ARCHITECTURES
 from secateur.structure.axis_table import AxisTable
 from secateur.structure.binding import bind
 from secateur.surgery.compact import SharedEmbedding
+from secateur.system.compat.published_options import still_as_loaded
 
 Renumber = Callable[[int], int]
 
@@ -51,8 +52,9 @@ def renumber_configs(model: PreTrainedModel, renumber: Renumber, size: int) -> N
     pieces = architecture_of(model).pieces
     for config in configs(model):
         own = vars(config)
-        own.update(_with_numbers(own, renumber))
-        own.update({key: size for key in pieces if key in own})
+        with still_as_loaded(config):
+            own.update(_with_numbers(own, renumber))
+            own.update({key: size for key in pieces if key in own})
 
 
 def padding_numbers(model: PreTrainedModel, table: AxisTable) -> set[int]:

@@ -100,6 +100,8 @@ NAMES = (
     Name("accelerate.Accelerator._models", "to have a model prepared again", instance=True),
     Name("accelerate.Accelerator._is_accelerate_prepared", "to have a model prepared again", instance=True),
     Name("accelerate.Accelerator._original_forward", "to remove autocast from a model's forward", instance=True),
+    # compat.published_options
+    Name("transformers.GenerationConfig._original_object_hash", "to save options without effect", instance=True),
     # compat.auto_classes
     Name("transformers.AutoModelForSequenceClassification._model_mapping", "the table of an AutoModelFor*"),
     Name(f"{AUTO_TABLE}._extra_content", "to derive compact classes when they are looked up", instance=True),
