@@ -3,9 +3,12 @@
 from types import SimpleNamespace
 
 import pytest
+import tiny_training
 import torch
 
-from secateur.training.evidence import Evidence
+from secateur.system.errors import UserError
+from secateur.training.evidence import Evidence, heard
+from secateur.training.objectives import Contrastive, Hidden, Labels, Logits
 
 
 class Observing:
@@ -52,3 +55,31 @@ def test_without_masks_or_a_method_nothing_is_collected(method):
     masks = None if method else torch.ones(2, requires_grad=True)
     values = {"labels": torch.ones((), requires_grad=True) * 2}
     assert evidence(method, ["labels"]).gradient(values, masks, micro_batches=1) is None
+
+
+STACKS = [Hidden(stack="encoder"), Hidden(stack="decoder")]
+
+
+@pytest.mark.parametrize("terms", [[Hidden()], STACKS], ids=["one stack", "two stacks"])
+def test_hidden_states_of_any_stack_are_observed_without_gradient_separation(terms):
+    weights = {"labels": 1.0, "logits": 1.0, "hidden": 1.0}
+    task = {"labels": 1.0, "logits": 1.0}
+    assert heard(weights, [Labels(), Logits(), *terms]) == task | {term.name: 1.0 for term in terms}
+    assert heard(weights | {"hidden": 0.0}, [Labels(), Logits(), *terms]) == task
+    assert heard({"labels": 1.0}, [Contrastive(), *terms]) == {"contrastive": 1.0}
+
+
+@pytest.mark.parametrize("terms", [[Hidden()], STACKS], ids=["one stack", "two stacks"])
+def test_hidden_states_do_not_stand_for_the_task(terms):
+    with pytest.raises(UserError, match="observes the gradient of the terms labels, logits, and the loss has only"):
+        heard({"labels": 1.0, "logits": 1.0, "hidden": 0.0}, terms)
+
+
+def test_importance_of_an_encoder_and_a_decoder_depends_on_gradient_separation(tmp_path):
+    importance = []
+    for separate in (True, False):
+        options = {"separate": separate}
+        trainer = tiny_training.trainer(("bart",), "grain", tmp_path, save="no", options=options)
+        trainer.train()
+        importance.append(trainer.method.importance.clone())
+    assert not torch.allclose(*importance, rtol=0.1)

@@ -10,7 +10,7 @@ from torch import Tensor
 from secateur.methods.method import Method
 from secateur.system.errors import UserError
 from secateur.training.nonfinite import FiniteWatch
-from secateur.training.step import Term
+from secateur.training.step import OF_TASK, Term
 
 
 def heard(weights: Mapping[str, float], terms: Iterable[Term]) -> dict[str, float]:
@@ -29,7 +29,7 @@ def heard(weights: Mapping[str, float], terms: Iterable[Term]) -> dict[str, floa
     found = {name: weights.get(name, weights.get(other or name, 0.0)) for name, other in names.items()}
     wanted = [name for name, weight in weights.items() if weight]
     if wanted and not any(found.values()):
-        found = {name: float(other is not None) for name, other in names.items()}
+        found = {name: float(other in OF_TASK) for name, other in names.items()}
     if wanted and not any(found.values()):
         raise UserError(
             f"the method observes the gradient of the terms {', '.join(wanted)}, and the loss has only "

@@ -49,6 +49,7 @@ class Hidden(Term):
     name = "hidden"
     needs_teacher = True
     needs_hidden = True
+    heard_as = "hidden"
 
     def __init__(
         self,

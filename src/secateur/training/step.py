@@ -16,6 +16,8 @@ DECODER_INPUTS = "decoder_input_ids"
 """The key of a batch with the tokens that a decoder reads: logits and decoder states are those of these tokens."""
 INDEX = "index"
 """The key of a batch with the numbers of its rows; `PruningTrainer` passes them to a cached teacher only."""
+OF_TASK = ("labels", "logits")
+"""What a term is heard as that stands for the task (`Term.heard_as`)."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Term(nn.Module):
         needs_hidden: whether it reads hidden states.
         needs_examples: whether it compares rows of the same example, which are then put into the same batch.
         heard_as: the name by which a method observes the term if it does not name the term itself: "labels" for what
-            stands for the task's own loss, "logits" for what compares the outputs of the models; None for none.
+            stands for the task's own loss, "logits" for what compares the outputs of the models, "hidden" for what
+            compares hidden states, as of one stack; None for none.
         replayable: whether its kernels depend only on the shapes of the batch, so that a GPU may replay them
             (`replayed_steps`): it neither reads `progress` or a tensor's value, nor makes a choice on the host.
     """
