@@ -102,6 +102,28 @@ def test_logits_of_a_regression_is_the_mean_squared_error():
     assert Logits(8.0)(step).item() == Logits(1.0)(step).item() == (1 + 9) / 2
 
 
+@pytest.mark.parametrize(
+    ("student", "teacher", "labels", "sigmoids"),
+    [
+        ("multi_label_classification", None, None, True),
+        (None, "multi_label_classification", None, True),
+        (None, None, torch.ones(1, 2), True),
+        (None, None, torch.ones(1, dtype=torch.long), False),
+        (None, None, None, False),
+        ("single_label_classification", "multi_label_classification", None, False),
+    ],
+)
+def test_logits_of_several_labels_have_sigmoids_whichever_model_or_row_says_so(student, teacher, labels, sigmoids):
+    """With softmax the teacher's equal outputs are probabilities of 1/2, with sigmoids they are of 0.88."""
+    term = Logits(temperature=1.0)
+    term.bind(*(SimpleNamespace(config=SimpleNamespace(problem_type=kind)) for kind in (student, teacher)))
+    step = Step({} if labels is None else {"labels": labels}, says([[0.0, 2.0]]), says([[2.0, 2.0]]))
+    own = 1 / (1 + math.exp(-2.0))  # the sigmoid of 2
+    softmax = -0.5 * (math.log(own) + math.log(1 - own))
+    several = 0.5 * (math.log(2) - own * math.log(own) - (1 - own) * math.log(1 - own))
+    assert term(step).item() == pytest.approx(several if sigmoids else softmax, abs=1e-6)
+
+
 def test_logits_are_compared_in_single_precision():
     step = Step({}, *(SimpleNamespace(logits=torch.tensor([[v, 0.0]], dtype=torch.bfloat16)) for v in (1.0, 2.0)))
     assert Logits(8.0)(step).item() == pytest.approx(0.687327, abs=1e-6)

@@ -113,7 +113,8 @@ class Logits(Term):
     Of a model with one output, a score or a logit, it is the mean squared error of the outputs, without a temperature.
     A model with several outputs whose `problem_type` is multi_label_classification has a sigmoid for each label: the
     binary cross-entropy with the teacher's probabilities (or tau^2 times the divergence), averaged over the labels as
-    in the model's own loss.
+    in the model's own loss. Without one the teacher's counts, and else the labels of the rows: floats are several, as
+    transformers takes them.
 
     Raises:
         UserError: the temperature is not positive.
@@ -127,10 +128,12 @@ class Logits(Term):
         super().__init__(weight)
         if temperature <= 0:
             raise UserError(f"temperature {temperature} is not positive")
-        self.temperature, self.divergence, self.sigmoids = temperature, divergence, False
+        self.temperature, self.divergence = temperature, divergence
+        self.problem_type: str | None = None  # of the models, None if neither has one
 
     def bind(self, student: PreTrainedModel, teacher: Any) -> None:
-        self.sigmoids = student.config.problem_type == "multi_label_classification"
+        configs = [model.config for model in (student, teacher) if model is not None]
+        self.problem_type = next(filter(None, (getattr(config, "problem_type", None) for config in configs)), None)
 
     def over(self, step: Step) -> str:
         logits = getattr(step.student, "logits", None)
@@ -144,9 +147,16 @@ class Logits(Term):
         student, teacher = step.student.logits.float(), step.teacher.logits.float()
         if student.shape[-1] == 1:
             return functional.mse_loss(student, teacher)
-        if self.sigmoids:
+        if self._has_sigmoids(step):
             return self._of_labels(student, teacher)
         return self._distilled(student, teacher, step)
+
+    def _has_sigmoids(self, step: Step) -> bool:
+        """Whether each of several outputs is a label of its own."""
+        if self.problem_type is not None:
+            return self.problem_type == "multi_label_classification"
+        labels = step.batch.get("labels")
+        return labels is not None and labels.is_floating_point()
 
     def _of_labels(self, student: Tensor, teacher: Tensor) -> Tensor:
         """`()` of logits `(batch, labels)` in float32, each with a sigmoid."""
