@@ -46,6 +46,15 @@ def test_a_teacher_that_shares_weights_with_the_student_is_refused(tmp_path, sha
         PruningTrainer(model, teacher=teacher, objective=[Logits()], args=arguments(tmp_path, 1))
 
 
+def test_a_method_of_another_models_units_is_refused(tmp_path):
+    """The other model may even have the same shapes."""
+    model, other = (tiny("bert", "ForSequenceClassification") for _ in range(2))
+    methods = [Grain(Space(own, "ffn"), cubic(1.0, 0.7, begin=0.2, end=0.4)) for own in (model, other)]
+    PruningTrainer(model, method=methods[0], args=arguments(tmp_path, 1))
+    with pytest.raises(UserError, match=r"units of another model.*Space\(model"):
+        PruningTrainer(model, method=methods[1], args=arguments(tmp_path, 1))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_models_in_16_bits_are_trained_in_float32_and_it_is_said(tmp_path, dtype, caplog):
     """As they come from a checkpoint in 16 bits, with a projection of hidden states in float32."""

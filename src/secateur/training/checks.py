@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import TrainingArguments
 
+from secateur.methods.method import Method
 from secateur.system.casting import cast
 from secateur.system.errors import UserError
 from secateur.system.sharding import Sharding
@@ -81,9 +82,16 @@ def check_sharding(sharding: Sharding | None, refit: bool, generates: bool) -> N
         )
 
 
-def check_precision(args: TrainingArguments, pruning: bool) -> None:
-    """Refuse fp16 under a method: its gradients would be those of a scaled loss."""
-    if args.fp16 and pruning:
+def check_method(method: Method | None, model: nn.Module, args: TrainingArguments) -> None:
+    """Refuse a method of another model's units, and fp16 under a method: its gradients would be of a scaled loss."""
+    if method is None:
+        return
+    if method.space.model is not model:
+        raise UserError(
+            "the method chooses units of another model than the one that is trained: make its space from that model, "
+            "Space(model, ...)"
+        )
+    if args.fp16:
         raise UserError("fp16 scales the loss that the method observes: use bf16 or fp32 for pruning")
 
 

@@ -130,8 +130,8 @@ class PruningTrainer(EvaluatingTrainer):
         checks.check_objective(self.objective, self.model, teacher)
         checks.check_devices(self.args, self.sharded_elsewhere)
         checks.check_sharding(self.sharding, refit, generate is not None)
-        checks.check_precision(self.args, method is not None)
         checks.check_average(average, method is not None or select is not None)
+        checks.check_method(method, self.model, self.args)
         checks.check_order(self.args, rows_seen)
         own_loss = type(self).compute_loss is not PruningTrainer.compute_loss  # a recorded step would not call it
         self._make_parts(select, shrink, refit, average, cuda_graphs and not own_loss)
