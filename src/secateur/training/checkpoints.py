@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import TrainerState, TrainingArguments
 
+from secateur.system.errors import UserError
 from secateur.system.file_format import FileFormat
 from secateur.system.tensor_file import load_into, save_tensors
 
@@ -28,6 +29,28 @@ def last_checkpoint(folder: Path | str) -> str | None:
     """The latest complete checkpoint in a folder, None if there is none."""
     complete = [path for path in checkpoints(Path(folder)) if (path / STATE).is_file()]
     return str(complete[-1]) if complete else None
+
+
+def complete_one(asked: str | bool | None, folder: str) -> str | None:
+    """The checkpoint to continue from; None to begin.
+
+    Args:
+        asked: as of `Trainer.train`: the path of one, or True for the last complete one in `folder`.
+
+    Raises:
+        UserError: the folder has none, or the path is of none.
+    """
+    if not asked:
+        return None
+    found = last_checkpoint(folder) if asked is True else str(asked)
+    if found is None:
+        raise UserError(f"{folder} has no complete checkpoint: train without resume_from_checkpoint")
+    if not (Path(found) / STATE).is_file():
+        raise UserError(
+            f"{found} is no complete checkpoint of a PruningTrainer, because it has no {STATE}: pass an earlier one, "
+            "or True for the last that is complete"
+        )
+    return found
 
 
 def checkpoints(folder: Path) -> list[Path]:

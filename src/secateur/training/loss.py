@@ -43,6 +43,11 @@ class TermLoss:
         self.taught = teacher is not None and any(term.needs_teacher for term in terms)
         self.left_out, self.bf16 = {"labels", *label_names}, bf16
 
+    def bind(self) -> None:
+        """Let the terms create what depends on the models (`Term.bind`)."""
+        for term in self.terms:
+            term.bind(self.student, self.teacher)
+
     def step(
         self,
         model: nn.Module,

@@ -32,7 +32,7 @@ from secateur.system.parts import whole_state
 from secateur.training import checks
 from secateur.training.averaging import Averaging
 from secateur.training.best import BEST, BestEvaluation, greater_is_better
-from secateur.training.checkpoints import OwnCheckpoint, parts_of
+from secateur.training.checkpoints import OwnCheckpoint, complete_one, parts_of
 from secateur.training.evaluating import EvaluatingTrainer
 from secateur.training.evidence import Evidence
 from secateur.training.foreign_arguments import check_arguments, check_evaluations, check_options
@@ -188,6 +188,7 @@ class PruningTrainer(EvaluatingTrainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As in Trainer, under the masks. Afterwards, also if interrupted, the model is whole and without masks."""
+        resume_from_checkpoint = complete_one(resume_from_checkpoint, str(self.args.output_dir))
         if self.best is not None:
             check_evaluations(self.args, self.best.metric)
             if not resume_from_checkpoint and self.args.should_save:
@@ -199,8 +200,7 @@ class PruningTrainer(EvaluatingTrainer):
             fast_attention(device),
             process_memory.keep_free_pages(),
         ):
-            for term in self.objective:
-                term.bind(self.model, self.teacher)
+            self.loss.bind()
             self.terms.to(device)
             self.finite.clear()
             self.free_pages = process_memory.FreePages()
