@@ -4,7 +4,9 @@ import math
 from types import SimpleNamespace
 
 import pytest
+import tiny_training
 import torch
+from quiet import arguments
 from tiny_models import inputs, tiny
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
@@ -133,6 +135,53 @@ def test_logits_are_compared_in_single_precision():
 def test_a_temperature_that_is_not_positive_is_refused(temperature):
     with pytest.raises(UserError, match="temperature"):
         Logits(temperature)
+
+
+# What does not fit
+
+NO_LABELS = [{name: row[name] for name in ("input_ids", "attention_mask")} for row in tiny_training.examples()]
+
+
+@pytest.mark.parametrize(
+    ("head", "teacher", "objective", "rows", "message"),
+    [
+        (
+            "ForSequenceClassification",
+            {},
+            None,
+            NO_LABELS,
+            "labels is the loss that the model computes, and it computes",
+        ),
+        ("ForSequenceClassification", {}, [Labels(smoothing=0.1)], NO_LABELS, "give it rows with labels"),
+        ("Model", {}, None, NO_LABELS, "give it rows with labels and a head"),
+        ("Model", {}, [Logits()], NO_LABELS, "the model returns no logits"),
+        (
+            "ForSequenceClassification",
+            {"num_labels": 3},
+            [Logits()],
+            None,
+            r"shapes are \(4, 2\) and \(4, 3\); take a teacher with the labels",
+        ),
+        (
+            "ForSequenceClassification",
+            {"hidden_size": 64},
+            [Hidden(project=False)],
+            None,
+            "have 64 dims and the model's 32, which cannot be compared without projections",
+        ),
+    ],
+)
+def test_an_objective_that_does_not_fit_is_refused(head, teacher, objective, rows, message, tmp_path):
+    trainer = PruningTrainer(
+        tiny("bert", head, dtype=torch.float32),
+        teacher=tiny("bert", head, dtype=torch.float32, seed=2, **teacher),
+        objective=objective,
+        args=arguments(tmp_path, 1),
+        train_dataset=rows or tiny_training.examples(),
+        data_collator=tiny_training.collate,
+    )
+    with pytest.raises(UserError, match=message):
+        trainer.train()
 
 
 # The contract

@@ -47,6 +47,13 @@ def test_a_batch_without_a_pair_has_no_value_and_no_gradient(labels, queries):
     assert float(value.detach()) == 0 and not one.student.logits.grad.any()
 
 
+def test_outputs_that_are_no_scores_of_labelled_rows_are_refused():
+    for batch, width in (({"labels": torch.zeros(2)}, 3), ({}, 1)):
+        outputs = SequenceClassifierOutput(logits=torch.zeros(2, width))
+        with pytest.raises(UserError, match="models of one output, and labels"):
+            MarginMSE()(Step(batch, outputs, outputs, examples=torch.zeros(2, 2)))
+
+
 def rows(queries=6):
     """24 rows, which take turns among the queries, with the numbers that a batch carries."""
     return [{**row, "index": torch.tensor(100 + n), "example": n % queries} for n, row in enumerate(examples())]

@@ -94,14 +94,20 @@ class Hidden(Term):
         """Make the projections.
 
         Raises:
-            UserError: layers that do not exist, layers of the same number in models of different depths, a stack that
-                the model does not have, or no stack where it has two.
+            UserError: layers that do not exist, layers of the same number in models of different depths, widths that
+                differ without projections, a stack that the model does not have, or no stack where it has two.
         """
         if self.projections or teacher is None:
             return
         depth, self.depth = self._depths(student, teacher)
         self.own = slice(-depth, None) if self.stack == "decoder" else slice(depth)
         self.width, target = student.config.hidden_size, teacher.config.hidden_size
+        if not self.project and self.width != target:
+            raise UserError(
+                f"the teacher's hidden states have {target} dims and the model's {self.width}, which cannot be "
+                "compared without projections: leave these on (project, hidden_projection), or take a teacher of the "
+                "model's width"
+            )
         matched = self.matched(self.depth)
         device = "cpu" if student.device.type == "meta" else student.device  # another process may have its weights
         for name in map(str, matched) if self.match == SAME else [SHARED]:

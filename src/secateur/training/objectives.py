@@ -20,7 +20,7 @@ from secateur.system.errors import UserError
 from secateur.training.hidden_states import STACKS, Hidden, masked_mse
 from secateur.training.reranking_terms import MarginMSE
 from secateur.training.sentence_terms import Contrastive, Embedding, Similarity
-from secateur.training.step import DECODER_INPUTS, Step, Term, predicts_next, real_tokens
+from secateur.training.step import DECODER_INPUTS, Step, Term, compared, predicts_next, real_tokens
 from secateur.training.terms import register
 
 __all__ = [
@@ -54,7 +54,8 @@ class Labels(Term):
     The value is 0 for a batch without a label.
 
     Raises:
-        UserError: `smoothing` is not in [0, 1), or the model has no classes to spread it over.
+        UserError: `smoothing` is not in [0, 1), or the model has no classes to spread it over; the model computes no
+            loss, for want of labels or of a head.
     """
 
     name = "labels"
@@ -73,7 +74,13 @@ class Labels(Term):
         return "labels" if "labels" in step.batch else "rows"
 
     def forward(self, step: Step) -> Tensor:
-        loss: Tensor = self._smoothed(step) if self.smoothing else step.student.loss
+        loss: Tensor | None = getattr(step.student, "loss", None)
+        if loss is None:
+            raise UserError(
+                "the term labels is the loss that the model computes, and it computes none: give it rows with labels "
+                "and a head that reads them, or leave the term out"
+            )
+        loss = self._smoothed(step) if self.smoothing else loss
         labels = step.batch.get("labels")
         if labels is None or labels.is_floating_point():
             return loss
@@ -117,7 +124,7 @@ class Logits(Term):
     transformers takes them.
 
     Raises:
-        UserError: the temperature is not positive.
+        UserError: the temperature is not positive; a model has no logits, or they are of other shapes than the other's.
     """
 
     name = "logits"
@@ -142,9 +149,9 @@ class Logits(Term):
         return "labels" if DECODER_INPUTS in step.batch else "tokens"
 
     def forward(self, step: Step) -> Tensor:
-        if not hasattr(step.student, "logits"):
+        if getattr(step.student, "start_logits", None) is not None:
             return (self._of_positions("start_logits", step) + self._of_positions("end_logits", step)) / 2
-        student, teacher = step.student.logits.float(), step.teacher.logits.float()
+        student, teacher = compared("logits", step)
         if student.shape[-1] == 1:
             return functional.mse_loss(student, teacher)
         if self._has_sigmoids(step):
@@ -168,7 +175,7 @@ class Logits(Term):
         return self.temperature**2 * (crossed - entropy)
 
     def _of_positions(self, name: str, step: Step) -> Tensor:
-        student, teacher = (_without_padding(getattr(outputs, name), step) for outputs in (step.student, step.teacher))
+        student, teacher = (_without_padding(logits, step) for logits in compared(name, step))
         return self._distilled(student, teacher, step)
 
     def _distilled(self, student: Tensor, teacher: Tensor, step: Step) -> Tensor:
@@ -181,8 +188,8 @@ class Logits(Term):
 
 
 def _without_padding(logits: Tensor, step: Step) -> Tensor:
-    """Logits `(batch, tokens)` in float32; padding gets probability 0 and no gradient."""
-    return logits.float().masked_fill(real_tokens(step, of_target=False, like=logits) == 0, PADDING_LOGIT)
+    """Logits `(batch, tokens)`; padding gets probability 0 and no gradient."""
+    return logits.masked_fill(real_tokens(step, of_target=False, like=logits) == 0, PADDING_LOGIT)
 
 
 def _mean(values: Tensor, step: Step) -> Tensor:

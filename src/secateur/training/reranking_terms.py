@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from secateur.training.step import Step, Term
+from secateur.system.errors import UserError
+from secateur.training.step import Step, Term, compared
 from secateur.training.terms import register
 
 
@@ -20,7 +21,8 @@ class MarginMSE(Term):
     has the value 0. Rows of different micro-batches are not compared.
 
     Raises:
-        UserError: from the trainer, rows do not say of which example they are.
+        UserError: the models have no scores, or rows no labels; from the trainer, rows do not say of which example they
+            are.
     """
 
     name = "margin"
@@ -30,8 +32,12 @@ class MarginMSE(Term):
 
     def forward(self, step: Step) -> Tensor:
         assert step.examples is not None
-        labels = step.batch["labels"].flatten()
-        ahead = (step.student.logits - step.teacher.logits).float().flatten()
+        student, teacher = compared("logits", step)
+        if "labels" not in step.batch or step.batch["labels"].numel() != student.numel():
+            raise UserError(
+                "the term margin compares the scores of labelled rows: it needs models of one output, and labels"
+            )
+        labels, ahead = step.batch["labels"].flatten(), (student - teacher).flatten()
         errors = ahead[:, None] - ahead  # (batch, batch): of the margin of each row over each other
         of = step.examples[:, 0]
         pairs = (of[:, None] == of) & (labels[:, None] > labels)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.structure.encoded_rows import UNLABELLED
+from secateur.system.errors import UserError
 
 DECODER_INPUTS = "decoder_input_ids"
 """The key of a batch with the tokens that a decoder reads: logits and decoder states are those of these tokens."""
@@ -114,6 +115,30 @@ def predicts_next(model: PreTrainedModel) -> bool:
 def decoder_inputs(model: PreTrainedModel, labels: Tensor) -> Tensor | None:
     """The inputs of the decoder for `labels` `(batch, tokens)`, which are shifted right; None without a decoder."""
     return cast(Any, model).prepare_decoder_input_ids_from_labels(labels) if has_decoder(model) else None
+
+
+def compared(name: str, step: Step) -> tuple[Tensor, Tensor]:
+    """Logits of student and teacher in float32, by the name of the output.
+
+    Raises:
+        UserError: a model returns none, or the shapes differ.
+    """
+    found = []
+    for role, outputs in (("model", step.student), ("teacher", step.teacher)):
+        logits = getattr(outputs, name, None)
+        if logits is None:
+            raise UserError(
+                f"the outputs of model and teacher cannot be compared: the {role} returns no {name}; take one with the "
+                "head of the task, or a term that compares something else"
+            )
+        found.append(logits.float())
+    student, teacher = found
+    if student.shape != teacher.shape:
+        raise UserError(
+            f"the {name} of model and teacher cannot be compared: their shapes are {tuple(student.shape)} and "
+            f"{tuple(teacher.shape)}; take a teacher with the labels, or the vocabulary, of the model"
+        )
+    return student, teacher
 
 
 def real_tokens(step: Step, of_target: bool, like: Tensor) -> Tensor:
