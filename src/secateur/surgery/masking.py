@@ -311,6 +311,9 @@ def _masked_rms_norm(stock: type[nn.Module]) -> type[nn.Module]:
 def attach(model: PreTrainedModel, space: UnitSpace, masks: Callable[[], Tensor] | Tensor) -> Attachment:
     """Attach masks to a model: a fixed `(N,)` tensor, or a callable that returns one per forward (`method.masks`).
 
+    A method is no part of the model: while it trains, its masks may be samples, also after `model.eval()`. For masks
+    that do not change call `method.eval()` as well.
+
     Raises:
         UserError: masks are attached already, or the model has a module that cannot be masked; the model is unchanged.
     """
@@ -319,7 +322,10 @@ def attach(model: PreTrainedModel, space: UnitSpace, masks: Callable[[], Tensor]
 
 @contextmanager
 def attached(model: PreTrainedModel, space: UnitSpace, masks: Callable[[], Tensor] | Tensor) -> Iterator[Attachment]:
-    """`with attached(model, space, masks) as attachment:` masks within the block, the unchanged model after it."""
+    """`with attached(model, space, masks) as attachment:` masks within the block, the unchanged model after it.
+
+    As of `attach`, masks of a method need `method.eval()` where they must not be samples.
+    """
     attachment = attach(model, space, masks)
     try:
         yield attachment
