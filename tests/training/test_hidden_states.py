@@ -4,12 +4,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from quiet import arguments
 from tiny_models import inputs, tiny
+from tiny_training import collate, examples
 from torch import nn
 
+from secateur.budget.space import Space
+from secateur.structure.plan import Plan
+from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
 from secateur.training.hidden_states import Hidden, masked_mse
 from secateur.training.step import Step
+from secateur.training.trainer import PruningTrainer
 
 
 def says(logits, *hidden, **more):
@@ -118,6 +124,44 @@ def test_projections_follow_a_cut_of_the_residual_stream():
         assert (projection.in_features, tuple(projection.weight.shape)) == (2, (4, 2))
         torch.testing.assert_close(projection(states[..., kept]), expected)
         assert projection.weight.requires_grad
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["the terms of pruning", "new terms"])
+def test_a_model_with_a_cut_residual_stream_is_trained_on_hidden_states(tmp_path, same):
+    model, teacher = (tiny("bert", dtype=torch.float32, num_hidden_layers=3, seed=seed) for seed in (0, 2))
+    space = Space(model, "hidden", "layer")
+    masks = space.ones()
+    masks[space.slices["hidden"].start + 3] = masks[space.slices["1.layer"]] = 0.0
+    terms = [Hidden("every 1"), Hidden("quarters", match="nearest")]
+    terms[1].name = "nearest"
+
+    def train(student, terms):
+        trainer = PruningTrainer(
+            student,
+            teacher=teacher,
+            objective=terms,
+            args=arguments(tmp_path, 1),
+            train_dataset=examples()[:8],
+            data_collator=collate,
+        )
+        trainer.train()
+        trainer.train()  # the terms stay as they are
+
+    if same:
+        train(model, terms)
+    before = [] if not same else [one.weight.detach().clone() for one in terms[0].projections.values()]
+    small = cut(model, Plan.of(space, masks))
+    for term in terms:
+        term.bind(small, teacher)
+    train(small, terms)
+    kept = [dim for dim in range(32) if dim != 3]
+    for projection, old in zip(terms[0].projections.values(), before, strict=False):
+        torch.testing.assert_close(projection.weight, old[:, kept], atol=0.01, rtol=0)
+    assert [one.weight.shape for one in terms[0].projections.values()] == [(32, 31)] * 4
+    assert terms[1].left.tolist() == [True, False, True]
+    other = cut(model, Plan.of(space, space.ones()))
+    with pytest.raises(UserError, match="adapted to a model that was cut otherwise"):
+        train(other, terms)
 
 
 def test_matching_by_number_needs_models_of_equal_depth():

@@ -25,6 +25,7 @@ from secateur.system.file_format import FileFormat
 from secateur.system.model_state import without_weights
 from secateur.system.tensor_file import load_tensors, save_tensors
 from secateur.training.objectives import STACKS, Hidden, Labels, Logits, Term
+from secateur.training.step import restrict_terms
 from secateur.training.terms import TERMS
 
 WEIGHTS, MOMENTS = "terms.safetensors", "moments"
@@ -134,8 +135,7 @@ class Distillation:
         if values is not None:
             torch.nn.ModuleList(terms).load_state_dict(values)
         left = cut.plan.read(cut.space)
-        for term in terms:
-            term.restrict(left.indices("hidden"), left.layers_left())
+        restrict_terms(terms, left.indices("hidden"), left.layers_left())
         return terms
 
 

@@ -145,7 +145,7 @@ class Hidden(Term):
                 "hidden states of a cut residual stream need projections: leave them on, or do not prune hidden dims"
             )
         for projection in self.projections.values():
-            if isinstance(projection, nn.Linear):
+            if isinstance(projection, nn.Linear) and projection.in_features > len(dims):
                 projection.weight = nn.Parameter(projection.weight[:, dims.to(projection.weight.device)].clone())
                 projection.in_features = projection.weight.shape[1]
 

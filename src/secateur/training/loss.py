@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.surgery.masking import Attachment
+from secateur.surgery.uncut import planned_space
 from secateur.system.errors import UserError
 from secateur.training.examples import examples_for
-from secateur.training.step import DECODER_INPUTS, INDEX, Step, Term, decoder_inputs
+from secateur.training.step import DECODER_INPUTS, INDEX, Step, Term, decoder_inputs, restrict_terms
 from secateur.training.teacher_cache import CachedTeacher
 
 
@@ -44,9 +45,18 @@ class TermLoss:
         self.left_out, self.bf16 = {"labels", *label_names}, bf16
 
     def bind(self) -> None:
-        """Let the terms create what depends on the models (`Term.bind`)."""
+        """Let the terms create what depends on the models, and adapt to a student that was cut, if its plan is known.
+
+        Raises:
+            UserError: a term does not fit the models.
+        """
         for term in self.terms:
             term.bind(self.student, self.teacher)
+        adapting = [term for term in self.terms if type(term).restrict is not Term.restrict]
+        if adapting and getattr(self.student, "plan", None) is not None:
+            space, plan = planned_space(self.student)
+            left = plan.read(space)
+            restrict_terms(adapting, left.indices("hidden"), left.layers_left())
 
     def step(
         self,

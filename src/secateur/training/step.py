@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -62,6 +62,8 @@ class Term(nn.Module):
             compares hidden states, as of one stack; None for none.
         replayable: whether its kernels depend only on the shapes of the batch, so that a GPU may replay them
             (`replayed_steps`): it neither reads `progress` or a tensor's value, nor makes a choice on the host.
+        restricted_to: the dims and layers of the cut student to which the term is adapted, as of `restrict`; None
+            before.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Term(nn.Module):
     needs_examples = False
     heard_as: str | None = None
     replayable = False
+    restricted_to: tuple[Tensor, Tensor] | None = None
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
@@ -100,6 +103,22 @@ class Term(nn.Module):
     def forward(self, step: Step) -> Tensor:
         """The value of the term, `()`, an average over the batch."""
         raise NotImplementedError(f"{type(self).__name__} must compute its loss: write forward(step)")
+
+
+def restrict_terms(terms: Iterable[Term], dims: Tensor, layers: Tensor) -> None:
+    """Adapt terms to a student that was cut (`Term.restrict`), but for those that are adapted to it already.
+
+    Raises:
+        UserError: a term is adapted to a student that was cut otherwise, or cannot be adapted.
+    """
+    for term in terms:
+        if term.restricted_to is None:
+            term.restrict(dims, layers)
+            term.restricted_to = (dims, layers)
+        elif not all(map(torch.equal, term.restricted_to, (dims, layers))):
+            raise UserError(
+                f"the term {term.name} has been adapted to a model that was cut otherwise: make a new term for this one"
+            )
 
 
 def has_decoder(model: PreTrainedModel) -> bool:
