@@ -44,14 +44,17 @@ class TermLoss:
         self.taught = teacher is not None and any(term.needs_teacher for term in terms)
         self.left_out, self.bf16 = {"labels", *label_names}, bf16
 
-    def bind(self) -> None:
+    def bind(self, teacher: Any) -> None:
         """Let the terms create what depends on the models, and adapt to a student that was cut, if its plan is known.
+
+        Args:
+            teacher: whole, also where a training has put one in parts into its place.
 
         Raises:
             UserError: a term does not fit the models.
         """
         for term in self.terms:
-            term.bind(self.student, self.teacher)
+            term.bind(self.student, teacher)
         adapting = [term for term in self.terms if type(term).restrict is not Term.restrict]
         if adapting and getattr(self.student, "plan", None) is not None:
             space, plan = planned_space(self.student)

@@ -200,7 +200,7 @@ class PruningTrainer(EvaluatingTrainer):
             fast_attention(device),
             process_memory.keep_free_pages(),
         ):
-            self.loss.bind()
+            self.loss.bind(self.teacher)
             self.terms.to(device)
             self.finite.clear()
             self.free_pages = process_memory.FreePages()
