@@ -19,12 +19,12 @@ Groups = NDArray[np.int64]
 def split_off(rows: Dataset, label: str | None, share: float, seed: int, stratified: bool = True) -> DatasetDict:
     """A "train" and a "validation" split of rows.
 
-    Rows whose inputs are equal go to one split, because a text in both would raise the score; but rows
-    of too few inputs to split off one by `share` are split row by row.
+    Rows whose inputs are equal go to one split, because a text in both would raise the score. Rows of too few inputs to
+    split off one by `share` are split row by row.
 
     Classes, scores and sets of labels are stratified. Of a class that has several inputs some are split off and some
-    stay, unless there are more classes than inputs to split off; an input that has the only
-    occurrence of a label stays.
+    stay, unless there are more classes than inputs to split off; an input that has the only occurrence of a label
+    stays.
 
     Args:
         rows: with the columns of inputs and of the label alone.
