@@ -48,9 +48,14 @@ def test_a_number_is_whole_where_its_key_is(written):
             {
                 "training.steps": {"low": 10, "high": 20},
                 "distillation.temperature": {"low": 1, "high": 8},
+                "method.options.beta": {"low": 0, "high": 1},
+                "method.options.every": {"low": 1, "high": 8},
+                "method.options.unheard_of": {"low": 1, "high": 8},
             }
         ).dimensions
     }
+    assert not found["method.options.beta"].whole, "whole ends do not make an option of a method whole"
+    assert found["method.options.every"].whole and found["method.options.unheard_of"].whole
     assert found["training.steps"].whole and not found["distillation.temperature"].whole
     assert found["training.steps"].all == list(range(10, 21)) and found["distillation.temperature"].all is None
 

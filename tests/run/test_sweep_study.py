@@ -32,9 +32,12 @@ def _made_tables(tables, tmp_path):
     shutil.copy(tables, tmp_path)
 
 
-def opened(folder, over=OVER, name="s", **block):
+BEGUN = {"data": "d1", "model": "m1", "teacher": None}
+
+
+def opened(folder, over=OVER, name="s", begun=BEGUN, **block):
     sweep = Sweep(VALUES, Block(over=over, **block), "s.yaml")
-    return SweepStudy(sqlite_url(folder / "study.db"), name, sweep, [False] * len(sweep.block.objectives))
+    return SweepStudy(sqlite_url(folder / "study.db"), name, sweep, [False] * len(sweep.block.objectives), begun)
 
 
 def worked(study, run, total):
@@ -255,9 +258,30 @@ def test_another_sweep_is_refused_and_other_places_of_the_data_are_not(tmp_path)
     with pytest.raises(UserError, match=r"the study 's' is of another sweep \(it differs in sweep.sampler\): choose"):
         opened(tmp_path, sampler="random")
     moved = Sweep({**VALUES, "model": "elsewhere"}, Block(over=OVER), "s.yaml")
-    SweepStudy(sqlite_url(tmp_path / "study.db"), "s", moved, [False])
+    SweepStudy(sqlite_url(tmp_path / "study.db"), "s", moved, [False], BEGUN)
     with pytest.raises(UserError, match="the database of the sweep cannot be opened"):
-        SweepStudy("nosuch://here", "s", moved, [False])
+        SweepStudy("nosuch://here", "s", moved, [False], BEGUN)
+
+
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        ({"data": "d2"}, "the data"),
+        ({"model": "m2"}, "the weights of the model"),
+        ({"data": "d2", "teacher": "t"}, "the data, the weights of the teacher"),
+    ],
+)
+def test_a_study_of_other_data_or_weights_is_refused(tmp_path, other, what):
+    opened(tmp_path)
+    with pytest.raises(UserError, match=rf"the study 's' is of another sweep \(it differs in {what}\): choose"):
+        opened(tmp_path, begun=BEGUN | other)
+
+
+def test_a_study_of_a_version_that_kept_no_fingerprints_goes_on(tmp_path):
+    study = opened(tmp_path)
+    worked(study, density, 1)
+    study.study.set_user_attr(module.BEGUN, None)
+    assert len(worked(opened(tmp_path, begun=BEGUN | {"data": "d2"}), density, 2)) == 1
 
 
 def test_importance_tells_what_the_values_depend_on(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from secateur.run.context import Context
@@ -25,9 +25,7 @@ def check(context: Context) -> None:
             folder has other weights.
     """
     begun = FORMAT.read_if_any(context.folder / FINGERPRINT)
-    now = _fingerprints(context) if begun else {}
-    changed = [what for name, what in NAMES.items() if begun.get(name) != now.get(name)]
-    if changed:
+    if changed := differing(begun, fingerprints(context)) if begun else []:
         raise UserError(
             f"{' and '.join(changed)} changed since the run in {context.folder} began: restore what it began with to "
             "go on, or choose another output folder"
@@ -38,10 +36,15 @@ def record(context: Context) -> None:
     """Write the fingerprints of a run that begins."""
     path = context.folder / FINGERPRINT
     if not path.is_file():
-        FORMAT.write(path, _fingerprints(context))
+        FORMAT.write(path, fingerprints(context))
 
 
-def _fingerprints(context: Context) -> dict[str, str | None]:
+def differing(begun: Mapping[str, str | None], now: Mapping[str, str | None]) -> list[str]:
+    """What has another fingerprint now, in words."""
+    return [what for name, what in NAMES.items() if begun.get(name) != now.get(name)]
+
+
+def fingerprints(context: Context) -> dict[str, str | None]:
     """By the keys of `NAMES`; None for a model that is not named, or on the hub."""
     recipe = context.recipe
     weights = {"model": _of_weights(recipe.model), "teacher": _of_weights(recipe.teacher)}

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import floor
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_type_hints
 
 from pydantic import ValidationError
 
+from secateur.methods import METHODS
 from secateur.run.recipe import KEYS, known
 from secateur.run.recipe_errors import sentence
 from secateur.run.recipe_schema import Strict, types_within
@@ -157,12 +158,23 @@ def _range(key: str, given: dict[str, Any], place: str) -> Range:
     except (ValidationError, TypeError) as error:
         said = sentence(error, (key,)).removeprefix(f"{key}.") if isinstance(error, ValidationError) else str(error)
         raise InRecipe(f"{place}: {said}: give low and high, and if wanted log or step") from error
-    kinds = types_within(KEYS[key].annotation) if key in KEYS else {type(asked.low), type(asked.high)}
+    kinds = _kinds(key) or {type(asked.low), type(asked.high)}
     if not {int, float} & kinds:
         raise InRecipe(f"{place} is no number, so that it has no range: give a list of values")
     one = Range(key, asked.low, asked.high, float not in kinds, asked.log, asked.step)
     _check_range(one, place)
     return one
+
+
+def _kinds(key: str) -> set[Any]:
+    """The types of a key, or those that methods have for the option of an entry; empty where nobody says them."""
+    if key in KEYS:
+        return types_within(KEYS[key].annotation)
+    group, _, name = key.rpartition(".")
+    if group != "method.options":
+        return set()
+    hints = [get_type_hints(method.__init__) for method in METHODS.all().values()]
+    return set().union(*(types_within(hint[name]) for hint in hints if name in hint))
 
 
 def _check_range(one: Range, place: str) -> None:

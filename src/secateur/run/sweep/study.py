@@ -23,6 +23,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from secateur.report.sweep import FAILED, FINISHED, RUNNING, STOPPED, WAITING, SweepTrial
+from secateur.run.begun_with import differing
 from secateur.run.sweep.block import Point, Sweep
 from secateur.run.sweep.dimension import Choices, Dimension
 from secateur.run.sweep.samplers import sampler_of
@@ -37,7 +38,7 @@ POLL = 5.0
 ATTEMPTS = 4
 """How often a trial is begun before it is failed for good: its run may kill its worker each time."""
 FIRST, ATTEMPT, SURPLUS, SAME, RESULT, WHY = "first", "attempt", "surplus", "same_as", "result", "why"
-SWEEP = "sweep"
+SWEEP, BEGUN = "sweep", "begun_with"
 FEWEST = 8
 """Trials below which importance says nothing."""
 STATES = {
@@ -84,12 +85,16 @@ class SweepStudy:
         url: of the database.
         name: of the study in it.
         less: for each objective, whether less is better.
+        begun: the fingerprints of the data and the weights (`begun_with`), which all workers share.
 
     Raises:
-        UserError: the database cannot be opened, or has a study of that name of another sweep.
+        UserError: the database cannot be opened, or has a study of that name of another sweep, or of other data or
+            weights.
     """
 
-    def __init__(self, url: str, name: str, sweep: Sweep, less: Sequence[bool]) -> None:
+    def __init__(
+        self, url: str, name: str, sweep: Sweep, less: Sequence[bool], begun: Mapping[str, str | None]
+    ) -> None:
         self.sweep = sweep
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         pruner = optuna.pruners.MedianPruner() if sweep.stops_early else optuna.pruners.NopPruner()
@@ -102,16 +107,20 @@ class SweepStudy:
                 directions=["minimize" if one else "maximize" for one in less],
                 load_if_exists=True,
             )
-        self._claim(name)
+        self._claim(name, begun)
 
-    def _claim(self, name: str) -> None:
+    def _claim(self, name: str, begun: Mapping[str, str | None]) -> None:
         """Write the sweep to a new study, or compare it with that of one that exists."""
         theirs = self.study.user_attrs.get(SWEEP)
         if theirs is None:
             places = ("model", "teacher", "data.source")  # which differ between machines
             ours = {key: value for key, value in self.sweep.resolved.items() if key not in places}
+            self.study.set_user_attr(BEGUN, dict(begun))
             self.study.set_user_attr(SWEEP, ours)
-        elif changed := self.sweep.differences(theirs):
+            return
+        known = self.study.user_attrs.get(BEGUN)  # which a study of an older version has not
+        changed = self.sweep.differences(theirs) or ([] if known is None else differing(known, begun))
+        if changed:
             raise UserError(
                 f"the study {name!r} is of another sweep (it differs in {', '.join(changed)}): choose another folder "
                 "or --study"

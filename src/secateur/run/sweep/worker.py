@@ -68,7 +68,8 @@ class Worker:
         with files.locked(folder):
             files.claim(folder, sweep)
             begun_with.record(all_trials)
-            study = SweepStudy(storage or sqlite_url(folder / files.STUDY), name or folder.resolve().name, sweep, less)
+            url, name = storage or sqlite_url(folder / files.STUDY), name or folder.resolve().name
+            study = SweepStudy(url, name, sweep, less, begun_with.fingerprints(all_trials))
             _prepare_teacher(all_trials)
         return cls(sweep, folder, study, context, total)
 
