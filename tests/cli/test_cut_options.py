@@ -46,6 +46,22 @@ def test_what_a_plan_says_is_refused_beside_it(world, tmp_path, words, named):
     assert refused(result, f"leave {named} out, or cut without a plan")
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--min-count", 2), "--min-count says which pieces of the texts of --vocabulary are kept: give these"),
+        (("--calibration-rows", 64), "say what is done with the rows of --data: give it, or drop them"),
+        (("--no-refit",), "say what is done with the rows of --data: give it, or drop them"),
+        (
+            ("--embedding-svd", "plain"),
+            "--embedding-svd says how word embeddings are factorised, and they are not: give",
+        ),
+    ],
+)
+def test_an_option_is_refused_without_the_one_that_it_belongs_to(world, tmp_path, words, message):
+    assert refused(secateur("cut", tmp_path / "no model", *words, "--output", tmp_path / "a"), message)
+
+
 def test_what_a_plan_does_not_say_is_taken_beside_it(world, tmp_path):
     words = (
         "--data",
@@ -69,7 +85,7 @@ def test_what_a_plan_does_not_say_is_taken_beside_it(world, tmp_path):
 
 @pytest.mark.parametrize(
     "words",
-    [(), ("--seed", 1), ("--embedding-svd", "plain"), ("--data",), ("--data", "--no-refit", "--store", "bf16")],
+    [(), ("--seed", 1), ("--data",), ("--data", "--no-refit", "--store", "bf16")],
 )
 def test_a_vocabulary_removes_units_only_where_an_option_says_so(world, tmp_path, words):
     data = ("--data", world / "data.csv", "--max-length", 24)

@@ -260,6 +260,10 @@ def test_a_target_of_the_command_overrides_the_target_of_the_file(tmp_path):
         ({"target.speedup": 2, "measurement.shapes": []}, "is measured at a shape: set target.shape, such as 8x128"),
         ({"target.latency": 2, "measurement.shapes": []}, "is measured at a shape"),
         ({"target.speedup": 1.0}, "target.speedup: .* above 1"),
+        (
+            {"target.embedding_svd": "plain"},
+            "target.embedding_svd says how word embeddings are factorised, and they are",
+        ),
         ({"target.latency": "soon"}, "write it like 5ms"),
         ({"target.latency": 0}, "target.latency: .* above 0"),
         ({"target.round_to": 0}, "target.round_to: .* above 0"),

@@ -18,7 +18,7 @@ from secateur.cli.output import show_json, show_lines, show_table
 from secateur.measure.evaluation import encoded, fitted_to, scores, shuffled
 from secateur.measure.inspection import inspect, with_stored_bytes
 from secateur.report.report_text import score_text, target_table
-from secateur.run.calibration import Calibration
+from secateur.run.calibration import ROWS, Calibration
 from secateur.run.post_training import (
     changes_weights,
     cut_by_plan,
@@ -29,7 +29,7 @@ from secateur.run.post_training import (
 )
 from secateur.run.recipe import make_group, places_of
 from secateur.run.recipe_data import DataRecipe
-from secateur.run.recipe_rules import AMOUNTS
+from secateur.run.recipe_rules import AMOUNTS, check_svd
 from secateur.run.vocabulary_data import piece_counts
 from secateur.structure.plan import Plan
 from secateur.structure.plan_file import vocabulary_of
@@ -144,6 +144,7 @@ def cut_model(
 ) -> None:
     """What `secateur cut` does; the options are described where it is declared."""
     refuse_taken(output, overwrite, [model, plan, *(vocabulary or []), *places_of(given)])
+    _check_needed(given, plan, vocabulary, min_count, calibration_rows, refit)
     texts = read_texts(vocabulary or [])
     _check_plan(plan, given, texts)
     all_units = plan is None and only_thinner(given, bool(texts))
@@ -177,6 +178,25 @@ def _check_plan(plan: Path | None, given: dict[str, Any], texts: Sequence[str]) 
         )
     if texts and vocabulary_of(plan) is not None:
         raise UserError(f"{plan} says which pieces are kept: leave --vocabulary out, or cut by a plan without them")
+
+
+def _check_needed(
+    given: dict[str, Any],
+    plan: Path | None,
+    vocabulary: list[Path] | None,
+    min_count: int,
+    calibration_rows: int,
+    refit: bool,
+) -> None:
+    """Refuse an option without the one that it belongs to."""
+    if min_count > 1 and not vocabulary:
+        raise UserError("--min-count says which pieces of the texts of --vocabulary are kept: give these, or drop it")
+    if "data.source" not in given and (calibration_rows != ROWS or not refit):
+        raise UserError(
+            "--calibration-rows and --no-refit say what is done with the rows of --data: give it, or drop them"
+        )
+    if plan is None:  # which may have a rank
+        check_svd(make_group("target", given))
 
 
 def _tokenizer(model: str, texts: Sequence[str]) -> PreTrainedTokenizerBase | None:

@@ -117,6 +117,19 @@ def check_protocol(target: TargetRecipe) -> None:
         raise UserError(f"{names} say how a latency or a speedup is measured: ask for one, or drop them")
 
 
+def _svd_of_a_rank(recipe: Recipe) -> None:
+    check_svd(recipe.target)
+
+
+def check_svd(target: TargetRecipe) -> None:
+    """Refuse a way to factorise word embeddings that are not factorised."""
+    if target.embedding_svd == "plain" and target.embedding_rank is None:
+        raise UserError(
+            "target.embedding_svd says how word embeddings are factorised, and they are not: give "
+            "target.embedding_rank, or drop it"
+        )
+
+
 def _shape_of_a_time(recipe: Recipe) -> None:
     target = recipe.target
     known = target.latency_table or target.shape or recipe.measurement.shapes
@@ -199,6 +212,7 @@ RULES = (
     _one_amount,
     _uniform_by_density,
     _protocol_of_a_latency,
+    _svd_of_a_rank,
     _shape_of_a_time,
     _densities_are_fractions,
     _densities_differ,
