@@ -81,6 +81,13 @@ def test_scores_fall_with_the_density_between_teacher_and_chance_whatever_the_no
     assert all(0.5 <= one.low <= one.score <= one.high and one.score <= 0.9 for one in expected)
 
 
+def test_no_interval_of_a_fraction_goes_above_1():
+    near = replace(true_walk(lambda density: 0.01, lambda density: 0.1), score=0.995, teacher=0.997, error=0.01)
+    assert max(one.high for one in predict(near)) == 1
+    bleu = replace(near, score=37.0, teacher=38.0, error=1.0, constant=0.0)
+    assert max(one.high for one in predict(bleu)) > 38
+
+
 def test_a_ramp_that_rises_again_counts_by_its_average():
     noisy = (Point(0.4, 0.90), Point(0.2, 0.94), Point(0.05, 0.86))
     pooled = (Point(0.4, 0.92), Point(0.2, 0.92), Point(0.05, 0.86))

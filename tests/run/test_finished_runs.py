@@ -10,6 +10,7 @@ from made_up_run import PROTOCOL, REPORT
 from secateur.report.comparison import OUTSIDE, RUN, TEACHER, ScoredModel, Timing
 from secateur.report.comparison_page import to_html
 from secateur.report.comparison_text import notes, table, to_dict, to_markdown
+from secateur.report.names import told_apart
 from secateur.report.recipe_keys import upgrade
 from secateur.run.finished_runs import read
 from secateur.run.recipe import make
@@ -155,11 +156,21 @@ def test_a_folder_called_teacher_beside_a_run_is_not_its_teacher(tmp_path):
     assert {p.name for p in compare(runs).points if p.origin == TEACHER} == {"teacher m", f"teacher {tmp_path.name}"}
 
 
-def test_other_models_of_equal_names_are_named_by_their_paths(tmp_path):
-    places = ("a/small", "b/small", "c/model")
+def test_recipes_of_models_in_folders_of_one_name_are_named_by_as_much_of_the_paths_as_differs(tmp_path):
+    parts = ("one", "two")
+    runs = [write(tmp_path / part, recipe={"model": f"/models/{part}/minilm/best"}) for part in parts]
+    names = [point.name for point in compare(read(runs)).points if point.origin == RUN]
+    assert sorted(names) == [f"grain at density 0.05, model {part}/minilm/best" for part in ("one", "two")]
+
+
+def test_other_models_of_equal_names_are_named_by_as_much_of_their_paths_as_differs(tmp_path):
+    places = ("/where/ever/a/small", "/where/ever/b/small", "c/model")
     entries = [ScoredModel(place, score=0.8, density=None, parameters=1, bytes=1) for place in places]
     comparison = compare(read([write(tmp_path / "run")]), entries)
     assert [point.name for point in comparison.points if point.origin == OUTSIDE] == ["a/small", "b/small", "c"]
+    assert (
+        told_apart(["org/a", "/x/y/a", "/x/z/a"]) == ["org/a", "y/a", "z/a"] and told_apart(["/x/a"] * 2) == ["a"] * 2
+    )
 
 
 # What is shown

@@ -136,10 +136,9 @@ def _expected(walk: Walk, ramp: Ramp, density: float) -> Expected:
     left = gap / own * removed if own else 0.0
     noise = ERRORS * math.hypot(walk.error, left * ramp.error(density))
     expected, low, high = (walk.teacher - one for one in (gaps[0], max(gaps), min(gaps)))
-    floor = min(walk.constant, walk.score)
-    return Expected(
-        density, max(floor, expected), max(floor, low - noise), max(floor, high + noise), density < walk.density
-    )
+    floor, most = min(walk.constant, walk.score), 1.0 if walk.teacher <= 1 else math.inf  # 1: of a fraction
+    scores = [max(floor, min(most, one)) for one in (expected, low - noise, high + noise)]
+    return Expected(density, *scores, density < walk.density)
 
 
 def _between(xs: Sequence[float], ys: Sequence[float], density: float) -> float:

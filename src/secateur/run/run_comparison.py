@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.report.comparison import ORIGINS, OUTSIDE, RUN, TEACHER, Comparison, Point, ScoredModel, Shape, Timing
+from secateur.report.names import told_apart
 from secateur.report.report_text import target_text
 from secateur.run.comparable_times import comparable, criteria, measured_times, times_of
 from secateur.run.compared_baselines import Named, baseline_points, baseline_remarks
@@ -71,11 +72,12 @@ def _teachers(runs: Sequence[FinishedRun]) -> list[Point]:
 
 
 def _outsiders(models: Sequence[ScoredModel]) -> list[Point]:
-    """A point for each model, named after its folder, or by the whole path where folders share a name."""
+    """A point for each model, named after its folder, or by more of the path where folders share a name."""
     names = [_short(one.place) for one in models]
+    longer = told_apart([one.place for one in models])
     return [
-        Point(one.place if names.count(name) > 1 else name, OUTSIDE, OUTSIDE, (one,))
-        for name, one in zip(names, models, strict=True)
+        Point(more if names.count(name) > 1 else name, OUTSIDE, OUTSIDE, (one,))
+        for name, more, one in zip(names, longer, models, strict=True)
     ]
 
 
@@ -118,9 +120,15 @@ def _names(runs: Sequence[FinishedRun]) -> list[str]:
         sharing = [number for number, other in enumerate(names) if other == name]
         recipes = [runs[number].recipe for number in sharing]
         for key in sorted(_distinguishing(recipes), key=list(recipes[0]).index):
-            for number, recipe in zip(sharing, recipes, strict=True):
-                names[number] += f", {key} {brief(recipe[key])}"
+            for number, value in zip(sharing, _values([recipe[key] for recipe in recipes]), strict=True):
+                names[number] += f", {key} {value}"
     return names
+
+
+def _values(values: Sequence[Any]) -> list[str]:
+    """Values of a key in few characters, of paths as many as tell them apart."""
+    shortened = told_apart([value for value in values if isinstance(value, str)])
+    return [shortened.pop(0) if isinstance(value, str) else brief(value) for value in values]
 
 
 def _target(run: FinishedRun) -> str:
