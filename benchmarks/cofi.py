@@ -112,6 +112,11 @@ def recipes(task: str, data: Path, teacher: Path) -> dict[str, dict[str, Any]]:
     return runs
 
 
+def wanted(only: list[str], runs: Mapping[str, Any]) -> list[str]:
+    """The names of the runs to do: all, or the named ones that a task has, which is not each name of the other."""
+    return [name for name in only if name in runs] if only else list(runs)
+
+
 def name_of(density: float, seed: int, constraint: str) -> str:
     """The name of a run: the default constraint is left out."""
     return f"{density:g}-{seed}" + ("" if constraint == "exact" else f"-{constraint}")
@@ -122,7 +127,7 @@ def train(data: Folder, teacher: Folder, jobs: int = 2, task: str = "", only: li
     """Do every run of the tables that is not finished, or of these the named ones, in their order."""
     for name in [name for name in SETTINGS if name.startswith(task)]:
         runs = recipes(name, data, teacher)
-        several(RUNS / name, {one: runs[one] for one in only or runs}, jobs)
+        several(RUNS / name, {one: runs[one] for one in wanted(only or [], runs)}, jobs)
 
 
 @app.command()

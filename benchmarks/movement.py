@@ -58,7 +58,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "movement": {"method": "movement", "training.learning_rate": 3e-4},
     "cofi": {
         "method": "cofi",
-        "method.options": {"learning_rate": 0.1},
+        "method.options": {"learning_rate": 0.1, "constraint": "lagrangian"},
         "method.begin": 0.01,
         "method.end": 0.4,
         "training.learning_rate": 5e-4,

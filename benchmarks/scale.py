@@ -1,7 +1,7 @@
 """What pruning decoders of 1 to 70 billion parameters costs: reckoned from counts and one measured step.
 
     python benchmarks/scale.py step                         a small decoder's step, against products of matrices
-    python benchmarks/scale.py table --ratio RATIO          the table, in Markdown
+    python benchmarks/scale.py table RATIO                  the table, in Markdown
 
 Counts are those of `structure/cost`, over models without weights. A step that listens computes five forwards' worth of
 products for each token: 3 of the student (one forward, and two of its size backward), 1 of the teacher, and 1 for the
