@@ -33,6 +33,7 @@ CONSTRAINTS: dict[str, dict[str, Any]] = {
 """The constraint -> what it changes of the settings: one of them observes evidence first."""
 SHARED: dict[str, Any] = {
     "method": "cofi",
+    "method.ramp_rows": 0,
     "training.warmup": 0.02,
     "training.evaluations": 0,
     "training.checkpoints": 0,
@@ -86,10 +87,12 @@ def teacher_of(task: str, data: Path, teacher: Path) -> Path:
     return folder / "teacher"
 
 
-def recipes(task: str, data: Path, teacher: Path) -> dict[str, dict[str, Any]]:
-    """Name -> recipe of every run on a task; on SST-2 also a longer recovery and ablations at the lowest density."""
+def recipes(task: str, data: Path) -> dict[str, dict[str, Any]]:
+    """Name -> recipe of every run on a task but for its teacher.
+
+    On SST-2 a longer recovery, another learning rate and ablations at the lowest density are among them.
+    """
     base = {**SHARED, **SETTINGS[task], "model": base_model(), "data": str(data / task)}
-    base["teacher"] = str(teacher_of(task, data, teacher))
     runs = {
         name_of(density, seed, constraint): {
             **base,
@@ -112,11 +115,6 @@ def recipes(task: str, data: Path, teacher: Path) -> dict[str, dict[str, Any]]:
     return runs
 
 
-def wanted(only: list[str], runs: Mapping[str, Any]) -> list[str]:
-    """The names of the runs to do: all, or the named ones that a task has, which is not each name of the other."""
-    return [name for name in only if name in runs] if only else list(runs)
-
-
 def name_of(density: float, seed: int, constraint: str) -> str:
     """The name of a run: the default constraint is left out."""
     return f"{density:g}-{seed}" + ("" if constraint == "exact" else f"-{constraint}")
@@ -125,9 +123,13 @@ def name_of(density: float, seed: int, constraint: str) -> str:
 @app.command()
 def train(data: Folder, teacher: Folder, jobs: int = 2, task: str = "", only: list[str] | None = None) -> None:
     """Do every run of the tables that is not finished, or of these the named ones, in their order."""
-    for name in [name for name in SETTINGS if name.startswith(task)]:
-        runs = recipes(name, data, teacher)
-        several(RUNS / name, {one: runs[one] for one in wanted(only or [], runs)}, jobs)
+    of_tasks = {name: recipes(name, data) for name in SETTINGS if name.startswith(task)}
+    if unknown := set(only or ()).difference(*of_tasks.values()):
+        raise typer.BadParameter(f"no run is called {', '.join(sorted(unknown))}")
+    for name, runs in of_tasks.items():
+        if chosen := [one for one in only or runs if one in runs]:
+            taught = {"teacher": str(teacher_of(name, data, teacher))}
+            several(RUNS / name, {one: {**runs[one], **taught} for one in chosen}, jobs)
 
 
 @app.command()

@@ -82,6 +82,7 @@ def train_first_layers(values: Mapping[str, Any], layers: int, place: Path, shar
     from secateur.run.recipe import make
     from secateur.run.run_data import RunData
     from secateur.run.stage_trainer import distilling_trainer
+    from secateur.run.training_arguments import learning_rate_of_run
     from secateur.run.stages.outputs import outputs_of
 
     if (place / "model").is_dir():
@@ -99,7 +100,7 @@ def train_first_layers(values: Mapping[str, Any], layers: int, place: Path, shar
         recipe.training.steps,
         teacher=outputs_of(context, load_teacher(context)),
         objective=context.distillation.terms(),
-        learning_rate=0.384 / student.config.hidden_size,
+        learning_rate=learning_rate_of_run(context),
     )
     trainer.train()
     sec.save(student.eval(), place / "model", tokenizer=context.data.tokenizer)

@@ -56,6 +56,7 @@ PUBLISHED: dict[str, Any] = {
     "training.bf16": False,
     "distillation.cache": False,
     "method.shrink": False,
+    "method.ramp_rows": 0,
     "training.freeze_embeddings": False,
     "training.dropout": None,
     "training.evaluations": 0,
@@ -103,7 +104,7 @@ COFI: tuple[tuple[str, dict[str, Any]], ...] = (
             STOCK: True,
             "method": "cofi",
             "target.units": ["hidden", "head", "sublayer", "ffn"],
-            "method.options": {"learning_rate": 0.1},
+            "method.options": {"learning_rate": 0.1, "constraint": "lagrangian"},
             "distillation.start": "teacher",
             "distillation.temperature": 2.0,
             "distillation.divergence": True,
@@ -121,7 +122,10 @@ COFI: tuple[tuple[str, dict[str, Any]], ...] = (
     ("attention spelled out, few lengths, pages kept", {STOCK: False}),
     ("teacher's outputs cached", {"distillation.cache": True}),
     ("no dropout", {"training.dropout": 0.0}),
-    ("gates that have settled closed for good", {"method.options": {"learning_rate": 0.1, "settle": 20}}),
+    (
+        "gates that have settled closed for good",
+        {"method.options": {"learning_rate": 0.1, "constraint": "lagrangian", "settle": 20}},
+    ),
     ("the same in fp32", {"training.bf16": False}),
     ("pruned in half of the time", {"training.bf16": True, "method.end": 0.25, "method.ramp": 0.5}),
 )

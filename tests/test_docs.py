@@ -374,10 +374,19 @@ def test_numbers_on_the_pages_of_methods_are_in_the_results(name):
     assert numbers and [line for line in numbers if line not in lines] == []
 
 
-@pytest.mark.parametrize("name", ["choose", "cost", "embeddings", "faq", "when-not"])
-def test_numbers_on_the_pages_for_deciding_are_in_the_results(name):
+MEASURED = [
+    ROOT / "README.md",
+    *(
+        DOCS / f"{name}.md"
+        for name in ("choose", "cost", "embeddings", "fast", "faq", "storage", "vocabulary", "when-not")
+    ),
+]
+
+
+@pytest.mark.parametrize("path", MEASURED, ids=name_of)
+def test_numbers_on_the_pages_for_deciding_are_in_the_results(path):
     """Scores, percentages, speed-ups and decimals; `inline code` and blocks are commands, whose numbers are choices."""
-    text = re.sub(r"`[^`\n]+`|\]\([^)]+\)", "", prose(DOCS / f"{name}.md"))
+    text = re.sub(r"`[^`\n]+`|\]\([^)]+\)|arXiv [\d.]+|PyTorch [\d.]+", "", prose(path))
     numbers = re.findall(
         r"(?<![\w.,-])(?:\d+(?:,\d{3})*(?:\.\d+)?(?:%|x(?= as)|x\b)|\d+\.\d+|\d+,\d{3})(?![\w,])", text
     )
@@ -385,8 +394,15 @@ def test_numbers_on_the_pages_for_deciding_are_in_the_results(name):
     assert [
         number
         for number in numbers
-        if number not in allowed and not re.search(rf"(?<![\d.]){re.escape(number)}", known)
+        if number not in allowed and not re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", known)
     ] == []
+
+
+@pytest.mark.parametrize("name", METHODS.all())
+def test_the_paper_of_a_method_is_among_the_citations(name):
+    cited = " ".join(section(ROOT / "README.md", "Citations").split())
+    head = " ".join(read(DOCS / "methods" / f"{name}.md").partition("\n## ")[0].split())
+    assert all(title in cited for title in re.findall(r"(?<![*\w])\*([^*]+)\*(?!\*)", head))
 
 
 def test_all_units_tasks_and_architectures_are_documented():

@@ -1,6 +1,7 @@
 """Files of the project outside of code and docs: they parse, and agree with the package."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,18 @@ def test_the_oldest_allowed_versions_are_those_that_are_tested():
     floors = [r'requires-python = ">=([\d.]+)"', r'"torch>=([\d.]+)"', r'"transformers>=([\d.]+),<6"']
     allowed = [tuple(map(int, re.search(floor, project)[1].split("."))) for floor in floors]
     assert [version[: len(floor)] for version, floor in zip(oldest, allowed, strict=True)] == allowed
+
+
+def test_the_source_package_has_all_that_is_tracked():
+    """Its tests read the benchmarks, the scripts of CI and the citation too."""
+    include = re.search(
+        r"build\.targets\.sdist\]\ninclude = \[(.+?)\n\]", (ROOT / "pyproject.toml").read_text("utf-8"), re.S
+    )
+    listed = {pattern.strip("/") for pattern in re.findall(r'"([^"]+)"', include[1])}
+    always = {".gitignore", "LICENSE", "pyproject.toml"}
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    left = {path.partition("/")[0] for path in tracked} - listed - always
+    assert {path for path in left if not path.endswith(".md")} == set() and "*.md" in listed
 
 
 def test_the_request_to_merge_links_to_the_rules():
