@@ -82,8 +82,8 @@ def train_first_layers(values: Mapping[str, Any], layers: int, place: Path, shar
     from secateur.run.recipe import make
     from secateur.run.run_data import RunData
     from secateur.run.stage_trainer import distilling_trainer
-    from secateur.run.training_arguments import learning_rate_of_run
     from secateur.run.stages.outputs import outputs_of
+    from secateur.run.training_arguments import learning_rate_of_run
 
     if (place / "model").is_dir():
         return
