@@ -107,10 +107,9 @@ def test_of_several_the_one_is_named_that_costs_no_more_then_one_without_trainin
     assert "spread-layers (" in baselines.advice(report(slow_words, first, spread))
 
 
-def test_where_less_is_better_a_lower_score_is_as_good(monkeypatch):
-    monkeypatch.setattr(baselines, "_greater", lambda report: False)
-    assert baselines.advice(report(row("first-layers", 0.5, 1.9, 1))).endswith("take that.")
-    assert baselines.advice(report(row("first-layers", 0.9, 1.9, 1))) == baselines.AHEAD
+def test_where_less_is_better_a_lower_score_is_as_good():
+    low, high = (replace(report(row("first-layers", score, 1.9, 1)), greater_is_better=False) for score in (0.5, 0.9))
+    assert baselines.advice(low).endswith("take that.") and baselines.advice(high) == baselines.AHEAD
 
 
 def test_a_run_without_baselines_has_no_advice_and_no_section():

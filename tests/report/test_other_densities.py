@@ -111,8 +111,9 @@ def test_a_ramp_that_lost_nothing_leaves_the_logarithm_alone():
         replace(WALKED, ramp=RAMP | {"points": RAMP["points"][:1]}),
         replace(WALKED, baseline=0.9),
         replace(WALKED, density=REPORT.density | {"prunable": 1.0}),
+        replace(WALKED, greater_is_better=False),
     ],
-    ids=["no scores", "one score", "no teacher", "nothing removed"],
+    ids=["no scores", "one score", "no teacher", "nothing removed", "less is better"],
 )
 def test_nothing_is_shown_where_there_is_nothing_to_show(report):
     assert walk_of(report) is None and sentence(report) is None

@@ -82,3 +82,39 @@ def test_no_more_is_advised_than_there_is(target):
 
 def test_the_report_says_it_first():
     assert to_markdown(REPORT).splitlines()[4].startswith("It worked: the model keeps 97.0%")
+
+
+# A score of which less is better
+
+
+def judged_error(score, teacher=0.3, baseline=1.0, error=0.01):
+    scored = {"scores": {"mae": score}, "teacher_scores": {"mae": teacher}, "baseline": baseline}
+    report = replace(REPORT, metric="mae", greater_is_better=False, standard_error=error, **scored)
+    assert report.retention is None
+    return verdict(report)
+
+
+def test_of_an_error_a_model_that_is_no_worse_than_its_teacher_worked():
+    one = judged_error(0.309)
+    assert one.worked and str(one) == (
+        "It worked: the model's mae is no worse than the teacher's, within its standard error (0.3090 ± 0.0100, the "
+        "teacher has 0.3000; a constant prediction has 1.0000)."
+    )
+    assert "a teacher that is trained for longer" in judged_error(0.28).advice and not judged_error(0.295).advice
+
+
+def test_of_an_error_a_model_that_is_worse_than_its_teacher_fell_short():
+    one = judged_error(0.9)
+    assert not one.worked and one.text.startswith("It fell short: the model's mae is worse than the teacher's by more")
+    assert not judged_error(0.301, error=None).worked and judged_error(0.3, error=None).worked
+
+
+def test_of_an_error_the_constant_is_above():
+    assert judged_error(1.0).text.startswith("It did not work: the model is no better than a constant prediction (mae")
+    assert judged_error(0.9, teacher=1.1).text.startswith("There was nothing to keep: the teacher is no better than a")
+    assert judged_error(0.3, baseline=None).worked, "nothing is known of a constant"
+
+
+def test_a_large_number_of_steps_is_advised_as_an_option_takes_it():
+    assert "more steps (--steps 1200000)" in judged(0.6, training={"steps": 600_000}).advice
+    assert "more steps (--epochs 0.6)" in judged(0.6, training={"epochs": 0.3}).advice

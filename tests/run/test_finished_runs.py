@@ -228,6 +228,16 @@ def test_new_measurements_replace_those_of_the_reports(tmp_path):
         ["1.0000*", "90.9*", "8.00*"], ["-", "12.0*", "4.00"], ["0.0500*", "48.0*", "2.00*"],
     ]  # fmt: skip
     assert any("all 3 models now, in turn" in note for note in notes(comparison))
+    untimed = {place: times for place, times in measured.items() if place != "outside"}
+    assert any("all 2 models now, in turn" in note for note in notes(compare(runs, [outside], untimed)))
+
+
+def test_runs_whose_score_is_an_error_have_no_retention_and_their_front_is_of_the_lowest(tmp_path):
+    worse = {"score": 0.89, "kept": 0.2, "recipe": {"method": "random"}}
+    runs = [write(tmp_path / "a", greater_is_better=False), write(tmp_path / "b", greater_is_better=False, **worse)]
+    comparison = compare(read(runs))
+    assert not comparison.greater and [model.retention for p in comparison.points for model in p.models] == [None] * 3
+    assert [point.name for point in comparison.front(comparison.criteria[0])] == ["grain at density 0.05"]
 
 
 # Told
@@ -299,7 +309,6 @@ DAMAGES = {
     "no density": {"density": {}},
     "no sizes": {"weight_bytes": 3},
     "parameters are text": {"parameters": {"teacher": "many", "model": None}},
-    "another task": {"recipe": {**RECIPE, "seed": 0, "data.task": "chess"}},
     "no rows": {"rows": {}},
     "latency is a number": {"latency": 3.0},
     "no protocol": {"latency": [{"latency_ms": 2.0, "speed_up": 2.0}]},

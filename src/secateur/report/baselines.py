@@ -14,7 +14,6 @@ from typing import Any
 from secateur.report.html import Content, DataTable, Notes, Section, Text
 from secateur.report.report import Report
 from secateur.report.size_text import megabytes
-from secateur.tasks import TASKS
 
 HEADING = "What you would otherwise take"
 AHEAD = "The pruned model is ahead of its baselines: none has its score at its latency or at its size."
@@ -32,7 +31,7 @@ class Candidate:
 
     Attributes:
         what: it is, in words.
-        retention: the score over the teacher's; None if the teacher is no better than a constant prediction.
+        retention: the score over the teacher's; None where `report.retention` is.
         bytes: of its weights as they are stored.
         times: shape -> milliseconds, and the speed-up over the teacher in PyTorch in float32.
         runtime: in which it was scored and timed.
@@ -92,18 +91,12 @@ def advice(report: Report) -> str:
     candidates = others(report)
     if not candidates:
         return ""
-    sign = 1.0 if _greater(report) else -1.0
+    sign = 1.0 if report.greater_is_better else -1.0
     found = [(one, equalled) for one in candidates if (equalled := _equalled(report, one, sign))]
     if not found:
         return AHEAD
     one, equalled = min(found, key=lambda pair: (-len(pair[1]), pair[0].trained, pair[0].bytes, -sign * pair[0].score))
     return _sentence(report, one, equalled)
-
-
-def _greater(report: Report) -> bool:
-    """Whether more of the metric is better; a report without the name of its task is of the default one."""
-    name = report.recipe["data"].get("task")
-    return name is None or TASKS.get(name).greater_is_better
 
 
 def _equalled(report: Report, one: Candidate, sign: float) -> tuple[str, ...]:

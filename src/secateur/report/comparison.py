@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
+from secateur.report.report import retention
 from secateur.tasks.origin import rows_of
 
 SCORE = ".4f"
@@ -47,6 +48,7 @@ class ScoredModel:
         teacher: place and score of the dense teacher; a teacher's own for a teacher, None for a model of no run.
         times: by (batch, tokens).
         constant: the score of a constant prediction, 0 if there is none.
+        greater_is_better: whether a larger score is better.
         standard_error: of the score; None where it is not known.
     """
 
@@ -59,6 +61,7 @@ class ScoredModel:
     times: Mapping[Shape, Timing] = field(default_factory=dict)
     constant: float = 0.0
     standard_error: float | None = None
+    greater_is_better: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `retention` included."""
@@ -71,8 +74,10 @@ class ScoredModel:
 
     @property
     def retention(self) -> float | None:
-        """The score over the teacher's; None without a teacher, or with one no better than a constant prediction."""
-        return self.score / self.teacher[1] if self.teacher and self.teacher[1] > self.constant else None
+        """The score over the teacher's; None without a teacher, or where `report.retention` is."""
+        if self.teacher is None:
+            return None
+        return retention(self.score, self.teacher[1], self.constant, self.greater_is_better)
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ def _between(xs: Sequence[float], ys: Sequence[float], density: float) -> float:
 
 
 def walk_of(report: Report) -> Walk | None:
-    """The walk of a run; None for one without scores on its ramp, without a score to keep, or that removed nothing."""
+    """The walk of a run; None for one without scores on its ramp, without a retention, or that removed nothing."""
     density, ramp = report.density["prunable"], report.ramp or {"points": []}
     points = tuple(_point(point) for point in ramp["points"] if point["density"] > 0)
     if len(points) < 2 or report.retention is None or not 0 < density < 1:

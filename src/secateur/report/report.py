@@ -23,6 +23,15 @@ FORMAT = FileFormat(2, {1: _with_groups})
 """Version 1, of secateur 0.1.0, had the flat keys of its recipes."""
 
 
+def retention(score: float, teacher: float, constant: float | None, greater_is_better: bool) -> float | None:
+    """A score over the teacher's.
+
+    None where less of the metric is better, or where the teacher is no better than a constant prediction, whose score
+    counts as 0 if there is none.
+    """
+    return score / teacher if greater_is_better and teacher > (constant or 0.0) else None
+
+
 @dataclass(frozen=True)
 class Report:
     """The results of a run.
@@ -82,6 +91,9 @@ class Report:
         tuning: for a run that holds out training rows to tune by, their number under `rows`, the `score` of the pruned
             model on them, and its `standard_error`; None for other runs.
         splits: "train" and "validation" -> the name of the split in the data (`Origin.names`).
+        greater_is_better: whether more of the metric is better; of a report that does not say it, it is.
+        training_metric: name of the main score of held-out training rows (`Task.of_training_rows`); None in a report of
+            before, which takes it to be `metric`.
         asked: how the model is asked as the data are (`Predictor.told`): `pairs` of texts, or options of a prediction
             that no recipe has.
     """
@@ -118,12 +130,19 @@ class Report:
     tuning: Mapping[str, Any] | None = None
     splits: Mapping[str, str | None] = field(default_factory=lambda: Origin().names)
     asked: Mapping[str, Any] = field(default_factory=dict)
+    greater_is_better: bool = True
+    training_metric: str | None = None
+
+    @property
+    def metric_of_training_rows(self) -> str:
+        """Name of the main score of training rows that are held out: of trials, to tune by, or to select by."""
+        return self.training_metric or self.metric
 
     @property
     def retention(self) -> float | None:
-        """The pruned model's score over the teacher's; None if the teacher is no better than a constant prediction."""
-        teacher = self.teacher_scores[self.metric]
-        return self.scores[self.metric] / teacher if teacher > (self.baseline or 0.0) else None
+        """The pruned model's score over the teacher's; None where `retention` of a score is."""
+        score, teacher = self.scores[self.metric], self.teacher_scores[self.metric]
+        return retention(score, teacher, self.baseline, self.greater_is_better)
 
     @property
     def scored_rows(self) -> str:

@@ -49,29 +49,61 @@ def verdict(report: Report) -> Verdict:
     """The verdict on a finished run.
 
     It did not work if the teacher or the pruned model is no better than a constant prediction, and fell short if the
-    model keeps less of the teacher's score than the recipe expects.
+    model keeps less of the teacher's score than the recipe expects. Of a metric of which less is better no part is
+    kept: there it fell short if the model is worse than its teacher by more than the standard error.
     """
     return replace(_judged(report), simpler=baselines.advice(report))
 
 
 def _judged(report: Report) -> Verdict:
     metric, score, teacher = report.metric, report.scores[report.metric], report.teacher_scores[report.metric]
-    numbers = f"{_with_error(score, report.standard_error)} of {teacher:.4f}"
-    if report.baseline is not None:
-        numbers += f"; a constant prediction has {report.baseline:.4f}"
+    numbers = f"{metric} {_numbers(report)}"
     constant = "0" if report.baseline is None else "a constant prediction"
-    if report.retention is None:
-        text = f"There was nothing to keep: the teacher is no better than {constant} ({metric} {numbers})."
+    if not _better_than_constant(report, teacher):
+        text = f"There was nothing to keep: the teacher is no better than {constant} ({numbers})."
         return Verdict(False, text, "Give more rows or a better teacher, or train one for longer (teacher_steps).")
-    if score <= (report.baseline or 0.0):
-        text = f"It did not work: the model is no better than {constant} ({metric} {numbers})."
+    if not _better_than_constant(report, score):
+        text = f"It did not work: the model is no better than {constant} ({numbers})."
         return Verdict(False, text, _advice(report.recipe))
-    kept = f"the model keeps {report.retention:.1%} of the teacher's {metric} ({numbers})"
+    if fault := _fault(report):
+        return Verdict(False, f"It fell short: {fault}.", _advice(report.recipe))
+    ahead = score - teacher if report.greater_is_better else teacher - score
+    better = ahead > (report.standard_error or 0.0)
+    return Verdict(True, f"It worked: {_kept(report)}.", BETTER_TEACHER if better else "")
+
+
+def _better_than_constant(report: Report, score: float) -> bool:
+    """Whether a score is better than a constant prediction's, or, where none is known and more is better, than 0."""
+    if report.greater_is_better:
+        return score > (report.baseline or 0.0)
+    return report.baseline is None or score < report.baseline
+
+
+def _numbers(report: Report) -> str:
+    """The score with its error, that of the teacher, and that of a constant prediction."""
+    own = _with_error(report.scores[report.metric], report.standard_error)
+    between = " of" if report.greater_is_better else ", the teacher has"
+    numbers = f"{own}{between} {report.teacher_scores[report.metric]:.4f}"
+    return numbers if report.baseline is None else f"{numbers}; a constant prediction has {report.baseline:.4f}"
+
+
+def _fault(report: Report) -> str:
+    """In what the model is worse than was asked for; empty if it is not."""
+    if report.retention is None:
+        lost = report.scores[report.metric] - report.teacher_scores[report.metric]
+        short = lost > (report.standard_error or 0.0)
+        by = "" if report.standard_error is None else " by more than its standard error"
+        return f"the model's {report.metric} is worse than the teacher's{by} ({_numbers(report)})" if short else ""
     expected = report.recipe.get("measurement", {}).get("retention", RETENTION)
-    if report.retention < expected:
-        return Verdict(False, f"It fell short: {kept}, less than {100 * expected:g}%.", _advice(report.recipe))
-    better = score > teacher + (report.standard_error or 0.0)
-    return Verdict(True, f"It worked: {kept}.", BETTER_TEACHER if better else "")
+    return f"{_kept(report)}, less than {100 * expected:g}%" if report.retention < expected else ""
+
+
+def _kept(report: Report) -> str:
+    """What the model keeps of the teacher's score; where less is better, that it is no worse."""
+    if report.retention is None:
+        within = "" if report.standard_error is None else ", within its standard error"
+        return f"the model's {report.metric} is no worse than the teacher's{within} ({_numbers(report)})"
+    return f"the model keeps {report.retention:.1%} of the teacher's {report.metric} ({_numbers(report)})"
 
 
 def _with_error(score: float, error: float | None) -> str:
@@ -81,7 +113,7 @@ def _with_error(score: float, error: float | None) -> str:
 def _advice(recipe: Mapping[str, Any]) -> str:
     """What usually helps a model that lost too much of its score."""
     training = recipe.get("training", {})
-    lengths = (f"--{name} {2 * training[name]:g}" for name in ("steps", "epochs") if training.get(name))
+    lengths = (f"--{name} {2 * training[name]:.12g}" for name in ("steps", "epochs") if training.get(name))
     steps = f"more steps ({option})" if (option := next(lengths, None)) else "more steps"
     more = _more(recipe["target"])
     return f"Try {steps}, {more}, or another method." if more else f"Try {steps}, or another method."

@@ -55,6 +55,7 @@ def _model(run: FinishedRun, row: Mapping[str, Any]) -> ScoredModel:
         times=_times(run, row),
         constant=report.baseline or 0.0,
         standard_error=row.get("standard_error"),
+        greater_is_better=report.greater_is_better,
     )
 
 

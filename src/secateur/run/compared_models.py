@@ -74,6 +74,7 @@ def _scored(name: str, task: Task, max_length: int, prunable_of_teacher: int | N
         parameters=parameter_count(model),
         bytes=disk_bytes(local_model_folder(name)) if compact else 4 * model.num_parameters(),
         standard_error=error,
+        greater_is_better=task.greater_is_better,
     )
 
 

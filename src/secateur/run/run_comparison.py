@@ -15,7 +15,6 @@ from secateur.run.comparable_times import comparable, criteria, measured_times, 
 from secateur.run.compared_baselines import Named, baseline_points, baseline_remarks
 from secateur.run.finished_run import FinishedRun
 from secateur.system.errors import UserError
-from secateur.tasks import TASKS
 
 
 def compare(
@@ -46,7 +45,7 @@ def compare(
     points.sort(key=lambda p: (ORIGINS.index(p.origin), -round(p.models[0].density or 1.0, 2), -p.score))
     return Comparison(
         metric=first.metric,
-        greater=TASKS.get(runs[0].recipe["data.task"]).greater_is_better,
+        greater=first.greater_is_better,
         data=first.data,
         rows=first.rows["validation"],
         split=first.splits["validation"],
@@ -86,7 +85,9 @@ def _teacher(run: FinishedRun) -> ScoredModel:
     score = report.teacher_scores[report.metric]
     times = {shape: replace(time, speed_up=1.0) for shape, time in times_of(report.latency).items()}
     sizes = int(report.parameters["teacher"]), int(report.weight_bytes["teacher"])
-    return ScoredModel(run.teacher, score, 1.0, *sizes, (run.teacher, score), times, report.baseline or 0.0)
+    constant, greater = report.baseline or 0.0, report.greater_is_better
+    own = run.teacher, score
+    return ScoredModel(*own, 1.0, *sizes, own, times, constant, greater_is_better=greater)
 
 
 def _pruned(run: FinishedRun) -> ScoredModel:
@@ -96,7 +97,8 @@ def _pruned(run: FinishedRun) -> ScoredModel:
     score, density = report.scores[report.metric], report.density["prunable"]
     times = times_of(report.latency)
     constant, error = report.baseline or 0.0, report.standard_error
-    return ScoredModel(str(run.folder), score, density, *sizes, teacher, times, constant, error)
+    greater = report.greater_is_better
+    return ScoredModel(str(run.folder), score, density, *sizes, teacher, times, constant, error, greater)
 
 
 def _named(runs: Sequence[FinishedRun]) -> list[tuple[str, list[FinishedRun]]]:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from secateur.report.report import retention
 from secateur.run.baselines.baseline import LeftOut, Row, kept_or_made
 from secateur.run.baselines.timing import PRUNED, TEACHER, timed
 from secateur.run.context import Context
@@ -59,10 +60,10 @@ def _record(
 ) -> None:
     """Time all models, and write the record."""
     times, protocol = timed(context, rows)
-    constant = context.data.task.baseline(context.data.validation_rows) or 0.0
+    constant, greater = context.data.task.baseline(context.data.validation_rows), context.data.task.greater_is_better
     plain = [
         asdict(row)
-        | {"retention": row.score / teacher if teacher > constant else None, "latency": times.get(row.name, [])}
+        | {"retention": retention(row.score, teacher, constant, greater), "latency": times.get(row.name, [])}
         for row in rows
     ]
     measured = {name: times.get(name, []) for name in (TEACHER, PRUNED)}

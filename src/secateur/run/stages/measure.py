@@ -82,6 +82,8 @@ def _measured(context: Context, scored: Scored) -> Report:
     return Report(
         recipe=recipe.to_dict(),
         metric=task.metric,
+        greater_is_better=task.greater_is_better,
+        training_metric=task.of_training_rows().metric,
         **_scores(scored),
         rows={name: len(split) for name, split in task.splits.items()},
         density=dict(plan.achieved),
