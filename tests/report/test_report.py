@@ -54,6 +54,17 @@ def test_a_teacher_that_scores_0_has_no_retention(tmp_path):
     assert Report.load(tmp_path) == report
 
 
+def test_a_score_of_which_less_is_better_has_no_retention_and_says_so_in_its_file(tmp_path):
+    scores = {"scores": {"mae": 0.9}, "teacher_scores": {"mae": 0.3}, "baseline": 1.0}
+    report = replace(REPORT, metric="mae", greater_is_better=False, **scores)
+    assert report.retention is None and "mae 0.3000 -> 0.9000" in to_markdown(report).splitlines()[0]
+    report.save(tmp_path)
+    assert Report.load(tmp_path) == report
+    values = {key: value for key, value in report.to_dict().items() if key != "greater_is_better"}
+    (tmp_path / "report.json").write_text(json.dumps(values), encoding="utf-8")
+    assert Report.load(tmp_path).greater_is_better, "a report of before"
+
+
 def test_markdown_has_numbers_structure_and_protocol():
     lines = to_markdown(REPORT).splitlines()
     assert lines[0] == "# 97.0% of the accuracy, 2.5x faster, 1.9x smaller"
@@ -131,9 +142,11 @@ def captions(page):
 def test_the_outcome_has_the_range_of_speed_ups_and_the_score_where_nothing_was_to_keep():
     slow = {**REPORT.latency[0], "speed_up": 0.8}
     assert outcome(replace(REPORT, latency=[*REPORT.latency, slow])) == (
-        "97.0% of the accuracy, 0.8x to 2.5x faster, 1.9x smaller"
+        "97.0% of the accuracy, 0.8x to 2.5x the speed, 1.9x smaller"
     )
     assert outcome(replace(REPORT, latency=[slow])) == "97.0% of the accuracy, 0.8x as fast, 1.9x smaller"
+    fast = [*REPORT.latency, {**slow, "speed_up": 1.2}]
+    assert outcome(replace(REPORT, latency=fast)) == "97.0% of the accuracy, 1.2x to 2.5x faster, 1.9x smaller"
     lost = replace(REPORT, latency=[], teacher_scores={"accuracy": 0.0}, scores={"accuracy": 0.0})
     assert outcome(lost).endswith("1.9x smaller") and "faster" not in outcome(lost)
 
@@ -279,6 +292,51 @@ def test_the_caption_names_rows_held_out_of_training(whole):
     report = replace(REPORT, recipe={**REPORT.recipe, "training": {"select": 1500}})
     page = to_html(report, replace(NOTHING, stages=read(whole).stages))
     assert "accuracy on 1,500 rows held out of training" in captions(page)
+
+
+def score_picture(page):
+    """The caption of the picture of scores, and whether the teacher's is in it."""
+    at = next(number for number, text in enumerate(captions(page)) if " on " in text and "scale" not in text)
+    return captions(page)[at], ">teacher</text>" in page.split("<svg")[at + 1].partition("</svg>")[0]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "caption", "teacher"),
+    [
+        ({}, "the validation rows", True),
+        ({"training": {"evaluation_rows": 1872}}, "the validation rows", True),
+        ({"training": {"evaluation_rows": 200}}, "the first 200 of 1,872 validation rows", False),
+        ({"training": {"select": 1500, "evaluation_rows": 200}}, "1,500 rows held out of training", False),
+        ({"training": {"evaluation_rows": 200}, "data": {"source": "d", "tuning_rows": 400}},
+         "the first 200 of 400 rows held out of training", False),
+        ({"data": {"source": "d", "tuning_rows": 400}}, "400 rows held out of training", False),
+    ],
+)  # fmt: skip
+def test_the_scores_during_training_are_beside_the_teachers_only_on_the_same_rows(whole, recipe, caption, teacher):
+    report = replace(REPORT, recipe=REPORT.recipe | recipe)
+    page = to_html(report, replace(NOTHING, stages=read(whole).stages))
+    assert score_picture(page) == (f"accuracy on {caption}", teacher)
+
+
+def test_held_out_training_rows_are_shown_by_their_own_metric(tmp_path):
+    """An embedding model with an evaluation is scored by its agreement with the teacher on training rows."""
+    write_lines(tmp_path / "log.jsonl", [{**line, "eval_neighbours": 0.7} for line in logged() if "eval_loss" in line])
+    recipe = REPORT.recipe | {"data": {"source": "d", "tuning_rows": 400}}
+    report = replace(REPORT, recipe=recipe, training_metric="neighbours", tuning={"rows": 400, "score": 0.75})
+    assert score_picture(to_html(report, read(tmp_path))) == ("neighbours on 400 rows held out of training", False)
+    assert any(note.startswith("neighbours 0.7500 on 400 training rows") for note in footnotes(report))
+
+
+def test_a_chosen_density_and_chosen_layers_have_a_picture_each():
+    """Of different titles, from which the ids of a page are made."""
+    trial = {"score": 0.8, "standard_error": None}
+    goal = {"keep_score": 0.97, "needed": 0.85, "density": 0.1, "rows": 100, "trials": [trial | {"density": 0.2}]}
+    depth = {"layers": 3, "of": 6, "rows": 100, "trials": [trial | {"layers": 3}]}
+    teacher = {"held_out": 0.9, "validation": 0.9}
+    page = to_html(replace(REPORT, goal=goal | {"teacher": teacher}, depth=depth), NOTHING)
+    assert captions(page)[1:3] == ["accuracy of each trial, by density", "accuracy of each trial, by layers kept"]
+    identities = [a["id"] for _, a in Reader(page).elements if "id" in a]
+    assert len(identities) == len(set(identities))
 
 
 def test_damaged_lines_of_a_log_are_counted():

@@ -129,15 +129,16 @@ def _choices(report: Report) -> list[str]:
     notes = [] if report.teacher is None else [teacher_sentence(report.teacher, report.metric)]
     if report.tuning is not None:
         rows, score = report.tuning["rows"], score_text(report.tuning["score"])
-        notes.append(f"{report.metric} {score} on {rows:,} training rows that were held out of all training to tune by")
+        metric = report.metric_of_training_rows
+        notes.append(f"{metric} {score} on {rows:,} training rows that were held out of all training to tune by")
     if report.outputs is not None and not report.outputs["cached"]:
         notes.append(f"the teacher ran beside the student in every step: {report.outputs['why']}")
     if report.vocabulary is not None:
         notes.append(f"vocabulary: {vocabulary_sentence(report.vocabulary)}")
     if report.goal is not None:
-        notes.append(goal_sentence(report.goal, report.metric))
+        notes.append(goal_sentence(report.goal, report.metric_of_training_rows))
     if report.depth is not None:
-        notes.append(depth_sentence(report.depth, report.metric))
+        notes.append(depth_sentence(report.depth, report.metric_of_training_rows))
     return notes
 
 

@@ -31,12 +31,8 @@ Panel: TypeAlias = tuple[str, int, Mapping[str, Curve]]
 def training(report: Report, log: RunLog) -> Section:
     """What training logged in each stage but trials; without contents for a run without logs."""
     stages = [stage for stage in log.stages if not stage.name.startswith(TRIALS)]
-    keys = dotted(report.recipe)
-    held_out = keys.get("training.select", 0) or keys.get("data.tuning_rows", 0)
-    density, teacher = report.recipe["target"]["density"], report.teacher_scores[report.metric]
-    rows = f"{held_out:,} rows held out of training" if held_out else f"the {rows_of(report.splits['validation'])}"
+    density = report.recipe["target"]["density"]
     asked = None if density is None else ("asked", density)
-    score = [_panel(stage, [f"eval_{report.metric}"]) for stage in stages]
     densities = [_panel(stage, ["density", *stage.keys("density_"), "share"]) for stage in stages]
     gates = [_panel(stage, stage.keys("open_")) for stage in stages]
     gradients = [_panel(stage, stage.keys("gradient_")) for stage in stages]
@@ -46,7 +42,7 @@ def training(report: Report, log: RunLog) -> Section:
         *_lines("Probability that a gate is open, by kind of unit", gates, floor=0),
         *_lines("Absolute gradient of a gate, by kind of unit, on a logarithmic scale", gradients, log=True),
         *_terms([_panel(stage, stage.keys("loss_")) for stage in stages]),
-        *_lines(f"{report.metric} on {rows}", score, level=("teacher", teacher)),
+        *_scores(report, stages),
         *_lines("Examples per second", [_rates(stage) for stage in stages], floor=0),
         *_lines("Memory of the process, MB", memory, floor=0),
     ]
@@ -54,6 +50,23 @@ def training(report: Report, log: RunLog) -> Section:
     if log.unread:
         contents.append(Notes([f"damaged lines of the logs, left out: {log.unread}"]))
     return Section("Training", contents)
+
+
+def _scores(report: Report, stages: Sequence[Stage]) -> list[Picture]:
+    """The scores of the evaluations within the stages; beside the teacher's where these are of all validation rows."""
+    keys, count = dotted(report.recipe), report.rows["validation"]
+    first, selected = keys.get("training.evaluation_rows"), keys.get("training.select", 0)
+    held_out = selected or keys.get("data.tuning_rows", 0)
+    of, metric = rows_of(report.splits["validation"]), report.metric
+    if held_out:
+        count, of, metric = held_out, "rows held out of training", report.metric_of_training_rows
+    part = first is not None and first < count and not selected  # all rows to select by are scored
+    if part:
+        rows = f"the first {first:,} of {count:,} {of}"
+    else:
+        rows = f"{count:,} {of}" if held_out else f"the {of}"
+    level = None if held_out or part else ("teacher", report.teacher_scores[report.metric])
+    return _lines(f"{metric} on {rows}", [_panel(stage, [f"eval_{metric}"]) for stage in stages], level=level)
 
 
 def _panel(stage: Stage, keys: Sequence[str]) -> Panel:
