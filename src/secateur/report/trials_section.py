@@ -14,17 +14,18 @@ def density(report: Report) -> Section:
     """The trials of densities; without contents for a run whose density was given."""
     if report.goal is None:
         return Section("Density", [])
+    metric = report.metric_of_training_rows
     trials = [(f"{trial['density']:g}", trial["score"]) for trial in report.goal.get("trials", [])]
-    return _section("Density", goal_sentence(report.goal, report.metric), "density", report.metric, trials)
+    return _section("Density", goal_sentence(report.goal, metric), "density", metric, trials)
 
 
 def layers(report: Report) -> Section:
     """The trials of numbers of layers; without contents for a run that tried none."""
     if report.depth is None:
         return Section("Number of layers", [])
+    metric = report.metric_of_training_rows
     trials = [(trial_name(trial, report.depth), trial["score"]) for trial in report.depth["trials"]]
-    sentence = depth_sentence(report.depth, report.metric)
-    return _section("Number of layers", sentence, "layers kept", report.metric, trials)
+    return _section("Number of layers", depth_sentence(report.depth, metric), "layers kept", metric, trials)
 
 
 def _section(title: str, sentence: str, what: str, metric: str, trials: Sequence[tuple[str, float]]) -> Section:
@@ -33,6 +34,6 @@ def _section(title: str, sentence: str, what: str, metric: str, trials: Sequence
     contents: list[Content] = [Text(f"{sentence}.")]
     if trials and all(0 <= score <= 1 for _, score in trials):
         bars = [(name, score, f"{score:.4f}") for name, score in trials]
-        picture = f"{metric} of each trial"
+        picture = f"{metric} of each trial, by {what}"
         contents.append(Gallery([Picture(svg.svg(charts.bars(bars), picture), picture)]))
     return Section(title, [*contents, DataTable("Trials", (what, metric), rows)] if rows else contents)
