@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from datasets import DatasetDict
 from small_world import tokenizer, write_data, write_model, write_sentences
 from tiny_models import CLASSIFIERS, COMMON_UNITS, inputs, tiny
 from torch import nn
@@ -13,7 +14,7 @@ from transformers import BertForSequenceClassification, BertForTokenClassificati
 
 import secateur as sec
 from secateur.budget.space import Space
-from secateur.measure import bootstrap
+from secateur.measure import bootstrap, evaluation
 from secateur.measure.evaluation import encoded, scores
 from secateur.measure.group_cuts import cut_to, group_cuts, in_turn
 from secateur.measure.sensitivity import importance, sensitivity
@@ -190,6 +191,31 @@ def test_the_standard_error_of_an_accuracy_is_the_binomial_one(world, monkeypatc
 
 
 # The model is left unchanged
+
+
+def test_a_text_longer_than_the_model_is_refused_in_a_sentence(world):
+    model, task, words = world
+    long = {split: rows.map(lambda row: {"text": " ".join(["good"] * 60)}) for split, rows in task.splits.items()}
+    with pytest.raises(UserError, match="give at most 32, which the model takes"):
+        study((model, replace(task, splits=DatasetDict(long)), words), max_length=64)
+
+
+def test_batches_are_smaller_where_the_outputs_of_a_token_are_many(world, monkeypatch):
+    _, task, words = world
+    whole, sizes = study(world), []
+    collator = type(task).collator
+
+    def counting(*args):
+        collate = collator(*args)
+        return lambda rows: sizes.append(len(rows)) or collate(rows)
+
+    monkeypatch.setattr(type(task), "collator", counting)
+    monkeypatch.setattr(type(task), "condensed", staticmethod(lambda outputs, labels: outputs))
+    monkeypatch.setattr(evaluation, "MOST_TOKENS", 48)
+    longest = max(len(row["input_ids"]) for row in encoded(task, "train", words, 24))
+    few = study(world)
+    assert few.rows == whole.rows == 32 and max(sizes) <= 48 // 2 and min(sizes) < 32 and sum(sizes) == 64, longest
+    assert few.dense == whole.dense
 
 
 def traces(model):

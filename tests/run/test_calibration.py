@@ -71,6 +71,15 @@ def test_the_refit_brings_the_outputs_nearer_to_those_of_the_dense_model(world):
     assert errors[1] < errors[0]
 
 
+def test_rows_longer_than_the_model_are_refused_before_it_runs(world):
+    model, calibration, _ = world
+    long = {**calibration.rows[0], "input_ids": [5] * 40, "attention_mask": [1] * 40}
+    calibration = replace(calibration, rows=(*calibration.rows, long))
+    for method in ("fisher", "obs", "magnitude"):
+        with pytest.raises(UserError, match="max_length is 40: give at most 32, which the model takes"):
+            cut_without_training(model, HALF, MethodRecipe(name=method), calibration=calibration)
+
+
 def test_texts_without_labels_are_for_methods_that_read_inputs(world, tmp_path):
     encoder = attach_head(open_model(write_model(tmp_path / "encoder")), SentenceHead(["mean"], width=16))
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS) + "\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from secateur.cli.given_data import opened_data, refuse_taken
 from secateur.cli.model_output import show_inspection, show_vocabulary
 from secateur.cli.output import show_json, show_lines, show_table
-from secateur.measure.evaluation import encoded, fitted_to, scores, shuffled
+from secateur.measure.evaluation import Row, check_rows, encoded, fitted_to, scores, shuffled
 from secateur.measure.inspection import inspect, with_stored_bytes
 from secateur.report.report_text import score_text, target_table
 from secateur.run.calibration import ROWS, Calibration
@@ -86,12 +86,20 @@ class CutRows:
             refit: whether the weights that are left are refitted on them.
 
         Raises:
-            UserError: the data cannot be read, or the model has no head for it.
+            UserError: the data cannot be read, the model has no head for it, or a scored row has more tokens than it
+                has positions.
         """
         if "data.source" not in given:
             return None
         data, read = opened_data(given)
-        return cls(data, *fitted_to(read, model, name, own_reference=True), given.get("seed", 0), count, refit)
+        rows = cls(data, *fitted_to(read, model, name, own_reference=True), given.get("seed", 0), count, refit)
+        check_rows(rows.scored_rows, model)
+        return rows
+
+    @cached_property
+    def scored_rows(self) -> list[Row]:
+        """The rows that are scored, in the tokens of the model before the cut."""
+        return encoded(self.task, "validation", self.tokenizer, self.data.max_length)
 
     @property
     def method(self) -> str:
@@ -115,8 +123,8 @@ class CutRows:
         count, origin = len(self.task.splits["validation"]), self.task.origin
         return {
             "metric": self.task.metric,
-            "before": self._score(before, self.tokenizer),
-            "after": self._score(done.model, self._tokenizer(done.pieces)),
+            "before": scores(before, self.task, self.scored_rows, self.tokenizer)[self.task.metric],
+            "after": self._score(done),
             "rows": count,
             "split": origin.scored,
         }
@@ -124,9 +132,11 @@ class CutRows:
     def _tokenizer(self, pieces: Vocabulary | None) -> PreTrainedTokenizerBase:
         return self.tokenizer if pieces is None else cut_tokenizer(self.tokenizer, pieces)
 
-    def _score(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> float:
-        rows = encoded(self.task, "validation", tokenizer, self.data.max_length)
-        return scores(model, self.task, rows, tokenizer)[self.task.metric]
+    def _score(self, done: Cut) -> float:
+        rows, tokenizer = self.scored_rows, self._tokenizer(done.pieces)
+        if done.pieces is not None:
+            rows = encoded(self.task, "validation", tokenizer, self.data.max_length)
+        return scores(done.model, self.task, rows, tokenizer)[self.task.metric]
 
 
 def cut_model(

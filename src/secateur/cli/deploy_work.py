@@ -219,4 +219,4 @@ def _verify_seq2seq(folder: str, exported: Path, data: OpenedData | None, as_jso
 
 def _validation_inputs(model: PreTrainedModel, folder: str, data: OpenedData | None) -> list[dict[str, Tensor]]:
     """Validation rows; random inputs without data."""
-    return [padded_inputs(model)] if data is None else batches_of(data, "validation", folder)
+    return [padded_inputs(model)] if data is None else batches_of(data, "validation", model, folder)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from secateur.cli.deploy_output import show_export, show_folder, show_seq2seq
 from secateur.cli.given_data import OpenedData, data_if_known, refuse_existing
@@ -105,7 +106,8 @@ def _export_file(
     folder: str, output: Path, dtype: str, data: OpenedData | None, rows: int, opset: int | None
 ) -> dict[str, Any]:
     """One file, and both scores."""
-    model, calibration = open_model(folder), _calibration(data, (dtype,), folder, rows)
+    model = open_model(folder)
+    calibration = _calibration(data, (dtype,), model, folder, rows)
     check_request(output, dtype, calibration, opset)
     data = fitted(data, model, folder)
     inputs = _tokenizer_inputs(folder)
@@ -124,7 +126,7 @@ def _export_folder(
 ) -> dict[str, Any]:
     """A folder for servers, the scores of the model and of each of its files, and the latencies of these."""
     model, tokenizer = open_model(folder), open_tokenizer(folder)
-    calibration, data = _calibration(data, dtypes, folder, rows), fitted(data, model, folder)
+    calibration, data = _calibration(data, dtypes, model, folder, rows), fitted(data, model, folder)
     options: dict[str, Any] = {"dtypes": dtypes, "calibration": calibration, "opset": opset, "overwrite": overwrite}
     written = export_folder(model, output, tokenizer=tokenizer, **options)
     files = [file.to_dict() | scores(model, folder, file.path, None, data) for file in written.files]
@@ -155,10 +157,12 @@ def _export_seq2seq(
 
 
 def _calibration(
-    data: OpenedData | None, dtypes: tuple[str, ...], folder: str, rows: int
+    data: OpenedData | None, dtypes: tuple[str, ...], model: PreTrainedModel, folder: str, rows: int
 ) -> list[dict[str, Tensor]] | None:
     """Training rows for the ranges of int8; None where each batch gives its own."""
-    return batches_of(data, "train", folder, rows) if data is not None and "int8" in dtypes and rows else None
+    if data is None or "int8" not in dtypes or not rows:
+        return None
+    return batches_of(data, "train", model, folder, rows)
 
 
 def _tokenizer_inputs(folder: str) -> list[str] | None:

@@ -11,7 +11,7 @@ from secateur.cli.output import show_json, show_lines, show_table
 from secateur.deploy.export import opened
 from secateur.deploy.runtimes import RUNTIMES
 from secateur.deploy.served_model import described_model, folder_of
-from secateur.measure.evaluation import encoded, fitted_to, runner_scores, scores
+from secateur.measure.evaluation import check_rows, encoded, fitted_to, runner_scores, scores
 from secateur.measure.inspection import inspect, with_stored_bytes
 from secateur.methods import METHODS
 from secateur.report.report_text import score_text
@@ -111,6 +111,7 @@ def evaluate(*, folder: str, given: dict[str, Any], as_json: bool) -> None:
     model = open_model(place) if file is None else described_model(Path(place))
     task, tokenizer = fitted_to(read, model, place)
     encodings = encoded(task, "validation", tokenizer, data.max_length)
+    check_rows(encodings, model)
     if file is None:
         computed = scores(model, task, encodings, tokenizer)
     else:

@@ -12,7 +12,7 @@ from secateur.cli.given_data import OpenedData
 from secateur.deploy.export import opened
 from secateur.deploy.runtime import Runner
 from secateur.deploy.seq2seq.model import ExportedSeq2Seq
-from secateur.measure.evaluation import batches, encoded, fitted_to, scores_beside_export
+from secateur.measure.evaluation import batches, check_rows, encoded, fitted_to, scores_beside_export
 from secateur.surgery.opening import open_tokenizer
 
 
@@ -20,16 +20,30 @@ def fitted(data: OpenedData | None, model: PreTrainedModel, folder: str) -> Open
     """The data for a model's own labels.
 
     Raises:
-        UserError: the model does not fit the data, before anything is written.
+        UserError: the model does not fit the data, or a scored row has more tokens than it has positions, before
+            anything is written.
     """
-    return None if data is None else (data[0], fitted_to(data[1], model, folder, own_reference=True)[0])
+    if data is None:
+        return None
+    recipe, read = data
+    task, tokenizer = fitted_to(read, model, folder, own_reference=True)
+    check_rows(encoded(task, "validation", tokenizer, recipe.max_length), model)
+    return recipe, task
 
 
-def batches_of(data: OpenedData, split: str, folder: str, limit: int = 64) -> list[dict[str, Tensor]]:
-    """The first rows of a split as inputs. Validation rows, on which int8 is scored, never calibrate it."""
+def batches_of(
+    data: OpenedData, split: str, model: PreTrainedModel, folder: str, limit: int = 64
+) -> list[dict[str, Tensor]]:
+    """The first rows of a split as inputs of a model. Validation rows, on which int8 is scored, never calibrate it.
+
+    Raises:
+        UserError: one of them has more tokens than the model has positions.
+    """
     recipe, task = data
     tokenizer = open_tokenizer(folder)
-    return batches(task, encoded(task, split, tokenizer, recipe.max_length), tokenizer, limit=limit)
+    rows = encoded(task, split, tokenizer, recipe.max_length)[:limit]
+    check_rows(rows, model)
+    return batches(task, rows, tokenizer, limit=limit)
 
 
 def scores(

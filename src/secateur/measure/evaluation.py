@@ -138,11 +138,11 @@ def predicted(
         UserError: as `scores`.
     """
     ordered = sorted(rows, key=lambda row: -length_of(row))
-    check_length(length_of(ordered[0]), model=model)
+    check_rows(ordered, model)
     with TemporaryDirectory() as folder:
         args = TrainingArguments(
             folder,
-            per_device_eval_batch_size=rows_of_batch(task, length_of(ordered[0])),
+            per_device_eval_batch_size=rows_of_batch(task, ordered),
             use_cpu=not torch.accelerator.is_available(),
             remove_unused_columns=False,
             label_names=list(task.label_names),
@@ -160,6 +160,15 @@ def predicted(
         with evaluating([model]):
             outputs: Any = trainer.predict(ordered)  # type: ignore[arg-type]  # a list serves as a Dataset
     return task.read(EvalPrediction(outputs.predictions, outputs.label_ids), tokenizer), ordered
+
+
+def check_rows(rows: Sequence[Row], model: PreTrainedModel) -> None:
+    """Refuse encoded rows that are too long for a model, before it runs.
+
+    Raises:
+        UserError: a row has more tokens than the model has positions.
+    """
+    check_length(max(map(length_of, rows), default=0), model=model)
 
 
 def in_order(prediction: EvalPrediction, rows: Sequence[Row]) -> tuple[EvalPrediction, list[Row]]:
@@ -217,11 +226,12 @@ def _taken(values: Any, kept: Sequence[int]) -> Any:
 
 
 def runner_scores(
-    run: Runner, task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, size: int = BATCH
+    run: Runner, task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, size: int | None = None
 ) -> dict[str, float]:
-    """As `scores`, for a model in another runtime, with `size` rows in a batch.
+    """As `scores`, for a model in another runtime, with `size` rows in a batch, by default as many as there.
 
-    Scores in int8 depend on `size` if the ranges of activations are determined for each batch.
+    Scores in int8 depend on `size` if the ranges of activations are determined for each batch. A runtime does not say
+    how many positions its model has: check the rows against the model that it was made from (`check_rows`).
 
     Raises:
         UserError: the task is scored on generated texts.
@@ -230,7 +240,7 @@ def runner_scores(
         raise UserError(
             f"the task {task.name!r} is scored on generated texts, which needs PyTorch: evaluate the compact folder"
         )
-    collate = task.collator(tokenizer)
+    collate, size = task.collator(tokenizer), size or rows_of_batch(task, rows)
     outputs, labels = [], []
     for first in range(0, len(rows), size):
         batch = dict(collate(list(rows[first : first + size])))
@@ -240,9 +250,9 @@ def runner_scores(
     return task.score(EvalPrediction(joined(outputs), joined(labels)), rows)
 
 
-def rows_of_batch(task: Task, longest: int) -> int:
+def rows_of_batch(task: Task, rows: Sequence[Row]) -> int:
     """Rows of a batch: fewer of long rows where the outputs of a token are many, as logits over a vocabulary are."""
-    return BATCH if task.condensed is None else max(1, min(BATCH, MOST_TOKENS // longest))
+    return BATCH if task.condensed is None else max(1, min(BATCH, MOST_TOKENS // max(map(length_of, rows))))
 
 
 def condensed(task: Task, outputs: Any, labels: Any) -> Any:
@@ -309,7 +319,7 @@ def scores_beside_export(
         "metric": task.metric,
         "rows": len(task.splits["validation"]),
         "split": task.origin.scored,
-        "batch": BATCH,
+        "batch": rows_of_batch(task, rows),
     }
 
 

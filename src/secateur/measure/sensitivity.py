@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.budget.space import Space
 from secateur.measure.bootstrap import score, standard_error
-from secateur.measure.evaluation import BATCH, Row, encoded, shuffled
+from secateur.measure.evaluation import Row, check_rows, encoded, rows_of_batch, shuffled
 from secateur.measure.group_cuts import GroupCut, group_cuts, kept_units, layer_of, outputs_of_cuts
 from secateur.measure.progress import accepts_say
 from secateur.measure.sensitivity_result import Reaction, Sensitivity
@@ -31,9 +31,6 @@ from secateur.tasks.rows import length_of
 from secateur.tasks.task import Task, examples
 
 log = logging.getLogger(__name__)
-
-Collate: TypeAlias = Callable[[list[Row]], Any]
-"""Pads rows to a batch of tensors."""
 
 UNITS = ("ffn", "qk", "vo", "head", "sublayer")
 DENSITIES = (0.75, 0.5, 0.25, 0.1)
@@ -72,8 +69,8 @@ def sensitivity(
         seed: for the sampling of the rows and the bootstrap.
 
     Raises:
-        UserError: a number out of range, an unknown name, a gradient of a task without labels, or a model that `Space`
-            refuses.
+        UserError: a number out of range, an unknown name, a gradient of a task without labels, a model that `Space`
+            refuses, or a row with more tokens than it has positions.
     """
     _check(densities, rows, split, by)
     if by == GRADIENT and not task.label_names:
@@ -84,9 +81,11 @@ def sensitivity(
     started, space = time.monotonic(), Space(model, *units)
     space.table.one_stack("the sensitivity")
     scored, evidence = _sampled_rows(task, tokenizer, split, rows, max_length, seed)
+    check_rows([*scored, *evidence], model)
+    collate = task.collator(tokenizer)
     with own_loss(model, task):
-        cuts = _cuts(model, space, task.collator(tokenizer), evidence, by, densities)
-        outputs, labels = _outputs(model, space, task, task.collator(tokenizer), cuts, scored)
+        cuts = _cuts(model, space, [dict(collate(own)) for own in _batches(task, evidence)], by, densities)
+        outputs, labels = _outputs(model, space, task, [collate(own) for own in _batches(task, scored)], cuts)
     dense, *scores = [score(task, output, labels, scored) for output in outputs]
     by_cut = dict(zip(cuts, scores, strict=True))
     return Sensitivity(
@@ -108,26 +107,23 @@ def sensitivity(
 
 
 def _cuts(
-    model: PreTrainedModel, space: Space, collate: Collate, evidence: list[Row], by: str, densities: Sequence[float]
+    model: PreTrainedModel, space: Space, evidence: Sequence[Any], by: str, densities: Sequence[float]
 ) -> dict[tuple[str, int], GroupCut]:
-    """The cuts to score; the evidence decides which units each keeps."""
+    """The cuts to score; batches of evidence decide which units each keeps."""
     log.info("choosing units by %s", by)
-    batches = [dict(collate(rows)) for rows in _batches(evidence)]
-    return group_cuts(space, _importance_by(model, space, by, batches), densities)
+    return group_cuts(space, _importance_by(model, space, by, evidence), densities)
 
 
 def _outputs(
     model: PreTrainedModel,
     space: Space,
     task: Task,
-    collate: Collate,
+    scored: Sequence[Any],
     cuts: Mapping[tuple[str, int], GroupCut],
-    scored: list[Row],
 ) -> tuple[list[Any], Any]:
-    """Outputs on the scored rows, of the whole model first and then of each cut, and the rows' labels."""
-    log.info("scoring %d cuts on %d rows", len(cuts), len(examples(scored)))
-    batches = [collate(rows) for rows in _batches(scored)]
-    return outputs_of_cuts(model, space, list(cuts.values()), batches, task)
+    """Outputs on batches of the scored rows, of the whole model first and then of each cut, and the rows' labels."""
+    log.info("scoring %d cuts", len(cuts))
+    return outputs_of_cuts(model, space, list(cuts.values()), scored, task)
 
 
 def importance(model: PreTrainedModel, space: Space, batches: Sequence[Any]) -> Tensor:
@@ -169,8 +165,9 @@ def _sampled_rows(
     return by_length, encoded(task, "train", tokenizer, max_length, evidence)
 
 
-def _batches(rows: list[Row]) -> list[list[Row]]:
-    return [rows[first : first + BATCH] for first in range(0, len(rows), BATCH)]
+def _batches(task: Task, rows: list[Row]) -> list[list[Row]]:
+    size = rows_of_batch(task, rows)
+    return [rows[first : first + size] for first in range(0, len(rows), size)]
 
 
 def _importance_by(model: PreTrainedModel, space: Space, by: str, batches: Sequence[Any]) -> Tensor:

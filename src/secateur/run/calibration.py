@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.measure.evaluation import Row, encoded, rows_of_batch, shuffled
+from secateur.measure.evaluation import Row, check_rows, encoded, rows_of_batch, shuffled
 from secateur.measure.task_loss import mask_gradients, own_loss
 from secateur.methods.method import Calibrated, Method
 from secateur.run.context import Context
@@ -71,20 +71,29 @@ class Calibration:
         """Rows of similar lengths together, because padding is computed too."""
         rows = sorted(self.rows, key=length_of)
         collate = self.task.collator(self.tokenizer)
-        size = rows_of_batch(self.task, length_of(rows[-1]))
+        size = rows_of_batch(self.task, rows)
         groups = [rows[first : first + size] for first in range(0, len(rows), size)]
         return [{name: value for name, value in collate(group).items() if name != INDEX} for group in groups]
+
+    def batches_for(self, model: PreTrainedModel) -> list[dict[str, Tensor]]:
+        """The batches, for a model that takes rows of their lengths.
+
+        Raises:
+            UserError: a row has more tokens than the model has positions.
+        """
+        check_rows(self.rows, model)
+        return self.batches
 
     def teach(self, method: Method) -> None:
         """Let a method look at the inputs of its model, or observe the gradient of the task's loss, batch by batch.
 
         Raises:
-            UserError: it observes a loss, and the data has no labels.
+            UserError: it observes a loss, and the data has no labels; or as `batches_for`.
         """
         model = method.space.model
         if isinstance(method, Calibrated):
             with own_loss(model, self.task):
-                method.calibrate(self.batches)
+                method.calibrate(self.batches_for(model))
         elif method.listens_to:
             if not self.task.label_names:
                 raise UserError(
@@ -92,15 +101,20 @@ class Calibration:
                     "--method obs, which needs inputs alone"
                 )
             with own_loss(model, self.task):
-                for gradient in mask_gradients(model, method.space, self.batches):
+                for gradient in mask_gradients(model, method.space, self.batches_for(model)):
                     method.observe(gradient)
 
     def compensate(self, small: PreTrainedModel, dense: PreTrainedModel, plan: Plan) -> list[Refit]:
-        """Refit the Linears of a cut model to the outputs of the dense one on these rows, in place, if `refit`."""
+        """Refit the Linears of a cut model to the outputs of the dense one on these rows, in place, if `refit`.
+
+        Raises:
+            UserError: as `batches_for`.
+        """
         if not self.refit:
             return []
+        batches = self.batches_for(dense)
         with own_loss(small, self.task), own_loss(dense, self.task):
-            done = compensate(small, dense, plan, self.batches)
+            done = compensate(small, dense, plan, batches)
         if done:
             before, after = (sum(getattr(one, name) for one in done) / len(done) for name in ("before", "after"))
             log.info(
