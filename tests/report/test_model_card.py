@@ -130,6 +130,16 @@ def test_the_card_of_an_embedding_model_loads_it_and_names_what_it_was_scored_on
     assert space["model"].encode("a fine film").shape == (config().hidden_size,)
 
 
+def test_the_card_of_a_task_whose_evaluation_is_a_split_names_its_data(finished):
+    folder, report = finished
+    data = report.recipe["data"] | {"task": "language", "source": "org/stories", "evaluation": "test"}
+    splits = {"train": "train", "validation": "test"}
+    text = card(replace(report, recipe=report.recipe | {"data": data}, splits=splits), load(folder / "model"))
+    scored = scored_data(text)
+    assert (scored["type"], scored["name"], scored["split"]) == ("org/stories", "org/stories", "test")
+    assert "for inputs like those of its data only" in " ".join(text.split()), "it may read images"
+
+
 def test_the_card_of_a_cross_encoder_names_its_task(finished):
     folder, report = finished
     data = report.recipe["data"] | {"task": "reranking", "source": "org/passages:dev"}

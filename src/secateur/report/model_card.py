@@ -21,17 +21,18 @@ from secateur.report.report import Report
 from secateur.report.report_text import footnotes, score_table, target_text
 from secateur.report.size_text import headline
 from secateur.surgery.auto_classes import auto_class_of
+from secateur.tasks import TASKS
 from secateur.tasks.splits import hub_source
 
 UNKNOWN = "unknown"
 """The kind of data that is not on the hub, as sentence-transformers writes it."""
 INHERITED = ("license", "license_name", "license_link", "language")
 """Fields of the base model's card that apply to every model derived from it."""
-TASKS = {"translation": "translation", "summarisation": "summarization", "reranking": RANKING}
+HUB_TASKS = {"translation": "translation", "summarisation": "summarization", "reranking": RANKING}
 """Task of a recipe -> its name on the hub, where the model alone does not tell."""
 LIMITS = (
-    "The model was distilled for this task and this kind of text only. It has the biases of the base model and of the "
-    "data, and pruning can cost more accuracy on rare inputs than the score shows."
+    "The model was distilled for this task and for inputs like those of its data only. It has the biases of the base "
+    "model and of the data, and pruning can cost more accuracy on rare inputs than the score shows."
 )
 
 
@@ -48,7 +49,7 @@ def card(report: Report, model: PreTrainedModel) -> str:
     name = Path(given["model_id"] or f"{Path(given['base_model'] or recipe['model']).name}-{method}").name
     base_model = given["base_model"] or (recipe["model"] if on_hub(recipe["model"]) else base.get("base_model"))
     datasets = [source[0]] if source else None
-    kind = kind_of(model, TASKS.get(recipe["data"].get("task")))
+    kind = kind_of(model, HUB_TASKS.get(recipe["data"].get("task")))
     data = ModelCardData(
         model_name=name,
         base_model=base_model,
@@ -78,8 +79,9 @@ def _data(report: Report) -> str:
 
 def _results(report: Report, task: str) -> list[EvalResult]:
     """The scores, with the data that they are about: its name on the hub, or that of a file or folder."""
-    other = report.recipe["data"].get("evaluation")
-    scored = other or named(report)["dataset"] or report.recipe["data"]["source"]
+    data = report.recipe["data"]
+    other = data.get("evaluation") if TASKS.get(data.get("task", "classification")).evaluation_is_data else None
+    scored = other or named(report)["dataset"] or data["source"]
     path, config = hub_source(scored) or (UNKNOWN, None)
     of: dict[str, Any] = {"dataset_config": config, "dataset_split": None if other else report.splits["validation"]}
     return [

@@ -79,6 +79,7 @@ class SentenceEmbedding(ComparedTask):
     collator_class: ClassVar[type[PaddingCollator]] = TextCollator
     label_names: ClassVar[tuple[str, ...]] = ()
     augmentable: ClassVar[bool] = True
+    evaluation_is_data: ClassVar[bool] = True
     defaults: ClassVar[Mapping[str, Any]] = {
         "data.max_length": 256,
         "distillation.logits_weight": 0.0,

@@ -64,6 +64,8 @@ class Task(ABC):
         greater_is_better: whether a larger `metric` is better.
         exports: whether models with the head run in other runtimes, as functions of tokens and a mask.
         generates: whether the metric scores texts that the model generates (`generate`), not its outputs for a row.
+        evaluation_is_data: whether `data.evaluation` names data that is scored in place of the rows; if not, and the
+            task takes it, it names one of their splits.
         lengths: whether inputs have different numbers of tokens.
         windows: whether a text that is longer than the maximum becomes several rows; otherwise it is truncated.
         of_one_width: whether the main score needs outputs of the width of the reference's.
@@ -83,6 +85,7 @@ class Task(ABC):
     label_names: ClassVar[tuple[str, ...]] = ("labels",)
     defaults: ClassVar[Mapping[str, Any]] = {}
     greater_is_better: ClassVar[bool] = True
+    evaluation_is_data: ClassVar[bool] = False
     lengths: ClassVar[bool] = True
     windows: ClassVar[bool] = False
     of_one_width: bool = False
