@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from small_world import WORDS, config
+from tiny_models import tiny
 from transformers import BertForSequenceClassification
 
+from secateur.cli.benchmark_output import show_results
 from secateur.deploy.export_facts import ExportFacts
 from secateur.deploy.runtime import Runner
 from secateur.measure import prepared_models
@@ -158,6 +160,29 @@ def test_memory_may_be_left_out_or_not_measurable(models, built, monkeypatch):
     one = benchmark(models, **SHORT)[0]
     assert one.peak is None and "not measured" in one.protocol["memory"]
     assert built.jobs == []
+
+
+def test_the_note_about_memory_is_of_the_device_and_only_where_some_was_measured(models, built, monkeypatch, capsys):
+    one = benchmark(models, **SHORT)[0]
+    on_gpu = replace(one, protocol=one.protocol | {"device": "cuda", "memory": "reserved"})
+    monkeypatch.setattr(module.memory, "measurable", lambda: False)
+    notes = []
+    for result in (one, on_gpu, benchmark(models, **SHORT)[0]):
+        show_results([result], "dense")
+        notes.append(next(line for line in capsys.readouterr().out.splitlines() if line.startswith("- memory: ")))
+    assert notes[0].endswith("; the model's is above that of the process before it was loaded")
+    assert notes[1].startswith(
+        "- memory: reserved; the model's is what its weights and the tensors of its forward took"
+    )
+    assert notes[2] == "- memory: not measured: only Linux reports it"
+
+
+def test_tied_weights_count_once_on_a_gpu_too(monkeypatch):
+    monkeypatch.setattr(prepared_models.gpu, "placed", lambda model, dtype: model)
+    model = tiny("t5", "ForConditionalGeneration")
+    settings = SimpleNamespace(device="cuda")
+    ready = prepared_models.prepared(prepared_models.Configuration("t5", "pytorch", "fp32"), model, settings, None)
+    assert ready.bytes == sum(parameter.nbytes for parameter in model.parameters())
 
 
 @pytest.fixture

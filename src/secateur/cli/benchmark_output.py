@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from secateur.budget.latency import LatencyTable
 from secateur.cli.output import show_notes, show_table
 from secateur.measure.benchmark_result import BenchmarkResult
+from secateur.measure.peak_memory import OWN
 from secateur.measure.prepared_models import BASELINE
 from secateur.system.quantities import measured_dtype, timed_part
 
@@ -58,14 +59,19 @@ def _protocol(results: Sequence[BenchmarkResult], dense: str | None) -> list[str
     measured = f"median of {p['repeats']} forwards after {p['warmup']} to warm up, {p['settle']} untimed before each"
     where = f"threads {p['threads']}, {p['device']}, {versions}, {p['machine']}"
     speed_up = f"speed-up: over {dense} in the same runtime and dtype, then over {dense} in {' '.join(BASELINE)}"
-    memory = f"{p['memory']}; the model's is above that of the process before it was loaded" if "memory" in p else None
     return [
         f"{measured}, rows {p['order']}, {where}",
         *([] if dense is None else [speed_up]),
         *_rates(results),
         *_int8_ranges(results),
-        f"memory: {memory or 'not measured'}",
+        f"memory: {_memory(results[0])}",
     ]
+
+
+def _memory(one: BenchmarkResult) -> str:
+    """What the columns of memory count, or why they are empty."""
+    counted = str(one.protocol.get("memory", "not measured"))
+    return counted if one.peak is None else f"{counted}; {OWN[str(one.protocol['device'])]}"
 
 
 def _rates(results: Sequence[BenchmarkResult]) -> list[str]:

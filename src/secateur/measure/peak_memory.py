@@ -31,19 +31,29 @@ from secateur.system import process_memory
 from secateur.system.errors import UserError
 from secateur.system.process_memory import measurable
 
-__all__ = ["COUNTED", "Job", "Peak", "measurable", "peaks"]
+__all__ = ["COUNTED", "OWN", "Job", "Peak", "measurable", "peaks"]
 COUNTED = {
     "cpu": "peak resident memory of a process with only this model, libraries included, while it runs",
     "cuda": "GPU memory that PyTorch reserved in a process with only this model, while it runs",
 }
 """Device -> what is measured there."""
+OWN = {
+    "cpu": "the model's is above that of the process before it was loaded",
+    "cuda": "the model's is what its weights and the tensors of its forward took of that",
+}
+"""Device -> what of that counts as the model's."""
 FORWARDS = 3
 """Forwards of each shape, after the same number that do not count, since the first may compile."""
 
 
 @dataclass(frozen=True)
 class Peak:
-    """Bytes of the whole process, and of the model: the increase since before it was loaded."""
+    """Bytes, at the highest.
+
+    Attributes:
+        process: on the CPU of the whole process; on a GPU what PyTorch reserved there.
+        model: on the CPU the increase since before it was loaded; on a GPU what its tensors took of what is reserved.
+    """
 
     process: int
     model: int

@@ -22,6 +22,7 @@ from secateur.measure.random_inputs import Reads, as_tensors, random_inputs
 from secateur.measure.timing import Call
 from secateur.surgery import checkpoint
 from secateur.system.errors import UserError, as_user_error
+from secateur.system.model_state import held_bytes
 
 DEVICES = ("cpu", "cuda")
 BASELINE = ("pytorch", "fp32")
@@ -142,8 +143,8 @@ def prepared(configuration: Configuration, model: Model, settings: Settings, fol
     if settings.device == "cuda":
         assert isinstance(model, PreTrainedModel)
         placed = gpu.placed(model, dtype)
-        size = sum(tensor.nbytes for tensor in placed.state_dict().values())
-        return PreparedModel(name, runtime, dtype, gpu.version(), size, partial(gpu.forward, placed, runtime))
+        forward = partial(gpu.forward, placed, runtime)
+        return PreparedModel(name, runtime, dtype, gpu.version(), held_bytes(placed), forward)
     examples, ranges = _calibration(configuration, model, settings)
     options: Any = {"threads": settings.threads, "workspace": folder, "calibration": examples}
     ready = runner(model, runtime, dtype, **options)

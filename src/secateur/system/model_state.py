@@ -60,3 +60,9 @@ def saved_buffers(model: nn.Module) -> dict[str, Tensor]:
     """The buffers that are saved with a model, by their names; `named_parameters` has the rest of what is saved."""
     saved = model.state_dict().keys()
     return {name: buffer for name, buffer in model.named_buffers() if name in saved}
+
+
+def held_bytes(model: nn.Module) -> int:
+    """Bytes of the parameters and buffers of a model as they are in memory; those that share it count once."""
+    tensors = {tensor.data_ptr(): tensor.nbytes for tensor in (*model.parameters(), *model.buffers())}
+    return sum(tensors.values())

@@ -19,6 +19,7 @@ from secateur.deploy.runtimes import register
 from secateur.deploy.silence import silence
 from secateur.system import compat
 from secateur.system.errors import as_user_error
+from secateur.system.model_state import held_bytes
 
 COMPILED_SHAPES = 1024
 """Shapes of input that `compiled` keeps code for, over all models of a process."""
@@ -44,9 +45,8 @@ class PyTorch(Runtime):
         calibration: Sequence[Batch] | None = None,
     ) -> Runner:
         module, names = self._module(model, dtype), input_names(model)
-        tensors = {tensor.data_ptr(): tensor.nbytes for tensor in (*module.parameters(), *module.buffers())}
         run = self._run(module, threads, names, model.device)
-        return Runner(self.name, dtype, self.version(dtype), threads, names, sum(tensors.values()), run)
+        return Runner(self.name, dtype, self.version(dtype), threads, names, held_bytes(module), run)
 
     def open(self, path: Path, dtype: str, threads: int, inputs: tuple[str, ...]) -> Run:
         return self._run(pt2_format.load(path), threads, inputs, torch.device("cpu"))
