@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from secateur import __version__
 from secateur.budget.latency import LatencyTable
-from secateur.cli import app, demo_recipes, output
+from secateur.cli import app, demo_recipes, output, study_work
 from secateur.cli.progress import watching
 from secateur.deploy.runtimes import RUNTIMES
 from secateur.measure import peak_memory, roofline
@@ -839,11 +839,16 @@ def test_compare_measures_all_in_turn(secateur, world, rates):
     assert times[2][0]["speed_up"] == pytest.approx(dense_ms / times[2][0]["latency_ms"])
 
 
-def test_compare_refuses_what_does_not_compare(secateur, world, tmp_path):
+def test_compare_refuses_what_does_not_compare(secateur, world, tmp_path, monkeypatch):
     (tmp_path / "recipe.yaml").touch()
     assert refused(secateur("compare", world / "run", tmp_path), str(tmp_path), "not finished")
     assert refused(secateur("compare", world / "classifier"), "is no run of secateur")
-    assert refused(secateur("compare", world / "run", "--shape", "1x4"), "--measure")
+    for words in (("--shape", "1x4"), ("--repeats", 5), ("--threads", 0)):
+        assert refused(secateur("compare", world / "run", *words), "give --measure with them")
+    monkeypatch.setattr(study_work, "with_baselines", lambda *_: pytest.fail("they would be trained"))
+    for option in ("--repeats", "--threads"):
+        words = ("--measure", "--baselines", option, 0)
+        assert refused(secateur("compare", world / "run", *words), "of at least 1, got 0")
     other = write_data(tmp_path / "other.csv", rows=60)
     words = ("--against", world / "classifier", "--data", other)
     assert refused(secateur("compare", world / "run", *words), "other.csv is not the data of the runs", "--data")

@@ -51,6 +51,13 @@ def test_what_is_off_the_front_is_beaten_by_what_is_on_it(places, less, greater)
     assert all(place in front or any(beats(one, place) for one in front) for place in places)
 
 
+def test_a_quantity_that_no_model_has_gets_no_picture():
+    found = made([(1.0, 0.9), (0.5, 0.8)])
+    empty = replace(PLACE, name="nothing", of=lambda entry: None)
+    page = to_html(replace(found, criteria=(PLACE, empty)))
+    assert page.count("<svg") == 1 and "accuracy against nothing" not in page
+
+
 def test_every_point_has_a_label_for_pointer_finger_and_keyboard():
     found = made([(1.0, 0.9), (0.5, 0.89), (0.5, 0.7), (None, 0.6)])
     long = replace(found.points[2], name="<a name> " + "x" * 80)

@@ -51,7 +51,7 @@ def compare_runs(
         ),
     ] = False,
     shape: Shapes = None,
-    repeats: Annotated[int, typer.Option(help="Forwards per latency.")] = 20,
+    repeats: Annotated[int | None, typer.Option(help="Forwards per latency.", show_default="20")] = None,
     threads: Threads = None,
     output: Pages = None,
     as_json: Json = False,

@@ -14,6 +14,7 @@ from secateur.cli.output import show_json, show_lines
 from secateur.cli.recipe_options import names_of
 from secateur.cli.study_output import show_comparison, show_sensitivity
 from secateur.measure.evaluation import fitted_to
+from secateur.measure.random_inputs import check_counts
 from secateur.measure.sensitivity import sensitivity
 from secateur.report import comparison_page, comparison_text, run_page, sensitivity_page
 from secateur.report.report import Report
@@ -30,6 +31,8 @@ FORMAT = FileFormat()
 """Of the JSON beside a page."""
 SUFFIXES = ("html", "md", "json")
 """Of a page, its text and its values."""
+REPEATS = 20
+"""Forwards per latency of a comparison, by default."""
 
 
 def report_run(*, folder: Path, as_json: bool) -> None:
@@ -50,21 +53,23 @@ def compare_runs(
     measure: bool,
     baselines: bool,
     shape: list[str] | None,
-    repeats: int,
+    repeats: int | None,
     threads: int | None,
     output: Path | None,
     as_json: bool,
 ) -> None:
     """What `secateur compare` does; the options are described where it is declared."""
-    if (shape or threads) and not measure:
-        raise UserError("--shape and --threads are of a measurement made now: give --measure with them")
+    if not measure and any(option is not None for option in (shape, repeats, threads)):
+        raise UserError("--shape, --repeats and --threads are of a measurement made now: give --measure with them")
+    check_counts(repeats=repeats, threads=threads)
     shapes = [batch_and_tokens(text) for text in shape or SHAPES]
     finished = read(runs)
     _make_folder(output, "compare")
     others = score_models(against or [], finished, data)
     if baselines:
         finished = with_baselines(finished, data)
-    times = measure_models(finished, others, shapes, repeats=repeats, threads=threads) if measure else None
+    how: dict[str, Any] = {"repeats": REPEATS if repeats is None else repeats, "threads": threads}
+    times = measure_models(finished, others, shapes, **how) if measure else None
     comparison = compare(finished, others, times, baselines=baselines)
     values = comparison_text.to_dict(comparison)
     pages = {"html": comparison_page.to_html(comparison), "md": comparison_text.to_markdown(comparison)}

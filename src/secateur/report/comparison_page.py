@@ -27,6 +27,7 @@ def to_html(comparison: Comparison) -> str:
     pictures = [
         html.Picture(_picture(comparison, criterion), _caption(comparison, criterion))
         for criterion in comparison.criteria
+        if comparison.front(criterion)  # which is empty if no model has a value
     ]
     places = [
         [f"{number} {point.name}", ", ".join(_near(model.place) for model in point.models)]

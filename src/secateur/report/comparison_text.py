@@ -61,12 +61,12 @@ def _error_of(model: ScoredModel) -> float | None:
 
 
 def _speed_note(comparison: Comparison) -> str:
-    p, count = comparison.protocol, sum(len(point.models) for point in comparison.points)
+    p, timed = comparison.protocol, sum(bool(model.times) for point in comparison.points for model in point.models)
     if p is None:
         return "speed: the reports have no comparable latencies; --measure measures all models now, in turn"
     how = "speed-up over the dense teacher, the two measured in turn at the end of each run"
     if comparison.measured:
-        how = f"median of {p['repeats']} forwards, all {count} models now, in turn"
+        how = f"median of {p['repeats']} forwards, all {quantity(timed, 'model')} now, in turn"
     return f"speed: {how}; threads {p['threads']}, {p['dtype']}, {p['runtime']}, {p['machine']}"
 
 
