@@ -39,7 +39,9 @@ def _speed_ups(report: Report) -> list[str]:
     if not found:
         return []
     texts = list(dict.fromkeys(f"{speed_up:.1f}x" for speed_up in (found[0], found[-1])))
-    return [f"{' to '.join(texts)} {'faster' if found[-1] > 1 else 'as fast'}"]
+    if found[-1] <= 1:
+        return [f"{' to '.join(texts)} as fast"]
+    return [f"{' to '.join(texts)} {'faster' if found[0] >= 1 else 'the speed'}"]
 
 
 def size_change(weight_bytes: Mapping[str, int]) -> str:
