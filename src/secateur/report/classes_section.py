@@ -12,16 +12,16 @@ from secateur.report.report import Report
 TITLE = "Each class"
 MOST = 12
 """Classes that are shown without a click, and in Markdown."""
-HEAD = (
-    "class", "rows", "precision, teacher", "pruned", "recall, teacher", "pruned", "F1, teacher", "pruned", "change",
-)  # fmt: skip
+SCORES = ("precision, teacher", "pruned", "recall, teacher", "pruned", "F1, teacher", "pruned", "change")
+COUNTED = {"tokens": "entities or words"}
+"""Task of a recipe -> what is counted of each class, where that is not rows."""
 
 
 def section(report: Report) -> Section:
     """What has changed most, and the table, folded if it is long; without contents for a task without classes."""
     if not report.classes:
         return Section(TITLE, [])
-    table = DataTable(f"Scores of each class, on {report.scored_rows}", HEAD, _rows(report), sortable=True)
+    table = DataTable(f"Scores of each class, on {report.scored_rows}", _head(report), _rows(report), sortable=True)
     count = len(report.classes)
     shown: Content = table if count <= MOST else Folded(f"All {count:,} classes", [table])
     return Section(TITLE, [Text(sentence(report)), shown])
@@ -31,7 +31,7 @@ def markdown_lines(report: Report) -> list[str]:
     """The heading, what has changed most, and a table that is not long; none for a task without classes."""
     if not report.classes:
         return []
-    table = [*markdown.table(HEAD, _rows(report)), ""] if len(report.classes) <= MOST else []
+    table = [*markdown.table(_head(report), _rows(report)), ""] if len(report.classes) <= MOST else []
     return ["", f"## {TITLE}", "", sentence(report), "", *table][:-1]
 
 
@@ -51,6 +51,10 @@ def _change(one: Mapping[str, Any]) -> float | None:
     """How much the F1 of a class has risen; None where one of the two is not known."""
     teacher, model = one["teacher"], one["model"]
     return None if teacher is None or model is None else float(model["f1"] - teacher["f1"])
+
+
+def _head(report: Report) -> tuple[str, ...]:
+    return "class", COUNTED.get(report.recipe["data"].get("task"), "rows"), *SCORES
 
 
 def _rows(report: Report) -> list[tuple[str, ...]]:
