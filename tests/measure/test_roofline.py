@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_models import edge_cases, inputs, tiny
 from transformers import BertConfig, BertForSequenceClassification
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from secateur.measure import roofline
 from secateur.measure.random_inputs import random_inputs
@@ -154,6 +155,14 @@ def test_rates_are_measured_once(monkeypatch):
         assert len(measured) == 2 * once
     finally:
         roofline.rates.cache_clear()
+
+
+def test_a_model_without_hidden_states_has_no_floor():
+    class Bare(BertForSequenceClassification):
+        def forward(self, *args, **kwargs):
+            return SequenceClassifierOutput(logits=super().forward(*args, **kwargs).logits)
+
+    assert counted(Bare(bert().config)) is None
 
 
 def test_models_with_removed_sublayers_can_be_counted():

@@ -161,7 +161,8 @@ def _at_shape(
     times = times_in_turn(calls, settings.repeats[shape], settings.warmup, settle=SETTLE, device=device)
     results = []
     for one, own in zip(ready, times, strict=True):
-        floor = roofline.floor(work[one.name], one.dtype, rates[one.dtype]) if one.name in work else None
+        counted = work.get(one.name)
+        floor = None if counted is None else roofline.floor(counted, one.dtype, rates[one.dtype])
         results.append(_result(one, models.get(one.name), shape, own, floor, settings))
     return results
 

@@ -26,7 +26,8 @@ class BenchmarkResult:
         parameters: numbers stored in the model, padding included; None for an exported file.
         bytes: size of its weights as this runtime stores them.
         peak: peak memory; None if it was not measured.
-        floor: the roofline's lower bound of the latency on this machine; None for an exported file.
+        floor: the roofline's lower bound of the latency on this machine; None for an exported file, and for a model
+            that returns no hidden states.
         protocol: how it was measured: name of a condition -> its value.
         speed_up: the dense model's median, in the same runtime and dtype, over this one; None without a dense model.
         speed_up_baseline: the dense model's median in PyTorch fp32 over this one; None without a dense model.

@@ -28,7 +28,6 @@ from transformers import PreTrainedModel
 from secateur.deploy.graph import with_target
 from secateur.measure.timing import thread_count, time_ms
 from secateur.system import compat
-from secateur.system.errors import UserError
 
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
@@ -109,14 +108,11 @@ def floor(work: Work, dtype: str, rates: Rates) -> Floor:
 # The work of a model
 
 
-def work(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Work:
-    """Count one forward by running it once, on tensors `(batch, tokens)`.
+def work(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Work | None:
+    """Count one forward by running it once, on tensors `(batch, tokens)`; None for a model without hidden states.
 
     Attention is counted as its two matrix products: PyTorch's counter does not know the fused kernels of the CPU and
     would silently omit them.
-
-    Raises:
-        UserError: the model returns no hidden states.
     """
     model = copy.deepcopy(model)  # transformers leaves its hooks for hidden states on the model
     for parameter in model.parameters():
@@ -124,11 +120,10 @@ def work(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Work:
     looked_up = LookUps()
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, looked_up:
         outputs = model(**with_target(model, inputs), output_hidden_states=True)
-    states = [state for name, own in outputs.items() if name.endswith("hidden_states") for state in own]
+    found = [own for name, own in outputs.items() if name.endswith("hidden_states") and own is not None]
+    states = [state for own in found for state in own]
     if not states:
-        raise UserError(
-            f"expected a model with hidden states, got {type(model).__name__} without: leave the roofline out"
-        )
+        return None
     activations = sum(state.numel() for state in states)
     return Work(counter.get_total_flops(), _weights(model, looked_up.rows), activations)
 
