@@ -1,5 +1,7 @@
 """The text and the page of a sensitivity study: a table and a heat map for each kind of groups, and notes."""
 
+from dataclasses import replace
+
 from secateur.measure.sensitivity_result import Reaction, Sensitivity
 from secateur.report.sensitivity_page import to_html
 from secateur.report.sensitivity_text import notes, score_tables
@@ -38,6 +40,21 @@ def test_each_kind_has_a_table_and_groups_of_one_unit_share_one():
     assert ffn.rows == (("0", (0.80, 0.71)), ("1", (0.89, 0.62)))
     assert (single.caption, single.head) == ("whole groups removed", ("attention", "mlp"))
     assert single.rows == (("0", (0.5, 0.7)), ("1", (0.6, 0.9)))
+
+
+def test_where_no_group_was_removed_there_is_no_table_of_removed_groups():
+    whole = [reaction(f"{layer}.attention", "sublayer", 1, (1,), (0.9,)) for layer in (0, 1)]
+    study = replace(STUDY, densities=(1.0,), reactions=(reaction("0.ffn", "ffn", 24, (24,), (0.9,)), *whole))
+    assert [table.caption for table in score_tables(study)] == ["ffn, 24 units"]
+    assert to_html(study, "m").count("<svg") == 1
+    assert to_html(replace(study, reactions=tuple(whole)), "m").count("<svg") == 0
+
+
+def test_the_legend_is_true_where_less_is_better():
+    """The worst score is 1.2 above that of the whole model."""
+    reactions = (reaction("0.ffn", "ffn", 24, (12, 6), (2.1, 1.0)),)
+    text = to_html(replace(STUDY, metric="mae", greater_is_better=False, reactions=reactions), "m")
+    assert "the worse its mae than the whole model&#39;s, by up to 1.200." in text and "below" not in text
 
 
 def test_the_page_has_a_heat_map_for_each_table_and_every_score():

@@ -52,7 +52,8 @@ def test_the_best_are_those_that_no_other_beats_in_everything():
 
 def test_the_table_has_every_trial_the_best_first():
     head, rows = table(RESULT)
-    assert head == [*("trial", "accuracy, held out", "speed-up, 8 x 128", "accuracy, validation", "density", "method")]
+    scores = "accuracy, held out", "speed-up, 8 x 128", "accuracy, 421 validation rows"
+    assert head == ["trial", *scores, "density", "method"]
     assert [row[0] for row in rows] == ["1*", "0*", "2", "3 stopped", "4 failed", "5 running", "6"]
     assert rows[0][1:] == ["0.9400", "2.00", "0.9300", "0.3", "grain"]
     assert rows[5][1:] == ["-", "-", "-", "-", "-"]
@@ -77,7 +78,13 @@ def test_the_page_shows_the_front_the_importance_and_how_to_repeat():
     assert command(TRIALS[6], "a/b").split()[3] == "a/b/trials/0000/recipe.yaml", (
         "of a repeated trial the run is the first one"
     )
+    assert command(TRIALS[1], "my sweep").endswith(" --output 'my sweep/best-0001'")
     assert command(TRIALS[1]) in Reader(page).text
+    held_out = "To repeat them with the rows that were held out among the training rows, where the sweep"
+    same = to_html(replace(RESULT, judged=RESULT.scored))
+    assert held_out in page and held_out not in same and "To repeat them, where the sweep" in same
+    test = replace(RESULT, scored="421 test rows")
+    assert "accuracy, 421 test rows" in to_html(test) and "validation" not in to_html(test)
     assert "<b>" not in page
     three = replace(
         RESULT,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
 from secateur.cli.output import show_lines, show_notes, show_table
 from secateur.deploy.runtimes import RUNTIMES
@@ -39,13 +40,14 @@ def next_commands(report: Report, folder: Path) -> list[str]:
     parts = () if kind.predictor is None else kind.predictor.parts
     parts = (*parts, f"other {parts[0]}") if report.asked.get("pairs") else parts
     texts = " ".join(map(_shown, parts))
-    asked = [f"secateur predict {folder} {texts}"] if texts else []
+    run = quote(str(folder))
+    asked = [f"secateur predict {run} {texts}"] if texts else []
     if not kind.exports:
-        return [*asked, f"secateur bench {folder}"]
+        return [*asked, f"secateur bench {run}"]
     others = [name for name, one in RUNTIMES.all().items() if one.packages and not absent(one.packages)]
     fastest = "".join(f" --runtime {name}" for name in ("pytorch", *others))
     exported = f"{folder}-onnx" if kind.lengths else f"{folder}.onnx"  # a folder is for servers of texts
-    return [*asked, f"secateur bench {folder}{fastest}", f"secateur export {folder} --output {exported}"]
+    return [*asked, f"secateur bench {run}{fastest}", f"secateur export {run} --output {quote(exported)}"]
 
 
 def _shown(part: str) -> str:
@@ -72,7 +74,7 @@ def show_sweep(reports: Sequence[Report], folder: Path) -> None:
     rows = [teacher, *(_density_row(report, folder) for report in reports)]
     show_table(columns, rows, f"{recipe['model']} on {recipe['data']['source']}: {recipe['method']['name']}")
     show_notes(footnotes(reports[-1]))
-    show_lines("", "To compare them:", "", f"    secateur compare {folder} --output comparison", "")
+    show_lines("", "To compare them:", "", f"    secateur compare {quote(str(folder))} --output comparison", "")
     show_lines(*(f"{target_text(report)}: {verdict(report)}" for report in reports))
 
 

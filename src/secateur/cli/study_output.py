@@ -28,7 +28,7 @@ def show_sensitivity(sensitivity: Sensitivity, name: str) -> None:
     """A table for each kind of group, side by side; scores are coloured by the standard errors that they dropped."""
     show_title(f"{name}: {sensitivity.metric} with one group at a time cut to a density")
     output.out().print(Columns([_coloured(sensitivity, table) for table in sensitivity_text.score_tables(sensitivity)]))
-    colours = f"drop of at least {YELLOW} standard error: yellow, {RED}: red"
+    colours = f"drop of more than {YELLOW} standard error: yellow, {RED}: red"
     show_notes((colours, *sensitivity_text.notes(sensitivity)))
 
 

@@ -13,8 +13,8 @@ def to_html(study: Sensitivity, name: str) -> str:
     worst = max(study.drop(score) for reaction in study.reactions for score in reaction.scores)
     maps = html.Gallery([html.Picture(_heat_map(study, table, worst), table.caption) for table in score_tables(study)])
     legend = (
-        f"Rows are layers; columns are the fraction of a group's units kept. The redder a cell, the larger the drop "
-        f"of the {study.metric}, from 0 to {max(worst, 0.0):.3f} below the whole model's."
+        f"Rows are layers; columns are the fraction of a group's units kept. The redder a cell, the worse its "
+        f"{study.metric} than the whole model's, by up to {max(worst, 0.0):.3f}."
     )
     section = html.Section("One group cut at a time", [html.Text(legend), maps, html.Notes(notes(study))])
     lead = f"{study.metric} of the whole model {study.dense:.4f} on {study.rows:,} {rows_of(study.split_name)}"

@@ -24,9 +24,9 @@ class ScoreTable:
 
 
 def score_tables(study: Sensitivity) -> list[ScoreTable]:
-    """A table for each kind of groups, and one for all groups of a single unit, which is kept or removed."""
+    """A table for each kind of groups, and one for the removal of all groups of a single unit, if any is removed."""
     several = {name: own for name, own in study.by_suffix().items() if own[0].size > 1}
-    single = {name: own for name, own in study.by_suffix().items() if own[0].size == 1}
+    single = {name: own for name, own in study.by_suffix().items() if own[0].size == 1 and not min(own[0].kept)}
     head = tuple(f"{density:g}" for density in study.densities)
     tables = [
         ScoreTable(f"{name}, {own[0].size:,} units", head, tuple((_row_name(one), one.scores) for one in own))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from secateur.report import html, svg
 from secateur.report.point_numbers import number_points
 from secateur.report.sweep import FAILED, FINISHED, STOPPED, SweepResult, SweepTrial
-from secateur.report.sweep_text import command, label, notes, setting, short_key, table, title, value_text
+from secateur.report.sweep_text import command, label, notes, scored_label, setting, short_key, table, title, value_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,17 +40,15 @@ def _best(result: SweepResult) -> list[html.Content]:
     ]
     if result.judged != result.scored:
         teacher = "" if result.teacher is None else f"teacher {result.teacher:.4f}"
-        numbers.append((f"{result.metric}, validation", value_text("score", first.result.get("score")), teacher))
+        numbers.append((scored_label(result), value_text("score", first.result.get("score")), teacher))
     rows = [[str(trial.number), *_settings(result, trial)] for trial in result.best]
     keys = list(first.point)
+    held_out = " with the rows that were held out among the training rows" if result.judged != result.scored else ""
     lines = "\n".join(command(trial) for trial in result.best)
     return [
         html.KeyNumbers(numbers),
         html.DataTable("Values of the best trials", ["trial", *map(short_key, keys)], rows),
-        html.Text(
-            "To repeat them with the rows that were held out among the training rows, where the sweep was started "
-            "(SWEEP is its folder):"
-        ),
+        html.Text(f"To repeat them{held_out}, where the sweep was started (SWEEP is its folder):"),
         html.Preformatted(lines),
     ]
 

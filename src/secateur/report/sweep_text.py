@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from shlex import quote
 from typing import Any
 
 from secateur.report.size_text import MEGABYTE, megabytes
@@ -32,12 +33,17 @@ def label(result: SweepResult, name: str) -> str:
     return units.get(name, name)
 
 
+def scored_label(result: SweepResult) -> str:
+    """The score on the rows that no trial is judged by: "accuracy, 421 validation rows"."""
+    return f"{result.metric}, {result.scored}"
+
+
 def table(result: SweepResult) -> tuple[list[str], list[list[str]]]:
     """Head and rows: the best trials first, with a star, then the others in their order, with what is not finished."""
     names = list(result.objectives)
-    validation = [f"{result.metric}, validation"] if result.judged != result.scored else []
+    scored = [scored_label(result)] if result.judged != result.scored else []
     keys = list(dict.fromkeys(key for trial in result.trials for key in trial.point))
-    head = ["trial", *(label(result, name) for name in names), *validation, *map(short_key, keys)]
+    head = ["trial", *(label(result, name) for name in names), *scored, *map(short_key, keys)]
     best = result.best
     rows = []
     for trial in [*best, *(trial for trial in result.trials if trial not in best)]:
@@ -45,7 +51,7 @@ def table(result: SweepResult) -> tuple[list[str], list[list[str]]]:
         mark = "*" if trial in best else "" if trial.state == FINISHED else f" {trial.state}"
         row = [f"{trial.number}{mark}"]
         row += [value_text(name, value) for name, value in zip(names, values, strict=True)]
-        row += [value_text("score", trial.result.get("score")) for _ in validation]
+        row += [value_text("score", trial.result.get("score")) for _ in scored]
         rows.append([*row, *(setting(trial.point[key]) if key in trial.point else "-" for key in keys)])
     return head, rows
 
@@ -95,5 +101,7 @@ def command(trial: SweepTrial, folder: str = "SWEEP") -> str:
     Args:
         folder: of the sweep, seen from there.
     """
-    recipe = f"{folder}/trials/{trial.name}/recipe.yaml"
-    return f"secateur prune --recipe {recipe} --set data.tuning_rows=0 --output {folder}/best-{trial.name}"
+    recipe, output = (
+        quote(f"{folder}/{place}") for place in (f"trials/{trial.name}/recipe.yaml", f"best-{trial.name}")
+    )
+    return f"secateur prune --recipe {recipe} --set data.tuning_rows=0 --output {output}"
