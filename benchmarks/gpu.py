@@ -298,8 +298,9 @@ def _phases(name: str, batch: int, tokens: int, count: int, profile: bool) -> li
     inputs = as_tensors(random_inputs(1000, batch, tokens))
     peak, measured = _peak_rate(), []
     for phase, model in (("dense", dense), ("shrunk", small), ("recovery", small)):
-        flops = 3 * roofline.work(model, inputs).flops
-        seconds = watch.seconds(phase)
+        work = roofline.work(model, inputs)
+        assert work is not None, "BERT returns hidden states"
+        flops, seconds = 3 * work.flops, watch.seconds(phase)
         own = {"phase": phase, "steps_per_second": 1 / seconds, "flops": flops, "share": flops / seconds / peak}
         measured.append(own | ({"operations": watch.operations[phase]} if profile else {}))
     return measured
