@@ -72,11 +72,7 @@ def sensitivity(
         UserError: a number out of range, an unknown name, a gradient of a task without labels, a model that `Space`
             refuses, or a row with more tokens than it has positions.
     """
-    _check(densities, rows, split, by)
-    if by == GRADIENT and not task.label_names:
-        raise UserError(
-            f"by {GRADIENT} needs a loss of labels, which the task {task.name!r} has not: take magnitude or obs"
-        )
+    _check(task, densities, rows, split, by)
     task = task.of_training_rows() if split == "train" else task
     started, space = time.monotonic(), Space(model, *units)
     space.table.one_stack("the sensitivity")
@@ -131,7 +127,7 @@ def importance(model: PreTrainedModel, space: Space, batches: Sequence[Any]) -> 
     return sum((gradient.abs() for gradient in mask_gradients(model, space, batches)), torch.zeros_like(space.ones()))
 
 
-def _check(densities: Sequence[float], rows: int, split: str, by: str) -> None:
+def _check(task: Task, densities: Sequence[float], rows: int, split: str, by: str) -> None:
     """Refuse arguments out of range before any row is read."""
     if not densities or len(set(densities)) < len(densities) or not all(0.0 <= d <= 1.0 for d in densities):
         came = ", ".join(f"{density:g}" for density in densities) or "none"
@@ -142,6 +138,10 @@ def _check(densities: Sequence[float], rows: int, split: str, by: str) -> None:
         raise UserError(f"expected split {' or '.join(SPLITS)}, got {split!r}: the rows to score on")
     if by != GRADIENT and by not in METHODS.all():
         raise UserError(f"expected by {GRADIENT}, or a method that needs no training, got {by!r}: see `secateur list`")
+    if by == GRADIENT and not task.label_names:
+        raise UserError(
+            f"by {GRADIENT} needs a loss of labels, which the task {task.name!r} has not: take magnitude or obs"
+        )
 
 
 def _sampled_rows(

@@ -28,6 +28,7 @@ from secateur.structure.plan import Plan
 from secateur.system import processes
 from secateur.system.files import atomic_write
 from secateur.tasks.class_scores import ClassScore
+from secateur.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,7 @@ def _measured(context: Context, scored: Scored) -> Report:
     context.accounting.record_peak("measure")
     return Report(
         recipe=recipe.to_dict(),
-        metric=task.metric,
-        greater_is_better=task.greater_is_better,
-        training_metric=task.of_training_rows().metric,
+        **_metrics(task),
         **_scores(scored),
         rows={name: len(split) for name, split in task.splits.items()},
         density=dict(plan.achieved),
@@ -104,6 +103,12 @@ def _measured(context: Context, scored: Scored) -> Report:
         baseline=task.baseline(context.data.validation_rows),
         **_chosen(context),
     )
+
+
+def _metrics(task: Task) -> dict[str, Any]:
+    """The names of the main scores, and whether more is better."""
+    training = task.of_training_rows().metric
+    return {"metric": task.metric, "greater_is_better": task.greater_is_better, "training_metric": training}
 
 
 def _scores(scored: Scored) -> dict[str, Any]:
