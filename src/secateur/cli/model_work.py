@@ -121,4 +121,5 @@ def evaluate(*, folder: str, given: dict[str, Any], as_json: bool) -> None:
         show_json({"metric": task.metric, "scores": computed, "rows": rows, "split": origin.scored})
     else:
         show_table(("", "score"), [(name, score_text(score)) for name, score in computed.items()])
-        show_lines(f"on {rows:,} {origin.rows} of {data.source}")
+        source = data.evaluation if data.evaluation and task.evaluation_is_data else data.source
+        show_lines(f"on {rows:,} {origin.rows} of {source}")
