@@ -23,6 +23,7 @@ from secateur.run.score_goal import densities_to_try, leaves_density_open, with_
 from secateur.run.target import latency_table, layers_to_try, new_method, schedule_of, share_to_keep, space_of
 from secateur.run.teacher_check import check_score, check_tokens
 from secateur.run.training_arguments import training_arguments
+from secateur.structure.binding import bind
 from secateur.surgery.checkpoint import read_config
 from secateur.surgery.compensation import check_refittable
 from secateur.surgery.opening import check_vocabulary
@@ -75,7 +76,7 @@ def _check_student(context: Context, model: PreTrainedModel, teacher: PreTrained
 
 
 def check_target(context: Context, student: PreTrainedModel, table: LatencyTable | None) -> None:
-    """Check that the method can reach the target of a recipe by its units.
+    """Check that the method can reach the target of a recipe by its units, and that the result can be stored.
 
     Args:
         student: before pruning.
@@ -85,6 +86,8 @@ def check_target(context: Context, student: PreTrainedModel, table: LatencyTable
     """
     _check_projection(context.recipe)
     _check_width(context)
+    if context.recipe.storage.embeddings == "int8":
+        bind(student).own_words("word embeddings in int8")
     for decided in _densities(context, student):
         _check_depths(decided, student, table)
 

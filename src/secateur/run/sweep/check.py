@@ -23,8 +23,8 @@ TUNING_ROWS = 1000
 """Rows to tune by, if the file of a sweep does not say how many: at most a quarter of the training rows."""
 MOST_MODELS = 100
 """Targets that are checked with the model at most: it is loaded for each."""
-DECIDES = ("target", "method", "vocabulary", "distillation")
-"""Groups of a recipe on which it depends whether a target can be reached."""
+DECIDES = ("target", "method", "vocabulary", "distillation", "storage")
+"""Groups of a recipe on which it depends whether a target can be reached, and its result be stored."""
 
 
 def with_default_rows(sweep: Sweep) -> Sweep:
