@@ -84,22 +84,30 @@ class Calibration:
         check_rows(self.rows, model)
         return self.batches
 
+    def check(self, method: Method) -> None:
+        """Check that a method can learn from the rows.
+
+        Raises:
+            UserError: it observes a loss, and the data has no labels.
+        """
+        if method.listens_to and not isinstance(method, Calibrated) and not self.task.label_names:
+            raise UserError(
+                f"{method.name!r} observes the loss of labels, which the task {self.task.name!r} has not: take "
+                "--method obs, which needs inputs alone"
+            )
+
     def teach(self, method: Method) -> None:
         """Let a method look at the inputs of its model, or observe the gradient of the task's loss, batch by batch.
 
         Raises:
-            UserError: it observes a loss, and the data has no labels; or as `batches_for`.
+            UserError: as `check`, or as `batches_for`.
         """
+        self.check(method)
         model = method.space.model
         if isinstance(method, Calibrated):
             with own_loss(model, self.task):
                 method.calibrate(self.batches_for(model))
         elif method.listens_to:
-            if not self.task.label_names:
-                raise UserError(
-                    f"{method.name!r} observes the loss of labels, which the task {self.task.name!r} has not: take "
-                    "--method obs, which needs inputs alone"
-                )
             with own_loss(model, self.task):
                 for gradient in mask_gradients(model, method.space, self.batches_for(model)):
                     method.observe(gradient)

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur.budget.latency import LatencyTable
+from secateur.budget.budget import Budget
+from secateur.budget.latency import LatencyTable, check_measurable
 from secateur.budget.space import Space
 from secateur.budget.units import check_count
 from secateur.measure.latency_sweep import measure_again, target_reached
@@ -21,7 +22,7 @@ from secateur.run.recipe_rules import check_amount, check_protocol, check_unifor
 from secateur.run.recipe_storage import StorageRecipe
 from secateur.run.recipe_target import TargetRecipe
 from secateur.run.size_goal import SizeGoal, size_goal
-from secateur.run.target import counted, given_table, measured_table
+from secateur.run.target import Unmeasured, counted, given_table, measured_table
 from secateur.structure.binding import bind
 from secateur.structure.plan import Plan, check_embedding_rank
 from secateur.structure.vocabulary import Vocabulary
@@ -65,13 +66,15 @@ def cut_without_training(
     check_amount(target)
     check_uniform(target)
     check_protocol(target)
+    if len(target.densities) > 1:
+        raise UserError("a cut has one density: ask for one, or prune to several with `secateur prune`")
     if target.keep_score is not None:
         raise UserError("a score is kept by training: use `secateur prune`, or ask for a density")
     narrow = dense if vocabulary is None else cut_rows(dense, vocabulary)
     rank = _rank(target.embedding_rank, narrow, counts)
     if target.size is not None and rank:
         narrow = factorise(narrow, rank, counts)  # because a size is that of the factors
-    table = None if target.latency is None and target.speedup is None else _latency_table(narrow, target)
+    table = _latency_table(narrow, target, method, calibration) if target.is_time else None
     fewer_pieces = "--vocabulary TEXTS" if vocabulary is None else None
     goal = None if target.size is None else size_goal(target, storage, narrow, fewer_pieces)
     plan = _plan(narrow, target, rank, method, calibration, table or goal)
@@ -174,17 +177,21 @@ def _plan(
     goal: LatencyTable | SizeGoal | None = None,
 ) -> Plan:
     table = goal if isinstance(goal, LatencyTable) else None
-    if len(target.densities) > 1:
-        raise UserError("a cut has one density: ask for one, or prune to several with `secateur prune`")
-    space = Space(dense, *target.units, budget=table or counted(target), round_to=target.round_to)
-    if calibration is not None and calibration.refit:
-        check_refittable(space)
+    space = _space(dense, target, table or counted(target), calibration)
     if isinstance(goal, SizeGoal):
         goal.check(space)
         return goal.plan(_post_training(space, method, calibration), 1.0)
     share = _share(space, target, table)
     choice = _post_training(space, method, calibration)
     return choice.plan(share, embedding_rank=rank, keep=target.keep)
+
+
+def _space(dense: PreTrainedModel, target: TargetRecipe, budget: Budget, calibration: Calibration | None) -> Space:
+    """The units of a target with a budget, of which the weights that are left can be refitted if they shall be."""
+    space = Space(dense, *target.units, budget=budget, round_to=target.round_to)
+    if calibration is not None and calibration.refit:
+        check_refittable(space)
+    return space
 
 
 def _share(space: Space, target: TargetRecipe, table: LatencyTable | None) -> float | None:
@@ -201,13 +208,34 @@ def _share(space: Space, target: TargetRecipe, table: LatencyTable | None) -> fl
     return share
 
 
-def _latency_table(dense: PreTrainedModel, target: TargetRecipe) -> LatencyTable:
-    """The table of the target's file, which must be of the target's shape, or one that is measured now."""
+def _latency_table(
+    dense: PreTrainedModel, target: TargetRecipe, method: MethodRecipe, calibration: Calibration | None
+) -> LatencyTable:
+    """The table of the target's file, which must be of the target's shape, or one that is measured now.
+
+    Raises:
+        UserError: the table does not fit, or the method, whatever is measured.
+    """
+    space = _space(dense, target, Unmeasured(), calibration)
+    check_measurable(space)
+    _untaught(space, method, calibration)
     return given_table(target) if target.latency_table is not None else measured_table(target, dense, SHAPE)
 
 
 def _post_training(space: Space, recipe: MethodRecipe, calibration: Calibration | None) -> Method:
     """The method, which must be able to choose without training, after it has seen the rows, if there are any."""
+    method = _untaught(space, recipe, calibration)
+    if calibration is not None:
+        calibration.teach(method)
+    return method
+
+
+def _untaught(space: Space, recipe: MethodRecipe, calibration: Calibration | None) -> Method:
+    """The method before it has seen the rows.
+
+    Raises:
+        UserError: it cannot choose without training, or not by these rows.
+    """
     try:
         method = before_pruning(METHODS.get(recipe.name), space, **recipe.options)
     except TypeError as error:
@@ -218,7 +246,7 @@ def _post_training(space: Space, recipe: MethodRecipe, calibration: Calibration 
     if learns and calibration is None:
         raise UserError(f"{recipe.name!r} chooses by rows of data: name some by --data, or cut by magnitude")
     if calibration is not None:
-        calibration.teach(method)
+        calibration.check(method)
     return method
 
 

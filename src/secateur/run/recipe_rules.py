@@ -112,7 +112,7 @@ def check_protocol(target: TargetRecipe) -> None:
     """Refuse a protocol of times where no time is asked for, and beams of a forward."""
     given = [name for name in ("shape", "timed", "latency_table") if getattr(target, name)]
     given += ["beams"] if target.beams > 1 else []
-    if target.latency is None and target.speedup is None and given:
+    if given and not target.is_time:
         names = " and ".join(f"target.{name}" for name in given)
         raise UserError(f"{names} say how a latency or a speedup is measured: ask for one, or drop them")
 
@@ -133,7 +133,7 @@ def check_svd(target: TargetRecipe) -> None:
 def _shape_of_a_time(recipe: Recipe) -> None:
     target = recipe.target
     known = target.latency_table or target.shape or recipe.measurement.shapes
-    if not known and (target.latency is not None or target.speedup is not None):
+    if target.is_time and not known:
         raise UserError(
             "measurement.shapes is empty, and a latency or a speedup is measured at a shape: set target.shape, such as "
             "8x128"

@@ -165,3 +165,8 @@ class TargetRecipe(Strict):
         if self.density is None:
             return ()
         return self.density if isinstance(self.density, tuple) else (self.density,)
+
+    @property
+    def is_time(self) -> bool:
+        """Whether what is kept is a latency, or a speed-up, which is one too."""
+        return self.latency is not None or self.speedup is not None

@@ -11,7 +11,7 @@ from typing import Any, cast
 from transformers import PreTrainedModel
 
 from secateur.budget.budget import Budget
-from secateur.budget.latency import LatencyTable
+from secateur.budget.latency import LatencyTable, check_measurable
 from secateur.budget.parameters import Parameters
 from secateur.budget.space import Space
 from secateur.budget.uniform import UniformParameters
@@ -23,12 +23,26 @@ from secateur.methods.method import Method
 from secateur.methods.schedules import Schedule
 from secateur.run.recipe import Recipe
 from secateur.run.recipe_target import TargetRecipe
-from secateur.run.run_rounds import coarse_rounds, in_last_round, numbers_to_try, share_after
+from secateur.run.run_rounds import (
+    coarse_rounds,
+    in_last_round,
+    is_open,
+    numbers_to_try,
+    share_after,
+    with_all_layers,
+)
 from secateur.run.size_goal import size_goal_of
 from secateur.system import processes
 from secateur.system.errors import UserError
 
 TABLE = "latency.json"
+
+
+class Unmeasured(Parameters):
+    """In place of a latency that has not been measured: parameters count, and it answers no question about times."""
+
+    name = "latency"
+    of_parameters = False
 
 
 def latency_table(recipe: Recipe, folder: Path, model: PreTrainedModel) -> LatencyTable | None:
@@ -40,7 +54,7 @@ def latency_table(recipe: Recipe, folder: Path, model: PreTrainedModel) -> Laten
         UserError: the recipe's table cannot be read, or was measured at another shape.
     """
     target, kept = recipe.target, folder / TABLE
-    if target.latency is None and target.speedup is None:
+    if not target.is_time:
         return None
     if kept.is_file():
         return LatencyTable.load(kept)
@@ -138,7 +152,6 @@ def new_method(recipe: Recipe, model: PreTrainedModel, table: LatencyTable | Non
         UserError: the options or the units do not fit the method, or the target cannot be reached.
     """
     space = space_of(recipe, model, table)
-    kind: Any = METHODS.get(recipe.method.name)
     rounds, share = coarse_rounds(recipe), share_to_keep(recipe, space)
     start = share_after(rounds, space)
     if share > start:
@@ -147,8 +160,27 @@ def new_method(recipe: Recipe, model: PreTrainedModel, table: LatencyTable | Non
             f"{share:.4f} asked for: raise target.layers, or ask for less"
         )
     space.check_something_fits(share)
+    return _method(recipe, space, schedule_of(recipe, share, start))
+
+
+def unmeasured_method(recipe: Recipe, model: PreTrainedModel) -> Method:
+    """The recipe's method, whose target is a time, without any latencies: what does not fit it does not fit with them.
+
+    Raises:
+        UserError: the options, the units or the budget do not fit the method.
+    """
+    recipe = with_all_layers(recipe) if is_open(recipe) else recipe
+    space = Space(model, *recipe.target.units, budget=Unmeasured(), round_to=recipe.target.round_to)
+    check_measurable(space)
+    share = share_after(coarse_rounds(recipe), space)
+    return _method(recipe, space, schedule_of(recipe, share, share))
+
+
+def _method(recipe: Recipe, space: Space, schedule: Schedule) -> Method:
+    kind: Any = METHODS.get(recipe.method.name)
+    rounds = coarse_rounds(recipe)
     options = {**recipe.method.options, **({"rounds": rounds} if rounds else {})}
     try:
-        return kind(space, schedule_of(recipe, share, start), **options)
+        return cast(Method, kind(space, schedule, **options))
     except TypeError as error:
         raise UserError(f"the options of {recipe.method.name!r} do not fit: {error}") from error

@@ -20,7 +20,15 @@ from secateur.run.recipe import Recipe
 from secateur.run.run_folder import check_claim
 from secateur.run.run_rounds import is_open, total_layers, with_layers
 from secateur.run.score_goal import densities_to_try, leaves_density_open, with_density
-from secateur.run.target import latency_table, layers_to_try, new_method, schedule_of, share_to_keep, space_of
+from secateur.run.target import (
+    latency_table,
+    layers_to_try,
+    new_method,
+    schedule_of,
+    share_to_keep,
+    space_of,
+    unmeasured_method,
+)
 from secateur.run.teacher_check import check_score, check_tokens
 from secateur.run.training_arguments import training_arguments
 from secateur.structure.binding import bind
@@ -66,17 +74,36 @@ def _check_student(context: Context, model: PreTrainedModel, teacher: PreTrained
     """
     recipe = context.recipe
     student = shaped(context, context.data.with_kept_rows(model))
-    table = latency_table(recipe, context.folder, student)
-    check_target(context, student, table)
+    check_unmeasured(context, student)
     check_length(context.data.task.longest(recipe.data.max_length), model=model)
     for _, tokens in recipe.measurement.shapes:
         check_models([model], tokens)
     check_loss(context, student, teacher and context.data.with_kept_rows(teacher))
+    table = latency_table(recipe, context.folder, student)  # last, because measuring one takes minutes
+    check_target(context, student, table)
     return table
 
 
+def check_unmeasured(context: Context, student: PreTrainedModel) -> None:
+    """Check what no latency table decides: the units, the method and its options, and that the result can be stored.
+
+    Args:
+        student: before pruning.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    recipe = context.recipe
+    _check_projection(recipe)
+    _check_width(context)
+    if recipe.storage.embeddings == "int8":
+        bind(student).own_words("word embeddings in int8")
+    if recipe.target.is_time:
+        _check_method(context, recipe, unmeasured_method(recipe, student))
+
+
 def check_target(context: Context, student: PreTrainedModel, table: LatencyTable | None) -> None:
-    """Check that the method can reach the target of a recipe by its units, and that the result can be stored.
+    """Check that the method can reach the target of a recipe by its units.
 
     Args:
         student: before pruning.
@@ -84,10 +111,6 @@ def check_target(context: Context, student: PreTrainedModel, table: LatencyTable
     Raises:
         UserError: it cannot.
     """
-    _check_projection(context.recipe)
-    _check_width(context)
-    if context.recipe.storage.embeddings == "int8":
-        bind(student).own_words("word embeddings in int8")
     for decided in _densities(context, student):
         _check_depths(decided, student, table)
 

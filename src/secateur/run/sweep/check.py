@@ -68,12 +68,13 @@ def check(sweep: Sweep, folder: Path) -> Context:
 
 
 def _check_target(context: Context, recipe: Recipe) -> None:
-    """Check the target of a further combination, unless a latency table would have to be measured for it."""
-    target, same = recipe.target, recipe.vocabulary == context.recipe.vocabulary
-    if (target.latency or target.speedup) and target.latency_table is None:
-        return
+    """Check a further combination, and its target unless a latency table would have to be measured for it."""
+    same = recipe.vocabulary == context.recipe.vocabulary
     own = replace(context, recipe=recipe, data=context.data if same else data_of(recipe))
     student = shaped(own, base_model(own))
+    stage.check_unmeasured(own, student)
+    if recipe.target.is_time and recipe.target.latency_table is None:
+        return
     stage.check_target(own, student, latency_table(recipe, own.folder, student))
 
 
