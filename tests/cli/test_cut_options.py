@@ -3,10 +3,12 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from small_world import write_world
 from typer.testing import CliRunner
 
-from secateur.cli import app
+from secateur.cli import app, cut_work
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +136,21 @@ def test_a_plan_with_a_vocabulary_is_taken_by_the_model_whose_vocabulary_was_cut
     assert found["narrow"] == found["classifier"]
     assert len({(folder / "model.safetensors").read_bytes() for folder in folders}) == 1
     assert len({(folder / "tokenizer.json").read_bytes() for folder in folders}) == 1
+
+
+def test_the_score_before_is_that_of_the_weights_before_they_are_rounded(world, tmp_path, monkeypatch):
+    weights, seen = load_file(world / "classifier/model.safetensors"), []
+    assert any(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in weights.values())
+    monkeypatch.setattr(
+        cut_work,
+        "scores",
+        lambda model, task, *_: (
+            seen.append({k: v.clone() for k, v in model.state_dict().items()}) or {task.metric: 0.5}
+        ),
+    )
+    data = ("--data", world / "data.csv", "--max-length", 24)
+    result = secateur("cut", world / "classifier", *data, "--store", "bf16", "--output", tmp_path / "small")
+    assert result.exit_code == 0, result.output
+    before, after = seen
+    assert all(torch.equal(before[name], weights[name]) for name in weights)
+    assert all(torch.equal(after[name], weights[name].bfloat16().float()) for name in weights)

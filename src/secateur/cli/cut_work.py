@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -169,7 +170,10 @@ def cut_model(
     else:
         done = _cut(whole, pieces, plan, given, rows, counted)
     storage = make_group("storage", given)
-    done = done._replace(model=as_stored(done.model, dtype=storage.dtype, embeddings=storage.embeddings))
+    own = (
+        copy.deepcopy(whole) if done.model is whole and rows is not None else done.model
+    )  # `whole` is scored unrounded
+    done = done._replace(model=as_stored(own, dtype=storage.dtype, embeddings=storage.embeddings))
     before, tokenizer = tokenizer, _cut_tokenizer(tokenizer, done.pieces)
     written: dict[str, Any] = {"tokenizer": tokenizer, "plan": _own_plan(whole, done), "store": storage.dtype}
     checkpoint.save(done.model, output, **written, replace=True)
