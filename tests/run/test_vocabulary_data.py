@@ -59,6 +59,17 @@ def test_rare_pieces_go_and_other_texts_add_theirs(world, tmp_path):
     assert more.vocabulary.kept == (0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 11)
 
 
+@pytest.mark.parametrize("held_out", [{"training.select": 4}, {"data.tuning_rows": 9}])
+def test_rows_that_are_held_out_of_all_training_do_not_count(world, held_out):
+    """Otherwise weights and settings would be chosen on rows that can lose no piece, as scored ones can."""
+    data = data_of(made(world, **{"vocabulary": "task"} | held_out))
+    counts = torch.zeros(len(WORDS), dtype=torch.int64)
+    for row in data.whole.train_rows:
+        counts += torch.bincount(torch.tensor(row["input_ids"]), minlength=len(WORDS))
+    assert torch.equal(data.counted_pieces(len(WORDS)), counts)
+    assert len(data.train_rows) == len(data.task.splits["train"]) - data.recipe.reserved
+
+
 def test_the_targets_of_a_task_that_generates_count_too(tmp_path):
     write_pairs(tmp_path / "pairs.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]

@@ -139,11 +139,13 @@ class RunData:
     def train_parts(self) -> tuple[Rows, Rows]:
         """Tokenized training rows: those held out for selection, sampled by the seed, and those to train on."""
         rows = partial(encoded, self.task, "train", self.tokenizer, self.recipe.data.max_length)
-        order = self.shuffled
-        if not self.recipe.reserved:
-            return [], _learnable(rows())
-        selected = order[: self.recipe.training.select]
-        return _learnable(rows(selected)) if selected else [], _learnable(rows(sorted(order[self.recipe.reserved :])))
+        selected = self.shuffled[: self.recipe.training.select]
+        return _learnable(rows(selected)) if selected else [], _learnable(rows(self.trained_on))
+
+    @property
+    def trained_on(self) -> list[int] | None:
+        """The indices of the training rows that are not held out of all training; None if none are."""
+        return sorted(self.shuffled[self.recipe.reserved :]) if self.recipe.reserved else None
 
     @cached_property
     def held_out_rows(self) -> Rows:

@@ -67,11 +67,14 @@ class VocabularyData(RunData):
     def counted_pieces(self, size: int) -> Tensor:
         """How often each piece occurs in the training rows, and in the further texts of the recipe, `(size,)`.
 
+        Rows that are held out of all training, by which weights or settings are chosen, do not count: like those that
+        are scored they may have pieces that go.
+
         Raises:
             UserError: a file of texts cannot be read.
         """
         texts, words = read_texts(self.recipe.vocabulary.texts), self.whole.tokenizer
-        rows = encoded(self.task, "train", words, self.recipe.data.max_length)
+        rows = encoded(self.task, "train", words, self.recipe.data.max_length, self.trained_on)
         return counts_of(_tokens(self.task, rows), size) + text_counts(words, texts, size)
 
     @cached_property
