@@ -19,7 +19,7 @@ from secateur.run.recipe import Recipe
 from secateur.run.run_data import Rows
 from secateur.run.run_rounds import is_open, total_layers, with_all_layers, with_layers
 from secateur.run.score_goal import with_density
-from secateur.run.stages import baselines, depth, measure, prune, recover, teacher
+from secateur.run.stages import baselines, density, depth, measure, prune, recover, teacher
 from secateur.run.step_times import tokens_of, trial_recipes
 from secateur.run.training_arguments import rounded, steps_of_run, steps_of_teacher
 from secateur.run.trials import steps_of_trial
@@ -122,7 +122,8 @@ class Expectation:
             cached = any(context.cache_folder.glob(KEY)) or prune.done(context)
             yield self._stage("outputs", self.outputs, "cached" if cached else "")
         if self.density_trials:
-            yield self._training("densities (trials)", "density", self.trials_of_densities, False)
+            tried = not self._density_trials_left
+            yield self._training("densities (trials)", "density", self.trials_of_densities, tried)
         for layers in self.trials:
             tried = _has_tried(context, layers) or prune.done(context)
             trial = partial(self.trial, self.trials[layers])
@@ -168,9 +169,14 @@ class Expectation:
         return tokens_of(self.context.data.distillation_rows) * self._measured.dense.token
 
     def trials_of_densities(self) -> float:
-        """The trials of densities, which have all layers if their number is chosen afterwards."""
+        """The trials of densities that are left, which have all layers if their number is chosen afterwards."""
         total = with_all_layers(self.context.recipe) if self.trials else self.context.recipe
-        return self.density_trials * self.trial(total)
+        return self._density_trials_left * self.trial(total)
+
+    @property
+    def _density_trials_left(self) -> int:
+        """The number of trials of densities at most, without those of an earlier attempt."""
+        return max(0, self.density_trials - density.QUESTION.tried(self.context.folder))
 
     def trial(self, recipe: Recipe) -> float:
         """A trial: pruning to the target and recovery, without evaluations, and a score."""

@@ -34,6 +34,10 @@ class TrialRecord:
         trials: list[dict[str, Any]] = self.record(folder).get(TRIALS, [])
         return next((trial for trial in trials if trial.items() >= tried.items()), None)
 
+    def tried(self, folder: Path) -> int:
+        """The number of trials so far."""
+        return len(self.record(folder).get(TRIALS, []))
+
     def add(self, folder: Path, trial: Mapping[str, Any], rows: int) -> None:
         """Record a trial, beside those before it.
 
