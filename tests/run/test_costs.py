@@ -12,6 +12,7 @@ from secateur.run.disk_space import bytes_of_moments, bytes_of_run
 from secateur.run.estimate import expected_stages, steps_for
 from secateur.run.models import base_model
 from secateur.run.run_data import RunData
+from secateur.run.stages.density import QUESTION
 from secateur.run.step_sample import Sample
 from secateur.run.target import space_of
 from secateur.system.errors import UserError
@@ -127,6 +128,27 @@ def test_what_exists_takes_no_time(world, tmp_path):
     (tmp_path / "cut").mkdir()
     stages = {stage.name: (stage.seconds, stage.result) for stage in expected_stages(context, space(context), COSTS)}
     assert stages["prune"] == (0.0, "finished") and stages["recover"] == (pytest.approx(140), "")
+
+
+def test_trials_of_densities_that_are_recorded_take_no_more_time(world, tmp_path):
+    context, found = replace(context_of(world), folder=tmp_path), []
+    for density in (0.15, 0.07, 0.1):
+        stages = expected_stages(context, space(context), COSTS, density_trials=3)
+        found.append(next(stage for stage in stages if stage.name == "densities (trials)"))
+        QUESTION.add(tmp_path, {"density": density}, rows=10)
+    assert [one.result for one in found] == [""] * 3
+    assert [one.seconds for one in found] == pytest.approx([found[2].seconds * left for left in (3, 2, 1)])
+    (last,) = (one for one in expected_stages(context, space(context), COSTS, 3) if one.name == "densities (trials)")
+    assert (last.seconds, last.result) == (0.0, "finished")
+
+
+def test_a_shape_of_images_counts_as_many_as_the_batch_has(world, monkeypatch):
+    """Seconds of a token are those of an image where rows are images."""
+    context = context_of(world, **{"measurement.shapes": [[4, 8], [2, 8]]})
+    rows = sum(len(row["input_ids"]) for row in context.data.validation_rows)
+    assert seconds(context)["measure"] == pytest.approx((6 * 8 * (10 + 2) + rows) * (0.02 + 0.004))
+    monkeypatch.setattr(type(context.data.task), "lengths", False)
+    assert seconds(context)["measure"] == pytest.approx((6 * (10 + 2) + rows) * (0.02 + 0.004))
 
 
 def test_minutes_are_those_of_pruning_and_recovery(world):

@@ -211,8 +211,9 @@ class Expectation:
         if self.context.data.task.generates:
             return None
         measurement = self.context.recipe.measurement
-        timed = sum(batch * tokens for batch, tokens in measurement.shapes) * (WARMUP + measurement.repeats)
-        tokens = timed + tokens_of(self.context.data.validation_rows)
+        of_texts = self.context.data.task.lengths  # or of images, which are counted in place of their tokens
+        forward = sum(batch * tokens if of_texts else batch for batch, tokens in measurement.shapes)
+        tokens = forward * (WARMUP + measurement.repeats) + tokens_of(self.context.data.validation_rows)
         return tokens * (self._measured.dense.scored + self._pace.target.scored)
 
     def _evaluations(self, speed: Speed) -> float:
