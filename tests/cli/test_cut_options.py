@@ -138,6 +138,16 @@ def test_a_plan_with_a_vocabulary_is_taken_by_the_model_whose_vocabulary_was_cut
     assert len({(folder / "tokenizer.json").read_bytes() for folder in folders}) == 1
 
 
+def test_rows_in_fp32_of_a_model_that_has_them_in_int8_are_refused(world, tmp_path):
+    stored = ("--embedding-rows", "int8", "--output", tmp_path / "int8")
+    assert secateur("cut", world / "classifier", *stored).exit_code == 0
+    result = secateur("cut", tmp_path / "int8", "--embedding-rows", "fp32", "--output", tmp_path / "fp32")
+    assert refused(result, "are in int8, and what they were before is lost: leave --embedding-rows out")
+    assert not (tmp_path / "fp32").exists()
+    again = secateur("cut", tmp_path / "int8", "--store", "bf16", "--output", tmp_path / "bf16")
+    assert again.exit_code == 0, again.output
+
+
 def test_the_score_before_is_that_of_the_weights_before_they_are_rounded(world, tmp_path, monkeypatch):
     weights, seen = load_file(world / "classifier/model.safetensors"), []
     assert any(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in weights.values())

@@ -42,6 +42,7 @@ from secateur.surgery.vocabulary.counting import coverage, text_counts
 from secateur.surgery.vocabulary.pruning import used_pieces
 from secateur.surgery.vocabulary.texts import read_texts
 from secateur.surgery.vocabulary.tokenizer import backend_of, cut_tokenizer
+from secateur.surgery.word_embeddings import quantised_tables
 from secateur.system.errors import UserError
 from secateur.tasks.origin import rows_of
 from secateur.tasks.task import Task
@@ -160,6 +161,7 @@ def cut_model(
     _check_plan(plan, given, texts)
     all_units = plan is None and only_thinner(given, bool(texts))
     whole = open_model(model)
+    _check_rows_of_embeddings(whole, given)
     rows = CutRows.of(given, whole, model, calibration_rows, refit)
     given.setdefault("method.name", "magnitude" if rows is None else rows.method)
     tokenizer = _tokenizer(model, texts)
@@ -211,6 +213,15 @@ def _check_needed(
         )
     if plan is None:  # which may have a rank
         check_svd(make_group("target", given))
+
+
+def _check_rows_of_embeddings(whole: PreTrainedModel, given: dict[str, Any]) -> None:
+    """Refuse rows of word embeddings in fp32 that the model has no more."""
+    if given.get("storage.embeddings") == "fp32" and quantised_tables(whole):
+        raise UserError(
+            "the word embeddings of this model are in int8, and what they were before is lost: leave "
+            "storage.embeddings out, or cut the model that they were made from"
+        )
 
 
 def _tokenizer(model: str, texts: Sequence[str]) -> PreTrainedTokenizerBase | None:
