@@ -236,6 +236,12 @@ def test_a_latency_out_of_reach_is_refused_with_the_floor(model, table):
             ask(1.2)
 
 
+def test_a_latency_that_all_units_cannot_reach_needs_more_time_alone(model, table):
+    space = Space(model, *COMMON_UNITS, budget=table)
+    with pytest.raises(UserError, match=r"; ask for more time$"):
+        space.choose(space.ones(), 0.5 * space.floor())
+
+
 # Methods
 
 

@@ -75,7 +75,9 @@ def test_a_density_below_the_floor_is_refused_with_the_floor(model):
     assert space.floor() == floor
     assert space.density(space.choose(space.ones(), floor)) == floor
     with pytest.raises(
-        UserError, match=rf"out of reach: pruning only head leaves at least {floor:.4f}; raise .* or add"
+        UserError,
+        match=rf"out of reach: pruning only head leaves at least {floor:.4f}; raise the density or add units from "
+        "ffn, sublayer, layer, hidden$",
     ):
         space.choose(space.ones(), floor - 0.01)
 

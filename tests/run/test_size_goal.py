@@ -12,6 +12,7 @@ from secateur.measure.model_size import disk_bytes
 from secateur.run import recipe
 from secateur.run.post_training import cut_without_training
 from secateur.run.recipe_groups import MethodRecipe
+from secateur.run.recipe_storage import StorageRecipe
 from secateur.run.recipe_target import TargetRecipe
 from secateur.run.stages.cut import final_plan
 from secateur.run.target import new_method, share_to_keep, space_of
@@ -82,6 +83,34 @@ def test_a_size_out_of_reach_names_the_floor_and_what_would_lower_it(dense):
         assert part in said
     assert said.endswith("more units (sublayer, layer, hidden)")
     assert "--embedding-rank" not in refusal(dense, target(10_000, embedding_rank=4))
+
+
+@pytest.mark.parametrize(
+    ("kind", "units", "advice"),
+    [
+        (
+            "bart",
+            ("encoder.ffn", "decoder.ffn"),
+            "--vocabulary TEXTS, --embedding-rank auto, --embedding-rows int8 (0.",
+        ),
+        ("vit", ("ffn",), "or lower that by --store bf16 (0.0"),
+        ("marian", ("ffn",), "or lower that by --embedding-rank auto, --embedding-rows int8 (0."),
+    ],
+)
+def test_a_size_out_of_reach_names_what_the_model_has_alone(kind, units, advice):
+    model = tiny(kind, shape=1 if kind == "marian" else 0, dtype=torch.float32)
+    said = refusal(model, target(2_000, *units))
+    assert advice in said and said.endswith("more units (qk, vo, head, sublayer, layer, hidden)")
+    if kind == "bart":
+        assert refusal(model, target(2_000, "encoder.ffn")).endswith("layer, hidden, decoder.ffn)")
+
+
+def test_a_size_out_of_reach_that_nothing_lowers_says_so():
+    images = tiny("vit", dtype=torch.float32)
+    with pytest.raises(UserError, match=r"MB \([^()]*\): ask for more$"):
+        cut_without_training(
+            images, target(2_000, "hidden", "ffn", "head", "sublayer", "layer"), MAGNITUDE, StorageRecipe(dtype="bf16")
+        )
 
 
 def test_a_size_above_that_of_the_model_is_refused(dense):

@@ -21,6 +21,7 @@ from secateur.budget.allocation import best_units, lowest_cost, stored_sizes
 from secateur.budget.block_times import BlockTimes, size_weights
 from secateur.budget.budget import Budget
 from secateur.budget.size_costs import ModelCosts
+from secateur.budget.wider import or_units_from, wider_spaces
 from secateur.structure.axis_table import AxisTable
 from secateur.structure.groups import kinds_of
 from secateur.structure.space import UnitSpace
@@ -212,11 +213,10 @@ class LatencyTable(Budget):
                 f"({self.protocol_text()}); ask for less than that, and more than 0"
             )
         if share < (floor := self.floor(space)) * (1.0 - 1e-9):
-            others = [name for name in kinds_of(space.table) if name not in space.kinds]
+            others = or_units_from(wider_spaces(space, kinds_of(space.table)))
             raise UserError(
                 f"{share * self.dense_ms:.4g} ms is out of reach: pruning only {', '.join(space.units)} leaves at "
-                f"least {floor * self.dense_ms:.4g} ms ({self.protocol_text()}); ask for more time or add units from "
-                f"{', '.join(others)}"
+                f"least {floor * self.dense_ms:.4g} ms ({self.protocol_text()}); ask for more time{others}"
             )
 
     def choose(self, space: Space, scores: Tensor, share: float, alive: Tensor, last: float) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from secateur.budget.budget import Budget
 from secateur.budget.ranking import descending, highest, ranked, rounded, with_best_hidden
+from secateur.budget.wider import lowering_units, or_units_from
 from secateur.structure.groups import kinds_of
 from secateur.system.errors import UserError
 
@@ -45,7 +46,7 @@ class Parameters(Budget):
         if share < (floor := self.floor(space)):
             raise UserError(
                 f"density {share:g} is out of reach: pruning only {', '.join(space.units)} leaves at least "
-                f"{floor:.4f}; raise the density or add units from {', '.join(self.kinds(space))}"
+                f"{floor:.4f}; raise the density{or_units_from(lowering_units(space, self.kinds(space), self.floor))}"
             )
 
     def kinds(self, space: Space) -> tuple[str, ...]:

@@ -27,11 +27,14 @@ from secateur.budget.size import (
     unpadded_tensors,
 )
 from secateur.budget.space import Space
+from secateur.budget.wider import lowering_units
 from secateur.methods.method import Method
 from secateur.report.size_text import megabytes, parts_text
 from secateur.run.recipe import Recipe
 from secateur.run.recipe_storage import StorageRecipe
 from secateur.run.recipe_target import TargetRecipe
+from secateur.structure.architecture import VOCABULARIES
+from secateur.structure.binding import bind
 from secateur.structure.groups import kinds_of
 from secateur.structure.plan import Plan
 from secateur.surgery.factorisation import embedding_rank
@@ -109,28 +112,23 @@ class SizeGoal:
         """An error that names the floor, where its bytes are, and what would lower it."""
         nothing = torch.zeros(len(space))
         where = parts_text(parts(space, unpadded_tensors(space, nothing, self.storage)))
+        ways = self._lower(space)
         return UserError(
             f"{megabytes(self.size)} MB is out of reach: with nothing kept of the units {', '.join(space.units)} the "
-            f"file has {megabytes(self._least(space))} MB ({where}): ask for more, or lower that by "
-            f"{', '.join(self._lower(space))}"
+            f"file has {megabytes(self._least(space))} MB ({where}): ask for more"
+            + (f", or lower that by {', '.join(ways)}" if ways else "")
         )
 
     def _lower(self, space: Space) -> list[str]:
         """What would lower the floor, with the floor that it gives where that is known."""
-        ways = list(self.others)
-        if not self.storage.int8_rows:
-            ways.append(f"--embedding-rows int8 ({self._floor(space, replace(self.storage, int8_rows=True))})")
+        least = self._least(space)
+        stored = {"--embedding-rows int8": replace(self.storage, int8_rows=True)}
         if self.storage.dtype.itemsize > 2:
-            ways.append(f"--store bf16 ({self._floor(space, replace(self.storage, dtype=torch.bfloat16))})")
-        kinds = [kind for kind in kinds_of(space.table) if kind not in space.units and self._lowers(space, kind)]
-        return [*ways, *([f"more units ({', '.join(kinds)})"] if kinds else [])]
-
-    def _floor(self, space: Space, storage: Storage) -> str:
-        return f"{megabytes(least_bytes(space, storage))} MB"
-
-    def _lowers(self, space: Space, kind: str) -> bool:
-        wider = Space(space.model, *space.units, kind)
-        return self._least(wider) < self._least(space)
+            stored["--store bf16"] = replace(self.storage, dtype=torch.bfloat16)
+        floors = {option: least_bytes(space, storage) for option, storage in stored.items()}
+        ways = [f"{option} ({megabytes(floor)} MB)" for option, floor in floors.items() if floor < least]
+        units = lowering_units(space, kinds_of(space.table), self._least)
+        return [*self.others, *ways, *([f"more units ({', '.join(units)})"] if units else [])]
 
 
 def _kept_at(method: Method, density: float) -> Tensor | None:
@@ -151,9 +149,11 @@ def size_goal(
         model: before pruning, with the pieces of the vocabulary that are kept and embeddings of the target's rank.
         fewer_pieces: the option that would remove pieces; None if pieces were removed.
     """
-    others = (fewer_pieces, "--embedding-rank auto" if target.embedding_rank is None else None)
+    words = set(bind(model).vocabularies)
+    pieces = fewer_pieces if words == {VOCABULARIES[0]} else None  # a decoder's own ones cannot be cut
+    rank = "--embedding-rank auto" if words and target.embedding_rank is None else None
     stored = Storage(STORED[storage.dtype], model.dtype, int8_rows=storage.embeddings == "int8")
-    return SizeGoal(target.size or 0, stored, tuple(option for option in others if option))
+    return SizeGoal(target.size or 0, stored, tuple(option for option in (pieces, rank) if option))
 
 
 def size_goal_of(recipe: Recipe, space: Space) -> SizeGoal:
