@@ -140,12 +140,7 @@ class RunData:
         """Tokenized training rows: those held out for selection, sampled by the seed, and those to train on."""
         rows = partial(encoded, self.task, "train", self.tokenizer, self.recipe.data.max_length)
         selected = self.shuffled[: self.recipe.training.select]
-        return _learnable(rows(selected)) if selected else [], _learnable(rows(self.trained_on))
-
-    @property
-    def trained_on(self) -> list[int] | None:
-        """The indices of the training rows that are not held out of all training; None if none are."""
-        return sorted(self.shuffled[self.recipe.reserved :]) if self.recipe.reserved else None
+        return _learnable(rows(selected)) if selected else [], _learnable(rows(trained_on(self)))
 
     @cached_property
     def held_out_rows(self) -> Rows:
@@ -202,6 +197,11 @@ class RunData:
     def scored_with_error(self, model: PreTrainedModel) -> tuple[Scored, float | None]:
         """The scores of a model, and the standard error of the main one."""
         return scored_with_error(model, self.task, self.validation_rows, self.tokenizer)
+
+
+def trained_on(data: RunData) -> list[int] | None:
+    """The indices of the training rows without those that are held out of all training; None for all of them."""
+    return sorted(data.shuffled[data.recipe.reserved :]) if data.recipe.reserved else None
 
 
 def tuning_rows(data: RunData) -> Rows:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.measure.evaluation import encoded
 from secateur.run.recipe import Recipe
-from secateur.run.run_data import Rows, RunData, recipe_model
+from secateur.run.run_data import Rows, RunData, recipe_model, trained_on
 from secateur.structure.encoded_rows import UNLABELLED
 from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.vocabulary.counting import Coverage, counts_of, kept_pieces, rows_coverage, text_counts
@@ -74,7 +74,7 @@ class VocabularyData(RunData):
             UserError: a file of texts cannot be read.
         """
         texts, words = read_texts(self.recipe.vocabulary.texts), self.whole.tokenizer
-        rows = encoded(self.task, "train", words, self.recipe.data.max_length, self.trained_on)
+        rows = encoded(self.task, "train", words, self.recipe.data.max_length, trained_on(self))
         return counts_of(_tokens(self.task, rows), size) + text_counts(words, texts, size)
 
     @cached_property
