@@ -80,18 +80,19 @@ def _check_student(context: Context, model: PreTrainedModel, teacher: PreTrained
         check_models([model], tokens)
     check_loss(context, student, teacher and context.data.with_kept_rows(teacher))
     table = latency_table(recipe, context.folder, student)  # last, because measuring one takes minutes
-    check_target(context, student, table)
+    if table is not None:
+        check_target(context, student, table)
     return table
 
 
 def check_unmeasured(context: Context, student: PreTrainedModel) -> None:
-    """Check what no latency table decides: the units, the method and its options, and that the result can be stored.
+    """Check what no latency table decides: how the result is stored, the units, the method, and a target that is no time.
 
     Args:
         student: before pruning.
 
     Raises:
-        UserError: they do not fit.
+        UserError: they do not fit, or the target cannot be reached.
     """
     recipe = context.recipe
     _check_projection(recipe)
@@ -100,6 +101,8 @@ def check_unmeasured(context: Context, student: PreTrainedModel) -> None:
         bind(student).own_words("word embeddings in int8")
     if recipe.target.is_time:
         _check_method(context, recipe, unmeasured_method(recipe, student))
+    else:
+        check_target(context, student, None)
 
 
 def check_target(context: Context, student: PreTrainedModel, table: LatencyTable | None) -> None:

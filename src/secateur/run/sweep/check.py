@@ -73,9 +73,8 @@ def _check_target(context: Context, recipe: Recipe) -> None:
     own = replace(context, recipe=recipe, data=context.data if same else data_of(recipe))
     student = shaped(own, base_model(own))
     stage.check_unmeasured(own, student)
-    if recipe.target.is_time and recipe.target.latency_table is None:
-        return
-    stage.check_target(own, student, latency_table(recipe, own.folder, student))
+    if recipe.target.is_time and recipe.target.latency_table is not None:
+        stage.check_target(own, student, latency_table(recipe, own.folder, student))
 
 
 def _differing(recipes: Iterable[tuple[Point, Recipe]]) -> list[tuple[Point, Recipe]]:
