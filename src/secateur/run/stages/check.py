@@ -86,7 +86,7 @@ def _check_student(context: Context, model: PreTrainedModel, teacher: PreTrained
 
 
 def check_unmeasured(context: Context, student: PreTrainedModel) -> None:
-    """Check what no latency table decides: how the result is stored, the units, the method, and a target that is no time.
+    """Check what no latency table decides: the storage, the units, the method, and a target that is no time.
 
     Args:
         student: before pruning.
