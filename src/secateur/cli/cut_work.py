@@ -5,21 +5,20 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.cli.given_data import opened_data, refuse_taken
+from secateur.cli.cut_rows import CutRows
+from secateur.cli.given_data import refuse_taken
 from secateur.cli.model_output import show_inspection, show_vocabulary
 from secateur.cli.output import show_json, show_lines, show_table
-from secateur.measure.evaluation import Row, check_rows, encoded, fitted_to, scores, shuffled
 from secateur.measure.inspection import inspect, with_stored_bytes
 from secateur.report.report_text import score_text, target_table
-from secateur.run.calibration import ROWS, Calibration
+from secateur.run.calibration import ROWS
 from secateur.run.post_training import (
     changes_weights,
     cut_by_plan,
@@ -29,9 +28,7 @@ from secateur.run.post_training import (
     thinner,
 )
 from secateur.run.recipe import make_group, places_of
-from secateur.run.recipe_data import DataRecipe
 from secateur.run.recipe_rules import AMOUNTS, check_svd
-from secateur.run.vocabulary_data import piece_counts
 from secateur.structure.plan import Plan
 from secateur.structure.plan_file import vocabulary_of
 from secateur.structure.vocabulary import Vocabulary
@@ -45,14 +42,11 @@ from secateur.surgery.vocabulary.tokenizer import backend_of, cut_tokenizer
 from secateur.surgery.word_embeddings import quantised_tables
 from secateur.system.errors import UserError
 from secateur.tasks.origin import rows_of
-from secateur.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
 Counted = Callable[[Vocabulary | None], Tensor | None]
 """How often each piece that is kept occurs, given these pieces."""
-COUNTED = 20_000
-"""Training rows that are enough to know how often a piece occurs."""
 
 
 class Cut(NamedTuple):
@@ -66,79 +60,6 @@ class Cut(NamedTuple):
     model: PreTrainedModel
     pieces: Vocabulary | None
     target: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class CutRows:
-    """The data that a model is cut by: its training rows choose and refit, its others score."""
-
-    data: DataRecipe
-    task: Task
-    tokenizer: PreTrainedTokenizerBase
-    seed: int
-    count: int
-    refit: bool
-
-    @classmethod
-    def of(cls, given: dict[str, Any], model: PreTrainedModel, name: str, count: int, refit: bool) -> CutRows | None:
-        """The data that was given, in the tokens of a model that is fine-tuned for it; None where none was.
-
-        Args:
-            count: of training rows to look at.
-            refit: whether the weights that are left are refitted on them.
-
-        Raises:
-            UserError: the data cannot be read, the model has no head for it, or a scored row has more tokens than it
-                has positions.
-        """
-        if "data.source" not in given:
-            return None
-        data, read = opened_data(given)
-        rows = cls(data, *fitted_to(read, model, name, own_reference=True), given.get("seed", 0), count, refit)
-        check_rows(rows.scored_rows, model)
-        return rows
-
-    @cached_property
-    def scored_rows(self) -> list[Row]:
-        """The rows that are scored, in the tokens of the model before the cut."""
-        return encoded(self.task, "validation", self.tokenizer, self.data.max_length)
-
-    @property
-    def method(self) -> str:
-        """The method by default."""
-        return "fisher" if self.task.label_names else "obs"
-
-    def calibration(self, pieces: Vocabulary | None) -> Calibration:
-        """The training rows that a cut looks at, in the tokens of the pieces that it keeps."""
-        tokenizer = self._tokenizer(pieces)
-        return Calibration.sampled(self.task, tokenizer, self.data.max_length, self.count, self.seed, refit=self.refit)
-
-    def piece_counts(self, pieces: Vocabulary | None) -> Tensor | None:
-        """How often each piece that is kept occurs in `COUNTED` training rows, drawn by the seed; None for images."""
-        tokenizer = self._tokenizer(pieces)
-        chosen = shuffled(len(self.task.splits["train"]), self.seed)[:COUNTED]
-        rows = encoded(self.task, "train", tokenizer, self.data.max_length, chosen)
-        return piece_counts(self.task, rows, tokenizer)
-
-    def scores(self, before: PreTrainedModel, done: Cut) -> dict[str, Any]:
-        """The main score of the model before and after, and on what."""
-        count, origin = len(self.task.splits["validation"]), self.task.origin
-        return {
-            "metric": self.task.metric,
-            "before": scores(before, self.task, self.scored_rows, self.tokenizer)[self.task.metric],
-            "after": self._score(done),
-            "rows": count,
-            "split": origin.scored,
-        }
-
-    def _tokenizer(self, pieces: Vocabulary | None) -> PreTrainedTokenizerBase:
-        return self.tokenizer if pieces is None else cut_tokenizer(self.tokenizer, pieces)
-
-    def _score(self, done: Cut) -> float:
-        rows, tokenizer = self.scored_rows, self._tokenizer(done.pieces)
-        if done.pieces is not None:
-            rows = encoded(self.task, "validation", tokenizer, self.data.max_length)
-        return scores(done.model, self.task, rows, tokenizer)[self.task.metric]
 
 
 def cut_model(
@@ -172,15 +93,14 @@ def cut_model(
     else:
         done = _cut(whole, pieces, plan, given, rows, counted)
     storage = make_group("storage", given)
-    own = (
-        copy.deepcopy(whole) if done.model is whole and rows is not None else done.model
-    )  # `whole` is scored unrounded
+    scored_too = done.model is whole and rows is not None  # as it was, so that a copy is rounded
+    own = copy.deepcopy(whole) if scored_too else done.model
     done = done._replace(model=as_stored(own, dtype=storage.dtype, embeddings=storage.embeddings))
     before, tokenizer = tokenizer, _cut_tokenizer(tokenizer, done.pieces)
     written: dict[str, Any] = {"tokenizer": tokenizer, "plan": _own_plan(whole, done), "store": storage.dtype}
     checkpoint.save(done.model, output, **written, replace=True)
     facts = {} if done.pieces is None else _vocabulary_facts(whole, done, before, tokenizer, texts, storage.dtype)
-    scored = None if rows is None else rows.scores(whole, done)
+    scored = None if rows is None else rows.scores(whole, done.model, done.pieces)
     _show(done, output, facts, scored, as_json)
 
 
