@@ -166,17 +166,21 @@ class CompactAttention(nn.Module):
         return None if own[0] is None else torch.cat(own)
 
     def _joins(self, hidden_states: Tensor) -> bool:
-        """Whether one product with the joined weights is faster: for many tokens, or if joining is done only once.
+        """Whether query, key and value are one product with the joined weights, which leaves out calls of the modules.
 
-        Compilers and exporters fold the joining into a constant. The joined weights are not stored here, because a
-        change of the weights by an optimizer cannot be detected, and the copy would be outdated.
+        It is faster for many tokens, or if joining is done only once: compilers and exporters fold it into a constant.
+        The joined weights are not stored here, because a change of the weights by an optimizer cannot be detected, and
+        the copy would be outdated.
         """
-        if recorded():
-            return True
-        query = getattr(self, self.names[0])
-        if query._forward_hooks or type(query) is not nn.Linear:  # masks act at its output, or at the weights
+        if not all(_is_plain(getattr(self, name)) for name in self.names):
             return False
-        return not self.training and hidden_states.shape[:-1].numel() >= JOIN_FROM
+        return recorded() or (not self.training and hidden_states.shape[:-1].numel() >= JOIN_FROM)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a call of the module is the product with its weight alone: there is no adapter, no mask and no hook."""
+    hooks = module._forward_hooks, module._forward_pre_hooks
+    return type(module) is nn.Linear and not any(hooks) and "forward" not in vars(module)
 
 
 def _of_heads(bias: Tensor, heads: list[int]) -> Tensor:

@@ -133,7 +133,8 @@ NAMES = (
         "to write all files before a model is uploaded",
         ("working_dir", "repo_id"),
     ),
-    Name("torch.nn.Module._forward_hooks", "whether masks act on a projection", instance=True),
+    Name("torch.nn.Module._forward_hooks", "whether something acts on a projection", instance=True),
+    Name("torch.nn.Module._forward_pre_hooks", "whether something acts on a projection", instance=True),
 )
 
 
