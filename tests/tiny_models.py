@@ -53,6 +53,7 @@ MARIAN = {"pad_token_id": 0, "eos_token_id": 2, "forced_eos_token_id": 2, "decod
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "cls_token_id": 1, "eos_token_id": 2, "sep_token_id": 2}
 DEBERTA = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
 SHAPES = {
+    "distilbert": ({"sinusoidal_pos_embds": True},),
     "electra": ({"embedding_size": 32}, {"embedding_size": 24}),
     "deberta-v2": (
         DEBERTA

@@ -124,6 +124,7 @@ def _reshaped_copy(model: PreTrainedModel, structure: Structure) -> compact.Prun
     small.config.secateur = structure.to_dict()
     small.config.architectures = [kind.__name__]
     small.config.auto_map = compact.auto_map(kind.stock, small.config)
+    compact.keep_positions(small.config)
     if getattr(small, "pooler", model) is None:
         setattr(small.config, compact.POOLING, False)
     small.set_attn_implementation(small.config._attn_implementation)  # that of the model, if its masks are for SDPA
