@@ -20,9 +20,9 @@ VERSION = 5
 OLDER = (1, 2, 3, 4)
 KEY = "the config's secateur key"
 CALLS = ("encoder", "encoder_bias", "disentangled", "rotary", "decoder", "seq2seq", "seq2seq_bias")
-ROTARY = ("rotary", "decoder")
-"""Those of them whose queries and keys are rotated."""
 """How stock layers call their attention; for each there is a class in `compact.attention_calls`."""
+ROTARY = ("rotary", "decoder")
+"""Those of `CALLS` whose queries and keys are rotated."""
 REPLACEMENTS = ("zero", "empty", "identity", "skip")
 QUANTISED = ("int8",)
 """The types of the rows of quantised word embeddings."""
