@@ -1,12 +1,14 @@
 """Models and tokenizers by one name: dense and compact folders, finished runs, and what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from small_world import config, write_model
+from tiny_models import tiny
 from transformers import (
     BertForMaskedLM,
     BertForMultipleChoice,
@@ -21,6 +23,7 @@ from secateur.methods.magnitude import Magnitude
 from secateur.surgery.checkpoint import save
 from secateur.surgery.compact import Pruned
 from secateur.surgery.cut import cut
+from secateur.surgery.loaded_weights import check_whole
 from secateur.surgery.opening import (
     check_vocabulary,
     model_folder,
@@ -155,6 +158,17 @@ def test_a_pooler_that_the_head_does_not_read_may_be_left_over(tmp_path):
     old = {"bert.pooler.dense.weight": torch.ones(16, 16), "bert.embeddings.position_ids": torch.arange(32)}
     change_weights(tmp_path, lambda weights: weights.update(old))
     assert open_model(tmp_path)
+
+
+@pytest.mark.parametrize("head", ["ForSequenceClassification", "Model"])
+def test_what_published_checkpoints_of_a_family_hold_besides_may_be_left_over(head, tmp_path):
+    name = "embeddings.word_embeddings._weight"
+    prefix = "" if head == "Model" else "deberta."
+    tiny("deberta-v2", head, dtype=torch.float32).save_pretrained(tmp_path)
+    change_weights(tmp_path, lambda weights: weights.update({prefix + name: torch.zeros(50, 32)}))
+    assert type(open_model(tmp_path)).__name__.endswith(head)
+    with pytest.raises(UserError, match=f"does not take .*{name}"):
+        check_whole(tiny("bert", head), {"missing_keys": (), "unexpected_keys": (prefix + name,)}, "a BERT")
 
 
 def test_a_config_without_the_name_of_a_class_is_that_of_an_encoder(tmp_path):

@@ -264,6 +264,8 @@ class Architecture:
             as it is.
         refused: path of a module that a model of the family may have and that cannot be pruned, relative to the base
             model -> what it is.
+        left_over: names of tensors, relative to the base model, that published checkpoints of the family may hold
+            although no model of it reads them.
     """
 
     model_type: str
@@ -277,3 +279,4 @@ class Architecture:
     pieces: tuple[str, ...] = ("vocab_size",)
     counts_from_padding: bool = False
     refused: Mapping[str, str] = field(default_factory=dict)
+    left_over: tuple[str, ...] = ()

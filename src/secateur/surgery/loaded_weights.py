@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 
 from transformers import PreTrainedModel
 
+from secateur.structure.architectures import ARCHITECTURES
 from secateur.system.errors import UserError
 
 
@@ -16,7 +17,8 @@ def check_whole(model: PreTrainedModel, loading: Mapping[str, Collection[str]], 
     """Refuse a model that lacks weights, or does not take all those of its checkpoint.
 
     A pooler that the head does not read may be left over, because older versions of transformers saved one with every
-    head; and a bare encoder may lack its pooler, because a checkpoint of a head without one does.
+    head, and so may what the family names (`Architecture.left_over`); and a bare encoder may lack its pooler, because a
+    checkpoint of a head without one does.
 
     Args:
         loading: what `from_pretrained` returns with `output_loading_info`.
@@ -27,7 +29,7 @@ def check_whole(model: PreTrainedModel, loading: Mapping[str, Collection[str]], 
     """
     bare = model.base_model is model and not model.can_generate()
     _refuse_missing([key for key in loading["missing_keys"] if not (bare and _of_pooler(key))], source)
-    _refuse_unexpected(model, [key for key in loading["unexpected_keys"] if not _of_pooler(key)], source)
+    _refuse_unexpected(model, loading["unexpected_keys"], source)
 
 
 def check_encoder(model: PreTrainedModel, loading: Mapping[str, Collection[str]], source: str) -> None:
@@ -37,10 +39,9 @@ def check_encoder(model: PreTrainedModel, loading: Mapping[str, Collection[str]]
         UserError: naming the first weight.
     """
     missing, unexpected = (
-        [key for key in loading[name] if _of_encoder(key, model) and not _of_pooler(key)]
-        for name in ("missing_keys", "unexpected_keys")
+        [key for key in loading[name] if _of_encoder(key, model)] for name in ("missing_keys", "unexpected_keys")
     )
-    _refuse_missing(missing, source)
+    _refuse_missing([key for key in missing if not _of_pooler(key)], source)
     _refuse_unexpected(model, unexpected, source)
 
 
@@ -53,6 +54,8 @@ def _refuse_missing(keys: Collection[str], source: str) -> None:
 
 
 def _refuse_unexpected(model: PreTrainedModel, keys: Collection[str], source: str) -> None:
+    """Refuse weights that a model does not take, but for those that may be left over."""
+    keys = [key for key in keys if not (_of_pooler(key) or _left_over(key, model))]
     if keys:
         raise UserError(
             f"{source} has {len(keys)} weights that {type(model).__name__} does not take (the first is {min(keys)}): "
@@ -62,6 +65,12 @@ def _refuse_unexpected(model: PreTrainedModel, keys: Collection[str], source: st
 
 def _of_pooler(key: str) -> bool:
     return ".pooler." in f".{key}"
+
+
+def _left_over(key: str, model: PreTrainedModel) -> bool:
+    """Whether checkpoints of the model's family may hold a tensor of this name that no model of it reads."""
+    family = ARCHITECTURES.all().get(model.config.model_type)
+    return family is not None and key.removeprefix(f"{model.base_model_prefix}.") in family.left_over
 
 
 def _of_encoder(key: str, model: PreTrainedModel) -> bool:

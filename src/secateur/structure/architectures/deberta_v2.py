@@ -4,7 +4,8 @@ Covers `DebertaV2Model` and its classes for sequence classification, token class
 layers read one table of relative positions, which may be normed, and project it to keys and queries of positions: by
 projections of their own, or with `share_att_key` (v3) by those of the contents. Positions of the tokens, token types
 and a projection of narrower embeddings are there in some models. The xlarge and xxlarge models of v2 have a convolution
-after the first layer.
+after the first layer. Checkpoints of v3 may hold what its pre-training added to the word embeddings of the generator
+(gradient-disentangled embedding sharing), which no model reads.
 """
 
 from secateur.structure.architecture import Architecture, Attention, Embedding, Linear, Norm, Stack
@@ -44,5 +45,6 @@ ARCHITECTURE = Architecture(
     },
     same=("embedding", "hidden", "embeddings.embed_proj"),
     refused={"encoder.conv": "a convolution (`conv_kernel_size`)"},
+    left_over=("embeddings.word_embeddings._weight",),
 )
 register(ARCHITECTURE)
