@@ -131,6 +131,17 @@ def test_a_folder_without_files_of_a_tokenizer_has_none(folders, tmp_path):
     assert tokenizer_if_any(tmp_path / "bare") is None
 
 
+def test_a_tokenizer_that_the_installed_library_cannot_read_is_refused_with_the_reason(folders, tmp_path):
+    shutil.copytree(folders / "dense", tmp_path / "newer")
+    path = tmp_path / "newer" / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pre_tokenizer": {"type": "OfTomorrow"}}))
+    with pytest.raises(
+        UserError, match=r"newer has no tokenizer that loads \(data did not match .*\): give a model folder"
+    ):
+        open_tokenizer(tmp_path / "newer")
+    assert tokenizer_if_any(tmp_path / "newer") is None
+
+
 def test_a_tokenizer_of_more_tokens_than_embeddings_is_refused(folders):
     model, words = open_model(folders / "dense"), open_tokenizer(folders / "dense")
     check_vocabulary(words, model, "dense")

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor, PreTrainedModel
 
 from secateur.structure.images import PIXELS, image_shape
-from secateur.system.errors import UserError, reason_of
+from secateur.system.errors import UserError, as_user_error, reason_of
 from secateur.system.packages import require
 
 if TYPE_CHECKING:
@@ -47,13 +47,9 @@ class ImageReader:
             MissingPackage: Pillow is not installed.
         """
         require(("PIL",), "images")
-        try:
+        advice = "save one with the model, which writes preprocessor_config.json"
+        with as_user_error(f"{name} has no image processor that loads", advice):
             return cls(AutoImageProcessor.from_pretrained(str(name)))
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(
-                f"{name} has no image processor that loads ({reason_of(error)}): save one with the model, which writes "
-                "preprocessor_config.json"
-            ) from error
 
     def __call__(self, images: Sequence[Source]) -> Tensor:
         """`(images, channels, height, width)` of float32.

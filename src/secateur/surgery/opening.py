@@ -120,9 +120,9 @@ def open_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     folder = model_folder(name)
     if is_image_family(_model_type(folder if folder.is_dir() else name)):
         return cast(PreTrainedTokenizerBase, ImageReader.open(folder if folder.is_dir() else name))
-    absent = f"{name} has no tokenizer that loads: give a model folder that holds one"
+    absent, advice = f"{name} has no tokenizer that loads", "give a model folder that holds one"
     if folder.is_dir() and not any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
-        raise UserError(absent)
+        raise UserError(f"{absent}: {advice}")
     try:
         return AutoTokenizer.from_pretrained(folder if folder.is_dir() else name)
     except ImportError as error:
@@ -131,8 +131,10 @@ def open_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
             f"the tokenizer of {name} needs a package that is not installed ({reason}): run pip install "
             "'secateur[tokenizers]'"
         ) from error
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(absent) from error
+    except Exception as error:  # of a tokenizer.json in a form of another version, tokenizers raises just that
+        raise UserError(
+            f"{absent} ({reason_of(error)}): {advice}, in a form that the installed tokenizers reads"
+        ) from error
 
 
 def _model_type(name: str | Path) -> str:
