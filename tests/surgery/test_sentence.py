@@ -12,7 +12,7 @@ from secateur.budget.space import Space
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load, save
 from secateur.surgery.cut import cut
-from secateur.surgery.opening import open_model
+from secateur.surgery.opening import open_encoder, open_model
 from secateur.surgery.sentence.attach import attach_head, head_of
 from secateur.surgery.sentence.folder import read_head, write_head
 from secateur.surgery.sentence.head import POOLINGS, Dense, SentenceHead, Settings
@@ -106,6 +106,24 @@ def test_a_folder_that_the_library_writes_now_is_read(tmp_path):
     again = open_model(tmp_path / "theirs")
     assert torch.equal(vectors(again, inputs(model)), vectors(model, inputs(model)))
     assert head_of(again).settings.prompts == SETTINGS.prompts
+
+
+def test_an_encoder_that_was_saved_under_the_name_of_another_head_is_opened_with_its_sentence_head(tmp_path):
+    """all-mpnet-base-v2 and all-distilroberta-v1 are such folders."""
+    model = open_model(write_model(tmp_path / "encoder"))
+    save(attach_head(model, head_for(model)), tmp_path / "sentences")
+    config = json.loads((tmp_path / "sentences" / "config.json").read_text())
+    for name in ("BertForMaskedLM", "BertForSequenceClassification"):
+        (tmp_path / "sentences" / "config.json").write_text(json.dumps(config | {"architectures": [name]}))
+        for opened in (open_model(tmp_path / "sentences"), open_encoder(tmp_path / "sentences")):
+            assert torch.equal(vectors(opened, inputs(model)), vectors(model, inputs(model)))
+            assert opened.pooler is None
+
+
+def test_a_re_ranker_of_sentence_transformers_keeps_its_head(tmp_path):
+    write_model(tmp_path, ["one"])
+    (tmp_path / "modules.json").write_text(json.dumps([module("Transformer")]))
+    assert type(open_model(tmp_path)).__name__.endswith("ForSequenceClassification")
 
 
 def folder(path, **files):

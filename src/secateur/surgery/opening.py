@@ -18,6 +18,7 @@ from secateur.surgery.cross_encoders import with_activation
 from secateur.surgery.hub import local_folder
 from secateur.surgery.image_reader import ImageReader
 from secateur.surgery.loaded_weights import check_encoder, check_whole
+from secateur.surgery.sentence.folder import pools_states
 from secateur.system.errors import MissingPackage, UserError, as_user_error, reason_of
 from secateur.system.load_report import without_load_report
 
@@ -46,8 +47,8 @@ def local_model_folder(name: str | Path) -> Path:
 def open_model(name: str | Path) -> PreTrainedModel:
     """A compact model, or a dense checkpoint in fp32 with the head that its config names; in evaluation mode.
 
-    An encoder in a folder of sentence-transformers has its sentence head, and returns `sentence_embedding`; the config
-    of a `CrossEncoder` has its activation.
+    A folder of sentence-transformers gives its encoder, whatever head its config names, with its sentence head: it
+    returns `sentence_embedding`. The config of a `CrossEncoder` has its activation.
 
     Raises:
         UserError: it cannot be loaded, its head is not supported, or it lacks weights or has some that are not taken.
@@ -55,13 +56,15 @@ def open_model(name: str | Path) -> PreTrainedModel:
     source, config = _located(name)
     if getattr(config, "secateur", None):
         return checkpoint.load(source)
+    if _is_sentence_model(source, config):
+        return checkpoint.with_head(bare_encoder(source), source).eval()
     auto = own_auto_class(config)
     if auto is None:
         raise UserError(
             f"model {str(name)!r} is a {config.architectures[0]}, whose head is not supported: give one of the class "
             f"{supported_heads(config)}, or its encoder alone, saved from AutoModel"
         )
-    model, loading = _load_dense(auto, source, config, name)
+    model, loading = _load_dense(auto, source, config)
     check_whole(model, loading, f"model {str(name)!r}")
     return checkpoint.with_head(with_activation(model, source), source).eval()
 
@@ -75,12 +78,30 @@ def open_encoder(name: str | Path) -> PreTrainedModel:
         UserError: as `open_model`, but for the head.
     """
     source, config = _located(name)
-    if getattr(config, "secateur", None) or own_auto_class(config):
+    if getattr(config, "secateur", None) or own_auto_class(config) or _is_sentence_model(source, config):
         return open_model(name)
-    model, loading = _load_dense("AutoModel", source, config, name)
+    model, loading = _load_dense("AutoModel", source, config)
     check_encoder(model, loading, f"model {str(name)!r}")
     log.warning("%s is a %s, whose head is not supported: this is its encoder", name, config.architectures[0])
     return model.eval()
+
+
+def bare_encoder(name: str | Path) -> PreTrainedModel:
+    """The encoder of a dense checkpoint in fp32, whatever head it has, without a pooler, which no sentence head reads.
+
+    Raises:
+        UserError: it cannot be loaded, or is incomplete.
+    """
+    model: Any  # not every model has a pooler
+    model, loading = _load_dense("AutoModel", str(name))
+    check_encoder(model, loading, f"model {str(name)!r}")
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None
+    return cast(PreTrainedModel, model)
+
+
+def _is_sentence_model(source: str, config: Any) -> bool:
+    return not config.is_encoder_decoder and pools_states(source)
 
 
 def _located(name: str | Path) -> tuple[str, Any]:
@@ -93,13 +114,14 @@ def _located(name: str | Path) -> tuple[str, Any]:
     if folder.is_dir():
         return str(folder), checkpoint.read_config(folder)
     with _as_unloadable(name):
-        return str(name), AutoConfig.from_pretrained(str(name))
+        config = AutoConfig.from_pretrained(str(name))
+    return str(name), config
 
 
-def _load_dense(auto: str, source: str, config: Any, name: str | Path) -> tuple[PreTrainedModel, dict[str, set[str]]]:
+def _load_dense(auto: str, source: str, config: Any = None) -> tuple[PreTrainedModel, dict[str, set[str]]]:
     """The model, and the names of the weights that it lacks and that it does not take."""
     kind: Any = getattr(transformers, auto)
-    with _as_unloadable(name), without_load_report():
+    with _as_unloadable(source), without_load_report():
         model, loading = kind.from_pretrained(source, config=config, dtype=torch.float32, output_loading_info=True)
     return model, loading
 

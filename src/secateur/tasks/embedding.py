@@ -9,19 +9,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from datasets import Dataset, DatasetDict
 from transformers import AutoModel, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.surgery.checkpoint import stream_width, with_head
-from secateur.surgery.loaded_weights import check_encoder
-from secateur.surgery.opening import open_model
+from secateur.surgery.opening import bare_encoder, open_model
 from secateur.surgery.sentence.attach import attach_head, head_of
 from secateur.surgery.sentence.folder import new_head, read_head, read_settings
 from secateur.surgery.sentence.head import POOLINGS, Settings
-from secateur.system.errors import UserError, as_user_error
+from secateur.system.errors import UserError
 from secateur.system.files import fingerprint
-from secateur.system.load_report import without_load_report
 from secateur.tasks import predictors, register
 from secateur.tasks.checkpoint_labels import read_config
 from secateur.tasks.columns import with_fields
@@ -162,14 +159,8 @@ class SentenceEmbedding(ComparedTask):
         config: Any = read_config(name_or_path)
         if getattr(config, "secateur", None):
             return open_model(name_or_path)
-        source = f"model {str(name_or_path)!r}"
         self.check_head(name_or_path, "model")
-        with without_load_report(), as_user_error(f"{source} cannot be loaded", "give one written by save_pretrained"):
-            model, loading = AutoModel.from_pretrained(name_or_path, dtype=torch.float32, output_loading_info=True)
-        check_encoder(model, loading, source)
-        if getattr(model, "pooler", None) is not None:
-            model.pooler = None
-        model = with_head(model, name_or_path)
+        model = with_head(bare_encoder(name_or_path), name_or_path)
         self.adapt(model, str(name_or_path))
         return model
 

@@ -74,6 +74,16 @@ def read_head(name: str | Path) -> SentenceHead | None:
     return SentenceHead(poolings, dense, normalise, width=width, settings=read_settings(name))
 
 
+def pools_states(name: str | Path) -> bool:
+    """Whether a model folder, or a model on the hub, is one of sentence-transformers that pools states of tokens.
+
+    Its encoder is all that its weights are, whatever class with a head its config names.
+    """
+    modules = _json(name, MODULES)
+    kinds = [one.get("type") for one in modules or () if isinstance(one, dict)]
+    return any(str(kind).rpartition(".")[2] == "Pooling" for kind in kinds)
+
+
 def new_head(pooling: str, width: int, settings: Settings | None = None) -> SentenceHead:
     """A head for a bare encoder: one pooling, and vectors of length 1.
 
