@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification as Auto
 
 from secateur.budget.space import Space
 from secateur.deploy.verify import verify_folder
+from secateur.run.stages.check import check_prunable
 from secateur.structure.plan import Plan
 from secateur.surgery import hub
 from secateur.surgery.checkpoint import load, save
@@ -209,6 +210,15 @@ def test_a_name_that_is_neither_a_folder_nor_on_the_hub_is_refused(cache, tmp_pa
     assert "\n" not in str(refusal.value)
     with pytest.raises(UserError, match="is not a folder: give the path"):
         load(str(tmp_path / "no" / "such" / "place"))
+
+
+@pytest.mark.parametrize("takes", [open_model, open_encoder, check_prunable])
+def test_a_family_that_is_not_supported_is_refused_before_its_weights_are_downloaded(takes, cache, tmp_path):
+    transformers.GPT2Config().save_pretrained(tmp_path / "gpt2")  # and no weights
+    into_cache(tmp_path / "gpt2", cache)
+    for name in (NAME, str(tmp_path / "gpt2")):
+        with pytest.raises(UserError, match=f"{name}'? is of the architecture 'gpt2': supported are bart, "):
+            takes(name)
 
 
 def test_all_files_are_there_before_a_model_is_uploaded(small, monkeypatch, tmp_path):

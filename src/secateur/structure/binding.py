@@ -50,12 +50,8 @@ def bind(model: PreTrainedModel) -> AxisTable:
             labelled.
     """
     kind = model.config.model_type
+    check_family(kind, "the model")
     supported = ARCHITECTURES.all()
-    if kind not in supported:
-        raise UserError(
-            f"architecture {kind!r} is not supported: supported are {', '.join(supported)}; "
-            "convert the model to one of these, or describe it in an architecture (docs/add-an-architecture.md)"
-        )
     if getattr(model.config, "secateur", None):
         raise UserError("the model was cut already: prune the model that it was cut from instead")
     if getattr(model.config, "is_decoder", False):
@@ -64,6 +60,24 @@ def bind(model: PreTrainedModel) -> AxisTable:
     table = _bind(supported[kind], model)
     _check_all_labelled(table, model)
     return table
+
+
+def check_family(kind: object, model: str) -> None:
+    """Refuse a model of a family that is not supported, before its weights are downloaded or read.
+
+    Args:
+        kind: the `model_type` of its config.
+        model: what the message calls it.
+
+    Raises:
+        UserError: it is not supported.
+    """
+    supported = ARCHITECTURES.all()
+    if not isinstance(kind, str) or kind not in supported:
+        raise UserError(
+            f"{model} is of the architecture {kind!r}: supported are {', '.join(supported)}; "
+            "convert the model to one of these, or describe it in an architecture (docs/add-an-architecture.md)"
+        )
 
 
 def _check_refused(architecture: Architecture, model: PreTrainedModel) -> None:

@@ -20,7 +20,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.structure.architectures import ARCHITECTURES
+from secateur.structure.binding import check_family
 from secateur.surgery import compact
 from secateur.surgery.auto_classes import auto_class_of
 from secateur.surgery.hub import local_folder
@@ -204,15 +204,12 @@ def read_config(folder: Path) -> Any:
     """The configuration of a local checkpoint.
 
     Raises:
-        UserError: the folder or its config.json is missing, or the config is damaged.
+        UserError: the folder or its config.json is missing, the config is damaged, or its family is not supported.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: give the path of a saved model")
     data = _read_json(folder / "config.json", f"{folder} is not a model folder")
-    kind = data.get("model_type") if isinstance(data, dict) else None
-    supported = ARCHITECTURES.all()
-    if not isinstance(kind, str) or kind not in supported:
-        raise UserError(f"{folder} holds a model of type {kind!r}: supported are {', '.join(supported)}")
+    check_family(data.get("model_type") if isinstance(data, dict) else None, str(folder))
     if data.get("secateur") is not None:
         try:
             Structure.from_dict(data["secateur"])

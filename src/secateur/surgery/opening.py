@@ -11,6 +11,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from secateur.structure.binding import check_family
 from secateur.structure.images import is_image_family
 from secateur.surgery import checkpoint
 from secateur.surgery.auto_classes import own_auto_class, supported_heads
@@ -108,13 +109,14 @@ def _located(name: str | Path) -> tuple[str, Any]:
     """The folder of a model, or its name on the hub, and its config.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or its family is not supported.
     """
     folder = model_folder(name)
     if folder.is_dir():
         return str(folder), checkpoint.read_config(folder)
     with _as_unloadable(name):
         config = AutoConfig.from_pretrained(str(name))
+    check_family(config.model_type, f"model {str(name)!r}")
     return str(name), config
 
 

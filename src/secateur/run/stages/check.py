@@ -31,13 +31,14 @@ from secateur.run.target import (
 )
 from secateur.run.teacher_check import check_score, check_tokens
 from secateur.run.training_arguments import training_arguments
-from secateur.structure.binding import bind
+from secateur.structure.binding import bind, check_family
 from secateur.surgery.checkpoint import read_config
 from secateur.surgery.compensation import check_refittable
 from secateur.surgery.opening import check_vocabulary
 from secateur.system import compat, processes
 from secateur.system.compat.sharding_trainer import sharding_of
 from secateur.system.errors import UserError
+from secateur.tasks.checkpoint_labels import config_of
 from secateur.tasks.rows import check_length
 from secateur.training.checks import check_devices
 from secateur.training.evidence import heard
@@ -58,12 +59,26 @@ def check(context: Context) -> LatencyTable | None:
     check_claim(context.folder, recipe)
     _check_processes(recipe)
     _check_trackers(recipe.training.report_to)
-    if Path(recipe.model).is_dir():
-        read_config(Path(recipe.model))
+    check_prunable(recipe.model)
     context.data.check()
     processes.on_main(partial(begun_with.check, context))
     model, teacher = _check_whole(context.whole)
     return processes.where_whole(partial(_check_student, context, model, teacher))
+
+
+def check_prunable(model: str) -> None:
+    """Refuse a model of a family that cannot be pruned before its weights are downloaded; a teacher may be of any.
+
+    Args:
+        model: a folder, or a name on the hub.
+
+    Raises:
+        UserError: its family is not supported, or it has no config.
+    """
+    if Path(model).is_dir():
+        read_config(Path(model))
+    else:
+        check_family(config_of(model).model_type, f"model {model!r}")
 
 
 def _check_student(context: Context, model: PreTrainedModel, teacher: PreTrainedModel | None) -> LatencyTable | None:
