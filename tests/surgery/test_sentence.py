@@ -97,6 +97,18 @@ def test_sentence_transformers_loads_a_folder_with_the_same_vectors(tmp_path):
         torch.testing.assert_close(torch.from_numpy(theirs.encode(texts)), vectors(saved, batch), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("poolings", [("cls", "mean"), ("mean", "cls"), ("lasttoken", "max", "mean")], ids=str)
+def test_several_poolings_keep_their_order(poolings, tmp_path):
+    library = pytest.importorskip("sentence_transformers")
+    model = open_model(write_model(tmp_path / "encoder"))
+    attach_head(model, head_for(model, dense=False, poolings=poolings))
+    save(model, tmp_path / "one", tokenizer=tokenizer())
+    again, batch = open_model(tmp_path / "one"), tokenizer()(["a dull film"], return_tensors="pt")
+    assert head_of(again).poolings == poolings and torch.equal(vectors(again, batch), vectors(model, batch))
+    theirs = library.SentenceTransformer(str(tmp_path / "one"), device="cpu").encode(["a dull film"], prompt="")
+    torch.testing.assert_close(torch.from_numpy(theirs), vectors(model, batch), rtol=1e-5, atol=1e-6)
+
+
 def test_a_folder_that_the_library_writes_now_is_read(tmp_path):
     library = pytest.importorskip("sentence_transformers")
     model = open_model(write_model(tmp_path / "encoder"))

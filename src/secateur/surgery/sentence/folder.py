@@ -7,7 +7,8 @@ sentence_bert_config.json           the most tokens of a text
 2_Dense/                            config.json and model.safetensors of a linear layer, if there is one
 3_Normalize/                        nothing
 
-They are written in the form that every version since 2.0 reads.
+They are written in the form that every version since 2.0 reads, but for several poolings in an order that only
+`pooling_mode` of version 5.6 can state.
 """
 
 from __future__ import annotations
@@ -122,8 +123,7 @@ def write_head(head: SentenceHead, folder: Path) -> list[str]:
     for kind, place in places[1:]:
         (folder / place).mkdir(exist_ok=True)
         if kind == "Pooling":
-            own = {key: pooling in head.poolings for key, pooling in OLD_POOLINGS.items()}
-            _write(folder / place / "config.json", {"word_embedding_dimension": head.width, **own})
+            _write(folder / place / "config.json", _pooling(head))
         elif kind == "Dense":
             _write_dense(next(layers), folder / place)
     return list(FILES)
@@ -134,6 +134,13 @@ def _places(head: SentenceHead) -> Iterator[tuple[str, str]]:
     kinds = ["Pooling", *["Dense"] * len(head.dense), *["Normalize"] * head.normalise]
     yield "Transformer", ""
     yield from ((kind, f"{number}_{kind}") for number, kind in enumerate(kinds, start=1))
+
+
+def _pooling(head: SentenceHead) -> dict[str, Any]:
+    own = {key: pooling in head.poolings for key, pooling in OLD_POOLINGS.items()}
+    if head.poolings == tuple(pooling for key, pooling in OLD_POOLINGS.items() if own[key]):
+        return {"word_embedding_dimension": head.width, **own}
+    return {"embedding_dimension": head.width, "pooling_mode": list(head.poolings), "include_prompt": True}
 
 
 def _overall(settings: Settings) -> dict[str, Any]:
