@@ -14,7 +14,7 @@ from secateur.surgery.checkpoint import load, save
 from secateur.surgery.cut import cut
 from secateur.surgery.opening import open_encoder, open_model
 from secateur.surgery.sentence.attach import attach_head, head_of
-from secateur.surgery.sentence.folder import read_head, write_head
+from secateur.surgery.sentence.folder import read_head, read_settings, write_head
 from secateur.surgery.sentence.head import POOLINGS, Dense, SentenceHead, Settings
 from secateur.surgery.uncut import planned_structure
 from secateur.system.errors import UserError
@@ -107,6 +107,13 @@ def test_several_poolings_keep_their_order(poolings, tmp_path):
     assert head_of(again).poolings == poolings and torch.equal(vectors(again, batch), vectors(model, batch))
     theirs = library.SentenceTransformer(str(tmp_path / "one"), device="cpu").encode(["a dull film"], prompt="")
     torch.testing.assert_close(torch.from_numpy(theirs), vectors(model, batch), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sentence_roberta_config.json", "sentence_xlm-roberta_config.json"])
+def test_the_settings_of_an_encoder_are_read_under_their_old_names(name, tmp_path):
+    write_head(SentenceHead(("mean",), width=16, settings=SETTINGS), tmp_path)
+    (tmp_path / "sentence_bert_config.json").rename(tmp_path / name)
+    assert read_settings(tmp_path) == SETTINGS
 
 
 def test_a_folder_that_the_library_writes_now_is_read(tmp_path):

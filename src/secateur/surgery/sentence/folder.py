@@ -27,6 +27,11 @@ from secateur.system.errors import UserError, as_user_error
 from secateur.system.files import read_json
 
 MODULES, OVERALL, ENCODER = "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"
+OLD_ENCODERS = tuple(
+    f"sentence_{family}_config.json"
+    for family in ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+"""Names of that file in old folders; the first of all these that says anything counts."""
 TYPE = "sentence_transformers.models."
 """Before the name of a module's class, in folders of every version."""
 OLD_POOLINGS = {
@@ -48,7 +53,7 @@ ACTIVATIONS = {
 """Name of an activation in the config of a Dense -> its class."""
 FOLLOWING = ("Dense", "Normalize", "Dropout")
 """The modules that may follow a pooling."""
-FILES = (MODULES, OVERALL, ENCODER)
+FILES = (MODULES, OVERALL, ENCODER, *OLD_ENCODERS)
 """The files at the top of a folder, besides the encoder's own."""
 
 
@@ -97,7 +102,8 @@ def new_head(pooling: str, width: int, settings: Settings | None = None) -> Sent
 
 def read_settings(name: str | Path) -> Settings:
     """The prompts, the similarity and the longest text of a model; those of a model that states none without files."""
-    overall, encoder = _json(name, OVERALL) or {}, _json(name, ENCODER) or {}
+    overall = _json(name, OVERALL) or {}
+    encoder = next((found for file in (ENCODER, *OLD_ENCODERS) if (found := _json(name, file))), {})
     prompts, longest = overall.get("prompts") or {}, encoder.get("max_seq_length")
     return Settings(
         {str(key): str(text) for key, text in prompts.items()},
@@ -126,7 +132,7 @@ def write_head(head: SentenceHead, folder: Path) -> list[str]:
             _write(folder / place / "config.json", _pooling(head))
         elif kind == "Dense":
             _write_dense(next(layers), folder / place)
-    return list(FILES)
+    return [MODULES, OVERALL, ENCODER]
 
 
 def _places(head: SentenceHead) -> Iterator[tuple[str, str]]:
