@@ -3,7 +3,7 @@
 import pytest
 import torch
 from made_up_run import write_model
-from tiny_models import ARCHITECTURES, of_images, tiny
+from tiny_models import ARCHITECTURES, MODELS, of_images, tiny
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from secateur.measure.model_size import dense_parts, disk_bytes, parameter_count, stored_parts, tensor_bytes
@@ -28,6 +28,14 @@ def test_an_output_layer_that_shares_the_embeddings_counts_there():
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     assert tied["head"] == 0
     assert dense_parts(model) == tied | {"head": 4 * 50 * 32}
+
+
+@pytest.mark.parametrize("which", MODELS)
+def test_the_head_is_all_that_the_model_without_one_has_not(which):
+    kind, _, shape = which
+    bare, parts = tiny(kind, "Model", shape), dense_parts(tiny(*which))
+    alone = dense_parts(bare)
+    assert (parts["embeddings"], parts["layers"]) == (alone["embeddings"], alone["layers"])
 
 
 def test_tensors_that_replace_a_module_belong_to_its_part():

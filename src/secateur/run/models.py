@@ -21,6 +21,7 @@ from secateur.run.teacher_scores import kept_classes, kept_scores
 from secateur.run.vocabulary_data import piece_counts
 from secateur.structure.architecture import Embedding, Norm
 from secateur.structure.binding import bind
+from secateur.structure.model_parts import EMBEDDINGS, part_of
 from secateur.surgery.checkpoint import load
 from secateur.surgery.factorisation import factorise, rank_for
 from secateur.surgery.sentence.attach import head_of, replace_head
@@ -186,9 +187,9 @@ def prepared(recipe: Recipe, model: PreTrainedModel, dense: PreTrainedModel) -> 
 
 
 def _outside_layers(dense: PreTrainedModel) -> set[str]:
-    """Names of the parameters of embeddings and norms that belong to no layer."""
+    """Names of the parameters of embeddings and norms that belong to no layer and to no head."""
     return {
         parameter.name
         for parameter in bind(dense).parameters
-        if parameter.layer is None and isinstance(parameter.row, Embedding | Norm)
+        if part_of(parameter) == EMBEDDINGS and isinstance(parameter.row, Embedding | Norm)
     }

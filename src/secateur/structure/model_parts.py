@@ -1,7 +1,8 @@
 """Three parts of a model, by the table of its axes: where its weights are.
 
 `embeddings` are the word embeddings and whatever else stands outside the layers and writes to the residual stream,
-`layers` the layers, and `head` the modules outside layers that read the stream, such as a pooler and a classifier. An
+`layers` the layers, and `head` the modules outside layers that read the stream, such as a pooler and a classifier, and
+the norms of what these make, which lie on no axis. An
 output layer that shares the word embeddings is stored once, under `embeddings`.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from secateur.structure.architecture import Linear
+from secateur.structure.architecture import Linear, Norm
 from secateur.structure.axis_table import AxisTable, Parameter
 
 PARTS = EMBEDDINGS, LAYERS, HEAD = "embeddings", "layers", "head"
@@ -34,7 +35,9 @@ def part_of(parameter: Parameter) -> str:
     """The part that a parameter belongs to."""
     if parameter.layer is not None:
         return LAYERS
-    return HEAD if isinstance(parameter.row, Linear) and parameter.row.out != "hidden" else EMBEDDINGS
+    row = parameter.row
+    reads = row.out != "hidden" if isinstance(row, Linear) else isinstance(row, Norm) and row.axis is None
+    return HEAD if reads else EMBEDDINGS
 
 
 def _part_of_tensor(name: str, modules: Mapping[str, str]) -> str:
