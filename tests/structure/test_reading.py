@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import COMMON_UNITS
+from tiny_models import COMMON_UNITS, tiny
 from transformers import BertConfig, BertForSequenceClassification
 
 from secateur.budget.space import Space
@@ -50,6 +50,15 @@ def test_a_reading_counts_as_the_space_does(model):
     assert reading.density("model") == space.density(masks, "model")
     assert reading.parameters() == space.parameters(masks)
     assert reading.flops(16) == space.flops(masks, 16)
+
+
+def test_operations_do_not_depend_on_whose_projections_relative_positions_have():
+    """They are projected once for all sequences of a batch: by those of the contents, or by others."""
+    for own in ({"attention/4x8", "ffn"}, {"qk", "vo", "ffn"}):
+        spaces = [Space(tiny("deberta-v2", shape=1, share_att_key=shared), *sorted(own)) for shared in (True, False)]
+        assert len(spaces[0].table.parameters) < len(spaces[1].table.parameters)
+        counted = [space.flops(space.ones(), 16) for space in spaces]
+        assert counted[0] == counted[1] == 2 * (2 * 16 * (4 * 32 * 32 + 2 * 32 * 80) + 2 * 16 * 16 * (32 + 32))
 
 
 def test_heads_and_their_sizes(model):

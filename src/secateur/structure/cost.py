@@ -91,13 +91,22 @@ def flops(table: AxisTable, lengths: Lengths, tokens: int) -> Tensor | float:
     """Floating point operations of the layers for one sequence (a multiply-add is two).
 
     2 per weight and token, and 2 x tokens x (QK dims + VO dims) per token for attention scores and contexts; softmax,
-    norms, activations and scores of relative positions are left out. For an encoder-decoder, source and target have
-    `tokens` tokens each, and the target is processed in one forward pass, not generated.
+    norms, activations and scores of relative positions are left out, and so are the projections of relative positions,
+    which all sequences of a batch share. For an encoder-decoder, source and target have `tokens` tokens each, and the
+    target is processed in one forward pass, not generated.
     """
+    left_out = _of_positions(table)
     weights = sum(
         kept_entries(p, lengths)
         for p in table.parameters
-        if p.layer is not None and isinstance(p.row, Linear) and len(p.axes) == 2
+        if p.layer is not None and isinstance(p.row, Linear) and len(p.axes) == 2 and p.row.path not in left_out
     )
     attended = sum(lengths[f"{a.block}.{axis}"] for a in table.attentions for axis in ("qk", "vo"))
     return 2.0 * tokens * weights + 2.0 * tokens * tokens * attended
+
+
+@lru_cache(maxsize=64)
+def _of_positions(table: AxisTable) -> frozenset[str]:
+    """The paths of the Linears that make queries and keys of relative positions, beside those of contents."""
+    axes = [f"{attention.block}.qk" for attention in table.attentions]
+    return frozenset(row.path for axis in axes for row in (*table.queries(axis)[1:], *table.keys(axis)[1:]))
