@@ -22,7 +22,7 @@ from secateur.surgery.checkpoint import load, save
 from secateur.surgery.compact import auto_map
 from secateur.surgery.cut import cut
 from secateur.surgery.hub import local_folder
-from secateur.surgery.opening import open_encoder, open_model, open_tokenizer
+from secateur.surgery.opening import config_of_model, open_encoder, open_model, open_tokenizer
 from secateur.system.errors import UserError
 
 NAME, COMMIT = "someone/small", "0" * 40
@@ -212,7 +212,7 @@ def test_a_name_that_is_neither_a_folder_nor_on_the_hub_is_refused(cache, tmp_pa
         load(str(tmp_path / "no" / "such" / "place"))
 
 
-@pytest.mark.parametrize("takes", [open_model, open_encoder, check_prunable])
+@pytest.mark.parametrize("takes", [open_model, open_encoder, check_prunable, config_of_model])
 def test_a_family_that_is_not_supported_is_refused_before_its_weights_are_downloaded(takes, cache, tmp_path):
     transformers.GPT2Config().save_pretrained(tmp_path / "gpt2")  # and no weights
     into_cache(tmp_path / "gpt2", cache)

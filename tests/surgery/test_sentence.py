@@ -12,7 +12,7 @@ from secateur.budget.space import Space
 from secateur.structure.plan import Plan
 from secateur.surgery.checkpoint import load, save
 from secateur.surgery.cut import cut
-from secateur.surgery.opening import open_encoder, open_model
+from secateur.surgery.opening import auto_class_opened, open_encoder, open_model
 from secateur.surgery.sentence.attach import attach_head, head_of
 from secateur.surgery.sentence.folder import read_head, read_settings, write_head
 from secateur.surgery.sentence.head import POOLINGS, Dense, SentenceHead, Settings
@@ -137,6 +137,7 @@ def test_an_encoder_that_was_saved_under_the_name_of_another_head_is_opened_with
         for opened in (open_model(tmp_path / "sentences"), open_encoder(tmp_path / "sentences")):
             assert torch.equal(vectors(opened, inputs(model)), vectors(model, inputs(model)))
             assert opened.pooler is None
+        assert auto_class_opened(tmp_path / "sentences") == "AutoModel"
 
 
 def test_a_re_ranker_of_sentence_transformers_keeps_its_head(tmp_path):

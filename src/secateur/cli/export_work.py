@@ -20,8 +20,7 @@ from secateur.deploy.runtimes import RUNTIMES
 from secateur.deploy.seq2seq.folder import check_seq2seq_folder, export_seq2seq, open_seq2seq
 from secateur.measure.export_times import generation_times, latencies
 from secateur.run.recipe import places_of
-from secateur.surgery.checkpoint import read_config
-from secateur.surgery.opening import local_model_folder, open_model, open_tokenizer, tokenizer_if_any
+from secateur.surgery.opening import config_of_model, open_model, open_tokenizer, tokenizer_if_any
 from secateur.system.errors import UserError
 from secateur.system.files import refuse_lost
 
@@ -48,7 +47,7 @@ def export_model(
     runtimes = runtime or ["onnxruntime"]
     for name in runtimes if layout == "hub" else ():
         check_packages(Path(f"model{RUNTIMES.get(name).suffix}"), "fp32")
-    if layout == "hub" and is_encoder_decoder(read_config(local_model_folder(folder))):
+    if layout == "hub" and is_encoder_decoder(config_of_model(folder)):
         if rows:
             raise UserError("int8 of an encoder-decoder has the ranges of each batch: leave out --rows")
         values = _export_seq2seq(folder, output, runtimes, dtype, given, opset, overwrite)

@@ -10,9 +10,7 @@ from typing import Any
 from secateur.cli.output import show_json, show_text_table
 from secateur.run.recipe import make_group
 from secateur.run.run_values import asked_as, with_run_values
-from secateur.surgery.auto_classes import auto_class_of
-from secateur.surgery.checkpoint import read_config
-from secateur.surgery.opening import local_model_folder, open_model, open_tokenizer
+from secateur.surgery.opening import auto_class_opened, open_model, open_tokenizer
 from secateur.system.errors import UserError
 from secateur.tasks import TASKS
 from secateur.tasks.columns import listed
@@ -67,7 +65,7 @@ def _check_options(given: Mapping[str, Any], task: str, predictor: Predictor) ->
 def _task_of_head(folder: str) -> dict[str, str]:
     """The task of a model's head, if only one task has such a head."""
     try:
-        auto = auto_class_of(read_config(local_model_folder(folder)))
+        auto = auto_class_opened(folder)
     except ValueError:  # a head that no task has
         return {}
     names = [name for name, kind in TASKS.all().items() if kind.model_class.__name__ == auto]

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from secateur.structure.binding import check_family
 from secateur.structure.images import is_image_family
 from secateur.surgery import checkpoint
-from secateur.surgery.auto_classes import own_auto_class, supported_heads
+from secateur.surgery.auto_classes import auto_class_of, own_auto_class, supported_heads
 from secateur.surgery.cross_encoders import with_activation
 from secateur.surgery.hub import local_folder
 from secateur.surgery.image_reader import ImageReader
@@ -85,6 +85,26 @@ def open_encoder(name: str | Path) -> PreTrainedModel:
     check_encoder(model, loading, f"model {str(name)!r}")
     log.warning("%s is a %s, whose head is not supported: this is its encoder", name, config.architectures[0])
     return model.eval()
+
+
+def config_of_model(name: str | Path) -> Any:
+    """The config of a model, without its weights.
+
+    Raises:
+        UserError: there is none, or its family is not supported.
+    """
+    return _located(name)[1]
+
+
+def auto_class_opened(name: str | Path) -> str:
+    """The `AutoModelFor*` of the class that `open_model` gives.
+
+    Raises:
+        UserError: as `config_of_model`.
+        ValueError: no such class of transformers builds the head that the config names.
+    """
+    source, config = _located(name)
+    return "AutoModel" if _is_sentence_model(source, config) else auto_class_of(config)
 
 
 def bare_encoder(name: str | Path) -> PreTrainedModel:
