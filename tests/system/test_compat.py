@@ -17,6 +17,10 @@ SOURCE = Path(compat.__file__).parents[2]
 MODULES = [path for path in sorted(SOURCE.rglob("*.py")) if Path(compat.__file__).parent not in path.parents]
 ALONE = SOURCE / "surgery" / "compact"
 """Travels with compact models, and imports nothing else of secateur."""
+LISTED = {name.path.rpartition(".")[2] for name in compat.NAMES}
+KINDS = (transformers.PreTrainedModel, transformers.PreTrainedConfig, transformers.Trainer, torch.nn.Module)
+OF_LIBRARIES = {name for kind in KINDS for name in (*dir(kind), *vars(torch.nn.Module())) if re.match(r"_[^_]", name)}
+"""The private names of classes that the package derives from, or whose instances it is given."""
 UNDOCUMENTED = ("transformers.trainer", "transformers.models", "transformers.data", "accelerate.data_loader")
 
 
@@ -57,7 +61,7 @@ def test_every_name_has_the_version_on_which_it_was_checked():
 
 
 def own_names():
-    """Private names that the package itself defines: functions, methods and attributes."""
+    """Private names that the package itself defines, and no library: functions, methods and attributes."""
     names = set()
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -65,25 +69,44 @@ def own_names():
                 names.add(node.name)
             elif isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Store):
                 names.add(node.attr if isinstance(node, ast.Attribute) else node.id)
-    overridden = {name.path.rpartition(".")[2] for name in compat.NAMES if name.path.startswith("transformers.")}
-    return names - overridden
+    return names - OF_LIBRARIES
 
 
 OWN = own_names()
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if ALONE not in path.parents], ids=lambda path: path.stem)
+def private_names(text):
+    """Private names that a module accesses, defines in a class or names an argument by; a library's also as text."""
+    tree = ast.parse(text)
+    attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    arguments = {node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg}
+    bodies = [node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    methods = {node.name for body in bodies for node in body if isinstance(node, ast.FunctionDef)}
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)} & OF_LIBRARIES  # for `getattr`
+    return {name for name in attributes | arguments | methods if re.match(r"_[^_]", name)} | texts
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
 def test_other_modules_use_no_private_name_of_a_library(path):
-    private, modules = set(), set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Attribute) and re.match(r"_[^_]", node.attr):
-            private.add(node.attr)
-        elif isinstance(node, ast.FunctionDef) and re.match(r"_[^_]", node.name):
-            private.add(node.name)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            modules.add(node.module)
-    assert private <= OWN, "use a function of system/compat"
+    text = path.read_text(encoding="utf-8")
+    allowed = LISTED if ALONE in path.parents else set()
+    assert private_names(text) <= OWN | allowed, "use a function of system/compat, or list the name there"
+    modules = [node.module for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom) and node.module]
     assert not [name for name in modules if name.startswith(UNDOCUMENTED)], "use a function of system/compat"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "config._attn_implementation = 'eager'",
+        "getattr(model.config, '_attn_implementation', None)",
+        "self._parameters['weight']",
+        "cached_file(name, file, _raise_exceptions_for_missing_entries=False)",
+        "class Own(Module):\n    def _load_from_state_dict(self): ...",
+    ],
+)
+def test_a_private_name_is_seen_in_whatever_way_it_is_used(text):
+    assert private_names(text) and not private_names(text) <= OWN
 
 
 # The functions

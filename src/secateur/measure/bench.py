@@ -30,6 +30,7 @@ from secateur.measure.random_inputs import (
     tokens_read,
 )
 from secateur.measure.timing import Call, machine, thread_count, times_in_turn
+from secateur.system.compat import attention_of
 from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating
 
@@ -154,7 +155,7 @@ def _forward(
     part: tuple[str, int] = (WHOLE, 1),
 ) -> tuple[Call, Protocol]:
     """One forward of the model, or of a part of it, and how it runs."""
-    shared: Protocol = {"attention": getattr(model.config, "_attn_implementation", None) or "unknown"}
+    shared: Protocol = {"attention": attention_of(model.config) or "unknown"}
     if is_encoder_decoder(model) or part[0] != WHOLE:
         shared["part"] = part_text(*part)
     if _needs_runner(runtime, dtype):

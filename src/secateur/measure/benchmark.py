@@ -45,6 +45,7 @@ from secateur.measure.random_inputs import (
     tokens_read,
 )
 from secateur.measure.timing import machine, median_and_quartiles, thread_count, times_in_turn
+from secateur.system.compat import attention_of
 from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating
 
@@ -177,7 +178,7 @@ def _result(
 ) -> BenchmarkResult:
     """The statistics of one prepared model's times; `model` is None for an exported file."""
     median, quartiles = median_and_quartiles(times_ms)
-    attention = "as exported" if model is None else getattr(model.config, "_attn_implementation", None) or "unknown"
+    attention = "as exported" if model is None else attention_of(model.config) or "unknown"
     parameters = None if model is None else parameter_count(model)
     protocol = _protocol(one, shape, settings) | {"attention": attention}
     return BenchmarkResult(

@@ -6,11 +6,12 @@ From version 6 on it is in `config_sentence_transformers.json`, before it was in
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from transformers import PreTrainedModel
-from transformers.utils import cached_file
+
+from secateur.surgery.hub import file_of
+from secateur.system.files import read_json
 
 CLASSIFIER = "ForSequenceClassification"
 """How the class of the model in such a folder ends."""
@@ -29,11 +30,6 @@ def with_activation(model: PreTrainedModel, name_or_path: str | Path) -> PreTrai
 
 def settings(name_or_path: str | Path) -> dict[str, str]:
     """The settings of sentence-transformers beside a model; empty without any, or without a `CrossEncoder`'s."""
-    found = cached_file(
-        str(name_or_path),
-        FILE,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    values = json.loads(Path(found).read_text(encoding="utf-8")) if found else {}
+    path = file_of(name_or_path, FILE)
+    values = {} if path is None else read_json(path)
     return values if values.get("model_type") == "CrossEncoder" else {}

@@ -24,6 +24,7 @@ from secateur.surgery.schema import Structure
 from secateur.surgery.sentence.attach import head_of, replace_head
 from secateur.surgery.vocabulary.rows import cut_rows
 from secateur.surgery.word_embeddings import quantised_tables
+from secateur.system.compat import attention_of
 from secateur.system.compat.borrowed_model import unwrap_forward
 from secateur.system.errors import UserError
 from secateur.system.moved import make_callable
@@ -127,7 +128,7 @@ def _reshaped_copy(model: PreTrainedModel, structure: Structure) -> compact.Prun
     compact.keep_positions(small.config)
     if getattr(small, "pooler", model) is None:
         setattr(small.config, compact.POOLING, False)
-    small.set_attn_implementation(small.config._attn_implementation)  # that of the model, if its masks are for SDPA
+    small.set_attn_implementation(attention_of(small.config))  # that of the model, if its masks are for SDPA
     _construct_once(kind, small.config)
     compact.reshape(small, structure)
     return small

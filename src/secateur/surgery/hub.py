@@ -8,6 +8,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
+from transformers.utils import cached_file
 
 from secateur.surgery.compact.integrity import DamagedError, listed_files
 from secateur.system.errors import UserError, reason_of
@@ -48,6 +49,16 @@ def _in_folders(place: Path) -> list[str]:
     """The files in folders of a model that are read: those of a sentence head, and those that `SHA256SUMS` lists."""
     listed = [escape(file.name) for file in listed_files(place) if "/" in file.name]
     return [*(HEAD_FILES if (place / HEAD).is_file() else ()), *listed]
+
+
+def file_of(name: str | Path, file: str) -> Path | None:
+    """A file of a folder, or of a model on the hub, which downloads it; None if there is none."""
+    if Path(name).is_dir():
+        return path if (path := Path(name, file)).is_file() else None
+    try:
+        return Path(str(cached_file(str(name), file)))
+    except OSError:
+        return None
 
 
 def may_be_on_hub(name: str) -> bool:

@@ -33,6 +33,7 @@ from secateur.structure.axis_table import Parameter
 from secateur.structure.space import UnitSpace
 from secateur.surgery.compact.kernels import reliable_kernels
 from secateur.surgery.kept_indices import select, split_parts
+from secateur.system.compat import stored_parameter
 from secateur.system.errors import UserError
 from secateur.system.model_state import device_of
 
@@ -244,7 +245,7 @@ class MaskedTable(nn.Embedding):
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
         attachment, row = self.site
-        own = cast(Tensor, self._parameters["weight"])
+        own: Tensor = stored_parameter(self, "weight")
         return own * attachment.at_modules[str(row.axis)].to(own.dtype) if attachment.running else own
 
 

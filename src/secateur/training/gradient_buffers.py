@@ -16,8 +16,8 @@ class GradientBuffers:
     """Memory for the gradients of those parameters that have one. A parameter without a gradient is left without."""
 
     def __init__(self) -> None:
-        self._parameters: list[nn.Parameter] = []
-        self._buffers: list[Tensor] = []
+        self._held: list[nn.Parameter] = []
+        self._gradients: list[Tensor] = []
         self._memory: list[Tensor] = []
 
     def include(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -25,7 +25,7 @@ class GradientBuffers:
 
         The memory of earlier ones stays where it is, because recorded computations refer to it.
         """
-        known = {id(parameter) for parameter in self._parameters}
+        known = {id(parameter) for parameter in self._held}
         new = [parameter for parameter in parameters if parameter.grad is not None and id(parameter) not in known]
         for dtype in dict.fromkeys(parameter.dtype for parameter in new):
             self._allocate([parameter for parameter in new if parameter.dtype == dtype])
@@ -35,16 +35,16 @@ class GradientBuffers:
 
         Gradients that are None count as 0. Parameters that were frozen since are left without.
         """
-        if all(parameter.grad is None for parameter in self._parameters):
+        if all(parameter.grad is None for parameter in self._held):
             for memory in self._memory:
                 memory.zero_()
         else:
-            for parameter, buffer in zip(self._parameters, self._buffers, strict=True):
+            for parameter, buffer in zip(self._held, self._gradients, strict=True):
                 if parameter.grad is None:
                     buffer.zero_()
                 elif parameter.grad is not buffer:
                     buffer.copy_(parameter.grad)
-        for parameter, buffer in zip(self._parameters, self._buffers, strict=True):
+        for parameter, buffer in zip(self._held, self._gradients, strict=True):
             if parameter.requires_grad:
                 parameter.grad = buffer
 
@@ -55,6 +55,6 @@ class GradientBuffers:
             starts.append(starts[-1] + -(-parameter.numel() // ALIGNED) * ALIGNED)
         memory = torch.zeros(starts[-1], dtype=parameters[0].dtype, device=parameters[0].device)
         for parameter, (start, _) in zip(parameters, pairwise(starts), strict=True):
-            self._buffers.append(memory[start : start + parameter.numel()].view(parameter.shape))
-        self._parameters += parameters
+            self._gradients.append(memory[start : start + parameter.numel()].view(parameter.shape))
+        self._held += parameters
         self._memory.append(memory)

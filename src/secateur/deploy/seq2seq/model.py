@@ -15,6 +15,7 @@ from transformers.cache_utils import DynamicLayer, EncoderDecoderCache
 from transformers.modeling_outputs import ModelOutput, Seq2SeqLMOutput
 
 from secateur.deploy.seq2seq.graphs import IDS, MASK
+from secateur.system.compat import set_attention
 
 Part = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 """A file, or a graph: named tensors in, named tensors out."""
@@ -39,7 +40,7 @@ class ExportedSeq2Seq(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  
             decoder: with those of `graphs.DecoderGraph`.
         """
         own = copy.deepcopy(config)
-        own._attn_implementation = "eager"  # there is no attention here: any name will do
+        set_attention(own, "eager")  # there is no attention here: any name will do
         super().__init__(own)
         self.generation_config = generation
         self.encoder = _Encoder(encoder)

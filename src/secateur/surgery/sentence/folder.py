@@ -20,8 +20,8 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers.utils import cached_file
 
+from secateur.surgery.hub import file_of
 from secateur.surgery.sentence.head import POOLINGS, Dense, SentenceHead, Settings
 from secateur.system.errors import UserError, as_user_error
 from secateur.system.files import read_json
@@ -211,7 +211,7 @@ def _check_pooling(pooling: Any, source: str) -> None:
 
 def _dense(name: str | Path, place: str) -> Dense:
     """A linear layer with its weights."""
-    config, path = _known(name, f"{place}/config.json"), _file(name, f"{place}/model.safetensors")
+    config, path = _known(name, f"{place}/config.json"), file_of(name, f"{place}/model.safetensors")
     activation = ACTIVATIONS.get(str(config.get("activation_function")))
     plain = config.get("module_input_name", "sentence_embedding") == "sentence_embedding"
     if activation is None or config.get("use_residual") or not plain or path is None:
@@ -239,15 +239,5 @@ def _json(name: str | Path, file: str) -> Any:
     Raises:
         UserError: it is damaged.
     """
-    path = _file(name, file)
+    path = file_of(name, file)
     return None if path is None else read_json(path)
-
-
-def _file(name: str | Path, file: str) -> Path | None:
-    """A file of a folder, or of a model on the hub; None if there is none."""
-    if Path(name).is_dir():
-        return path if (path := Path(name, file)).is_file() else None
-    try:
-        return Path(str(cached_file(str(name), file)))
-    except OSError:
-        return None

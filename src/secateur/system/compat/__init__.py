@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 CHECKED = {"transformers": "5.23.0", "accelerate": "1.15.0", "torch": "2.13.0"}
 """Library -> the version on which its names were checked last."""
@@ -125,14 +125,20 @@ NAMES = (
     Name("torch._dynamo.config.accumulated_recompile_limit", "how many shapes all modules are compiled for"),
     Name("torch._int_mm", "int8 products, to measure their speed"),
     Name("torch.Tensor._version", "whether a tensor has been changed in place"),
+    Name("transformers.PreTrainedConfig._attn_implementation", "what computes attention"),
+    Name("torch.nn.Module._parameters", "to read a parameter whose name is a property", instance=True),
     # surgery/compact
     Name("transformers.PreTrainedModel._from_config", "to build a compact model", ("config",)),
     Name("transformers.PreTrainedModel._keys_to_ignore_on_save", "to save sinusoids that were cut"),
+    Name("transformers.PreTrainedModel._keys_to_ignore_on_load_missing", "to load folders without empty tensors"),
+    Name("transformers.PreTrainedModel._tied_weights_keys", "to share embeddings that transformers does not tie"),
+    Name("transformers.PreTrainedModel.all_tied_weights_keys", "the same, of a whole model", instance=True),
     Name(
         "transformers.PreTrainedModel._upload_modified_files",
         "to write all files before a model is uploaded",
         ("working_dir", "repo_id"),
     ),
+    Name("torch.nn.Module._apply", "to keep scales in fp32 when a model is cast", ("fn", "recurse")),
     Name("torch.nn.Module._forward_hooks", "whether something acts on a projection", instance=True),
     Name("torch.nn.Module._forward_pre_hooks", "whether something acts on a projection", instance=True),
 )
@@ -208,3 +214,21 @@ def int8_product(left: Tensor, right: Tensor) -> Tensor:
 def version_of(tensor: Tensor) -> int:
     """A number that rises whenever the tensor is changed in place."""
     return tensor._version
+
+
+def attention_of(config: PreTrainedConfig) -> str | None:
+    """What computes the attention of a model with this config: eager, sdpa, ...; None if that is not chosen yet."""
+    chosen: str | None = getattr(config, "_attn_implementation", None)
+    return chosen
+
+
+def set_attention(config: PreTrainedConfig, attention: str) -> None:
+    """Choose what computes the attention of a model that is made from this config."""
+    config._attn_implementation = attention
+
+
+def stored_parameter(module: nn.Module, name: str) -> nn.Parameter:
+    """The parameter of a module under a name that its class makes a property of."""
+    parameter = module._parameters[name]
+    assert parameter is not None
+    return parameter
