@@ -103,7 +103,7 @@ def new_head(pooling: str, width: int, settings: Settings | None = None) -> Sent
 def read_settings(name: str | Path) -> Settings:
     """The prompts, the similarity and the longest text of a model; those of a model that states none without files."""
     overall = _json(name, OVERALL) or {}
-    encoder = next((found for file in (ENCODER, *OLD_ENCODERS) if (found := _json(name, file))), {})
+    encoder: dict[str, Any] = next((found for file in (ENCODER, *OLD_ENCODERS) if (found := _json(name, file))), {})
     prompts, longest = overall.get("prompts") or {}, encoder.get("max_seq_length")
     return Settings(
         {str(key): str(text) for key, text in prompts.items()},
