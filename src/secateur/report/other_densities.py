@@ -137,8 +137,8 @@ def _expected(walk: Walk, ramp: Ramp, density: float) -> Expected:
     noise = ERRORS * math.hypot(walk.error, left * ramp.error(density))
     expected, low, high = (walk.teacher - one for one in (gaps[0], max(gaps), min(gaps)))
     floor, most = min(walk.constant, walk.score), 1.0 if walk.teacher <= 1 else math.inf  # 1: of a fraction
-    scores = [max(floor, min(most, one)) for one in (expected, low - noise, high + noise)]
-    return Expected(density, *scores, density < walk.density)
+    expected, low, high = (max(floor, min(most, one)) for one in (expected, low - noise, high + noise))
+    return Expected(density, expected, low, high, density < walk.density)
 
 
 def _between(xs: Sequence[float], ys: Sequence[float], density: float) -> float:
