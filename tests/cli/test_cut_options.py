@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from small_world import write_world
 from typer.testing import CliRunner
 
-from secateur.cli import app, cut_work
+from secateur.cli import app, cut_rows
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_the_score_before_is_that_of_the_weights_before_they_are_rounded(world, 
     weights, seen = load_file(world / "classifier/model.safetensors"), []
     assert any(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in weights.values())
     monkeypatch.setattr(
-        cut_work,
+        cut_rows,
         "scores",
         lambda model, task, *_: (
             seen.append({k: v.clone() for k, v in model.state_dict().items()}) or {task.metric: 0.5}
