@@ -239,7 +239,7 @@ def test_a_parameter_of_another_size_is_named(bert):
 
 def test_an_unsupported_architecture_names_the_supported_ones():
     config = ErnieConfig(**SIZES)
-    with pytest.raises(UserError, match=r"'ernie' is not supported") as refusal:
+    with pytest.raises(UserError, match="architecture 'ernie': supported are bart, ") as refusal:
         bind(ErnieForSequenceClassification(config))
     assert all(kind in str(refusal.value) for kind in architectures.ARCHITECTURES.all())
 
