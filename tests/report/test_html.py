@@ -82,14 +82,6 @@ def test_a_picture_is_inserted_unescaped():
     assert "<figcaption>" not in page_of(Picture(SQUARE))
 
 
-def test_two_pictures_of_one_title_are_refused():
-    """Ids are made from titles, and links within a picture would lead into the other."""
-    one, same, other = (f'<svg xmlns="x"><path d="" id="{name}"/></svg>' for name in ("a", "a", "b"))
-    page_of(Picture(one, "A"), Gallery([Picture(other, "B")]))
-    with pytest.raises(ValueError, match="two pictures of a page have the title of 'C'"):
-        page_of(Picture(one, "A"), Folded("more", [Gallery([Picture(other, "B"), Picture(same, "C")])]))
-
-
 def test_preformatted_text_keeps_its_lines():
     assert ">a\n  b</pre>" in page_of(Preformatted("a\n  b"))
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 NUMBER = re.compile(r"[-+]?[0-9]|-$")
 """Matches the start of a cell that holds a number, or a dash for a missing one."""
-IDENTITY = re.compile(r'<[^>]*?\sid="([^"]*)"')
-"""Matches an element with an id, in a picture."""
 SHORT = 12
 """Characters up to which a cell stays on one line."""
 
@@ -130,12 +128,8 @@ class Section:
 def render(title: str, sections: Sequence[Section], lead: str = "") -> str:
     """One HTML page: the title, the lead below it, and the sections, light or dark by the reader's system.
 
-    The same arguments return the same page.
-
-    Raises:
-        ValueError: two pictures have one title, from which the ids of their elements are made.
+    The same arguments return the same page. Pictures on one page need different titles, from which their ids are made.
     """
-    _check_pictures([one for section in sections for one in _flat(section.contents)])
     tables = (one for section in sections for one in _flat(section.contents) if isinstance(one, DataTable))
     script = _file("sort.js") if any(table.sortable for table in tables) else ""
     allowed = f"; script-src 'sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" if script else ""
@@ -144,28 +138,12 @@ def render(title: str, sections: Sequence[Section], lead: str = "") -> str:
     )
 
 
-def _check_pictures(contents: Sequence[Content]) -> None:
-    """Check that no two pictures have elements of one id.
-
-    Raises:
-        ValueError: some have.
-    """
-    seen = set[str]()
-    for picture in (one for one in contents if isinstance(one, Picture)):
-        own = set(IDENTITY.findall(picture.svg))
-        if own & seen:
-            raise ValueError(f"two pictures of a page have the title of {picture.caption!r}: give them different ones")
-        seen |= own
-
-
 def _flat(contents: Sequence[Content]) -> Iterator[Content]:
-    """The contents, those that are folded in them, and the pictures of galleries."""
+    """The contents, and those that are folded in them."""
     for one in contents:
         yield one
         if isinstance(one, Folded):
             yield from _flat(one.contents)
-        elif isinstance(one, Gallery):
-            yield from one.pictures
 
 
 @cache
