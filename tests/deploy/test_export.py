@@ -377,10 +377,9 @@ def test_the_command_calibrates_on_training_rows_and_scores_both(world, tmp_path
 
 
 def test_the_command_never_calibrates_on_validation_rows(world, tmp_path, monkeypatch):
-    asked = []
-    encoded = scored_export.encoded
+    asked, batches_of = [], scored_export.batches_of
     monkeypatch.setattr(
-        scored_export, "encoded", lambda task, split, *rest: asked.append(split) or encoded(task, split, *rest)
+        export_work, "batches_of", lambda data, split, *rest: asked.append(split) or batches_of(data, split, *rest)
     )
     monkeypatch.setattr(export_work, "scores", lambda *rest: {})
     words = ("--dtype", "int8", "--data", world / "data.csv", "--max-length", 24)

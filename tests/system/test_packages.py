@@ -37,7 +37,8 @@ def test_export_names_it_before_the_model_is_opened(package, suffix, extra, tmp_
 @pytest.mark.parametrize(("task", "package"), [("translation", "sacrebleu"), ("summarisation", "rouge_score")])
 def test_a_run_names_what_scores_its_texts(task, package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    values = recipe_values(str(tmp_path / "no-model"), write_pairs(tmp_path / "data.jsonl")) | {"data.task": task}
+    model = write_model(tmp_path / "model", ["bad", "good"])
+    values = recipe_values(model, write_pairs(tmp_path / "data.jsonl")) | {"data.task": task}
     refuse(values, tmp_path / "run", r"secateur\[texts\]")
 
 
