@@ -266,6 +266,7 @@ class Architecture:
             model -> what it is.
         left_over: names of tensors, relative to the base model, that published checkpoints of the family may hold
             although no model of it reads them.
+        cut_config: key of the config of a cut model -> its value there, whatever it is in that of the whole model.
     """
 
     model_type: str
@@ -280,3 +281,4 @@ class Architecture:
     counts_from_padding: bool = False
     refused: Mapping[str, str] = field(default_factory=dict)
     left_over: tuple[str, ...] = ()
+    cut_config: Mapping[str, object] = field(default_factory=dict)

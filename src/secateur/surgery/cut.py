@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from secateur.structure.architectures import ARCHITECTURES
 from secateur.structure.plan import Plan
 from secateur.structure.space import UnitSpace
 from secateur.surgery import compact
@@ -125,7 +126,7 @@ def _reshaped_copy(model: PreTrainedModel, structure: Structure) -> compact.Prun
     small.config.secateur = structure.to_dict()
     small.config.architectures = [kind.__name__]
     small.config.auto_map = compact.auto_map(kind.stock, small.config)
-    compact.keep_positions(small.config)
+    small.config.update(ARCHITECTURES.get(small.config.model_type).cut_config)
     if getattr(small, "pooler", model) is None:
         setattr(small.config, compact.POOLING, False)
     small.set_attn_implementation(attention_of(small.config))  # that of the model, if its masks are for SDPA

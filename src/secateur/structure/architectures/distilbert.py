@@ -37,5 +37,6 @@ ARCHITECTURE = Architecture(
         "ForQuestionAnswering": (Linear("qa_outputs", None, "hidden"),),
     },
     neurons="hidden_dim",
+    cut_config={"sinusoidal_pos_embds": False},  # when loaded, sinusoids of the stock width replace those that were cut
 )
 register(ARCHITECTURE)

@@ -8,7 +8,7 @@ and to replace, and `reshape` does it. A saved folder contains this package as o
 from secateur.surgery.compact.attention import CompactAttention
 from secateur.surgery.compact.integrity import PLAN, SUMS, DamagedError, check_places, sums
 from secateur.surgery.compact.modules import FactorisedEmbedding, QuantisedEmbedding, SharedEmbedding, SharedHead
-from secateur.surgery.compact.pretrained import CODE, POOLING, Pruned, auto_map, keep_positions, pruned
+from secateur.surgery.compact.pretrained import CODE, POOLING, Pruned, auto_map, pruned
 from secateur.surgery.compact.shapes import first_names, reshape, tied_names
 from secateur.surgery.shipped_code import shipped_code
 
@@ -27,7 +27,6 @@ __all__ = [
     "auto_map",
     "check_places",
     "first_names",
-    "keep_positions",
     "pruned",
     "reshape",
     "sums",

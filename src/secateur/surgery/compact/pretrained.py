@@ -37,8 +37,6 @@ GENERATED = b"This model card has been automatically generated"
 PREFIX = "Pruned"
 POOLING = "add_pooling_layer"
 """The key of a config, and the argument of stock classes, that says whether a bare encoder has a pooler."""
-COMPUTED = "sinusoidal_pos_embds"
-"""The key of DistilBERT's config that says that positions of the stock width are computed when a model is loaded."""
 PLACE = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 """The arguments of `from_pretrained` that say where files lie."""
 OF_SDPA = (None, "eager", "sdpa")
@@ -81,7 +79,6 @@ class Pruned(_Stock):
             super().__init__(config, *args, **kwargs)
         self.plan: dict[str, Any] | None = None
         if described:
-            keep_positions(config)
             structure = Structure.from_dict(described)
             config.auto_map = auto_map(self.stock, config)
             whole = self._saved_class()
@@ -229,12 +226,6 @@ class Pruned(_Stock):
             (folder / PLAN).write_text(json.dumps(self.plan, indent=1) + "\n", encoding="utf-8")
             names.append(PLAN)
         (folder / SUMS).write_text(sums(folder, names), encoding="utf-8")
-
-
-def keep_positions(config: Any) -> None:
-    """Let the positions of a cut model be the weights that they are in its file, in place of sinusoids."""
-    if getattr(config, COMPUTED, False):
-        setattr(config, COMPUTED, False)
 
 
 def _of_sdpa(attn_implementation: Any) -> Any:
