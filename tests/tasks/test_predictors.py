@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+import small_tokenizers
 import torch
 from small_world import config, tokenizer
 from transformers import (
@@ -183,6 +184,18 @@ def test_a_continuation_is_what_the_model_generates_after_the_last_tokens():
     assert TASKS.get("language").predictor(own, [[LONG]]) == [first]
     model.config.max_position_embeddings = 7  # four of them for what follows
     assert TASKS.get("language").predictor(own._replace(max_length=9), [[LONG]]) == [first]
+
+
+def test_a_continuation_stops_at_the_strings_of_the_generation_config():
+    words, sizes = small_tokenizers.roberta(), {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(words), num_attention_heads=2, eos_token_id=None, **sizes))
+    own = Asked(model, words, 3, {"max_new_tokens": 4})
+    ids = words(LONG, add_special_tokens=False, return_tensors="pt")["input_ids"][:, -3:]
+    pieces = [words.decode(token) for token in model.generate(ids, do_sample=False, max_new_tokens=4)[0, 3:]]
+    assert pieces[1] not in pieces[0]
+    model.generation_config.update(stop_strings=[pieces[1]])
+    assert TASKS.get("language").predictor(own, [[LONG]]) == [{"text": "".join(pieces[:2])}]
 
 
 def test_what_is_no_input_is_refused():

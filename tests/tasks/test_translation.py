@@ -289,6 +289,8 @@ def test_scores_are_those_of_texts_generated_row_by_row(kind, beams, data, made)
         {"num_beams": 4, "num_beam_groups": 2},
         {"penalty_alpha": 0.6, "top_k": 4},
         {"prompt_lookup_num_tokens": 2},
+        {"num_beams": 4, "force_words_ids": [[5]]},
+        {"stop_strings": ["1"]},
     ],
     ids=lambda left: list(left)[-1],
 )

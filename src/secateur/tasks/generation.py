@@ -28,9 +28,12 @@ ONE_TEXT: Mapping[str, Any] = {
     "prompt_lookup_num_tokens": None,
     "assistant_early_exit": None,
     "dola_layers": None,
+    "constraints": None,
+    "force_words_ids": None,
+    "stop_strings": None,
 }
 """What `generate` is told to return one text for each source, as tokens, by the search of the caller and no other that
-the generation config of a model may ask for."""
+the generation config of a model may ask for. Strings at which a text stops need the tokenizer, which a caller adds."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,9 @@ class BeamSearch:
     def __call__(self, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
         """The tokens that a model generates, `(batch, tokens)`, padded with its padding token.
 
-        There is one text for each source. What the model's generation config says of the number of texts and of another
-        search is not read; it sets everything else (repeated n-grams, minimum length, ...).
+        There is one text for each source. What the model's generation config says of the number of texts, of another
+        search and of strings at which a text stops is not read; it sets everything else (repeated n-grams, minimum
+        length, ...).
 
         Args:
             model: in evaluation mode.

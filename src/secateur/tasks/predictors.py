@@ -197,15 +197,17 @@ def _generated(asked: Asked, inputs: Sequence[Texts], options: Mapping[str, Any]
 def _continued(asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
     """The most probable continuation of each text, token by token, up to the end of a text.
 
-    The option `max_new_tokens` is how many tokens it has at most.
+    It also ends with one of the `stop_strings` of the model's generation config. The option `max_new_tokens` is how many
+    tokens it has at most.
     """
     from secateur.tasks.generation import ONE_TEXT
 
     new = int(asked.options.get("max_new_tokens", NEW_TOKENS))
-    options = {"num_beams": 1, "do_sample": False, "max_new_tokens": new, **ONE_TEXT}
+    options = {**ONE_TEXT, "num_beams": 1, "do_sample": False, "max_new_tokens": new}
     room = most_tokens(model=asked.model)
     asked = asked.within(None if room is None else max(1, room - new))
     found, model = [], cast(Any, asked.model)
+    options |= {"stop_strings": model.generation_config.stop_strings, "tokenizer": asked.tokenizer}
     with evaluating([asked.model]):
         for (text,) in inputs:  # one by one: padding would stand before a text
             ids = asked.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
