@@ -18,7 +18,7 @@ from secateur.measure.random_inputs import check_counts
 from secateur.measure.sensitivity import sensitivity
 from secateur.report import comparison_page, comparison_text, run_page, sensitivity_page
 from secateur.report.report import Report
-from secateur.run.compared_models import measure_models, score_models
+from secateur.run.compared_models import check_measurable, measure_models, score_models
 from secateur.run.finished_baselines import with_baselines
 from secateur.run.finished_runs import read
 from secateur.run.run_comparison import compare
@@ -64,6 +64,8 @@ def compare_runs(
     check_counts(repeats=repeats, threads=threads)
     shapes = [batch_and_tokens(text) for text in shape or SHAPES]
     finished = read(runs)
+    if measure:
+        check_measurable(finished, against or [], shapes)
     _make_folder(output, "compare")
     others = score_models(against or [], finished, data)
     if baselines:

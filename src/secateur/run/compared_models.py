@@ -12,6 +12,7 @@ from secateur.measure.evaluation import encoded, fitted_to, scores_with_error
 from secateur.measure.inspected_model import ParameterCount
 from secateur.measure.inspection import inspect
 from secateur.measure.model_size import disk_bytes, parameter_count
+from secateur.measure.random_inputs import check_models
 from secateur.report.comparison import ScoredModel, Shape, Timing
 from secateur.run.comparable_times import KEPT_PROTOCOL
 from secateur.run.finished_run import FinishedRun
@@ -86,6 +87,23 @@ def _prunable(model: PreTrainedModel) -> ParameterCount | None:
         return None
 
 
+def check_measurable(runs: Sequence[FinishedRun], others: Sequence[str], shapes: Sequence[Shape]) -> None:
+    """Refuse models that `measure_models` could not measure, before anything is scored or trained.
+
+    Raises:
+        UserError: a model cannot be opened, or has fewer positions than a shape has tokens.
+    """
+    for place in _measured(runs, others):
+        model = open_model(place)
+        for _, tokens in shapes:
+            check_models([model], tokens)
+
+
+def _measured(runs: Sequence[FinishedRun], others: Sequence[str]) -> list[str]:
+    """The places of all models that are measured, each once: teachers, other models, models of runs."""
+    return list(dict.fromkeys([*(run.teacher for run in runs), *others, *(str(run.folder) for run in runs)]))
+
+
 def measure_models(
     runs: Sequence[FinishedRun],
     others: Sequence[ScoredModel],
@@ -99,7 +117,7 @@ def measure_models(
     The speed-up of a run's model is over the run's own teacher.
     """
     teacher_of = {str(run.folder): run.teacher for run in runs}
-    places = dict.fromkeys([*teacher_of.values(), *(other.place for other in others), *teacher_of])
+    places = _measured(runs, [other.place for other in others])
     models = {place: open_model(place) for place in places}
     results = benchmark(models, shapes=shapes, repeats=repeats, threads=threads, peak_memory=False)
     medians = {(one.model, one.batch, one.tokens): one.latency_ms for one in results}
