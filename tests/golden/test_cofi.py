@@ -604,8 +604,11 @@ def test_g9_the_target_stays_reached_once_it_was(bert):
     assert opened == [False, False, False, True, True], "the ramp must have ended, and the latch never resets"
 
 
-def test_g9_scores_are_compared_only_at_the_counted_density(bert):
-    """The expected density reaches the target, and the counted one of the published masks does not."""
+def test_g9_scores_are_compared_only_at_the_counted_density_unless_faithful(bert):
+    """The expected density reaches the target, and the counted one of the published masks does not: specification 2.5.
+
+    The published latch is on the expected density alone, so that evaluations are compared in a faithful run, too.
+    """
     density = linear(1.0, 0.4, begin=0.0, end=0.5)
     published, ours = (
         Cofi(Space(bert(), *FAMILIES), density, faithful=faithful, constraint="lagrangian").double().eval()
@@ -616,10 +619,8 @@ def test_g9_scores_are_compared_only_at_the_counted_density(bert):
         open_to(method, 0.3999)
         method.advance(0.6)
         assert method.reached
-    assert published.log_values()["density"] > 0.45 and not published.reached_target()
+    assert published.log_values()["density"] > 0.45 and published.reached_target()
     assert 0.39 < ours.log_values()["density"] <= 0.4 and ours.reached_target()
-    set_gates(published, 2 * HIGHEST * random_kept(published.space, 0.4, 0) - HIGHEST)
-    assert published.log_values()["density"] < 0.4 and published.reached_target()
 
 
 # Beyond the paper: gates that settle

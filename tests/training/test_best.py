@@ -1,5 +1,6 @@
 """The best evaluation, kept and restored."""
 
+import logging
 from types import SimpleNamespace
 
 import pytest
@@ -54,6 +55,20 @@ def test_a_score_that_is_no_number_is_worse_than_any(tmp_path, greater, scores, 
         best.offer({"eval_pearson": score}, step)
     best.restore()
     assert model.weight.item() == best_step
+
+
+def test_a_training_without_an_evaluation_to_choose_says_so(tmp_path, caplog):
+    """As where the target was never reached when the model was evaluated: the last weights are then the result."""
+    model = nn.Linear(1, 1, bias=False)
+    best = BestEvaluation(tmp_path / "best.safetensors", "f1", {"model": model})
+    with caplog.at_level(logging.WARNING, logger="secateur"):
+        best.restore()
+    (record,) = caplog.records
+    assert "select='f1' has chosen none: no evaluation came after" in record.getMessage()
+    best.offer({"eval_f1": 0.5}, 1)
+    caplog.clear()
+    best.restore()
+    assert not caplog.records
 
 
 def test_a_metric_that_evaluations_lack_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from secateur.system.tensor_file import load_into, read_notes, save_tensors
 BEST = "best.safetensors"
 """The file of a training's folder with the weights, the score and the step of its best evaluation."""
 FORMAT = FileFormat()
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,13 @@ class BestEvaluation:
         self.path.unlink(missing_ok=True)
 
     def restore(self) -> None:
-        """Restore the weights of the best evaluation; if there is none, the weights are unchanged."""
+        """Restore the weights of the best evaluation; if there is none, they are unchanged, and a warning says so."""
         if not self.path.is_file():
+            log.warning(
+                "select=%r has chosen none: no evaluation came after the method had reached its target, so that the "
+                "last weights stay; end the ramp earlier, evaluate more often, or allow a tolerance if the method has it",
+                self.metric,
+            )
             return
         for part, module in self.parts.items():
             load_into(module, self.path, FORMAT, f"{part}.")
