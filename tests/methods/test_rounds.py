@@ -8,6 +8,7 @@ from tiny_models import WRITERS, tiny
 from secateur.budget.space import Space
 from secateur.methods import METHODS
 from secateur.methods.magnitude import Magnitude
+from secateur.methods.method import Method
 from secateur.methods.rounds import CoarseRound, in_proportion
 from secateur.methods.scheduled import Scheduled
 from secateur.methods.schedules import cubic
@@ -141,20 +142,35 @@ def test_a_round_that_does_not_fit_is_refused(units, round, message):
         METHODS.get("random")(space_of(*units), density=0.9, rounds=[round])
 
 
-@pytest.mark.parametrize("name", ["grain", "michel"])
-def test_no_evidence_is_collected_while_the_model_recovers(name):
-    """And what was collected before does not count: the evidence for finer units is that of the recovered model."""
+LISTENING = [
+    *((name, {}) for name in IN_ROUNDS if METHODS.get(name).listens_to is not Method.listens_to),
+    ("michel", {"exact": False}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), LISTENING)
+@pytest.mark.parametrize("recovered", [0.6, 0.42, 0.4])
+def test_evidence_for_finer_units_is_that_of_the_recovered_model(name, options, recovered):
+    """None is collected while the model recovers, and what was collected before does not count.
+
+    Also where a recovery ends within the step in which it begins, or there is none.
+    """
     space = space_of(*UNITS)
-    layers = CoarseRound("layer", keep=2, begin=0.1, end=0.4, recovered=0.6)
-    method = METHODS.get(name)(space, cubic(0.5, 0.1, begin=0.7, end=0.9), rounds=[layers])
-    for step in range(1, 21):
-        if step < 13:
+    layers = CoarseRound("layer", keep=2, begin=0.1, end=0.4, recovered=recovered)
+    method = METHODS.get(name)(space, cubic(0.5, 0.1, begin=0.7, end=0.9), rounds=[layers], **options)
+    for step in range(1, 14):
+        if listening := bool(method.listens_to):
             method.observe(torch.ones(len(space)))
+            assert bool(method.importance.any())
+        assert listening == (not 0.4 <= method.progress < recovered), step
+        before = method.progress
         method.advance(step / 20)
-        if method.progress < 0.75:  # the last step of Michel is decided soon after it
-            assert bool(method.listens_to) == (not 0.4 <= method.progress < 0.6), step
-        if method.progress == 0.6:
-            assert name == "michel" or not method.importance.any()
+        if before < recovered <= method.progress:
+            assert not method.importance.any()
+
+
+def test_the_methods_that_listen_in_rounds_are_known():
+    assert {name for name, _ in LISTENING} == {"fisher", "grain", "michel"}
 
 
 def test_a_method_whose_constructor_takes_no_rounds_does_not_prune_in_them():

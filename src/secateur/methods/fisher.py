@@ -36,7 +36,7 @@ class Fisher(Scheduled):
         rounds: as of `Scheduled`.
 
     Attributes:
-        importance: `(N,)`, the sum of squared gradients since the beginning.
+        importance: `(N,)`, the sum of squared gradients since the beginning, or since the recovery from coarse rounds.
     """
 
     importance: Tensor
@@ -58,6 +58,9 @@ class Fisher(Scheduled):
 
     def observe(self, gradient: Tensor) -> None:
         self.importance += gradient.square()
+
+    def forget_evidence(self) -> None:
+        self.importance.zero_()
 
     def scores(self) -> Tensor:
         """`(N,)`: the importance per parameter."""

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from secateur.budget.space import Space
 from secateur.methods import register
-from secateur.methods.method import Amount, Method
+from secateur.methods.method import Amount
 from secateur.methods.rounds import CoarseRound
 from secateur.methods.scheduled import Scheduled
 from secateur.system.errors import UserError
@@ -118,16 +118,15 @@ class Grain(Scheduled):
         own = importance[self.vo_units] * torch.tanh(kept / self.alpha)[self.vo_heads]
         return importance.index_copy(0, self.vo_units, own)
 
-    def advance(self, progress: float) -> None:
+    def remove_units(self) -> None:
         if not self.faithful:
-            before = self.recovering
-            super().advance(progress)
-            if before and not self.recovering:
-                self.importance.zero_()  # the average starts again, of the model that has recovered
-            return
-        Method.advance(self, progress)
-        if self.share_schedule.begin <= progress < self.share_schedule.end:
-            self.alive.copy_(published_ranking(self.space, self.importance, self.share_schedule(progress), self.alive))
+            super().remove_units()
+        elif self.share_schedule.begin <= self.progress < self.share_schedule.end:
+            density = self.share_schedule(self.progress)
+            self.alive.copy_(published_ranking(self.space, self.importance, density, self.alive))
+
+    def forget_evidence(self) -> None:
+        self.importance.zero_()  # the average starts again, of the model that has recovered
 
     def scores(self) -> Tensor:
         if self.faithful:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from secateur.budget.space import Space
 from secateur.methods import register
-from secateur.methods.method import Amount, Method
+from secateur.methods.method import Amount
 from secateur.methods.rounds import CoarseRound
 from secateur.methods.scheduled import Scheduled
 from secateur.methods.schedules import Schedule, linear
@@ -74,7 +74,8 @@ class Michel(Scheduled):
         faithful: removed units count in the norm of their layer.
 
     Attributes:
-        importance: `(N,)`, summed since the last removal.
+        importance: `(N,)`, summed since the last removal; if not `exact`, since the beginning, or the recovery from
+            coarse rounds.
         step_share: the share of the budget that `step` units have.
 
     Raises:
@@ -140,14 +141,16 @@ class Michel(Scheduled):
     def reached_target(self) -> bool:
         return self._target_share() == self.share_schedule.stop
 
-    def advance(self, progress: float) -> None:
-        Method.advance(self, progress)
+    def remove_units(self) -> None:
         before = self.alive.clone()
-        self.advance_rounds(progress)
+        self.advance_rounds(self.progress)
         if (target := self._target_share()) < self.space.share(self.alive) - ROUNDING:
             self.keep_within(target)
         if self.exact and not torch.equal(self.alive, before):
-            self.importance.zero_()
+            self.forget_evidence()
+
+    def forget_evidence(self) -> None:
+        self.importance.zero_()
 
     def scores(self) -> Tensor:
         """`(N,)`: the importance since the last removal, normalised."""

@@ -52,6 +52,10 @@ class CoarseRound:
         """Whether the units have been removed, and the model recovers."""
         return self.recovered is not None and self.end <= progress < self.recovered
 
+    def recovers_between(self, before: float, progress: float) -> bool:
+        """Whether the recovery ends within a step that leads from one progress to another."""
+        return self.recovered is not None and before < self.recovered <= progress
+
     def count(self, progress: float, total: int) -> int:
         """The number of units to keep at a progress, of `total`."""
         return math.ceil(linear(total, self.keep, begin=self.begin, end=self.end)(progress) - ROUNDING)

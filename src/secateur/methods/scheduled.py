@@ -67,9 +67,22 @@ class Scheduled(Method):
         return self.share_schedule(self.progress) == self.share_schedule.stop
 
     def advance(self, progress: float) -> None:
+        before = self.progress
         super().advance(progress)
-        self.advance_rounds(progress)
-        self.keep_within(self.share_schedule(progress))
+        self.remove_units()
+        if any(one.recovers_between(before, progress) for one in self.rounds):
+            self.forget_evidence()
+
+    def remove_units(self) -> None:
+        """Remove the units that coarse rounds and the schedule no longer keep at the present progress."""
+        self.advance_rounds(self.progress)
+        self.keep_within(self.share_schedule(self.progress))
+
+    def forget_evidence(self) -> None:
+        """Begin anew with what gradients said of units: the model has recovered from a coarse round.
+
+        A method that observes gradients overrides this.
+        """
 
     def keep_within(self, share: float) -> None:
         """Remove the lowest-ranked units once the schedule has begun, if the model costs more than a share."""

@@ -61,7 +61,7 @@ class BestEvaluation:
         if not self.path.is_file():
             log.warning(
                 "select=%r has chosen none: no evaluation came after the method had reached its target, so that the "
-                "last weights stay; end the ramp earlier, evaluate more often, or allow a tolerance if the method has it",
+                "last weights stay; end the ramp earlier, evaluate more often, or allow the method a tolerance",
                 self.metric,
             )
             return
