@@ -144,13 +144,13 @@ def test_a_state_goes_on_with_its_evidence(bert):
 
 @pytest.mark.parametrize("evidence", [-1.0, float("nan"), float("inf")])
 def test_a_weight_that_is_none_is_refused(bert, evidence):
-    with pytest.raises(UserError, match=r"evidence is .*: expected a weight from 0 on"):
+    with pytest.raises(UserError, match=r"evidence is .*: expected a number from 0 on"):
         Cofi(Space(bert(), "ffn"), 0.9, evidence=evidence)
 
 
 @pytest.mark.parametrize("options", [{"constraint": "lagrangian"}, {"faithful": True}, {"shape": {"ffn": 16}}])
 def test_evidence_needs_an_exact_constraint(bert, options):
-    with pytest.raises(UserError, match="and an exact constraint"):
+    with pytest.raises(UserError, match="with an exact constraint"):
         Cofi(Space(bert(), "ffn"), 0.9, evidence=1.0, **options)
 
 

@@ -215,5 +215,5 @@ def test_gates_of_a_training_that_has_diverged_are_not_searched_for_a_density(be
 @pytest.mark.parametrize("learning_rate", [0.0, -0.1, float("nan")])
 @pytest.mark.parametrize("constraint", ["exact", "lagrangian"])
 def test_gates_that_would_not_move_are_refused(bert, constraint, learning_rate):
-    with pytest.raises(UserError, match="expected learning_rate above 0, got"):
+    with pytest.raises(UserError, match=r"learning_rate is .*: expected a number above 0"):
         Cofi(Space(bert(), "head"), 0.9, constraint=constraint, learning_rate=learning_rate)

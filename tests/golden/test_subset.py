@@ -169,8 +169,8 @@ def test_t7_temperatures():
         ({"temperature": 3.0}, "temperature 3.0 is no pair"),
         ({"temperature": (1.0, 0.0)}, "between two numbers above 0"),
         ({"temperature": (1e-3, 1e-8)}, "where gates are hard already: begin above 0.001"),
-        ({"learning_rate": 0.0}, "learning_rate above 0"),
-        ({"clip": -1.0}, "clip from 0 on"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0: expected a number above 0"),
+        ({"clip": -1.0}, "clip is -1.0: expected a number from 0 on"),
     ],
 )
 def test_options_out_of_range_are_refused(heads, options, message):

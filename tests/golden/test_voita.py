@@ -88,5 +88,5 @@ def test_the_controller_continues_after_a_restart(heads):
 
 @pytest.mark.parametrize("option", ["learning_rate", "strength", "rate"])
 def test_options_out_of_range_are_refused(heads, option):
-    with pytest.raises(UserError, match="learning_rate, strength and rate above 0"):
+    with pytest.raises(UserError, match=f"{option} is 0.0: expected a number above 0"):
         Voita(heads, 0.5, **{option: 0.0})

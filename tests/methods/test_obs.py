@@ -115,7 +115,7 @@ def test_inputs_far_from_0_are_ranked(dtype):
 
 
 def test_a_ridge_of_zero_is_refused():
-    with pytest.raises(UserError, match="ridge above 0"):
+    with pytest.raises(UserError, match=r"ridge is 0\.0: expected a number above 0"):
         Obs(Space(tiny("bert"), "ffn"), ridge=0.0)
 
 

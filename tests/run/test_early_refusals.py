@@ -40,6 +40,10 @@ TIMED = {"target.density": None, "target.speedup": 2, "measurement.shapes": [[1,
 CANNOT_BE_TIMED = [
     ({"method": "cofi"}, "Cofi follows a budget of parameters, and this space counts latency"),
     ({"method.options": {"seed": 1}}, "the options of 'magnitude' do not fit"),
+    (
+        {"method": "grain", "method.options": {"beta": "0,99"}},
+        "beta is '0,99': expected a number from 0 on and below 1",
+    ),
     ({"target.units": ["ffn/4x8"]}, "a latency does not depend on tiles"),
     ({"method": "grain", "target.units": ["layer", "ffn"], "target.layers": 3}, "3"),
     ({"storage.embeddings": "int8"}, "word embeddings in int8"),
@@ -77,6 +81,7 @@ def test_a_run_measures_latencies_after_all_that_is_checked_without_them(tmp_pat
         (MethodRecipe(name="cofi"), "Cofi follows a budget"),
         (MethodRecipe(name="fisher"), "'fisher' chooses by rows of data"),
         (MethodRecipe(name="magnitude", options={"seed": 1}), "the options of 'magnitude' do not fit"),
+        (MethodRecipe(name="random", options={"seed": 0.5}), "seed is 0.5: expected a whole number"),
     ],
 )
 def test_a_cut_measures_latencies_after_its_method_is_checked(method, match, monkeypatch):

@@ -51,6 +51,7 @@ from secateur.methods.gates import EPSILON, HardConcrete
 from secateur.methods.lagrangian import Target, penalty, refuse_other_constraint
 from secateur.methods.method import Amount
 from secateur.methods.noise import generator, seed_or_default
+from secateur.methods.options import number
 from secateur.methods.prior import EvidencePrior, Informed
 from secateur.methods.projection import projected
 from secateur.methods.schedules import Schedule, linear
@@ -101,8 +102,8 @@ class Cofi(Informed):
 
     Raises:
         UserError: the density is out of reach, the shape does not fit the space, the space counts a latency,
-            `learning_rate` is not above 0, `settle` is below 0 or combined with `faithful`, `constraint` is unknown or
-            "exact" with `faithful` or a `shape`, or `evidence` is no weight or has no exact constraint; from
+            a number is not in its range, `settle` is combined with `faithful`, `constraint` is unknown or
+            "exact" with `faithful` or a `shape`, or `evidence` has no exact constraint; from
             `load_state_dict`, the state is that of the other constraint, or has evidence and this method has none, or
             the reverse.
     """
@@ -146,7 +147,7 @@ class Cofi(Informed):
         if faithful:
             space.table.one_stack("the published accounting")
         self.learning_rate = learning_rate_of_gates(learning_rate, exact=exact)
-        self.tolerance, self.faithful = tolerance, faithful
+        self.tolerance, self.faithful = number("tolerance", tolerance, least=0.0), faithful
         self.settle = settle
         weight = weight_of_evidence(evidence, exact=exact)
         self.prior = EvidencePrior(space, weight) if weight else None

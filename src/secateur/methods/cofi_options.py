@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
+from secateur.methods.options import number
 from secateur.system.errors import UserError
 
 EVIDENCE = 2.0
@@ -32,10 +31,7 @@ def learning_rate_of_gates(learning_rate: float | None, *, exact: bool) -> float
     Raises:
         UserError: it is not above 0: the gates would never move.
     """
-    chosen = LEARNING_RATES[exact] if learning_rate is None else learning_rate
-    if not chosen > 0:
-        raise UserError(f"expected learning_rate above 0, got {chosen}: raise it")
-    return chosen
+    return number("learning_rate", LEARNING_RATES[exact] if learning_rate is None else learning_rate, above=0.0)
 
 
 def weight_of_evidence(evidence: float | None, *, exact: bool) -> float:
@@ -44,10 +40,10 @@ def weight_of_evidence(evidence: float | None, *, exact: bool) -> float:
     Raises:
         UserError: it is below 0 or not finite, or there is to be one with a Lagrangian.
     """
-    weight = EVIDENCE * exact if evidence is None else evidence
-    if not 0.0 <= weight < math.inf or (weight and not exact):
+    weight = number("evidence", EVIDENCE * exact if evidence is None else evidence, least=0.0)
+    if weight and not exact:
         raise UserError(
-            f"evidence is {evidence!r}: expected a weight from 0 on, and an exact constraint, by which gates compete: "
-            "set constraint=exact, or leave evidence out"
+            f"evidence is {evidence!r}: expected it with an exact constraint, by which gates compete: set "
+            "constraint=exact, or leave evidence out"
         )
     return weight

@@ -11,6 +11,7 @@ from secateur.budget.space import Space
 from secateur.budget.units import choose_exactly
 from secateur.methods.method import Amount, Waiting
 from secateur.methods.noise import generator, seed_or_default
+from secateur.methods.options import number
 from secateur.system.model_state import device_of
 
 
@@ -23,7 +24,7 @@ class Gated(Waiting):
     Args:
         share: the schedule of the run; a number is the share throughout.
         density: the same as `share`, where parameters are counted.
-        learning_rate: of the gates.
+        learning_rate: of the gates, above 0.
         decay: whether the learning rate follows the schedule of the run; if not, it is constant.
         seed: of all random numbers, the same on every rank; by default torch's own (`set_seed`).
 
@@ -32,7 +33,8 @@ class Gated(Waiting):
         draws: the number of samples taken in training.
 
     Raises:
-        UserError: the share is out of reach, or the space counts neither parameters nor units.
+        UserError: the share is out of reach, the space counts neither parameters nor units, or a number is not in its
+            range.
     """
 
     budgets = ("parameters", "units")
@@ -50,7 +52,7 @@ class Gated(Waiting):
         seed: int | None = None,
     ) -> None:
         super().__init__(space, share, density)
-        self.learning_rate, self.decay = learning_rate, decay
+        self.learning_rate, self.decay = number("learning_rate", learning_rate, above=0.0), decay
         self.seed = seed_or_default(seed)
         self.draws, self.count = 0, len(space)
 

@@ -28,6 +28,7 @@ from torch import Tensor
 from secateur.budget.space import Space
 from secateur.methods import register
 from secateur.methods.method import Amount
+from secateur.methods.options import number
 from secateur.methods.rounds import CoarseRound
 from secateur.methods.scheduled import Scheduled
 from secateur.system.errors import UserError
@@ -41,7 +42,7 @@ class Grain(Scheduled):
         space: usually `Space(model, "ffn", "qk", "vo")`; any units work.
         density: the schedule, `cubic(1.0, target, begin=0.2, end=0.4)` in the paper.
         rounds: as of `Scheduled`.
-        beta: smoothing of the importance (paper: 0.998).
+        beta: smoothing of the importance, from 0 to below 1 (paper: 0.998).
         alpha: strength of the structure regularisation, 0 turns it off (paper: 0.3).
         separate: gradient separation; if False, the gradient of the hidden-state term is observed too.
         every: observe the gradient in one of this many optimizer steps; the moving average
@@ -49,8 +50,8 @@ class Grain(Scheduled):
         faithful: the published ranking, which keeps less than the target density.
 
     Raises:
-        UserError: the share is out of reach, `every` is below 1, or `faithful` with a space that does not count
-            parameters or has a `round_to`, or with rounds.
+        UserError: the share is out of reach, a number is not in its range, or `faithful` with a space that does not
+            count parameters or has a `round_to`, or with rounds.
     """
 
     importance: Tensor
@@ -79,7 +80,8 @@ class Grain(Scheduled):
             )
         if type(every) is not int or every < 1:
             raise UserError(f"every is {every!r}: expected a whole number of steps from 1 on, 1 to observe all of them")
-        self.beta, self.alpha, self.separate, self.every, self.faithful = beta, alpha, separate, every, faithful
+        self.beta, self.alpha = number("beta", beta, least=0.0, below=1.0), number("alpha", alpha, least=0.0)
+        self.separate, self.every, self.faithful = separate, every, faithful
         self.register_buffer("importance", torch.zeros_like(self.alive, dtype=torch.float))
         for name, numbers in zip(("vo_units", "vo_heads", "head_dims"), _vo_dims_of_heads(space), strict=True):
             self.register_buffer(name, numbers.to(self.alive.device), persistent=False)

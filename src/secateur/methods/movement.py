@@ -36,17 +36,18 @@ from secateur.budget.parameters import Parameters
 from secateur.budget.ranking import descending
 from secateur.budget.space import Space
 from secateur.methods import register
-from secateur.methods.binarisers import BINARISERS, RAMPS
+from secateur.methods.binarisers import BINARISERS
 from secateur.methods.method import Amount, Method
 from secateur.methods.movement_options import (
     TILE,
     check_choices,
     check_penalty_weights,
-    check_threshold,
     check_variant,
+    threshold_of,
     units_of,
 )
 from secateur.methods.movement_penalty import REGULARISERS, published_weights, weights_by_parameters
+from secateur.methods.options import number
 
 
 @register("movement")
@@ -77,8 +78,8 @@ class Movement(Method):
         penalty_weights: `(N,)`, how much each score counts in the penalty.
 
     Raises:
-        UserError: the density is out of reach, an argument is unknown or does not go with `faithful`, the variant has
-            other units, or the space counts a latency.
+        UserError: the density is out of reach, an argument is unknown, out of range or does not go with `faithful`,
+            the variant has other units, or the space counts a latency.
     """
 
     open: Tensor
@@ -118,15 +119,15 @@ class Movement(Method):
     ) -> None:
         super().__init__(space, share, density)
         self.variant, self.binariser, self.faithful = variant, binariser, faithful
-        self.strength, self.regulariser, self.minimum = strength, regulariser, minimum
-        self.learning_rate, self.every = learning_rate, every
+        self.strength, self.regulariser = number("strength", strength, least=0.0), regulariser
+        self.minimum = number("minimum", minimum, least=0.0, most=1.0)
+        self.learning_rate, self.every = number("learning_rate", learning_rate, above=0.0), every
         check_choices(binariser, regulariser, every)
-        check_penalty_weights(weights or {}, space.kinds)
-        check_threshold(threshold, binariser, minimum, faithful)
+        check_penalty_weights({} if weights is None else weights, space.kinds)
+        first, last = threshold_of(threshold, binariser, minimum, faithful)
         check_variant(variant, tile, faithful, space.units)
         self.budget = Parameters(count_zeros=self.fills_zeroed_blocks)
-        first, last = threshold or RAMPS[binariser] or (0.0, 0.0)
-        self.threshold = replace(self.share_schedule, curve="cubic", start=float(first), stop=float(last))
+        self.threshold = replace(self.share_schedule, curve="cubic", start=first, stop=last)
         self.ramp = replace(self.share_schedule, curve="cubic", start=0.0, stop=1.0)
         self.movement = nn.Parameter(space.ones() * 0.0)
         self.register_buffer("open", torch.ones_like(self.alive))

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from secateur.methods.binarisers import BINARISERS, RAMPS
 from secateur.methods.movement_penalty import REGULARISERS
+from secateur.methods.options import number, pair
 from secateur.system.errors import UserError
 
 TILE = 32
@@ -61,17 +62,23 @@ def _check_name(option: str, value: str, known: Collection[str]) -> None:
 
 
 def check_penalty_weights(weights: Mapping[str, float], units: tuple[str, ...]) -> None:
-    """Check that only units of the space have a weight.
+    """Check that only units of the space have a weight, and that it is from 0 on.
 
     Raises:
-        UserError: others have one.
+        UserError: others have one, or it is not.
     """
+    if not isinstance(weights, Mapping):
+        raise UserError(f"weights is {weights!r}: expected the weight of some kinds of units, as {{{units[0]}: 0.5}}")
     if unknown := sorted(set(weights) - set(units)):
         raise UserError(f"weights names {unknown[0]!r}, the units are {', '.join(units)}: choose from these")
+    for kind, weight in weights.items():
+        number(f"the weight of {kind!r}", weight, least=0.0)
 
 
-def check_threshold(threshold: Sequence[float] | None, binariser: str, minimum: float, faithful: bool) -> None:
-    """Check that the options of the published threshold are there if it is used, and only then.
+def threshold_of(
+    threshold: Sequence[float] | None, binariser: str, minimum: float, faithful: bool
+) -> tuple[float, float]:
+    """The first and the last published threshold, whose options are there if it is used, and only then.
 
     Raises:
         UserError: they are not, or the threshold is not a pair of numbers.
@@ -80,5 +87,4 @@ def check_threshold(threshold: Sequence[float] | None, binariser: str, minimum: 
         raise UserError("threshold and minimum go with faithful: without it the density is the target; leave them out")
     if faithful and threshold is None and RAMPS[binariser] is None:
         raise UserError("the binariser 'threshold' has no usual ramp: set threshold to its first and last score")
-    if threshold is not None and (not isinstance(threshold, Sequence) or len(threshold) != 2):
-        raise UserError(f"threshold {threshold!r} is no pair: expected the first and the last threshold")
+    return RAMPS[binariser] or (0.0, 0.0) if threshold is None else pair("threshold", threshold)

@@ -32,6 +32,7 @@ from torch import Tensor
 from secateur.budget.space import Space
 from secateur.methods import register
 from secateur.methods.method import Amount
+from secateur.methods.options import number
 from secateur.methods.rounds import CoarseRound
 from secateur.methods.scheduled import Scheduled
 from secateur.structure.architecture import Linear
@@ -80,9 +81,7 @@ class Obs(Scheduled):
         ridge: float = 0.01,
     ) -> None:
         super().__init__(space, share, density, rounds)
-        if not ridge > 0:
-            raise UserError(f"expected a ridge above 0, got {ridge}: inputs that always occur together need one")
-        self.ridge = ridge
+        self.ridge = number("ridge", ridge, above=0.0)  # inputs that always occur together need one
         self.register_buffer("importance", self._importance({}))
 
     def calibrate(self, batches: Sequence[Batch]) -> None:

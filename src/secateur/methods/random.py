@@ -10,6 +10,7 @@ from torch import Tensor
 from secateur.budget.space import Space
 from secateur.methods import register
 from secateur.methods.method import Amount
+from secateur.methods.noise import check_seed
 from secateur.methods.rounds import CoarseRound
 from secateur.methods.scheduled import Scheduled
 
@@ -30,6 +31,7 @@ class Random(Scheduled):
         seed: int | None = None,
     ) -> None:
         super().__init__(space, share, density, rounds)
+        check_seed(seed)
         generator = torch.Generator().manual_seed(torch.initial_seed() if seed is None else seed)
         noise = torch.rand(len(space), generator=generator)
         self.register_buffer("order", noise.to(self.alive.device))

@@ -27,13 +27,15 @@ class ShapeTarget:
             with one unit in each layer (`{"layer": 8}`).
 
     Raises:
-        UserError: the space has no units of a kind, or groups of different sizes; a number is out of range; or the
-            space has a `round_to`.
+        UserError: the shape names no kinds; the space has no units of a kind, or groups of different sizes; a number is
+            out of range; or the space has a `round_to`.
     """
 
     def __init__(self, space: Space, density: Schedule, shape: Mapping[str, int]) -> None:
         if space.round_to > 1:
             raise UserError("a shape sets every size: leave round_to out, or the shape")
+        if not isinstance(shape, Mapping) or not shape:
+            raise UserError(f'shape is {shape!r}: expected the number of units of some kinds, as {{"ffn": 512}}')
         for kind, units in shape.items():
             _check(space, kind, units)
         self.space, self.density, self.shape = space, density, dict(shape)

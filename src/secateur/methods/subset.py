@@ -43,6 +43,7 @@ from secateur.budget.space import Space
 from secateur.methods import register
 from secateur.methods.gated import Gated
 from secateur.methods.method import Amount
+from secateur.methods.options import number, pair
 from secateur.methods.schedules import Schedule, exponential, linear
 from secateur.system.errors import UserError
 
@@ -139,19 +140,14 @@ class Subset(Gated):
         seed: int | None = None,
     ) -> None:
         super().__init__(space, share, density, learning_rate=learning_rate, decay=decay, seed=seed)
-        if not isinstance(temperature, Sequence) or len(temperature) != 2:
-            raise UserError(f"temperature {temperature!r} is no pair: expected the first and the last temperature")
-        if not learning_rate > 0 or not clip >= 0:
-            raise UserError(
-                f"expected learning_rate above 0 and clip from 0 on, got {learning_rate} and {clip}: raise them"
-            )
-        hot, cold = map(float, temperature)
+        hot, cold = pair("temperature", temperature)
         if not hot > MIN_TEMPERATURE:
             raise UserError(
                 f"the temperature begins at {hot:g}, where gates are hard already: begin above {MIN_TEMPERATURE:g}"
             )
         self.temperature = exponential(hot, cold, begin=self.share_schedule.begin, end=self.share_schedule.end)
-        self.clip, self.straight_through, self.faithful = clip, straight_through, faithful
+        self.clip = number("clip", clip, least=0.0)
+        self.straight_through, self.faithful = straight_through, faithful
         start = self.initial_values()
         self.learned_scores = nn.Parameter(start.double() if faithful else start)  # w of the paper
         self.update_count()

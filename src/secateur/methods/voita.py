@@ -33,8 +33,8 @@ from secateur.methods import register
 from secateur.methods.gated import Gated
 from secateur.methods.gates import EPSILON, HardConcrete
 from secateur.methods.method import Amount
+from secateur.methods.options import number
 from secateur.methods.schedules import Schedule, linear
-from secateur.system.errors import UserError
 
 GATE = HardConcrete(temperature=0.33)
 START = 2.0  # log alpha of a gate at the start, without the noise
@@ -87,13 +87,8 @@ class Voita(Gated):
         seed: int | None = None,
     ) -> None:
         super().__init__(space, share, density, learning_rate=learning_rate, decay=decay, seed=seed)
-        if not (learning_rate > 0 and strength > 0 and rate > 0):
-            raise UserError(
-                "expected learning_rate, strength and rate above 0, got "
-                f"{learning_rate}, {strength} and {rate}: raise what is not"
-            )
-        self.rate, self.faithful = rate, faithful
-        self.strength = self.integrated_strength = float(strength)
+        self.rate, self.faithful = number("rate", rate, above=0.0), faithful
+        self.strength = self.integrated_strength = number("strength", strength, above=0.0)
         self.log_alpha = nn.Parameter(self.initial_values() + (0.0 if faithful else START))
         self.update_count()
 
