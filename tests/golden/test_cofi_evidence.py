@@ -1,5 +1,6 @@
 """CoFi's prior by evidence: its formula by hand, what one price then means, and what it does along a run."""
 
+import logging
 import math
 
 import pytest
@@ -121,6 +122,32 @@ def test_a_unit_without_a_gradient_is_the_least_and_no_evidence_is_none(bert):
     change = prior.change(torch.ones(len(space)))
     assert change.argmin() == 5 and change.isfinite().all()
     assert (change.max() - change[5]).item() == pytest.approx(-math.log(LEAST), rel=1e-5)
+
+
+@pytest.mark.parametrize("begin", [0.0, 0.1])
+def test_without_a_step_before_pruning_begins_gates_are_those_without_evidence(bert, caplog, begin):
+    """They are clamped, too, and the log says once that there is no evidence."""
+    space, density = Space(bert(), *FAMILIES), linear(1.0, 0.3, begin=begin, end=0.5)
+    methods = [Cofi(space, density, seed=0, evidence=weight).double() for weight in (2.0, 0.0)]
+    with caplog.at_level(logging.WARNING, logger="secateur"):
+        for step in range(1, 6):
+            for method in methods:
+                generator = torch.Generator().manual_seed(step)
+                with torch.no_grad():
+                    method.log_alpha += torch.randn(len(space), generator=generator, dtype=torch.double)
+                method.advance(step / 5)
+            assert torch.equal(methods[0].log_alpha, methods[1].log_alpha)
+            assert BOUNDS[0] <= methods[0].log_alpha.min() and methods[0].log_alpha.max() <= BOUNDS[1]
+    (record,) = caplog.records
+    assert f"begins, at {begin:g} of the run, so that gates are trained as with evidence=0" in record.getMessage()
+
+
+def test_gates_with_evidence_are_free_before_it_is_known_and_after(bert):
+    """Their start is not clamped, so that its noise decides between gates of equal worth."""
+    method = Cofi(Space(bert(), *FAMILIES), SCHEDULE, seed=0)
+    before = method.log_alpha.detach().clone()
+    method.advance(0.1)
+    assert torch.equal(method.log_alpha, before) and before.min() > BOUNDS[1]
 
 
 def test_a_gradient_that_is_not_finite_is_no_evidence(bert):

@@ -84,7 +84,7 @@ class Cofi(Informed):
             the target; 0 for never.
         faithful: the published start and parameter count, the Lagrangian, and uncalibrated masks in evaluation.
         evidence: the weight of the evidence in log alpha (`prior.py`), where the constraint is exact; 0 for none. By
-            default 2.
+            default 2. There is none either where no step comes before pruning begins.
         constraint: how the expected density follows the schedule. "exact" shifts all gates after every step until it is
             that of the schedule, within 1e-6 and never above it, or without evidence as near as gates come that stay
             between log 0.01 and log 100; "lagrangian" adds a penalty whose multipliers the optimizer maximises over, as
@@ -97,8 +97,8 @@ class Cofi(Informed):
         multipliers: `(2, constraints)`, l1 and l2 of the Lagrangian; None where the constraint is exact.
         reached: whether the expected density has met the last target at least once, or is held as near to it as it can.
         settling: which gates have settled; its period is `settle` steps.
-        prior: the part of log alpha that is evidence; None for none. With it log alpha is not clamped, so that gates
-            whose units are clearly worth their cost, or clearly not, are open or closed with certainty.
+        prior: the part of log alpha that is evidence; None for none. Once it is known, log alpha is not clamped, so
+            that gates whose units are clearly worth their cost, or clearly not, are open or closed with certainty.
 
     Raises:
         UserError: the density is out of reach, the shape does not fit the space, the space counts a latency,
@@ -246,15 +246,15 @@ class Cofi(Informed):
 
     def _hold(self) -> None:
         """Clamp the gates, and shift them to the density of the schedule if the constraint is exact."""
-        _clamp(self.log_alpha, self.alive, self.prior)
+        bounds = CERTAIN if self.informed else BOUNDS
+        _clamp(self.log_alpha, self.alive, bounds)
         if self.multipliers is not None or not self.begun:
             return
         if self.prior is not None:
             self.log_alpha.add_(self.prior.change(GATE.open_probability(self.gates())))
-        bounds = BOUNDS if self.prior is None else CERTAIN
         density, first = self.share_schedule(self.progress), self.learning_rate
         held = projected(self.density_target.density_of, self.log_alpha, self.alive, density, bounds, first)
-        _clamp(self.log_alpha.copy_(held), self.alive, self.prior)
+        _clamp(self.log_alpha.copy_(held), self.alive, bounds)
 
     def _settle(self, ramp_ended: bool) -> None:
         """Remove the gates permanently that have settled, if the ramp of the target has ended.
@@ -312,9 +312,9 @@ class Cofi(Informed):
         self.draws, self.reached, self.seed = int(state[-3]), bool(state[-2]), int(state[-1])
 
 
-def _clamp(log_alpha: Tensor, alive: Tensor, prior: EvidencePrior | None) -> None:
-    """Keep gates within the bounds of the paper, unless evidence tells them apart."""
-    if prior is None:
+def _clamp(log_alpha: Tensor, alive: Tensor, bounds: tuple[float, float]) -> None:
+    """Keep gates within the bounds of the paper; where evidence tells them apart, bounds are for what is read alone."""
+    if bounds == BOUNDS:
         log_alpha.clamp_(*BOUNDS).masked_fill_(~alive, BOUNDS[0])
 
 

@@ -19,6 +19,7 @@ the density, its cost falls by d / s^2 beside the cost of other units.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 
@@ -28,6 +29,8 @@ from torch import Tensor, nn
 from secateur.budget.space import Space
 from secateur.methods.method import Waiting
 from secateur.system.model_state import device_of
+
+log = logging.getLogger(__name__)
 
 LEAST = 1e-4
 """The least information, in medians of that of all units: a unit without a gradient has no logarithm."""
@@ -59,6 +62,11 @@ class EvidencePrior(nn.Module):
         """Add the gradient `(N,)` of one step; one that is not finite counts as 0."""
         self.information += torch.where(torch.isfinite(gradient).all(), gradient.square(), 0.0)
 
+    @property
+    def known(self) -> bool:
+        """Whether a gradient was observed that says anything."""
+        return bool(self.information.any())
+
     def change(self, open_probability: Tensor) -> Tensor:
         """`(N,)`: by how much log alpha is to change, of all gates at first, and then of the stream's dims.
 
@@ -81,7 +89,10 @@ class EvidencePrior(nn.Module):
 
 
 class Informed(Waiting):
-    """A method whose gates may have a prior, for which it observes gradients until pruning begins."""
+    """A method whose gates may have a prior, for which it observes gradients until pruning begins.
+
+    Where it has observed none, as in a schedule that begins with the first step, its gates have no prior.
+    """
 
     prior: EvidencePrior | None
 
@@ -89,6 +100,21 @@ class Informed(Waiting):
     def listens_to(self) -> Mapping[str, float]:
         return {} if self.prior is None or self.begun else {"labels": 1.0, "logits": 1.0}
 
+    @property
+    def informed(self) -> bool:
+        """Whether gates have evidence, or may get some until pruning begins."""
+        return self.prior is not None and (not self.begun or self.prior.known)
+
     def observe(self, gradient: Tensor) -> None:
         if self.prior is not None:
             self.prior.observe(gradient)
+
+    def advance(self, progress: float) -> None:
+        first = not self.begun or self.steps == 0
+        super().advance(progress)
+        if first and self.begun and self.prior is not None and not self.informed:
+            log.warning(
+                "evidence: no gradient was observed before pruning begins, at %g of the run, so that gates are trained "
+                "as with evidence=0: begin later",
+                self.share_schedule.begin,
+            )
