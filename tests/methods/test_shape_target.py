@@ -5,7 +5,7 @@ import torch
 from tiny_models import tiny
 
 from secateur.budget.space import Space
-from secateur.methods.cofi import Cofi
+from secateur.methods.cofi import GATE, Cofi
 from secateur.methods.schedules import linear
 from secateur.system.errors import UserError
 
@@ -28,6 +28,46 @@ def test_the_gates_meet_the_target_of_every_kind():
     assert {kept[f"{layer}.head"] for layer in kept_layers} == {3} and {
         kept[f"{layer}.ffn"] for layer in kept_layers
     } == {20}
+
+
+@pytest.mark.parametrize("stop", [1.0, 0.9])
+def test_the_targets_fall_from_begin_to_end_whatever_the_limit_of_the_density(stop):
+    """And evaluations keep as many units, rounded; a plan has the shape throughout."""
+    space = Space(tiny("bert", num_hidden_layers=3), "layer", "head", "ffn")
+    method = Cofi(space, linear(1.0, stop, begin=0.2, end=0.6), shape={"layer": 2, "head": 3, "ffn": 20}, seed=0).eval()
+    kinds, seen = ("layer", "head", "ffn"), {}
+    for progress in (0.1, 0.2, 0.3, 0.5, 0.6, 0.9):
+        method.advance(progress)
+        open_ = float(GATE.open_probability(method.gates().detach()).mean())
+        targets = [open_ + float(gap.detach().mean()) for gap in method.gaps()]
+        masks = method.masks() > 0
+        sums = {
+            kind: sum(int(own.sum()) for group, own in space.by_group(masks) if group.kind == kind) for kind in kinds
+        }
+        seen[progress] = list(sums.values())
+        done = min(max((progress - 0.2) / 0.4, 0.0), 1.0)
+        expected = [1 - done / 3, 1 - done / 4, 1 - done * (1 - 20 / space.table.sizes["0.ffn"])]
+        assert targets == pytest.approx(expected, abs=1e-3)
+        kept = method.plan(stop).kept
+        assert [int(kept[space.slices[f"{layer}.layer"]]) for layer in range(3)].count(1) == 2
+        assert not method.reached and not method.reached_target()
+    wide = space.table.sizes["0.ffn"]
+    assert seen[0.1] == seen[0.2] == [3, 12, 3 * wide]
+    assert seen[0.3] == [3, 12, 3 * round(wide - 0.25 * (wide - 20))]
+    assert seen[0.5] == [2, 9, 3 * round(wide - 0.75 * (wide - 20))]
+    assert seen[0.6] == seen[0.9] == [2, 9, 60]
+
+
+def test_a_shape_is_not_reached_before_its_ramp_has_ended():
+    """Also where the limit of the density is the same throughout, so that its own ramp has no end."""
+    space = Space(tiny("bert"), "ffn")
+    method = Cofi(space, linear(1.0, 1.0, begin=0.2, end=0.6), shape={"ffn": 20}, seed=0)
+    with torch.no_grad():
+        method.log_alpha.fill_(-4.0)
+    method.advance(0.4)
+    assert not method.reached
+    method.advance(0.6)
+    assert method.reached and method.reached_target()
 
 
 @pytest.mark.parametrize(

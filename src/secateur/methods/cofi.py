@@ -77,7 +77,8 @@ class Cofi(Informed):
             so that closing a gate takes 6.2 / learning_rate steps. By default 0.1 with an exact constraint and 0.01, as
             in the paper, with a Lagrangian.
         shape: number of units to keep of each kind, the same in every layer, as the target in place of the density
-            (`{"layer": 8, "head": 6, "ffn": 512, "hidden": 320}`); the density is then an upper limit.
+            (`{"layer": 8, "head": 6, "ffn": 512, "hidden": 320}`). It is reached from `begin` to `end` of the schedule,
+            whose density is then an upper limit: `linear(1.0, 1.0, begin=b, end=e)` for none.
         tolerance: by how much the density may exceed its target where evaluations are compared (paper: 0, or 0.01 at
             a density of 0.05).
         settle: number of steps for which a gate must have been closed to be removed permanently, after the ramp of
@@ -162,9 +163,8 @@ class Cofi(Informed):
         self.settling, self.gate_log = Settling(self.alive), GateLog(space)
         self._calibrated: tuple[Any, Tensor] | None = None
         if shape is not None:
-            self.target.kept(
-                self.scores(), self.alive, self.share_schedule.stop
-            )  # refuses a shape that is too large before training
+            last = self.share_schedule.stop
+            self.target.kept(self.scores(), self.alive, last, 1.0)  # refuses a shape that is too large before training
 
     @classmethod
     def schedule(cls, density: float, begin: float, end: float) -> Schedule:
@@ -200,14 +200,17 @@ class Cofi(Informed):
             return torch.cat([GATE.deterministic(gates) for _, gates in self.space.by_group(self.gates())])
         state = (self.progress, compat.version_of(self.log_alpha), compat.version_of(self.alive))
         if self._calibrated is None or self._calibrated[0] != state:
-            self._calibrated = (state, self.chosen(self.share_schedule(self.progress)))
+            self._calibrated = (state, self.chosen(self.share_schedule(self.progress), self.progress))
         return self._calibrated[1]
 
-    def chosen(self, density: float) -> Tensor:
-        """`(N,)` masks at a counted density; kept units have their gate's `open_value`, to fold into the weights."""
+    def chosen(self, density: float, progress: float = 1.0) -> Tensor:
+        """`(N,)` masks at a counted density; kept units have their gate's `open_value`, to fold into the weights.
+
+        With a `shape` they have that of a progress in [0, 1].
+        """
         self.space.requested_share(density, None)
         scores = self.scores()
-        kept = self.target.kept(scores.cpu(), self.alive.cpu(), density)  # thousands of operations on few numbers
+        kept = self.target.kept(scores.cpu(), self.alive.cpu(), density, progress)  # many operations on few numbers
         return torch.where(kept.to(scores.device), GATE.open_value(scores), 0.0)
 
     # The constraint
@@ -237,7 +240,7 @@ class Cofi(Informed):
         super().advance(progress)
         self.gate_log.observe(self.log_alpha.grad, self.alive)
         self._hold()
-        ramp_ended = self.begun and self.share_schedule(progress) == self.share_schedule.stop
+        ramp_ended = self.begun and self.target.ramp_ended(progress)
         if ramp_ended and not self.reached:
             met = (bool((gap >= -self.tolerance - 1e-9).all()) for gap in self.gaps())
             self.reached = self.multipliers is None or all(met)

@@ -48,7 +48,10 @@ class DensityTarget:
     def gaps(self, open_probability: Tensor, progress: float) -> list[Tensor]:
         return [(self.density(progress) - self.expected(open_probability)).view(1)]
 
-    def kept(self, scores: Tensor, alive: Tensor, density: float) -> Tensor:
+    def ramp_ended(self, progress: float) -> bool:
+        return self.density(progress) == self.density.stop
+
+    def kept(self, scores: Tensor, alive: Tensor, density: float, progress: float) -> Tensor:
         """`(N,)` bool: units whose counted density is at most the given one, and less than one unit below it.
 
         Groups of one unit (sublayers, layers) are kept as they were learned, as far as the density is in reach with

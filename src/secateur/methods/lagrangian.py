@@ -25,13 +25,18 @@ class Target(Protocol):
         """
         ...
 
-    def kept(self, scores: Tensor, alive: Tensor, density: float) -> Tensor:
-        """`(N,)` bool: the units to keep in a plan.
+    def ramp_ended(self, progress: float) -> bool:
+        """Whether the constraints are the last ones of the schedule."""
+        ...
+
+    def kept(self, scores: Tensor, alive: Tensor, density: float, progress: float) -> Tensor:
+        """`(N,)` bool: the units to keep at a progress, at 1 in a plan.
 
         Args:
             scores: `(N,)` log alpha, minus infinity where a unit is not `alive`.
             alive: `(N,)` bool.
             density: upper limit of the counted density.
+            progress: of the run, in [0, 1].
 
         Raises:
             UserError: the target cannot be met within that density.

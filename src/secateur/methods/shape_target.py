@@ -13,7 +13,7 @@ from torch import Tensor
 
 from secateur.budget.ranking import highest
 from secateur.budget.space import Space
-from secateur.methods.schedules import Schedule
+from secateur.methods.schedules import Schedule, linear
 from secateur.system.errors import UserError
 
 
@@ -22,7 +22,8 @@ class ShapeTarget:
 
     Args:
         space: what is pruned.
-        density: the schedule that the targets follow, from all units at its start to the shape at its end.
+        density: the schedule whose begin and end those of the targets are, which fall in a straight line from all units
+            to the shape. Its values are upper limits alone, and may be the same throughout.
         shape: kind of unit -> number of units to keep in each layer (`{"ffn": 512}`), or in the whole model for a kind
             with one unit in each layer (`{"layer": 8}`).
 
@@ -40,24 +41,29 @@ class ShapeTarget:
             _check(space, kind, units)
         self.space, self.density, self.shape = space, density, dict(shape)
         self.constraints = len(self.shape)
+        self._ramp = linear(0.0, 1.0, begin=density.begin, end=density.end)
 
     def gaps(self, open_probability: Tensor, progress: float) -> list[Tensor]:
-        done = self._ramp_done(progress)
+        done = self._ramp(progress)
         return [
             done * (units / rows.shape[-1] - 1.0) + 1.0 - open_probability[rows].mean(-1)
             for units, rows in self._rows(open_probability.device)
         ]
 
-    def _ramp_done(self, progress: float) -> float:
-        """The fraction of the schedule's ramp that is done, in [0, 1]."""
-        start, stop = self.density.start, self.density.stop
-        return (start - self.density(progress)) / (start - stop) if start != stop else 1.0
+    def ramp_ended(self, progress: float) -> bool:
+        return self._ramp(progress) == 1.0
 
-    def kept(self, scores: Tensor, alive: Tensor, density: float) -> Tensor:
-        """`(N,)` bool: the highest-scored units of the shape, and all units of the kinds that it does not name."""
-        kept = torch.ones_like(scores, dtype=torch.bool)
+    def kept(self, scores: Tensor, alive: Tensor, density: float, progress: float) -> Tensor:
+        """`(N,)` bool: the highest-scored units of the shape, and all units of the kinds that it does not name.
+
+        While the targets fall there are as many of them as these say, rounded, whatever the density.
+        """
+        done, kept = self._ramp(progress), torch.ones_like(scores, dtype=torch.bool)
         for units, rows in self._rows(scores.device):
-            kept[rows] = highest(scores[rows], units)
+            size = rows.shape[-1]
+            kept[rows] = highest(scores[rows], round(size - done * (size - units)))
+        if done < 1.0:
+            return kept
         if (achieved := self.space.density(kept)) > density + 1e-12:
             raise UserError(f"the shape keeps a density of {achieved:.4f}: ask for this much or more, not {density:g}")
         return kept
