@@ -5,7 +5,8 @@ import torch
 from tiny_models import inputs, tiny
 
 from secateur.budget.space import Space
-from secateur.methods.obs import COLLECTED, Obs, removal_losses
+from secateur.methods import obs
+from secateur.methods.obs import COLLECTED, Obs, independent_losses, removal_losses
 from secateur.surgery.compensation import compensate
 from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
@@ -46,6 +47,24 @@ def test_losses_are_those_of_brute_force(width, units):
     damped = moments + RIDGE * moments.diagonal().mean() * torch.eye(into).double()
     found = removal_losses(weight, moments, width, RIDGE)
     assert torch.allclose(found, by_brute_force(weight, damped, width), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("width", "units"), [(1, COLLECTED + 8), (3, 5)])
+def test_losses_of_independent_inputs_are_those_of_the_elimination(width, units):
+    weight = torch.randn(6, width * units).double()
+    eliminated = removal_losses(weight, torch.eye(width * units).double(), width, RIDGE)
+    torch.testing.assert_close(independent_losses(weight, width, RIDGE), eliminated, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_nothing_is_eliminated_before_inputs_were_read(kind, monkeypatch):
+    """It takes minutes for a model of the usual size, and the first calibration does it again."""
+    space = Space(tiny(kind), "head", "ffn", "hidden", "sublayer", "qk")
+    calibrated = Obs(space)
+    paths = {row.path: space.model.get_parameter(f"{row.path}.weight") for row in space.table.readers.values()}
+    by_elimination = calibrated._importance({path: torch.eye(own.shape[1]).double() for path, own in paths.items()})
+    monkeypatch.setattr(obs, "removal_losses", lambda *_: pytest.fail("of the identity"))
+    torch.testing.assert_close(Obs(space).importance, by_elimination, rtol=1e-6, atol=0)
 
 
 def with_a_twin(model):

@@ -109,16 +109,13 @@ class Obs(Scheduled):
         if without_weights(self.space.model):
             return torch.zeros(len(self.space))
 
-        def inputs(path: str) -> Tensor:
-            return covariances.get(path, torch.eye(self._weight(path).shape[1]).to(self._weight(path)))
-
         @cache
         def variances(path: str) -> Tensor:
             weight = self._weight(path)
-            return (weight @ inputs(path) * weight).sum(1)
+            return ((weight @ covariances[path] if path in covariances else weight) * weight).sum(1)
 
         found = [
-            self._alone(group, variances) if self._reader_of(group) is None else self._read(group, inputs)
+            self._alone(group, variances) if self._reader_of(group) is None else self._read(group, covariances)
             for group in self.space.groups
         ]
         return torch.cat([one.float().to(self.alive.device) for one in found])
@@ -127,12 +124,15 @@ class Obs(Scheduled):
         """The Linear that reads the units of a group."""
         return self.space.table.readers.get(group.sites[0]) if group.sites else None
 
-    def _read(self, group: Group, inputs: Callable[[str], Tensor]) -> Tensor:
+    def _read(self, group: Group, covariances: Mapping[str, Tensor]) -> Tensor:
         """`(units,)` of a group that a Linear reads, from the covariance `(into, into)` of its inputs, by its path."""
         axis = group.sites[0]
         path, size = self.space.table.reader(axis).path, self.space.table.sizes[axis]
         order = group.by_unit(torch.arange(size), axis)  # of a value that heads share: the same dim of each
-        weight, covariance = self._weight(path)[:, order.flatten()], inputs(path)[order.flatten()][:, order.flatten()]
+        weight = self._weight(path)[:, order.flatten()]
+        if path not in covariances:
+            return independent_losses(weight, order.shape[1], self.ridge)
+        covariance = covariances[path][order.flatten()][:, order.flatten()]
         return removal_losses(weight, covariance, order.shape[1], self.ridge)
 
     def _alone(self, group: Group, variances: Callable[[str], Tensor]) -> Tensor:
@@ -179,6 +179,15 @@ def removal_losses(weight: Tensor, inputs: Tensor, width: int = 1, ridge: float 
         most = max(most, growth)
         losses[unit] = most
     return losses
+
+
+def independent_losses(weight: Tensor, width: int = 1, ridge: float = 0.01) -> Tensor:
+    """`(units,)`: what `removal_losses` gives for inputs whose covariance is the identity, in closed form.
+
+    H is then a multiple of the identity, so that no weight that is left can take over: the loss of a unit is the
+    squared norm of its weights times `1 + ridge`, whichever others are gone.
+    """
+    return (1.0 + ridge) * weight.square().sum(0).view(-1, width).sum(1)
 
 
 class Elimination:
