@@ -169,6 +169,22 @@ def test_a_state_goes_on_with_its_evidence(bert):
     torch.testing.assert_close(second.log_alpha, first.log_alpha, atol=0, rtol=0)
 
 
+def test_a_gate_that_was_removed_does_not_count_as_reopened(bert):
+    """Whatever its log alpha, which shifts with that of the others where gates are not clamped."""
+    space = Space(bert(), *FAMILIES)
+    method = observed(space, linear(1.0, 0.3, begin=0.2, end=0.4), settle=2)
+    for step in range(5, 13):
+        method.advance(step / 20)
+    gone = ~method.alive
+    assert bool(gone.any()) and method.log_values()["reopened"] == 0
+    for step in range(13, 17):
+        with torch.no_grad():
+            method.log_alpha[gone] = 10.0
+        method.advance(step / 20)
+    assert method.log_values()["reopened"] == 0 and not bool(method.alive[gone].any())
+    assert method.expected().item() == pytest.approx(0.3, abs=1e-6)
+
+
 @pytest.mark.parametrize("evidence", [-1.0, float("nan"), float("inf")])
 def test_a_weight_that_is_none_is_refused(bert, evidence):
     with pytest.raises(UserError, match=r"evidence is .*: expected a number from 0 on"):

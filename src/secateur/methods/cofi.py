@@ -264,7 +264,7 @@ class Cofi(Informed):
 
         Gates of the present plan are never removed, so that the last density stays in reach.
         """
-        self.settling.observe(GATE.open_probability(self.log_alpha))
+        self.settling.observe(GATE.open_probability(self.gates()))
         if self.steps % self.settle:
             return
         settled = self.settling.end_period()
