@@ -32,6 +32,32 @@ def test_t13_gates_and_penalty():
     torch.testing.assert_close(method.eval().masks(), GATE.noiseless(LOG_ALPHA))
 
 
+@pytest.mark.parametrize(("faithful", "middle"), [(True, 0.0), (False, 2.0)])
+def test_the_gates_of_a_layer_start_within_xaviers_bound_of_its_own(faithful, middle):
+    """One tensor (1, H, 1, 1) for each layer, whatever the number of layers: 0.68 for 12 heads, 1.1 for 4."""
+    for heads, bound in ((12, 0.6794), (4, 1.0954)):
+        model = tiny("bert", num_hidden_layers=12, hidden_size=24, num_attention_heads=heads)
+        values = [
+            Voita(Space(model, "head", budget=Units()), 0.5, faithful=faithful, seed=seed).log_alpha.detach() - middle
+            for seed in range(10)
+        ]
+        largest = float(torch.stack(values).abs().max())
+        assert 0.98 * bound < largest <= bound + 1e-4
+    rows = torch.nn.init.xavier_uniform_(torch.empty(1, 12, 1, 1), generator=torch.Generator().manual_seed(0))
+    assert float(rows.abs().max()) <= 0.6794
+
+
+def test_the_bound_is_that_of_each_group():
+    """Heads and neurons: each group has the bound of its own number of units."""
+    space = Space(tiny("bert", num_hidden_layers=6), "head", "ffn")
+    start = Voita(space, 0.9, faithful=True, seed=0).log_alpha.detach()
+    largest = {kind: 0.0 for kind in ("head", "ffn")}
+    for group, own in space.by_group(start):
+        bound = (6 / (group.size + 1)) ** 0.5
+        largest[group.kind] = max(largest[group.kind], float(own.abs().max()) / bound)
+    assert all(0.8 < part <= 1.0 for part in largest.values())
+
+
 def test_t13_the_frequency_of_open_samples_is_the_penalty():
     noise = torch.rand(20_000, 4, generator=torch.Generator().manual_seed(0))
     shares = (GATE.sample(LOG_ALPHA, noise) > 0).double().mean(dim=0)

@@ -15,6 +15,11 @@ from secateur.methods.options import number
 from secateur.system.model_state import device_of
 
 
+def xavier_bound(rows: float, columns: float) -> float:
+    """`sqrt(6 / (rows + columns))`, of a matrix whose values are sampled uniformly (Glorot and Bengio, 2010)."""
+    return (6.0 / (rows + columns)) ** 0.5
+
+
 class Gated(Waiting):
     """Keeps the highest-scored units, as many as the last share of the schedule allows; any unit may be reopened.
 
@@ -56,13 +61,11 @@ class Gated(Waiting):
         self.seed = seed_or_default(seed)
         self.draws, self.count = 0, len(space)
 
-    def initial_values(self) -> Tensor:
-        """`(N,)`, sampled uniformly within Xavier's bound for the matrix of groups x units of a group.
+    def initial_values(self, bound: Tensor | float) -> Tensor:
+        """`(N,)`, sampled uniformly between minus a bound and the bound, which may be another for each unit, `(N,)`.
 
-        The bound is `sqrt(6 / (rows + columns))`. The values depend on the seed alone.
+        The values depend on the seed alone.
         """
-        rows = len(self.space.groups)
-        bound = (6.0 / (rows + len(self.space) / rows)) ** 0.5
         noise = torch.rand(len(self.space), generator=torch.Generator().manual_seed(self.seed)) * 2 - 1
         return (bound * noise).to(device_of(self.space.model))
 

@@ -3,6 +3,7 @@
 Equations, as in the code of differentiable subset pruning (Li et al., TACL 2021), which compares with this method:
     sec 3  a hard-concrete gate for every head (Louizos et al., ICLR 2018), temperature 0.33, stretched to (-0.1, 1.1);
            sampled in training, without noise in evaluation                                       `masks`
+    code   log alpha starts uniform within Xavier's bound, sqrt(6 / (H + 1)) for the H heads of a layer
     eq. 8  penalty: strength x the expected number of open gates                                  `penalty`
     (a)    the strength decides how many gates stay open; the paper tunes it by hand              `log_values`: `open`
     (b)    after training, the K gates of the highest log alpha are kept                          `exactly`, `chosen`
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 
 from secateur.budget.space import Space
 from secateur.methods import register
-from secateur.methods.gated import Gated
+from secateur.methods.gated import Gated, xavier_bound
 from secateur.methods.gates import EPSILON, HardConcrete
 from secateur.methods.method import Amount
 from secateur.methods.options import number
@@ -89,7 +90,8 @@ class Voita(Gated):
         super().__init__(space, share, density, learning_rate=learning_rate, decay=decay, seed=seed)
         self.rate, self.faithful = number("rate", rate, above=0.0), faithful
         self.strength = self.integrated_strength = number("strength", strength, above=0.0)
-        self.log_alpha = nn.Parameter(self.initial_values() + (0.0 if faithful else START))
+        bounds = [torch.full((group.size,), xavier_bound(1, group.size)) for group in space.groups]
+        self.log_alpha = nn.Parameter(self.initial_values(torch.cat(bounds)) + (0.0 if faithful else START))
         self.update_count()
 
     @classmethod
