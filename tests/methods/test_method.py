@@ -1,5 +1,7 @@
 """The contract of a method: registration, final masks at sizes that are multiples, and units that are not alive."""
 
+import copy
+
 import pytest
 import torch
 from tiny_models import METHODS, MONOTONE, taught, tiny
@@ -12,6 +14,7 @@ from secateur.methods.grain import Grain
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.method import Method
 from secateur.methods.random import Random
+from secateur.methods.schedules import cubic
 from secateur.system.errors import UserError
 
 
@@ -65,6 +68,31 @@ def test_a_refused_plan_leaves_the_method_in_its_mode(space):
     with pytest.raises(UserError, match="out of reach"):
         method.plan(0.01)
     assert method.training
+
+
+def test_the_host_asks_for_the_share_only_where_the_schedule_goes_on_or_units_were_loaded(space, monkeypatch):
+    """Several micro-batches in a step set the numbers of the method back to those of the step, and change no units."""
+    method, asked = Random(space, cubic(1.0, 0.4, begin=0.2, end=0.4), seed=0), []
+    monkeypatch.setattr(
+        Space, "share", lambda own, kept, share=Space.share: asked.append(method.progress) or share(own, kept)
+    )
+    for progress in (0.1, 0.3, 0.4, 0.5, 0.6):
+        for _ in range(2):
+            method.set_extra_state(method.get_extra_state())
+        method.advance(progress)
+    assert sorted(set(asked)) == [0.3, 0.4]
+
+
+def test_units_that_were_loaded_are_within_the_share_after_the_next_step(space):
+    """Also where the schedule had ended before: a checkpoint has more units than were left since."""
+    method = Random(space, cubic(1.0, 0.4, begin=0.2, end=0.4), seed=0)
+    state = copy.deepcopy(method.state_dict())
+    method.advance(0.5)
+    kept = method.alive.clone()
+    method.load_state_dict(state)
+    assert bool(method.alive.all()) and not bool(kept.all())
+    method.advance(0.5)
+    assert torch.equal(method.alive, kept)
 
 
 # Sizes that are multiples

@@ -74,9 +74,9 @@ def test_the_options_with_numbers_of_every_method_are_among_the_cases(name):
 def test_the_range_is_in_the_sentence():
     assert number("a", 1, least=0, most=1) == 1.0
     for limits, expected in [
-        ({"above": 0}, "a is 7: expected a number above 0 and below 7;"),
-        ({"least": 0.5}, "a is 7: expected a number from 0.5 on and below 7;"),
-        ({"most": 2}, "a is 7: expected a number up to 2 and below 7;"),
+        ({"above": 0}, "a is 7: expected a number above 0 and below 7:"),
+        ({"least": 0.5}, "a is 7: expected a number from 0.5 on and below 7:"),
+        ({"most": 2}, "a is 7: expected a number up to 2 and below 7:"),
     ]:
         with pytest.raises(UserError, match=expected):
             number("a", 7, below=7, **limits)

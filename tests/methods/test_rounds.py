@@ -59,7 +59,7 @@ def test_each_stack_keeps_a_layer(which):
     scores = torch.linspace(1.0, 0.0, len(space))
     kept = CoarseRound("layer", stacks, 0.0, 1.0).kept(space, scores, space.ones().bool(), 1.0)[:layers]
     assert [int(part.sum()) for part in kept.view(stacks, -1)] == [1] * stacks
-    with pytest.raises(UserError, match=f"1 layers cannot be kept: expected a number from 2 to {layers}"):
+    with pytest.raises(UserError, match=f"1 layers cannot be kept: expected a whole number from 2 to {layers}"):
         CoarseRound("layer", 1, 0.0, 1.0).check(space)
 
 
@@ -133,8 +133,34 @@ def test_the_published_ranking_has_one_round():
     [
         (("ffn",), CoarseRound("layer", 1, 0.0, 1.0), "a round of 'layer' needs units of this kind"),
         (("head", "ffn"), CoarseRound("head", 1, 0.0, 1.0), "a round of 'head' needs units of this kind, one of layer"),
-        (UNITS, CoarseRound("layer", 5, 0.0, 1.0), "5 layers cannot be kept: expected a number from 1 to 4"),
+        (UNITS, CoarseRound("layer", 5, 0.0, 1.0), "5 layers cannot be kept: expected a whole number from 1 to 4"),
         (UNITS, CoarseRound("layer", 0, 0.0, 1.0), "0 layers cannot be kept"),
+        (UNITS, CoarseRound("layer", 2.5, 0.0, 1.0), "2.5 layers cannot be kept: expected a whole number"),
+        (
+            UNITS,
+            CoarseRound("layer", 2, 0.6, 0.4),
+            "has begin=0.6, end=0.4 and recovered=None: expected begin before end",
+        ),
+        (
+            UNITS,
+            CoarseRound("layer", 2, 0.4, 0.4),
+            "has begin=0.4, end=0.4 and recovered=None: expected begin before end",
+        ),
+        (
+            UNITS,
+            CoarseRound("layer", 2, 0.1, 0.4, 0.3),
+            "recovered=0.3: expected begin before end, and recovered from end",
+        ),
+        (
+            UNITS,
+            CoarseRound("layer", 2, 0.1, "0,4"),
+            "progress in a round is '0,4': expected a number from 0 on and up",
+        ),
+        (
+            UNITS,
+            CoarseRound("layer", 2, 0.1, 1.4),
+            "progress in a round is 1.4: expected a number from 0 on and up to 1",
+        ),
     ],
 )
 def test_a_round_that_does_not_fit_is_refused(units, round, message):

@@ -122,7 +122,7 @@ def test_a_recipe_in_rounds_must_fit(values, changed, message):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"target.layers": 5}, "5 layers cannot be kept: expected a number from 1 to 4"),
+        ({"target.layers": 5}, "5 layers cannot be kept: expected a whole number from 1 to 4"),
         (
             {"target.units": ["layer"], "target.layers": None, "training.decay": "run"},
             r"0\.2 of the parameters is out of reach: pruning layer to it leaves nothing of the layers",

@@ -27,7 +27,7 @@ def check_seed(seed: int | None) -> None:
         UserError: it is not a whole number in the range of seeds.
     """
     if seed is not None and (type(seed) is not int or not 0 <= seed < SEEDS):
-        raise UserError(f"seed is {seed!r}: expected a whole number from 0 to {SEEDS - 1}; change it, or leave it out")
+        raise UserError(f"seed is {seed!r}: expected a whole number from 0 to {SEEDS - 1}: change it")
 
 
 def generator(device: torch.device, seed: int, draw: int) -> torch.Generator:

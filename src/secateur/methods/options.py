@@ -33,9 +33,7 @@ def number(
     if not (math.isfinite(found) and above < found < below and least <= found <= most):
         limits = [("above {:g}", above), ("from {:g} on", least), ("up to {:g}", most), ("below {:g}", below)]
         known = " and ".join(text.format(limit) for text, limit in limits if math.isfinite(limit))
-        raise UserError(
-            f"{name} is {value!r}: expected a number {known or 'that is finite'}; change it, or leave it out"
-        )
+        raise UserError(f"{name} is {value!r}: expected a number {known or 'that is finite'}: change it")
     return found
 
 

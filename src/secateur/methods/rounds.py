@@ -16,6 +16,7 @@ from torch import Tensor
 
 from secateur.budget.ranking import highest, ranked
 from secateur.budget.space import Space
+from secateur.methods.options import number
 from secateur.methods.schedules import linear
 from secateur.structure.unit_names import stack_of
 from secateur.system.errors import UserError
@@ -33,10 +34,10 @@ class CoarseRound:
     Attributes:
         kind: of the units, one of `COARSE`.
         keep: the number of them that is left.
-        begin: progress in [0, 1] at which the first unit is removed.
-        end: progress at which the last one is removed.
-        recovered: progress until which the model then recovers: methods collect no evidence between `end` and it, and
-            what they collected before does not count after it. By default they collect all the time.
+        begin: progress in [0, 1] at which the removal begins: the first unit is removed one interval after it.
+        end: progress, above `begin`, at which the last one is removed.
+        recovered: progress, from `end` on, until which the model then recovers: methods collect no evidence between
+            `end` and it, and what they collected before does not count after it. By default they collect all the time.
         spread: keep units that are evenly spread over the depth of each stack, instead of those of the highest scores:
             the rule by which NASH makes a decoder shallow (Ko et al., Findings of EMNLP 2023, section 4).
     """
@@ -84,7 +85,7 @@ class CoarseRound:
         """Check that the round fits a space.
 
         Raises:
-            UserError: the kind is not among its units, or the number is not one of theirs.
+            UserError: the kind is not among its units, the number is not one of theirs, or the round takes no time.
         """
         total = int(self.units(space).sum())
         if self.kind not in COARSE or not total:
@@ -93,8 +94,17 @@ class CoarseRound:
                 f"{', '.join(space.units)}: name it among the units"
             )
         fewest = len(stacks_of(space, self.kind))
-        if not fewest <= self.keep <= total:
-            raise UserError(f"{self.keep} {self.kind}s cannot be kept: expected a number from {fewest} to {total}")
+        if type(self.keep) is not int or not fewest <= self.keep <= total:
+            raise UserError(
+                f"{self.keep} {self.kind}s cannot be kept: expected a whole number from {fewest} to {total}"
+            )
+        times = (self.begin, self.end, *([] if self.recovered is None else [self.recovered]))
+        begin, end, *recovered = (number("progress in a round", time, least=0.0, most=1.0) for time in times)
+        if not begin < end or any(time < end for time in recovered):
+            raise UserError(
+                f"a round of {self.kind!r} has begin={begin:g}, end={end:g} and recovered={self.recovered}: expected "
+                "begin before end, and recovered from end on; change one of them"
+            )
 
 
 def in_proportion(count: int, sizes: Sequence[int]) -> list[int]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from secateur.budget.space import Space
 from secateur.methods.method import Amount, Method
 from secateur.methods.rounds import CoarseRound
+from secateur.system import compat
 
 
 class Scheduled(Method):
@@ -52,16 +53,12 @@ class Scheduled(Method):
         for one in rounds:
             one.check(space)
         self.rounds = tuple(rounds)
-        self._kept_within = 1.0  # the share that units were last chosen for
+        self._chosen = (1.0, compat.version_of(self.alive))  # the share that units were last chosen for, and which
 
     @property
     def recovering(self) -> bool:
         """Whether the model recovers from a coarse round, in which no evidence is collected."""
         return any(one.recovering(self.progress) for one in self.rounds)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        super().set_extra_state(state)
-        self._kept_within = 1.0  # the units of a checkpoint may be more than those chosen since
 
     def reached_target(self) -> bool:
         return self.share_schedule(self.progress) == self.share_schedule.stop
@@ -87,11 +84,13 @@ class Scheduled(Method):
     def keep_within(self, share: float) -> None:
         """Remove the lowest-ranked units once the schedule has begun, if the model costs more than a share."""
         begun = not self.rounds or self.progress > self.share_schedule.begin
-        if begun and share < self._kept_within:  # the host waits for a GPU only where the schedule goes on
-            self._kept_within = share
+        within, version = self._chosen
+        # the host waits for a GPU only where the schedule goes on, or others were loaded
+        if begun and (share < within or version != compat.version_of(self.alive)):
             if share < self.space.share(self.alive):
                 last = self.share_schedule.stop
                 self.alive.copy_(self.space.choose(self.ranking(), share, alive=self.alive, last=last))
+            self._chosen = (share, compat.version_of(self.alive))
 
     def advance_rounds(self, progress: float) -> None:
         """Remove the units that the coarse rounds no longer keep."""
