@@ -58,6 +58,15 @@ def test_the_bound_is_that_of_each_group():
     assert all(0.8 < part <= 1.0 for part in largest.values())
 
 
+@pytest.mark.parametrize(
+    ("options", "constant"),
+    [({}, True), ({"faithful": True}, False), ({"faithful": True, "decay": False}, True), ({"decay": True}, False)],
+)
+def test_the_learning_rate_follows_the_schedule_of_the_run_as_published_if_faithful(heads, options, constant):
+    (group,) = Voita(heads, 0.5, **options).param_groups()
+    assert group.get("constant", False) is constant
+
+
 def test_t13_the_frequency_of_open_samples_is_the_penalty():
     noise = torch.rand(20_000, 4, generator=torch.Generator().manual_seed(0))
     shares = (GATE.sample(LOG_ALPHA, noise) > 0).double().mean(dim=0)

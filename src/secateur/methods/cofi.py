@@ -83,7 +83,8 @@ class Cofi(Informed):
             a density of 0.05).
         settle: number of steps for which a gate must have been closed to be removed permanently, after the ramp of
             the target; 0 for never.
-        faithful: the published start and parameter count, the Lagrangian, and uncalibrated masks in evaluation.
+        faithful: the published start and parameter count, the Lagrangian without evidence, and uncalibrated masks in
+            evaluation.
         evidence: the weight of the evidence in log alpha (`prior.py`), where the constraint is exact; 0 for none. By
             default 2. There is none either where no step comes before pruning begins.
         constraint: how the expected density follows the schedule. "exact" shifts all gates after every step until it is

@@ -8,7 +8,7 @@ Equations, by the paper's numbers:
     eq. 5    gradient separation: only the gradient of the logits term is observed            `listens_to`
     sec 4.4  embedding factorisation                                                          `Plan.embedding_rank`
 
-Where the default differs from the published code (`faithful=True` reproduces it, see tests/golden):
+Where the default differs from the published code (`faithful=True` reverts 1 to 3, see tests/golden):
     1. After the QK dims of dead heads are removed, units are kept in their place until the target density is reached.
     2. Importance is divided by the number of parameters of the unit, so that units of different kinds compare. Those
        of the paper differ by one parameter, so that this has no effect on them.

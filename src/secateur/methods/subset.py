@@ -18,9 +18,11 @@ Where it differs from the published code:
     4. Noise and temperature depend on the step: they are the same on every rank, and after a restart.
     5. Below a temperature of 1e-3 no noise is added, so that the units that are trained are those that are kept. In
        the published code noise is added throughout, and the subset goes on changing where scores close to the K-th
-       differ by less than the standard deviation of the noise (1.28).
+       differ by less than the standard deviation of the noise (1.28); so is it where `faithful`.
     6. K = N keeps all units, and exactly K units are kept where scores are equal; the published straight-through
        variant fails in the first case and keeps fewer units in the second.
+    7. The learning rate of the scores is constant, as in the published code for translation. In that for BERT it
+       follows the schedule of the run (`decay`; `faithful` does not set it).
 Not reproduced: one shared row of scores for encoder, cross and decoder attention (the space may have any groups);
 weight decay of the scores (1e-4 in translation).
 

@@ -17,6 +17,7 @@ Where the default differs (`faithful=True` reproduces the published code, see te
        still return.
     3. In evaluation, the masks are 1 for the units that a plan would keep at present. In the published code they are
        the noiseless values of the gates.
+    4. The learning rate of the gates is constant. In the published code it follows the schedule of the run (`decay`).
 With and without `faithful`, the plan has exactly K units, with masks of 1. The log has the number of gates that were
 open (log alpha above 0): where it differs from K, the selection (b) has changed the model.
 """
@@ -52,12 +53,12 @@ class Voita(Gated):
         space: usually `Space(model, "head")`; any units work.
         density: the schedule of the target, `linear(1.0, target, begin=b, end=e)`.
         learning_rate: of the gates (paper: 0.1).
-        decay: whether the learning rate follows the schedule of the run (paper: yes).
+        decay: whether the learning rate follows the schedule of the run (paper: yes); by default where `faithful`.
         strength: of the penalty at the start, or throughout where `faithful` (paper: 0.0015 for BERT, 0.05 per token
             for translation, or a sweep).
         rate: integral gain of the controller: the change of the logarithm of the strength in one step if all units
             were open beyond the target.
-        faithful: the published start, penalty and evaluation.
+        faithful: the published start, penalty, evaluation and, unless `decay` is set, learning rate.
         seed: of the start and the noise of the gates, the same on every rank; by default torch's own (`set_seed`).
 
     Attributes:
@@ -81,12 +82,13 @@ class Voita(Gated):
         density: Amount | None = None,
         *,
         learning_rate: float = 0.1,
-        decay: bool = False,
+        decay: bool | None = None,
         strength: float = 0.0015,
         rate: float = 0.2,
         faithful: bool = False,
         seed: int | None = None,
     ) -> None:
+        decay = faithful if decay is None else decay
         super().__init__(space, share, density, learning_rate=learning_rate, decay=decay, seed=seed)
         self.rate, self.faithful = number("rate", rate, above=0.0), faithful
         self.strength = self.integrated_strength = number("strength", strength, above=0.0)
