@@ -61,11 +61,14 @@ class Gated(Waiting):
         self.seed = seed_or_default(seed)
         self.draws, self.count = 0, len(space)
 
-    def initial_values(self, bound: Tensor | float) -> Tensor:
-        """`(N,)`, sampled uniformly between minus a bound and the bound, which may be another for each unit, `(N,)`.
+    def initial_values(self, bound: Tensor | float | None = None) -> Tensor:
+        """`(N,)`, sampled uniformly between minus a bound and the bound, a number or one for each unit, `(N,)`.
 
-        The values depend on the seed alone.
+        By default it is Xavier's for the matrix of groups x units of a group. The values depend on the seed alone.
         """
+        if bound is None:
+            rows = len(self.space.groups)
+            bound = xavier_bound(rows, len(self.space) / rows)
         noise = torch.rand(len(self.space), generator=torch.Generator().manual_seed(self.seed)) * 2 - 1
         return (bound * noise).to(device_of(self.space.model))
 

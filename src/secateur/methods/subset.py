@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from secateur.budget.ranking import highest
 from secateur.budget.space import Space
 from secateur.methods import register
-from secateur.methods.gated import Gated, xavier_bound
+from secateur.methods.gated import Gated
 from secateur.methods.method import Amount
 from secateur.methods.options import number, pair
 from secateur.methods.schedules import Schedule, exponential, linear
@@ -150,8 +150,7 @@ class Subset(Gated):
         self.temperature = exponential(hot, cold, begin=self.share_schedule.begin, end=self.share_schedule.end)
         self.clip = number("clip", clip, least=0.0)
         self.straight_through, self.faithful = straight_through, faithful
-        rows = len(space.groups)  # of the matrix that the published scores are: its columns are the units of a group
-        start = self.initial_values(xavier_bound(rows, len(space) / rows))
+        start = self.initial_values()
         self.learned_scores = nn.Parameter(start.double() if faithful else start)  # w of the paper
         self.update_count()
 
