@@ -7,10 +7,12 @@ from tiny_models import of_images, tiny
 from secateur import methods
 from secateur.budget.space import Space
 from secateur.methods.schedules import cubic
+from secateur.structure.encoded_rows import EXAMPLE
 from secateur.surgery.quantisation import quantise_embeddings
 from secateur.surgery.sentence.attach import head_of
 from secateur.training.objectives import Hidden, Labels, Logits
 from secateur.training.sentence_terms import Embedding, Similarity
+from secateur.training.step import INDEX
 from secateur.training.trainer import PruningTrainer
 
 STEPS = 6
@@ -45,6 +47,19 @@ def rows_for(model):
     return [{name: value for name, value in row.items() if name != "labels"} for row in rows]
 
 
+def pairs():
+    """Rows of texts without labels, two of each example: an anchor and its positive."""
+    return [
+        {
+            "input_ids": row["input_ids"],
+            "attention_mask": row["attention_mask"],
+            INDEX: torch.tensor(n),
+            EXAMPLE: n // 2,
+        }
+        for n, row in enumerate(examples())
+    ]
+
+
 def terms(model, **hidden):
     """The terms of labels and logits, or of the vectors of a sentence head, and of hidden states of every stack."""
     stacks = ("encoder", "decoder") if model.config.is_encoder_decoder else (None,)
@@ -53,7 +68,7 @@ def terms(model, **hidden):
 
 
 def collate(rows):
-    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0] if name != EXAMPLE}
 
 
 def trainer(which, name, folder, *, seed=1, save="steps", every=1, keep=None, options=None, training=None, **others):
@@ -65,7 +80,7 @@ def trainer(which, name, folder, *, seed=1, save="steps", every=1, keep=None, op
         save: when checkpoints are written, of which the last `keep` stay.
         every: the number of steps between two checkpoints.
         options: of the method.
-        training: further options of the trainer.
+        training: further or other options of the trainer.
         others: further arguments of the training.
     """
     student, teacher = (tiny(*which, dtype=torch.float32, dropout=0.1, seed=s) for s in (seed, 2))
@@ -85,16 +100,8 @@ def trainer(which, name, folder, *, seed=1, save="steps", every=1, keep=None, op
         save_total_limit=keep,
         **others,
     )
-    return PruningTrainer(
-        student,
-        method=method,
-        teacher=teacher,
-        objective=terms(student),
-        args=args,
-        train_dataset=rows_for(student),
-        data_collator=collate,
-        **(training or {}),
-    )
+    given = {"objective": terms(student), "train_dataset": rows_for(student), "data_collator": collate}
+    return PruningTrainer(student, method=method, teacher=teacher, args=args, **(given | (training or {})))
 
 
 def losses(trainer):

@@ -7,11 +7,12 @@ import pytest
 import torch
 from law_assertions import assert_same, in_float64
 from tiny_models import CLASSIFIERS, LEADING, METHODS, UNIT_SETS, inputs, tiny
-from tiny_training import STEPS, losses, trainer
+from tiny_training import STEPS, losses, pairs, trainer
 
 from secateur.budget.space import Space
 from secateur.surgery.masking import attached
 from secateur.surgery.shrinking import Shrinking
+from secateur.training.objectives import Contrastive, Similarity
 
 UNITS = [units for units in UNIT_SETS if "hidden" not in units]
 
@@ -71,3 +72,17 @@ def test_a_resumed_training_continues_as_the_uninterrupted_one(which, name, step
         assert own.keys() == other.keys()
         near = {key: pytest.approx(value, rel=5e-3, abs=1e-4) for key, value in other.items() if key != "grad_norm"}
         assert {key: own[key] for key in near} == near
+
+
+def test_pairs_of_texts_are_compared_in_a_replayed_training_as_without_graphs(device, tmp_path):
+    on = {"use_cpu": device.type == "cpu", "dataloader_pin_memory": device.type != "cpu"}
+    on |= {"label_names": ["index"], "train_sampling_strategy": "group_by_length", "remove_unused_columns": False}
+    logs = []
+    for graphs in (False, True):
+        own = {"objective": [Contrastive(), Similarity()], "train_dataset": pairs(), "cuda_graphs": graphs}
+        one = trainer(("bert", "Sentence"), None, tmp_path, save="no", training=own, **on)
+        one.train()
+        assert one.replayed.enabled == (graphs and device.type == "cuda")
+        logs.append([(log["loss_contrastive"], log["loss_similarity"]) for log in losses(one)])
+    assert len(logs[0]) == STEPS
+    assert logs[1] == [pytest.approx(values, rel=5e-3, abs=1e-4) for values in logs[0]]

@@ -11,7 +11,7 @@ import torch
 import transformers.masking_utils
 from quiet import arguments
 from tiny_models import tiny
-from tiny_training import collate, examples, terms
+from tiny_training import collate, examples, pairs, terms
 from torch.fx.experimental.proxy_tensor import make_fx
 from transformers import TrainerCallback
 
@@ -19,7 +19,7 @@ from secateur.budget.space import Space
 from secateur.methods import METHODS
 from secateur.methods.schedules import cubic
 from secateur.training import replayed_steps, trainer
-from secateur.training.objectives import Hidden, Labels, Logits, Term
+from secateur.training.objectives import Contrastive, Hidden, Labels, Logits, Term
 from secateur.training.replayed_steps import replayable
 from secateur.training.teacher_cache import CachedTeacher
 from secateur.training.tensor_trees import copied
@@ -84,6 +84,7 @@ class Trained:
         kind="grain",
         teacher=None,
         rows=None,
+        more=(),
         of=PruningTrainer,
         refit=False,
         **arguments_,
@@ -95,7 +96,7 @@ class Trained:
             student,
             method=kind and METHODS.get(kind)(space, cubic(1.0, 0.4, begin=0.2, end=0.6)),
             teacher=teacher or tiny(*which, dtype=torch.float32, seed=2),
-            objective=terms(student, project=True),
+            objective=[*terms(student, project=True), *more],
             args=arguments(folder, STEPS, remove_unused_columns=False, **arguments_),
             train_dataset=rows,
             data_collator=collate,
@@ -152,6 +153,14 @@ def test_the_outputs_of_a_cached_teacher_are_read_for_every_batch(monkeypatch, t
 
 def test_a_decoder_is_replayed(monkeypatch, tmp_path):
     assert_same(monkeypatch, tmp_path, which=("t5",), kind=None)
+
+
+@pytest.mark.parametrize("kind", ["grain", None])
+def test_the_examples_of_each_batch_are_those_of_its_rows(monkeypatch, tmp_path, kind):
+    options = {"label_names": ["index"], "train_sampling_strategy": "group_by_length"}
+    assert_same(
+        monkeypatch, tmp_path, which=("bert", "Sentence"), kind=kind, rows=pairs(), more=[Contrastive()], **options
+    )
 
 
 def test_only_so_many_shapes_are_recorded(monkeypatch, tmp_path):
@@ -217,6 +226,7 @@ def test_weights_that_a_callback_freezes_are_not_replayed_as_before(monkeypatch,
     [
         (True, {}, Logits()),
         (True, {}, Hidden(match="nearest")),
+        (True, {}, Contrastive()),
         (False, {}, Hidden(match="windows")),
         (False, {}, Host()),
         (False, {"device": torch.device("cpu")}, Logits()),

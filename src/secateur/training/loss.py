@@ -69,6 +69,7 @@ class TermLoss:
         attachment: Attachment | None = None,
         progress: float = 0.0,
         taught: Any = None,
+        examples: Tensor | None = None,
     ) -> Step:
         """Run the models over a batch.
 
@@ -77,11 +78,12 @@ class TermLoss:
             index: `(batch,)`, numbers of the rows, which a cached teacher and the examples need.
             attachment: the masks on the student, if any.
             taught: the teacher's outputs, if they were read before (`cached_outputs`).
+            examples: `(batch, 2)`, those of the rows, if they were read before (`examples_of`).
         """
         batch = self.with_decoder_inputs(batch)
         student = model(**batch, output_hidden_states=self.hidden)
         teacher = taught if taught is not None or not self.taught else self._teacher_outputs(batch, index)
-        examples = None if self.examples is None else self.examples.of(_present(index, "a term of examples"))
+        examples = self.examples_of(index) if examples is None else examples
         if attachment is None:
             return Step(batch, student, teacher, progress=progress, examples=examples)
         return Step(batch, student, teacher, attachment.masks, attachment.at_sites, progress, examples)
@@ -108,6 +110,14 @@ class TermLoss:
         """The teacher's outputs where they are cached; None where the teacher runs, or no term needs one."""
         cached = self.taught and isinstance(self.teacher, CachedTeacher)
         return self._teacher_outputs(batch, index) if cached else None
+
+    def examples_of(self, index: Tensor | None) -> Tensor | None:
+        """The examples of a batch of rows with these numbers, `(batch, 2)`; None where no term needs them.
+
+        Raises:
+            UserError: a term does, and the batch has no numbers.
+        """
+        return None if self.examples is None else self.examples.of(_present(index, "a term of examples"))
 
     @torch.no_grad()
     def _teacher_outputs(self, batch: Mapping[str, Tensor], index: Tensor | None) -> Any:

@@ -6,8 +6,8 @@ and lengths are rounded up, so that few shapes occur. The first step of a shape 
 what the libraries create on first use.
 
 What is recorded reads its inputs from, and adds its gradients to, memory that stays in place: a batch, the cached
-outputs of a teacher, the masks. A method samples its masks and computes its penalty outside, and the gradient of the
-masks is passed on to its own parameters there, so that every method can be used.
+outputs of a teacher, the examples of the rows, the masks. A method samples its masks and computes its penalty outside,
+and the gradient of the masks is passed on to its own parameters there, so that every method can be used.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class ReplayedSteps:
         Args:
             model: the student, as it may be wrapped.
             batch: on the device.
-            index: `(batch,)`, numbers of the rows, which a cached teacher needs.
+            index: `(batch,)`, numbers of the rows, which a cached teacher and the examples need.
             shares: of the micro-batch, if the step has several.
             micro_batches: of the optimizer step.
         """
@@ -146,6 +146,7 @@ class ReplayedSteps:
             "batch": batch,
             "shares": shares,
             "taught": self.loss.cached_outputs(batch, index),
+            "examples": self.loss.examples_of(index),
             "masks": None if sampled is None else sampled.detach(),
         }
         self._gradients.attach()
@@ -170,10 +171,11 @@ class ReplayedSteps:
 
     def _record(self, model: nn.Module, inputs: Mapping[str, Any], micro_batches: int) -> _Recorded | None:
         """Record the step of a batch; None, with a warning, if a model or a term does what cannot be recorded."""
+        read = {name: inputs[name] for name in ("taught", "examples")}
 
         def compute() -> StepValues:
             with self.masks.fixed(inputs["masks"]):
-                step = self.loss.step(model, inputs["batch"], attachment=self.masks.attachment, taught=inputs["taught"])
+                step = self.loss.step(model, inputs["batch"], attachment=self.masks.attachment, **read)
             terms = self.loss.values(step, inputs["shares"])
             evidence = self.evidence.gradient(terms, step.masks, micro_batches)
             self.backward(torch.stack([*terms.values()]).sum() / micro_batches)
