@@ -4,6 +4,7 @@ import logging
 from types import SimpleNamespace
 
 import pytest
+from quiet import arguments
 from torch import nn
 
 from secateur.system.errors import UserError
@@ -77,8 +78,23 @@ def test_a_metric_that_evaluations_lack_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("said", "metric", "greater"),
-    [(None, "f1", True), (None, "loss", False), (False, "f1", False), (True, "loss", True)],
+    ("said", "of", "metric", "greater"),
+    [
+        (None, None, "f1", True),
+        (None, None, "loss", False),
+        (False, None, "f1", False),
+        (True, None, "loss", True),
+        (False, "f1", "f1", False),
+        (False, "eval_f1", "f1", False),
+        (False, "loss", "accuracy", True),
+        (True, "accuracy", "loss", False),
+    ],
 )
-def test_whether_greater_is_better_is_as_the_arguments_say_or_as_in_trainer(said, metric, greater):
-    assert greater_is_better(SimpleNamespace(greater_is_better=said), metric) is greater
+def test_whether_greater_is_better_is_as_the_arguments_say_of_the_metric_or_as_in_trainer(said, of, metric, greater):
+    args = SimpleNamespace(greater_is_better=said, metric_for_best_model=of)
+    assert greater_is_better(args, metric) is greater
+
+
+def test_what_trainer_takes_from_its_own_metric_is_not_said_of_another(tmp_path):
+    args = arguments(tmp_path, 1, metric_for_best_model="loss")
+    assert args.greater_is_better is False and greater_is_better(args, "accuracy") is True

@@ -92,5 +92,11 @@ class BestEvaluation:
 
 
 def greater_is_better(args: TrainingArguments, metric: str) -> bool:
-    """Whether a larger metric is better: as the arguments say; else a loss is the better the lower, as in Trainer."""
-    return not metric.endswith("loss") if args.greater_is_better is None else args.greater_is_better
+    """Whether a larger metric is better: as the arguments say; else a loss is the better the lower, as in Trainer.
+
+    Where the arguments name another metric (`metric_for_best_model`), what they say is of that one.
+    """
+    named = args.metric_for_best_model
+    of_it = named is None or named.removeprefix("eval_") == metric
+    said = args.greater_is_better if of_it else None
+    return not metric.endswith("loss") if said is None else said
