@@ -50,6 +50,24 @@ def whole(values, tmp_path_factory):
     return folder, report, copies
 
 
+@pytest.mark.parametrize("copies", [0, 2])
+def test_copies_of_rows_that_are_scored_are_not_trained_on(values, copies):
+    """Of a held-out row neither the original nor a changed copy is left, in trials as well as in the prune stage."""
+    data = RunData(recipe.make(values | {"training.augment": copies}))
+    ramp, count = RampRows(data), len(data.train_rows)
+    for held_out, kept in (
+        (ramp.scored, ramp.others),
+        (data.held_out_rows, data.without_held_out(data.distillation_rows)),
+    ):
+        texts = [row["input_ids"] for row in held_out]
+        gone = {number for number, row in enumerate(data.train_rows) if row["input_ids"] in texts}
+        assert len(gone) == len(held_out) > 50
+        left = [number for number in range(count) if number not in gone]
+        assert [row["index"] for row in kept] == [
+            copy * count + number for copy in range(1 + copies) for number in left
+        ]
+
+
 def test_a_tenth_of_the_rows_is_scored_once_after_each_density_and_at_the_end(whole):
     _, report, _ = whole
     ramp, densities = report.ramp, [point["density"] for point in report.ramp["points"]]

@@ -38,4 +38,4 @@ class RampRows:
     def others(self) -> Rows:
         """Training rows for distillation without those that are scored."""
         rows = self.data.distillation_rows
-        return without(rows, self.scored) if self.count else rows
+        return without(rows, self.scored, len(self.data.train_rows)) if self.count else rows

@@ -149,8 +149,12 @@ class RunData:
         return encoded(self.task, "train", self.tokenizer, self.recipe.data.max_length, chosen)
 
     def without_held_out(self, rows: Rows) -> Rows:
-        """Rows to train a trial on: those whose text is not held out; all of them if no other text is left."""
-        return without(rows, self.held_out_rows)
+        """Rows to train a trial on: those whose text is not held out; all of them if no other text is left.
+
+        Args:
+            rows: the training rows, or those for distillation.
+        """
+        return without(rows, self.held_out_rows, len(self.train_rows))
 
     @property
     def trial_count(self) -> int:
@@ -224,13 +228,17 @@ def evaluation_task(data: RunData) -> Task:
     return data.task.of_training_rows() if data.recipe.reserved else data.task
 
 
-def without(rows: Rows, held_out: Rows) -> Rows:
-    """The rows whose text is not held out; all of them if no other text is left.
+def without(rows: Rows, held_out: Rows, originals: int) -> Rows:
+    """The rows whose text is not held out, and is no copy of one that is; all of them if no other text is left.
 
     They keep their numbers, by which a cached teacher knows them.
+
+    Args:
+        rows: as many originals, and copies of all of them, one copy after the other, if any (`augmented`).
     """
     texts = {identity_of(row) for row in held_out}
-    return [row for row in rows if identity_of(row) not in texts] or rows
+    gone = [identity_of(row) in texts for row in rows]
+    return [row for number, row in enumerate(rows) if not (gone[number] or gone[number % originals])] or rows
 
 
 def _learnable(rows: Rows) -> Rows:
