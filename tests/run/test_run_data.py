@@ -30,16 +30,23 @@ def test_a_row_without_any_token_is_left_out_and_counted(tmp_path, caplog, held_
         short.train_parts  # noqa: B018
 
 
+def encoded(data, numbers):
+    """The tokens of training rows, in the order of the data."""
+    return [data.tokenizer(data.task.splits["train"][number]["text"])["input_ids"] for number in sorted(numbers)]
+
+
 def test_rows_to_tune_by_are_held_out_of_all_training(tmp_path):
     words = {"model": write_model(tmp_path / "model"), "data": write_data(tmp_path / "data.csv"), "data.max_length": 24}
     data = RunData(recipe.make(words | {"training.select": 5, "data.tuning_rows": 6}))
     total, (selected, rest) = len(data.task.splits["train"]), data.train_parts
-    own, trials = data.shuffled[5:11], data.shuffled[11 : 11 + data.trial_count]
+    own, chosen, trials = data.shuffled[:6], data.shuffled[6:11], data.shuffled[11 : 11 + data.trial_count]
     assert (len(selected), len(rest), data.trial_count) == (5, total - 11, (total - 11) // 4)
-    encoded = [data.tokenizer(data.task.splits["train"][number]["text"])["input_ids"] for number in sorted(own)]
-    assert [row["input_ids"] for row in tuning_rows(data)] == encoded
+    assert [row["input_ids"] for row in tuning_rows(data)] == encoded(data, own)
+    assert sorted(row["input_ids"] for row in selected) == sorted(encoded(data, chosen))
     assert not set(own) & set(trials) and len(data.held_out_rows) == len(trials)
     assert len(data.eval_rows) == 5, "the selection goes first"
-    assert len(RunData(recipe.make(words | {"data.tuning_rows": 6})).eval_rows) == 6
+    without_selection = RunData(recipe.make(words | {"data.tuning_rows": 6}))
+    assert len(without_selection.eval_rows) == 6
+    assert tuning_rows(without_selection) == tuning_rows(data), "the same whatever a trial selects by"
     with pytest.raises(UserError, match=r"^training.select: 30 and data.tuning_rows: 6 of the 36 training rows cannot"):
         RunData(recipe.make(words | {"training.select": 30, "data.tuning_rows": 6})).check()

@@ -85,7 +85,7 @@ class Recipe(Strict):
 
     @property
     def reserved(self) -> int:
-        """The number of training rows that nothing is trained on: those of the selection, then those to tune by."""
+        """The number of training rows that nothing is trained on: those to tune by, then those of the selection."""
         return self.training.select + self.data.tuning_rows
 
     def each(self) -> tuple[Recipe, ...]:

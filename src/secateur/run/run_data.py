@@ -139,7 +139,7 @@ class RunData:
     def train_parts(self) -> tuple[Rows, Rows]:
         """Tokenized training rows: those held out for selection, sampled by the seed, and those to train on."""
         rows = partial(encoded, self.task, "train", self.tokenizer, self.recipe.data.max_length)
-        selected = self.shuffled[: self.recipe.training.select]
+        selected = self.shuffled[self.recipe.data.tuning_rows : self.recipe.reserved]
         return _learnable(rows(selected)) if selected else [], _learnable(rows(trained_on(self)))
 
     @cached_property
@@ -209,8 +209,11 @@ def trained_on(data: RunData) -> list[int] | None:
 
 
 def tuning_rows(data: RunData) -> Rows:
-    """Training rows that are held out of all training to choose settings by, sampled by the seed."""
-    chosen = sorted(data.shuffled[data.recipe.training.select : data.recipe.reserved])
+    """Training rows that are held out of all training to choose settings by, sampled by the seed.
+
+    They are the first of those held out: the same ones whatever number the selection takes, which is such a setting.
+    """
+    chosen = sorted(data.shuffled[: data.recipe.data.tuning_rows])
     return encoded(data.task, "train", data.tokenizer, data.recipe.data.max_length, chosen)
 
 
