@@ -8,8 +8,11 @@ from small_world import recipe_values, write_data, write_model
 from transformers import TrainerCallback
 
 from secateur.run import outlook, pipeline, recipe
+from secateur.run.context import Context
 from secateur.run.costs import Costs, Speed
 from secateur.run.density_sweep import sweep
+from secateur.run.run_data import RunData
+from secateur.run.training_arguments import rounded, steps_of_run, steps_of_teacher
 from secateur.system.errors import UserError
 
 
@@ -29,6 +32,18 @@ def test_steps_are_those_of_pruning_and_recovery_together(values, tmp_path):
     made = recipe.make(values | {"training.epochs": None, "training.steps": 20})
     pipeline.run(made, tmp_path / "run")
     assert steps_of(tmp_path / "run") == {"prune": 9, "recover": 11}
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch", "epochs", "steps"),
+    [(24, 4, 3, 18), (40, 16, 20, 45), (40, 16, 0.5, 1), (40, 64, 8, 4), (40, 64, 0.1, 1), (40, 8, 1.5, 7)],
+)
+def test_epochs_are_rounded_to_steps_once(values, tmp_path, rows, batch, epochs, steps):
+    """Of 40 rows 36 are for training: 20 epochs of batches of 16 are 45 steps, not 40."""
+    lengths = {"training.epochs": epochs, "training.teacher_epochs": epochs, "training.batch_size": batch}
+    made = recipe.make(values | lengths | {"data.rows": rows})
+    context = Context(made, tmp_path, RunData(made))
+    assert rounded(steps_of_run(context)) == steps_of_teacher(context) == steps
 
 
 def test_steps_on_the_command_line_replace_the_epochs_of_a_file_and_of_the_defaults(values, tmp_path):

@@ -243,7 +243,7 @@ def test_the_teacher_labels_copies_and_the_number_of_steps_stays(tmp_path):
         batch = one.data.task.collator(one.data.tokenizer)([one.data.distillation_rows[number]])
         index = batch.pop("index")
         assert answers(index, **batch).logits.tolist() == [pytest.approx(teacher(**batch).logits[0].tolist())]
-    assert steps_of_run(one) == 2 * (15 // 4)
+    assert steps_of_run(one) == 2 * 15 / 4
 
 
 def test_without_copies_the_rows_are_unchanged(tmp_path):

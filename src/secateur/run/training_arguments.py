@@ -87,9 +87,9 @@ def rounded(steps: float) -> int:
 
 
 def _steps_of(context: Context, epochs: float) -> float:
-    """Steps of epochs over the training rows; copies made by augmentation add none."""
+    """Steps of epochs over the training rows, not rounded; copies made by augmentation add none."""
     training = context.recipe.training
-    return epochs * max(1, len(context.data.train_rows) // (training.batch_size * training.accumulate))
+    return epochs * len(context.data.train_rows) / (training.batch_size * training.accumulate)
 
 
 def uses_bf16(recipe: Recipe) -> bool:
