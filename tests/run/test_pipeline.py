@@ -1,6 +1,7 @@
 """The whole job on tiny data: what a run leaves, and that an interrupted one ends in the same place."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -30,13 +31,14 @@ from secateur.system.errors import UserError
 
 
 class Beginnings(TrainerCallback):
-    """How many parameters the optimizer knows as a stage begins."""
+    """How many parameters the optimizer knows as a stage begins, and the seeds of the stage: of noise, and of rows."""
 
     def __init__(self):
-        self.known = {}
+        self.known, self.seeds = {}, {}
 
     def on_train_begin(self, args, state, control, optimizer, **kwargs):
         self.known[Path(args.output_dir).name] = len(optimizer.state)
+        self.seeds[Path(args.output_dir).name] = (args.seed, args.data_seed)
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +195,7 @@ def test_recovery_continues_with_the_state_of_pruning(values, tmp_path, anew):
     known = beginnings.known
     assert known["teacher-training"] == known["prune"] == 0
     assert (known["recover"] == 0) == anew
+    assert beginnings.seeds["prune"] == (0, 0) and beginnings.seeds["recover"] == (1, 0), "dropout differs"
     assert not (tmp_path / "run" / distillation.MOMENTS).exists()
 
 
@@ -336,7 +339,8 @@ def test_a_method_has_its_own_defaults(chosen):
     assert pruning[-1]["density_target"] == pytest.approx(0.3)
     assert pruning[-1]["learning_rate"] < pruning[1]["learning_rate"]
     recovery = [line["learning_rate"] for line in logged if line["stage"] == "recover" and "loss" in line]
-    assert set(recovery) == {1e-3}
+    warmup = math.ceil(wanted.training.warmup * len(recovery))
+    assert warmup > 1 and recovery == pytest.approx([1e-3 * min(1, n / warmup) for n in range(len(recovery))])
 
 
 @pytest.mark.parametrize(("stage", "step"), [("prune", 9), ("prune", END), ("recover", 13)])

@@ -60,19 +60,20 @@ def stage_trainer(
     rows: Rows,
     learning_rate: float,
     constant: bool = False,
+    seed: int | None = None,
     **options: Any,
 ) -> PruningTrainer:
     """The trainer of a stage in the folder `RUN/stage`.
 
     Args:
-        steps, learning_rate, constant: as for `training_arguments`.
+        steps, learning_rate, constant, seed: as for `training_arguments`.
         rows: to train on.
         options: of `PruningTrainer`.
     """
     data = context.data
     trainer = PruningTrainer(
         model,
-        args=training_arguments(context, stage, steps, learning_rate=learning_rate, constant=constant),
+        args=training_arguments(context, stage, steps, learning_rate=learning_rate, constant=constant, seed=seed),
         generate=data.task.generate if data.task.generates else None,
         train_dataset=rows,
         eval_dataset=data.eval_rows,

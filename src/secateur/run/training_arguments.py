@@ -20,7 +20,13 @@ STUDENT_RATE, TEACHER_RATE = 0.384, 0.0384
 
 
 def training_arguments(
-    context: Context, stage: str, steps: int, *, learning_rate: float, constant: bool = False
+    context: Context,
+    stage: str,
+    steps: int,
+    *,
+    learning_rate: float,
+    constant: bool = False,
+    seed: int | None = None,
 ) -> TrainingArguments:
     """The arguments of a stage that trains in the folder `RUN/stage`.
 
@@ -28,13 +34,14 @@ def training_arguments(
         steps: of the optimizer.
         learning_rate: the highest learning rate.
         constant: whether the learning rate stays constant after the warm-up.
+        seed: of dropout and other noise; by default that of the recipe, which the order of the rows always has.
     """
     training = context.recipe.training
     return TrainingArguments(
         str(context.folder / stage),
         max_steps=steps,
         learning_rate=learning_rate,
-        lr_scheduler_type="constant" if constant else "linear",
+        lr_scheduler_type="constant_with_warmup" if constant else "linear",
         warmup_steps=training.warmup,
         weight_decay=training.weight_decay,
         optim="adamw_torch_fused",
@@ -42,7 +49,7 @@ def training_arguments(
         **_device(context.recipe),
         **_events(context.recipe, steps),
         greater_is_better=context.data.task.greater_is_better,
-        seed=context.recipe.seed,
+        seed=context.recipe.seed if seed is None else seed,
         data_seed=context.recipe.seed,
         report_to=list(training.report_to),
         run_name=f"{context.folder.name}-{stage}",

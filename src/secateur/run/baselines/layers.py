@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel
 
 from secateur.budget.space import Space
 from secateur.measure.bench import measure
@@ -196,7 +196,6 @@ def _train(context: Context, teacher: PreTrainedModel, layers: LayerCuts, plan: 
     recipe = context.recipe
     small = held_by_main(partial(_cut, context, layers.student, plan))
     model = prepared(recipe, small, base_model(context))
-    set_seed(recipe.seed)
     trainer = distilling_trainer(
         context,
         model,

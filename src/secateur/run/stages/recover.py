@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel
 
 from secateur.budget.space import Space
 from secateur.deploy.verify import verify
@@ -22,6 +22,7 @@ from secateur.run.training_arguments import learning_rate_of_run, rounded, steps
 from secateur.structure.plan import Plan
 from secateur.structure.plan_file import read_plan
 from secateur.surgery.checkpoint import save
+from secateur.surgery.optimizer_state import Moments
 from secateur.surgery.storage import as_stored
 from secateur.surgery.zeroed_blocks import kept_at_zero
 from secateur.system import processes
@@ -61,28 +62,56 @@ def _check_vocabulary(context: Context, plan: Mapping[str, Any]) -> None:
 
 
 def _trainer(context: Context, small: PreTrainedModel, begin: float, rows_seen: int) -> PruningTrainer:
-    """The trainer of the part of the run from `begin` on.
-
-    If recovery has its own learning rate it starts with a new optimizer, otherwise with the moments of pruning.
-    """
-    recipe, state, teacher = context.recipe, context.distillation, load_teacher(context)
-    own_rate = recipe.training.recover_learning_rate
+    """The trainer of the part of the run from `begin` on."""
+    state, teacher = context.distillation, load_teacher(context)
     cut_model = _cut_model(context, small, teacher)
-    set_seed(recipe.seed + 1)
-    return distilling_trainer(
+    return recovery_trainer(
         context,
         small,
         "recover",
-        rounded(steps_of_run(context) * (1 - begin)),
+        begin,
+        moments=partial(state.saved_moments, cut_model),
         teacher=outputs_of(context, teacher),
         objective=state.saved_terms(cut_model),
+        rows_seen=rows_seen,
+    )
+
+
+def recovery_trainer(
+    context: Context,
+    model: PreTrainedModel,
+    stage: str,
+    begin: float,
+    *,
+    moments: Callable[[], Mapping[str, Moments]],
+    **options: Any,
+) -> PruningTrainer:
+    """The trainer of a pruned model from `begin`, a fraction of a run, to its end.
+
+    If recovery has its own learning rate it starts with a new optimizer, and warms up to that rate, which then stays.
+    Otherwise it goes on with the schedule and the moments of pruning. Noise, such as dropout, is not that of pruning.
+
+    Args:
+        stage: the name of the folder that it trains in.
+        moments: returns those of pruning.
+        options: as for `distilling_trainer`.
+    """
+    recipe = context.recipe
+    own_rate = recipe.training.recover_learning_rate
+    return distilling_trainer(
+        context,
+        model,
+        stage,
+        rounded(steps_of_run(context) * (1 - begin)),
         begin=begin,
+        decay=None if own_rate is None else (0.0, 1.0),
         restarts=restarts(recipe),
         learning_rate=own_rate or learning_rate_of_run(context),
         constant=own_rate is not None,
-        moments=None if own_rate is not None else state.saved_moments(cut_model),
-        rows_seen=rows_seen,
+        moments=moments() if own_rate is None else None,
+        seed=recipe.seed + 1,
         average=recipe.training.average,
+        **options,
     )
 
 
