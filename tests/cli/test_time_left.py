@@ -28,9 +28,14 @@ def test_nothing_is_known_where_nothing_is_expected():
 
 
 def test_stages_have_names_for_people():
-    assert [stage_name(folder) for folder in ("teacher-training", "prune", "depth-3", "other")] == [
+    assert [
+        stage_name(folder)
+        for folder in ("teacher-training", "prune", "depth-3", "depth-3-recover", "density-0.1-recover", "other")
+    ] == [
         "teacher",
         "prune",
         "3 layers (trial)",
+        "3 layers (trial, recover)",
+        "density 0.1 (trial, recover)",
         "other",
     ]

@@ -3,11 +3,13 @@
 import json
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
+import torch
 from made_up_run import REPORT
 from small_world import ROUNDS, config, recipe_values, write_data, write_model
-from transformers import BertForSequenceClassification
+from transformers import BertForSequenceClassification, TrainerCallback
 from typer.testing import CliRunner
 
 from secateur.cli import app, errors
@@ -134,6 +136,28 @@ def test_the_run_is_that_of_the_density_which_its_trials_choose(world, tmp_path,
     assert other.structure == report.structure and other.goal is None
     ours, theirs = (load(tmp_path / name / "model").state_dict() for name in ("run", "named"))
     assert all(bool((ours[name] == theirs[name]).all()) for name in theirs)
+
+
+class Learned(TrainerCallback):
+    """Stage -> its steps, its part of the run, and whether the weights of the model changed in it."""
+
+    def __init__(self):
+        self.stages = {}
+
+    def on_train_begin(self, args, state, control, model, **kwargs):
+        self.before = model.classifier.weight.detach().clone()
+
+    def on_train_end(self, args, state, control, model, **kwargs):
+        changed = not torch.equal(model.classifier.weight, self.before)
+        self.stages[Path(args.output_dir).name] = (state.max_steps, state.log_history[-1]["progress"], changed)
+
+
+def test_a_trial_without_training_of_weights_recovers_as_the_run_does(world, tmp_path, made_up):
+    made_up(0.4, KeyboardInterrupt())
+    learned, wanted = Learned(), recipe.make(values_of(world, **{"method.train": "scores"}))
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(wanted, tmp_path / "run", [learned])
+    assert learned.stages == {"density-0.1": (3, 0.45, False), "density-0.1-recover": (4, 1.0, True)}
 
 
 def test_the_number_of_layers_is_chosen_at_that_density(world, tmp_path, made_up):

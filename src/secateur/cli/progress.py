@@ -17,6 +17,7 @@ from secateur.cli.time_left import TimeLeft
 from secateur.run.baselines.baseline import FOLDER as BASELINES
 from secateur.run.expected_stage import ExpectedStage, StageWatch
 from secateur.run.outlook import duration
+from secateur.run.trial_records import RECOVERY
 from secateur.system import processes
 from secateur.system.quantities import quantity
 
@@ -245,11 +246,15 @@ def _stage_name(folder: Path) -> str:
 
 
 def stage_name(folder: str) -> str:
-    """What the stage that trains in a folder is called: `depth-3` is the trial of 3 layers."""
-    kind, _, value = folder.partition("-")
+    """What the stage that trains in a folder is called: `depth-3` is the trial of 3 layers.
+
+    `depth-3-recover` is its recovery, where that is a training of its own.
+    """
+    trial = folder.removesuffix(f"-{RECOVERY}")
+    (kind, _, value), part = trial.partition("-"), "trial" if trial == folder else f"trial, {RECOVERY}"
     if kind == "depth":
-        return f"{quantity(int(value), 'layer')} (trial)"
-    return f"density {value} (trial)" if kind == "density" else STAGES.get(folder, folder)
+        return f"{quantity(int(value), 'layer')} ({part})"
+    return f"density {value} ({part})" if kind == "density" else STAGES.get(folder, folder)
 
 
 def _clock(seconds: float) -> str:

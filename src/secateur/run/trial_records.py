@@ -13,6 +13,8 @@ from secateur.run.records import FORMAT
 from secateur.run.run_rounds import changed
 
 TRIALS, ROWS, SCORE, ERROR = "trials", "rows", "score", "standard_error"
+RECOVERY = "recover"
+"""What follows the name of a trial in that of its recovery, where it is a training of its own."""
 
 
 @dataclass(frozen=True)

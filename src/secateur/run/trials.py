@@ -1,7 +1,8 @@
 """Short trials, from which a run chooses what its recipe leaves open: its density, or its number of layers.
 
 A trial is a run with a fraction of the steps (`method.trial`) and the same teacher, on the training rows without those
-that are held out and scored. The pruned model is not scored on validation rows.
+that are held out and scored. It recovers under its masks in place of being cut. The pruned model is not scored on
+validation rows.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from secateur.measure.evaluation import scores_with_error
+from secateur.methods.method import Method
 from secateur.run.calibration import calibrated_method
 from secateur.run.context import Context
 from secateur.run.models import load_teacher, new_student
 from secateur.run.recipe import Recipe
 from secateur.run.run_data import Rows
+from secateur.run.run_rounds import end_of_pruning
 from secateur.run.stages.outputs import outputs_of
 from secateur.run.stages.prune import pruning_trainer
+from secateur.run.stages.recover import recovery_trainer
 from secateur.run.training_arguments import rounded, steps_of_run
-from secateur.run.trial_records import ERROR, SCORE, Question, short
+from secateur.run.trial_records import ERROR, RECOVERY, SCORE, Question, short
 from secateur.surgery.masking import attached
 from secateur.system import process_memory, processes
 from secateur.system.model_state import evaluating
@@ -78,10 +82,34 @@ class Trials:
         """Train a trial, and score it under its masks: the score and its standard error."""
         student = new_student(trial, self.teacher)
         method = calibrated_method(trial, student)
-        stage = f"{Path(self.question.file).stem}-{value}"
-        pruning_trainer(trial, student, self.outputs, method, stage, end=1.0, rows=self.rows).train()
+        self._train(trial, student, method, f"{Path(self.question.file).stem}-{value}")
         with evaluating([method]), attached(student, method.space, method.masks().detach()):
             return self.score(student)
+
+    def _train(self, trial: Context, student: PreTrainedModel, method: Method, stage: str) -> None:
+        """Prune a student and let it recover: in one training, or in two where its weights are frozen in the first."""
+        settings, weights = trial.recipe.method, [name for name, w in student.named_parameters() if w.requires_grad]
+        end = end_of_pruning(trial.recipe) if settings.train == "scores" else 1.0
+        pruning = pruning_trainer(trial, student, self.outputs, method, stage, end=end, rows=self.rows)
+        pruning.train()
+        if end == 1.0:
+            return
+        for name in weights:
+            student.get_parameter(name).requires_grad_(True)
+        recovery = recovery_trainer(
+            trial,
+            student,
+            f"{stage}-{RECOVERY}",
+            end,
+            moments=pruning.moments,
+            teacher=self.outputs,
+            objective=pruning.objective,
+            rows=self.rows,
+            rows_seen=pruning.rows_taken,
+            method=method,
+            shrink=settings.shrink,
+        )
+        recovery.train()
 
     def score(self, model: PreTrainedModel) -> tuple[float, float | None]:
         """A model's main score on the held-out rows, with its standard error. All processes must call it."""
