@@ -1,6 +1,7 @@
 """Terms of sentence embeddings: values by hand, and what a cut of the residual stream does not change."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from secateur.structure.plan import Plan
 from secateur.surgery.cut import cut
 from secateur.surgery.masking import attached
 from secateur.surgery.sentence.attach import SentenceOutput, attach_head, head_of, replace_head
-from secateur.surgery.sentence.head import SentenceHead
+from secateur.surgery.sentence.head import Dense, SentenceHead
 from secateur.system.errors import UserError
 from secateur.training.evidence import heard
 from secateur.training.objectives import Contrastive, Embedding, Hidden, Logits, Similarity, Step
@@ -100,6 +101,32 @@ def test_with_a_way_back_all_dims_of_the_teacher_count():
     term.bind(model, teacher)
     term.restrict(torch.arange(3), torch.ones(2, dtype=torch.bool))
     assert float(term(step(S, T))) == pytest.approx(0.5)
+
+
+def with_heads(*widths):
+    """A student and a teacher of one width of states, whose vectors have these numbers of dims."""
+    models = [tiny("bert", "Model", seed=n) for n in range(len(widths))]
+    dense = [[] if width == 32 else [Dense(32, width)] for width in widths]
+    return [attach_head(m, SentenceHead(["mean"], own, width=32)) for m, own in zip(models, dense, strict=True)]
+
+
+def test_a_teacher_of_another_width_is_refused_when_the_models_are_known():
+    with pytest.raises(UserError, match="the student's vectors have 32 dims and the teacher's 48"):
+        Embedding().bind(*with_heads(32, 48))
+
+
+@pytest.mark.parametrize("cut_before", [False, True])
+def test_a_teacher_of_another_width_is_refused_with_hidden_dims_pruned(cut_before):
+    """Of a cached teacher only the vectors are known."""
+    model, _ = with_heads(32, 32)
+    term = Embedding()
+    term.bind(model, SimpleNamespace(config=None))
+    if cut_before:
+        term.restrict(torch.arange(20), torch.ones(2, dtype=torch.bool))
+    student = SentenceOutput(torch.ones(2, 20 if cut_before else 32))
+    sites = {} if cut_before else {"hidden": torch.ones(32)}
+    with pytest.raises(UserError, match="the student's vectors have 32 dims and the teacher's 48"):
+        term(Step({}, student, SentenceOutput(torch.ones(2, 48)), sites=sites))
 
 
 def test_vectors_of_other_widths_are_refused_with_what_to_do():

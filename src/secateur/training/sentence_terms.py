@@ -68,6 +68,7 @@ class Embedding(Term):
         self.loss = loss
         self.of_stream = self.normalised = False
         self.poolings = 1  # whose vectors of the stream are concatenated
+        self.width: int | None = None  # dims of the student's vectors before its stream is cut
         self.dims: Tensor | None = None  # those left of the stream once the student was cut
 
     def bind(self, student: PreTrainedModel, teacher: Any) -> None:
@@ -75,17 +76,22 @@ class Embedding(Term):
         self.of_stream = head is not None and not len(head.dense)
         self.normalised = head is not None and head.normalise
         self.poolings = 1 if head is None else len(head.poolings)
+        if head is not None:
+            self.width = self.poolings * student.config.hidden_size if self.of_stream else head.size
+            taught = None if teacher is None else head_of(teacher)
+            _check_widths(self.width, self.width if taught is None else taught.size)
 
     def restrict(self, dims: Tensor, layers: Tensor) -> None:
         self.dims = dims
 
     def forward(self, step: Step) -> Tensor:
         student, teacher = vectors(step.student), vectors(step.teacher)
+        before = self.width if self.of_stream and self.dims is not None else None
+        _check_widths(before or student.shape[-1], teacher.shape[-1])
         kept = self._kept(step, teacher)
         if kept is not None:
             teacher = teacher[:, kept] if kept.dtype == torch.long else teacher * kept
             teacher = functional.normalize(teacher, dim=-1) if self.normalised else teacher
-        _check_widths(student, teacher)
         if self.loss == "cosine":
             return 1.0 - functional.cosine_similarity(student, teacher, dim=-1).mean()
         counted = student.shape[-1] if kept is None or kept.dtype == torch.long else kept.sum()
@@ -192,10 +198,9 @@ def _positive(temperature: float) -> float:
     return temperature
 
 
-def _check_widths(student: Tensor, teacher: Tensor) -> None:
-    if student.shape[-1] != teacher.shape[-1]:
+def _check_widths(student: int, teacher: int) -> None:
+    if student != teacher:
         raise UserError(
-            f"the student's vectors have {student.shape[-1]} dims and the teacher's {teacher.shape[-1]}, which the "
-            "term embedding cannot compare: ask for the teacher's width by --output-dim teacher, or take the term "
-            "similarity alone"
+            f"the student's vectors have {student} dims and the teacher's {teacher}, which the term embedding cannot "
+            "compare: ask for the teacher's width by --output-dim teacher, or take the term similarity alone"
         )
