@@ -104,6 +104,16 @@ def test_logits_of_a_regression_is_the_mean_squared_error():
     assert Logits(8.0)(step).item() == Logits(1.0)(step).item() == (1 + 9) / 2
 
 
+@pytest.mark.parametrize("kinds", [("regression", None), (None, "regression")])
+def test_logits_of_a_regression_with_several_outputs_are_compared_as_numbers(kinds):
+    """Whatever is added to all outputs of a row is a difference, which a softmax would not see."""
+    term = Logits(temperature=8.0)
+    term.bind(*(SimpleNamespace(config=SimpleNamespace(problem_type=kind)) for kind in kinds))
+    student, teacher = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[2.0, 3.0, 5.0]])
+    outputs = [SimpleNamespace(logits=logits) for logits in (student, teacher)]
+    assert float(term(Step({"labels": torch.zeros(1, 3)}, *outputs))) == pytest.approx((1 + 1 + 4) / 3)
+
+
 @pytest.mark.parametrize(
     ("student", "teacher", "labels", "sigmoids"),
     [

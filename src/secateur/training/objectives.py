@@ -38,6 +38,8 @@ __all__ = [
     "masked_mse",
 ]
 
+REGRESSION, SEVERAL_LABELS = "regression", "multi_label_classification"
+"""Values of a model's `problem_type`."""
 PADDING_LOGIT = -1e9
 """A logit with softmax probability 0 at any temperature; finite, because 0 times it must be 0."""
 
@@ -117,7 +119,8 @@ class Logits(Term):
     `-sum softmax(t / tau) log_softmax(s / tau)` (GRAIN section 5; its published code has no factor tau^2).
     With `divergence` it is `tau^2 KL(softmax(t / tau) || softmax(s / tau))` (CoFi eq. 7; Hinton et al., 2015): 0 where
     the logits agree, and with gradients that do not shrink as the temperature rises.
-    Of a model with one output, a score or a logit, it is the mean squared error of the outputs, without a temperature.
+    Of a model with one output, a score or a logit, or whose `problem_type` is regression, it is the mean squared error
+    of the outputs, without a temperature.
     A model with several outputs whose `problem_type` is multi_label_classification has a sigmoid for each label: the
     binary cross-entropy with the teacher's probabilities (or tau^2 times the divergence), averaged over the labels as
     in the model's own loss. Without one the teacher's counts, and else the labels of the rows: floats are several, as
@@ -152,7 +155,7 @@ class Logits(Term):
         if getattr(step.student, "start_logits", None) is not None:
             return (self._of_positions("start_logits", step) + self._of_positions("end_logits", step)) / 2
         student, teacher = compared("logits", step)
-        if student.shape[-1] == 1:
+        if student.shape[-1] == 1 or self.problem_type == REGRESSION:
             return functional.mse_loss(student, teacher)
         if self._has_sigmoids(step):
             return self._of_labels(student, teacher)
@@ -161,7 +164,7 @@ class Logits(Term):
     def _has_sigmoids(self, step: Step) -> bool:
         """Whether each of several outputs is a label of its own."""
         if self.problem_type is not None:
-            return self.problem_type == "multi_label_classification"
+            return self.problem_type == SEVERAL_LABELS
         labels = step.batch.get("labels")
         return labels is not None and labels.is_floating_point()
 
