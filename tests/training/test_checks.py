@@ -74,7 +74,7 @@ def test_models_in_16_bits_are_trained_in_float32_and_it_is_said(tmp_path, dtype
     trainer.train()
     name = str(dtype).removeprefix("torch.")
     assert [record.getMessage() for record in caplog.records] == [
-        f"the {role} has weights in {name}: they are cast to float32, in which it is trained"
+        f"the {role} has weights in {name}: they are cast to float32, in which a training computes"
         for role in ("teacher", "model")
     ]
     assert {weight.dtype for model in models for weight in model.parameters()} == {torch.float32}

@@ -31,7 +31,7 @@ def in_float32(model: Any, role: str) -> Any:
     found = next((weight.dtype for weight in weights if weight.dtype in HALF), None)
     if found is not None:
         name = str(found).removeprefix("torch.")
-        log.warning("the %s has weights in %s: they are cast to float32, in which it is trained", role, name)
+        log.warning("the %s has weights in %s: they are cast to float32, in which a training computes", role, name)
         cast(model, torch.float32)
     return model
 

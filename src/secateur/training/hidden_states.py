@@ -130,7 +130,9 @@ class Hidden(Term):
 
     @torch.no_grad()
     def restrict(self, dims: Tensor, layers: Tensor) -> None:
-        """Cut the projections' inputs to the dims left, and match no layer that was removed.
+        """Cut the projections' inputs to the dims left; of what is matched in each batch, no layer that was removed.
+
+        Layers of the same number (`match="same"`) are still compared: a removed one is the identity.
 
         Args:
             dims: `(kept,)`, indices of the dims that the residual stream still has.

@@ -71,8 +71,8 @@ class PruningTrainer(EvaluatingTrainer):
             has its original shapes, with zeros where it was cut. The result is the same, and training is faster.
         refit: change weights at each removal, so that the units that are left make up for it (`running_refit`).
         moments: the optimizer state of an earlier stage (`PruningTrainer.moments`) with which this one begins.
-        rows_seen: training rows that earlier stages have taken. The order of the rows continues after them, which
-            needs rows grouped by length.
+        rows_seen: training rows that earlier stages have taken. The order of the rows continues after them, if they
+            were of the same rows, which needs rows grouped by length.
         select: the metric by which the best evaluation is chosen, once the method has settled. Its weights are the
             result; by default the last weights are.
         generate: returns the tokens `(batch, tokens)` that a model in evaluation mode generates for a batch without
