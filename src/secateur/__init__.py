@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from secateur.deploy.seq2seq.folder import Seq2SeqFolder as Seq2SeqFolder
     from secateur.deploy.seq2seq.folder import export_seq2seq as export_seq2seq
     from secateur.deploy.seq2seq.folder import open_seq2seq as open_seq2seq
-    from secateur.deploy.verify import Verification as Verification
+    from secateur.deploy.verification import Verification as Verification
     from secateur.deploy.verify import verify as verify
     from secateur.measure.bench import Measurement as Measurement
     from secateur.measure.bench import measure as measure
@@ -121,7 +121,7 @@ _MODULE_OF = {
     "UniformParameters": "budget.uniform",
     "Units": "budget.units",
     "UserError": "system.errors",
-    "Verification": "deploy.verify",
+    "Verification": "deploy.verification",
     "Voita": "methods.voita",
     "attach": "surgery.masking",
     "attached": "surgery.masking",

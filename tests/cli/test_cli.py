@@ -248,6 +248,7 @@ def test_cut_inspect_and_verify_without_training(secateur, world, tmp_path, mode
     for words in ((), ("--dense", world / model)):
         found = json.loads(secateur("verify", tmp_path / "small", *words, "--json").stdout)
         assert found["passed"] and found["compact_loaded"] == 0.0 and found["masked_compact"] < 1e-5
+        assert found.get("same_weights", not words)
 
 
 @pytest.fixture

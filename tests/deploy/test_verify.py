@@ -1,5 +1,6 @@
 """`verify` says yes to a right folder and no to any other."""
 
+import copy
 from importlib import import_module
 
 import pytest
@@ -11,12 +12,15 @@ from tiny_models import ENCODERS, LEADING, inputs, random_masks, tiny
 from secateur.budget.space import Space
 from secateur.deploy.compared_pieces import ComparedPieces, compared_pieces
 from secateur.deploy.export import export
-from secateur.deploy.verify import Verification, verify, verify_folder
+from secateur.deploy.verification import Verification
+from secateur.deploy.verify import verify, verify_folder
 from secateur.structure.plan import Plan
 from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.checkpoint import save
 from secateur.surgery.compact import SUMS
 from secateur.surgery.cut import cut
+from secateur.surgery.storage import as_stored
+from secateur.surgery.uncut import uncut
 from secateur.surgery.vocabulary.pruning import with_pieces
 from secateur.system.errors import UserError
 
@@ -183,6 +187,68 @@ def test_a_folder_with_fewer_pieces_is_compared_with_the_model_with_all(which, t
     assert alone.passed and alone.whole_kept is None and "whole_kept" not in alone.to_dict()
     whole = verify_folder(tmp_path / "small", batches, dense)
     assert whole.passed and whole.whole_kept < 1e-6 * whole.scale and whole.compact_loaded == 0.0
+    assert whole.same_weights and whole.dense_masked < 1e-4 * whole.scale
+
+
+def foreign(model, factor=1.0):
+    """A model of the same shape with other weights; larger ones by a factor."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.copy_(weight.flatten().roll(7).reshape(weight.shape) * factor)
+    return other
+
+
+def test_a_folder_is_not_the_model_of_which_it_has_no_weights(bert):
+    """Masks and a cut agree for any weights: only the folder's own tell whose model it is."""
+    batches, given = bert
+    own = verify_folder(given["folder"], batches, given["dense"])
+    assert own.passed and own.same_weights and own.dense_compact <= 1e-6 * own.scale
+    other = verify_folder(given["folder"], batches, foreign(given["dense"]))
+    assert other.passed and other.same_weights is False and other.dense_compact > 1e-2
+    assert other.dense_masked < 1e-4 * max(1.0, other.scales["dense_masked"])
+    assert (other.masked_compact, other.compact_loaded) == (own.masked_compact, own.compact_loaded)
+    assert other.to_dict()["same_weights"] is False
+    assert "same_weights" not in verify_folder(given["folder"], batches).to_dict()
+    in_memory = verify(batches, **given | {"dense": foreign(given["dense"])})
+    assert in_memory.passed and in_memory.same_weights is False
+
+
+def test_the_weights_of_a_folder_are_checked_beside_a_dense_model(bert, monkeypatch):
+    """A wrong folder stays wrong, whatever it is compared with."""
+
+    def half(model):
+        dense, plan = uncut(model)
+        with torch.no_grad():
+            dense.classifier.bias += 1.0
+        return dense, plan
+
+    batches, given = bert
+    monkeypatch.setattr(import_module("secateur.deploy.verify"), "uncut", half)
+    result = verify_folder(given["folder"], batches, given["dense"])
+    assert not result.passed and result.compact_loaded == pytest.approx(1.0, abs=1e-4) and result.same_weights
+
+
+def test_each_difference_is_relative_to_the_outputs_that_it_is_of():
+    """A dense model with large logits does not excuse a folder with small ones."""
+    found = {"masked_compact": 0.01, "compact_loaded": 0.0, "examples": 1, "dense_masked": 0.01}
+    scales = {"masked_compact": 1.0, "dense_masked": 1000.0}
+    assert not Verification(**found, scale=1000.0, scales=scales).passed
+    assert Verification(**found | {"masked_compact": 1e-5}, scale=1.0, scales=scales).passed
+
+
+@pytest.mark.parametrize("store", ["bf16", "fp16"])
+def test_a_folder_in_16_bits_has_the_weights_that_were_rounded(bert, store, tmp_path):
+    batches, given = bert
+    save(as_stored(given["compact"], dtype=store), tmp_path / store, store=store)
+    assert verify_folder(tmp_path / store, batches, given["dense"]).same_weights
+    assert not verify_folder(tmp_path / store, batches, foreign(given["dense"])).same_weights
+
+
+def test_a_dense_model_with_another_head_is_refused(bert):
+    batches, given = bert
+    with pytest.raises(UserError, match=r"outputs of the shape \(.*\) and the cut model of .*with its head"):
+        verify_folder(given["folder"], batches, given["dense"].base_model)
 
 
 def test_an_ordinary_folder_with_fewer_pieces_is_compared_with_the_model_with_all(tmp_path):
@@ -197,7 +263,7 @@ def test_an_ordinary_folder_with_fewer_pieces_is_compared_with_the_model_with_al
         small.classifier.bias += 1.0
     save(small, tmp_path / "other", plan=plan.to_dict(plan.space(dense)))
     assert not verify_folder(tmp_path / "other", batches, dense).passed
-    with pytest.raises(UserError, match="not a compact folder"):
+    with pytest.raises(UserError, match=r"not a compact folder.* with all of its pieces by --dense"):
         verify_folder(tmp_path / "small", batches)
 
 

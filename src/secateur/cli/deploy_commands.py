@@ -122,7 +122,10 @@ def verify_model(
     folder: Folder,
     given: dict[str, Any],
     dense: Annotated[
-        str | None, typer.Option(help="Also mask and cut this dense model by the folder's plan, and compare both.")
+        str | None,
+        typer.Option(
+            help="Mask and cut this dense model by the folder's plan too, and say whether the folder has its weights."
+        ),
     ] = None,
     exported: Annotated[
         Path | None,

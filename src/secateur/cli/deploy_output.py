@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.cli.output import show_lines, show_table
-from secateur.deploy.verify import Verification
+from secateur.deploy.verification import Verification
 from secateur.report.report_text import score_text
 from secateur.system.quantities import quantity
 from secateur.tasks.origin import rows_of
@@ -16,13 +16,15 @@ NOISE = 0.05
 """The part by which two latencies differ without one being called slower."""
 
 
-def show_verification(verification: Verification, inputs: str) -> None:
-    """The largest differences and the verdict."""
+def show_verification(verification: Verification, inputs: str, dense: str | None = None) -> None:
+    """The largest differences and the verdict; `dense` is what the dense model is called, if one was given."""
     differences = {
         "all pieces - kept pieces": verification.whole_kept,
         "masked - compact": verification.masked_compact,
         "compact - loaded": verification.compact_loaded,
         f"source - exported, {verification.dtype}": verification.compact_exported,
+        f"{dense} masked - {dense} cut": verification.dense_masked,
+        f"{dense} cut - compact": verification.dense_compact,
     }
     rows = [(pair, f"{largest:.2e}") for pair, largest in differences.items() if largest is not None]
     show_table(("", "largest difference"), rows)
@@ -32,6 +34,8 @@ def show_verification(verification: Verification, inputs: str) -> None:
     verdict = "the same model" if verification.passed else "NOT the same model"
     if verification.passed and verification.dtype not in (None, "fp32"):
         verdict = f"finite in {verification.dtype}, of which only the score tells"
+    if verification.passed and verification.same_weights is False:
+        verdict = f"masked, cut and loaded agree, with other weights than {dense}'s, as after training or a refit"
     show_lines(f"{verdict}: {verification.examples} {inputs}, largest output {verification.scale:.3g}")
 
 

@@ -22,7 +22,8 @@ from secateur.cli.recipe_options import names_of
 from secateur.cli.scored_export import batches_of, fitted, scores, scores_of
 from secateur.deploy.compared_pieces import ComparedPieces, compared_pieces
 from secateur.deploy.seq2seq.folder import files_in, verify_seq2seq
-from secateur.deploy.verify import Verification, verify, verify_folder
+from secateur.deploy.verification import Verification
+from secateur.deploy.verify import verify, verify_folder
 from secateur.measure.benchmark import benchmark
 from secateur.measure.evaluation import piece_rows
 from secateur.measure.generation import part_of
@@ -156,9 +157,8 @@ def verify_model(
     if as_json:
         show_json(values)
     else:
-        show_verification(
-            verification, "random inputs" if data is None else f"{data[1].origin.rows} of {data[0].source}"
-        )
+        inputs = "random inputs" if data is None else f"{data[1].origin.rows} of {data[0].source}"
+        show_verification(verification, inputs, dense)
         if "scores" in values:
             show_scores(values["scores"])
     if not verification.passed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,76 +11,33 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from secateur.deploy.compared_pieces import ComparedPieces
-from secateur.deploy.export import TOLERANCE, opened, within
+from secateur.deploy.export import TOLERANCE, opened
 from secateur.deploy.formats import check_made_from
 from secateur.deploy.graph import rows_of
 from secateur.deploy.runner import difference
+from secateur.deploy.verification import Verification
 from secateur.structure.architecture import VOCABULARIES, Linear
 from secateur.structure.binding import bind
 from secateur.structure.plan import Plan
 from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.checkpoint import load, read_config
+from secateur.surgery.compact import PLAN
 from secateur.surgery.cut import cut
 from secateur.surgery.factorisation import factorise
 from secateur.surgery.hub import local_folder
 from secateur.surgery.masking import attached
 from secateur.surgery.opening import open_model
 from secateur.surgery.quantisation import with_rounded_embeddings
+from secateur.surgery.storage import as_stored, narrowest_type
 from secateur.surgery.uncut import uncut
 from secateur.surgery.vocabulary.rows import cut_rows
+from secateur.system.casting import cast
 from secateur.system.errors import UserError
 from secateur.system.model_copies import copy_of
 from secateur.system.model_state import evaluating
 
-
-@dataclass(frozen=True)
-class Verification:
-    """Largest absolute differences of the logits over all inputs; None for a comparison that was not made.
-
-    Attributes:
-        masked_compact: dense model under the plan's masks, against the model cut by the plan; computed in float64 where
-            the rounding of fp32 alone may exceed the tolerance.
-        compact_loaded: cut model in memory, against the folder loaded again.
-        examples: number of inputs.
-        scale: largest absolute logit, to which the differences are relative.
-        compact_exported: model in memory, all of its outputs, against an exported file in its own runtime.
-        dtype: the dtype that the exported file runs in.
-        tolerance: the largest allowed difference between models, relative to the largest logit: 1e-4 for rounding in
-            another order of summation, 8 roundings of the weights' dtype if that is less precise than fp32.
-        whole_kept: dense model with all pieces, against the one with the kept rows of its vocabulary, on kept pieces.
-        pieces: whether texts are split as before, if both tokenizers were compared.
-    """
-
-    masked_compact: float | None
-    compact_loaded: float | None
-    examples: int
-    scale: float
-    compact_exported: float | None = None
-    dtype: str | None = None
-    tolerance: float = TOLERANCE
-    whole_kept: float | None = None
-    pieces: ComparedPieces | None = None
-
-    @property
-    def passed(self) -> bool:
-        """Whether every difference of models is at most `tolerance` of the largest logit, and all pieces are equal.
-
-        A file in another dtype than fp32 can only be judged by its scores: here its outputs must be finite.
-        """
-        exported = self.compact_exported
-        if exported is not None and self.dtype is not None and not within(exported, self.scale, self.dtype):
-            return False
-        if self.pieces is not None and not self.pieces.passed:
-            return False
-        compared = (self.whole_kept, self.masked_compact, self.compact_loaded)
-        differences = [difference for difference in compared if difference is not None]
-        return all(difference <= self.tolerance * max(1.0, self.scale) for difference in differences)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values; those of a vocabulary only if one was compared."""
-        values = {**asdict(self), "passed": self.passed}
-        return {name: one for name, one in values.items() if one is not None or name not in ("whole_kept", "pieces")}
+Difference = tuple[float, float]
+"""The largest difference of two models' outputs, and the largest output, to which it is relative."""
 
 
 @torch.inference_mode()
@@ -100,8 +57,8 @@ def verify(
 
     Args:
         batches: model inputs; labels are not needed. If the plan has a vocabulary, the numbers of its pieces.
-        compact: the cut model in memory, compared with the model loaded from `folder` and with `exported` (for which
-            it may also be a dense model).
+        compact: the cut model in memory, compared with the model loaded from `folder`, with `exported` (for which
+            it may also be a dense model), and with the cut of `dense` by `plan`.
         dense: the model that was cut. With `plan`, the masked model (its embeddings factorised and rounded as planned)
             is compared with its cut. One with all pieces of the plan's vocabulary is compared with its kept rows first.
         plan: by which it was cut.
@@ -109,7 +66,8 @@ def verify(
         dtype: the dtype that the file runs in, if not its own: bf16 for an OpenVINO file in fp32.
 
     Raises:
-        UserError: there is nothing to compare or no batch, or the file was made from other weights or cannot be run.
+        UserError: there is nothing to compare or no batch, the file was made from other weights or cannot be run, or
+            the dense model has other outputs than the cut one.
     """
     if (dense is None or plan is None) and (compact is None or (folder is None and exported is None)):
         raise UserError(
@@ -117,20 +75,17 @@ def verify(
         )
     kept = _kept(batches)
     loaded = load(folder) if folder is not None else None
-    whole_kept = masked_compact = compact_loaded = compact_exported = None
-    runs_in, scale = None, 0.0
+    found: dict[str, Difference] = {}
+    runs_in = None
     given = [model for model in (dense, compact) if model is not None]
     with evaluating(given):
         if dense is not None and plan is not None:
-            dense, whole_kept = _in_vocabulary(dense, plan.pieces_left_to_cut(dense), kept)
-            masked_compact, scale = _masked_and_cut(dense, plan, kept)
+            found |= _of_dense(dense, plan, compact, kept)
         if compact is not None and loaded is not None:
-            compact_loaded, scale = _largest(_outputs(compact, kept), _outputs(loaded, kept))
+            found["compact_loaded"] = _largest(_outputs(compact, kept), _outputs(loaded, kept))
         if compact is not None and exported is not None:
-            compact_exported, scale, runs_in = _exported(compact, Path(exported), dtype, kept)
-    examples = sum(map(rows_of, kept))
-    limit = max(_tolerance(model.dtype) for model in given)
-    return Verification(masked_compact, compact_loaded, examples, scale, compact_exported, runs_in, limit, whole_kept)
+            found["compact_exported"], runs_in = _exported(compact, Path(exported), dtype, kept)
+    return _verification(found, kept, given, runs_in)
 
 
 def verify_folder(
@@ -140,16 +95,72 @@ def verify_folder(
 
     Args:
         folder: a compact folder, or an ordinary one of which only the vocabulary was cut, which needs `dense`.
-        dense: a dense model to mask and cut instead of the folder's own weights.
+        dense: a dense model that is masked and cut too, and whose cut is compared with the folder.
+
+    Raises:
+        UserError: as `verify`, or the folder cannot be loaded, or does not fit the dense model.
     """
     kept, place = _kept(batches), local_folder(folder)
-    if dense is not None and (place / "plan.json").is_file() and not getattr(read_config(place), "secateur", None):
+    if _is_ordinary(place):
+        if dense is None:
+            raise UserError(
+                f"{folder} is not a compact folder, but an ordinary model of which only the vocabulary was cut: name "
+                "the model with all of its pieces by --dense"
+            )
         return _verify_ordinary(place, kept, dense)
-    model, plan = uncut(load(folder))
-    compact = cut(model, plan)
-    if dense is not None:
-        model, plan = dense, Plan.load(place / "plan.json", dense)
-    return verify(kept, compact=compact, folder=folder, dense=model, plan=plan)
+    small = load(folder)
+    model, plan = uncut(small)
+    alone = verify(kept, compact=cut(model, plan), folder=folder)
+    masked = verify(kept, dense=model, plan=plan)
+    own = replace(
+        alone,
+        masked_compact=masked.masked_compact,
+        scales={**masked.scales, **alone.scales},
+        tolerance=masked.tolerance,
+    )
+    if dense is None:
+        return own
+    theirs = verify(kept, dense=dense, plan=Plan.load(place / PLAN, dense), compact=small)
+    return _with_dense(own, theirs)
+
+
+def _is_ordinary(folder: Path) -> bool:
+    """Whether a folder holds an ordinary model with the plan by which its vocabulary was cut."""
+    return (folder / PLAN).is_file() and not getattr(read_config(folder), "secateur", None)
+
+
+def _with_dense(own: Verification, theirs: Verification) -> Verification:
+    """The verification of a folder, with that of a dense model by its plan."""
+    names = {"whole_kept": "whole_kept", "masked_compact": "dense_masked", "dense_compact": "dense_compact"}
+    scales = {name: theirs.scales[key] for key, name in names.items() if key in theirs.scales}
+    return replace(
+        own,
+        whole_kept=theirs.whole_kept,
+        dense_masked=theirs.masked_compact,
+        dense_compact=theirs.dense_compact,
+        tolerance=max(own.tolerance, theirs.tolerance),
+        scales={**own.scales, **scales},
+    )
+
+
+def _verification(
+    found: Mapping[str, Difference],
+    kept: list[dict[str, Tensor]],
+    models: Iterable[PreTrainedModel],
+    dtype: str | None = None,
+) -> Verification:
+    """What was found, in the order of the comparisons, for these batches and models."""
+    differences: dict[str, Any] = {"masked_compact": None, "compact_loaded": None}
+    differences |= {name: difference for name, (difference, _) in found.items()}
+    scales = {name: scale for name, (_, scale) in found.items()}
+    return Verification(
+        **differences,
+        examples=sum(map(rows_of, kept)),
+        scale=list(scales.values())[-1],
+        dtype=dtype,
+        tolerance=max(_tolerance(model.dtype) for model in models),
+        scales=scales,
+    )
 
 
 def _kept(batches: Iterable[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
@@ -167,25 +178,54 @@ def _kept(batches: Iterable[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
 @torch.inference_mode()
 def _verify_ordinary(folder: Path, kept: list[dict[str, Tensor]], dense: PreTrainedModel) -> Verification:
     """As `verify_folder`, of a stock model with some pieces of a dense one."""
-    plan, loaded = Plan.load(folder / "plan.json", dense), open_model(folder)
+    plan, loaded = Plan.load(folder / PLAN, dense), open_model(folder)
     with evaluating([dense]):
-        small, whole_kept = _in_vocabulary(dense, plan.pieces_left_to_cut(dense), kept)
-        difference, scale = _largest(_outputs(small, kept), _outputs(loaded, kept))
-    examples = sum(map(rows_of, kept))
-    return Verification(None, difference, examples, scale, tolerance=_tolerance(dense.dtype), whole_kept=whole_kept)
+        small, found = _in_vocabulary(dense, plan.pieces_left_to_cut(dense), kept)
+        found["compact_loaded"] = _difference(small, loaded, kept)
+    return _verification(found, kept, [dense])
+
+
+def _of_dense(
+    dense: PreTrainedModel, plan: Plan, compact: PreTrainedModel | None, kept: list[dict[str, Tensor]]
+) -> dict[str, Difference]:
+    """A dense model with fewer pieces, masked and cut, and its cut against another cut model."""
+    narrow, found = _in_vocabulary(dense, plan.pieces_left_to_cut(dense), kept)
+    found["masked_compact"] = _masked_and_cut(narrow, plan, kept)
+    if compact is not None:
+        small = as_stored(cut(narrow, plan), dtype=narrowest_type(compact))
+        cast(small, compact.dtype, compact.device)
+        found["dense_compact"] = _difference(small, compact, kept)
+    return found
+
+
+def _difference(dense: PreTrainedModel, compact: PreTrainedModel, kept: list[dict[str, Tensor]]) -> Difference:
+    """Largest difference of what is left of a dense model from a cut one, and the largest logit.
+
+    Raises:
+        UserError: they have outputs of other shapes.
+    """
+    theirs, own = _outputs(dense, kept), _outputs(compact, kept)
+    shapes = [[tuple(one.shape) for one in outputs] for outputs in (theirs, own)]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f"the dense model has outputs of the shape {shapes[0][0]} and the cut model of {shapes[1][0]}: give the "
+            "model that was cut, with its head"
+        )
+    return _largest(theirs, own)
 
 
 def _in_vocabulary(
     dense: PreTrainedModel, vocabulary: Vocabulary | None, batches: list[dict[str, Tensor]]
-) -> tuple[PreTrainedModel, float | None]:
-    """The model with the kept rows of a vocabulary, and its largest difference from the one with all rows."""
+) -> tuple[PreTrainedModel, dict[str, Difference]]:
+    """The model with the kept rows of a vocabulary, and as `whole_kept` its difference from the one with all rows."""
     if vocabulary is None:
-        return dense, None
+        return dense, {}
     small, kept = cut_rows(dense, vocabulary), torch.tensor(vocabulary.kept)
     over_pieces = any(isinstance(row, Linear) and row.out == VOCABULARIES[0] for row in bind(dense).rows)
     ids = ("input_ids", "decoder_input_ids", *(["labels"] if over_pieces else []))
     whole = _outputs(dense, [_renumbered(batch, ids, kept) for batch in batches])
-    return small, _largest([one[..., kept] if over_pieces else one for one in whole], _outputs(small, batches))[0]
+    left = [one[..., kept] if over_pieces else one for one in whole]
+    return small, {"whole_kept": _largest(left, _outputs(small, batches))}
 
 
 def _renumbered(batch: Mapping[str, Tensor], names: Iterable[str], kept: Tensor) -> dict[str, Tensor]:
@@ -194,7 +234,7 @@ def _renumbered(batch: Mapping[str, Tensor], names: Iterable[str], kept: Tensor)
     return {**batch, **{name: torch.where(ids < 0, ids, kept[ids.clamp(min=0)]) for name, ids in own.items()}}
 
 
-def _masked_and_cut(dense: PreTrainedModel, plan: Plan, batches: list[dict[str, Tensor]]) -> tuple[float, float]:
+def _masked_and_cut(dense: PreTrainedModel, plan: Plan, batches: list[dict[str, Tensor]]) -> Difference:
     """Largest difference between a model under a plan's masks and its cut, and the largest logit.
 
     In fp32 it is more than the tolerance for some models that are right: a few activations of a deep decoder are so
@@ -211,7 +251,7 @@ def _in_double(value: Tensor) -> Tensor:
     return value.double() if value.is_floating_point() else value
 
 
-def _difference_of_cut(dense: PreTrainedModel, plan: Plan, batches: list[dict[str, Tensor]]) -> tuple[float, float]:
+def _difference_of_cut(dense: PreTrainedModel, plan: Plan, batches: list[dict[str, Tensor]]) -> Difference:
     if plan.embedding_rank and isinstance(dense.get_input_embeddings(), nn.Embedding):
         dense = factorise(dense, plan.embedding_rank)
     dense = with_rounded_embeddings(dense, plan)
@@ -233,11 +273,11 @@ def _of_stream(output: Tensor, width: int, kept: Tensor) -> Tensor:
 
 def _exported(
     model: PreTrainedModel, path: Path, dtype: str | None, batches: list[dict[str, Tensor]]
-) -> tuple[float, float, str]:
+) -> tuple[Difference, str]:
     """Largest difference of a file's outputs from its model's, the largest output, and the dtype that it ran in."""
     check_made_from(path, model)
     run = opened(path, dtype=dtype)
-    return *difference(run, model, batches), run.dtype
+    return difference(run, model, batches), run.dtype
 
 
 def _tolerance(dtype: torch.dtype) -> float:
@@ -257,7 +297,7 @@ def _compared(output: Mapping[str, Any]) -> list[Tensor]:
     return [value for name, value in tensors.items() if name.endswith("logits")] or list(tensors.values())
 
 
-def _largest(left: list[Tensor], right: list[Tensor]) -> tuple[float, float]:
+def _largest(left: list[Tensor], right: list[Tensor]) -> Difference:
     """Largest difference, and largest entry of the left side; NaN if any of them is (Python's `max` would drop it)."""
     difference = torch.stack([(a - b).abs().max() for a, b in zip(left, right, strict=True)]).max()
     return float(difference), float(torch.stack([a.abs().max() for a in left]).max())

@@ -51,6 +51,17 @@ def stored_state(model: PreTrainedModel, dtype: str) -> dict[str, Tensor]:
     return state
 
 
+def narrowest_type(model: PreTrainedModel) -> str:
+    """The type of `STORED` with the fewest bits in which its weights are written without rounding; fp32 if none is."""
+    return next((name for name in ("fp16", "bf16") if _exact_in(model, name)), "fp32")
+
+
+def _exact_in(model: PreTrainedModel, dtype: str) -> bool:
+    scales = {f"{path}.scale" for path in quantised_tables(model)}
+    own = [tensor for name, tensor in model.state_dict().items() if name not in scales and tensor.is_floating_point()]
+    return all(torch.equal(tensor.to(STORED[dtype]).to(tensor.dtype), tensor) for tensor in own)
+
+
 def stored_bytes(model: PreTrainedModel, dtype: str) -> int:
     """Bytes of the weights of a model as they are written in a type; a tied weight counts once."""
     written = {tensor.data_ptr(): tensor.nbytes for tensor in stored_state(model, dtype).values()}

@@ -6,7 +6,8 @@ from typing import cast
 
 from transformers import PreTrainedModel
 
-from secateur.deploy.verify import Verification, verify
+from secateur.deploy.verification import Verification
+from secateur.deploy.verify import verify
 from secateur.methods.method import Method
 from secateur.run.context import Context
 from secateur.run.distillation import save_state
