@@ -64,6 +64,36 @@ def test_an_option_is_refused_without_the_one_that_it_belongs_to(world, tmp_path
     assert refused(secateur("cut", tmp_path / "no model", *words, "--output", tmp_path / "a"), message)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--text", "nonsense"),
+        ("--rows", 2),
+        ("--task", "tokens"),
+        ("--max-length", 3),
+        ("--metric", "f1"),
+        ("--task-option", "a=1"),
+        ("--eval", "pairs.csv"),
+    ],
+)
+def test_an_option_of_data_is_refused_where_there_is_none(world, tmp_path, words):
+    message = f"no data is given that {words[0]} could be of: name it by --data, or leave {words[0]} out"
+    assert refused(secateur("cut", tmp_path / "no model", *words, "--output", tmp_path / "a"), message)
+    if words[0] != "--rows":  # of the data of a run, all are used
+        assert refused(secateur("verify", world / "half", *words), message)
+        assert refused(secateur("export", world / "half", *words, "--output", tmp_path / "a.onnx"), message)
+    assert not (tmp_path / "a").exists() and not (tmp_path / "a.onnx").exists()
+
+
+def test_a_random_cut_is_another_by_another_seed(world, tmp_path):
+    def kept(name, *seed):
+        words = ("--method", "random", *seed, "--output", tmp_path / name)
+        assert secateur("cut", world / "classifier", *words).exit_code == 0
+        return json.loads((tmp_path / name / "plan.json").read_text())["groups"]
+
+    assert kept("1", "--seed", 1) == kept("again", "--seed", 1) != kept("2", "--seed", 2)
+
+
 def test_what_a_plan_does_not_say_is_taken_beside_it(world, tmp_path):
     words = (
         "--data",

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from secateur.cli.cut_rows import CutRows
-from secateur.cli.given_data import refuse_taken
+from secateur.cli.given_data import check_source, refuse_taken
 from secateur.cli.model_output import show_inspection, show_vocabulary
 from secateur.cli.output import show_json, show_lines, show_table
 from secateur.measure.inspection import inspect, with_stored_bytes
@@ -81,6 +81,7 @@ def cut_model(
     texts = read_texts(vocabulary or [])
     _check_plan(plan, given, texts)
     all_units = plan is None and only_thinner(given, bool(texts))
+    set_seed(given.get("seed", 0))
     whole = open_model(model)
     _check_rows_of_embeddings(whole, given)
     rows = CutRows.of(given, whole, model, calibration_rows, refit)
@@ -131,6 +132,7 @@ def _check_needed(
         raise UserError(
             "--calibration-rows and --no-refit say what is done with the rows of --data: give it, or drop them"
         )
+    check_source(given)
     if plan is None:  # which may have a rank
         check_svd(make_group("target", given))
 

@@ -60,7 +60,7 @@ def export_model(
         )
     dtypes = (dtype,) if dtype else tuple(FILES) if layout == "hub" else ("fp32",)
     _check_output(output, layout, dtypes, overwrite)
-    data = data_if_known({**given, "data.rows": ROWS if rows is None else rows or None}, folder)
+    data = data_if_known(given, folder, ROWS if rows is None else rows or None)
     calibrated = "data.source" in given or (layout == "file" and known_format(output).calibrated)
     count = _rows(rows, data, dtypes, calibrated)
     if layout == "hub":

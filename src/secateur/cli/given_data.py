@@ -22,6 +22,24 @@ log = logging.getLogger(__name__)
 OpenedData = tuple[DataRecipe, Task]
 
 
+def check_source(given: Mapping[str, Any], model: str | None = None) -> None:
+    """Refuse options that say how data are read where none are given, and no run of `model` tells any.
+
+    Raises:
+        UserError: there are such options, which are named.
+    """
+    options = _options(given)
+    values = given if model is None or not options else with_run_values(given, model)
+    if options and "data.source" not in values:
+        names = " and ".join(options)
+        raise UserError(f"no data is given that {names} could be of: name it by --data, or leave {names} out")
+
+
+def _options(given: Mapping[str, Any]) -> list[str]:
+    """The keys that say how data are read."""
+    return [key for key in given if key.startswith("data.") and key != "data.source"]
+
+
 def opened_data(given: Mapping[str, Any], model: str | None = None) -> OpenedData:
     """The group `data` of what was given on the command line, and the task that it opens.
 
@@ -32,7 +50,8 @@ def opened_data(given: Mapping[str, Any], model: str | None = None) -> OpenedDat
     """
     values = dict(given) if model is None else with_run_values(given, model)
     if "data.source" not in values:
-        raise UserError(f"no data is given, and {model} is of no run, which would tell it: name it by --data")
+        run = "" if model is None else f", and {model} is of no run, which would tell it"
+        raise UserError(f"no data is given{run}: name it by --data")
     seed = values.pop("seed", 0)
     data = make_group("data", values)
     try:
@@ -59,18 +78,23 @@ def _labelled_as_in_run(task: Task, model: str) -> Task:
         return task
 
 
-def data_if_known(given: Mapping[str, Any], model: str) -> OpenedData | None:
+def data_if_known(given: Mapping[str, Any], model: str, rows: int | None = None) -> OpenedData | None:
     """As `opened_data`, or None where no data is given and the run of the model tells none that can be read here.
 
+    Args:
+        rows: number of training rows that are used.
+
     Raises:
-        UserError: as `opened_data`, for data that is given.
+        UserError: as `opened_data`, for data that is given or that an option is of, and as `check_source`.
     """
-    if "data.source" in given:
-        return opened_data(given, model)
+    check_source(given, model)
+    values = given if rows is None else {**given, "data.rows": rows}
+    if "data.source" in given or _options(given):
+        return opened_data(values, model)
     if "data.source" not in with_run_values(given, model):
         return None
     try:
-        return opened_data(given, model)
+        return opened_data(values, model)
     except UserError as error:
         log.info("nothing is scored: %s", error)
         return None
