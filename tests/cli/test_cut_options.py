@@ -66,6 +66,29 @@ def test_an_option_is_refused_without_the_one_that_it_belongs_to(world, tmp_path
 
 @pytest.mark.parametrize(
     "words",
+    [("--layers", 1), ("--layer-rule", "spread"), ("--output-dim", "teacher"), ("--keep-score", 0.9)],
+)
+def test_a_cut_has_no_options_of_a_training(tmp_path, words):
+    result = secateur("cut", tmp_path / "no model", *words, "--output", tmp_path / "a")
+    assert refused(result, f"No such option: {words[0]}")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--density", "0.4,0.2"), "a cut has one density: ask for one"),
+        (("--density", 0.4, "--keep", 2), "--density and --keep exclude each other"),
+        (("--shape", "1x8"), "say how a latency or a speedup is measured"),
+        (("--uniform", "--keep", 2), "--uniform goes with a density"),
+    ],
+)
+def test_a_target_of_no_cut_is_refused_before_the_model_is_opened(tmp_path, words, message):
+    result = secateur("cut", tmp_path / "no model", *words, "--output", tmp_path / "a")
+    assert refused(result, message)
+
+
+@pytest.mark.parametrize(
+    "words",
     [
         ("--text", "nonsense"),
         ("--rows", 2),

@@ -18,6 +18,7 @@ from secateur.cli.recipe_options import recipe_options
     "storage",
     "data",
     "seed",
+    without=("target.layers", "target.layer_rule", "target.output_dim", "target.keep_score"),  # of a training
     shown={"target.density": "0.5", "method.name": "fisher, obs without labels, magnitude without data"},
 )
 @done_by("cut_work")

@@ -21,6 +21,7 @@ from secateur.report.report_text import score_text, target_table
 from secateur.run.calibration import ROWS
 from secateur.run.post_training import (
     changes_weights,
+    check_target,
     cut_by_plan,
     cut_without_training,
     only_thinner,
@@ -29,6 +30,7 @@ from secateur.run.post_training import (
 )
 from secateur.run.recipe import make_group, places_of
 from secateur.run.recipe_rules import AMOUNTS, check_svd
+from secateur.run.recipe_target import TargetRecipe
 from secateur.structure.plan import Plan
 from secateur.structure.plan_file import vocabulary_of
 from secateur.structure.vocabulary import Vocabulary
@@ -81,6 +83,8 @@ def cut_model(
     texts = read_texts(vocabulary or [])
     _check_plan(plan, given, texts)
     all_units = plan is None and only_thinner(given, bool(texts))
+    if plan is None and not all_units:
+        check_target(_target(given))
     set_seed(given.get("seed", 0))
     whole = open_model(model)
     _check_rows_of_embeddings(whole, given)
@@ -209,8 +213,7 @@ def _cut(
     """The model cut by a plan or by a method, and to the pieces that are kept."""
     if plan is None:
         counts = None if make_group("target", given).embedding_rank is None else counted(pieces)
-        amount = {} if any(f"target.{name}" in given for name in AMOUNTS) else {"target.density": 0.5}
-        recipes = (make_group(name, amount | given) for name in ("target", "method", "storage"))
+        recipes = (_target(given), *(make_group(name, given) for name in ("method", "storage")))
         calibration = None if rows is None else rows.calibration(pieces)
         small, target = cut_without_training(whole, *recipes, vocabulary=pieces, calibration=calibration, counts=counts)
         return Cut(small, pieces, target)
@@ -220,6 +223,13 @@ def _cut(
     kept = planned.pieces_left_to_cut(whole)
     counts = counted(kept) if planned.embedding_rank else None
     return Cut(cut_by_plan(whole, planned, None if rows is None else rows.calibration, counts), kept)
+
+
+def _target(given: dict[str, Any]) -> TargetRecipe:
+    """The target, which is a density of 0.5 where no amount is given."""
+    amount = {} if any(f"target.{name}" in given for name in AMOUNTS) else {"target.density": 0.5}
+    target: TargetRecipe = make_group("target", amount | given)
+    return target
 
 
 def _counts(

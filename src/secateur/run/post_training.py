@@ -63,13 +63,7 @@ def cut_without_training(
         UserError: the target is out of reach, the method learns in training which units to keep, or it learns from rows
             and there are none.
     """
-    check_amount(target)
-    check_uniform(target)
-    check_protocol(target)
-    if len(target.densities) > 1:
-        raise UserError("a cut has one density: ask for one, or prune to several with `secateur prune`")
-    if target.keep_score is not None:
-        raise UserError("a score is kept by training: use `secateur prune`, or ask for a density")
+    check_target(target)
     narrow = dense if vocabulary is None else cut_rows(dense, vocabulary)
     rank = _rank(target.embedding_rank, narrow, counts)
     if target.size is not None and rank:
@@ -86,6 +80,21 @@ def cut_without_training(
     if table is None:
         return small, None
     return small, target_reached(plan.latency or {}, measure_again(table, small, dense))
+
+
+def check_target(target: TargetRecipe) -> None:
+    """Refuse a target that contradicts itself, or that only a run reaches.
+
+    Raises:
+        UserError: it does.
+    """
+    check_amount(target)
+    check_uniform(target)
+    check_protocol(target)
+    if len(target.densities) > 1:
+        raise UserError("a cut has one density: ask for one, or prune to several with `secateur prune`")
+    if target.keep_score is not None:
+        raise UserError("a score is kept by training: use `secateur prune`, or ask for a density")
 
 
 def cut_by_plan(
