@@ -57,7 +57,7 @@ def test_a_version_outside_of_the_range_is_pointed_out(monkeypatch):
     lines = {name: one.note for (group, name), one in found().items() if group == "versions"}
     assert lines["torch"] == f"OUTSIDE of what secateur allows, >=2.6; tested with {TESTED['torch']}"
     assert lines["transformers"] == "tested" and lines["datasets"].startswith("tested with")
-    assert lines["onnx"].startswith("pip install 'secateur[onnx]'")
+    assert lines["onnx"].startswith("pip install onnx onnxruntime; tested")
 
 
 def test_nothing_that_is_missing_or_broken_is_an_error(monkeypatch, tmp_path):

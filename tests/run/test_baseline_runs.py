@@ -230,7 +230,7 @@ def unscored(monkeypatch):
 def test_a_missing_package_is_named_and_the_run_goes_on(values, whole, tmp_path, monkeypatch, unscored):
     monkeypatch.setattr(packages, "find_spec", lambda name: None)
     monkeypatch.setattr(int8, "load_teacher", lambda context: BertForSequenceClassification(config(layers=4)))
-    assert "run pip install 'secateur[onnx]'" in left_out(values, tmp_path, "int8")
+    assert "run pip install onnx onnxruntime" in left_out(values, tmp_path, "int8")
     assert not (tmp_path / "baselines" / "int8" / "result.json").exists(), "it is made once the package is there"
 
 

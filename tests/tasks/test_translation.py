@@ -157,7 +157,7 @@ def test_the_split_to_score_may_be_named(data, tmp_path):
 @pytest.mark.parametrize(("kind", "name"), [(Translations, "sacrebleu"), (Summarisation, "rouge_score")])
 def test_a_missing_package_is_named_before_the_data_is_read(kind, name, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
-    wanted = rf"need the package {name}, which is not installed: run pip install 'secateur\[texts\]'$"
+    wanted = rf"need the package {name}, which is not installed: run pip install {name.replace('_', '-')}$"
     with pytest.raises(MissingPackage, match=wanted):
         kind.from_data("nowhere")
 

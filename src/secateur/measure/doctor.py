@@ -19,6 +19,7 @@ from secateur.system import machine
 from secateur.system.disk import free_bytes, size
 from secateur.system.errors import reason_of
 from secateur.system.installed import Library, libraries, version_of
+from secateur.system.packages import installing
 from secateur.system.version import VERSION
 
 VECTORS = ("avx2", "avx512f", "asimd", "sve")
@@ -148,7 +149,7 @@ def _runtime(name: str, package: str, extra: str, describe: Callable[[], str]) -
     """A runtime: its version and what it says of itself, or how to install it."""
     version = version_of(package)
     if version is None:
-        return Finding("runtimes", name, "not installed", f"pip install 'secateur[{extra}]'" if extra else "")
+        return Finding("runtimes", name, "not installed", installing(extra) if extra else "")
     try:
         return Finding("runtimes", name, version, describe())
     except Exception as error:
@@ -174,7 +175,7 @@ def _judged(library: Library) -> str:
     """What is to be said of a version."""
     tested = f"tested with {library.tested}"
     if library.found is None:
-        return f"pip install 'secateur[{library.extra}]'; {tested}" if library.extra else f"is needed; {tested}"
+        return f"{installing(library.extra)}; {tested}" if library.extra else f"is needed; {tested}"
     if not library.fits:
         return f"OUTSIDE of what secateur allows, {library.allowed}; {tested}"
     return "tested" if library.is_tested else ", ".join(filter(None, (library.allowed and "allowed", tested)))

@@ -6,9 +6,11 @@ import json
 
 from secateur.deploy.card_metadata import RANKING, Kind
 
+IMPORT = "import secateur  # installed from its repository"
+"""How secateur is imported, and where it comes from, which is right before a release and after it."""
 LOADING = """\
 ```python
-import secateur  # pip install secateur
+{imported}
 
 model = secateur.load("{folder}")
 ```
@@ -30,7 +32,7 @@ model = {auto}.from_pretrained("{folder}", trust_remote_code=True)
 """
 BY_SENTENCE_TRANSFORMERS = """\
 ```python
-import secateur  # pip install secateur
+{imported}
 
 model = secateur.load("{folder}")
 ```
@@ -90,8 +92,8 @@ def loading(folder: str, auto: str, kind: Kind) -> str:
         auto: the class of transformers that loads it.
     """
     if kind.library == "sentence-transformers":
-        return BY_SENTENCE_TRANSFORMERS.format(folder=folder).rstrip()
-    return LOADING.format(folder=folder, auto=auto).rstrip()
+        return BY_SENTENCE_TRANSFORMERS.format(imported=IMPORT, folder=folder).rstrip()
+    return LOADING.format(imported=IMPORT, folder=folder, auto=auto).rstrip()
 
 
 def running(folder: str, auto: str, kind: Kind, prefix: str = "", pairs: bool = False) -> str:

@@ -22,6 +22,7 @@ from secateur.surgery.loaded_weights import check_encoder, check_whole
 from secateur.surgery.sentence.folder import pools_states
 from secateur.system.errors import MissingPackage, UserError, as_user_error, reason_of
 from secateur.system.load_report import without_load_report
+from secateur.system.packages import installing
 
 log = logging.getLogger(__name__)
 
@@ -172,8 +173,7 @@ def open_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     except ImportError as error:
         reason = reason_of(error).partition(". ")[0]
         raise MissingPackage(
-            f"the tokenizer of {name} needs a package that is not installed ({reason}): run pip install "
-            "'secateur[tokenizers]'"
+            f"the tokenizer of {name} needs a package that is not installed ({reason}): run {installing('tokenizers')}"
         ) from error
     except Exception as error:  # of a tokenizer.json in a form of another version, tokenizers raises just that
         raise UserError(

@@ -1,11 +1,28 @@
-"""Optional packages: whether they are installed, and the extra of secateur that installs them."""
+"""Optional packages: whether they are installed, and the command that installs them."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from importlib.util import find_spec
 
 from secateur.system.errors import MissingPackage
+
+EXTRAS = {
+    "onnx": ("onnx", "onnxruntime"),
+    "openvino": ("onnx", "openvino", "nncf"),
+    "texts": ("sacrebleu", "rouge-score"),
+    "embeddings": ("sentence-transformers>=6",),
+    "tokenizers": ("sentencepiece", "protobuf", "sacremoses", "tiktoken"),
+    "sweep": ("optuna>=5",),
+    "images": ("pillow",),
+}
+"""Extra of secateur -> what it installs, as in pyproject.toml."""
+
+
+def installing(extra: str) -> str:
+    """The command that installs the packages of an extra by their own names, which needs no release of secateur."""
+    return " ".join(("pip install", *map(shlex.quote, EXTRAS.get(extra, (extra,)))))
 
 
 def require(packages: Sequence[str], extra: str) -> None:
@@ -19,7 +36,7 @@ def require(packages: Sequence[str], extra: str) -> None:
         MissingPackage: with the command that installs them.
     """
     if missing := absent(packages):
-        raise MissingPackage(f"{' and '.join(missing)} is not installed: run pip install 'secateur[{extra}]'")
+        raise MissingPackage(f"{' and '.join(missing)} is not installed: run {installing(extra)}")
 
 
 def absent(packages: Sequence[str]) -> list[str]:

@@ -167,8 +167,7 @@ class Sequences(Task):
         module, name = cls.package
         if find_spec(module) is None:
             raise MissingPackage(
-                f"{' and '.join(cls.metrics)} need the package {module}, which is not installed: "
-                f"run pip install {name!r}"
+                f"{' and '.join(cls.metrics)} need the package {module}, which is not installed: run pip install {name}"
             )
 
     def encode(self, split: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int = 128) -> Dataset:

@@ -27,7 +27,7 @@ class Summarisation(Sequences):
         ("source", "target"),
     )
     metrics: ClassVar[tuple[str, ...]] = ("rougeL", "rouge1", "rouge2")
-    package: ClassVar[tuple[str, str]] = ("rouge_score", "secateur[texts]")
+    package: ClassVar[tuple[str, str]] = ("rouge_score", "rouge-score")
     usual_tokens: ClassVar[int | None] = predictors.SUMMARY_TOKENS
     predictor: ClassVar[predictors.Predictor | None] = predictors.SUMMARIES
 

@@ -17,7 +17,7 @@ class Translation(Sequences):
 
     columns: ClassVar[Sequence[tuple[str, str]]] = (("source", "target"), ("src", "tgt"), ("input", "output"))
     metrics: ClassVar[tuple[str, ...]] = ("bleu", "chrf")
-    package: ClassVar[tuple[str, str]] = ("sacrebleu", "secateur[texts]")
+    package: ClassVar[tuple[str, str]] = ("sacrebleu", "sacrebleu")
 
     def score_texts(self, texts: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
         """BLEU (13a, cased, smoothed exponentially) and chrF2, as by `sacrebleu -m bleu chrf`."""
