@@ -120,27 +120,28 @@ KEYS = _keys()
 """Dotted key -> its field, with the default, the description and, for an option of its own, a `Flag`."""
 
 
-def make(values: Mapping[str, Any], source: str = "the recipe") -> Recipe:
+def make(values: Mapping[str, Any], source: str = "the recipe", options: Collection[str] = ()) -> Recipe:
     """A recipe from plain values.
 
     Args:
         values: in groups, by dotted keys or by the flat keys of version 0.1.0; of two values for one key, the later
             is taken.
         source: what the recipe is called in an error.
+        options: keys whose values are not those of the source, but of the command line.
 
     Raises:
         UserError: an unknown key (naming the nearest), a missing one, or a value that does not fit.
     """
-    return _resolved(known(values, source), source)
+    return _resolved(known(values, source), source, options)
 
 
 def read(path: Path | str, overrides: Mapping[str, Any]) -> Recipe:
-    """A recipe file, with values that override it.
+    """A recipe file, with values of the command line that override it.
 
     Raises:
         UserError: the file cannot be read, is not YAML, or does not hold a recipe.
     """
-    theirs = known(overrides, str(path))
+    theirs = known(overrides, COMMAND_LINE)
     return _resolved(with_values(known(read_values(path), str(path)), theirs), str(path), theirs)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from math import prod
@@ -23,7 +23,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from secateur.report.recipe_keys import dotted, grouped
-from secateur.run.recipe import FORMAT, KEYS, SWEEP, Recipe, known, make, read_values, with_values
+from secateur.run.recipe import COMMAND_LINE, FORMAT, KEYS, SWEEP, Recipe, known, make, read_values, with_values
 from secateur.run.recipe_errors import sentence
 from secateur.run.recipe_schema import Strict
 from secateur.run.recipe_yaml import dump
@@ -65,11 +65,13 @@ class Sweep:
     Attributes:
         values: of the recipe, by dotted keys, without those that vary.
         source: what the file is called in an error.
+        options: keys whose values are not those of the file, but of the command line.
     """
 
     values: Mapping[str, Any]
     block: Block
     source: str
+    options: frozenset[str] = frozenset()
 
     @cached_property
     def dimensions(self) -> list[Dimension]:
@@ -108,11 +110,11 @@ class Sweep:
             else:  # an entry of a key that holds several
                 key, _, name = one.key.rpartition(".")
                 changed[key] = {**(changed.get(key) or self.values.get(key) or {}), name: value}
-        return make(with_values(self.values, changed), self.source)
+        return make(with_values(self.values, changed), self.source, self.options - changed.keys())
 
     def with_tuning_rows(self, count: int) -> Sweep:
         """The sweep with that number of rows to tune by, unless its file says another."""
-        return Sweep({"data.tuning_rows": count, **self.values}, self.block, self.source)
+        return replace(self, values={"data.tuning_rows": count, **self.values})
 
     def points_to_check(self) -> list[Point]:
         """All combinations of the ends of the dimensions; of too many, each value once and a sample."""
@@ -149,7 +151,7 @@ class Sweep:
 
 
 def read_sweep(path: Path | str, overrides: Mapping[str, Any]) -> Sweep:
-    """A recipe file with a block `sweep`, and values that override those of the recipe.
+    """A recipe file with a block `sweep`, and values of the command line that override those of the recipe.
 
     Raises:
         UserError: the file cannot be read or has no such block, or the block does not fit.
@@ -162,8 +164,8 @@ def read_sweep(path: Path | str, overrides: Mapping[str, Any]) -> Sweep:
         block = Block(**given)
     except ValidationError as error:
         raise InRecipe(f"{source}: {sentence(error, (SWEEP,))}") from error
-    ours = with_values(known(values, source), known(overrides, source))
-    sweep = Sweep(ours, block, source)
+    theirs = known(overrides, COMMAND_LINE)
+    sweep = Sweep(with_values(known(values, source), theirs), block, source, frozenset(theirs))
     _check(sweep)
     return sweep
 
