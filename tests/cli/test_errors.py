@@ -93,6 +93,9 @@ def test_without_a_place_for_the_file_the_traceback_itself_is_shown(monkeypatch,
         ("max_length is 128: give at most 32", "--max-length is 128: give at most 32"),
         ("wrong: give another by `colour`", "wrong: give another by `colour`"),
         ("the column 'max_length' by `text`", "the column 'max_length' by --text"),
+        ("`text` names 3 columns: name one", "--text names 3 columns: name one"),
+        ("`label` names a column twice ('a'): name each once", "--label names a column twice ('a'): name each once"),
+        ("`colour` names 3 columns", "`colour` names 3 columns"),
     ],
 )
 def test_arguments_of_a_task_are_named_as_options(sentence, shown):

@@ -99,7 +99,7 @@ def export_model(
     rows: Annotated[
         int | None,
         typer.Option(
-            help="Training rows to calibrate int8 on; 0 computes the ranges from each batch.",
+            help="Training rows to calibrate int8 on, which .xml needs; 0 computes the ranges from each batch.",
             show_default="256 with --data, and for OpenVINO",
             min=0,
         ),

@@ -63,6 +63,8 @@ def export_model(
     data = data_if_known(given, folder, ROWS if rows is None else rows or None)
     calibrated = "data.source" in given or (layout == "file" and known_format(output).calibrated)
     count = _rows(rows, data, dtypes, calibrated)
+    if layout == "file" and dtypes == ("int8",):
+        _check_ranges(output, data, count)
     if layout == "hub":
         values = _export_folder(folder, output, dtypes, data, count, opset, overwrite)
     else:
@@ -99,6 +101,14 @@ def _rows(asked: int | None, data: OpenedData | None, dtypes: tuple[str, ...], c
     if asked is None:
         return ROWS if calibrated else 0
     return asked
+
+
+def _check_ranges(output: Path, data: OpenedData | None, rows: int) -> None:
+    """Refuse an int8 file whose format has the ranges of training rows, without these."""
+    kind = known_format(output)
+    if kind.calibrated and (data is None or not rows):
+        advice = "name data by --data" if data is None else "leave --rows 0 out"
+        raise UserError(f"int8 for {kind.name} needs training rows for the ranges of activations: {advice}")
 
 
 def _export_file(

@@ -11,9 +11,9 @@ KEY = re.compile(rf"(?P<verb>\bset )?(?<!['\"])\b(?P<key>[a-z]+(?:\.[a-z_]+)?)\b
 BEHIND = re.compile(r"(?<= )(?P<option>--[a-z-]+) \([a-z]+\.[a-z_]+\)")
 """An option with its key in brackets behind it."""
 ARGUMENT = re.compile(
-    r"(?<= by )`(?P<first>[a-z_]+)`(?: (?P<word>and|or) `(?P<second>[a-z_]+)`)?|^(?P<alone>max_length)\b"
+    r"(?:(?<= by )|^)`(?P<first>[a-z_]+)`(?: (?P<word>and|or) `(?P<second>[a-z_]+)`)?|^(?P<alone>max_length)\b"
 )
-"""An argument of a task that a sentence tells to give, or begins with."""
+"""An argument of a task that a sentence tells to give, or begins with, in backticks or as the length."""
 PARSED = {
     "valid integer": "expected a whole number",
     "valid number": "expected a number",

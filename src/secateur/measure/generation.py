@@ -64,7 +64,7 @@ def check_part(model: PreTrainedModel, part: str, tokens: int, beams: int) -> No
     if part == GENERATION and limit is not None and needed > limit:
         raise UserError(
             f"expected at most {limit} tokens, the positions that {kind} has, got {needed} with those that are "
-            f"generated: lower tokens, which are {tokens}"
+            f"generated: ask for fewer than {tokens} tokens"
         )
 
 

@@ -158,7 +158,7 @@ def _check_shapes(ready: Runner, path: Path, settings: Settings) -> None:
     """Run an exported file once at each shape: one of an older version records neither vocabulary nor positions."""
     for batch, tokens in settings.repeats:
         ids = f" of ids below {settings.reads}" if isinstance(settings.reads, int) else ""
-        advice = "compare it with models of no larger vocabulary, lower tokens, or export it again"
+        advice = "compare it with models of no larger vocabulary, ask for fewer tokens, or export it again"
         with as_user_error(f"{path} cannot run {batch} x {tokens} tokens{ids}", advice):
             ready(random_inputs(settings.reads, batch, tokens, settings.seed))
 

@@ -101,7 +101,7 @@ def check_positions(name: str, limit: int | None, tokens: int) -> None:
         UserError: naming both numbers.
     """
     if limit is not None and tokens > limit:
-        raise UserError(f"expected at most {limit} tokens, the positions that {name} has, got {tokens}: lower tokens")
+        raise UserError(f"expected at most {limit} tokens, the positions that {name} has, got {tokens}: ask for fewer")
 
 
 def _check_inputs(model: PreTrainedModel) -> None:

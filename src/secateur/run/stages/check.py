@@ -32,6 +32,8 @@ from secateur.run.target import (
 from secateur.run.teacher_check import check_score, check_tokens
 from secateur.run.training_arguments import training_arguments
 from secateur.structure.binding import bind, check_family
+from secateur.structure.images import image_tokens
+from secateur.structure.positions import positions
 from secateur.surgery.checkpoint import read_config
 from secateur.surgery.compensation import check_refittable
 from secateur.surgery.opening import check_vocabulary
@@ -91,13 +93,31 @@ def _check_student(context: Context, model: PreTrainedModel, teacher: PreTrained
     student = shaped(context, context.data.with_kept_rows(model))
     check_unmeasured(context, student)
     check_length(context.data.task.longest(recipe.data.max_length), model=model)
-    for _, tokens in recipe.measurement.shapes:
-        check_models([model], tokens)
+    _check_shapes(recipe, model)
     check_loss(context, student, teacher and context.data.with_kept_rows(teacher))
     table = latency_table(recipe, context.folder, student)  # last, because measuring one takes minutes
     if table is not None:
         check_target(context, student, table)
     return table
+
+
+def _check_shapes(recipe: Recipe, model: PreTrainedModel) -> None:
+    """Refuse shapes of measured latencies that the model cannot read.
+
+    Raises:
+        UserError: one has more tokens than the model has positions, or the inputs of the model are not known.
+    """
+    shapes = recipe.measurement.shapes
+    limit = None if image_tokens(model) is not None else positions(model)
+    longest = max((tokens for _, tokens in shapes), default=0)
+    if limit is not None and longest > limit:
+        fitting = ",".join(dict.fromkeys(f"[{batch},{min(tokens, limit)}]" for batch, tokens in shapes))
+        raise UserError(
+            f"measurement.shapes has one of {longest} tokens, and {type(model).__name__} has {limit} positions: set "
+            f"shorter ones, such as by --set 'measurement.shapes=[{fitting}]'"
+        )
+    for _, tokens in shapes:
+        check_models([model], tokens)
 
 
 def check_unmeasured(context: Context, student: PreTrainedModel) -> None:
