@@ -63,8 +63,6 @@ def export_model(
     data = data_if_known(given, folder, ROWS if rows is None else rows or None)
     calibrated = "data.source" in given or (layout == "file" and known_format(output).calibrated)
     count = _rows(rows, data, dtypes, calibrated)
-    if layout == "file" and dtypes == ("int8",):
-        _check_ranges(output, data, count)
     if layout == "hub":
         values = _export_folder(folder, output, dtypes, data, count, opset, overwrite)
     else:
@@ -103,10 +101,10 @@ def _rows(asked: int | None, data: OpenedData | None, dtypes: tuple[str, ...], c
     return asked
 
 
-def _check_ranges(output: Path, data: OpenedData | None, rows: int) -> None:
+def _check_ranges(output: Path, dtype: str, data: OpenedData | None, rows: int) -> None:
     """Refuse an int8 file whose format has the ranges of training rows, without these."""
     kind = known_format(output)
-    if kind.calibrated and (data is None or not rows):
+    if dtype == "int8" and kind.calibrated and (data is None or not rows):
         advice = "name data by --data" if data is None else "leave --rows 0 out"
         raise UserError(f"int8 for {kind.name} needs training rows for the ranges of activations: {advice}")
 
@@ -115,6 +113,7 @@ def _export_file(
     folder: str, output: Path, dtype: str, data: OpenedData | None, rows: int, opset: int | None
 ) -> dict[str, Any]:
     """One file, and both scores."""
+    _check_ranges(output, dtype, data, rows)
     model = open_model(folder)
     calibration = _calibration(data, (dtype,), model, folder, rows)
     check_request(output, dtype, calibration, opset)
