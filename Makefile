@@ -34,8 +34,7 @@ $(SERVED): tests/deploy/serving.txt
 # The extra `docs` alone, without the package: its libraries are not needed.
 $(SITE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)/docs
-	$(PYTHON) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'], sep='\n')" \
-	    | $(VENV)/docs/bin/pip install -c constraints.txt -r /dev/stdin
+	tools/extra docs | $(VENV)/docs/bin/pip install -c constraints.txt -r /dev/stdin
 	touch $@
 
 demo: $(READY)

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import typer
 import yaml
 
 from secateur.cli import app
+from secateur.system.packages import EXTRAS
 from secateur.system.version import VERSION
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +40,19 @@ def test_the_oldest_allowed_versions_are_those_that_are_tested():
     floors = [r'requires-python = ">=([\d.]+)"', r'"torch>=([\d.]+)"', r'"transformers>=([\d.]+),<6"']
     allowed = [tuple(map(int, re.search(floor, project)[1].split("."))) for floor in floors]
     assert [version[: len(floor)] for version, floor in zip(oldest, allowed, strict=True)] == allowed
+
+
+def test_the_extras_are_read_without_a_newer_python():
+    """By `make docs` and `make release`, as of 3.10, which cannot read TOML."""
+    extra = partial(subprocess.run, capture_output=True, text=True, check=True)
+    names = extra([ROOT / "tools" / "extra"]).stdout.split()
+    assert [name for name in names if name not in ("dev", "docs", "release")] == list(EXTRAS)
+    found = {name: extra([ROOT / "tools" / "extra", name]).stdout.split() for name in names}
+    assert {name: tuple(found[name]) for name in EXTRAS} == EXTRAS
+    assert {line.partition("==")[0] for line in found["release"]} == {"build", "twine"}
+    assert {"mkdocs", "mike", "ruff"} < {line.partition("==")[0] for line in found["docs"]}
+    callers = [(ROOT / name).read_text(encoding="utf-8") for name in ("Makefile", "tools/release")]
+    assert all("tools/extra" in text and "tomllib" not in text for text in callers)
 
 
 def test_the_source_package_has_all_that_is_tracked():
