@@ -1,6 +1,7 @@
 """The table of commands, and that a command is imported when it is used."""
 
 import inspect
+import re
 import shlex
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from secateur.cli import app
 from secateur.cli.commands import COMMANDS, Commands
 from secateur.cli.recipe_options import marked
 from secateur.measure import sensitivity
+from secateur.methods import METHODS
 from secateur.run import calibration
+from secateur.run.post_training import SHAPE
 
 KEY_NAMES = {key.replace(".", "_") for key in marked()}
 HEAVY = ("torch", "transformers", "datasets", "sklearn", "matplotlib", "accelerate")
@@ -97,6 +100,25 @@ def test_the_defaults_that_are_declared_are_those_of_the_library():
     assert defaults["by"] == sensitivity.GRADIENT
     units = next(each.default for each in study if each.name == "units")
     assert units == ",".join(sensitivity.UNITS) and fractions(defaults["densities"]) == sensitivity.DENSITIES
+
+
+def options_of(name):
+    """Option -> its help with its default, in one line."""
+    shown = CliRunner().invoke(app.app, [name, "--help"], terminal_width=120).stdout
+    parts = re.split(r"^  (?=-)", shown, flags=re.M)
+    return {
+        option: " ".join(part.split()) for part in parts for option in re.findall(r"--[a-z-]+", part.split("  ")[0])
+    }
+
+
+def test_the_help_says_the_defaults_that_a_command_has():
+    cut, prune, verify = map(options_of, ("cut", "prune", "verify"))
+    assert all(",".join(METHODS.get(name).defaults["target.units"]) == "head,ffn" for name in ("fisher", "obs"))
+    assert "those of the method (head,ffn of fisher and obs), else ffn,qk,vo" in cut["--units"]
+    assert "x".join(map(str, SHAPE)) in cut["--shape"] and "measurement.shapes" not in cut["--shape"]
+    assert "several" not in cut["--density"] and "several" in prune["--density"]
+    assert "or those of the method" in prune["--units"] and "or that of the task" in prune["--max-length"]
+    assert "--data also" not in verify["--exported"]
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"]])

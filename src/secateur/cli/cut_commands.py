@@ -19,7 +19,17 @@ from secateur.cli.recipe_options import recipe_options
     "data",
     "seed",
     without=("target.layers", "target.layer_rule", "target.output_dim", "target.keep_score"),  # of a training
-    shown={"target.density": "0.5", "method.name": "fisher, obs without labels, magnitude without data"},
+    shown={
+        "target.density": "0.5",
+        "target.units": "those of the method (head,ffn of fisher and obs), else ffn,qk,vo",
+        "target.shape": "that of the table, or 8x128",
+        "method.name": "fisher, obs without labels, magnitude without data",
+        "data.max_length": "128, or that of the task",
+    },
+    described_as={
+        "target.density": "Density, the fraction of prunable parameters to keep, such as 0.5 or 50%.",
+        "target.shape": "Shape of the latency or speed-up, such as 8x128: batch x tokens.",
+    },
 )
 @done_by("cut_work")
 def cut_model(

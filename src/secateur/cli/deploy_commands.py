@@ -130,7 +130,7 @@ def verify_model(
     exported: Annotated[
         Path | None,
         typer.Option(
-            help="Compare this file, or folder of an encoder-decoder, with the folder's model; with --data also scores."
+            help="Compare this file, or folder of an encoder-decoder, with the model; with data their scores too."
         ),
     ] = None,
     dtype: Annotated[
@@ -141,5 +141,6 @@ def verify_model(
 ) -> None:
     """Verify that the masked, the compact and the loaded model agree.
 
-    With --exported, an exported file and its source are compared instead. The inputs are random, or rows of --data.
+    With --exported, an exported file and its source are compared instead. The inputs are rows of --data, else
+    of the data of the run that made the model, else random.
     """

@@ -21,7 +21,12 @@ ReplaceRun = Annotated[
 ]
 
 
-@recipe_options()
+@recipe_options(
+    shown={
+        "target.units": "ffn,qk,vo, or those of the method",
+        "data.max_length": "128, or that of the task",
+    }
+)
 @done_by("prune_work")
 def prune(
     output: Run,

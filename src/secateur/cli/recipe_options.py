@@ -35,6 +35,7 @@ def recipe_options(
     required: Collection[str] = (),
     defaults: Mapping[str, Any] | None = None,
     shown: Mapping[str, str] | None = None,
+    described_as: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator: give a command the options of the marked keys of a recipe.
 
@@ -46,6 +47,7 @@ def recipe_options(
         required: keys that must be given.
         defaults: values of keys that are not given, which the help shows.
         shown: what the help shows as the default of a key, where the command has another than the recipe.
+        described_as: the help text of a key, where the command takes less than the recipe.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -63,7 +65,10 @@ def recipe_options(
             if name != "given"
         ]
         texts_of_defaults = {key: default_text(key) for key in keys} | dict(shown or {})
-        options = [_option(key, key in required, (defaults or {}).get(key), texts_of_defaults[key]) for key in keys]
+        helps = {key: described(key) for key in keys} | dict(described_as or {})
+        options = [
+            _option(key, key in required, (defaults or {}).get(key), texts_of_defaults[key], helps[key]) for key in keys
+        ]
         with_given.__name__, with_given.__doc__ = command.__name__, command.__doc__
         with_given.__signature__ = Signature([*own, *options])  # type: ignore[attr-defined]  # what typer reads
         with_given.__annotations__ = {each.name: each.annotation for each in (*own, *options)}
@@ -85,14 +90,12 @@ def _name(key: str) -> str:
     return key.replace(".", "_")
 
 
-def _option(key: str, required: bool, default: Any, shown: str) -> Parameter:
+def _option(key: str, required: bool, default: Any, shown: str, text: str) -> Parameter:
     """A parameter of a command, as typer reads it; `shown` is what its help says of the default, if anything."""
     mark, panel = marked()[key], key.rpartition(".")[0].capitalize() or GENERAL
     kind = _kind(key)
     flags = f"{mark.name}/--no-{mark.name.removeprefix('--')}" if kind is bool else mark.name
-    info = typer.Option(
-        flags, help=described(key), show_default=default is not None or shown or False, rich_help_panel=panel
-    )
+    info = typer.Option(flags, help=text, show_default=default is not None or shown or False, rich_help_panel=panel)
     if required:
         return Parameter(_name(key), Parameter.KEYWORD_ONLY, annotation=Annotated[kind, info])
     return Parameter(_name(key), Parameter.KEYWORD_ONLY, annotation=Annotated[kind | None, info], default=default)
