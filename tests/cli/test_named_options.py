@@ -55,7 +55,7 @@ def test_too_many_columns_of_text_are_those_of_the_option(world, tmp_path):
     ("entry", "message"),
     [
         ("densty=0.1", "error: the command line has the unknown key 'densty': did you mean 'target.density'?"),
-        ("training.epochs=0.5.1", "error: training.epochs: expected a number"),
+        ("training.epochs=0.5.1", "epochs: expected a number, not '0.5.1'"),
     ],
 )
 def test_a_mistake_in_a_key_that_is_set_is_not_blamed_on_the_file(world, tmp_path, verb, entry, message):

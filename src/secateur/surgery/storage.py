@@ -52,7 +52,7 @@ def stored_state(model: PreTrainedModel, dtype: str) -> dict[str, Tensor]:
 
 
 def narrowest_type(model: PreTrainedModel) -> str:
-    """The type of `STORED` with the fewest digits in which its weights are written without rounding; fp32 if none is."""
+    """The type of `STORED` with the fewest digits in which the weights are written without rounding, else fp32."""
     return next((name for name in ("bf16", "fp16") if _exact_in(model, name)), "fp32")  # fp16 holds most of bf16 too
 
 
