@@ -20,8 +20,11 @@ from tiny_models import (
 )
 
 from secateur.budget.space import Space
+from secateur.measure.inspection import inspect
 from secateur.structure.plan import Plan
 from secateur.surgery.cut import cut
+from secateur.surgery.factorisation import factorise
+from secateur.surgery.vocabulary.pruning import with_pieces
 from secateur.surgery.vocabulary.rows import cut_rows
 
 
@@ -83,3 +86,21 @@ def test_the_density_of_the_model_is_relative_to_all_its_pieces(which, rank):
     for other in (again, without.with_vocabulary(model, vocabulary), without.with_vocabulary(narrow.model, vocabulary)):
         assert other.achieved == pytest.approx(plan.achieved, rel=1e-12)
     assert small.plan["achieved"] == plan.achieved and small.plan["vocabulary"] == vocabulary.to_dict()
+
+
+@pytest.mark.parametrize("which", SHARING)
+def test_the_density_of_the_model_is_relative_to_whole_word_embeddings(which):
+    """Also where the plan is made when they are factorised already, and where a factorised model loses pieces."""
+    model = tiny(*which)
+    before = sum(parameter.numel() for parameter in model.parameters())
+    factorised = factorise(model, 5)
+    space, vocabulary = Space(factorised, "ffn", "hidden"), every_second(model)
+    plan = Plan.of(space, random_masks(space))
+    small = cut(factorised, plan)
+    fewer = with_pieces(small, vocabulary)
+    at_once = Plan.of(space, plan.masks, vocabulary=vocabulary)
+    for achieved, cut_model in ((plan.achieved, small), (small.plan["achieved"], small), (at_once.achieved, fewer)):
+        stored = sum(parameter.numel() for parameter in cut_model.parameters())
+        assert abs(achieved["model"] - stored / before) <= 1e-12
+    assert fewer.plan["achieved"] == pytest.approx(at_once.achieved, rel=1e-12)
+    assert inspect(fewer).parameters["model"].total == before

@@ -22,11 +22,12 @@ from secateur.measure.inspected_model import (
 )
 from secateur.measure.model_size import parameter_count, stored_parts
 from secateur.measure.random_inputs import tokens_read
+from secateur.structure.achieved import total_before
 from secateur.structure.axis_table import layer_label
 from secateur.structure.cost import SCOPES
 from secateur.structure.groups import kinds_of
 from secateur.structure.model_parts import by_part
-from secateur.structure.plan import Plan, total_before
+from secateur.structure.plan import Plan
 from secateur.structure.reading import Reading
 from secateur.structure.space import UnitSpace
 from secateur.surgery.uncut import uncut

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers import __version__ as transformers_version
 
-from secateur.structure import cost
-from secateur.structure.architecture import VOCABULARIES, Embedding
+from secateur.structure.achieved import densities, word_tables
+from secateur.structure.architecture import VOCABULARIES
 from secateur.structure.axis_table import AxisTable
 from secateur.structure.fingerprints import weights_fingerprint
 from secateur.structure.head_buckets import Layout
@@ -42,7 +41,7 @@ class Plan:
             asked for; else None.
         achieved: scope (`prunable`, `layers`, `model`) -> density after closure; with tiles also `filled`, the density
             of `prunable` with the zeros that are stored inside dense weights. `model` is relative to the model before
-            its vocabulary was cut.
+            its vocabulary was cut and its word embeddings were factorised.
         embedding_rank: rank of the factorised word embeddings, None if they are not factorised.
         embedding_rows: "int8" if the rows of the word embeddings are stored so, None if they are not quantised.
         layouts: how the kept heads of each attention are stored and computed; they affect the speed only.
@@ -120,7 +119,7 @@ class Plan:
             masks=closed.cpu(),
             method=method,
             asked=asked,
-            achieved=_achieved(space, reading, kept, embedding_rank, vocabulary),
+            achieved=densities(space, reading, kept, embedding_rank, vocabulary),
             embedding_rank=embedding_rank,
             vocabulary=vocabulary,
             embedding_rows=embedding_rows,
@@ -188,7 +187,7 @@ class Plan:
             UserError: the plan or the vocabulary does not fit the model.
         """
         space = replace(self, vocabulary=vocabulary).space(model)
-        achieved = _achieved(space, space.read(self.kept), self.kept, self.embedding_rank, vocabulary)
+        achieved = densities(space, space.read(self.kept), self.kept, self.embedding_rank, vocabulary)
         return replace(self, vocabulary=vocabulary, achieved=achieved)
 
     def to_dict(self, space: UnitSpace) -> dict[str, Any]:
@@ -256,20 +255,9 @@ def check_embedding_rank(table: AxisTable, rank: int, vocabulary: Vocabulary | N
         UserError: there are none, or it does not make them smaller.
     """
     table.own_words("an embedding rank")
-    for pieces, rows, size in _word_tables(table):
+    for pieces, rows, size in word_tables(table):
         fewer = vocabulary is not None and pieces == VOCABULARIES[0]
         check_rank(len(vocabulary or ()) if fewer else rows, size, rank)
-
-
-def _word_tables(table: AxisTable) -> Iterator[tuple[str, int, int]]:
-    """Axis of the rows, rows and size of each table of word embeddings with weights of its own, factorised or not."""
-    shapes = {parameter.name: parameter.shape for parameter in table.parameters}
-    for row in table.rows:
-        if isinstance(row, Embedding) and row.rows:
-            if (whole := shapes.get(f"{row.path}.weight")) is not None:
-                yield row.rows, whole[0], whole[1]
-            elif (factor := shapes.get(f"{row.path}.table.weight")) is not None:
-                yield row.rows, factor[0], shapes[f"{row.path}.projection.weight"][0]
 
 
 def check_rank(rows: int, size: int, rank: int) -> None:
@@ -298,48 +286,3 @@ def check_vocabulary(table: AxisTable, vocabulary: Vocabulary | None) -> None:
             f"the plan keeps {len(vocabulary)} of {vocabulary.size} pieces, this model has {rows}: use the plan's own "
             "model, before or after its vocabulary was cut"
         )
-
-
-def _achieved(
-    space: UnitSpace, reading: Reading, kept: Tensor, rank: int | None, vocabulary: Vocabulary | None
-) -> dict[str, float]:
-    """Scope -> density."""
-    achieved = {scope: reading.density(scope) for scope in ("prunable", "layers")}
-    achieved["model"] = _density_of_model(reading, rank, vocabulary)
-    if space.tiled:
-        achieved["filled"] = space.density(space.filled(kept))
-    return achieved
-
-
-def _density_of_model(reading: Reading, rank: int | None, vocabulary: Vocabulary | None) -> float:
-    """Density of the whole model before its vocabulary is cut and its word embeddings are factorised."""
-    table, density = reading.table, reading.density("model")
-    total, rows = cost.total(table, "model"), table.vocabularies.get(VOCABULARIES[0], 0)
-    after = rows if vocabulary is None else len(vocabulary)
-    if after != rows:
-        of_pieces = [p for p in table.parameters if VOCABULARIES[0] in p.axes]
-        density -= (rows - after) * sum(float(cost.kept_entries(p, reading.lengths)) for p in of_pieces) / rows / total
-    if rank is not None:
-        density -= _saved_by_factors(reading, rank, after) / total
-    return density * (total / total_before(table, vocabulary))
-
-
-def total_before(table: AxisTable, vocabulary: Vocabulary | None) -> int:
-    """Parameters of the whole model before its vocabulary was cut."""
-    total = cost.total(table, "model")
-    if vocabulary is None:
-        return total
-    rows = table.vocabularies[VOCABULARIES[0]]
-    of_pieces = [p for p in table.parameters if VOCABULARIES[0] in p.axes]
-    return total + (vocabulary.size - rows) * sum(prod(p.shape) for p in of_pieces) // rows
-
-
-def _saved_by_factors(reading: Reading, rank: int, pieces: int) -> int:
-    """Parameters that word embeddings of so many pieces have more than their factors; 0 if they are factorised."""
-    saved = 0
-    for word in reading.table.parameters:
-        if isinstance(word.row, Embedding) and word.row.rows and word.name == f"{word.row.path}.weight":
-            rows = pieces if word.row.rows == VOCABULARIES[0] else word.shape[0]
-            width = int(reading.lengths[word.axes[1]]) if word.axes[1] else word.shape[1]
-            saved += rows * width - rank * (rows + width)
-    return saved
