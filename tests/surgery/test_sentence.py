@@ -1,12 +1,18 @@
 """Sentence heads: what they compute, and the folders of sentence-transformers in which they are kept."""
 
+import copy
 import json
+import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_world import tokenizer, write_model
 from tiny_models import ENCODERS, inputs, random_masks, tiny
+from transformers import PreTrainedModel, TrainingArguments
+from transformers.utils import hub
 
 from secateur.budget.space import Space
 from secateur.structure.plan import Plan
@@ -17,6 +23,7 @@ from secateur.surgery.sentence.attach import attach_head, head_of
 from secateur.surgery.sentence.folder import read_head, read_settings, write_head
 from secateur.surgery.sentence.head import POOLINGS, Dense, SentenceHead, Settings
 from secateur.surgery.uncut import planned_structure
+from secateur.system.compat.trainer import HookedTrainer
 from secateur.system.errors import UserError
 
 SETTINGS = Settings({"query": "query: ", "document": ""}, "query", "cosine", 24, True)
@@ -208,3 +215,49 @@ def test_the_way_back_changes_nothing_before_it_is_trained():
 def test_the_structure_of_a_cut_model_with_a_head_follows_from_its_plan():
     model = small(with_head(dtype=torch.float32), "hidden", "ffn")
     assert planned_structure(model).to_dict() == model.config.secateur
+
+
+@pytest.mark.parametrize("dense", [True, False], ids=["dense", "pooled"])
+def test_save_pretrained_and_a_trainer_write_the_head_and_its_files(dense, tmp_path):
+    model = with_head("bert", torch.float32, dense=dense)
+    batch = inputs(model)
+    for name, saved in (("dense", model), ("small", copy.deepcopy(small(model, "hidden", "ffn")))):
+        trainer = HookedTrainer(saved, args=TrainingArguments(str(tmp_path / name), report_to=[], use_cpu=True))
+        trainer.save_model(str(tmp_path / name / "trained"))
+        saved.save_pretrained(tmp_path / name / "own")
+        pickle.loads(pickle.dumps(saved)).save_pretrained(tmp_path / name / "pickled")
+        for place in ("trained", "own", "pickled"):
+            again = open_model(tmp_path / name / place)
+            assert torch.equal(vectors(again, batch), vectors(saved, batch))
+            weights = load_file(tmp_path / name / place / "model.safetensors")
+            assert not any(key.startswith("sentence_head") for key in weights)
+    assert torch.equal(vectors(load(tmp_path / "small" / "own"), batch), vectors(saved, batch))
+
+
+def test_a_checkpoint_of_a_trainer_has_the_weights_of_the_head_among_the_others(tmp_path):
+    model = with_head("bert", torch.float32)
+    for saved in (model, small(model, "ffn")):
+        trainer = HookedTrainer(saved, args=TrainingArguments(str(tmp_path), report_to=[], use_cpu=True))
+        trainer.save_model(str(tmp_path / "checkpoint-3"))
+        assert load_file(tmp_path / "checkpoint-3" / "model.safetensors").keys() == saved.state_dict().keys()
+        assert not (tmp_path / "checkpoint-3" / "modules.json").exists()
+
+
+def test_uploading_a_model_with_a_head_while_it_is_saved_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"uploads before the sentence head is written: call push_to_hub of the model"):
+        with_head("bert").save_pretrained(tmp_path / "model", push_to_hub=True)
+    assert not (tmp_path / "model").exists()
+
+
+def test_push_to_hub_uploads_the_files_of_the_head(monkeypatch):
+    uploaded = {}
+    repository = SimpleNamespace(create_repo=lambda name, **kwargs: SimpleNamespace(repo_id=name))
+    monkeypatch.setattr(hub, "hf_api", lambda: repository)
+    monkeypatch.setattr(hub, "create_and_tag_model_card", lambda *args, **kwargs: SimpleNamespace(save=lambda path: 0))
+    monkeypatch.setattr(
+        PreTrainedModel,
+        "_upload_modified_files",
+        lambda self, folder, *args, **kwargs: uploaded.update({p.name: p for p in Path(folder).iterdir()}),
+    )
+    with_head("bert", torch.float32).push_to_hub("owner/name")
+    assert {"model.safetensors", "modules.json", "1_Pooling", "2_Dense"} <= uploaded.keys()

@@ -75,7 +75,7 @@ def save(
     with atomic_folder(folder, SafetensorError, keep=keep) as partial:
         if card is None and not replace:
             copy_card(folder, partial)
-        model.save_pretrained(partial, state_dict=state)
+        type(model).save_pretrained(model, partial, state_dict=state)  # of a model with a head its own writes both
         own = {path.name for path in partial.iterdir()}
         if head is not None:
             write_head(head, partial)

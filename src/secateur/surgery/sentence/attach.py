@@ -7,8 +7,11 @@ the residual stream, trained, and kept in checkpoints. In a saved folder they ar
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,11 +20,14 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from secateur.structure.binding import SENTENCE_HEAD
+from secateur.surgery.sentence.folder import write_head
 from secateur.surgery.sentence.head import SentenceHead
 from secateur.system.errors import UserError
 
 OUTPUT = "sentence_embedding"
 """The name of the vectors among the outputs of a model."""
+CHECKPOINT = re.compile(r"checkpoint-\d+")
+"""The names of the folders that Trainer writes while it trains, and resumes from."""
 
 
 @dataclass
@@ -38,7 +44,7 @@ class SentenceOutput(ModelOutput):
 
 
 def attach_head(model: PreTrainedModel, head: SentenceHead) -> PreTrainedModel:
-    """The model itself, with a head: its `forward` returns a `SentenceOutput`.
+    """The model itself, with a head: `forward` returns a `SentenceOutput`, `save_pretrained` writes the head too.
 
     Raises:
         UserError: the model is no bare encoder, or has a head already.
@@ -49,6 +55,7 @@ def attach_head(model: PreTrainedModel, head: SentenceHead) -> PreTrainedModel:
         raise UserError("the model has a sentence head already: give the encoder alone")
     model.add_module(SENTENCE_HEAD, head.to(model.device, model.dtype).train(model.training))
     model.register_forward_hook(_embed, with_kwargs=True)
+    vars(model)["save_pretrained"] = partial(_save, model)  # copied and pickled with the model, unlike a bound method
     return model
 
 
@@ -79,3 +86,32 @@ def _embed(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs
     if mask is None:
         mask = torch.ones(states.shape[:2], device=states.device)
     return SentenceOutput(model.get_submodule(SENTENCE_HEAD)(states, mask), getattr(outputs, "hidden_states", None))
+
+
+def _save(
+    model: Any,
+    save_directory: str | Path,
+    is_main_process: bool = True,
+    state_dict: Mapping[str, Tensor] | None = None,
+    push_to_hub: bool = False,
+    **kwargs: Any,
+) -> None:
+    """`save_pretrained` of a model with a head: an ordinary encoder, and the files of the head beside it.
+
+    Only a checkpoint of Trainer has all weights in one file, because Trainer reads them from there when it resumes.
+
+    Raises:
+        UserError: the model is to be uploaded at once.
+    """
+    save = partial(type(model).save_pretrained, model, save_directory, is_main_process)
+    if CHECKPOINT.fullmatch(Path(save_directory).name):
+        save(state_dict, push_to_hub, **kwargs)
+        return
+    if push_to_hub:
+        raise UserError(
+            "save_pretrained(push_to_hub=True) uploads before the sentence head is written: call push_to_hub of the "
+            "model, or publish a folder that secateur.save wrote"
+        )
+    save(without_head(model.state_dict() if state_dict is None else state_dict), **kwargs)
+    if is_main_process:
+        write_head(model.get_submodule(SENTENCE_HEAD), Path(save_directory))

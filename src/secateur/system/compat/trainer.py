@@ -138,13 +138,14 @@ class HookedTrainer(OrderedTrainer, ShardingTrainer):
 
         Trainer writes the names of an older format where the family has one, and does not know them when it resumes.
         """
-        settings = settings_of(self.model)
+        settings, own = settings_of(self.model), vars(self.model).get("save_pretrained")
         try:
             set_settings(self.model, settings if self._settings is None else self._settings)
             vars(self.model)["save_pretrained"] = partial(self.model.save_pretrained, save_original_format=False)
             super().save_model(*args, **kwargs)
         finally:
             vars(self.model).pop("save_pretrained", None)
+            vars(self.model).update({} if own is None else {"save_pretrained": own})
             set_settings(self.model, settings)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device) -> Any:
