@@ -1,5 +1,7 @@
 """Rotary positions and windows: inputs of every kind, pairs of dims, and what a uniform cut says of its layers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from fake_clock import SIZES, timer
@@ -15,9 +17,12 @@ from secateur.measure.latency_sweep import measured_sizes
 from secateur.report.inspection_text import captions
 from secateur.structure.head_buckets import Layout
 from secateur.structure.plan import Plan
+from secateur.surgery.checkpoint import load, save
+from secateur.surgery.compact import Pruned
 from secateur.surgery.cut import cut
 from secateur.surgery.schema import Structure
 from secateur.surgery.stock import plain
+from secateur.surgery.uncut import uncut
 from secateur.system.errors import UserError
 
 MEAN = {"classifier_pooling": "mean"}
@@ -56,17 +61,15 @@ def test_a_unit_is_a_pair_of_dims():
     masks[space.slices["1.qk"]][5] = 0.0  # the second pair of the second head
     gone = (space.effective(masks)["1.qk"] == 0).nonzero().flatten().tolist()
     assert gone == [8 + 1, 8 + 5]
-    structure = Structure.from_dict(cut(model, Plan.of(space, masks)).config.secateur)
+    layouts = [Layout.single(4), Layout(((0, 2, 3), (1,)))]
+    structure = Structure.from_dict(
+        cut(model, Plan.of(space, masks, layouts=[replace(one, multiple=2) for one in layouts])).config.secateur
+    )
     (path,) = structure.attention
-    of_heads = dict(zip(structure.attention[path].qk, structure.attention[path].pairs, strict=True))
-    assert path == space.table.attentions[1].path and of_heads[6] == (0, 2, 3)
-    assert structure.linear[f"{path}.Wqkv"] == (sum((8, 6, 8, 8)) * 2 + 32 + padding(structure, path), 32)
-
-
-def padding(structure, path):
-    """Rows of zeros among queries and keys, if the layout pads the head that lost a pair."""
     one = structure.attention[path]
-    return 2 * (32 - 30) if len(one.buckets) == 1 or one.multiple > 2 else 0
+    assert path == space.table.attentions[1].path
+    assert one.qk == (8, 8, 8, 6) and one.pairs == ((0, 1, 2, 3),) * 3 + ((0, 2, 3),)
+    assert structure.linear[f"{path}.Wqkv"] == (sum(one.qk) * 2 + 32, 32)
 
 
 def test_tiles_remove_a_pair_with_the_last_tile_of_both_its_dims():
@@ -138,3 +141,28 @@ def test_an_inspection_counts_the_layers_of_each_kind_of_attention():
     assert inspection.kinds == {"full_attention": Count(2, 2), "sliding_attention": Count(1, 2)}
     assert "full attention in 2 of 2 layers, sliding attention in 1 of 2 layers" in captions(inspection)
     assert inspect(tiny("bert")).kinds == {}
+
+
+@pytest.mark.parametrize("shape", [{}, {"num_key_value_heads": 2}], ids=["whole", "grouped"])
+def test_a_cut_that_leaves_all_shapes_is_right_as_a_stock_model_too(shape, tmp_path):
+    """In each layer one head stays whole: the others are padded to its width, which is that of the stock model."""
+    model = tiny("llama", "ForCausalLM", dtype=torch.float32, **shape)
+    space = Space(model, "qk", "ffn", "vo")
+    masks = space.ones()
+    masks[space.slices["0.qk"].start] = 0.0  # the first pair of the first key
+    masks[space.slices["1.vo"].start] = 0.0
+    plan = Plan.of(space, masks, layouts=[replace(Layout.single(space.table.kv_heads), multiple=2)] * 2)
+    small = cut(model, plan)
+    assert {name: p.shape for name, p in small.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
+    save(small, tmp_path / "model")
+    batch = every_kind_of_inputs(model)[0]
+    with torch.no_grad():
+        stock = type(model).from_pretrained(tmp_path / "model").eval()
+        assert not isinstance(stock, Pruned)
+        expected = small(**batch).logits
+        torch.testing.assert_close(stock(**batch).logits, expected, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(model(**batch).logits, expected, rtol=1e-4, atol=1e-5)
+        assert torch.equal(load(tmp_path / "model")(**batch).logits, expected)
+    assert_cut_equals_masked(model.double(), Plan.of(space, masks, layouts=plan.layouts), masks)
+    dense, again = uncut(small)
+    torch.testing.assert_close(cut(dense, again).state_dict(), small.state_dict())

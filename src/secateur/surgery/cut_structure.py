@@ -13,10 +13,12 @@ from torch import Tensor
 
 from secateur.structure.architecture import Attention, Linear, Norm, Row
 from secateur.structure.axis_table import AxisTable
+from secateur.structure.head_buckets import Layout
 from secateur.structure.plan import Plan
 from secateur.structure.reading import Reading
 from secateur.structure.space import UnitSpace
 from secateur.surgery.factorisation import embedding_rank
+from secateur.surgery.kept_indices import stays_in_place
 from secateur.surgery.schema import AttentionStructure, Structure
 from secateur.surgery.sentence.attach import is_of_head
 from secateur.surgery.word_embeddings import shared_paths, table_paths
@@ -107,12 +109,13 @@ def _attention_structure(reading: Reading, plan: Plan, number: int) -> Attention
     qk, vo = reading.head_sizes(number)
     sharing, of_each = reading.sharing(attention.block), reading.heads_of_each(number)
     heads = sharing.any(dim=1).nonzero().flatten().tolist()
+    pairs = _pairs(reading, attention, layout) if attention.rotary else None
     return AttentionStructure(
         **{name: getattr(attention, name) for name in CALLED},
         heads=tuple(heads[head] for head in layout.order) if attention.takes_bias else None,
-        qk=tuple(qk[head] for head in layout.order),
+        qk=tuple(qk[head] for head in layout.order) if pairs is None else tuple(2 * len(own) for own in pairs),
         vo=tuple(vo[head] for head in layout.order),
-        pairs=_pairs(reading, attention, [heads[head] for head in layout.order]) if attention.rotary else None,
+        pairs=pairs,
         scale=float(reading.table.head_dim**-0.5 if attention.scale is None else attention.scale),
         buckets=tuple(len(bucket) for bucket in layout.buckets),
         multiple=layout.multiple,
@@ -120,7 +123,15 @@ def _attention_structure(reading: Reading, plan: Plan, number: int) -> Attention
     )
 
 
-def _pairs(reading: Reading, attention: Attention, heads: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """The pairs of QK dims that each of these KV heads keeps: dims i and i + half of the head are pair i."""
-    kept = reading.by_kv_head(f"{attention.block}.qk")
-    return tuple(tuple(kept[head, : kept.shape[1] // 2].nonzero().flatten().tolist()) for head in heads)
+def _pairs(reading: Reading, attention: Attention, layout: Layout) -> tuple[tuple[int, ...], ...]:
+    """The pairs of QK dims that each KV head stores, in their order: dims i and i + half of the head are pair i.
+
+    A head that is padded to its whole width stores all of them, those that are removed as zeros.
+    """
+    kept = reading.by_kv_head(f"{attention.block}.qk")[reading.sharing(attention.block).any(dim=1)]
+    size, pairs = kept.shape[1], []
+    for bucket, width in zip(layout.buckets, layout.widths(kept.sum(dim=1).tolist()), strict=True):
+        for head in bucket:
+            stored = kept[head, : size // 2] | stays_in_place(width, size, 2)
+            pairs.append(tuple(stored.nonzero().flatten().tolist()))
+    return tuple(pairs)

@@ -48,9 +48,20 @@ def _rows(alive: Tensor, kept: Tensor, layout: Layout, runs: int) -> dict[int, T
     rows = {}
     for bucket, width in zip(layout.buckets, widths, strict=True):
         for head in heads[list(bucket)].tolist():
+            if stays_in_place(width, alive.shape[1], runs):
+                rows[head] = torch.where(alive[head], torch.arange(width), -1)
+                continue
             own = [run.nonzero().flatten() + number * size for number, run in enumerate(alive[head].view(runs, size))]
             rows[head] = torch.cat([functional.pad(one, (0, width // runs - len(one)), value=-1) for one in own])
     return rows
+
+
+def stays_in_place(width: int, size: int, runs: int) -> bool:
+    """Whether the dims of a head of that size stay where they are, with zeros for those that are removed.
+
+    A head that is padded to its whole width has the shapes of the stock model, which then rotates it as its own.
+    """
+    return runs > 1 and width == size
 
 
 def _at(rows: Mapping[int, Tensor], alive: Tensor, kept: Tensor) -> Tensor:

@@ -61,7 +61,8 @@ class AttentionStructure:
         qk, vo: dims that each stored head keeps; where heads share keys and values, here and below, those of each
             stored KV head.
         pairs: of each stored head the pairs of QK dims that it keeps, if positions are rotary; pair i is rotated by
-            angle i. Its first dims are stored first, then its second ones.
+            angle i. Its first dims are stored first, then its second ones. A head that is padded to its whole width
+            has all pairs at their places, in `qk` too, and zeros where they are removed.
         scale: factor of the scores before the softmax; if they are a sum of n terms, it is divided by the root of n.
         buckets: number of heads in each bucket.
         multiple: the width of every bucket is a multiple of this.
