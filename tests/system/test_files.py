@@ -16,7 +16,10 @@ from secateur.system.files import (
     fingerprint,
     read_json,
     refuse_current,
+    refuse_fixed,
     refuse_lost,
+    refuse_occupied,
+    refuse_other_than_model,
     refuse_unwritable,
 )
 
@@ -153,3 +156,19 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda place, mode: place != tmp_path)
     with pytest.raises(UserError, match=f"cannot be written in {tmp_path}: allow it"):
         refuse_unwritable(tmp_path / "new" / "folder")
+
+
+@pytest.mark.parametrize(
+    "refuse", [refuse_occupied, refuse_other_than_model, refuse_fixed], ids=lambda one: one.__name__
+)
+def test_a_folder_where_a_disk_is_mounted_is_refused_at_once(refuse, tmp_path, monkeypatch):
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    (tmp_path / "link").symlink_to("volume")
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == volume)
+    for folder in (volume, tmp_path / "link"):
+        with pytest.raises(UserError, match=f"{folder} is where a disk is mounted.*: name a folder inside it"):
+            refuse(folder)
+    refuse(volume / "model")
+    with pytest.raises(UserError, match="is where a disk is mounted"), atomic_folder(tmp_path / "link"):
+        raise AssertionError("something was made")

@@ -16,7 +16,7 @@ from secateur.run.recipe import Recipe, places_of
 from secateur.run.run_folder import check_claim, holds_unfinished, refuse_foreign
 from secateur.system import processes
 from secateur.system.errors import UserError
-from secateur.system.files import refuse_current, refuse_lost, replace_folder
+from secateur.system.files import refuse_fixed, refuse_lost, replace_folder
 
 UNFINISHED = ".new"
 """What follows the name of a folder while the run that replaces the one in it is not finished."""
@@ -69,7 +69,7 @@ def folder_of_job(recipe: Recipe, output: Path, overwrite: bool) -> Path:
     if not overwrite or not output.exists() or holds_unfinished(output, recipe):
         return output
     refuse_foreign(output)
-    refuse_current(output)
+    refuse_fixed(output)
     refuse_lost(output, places_of(dotted(recipe.to_dict())))
     beside = output.with_name(f"{output.name}{UNFINISHED}")
     try:

@@ -70,13 +70,14 @@ def atomic_folder(
             None keeps nothing.
 
     Raises:
-        UserError: it is the current folder, or cannot be written (disk full, read-only); nothing is left behind.
+        UserError: it is the current folder or where a disk is mounted, or cannot be written (disk full, read-only);
+            nothing is left behind.
     """
     folder = Path(folder)
     if folder.is_file():
         raise UserError(f"{folder} is a file: choose a folder that is new, or one to replace")
     folder = folder.resolve() if folder.is_symlink() else folder
-    refuse_current(folder)
+    refuse_fixed(folder)
     caught: tuple[type[Exception], ...] = (OSError, *failures)
     temporary = _temporary_folder(folder)
     try:
@@ -118,6 +119,17 @@ def _link(source: str, target: str) -> None:
         raise
     except OSError:
         shutil.copy2(source, target)
+
+
+def refuse_fixed(folder: Path) -> None:
+    """Refuse a folder in whose place another one cannot be put.
+
+    Raises:
+        UserError: it is or holds the current folder, or a disk is mounted there, as the volume of a container is.
+    """
+    refuse_current(folder)
+    if os.path.ismount(folder.resolve()):
+        raise UserError(f"{folder} is where a disk is mounted, which cannot be replaced: name a folder inside it")
 
 
 def refuse_current(folder: Path) -> None:
@@ -173,9 +185,10 @@ def refuse_occupied(folder: Path) -> None:
     """Refuse a folder that is not empty, which would be replaced.
 
     Raises:
-        UserError: it is not empty, or is a file, or the current folder, or cannot be written.
+        UserError: it is not empty, or is a file, or the current folder, or a disk is mounted there, or it cannot be
+            written.
     """
-    refuse_current(folder)
+    refuse_fixed(folder)
     refuse_unwritable(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already and not empty: choose a new folder, or replace it by --overwrite")
@@ -185,9 +198,10 @@ def refuse_other_than_model(folder: Path) -> None:
     """Refuse to replace anything but a folder with a model, or with nothing.
 
     Raises:
-        UserError: it holds something else, or is the current folder, or cannot be written.
+        UserError: it holds something else, or is the current folder, or a disk is mounted there, or it cannot be
+            written.
     """
-    refuse_current(folder)
+    refuse_fixed(folder)
     refuse_unwritable(folder)
     if folder.exists() and not (folder / "config.json").is_file():
         refuse_occupied_by_others(folder)
