@@ -282,3 +282,30 @@ def test_masks_outside_0_and_1_are_refused(space, bad):
 def test_masks_of_another_length_are_refused(space):
     with pytest.raises(UserError, match=f"the space has {len(space)} units"):
         Plan.of(space, space.ones()[1:])
+
+
+def test_a_space_with_other_units_is_refused(model, tmp_path):
+    space, other = Space(model, "qk", "vo"), Space(model, "vo", "qk")
+    masks = space.ones()
+    masks[space.slices["0.vo"]] = torch.tensor([0.0] * 4 + [1.0] * 4)
+    plan = Plan.of(space, masks)
+    message = r"the plan has 32 units \(qk, vo\), the space has 32 \(vo, qk\): use the space that it was made over"
+    for asked in (plan.read, plan.to_dict, lambda space: plan.save(tmp_path / "plan.json", space)):
+        with pytest.raises(UserError, match=message):
+            asked(other)
+        with pytest.raises(UserError, match=r"the space has 12 \(ffn\)"):
+            asked(Space(model, "ffn"))
+    assert not (tmp_path / "plan.json").exists()
+
+
+def test_plans_of_equal_masks_are_equal(model, space):
+    masks = random_masks(space, 0, soft=True)
+    plan, same = Plan.of(space, masks), Plan.of(space, masks.clone())
+    assert plan == same and hash(plan) == hash(same) and len({plan, same}) == 1
+    others = (
+        Plan.of(space, space.ones()),
+        Plan.of(space, masks, method="grain"),
+        Plan.of(other := Space(model, "ffn"), other.ones()),
+        3,
+    )
+    assert all(plan != other for other in others)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,14 @@ class Plan:
         asked = "" if self.asked is None else f", asked for {self.asked:g}"
         kept = f"{int((self.masks > 0).sum()):,} of {len(self.masks):,} units ({', '.join(self.units)})"
         return f"Plan({self.model_type} by {self.method}: keeps {kept}, density {achieved}{asked})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Plan) and all(
+            _equal(getattr(self, one.name), getattr(other, one.name)) for one in fields(self)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.model_type, self.method, self.units, self.source, len(self.masks)))
 
     @staticmethod
     def of(
@@ -147,7 +155,12 @@ class Plan:
         return self.masks > 0
 
     def read(self, space: UnitSpace) -> Reading:
-        """What the plan keeps of the model, axis by axis."""
+        """What the plan keeps of the model, axis by axis.
+
+        Raises:
+            UserError: the space has other units.
+        """
+        self._check_space(space)
         return space.read(self.masks)
 
     def space(self, model: PreTrainedModel) -> UnitSpace:
@@ -191,7 +204,12 @@ class Plan:
         return replace(self, vocabulary=vocabulary, achieved=achieved)
 
     def to_dict(self, space: UnitSpace) -> dict[str, Any]:
-        """Plain values, ready for JSON: see `plan_file`."""
+        """Plain values, ready for JSON: see `plan_file`.
+
+        Raises:
+            UserError: the space has other units.
+        """
+        self._check_space(space)
         values = {
             "model_type": self.model_type,
             "method": self.method,
@@ -231,14 +249,29 @@ class Plan:
         plan = Plan.of(space, masks, layouts=[layout_from_dict(one) for one in data["layouts"]], **same)
         return replace(plan, versions=data["versions"], size=data.get("size"))
 
+    def _check_space(self, space: UnitSpace) -> None:
+        """Refuse a space whose units are others than those of the masks, also where they are as many."""
+        if (space.units, len(space)) != (self.units, len(self.masks)):
+            raise UserError(
+                f"the plan has {len(self.masks)} units ({', '.join(self.units)}), the space has {len(space)} "
+                f"({', '.join(space.units)}): use the space that it was made over, plan.space(model)"
+            )
+
     def save(self, path: Path | str, space: UnitSpace) -> None:
-        """Write the plan as JSON."""
+        """Write the plan as JSON; raises as `to_dict`."""
         FORMAT.write(path, self.to_dict(space))
 
     @staticmethod
     def load(path: Path | str, model: PreTrainedModel) -> Plan:
         """Read a plan written by `save`, for a model of the shape that it was made for."""
         return Plan.from_dict(read_plan(path), model)
+
+
+def _equal(one: object, other: object) -> bool:
+    """Whether two values of a plan are the same; tensors are compared as a whole."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.equal(one, other)
+    return one == other
 
 
 def _check_masks(space: UnitSpace, masks: Tensor) -> None:
