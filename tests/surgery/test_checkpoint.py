@@ -14,7 +14,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tiny_models import ARCHITECTURES, CLASSIFIERS, edge_cases, of_images, random_masks, tiny
+from tiny_models import ARCHITECTURES, CLASSIFIERS, edge_cases, inputs, of_images, random_masks, tiny
 
 from secateur.budget.space import Space
 from secateur.structure import architectures
@@ -167,6 +167,27 @@ def test_an_encoder_without_a_pooler_is_saved_and_loaded_without_one(tmp_path):
     save(small, tmp_path / "model")
     for loaded in (load(tmp_path / "model"), transformers.AutoModel.from_pretrained(tmp_path / "model")):
         assert loaded.pooler is None and list(loaded.state_dict()) == list(small.state_dict())
+
+
+def test_a_cut_encoder_is_loaded_without_its_pooler_where_that_is_asked(tmp_path):
+    dense = tiny("bert", "Model", dtype=torch.float32)
+    space = Space(dense, "hidden", "ffn")
+    small = cut(dense, Plan.of(space, random_masks(space)))
+    save(small, tmp_path / "model")
+    loaded = transformers.AutoModel.from_pretrained(tmp_path / "model", add_pooling_layer=False)
+    assert small.pooler is not None and loaded.pooler is None
+    loaded.save_pretrained(tmp_path / "again")
+    for one in (loaded, load(tmp_path / "again")):
+        assert list(one.state_dict()) == [name for name in small.state_dict() if not name.startswith("pooler.")]
+        assert torch.equal(one(**inputs(dense))[0], small(**inputs(dense))[0])
+
+
+def test_a_cut_model_is_made_of_a_config_and_a_state_without_a_folder(folder):
+    config, state = transformers.AutoConfig.from_pretrained(folder), load_file(folder / "model.safetensors")
+    saved = load(folder)
+    made = type(saved).from_pretrained(None, config=config, state_dict=state).eval()
+    assert made.plan is None and made.card is None
+    torch.testing.assert_close(made.state_dict(), saved.state_dict(), rtol=0, atol=0)
 
 
 # What `load` refuses

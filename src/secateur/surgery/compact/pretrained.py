@@ -89,6 +89,9 @@ class Pruned(_Stock):
             self._check_outputs(structure)
             if getattr(config, POOLING, True) is False:
                 self.pooler = None
+            elif getattr(self, "pooler", self) is None:  # by the argument of the stock class
+                setattr(config, POOLING, False)
+                structure = structure.under("", {name for name, _ in self.named_modules()})
             config.secateur = structure.to_dict()
             reshape(self, structure)
             self._ignore_missing(f"{path}.weight" for path in structure.factorised)
@@ -160,6 +163,8 @@ class Pruned(_Stock):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """As in transformers; a checkpoint without a `secateur` key is loaded as the stock class.
 
+        Without a name, of a config and a state, the model has no plan and no card.
+
         Raises:
             DamagedError: the files of the folder, or those downloaded from the hub, are not those that were saved, or
                 other weights than safetensors are asked for.
@@ -172,6 +177,8 @@ class Pruned(_Stock):
             return cls.stock.from_pretrained(name, *args, **kwargs)
         if kwargs.get("use_safetensors") is False or getattr(config, "transformers_weights", None):
             raise DamagedError(f"{name} asks for other weights than its model.safetensors: nothing else is opened")
+        if name is None:
+            return super().from_pretrained(name, *args, **kwargs)
         folder = Path(name, kwargs.get("subfolder") or "")
         if folder.is_dir():
             check_places(folder)
