@@ -130,3 +130,37 @@ def test_a_hook_before_a_projection_sees_its_inputs(small):
     attention.value.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape))
     attention(states())
     assert seen == [(1, JOIN_FROM, 32)]
+
+
+class Quantised(torch.Tensor):
+    """A weight as libraries that quantise in place store it: a tensor that wraps another, and has products alone."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is torch.nn.functional.linear:
+            return function(args[0], args[1].inner, *args[2:], **(kwargs or {}))
+        with torch._C.DisableTorchFunctionSubclass():
+            return function(*args, **(kwargs or {}))
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.detach.default:
+            return cls(args[0].inner)
+        raise NotImplementedError(f"no {function}")
+
+
+@torch.no_grad()
+def test_weights_of_another_class_are_not_joined(small):
+    attention = attention_of(copy.deepcopy(small))
+    expected = attention(states())[0]
+    for name in PROJECTIONS:
+        projection = getattr(attention, name)
+        projection.weight = nn.Parameter(Quantised(projection.weight.detach()), requires_grad=False)
+    torch.testing.assert_close(attention(states())[0], expected)

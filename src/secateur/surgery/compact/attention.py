@@ -180,7 +180,17 @@ class CompactAttention(nn.Module):
 def _is_plain(module: nn.Module) -> bool:
     """Whether a call of the module is the product with its weight alone: there is no adapter, no mask and no hook."""
     hooks = module._forward_hooks, module._forward_pre_hooks
-    return type(module) is nn.Linear and not any(hooks) and "forward" not in vars(module)
+    return (
+        type(module) is nn.Linear and not any(hooks) and "forward" not in vars(module) and _can_be_joined(module.weight)
+    )
+
+
+def _can_be_joined(weight: Tensor) -> bool:
+    """Whether the weight is an ordinary parameter: a tensor of another class, such as a quantised one, has no `cat`.
+
+    An exporter puts a class of its own in place of a parameter, but not of a tensor that wraps others.
+    """
+    return type(weight) is nn.Parameter or (recorded() and not hasattr(weight, "__tensor_flatten__"))
 
 
 def _of_heads(bias: Tensor, heads: list[int]) -> Tensor:
