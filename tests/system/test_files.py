@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from secateur.system import files
 from secateur.system.errors import UserError
 from secateur.system.files import (
     atomic_folder,
@@ -172,3 +173,18 @@ def test_a_folder_where_a_disk_is_mounted_is_refused_at_once(refuse, tmp_path, m
     refuse(volume / "model")
     with pytest.raises(UserError, match="is where a disk is mounted"), atomic_folder(tmp_path / "link"):
         raise AssertionError("something was made")
+
+
+def test_a_folder_is_put_back_whose_writer_was_killed_between_both_renames(tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    with atomic_folder(folder) as partial:
+        (partial / "weights").write_text("old")
+    folder.rename(tmp_path / ".model.old")
+    monkeypatch.setattr(files, "GRACE", 1000.0)
+    with pytest.raises(ValueError), atomic_folder(folder):
+        raise ValueError("another writer may be between them at this moment")
+    assert not folder.exists()
+    monkeypatch.setattr(files, "GRACE", 0.0)
+    with pytest.raises(ValueError), atomic_folder(folder):
+        raise ValueError("and nothing is written")
+    assert (folder / "weights").read_text() == "old" and os.listdir(tmp_path) == ["model"]

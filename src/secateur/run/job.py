@@ -16,7 +16,7 @@ from secateur.run.recipe import Recipe, places_of
 from secateur.run.run_folder import check_claim, holds_unfinished, refuse_foreign
 from secateur.system import processes
 from secateur.system.errors import UserError
-from secateur.system.files import refuse_fixed, refuse_lost, replace_folder
+from secateur.system.files import refuse_fixed, refuse_lost, replace_folder, restore_replaced
 
 UNFINISHED = ".new"
 """What follows the name of a folder while the run that replaces the one in it is not finished."""
@@ -66,6 +66,7 @@ def folder_of_job(recipe: Recipe, output: Path, overwrite: bool) -> Path:
         UserError: what would be replaced is no run, or is the current folder, or holds what the job reads; or the
             folder beside it has something else than this job.
     """
+    restore_replaced(output)
     if not overwrite or not output.exists() or holds_unfinished(output, recipe):
         return output
     refuse_foreign(output)

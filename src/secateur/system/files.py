@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
@@ -18,6 +20,11 @@ from typing import Any
 from secateur.system.errors import UserError
 from secateur.system.permissions import open_file, open_folder
 from secateur.system.writers import remove_abandoned, temporary_folder
+
+log = logging.getLogger(__name__)
+
+GRACE = 1.0
+"""Seconds after which a folder that was renamed has lost its writer: the second name follows at once."""
 
 
 @contextmanager
@@ -242,6 +249,7 @@ def _temporary_folder(folder: Path) -> Path:
     """A new folder beside `folder`, after those of killed writers are removed."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        restore_replaced(folder)
         remove_abandoned(folder)
         return temporary_folder(folder)
     except OSError as error:
@@ -255,7 +263,7 @@ def replace_folder(temporary: Path, folder: Path) -> None:
     if not folder.exists():
         temporary.rename(folder)
         return
-    old = folder.with_name(f".{folder.name}.old")
+    old = _replaced(folder)
     shutil.rmtree(old, ignore_errors=True)
     folder.rename(old)
     try:
@@ -264,3 +272,17 @@ def replace_folder(temporary: Path, folder: Path) -> None:
         old.rename(folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def restore_replaced(folder: Path) -> None:
+    """Put back a folder that a writer had renamed, and was killed before the new one was in its place."""
+    old = _replaced(folder)
+    if folder.exists() or not old.is_dir() or time.time() - old.stat().st_ctime < GRACE:
+        return
+    log.warning("%s was being replaced when its writer was killed: the old one is put back", folder)
+    old.rename(folder)
+
+
+def _replaced(folder: Path) -> Path:
+    """The name of a folder while another takes its place."""
+    return folder.with_name(f".{folder.name}.old")
