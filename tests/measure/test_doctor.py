@@ -1,5 +1,6 @@
 """The diagnosis: what it concludes from a processor and from versions, and that what is missing is no error."""
 
+import os
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -42,12 +43,45 @@ def test_dtypes_follow_from_the_instructions_of_the_processor(monkeypatch, tmp_p
     assert all("fp32" in lines[dtype].note for dtype in {"bf16", "fp16", "int8"} - in_hardware)
 
 
-def test_the_memory_is_that_of_the_container_where_it_has_less(monkeypatch, tmp_path):
-    (tmp_path / "max").write_text("1000\n")
-    monkeypatch.setattr(machine, "MEMORY_LIMIT", tmp_path / "max")
-    assert machine.memory().total == 1000
-    (tmp_path / "max").write_text("max\n")
-    assert machine.memory().total > 1000
+VERSIONS = {
+    "version 2": ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    "version 1": (
+        *(f"memory/memory.{name}" for name in ("limit_in_bytes", "usage_in_bytes", "stat")),
+        "total_inactive_file",
+    ),
+}
+
+
+@pytest.mark.parametrize("names", VERSIONS.values(), ids=VERSIONS)
+def test_the_memory_is_that_of_the_container_where_it_has_less(names, monkeypatch, tmp_path):
+    limit, used, parts, key = names
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    (tmp_path / "memory").mkdir()
+    for name, text in ((limit, "1000\n"), (used, "700\n"), (parts, f"anon 500\n{key} 50\n")):
+        (tmp_path / name).write_text(text)
+    assert machine.memory() == machine.Memory(1000, 350)
+    (tmp_path / limit).write_text(f"{2**63 - 4096}\n" if "memory/" in limit else "max\n")
+    assert machine.memory().total > 1000 and machine.memory().available > 350
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "250000 100000"}, 2),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "max 100000"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+        ({}, 8),
+    ],
+)
+def test_the_usable_cores_are_those_of_the_container_where_it_has_fewer(files, cores, monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(f"{text}\n")
+    assert machine.processor().usable == cores
 
 
 def test_a_version_outside_of_the_range_is_pointed_out(monkeypatch):

@@ -15,7 +15,12 @@ from pathlib import Path
 
 import psutil
 
-CPUINFO, MEMORY_LIMIT = Path("/proc/cpuinfo"), Path("/sys/fs/cgroup/memory.max")
+CPUINFO, CGROUP = Path("/proc/cpuinfo"), Path("/sys/fs/cgroup")
+MEMORY_FILES = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+)
+"""Of a container, in versions 2 and 1 of cgroups: the limit, what is used, and the key of what of it can be freed."""
 NAMES, FLAGS = ("model name", "hardware", "cpu part"), ("flags", "features")
 """Keys of /proc/cpuinfo, on x86 and ARM."""
 
@@ -69,10 +74,9 @@ def has(features: Collection[str] | None, *names: str) -> list[str]:
 
 def memory() -> Memory:
     """The memory of the machine, or of the container if that has less."""
-    now, limit = psutil.virtual_memory(), None
-    with suppress(OSError, ValueError):  # there is no limit, or it is "max"
-        limit = int(MEMORY_LIMIT.read_text(encoding="utf-8"))
-    return Memory(min(now.total, limit or now.total), min(now.available, limit or now.available))
+    now = psutil.virtual_memory()
+    own = _memory_of_container() or Memory(now.total, now.available)
+    return Memory(min(now.total, own.total), min(now.available, own.available))
 
 
 def gpus(seconds: float = 5.0) -> list[Gpu]:
@@ -85,10 +89,39 @@ def gpus(seconds: float = 5.0) -> list[Gpu]:
     return []
 
 
+def _memory_of_container() -> Memory | None:
+    """The limit of a container, and what is left of it; None without one.
+
+    Files that are cached and not in use count as used by the container, and as free here.
+    """
+    for limit, used, parts, key in MEMORY_FILES:
+        if (total := _number(limit)) is not None:
+            return Memory(total, max(0, total - (_number(used) or 0) + (_number(parts, key) or 0)))
+    return None
+
+
+def _number(name: str, key: str | None = None) -> int | None:
+    """The number in a file of the container, or that behind a key in it; None if there is none, or "max"."""
+    with suppress(OSError, ValueError):
+        words = [line.split() for line in (CGROUP / name).read_text(encoding="utf-8").splitlines()]
+        return next((int(line[-1]) for line in words if key is None or line[0] == key), None)
+    return None
+
+
 def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """The logical cores on which this process may run, or so many whole ones as its container may use the time of."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota_of_container()
+    return cores if quota is None else max(1, min(cores, int(quota)))
+
+
+def _quota_of_container() -> float | None:
+    """How many cores a container may use the time of; None without a limit."""
+    with suppress(OSError, ValueError):  # of version 1, or "max"
+        quota, period = (CGROUP / "cpu.max").read_text(encoding="utf-8").split()
+        return int(quota) / int(period)
+    older, span = _number("cpu/cpu.cfs_quota_us"), _number("cpu/cpu.cfs_period_us")
+    return older / span if older and span and older > 0 else None  # -1 is no limit
 
 
 def _cpuinfo() -> dict[str, str]:
