@@ -44,3 +44,15 @@ def test_a_file_has_the_permissions_of_a_new_one(umask, tmp_path):
         "best.safetensors": 0o666 & ~umask,
         "plan.json": 0o666 & ~umask,
     }
+
+
+def test_a_folder_in_one_that_hands_its_group_on_does_so_too(umask, tmp_path):
+    tmp_path.chmod(0o2777)
+    (tmp_path / "new").mkdir()
+    if not mode(tmp_path / "new") & stat.S_ISGID:
+        pytest.skip("new folders do not inherit setgid here")
+    with atomic_folder(tmp_path / "model") as partial:
+        (partial / "inner").mkdir()
+        private(partial / "model.safetensors")
+    assert mode(tmp_path / "model") == mode(tmp_path / "model" / "inner") == mode(tmp_path / "new")
+    assert mode(tmp_path / "model" / "model.safetensors") == 0o666 & ~umask

@@ -5,6 +5,7 @@ Temporary folders are private, and safetensors writes private files (0600, in 0.
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from uuid import uuid4
 
@@ -25,10 +26,13 @@ def open_folder(folder: Path) -> None:
 
 
 def _mode_in(folder: Path) -> int:
-    """The permissions of a new folder in a folder: reading the umask itself would change it for all threads."""
+    """The permissions of a new folder in a folder, with its group for all in it (setgid) where that is inherited.
+
+    Reading the umask itself would change it for all threads.
+    """
     probe = folder / f".{uuid4().hex}"
     probe.mkdir()
     try:
-        return probe.stat().st_mode & 0o777
+        return probe.stat().st_mode & (0o777 | stat.S_ISGID)
     finally:
         probe.rmdir()
