@@ -2,10 +2,14 @@
 
 import logging
 import sys
+from dataclasses import replace
 from importlib import metadata
+from inspect import currentframe
 
 import pytest
 
+from secateur.structure import architectures
+from secateur.structure.architectures import roberta
 from secateur.system.errors import UserError
 from secateur.system.registry import Registry, import_extension
 
@@ -105,3 +109,32 @@ def test_an_extension_is_found_in_the_working_directory(spelled, tmp_path, monke
 def test_an_extension_that_cannot_be_imported_is_a_users_mistake():
     with pytest.raises(UserError, match="no_such_module_of_anyone cannot be imported"):
         import_extension("no_such_module_of_anyone")
+
+
+@pytest.mark.parametrize("taken", ["extension_of_mine", "copy"])
+def test_a_file_with_the_name_of_another_module_is_refused(taken, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{taken}.py").write_text("LOADED = True\n")
+    if taken != "copy":
+        import_extension(str(tmp_path / "first" / f"{taken}.py"))
+        import_extension(str(tmp_path / "other" / ".." / "first" / f"{taken}.py"))
+    own = sys.modules[taken].__file__
+    with pytest.raises(UserError, match=rf"the module {taken!r} is another one here \({own}\): rename the file"):
+        import_extension(str(tmp_path / "second" / f"{taken}.py"))
+    if taken != "copy":
+        del sys.modules[taken]
+
+
+def test_an_architecture_that_is_registered_again_is_refused_with_both_places():
+    base = roberta.ARCHITECTURE
+    architectures.register(replace(base, model_type="mine"))
+    first = currentframe().f_lineno - 1
+    with pytest.raises(UserError, match=rf"by {__name__}, line {first} and by {__name__}, line {first + 3}: choose"):
+        architectures.register(replace(base, model_type="mine", counts_from_padding=False))
+    with pytest.raises(
+        UserError, match=rf"'roberta' is registered twice, by {roberta.__name__}, line \d+ and by {__name__}"
+    ):
+        architectures.register(replace(base, counts_from_padding=False))
+    del architectures.ARCHITECTURES._items["mine"]

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from importlib import import_module, metadata
+from inspect import currentframe
 from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
@@ -26,6 +27,9 @@ T = TypeVar("T")
 
 extensions: list[str] = []
 """What `import_extension` has imported, by which another process can do the same."""
+
+PASSED_OVER = (__name__, "secateur.structure.architectures")
+"""The modules whose functions register what others give them."""
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +48,7 @@ class Registry(Generic[T]):
     def __init__(self, kind: str, group: str, built_in: str) -> None:
         self.kind, self.group, self.built_in = kind, group, built_in
         self._items: dict[str, T] = {}
+        self._places: dict[str, str] = {}
         self._loaded = False
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -54,18 +59,22 @@ class Registry(Generic[T]):
         """
 
         def decorate(item: T) -> T:
-            present = self._items.get(name)
-            if present is not None and not _same(present, item):
-                raise UserError(
-                    f"{self.kind} {name!r} is registered twice, by {_origin(present)} and by {_origin(item)}: "
-                    "choose another name"
-                )
-            if isinstance(item, type):
-                item.name = name  # type: ignore[attr-defined]  # every class that is registered declares it
-            self._items[name] = item
+            self._add(name, item, _origin(item) or _caller())
             return item
 
         return decorate
+
+    def _add(self, name: str, item: T, place: str) -> None:
+        """Register an object; `place` says in errors what does so."""
+        present = self._items.get(name)
+        if present is not None and not _same(present, item):
+            raise UserError(
+                f"{self.kind} {name!r} is registered twice, by {self._places[name]} and by {place}: choose another "
+                "name, or start Python again after a change"
+            )
+        if isinstance(item, type):
+            item.name = name  # type: ignore[attr-defined]  # every class that is registered declares it
+        self._items[name], self._places[name] = item, place
 
     def get(self, name: str) -> T:
         """The object that is registered by this name.
@@ -97,14 +106,14 @@ class Registry(Generic[T]):
             logger.warning("the entry point %r of %s cannot be loaded: %s", entry.name, self.group, error)
             return
         if not isinstance(item, ModuleType) and not any(item is known for known in self._items.values()):
-            self.register(entry.name)(item)
+            self._add(entry.name, item, _origin(item) or f"the entry point {entry.value}")
 
 
 def import_extension(module: str) -> None:
     """Import a module that registers things: a dotted name (also found in the working directory), or a .py file.
 
     Raises:
-        UserError: it cannot be imported.
+        UserError: it cannot be imported, or another file of the name of its module is imported already.
     """
     path = Path(module)
     is_file = path.suffix == ".py"
@@ -112,7 +121,11 @@ def import_extension(module: str) -> None:
     if folder not in sys.path:
         sys.path.insert(0, folder)
     with as_user_error(f"{module} cannot be imported", "give a module that Python finds, or the path of a .py file"):
-        import_module(path.stem if is_file else module)
+        imported = import_module(path.stem if is_file else module)
+    if is_file and (own := getattr(imported, "__file__", None) or "built in").removesuffix("c") != str(path.resolve()):
+        raise UserError(
+            f"{module} is not imported, because the module {path.stem!r} is another one here ({own}): rename the file"
+        )
     extensions.append(module)
 
 
@@ -128,6 +141,14 @@ def _same(one: object, other: object) -> bool:
 
 
 def _origin(item: object) -> str:
-    """Where a class is defined; for any other object, where its type is."""
-    kind = item if isinstance(item, type) else type(item)
-    return f"{kind.__module__}.{kind.__qualname__}"
+    """Where a class or a function is defined; empty for any other object, which does not know it."""
+    name = getattr(item, "__qualname__", None)
+    return f"{getattr(item, '__module__', '')}.{name}" if name else ""
+
+
+def _caller() -> str:
+    """The module and the line that register something."""
+    frame = currentframe()
+    while frame is not None and frame.f_globals.get("__name__") in PASSED_OVER:
+        frame = frame.f_back
+    return "unknown code" if frame is None else f"{frame.f_globals.get('__name__')}, line {frame.f_lineno}"
