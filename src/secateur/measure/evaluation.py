@@ -16,7 +16,7 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 from secateur.deploy.runtime import Runner
 from secateur.structure.encoded_rows import UNLABELLED
 from secateur.surgery.opening import check_vocabulary, model_folder, open_tokenizer
-from secateur.system import compat
+from secateur.system import compat, devices
 from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating
 from secateur.tasks.class_scores import ClassScore
@@ -143,7 +143,7 @@ def predicted(
         args = TrainingArguments(
             folder,
             per_device_eval_batch_size=rows_of_batch(task, ordered),
-            use_cpu=not torch.accelerator.is_available(),
+            use_cpu=devices.accelerator() is None,
             remove_unused_columns=False,
             label_names=list(task.label_names),
             disable_tqdm=True,

@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 from secateur.run.context import Context
 from secateur.run.recipe import Recipe
-from secateur.system import compat, processes
+from secateur.system import compat, devices, processes
 from secateur.tasks.checkpoint_labels import config_of
 from secateur.training.step import INDEX
 
@@ -125,7 +125,7 @@ def _batches(context: Context) -> dict[str, Any]:
 
 
 def _device(recipe: Recipe) -> dict[str, Any]:
-    accelerated = torch.accelerator.is_available()
+    accelerated = devices.accelerator() is not None
     return {
         "bf16": uses_bf16(recipe),
         "use_cpu": not accelerated,

@@ -138,9 +138,10 @@ def refuse_sharding() -> None:
 @cache
 def _group() -> Any:
     """The process group in which the others wait; gloo, whatever the backend of training is."""
-    import torch
     from accelerate import PartialState
     from torch import distributed
 
-    PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)  # Trainer uses the state that exists
+    from secateur.system import devices
+
+    PartialState(cpu=devices.accelerator() is None, timeout=PATIENCE)  # Trainer uses the state that exists
     return distributed.new_group(backend="gloo", timeout=PATIENCE)

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from secateur.surgery.opening import open_tokenizer
+from secateur.system import devices
 from secateur.system.model_state import evaluating
 from secateur.tasks.embedding_data import TEXT
 from secateur.tasks.rows import most_tokens
@@ -51,7 +52,7 @@ class Reference:
     def _add(self, task: Task, texts: Sequence[tuple[str, int]]) -> None:
         """Compute vectors of texts, the longest first, on the accelerator if there is one."""
         model, tokenizer = task.load_model(self.name), open_tokenizer(self.name)
-        torch.nn.Module.to(model, torch.accelerator.current_accelerator() or torch.device("cpu"))
+        torch.nn.Module.to(model, devices.accelerator() or torch.device("cpu"))
         collate = task.collator(tokenizer)
         limit = most_tokens(tokenizer, model)
         with kept_settings(tokenizer):

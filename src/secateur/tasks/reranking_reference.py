@@ -12,6 +12,7 @@ from datasets import Dataset, DatasetDict
 from numpy.typing import NDArray
 
 from secateur.surgery.opening import open_model, open_tokenizer
+from secateur.system import devices
 from secateur.tasks.reranking_data import LISTED, QUERY
 from secateur.tasks.rows import most_tokens
 from secateur.tasks.tokenizer_settings import kept_settings
@@ -68,7 +69,7 @@ class Reference:
         }
         chosen = [(texts[number][0], texts[number][1][place]) for number, place in pairs]
         model, tokenizer = open_model(self.name), open_tokenizer(self.name)
-        model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")  # type: ignore[arg-type]
+        torch.nn.Module.to(model, devices.accelerator() or torch.device("cpu"))
         longest = min(longest, most_tokens(tokenizer, model) or longest)
         scores = np.zeros(len(pairs))
         order = sorted(range(len(pairs)), key=lambda place: -len(chosen[place][1]))

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import TrainingArguments
 
 from secateur.methods.method import Method
+from secateur.system import devices
 from secateur.system.casting import cast
 from secateur.system.errors import UserError
 from secateur.system.sharding import Sharding
@@ -56,7 +57,7 @@ def check_objective(terms: Sequence[Term], model: nn.Module, teacher: Any) -> No
 
 
 def check_devices(args: TrainingArguments, sharded: bool) -> None:
-    """Refuse a process that has several copies of the model, or parts of it that others have made.
+    """Refuse a process that has several copies of the model, or parts of it that others have made, and a Mac's GPU.
 
     Args:
         sharded: whether accelerate itself, or DeepSpeed, splits the model.
@@ -65,6 +66,11 @@ def check_devices(args: TrainingArguments, sharded: bool) -> None:
         raise UserError(
             "an accelerator that splits models (FSDP, DeepSpeed) exists already, and masks and cuts need to split the "
             "model themselves: train with DDP or FSDP, and make no Accelerator before the trainer"
+        )
+    if not devices.counts_in_float64(args.device):
+        raise UserError(
+            f"the device {args.device} has no float64, in which masks are counted: pass "
+            "TrainingArguments(use_cpu=True), which trains on the CPU"
         )
     if args.n_gpu > 1:
         raise UserError(

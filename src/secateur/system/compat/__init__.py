@@ -179,8 +179,8 @@ def tracker_callback(name: str) -> Any:
 
 
 def cpu_computes_bf16() -> bool:
-    """Whether this CPU has instructions for bf16."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    """Whether this CPU has instructions for bf16, and this PyTorch the library that uses them."""
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def compiled_shapes(limit: int) -> AbstractContextManager[None]:
