@@ -197,8 +197,8 @@ def _generated(asked: Asked, inputs: Sequence[Texts], options: Mapping[str, Any]
 def _continued(asked: Asked, inputs: Sequence[Texts]) -> list[Prediction]:
     """The most probable continuation of each text, token by token, up to the end of a text.
 
-    It also ends with one of the `stop_strings` of the model's generation config. The option `max_new_tokens` is the most
-    tokens that it has.
+    It also ends with one of the `stop_strings` of the model's generation config, and has at most `max_new_tokens`, an
+    option.
     """
     from secateur.tasks.generation import ONE_TEXT
 
