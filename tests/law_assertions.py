@@ -128,8 +128,9 @@ def padding(space, small):
     for attention in space.table.attentions:
         if spec := small.config.secateur["attention"].get(attention.path):
             for axis in (f"{attention.block}.qk", f"{attention.block}.vo"):
-                keys, dims = [1] * len(spec["qk"]), spec[axis.rpartition(".")[2]]
-                padded[space.table.kv_axis(axis)] = stored_dims(spec, dims, keys) - sum(dims)
+                kv, dims = space.table.kv_axis(axis), spec[axis.rpartition(".")[2]]
+                keys = [1] * len(dims)
+                padded[kv] = stored_dims(spec, dims, keys) - int(reading.alive[kv].sum())
                 padded[axis] = stored_dims(spec, dims, spec["queries"] or keys) - int(reading.alive[axis].sum())
     stored = dict(small.named_parameters())
     total = 0
