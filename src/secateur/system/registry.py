@@ -122,7 +122,8 @@ def import_extension(module: str) -> None:
         sys.path.insert(0, folder)
     with as_user_error(f"{module} cannot be imported", "give a module that Python finds, or the path of a .py file"):
         imported = import_module(path.stem if is_file else module)
-    if is_file and (own := getattr(imported, "__file__", None) or "built in").removesuffix("c") != str(path.resolve()):
+    own = getattr(imported, "__file__", None) or "built in"
+    if is_file and Path(own.removesuffix("c")).resolve() != path.resolve():
         raise UserError(
             f"{module} is not imported, because the module {path.stem!r} is another one here ({own}): rename the file"
         )
