@@ -881,7 +881,7 @@ def test_compare_refuses_what_does_not_compare(secateur, world, tmp_path, monkey
         words = ("--measure", "--baselines", option, 0)
         assert refused(secateur("compare", world / "run", *words), "of at least 1, got 0")
     words = ("--measure", "--baselines", "--shape", "1x100000")
-    assert refused(secateur("compare", world / "run", *words), "expected at most", "got 100000: lower tokens")
+    assert refused(secateur("compare", world / "run", *words), "expected at most", "got 100000: ask for fewer")
     other = write_data(tmp_path / "other.csv", rows=60)
     words = ("--against", world / "classifier", "--data", other)
     assert refused(secateur("compare", world / "run", *words), "other.csv is not the data of the runs", "--data")

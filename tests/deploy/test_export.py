@@ -444,7 +444,7 @@ def test_the_command_refuses_in_one_sentence_and_leaves_nothing(world, tmp_path)
     cases = [
         (("export", world / "small", "--output", occupied), "is there already"),
         (("export", world / "small", "--output", f"{new}.txt"), "rename it"),
-        (("export", world / "small", "--output", f"{new}.xml", "--dtype", "int8"), "calibration batches"),
+        (("export", world / "small", "--output", f"{new}.xml", "--dtype", "int8"), "name data by --data"),
         (("export", world / "colours", "--output", f"{new}.onnx", *data), "red, blue"),
         (("verify", world / "small", "--exported", f"{new}.onnx"), "does not exist"),
         (("verify", world / "small", "--dtype", "bf16"), "--exported"),

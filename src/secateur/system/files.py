@@ -276,8 +276,10 @@ def replace_folder(temporary: Path, folder: Path) -> None:
 
 def restore_replaced(folder: Path) -> None:
     """Put back a folder that a writer had renamed, and was killed before the new one was in its place."""
+    if folder.exists():
+        return
     old = _replaced(folder)
-    if folder.exists() or not old.is_dir() or time.time() - old.stat().st_ctime < GRACE:
+    if not old.is_dir() or time.time() - old.stat().st_ctime < GRACE:
         return
     log.warning("%s was being replaced when its writer was killed: the old one is put back", folder)
     old.rename(folder)
