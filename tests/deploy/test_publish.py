@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from secateur.budget.space import Space
 from secateur.cli import app
 from secateur.deploy import publish as publishing
+from secateur.deploy.card_metadata import with_keys
 from secateur.deploy.hub_layout import export_folder
 from secateur.deploy.machine_paths import paths_in
 from secateur.deploy.publish import publish
@@ -165,6 +166,15 @@ def test_a_model_and_its_data_may_have_one_name(run, stated):
         assert line in text
     (result,) = ModelCard(text).data.eval_results
     assert (result.dataset_name, result.dataset_type) == (data, "unknown" if stated[1] is None else data)
+
+
+@pytest.mark.parametrize("empty", ["license:", "license: ~", "license:  # to do", "license: null"])
+@pytest.mark.parametrize("header", ["{}\ntags:\n- a", "tags:\n- a\n{}"], ids=["first", "last"])
+@pytest.mark.parametrize("line_break", ["\n", "\r\n"], ids=["unix", "windows"])
+def test_a_key_without_a_value_is_replaced(empty, header, line_break):
+    card = f"---\n{header.format(empty)}\n---\n# A\n".replace("\n", line_break)
+    wanted = "---\ntags:\n- a\nlicense: mit\n---\n# A\n".replace("\n", line_break)
+    assert with_keys(card, {"license": "mit"}) == wanted
 
 
 def test_sums_that_list_the_card_are_those_of_the_changed_card(run, tmp_path):

@@ -1,6 +1,7 @@
 """Sentence embeddings: texts and pairs in, what is refused, the scores, and prompts."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -216,6 +217,23 @@ def test_retrieval_finds_what_the_qrels_name(world):
     found, error = score(task, world)
     assert 0 < found["ndcg@10"] < 1 and error > 0
     assert len(examples(encoded_rows(task, world))) == 8, "an example is a query"
+
+
+@pytest.mark.parametrize("score", ["", "high"])
+def test_a_score_of_the_qrels_that_is_no_number_is_refused(world, tmp_path, score):
+    shutil.copytree(world / "retrieval", tmp_path / "retrieval")
+    with (tmp_path / "retrieval" / "qrels" / "test.tsv").open("a") as file:
+        file.write(f"q1\td5\t{score}\n")
+    with pytest.raises(UserError, match=r"test\.tsv has the score .* of d5: give a number in every row"):
+        read(world, evaluation=str(tmp_path / "retrieval"))
+
+
+def test_two_texts_of_one_number_are_refused(world, tmp_path):
+    shutil.copytree(world / "retrieval", tmp_path / "retrieval")
+    with (tmp_path / "retrieval" / "corpus.jsonl").open("a") as file:
+        file.write(json.dumps({"_id": "d0", "text": "another"}) + "\n")
+    with pytest.raises(UserError, match=r"corpus\.jsonl has two texts of the _id 'd0'"):
+        read(world, evaluation=str(tmp_path / "retrieval"))
 
 
 def test_the_fingerprint_changes_with_the_scores_of_pairs(world, tmp_path):

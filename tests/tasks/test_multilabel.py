@@ -122,6 +122,8 @@ def test_a_separator_in_a_label_is_no_separator(tmp_path):
     [
         (["['a' 'b']", "['a']"], r"holds \"\['a' 'b'\]\", which is no list of labels: write \['a', 'b'\] or a\|b"),
         (["[a, b]", "[a]"], r"'\[a, b\]', which is no list"),
+        (["[007]", "[1, 2]"], r"'\[007\]', which is no list"),
+        ([r"['a\x1']", "['a']"], "which is no list"),
         (["a|b", ""], "lack a label"),
         (["a", "", "b"], "lack a label"),
     ],

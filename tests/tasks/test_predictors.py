@@ -186,6 +186,12 @@ def test_a_continuation_is_what_the_model_generates_after_the_last_tokens():
     assert TASKS.get("language").predictor(own._replace(max_length=9), [[LONG]]) == [first]
 
 
+def test_a_tagger_with_a_slow_tokenizer_is_refused(monkeypatch):
+    monkeypatch.setattr(type(tokenizer()), "is_fast", False)
+    with pytest.raises(UserError, match="give a model with a fast tokenizer"):
+        TASKS.get("tokens").predictor(asked(made(BertForTokenClassification)), [[LONG]])
+
+
 def test_a_continuation_stops_at_the_strings_of_the_generation_config():
     words, sizes = small_tokenizers.roberta(), {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
     torch.manual_seed(0)

@@ -7,6 +7,7 @@ units were removed; so it is a finetune.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,13 +92,20 @@ def header_in(text: str, source: str) -> dict[str, Any]:
 
 
 def with_keys(text: str, values: Mapping[str, Any]) -> str:
-    """A card with more keys at the end of its header; what is there stays as it is, byte for byte."""
+    """A card with more keys at the end of its header; what is there stays as it is, byte for byte.
+
+    Only a key that is there without a value goes: the header would have it twice.
+    """
     if not values:
         return text
     lines = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
     found = REGEX_YAML_BLOCK.search(text)
     if found is None:
         return f"---\n{lines}---\n\n{text}"
-    end = found.end(2)
     line_break = "\r\n" if found[1].endswith("\r\n") else "\n"
-    return text[:end] + line_break + lines.rstrip("\n").replace("\n", line_break) + text[end:]
+    empty = rf"^(?:{'|'.join(map(re.escape, values))}):[ \t]*(?:null|~)?[ \t]*(?:#[^\r\n]*)?(?:\r?\n|\Z)"
+    present = re.sub(empty, "", found[2], flags=re.MULTILINE)
+    if present != found[2]:  # the last key may have gone
+        present = present.removesuffix("\n").removesuffix("\r")
+    header = (present + line_break if present else "") + lines.rstrip("\n").replace("\n", line_break)
+    return text[: found.start(2)] + header + text[found.end(2) :]

@@ -290,7 +290,11 @@ def _texts_by_id(path: Path) -> dict[str, str]:
         raise UserError(f"{path} has the columns {listed(rows.column_names)}: expected _id and text")
     titles = rows["title"][:] if "title" in rows.column_names else [""] * len(rows)
     texts = (f"{title or ''} {text or ''}".strip() for title, text in zip(titles, rows[TEXT][:], strict=True))
-    return dict(zip(map(str, rows[names[0][0]][:]), texts, strict=True))
+    found: dict[str, str] = {}
+    for name, text in zip(map(str, rows[names[0][0]][:]), texts, strict=True):
+        if found.setdefault(name, text) != text:
+            raise UserError(f"{path} has two texts of the _id {name!r}: give each a number of its own")
+    return found
 
 
 def _qrels(folder: Path) -> Iterator[tuple[str, str]]:
@@ -302,5 +306,9 @@ def _qrels(folder: Path) -> Iterator[tuple[str, str]]:
         raise UserError(f"{path} has the columns {listed(rows.column_names)}: expected query-id, corpus-id and score")
     scores = rows["score"][:] if "score" in rows.column_names else [1] * len(rows)
     for query, document, score in zip(*(rows[name][:] for name in columns[0]), scores, strict=True):
-        if float(score) > 0:
+        try:
+            relevant = float(score) > 0
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{path} has the score {score!r} of {document}: give a number in every row") from error
+        if relevant:
             yield str(query), str(document)

@@ -39,7 +39,7 @@ def with_lists(splits: DatasetDict, column: str, names: Collection[str]) -> Data
     if not all(is_text(split.features[column]) for split in splits.values()):
         return splits
     texts = _texts(splits, column)
-    lists = {text: ast.literal_eval(text) for text in texts if LIST.fullmatch(text)}
+    lists = {text: own for text in texts if (own := _list_of(text)) is not None}
     single = texts - lists.keys()
     if odd := next((text for text in sorted(single) if text.startswith("[") and text.endswith("]")), None):
         raise UserError(f"column {column!r} holds {odd!r}, which is no list of labels: write ['a', 'b'] or a|b")
@@ -49,6 +49,14 @@ def with_lists(splits: DatasetDict, column: str, names: Collection[str]) -> Data
     log.info("the labels in %r are %s", column, f"separated by {separator!r}" if separator else "written as lists")
     read = {text: _pieces(text, separator) for text in single}
     return _replaced(splits, column, read | {text: [str(one) for one in own] for text, own in lists.items()})
+
+
+def _list_of(text: str) -> list[Any] | None:
+    """The list that a text writes; None if it writes none, or one of codes such as 007, or of a broken escape."""
+    try:
+        return list(ast.literal_eval(text)) if LIST.fullmatch(text) else None
+    except (SyntaxError, ValueError):
+        return None
 
 
 def are_lists(splits: DatasetDict, column: str) -> bool:

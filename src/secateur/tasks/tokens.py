@@ -167,10 +167,6 @@ class Tokens(LabelledTask):
             UserError: `max_length` is more than the tokenizer's model takes, or the tokenizer is a slow one.
         """
         check_length(max_length, tokenizer)
-        if not tokenizer.is_fast:
-            raise UserError(
-                "the tokenizer does not report which word a token is of: give a model with a fast tokenizer"
-            )
         mark_first_word(tokenizer)
         words, label = self.words, self.label  # not `self`: `map` hashes what its function refers to
 
@@ -246,7 +242,13 @@ def _choose_metric(metric: str | None, labels: Sequence[str], named: bool = Fals
 
 
 def mark_first_word(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let a byte-level tokenizer (RoBERTa) add a space before every word of a list; other tokenizers need none."""
+    """Let a byte-level tokenizer (RoBERTa) add a space before every word of a list; other tokenizers need none.
+
+    Raises:
+        UserError: the tokenizer is a slow one.
+    """
+    if not tokenizer.is_fast:
+        raise UserError("the tokenizer does not report which word a token is of: give a model with a fast tokenizer")
     backend = tokenizer.backend_tokenizer
     if isinstance(backend.pre_tokenizer, ByteLevel) and not backend.pre_tokenizer.add_prefix_space:
         backend.pre_tokenizer.add_prefix_space = True
