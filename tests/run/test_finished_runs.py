@@ -234,9 +234,14 @@ def test_new_measurements_replace_those_of_the_reports(tmp_path):
 
 def test_runs_whose_score_is_an_error_have_no_retention_and_their_front_is_of_the_lowest(tmp_path):
     worse = {"score": 0.89, "kept": 0.2, "recipe": {"method": "random"}}
-    runs = [write(tmp_path / "a", greater_is_better=False), write(tmp_path / "b", greater_is_better=False, **worse)]
+    second = {"score": 0.88, "recipe": {"method": "michel"}}
+    runs = [
+        write(tmp_path / name, greater_is_better=False, **values)
+        for name, values in {"a": second, "b": worse, "c": {}}.items()
+    ]
     comparison = compare(read(runs))
-    assert not comparison.greater and [model.retention for p in comparison.points for model in p.models] == [None] * 3
+    assert [point.score for point in comparison.points if point.origin == RUN] == [0.89, 0.87, 0.88]
+    assert not comparison.greater and [model.retention for p in comparison.points for model in p.models] == [None] * 4
     assert [point.name for point in comparison.front(comparison.criteria[0])] == ["grain at density 0.05"]
 
 

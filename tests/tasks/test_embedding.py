@@ -231,7 +231,7 @@ def test_a_score_of_the_qrels_that_is_no_number_is_refused(world, tmp_path, scor
 def test_two_texts_of_one_number_are_refused(world, tmp_path):
     shutil.copytree(world / "retrieval", tmp_path / "retrieval")
     with (tmp_path / "retrieval" / "corpus.jsonl").open("a") as file:
-        file.write(json.dumps({"_id": "d0", "text": "another"}) + "\n")
+        file.write("\n" + json.dumps({"_id": "d0", "text": "another"}))
     with pytest.raises(UserError, match=r"corpus\.jsonl has two texts of the _id 'd0'"):
         read(world, evaluation=str(tmp_path / "retrieval"))
 

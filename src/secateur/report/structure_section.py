@@ -17,6 +17,7 @@ UNIT_NAMES = {
     "qk": "QK dims",
     "vo": "VO dims",
     "head": "Heads",
+    "kv_head": "Keys and values with their heads",
     "attention": "Attention sublayers",
     "mlp": "Feed-forward sublayers",
     "layer": "Layers",

@@ -80,9 +80,10 @@ def _front(result: SweepResult, y: str, x: str) -> str:
     with svg.style():
         figure = svg.figure(height=300)
         axes = figure.add_subplot()
-        others = [trial for trial in result.finished if trial not in result.best]
+        front = result.best
+        others = [trial for trial in result.finished if trial not in front]
         _dots(axes, result, others, (y, x), "other trials", svg.COLOURS["muted"])
-        best = sorted(result.best, key=lambda trial: _value(result, trial, x))
+        best = sorted(front, key=lambda trial: _value(result, trial, x))
         if len(result.objectives) == 2:
             axes.plot(*_coordinates(result, best, (y, x)), color=svg.SERIES[0], linewidth=1.0, zorder=1)
         _dots(axes, result, best, (y, x), "Pareto front", svg.SERIES[0])

@@ -42,7 +42,8 @@ def compare(
     named = _named(runs)
     points = [*_teachers(runs), *_outsiders(outside), *_recipes(named), *(baseline_points(named) if baselines else [])]
     points, remarks = comparable(points) if measured is None else ([measured_times(p, measured) for p in points], ())
-    points.sort(key=lambda p: (ORIGINS.index(p.origin), -round(p.models[0].density or 1.0, 2), -p.score))
+    sign = -1.0 if first.greater_is_better else 1.0
+    points.sort(key=lambda p: (ORIGINS.index(p.origin), -round(p.models[0].density or 1.0, 2), sign * p.score))
     return Comparison(
         metric=first.metric,
         greater=first.greater_is_better,

@@ -6,6 +6,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   };
   const compare = (a, b, sign) => {
     if (a === null || b === null) return (a === null) - (b === null);
+    if (typeof a !== typeof b) return typeof a === "number" ? -1 : 1;
     return sign * (a < b ? -1 : a > b ? 1 : 0);
   };
   heads.forEach((head, column) => {
