@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from secateur.system.errors import UserError
-
-SEEDS = 2**32
-"""Seeds are below it, as those of numpy."""
+from secateur.methods.options import check_seed
 
 
 def seed_or_default(seed: int | None) -> int:
@@ -18,16 +15,6 @@ def seed_or_default(seed: int | None) -> int:
     """
     check_seed(seed)
     return torch.initial_seed() % 2**31 if seed is None else seed
-
-
-def check_seed(seed: int | None) -> None:
-    """Check an option that is a seed, or None.
-
-    Raises:
-        UserError: it is not a whole number in the range of seeds.
-    """
-    if seed is not None and (type(seed) is not int or not 0 <= seed < SEEDS):
-        raise UserError(f"seed is {seed!r}: expected a whole number from 0 to {SEEDS - 1}: change it")
 
 
 def generator(device: torch.device, seed: int, draw: int) -> torch.Generator:

@@ -1,4 +1,4 @@
-"""Checks of the numbers among the options of methods, before anything is made of them."""
+"""Checks of the numbers among the options of methods, before anything is made of them; nothing here needs torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from typing import SupportsFloat
 
 from secateur.system.errors import UserError
+
+SEEDS = 2**32
+"""Seeds are below it, as those of numpy."""
 
 
 def number(
@@ -47,3 +50,13 @@ def pair(name: str, value: object) -> tuple[float, float]:
         raise UserError(f"{name} {value!r} is no pair: expected the first and the last {name}, as [1, 0.1]")
     first, last = (number(f"a part of {name}", part) for part in value)
     return first, last
+
+
+def check_seed(seed: int | None) -> None:
+    """Check an option that is a seed, or None.
+
+    Raises:
+        UserError: it is not a whole number in the range of seeds.
+    """
+    if seed is not None and (type(seed) is not int or not 0 <= seed < SEEDS):
+        raise UserError(f"seed is {seed!r}: expected a whole number from 0 to {SEEDS - 1}: change it")

@@ -10,7 +10,7 @@ from torch import Tensor
 from secateur.budget.space import Space
 from secateur.methods import register
 from secateur.methods.method import Amount
-from secateur.methods.noise import check_seed
+from secateur.methods.options import check_seed
 from secateur.methods.rounds import CoarseRound
 from secateur.methods.scheduled import Scheduled
 

@@ -21,6 +21,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from secateur.methods import METHODS
+from secateur.methods.options import SEEDS
 from secateur.report.recipe_keys import FLAT, dotted, grouped, upgrade
 from secateur.run import recipe_rules
 from secateur.run.recipe_card import CardRecipe
@@ -69,7 +70,7 @@ class Recipe(Strict):
         description="fine-tuned teacher, a hub name or a folder; by default the model itself, or the teacher that "
         "is trained from it",
     )
-    seed: Annotated[int, Flag("--seed")] = Field(0, ge=0, lt=2**32, description="seed of every random choice")
+    seed: Annotated[int, Flag("--seed")] = Field(0, ge=0, lt=SEEDS, description="seed of every random choice")
     data: DataRecipe
     target: TargetRecipe = TargetRecipe()
     vocabulary: VocabularyRecipe = VocabularyRecipe()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from difflib import get_close_matches
 from importlib import import_module, metadata
 from inspect import currentframe
@@ -27,9 +27,6 @@ T = TypeVar("T")
 
 extensions: list[str] = []
 """What `import_extension` has imported, by which another process can do the same."""
-
-PASSED_OVER = (__name__, "secateur.structure.architectures")
-"""The modules whose functions register what others give them."""
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +56,7 @@ class Registry(Generic[T]):
         """
 
         def decorate(item: T) -> T:
-            self._add(name, item, _origin(item) or _caller())
+            self._add(name, item, _origin(item) or _caller((__name__, self.built_in)))
             return item
 
         return decorate
@@ -147,9 +144,9 @@ def _origin(item: object) -> str:
     return f"{getattr(item, '__module__', '')}.{name}" if name else ""
 
 
-def _caller() -> str:
-    """The module and the line that register something."""
+def _caller(passed_over: Collection[str]) -> str:
+    """The module and the line that register something, outside of modules whose functions pass it on."""
     frame = currentframe()
-    while frame is not None and frame.f_globals.get("__name__") in PASSED_OVER:
+    while frame is not None and frame.f_globals.get("__name__") in passed_over:
         frame = frame.f_back
     return "unknown code" if frame is None else f"{frame.f_globals.get('__name__')}, line {frame.f_lineno}"
