@@ -16,7 +16,7 @@ from secateur.methods.schedules import cubic
 from secateur.surgery.cut import cut, cut_moments
 from secateur.training.trainer import PruningTrainer
 
-PRUNING, RECOVERY = 9, 7  # of 6 steps an epoch: the cut is within one, and so is the end
+PRUNING, RECOVERY = 9, 7  # of 6 steps an epoch, of which the last is short: the cut is within one, and so is the end
 END = PRUNING / (PRUNING + RECOVERY)
 
 
@@ -41,7 +41,7 @@ def trainer(model, which, folder, steps, **extra):
             warmup_steps=2,
             train_sampling_strategy="group_by_length",
         ),
-        train_dataset=rows_for(model),
+        train_dataset=rows_for(model)[:-2],
         data_collator=collate,
         **{"objective": objective(model, teacher)} | extra,
     )

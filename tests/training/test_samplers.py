@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import BatchSampler, SequentialSampler
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from secateur.training.samplers import ByLength, SplitBatches, StageOrder
+from secateur.training.samplers import ByLength, SplitBatches, StageOrder, rows_after
 
 
 def test_an_order_by_length_does_not_go_from_long_to_short():
@@ -26,16 +26,51 @@ def test_an_order_by_length_does_not_go_from_long_to_short():
         assert max(max(lengths[row] for row in batch) - min(lengths[row] for row in batch) for batch in batches) <= 2
 
 
-def test_an_order_continues_after_the_rows_that_were_taken():
-    lengths = [1 + number % 7 for number in range(100)]
-    whole, rest = ByLength(8, lengths, seed=3), ByLength(8, lengths, seed=3, first=64)
-    stream = list(whole)
-    whole.set_epoch(1)
-    stream += list(whole)
-    found = list(rest)
-    assert found == stream[64:164] and len(found) == len(lengths)
-    rest.set_epoch(1)
-    assert list(rest)[:36] == stream[164:]
+def batches(order, size, steps, processes=1):
+    """The batches of some steps of a training, of all its processes, as Trainer takes them epoch by epoch."""
+    split, found = SplitBatches(BatchSampler(order, size, drop_last=False), processes), []
+    for epoch in range(-(-steps * processes // len(split))):
+        split.set_epoch(epoch)
+        found += list(split)
+    return found[: steps * processes]
+
+
+@pytest.mark.parametrize(("rows", "processes"), [(96, 1), (100, 1), (100, 3), (5, 1)])
+def test_two_stages_take_the_batches_of_one(rows, processes):
+    """Also where the batch does not divide the rows: the last batch of an epoch is then in its place."""
+    lengths, size = [1 + number % 7 for number in range(rows)], 8 // processes
+    whole = size * processes
+    one = batches(ByLength(whole, lengths, seed=3), size, 60, processes)
+    for cut in (1, 8, 12, 13, 14, 27):
+        first = rows_after(cut, rows, whole, 1)
+        assert first == sum(map(len, batches(ByLength(whole, lengths, seed=3), whole, cut)))
+        rest = batches(ByLength(whole, lengths, seed=3, first=first), size, 60 - cut, processes)
+        assert rest == one[cut * processes :]
+        again = rows_after(9, rows, whole, 1, before=first)
+        assert again == rows_after(cut + 9, rows, whole, 1)
+
+
+def test_batches_of_a_later_stage_have_rows_of_similar_length():
+    """Where it begins within a batch it would mix the longest rows of one with the shortest of another."""
+    lengths = [1 + number % 40 for number in range(1604)]
+    for first in (rows_after(250, len(lengths), 8, 1), 2003):
+        found = batches(ByLength(8, lengths, seed=0, first=first), 8, 400)
+        spans = [max(own) - min(own) for own in ([lengths[row] for row in batch] for batch in found)]
+        assert sum(span > 2 for span in spans) <= 2  # those that are left of an epoch
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 3, 4, 20])
+@pytest.mark.parametrize("before", [0, 24, 100, 132])
+def test_rows_are_counted_through_short_batches_and_steps(accumulate, before):
+    """Micro-batches are 12 of 8 rows and one of 4 in each epoch of the rows."""
+    sizes = [*[8] * 12, 4]
+    place = before // 100 * 13 + before % 100 // 8
+    epoch = [sizes[(place + number) % 13] for number in range(13)]
+    steps = [sum(epoch[first : first + accumulate]) for first in range(0, 13, accumulate)]
+    taken = before
+    for done in range(3 * len(steps)):
+        assert rows_after(done, 100, 8, accumulate, before) == taken
+        taken += steps[done % len(steps)]
 
 
 def test_rows_of_a_group_come_one_after_another():

@@ -1,9 +1,15 @@
-"""The order of training rows: grouped by similar length, continued by later stages, and split among processes."""
+"""The order of training rows: grouped by similar length, continued by later stages, and split among processes.
+
+Stages share one sequence of batches. An epoch is whole batches in random order and then what is left, if the batch does
+not divide the rows. A stage that begins within an epoch first takes the rest of it; its own epochs, which Trainer
+counts, then begin at that place in each epoch of the rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 import torch
 from torch.utils.data import BatchSampler
@@ -18,6 +24,23 @@ def seed_of_order(args: TrainingArguments) -> int:
     return args.seed if args.data_seed is None else args.data_seed
 
 
+def rows_after(steps: int, rows: int, batch: int, accumulate: int, before: int = 0) -> int:
+    """The number of training rows that a run has taken, repeated ones counted again.
+
+    Args:
+        steps: optimizer steps of the present stage.
+        rows: of one epoch.
+        batch: rows of a micro-batch of all processes together; the last one of an epoch may have fewer.
+        accumulate: micro-batches of a step; the last step of one of the stage's epochs may have fewer.
+        before: rows that earlier stages have taken.
+    """
+    of_epoch = -(-rows // batch)
+    epochs, rest = divmod(steps, -(-of_epoch // accumulate))
+    earlier, within = divmod(before, rows)
+    batches = (earlier + epochs) * of_epoch + within // batch + min(rest * accumulate, of_epoch)
+    return batches // of_epoch * rows + batches % of_epoch * batch
+
+
 class StageOrder:
     """The order of the rows of one stage; the hooks of `HookedTrainer`.
 
@@ -30,6 +53,11 @@ class StageOrder:
         self.seed, self.rows_seen = seed, rows_seen
         self.groups = examples.groups if examples is not None else None
         self._batches: SplitBatches | None = None
+
+    def rows_taken(self, steps: int, rows: Any, args: TrainingArguments) -> int:
+        """`rows_after` some steps of this stage on `rows`, which have a length."""
+        batch = args.train_batch_size * args.world_size
+        return rows_after(steps, len(rows), batch, args.gradient_accumulation_steps, self.rows_seen)
 
     def by_length(self, lengths: list[int], batch_size: int) -> ByLength:
         return ByLength(batch_size, lengths, self.seed, self.rows_seen, self.groups)
@@ -46,6 +74,8 @@ class StageOrder:
 class SplitBatches(BatchSampler):
     """Splits each batch of a run in one process into one part for each process, which come one after another.
 
+    Rows by length come in the batches of `ByLength`, which one sequence of rows does not tell.
+
     Parts differ by one row at most. If the last batch of an epoch has fewer rows than there are processes, those
     without a row take its first one.
     """
@@ -60,10 +90,17 @@ class SplitBatches(BatchSampler):
             self.sampler.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[list[int]]:
-        for batch in super().__iter__():
+        for batch in self._batches():
             for part in range(self.processes):
                 first, last = (len(batch) * number // self.processes for number in (part, part + 1))
                 yield batch[first:last] or batch[:1]
+
+    def _batches(self) -> Iterable[list[int]]:
+        """The batches of one epoch, of all processes."""
+        if not isinstance(self.sampler, ByLength):
+            return super().__iter__()
+        batches = self.sampler.batches(self.batch_size)
+        return (batch for batch in batches if not self.drop_last or len(batch) == self.batch_size)
 
     def __len__(self) -> int:
         return super().__len__() * self.processes
@@ -104,16 +141,28 @@ class ByLength(LengthGroupedSampler):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        """The rows of one epoch, which begins after `first` rows and the earlier epochs."""
-        epoch, start = divmod(self.first + self.epoch * self.rows, self.rows)
-        yield from islice(self._order(epoch), start, None)
-        yield from islice(self._order(epoch + 1), start)
+        """The rows of the batches of one epoch."""
+        for batch in self.batches(self.size):
+            yield from batch
 
-    def _order(self, epoch: int) -> Iterator[int]:
+    def batches(self, size: int) -> Iterator[list[int]]:
+        """The batches of one epoch, which begins with the one of row number `first`, and after the earlier epochs.
+
+        Args:
+            size: rows of a batch: those by which rows were grouped, or a micro-batch of these.
+        """
+        epoch, start = divmod(self.first, self.rows)
+        earlier = self._batches(epoch + self.epoch, size)
+        yield from islice(earlier, start // size, None)
+        yield from islice(self._batches(epoch + self.epoch + 1, size), start // size)
+
+    def _batches(self, epoch: int, size: int) -> Iterator[list[int]]:
         """Batches of rows of similar length, in random order; the last one may be smaller."""
         self.generator.manual_seed(1_000_003 * self.seed + epoch)
-        rows, size = [row for group in super().__iter__() for row in self.groups[group]], self.size
-        full = len(rows) // size
-        for place in torch.randperm(full, generator=self.generator).tolist():
-            yield from rows[place * size : (place + 1) * size]
-        yield from rows[full * size :]
+        rows = [row for group in super().__iter__() for row in self.groups[group]]
+        full = len(rows) // self.size
+        order = torch.randperm(full, generator=self.generator).tolist()
+        for place in [*order, full]:
+            grouped = rows[place * self.size : (place + 1) * self.size]
+            for first in range(0, len(grouped), size):
+                yield grouped[first : first + size]

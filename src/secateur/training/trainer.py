@@ -95,6 +95,7 @@ class PruningTrainer(EvaluatingTrainer):
     loss_is_scaled_for_ga = False
     model: PreTrainedModel
     replayed: ReplayedSteps
+    row_order: StageOrder
 
     def __init__(
         self,
@@ -176,8 +177,7 @@ class PruningTrainer(EvaluatingTrainer):
     @property
     def rows_taken(self) -> int:
         """The number of training rows that this stage and those before it have taken; repeated rows count again."""
-        rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return self.rows_seen + self.state.global_step * rows
+        return self.row_order.rows_taken(self.state.global_step, self.train_dataset, self.args)
 
     @property
     def attachment(self) -> Attachment | None:

@@ -87,6 +87,7 @@ NAMES = (
     Name("accelerate.data_loader.BatchSamplerShard", "to share batches among processes", ("batch_sampler",)),
     Name("accelerate.data_loader.BatchSamplerShard.num_processes", "the number of processes", instance=True),
     Name("accelerate.data_loader.BatchSamplerShard.split_batches", "whether batches are split already", instance=True),
+    Name("accelerate.data_loader.DataLoaderShard.base_dataloader", "to take the batches of `row_order`", instance=True),
     Name("accelerate.data_loader.SeedableRandomSampler.set_epoch", "to resume within an epoch", ("epoch",)),
     # compat.sharding_trainer
     Name("transformers.Trainer.create_accelerator_and_postprocess", "to be told of whole models", ()),

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler
+from accelerate.data_loader import BatchSamplerShard, DataLoaderShard, SeedableRandomSampler
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 from transformers import PreTrainedModel
 
 from secateur.system.compat.borrowed_model import Settings, set_settings, settings_of, unwrap_forward
@@ -155,12 +155,15 @@ class HookedTrainer(OrderedTrainer, ShardingTrainer):
         return batches, items
 
     def get_train_dataloader(self) -> DataLoader:
-        """As in Trainer, but several processes divide the rows of each batch of a run in one process among them."""
+        """As in Trainer, but in the batches of `row_order`, which several processes divide among them."""
         loader = super().get_train_dataloader()
-        shard = loader.batch_sampler
-        if isinstance(shard, BatchSamplerShard) and not shard.split_batches:
-            shard.batch_sampler = self.row_order.split(shard.batch_sampler, shard.num_processes)
-            shard.batch_size = None  # the parts may differ in size
+        batches = loader.batch_sampler
+        if isinstance(batches, BatchSamplerShard) and not batches.split_batches:
+            batches.batch_sampler = self.row_order.split(batches.batch_sampler, batches.num_processes)
+            batches.batch_size = None  # the parts may differ in size
+        elif type(batches) is BatchSampler and isinstance(loader, DataLoaderShard):
+            own = self.row_order.split(batches, 1)
+            object.__setattr__(loader.base_dataloader, "batch_sampler", own)  # its own way refuses another one
         return loader
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
