@@ -82,6 +82,7 @@ def teacher_of(task: str, data: Path, teacher: Path) -> Path:
             "data": str(data / task),
             "data.max_length": 128,
             "training.teacher_epochs": 4,
+            "training.teacher_learning_rate": 5e-5,
         }
         one(folder, values, RUNS / task / "cache", 2, "teacher")
     return folder / "teacher"
