@@ -84,7 +84,7 @@ def teacher_of(task: str, data: Path, teacher: Path) -> Path:
             "training.teacher_epochs": 4,
             "training.teacher_learning_rate": 5e-5,
         }
-        one(folder, values, RUNS / task / "cache", 2, "teacher")
+        one(folder, values, folder, 2, "teacher")
     return folder / "teacher"
 
 
