@@ -1,7 +1,10 @@
 """The latency table: saved and loaded, and the units kept for a latency have the highest value."""
 
 import json
+import re
+from dataclasses import replace
 from itertools import product
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -21,6 +24,7 @@ from secateur.methods.schedules import cubic
 from secateur.structure.plan import Plan
 from secateur.surgery.cut import cut
 from secateur.system.errors import UserError
+from secateur.system.quantities import at_least
 
 
 @pytest.fixture(scope="module")
@@ -228,12 +232,23 @@ def test_scores_may_be_nan_or_all_equal(larger_model):
 def test_a_latency_out_of_reach_is_refused_with_the_floor(model, table):
     space = Space(model, "ffn", budget=table)
     floor = table.predict(space, torch.zeros(len(space)))
+    least = at_least(space.floor() * table.dense_ms, ".4g")
     for ask in (lambda share: space.choose(space.ones(), share), lambda share: Magnitude(space, share)):
         assert ask(floor / table.dense_ms) is not None
-        with pytest.raises(UserError, match=rf"ms is out of reach: pruning only ffn leaves at least {floor:.4g} ms"):
+        with pytest.raises(UserError, match=rf"ms is out of reach: pruning only ffn leaves at least {least} ms"):
             ask(0.99 * floor / table.dense_ms)
         with pytest.raises(UserError, match="cannot be the target: the unpruned model takes"):
             ask(1.2)
+
+
+def test_the_times_that_a_refusal_names_are_accepted(model, table):
+    space = Space(model, "ffn", budget=table)
+    for share, named in ((1e-6, r"at least ([\d.]+) ms"), (1.2, r"the unpruned model takes ([\d.]+) ms")):
+        for scale in (1.0, 1.1, 1.3, 1.7):
+            scaled = replace(table, dense_ms=table.dense_ms * scale, _floors=WeakKeyDictionary())
+            with pytest.raises(UserError) as refused:
+                scaled.check(space, share)
+            scaled.check(space, scaled.share_of(latency=float(re.search(named, str(refused.value))[1])))
 
 
 def test_a_latency_that_all_units_cannot_reach_needs_more_time_alone(model, table):

@@ -1,5 +1,7 @@
 """The parameter budget: the units kept at a density, the units added where they fit, and rounded sizes."""
 
+import re
+
 import pytest
 import torch
 from space_world import FFN, HIDDEN, LAYERS, bert, removed_units, without
@@ -8,6 +10,7 @@ from secateur.budget.parameters import TOLERANCE, Parameters, longest_prefix
 from secateur.budget.ranking import rounded
 from secateur.budget.space import Space
 from secateur.system.errors import UserError
+from secateur.system.quantities import at_least
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +79,18 @@ def test_a_density_below_the_floor_is_refused_with_the_floor(model):
     assert space.density(space.choose(space.ones(), floor)) == floor
     with pytest.raises(
         UserError,
-        match=rf"out of reach: pruning only head leaves at least {floor:.4f}; raise the density or add units from "
-        "ffn, sublayer, layer, hidden$",
+        match=rf"out of reach: pruning only head leaves at least {at_least(floor, '.4f')}; raise the density or add "
+        "units from ffn, sublayer, layer, hidden$",
     ):
         space.choose(space.ones(), floor - 0.01)
+
+
+@pytest.mark.parametrize("units", [("head",), ("ffn",), ("qk",), ("vo", "qk")])
+def test_the_floor_that_a_refusal_names_is_accepted(model, units):
+    space = Space(model, *units)
+    with pytest.raises(UserError, match="out of reach") as refused:
+        space.budget.check(space, 0.001)
+    space.budget.check(space, float(re.search(r"at least ([\d.]+);", str(refused.value))[1]))
 
 
 @pytest.mark.parametrize("density", [0.0, -0.1, 1.1, float("nan")])

@@ -71,7 +71,7 @@ def test_the_stages_are_those_that_the_run_logs(world, tmp_path, drawn):
 
 def test_a_named_teacher_and_other_targets(world):
     assert lines(world, **{"distillation.cache_gb": 1e-5})["cache"] == (
-        "the teacher runs beside the student in every step: its outputs take 0 MB, and distillation.cache_gb is 1e-05"
+        "the teacher runs beside the student in every step: its outputs take 1 MB, and distillation.cache_gb is 1e-05"
     )
     assert lines(world, model="classifier")["teacher"].endswith("classifier")
     assert lines(world, **{"target.units": ["head"], "target.density": None, "target.keep": 3})["target"] == "3 units"

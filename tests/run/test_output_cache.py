@@ -35,6 +35,7 @@ def context_of(world, folder, **changed):
     [
         (8_000_000_000, 8.0, 8e9, True, ""),
         (9_600_000_000, 8.0, 1e12, False, "its outputs take 9.6 GB, and distillation.cache_gb is 8"),
+        (9_640_000_000, 9.6, 1e12, False, "its outputs take 9.7 GB, and distillation.cache_gb is 9.6"),
         (140_000_000_000, 200.0, 1.2e11, False, "its outputs take 140.0 GB, and the disk has 120.0 GB left for them"),
         (1_000_000_000, 8.0, -1.0, False, "its outputs take 1.0 GB, and the disk has 0 MB left for them"),
         (1_000_000_000, 8.0, float("inf"), True, ""),

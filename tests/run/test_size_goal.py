@@ -1,11 +1,13 @@
 """A size as the target: of a cut, of the plan of a run, and what cannot be had."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny_models import taught, tiny
 
+from secateur.budget.amounts import byte_count
 from secateur.budget.size import Storage, unpadded_bytes
 from secateur.budget.space import Space
 from secateur.measure.model_size import disk_bytes
@@ -107,10 +109,21 @@ def test_a_size_out_of_reach_names_what_the_model_has_alone(kind, units, advice)
 
 def test_a_size_out_of_reach_that_nothing_lowers_says_so():
     images = tiny("vit", dtype=torch.float32)
-    with pytest.raises(UserError, match=r"MB \([^()]*\): ask for more$"):
+    with pytest.raises(UserError, match=r"MB \([^()]*\): ask for at least 0\.\d+ MB$"):
         cut_without_training(
             images, target(2_000, "hidden", "ffn", "head", "sublayer", "layer"), MAGNITUDE, StorageRecipe(dtype="bf16")
         )
+
+
+@pytest.mark.parametrize("units", [("ffn", "qk", "vo"), ("hidden", "head", "ffn"), ("layer", "ffn"), ("head",)])
+def test_the_sizes_that_a_refusal_names_are_accepted(dense, units):
+    for size, named in ((3_000, r"ask for at least ([\d.]+ MB)"), (10**9, r"more than the ([\d.]+ MB)")):
+        found = re.search(named, refusal(dense, target(size, *units)))[1]
+        wanted = recipe.make({"model": "m", "data": "d", "target.size": found, "target.units": list(units)})
+        assert 0.0 < share_to_keep(wanted, space_of(wanted, dense, None)) <= 1.0
+        if "hidden" not in units:  # by which dims are kept the rest depends
+            small, _ = cut_without_training(dense, target(byte_count(found), *units), MAGNITUDE)
+            assert small.plan["size"]["bytes"] <= byte_count(found)
 
 
 def test_a_size_above_that_of_the_model_is_refused(dense):

@@ -114,6 +114,7 @@ def test_all_combinations_of_ends_are_checked_and_of_too_many_each_value(written
         ({"target.density": {"low": 0, "high": 1, "log": True}}, {}, "a logarithmic scale has no 0"),
         ({"target.density": {"low": 0.1, "high": 1, "log": True, "step": 0.1}}, {}, "log and step exclude"),
         ({"target.density": {"low": 0.1, "high": 0.3, "step": 2}}, {}, "step 2 must be above 0 and at most"),
+        ({"target.density": {"low": 0.1, "high": 0.3, "step": 0.21}}, {}, "step 0.21 must be above 0 and at most"),
         ({"training.steps": {"low": 1.5, "high": 3}}, {}, "is a whole number"),
         ({"target.units": {"low": 1, "high": 3}}, {}, "is no number, so that it has no range"),
         ({"target.density": [0.1]}, {"objectives": ["speed"]}, "'speed' is not known: did you mean 'speedup'"),

@@ -28,7 +28,7 @@ from secateur.structure.space import UnitSpace
 from secateur.structure.unit_names import block_of, kind_of_block, stack_of
 from secateur.system.errors import UserError
 from secateur.system.file_format import FileFormat, NewerVersion
-from secateur.system.quantities import timed_part
+from secateur.system.quantities import at_least, at_most, timed_part
 
 if TYPE_CHECKING:
     from secateur.budget.space import Space
@@ -208,15 +208,16 @@ class LatencyTable(Budget):
         """
         check_measurable(space)
         if not 0.0 < share <= 1.0 + 1e-9:
+            most = at_most(self.dense_ms, ".4g")
             raise UserError(
-                f"{share * self.dense_ms:.4g} ms cannot be the target: the unpruned model takes {self.dense_ms:.4g} ms "
+                f"{share * self.dense_ms:.6g} ms cannot be the target: the unpruned model takes {most} ms "
                 f"({self.protocol_text()}); ask for less than that, and more than 0"
             )
         if share < (floor := self.floor(space)) * (1.0 - 1e-9):
             others = or_units_from(wider_spaces(space, kinds_of(space.table)))
             raise UserError(
-                f"{share * self.dense_ms:.4g} ms is out of reach: pruning only {', '.join(space.units)} leaves at "
-                f"least {floor * self.dense_ms:.4g} ms ({self.protocol_text()}); ask for more time{others}"
+                f"{share * self.dense_ms:.6g} ms is out of reach: pruning only {', '.join(space.units)} leaves at "
+                f"least {at_least(floor * self.dense_ms, '.4g')} ms ({self.protocol_text()}); ask for more time{others}"
             )
 
     def choose(self, space: Space, scores: Tensor, share: float, alive: Tensor, last: float) -> Tensor:

@@ -15,6 +15,7 @@ from secateur.budget.ranking import descending, highest, ranked, rounded, with_b
 from secateur.budget.wider import lowering_units, or_units_from
 from secateur.structure.groups import kinds_of
 from secateur.system.errors import UserError
+from secateur.system.quantities import at_least
 
 if TYPE_CHECKING:
     from secateur.budget.space import Space
@@ -44,9 +45,10 @@ class Parameters(Budget):
         if not 0.0 < share <= 1.0:
             raise UserError(f"density {share} is not in (0, 1]: it is the fraction of parameters to keep")
         if share < (floor := self.floor(space)):
+            others = or_units_from(lowering_units(space, self.kinds(space), self.floor))
             raise UserError(
                 f"density {share:g} is out of reach: pruning only {', '.join(space.units)} leaves at least "
-                f"{floor:.4f}; raise the density{or_units_from(lowering_units(space, self.kinds(space), self.floor))}"
+                f"{at_least(floor, '.4f')}; raise the density{others}"
             )
 
     def kinds(self, space: Space) -> tuple[str, ...]:

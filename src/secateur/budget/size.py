@@ -108,6 +108,12 @@ def least_bytes(space: Space, storage: Storage) -> int:
     return unpadded_bytes(space, Ranking(space, torch.zeros(len(space)), space.density).first(0), storage)
 
 
+def least_left_bytes(space: Space, storage: Storage) -> int:
+    """Bytes of the smallest file that leaves a part of the layers: the least size with a density (`density_within`)."""
+    ranking = Ranking(space, _random_scores(space), space.density)
+    return unpadded_bytes(space, ranking.first(longest_prefix(ranking.share, len(ranking), 0.0) + 1), storage)
+
+
 def parts(space: UnitSpace, tensors: Tensors) -> dict[str, int]:
     """Part of the model -> bytes of its tensors (`model_parts`)."""
     return by_part(space.table, {name: tensor.bytes for name, tensor in tensors.items()})

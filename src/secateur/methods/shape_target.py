@@ -15,6 +15,7 @@ from secateur.budget.ranking import highest
 from secateur.budget.space import Space
 from secateur.methods.schedules import Schedule, linear
 from secateur.system.errors import UserError
+from secateur.system.quantities import at_least
 
 
 class ShapeTarget:
@@ -65,7 +66,8 @@ class ShapeTarget:
         if done < 1.0:
             return kept
         if (achieved := self.space.density(kept)) > density + 1e-12:
-            raise UserError(f"the shape keeps a density of {achieved:.4f}: ask for this much or more, not {density:g}")
+            least = at_least(achieved, ".4f")
+            raise UserError(f"the shape keeps a density of {least}: ask for this much or more, not {density:g}")
         return kept
 
     def _rows(self, device: torch.device) -> Iterator[tuple[int, Tensor]]:

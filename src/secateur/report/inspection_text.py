@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from secateur.measure.inspected_model import Count, Inspection, Layer, State
 from secateur.report.size_text import megabytes, parts_text
+from secateur.system.quantities import at_least
 
 BLOCKS = "·▁▂▃▄▅▆▇█"
 DIGITS = ".12345678"
@@ -120,6 +121,7 @@ SAVINGS_TITLE = "Saved by removing one more group: % of the kept prunable parame
 def unit_table(inspection: Inspection) -> TextTable:
     """The kinds of units that a dense model can be pruned by."""
     rows = [
-        [kind.unit, f"{kind.units:,}", f"{kind.parameters_each:,}", f"{kind.floor:.4f}"] for kind in inspection.units
+        [kind.unit, f"{kind.units:,}", f"{kind.parameters_each:,}", at_least(kind.floor, ".4f")]
+        for kind in inspection.units
     ]
     return ["unit", "units", "parameters each", "lowest density alone"], rows

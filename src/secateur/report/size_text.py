@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from secateur.report.report import Report
@@ -10,10 +10,14 @@ from secateur.report.report import Report
 MEGABYTE = 1e6
 
 
-def megabytes(count: float) -> str:
-    """Bytes in MB, which are 10^6 bytes: one decimal, or for less than 1 MB three digits."""
+def megabytes(count: float, form: Callable[[float, str], str] = format) -> str:
+    """Bytes in MB, which are 10^6 bytes: one decimal, or for less than 1 MB three digits.
+
+    Args:
+        form: `quantities.at_least` for a floor, `at_most` for a ceiling.
+    """
     size = count / MEGABYTE
-    return f"{size:.1f}" if size >= 1 or not size else f"{size:.3g}"
+    return form(size, ".1f" if size >= 1 or not size else ".3g")
 
 
 def headline(report: Report) -> str:

@@ -25,6 +25,7 @@ from secateur.run.training_arguments import rounded, steps_of_run, steps_of_teac
 from secateur.run.trials import steps_of_trial
 from secateur.system.errors import UserError
 from secateur.system.files import read_json
+from secateur.system.quantities import at_least
 from secateur.training.array_cache import KEY
 from secateur.training.checkpoints import last_checkpoint
 
@@ -80,9 +81,9 @@ def steps_for(context: Context, space: Space, costs: Costs, density_trials: int 
     step = (many - few) / 1_000
     steps = int(1_000 + (60 * minutes - few) / step)
     if steps < FEWEST:
-        needed = seconds(FEWEST) / 60
+        needed = at_least(round(seconds(FEWEST) / 60, 6), ".2g")
         raise UserError(
-            f"training.minutes {minutes:g} are too short: {FEWEST} steps take about {needed:.2g} minutes with their "
+            f"training.minutes {minutes:g} are too short: {FEWEST} steps take about {needed} minutes with their "
             "evaluations, so give more minutes"
         )
     return steps

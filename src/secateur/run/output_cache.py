@@ -30,6 +30,7 @@ from secateur.run.training_arguments import steps_of_run, uses_bf16
 from secateur.system import processes
 from secateur.system.disk import free_bytes, size
 from secateur.system.errors import UserError
+from secateur.system.quantities import at_least, at_most
 from secateur.training.teacher_run import TeacherRun
 
 GB = 1e9
@@ -109,10 +110,12 @@ def decide(nbytes: int, limit_gb: float, free: float) -> Decision:
         free: disk that is left for them, in bytes; infinite if they are on it already.
     """
     if nbytes > limit_gb * GB:
-        why = f"its outputs take {size(nbytes)}, and distillation.cache_gb is {limit_gb:g}"
+        why = f"its outputs take {size(nbytes, at_least)}, and distillation.cache_gb is {limit_gb:g}"
         return Decision(False, nbytes, why)
     if nbytes > free:
-        why = f"its outputs take {size(nbytes)}, and the disk has {size(max(0.0, free))} left for them"
+        why = (
+            f"its outputs take {size(nbytes, at_least)}, and the disk has {size(max(0.0, free), at_most)} left for them"
+        )
         return Decision(False, nbytes, why)
     return Decision(True, nbytes)
 

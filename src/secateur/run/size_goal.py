@@ -21,6 +21,7 @@ from secateur.budget.size import (
     kept_bytes,
     largest_density,
     least_bytes,
+    least_left_bytes,
     parts,
     planned_bytes,
     unpadded_bytes,
@@ -29,7 +30,7 @@ from secateur.budget.size import (
 from secateur.budget.space import Space
 from secateur.budget.wider import lowering_units
 from secateur.methods.method import Method
-from secateur.report.size_text import megabytes, parts_text
+from secateur.report.size_text import MEGABYTE, megabytes, parts_text
 from secateur.run.recipe import Recipe
 from secateur.run.recipe_storage import StorageRecipe
 from secateur.run.recipe_target import TargetRecipe
@@ -41,6 +42,7 @@ from secateur.surgery.factorisation import embedding_rank
 from secateur.surgery.storage import STORED
 from secateur.system.errors import UserError
 from secateur.system.model_state import evaluating
+from secateur.system.quantities import at_least, at_most
 
 
 @dataclass(frozen=True)
@@ -61,27 +63,25 @@ class SizeGoal:
         """Refuse a size out of reach.
 
         Raises:
-            UserError: it is below the floor of these units, or above the size of the unpruned model.
+            UserError: it is above the size of the unpruned model, or leaves nothing of the layers.
         """
         whole = unpadded_bytes(space, space.ones(), self.storage)
         if self.size > whole:
             raise UserError(
-                f"{megabytes(self.size)} MB is more than the {megabytes(whole)} MB that the unpruned model has when it "
+                f"{self._asked} is more than the {megabytes(whole, at_most)} MB that the unpruned model has when it "
                 "is stored as asked for: ask for less, or for a density"
             )
-        if self.size < self._least(space):
-            raise self._out_of_reach(space)
+        if self.size < (least := least_left_bytes(space, self.storage)):
+            raise self._out_of_reach(space, f"at least {megabytes(least, at_least)} MB")
 
     def density(self, space: Space) -> float:
         """The density of the layers at which the file has the size.
 
         Raises:
-            UserError: as `check`, or nothing of the layers would be left.
+            UserError: as `check`.
         """
         self.check(space)
-        if (density := density_within(space, self.storage, self.size)) == 0.0:
-            raise self._out_of_reach(space)
-        return density
+        return density_within(space, self.storage, self.size)
 
     def plan(self, method: Method, most: float) -> Plan:
         """The largest plan of a method that fits, with the size asked for and its own.
@@ -97,7 +97,7 @@ class SizeGoal:
         step = float(cost[cost > 0].min()) / space.total() / 2
         density = largest_density(partial(_kept_at, method), self._fits(space), most, step)
         if density is None:
-            raise self._out_of_reach(space)
+            raise self._out_of_reach(space, "more")
         plan = method.plan(density, embedding_rank(space))
         achieved = {"asked_bytes": self.size, "bytes": planned_bytes(space, plan, self.storage)}
         return replace(plan, asked=None, size=achieved)
@@ -108,14 +108,23 @@ class SizeGoal:
     def _least(self, space: Space) -> int:
         return least_bytes(space, self.storage)
 
-    def _out_of_reach(self, space: Space) -> UserError:
-        """An error that names the floor, where its bytes are, and what would lower it."""
+    @property
+    def _asked(self) -> str:
+        """The size as it was asked for."""
+        return f"{self.size / MEGABYTE:g} MB"
+
+    def _out_of_reach(self, space: Space, enough: str) -> UserError:
+        """An error that names the floor, where its bytes are, and what would lower it.
+
+        Args:
+            enough: the size to ask for.
+        """
         nothing = torch.zeros(len(space))
         where = parts_text(parts(space, unpadded_tensors(space, nothing, self.storage)))
         ways = self._lower(space)
         return UserError(
-            f"{megabytes(self.size)} MB is out of reach: with nothing kept of the units {', '.join(space.units)} the "
-            f"file has {megabytes(self._least(space))} MB ({where}): ask for more"
+            f"{self._asked} is out of reach: with nothing kept of the units {', '.join(space.units)} the "
+            f"file has {megabytes(self._least(space), at_least)} MB ({where}): ask for {enough}"
             + (f", or lower that by {', '.join(ways)}" if ways else "")
         )
 
@@ -126,7 +135,7 @@ class SizeGoal:
         if self.storage.dtype.itemsize > 2:
             stored["--store bf16"] = replace(self.storage, dtype=torch.bfloat16)
         floors = {option: least_bytes(space, storage) for option, storage in stored.items()}
-        ways = [f"{option} ({megabytes(floor)} MB)" for option, floor in floors.items() if floor < least]
+        ways = [f"{option} ({megabytes(floor, at_least)} MB)" for option, floor in floors.items() if floor < least]
         units = lowering_units(space, kinds_of(space.table), self._least)
         return [*self.others, *ways, *([f"more units ({', '.join(units)})"] if units else [])]
 

@@ -34,6 +34,7 @@ from secateur.run.run_rounds import (
 from secateur.run.size_goal import size_goal_of
 from secateur.system import processes
 from secateur.system.errors import UserError
+from secateur.system.quantities import at_most
 
 TABLE = "latency.json"
 
@@ -156,8 +157,8 @@ def new_method(recipe: Recipe, model: PreTrainedModel, table: LatencyTable | Non
     start = share_after(rounds, space)
     if share > start:
         raise UserError(
-            f"{recipe.target.layers} layers have {start:.4f} of the {space.budget.name}, which is less than the "
-            f"{share:.4f} asked for: raise target.layers, or ask for less"
+            f"{recipe.target.layers} layers have {at_most(start, '.4f')} of the {space.budget.name}, which is less "
+            f"than the {share:.6g} asked for: raise target.layers, or ask for less"
         )
     space.check_something_fits(share)
     return _method(recipe, space, schedule_of(recipe, share, start))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -13,6 +14,10 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def size(count: float) -> str:
-    """A number of bytes, in MB (10^6) or GB (10^9)."""
-    return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
+def size(count: float, form: Callable[[float, str], str] = format) -> str:
+    """A number of bytes, in MB (10^6) or GB (10^9).
+
+    Args:
+        form: `quantities.at_least` for a size that a limit must have, `at_most` for a limit.
+    """
+    return f"{form(count / 1e6, '.0f')} MB" if count < 1e9 else f"{form(count / 1e9, '.1f')} GB"

@@ -29,6 +29,7 @@ from filelock import FileLock
 
 from secateur.system.errors import UserError
 from secateur.system.file_format import FileFormat, NewerVersion
+from secateur.system.quantities import at_least
 
 ABOUT, PARTIAL, LOCK = "about.json", "partial", "lock"
 KEY = "[0-9a-f]" * 16
@@ -128,9 +129,9 @@ class ArrayCache:
             UserError: `size` alone is above the limit.
         """
         if size > self.limit:
+            needed = at_least(size / 1e9, ".2g")
             raise UserError(
-                f"caching the teacher's outputs takes {size / 1e9:.2g} GB, the limit is {self.limit / 1e9:g} GB: "
-                f"{self.advice}"
+                f"caching the teacher's outputs takes {needed} GB, the limit is {self.limit / 1e9:g} GB: {self.advice}"
             )
         entries = sorted(self.folder.glob(KEY), key=lambda entry: entry.stat().st_mtime)
         sizes = [sum(file.stat().st_size for file in entry.iterdir()) for entry in entries]

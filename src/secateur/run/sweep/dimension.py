@@ -184,7 +184,7 @@ def _check_range(one: Range, place: str) -> None:
         raise InRecipe(f"{place}: a logarithmic scale has no {one.low:g}: raise low above 0, or drop log")
     if one.log and one.step is not None:
         raise InRecipe(f"{place}: log and step exclude each other: drop one")
-    if one.step is not None and not 0 < one.step <= one.high - one.low:
+    if one.step is not None and not 0 < one.step <= (one.high - one.low) * (1 + 1e-9):
         raise InRecipe(f"{place}: step {one.step:g} must be above 0 and at most high - low, {one.high - one.low:g}")
     if one.whole and any(number is not None and number != int(number) for number in (one.low, one.high, one.step)):
         raise InRecipe(f"{place} is a whole number: give low, high and step as such")
