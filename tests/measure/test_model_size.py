@@ -6,10 +6,20 @@ from made_up_run import write_model
 from tiny_models import ARCHITECTURES, MODELS, of_images, tiny
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from secateur.measure.model_size import dense_parts, disk_bytes, parameter_count, stored_parts, tensor_bytes
+from secateur.budget.space import Space
+from secateur.measure.model_size import (
+    dense_parts,
+    disk_bytes,
+    parameter_count,
+    shares_embeddings,
+    stored_parts,
+    tensor_bytes,
+)
 from secateur.structure.binding import bind
 from secateur.structure.model_parts import PARTS, by_part
-from secateur.surgery.checkpoint import load
+from secateur.structure.plan import Plan
+from secateur.surgery.checkpoint import load, save
+from secateur.surgery.cut import cut
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
@@ -25,9 +35,20 @@ def test_every_number_of_a_model_is_in_one_part(kind):
 def test_an_output_layer_that_shares_the_embeddings_counts_there():
     model = tiny("t5", "ForConditionalGeneration")
     tied = dense_parts(model)
+    assert shares_embeddings(model)
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     assert tied["head"] == 0
-    assert dense_parts(model) == tied | {"head": 4 * 50 * 32}
+    assert dense_parts(model) == tied | {"head": 4 * 50 * 32} and not shares_embeddings(model)
+
+
+def test_a_model_without_an_output_layer_shares_none(tmp_path):
+    assert shares_embeddings(tiny("bert", "Model")) is False
+    write_model(tmp_path)
+    assert shares_embeddings(load(tmp_path)) is False
+    model = tiny("t5", "ForConditionalGeneration")
+    space = Space(model, "ffn")
+    save(cut(model, Plan.of(space, space.ones())), tmp_path / "tied")
+    assert shares_embeddings(load(tmp_path / "tied"))
 
 
 @pytest.mark.parametrize("which", MODELS)
@@ -55,4 +76,4 @@ def test_the_parts_of_a_compact_folder_are_its_file_without_the_header(tmp_path)
 
 def test_a_family_without_a_table_has_no_parts():
     config = GPT2Config(vocab_size=9, n_embd=4, n_layer=1, n_head=1, n_positions=4)
-    assert dense_parts(GPT2LMHeadModel(config)) is None
+    assert dense_parts(GPT2LMHeadModel(config)) is None and shares_embeddings(GPT2LMHeadModel(config)) is None

@@ -216,6 +216,10 @@ def test_the_parts_of_the_bytes_are_shown_and_may_be_missing():
     note = next(note for note in footnotes(REPORT) if note.startswith("where the bytes are"))
     assert "embeddings 47.7 -> 46.0, layers 42.6 -> 1.5, head 0.594 -> 0.48" in note
     assert "shares" not in note
+    without = {who: {**parts, "head": 0} for who, parts in REPORT.bytes.items()}
+    for shared, words in ((True, "shares the embeddings"), (False, "head 0.0 -> 0.0"), (None, "no head has weights")):
+        (note,) = (one for one in footnotes(replace(REPORT, bytes=without, shared_output=shared)) if "bytes are" in one)
+        assert words in note and ("shares" in note) is (shared is True)
     older = replace(REPORT, bytes=None)
     assert not any("bytes" in note for note in footnotes(older))
     assert SIZES not in captions(to_html(older, NOTHING))

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from secateur.structure.architecture import Linear
 from secateur.structure.axis_table import AxisTable
 from secateur.structure.binding import bind
 from secateur.structure.model_parts import by_part
@@ -45,6 +46,12 @@ def dense_parts(model: PreTrainedModel) -> dict[str, int] | None:
     table = table_of(model)
     sizes = {name: FLOAT32 * numbers for name, numbers in _numbers(model).items()}
     return None if table is None else by_part(table, sizes)
+
+
+def shares_embeddings(model: PreTrainedModel) -> bool | None:
+    """Whether an output layer of a dense or compact model shares its embeddings; None for a family without a table."""
+    table = table_of(model)
+    return None if table is None else any(isinstance(row, Linear) and row.tied for row in table.rows)
 
 
 def stored_parts(folder: str | Path, model: PreTrainedModel) -> dict[str, int] | None:

@@ -50,6 +50,8 @@ class Report:
         bytes: of the `teacher` and the `model`, part of the model (`model_parts`) -> bytes of its tensors, as in
             `weight_bytes` but without the headers of files; None for a run that did not record it, or for a teacher of
             a family without a table.
+        shared_output: whether the output layer of the teacher shares its embeddings; None where `bytes` is, or in a
+            report of before.
         latency: one `measurement.Measurement` for each shape, the teacher's inside it under `against`.
         verified: largest absolute differences of the logits, masked to compact and compact to loaded.
         seconds: wall-clock time by stage, over all attempts.
@@ -132,6 +134,7 @@ class Report:
     asked: Mapping[str, Any] = field(default_factory=dict)
     greater_is_better: bool = True
     training_metric: str | None = None
+    shared_output: bool | None = None
 
     @property
     def metric_of_training_rows(self) -> str:

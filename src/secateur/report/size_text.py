@@ -83,8 +83,14 @@ def parts_note(report: Report) -> list[str]:
         return []
     teacher, model = report.bytes["teacher"], report.bytes["model"]
     parts = ", ".join(f"{part} {megabytes(teacher[part])} -> {megabytes(model[part])}" for part in model)
-    shared = "" if teacher["head"] else "; the output layer shares the embeddings"
-    return [f"where the bytes are, MB, teacher (float32) -> model: {parts}{shared}"]
+    return [f"where the bytes are, MB, teacher (float32) -> model: {parts}{_of_output(report.shared_output, teacher)}"]
+
+
+def _of_output(shared: bool | None, teacher: Mapping[str, int]) -> str:
+    """Where the output layer is, if it has no part; a report of before does not say whether there is one."""
+    if shared:
+        return "; the output layer shares the embeddings"
+    return "; no head has weights of its own" if shared is None and not teacher["head"] else ""
 
 
 def parts_text(parts: Mapping[str, int]) -> str:

@@ -12,7 +12,7 @@ from secateur.budget.space import Space
 from secateur.measure import evaluation
 from secateur.measure.bench import grid
 from secateur.measure.latency_sweep import measure_again, target_reached
-from secateur.measure.model_size import dense_parts, disk_bytes, parameter_count, stored_parts
+from secateur.measure.model_size import dense_parts, disk_bytes, parameter_count, shares_embeddings, stored_parts
 from secateur.report import run_page
 from secateur.report.model_card import card
 from secateur.report.report import Report
@@ -78,28 +78,25 @@ def _measured(context: Context, scored: Scored) -> Report:
     dense = base_model(context)  # whose shape the plan fits; the teacher may have another one
     plan = Plan.load(context.model_folder / "plan.json", dense)
     times = grid(model, teacher, recipe.measurement.shapes, repeats=recipe.measurement.repeats)
-    target = _target(context, model, dense, plan)
+    target, space = _target(context, model, dense, plan), Space(dense, *recipe.target.units)
     context.accounting.record_peak("measure")
     return Report(
         recipe=recipe.to_dict(),
         **_metrics(task),
         **_scores(scored),
-        rows={name: len(split) for name, split in task.splits.items()},
+        **_of_data(context),
         density=dict(plan.achieved),
-        structure=plan.read(Space(dense, *recipe.target.units)).summary(),
+        structure=plan.read(space).summary(),
         parameters={"teacher": parameter_count(teacher), "model": parameter_count(model)},
         weight_bytes={"teacher": 4 * teacher.num_parameters(), "model": disk_bytes(context.model_folder)},
         bytes=_bytes_of_parts(context, scored),
+        shared_output=shares_embeddings(teacher),
         latency=[measurement.to_dict() for measurement in times],
         verified=FORMAT.read(context.folder / VERIFIED),
         seconds=context.accounting.seconds(),
         versions=FORMAT.read(context.folder / VERSIONS),
-        data=context.data.task_as_read.fingerprint(),
         target=target,
         memory=context.accounting.memory(),
-        scored=context.data.task_as_read.fingerprint("validation"),
-        splits=task.origin.names,
-        asked={} if task.predictor is None else task.predictor.told(task),
         baseline=task.baseline(context.data.validation_rows),
         **_chosen(context),
     )
@@ -109,6 +106,18 @@ def _metrics(task: Task) -> dict[str, Any]:
     """The names of the main scores, and whether more is better."""
     training = task.of_training_rows().metric
     return {"metric": task.metric, "greater_is_better": task.greater_is_better, "training_metric": training}
+
+
+def _of_data(context: Context) -> dict[str, Any]:
+    """The rows of the data, by which they are recognised, and how they are asked."""
+    task, whole = context.data.task, context.data.task_as_read
+    return {
+        "rows": {name: len(split) for name, split in task.splits.items()},
+        "data": whole.fingerprint(),
+        "scored": whole.fingerprint("validation"),
+        "splits": task.origin.names,
+        "asked": {} if task.predictor is None else task.predictor.told(task),
+    }
 
 
 def _scores(scored: Scored) -> dict[str, Any]:
