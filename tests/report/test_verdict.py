@@ -3,16 +3,20 @@
 from dataclasses import replace
 
 import pytest
-from made_up_run import REPORT
+from made_up_run import REPORT, TARGET
 
 from secateur.report.report_text import to_markdown
 from secateur.report.verdict import verdict
 
+KNOWN = {"target": TARGET, "unpruned": {"units": 72, "bytes": 90_048_000}}
+AMOUNTS = dict.fromkeys(("density", "size", "latency", "speedup"))
 
-def judged(score, teacher=0.9, baseline=0.5, error=0.0112, target=None, **recipe):
+
+def judged(score, teacher=0.9, baseline=0.5, error=0.0112, target=None, known=None, **recipe):
+    """The verdict on the made-up run with a score; `known` are other fields of its report."""
     values = {**REPORT.recipe, **recipe} | ({"target": target} if target else {})
     report = replace(
-        REPORT,
+        replace(REPORT, **(known or {})),
         scores={"accuracy": score},
         teacher_scores={"accuracy": teacher},
         baseline=baseline,
@@ -61,23 +65,51 @@ def test_a_teacher_that_is_no_better_than_a_constant_has_nothing_to_keep():
     ("target", "advice"),
     [
         ({"density": 0.8}, "a higher density (--density 1)"),
-        ({"density": None, "latency": 5.0}, "more time (--latency 10ms)"),
-        ({"density": None, "latency": 60.0}, "more time (--latency 120ms)"),
+        ({**AMOUNTS, "size": 5_000_000}, "a larger file (--size 10MB)"),
+        ({**AMOUNTS, "size": 55_000_000}, "a larger file (--size 90.04MB)"),
+        ({**AMOUNTS, "latency": 5.0}, "more time (--latency 10ms)"),
+        ({**AMOUNTS, "latency": 12.0}, "more time (--latency 18.18ms)"),
         ({"density": None, "latency": None, "speedup": 10.0}, "a smaller speed-up (--speedup 5)"),
         ({"density": None, "latency": None, "speedup": 1.5}, "a smaller speed-up (--speedup 1.1)"),
         ({"density": None, "latency": None, "speedup": None, "keep": 12}, "more units (--keep 24)"),
+        ({**AMOUNTS, "keep": 48}, "more units (--keep 72)"),
     ],
 )
 def test_the_advice_is_of_the_kind_of_the_target(target, advice):
-    assert advice in judged(0.6, target=target).advice
+    assert advice in judged(0.6, target=target, known=KNOWN).advice
 
 
-@pytest.mark.parametrize("target", [{"density": 1.0}, {"density": None, "latency": None, "speedup": 1.1}])
+@pytest.mark.parametrize(
+    "target",
+    [
+        {"density": 1.0},
+        {**AMOUNTS, "speedup": 1.1},
+        {**AMOUNTS, "latency": 18.5},
+        {**AMOUNTS, "size": 90_048_000},
+        {**AMOUNTS, "keep": 72},
+    ],
+)
 def test_no_more_is_advised_than_there_is(target):
-    assert (
-        judged(0.6, target=target, training={"epochs": 6.0}).advice
-        == "Try more steps (--epochs 12), or another method."
-    )
+    advice = judged(0.6, target=target, known=KNOWN, training={"epochs": 6.0}).advice
+    assert advice == "Try more steps (--epochs 12), or another method."
+
+
+@pytest.mark.parametrize(
+    ("target", "advice"),
+    [
+        ({**AMOUNTS, "latency": 5.0}, "Try more steps, more time, or another method."),
+        ({**AMOUNTS, "size": 5_000_000}, "Try more steps, a larger file, or another method."),
+        ({**AMOUNTS, "keep": 12}, "Try more steps, more units, or another method."),
+    ],
+)
+def test_no_number_is_advised_where_an_older_report_does_not_say_how_much_there_is(target, advice):
+    assert judged(0.6, target=target).advice == advice
+
+
+def test_no_number_is_advised_that_the_layers_asked_for_may_not_have():
+    target = {"density": 0.3, "layers": 6}
+    assert judged(0.6, target=target).advice == "Try more steps, a higher density, or another method."
+    assert "(--density 0.6)" in judged(0.6, target=target, known={"depth": {"layers": 6}}).advice
 
 
 def test_the_report_says_it_first():

@@ -52,6 +52,8 @@ class Report:
             a family without a table.
         shared_output: whether the output layer of the teacher shares its embeddings; None where `bytes` is, or in a
             report of before.
+        unpruned: of the model before pruning, the number of its `units`, and for a size that was asked for the `bytes`
+            of its file, stored as the result is; None in a report of before.
         latency: one `measurement.Measurement` for each shape, the teacher's inside it under `against`.
         verified: largest absolute differences of the logits, masked to compact and compact to loaded.
         seconds: wall-clock time by stage, over all attempts.
@@ -135,6 +137,7 @@ class Report:
     greater_is_better: bool = True
     training_metric: str | None = None
     shared_output: bool | None = None
+    unpruned: Mapping[str, int] | None = None
 
     @property
     def metric_of_training_rows(self) -> str:

@@ -5,13 +5,14 @@ The verdict is the last line of `secateur prune` and the first of a run's report
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from secateur.report import baselines
 from secateur.report.report import Report
-from secateur.report.size_text import megabytes
+from secateur.report.size_text import MEGABYTE
+from secateur.system.quantities import at_most
 
 RETENTION = 0.95
 """The part of the teacher's score from which a run worked, for a recipe that does not say (`measurement.retention`)."""
@@ -64,9 +65,9 @@ def _judged(report: Report) -> Verdict:
         return Verdict(False, text, "Give more rows or a better teacher, or train one for longer (teacher_steps).")
     if not _better_than_constant(report, score):
         text = f"It did not work: the model is no better than {constant} ({numbers})."
-        return Verdict(False, text, _advice(report.recipe))
+        return Verdict(False, text, _advice(report))
     if fault := _fault(report):
-        return Verdict(False, f"It fell short: {fault}.", _advice(report.recipe))
+        return Verdict(False, f"It fell short: {fault}.", _advice(report))
     ahead = score - teacher if report.greater_is_better else teacher - score
     better = ahead > (report.standard_error or 0.0)
     return Verdict(True, f"It worked: {_kept(report)}.", BETTER_TEACHER if better else "")
@@ -110,24 +111,47 @@ def _with_error(score: float, error: float | None) -> str:
     return f"{score:.4f}" if error is None else f"{score:.4f} ± {error:.4f}"
 
 
-def _advice(recipe: Mapping[str, Any]) -> str:
+def _advice(report: Report) -> str:
     """What usually helps a model that lost too much of its score."""
-    training = recipe.get("training", {})
+    training = report.recipe.get("training", {})
     lengths = (f"--{name} {2 * training[name]:.12g}" for name in ("steps", "epochs") if training.get(name))
     steps = f"more steps ({option})" if (option := next(lengths, None)) else "more steps"
-    more = _more(recipe["target"])
+    more = _more(report)
     return f"Try {steps}, {more}, or another method." if more else f"Try {steps}, or another method."
 
 
-def _more(target: Mapping[str, Any]) -> str:
-    """A target that keeps twice as much, or as much as there is; empty if this one does already."""
+def _more(report: Report) -> str:
+    """A target that keeps twice as much, or as much as there is; empty if this one does already.
+
+    A number of layers that was asked for bounds every amount, and a report does not say by how much.
+    """
+    what, option = _larger(report)
+    bounded = report.recipe["target"].get("layers") is not None and report.depth is None
+    return f"{what} ({option})" if option and not bounded else what
+
+
+def _larger(report: Report) -> tuple[str, str]:
+    """What there could be more of, and the option for it; empty where there is no more, or none is known of."""
+    target, unpruned = report.recipe["target"], report.unpruned or {}
     if (density := target.get("density")) is not None:
-        return f"a higher density (--density {min(1.0, 2 * density):.2g})" if density < 1 else ""
+        return _doubled("a higher density", density, 1.0, lambda part: f"--density {part:.2g}")
     if (size := target.get("size")) is not None:
-        return f"a larger file (--size {megabytes(2 * size)}MB)"
+        return _doubled("a larger file", size, unpruned.get("bytes"), _size_option)
     if (latency := target.get("latency")) is not None:
-        return f"more time (--latency {2 * latency:g}ms)"
+        whole = None if report.target is None else report.target["unpruned_ms"]["predicted"] / LEAST_SPEEDUP
+        return _doubled("more time", latency, whole, lambda ms: f"--latency {at_most(ms, '.4g')}ms")
     if (speedup := target.get("speedup")) is not None:
         less = max(LEAST_SPEEDUP, speedup / 2)
-        return f"a smaller speed-up (--speedup {less:.2g})" if less < speedup else ""
-    return f"more units (--keep {2 * target['keep']})"
+        return ("a smaller speed-up", f"--speedup {less:.2g}") if less < speedup else ("", "")
+    return _doubled("more units", target["keep"], unpruned.get("units"), lambda units: f"--keep {units:.0f}")
+
+
+def _doubled(what: str, asked: float, whole: float | None, option: Callable[[float], str]) -> tuple[str, str]:
+    """What there could be more of, and the option for twice as much as was asked for, or all that there is."""
+    if whole is None:
+        return what, ""
+    return (what, option(min(2 * asked, whole))) if asked < whole else ("", "")
+
+
+def _size_option(size: float) -> str:
+    return f"--size {at_most(size / MEGABYTE, '.4g')}MB"

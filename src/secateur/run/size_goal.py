@@ -65,8 +65,7 @@ class SizeGoal:
         Raises:
             UserError: it is above the size of the unpruned model, or leaves nothing of the layers.
         """
-        whole = unpadded_bytes(space, space.ones(), self.storage)
-        if self.size > whole:
+        if self.size > (whole := self._whole(space)):
             raise UserError(
                 f"{self._asked} is more than the {megabytes(whole, at_most)} MB that the unpruned model has when it "
                 "is stored as asked for: ask for less, or for a density"
@@ -100,10 +99,13 @@ class SizeGoal:
             raise self._out_of_reach(space, "more")
         plan = method.plan(density, embedding_rank(space))
         achieved = {"asked_bytes": self.size, "bytes": planned_bytes(space, plan, self.storage)}
-        return replace(plan, asked=None, size=achieved)
+        return replace(plan, asked=None, size={**achieved, "unpruned_bytes": self._whole(space)})
 
     def _fits(self, space: Space) -> Callable[[Tensor], bool]:
         return lambda kept: kept_bytes(space, kept, self.storage) <= self.size
+
+    def _whole(self, space: Space) -> int:
+        return unpadded_bytes(space, space.ones(), self.storage)
 
     def _least(self, space: Space) -> int:
         return least_bytes(space, self.storage)

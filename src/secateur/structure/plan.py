@@ -37,7 +37,8 @@ class Plan:
         asked: density that was asked for; None for a plan made by hand, or for another amount.
         keep: number of units that was asked for, and is kept; else None.
         latency: ms asked for and predicted, and the protocol, if a latency was asked for; else None.
-        size: the bytes of the file that were asked for, `asked_bytes`, and those that it has, `bytes`, if a size was
+        size: the bytes of the file that were asked for, `asked_bytes`, those that it has, `bytes`, and those of the
+            unpruned model stored in the same way, `unpruned_bytes`, if a size was
             asked for; else None.
         achieved: scope (`prunable`, `layers`, `model`) -> density after closure; with tiles also `filled`, the density
             of `prunable` with the zeros that are stored inside dense weights. `model` is relative to the model before

@@ -91,6 +91,7 @@ def _measured(context: Context, scored: Scored) -> Report:
         weight_bytes={"teacher": 4 * teacher.num_parameters(), "model": disk_bytes(context.model_folder)},
         bytes=_bytes_of_parts(context, scored),
         shared_output=shares_embeddings(teacher),
+        unpruned=_unpruned(space, plan),
         latency=[measurement.to_dict() for measurement in times],
         verified=FORMAT.read(context.folder / VERIFIED),
         seconds=context.accounting.seconds(),
@@ -155,6 +156,12 @@ def _bytes_of_parts(context: Context, scored: Scored) -> dict[str, dict[str, int
     """Bytes of the parts of the teacher, in float32, and of the result as it is stored."""
     teacher, model = dense_parts(scored.teacher), stored_parts(context.model_folder, scored.model)
     return None if teacher is None or model is None else {"teacher": teacher, "model": model}
+
+
+def _unpruned(space: Space, plan: Plan) -> dict[str, int]:
+    """What there is of what a recipe may ask for: all units, and for a size the bytes of the unpruned model."""
+    size = {} if plan.size is None else plan.size
+    return {"units": len(space)} | ({"bytes": size["unpruned_bytes"]} if "unpruned_bytes" in size else {})
 
 
 def _chosen(context: Context) -> dict[str, Any]:
