@@ -61,6 +61,19 @@ def test_the_table_has_every_trial_the_best_first():
     assert len(single[0]) == len(head) - 1, "one score, where the rows are the same"
 
 
+def test_keys_with_one_last_part_are_told_apart():
+    """Two columns of one name say nothing, and two bars of one name lie on each other."""
+    rates = {"training.learning_rate": 3e-5, "method.options.learning_rate": 0.1, "method.name": "cofi"}
+    result = replace(RESULT, trials=(replace(TRIALS[0], point=rates),), importance={"score": dict.fromkeys(rates, 0.3)})
+    names = ["training.learning_rate", "method.options.learning_rate", "method"]
+    assert table(result)[0][-3:] == names
+    page = Reader(to_html(result))
+    assert all(page.text.count(name) >= 3 for name in names[:2]), "both tables, and the picture"
+    picture = next(svg for svg in re.findall(r"<svg.*?</svg>", to_html(result), re.DOTALL) if "depends on" in svg)
+    bars = {found for found in re.findall(r"clip-path=\"[^\"]*\" d=\"M [\d.]+ ([\d.]+)", picture)}
+    assert len(bars) == 3, picture
+
+
 def test_the_notes_say_how_trials_were_judged_and_why_some_ended():
     text = "\n".join(notes(RESULT))
     assert "chosen by accuracy on 200 training rows held out of all training; the 421 validation rows are only" in text

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 from secateur.report import html, svg
 from secateur.report.point_numbers import number_points
 from secateur.report.sweep import FAILED, FINISHED, STOPPED, SweepResult, SweepTrial
-from secateur.report.sweep_text import command, label, notes, scored_label, setting, short_key, table, title, value_text
+from secateur.report.sweep_text import (
+    command,
+    label,
+    notes,
+    scored_label,
+    setting,
+    short_keys,
+    table,
+    title,
+    value_text,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +57,7 @@ def _best(result: SweepResult) -> list[html.Content]:
     lines = "\n".join(command(trial) for trial in result.best)
     return [
         html.KeyNumbers(numbers),
-        html.DataTable("Values of the best trials", ["trial", *map(short_key, keys)], rows),
+        html.DataTable("Values of the best trials", ["trial", *short_keys(keys)], rows),
         html.Text(f"To repeat them{held_out}, where the sweep was started (SWEEP is its folder):"),
         html.Preformatted(lines),
     ]
@@ -134,9 +144,9 @@ def _bars(shares: Mapping[str, float], caption: str) -> str:
     with svg.style():
         figure = svg.figure(height=50 + 28 * len(shares))
         axes = figure.add_subplot()
-        names = [short_key(key) for key in shares][::-1]
-        values = list(shares.values())[::-1]
-        axes.barh(names, values, color=svg.SERIES[0], height=0.6)
+        places, values = range(len(shares)), list(shares.values())[::-1]
+        axes.barh(places, values, color=svg.SERIES[0], height=0.6)
+        axes.set_yticks(places, short_keys(shares)[::-1])
         for place, value in enumerate(values):
             axes.annotate(f"{value:.0%}", (value, place), (4, 0), textcoords="offset points", va="center", fontsize=10)
         axes.set_xlim(0, 1.15)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from shlex import quote
 from typing import Any
 
@@ -43,7 +44,7 @@ def table(result: SweepResult) -> tuple[list[str], list[list[str]]]:
     names = list(result.objectives)
     scored = [scored_label(result)] if result.judged != result.scored else []
     keys = list(dict.fromkeys(key for trial in result.trials for key in trial.point))
-    head = ["trial", *(label(result, name) for name in names), *scored, *map(short_key, keys)]
+    head = ["trial", *(label(result, name) for name in names), *scored, *short_keys(keys)]
     best = result.best
     rows = []
     for trial in [*best, *(trial for trial in result.trials if trial not in best)]:
@@ -56,8 +57,17 @@ def table(result: SweepResult) -> tuple[list[str], list[list[str]]]:
     return head, rows
 
 
-def short_key(key: str) -> str:
-    """A key without its group, which the values show: "density" of `target.density`, "method" of `method.name`."""
+def short_keys(keys: Collection[str]) -> list[str]:
+    """Keys without their groups, which the values show: "density" of `target.density`, "method" of `method.name`.
+
+    Those that would be alike have their groups: `training.learning_rate` beside `method.options.learning_rate`.
+    """
+    names = {key: _without_group(key) for key in keys}
+    counts = Counter(names.values())
+    return [key if counts[name] > 1 else name for key, name in names.items()]
+
+
+def _without_group(key: str) -> str:
     group, _, name = key.rpartition(".")
     return group if name == "name" else name
 
