@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 import pytest
 import torch
-from fake_clock import SIZES, UNIT_SETS, timer
+from fake_clock import SIZES, UNIT_SETS, by_weights, timer
 from fake_clock import milliseconds as fake_ms
 from tiny_models import COMMON_UNITS, MONOTONE, learn, random_masks, tiny
 
@@ -22,7 +22,10 @@ from secateur.methods.grain import Grain
 from secateur.methods.magnitude import Magnitude
 from secateur.methods.schedules import cubic
 from secateur.structure.plan import Plan
+from secateur.structure.vocabulary import Vocabulary
 from secateur.surgery.cut import cut
+from secateur.surgery.factorisation import factorise
+from secateur.surgery.vocabulary.rows import cut_rows
 from secateur.system.errors import UserError
 from secateur.system.quantities import at_least
 
@@ -109,6 +112,39 @@ def test_a_table_of_another_model_or_other_units_is_refused(model, table):
     space = Space(model, "ffn", "head")
     with pytest.raises(UserError, match="without varying heads: measure one with the units ffn, head"):
         neurons.predict(space, space.ones())
+
+
+def test_a_table_of_a_model_with_more_pieces_or_whole_embeddings_is_refused():
+    """Its output layer, which takes long where a text is generated, is a larger one."""
+    whole = tiny("t5", "ForConditionalGeneration", dtype=torch.float32)
+    table = measure_latency(whole, "ffn", timer=timer(clock=by_weights))
+    pieces = whole.config.vocab_size
+    assert table.shape["vocabulary"] == pieces and "embedding_rank" not in table.shape
+    fewer = cut_rows(whole, Vocabulary(pieces, tuple(range(pieces - 3))))
+    for other, words in (
+        (fewer, f"this one has vocabulary {pieces - 3}, not {pieces}; measure one for it, as a run without"),
+        (factorise(whole, 4), "this one has embedding_rank 4, not none;"),
+    ):
+        space = Space(other, "ffn", budget=table)
+        with pytest.raises(UserError, match=words):
+            space.floor()
+        before = replace(table, shape={key: own for key, own in table.shape.items() if key != "vocabulary"})
+        assert Space(other, "ffn", budget=before).floor() == Space(whole, "ffn", budget=table).floor()
+    thin = measure_latency(factorise(whole, 4), "ffn", timer=timer(clock=by_weights))
+    with pytest.raises(UserError, match="this one has embedding_rank none, not 4;"):
+        Space(whole, "ffn", budget=thin).floor()
+
+
+def test_pieces_do_not_matter_to_a_table_of_an_encoder(model, table):
+    assert "vocabulary" not in table.shape
+    fewer = cut_rows(model, Vocabulary(model.config.vocab_size, tuple(range(20))))
+    assert Space(fewer, "ffn", budget=table).floor() == Space(model, "ffn", budget=table).floor()
+
+
+def test_a_table_of_a_model_with_shared_keys_says_what_this_one_has_not(table):
+    shared = replace(table, shape={**table.shape, "kv_heads": 2})
+    with pytest.raises(UserError, match="for another model: this one has kv_heads none, not 2; measure one"):
+        Space(tiny("bert", dtype=torch.float32, **SIZES), "ffn", budget=shared).floor()
 
 
 @pytest.mark.parametrize(("text", "ms"), [("5ms", 5), ("5 ms", 5), ("0.005s", 5), ("2.5", 2.5), (3, 3), ("1e-2S", 10)])

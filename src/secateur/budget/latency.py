@@ -22,6 +22,7 @@ from secateur.budget.block_times import BlockTimes, size_weights
 from secateur.budget.budget import Budget
 from secateur.budget.size_costs import ModelCosts
 from secateur.budget.wider import or_units_from, wider_spaces
+from secateur.structure.architecture import VOCABULARIES, Linear
 from secateur.structure.axis_table import AxisTable
 from secateur.structure.groups import kinds_of
 from secateur.structure.space import UnitSpace
@@ -57,6 +58,8 @@ CAUSES = {
     "ffn": {"ffn"},
 }
 """The sizes of a block, and the kinds of units that change each when they are pruned."""
+OF_OUTPUT = ("vocabulary", "embedding_rank")
+"""The sizes of an output layer over the pieces, which takes long where a text is generated."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +70,8 @@ class LatencyTable(Budget):
 
     Attributes:
         shape: of the unpruned model: `model_type`, heads, head_dim, hidden, the layers and the neurons of each stack,
-            and the KV heads where several heads share one.
+            the KV heads where several heads share one, and of a model with an output layer over the pieces their
+            number, and the rank of its word embeddings if they are factorised.
         protocol: how it was measured: batch, tokens, runtime, dtype, threads, device, machine, ...
         call: the arguments of `bench.measure` with this protocol.
         hidden: the measured widths of the residual stream, in ascending order.
@@ -172,14 +176,18 @@ class LatencyTable(Budget):
         raise UserError(f"expected a latency in ms or a speedup above 0, got {latency} and {speedup}: name one of them")
 
     def _check_space(self, space: UnitSpace) -> None:
-        if (shape := model_shape(space)) != self.shape:
+        shape = model_shape(space)
+        if "vocabulary" not in self.shape:  # a table of before, which does not say over how many pieces it was measured
+            shape = {key: value for key, value in shape.items() if key not in OF_OUTPUT}
+        if shape != self.shape:
             differences = [
-                f"{key} {value}, not {self.shape.get(key)}"
-                for key, value in shape.items()
-                if value != self.shape.get(key)
+                f"{key} {shape.get(key, 'none')}, not {self.shape.get(key, 'none')}"
+                for key in {**shape, **self.shape}
+                if shape.get(key) != self.shape.get(key)
             ]
             raise UserError(
-                f"the latency table is for another model: this one has {', '.join(differences)}; measure one for it"
+                f"the latency table is for another model: this one has {', '.join(differences)}; measure one for it, "
+                "as a run without target.latency_table does"
             )
         needed = [(size, self.blocks[kind].grid[size]) for kind, own in varied_sizes(space).items() for size in own]
         needed += [("hidden", self.hidden)] if "hidden" in space.kinds else []
@@ -247,7 +255,18 @@ def model_shape(space: UnitSpace) -> dict[str, int | str]:
         prefix = f"{stack}." if stack else ""
         shape |= {f"{prefix}layers": len(own), f"{prefix}ffn": table.sizes[f"{own[0]}.ffn"]}
     shape |= {"heads": table.heads, "head_dim": table.head_dim, "hidden": table.sizes["hidden"]}
-    return shape | ({"kv_heads": table.kv_heads} if table.kv_axes else {})
+    return shape | ({"kv_heads": table.kv_heads} if table.kv_axes else {}) | _output_shape(table)
+
+
+def _output_shape(table: AxisTable) -> dict[str, int | str]:
+    """The sizes in `OF_OUTPUT`, of a model that has an output layer over the pieces."""
+    pieces = [row.out for row in table.rows if isinstance(row, Linear) and row.out in VOCABULARIES]
+    if not pieces:
+        return {}
+    own: dict[str, int | str] = {"vocabulary": table.vocabularies[pieces[0]]}
+    if (factor := table.tensors.get(f"{table.embeddings}.table.weight")) is not None:
+        own["embedding_rank"] = factor[0].shape[1]
+    return own
 
 
 def blocks_by_kind(table: AxisTable) -> dict[str, list[str]]:
