@@ -134,7 +134,7 @@ window.onload = () => {{
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed: apt-get install chromium")
 def test_a_comparison_is_sorted_by_its_heads_and_labels_its_points(tmp_path):
-    density = Criterion("density", lambda model: model.density, ".2f")
+    density = Criterion("density", lambda model: model.density, "{:.2f}".format)
     names = {"a model with a long name at density 0.25": (0.25, 0.8), "b": (None, 0.9), "c": (1.0, 0.95)}
     points = [
         Point(name, RUN, "made", (ScoredModel(name, score=score, density=x, parameters=1, bytes=1),))

@@ -10,9 +10,10 @@ from page_reader import Reader
 
 from secateur.report.comparison import RUN, Comparison, Criterion, Point, ScoredModel
 from secateur.report.comparison_page import to_html
-from secateur.report.comparison_text import notes
+from secateur.report.comparison_text import notes, table
+from secateur.run.comparable_times import criteria
 
-PLACE = Criterion("density", lambda entry: entry.density, ".2f")
+PLACE = Criterion("density", lambda entry: entry.density, "{:.2f}".format)
 SCORED = [(0.9, None), (0.8, 0.03), (0.7, 0.01)]
 """Scores of models with their standard errors."""
 FASTER = replace(PLACE, name="speed-up", less=False)
@@ -49,6 +50,16 @@ def test_what_is_off_the_front_is_beaten_by_what_is_on_it(places, less, greater)
     front = [places[int(point.name)] for point in found.front(criterion)]
     assert front and not any(beats(a, b) for a, b in product(front, front))
     assert all(place in front or any(beats(one, place) for one in front) for place in places)
+
+
+def test_models_below_a_megabyte_are_told_apart_by_size():
+    """The larger of the two is off the front though both have the same score; a third differs in the third digit."""
+    sizes = [620_000, 580_000, 580_400, 12_345_678, 12_350_000]
+    models = [ScoredModel(str(size), 0.9, density=None, parameters=1, bytes=size) for size in sizes]
+    points = tuple(Point(model.place, RUN, "made", (model,)) for model in models)
+    (size,) = (one for one in criteria(points, measured=False) if one.name == "weights, MB")
+    found = Comparison("accuracy", True, "0123", 100, points, (size,))
+    assert [row[-1] for row in table(found)[1]] == ["0.62", "0.58*", "0.58*", "12.3", "12.3"]
 
 
 def test_a_quantity_that_no_model_has_gets_no_picture():

@@ -16,8 +16,8 @@ from typing import Any
 from secateur.report.report import retention
 from secateur.tasks.origin import rows_of
 
-SCORE = ".4f"
-"""The format of a score."""
+SCORE = "{:.4f}".format
+"""A score as text."""
 ORIGINS = TEACHER, OUTSIDE, BASELINE, RUN = "teacher", "outside", "baseline", "run"
 
 Shape = tuple[int, int]
@@ -110,14 +110,14 @@ class Criterion:
     Attributes:
         name: its name, with the unit.
         of: model -> its value, None if the model lacks it.
-        form: the format of its values, to whose precision they are compared.
+        form: a value -> its text, to whose precision values are compared.
         less: whether smaller values are better.
         logarithmic: whether its values differ by orders of magnitude.
     """
 
     name: str
     of: Callable[[ScoredModel], float | None]
-    form: str
+    form: Callable[[float], str]
     less: bool = True
     logarithmic: bool = False
 
@@ -150,7 +150,7 @@ class Comparison:
     split: str | None = "validation"
 
     def front(self, criterion: Criterion) -> list[Point]:
-        """The Pareto front of score and criterion, both rounded to their formats; the best criterion first."""
+        """The Pareto front of score and criterion, both as they are shown; the best criterion first."""
         sign, direction = (-1.0 if self.greater else 1.0), (1.0 if criterion.less else -1.0)
         values = [(criterion.value(point), point) for point in self.points]
         placed = [
@@ -210,5 +210,5 @@ def _statistics(values: Sequence[float]) -> dict[str, float] | None:
     return {"mean": fmean(values), "lowest": min(values), "highest": max(values)} if values else None
 
 
-def _rounded(value: float, form: str) -> float:
-    return float(format(value, form))
+def _rounded(value: float, form: Callable[[float], str]) -> float:
+    return float(form(value))

@@ -77,7 +77,7 @@ def _lines(comparison: Comparison, criterion: Criterion, number: int) -> tuple[s
     value = criterion.value(point)
     name = f"{number + 1} {point.name}"
     short = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
-    return short, f"{point.score:.4f} at {'-' if value is None else format(value, criterion.form)}"
+    return short, f"{point.score:.4f} at {'-' if value is None else criterion.form(value)}"
 
 
 def _caption(comparison: Comparison, criterion: Criterion) -> str:

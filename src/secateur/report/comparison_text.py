@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -51,7 +51,7 @@ def _noise_note(comparison: Comparison) -> list[str]:
         return []
     point, errors = (max if comparison.greater else min)(known, key=lambda one: one[0].score)
     return [
-        f"noise: {comparison.metric} {point.score:{SCORE}} of {point.name} has a standard error of {fmean(errors):.4f} "
+        f"noise: {comparison.metric} {SCORE(point.score)} of {point.name} has a standard error of {fmean(errors):.4f} "
         f"on {comparison.rows:,} rows; smaller differences are not significant"
     ]
 
@@ -82,9 +82,9 @@ def to_markdown(comparison: Comparison) -> str:
     return "\n".join([f"# {title(comparison)}", "", *lines, "", *(f"- {note}" for note in notes(comparison))]) + "\n"
 
 
-def _spread(values: Sequence[float], form: str, star: str = "") -> str:
+def _spread(values: Sequence[float], form: Callable[[float], str], star: str = "") -> str:
     """The mean followed by `star`, and the lowest and the highest value where they differ."""
     if not values:
         return "-"
-    mean, lowest, highest = (format(value, form) for value in (fmean(values), min(values), max(values)))
+    mean, lowest, highest = map(form, (fmean(values), min(values), max(values)))
     return mean + star if lowest == highest else f"{mean}{star} ({lowest}-{highest})"

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from secateur.report.comparison import RUN, Criterion, Point, ScoredModel, Shape, Timing
+from secateur.report.size_text import MEGABYTE, megabytes
 
 PROTOCOL = ("threads", "dtype", "runtime", "device", "machine")
 """Keys of the protocol that two speed-ups must share to be comparable."""
@@ -67,17 +68,21 @@ def _shape_text(shape: Shape) -> str:
 def criteria(points: Sequence[Point], measured: bool) -> tuple[Criterion, ...]:
     """Density, size, and the time at each shape: milliseconds if all were measured in turn, otherwise speed-ups."""
     chosen = [
-        Criterion("density", lambda model: model.density, ".4f", logarithmic=True),
-        Criterion("weights, MB", lambda model: model.bytes / 1e6, ".1f", logarithmic=True),
+        Criterion("density", lambda model: model.density, "{:.4f}".format, logarithmic=True),
+        Criterion("weights, MB", lambda model: model.bytes / MEGABYTE, _megabytes, logarithmic=True),
     ]
     for shape in _shapes(points):
         if measured:
-            of, form = partial(_time_of, shape, "latency_ms"), ".2f"
-            chosen.append(Criterion(f"{_shape_text(shape)}, ms", of, form, logarithmic=True))
+            of, name = partial(_time_of, shape, "latency_ms"), f"{_shape_text(shape)}, ms"
+            chosen.append(Criterion(name, of, "{:.2f}".format, logarithmic=True))
         else:
-            of = partial(_time_of, shape, "speed_up")
-            chosen.append(Criterion(f"{_shape_text(shape)} speed-up", of, ".2f", less=False, logarithmic=True))
+            of, name = partial(_time_of, shape, "speed_up"), f"{_shape_text(shape)} speed-up"
+            chosen.append(Criterion(name, of, "{:.2f}".format, less=False, logarithmic=True))
     return tuple(chosen)
+
+
+def _megabytes(size: float) -> str:
+    return megabytes(size * MEGABYTE)
 
 
 def _time_of(shape: Shape, name: str, model: ScoredModel) -> float | None:
