@@ -50,6 +50,14 @@ def test_where_no_group_was_removed_there_is_no_table_of_removed_groups():
     assert to_html(replace(study, reactions=tuple(whole)), "m").count("<svg") == 0
 
 
+def test_the_legend_says_what_the_columns_of_the_maps_are():
+    whole = "columns are the groups that were removed whole."
+    kept = "columns are the fraction of a group&#39;s units kept."
+    assert kept[:-1] + ", or the groups that were removed whole." in to_html(STUDY, "m")
+    assert kept in to_html(replace(STUDY, reactions=tuple(FFN)), "m")
+    assert whole in to_html(replace(STUDY, reactions=tuple(SUBLAYERS)), "m")
+
+
 def test_the_legend_is_true_where_less_is_better():
     """The worst score is 1.2 above that of the whole model."""
     reactions = (reaction("0.ffn", "ffn", 24, (12, 6), (2.1, 1.0)),)

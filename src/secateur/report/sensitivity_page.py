@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from secateur.measure.sensitivity_result import Sensitivity
 from secateur.report import html, svg
-from secateur.report.sensitivity_text import ScoreTable, notes, score_tables
+from secateur.report.sensitivity_text import REMOVED, ScoreTable, notes, score_tables
 from secateur.tasks.origin import rows_of
 
 
 def to_html(study: Sensitivity, name: str) -> str:
     """A standalone page about the model `name`: a heat map for each table, and the notes."""
     worst = max(study.drop(score) for reaction in study.reactions for score in reaction.scores)
-    maps = html.Gallery([html.Picture(_heat_map(study, table, worst), table.caption) for table in score_tables(study)])
+    tables = score_tables(study)
+    maps = html.Gallery([html.Picture(_heat_map(study, table, worst), table.caption) for table in tables])
     legend = (
-        f"Rows are layers; columns are the fraction of a group's units kept. The redder a cell, the worse its "
-        f"{study.metric} than the whole model's, by up to {max(worst, 0.0):.3f}."
+        f"Rows are layers; columns are {_columns(tables)}. The redder a cell, the worse its {study.metric} than the "
+        f"whole model's, by up to {max(worst, 0.0):.3f}."
     )
     section = html.Section("One group cut at a time", [html.Text(legend), maps, html.Notes(notes(study))])
     lead = f"{study.metric} of the whole model {study.dense:.4f} on {study.rows:,} {rows_of(study.split_name)}"
     return html.render(f"Sensitivity of {name}", [section], lead)
+
+
+def _columns(tables: Sequence[ScoreTable]) -> str:
+    """What the columns of the maps are; those of groups that were removed whole are the groups."""
+    kept = ["the fraction of a group's units kept"] if any(table.caption != REMOVED for table in tables) else []
+    removed = ["the groups that were removed whole"] if any(table.caption == REMOVED for table in tables) else []
+    return ", or ".join(kept + removed)
 
 
 def _heat_map(study: Sensitivity, table: ScoreTable, worst: float) -> str:

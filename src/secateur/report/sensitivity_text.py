@@ -12,6 +12,8 @@ WARNINGS = {
     "validation": "do not report scores on these rows for choices that this study led to",
 }
 """The caveat about the rows of each split."""
+REMOVED = "whole groups removed"
+"""The caption of the table whose columns are groups."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ def score_tables(study: Sensitivity) -> list[ScoreTable]:
     if single:
         layers = zip(*single.values(), strict=True)
         rows = tuple((_row_name(row[0]), tuple(_score_without(one) for one in row)) for row in layers)
-        tables.append(ScoreTable("whole groups removed", tuple(single), rows))
+        tables.append(ScoreTable(REMOVED, tuple(single), rows))
     return tables
 
 
